@@ -1,0 +1,1 @@
+//! The client library: pairing, contacts, sealing and the call state machine.

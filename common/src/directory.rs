@@ -1,0 +1,195 @@
+//! Directories: signed lists of nodes, the same bytes over every transport.
+//!
+//! An offline root delegates to an online key for at most 90 days; the online key signs directories. Whoever pins the
+//! roots checks both. A directory that does not verify, or lists nobody, changes nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    federation::FederationId,
+    keys::{PublicKey, SecretKey},
+    record::{MAX_CLOCK_SKEW, NodeRecord, SignedRecord},
+    signed::{DecodeError, SignError, Signable, Signed},
+    time::UnixTime,
+};
+
+/// The longest delegation from a root to an online key.
+pub const MAX_DELEGATION: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The longest that a directory counts.
+pub const MAX_DIRECTORY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The most nodes in one directory; a larger federation is split into shards.
+pub const MAX_NODES: usize = 1000;
+/// The longest encoded directory with its delegation in bytes: [`MAX_NODES`] of the longest records.
+pub const MAX_BUNDLE: usize = 520 * 1024;
+
+/// A root's word that `key` may sign directories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delegation {
+    /// The federation.
+    pub federation: FederationId,
+    /// The root that signs.
+    pub root: PublicKey,
+    /// The online key.
+    pub key: PublicKey,
+    /// From when on it counts.
+    pub not_before: UnixTime,
+    /// From when on it counts no more; at most [`MAX_DELEGATION`] after `not_before`.
+    pub expires_at: UnixTime,
+}
+
+impl Signable for Delegation {
+    const KIND: &'static str = "delegation";
+    const MAX_LEN: usize = 192;
+
+    fn signer(&self) -> &PublicKey {
+        &self.root
+    }
+
+    fn is_well_formed(&self) -> bool {
+        self.expires_at <= self.not_before + MAX_DELEGATION
+    }
+}
+
+/// A list of nodes, signed by an online key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    /// The federation.
+    pub federation: FederationId,
+    /// The online key that signs.
+    pub key_id: PublicKey,
+    /// Never goes back, per federation and key id; milliseconds since 1970, so that it never leaps past the clock.
+    pub seq: u64,
+    /// When it was signed.
+    pub issued_at: UnixTime,
+    /// From when on it counts no more.
+    pub expires_at: UnixTime,
+    /// Which part of the federation this is: `(index, of how many)`.
+    pub shard: (u16, u16),
+    /// The nodes' signed records.
+    pub nodes: Vec<Bytes>,
+}
+
+impl Signable for Directory {
+    const KIND: &'static str = "directory";
+    const MAX_LEN: usize = MAX_BUNDLE - 256;
+
+    fn signer(&self) -> &PublicKey {
+        &self.key_id
+    }
+
+    fn is_well_formed(&self) -> bool {
+        self.nodes.len() <= MAX_NODES && self.shard.0 < self.shard.1
+    }
+}
+
+/// Why a directory changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    /// The bytes are no directory with its delegation.
+    #[error("not a directory")]
+    Decode(#[from] DecodeError),
+    /// It is of another federation than the one that is pinned.
+    #[error("the directory is of another federation")]
+    Federation,
+    /// The delegation is not by a pinned root.
+    #[error("the delegation is not signed by a pinned root")]
+    Root,
+    /// The directory is signed by another key than the delegated one.
+    #[error("the directory is not signed by the delegated key")]
+    Delegate,
+    /// The delegation or the directory counts no more.
+    #[error("the directory or its delegation has expired; the clock may be wrong")]
+    Expired,
+    /// The delegation or the directory is from the future.
+    #[error("the directory is from the future; the clock may be wrong")]
+    Future,
+    /// It lists no node.
+    #[error("the directory lists no node")]
+    Empty,
+}
+
+/// A directory with the delegation that its key rests on: what the registry serves and a mirror copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryBundle {
+    delegation: Signed<Delegation>,
+    directory: Signed<Directory>,
+}
+
+impl DirectoryBundle {
+    /// Signs `directory` with the online key of `delegation`.
+    ///
+    /// # Errors
+    /// The directory is out of its bounds, or names another key.
+    pub fn sign(delegation: Signed<Delegation>, directory: Directory, key: &SecretKey) -> Result<Self, SignError> {
+        Ok(Self { delegation, directory: Signed::sign(directory, key)? })
+    }
+
+    /// The encoded form: the delegation's length as two bytes, little endian, the delegation, the directory.
+    pub fn encode(&self) -> Vec<u8> {
+        let delegation = self.delegation.as_bytes();
+        let len = u16::try_from(delegation.len()).expect("a delegation is at most 192 bytes");
+        let mut bytes = Vec::with_capacity(2 + delegation.len() + self.directory.as_bytes().len());
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(delegation);
+        bytes.extend_from_slice(self.directory.as_bytes());
+        bytes
+    }
+
+    /// Decodes and verifies against the pinned roots at `now`.
+    ///
+    /// # Errors
+    /// Says why the bytes change nothing.
+    pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
+        let mut bytes = bytes.into();
+        if bytes.len() > MAX_BUNDLE || bytes.len() < 2 {
+            return Err(DecodeError::Length.into());
+        }
+        let len = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+        let _ = bytes.split_to(2);
+        if len > bytes.len() {
+            return Err(DecodeError::Length.into());
+        }
+        let delegation = Signed::<Delegation>::decode(bytes.split_to(len))?;
+        if !roots.contains(&delegation.root) {
+            return Err(DirectoryError::Root);
+        }
+        let directory = Signed::<Directory>::decode(bytes)?;
+        let federation = FederationId::of_roots(roots);
+        if delegation.federation != federation || directory.federation != federation {
+            return Err(DirectoryError::Federation);
+        }
+        if directory.key_id != delegation.key {
+            return Err(DirectoryError::Delegate);
+        }
+        let latest = now + MAX_CLOCK_SKEW;
+        if delegation.not_before > latest || directory.issued_at > latest || directory.seq / 1000 > latest.as_secs() {
+            return Err(DirectoryError::Future);
+        }
+        if delegation.expires_at <= now
+            || directory.expires_at <= now
+            || directory.expires_at > directory.issued_at + MAX_DIRECTORY_LIFETIME
+        {
+            return Err(DirectoryError::Expired);
+        }
+        if directory.nodes.is_empty() {
+            return Err(DirectoryError::Empty);
+        }
+        Ok(Self { delegation, directory })
+    }
+
+    /// The verified directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The records that count at `now`. One that doesn't verify is passed over: it says nothing of the others.
+    pub fn records(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
+        self.directory.nodes.iter().filter_map(move |bytes| {
+            let record = Signed::<NodeRecord>::decode(bytes.clone()).ok()?;
+            record.check(self.directory.federation, now).is_ok().then_some(record)
+        })
+    }
+}

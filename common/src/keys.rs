@@ -1,0 +1,228 @@
+//! Ed25519 keys and the ids that are made of them.
+//!
+//! Owns the text forms of keys. What a key may sign is `signed`'s business.
+
+use std::{fmt, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+/// The length of a signature in bytes.
+pub const SIGNATURE_LEN: usize = 64;
+
+/// The text was not the base64 of 32 bytes, or the bytes are no usable Ed25519 key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a public key: 32 bytes in base64 are expected")]
+pub struct ParseKeyError;
+
+/// An Ed25519 public key.
+///
+/// Any 32 bytes can stand here, since decoding must not cost a point decompression; whether they are a usable key shows
+/// when a signature is checked, and `verify_strict` refuses weak ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// A key from its bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Whether `signature` is this key's over `message`: RFC 8032 with the strict rules, so that no weak key and no
+    /// second form of a signature passes.
+    pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        VerifyingKey::from_bytes(&self.0)
+            .is_ok_and(|key| key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok())
+    }
+
+    /// Whether the bytes are a point of large order, as every honest key is.
+    pub fn is_usable(&self) -> bool {
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| !key.is_weak())
+    }
+
+    /// The base64url form without padding.
+    pub fn to_base64url(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// The standard base64 form.
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
+    /// The first eight characters of the base64url form, for logs.
+    pub fn short(&self) -> String {
+        let mut text = self.to_base64url();
+        text.truncate(8);
+        text
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_base64url())
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.short())
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| ParseKeyError)?;
+        Ok(Self(bytes.try_into().map_err(|_| ParseKeyError)?))
+    }
+}
+
+/// A node's id: its public key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(PublicKey);
+
+impl NodeId {
+    /// The id that belongs to a key.
+    pub const fn new(key: PublicKey) -> Self {
+        Self(key)
+    }
+
+    /// The key that the id is.
+    pub const fn key(&self) -> &PublicKey {
+        &self.0
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// The first eight characters, for logs.
+    pub fn short(&self) -> String {
+        self.0.short()
+    }
+
+    /// The form that the client protocol uses: `ed25519:` and standard base64.
+    pub fn to_server_id(&self) -> String {
+        format!("ed25519:{}", self.0.to_base64())
+    }
+
+    /// Reads the form that the client protocol uses.
+    ///
+    /// # Errors
+    /// The text is not `ed25519:` and the standard base64 of 32 bytes.
+    pub fn from_server_id(text: &str) -> Result<Self, ParseKeyError> {
+        let encoded = text.strip_prefix("ed25519:").ok_or(ParseKeyError)?;
+        let bytes = STANDARD.decode(encoded).map_err(|_| ParseKeyError)?;
+        Ok(Self(PublicKey(bytes.try_into().map_err(|_| ParseKeyError)?)))
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({})", self.short())
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        text.parse().map(Self)
+    }
+}
+
+/// An Ed25519 secret key; wiped from memory when dropped, never printed.
+#[derive(Clone)]
+pub struct SecretKey(SigningKey);
+
+impl SecretKey {
+    /// A fresh key from the operating system's random source.
+    ///
+    /// # Errors
+    /// The system has no random bytes to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        Ok(Self::from_bytes(&seed))
+    }
+
+    /// The key of a 32-byte seed (RFC 8032).
+    pub fn from_bytes(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// The 32-byte seed, to be written to a file that only its owner reads.
+    pub fn to_bytes(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        zeroize::Zeroizing::new(self.0.to_bytes())
+    }
+
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key().to_bytes())
+    }
+
+    /// The public half as a node's id.
+    pub fn node_id(&self) -> NodeId {
+        NodeId(self.public())
+    }
+
+    /// Signs raw bytes. Whatever is part of the protocol goes through `signed` or `proof`, which separate domains.
+    pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey(of {})", self.public().short())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_from_both_of_its_texts() {
+        let id = SecretKey::from_bytes(&[7; 32]).node_id();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(NodeId::from_server_id(&id.to_server_id()), Ok(id));
+        assert_eq!("short".parse::<NodeId>(), Err(ParseKeyError));
+        assert_eq!(NodeId::from_server_id(&id.to_string()), Err(ParseKeyError));
+    }
+
+    #[test]
+    fn a_weak_key_verifies_nothing() {
+        // The identity point: with it, a signature of zeros passes the lax rules for every message.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        assert!(!PublicKey::from_bytes(identity).verify(b"anything", &signature));
+        assert!(!PublicKey::from_bytes(identity).is_usable());
+    }
+
+    #[test]
+    fn a_secret_key_is_not_printed() {
+        let printed = format!("{:?}", SecretKey::from_bytes(&[7; 32]));
+        assert!(!printed.contains(&hex::encode([7; 32])));
+        assert!(printed.starts_with("SecretKey(of "));
+    }
+}

@@ -1,0 +1,18 @@
+//! What every part of Chappe agrees on: keys and ids, signed records, directories, leases and limits.
+//!
+//! Nothing here does I/O or reads a clock: functions that depend on time take it as an argument. Everything that
+//! decodes bytes of others checks their length first, takes exactly one value, and never panics.
+
+pub mod client;
+pub mod code;
+pub mod directory;
+pub mod federation;
+pub mod keys;
+pub mod lease;
+#[cfg(feature = "link-tls")]
+pub mod link_tls;
+pub mod proof;
+pub mod record;
+pub mod redacted;
+pub mod signed;
+pub mod time;

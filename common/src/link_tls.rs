@@ -1,0 +1,248 @@
+//! The TLS 1.3 parameters of links between nodes: raw public keys (RFC 7250) in both directions.
+//!
+//! A peer's key is its node id, so there is no certificate authority, no server name and nothing to expire. A dialler
+//! says which key it expects and the handshake fails with any other.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
+    SignatureAlgorithm, SignatureScheme,
+    client::{
+        AlwaysResolvesClientRawPublicKeys,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key},
+    pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime},
+    server::{
+        AlwaysResolvesServerRawPublicKeys,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, Signer, SigningKey},
+    version::TLS13,
+};
+
+use crate::keys::{NodeId, PublicKey, SecretKey};
+
+/// The ALPN name of the link protocol.
+pub const ALPN: &[u8] = b"chappe/1";
+/// The server name that a dialler gives to its QUIC library, which insists on one. It is never sent.
+pub const SERVER_NAME: &str = "chappe.invalid";
+
+/// The DER of a SubjectPublicKeyInfo for Ed25519 up to the key's 32 bytes (RFC 8410).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The id in what a peer presented at the handshake, where that is an Ed25519 key of large order.
+pub fn peer_id(identity: &[CertificateDer<'_>]) -> Option<NodeId> {
+    let [spki] = identity else { return None };
+    let key: [u8; 32] = spki.as_ref().strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
+    let key = PublicKey::from_bytes(key);
+    key.is_usable().then(|| NodeId::new(key))
+}
+
+/// The parameters for dialling `expected` with `key`.
+///
+/// # Errors
+/// The TLS library refuses the parameters, which does not depend on the arguments.
+pub fn client_config(key: &SecretKey, expected: NodeId) -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ExpectServer { expected, algorithms: algorithms() }))
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified_key(key))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    // A resumed session would skip the proof of the key.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The parameters for accepting links with `key`, from any key: who may join is not decided here.
+///
+/// # Errors
+/// The TLS library refuses the parameters, which does not depend on the argument.
+pub fn server_config(key: &SecretKey) -> Result<ServerConfig, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(AnyClient { algorithms: algorithms() }))
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified_key(key))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.max_early_data_size = 0;
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    ring::default_provider().signature_verification_algorithms
+}
+
+fn certified_key(key: &SecretKey) -> Arc<CertifiedKey> {
+    let key = NodeSigningKey(key.clone());
+    let spki = CertificateDer::from(key.spki().to_vec());
+    Arc::new(CertifiedKey::new(vec![spki], Arc::new(key)))
+}
+
+fn wrong_key() -> Error {
+    Error::InvalidCertificate(CertificateError::UnknownIssuer)
+}
+
+/// The TLS 1.2 half of the verifiers' traits, which a TLS 1.3 configuration never reaches.
+fn no_tls12() -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Tls12Unsupported))))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("links speak TLS 1.3 alone")]
+struct Tls12Unsupported;
+
+#[derive(Debug)]
+struct NodeSigningKey(SecretKey);
+
+impl NodeSigningKey {
+    fn spki(&self) -> [u8; 44] {
+        let mut spki = [0; 44];
+        spki[..12].copy_from_slice(&SPKI_PREFIX);
+        spki[12..].copy_from_slice(self.0.public().as_bytes());
+        spki
+    }
+}
+
+impl SigningKey for NodeSigningKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        offered.contains(&SignatureScheme::ED25519).then(|| Box::new(NodeSigner(self.0.clone())) as Box<dyn Signer>)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        Some(SubjectPublicKeyInfoDer::from(self.spki().to_vec()))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ED25519
+    }
+}
+
+#[derive(Debug)]
+struct NodeSigner(SecretKey);
+
+impl Signer for NodeSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(self.0.sign(message).to_vec())
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::ED25519
+    }
+}
+
+#[derive(Debug)]
+struct ExpectServer {
+    expected: NodeId,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for ExpectServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if peer_id(std::slice::from_ref(end_entity)) == Some(self.expected) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(wrong_key())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
+            dss,
+            &self.algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct AnyClient {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if peer_id(std::slice::from_ref(end_entity)).is_some() {
+            Ok(ClientCertVerified::assertion())
+        } else {
+            Err(wrong_key())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
+            dss,
+            &self.algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}

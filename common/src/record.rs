@@ -1,0 +1,176 @@
+//! What a node says of itself, signed by its own key.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    federation::FederationId,
+    keys::{NodeId, PublicKey},
+    signed::{Signable, Signed},
+    time::UnixTime,
+};
+
+/// How far ahead of the reader's clock `issued_at` may be: clocks of servers differ by less.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(120);
+/// The longest a record may live. A node that is gone for longer is found in no directory.
+pub const MAX_RECORD_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The most client URLs or QUIC addresses in one record: two networks, two address families.
+pub const MAX_ADDRESSES: usize = 4;
+/// The longest client URL in bytes.
+pub const MAX_URL_LEN: usize = 128;
+
+/// Flags of what a node offers besides forwarding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Abilities(u32);
+
+impl Abilities {
+    /// The node hands out STUN and TURN servers on `get_ice_servers`.
+    pub const ICE_SERVERS: Self = Self(1);
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is there.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What a node says of itself. At most 512 bytes with its signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The federation that the node belongs to.
+    pub federation: FederationId,
+    /// The node's key.
+    pub node: NodeId,
+    /// Raised and stored when the node restarts or its identity is renewed.
+    pub epoch: u64,
+    /// Raised with every record of one epoch.
+    pub seq: u64,
+    /// When it was signed.
+    pub issued_at: UnixTime,
+    /// From when on it counts no more.
+    pub expires_at: UnixTime,
+    /// Where clients connect: `ws://` or `wss://`, at most [`MAX_ADDRESSES`].
+    pub client_urls: Vec<String>,
+    /// Where other nodes dial, at most [`MAX_ADDRESSES`], at least one.
+    pub quic_addrs: Vec<SocketAddr>,
+    /// A short name of where it stands, such as `eu-west`; empty where the operator says nothing.
+    pub region: String,
+    /// The software's version.
+    pub version: String,
+    /// What it offers besides forwarding.
+    pub abilities: Abilities,
+}
+
+impl Signable for NodeRecord {
+    const KIND: &'static str = "node-record";
+    const MAX_LEN: usize = 512;
+
+    fn signer(&self) -> &PublicKey {
+        self.node.key()
+    }
+
+    fn is_well_formed(&self) -> bool {
+        !self.quic_addrs.is_empty()
+            && self.quic_addrs.len() <= MAX_ADDRESSES
+            && self.quic_addrs.iter().all(|addr| addr.port() != 0)
+            && self.client_urls.len() <= MAX_ADDRESSES
+            && self.client_urls.iter().all(|url| {
+                url.len() <= MAX_URL_LEN && url.is_ascii() && (url.starts_with("ws://") || url.starts_with("wss://"))
+            })
+            && is_label(&self.region)
+            && is_label(&self.version)
+    }
+}
+
+/// Why a record that verifies does not count now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// It is of another federation.
+    #[error("the record is of another federation")]
+    Federation,
+    /// It was signed in the future: one of the clocks is wrong.
+    #[error("the record was issued in the future; one of the two clocks is wrong")]
+    Future,
+    /// Its time is over.
+    #[error("the record has expired; one of the two clocks may be wrong")]
+    Expired,
+    /// It claims to live longer than [`MAX_RECORD_LIFETIME`].
+    #[error("the record lives longer than is allowed")]
+    Lifetime,
+}
+
+impl NodeRecord {
+    /// Whether the record counts at `now` in `federation`.
+    ///
+    /// # Errors
+    /// Says why it doesn't.
+    pub fn check(&self, federation: FederationId, now: UnixTime) -> Result<(), RecordError> {
+        if self.federation != federation {
+            return Err(RecordError::Federation);
+        }
+        if self.issued_at > now + MAX_CLOCK_SKEW {
+            return Err(RecordError::Future);
+        }
+        if self.expires_at <= now {
+            return Err(RecordError::Expired);
+        }
+        if self.expires_at > self.issued_at + MAX_RECORD_LIFETIME {
+            return Err(RecordError::Lifetime);
+        }
+        Ok(())
+    }
+
+    /// Whether this record replaces `other` of the same node: a higher `(epoch, seq)` does, and never the other way
+    /// round.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.node == other.node && (self.epoch, self.seq) > (other.epoch, other.seq)
+    }
+}
+
+/// A signed node record.
+pub type SignedRecord = Signed<NodeRecord>;
+
+/// A node's own word that it is leaving. It ends every record up to and including `(epoch, seq)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLeave {
+    /// The federation that the node leaves.
+    pub federation: FederationId,
+    /// The node's key.
+    pub node: NodeId,
+    /// The epoch that ends.
+    pub epoch: u64,
+    /// The last record's `seq`.
+    pub seq: u64,
+    /// When it was signed.
+    pub issued_at: UnixTime,
+}
+
+impl Signable for NodeLeave {
+    const KIND: &'static str = "node-leave";
+    const MAX_LEN: usize = 160;
+
+    fn signer(&self) -> &PublicKey {
+        self.node.key()
+    }
+}
+
+impl NodeLeave {
+    /// Whether the leave ends `record`.
+    pub fn ends(&self, record: &NodeRecord) -> bool {
+        self.node == record.node
+            && self.federation == record.federation
+            && (self.epoch, self.seq) >= (record.epoch, record.seq)
+    }
+}
+
+/// At most 32 printable ASCII characters, without spaces: these texts reach logs and web pages.
+fn is_label(text: &str) -> bool {
+    text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}

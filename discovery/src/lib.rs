@@ -1,0 +1,1 @@
+//! Finding a node that works: sources, verification and the cache.

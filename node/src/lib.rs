@@ -1,0 +1,1 @@
+//! The relay: client sessions, federation, leases.

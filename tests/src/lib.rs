@@ -1,0 +1,1 @@
+//! What takes several crates: processes, raw frames, wire vectors.
