@@ -100,15 +100,21 @@ fn the_same_bytes_again_only_refresh_when_the_node_was_seen() {
 fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
     let key = key(1);
     let registry = registry(&[]);
-    let cases: [(fn(&mut NodeRecord), Refusal); 4] = [
-        (|r| r.federation = FederationId::of_roots(&[]), Refusal::Federation),
-        (|r| r.issued_at = UnixTime::from_secs(NOW + 121), Refusal::Clock),
-        (|r| r.expires_at = UnixTime::from_secs(NOW), Refusal::Expired),
-        (|r| r.expires_at = r.issued_at + Duration::from_secs(8 * 24 * 3600), Refusal::Lifetime),
+    let mut foreign = unsigned(&key, 1, 1);
+    foreign.federation = FederationId::of_roots(&[]);
+    let mut future = unsigned(&key, 1, 1);
+    future.issued_at = UnixTime::from_secs(NOW + 121);
+    let mut over = unsigned(&key, 1, 1);
+    over.expires_at = now();
+    let mut endless = unsigned(&key, 1, 1);
+    endless.expires_at = endless.issued_at + Duration::from_secs(8 * 24 * 3600);
+    let cases = [
+        (foreign, Refusal::Federation),
+        (future, Refusal::Clock),
+        (over, Refusal::Expired),
+        (endless, Refusal::Lifetime),
     ];
-    for (alter, reason) in cases {
-        let mut altered = unsigned(&key, 1, 1);
-        alter(&mut altered);
+    for (altered, reason) in cases {
         let altered = Signed::sign(altered, &key).expect("a record within its bounds");
         assert_eq!(registry.judge(&altered, now()), Err(reason));
     }
