@@ -1,0 +1,193 @@
+//! One dial: connect, hear who the node says it is, and have it prove that.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::{
+    client::{ErrorCode, MAX_MESSAGE, PROTOCOL},
+    keys::NodeId,
+    proof,
+};
+use serde::Deserialize;
+use tokio::time::timeout;
+use tokio_tungstenite::{
+    Connector, connect_async_tls_with_config,
+    tungstenite::{Error, Utf8Bytes, protocol::WebSocketConfig},
+};
+
+use crate::{
+    connection::{Connection, ConnectionError},
+    source::Candidate,
+    tls,
+};
+
+/// How long a dial may take altogether: a slow mobile link needs four round trips of half a second.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many other messages may come before the proof; a node sends none.
+const MAX_STRAY: usize = 8;
+
+/// Why a candidate is not connected. Another one may be tried at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// Nothing, or not enough, within [`DIAL_TIMEOUT`].
+    #[error("no answer in time")]
+    Timeout,
+    /// No connection: refused, no such name, or a certificate that doesn't fit.
+    #[error("cannot be reached")]
+    Connect,
+    /// There is a server, and it is no Chappe node.
+    #[error("not a node")]
+    NotANode,
+    /// A node of a protocol version that this client doesn't speak.
+    #[error("speaks protocol {0}, which this client does not know")]
+    Version(u32),
+    /// Another node than the expected one is at the address.
+    #[error("another node is at this address")]
+    OtherNode,
+    /// The node won't sign for the URL that was dialled: it does not call itself by it.
+    #[error("the node does not go by this URL")]
+    OtherUrl,
+    /// The signature is not the node's: someone stands in between.
+    #[error("the node's proof of its key does not verify")]
+    Proof,
+    /// The connection ended before the proof.
+    #[error(transparent)]
+    Ended(#[from] ConnectionError),
+    /// The system has no random bytes to give.
+    #[error("no randomness from the system")]
+    Random,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServerInfo {
+    server_id: String,
+    endpoint: String,
+    region: Option<String>,
+    protocol: u32,
+    nonce: String,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Reply {
+    ServerInfo(ServerInfo),
+    Proof {
+        id: String,
+        signature: String,
+    },
+    Error {
+        id: Option<String>,
+        code: Option<ErrorCode>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+/// Connects to `candidate` and has the node prove its key.
+///
+/// # Errors
+/// Says what was wrong; the connection is closed then.
+pub async fn dial(candidate: &Candidate) -> Result<Connection, DialError> {
+    timeout(DIAL_TIMEOUT, dial_unbounded(candidate)).await.unwrap_or(Err(DialError::Timeout))
+}
+
+async fn dial_unbounded(candidate: &Candidate) -> Result<Connection, DialError> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4096)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * MAX_MESSAGE)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    // Nagle off: every message is a whole one that someone waits for.
+    let connector = Connector::Rustls(tls::config());
+    let (socket, _) = connect_async_tls_with_config(candidate.url.as_str(), Some(config), true, Some(connector))
+        .await
+        .map_err(|error| match error {
+            Error::Io(_) | Error::Tls(_) | Error::Url(_) => DialError::Connect,
+            _ => DialError::NotANode,
+        })?;
+    // The node is only claimed until `prove` has passed; the connection leaves this function with a proven one alone.
+    let unproven = NodeId::new(chappe_common::keys::PublicKey::from_bytes([0; 32]));
+    let mut connection =
+        Connection { socket, node: unproven, url: candidate.url.clone(), nonce: [0; 32], region: None };
+    let Reply::ServerInfo(info) = read(&connection.next().await?)? else { return Err(DialError::NotANode) };
+    if info.protocol != PROTOCOL {
+        return Err(DialError::Version(info.protocol));
+    }
+    connection.node = NodeId::from_server_id(&info.server_id).map_err(|_| DialError::NotANode)?;
+    connection.nonce =
+        STANDARD.decode(&info.nonce).ok().and_then(|nonce| nonce.try_into().ok()).ok_or(DialError::NotANode)?;
+    connection.region = info.region;
+    if candidate.node.is_some_and(|expected| expected != connection.node) {
+        return Err(DialError::OtherNode);
+    }
+    // People write one URL in several ways; the node signs for its own spelling of the same.
+    let url = if same_url(&candidate.url, &info.endpoint) { info.endpoint } else { candidate.url.clone() };
+    prove(&mut connection, &url).await?;
+    Ok(connection)
+}
+
+async fn prove(connection: &mut Connection, url: &str) -> Result<(), DialError> {
+    const ID: &str = "prove";
+    let mut challenge = [0; 32];
+    getrandom::fill(&mut challenge).map_err(|_| DialError::Random)?;
+    let request = serde_json::json!({
+        "type": "prove",
+        "id": ID,
+        "challenge": URL_SAFE_NO_PAD.encode(challenge),
+        "url": url,
+    });
+    connection.send(request.to_string()).await?;
+    for _ in 0..MAX_STRAY {
+        match read(&connection.next().await?)? {
+            Reply::Proof { id, signature } if id == ID => {
+                let signature = URL_SAFE_NO_PAD.decode(signature).ok().and_then(|bytes| bytes.try_into().ok());
+                let proven = signature.is_some_and(|signature| {
+                    proof::verify_node(&connection.node, &challenge, &connection.nonce, url, &signature)
+                });
+                return if proven { Ok(()) } else { Err(DialError::Proof) };
+            }
+            Reply::Error { id, code } if id.as_deref() == Some(ID) => {
+                let other_url = code == Some(ErrorCode::BadMessage);
+                return Err(if other_url { DialError::OtherUrl } else { DialError::NotANode });
+            }
+            _ => {}
+        }
+    }
+    Err(DialError::NotANode)
+}
+
+fn read(text: &Utf8Bytes) -> Result<Reply, DialError> {
+    serde_json::from_str(text).map_err(|_| DialError::NotANode)
+}
+
+/// Whether both are the same address: scheme and host in any case, a single `/` as the path or none.
+fn same_url(a: &str, b: &str) -> bool {
+    fn normal(url: &str) -> Option<(String, &str)> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Some((format!("{scheme}://{host}").to_ascii_lowercase(), if path == "/" { "" } else { path }))
+    }
+    normal(a).is_some() && normal(a) == normal(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_spellings_of_one_address_are_the_same_and_two_addresses_are_not() {
+        assert!(same_url("wss://Relay.Example/", "wss://relay.example"));
+        assert!(same_url("ws://127.0.0.1:80", "ws://127.0.0.1:80"));
+        for (a, b) in [
+            ("ws://relay.example", "wss://relay.example"),
+            ("ws://relay.example", "ws://relay.example:81"),
+            ("ws://relay.example/ws", "ws://relay.example"),
+            ("ws://relay.example/WS", "ws://relay.example/ws"),
+            ("relay.example", "relay.example"),
+        ] {
+            assert!(!same_url(a, b), "{a} {b}");
+        }
+    }
+}

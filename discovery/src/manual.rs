@@ -1,0 +1,131 @@
+//! Nodes that a person names.
+//!
+//! `wss://host:port/#<NodeId>` or `ws://…#<NodeId>` pins a key; without the part after `#` whichever key the node
+//! proves is taken, as at the first visit by SSH. `chappe://<NodeId>@host:port` is short for `wss://host:port#<NodeId>`.
+
+use std::str::FromStr;
+
+use chappe_common::{keys::NodeId, record::MAX_URL_LEN, time::UnixTime};
+use futures_util::future::{self, BoxFuture, FutureExt as _};
+
+use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
+
+/// The text names no node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseManualError {
+    /// Neither of the three schemes, or no host.
+    #[error("not a node's address: ws://, wss:// or chappe:// and a host are expected")]
+    Url,
+    /// Longer than any node's URL.
+    #[error("not a node's address: it is longer than {MAX_URL_LEN} characters")]
+    TooLong,
+    /// The part that should be a node id isn't one.
+    #[error("not a node's address: the part after # (or before @) is no node id")]
+    NodeId,
+}
+
+/// A node that a person named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManualNode {
+    url: String,
+    node: Option<NodeId>,
+}
+
+impl ManualNode {
+    /// The WebSocket URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The pinned key, if there is one.
+    pub const fn node(&self) -> Option<NodeId> {
+        self.node
+    }
+}
+
+impl FromStr for ManualNode {
+    type Err = ParseManualError;
+
+    fn from_str(text: &str) -> Result<Self, ParseManualError> {
+        let (url, node) = if let Some(rest) = text.strip_prefix("chappe://") {
+            let (node, host) = rest.split_once('@').ok_or(ParseManualError::NodeId)?;
+            (format!("wss://{host}"), Some(node))
+        } else {
+            match text.split_once('#') {
+                Some((url, node)) => (url.to_owned(), Some(node)),
+                None => (text.to_owned(), None),
+            }
+        };
+        let host = url.strip_prefix("ws://").or_else(|| url.strip_prefix("wss://")).ok_or(ParseManualError::Url)?;
+        if host.is_empty() || host.starts_with('/') || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ParseManualError::Url);
+        }
+        if url.len() > MAX_URL_LEN {
+            return Err(ParseManualError::TooLong);
+        }
+        let node = node.map(str::parse).transpose().map_err(|_| ParseManualError::NodeId)?;
+        Ok(Self { url, node })
+    }
+}
+
+/// The source of nodes that a person named.
+#[derive(Debug, Default)]
+pub struct Manual(Vec<ManualNode>);
+
+impl Manual {
+    /// A source of these nodes.
+    pub const fn new(nodes: Vec<ManualNode>) -> Self {
+        Self(nodes)
+    }
+}
+
+impl Source for Manual {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Manual
+    }
+
+    fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+        let candidates = self
+            .0
+            .iter()
+            .map(|node| Candidate { url: node.url.clone(), node: node.node, source: SourceKind::Manual })
+            .collect();
+        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn an_address_pins_a_key_where_it_names_one() {
+        let id = SecretKey::from_bytes(&[1; 32]).node_id();
+        for (text, url, node) in [
+            (format!("ws://127.0.0.1:8080#{id}"), "ws://127.0.0.1:8080", Some(id)),
+            (format!("wss://relay.example/ws#{id}"), "wss://relay.example/ws", Some(id)),
+            (format!("chappe://{id}@relay.example:8443"), "wss://relay.example:8443", Some(id)),
+            ("ws://[::1]:80".to_owned(), "ws://[::1]:80", None),
+        ] {
+            assert_eq!(text.parse(), Ok(ManualNode { url: url.to_owned(), node }), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_and_no_pin_is_lost_silently() {
+        for (text, error) in [
+            ("http://relay.example", ParseManualError::Url),
+            ("ws://", ParseManualError::Url),
+            ("ws:///path", ParseManualError::Url),
+            ("ws://a b", ParseManualError::Url),
+            ("ws://relay.example#", ParseManualError::NodeId),
+            ("ws://relay.example#short", ParseManualError::NodeId),
+            ("chappe://relay.example", ParseManualError::NodeId),
+        ] {
+            assert_eq!(text.parse::<ManualNode>(), Err(error), "{text}");
+        }
+        assert_eq!(format!("ws://{}", "a".repeat(200)).parse::<ManualNode>(), Err(ParseManualError::TooLong));
+    }
+}
