@@ -3,7 +3,7 @@
 //! A peer's key is its node id, so there is no certificate authority, no server name and nothing to expire. A dialler
 //! says which key it expects and the handshake fails with any other.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
@@ -38,6 +38,11 @@ pub fn peer_id(identity: &[CertificateDer<'_>]) -> Option<NodeId> {
     let key: [u8; 32] = spki.as_ref().strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
     let key = PublicKey::from_bytes(key);
     key.is_usable().then(|| NodeId::new(key))
+}
+
+/// The same, for the untyped identity that a QUIC library hands out.
+pub fn peer_id_of_any(identity: &dyn Any) -> Option<NodeId> {
+    peer_id(identity.downcast_ref::<Vec<CertificateDer<'static>>>()?)
 }
 
 /// The parameters for dialling `expected` with `key`.

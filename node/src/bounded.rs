@@ -1,0 +1,115 @@
+//! A queue that is bounded in items and in bytes, and never waits: the full case is the sender's to handle.
+//!
+//! Items alone are no bound where one item can be 64 KiB, and bytes alone are none where items are empty.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+/// What an item weighs in a queue.
+pub(crate) trait Weigh {
+    /// The item's bytes on the heap.
+    fn weight(&self) -> usize;
+}
+
+impl Weigh for bytes::Bytes {
+    fn weight(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Why an item was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrySendError {
+    /// The queue is at one of its bounds.
+    Full,
+    /// Nobody receives any more.
+    Closed,
+}
+
+/// The sending half; clones share the bounds.
+#[derive(Debug)]
+pub(crate) struct Sender<T> {
+    queue: mpsc::Sender<T>,
+    queued: Arc<AtomicUsize>,
+    max_bytes: usize,
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), queued: self.queued.clone(), max_bytes: self.max_bytes }
+    }
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub(crate) struct Receiver<T> {
+    queue: mpsc::Receiver<T>,
+    queued: Arc<AtomicUsize>,
+}
+
+/// A queue of at most `max_items` items and `max_bytes` bytes.
+pub(crate) fn channel<T: Weigh>(max_items: usize, max_bytes: usize) -> (Sender<T>, Receiver<T>) {
+    let (sender, receiver) = mpsc::channel(max_items);
+    let queued = Arc::new(AtomicUsize::new(0));
+    (Sender { queue: sender, queued: queued.clone(), max_bytes }, Receiver { queue: receiver, queued })
+}
+
+impl<T: Weigh> Sender<T> {
+    /// Queues `item`, or says at once why not.
+    pub(crate) fn try_send(&self, item: T) -> Result<(), TrySendError> {
+        let weight = item.weight();
+        if self.queued.fetch_add(weight, Ordering::Relaxed) + weight > self.max_bytes {
+            self.queued.fetch_sub(weight, Ordering::Relaxed);
+            return Err(TrySendError::Full);
+        }
+        self.queue.try_send(item).map_err(|error| {
+            self.queued.fetch_sub(weight, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => TrySendError::Full,
+                mpsc::error::TrySendError::Closed(_) => TrySendError::Closed,
+            }
+        })
+    }
+}
+
+impl<T: Weigh> Receiver<T> {
+    /// The next item; `None` once all senders are gone. Cancel-safe.
+    pub(crate) async fn recv(&mut self) -> Option<T> {
+        let item = self.queue.recv().await?;
+        self.queued.fetch_sub(item.weight(), Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// Waits for an item and takes up to `limit` of those that are ready. Zero once all senders are gone.
+    pub(crate) async fn recv_many(&mut self, items: &mut Vec<T>, limit: usize) -> usize {
+        let before = items.len();
+        let taken = self.queue.recv_many(items, limit).await;
+        let weight = items[before..].iter().map(Weigh::weight).sum();
+        self.queued.fetch_sub(weight, Ordering::Relaxed);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_queue_is_full_at_its_bytes_and_at_its_items_and_takes_more_after_a_receive() {
+        let (sender, mut receiver) = channel::<Bytes>(2, 10);
+        assert_eq!(sender.try_send(Bytes::from_static(b"12345678")), Ok(()));
+        assert_eq!(sender.try_send(Bytes::from_static(b"123")), Err(TrySendError::Full));
+        assert_eq!(sender.try_send(Bytes::from_static(b"12")), Ok(()));
+        assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Full));
+        assert_eq!(receiver.recv().await, Some(Bytes::from_static(b"12345678")));
+        assert_eq!(sender.try_send(Bytes::from_static(b"12345678")), Ok(()));
+        drop(receiver);
+        assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));
+    }
+}

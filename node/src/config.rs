@@ -1,0 +1,437 @@
+//! What an operator can set, with defaults that are safe on a small server.
+//!
+//! Owns names, defaults and bounds. Where the values come from (file, environment, command line) is the binary's
+//! business. Times are written as `60s` or `500ms`.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use chappe_common::{
+    client::{MAX_INBOXES, MAX_MESSAGE},
+    keys::PublicKey,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration of a node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// The node itself.
+    pub node: NodeSection,
+    /// Where clients connect.
+    pub client: ClientSection,
+    /// Where other nodes connect, and whom this node belongs to.
+    pub federation: FederationSection,
+    /// The registries.
+    pub registry: RegistrySection,
+    /// How members are watched.
+    pub membership: MembershipSection,
+    /// Metrics and members for the operator.
+    pub admin: AdminSection,
+    /// How much one client may do.
+    pub limits: LimitsSection,
+    /// How long things may take.
+    pub times: TimesSection,
+    /// The STUN and TURN servers that clients are told of.
+    pub ice: IceSection,
+}
+
+/// The node itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// The folder for the key, the epoch and the known members.
+    pub data_dir: PathBuf,
+    /// A short name of where the node stands, such as `eu-west`.
+    pub region: String,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self { data_dir: PathBuf::from("chappe-node"), region: String::new() }
+    }
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientSection {
+    /// The address for clients' WebSockets; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The URLs that clients use; empty: `ws://` and the bound address.
+    pub urls: Vec<String>,
+    /// The most connections at once. The default holds at 20,000 open files with room for links.
+    pub max_connections: usize,
+}
+
+impl Default for ClientSection {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 8710).into(), urls: Vec::new(), max_connections: 18_000 }
+    }
+}
+
+/// Where other nodes connect, and whom this node belongs to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FederationSection {
+    /// The federation's root keys. A node without any is a federation of its own.
+    pub roots: Vec<PublicKey>,
+    /// The UDP address for links; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The addresses that other nodes dial; empty: the bound address.
+    pub advertise: Vec<SocketAddr>,
+    /// The most links kept at once, 36 KiB each; the one idle for longest makes room.
+    pub max_links: usize,
+    /// The most leases and codes that this node keeps for others as their home.
+    pub max_leases: usize,
+}
+
+impl Default for FederationSection {
+    fn default() -> Self {
+        Self {
+            roots: Vec::new(),
+            listen: (Ipv4Addr::UNSPECIFIED, 8711).into(),
+            advertise: Vec::new(),
+            max_links: 1024,
+            // A million clients over a thousand nodes are 3,000 leases a home; this is 50 MB at the most.
+            max_leases: 250_000,
+        }
+    }
+}
+
+/// The registries.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrySection {
+    /// The registries' base URLs; empty: the node is known to nobody that it isn't told of.
+    pub urls: Vec<String>,
+    /// How long a record lives.
+    #[serde(with = "humantime_serde")]
+    pub record_lifetime: Duration,
+    /// How often the record is signed and registered anew; less than half of its life.
+    #[serde(with = "humantime_serde")]
+    pub renew_every: Duration,
+}
+
+impl Default for RegistrySection {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            record_lifetime: Duration::from_secs(30 * 60),
+            renew_every: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+/// How members are watched. All nodes of a federation should agree on these.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MembershipSection {
+    /// One member is probed in every period.
+    #[serde(with = "humantime_serde")]
+    pub probe_period: Duration,
+    /// How long a direct probe may take before others are asked to probe; less than the period.
+    #[serde(with = "humantime_serde")]
+    pub probe_timeout: Duration,
+    /// How long a suspect has to refute.
+    #[serde(with = "humantime_serde")]
+    pub suspect_for: Duration,
+    /// How often the full state is exchanged with one random member.
+    #[serde(with = "humantime_serde")]
+    pub exchange_every: Duration,
+}
+
+impl Default for MembershipSection {
+    fn default() -> Self {
+        Self {
+            probe_period: Duration::from_secs(1),
+            // Twice the longest round trip between continents.
+            probe_timeout: Duration::from_millis(500),
+            suspect_for: Duration::from_secs(4),
+            exchange_every: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Metrics and members for the operator.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// The address of `/metrics` and `/members`; none: not served. Keep it private.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How much one client may do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Messages of one session in a minute; candidates count a tenth.
+    pub messages_per_minute: u32,
+    /// Pair and link requests of one session in a minute.
+    pub pair_requests_per_minute: u32,
+    /// Pair and link requests of one source (IPv4 address, IPv6 /64) in a minute.
+    pub source_pair_requests_per_minute: u32,
+    /// How many times a session's messages one source may send: a carrier's NAT holds many sessions.
+    pub source_factor: u32,
+    /// New connections of one source in a minute.
+    pub source_connections_per_minute: u32,
+    /// `call_offer`s to one inbox in a minute.
+    pub offers_per_minute: u32,
+    /// Inboxes of one session.
+    pub max_inboxes: usize,
+    /// The largest message in bytes.
+    pub max_message: usize,
+    /// What may wait for one client in bytes; more, and the client is too slow.
+    pub max_queued: usize,
+    /// Sources to which no rate applies: a test network.
+    pub exempt: Vec<IpNet>,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            messages_per_minute: 100,
+            pair_requests_per_minute: 10,
+            source_pair_requests_per_minute: 60,
+            source_factor: 20,
+            source_connections_per_minute: 300,
+            offers_per_minute: 6,
+            max_inboxes: MAX_INBOXES,
+            max_message: MAX_MESSAGE,
+            max_queued: 256 * 1024,
+            exempt: Vec::new(),
+        }
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimesSection {
+    /// From the first byte of a connection to the end of its WebSocket upgrade.
+    #[serde(with = "humantime_serde")]
+    pub upgrade: Duration,
+    /// A session that says nothing for so long is pinged.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+    /// A pinged session that stays silent for so long is closed.
+    #[serde(with = "humantime_serde")]
+    pub pong: Duration,
+    /// How long a pair or link request waits for its answer.
+    #[serde(with = "humantime_serde")]
+    pub pair_request: Duration,
+    /// How long before its end both sides are warned.
+    #[serde(with = "humantime_serde")]
+    pub pair_warning: Duration,
+    /// When a request that cannot be processed is answered: the same time for every reason.
+    #[serde(with = "humantime_serde")]
+    pub pair_error: Duration,
+    /// How long a home may take to answer.
+    #[serde(with = "humantime_serde")]
+    pub lookup: Duration,
+    /// How long the other homes are waited for once one has answered with a lease.
+    #[serde(with = "humantime_serde")]
+    pub lookup_hedge: Duration,
+    /// How long the callee's node may take to confirm a message.
+    #[serde(with = "humantime_serde")]
+    pub delivery: Duration,
+    /// How long homes keep a lease or a code unless it is registered again; 120 to 300 s.
+    #[serde(with = "humantime_serde")]
+    pub registration: Duration,
+    /// How long clients have to leave when the node stops.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for TimesSection {
+    fn default() -> Self {
+        Self {
+            upgrade: Duration::from_secs(5),
+            idle: Duration::from_secs(60),
+            pong: Duration::from_secs(30),
+            pair_request: Duration::from_secs(120),
+            pair_warning: Duration::from_secs(30),
+            // Within the second in which people expect an answer, and longer than a lookup takes.
+            pair_error: Duration::from_millis(900),
+            lookup: Duration::from_millis(800),
+            lookup_hedge: Duration::from_millis(100),
+            delivery: Duration::from_secs(2),
+            registration: Duration::from_secs(240),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The STUN and TURN servers that clients are told of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IceSection {
+    /// The servers.
+    pub servers: Vec<IceServer>,
+    /// How long credentials made of a shared secret are valid; one hour at most.
+    #[serde(with = "humantime_serde")]
+    pub credential_lifetime: Duration,
+}
+
+impl Default for IceSection {
+    fn default() -> Self {
+        Self { servers: Vec::new(), credential_lifetime: Duration::from_secs(3600) }
+    }
+}
+
+/// One STUN or TURN server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IceServer {
+    /// `stun:`, `turn:` and `turns:` URLs.
+    pub urls: Vec<String>,
+    /// The secret shared with the server (coturn's `static-auth-secret`); none for STUN.
+    pub secret: Option<Secret>,
+}
+
+/// A shared secret, which is never printed.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret's bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A value that is out of its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// The key, as in the file: `section.key`.
+    pub key: &'static str,
+    /// What is wrong and what is allowed.
+    pub problem: &'static str,
+}
+
+impl NodeConfig {
+    /// Checks what the types of the values can't.
+    ///
+    /// # Errors
+    /// Names the first key whose value is out of its bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let rules: &[(bool, &'static str, &'static str)] = &[
+            (
+                self.node.region.len() <= 32 && self.node.region.bytes().all(|b| b.is_ascii_graphic()),
+                "node.region",
+                "at most 32 printable ASCII characters without spaces are allowed",
+            ),
+            (self.client.urls.len() <= 4, "client.urls", "at most 4 URLs are allowed"),
+            (
+                self.client.urls.iter().all(|url| {
+                    url.len() <= 128 && url.is_ascii() && (url.starts_with("ws://") || url.starts_with("wss://"))
+                }),
+                "client.urls",
+                "ws:// or wss:// URLs of at most 128 characters are allowed",
+            ),
+            (self.client.max_connections >= 1, "client.max_connections", "at least 1 is allowed"),
+            (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
+            (
+                self.federation.advertise.iter().all(|addr| addr.port() != 0 && !addr.ip().is_unspecified()),
+                "federation.advertise",
+                "addresses with a host and a port that others can dial are allowed",
+            ),
+            (self.federation.max_links >= 1, "federation.max_links", "at least 1 is allowed"),
+            (
+                self.registry.record_lifetime >= self.registry.renew_every * 2
+                    && self.registry.renew_every >= Duration::from_secs(1),
+                "registry.renew_every",
+                "at least 1s and at most half of registry.record_lifetime is allowed",
+            ),
+            (
+                self.registry.record_lifetime <= chappe_common::record::MAX_RECORD_LIFETIME,
+                "registry.record_lifetime",
+                "at most 7 days are allowed",
+            ),
+            (
+                self.membership.probe_timeout < self.membership.probe_period,
+                "membership.probe_timeout",
+                "less than membership.probe_period is allowed",
+            ),
+            (!self.membership.exchange_every.is_zero(), "membership.exchange_every", "more than 0s is allowed"),
+            (
+                self.limits.messages_per_minute >= 1
+                    && self.limits.pair_requests_per_minute >= 1
+                    && self.limits.source_pair_requests_per_minute >= 1
+                    && self.limits.source_factor >= 1
+                    && self.limits.source_connections_per_minute >= 1
+                    && self.limits.offers_per_minute >= 1,
+                "limits",
+                "every rate is at least 1 a minute",
+            ),
+            (
+                (1024..=MAX_MESSAGE).contains(&self.limits.max_message),
+                "limits.max_message",
+                "1024 to 65536 bytes are allowed",
+            ),
+            (
+                self.limits.max_queued >= self.limits.max_message,
+                "limits.max_queued",
+                "at least limits.max_message is allowed",
+            ),
+            (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 256 are allowed"),
+            (
+                self.times.pair_warning < self.times.pair_request,
+                "times.pair_warning",
+                "less than times.pair_request is allowed",
+            ),
+            (
+                self.times.registration >= Duration::from_secs(2)
+                    && self.times.registration <= Duration::from_secs(300),
+                "times.registration",
+                "2s to 300s are allowed",
+            ),
+            (
+                self.ice.credential_lifetime <= Duration::from_secs(3600),
+                "ice.credential_lifetime",
+                "at most 1h is allowed",
+            ),
+            (self.ice.servers.len() <= 8, "ice.servers", "at most 8 servers are allowed"),
+            (
+                self.ice.servers.iter().flat_map(|server| &server.urls).all(|url| {
+                    ["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme))
+                }),
+                "ice.servers",
+                "URLs with stun:, stuns:, turn: or turns: are allowed",
+            ),
+        ];
+        match rules.iter().find(|(holds, ..)| !holds) {
+            Some(&(_, key, problem)) => Err(ConfigError { key, problem }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_bounds() {
+        assert_eq!(NodeConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_value_out_of_its_bounds_is_named() {
+        let mut config = NodeConfig::default();
+        config.ice.credential_lifetime = Duration::from_secs(3601);
+        assert_eq!(config.check().map_err(|error| error.key), Err("ice.credential_lifetime"));
+    }
+}

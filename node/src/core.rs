@@ -1,0 +1,188 @@
+//! What all parts of a running node share. Each field says who changes it.
+
+use std::{
+    net::SocketAddr,
+    ops::Deref,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use chappe_common::{
+    federation::FederationId,
+    keys::{NodeId, SecretKey},
+    lease::{Inbox, SignedLease},
+    record::{Abilities, SignedRecord},
+};
+use quick_cache::sync::Cache;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::{
+    config::NodeConfig,
+    federation::{links::Links, membership, records::Records, view::View},
+    homes::HomeTable,
+    local::Local,
+    metrics::Metrics,
+    placement::Beacon,
+    publish,
+    session::rates::SourceRates,
+    tasks::Tasks,
+};
+
+/// What is fixed when the node starts.
+#[derive(Debug)]
+pub(crate) struct Basics {
+    /// The configuration.
+    pub(crate) config: NodeConfig,
+    /// The node's key.
+    pub(crate) key: SecretKey,
+    /// The node's id.
+    pub(crate) me: NodeId,
+    /// Whom the node belongs to.
+    pub(crate) federation: FederationId,
+    /// What placement is seeded with.
+    pub(crate) beacon: Beacon,
+    /// The URLs that clients use, as in the record.
+    pub(crate) client_urls: Vec<String>,
+    /// The addresses that nodes dial, as in the record.
+    pub(crate) quic_addrs: Vec<SocketAddr>,
+    /// As in the record.
+    pub(crate) region: String,
+    /// As in the record.
+    pub(crate) abilities: Abilities,
+    /// How long a record lives.
+    pub(crate) record_lifetime: Duration,
+    /// When the node started.
+    pub(crate) started: Instant,
+}
+
+/// What all parts of a running node share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// What is fixed.
+    pub(crate) basics: Basics,
+    /// Counters.
+    pub(crate) metrics: Metrics,
+    /// The node's own tasks.
+    pub(crate) tasks: Tasks,
+    /// Clients' connections: they end before the node's own tasks do.
+    pub(crate) connections: Tasks,
+    /// The sessions by id, code and inbox. Changed by the sessions.
+    pub(crate) local: Local,
+    /// What is kept for others. Changed by requests of any node; never held over an `.await`.
+    homes: Mutex<HomeTable>,
+    /// Links to other nodes.
+    pub(crate) links: Links,
+    /// The signed records of nodes.
+    pub(crate) records: Arc<Records>,
+    /// Leases that were looked up, for the next message. Checked against time and view when used.
+    pub(crate) found: Cache<Inbox, SignedLease>,
+    /// The limits of sources.
+    pub(crate) sources: SourceRates,
+    /// This node's own record. Set by membership.
+    pub(crate) own_record: ArcSwap<SignedRecord>,
+    own_record_changed: watch::Sender<()>,
+    /// The live members. Set by membership.
+    pub(crate) view: ArcSwap<View>,
+    view_changed: watch::Sender<()>,
+    /// The membership task.
+    pub(crate) membership: mpsc::Sender<membership::Event>,
+    /// The task that keeps leases and codes registered.
+    pub(crate) publisher: mpsc::Sender<publish::Command>,
+    /// A member is known by name alone: an exchange would bring its record.
+    pub(crate) wants_exchange: Notify,
+    draining: AtomicBool,
+}
+
+/// How many leases that were looked up are kept: 20 MB at the most.
+const FOUND_LEASES: usize = 50_000;
+
+impl Core {
+    /// The shared state of a node that is about to start.
+    pub(crate) fn new(
+        basics: Basics,
+        links: Links,
+        records: Arc<Records>,
+        own_record: SignedRecord,
+        membership: mpsc::Sender<membership::Event>,
+        publisher: mpsc::Sender<publish::Command>,
+    ) -> Self {
+        let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
+        let sources = SourceRates::new(&basics.config.limits);
+        let view = View::new(&basics.beacon, std::iter::once(&*own_record));
+        Self {
+            basics,
+            metrics: Metrics::default(),
+            tasks: Tasks::default(),
+            connections: Tasks::default(),
+            local: Local::default(),
+            homes: Mutex::new(homes),
+            links,
+            records,
+            found: Cache::new(FOUND_LEASES),
+            sources,
+            own_record: ArcSwap::from_pointee(own_record),
+            own_record_changed: watch::Sender::new(()),
+            view: ArcSwap::from_pointee(view),
+            view_changed: watch::Sender::new(()),
+            membership,
+            publisher,
+            wants_exchange: Notify::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// What is kept for others.
+    pub(crate) fn homes(&self) -> MutexGuard<'_, HomeTable> {
+        self.homes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces this node's own record.
+    pub(crate) fn set_own_record(&self, record: SignedRecord) {
+        self.own_record.store(Arc::new(record));
+        self.own_record_changed.send_replace(());
+    }
+
+    /// Replaces the view of the live members.
+    pub(crate) fn set_view(&self, view: View) {
+        self.view.store(Arc::new(view));
+        self.view_changed.send_replace(());
+    }
+
+    /// Told whenever the own record changes.
+    pub(crate) fn own_record_changes(&self) -> watch::Receiver<()> {
+        self.own_record_changed.subscribe()
+    }
+
+    /// Told whenever the view changes.
+    pub(crate) fn view_changes(&self) -> watch::Receiver<()> {
+        self.view_changed.subscribe()
+    }
+
+    /// Forgets all that a node registered here: it is down, or has started anew.
+    pub(crate) fn forget_node(&self, node: NodeId) {
+        self.homes().drop_node(node);
+        self.found.retain(|_, lease| lease.node != node);
+    }
+
+    /// Takes no more clients from now on.
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node is about to stop.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl Deref for Core {
+    type Target = Basics;
+
+    fn deref(&self) -> &Basics {
+        &self.basics
+    }
+}

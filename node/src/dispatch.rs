@@ -1,0 +1,209 @@
+//! What a node does with the frames of a link.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use chappe_common::{
+    client::{ErrorCode, MAX_MESSAGE, MAX_PAYLOAD, RelayKind},
+    keys::NodeId,
+    lease::{Inbox, Lease, SignedLease},
+    signed::Signed,
+    time::UnixTime,
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    bounded::TrySendError,
+    core::Core,
+    federation::{
+        frame::{Header, LeasePut, MAX_BATCH, Note, Outcome, Request, Response},
+        link::Link,
+    },
+    homes::{CodeHolder, Put},
+    session::{Message, PeerAddr, ReplyTo, Route, SessionEvent, SessionHandle, SessionId, depth},
+};
+
+/// Handles one frame. Never waits.
+pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload: Bytes) {
+    match header {
+        Header::ToInbox { token, kind, inbox } => {
+            let reply = ReplyTo::Link { link: link.clone(), token };
+            // A string of the longest payload, and its quotes.
+            if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(&payload, MAX_PAYLOAD + 2) {
+                core.metrics.link_protocol_errors.inc();
+                reply.tell(Outcome::Refused(ErrorCode::BadMessage));
+                return;
+            }
+            to_inbox(core, kind, inbox, payload, reply);
+        }
+        Header::ToSession { token, kind, to, from } => {
+            let reply = ReplyTo::Link { link: link.clone(), token };
+            if !is_payload(&payload, MAX_MESSAGE) {
+                core.metrics.link_protocol_errors.inc();
+                reply.tell(Outcome::Refused(ErrorCode::BadMessage));
+                return;
+            }
+            to_session(core, kind, to, PeerAddr { node: link.peer(), session: from }, payload, reply);
+        }
+        Header::Outcome { token, outcome } => link.handle_outcome(token, outcome),
+        Header::Note { to, from, note } => {
+            let from = PeerAddr { node: link.peer(), session: from };
+            if !note_to_session(core, to, from, note.clone()) {
+                answer_for_nobody(link, to, from.session, &note);
+            }
+        }
+        Header::Request { id, request } => {
+            let response = answer(core, link.peer(), request);
+            // A full lane costs the asker its answer; it asks other homes too.
+            if link.try_control(&Header::Response { id, response }).is_err() {
+                core.metrics.replies_dropped.inc();
+            }
+        }
+        Header::Response { id, response } => link.handle_response(id, response),
+        Header::Displaced { lease } => displaced(core, lease),
+    }
+}
+
+/// Hands a message to the session that has attached `inbox`.
+pub(crate) fn to_inbox(core: &Core, kind: RelayKind, inbox: Inbox, payload: Bytes, reply: ReplyTo) {
+    let Some(session) = core.local.inbox(&inbox) else {
+        reply.tell(Outcome::NotHere);
+        return;
+    };
+    hand_over(&session, Message { kind, route: Route::Inbox(inbox), payload, reply });
+}
+
+/// Hands a message of a pairing to a session.
+pub(crate) fn to_session(
+    core: &Core,
+    kind: RelayKind,
+    to: SessionId,
+    from: PeerAddr,
+    payload: Bytes,
+    reply: ReplyTo,
+) {
+    let Some(session) = core.local.session(to) else {
+        reply.tell(Outcome::NotHere);
+        return;
+    };
+    hand_over(&session, Message { kind, route: Route::Peer(from), payload, reply });
+}
+
+fn hand_over(session: &SessionHandle, message: Message) {
+    let reply = message.reply.clone();
+    match session.try_send(SessionEvent::Message(message)) {
+        Ok(()) => {}
+        Err(TrySendError::Full) => reply.tell(Outcome::Refused(ErrorCode::Congested)),
+        Err(TrySendError::Closed) => reply.tell(Outcome::NotHere),
+    }
+}
+
+/// Hands a note to a session; says whether the session is here.
+pub(crate) fn note_to_session(core: &Core, to: SessionId, from: PeerAddr, note: Note) -> bool {
+    core.local.session(to).is_some_and(|session| session.try_send(SessionEvent::Note { from, note }).is_ok())
+}
+
+/// Tells a session that asked, or thinks it is paired, that nobody is here.
+fn answer_for_nobody(link: &Link, to: SessionId, from: SessionId, note: &Note) {
+    let answer = match note {
+        Note::Ask(ask) => Note::AskRefused { ask: ask.ask },
+        Note::Answer { accepted: Some(_), .. } => Note::Closed,
+        _ => return,
+    };
+    // If it is lost, the asker's request ends by its time, and its next message finds nobody.
+    let _ = link.try_note(from, to, answer);
+}
+
+/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself.
+pub(crate) fn answer(core: &Arc<Core>, from: NodeId, request: Request) -> Response {
+    let now = Instant::now();
+    match request {
+        Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
+            Response::Leases(leases.into_iter().map(|lease| put_lease(core, now, from, lease)).collect())
+        }
+        Request::DropLeases(leases) if leases.len() <= MAX_BATCH => {
+            let mut homes = core.homes();
+            for (inbox, seq) in leases {
+                homes.drop_lease(from, &inbox, seq);
+            }
+            Response::Done
+        }
+        Request::FindLease(inbox) => {
+            Response::Lease(core.homes().lease(now, &inbox).map(|lease| lease.as_bytes().clone()))
+        }
+        Request::ClaimCodes(codes) if codes.len() <= MAX_BATCH => {
+            let mut homes = core.homes();
+            Response::Codes(
+                codes
+                    .into_iter()
+                    .map(|(code, session)| homes.claim_code(now, code, CodeHolder { node: from, session }))
+                    .collect(),
+            )
+        }
+        Request::DropCodes(codes) if codes.len() <= MAX_BATCH => {
+            let mut homes = core.homes();
+            for (code, session) in codes {
+                homes.drop_code(&code, CodeHolder { node: from, session });
+            }
+            Response::Done
+        }
+        Request::FindCode(code) => Response::Code(core.homes().code(now, &code)),
+        _ => {
+            core.metrics.link_protocol_errors.inc();
+            Response::Refused
+        }
+    }
+}
+
+fn put_lease(core: &Arc<Core>, now: Instant, from: NodeId, bytes: Bytes) -> LeasePut {
+    let Ok(lease) = Signed::<Lease>::decode(bytes) else {
+        core.metrics.leases_refused.inc();
+        return LeasePut::Refused;
+    };
+    let put = core.homes().put_lease(now, UnixTime::from(SystemTime::now()), from, lease.clone());
+    match put {
+        Put::Kept(former) => {
+            if let Some(former) = former {
+                tell_displaced(core, former, &lease);
+            }
+            LeasePut::Kept
+        }
+        Put::Stale(newer) => LeasePut::Stale(newer.as_bytes().clone()),
+        Put::Refused | Put::Full => {
+            core.metrics.leases_refused.inc();
+            LeasePut::Refused
+        }
+    }
+}
+
+/// Tells the edge of an older lease that a newer one is kept.
+fn tell_displaced(core: &Arc<Core>, former: NodeId, lease: &SignedLease) {
+    let bytes = lease.as_bytes().clone();
+    if former == core.me {
+        displaced(core, bytes);
+    } else if let Some(link) = core.links.find(&former) {
+        // If it is lost, the former edge learns it when it registers its lease again.
+        let _ = link.try_control(&Header::Displaced { lease: bytes });
+    }
+}
+
+/// Takes a newer lease's word that an inbox is elsewhere now. Nobody but the inbox's key can have signed it.
+fn displaced(core: &Core, bytes: Bytes) {
+    let Ok(lease) = Signed::<Lease>::decode(bytes) else {
+        core.metrics.link_protocol_errors.inc();
+        return;
+    };
+    if lease.node != core.me {
+        core.found.insert(lease.inbox, lease.clone());
+    }
+    core.local.displace(&lease);
+}
+
+/// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not
+/// trusted to have checked what its client wrote: text that ends early would let it write the rest of our message.
+fn is_payload(payload: &[u8], longest: usize) -> bool {
+    payload.len() <= longest && depth::is_within_bounds(payload) && serde_json::from_slice::<&RawValue>(payload).is_ok()
+}

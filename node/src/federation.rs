@@ -1,0 +1,13 @@
+//! Links to other nodes, membership, and what is said over them.
+
+pub(crate) mod exchange;
+pub(crate) mod frame;
+pub(crate) mod hello;
+pub(crate) mod join;
+pub(crate) mod link;
+pub(crate) mod links;
+pub(crate) mod member;
+pub(crate) mod membership;
+pub(crate) mod outcomes;
+pub(crate) mod records;
+pub(crate) mod view;

@@ -1,0 +1,375 @@
+//! The frames of a link's two lanes.
+//!
+//! A frame is a length (four bytes, little endian), a header (postcard), and for the forwarded kinds the payload as
+//! the client wrote it. Everything between two sessions goes over the relay lane, so that it stays in order; questions
+//! to homes go over the control lane, so that they never wait behind payloads.
+
+use bytes::{Buf, Bytes, BytesMut};
+use chappe_common::{
+    client::{ErrorCode, MAX_MESSAGE, RelayKind},
+    code::PairingCode,
+    lease::Inbox,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bounded::Weigh,
+    homes::{Claim, CodeHolder},
+    session::SessionId,
+};
+
+/// The longest frame in bytes, without its length: the largest client message and a header.
+pub(crate) const MAX_FRAME: usize = MAX_MESSAGE + 4096;
+/// The most leases or codes in one request: a frame of 12 KiB.
+pub(crate) const MAX_BATCH: usize = 64;
+
+/// The two streams that each side of a link opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// What goes from session to session.
+    Relay,
+    /// Questions to homes, and their answers.
+    Control,
+}
+
+impl Lane {
+    /// The first byte of the lane's stream.
+    pub(crate) const fn first_byte(self) -> u8 {
+        match self {
+            Self::Relay => 1,
+            Self::Control => 2,
+        }
+    }
+
+    /// The lane with that first byte.
+    pub(crate) const fn from_first_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Relay),
+            2 => Some(Self::Control),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a forwarded message at the callee's node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// The callee's connection has it.
+    Delivered,
+    /// The inbox or session is not at this node.
+    NotHere,
+    /// The message was refused.
+    Refused(ErrorCode),
+}
+
+/// What one session tells another outside of the forwarded messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Note {
+    /// «Will you pair, or link?»
+    Ask(Ask),
+    /// The ask cannot be processed.
+    AskRefused {
+        /// Which ask.
+        ask: u64,
+    },
+    /// The asking session is gone, or asked again.
+    AskWithdrawn {
+        /// Which ask.
+        ask: u64,
+    },
+    /// The client's answer.
+    Answer {
+        /// Which ask.
+        ask: u64,
+        /// The answer; none: declined.
+        accepted: Option<Accepted>,
+    },
+    /// The session that says so has ended, or has another code now: no more messages to it.
+    Closed,
+}
+
+/// Whether two sessions become a pair of people or two devices of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AskKind {
+    /// `pair_request`.
+    Pair,
+    /// `link_request`.
+    Link,
+}
+
+/// A pair or link request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ask {
+    /// Chosen by the asking session.
+    pub(crate) ask: u64,
+    /// Pair or link.
+    pub(crate) kind: AskKind,
+    /// The code that was asked for; the session may have another by now.
+    pub(crate) target: PairingCode,
+    /// The asking client's code.
+    pub(crate) code: PairingCode,
+    /// The asking client's key.
+    pub(crate) public_key: [u8; 32],
+    /// `proposedName` or `deviceName`.
+    pub(crate) name: Option<String>,
+    /// The payload, JSON as it came.
+    pub(crate) payload: Option<Bytes>,
+}
+
+/// What an accepting client says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Accepted {
+    /// Its key.
+    pub(crate) public_key: [u8; 32],
+    /// `deviceId`, for links.
+    pub(crate) device_id: Option<String>,
+    /// The payload, JSON as it came.
+    pub(crate) payload: Option<Bytes>,
+}
+
+/// A question to a home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Keep these signed leases; at most [`MAX_BATCH`].
+    PutLeases(Vec<Bytes>),
+    /// Forget these leases up to this `seq`.
+    DropLeases(Vec<(Inbox, u64)>),
+    /// Where is this inbox?
+    FindLease(Inbox),
+    /// Give these codes to these sessions of mine, or keep them there.
+    ClaimCodes(Vec<(PairingCode, SessionId)>),
+    /// These sessions of mine give their codes back.
+    DropCodes(Vec<(PairingCode, SessionId)>),
+    /// Where is this code?
+    FindCode(PairingCode),
+}
+
+/// A home's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// For each lease whether it is kept.
+    Leases(Vec<LeasePut>),
+    /// The signed lease.
+    Lease(Option<Bytes>),
+    /// For each code whether it was granted.
+    Codes(Vec<Claim>),
+    /// Where the code is.
+    Code(Option<CodeHolder>),
+    /// Done.
+    Done,
+    /// The request is out of its bounds.
+    Refused,
+}
+
+/// What became of one lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LeasePut {
+    /// Kept.
+    Kept,
+    /// This newer one is kept.
+    Stale(Bytes),
+    /// Not valid, or the table is full.
+    Refused,
+}
+
+/// The header of a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Header {
+    /// A message to an inbox; the payload follows.
+    ToInbox {
+        /// Comes back in the outcome.
+        token: u64,
+        /// Which message.
+        kind: RelayKind,
+        /// To whom.
+        inbox: Inbox,
+    },
+    /// A message inside a pairing; the payload follows.
+    ToSession {
+        /// Comes back in the outcome.
+        token: u64,
+        /// Which message.
+        kind: RelayKind,
+        /// To which session of the receiving node.
+        to: SessionId,
+        /// From which session of the sending node.
+        from: SessionId,
+    },
+    /// What became of a message.
+    Outcome {
+        /// The message's token.
+        token: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// A note between two sessions.
+    Note {
+        /// To which session of the receiving node.
+        to: SessionId,
+        /// From which session of the sending node.
+        from: SessionId,
+        /// The note.
+        note: Note,
+    },
+    /// A question; answered by a response with the same id.
+    Request {
+        /// Chosen by the asking node.
+        id: u64,
+        /// The question.
+        request: Request,
+    },
+    /// An answer.
+    Response {
+        /// The question's id.
+        id: u64,
+        /// The answer.
+        response: Response,
+    },
+    /// A home's word to the edge of an older lease: this newer one is kept.
+    Displaced {
+        /// The newer signed lease.
+        lease: Bytes,
+    },
+}
+
+impl Header {
+    /// The lane that the header belongs to.
+    pub(crate) const fn lane(&self) -> Lane {
+        match self {
+            Self::ToInbox { .. } | Self::ToSession { .. } | Self::Outcome { .. } | Self::Note { .. } => Lane::Relay,
+            Self::Request { .. } | Self::Response { .. } | Self::Displaced { .. } => Lane::Control,
+        }
+    }
+
+    const fn has_payload(&self) -> bool {
+        matches!(self, Self::ToInbox { .. } | Self::ToSession { .. })
+    }
+}
+
+/// A frame on its way out. The payload stays where the client's message put it.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    /// Length and header.
+    pub(crate) head: Bytes,
+    /// The payload, empty for most.
+    pub(crate) payload: Bytes,
+}
+
+impl Frame {
+    /// A frame of `header` and, where the header says so, a payload.
+    pub(crate) fn new(header: &Header, payload: Bytes) -> Self {
+        debug_assert!(header.has_payload() || payload.is_empty());
+        let mut head = vec![0; 4];
+        head = postcard::to_extend(header, head).expect("a header of owned values always encodes");
+        let len = head.len() - 4 + payload.len();
+        let len = u32::try_from(len).expect("a frame is bounded by the largest client message");
+        head[..4].copy_from_slice(&len.to_le_bytes());
+        Self { head: head.into(), payload }
+    }
+}
+
+impl Weigh for Frame {
+    fn weight(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+}
+
+/// Why a lane's bytes are no frames. The link is closed: there is no way to find the next frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    /// The length is over [`MAX_FRAME`].
+    #[error("a frame is longer than allowed")]
+    TooLong,
+    /// The header is not one value of the lane, or more follows than it announces.
+    #[error("a frame is malformed")]
+    Malformed,
+}
+
+/// Takes the next frame out of what a lane has received; `None` until it is there whole.
+pub(crate) fn decode(buffer: &mut BytesMut, lane: Lane) -> Result<Option<(Header, Bytes)>, FrameError> {
+    let Some(len) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let len = u32::from_le_bytes(*len) as usize;
+    if len > MAX_FRAME {
+        return Err(FrameError::TooLong);
+    }
+    if buffer.len() < 4 + len {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    let mut frame = buffer.split_to(len).freeze();
+    let (header, rest) = postcard::take_from_bytes::<Header>(&frame).map_err(|_| FrameError::Malformed)?;
+    frame.advance(len - rest.len());
+    if header.lane() != lane || (!header.has_payload() && !frame.is_empty()) {
+        return Err(FrameError::Malformed);
+    }
+    Ok(Some((header, frame)))
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes_of(frame: &Frame) -> BytesMut {
+        let mut bytes = BytesMut::from(&frame.head[..]);
+        bytes.extend_from_slice(&frame.payload);
+        bytes
+    }
+
+    #[test]
+    fn a_frame_has_exactly_these_bytes() {
+        let header = Header::ToInbox {
+            token: 300,
+            kind: RelayKind::CallOffer,
+            inbox: Inbox::new(PublicKey::from_bytes([0xab; 32])),
+        };
+        let frame = Frame::new(&header, Bytes::from_static(b"\"x\""));
+        // Length 39; variant 0; token 300 as a varint; kind 3; the inbox; the payload.
+        assert_eq!(
+            hex::encode(bytes_of(&frame)),
+            format!("27000000{}{}{}{}{}", "00", "ac02", "03", "ab".repeat(32), "227822")
+        );
+    }
+
+    #[test]
+    fn frames_are_found_one_by_one_however_they_arrive() {
+        let headers = [
+            Header::Outcome { token: 1, outcome: Outcome::Delivered },
+            Header::Note { to: SessionId::from_raw(1), from: SessionId::from_raw(2), note: Note::Closed },
+            Header::Outcome { token: 2, outcome: Outcome::Refused(ErrorCode::Congested) },
+        ];
+        let all: Vec<u8> = headers.iter().flat_map(|h| bytes_of(&Frame::new(h, Bytes::new()))).collect();
+        let mut buffer = BytesMut::new();
+        let mut found = Vec::new();
+        for byte in all {
+            buffer.extend_from_slice(&[byte]);
+            while let Some((header, _)) = decode(&mut buffer, Lane::Relay).expect("only whole frames") {
+                found.push(header);
+            }
+        }
+        assert_eq!(found, headers);
+    }
+
+    #[test]
+    fn what_does_not_belong_to_the_lane_or_is_too_long_is_refused() {
+        let frame = Frame::new(&Header::Response { id: 1, response: Response::Done }, Bytes::new());
+        assert_eq!(decode(&mut bytes_of(&frame), Lane::Relay), Err(FrameError::Malformed));
+        let mut long = BytesMut::from(&(MAX_FRAME as u32 + 1).to_le_bytes()[..]);
+        assert_eq!(decode(&mut long, Lane::Relay), Err(FrameError::TooLong));
+        let mut trailing = bytes_of(&frame);
+        trailing[0] += 1;
+        trailing.extend_from_slice(b"!");
+        assert_eq!(decode(&mut trailing, Lane::Control), Err(FrameError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), relay in any::<bool>()) {
+            let mut buffer = BytesMut::from(&(bytes.len() as u32).to_le_bytes()[..]);
+            buffer.extend_from_slice(&bytes);
+            let _ = decode(&mut buffer, if relay { Lane::Relay } else { Lane::Control });
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! One link: a QUIC connection to another node, its two lanes, and what waits for the other side's answer.
+//!
+//! Sending never waits: a frame goes into the lane's bounded queue or the sender is told that it is full.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use chappe_common::keys::NodeId;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::{sync::oneshot, task::JoinSet, time::interval};
+
+use super::{
+    exchange,
+    frame::{self, Frame, Header, Lane, Note, Outcome, Request, Response},
+    membership::Event,
+    outcomes::Outcomes,
+};
+use crate::{
+    bounded::{self, TrySendError},
+    core::Core,
+    dispatch,
+    session::{Origin, SessionId},
+};
+
+/// What may wait for one lane in frames: a burst of small ones within one round trip.
+const LANE_FRAMES: usize = 4096;
+/// What may wait for one lane in bytes: half a second of a 100 Mbit/s uplink.
+const LANE_BYTES: usize = 6 * 1024 * 1024;
+/// Messages of one link whose outcome may be open at once: 10,000 a second for as long as an outcome may take.
+const OPEN_OUTCOMES: usize = 20_000;
+/// Questions to one home that may be open at once.
+const OPEN_REQUESTS: usize = 4096;
+/// Exchanges of one link at once: one that each side asked for.
+const EXCHANGES: usize = 2;
+/// How much a lane reads at once in bytes.
+const READ_CHUNK: usize = 64 * 1024;
+/// How often overdue outcomes are looked for.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// Why a link was closed; the code of the QUIC close frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CloseReason {
+    /// The node stops.
+    Shutdown = 0,
+    /// Another link to the same peer took its place.
+    Replaced = 1,
+    /// The peer is no member any more.
+    Down = 2,
+    /// The peer sent what is no frame.
+    Protocol = 3,
+    /// Idle for longest when room was needed.
+    Evicted = 4,
+    /// Nothing was said in time.
+    Silent = 5,
+    /// The first words were refused.
+    Refused = 6,
+}
+
+impl CloseReason {
+    /// Closes a connection for this reason.
+    pub(crate) fn close(self, connection: &Connection) {
+        connection.close(VarInt::from_u32(self as u32), b"");
+    }
+}
+
+/// Why a message was not sent over a link. Nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SendError {
+    /// A queue is full. Try again later.
+    #[error("the link's queue is full")]
+    Full,
+    /// The link is gone.
+    #[error("the link is closed")]
+    Closed,
+}
+
+impl From<TrySendError> for SendError {
+    fn from(error: TrySendError) -> Self {
+        match error {
+            TrySendError::Full => Self::Full,
+            TrySendError::Closed => Self::Closed,
+        }
+    }
+}
+
+/// A link that is up: both sides have proven their keys and shown their records.
+#[derive(Debug)]
+pub(crate) struct Link {
+    peer: NodeId,
+    /// Whether this node dialled.
+    dialled: bool,
+    opened: Instant,
+    connection: Connection,
+    relay: bounded::Sender<Frame>,
+    control: bounded::Sender<Frame>,
+    outcomes: Mutex<Outcomes<Origin>>,
+    requests: Mutex<HashMap<u64, oneshot::Sender<Response>>>,
+    next_request: AtomicU64,
+    /// Milliseconds from `opened` to the last frame or datagram.
+    last_used: AtomicU64,
+}
+
+/// The receiving ends of a new link's queues, to be run.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    relay: bounded::Receiver<Frame>,
+    control: bounded::Receiver<Frame>,
+}
+
+impl Link {
+    /// A link over a connection whose first words went well.
+    pub(crate) fn new(peer: NodeId, dialled: bool, connection: Connection, wait: Duration) -> (Arc<Self>, Lanes) {
+        let (relay, relay_queue) = bounded::channel(LANE_FRAMES, LANE_BYTES);
+        let (control, control_queue) = bounded::channel(LANE_FRAMES, LANE_BYTES);
+        let link = Self {
+            peer,
+            dialled,
+            opened: Instant::now(),
+            connection,
+            relay,
+            control,
+            outcomes: Mutex::new(Outcomes::new(OPEN_OUTCOMES, wait)),
+            requests: Mutex::default(),
+            next_request: AtomicU64::new(0),
+            last_used: AtomicU64::new(0),
+        };
+        (Arc::new(link), Lanes { relay: relay_queue, control: control_queue })
+    }
+
+    /// The other node.
+    pub(crate) const fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Whether this node dialled.
+    pub(crate) const fn dialled(&self) -> bool {
+        self.dialled
+    }
+
+    /// How long the link has been up.
+    pub(crate) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// When something was last sent or received.
+    pub(crate) fn last_used(&self) -> Instant {
+        self.opened + Duration::from_millis(self.last_used.load(Ordering::Relaxed))
+    }
+
+    /// Whether the connection is still there.
+    pub(crate) fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    /// The connection, for exchanges.
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Closes the link.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        reason.close(&self.connection);
+    }
+
+    /// Forwards a message; `header` is given the token that the outcome comes back with.
+    pub(crate) fn try_forward(
+        &self,
+        header: impl FnOnce(u64) -> Header,
+        payload: Bytes,
+        origin: Origin,
+    ) -> Result<(), SendError> {
+        self.touch();
+        // Held over the queueing, so that tokens are in the order of the frames. Nothing waits inside.
+        let mut outcomes = self.outcomes();
+        let token = outcomes.next_token().ok_or(SendError::Full)?;
+        self.relay.try_send(Frame::new(&header(token), payload))?;
+        outcomes.open(Instant::now(), origin);
+        Ok(())
+    }
+
+    /// Tells what became of a message of the other side.
+    pub(crate) fn try_reply(&self, token: u64, outcome: Outcome) -> Result<(), SendError> {
+        self.touch();
+        Ok(self.relay.try_send(Frame::new(&Header::Outcome { token, outcome }, Bytes::new()))?)
+    }
+
+    /// Sends a note from one session to another.
+    pub(crate) fn try_note(&self, to: SessionId, from: SessionId, note: Note) -> Result<(), SendError> {
+        self.touch();
+        Ok(self.relay.try_send(Frame::new(&Header::Note { to, from, note }, Bytes::new()))?)
+    }
+
+    /// Sends what needs no answer over the control lane.
+    pub(crate) fn try_control(&self, header: &Header) -> Result<(), SendError> {
+        self.touch();
+        Ok(self.control.try_send(Frame::new(header, Bytes::new()))?)
+    }
+
+    /// Sends a membership packet. It may be lost, as datagrams may.
+    pub(crate) fn send_datagram(&self, packet: Bytes) {
+        self.touch();
+        // Too large or unsupported can't be: the packet's size is below what every path carries. Closed counts as lost.
+        let _ = self.connection.send_datagram(packet);
+    }
+
+    /// Asks the other side; `None` where no answer came within `wait`.
+    pub(crate) async fn request(&self, request: Request, wait: Duration) -> Option<Response> {
+        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut requests = self.requests();
+            if requests.len() >= OPEN_REQUESTS {
+                return None;
+            }
+            requests.insert(id, sender);
+        }
+        let forget = ForgetRequest { link: self, id };
+        self.try_control(&Header::Request { id, request }).ok()?;
+        let response = tokio::time::timeout(wait, receiver).await.ok()?.ok();
+        drop(forget);
+        response
+    }
+
+    /// Takes an answer in.
+    pub(crate) fn handle_response(&self, id: u64, response: Response) {
+        if let Some(sender) = self.requests().remove(&id) {
+            // Whoever asked may have stopped waiting.
+            let _ = sender.send(response);
+        }
+    }
+
+    /// Takes an outcome in.
+    pub(crate) fn handle_outcome(&self, token: u64, outcome: Outcome) {
+        let origin = self.outcomes().close(token);
+        if let Some(origin) = origin {
+            origin.tell(outcome);
+        }
+    }
+
+    fn touch(&self) {
+        let age = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_used.store(age, Ordering::Relaxed);
+    }
+
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes<Origin>> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Response>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close_overdue(&self, now: Instant) {
+        loop {
+            let overdue = self.outcomes().close_overdue(now);
+            let Some(origin) = overdue else { break };
+            origin.tell(Outcome::Refused(chappe_common::client::ErrorCode::Unreachable));
+        }
+    }
+}
+
+/// Takes a question back whose asker has stopped waiting.
+struct ForgetRequest<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for ForgetRequest<'_> {
+    fn drop(&mut self) {
+        self.link.requests().remove(&self.id);
+    }
+}
+
+/// Runs a link until its connection ends. Then every open outcome is told as unreachable.
+pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, lanes: Lanes) {
+    let mut parts = JoinSet::new();
+    parts.spawn(write_lane(link.connection.clone(), Lane::Relay, lanes.relay));
+    parts.spawn(write_lane(link.connection.clone(), Lane::Control, lanes.control));
+    parts.spawn(read_lanes(core.clone(), link.clone()));
+    parts.spawn(read_datagrams(core.clone(), link.clone()));
+    parts.spawn(answer_exchanges(core.clone(), link.clone()));
+    let mut sweep = interval(SWEEP);
+    loop {
+        tokio::select! {
+            biased;
+            _ = link.connection.closed() => break,
+            _ = sweep.tick() => link.close_overdue(Instant::now()),
+        }
+    }
+    parts.shutdown().await;
+    link.requests().clear();
+    let open = link.outcomes().close_all();
+    for origin in open {
+        origin.tell(Outcome::Refused(chappe_common::client::ErrorCode::Unreachable));
+    }
+}
+
+async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Receiver<Frame>) {
+    let Ok(mut stream) = connection.open_uni().await else { return };
+    if stream.write_all(&[lane.first_byte()]).await.is_err() {
+        return;
+    }
+    let mut frames = Vec::new();
+    let mut chunks = Vec::new();
+    while queue.recv_many(&mut frames, 64).await > 0 {
+        for frame in frames.drain(..) {
+            chunks.push(frame.head);
+            if !frame.payload.is_empty() {
+                chunks.push(frame.payload);
+            }
+        }
+        if stream.write_all_chunks(&mut chunks).await.is_err() {
+            return;
+        }
+        chunks.clear();
+    }
+}
+
+/// Reads the peer's lanes. Anything else than one of each is a breach of the protocol.
+async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
+    let mut lanes = JoinSet::new();
+    let mut seen = Vec::new();
+    while let Ok(mut stream) = link.connection.accept_uni().await {
+        let mut first = [0];
+        let lane = stream.read_exact(&mut first).await.ok().and_then(|()| Lane::from_first_byte(first[0]));
+        match lane {
+            Some(lane) if !seen.contains(&lane) => {
+                seen.push(lane);
+                lanes.spawn(read_lane(core.clone(), link.clone(), lane, stream));
+            }
+            _ => {
+                core.metrics.link_protocol_errors.inc();
+                link.close(CloseReason::Protocol);
+            }
+        }
+    }
+}
+
+async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: RecvStream) {
+    let mut buffer = BytesMut::new();
+    while let Ok(Some(chunk)) = stream.read_chunk(READ_CHUNK, true).await {
+        buffer.extend_from_slice(&chunk.bytes);
+        link.touch();
+        loop {
+            match frame::decode(&mut buffer, lane) {
+                Ok(Some((header, payload))) => dispatch::handle(&core, &link, header, payload),
+                Ok(None) => break,
+                Err(error) => {
+                    core.metrics.link_protocol_errors.inc();
+                    tracing::debug!(peer = link.peer.short(), %error, "closing a link");
+                    link.close(CloseReason::Protocol);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
+    while let Ok(packet) = link.connection.read_datagram().await {
+        link.touch();
+        // A full queue is a lost datagram, which the protocol bears.
+        if core.membership.try_send(Event::Datagram { from: link.peer, packet }).is_err() {
+            core.metrics.datagrams_dropped.inc();
+        }
+    }
+}
+
+async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
+    let mut answers = JoinSet::new();
+    while let Ok((send, receive)) = link.connection.accept_bi().await {
+        while answers.len() >= EXCHANGES {
+            answers.join_next().await;
+        }
+        answers.spawn(answer_exchange(core.clone(), link.peer, send, receive));
+    }
+}
+
+async fn answer_exchange(core: Arc<Core>, peer: NodeId, mut send: SendStream, mut receive: RecvStream) {
+    let mut first = [0];
+    if receive.read_exact(&mut first).await.is_err() || first[0] != exchange::EXCHANGE_STREAM {
+        core.metrics.link_protocol_errors.inc();
+        return;
+    }
+    let Ok(theirs) = exchange::hear(&mut receive).await else { return };
+    let (reply, ours) = oneshot::channel();
+    if core.membership.send(Event::Exchange { from: peer, theirs, reply: Some(reply) }).await.is_err() {
+        return;
+    }
+    if let Ok(ours) = ours.await {
+        // The asker sees a broken stream as a failed exchange and asks another member.
+        let _ = exchange::tell(&mut send, &ours).await;
+    }
+}

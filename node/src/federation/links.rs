@@ -1,0 +1,368 @@
+//! All links of this node: dialling, accepting, and which of two stays.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{SocketAddr, UdpSocket},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use chappe_common::{
+    keys::{NodeId, SecretKey},
+    link_tls,
+    record::{NodeRecord, RecordError, SignedRecord},
+    signed::Signed,
+};
+use dashmap::DashMap;
+use futures_util::{FutureExt as _, future::Shared};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    hello::{self, HELLO_STREAM, Hello, Refusal},
+    link::{CloseReason, Link},
+    membership::Event,
+    records::Learned,
+};
+use crate::{core::Core, placement::Network};
+
+/// How long a dial may take, the first words included: three round trips of the longest paths.
+const DIAL_WAIT: Duration = Duration::from_secs(2);
+/// How long an accepted connection may take to show its record.
+const HELLO_WAIT: Duration = Duration::from_secs(5);
+/// Dials at once; beyond, the caller is told that the peer is unreachable.
+const MAX_DIALS: usize = 64;
+/// Handshakes of others at once, half a millisecond of CPU each.
+const MAX_INCOMING: usize = 256;
+/// Handshakes from one /24 or /48 in a second, with a burst of ten times as many: a restart of a whole test network.
+const HANDSHAKES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// After this silence a link is closed; membership opens it again when it has something to say.
+const LINK_IDLE: Duration = Duration::from_secs(60);
+/// Two dials that cross are at most this far apart.
+const CROSSING: Duration = Duration::from_secs(5);
+
+/// Why there is no link to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DialError {
+    /// No record of the node is known, so there is no address to dial.
+    #[error("no record of the node is known")]
+    Unknown,
+    /// No address of the node answered with its key in time.
+    #[error("no address of the node answered with its key")]
+    Unreachable,
+    /// The node refused.
+    #[error("the node refused the link: {0}")]
+    Refused(Refusal),
+    /// Too many dials are under way.
+    #[error("too many dials are under way")]
+    Busy,
+}
+
+type Dial = Shared<oneshot::Receiver<Result<Arc<Link>, DialError>>>;
+
+/// The links of a node, by peer.
+#[derive(Debug)]
+pub(crate) struct Links {
+    endpoint: Endpoint,
+    key: SecretKey,
+    max_links: usize,
+    table: DashMap<NodeId, Arc<Link>>,
+    dials: Mutex<HashMap<NodeId, Dial>>,
+    handshakes: DefaultKeyedRateLimiter<Network>,
+}
+
+impl Links {
+    /// Binds the UDP socket.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub(crate) fn bind(listen: SocketAddr, key: SecretKey, max_links: usize) -> io::Result<Self> {
+        let socket = UdpSocket::bind(listen)?;
+        let crypto = link_tls::server_config(&key).map_err(io::Error::other)?;
+        let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(Arc::new(transport()))
+            .max_incoming(MAX_INCOMING)
+            // The first packets of connections that are not accepted yet: one flight each.
+            .incoming_buffer_size(8 * 1024)
+            .incoming_buffer_size_total(MAX_INCOMING as u64 * 8 * 1024)
+            .migration(false);
+        let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+        let burst = HANDSHAKES_PER_SECOND.saturating_mul(NonZeroU32::new(10).expect("not zero"));
+        let handshakes = RateLimiter::dashmap(Quota::per_second(HANDSHAKES_PER_SECOND).allow_burst(burst));
+        Ok(Self { endpoint, key, max_links, table: DashMap::new(), dials: Mutex::default(), handshakes })
+    }
+
+    /// The bound address.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The link to a node, if it is up.
+    pub(crate) fn find(&self, node: &NodeId) -> Option<Arc<Link>> {
+        self.table.get(node).filter(|link| link.is_open()).map(|link| link.clone())
+    }
+
+    /// Closes the link to a node that is no member any more.
+    pub(crate) fn close(&self, node: &NodeId) {
+        if let Some((_, link)) = self.table.remove(node) {
+            link.close(CloseReason::Down);
+        }
+    }
+
+    /// Closes everything, and waits until the peers have been told.
+    pub(crate) async fn shutdown(&self) {
+        self.endpoint.close(VarInt::from_u32(CloseReason::Shutdown as u32), b"");
+        self.endpoint.wait_idle().await;
+    }
+
+    /// How many links are up.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Forgets the networks that haven't dialled for a while.
+    pub(crate) fn expire(&self) {
+        self.handshakes.retain_recent();
+    }
+
+    /// Two nodes that dial each other at once keep the lower key's dial. Whether one from `peer` has to give way.
+    fn gives_way(&self, me: NodeId, peer: NodeId) -> bool {
+        let dialling = self.dials.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&peer);
+        let just_dialled =
+            self.table.get(&peer).is_some_and(|link| link.is_open() && link.dialled() && link.age() < CROSSING);
+        me < peer && (dialling || just_dialled)
+    }
+
+    fn insert(&self, link: &Arc<Link>) {
+        if self.table.len() >= self.max_links && !self.table.contains_key(&link.peer()) {
+            let idlest = self.table.iter().min_by_key(|entry| entry.last_used()).map(|entry| entry.clone());
+            if let Some(idlest) = idlest {
+                self.table.remove(&idlest.peer());
+                idlest.close(CloseReason::Evicted);
+            }
+        }
+        if let Some(old) = self.table.insert(link.peer(), link.clone()) {
+            old.close(CloseReason::Replaced);
+        }
+    }
+
+    fn remove(&self, link: &Arc<Link>) {
+        self.table.remove_if(&link.peer(), |_, current| Arc::ptr_eq(current, link));
+    }
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(LINK_IDLE).expect("a minute is a valid timeout")))
+        // Two lanes; first words or exchanges.
+        .max_concurrent_uni_streams(VarInt::from_u32(2))
+        .max_concurrent_bidi_streams(VarInt::from_u32(4))
+        // One lane at 100 Mbit/s over a round trip of 80 ms; four streams of it.
+        .stream_receive_window(VarInt::from_u32(1024 * 1024))
+        .receive_window(VarInt::from_u32(4 * 1024 * 1024))
+        .send_window(4 * 1024 * 1024)
+        .datagram_receive_buffer_size(Some(64 * 1024))
+        .datagram_send_buffer_size(64 * 1024);
+    transport
+}
+
+/// The link to a node; dials where there is none. Callers that want the same node share one dial.
+pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>, DialError> {
+    if let Some(link) = core.links.find(&node) {
+        return Ok(link);
+    }
+    let dial = {
+        let mut dials = core.links.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        match dials.get(&node) {
+            Some(dial) => dial.clone(),
+            None if dials.len() >= MAX_DIALS => return Err(DialError::Busy),
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                let dial = receiver.shared();
+                dials.insert(node, dial.clone());
+                let core = core.clone();
+                core.tasks.clone().spawn(async move {
+                    let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node)).await {
+                        Ok(result) => result,
+                        Err(_) => Err(DialError::Unreachable),
+                    };
+                    core.links.dials.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+                    // Nobody may be waiting any more; the link is in the table all the same.
+                    let _ = sender.send(result);
+                });
+                dial
+            }
+        }
+    };
+    dial.await.unwrap_or(Err(DialError::Unreachable))
+}
+
+/// Sends a membership packet, over a new link where there is none yet.
+pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
+    if let Some(link) = core.links.find(&node) {
+        link.send_datagram(packet);
+        return;
+    }
+    if core.records.find(&node).is_none() {
+        core.metrics.datagrams_dropped.inc();
+        return;
+    }
+    let core = core.clone();
+    core.tasks.clone().spawn(async move {
+        if let Ok(link) = connect(&core, node).await {
+            link.send_datagram(packet);
+        }
+    });
+}
+
+async fn dial_node(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>, DialError> {
+    let record = core.records.find(&node).ok_or(DialError::Unknown)?;
+    let mut last = DialError::Unreachable;
+    for addr in &record.quic_addrs {
+        match dial_address(core, node, *addr).await {
+            Ok(link) => return Ok(link),
+            Err(DialError::Refused(Refusal::Duplicate)) => {
+                // The peer's own dial is on its way: wait for it here.
+                while core.links.find(&node).is_none() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                return core.links.find(&node).ok_or(DialError::Unreachable);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial_address(core: &Arc<Core>, node: NodeId, addr: SocketAddr) -> Result<Arc<Link>, DialError> {
+    let crypto = link_tls::client_config(&core.links.key, node).map_err(|_| DialError::Unreachable)?;
+    let crypto = QuicClientConfig::try_from(crypto).map_err(|_| DialError::Unreachable)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport()));
+    let connecting = core
+        .links
+        .endpoint
+        .connect_with(config, addr, link_tls::SERVER_NAME)
+        .map_err(|_| DialError::Unreachable)?;
+    let connection = connecting.await.map_err(|_| DialError::Unreachable)?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
+    send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
+    let ours = Hello::Record(core.own_record.load().as_bytes().clone());
+    hello::send(&mut send, &ours).await.map_err(|_| DialError::Unreachable)?;
+    match hello::receive(&mut receive).await {
+        Ok(Hello::Record(record)) => match learn(core, node, record) {
+            Ok(()) => Ok(up(core, node, true, connection)),
+            Err(refusal) => {
+                CloseReason::Refused.close(&connection);
+                Err(DialError::Refused(refusal))
+            }
+        },
+        Ok(Hello::Refused(refusal)) => Err(DialError::Refused(refusal)),
+        Err(_) => Err(DialError::Unreachable),
+    }
+}
+
+/// Accepts links until the endpoint is closed.
+pub(crate) async fn accept(core: Arc<Core>) {
+    while let Some(incoming) = core.links.endpoint.accept().await {
+        if !incoming.remote_address_validated() {
+            // An unvalidated address gets a Retry, which costs no state. It fails only where one was sent already.
+            let _ = incoming.retry();
+            continue;
+        }
+        if core.links.handshakes.check_key(&Network::of(&incoming.remote_address())).is_err() {
+            core.metrics.handshakes_refused.inc();
+            incoming.refuse();
+            continue;
+        }
+        let core = core.clone();
+        core.tasks.clone().spawn(async move {
+            if tokio::time::timeout(HELLO_WAIT, accept_one(&core, incoming)).await.is_err() {
+                core.metrics.handshakes_refused.inc();
+            }
+        });
+    }
+}
+
+async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
+    let Ok(connection) = incoming.await else { return };
+    let Some(peer) = connection.peer_identity().and_then(|identity| link_tls::peer_id_of_any(&*identity))
+    else {
+        CloseReason::Protocol.close(&connection);
+        return;
+    };
+    // Who only wanted to see this node's key proven closes now, and this ends.
+    let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
+    let mut first = [0];
+    if receive.read_exact(&mut first).await.is_err() || first[0] != HELLO_STREAM {
+        core.metrics.link_protocol_errors.inc();
+        CloseReason::Protocol.close(&connection);
+        return;
+    }
+    let refusal = match hello::receive(&mut receive).await {
+        Ok(Hello::Record(_)) if core.links.gives_way(core.me, peer) => Refusal::Duplicate,
+        Ok(Hello::Record(record)) => match learn(core, peer, record) {
+            Ok(()) => {
+                let ours = Hello::Record(core.own_record.load().as_bytes().clone());
+                if hello::send(&mut send, &ours).await.is_ok() {
+                    up(core, peer, false, connection);
+                }
+                return;
+            }
+            Err(refusal) => refusal,
+        },
+        _ => Refusal::Record,
+    };
+    core.metrics.handshakes_refused.inc();
+    tracing::debug!(peer = peer.short(), %refusal, "refused a link");
+    let _ = hello::send(&mut send, &Hello::Refused(refusal)).await;
+    // The reason has to arrive before the connection ends; the peer closes when it has read it.
+    connection.closed().await;
+}
+
+/// Takes the peer's record in. Admission of strangers is decided here.
+fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<(), Refusal> {
+    let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| Refusal::Record)?;
+    if record.node != peer {
+        return Err(Refusal::Record);
+    }
+    match core.records.learn(record.clone()) {
+        Learned::New => {
+            // A full queue only delays: the record spreads with the next exchange.
+            let _ = core.membership.try_send(Event::Learned(record));
+            Ok(())
+        }
+        Learned::Known => Ok(()),
+        Learned::Full => Err(Refusal::Full),
+        Learned::Refused(RecordError::Federation) => Err(Refusal::Federation),
+        Learned::Refused(RecordError::Future | RecordError::Expired) => Err(Refusal::Clock),
+        Learned::Refused(RecordError::Lifetime) => Err(Refusal::Record),
+    }
+}
+
+fn up(core: &Arc<Core>, peer: NodeId, dialled: bool, connection: Connection) -> Arc<Link> {
+    let (link, lanes) = Link::new(peer, dialled, connection, core.config.times.delivery);
+    core.links.insert(&link);
+    core.metrics.links_opened.inc();
+    tracing::debug!(peer = peer.short(), dialled, "link up");
+    let (core, running) = (core.clone(), link.clone());
+    core.tasks.clone().spawn(async move {
+        let started = Instant::now();
+        super::link::run(core.clone(), running.clone(), lanes).await;
+        core.links.remove(&running);
+        core.metrics.links_closed.inc();
+        tracing::debug!(peer = peer.short(), after = ?started.elapsed(), "link down");
+    });
+    link
+}

@@ -1,0 +1,125 @@
+//! The messages of one link whose outcome is still open.
+//!
+//! Tokens count up and answers come in nearly the same order, so a queue indexed by token does: no hashing, and the
+//! oldest is always in front. Pure: the caller gives the time.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// Open outcomes of one link, each with what `T` says of its sender.
+#[derive(Debug)]
+pub(crate) struct Outcomes<T> {
+    /// The token of the first in the queue.
+    first: u64,
+    queue: VecDeque<Open<T>>,
+    capacity: usize,
+    /// How long an outcome may stay open.
+    wait: Duration,
+}
+
+#[derive(Debug)]
+struct Open<T> {
+    sender: Option<T>,
+    until: Instant,
+}
+
+impl<T> Outcomes<T> {
+    /// No open outcomes, and room for `capacity`, each for as long as `wait`.
+    pub(crate) const fn new(capacity: usize, wait: Duration) -> Self {
+        Self { first: 0, queue: VecDeque::new(), capacity, wait }
+    }
+
+    /// The token that the next message gets; `None` at the bound.
+    pub(crate) fn next_token(&self) -> Option<u64> {
+        (self.queue.len() < self.capacity).then(|| self.first + self.queue.len() as u64)
+    }
+
+    /// Opens the outcome of the message with the next token.
+    pub(crate) fn open(&mut self, now: Instant, sender: T) {
+        self.queue.push_back(Open { sender: Some(sender), until: now + self.wait });
+    }
+
+    /// Closes the outcome of `token`, and gives its sender back. `None`: it isn't open.
+    pub(crate) fn close(&mut self, token: u64) -> Option<T> {
+        let index = usize::try_from(token.checked_sub(self.first)?).ok()?;
+        let sender = self.queue.get_mut(index)?.sender.take();
+        self.trim();
+        sender
+    }
+
+    /// Closes the oldest outcome that has waited too long.
+    pub(crate) fn close_overdue(&mut self, now: Instant) -> Option<T> {
+        self.trim();
+        if self.queue.front()?.until > now {
+            return None;
+        }
+        self.first += 1;
+        self.queue.pop_front()?.sender
+    }
+
+    /// Closes all that are open.
+    pub(crate) fn close_all(&mut self) -> Vec<T> {
+        self.first += self.queue.len() as u64;
+        self.queue.drain(..).filter_map(|open| open.sender).collect()
+    }
+
+    fn trim(&mut self) {
+        while self.queue.front().is_some_and(|open| open.sender.is_none()) {
+            self.queue.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(2);
+
+    fn open(outcomes: &mut Outcomes<&'static str>, now: Instant, sender: &'static str) -> u64 {
+        let token = outcomes.next_token().expect("room");
+        outcomes.open(now, sender);
+        token
+    }
+
+    #[test]
+    fn every_outcome_closes_once_in_any_order() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::new(10, WAIT);
+        let (a, b, c) = (open(&mut outcomes, now, "a"), open(&mut outcomes, now, "b"), open(&mut outcomes, now, "c"));
+        assert_eq!(outcomes.close(b), Some("b"));
+        assert_eq!(outcomes.close(b), None);
+        assert_eq!(outcomes.close(a), Some("a"));
+        assert_eq!(outcomes.close(a), None);
+        assert_eq!(outcomes.close(99), None);
+        let d = open(&mut outcomes, now, "d");
+        assert_eq!((outcomes.close(d), outcomes.close(c)), (Some("d"), Some("c")));
+    }
+
+    #[test]
+    fn overdue_outcomes_close_oldest_first() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::new(10, WAIT);
+        let a = open(&mut outcomes, now, "a");
+        open(&mut outcomes, now, "b");
+        open(&mut outcomes, now + WAIT, "c");
+        outcomes.close(a);
+        assert_eq!(outcomes.close_overdue(now), None);
+        assert_eq!(outcomes.close_overdue(now + WAIT), Some("b"));
+        assert_eq!(outcomes.close_overdue(now + WAIT), None);
+        assert_eq!(outcomes.close_all(), vec!["c"]);
+    }
+
+    #[test]
+    fn a_full_queue_takes_no_more_until_one_closes() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::new(1, WAIT);
+        let a = open(&mut outcomes, now, "a");
+        assert_eq!(outcomes.next_token(), None);
+        outcomes.close(a);
+        assert_eq!(outcomes.next_token(), Some(a + 1));
+    }
+}

@@ -1,0 +1,44 @@
+//! The live members as the rest of the node sees them: a snapshot that changes as a whole.
+
+use chappe_common::{keys::NodeId, record::NodeRecord};
+
+use crate::placement::{Beacon, Homes, Network, Place, Tag};
+
+/// The live members, this node among them. Cheap to read from any task.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    /// Sorted by node.
+    places: Vec<Place>,
+}
+
+impl View {
+    /// A view of the nodes that these records are of.
+    pub(crate) fn new<'a>(beacon: &Beacon, records: impl Iterator<Item = &'a NodeRecord>) -> Self {
+        let mut places: Vec<_> = records
+            .filter_map(|record| Some(Place::new(beacon, record.node, Network::of(record.quic_addrs.first()?))))
+            .collect();
+        places.sort_unstable_by_key(Place::node);
+        places.dedup_by_key(|place| place.node());
+        Self { places }
+    }
+
+    /// How many members there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether `node` is a live member.
+    pub(crate) fn contains(&self, node: &NodeId) -> bool {
+        self.places.binary_search_by_key(node, Place::node).is_ok()
+    }
+
+    /// The homes of a tag.
+    pub(crate) fn homes(&self, tag: Tag) -> Homes {
+        Homes::of(&self.places, tag)
+    }
+
+    /// The members.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.places.iter().map(Place::node)
+    }
+}

@@ -1,0 +1,162 @@
+//! The node's key and epoch on disk.
+//!
+//! The folder holds `node.key` (the seed as 64 hexadecimal digits, mode 0600) and `epoch`. The epoch is raised and
+//! stored before anything is signed with it, so a node is never confused with its former self.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use chappe_common::keys::SecretKey;
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
+
+/// Why the identity cannot be used. Nothing was overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file or the folder cannot be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The key file holds something else than a key.
+    #[error("{path} holds no key: 64 hexadecimal digits are expected")]
+    Key {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The epoch file holds something else than a number.
+    #[error("{path} holds no number; write the last epoch into it, or a larger one")]
+    Epoch {
+        /// The epoch file.
+        path: PathBuf,
+    },
+    /// The system has no random bytes to give.
+    #[error("no random bytes for a key")]
+    Random(#[source] getrandom::Error),
+}
+
+/// A node's key and epoch, and where they are kept.
+#[derive(Debug)]
+pub struct Identity {
+    key: SecretKey,
+    epoch: u64,
+    dir: PathBuf,
+}
+
+impl Identity {
+    /// Loads the identity in `dir`, making what isn't there, and raises the epoch.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or holds something else.
+    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        fs::create_dir_all(dir).map_err(|source| IdentityError::Io { path: dir.to_owned(), source })?;
+        let key = load_or_create_key(dir)?;
+        let path = dir.join("epoch");
+        let last = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().map_err(|_| IdentityError::Epoch { path: path.clone() })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(IdentityError::Io { path, source }),
+        };
+        let mut identity = Self { key, epoch: last, dir: dir.to_owned() };
+        identity.raise_epoch(last + 1)?;
+        Ok(identity)
+    }
+
+    /// The node's key.
+    pub const fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// The epoch in force.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Stores a higher epoch, and uses it once it is stored.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old epoch stays in force.
+    pub fn raise_epoch(&mut self, epoch: u64) -> Result<(), IdentityError> {
+        let path = self.dir.join("epoch");
+        write_atomically(&path, epoch.to_string().as_bytes())
+            .map_err(|source| IdentityError::Io { path, source })?;
+        self.epoch = epoch;
+        Ok(())
+    }
+}
+
+/// Reads `node.key` in `dir`, or makes it.
+///
+/// # Errors
+/// The file cannot be read or written, or holds no key.
+pub fn load_or_create_key(dir: &Path) -> Result<SecretKey, IdentityError> {
+    let path = dir.join("node.key");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let text = Zeroizing::new(text);
+            let mut seed = Zeroizing::new([0; 32]);
+            hex::decode_to_slice(text.trim(), &mut *seed).map_err(|_| IdentityError::Key { path })?;
+            Ok(SecretKey::from_bytes(&seed))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = SecretKey::generate().map_err(IdentityError::Random)?;
+            let text = Zeroizing::new(hex::encode(*key.to_bytes()));
+            let written = new_file(dir, text.as_bytes())
+                .and_then(|file| file.persist_noclobber(&path).map(drop).map_err(|error| error.error));
+            written.map_err(|source| IdentityError::Io { path, source })?;
+            Ok(key)
+        }
+        Err(source) => Err(IdentityError::Io { path, source }),
+    }
+}
+
+/// Replaces `path` by a file of mode 0600 that is whole or not there at all, whenever the power fails.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    new_file(dir, bytes)?.persist(path).map(drop).map_err(|error| error.error)
+}
+
+fn new_file(dir: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_restart_keeps_the_key_and_raises_the_epoch() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let first = Identity::load(dir.path()).expect("a fresh identity");
+        let second = Identity::load(dir.path()).expect("the same identity");
+        assert_eq!(first.key().node_id(), second.key().node_id());
+        assert_eq!((first.epoch(), second.epoch()), (1, 2));
+        let mode = fs::metadata(dir.path().join("node.key")).expect("a key file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_broken_key_file_is_named_and_not_overwritten() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("node.key");
+        fs::write(&path, "not a key").expect("a writable folder");
+        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::Key { path: named }) if named == path));
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "not a key");
+    }
+}

@@ -1,0 +1,110 @@
+//! The sessions of this node, by id and by the inboxes they have attached.
+//!
+//! Sharded maps: a message looks into one shard of one of them.
+
+use chappe_common::lease::{Inbox, SignedLease};
+use dashmap::{DashMap, mapref::entry::Entry};
+
+use crate::session::{SessionEvent, SessionHandle, SessionId};
+
+#[derive(Debug)]
+struct Attached {
+    session: SessionHandle,
+    lease: SignedLease,
+}
+
+/// The sessions of this node.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    sessions: DashMap<SessionId, SessionHandle>,
+    inboxes: DashMap<Inbox, Attached>,
+}
+
+impl Local {
+    /// Takes a session in.
+    pub(crate) fn insert(&self, session: SessionHandle) {
+        self.sessions.insert(session.id(), session);
+    }
+
+    /// Lets a session go. Its inboxes are detached by itself.
+    pub(crate) fn remove(&self, id: SessionId) {
+        self.sessions.remove(&id);
+    }
+
+    /// The session with this id.
+    pub(crate) fn session(&self, id: SessionId) -> Option<SessionHandle> {
+        self.sessions.get(&id).map(|session| session.clone())
+    }
+
+    /// The session that has attached `inbox`.
+    pub(crate) fn inbox(&self, inbox: &Inbox) -> Option<SessionHandle> {
+        self.inboxes.get(inbox).map(|attached| attached.session.clone())
+    }
+
+    /// The lease with which `inbox` is attached here.
+    pub(crate) fn lease(&self, inbox: &Inbox) -> Option<SignedLease> {
+        self.inboxes.get(inbox).map(|attached| attached.lease.clone())
+    }
+
+    /// Attaches an inbox to a session, unless a newer lease has it. The session that had it is told.
+    pub(crate) fn attach(&self, session: &SessionHandle, lease: SignedLease) -> bool {
+        match self.inboxes.entry(lease.inbox) {
+            Entry::Occupied(mut entry) => {
+                if entry.get().lease.seq > lease.seq {
+                    return false;
+                }
+                let former = entry.insert(Attached { session: session.clone(), lease });
+                if former.session.id() != session.id() {
+                    // A session whose queue is full is closed, and detaches all it has.
+                    let _ = former.session.try_send(SessionEvent::Displaced(former.lease.inbox));
+                }
+                true
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Attached { session: session.clone(), lease });
+                true
+            }
+        }
+    }
+
+    /// Detaches an inbox from a session; gives the lease back where it was attached to this one.
+    pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<SignedLease> {
+        let (_, attached) = self.inboxes.remove_if(inbox, |_, attached| attached.session.id() == session)?;
+        Some(attached.lease)
+    }
+
+    /// A newer lease is known: detaches an older one of the same inbox, and tells its session.
+    pub(crate) fn displace(&self, newer: &SignedLease) {
+        if let Some((inbox, attached)) =
+            self.inboxes.remove_if(&newer.inbox, |_, attached| attached.lease.seq < newer.seq)
+        {
+            let _ = attached.session.try_send(SessionEvent::Displaced(inbox));
+        }
+    }
+
+    /// A lease of a session here counts no more: detaches it unless it was replaced, and tells its session.
+    pub(crate) fn drop_lease(&self, lease: &SignedLease) {
+        if let Some((inbox, attached)) =
+            self.inboxes.remove_if(&lease.inbox, |_, attached| attached.lease.seq == lease.seq)
+        {
+            let _ = attached.session.try_send(SessionEvent::Displaced(inbox));
+        }
+    }
+
+    /// Tells every session.
+    pub(crate) fn for_each(&self, tell: impl Fn(&SessionHandle)) {
+        for session in &self.sessions {
+            tell(&session);
+        }
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many inboxes are attached.
+    pub(crate) fn inboxes(&self) -> usize {
+        self.inboxes.len()
+    }
+}

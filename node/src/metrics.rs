@@ -1,0 +1,138 @@
+//! What a node counts. No label holds a peer, an address or a URL.
+
+use std::sync::Arc;
+
+use chappe_common::client::ErrorCode;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+/// The counters of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    /// Sessions that were opened.
+    pub(crate) sessions_opened: Counter,
+    /// Sessions that ended, for whatever reason.
+    pub(crate) sessions_closed: Counter,
+    /// Sessions that were closed because they fell silent.
+    pub(crate) sessions_silent: Counter,
+    /// Sessions that were closed because their client did not take its messages.
+    pub(crate) sessions_slow: Counter,
+    /// Connections that were refused: over a rate or at the bound.
+    pub(crate) connections_refused: Counter,
+    /// Messages of clients that were understood.
+    pub(crate) messages: Counter,
+    /// Messages of this node's clients that were delivered.
+    pub(crate) delivered: Counter,
+    refused: Family<Code, Counter>,
+    /// Links that came up.
+    pub(crate) links_opened: Counter,
+    /// Links that went down.
+    pub(crate) links_closed: Counter,
+    /// Frames, streams or payloads of other nodes that break the protocol.
+    pub(crate) link_protocol_errors: Counter,
+    /// Handshakes or first words of other nodes that were refused.
+    pub(crate) handshakes_refused: Counter,
+    /// Membership packets and news that were refused.
+    pub(crate) packets_refused: Counter,
+    /// Membership packets that were dropped: a full queue, or no record of the receiver.
+    pub(crate) datagrams_dropped: Counter,
+    /// Answers that found a full lane.
+    pub(crate) replies_dropped: Counter,
+    /// Members that went down or left.
+    pub(crate) members_down: Counter,
+    /// Leases of other nodes that were refused: not valid, or no room.
+    pub(crate) leases_refused: Counter,
+    /// Homes that did not answer a registration in time.
+    pub(crate) homes_silent: Counter,
+}
+
+/// What stands at the moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Levels {
+    /// Sessions.
+    pub(crate) sessions: usize,
+    /// Live members, this node among them.
+    pub(crate) members: usize,
+    /// Links.
+    pub(crate) links: usize,
+    /// Leases kept for others.
+    pub(crate) leases: usize,
+    /// Codes kept for others.
+    pub(crate) codes: usize,
+    /// Inboxes attached here.
+    pub(crate) inboxes: usize,
+    /// Tasks.
+    pub(crate) tasks: usize,
+}
+
+impl Metrics {
+    /// Counts a request of a client that was refused.
+    pub(crate) fn refused(&self, code: ErrorCode) {
+        self.refused.get_or_create(&Code { code: code.as_str() }).inc();
+    }
+
+    /// The text that Prometheus scrapes.
+    pub(crate) fn encode(&self, levels: Levels) -> String {
+        let mut registry = Registry::with_prefix("chappe");
+        for (name, help, counter) in [
+            ("sessions_opened", "Sessions opened", &self.sessions_opened),
+            ("sessions_closed", "Sessions ended", &self.sessions_closed),
+            ("sessions_silent", "Sessions closed for silence", &self.sessions_silent),
+            ("sessions_slow", "Sessions closed because the client was too slow", &self.sessions_slow),
+            ("connections_refused", "Client connections refused", &self.connections_refused),
+            ("messages", "Client messages understood", &self.messages),
+            ("delivered", "Client messages delivered", &self.delivered),
+            ("links_opened", "Links opened", &self.links_opened),
+            ("links_closed", "Links closed", &self.links_closed),
+            ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),
+            ("handshakes_refused", "Link handshakes refused", &self.handshakes_refused),
+            ("packets_refused", "Membership packets refused", &self.packets_refused),
+            ("datagrams_dropped", "Membership packets dropped", &self.datagrams_dropped),
+            ("replies_dropped", "Answers dropped at a full lane", &self.replies_dropped),
+            ("members_down", "Members that went down or left", &self.members_down),
+            ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
+            ("homes_silent", "Homes that did not answer in time", &self.homes_silent),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register("refused", "Client requests refused", self.refused.clone());
+        for (name, help, level) in [
+            ("sessions", "Sessions", levels.sessions),
+            ("members", "Live members, this node among them", levels.members),
+            ("links", "Links", levels.links),
+            ("leases", "Leases kept as a home", levels.leases),
+            ("codes", "Pairing codes kept as a home", levels.codes),
+            ("inboxes", "Inboxes attached", levels.inboxes),
+            ("tasks", "Tasks", levels.tasks),
+        ] {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+        let mut text = String::new();
+        text::encode(&mut text, &registry).expect("a string takes any text");
+        text
+    }
+}
+
+/// What stands at the moment in a node.
+pub(crate) fn levels(core: &Arc<crate::core::Core>) -> Levels {
+    let (leases, codes) = core.homes().len();
+    Levels {
+        sessions: core.local.sessions(),
+        members: core.view.load().len(),
+        links: core.links.len(),
+        leases,
+        codes,
+        inboxes: core.local.inboxes(),
+        tasks: core.tasks.len() + core.connections.len(),
+    }
+}

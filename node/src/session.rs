@@ -1,0 +1,214 @@
+//! A client's session: its id, the handle through which others reach it, and what they can tell it.
+
+pub(crate) mod ask_book;
+pub(crate) mod attach;
+pub(crate) mod code_door;
+pub(crate) mod depth;
+pub(crate) mod forward;
+pub(crate) mod inbox_door;
+pub(crate) mod rates;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod run;
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use chappe_common::{client::RelayKind, keys::NodeId, lease::Inbox};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::{
+    bounded::{self, TrySendError, Weigh},
+    federation::{
+        frame::{Note, Outcome},
+        link::Link,
+    },
+};
+
+/// A session's id: random, so that nobody who has not been told it can send to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct SessionId(u64);
+
+impl SessionId {
+    /// An id from a random number.
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+}
+
+/// A session of any node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PeerAddr {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The session there.
+    pub(crate) session: SessionId,
+}
+
+/// Why a node ends a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndReason {
+    /// The client doesn't take its messages.
+    SlowConsumer,
+    /// The node stops.
+    GoingAway,
+}
+
+/// The handle of a session. Cheap to clone; sending never waits.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    id: SessionId,
+    events: bounded::Sender<SessionEvent>,
+    end: OnceLock<EndReason>,
+    ended: Notify,
+}
+
+/// Events that may wait for one session: more small ones than a client gets in its busiest second.
+const QUEUE_EVENTS: usize = 1024;
+
+impl SessionHandle {
+    /// A session's handle, and the queue of what others tell it: at most `max_queued` bytes.
+    pub(crate) fn new(id: SessionId, max_queued: usize) -> (Self, bounded::Receiver<SessionEvent>) {
+        let (events, queue) = bounded::channel(QUEUE_EVENTS, max_queued);
+        (Self(Arc::new(Shared { id, events, end: OnceLock::new(), ended: Notify::new() })), queue)
+    }
+
+    /// The session's id.
+    pub(crate) fn id(&self) -> SessionId {
+        self.0.id
+    }
+
+    /// Tells the session. A session whose queue is full is too slow, and ends.
+    pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
+        let sent = self.0.events.try_send(event);
+        if sent == Err(TrySendError::Full) {
+            self.end(EndReason::SlowConsumer);
+        }
+        sent
+    }
+
+    /// Ends the session.
+    pub(crate) fn end(&self, reason: EndReason) {
+        // The first reason stays.
+        let _ = self.0.end.set(reason);
+        self.0.ended.notify_one();
+    }
+
+    /// Waits until the session is to end. Cancel-safe.
+    pub(crate) async fn ended(&self) -> EndReason {
+        loop {
+            if let Some(reason) = self.0.end.get() {
+                return *reason;
+            }
+            self.0.ended.notified().await;
+        }
+    }
+}
+
+/// By which way a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To an inbox.
+    Inbox(Inbox),
+    /// From the other session of a pairing.
+    Peer(PeerAddr),
+}
+
+/// A message for the client.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// Which.
+    pub(crate) kind: RelayKind,
+    /// How it came.
+    pub(crate) route: Route,
+    /// JSON, as the sender wrote it.
+    pub(crate) payload: Bytes,
+    /// Where its outcome goes.
+    pub(crate) reply: ReplyTo,
+}
+
+/// What others tell a session.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// A message for the client.
+    Message(Message),
+    /// What became of a message of the client.
+    Outcome {
+        /// Which message.
+        ticket: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// A note of another session.
+    Note {
+        /// Whose.
+        from: PeerAddr,
+        /// The note.
+        note: Note,
+    },
+    /// The inbox is attached elsewhere now, or its lease has ended.
+    Displaced(Inbox),
+    /// The node is about to stop.
+    GoingAway,
+}
+
+impl Weigh for SessionEvent {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Message(message) => message.payload.len(),
+            Self::Note { note, .. } => match note {
+                Note::Ask(ask) => ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len),
+                Note::Answer { accepted: Some(accepted), .. } => accepted.payload.as_ref().map_or(0, Bytes::len),
+                _ => 0,
+            },
+            Self::Outcome { .. } | Self::Displaced(_) | Self::GoingAway => 0,
+        }
+    }
+}
+
+/// The sender of a message: what its outcome is told to.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The session.
+    pub(crate) session: SessionHandle,
+    /// Which of its messages.
+    pub(crate) ticket: u64,
+}
+
+impl Origin {
+    /// Tells the outcome.
+    pub(crate) fn tell(&self, outcome: Outcome) {
+        // A session whose queue is full ends, and with it all that it waits for.
+        let _ = self.session.try_send(SessionEvent::Outcome { ticket: self.ticket, outcome });
+    }
+}
+
+/// Where the outcome of a message goes.
+#[derive(Clone, Debug)]
+pub(crate) enum ReplyTo {
+    /// To a session of this node.
+    Session(Origin),
+    /// To the node that forwarded the message.
+    Link {
+        /// The link that it came over.
+        link: Arc<Link>,
+        /// The message's token there.
+        token: u64,
+    },
+}
+
+impl ReplyTo {
+    /// Tells the outcome.
+    pub(crate) fn tell(&self, outcome: Outcome) {
+        match self {
+            Self::Session(origin) => origin.tell(outcome),
+            // If it is lost, the sender is told «unreachable» when its time is over.
+            Self::Link { link, token } => drop(link.try_reply(*token, outcome)),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Judging what a client attaches: the lease, its times, and the proof that ties it to this session.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::{
+    keys::NodeId,
+    lease::{Lease, MAX_LEASE, SignedLease, verify_attach},
+    record::MAX_CLOCK_SKEW,
+    signed::Signed,
+    time::UnixTime,
+};
+
+use super::request::AttachItem;
+
+/// The lease of `item`, where it may be attached at `node` by the session that was given `nonce`.
+pub(crate) fn judge(item: &AttachItem<'_>, node: NodeId, nonce: &[u8; 32], now: UnixTime) -> Option<SignedLease> {
+    let lease = Signed::<Lease>::decode(URL_SAFE_NO_PAD.decode(item.lease.as_bytes()).ok()?).ok()?;
+    let proof = URL_SAFE_NO_PAD.decode(item.proof.as_bytes()).ok()?.try_into().ok()?;
+    // A client whose clock is ahead by less than the skew may ask for the longest lease all the same.
+    let lasts = lease.expires_at > now && lease.expires_at <= now + MAX_LEASE + MAX_CLOCK_SKEW;
+    // A `seq` from far ahead would shut every later session out of its own address.
+    let not_ahead = lease.seq / 1000 <= (now + MAX_CLOCK_SKEW).as_secs();
+    (lease.node == node && lasts && not_ahead && verify_attach(nonce, &lease, &proof)).then_some(lease)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, time::Duration};
+
+    use chappe_common::{
+        keys::{PublicKey, SecretKey},
+        lease::{Inbox, prove_attach},
+    };
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
+    const NONCE: [u8; 32] = [9; 32];
+
+    fn node() -> NodeId {
+        NodeId::new(PublicKey::from_bytes([1; 32]))
+    }
+
+    fn attempt(change: impl FnOnce(&mut Lease), nonce: [u8; 32]) -> bool {
+        let key = SecretKey::from_bytes(&[5; 32]);
+        let mut lease = Lease {
+            inbox: Inbox::new(key.public()),
+            node: node(),
+            session_key: [0; 32],
+            seq: NOW.as_secs() * 1000,
+            expires_at: NOW + Duration::from_secs(600),
+        };
+        change(&mut lease);
+        let lease = Signed::sign(lease, &key).expect("a lease");
+        let item = AttachItem {
+            lease: Cow::Owned(URL_SAFE_NO_PAD.encode(lease.as_bytes())),
+            proof: Cow::Owned(URL_SAFE_NO_PAD.encode(prove_attach(&key, &nonce, &lease))),
+        };
+        judge(&item, node(), &NONCE, NOW).is_some()
+    }
+
+    #[test]
+    fn a_lease_is_attached_only_here_and_now_and_to_the_session_that_proves_it() {
+        assert!(attempt(|_| {}, NONCE));
+        assert!(!attempt(|_| {}, [8; 32]), "a proof for another session");
+        assert!(!attempt(|lease| lease.node = NodeId::new(PublicKey::from_bytes([2; 32])), NONCE));
+        assert!(!attempt(|lease| lease.expires_at = NOW, NONCE));
+        assert!(!attempt(|lease| lease.expires_at = NOW + MAX_LEASE * 2, NONCE));
+        assert!(!attempt(|lease| lease.seq = u64::MAX, NONCE));
+    }
+}

@@ -1,0 +1,432 @@
+//! The code door: registration, pairing and linking by code, and who may forward to whom.
+//!
+//! Pure: one session's half of every conversation, driven by what its client says, what other sessions note, and the
+//! time. What is to be done comes back as actions.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::ws::Utf8Bytes;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use chappe_common::{code::PairingCode, keys::NodeId};
+use serde_json::value::RawValue;
+
+use super::{
+    PeerAddr,
+    ask_book::{AskBook, Passed},
+    reply::Reply,
+};
+use crate::federation::frame::{Accepted, Ask, AskKind, Note};
+
+/// Sessions that one session may be paired with or have asked at once.
+const MAX_BONDS: usize = 64;
+
+const PAIR_ERROR: &str = "Pair request could not be processed";
+const NO_PENDING: &str = "No pending request from this peer";
+const LINK_ERROR: &str = "Link request could not be processed";
+const COLLISION: &str = "Pairing code is already in use";
+
+/// The door's times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// How long a request waits.
+    pub(crate) life: Duration,
+    /// How long before its end both sides are warned.
+    pub(crate) warning: Duration,
+    /// When a request that can't be processed is answered.
+    pub(crate) error_after: Duration,
+}
+
+/// What the session is to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Say this to the client.
+    Say(Utf8Bytes),
+    /// Note this to another session.
+    Tell(PeerAddr, Note),
+    /// Find the session of a code, and come back with [`CodeDoor::found`].
+    Find(u64, PairingCode),
+    /// Give this code back to its homes.
+    Release(PairingCode),
+}
+
+/// What a client registers.
+#[derive(Clone, Debug)]
+pub(crate) struct Registration {
+    /// The code.
+    pub(crate) code: PairingCode,
+    /// The client's key.
+    pub(crate) public_key: [u8; 32],
+    /// What its pairing messages carry where they have no payload of their own.
+    pub(crate) payload: Option<Bytes>,
+}
+
+#[derive(Debug)]
+struct Bond {
+    peer: PeerAddr,
+    code: PairingCode,
+}
+
+#[derive(Debug)]
+struct State {
+    own: Registration,
+    asks: AskBook,
+    bonds: Vec<Bond>,
+    /// Errors that are said at their time; in order, since all wait equally long.
+    errors: Vec<(Instant, AskKind)>,
+}
+
+/// One session's half of the code door. A session that never registers costs a pointer.
+#[derive(Debug, Default)]
+pub(crate) struct CodeDoor {
+    state: Option<Box<State>>,
+}
+
+impl CodeDoor {
+    /// The code of the session.
+    pub(crate) fn code(&self) -> Option<PairingCode> {
+        self.state.as_ref().map(|state| state.own.code)
+    }
+
+    /// The session's claim to the code was granted: from now on it has this one and no other.
+    pub(crate) fn registered(&mut self, registration: Registration, node: NodeId) -> Vec<Action> {
+        let said = Action::Say(
+            Reply::Registered { pairing_code: registration.code.as_str(), server_id: &node.to_server_id() }.encode(),
+        );
+        let mut actions = Vec::new();
+        match &mut self.state {
+            Some(state) if state.own.code == registration.code => state.own = registration,
+            _ => {
+                actions = self.close();
+                self.state = Some(Box::new(State {
+                    own: registration,
+                    asks: AskBook::default(),
+                    bonds: Vec::new(),
+                    errors: Vec::new(),
+                }));
+            }
+        }
+        actions.push(said);
+        actions
+    }
+
+    /// The code is taken.
+    pub(crate) fn collided() -> Action {
+        Action::Say(Reply::CodeCollision { message: COLLISION }.encode())
+    }
+
+    /// The client asks to pair or link. `None`: it is not registered.
+    pub(crate) fn request(
+        &mut self,
+        now: Instant,
+        ask: u64,
+        kind: AskKind,
+        target: PairingCode,
+        times: Times,
+    ) -> Option<Vec<Action>> {
+        let state = self.state.as_deref_mut()?;
+        let room = state.bonds.len() + state.asks.outgoing() < MAX_BONDS;
+        if target == state.own.code || !room {
+            state.errors.push((now + times.error_after, kind));
+            return Some(Vec::new());
+        }
+        Some(match state.asks.make(now, ask, kind, target) {
+            Ok(earlier) => {
+                let withdrawn = earlier
+                    .and_then(|earlier| Some(Action::Tell(earlier.to?, Note::AskWithdrawn { ask: earlier.ask })));
+                withdrawn.into_iter().chain([Action::Find(ask, target)]).collect()
+            }
+            Err(()) => {
+                state.errors.push((now + times.error_after, kind));
+                Vec::new()
+            }
+        })
+    }
+
+    /// The target of a request was found, or not; `name`, `payload` and `key` are the request's.
+    pub(crate) fn found(
+        &mut self,
+        ask: u64,
+        to: Option<PeerAddr>,
+        name: Option<String>,
+        payload: Option<Bytes>,
+        key: Option<[u8; 32]>,
+        times: Times,
+    ) -> Vec<Action> {
+        let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
+        let Some(to) = to else {
+            self.refused(ask, times);
+            return Vec::new();
+        };
+        // Replaced or ended meanwhile.
+        let Some(made) = state.asks.made(ask) else { return Vec::new() };
+        made.to = Some(to);
+        let ask = Ask {
+            ask,
+            kind: made.kind,
+            target: made.target,
+            code: state.own.code,
+            public_key: key.unwrap_or(state.own.public_key),
+            name,
+            payload: payload.or_else(|| state.own.payload.clone()),
+        };
+        vec![Action::Tell(to, Note::Ask(ask))]
+    }
+
+    /// A request of this session can't be processed: its error is said at its time, whatever the reason.
+    pub(crate) fn refused(&mut self, ask: u64, times: Times) {
+        if let Some(state) = self.state.as_deref_mut()
+            && let Some(made) = state.asks.take_made(ask)
+        {
+            state.errors.push((made.asked + times.error_after, made.kind));
+            state.errors.sort_by_key(|(at, _)| *at);
+        }
+    }
+
+    /// The client answers a pair request of `target`. `None`: it is not registered.
+    pub(crate) fn respond_pair(
+        &mut self,
+        target: PairingCode,
+        accepted: bool,
+        payload: Option<Bytes>,
+    ) -> Option<Vec<Action>> {
+        let state = self.state.as_deref_mut()?;
+        let Some(waiting) = state.asks.take_received(AskKind::Pair, |waiting| waiting.ask.code == target) else {
+            return Some(vec![Action::Say(Reply::PairError { error: NO_PENDING }.encode())]);
+        };
+        let ask = waiting.ask;
+        if !accepted {
+            return Some(vec![Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
+        }
+        if state.bonds.len() >= MAX_BONDS {
+            return Some(vec![
+                Action::Tell(waiting.from, Note::AskRefused { ask: ask.ask }),
+                Action::Say(Reply::PairError { error: PAIR_ERROR }.encode()),
+            ]);
+        }
+        let accepted = Accepted {
+            public_key: state.own.public_key,
+            device_id: None,
+            payload: payload.or_else(|| state.own.payload.clone()),
+        };
+        state.bond(waiting.from, ask.code);
+        let said = Reply::PairMatched {
+            peer_code: ask.code.as_str(),
+            peer_public_key: &STANDARD.encode(ask.public_key),
+            is_initiator: false,
+            payload: raw(ask.payload.as_ref()),
+        }
+        .encode();
+        Some(vec![
+            Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Say(said),
+        ])
+    }
+
+    /// The client answers the link request that waits for its code. `None`: it is not registered.
+    pub(crate) fn respond_link(
+        &mut self,
+        code: PairingCode,
+        accepted: bool,
+        device_id: Option<String>,
+    ) -> Option<Vec<Action>> {
+        let state = self.state.as_deref_mut()?;
+        let waiting = if code == state.own.code { state.asks.take_received(AskKind::Link, |_| true) } else { None };
+        let error = || Action::Say(Reply::LinkError { error: LINK_ERROR }.encode());
+        let Some(waiting) = waiting else { return Some(vec![error()]) };
+        let ask = waiting.ask;
+        if !accepted {
+            return Some(vec![Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
+        }
+        if state.bonds.len() >= MAX_BONDS {
+            return Some(vec![Action::Tell(waiting.from, Note::AskRefused { ask: ask.ask }), error()]);
+        }
+        state.bond(waiting.from, ask.code);
+        let said = Reply::LinkMatched {
+            link_code: code.as_str(),
+            peer_public_key: &STANDARD.encode(ask.public_key),
+            is_initiator: false,
+            device_id: None,
+            web_client_code: Some(ask.code.as_str()),
+            device_name: ask.name.as_deref(),
+        }
+        .encode();
+        let accepted = Accepted { public_key: state.own.public_key, device_id, payload: None };
+        Some(vec![
+            Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Say(said),
+        ])
+    }
+
+    /// Takes another session's note in.
+    pub(crate) fn handle_note(&mut self, now: Instant, from: PeerAddr, note: Note, times: Times) -> Vec<Action> {
+        match note {
+            Note::Ask(ask) => self.handle_ask(now, from, ask, times),
+            Note::AskRefused { ask } => {
+                if self.asked(ask, from) {
+                    self.refused(ask, times);
+                }
+                Vec::new()
+            }
+            Note::AskWithdrawn { ask } => {
+                if let Some(state) = self.state.as_deref_mut() {
+                    for kind in [AskKind::Pair, AskKind::Link] {
+                        state.asks.take_received(kind, |waiting| waiting.from == from && waiting.ask.ask == ask);
+                    }
+                }
+                Vec::new()
+            }
+            Note::Answer { ask, accepted } => self.handle_answer(from, ask, accepted),
+            Note::Closed => {
+                if let Some(state) = self.state.as_deref_mut() {
+                    state.bonds.retain(|bond| bond.peer != from);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times) -> Vec<Action> {
+        let number = ask.ask;
+        let refused = vec![Action::Tell(from, Note::AskRefused { ask: number })];
+        let Some(state) = self.state.as_deref_mut() else { return refused };
+        let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
+        let key = STANDARD.encode(ask.public_key);
+        let said = match ask.kind {
+            AskKind::Pair => Reply::PairIncoming {
+                from_code: ask.code.as_str(),
+                from_public_key: &key,
+                expires_in,
+                proposed_name: ask.name.as_deref(),
+                payload: raw(ask.payload.as_ref()),
+            },
+            AskKind::Link => Reply::LinkRequest {
+                link_code: ask.target.as_str(),
+                public_key: &key,
+                device_name: ask.name.as_deref(),
+                expires_in,
+            },
+        }
+        .encode();
+        if ask.target != state.own.code || !state.asks.receive(now, from, ask) {
+            return refused;
+        }
+        vec![Action::Say(said)]
+    }
+
+    fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {
+        if !self.asked(ask, from) {
+            // The request has ended here: the other side must not think that it is paired.
+            return if accepted.is_some() { vec![Action::Tell(from, Note::Closed)] } else { Vec::new() };
+        }
+        let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
+        let Some(made) = state.asks.take_made(ask) else { return Vec::new() };
+        let code = made.target.as_str();
+        let Some(accepted) = accepted else {
+            let said = match made.kind {
+                AskKind::Pair => Reply::PairRejected { peer_code: code },
+                AskKind::Link => Reply::LinkRejected { link_code: code },
+            };
+            return vec![Action::Say(said.encode())];
+        };
+        state.bond(from, made.target);
+        let key = STANDARD.encode(accepted.public_key);
+        let said = match made.kind {
+            AskKind::Pair => Reply::PairMatched {
+                peer_code: code,
+                peer_public_key: &key,
+                is_initiator: true,
+                payload: raw(accepted.payload.as_ref()),
+            },
+            AskKind::Link => Reply::LinkMatched {
+                link_code: code,
+                peer_public_key: &key,
+                is_initiator: true,
+                device_id: accepted.device_id.as_deref(),
+                web_client_code: None,
+                device_name: None,
+            },
+        };
+        vec![Action::Say(said.encode())]
+    }
+
+    /// Whether this session has asked `from`, and waits for its answer.
+    fn asked(&mut self, ask: u64, from: PeerAddr) -> bool {
+        let made = self.state.as_deref_mut().and_then(|state| state.asks.made(ask));
+        made.is_some_and(|made| made.to == Some(from))
+    }
+
+    /// The session that is paired with this one under `code`.
+    pub(crate) fn peer(&self, code: &str) -> Option<PeerAddr> {
+        let bonds = &self.state.as_ref()?.bonds;
+        bonds.iter().find(|bond| bond.code.as_str() == code).map(|bond| bond.peer)
+    }
+
+    /// The code under which `peer` is paired with this session.
+    pub(crate) fn code_of(&self, peer: PeerAddr) -> Option<PairingCode> {
+        let bonds = &self.state.as_ref()?.bonds;
+        bonds.iter().find(|bond| bond.peer == peer).map(|bond| bond.code)
+    }
+
+    /// The other session is gone.
+    pub(crate) fn unbond(&mut self, peer: PeerAddr) {
+        if let Some(state) = self.state.as_deref_mut() {
+            state.bonds.retain(|bond| bond.peer != peer);
+        }
+    }
+
+    /// When [`CodeDoor::pass`] has something to do next.
+    pub(crate) fn next_deadline(&self, times: Times) -> Option<Instant> {
+        let state = self.state.as_ref()?;
+        let error = state.errors.first().map(|(at, _)| *at);
+        error.into_iter().chain(state.asks.next_deadline(times.life, times.warning)).min()
+    }
+
+    /// Does what the time has brought by `now`.
+    pub(crate) fn pass(&mut self, now: Instant, times: Times) -> Vec<Action> {
+        let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
+        let mut actions = Vec::new();
+        let due = state.errors.iter().take_while(|(at, _)| *at <= now).count();
+        for (_, kind) in state.errors.drain(..due) {
+            let error = match kind {
+                AskKind::Pair => Reply::PairError { error: PAIR_ERROR },
+                AskKind::Link => Reply::LinkError { error: LINK_ERROR },
+            };
+            actions.push(Action::Say(error.encode()));
+        }
+        for passed in state.asks.pass(now, times.life, times.warning) {
+            let said = match &passed {
+                Passed::Expiring(code) => {
+                    Reply::PairExpiring { peer_code: code.as_str(), remaining_seconds: times.warning.as_secs() }
+                }
+                Passed::OutgoingEnded(AskKind::Pair, code) => Reply::PairTimeout { peer_code: code.as_str() },
+                Passed::OutgoingEnded(AskKind::Link, code) => Reply::LinkTimeout { link_code: code.as_str() },
+                Passed::IncomingEnded(AskKind::Link) => Reply::LinkTimeout { link_code: state.own.code.as_str() },
+                Passed::IncomingEnded(AskKind::Pair) => continue,
+            };
+            actions.push(Action::Say(said.encode()));
+        }
+        actions
+    }
+
+    /// The session ends, or gets another code: tells all that it was paired with or has asked.
+    pub(crate) fn close(&mut self) -> Vec<Action> {
+        let Some(mut state) = self.state.take() else { return Vec::new() };
+        let closed = state.bonds.iter().map(|bond| Action::Tell(bond.peer, Note::Closed));
+        let withdrawn = state.asks.close();
+        let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Tell(to, Note::AskWithdrawn { ask }));
+        closed.chain(withdrawn).chain([Action::Release(state.own.code)]).collect()
+    }
+}
+
+impl State {
+    fn bond(&mut self, peer: PeerAddr, code: PairingCode) {
+        self.bonds.retain(|bond| bond.peer != peer && bond.code != code);
+        self.bonds.push(Bond { peer, code });
+    }
+}
+
+/// A payload of another session; one that is no JSON is left out.
+fn raw(payload: Option<&Bytes>) -> Option<&RawValue> {
+    payload.and_then(|payload| serde_json::from_slice(payload).ok())
+}

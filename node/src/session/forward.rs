@@ -1,0 +1,177 @@
+//! The messages of one session that are under way, until each has its one outcome.
+//!
+//! Pure. A message that finds nobody is tried once more, at a place that is looked up anew. Until then nothing later to
+//! the same place may overtake it, so the session hears no more of its client while one waits.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use chappe_common::{client::RelayKind, code::PairingCode, keys::NodeId, lease::Inbox};
+
+use super::PeerAddr;
+
+/// Messages of one session under way at the most: a burst of candidates. Beyond, the client is heard later.
+const MAX_FLIGHTS: usize = 64;
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// To an inbox, wherever it is.
+    Inbox(Inbox),
+    /// To the other session of a pairing, named by its code.
+    Peer(PeerAddr, PairingCode),
+}
+
+/// A message under way.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    /// Tells the messages of one session apart.
+    pub(crate) ticket: u64,
+    /// The client's `id`.
+    pub(crate) id: Option<Box<str>>,
+    /// Which message.
+    pub(crate) kind: RelayKind,
+    /// Where to.
+    pub(crate) to: Destination,
+    /// JSON, as the client wrote it.
+    pub(crate) payload: Bytes,
+    /// Whether its place was looked up anew for it already.
+    pub(crate) looked_up: bool,
+    waits: bool,
+}
+
+/// What a session has to do before a waiting message can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Look an inbox up and reach its node.
+    Inbox(Inbox),
+    /// Reach a node.
+    Node(NodeId),
+}
+
+/// The messages of one session under way, in the order in which the client sent them.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    flights: VecDeque<Flight>,
+    next_ticket: u64,
+}
+
+impl Flights {
+    /// A message starts; gives it its ticket.
+    pub(crate) fn start(
+        &mut self,
+        id: Option<Box<str>>,
+        kind: RelayKind,
+        to: Destination,
+        payload: Bytes,
+    ) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.flights.push_back(Flight { ticket, id, kind, to, payload, looked_up: false, waits: false });
+        ticket
+    }
+
+    /// The message with this ticket.
+    pub(crate) fn find(&self, ticket: u64) -> Option<&Flight> {
+        self.flights.iter().find(|flight| flight.ticket == ticket)
+    }
+
+    /// The message has its outcome.
+    pub(crate) fn finish(&mut self, ticket: u64) -> Option<Flight> {
+        let index = self.flights.iter().position(|flight| flight.ticket == ticket)?;
+        self.flights.remove(index)
+    }
+
+    /// The message has to wait until its place is reached.
+    pub(crate) fn hold(&mut self, ticket: u64) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
+            flight.waits = true;
+        }
+    }
+
+    /// Whether the client may be heard.
+    pub(crate) fn has_room(&self) -> bool {
+        self.flights.len() < MAX_FLIGHTS && !self.flights.iter().any(|flight| flight.waits)
+    }
+
+    /// What the first waiting message needs, once no earlier one to the same place is under way.
+    pub(crate) fn need(&self) -> Option<Need> {
+        let waiting = self.flights.iter().find(|flight| flight.waits)?;
+        let under_way = self.flights.iter().any(|flight| !flight.waits && flight.to == waiting.to);
+        if under_way {
+            return None;
+        }
+        Some(match waiting.to {
+            Destination::Inbox(inbox) => Need::Inbox(inbox),
+            Destination::Peer(peer, _) => Need::Node(peer.node),
+        })
+    }
+
+    /// The need is met, or can't be: the messages that waited for it go on, in order. Gives back their tickets.
+    pub(crate) fn resume(&mut self, need: Need) -> Vec<u64> {
+        let mut tickets = Vec::new();
+        for flight in &mut self.flights {
+            let meets = match (flight.to, need) {
+                (Destination::Inbox(inbox), Need::Inbox(met)) => inbox == met,
+                (Destination::Peer(peer, _), Need::Node(met)) => peer.node == met,
+                _ => false,
+            };
+            if flight.waits && meets {
+                flight.waits = false;
+                flight.looked_up = true;
+                tickets.push(flight.ticket);
+            }
+        }
+        tickets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+
+    use super::*;
+
+    fn inbox(n: u8) -> Destination {
+        Destination::Inbox(Inbox::new(PublicKey::from_bytes([n; 32])))
+    }
+
+    fn start(flights: &mut Flights, to: Destination) -> u64 {
+        flights.start(None, RelayKind::CallIce, to, Bytes::new())
+    }
+
+    #[test]
+    fn a_message_that_waits_goes_on_after_those_before_it_and_in_order() {
+        let mut flights = Flights::default();
+        let (a, b, c) = (start(&mut flights, inbox(1)), start(&mut flights, inbox(1)), start(&mut flights, inbox(2)));
+        flights.hold(a);
+        assert!(!flights.has_room());
+        assert_eq!(flights.need(), None, "b is under way to the same place");
+        flights.hold(b);
+        let need = flights.need().expect("c goes elsewhere");
+        assert_eq!(flights.resume(need), vec![a, b]);
+        assert!(flights.has_room() && flights.need().is_none());
+        assert!(flights.find(a).expect("still under way").looked_up);
+        assert!(!flights.find(c).expect("still under way").looked_up);
+    }
+
+    #[test]
+    fn every_message_finishes_once() {
+        let mut flights = Flights::default();
+        let a = start(&mut flights, inbox(1));
+        assert!(flights.finish(a).is_some());
+        assert!(flights.finish(a).is_none());
+    }
+
+    #[test]
+    fn a_client_with_too_much_under_way_is_heard_later() {
+        let mut flights = Flights::default();
+        let first = start(&mut flights, inbox(1));
+        for _ in 1..MAX_FLIGHTS {
+            start(&mut flights, inbox(1));
+        }
+        assert!(!flights.has_room());
+        flights.finish(first);
+        assert!(flights.has_room());
+    }
+}

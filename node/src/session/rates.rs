@@ -1,0 +1,206 @@
+//! How much a session, and the source that it comes from, may do in a minute.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU32,
+};
+
+use chappe_common::client::RelayKind;
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use ipnet::IpNet;
+
+use crate::config::LimitsSection;
+
+/// What a message costs; one that carries candidates costs a tenth of it.
+const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+const ICE_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
+
+/// Which rate is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    /// Messages.
+    Messages,
+    /// Pair and link requests.
+    Asks,
+}
+
+/// Whom a connection comes from: an IPv4 address or an IPv6 /64, which one household or server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source([u8; 8]);
+
+impl Source {
+    /// The source of an address.
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        let mut source = [0; 8];
+        match ip.to_canonical() {
+            // ::/64 holds no address that could be a source, so the two families don't meet.
+            IpAddr::V4(ip) => source[4..].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => source.copy_from_slice(&ip.octets()[..8]),
+        }
+        Self(source)
+    }
+}
+
+fn per_minute(rate: u32, cost: NonZeroU32) -> Quota {
+    let rate = NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
+    Quota::per_minute(rate.saturating_mul(cost))
+}
+
+fn cost(kind: Option<RelayKind>) -> NonZeroU32 {
+    if kind.is_some_and(RelayKind::is_ice) { ICE_COST } else { MESSAGE_COST }
+}
+
+/// The rates of all sources. Bounded by forgetting, every few seconds, the sources that have nothing left to refill.
+#[derive(Debug)]
+pub(crate) struct SourceRates {
+    connections: DefaultKeyedRateLimiter<Source>,
+    messages: DefaultKeyedRateLimiter<Source>,
+    asks: DefaultKeyedRateLimiter<Source>,
+    exempt: Vec<IpNet>,
+}
+
+impl SourceRates {
+    /// The rates that `limits` allow.
+    pub(crate) fn new(limits: &LimitsSection) -> Self {
+        let messages = limits.messages_per_minute.saturating_mul(limits.source_factor);
+        Self {
+            connections: RateLimiter::dashmap(per_minute(limits.source_connections_per_minute, NonZeroU32::MIN)),
+            messages: RateLimiter::dashmap(per_minute(messages, MESSAGE_COST)),
+            asks: RateLimiter::dashmap(per_minute(limits.source_pair_requests_per_minute, NonZeroU32::MIN)),
+            exempt: limits.exempt.clone(),
+        }
+    }
+
+    /// Whether no rate applies to an address.
+    pub(crate) fn exempts(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.exempt.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Whether one more connection may come from here.
+    pub(crate) fn allows_connection(&self, source: Source) -> bool {
+        self.connections.check_key(&source).is_ok()
+    }
+
+    /// Forgets the sources that are back at their full rates.
+    pub(crate) fn expire(&self) {
+        self.connections.retain_recent();
+        self.messages.retain_recent();
+        self.asks.retain_recent();
+    }
+}
+
+/// The rates of one session.
+#[derive(Debug)]
+pub(crate) struct SessionRates {
+    /// `None` for a session of an exempt network.
+    limited: Option<Limited>,
+}
+
+#[derive(Debug)]
+struct Limited {
+    source: Source,
+    messages: DefaultDirectRateLimiter,
+    asks: DefaultDirectRateLimiter,
+}
+
+impl SessionRates {
+    /// The rates of a session from `ip`.
+    pub(crate) fn new(limits: &LimitsSection, sources: &SourceRates, ip: IpAddr) -> Self {
+        let limited = (!sources.exempts(ip)).then(|| Limited {
+            source: Source::of(ip),
+            messages: RateLimiter::direct(per_minute(limits.messages_per_minute, MESSAGE_COST)),
+            asks: RateLimiter::direct(per_minute(limits.pair_requests_per_minute, NonZeroU32::MIN)),
+        });
+        Self { limited }
+    }
+
+    /// Counts a message. `kind`: which one it is, if it is forwarded.
+    pub(crate) fn check_message(&self, sources: &SourceRates, kind: Option<RelayKind>) -> Result<(), Exceeded> {
+        let Some(limited) = &self.limited else { return Ok(()) };
+        let cost = cost(kind);
+        let own = matches!(limited.messages.check_n(cost), Ok(Ok(())));
+        // The session's rate first: what it refuses costs the source nothing.
+        let passes = own && matches!(sources.messages.check_key_n(&limited.source, cost), Ok(Ok(())));
+        if passes { Ok(()) } else { Err(Exceeded::Messages) }
+    }
+
+    /// Counts a pair or link request, which is counted as a message besides.
+    pub(crate) fn check_ask(&self, sources: &SourceRates) -> Result<(), Exceeded> {
+        let Some(limited) = &self.limited else { return Ok(()) };
+        let passes = limited.asks.check().is_ok() && sources.asks.check_key(&limited.source).is_ok();
+        if passes { Ok(()) } else { Err(Exceeded::Asks) }
+    }
+}
+
+/// The rate of `call_offer`s to one inbox.
+#[derive(Debug)]
+pub(crate) struct OfferRate(DefaultDirectRateLimiter);
+
+impl OfferRate {
+    /// The rate that `limits` allow.
+    pub(crate) fn new(limits: &LimitsSection) -> Self {
+        Self(RateLimiter::direct(per_minute(limits.offers_per_minute, NonZeroU32::MIN)))
+    }
+
+    /// Counts an offer.
+    pub(crate) fn allows(&self) -> bool {
+        self.0.check().is_ok()
+    }
+}
+
+/// The source of connections whose address cannot be told.
+pub(crate) const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
+        assert_eq!(Source::of(ip("2001:db8::1")), Source::of(ip("2001:db8::ffff:1")));
+        assert_ne!(Source::of(ip("2001:db8::1")), Source::of(ip("2001:db8:0:1::1")));
+        assert_ne!(Source::of(ip("203.0.113.1")), Source::of(ip("203.0.113.2")));
+        assert_eq!(Source::of(ip("203.0.113.1")), Source::of(ip("::ffff:203.0.113.1")));
+    }
+
+    #[test]
+    fn candidates_count_a_tenth() {
+        let limits = LimitsSection { messages_per_minute: 3, ..LimitsSection::default() };
+        let sources = SourceRates::new(&limits);
+        let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
+        for _ in 0..20 {
+            assert_eq!(rates.check_message(&sources, Some(RelayKind::CallIce)), Ok(()));
+        }
+        assert_eq!(rates.check_message(&sources, Some(RelayKind::CallOffer)), Ok(()));
+        assert_eq!(rates.check_message(&sources, None), Err(Exceeded::Messages));
+    }
+
+    #[test]
+    fn a_reconnecting_source_keeps_what_it_has_used_up() {
+        let limits = LimitsSection { messages_per_minute: 2, source_factor: 2, ..LimitsSection::default() };
+        let sources = SourceRates::new(&limits);
+        let mut passed = 0;
+        for _ in 0..5 {
+            let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
+            passed += (0..2).filter(|_| rates.check_message(&sources, None).is_ok()).count();
+        }
+        assert_eq!(passed, 4);
+    }
+
+    #[test]
+    fn an_exempt_network_has_no_rates() {
+        let limits = LimitsSection {
+            messages_per_minute: 1,
+            exempt: vec!["127.0.0.0/8".parse().expect("a network")],
+            ..LimitsSection::default()
+        };
+        let sources = SourceRates::new(&limits);
+        let rates = SessionRates::new(&limits, &sources, ip("127.0.0.1"));
+        assert!((0..100).all(|_| rates.check_message(&sources, None).is_ok() && rates.check_ask(&sources).is_ok()));
+    }
+}

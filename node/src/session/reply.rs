@@ -1,0 +1,199 @@
+//! What a node says to a client, as JSON.
+
+use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
+use chappe_common::client::{ErrorCode, RelayKind};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// A message from node to client. Names and texts are the protocol's.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub(crate) enum Reply<'a> {
+    /// The first message of every session.
+    ServerInfo {
+        server_id: &'a str,
+        endpoint: &'a str,
+        region: Option<&'a str>,
+        protocol: u32,
+        nonce: &'a str,
+        limits: Limits,
+    },
+    /// A request was refused.
+    Error {
+        message: &'a str,
+        code: ErrorCode,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    },
+    Pong {},
+    HeartbeatAck {
+        timestamp: u64,
+    },
+    Proof {
+        id: &'a str,
+        signature: &'a str,
+    },
+    Registered {
+        pairing_code: &'a str,
+        server_id: &'a str,
+    },
+    CodeCollision {
+        message: &'a str,
+    },
+    PairIncoming {
+        from_code: &'a str,
+        from_public_key: &'a str,
+        expires_in: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proposed_name: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<&'a RawValue>,
+    },
+    PairMatched {
+        peer_code: &'a str,
+        peer_public_key: &'a str,
+        is_initiator: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<&'a RawValue>,
+    },
+    PairRejected {
+        peer_code: &'a str,
+    },
+    PairExpiring {
+        peer_code: &'a str,
+        remaining_seconds: u64,
+    },
+    PairTimeout {
+        peer_code: &'a str,
+    },
+    PairError {
+        error: &'a str,
+    },
+    LinkRequest {
+        link_code: &'a str,
+        public_key: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device_name: Option<&'a str>,
+        expires_in: u64,
+    },
+    LinkMatched {
+        link_code: &'a str,
+        peer_public_key: &'a str,
+        is_initiator: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        web_client_code: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device_name: Option<&'a str>,
+    },
+    LinkRejected {
+        link_code: &'a str,
+    },
+    LinkTimeout {
+        link_code: &'a str,
+    },
+    LinkError {
+        error: &'a str,
+    },
+    Attached {
+        id: &'a str,
+        ttl: u64,
+        rejected: &'a [Rejected],
+    },
+    Detached {
+        id: &'a str,
+    },
+    Resolved {
+        id: &'a str,
+        lease: &'a str,
+    },
+    Delivered {
+        id: &'a str,
+    },
+    IceServers {
+        id: &'a str,
+        ice_servers: &'a [IceServerReply],
+        ttl: u64,
+    },
+    GoingAway {
+        reason: &'a str,
+        nodes: &'a [String],
+        grace_seconds: u64,
+    },
+}
+
+/// The limits that `server_info` names.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Limits {
+    pub(crate) max_message: usize,
+    pub(crate) max_payload: usize,
+    pub(crate) max_inboxes: usize,
+    pub(crate) messages_per_minute: u32,
+    pub(crate) pair_requests_per_minute: u32,
+}
+
+/// A lease that was not attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Rejected {
+    pub(crate) index: usize,
+    pub(crate) code: ErrorCode,
+}
+
+/// One server, in the shape of `RTCIceServer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct IceServerReply {
+    pub(crate) urls: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) credential: Option<String>,
+}
+
+impl Reply<'_> {
+    /// The JSON text.
+    pub(crate) fn encode(&self) -> Utf8Bytes {
+        serde_json::to_string(self).expect("a reply has string keys alone").into()
+    }
+}
+
+/// A forwarded message as the callee gets it. The payload is copied once, as it came.
+///
+/// `field` and `value` say how it came: `to` an inbox, or `from` a code; neither needs escaping.
+pub(crate) fn forwarded(kind: RelayKind, field: &str, value: &str, payload: &Bytes) -> Option<Utf8Bytes> {
+    let kind = kind.as_str();
+    let mut text = Vec::with_capacity(40 + kind.len() + field.len() + value.len() + payload.len());
+    for part in ["{\"type\":\"", kind, "\",\"", field, "\":\"", value, "\",\"payload\":"] {
+        text.extend_from_slice(part.as_bytes());
+    }
+    text.extend_from_slice(payload);
+    text.push(b'}');
+    // The payload is JSON, and so UTF-8; this scan is what the WebSocket library asks for.
+    Utf8Bytes::try_from(Bytes::from(text)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_have_the_protocols_names_and_leave_out_what_is_not_there() {
+        let text = Reply::PairMatched { peer_code: "ABC234", peer_public_key: "k", is_initiator: true, payload: None };
+        assert_eq!(
+            text.encode().as_str(),
+            r#"{"type":"pair_matched","peerCode":"ABC234","peerPublicKey":"k","isInitiator":true}"#
+        );
+        assert_eq!(Reply::Pong {}.encode().as_str(), r#"{"type":"pong"}"#);
+        let text = Reply::Error { message: "m", code: ErrorCode::BadMessage, id: Some("7") };
+        assert_eq!(text.encode().as_str(), r#"{"type":"error","message":"m","code":"bad_message","id":"7"}"#);
+    }
+
+    #[test]
+    fn a_forwarded_payload_is_the_senders_bytes() {
+        let payload = Bytes::from_static(br#"{ "sdp" : "v=0\r\n" }"#);
+        let text = forwarded(RelayKind::Offer, "from", "ABC234", &payload).expect("UTF-8");
+        assert_eq!(text.as_str(), r#"{"type":"offer","from":"ABC234","payload":{ "sdp" : "v=0\r\n" }}"#);
+    }
+}

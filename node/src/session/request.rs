@@ -1,0 +1,393 @@
+//! Parsing what a client says.
+//!
+//! One pass over the message finds its fields and checks that it is JSON; a field is looked into only by who needs it,
+//! and the payload by nobody.
+
+use std::borrow::Cow;
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use bytes::Bytes;
+use chappe_common::{
+    client::{ErrorCode, MAX_ID},
+    code::PairingCode,
+    lease::Inbox,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::depth;
+
+/// The longest `proposedName`, `deviceName` or `deviceId` in bytes: what a screen shows.
+const MAX_NAME: usize = 128;
+
+/// What is wrong with a request. The text is for the client, and never holds what others sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadRequest {
+    /// Not a JSON object, or one of its fields stands there twice.
+    #[error("Invalid message format: JSON parse error")]
+    Json,
+    /// Nested deeper than allowed.
+    #[error("Invalid message format: nested too deeply")]
+    Depth,
+    /// A field is not there.
+    #[error("Missing required field: {0}")]
+    Missing(&'static str),
+    /// A field is of another type or too long.
+    #[error("Invalid field: {0}")]
+    Invalid(&'static str),
+    /// Not a pairing code.
+    #[error("Invalid pairing code format")]
+    PairingCode,
+    /// Not a pairing code of somebody else.
+    #[error("Invalid target code format")]
+    TargetCode,
+    /// Not base64.
+    #[error("Invalid public key format")]
+    KeyFormat,
+    /// Not 32 bytes.
+    #[error("Invalid public key length")]
+    KeyLength,
+    /// The message or its payload is too large.
+    #[error("Message too large")]
+    TooLarge,
+    /// No such type.
+    #[error("Unknown message type: {0}")]
+    UnknownType(String),
+    /// The code door needs a registration.
+    #[error("Not registered. Send register message first.")]
+    NotRegistered,
+}
+
+impl BadRequest {
+    /// The code of the error message.
+    pub(crate) const fn code(&self) -> ErrorCode {
+        match self {
+            Self::TooLarge => ErrorCode::TooLarge,
+            Self::UnknownType(_) => ErrorCode::UnknownType,
+            Self::NotRegistered => ErrorCode::NotRegistered,
+            _ => ErrorCode::BadMessage,
+        }
+    }
+}
+
+/// The fields of all messages, unread.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    to: Option<&'a RawValue>,
+    #[serde(borrow)]
+    target: Option<&'a RawValue>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow)]
+    inbox: Option<&'a RawValue>,
+    #[serde(borrow)]
+    inboxes: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pairing_code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    public_key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    target_code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    proposed_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    accepted: Option<&'a RawValue>,
+    #[serde(borrow)]
+    link_code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    device_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    device_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    peer_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    challenge: Option<&'a RawValue>,
+    #[serde(borrow)]
+    url: Option<&'a RawValue>,
+}
+
+/// A client's message: its type, its id, and its fields until they are asked for.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// The whole message, of which payloads are parts.
+    message: &'a Bytes,
+    kind: Cow<'a, str>,
+    id: Option<Cow<'a, str>>,
+    fields: Fields<'a>,
+}
+
+/// One element of `attach`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct AttachItem<'a> {
+    /// The signed lease, base64url.
+    #[serde(borrow)]
+    pub(crate) lease: Cow<'a, str>,
+    /// The proof, base64url.
+    #[serde(borrow)]
+    pub(crate) proof: Cow<'a, str>,
+}
+
+impl<'a> Request<'a> {
+    /// Parses a message. `text` is what `message` holds.
+    pub(crate) fn parse(message: &'a Bytes, text: &'a str) -> Result<Self, BadRequest> {
+        if !depth::is_within_bounds(text.as_bytes()) {
+            return Err(BadRequest::Depth);
+        }
+        // Only an object: a sequence would fill the fields in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(BadRequest::Json);
+        }
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|_| BadRequest::Json)?;
+        let kind = fields.kind.and_then(text_of).ok_or(BadRequest::Missing("type"))?;
+        let id = match fields.id {
+            Some(raw) => {
+                Some(text_of(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?)
+            }
+            None => None,
+        };
+        Ok(Self { message, kind, id, fields })
+    }
+
+    /// The message's `type`.
+    pub(crate) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The error for a type that nobody knows. It names no more of it than a name can have.
+    pub(crate) fn unknown_type(&self) -> BadRequest {
+        BadRequest::UnknownType(self.kind.chars().take(MAX_ID).collect())
+    }
+
+    /// The message's `id`, if it has one.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The `id` of a request that can't be answered without one.
+    pub(crate) fn required_id(&self) -> Result<&str, BadRequest> {
+        self.id().ok_or(BadRequest::Missing("id"))
+    }
+
+    /// Whether the message goes to an inbox, and not to a code.
+    pub(crate) const fn is_to_inbox(&self) -> bool {
+        self.fields.to.is_some()
+    }
+
+    /// `to`.
+    pub(crate) fn to(&self) -> Result<Inbox, BadRequest> {
+        inbox_of(self.fields.to, "to")
+    }
+
+    /// `inbox`.
+    pub(crate) fn inbox(&self) -> Result<Inbox, BadRequest> {
+        inbox_of(self.fields.inbox, "inbox")
+    }
+
+    /// `inboxes` of `detach`.
+    pub(crate) fn inbox_list(&self) -> Result<Vec<Inbox>, BadRequest> {
+        let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
+        let texts: Vec<Cow<'_, str>> =
+            serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))?;
+        texts.iter().map(|text| Inbox::from_base64url(text).map_err(|_| BadRequest::Invalid("inboxes"))).collect()
+    }
+
+    /// `inboxes` of `attach`.
+    pub(crate) fn attach_list(&self) -> Result<Vec<AttachItem<'a>>, BadRequest> {
+        let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
+        serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))
+    }
+
+    /// `payload`, as it came.
+    pub(crate) fn payload(&self) -> Option<Bytes> {
+        self.fields.payload.map(|raw| self.message.slice_ref(raw.get().as_bytes()))
+    }
+
+    /// `payload`, where there has to be one.
+    pub(crate) fn required_payload(&self) -> Result<Bytes, BadRequest> {
+        self.payload().ok_or(BadRequest::Missing("payload"))
+    }
+
+    /// `payload` of the inbox door: a string of at most `max` bytes. With its quotes, as it came.
+    pub(crate) fn text_payload(&self, max: usize) -> Result<Bytes, BadRequest> {
+        let payload = self.required_payload()?;
+        if payload.first() != Some(&b'"') {
+            return Err(BadRequest::Invalid("payload"));
+        }
+        if payload.len() > max + 2 { Err(BadRequest::TooLarge) } else { Ok(payload) }
+    }
+
+    /// `target`, as it was named: errors say it again.
+    pub(crate) fn target(&self) -> Result<Cow<'a, str>, BadRequest> {
+        required_text(self.fields.target, "target")
+    }
+
+    /// `pairingCode`.
+    pub(crate) fn pairing_code(&self) -> Result<PairingCode, BadRequest> {
+        let text = required_text(self.fields.pairing_code, "pairingCode")?;
+        text.parse().map_err(|_| BadRequest::PairingCode)
+    }
+
+    /// `targetCode`.
+    pub(crate) fn target_code(&self) -> Result<PairingCode, BadRequest> {
+        let text = required_text(self.fields.target_code, "targetCode")?;
+        text.parse().map_err(|_| BadRequest::TargetCode)
+    }
+
+    /// `linkCode`.
+    pub(crate) fn link_code(&self) -> Result<PairingCode, BadRequest> {
+        let text = required_text(self.fields.link_code, "linkCode")?;
+        text.parse().map_err(|_| BadRequest::PairingCode)
+    }
+
+    /// `publicKey`: standard base64 of 32 bytes.
+    pub(crate) fn public_key(&self) -> Result<[u8; 32], BadRequest> {
+        let raw = self.fields.public_key.ok_or(BadRequest::Missing("publicKey"))?;
+        let text = text_of(raw).ok_or(BadRequest::KeyFormat)?;
+        let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| BadRequest::KeyFormat)?;
+        bytes.try_into().map_err(|_| BadRequest::KeyLength)
+    }
+
+    /// `accepted`.
+    pub(crate) fn accepted(&self) -> Result<bool, BadRequest> {
+        let raw = self.fields.accepted.ok_or(BadRequest::Missing("accepted"))?;
+        serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("accepted"))
+    }
+
+    /// `proposedName`.
+    pub(crate) fn proposed_name(&self) -> Result<Option<String>, BadRequest> {
+        name_of(self.fields.proposed_name, "proposedName")
+    }
+
+    /// `deviceName`.
+    pub(crate) fn device_name(&self) -> Result<Option<String>, BadRequest> {
+        name_of(self.fields.device_name, "deviceName")
+    }
+
+    /// `deviceId`.
+    pub(crate) fn device_id(&self) -> Result<Option<String>, BadRequest> {
+        name_of(self.fields.device_id, "deviceId")
+    }
+
+    /// `peerId`, which has to be there.
+    pub(crate) fn check_peer_id(&self) -> Result<(), BadRequest> {
+        required_text(self.fields.peer_id, "peerId").map(drop)
+    }
+
+    /// `challenge`: base64url of 32 bytes.
+    pub(crate) fn challenge(&self) -> Result<[u8; 32], BadRequest> {
+        let text = required_text(self.fields.challenge, "challenge")?;
+        let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(|_| BadRequest::Invalid("challenge"))?;
+        bytes.try_into().map_err(|_| BadRequest::Invalid("challenge"))
+    }
+
+    /// `url`.
+    pub(crate) fn url(&self) -> Result<Cow<'a, str>, BadRequest> {
+        required_text(self.fields.url, "url")
+    }
+}
+
+/// The text that a JSON string stands for; `None` for other JSON.
+fn text_of(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let json = raw.get();
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+fn required_text<'a>(raw: Option<&'a RawValue>, name: &'static str) -> Result<Cow<'a, str>, BadRequest> {
+    text_of(raw.ok_or(BadRequest::Missing(name))?).ok_or(BadRequest::Invalid(name))
+}
+
+fn name_of(raw: Option<&RawValue>, name: &'static str) -> Result<Option<String>, BadRequest> {
+    let Some(raw) = raw else { return Ok(None) };
+    let text = text_of(raw).filter(|text| text.len() <= MAX_NAME).ok_or(BadRequest::Invalid(name))?;
+    Ok(Some(text.into_owned()))
+}
+
+fn inbox_of(raw: Option<&RawValue>, name: &'static str) -> Result<Inbox, BadRequest> {
+    Inbox::from_base64url(&required_text(raw, name)?).map_err(|_| BadRequest::Invalid(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse<T>(text: &'static str, look: impl FnOnce(&Request<'_>) -> T) -> Result<T, BadRequest> {
+        let message = Bytes::from_static(text.as_bytes());
+        Request::parse(&message, text).map(|request| look(&request))
+    }
+
+    #[test]
+    fn a_payload_is_the_part_of_the_message_that_the_client_wrote() {
+        let payload = parse(r#"{"type":"offer","payload":{ "a":[1, 2] },"target":"X"}"#, Request::payload);
+        assert_eq!(payload, Ok(Some(Bytes::from_static(br#"{ "a":[1, 2] }"#))));
+    }
+
+    #[test]
+    fn what_is_no_object_with_a_type_is_refused() {
+        for text in ["", "nonsense", "{", r#"{"type":"ping"} x"#, r#"["ping"]"#, r#"{"type":"a","type":"b"}"#] {
+            assert_eq!(parse(text, |_| ()), Err(BadRequest::Json), "{text}");
+        }
+        for text in ["{}", r#"{"type":7}"#, r#"{"type":null}"#] {
+            assert_eq!(parse(text, |_| ()), Err(BadRequest::Missing("type")), "{text}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_resolved_in_texts_and_unknown_fields_ignored() {
+        let kind = parse(r#"{"type":"pi\u006eg","future":{"deep":[1]}}"#, |request| request.kind().to_owned());
+        assert_eq!(kind.as_deref(), Ok("ping"));
+    }
+
+    #[test]
+    fn keys_are_told_apart_by_format_and_length() {
+        let key = |text| parse(text, Request::public_key).and_then(|key| key);
+        assert_eq!(key(r#"{"type":"x"}"#), Err(BadRequest::Missing("publicKey")));
+        assert_eq!(key(r#"{"type":"x","publicKey":"?"}"#), Err(BadRequest::KeyFormat));
+        assert_eq!(key(r#"{"type":"x","publicKey":"AAAA"}"#), Err(BadRequest::KeyLength));
+        let valid = r#"{"type":"x","publicKey":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}"#;
+        assert_eq!(key(valid), Ok([0; 32]));
+    }
+
+    #[test]
+    fn an_id_is_a_text_of_at_most_64_characters() {
+        assert_eq!(parse(r#"{"type":"x","id":7}"#, |_| ()), Err(BadRequest::Invalid("id")));
+        let long = format!(r#"{{"type":"x","id":"{}"}}"#, "i".repeat(65));
+        let message = Bytes::from(long.clone());
+        assert_eq!(Request::parse(&message, &long).map(|_| ()), Err(BadRequest::Invalid("id")));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in ".{0,200}") {
+            let message = Bytes::from(text.clone());
+            let _ = Request::parse(&message, &text);
+        }
+
+        #[test]
+        fn mutated_messages_never_panic(at in 0..120_usize, byte in any::<u8>()) {
+            let valid = r#"{"type":"attach","id":"1","inboxes":[{"lease":"AA","proof":"AA"}],"to":"AA","publicKey":"AA"}"#;
+            let mut bytes = valid.as_bytes().to_vec();
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+            if let Ok(text) = String::from_utf8(bytes) {
+                let message = Bytes::from(text.clone());
+                if let Ok(request) = Request::parse(&message, &text) {
+                    let _ = (request.to(), request.attach_list().map(|list| list.len()), request.public_key());
+                    let _ = (request.inbox_list(), request.payload(), request.pairing_code());
+                }
+            }
+        }
+    }
+}
