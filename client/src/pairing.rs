@@ -12,17 +12,17 @@
 //! The states are values that each step consumes, so a code answers one request and no second one: one guess burns it.
 //! Knows no clock and no network.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _, Nonce, aead::Aead as _};
 use chappe_common::code::PairingCode;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac as _};
 use rand::CryptoRng;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
+    base64_bytes::Bytes,
     contact::{Contact, MAX_NAME, PairingSecret, Role, clean_name},
     cpace::{self, Exchange, InvalidShare},
     phrase::Phrase,
@@ -46,24 +46,6 @@ pub enum PairingError {
     /// A sealed identity did not open, or was not what had been committed to.
     #[error("the other side's identity was not the one that it had committed to")]
     Identity,
-}
-
-/// Bytes of fixed length as base64url without padding.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bytes<const N: usize>([u8; N]);
-
-impl<const N: usize> Serialize for Bytes<N> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl<'de, const N: usize> Deserialize<'de> for Bytes<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(D::Error::custom)?;
-        Ok(Self(bytes.try_into().map_err(|_| D::Error::custom("wrong length"))?))
-    }
 }
 
 /// What A sends first.

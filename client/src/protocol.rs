@@ -18,7 +18,7 @@ pub(crate) struct Attachment {
 /// What a client says.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
-pub(crate) enum Request<'a> {
+pub(crate) enum ToNode<'a> {
     Ping,
     Attach { id: String, inboxes: Vec<Attachment> },
     Detach { id: String, inboxes: Vec<String> },
@@ -82,6 +82,9 @@ pub(crate) enum Reply {
         #[serde(default)]
         rejected: Vec<Rejection>,
     },
+    Detached {
+        id: String,
+    },
     Resolved {
         id: String,
         lease: String,
@@ -98,10 +101,7 @@ pub(crate) enum Reply {
         /// As text: a code that this client doesn't know must not make the message unreadable.
         code: Option<String>,
     },
-    GoingAway {
-        #[serde(default)]
-        grace_seconds: u64,
-    },
+    GoingAway {},
     Registered,
     CodeCollision,
     PairIncoming {
@@ -139,7 +139,7 @@ pub(crate) struct Incoming {
 
 /// The code of an error, where this client knows it.
 pub(crate) fn error_code(code: Option<&str>) -> Option<ErrorCode> {
-    serde_json::from_value(serde_json::Value::from(code?)).ok()
+    serde_json::from_value(Value::from(code?)).ok()
 }
 
 #[cfg(test)]
@@ -151,14 +151,14 @@ mod tests {
         let payload = serde_json::json!({"x": 1});
         let code: PairingCode = "ABC234".parse().expect("a code");
         for (request, text) in [
-            (Request::Ping, r#"{"type":"ping"}"#),
-            (Request::GetIceServers { id: "1".to_owned() }, r#"{"type":"get_ice_servers","id":"1"}"#),
+            (ToNode::Ping, r#"{"type":"ping"}"#),
+            (ToNode::GetIceServers { id: "1".to_owned() }, r#"{"type":"get_ice_servers","id":"1"}"#),
             (
-                Request::Register { pairing_code: (&code).into(), public_key: "k".to_owned() },
+                ToNode::Register { pairing_code: (&code).into(), public_key: "k".to_owned() },
                 r#"{"type":"register","pairingCode":"ABC234","publicKey":"k"}"#,
             ),
             (
-                Request::PairResponse { target_code: (&code).into(), accepted: true, payload },
+                ToNode::PairResponse { target_code: (&code).into(), accepted: true, payload },
                 r#"{"type":"pair_response","targetCode":"ABC234","accepted":true,"payload":{"x":1}}"#,
             ),
         ] {
