@@ -1,1 +1,26 @@
 //! The registry: checks node records, keeps them while they are fresh, signs directories.
+//!
+//! A node sends its signed record; the registry dials it back, has it prove its key, stores the record and lists it.
+//! Nothing that is unsigned changes anything here, and what is answered with success has reached the disk.
+
+mod config;
+mod dial;
+mod directory;
+mod http;
+pub mod keys;
+mod limits;
+mod metrics;
+mod owner;
+mod rules;
+mod server;
+mod service;
+mod storage;
+
+pub use crate::{
+    config::{
+        AdminSection, BootstrapConfig, BootstrapSection, ConfigError, DirectorySection, FederationSection, HttpSection,
+        LimitsSection, TimesSection,
+    },
+    service::{Bootstrap, StartError},
+    storage::OpenError,
+};

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The length of a signature in bytes.
 pub const SIGNATURE_LEN: usize = 64;
@@ -20,8 +20,9 @@ pub struct ParseKeyError;
 ///
 /// Any 32 bytes can stand here, since decoding must not cost a point decompression; whether they are a usable key shows
 /// when a signature is checked, and `verify_strict` refuses weak ones.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+///
+/// Serialized as its base64url text where people read the format, and as 32 bytes where they don't.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
@@ -83,6 +84,22 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, ParseKeyError> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| ParseKeyError)?;
         Ok(Self(bytes.try_into().map_err(|_| ParseKeyError)?))
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        } else {
+            Deserialize::deserialize(deserializer).map(Self)
+        }
     }
 }
 

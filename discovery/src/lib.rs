@@ -13,7 +13,7 @@ pub mod manual;
 pub mod private_file;
 pub mod registry;
 pub mod source;
-mod tls;
+pub mod tls;
 
 pub use connection::Connection;
 pub use discover::{Cause, CauseError, DiscoverError, Discovery, DiscoveryBuilder, SEARCH_TIMEOUT};

@@ -16,6 +16,6 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
 });
 
 /// The shared configuration.
-pub(crate) fn config() -> Arc<ClientConfig> {
+pub fn config() -> Arc<ClientConfig> {
     CONFIG.clone()
 }

@@ -405,9 +405,11 @@ impl NodeConfig {
             ),
             (self.ice.servers.len() <= 8, "ice.servers", "at most 8 servers are allowed"),
             (
-                self.ice.servers.iter().flat_map(|server| &server.urls).all(|url| {
-                    ["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme))
-                }),
+                self.ice
+                    .servers
+                    .iter()
+                    .flat_map(|server| &server.urls)
+                    .all(|url| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme))),
                 "ice.servers",
                 "URLs with stun:, stuns:, turn: or turns: are allowed",
             ),

@@ -77,14 +77,7 @@ pub(crate) fn to_inbox(core: &Core, kind: RelayKind, inbox: Inbox, payload: Byte
 }
 
 /// Hands a message of a pairing to a session.
-pub(crate) fn to_session(
-    core: &Core,
-    kind: RelayKind,
-    to: SessionId,
-    from: PeerAddr,
-    payload: Bytes,
-    reply: ReplyTo,
-) {
+pub(crate) fn to_session(core: &Core, kind: RelayKind, to: SessionId, from: PeerAddr, payload: Bytes, reply: ReplyTo) {
     let Some(session) = core.local.session(to) else {
         reply.tell(Outcome::NotHere);
         return;

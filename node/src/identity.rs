@@ -10,6 +10,7 @@ use std::{
 };
 
 use chappe_common::keys::SecretKey;
+use chappe_discovery::private_file;
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
@@ -89,7 +90,7 @@ impl Identity {
     /// The file cannot be written; the old epoch stays in force.
     pub fn raise_epoch(&mut self, epoch: u64) -> Result<(), IdentityError> {
         let path = self.dir.join("epoch");
-        write_atomically(&path, epoch.to_string().as_bytes())
+        private_file::write(&path, epoch.to_string().as_bytes())
             .map_err(|source| IdentityError::Io { path, source })?;
         self.epoch = epoch;
         Ok(())
@@ -112,26 +113,19 @@ pub fn load_or_create_key(dir: &Path) -> Result<SecretKey, IdentityError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = SecretKey::generate().map_err(IdentityError::Random)?;
             let text = Zeroizing::new(hex::encode(*key.to_bytes()));
-            let written = new_file(dir, text.as_bytes())
-                .and_then(|file| file.persist_noclobber(&path).map(drop).map_err(|error| error.error));
-            written.map_err(|source| IdentityError::Io { path, source })?;
+            create(dir, &path, text.as_bytes()).map_err(|source| IdentityError::Io { path, source })?;
             Ok(key)
         }
         Err(source) => Err(IdentityError::Io { path, source }),
     }
 }
 
-/// Replaces `path` by a file of mode 0600 that is whole or not there at all, whenever the power fails.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    new_file(dir, bytes)?.persist(path).map(drop).map_err(|error| error.error)
-}
-
-fn new_file(dir: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+/// Creates `path` whole and with mode 0600; never replaces what is there.
+fn create(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    Ok(file)
+    file.persist_noclobber(path).map(drop).map_err(|error| error.error)
 }
 
 #[cfg(test)]

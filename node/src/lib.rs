@@ -1,1 +1,26 @@
 //! The relay: client sessions, federation, leases.
+//!
+//! A node takes WebSockets from clients and QUIC links from other nodes, and forwards sealed messages between them. It
+//! keeps sessions, leases and counters in memory, and its key, its epoch and its known members on disk.
+
+mod bounded;
+pub mod config;
+mod core;
+mod dispatch;
+mod federation;
+mod homes;
+mod ice;
+pub mod identity;
+mod listener;
+mod local;
+mod locate;
+mod metrics;
+mod node;
+pub mod placement;
+mod publish;
+mod register;
+mod session;
+mod tasks;
+
+pub use config::NodeConfig;
+pub use node::{Node, NodeAddrs, NodeStats, StartError};

@@ -8,10 +8,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{
-        Extension, State, WebSocketUpgrade,
-        ws::rejection::WebSocketUpgradeRejection,
-    },
+    extract::{Extension, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Json, Response},
     routing::get,
@@ -178,7 +175,8 @@ async fn members(State(core): State<Arc<Core>>) -> Response {
     let members: Vec<_> = view
         .nodes()
         .map(|node| {
-            let record = if node == core.me { Some((**core.own_record.load()).clone()) } else { core.records.find(&node) };
+            let record =
+                if node == core.me { Some((**core.own_record.load()).clone()) } else { core.records.find(&node) };
             json!({
                 "node": node.to_string(),
                 "self": node == core.me,

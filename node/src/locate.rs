@@ -166,12 +166,7 @@ pub(crate) async fn put_leases(core: &Arc<Core>, leases: &[SignedLease]) -> Vec<
 }
 
 /// Registers some of `leases` with one home. Gives back the indices of those of which it knows a newer one.
-pub(crate) async fn put_batch(
-    core: &Arc<Core>,
-    home: NodeId,
-    leases: &[SignedLease],
-    batch: Vec<usize>,
-) -> Vec<usize> {
+pub(crate) async fn put_batch(core: &Arc<Core>, home: NodeId, leases: &[SignedLease], batch: Vec<usize>) -> Vec<usize> {
     let bytes = batch.iter().map(|index| leases[*index].as_bytes().clone()).collect();
     let Some(Response::Leases(puts)) = ask(core, home, Request::PutLeases(bytes)).await else {
         core.metrics.homes_silent.inc();

@@ -40,7 +40,12 @@ pub struct Beacon([u8; 32]);
 impl Beacon {
     /// The beacon of a federation whose roots have signed none yet.
     pub fn genesis(federation: FederationId) -> Self {
-        Self(Sha256::new_with_prefix(b"chappe/beacon/genesis/v1\0").chain_update(federation.as_bytes()).finalize().into())
+        Self(
+            Sha256::new_with_prefix(b"chappe/beacon/genesis/v1\0")
+                .chain_update(federation.as_bytes())
+                .finalize()
+                .into(),
+        )
     }
 }
 

@@ -45,6 +45,11 @@ impl Tasks {
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
     }
 
+    /// Ends all tasks, and waits for none.
+    pub(crate) fn stop(&self) {
+        self.token.cancel();
+    }
+
     /// Ends all tasks and waits until they are gone.
     pub(crate) async fn cancel(&self) {
         self.token.cancel();

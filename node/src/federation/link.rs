@@ -57,10 +57,8 @@ pub(crate) enum CloseReason {
     Protocol = 3,
     /// Idle for longest when room was needed.
     Evicted = 4,
-    /// Nothing was said in time.
-    Silent = 5,
     /// The first words were refused.
-    Refused = 6,
+    Refused = 5,
 }
 
 impl CloseReason {

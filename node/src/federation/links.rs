@@ -250,11 +250,8 @@ async fn dial_address(core: &Arc<Core>, node: NodeId, addr: SocketAddr) -> Resul
     let crypto = QuicClientConfig::try_from(crypto).map_err(|_| DialError::Unreachable)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
-    let connecting = core
-        .links
-        .endpoint
-        .connect_with(config, addr, link_tls::SERVER_NAME)
-        .map_err(|_| DialError::Unreachable)?;
+    let connecting =
+        core.links.endpoint.connect_with(config, addr, link_tls::SERVER_NAME).map_err(|_| DialError::Unreachable)?;
     let connection = connecting.await.map_err(|_| DialError::Unreachable)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
     send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
@@ -297,8 +294,7 @@ pub(crate) async fn accept(core: Arc<Core>) {
 
 async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     let Ok(connection) = incoming.await else { return };
-    let Some(peer) = connection.peer_identity().and_then(|identity| link_tls::peer_id_of_any(&*identity))
-    else {
+    let Some(peer) = connection.peer_identity().and_then(|identity| link_tls::peer_id_of_any(&*identity)) else {
         CloseReason::Protocol.close(&connection);
         return;
     };

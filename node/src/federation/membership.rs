@@ -324,9 +324,10 @@ impl Membership {
             self.core.records.learn(record);
         }
         // No member without its record: nothing is applied of whom no record is known.
-        let known = theirs.members.into_iter().filter(|member| {
-            member.id().node == self.core.me || self.core.records.find(&member.id().node).is_some()
-        });
+        let known = theirs
+            .members
+            .into_iter()
+            .filter(|member| member.id().node == self.core.me || self.core.records.find(&member.id().node).is_some());
         if let Err(error) = self.swim.apply_many(known, true, &mut self.runtime) {
             tracing::debug!(%error, peer = from.short(), "an exchange was refused");
         }
@@ -494,7 +495,7 @@ impl Membership {
             .iter()
             .filter_map(|(node, epoch)| self.core.records.find(node).filter(|record| record.epoch >= *epoch))
             .collect();
-        let all = records.iter().map(|record| &***record).chain([&***own]);
+        let all = records.iter().map(|record| &**record).chain([&***own]);
         self.core.set_view(View::new(&self.core.beacon, all));
     }
 }

@@ -44,10 +44,20 @@ pub(crate) enum Action {
     Say(Utf8Bytes),
     /// Note this to another session.
     Tell(PeerAddr, Note),
-    /// Find the session of a code, and come back with [`CodeDoor::found`].
-    Find(u64, PairingCode),
     /// Give this code back to its homes.
     Release(PairingCode),
+}
+
+/// What became of a client's pair or link request.
+#[derive(Debug)]
+pub(crate) enum Requested {
+    /// It can't be processed; the error is said at its time.
+    Refused,
+    /// The session of the target is to be found; then [`CodeDoor::found`].
+    Find {
+        /// An earlier request to the same target is replaced.
+        withdrawn: Option<Action>,
+    },
 }
 
 /// What a client registers.
@@ -123,22 +133,21 @@ impl CodeDoor {
         kind: AskKind,
         target: PairingCode,
         times: Times,
-    ) -> Option<Vec<Action>> {
+    ) -> Option<Requested> {
         let state = self.state.as_deref_mut()?;
         let room = state.bonds.len() + state.asks.outgoing() < MAX_BONDS;
         if target == state.own.code || !room {
             state.errors.push((now + times.error_after, kind));
-            return Some(Vec::new());
+            return Some(Requested::Refused);
         }
         Some(match state.asks.make(now, ask, kind, target) {
-            Ok(earlier) => {
-                let withdrawn = earlier
-                    .and_then(|earlier| Some(Action::Tell(earlier.to?, Note::AskWithdrawn { ask: earlier.ask })));
-                withdrawn.into_iter().chain([Action::Find(ask, target)]).collect()
-            }
+            Ok(earlier) => Requested::Find {
+                withdrawn: earlier
+                    .and_then(|earlier| Some(Action::Tell(earlier.to?, Note::AskWithdrawn { ask: earlier.ask }))),
+            },
             Err(()) => {
                 state.errors.push((now + times.error_after, kind));
-                Vec::new()
+                Requested::Refused
             }
         })
     }

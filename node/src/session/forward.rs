@@ -58,13 +58,7 @@ pub(crate) struct Flights {
 
 impl Flights {
     /// A message starts; gives it its ticket.
-    pub(crate) fn start(
-        &mut self,
-        id: Option<Box<str>>,
-        kind: RelayKind,
-        to: Destination,
-        payload: Bytes,
-    ) -> u64 {
+    pub(crate) fn start(&mut self, id: Option<Box<str>>, kind: RelayKind, to: Destination, payload: Bytes) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.flights.push_back(Flight { ticket, id, kind, to, payload, looked_up: false, waits: false });

@@ -52,8 +52,7 @@ impl InboxDoor {
 
     /// Whether a message to `inbox` may be handed to the client.
     pub(crate) fn judge(&mut self, inbox: &Inbox, kind: RelayKind, limits: &LimitsSection) -> Result<(), Outcome> {
-        let attached =
-            self.attached.iter_mut().find(|attached| attached.inbox == *inbox).ok_or(Outcome::NotHere)?;
+        let attached = self.attached.iter_mut().find(|attached| attached.inbox == *inbox).ok_or(Outcome::NotHere)?;
         if kind == RelayKind::CallOffer
             && !attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(limits))).allows()
         {

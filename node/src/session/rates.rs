@@ -1,9 +1,6 @@
 //! How much a session, and the source that it comes from, may do in a minute.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    num::NonZeroU32,
-};
+use std::{net::IpAddr, num::NonZeroU32};
 
 use chappe_common::client::RelayKind;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -148,9 +145,6 @@ impl OfferRate {
         self.0.check().is_ok()
     }
 }
-
-/// The source of connections whose address cannot be told.
-pub(crate) const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[cfg(test)]
 mod tests {

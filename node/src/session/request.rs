@@ -149,9 +149,7 @@ impl<'a> Request<'a> {
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|_| BadRequest::Json)?;
         let kind = fields.kind.and_then(text_of).ok_or(BadRequest::Missing("type"))?;
         let id = match fields.id {
-            Some(raw) => {
-                Some(text_of(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?)
-            }
+            Some(raw) => Some(text_of(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?),
             None => None,
         };
         Ok(Self { message, kind, id, fields })
@@ -195,8 +193,7 @@ impl<'a> Request<'a> {
     /// `inboxes` of `detach`.
     pub(crate) fn inbox_list(&self) -> Result<Vec<Inbox>, BadRequest> {
         let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
-        let texts: Vec<Cow<'_, str>> =
-            serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))?;
+        let texts: Vec<Cow<'_, str>> = serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))?;
         texts.iter().map(|text| Inbox::from_base64url(text).map_err(|_| BadRequest::Invalid("inboxes"))).collect()
     }
 
@@ -329,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_payload_is_the_part_of_the_message_that_the_client_wrote() {
-        let payload = parse(r#"{"type":"offer","payload":{ "a":[1, 2] },"target":"X"}"#, Request::payload);
+        let payload = parse(r#"{"type":"offer","payload":{ "a":[1, 2] },"target":"X"}"#, |request| request.payload());
         assert_eq!(payload, Ok(Some(Bytes::from_static(br#"{ "a":[1, 2] }"#))));
     }
 
@@ -351,7 +348,7 @@ mod tests {
 
     #[test]
     fn keys_are_told_apart_by_format_and_length() {
-        let key = |text| parse(text, Request::public_key).and_then(|key| key);
+        let key = |text| parse(text, |request| request.public_key()).and_then(|key| key);
         assert_eq!(key(r#"{"type":"x"}"#), Err(BadRequest::Missing("publicKey")));
         assert_eq!(key(r#"{"type":"x","publicKey":"?"}"#), Err(BadRequest::KeyFormat));
         assert_eq!(key(r#"{"type":"x","publicKey":"AAAA"}"#), Err(BadRequest::KeyLength));

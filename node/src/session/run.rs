@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 
 use super::{
     EndReason, Message, Origin, PeerAddr, ReplyTo, Route, SessionEvent, SessionHandle, SessionId, attach,
-    code_door::{Action, CodeDoor, Registration, Times},
+    code_door::{Action, CodeDoor, Registration, Requested, Times},
     forward::{Destination, Flight, Flights, Need},
     inbox_door::{InboxDoor, ttl},
     rates::{Exceeded, SessionRates},
@@ -453,18 +453,17 @@ impl Session {
             return Ok(Said::Exceeded);
         }
         let ask = rand::rng().random();
-        let actions = self.code_door.request(Instant::now(), ask, kind, target, self.times());
-        let mut actions = actions.ok_or(BadRequest::NotRegistered)?;
-        if let Some(index) = actions.iter().position(|action| matches!(action, Action::Find(..))) {
-            actions.remove(index);
-            let (core, payload) = (self.core.clone(), request.payload());
-            self.ops.push(Box::pin(async move {
-                let holder = locate::find_code(&core, target).await;
-                let to = holder.map(|holder| PeerAddr { node: holder.node, session: holder.session });
-                Done::Found { ask, to, name, payload, key }
-            }));
-        }
-        Ok(Said::Actions(actions))
+        let requested = self.code_door.request(Instant::now(), ask, kind, target, self.times());
+        let Requested::Find { withdrawn } = requested.ok_or(BadRequest::NotRegistered)? else {
+            return Ok(Said::Nothing);
+        };
+        let (core, payload) = (self.core.clone(), request.payload());
+        self.ops.push(Box::pin(async move {
+            let holder = locate::find_code(&core, target).await;
+            let to = holder.map(|holder| PeerAddr { node: holder.node, session: holder.session });
+            Done::Found { ask, to, name, payload, key }
+        }));
+        Ok(Said::Actions(withdrawn.into_iter().collect()))
     }
 
     async fn act(&mut self, actions: Vec<Action>) -> Result<(), Over> {
@@ -473,8 +472,6 @@ impl Session {
                 Action::Say(text) => self.say(text).await?,
                 Action::Tell(to, note) => self.tell(to, note).await?,
                 Action::Release(code) => self.withdraw(publish::Key::Code(code, self.handle.id())).await,
-                // Taken out where requests are made, since the question needs what the request carries.
-                Action::Find(..) => {}
             }
         }
         Ok(())
@@ -887,12 +884,12 @@ impl Session {
 
     // ---- Leaving ----
 
-    async fn publish(&self, command: publish::Command) {
+    async fn publish(&mut self, command: publish::Command) {
         // The publisher ends only with the node.
         let _ = self.core.publisher.send(command).await;
     }
 
-    async fn withdraw(&self, key: publish::Key) {
+    async fn withdraw(&mut self, key: publish::Key) {
         self.publish(publish::Command::Withdraw(key)).await;
     }
 
@@ -917,7 +914,7 @@ impl Session {
                         let _ = link.try_note(to.session, self.handle.id(), note);
                     }
                 }
-                Action::Say(_) | Action::Find(..) => {}
+                Action::Say(_) => {}
             }
         }
     }

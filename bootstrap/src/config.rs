@@ -1,0 +1,277 @@
+//! What the operator of a registry can set, with defaults that are safe on a small server.
+//!
+//! Owns names, defaults and bounds. Where the values come from (file, environment, command line) is the binary's
+//! business. Times are written as `60s` or `500ms`.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use chappe_common::{
+    directory::{MAX_DIRECTORY_LIFETIME, MAX_NODES},
+    keys::PublicKey,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The whole configuration of a registry.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootstrapConfig {
+    /// The registry itself.
+    pub bootstrap: BootstrapSection,
+    /// Where nodes and clients connect.
+    pub http: HttpSection,
+    /// Which federation this is, and with what its directories are signed.
+    pub federation: FederationSection,
+    /// What is served.
+    pub directory: DirectorySection,
+    /// Metrics for the operator.
+    pub admin: AdminSection,
+    /// How much one source may do, and how much all may do together.
+    pub limits: LimitsSection,
+    /// How long things may take.
+    pub times: TimesSection,
+}
+
+/// The registry itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootstrapSection {
+    /// The folder for the stored records.
+    pub data_dir: PathBuf,
+}
+
+impl Default for BootstrapSection {
+    fn default() -> Self {
+        Self { data_dir: PathBuf::from("chappe-bootstrap") }
+    }
+}
+
+/// Where nodes and clients connect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSection {
+    /// The address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The origins of web pages that may read the answers; `*` for all.
+    pub cors_origins: Vec<String>,
+}
+
+impl Default for HttpSection {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 8700).into(), cors_origins: vec!["*".to_owned()] }
+    }
+}
+
+/// Which federation this is, and with what its directories are signed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FederationSection {
+    /// The federation's root keys, in base64url.
+    #[serde(serialize_with = "roots_as_text", deserialize_with = "roots_of_text")]
+    pub roots: Vec<PublicKey>,
+    /// The file with the delegation from one of the roots to the online key.
+    pub delegation: PathBuf,
+    /// The file with the online key.
+    pub online_key: PathBuf,
+}
+
+impl Default for FederationSection {
+    fn default() -> Self {
+        Self {
+            roots: Vec::new(),
+            delegation: PathBuf::from(crate::keys::DELEGATION_FILE),
+            online_key: PathBuf::from(crate::keys::ONLINE_KEY_FILE),
+        }
+    }
+}
+
+/// What is served.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DirectorySection {
+    /// How long a signed directory counts. It is signed anew when a quarter of that has passed.
+    #[serde(with = "humantime_serde")]
+    pub lifetime: Duration,
+}
+
+impl Default for DirectorySection {
+    fn default() -> Self {
+        // A mirror that copies once a day still serves one that counts.
+        Self { lifetime: Duration::from_secs(48 * 3600) }
+    }
+}
+
+/// Metrics for the operator.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// The address of `/metrics`; none: not served. Keep it private.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How much one source may do, and how much all may do together. A source is an IPv4 address or an IPv6 /64.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Nodes listed at once.
+    pub max_nodes: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// Nodes dialled back at once.
+    pub max_dials: usize,
+    /// New connections of one source in a minute.
+    pub connections_per_minute: u32,
+    /// Requests of one source in a minute.
+    pub requests_per_minute: u32,
+    /// Records and leaves from one source in a minute.
+    pub registrations_per_minute: u32,
+    /// How often one IP address is dialled back in a minute, whoever asks for it.
+    pub dials_per_minute: u32,
+    /// Sources to which no rate applies: a test network.
+    pub exempt: Vec<IpNet>,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            max_nodes: MAX_NODES,
+            max_connections: 1024,
+            max_dials: 32,
+            connections_per_minute: 300,
+            requests_per_minute: 600,
+            // A node registers every ten minutes; twenty behind one address may all restart twice in a minute.
+            registrations_per_minute: 60,
+            dials_per_minute: 120,
+            exempt: Vec::new(),
+        }
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimesSection {
+    /// For the headers of a request, and for an idle connection to send the next one.
+    #[serde(with = "humantime_serde")]
+    pub headers: Duration,
+    /// For a whole request, its dial-back included.
+    #[serde(with = "humantime_serde")]
+    pub request: Duration,
+    /// For a connection, however busy.
+    #[serde(with = "humantime_serde")]
+    pub connection: Duration,
+    /// For each address of a node that is dialled back.
+    #[serde(with = "humantime_serde")]
+    pub dial: Duration,
+    /// For the requests that are under way when the registry stops.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for TimesSection {
+    fn default() -> Self {
+        Self {
+            headers: Duration::from_secs(5),
+            request: Duration::from_secs(10),
+            connection: Duration::from_secs(120),
+            dial: Duration::from_secs(2),
+            drain: Duration::from_secs(3),
+        }
+    }
+}
+
+/// A value that is out of its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// The key, as in the file: `section.key`.
+    pub key: &'static str,
+    /// What is wrong and what is allowed.
+    pub problem: &'static str,
+}
+
+impl BootstrapConfig {
+    /// Checks what the types of the values can't.
+    ///
+    /// # Errors
+    /// Names the first key whose value is out of its bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        let times = &self.times;
+        let rules: &[(bool, &'static str, &'static str)] = &[
+            (!self.federation.roots.is_empty(), "federation.roots", "at least one root key is needed"),
+            (self.federation.roots.len() <= 8, "federation.roots", "at most 8 keys are allowed"),
+            (
+                self.federation.roots.iter().all(PublicKey::is_usable),
+                "federation.roots",
+                "one of the keys is no Ed25519 key",
+            ),
+            (
+                self.http
+                    .cors_origins
+                    .iter()
+                    .all(|origin| origin == "*" || origin.starts_with("https://") || origin.starts_with("http://")),
+                "http.cors_origins",
+                "* or origins such as https://example.org are allowed",
+            ),
+            (
+                (Duration::from_secs(60)..=MAX_DIRECTORY_LIFETIME).contains(&self.directory.lifetime),
+                "directory.lifetime",
+                "60s to 7days are allowed",
+            ),
+            ((1..=MAX_NODES).contains(&limits.max_nodes), "limits.max_nodes", "1 to 1000 are allowed"),
+            (limits.max_connections >= 1, "limits.max_connections", "at least 1 is allowed"),
+            (limits.max_dials >= 1, "limits.max_dials", "at least 1 is allowed"),
+            (
+                [
+                    limits.connections_per_minute,
+                    limits.requests_per_minute,
+                    limits.registrations_per_minute,
+                    limits.dials_per_minute,
+                ]
+                .iter()
+                .all(|rate| *rate >= 1),
+                "limits",
+                "every rate is at least 1 a minute",
+            ),
+            (times.request > times.dial, "times.request", "more than times.dial is allowed"),
+            (
+                [times.headers, times.dial, times.connection].iter().all(|time| !time.is_zero()),
+                "times",
+                "every time is more than 0s",
+            ),
+        ];
+        match rules.iter().find(|(holds, ..)| !holds) {
+            Some(&(_, key, problem)) => Err(ConfigError { key, problem }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn roots_as_text<S: serde::Serializer>(roots: &[PublicKey], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(roots.iter().map(PublicKey::to_base64url))
+}
+
+fn roots_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PublicKey>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_lack_only_the_roots() {
+        let mut config = BootstrapConfig::default();
+        assert_eq!(config.check().map_err(|error| error.key), Err("federation.roots"));
+        config.federation.roots = vec![chappe_common::keys::SecretKey::from_bytes(&[1; 32]).public()];
+        assert_eq!(config.check(), Ok(()));
+        config.limits.max_nodes = MAX_NODES + 1;
+        assert_eq!(config.check().map_err(|error| error.key), Err("limits.max_nodes"));
+    }
+}

@@ -1,0 +1,116 @@
+//! Dialling a node back: only who answers at one of its addresses with its key is listed.
+//!
+//! Whoever sends a record makes the registry send packets to addresses of the sender's choice. So the number of dials
+//! at once is bounded, every address has a rate of its own whoever names it, and nothing is said beyond the handshake.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use chappe_common::{
+    keys::{NodeId, SecretKey},
+    link_tls::{SERVER_NAME, client_config},
+    record::NodeRecord,
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{config::BootstrapConfig, limits::SourceLimiter};
+
+/// Why a node was not found to be who it says. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DialError {
+    /// All places are taken; try again later.
+    #[error("too many nodes are being dialled back; try again later")]
+    Busy,
+    /// All addresses were dialled often enough for now; try again later.
+    #[error("the addresses were dialled back too often; try again later")]
+    TooOften,
+    /// No address answered with the key in time.
+    #[error("none of the QUIC addresses answered with the node's key")]
+    Unreachable,
+}
+
+/// Dials nodes back with a key that lives as long as the process.
+pub(crate) struct Dialer {
+    v4: Option<Endpoint>,
+    v6: Option<Endpoint>,
+    key: SecretKey,
+    places: Semaphore,
+    targets: SourceLimiter,
+    limit: Duration,
+    transport: Arc<TransportConfig>,
+}
+
+impl Dialer {
+    /// Binds a UDP socket for each address family that the system has.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub(crate) fn bind(config: &BootstrapConfig, key: SecretKey) -> io::Result<Self> {
+        let v4 = Endpoint::client(SocketAddr::from(([0; 4], 0)));
+        let v6 = Endpoint::client(SocketAddr::from(([0; 16], 0))).ok();
+        let (v4, v6) = match (v4, v6) {
+            (Err(error), None) => return Err(error),
+            (v4, v6) => (v4.ok(), v6),
+        };
+        let mut transport = TransportConfig::default();
+        let limit = config.times.dial;
+        // What is longer than the idle timeout can hold is bounded by `timeout` below anyway.
+        transport.max_idle_timeout(IdleTimeout::try_from(limit).ok());
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+        transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+        Ok(Self {
+            v4,
+            v6,
+            key,
+            places: Semaphore::new(config.limits.max_dials),
+            targets: SourceLimiter::new(config.limits.dials_per_minute, &config.limits.exempt),
+            limit,
+            transport: Arc::new(transport),
+        })
+    }
+
+    /// Succeeds when the node of `record` proves its key at one of its addresses; they are dialled at once.
+    ///
+    /// # Errors
+    /// No address may be dialled, or none proved the key.
+    pub(crate) async fn prove(&self, record: &NodeRecord) -> Result<(), DialError> {
+        let _place = self.places.try_acquire().map_err(|_| DialError::Busy)?;
+        let allowed: Vec<_> = record.quic_addrs.iter().copied().filter(|addr| self.targets.allows(addr.ip())).collect();
+        if allowed.is_empty() {
+            return Err(DialError::TooOften);
+        }
+        let mut dials: FuturesUnordered<_> = allowed.into_iter().map(|addr| self.dial(addr, record.node)).collect();
+        while let Some(proved) = dials.next().await {
+            if proved {
+                return Ok(());
+            }
+        }
+        Err(DialError::Unreachable)
+    }
+
+    /// Forgets the addresses that were not dialled lately.
+    pub(crate) fn forget_quiet(&self) {
+        self.targets.forget_quiet();
+    }
+
+    async fn dial(&self, addr: SocketAddr, node: NodeId) -> bool {
+        let endpoint = if addr.is_ipv4() { &self.v4 } else { &self.v6 };
+        let (Some(endpoint), Some(config)) = (endpoint, self.config(node)) else { return false };
+        let Ok(connecting) = endpoint.connect_with(config, addr, SERVER_NAME) else { return false };
+        match timeout(self.limit, connecting).await {
+            Ok(Ok(connection)) => {
+                connection.close(VarInt::from_u32(0), b"proved");
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    fn config(&self, expected: NodeId) -> Option<ClientConfig> {
+        let crypto = QuicClientConfig::try_from(client_config(&self.key, expected).ok()?).ok()?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::clone(&self.transport));
+        Some(config)
+    }
+}

@@ -1,0 +1,169 @@
+//! The files that a federation starts with: a root key, an online key and the root's delegation to it.
+//!
+//! The root key belongs offline: it is needed again only to delegate anew. Keys are 64 hexadecimal digits in files of
+//! mode 0600; the delegation is its signed bytes in hexadecimal digits. Nothing here overwrites a file.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use chappe_common::{
+    directory::{Delegation, MAX_DELEGATION},
+    federation::FederationId,
+    keys::{PublicKey, SecretKey},
+    signed::Signed,
+    time::UnixTime,
+};
+use zeroize::Zeroizing;
+
+/// The root key's file name.
+pub const ROOT_KEY_FILE: &str = "root.key";
+/// The online key's file name.
+pub const ONLINE_KEY_FILE: &str = "online.key";
+/// The delegation's file name.
+pub const DELEGATION_FILE: &str = "delegation";
+
+/// Why key files cannot be used. Nothing was overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file is there already, and keys are never overwritten.
+    #[error("{path} exists already and is not overwritten")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file holds something else than a key.
+    #[error("{path} holds no key: 64 hexadecimal digits are expected")]
+    Key {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file holds something else than a delegation that verifies.
+    #[error("{path} holds no delegation that verifies")]
+    Delegation {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system has no random bytes to give.
+    #[error("no random bytes for a key")]
+    Random(#[source] getrandom::Error),
+}
+
+/// Makes a federation of one root in `dir`: root key, online key, and a delegation from `now` on for 90 days. Returns
+/// the root's public key.
+///
+/// # Errors
+/// One of the files exists or cannot be written. Files that were written before the failure stay.
+pub fn create_federation(dir: &Path, now: UnixTime) -> Result<PublicKey, KeyFileError> {
+    for file in [ROOT_KEY_FILE, ONLINE_KEY_FILE, DELEGATION_FILE] {
+        let path = dir.join(file);
+        if path.exists() {
+            return Err(KeyFileError::Exists { path });
+        }
+    }
+    fs::create_dir_all(dir).map_err(|source| KeyFileError::Io { path: dir.to_owned(), source })?;
+    let root = SecretKey::generate().map_err(KeyFileError::Random)?;
+    let online = SecretKey::generate().map_err(KeyFileError::Random)?;
+    create_secret_key(&dir.join(ROOT_KEY_FILE), &root)?;
+    create_secret_key(&dir.join(ONLINE_KEY_FILE), &online)?;
+    let delegation = Delegation {
+        federation: FederationId::of_roots(&[root.public()]),
+        root: root.public(),
+        key: online.public(),
+        not_before: now,
+        expires_at: now + MAX_DELEGATION,
+    };
+    let delegation = Signed::sign(delegation, &root).expect("the fields are within their bounds and the root signs");
+    create_file(&dir.join(DELEGATION_FILE), hex::encode(delegation.as_bytes()).as_bytes())?;
+    Ok(root.public())
+}
+
+/// Writes `key` to a new file.
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn create_secret_key(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
+    create_file(path, Zeroizing::new(hex::encode(*key.to_bytes())).as_bytes())
+}
+
+/// Reads a key.
+///
+/// # Errors
+/// The file cannot be read or holds no key.
+pub fn load_secret_key(path: &Path) -> Result<SecretKey, KeyFileError> {
+    let text = Zeroizing::new(read(path)?);
+    let mut seed = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim(), &mut *seed).map_err(|_| KeyFileError::Key { path: path.to_owned() })?;
+    Ok(SecretKey::from_bytes(&seed))
+}
+
+/// Reads a delegation and verifies its signature. Whether it counts now is for the caller to check.
+///
+/// # Errors
+/// The file cannot be read or holds no delegation.
+pub fn load_delegation(path: &Path) -> Result<Signed<Delegation>, KeyFileError> {
+    let wrong = || KeyFileError::Delegation { path: path.to_owned() };
+    let bytes = hex::decode(read(path)?.trim()).map_err(|_| wrong())?;
+    Signed::decode(bytes).map_err(|_| wrong())
+}
+
+fn read(path: &Path) -> Result<String, KeyFileError> {
+    fs::read_to_string(path).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+}
+
+fn create_file(path: &Path, content: &[u8]) -> Result<(), KeyFileError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    write().map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeyFileError::Exists { path: path.to_owned() },
+        _ => KeyFileError::Io { path: path.to_owned(), source },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_new_federation_reads_back_and_is_not_overwritten() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let now = UnixTime::from_secs(1_800_000_000);
+        let root = create_federation(dir.path(), now).expect("a new federation");
+        let delegation = load_delegation(&dir.path().join(DELEGATION_FILE)).expect("a delegation");
+        let online = load_secret_key(&dir.path().join(ONLINE_KEY_FILE)).expect("a key");
+        assert_eq!((delegation.root, delegation.key), (root, online.public()));
+        assert_eq!(delegation.expires_at, now + MAX_DELEGATION);
+        let mode = fs::metadata(dir.path().join(ROOT_KEY_FILE)).expect("a key file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(create_federation(dir.path(), now), Err(KeyFileError::Exists { .. })));
+        assert_eq!(load_secret_key(&dir.path().join(ROOT_KEY_FILE)).expect("a key").public(), root);
+    }
+
+    #[test]
+    fn an_altered_delegation_does_not_load() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        create_federation(dir.path(), UnixTime::from_secs(1)).expect("a new federation");
+        let path = dir.path().join(DELEGATION_FILE);
+        let mut bytes = hex::decode(fs::read_to_string(&path).expect("a file").trim()).expect("hexadecimal digits");
+        bytes[20] ^= 1;
+        fs::write(&path, hex::encode(bytes)).expect("a writable file");
+        assert!(matches!(load_delegation(&path), Err(KeyFileError::Delegation { .. })));
+    }
+}

@@ -1,0 +1,86 @@
+//! How often a source may do something.
+//!
+//! A source is an IPv4 address or an IPv6 /64: what one customer of a network has. Exempt ranges are never refused.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+};
+
+use governor::{DefaultKeyedRateLimiter, Quota};
+use ipnet::IpNet;
+
+/// The most sources that one limiter remembers, about 10 MB. Beyond it, whoever was quiet is forgotten, and if that
+/// frees nothing, strangers are refused: the table must not be a way to exhaust memory.
+const MAX_SOURCES: usize = 65_536;
+
+/// An IPv4 address, or an IPv6 /64. Not for logs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Source(IpAddr);
+
+impl Source {
+    /// The source that an address belongs to.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
+            v4 @ IpAddr::V4(_) => Self(v4),
+        }
+    }
+}
+
+/// A rate for each source.
+pub(crate) struct SourceLimiter {
+    limiter: DefaultKeyedRateLimiter<Source>,
+    exempt: Vec<IpNet>,
+}
+
+impl SourceLimiter {
+    /// `per_minute` each minute, all at once if need be.
+    pub(crate) fn new(per_minute: u32, exempt: &[IpNet]) -> Self {
+        let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
+        Self { limiter: DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute)), exempt: exempt.to_vec() }
+    }
+
+    /// Whether the source of `address` may do it once more; counts it if so.
+    pub(crate) fn allows(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if self.exempt.iter().any(|range| range.contains(&address)) {
+            return true;
+        }
+        if self.limiter.len() >= MAX_SOURCES {
+            self.limiter.retain_recent();
+            if self.limiter.len() >= MAX_SOURCES {
+                return false;
+            }
+        }
+        self.limiter.check_key(&Source::of(address)).is_ok()
+    }
+
+    /// Forgets the sources that have been quiet for long enough.
+    pub(crate) fn forget_quiet(&self) {
+        self.limiter.retain_recent();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_ipv6_network_share_their_allowance() {
+        let limiter = SourceLimiter::new(2, &[]);
+        let allowed = |address: &str| limiter.allows(address.parse().expect("an address"));
+        assert!(allowed("2001:db8::1") && allowed("2001:db8::2"));
+        assert!(!allowed("2001:db8::3"));
+        assert!(allowed("2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn an_ipv4_address_counts_the_same_in_either_spelling() {
+        let limiter = SourceLimiter::new(1, &["10.0.0.0/8".parse().expect("a range")]);
+        let allowed = |address: &str| limiter.allows(address.parse().expect("an address"));
+        assert!(allowed("192.0.2.1"));
+        assert!(!allowed("::ffff:192.0.2.1"));
+        assert!((0..5).all(|_| allowed("10.1.2.3")), "an exempt range has no rate");
+    }
+}

@@ -1,0 +1,384 @@
+//! The registry over HTTP, with nodes that really answer, or don't, when they are dialled back.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use chappe_bootstrap::{Bootstrap, BootstrapConfig, StartError, keys};
+use chappe_common::{
+    directory::{DirectoryBundle, DirectoryError},
+    federation::FederationId,
+    keys::{PublicKey, SecretKey},
+    link_tls,
+    record::{Abilities, NodeLeave, NodeRecord, SignedRecord},
+    signed::Signed,
+    time::UnixTime,
+};
+use quinn::{Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
+use reqwest::{Client, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+/// A federation's keys, a registry's data folder, and a running registry on it.
+struct Fixture {
+    dir: TempDir,
+    root: PublicKey,
+    http: Client,
+    registry: Option<Bootstrap>,
+    base: String,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(alter: impl FnOnce(&mut BootstrapConfig)) -> Self {
+        // The same one in every test of this process: a second installation is refused, and that's fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let root = keys::create_federation(dir.path(), now()).expect("a new federation");
+        let http = Client::builder().timeout(Duration::from_secs(20)).build().expect("a client");
+        let mut fixture = Self { dir, root, http, registry: None, base: String::new() };
+        let mut config = config(fixture.dir.path(), root);
+        alter(&mut config);
+        fixture.restart_with(config).await;
+        fixture
+    }
+
+    async fn restart(&mut self) {
+        self.restart_with(config(self.dir.path(), self.root)).await;
+    }
+
+    async fn restart_with(&mut self, config: BootstrapConfig) {
+        if let Some(registry) = self.registry.take() {
+            registry.shutdown().await;
+        }
+        let registry = Bootstrap::spawn(config).await.expect("a registry");
+        self.base = format!("http://{}", registry.addr());
+        self.registry = Some(registry);
+    }
+
+    fn federation(&self) -> FederationId {
+        FederationId::of_roots(&[self.root])
+    }
+
+    async fn register(&self, record: &SignedRecord) -> (StatusCode, Value) {
+        self.register_bytes(record.as_bytes().clone()).await
+    }
+
+    async fn register_bytes(&self, body: Bytes) -> (StatusCode, Value) {
+        let response = self.http.post(format!("{}/v1/nodes", self.base)).body(body).send().await.expect("an answer");
+        (response.status(), response.json().await.expect("JSON"))
+    }
+
+    async fn leave(&self, leave: &Signed<NodeLeave>) -> StatusCode {
+        let url = format!("{}/v1/nodes", self.base);
+        self.http.delete(url).body(leave.as_bytes().clone()).send().await.expect("an answer").status()
+    }
+
+    async fn directory(&self) -> Result<DirectoryBundle, DirectoryError> {
+        let response = self.http.get(format!("{}/v1/directory", self.base)).send().await.expect("an answer");
+        assert_eq!(response.headers()["content-type"], "application/octet-stream");
+        DirectoryBundle::decode(response.bytes().await.expect("a body"), &[self.root], now())
+    }
+
+    async fn listed(&self) -> Vec<(u64, u64)> {
+        match self.directory().await {
+            Ok(bundle) => bundle.records(now()).map(|record| (record.epoch, record.seq)).collect(),
+            Err(DirectoryError::Empty) => Vec::new(),
+            Err(error) => panic!("the directory does not verify: {error}"),
+        }
+    }
+
+    fn record(&self, node: &TestNode, epoch: u64, seq: u64) -> SignedRecord {
+        self.record_at(&node.key, node.addr, epoch, seq)
+    }
+
+    fn record_at(&self, key: &SecretKey, addr: SocketAddr, epoch: u64, seq: u64) -> SignedRecord {
+        let record = NodeRecord {
+            federation: self.federation(),
+            node: key.node_id(),
+            epoch,
+            seq,
+            issued_at: now(),
+            expires_at: now() + Duration::from_secs(600),
+            client_urls: vec!["ws://127.0.0.1:4711".to_owned()],
+            quic_addrs: vec![addr],
+            region: "eu-west".to_owned(),
+            version: "0.1.0".to_owned(),
+            abilities: Abilities::default(),
+        };
+        Signed::sign(record, key).expect("a record within its bounds")
+    }
+
+    fn leave_note(&self, node: &TestNode, epoch: u64, seq: u64) -> Signed<NodeLeave> {
+        let leave = NodeLeave { federation: self.federation(), node: node.key.node_id(), epoch, seq, issued_at: now() };
+        Signed::sign(leave, &node.key).expect("a leave within its bounds")
+    }
+}
+
+/// As little of a node as a dial-back needs: a QUIC endpoint that holds its key.
+struct TestNode {
+    key: SecretKey,
+    addr: SocketAddr,
+    _accepting: JoinSet<()>,
+}
+
+impl TestNode {
+    fn start(seed: u8) -> Self {
+        let key = SecretKey::from_bytes(&[seed; 32]);
+        let crypto = link_tls::server_config(&key).expect("TLS parameters");
+        let crypto = QuicServerConfig::try_from(crypto).expect("TLS parameters for QUIC");
+        let config = ServerConfig::with_crypto(Arc::new(crypto));
+        let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).expect("a free port");
+        let addr = endpoint.local_addr().expect("an address");
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                if let Ok(connection) = incoming.await {
+                    connection.closed().await;
+                }
+            }
+        });
+        Self { key, addr, _accepting: accepting }
+    }
+}
+
+fn now() -> UnixTime {
+    SystemTime::now().into()
+}
+
+fn config(dir: &Path, root: PublicKey) -> BootstrapConfig {
+    let mut config = BootstrapConfig::default();
+    config.http.listen = ([127, 0, 0, 1], 0).into();
+    config.admin.listen = Some(([127, 0, 0, 1], 0).into());
+    config.bootstrap.data_dir = dir.join("data");
+    config.federation.roots = vec![root];
+    config.federation.delegation = dir.join(keys::DELEGATION_FILE);
+    config.federation.online_key = dir.join(keys::ONLINE_KEY_FILE);
+    config.times.dial = Duration::from_millis(500);
+    config
+}
+
+#[tokio::test]
+async fn a_node_that_proves_its_key_is_listed_and_a_newer_record_replaces_the_old_one() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    assert_eq!(fixture.listed().await, []);
+    let (status, body) = fixture.register(&fixture.record(&node, 1, 1)).await;
+    assert_eq!((status, body), (StatusCode::OK, serde_json::json!({ "listed": true })));
+    assert_eq!(fixture.listed().await, [(1, 1)]);
+    let first = fixture.directory().await.expect("a directory").directory().seq;
+
+    assert_eq!(fixture.register(&fixture.record(&node, 1, 2)).await.0, StatusCode::OK);
+    assert_eq!(fixture.listed().await, [(1, 2)]);
+    assert!(fixture.directory().await.expect("a directory").directory().seq > first);
+
+    let (status, body) = fixture.register(&fixture.record(&node, 1, 1)).await;
+    assert_eq!((status, &body["error"]), (StatusCode::CONFLICT, &"stale".into()));
+    assert_eq!(fixture.listed().await, [(1, 2)]);
+}
+
+#[tokio::test]
+async fn who_does_not_prove_the_key_is_not_listed() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let impostor = fixture.record_at(&SecretKey::from_bytes(&[2; 32]), node.addr, 1, 1);
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let unreachable = fixture.record_at(&node.key, silent.local_addr().expect("an address"), 1, 1);
+    for record in [impostor, unreachable] {
+        let (status, body) = fixture.register(&record).await;
+        assert_eq!((status, &body["error"]), (StatusCode::UNPROCESSABLE_ENTITY, &"unreachable".into()));
+    }
+    assert_eq!(fixture.listed().await, []);
+}
+
+#[tokio::test]
+async fn one_of_several_addresses_is_enough() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let mut record = fixture.record(&node, 1, 1).into_value();
+    record.quic_addrs.insert(0, silent.local_addr().expect("an address"));
+    let record = Signed::sign(record, &node.key).expect("a record within its bounds");
+    assert_eq!(fixture.register(&record).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_does_not_verify_is_refused_with_its_reason() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let good = fixture.record(&node, 1, 1);
+    let mut altered = good.as_bytes().to_vec();
+    // Inside the region: still well formed.
+    let region = altered.windows(7).position(|window| window == b"eu-west").expect("the region");
+    altered[region] = b'x';
+    let mut foreign = good.clone().into_value();
+    foreign.federation = FederationId::of_roots(&[]);
+    let mut future = good.clone().into_value();
+    future.issued_at = now() + Duration::from_secs(1000);
+    let mut over = good.clone().into_value();
+    over.expires_at = now();
+    let sign = |record: NodeRecord| Signed::sign(record, &node.key).expect("within bounds").as_bytes().clone();
+    let cases = [
+        (Bytes::from_static(b"nonsense"), StatusCode::BAD_REQUEST, "malformed"),
+        (Bytes::from(vec![0; 10_000]), StatusCode::BAD_REQUEST, "malformed"),
+        (altered.into(), StatusCode::FORBIDDEN, "signature"),
+        (sign(foreign), StatusCode::FORBIDDEN, "federation"),
+        (sign(future), StatusCode::BAD_REQUEST, "clock"),
+        (sign(over), StatusCode::BAD_REQUEST, "expired"),
+    ];
+    for (body, expected, code) in cases {
+        let (status, answer) = fixture.register_bytes(body).await;
+        assert_eq!((status, &answer["error"]), (expected, &code.into()));
+        assert!(answer["message"].as_str().is_some_and(|message| !message.is_empty()));
+    }
+    assert_eq!(fixture.listed().await, []);
+}
+
+#[tokio::test]
+async fn a_leave_ends_the_listing_and_no_replay_brings_it_back() {
+    let mut fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let record = fixture.record(&node, 3, 7);
+    assert_eq!(fixture.register(&record).await.0, StatusCode::OK);
+    assert_eq!(fixture.leave(&fixture.leave_note(&node, 3, 6)).await, StatusCode::CONFLICT);
+    assert_eq!(fixture.leave(&fixture.leave_note(&node, 3, 7)).await, StatusCode::OK);
+    assert_eq!(fixture.listed().await, []);
+    assert_eq!(fixture.register(&record).await.1["error"], "stale");
+    fixture.restart().await;
+    assert_eq!(fixture.register(&record).await.1["error"], "stale", "after a restart as well");
+    assert_eq!(fixture.register(&fixture.record(&node, 4, 0)).await.0, StatusCode::OK);
+    assert_eq!(fixture.listed().await, [(4, 0)]);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_listing_and_the_directory_does_not_go_back() {
+    let mut fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    assert_eq!(fixture.register(&fixture.record(&node, 1, 1)).await.0, StatusCode::OK);
+    let before = fixture.directory().await.expect("a directory").directory().seq;
+    fixture.restart().await;
+    assert_eq!(fixture.listed().await, [(1, 1)]);
+    assert!(fixture.directory().await.expect("a directory").directory().seq > before);
+    assert_eq!(fixture.register(&fixture.record(&node, 1, 0)).await.1["error"], "stale");
+}
+
+#[tokio::test]
+async fn clients_in_the_field_get_a_signed_list_of_servers() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let record = fixture.record(&node, 1, 1);
+    assert_eq!(fixture.register(&record).await.0, StatusCode::OK);
+    let registered = Duration::from_millis(first_server(&fixture).await["registeredAt"].as_u64().expect("a number"));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(fixture.register(&record).await.0, StatusCode::OK, "the same bytes again");
+    // The list follows within its own time.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    let server = loop {
+        let server = first_server(&fixture).await;
+        if server["lastSeen"].as_u64() > server["registeredAt"].as_u64() {
+            break server;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "lastSeen stays behind: {server}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(server["serverId"], node.key.node_id().to_server_id());
+    assert_eq!(server["publicKey"], node.key.public().to_base64());
+    assert_eq!(server["endpoint"], "ws://127.0.0.1:4711");
+    assert_eq!(server["region"], "eu-west");
+    assert_eq!(server["registeredAt"].as_u64().map(Duration::from_millis), Some(registered));
+    assert_eq!(server.as_object().map(serde_json::Map::len), Some(6));
+}
+
+async fn first_server(fixture: &Fixture) -> Value {
+    let url = format!("{}/servers", fixture.base);
+    let response = fixture.http.get(url).header("origin", "https://example.org").send().await.expect("an answer");
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert_eq!(response.headers()["access-control-expose-headers"], "x-bootstrap-signature");
+    let signature = STANDARD.decode(&response.headers()["x-bootstrap-signature"]).expect("base64");
+    let body = response.bytes().await.expect("a body");
+    let online = keys::load_secret_key(&fixture.dir.path().join(keys::ONLINE_KEY_FILE)).expect("a key").public();
+    assert!(online.verify(&body, signature.as_slice().try_into().expect("64 bytes")));
+    let list: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(list.as_object().map(serde_json::Map::len), Some(2));
+    assert!(list["timestamp"].as_u64().is_some_and(|millis| millis / 1000 + 60 > now().as_secs()));
+    list["servers"][0].clone()
+}
+
+#[tokio::test]
+async fn a_source_that_asks_too_often_is_refused_and_counted() {
+    let fixture = Fixture::start_with(|config| config.limits.registrations_per_minute = 2).await;
+    let node = TestNode::start(1);
+    for seq in 1..=2 {
+        assert_eq!(fixture.register(&fixture.record(&node, 1, seq)).await.0, StatusCode::OK);
+    }
+    let (status, body) = fixture.register(&fixture.record(&node, 1, 3)).await;
+    assert_eq!((status, &body["error"]), (StatusCode::TOO_MANY_REQUESTS, &"rate_limited".into()));
+
+    let admin = fixture.registry.as_ref().and_then(Bootstrap::admin_addr).expect("an admin address");
+    let metrics = fixture.http.get(format!("http://{admin}/metrics")).send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("text");
+    assert!(metrics.contains("chappe_bootstrap_records_total{outcome=\"accepted\"} 2"), "{metrics}");
+    assert!(metrics.contains("chappe_bootstrap_records_total{outcome=\"rate_limited\"} 1"), "{metrics}");
+    let public = fixture.http.get(format!("{}/metrics", fixture.base)).send().await.expect("an answer");
+    assert_eq!(public.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_address_is_not_dialled_in_a_loop_whoever_asks() {
+    let fixture = Fixture::start_with(|config| config.limits.dials_per_minute = 1).await;
+    let node = TestNode::start(1);
+    assert_eq!(fixture.register(&fixture.record(&node, 1, 1)).await.0, StatusCode::OK);
+    let (status, body) = fixture.register(&fixture.record(&TestNode::start(2), 1, 1)).await;
+    assert_eq!((status, &body["error"]), (StatusCode::TOO_MANY_REQUESTS, &"rate_limited".into()));
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_no_headers_is_closed() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let fixture = Fixture::start_with(|config| config.times.headers = Duration::from_millis(200)).await;
+    let addr = fixture.registry.as_ref().expect("it runs").addr();
+    let mut stream = tokio::net::TcpStream::connect(addr).await.expect("a connection");
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost:").await.expect("sent");
+    let closed = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await;
+    assert!(closed.is_ok(), "the connection is still open");
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_delay_stopping() {
+    let mut fixture = Fixture::start_with(|config| config.times.headers = Duration::from_secs(60)).await;
+    let registry = fixture.registry.take().expect("it runs");
+    let _idle = tokio::net::TcpStream::connect(registry.addr()).await.expect("a connection");
+    fixture.http.get(format!("{}/health", fixture.base)).send().await.expect("an answer");
+    tokio::time::timeout(Duration::from_secs(6), registry.shutdown()).await.expect("stopped in time");
+}
+
+#[tokio::test]
+async fn two_registries_do_not_share_a_store_nor_an_address() {
+    let fixture = Fixture::start().await;
+    let config = config(fixture.dir.path(), fixture.root);
+    let same_store = Bootstrap::spawn(config.clone()).await;
+    assert!(matches!(&same_store, Err(StartError::Store(_))), "{same_store:?}");
+
+    let mut same_addr = config;
+    same_addr.http.listen = fixture.registry.as_ref().expect("it runs").addr();
+    same_addr.bootstrap.data_dir = fixture.dir.path().join("other");
+    let Err(error) = Bootstrap::spawn(same_addr).await else { panic!("two registries on one address") };
+    assert!(error.to_string().contains("http.listen"), "{error}");
+}
+
+#[tokio::test]
+async fn a_delegation_by_a_stranger_does_not_start() {
+    let fixture = Fixture::start().await;
+    let mut config = config(fixture.dir.path(), SecretKey::from_bytes(&[5; 32]).public());
+    config.bootstrap.data_dir = fixture.dir.path().join("other");
+    assert!(matches!(Bootstrap::spawn(config).await, Err(StartError::Root)));
+}

@@ -1,0 +1,169 @@
+//! Joining the federation, and staying whole: full exchanges with nodes that are known from the registry, from the
+//! last run, or as members.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use chappe_common::{
+    keys::NodeId,
+    record::{NodeRecord, SignedRecord},
+    signed::Signed,
+    time::UnixTime,
+};
+use chappe_discovery::{private_file, registry::Registry};
+use futures_util::future::join_all;
+use rand::{RngExt as _, seq::IteratorRandom as _};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
+};
+
+use super::{
+    exchange, links,
+    membership::{EXPIRE_EVERY, Event},
+};
+use crate::core::Core;
+
+/// How many nodes a joiner asks at once: one of them may be gone, and another may lie.
+const ANCHORS: usize = 3;
+/// How long an exchange may take: 3 MiB at 5 Mbit/s.
+const EXCHANGE_WAIT: Duration = Duration::from_secs(6);
+/// The first and the longest pause between two tries to join; each is twice the last, and jittered.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// At most one exchange that is wanted for a member's record in this time.
+const WANTED_PAUSE: Duration = Duration::from_secs(1);
+/// How often the known members are written down, if they changed.
+const STORE_EVERY: Duration = Duration::from_secs(30);
+/// The most members that are written down: enough that some are there after weeks.
+const STORED: usize = 64;
+
+/// Joins, and keeps the view whole, until the task is ended.
+pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
+    for record in load_members(&members_file) {
+        // What doesn't count any more is refused by itself.
+        core.records.learn(record);
+    }
+    let mut pause = FIRST_PAUSE;
+    let every = core.config.membership.exchange_every;
+    let mut exchange_tick = interval_at(Instant::now() + every, every);
+    exchange_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let renew = core.config.registry.renew_every;
+    let mut heal_tick = interval_at(Instant::now() + renew, renew);
+    let mut expire_tick = interval_at(Instant::now() + EXPIRE_EVERY, EXPIRE_EVERY);
+    let mut store_tick = interval_at(Instant::now() + STORE_EVERY, STORE_EVERY);
+    let mut stored = Vec::new();
+    loop {
+        let alone = core.view.load().len() <= 1;
+        tokio::select! {
+            biased;
+            () = sleep(jittered(pause)), if alone => {
+                ask_registry(&core, registry.as_ref()).await;
+                let joined = join(&core).await;
+                pause = if joined { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            }
+            () = core.wants_exchange.notified(), if !alone => {
+                exchange_with_members(&core, 1).await;
+                sleep(WANTED_PAUSE).await;
+            }
+            _ = exchange_tick.tick() => exchange_with_members(&core, 1).await,
+            _ = heal_tick.tick() => {
+                // Two halves that lost each other meet again through what the registry knows.
+                ask_registry(&core, registry.as_ref()).await;
+                join(&core).await;
+            }
+            _ = expire_tick.tick() => {
+                core.homes().expire(std::time::Instant::now());
+                core.records.expire();
+                core.sources.expire();
+                core.links.expire();
+            }
+            _ = store_tick.tick() => store_members(&core, &members_file, &mut stored),
+        }
+    }
+}
+
+/// Between half and all of a time.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+async fn ask_registry(core: &Core, registry: Option<&Registry>) {
+    let Some(registry) = registry else { return };
+    let now = UnixTime::from(SystemTime::now());
+    match registry.fetch(now).await {
+        Ok(bundle) => {
+            for record in bundle.records(now).filter(|record| record.node != core.me) {
+                core.records.learn(record);
+            }
+        }
+        Err(error) => tracing::debug!(%error, "no directory from the registry"),
+    }
+}
+
+/// Asks up to [`ANCHORS`] nodes that are known, but no members, for all they know. Whether one answered.
+async fn join(core: &Arc<Core>) -> bool {
+    let view = core.view.load_full();
+    let strangers = core.records.all().into_iter().map(|record| record.node).filter(|node| !view.contains(node));
+    let anchors = strangers.sample(&mut rand::rng(), ANCHORS);
+    let asked = anchors.iter().map(|anchor| async {
+        let joined = exchange_with(core, *anchor).await;
+        if joined && core.membership.send(Event::Announce(*anchor)).await.is_ok() {
+            tracing::info!(anchor = anchor.short(), "joined");
+        }
+        joined
+    });
+    join_all(asked).await.contains(&true)
+}
+
+async fn exchange_with_members(core: &Arc<Core>, count: usize) {
+    let view = core.view.load_full();
+    let others = view.nodes().filter(|node| *node != core.me).sample(&mut rand::rng(), count);
+    join_all(others.into_iter().map(|node| exchange_with(core, node))).await;
+}
+
+async fn exchange_with(core: &Arc<Core>, node: NodeId) -> bool {
+    tokio::time::timeout(EXCHANGE_WAIT, try_exchange(core, node)).await.ok().flatten().is_some()
+}
+
+async fn try_exchange(core: &Arc<Core>, node: NodeId) -> Option<()> {
+    let link = match links::connect(core, node).await {
+        Ok(link) => link,
+        Err(error) => {
+            tracing::debug!(%error, peer = node.short(), "no link for an exchange");
+            return None;
+        }
+    };
+    let (reply, ours) = oneshot::channel();
+    core.membership.send(Event::Snapshot(reply)).await.ok()?;
+    let theirs = exchange::ask(link.connection(), &ours.await.ok()?).await.ok()?;
+    core.membership.send(Event::Exchange { from: node, theirs, reply: None }).await.ok()
+}
+
+/// The records in the file of the last run. A file that can't be read is one that isn't there: the registry knows more.
+fn load_members(path: &Path) -> Vec<SignedRecord> {
+    let Ok(bytes) = std::fs::read(path) else { return Vec::new() };
+    let records: Vec<Bytes> = postcard::from_bytes(&bytes).unwrap_or_default();
+    records.into_iter().filter_map(|record| Signed::<NodeRecord>::decode(record).ok()).collect()
+}
+
+/// Writes the members down for the next start.
+pub(crate) fn store_members(core: &Core, path: &Path, stored: &mut Vec<NodeId>) {
+    let members: Vec<_> = core.view.load().nodes().filter(|node| *node != core.me).take(STORED).collect();
+    if members == *stored || members.is_empty() {
+        return;
+    }
+    let records: Vec<_> =
+        members.iter().filter_map(|node| core.records.find(node)).map(|record| record.as_bytes().clone()).collect();
+    let written = postcard::to_allocvec(&records).map(|bytes| private_file::write(path, &bytes));
+    match written {
+        Ok(Ok(())) => *stored = members,
+        Ok(Err(error)) => tracing::warn!(%error, path = %path.display(), "cannot write the known members down"),
+        // Byte strings always encode.
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,265 @@
+//! A running node: how it starts, what it bound, and how it stops.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chappe_common::{
+    federation::FederationId,
+    keys::{NodeId, PublicKey},
+    signed::SignError,
+};
+use chappe_discovery::registry::{Registry, RegistryError};
+use tokio::{net::TcpListener, sync::mpsc};
+
+use crate::{
+    config::{ConfigError, NodeConfig},
+    core::{Basics, Core},
+    federation::{
+        join,
+        links::{self, Links},
+        membership::{self, Membership, sign_record},
+        records::Records,
+    },
+    identity::{Identity, IdentityError},
+    listener, metrics,
+    placement::Beacon,
+    publish::{self, Publisher},
+    register::{self, Registries},
+    session::EndReason,
+};
+
+/// How long links and registries have for the goodbye, after the clients have left.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a node could not start. Nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value of the configuration is out of its bounds.
+    #[error("the configuration is not valid")]
+    Config(#[from] ConfigError),
+    /// The key or the epoch cannot be used.
+    #[error("the node's identity cannot be used")]
+    Identity(#[from] IdentityError),
+    /// An address cannot be bound: mostly, another process has it.
+    #[error("cannot listen on {addr} ({key})")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The record that the configuration makes cannot be signed.
+    #[error("the node's record cannot be signed: its URLs and addresses together are too long")]
+    Record(#[from] SignError),
+    /// The registry's HTTP client cannot be set up.
+    #[error("the HTTP client cannot be set up")]
+    Http(#[source] reqwest::Error),
+    /// The same, of the directory's.
+    #[error(transparent)]
+    Directory(#[from] RegistryError),
+}
+
+/// What a node listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeAddrs {
+    /// Clients' WebSockets, TCP.
+    pub client: SocketAddr,
+    /// Other nodes' links, UDP.
+    pub quic: SocketAddr,
+    /// Metrics and members, TCP.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Counts of what a node holds at the moment, for tests and tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeStats {
+    /// Sessions of clients.
+    pub sessions: usize,
+    /// Live members, this node among them.
+    pub members: usize,
+    /// Links to other nodes.
+    pub links: usize,
+    /// Leases kept as a home.
+    pub leases: usize,
+    /// Pairing codes kept as a home.
+    pub codes: usize,
+    /// Inboxes attached here.
+    pub inboxes: usize,
+    /// Tasks.
+    pub tasks: usize,
+}
+
+/// A running node. Dropped without [`Node::shutdown`] it stops too, without a word to anybody, as if it were killed.
+#[derive(Debug)]
+pub struct Node {
+    core: Arc<Core>,
+    addrs: NodeAddrs,
+    registries: Option<Registries>,
+    members_file: std::path::PathBuf,
+}
+
+impl Node {
+    /// Starts a node: binds its listeners, then joins in the background.
+    ///
+    /// # Errors
+    /// Says which part of the configuration, the disk or the network stands in the way.
+    pub async fn spawn(config: NodeConfig) -> Result<Self, StartError> {
+        config.check()?;
+        let identity = Identity::load(&config.node.data_dir)?;
+        let client = listen(config.client.listen, "client.listen").await?;
+        let admin = match config.admin.listen {
+            Some(addr) => Some(listen(addr, "admin.listen").await?),
+            None => None,
+        };
+        let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
+        let links = Links::bind(config.federation.listen, identity.key().clone(), config.federation.max_links)
+            .map_err(bind_error)?;
+        let addrs = NodeAddrs {
+            client: client.local_addr().map_err(bind_error)?,
+            quic: links.local_addr().map_err(bind_error)?,
+            admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
+        };
+        let basics = basics(config, &identity, addrs);
+        let own_record = sign_record(&basics, &identity, 1)?;
+        let records = Arc::new(Records::new(basics.federation));
+        let (membership, events) = mpsc::channel(membership::EVENTS);
+        let (publisher, commands) = mpsc::channel(publish::COMMANDS);
+        let (registries, directory) = match basics.config.registry.urls.as_slice() {
+            [] => (None, None),
+            urls => (
+                Some(Registries::new(urls).map_err(StartError::Http)?),
+                Some(Registry::new(urls.to_vec(), basics.config.federation.roots.clone())?),
+            ),
+        };
+        let members_file = basics.config.node.data_dir.join("members");
+        let core = Arc::new(Core::new(basics, links, records, own_record, membership, publisher));
+        core.tasks.spawn(Membership::new(core.clone(), identity).run(events));
+        core.tasks.spawn(Publisher::new(core.clone()).run(commands));
+        core.tasks.spawn(links::accept(core.clone()));
+        core.tasks.spawn(join::run(core.clone(), directory, members_file.clone()));
+        match registries.clone() {
+            Some(registries) => core.tasks.spawn(registries.run(core.clone())),
+            None => core.tasks.spawn(register::renew_records(core.clone())),
+        }
+        core.tasks.spawn(listener::serve_clients(core.clone(), client));
+        if let Some(admin) = admin {
+            core.tasks.spawn(listener::serve_admin(core.clone(), admin));
+        }
+        Ok(Self { core, addrs, registries, members_file })
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> NodeId {
+        self.core.me
+    }
+
+    /// What the node listens on.
+    pub const fn addrs(&self) -> NodeAddrs {
+        self.addrs
+    }
+
+    /// The first URL that clients use.
+    pub fn client_url(&self) -> &str {
+        self.core.client_urls.first().map_or("", String::as_str)
+    }
+
+    /// How many live members the node knows, itself included.
+    pub fn members(&self) -> usize {
+        self.core.view.load().len()
+    }
+
+    /// What the node holds at the moment.
+    pub fn stats(&self) -> NodeStats {
+        let levels = metrics::levels(&self.core);
+        NodeStats {
+            sessions: levels.sessions,
+            members: levels.members,
+            links: levels.links,
+            leases: levels.leases,
+            codes: levels.codes,
+            inboxes: levels.inboxes,
+            tasks: levels.tasks,
+        }
+    }
+
+    /// Stops: tells the clients to go elsewhere and gives them `times.drain` to do so, leaves the federation and the
+    /// registries with a signed word, and ends. Takes at most `times.drain` and a few seconds.
+    pub async fn shutdown(self) {
+        let core = &self.core;
+        core.start_draining();
+        core.local.for_each(|session| {
+            // A session whose queue is full ends by that.
+            let _ = session.try_send(crate::session::SessionEvent::GoingAway);
+        });
+        let leave = tokio::time::timeout(GOODBYE, register::leave_members(core)).await.ok().flatten();
+        let told = async {
+            if let (Some(registries), Some(leave)) = (&self.registries, &leave) {
+                registries.leave(leave).await;
+            }
+        };
+        let drained = self.drain();
+        let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, told));
+        join::store_members(core, &self.members_file, &mut Vec::new());
+        core.connections.cancel().await;
+        // Datagrams of the goodbye are on their way; closing the links tells whoever did not get them.
+        let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
+        core.tasks.cancel().await;
+    }
+
+    /// Waits until the clients have left, and closes the rest.
+    async fn drain(&self) {
+        let core = &self.core;
+        let deadline = Instant::now() + core.config.times.drain;
+        while core.local.sessions() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        core.local.for_each(|session| session.end(EndReason::GoingAway));
+        core.connections.wait(Duration::from_secs(1)).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.core.connections.stop();
+        self.core.tasks.stop();
+    }
+}
+
+async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).await.map_err(|source| StartError::Bind { addr, key, source })
+}
+
+fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs) -> Basics {
+    let me = identity.key().node_id();
+    // A node without roots is a federation of its own: it trusts itself.
+    let own: [PublicKey; 1] = [*me.key()];
+    let roots = if config.federation.roots.is_empty() { &own[..] } else { &config.federation.roots };
+    let federation = FederationId::of_roots(roots);
+    let client_urls = match config.client.urls.as_slice() {
+        [] => vec![format!("ws://{}", addrs.client)],
+        urls => urls.to_vec(),
+    };
+    let quic_addrs = match config.federation.advertise.as_slice() {
+        [] => vec![addrs.quic],
+        advertised => advertised.to_vec(),
+    };
+    Basics {
+        key: identity.key().clone(),
+        me,
+        federation,
+        beacon: Beacon::genesis(federation),
+        client_urls,
+        quic_addrs,
+        region: config.node.region.clone(),
+        abilities: membership::abilities(&config),
+        record_lifetime: config.registry.record_lifetime,
+        started: Instant::now(),
+        config,
+    }
+}

@@ -1,0 +1,112 @@
+//! Telling the registries that this node is here, and at the end that it is not.
+
+use std::{sync::Arc, time::Duration};
+
+use chappe_common::{record::NodeLeave, signed::Signed};
+use chappe_discovery::tls;
+use futures_util::future::join_all;
+use rand::RngExt as _;
+use tokio::{sync::oneshot, time::sleep};
+
+use crate::{core::Core, federation::membership::Event};
+
+/// How long one registry may take: it dials back before it answers.
+const WAIT: Duration = Duration::from_secs(8);
+/// The first and the longest pause after a failure; each is twice the last, and jittered.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The registries of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Registries {
+    http: reqwest::Client,
+    urls: Vec<String>,
+}
+
+impl Registries {
+    /// The registries at these base URLs.
+    ///
+    /// # Errors
+    /// The HTTP client can't be set up.
+    pub(crate) fn new(urls: &[String]) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured((*tls::config()).clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(WAIT)
+            .build()?;
+        let urls = urls.iter().map(|url| format!("{}/v1/nodes", url.trim_end_matches('/'))).collect();
+        Ok(Self { http, urls })
+    }
+
+    /// Keeps the node registered until the task is ended.
+    pub(crate) async fn run(self, core: Arc<Core>) {
+        let renew = renew_records(core.clone());
+        let registered = join_all(self.urls.iter().map(|url| self.keep_registered(&core, url)));
+        tokio::join!(renew, registered);
+    }
+
+    /// Registers with one registry whenever the record changes, and tries again where that fails.
+    async fn keep_registered(&self, core: &Core, url: &str) {
+        let mut changes = core.own_record_changes();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let record = core.own_record.load().as_bytes().clone();
+            let registered = match self.http.post(url).body(record).send().await {
+                Ok(response) if response.status().is_success() => {
+                    tracing::debug!("registered");
+                    true
+                }
+                Ok(response) => {
+                    let status = response.status();
+                    // The registry's reason is for people, and short.
+                    let reason = response.text().await.unwrap_or_default();
+                    let reason: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
+                    tracing::warn!(%status, reason, "the registry refused this node's record");
+                    false
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot reach the registry");
+                    false
+                }
+            };
+            if registered {
+                pause = FIRST_PAUSE;
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            } else {
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                sleep(jittered).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// Takes the registration back.
+    pub(crate) async fn leave(&self, leave: &Signed<NodeLeave>) {
+        join_all(self.urls.iter().map(|url| async move {
+            if let Err(error) = self.http.delete(url).body(leave.as_bytes().clone()).send().await {
+                tracing::warn!(%error, "could not take the registration back; it ends by itself");
+            }
+        }))
+        .await;
+    }
+}
+
+/// Signs a fresh record before the last one gets old. A node without registries needs that too: its members do.
+pub(crate) async fn renew_records(core: Arc<Core>) {
+    loop {
+        let jittered = core.config.registry.renew_every.mul_f64(rand::rng().random_range(0.9..1.0));
+        sleep(jittered).await;
+        if core.membership.send(Event::RenewRecord).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Has membership tell all members that this node leaves.
+pub(crate) async fn leave_members(core: &Core) -> Option<Signed<NodeLeave>> {
+    let (reply, leave) = oneshot::channel();
+    core.membership.send(Event::Leave(reply)).await.ok()?;
+    leave.await.ok()
+}

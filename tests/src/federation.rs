@@ -1,0 +1,92 @@
+//! A registry and nodes on loopback, in this process, with everything real between them.
+
+use std::{net::Ipv4Addr, time::Duration, time::SystemTime};
+
+use chappe_bootstrap::{Bootstrap, BootstrapConfig};
+use chappe_common::keys::PublicKey;
+use chappe_node::{Node, NodeConfig};
+use tempfile::TempDir;
+
+use crate::eventually;
+
+/// A registry and its nodes, which know each other.
+#[derive(Debug)]
+pub struct Federation {
+    /// The nodes; a test may take one out and stop it.
+    pub nodes: Vec<Node>,
+    registry: Bootstrap,
+    root: PublicKey,
+    dir: TempDir,
+}
+
+impl Federation {
+    /// Starts a registry and `count` nodes, each with its configuration changed by `change`; returns when every node
+    /// knows all others.
+    ///
+    /// # Panics
+    /// Something does not start.
+    pub async fn start(count: usize, change: impl Fn(&mut NodeConfig)) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let root = chappe_bootstrap::keys::create_federation(dir.path(), SystemTime::now().into()).expect("keys");
+        let mut config = BootstrapConfig::default();
+        config.bootstrap.data_dir = dir.path().join("registry");
+        config.http.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.federation.roots = vec![root];
+        config.federation.delegation = dir.path().join(chappe_bootstrap::keys::DELEGATION_FILE);
+        config.federation.online_key = dir.path().join(chappe_bootstrap::keys::ONLINE_KEY_FILE);
+        config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+        let registry = Bootstrap::spawn(config).await.expect("a registry");
+        let mut federation = Self { nodes: Vec::new(), registry, root, dir };
+        for index in 0..count {
+            let node = federation.start_node(index, &change).await;
+            federation.nodes.push(node);
+        }
+        federation.settle().await;
+        federation
+    }
+
+    /// Starts a node with the folder of that number: the same node as before, if there was one.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_node(&self, number: usize, change: impl Fn(&mut NodeConfig)) -> Node {
+        Node::spawn(self.node_config(number, change)).await.expect("a node")
+    }
+
+    /// The configuration of the node of that number.
+    pub fn node_config(&self, number: usize, change: impl Fn(&mut NodeConfig)) -> NodeConfig {
+        let mut config = NodeConfig::default();
+        config.node.data_dir = self.dir.path().join(format!("node{number}"));
+        config.client.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.federation.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.federation.roots = vec![self.root];
+        config.registry.urls = vec![self.registry_url()];
+        config.times.drain = Duration::from_millis(500);
+        change(&mut config);
+        config
+    }
+
+    /// The registry's base URL.
+    pub fn registry_url(&self) -> String {
+        format!("http://{}", self.registry.addr())
+    }
+
+    /// The federation's root key.
+    pub const fn root(&self) -> PublicKey {
+        self.root
+    }
+
+    /// Waits until every node knows all that are in `nodes`, and nobody else.
+    pub async fn settle(&self) {
+        let count = self.nodes.len();
+        eventually("every node knows all others", || self.nodes.iter().all(|node| node.members() == count)).await;
+    }
+
+    /// Stops everything.
+    pub async fn shutdown(self) {
+        for node in self.nodes {
+            node.shutdown().await;
+        }
+        self.registry.shutdown().await;
+    }
+}

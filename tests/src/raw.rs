@@ -1,0 +1,230 @@
+//! A client that speaks raw WebSocket frames, as clients in the field do.
+
+use std::time::{Duration, SystemTime};
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use chappe_common::{
+    keys::{NodeId, SecretKey},
+    lease::{Inbox, Lease, SignedLease, prove_attach},
+    signed::Signed,
+    time::UnixTime,
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+use crate::PATIENCE;
+
+/// One raw connection.
+#[derive(Debug)]
+pub struct Raw {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The first message of the node.
+    pub server_info: Value,
+}
+
+impl Raw {
+    /// Connects and reads `server_info`.
+    ///
+    /// # Panics
+    /// The node does not answer with it.
+    pub async fn connect(url: &str) -> Self {
+        let (socket, _) =
+            timeout(PATIENCE, connect_async(url)).await.expect("a connection in time").expect("a WebSocket");
+        let mut raw = Self { socket, server_info: Value::Null };
+        raw.server_info = raw.next().await;
+        assert_eq!(raw.server_info["type"], "server_info");
+        raw
+    }
+
+    /// Connects and registers a code, with a key that is 32 times the code's first byte.
+    pub async fn register(url: &str, code: &str) -> Self {
+        let mut raw = Self::connect(url).await;
+        raw.send(json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)})).await;
+        raw.expect("registered").await;
+        raw
+    }
+
+    /// Sends a message.
+    ///
+    /// # Panics
+    /// The connection is gone.
+    pub async fn send(&mut self, message: Value) {
+        self.send_text(message.to_string()).await;
+    }
+
+    /// Sends a text frame as it is.
+    ///
+    /// # Panics
+    /// The connection is gone.
+    pub async fn send_text(&mut self, text: impl Into<String>) {
+        self.send_frame(Message::text(text.into())).await;
+    }
+
+    /// Sends any frame.
+    ///
+    /// # Panics
+    /// The connection is gone.
+    pub async fn send_frame(&mut self, frame: Message) {
+        timeout(PATIENCE, self.socket.send(frame)).await.expect("sent in time").expect("an open connection");
+    }
+
+    /// The next frame; `None` once the connection is over.
+    ///
+    /// # Panics
+    /// None comes in time.
+    pub async fn next_frame(&mut self) -> Option<Message> {
+        timeout(PATIENCE, self.socket.next()).await.expect("a frame in time")?.ok()
+    }
+
+    /// The next message, passing over protocol pings.
+    ///
+    /// # Panics
+    /// None comes in time, or the connection ends.
+    pub async fn next(&mut self) -> Value {
+        serde_json::from_str(&self.next_text().await).expect("JSON")
+    }
+
+    /// The next message as it came.
+    ///
+    /// # Panics
+    /// None comes in time, or the connection ends.
+    pub async fn next_text(&mut self) -> String {
+        loop {
+            match self.next_frame().await.expect("a message, not the end") {
+                Message::Text(text) => return text.as_str().to_owned(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("a message was expected, not {other:?}"),
+            }
+        }
+    }
+
+    /// The next message, which has to be of this type.
+    ///
+    /// # Panics
+    /// It is another, or none comes.
+    pub async fn expect(&mut self, kind: &str) -> Value {
+        let message = self.next().await;
+        assert_eq!(message["type"], kind, "{message}");
+        message
+    }
+
+    /// The next message, which has to be this one.
+    ///
+    /// # Panics
+    /// It is another, or none comes.
+    pub async fn expect_exactly(&mut self, expected: Value) {
+        assert_eq!(self.next().await, expected);
+    }
+
+    /// The next message, which has to be this error.
+    ///
+    /// # Panics
+    /// It is another, or none comes.
+    pub async fn expect_error(&mut self, code: &str, message: &str) {
+        self.expect_exactly(json!({"type": "error", "code": code, "message": message})).await;
+    }
+
+    /// Nothing was said before now: what is asked next is answered next.
+    ///
+    /// # Panics
+    /// Something else comes first.
+    pub async fn expect_silence(&mut self) {
+        self.send(json!({"type": "ping"})).await;
+        self.expect_exactly(json!({"type": "pong"})).await;
+    }
+
+    /// Nothing comes for this long.
+    ///
+    /// # Panics
+    /// Something comes.
+    pub async fn expect_nothing_for(&mut self, time: Duration) {
+        if let Ok(frame) = timeout(time, self.socket.next()).await {
+            panic!("nothing was expected, not {frame:?}");
+        }
+    }
+
+    /// The close frame's code, after any other frames.
+    pub async fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match self.next_frame().await? {
+                Message::Close(frame) => return frame.map(|frame| frame.code.into()),
+                _ => continue,
+            }
+        }
+    }
+
+    /// The node of this connection.
+    ///
+    /// # Panics
+    /// The node named itself in another form.
+    pub fn node(&self) -> NodeId {
+        NodeId::from_server_id(self.server_info["serverId"].as_str().expect("an id")).expect("an id")
+    }
+
+    /// The nonce of this session.
+    ///
+    /// # Panics
+    /// It isn't 32 bytes in standard base64.
+    pub fn nonce(&self) -> [u8; 32] {
+        let text = self.server_info["nonce"].as_str().expect("a nonce");
+        STANDARD.decode(text).expect("base64").try_into().expect("32 bytes")
+    }
+
+    /// One element of `attach` for an inbox at this session's node.
+    pub fn attachment(&self, key: &SecretKey, seq: u64, lasts: Duration) -> Value {
+        let lease = lease(key, self.node(), seq, lasts);
+        attachment(key, &self.nonce(), &lease)
+    }
+
+    /// Attaches an inbox, and waits until that is done.
+    pub async fn attach(&mut self, key: &SecretKey, seq: u64) {
+        let item = self.attachment(key, seq, Duration::from_secs(600));
+        self.send(json!({"type": "attach", "id": "attach", "inboxes": [item]})).await;
+        let answer = self.expect("attached").await;
+        assert_eq!(answer["rejected"], json!([]));
+    }
+}
+
+/// A lease for a node.
+///
+/// # Panics
+/// Never: the key is the inbox's own.
+pub fn lease(key: &SecretKey, node: NodeId, seq: u64, lasts: Duration) -> SignedLease {
+    let expires_at = UnixTime::from(SystemTime::now()) + lasts;
+    let lease = Lease { inbox: Inbox::new(key.public()), node, session_key: [7; 32], seq, expires_at };
+    Signed::sign(lease, key).expect("a lease by its own key")
+}
+
+/// One element of `attach`: a lease, and the proof for the session with that nonce.
+pub fn attachment(key: &SecretKey, nonce: &[u8; 32], lease: &SignedLease) -> Value {
+    json!({
+        "lease": URL_SAFE_NO_PAD.encode(lease.as_bytes()),
+        "proof": URL_SAFE_NO_PAD.encode(prove_attach(key, nonce, lease)),
+    })
+}
+
+/// The public key that [`Raw::register`] gives a code.
+pub fn key_of(code: &str) -> String {
+    STANDARD.encode([code.as_bytes()[0]; 32])
+}
+
+/// An inbox key made of a number, and the inbox's text.
+pub fn inbox(number: u8) -> (SecretKey, String) {
+    let key = SecretKey::from_bytes(&[number; 32]);
+    let text = key.public().to_base64url();
+    (key, text)
+}
+
+/// Milliseconds since 1970, as leases are numbered.
+///
+/// # Panics
+/// The clock stands before 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
+    u64::try_from(since.as_millis()).expect("milliseconds that fit")
+}
