@@ -12,7 +12,7 @@ use chappe_discovery::connection::ConnectionError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Driver, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
+use super::{Driver, Held, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
 use crate::{
     call::Input,
     event::{DisconnectReason, Event, StepKind},
@@ -30,8 +30,11 @@ const RECHECK: Duration = Duration::from_secs(3);
 
 /// What a request waits for.
 pub(super) enum Wanted {
+    /// So many inboxes. `held` is dropped with the answer, or when there will be none: whoever waits then goes on.
     Attached {
         count: usize,
+        #[expect(dead_code, reason = "it is held to be dropped")]
+        held: Option<Held>,
     },
     Detached,
     /// Where the callee is, to go on with the first message of its outbox, or only to see whether it has moved.
@@ -156,7 +159,7 @@ impl Driver {
         };
         match reply {
             Reply::Attached { id, ttl, rejected } => {
-                if let Some(Wanted::Attached { count }) = self.answered(serial, &id) {
+                if let Some(Wanted::Attached { count, .. }) = self.answered(serial, &id) {
                     self.handle_attached(serial, count, Duration::from_secs(ttl), rejected.len());
                 }
             }
