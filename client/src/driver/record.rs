@@ -48,6 +48,8 @@ pub(crate) struct Record {
     counter: u32,
     seen: Seen,
     pub(crate) outbox: Outbox,
+    /// The last attempt found nobody: ask where the other side is before the next, so that the node looks anew.
+    pub(crate) look_up: bool,
     pub(crate) status: watch::Sender<CallStatus>,
     pub(crate) placed_at: Instant,
     /// When the record is forgotten, once the call is over.
@@ -65,6 +67,7 @@ impl Record {
             counter: 0,
             seen: Seen::default(),
             outbox: Outbox::default(),
+            look_up: false,
             status: watch::Sender::new(CallStatus::Ringing),
             placed_at: now,
             forget_at: None,
@@ -92,9 +95,12 @@ impl Record {
         }
     }
 
-    /// The key to which `item` is sealed now, if there is one: an offer goes to a session, all else to the call's key as
-    /// soon as that is known.
+    /// The key to which `item` is sealed now; `None` where the other side is to be looked up first. An offer goes to a
+    /// session, all else to the call's key as soon as that is known.
     pub(crate) fn recipient(&self, item: &Item) -> Option<[u8; 32]> {
+        if self.look_up {
+            return None;
+        }
         let session = match &self.side {
             Side::Caller { lease, .. } => lease.as_ref().map(|lease| lease.session_key),
             Side::Callee { .. } => None,
@@ -102,8 +108,9 @@ impl Record {
         if *item == Item::Offer { session } else { self.peer_key.or(session) }
     }
 
-    /// Forgets where the callee was, so that it is asked anew.
-    pub(crate) fn forget_lease(&mut self) {
+    /// Forgets where the other side was, so that it is asked anew.
+    pub(crate) fn forget_place(&mut self) {
+        self.look_up = true;
         if let Side::Caller { lease, .. } = &mut self.side {
             *lease = None;
         }
@@ -175,12 +182,13 @@ impl Record {
         self.forget_at.is_some()
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// `ready`: there is a session on which messages can be tried again.
+    pub(crate) fn next_deadline(&self, ready: bool) -> Option<Instant> {
         let recheck = match &self.side {
             Side::Caller { recheck_at, .. } => *recheck_at,
             Side::Callee { .. } => None,
         };
-        [self.outbox.next_deadline(), recheck, self.forget_at].into_iter().flatten().min()
+        [self.outbox.next_deadline().filter(|_| ready), recheck, self.forget_at].into_iter().flatten().min()
     }
 }
 
