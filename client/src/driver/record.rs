@@ -199,3 +199,87 @@ pub(crate) fn open_offer(envelope: &Envelope, contact: &Contact, session_key: &S
     let text = envelope.open(&secret, contact.identity(), session_key, direction, kind).ok()?;
     serde_json::from_slice(&text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contact::{PairingSecret, Role};
+
+    const CALL: CallId = CallId::from_bytes([1; 16]);
+    const UNIX: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn key(n: u8) -> SealingKey {
+        SealingKey::from_bytes(&[n; 32])
+    }
+
+    fn contact(peer: u8, role: Role) -> Contact {
+        Contact::new("", key(peer).public(), role, PairingSecret::from_bytes([9; 32]))
+    }
+
+    /// Ada (key 1) calls Bob (key 2), whose session has the key 3; the offer has arrived.
+    fn call() -> (Record, Record) {
+        let now = Instant::now();
+        let offer = Redacted::new("offer".to_owned());
+        let side = Side::Caller { offer, lease: None, offered_to: None, recheck_at: None };
+        let mut ada = Record::new(CALL, contact(2, Role::A), side, None, now);
+        let payload = ada.seal(&Item::Offer, &key(3).public(), &key(1), UNIX).expect("a payload");
+        let envelope = Envelope::parse(&payload).expect("an envelope");
+        let from_ada = contact(1, Role::B);
+        assert!(open_offer(&envelope, &from_ada, &key(4)).is_none(), "not for another session");
+        let offer = open_offer(&envelope, &from_ada, &key(3)).expect("an offer");
+        assert!(offer.is_fresh(UNIX) && !offer.is_fresh(UNIX + Duration::from_secs(3600)));
+        let answer = Some(Redacted::new("answer".to_owned()));
+        let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key(3), answer };
+        let mut bob = Record::new(envelope.call(), from_ada, side, Some(offer.reply_key.0), now);
+        bob.note(envelope.counter());
+        (ada, bob)
+    }
+
+    fn sent(from: &mut Record, item: &Item, recipient: &[u8; 32], identity: u8) -> Envelope {
+        let payload = from.seal(item, recipient, &key(identity), UNIX).expect("a payload");
+        Envelope::parse(&payload).expect("an envelope")
+    }
+
+    #[test]
+    fn each_message_of_a_call_opens_once_and_for_its_recipient_alone() {
+        let (mut ada, mut bob) = call();
+        let sessions = [key(3), key(5)];
+        let none: [SealingKey; 0] = [];
+        let ice = Item::Ice(vec!["candidate".to_owned()]);
+
+        let early = sent(&mut ada, &ice, &key(3).public(), 1);
+        assert!(bob.open(&early, RelayKind::CallIce, none.iter()).is_some(), "the session's key is kept for the call");
+        assert!(bob.open(&early, RelayKind::CallIce, none.iter()).is_none(), "a replay");
+        let moved = sent(&mut ada, &ice, &key(5).public(), 1);
+        assert!(bob.open(&moved, RelayKind::CallHangup, sessions.iter()).is_none(), "another kind");
+        assert!(bob.open(&moved, RelayKind::CallIce, none.iter()).is_none(), "a session that is gone");
+        assert!(bob.open(&moved, RelayKind::CallIce, sessions.iter()).is_some(), "a session that came later");
+
+        let recipient = bob.recipient(&Item::Answer).expect("the key in the offer");
+        let answer = sent(&mut bob, &Item::Answer, &recipient, 2);
+        assert!(bob.open(&answer, RelayKind::CallAnswer, sessions.iter()).is_none(), "played back to its sender");
+        let text = ada.open(&answer, RelayKind::CallAnswer, sessions.iter()).expect("an answer");
+        let answer: Answer = serde_json::from_slice(&text).expect("an answer");
+        assert_eq!(answer.sdp, "answer");
+
+        ada.peer_key = Some(answer.reply_key.0);
+        let recipient = ada.recipient(&ice).expect("the key in the answer");
+        let late = sent(&mut ada, &ice, &recipient, 1);
+        assert!(bob.open(&late, RelayKind::CallIce, none.iter()).is_some(), "no session's key is needed any more");
+    }
+
+    #[test]
+    fn a_message_of_the_callee_is_never_taken_with_a_session_s_key() {
+        let (mut ada, mut bob) = call();
+        let hangup = sent(&mut bob, &Item::Hangup, &key(3).public(), 2);
+        assert!(ada.open(&hangup, RelayKind::CallHangup, [key(3)].iter()).is_none());
+    }
+
+    #[test]
+    fn after_a_failure_the_other_side_is_looked_up_whatever_key_is_known() {
+        let (_, mut bob) = call();
+        assert!(bob.recipient(&Item::Answer).is_some());
+        bob.forget_place();
+        assert_eq!(bob.recipient(&Item::Answer), None);
+    }
+}
