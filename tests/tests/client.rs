@@ -284,6 +284,41 @@ async fn contacts_survive_a_restart_of_the_client() {
     federation.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callee_whose_app_restarts_while_it_rings_is_rung_again() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (first, _) = bob.incoming().await;
+    let Person { client, profile, .. } = bob;
+    // Without a farewell, as if it had crashed.
+    drop(client);
+    let mut bob = start(&federation, profile, "Bob", Finds::Only(1)).await;
+    let (incoming, _) = bob.incoming().await;
+    assert_eq!(incoming.id(), first.id());
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_ends_its_call() {
+    let federation = Federation::start(2, no_limits).await;
+    for answered in [true, false] {
+        let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+        let outgoing = call(&ada, to_bob).await;
+        let (incoming, _) = bob.incoming().await;
+        if answered {
+            incoming.accept("the answer").await.expect("accepted");
+            answer(&outgoing).await.expect("answered");
+        }
+        timeout(PATIENCE, bob.client.shutdown()).await.expect("stopped in time");
+        assert_eq!((end(&incoming).await, end(&outgoing).await), (EndReason::Shutdown, EndReason::PeerHungUp));
+    }
+    federation.shutdown().await;
+}
+
 /// Two friends at different nodes who find any node.
 async fn apart(federation: &Federation) -> ((Person, ContactId), (Person, ContactId)) {
     let ((mut ada, to_bob), bob) = friends(federation, (Finds::Any, Finds::Any)).await;

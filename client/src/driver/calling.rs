@@ -201,7 +201,7 @@ impl Driver {
                 }
                 Output::SendReject(call) => self.queue(call, Item::Reject { busy: false }),
                 Output::SendHangup(call) => {
-                    if self.records.get(&call).is_some_and(Record::has_spoken) {
+                    if self.records.get(&call).is_some_and(Record::may_be_known) {
                         self.queue(call, Item::Hangup);
                     }
                 }

@@ -79,9 +79,9 @@ impl Record {
         self.seen.insert(counter);
     }
 
-    /// Whether anything of this call may have left this side.
-    pub(crate) const fn has_spoken(&self) -> bool {
-        self.counter > 0
+    /// Whether the other side may know of this call.
+    pub(crate) fn may_be_known(&self) -> bool {
+        !self.is_caller() || self.counter > 0
     }
 
     pub(crate) fn is_caller(&self) -> bool {
