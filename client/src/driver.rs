@@ -204,7 +204,9 @@ impl Driver {
     fn next_deadline(&self) -> Instant {
         let sessions = self.sessions.iter().map(Session::next_deadline);
         let requests = self.requests.values().map(|pending| pending.until);
-        let records = self.records.values().filter_map(Record::next_deadline);
+        // Without a session nothing can be tried again, however late it is.
+        let ready = self.sessions.iter().any(Session::is_ready);
+        let records = self.records.values().filter_map(move |record| record.next_deadline(ready));
         let earliest = sessions.chain(requests).chain(records).chain(self.calls.poll_timeout()).min();
         earliest.unwrap_or_else(|| Instant::now() + IDLE)
     }

@@ -194,6 +194,7 @@ async fn a_timeline_names_every_hop() {
             StepKind::Received(RelayKind::CallAnswer),
         ]
     );
+    drop((ada, bob));
     federation.shutdown().await;
 }
 
@@ -215,6 +216,7 @@ async fn a_wrong_guess_burns_the_code() {
     for person in [&mallory, &bob] {
         assert!(person.client.contacts().await.expect("running").is_empty(), "nobody was stored");
     }
+    drop((bob, mallory));
     federation.shutdown().await;
 }
 
@@ -233,6 +235,7 @@ async fn who_is_in_a_call_is_busy_for_others() {
     assert_eq!(end(&second).await, EndReason::Busy);
     first.hang_up().await.expect("the first call goes on");
     assert_eq!(end(&incoming).await, EndReason::PeerHungUp);
+    drop((ada, bob, eve));
     federation.shutdown().await;
 }
 
@@ -248,6 +251,7 @@ async fn both_calling_at_once_become_one_call() {
     assert_eq!(end(&loser).await, EndReason::Glare);
     incoming.accept("the answer").await.expect("accepted");
     assert_eq!(answer(&winner).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
     federation.shutdown().await;
 }
 
@@ -261,6 +265,7 @@ async fn a_contact_who_is_nowhere_is_reported_within_a_second_and_the_call_ends(
     ada.wait("the news that nobody is there", |event| matches!(event, Event::NotReached { .. }).then_some(())).await;
     assert!(placed.elapsed() < Duration::from_secs(3), "{:?}", placed.elapsed());
     assert_eq!(end(&outgoing).await, EndReason::Offline);
+    drop(ada);
     federation.shutdown().await;
 }
 
@@ -275,6 +280,42 @@ async fn contacts_survive_a_restart_of_the_client() {
     let (incoming, _) = bob.incoming().await;
     incoming.accept("the answer").await.expect("accepted");
     assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callee_whose_app_restarts_while_it_rings_is_rung_again() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (first, _) = bob.incoming().await;
+    let Person { client, profile, .. } = bob;
+    // Without a farewell, as if it had crashed.
+    drop(client);
+    let mut bob = start(&federation, profile, "Bob", Finds::Only(1)).await;
+    let (incoming, _) = bob.incoming().await;
+    assert_eq!(incoming.id(), first.id());
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_ends_its_call() {
+    let federation = Federation::start(2, no_limits).await;
+    for answered in [true, false] {
+        let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+        let outgoing = call(&ada, to_bob).await;
+        let (incoming, _) = bob.incoming().await;
+        if answered {
+            incoming.accept("the answer").await.expect("accepted");
+            answer(&outgoing).await.expect("answered");
+        }
+        timeout(PATIENCE, bob.client.shutdown()).await.expect("stopped in time");
+        assert_eq!((end(&incoming).await, end(&outgoing).await), (EndReason::Shutdown, EndReason::PeerHungUp));
+    }
     federation.shutdown().await;
 }
 
@@ -314,6 +355,7 @@ async fn a_call_comes_about_although_the_caller_s_node_dies_before_the_answer() 
     assert_eq!((nodes.len(), nodes[0]), (2, died), "on another node");
     outgoing.send_candidates(["a1"]).await.expect("sent");
     assert_eq!(bob.candidates().await, ["a1"]);
+    drop((ada, bob));
     federation.shutdown().await;
 }
 
@@ -330,6 +372,7 @@ async fn a_call_comes_about_although_the_callee_s_node_dies_while_it_rings() {
     assert_eq!(bob.candidates().await, ["a1"]);
     incoming.send_candidates(["b1"]).await.expect("sent");
     assert_eq!(ada.candidates().await, ["b1"]);
+    drop((ada, bob));
     federation.shutdown().await;
 }
 
@@ -342,6 +385,7 @@ async fn a_call_comes_about_although_the_callee_s_node_dies_before_the_offer() {
     let (incoming, _) = bob.incoming().await;
     incoming.accept("the answer").await.expect("accepted");
     assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
     federation.shutdown().await;
 }
 
@@ -378,5 +422,6 @@ async fn a_node_that_goes_away_is_left_for_another_before_it_is_gone() {
     let (incoming, _) = bob.incoming().await;
     incoming.accept("the answer").await.expect("accepted");
     assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
     federation.shutdown().await;
 }

@@ -205,17 +205,20 @@ impl Driver {
             return self.handle_failed(serial, id, wanted, Some(ErrorCode::PeerOffline), now);
         };
         let Some(record) = self.records.get_mut(&call) else { return };
-        let Side::Caller { lease, offered_to, .. } = &mut record.side else { return };
         let peer_node = found.node;
-        if recheck {
-            if *offered_to == Some(found.session_key) {
+        record.look_up = false;
+        if let Side::Caller { lease, offered_to, .. } = &mut record.side {
+            let moved = *offered_to != Some(found.session_key);
+            if recheck && !moved {
                 return;
             }
             *lease = Some(found);
-            // A full queue holds an offer already.
-            let _ = record.outbox.push(Item::Offer);
-        } else {
-            *lease = Some(found);
+            if recheck {
+                // A full queue holds an offer already.
+                let _ = record.outbox.push(Item::Offer);
+            }
+        }
+        if !recheck {
             record.outbox.proceed(id);
         }
         if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
@@ -276,7 +279,7 @@ impl Driver {
             return self.give_up(call, id, now);
         }
         let Some(record) = self.records.get_mut(&call) else { return };
-        record.forget_lease();
+        record.forget_place();
         let Some(item) = record.outbox.failed(id, now) else { return };
         let kind = sent.unwrap_or_else(|| item.kind());
         let offer = *item == Item::Offer;
@@ -325,7 +328,7 @@ impl Driver {
                     if let Some(record) = self.records.get_mut(&call)
                         && record.outbox.proceed(id).is_some()
                     {
-                        record.forget_lease();
+                        record.forget_place();
                     }
                 }
                 Some(Wanted::IceServers(reply)) => {

@@ -177,7 +177,7 @@ impl Driver {
             record.outbox.restart();
             // Whether the answer was lost with the old session is not known; the offer again brings it back.
             if let Side::Caller { offered_to: Some(_), recheck_at: Some(_), .. } = record.side {
-                record.forget_lease();
+                record.forget_place();
                 // A full queue holds an offer already.
                 let _ = record.outbox.push(Item::Offer);
             }
@@ -190,7 +190,13 @@ impl Driver {
         let session = self.sessions.remove(index);
         let node = session.node();
         tracing::debug!(node = %node.short(), %reason, "a session is over");
-        if session.is_ready() || reason == DisconnectReason::NotAttached {
+        let told = match session.stage {
+            Stage::Ready => Some(reason),
+            Stage::Attaching { .. } => None,
+            // Nothing is lost with one that was replaced; whoever heard of it hears of its end.
+            Stage::Leaving { .. } => session.going_away.then_some(DisconnectReason::GoingAway),
+        };
+        if let Some(reason) = told {
             self.events.send(Event::Disconnected { node, reason });
         }
         self.fail_requests_of(serial);
