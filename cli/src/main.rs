@@ -1,2 +1,3 @@
 //! The `chappe` binary.
+mod media;
 fn main() {}
