@@ -14,7 +14,7 @@ use chappe_common::{
     keys::PublicKey,
 };
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 /// The whole configuration of a registry.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -71,7 +71,6 @@ impl Default for HttpSection {
 #[serde(deny_unknown_fields, default)]
 pub struct FederationSection {
     /// The federation's root keys, in base64url.
-    #[serde(serialize_with = "roots_as_text", deserialize_with = "roots_of_text")]
     pub roots: Vec<PublicKey>,
     /// The file with the delegation from one of the roots to the online key.
     pub delegation: PathBuf,
@@ -250,15 +249,6 @@ impl BootstrapConfig {
             None => Ok(()),
         }
     }
-}
-
-fn roots_as_text<S: serde::Serializer>(roots: &[PublicKey], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(roots.iter().map(PublicKey::to_base64url))
-}
-
-fn roots_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PublicKey>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 #[cfg(test)]

@@ -1,1 +1,46 @@
 //! The client library: pairing, contacts, sealing and the call state machine.
+//!
+//! A [`Client`] keeps itself connected to a node and tells its app what happens by [`Events`]. Media is the app's
+//! business: session descriptions and candidates are opaque texts here.
+//!
+//! ```no_run
+//! # async fn example(roots: Vec<chappe_common::keys::PublicKey>) -> Result<(), Box<dyn std::error::Error>> {
+//! use chappe_client::{Client, profile::Profile};
+//!
+//! let profile = Profile::open_or_create("profile", "Ada")?;
+//! let (client, mut events) = Client::builder(profile).registry("https://registry.example", roots).connect().await?;
+//! let contact = client.contacts().await?[0].id();
+//! let call = client.call(contact, "v=0 …").await?;
+//! let answer = call.answered().await.map_err(|reason| format!("{reason:?}"))?;
+//! call.hang_up().await?;
+//! # drop((answer, events.next().await));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Below it are pure modules: `cpace` and `pairing`, `contact`, `seal`, `call`. They know no network and no clock.
+
+mod base64_bytes;
+pub mod call;
+mod client;
+mod code_door;
+pub mod contact;
+pub mod cpace;
+mod driver;
+mod event;
+mod handle;
+mod message;
+pub mod pairing;
+pub mod phrase;
+pub mod profile;
+mod protocol;
+pub mod seal;
+pub mod sealing_key;
+pub mod words;
+
+pub use client::{Client, ClientBuilder, ContactsError, StartError};
+pub use code_door::{CODE_LIFETIME, PairError, Paired, ShownCode};
+pub use driver::IceServersError;
+pub use event::{DisconnectReason, Event, Events, Step, StepKind};
+pub use handle::{Call, CallActionError, CallStatus, MAX_SDP};
+pub use protocol::IceServer;

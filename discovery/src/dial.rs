@@ -50,6 +50,9 @@ pub enum DialError {
     /// The signature is not the node's: someone stands in between.
     #[error("the node's proof of its key does not verify")]
     Proof,
+    /// The node is about to stop and takes nobody any more.
+    #[error("the node is about to stop")]
+    Leaving,
     /// The connection ended before the proof.
     #[error(transparent)]
     Ended(#[from] ConnectionError),
@@ -80,6 +83,7 @@ enum Reply {
         id: Option<String>,
         code: Option<ErrorCode>,
     },
+    GoingAway,
     #[serde(other)]
     Other,
 }
@@ -152,6 +156,7 @@ async fn prove(connection: &mut Connection, url: &str) -> Result<(), DialError> 
                 let other_url = code == Some(ErrorCode::BadMessage);
                 return Err(if other_url { DialError::OtherUrl } else { DialError::NotANode });
             }
+            Reply::GoingAway => return Err(DialError::Leaving),
             _ => {}
         }
     }

@@ -104,7 +104,7 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Serves one connection's HTTP: one request and its answer within `within`, or the upgrade, after which the session's
+/// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take, or the upgrade, after which
 /// own times hold.
 async fn serve(stream: TcpStream, routes: Router, within: Duration) {
     // Signalling is small messages that people wait for.
@@ -112,7 +112,6 @@ async fn serve(stream: TcpStream, routes: Router, within: Duration) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
-        .keep_alive(false)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
         .with_upgrades();

@@ -4,8 +4,7 @@
 //! moved a home. Homes hand nothing over among themselves.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -66,16 +65,20 @@ struct Kept {
     /// The lease, of an inbox.
     lease: Option<SignedLease>,
     homes: Homes,
-    /// Which entry of the schedule is this one's; older ones are passed over.
-    turn: u64,
+    /// Where in the schedule it stands.
+    slot: Slot,
 }
+
+/// A place in the schedule: the time, and a number that tells equal times apart.
+type Slot = (Instant, u64);
 
 /// The task's state.
 pub(crate) struct Publisher {
     core: Arc<Core>,
     kept: HashMap<Key, Kept>,
-    schedule: BinaryHeap<Reverse<(Instant, u64, Key)>>,
-    turns: u64,
+    /// Exactly one slot for each key that is kept.
+    schedule: BTreeMap<Slot, Key>,
+    slots: u64,
 }
 
 /// What one home is to be told.
@@ -90,7 +93,7 @@ struct Errand {
 impl Publisher {
     /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, kept: HashMap::new(), schedule: BinaryHeap::new(), turns: 0 }
+        Self { core, kept: HashMap::new(), schedule: BTreeMap::new(), slots: 0 }
     }
 
     /// Runs until the queue's senders are gone.
@@ -130,7 +133,7 @@ impl Publisher {
             Command::KeepLease(lease) => self.keep(Key::Inbox(lease.inbox), Some(lease)),
             Command::KeepCode(code, session) => self.keep(Key::Code(code, session), None),
             Command::Withdraw(key) => {
-                let Some(kept) = self.kept.remove(&key) else { return };
+                let Some(kept) = self.forget(&key) else { return };
                 for home in kept.homes.iter() {
                     let errand = errands.entry(home).or_default();
                     match (key, &kept.lease) {
@@ -144,37 +147,42 @@ impl Publisher {
     }
 
     fn keep(&mut self, key: Key, lease: Option<SignedLease>) {
+        self.forget(&key);
         let tag = key.tag();
-        let turn = self.schedule_next(key);
         let homes = self.core.view.load().homes(tag);
-        self.kept.insert(key, Kept { tag, lease, homes, turn });
+        let slot = self.schedule_next(key);
+        self.kept.insert(key, Kept { tag, lease, homes, slot });
     }
 
-    fn schedule_next(&mut self, key: Key) -> u64 {
+    fn forget(&mut self, key: &Key) -> Option<Kept> {
+        let kept = self.kept.remove(key)?;
+        self.schedule.remove(&kept.slot);
+        Some(kept)
+    }
+
+    fn schedule_next(&mut self, key: Key) -> Slot {
         // Between 40 and 60 % of the time: spreads the load, and leaves room for a second try.
         let wait = self.core.config.times.registration.mul_f64(rand::rng().random_range(0.4..0.6));
-        self.turns += 1;
-        self.schedule.push(Reverse((Instant::now() + wait, self.turns, key)));
-        self.turns
+        self.slots += 1;
+        let slot = (Instant::now() + wait, self.slots);
+        self.schedule.insert(slot, key);
+        slot
     }
 
     fn handle_due(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
-        while self.schedule.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            let Some(Reverse((_, turn, key))) = self.schedule.pop() else { break };
-            if self.kept.get(&key).is_none_or(|kept| kept.turn != turn) {
-                continue;
-            }
-            let clock = UnixTime::from(SystemTime::now());
-            let ended = self.kept.get(&key).and_then(|kept| kept.lease.clone()).filter(|l| l.expires_at <= clock);
-            if let Some(lease) = ended {
+        let clock = UnixTime::from(SystemTime::now());
+        while let Some(entry) = self.schedule.first_entry().filter(|entry| entry.key().0 <= now) {
+            let key = entry.remove();
+            let Some(lease) = self.kept.get(&key).map(|kept| kept.lease.clone()) else { continue };
+            if let Some(lease) = lease.filter(|lease| lease.expires_at <= clock) {
                 // Its client has not renewed it: the homes have forgotten it by themselves.
                 self.kept.remove(&key);
                 self.core.local.drop_lease(&lease);
                 continue;
             }
-            let turn = self.schedule_next(key);
+            let slot = self.schedule_next(key);
             if let Some(kept) = self.kept.get_mut(&key) {
-                kept.turn = turn;
+                kept.slot = slot;
                 for home in kept.homes.iter() {
                     put(errands.entry(home).or_default(), key, kept);
                 }

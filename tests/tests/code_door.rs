@@ -215,7 +215,10 @@ both_ways! {
         stranger.expect_silence().await;
     }
 
-    what_is_wrong_with_a_pair_request_is_not_told_and_takes_the_same_time(place, no_limits) {
+    what_is_wrong_with_a_pair_request_is_not_told_and_takes_the_same_time(place, |config: &mut NodeConfig| {
+        no_limits(config);
+        config.times.pair_request = Duration::from_secs(60);
+    }) {
         let mut a = Raw::register(&place.a, A).await;
         let mut target = Raw::register(&place.b, B).await;
         let mut others = Vec::new();
@@ -344,10 +347,10 @@ async fn until_offline(raw: &mut Raw, target: &str) {
         raw.send(json!({"type": "offer", "target": target, "payload": 1, "id": n.to_string()})).await;
         let outcome = raw.next().await;
         if outcome["type"] == "error" {
-            assert_eq!((&outcome["code"], &outcome["message"]), (
-                &json!("peer_offline"),
-                &json!(format!("Peer not found: {target}")),
-            ));
+            assert_eq!(
+                (&outcome["code"], &outcome["message"]),
+                (&json!("peer_offline"), &json!(format!("Peer not found: {target}")),)
+            );
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     keys::SecretKey,
     lease::{Lease, MAX_LEASE},
@@ -14,7 +15,6 @@ use chappe_tests::{
     federation::Federation,
     raw::{Raw, attachment, inbox, lease, now_ms},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 fn no_limits(config: &mut NodeConfig) {
@@ -87,9 +87,7 @@ async fn an_inbox_that_nobody_has_is_offline_for_messages_and_lookups() {
     let federation = federation(3).await;
     let (_, address) = inbox(30);
     let mut raw = Raw::connect(url(&federation, 0)).await;
-    let offline = |id: &str| {
-        json!({"type": "error", "code": "peer_offline", "message": "Nobody is connected at this inbox", "id": id})
-    };
+    let offline = |id: &str| json!({"type": "error", "code": "peer_offline", "message": "Nobody is connected at this inbox", "id": id});
     let sent = json!({"type": "call_offer", "to": address, "payload": "x", "id": "1"});
     assert_eq!(outcome(&mut raw, sent).await, offline("1"));
     let asked = json!({"type": "resolve", "id": "2", "inbox": address});
@@ -166,8 +164,7 @@ async fn a_session_attaches_no_more_inboxes_than_it_may() {
     })
     .await;
     let mut raw = Raw::connect(url(&federation, 0)).await;
-    let items: Vec<_> =
-        (60..63).map(|n| raw.attachment(&inbox(n).0, now_ms(), Duration::from_secs(600))).collect();
+    let items: Vec<_> = (60..63).map(|n| raw.attachment(&inbox(n).0, now_ms(), Duration::from_secs(600))).collect();
     raw.send(json!({"type": "attach", "id": "a", "inboxes": items})).await;
     assert_eq!(raw.expect("attached").await["rejected"], json!([{"index": 2, "code": "too_many"}]));
     // What is attached can be attached anew; and what is detached makes room.
@@ -273,7 +270,8 @@ async fn a_node_proves_its_key_for_its_own_url_alone() {
     let url = url(&federation, 0).to_owned();
     let mut raw = Raw::connect(&url).await;
     let challenge = [3; 32];
-    let ask = |url: &str| json!({"type": "prove", "id": "p", "challenge": URL_SAFE_NO_PAD.encode(challenge), "url": url});
+    let ask =
+        |url: &str| json!({"type": "prove", "id": "p", "challenge": URL_SAFE_NO_PAD.encode(challenge), "url": url});
     raw.send(ask(&url)).await;
     let proof = raw.expect("proof").await;
     let signature = URL_SAFE_NO_PAD.decode(proof["signature"].as_str().expect("a text")).expect("base64url");
@@ -302,7 +300,8 @@ async fn ice_servers_come_with_credentials_that_end() {
     assert_eq!((&answer["id"], &answer["ttl"]), (&json!("i"), &json!(600)));
     assert_eq!(answer["iceServers"][0], json!({"urls": ["stun:stun.example:3478"]}));
     let turn = &answer["iceServers"][1];
-    let expiry: u64 = turn["username"].as_str().and_then(|name| name.split(':').next()).expect("a name").parse().expect("a time");
+    let expiry: u64 =
+        turn["username"].as_str().and_then(|name| name.split(':').next()).expect("a name").parse().expect("a time");
     assert!(expiry.abs_diff(now_ms() / 1000 + 600) <= 5);
     assert!(turn["credential"].as_str().is_some_and(|text| text.len() == 28));
     federation.shutdown().await;

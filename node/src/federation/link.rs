@@ -92,6 +92,8 @@ impl From<TrySendError> for SendError {
 #[derive(Debug)]
 pub(crate) struct Link {
     peer: NodeId,
+    /// The peer's epoch when it showed its record.
+    epoch: u64,
     /// Whether this node dialled.
     dialled: bool,
     opened: Instant,
@@ -114,11 +116,18 @@ pub(crate) struct Lanes {
 
 impl Link {
     /// A link over a connection whose first words went well.
-    pub(crate) fn new(peer: NodeId, dialled: bool, connection: Connection, wait: Duration) -> (Arc<Self>, Lanes) {
+    pub(crate) fn new(
+        peer: NodeId,
+        epoch: u64,
+        dialled: bool,
+        connection: Connection,
+        wait: Duration,
+    ) -> (Arc<Self>, Lanes) {
         let (relay, relay_queue) = bounded::channel(LANE_FRAMES, LANE_BYTES);
         let (control, control_queue) = bounded::channel(LANE_FRAMES, LANE_BYTES);
         let link = Self {
             peer,
+            epoch,
             dialled,
             opened: Instant::now(),
             connection,
@@ -135,6 +144,11 @@ impl Link {
     /// The other node.
     pub(crate) const fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    /// The peer's epoch when it showed its record.
+    pub(crate) const fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether this node dialled.

@@ -119,6 +119,13 @@ impl Links {
         }
     }
 
+    /// Closes the link to a former self of a node, which has started anew since.
+    pub(crate) fn close_former(&self, node: &NodeId, epoch: u64) {
+        if let Some((_, link)) = self.table.remove_if(node, |_, link| link.epoch() < epoch) {
+            link.close(CloseReason::Replaced);
+        }
+    }
+
     /// Closes everything, and waits until the peers have been told.
     pub(crate) async fn shutdown(&self) {
         self.endpoint.close(VarInt::from_u32(CloseReason::Shutdown as u32), b"");
@@ -259,7 +266,7 @@ async fn dial_address(core: &Arc<Core>, node: NodeId, addr: SocketAddr) -> Resul
     hello::send(&mut send, &ours).await.map_err(|_| DialError::Unreachable)?;
     match hello::receive(&mut receive).await {
         Ok(Hello::Record(record)) => match learn(core, node, record) {
-            Ok(()) => Ok(up(core, node, true, connection)),
+            Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
             Err(refusal) => {
                 CloseReason::Refused.close(&connection);
                 Err(DialError::Refused(refusal))
@@ -309,10 +316,10 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     let refusal = match hello::receive(&mut receive).await {
         Ok(Hello::Record(_)) if core.links.gives_way(core.me, peer) => Refusal::Duplicate,
         Ok(Hello::Record(record)) => match learn(core, peer, record) {
-            Ok(()) => {
+            Ok(epoch) => {
                 let ours = Hello::Record(core.own_record.load().as_bytes().clone());
                 if hello::send(&mut send, &ours).await.is_ok() {
-                    up(core, peer, false, connection);
+                    up(core, peer, epoch, false, connection);
                 }
                 return;
             }
@@ -327,19 +334,20 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     connection.closed().await;
 }
 
-/// Takes the peer's record in. Admission of strangers is decided here.
-fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<(), Refusal> {
+/// Takes the peer's record in, and gives its epoch back. Admission of strangers is decided here.
+fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<u64, Refusal> {
     let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| Refusal::Record)?;
     if record.node != peer {
         return Err(Refusal::Record);
     }
+    let epoch = record.epoch;
     match core.records.learn(record.clone()) {
         Learned::New => {
             // A full queue only delays: the record spreads with the next exchange.
             let _ = core.membership.try_send(Event::Learned(record));
-            Ok(())
+            Ok(epoch)
         }
-        Learned::Known => Ok(()),
+        Learned::Known => Ok(epoch),
         Learned::Full => Err(Refusal::Full),
         Learned::Refused(RecordError::Federation) => Err(Refusal::Federation),
         Learned::Refused(RecordError::Future | RecordError::Expired) => Err(Refusal::Clock),
@@ -347,8 +355,8 @@ fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<(), Refusal> {
     }
 }
 
-fn up(core: &Arc<Core>, peer: NodeId, dialled: bool, connection: Connection) -> Arc<Link> {
-    let (link, lanes) = Link::new(peer, dialled, connection, core.config.times.delivery);
+fn up(core: &Arc<Core>, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
+    let (link, lanes) = Link::new(peer, epoch, dialled, connection, core.config.times.delivery);
     core.links.insert(&link);
     core.metrics.links_opened.inc();
     tracing::debug!(peer = peer.short(), dialled, "link up");

@@ -426,6 +426,7 @@ impl Membership {
                     self.active.insert(after.node, after.epoch);
                     // A restart: whatever the former self kept is gone.
                     self.core.forget_node(before.node);
+                    self.core.links.close_former(&after.node, after.epoch);
                     changed = true;
                 }
                 OwnedNotification::Rejoin(id) => self.handle_rejoin(id),

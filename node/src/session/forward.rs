@@ -3,7 +3,10 @@
 //! Pure. A message that finds nobody is tried once more, at a place that is looked up anew. Until then nothing later to
 //! the same place may overtake it, so the session hears no more of its client while one waits.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chappe_common::{client::RelayKind, code::PairingCode, keys::NodeId, lease::Inbox};
@@ -38,6 +41,7 @@ pub(crate) struct Flight {
     /// Whether its place was looked up anew for it already.
     pub(crate) looked_up: bool,
     waits: bool,
+    started: Instant,
 }
 
 /// What a session has to do before a waiting message can go on.
@@ -58,10 +62,17 @@ pub(crate) struct Flights {
 
 impl Flights {
     /// A message starts; gives it its ticket.
-    pub(crate) fn start(&mut self, id: Option<Box<str>>, kind: RelayKind, to: Destination, payload: Bytes) -> u64 {
+    pub(crate) fn start(
+        &mut self,
+        now: Instant,
+        id: Option<Box<str>>,
+        kind: RelayKind,
+        to: Destination,
+        payload: Bytes,
+    ) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.flights.push_back(Flight { ticket, id, kind, to, payload, looked_up: false, waits: false });
+        self.flights.push_back(Flight { ticket, id, kind, to, payload, looked_up: false, waits: false, started: now });
         ticket
     }
 
@@ -74,6 +85,16 @@ impl Flights {
     pub(crate) fn finish(&mut self, ticket: u64) -> Option<Flight> {
         let index = self.flights.iter().position(|flight| flight.ticket == ticket)?;
         self.flights.remove(index)
+    }
+
+    /// When the oldest message has been under way for `wait`.
+    pub(crate) fn next_deadline(&self, wait: Duration) -> Option<Instant> {
+        self.flights.front().map(|flight| flight.started + wait)
+    }
+
+    /// The oldest message, if it has been under way for `wait` at `now`: its outcome will not come in time.
+    pub(crate) fn overdue(&self, now: Instant, wait: Duration) -> Option<u64> {
+        self.flights.front().filter(|flight| flight.started + wait <= now).map(|flight| flight.ticket)
     }
 
     /// The message has to wait until its place is reached.
@@ -131,7 +152,7 @@ mod tests {
     }
 
     fn start(flights: &mut Flights, to: Destination) -> u64 {
-        flights.start(None, RelayKind::CallIce, to, Bytes::new())
+        flights.start(Instant::now(), None, RelayKind::CallIce, to, Bytes::new())
     }
 
     #[test]
@@ -155,6 +176,18 @@ mod tests {
         let a = start(&mut flights, inbox(1));
         assert!(flights.finish(a).is_some());
         assert!(flights.finish(a).is_none());
+    }
+
+    #[test]
+    fn a_message_without_an_outcome_is_overdue_after_its_time() {
+        let mut flights = Flights::default();
+        let wait = Duration::from_secs(3);
+        let a = start(&mut flights, inbox(1));
+        let deadline = flights.next_deadline(wait).expect("one under way");
+        assert_eq!(flights.overdue(deadline - Duration::from_millis(1), wait), None);
+        assert_eq!(flights.overdue(deadline, wait), Some(a));
+        flights.finish(a);
+        assert_eq!((flights.overdue(deadline, wait), flights.next_deadline(wait)), (None, None));
     }
 
     #[test]

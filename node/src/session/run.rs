@@ -206,7 +206,14 @@ impl Session {
     fn next_deadline(&self) -> Instant {
         let times = &self.core.config.times;
         let idle = self.last_heard + times.idle + if self.pinged { times.pong } else { Duration::ZERO };
-        self.code_door.next_deadline(self.times()).map_or(idle, |deadline| deadline.min(idle))
+        let door = self.code_door.next_deadline(self.times());
+        let flight = self.flights.next_deadline(self.flight_wait());
+        door.into_iter().chain(flight).fold(idle, Instant::min)
+    }
+
+    /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
+    fn flight_wait(&self) -> Duration {
+        self.core.config.times.lookup + self.core.config.times.delivery * 2
     }
 
     /// Sets the timer where the next deadline is earlier than it, or it has fired. A deadline that has moved on, as the
@@ -221,6 +228,9 @@ impl Session {
     async fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
         let actions = self.code_door.pass(now, self.times());
         self.act(actions).await?;
+        while let Some(ticket) = self.flights.overdue(now, self.flight_wait()) {
+            self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable)).await?;
+        }
         let times = &self.core.config.times;
         let silent = now.saturating_duration_since(self.last_heard);
         if self.pinged && silent >= times.idle + times.pong {
@@ -621,7 +631,7 @@ impl Session {
     fn send_to_inbox(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<Vec<u64>, Refusal> {
         let (to, payload) = (request.to()?, request.text_payload(MAX_PAYLOAD)?);
         let id = request.id().map(Box::from);
-        Ok(vec![self.flights.start(id, kind, Destination::Inbox(to), payload)])
+        Ok(vec![self.flights.start(Instant::now(), id, kind, Destination::Inbox(to), payload)])
     }
 
     fn send_to_code(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<Vec<u64>, Refusal> {
@@ -630,7 +640,7 @@ impl Session {
         let peer = self.code_door.peer(&target).and_then(|peer| Some((peer, self.code_door.code_of(peer)?)));
         let Some((peer, code)) = peer else { return Err(Refusal::NoPeer(target.chars().take(64).collect())) };
         let id = request.id().map(Box::from);
-        Ok(vec![self.flights.start(id, kind, Destination::Peer(peer, code), payload)])
+        Ok(vec![self.flights.start(Instant::now(), id, kind, Destination::Peer(peer, code), payload)])
     }
 
     async fn send_all(&mut self, tickets: Vec<u64>) -> Result<(), Over> {
@@ -732,7 +742,7 @@ impl Session {
         }));
     }
 
-    /// A message has its one outcome.
+    /// A message has its one outcome, unless it is to be tried once more.
     async fn finish(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Over> {
         if outcome == Outcome::NotHere
             && let Some(flight) = self.flights.find(ticket)
@@ -745,6 +755,10 @@ impl Session {
             self.reach_next();
             return Ok(());
         }
+        self.end_flight(ticket, outcome).await
+    }
+
+    async fn end_flight(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Over> {
         let Some(flight) = self.flights.finish(ticket) else { return Ok(()) };
         self.reach_next();
         let id = flight.id.as_deref();

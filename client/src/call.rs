@@ -1,0 +1,465 @@
+//! The states of calls: `idle → outgoing | incoming → connecting → connected → ended`.
+//!
+//! Pure: takes events and the time, says what is to be done. One call is active at a time; a second one is busy. Where
+//! both sides call each other at once, the lower call id wins and the other call gives way. Owns every deadline of a
+//! call; how a message travels is the driver's business.
+
+use std::time::{Duration, Instant};
+
+use crate::{contact::ContactId, seal::CallId};
+
+/// How long a call rings.
+pub const RINGING: Duration = Duration::from_secs(60);
+/// How long candidates are gathered once both have agreed to talk; then those that are there have to do.
+pub const GATHERING: Duration = Duration::from_secs(10);
+/// How long media may take to connect, and to come back when it was lost.
+pub const RECONNECT: Duration = Duration::from_secs(30);
+
+/// Why a call is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// This side hung up.
+    HungUp,
+    /// The other side hung up.
+    PeerHungUp,
+    /// The callee declined.
+    Declined,
+    /// The callee is in another call.
+    Busy,
+    /// Nobody answered within [`RINGING`].
+    NoAnswer,
+    /// The contact is not connected anywhere.
+    Offline,
+    /// Media did not connect within [`RECONNECT`].
+    NotConnected,
+    /// Media was lost and did not come back within [`RECONNECT`].
+    Lost,
+    /// Both called at once, and this call gave way to the other side's.
+    Glare,
+    /// The client was shut down.
+    Shutdown,
+}
+
+/// Where a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The offer is on its way, or the other side rings.
+    Outgoing { until: Instant },
+    /// This side rings.
+    Incoming { until: Instant },
+    /// Answered; media is being connected.
+    Connecting { gathering_until: Option<Instant>, until: Instant },
+    /// Media flows, or flowed until a moment ago.
+    Connected { lost_until: Option<Instant> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Active {
+    call: CallId,
+    contact: ContactId,
+    phase: Phase,
+}
+
+/// The state of the active call as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No call.
+    Idle,
+    /// Calling.
+    Outgoing,
+    /// Being called.
+    Incoming,
+    /// Answered, without media so far.
+    Connecting,
+    /// Media flows.
+    Connected,
+    /// Media has stopped and may come back.
+    Reconnecting,
+}
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// This side calls.
+    Place(ContactId),
+    /// The other side's offer has come, for the first time or again.
+    Offered(ContactId),
+    /// This side takes the call.
+    Accept,
+    /// This side doesn't.
+    Decline,
+    /// The other side's answer has come.
+    Answered,
+    /// The callee declines, or is busy.
+    Rejected {
+        /// In another call.
+        busy: bool,
+    },
+    /// The other side hangs up.
+    PeerHangup,
+    /// This side hangs up.
+    Hangup,
+    /// The offer can't be delivered, and trying further is of no use.
+    Undeliverable,
+    /// Media flows.
+    MediaUp,
+    /// Media has stopped.
+    MediaDown,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send the offer.
+    SendOffer(CallId),
+    /// Tell the app that it is being called.
+    Ring(CallId),
+    /// Send the answer, for the first time or again.
+    SendAnswer(CallId),
+    /// Tell the app that the other side has answered.
+    ReportAnswer(CallId),
+    /// Tell the other side that this side is in another call.
+    SendBusy(CallId),
+    /// Tell the other side that this side declines.
+    SendReject(CallId),
+    /// Tell the other side that the call is over.
+    SendHangup(CallId),
+    /// Tell the app to make do with the candidates that it has.
+    StopGathering(CallId),
+    /// The call is over.
+    End(CallId, EndReason),
+}
+
+/// The input doesn't fit the state. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Another call is active.
+    #[error("another call is active")]
+    Busy,
+    /// There is no such call, or it is not at the point where this can be done.
+    #[error("the call is not at that point")]
+    OutOfTurn,
+}
+
+/// The one active call, if there is one.
+#[derive(Debug, Default)]
+pub struct Calls {
+    active: Option<Active>,
+}
+
+impl Calls {
+    /// The state of the active call.
+    pub fn state(&self) -> State {
+        match self.active.map(|active| active.phase) {
+            None => State::Idle,
+            Some(Phase::Outgoing { .. }) => State::Outgoing,
+            Some(Phase::Incoming { .. }) => State::Incoming,
+            Some(Phase::Connecting { .. }) => State::Connecting,
+            Some(Phase::Connected { lost_until: None }) => State::Connected,
+            Some(Phase::Connected { lost_until: Some(_) }) => State::Reconnecting,
+        }
+    }
+
+    /// The active call and whom it is with.
+    pub fn active(&self) -> Option<(CallId, ContactId)> {
+        self.active.map(|active| (active.call, active.contact))
+    }
+
+    /// Takes what has happened to `call`.
+    ///
+    /// # Errors
+    /// It doesn't fit the state.
+    pub fn handle(&mut self, call: CallId, input: Input, now: Instant) -> Result<Vec<Output>, CallError> {
+        let active = match input {
+            Input::Place(contact) => return self.place(call, contact, now),
+            Input::Offered(contact) => return Ok(self.offered(call, contact, now)),
+            _ => self.active.as_mut().filter(|active| active.call == call).ok_or(CallError::OutOfTurn)?,
+        };
+        let outgoing = matches!(active.phase, Phase::Outgoing { .. });
+        let incoming = matches!(active.phase, Phase::Incoming { .. });
+        let connecting = Phase::Connecting { gathering_until: Some(now + GATHERING), until: now + RECONNECT };
+        match (input, active.phase) {
+            (Input::Accept, Phase::Incoming { .. }) => {
+                active.phase = connecting;
+                Ok(vec![Output::SendAnswer(call)])
+            }
+            (Input::Answered, Phase::Outgoing { .. }) => {
+                active.phase = connecting;
+                Ok(vec![Output::ReportAnswer(call)])
+            }
+            // The answer again, because its first delivery was in doubt.
+            (Input::Answered, Phase::Connecting { .. } | Phase::Connected { .. }) => Ok(Vec::new()),
+            (Input::Decline, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call))),
+            (Input::Rejected { busy }, _) if outgoing => {
+                self.end(if busy { EndReason::Busy } else { EndReason::Declined }, None)
+            }
+            (Input::Undeliverable, _) if outgoing => self.end(EndReason::Offline, None),
+            (Input::Hangup, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call))),
+            (Input::Hangup, _) => self.end(EndReason::HungUp, Some(Output::SendHangup(call))),
+            (Input::PeerHangup, _) => self.end(EndReason::PeerHungUp, None),
+            (Input::MediaUp, Phase::Connecting { .. } | Phase::Connected { .. }) => {
+                active.phase = Phase::Connected { lost_until: None };
+                Ok(Vec::new())
+            }
+            (Input::MediaDown, Phase::Connected { lost_until: None }) => {
+                active.phase = Phase::Connected { lost_until: Some(now + RECONNECT) };
+                Ok(Vec::new())
+            }
+            (Input::MediaDown, Phase::Connected { .. } | Phase::Connecting { .. }) => Ok(Vec::new()),
+            _ => Err(CallError::OutOfTurn),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.active?.phase {
+            Phase::Outgoing { until } | Phase::Incoming { until } => Some(until),
+            Phase::Connecting { gathering_until, until } => Some(gathering_until.unwrap_or(until)),
+            Phase::Connected { lost_until } => lost_until,
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Output> {
+        if self.poll_timeout().is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        let Some(active) = self.active.as_mut() else { return Vec::new() };
+        let call = active.call;
+        let hangup = Some(Output::SendHangup(call));
+        let ended = match active.phase {
+            Phase::Outgoing { .. } => self.end(EndReason::NoAnswer, hangup),
+            // The caller has the same deadline and gives up by itself.
+            Phase::Incoming { .. } => self.end(EndReason::NoAnswer, None),
+            Phase::Connecting { gathering_until: Some(_), until } => {
+                active.phase = Phase::Connecting { gathering_until: None, until };
+                Ok(vec![Output::StopGathering(call)])
+            }
+            Phase::Connecting { gathering_until: None, .. } => self.end(EndReason::NotConnected, hangup),
+            Phase::Connected { .. } => self.end(EndReason::Lost, hangup),
+        };
+        ended.unwrap_or_default()
+    }
+
+    /// Ends the active call because the client stops.
+    pub fn shutdown(&mut self) -> Vec<Output> {
+        match self.active {
+            Some(active) => self.end(EndReason::Shutdown, Some(Output::SendHangup(active.call))).unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    fn place(&mut self, call: CallId, contact: ContactId, now: Instant) -> Result<Vec<Output>, CallError> {
+        if self.active.is_some() {
+            return Err(CallError::Busy);
+        }
+        self.active = Some(Active { call, contact, phase: Phase::Outgoing { until: now + RINGING } });
+        Ok(vec![Output::SendOffer(call)])
+    }
+
+    fn offered(&mut self, call: CallId, contact: ContactId, now: Instant) -> Vec<Output> {
+        let incoming = Active { call, contact, phase: Phase::Incoming { until: now + RINGING } };
+        match self.active {
+            None => {
+                self.active = Some(incoming);
+                vec![Output::Ring(call)]
+            }
+            // The offer again: the caller does not know whether the first one, or our answer, has arrived.
+            Some(active) if active.call == call => match active.phase {
+                Phase::Connecting { .. } | Phase::Connected { .. } => vec![Output::SendAnswer(call)],
+                Phase::Outgoing { .. } | Phase::Incoming { .. } => Vec::new(),
+            },
+            Some(Active { call: ours, contact: callee, phase: Phase::Outgoing { .. } }) if callee == contact => {
+                if ours < call {
+                    // The other side compares the same two ids and drops its own call.
+                    return Vec::new();
+                }
+                self.active = Some(incoming);
+                vec![Output::End(ours, EndReason::Glare), Output::Ring(call)]
+            }
+            Some(_) => vec![Output::SendBusy(call)],
+        }
+    }
+
+    fn end(&mut self, reason: EndReason, first: Option<Output>) -> Result<Vec<Output>, CallError> {
+        let active = self.active.take().ok_or(CallError::OutOfTurn)?;
+        Ok(first.into_iter().chain([Output::End(active.call, reason)]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: CallId = CallId::from_bytes([5; 16]);
+    const LOWER: CallId = CallId::from_bytes([4; 16]);
+    const HIGHER: CallId = CallId::from_bytes([6; 16]);
+    const ADA: ContactId = ContactId::new([1; 32]);
+    const BOB: ContactId = ContactId::new([2; 32]);
+
+    const STATES: [State; 6] =
+        [State::Idle, State::Outgoing, State::Incoming, State::Connecting, State::Connected, State::Reconnecting];
+
+    /// [`CALL`] with Ada, brought to `state` at `now`.
+    fn at(state: State, now: Instant) -> Calls {
+        let inputs: &[Input] = match state {
+            State::Idle => &[],
+            State::Outgoing => &[Input::Place(ADA)],
+            State::Incoming => &[Input::Offered(ADA)],
+            State::Connecting => &[Input::Offered(ADA), Input::Accept],
+            State::Connected => &[Input::Place(ADA), Input::Answered, Input::MediaUp],
+            State::Reconnecting => &[Input::Place(ADA), Input::Answered, Input::MediaUp, Input::MediaDown],
+        };
+        let mut calls = Calls::default();
+        for input in inputs {
+            calls.handle(CALL, *input, now).expect("the way to the state");
+        }
+        assert_eq!(calls.state(), state);
+        calls
+    }
+
+    /// For each state in the order of [`STATES`]: the next state and the outputs, or why not.
+    type Row = (Input, [Result<(State, Vec<Output>), CallError>; 6]);
+
+    fn table() -> Vec<Row> {
+        use CallError::{Busy, OutOfTurn};
+        use State::{Connected, Connecting, Idle, Incoming, Outgoing, Reconnecting};
+        let no = || Err(OutOfTurn);
+        let to = |state, outputs: &[Output]| Ok((state, outputs.to_vec()));
+        let end = |reason| Ok((Idle, vec![Output::End(CALL, reason)]));
+        let end_with = |output, reason| Ok((Idle, vec![output, Output::End(CALL, reason)]));
+        let hangup = || end_with(Output::SendHangup(CALL), EndReason::HungUp);
+        let reject = || end_with(Output::SendReject(CALL), EndReason::Declined);
+        let peer = || end(EndReason::PeerHungUp);
+        let again = [Output::SendAnswer(CALL)];
+        vec![
+            (
+                Input::Place(ADA),
+                [to(Outgoing, &[Output::SendOffer(CALL)]), Err(Busy), Err(Busy), Err(Busy), Err(Busy), Err(Busy)],
+            ),
+            (
+                Input::Offered(ADA),
+                [
+                    to(Incoming, &[Output::Ring(CALL)]),
+                    to(Outgoing, &[]),
+                    to(Incoming, &[]),
+                    to(Connecting, &again),
+                    to(Connected, &again),
+                    to(Reconnecting, &again),
+                ],
+            ),
+            (Input::Accept, [no(), no(), to(Connecting, &again), no(), no(), no()]),
+            (Input::Decline, [no(), no(), reject(), no(), no(), no()]),
+            (
+                Input::Answered,
+                [
+                    no(),
+                    to(Connecting, &[Output::ReportAnswer(CALL)]),
+                    no(),
+                    to(Connecting, &[]),
+                    to(Connected, &[]),
+                    to(Reconnecting, &[]),
+                ],
+            ),
+            (Input::Rejected { busy: false }, [no(), end(EndReason::Declined), no(), no(), no(), no()]),
+            (Input::Rejected { busy: true }, [no(), end(EndReason::Busy), no(), no(), no(), no()]),
+            (Input::Undeliverable, [no(), end(EndReason::Offline), no(), no(), no(), no()]),
+            (Input::Hangup, [no(), hangup(), reject(), hangup(), hangup(), hangup()]),
+            (Input::PeerHangup, [no(), peer(), peer(), peer(), peer(), peer()]),
+            (Input::MediaUp, [no(), no(), no(), to(Connected, &[]), to(Connected, &[]), to(Connected, &[])]),
+            (Input::MediaDown, [no(), no(), no(), to(Connecting, &[]), to(Reconnecting, &[]), to(Reconnecting, &[])]),
+        ]
+    }
+
+    #[test]
+    fn every_input_in_every_state_does_what_the_table_says() {
+        let now = Instant::now();
+        for (input, row) in table() {
+            for (state, expected) in STATES.into_iter().zip(row) {
+                let mut calls = at(state, now);
+                let got = calls.handle(CALL, input, now).map(|outputs| (calls.state(), outputs));
+                if expected.is_err() {
+                    assert_eq!(calls.state(), state, "{input:?} in {state:?} changes nothing");
+                }
+                assert_eq!(got, expected, "{input:?} in {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_said_of_another_call_touches_the_active_one() {
+        let now = Instant::now();
+        let inputs = table().into_iter().map(|(input, _)| input);
+        for input in inputs.filter(|input| !matches!(input, Input::Place(_) | Input::Offered(_))) {
+            for state in STATES {
+                let mut calls = at(state, now);
+                assert_eq!(calls.handle(LOWER, input, now), Err(CallError::OutOfTurn), "{input:?} in {state:?}");
+                assert_eq!(calls.state(), state);
+            }
+        }
+    }
+
+    #[test]
+    fn each_state_ends_at_its_deadline_and_not_before() {
+        let now = Instant::now();
+        let hangup = Output::SendHangup(CALL);
+        for (state, after, outputs) in [
+            (State::Outgoing, RINGING, vec![hangup, Output::End(CALL, EndReason::NoAnswer)]),
+            (State::Incoming, RINGING, vec![Output::End(CALL, EndReason::NoAnswer)]),
+            (State::Reconnecting, RECONNECT, vec![hangup, Output::End(CALL, EndReason::Lost)]),
+        ] {
+            let mut calls = at(state, now);
+            assert_eq!(calls.poll_timeout(), Some(now + after));
+            assert!(calls.handle_timeout(now + after - Duration::from_millis(1)).is_empty());
+            assert_eq!(calls.handle_timeout(now + after), outputs, "{state:?}");
+            assert_eq!((calls.state(), calls.poll_timeout()), (State::Idle, None));
+        }
+        for state in [State::Idle, State::Connected] {
+            assert_eq!(at(state, now).poll_timeout(), None, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_connecting_call_first_stops_gathering_and_then_ends() {
+        let now = Instant::now();
+        let mut calls = at(State::Connecting, now);
+        assert_eq!(calls.handle_timeout(now + GATHERING), [Output::StopGathering(CALL)]);
+        assert_eq!(calls.state(), State::Connecting);
+        assert_eq!(calls.poll_timeout(), Some(now + RECONNECT));
+        let ended = calls.handle_timeout(now + RECONNECT);
+        assert_eq!(ended, [Output::SendHangup(CALL), Output::End(CALL, EndReason::NotConnected)]);
+    }
+
+    #[test]
+    fn where_both_call_at_once_the_lower_call_id_wins_on_both_sides() {
+        let now = Instant::now();
+        let mut winner = at(State::Outgoing, now);
+        assert_eq!(winner.handle(HIGHER, Input::Offered(ADA), now), Ok(Vec::new()));
+        assert_eq!(winner.active(), Some((CALL, ADA)));
+        let mut loser = at(State::Outgoing, now);
+        assert_eq!(
+            loser.handle(LOWER, Input::Offered(ADA), now),
+            Ok(vec![Output::End(CALL, EndReason::Glare), Output::Ring(LOWER)])
+        );
+        assert_eq!((loser.state(), loser.active()), (State::Incoming, Some((LOWER, ADA))));
+    }
+
+    #[test]
+    fn a_second_call_is_told_that_the_line_is_busy() {
+        let now = Instant::now();
+        for state in STATES.into_iter().skip(1) {
+            let mut calls = at(state, now);
+            assert_eq!(calls.handle(LOWER, Input::Offered(BOB), now), Ok(vec![Output::SendBusy(LOWER)]), "{state:?}");
+            assert_eq!(calls.active(), Some((CALL, ADA)));
+        }
+    }
+
+    #[test]
+    fn a_shutdown_hangs_up() {
+        let now = Instant::now();
+        assert!(at(State::Idle, now).shutdown().is_empty());
+        let ended = at(State::Connected, now).shutdown();
+        assert_eq!(ended, [Output::SendHangup(CALL), Output::End(CALL, EndReason::Shutdown)]);
+    }
+}

@@ -1,0 +1,244 @@
+//! The client: what an app holds. Starts the task that does the work, and stops it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use chappe_common::keys::{NodeId, PublicKey};
+use chappe_discovery::{DiscoverError, Discovery, DiscoveryBuilder, manual::ManualNode, registry::RegistryError};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    contact::{Contact, ContactId},
+    driver::{COMMANDS, Command, Driver, IceServersError, LinkState},
+    event::{self, Events},
+    handle::{Call, CallActionError},
+    profile::{Profile, ProfileError},
+    protocol::IceServer,
+    sealing_key::SealingKey,
+};
+
+/// How long a shutdown waits for the task: its farewell takes two seconds, and closing one.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The client did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The search for nodes can't be set up.
+    #[error("cannot set up the search for nodes")]
+    Search(#[from] RegistryError),
+    /// No node was found. The client is not running then.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    /// The client's task ended before it was connected.
+    #[error("the client has stopped")]
+    Stopped,
+}
+
+/// A contact was not added or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ContactsError {
+    /// The profile refuses, or the disk does.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The client has stopped.
+    #[error("the client has stopped")]
+    Stopped,
+}
+
+/// Says whose client it is and where it looks for nodes.
+#[derive(Debug)]
+pub struct ClientBuilder {
+    profile: Profile,
+    discovery: DiscoveryBuilder,
+    cache: Option<PathBuf>,
+}
+
+impl ClientBuilder {
+    /// Looks for nodes in the directory of this registry, which has to rest on one of these roots.
+    #[must_use]
+    pub fn registry(mut self, url: impl Into<String>, roots: impl IntoIterator<Item = PublicKey>) -> Self {
+        self.discovery = self.discovery.registry([url.into()], roots);
+        self
+    }
+
+    /// Adds a node that a person named.
+    #[must_use]
+    pub fn node(mut self, node: ManualNode) -> Self {
+        self.discovery = self.discovery.manual(node);
+        self
+    }
+
+    /// Remembers nodes in this file instead of the profile's folder.
+    #[must_use]
+    pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cache = Some(path.into());
+        self
+    }
+
+    /// Starts the client and returns at once; it connects by itself and tells by events. Reads the cache from the disk.
+    ///
+    /// # Errors
+    /// The search can't be set up.
+    pub fn start(self) -> Result<(Client, Events), StartError> {
+        let cache = self.cache.unwrap_or_else(|| self.profile.nodes_file());
+        let discovery = self.discovery.cache(cache).build()?;
+        let (command_sender, commands) = mpsc::channel(COMMANDS);
+        let (link_sender, link) = watch::channel(LinkState::Searching);
+        let (event_sender, events) = event::queue();
+        let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
+        let cancel = CancellationToken::new();
+        let queue = (command_sender.clone(), commands);
+        let driver = Driver::new(self.profile, discovery.clone(), event_sender, queue, link_sender);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver.run(cancel.clone()));
+        let client = Client {
+            inner: Arc::new(Inner {
+                commands: command_sender,
+                link,
+                discovery,
+                identity,
+                name,
+                cancel,
+                tasks: Mutex::new(tasks),
+            }),
+        };
+        Ok((client, events))
+    }
+
+    /// Starts the client and waits until it is connected and reachable.
+    ///
+    /// # Errors
+    /// The first search has found no node, or the search can't be set up; nothing keeps running then.
+    pub async fn connect(self) -> Result<(Client, Events), StartError> {
+        let (client, events) = self.start()?;
+        let mut link = client.inner.link.clone();
+        let settled = link.wait_for(|state| !matches!(state, LinkState::Searching)).await;
+        match settled.map(|state| state.clone()) {
+            Ok(LinkState::Connected(_)) => Ok((client, events)),
+            Ok(LinkState::Failed(error)) => Err(error.into()),
+            Ok(LinkState::Searching) | Err(_) => Err(StartError::Stopped),
+        }
+    }
+}
+
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    link: watch::Receiver<LinkState>,
+    discovery: Discovery,
+    identity: SealingKey,
+    name: String,
+    cancel: CancellationToken,
+    /// Dropped with the last handle, which ends the task.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// A running client. Clones are handles of the same one; when the last is dropped, it stops without a farewell.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("node", &self.node()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of this profile that is not told so far where to look for nodes.
+    pub fn builder(profile: Profile) -> ClientBuilder {
+        ClientBuilder { profile, discovery: Discovery::builder(), cache: None }
+    }
+
+    /// The node at which this client is reachable now.
+    pub fn node(&self) -> Option<NodeId> {
+        match &*self.inner.link.borrow() {
+            LinkState::Connected(node) => Some(*node),
+            LinkState::Searching | LinkState::Failed(_) => None,
+        }
+    }
+
+    /// Calls a contact with this session description. Returns at once; [`Call::answered`] waits.
+    ///
+    /// # Errors
+    /// Another call is active, there is no such contact, or the description is too long.
+    pub async fn call(&self, contact: ContactId, offer_sdp: impl Into<String>) -> Result<Call, CallActionError> {
+        let (reply, placed) = oneshot::channel();
+        let command = Command::Place { contact, offer: offer_sdp.into(), reply };
+        self.inner.commands.send(command).await.map_err(|_| CallActionError::Stopped)?;
+        placed.await.map_err(|_| CallActionError::Stopped)?
+    }
+
+    /// The contacts.
+    ///
+    /// # Errors
+    /// The client has stopped.
+    pub async fn contacts(&self) -> Result<Vec<Contact>, ContactsError> {
+        let (reply, contacts) = oneshot::channel();
+        self.inner.commands.send(Command::Contacts { reply }).await.map_err(|_| ContactsError::Stopped)?;
+        contacts.await.map_err(|_| ContactsError::Stopped)
+    }
+
+    /// Stores a contact and listens for it. Pairing does this by itself.
+    ///
+    /// # Errors
+    /// The profile is full, or the disk says no.
+    pub async fn add_contact(&self, contact: Contact) -> Result<Contact, ContactsError> {
+        let (reply, added) = oneshot::channel();
+        let command = Command::AddContact { contact, reply };
+        self.inner.commands.send(command).await.map_err(|_| ContactsError::Stopped)?;
+        Ok(added.await.map_err(|_| ContactsError::Stopped)??)
+    }
+
+    /// Forgets a contact, for instance because the words of the pairing were not the same on both sides.
+    ///
+    /// # Errors
+    /// There is no such contact, or the disk says no.
+    pub async fn remove_contact(&self, contact: ContactId) -> Result<(), ContactsError> {
+        let (reply, removed) = oneshot::channel();
+        let command = Command::RemoveContact { contact, reply };
+        self.inner.commands.send(command).await.map_err(|_| ContactsError::Stopped)?;
+        Ok(removed.await.map_err(|_| ContactsError::Stopped)??)
+    }
+
+    /// STUN and TURN servers, as the node names them.
+    ///
+    /// # Errors
+    /// There is no session now, or the node refuses.
+    pub async fn ice_servers(&self) -> Result<Vec<IceServer>, IceServersError> {
+        let (reply, servers) = oneshot::channel();
+        let command = Command::IceServers { reply };
+        self.inner.commands.send(command).await.map_err(|_| IceServersError::Stopped)?;
+        servers.await.map_err(|_| IceServersError::Stopped)?
+    }
+
+    /// Ends an active call, says goodbye to the node and stops. Returns within four seconds.
+    pub async fn shutdown(self) {
+        self.inner.cancel.cancel();
+        let tasks = self.inner.tasks.lock().map(|mut tasks| std::mem::take(&mut *tasks));
+        if let Ok(mut tasks) = tasks {
+            // What hasn't ended by then is aborted with the set.
+            let _ = timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
+        }
+    }
+
+    pub(crate) fn discovery(&self) -> &Discovery {
+        &self.inner.discovery
+    }
+
+    pub(crate) fn identity(&self) -> &SealingKey {
+        &self.inner.identity
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.inner.name
+    }
+}

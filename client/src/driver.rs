@@ -1,0 +1,256 @@
+//! The client's task: keeps a session with a node, and carries out what the app and the other sides ask.
+//!
+//! All state has this one owner. The loop here waits; `link` keeps a session up, `delivery` carries messages to nodes
+//! and takes their answers, `calling` moves calls through their states.
+
+mod calling;
+mod delivery;
+mod finished;
+mod link;
+mod outbox;
+mod record;
+mod session;
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use backon::ExponentialBackoff;
+use chappe_common::{keys::NodeId, time::UnixTime};
+use chappe_discovery::{Connection, DiscoverError, Discovery};
+use futures_util::future::{self, BoxFuture};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    delivery::Pending,
+    finished::Finished,
+    record::Record,
+    session::{Session, next_text},
+};
+use crate::{
+    call::Calls,
+    contact::{Contact, ContactId},
+    event::{Event, EventSender, Step, StepKind},
+    handle::{Call, CallAction, CallActionError},
+    profile::{Profile, ProfileError},
+    protocol::IceServer,
+    seal::CallId,
+};
+
+/// How many wishes of the app wait; it waits itself when there are more.
+pub(crate) const COMMANDS: usize = 64;
+/// How long a farewell may take when the client stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// The longest that the loop sleeps: nothing of its own is due that late.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// No STUN and TURN servers were given. Worth another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IceServersError {
+    /// There is no session with a node right now, or it was lost before the answer.
+    #[error("not connected")]
+    NotConnected,
+    /// The node refused.
+    #[error("the node gives no ICE servers now")]
+    Refused,
+    /// The client has stopped.
+    #[error("the client has stopped")]
+    Stopped,
+}
+
+/// What the app asks of the task.
+pub(crate) enum Command {
+    Place { contact: ContactId, offer: String, reply: oneshot::Sender<Result<Call, CallActionError>> },
+    Act { call: CallId, action: CallAction, reply: oneshot::Sender<Result<(), CallActionError>> },
+    AddContact { contact: Contact, reply: oneshot::Sender<Result<Contact, ProfileError>> },
+    RemoveContact { contact: ContactId, reply: oneshot::Sender<Result<(), ProfileError>> },
+    Contacts { reply: oneshot::Sender<Vec<Contact>> },
+    IceServers { reply: oneshot::Sender<Result<Vec<IceServer>, IceServersError>> },
+}
+
+/// Whether there is a session.
+#[derive(Clone, Debug)]
+pub(crate) enum LinkState {
+    Searching,
+    Connected(NodeId),
+    Failed(DiscoverError),
+}
+
+pub(crate) struct Driver {
+    profile: Profile,
+    discovery: Discovery,
+    events: EventSender,
+    commands: mpsc::Receiver<Command>,
+    /// For the handles of calls.
+    command_sender: mpsc::Sender<Command>,
+    link: watch::Sender<LinkState>,
+    sessions: Vec<Session>,
+    connecting: Option<BoxFuture<'static, Result<Connection, DiscoverError>>>,
+    refreshing: Option<BoxFuture<'static, ()>>,
+    backoff: ExponentialBackoff,
+    /// When a search last began without a pause.
+    at_once: Option<Instant>,
+    /// Nodes that failed since the last session was ready; another is preferred.
+    avoid: Vec<NodeId>,
+    requests: HashMap<u64, Pending>,
+    next_request: u64,
+    next_serial: u64,
+    calls: Calls,
+    records: HashMap<CallId, Record>,
+    finished: Finished,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        profile: Profile,
+        discovery: Discovery,
+        events: EventSender,
+        commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+        link: watch::Sender<LinkState>,
+    ) -> Self {
+        Self {
+            profile,
+            discovery,
+            events,
+            commands: commands.1,
+            command_sender: commands.0,
+            link,
+            sessions: Vec::new(),
+            connecting: None,
+            refreshing: None,
+            backoff: link::backoff(),
+            at_once: None,
+            avoid: Vec::new(),
+            requests: HashMap::new(),
+            next_request: 0,
+            next_serial: 0,
+            calls: Calls::default(),
+            records: HashMap::new(),
+            finished: Finished::default(),
+        }
+    }
+
+    /// Runs until it is cancelled; then ends the call, says goodbye and returns.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        self.search();
+        loop {
+            self.pump().await;
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                () = sleep_until(deadline.into()) => self.handle_time().await,
+                connected = finished_or_never(&mut self.connecting) => self.handle_search(connected).await,
+                () = finished_or_never(&mut self.refreshing) => self.refreshing = None,
+                (session, text) = next_text(&mut self.sessions) => self.handle_text(session, text).await,
+                Some(command) = self.commands.recv() => self.handle_command(command).await,
+            }
+        }
+        self.shut_down().await;
+    }
+
+    async fn shut_down(mut self) {
+        let outputs = self.calls.shutdown();
+        self.perform(outputs, Instant::now());
+        self.connecting = None;
+        let farewell = async {
+            while self.sessions.iter().any(Session::is_ready)
+                && self.records.values().any(|record| !record.outbox.is_empty())
+            {
+                self.pump().await;
+                tokio::select! {
+                    biased;
+                    () = sleep_until(self.next_deadline().into()) => self.handle_time().await,
+                    (session, text) = next_text(&mut self.sessions) => self.handle_text(session, text).await,
+                }
+            }
+        };
+        // Whoever isn't told in time notices by itself.
+        let _ = timeout(FAREWELL, farewell).await;
+        for session in self.sessions {
+            session.connection.close().await;
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let sessions = self.sessions.iter().map(Session::next_deadline);
+        let requests = self.requests.values().map(|pending| pending.until);
+        let records = self.records.values().filter_map(Record::next_deadline);
+        let earliest = sessions.chain(requests).chain(records).chain(self.calls.poll_timeout()).min();
+        earliest.unwrap_or_else(|| Instant::now() + IDLE)
+    }
+
+    async fn handle_time(&mut self) {
+        let now = Instant::now();
+        self.handle_session_time(now).await;
+        self.expire_requests(now);
+        self.handle_record_time(now).await;
+        let outputs = self.calls.handle_timeout(now);
+        self.perform(outputs, now);
+    }
+
+    async fn handle_command(&mut self, command: Command) {
+        let now = Instant::now();
+        // An app that has stopped waiting for an answer loses nothing.
+        match command {
+            Command::Place { contact, offer, reply } => {
+                let _ = reply.send(self.place(contact, offer, now));
+            }
+            Command::Act { call, action, reply } => {
+                let _ = reply.send(self.act(call, action, now));
+            }
+            Command::AddContact { contact, reply } => {
+                let added = self.change_profile(move |profile| profile.add_contact(contact)).await;
+                let _ = reply.send(added);
+                self.attach_everywhere().await;
+            }
+            Command::RemoveContact { contact, reply } => {
+                let removed = self.change_profile(move |profile| profile.remove_contact(contact)).await;
+                let _ = reply.send(removed);
+                self.attach_everywhere().await;
+            }
+            Command::Contacts { reply } => {
+                let _ = reply.send(self.profile.contacts().to_vec());
+            }
+            Command::IceServers { reply } => self.ask_ice_servers(reply).await,
+        }
+    }
+
+    /// Changes the profile away from the loop's thread, since it writes to the disk.
+    async fn change_profile<T: Send + 'static>(
+        &mut self,
+        change: impl FnOnce(&mut Profile) -> Result<T, ProfileError> + Send + 'static,
+    ) -> Result<T, ProfileError> {
+        let mut profile = self.profile.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&mut profile).map(|result| (profile, result))).await;
+        let (profile, result) = changed.expect("changing a profile does not panic")?;
+        self.profile = profile;
+        Ok(result)
+    }
+
+    fn step(&self, call: Option<CallId>, node: NodeId, kind: StepKind) {
+        self.events.send(Event::Step(Step { at: Instant::now(), call, node, kind }));
+    }
+}
+
+/// What the future comes to; never, where there is none.
+async fn finished_or_never<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => future::pending().await,
+    }
+}
+
+fn unix_now() -> UnixTime {
+    UnixTime::from(SystemTime::now())
+}
+
+fn unix_now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

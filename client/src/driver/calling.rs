@@ -1,0 +1,283 @@
+//! Calls: what the app asks of them, what the other sides say, and what the state machine wants done.
+
+use std::time::Instant;
+
+use chappe_common::{client::RelayKind, lease::Inbox, redacted::Redacted};
+
+use super::{
+    Driver,
+    outbox::Item,
+    record::{Record, Side, open_offer},
+    unix_now,
+};
+use crate::{
+    call::{CallError, EndReason, Input, Output},
+    contact::{Contact, ContactId},
+    event::{Event, StepKind},
+    handle::{Call, CallAction, CallActionError, CallStatus, MAX_SDP},
+    message::{Answer, Ice, Offer, Reject},
+    protocol::Incoming,
+    seal::{CallId, Envelope},
+};
+
+/// The most calls that are known at once: the active one, and others whose end is still being told.
+const MAX_RECORDS: usize = 16;
+
+impl Driver {
+    pub(super) fn place(&mut self, contact: ContactId, offer: String, now: Instant) -> Result<Call, CallActionError> {
+        if offer.len() > MAX_SDP {
+            return Err(CallActionError::TooLong);
+        }
+        let contact = self.profile.contact(contact).ok_or(CallActionError::NoContact)?.clone();
+        if self.records.len() >= MAX_RECORDS {
+            return Err(CallActionError::Full);
+        }
+        let call = CallId::generate(&mut rand::rng());
+        let outputs = self.calls.handle(call, Input::Place(contact.id()), now)?;
+        let side = Side::Caller { offer: Redacted::new(offer), lease: None, offered_to: None, recheck_at: None };
+        let record = Record::new(call, contact, side, None, now);
+        let handle = self.handle_of(&record);
+        self.records.insert(call, record);
+        self.perform(outputs, now);
+        Ok(handle)
+    }
+
+    fn handle_of(&self, record: &Record) -> Call {
+        Call {
+            id: record.call,
+            contact: record.contact.id(),
+            commands: self.command_sender.clone(),
+            status: record.status.subscribe(),
+        }
+    }
+
+    pub(super) fn act(&mut self, call: CallId, action: CallAction, now: Instant) -> Result<(), CallActionError> {
+        let input = match action {
+            CallAction::Accept(sdp) => {
+                let record = self.records.get_mut(&call).filter(|record| !record.is_over());
+                let Some(Side::Callee { answer, .. }) = record.map(|record| &mut record.side) else {
+                    return Err(CallError::OutOfTurn.into());
+                };
+                // A second `accept` must not change what was answered.
+                answer.get_or_insert(sdp);
+                Input::Accept
+            }
+            CallAction::Decline => Input::Decline,
+            CallAction::HangUp => Input::Hangup,
+            CallAction::Media { up: true } => Input::MediaUp,
+            CallAction::Media { up: false } => Input::MediaDown,
+            CallAction::Candidates(candidates) => {
+                let record = self.records.get_mut(&call).filter(|record| !record.is_over());
+                let record = record.ok_or(CallError::OutOfTurn)?;
+                if candidates.is_empty() {
+                    return Ok(());
+                }
+                return record.outbox.push(Item::Ice(candidates.into_inner())).map_err(|_| CallActionError::Full);
+            }
+        };
+        let outputs = self.calls.handle(call, input, now)?;
+        self.perform(outputs, now);
+        Ok(())
+    }
+
+    /// An input whose place in the call's course is not certain: what doesn't fit is passed over.
+    pub(super) fn input(&mut self, call: CallId, input: Input, now: Instant) {
+        if let Ok(outputs) = self.calls.handle(call, input, now) {
+            self.perform(outputs, now);
+        }
+    }
+
+    /// A sealed message has come. Whatever is not a contact's, not for us, or not new is dropped without a word.
+    pub(super) fn handle_incoming(&mut self, serial: u64, kind: RelayKind, message: &Incoming, now: Instant) {
+        let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
+        let owner = Inbox::from_base64url(&message.to).ok().and_then(|inbox| session.owner(inbox));
+        let Some(contact) = owner.and_then(|id| self.profile.contact(id)).cloned() else { return };
+        let Ok(envelope) = Envelope::parse(&message.payload) else {
+            tracing::debug!(kind = kind.as_str(), "a payload is no envelope");
+            return;
+        };
+        let node = session.node();
+        let call = envelope.call();
+        let known = self.records.get_mut(&call);
+        if known.is_none() && kind == RelayKind::CallOffer {
+            return self.handle_new_offer(serial, contact, &envelope, now);
+        }
+        let Some(record) = known.filter(|record| record.contact.id() == contact.id()) else { return };
+        let keys = self.sessions.iter().map(|session| &session.key);
+        let Some(text) = record.open(&envelope, kind, keys) else {
+            tracing::debug!(kind = kind.as_str(), "a payload does not open, or came before");
+            return;
+        };
+        let caller = record.is_caller();
+        self.step(Some(call), node, StepKind::Received(kind));
+        match kind {
+            RelayKind::CallOffer if !caller => self.handle_offer_again(call, contact.id(), &text, now),
+            RelayKind::CallAnswer if caller => self.handle_answer(call, &text, now),
+            RelayKind::CallIce => self.handle_candidates(call, &text),
+            RelayKind::CallReject if caller => {
+                let busy = serde_json::from_slice::<Reject>(&text).is_ok_and(|reject| reject.busy);
+                self.input(call, Input::Rejected { busy }, now);
+            }
+            RelayKind::CallHangup => self.input(call, Input::PeerHangup, now),
+            _ => {}
+        }
+    }
+
+    fn handle_new_offer(&mut self, serial: u64, contact: Contact, envelope: &Envelope, now: Instant) {
+        let call = envelope.call();
+        let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
+        let Some(offer) = open_offer(envelope, &contact, &session.key) else {
+            tracing::debug!("an offer does not open");
+            return;
+        };
+        let (node, key) = (session.node(), session.key.clone());
+        // Only now: who is not a contact must not learn from our silence, nor fill any table.
+        if !offer.is_fresh(unix_now()) || self.finished.contains(call) || self.records.len() >= MAX_RECORDS {
+            tracing::debug!("an offer is old, or of a call that is over");
+            return;
+        }
+        self.step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
+        let Ok(outputs) = self.calls.handle(call, Input::Offered(contact.id()), now) else { return };
+        let wanted = outputs.iter().any(|output| [Output::Ring(call), Output::SendBusy(call)].contains(output));
+        if wanted {
+            let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key, answer: None };
+            let mut record = Record::new(call, contact, side, Some(offer.reply_key.0), now);
+            record.note(envelope.counter());
+            self.records.insert(call, record);
+        }
+        self.perform(outputs, now);
+    }
+
+    fn handle_offer_again(&mut self, call: CallId, contact: ContactId, text: &[u8], now: Instant) {
+        let fresh = serde_json::from_slice::<Offer>(text).is_ok_and(|offer| offer.is_fresh(unix_now()));
+        match self.records.get_mut(&call) {
+            Some(record) if record.is_over() => {
+                // The caller has missed the end. A farewell always has room.
+                let _ = record.outbox.push(Item::Hangup);
+            }
+            Some(_) if fresh => self.input(call, Input::Offered(contact), now),
+            _ => {}
+        }
+    }
+
+    fn handle_answer(&mut self, call: CallId, text: &[u8], now: Instant) {
+        let Ok(answer) = serde_json::from_slice::<Answer>(text) else { return };
+        let Some(record) = self.records.get_mut(&call).filter(|record| !record.is_over()) else { return };
+        if record.peer_key.is_some() {
+            // The answer again: the first one stands.
+            return;
+        }
+        record.peer_key = Some(answer.reply_key.0);
+        if let Side::Caller { recheck_at, .. } = &mut record.side {
+            *recheck_at = None;
+        }
+        record.status.send_replace(CallStatus::Answered(Redacted::new(answer.sdp)));
+        self.input(call, Input::Answered, now);
+    }
+
+    fn handle_candidates(&self, call: CallId, text: &[u8]) {
+        let over = self.records.get(&call).is_none_or(Record::is_over);
+        if let (Ok(ice), false) = (serde_json::from_slice::<Ice>(text), over) {
+            self.events.send(Event::Candidates { call, candidates: Redacted::new(ice.candidates) });
+        }
+    }
+
+    /// Does what the state machine wants.
+    pub(super) fn perform(&mut self, outputs: Vec<Output>, now: Instant) {
+        for output in outputs {
+            match output {
+                Output::SendOffer(call) => self.queue(call, Item::Offer),
+                Output::SendAnswer(call) => {
+                    self.queue(call, Item::Answer);
+                    self.report_own_answer(call);
+                }
+                Output::SendReject(call) => self.queue(call, Item::Reject { busy: false }),
+                Output::SendHangup(call) => {
+                    if self.records.get(&call).is_some_and(Record::has_spoken) {
+                        self.queue(call, Item::Hangup);
+                    }
+                }
+                Output::SendBusy(call) => {
+                    self.queue(call, Item::Reject { busy: true });
+                    if let Some(record) = self.records.get_mut(&call) {
+                        record.end(CallStatus::Ended(EndReason::Busy), now);
+                    }
+                }
+                Output::Ring(call) => self.ring(call),
+                Output::ReportAnswer(call) => self.report_answer(call),
+                Output::StopGathering(call) => self.events.send(Event::StopGathering { call }),
+                Output::End(call, reason) => self.end(call, reason, now),
+            }
+        }
+    }
+
+    fn queue(&mut self, call: CallId, item: Item) {
+        if let Some(record) = self.records.get_mut(&call)
+            && record.outbox.push(item).is_err()
+        {
+            tracing::debug!("too much is waiting to be sent in a call");
+        }
+    }
+
+    fn ring(&self, call: CallId) {
+        let Some(record) = self.records.get(&call) else { return };
+        let Side::Callee { offer, .. } = &record.side else { return };
+        self.events.send(Event::IncomingCall {
+            call: self.handle_of(record),
+            contact: record.contact.id(),
+            name: Redacted::new(record.contact.name().to_owned()),
+            offer: offer.clone(),
+        });
+    }
+
+    fn report_answer(&self, call: CallId) {
+        let status = self.records.get(&call).map(|record| record.status.borrow().clone());
+        if let Some(CallStatus::Answered(answer)) = status {
+            self.events.send(Event::CallAnswered { call, answer });
+        }
+    }
+
+    /// On the callee's side the call is answered as soon as the app has accepted.
+    fn report_own_answer(&self, call: CallId) {
+        if let Some(Record { side: Side::Callee { answer: Some(answer), .. }, status, .. }) = self.records.get(&call) {
+            status.send_replace(CallStatus::Answered(answer.clone()));
+        }
+    }
+
+    fn end(&mut self, call: CallId, reason: EndReason, now: Instant) {
+        let Some(record) = self.records.get_mut(&call) else { return };
+        record.outbox.keep_farewell();
+        record.end(CallStatus::Ended(reason), now);
+        self.events.send(Event::CallEnded { call, reason });
+        self.forget_if_done(call, now);
+    }
+
+    /// Forgets a call that is over and has nothing left to say, except that it was.
+    pub(super) fn forget_if_done(&mut self, call: CallId, now: Instant) {
+        if self.records.get(&call).is_some_and(|record| record.is_over() && record.outbox.is_empty()) {
+            self.records.remove(&call);
+            self.finished.insert(call, now);
+        }
+    }
+
+    pub(super) async fn handle_record_time(&mut self, now: Instant) {
+        let mut recheck = Vec::new();
+        let mut forget = Vec::new();
+        for record in self.records.values() {
+            if record.forget_at.is_some_and(|at| at <= now) {
+                forget.push(record.call);
+            } else if let Side::Caller { recheck_at: Some(at), .. } = record.side
+                && at <= now
+            {
+                recheck.push(record.call);
+            }
+        }
+        for call in forget {
+            self.records.remove(&call);
+            self.finished.insert(call, now);
+        }
+        for call in recheck {
+            self.recheck(call, now).await;
+        }
+    }
+}

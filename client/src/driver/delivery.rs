@@ -1,0 +1,370 @@
+//! Messages to nodes and their answers: each request has an id, a deadline and one outcome.
+
+use std::time::{Duration, Instant};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::{
+    client::{ErrorCode, RelayKind},
+    lease::{Inbox, Lease, SignedLease},
+    signed::Signed,
+};
+use chappe_discovery::connection::ConnectionError;
+use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::{Driver, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
+use crate::{
+    call::Input,
+    event::{DisconnectReason, Event, StepKind},
+    protocol::{IceServer, Relayed, Reply, ToNode, error_code},
+    seal::CallId,
+};
+
+/// How long a node may take to answer. It asks three homes at once and gives up on them sooner.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a contact that is nowhere is looked for before the call is given up: a client whose node has died is back
+/// on another within a few seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a ringing callee is looked up again. When its session has changed it may not have the offer any more.
+const RECHECK: Duration = Duration::from_secs(3);
+
+/// What a request waits for.
+pub(super) enum Wanted {
+    Attached {
+        count: usize,
+    },
+    Detached,
+    /// Where the callee is, to go on with the first message of its outbox, or only to see whether it has moved.
+    Resolved {
+        call: CallId,
+        inbox: Inbox,
+        recheck: bool,
+    },
+    Delivered {
+        call: CallId,
+        kind: RelayKind,
+        recipient: [u8; 32],
+    },
+    IceServers(oneshot::Sender<Result<Vec<IceServer>, IceServersError>>),
+}
+
+/// A request that is not answered so far.
+pub(super) struct Pending {
+    session: u64,
+    pub(super) until: Instant,
+    wanted: Wanted,
+}
+
+impl Driver {
+    /// Sends what is due, as far as there is a session.
+    pub(super) async fn pump(&mut self) {
+        loop {
+            let now = Instant::now();
+            let Some(session) = self.sessions.iter().find(|session| session.is_ready()) else { return };
+            let serial = session.serial;
+            let due = self.records.values().find_map(|record| Some((record.call, record.outbox.due(now)?.clone())));
+            let Some((call, item)) = due else { return };
+            self.attempt(serial, call, &item, now).await;
+        }
+    }
+
+    async fn attempt(&mut self, serial: u64, call: CallId, item: &Item, now: Instant) {
+        let Some(record) = self.records.get_mut(&call) else { return };
+        let unix = unix_now();
+        let inbox = record.contact.peer_inbox(unix);
+        let node = self.sessions.iter().find(|session| session.serial == serial).map(Session::node);
+        let Some(recipient) = record.recipient(item) else {
+            let id = self.next_id();
+            self.begin(call, id);
+            let wanted = Wanted::Resolved { call, inbox, recheck: false };
+            if let Some(node) = node {
+                self.step(Some(call), node, StepKind::Resolving);
+            }
+            self.send_request(serial, id, wanted, &ToNode::Resolve { id: text_of(id), inbox: inbox.to_base64url() })
+                .await;
+            return;
+        };
+        let sealed = record.seal(item, &recipient, self.profile.identity(), unix);
+        let id = self.next_id();
+        self.begin(call, id);
+        let Ok(payload) = sealed else {
+            tracing::debug!(kind = item.kind().as_str(), "a message can't be sealed and is dropped");
+            self.give_up(call, id, now);
+            return;
+        };
+        let kind = item.kind();
+        let (id_text, to) = (text_of(id), inbox.to_base64url());
+        let relayed = Relayed { kind, id: &id_text, to: &to, payload: &payload };
+        if let Some(node) = node {
+            self.step(Some(call), node, StepKind::Sent(kind));
+        }
+        self.send_request(serial, id, Wanted::Delivered { call, kind, recipient }, &relayed).await;
+    }
+
+    fn begin(&mut self, call: CallId, id: u64) {
+        if let Some(record) = self.records.get_mut(&call) {
+            record.outbox.begin(id);
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    /// Makes a request of its own id.
+    pub(super) async fn request<'a>(
+        &mut self,
+        serial: u64,
+        wanted: Wanted,
+        request: impl FnOnce(String) -> ToNode<'a>,
+    ) {
+        let id = self.next_id();
+        self.send_request(serial, id, wanted, &request(text_of(id))).await;
+    }
+
+    async fn send_request(&mut self, serial: u64, id: u64, wanted: Wanted, message: &impl serde::Serialize) {
+        self.requests.insert(id, Pending { session: serial, until: Instant::now() + REQUEST_TIMEOUT, wanted });
+        self.say(serial, message).await;
+    }
+
+    /// Sends a message; a session that doesn't take it is lost, and its requests with it.
+    pub(super) async fn say(&mut self, serial: u64, message: &impl serde::Serialize) {
+        let text = serde_json::to_string(message).expect("strings and numbers are JSON");
+        let sent = match self.sessions.iter_mut().find(|session| session.serial == serial) {
+            Some(session) => session.connection.send(text).await,
+            None => Err(ConnectionError::Broken),
+        };
+        if let Err(error) = sent {
+            self.lose(serial, error.into());
+            self.fail_requests_of(serial);
+        }
+    }
+
+    pub(super) async fn handle_text(&mut self, serial: u64, text: Result<Utf8Bytes, ConnectionError>) {
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => return self.lose(serial, error.into()),
+        };
+        let now = Instant::now();
+        if let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) {
+            session.heard(now);
+        }
+        let Ok(reply) = serde_json::from_str::<Reply>(&text) else {
+            tracing::debug!("a message of the node is not understood");
+            return;
+        };
+        match reply {
+            Reply::Attached { id, ttl, rejected } => {
+                if let Some(Wanted::Attached { count }) = self.answered(serial, &id) {
+                    self.handle_attached(serial, count, Duration::from_secs(ttl), rejected.len());
+                }
+            }
+            Reply::Detached { id } => drop(self.answered(serial, &id)),
+            Reply::Resolved { id, lease } => self.handle_resolved(serial, &id, &lease, now),
+            Reply::Delivered { id } => self.handle_delivered(serial, &id, now),
+            Reply::IceServers { id, ice_servers } => {
+                if let Some(Wanted::IceServers(reply)) = self.answered(serial, &id) {
+                    // An app that has stopped waiting loses nothing.
+                    let _ = reply.send(Ok(ice_servers));
+                }
+            }
+            Reply::Error { id: Some(id), code } => {
+                let code = error_code(code.as_deref());
+                if let (Some(wanted), Ok(id)) = (self.answered(serial, &id), id.parse()) {
+                    self.handle_failed(serial, id, wanted, code, now);
+                }
+            }
+            Reply::GoingAway { .. } => self.handle_going_away(serial),
+            Reply::CallOffer(message) => self.handle_incoming(serial, RelayKind::CallOffer, &message, now),
+            Reply::CallAnswer(message) => self.handle_incoming(serial, RelayKind::CallAnswer, &message, now),
+            Reply::CallIce(message) => self.handle_incoming(serial, RelayKind::CallIce, &message, now),
+            Reply::CallReject(message) => self.handle_incoming(serial, RelayKind::CallReject, &message, now),
+            Reply::CallHangup(message) => self.handle_incoming(serial, RelayKind::CallHangup, &message, now),
+            // The code door is another connection's, and what is not known is passed over.
+            _ => {}
+        }
+    }
+
+    /// What the request of this id was for, if it is one of this session's.
+    fn answered(&mut self, serial: u64, id: &str) -> Option<Wanted> {
+        let id = id.parse().ok()?;
+        self.requests.get(&id).filter(|pending| pending.session == serial)?;
+        self.requests.remove(&id).map(|pending| pending.wanted)
+    }
+
+    fn handle_resolved(&mut self, serial: u64, id: &str, lease: &str, now: Instant) {
+        let (Some(wanted), Ok(id)) = (self.answered(serial, id), id.parse()) else { return };
+        let Wanted::Resolved { call, inbox, recheck } = wanted else { return };
+        let Some(found) = read_lease(lease, inbox) else {
+            // As if the node had found nothing: it has shown nothing that counts.
+            let wanted = Wanted::Resolved { call, inbox, recheck };
+            return self.handle_failed(serial, id, wanted, Some(ErrorCode::PeerOffline), now);
+        };
+        let Some(record) = self.records.get_mut(&call) else { return };
+        let Side::Caller { lease, offered_to, .. } = &mut record.side else { return };
+        let peer_node = found.node;
+        if recheck {
+            if *offered_to == Some(found.session_key) {
+                return;
+            }
+            *lease = Some(found);
+            // A full queue holds an offer already.
+            let _ = record.outbox.push(Item::Offer);
+        } else {
+            *lease = Some(found);
+            record.outbox.proceed(id);
+        }
+        if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
+            self.step(Some(call), session.node(), StepKind::Resolved { peer_node });
+        }
+    }
+
+    fn handle_delivered(&mut self, serial: u64, id: &str, now: Instant) {
+        let (Some(wanted), Ok(id)) = (self.answered(serial, id), id.parse()) else { return };
+        let Wanted::Delivered { call, kind, recipient } = wanted else { return };
+        if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
+            self.step(Some(call), session.node(), StepKind::Delivered(kind));
+        }
+        let Some(record) = self.records.get_mut(&call) else { return };
+        let delivered = record.outbox.delivered(id);
+        if let (Some(Item::Offer), Side::Caller { offered_to, recheck_at, .. }) = (delivered, &mut record.side) {
+            let first = offered_to.replace(recipient).is_none();
+            *recheck_at = Some(now + RECHECK);
+            if first {
+                self.events.send(Event::Ringing { call });
+            }
+        }
+        self.forget_if_done(call, now);
+    }
+
+    pub(super) fn handle_failed(
+        &mut self,
+        serial: u64,
+        id: u64,
+        wanted: Wanted,
+        code: Option<ErrorCode>,
+        now: Instant,
+    ) {
+        match wanted {
+            Wanted::Attached { .. } => self.lose(serial, DisconnectReason::NotAttached),
+            Wanted::Detached | Wanted::Resolved { recheck: true, .. } => {}
+            Wanted::IceServers(reply) => {
+                // An app that has stopped waiting loses nothing.
+                let _ = reply.send(Err(IceServersError::Refused));
+            }
+            Wanted::Resolved { call, .. } => self.handle_undelivered(serial, call, id, None, code, now),
+            Wanted::Delivered { call, kind, .. } => {
+                self.handle_undelivered(serial, call, id, Some(kind), code, now);
+            }
+        }
+    }
+
+    fn handle_undelivered(
+        &mut self,
+        serial: u64,
+        call: CallId,
+        id: u64,
+        sent: Option<RelayKind>,
+        code: Option<ErrorCode>,
+        now: Instant,
+    ) {
+        if matches!(code, Some(ErrorCode::TooLarge | ErrorCode::BadMessage | ErrorCode::UnknownType)) {
+            return self.give_up(call, id, now);
+        }
+        let Some(record) = self.records.get_mut(&call) else { return };
+        record.forget_lease();
+        let Some(item) = record.outbox.failed(id, now) else { return };
+        let kind = sent.unwrap_or_else(|| item.kind());
+        let offer = *item == Item::Offer;
+        let never_reached = matches!(record.side, Side::Caller { offered_to: None, .. });
+        let out_of_patience = now.saturating_duration_since(record.placed_at) >= PATIENCE;
+        if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
+            self.step(Some(call), session.node(), StepKind::Failed(kind, code));
+        }
+        if offer && never_reached {
+            self.events.send(Event::NotReached { call, code });
+            if out_of_patience {
+                self.input(call, Input::Undeliverable, now);
+            }
+        }
+    }
+
+    /// The message of this request will never arrive.
+    fn give_up(&mut self, call: CallId, id: u64, now: Instant) {
+        let dropped = self.records.get_mut(&call).and_then(|record| record.outbox.drop_first(id));
+        match dropped {
+            Some(Item::Offer) => self.input(call, Input::Undeliverable, now),
+            // Without an answer there is no call.
+            Some(Item::Answer) => self.input(call, Input::Hangup, now),
+            _ => {}
+        }
+        self.forget_if_done(call, now);
+    }
+
+    pub(super) fn expire_requests(&mut self, now: Instant) {
+        let expired: Vec<_> =
+            self.requests.iter().filter(|(_, pending)| pending.until <= now).map(|(id, _)| *id).collect();
+        for id in expired {
+            if let Some(pending) = self.requests.remove(&id) {
+                self.handle_failed(pending.session, id, pending.wanted, None, now);
+            }
+        }
+    }
+
+    /// A session is over, and no answer will come on it: what it carried waits for the next one.
+    pub(super) fn fail_requests_of(&mut self, serial: u64) {
+        let lost: Vec<_> =
+            self.requests.iter().filter(|(_, pending)| pending.session == serial).map(|(id, _)| *id).collect();
+        for id in lost {
+            match self.requests.remove(&id).map(|pending| pending.wanted) {
+                Some(Wanted::Resolved { call, .. } | Wanted::Delivered { call, .. }) => {
+                    if let Some(record) = self.records.get_mut(&call)
+                        && record.outbox.proceed(id).is_some()
+                    {
+                        record.forget_lease();
+                    }
+                }
+                Some(Wanted::IceServers(reply)) => {
+                    // An app that has stopped waiting loses nothing.
+                    let _ = reply.send(Err(IceServersError::NotConnected));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) async fn ask_ice_servers(&mut self, reply: oneshot::Sender<Result<Vec<IceServer>, IceServersError>>) {
+        let ready = self.sessions.iter().find(|session| session.is_ready()).map(|session| session.serial);
+        match ready {
+            Some(serial) => {
+                self.request(serial, Wanted::IceServers(reply), |id| ToNode::GetIceServers { id }).await;
+            }
+            // An app that has stopped waiting loses nothing.
+            None => drop(reply.send(Err(IceServersError::NotConnected))),
+        }
+    }
+
+    /// Looks up whether the callee of a ringing call has moved.
+    pub(super) async fn recheck(&mut self, call: CallId, now: Instant) {
+        let Some(record) = self.records.get_mut(&call) else { return };
+        let inbox = record.contact.peer_inbox(unix_now());
+        if let Side::Caller { recheck_at, .. } = &mut record.side {
+            *recheck_at = Some(now + RECHECK);
+        }
+        if let Some(serial) = self.sessions.iter().find(|session| session.is_ready()).map(|session| session.serial) {
+            let wanted = Wanted::Resolved { call, inbox, recheck: true };
+            self.request(serial, wanted, |id| ToNode::Resolve { id, inbox: inbox.to_base64url() }).await;
+        }
+    }
+}
+
+/// A lease that the inbox's own key has signed and that counts now.
+fn read_lease(text: &str, inbox: Inbox) -> Option<SignedLease> {
+    let lease = Signed::<Lease>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    (lease.inbox == inbox && lease.expires_at > unix_now()).then_some(lease)
+}
+
+fn text_of(id: u64) -> String {
+    id.to_string()
+}

@@ -1,0 +1,254 @@
+//! Keeping a session up: searching, attaching, renewing, changing nodes.
+
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use chappe_discovery::{Connection, DiscoverError};
+use futures_util::FutureExt as _;
+
+use super::{
+    Driver, LinkState,
+    delivery::Wanted,
+    outbox::Item,
+    record::Side,
+    session::{ATTACH_TIMEOUT, Due, Session, Stage},
+    unix_now, unix_now_ms,
+};
+use crate::{
+    event::{DisconnectReason, Event, StepKind},
+    protocol::ToNode,
+};
+
+/// How often a search may begin without a pause. A node that takes a client and drops it again must not be able to keep
+/// it spinning.
+const AT_ONCE_EVERY: Duration = Duration::from_secs(5);
+/// The most nodes that a search avoids.
+const MAX_AVOID: usize = 8;
+/// When the sources are asked again after a session is up: the search ended at the first node that worked.
+const REFRESH_AFTER: Duration = Duration::from_secs(5);
+/// The most sessions at once: the one in use, the one that takes over, and the one that lingers.
+const MAX_SESSIONS: usize = 3;
+
+/// From a quarter of a second to half a minute, with jitter, so that the clients of a node that dies don't fall upon the
+/// next one together.
+pub(super) fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(30))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+impl Driver {
+    /// Begins a search, unless one is running or a session is about to be ready.
+    pub(super) fn search(&mut self) {
+        let now = Instant::now();
+        let attaching = self.sessions.iter().any(|session| matches!(session.stage, Stage::Attaching { .. }));
+        if self.connecting.is_some() || attaching {
+            return;
+        }
+        let at_once = self.at_once.is_none_or(|at| now.saturating_duration_since(at) >= AT_ONCE_EVERY);
+        let pause = if at_once {
+            self.at_once = Some(now);
+            Duration::ZERO
+        } else {
+            self.backoff.next().unwrap_or_default()
+        };
+        self.search_after(pause);
+    }
+
+    fn search_after(&mut self, pause: Duration) {
+        let (discovery, avoid) = (self.discovery.clone(), self.avoid.clone());
+        self.connecting = Some(
+            async move {
+                tokio::time::sleep(pause).await;
+                discovery.connect(&avoid).await
+            }
+            .boxed(),
+        );
+    }
+
+    pub(super) async fn handle_search(&mut self, connected: Result<Connection, DiscoverError>) {
+        self.connecting = None;
+        match connected {
+            Ok(connection) => self.begin_session(connection).await,
+            Err(error) => {
+                let pause = self.backoff.next().unwrap_or_default();
+                tracing::debug!(%error, ?pause, "no node found");
+                if !self.sessions.iter().any(Session::is_ready) {
+                    self.link.send_replace(LinkState::Failed(error.clone()));
+                }
+                self.events.send(Event::SearchFailed { error, retry_in: pause });
+                self.search_after(pause);
+            }
+        }
+    }
+
+    async fn begin_session(&mut self, connection: Connection) {
+        let now = Instant::now();
+        if self.sessions.len() >= MAX_SESSIONS {
+            // Only lingering ones can be in the way.
+            self.sessions.retain(|session| !matches!(session.stage, Stage::Leaving { .. }));
+        }
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.sessions.push(Session::new(serial, connection, now));
+        let answers = self.attach(serial).await;
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+        if answers == 0 {
+            session.stage = Stage::Ready;
+            self.handle_ready(serial);
+        } else {
+            session.stage = Stage::Attaching { answers, until: now + ATTACH_TIMEOUT };
+        }
+    }
+
+    /// Attaches the inboxes of all contacts, and detaches those that are no contact's any more. Says how many answers
+    /// are due.
+    async fn attach(&mut self, serial: u64) -> usize {
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return 0 };
+        let outdated = session.outdated(self.profile.contacts().iter(), unix_now());
+        let batches = session.attachments(self.profile.contacts().iter(), unix_now_ms());
+        if session.is_ready() {
+            // Set again by the answer.
+            session.reattach_at = Some(Instant::now() + ATTACH_TIMEOUT);
+        }
+        if !outdated.is_empty() {
+            self.request(serial, Wanted::Detached, |id| ToNode::Detach { id, inboxes: outdated }).await;
+        }
+        let mut answers = 0;
+        for inboxes in batches {
+            let count = inboxes.len();
+            self.request(serial, Wanted::Attached { count }, |id| ToNode::Attach { id, inboxes }).await;
+            answers += 1;
+        }
+        answers
+    }
+
+    /// The contacts have changed.
+    pub(super) async fn attach_everywhere(&mut self) {
+        let serials: Vec<_> = self.sessions.iter().filter(|session| session.is_ready()).map(|s| s.serial).collect();
+        for serial in serials {
+            self.attach(serial).await;
+        }
+    }
+
+    pub(super) fn handle_attached(&mut self, serial: u64, count: usize, ttl: Duration, rejected: usize) {
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+        if rejected > 0 {
+            tracing::warn!(rejected, "the node rejects inboxes; the clock may be wrong");
+            if rejected >= count {
+                self.lose(serial, DisconnectReason::NotAttached);
+                return;
+            }
+        }
+        if session.handle_attached(ttl, unix_now(), Instant::now()) {
+            self.handle_ready(serial);
+        }
+    }
+
+    fn handle_ready(&mut self, serial: u64) {
+        let now = Instant::now();
+        for session in self.sessions.iter_mut().filter(|session| session.serial != serial && session.is_ready()) {
+            session.leave(now);
+        }
+        let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
+        let node = session.node();
+        self.events.send(Event::Connected {
+            node,
+            url: session.connection.url().to_owned(),
+            region: session.connection.region().map(str::to_owned),
+        });
+        self.step(None, node, StepKind::Attached { inboxes: session.inboxes() });
+        self.link.send_replace(LinkState::Connected(node));
+        self.avoid.clear();
+        let discovery = self.discovery.clone();
+        self.refreshing = Some(
+            async move {
+                tokio::time::sleep(REFRESH_AFTER).await;
+                discovery.refresh().await;
+            }
+            .boxed(),
+        );
+        for record in self.records.values_mut() {
+            record.outbox.restart();
+            // Whether the answer was lost with the old session is not known; the offer again brings it back.
+            if let Side::Caller { offered_to: Some(_), recheck_at: Some(_), .. } = record.side {
+                record.forget_lease();
+                // A full queue holds an offer already.
+                let _ = record.outbox.push(Item::Offer);
+            }
+        }
+    }
+
+    /// A session is over. Whatever was under way on it is tried again on the next one.
+    pub(super) fn lose(&mut self, serial: u64, reason: DisconnectReason) {
+        let Some(index) = self.sessions.iter().position(|session| session.serial == serial) else { return };
+        let session = self.sessions.remove(index);
+        let node = session.node();
+        tracing::debug!(node = %node.short(), %reason, "a session is over");
+        if session.is_ready() || reason == DisconnectReason::NotAttached {
+            self.events.send(Event::Disconnected { node, reason });
+        }
+        self.fail_requests_of(serial);
+        if self.sessions.iter().any(|session| session.is_ready() && !session.going_away) {
+            return;
+        }
+        if !self.sessions.iter().any(Session::is_ready) {
+            self.link.send_replace(LinkState::Searching);
+        }
+        self.avoid(node);
+        self.search();
+    }
+
+    fn avoid(&mut self, node: chappe_common::keys::NodeId) {
+        self.avoid.retain(|known| *known != node);
+        self.avoid.push(node);
+        if self.avoid.len() > MAX_AVOID {
+            self.avoid.remove(0);
+        }
+    }
+
+    pub(super) fn handle_going_away(&mut self, serial: u64) {
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+        session.going_away = true;
+        let (node, in_use) = (session.node(), !matches!(session.stage, Stage::Leaving { .. }));
+        if in_use {
+            self.avoid(node);
+            self.search();
+        }
+    }
+
+    pub(super) async fn handle_session_time(&mut self, now: Instant) {
+        let due: Vec<_> =
+            self.sessions.iter().filter_map(|session| Some((session.serial, session.due(now)?))).collect();
+        for (serial, due) in due {
+            match due {
+                Due::Ping => {
+                    if let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) {
+                        session.mark_pinged();
+                    }
+                    self.say(serial, &ToNode::Ping).await;
+                }
+                Due::Reattach => {
+                    self.attach(serial).await;
+                }
+                Due::Silent => self.lose(serial, DisconnectReason::Silent),
+                Due::NotAttached => self.lose(serial, DisconnectReason::NotAttached),
+                Due::Left => {
+                    let index = self.sessions.iter().position(|session| session.serial == serial);
+                    if let Some(session) = index.map(|index| self.sessions.remove(index)) {
+                        if session.going_away {
+                            let reason = DisconnectReason::GoingAway;
+                            self.events.send(Event::Disconnected { node: session.node(), reason });
+                        }
+                        self.fail_requests_of(serial);
+                        session.connection.close().await;
+                    }
+                }
+            }
+        }
+    }
+}

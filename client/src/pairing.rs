@@ -1,0 +1,432 @@
+//! Pairing: from a code that two people share to keys that nobody else has.
+//!
+//! Four messages over the code door, in which A typed the code that B shows:
+//!
+//! ```text
+//! A → B  pair_request   { share, commitment }          commitment = SHA-256(label ‖ nonce of A)
+//! B → A  pair_response  { share, nonce, confirmation } proves that B knows the secret
+//! A → B  offer          { confirmation, sealed }       proves that A does; nonce, identity and name of A
+//! B → A  answer         { sealed }                     identity and name of B
+//! ```
+//!
+//! The states are values that each step consumes, so a code answers one request and no second one: one guess burns it.
+//! Knows no clock and no network.
+
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _, Nonce, aead::Aead as _};
+use chappe_common::code::PairingCode;
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac as _};
+use rand::CryptoRng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::{
+    base64_bytes::Bytes,
+    contact::{Contact, MAX_NAME, PairingSecret, Role, clean_name},
+    cpace::{self, Exchange, InvalidShare},
+    phrase::Phrase,
+    sealing_key::SealingKey,
+    words,
+};
+
+const LABEL: &[u8] = b"chappe/pair/v1\0";
+/// nonce ‖ identity ‖ length of the name ‖ name, padded: every sealed identity has the same length.
+const IDENTITY_LEN: usize = 32 + 32 + 1 + MAX_NAME;
+
+/// Why a pairing came to nothing. The code is burnt; nothing was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PairingError {
+    /// The other side did not prove that it knows the secret: a wrong code, or somebody in between who guessed.
+    #[error("the code was not the same on both sides")]
+    WrongSecret,
+    /// The other side's share was not valid: it isn't our software, or it is an attack.
+    #[error("the other side does not keep to the protocol")]
+    Share(#[from] InvalidShare),
+    /// A sealed identity did not open, or was not what had been committed to.
+    #[error("the other side's identity was not the one that it had committed to")]
+    Identity,
+}
+
+/// What A sends first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    share: Bytes<32>,
+    commitment: Bytes<32>,
+}
+
+/// What B answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    share: Bytes<32>,
+    nonce: Bytes<32>,
+    confirmation: Bytes<32>,
+}
+
+/// A's proof and identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    confirmation: Bytes<32>,
+    sealed: Bytes<{ IDENTITY_LEN + 16 }>,
+}
+
+/// B's identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    sealed: Bytes<{ IDENTITY_LEN + 16 }>,
+}
+
+/// Who one is: the identity key, and the name that the other side will see first.
+#[derive(Clone, Copy, Debug)]
+pub struct Myself<'a> {
+    /// The profile's identity key.
+    pub identity: &'a SealingKey,
+    /// The name.
+    pub name: &'a str,
+}
+
+/// The end of a pairing.
+#[derive(Clone, Debug)]
+pub struct Paired {
+    /// The other side.
+    pub contact: Contact,
+    /// What both people see and compare.
+    pub words: [&'static str; words::COUNT],
+}
+
+/// A after its request.
+pub struct Requester {
+    exchange: Exchange,
+    session: Vec<u8>,
+    nonce: [u8; 32],
+    commitment: [u8; 32],
+}
+
+impl Requester {
+    /// Begins: A has typed `phrase` and is registered under `own`, a random code of its own.
+    pub fn new(phrase: &Phrase, own: PairingCode, random: &mut impl CryptoRng) -> (Self, Request) {
+        let mut scalar = Zeroizing::new([0; 64]);
+        let mut nonce = [0; 32];
+        random.fill_bytes(&mut *scalar);
+        random.fill_bytes(&mut nonce);
+        let session = session(own, phrase.locator());
+        let exchange = Exchange::new(phrase.secret(), &channel(phrase.locator()), &session, &scalar);
+        let commitment = commitment(&nonce);
+        let request = Request { share: Bytes(*exchange.share()), commitment: Bytes(commitment) };
+        (Self { exchange, session, nonce, commitment }, request)
+    }
+
+    /// Checks that B knows the secret, and shows B that A does.
+    ///
+    /// # Errors
+    /// B does not know it. Nothing about A's secret or identity has been told.
+    pub fn handle_response(self, response: &Response, myself: Myself<'_>) -> Result<(Confirmed, Proof), PairingError> {
+        let own_share = *self.exchange.share();
+        let (share, nonce) = (&response.share.0, &response.nonce.0);
+        let transcript = cpace::transcript(&own_share, &self.commitment, share, nonce);
+        let keys = Keys::new(&*self.exchange.finish(share, &self.session, &transcript)?);
+        keys.check(Role::B, share, nonce, &response.confirmation.0)?;
+        let proof = Proof {
+            confirmation: Bytes(keys.confirm(Role::A, &own_share, &self.commitment)),
+            sealed: Bytes(keys.seal(Role::A, &self.nonce, myself)),
+        };
+        let words = keys.words(&self.nonce, nonce);
+        Ok((Confirmed { keys, identity: myself.identity.public(), words }, proof))
+    }
+}
+
+/// A after its proof.
+pub struct Confirmed {
+    keys: Keys,
+    identity: [u8; 32],
+    words: [&'static str; words::COUNT],
+}
+
+impl Confirmed {
+    /// Takes B's identity.
+    ///
+    /// # Errors
+    /// It doesn't open.
+    pub fn handle_reply(self, reply: &Reply) -> Result<Paired, PairingError> {
+        let (_, identity, name) = self.keys.open(Role::B, &reply.sealed.0)?;
+        let secret = self.keys.pairing_secret(&self.identity, &identity);
+        Ok(Paired { contact: Contact::new(&name, identity, Role::A, secret), words: self.words })
+    }
+}
+
+/// B, who shows a code.
+pub struct Shower {
+    phrase: Phrase,
+}
+
+impl Shower {
+    /// B shows `phrase` and is registered under its locator.
+    pub const fn new(phrase: Phrase) -> Self {
+        Self { phrase }
+    }
+
+    /// Answers the one request that this code answers; it came from `requester`.
+    ///
+    /// # Errors
+    /// The request is not valid. The code is burnt all the same.
+    pub fn handle_request(
+        self,
+        requester: PairingCode,
+        request: &Request,
+        random: &mut impl CryptoRng,
+    ) -> Result<(Responder, Response), PairingError> {
+        let mut scalar = Zeroizing::new([0; 64]);
+        let mut nonce = [0; 32];
+        random.fill_bytes(&mut *scalar);
+        random.fill_bytes(&mut nonce);
+        let session = session(requester, self.phrase.locator());
+        let exchange = Exchange::new(self.phrase.secret(), &channel(self.phrase.locator()), &session, &scalar);
+        let own_share = *exchange.share();
+        let (share, commitment) = (request.share.0, request.commitment.0);
+        let transcript = cpace::transcript(&share, &commitment, &own_share, &nonce);
+        let keys = Keys::new(&*exchange.finish(&share, &session, &transcript)?);
+        let response = Response {
+            share: Bytes(own_share),
+            nonce: Bytes(nonce),
+            confirmation: Bytes(keys.confirm(Role::B, &own_share, &nonce)),
+        };
+        Ok((Responder { keys, share, commitment, nonce }, response))
+    }
+}
+
+/// B after its response.
+pub struct Responder {
+    keys: Keys,
+    share: [u8; 32],
+    commitment: [u8; 32],
+    nonce: [u8; 32],
+}
+
+impl Responder {
+    /// Checks that A knows the secret, and only then tells A who B is.
+    ///
+    /// # Errors
+    /// A does not know the secret, or shows another nonce than it had committed to.
+    pub fn handle_proof(self, proof: &Proof, myself: Myself<'_>) -> Result<(Paired, Reply), PairingError> {
+        self.keys.check(Role::A, &self.share, &self.commitment, &proof.confirmation.0)?;
+        let (nonce, identity, name) = self.keys.open(Role::A, &proof.sealed.0)?;
+        if commitment(&nonce) != self.commitment {
+            return Err(PairingError::Identity);
+        }
+        let secret = self.keys.pairing_secret(&identity, &myself.identity.public());
+        let contact = Contact::new(&name, identity, Role::B, secret);
+        let reply = Reply { sealed: Bytes(self.keys.seal(Role::B, &[0; 32], myself)) };
+        Ok((Paired { contact, words: self.keys.words(&nonce, &self.nonce) }, reply))
+    }
+}
+
+/// CPace's channel identifier: what is being done, and under which locator.
+fn channel(locator: PairingCode) -> Vec<u8> {
+    cpace::lv_cat(&[LABEL, locator.as_bytes()])
+}
+
+/// CPace's session id: A's code, then B's.
+fn session(requester: PairingCode, locator: PairingCode) -> Vec<u8> {
+    [requester.as_bytes().as_slice(), locator.as_bytes()].concat()
+}
+
+/// The words depend on a nonce of each side. A's is fixed before it has seen B's, and shown only after, so that nobody
+/// in between can try out values until both sides show the same words.
+fn commitment(nonce: &[u8; 32]) -> [u8; 32] {
+    Sha256::new_with_prefix(LABEL).chain_update(b"commit").chain_update(nonce).finalize().into()
+}
+
+/// What comes out of CPace.
+struct Keys(Hkdf<Sha256>);
+
+impl Keys {
+    fn new(isk: &[u8; 64]) -> Self {
+        Self(Hkdf::new(None, isk))
+    }
+
+    fn expand<const N: usize>(&self, label: &[u8], context: &[&[u8]]) -> Zeroizing<[u8; N]> {
+        let mut out = Zeroizing::new([0; N]);
+        let info = [LABEL, label, &context.concat()].concat();
+        self.0.expand(&info, out.as_mut_slice()).expect("a few bytes are within HKDF's bound");
+        out
+    }
+
+    fn mac(&self, role: Role, share: &[u8; 32], data: &[u8; 32]) -> Hmac<Sha256> {
+        let key = self.expand::<32>(&[b"confirm-", [role.letter()].as_slice()].concat(), &[]);
+        let mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.as_slice()).expect("HMAC takes any key");
+        mac.chain_update(cpace::lv_cat(&[share, data]))
+    }
+
+    fn confirm(&self, role: Role, share: &[u8; 32], data: &[u8; 32]) -> [u8; 32] {
+        self.mac(role, share, data).finalize().into_bytes().into()
+    }
+
+    /// In constant time.
+    fn check(&self, role: Role, share: &[u8; 32], data: &[u8; 32], tag: &[u8; 32]) -> Result<(), PairingError> {
+        self.mac(role, share, data).verify_slice(tag).map_err(|_| PairingError::WrongSecret)
+    }
+
+    fn cipher(&self, role: Role) -> ChaCha20Poly1305 {
+        let key = self.expand::<32>(&[b"seal-", [role.letter()].as_slice()].concat(), &[]);
+        ChaCha20Poly1305::new_from_slice(key.as_slice()).expect("the key has 32 bytes")
+    }
+
+    /// Each of the two keys seals one message, so the nonce can be zeros.
+    fn seal(&self, role: Role, nonce: &[u8; 32], myself: Myself<'_>) -> [u8; IDENTITY_LEN + 16] {
+        let name = clean_name(myself.name);
+        let mut plain = Zeroizing::new([0; IDENTITY_LEN]);
+        plain[..32].copy_from_slice(nonce);
+        plain[32..64].copy_from_slice(&myself.identity.public());
+        plain[64] = u8::try_from(name.len()).expect("a clean name is at most 64 bytes");
+        plain[65..65 + name.len()].copy_from_slice(name.as_bytes());
+        let sealed = self.cipher(role).encrypt(&Nonce::default(), plain.as_slice()).expect("a short message");
+        sealed.try_into().expect("the tag has 16 bytes")
+    }
+
+    fn open(&self, role: Role, sealed: &[u8]) -> Result<([u8; 32], [u8; 32], String), PairingError> {
+        let plain = self.cipher(role).decrypt(&Nonce::default(), sealed).map_err(|_| PairingError::Identity)?;
+        let plain: [u8; IDENTITY_LEN] = plain.try_into().map_err(|_| PairingError::Identity)?;
+        let (mut nonce, mut identity) = ([0; 32], [0; 32]);
+        nonce.copy_from_slice(&plain[..32]);
+        identity.copy_from_slice(&plain[32..64]);
+        let name = plain[65..].get(..usize::from(plain[64])).ok_or(PairingError::Identity)?;
+        let name = std::str::from_utf8(name).map_err(|_| PairingError::Identity)?;
+        Ok((nonce, identity, name.to_owned()))
+    }
+
+    fn pairing_secret(&self, identity_a: &[u8; 32], identity_b: &[u8; 32]) -> PairingSecret {
+        PairingSecret::from_bytes(*self.expand(b"pairing-secret", &[identity_a, identity_b]))
+    }
+
+    fn words(&self, nonce_a: &[u8; 32], nonce_b: &[u8; 32]) -> [&'static str; words::COUNT] {
+        words::of_bytes(*self.expand(b"words", &[nonce_a, nonce_b]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    const VECTORS: &str = include_str!("../../docs/protocol/vectors/pairing.json");
+
+    fn rng(n: u64) -> StdRng {
+        StdRng::seed_from_u64(n)
+    }
+
+    fn phrase(text: &str) -> Phrase {
+        text.parse().expect("a code")
+    }
+
+    fn own() -> PairingCode {
+        "QQQQQQ".parse().expect("a code")
+    }
+
+    /// What goes over the wire, as JSON and back.
+    fn sent<T: Serialize + for<'de> Deserialize<'de>>(message: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(message).expect("JSON")).expect("the same message")
+    }
+
+    fn pair(typed: &str, shown: &str) -> Result<(Paired, Paired), PairingError> {
+        let (ada, bob) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[2; 32]));
+        let (ada, bob) = (Myself { identity: &ada, name: "Ada" }, Myself { identity: &bob, name: "Bob" });
+        let (a, request) = Requester::new(&phrase(typed), own(), &mut rng(1));
+        let (b, response) = Shower::new(phrase(shown)).handle_request(own(), &sent(&request), &mut rng(2))?;
+        let (a, proof) = a.handle_response(&sent(&response), ada)?;
+        let (at_b, reply) = b.handle_proof(&sent(&proof), bob)?;
+        Ok((a.handle_reply(&sent(&reply))?, at_b))
+    }
+
+    #[test]
+    fn the_same_code_on_both_sides_gives_both_the_same_keys_and_words() {
+        let (at_a, at_b) = pair("ABC234-WXYZ", "ABC234-WXYZ").expect("a pairing");
+        assert_eq!((at_a.contact.name(), at_b.contact.name()), ("Bob", "Ada"));
+        assert_eq!((at_a.contact.role(), at_b.contact.role()), (Role::A, Role::B));
+        assert_eq!(*at_a.contact.identity(), SealingKey::from_bytes(&[2; 32]).public());
+        assert_eq!(*at_b.contact.identity(), SealingKey::from_bytes(&[1; 32]).public());
+        assert_eq!(at_a.contact.secret().as_bytes(), at_b.contact.secret().as_bytes());
+        assert_eq!(at_a.words, at_b.words);
+        let now = chappe_common::time::UnixTime::from_secs(1_800_000_000);
+        let inboxes = at_b.contact.own_inbox_keys(now).map(|key| key.public());
+        assert!(inboxes.contains(at_a.contact.peer_inbox(now).key()), "and they find each other");
+    }
+
+    #[test]
+    fn a_wrong_secret_is_noticed_before_anybody_says_who_it_is() {
+        assert_eq!(pair("ABC234-WXYA", "ABC234-WXYZ").map(|_| ()), Err(PairingError::WrongSecret));
+    }
+
+    #[test]
+    fn a_requester_who_does_not_know_the_secret_learns_nothing_of_the_one_who_shows_it() {
+        // The attacker cannot check B's confirmation and sends on what it has.
+        let mallory = SealingKey::from_bytes(&[3; 32]);
+        let guess = phrase("ABC234-AAAA");
+        let (m, request) = Requester::new(&guess, own(), &mut rng(1));
+        let shower = Shower::new(phrase("ABC234-WXYZ"));
+        let (b, response) = shower.handle_request(own(), &request, &mut rng(2)).expect("any request is answered");
+        let transcript = cpace::transcript(m.exchange.share(), &m.commitment, &response.share.0, &response.nonce.0);
+        let keys = Keys::new(&m.exchange.finish(&response.share.0, &m.session, &transcript).expect("a valid share"));
+        let myself = Myself { identity: &mallory, name: "Ada" };
+        let proof = Proof {
+            confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &request.commitment.0)),
+            sealed: Bytes(keys.seal(Role::A, &m.nonce, myself)),
+        };
+        assert_eq!(b.handle_proof(&proof, myself).map(|_| ()), Err(PairingError::WrongSecret));
+    }
+
+    #[test]
+    fn a_nonce_other_than_the_committed_one_ends_the_pairing() {
+        let key = SealingKey::from_bytes(&[1; 32]);
+        let myself = Myself { identity: &key, name: "Ada" };
+        let code = phrase("ABC234-WXYZ");
+        let (mut a, request) = Requester::new(&code, own(), &mut rng(1));
+        a.nonce = [0; 32];
+        let shower = Shower::new(code);
+        let (b, response) = shower.handle_request(own(), &request, &mut rng(2)).expect("a response");
+        let (_, proof) = a.handle_response(&response, myself).expect("a proof");
+        assert_eq!(b.handle_proof(&proof, myself).map(|_| ()), Err(PairingError::Identity));
+    }
+
+    #[test]
+    fn a_relay_that_swaps_codes_or_shares_ends_the_pairing() {
+        let key = SealingKey::from_bytes(&[1; 32]);
+        let myself = Myself { identity: &key, name: "Ada" };
+        let code = phrase("ABC234-WXYZ");
+        let (a, request) = Requester::new(&code, own(), &mut rng(1));
+        let other = "RRRRRR".parse().expect("a code");
+        let shower = Shower::new(code.clone());
+        let (_, response) = shower.handle_request(other, &request, &mut rng(2)).expect("a response");
+        assert_eq!(a.handle_response(&response, myself).map(|_| ()), Err(PairingError::WrongSecret));
+        let bad = Request { share: Bytes([0; 32]), commitment: Bytes([0; 32]) };
+        let refused = Shower::new(code).handle_request(own(), &bad, &mut rng(2)).map(|_| ());
+        assert_eq!(refused, Err(PairingError::Share(InvalidShare)));
+    }
+
+    #[test]
+    fn messages_of_the_wrong_shape_do_not_decode() {
+        for text in ["{}", "{\"share\":\"AA\",\"commitment\":\"AA\"}", "[]", "{\"share\":1,\"commitment\":2}"] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_follows_from_the_key_is_that_of_the_vectors() {
+        let vectors: serde_json::Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
+        let array = |name: &str| -> [u8; 32] {
+            let text = vectors[name].as_str().expect("a text");
+            hex::decode(text).expect("hexadecimal").try_into().expect("32 bytes")
+        };
+        let isk = hex::decode(vectors["isk"].as_str().expect("a text")).expect("hexadecimal");
+        let keys = Keys::new(&isk.try_into().expect("64 bytes"));
+        let (nonce_a, nonce_b) = (array("nonceA"), array("nonceB"));
+        assert_eq!(commitment(&nonce_a), array("commitment"));
+        assert_eq!(keys.confirm(Role::A, &array("shareA"), &array("commitment")), array("confirmationA"));
+        assert_eq!(keys.confirm(Role::B, &array("shareB"), &nonce_b), array("confirmationB"));
+        assert_eq!(*keys.expand::<32>(b"seal-a", &[]), array("sealA"));
+        assert_eq!(*keys.expand::<32>(b"seal-b", &[]), array("sealB"));
+        let secret = keys.pairing_secret(&array("identityA"), &array("identityB"));
+        assert_eq!(*secret.as_bytes(), array("pairingSecret"));
+        assert_eq!(serde_json::json!(keys.words(&nonce_a, &nonce_b)), vectors["words"]);
+    }
+}

@@ -1,0 +1,112 @@
+//! The code that people read to each other: `LOCATOR-SECRET`, or the same with a longer secret in a link or QR code.
+//!
+//! Only the locator reaches a relay. The secret feeds CPace; ten bits would do against one guess, and 20 are there.
+
+use std::{fmt, str::FromStr};
+
+use chappe_common::code::{CODE_ALPHABET, PairingCode};
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+/// How many characters of secret people read: 20 bits, of which an attacker gets to try one value.
+const SECRET_LEN: usize = 4;
+/// The longest secret: 128 bits take 26 characters, and twice that is nobody's code any more.
+const MAX_SECRET: usize = 52;
+
+/// The text is no code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a code: six characters, a dash and four characters are expected, of A to Z and 2 to 9 without I and O")]
+pub struct ParsePhraseError;
+
+/// A code as people see it. Never printed by accident: [`Phrase::reveal`] shows it.
+#[derive(Clone)]
+pub struct Phrase {
+    locator: PairingCode,
+    secret: Zeroizing<String>,
+}
+
+impl Phrase {
+    /// A fresh code to be read aloud.
+    pub fn generate(random: &mut impl CryptoRng) -> Self {
+        let locator = PairingCode::from_random(random.next_u32());
+        let mut bytes = Zeroizing::new([0; SECRET_LEN]);
+        random.fill_bytes(&mut *bytes);
+        // 256 is a multiple of 32: no character is likelier than another.
+        let secret = bytes.iter().map(|byte| char::from(CODE_ALPHABET[usize::from(byte & 31)])).collect();
+        Self { locator, secret: Zeroizing::new(secret) }
+    }
+
+    /// The same secret under a fresh locator, where the first one is taken.
+    #[must_use]
+    pub fn relocated(self, random: &mut impl CryptoRng) -> Self {
+        Self { locator: PairingCode::from_random(random.next_u32()), secret: self.secret }
+    }
+
+    /// The part that a relay sees.
+    pub const fn locator(&self) -> PairingCode {
+        self.locator
+    }
+
+    /// The part that only the two people know.
+    pub fn secret(&self) -> &[u8] {
+        self.secret.as_bytes()
+    }
+
+    /// The whole code, to be shown to the person.
+    pub fn reveal(&self) -> String {
+        format!("{}-{}", self.locator.as_str(), *self.secret)
+    }
+}
+
+impl FromStr for Phrase {
+    type Err = ParsePhraseError;
+
+    /// Reads what a person typed: in either case, with spaces around or a space for the dash.
+    fn from_str(text: &str) -> Result<Self, ParsePhraseError> {
+        let text = Zeroizing::new(text.trim().to_ascii_uppercase());
+        let (locator, secret) = text.split_once(['-', ' ']).ok_or(ParsePhraseError)?;
+        let secret = secret.trim();
+        if !(SECRET_LEN..=MAX_SECRET).contains(&secret.len()) || !secret.bytes().all(|b| CODE_ALPHABET.contains(&b)) {
+            return Err(ParsePhraseError);
+        }
+        let locator = locator.parse().map_err(|_| ParsePhraseError)?;
+        Ok(Self { locator, secret: Zeroizing::new(secret.to_owned()) })
+    }
+}
+
+impl fmt::Debug for Phrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Phrase([redacted])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn a_fresh_code_reads_back_however_it_is_typed() {
+        let phrase = Phrase::generate(&mut StdRng::seed_from_u64(1));
+        let shown = phrase.reveal();
+        assert_eq!(shown.len(), 11);
+        for typed in [shown.clone(), format!(" {} ", shown.to_lowercase()), shown.replace('-', " ")] {
+            let read: Phrase = typed.parse().expect("a code");
+            assert_eq!(read.reveal(), shown);
+        }
+        let moved = phrase.clone().relocated(&mut StdRng::seed_from_u64(2));
+        assert!(moved.locator() != phrase.locator() && moved.secret() == phrase.secret());
+    }
+
+    #[test]
+    fn what_is_no_code_is_refused() {
+        for wrong in ["", "ABC234", "ABC234-", "ABC234-ABC", "ABC23-ABCD", "ABC234-ABC0", "ABC234-AB CD", "ÄBC234-ABCD"]
+        {
+            assert!(wrong.parse::<Phrase>().is_err(), "{wrong}");
+        }
+        assert!(format!("ABC234-{}", "A".repeat(26)).parse::<Phrase>().is_ok());
+        assert!(format!("ABC234-{}", "A".repeat(53)).parse::<Phrase>().is_err());
+        assert!(!format!("{:?}", "ABC234-WXYZ".parse::<Phrase>()).contains("WXYZ"));
+    }
+}

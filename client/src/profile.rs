@@ -1,0 +1,315 @@
+//! A profile: the folder with a person's identity key and contacts, which only its owner can read.
+//!
+//! One file, `profile.json`, replaced as a whole, so a crash leaves the old or the new. Several processes may use one
+//! profile: a change reads the file again under a lock, so none of them writes over another's contact.
+
+use std::{
+    fs, io,
+    io::Read as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::redacted::Redacted;
+use chappe_discovery::private_file;
+use rand::{TryRng as _, rngs::SysRng};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{
+    contact::{Contact, ContactId, MAX_CONTACTS, PairingSecret, Role, clean_name},
+    sealing_key::SealingKey,
+};
+
+const FILE: &str = "profile.json";
+const LOCK: &str = "profile.lock";
+/// The file in which the profile's searches remember nodes.
+const NODES: &str = "nodes.json";
+/// The largest file that is read: [`MAX_CONTACTS`] contacts take a tenth.
+const MAX_FILE: u64 = 256 * 1024;
+
+/// Why a profile cannot be used. What is on the disk is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The disk says no.
+    #[error("cannot use the profile's file {path}")]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is there and is no profile; it is not touched.
+    #[error("{path} is not a profile of this version")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// As many contacts as a session can listen for.
+    #[error("a profile holds at most {MAX_CONTACTS} contacts")]
+    Full,
+    /// No contact of that name or key.
+    #[error("there is no such contact")]
+    NoContact,
+    /// The system has no random bytes to give.
+    #[error("no randomness from the system")]
+    Random,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileForm {
+    version: u32,
+    name: String,
+    identity: Zeroizing<String>,
+    contacts: Vec<ContactForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContactForm {
+    name: String,
+    identity: String,
+    role: Role,
+    secret: Zeroizing<String>,
+}
+
+/// Keys and contacts.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    folder: PathBuf,
+    name: Redacted<String>,
+    identity: SealingKey,
+    contacts: Vec<Contact>,
+}
+
+impl Profile {
+    /// Opens the profile in `folder`; makes the folder (mode 0700) and an identity key where there is none yet, with
+    /// `name` as what contacts will see first. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The disk, or a file that is no profile: it is never replaced.
+    pub fn open_or_create(folder: impl Into<PathBuf>, name: &str) -> Result<Self, ProfileError> {
+        let folder = folder.into();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+        let _lock = lock(&folder)?;
+        if let Some(profile) = read(&folder)? {
+            return Ok(profile);
+        }
+        let mut secret = Zeroizing::new([0; 32]);
+        SysRng.try_fill_bytes(&mut *secret).map_err(|_| ProfileError::Random)?;
+        let identity = SealingKey::from_bytes(&secret);
+        let profile = Self { folder, name: Redacted::new(clean_name(name)), identity, contacts: Vec::new() };
+        profile.write()?;
+        Ok(profile)
+    }
+
+    /// What contacts see first.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The identity key.
+    pub const fn identity(&self) -> &SealingKey {
+        &self.identity
+    }
+
+    /// The contacts, in the order in which they were paired.
+    pub fn contacts(&self) -> &[Contact] {
+        &self.contacts
+    }
+
+    /// The contact with that key.
+    pub fn contact(&self, id: ContactId) -> Option<&Contact> {
+        self.contacts.iter().find(|contact| contact.id() == id)
+    }
+
+    /// The contact of that name; names are unique in a profile.
+    pub fn contact_named(&self, name: &str) -> Option<&Contact> {
+        self.contacts.iter().find(|contact| contact.name() == name)
+    }
+
+    /// Where searches for nodes remember what they found.
+    pub fn nodes_file(&self) -> PathBuf {
+        self.folder.join(NODES)
+    }
+
+    /// Adds a contact, or replaces the one with the same identity key; a name that is taken gets a number. Returns the
+    /// contact as it was stored. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The profile is full, or the disk says no; the contact is not stored then.
+    pub fn add_contact(&mut self, contact: Contact) -> Result<Contact, ProfileError> {
+        self.change(|contacts| {
+            contacts.retain(|known| known.id() != contact.id());
+            if contacts.len() >= MAX_CONTACTS {
+                return Err(ProfileError::Full);
+            }
+            let wanted = if contact.name().is_empty() { "contact" } else { contact.name() }.to_owned();
+            let numbered = (2..).map(|n| format!("{wanted} {n}"));
+            let name = std::iter::once(wanted.clone())
+                .chain(numbered)
+                .find(|name| contacts.iter().all(|known| known.name() != name))
+                .expect("one of a hundred names is free among fewer contacts");
+            let contact = contact.renamed(&name);
+            contacts.push(contact.clone());
+            Ok(contact)
+        })
+    }
+
+    /// Forgets a contact. Blocks on the disk.
+    ///
+    /// # Errors
+    /// There is no such contact, or the disk says no.
+    pub fn remove_contact(&mut self, id: ContactId) -> Result<(), ProfileError> {
+        self.change(|contacts| {
+            let before = contacts.len();
+            contacts.retain(|contact| contact.id() != id);
+            if contacts.len() == before { Err(ProfileError::NoContact) } else { Ok(()) }
+        })
+    }
+
+    /// Changes the contacts as they are on the disk now, where another process may have added one.
+    fn change<T>(
+        &mut self,
+        edit: impl FnOnce(&mut Vec<Contact>) -> Result<T, ProfileError>,
+    ) -> Result<T, ProfileError> {
+        let _lock = lock(&self.folder)?;
+        let mut changed = read(&self.folder)?.unwrap_or_else(|| self.clone());
+        let result = edit(&mut changed.contacts)?;
+        changed.write()?;
+        *self = changed;
+        Ok(result)
+    }
+
+    fn write(&self) -> Result<(), ProfileError> {
+        let encode = |bytes: &[u8; 32]| URL_SAFE_NO_PAD.encode(bytes);
+        let contacts = self.contacts.iter().map(|contact| ContactForm {
+            name: contact.name().to_owned(),
+            identity: encode(contact.identity()),
+            role: contact.role(),
+            secret: Zeroizing::new(encode(contact.secret().as_bytes())),
+        });
+        let form = FileForm {
+            version: 1,
+            name: self.name().to_owned(),
+            identity: Zeroizing::new(encode(&self.identity.to_bytes())),
+            contacts: contacts.collect(),
+        };
+        let text = Zeroizing::new(serde_json::to_vec_pretty(&form).expect("strings and numbers are JSON"));
+        let path = self.folder.join(FILE);
+        private_file::write(&path, &text).map_err(at(&path))
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> ProfileError {
+    let path = path.to_owned();
+    move |source| ProfileError::Io { path, source }
+}
+
+/// Held until it is dropped. Another process waits; it holds the lock for one write.
+fn lock(folder: &Path) -> Result<fs::File, ProfileError> {
+    let path = folder.join(LOCK);
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(at(&path))?;
+    file.lock().map_err(at(&path))?;
+    Ok(file)
+}
+
+fn read(folder: &Path) -> Result<Option<Profile>, ProfileError> {
+    let path = folder.join(FILE);
+    let file = match fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(&path)(error)),
+    };
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(at(&path))?;
+    parse(&text)
+        .map(|(name, identity, contacts)| {
+            Some(Profile { folder: folder.to_owned(), name: Redacted::new(name), identity, contacts })
+        })
+        .ok_or(ProfileError::Damaged { path })
+}
+
+fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
+    let form: FileForm = serde_json::from_slice(text).ok()?;
+    if form.version != 1 || form.contacts.len() > MAX_CONTACTS {
+        return None;
+    }
+    let decode = |text: &str| -> Option<[u8; 32]> { URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok() };
+    let contacts = form.contacts.iter().map(|contact| {
+        let secret = PairingSecret::from_bytes(decode(&contact.secret)?);
+        Some(Contact::new(&contact.name, decode(&contact.identity)?, contact.role, secret))
+    });
+    let identity = SealingKey::from_bytes(&Zeroizing::new(decode(&form.identity)?));
+    Some((form.name, identity, contacts.collect::<Option<_>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contact(n: u8, name: &str) -> Contact {
+        Contact::new(name, [n; 32], Role::B, PairingSecret::from_bytes([n; 32]))
+    }
+
+    #[test]
+    fn a_reopened_profile_has_the_same_key_and_contacts() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("profile");
+        let mut profile = Profile::open_or_create(&path, "Ada").expect("a new profile");
+        profile.add_contact(contact(1, "Bob")).expect("a contact");
+        let again = Profile::open_or_create(&path, "ignored").expect("the profile");
+        assert_eq!(again.name(), "Ada");
+        assert_eq!(again.identity().public(), profile.identity().public());
+        let bob = again.contact_named("Bob").expect("the contact");
+        assert_eq!((bob.id(), bob.role(), bob.secret().as_bytes()), (ContactId::new([1; 32]), Role::B, &[1; 32]));
+    }
+
+    #[test]
+    fn only_the_owner_can_read_a_profile() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("deep").join("profile");
+        Profile::open_or_create(&path, "Ada").expect("a new profile");
+        let mode = |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join(FILE)), mode(&path.join(LOCK))), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn two_processes_do_not_lose_each_other_s_contacts() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut one = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
+        let mut two = Profile::open_or_create(folder.path(), "Ada").expect("the profile");
+        one.add_contact(contact(1, "Bob")).expect("a contact");
+        two.add_contact(contact(2, "Bob")).expect("another");
+        let names: Vec<_> = two.contacts().iter().map(Contact::name).collect();
+        assert_eq!(names, ["Bob", "Bob 2"]);
+        one.remove_contact(ContactId::new([2; 32])).expect("known from the disk");
+        assert_eq!(one.contacts().len(), 1);
+        assert!(matches!(one.remove_contact(ContactId::new([2; 32])), Err(ProfileError::NoContact)));
+    }
+
+    #[test]
+    fn pairing_again_replaces_the_contact_and_the_number_is_bounded() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut profile = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
+        for n in 0..=u8::try_from(MAX_CONTACTS).expect("fewer than 256") {
+            let added = profile.add_contact(contact(n, "Bob"));
+            assert_eq!(added.is_ok(), usize::from(n) < MAX_CONTACTS, "{n}");
+        }
+        let renewed = Contact::new("Eve", [3; 32], Role::A, PairingSecret::from_bytes([200; 32]));
+        profile.add_contact(renewed).expect("a renewed contact takes no further place");
+        let id = ContactId::new([3; 32]);
+        assert_eq!(profile.contact(id).map(|contact| contact.secret().as_bytes()[0]), Some(200));
+        assert_eq!(profile.contacts().len(), MAX_CONTACTS);
+    }
+
+    #[test]
+    fn a_damaged_file_is_reported_and_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join(FILE), "{}").expect("a file");
+        let opened = Profile::open_or_create(folder.path(), "Ada");
+        assert!(matches!(opened, Err(ProfileError::Damaged { .. })));
+        assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), b"{}");
+    }
+}

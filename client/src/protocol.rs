@@ -1,0 +1,190 @@
+//! The messages between a client and a node, as JSON. Owns their shapes; the project's `docs/protocol/client.md` says
+//! what they mean.
+
+use chappe_common::{
+    client::{ErrorCode, RelayKind},
+    code::PairingCode,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One inbox to be attached: the signed lease and the proof, base64url.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Attachment {
+    pub(crate) lease: String,
+    pub(crate) proof: String,
+}
+
+/// What a client says.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub(crate) enum ToNode<'a> {
+    Ping,
+    Attach { id: String, inboxes: Vec<Attachment> },
+    Detach { id: String, inboxes: Vec<String> },
+    Resolve { id: String, inbox: String },
+    GetIceServers { id: String },
+    Register { pairing_code: PairingText<'a>, public_key: String },
+    PairRequest { target_code: PairingText<'a>, payload: Value },
+    PairResponse { target_code: PairingText<'a>, accepted: bool, payload: Value },
+    Offer { target: PairingText<'a>, payload: Value },
+    Answer { target: PairingText<'a>, payload: Value },
+}
+
+/// A code as its text.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct PairingText<'a>(&'a str);
+
+impl<'a> From<&'a PairingCode> for PairingText<'a> {
+    fn from(code: &'a PairingCode) -> Self {
+        Self(code.as_str())
+    }
+}
+
+/// A sealed message to an inbox.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Relayed<'a> {
+    #[serde(rename = "type")]
+    pub(crate) kind: RelayKind,
+    pub(crate) id: &'a str,
+    pub(crate) to: &'a str,
+    pub(crate) payload: &'a str,
+}
+
+/// One inbox that was not attached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Rejection {
+    pub(crate) index: usize,
+    pub(crate) code: String,
+}
+
+/// A STUN or TURN server, in the shape of `RTCIceServer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// `stun:` and `turn:` URLs.
+    pub urls: Vec<String>,
+    /// The name, where the server wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The password that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+/// What a node says. Texts that a person might read are left out: the code says it all.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub(crate) enum Reply {
+    Attached {
+        id: String,
+        ttl: u64,
+        #[serde(default)]
+        rejected: Vec<Rejection>,
+    },
+    Detached {
+        id: String,
+    },
+    Resolved {
+        id: String,
+        lease: String,
+    },
+    Delivered {
+        id: String,
+    },
+    IceServers {
+        id: String,
+        ice_servers: Vec<IceServer>,
+    },
+    Error {
+        id: Option<String>,
+        /// As text: a code that this client doesn't know must not make the message unreadable.
+        code: Option<String>,
+    },
+    GoingAway {},
+    Registered,
+    CodeCollision,
+    PairIncoming {
+        from_code: String,
+        payload: Option<Value>,
+    },
+    PairMatched {
+        payload: Option<Value>,
+    },
+    PairRejected,
+    PairTimeout,
+    PairError,
+    Offer {
+        from: String,
+        payload: Value,
+    },
+    Answer {
+        payload: Value,
+    },
+    CallOffer(Incoming),
+    CallAnswer(Incoming),
+    CallIce(Incoming),
+    CallReject(Incoming),
+    CallHangup(Incoming),
+    #[serde(other)]
+    Other,
+}
+
+/// A message of the inbox door.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Incoming {
+    pub(crate) to: String,
+    pub(crate) payload: String,
+}
+
+/// The code of an error, where this client knows it.
+pub(crate) fn error_code(code: Option<&str>) -> Option<ErrorCode> {
+    serde_json::from_value(Value::from(code?)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_names_that_the_protocol_has() {
+        let payload = serde_json::json!({"x": 1});
+        let code: PairingCode = "ABC234".parse().expect("a code");
+        for (request, text) in [
+            (ToNode::Ping, r#"{"type":"ping"}"#),
+            (ToNode::GetIceServers { id: "1".to_owned() }, r#"{"type":"get_ice_servers","id":"1"}"#),
+            (
+                ToNode::Register { pairing_code: (&code).into(), public_key: "k".to_owned() },
+                r#"{"type":"register","pairingCode":"ABC234","publicKey":"k"}"#,
+            ),
+            (
+                ToNode::PairResponse { target_code: (&code).into(), accepted: true, payload },
+                r#"{"type":"pair_response","targetCode":"ABC234","accepted":true,"payload":{"x":1}}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&request).expect("JSON"), text);
+        }
+        let relayed = Relayed { kind: RelayKind::CallIce, id: "1", to: "t", payload: "p" };
+        let text = serde_json::to_string(&relayed).expect("JSON");
+        assert_eq!(text, r#"{"type":"call_ice","id":"1","to":"t","payload":"p"}"#);
+    }
+
+    #[test]
+    fn replies_are_read_and_unknown_ones_passed_over() {
+        let read = |text: &str| serde_json::from_str::<Reply>(text);
+        assert!(matches!(
+            read(r#"{"type":"attached","id":"1","ttl":120,"rejected":[{"index":0,"code":"bad_lease"}],"more":1}"#),
+            Ok(Reply::Attached { ttl: 120, rejected, .. }) if rejected[0].index == 0
+        ));
+        assert!(matches!(
+            read(r#"{"type":"pair_matched","peerCode":"A","isInitiator":true}"#),
+            Ok(Reply::PairMatched { payload: None })
+        ));
+        assert!(matches!(read(r#"{"type":"pair_matched","payload":{"share":"x"}}"#),
+            Ok(Reply::PairMatched { payload: Some(payload) }) if payload["share"] == "x"));
+        assert!(matches!(read(r#"{"type":"something_new","x":[]}"#), Ok(Reply::Other)));
+        assert!(read("{}").is_err() && read("[]").is_err());
+        assert_eq!(error_code(Some("peer_offline")), Some(ErrorCode::PeerOffline));
+        assert_eq!((error_code(Some("from_the_future")), error_code(None)), (None, None));
+    }
+}

@@ -1,0 +1,452 @@
+//! Sealing: what two paired people say to each other, closed to every relay.
+//!
+//! Each message is one single-shot HPKE seal (RFC 9180: DHKEM X25519, HKDF-SHA256, ChaCha20Poly1305, mode AuthPSK), so
+//! messages may arrive in any order and no state has to survive a lost one. Owns the envelope, the padding and the
+//! refusal of replays; which key a message is sealed to is the caller's choice.
+//!
+//! ```text
+//! payload  = base64url(envelope), without padding
+//! envelope = version (1) ‖ call id (16) ‖ counter (4, big endian) ‖ enc (32) ‖ ciphertext
+//! info     = "chappe/seal/v1\0" ‖ direction (1) ‖ kind (1)
+//! aad      = the envelope's first 21 bytes
+//! psk      = the pairing's sealing secret, psk_id = "chappe/pairing/v1"
+//! plaintext = length (4, big endian) ‖ text ‖ zeros, in all 512, 2048, 8192, 16384 or 32768 bytes
+//! ```
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::client::{MAX_PAYLOAD, RelayKind};
+use hpke::{
+    Deserializable as _, OpModeR, OpModeS, PskBundle, Serializable as _, aead::ChaCha20Poly1305, kdf::HkdfSha256,
+    single_shot_open, single_shot_seal_with_rng,
+};
+use rand::CryptoRng;
+
+use crate::sealing_key::{Kem, SealingKey};
+
+const VERSION: u8 = 1;
+const HEADER_LEN: usize = 21;
+const ENC_LEN: usize = 32;
+const TAG_LEN: usize = 16;
+const PSK_ID: &[u8] = b"chappe/pairing/v1";
+/// The lengths that a padded plaintext has. Whoever sees the envelope learns which of five, and no more.
+pub const PADDED_LENGTHS: [usize; 5] = [512, 2048, 8192, 16384, 32768];
+/// The longest text in bytes.
+pub const MAX_TEXT: usize = 32768 - 4;
+const MAX_ENVELOPE: usize = HEADER_LEN + ENC_LEN + 32768 + TAG_LEN;
+const _: () = assert!(MAX_ENVELOPE.div_ceil(3) * 4 <= MAX_PAYLOAD);
+
+/// The name of a call: 16 random bytes. Where both sides call at once, the lower one wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId([u8; 16]);
+
+impl CallId {
+    /// A call's name from its bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// A fresh name.
+    pub fn generate(random: &mut impl CryptoRng) -> Self {
+        let mut bytes = [0; 16];
+        random.fill_bytes(&mut bytes);
+        Self(bytes)
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for CallId {
+    /// The first eight hexadecimal digits: enough to tell the calls of a log apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallId({self})")
+    }
+}
+
+/// Which way a message of a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From who called.
+    ToCallee,
+    /// From who was called.
+    ToCaller,
+}
+
+impl Direction {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::ToCallee => 0,
+            Self::ToCaller => 1,
+        }
+    }
+}
+
+const fn kind_byte(kind: RelayKind) -> Option<u8> {
+    match kind {
+        RelayKind::CallOffer => Some(1),
+        RelayKind::CallAnswer => Some(2),
+        RelayKind::CallIce => Some(3),
+        RelayKind::CallReject => Some(4),
+        RelayKind::CallHangup => Some(5),
+        RelayKind::Offer | RelayKind::Answer | RelayKind::IceCandidate => None,
+    }
+}
+
+/// The place of a message: all of it is bound to the ciphertext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The call.
+    pub call: CallId,
+    /// Which way.
+    pub direction: Direction,
+    /// The kind, which the relay sees as the message's type.
+    pub kind: RelayKind,
+    /// The how-manieth message of the call in this direction.
+    pub counter: u32,
+}
+
+/// The message can't be sealed. Nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Longer than [`MAX_TEXT`].
+    #[error("the message is too long to be sealed")]
+    TooLong,
+    /// The recipient's key is not a usable one.
+    #[error("the recipient's key is not usable")]
+    Key,
+}
+
+/// The payload is not opened. It is dropped; nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Not an envelope of this version.
+    #[error("not an envelope of a known version")]
+    Envelope,
+    /// Sealed by another, to another key, or for another place; or altered on the way.
+    #[error("not sealed by this contact for this place")]
+    Seal,
+}
+
+/// A payload whose envelope has been read and whose seal has not been checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Envelope {
+    bytes: Vec<u8>,
+    call: CallId,
+    counter: u32,
+}
+
+impl Envelope {
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// Not an envelope of this version.
+    pub fn parse(payload: &str) -> Result<Self, OpenError> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(OpenError::Envelope);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| OpenError::Envelope)?;
+        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(OpenError::Envelope)?;
+        let padded = rest.len().checked_sub(ENC_LEN + TAG_LEN).ok_or(OpenError::Envelope)?;
+        if header[0] != VERSION || !PADDED_LENGTHS.contains(&padded) {
+            return Err(OpenError::Envelope);
+        }
+        let mut call = [0; 16];
+        call.copy_from_slice(&header[1..17]);
+        let counter = u32::from_be_bytes([header[17], header[18], header[19], header[20]]);
+        Ok(Self { call: CallId(call), counter, bytes })
+    }
+
+    /// The call that it claims to belong to.
+    pub const fn call(&self) -> CallId {
+        self.call
+    }
+
+    /// The counter that it claims.
+    pub const fn counter(&self) -> u32 {
+        self.counter
+    }
+
+    /// Opens it as a message of `sender` to `recipient`.
+    ///
+    /// # Errors
+    /// It isn't one.
+    pub fn open(
+        &self,
+        sealing_secret: &[u8; 32],
+        sender: &[u8; 32],
+        recipient: &SealingKey,
+        direction: Direction,
+        kind: RelayKind,
+    ) -> Result<Vec<u8>, OpenError> {
+        let (header, rest) = self.bytes.split_at(HEADER_LEN);
+        let (enc, ciphertext) = rest.split_at(ENC_LEN);
+        let sender = <Kem as hpke::Kem>::PublicKey::from_bytes(sender).map_err(|_| OpenError::Seal)?;
+        let enc = <Kem as hpke::Kem>::EncappedKey::from_bytes(enc).map_err(|_| OpenError::Seal)?;
+        let mode = OpModeR::AuthPsk(sender, psk(sealing_secret));
+        let info = info(direction, kind).ok_or(OpenError::Seal)?;
+        let padded = single_shot_open::<ChaCha20Poly1305, HkdfSha256, Kem>(
+            &mode,
+            &recipient.secret,
+            &enc,
+            &info,
+            ciphertext,
+            header,
+        )
+        .map_err(|_| OpenError::Seal)?;
+        unpad(padded).ok_or(OpenError::Envelope)
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope").field("call", &self.call).field("counter", &self.counter).finish_non_exhaustive()
+    }
+}
+
+/// Seals `text` by `sender` to the public key `recipient`, and gives the payload.
+///
+/// # Errors
+/// The text is too long, or the key is of small order.
+pub fn seal(
+    sealing_secret: &[u8; 32],
+    sender: &SealingKey,
+    recipient: &[u8; 32],
+    place: Place,
+    text: &[u8],
+    random: &mut impl CryptoRng,
+) -> Result<String, SealError> {
+    let padded = pad(text).ok_or(SealError::TooLong)?;
+    let mut envelope = Vec::with_capacity(HEADER_LEN + ENC_LEN + padded.len() + TAG_LEN);
+    envelope.push(VERSION);
+    envelope.extend_from_slice(&place.call.0);
+    envelope.extend_from_slice(&place.counter.to_be_bytes());
+    let recipient = <Kem as hpke::Kem>::PublicKey::from_bytes(recipient).map_err(|_| SealError::Key)?;
+    let mode = OpModeS::AuthPsk((sender.secret.clone(), sender.public.clone()), psk(sealing_secret));
+    let info = info(place.direction, place.kind).expect("only the five kinds of a call are sealed");
+    let (enc, ciphertext) = single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Kem>(
+        &mode, &recipient, &info, &padded, &envelope, random,
+    )
+    .map_err(|_| SealError::Key)?;
+    envelope.extend_from_slice(&enc.to_bytes());
+    envelope.extend_from_slice(&ciphertext);
+    Ok(URL_SAFE_NO_PAD.encode(envelope))
+}
+
+fn psk(sealing_secret: &[u8; 32]) -> PskBundle<'_> {
+    PskBundle::new(sealing_secret, PSK_ID).expect("neither the secret nor its id is empty")
+}
+
+fn info(direction: Direction, kind: RelayKind) -> Option<[u8; 17]> {
+    let mut info = *b"chappe/seal/v1\0\0\0";
+    info[15] = direction.byte();
+    info[16] = kind_byte(kind)?;
+    Some(info)
+}
+
+fn pad(text: &[u8]) -> Option<Vec<u8>> {
+    let padded = *PADDED_LENGTHS.iter().find(|len| text.len() + 4 <= **len)?;
+    let mut out = vec![0; padded];
+    out[..4].copy_from_slice(&u32::try_from(text.len()).ok()?.to_be_bytes());
+    out[4..4 + text.len()].copy_from_slice(text);
+    Some(out)
+}
+
+fn unpad(mut padded: Vec<u8>) -> Option<Vec<u8>> {
+    let len = u32::from_be_bytes(*padded.first_chunk()?);
+    let end = usize::try_from(len).ok()?.checked_add(4)?;
+    if end > padded.len() || padded[end..].iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    padded.truncate(end);
+    padded.drain(..4);
+    Some(padded)
+}
+
+/// Which counters of one direction of one call have been seen: the newest and the 127 before it.
+///
+/// A message may overtake others when it goes by another node. What comes later than 127 others is taken for a replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// One more than the newest counter; zero before the first.
+    next: u64,
+    /// Bit `i`: counter `next - 1 - i` was seen.
+    bits: u128,
+}
+
+impl Seen {
+    /// Takes a counter whose message has opened. `false` where it was seen before or is too old to know.
+    pub fn insert(&mut self, counter: u32) -> bool {
+        let next = u64::from(counter) + 1;
+        if next > self.next {
+            let ahead = next - self.next;
+            self.bits = if ahead < 128 { self.bits << ahead } else { 0 };
+            self.bits |= 1;
+            self.next = next;
+            return true;
+        }
+        let behind = self.next - next;
+        if behind >= 128 || self.bits & (1 << behind) != 0 {
+            return false;
+        }
+        self.bits |= 1 << behind;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+    use serde_json::Value;
+
+    use super::*;
+
+    const VECTORS: &str = include_str!("../../docs/protocol/vectors/sealing.json");
+    const PLACE: Place =
+        Place { call: CallId([3; 16]), direction: Direction::ToCallee, kind: RelayKind::CallOffer, counter: 7 };
+
+    fn key(n: u8) -> SealingKey {
+        SealingKey::from_bytes(&[n; 32])
+    }
+
+    fn sealed(text: &[u8]) -> String {
+        seal(&[9; 32], &key(1), &key(2).public(), PLACE, text, &mut StdRng::seed_from_u64(1)).expect("a payload")
+    }
+
+    fn open(payload: &str) -> Result<Vec<u8>, OpenError> {
+        Envelope::parse(payload)?.open(&[9; 32], &key(1).public(), &key(2), PLACE.direction, PLACE.kind)
+    }
+
+    #[test]
+    fn what_is_sealed_opens_for_its_recipient_at_its_place_alone() {
+        let payload = sealed(b"v=0");
+        assert_eq!(open(&payload), Ok(b"v=0".to_vec()));
+        let envelope = Envelope::parse(&payload).expect("an envelope");
+        assert_eq!((envelope.call(), envelope.counter()), (PLACE.call, 7));
+        let (offer, there) = (RelayKind::CallOffer, Direction::ToCallee);
+        let sender = key(1).public();
+        for (what, opened) in [
+            ("another secret", envelope.open(&[8; 32], &sender, &key(2), there, offer)),
+            ("another sender", envelope.open(&[9; 32], &key(3).public(), &key(2), there, offer)),
+            ("another recipient", envelope.open(&[9; 32], &sender, &key(3), there, offer)),
+            ("back at its sender", envelope.open(&[9; 32], &key(2).public(), &key(1), there, offer)),
+            ("the other direction", envelope.open(&[9; 32], &sender, &key(2), Direction::ToCaller, offer)),
+            ("another kind", envelope.open(&[9; 32], &sender, &key(2), there, RelayKind::CallHangup)),
+            ("a kind of the code door", envelope.open(&[9; 32], &sender, &key(2), there, RelayKind::Offer)),
+        ] {
+            assert_eq!(opened, Err(OpenError::Seal), "{what}");
+        }
+    }
+
+    #[test]
+    fn no_byte_of_an_envelope_can_be_altered() {
+        let bytes = URL_SAFE_NO_PAD.decode(sealed(b"v=0")).expect("base64url");
+        for i in (0..60).chain(bytes.len() - 20..bytes.len()) {
+            let mut altered = bytes.clone();
+            altered[i] ^= 1;
+            assert!(open(&URL_SAFE_NO_PAD.encode(altered)).is_err(), "byte {i}");
+        }
+        for len in [0, 20, 21, 68, 69, 580] {
+            assert_eq!(open(&URL_SAFE_NO_PAD.encode(&bytes[..len])), Err(OpenError::Envelope), "{len} bytes");
+        }
+        assert_eq!(open("not base64url!"), Err(OpenError::Envelope));
+    }
+
+    #[test]
+    fn the_length_shows_one_of_five_sizes_and_no_more() {
+        for (text, padded) in [(0, 512), (508, 512), (509, 2048), (8188, 8192), (8189, 16384), (MAX_TEXT, 32768)] {
+            let payload = sealed(&vec![b'x'; text]);
+            let envelope = URL_SAFE_NO_PAD.decode(&payload).expect("base64url");
+            assert_eq!(envelope.len(), HEADER_LEN + ENC_LEN + padded + TAG_LEN);
+            assert!(payload.len() <= MAX_PAYLOAD);
+            assert_eq!(open(&payload).map(|text| text.len()), Ok(text));
+        }
+        let too_long = vec![0; MAX_TEXT + 1];
+        let sealed = seal(&[9; 32], &key(1), &key(2).public(), PLACE, &too_long, &mut StdRng::seed_from_u64(1));
+        assert_eq!(sealed, Err(SealError::TooLong));
+    }
+
+    #[test]
+    fn a_padding_that_is_not_zeros_is_no_plaintext() {
+        let mut padded = pad(b"text").expect("it fits");
+        assert_eq!(unpad(padded.clone()), Some(b"text".to_vec()));
+        padded[511] = 1;
+        assert_eq!(unpad(padded.clone()), None);
+        padded[0] = 0xff;
+        assert_eq!(unpad(padded), None);
+        assert_eq!(unpad(vec![0; 3]), None);
+    }
+
+    #[test]
+    fn a_key_of_small_order_is_refused() {
+        let sealed = seal(&[9; 32], &key(1), &[0; 32], PLACE, b"", &mut StdRng::seed_from_u64(1));
+        assert_eq!(sealed, Err(SealError::Key));
+    }
+
+    #[test]
+    fn a_counter_counts_once_in_any_order() {
+        let mut seen = Seen::default();
+        for (counter, fresh) in [(0, true), (0, false), (5, true), (3, true), (3, false), (4, true), (5, false)] {
+            assert_eq!(seen.insert(counter), fresh, "{counter}");
+        }
+        assert!(seen.insert(200) && seen.insert(73) && !seen.insert(72), "127 behind the newest is the oldest taken");
+        assert!(seen.insert(u32::MAX) && !seen.insert(u32::MAX) && !seen.insert(200));
+    }
+
+    #[test]
+    fn the_vectors_open_and_are_sealed_again_to_the_same_bytes() {
+        fn bytes<const N: usize>(value: &Value) -> [u8; N] {
+            hex::decode(value.as_str().expect("a text")).expect("hexadecimal").try_into().expect("the length")
+        }
+        let vectors: Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
+        let list = vectors["messages"].as_array().expect("a list");
+        assert_eq!(list.len(), 5);
+        for vector in list {
+            let sender = SealingKey::from_bytes(&bytes(&vector["senderSecret"]));
+            let recipient = SealingKey::from_bytes(&bytes(&vector["recipientSecret"]));
+            let direction = if vector["direction"] == "toCallee" { Direction::ToCallee } else { Direction::ToCaller };
+            let kind = RelayKind::from_name(vector["type"].as_str().expect("a text")).expect("a kind");
+            let text = vector["text"].as_str().expect("a text").as_bytes();
+            let secret = bytes(&vector["sealingSecret"]);
+            let payload = vector["payload"].as_str().expect("a text");
+            let envelope = Envelope::parse(payload).expect("an envelope");
+            assert_eq!(envelope.open(&secret, &sender.public(), &recipient, direction, kind), Ok(text.to_vec()));
+            let place = Place { call: envelope.call(), direction, kind, counter: envelope.counter() };
+            assert_eq!(place.call.0, bytes(&vector["callId"]));
+            assert_eq!(u64::from(place.counter), vector["counter"]);
+            let mut random = Fixed(bytes(&vector["ephemeralIkm"]));
+            assert_eq!(seal(&secret, &sender, &recipient.public(), place, text, &mut random).as_deref(), Ok(payload));
+        }
+    }
+
+    /// Gives the same 32 bytes once, as the ikm from which HPKE derives the ephemeral key.
+    struct Fixed([u8; 32]);
+
+    impl rand::TryRng for Fixed {
+        type Error = std::convert::Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+            unreachable!("HPKE fills bytes")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+            unreachable!("HPKE fills bytes")
+        }
+
+        fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+            out.copy_from_slice(&self.0);
+            Ok(())
+        }
+    }
+
+    impl rand::TryCryptoRng for Fixed {}
+}

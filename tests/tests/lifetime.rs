@@ -1,0 +1,121 @@
+//! What comes goes again: sessions, members, and the node itself.
+
+use std::time::{Duration, Instant};
+
+use chappe_node::NodeConfig;
+use chappe_tests::{
+    eventually,
+    federation::Federation,
+    raw::{Raw, inbox, now_ms},
+};
+use serde_json::json;
+
+fn no_limits(config: &mut NodeConfig) {
+    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_is_gone_from_the_federation() {
+    // The default times are 60 s and 30 s; here a hundredth of them.
+    let federation = Federation::start(3, |config| {
+        config.times.idle = Duration::from_millis(600);
+        config.times.pong = Duration::from_millis(300);
+    })
+    .await;
+    let (key, address) = inbox(1);
+    let mut vanishing = Raw::register(federation.nodes[1].client_url(), "VVVVVV").await;
+    vanishing.attach(&key, now_ms()).await;
+    let since = Instant::now();
+    // Still connected, but it reads and answers nothing any more: no close frame, no FIN.
+    eventually("the session is gone with its lease and its code", || {
+        federation
+            .nodes
+            .iter()
+            .all(|node| (node.stats().sessions, node.stats().leases, node.stats().codes) == (0, 0, 0))
+    })
+    .await;
+    assert!(since.elapsed() >= Duration::from_millis(800), "closed before its time: {:?}", since.elapsed());
+    let mut caller = Raw::connect(federation.nodes[0].client_url()).await;
+    caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+    assert_eq!(caller.expect("error").await["code"], "peer_offline");
+    drop(vanishing);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_within_its_deadline_though_a_client_stays() {
+    let mut federation = Federation::start(2, |config| config.times.drain = Duration::from_millis(700)).await;
+    let staying = Raw::connect(federation.nodes[1].client_url()).await;
+    let node = federation.nodes.pop().expect("two nodes");
+    let since = Instant::now();
+    node.shutdown().await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // Its signed leave is instant: no suspicion, no probes.
+    federation.settle().await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    drop(staying);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_and_started_again_is_a_member_with_a_higher_epoch() {
+    let mut federation = Federation::start(3, no_limits).await;
+    let killed = federation.nodes.pop().expect("three nodes");
+    let id = killed.id();
+    drop(killed);
+    let again = federation.start_node(2, no_limits).await;
+    assert_eq!(again.id(), id);
+    federation.nodes.push(again);
+    federation.settle().await;
+    let (key, address) = inbox(2);
+    let mut callee = Raw::connect(federation.nodes[2].client_url()).await;
+    callee.attach(&key, now_ms()).await;
+    let mut caller = Raw::connect(federation.nodes[0].client_url()).await;
+    // A message that went to the former self is unreachable; as soon as the new one is known, it arrives.
+    let deadline = Instant::now() + chappe_tests::PATIENCE;
+    loop {
+        caller.send(json!({"type": "call_ice", "to": address, "payload": "x", "id": "o"})).await;
+        let outcome = caller.next().await;
+        if outcome["type"] == "delivered" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{outcome}");
+    }
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_at_once_find_each_other() {
+    let mut federation = Federation::start(0, no_limits).await;
+    let started = (0..8).map(|number| federation.start_node(number, no_limits));
+    federation.nodes = futures_util::future::join_all(started).await;
+    federation.settle().await;
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_closed_and_costs_no_more_than_its_queue() {
+    let federation = Federation::start(1, no_limits).await;
+    let (key, address) = inbox(3);
+    let mut callee = Raw::connect(federation.nodes[0].client_url()).await;
+    callee.attach(&key, now_ms()).await;
+    let mut caller = Raw::connect(federation.nodes[0].client_url()).await;
+    // The sockets' buffers hold some MiB; then the queue fills, and the session ends. What was sent to it meanwhile has
+    // an outcome all the same.
+    let payload = "x".repeat(40 * 1024);
+    let (mut sent, mut refused) = (0, None);
+    while refused.is_none() {
+        assert!(sent < 2000, "80 MB went somewhere");
+        for _ in 0..20 {
+            caller.send(json!({"type": "call_ice", "to": address, "payload": payload, "id": sent.to_string()})).await;
+            sent += 1;
+        }
+        for _ in 0..20 {
+            let outcome = caller.next().await;
+            refused = refused.or(outcome["code"].as_str().map(str::to_owned));
+        }
+    }
+    assert!(matches!(refused.as_deref(), Some("congested" | "peer_offline" | "unreachable")), "{refused:?}");
+    eventually("the slow session is closed", || federation.nodes[0].stats().sessions == 1).await;
+    federation.shutdown().await;
+}
