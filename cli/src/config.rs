@@ -134,7 +134,7 @@ pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &
     // The first of several errors; the next one shows when this one is mended.
     let mut config: C = figment.extract().map_err(|error| explain::<C>(&figment, file, &error))?;
     if let Some((key, problem)) = config.problem() {
-        let origin = figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file));
+        let origin = figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key));
         bail!("{origin}: {key}: {problem}");
     }
     let folder = file.parent().unwrap_or(Path::new(""));
@@ -144,12 +144,12 @@ pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &
     Ok(config)
 }
 
-/// Where a value stands.
-fn origin(metadata: &Metadata, file: &Path) -> String {
+/// Where the value of `key` stands.
+fn origin(metadata: &Metadata, file: &Path, key: &str) -> String {
     if metadata.name.starts_with("--set") {
         "--set".to_owned()
     } else if metadata.name.contains("environment") {
-        "the environment".to_owned()
+        format!("{ENV_PREFIX}{} in the environment", key.to_uppercase().replace('.', "__"))
     } else {
         file.display().to_string()
     }
@@ -157,8 +157,9 @@ fn origin(metadata: &Metadata, file: &Path) -> String {
 
 fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::Error {
     let metadata = error.metadata.as_ref();
-    let mut text = metadata.map_or_else(|| file.display().to_string(), |metadata| origin(metadata, file));
     let mut path = error.path.clone();
+    let found = metadata.map(|metadata| origin(metadata, file, &path.join(".")));
+    let mut text = found.unwrap_or_else(|| file.display().to_string());
     let written = match &error.kind {
         Kind::UnknownField(name, allowed) => {
             if path.last().is_some_and(|last| last == name) {
@@ -172,7 +173,7 @@ fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::
             };
             // What an unknown key was set by is known of its section alone.
             if let Some(found) = figment.find_metadata(&key) {
-                text = origin(found, file);
+                text = origin(found, file, &key);
             }
             write!(text, ": unknown key {key}; {place} are {}", allowed.join(", "))
         }
