@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
+use arc_swap::ArcSwap;
 use chappe_common::{federation::FederationId, keys::SecretKey};
 use tokio::{
     net::TcpListener,
@@ -18,7 +19,7 @@ use crate::{
     keys::{KeyFileError, load_delegation, load_secret_key},
     limits::SourceLimiter,
     metrics::Metrics,
-    owner::{Owner, clock},
+    owner::{Owner, Published, clock},
     rules::Registry,
     server::Server,
     storage::{Embedded, OpenError},
@@ -76,6 +77,7 @@ pub enum StartError {
 pub struct Bootstrap {
     addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
+    published: Arc<ArcSwap<Published>>,
     stop: CancellationToken,
     drain: Duration,
     servers: JoinSet<()>,
@@ -111,19 +113,19 @@ impl Bootstrap {
         let mut bootstrap = Self {
             addr: listener.local_addr().unwrap_or(config.http.listen),
             admin_addr: admin_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+            published: owner.published(),
             stop: CancellationToken::new(),
             drain: config.times.drain,
             servers: JoinSet::new(),
             rest: JoinSet::new(),
             rest_stop: CancellationToken::new(),
         };
-        let published = owner.published();
         let (handle, work) = owner.run(bootstrap.rest_stop.clone());
         bootstrap.rest.spawn(work);
         let limits = &config.limits;
         let app = Arc::new(App {
             owner: handle,
-            published,
+            published: Arc::clone(&bootstrap.published),
             dialer,
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
@@ -150,6 +152,11 @@ impl Bootstrap {
     /// The bound address of the operator's interface, if there is one.
     pub const fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
+    }
+
+    /// How many nodes the directory lists.
+    pub fn listed(&self) -> usize {
+        self.published.load().nodes
     }
 
     /// Stops accepting, lets requests finish within the configured drain time, and closes the store.

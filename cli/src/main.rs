@@ -1,2 +1,4 @@
 //! The `chappe` binary.
+mod config;
+mod media;
 fn main() {}

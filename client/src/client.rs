@@ -59,6 +59,7 @@ pub struct ClientBuilder {
     profile: Profile,
     discovery: DiscoveryBuilder,
     cache: Option<PathBuf>,
+    avoid: Vec<NodeId>,
 }
 
 impl ClientBuilder {
@@ -83,6 +84,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Prefers any other node to these at first: one that the person distrusts, or the one of the other side, so that no
+    /// node sees both ends.
+    #[must_use]
+    pub fn avoid(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        self.avoid.extend(nodes);
+        self
+    }
+
     /// Starts the client and returns at once; it connects by itself and tells by events. Reads the cache from the disk.
     ///
     /// # Errors
@@ -96,7 +105,7 @@ impl ClientBuilder {
         let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
         let cancel = CancellationToken::new();
         let queue = (command_sender.clone(), commands);
-        let driver = Driver::new(self.profile, discovery.clone(), event_sender, queue, link_sender);
+        let driver = Driver::new(self.profile, (discovery.clone(), self.avoid), event_sender, queue, link_sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(cancel.clone()));
         let client = Client {
@@ -155,7 +164,7 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client of this profile that is not told so far where to look for nodes.
     pub fn builder(profile: Profile) -> ClientBuilder {
-        ClientBuilder { profile, discovery: Discovery::builder(), cache: None }
+        ClientBuilder { profile, discovery: Discovery::builder(), cache: None, avoid: Vec::new() }
     }
 
     /// The node at which this client is reachable now.

@@ -132,7 +132,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         profile: Profile,
-        discovery: Discovery,
+        (discovery, avoid): (Discovery, Vec<NodeId>),
         events: EventSender,
         commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
         link: watch::Sender<LinkState>,
@@ -149,7 +149,7 @@ impl Driver {
             refreshing: None,
             backoff: link::backoff(),
             at_once: None,
-            avoid: Vec::new(),
+            avoid,
             requests: HashMap::new(),
             next_request: 0,
             next_serial: 0,

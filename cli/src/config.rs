@@ -1,0 +1,282 @@
+//! Where a daemon's configuration comes from: its file, then `CHAPPE_SECTION__KEY` in the environment, then `--set`.
+//!
+//! What there is to set is the daemons' own business. Every error here names where the value stands, the key, and what
+//! is allowed. Relative paths are relative to the file's folder, wherever the process runs.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use chappe_bootstrap::BootstrapConfig;
+use chappe_node::NodeConfig;
+use figment::{
+    Error, Figment, Metadata, Profile, Provider,
+    error::Kind,
+    providers::{Env, Format as _, Serialized, Toml},
+    util::nest,
+    value::{Dict, Map, Value},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+const ENV_PREFIX: &str = "CHAPPE_";
+
+/// One `--set section.key=value`.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    key: String,
+    value: Value,
+}
+
+impl Setting {
+    /// A setting with a value of a kind that the key takes.
+    pub(crate) fn new(key: &str, value: impl Into<Value>) -> Self {
+        Self { key: key.to_owned(), value: value.into() }
+    }
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || format!("`{text}` is not section.key=value");
+        let (key, value) = text.split_once('=').ok_or_else(malformed)?;
+        if !key.contains('.') || key.split('.').any(str::is_empty) {
+            return Err(malformed());
+        }
+        // Numbers, booleans and [lists] are read as such, all else as a string; the same as in the environment.
+        let value = value.parse::<Value>().map_err(|_| malformed())?;
+        Ok(Self { key: key.to_owned(), value })
+    }
+}
+
+/// All of one command line.
+struct Settings<'a>(&'a [Setting]);
+
+impl Provider for Settings<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("--set")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        let mut all = Dict::new();
+        for Setting { key, value } in self.0 {
+            if let Value::Dict(_, one) = nest(key, value.clone()) {
+                merge(&mut all, one);
+            }
+        }
+        Ok(Map::from([(Profile::Default, all)]))
+    }
+}
+
+/// The later of two settings wins. (To let figment merge them would take their origin from them.)
+fn merge(all: &mut Dict, one: Dict) {
+    for (key, value) in one {
+        match (all.get_mut(&key), value) {
+            (Some(Value::Dict(_, inner)), Value::Dict(_, more)) => merge(inner, more),
+            (_, value) => {
+                all.insert(key, value);
+            }
+        }
+    }
+}
+
+/// A daemon's configuration.
+pub(crate) trait Config: Serialize + DeserializeOwned + Default {
+    /// What the daemon itself finds wrong: the key, and the problem with it.
+    fn problem(&self) -> Option<(&'static str, &'static str)>;
+
+    /// The paths that are relative to the file's folder.
+    fn paths(&mut self) -> Vec<&mut PathBuf>;
+}
+
+impl Config for NodeConfig {
+    fn problem(&self) -> Option<(&'static str, &'static str)> {
+        self.check().err().map(|error| (error.key, error.problem))
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.node.data_dir]
+    }
+}
+
+impl Config for BootstrapConfig {
+    fn problem(&self) -> Option<(&'static str, &'static str)> {
+        self.check().err().map(|error| (error.key, error.problem))
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.bootstrap.data_dir, &mut self.federation.delegation, &mut self.federation.online_key]
+    }
+}
+
+/// Whether the environment has a say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Environment {
+    /// It stands between the file and the command line.
+    Read,
+    /// It is meant for another daemon of this process.
+    Ignored,
+}
+
+/// Reads the configuration of a daemon.
+pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &[Setting]) -> Result<C> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the config file {}", file.display()))?;
+    let mut figment = Figment::from(Toml::string(&text));
+    if environment == Environment::Read {
+        // Without a section it is no key: CHAPPE_LOG and the like are the binary's own.
+        let keys = Env::prefixed(ENV_PREFIX).filter(|key| key.as_str().contains("__"));
+        figment = figment.merge(keys.split("__"));
+    }
+    let figment = figment.merge(Settings(settings));
+    // The first of several errors; the next one shows when this one is mended.
+    let mut config: C = figment.extract().map_err(|error| explain::<C>(&figment, file, &error))?;
+    if let Some((key, problem)) = config.problem() {
+        let origin = figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key));
+        bail!("{origin}: {key}: {problem}");
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    for path in config.paths() {
+        *path = folder.join(&*path);
+    }
+    Ok(config)
+}
+
+/// Where the value of `key` stands.
+fn origin(metadata: &Metadata, file: &Path, key: &str) -> String {
+    if metadata.name.starts_with("--set") {
+        "--set".to_owned()
+    } else if metadata.name.contains("environment") {
+        format!("{ENV_PREFIX}{} in the environment", key.to_uppercase().replace('.', "__"))
+    } else {
+        file.display().to_string()
+    }
+}
+
+fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::Error {
+    let metadata = error.metadata.as_ref();
+    let mut path = error.path.clone();
+    let found = metadata.map(|metadata| origin(metadata, file, &path.join(".")));
+    let mut text = found.unwrap_or_else(|| file.display().to_string());
+    let written = match &error.kind {
+        Kind::UnknownField(name, allowed) => {
+            if path.last().is_some_and(|last| last == name) {
+                path.pop();
+            }
+            let section = path.join(".");
+            let (key, place) = if section.is_empty() {
+                (name.clone(), "the sections".to_owned())
+            } else {
+                (format!("{section}.{name}"), format!("the keys of [{section}]"))
+            };
+            // What an unknown key was set by is known of its section alone.
+            if let Some(found) = figment.find_metadata(&key) {
+                text = origin(found, file, &key);
+            }
+            write!(text, ": unknown key {key}; {place} are {}", allowed.join(", "))
+        }
+        kind => {
+            let key = if path.is_empty() { String::new() } else { format!(" {}:", path.join(".")) };
+            write!(text, ":{key} {kind}{}", example::<C>(&path))
+        }
+    };
+    written.map_or_else(|error| anyhow!(error), |()| anyhow!(text))
+}
+
+/// A value that the key takes: its default.
+fn example<C: Config>(path: &[String]) -> String {
+    let default = Figment::from(Serialized::defaults(C::default())).find_value(&path.join("."));
+    let shown = default.ok().and_then(|value| toml_text(&value));
+    shown.map_or_else(String::new, |shown| format!("; allowed is a value such as {shown}"))
+}
+
+fn toml_text(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Bool(_, flag) => flag.to_string(),
+        Value::Num(_, number) => number.to_u128().map(|number| number.to_string())?,
+        Value::Array(_, items) => {
+            let items: Option<Vec<_>> = items.iter().map(toml_text).collect();
+            format!("[{}]", items?.join(", "))
+        }
+        Value::Char(..) | Value::Dict(..) | Value::Empty(..) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_node(text: &str, settings: &[&str]) -> Result<NodeConfig> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, text).expect("a writable folder");
+        let settings: Vec<Setting> = settings.iter().map(|text| text.parse().expect("a setting")).collect();
+        load(&file, Environment::Ignored, &settings)
+    }
+
+    fn message(text: &str, settings: &[&str]) -> String {
+        format!("{:#}", load_node(text, settings).expect_err("an error"))
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let config = load_node(
+            "[client]\nlisten = '127.0.0.1:1'\nmax_connections = 3\n[times]\nidle = '5s'",
+            &["client.listen=127.0.0.1:2", "node.region=eu-west", "registry.urls=[\"http://a\", \"http://b\"]"],
+        )
+        .expect("a configuration");
+        assert_eq!(config.client.listen, "127.0.0.1:2".parse().expect("an address"));
+        assert_eq!(config.client.max_connections, 3);
+        assert_eq!(config.node.region, "eu-west");
+        assert_eq!(config.registry.urls, ["http://a", "http://b"]);
+        assert_eq!(config.times.idle, std::time::Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_relative_path_is_relative_to_the_file() {
+        let config = load_node("[node]\ndata_dir = 'here'", &[]).expect("a configuration");
+        assert!(config.node.data_dir.is_absolute() && config.node.data_dir.ends_with("here"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_what_is_allowed() {
+        let text = message("[client]\nlisten = '127.0.0.1:1'\nlissten = 1", &[]);
+        assert!(text.contains("node.toml: unknown key client.lissten;"), "{text}");
+        assert!(text.contains("the keys of [client] are listen, urls, max_connections"), "{text}");
+        let text = message("[clients]\nlisten = '127.0.0.1:1'", &[]);
+        assert!(text.contains("node.toml: unknown key clients; the sections are node, client"), "{text}");
+        let text = message("", &["client.lissten=1"]);
+        assert!(text.contains("--set: unknown key client.lissten;"), "{text}");
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_allowed() {
+        let text = message("[client]\nmax_connections = 'many'", &[]);
+        assert!(text.contains("node.toml: client.max_connections: ") && text.contains("such as 18000"), "{text}");
+        let text = message("[client]\nlisten = 'localhost'", &[]);
+        assert!(text.contains("client.listen: ") && text.contains("such as \"0.0.0.0:8710\""), "{text}");
+        let text = message("", &["times.idle=soon"]);
+        assert!(text.contains("--set: times.idle: ") && text.contains("such as \"1m\""), "{text}");
+        let text = message("[ice]\ncredential_lifetime = '2h'", &[]);
+        assert!(text.contains("node.toml: ice.credential_lifetime: at most 1h is allowed"), "{text}");
+        let text = message("[client\n", &[]);
+        assert!(text.contains("node.toml: ") && text.contains("line 1"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load::<NodeConfig>(Path::new("/nowhere/node.toml"), Environment::Ignored, &[]);
+        let text = format!("{:#}", error.expect_err("an error"));
+        assert!(text.contains("/nowhere/node.toml"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_setting_is_refused() {
+        for text in ["", "a.b", "a=1", ".b=1", "a.=1"] {
+            assert!(text.parse::<Setting>().is_err(), "{text}");
+        }
+    }
+}

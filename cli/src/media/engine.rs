@@ -1,0 +1,181 @@
+//! The task that drives a WebRTC peer: str0m does no I/O and reads no clock, so this gives it a socket and the time.
+//!
+//! str0m's rule is one change, then polling until it names its next deadline; `drain` is called after each change.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use str0m::{
+    Candidate, Event, Input, Output, Rtc, RtcConfig,
+    change::{SdpAnswer, SdpOffer, SdpPendingOffer},
+    media::{Direction, Frequency, MediaKind, MediaTime, Mid, Pt},
+    net::{Protocol, Receive},
+};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    Report,
+    tone::{FRAME, FRAMES_PER_SECOND, Tone},
+};
+
+/// More than any datagram of ours; a longer one is cut and then fails its check.
+const DATAGRAM: usize = 2048;
+
+/// What is asked of the peer.
+#[derive(Debug)]
+pub(super) enum Command {
+    Offer(oneshot::Sender<Result<String>>),
+    AcceptOffer(String, oneshot::Sender<Result<String>>),
+    AcceptAnswer(String, oneshot::Sender<Result<()>>),
+    AddCandidate(String, oneshot::Sender<Result<()>>),
+}
+
+/// The peer and all that it needs.
+pub(super) struct Engine {
+    rtc: Rtc,
+    socket: UdpSocket,
+    local: SocketAddr,
+    reporter: watch::Sender<Report>,
+    pending: Option<SdpPendingOffer>,
+    track: Option<Mid>,
+    tone: Tone,
+    samples: u64,
+}
+
+impl Engine {
+    /// A peer on `socket`, and its candidate.
+    pub(super) fn new(socket: UdpSocket, reporter: watch::Sender<Report>) -> Result<(Self, String)> {
+        let local = socket.local_addr()?;
+        let mut rtc = RtcConfig::new().clear_codecs().enable_pcmu(true, false).build(Instant::now());
+        let candidate = Candidate::host(local, Protocol::Udp)?;
+        let text = candidate.to_sdp_string();
+        rtc.add_local_candidate(candidate).context("the socket's address is no candidate")?;
+        let engine = Self { rtc, socket, local, reporter, pending: None, track: None, tone: Tone::Caller, samples: 0 };
+        Ok((engine, text))
+    }
+
+    /// Drives the peer until nobody holds it any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<()> {
+        let mut packets = interval(Duration::from_millis(1000 / FRAMES_PER_SECOND));
+        // After a stall the tone goes on from there: a burst would only overflow the other side's buffer.
+        packets.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut buffer = vec![0; DATAGRAM];
+        loop {
+            let deadline = self.drain()?;
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.handle_command(command),
+                    None => return Ok(()),
+                },
+                () = sleep_until(deadline.into()) => self.rtc.handle_input(Input::Timeout(Instant::now()))?,
+                received = self.socket.recv_from(&mut buffer) => {
+                    // An error here is a report about an earlier packet that nobody received.
+                    if let Ok((length, source)) = received {
+                        self.handle_datagram(&buffer[..length], source)?;
+                    }
+                },
+                _ = packets.tick(), if self.rtc.is_connected() => self.send_packet()?,
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<Instant> {
+        loop {
+            match self.rtc.poll_output()? {
+                Output::Timeout(deadline) => return Ok(deadline),
+                Output::Transmit(datagram) => {
+                    // What the socket doesn't take now is lost, as on any network.
+                    let _ = self.socket.try_send_to(&datagram.contents, datagram.destination);
+                }
+                Output::Event(event) => self.handle_event(event),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Connected => self.reporter.send_modify(|report| report.connected = true),
+            Event::IceConnectionStateChange(state) if state.is_disconnected() => {
+                self.reporter.send_modify(|report| report.connected = false);
+            }
+            Event::MediaAdded(added) => self.track = Some(added.mid),
+            Event::MediaData(data) => {
+                let heard = self.tone.other().is_in(&data.data);
+                self.reporter.send_modify(|report| {
+                    report.received += 1;
+                    report.heard += u64::from(heard);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_datagram(&mut self, contents: &[u8], source: SocketAddr) -> Result<()> {
+        // Anyone can send anything to a UDP socket: what is no packet of this peer's is passed over.
+        let Ok(contents) = contents.try_into() else { return Ok(()) };
+        let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
+        let input = Input::Receive(Instant::now(), receive);
+        if self.rtc.accepts(&input) {
+            self.rtc.handle_input(input)?;
+        }
+        Ok(())
+    }
+
+    fn send_packet(&mut self) -> Result<()> {
+        let Some(writer) = self.track.and_then(|track| self.rtc.writer(track)) else { return Ok(()) };
+        let Some(payload_type): Option<Pt> = writer.payload_params().next().map(|params| params.pt()) else {
+            return Ok(());
+        };
+        let time = MediaTime::new(self.samples, Frequency::EIGHT_KHZ);
+        writer.write(payload_type, Instant::now(), time, self.tone.frame())?;
+        self.samples += FRAME as u64;
+        self.reporter.send_modify(|report| report.sent += 1);
+        Ok(())
+    }
+
+    /// Whoever asked may have gone; then nobody needs the answer.
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Offer(reply) => drop(reply.send(self.offer())),
+            Command::AcceptOffer(offer, reply) => drop(reply.send(self.accept_offer(&offer))),
+            Command::AcceptAnswer(answer, reply) => drop(reply.send(self.accept_answer(&answer))),
+            Command::AddCandidate(candidate, reply) => drop(reply.send(self.add_candidate(&candidate))),
+        }
+    }
+
+    fn offer(&mut self) -> Result<String> {
+        let mut change = self.rtc.sdp_api();
+        self.track = Some(change.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None));
+        let (offer, pending) = change.apply().ok_or_else(|| anyhow!("there is nothing to offer"))?;
+        self.pending = Some(pending);
+        self.tone = Tone::Caller;
+        Ok(offer.to_sdp_string())
+    }
+
+    fn accept_offer(&mut self, offer: &str) -> Result<String> {
+        let offer = SdpOffer::from_sdp_string(offer).context("the offer is no session description")?;
+        self.tone = Tone::Callee;
+        let answer = self.rtc.sdp_api().accept_offer(offer).context("the offer can't be accepted")?;
+        Ok(answer.to_sdp_string())
+    }
+
+    fn accept_answer(&mut self, answer: &str) -> Result<()> {
+        let answer = SdpAnswer::from_sdp_string(answer).context("the answer is no session description")?;
+        let pending = self.pending.take().ok_or_else(|| anyhow!("there was no offer"))?;
+        self.rtc.sdp_api().accept_answer(pending, answer).context("the answer can't be accepted")
+    }
+
+    fn add_candidate(&mut self, candidate: &str) -> Result<()> {
+        let candidate = Candidate::from_sdp_string(candidate).context("not a candidate")?;
+        self.rtc.add_remote_candidate(candidate);
+        Ok(())
+    }
+}
