@@ -30,13 +30,6 @@ pub(crate) struct Setting {
     value: Value,
 }
 
-impl Setting {
-    /// A setting with a value of a kind that the key takes.
-    pub(crate) fn new(key: &str, value: impl Into<Value>) -> Self {
-        Self { key: key.to_owned(), value: value.into() }
-    }
-}
-
 impl FromStr for Setting {
     type Err = String;
 
@@ -123,7 +116,8 @@ pub(crate) enum Environment {
 
 /// Reads the configuration of a daemon.
 pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &[Setting]) -> Result<C> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the config file {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read the config file {}", file.display()))?;
     let mut figment = Figment::from(Toml::string(&text));
     if environment == Environment::Read {
         // Without a section it is no key: CHAPPE_LOG and the like are the binary's own.
@@ -134,7 +128,8 @@ pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &
     // The first of several errors; the next one shows when this one is mended.
     let mut config: C = figment.extract().map_err(|error| explain::<C>(&figment, file, &error))?;
     if let Some((key, problem)) = config.problem() {
-        let origin = figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key));
+        let origin =
+            figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key));
         bail!("{origin}: {key}: {problem}");
     }
     let folder = file.parent().unwrap_or(Path::new(""));
