@@ -2,8 +2,6 @@
 //!
 //! The task prints steps as they happen and hands on what concerns calls, so that whoever talks sees only that.
 
-use std::sync::Arc;
-
 use anyhow::{Result, anyhow};
 use chappe_client::{Client, ClientBuilder, Event, Events, StepKind};
 use tokio::{
@@ -21,7 +19,7 @@ const EVENTS: usize = 256;
 pub(crate) struct Party {
     name: String,
     client: Client,
-    timeline: Arc<Timeline>,
+    timeline: Timeline,
     url: watch::Receiver<String>,
     events: mpsc::Receiver<Event>,
     _pump: JoinSet<()>,
@@ -29,12 +27,12 @@ pub(crate) struct Party {
 
 impl Party {
     /// Connects.
-    pub(crate) async fn connect(name: &str, builder: ClientBuilder, timeline: Arc<Timeline>) -> Result<Self> {
+    pub(crate) async fn connect(name: &str, builder: ClientBuilder, timeline: Timeline) -> Result<Self> {
         let (client, events) = builder.connect().await?;
         let (sender, receiver) = mpsc::channel(EVENTS);
         let mut pump = JoinSet::new();
         let (url_sender, url) = watch::channel(String::new());
-        pump.spawn(hand_on(name.to_owned(), events, (sender, url_sender), Arc::clone(&timeline)));
+        pump.spawn(hand_on(name.to_owned(), events, (sender, url_sender), timeline.clone()));
         Ok(Self { name: name.to_owned(), client, timeline, url, events: receiver, _pump: pump })
     }
 
@@ -75,7 +73,7 @@ async fn hand_on(
     name: String,
     mut events: Events,
     (sender, url_sender): (mpsc::Sender<Event>, watch::Sender<String>),
-    timeline: Arc<Timeline>,
+    timeline: Timeline,
 ) {
     let mut peer_node = None;
     while let Some(event) = events.next().await {

@@ -1,6 +1,6 @@
 //! `chappe call`: calls a contact, sends it a tone, listens to the other's, and hangs up.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::HashMap, net::IpAddr, time::Instant};
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -41,9 +41,9 @@ pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
         let known = if names.is_empty() { "nobody, so pair first".to_owned() } else { names.join(", ") };
         anyhow!("no contact is called `{}`; the profile knows {known}", args.contact)
     })?;
-    let timeline = Arc::new(Timeline::new(output, Instant::now(), HashMap::new()));
+    let timeline = Timeline::new(output, Instant::now(), HashMap::new());
     timeline.head();
-    let mut party = Party::connect("you", builder, timeline).await?;
+    let mut party = Party::connect("you", builder, timeline.clone()).await?;
     let placed = tokio::select! {
         biased;
         () = signals.stop() => None,
@@ -56,6 +56,7 @@ pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
         } => Some(placed),
     };
     party.shutdown().await;
+    timeline.flush();
     let Some(placed) = placed else { bail!("stopped in the middle of the call") };
     CallLine::of_caller(&placed?).print(output);
     Ok(())

@@ -1,6 +1,6 @@
 //! `chappe listen`: waits for calls, and takes each of them.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::HashMap, net::IpAddr, time::Instant};
 
 use anyhow::Result;
 use chappe_client::Event;
@@ -42,7 +42,7 @@ struct Ready {
 pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
     let mut signals = Signals::listen()?;
     let (profile, builder) = args.profile.builder()?;
-    let timeline = Arc::new(Timeline::new(output, Instant::now(), HashMap::new()));
+    let timeline = Timeline::new(output, Instant::now(), HashMap::new());
     let mut party = Party::connect("you", builder, timeline).await?;
     let ready = Ready {
         event: "ready",
@@ -62,13 +62,16 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
 async fn take_calls(args: &ListenArgs, party: &mut Party, output: Output) -> Result<()> {
     while let Some(event) = party.next_event().await {
         let Event::IncomingCall { call, name, offer, .. } = event else { continue };
+        party.timeline().flush();
         party.timeline().head();
         party.timeline().now(&[&name, "you"], "calls");
         let ip = match args.media_ip {
             Some(ip) => ip,
             None => route_ip(&party.url().await?).await?,
         };
-        match talk::answer(party, call, &offer, ip).await {
+        let answered = talk::answer(party, call, &offer, ip).await;
+        party.timeline().flush();
+        match answered {
             Ok(outcome) => CallLine::of_callee(&outcome).print(output),
             Err(error) if args.once => return Err(error),
             Err(error) => {

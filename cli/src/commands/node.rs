@@ -60,7 +60,6 @@ pub(crate) struct NodeLine {
     client_url: String,
     admin_url: Option<String>,
     quic_addr: SocketAddr,
-    client_addr: SocketAddr,
 }
 
 impl NodeLine {
@@ -72,7 +71,6 @@ impl NodeLine {
             client_url: node.client_url().to_owned(),
             admin_url: addrs.admin.map(|addr| format!("http://{addr}")),
             quic_addr: addrs.quic,
-            client_addr: addrs.client,
         }
     }
 
@@ -88,6 +86,8 @@ struct Ready {
     event: &'static str,
     #[serde(flatten)]
     node: NodeLine,
+    /// What is bound, where a proxy stands at the URL.
+    client_addr: SocketAddr,
 }
 
 #[derive(Serialize)]
@@ -109,7 +109,11 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
             let config: NodeConfig = args.load()?;
             let node = Node::spawn(config).await.map_err(explain_start)?;
             let line = NodeLine::of(&node);
-            output.say(&format!("node {}", line.text()), &Ready { event: "ready", node: line });
+            let client_addr = node.addrs().client;
+            output.say(
+                &format!("node {}, bound to {client_addr}", line.text()),
+                &Ready { event: "ready", node: line, client_addr },
+            );
             signals.stop().await;
             output.remark("stopping: clients are told to go elsewhere");
             node.shutdown().await;

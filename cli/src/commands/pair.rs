@@ -1,6 +1,6 @@
 //! `chappe pair`: one side shows a code, the other types it in, and both compare the words.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use chappe_client::{Paired, phrase::Phrase};
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let (_, builder) = args.profile.builder()?;
     // What happens on the way is of no interest here.
     let quiet = Timeline::new(Output::silent(), Instant::now(), HashMap::new());
-    let party = Party::connect("you", builder, Arc::new(quiet)).await?;
+    let party = Party::connect("you", builder, quiet).await?;
     let paired = tokio::select! {
         biased;
         () = signals.stop() => None,

@@ -9,7 +9,6 @@ mod scene;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Instant,
 };
 
@@ -115,13 +114,15 @@ async fn play(args: &UpArgs, federation: &mut Federation, dir: &Path, started: I
     output.say(&text, &ready);
 
     let names: HashMap<_, _> = federation.ids().into_iter().zip((1..).map(|number| format!("node {number}"))).collect();
-    let timeline = Arc::new(Timeline::new(output, started, names));
+    let timeline = Timeline::new(output, started, names);
     timeline.head();
     timeline.now(
         &["registry"],
         &format!("up with {} nodes, each of which proved its key and knows the others", args.nodes),
     );
-    let line = scene::play(dir, &url, federation.root(), &timeline).await?;
+    let played = scene::play(dir, &url, federation.root(), &timeline).await;
+    timeline.flush();
+    let line = played?;
     output.remark("");
     line.print(output);
     Ok(())

@@ -1,6 +1,6 @@
 //! The call that `up` makes: two people meet through the federation, pair by a code, and talk.
 
-use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, Event, profile::Profile};
@@ -19,13 +19,13 @@ const STEP: Duration = Duration::from_secs(45);
 const SECONDS: u64 = 2;
 
 /// Plays it, and says what came of the call.
-pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: &Arc<Timeline>) -> Result<CallLine> {
+pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: &Timeline) -> Result<CallLine> {
     let connect = |name: &'static str, avoid: Vec<NodeId>| {
         let folder = dir.join(name);
         async move {
             let profile = Profile::open_or_create(folder, name)?;
             let builder = Client::builder(profile).registry(registry, [root]).avoid(avoid);
-            Party::connect(name, builder, Arc::clone(timeline)).await
+            Party::connect(name, builder, timeline.clone()).await
         }
     };
     let mut alice = step("alice connects", connect("alice", Vec::new())).await?;
