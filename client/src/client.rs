@@ -196,15 +196,19 @@ impl Client {
         contacts.await.map_err(|_| ContactsError::Stopped)
     }
 
-    /// Stores a contact and listens for it. Pairing does this by itself.
+    /// Stores a contact, and returns when it can reach this client. Pairing does this by itself.
     ///
     /// # Errors
     /// The profile is full, or the disk says no.
     pub async fn add_contact(&self, contact: Contact) -> Result<Contact, ContactsError> {
         let (reply, added) = oneshot::channel();
-        let command = Command::AddContact { contact, reply };
+        let (held, mut attached) = mpsc::channel(1);
+        let command = Command::AddContact { contact, reply, held };
         self.inner.commands.send(command).await.map_err(|_| ContactsError::Stopped)?;
-        Ok(added.await.map_err(|_| ContactsError::Stopped)??)
+        let contact = added.await.map_err(|_| ContactsError::Stopped)??;
+        // `None` once the node has answered. Where it hasn't, the next session attaches the inboxes.
+        while attached.recv().await.is_some() {}
+        Ok(contact)
     }
 
     /// Forgets a contact, for instance because the words of the pairing were not the same on both sides.

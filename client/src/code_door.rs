@@ -26,8 +26,8 @@ pub const CODE_LIFETIME: Duration = Duration::from_secs(600);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(125);
 /// How long software may take for a step without people.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the one who speaks last stays, to hear whether it was heard.
-const LINGER: Duration = Duration::from_millis(500);
+/// How long the one who shows the code waits to hear that the other side has stored the contact and listens.
+const LINGER: Duration = Duration::from_secs(3);
 /// How many random codes are tried; one in a billion is taken.
 const MAX_COLLISIONS: usize = 5;
 
@@ -126,9 +126,14 @@ impl Client {
                 return Err(PairError::NotRegistered);
             }
         }
-        let agreed = self.request(&mut connection, code, own).await;
+        let agreed = self.request(&mut connection, code, own).await?;
+        let paired = self.store(agreed).await?;
+        // The other side waits for this, so that whoever calls first finds the other one listening.
+        let locator = code.locator();
+        let payload = serde_json::json!({ "stored": true });
+        say(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload }).await?;
         connection.close().await;
-        self.store(agreed?).await
+        Ok(paired)
     }
 
     async fn request(&self, connection: &mut Connection, code: &Phrase, own: PairingCode) -> Result<Agreed, PairError> {
@@ -150,7 +155,8 @@ impl Client {
             Ok(confirmed) => confirmed,
             Err(error) => {
                 // No proof, and so the end: the other side need not wait for its timeout.
-                say(connection, &ToNode::Offer { target: (&locator).into(), payload: Value::Null }).await?;
+                let payload = serde_json::json!({ "refused": true });
+                say(connection, &ToNode::Offer { target: (&locator).into(), payload }).await?;
                 return Err(error.into());
             }
         };
@@ -190,9 +196,9 @@ impl ShownCode {
     /// # Errors
     /// Says what went wrong; the code is used up in any case.
     pub async fn paired(mut self) -> Result<Paired, PairError> {
-        let agreed = respond(&mut self.connection, self.phrase, &self.client, self.until).await;
+        let paired = respond(&mut self.connection, self.phrase, &self.client, self.until).await?;
         self.connection.close().await;
-        self.client.store(agreed?).await
+        Ok(paired)
     }
 }
 
@@ -201,7 +207,7 @@ async fn respond(
     phrase: Phrase,
     client: &Client,
     until: Instant,
-) -> Result<Agreed, PairError> {
+) -> Result<Paired, PairError> {
     let (from, payload) = loop {
         if let Reply::PairIncoming { from_code, payload } = hear(connection, until).await? {
             break (from_code.parse::<PairingCode>().map_err(|_| PairError::Protocol)?, payload);
@@ -232,14 +238,20 @@ async fn respond(
     };
     let myself = Myself { identity: client.identity(), name: client.name() };
     let (agreed, reply) = responder.handle_proof(&proof, myself)?;
+    // Stored and listening before the other side knows: it may call as soon as it does.
+    let paired = client.store(agreed).await?;
     say(connection, &ToNode::Answer { target, payload: json(&reply) }).await?;
     let until = Instant::now() + LINGER;
     loop {
         match hear(connection, until).await {
-            Ok(Reply::Error { .. }) => return Err(PairError::PeerGone),
+            Ok(Reply::IceCandidate {}) => return Ok(paired),
+            Ok(Reply::Error { .. }) => {
+                client.remove_contact(paired.contact.id()).await?;
+                return Err(PairError::PeerGone);
+            }
             Ok(_) => {}
-            // Silence, or the other side has gone after hearing the answer: either is the good end.
-            Err(_) => return Ok(agreed),
+            // Whether it has the answer is not known; if not, it pairs again, which replaces this contact.
+            Err(_) => return Ok(paired),
         }
     }
 }

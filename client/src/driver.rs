@@ -13,6 +13,7 @@ mod session;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -63,14 +64,37 @@ pub enum IceServersError {
     Stopped,
 }
 
+/// Nothing is ever sent on it: that all of its copies are gone is the news.
+pub(crate) type Held = mpsc::Sender<Infallible>;
+
 /// What the app asks of the task.
 pub(crate) enum Command {
-    Place { contact: ContactId, offer: String, reply: oneshot::Sender<Result<Call, CallActionError>> },
-    Act { call: CallId, action: CallAction, reply: oneshot::Sender<Result<(), CallActionError>> },
-    AddContact { contact: Contact, reply: oneshot::Sender<Result<Contact, ProfileError>> },
-    RemoveContact { contact: ContactId, reply: oneshot::Sender<Result<(), ProfileError>> },
-    Contacts { reply: oneshot::Sender<Vec<Contact>> },
-    IceServers { reply: oneshot::Sender<Result<Vec<IceServer>, IceServersError>> },
+    Place {
+        contact: ContactId,
+        offer: String,
+        reply: oneshot::Sender<Result<Call, CallActionError>>,
+    },
+    Act {
+        call: CallId,
+        action: CallAction,
+        reply: oneshot::Sender<Result<(), CallActionError>>,
+    },
+    /// `held` is dropped when the node has attached the new contact's inboxes, or there is none to do so.
+    AddContact {
+        contact: Contact,
+        reply: oneshot::Sender<Result<Contact, ProfileError>>,
+        held: Held,
+    },
+    RemoveContact {
+        contact: ContactId,
+        reply: oneshot::Sender<Result<(), ProfileError>>,
+    },
+    Contacts {
+        reply: oneshot::Sender<Vec<Contact>>,
+    },
+    IceServers {
+        reply: oneshot::Sender<Result<Vec<IceServer>, IceServersError>>,
+    },
 }
 
 /// Whether there is a session.
@@ -180,7 +204,9 @@ impl Driver {
     fn next_deadline(&self) -> Instant {
         let sessions = self.sessions.iter().map(Session::next_deadline);
         let requests = self.requests.values().map(|pending| pending.until);
-        let records = self.records.values().filter_map(Record::next_deadline);
+        // Without a session nothing can be tried again, however late it is.
+        let ready = self.sessions.iter().any(Session::is_ready);
+        let records = self.records.values().filter_map(move |record| record.next_deadline(ready));
         let earliest = sessions.chain(requests).chain(records).chain(self.calls.poll_timeout()).min();
         earliest.unwrap_or_else(|| Instant::now() + IDLE)
     }
@@ -204,15 +230,15 @@ impl Driver {
             Command::Act { call, action, reply } => {
                 let _ = reply.send(self.act(call, action, now));
             }
-            Command::AddContact { contact, reply } => {
+            Command::AddContact { contact, reply, held } => {
                 let added = self.change_profile(move |profile| profile.add_contact(contact)).await;
                 let _ = reply.send(added);
-                self.attach_everywhere().await;
+                self.attach_everywhere(Some(held)).await;
             }
             Command::RemoveContact { contact, reply } => {
                 let removed = self.change_profile(move |profile| profile.remove_contact(contact)).await;
                 let _ = reply.send(removed);
-                self.attach_everywhere().await;
+                self.attach_everywhere(None).await;
             }
             Command::Contacts { reply } => {
                 let _ = reply.send(self.profile.contacts().to_vec());

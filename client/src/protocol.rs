@@ -29,6 +29,7 @@ pub(crate) enum ToNode<'a> {
     PairResponse { target_code: PairingText<'a>, accepted: bool, payload: Value },
     Offer { target: PairingText<'a>, payload: Value },
     Answer { target: PairingText<'a>, payload: Value },
+    IceCandidate { target: PairingText<'a>, payload: Value },
 }
 
 /// A code as its text.
@@ -121,6 +122,7 @@ pub(crate) enum Reply {
     Answer {
         payload: Value,
     },
+    IceCandidate {},
     CallOffer(Incoming),
     CallAnswer(Incoming),
     CallIce(Incoming),

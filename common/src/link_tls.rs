@@ -6,13 +6,13 @@
 use std::{any::Any, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
     SignatureAlgorithm, SignatureScheme,
     client::{
         AlwaysResolvesClientRawPublicKeys,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key},
+    crypto::{CryptoProvider, ring, verify_tls13_signature_with_raw_key},
     pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime},
     server::{
         AlwaysResolvesServerRawPublicKeys,
@@ -53,7 +53,7 @@ pub fn client_config(key: &SecretKey, expected: NodeId) -> Result<ClientConfig, 
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ExpectServer { expected, algorithms: algorithms() }))
+        .with_custom_certificate_verifier(Arc::new(ExpectServer(expected)))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified_key(key))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
@@ -69,7 +69,7 @@ pub fn client_config(key: &SecretKey, expected: NodeId) -> Result<ClientConfig, 
 pub fn server_config(key: &SecretKey) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(AnyClient { algorithms: algorithms() }))
+        .with_client_cert_verifier(Arc::new(AnyClient))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified_key(key))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
@@ -81,10 +81,6 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn algorithms() -> WebPkiSupportedAlgorithms {
-    ring::default_provider().signature_verification_algorithms
-}
-
 fn certified_key(key: &SecretKey) -> Arc<CertifiedKey> {
     let key = NodeSigningKey(key.clone());
     let spki = CertificateDer::from(key.spki().to_vec());
@@ -94,15 +90,6 @@ fn certified_key(key: &SecretKey) -> Arc<CertifiedKey> {
 fn wrong_key() -> Error {
     Error::InvalidCertificate(CertificateError::UnknownIssuer)
 }
-
-/// The TLS 1.2 half of the verifiers' traits, which a TLS 1.3 configuration never reaches.
-fn no_tls12() -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Tls12Unsupported))))
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("links speak TLS 1.3 alone")]
-struct Tls12Unsupported;
 
 #[derive(Debug)]
 struct NodeSigningKey(SecretKey);
@@ -143,11 +130,24 @@ impl Signer for NodeSigner {
     }
 }
 
-#[derive(Debug)]
-struct ExpectServer {
-    expected: NodeId,
-    algorithms: WebPkiSupportedAlgorithms,
+/// The half that both verifiers share: a raw key signs the TLS 1.3 handshake, with Ed25519 and nothing else.
+fn verify_signature(
+    message: &[u8],
+    key: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+    verify_tls13_signature_with_raw_key(message, &key, dss, &ring::default_provider().signature_verification_algorithms)
 }
+
+/// Links speak TLS 1.3 alone, so this is never reached.
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+}
+
+/// A dialler's: the one key that it expects.
+#[derive(Debug)]
+struct ExpectServer(NodeId);
 
 impl ServerCertVerifier for ExpectServer {
     fn verify_server_cert(
@@ -158,20 +158,17 @@ impl ServerCertVerifier for ExpectServer {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if peer_id(std::slice::from_ref(end_entity)) == Some(self.expected) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(wrong_key())
-        }
+        let expected = peer_id(std::slice::from_ref(end_entity)) == Some(self.0);
+        if expected { Ok(ServerCertVerified::assertion()) } else { Err(wrong_key()) }
     }
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
+        no_tls12()
     }
 
     fn verify_tls13_signature(
@@ -180,12 +177,7 @@ impl ServerCertVerifier for ExpectServer {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature_with_raw_key(
-            message,
-            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
-            dss,
-            &self.algorithms,
-        )
+        verify_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -197,10 +189,9 @@ impl ServerCertVerifier for ExpectServer {
     }
 }
 
+/// A listener's: any usable key.
 #[derive(Debug)]
-struct AnyClient {
-    algorithms: WebPkiSupportedAlgorithms,
-}
+struct AnyClient;
 
 impl ClientCertVerifier for AnyClient {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -213,20 +204,17 @@ impl ClientCertVerifier for AnyClient {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if peer_id(std::slice::from_ref(end_entity)).is_some() {
-            Ok(ClientCertVerified::assertion())
-        } else {
-            Err(wrong_key())
-        }
+        let usable = peer_id(std::slice::from_ref(end_entity)).is_some();
+        if usable { Ok(ClientCertVerified::assertion()) } else { Err(wrong_key()) }
     }
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
+        no_tls12()
     }
 
     fn verify_tls13_signature(
@@ -235,12 +223,7 @@ impl ClientCertVerifier for AnyClient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature_with_raw_key(
-            message,
-            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
-            dss,
-            &self.algorithms,
-        )
+        verify_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

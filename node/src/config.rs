@@ -62,7 +62,7 @@ impl Default for NodeSection {
 pub struct ClientSection {
     /// The address for clients' WebSockets; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The URLs that clients use; empty: `ws://` and the bound address.
+    /// The URLs that clients use; empty: `ws://` and the bound address, which has to be one that others reach.
     pub urls: Vec<String>,
     /// The most connections at once. The default holds at 20,000 open files with room for links.
     pub max_connections: usize,
@@ -82,7 +82,7 @@ pub struct FederationSection {
     pub roots: Vec<PublicKey>,
     /// The UDP address for links; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The addresses that other nodes dial; empty: the bound address.
+    /// The addresses that other nodes dial; empty: the bound address, which has to be one that others reach.
     pub advertise: Vec<SocketAddr>,
     /// The most links kept at once, 36 KiB each; the one idle for longest makes room.
     pub max_links: usize,
@@ -341,6 +341,16 @@ impl NodeConfig {
                 "client.urls",
                 "ws:// or wss:// URLs of at most 128 characters are allowed",
             ),
+            (
+                !self.client.urls.is_empty() || !self.client.listen.ip().is_unspecified(),
+                "client.urls",
+                "name the ws:// or wss:// URL under which clients reach this node: client.listen takes all addresses",
+            ),
+            (
+                !self.federation.advertise.is_empty() || !self.federation.listen.ip().is_unspecified(),
+                "federation.advertise",
+                "name the address that other nodes dial: federation.listen takes all addresses",
+            ),
             (self.client.max_connections >= 1, "client.max_connections", "at least 1 is allowed"),
             (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
             (
@@ -425,14 +435,24 @@ impl NodeConfig {
 mod tests {
     use super::*;
 
+    fn config() -> NodeConfig {
+        let mut config = NodeConfig::default();
+        config.client.urls = vec!["wss://relay.example".into()];
+        config.federation.advertise = vec![(Ipv4Addr::new(192, 0, 2, 1), 8711).into()];
+        config
+    }
+
     #[test]
-    fn the_defaults_are_within_their_bounds() {
-        assert_eq!(NodeConfig::default().check(), Ok(()));
+    fn the_defaults_lack_only_what_nobody_can_guess() {
+        assert_eq!(config().check(), Ok(()));
+        let key = |config: NodeConfig| config.check().map_err(|error| error.key);
+        assert_eq!(key(NodeConfig::default()), Err("client.urls"));
+        assert_eq!(key(NodeConfig { client: config().client, ..NodeConfig::default() }), Err("federation.advertise"));
     }
 
     #[test]
     fn a_value_out_of_its_bounds_is_named() {
-        let mut config = NodeConfig::default();
+        let mut config = config();
         config.ice.credential_lifetime = Duration::from_secs(3601);
         assert_eq!(config.check().map_err(|error| error.key), Err("ice.credential_lifetime"));
     }

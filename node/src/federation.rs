@@ -8,6 +8,7 @@ pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod member;
 pub(crate) mod membership;
+pub(crate) mod news;
 pub(crate) mod outcomes;
 pub(crate) mod records;
 pub(crate) mod view;

@@ -21,6 +21,8 @@ mod publish;
 mod register;
 mod session;
 mod tasks;
+#[cfg(test)]
+mod vectors;
 
 pub use config::NodeConfig;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};

@@ -30,6 +30,7 @@ use crate::{
     publish::{self, Publisher},
     register::{self, Registries},
     session::EndReason,
+    tasks::Tasks,
 };
 
 /// How long links and registries have for the goodbye, after the clients have left.
@@ -100,6 +101,8 @@ pub struct NodeStats {
 pub struct Node {
     core: Arc<Core>,
     addrs: NodeAddrs,
+    /// What accepts clients: it ends before they do.
+    listener: Tasks,
     registries: Option<Registries>,
     members_file: std::path::PathBuf,
 }
@@ -147,11 +150,12 @@ impl Node {
             Some(registries) => core.tasks.spawn(registries.run(core.clone())),
             None => core.tasks.spawn(register::renew_records(core.clone())),
         }
-        core.tasks.spawn(listener::serve_clients(core.clone(), client));
+        let listener = Tasks::default();
+        listener.spawn(listener::serve_clients(core.clone(), client));
         if let Some(admin) = admin {
             core.tasks.spawn(listener::serve_admin(core.clone(), admin));
         }
-        Ok(Self { core, addrs, registries, members_file })
+        Ok(Self { core, addrs, listener, registries, members_file })
     }
 
     /// The node's id.
@@ -193,6 +197,7 @@ impl Node {
     pub async fn shutdown(self) {
         let core = &self.core;
         core.start_draining();
+        self.listener.cancel().await;
         core.local.for_each(|session| {
             // A session whose queue is full ends by that.
             let _ = session.try_send(crate::session::SessionEvent::GoingAway);
@@ -226,6 +231,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.listener.stop();
         self.core.connections.stop();
         self.core.tasks.stop();
     }

@@ -9,6 +9,10 @@ use chappe_tests::{
     raw::{Raw, inbox, now_ms},
 };
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 fn no_limits(config: &mut NodeConfig) {
     config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -116,6 +120,48 @@ async fn a_client_that_does_not_read_is_closed_and_costs_no_more_than_its_queue(
         }
     }
     assert!(matches!(refused.as_deref(), Some("congested" | "peer_offline" | "unreachable")), "{refused:?}");
+    assert_eq!(callee.close_code().await, Some(1013));
     eventually("the slow session is closed", || federation.nodes[0].stats().sessions == 1).await;
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_becomes_a_session_is_dropped_in_time() {
+    let federation = Federation::start(1, |config| config.times.upgrade = Duration::from_millis(300)).await;
+    let addr = federation.nodes[0].addrs().client;
+    for first_words in ["", "GET / HTTP/1.1\r\nHost: x\r\nX-Drip: "] {
+        let mut stream = TcpStream::connect(addr).await.expect("a connection");
+        stream.write_all(first_words.as_bytes()).await.expect("sent");
+        let since = Instant::now();
+        let mut answer = Vec::new();
+        // Whatever it answers, it hangs up.
+        let read = tokio::time::timeout(chappe_tests::PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "still open after {:?}", since.elapsed());
+        assert!(since.elapsed() >= Duration::from_millis(250));
+    }
+    assert_eq!(federation.nodes[0].stats().sessions, 0);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_connects_no_more_often_than_it_may_and_reconnecting_resets_nothing() {
+    let federation = Federation::start(1, |config| {
+        config.limits.source_connections_per_minute = 5;
+        config.limits.messages_per_minute = 2;
+        config.limits.source_factor = 2;
+    })
+    .await;
+    let url = federation.nodes[0].client_url();
+    let mut answered = 0;
+    for _ in 0..5 {
+        let mut raw = Raw::connect(url).await;
+        for _ in 0..2 {
+            raw.send(json!({"type": "ping"})).await;
+            answered += usize::from(raw.next().await["type"] == "pong");
+        }
+    }
+    assert_eq!(answered, 4, "two messages a session, and twice that for their source");
+    let refused = tokio_tungstenite::connect_async(url).await;
+    assert!(refused.is_err());
     federation.shutdown().await;
 }

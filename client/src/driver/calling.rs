@@ -144,6 +144,9 @@ impl Driver {
             let mut record = Record::new(call, contact, side, Some(offer.reply_key.0), now);
             record.note(envelope.counter());
             self.records.insert(call, record);
+        } else {
+            // It has lost to our own call. Played back later it must not ring.
+            self.finished.insert(call, now);
         }
         self.perform(outputs, now);
     }
@@ -155,7 +158,12 @@ impl Driver {
                 // The caller has missed the end. A farewell always has room.
                 let _ = record.outbox.push(Item::Hangup);
             }
-            Some(_) if fresh => self.input(call, Input::Offered(contact), now),
+            Some(record) if fresh => {
+                // The caller asks again, maybe from another node: an answer that is under way goes to the old one.
+                record.forget_place();
+                record.outbox.restart();
+                self.input(call, Input::Offered(contact), now);
+            }
             _ => {}
         }
     }
@@ -193,7 +201,7 @@ impl Driver {
                 }
                 Output::SendReject(call) => self.queue(call, Item::Reject { busy: false }),
                 Output::SendHangup(call) => {
-                    if self.records.get(&call).is_some_and(Record::has_spoken) {
+                    if self.records.get(&call).is_some_and(Record::may_be_known) {
                         self.queue(call, Item::Hangup);
                     }
                 }

@@ -12,7 +12,7 @@ use chappe_discovery::connection::ConnectionError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Driver, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
+use super::{Driver, Held, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
 use crate::{
     call::Input,
     event::{DisconnectReason, Event, StepKind},
@@ -30,8 +30,11 @@ const RECHECK: Duration = Duration::from_secs(3);
 
 /// What a request waits for.
 pub(super) enum Wanted {
+    /// So many inboxes. `held` is dropped with the answer, or when there will be none: whoever waits then goes on.
     Attached {
         count: usize,
+        #[expect(dead_code, reason = "it is held to be dropped")]
+        held: Option<Held>,
     },
     Detached,
     /// Where the callee is, to go on with the first message of its outbox, or only to see whether it has moved.
@@ -156,7 +159,7 @@ impl Driver {
         };
         match reply {
             Reply::Attached { id, ttl, rejected } => {
-                if let Some(Wanted::Attached { count }) = self.answered(serial, &id) {
+                if let Some(Wanted::Attached { count, .. }) = self.answered(serial, &id) {
                     self.handle_attached(serial, count, Duration::from_secs(ttl), rejected.len());
                 }
             }
@@ -202,17 +205,20 @@ impl Driver {
             return self.handle_failed(serial, id, wanted, Some(ErrorCode::PeerOffline), now);
         };
         let Some(record) = self.records.get_mut(&call) else { return };
-        let Side::Caller { lease, offered_to, .. } = &mut record.side else { return };
         let peer_node = found.node;
-        if recheck {
-            if *offered_to == Some(found.session_key) {
+        record.look_up = false;
+        if let Side::Caller { lease, offered_to, .. } = &mut record.side {
+            let moved = *offered_to != Some(found.session_key);
+            if recheck && !moved {
                 return;
             }
             *lease = Some(found);
-            // A full queue holds an offer already.
-            let _ = record.outbox.push(Item::Offer);
-        } else {
-            *lease = Some(found);
+            if recheck {
+                // A full queue holds an offer already.
+                let _ = record.outbox.push(Item::Offer);
+            }
+        }
+        if !recheck {
             record.outbox.proceed(id);
         }
         if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
@@ -273,7 +279,7 @@ impl Driver {
             return self.give_up(call, id, now);
         }
         let Some(record) = self.records.get_mut(&call) else { return };
-        record.forget_lease();
+        record.forget_place();
         let Some(item) = record.outbox.failed(id, now) else { return };
         let kind = sent.unwrap_or_else(|| item.kind());
         let offer = *item == Item::Offer;
@@ -322,7 +328,7 @@ impl Driver {
                     if let Some(record) = self.records.get_mut(&call)
                         && record.outbox.proceed(id).is_some()
                     {
-                        record.forget_lease();
+                        record.forget_place();
                     }
                 }
                 Some(Wanted::IceServers(reply)) => {

@@ -7,7 +7,7 @@ use chappe_discovery::{Connection, DiscoverError};
 use futures_util::FutureExt as _;
 
 use super::{
-    Driver, LinkState,
+    Driver, Held, LinkState,
     delivery::Wanted,
     outbox::Item,
     record::Side,
@@ -95,7 +95,7 @@ impl Driver {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.sessions.push(Session::new(serial, connection, now));
-        let answers = self.attach(serial).await;
+        let answers = self.attach(serial, None).await;
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
         if answers == 0 {
             session.stage = Stage::Ready;
@@ -107,7 +107,7 @@ impl Driver {
 
     /// Attaches the inboxes of all contacts, and detaches those that are no contact's any more. Says how many answers
     /// are due.
-    async fn attach(&mut self, serial: u64) -> usize {
+    async fn attach(&mut self, serial: u64, held: Option<Held>) -> usize {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return 0 };
         let outdated = session.outdated(self.profile.contacts().iter(), unix_now());
         let batches = session.attachments(self.profile.contacts().iter(), unix_now_ms());
@@ -121,17 +121,18 @@ impl Driver {
         let mut answers = 0;
         for inboxes in batches {
             let count = inboxes.len();
-            self.request(serial, Wanted::Attached { count }, |id| ToNode::Attach { id, inboxes }).await;
+            self.request(serial, Wanted::Attached { count, held: held.clone() }, |id| ToNode::Attach { id, inboxes })
+                .await;
             answers += 1;
         }
         answers
     }
 
-    /// The contacts have changed.
-    pub(super) async fn attach_everywhere(&mut self) {
+    /// The contacts have changed. `held` is dropped when the nodes know.
+    pub(super) async fn attach_everywhere(&mut self, held: Option<Held>) {
         let serials: Vec<_> = self.sessions.iter().filter(|session| session.is_ready()).map(|s| s.serial).collect();
         for serial in serials {
-            self.attach(serial).await;
+            self.attach(serial, held.clone()).await;
         }
     }
 
@@ -176,7 +177,7 @@ impl Driver {
             record.outbox.restart();
             // Whether the answer was lost with the old session is not known; the offer again brings it back.
             if let Side::Caller { offered_to: Some(_), recheck_at: Some(_), .. } = record.side {
-                record.forget_lease();
+                record.forget_place();
                 // A full queue holds an offer already.
                 let _ = record.outbox.push(Item::Offer);
             }
@@ -189,7 +190,13 @@ impl Driver {
         let session = self.sessions.remove(index);
         let node = session.node();
         tracing::debug!(node = %node.short(), %reason, "a session is over");
-        if session.is_ready() || reason == DisconnectReason::NotAttached {
+        let told = match session.stage {
+            Stage::Ready => Some(reason),
+            Stage::Attaching { .. } => None,
+            // Nothing is lost with one that was replaced; whoever heard of it hears of its end.
+            Stage::Leaving { .. } => session.going_away.then_some(DisconnectReason::GoingAway),
+        };
+        if let Some(reason) = told {
             self.events.send(Event::Disconnected { node, reason });
         }
         self.fail_requests_of(serial);
@@ -233,7 +240,7 @@ impl Driver {
                     self.say(serial, &ToNode::Ping).await;
                 }
                 Due::Reattach => {
-                    self.attach(serial).await;
+                    self.attach(serial, None).await;
                 }
                 Due::Silent => self.lose(serial, DisconnectReason::Silent),
                 Due::NotAttached => self.lose(serial, DisconnectReason::NotAttached),

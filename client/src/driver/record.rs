@@ -48,6 +48,8 @@ pub(crate) struct Record {
     counter: u32,
     seen: Seen,
     pub(crate) outbox: Outbox,
+    /// The last attempt found nobody: ask where the other side is before the next, so that the node looks anew.
+    pub(crate) look_up: bool,
     pub(crate) status: watch::Sender<CallStatus>,
     pub(crate) placed_at: Instant,
     /// When the record is forgotten, once the call is over.
@@ -65,6 +67,7 @@ impl Record {
             counter: 0,
             seen: Seen::default(),
             outbox: Outbox::default(),
+            look_up: false,
             status: watch::Sender::new(CallStatus::Ringing),
             placed_at: now,
             forget_at: None,
@@ -76,9 +79,9 @@ impl Record {
         self.seen.insert(counter);
     }
 
-    /// Whether anything of this call may have left this side.
-    pub(crate) const fn has_spoken(&self) -> bool {
-        self.counter > 0
+    /// Whether the other side may know of this call.
+    pub(crate) fn may_be_known(&self) -> bool {
+        !self.is_caller() || self.counter > 0
     }
 
     pub(crate) fn is_caller(&self) -> bool {
@@ -92,9 +95,12 @@ impl Record {
         }
     }
 
-    /// The key to which `item` is sealed now, if there is one: an offer goes to a session, all else to the call's key as
-    /// soon as that is known.
+    /// The key to which `item` is sealed now; `None` where the other side is to be looked up first. An offer goes to a
+    /// session, all else to the call's key as soon as that is known.
     pub(crate) fn recipient(&self, item: &Item) -> Option<[u8; 32]> {
+        if self.look_up {
+            return None;
+        }
         let session = match &self.side {
             Side::Caller { lease, .. } => lease.as_ref().map(|lease| lease.session_key),
             Side::Callee { .. } => None,
@@ -102,8 +108,9 @@ impl Record {
         if *item == Item::Offer { session } else { self.peer_key.or(session) }
     }
 
-    /// Forgets where the callee was, so that it is asked anew.
-    pub(crate) fn forget_lease(&mut self) {
+    /// Forgets where the other side was, so that it is asked anew.
+    pub(crate) fn forget_place(&mut self) {
+        self.look_up = true;
         if let Side::Caller { lease, .. } = &mut self.side {
             *lease = None;
         }
@@ -175,12 +182,13 @@ impl Record {
         self.forget_at.is_some()
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// `ready`: there is a session on which messages can be tried again.
+    pub(crate) fn next_deadline(&self, ready: bool) -> Option<Instant> {
         let recheck = match &self.side {
             Side::Caller { recheck_at, .. } => *recheck_at,
             Side::Callee { .. } => None,
         };
-        [self.outbox.next_deadline(), recheck, self.forget_at].into_iter().flatten().min()
+        [self.outbox.next_deadline().filter(|_| ready), recheck, self.forget_at].into_iter().flatten().min()
     }
 }
 
@@ -190,4 +198,88 @@ pub(crate) fn open_offer(envelope: &Envelope, contact: &Contact, session_key: &S
     let (kind, direction) = (RelayKind::CallOffer, Direction::ToCallee);
     let text = envelope.open(&secret, contact.identity(), session_key, direction, kind).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contact::{PairingSecret, Role};
+
+    const CALL: CallId = CallId::from_bytes([1; 16]);
+    const UNIX: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn key(n: u8) -> SealingKey {
+        SealingKey::from_bytes(&[n; 32])
+    }
+
+    fn contact(peer: u8, role: Role) -> Contact {
+        Contact::new("", key(peer).public(), role, PairingSecret::from_bytes([9; 32]))
+    }
+
+    /// Ada (key 1) calls Bob (key 2), whose session has the key 3; the offer has arrived.
+    fn call() -> (Record, Record) {
+        let now = Instant::now();
+        let offer = Redacted::new("offer".to_owned());
+        let side = Side::Caller { offer, lease: None, offered_to: None, recheck_at: None };
+        let mut ada = Record::new(CALL, contact(2, Role::A), side, None, now);
+        let payload = ada.seal(&Item::Offer, &key(3).public(), &key(1), UNIX).expect("a payload");
+        let envelope = Envelope::parse(&payload).expect("an envelope");
+        let from_ada = contact(1, Role::B);
+        assert!(open_offer(&envelope, &from_ada, &key(4)).is_none(), "not for another session");
+        let offer = open_offer(&envelope, &from_ada, &key(3)).expect("an offer");
+        assert!(offer.is_fresh(UNIX) && !offer.is_fresh(UNIX + Duration::from_secs(3600)));
+        let answer = Some(Redacted::new("answer".to_owned()));
+        let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key(3), answer };
+        let mut bob = Record::new(envelope.call(), from_ada, side, Some(offer.reply_key.0), now);
+        bob.note(envelope.counter());
+        (ada, bob)
+    }
+
+    fn sent(from: &mut Record, item: &Item, recipient: &[u8; 32], identity: u8) -> Envelope {
+        let payload = from.seal(item, recipient, &key(identity), UNIX).expect("a payload");
+        Envelope::parse(&payload).expect("an envelope")
+    }
+
+    #[test]
+    fn each_message_of_a_call_opens_once_and_for_its_recipient_alone() {
+        let (mut ada, mut bob) = call();
+        let sessions = [key(3), key(5)];
+        let none: [SealingKey; 0] = [];
+        let ice = Item::Ice(vec!["candidate".to_owned()]);
+
+        let early = sent(&mut ada, &ice, &key(3).public(), 1);
+        assert!(bob.open(&early, RelayKind::CallIce, none.iter()).is_some(), "the session's key is kept for the call");
+        assert!(bob.open(&early, RelayKind::CallIce, none.iter()).is_none(), "a replay");
+        let moved = sent(&mut ada, &ice, &key(5).public(), 1);
+        assert!(bob.open(&moved, RelayKind::CallHangup, sessions.iter()).is_none(), "another kind");
+        assert!(bob.open(&moved, RelayKind::CallIce, none.iter()).is_none(), "a session that is gone");
+        assert!(bob.open(&moved, RelayKind::CallIce, sessions.iter()).is_some(), "a session that came later");
+
+        let recipient = bob.recipient(&Item::Answer).expect("the key in the offer");
+        let answer = sent(&mut bob, &Item::Answer, &recipient, 2);
+        assert!(bob.open(&answer, RelayKind::CallAnswer, sessions.iter()).is_none(), "played back to its sender");
+        let text = ada.open(&answer, RelayKind::CallAnswer, sessions.iter()).expect("an answer");
+        let answer: Answer = serde_json::from_slice(&text).expect("an answer");
+        assert_eq!(answer.sdp, "answer");
+
+        ada.peer_key = Some(answer.reply_key.0);
+        let recipient = ada.recipient(&ice).expect("the key in the answer");
+        let late = sent(&mut ada, &ice, &recipient, 1);
+        assert!(bob.open(&late, RelayKind::CallIce, none.iter()).is_some(), "no session's key is needed any more");
+    }
+
+    #[test]
+    fn a_message_of_the_callee_is_never_taken_with_a_session_s_key() {
+        let (mut ada, mut bob) = call();
+        let hangup = sent(&mut bob, &Item::Hangup, &key(3).public(), 2);
+        assert!(ada.open(&hangup, RelayKind::CallHangup, [key(3)].iter()).is_none());
+    }
+
+    #[test]
+    fn after_a_failure_the_other_side_is_looked_up_whatever_key_is_known() {
+        let (_, mut bob) = call();
+        assert!(bob.recipient(&Item::Answer).is_some());
+        bob.forget_place();
+        assert_eq!(bob.recipient(&Item::Answer), None);
+    }
 }

@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::{
     sync::oneshot,
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
 use super::{
@@ -49,6 +49,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
         core.records.learn(record);
     }
     let mut pause = FIRST_PAUSE;
+    let mut next_try = Instant::now();
     let every = core.config.membership.exchange_every;
     let mut exchange_tick = interval_at(Instant::now() + every, every);
     exchange_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -61,10 +62,11 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
         let alone = core.view.load().len() <= 1;
         tokio::select! {
             biased;
-            () = sleep(jittered(pause)), if alone => {
+            () = sleep_until(next_try), if alone => {
                 ask_registry(&core, registry.as_ref()).await;
                 let joined = join(&core).await;
                 pause = if joined { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                next_try = Instant::now() + jittered(pause);
             }
             () = core.wants_exchange.notified(), if !alone => {
                 exchange_with_members(&core, 1).await;

@@ -18,7 +18,7 @@ use chappe_common::{
     signed::{SignError, Signed},
     time::UnixTime,
 };
-use foca::{AccumulatingRuntime, BroadcastHandler, Foca, Header, Invalidates, OwnedNotification, PostcardCodec, Timer};
+use foca::{AccumulatingRuntime, Foca, Header, OwnedNotification, PostcardCodec, Timer};
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,7 +26,7 @@ use super::{
     exchange::Exchange,
     links,
     member::MemberId,
-    records::{Learned, Records},
+    news::{self, News, NewsHandler, NewsKind},
     view::View,
 };
 use crate::{config::NodeConfig, core::Core, identity::Identity};
@@ -69,84 +69,6 @@ pub(crate) enum Event {
     Leave(oneshot::Sender<Signed<NodeLeave>>),
 }
 
-/// What a record or leave is known by in the library's backlog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct NewsKey {
-    node: NodeId,
-    version: (u64, u64),
-    leave: bool,
-}
-
-impl Invalidates for NewsKey {
-    fn invalidates(&self, other: &Self) -> bool {
-        self.node == other.node && (self.version, self.leave) >= (other.version, other.leave)
-    }
-}
-
-/// Not a record, or not one that verifies: the rest of the packet is not read.
-#[derive(Debug, thiserror::Error)]
-#[error("a member passed on what is no signed record")]
-struct BadNews;
-
-/// The first byte of a piece of news.
-const RECORD_NEWS: u8 = 0;
-const LEAVE_NEWS: u8 = 1;
-
-/// Records and leaves that travel with the membership packets.
-struct News {
-    records: Arc<Records>,
-    /// The nodes of which something new was learnt since the last look.
-    fresh: Vec<NodeId>,
-    /// The nodes that left since the last look.
-    left: Vec<Signed<NodeLeave>>,
-}
-
-impl BroadcastHandler<MemberId> for NewsHandler {
-    type Key = NewsKey;
-    type Error = BadNews;
-
-    fn receive_item(&mut self, data: &[u8], sender: Option<&MemberId>) -> Result<Option<NewsKey>, BadNews> {
-        let (&kind, body) = data.split_first().ok_or(BadNews)?;
-        let mut news = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match kind {
-            RECORD_NEWS => {
-                // What is known already costs no signature check.
-                if sender.is_some()
-                    && let Ok((record, _)) = postcard::take_from_bytes::<NodeRecord>(body)
-                    && news.records.knows(&record.node, record.epoch, record.seq)
-                {
-                    return Ok(None);
-                }
-                let record = Signed::<NodeRecord>::decode(body.to_vec()).map_err(|_| BadNews)?;
-                let key = NewsKey { node: record.node, version: (record.epoch, record.seq), leave: false };
-                if sender.is_none() {
-                    return Ok(Some(key));
-                }
-                // A record that doesn't count here is no fault of who passed it on: clocks differ.
-                Ok((news.records.learn(record) == Learned::New).then(|| {
-                    news.fresh.push(key.node);
-                    key
-                }))
-            }
-            LEAVE_NEWS => {
-                let leave = Signed::<NodeLeave>::decode(body.to_vec()).map_err(|_| BadNews)?;
-                let key = NewsKey { node: leave.node, version: (leave.epoch, leave.seq), leave: true };
-                if sender.is_none() {
-                    return Ok(Some(key));
-                }
-                Ok(news.records.leave(leave.clone()).then(|| {
-                    news.left.push(leave);
-                    key
-                }))
-            }
-            _ => Err(BadNews),
-        }
-    }
-}
-
-/// The handler's half of the news: the library owns it, and the task looks into it after each call.
-struct NewsHandler(Arc<std::sync::Mutex<News>>);
-
 type Swim = Foca<MemberId, PostcardCodec, StdRng, NewsHandler>;
 
 /// A timer of the library. The order is by time, then by the library's own.
@@ -165,7 +87,7 @@ pub(crate) struct Membership {
     seq: u64,
     swim: Swim,
     runtime: AccumulatingRuntime<MemberId>,
-    news: Arc<std::sync::Mutex<News>>,
+    news: News,
     timers: BinaryHeap<Reverse<Due>>,
     timers_set: u64,
     /// The members that the library calls active, and their epochs.
@@ -208,18 +130,14 @@ pub(crate) fn sign_record(
 impl Membership {
     /// The membership of a node that has signed its first record.
     pub(crate) fn new(core: Arc<Core>, identity: Identity) -> Self {
-        let news = Arc::new(std::sync::Mutex::new(News {
-            records: core.records.clone(),
-            fresh: Vec::new(),
-            left: Vec::new(),
-        }));
+        let (news, handler) = News::new(core.records.clone());
         let me = MemberId { node: core.me, epoch: identity.epoch() };
         let swim = Foca::with_custom_broadcast(
             me,
             swim_config(&core.config),
             StdRng::from_rng(&mut rand::rng()),
             PostcardCodec,
-            NewsHandler(news.clone()),
+            handler,
         );
         Self {
             seq: core.own_record.load().seq,
@@ -266,7 +184,7 @@ impl Membership {
         match event {
             Event::Datagram { from, packet } => self.handle_packet(from, &packet),
             Event::Learned(record) => {
-                self.add_news(RECORD_NEWS, record.as_bytes());
+                self.add_news(NewsKind::Record, record.as_bytes());
                 self.publish_view();
             }
             Event::Exchange { from, theirs, reply } => {
@@ -365,14 +283,11 @@ impl Membership {
 
     fn spread_own_record(&mut self) {
         let record = self.core.own_record.load().as_bytes().clone();
-        self.add_news(RECORD_NEWS, &record);
+        self.add_news(NewsKind::Record, &record);
     }
 
-    fn add_news(&mut self, kind: u8, bytes: &[u8]) {
-        let mut item = Vec::with_capacity(1 + bytes.len());
-        item.push(kind);
-        item.extend_from_slice(bytes);
-        if let Err(error) = self.swim.add_broadcast(&item) {
+    fn add_news(&mut self, kind: NewsKind, note: &[u8]) {
+        if let Err(error) = self.swim.add_broadcast(&news::item(kind, note)) {
             tracing::debug!(%error, "news could not be added");
         }
     }
@@ -387,7 +302,7 @@ impl Membership {
         };
         match Signed::sign(leave, self.identity.key()) {
             Ok(leave) => {
-                self.add_news(LEAVE_NEWS, leave.as_bytes());
+                self.add_news(NewsKind::Leave, leave.as_bytes());
                 // The caller may have stopped waiting; the members are told all the same.
                 let _ = reply.send(leave);
             }
@@ -446,12 +361,9 @@ impl Membership {
             self.timers_set += 1;
             self.timers.push(Reverse(Due { at: now + after, timer, number: self.timers_set }));
         }
-        let (fresh, left) = {
-            let mut news = self.news.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            (std::mem::take(&mut news.fresh), std::mem::take(&mut news.left))
-        };
-        changed |= !fresh.is_empty();
-        for leave in left {
+        let fresh = self.news.take();
+        changed |= fresh.records;
+        for leave in fresh.left {
             // The member's own signed word: instant.
             let id = MemberId { node: leave.node, epoch: leave.epoch };
             changed |= self.handle_down(id);

@@ -1,0 +1,229 @@
+//! The vectors of `docs/protocol/vectors/signed.json`, both ways: what this crate makes of the fields is what the file
+//! has, and what the file has is what this crate reads.
+
+use std::{net::SocketAddr, time::Duration};
+
+use chappe_common::{
+    directory::{Delegation, Directory, DirectoryBundle},
+    federation::FederationId,
+    keys::SecretKey,
+    lease::{Inbox, Lease, prove_attach, verify_attach},
+    proof::{prove_node, verify_node},
+    record::{Abilities, NodeLeave, NodeRecord},
+    signed::{DecodeError, Signable, Signed},
+    time::UnixTime,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const VECTORS: &str = include_str!("../../docs/protocol/vectors/signed.json");
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+fn root() -> SecretKey {
+    SecretKey::from_bytes(&[1; 32])
+}
+
+fn node() -> SecretKey {
+    SecretKey::from_bytes(&[2; 32])
+}
+
+fn online() -> SecretKey {
+    SecretKey::from_bytes(&[3; 32])
+}
+
+fn inbox() -> SecretKey {
+    SecretKey::from_bytes(&[4; 32])
+}
+
+fn federation() -> FederationId {
+    FederationId::of_roots(&[root().public()])
+}
+
+fn record() -> Signed<NodeRecord> {
+    let addr: [SocketAddr; 2] =
+        ["192.0.2.7:8711".parse().expect("an address"), "[2001:db8::7]:8711".parse().expect("an address")];
+    let record = NodeRecord {
+        federation: federation(),
+        node: node().node_id(),
+        epoch: 3,
+        seq: 7,
+        issued_at: NOW,
+        expires_at: NOW + Duration::from_secs(1800),
+        client_urls: vec!["wss://relay.example/ws".into()],
+        quic_addrs: addr.to_vec(),
+        region: "eu-west".into(),
+        version: "0.1.0".into(),
+        abilities: Abilities::ICE_SERVERS,
+    };
+    Signed::sign(record, &node()).expect("a record")
+}
+
+fn leave() -> Signed<NodeLeave> {
+    let leave = NodeLeave { federation: federation(), node: node().node_id(), epoch: 3, seq: 7, issued_at: NOW };
+    Signed::sign(leave, &node()).expect("a leave")
+}
+
+fn lease() -> Signed<Lease> {
+    let lease = Lease {
+        inbox: Inbox::new(inbox().public()),
+        node: node().node_id(),
+        session_key: [5; 32],
+        seq: 1_800_000_000_123,
+        expires_at: NOW + Duration::from_secs(600),
+    };
+    Signed::sign(lease, &inbox()).expect("a lease")
+}
+
+fn bundle() -> DirectoryBundle {
+    let delegation = Delegation {
+        federation: federation(),
+        root: root().public(),
+        key: online().public(),
+        not_before: NOW,
+        expires_at: NOW + Duration::from_secs(90 * 24 * 3600),
+    };
+    let delegation = Signed::sign(delegation, &root()).expect("a delegation");
+    let directory = Directory {
+        federation: federation(),
+        key_id: online().public(),
+        seq: 1_800_000_000_000,
+        issued_at: NOW,
+        expires_at: NOW + Duration::from_secs(48 * 3600),
+        shard: (0, 1),
+        nodes: vec![record().as_bytes().clone()],
+    };
+    DirectoryBundle::sign(delegation, directory, &online()).expect("a directory")
+}
+
+fn vectors() -> Value {
+    let (nonce, challenge, url) = ([6; 32], [7; 32], "wss://relay.example/ws");
+    json!({
+        "about": "Signed notes, in hexadecimal bytes. Keys are Ed25519 seeds of 32 equal bytes; the fields stand in docs/protocol/federation.md.",
+        "seeds": { "root": "01", "node": "02", "online": "03", "inbox": "04" },
+        "federation_id": federation().to_string(),
+        "node_id": node().node_id().to_string(),
+        "server_id": node().node_id().to_server_id(),
+        "node_record": hex::encode(record().as_bytes()),
+        "node_leave": hex::encode(leave().as_bytes()),
+        "lease": hex::encode(lease().as_bytes()),
+        "attach": { "nonce": "06", "proof": hex::encode(prove_attach(&inbox(), &nonce, &lease())) },
+        "prove": {
+            "challenge": "07", "nonce": "06", "url": url,
+            "signature": hex::encode(prove_node(&node(), &challenge, &nonce, url)),
+        },
+        "directory": hex::encode(bundle().encode()),
+    })
+}
+
+fn bytes(name: &str) -> Vec<u8> {
+    let vectors: Value = serde_json::from_str(VECTORS).expect("JSON");
+    hex::decode(vectors[name].as_str().expect("a text")).expect("hexadecimal")
+}
+
+#[test]
+fn the_vectors_are_what_this_crate_makes() {
+    let expected: Value = serde_json::from_str(VECTORS).expect("JSON");
+    assert_eq!(vectors(), expected, "\n{}", serde_json::to_string_pretty(&vectors()).expect("JSON"));
+}
+
+#[test]
+fn the_vectors_are_read_and_verify() {
+    assert_eq!(*Signed::<NodeRecord>::decode(bytes("node_record")).expect("a record"), *record());
+    assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
+    assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
+    let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
+    assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
+    let proof = prove_attach(&inbox(), &[6; 32], &lease());
+    assert!(verify_attach(&[6; 32], &lease(), &proof) && !verify_attach(&[7; 32], &lease(), &proof));
+    let proof = prove_node(&node(), &[7; 32], &[6; 32], "ws://a");
+    assert!(verify_node(&node().node_id(), &[7; 32], &[6; 32], "ws://a", &proof));
+    assert!(!verify_node(&node().node_id(), &[7; 32], &[6; 32], "ws://b", &proof));
+}
+
+#[test]
+fn a_note_of_one_kind_is_none_of_another() {
+    assert!(Signed::<Lease>::decode(bytes("node_leave")).is_err());
+    assert!(Signed::<NodeLeave>::decode(bytes("lease")).is_err());
+}
+
+#[test]
+fn a_record_counts_in_its_federation_and_its_time_alone() {
+    use chappe_common::record::RecordError::{Expired, Federation, Future};
+    let record = record();
+    assert_eq!(record.check(federation(), NOW), Ok(()));
+    assert_eq!(record.check(FederationId::of_roots(&[]), NOW), Err(Federation));
+    assert_eq!(record.check(federation(), NOW + Duration::from_secs(1800)), Err(Expired));
+    assert_eq!(record.check(federation(), UnixTime::from_secs(NOW.as_secs() - 121)), Err(Future));
+    assert_eq!(record.check(federation(), UnixTime::from_secs(NOW.as_secs() - 120)), Ok(()));
+}
+
+#[test]
+fn a_higher_epoch_or_seq_replaces_a_record_and_never_the_other_way_round() {
+    let old = record().into_value();
+    let newer = NodeRecord { seq: old.seq + 1, ..old.clone() };
+    let restarted = NodeRecord { epoch: old.epoch + 1, seq: 0, ..old.clone() };
+    assert!(newer.supersedes(&old) && restarted.supersedes(&newer));
+    assert!(!old.supersedes(&newer) && !newer.supersedes(&restarted) && !old.supersedes(&old));
+    assert!(leave().ends(&old) && !leave().ends(&newer) && !leave().ends(&restarted));
+}
+
+#[test]
+fn a_directory_changes_nothing_unless_all_of_it_holds() {
+    use chappe_common::directory::DirectoryError::{Decode, Expired, Future, Root};
+    let decode = |bytes: Vec<u8>, root: &SecretKey, now| DirectoryBundle::decode(bytes, &[root.public()], now).err();
+    let valid = bundle().encode();
+    assert_eq!(decode(valid.clone(), &root(), NOW), None);
+    assert_eq!(decode(valid.clone(), &node(), NOW), Some(Root));
+    assert_eq!(decode(valid.clone(), &root(), NOW + Duration::from_secs(48 * 3600)), Some(Expired));
+    assert_eq!(decode(valid.clone(), &root(), UnixTime::from_secs(NOW.as_secs() - 121)), Some(Future));
+    let mut broken = valid.clone();
+    *broken.last_mut().expect("not empty") ^= 1;
+    assert_eq!(decode(broken, &root(), NOW), Some(Decode(DecodeError::Signature)));
+    assert_eq!(decode(valid[..valid.len() - 1].to_vec(), &root(), NOW).map(|_| ()), Some(()));
+}
+
+/// Any one byte of a valid note changed makes it invalid: everything is signed, and nothing is read leniently.
+fn no_mutation_passes<T: Signable>(valid: &[u8], at: usize, by: u8) {
+    let mut bytes = valid.to_vec();
+    let at = at % bytes.len();
+    bytes[at] ^= by;
+    assert!(Signed::<T>::decode(bytes).is_err());
+}
+
+proptest! {
+    #[test]
+    fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = Signed::<NodeRecord>::decode(bytes.clone());
+        let _ = Signed::<NodeLeave>::decode(bytes.clone());
+        let _ = Signed::<Lease>::decode(bytes.clone());
+        let _ = DirectoryBundle::decode(bytes, &[root().public()], NOW);
+    }
+
+    #[test]
+    fn a_mutated_note_is_refused(at in any::<usize>(), by in 1..=u8::MAX) {
+        no_mutation_passes::<NodeRecord>(record().as_bytes(), at, by);
+        no_mutation_passes::<NodeLeave>(leave().as_bytes(), at, by);
+        no_mutation_passes::<Lease>(lease().as_bytes(), at, by);
+        let mut directory = bundle().encode();
+        let at = at % directory.len();
+        directory[at] ^= by;
+        prop_assert!(DirectoryBundle::decode(directory, &[root().public()], NOW).is_err());
+    }
+
+    #[test]
+    fn what_is_signed_reads_back(seq in any::<u64>(), key in any::<[u8; 32]>(), session_key in any::<[u8; 32]>()) {
+        let key = SecretKey::from_bytes(&key);
+        let lease = Lease {
+            inbox: Inbox::new(key.public()), node: node().node_id(), session_key, seq, expires_at: NOW,
+        };
+        let signed = Signed::sign(lease.clone(), &key).expect("a lease");
+        prop_assert_eq!(Signed::<Lease>::decode(signed.as_bytes().clone()).map(Signed::into_value), Ok(lease));
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused(extra in proptest::collection::vec(any::<u8>(), 1..20)) {
+        let mut bytes = lease().as_bytes().to_vec();
+        bytes.splice(bytes.len() - 64..bytes.len() - 64, extra);
+        prop_assert!(Signed::<Lease>::decode(bytes).is_err());
+    }
+}

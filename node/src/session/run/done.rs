@@ -1,0 +1,70 @@
+//! What the session's questions to other nodes bring.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::client::ErrorCode;
+
+use super::{Done, Over, Session};
+use crate::{
+    locate, publish,
+    session::{code_door::CodeDoor, forward::Need, reply::Reply},
+};
+
+impl Session {
+    /// Starts a question on which the client's next message depends.
+    pub(super) fn start_ordered(&mut self, op: impl Future<Output = Done> + Send + 'static) {
+        self.blocked = true;
+        self.ops.push(Box::pin(op));
+    }
+
+    pub(super) async fn handle_done(&mut self, done: Done) -> Result<(), Over> {
+        match done {
+            Done::Claimed { registration, result } => {
+                self.blocked = false;
+                match result {
+                    Ok(()) => {
+                        let code = registration.code;
+                        self.publish(publish::Command::KeepCode(code, self.handle.id())).await;
+                        let actions = self.code_door.registered(registration, self.core.me);
+                        self.act(actions).await
+                    }
+                    Err(locate::ClaimError::Taken) => self.act(vec![CodeDoor::collided()]).await,
+                    Err(locate::ClaimError::Unavailable) => {
+                        self.refuse(None, ErrorCode::Internal, "The code could not be registered. Try again.").await
+                    }
+                }
+            }
+            Done::Found { ask, to, name, payload, key } => {
+                let actions = self.code_door.found(ask, to, name, payload, key, self.times());
+                self.act(actions).await
+            }
+            Done::Resolved { id, lease } => match lease {
+                Some(lease) => {
+                    let lease = URL_SAFE_NO_PAD.encode(lease.as_bytes());
+                    self.say(Reply::Resolved { id: &id, lease: &lease }.encode()).await
+                }
+                None => {
+                    let message = "Nobody is connected at this inbox";
+                    self.refuse(Some(&id), ErrorCode::PeerOffline, message).await
+                }
+            },
+            Done::Attached { id, leases, rejected, stale } => {
+                self.blocked = false;
+                self.attached(&id, leases, rejected, &stale).await
+            }
+            Done::Reached { need, lease } => {
+                self.reaching = false;
+                if let Need::Inbox(inbox) = need
+                    && lease.is_none()
+                {
+                    self.core.found.remove(&inbox);
+                }
+                let tickets = self.flights.resume(need);
+                self.send_all(tickets).await
+            }
+            Done::Connected => {
+                self.blocked = false;
+                self.send_notes(true).await
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Hearing the client: from a frame to what is done about it.
+
+use std::time::{Instant, SystemTime};
+
+use axum::extract::ws::{Message as Frame, Utf8Bytes};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use chappe_common::{
+    client::{ErrorCode, RelayKind},
+    proof::prove_node,
+    time::UnixTime,
+};
+use rand::RngExt as _;
+use tokio_tungstenite::tungstenite::{self, error::CapacityError};
+
+use super::{CLOSE_POLICY, CLOSE_TOO_LARGE, Over, RATE_EXCEEDED, Session};
+use crate::{
+    federation::frame::AskKind,
+    ice,
+    session::{
+        code_door::Action,
+        reply::Reply,
+        request::{BadRequest, Request},
+    },
+};
+
+/// Protocol pings that a client may send faster than one a second.
+const PING_BURST: u32 = 10;
+
+const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
+
+impl Session {
+    pub(super) async fn handle_broken(&mut self, error: axum::Error) -> Result<(), Over> {
+        let inner = error.into_inner();
+        if let Some(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) = inner.downcast_ref() {
+            self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string()).await?;
+            return self.close(CLOSE_TOO_LARGE, "too_large").await;
+        }
+        Err(Over)
+    }
+
+    pub(super) async fn handle_frame(&mut self, frame: Frame) -> Result<(), Over> {
+        self.last_heard = Instant::now();
+        self.pinged = false;
+        match frame {
+            Frame::Text(text) => {
+                let message: Bytes = text.clone().into();
+                self.handle_text(&message, text.as_str()).await
+            }
+            Frame::Binary(_) => {
+                if self.rates.check_message(&self.core.sources, None).is_err() {
+                    return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
+                }
+                self.refuse(None, ErrorCode::BadMessage, &BadRequest::Json.to_string()).await
+            }
+            Frame::Ping(_) => self.count_ping().await,
+            Frame::Pong(_) => Ok(()),
+            Frame::Close(_) => Err(Over),
+        }
+    }
+
+    pub(super) async fn count_ping(&mut self) -> Result<(), Over> {
+        let since = u32::try_from(self.pings_since.elapsed().as_secs()).unwrap_or(u32::MAX);
+        if self.pings.saturating_sub(since) == 0 {
+            (self.pings, self.pings_since) = (0, Instant::now());
+        }
+        self.pings += 1;
+        if self.pings.saturating_sub(since) > PING_BURST {
+            self.core.metrics.refused(ErrorCode::RateLimited);
+            return self.close(CLOSE_POLICY, "too many pings").await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn handle_text(&mut self, message: &Bytes, text: &str) -> Result<(), Over> {
+        let request = match Request::parse(message, text) {
+            Ok(request) => request,
+            Err(error) => {
+                if self.rates.check_message(&self.core.sources, None).is_err() {
+                    return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
+                }
+                return self.refuse(None, error.code(), &error.to_string()).await;
+            }
+        };
+        let kind = RelayKind::from_name(request.kind());
+        if self.rates.check_message(&self.core.sources, kind).is_err() {
+            return self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED).await;
+        }
+        self.core.metrics.messages.inc();
+        let handled = match kind {
+            Some(kind) if kind.is_call() && request.is_to_inbox() => self.send_to_inbox(&request, kind),
+            Some(kind) => self.send_to_code(&request, kind),
+            None => match self.handle_request(&request) {
+                Ok(Said::Nothing) => Ok(Vec::new()),
+                Ok(Said::Text(text)) => return self.say(text).await,
+                Ok(Said::Actions(actions)) => return self.act(actions).await,
+                Ok(Said::Exceeded) => {
+                    return self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED).await;
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match handled {
+            Ok(tickets) => self.send_all(tickets).await,
+            Err(Refusal::Bad(error)) => self.refuse(request.id(), error.code(), &error.to_string()).await,
+            Err(Refusal::NoPeer(target)) => {
+                let message = format!("Peer not found: {target}");
+                self.refuse(request.id(), ErrorCode::PeerOffline, &message).await
+            }
+        }
+    }
+
+    pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
+        Ok(match request.kind() {
+            "ping" => Said::Text(Reply::Pong {}.encode()),
+            "heartbeat" => {
+                request.check_peer_id()?;
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let timestamp = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+                Said::Text(Reply::HeartbeatAck { timestamp }.encode())
+            }
+            "prove" => self.prove(request)?,
+            "register" => self.register(request)?,
+            "pair_request" => self.ask(request, AskKind::Pair)?,
+            "link_request" => self.ask(request, AskKind::Link)?,
+            "pair_response" => {
+                self.check_registered()?;
+                let (target, accepted) = (request.target_code()?, request.accepted()?);
+                let actions = self.code_door.respond_pair(target, accepted, request.payload());
+                Said::Actions(actions.ok_or(BadRequest::NotRegistered)?)
+            }
+            "link_response" => {
+                self.check_registered()?;
+                let (code, accepted) = (request.link_code()?, request.accepted()?);
+                let actions = self.code_door.respond_link(code, accepted, request.device_id()?);
+                Said::Actions(actions.ok_or(BadRequest::NotRegistered)?)
+            }
+            "attach" => self.attach(request)?,
+            "detach" => self.detach(request)?,
+            "resolve" => self.resolve(request)?,
+            "get_ice_servers" => {
+                let id = request.required_id()?;
+                let now = UnixTime::from(SystemTime::now());
+                let (servers, ttl) = ice::servers(&self.core.config.ice, now, rand::rng().random());
+                Said::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
+            }
+            _ => return Err(request.unknown_type().into()),
+        })
+    }
+
+    pub(super) fn check_registered(&self) -> Result<(), BadRequest> {
+        self.code_door.code().map(drop).ok_or(BadRequest::NotRegistered)
+    }
+
+    pub(super) fn prove(&self, request: &Request<'_>) -> Result<Said, Refusal> {
+        let (id, challenge, url) = (request.required_id()?, request.challenge()?, request.url()?);
+        if !self.core.client_urls.iter().any(|own| *own == url) {
+            return Err(BadRequest::Invalid("url").into());
+        }
+        let signature = prove_node(&self.core.key, &challenge, &self.nonce, &url);
+        Ok(Said::Text(Reply::Proof { id, signature: &URL_SAFE_NO_PAD.encode(signature) }.encode()))
+    }
+}
+
+/// What a request makes the session say.
+pub(super) enum Said {
+    Nothing,
+    Text(Utf8Bytes),
+    Actions(Vec<Action>),
+    Exceeded,
+}
+
+/// Why a request is refused.
+pub(super) enum Refusal {
+    Bad(BadRequest),
+    /// No pairing with the code that the client named.
+    NoPeer(String),
+}
+
+impl From<BadRequest> for Refusal {
+    fn from(error: BadRequest) -> Self {
+        Self::Bad(error)
+    }
+}

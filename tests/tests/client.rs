@@ -1,0 +1,427 @@
+//! The client library against a real federation: pairing, calling, and nodes that go away in the middle of it.
+
+use std::time::{Duration, Instant};
+
+use chappe_client::{
+    Call, Client, DisconnectReason, Event, Events, PairError, Paired, StepKind, call::EndReason, contact::ContactId,
+    pairing::PairingError, profile::Profile,
+};
+use chappe_common::{client::RelayKind, keys::NodeId};
+use chappe_node::NodeConfig;
+use chappe_tests::{PATIENCE, federation::Federation};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+fn no_limits(config: &mut NodeConfig) {
+    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+}
+
+/// Somebody with a profile and a running client.
+struct Person {
+    client: Client,
+    events: Events,
+    profile: TempDir,
+}
+
+/// Where a client looks for nodes.
+#[derive(Clone, Copy)]
+enum Finds {
+    /// The node of that number, and no other.
+    Only(usize),
+    /// Whatever the registry lists.
+    Any,
+}
+
+async fn start(federation: &Federation, profile: TempDir, name: &str, finds: Finds) -> Person {
+    let opened = Profile::open_or_create(profile.path(), name).expect("a profile");
+    let builder = match finds {
+        Finds::Only(number) => {
+            let node = &federation.nodes[number];
+            let address = format!("{}#{}", node.client_url(), node.id());
+            Client::builder(opened).node(address.parse().expect("an address"))
+        }
+        Finds::Any => Client::builder(opened).registry(federation.registry_url(), [federation.root()]),
+    };
+    let (client, events) = timeout(PATIENCE, builder.connect()).await.expect("in time").expect("a connection");
+    Person { client, events, profile }
+}
+
+async fn person(federation: &Federation, name: &str, finds: Finds) -> Person {
+    start(federation, tempfile::tempdir().expect("a temporary folder"), name, finds).await
+}
+
+async fn pair(ada: &Person, bob: &Person) -> (Paired, Paired) {
+    let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
+    let code = shown.code().parse().expect("the code reads back");
+    let both = async { tokio::join!(ada.client.pair(&code), shown.paired()) };
+    let (at_ada, at_bob) = timeout(PATIENCE, both).await.expect("in time");
+    (at_ada.expect("paired"), at_bob.expect("paired"))
+}
+
+/// Two who have paired, at these nodes, and the ids by which they know each other.
+async fn friends(federation: &Federation, at: (Finds, Finds)) -> ((Person, ContactId), (Person, ContactId)) {
+    let ada = person(federation, "Ada", at.0).await;
+    let bob = person(federation, "Bob", at.1).await;
+    let (at_ada, at_bob) = pair(&ada, &bob).await;
+    ((ada, at_ada.contact.id()), (bob, at_bob.contact.id()))
+}
+
+impl Person {
+    /// The first event for which `pick` gives something.
+    async fn wait<T>(&mut self, what: &str, pick: impl FnMut(Event) -> Option<T>) -> T {
+        self.wait_for(what, PATIENCE, pick).await
+    }
+
+    async fn wait_for<T>(&mut self, what: &str, limit: Duration, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let event = self.events.next().await.expect("a running client");
+                if let Some(found) = pick(event) {
+                    return found;
+                }
+            }
+        };
+        timeout(limit, found).await.unwrap_or_else(|_| panic!("never came: {what}"))
+    }
+
+    async fn incoming(&mut self) -> (Call, String) {
+        self.wait("an incoming call", |event| match event {
+            Event::IncomingCall { call, offer, .. } => Some((call, offer.into_inner())),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn candidates(&mut self) -> Vec<String> {
+        self.wait("candidates", |event| match event {
+            Event::Candidates { candidates, .. } => Some(candidates.into_inner()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn connected(&mut self) -> NodeId {
+        self.wait("a connection", |event| match event {
+            Event::Connected { node, .. } => Some(node),
+            _ => None,
+        })
+        .await
+    }
+
+    fn node(&self) -> NodeId {
+        self.client.node().expect("connected")
+    }
+}
+
+async fn call(from: &Person, to: ContactId) -> Call {
+    timeout(PATIENCE, from.client.call(to, "the offer")).await.expect("in time").expect("a call")
+}
+
+async fn answer(call: &Call) -> Result<String, EndReason> {
+    timeout(PATIENCE, call.answered()).await.expect("an answer in time")
+}
+
+async fn end(call: &Call) -> EndReason {
+    timeout(PATIENCE, call.ended()).await.expect("an end in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_pair_and_call_on_one_node_and_across_two() {
+    let federation = Federation::start(3, no_limits).await;
+    for (at_ada, at_bob) in [(0, 0), (0, 1)] {
+        let mut ada = person(&federation, "Ada", Finds::Only(at_ada)).await;
+        let mut bob = person(&federation, "Bob", Finds::Only(at_bob)).await;
+        let (paired_ada, paired_bob) = pair(&ada, &bob).await;
+        assert_eq!(paired_ada.words, paired_bob.words);
+        assert_eq!((paired_ada.contact.name(), paired_bob.contact.name()), ("Bob", "Ada"));
+
+        let outgoing = call(&ada, paired_ada.contact.id()).await;
+        let (incoming, offer) = bob.incoming().await;
+        assert_eq!((offer.as_str(), incoming.contact()), ("the offer", paired_bob.contact.id()));
+        // Before the answer too: the callee can begin to connect at once.
+        outgoing.send_candidates(["a1", "a2"]).await.expect("sent");
+        incoming.accept("the answer").await.expect("accepted");
+        assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+        incoming.send_candidates(["b1"]).await.expect("sent");
+        assert_eq!(bob.candidates().await, ["a1", "a2"]);
+        assert_eq!(ada.candidates().await, ["b1"]);
+        outgoing.send_candidates(["a3"]).await.expect("sent");
+        assert_eq!(bob.candidates().await, ["a3"], "after the answer, to the key of the call");
+        outgoing.media_up().await.expect("answered");
+        incoming.media_up().await.expect("answered");
+        incoming.hang_up().await.expect("a call to hang up");
+        assert_eq!((end(&incoming).await, end(&outgoing).await), (EndReason::HungUp, EndReason::PeerHungUp));
+        assert!(outgoing.hang_up().await.is_err(), "it is over");
+
+        // And in the other direction.
+        let outgoing = call(&bob, paired_bob.contact.id()).await;
+        let (incoming, _) = ada.incoming().await;
+        incoming.decline().await.expect("it rings");
+        assert_eq!(end(&outgoing).await, EndReason::Declined);
+        ada.client.shutdown().await;
+        bob.client.shutdown().await;
+    }
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_names_every_hop() {
+    let federation = Federation::start(3, no_limits).await;
+    let ((mut ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let (node_ada, node_bob) = (ada.node(), bob.node());
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    incoming.accept("the answer").await.expect("accepted");
+    answer(&outgoing).await.expect("answered");
+    let mut steps = Vec::new();
+    ada.wait("the answer", |event| match event {
+        Event::Step(step) if step.call == Some(outgoing.id()) => {
+            assert_eq!(step.node, node_ada);
+            steps.push(step.kind);
+            (step.kind == StepKind::Received(RelayKind::CallAnswer)).then_some(())
+        }
+        _ => None,
+    })
+    .await;
+    // The answer can overtake the confirmation of the offer.
+    steps.retain(|kind| *kind != StepKind::Delivered(RelayKind::CallOffer));
+    assert_eq!(
+        steps,
+        [
+            StepKind::Resolving,
+            StepKind::Resolved { peer_node: node_bob },
+            StepKind::Sent(RelayKind::CallOffer),
+            StepKind::Received(RelayKind::CallAnswer),
+        ]
+    );
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_guess_burns_the_code() {
+    let federation = Federation::start(2, no_limits).await;
+    let mallory = person(&federation, "Mallory", Finds::Only(0)).await;
+    let bob = person(&federation, "Bob", Finds::Only(1)).await;
+    let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
+    let right = shown.code();
+    let last = if right.ends_with('A') { "B" } else { "A" };
+    let wrong = format!("{}{last}", &right[..right.len() - 1]).parse().expect("a code");
+    let both = async { tokio::join!(mallory.client.pair(&wrong), shown.paired()) };
+    let (guess, burnt) = timeout(PATIENCE, both).await.expect("in time");
+    assert!(matches!(guess, Err(PairError::Burnt(PairingError::WrongSecret))), "{guess:?}");
+    assert!(matches!(burnt, Err(PairError::Burnt(PairingError::WrongSecret))), "{burnt:?}");
+    let again = timeout(PATIENCE, mallory.client.pair(&right.parse().expect("a code"))).await.expect("in time");
+    assert!(matches!(again, Err(PairError::NoSuchCode)), "{again:?}");
+    for person in [&mallory, &bob] {
+        assert!(person.client.contacts().await.expect("running").is_empty(), "nobody was stored");
+    }
+    drop((bob, mallory));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_a_call_is_busy_for_others() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((ada, ada_to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let eve = person(&federation, "Eve", Finds::Only(0)).await;
+    let (at_eve, _) = pair(&eve, &bob).await;
+    let first = call(&ada, ada_to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    incoming.accept("the answer").await.expect("accepted");
+    answer(&first).await.expect("answered");
+    assert!(ada.client.call(ada_to_bob, "another").await.is_err(), "one call at a time");
+    let second = call(&eve, at_eve.contact.id()).await;
+    assert_eq!(end(&second).await, EndReason::Busy);
+    first.hang_up().await.expect("the first call goes on");
+    assert_eq!(end(&incoming).await, EndReason::PeerHungUp);
+    drop((ada, bob, eve));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_calling_at_once_become_one_call() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((mut ada, to_bob), (mut bob, to_ada)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let (from_ada, from_bob) = tokio::join!(call(&ada, to_bob), call(&bob, to_ada));
+    let (winner, loser, callee) =
+        if from_ada.id() < from_bob.id() { (from_ada, from_bob, &mut bob) } else { (from_bob, from_ada, &mut ada) };
+    let (incoming, _) = callee.incoming().await;
+    assert_eq!(incoming.id(), winner.id());
+    assert_eq!(end(&loser).await, EndReason::Glare);
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&winner).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contact_who_is_nowhere_is_reported_within_a_second_and_the_call_ends() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((mut ada, to_bob), (bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    bob.client.shutdown().await;
+    let outgoing = call(&ada, to_bob).await;
+    let placed = Instant::now();
+    ada.wait("the news that nobody is there", |event| matches!(event, Event::NotReached { .. }).then_some(())).await;
+    assert!(placed.elapsed() < Duration::from_secs(3), "{:?}", placed.elapsed());
+    assert_eq!(end(&outgoing).await, EndReason::Offline);
+    drop(ada);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contacts_survive_a_restart_of_the_client() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((ada, to_bob), (bob, _)) = friends(&federation, (Finds::Any, Finds::Any)).await;
+    let Person { client, profile, .. } = bob;
+    client.shutdown().await;
+    let mut bob = start(&federation, profile, "ignored", Finds::Any).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callee_whose_app_restarts_while_it_rings_is_rung_again() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (first, _) = bob.incoming().await;
+    let Person { client, profile, .. } = bob;
+    // Without a farewell, as if it had crashed.
+    drop(client);
+    let mut bob = start(&federation, profile, "Bob", Finds::Only(1)).await;
+    let (incoming, _) = bob.incoming().await;
+    assert_eq!(incoming.id(), first.id());
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_ends_its_call() {
+    let federation = Federation::start(2, no_limits).await;
+    for answered in [true, false] {
+        let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+        let outgoing = call(&ada, to_bob).await;
+        let (incoming, _) = bob.incoming().await;
+        if answered {
+            incoming.accept("the answer").await.expect("accepted");
+            answer(&outgoing).await.expect("answered");
+        }
+        timeout(PATIENCE, bob.client.shutdown()).await.expect("stopped in time");
+        assert_eq!((end(&incoming).await, end(&outgoing).await), (EndReason::Shutdown, EndReason::PeerHungUp));
+    }
+    federation.shutdown().await;
+}
+
+/// Two friends at different nodes who find any node.
+async fn apart(federation: &Federation) -> ((Person, ContactId), (Person, ContactId)) {
+    let ((mut ada, to_bob), bob) = friends(federation, (Finds::Any, Finds::Any)).await;
+    // Nodes are chosen at random.
+    for _ in 0..40 {
+        if ada.node() != bob.0.node() {
+            return ((ada, to_bob), bob);
+        }
+        let Person { client, profile, .. } = ada;
+        client.shutdown().await;
+        ada = start(federation, profile, "Ada", Finds::Any).await;
+    }
+    panic!("the same node was chosen forty times");
+}
+
+/// Stops a node as if it were killed.
+fn kill(federation: &mut Federation, id: NodeId) {
+    let index = federation.nodes.iter().position(|node| node.id() == id).expect("a node of that id");
+    drop(federation.nodes.remove(index));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_comes_about_although_the_caller_s_node_dies_before_the_answer() {
+    let mut federation = Federation::start(3, no_limits).await;
+    let ((mut ada, to_bob), (mut bob, _)) = apart(&federation).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    let died = ada.node();
+    kill(&mut federation, died);
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    let mut nodes = vec![ada.connected().await, ada.connected().await];
+    nodes.dedup();
+    assert_eq!((nodes.len(), nodes[0]), (2, died), "on another node");
+    outgoing.send_candidates(["a1"]).await.expect("sent");
+    assert_eq!(bob.candidates().await, ["a1"]);
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_comes_about_although_the_callee_s_node_dies_while_it_rings() {
+    let mut federation = Federation::start(3, no_limits).await;
+    let ((mut ada, to_bob), (mut bob, _)) = apart(&federation).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    kill(&mut federation, bob.node());
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    outgoing.send_candidates(["a1"]).await.expect("sent");
+    assert_eq!(bob.candidates().await, ["a1"]);
+    incoming.send_candidates(["b1"]).await.expect("sent");
+    assert_eq!(ada.candidates().await, ["b1"]);
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_comes_about_although_the_callee_s_node_dies_before_the_offer() {
+    let mut federation = Federation::start(3, no_limits).await;
+    let ((ada, to_bob), (mut bob, _)) = apart(&federation).await;
+    kill(&mut federation, bob.node());
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_away_is_left_for_another_before_it_is_gone() {
+    let mut federation = Federation::start(3, |config| {
+        no_limits(config);
+        config.times.drain = Duration::from_secs(5);
+    })
+    .await;
+    let ((ada, to_bob), (mut bob, _)) = apart(&federation).await;
+    let old = bob.node();
+    let index = federation.nodes.iter().position(|node| node.id() == old).expect("the node");
+    let leaving = federation.nodes.remove(index);
+    let mut seen = Vec::new();
+    let (shut_down, ()) = tokio::join!(
+        async { timeout(PATIENCE, leaving.shutdown()).await },
+        bob.wait("the end of the old session", |event| match event {
+            Event::Connected { node, .. } => {
+                seen.push(node);
+                None
+            }
+            Event::Disconnected { node, reason } => {
+                assert_eq!((node, reason), (old, DisconnectReason::GoingAway));
+                Some(())
+            }
+            _ => None,
+        })
+    );
+    shut_down.expect("the node stops in time");
+    assert_eq!(seen.len(), 2, "connected elsewhere before the old session ended");
+    assert!(seen[0] == old && seen[1] != old);
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    incoming.accept("the answer").await.expect("accepted");
+    assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+    drop((ada, bob));
+    federation.shutdown().await;
+}
