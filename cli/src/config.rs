@@ -30,13 +30,6 @@ pub(crate) struct Setting {
     value: Value,
 }
 
-impl Setting {
-    /// A setting with a value of a kind that the key takes.
-    pub(crate) fn new(key: &str, value: impl Into<Value>) -> Self {
-        Self { key: key.to_owned(), value: value.into() }
-    }
-}
-
 impl FromStr for Setting {
     type Err = String;
 

@@ -1,0 +1,132 @@
+//! `chappe bootstrap run` and `chappe bootstrap init`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::Result;
+use chappe_bootstrap::{Bootstrap, BootstrapConfig, keys};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    daemon::{DaemonArgs, explain_start},
+    init::{create, refuse_existing, toml_list},
+};
+use crate::{output::Output, signals::Signals};
+
+const TEMPLATE: &str = include_str!("../../templates/bootstrap.toml");
+
+/// What to do with a registry.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BootstrapCommand {
+    /// Run a registry until SIGTERM or Ctrl-C
+    Run(DaemonArgs),
+    /// Start a federation: a root key, an online key for 90 days, and a commented config file
+    Init(InitArgs),
+}
+
+/// Where the new federation's files go.
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// The config file to write; the keys go beside it
+    #[arg(long, value_name = "FILE", default_value = "bootstrap.toml")]
+    config: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    event: &'static str,
+    registry: String,
+    admin_url: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    event: &'static str,
+}
+
+#[derive(Serialize)]
+struct Made<'a> {
+    event: &'static str,
+    root: String,
+    config: &'a Path,
+}
+
+pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()> {
+    match command {
+        BootstrapCommand::Run(args) => {
+            let mut signals = Signals::listen()?;
+            let config: BootstrapConfig = args.load()?;
+            let registry = Bootstrap::spawn(config).await.map_err(explain_start)?;
+            let url = format!("http://{}", registry.addr());
+            let admin_url = registry.admin_addr().map(|addr| format!("http://{addr}"));
+            let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
+            let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
+            output.say(&text, &Ready { event: "ready", registry: url, admin_url });
+            signals.stop().await;
+            output.remark("stopping");
+            registry.shutdown().await;
+            output.say("stopped", &Stopped { event: "stopped" });
+            Ok(())
+        }
+        BootstrapCommand::Init(args) => init(&args, output),
+    }
+}
+
+fn init(args: &InitArgs, output: Output) -> Result<()> {
+    refuse_existing(&args.config)?;
+    let folder = args.config.parent().unwrap_or(Path::new(""));
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let root = keys::create_federation(folder, SystemTime::now().into())?.to_base64url();
+    create(&args.config, &filled(&root))?;
+    let text = format!(
+        "made {config}, {folder}/{}, {folder}/{} and {folder}/{}\n\
+         the federation's root key, for nodes and clients: {root}\n\
+         next: take {folder}/{} to a place that is not online, and start the registry: \
+         chappe bootstrap run --config {config}",
+        keys::ROOT_KEY_FILE,
+        keys::ONLINE_KEY_FILE,
+        keys::DELEGATION_FILE,
+        keys::ROOT_KEY_FILE,
+        config = args.config.display(),
+        folder = folder.display(),
+    );
+    output.say(&text, &Made { event: "made", root, config: &args.config });
+    Ok(())
+}
+
+fn filled(root: &str) -> String {
+    TEMPLATE.replace("\nroots = []", &format!("\nroots = {}", toml_list(&[root.to_owned()])))
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+    use crate::config::{Environment, load};
+
+    #[test]
+    fn the_template_says_what_the_defaults_are() {
+        let root = SecretKey::from_bytes(&[1; 32]).public();
+        let text = filled(&root.to_base64url());
+        let all = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|first: char| first.is_ascii_lowercase()) => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        });
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("bootstrap.toml");
+        std::fs::write(&file, all.collect::<String>()).expect("a writable folder");
+        let config: BootstrapConfig = load(&file, Environment::Ignored, &[]).expect("a valid template");
+        let mut expected = BootstrapConfig::default();
+        expected.federation.roots = vec![root];
+        expected.federation.delegation = dir.path().join(keys::DELEGATION_FILE);
+        expected.federation.online_key = dir.path().join(keys::ONLINE_KEY_FILE);
+        // What the template sets itself.
+        expected.bootstrap.data_dir = dir.path().join("bootstrap-data");
+        expected.admin.listen = config.admin.listen;
+        assert_eq!(format!("{config:?}"), format!("{expected:?}"));
+    }
+}

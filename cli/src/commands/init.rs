@@ -1,0 +1,29 @@
+//! Writing new config files. Nothing is ever overwritten.
+
+use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Fails if `path` exists, so that nothing is written where not all can be.
+pub(crate) fn refuse_existing(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() {
+        bail!("{} exists already and is not overwritten", path.display());
+    }
+    Ok(())
+}
+
+/// Writes a new file of mode 0600, since operators put secrets into config files.
+pub(crate) fn create(path: &Path, text: &str) -> Result<()> {
+    refuse_existing(path)?;
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A list of texts as TOML has it. JSON's strings are TOML's.
+pub(crate) fn toml_list(items: &[String]) -> String {
+    serde_json::to_string(items).expect("a list of texts is JSON")
+}

@@ -1,0 +1,129 @@
+//! `chappe up`: a federation on this machine, and a call through it, in one process.
+//!
+//! Everything is real: config and key files on disk, QUIC between the nodes, WebSockets to the clients, a WebRTC stack
+//! at both ends. What differs from a federation of many machines is that the address is always 127.0.0.1.
+
+mod federation;
+mod scene;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+use serde::Serialize;
+use tempfile::TempDir;
+
+use self::federation::Federation;
+use super::node::NodeLine;
+use crate::{config::Setting, output::Output, signals::Signals, timeline::Timeline};
+
+/// What to start.
+#[derive(Args, Debug)]
+pub(crate) struct UpArgs {
+    /// How many nodes, 1 to 20
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    nodes: u8,
+
+    /// The first of a run of fixed ports: the registry's, then three for each node; without it, free ones
+    #[arg(long)]
+    port: Option<u16>,
+
+    /// The folder for keys, configs and profiles, which stays; without it, a temporary one that doesn't
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// Stop after the call; exit status 0 if every step worked
+    #[arg(long)]
+    once: bool,
+
+    /// Set one key of every node, over its config file
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    settings: Vec<Setting>,
+}
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    event: &'static str,
+    registry: &'a str,
+    nodes: &'a [NodeLine],
+    root: String,
+    dir: String,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    event: &'static str,
+}
+
+pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
+    let started = Instant::now();
+    let mut signals = Signals::listen()?;
+    let (dir, temporary) = folder(args.dir.as_deref())?;
+    let mut starting = Federation::default();
+    let result = tokio::select! {
+        biased;
+        () = signals.stop() => Err(anyhow!("stopped before the call was over")),
+        result = play(&args, &mut starting, &dir, started, output) => result,
+    };
+    if result.is_ok() && !args.once {
+        output.remark("\nthe federation stays up; Ctrl-C stops it");
+        signals.stop().await;
+    }
+    output.remark("stopping");
+    starting.shutdown().await;
+    if let Some(temporary) = temporary {
+        temporary.close().context("cannot remove the temporary folder")?;
+    }
+    if !args.once && result.is_ok() {
+        output.say("stopped", &Stopped { event: "stopped" });
+    }
+    result
+}
+
+fn folder(given: Option<&Path>) -> Result<(PathBuf, Option<TempDir>)> {
+    if let Some(dir) = given {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {} (--dir)", dir.display()))?;
+        let dir = dir.canonicalize().with_context(|| format!("cannot use the folder {} (--dir)", dir.display()))?;
+        return Ok((dir, None));
+    }
+    let temporary = tempfile::Builder::new().prefix("chappe-").tempdir().context("cannot make a temporary folder")?;
+    Ok((temporary.path().to_owned(), Some(temporary)))
+}
+
+async fn play(args: &UpArgs, federation: &mut Federation, dir: &Path, started: Instant, output: Output) -> Result<()> {
+    let ports = federation::Ports::new(args.port, args.nodes)?;
+    federation.start(dir, args.nodes, &ports, &args.settings).await?;
+    let lines = federation.lines();
+    let url = federation.registry_url();
+    let ready = Ready {
+        event: "ready",
+        registry: &url,
+        nodes: &lines,
+        root: federation.root().to_base64url(),
+        dir: dir.display().to_string(),
+    };
+    let mut text = format!("registry  at {url}, its directory rests on the root key {}\n", ready.root);
+    for (number, line) in (1..).zip(&lines) {
+        text.push_str(&format!("{:<9} {}\n", format!("node {number}"), line.text()));
+    }
+    text.push_str(&format!("files     in {}", dir.display()));
+    output.say(&text, &ready);
+
+    let names: HashMap<_, _> = federation.ids().into_iter().zip((1..).map(|number| format!("node {number}"))).collect();
+    let timeline = Timeline::new(output, started, names);
+    timeline.head();
+    timeline.now(
+        &["registry"],
+        &format!("up with {} nodes, each of which proved its key and knows the others", args.nodes),
+    );
+    let played = scene::play(dir, &url, federation.root(), &timeline).await;
+    timeline.flush();
+    let line = played?;
+    output.remark("");
+    line.print(output);
+    Ok(())
+}

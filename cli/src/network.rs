@@ -1,0 +1,138 @@
+//! Where a client looks for nodes: what the command line says, or else what the profile remembers of the last time.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use chappe_client::{Client, ClientBuilder, profile::Profile};
+use chappe_common::keys::PublicKey;
+use chappe_discovery::{Discovery, DiscoveryBuilder, manual::ManualNode, private_file};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "network.json";
+
+/// The profile, and where to look for nodes.
+#[derive(Args, Debug)]
+pub(crate) struct ProfileArgs {
+    /// The folder with your keys and contacts; it is made where there is none
+    #[arg(long, value_name = "DIR")]
+    profile: PathBuf,
+
+    /// Your name, as your contacts see it at first; used when the profile is made
+    #[arg(long, default_value = "somebody")]
+    name: String,
+
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+/// Where to look for nodes.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct NetworkArgs {
+    /// A registry's base URL; the profile remembers it
+    #[arg(long, value_name = "URL")]
+    registry: Vec<String>,
+
+    /// A root key of the federation, which the registry's directory has to rest on; the profile remembers it
+    #[arg(long, value_name = "KEY", value_parser = parse_root)]
+    root: Vec<PublicKey>,
+
+    /// A node, as wss://host:port#NODE-ID; the profile remembers it
+    #[arg(long, value_name = "URL", value_parser = parse_node)]
+    node: Vec<String>,
+}
+
+/// Where to look for nodes, as the profile remembers it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Network {
+    registries: Vec<String>,
+    roots: Vec<PublicKey>,
+    nodes: Vec<String>,
+}
+
+impl ProfileArgs {
+    /// Opens the profile, and says how its client finds nodes.
+    pub(crate) fn builder(&self) -> Result<(Profile, ClientBuilder)> {
+        let profile = Profile::open_or_create(&self.profile, &self.name)?;
+        let network = self.network.given()?;
+        let network = match network {
+            Some(network) => {
+                network.remember(&self.profile)?;
+                network
+            }
+            None => Network::remembered(&self.profile)?,
+        };
+        let mut builder = Client::builder(profile.clone());
+        for url in &network.registries {
+            builder = builder.registry(url, network.roots.iter().copied());
+        }
+        for node in network.manual_nodes()? {
+            builder = builder.node(node);
+        }
+        Ok((profile, builder))
+    }
+}
+
+impl NetworkArgs {
+    /// A search as the command line says.
+    pub(crate) fn discovery(&self) -> Result<Discovery> {
+        let Some(network) = self.given()? else { bail!("say where to look: --registry URL --root KEY, or --node URL") };
+        Ok(network.discovery()?.build()?)
+    }
+
+    fn given(&self) -> Result<Option<Network>> {
+        if self.registry.is_empty() != self.root.is_empty() {
+            bail!("--registry and --root go together: the root key says whose directory is to be believed");
+        }
+        if self.registry.is_empty() && self.node.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Network { registries: self.registry.clone(), roots: self.root.clone(), nodes: self.node.clone() }))
+    }
+}
+
+impl Network {
+    fn discovery(&self) -> Result<DiscoveryBuilder> {
+        let mut builder = Discovery::builder();
+        if !self.registries.is_empty() {
+            builder = builder.registry(self.registries.clone(), self.roots.clone());
+        }
+        for node in self.manual_nodes()? {
+            builder = builder.manual(node);
+        }
+        Ok(builder)
+    }
+
+    fn manual_nodes(&self) -> Result<Vec<ManualNode>> {
+        self.nodes.iter().map(|node| node.parse().with_context(|| format!("`{node}`"))).collect()
+    }
+
+    fn remember(&self, profile: &Path) -> Result<()> {
+        let path = profile.join(FILE);
+        let text = serde_json::to_vec_pretty(self)?;
+        private_file::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn remembered(profile: &Path) -> Result<Self> {
+        let path = profile.join(FILE);
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+fn parse_root(text: &str) -> Result<PublicKey, String> {
+    text.parse().map_err(|_| "a root key is 43 characters of base64url".to_owned())
+}
+
+fn parse_node(text: &str) -> Result<String, String> {
+    text.parse::<ManualNode>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,101 @@
+//! One person in a call: a client, and the task that reads what it tells.
+//!
+//! The task prints steps as they happen and hands on what concerns calls, so that whoever talks sees only that.
+
+use anyhow::{Result, anyhow};
+use chappe_client::{Client, ClientBuilder, Event, Events, StepKind};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::timeline::Timeline;
+
+/// Events that wait for whoever talks; a call has about thirty.
+const EVENTS: usize = 256;
+
+/// A running client under a name.
+#[derive(Debug)]
+pub(crate) struct Party {
+    name: String,
+    client: Client,
+    timeline: Timeline,
+    url: watch::Receiver<String>,
+    events: mpsc::Receiver<Event>,
+    _pump: JoinSet<()>,
+}
+
+impl Party {
+    /// Connects.
+    pub(crate) async fn connect(name: &str, builder: ClientBuilder, timeline: Timeline) -> Result<Self> {
+        let (client, events) = builder.connect().await?;
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let mut pump = JoinSet::new();
+        let (url_sender, url) = watch::channel(String::new());
+        pump.spawn(hand_on(name.to_owned(), events, (sender, url_sender), timeline.clone()));
+        Ok(Self { name: name.to_owned(), client, timeline, url, events: receiver, _pump: pump })
+    }
+
+    /// Who it is.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The client.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The URL of the node at which the client is.
+    pub(crate) async fn url(&self) -> Result<String> {
+        let mut url = self.url.clone();
+        let known = url.wait_for(|url| !url.is_empty()).await;
+        known.map(|url| url.clone()).map_err(|_| anyhow!("the client has stopped"))
+    }
+
+    /// Where this party's steps are printed.
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// What happens next to a call; `None` once the client has stopped.
+    pub(crate) async fn next_event(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// Says goodbye.
+    pub(crate) async fn shutdown(self) {
+        self.client.shutdown().await;
+    }
+}
+
+async fn hand_on(
+    name: String,
+    mut events: Events,
+    (sender, url_sender): (mpsc::Sender<Event>, watch::Sender<String>),
+    timeline: Timeline,
+) {
+    let mut peer_node = None;
+    while let Some(event) = events.next().await {
+        if let Event::Step(step) = &event {
+            if let StepKind::Resolved { peer_node: node } = step.kind {
+                peer_node = Some(node);
+            }
+        }
+        if let Event::Connected { url, .. } = &event {
+            url_sender.send_replace(url.clone());
+        }
+        timeline.client_event(&name, &event, peer_node);
+        let of_a_call = match &event {
+            Event::Step(step) => step.call.is_some(),
+            Event::IncomingCall { .. }
+            | Event::CallAnswered { .. }
+            | Event::Candidates { .. }
+            | Event::CallEnded { .. } => true,
+            _ => false,
+        };
+        if of_a_call && sender.send(event).await.is_err() {
+            return;
+        }
+    }
+}
