@@ -77,10 +77,10 @@ async fn hand_on(
 ) {
     let mut peer_node = None;
     while let Some(event) = events.next().await {
-        if let Event::Step(step) = &event {
-            if let StepKind::Resolved { peer_node: node } = step.kind {
-                peer_node = Some(node);
-            }
+        if let Event::Step(step) = &event
+            && let StepKind::Resolved { peer_node: node } = step.kind
+        {
+            peer_node = Some(node);
         }
         if let Event::Connected { url, .. } = &event {
             url_sender.send_replace(url.clone());

@@ -98,7 +98,7 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
 }
 
 fn filled(root: &str) -> String {
-    TEMPLATE.replace("\nroots = []", &format!("\nroots = {}", toml_list(&[root.to_owned()])))
+    TEMPLATE.replace("{{roots}}", &toml_list([root]))
 }
 
 #[cfg(test)]

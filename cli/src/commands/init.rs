@@ -1,6 +1,6 @@
 //! Writing new config files. Nothing is ever overwritten.
 
-use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{fmt::Display, fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -24,6 +24,7 @@ pub(crate) fn create(path: &Path, text: &str) -> Result<()> {
 }
 
 /// A list of texts as TOML has it. JSON's strings are TOML's.
-pub(crate) fn toml_list(items: &[String]) -> String {
-    serde_json::to_string(items).expect("a list of texts is JSON")
+pub(crate) fn toml_list(items: impl IntoIterator<Item = impl Display>) -> String {
+    let texts: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    serde_json::to_string(&texts).expect("a list of texts is JSON")
 }

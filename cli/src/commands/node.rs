@@ -48,6 +48,14 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "KEY")]
     root: Vec<PublicKey>,
 
+    /// The URL that clients use, such as wss://node.example.org
+    #[arg(long, value_name = "URL")]
+    url: Vec<String>,
+
+    /// The address that other nodes dial, such as 203.0.113.7:8711
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    advertise: Vec<SocketAddr>,
+
     /// A short name of where the node stands, such as eu-west
     #[arg(long, default_value = "")]
     region: String,
@@ -137,12 +145,14 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
         .mode(0o700)
         .create(&data_dir)
         .with_context(|| format!("cannot make the folder {}", data_dir.display()))?;
-    let roots: Vec<String> = args.root.iter().map(PublicKey::to_base64url).collect();
-    create(&args.config, &filled(&args.registry, &roots, &args.region))?;
+    create(&args.config, &filled(args))?;
     let key = load_or_create_key(&data_dir)?;
     let config = &args.config;
+    let missing = [("client.urls", args.url.is_empty()), ("federation.advertise", args.advertise.is_empty())];
+    let missing: Vec<&str> = missing.iter().filter(|(_, missing)| *missing).map(|(key, _)| *key).collect();
+    let edit = if missing.is_empty() { String::new() } else { format!("set {} in it, and ", missing.join(" and ")) };
     let text = format!(
-        "made {} and the key of node {}\nnext: read {0}, and start it: chappe node run --config {0}",
+        "made {} and the key of node {}\nnext: read {0}, {edit}start it: chappe node run --config {0}",
         config.display(),
         key.node_id()
     );
@@ -150,42 +160,74 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
     Ok(())
 }
 
-fn filled(registries: &[String], roots: &[String], region: &str) -> String {
+/// The template with what the command line says.
+fn filled(args: &InitArgs) -> String {
     TEMPLATE
-        .replace("\nurls = []", &format!("\nurls = {}", toml_list(registries)))
-        .replace("\nroots = []", &format!("\nroots = {}", toml_list(roots)))
-        .replace("\nregion = \"\"", &format!("\nregion = \"{region}\""))
+        .replace("{{client_urls}}", &toml_list(&args.url))
+        .replace("{{advertise}}", &toml_list(&args.advertise))
+        .replace("{{roots}}", &toml_list(&args.root))
+        .replace("{{registry_urls}}", &toml_list(&args.registry))
+        .replace("{{region}}", &serde_json::to_string(&args.region).expect("a text is JSON"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::config::{Environment, load};
 
-    use super::*;
-
-    #[test]
-    fn the_template_says_what_the_defaults_are() {
-        // Each `#key = value` is a key with its default; remarks have a space after the `#`.
-        let all = TEMPLATE.lines().map(|line| match line.strip_prefix('#') {
-            Some(key) if key.starts_with(|first: char| first.is_ascii_lowercase()) => format!("{key}\n"),
-            _ => format!("{line}\n"),
-        });
+    fn load_text(text: &str, change: impl Fn(&str) -> String) -> NodeConfig {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("node.toml");
-        std::fs::write(&file, all.collect::<String>()).expect("a writable folder");
+        let text: String = text.lines().map(|line| change(line) + "\n").collect();
+        std::fs::write(&file, text).expect("a writable folder");
         let mut config: NodeConfig = load(&file, Environment::Ignored, &[]).expect("a valid template");
-        let mut expected = NodeConfig::default();
-        // What the template sets itself.
         assert_eq!(config.node.data_dir, dir.path().join(DATA_DIR));
-        expected.node.data_dir = std::mem::take(&mut config.node.data_dir);
-        expected.admin.listen = config.admin.listen;
-        assert_eq!(format!("{config:?}"), format!("{expected:?}"));
+        config.node.data_dir = NodeConfig::default().node.data_dir;
+        config
+    }
+
+    fn args() -> InitArgs {
+        InitArgs {
+            config: PathBuf::new(),
+            registry: vec!["https://a \"b\"".to_owned()],
+            root: vec![PublicKey::from_bytes([7; 32])],
+            url: vec!["wss://node.example.org".to_owned()],
+            advertise: vec!["203.0.113.7:8711".parse().expect("an address")],
+            region: "eu-west".to_owned(),
+        }
+    }
+
+    fn expected() -> NodeConfig {
+        let args = args();
+        let mut config = NodeConfig::default();
+        config.registry.urls = args.registry;
+        config.federation.roots = args.root;
+        config.client.urls = args.url;
+        config.federation.advertise = args.advertise;
+        config.node.region = args.region;
+        config
     }
 
     #[test]
     fn what_init_was_told_stands_in_the_config() {
-        let text = filled(&["https://a \"b\"".to_owned()], &["key".to_owned()], "eu-west");
-        assert!(text.contains("\nurls = [\"https://a \\\"b\\\"\"]\n"), "{text}");
-        assert!(text.contains("\nroots = [\"key\"]\n") && text.contains("\nregion = \"eu-west\"\n"), "{text}");
+        let config = load_text(&filled(&args()), str::to_owned);
+        assert_eq!(format!("{config:?}"), format!("{:?}", expected()));
+    }
+
+    #[test]
+    fn the_remarks_in_the_template_say_what_the_defaults_are() {
+        // Each `#key = value` is a key with its default; what people read has a space after the `#`.
+        let config = load_text(&filled(&args()), |line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|first: char| first.is_ascii_lowercase()) => key.to_owned(),
+            _ => line.to_owned(),
+        });
+        let mut expected = expected();
+        assert!(config.admin.listen.is_some(), "the one key without a default");
+        expected.admin.listen = config.admin.listen;
+        assert_eq!(format!("{config:?}"), format!("{expected:?}"));
+        let keys = |text: &str| text.lines().filter(|line| line.contains(" = ") && !line.starts_with("# ")).count();
+        let all = serde_json::to_value(&config).expect("a configuration is JSON");
+        let all = all.as_object().expect("sections").values().map(|section| section.as_object().map_or(0, |s| s.len()));
+        assert_eq!(keys(TEMPLATE), all.sum::<usize>(), "every key has its line");
     }
 }

@@ -149,7 +149,7 @@ async fn start_registry(folder: &Path, ports: Ports) -> Result<(Bootstrap, Publi
     let text = format!(
         "{REMARK}\n[bootstrap]\ndata_dir = \"data\"\n\n[http]\nlisten = \"{}\"\n\n[federation]\nroots = {}\n",
         ports.registry(),
-        toml_list(&[root.to_base64url()])
+        toml_list([root])
     );
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     // The environment and --set are the nodes'.
@@ -164,8 +164,8 @@ fn node_config(index: u8, ports: Ports, registry: &str, root: PublicKey) -> Stri
          roots = {}\n\n[registry]\nurls = {}\n\n[admin]\nlisten = \"{}\"\n",
         ports.node(index, 0),
         ports.node(index, 1),
-        toml_list(&[root.to_base64url()]),
-        toml_list(&[registry.to_owned()]),
+        toml_list([root]),
+        toml_list([registry]),
         ports.node(index, 2),
     )
 }

@@ -1,0 +1,224 @@
+//! The daemons and the clients as processes of their own, together a federation.
+
+mod process;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use process::{Running, arg, chappe, finished, texts};
+use tempfile::TempDir;
+
+/// A registry and nodes, each a process, made by `init` and started by `run`.
+struct Federation {
+    dir: TempDir,
+    registry: Option<Running>,
+    nodes: Vec<Running>,
+    url: String,
+    root: String,
+}
+
+impl Federation {
+    fn start(count: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = dir.path().join("registry/bootstrap.toml");
+        let mut init = Running::start(&mut chappe(&["--json", "bootstrap", "init", "--config", arg(&config)]));
+        let root = init.event("made")["root"].as_str().expect("a key").to_owned();
+        let (registry, url) = start_registry(&config);
+        let mut federation = Self { dir, registry: Some(registry), nodes: Vec::new(), url, root };
+        for number in 0..count {
+            let node = federation.start_node(number);
+            federation.nodes.push(node);
+        }
+        federation
+    }
+
+    fn start_node(&self, number: usize) -> Running {
+        let folder = self.dir.path().join(format!("node-{number}"));
+        fs::create_dir_all(&folder).expect("a folder");
+        let config = folder.join("node.toml");
+        let made = finished(&[
+            "node",
+            "init",
+            "--config",
+            arg(&config),
+            "--registry",
+            &self.url,
+            "--root",
+            &self.root,
+            "--region",
+            "here",
+        ]);
+        assert!(made.status.success(), "{:?}", texts(&made));
+        let mut node = Running::start(
+            chappe(&["--json", "node", "run", "--config", arg(&config), "--set", "federation.listen=127.0.0.1:0"])
+                .env("CHAPPE_CLIENT__LISTEN", "127.0.0.1:0")
+                .env("CHAPPE_TIMES__DRAIN", "1s"),
+        );
+        let ready = node.event("ready");
+        assert_eq!(ready["client_url"], format!("ws://{}", ready["client_addr"].as_str().expect("an address")));
+        node
+    }
+
+    fn network(&self) -> [&str; 4] {
+        ["--registry", &self.url, "--root", &self.root]
+    }
+
+    /// Waits until a client finds a node.
+    fn wait_for_a_node(&self) {
+        let deadline = Instant::now() + process::PATIENCE;
+        loop {
+            let output = finished(&[&["--json", "discover"][..], &self.network()].concat());
+            if output.status.success() {
+                assert!(texts(&output).0.contains("\"region\":\"here\""), "{:?}", texts(&output));
+                return;
+            }
+            assert!(Instant::now() < deadline, "{:?}", texts(&output));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn start_registry(config: &Path) -> (Running, String) {
+    let args = ["--json", "bootstrap", "run", "--config", arg(config), "--set", "http.listen=127.0.0.1:0"];
+    let mut registry = Running::start(&mut chappe(&args));
+    let url = registry.event("ready")["registry"].as_str().expect("a URL").to_owned();
+    (registry, url)
+}
+
+#[test]
+fn two_people_on_their_own_machines_pair_and_call() {
+    let federation = Federation::start(2);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let network = federation.network();
+
+    let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &network].concat()));
+    let code = showing.event("code")["code"].as_str().expect("a code").to_owned();
+    let profile = ["--json", "pair", "--name", "Ben", "--profile", arg(&ben)];
+    let mut typing = Running::start(&mut chappe(&[&profile[..], &network, &[&code]].concat()));
+    let (at_ada, at_ben) = (showing.event("paired"), typing.event("paired"));
+    assert_eq!((&at_ada["contact"], &at_ben["contact"]), (&"Ben".into(), &"Ada".into()));
+    assert_eq!(at_ada["words"], at_ben["words"]);
+    assert!(showing.finish().status.success() && typing.finish().status.success());
+    for entry in fs::read_dir(&ada).expect("the profile").filter_map(Result::ok) {
+        let mode = entry.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?} is for its owner alone", entry.path());
+    }
+
+    // The profile remembers where to look.
+    let mut listening = Running::start(&mut chappe(&["--json", "listen", "--once", "--profile", arg(&ben)]));
+    assert_eq!(listening.event("ready")["contacts"], 1);
+    let mut calling = Running::start(&mut chappe(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]));
+    for side in [&mut calling, &mut listening] {
+        let call = side.event("call");
+        assert_eq!(call["ok"], true);
+        assert!(call["audio_packets"].as_u64().is_some_and(|packets| packets >= 50), "{call}");
+    }
+    for side in [calling, listening] {
+        let output = side.finish();
+        assert!(output.status.success(), "{:?}", texts(&output));
+    }
+
+    let nobody = finished(&["call", "--profile", arg(&ada), "Carl"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(texts(&nobody).1.contains("no contact is called `Carl`; the profile knows Ben"), "{:?}", texts(&nobody));
+}
+
+#[test]
+fn sigterm_stops_every_daemon_in_time_and_a_node_takes_its_record_back() {
+    let mut federation = Federation::start(1);
+    federation.wait_for_a_node();
+    for node in federation.nodes.drain(..) {
+        let stopping = Instant::now();
+        node.signal("TERM");
+        let output = node.finish();
+        assert!(output.status.success(), "{:?}", texts(&output));
+        assert!(stopping.elapsed() < Duration::from_secs(10));
+    }
+    let gone = finished(&[&["--json", "discover"][..], &federation.network()].concat());
+    let (stdout, stderr) = texts(&gone);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(stdout.contains("\"event\":\"not_found\"") && stdout.contains("registry"), "{stdout}");
+    assert!(stderr.contains("error: no node was found"), "{stderr}");
+    let stopping = Instant::now();
+    let registry = federation.registry.take().expect("it runs");
+    registry.signal("TERM");
+    assert!(registry.finish().status.success());
+    assert!(stopping.elapsed() < Duration::from_secs(6));
+}
+
+#[test]
+fn a_registry_that_is_killed_comes_back_with_what_it_had_listed() {
+    let mut federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let old = federation.registry.take().expect("it runs");
+    old.signal("KILL");
+    assert!(!old.finish().status.success());
+    let config = federation.dir.path().join("registry/bootstrap.toml");
+    let (registry, url) = start_registry(&config);
+    federation.registry = Some(registry);
+    federation.url = url;
+    // The node has not heard of the new address: the list is the old one.
+    let output = finished(&[&["--json", "discover"][..], &federation.network()].concat());
+    assert!(output.status.success(), "{:?}", texts(&output));
+}
+
+#[test]
+fn init_writes_once_and_never_over_anything() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for daemon in ["node", "bootstrap"] {
+        let config = dir.path().join(format!("{daemon}.toml"));
+        let args = [daemon, "init", "--config", arg(&config)];
+        assert!(finished(&args).status.success());
+        assert_eq!(fs::metadata(&config).expect("a file").permissions().mode() & 0o777, 0o600);
+        let before = fs::read(&config).expect("a file");
+        let again = finished(&args);
+        assert_eq!(again.status.code(), Some(1));
+        let (_, stderr) = texts(&again);
+        assert!(stderr.contains(&format!("{daemon}.toml exists already and is not overwritten")), "{stderr}");
+        assert_eq!(fs::read(&config).expect("a file"), before);
+    }
+    for key in ["node-data/node.key", "root.key", "online.key"] {
+        let path = dir.path().join(key);
+        assert_eq!(fs::metadata(&path).expect("a key").permissions().mode() & 0o777, 0o600);
+    }
+    // Without the config, the keys are still in the way.
+    for (daemon, key) in [("node", "node-data/node.key"), ("bootstrap", "root.key")] {
+        let config = dir.path().join(format!("{daemon}.toml"));
+        fs::remove_file(&config).expect("removed");
+        let before = fs::read(dir.path().join(key)).expect("a key");
+        let (_, stderr) = texts(&finished(&[daemon, "init", "--config", arg(&config)]));
+        assert!(stderr.contains(&format!("{key} exists already and is not overwritten")), "{stderr}");
+        assert_eq!(fs::read(dir.path().join(key)).expect("a key"), before);
+        assert!(!config.exists());
+    }
+}
+
+#[test]
+fn a_wrong_config_is_explained() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = dir.path().join("node.toml");
+    let run = |text: &str, variable: Option<&str>| {
+        fs::write(&config, text).expect("a writable folder");
+        let mut command = chappe(&["node", "run", "--config", arg(&config)]);
+        if let Some(value) = variable {
+            command.env("CHAPPE_CLIENT__MAX_CONNECTIONS", value);
+        }
+        let output = Running::start(&mut command).finish();
+        assert_eq!(output.status.code(), Some(1));
+        texts(&output).1
+    };
+    let text = run("[client]\nlissten = 1", None);
+    assert!(text.contains("node.toml: unknown key client.lissten; the keys of [client] are listen, urls"), "{text}");
+    let text = run("", Some("many"));
+    assert!(text.contains("CHAPPE_CLIENT__MAX_CONNECTIONS in the environment: client.max_connections: "), "{text}");
+    assert!(text.contains("allowed is a value such as 18000"), "{text}");
+    let missing = dir.path().join("missing.toml");
+    let (_, text) = texts(&finished(&["bootstrap", "run", "--config", arg(&missing)]));
+    assert!(text.contains("cannot read the config file") && text.contains("missing.toml"), "{text}");
+}

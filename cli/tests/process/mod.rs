@@ -1,0 +1,125 @@
+//! The real binary as a process of its own: its lines, its exit status, its end.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long anything may take before a test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `chappe` with these arguments, away from the environment's settings.
+pub(crate) fn chappe(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chappe"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHAPPE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn finished(args: &[&str]) -> Output {
+    Running::start(&mut chappe(args)).finish()
+}
+
+/// A running process; killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    errors: Option<thread::JoinHandle<String>>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut stderr = child.stderr.take().expect("a pipe");
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let errors = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        Self { child, lines, errors: Some(errors) }
+    }
+
+    /// The next line of standard output; `None` at its end.
+    pub(crate) fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {PATIENCE:?}"),
+        }
+    }
+
+    /// The next object of that kind; others before it are passed over.
+    pub(crate) fn event(&mut self, kind: &str) -> Value {
+        let mut seen = Vec::new();
+        while let Some(line) = self.line() {
+            let event: Value = serde_json::from_str(&line).expect("with --json, every line is an object");
+            if event["event"] == kind {
+                return event;
+            }
+            seen.push(line);
+        }
+        let errors = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
+        panic!("no `{kind}` came, but {seen:#?}\n{errors}");
+    }
+
+    /// Sends a signal, as `kill` names it.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is there");
+        assert!(sent.success());
+    }
+
+    /// Waits for the end.
+    pub(crate) fn finish(mut self) -> Output {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "still running after {PATIENCE:?}");
+            thread::sleep(Duration::from_millis(10));
+        };
+        let mut stdout = String::new();
+        while let Some(line) = self.line() {
+            stdout.push_str(&line);
+            stdout.push('\n');
+        }
+        let stderr = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
+        Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Both outputs of a finished process.
+pub(crate) fn texts(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A path as an argument.
+pub(crate) fn arg(path: &Path) -> &str {
+    path.to_str().expect("a temporary path is text")
+}
