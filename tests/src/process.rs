@@ -89,6 +89,15 @@ impl Process {
     }
 }
 
+/// An HTTP client for what processes serve.
+///
+/// # Panics
+/// It can't be set up, which does not depend on anything.
+pub fn http() -> reqwest::Client {
+    let tls = (*chappe_discovery::tls::config()).clone();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(PATIENCE).build().expect("an HTTP client")
+}
+
 /// Writes a config file with `init`, and gives the line that it prints.
 ///
 /// # Panics

@@ -15,7 +15,7 @@ use chappe_common::{code::PairingCode, keys::SecretKey};
 use chappe_tests::{
     PATIENCE,
     figures::{Figures, percentile},
-    process::{Process, init},
+    process::{Process, http, init},
     raw::{Raw, now_ms},
 };
 use serde_json::{Value, json};
@@ -103,11 +103,12 @@ impl Processes {
             let text = |key: &str| ready[key].as_str().expect("a text").to_owned();
             nodes.push(Running { process, id: text("id"), url: text("client_url") });
         }
+        let http = http();
         for node in &nodes {
             let stats = node.url.replace("ws://", "http://") + "/stats";
             let joined = async {
                 loop {
-                    let answer = reqwest::get(&stats).await.expect("an answer").text().await.expect("a body");
+                    let answer = http.get(&stats).send().await.expect("an answer").text().await.expect("a body");
                     let answer: Value = serde_json::from_str(&answer).expect("JSON");
                     if answer["members"] == 3 {
                         break;
