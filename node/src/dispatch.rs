@@ -87,7 +87,7 @@ pub(crate) fn to_session(core: &Core, kind: RelayKind, to: SessionId, from: Peer
 
 fn hand_over(session: &SessionHandle, message: Message) {
     let reply = message.reply.clone();
-    match session.try_send(SessionEvent::Message(message)) {
+    match session.try_send(SessionEvent::Message(Box::new(message))) {
         Ok(()) => {}
         Err(TrySendError::Full) => reply.tell(Outcome::Refused(ErrorCode::Congested)),
         Err(TrySendError::Closed) => reply.tell(Outcome::NotHere),
@@ -96,7 +96,7 @@ fn hand_over(session: &SessionHandle, message: Message) {
 
 /// Hands a note to a session; says whether the session is here.
 pub(crate) fn note_to_session(core: &Core, to: SessionId, from: PeerAddr, note: Note) -> bool {
-    core.local.session(to).is_some_and(|session| session.try_send(SessionEvent::Note { from, note }).is_ok())
+    core.local.session(to).is_some_and(|session| session.try_send(SessionEvent::Note(Box::new((from, note)))).is_ok())
 }
 
 /// Tells a session that asked, or thinks it is paired, that nobody is here.

@@ -139,8 +139,10 @@ async fn upgrade(
         .max_message_size(max_message)
         .max_frame_size(max_message)
         .on_upgrade(move |socket| {
+            // Boxed: each wrapper around a future of 4 KiB would hold it twice, once as its argument.
+            let session = Box::pin(run::run(core, socket, ip));
             connections.track(async move {
-                run::run(core, socket, ip).await;
+                session.await;
                 drop(place);
             })
         })

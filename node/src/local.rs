@@ -56,7 +56,7 @@ impl Local {
                 let former = entry.insert(Attached { session: session.clone(), lease });
                 if former.session.id() != session.id() {
                     // A session whose queue is full is closed, and detaches all it has.
-                    let _ = former.session.try_send(SessionEvent::Displaced(former.lease.inbox));
+                    let _ = former.session.try_send(SessionEvent::Displaced(Box::new(former.lease.inbox)));
                 }
                 true
             }
@@ -78,7 +78,7 @@ impl Local {
         if let Some((inbox, attached)) =
             self.inboxes.remove_if(&newer.inbox, |_, attached| attached.lease.seq < newer.seq)
         {
-            let _ = attached.session.try_send(SessionEvent::Displaced(inbox));
+            let _ = attached.session.try_send(SessionEvent::Displaced(Box::new(inbox)));
         }
     }
 
@@ -87,7 +87,7 @@ impl Local {
         if let Some((inbox, attached)) =
             self.inboxes.remove_if(&lease.inbox, |_, attached| attached.lease.seq == lease.seq)
         {
-            let _ = attached.session.try_send(SessionEvent::Displaced(inbox));
+            let _ = attached.session.try_send(SessionEvent::Displaced(Box::new(inbox)));
         }
     }
 

@@ -132,11 +132,11 @@ pub(crate) struct Message {
     pub(crate) reply: ReplyTo,
 }
 
-/// What others tell a session.
+/// What others tell a session. Small, since the queue of an idle session has room for 32 of them.
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
     /// A message for the client.
-    Message(Message),
+    Message(Box<Message>),
     /// What became of a message of the client.
     Outcome {
         /// Which message.
@@ -145,14 +145,9 @@ pub(crate) enum SessionEvent {
         outcome: Outcome,
     },
     /// A note of another session.
-    Note {
-        /// Whose.
-        from: PeerAddr,
-        /// The note.
-        note: Note,
-    },
+    Note(Box<(PeerAddr, Note)>),
     /// The inbox is attached elsewhere now, or its lease has ended.
-    Displaced(Inbox),
+    Displaced(Box<Inbox>),
     /// The node is about to stop.
     GoingAway,
 }
@@ -161,7 +156,7 @@ impl Weigh for SessionEvent {
     fn weight(&self) -> usize {
         match self {
             Self::Message(message) => message.payload.len(),
-            Self::Note { note, .. } => match note {
+            Self::Note(noted) => match &noted.1 {
                 Note::Ask(ask) => ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len),
                 Note::Answer { accepted: Some(accepted), .. } => accepted.payload.as_ref().map_or(0, Bytes::len),
                 _ => 0,

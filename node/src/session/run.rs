@@ -302,9 +302,10 @@ impl Session {
 
     async fn handle_event(&mut self, event: SessionEvent) -> Result<(), Over> {
         match event {
-            SessionEvent::Message(message) => self.deliver(message).await,
+            SessionEvent::Message(message) => self.deliver(*message).await,
             SessionEvent::Outcome { ticket, outcome } => self.finish(ticket, outcome).await,
-            SessionEvent::Note { from, note } => {
+            SessionEvent::Note(noted) => {
+                let (from, note) = *noted;
                 let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
                 self.act(actions).await
             }
