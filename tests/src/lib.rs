@@ -3,6 +3,8 @@
 //! Nothing waits for ever: every await here has a deadline, and a test that misses it says what it waited for.
 
 pub mod federation;
+pub mod figures;
+pub mod process;
 pub mod raw;
 
 /// How long a test waits for what has to happen. Generous: a loaded machine is no reason to fail.

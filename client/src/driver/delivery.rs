@@ -25,7 +25,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a contact that is nowhere is looked for before the call is given up: a client whose node has died is back
 /// on another within a few seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a ringing callee is looked up again. When its session has changed it may not have the offer any more.
+/// When a ringing callee is first looked up again, and how long the pauses grow. An offer that was sealed to a session
+/// which has just ended can be delivered to the next one, which can't open it; later, the callee may have lost it.
+const FIRST_RECHECK: Duration = Duration::from_millis(500);
 const RECHECK: Duration = Duration::from_secs(3);
 
 /// What a request waits for.
@@ -236,7 +238,7 @@ impl Driver {
         let delivered = record.outbox.delivered(id);
         if let (Some(Item::Offer), Side::Caller { offered_to, recheck_at, .. }) = (delivered, &mut record.side) {
             let first = offered_to.replace(recipient).is_none();
-            *recheck_at = Some(now + RECHECK);
+            *recheck_at = Some(now + FIRST_RECHECK);
             if first {
                 self.events.send(Event::Ringing { call });
             }
@@ -355,8 +357,9 @@ impl Driver {
     pub(super) async fn recheck(&mut self, call: CallId, now: Instant) {
         let Some(record) = self.records.get_mut(&call) else { return };
         let inbox = record.contact.peer_inbox(unix_now());
+        let pause = now.saturating_duration_since(record.placed_at).clamp(FIRST_RECHECK, RECHECK);
         if let Side::Caller { recheck_at, .. } = &mut record.side {
-            *recheck_at = Some(now + RECHECK);
+            *recheck_at = Some(now + pause);
         }
         if let Some(serial) = self.sessions.iter().find(|session| session.is_ready()).map(|session| session.serial) {
             let wanted = Wanted::Resolved { call, inbox, recheck: true };

@@ -175,7 +175,13 @@ impl Session {
                 self.code_door.unbond(peer);
                 (ErrorCode::PeerOffline, format!("Peer not found: {}", code.as_str()))
             }
-            (Outcome::Refused(code), _) => (code, refusal_text(code).to_owned()),
+            (Outcome::Refused(code), to) => {
+                if let (ErrorCode::Unreachable, Destination::Inbox(inbox)) = (code, to) {
+                    // Where it was is no good any more: the next message looks it up anew.
+                    self.core.found.remove(&inbox);
+                }
+                (code, refusal_text(code).to_owned())
+            }
         };
         match (id, flight.to) {
             // Without an id the inbox door says nothing; the code door always did.

@@ -1,0 +1,65 @@
+//! Figures: a table for people, or a JSON object a line for each.
+
+use serde_json::{Value, json};
+
+/// Prints figures as they are measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    json: bool,
+}
+
+impl Figures {
+    /// As the program's arguments want it: `--json` or not.
+    pub fn from_args() -> Self {
+        Self { json: std::env::args().any(|arg| arg == "--json") }
+    }
+
+    /// Prints one figure; `target` is the most that is wanted, where anything is.
+    pub fn print(self, figure: &str, value: f64, unit: &str, target: Option<f64>) {
+        let ok = target.is_none_or(|target| value <= target);
+        if self.json {
+            let value = json!({"figure": figure, "value": round(value), "unit": unit, "target": target, "ok": ok});
+            println!("{value}");
+            return;
+        }
+        let wanted = target.map_or_else(String::new, |target| format!("  (wanted: ≤ {target} {unit})"));
+        let mark = if ok { ' ' } else { '!' };
+        println!("{mark} {figure:<52} {:>10} {unit}{wanted}", round(value).to_string());
+    }
+
+    /// Says what goes on, to people alone.
+    pub fn remark(self, text: &str) {
+        if !self.json {
+            eprintln!("{text}");
+        }
+    }
+}
+
+fn round(value: f64) -> Value {
+    json!((value * 100.0).round() / 100.0)
+}
+
+/// The value below which `share` (0 to 1) of the values lie.
+///
+/// # Panics
+/// There are no values.
+pub fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index within a small slice")]
+    let index = ((values.len() - 1) as f64 * share).round() as usize;
+    values[index]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_measured() {
+        let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(percentile(&mut values, 0.0), 1.0);
+        assert_eq!(percentile(&mut values, 0.5), 51.0);
+        assert_eq!(percentile(&mut values, 0.99), 99.0);
+        assert_eq!(percentile(&mut values, 1.0), 100.0);
+    }
+}

@@ -1,0 +1,103 @@
+//! Real processes of the `chappe` binary, which end with what started them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+use crate::PATIENCE;
+
+/// The `chappe` binary beside this one.
+///
+/// # Panics
+/// It has not been built.
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("a path of this program");
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("chappe")).find(|path| path.is_file());
+    beside.expect("the chappe binary is not built; build it first: cargo build -p chappe, with --release if this is")
+}
+
+/// A process that prints a JSON object a line. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    /// Starts `chappe --json` with these arguments. Its log goes to this process's standard error where it warns.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.arg("--json").args(args).env("CHAPPE_LOG", "warn").kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("a process");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    /// The next line.
+    ///
+    /// # Panics
+    /// None comes in time, or it is no JSON.
+    pub async fn line(&mut self) -> Value {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("a readable line");
+        serde_json::from_str(&line.expect("a line, not the end")).expect("JSON")
+    }
+
+    /// The process's id.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("a running process")
+    }
+
+    /// The memory that it holds, in KiB.
+    ///
+    /// # Panics
+    /// It has ended, or this is not Linux.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident set");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
+    /// Kills it, as a power cut would.
+    ///
+    /// # Panics
+    /// It can't be killed.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("a process that ends");
+    }
+
+    /// Waits until it ends by itself; whether it says that all went well.
+    ///
+    /// # Panics
+    /// It doesn't end in time.
+    pub async fn succeeded(mut self) -> bool {
+        timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status").success()
+    }
+}
+
+/// Writes a config file with `init`, and gives the line that it prints.
+///
+/// # Panics
+/// `init` fails.
+pub async fn init(kind: &str, config: &Path, more: &[&str]) -> Value {
+    let mut args = vec![kind, "init", "--config", config.to_str().expect("a path in UTF-8")];
+    args.extend_from_slice(more);
+    let mut process = Process::start(&args);
+    let made = process.line().await;
+    assert!(process.succeeded().await);
+    made
+}
