@@ -354,7 +354,12 @@ async fn a_connection_that_sends_no_headers_is_closed() {
 
 #[tokio::test]
 async fn an_idle_connection_does_not_delay_stopping() {
-    let mut fixture = Fixture::start_with(|config| config.times.headers = Duration::from_secs(60)).await;
+    // The deadlines are longer than the test waits: what it sees is not a deadline.
+    let alter = |config: &mut BootstrapConfig| {
+        config.times.headers = Duration::from_secs(60);
+        config.times.drain = Duration::from_secs(60);
+    };
+    let mut fixture = Fixture::start_with(alter).await;
     let registry = fixture.registry.take().expect("it runs");
     let _idle = tokio::net::TcpStream::connect(registry.addr()).await.expect("a connection");
     fixture.http.get(format!("{}/health", fixture.base)).send().await.expect("an answer");

@@ -23,19 +23,32 @@ const MARGIN: u64 = FRAMES_PER_SECOND / 5;
 /// How long the end of a call may take to reach the other side.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// What a call came to, seen from one side.
+/// What a call came to, seen from one side or both.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
-    /// Where this side was connected.
-    pub(crate) own_node: Option<NodeId>,
-    /// Where the other side was, as far as this side was told.
-    pub(crate) peer_node: Option<NodeId>,
-    /// Messages of this side that were handed over.
+    /// Where the caller was connected; the callee is not told.
+    pub(crate) caller_node: Option<NodeId>,
+    /// Where the callee was connected.
+    pub(crate) callee_node: Option<NodeId>,
+    /// Messages that were handed over.
     pub(crate) delivered: u64,
     /// From the offer that was sent to the answer that came.
     pub(crate) setup: Option<Duration>,
     /// Audio packets in which the other side's tone was heard.
     pub(crate) heard: u64,
+}
+
+impl Outcome {
+    /// What both know together. The sound is that of the direction in which less came through.
+    pub(crate) fn of_both(caller: &Self, callee: &Self) -> Self {
+        Self {
+            caller_node: caller.caller_node,
+            callee_node: callee.callee_node,
+            delivered: caller.delivered + callee.delivered,
+            setup: caller.setup,
+            heard: caller.heard.min(callee.heard),
+        }
+    }
 }
 
 /// The last line of a call.
@@ -48,43 +61,23 @@ pub(crate) struct CallLine {
     delivered: u64,
     setup_ms: Option<f64>,
     audio_packets: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 impl CallLine {
-    /// What the caller knows.
-    pub(crate) fn of_caller(outcome: &Outcome) -> Self {
-        Self::new(outcome, outcome.own_node, outcome.peer_node)
-    }
-
-    /// What the callee knows: not where the caller is.
-    pub(crate) fn of_callee(outcome: &Outcome) -> Self {
-        Self::new(outcome, None, outcome.own_node)
-    }
-
-    /// What both know together. The sound is that of the direction in which less came through.
-    pub(crate) fn of_both(caller: &Outcome, callee: &Outcome) -> Self {
-        let outcome = Outcome {
-            delivered: caller.delivered + callee.delivered,
-            heard: caller.heard.min(callee.heard),
-            ..*caller
-        };
-        Self::new(&outcome, caller.own_node, callee.own_node)
-    }
-
-    /// A call that came to nothing.
-    pub(crate) fn failed() -> Self {
-        Self { ok: false, ..Self::new(&Outcome::default(), None, None) }
-    }
-
-    fn new(outcome: &Outcome, caller_node: Option<NodeId>, callee_node: Option<NodeId>) -> Self {
+    /// What came of a call, or why nothing did.
+    pub(crate) fn of(result: &Result<Outcome>) -> Self {
+        let outcome = result.as_ref().copied().unwrap_or_default();
         Self {
             event: "call",
-            ok: true,
-            caller_node: caller_node.map(|node| node.to_string()),
-            callee_node: callee_node.map(|node| node.to_string()),
+            ok: result.is_ok(),
+            caller_node: outcome.caller_node.map(|node| node.to_string()),
+            callee_node: outcome.callee_node.map(|node| node.to_string()),
             delivered: outcome.delivered,
             setup_ms: outcome.setup.map(|setup| (setup.as_secs_f64() * 1e4).round() / 10.0),
             audio_packets: outcome.heard,
+            error: result.as_ref().err().map(|error| format!("{error:#}")),
         }
     }
 
@@ -141,7 +134,11 @@ struct Talk<'a> {
 
 impl<'a> Talk<'a> {
     fn new(party: &'a mut Party, call: Call, peer: Peer, enough: Option<u64>) -> Self {
-        let outcome = Outcome { own_node: party.client().node(), ..Outcome::default() };
+        let own = party.client().node();
+        let outcome = match enough {
+            Some(_) => Outcome { caller_node: own, ..Outcome::default() },
+            None => Outcome { callee_node: own, ..Outcome::default() },
+        };
         Self {
             party,
             call,
@@ -220,14 +217,14 @@ impl<'a> Talk<'a> {
 
     fn handle_step(&mut self, kind: StepKind, at: Instant, node: NodeId) {
         match kind {
-            StepKind::Resolved { peer_node } => self.outcome.peer_node = Some(peer_node),
+            StepKind::Resolved { peer_node } if self.enough.is_some() => self.outcome.callee_node = Some(peer_node),
             StepKind::Delivered(kind) => {
                 self.outcome.delivered += 1;
                 self.seen_off |= kind == RelayKind::CallHangup;
             }
             StepKind::Failed(RelayKind::CallHangup, _) => self.seen_off = true,
             StepKind::Sent(RelayKind::CallOffer) => {
-                self.outcome.own_node = Some(node);
+                self.outcome.caller_node = Some(node);
                 self.offered_at.get_or_insert(at);
             }
             StepKind::Received(RelayKind::CallAnswer) => {

@@ -58,6 +58,6 @@ pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
     party.shutdown().await;
     timeline.flush();
     let Some(placed) = placed else { bail!("stopped in the middle of the call") };
-    CallLine::of_caller(&placed?).print(output);
-    Ok(())
+    CallLine::of(&placed).print(output);
+    placed.map(drop)
 }

@@ -71,16 +71,9 @@ async fn take_calls(args: &ListenArgs, party: &mut Party, output: Output) -> Res
         };
         let answered = talk::answer(party, call, &offer, ip).await;
         party.timeline().flush();
-        match answered {
-            Ok(outcome) => CallLine::of_callee(&outcome).print(output),
-            Err(error) if args.once => return Err(error),
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                CallLine::failed().print(output);
-            }
-        }
+        CallLine::of(&answered).print(output);
         if args.once {
-            return Ok(());
+            return answered.map(drop);
         }
     }
     Ok(())

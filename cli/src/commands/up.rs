@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use self::federation::Federation;
 use super::node::NodeLine;
-use crate::{config::Setting, output::Output, signals::Signals, timeline::Timeline};
+use crate::{config::Setting, output::Output, signals::Signals, talk::CallLine, timeline::Timeline};
 
 /// What to start.
 #[derive(Args, Debug)]
@@ -54,11 +54,6 @@ struct Ready<'a> {
     dir: String,
 }
 
-#[derive(Serialize)]
-struct Stopped {
-    event: &'static str,
-}
-
 pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
     let started = Instant::now();
     let mut signals = Signals::listen()?;
@@ -73,13 +68,12 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
         output.remark("\nthe federation stays up; Ctrl-C stops it");
         signals.stop().await;
     }
-    output.remark("stopping");
+    if starting.is_started() {
+        output.remark("stopping");
+    }
     starting.shutdown().await;
     if let Some(temporary) = temporary {
         temporary.close().context("cannot remove the temporary folder")?;
-    }
-    if !args.once && result.is_ok() {
-        output.say("stopped", &Stopped { event: "stopped" });
     }
     result
 }
@@ -122,8 +116,7 @@ async fn play(args: &UpArgs, federation: &mut Federation, dir: &Path, started: I
     );
     let played = scene::play(dir, &url, federation.root(), &timeline).await;
     timeline.flush();
-    let line = played?;
     output.remark("");
-    line.print(output);
-    Ok(())
+    CallLine::of(&played).print(output);
+    played.map(drop)
 }

@@ -103,6 +103,11 @@ impl Federation {
         }
     }
 
+    /// Whether there is anything to stop.
+    pub(super) const fn is_started(&self) -> bool {
+        self.registry.is_some()
+    }
+
     /// What the nodes are bound to.
     pub(super) fn lines(&self) -> Vec<NodeLine> {
         self.nodes.iter().map(NodeLine::of).collect()

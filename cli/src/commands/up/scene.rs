@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     party::Party,
-    talk::{self, CallLine},
+    talk::{self, Outcome},
     timeline::Timeline,
 };
 
@@ -18,8 +18,8 @@ const STEP: Duration = Duration::from_secs(45);
 /// How long the two talk.
 const SECONDS: u64 = 2;
 
-/// Plays it, and says what came of the call.
-pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: &Timeline) -> Result<CallLine> {
+/// Plays it, and says what came of the call, as both sides saw it.
+pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: &Timeline) -> Result<Outcome> {
     let connect = |name: &'static str, avoid: Vec<NodeId>| {
         let folder = dir.join(name);
         async move {
@@ -40,7 +40,7 @@ pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: 
     if caller.heard.min(callee.heard) < SECONDS * crate::media::FRAMES_PER_SECOND {
         bail!("alice calls bob: only {} and {} packets of sound were heard", caller.heard, callee.heard);
     }
-    Ok(CallLine::of_both(&caller, &callee))
+    Ok(Outcome::of_both(&caller, &callee))
 }
 
 async fn pair(alice: &Party, bob: &Party) -> Result<chappe_client::contact::ContactId> {
@@ -61,7 +61,7 @@ async fn pair(alice: &Party, bob: &Party) -> Result<chappe_client::contact::Cont
     Ok(at_alice.contact.id())
 }
 
-async fn take_call(bob: &mut Party) -> Result<talk::Outcome> {
+async fn take_call(bob: &mut Party) -> Result<Outcome> {
     while let Some(event) = bob.next_event().await {
         if let Event::IncomingCall { call, name, offer, .. } = event {
             bob.timeline().now(&["bob"], &format!("rings: {} calls; bob takes the call", *name));
