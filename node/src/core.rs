@@ -162,9 +162,9 @@ impl Core {
         self.view_changed.subscribe()
     }
 
-    /// Forgets all that a node registered here: it is down, or has started anew.
-    pub(crate) fn forget_node(&self, node: NodeId) {
-        self.homes().drop_node(node);
+    /// Forgets all that a node registered here before `epoch`: it went down, or has started anew.
+    pub(crate) fn forget_before(&self, node: NodeId, epoch: u64) {
+        self.homes().drop_before(node, epoch);
         self.found.retain(|_, lease| lease.node != node);
     }
 

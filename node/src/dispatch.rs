@@ -22,7 +22,8 @@ use crate::{
         frame::{Header, LeasePut, MAX_BATCH, Note, Outcome, Request, Response},
         link::Link,
     },
-    homes::{CodeHolder, Put},
+    homes::{CodeHolder, Put, Registrant},
+    publish,
     session::{Message, PeerAddr, ReplyTo, Route, SessionEvent, SessionHandle, SessionId, depth},
 };
 
@@ -56,7 +57,10 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
             }
         }
         Header::Request { id, request } => {
-            let response = answer(core, link.peer(), request);
+            // The link's first words may be older than what the peer has signed since.
+            let signed = core.records.find(&link.peer()).map_or(0, |record| record.epoch);
+            let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
+            let response = answer(core, from, request);
             // A full lane costs the asker its answer; it asks other homes too.
             if link.try_control(&Header::Response { id, response }).is_err() {
                 core.metrics.replies_dropped.inc();
@@ -111,7 +115,7 @@ fn answer_for_nobody(link: &Link, to: SessionId, from: SessionId, note: &Note) {
 }
 
 /// Answers a question as a home. `from` is the node whose key the link proves, or this node itself.
-pub(crate) fn answer(core: &Arc<Core>, from: NodeId, request: Request) -> Response {
+pub(crate) fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Response {
     let now = Instant::now();
     match request {
         Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
@@ -120,7 +124,7 @@ pub(crate) fn answer(core: &Arc<Core>, from: NodeId, request: Request) -> Respon
         Request::DropLeases(leases) if leases.len() <= MAX_BATCH => {
             let mut homes = core.homes();
             for (inbox, seq) in leases {
-                homes.drop_lease(from, &inbox, seq);
+                homes.drop_lease(from.node, &inbox, seq);
             }
             Response::Done
         }
@@ -132,14 +136,16 @@ pub(crate) fn answer(core: &Arc<Core>, from: NodeId, request: Request) -> Respon
             Response::Codes(
                 codes
                     .into_iter()
-                    .map(|(code, session)| homes.claim_code(now, code, CodeHolder { node: from, session }))
+                    .map(|(code, session)| {
+                        homes.claim_code(now, code, CodeHolder { node: from.node, session }, from.epoch)
+                    })
                     .collect(),
             )
         }
         Request::DropCodes(codes) if codes.len() <= MAX_BATCH => {
             let mut homes = core.homes();
             for (code, session) in codes {
-                homes.drop_code(&code, CodeHolder { node: from, session });
+                homes.drop_code(&code, CodeHolder { node: from.node, session });
             }
             Response::Done
         }
@@ -151,7 +157,7 @@ pub(crate) fn answer(core: &Arc<Core>, from: NodeId, request: Request) -> Respon
     }
 }
 
-fn put_lease(core: &Arc<Core>, now: Instant, from: NodeId, bytes: Bytes) -> LeasePut {
+fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> LeasePut {
     let Ok(lease) = Signed::<Lease>::decode(bytes) else {
         core.metrics.leases_refused.inc();
         return LeasePut::Refused;
@@ -193,6 +199,10 @@ fn displaced(core: &Core, bytes: Bytes) {
         core.found.insert(lease.inbox, lease.clone());
     }
     core.local.displace(&lease);
+    // A full queue costs that the older lease is registered once more, and refused by the homes.
+    if core.publisher.try_send(publish::Command::Forget(lease.inbox, lease.seq)).is_err() {
+        core.metrics.replies_dropped.inc();
+    }
 }
 
 /// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not

@@ -27,6 +27,15 @@ pub(crate) struct CodeHolder {
     pub(crate) session: SessionId,
 }
 
+/// Who registers something: the node that a link proves, in its present epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registrant {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Its epoch.
+    pub(crate) epoch: u64,
+}
+
 /// What became of a lease that was put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
@@ -55,6 +64,8 @@ pub(crate) enum Claim {
 struct Kept<T> {
     value: T,
     until: Instant,
+    /// The epoch of the node when it registered this: what a former self registered ends with it.
+    epoch: u64,
 }
 
 /// The leases and codes of which this node is a home.
@@ -73,7 +84,8 @@ impl HomeTable {
     }
 
     /// Keeps a lease that `from` registers.
-    pub(crate) fn put_lease(&mut self, now: Instant, clock: UnixTime, from: NodeId, lease: SignedLease) -> Put {
+    pub(crate) fn put_lease(&mut self, now: Instant, clock: UnixTime, from: Registrant, lease: SignedLease) -> Put {
+        let Registrant { node: from, epoch } = from;
         if lease.node != from || lease.expires_at <= clock {
             return Put::Refused;
         }
@@ -87,12 +99,12 @@ impl HomeTable {
                     return Put::Stale(old.value.clone());
                 }
                 let displaced = (old.value.node != from).then_some(old.value.node);
-                entry.insert(Kept { value: lease, until });
+                entry.insert(Kept { value: lease, until, epoch });
                 Put::Kept(displaced)
             }
             Entry::Vacant(_) if full => Put::Full,
             Entry::Vacant(entry) => {
-                entry.insert(Kept { value: lease, until });
+                entry.insert(Kept { value: lease, until, epoch });
                 Put::Kept(None)
             }
         }
@@ -113,8 +125,8 @@ impl HomeTable {
         self.leases.get(inbox).filter(|kept| kept.until > now).map(|kept| &kept.value)
     }
 
-    /// Gives a code to a session, or keeps it there for longer.
-    pub(crate) fn claim_code(&mut self, now: Instant, code: PairingCode, holder: CodeHolder) -> Claim {
+    /// Gives a code to a session of a node in this epoch, or keeps it there for longer.
+    pub(crate) fn claim_code(&mut self, now: Instant, code: PairingCode, holder: CodeHolder, epoch: u64) -> Claim {
         let until = now + self.keep_for;
         let full = self.codes.len() >= self.capacity;
         match self.codes.entry(code) {
@@ -122,12 +134,12 @@ impl HomeTable {
                 if entry.get().value != holder && entry.get().until > now {
                     return Claim::Taken;
                 }
-                entry.insert(Kept { value: holder, until });
+                entry.insert(Kept { value: holder, until, epoch });
                 Claim::Granted
             }
             Entry::Vacant(_) if full => Claim::Full,
             Entry::Vacant(entry) => {
-                entry.insert(Kept { value: holder, until });
+                entry.insert(Kept { value: holder, until, epoch });
                 Claim::Granted
             }
         }
@@ -147,10 +159,10 @@ impl HomeTable {
         self.codes.get(code).filter(|kept| kept.until > now).map(|kept| kept.value)
     }
 
-    /// Forgets all that a node registered: it is down.
-    pub(crate) fn drop_node(&mut self, node: NodeId) {
-        self.leases.retain(|_, kept| kept.value.node != node);
-        self.codes.retain(|_, kept| kept.value.node != node);
+    /// Forgets all that a node registered before `epoch`: it went down, or has started anew.
+    pub(crate) fn drop_before(&mut self, node: NodeId, epoch: u64) {
+        self.leases.retain(|_, kept| kept.value.node != node || kept.epoch >= epoch);
+        self.codes.retain(|_, kept| kept.value.node != node || kept.epoch >= epoch);
     }
 
     /// Forgets what nobody has registered again.
@@ -182,6 +194,10 @@ mod tests {
         NodeId::new(PublicKey::from_bytes([n; 32]))
     }
 
+    fn by(n: u8) -> Registrant {
+        Registrant { node: node(n), epoch: 1 }
+    }
+
     fn lease(inbox: u8, at: NodeId, seq: u64) -> SignedLease {
         let key = SecretKey::from_bytes(&[inbox; 32]);
         let lease = Lease {
@@ -203,9 +219,9 @@ mod tests {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         let (old, new) = (lease(1, node(1), 5), lease(1, node(2), 6));
-        assert_eq!(table.put_lease(now, CLOCK, node(1), old.clone()), Put::Kept(None));
-        assert_eq!(table.put_lease(now, CLOCK, node(2), new.clone()), Put::Kept(Some(node(1))));
-        assert_eq!(table.put_lease(now, CLOCK, node(1), old), Put::Stale(new.clone()));
+        assert_eq!(table.put_lease(now, CLOCK, by(1), old.clone()), Put::Kept(None));
+        assert_eq!(table.put_lease(now, CLOCK, by(2), new.clone()), Put::Kept(Some(node(1))));
+        assert_eq!(table.put_lease(now, CLOCK, by(1), old), Put::Stale(new.clone()));
         assert_eq!(table.lease(now, &new.inbox), Some(&new));
     }
 
@@ -214,8 +230,8 @@ mod tests {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         let lease = lease(1, node(1), 5);
-        assert_eq!(table.put_lease(now, CLOCK, node(2), lease.clone()), Put::Refused);
-        assert_eq!(table.put_lease(now, CLOCK, node(1), lease.clone()), Put::Kept(None));
+        assert_eq!(table.put_lease(now, CLOCK, by(2), lease.clone()), Put::Refused);
+        assert_eq!(table.put_lease(now, CLOCK, by(1), lease.clone()), Put::Kept(None));
         table.drop_lease(node(2), &lease.inbox, 9);
         assert!(table.lease(now, &lease.inbox).is_some());
         table.drop_lease(node(1), &lease.inbox, 4);
@@ -229,10 +245,10 @@ mod tests {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         let lease = lease(1, node(1), 5);
-        assert_eq!(table.put_lease(now, CLOCK + 10 * MINUTE, node(1), lease.clone()), Put::Refused);
-        assert_eq!(table.put_lease(now, CLOCK + 9 * MINUTE, node(1), lease.clone()), Put::Kept(None));
+        assert_eq!(table.put_lease(now, CLOCK + 10 * MINUTE, by(1), lease.clone()), Put::Refused);
+        assert_eq!(table.put_lease(now, CLOCK + 9 * MINUTE, by(1), lease.clone()), Put::Kept(None));
         assert!(table.lease(now + MINUTE, &lease.inbox).is_none());
-        table.put_lease(now, CLOCK, node(1), lease.clone());
+        table.put_lease(now, CLOCK, by(1), lease.clone());
         assert!(table.lease(now + 3 * MINUTE, &lease.inbox).is_some());
         assert!(table.lease(now + 4 * MINUTE, &lease.inbox).is_none());
         table.expire(now + 4 * MINUTE);
@@ -244,35 +260,47 @@ mod tests {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         let code = PairingCode::from_random(7);
-        assert_eq!(table.claim_code(now, code, holder(1)), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(1)), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(2)), Claim::Taken);
+        assert_eq!(table.claim_code(now, code, holder(1), 1), Claim::Granted);
+        assert_eq!(table.claim_code(now, code, holder(1), 1), Claim::Granted);
+        assert_eq!(table.claim_code(now, code, holder(2), 1), Claim::Taken);
         table.drop_code(&code, holder(2));
         assert_eq!(table.code(now, &code), Some(holder(1)));
         table.drop_code(&code, holder(1));
-        assert_eq!(table.claim_code(now, code, holder(2)), Claim::Granted);
-        assert_eq!(table.claim_code(now + 5 * MINUTE, code, holder(1)), Claim::Granted);
+        assert_eq!(table.claim_code(now, code, holder(2), 1), Claim::Granted);
+        assert_eq!(table.claim_code(now + 5 * MINUTE, code, holder(1), 1), Claim::Granted);
     }
 
     #[test]
     fn a_full_table_refuses_new_entries_and_keeps_the_old() {
         let mut table = HomeTable::new(1, 4 * MINUTE);
         let now = Instant::now();
-        assert_eq!(table.put_lease(now, CLOCK, node(1), lease(1, node(1), 5)), Put::Kept(None));
-        assert_eq!(table.put_lease(now, CLOCK, node(1), lease(2, node(1), 5)), Put::Full);
-        assert_eq!(table.put_lease(now, CLOCK, node(1), lease(1, node(1), 6)), Put::Kept(None));
-        assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1)), Claim::Granted);
-        assert_eq!(table.claim_code(now, PairingCode::from_random(2), holder(1)), Claim::Full);
+        assert_eq!(table.put_lease(now, CLOCK, by(1), lease(1, node(1), 5)), Put::Kept(None));
+        assert_eq!(table.put_lease(now, CLOCK, by(1), lease(2, node(1), 5)), Put::Full);
+        assert_eq!(table.put_lease(now, CLOCK, by(1), lease(1, node(1), 6)), Put::Kept(None));
+        assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1), 1), Claim::Granted);
+        assert_eq!(table.claim_code(now, PairingCode::from_random(2), holder(1), 1), Claim::Full);
     }
 
     #[test]
     fn all_that_a_downed_node_registered_is_forgotten() {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
-        table.put_lease(now, CLOCK, node(1), lease(1, node(1), 5));
-        table.put_lease(now, CLOCK, node(2), lease(2, node(2), 5));
-        table.claim_code(now, PairingCode::from_random(1), holder(1));
-        table.drop_node(node(1));
+        table.put_lease(now, CLOCK, by(1), lease(1, node(1), 5));
+        table.put_lease(now, CLOCK, by(2), lease(2, node(2), 5));
+        table.claim_code(now, PairingCode::from_random(1), holder(1), 1);
+        table.drop_before(node(1), 2);
         assert_eq!(table.len(), (1, 0));
+    }
+
+    #[test]
+    fn what_a_restarted_node_has_registered_anew_stays() {
+        let mut table = HomeTable::new(10, 4 * MINUTE);
+        let now = Instant::now();
+        table.put_lease(now, CLOCK, by(1), lease(1, node(1), 5));
+        // The news of the restart comes after the restarted node's own words.
+        table.put_lease(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(2, node(1), 6));
+        table.claim_code(now, PairingCode::from_random(1), holder(1), 2);
+        table.drop_before(node(1), 2);
+        assert_eq!(table.len(), (1, 1));
     }
 }

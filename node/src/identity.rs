@@ -1,7 +1,7 @@
 //! The node's key and epoch on disk.
 //!
 //! The folder holds `node.key` (the seed as 64 hexadecimal digits, mode 0600) and `epoch`. The epoch is raised and
-//! stored before anything is signed with it, so a node is never confused with its former self.
+//! stored when the node starts, before anything is signed with it, so a node is never confused with its former self.
 
 use std::{
     fs, io,
@@ -47,6 +47,8 @@ pub enum IdentityError {
 pub struct Identity {
     key: SecretKey,
     epoch: u64,
+    /// The epoch that the file holds.
+    stored: u64,
     dir: PathBuf,
 }
 
@@ -64,8 +66,9 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(IdentityError::Io { path, source }),
         };
-        let mut identity = Self { key, epoch: last, dir: dir.to_owned() };
-        identity.raise_epoch(last + 1)?;
+        let mut identity = Self { key, epoch: last, stored: last, dir: dir.to_owned() };
+        identity.raise_epoch(last.saturating_add(1));
+        identity.store_epoch()?;
         Ok(identity)
     }
 
@@ -84,15 +87,23 @@ impl Identity {
         &self.dir
     }
 
-    /// Stores a higher epoch, and uses it once it is stored.
+    /// Uses a higher epoch from now on. It is to be stored before a restart.
+    pub fn raise_epoch(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// Stores the epoch, unless the file holds it already.
     ///
     /// # Errors
-    /// The file cannot be written; the old epoch stays in force.
-    pub fn raise_epoch(&mut self, epoch: u64) -> Result<(), IdentityError> {
+    /// The file cannot be written; the epoch stays in force, and storing it can be tried again.
+    pub fn store_epoch(&mut self) -> Result<(), IdentityError> {
+        if self.stored == self.epoch {
+            return Ok(());
+        }
         let path = self.dir.join("epoch");
-        private_file::write(&path, epoch.to_string().as_bytes())
+        private_file::write(&path, self.epoch.to_string().as_bytes())
             .map_err(|source| IdentityError::Io { path, source })?;
-        self.epoch = epoch;
+        self.stored = self.epoch;
         Ok(())
     }
 }

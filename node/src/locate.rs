@@ -23,7 +23,7 @@ use crate::{
         frame::{LeasePut, MAX_BATCH, Request, Response},
         links,
     },
-    homes::{Claim, CodeHolder},
+    homes::{Claim, CodeHolder, Registrant},
     placement::Tag,
     session::SessionId,
 };
@@ -31,11 +31,16 @@ use crate::{
 /// Asks one node, which may be this one; `None` where it did not answer in time.
 pub(crate) async fn ask(core: &Arc<Core>, node: NodeId, request: Request) -> Option<Response> {
     if node == core.me {
-        return Some(dispatch::answer(core, core.me, request));
+        let from = Registrant { node: core.me, epoch: core.own_record.load().epoch };
+        return Some(dispatch::answer(core, from, request));
     }
     let wait = core.config.times.lookup;
     let asked = async { links::connect(core, node).await.ok()?.request(request, wait).await };
-    tokio::time::timeout(wait, asked).await.ok().flatten()
+    let answer = tokio::time::timeout(wait, asked).await.ok().flatten();
+    if answer.is_none() {
+        core.metrics.homes_silent.inc();
+    }
+    answer
 }
 
 /// The newest valid lease of an inbox that its homes know of.
@@ -146,8 +151,19 @@ pub(crate) async fn claim_code(core: &Arc<Core>, code: PairingCode, session: Ses
     Err(if taken { ClaimError::Taken } else { ClaimError::Unavailable })
 }
 
-/// Registers leases with their homes. Gives back the indices of those of which a home knows a newer one.
-pub(crate) async fn put_leases(core: &Arc<Core>, leases: &[SignedLease]) -> Vec<usize> {
+/// What became of a lease at its homes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Registered {
+    /// At least one home keeps it.
+    Kept,
+    /// A home knows a newer one of the same inbox.
+    Stale,
+    /// No home has answered, or none has room.
+    Nowhere,
+}
+
+/// Registers leases with their homes, and says for each what became of it.
+pub(crate) async fn put_leases(core: &Arc<Core>, leases: &[SignedLease]) -> Vec<Registered> {
     let mut by_home: HashMap<NodeId, Vec<usize>> = HashMap::new();
     let view = core.view.load_full();
     for (index, lease) in leases.iter().enumerate() {
@@ -159,28 +175,38 @@ pub(crate) async fn put_leases(core: &Arc<Core>, leases: &[SignedLease]) -> Vec<
         let batches: Vec<_> = indices.chunks(MAX_BATCH).map(<[usize]>::to_vec).collect();
         batches.into_iter().map(move |batch| put_batch(core, home, leases, batch))
     });
-    let mut stale = join_all(puts).await.concat();
-    stale.sort_unstable();
-    stale.dedup();
-    stale
+    let mut registered = vec![Registered::Nowhere; leases.len()];
+    for (index, put) in join_all(puts).await.concat() {
+        registered[index] = match (registered[index], put) {
+            (Registered::Stale, _) | (_, Registered::Stale) => Registered::Stale,
+            (Registered::Kept, _) | (_, Registered::Kept) => Registered::Kept,
+            (Registered::Nowhere, Registered::Nowhere) => Registered::Nowhere,
+        };
+    }
+    registered
 }
 
-/// Registers some of `leases` with one home. Gives back the indices of those of which it knows a newer one.
-pub(crate) async fn put_batch(core: &Arc<Core>, home: NodeId, leases: &[SignedLease], batch: Vec<usize>) -> Vec<usize> {
+/// Registers some of `leases` with one home, and says for each that it has answered for what became of it.
+pub(crate) async fn put_batch(
+    core: &Arc<Core>,
+    home: NodeId,
+    leases: &[SignedLease],
+    batch: Vec<usize>,
+) -> Vec<(usize, Registered)> {
     let bytes = batch.iter().map(|index| leases[*index].as_bytes().clone()).collect();
     let Some(Response::Leases(puts)) = ask(core, home, Request::PutLeases(bytes)).await else {
-        core.metrics.homes_silent.inc();
         return Vec::new();
     };
-    let mut stale = Vec::new();
-    for (index, put) in batch.into_iter().zip(puts) {
-        // A home can't invent the newer lease: its inbox has signed it.
-        if let LeasePut::Stale(newer) = put
-            && Signed::<Lease>::decode(newer)
-                .is_ok_and(|newer| newer.inbox == leases[index].inbox && newer.seq > leases[index].seq)
-        {
-            stale.push(index);
+    let judge = |index: usize, put| match put {
+        LeasePut::Kept => Registered::Kept,
+        LeasePut::Refused => Registered::Nowhere,
+        LeasePut::Stale(newer) => {
+            // A home can't invent the newer lease: its inbox has signed it.
+            let ours = &leases[index];
+            let newer = Signed::<Lease>::decode(newer);
+            let is_newer = newer.is_ok_and(|newer| newer.inbox == ours.inbox && newer.seq > ours.seq);
+            if is_newer { Registered::Stale } else { Registered::Nowhere }
         }
-    }
-    stale
+    };
+    batch.into_iter().zip(puts).map(|(index, put)| (index, judge(index, put))).collect()
 }

@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) links_closed: Counter,
     /// Frames, streams or payloads of other nodes that break the protocol.
     pub(crate) link_protocol_errors: Counter,
+    /// Dials that were not begun: too many were under way.
+    pub(crate) dials_refused: Counter,
     /// Handshakes or first words of other nodes that were refused.
     pub(crate) handshakes_refused: Counter,
     /// Membership packets and news that were refused.
@@ -50,7 +52,7 @@ pub(crate) struct Metrics {
     pub(crate) members_down: Counter,
     /// Leases of other nodes that were refused: not valid, or no room.
     pub(crate) leases_refused: Counter,
-    /// Homes that did not answer a registration in time.
+    /// Questions to homes without an answer in time: silent homes, or too many questions open.
     pub(crate) homes_silent: Counter,
 }
 
@@ -93,13 +95,14 @@ impl Metrics {
             ("links_opened", "Links opened", &self.links_opened),
             ("links_closed", "Links closed", &self.links_closed),
             ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),
+            ("dials_refused", "Dials not begun: too many under way", &self.dials_refused),
             ("handshakes_refused", "Link handshakes refused", &self.handshakes_refused),
             ("packets_refused", "Membership packets refused", &self.packets_refused),
             ("datagrams_dropped", "Membership packets dropped", &self.datagrams_dropped),
             ("replies_dropped", "Answers dropped at a full lane", &self.replies_dropped),
             ("members_down", "Members that went down or left", &self.members_down),
             ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
-            ("homes_silent", "Homes that did not answer in time", &self.homes_silent),
+            ("homes_silent", "Questions to homes without an answer in time", &self.homes_silent),
         ] {
             registry.register(name, help, counter.clone());
         }

@@ -33,6 +33,8 @@ use crate::{
     tasks::Tasks,
 };
 
+/// How often what has expired is forgotten.
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// How long links and registries have for the goodbye, after the clients have left.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -103,6 +105,8 @@ pub struct Node {
     addrs: NodeAddrs,
     /// What accepts clients: it ends before they do.
     listener: Tasks,
+    /// What joins and registers: it ends before the node leaves.
+    joining: Tasks,
     registries: Option<Registries>,
     members_file: std::path::PathBuf,
 }
@@ -129,7 +133,9 @@ impl Node {
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
         };
         let basics = basics(config, &identity, addrs);
-        let own_record = sign_record(&basics, &identity, 1)?;
+        // The longest record that these fields will ever make has to fit too.
+        sign_record(&basics, u64::MAX, u64::MAX)?;
+        let own_record = sign_record(&basics, identity.epoch(), 1)?;
         let records = Arc::new(Records::new(basics.federation));
         let (membership, events) = mpsc::channel(membership::EVENTS);
         let (publisher, commands) = mpsc::channel(publish::COMMANDS);
@@ -145,17 +151,19 @@ impl Node {
         core.tasks.spawn(Membership::new(core.clone(), identity).run(events));
         core.tasks.spawn(Publisher::new(core.clone()).run(commands));
         core.tasks.spawn(links::accept(core.clone()));
-        core.tasks.spawn(join::run(core.clone(), directory, members_file.clone()));
-        match registries.clone() {
-            Some(registries) => core.tasks.spawn(registries.run(core.clone())),
-            None => core.tasks.spawn(register::renew_records(core.clone())),
+        core.tasks.spawn(expire(core.clone()));
+        let joining = Tasks::default();
+        joining.spawn(join::run(core.clone(), directory, members_file.clone()));
+        joining.spawn(register::renew_records(core.clone()));
+        if let Some(registries) = registries.clone() {
+            joining.spawn(registries.run(core.clone()));
         }
         let listener = Tasks::default();
         listener.spawn(listener::serve_clients(core.clone(), client));
         if let Some(admin) = admin {
             core.tasks.spawn(listener::serve_admin(core.clone(), admin));
         }
-        Ok(Self { core, addrs, listener, registries, members_file })
+        Ok(Self { core, addrs, listener, joining, registries, members_file })
     }
 
     /// The node's id.
@@ -198,6 +206,11 @@ impl Node {
         let core = &self.core;
         core.start_draining();
         self.listener.cancel().await;
+        if let Some(registries) = &self.registries {
+            // A registration under way is answered first: the leave has to come after it.
+            let _ = tokio::time::timeout(GOODBYE, registries.stop()).await;
+        }
+        self.joining.cancel().await;
         core.local.for_each(|session| {
             // A session whose queue is full ends by that.
             let _ = session.try_send(crate::session::SessionEvent::GoingAway);
@@ -232,8 +245,21 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.listener.stop();
+        self.joining.stop();
         self.core.connections.stop();
         self.core.tasks.stop();
+    }
+}
+
+/// Forgets, every few seconds, what nobody has said again.
+async fn expire(core: Arc<Core>) {
+    let mut tick = tokio::time::interval(EXPIRE_EVERY);
+    loop {
+        tick.tick().await;
+        core.homes().expire(Instant::now());
+        core.records.expire();
+        core.sources.expire();
+        core.links.expire();
     }
 }
 

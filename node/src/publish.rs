@@ -20,9 +20,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     core::Core,
-    federation::frame::{MAX_BATCH, Request},
-    locate,
-    placement::{Homes, Tag},
+    federation::{
+        frame::{MAX_BATCH, Request},
+        view::View,
+    },
+    locate::{self, Registered},
+    placement::{HOMES, Homes, Tag},
     session::SessionId,
 };
 
@@ -33,7 +36,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// What is kept registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Key {
+enum Key {
     /// An inbox.
     Inbox(Inbox),
     /// A code of a session.
@@ -56,8 +59,12 @@ pub(crate) enum Command {
     KeepLease(SignedLease),
     /// The session has registered this code; keep it so.
     KeepCode(PairingCode, SessionId),
-    /// Take this back.
-    Withdraw(Key),
+    /// The session has detached the inbox: take its lease of up to this `seq` back.
+    WithdrawLease(Inbox, u64),
+    /// The session has given its code back: take it back.
+    WithdrawCode(PairingCode, SessionId),
+    /// The inbox is attached elsewhere: keep its lease of up to this `seq` no more. The homes know already.
+    Forget(Inbox, u64),
 }
 
 struct Kept {
@@ -65,6 +72,8 @@ struct Kept {
     /// The lease, of an inbox.
     lease: Option<SignedLease>,
     homes: Homes,
+    /// The epochs of the homes when it was put: a home that has started anew has forgotten it.
+    epochs: [u64; HOMES],
     /// Where in the schedule it stands.
     slot: Slot,
 }
@@ -76,6 +85,8 @@ type Slot = (Instant, u64);
 pub(crate) struct Publisher {
     core: Arc<Core>,
     kept: HashMap<Key, Kept>,
+    /// This node's own epoch when the view was last looked at: after a rejoin, all homes have forgotten all.
+    own_epoch: u64,
     /// Exactly one slot for each key that is kept.
     schedule: BTreeMap<Slot, Key>,
     slots: u64,
@@ -93,7 +104,8 @@ struct Errand {
 impl Publisher {
     /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, kept: HashMap::new(), schedule: BTreeMap::new(), slots: 0 }
+        let own_epoch = core.own_record.load().epoch;
+        Self { core, kept: HashMap::new(), own_epoch, schedule: BTreeMap::new(), slots: 0 }
     }
 
     /// Runs until the queue's senders are gone.
@@ -132,26 +144,35 @@ impl Publisher {
         match command {
             Command::KeepLease(lease) => self.keep(Key::Inbox(lease.inbox), Some(lease)),
             Command::KeepCode(code, session) => self.keep(Key::Code(code, session), None),
-            Command::Withdraw(key) => {
-                let Some(kept) = self.forget(&key) else { return };
+            Command::WithdrawLease(inbox, seq) => {
+                let Some(kept) = self.forget_lease(inbox, seq) else { return };
                 for home in kept.homes.iter() {
-                    let errand = errands.entry(home).or_default();
-                    match (key, &kept.lease) {
-                        (Key::Inbox(inbox), Some(lease)) => errand.drop_leases.push((inbox, lease.seq)),
-                        (Key::Inbox(_), None) => {}
-                        (Key::Code(code, session), _) => errand.drop_codes.push((code, session)),
-                    }
+                    errands.entry(home).or_default().drop_leases.push((inbox, seq));
                 }
             }
+            Command::WithdrawCode(code, session) => {
+                let Some(kept) = self.forget(&Key::Code(code, session)) else { return };
+                for home in kept.homes.iter() {
+                    errands.entry(home).or_default().drop_codes.push((code, session));
+                }
+            }
+            Command::Forget(inbox, seq) => drop(self.forget_lease(inbox, seq)),
         }
+    }
+
+    /// Keeps the lease of an inbox no more, unless it is newer than `seq`: another session's.
+    fn forget_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Kept> {
+        let key = Key::Inbox(inbox);
+        let older = self.kept.get(&key)?.lease.as_ref().is_some_and(|lease| lease.seq <= seq);
+        if older { self.forget(&key) } else { None }
     }
 
     fn keep(&mut self, key: Key, lease: Option<SignedLease>) {
         self.forget(&key);
         let tag = key.tag();
-        let homes = self.core.view.load().homes(tag);
+        let (homes, epochs) = placed(&self.core.view.load(), tag);
         let slot = self.schedule_next(key);
-        self.kept.insert(key, Kept { tag, lease, homes, slot });
+        self.kept.insert(key, Kept { tag, lease, homes, epochs, slot });
     }
 
     fn forget(&mut self, key: &Key) -> Option<Kept> {
@@ -192,14 +213,29 @@ impl Publisher {
 
     fn handle_view(&mut self, errands: &mut HashMap<NodeId, Errand>) {
         let view = self.core.view.load_full();
+        let own_epoch = self.core.own_record.load().epoch;
+        let rejoined = std::mem::replace(&mut self.own_epoch, own_epoch) != own_epoch;
         for (key, kept) in &mut self.kept {
-            let homes = view.homes(kept.tag);
-            for home in homes.iter().filter(|home| !kept.homes.contains(home)) {
-                put(errands.entry(home).or_default(), *key, kept);
+            let (homes, epochs) = placed(&view, kept.tag);
+            for (home, epoch) in homes.iter().zip(epochs) {
+                let has_it = kept.homes.iter().zip(kept.epochs).any(|known| known == (home, epoch));
+                if rejoined || !has_it {
+                    put(errands.entry(home).or_default(), *key, kept);
+                }
             }
-            kept.homes = homes;
+            (kept.homes, kept.epochs) = (homes, epochs);
         }
     }
+}
+
+/// The homes of a tag, and the epochs that they are in.
+fn placed(view: &View, tag: Tag) -> (Homes, [u64; HOMES]) {
+    let homes = view.homes(tag);
+    let mut epochs = [0; HOMES];
+    for (epoch, home) in epochs.iter_mut().zip(homes.iter()) {
+        *epoch = view.epoch(&home).unwrap_or_default();
+    }
+    (homes, epochs)
 }
 
 fn put(errand: &mut Errand, key: Key, kept: &Kept) {
@@ -213,10 +249,16 @@ fn put(errand: &mut Errand, key: Key, kept: &Kept) {
 /// Tells one home. What fails is tried again when it is due.
 async fn run_errand(core: &Arc<Core>, home: NodeId, errand: Errand) {
     for leases in errand.leases.chunks(MAX_BATCH) {
-        for index in locate::put_batch(core, home, leases, (0..leases.len()).collect()).await {
+        for (index, registered) in locate::put_batch(core, home, leases, (0..leases.len()).collect()).await {
+            if registered != Registered::Stale {
+                continue;
+            }
             // Attached elsewhere meanwhile: the session here has lost it.
-            core.found.remove(&leases[index].inbox);
-            core.local.drop_lease(&leases[index]);
+            let lease = &leases[index];
+            core.found.remove(&lease.inbox);
+            core.local.drop_lease(lease);
+            // The publisher ends only with the node.
+            let _ = core.publisher.send(Command::Forget(lease.inbox, lease.seq)).await;
         }
     }
     for codes in errand.codes.chunks(MAX_BATCH) {

@@ -6,7 +6,10 @@ use chappe_common::{record::NodeLeave, signed::Signed};
 use chappe_discovery::tls;
 use futures_util::future::join_all;
 use rand::RngExt as _;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::{RwLock, oneshot},
+    time::sleep,
+};
 
 use crate::{core::Core, federation::membership::Event};
 
@@ -21,6 +24,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) struct Registries {
     http: reqwest::Client,
     urls: Vec<String>,
+    /// Held for reading while a record is on its way; whether no more are sent.
+    stopped: Arc<RwLock<bool>>,
 }
 
 impl Registries {
@@ -35,14 +40,17 @@ impl Registries {
             .timeout(WAIT)
             .build()?;
         let urls = urls.iter().map(|url| format!("{}/v1/nodes", url.trim_end_matches('/'))).collect();
-        Ok(Self { http, urls })
+        Ok(Self { http, urls, stopped: Arc::default() })
     }
 
     /// Keeps the node registered until the task is ended.
     pub(crate) async fn run(self, core: Arc<Core>) {
-        let renew = renew_records(core.clone());
-        let registered = join_all(self.urls.iter().map(|url| self.keep_registered(&core, url)));
-        tokio::join!(renew, registered);
+        join_all(self.urls.iter().map(|url| self.keep_registered(&core, url))).await;
+    }
+
+    /// Sends no more records, and waits until those on their way are answered: a leave that overtakes one ends nothing.
+    pub(crate) async fn stop(&self) {
+        *self.stopped.write().await = true;
     }
 
     /// Registers with one registry whenever the record changes, and tries again where that fails.
@@ -50,8 +58,14 @@ impl Registries {
         let mut changes = core.own_record_changes();
         let mut pause = FIRST_PAUSE;
         loop {
+            let stopped = self.stopped.read().await;
+            if *stopped {
+                return;
+            }
             let record = core.own_record.load().as_bytes().clone();
-            let registered = match self.http.post(url).body(record).send().await {
+            let answered = self.http.post(url).body(record).send().await;
+            drop(stopped);
+            let registered = match answered {
                 Ok(response) if response.status().is_success() => {
                     tracing::debug!("registered");
                     true
@@ -93,7 +107,7 @@ impl Registries {
     }
 }
 
-/// Signs a fresh record before the last one gets old. A node without registries needs that too: its members do.
+/// Signs a fresh record before the last one gets old, for registries and members.
 pub(crate) async fn renew_records(core: Arc<Core>) {
     loop {
         let jittered = core.config.registry.renew_every.mul_f64(rand::rng().random_range(0.9..1.0));

@@ -9,7 +9,6 @@ use std::{
 
 use bytes::Bytes;
 use chappe_common::{
-    keys::NodeId,
     record::{NodeRecord, SignedRecord},
     signed::Signed,
     time::UnixTime,
@@ -22,10 +21,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{
-    exchange, links,
-    membership::{EXPIRE_EVERY, Event},
-};
+use super::{exchange, links, membership::Event};
 use crate::core::Core;
 
 /// How many nodes a joiner asks at once: one of them may be gone, and another may lie.
@@ -37,17 +33,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// At most one exchange that is wanted for a member's record in this time.
 const WANTED_PAUSE: Duration = Duration::from_secs(1);
-/// How often the known members are written down, if they changed.
-const STORE_EVERY: Duration = Duration::from_secs(30);
+/// How often the known members are written down, if one of their records has changed.
+const STORE_EVERY: Duration = Duration::from_secs(120);
 /// The most members that are written down: enough that some are there after weeks.
 const STORED: usize = 64;
 
 /// Joins, and keeps the view whole, until the task is ended.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
-    for record in load_members(&members_file) {
-        // What doesn't count any more is refused by itself.
-        core.records.learn(record);
-    }
+    // Records of the last run; most have expired, but where their nodes stood is where most still stand.
+    let former = load_members(&members_file);
     let mut pause = FIRST_PAUSE;
     let mut next_try = Instant::now();
     let every = core.config.membership.exchange_every;
@@ -55,7 +49,6 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
     exchange_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let renew = core.config.registry.renew_every;
     let mut heal_tick = interval_at(Instant::now() + renew, renew);
-    let mut expire_tick = interval_at(Instant::now() + EXPIRE_EVERY, EXPIRE_EVERY);
     let mut store_tick = interval_at(Instant::now() + STORE_EVERY, STORE_EVERY);
     let mut stored = Vec::new();
     loop {
@@ -64,7 +57,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
             biased;
             () = sleep_until(next_try), if alone => {
                 ask_registry(&core, registry.as_ref()).await;
-                let joined = join(&core).await;
+                let joined = join(&core, &former).await;
                 pause = if joined { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
                 next_try = Instant::now() + jittered(pause);
             }
@@ -76,13 +69,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
             _ = heal_tick.tick() => {
                 // Two halves that lost each other meet again through what the registry knows.
                 ask_registry(&core, registry.as_ref()).await;
-                join(&core).await;
-            }
-            _ = expire_tick.tick() => {
-                core.homes().expire(std::time::Instant::now());
-                core.records.expire();
-                core.sources.expire();
-                core.links.expire();
+                join(&core, &[]).await;
             }
             _ = store_tick.tick() => store_members(&core, &members_file, &mut stored),
         }
@@ -108,14 +95,17 @@ async fn ask_registry(core: &Core, registry: Option<&Registry>) {
 }
 
 /// Asks up to [`ANCHORS`] nodes that are known, but no members, for all they know. Whether one answered.
-async fn join(core: &Arc<Core>) -> bool {
+async fn join(core: &Arc<Core>, former: &[SignedRecord]) -> bool {
     let view = core.view.load_full();
-    let strangers = core.records.all().into_iter().map(|record| record.node).filter(|node| !view.contains(node));
-    let anchors = strangers.sample(&mut rand::rng(), ANCHORS);
+    let is_stranger = |record: &SignedRecord| record.node != core.me && !view.contains(&record.node);
+    let mut anchors = core.records.all().into_iter().filter(is_stranger).sample(&mut rand::rng(), ANCHORS);
+    let unknown = |record: &&SignedRecord| is_stranger(record) && core.records.find(&record.node).is_none();
+    let more = former.iter().filter(unknown).sample(&mut rand::rng(), ANCHORS - anchors.len());
+    anchors.extend(more.into_iter().cloned());
     let asked = anchors.iter().map(|anchor| async {
-        let joined = exchange_with(core, *anchor).await;
-        if joined && core.membership.send(Event::Announce(*anchor)).await.is_ok() {
-            tracing::info!(anchor = anchor.short(), "joined");
+        let joined = exchange_with(core, anchor).await;
+        if joined && core.membership.send(Event::Announce(anchor.node)).await.is_ok() {
+            tracing::info!(anchor = anchor.node.short(), "joined");
         }
         joined
     });
@@ -125,15 +115,17 @@ async fn join(core: &Arc<Core>) -> bool {
 async fn exchange_with_members(core: &Arc<Core>, count: usize) {
     let view = core.view.load_full();
     let others = view.nodes().filter(|node| *node != core.me).sample(&mut rand::rng(), count);
-    join_all(others.into_iter().map(|node| exchange_with(core, node))).await;
+    let records: Vec<_> = others.iter().filter_map(|node| core.records.find(node)).collect();
+    join_all(records.iter().map(|record| exchange_with(core, record))).await;
 }
 
-async fn exchange_with(core: &Arc<Core>, node: NodeId) -> bool {
-    tokio::time::timeout(EXCHANGE_WAIT, try_exchange(core, node)).await.ok().flatten().is_some()
+async fn exchange_with(core: &Arc<Core>, record: &SignedRecord) -> bool {
+    tokio::time::timeout(EXCHANGE_WAIT, try_exchange(core, record)).await.ok().flatten().is_some()
 }
 
-async fn try_exchange(core: &Arc<Core>, node: NodeId) -> Option<()> {
-    let link = match links::connect(core, node).await {
+async fn try_exchange(core: &Arc<Core>, record: &SignedRecord) -> Option<()> {
+    let node = record.node;
+    let link = match links::connect_by(core, record).await {
         Ok(link) => link,
         Err(error) => {
             tracing::debug!(%error, peer = node.short(), "no link for an exchange");
@@ -154,16 +146,18 @@ fn load_members(path: &Path) -> Vec<SignedRecord> {
 }
 
 /// Writes the members down for the next start.
-pub(crate) fn store_members(core: &Core, path: &Path, stored: &mut Vec<NodeId>) {
-    let members: Vec<_> = core.view.load().nodes().filter(|node| *node != core.me).take(STORED).collect();
-    if members == *stored || members.is_empty() {
+pub(crate) fn store_members(core: &Core, path: &Path, stored: &mut Vec<Bytes>) {
+    let view = core.view.load_full();
+    let members = view.nodes().filter(|node| *node != core.me).take(STORED);
+    let records: Vec<_> =
+        members.filter_map(|node| core.records.find(&node)).map(|record| record.as_bytes().clone()).collect();
+    // A node that is alone keeps what it knew: it is how it gets back.
+    if records == *stored || records.is_empty() {
         return;
     }
-    let records: Vec<_> =
-        members.iter().filter_map(|node| core.records.find(node)).map(|record| record.as_bytes().clone()).collect();
     let written = postcard::to_allocvec(&records).map(|bytes| private_file::write(path, &bytes));
     match written {
-        Ok(Ok(())) => *stored = members,
+        Ok(Ok(())) => *stored = records,
         Ok(Err(error)) => tracing::warn!(%error, path = %path.display(), "cannot write the known members down"),
         // Byte strings always encode.
         Err(_) => {}

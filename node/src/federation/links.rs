@@ -17,13 +17,16 @@ use chappe_common::{
     signed::Signed,
 };
 use dashmap::DashMap;
-use futures_util::{FutureExt as _, future::Shared};
+use futures_util::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quinn::{
     Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
 
 use super::{
     hello::{self, HELLO_STREAM, Hello, Refusal},
@@ -45,8 +48,10 @@ const MAX_INCOMING: usize = 256;
 const HANDSHAKES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 /// After this silence a link is closed; membership opens it again when it has something to say.
 const LINK_IDLE: Duration = Duration::from_secs(60);
-/// Two dials that cross are at most this far apart.
-const CROSSING: Duration = Duration::from_secs(5);
+/// Two dials that cross are at most this far apart: the first words of the longest paths.
+const CROSSING: Duration = Duration::from_secs(1);
+/// How long the next address of a peer waits for the one before it: a black hole costs no more.
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
 
 /// Why there is no link to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,8 +79,10 @@ pub(crate) struct Links {
     key: SecretKey,
     max_links: usize,
     table: DashMap<NodeId, Arc<Link>>,
-    dials: Mutex<HashMap<NodeId, Dial>>,
+    dials: Mutex<HashMap<NodeId, (Instant, Dial)>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
+    /// Room for handshakes and first words of others.
+    incoming: Arc<Semaphore>,
 }
 
 impl Links {
@@ -99,7 +106,8 @@ impl Links {
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
         let burst = HANDSHAKES_PER_SECOND.saturating_mul(NonZeroU32::new(10).expect("not zero"));
         let handshakes = RateLimiter::dashmap(Quota::per_second(HANDSHAKES_PER_SECOND).allow_burst(burst));
-        Ok(Self { endpoint, key, max_links, table: DashMap::new(), dials: Mutex::default(), handshakes })
+        let incoming = Arc::new(Semaphore::new(MAX_INCOMING));
+        Ok(Self { endpoint, key, max_links, table: DashMap::new(), dials: Mutex::default(), handshakes, incoming })
     }
 
     /// The bound address.
@@ -142,11 +150,16 @@ impl Links {
         self.handshakes.retain_recent();
     }
 
-    /// Two nodes that dial each other at once keep the lower key's dial. Whether one from `peer` has to give way.
-    fn gives_way(&self, me: NodeId, peer: NodeId) -> bool {
-        let dialling = self.dials.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&peer);
-        let just_dialled =
-            self.table.get(&peer).is_some_and(|link| link.is_open() && link.dialled() && link.age() < CROSSING);
+    /// Two nodes that dial each other at once keep the lower key's dial. Whether one from `peer`, which shows this epoch,
+    /// has to give way. A dial that takes long may never arrive, and a link to a former self is dead: neither counts.
+    fn gives_way(&self, me: NodeId, peer: NodeId, epoch: u64) -> bool {
+        let dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        let dialling = dials.get(&peer).is_some_and(|(since, _)| since.elapsed() < CROSSING);
+        drop(dials);
+        let just_dialled = self
+            .table
+            .get(&peer)
+            .is_some_and(|link| link.is_open() && link.dialled() && link.age() < CROSSING && link.epoch() >= epoch);
         me < peer && (dialling || just_dialled)
     }
 
@@ -189,18 +202,32 @@ pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>,
     if let Some(link) = core.links.find(&node) {
         return Ok(link);
     }
+    let record = core.records.find(&node).ok_or(DialError::Unknown)?;
+    connect_by(core, &record).await
+}
+
+/// The same, with the addresses of a record that may have expired: the link proves the key, and its first words bring
+/// a fresh one.
+pub(crate) async fn connect_by(core: &Arc<Core>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
+    let node = record.node;
+    if let Some(link) = core.links.find(&node) {
+        return Ok(link);
+    }
     let dial = {
         let mut dials = core.links.dials.lock().unwrap_or_else(PoisonError::into_inner);
         match dials.get(&node) {
-            Some(dial) => dial.clone(),
-            None if dials.len() >= MAX_DIALS => return Err(DialError::Busy),
+            Some((_, dial)) => dial.clone(),
+            None if dials.len() >= MAX_DIALS => {
+                core.metrics.dials_refused.inc();
+                return Err(DialError::Busy);
+            }
             None => {
                 let (sender, receiver) = oneshot::channel();
                 let dial = receiver.shared();
-                dials.insert(node, dial.clone());
-                let core = core.clone();
+                dials.insert(node, (Instant::now(), dial.clone()));
+                let (core, addrs) = (core.clone(), record.quic_addrs.clone());
                 core.tasks.clone().spawn(async move {
-                    let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node)).await {
+                    let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs)).await {
                         Ok(result) => result,
                         Err(_) => Err(DialError::Unreachable),
                     };
@@ -233,33 +260,48 @@ pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
     });
 }
 
-async fn dial_node(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>, DialError> {
-    let record = core.records.find(&node).ok_or(DialError::Unknown)?;
-    let mut last = DialError::Unreachable;
-    for addr in &record.quic_addrs {
-        match dial_address(core, node, *addr).await {
-            Ok(link) => return Ok(link),
-            Err(DialError::Refused(Refusal::Duplicate)) => {
-                // The peer's own dial is on its way: wait for it here.
-                while core.links.find(&node).is_none() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                return core.links.find(&node).ok_or(DialError::Unreachable);
+async fn dial_node(core: &Arc<Core>, node: NodeId, addrs: &[SocketAddr]) -> Result<Arc<Link>, DialError> {
+    match greet(core, node, handshake(core, node, addrs).await?).await {
+        Err(DialError::Refused(Refusal::Duplicate)) => {
+            // The peer's own dial is on its way: wait for it here.
+            while core.links.find(&node).is_none() {
+                sleep(Duration::from_millis(20)).await;
             }
-            Err(error) => last = error,
+            core.links.find(&node).ok_or(DialError::Unreachable)
         }
+        result => result,
     }
-    Err(last)
 }
 
-async fn dial_address(core: &Arc<Core>, node: NodeId, addr: SocketAddr) -> Result<Arc<Link>, DialError> {
-    let crypto = link_tls::client_config(&core.links.key, node).map_err(|_| DialError::Unreachable)?;
-    let crypto = QuicClientConfig::try_from(crypto).map_err(|_| DialError::Unreachable)?;
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+/// A connection to the first address that answers with the node's key; each starts a moment after the one before.
+async fn handshake(core: &Core, node: NodeId, addrs: &[SocketAddr]) -> Result<Connection, DialError> {
+    let mut stagger = Duration::ZERO;
+    let mut dials = FuturesUnordered::new();
+    for addr in addrs {
+        let wait = stagger;
+        stagger += ADDRESS_STAGGER;
+        dials.push(async move {
+            sleep(wait).await;
+            handshake_with(core, node, *addr).await
+        });
+    }
+    while let Some(connection) = dials.next().await {
+        if let Some(connection) = connection {
+            return Ok(connection);
+        }
+    }
+    Err(DialError::Unreachable)
+}
+
+async fn handshake_with(core: &Core, node: NodeId, addr: SocketAddr) -> Option<Connection> {
+    let crypto = link_tls::client_config(&core.links.key, node).ok()?;
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).ok()?));
     config.transport_config(Arc::new(transport()));
-    let connecting =
-        core.links.endpoint.connect_with(config, addr, link_tls::SERVER_NAME).map_err(|_| DialError::Unreachable)?;
-    let connection = connecting.await.map_err(|_| DialError::Unreachable)?;
+    core.links.endpoint.connect_with(config, addr, link_tls::SERVER_NAME).ok()?.await.ok()
+}
+
+/// The first words on a connection that this node has dialled.
+async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection) -> Result<Arc<Link>, DialError> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
     send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
     let ours = Hello::Record(core.own_record.load().as_bytes().clone());
@@ -290,11 +332,17 @@ pub(crate) async fn accept(core: Arc<Core>) {
             incoming.refuse();
             continue;
         }
+        let Ok(place) = core.links.incoming.clone().try_acquire_owned() else {
+            core.metrics.handshakes_refused.inc();
+            incoming.refuse();
+            continue;
+        };
         let core = core.clone();
         core.tasks.clone().spawn(async move {
             if tokio::time::timeout(HELLO_WAIT, accept_one(&core, incoming)).await.is_err() {
                 core.metrics.handshakes_refused.inc();
             }
+            drop(place);
         });
     }
 }
@@ -314,8 +362,8 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
         return;
     }
     let refusal = match hello::receive(&mut receive).await {
-        Ok(Hello::Record(_)) if core.links.gives_way(core.me, peer) => Refusal::Duplicate,
         Ok(Hello::Record(record)) => match learn(core, peer, record) {
+            Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
             Ok(epoch) => {
                 let ours = Hello::Record(core.own_record.load().as_bytes().clone());
                 if hello::send(&mut send, &ours).await.is_ok() {
@@ -343,8 +391,10 @@ fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<u64, Refusal> {
     let epoch = record.epoch;
     match core.records.learn(record.clone()) {
         Learned::New => {
-            // A full queue only delays: the record spreads with the next exchange.
-            let _ = core.membership.try_send(Event::Learned(record));
+            if core.membership.try_send(Event::Learned(record)).is_err() {
+                // It only delays: the record spreads with the next exchange.
+                core.metrics.datagrams_dropped.inc();
+            }
             Ok(epoch)
         }
         Learned::Known => Ok(epoch),

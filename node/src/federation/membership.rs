@@ -8,7 +8,7 @@ use std::{
     collections::{BinaryHeap, HashMap},
     num::NonZeroU32,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -29,7 +29,11 @@ use super::{
     news::{self, News, NewsHandler, NewsKind},
     view::View,
 };
-use crate::{config::NodeConfig, core::Core, identity::Identity};
+use crate::{
+    config::NodeConfig,
+    core::{Basics, Core},
+    identity::Identity,
+};
 
 /// The largest packet in bytes: always fits a QUIC datagram at the smallest MTU.
 const MAX_PACKET: usize = 1162;
@@ -92,6 +96,9 @@ pub(crate) struct Membership {
     timers_set: u64,
     /// The members that the library calls active, and their epochs.
     active: HashMap<NodeId, u64>,
+    /// This node has said that it leaves. It says nothing more: the library would come back at the first word that it
+    /// is down.
+    left: bool,
 }
 
 fn swim_config(config: &NodeConfig) -> foca::Config {
@@ -105,16 +112,12 @@ fn swim_config(config: &NodeConfig) -> foca::Config {
 }
 
 /// Signs this node's record.
-pub(crate) fn sign_record(
-    core: &crate::core::Basics,
-    identity: &Identity,
-    seq: u64,
-) -> Result<SignedRecord, SignError> {
+pub(crate) fn sign_record(core: &Basics, epoch: u64, seq: u64) -> Result<SignedRecord, SignError> {
     let now = UnixTime::from(SystemTime::now());
     let record = NodeRecord {
         federation: core.federation,
         node: core.me,
-        epoch: identity.epoch(),
+        epoch,
         seq,
         issued_at: now,
         expires_at: now + core.record_lifetime,
@@ -124,7 +127,7 @@ pub(crate) fn sign_record(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         abilities: core.abilities,
     };
-    Signed::sign(record, identity.key())
+    Signed::sign(record, &core.key)
 }
 
 impl Membership {
@@ -149,6 +152,7 @@ impl Membership {
             timers: BinaryHeap::new(),
             timers_set: 0,
             active: HashMap::new(),
+            left: false,
         }
     }
 
@@ -172,6 +176,9 @@ impl Membership {
     fn handle_due_timers(&mut self, now: Instant) {
         while self.timers.peek().is_some_and(|Reverse(due)| due.at <= now) {
             let Some(Reverse(due)) = self.timers.pop() else { break };
+            if self.left {
+                continue;
+            }
             let suspicion = matches!(due.timer, Timer::ChangeSuspectToDown { .. });
             if let Err(error) = self.swim.handle_timer(due.timer, &mut self.runtime) {
                 tracing::debug!(%error, "a membership timer failed");
@@ -181,6 +188,9 @@ impl Membership {
     }
 
     fn handle_event(&mut self, event: Event) {
+        if self.left {
+            return;
+        }
         match event {
             Event::Datagram { from, packet } => self.handle_packet(from, &packet),
             Event::Learned(record) => {
@@ -269,8 +279,11 @@ impl Membership {
     }
 
     fn renew_record(&mut self) {
+        if let Err(error) = self.identity.store_epoch() {
+            tracing::error!(%error, "cannot store the raised epoch; a restart may be taken for this run");
+        }
         self.seq += 1;
-        match sign_record(&self.core.basics, &self.identity, self.seq) {
+        match sign_record(&self.core.basics, self.identity.epoch(), self.seq) {
             Ok(record) => {
                 self.core.set_own_record(record);
                 self.spread_own_record();
@@ -316,6 +329,7 @@ impl Membership {
             tracing::debug!(%error, "cannot leave");
         }
         self.drain(false);
+        self.left = true;
     }
 
     /// Does what the library wants after a call. `suspicion`: the call was the end of a suspicion.
@@ -327,7 +341,7 @@ impl Membership {
                 OwnedNotification::MemberUp(id) => {
                     self.active.insert(id.node, id.epoch);
                     changed = true;
-                    if self.core.records.find(&id.node).is_none() {
+                    if self.core.records.find(&id.node).is_none_or(|record| record.epoch < id.epoch) {
                         // Whoever told has its record too; without it the member can't even be probed.
                         self.core.wants_exchange.notify_one();
                     }
@@ -337,10 +351,12 @@ impl Membership {
                     changed |= self.handle_down(id);
                 }
                 OwnedNotification::Rename(before, after) => {
-                    self.active.remove(&before.node);
-                    self.active.insert(after.node, after.epoch);
+                    // The library renames members that are down as well; one that comes up besides is told as such.
+                    if self.active.remove(&before.node).is_some() {
+                        self.active.insert(after.node, after.epoch);
+                    }
                     // A restart: whatever the former self kept is gone.
-                    self.core.forget_node(before.node);
+                    self.core.forget_before(before.node, after.epoch);
                     self.core.links.close_former(&after.node, after.epoch);
                     changed = true;
                 }
@@ -386,15 +402,13 @@ impl Membership {
         self.core.metrics.members_down.inc();
         tracing::info!(member = id.node.short(), "member down");
         self.core.links.close(&id.node);
-        self.core.forget_node(id.node);
+        self.core.forget_before(id.node, id.epoch + 1);
         true
     }
 
     /// This node was called down, and comes back with a higher epoch.
     fn handle_rejoin(&mut self, id: MemberId) {
-        if let Err(error) = self.identity.raise_epoch(id.epoch) {
-            tracing::error!(%error, "cannot store the raised epoch; a restart may be taken for this run");
-        }
+        self.identity.raise_epoch(id.epoch);
         tracing::warn!(epoch = id.epoch, "this node was taken for down and joins again");
         self.seq = 0;
         self.renew_record();
@@ -419,9 +433,6 @@ async fn sleep_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-
-/// How often what has expired is forgotten.
-pub(crate) const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
 /// What a node offers, by its configuration.
 pub(crate) fn abilities(config: &NodeConfig) -> Abilities {

@@ -7,19 +7,25 @@ use crate::placement::{Beacon, Homes, Network, Place, Tag};
 /// The live members, this node among them. Cheap to read from any task.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
-    /// Sorted by node.
+    /// Sorted by node, each with its epoch.
+    members: Vec<(Place, u64)>,
+    /// The places alone, in the same order: what placement scans.
     places: Vec<Place>,
 }
 
 impl View {
     /// A view of the nodes that these records are of.
     pub(crate) fn new<'a>(beacon: &Beacon, records: impl Iterator<Item = &'a NodeRecord>) -> Self {
-        let mut places: Vec<_> = records
-            .filter_map(|record| Some(Place::new(beacon, record.node, Network::of(record.quic_addrs.first()?))))
+        let mut members: Vec<_> = records
+            .filter_map(|record| {
+                let network = Network::of(record.quic_addrs.first()?);
+                Some((Place::new(beacon, record.node, network), record.epoch))
+            })
             .collect();
-        places.sort_unstable_by_key(Place::node);
-        places.dedup_by_key(|place| place.node());
-        Self { places }
+        members.sort_unstable_by_key(|(place, _)| place.node());
+        members.dedup_by_key(|(place, _)| place.node());
+        let places = members.iter().map(|(place, _)| *place).collect();
+        Self { members, places }
     }
 
     /// How many members there are.
@@ -30,6 +36,12 @@ impl View {
     /// Whether `node` is a live member.
     pub(crate) fn contains(&self, node: &NodeId) -> bool {
         self.places.binary_search_by_key(node, Place::node).is_ok()
+    }
+
+    /// The epoch of a live member.
+    pub(crate) fn epoch(&self, node: &NodeId) -> Option<u64> {
+        let index = self.members.binary_search_by_key(node, |(place, _)| place.node()).ok()?;
+        Some(self.members[index].1)
     }
 
     /// The homes of a tag.

@@ -65,11 +65,31 @@ struct Over;
 
 /// What a question brought.
 enum Done {
-    Claimed { registration: Registration, result: Result<(), locate::ClaimError> },
-    Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
-    Resolved { id: String, lease: Option<SignedLease> },
-    Attached { id: String, leases: Vec<(usize, SignedLease)>, rejected: Vec<Rejected>, stale: Vec<usize> },
-    Reached { need: Need, lease: Option<SignedLease> },
+    Claimed {
+        registration: Registration,
+        result: Result<(), locate::ClaimError>,
+    },
+    Found {
+        ask: u64,
+        to: Option<PeerAddr>,
+        name: Option<String>,
+        payload: Option<Bytes>,
+        key: Option<[u8; 32]>,
+    },
+    Resolved {
+        id: String,
+        lease: Option<SignedLease>,
+    },
+    Attached {
+        id: String,
+        leases: Vec<(usize, SignedLease)>,
+        rejected: Vec<Rejected>,
+        registered: Vec<locate::Registered>,
+    },
+    Reached {
+        need: Need,
+        lease: Option<SignedLease>,
+    },
     Connected,
 }
 
@@ -351,22 +371,18 @@ impl Session {
         let _ = self.core.publisher.send(command).await;
     }
 
-    async fn withdraw(&mut self, key: publish::Key) {
-        self.publish(publish::Command::Withdraw(key)).await;
-    }
-
     /// The session is over: gives back what it has registered, and tells those that it was paired with.
     async fn leave(&mut self) {
         self.core.local.remove(self.handle.id());
         let inboxes: Vec<Inbox> = self.inbox_door.take_all();
         for inbox in inboxes {
-            if self.core.local.detach(self.handle.id(), &inbox).is_some() {
-                self.withdraw(publish::Key::Inbox(inbox)).await;
+            if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
+                self.publish(publish::Command::WithdrawLease(inbox, lease.seq)).await;
             }
         }
         for action in self.code_door.close() {
             match action {
-                Action::Release(code) => self.withdraw(publish::Key::Code(code, self.handle.id())).await,
+                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
                 Action::Tell(to, note) if to.node == self.core.me => {
                     dispatch::note_to_session(&self.core, to.session, self.addr(), note);
                 }

@@ -63,7 +63,7 @@ impl Session {
             match action {
                 Action::Say(text) => self.say(text).await?,
                 Action::Tell(to, note) => self.tell(to, note).await?,
-                Action::Release(code) => self.withdraw(publish::Key::Code(code, self.handle.id())).await,
+                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
             }
         }
         Ok(())

@@ -9,7 +9,8 @@ use super::{
     hear::{Refusal, Said},
 };
 use crate::{
-    locate, publish,
+    locate::{self, Registered},
+    publish,
     session::{
         attach,
         inbox_door::ttl,
@@ -50,8 +51,8 @@ impl Session {
         let core = self.core.clone();
         self.start_ordered(async move {
             let signed: Vec<_> = leases.iter().map(|(_, lease)| lease.clone()).collect();
-            let stale = locate::put_leases(&core, &signed).await;
-            Done::Attached { id, leases, rejected, stale }
+            let registered = locate::put_leases(&core, &signed).await;
+            Done::Attached { id, leases, rejected, registered }
         });
         Ok(Said::Nothing)
     }
@@ -61,19 +62,27 @@ impl Session {
         id: &str,
         leases: Vec<(usize, SignedLease)>,
         mut rejected: Vec<Rejected>,
-        stale: &[usize],
+        registered: &[Registered],
     ) -> Result<(), Over> {
         let mut kept = Vec::new();
-        for (place, (index, lease)) in leases.into_iter().enumerate() {
-            if stale.contains(&place) || !self.inbox_door.contains(&lease.inbox) {
-                // A home knows a newer lease: the client has attached elsewhere since.
-                self.inbox_door.remove(&lease.inbox);
-                self.core.local.detach(self.handle.id(), &lease.inbox);
-                rejected.push(Rejected { index, code: ErrorCode::BadLease });
-            } else {
-                self.publish(publish::Command::KeepLease(lease.clone())).await;
-                kept.push(lease);
-            }
+        for ((index, lease), registered) in leases.into_iter().zip(registered) {
+            let code = match registered {
+                Registered::Kept if self.inbox_door.contains(&lease.inbox) => {
+                    self.publish(publish::Command::KeepLease(lease.clone())).await;
+                    kept.push(lease);
+                    continue;
+                }
+                // The client has attached elsewhere since.
+                Registered::Kept | Registered::Stale => ErrorCode::BadLease,
+                // Nobody at another node could find the inbox: the client does better elsewhere.
+                Registered::Nowhere => ErrorCode::Internal,
+            };
+            self.inbox_door.remove(&lease.inbox);
+            self.core.local.detach(self.handle.id(), &lease.inbox);
+            // An earlier lease of the same inbox may still be kept.
+            self.publish(publish::Command::Forget(lease.inbox, lease.seq)).await;
+            self.core.metrics.refused(code);
+            rejected.push(Rejected { index, code });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
         let ttl = ttl(kept.iter(), UnixTime::from(SystemTime::now()));
@@ -86,16 +95,16 @@ impl Session {
         for inbox in request.inbox_list()? {
             if self.inbox_door.contains(&inbox) {
                 self.inbox_door.remove(&inbox);
-                if self.core.local.detach(self.handle.id(), &inbox).is_some() {
-                    withdrawn.push(inbox);
+                if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
+                    withdrawn.push((inbox, lease.seq));
                 }
             }
         }
         let publisher = self.core.publisher.clone();
         self.start_ordered(async move {
-            for inbox in withdrawn {
+            for (inbox, seq) in withdrawn {
                 // The publisher ends only with the node.
-                let _ = publisher.send(publish::Command::Withdraw(publish::Key::Inbox(inbox))).await;
+                let _ = publisher.send(publish::Command::WithdrawLease(inbox, seq)).await;
             }
             Done::Connected
         });

@@ -47,9 +47,9 @@ impl Session {
                     self.refuse(Some(&id), ErrorCode::PeerOffline, message).await
                 }
             },
-            Done::Attached { id, leases, rejected, stale } => {
+            Done::Attached { id, leases, rejected, registered } => {
                 self.blocked = false;
-                self.attached(&id, leases, rejected, &stale).await
+                self.attached(&id, leases, rejected, &registered).await
             }
             Done::Reached { need, lease } => {
                 self.reaching = false;
