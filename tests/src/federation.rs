@@ -14,7 +14,8 @@ use crate::eventually;
 pub struct Federation {
     /// The nodes; a test may take one out and stop it.
     pub nodes: Vec<Node>,
-    registry: Bootstrap,
+    registry: Option<Bootstrap>,
+    registry_url: String,
     root: PublicKey,
     dir: TempDir,
 }
@@ -36,7 +37,8 @@ impl Federation {
         config.federation.online_key = dir.path().join(chappe_bootstrap::keys::ONLINE_KEY_FILE);
         config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
         let registry = Bootstrap::spawn(config).await.expect("a registry");
-        let mut federation = Self { nodes: Vec::new(), registry, root, dir };
+        let registry_url = format!("http://{}", registry.addr());
+        let mut federation = Self { nodes: Vec::new(), registry: Some(registry), registry_url, root, dir };
         for index in 0..count {
             let node = federation.start_node(index, &change).await;
             federation.nodes.push(node);
@@ -68,12 +70,19 @@ impl Federation {
 
     /// The registry's base URL.
     pub fn registry_url(&self) -> String {
-        format!("http://{}", self.registry.addr())
+        self.registry_url.clone()
     }
 
     /// The federation's root key.
     pub const fn root(&self) -> PublicKey {
         self.root
+    }
+
+    /// Stops the registry, and leaves the nodes to themselves.
+    pub async fn stop_registry(&mut self) {
+        if let Some(registry) = self.registry.take() {
+            registry.shutdown().await;
+        }
     }
 
     /// Waits until every node knows all that are in `nodes`, and nobody else.
@@ -83,10 +92,10 @@ impl Federation {
     }
 
     /// Stops everything.
-    pub async fn shutdown(self) {
-        for node in self.nodes {
+    pub async fn shutdown(mut self) {
+        for node in std::mem::take(&mut self.nodes) {
             node.shutdown().await;
         }
-        self.registry.shutdown().await;
+        self.stop_registry().await;
     }
 }

@@ -165,3 +165,77 @@ async fn a_source_connects_no_more_often_than_it_may_and_reconnecting_resets_not
     assert!(refused.is_err());
     federation.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_outlive_a_rolling_restart_of_their_homes() {
+    let mut federation = Federation::start(4, no_limits).await;
+    let mut callee = Raw::connect(federation.nodes[0].client_url()).await;
+    let mut addresses = Vec::new();
+    for n in 140..152 {
+        let (key, address) = inbox(n);
+        callee.attach(&key, now_ms()).await;
+        addresses.push(address);
+    }
+    let leases = |federation: &Federation| federation.nodes.iter().map(|node| node.stats().leases).sum::<usize>();
+    assert_eq!(leases(&federation), 3 * addresses.len());
+    // Each is back before anybody has found it down, with an empty table.
+    for number in 1..4 {
+        drop(federation.nodes.remove(number));
+        let again = federation.start_node(number, no_limits).await;
+        federation.nodes.insert(number, again);
+        eventually("the restarted home has its leases again", || leases(&federation) == 3 * addresses.len()).await;
+    }
+    let mut caller = Raw::connect(federation.nodes[1].client_url()).await;
+    for address in &addresses {
+        caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+        caller.expect("resolved").await;
+    }
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_left_is_in_no_view_and_no_directory_any_more() {
+    let mut federation = Federation::start(3, |config| {
+        config.registry.renew_every = Duration::from_secs(1);
+        config.membership.exchange_every = Duration::from_millis(200);
+        config.times.drain = Duration::from_secs(2);
+    })
+    .await;
+    let http = chappe_tests::process::http();
+    let servers = format!("{}/servers", federation.registry_url());
+    let listed = async || {
+        let body = http.get(&servers).send().await.expect("an answer").text().await.expect("a body");
+        let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        body["servers"].as_array().expect("a list").len()
+    };
+    assert_eq!(listed().await, 3);
+    let leaving = federation.nodes.pop().expect("three nodes");
+    // A client that stays keeps the node draining, while records are renewed and views exchanged around it.
+    let staying = Raw::connect(leaving.client_url()).await;
+    leaving.shutdown().await;
+    federation.settle().await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(listed().await, 2);
+        assert!(federation.nodes.iter().all(|node| node.members() == 2));
+    }
+    drop(staying);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_node_finds_back_though_the_registry_is_gone_and_its_records_are_old() {
+    let short = |config: &mut NodeConfig| {
+        config.registry.record_lifetime = Duration::from_secs(2);
+        config.registry.renew_every = Duration::from_secs(1);
+    };
+    let mut federation = Federation::start(3, short).await;
+    federation.stop_registry().await;
+    let stopped = federation.nodes.pop().expect("three nodes");
+    stopped.shutdown().await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let again = federation.start_node(2, short).await;
+    federation.nodes.push(again);
+    federation.settle().await;
+    federation.shutdown().await;
+}

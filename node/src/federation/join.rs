@@ -35,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const WANTED_PAUSE: Duration = Duration::from_secs(1);
 /// How often the known members are written down, if one of their records has changed.
 const STORE_EVERY: Duration = Duration::from_secs(120);
+/// The first time comes soon: a node that crashes in its first minutes finds back as well.
+const FIRST_STORE: Duration = Duration::from_secs(5);
 /// The most members that are written down: enough that some are there after weeks.
 const STORED: usize = 64;
 
@@ -49,7 +51,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
     exchange_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let renew = core.config.registry.renew_every;
     let mut heal_tick = interval_at(Instant::now() + renew, renew);
-    let mut store_tick = interval_at(Instant::now() + STORE_EVERY, STORE_EVERY);
+    let mut store_tick = interval_at(Instant::now() + FIRST_STORE, STORE_EVERY);
     let mut stored = Vec::new();
     loop {
         let alone = core.view.load().len() <= 1;
