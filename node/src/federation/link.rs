@@ -411,3 +411,70 @@ async fn answer_exchange(core: Arc<Core>, peer: NodeId, mut send: SendStream, mu
         let _ = exchange::tell(&mut send, &ours).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use chappe_common::{
+        client::{ErrorCode, RelayKind},
+        keys::{PublicKey, SecretKey},
+        lease::Inbox,
+        link_tls,
+    };
+    use quinn::{
+        ClientConfig, Endpoint, ServerConfig,
+        crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    };
+
+    use super::*;
+    use crate::session::{SessionEvent, SessionHandle};
+
+    /// Both ends of a connection, and what keeps it.
+    async fn connected() -> (Connection, Connection, [Endpoint; 2]) {
+        let (dialler, listener) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let tls = link_tls::server_config(&listener).expect("TLS parameters");
+        let tls = QuicServerConfig::try_from(tls).expect("QUIC parameters");
+        let server = Endpoint::server(ServerConfig::with_crypto(Arc::new(tls)), any).expect("a socket");
+        let client = Endpoint::client(any).expect("a socket");
+        let tls = link_tls::client_config(&dialler, listener.node_id()).expect("TLS parameters");
+        let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("QUIC parameters")));
+        let addr = server.local_addr().expect("an address");
+        let dial = client.connect_with(config, addr, link_tls::SERVER_NAME).expect("a dial");
+        let accept = async { server.accept().await.expect("a connection").await };
+        let (ours, theirs) = tokio::join!(dial, accept);
+        (ours.expect("a handshake"), theirs.expect("a handshake"), [client, server])
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_fills_the_lane_and_each_message_has_its_outcome() {
+        let (ours, theirs, _endpoints) = connected().await;
+        let peer = SecretKey::from_bytes(&[2; 32]).node_id();
+        let (link, lanes) = Link::new(peer, 1, true, ours, Duration::from_secs(2));
+        let _writer = tokio::spawn(write_lane(link.connection.clone(), Lane::Relay, lanes.relay));
+        let (session, mut told) = SessionHandle::new(SessionId::from_raw(1), 1024);
+        let inbox = Inbox::new(PublicKey::from_bytes([3; 32]));
+        let payload = Bytes::from(vec![b'x'; 48 * 1024]);
+        let header = |token| Header::ToInbox { token, kind: RelayKind::CallOffer, inbox };
+        let mut sent = 0;
+        let refused = loop {
+            let origin = Origin { session: session.clone(), ticket: sent };
+            match link.try_forward(header, payload.clone(), origin) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+            // Lets the writer fill what the connection takes.
+            tokio::task::yield_now().await;
+            assert!(sent < 1000, "48 MB went into queues of 6 MiB and windows of a few");
+        };
+        assert_eq!(refused, SendError::Full);
+        // Nothing was lost without a word: each that was taken is told as unreachable when its time is over.
+        link.close_overdue(Instant::now() + Duration::from_secs(3));
+        for expected in 0..sent {
+            let Some(SessionEvent::Outcome { ticket, outcome }) = told.recv().await else { panic!("an outcome") };
+            assert_eq!((ticket, outcome), (expected, Outcome::Refused(ErrorCode::Unreachable)));
+        }
+        drop(theirs);
+    }
+}
