@@ -43,7 +43,6 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
     let mut signals = Signals::listen()?;
     let (profile, builder) = args.profile.builder()?;
     let timeline = Timeline::new(output, Instant::now(), HashMap::new());
-    timeline.head();
     let mut party = Party::connect("you", builder, timeline).await?;
     let ready = Ready {
         event: "ready",
@@ -52,6 +51,7 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
     };
     let contacts = if ready.contacts == 1 { "contact" } else { "contacts" };
     output.say(&format!("waiting for calls of {} {contacts}; Ctrl-C ends it", ready.contacts), &ready);
+    party.timeline().head();
     let result = tokio::select! {
         biased;
         () = signals.stop() => Ok(()),
