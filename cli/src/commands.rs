@@ -113,10 +113,13 @@ mod tests {
 
     #[test]
     fn every_key_of_a_node_is_in_the_operators_page() {
+        let rows = OPERATING.lines().filter(|line| line.starts_with("| `"));
+        let listed: Vec<&str> = rows.filter_map(|row| row.split(" | ").next()).collect();
         let config = serde_json::to_value(chappe_node::NodeConfig::default()).expect("a configuration is JSON");
         for (section, keys) in config.as_object().expect("sections") {
             for key in keys.as_object().expect("keys").keys() {
-                assert!(OPERATING.contains(&format!("`{section}.{key}`")), "{section}.{key} is missing");
+                let name = format!("`{section}.{key}`");
+                assert!(listed.iter().any(|names| names.contains(&name)), "{name} has no row");
             }
         }
     }
