@@ -70,3 +70,65 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const README: &str = include_str!("../../README.md");
+    const OPERATING: &str = include_str!("../../docs/operating.md");
+    /// The README's `$ROOT`: any root key.
+    const ROOT: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    /// The command lines in the blocks that are marked as a shell's, each as words.
+    fn command_lines(text: &str) -> Vec<Vec<String>> {
+        let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+        let lines = blocks.flat_map(|block| block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>());
+        let words = |line: String| line.split_whitespace().map(|word| word.replace("$ROOT", ROOT)).collect();
+        lines.map(words).collect()
+    }
+
+    #[test]
+    fn every_command_in_the_readme_is_one() {
+        let mut commands = 0;
+        for line in command_lines(README) {
+            let program = line.first().map(String::as_str);
+            let args = match program {
+                Some("chappe") => &line[1..],
+                // Of cargo's lines, the one that runs this binary.
+                Some("cargo") => match line.iter().position(|word| word == "--") {
+                    Some(end) if !line.iter().any(|word| word == "-p") => &line[end + 1..],
+                    _ => continue,
+                },
+                _ => panic!("neither chappe nor cargo: {line:?}"),
+            };
+            let words = std::iter::once("chappe").chain(args.iter().map(String::as_str));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line:?}: {error}");
+            }
+            commands += 1;
+        }
+        assert!(commands >= 8, "only {commands} commands were found");
+    }
+
+    #[test]
+    fn every_key_of_a_node_is_in_the_operators_page() {
+        let rows = OPERATING.lines().filter(|line| line.starts_with("| `"));
+        let listed: Vec<&str> = rows.filter_map(|row| row.split(" | ").next()).collect();
+        let config = serde_json::to_value(chappe_node::NodeConfig::default()).expect("a configuration is JSON");
+        for (section, keys) in config.as_object().expect("sections") {
+            for key in keys.as_object().expect("keys").keys() {
+                let name = format!("`{section}.{key}`");
+                assert!(listed.iter().any(|names| names.contains(&name)), "{name} has no row");
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_that_the_readme_links_to_is_there() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for target in README.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            assert!(root.join(target).exists(), "{target} is missing");
+        }
+    }
+}

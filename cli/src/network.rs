@@ -17,7 +17,7 @@ const FILE: &str = "network.json";
 /// The profile, and where to look for nodes.
 #[derive(Args, Debug)]
 pub(crate) struct ProfileArgs {
-    /// The folder with your keys and contacts; it is made where there is none
+    /// The folder with your keys, your contacts, and where you look for nodes; it is made where there is none
     #[arg(long, value_name = "DIR")]
     profile: PathBuf,
 
@@ -32,15 +32,15 @@ pub(crate) struct ProfileArgs {
 /// Where to look for nodes.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct NetworkArgs {
-    /// A registry's base URL; the profile remembers it
+    /// A registry's base URL; a profile remembers it
     #[arg(long, value_name = "URL")]
     registry: Vec<String>,
 
-    /// A root key of the federation, which the registry's directory has to rest on; the profile remembers it
+    /// A root key of the federation, which the registry's directory has to rest on; a profile remembers it
     #[arg(long, value_name = "KEY", value_parser = parse_root)]
     root: Vec<PublicKey>,
 
-    /// A node, as wss://host:port#NODE-ID; the profile remembers it
+    /// A node, as wss://host:port#NODE-ID; a profile remembers it
     #[arg(long, value_name = "URL", value_parser = parse_node)]
     node: Vec<String>,
 }
@@ -57,15 +57,13 @@ pub(crate) struct Network {
 impl ProfileArgs {
     /// Opens the profile, and says how its client finds nodes.
     pub(crate) fn builder(&self) -> Result<(Profile, ClientBuilder)> {
+        // Before the profile is made: a command that fails for want of a network must not settle the name.
+        let given = self.network.given()?;
+        let network = given.clone().map_or_else(|| Network::remembered(&self.profile), Ok)?;
         let profile = Profile::open_or_create(&self.profile, &self.name)?;
-        let network = self.network.given()?;
-        let network = match network {
-            Some(network) => {
-                network.remember(&self.profile)?;
-                network
-            }
-            None => Network::remembered(&self.profile)?,
-        };
+        if let Some(network) = given {
+            network.remember(&self.profile)?;
+        }
         let mut builder = Client::builder(profile.clone());
         for url in &network.registries {
             builder = builder.registry(url, network.roots.iter().copied());

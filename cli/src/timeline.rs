@@ -15,6 +15,8 @@ use crate::output::Output;
 
 /// The widest list of hops: «caller → node 20 → node 20».
 const HOPS_WIDTH: usize = 28;
+/// The same where nodes are called by their ids: «node 12345678 → node 12345678 → you».
+const ID_HOPS_WIDTH: usize = 36;
 
 /// How long a step waits for earlier ones: several tasks tell what they see, and not in the order of time.
 const REORDER: Duration = Duration::from_millis(50);
@@ -77,7 +79,8 @@ impl Timeline {
 
     /// Prints the heading.
     pub(crate) fn head(&self) {
-        self.inner.output.remark(&format!("\n{:>8}  {:<HOPS_WIDTH$}  what happens", "time", "hop"));
+        let width = self.inner.hops_width();
+        self.inner.output.remark(&format!("\n{:>8}  {:<width$}  what happens", "time", "hop"));
     }
 
     /// Prints one step.
@@ -147,6 +150,10 @@ impl Timeline {
 }
 
 impl Inner {
+    fn hops_width(&self) -> usize {
+        if self.names.is_empty() { ID_HOPS_WIDTH } else { HOPS_WIDTH }
+    }
+
     fn steps(&self) -> MutexGuard<'_, Vec<Entry>> {
         // Nothing panics while it holds the lock; and if it did, the steps would still be good.
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
@@ -154,12 +161,13 @@ impl Inner {
 
     /// Prints what happened until then, or all.
     fn print(&self, until: Option<Instant>) {
+        let width = self.hops_width();
         let mut steps = self.steps();
         steps.sort_by_key(|step| step.at);
         let due = until.map_or(steps.len(), |until| steps.partition_point(|step| step.at <= until));
         for Entry { at, hops, what } in steps.drain(..due) {
             let ms = u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
-            let line = format!("{:>8}  {:<HOPS_WIDTH$}  {what}", format!("{ms} ms"), hops.join(" → "));
+            let line = format!("{:>8}  {:<width$}  {what}", format!("{ms} ms"), hops.join(" → "));
             self.output.say(&line, &StepLine { event: "step", ms, hops: &hops, what: &what });
         }
     }

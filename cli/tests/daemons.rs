@@ -222,3 +222,19 @@ fn a_wrong_config_is_explained() {
     let (_, text) = texts(&finished(&["bootstrap", "run", "--config", arg(&missing)]));
     assert!(text.contains("cannot read the config file") && text.contains("missing.toml"), "{text}");
 }
+
+#[test]
+fn what_is_missing_is_named_before_anything_is_made() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = dir.path().join("node.toml");
+    let output = finished(&["node", "init", "--config", arg(&config), "--registry", "http://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(texts(&output).1.contains("--root"), "{:?}", texts(&output));
+    assert!(!config.exists());
+
+    let profile = dir.path().join("profile");
+    let output = finished(&["pair", "--profile", arg(&profile)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(texts(&output).1.contains("add --registry URL --root KEY"), "{:?}", texts(&output));
+    assert!(!profile.exists(), "a profile keeps the name that it is made with");
+}

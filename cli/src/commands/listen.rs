@@ -49,7 +49,9 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
         node: party.client().node().map(|node| node.to_string()),
         contacts: profile.contacts().len(),
     };
-    output.say(&format!("waiting for calls of {} contacts; Ctrl-C ends it", ready.contacts), &ready);
+    let contacts = if ready.contacts == 1 { "contact" } else { "contacts" };
+    output.say(&format!("waiting for calls of {} {contacts}; Ctrl-C ends it", ready.contacts), &ready);
+    party.timeline().head();
     let result = tokio::select! {
         biased;
         () = signals.stop() => Ok(()),
@@ -62,8 +64,6 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
 async fn take_calls(args: &ListenArgs, party: &mut Party, output: Output) -> Result<()> {
     while let Some(event) = party.next_event().await {
         let Event::IncomingCall { call, name, offer, .. } = event else { continue };
-        party.timeline().flush();
-        party.timeline().head();
         party.timeline().now(&[&name, "you"], "calls");
         let ip = match args.media_ip {
             Some(ip) => ip,

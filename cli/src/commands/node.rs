@@ -40,8 +40,8 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "FILE", default_value = "node.toml")]
     config: PathBuf,
 
-    /// A registry of the federation
-    #[arg(long, value_name = "URL")]
+    /// A registry of the federation, which lists only nodes that name its root key
+    #[arg(long, value_name = "URL", requires = "root")]
     registry: Vec<String>,
 
     /// A root key of the federation
@@ -119,7 +119,7 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
             let line = NodeLine::of(&node);
             let client_addr = node.addrs().client;
             output.say(
-                &format!("node {}, bound to {client_addr}", line.text()),
+                &format!("node {}\nlistening for clients on {client_addr}", line.text()),
                 &Ready { event: "ready", node: line, client_addr },
             );
             signals.stop().await;
@@ -150,9 +150,9 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
     let config = &args.config;
     let missing = [("client.urls", args.url.is_empty()), ("federation.advertise", args.advertise.is_empty())];
     let missing: Vec<&str> = missing.iter().filter(|(_, missing)| *missing).map(|(key, _)| *key).collect();
-    let edit = if missing.is_empty() { String::new() } else { format!("set {} in it, and ", missing.join(" and ")) };
+    let edit = if missing.is_empty() { String::new() } else { format!("set {} in it, ", missing.join(" and ")) };
     let text = format!(
-        "made {} and the key of node {}\nnext: read {0}, {edit}start it: chappe node run --config {0}",
+        "made {} and the key of node {}\nnext: read {0}, {edit}and start it: chappe node run --config {0}",
         config.display(),
         key.node_id()
     );
