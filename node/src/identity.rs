@@ -7,6 +7,7 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use chappe_common::keys::SecretKey;
@@ -37,9 +38,46 @@ pub enum IdentityError {
         /// The epoch file.
         path: PathBuf,
     },
+    /// Another process uses the folder: two nodes with one key would take each other for down.
+    #[error("another process uses {path}; each node needs a folder of its own (node.data_dir)")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The system has no random bytes to give.
     #[error("no random bytes for a key")]
     Random(#[source] getrandom::Error),
+}
+
+/// A folder that no other process uses, for as long as this is held.
+#[derive(Debug)]
+pub struct LockedDir {
+    _file: fs::File,
+}
+
+/// How often, and after how long, a folder is tried again: a node that has just been killed lets go of it in a moment.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+impl LockedDir {
+    /// Makes the folder if it isn't there, and keeps other processes out.
+    ///
+    /// # Errors
+    /// Another process uses it, or the disk refuses.
+    pub async fn lock(dir: &Path) -> Result<Self, IdentityError> {
+        let path = dir.join("lock");
+        let io = |source| IdentityError::Io { path: path.clone(), source };
+        fs::create_dir_all(dir).map_err(io)?;
+        let file = fs::File::create(&path).map_err(io)?;
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
+                Err(fs::TryLockError::Error(source)) => return Err(io(source)),
+            }
+        }
+        Err(IdentityError::InUse { path: dir.to_owned() })
+    }
 }
 
 /// A node's key and epoch, and where they are kept.
@@ -53,12 +91,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Loads the identity in `dir`, making what isn't there, and raises the epoch.
+    /// Loads the identity in `dir`, making what isn't there, and raises the epoch. The folder is there already.
     ///
     /// # Errors
     /// A file cannot be read or written, or holds something else.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        fs::create_dir_all(dir).map_err(|source| IdentityError::Io { path: dir.to_owned(), source })?;
         let key = load_or_create_key(dir)?;
         let path = dir.join("epoch");
         let last = match fs::read_to_string(&path) {
@@ -154,6 +191,16 @@ mod tests {
         assert_eq!((first.epoch(), second.epoch()), (1, 2));
         let mode = fs::metadata(dir.path().join("node.key")).expect("a key file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_in_use_is_named_and_free_again_afterwards() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let held = LockedDir::lock(dir.path()).await.expect("a free folder");
+        let second = LockedDir::lock(dir.path()).await;
+        assert!(matches!(second, Err(IdentityError::InUse { path }) if path == dir.path()));
+        drop(held);
+        LockedDir::lock(dir.path()).await.expect("a free folder again");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use crate::{
         membership::{self, Membership, sign_record},
         records::Records,
     },
-    identity::{Identity, IdentityError},
+    identity::{Identity, IdentityError, LockedDir},
     listener, metrics,
     placement::Beacon,
     publish::{self, Publisher},
@@ -108,7 +109,8 @@ pub struct Node {
     /// What joins and registers: it ends before the node leaves.
     joining: Tasks,
     registries: Option<Registries>,
-    members_file: std::path::PathBuf,
+    members_file: PathBuf,
+    _locked: LockedDir,
 }
 
 impl Node {
@@ -118,6 +120,7 @@ impl Node {
     /// Says which part of the configuration, the disk or the network stands in the way.
     pub async fn spawn(config: NodeConfig) -> Result<Self, StartError> {
         config.check()?;
+        let locked = LockedDir::lock(&config.node.data_dir).await?;
         let identity = Identity::load(&config.node.data_dir)?;
         let client = listen(config.client.listen, "client.listen").await?;
         let admin = match config.admin.listen {
@@ -163,7 +166,7 @@ impl Node {
         if let Some(admin) = admin {
             core.tasks.spawn(listener::serve_admin(core.clone(), admin));
         }
-        Ok(Self { core, addrs, listener, joining, registries, members_file })
+        Ok(Self { core, addrs, listener, joining, registries, members_file, _locked: locked })
     }
 
     /// The node's id.

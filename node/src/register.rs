@@ -19,6 +19,13 @@ const WAIT: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// What a registry says when it refuses; for people.
+#[derive(Default, serde::Deserialize)]
+struct Refused {
+    error: String,
+    message: String,
+}
+
 /// The registries of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Registries {
@@ -57,6 +64,7 @@ impl Registries {
     async fn keep_registered(&self, core: &Core, url: &str) {
         let mut changes = core.own_record_changes();
         let mut pause = FIRST_PAUSE;
+        let mut listed = false;
         loop {
             let stopped = self.stopped.read().await;
             if *stopped {
@@ -67,15 +75,17 @@ impl Registries {
             drop(stopped);
             let registered = match answered {
                 Ok(response) if response.status().is_success() => {
-                    tracing::debug!("registered");
+                    if !listed {
+                        tracing::info!("listed by the registry");
+                    }
                     true
                 }
-                Ok(response) => {
-                    let status = response.status();
-                    // The registry's reason is for people, and short.
-                    let reason = response.text().await.unwrap_or_default();
-                    let reason: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
-                    tracing::warn!(%status, reason, "the registry refused this node's record");
+                Ok(mut response) => {
+                    let status = response.status().as_u16();
+                    // The first piece holds all of an honest answer; of another, no more is read.
+                    let piece = response.chunk().await.ok().flatten().unwrap_or_default();
+                    let Refused { error, message } = serde_json::from_slice(&piece).unwrap_or_default();
+                    tracing::warn!(status, error, message, "the registry refuses this node's record");
                     false
                 }
                 Err(error) => {
@@ -83,6 +93,7 @@ impl Registries {
                     false
                 }
             };
+            listed = registered;
             if registered {
                 pause = FIRST_PAUSE;
                 if changes.changed().await.is_err() {
