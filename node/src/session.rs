@@ -158,7 +158,9 @@ impl Weigh for SessionEvent {
             Self::Message(message) => message.payload.len(),
             Self::Note(noted) => match &noted.1 {
                 Note::Ask(ask) => ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len),
-                Note::Answer { accepted: Some(accepted), .. } => accepted.payload.as_ref().map_or(0, Bytes::len),
+                Note::Answer { accepted: Some(accepted), .. } => {
+                    accepted.payload.as_ref().map_or(0, Bytes::len) + accepted.device_id.as_ref().map_or(0, String::len)
+                }
                 _ => 0,
             },
             Self::Outcome { .. } | Self::Displaced(_) | Self::GoingAway => 0,

@@ -4,7 +4,6 @@ use std::time::{Instant, SystemTime};
 
 use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     proof::prove_node,
@@ -43,10 +42,7 @@ impl Session {
         self.last_heard = Instant::now();
         self.pinged = false;
         match frame {
-            Frame::Text(text) => {
-                let message: Bytes = text.clone().into();
-                self.handle_text(&message, text.as_str()).await
-            }
+            Frame::Text(text) => self.handle_text(text.as_str()).await,
             Frame::Binary(_) => {
                 if self.rates.check_message(&self.core.sources, None).is_err() {
                     return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
@@ -72,8 +68,8 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn handle_text(&mut self, message: &Bytes, text: &str) -> Result<(), Over> {
-        let request = match Request::parse(message, text) {
+    pub(super) async fn handle_text(&mut self, text: &str) -> Result<(), Over> {
+        let request = match Request::parse(text) {
             Ok(request) => request,
             Err(error) => {
                 if self.rates.check_message(&self.core.sources, None).is_err() {
