@@ -26,7 +26,6 @@ pub(crate) enum Destination {
 }
 
 /// A message under way.
-#[derive(Debug)]
 pub(crate) struct Flight {
     /// Tells the messages of one session apart.
     pub(crate) ticket: u64,
@@ -54,7 +53,7 @@ pub(crate) enum Need {
 }
 
 /// The messages of one session under way, in the order in which the client sent them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Flights {
     flights: VecDeque<Flight>,
     next_ticket: u64,

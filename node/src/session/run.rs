@@ -31,7 +31,7 @@ use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
-    EndReason, Message, PeerAddr, Route, SessionEvent, SessionHandle, SessionId,
+    EndReason, Message, PeerAddr, Route, SessionEvent, SessionHandle, SessionId, close_queue,
     code_door::{Action, CodeDoor, Registration, Times},
     forward::{Flights, Need},
     inbox_door::InboxDoor,
@@ -141,6 +141,7 @@ impl Drop for Session {
         for inbox in self.inbox_door.take_all() {
             self.core.local.detach(self.handle.id(), &inbox);
         }
+        close_queue(&mut self.queue);
         self.core.metrics.sessions_closed.inc();
     }
 }
