@@ -97,7 +97,7 @@ impl Session {
                 // The publisher ends only with the node.
                 let _ = publisher.send(publish::Command::Withdraw(publish::Key::Inbox(inbox))).await;
             }
-            Done::Connected
+            Done::Detached
         });
         Ok(Said::Text(Reply::Detached { id }.encode()))
     }

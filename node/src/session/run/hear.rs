@@ -33,6 +33,7 @@ impl Session {
     pub(super) async fn handle_broken(&mut self, error: axum::Error) -> Result<(), Over> {
         let inner = error.into_inner();
         if let Some(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) = inner.downcast_ref() {
+            self.unread = true;
             self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string()).await?;
             return self.close(CLOSE_TOO_LARGE, "too_large").await;
         }
