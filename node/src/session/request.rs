@@ -381,11 +381,11 @@ mod tests {
             if let Some(place) = bytes.get_mut(at) {
                 *place = byte;
             }
-            if let Ok(text) = String::from_utf8(bytes) {
-                if let Ok(request) = Request::parse(&text) {
-                    let _ = (request.to(), request.attach_list().map(|list| list.len()), request.public_key());
-                    let _ = (request.inbox_list(), request.payload(), request.pairing_code());
-                }
+            if let Ok(text) = String::from_utf8(bytes)
+                && let Ok(request) = Request::parse(&text)
+            {
+                let _ = (request.to(), request.attach_list().map(|list| list.len()), request.public_key());
+                let _ = (request.inbox_list(), request.payload(), request.pairing_code());
             }
         }
     }
