@@ -84,6 +84,18 @@ impl<T: Weigh> Receiver<T> {
         Some(item)
     }
 
+    /// Takes no more items from now on; those that wait are still received.
+    pub(crate) fn close(&mut self) {
+        self.queue.close();
+    }
+
+    /// An item that waits already.
+    pub(crate) fn try_recv(&mut self) -> Option<T> {
+        let item = self.queue.try_recv().ok()?;
+        self.queued.fetch_sub(item.weight(), Ordering::Relaxed);
+        Some(item)
+    }
+
     /// Waits for an item and takes up to `limit` of those that are ready. Zero once all senders are gone.
     pub(crate) async fn recv_many(&mut self, items: &mut Vec<T>, limit: usize) -> usize {
         let before = items.len();
@@ -109,6 +121,9 @@ mod tests {
         assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Full));
         assert_eq!(receiver.recv().await, Some(Bytes::from_static(b"12345678")));
         assert_eq!(sender.try_send(Bytes::from_static(b"12345678")), Ok(()));
+        receiver.close();
+        assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));
+        assert_eq!(receiver.try_recv(), Some(Bytes::from_static(b"12")));
         drop(receiver);
         assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));
     }

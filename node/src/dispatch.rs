@@ -31,7 +31,7 @@ use crate::{
 pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload: Bytes) {
     match header {
         Header::ToInbox { token, kind, inbox } => {
-            let reply = ReplyTo::Link { link: link.clone(), token };
+            let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
             // A string of the longest payload, and its quotes.
             if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(&payload, MAX_PAYLOAD + 2) {
                 core.metrics.link_protocol_errors.inc();
@@ -41,7 +41,7 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
             to_inbox(core, kind, inbox, payload, reply);
         }
         Header::ToSession { token, kind, to, from } => {
-            let reply = ReplyTo::Link { link: link.clone(), token };
+            let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
             if !is_payload(&payload, MAX_MESSAGE) {
                 core.metrics.link_protocol_errors.inc();
                 reply.tell(Outcome::Refused(ErrorCode::BadMessage));
@@ -52,8 +52,12 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
         Header::Outcome { token, outcome } => link.handle_outcome(token, outcome),
         Header::Note { to, from, note } => {
             let from = PeerAddr { node: link.peer(), session: from };
-            if !note_to_session(core, to, from, note.clone()) {
-                answer_for_nobody(link, to, from.session, &note);
+            // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.
+            if !note_to_session(core, to, from, note.clone())
+                && let Some(answer) = answer_of_nobody(&note)
+                && link.try_note(from.session, to, answer).is_err()
+            {
+                core.metrics.notes_dropped.inc();
             }
         }
         Header::Request { id, request } => {
@@ -103,15 +107,13 @@ pub(crate) fn note_to_session(core: &Core, to: SessionId, from: PeerAddr, note: 
     core.local.session(to).is_some_and(|session| session.try_send(SessionEvent::Note(Box::new((from, note)))).is_ok())
 }
 
-/// Tells a session that asked, or thinks it is paired, that nobody is here.
-fn answer_for_nobody(link: &Link, to: SessionId, from: SessionId, note: &Note) {
-    let answer = match note {
-        Note::Ask(ask) => Note::AskRefused { ask: ask.ask },
-        Note::Answer { accepted: Some(_), .. } => Note::Closed,
-        _ => return,
-    };
-    // If it is lost, the asker's request ends by its time, and its next message finds nobody.
-    let _ = link.try_note(from, to, answer);
+/// What a session that asked, or thinks it is paired, is told by a node where nobody is.
+pub(crate) fn answer_of_nobody(note: &Note) -> Option<Note> {
+    match note {
+        Note::Ask(ask) => Some(Note::AskRefused { ask: ask.ask }),
+        Note::Answer { accepted: Some(_), .. } => Some(Note::Closed),
+        _ => None,
+    }
 }
 
 /// Answers a question as a home. `from` is the node whose key the link proves, or this node itself.
@@ -185,7 +187,9 @@ fn tell_displaced(core: &Arc<Core>, former: NodeId, lease: &SignedLease) {
         displaced(core, bytes);
     } else if let Some(link) = core.links.find(&former) {
         // If it is lost, the former edge learns it when it registers its lease again.
-        let _ = link.try_control(&Header::Displaced { lease: bytes });
+        if link.try_control(&Header::Displaced { lease: bytes }).is_err() {
+            core.metrics.notes_dropped.inc();
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Metrics {
     pub(crate) datagrams_dropped: Counter,
     /// Answers that found a full lane.
     pub(crate) replies_dropped: Counter,
+    /// Notes between sessions, and words of a home, that were dropped: no link, or a full queue.
+    pub(crate) notes_dropped: Counter,
     /// Members that went down or left.
     pub(crate) members_down: Counter,
     /// Leases of other nodes that were refused: not valid, or no room.
@@ -100,6 +102,7 @@ impl Metrics {
             ("packets_refused", "Membership packets refused", &self.packets_refused),
             ("datagrams_dropped", "Membership packets dropped", &self.datagrams_dropped),
             ("replies_dropped", "Answers dropped at a full lane", &self.replies_dropped),
+            ("notes_dropped", "Notes between sessions or nodes dropped", &self.notes_dropped),
             ("members_down", "Members that went down or left", &self.members_down),
             ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
             ("homes_silent", "Questions to homes without an answer in time", &self.homes_silent),

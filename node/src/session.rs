@@ -11,10 +11,14 @@ pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod run;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use chappe_common::{client::RelayKind, keys::NodeId, lease::Inbox};
+use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -120,7 +124,7 @@ pub(crate) enum Route {
 }
 
 /// A message for the client.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Message {
     /// Which.
     pub(crate) kind: RelayKind,
@@ -130,6 +134,13 @@ pub(crate) struct Message {
     pub(crate) payload: Bytes,
     /// Where its outcome goes.
     pub(crate) reply: ReplyTo,
+}
+
+impl fmt::Debug for Message {
+    /// Without the payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message").field("kind", &self.kind).field("route", &self.route).finish_non_exhaustive()
+    }
 }
 
 /// What others tell a session. Small, since the queue of an idle session has room for 32 of them.
@@ -158,12 +169,29 @@ impl Weigh for SessionEvent {
             Self::Message(message) => message.payload.len(),
             Self::Note(noted) => match &noted.1 {
                 Note::Ask(ask) => ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len),
-                Note::Answer { accepted: Some(accepted), .. } => accepted.payload.as_ref().map_or(0, Bytes::len),
+                Note::Answer { accepted: Some(accepted), .. } => {
+                    accepted.payload.as_ref().map_or(0, Bytes::len) + accepted.device_id.as_ref().map_or(0, String::len)
+                }
                 _ => 0,
             },
             Self::Outcome { .. } | Self::Displaced(_) | Self::GoingAway => 0,
         }
     }
+}
+
+/// Closes the queue of a session that has ended: whoever sent a message that waits there learns at once that nobody
+/// took it, and not by waiting. Gives back the notes that wait there.
+pub(crate) fn close_queue(queue: &mut bounded::Receiver<SessionEvent>) -> Vec<(PeerAddr, Note)> {
+    queue.close();
+    let mut notes = Vec::new();
+    while let Some(event) = queue.try_recv() {
+        match event {
+            SessionEvent::Message(message) => message.reply.tell(Outcome::NotHere),
+            SessionEvent::Note(noted) => notes.push(*noted),
+            _ => {}
+        }
+    }
+    notes
 }
 
 /// The sender of a message: what its outcome is told to.
@@ -194,6 +222,8 @@ pub(crate) enum ReplyTo {
         link: Arc<Link>,
         /// The message's token there.
         token: u64,
+        /// Counts the outcomes that the link did not take.
+        dropped: Counter,
     },
 }
 
@@ -203,7 +233,76 @@ impl ReplyTo {
         match self {
             Self::Session(origin) => origin.tell(outcome),
             // If it is lost, the sender is told «unreachable» when its time is over.
-            Self::Link { link, token } => drop(link.try_reply(*token, outcome)),
+            Self::Link { link, token, dropped } => {
+                if link.try_reply(*token, outcome).is_err() {
+                    dropped.inc();
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+
+    use super::*;
+    use crate::federation::frame::{Accepted, Ask, AskKind};
+
+    #[tokio::test]
+    async fn messages_that_wait_for_a_session_that_ends_are_answered() {
+        let (sender, mut outcomes) = SessionHandle::new(SessionId::from_raw(1), 1024);
+        let (ending, mut queue) = SessionHandle::new(SessionId::from_raw(2), 1024);
+        let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: sender.id() };
+        let message = |ticket| {
+            SessionEvent::Message(Box::new(Message {
+                kind: RelayKind::Offer,
+                route: Route::Peer(from),
+                payload: Bytes::from_static(b"1"),
+                reply: ReplyTo::Session(Origin { session: sender.clone(), ticket }),
+            }))
+        };
+        assert_eq!(ending.try_send(message(7)), Ok(()));
+        assert_eq!(ending.try_send(SessionEvent::Note(Box::new((from, Note::Closed)))), Ok(()));
+        assert_eq!(close_queue(&mut queue), vec![(from, Note::Closed)]);
+        let told = outcomes.try_recv();
+        assert!(matches!(told, Some(SessionEvent::Outcome { ticket: 7, outcome: Outcome::NotHere })), "{told:?}");
+        assert_eq!(ending.try_send(message(8)), Err(TrySendError::Closed));
+    }
+
+    #[test]
+    fn what_clients_write_is_not_printed() {
+        let (sender, _queue) = SessionHandle::new(SessionId::from_raw(1), 1024);
+        let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: sender.id() };
+        let code = "ABC234".parse().expect("a code");
+        let ask = Ask {
+            ask: 1,
+            kind: AskKind::Pair,
+            target: code,
+            code,
+            public_key: [231; 32],
+            name: Some("secret".into()),
+            payload: Some(Bytes::from_static(b"secret")),
+        };
+        let accepted = Accepted {
+            public_key: [231; 32],
+            device_id: Some("secret".into()),
+            payload: Some(Bytes::from_static(b"secret")),
+        };
+        let message = Message {
+            kind: RelayKind::Offer,
+            route: Route::Peer(from),
+            payload: Bytes::from_static(b"secret"),
+            reply: ReplyTo::Session(Origin { session: sender, ticket: 1 }),
+        };
+        let printed = format!(
+            "{:?}",
+            [
+                SessionEvent::Note(Box::new((from, Note::Ask(ask)))),
+                SessionEvent::Note(Box::new((from, Note::Answer { ask: 1, accepted: Some(accepted) }))),
+                SessionEvent::Message(Box::new(message)),
+            ]
+        );
+        assert!(!["secret", "231", "ABC234"].iter().any(|word| printed.contains(word)), "{printed}");
     }
 }

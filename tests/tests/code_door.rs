@@ -8,6 +8,10 @@ use chappe_tests::{
     raw::{Raw, key_of},
 };
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 const A: &str = "AAAAAA";
 const B: &str = "BBBBBB";
@@ -426,7 +430,7 @@ async fn every_error_has_its_text_and_leaves_the_connection_open() {
     let deep = format!("{{\"type\":\"ping\",\"x\":{}{}}}", "[".repeat(16), "]".repeat(16));
     raw.send_text(deep).await;
     raw.expect_error("bad_message", "Invalid message format: nested too deeply").await;
-    raw.send_frame(tokio_tungstenite::tungstenite::Message::binary(vec![1, 2, 3])).await;
+    raw.send_frame(Message::binary(vec![1, 2, 3])).await;
     raw.expect_error("bad_message", "Invalid message format: JSON parse error").await;
 
     raw.send(json!({"type": "register", "pairingCode": A, "publicKey": key})).await;
@@ -477,6 +481,25 @@ async fn a_message_over_64_kib_is_told_and_closes_with_1009() {
     raw.send_text(format!(r#"{{"type":"ping","pad":"{}"}}"#, "x".repeat(room + 1))).await;
     raw.expect_error("too_large", "Message too large").await;
     assert_eq!(raw.close_code().await, Some(1009));
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_clients_close_is_answered_before_the_connection_ends() {
+    let (federation, mut raw) = one_node(no_limits).await;
+    raw.send_frame(Message::Close(Some(CloseFrame { code: CloseCode::Away, reason: "".into() }))).await;
+    assert_eq!(raw.close_code().await, Some(1001));
+    assert!(raw.next_frame().await.is_none(), "the end of the connection");
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn pongs_that_nobody_asked_for_are_limited() {
+    let (federation, mut raw) = one_node(no_limits).await;
+    for _ in 0..12 {
+        raw.send_frame(Message::Pong(Vec::new().into())).await;
+    }
+    assert_eq!(raw.close_code().await, Some(1008));
     federation.shutdown().await;
 }
 

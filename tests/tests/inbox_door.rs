@@ -59,6 +59,26 @@ async fn the_five_messages_reach_the_inbox_with_one_outcome_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn candidates_count_a_tenth_only_to_an_inbox_that_is_known() {
+    let federation = Federation::start(1, |config| config.limits.messages_per_minute = 6).await;
+    let (key, address) = inbox(21);
+    let mut callee = Raw::connect(url(&federation, 0)).await;
+    callee.attach(&key, now_ms()).await;
+    let mut caller = Raw::connect(url(&federation, 0)).await;
+    let ice = |to: &str| json!({"type": "call_ice", "to": to, "payload": "c", "id": "c"});
+    for _ in 0..20 {
+        assert_eq!(outcome(&mut caller, ice(&address)).await["type"], "delivered");
+    }
+    // Two of six messages are used up. Each of these is a lookup.
+    let nobody = inbox(22).1;
+    for _ in 0..4 {
+        assert_eq!(outcome(&mut caller, ice(&nobody)).await["code"], "peer_offline");
+    }
+    assert_eq!(outcome(&mut caller, ice(&nobody)).await["code"], "rate_limited");
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_from_one_sender_to_one_inbox_stay_in_order() {
     let federation = federation(3).await;
     for (number, (from, at)) in PLACES.into_iter().enumerate() {

@@ -4,6 +4,8 @@
 //! the client wrote it. Everything between two sessions goes over the relay lane, so that it stays in order; questions
 //! to homes go over the control lane, so that they never wait behind payloads.
 
+use std::fmt;
+
 use bytes::{Buf, Bytes, BytesMut};
 use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, RelayKind},
@@ -98,7 +100,7 @@ pub(crate) enum AskKind {
 }
 
 /// A pair or link request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ask {
     /// Chosen by the asking session.
     pub(crate) ask: u64,
@@ -116,8 +118,15 @@ pub(crate) struct Ask {
     pub(crate) payload: Option<Bytes>,
 }
 
+impl fmt::Debug for Ask {
+    /// Without key, name and payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask").field("ask", &self.ask).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
 /// What an accepting client says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Accepted {
     /// Its key.
     pub(crate) public_key: [u8; 32],
@@ -125,6 +134,13 @@ pub(crate) struct Accepted {
     pub(crate) device_id: Option<String>,
     /// The payload, JSON as it came.
     pub(crate) payload: Option<Bytes>,
+}
+
+impl fmt::Debug for Accepted {
+    /// Without key, name and payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accepted").finish_non_exhaustive()
+    }
 }
 
 /// A question to a home.
@@ -246,8 +262,8 @@ impl Header {
     }
 }
 
-/// A frame on its way out. The payload stays where the client's message put it.
-#[derive(Clone, Debug)]
+/// A frame on its way out.
+#[derive(Clone)]
 pub(crate) struct Frame {
     /// Length and header.
     pub(crate) head: Bytes,
@@ -265,6 +281,13 @@ impl Frame {
         let len = u32::try_from(len).expect("a frame is bounded by the largest client message");
         head[..4].copy_from_slice(&len.to_le_bytes());
         Self { head: head.into(), payload }
+    }
+}
+
+impl fmt::Debug for Frame {
+    /// Sizes alone: both parts hold what clients wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame").field("head", &self.head.len()).field("payload", &self.payload.len()).finish()
     }
 }
 
@@ -296,13 +319,14 @@ pub(crate) fn decode(buffer: &mut BytesMut, lane: Lane) -> Result<Option<(Header
         return Ok(None);
     }
     buffer.advance(4);
-    let mut frame = buffer.split_to(len).freeze();
-    let (header, rest) = postcard::take_from_bytes::<Header>(&frame).map_err(|_| FrameError::Malformed)?;
-    frame.advance(len - rest.len());
-    if header.lane() != lane || (!header.has_payload() && !frame.is_empty()) {
+    let frame = buffer.split_to(len);
+    let (header, payload) = postcard::take_from_bytes::<Header>(&frame).map_err(|_| FrameError::Malformed)?;
+    if header.lane() != lane || (!header.has_payload() && !payload.is_empty()) {
         return Err(FrameError::Malformed);
     }
-    Ok(Some((header, frame)))
+    // Copied: as a part of the buffer, a small payload that waits would keep all that was read with it in memory, and
+    // queues bound what payloads weigh. The lane reads on into the same buffer, too.
+    Ok(Some((header, Bytes::copy_from_slice(payload))))
 }
 
 #[cfg(test)]
@@ -350,6 +374,17 @@ mod tests {
             }
         }
         assert_eq!(found, headers);
+    }
+
+    #[test]
+    fn a_payload_keeps_nothing_of_what_was_read_with_it_in_memory() {
+        let header =
+            Header::ToInbox { token: 1, kind: RelayKind::CallIce, inbox: Inbox::new(PublicKey::from_bytes([1; 32])) };
+        let mut buffer = bytes_of(&Frame::new(&header, Bytes::from_static(b"\"x\"")));
+        buffer.extend_from_slice(&bytes_of(&Frame::new(&header, Bytes::from(vec![b'1'; 60 * 1024]))));
+        let (_, payload) = decode(&mut buffer, Lane::Relay).expect("a frame").expect("whole");
+        let own = payload.try_into_mut().expect("nobody else holds the payload");
+        assert_eq!((&own[..], own.capacity()), (&b"\"x\""[..], 3));
     }
 
     #[test]

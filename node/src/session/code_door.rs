@@ -38,7 +38,6 @@ pub(crate) struct Times {
 }
 
 /// What the session is to do.
-#[derive(Debug)]
 pub(crate) enum Action {
     /// Say this to the client.
     Say(Utf8Bytes),
@@ -49,7 +48,6 @@ pub(crate) enum Action {
 }
 
 /// What became of a client's pair or link request.
-#[derive(Debug)]
 pub(crate) enum Requested {
     /// It can't be processed; the error is said at its time.
     Refused,
@@ -61,7 +59,7 @@ pub(crate) enum Requested {
 }
 
 /// What a client registers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Registration {
     /// The code.
     pub(crate) code: PairingCode,
@@ -71,13 +69,11 @@ pub(crate) struct Registration {
     pub(crate) payload: Option<Bytes>,
 }
 
-#[derive(Debug)]
 struct Bond {
     peer: PeerAddr,
     code: PairingCode,
 }
 
-#[derive(Debug)]
 struct State {
     own: Registration,
     asks: AskBook,
@@ -87,7 +83,7 @@ struct State {
 }
 
 /// One session's half of the code door. A session that never registers costs a pointer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct CodeDoor {
     state: Option<Box<State>>,
 }

@@ -1,7 +1,14 @@
 //! The messages of one session that are under way, until each has its one outcome.
 //!
-//! Pure. A message that finds nobody is tried once more, at a place that is looked up anew. Until then nothing later to
-//! the same place may overtake it, so the session hears no more of its client while one waits.
+//! Pure. A message that finds nobody is tried once more, at a place that is looked up anew. Nothing later to the same
+//! destination overtakes it:
+//!
+//! - while one waits, the session hears no more of its client;
+//! - where the destination has moved to another node since an earlier message was sent, a later one waits for that one's
+//!   outcome ([`Flights::has_earlier_elsewhere`]): it could arrive first, and the earlier one be tried again after it.
+//!   This costs one round trip, once, and only right after a move;
+//! - where a later one was delivered all the same, because the callee attached at the very node that both were sent to,
+//!   an earlier one is not tried again ([`Flights::overtake`]).
 
 use std::{
     collections::VecDeque,
@@ -26,7 +33,6 @@ pub(crate) enum Destination {
 }
 
 /// A message under way.
-#[derive(Debug)]
 pub(crate) struct Flight {
     /// Tells the messages of one session apart.
     pub(crate) ticket: u64,
@@ -40,7 +46,11 @@ pub(crate) struct Flight {
     pub(crate) payload: Bytes,
     /// Whether its place was looked up anew for it already.
     pub(crate) looked_up: bool,
+    /// The node that it was sent to.
+    pub(crate) via: Option<NodeId>,
     waits: bool,
+    /// Whether it waits for an earlier one alone: then its place is not looked up for it by that.
+    behind: bool,
     started: Instant,
 }
 
@@ -54,7 +64,7 @@ pub(crate) enum Need {
 }
 
 /// The messages of one session under way, in the order in which the client sent them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Flights {
     flights: VecDeque<Flight>,
     next_ticket: u64,
@@ -72,7 +82,18 @@ impl Flights {
     ) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.flights.push_back(Flight { ticket, id, kind, to, payload, looked_up: false, waits: false, started: now });
+        self.flights.push_back(Flight {
+            ticket,
+            id,
+            kind,
+            to,
+            payload,
+            looked_up: false,
+            via: None,
+            waits: false,
+            behind: false,
+            started: now,
+        });
         ticket
     }
 
@@ -104,6 +125,42 @@ impl Flights {
         }
     }
 
+    /// The message has to wait until those before it to the same destination have their outcomes.
+    pub(crate) fn hold_behind(&mut self, ticket: u64) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
+            (flight.waits, flight.behind) = (true, true);
+        }
+    }
+
+    /// The message was sent to this node.
+    pub(crate) fn sent(&mut self, ticket: u64, via: NodeId) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
+            flight.via = Some(via);
+        }
+    }
+
+    /// Whether an earlier message to the same destination is under way at another node than `via`.
+    pub(crate) fn has_earlier_elsewhere(&self, ticket: u64, to: Destination, via: NodeId) -> bool {
+        self.flights
+            .iter()
+            .take_while(|flight| flight.ticket < ticket)
+            .any(|flight| !flight.waits && flight.to == to && flight.via.is_some_and(|other| other != via))
+    }
+
+    /// The message was delivered: earlier ones to the same destination are not tried again. Gives back the tickets of
+    /// those that wait to be.
+    pub(crate) fn overtake(&mut self, ticket: u64) -> Vec<u64> {
+        let Some(to) = self.find(ticket).map(|flight| flight.to) else { return Vec::new() };
+        let mut over = Vec::new();
+        for flight in self.flights.iter_mut().filter(|flight| flight.ticket < ticket && flight.to == to) {
+            flight.looked_up = true;
+            if flight.waits {
+                over.push(flight.ticket);
+            }
+        }
+        over
+    }
+
     /// Whether the client may be heard.
     pub(crate) fn has_room(&self) -> bool {
         self.flights.len() < MAX_FLIGHTS && !self.flights.iter().any(|flight| flight.waits)
@@ -133,7 +190,10 @@ impl Flights {
             };
             if flight.waits && meets {
                 flight.waits = false;
-                flight.looked_up = true;
+                flight.via = None;
+                if !std::mem::take(&mut flight.behind) {
+                    flight.looked_up = true;
+                }
                 tickets.push(flight.ticket);
             }
         }
@@ -149,6 +209,10 @@ mod tests {
 
     fn inbox(n: u8) -> Destination {
         Destination::Inbox(Inbox::new(PublicKey::from_bytes([n; 32])))
+    }
+
+    fn node(n: u8) -> NodeId {
+        NodeId::new(PublicKey::from_bytes([n; 32]))
     }
 
     fn start(flights: &mut Flights, to: Destination) -> u64 {
@@ -168,6 +232,39 @@ mod tests {
         assert!(flights.has_room() && flights.need().is_none());
         assert!(flights.find(a).expect("still under way").looked_up);
         assert!(!flights.find(c).expect("still under way").looked_up);
+    }
+
+    #[test]
+    fn a_message_to_a_destination_that_moved_waits_for_those_sent_to_its_former_place() {
+        let (old, new) = (node(1), node(2));
+        let mut flights = Flights::default();
+        let a = start(&mut flights, inbox(1));
+        flights.sent(a, old);
+        let b = start(&mut flights, inbox(1));
+        assert!(!flights.has_earlier_elsewhere(b, inbox(1), old), "the same way keeps the order by itself");
+        assert!(!flights.has_earlier_elsewhere(b, inbox(2), new), "another destination");
+        assert!(flights.has_earlier_elsewhere(b, inbox(1), new));
+        flights.hold_behind(b);
+        assert!(!flights.has_room(), "nothing overtakes b either");
+        assert_eq!(flights.need(), None, "a has no outcome yet");
+        // a found nobody there: both go the new way, in order, and b keeps its second try.
+        flights.hold(a);
+        let need = flights.need().expect("a place to look up");
+        assert_eq!(flights.resume(need), vec![a, b]);
+        let looked_up = |ticket| flights.find(ticket).expect("under way").looked_up;
+        assert_eq!((looked_up(a), looked_up(b)), (true, false));
+        assert!(!flights.has_earlier_elsewhere(b, inbox(1), new));
+    }
+
+    #[test]
+    fn a_message_is_not_tried_again_once_a_later_one_was_delivered() {
+        let mut flights = Flights::default();
+        let (a, b) = (start(&mut flights, inbox(1)), start(&mut flights, inbox(1)));
+        let (other, c) = (start(&mut flights, inbox(2)), start(&mut flights, inbox(1)));
+        flights.hold(a);
+        assert_eq!(flights.overtake(c), vec![a]);
+        assert!(flights.find(b).expect("under way").looked_up, "b has no second try any more");
+        assert!(!flights.find(other).expect("under way").looked_up);
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! How much a session, and the source that it comes from, may do in a minute.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use std::{fmt, net::IpAddr, num::NonZeroU32};
 
-use chappe_common::client::RelayKind;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 
 use crate::config::LimitsSection;
 
-/// What a message costs; one that carries candidates costs a tenth of it.
+/// What a message costs, and a tenth of it.
 const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 const ICE_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 
@@ -22,8 +21,14 @@ pub(crate) enum Exceeded {
 }
 
 /// Whom a connection comes from: an IPv4 address or an IPv6 /64, which one household or server has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Source([u8; 8]);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source([redacted])")
+    }
+}
 
 impl Source {
     /// The source of an address.
@@ -43,8 +48,22 @@ fn per_minute(rate: u32, cost: NonZeroU32) -> Quota {
     Quota::per_minute(rate.saturating_mul(cost))
 }
 
-fn cost(kind: Option<RelayKind>) -> NonZeroU32 {
-    if kind.is_some_and(RelayKind::is_ice) { ICE_COST } else { MESSAGE_COST }
+/// What a message is counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counts {
+    /// A message.
+    Whole,
+    /// A tenth of one: candidates to somebody whose place is known, so that they make nobody look anything up.
+    Tenth,
+}
+
+impl Counts {
+    const fn cost(self) -> NonZeroU32 {
+        match self {
+            Self::Whole => MESSAGE_COST,
+            Self::Tenth => ICE_COST,
+        }
+    }
 }
 
 /// The rates of all sources. Bounded by forgetting, every few seconds, the sources that have nothing left to refill.
@@ -112,10 +131,10 @@ impl SessionRates {
         Self { limited }
     }
 
-    /// Counts a message. `kind`: which one it is, if it is forwarded.
-    pub(crate) fn check_message(&self, sources: &SourceRates, kind: Option<RelayKind>) -> Result<(), Exceeded> {
+    /// Counts a message.
+    pub(crate) fn check_message(&self, sources: &SourceRates, counts: Counts) -> Result<(), Exceeded> {
         let Some(limited) = &self.limited else { return Ok(()) };
-        let cost = cost(kind);
+        let cost = counts.cost();
         let own = matches!(limited.messages.check_n(cost), Ok(Ok(())));
         // The session's rate first: what it refuses costs the source nothing.
         let passes = own && matches!(sources.messages.check_key_n(&limited.source, cost), Ok(Ok(())));
@@ -163,15 +182,15 @@ mod tests {
     }
 
     #[test]
-    fn candidates_count_a_tenth() {
+    fn what_counts_a_tenth_may_come_ten_times_as_often() {
         let limits = LimitsSection { messages_per_minute: 3, ..LimitsSection::default() };
         let sources = SourceRates::new(&limits);
         let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
         for _ in 0..20 {
-            assert_eq!(rates.check_message(&sources, Some(RelayKind::CallIce)), Ok(()));
+            assert_eq!(rates.check_message(&sources, Counts::Tenth), Ok(()));
         }
-        assert_eq!(rates.check_message(&sources, Some(RelayKind::CallOffer)), Ok(()));
-        assert_eq!(rates.check_message(&sources, None), Err(Exceeded::Messages));
+        assert_eq!(rates.check_message(&sources, Counts::Whole), Ok(()));
+        assert_eq!(rates.check_message(&sources, Counts::Whole), Err(Exceeded::Messages));
     }
 
     #[test]
@@ -181,7 +200,7 @@ mod tests {
         let mut passed = 0;
         for _ in 0..5 {
             let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
-            passed += (0..2).filter(|_| rates.check_message(&sources, None).is_ok()).count();
+            passed += (0..2).filter(|_| rates.check_message(&sources, Counts::Whole).is_ok()).count();
         }
         assert_eq!(passed, 4);
     }
@@ -195,6 +214,8 @@ mod tests {
         };
         let sources = SourceRates::new(&limits);
         let rates = SessionRates::new(&limits, &sources, ip("127.0.0.1"));
-        assert!((0..100).all(|_| rates.check_message(&sources, None).is_ok() && rates.check_ask(&sources).is_ok()));
+        assert!(
+            (0..100).all(|_| rates.check_message(&sources, Counts::Whole).is_ok() && rates.check_ask(&sources).is_ok())
+        );
     }
 }

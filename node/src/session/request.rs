@@ -74,7 +74,7 @@ impl BadRequest {
 }
 
 /// The fields of all messages, unread.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
@@ -116,17 +116,14 @@ struct Fields<'a> {
 }
 
 /// A client's message: its type, its id, and its fields until they are asked for.
-#[derive(Debug)]
 pub(crate) struct Request<'a> {
-    /// The whole message, of which payloads are parts.
-    message: &'a Bytes,
     kind: Cow<'a, str>,
     id: Option<Cow<'a, str>>,
     fields: Fields<'a>,
 }
 
 /// One element of `attach`.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(crate) struct AttachItem<'a> {
     /// The signed lease, base64url.
     #[serde(borrow)]
@@ -137,8 +134,8 @@ pub(crate) struct AttachItem<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Parses a message. `text` is what `message` holds.
-    pub(crate) fn parse(message: &'a Bytes, text: &'a str) -> Result<Self, BadRequest> {
+    /// Parses a message.
+    pub(crate) fn parse(text: &'a str) -> Result<Self, BadRequest> {
         if !depth::is_within_bounds(text.as_bytes()) {
             return Err(BadRequest::Depth);
         }
@@ -152,7 +149,7 @@ impl<'a> Request<'a> {
             Some(raw) => Some(text_of(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?),
             None => None,
         };
-        Ok(Self { message, kind, id, fields })
+        Ok(Self { kind, id, fields })
     }
 
     /// The message's `type`.
@@ -203,9 +200,10 @@ impl<'a> Request<'a> {
         serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))
     }
 
-    /// `payload`, as it came.
+    /// `payload`, as it came. Copied: a part of the message would keep all of it, and what the socket read with it, in
+    /// memory for as long as the payload waits, and queues bound what payloads weigh.
     pub(crate) fn payload(&self) -> Option<Bytes> {
-        self.fields.payload.map(|raw| self.message.slice_ref(raw.get().as_bytes()))
+        self.fields.payload.map(|raw| Bytes::copy_from_slice(raw.get().as_bytes()))
     }
 
     /// `payload`, where there has to be one.
@@ -320,14 +318,21 @@ mod tests {
     use super::*;
 
     fn parse<T>(text: &'static str, look: impl FnOnce(&Request<'_>) -> T) -> Result<T, BadRequest> {
-        let message = Bytes::from_static(text.as_bytes());
-        Request::parse(&message, text).map(|request| look(&request))
+        Request::parse(text).map(|request| look(&request))
     }
 
     #[test]
     fn a_payload_is_the_part_of_the_message_that_the_client_wrote() {
         let payload = parse(r#"{"type":"offer","payload":{ "a":[1, 2] },"target":"X"}"#, |request| request.payload());
         assert_eq!(payload, Ok(Some(Bytes::from_static(br#"{ "a":[1, 2] }"#))));
+    }
+
+    #[test]
+    fn a_payload_keeps_nothing_else_of_its_message_in_memory() {
+        let text = format!(r#"{{"type":"call_ice","payload":"x","pad":"{}"}}"#, "p".repeat(60 * 1024));
+        let payload = Request::parse(&text).expect("a message").payload().expect("a payload");
+        let own = payload.try_into_mut().expect("nobody else holds the payload");
+        assert_eq!((&own[..], own.capacity()), (&br#""x""#[..], 3));
     }
 
     #[test]
@@ -360,15 +365,13 @@ mod tests {
     fn an_id_is_a_text_of_at_most_64_characters() {
         assert_eq!(parse(r#"{"type":"x","id":7}"#, |_| ()), Err(BadRequest::Invalid("id")));
         let long = format!(r#"{{"type":"x","id":"{}"}}"#, "i".repeat(65));
-        let message = Bytes::from(long.clone());
-        assert_eq!(Request::parse(&message, &long).map(|_| ()), Err(BadRequest::Invalid("id")));
+        assert_eq!(Request::parse(&long).map(|_| ()), Err(BadRequest::Invalid("id")));
     }
 
     proptest! {
         #[test]
         fn parsing_never_panics(text in ".{0,200}") {
-            let message = Bytes::from(text.clone());
-            let _ = Request::parse(&message, &text);
+            let _ = Request::parse(&text);
         }
 
         #[test]
@@ -378,12 +381,11 @@ mod tests {
             if let Some(place) = bytes.get_mut(at) {
                 *place = byte;
             }
-            if let Ok(text) = String::from_utf8(bytes) {
-                let message = Bytes::from(text.clone());
-                if let Ok(request) = Request::parse(&message, &text) {
-                    let _ = (request.to(), request.attach_list().map(|list| list.len()), request.public_key());
-                    let _ = (request.inbox_list(), request.payload(), request.pairing_code());
-                }
+            if let Ok(text) = String::from_utf8(bytes)
+                && let Ok(request) = Request::parse(&text)
+            {
+                let _ = (request.to(), request.attach_list().map(|list| list.len()), request.public_key());
+                let _ = (request.inbox_list(), request.payload(), request.pairing_code());
             }
         }
     }

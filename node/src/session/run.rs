@@ -7,6 +7,7 @@ mod by_code;
 mod by_inbox;
 mod done;
 mod hear;
+mod leave;
 mod send;
 
 use std::{
@@ -24,15 +25,17 @@ use base64::{
 use bytes::Bytes;
 use chappe_common::{
     client::{CLOSE_SLOW_CONSUMER, ErrorCode, MAX_PAYLOAD, PROTOCOL},
-    lease::{Inbox, SignedLease},
+    code::PairingCode,
+    keys::NodeId,
+    lease::SignedLease,
 };
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
-    EndReason, Message, PeerAddr, Route, SessionEvent, SessionHandle, SessionId,
-    code_door::{Action, CodeDoor, Registration, Times},
+    EndReason, Message, PeerAddr, Route, SessionEvent, SessionHandle, SessionId, close_queue,
+    code_door::{CodeDoor, Registration, Times},
     forward::{Flights, Need},
     inbox_door::InboxDoor,
     rates::SessionRates,
@@ -41,11 +44,7 @@ use super::{
 use crate::{
     bounded,
     core::Core,
-    dispatch,
-    federation::{
-        frame::{Note, Outcome},
-        links,
-    },
+    federation::frame::{Note, Outcome},
     locate, publish,
 };
 
@@ -54,6 +53,9 @@ const MAX_OPS: usize = 16;
 /// How long one write to a client may take: as long as a silent client is borne.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 
+/// Notes of one session that may wait for links: one for each that it may be paired with and each that it may have
+/// asked, twice, and a burst of refusals.
+const MAX_NOTES: usize = 256;
 const CLOSE_GOING_AWAY: u16 = 1001;
 const CLOSE_POLICY: u16 = 1008;
 const CLOSE_TOO_LARGE: u16 = 1009;
@@ -90,7 +92,8 @@ enum Done {
         need: Need,
         lease: Option<SignedLease>,
     },
-    Connected,
+    Detached,
+    Connected(NodeId),
 }
 
 type Op = BoxFuture<'static, Done>;
@@ -106,12 +109,18 @@ struct Session {
     inbox_door: InboxDoor,
     flights: Flights,
     ops: FuturesUnordered<Op>,
-    /// A question is open on which the client's next message depends.
-    blocked: bool,
+    /// How many questions are open on which the client's next message depends.
+    ordered: usize,
     /// A question is open that will let waiting messages go on.
     reaching: bool,
-    /// Notes that wait for a link, in order.
+    /// The code that is being claimed: granted or not, it is given back if the session ends first.
+    claiming: Option<PairingCode>,
+    /// Notes that wait for a link, in order; at most [`MAX_NOTES`]. The client is not heard while there are any.
     notes: VecDeque<(PeerAddr, Note)>,
+    /// A link for waiting notes is being dialled.
+    connecting: bool,
+    /// The client's message was too large, and the rest of it stays unread.
+    unread: bool,
     last_heard: Instant,
     pinged: bool,
     pings: u32,
@@ -141,9 +150,12 @@ pub(crate) async fn run(core: Arc<Core>, socket: WebSocket, ip: IpAddr) {
         inbox_door: InboxDoor::default(),
         flights: Flights::default(),
         ops: FuturesUnordered::new(),
-        blocked: false,
+        ordered: 0,
         reaching: false,
+        claiming: None,
         notes: VecDeque::new(),
+        connecting: false,
+        unread: false,
         last_heard: now,
         pinged: false,
         pings: 0,
@@ -151,7 +163,9 @@ pub(crate) async fn run(core: Arc<Core>, socket: WebSocket, ip: IpAddr) {
     };
     // Over is over, whoever ended it.
     let _ = session.serve().await;
-    session.leave().await;
+    let notes = session.leave().await;
+    let (core, id) = (session.core.clone(), session.handle.id());
+    tokio::join!(session.linger(), leave::tell_others(&core, id, notes));
 }
 
 impl Drop for Session {
@@ -161,6 +175,7 @@ impl Drop for Session {
         for inbox in self.inbox_door.take_all() {
             self.core.local.detach(self.handle.id(), &inbox);
         }
+        close_queue(&mut self.queue);
         self.core.metrics.sessions_closed.inc();
     }
 }
@@ -175,7 +190,8 @@ impl Session {
         tokio::pin!(timer);
         loop {
             self.arm(timer.as_mut());
-            let hears = !self.blocked && self.ops.len() < MAX_OPS && self.flights.has_room();
+            let hears =
+                self.ordered == 0 && self.notes.is_empty() && self.ops.len() < MAX_OPS && self.flights.has_room();
             tokio::select! {
                 biased;
                 reason = self.handle.ended() => return self.end(reason).await,
@@ -369,31 +385,5 @@ impl Session {
     async fn publish(&mut self, command: publish::Command) {
         // The publisher ends only with the node.
         let _ = self.core.publisher.send(command).await;
-    }
-
-    /// The session is over: gives back what it has registered, and tells those that it was paired with.
-    async fn leave(&mut self) {
-        self.core.local.remove(self.handle.id());
-        let inboxes: Vec<Inbox> = self.inbox_door.take_all();
-        for inbox in inboxes {
-            if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
-                self.publish(publish::Command::WithdrawLease(inbox, lease.seq)).await;
-            }
-        }
-        for action in self.code_door.close() {
-            match action {
-                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
-                Action::Tell(to, note) if to.node == self.core.me => {
-                    dispatch::note_to_session(&self.core, to.session, self.addr(), note);
-                }
-                Action::Tell(to, note) => {
-                    if let Ok(link) = links::connect(&self.core, to.node).await {
-                        // If it is lost, the other side learns it with its next message.
-                        let _ = link.try_note(to.session, self.handle.id(), note);
-                    }
-                }
-                Action::Say(_) => {}
-            }
-        }
     }
 }

@@ -1,11 +1,13 @@
 //! What a client asks at the code door, and what the door makes the session do.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use chappe_common::keys::NodeId;
 use rand::RngExt as _;
+use tokio::time::timeout_at;
 
 use super::{
-    Done, Over, Session,
+    Done, MAX_NOTES, Over, Session,
     hear::{Refusal, Said},
 };
 use crate::{
@@ -23,11 +25,15 @@ use crate::{
     },
 };
 
+/// How long before an ask's error its target has to be reached: its own refusal is to come back in time as well.
+const ASK_MARGIN: Duration = Duration::from_millis(50);
+
 impl Session {
     pub(super) fn register(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let code = request.pairing_code()?;
         let registration = Registration { code, public_key: request.public_key()?, payload: request.payload() };
         let (core, session) = (self.core.clone(), self.handle.id());
+        self.claiming = Some(code);
         self.start_ordered(async move {
             let result = locate::claim_code(&core, code, session).await;
             Done::Claimed { registration, result }
@@ -45,14 +51,24 @@ impl Session {
             return Ok(Said::Exceeded);
         }
         let ask = rand::rng().random();
-        let requested = self.code_door.request(Instant::now(), ask, kind, target, self.times());
+        let now = Instant::now();
+        let requested = self.code_door.request(now, ask, kind, target, self.times());
         let Requested::Find { withdrawn } = requested.ok_or(BadRequest::NotRegistered)? else {
             return Ok(Said::Nothing);
         };
         let (core, payload) = (self.core.clone(), request.payload());
+        // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
+        // at a node that is slow or dead, must not look different from one that nobody has.
+        let deadline = now + self.core.config.times.pair_error.saturating_sub(ASK_MARGIN);
         self.ops.push(Box::pin(async move {
-            let holder = locate::find_code(&core, target).await;
-            let to = holder.map(|holder| PeerAddr { node: holder.node, session: holder.session });
+            let find = async {
+                let holder = locate::find_code(&core, target).await?;
+                if holder.node != core.me {
+                    links::connect(&core, holder.node).await.ok()?;
+                }
+                Some(PeerAddr { node: holder.node, session: holder.session })
+            };
+            let to = timeout_at(deadline.into(), find).await.ok().flatten();
             Done::Found { ask, to, name, payload, key }
         }));
         Ok(Said::Actions(withdrawn.into_iter().collect()))
@@ -62,46 +78,64 @@ impl Session {
         for action in actions {
             match action {
                 Action::Say(text) => self.say(text).await?,
-                Action::Tell(to, note) => self.tell(to, note).await?,
+                Action::Tell(to, note) => self.tell(to, note),
                 Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
             }
         }
         Ok(())
     }
 
-    /// Notes something to another session, over a new link where there is none: then all later notes wait with it.
-    pub(super) async fn tell(&mut self, to: PeerAddr, note: Note) -> Result<(), Over> {
+    /// Notes something to another session, over a new link where there is none: then later notes to the same node wait
+    /// with it, and the client's messages, which must not overtake them.
+    fn tell(&mut self, to: PeerAddr, note: Note) {
+        if self.notes.len() >= MAX_NOTES {
+            self.note_lost(to, &note);
+            return;
+        }
         self.notes.push_back((to, note));
-        self.send_notes(false).await
+        self.send_notes(None);
     }
 
-    pub(super) async fn send_notes(&mut self, tried: bool) -> Result<(), Over> {
-        while let Some((to, note)) = self.notes.pop_front() {
+    /// Sends the notes that can be sent, and dials for the first that can't. `tried`: a node that was just dialled.
+    pub(super) fn send_notes(&mut self, tried: Option<NodeId>) {
+        for (to, note) in std::mem::take(&mut self.notes) {
             let sent = if to.node == self.core.me {
                 dispatch::note_to_session(&self.core, to.session, self.addr(), note.clone())
+            } else if self.notes.iter().any(|(earlier, _)| earlier.node == to.node) {
+                self.notes.push_back((to, note));
+                continue;
             } else if let Some(link) = self.core.links.find(&to.node) {
                 link.try_note(to.session, self.handle.id(), note.clone()).is_ok()
-            } else if tried || !self.core.view.load().contains(&to.node) {
+            } else if matches!(note, Note::Ask(_))
+                || tried == Some(to.node)
+                || !self.core.view.load().contains(&to.node)
+            {
+                // For an ask, the node was dialled when the code was looked up, within the ask's time.
                 false
             } else {
-                self.notes.push_front((to, note));
-                let core = self.core.clone();
-                self.start_ordered(async move {
-                    // Whether it worked shows when the notes are sent.
-                    let _ = links::connect(&core, to.node).await;
-                    Done::Connected
-                });
-                return Ok(());
+                self.notes.push_back((to, note));
+                continue;
             };
             if !sent {
                 self.note_lost(to, &note);
             }
         }
-        Ok(())
+        if self.connecting {
+            return;
+        }
+        let Some(node) = self.notes.front().map(|(to, _)| to.node) else { return };
+        self.connecting = true;
+        let core = self.core.clone();
+        self.start_ordered(async move {
+            // Whether it worked shows when the notes are sent.
+            let _ = links::connect(&core, node).await;
+            Done::Connected(node)
+        });
     }
 
     /// Nobody got the note: as if the other session had said that it is not there.
-    pub(super) fn note_lost(&mut self, to: PeerAddr, note: &Note) {
+    fn note_lost(&mut self, to: PeerAddr, note: &Note) {
+        self.core.metrics.notes_dropped.inc();
         match note {
             Note::Ask(ask) => self.code_door.refused(ask.ask, self.times()),
             Note::Answer { accepted: Some(_), .. } => self.code_door.unbond(to),

@@ -106,7 +106,7 @@ impl Session {
                 // The publisher ends only with the node.
                 let _ = publisher.send(publish::Command::WithdrawLease(inbox, seq)).await;
             }
-            Done::Connected
+            Done::Detached
         });
         Ok(Said::Text(Reply::Detached { id }.encode()))
     }

@@ -12,14 +12,15 @@ use crate::{
 impl Session {
     /// Starts a question on which the client's next message depends.
     pub(super) fn start_ordered(&mut self, op: impl Future<Output = Done> + Send + 'static) {
-        self.blocked = true;
+        self.ordered += 1;
         self.ops.push(Box::pin(op));
     }
 
     pub(super) async fn handle_done(&mut self, done: Done) -> Result<(), Over> {
         match done {
             Done::Claimed { registration, result } => {
-                self.blocked = false;
+                self.ordered -= 1;
+                self.claiming = None;
                 match result {
                     Ok(()) => {
                         let code = registration.code;
@@ -48,7 +49,7 @@ impl Session {
                 }
             },
             Done::Attached { id, leases, rejected, registered } => {
-                self.blocked = false;
+                self.ordered -= 1;
                 self.attached(&id, leases, rejected, &registered).await
             }
             Done::Reached { need, lease } => {
@@ -61,9 +62,15 @@ impl Session {
                 let tickets = self.flights.resume(need);
                 self.send_all(tickets).await
             }
-            Done::Connected => {
-                self.blocked = false;
-                self.send_notes(true).await
+            Done::Detached => {
+                self.ordered -= 1;
+                Ok(())
+            }
+            Done::Connected(node) => {
+                self.ordered -= 1;
+                self.connecting = false;
+                self.send_notes(Some(node));
+                Ok(())
             }
         }
     }

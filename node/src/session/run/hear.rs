@@ -4,7 +4,6 @@ use std::time::{Instant, SystemTime};
 
 use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     proof::prove_node,
@@ -16,15 +15,16 @@ use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 use super::{CLOSE_POLICY, CLOSE_TOO_LARGE, Over, RATE_EXCEEDED, Session};
 use crate::{
     federation::frame::AskKind,
-    ice,
+    ice, locate,
     session::{
         code_door::Action,
+        rates::Counts,
         reply::Reply,
         request::{BadRequest, Request},
     },
 };
 
-/// Protocol pings that a client may send faster than one a second.
+/// Protocol pings, and pongs that nobody asked for, that a client may send faster than one a second.
 const PING_BURST: u32 = 10;
 
 const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
@@ -33,6 +33,7 @@ impl Session {
     pub(super) async fn handle_broken(&mut self, error: axum::Error) -> Result<(), Over> {
         let inner = error.into_inner();
         if let Some(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) = inner.downcast_ref() {
+            self.unread = true;
             self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string()).await?;
             return self.close(CLOSE_TOO_LARGE, "too_large").await;
         }
@@ -41,20 +42,17 @@ impl Session {
 
     pub(super) async fn handle_frame(&mut self, frame: Frame) -> Result<(), Over> {
         self.last_heard = Instant::now();
-        self.pinged = false;
+        let was_pinged = std::mem::take(&mut self.pinged);
         match frame {
-            Frame::Text(text) => {
-                let message: Bytes = text.clone().into();
-                self.handle_text(&message, text.as_str()).await
-            }
+            Frame::Text(text) => self.handle_text(text.as_str()).await,
             Frame::Binary(_) => {
-                if self.rates.check_message(&self.core.sources, None).is_err() {
+                if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
                     return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
                 }
                 self.refuse(None, ErrorCode::BadMessage, &BadRequest::Json.to_string()).await
             }
-            Frame::Ping(_) => self.count_ping().await,
-            Frame::Pong(_) => Ok(()),
+            Frame::Pong(_) if was_pinged => Ok(()),
+            Frame::Ping(_) | Frame::Pong(_) => self.count_ping().await,
             Frame::Close(_) => Err(Over),
         }
     }
@@ -72,18 +70,19 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn handle_text(&mut self, message: &Bytes, text: &str) -> Result<(), Over> {
-        let request = match Request::parse(message, text) {
+    pub(super) async fn handle_text(&mut self, text: &str) -> Result<(), Over> {
+        let request = match Request::parse(text) {
             Ok(request) => request,
             Err(error) => {
-                if self.rates.check_message(&self.core.sources, None).is_err() {
+                if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
                     return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
                 }
                 return self.refuse(None, error.code(), &error.to_string()).await;
             }
         };
         let kind = RelayKind::from_name(request.kind());
-        if self.rates.check_message(&self.core.sources, kind).is_err() {
+        let counts = if self.is_ice_to_known(&request, kind) { Counts::Tenth } else { Counts::Whole };
+        if self.rates.check_message(&self.core.sources, counts).is_err() {
             return self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED).await;
         }
         self.core.metrics.messages.inc();
@@ -108,6 +107,18 @@ impl Session {
                 self.refuse(request.id(), ErrorCode::PeerOffline, &message).await
             }
         }
+    }
+
+    /// Whether these are candidates to somebody whose place is known: paired with the sender, or an inbox that is
+    /// attached here or was looked up before. Candidates to anybody else can cost a lookup each.
+    fn is_ice_to_known(&self, request: &Request<'_>, kind: Option<RelayKind>) -> bool {
+        let Some(kind) = kind.filter(|kind| kind.is_ice()) else { return false };
+        if kind.is_call() && request.is_to_inbox() {
+            return request.to().is_ok_and(|to| {
+                self.core.local.inbox(&to).is_some() || locate::found_lease(&self.core, &to).is_some()
+            });
+        }
+        request.target().is_ok_and(|target| self.code_door.peer(&target).is_some())
     }
 
     pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {

@@ -44,10 +44,16 @@ impl Session {
     pub(super) async fn send_all(&mut self, tickets: Vec<u64>) -> Result<(), Over> {
         for ticket in tickets {
             let Some(flight) = self.flights.find(ticket) else { continue };
+            let to = flight.to;
             match self.try_send(flight) {
-                Sent::UnderWay => {}
-                Sent::Ended(outcome) => self.finish(ticket, outcome).await?,
+                Sent::UnderWay(via) => self.flights.sent(ticket, via),
+                Sent::Ended(outcome) => match to {
+                    Destination::Inbox(_) => self.finish(ticket, outcome).await?,
+                    // Not the word of the peer's node: the pairing stays.
+                    Destination::Peer(..) => self.end_flight(ticket, outcome).await?,
+                },
                 Sent::Waits => self.flights.hold(ticket),
+                Sent::WaitsBehind => self.flights.hold_behind(ticket),
             }
         }
         self.reach_next();
@@ -60,11 +66,17 @@ impl Session {
         match flight.to {
             Destination::Inbox(inbox) => {
                 if self.core.local.inbox(&inbox).is_some() {
+                    if self.flights.has_earlier_elsewhere(flight.ticket, flight.to, self.core.me) {
+                        return Sent::WaitsBehind;
+                    }
                     dispatch::to_inbox(&self.core, kind, inbox, payload, ReplyTo::Session(origin));
-                    return Sent::UnderWay;
+                    return Sent::UnderWay(self.core.me);
                 }
                 let lease = locate::found_lease(&self.core, &inbox).filter(|lease| lease.node != self.core.me);
                 match lease {
+                    Some(lease) if self.flights.has_earlier_elsewhere(flight.ticket, flight.to, lease.node) => {
+                        Sent::WaitsBehind
+                    }
                     Some(lease) => self.forward(
                         lease.node,
                         flight.looked_up,
@@ -79,7 +91,7 @@ impl Session {
             Destination::Peer(peer, _) if peer.node == self.core.me => {
                 let reply = ReplyTo::Session(origin);
                 dispatch::to_session(&self.core, kind, peer.session, self.addr(), payload, reply);
-                Sent::UnderWay
+                Sent::UnderWay(peer.node)
             }
             Destination::Peer(peer, _) => self.forward(
                 peer.node,
@@ -106,7 +118,7 @@ impl Session {
             return if tried { Sent::Ended(Outcome::Refused(ErrorCode::Unreachable)) } else { Sent::Waits };
         };
         match link.try_forward(header, payload, origin) {
-            Ok(()) => Sent::UnderWay,
+            Ok(()) => Sent::UnderWay(node),
             Err(SendError::Full) => Sent::Ended(Outcome::Refused(ErrorCode::Congested)),
             Err(SendError::Closed) => Sent::Ended(Outcome::Refused(ErrorCode::Unreachable)),
         }
@@ -142,16 +154,32 @@ impl Session {
 
     /// A message has its one outcome, unless it is to be tried once more.
     pub(super) async fn finish(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Over> {
+        if outcome == Outcome::Delivered {
+            for earlier in self.flights.overtake(ticket) {
+                self.end_flight(earlier, Outcome::NotHere).await?;
+            }
+        }
         if outcome == Outcome::NotHere
             && let Some(flight) = self.flights.find(ticket)
-            && let Destination::Inbox(inbox) = flight.to
-            && !flight.looked_up
         {
-            // The lease that was cached is old: look it up anew, once.
-            self.core.found.remove(&inbox);
-            self.flights.hold(ticket);
-            self.reach_next();
-            return Ok(());
+            match flight.to {
+                Destination::Inbox(inbox) if !flight.looked_up => {
+                    // The lease that was cached is old: look it up anew, once. If it names another node than the
+                    // message was forwarded to, it is newer.
+                    let forwarded = flight.via.filter(|via| *via != self.core.me);
+                    let cached = self.core.found.get(&inbox);
+                    if cached.is_some_and(|lease| forwarded.is_none_or(|via| via == lease.node)) {
+                        self.core.found.remove(&inbox);
+                    }
+                    self.flights.hold(ticket);
+                    self.reach_next();
+                    return Ok(());
+                }
+                Destination::Inbox(_) => {}
+                // The peer's node says that the session is over. That a node is down or can't be reached does not end
+                // a pairing: it may be back in a moment, and the other side would still think that it is paired.
+                Destination::Peer(peer, _) => self.code_door.unbond(peer),
+            }
         }
         self.end_flight(ticket, outcome).await
     }
@@ -171,8 +199,7 @@ impl Session {
             (Outcome::NotHere, Destination::Inbox(_)) => {
                 (ErrorCode::PeerOffline, "Nobody is connected at this inbox".into())
             }
-            (Outcome::NotHere, Destination::Peer(peer, code)) => {
-                self.code_door.unbond(peer);
+            (Outcome::NotHere, Destination::Peer(_, code)) => {
                 (ErrorCode::PeerOffline, format!("Peer not found: {}", code.as_str()))
             }
             (Outcome::Refused(code), to) => {
@@ -196,9 +223,13 @@ impl Session {
 
 /// What became of trying to send a message.
 enum Sent {
-    UnderWay,
+    /// To this node.
+    UnderWay(NodeId),
     Ended(Outcome),
+    /// For its place to be looked up and reached.
     Waits,
+    /// For earlier messages to the same destination.
+    WaitsBehind,
 }
 
 const fn refusal_text(code: ErrorCode) -> &'static str {
