@@ -110,6 +110,9 @@ impl Timeline {
                 self.now(&[who, &self.node(*node)], &format!("disconnected: {reason}"));
             }
             Event::SearchFailed { error, .. } => self.now(&[who], &error.to_string()),
+            Event::NotReached { .. } => {
+                self.now(&[who], "the contact is not reachable now; trying again for a few seconds");
+            }
             Event::Step(step) => self.client_step(who, *step, peer_node),
             _ => {}
         }
