@@ -103,17 +103,43 @@ pub(crate) async fn place(party: &mut Party, contact: ContactId, ip: IpAddr, sec
     let peer = Peer::bind(ip).await?;
     let offer = peer.offer().await?;
     let call = party.client().call(contact, offer).await?;
-    Talk::new(party, call, peer, Some(seconds * FRAMES_PER_SECOND + MARGIN)).run().await
+    let talk = Talk::new(party, call.clone(), peer, Some(seconds * FRAMES_PER_SECOND + MARGIN));
+    hang_up_after(talk.run().await, &call).await
 }
 
 /// Takes a call, and stays until it is over.
 pub(crate) async fn answer(party: &mut Party, call: Call, offer: &str, ip: IpAddr) -> Result<Outcome> {
+    let answered = describe(offer, ip).await;
+    let (peer, answer) = match answered {
+        Ok(answered) => answered,
+        Err(error) => {
+            // Without a word it would ring on, and every other caller would be told that this side is busy.
+            let _ = call.decline().await;
+            return Err(error);
+        }
+    };
+    call.accept(answer).await?;
+    let mut talk = Talk::new(party, call.clone(), peer, None);
+    let result = match talk.exchange_candidates().await {
+        Ok(()) => talk.run().await,
+        Err(error) => Err(error),
+    };
+    hang_up_after(result, &call).await
+}
+
+async fn describe(offer: &str, ip: IpAddr) -> Result<(Peer, String)> {
     let peer = Peer::bind(ip).await?;
     let answer = peer.accept_offer(offer).await?;
-    call.accept(answer).await?;
-    let mut talk = Talk::new(party, call, peer, None);
-    talk.exchange_candidates().await?;
-    talk.run().await
+    Ok((peer, answer))
+}
+
+/// A call that this side can't go on with ends for the other side too.
+async fn hang_up_after(result: Result<Outcome>, call: &Call) -> Result<Outcome> {
+    if result.is_err() {
+        // It may have ended already.
+        let _ = call.hang_up().await;
+    }
+    result
 }
 
 struct Talk<'a> {

@@ -37,6 +37,9 @@ pub enum StartError {
     /// No node was found. The client is not running then.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
+    /// Nodes were found, and none attached the profile's inboxes. Mostly the clock is wrong.
+    #[error("no node takes this profile's inboxes; is the clock right?")]
+    NotAttached,
     /// The client's task ended before it was connected.
     #[error("the client has stopped")]
     Stopped,
@@ -133,6 +136,7 @@ impl ClientBuilder {
         match settled.map(|state| state.clone()) {
             Ok(LinkState::Connected(_)) => Ok((client, events)),
             Ok(LinkState::Failed(error)) => Err(error.into()),
+            Ok(LinkState::NotAttached) => Err(StartError::NotAttached),
             Ok(LinkState::Searching) | Err(_) => Err(StartError::Stopped),
         }
     }
@@ -171,7 +175,7 @@ impl Client {
     pub fn node(&self) -> Option<NodeId> {
         match &*self.inner.link.borrow() {
             LinkState::Connected(node) => Some(*node),
-            LinkState::Searching | LinkState::Failed(_) => None,
+            LinkState::Searching | LinkState::Failed(_) | LinkState::NotAttached => None,
         }
     }
 

@@ -131,7 +131,8 @@ impl Client {
         // The other side waits for this, so that whoever calls first finds the other one listening.
         let locator = code.locator();
         let payload = serde_json::json!({ "stored": true });
-        say(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload }).await?;
+        // Both sides have the contact: a node that fails now changes nothing of that.
+        let _ = say(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload }).await;
         connection.close().await;
         Ok(paired)
     }
@@ -245,12 +246,12 @@ async fn respond(
     loop {
         match hear(connection, until).await {
             Ok(Reply::IceCandidate {}) => return Ok(paired),
-            Ok(Reply::Error { .. }) => {
+            Ok(Reply::Error { code, .. }) if code.as_deref() == Some("peer_offline") => {
                 client.remove_contact(paired.contact.id()).await?;
                 return Err(PairError::PeerGone);
             }
             Ok(_) => {}
-            // Whether it has the answer is not known; if not, it pairs again, which replaces this contact.
+            // Whether it has the answer is not known; if not, this contact is removed before they pair again.
             Err(_) => return Ok(paired),
         }
     }

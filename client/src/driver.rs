@@ -103,6 +103,8 @@ pub(crate) enum LinkState {
     Searching,
     Connected(NodeId),
     Failed(DiscoverError),
+    /// A node was found, and did not attach the inboxes.
+    NotAttached,
 }
 
 pub(crate) struct Driver {
@@ -119,6 +121,8 @@ pub(crate) struct Driver {
     backoff: ExponentialBackoff,
     /// When a search last began without a pause.
     at_once: Option<Instant>,
+    /// How many nodes in a row did not attach the inboxes.
+    unattached: u32,
     /// Nodes that failed since the last session was ready; another is preferred.
     avoid: Vec<NodeId>,
     requests: HashMap<u64, Pending>,
@@ -149,6 +153,7 @@ impl Driver {
             refreshing: None,
             backoff: link::backoff(),
             at_once: None,
+            unattached: 0,
             avoid,
             requests: HashMap::new(),
             next_request: 0,
@@ -171,8 +176,9 @@ impl Driver {
                 () = sleep_until(deadline.into()) => self.handle_time().await,
                 connected = finished_or_never(&mut self.connecting) => self.handle_search(connected).await,
                 () = finished_or_never(&mut self.refreshing) => self.refreshing = None,
-                (session, text) = next_text(&mut self.sessions) => self.handle_text(session, text).await,
+                // Before the nodes' words: one that floods must not keep the app from hanging up.
                 Some(command) = self.commands.recv() => self.handle_command(command).await,
+                (session, text) = next_text(&mut self.sessions) => self.handle_text(session, text).await,
             }
         }
         self.shut_down().await;

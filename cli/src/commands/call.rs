@@ -43,7 +43,11 @@ pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
     })?;
     let timeline = Timeline::new(output, Instant::now(), HashMap::new());
     timeline.head();
-    let mut party = Party::connect("you", builder, timeline.clone()).await?;
+    let mut party = tokio::select! {
+        biased;
+        () = signals.stop() => bail!("stopped before a node was found"),
+        party = Party::connect("you", builder, timeline.clone()) => party?,
+    };
     let placed = tokio::select! {
         biased;
         () = signals.stop() => None,

@@ -43,7 +43,11 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
     let mut signals = Signals::listen()?;
     let (profile, builder) = args.profile.builder()?;
     let timeline = Timeline::new(output, Instant::now(), HashMap::new());
-    let mut party = Party::connect("you", builder, timeline).await?;
+    let mut party = tokio::select! {
+        biased;
+        () = signals.stop() => return Ok(()),
+        party = Party::connect("you", builder, timeline) => party?,
+    };
     let ready = Ready {
         event: "ready",
         node: party.client().node().map(|node| node.to_string()),
@@ -66,10 +70,17 @@ async fn take_calls(args: &ListenArgs, party: &mut Party, output: Output) -> Res
         let Event::IncomingCall { call, name, offer, .. } = event else { continue };
         party.timeline().now(&[&name, "you"], "calls");
         let ip = match args.media_ip {
-            Some(ip) => ip,
-            None => route_ip(&party.url().await?).await?,
+            Some(ip) => Ok(ip),
+            None => route_ip(&party.url().await?).await,
         };
-        let answered = talk::answer(party, call, &offer, ip).await;
+        let answered = match ip {
+            Ok(ip) => talk::answer(party, call, &offer, ip).await,
+            Err(error) => {
+                // One call that can't be taken is no reason to take no others.
+                let _ = call.decline().await;
+                Err(error)
+            }
+        };
         party.timeline().flush();
         CallLine::of(&answered).print(output);
         if args.once {

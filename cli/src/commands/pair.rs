@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Paired, phrase::Phrase};
 use clap::Args;
 use serde::Serialize;
@@ -17,6 +17,10 @@ pub(crate) struct PairArgs {
 
     /// The code that the other side shows; without it, this side shows one
     code: Option<String>,
+
+    /// Forget this contact first, to pair with the same person anew
+    #[arg(long, value_name = "CONTACT")]
+    forget: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -35,10 +39,18 @@ struct Done<'a> {
 pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let mut signals = Signals::listen()?;
     let code: Option<Phrase> = args.code.as_deref().map(str::parse).transpose().context("CODE")?;
-    let (_, builder) = args.profile.builder()?;
+    let (profile, builder) = args.profile.builder()?;
     // What happens on the way is of no interest here.
     let quiet = Timeline::new(Output::silent(), Instant::now(), HashMap::new());
-    let party = Party::connect("you", builder, quiet).await?;
+    let party = tokio::select! {
+        biased;
+        () = signals.stop() => bail!("stopped before a node was found"),
+        party = Party::connect("you", builder, quiet) => party?,
+    };
+    if let Some(name) = &args.forget {
+        let contact = profile.contact_named(name).ok_or_else(|| anyhow!("no contact is called `{name}`"))?;
+        party.client().remove_contact(contact.id()).await?;
+    }
     let paired = tokio::select! {
         biased;
         () = signals.stop() => None,

@@ -103,8 +103,10 @@ impl Engine {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Connected => self.reporter.send_modify(|report| report.connected = true),
-            Event::IceConnectionStateChange(state) if state.is_disconnected() => {
-                self.reporter.send_modify(|report| report.connected = false);
+            Event::IceConnectionStateChange(state) => {
+                // `Connected` comes once; a path that is lost and found again shows here alone.
+                let connected = self.rtc.is_connected() && !state.is_disconnected();
+                self.reporter.send_modify(|report| report.connected = connected);
             }
             Event::MediaAdded(added) => self.track = Some(added.mid),
             Event::MediaData(data) => {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use chappe_discovery::{Connection, DiscoverError};
 use futures_util::FutureExt as _;
+use rand::RngExt as _;
 
 use super::{
     Driver, Held, LinkState,
@@ -22,6 +23,11 @@ use crate::{
 /// How often a search may begin without a pause. A node that takes a client and drops it again must not be able to keep
 /// it spinning.
 const AT_ONCE_EVERY: Duration = Duration::from_secs(5);
+/// After so many nodes in a row that did not attach the inboxes, whoever waits for the first session is told: the fault
+/// may be this side's, such as a clock that is ahead. The search goes on.
+const UNATTACHED: u32 = 3;
+/// The first search after a session was lost begins within this time, at random.
+const FIRST_JITTER: Duration = Duration::from_millis(300);
 /// The most nodes that a search avoids.
 const MAX_AVOID: usize = 8;
 /// When the sources are asked again after a session is up: the search ended at the first node that worked.
@@ -52,7 +58,8 @@ impl Driver {
         let at_once = self.at_once.is_none_or(|at| now.saturating_duration_since(at) >= AT_ONCE_EVERY);
         let pause = if at_once {
             self.at_once = Some(now);
-            Duration::ZERO
+            // A node that dies sends all its clients away at one moment; they don't come back at one.
+            FIRST_JITTER.mul_f64(rand::rng().random_range(0.0..1.0))
         } else {
             self.backoff.next().unwrap_or_default()
         };
@@ -112,8 +119,8 @@ impl Driver {
         let outdated = session.outdated(self.profile.contacts().iter(), unix_now());
         let batches = session.attachments(self.profile.contacts().iter(), unix_now_ms());
         if session.is_ready() {
-            // Set again by the answer.
-            session.reattach_at = Some(Instant::now() + ATTACH_TIMEOUT);
+            // Set again by the answers, of which the earliest counts; a missing one ends the session.
+            session.reattach_at = None;
         }
         if !outdated.is_empty() {
             self.request(serial, Wanted::Detached, |id| ToNode::Detach { id, inboxes: outdated }).await;
@@ -152,6 +159,7 @@ impl Driver {
 
     fn handle_ready(&mut self, serial: u64) {
         let now = Instant::now();
+        self.unattached = 0;
         for session in self.sessions.iter_mut().filter(|session| session.serial != serial && session.is_ready()) {
             session.leave(now);
         }
@@ -190,6 +198,7 @@ impl Driver {
         let session = self.sessions.remove(index);
         let node = session.node();
         tracing::debug!(node = %node.short(), %reason, "a session is over");
+        let attaching = matches!(session.stage, Stage::Attaching { .. });
         let told = match session.stage {
             Stage::Ready => Some(reason),
             Stage::Attaching { .. } => None,
@@ -203,8 +212,12 @@ impl Driver {
         if self.sessions.iter().any(|session| session.is_ready() && !session.going_away) {
             return;
         }
+        if attaching {
+            self.unattached = self.unattached.saturating_add(1);
+        }
         if !self.sessions.iter().any(Session::is_ready) {
-            self.link.send_replace(LinkState::Searching);
+            let given_up = self.unattached >= UNATTACHED;
+            self.link.send_replace(if given_up { LinkState::NotAttached } else { LinkState::Searching });
         }
         self.avoid(node);
         self.search();

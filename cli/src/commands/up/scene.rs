@@ -44,6 +44,12 @@ pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: 
 }
 
 async fn pair(alice: &Party, bob: &Party) -> Result<chappe_client::contact::ContactId> {
+    // In a folder that was kept they know each other from the last time, and pair anew.
+    for party in [alice, bob] {
+        for contact in party.client().contacts().await? {
+            party.client().remove_contact(contact.id()).await?;
+        }
+    }
     let timeline = alice.timeline();
     let shown = bob.client().show_code().await?;
     let code = shown.code();
