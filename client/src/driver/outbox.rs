@@ -52,6 +52,9 @@ pub(crate) struct Full;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: VecDeque<Item>,
+    /// The candidates that were delivered. A connection may die with them, so they follow every further offer or answer;
+    /// to have one twice does no harm.
+    told: Vec<String>,
     /// The request that carries the first of the queue.
     in_flight: Option<u64>,
     retry_at: Option<Instant>,
@@ -71,7 +74,7 @@ fn backoff() -> ExponentialBackoff {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { queue: VecDeque::new(), in_flight: None, retry_at: None, backoff: backoff() }
+        Self { queue: VecDeque::new(), told: Vec::new(), in_flight: None, retry_at: None, backoff: backoff() }
     }
 }
 
@@ -97,7 +100,11 @@ impl Outbox {
         if self.queue.len() >= MAX_QUEUE || matches!(&item, Item::Ice(candidates) if !fits(candidates.iter())) {
             return Err(Full);
         }
+        let describes = matches!(item, Item::Offer | Item::Answer);
         self.queue.push_back(item);
+        if describes && !self.told.is_empty() && self.queue.len() < MAX_QUEUE {
+            self.queue.push_back(Item::Ice(std::mem::take(&mut self.told)));
+        }
         Ok(())
     }
 
@@ -128,7 +135,13 @@ impl Outbox {
     pub(crate) fn delivered(&mut self, request: u64) -> Option<Item> {
         self.proceed(request)?;
         self.restart();
-        self.queue.pop_front()
+        let item = self.queue.pop_front();
+        if let Some(Item::Ice(candidates)) = &item
+            && fits(self.told.iter().chain(candidates))
+        {
+            self.told.extend_from_slice(candidates);
+        }
+        item
     }
 
     /// It has not, and is tried again after a pause.
@@ -140,7 +153,9 @@ impl Outbox {
 
     /// It never will: it is dropped.
     pub(crate) fn drop_first(&mut self, request: u64) -> Option<Item> {
-        self.delivered(request)
+        self.proceed(request)?;
+        self.restart();
+        self.queue.pop_front()
     }
 
     /// There is a new session: whatever waits is tried at once.
@@ -248,5 +263,24 @@ mod tests {
         }
         assert_eq!(outbox.push(long), Err(Full));
         assert_eq!(Outbox::default().push(Item::Ice(vec!["x".repeat(20_000)])), Err(Full));
+    }
+
+    #[test]
+    fn candidates_that_were_delivered_follow_a_further_offer() {
+        let now = Instant::now();
+        let mut outbox = Outbox::default();
+        for (request, item) in [(1, Item::Offer), (2, ice(1)), (3, ice(2))] {
+            outbox.push(item.clone()).expect("room");
+            outbox.begin(request);
+            assert_eq!(outbox.delivered(request), Some(item));
+        }
+        // The other side asks from another node: its former connection may have died with all of it.
+        outbox.push(Item::Offer).expect("room");
+        outbox.begin(4);
+        assert_eq!(outbox.delivered(4), Some(Item::Offer));
+        assert_eq!(outbox.due(now), Some(&Item::Ice(vec!["1".to_owned(), "2".to_owned()])));
+        outbox.begin(5);
+        outbox.delivered(5);
+        assert!(outbox.is_empty());
     }
 }
