@@ -11,6 +11,10 @@ use crate::config::LimitsSection;
 const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 const ICE_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 
+/// The most sources whose connections are counted at once, about 10 MB; only a source that has connected has any other
+/// rate. Beyond, the quiet are forgotten, and if that frees nothing, strangers are refused.
+const MAX_SOURCES: usize = 65_536;
+
 /// Which rate is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
@@ -95,6 +99,12 @@ impl SourceRates {
 
     /// Whether one more connection may come from here.
     pub(crate) fn allows_connection(&self, source: Source) -> bool {
+        if self.connections.len() >= MAX_SOURCES {
+            self.connections.retain_recent();
+            if self.connections.len() >= MAX_SOURCES {
+                return false;
+            }
+        }
         self.connections.check_key(&source).is_ok()
     }
 
