@@ -21,10 +21,12 @@ use quick_cache::sync::Cache;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
+    clock::Clock,
     config::NodeConfig,
-    federation::{links::Links, membership, records::Records, view::View},
+    federation::{links::Links, membership},
     homes::HomeTable,
     local::Local,
+    membership::{records::Records, view::View},
     metrics::Metrics,
     placement::Beacon,
     publish,
@@ -37,6 +39,8 @@ use crate::{
 pub(crate) struct Basics {
     /// The configuration.
     pub(crate) config: NodeConfig,
+    /// The wall clock.
+    pub(crate) clock: Clock,
     /// The node's key.
     pub(crate) key: SecretKey,
     /// The node's id.

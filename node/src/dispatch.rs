@@ -1,9 +1,6 @@
 //! What a node does with the frames of a link.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use chappe_common::{
@@ -11,7 +8,6 @@ use chappe_common::{
     keys::NodeId,
     lease::{Inbox, Lease, SignedLease},
     signed::Signed,
-    time::UnixTime,
 };
 use serde_json::value::RawValue;
 
@@ -62,7 +58,7 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
         }
         Header::Request { id, request } => {
             // The link's first words may be older than what the peer has signed since.
-            let signed = core.records.find(&link.peer()).map_or(0, |record| record.epoch);
+            let signed = core.records.find(&link.peer(), core.clock.now()).map_or(0, |record| record.epoch);
             let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
             let response = answer(core, from, request);
             // A full lane costs the asker its answer; it asks other homes too.
@@ -164,7 +160,7 @@ fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> 
         core.metrics.leases_refused.inc();
         return LeasePut::Refused;
     };
-    let put = core.homes().put_lease(now, UnixTime::from(SystemTime::now()), from, lease.clone());
+    let put = core.homes().put_lease(now, core.clock.now(), from, lease.clone());
     match put {
         Put::Kept(former) => {
             if let Some(former) = former {

@@ -4,6 +4,7 @@
 //! keeps sessions, leases and counters in memory, and its key, its epoch and its known members on disk.
 
 mod bounded;
+pub mod clock;
 pub mod config;
 mod core;
 mod dispatch;
@@ -14,6 +15,7 @@ pub mod identity;
 mod listener;
 mod local;
 mod locate;
+pub mod membership;
 mod metrics;
 mod node;
 pub mod placement;

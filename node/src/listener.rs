@@ -176,8 +176,11 @@ async fn members(State(core): State<Arc<Core>>) -> Response {
     let members: Vec<_> = view
         .nodes()
         .map(|node| {
-            let record =
-                if node == core.me { Some((**core.own_record.load()).clone()) } else { core.records.find(&node) };
+            let record = if node == core.me {
+                Some((**core.own_record.load()).clone())
+            } else {
+                core.records.find(&node, core.clock.now())
+            };
             json!({
                 "node": node.to_string(),
                 "self": node == core.me,

@@ -3,7 +3,7 @@
 //! All homes are asked at once. One that is silent delays an answer by at most its hedge, and one that lies can deny
 //! a lease but not point it elsewhere: leases are signed by the inbox.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use chappe_common::{
@@ -11,7 +11,6 @@ use chappe_common::{
     keys::NodeId,
     lease::{Inbox, Lease, SignedLease},
     signed::Signed,
-    time::UnixTime,
 };
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
@@ -63,7 +62,7 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
 /// A lease that was found before, if it still counts.
 pub(crate) fn found_lease(core: &Core, inbox: &Inbox) -> Option<SignedLease> {
     let lease = core.found.get(inbox)?;
-    let counts = lease.expires_at > UnixTime::from(SystemTime::now()) && core.view.load().contains(&lease.node);
+    let counts = lease.expires_at > core.clock.now() && core.view.load().contains(&lease.node);
     if !counts {
         core.found.remove(inbox);
     }
@@ -72,9 +71,7 @@ pub(crate) fn found_lease(core: &Core, inbox: &Inbox) -> Option<SignedLease> {
 
 fn check_lease(core: &Core, inbox: Inbox, bytes: Bytes) -> Option<SignedLease> {
     let lease = Signed::<Lease>::decode(bytes).ok()?;
-    let counts = lease.inbox == inbox
-        && lease.expires_at > UnixTime::from(SystemTime::now())
-        && core.view.load().contains(&lease.node);
+    let counts = lease.inbox == inbox && lease.expires_at > core.clock.now() && core.view.load().contains(&lease.node);
     counts.then_some(lease)
 }
 

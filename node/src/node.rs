@@ -17,16 +17,18 @@ use chappe_discovery::registry::{Registry, RegistryError};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
+    clock::Clock,
     config::{ConfigError, NodeConfig},
     core::{Basics, Core},
     federation::{
         join,
         links::{self, Links},
         membership::{self, Membership, sign_record},
-        records::Records,
     },
     identity::{Identity, IdentityError, LockedDir},
-    listener, metrics,
+    listener,
+    membership::records::Records,
+    metrics,
     placement::Beacon,
     publish::{self, Publisher},
     register::{self, Registries},
@@ -119,6 +121,14 @@ impl Node {
     /// # Errors
     /// Says which part of the configuration, the disk or the network stands in the way.
     pub async fn spawn(config: NodeConfig) -> Result<Self, StartError> {
+        Self::spawn_by(config, Clock::default()).await
+    }
+
+    /// The same, by a clock that may be wrong.
+    ///
+    /// # Errors
+    /// As [`Node::spawn`].
+    pub async fn spawn_by(config: NodeConfig, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
         let locked = LockedDir::lock(&config.node.data_dir).await?;
         let identity = Identity::load(&config.node.data_dir)?;
@@ -135,7 +145,7 @@ impl Node {
             quic: links.local_addr().map_err(bind_error)?,
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
         };
-        let basics = basics(config, &identity, addrs);
+        let basics = basics(config, &identity, addrs, clock);
         // The longest record that these fields will ever make has to fit too.
         sign_record(&basics, u64::MAX, u64::MAX)?;
         let own_record = sign_record(&basics, identity.epoch(), 1)?;
@@ -260,7 +270,7 @@ async fn expire(core: Arc<Core>) {
     loop {
         tick.tick().await;
         core.homes().expire(Instant::now());
-        core.records.expire();
+        core.records.expire(core.clock.now());
         core.sources.expire();
         core.links.expire();
     }
@@ -270,7 +280,7 @@ async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, Star
     TcpListener::bind(addr).await.map_err(|source| StartError::Bind { addr, key, source })
 }
 
-fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs) -> Basics {
+fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Clock) -> Basics {
     let me = identity.key().node_id();
     // A node without roots is a federation of its own: it trusts itself.
     let own: [PublicKey; 1] = [*me.key()];
@@ -285,6 +295,7 @@ fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs) -> Basics {
         advertised => advertised.to_vec(),
     };
     Basics {
+        clock,
         key: identity.key().clone(),
         me,
         federation,

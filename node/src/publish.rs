@@ -6,25 +6,22 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use chappe_common::{
     code::PairingCode,
     keys::NodeId,
     lease::{Inbox, SignedLease},
-    time::UnixTime,
 };
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 
 use crate::{
     core::Core,
-    federation::{
-        frame::{MAX_BATCH, Request},
-        view::View,
-    },
+    federation::frame::{MAX_BATCH, Request},
     locate::{self, Registered},
+    membership::view::View,
     placement::{HOMES, Homes, Tag},
     session::SessionId,
 };
@@ -191,7 +188,7 @@ impl Publisher {
     }
 
     fn handle_due(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
-        let clock = UnixTime::from(SystemTime::now());
+        let clock = self.core.clock.now();
         while let Some(entry) = self.schedule.first_entry().filter(|entry| entry.key().0 <= now) {
             let key = entry.remove();
             let Some(lease) = self.kept.get(&key).map(|kept| kept.lease.clone()) else { continue };

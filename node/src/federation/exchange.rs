@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 
-use super::member::MemberId;
+use crate::membership::member::MemberId;
 
 /// The first byte of the stream.
 pub(crate) const EXCHANGE_STREAM: u8 = 2;

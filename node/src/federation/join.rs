@@ -4,14 +4,13 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use chappe_common::{
     record::{NodeRecord, SignedRecord},
     signed::Signed,
-    time::UnixTime,
 };
 use chappe_discovery::{private_file, registry::Registry};
 use futures_util::future::join_all;
@@ -85,11 +84,11 @@ fn jittered(pause: Duration) -> Duration {
 
 async fn ask_registry(core: &Core, registry: Option<&Registry>) {
     let Some(registry) = registry else { return };
-    let now = UnixTime::from(SystemTime::now());
+    let now = core.clock.now();
     match registry.fetch(now).await {
         Ok(bundle) => {
             for record in bundle.records(now).filter(|record| record.node != core.me) {
-                core.records.learn(record);
+                core.records.learn(record, now);
             }
         }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
@@ -100,8 +99,10 @@ async fn ask_registry(core: &Core, registry: Option<&Registry>) {
 async fn join(core: &Arc<Core>, former: &[SignedRecord]) -> bool {
     let view = core.view.load_full();
     let is_stranger = |record: &SignedRecord| record.node != core.me && !view.contains(&record.node);
-    let mut anchors = core.records.all().into_iter().filter(is_stranger).sample(&mut rand::rng(), ANCHORS);
-    let unknown = |record: &&SignedRecord| is_stranger(record) && core.records.find(&record.node).is_none();
+    let mut anchors =
+        core.records.all(core.clock.now()).into_iter().filter(is_stranger).sample(&mut rand::rng(), ANCHORS);
+    let unknown =
+        |record: &&SignedRecord| is_stranger(record) && core.records.find(&record.node, core.clock.now()).is_none();
     let more = former.iter().filter(unknown).sample(&mut rand::rng(), ANCHORS - anchors.len());
     anchors.extend(more.into_iter().cloned());
     let asked = anchors.iter().map(|anchor| async {
@@ -117,7 +118,7 @@ async fn join(core: &Arc<Core>, former: &[SignedRecord]) -> bool {
 async fn exchange_with_members(core: &Arc<Core>, count: usize) {
     let view = core.view.load_full();
     let others = view.nodes().filter(|node| *node != core.me).sample(&mut rand::rng(), count);
-    let records: Vec<_> = others.iter().filter_map(|node| core.records.find(node)).collect();
+    let records: Vec<_> = others.iter().filter_map(|node| core.records.find(node, core.clock.now())).collect();
     join_all(records.iter().map(|record| exchange_with(core, record))).await;
 }
 
@@ -151,8 +152,10 @@ fn load_members(path: &Path) -> Vec<SignedRecord> {
 pub(crate) fn store_members(core: &Core, path: &Path, stored: &mut Vec<Bytes>) {
     let view = core.view.load_full();
     let members = view.nodes().filter(|node| *node != core.me).take(STORED);
-    let records: Vec<_> =
-        members.filter_map(|node| core.records.find(&node)).map(|record| record.as_bytes().clone()).collect();
+    let records: Vec<_> = members
+        .filter_map(|node| core.records.find(&node, core.clock.now()))
+        .map(|record| record.as_bytes().clone())
+        .collect();
     // A node that is alone keeps what it knew: it is how it gets back.
     if records == *stored || records.is_empty() {
         return;

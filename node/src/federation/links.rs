@@ -32,9 +32,8 @@ use super::{
     hello::{self, HELLO_STREAM, Hello, Refusal},
     link::{CloseReason, Link},
     membership::Event,
-    records::Learned,
 };
-use crate::{core::Core, placement::Network};
+use crate::{core::Core, membership::records::Learned, placement::Network};
 
 /// How long a dial may take, the first words included: three round trips of the longest paths.
 const DIAL_WAIT: Duration = Duration::from_secs(2);
@@ -202,7 +201,7 @@ pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>,
     if let Some(link) = core.links.find(&node) {
         return Ok(link);
     }
-    let record = core.records.find(&node).ok_or(DialError::Unknown)?;
+    let record = core.records.find(&node, core.clock.now()).ok_or(DialError::Unknown)?;
     connect_by(core, &record).await
 }
 
@@ -248,7 +247,7 @@ pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
         link.send_datagram(packet);
         return;
     }
-    if core.records.find(&node).is_none() {
+    if core.records.find(&node, core.clock.now()).is_none() {
         core.metrics.datagrams_dropped.inc();
         return;
     }
@@ -389,7 +388,7 @@ fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<u64, Refusal> {
         return Err(Refusal::Record);
     }
     let epoch = record.epoch;
-    match core.records.learn(record.clone()) {
+    match core.records.learn(record.clone(), core.clock.now()) {
         Learned::New => {
             if core.membership.try_send(Event::Learned(record)).is_err() {
                 // It only delays: the record spreads with the next exchange.

@@ -8,7 +8,7 @@ use std::{
     collections::{BinaryHeap, HashMap},
     num::NonZeroU32,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -16,7 +16,6 @@ use chappe_common::{
     keys::NodeId,
     record::{Abilities, NodeLeave, NodeRecord, SignedRecord},
     signed::{SignError, Signed},
-    time::UnixTime,
 };
 use foca::{AccumulatingRuntime, Foca, Header, OwnedNotification, PostcardCodec, Timer};
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -25,14 +24,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     exchange::Exchange,
     links,
-    member::MemberId,
     news::{self, News, NewsHandler, NewsKind},
-    view::View,
 };
 use crate::{
     config::NodeConfig,
     core::{Basics, Core},
     identity::Identity,
+    membership::{member::MemberId, view::View},
 };
 
 /// The largest packet in bytes: always fits a QUIC datagram at the smallest MTU.
@@ -113,7 +111,7 @@ fn swim_config(config: &NodeConfig) -> foca::Config {
 
 /// Signs this node's record.
 pub(crate) fn sign_record(core: &Basics, epoch: u64, seq: u64) -> Result<SignedRecord, SignError> {
-    let now = UnixTime::from(SystemTime::now());
+    let now = core.clock.now();
     let record = NodeRecord {
         federation: core.federation,
         node: core.me,
@@ -209,7 +207,7 @@ impl Membership {
                 let _ = reply.send(self.snapshot());
             }
             Event::Announce(node) => {
-                let epoch = self.core.records.find(&node).map_or(0, |record| record.epoch);
+                let epoch = self.core.records.find(&node, self.core.clock.now()).map_or(0, |record| record.epoch);
                 if let Err(error) = self.swim.announce(MemberId { node, epoch }, &mut self.runtime) {
                     tracing::debug!(%error, "an announcement failed");
                 }
@@ -225,7 +223,7 @@ impl Membership {
     fn handle_packet(&mut self, from: NodeId, packet: &[u8]) {
         let header = postcard::take_from_bytes::<Header<MemberId>>(packet);
         let honest = header.is_ok_and(|(header, _)| header.src.node == from && header.dst.node == self.core.me);
-        if !honest || packet.len() > MAX_PACKET || self.core.records.find(&from).is_none() {
+        if !honest || packet.len() > MAX_PACKET || self.core.records.find(&from, self.core.clock.now()).is_none() {
             self.core.metrics.packets_refused.inc();
             return;
         }
@@ -249,13 +247,13 @@ impl Membership {
                 tracing::debug!(peer = from.short(), "an exchange with a bad record was cut short");
                 return;
             };
-            self.core.records.learn(record);
+            self.core.records.learn(record, self.core.clock.now());
         }
         // No member without its record: nothing is applied of whom no record is known.
-        let known = theirs
-            .members
-            .into_iter()
-            .filter(|member| member.id().node == self.core.me || self.core.records.find(&member.id().node).is_some());
+        let known = theirs.members.into_iter().filter(|member| {
+            member.id().node == self.core.me
+                || self.core.records.find(&member.id().node, self.core.clock.now()).is_some()
+        });
         if let Err(error) = self.swim.apply_many(known, true, &mut self.runtime) {
             tracing::debug!(%error, peer = from.short(), "an exchange was refused");
         }
@@ -270,7 +268,7 @@ impl Membership {
             records: self
                 .core
                 .records
-                .all()
+                .all(self.core.clock.now())
                 .iter()
                 .chain([&**self.core.own_record.load()])
                 .map(|record| record.as_bytes().clone())
@@ -311,7 +309,7 @@ impl Membership {
             node: self.core.me,
             epoch: self.identity.epoch(),
             seq: self.seq,
-            issued_at: SystemTime::now().into(),
+            issued_at: self.core.clock.now(),
         };
         match Signed::sign(leave, self.identity.key()) {
             Ok(leave) => {
@@ -341,7 +339,12 @@ impl Membership {
                 OwnedNotification::MemberUp(id) => {
                     self.active.insert(id.node, id.epoch);
                     changed = true;
-                    if self.core.records.find(&id.node).is_none_or(|record| record.epoch < id.epoch) {
+                    if self
+                        .core
+                        .records
+                        .find(&id.node, self.core.clock.now())
+                        .is_none_or(|record| record.epoch < id.epoch)
+                    {
                         // Whoever told has its record too; without it the member can't even be probed.
                         self.core.wants_exchange.notify_one();
                     }
@@ -420,7 +423,9 @@ impl Membership {
         let records: Vec<_> = self
             .active
             .iter()
-            .filter_map(|(node, epoch)| self.core.records.find(node).filter(|record| record.epoch >= *epoch))
+            .filter_map(|(node, epoch)| {
+                self.core.records.find(node, self.core.clock.now()).filter(|record| record.epoch >= *epoch)
+            })
             .collect();
         let all = records.iter().map(|record| &**record).chain([&***own]);
         self.core.set_view(View::new(&self.core.beacon, all));

@@ -11,7 +11,7 @@ use chappe_common::{
 };
 use foca::{BroadcastHandler, Invalidates};
 
-use super::{
+use crate::membership::{
     member::MemberId,
     records::{Learned, Records},
 };
@@ -104,7 +104,7 @@ impl NewsHandler {
             return Ok(Some(key));
         }
         // A record that doesn't count here is no fault of who passed it on: clocks differ.
-        let new = self.records.learn(record) == Learned::New;
+        let new = self.records.learn(record, crate::clock::Clock::default().now()) == Learned::New;
         self.news.lock().records |= new;
         Ok(new.then_some(key))
     }

@@ -329,7 +329,7 @@ impl Session {
         let chosen = others.sample(&mut rand::rng(), 3);
         let records: Vec<_> = chosen
             .iter()
-            .filter_map(|node| self.core.records.find(node))
+            .filter_map(|node| self.core.records.find(node, self.core.clock.now()))
             .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
             .collect();
         let grace_seconds = self.core.config.times.drain.as_secs();

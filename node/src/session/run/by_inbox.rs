@@ -1,8 +1,6 @@
 //! What a client asks at the inbox door.
 
-use std::time::SystemTime;
-
-use chappe_common::{client::ErrorCode, lease::SignedLease, time::UnixTime};
+use chappe_common::{client::ErrorCode, lease::SignedLease};
 
 use super::{
     Done, Over, Session,
@@ -23,7 +21,7 @@ impl Session {
     pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let id = request.required_id()?.to_owned();
         let items = request.attach_list()?;
-        let now = UnixTime::from(SystemTime::now());
+        let now = self.core.clock.now();
         let mut leases = Vec::new();
         let mut rejected = Vec::new();
         for (index, item) in items.iter().enumerate() {
@@ -85,7 +83,7 @@ impl Session {
             rejected.push(Rejected { index, code });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
-        let ttl = ttl(kept.iter(), UnixTime::from(SystemTime::now()));
+        let ttl = ttl(kept.iter(), self.core.clock.now());
         self.say(Reply::Attached { id, ttl, rejected: &rejected }.encode()).await
     }
 

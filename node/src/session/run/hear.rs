@@ -7,7 +7,6 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     proof::prove_node,
-    time::UnixTime,
 };
 use rand::RngExt as _;
 use tokio_tungstenite::tungstenite::{self, error::CapacityError};
@@ -151,7 +150,7 @@ impl Session {
             "resolve" => self.resolve(request)?,
             "get_ice_servers" => {
                 let id = request.required_id()?;
-                let now = UnixTime::from(SystemTime::now());
+                let now = self.core.clock.now();
                 let (servers, ttl) = ice::servers(&self.core.config.ice, now, rand::rng().random());
                 Said::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
             }

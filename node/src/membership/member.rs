@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 /// A node's key and epoch. Addresses come from its signed record alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct MemberId {
+pub struct MemberId {
     /// The key.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Raised when the node restarts, or has to refute that it is down.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
 }
 
 impl foca::Identity for MemberId {

@@ -1,7 +1,5 @@
 //! The signed records that this node knows: the only source of addresses to dial.
 
-use std::time::SystemTime;
-
 use chappe_common::{
     federation::FederationId,
     keys::NodeId,
@@ -16,7 +14,7 @@ const MAX_RECORDS: usize = 4096;
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Learned {
+pub enum Learned {
     /// It is new, or newer than what was known.
     New,
     /// The same or a newer one was known.
@@ -29,7 +27,7 @@ pub(crate) enum Learned {
 
 /// Records by node.
 #[derive(Debug)]
-pub(crate) struct Records {
+pub struct Records {
     federation: FederationId,
     known: DashMap<NodeId, SignedRecord>,
     /// The leaves, so that an older record doesn't come back by gossip. Bounded like the records: a leave is kept only
@@ -39,13 +37,13 @@ pub(crate) struct Records {
 
 impl Records {
     /// No records, of this federation.
-    pub(crate) fn new(federation: FederationId) -> Self {
+    pub fn new(federation: FederationId) -> Self {
         Self { federation, known: DashMap::new(), left: DashMap::new() }
     }
 
     /// Takes a verified record in, if it counts now and is newer.
-    pub(crate) fn learn(&self, record: SignedRecord) -> Learned {
-        if let Err(error) = record.check(self.federation, SystemTime::now().into()) {
+    pub fn learn(&self, record: SignedRecord, now: UnixTime) -> Learned {
+        if let Err(error) = record.check(self.federation, now) {
             return Learned::Refused(error);
         }
         if self.left.get(&record.node).is_some_and(|leave| leave.ends(&record)) {
@@ -67,7 +65,7 @@ impl Records {
     }
 
     /// Takes a verified leave in: ends the record it speaks of. Whether that was news.
-    pub(crate) fn leave(&self, leave: Signed<NodeLeave>) -> bool {
+    pub fn leave(&self, leave: Signed<NodeLeave>) -> bool {
         if leave.federation != self.federation {
             return false;
         }
@@ -79,25 +77,22 @@ impl Records {
     }
 
     /// The record of a node, if it still counts.
-    pub(crate) fn find(&self, node: &NodeId) -> Option<SignedRecord> {
-        let now = UnixTime::from(SystemTime::now());
+    pub fn find(&self, node: &NodeId, now: UnixTime) -> Option<SignedRecord> {
         self.known.get(node).filter(|record| record.expires_at > now).map(|record| record.clone())
     }
 
     /// Whether exactly this or a newer record is known: checked before a signature is.
-    pub(crate) fn knows(&self, node: &NodeId, epoch: u64, seq: u64) -> bool {
+    pub fn knows(&self, node: &NodeId, epoch: u64, seq: u64) -> bool {
         self.known.get(node).is_some_and(|record| (record.epoch, record.seq) >= (epoch, seq))
     }
 
     /// All records that count now.
-    pub(crate) fn all(&self) -> Vec<SignedRecord> {
-        let now = UnixTime::from(SystemTime::now());
+    pub fn all(&self, now: UnixTime) -> Vec<SignedRecord> {
         self.known.iter().filter(|record| record.expires_at > now).map(|record| record.clone()).collect()
     }
 
     /// Forgets what counts no more.
-    pub(crate) fn expire(&self) {
-        let now = UnixTime::from(SystemTime::now());
+    pub fn expire(&self, now: UnixTime) {
         self.known.retain(|_, record| record.expires_at > now);
         // No record outlives its longest lifetime, and neither does the need to remember that it ended.
         let oldest = chappe_common::record::MAX_RECORD_LIFETIME;

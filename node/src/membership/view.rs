@@ -6,7 +6,7 @@ use crate::placement::{Beacon, Homes, Network, Place, Tag};
 
 /// The live members, this node among them. Cheap to read from any task.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct View {
+pub struct View {
     /// Sorted by node, each with its epoch.
     members: Vec<(Place, u64)>,
     /// The places alone, in the same order: what placement scans.
@@ -15,7 +15,7 @@ pub(crate) struct View {
 
 impl View {
     /// A view of the nodes that these records are of.
-    pub(crate) fn new<'a>(beacon: &Beacon, records: impl Iterator<Item = &'a NodeRecord>) -> Self {
+    pub fn new<'a>(beacon: &Beacon, records: impl Iterator<Item = &'a NodeRecord>) -> Self {
         let mut members: Vec<_> = records
             .filter_map(|record| {
                 let network = Network::of(record.quic_addrs.first()?);
@@ -29,28 +29,28 @@ impl View {
     }
 
     /// How many members there are.
-    pub(crate) const fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.places.len()
     }
 
     /// Whether `node` is a live member.
-    pub(crate) fn contains(&self, node: &NodeId) -> bool {
+    pub fn contains(&self, node: &NodeId) -> bool {
         self.places.binary_search_by_key(node, Place::node).is_ok()
     }
 
     /// The epoch of a live member.
-    pub(crate) fn epoch(&self, node: &NodeId) -> Option<u64> {
+    pub fn epoch(&self, node: &NodeId) -> Option<u64> {
         let index = self.members.binary_search_by_key(node, |(place, _)| place.node()).ok()?;
         Some(self.members[index].1)
     }
 
     /// The homes of a tag.
-    pub(crate) fn homes(&self, tag: Tag) -> Homes {
+    pub fn homes(&self, tag: Tag) -> Homes {
         Homes::of(&self.places, tag)
     }
 
     /// The members.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.places.iter().map(Place::node)
     }
 }

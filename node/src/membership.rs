@@ -1,0 +1,15 @@
+//! Membership without I/O: who is in the federation, and what members may say of each other.
+//!
+//! [`Engine`] takes packets, greetings and the time, and gives back what is to be sent and dialled. The node drives it
+//! with a task and real links; a simulation drives a thousand of them on virtual time.
+
+pub mod accusation;
+pub mod admission;
+pub mod engine;
+pub mod exchange;
+pub mod member;
+pub mod packet;
+pub mod records;
+pub mod view;
+
+pub use engine::{Engine, Greeting, Now, Output, Settings, Verdict};

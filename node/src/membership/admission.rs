@@ -1,0 +1,78 @@
+//! Who may become a member.
+
+use std::{collections::HashSet, net::SocketAddr};
+
+use chappe_common::keys::{NodeId, PublicKey};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::placement::Network;
+
+/// The most members in one network (IPv4 /24, IPv6 /48): whoever has one network has two votes.
+pub const MAX_PER_NETWORK: usize = 2;
+
+/// Whom the federation admits. All nodes of a federation should agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Whoever shows a signed record and is reached at its addresses.
+    Open,
+    /// The same, and shows a ticket that one of these keys has signed.
+    Invite(Vec<PublicKey>),
+    /// The same, and is one of these.
+    Allowlist(HashSet<NodeId>),
+}
+
+/// Why a node isn't admitted, or a link not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Both have dialled at once, and the other dial stays.
+    #[error("the other side's own dial stays")]
+    Duplicate,
+    /// The record is of another federation.
+    #[error("the other side is of another federation")]
+    Federation,
+    /// The record's times don't fit the clock.
+    #[error("the record has expired or is from the future by the other side's clock")]
+    Clock,
+    /// The record doesn't verify, or is of another key than the link.
+    #[error("the record does not verify")]
+    Record,
+    /// No room for another link or member.
+    #[error("the other side has no room for more")]
+    Full,
+    /// A record with a higher epoch is known: this is a former self.
+    #[error("the other side knows a later run of this node")]
+    Stale,
+    /// The node isn't reached at the addresses of its record.
+    #[error("the other side does not reach the addresses of the record")]
+    Unreachable,
+    /// The federation admits by invitation, and there is no ticket.
+    #[error("the federation admits by invitation, and no ticket was shown")]
+    NotInvited,
+    /// The ticket has expired, is for another node, or not by a key that may invite.
+    #[error("the ticket has expired, is for another node, or is signed by a key that may not invite")]
+    Ticket,
+    /// The federation admits by a list, and the node isn't on it.
+    #[error("the federation admits by a list, and this node is not on it")]
+    NotListed,
+    /// Its network has as many members as one network may have.
+    #[error("the node's network has as many members as one network may have")]
+    Network,
+}
+
+/// The rules of admission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Whom the federation admits.
+    pub policy: Policy,
+    /// Networks in which any number of nodes may stand: test ranges.
+    pub exempt: Vec<IpNet>,
+}
+
+impl Admission {
+    /// The networks of these addresses that count against the bound.
+    pub fn networks<'a>(&'a self, addrs: &'a [SocketAddr]) -> impl Iterator<Item = Network> + 'a {
+        let counts = |addr: &&SocketAddr| !self.exempt.iter().any(|range| range.contains(&addr.ip().to_canonical()));
+        addrs.iter().filter(counts).map(Network::of)
+    }
+}

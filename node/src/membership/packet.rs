@@ -1,0 +1,62 @@
+//! What travels in a datagram between two members.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// The largest packet in bytes: always fits a QUIC datagram at the smallest MTU.
+pub const MAX_PACKET: usize = 1162;
+
+/// A packet of membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// A packet of the SWIM library: probes, and the news that travel with them.
+    Swim(Bytes),
+    /// «Are you there?»: a check by this node itself.
+    Probe(u64),
+    /// The answer, with the probe's number.
+    Answer(u64),
+}
+
+/// Not a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a membership packet")]
+pub struct BadPacket;
+
+impl Packet {
+    /// The bytes: the kind in one, then the rest.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        match self {
+            Self::Swim(packet) => {
+                bytes.reserve(1 + packet.len());
+                bytes.put_u8(0);
+                bytes.put_slice(packet);
+            }
+            Self::Probe(number) => {
+                bytes.put_u8(1);
+                bytes.put_u64_le(*number);
+            }
+            Self::Answer(number) => {
+                bytes.put_u8(2);
+                bytes.put_u64_le(*number);
+            }
+        }
+        bytes.freeze()
+    }
+
+    /// The packet that these bytes are.
+    ///
+    /// # Errors
+    /// They are none, or longer than [`MAX_PACKET`].
+    pub fn decode(bytes: &Bytes) -> Result<Self, BadPacket> {
+        if bytes.len() > MAX_PACKET {
+            return Err(BadPacket);
+        }
+        let number = |rest: &[u8]| rest.try_into().map(u64::from_le_bytes).map_err(|_| BadPacket);
+        match bytes.split_first() {
+            Some((0, _)) => Ok(Self::Swim(bytes.slice(1..))),
+            Some((1, rest)) => Ok(Self::Probe(number(rest)?)),
+            Some((2, rest)) => Ok(Self::Answer(number(rest)?)),
+            _ => Err(BadPacket),
+        }
+    }
+}
