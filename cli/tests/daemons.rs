@@ -56,6 +56,7 @@ impl Federation {
         let mut node = Running::start(
             chappe(&["--json", "node", "run", "--config", arg(&config), "--set", "federation.listen=127.0.0.1:0"])
                 .env("CHAPPE_CLIENT__LISTEN", "127.0.0.1:0")
+                .env("CHAPPE_FEDERATION__EXEMPT", "[\"127.0.0.0/8\"]")
                 .env("CHAPPE_TIMES__DRAIN", "1s"),
         );
         let ready = node.event("ready");

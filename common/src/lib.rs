@@ -3,6 +3,7 @@
 //! Nothing here does I/O or reads a clock: functions that depend on time take it as an argument. Everything that
 //! decodes bytes of others checks their length first, takes exactly one value, and never panics.
 
+pub mod admission;
 pub mod client;
 pub mod code;
 pub mod directory;

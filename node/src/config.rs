@@ -1,6 +1,6 @@
 //! What an operator can set, with defaults that are safe on a small server.
 //!
-//! Owns names, defaults and bounds. Where the values come from (file, environment, command line) is the binary's
+//! Owns names and defaults; `check` has the bounds. Where the values come from (file, environment, command line) is the binary's
 //! business. Times are written as `60s` or `500ms`.
 
 use std::{
@@ -10,11 +10,20 @@ use std::{
 };
 
 use chappe_common::{
+    admission::SignedTicket,
     client::{MAX_INBOXES, MAX_MESSAGE},
-    keys::PublicKey,
+    keys::{NodeId, PublicKey},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::check::ConfigError;
+use crate::membership::{
+    Settings,
+    admission::{Admission, Policy},
+};
+
+mod check;
 
 /// The whole configuration of a node.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -80,6 +89,17 @@ impl Default for ClientSection {
 pub struct FederationSection {
     /// The federation's root keys. A node without any is a federation of its own.
     pub roots: Vec<PublicKey>,
+    /// Whom the federation admits. All nodes of a federation should agree on it.
+    pub admission: AdmissionPolicy,
+    /// The keys that may sign tickets; empty: the roots.
+    pub issuers: Vec<PublicKey>,
+    /// The nodes that are admitted by list.
+    pub allow: Vec<NodeId>,
+    /// This node's own ticket, which it shows to the others.
+    #[serde(with = "text_or_nothing")]
+    pub ticket: Option<SignedTicket>,
+    /// Networks in which any number of nodes may stand, where others hold two: test ranges.
+    pub exempt: Vec<IpNet>,
     /// The UDP address for links; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The addresses that other nodes dial; empty: the bound address, which has to be one that others reach.
@@ -94,11 +114,78 @@ impl Default for FederationSection {
     fn default() -> Self {
         Self {
             roots: Vec::new(),
+            admission: AdmissionPolicy::Open,
+            issuers: Vec::new(),
+            allow: Vec::new(),
+            ticket: None,
+            exempt: Vec::new(),
             listen: (Ipv4Addr::UNSPECIFIED, 8711).into(),
             advertise: Vec::new(),
             max_links: 1024,
             // A million clients over a thousand nodes are 3,000 leases a home; this is 50 MB at the most.
             max_leases: 250_000,
+        }
+    }
+}
+
+/// Whom a federation admits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdmissionPolicy {
+    /// Whoever is reached at the addresses of its record.
+    #[default]
+    Open,
+    /// Who shows a ticket besides.
+    Invite,
+    /// Who stands in the list besides.
+    Allowlist,
+}
+
+impl NodeConfig {
+    /// The rules of admission that these keys are.
+    pub fn admission(&self) -> Admission {
+        let federation = &self.federation;
+        let policy = match federation.admission {
+            AdmissionPolicy::Open => Policy::Open,
+            AdmissionPolicy::Invite if federation.issuers.is_empty() => Policy::Invite(federation.roots.clone()),
+            AdmissionPolicy::Invite => Policy::Invite(federation.issuers.clone()),
+            AdmissionPolicy::Allowlist => Policy::Allowlist(federation.allow.iter().copied().collect()),
+        };
+        Admission { policy, exempt: federation.exempt.clone() }
+    }
+
+    /// How members are watched and admitted.
+    pub fn membership_settings(&self) -> Settings {
+        let membership = &self.membership;
+        Settings {
+            probe_period: membership.probe_period,
+            probe_timeout: membership.probe_timeout,
+            exchange_every: membership.exchange_every,
+            admission: self.admission(),
+            probation: membership.probation,
+        }
+    }
+}
+
+/// The text of a value, or an empty one.
+mod text_or_nothing {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(D::Error::custom),
         }
     }
 }
@@ -121,7 +208,8 @@ impl Default for RegistrySection {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
-            record_lifetime: Duration::from_secs(30 * 60),
+            // A directory that a mirror copied once a day still names nodes that count.
+            record_lifetime: Duration::from_secs(24 * 3600),
             renew_every: Duration::from_secs(10 * 60),
         }
     }
@@ -134,25 +222,26 @@ pub struct MembershipSection {
     /// One member is probed in every period.
     #[serde(with = "humantime_serde")]
     pub probe_period: Duration,
-    /// How long a direct probe may take before others are asked to probe; less than the period.
+    /// How long a direct probe may take before others are asked to probe; less than half the period.
     #[serde(with = "humantime_serde")]
     pub probe_timeout: Duration,
-    /// How long a suspect has to refute.
-    #[serde(with = "humantime_serde")]
-    pub suspect_for: Duration,
     /// How often the full state is exchanged with one random member.
     #[serde(with = "humantime_serde")]
     pub exchange_every: Duration,
+    /// How long a new member is nobody's home, and its accusations don't count.
+    #[serde(with = "humantime_serde")]
+    pub probation: Duration,
 }
 
 impl Default for MembershipSection {
     fn default() -> Self {
         Self {
-            probe_period: Duration::from_secs(1),
-            // Twice the longest round trip between continents.
-            probe_timeout: Duration::from_millis(500),
-            suspect_for: Duration::from_secs(4),
+            probe_period: Duration::from_millis(1500),
+            // Twice the longest round trip between continents, and a little: the probe is sent once more meanwhile.
+            probe_timeout: Duration::from_millis(600),
             exchange_every: Duration::from_secs(30),
+            // To be a home for somebody, a stranger has to run a node for a day.
+            probation: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -308,152 +397,5 @@ impl Secret {
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[redacted]")
-    }
-}
-
-/// A value that is out of its bounds.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct ConfigError {
-    /// The key, as in the file: `section.key`.
-    pub key: &'static str,
-    /// What is wrong and what is allowed.
-    pub problem: &'static str,
-}
-
-impl NodeConfig {
-    /// Checks what the types of the values can't.
-    ///
-    /// # Errors
-    /// Names the first key whose value is out of its bounds.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let rules: &[(bool, &'static str, &'static str)] = &[
-            (
-                self.node.region.len() <= 32 && self.node.region.bytes().all(|b| b.is_ascii_graphic()),
-                "node.region",
-                "at most 32 printable ASCII characters without spaces are allowed",
-            ),
-            (self.client.urls.len() <= 4, "client.urls", "at most 4 URLs are allowed"),
-            (
-                self.client.urls.iter().all(|url| {
-                    url.len() <= 128 && url.is_ascii() && (url.starts_with("ws://") || url.starts_with("wss://"))
-                }),
-                "client.urls",
-                "ws:// or wss:// URLs of at most 128 characters are allowed",
-            ),
-            (
-                !self.client.urls.is_empty() || !self.client.listen.ip().is_unspecified(),
-                "client.urls",
-                "name the ws:// or wss:// URL under which clients reach this node: client.listen takes all addresses",
-            ),
-            (
-                !self.federation.advertise.is_empty() || !self.federation.listen.ip().is_unspecified(),
-                "federation.advertise",
-                "name the address that other nodes dial: federation.listen takes all addresses",
-            ),
-            (self.client.max_connections >= 1, "client.max_connections", "at least 1 is allowed"),
-            (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
-            (
-                self.federation.advertise.iter().all(|addr| addr.port() != 0 && !addr.ip().is_unspecified()),
-                "federation.advertise",
-                "addresses with a host and a port that others can dial are allowed",
-            ),
-            (self.federation.max_links >= 1, "federation.max_links", "at least 1 is allowed"),
-            (
-                self.registry.record_lifetime >= self.registry.renew_every * 2
-                    && self.registry.renew_every >= Duration::from_secs(1),
-                "registry.renew_every",
-                "at least 1s and at most half of registry.record_lifetime is allowed",
-            ),
-            (
-                self.registry.record_lifetime <= chappe_common::record::MAX_RECORD_LIFETIME,
-                "registry.record_lifetime",
-                "at most 7 days are allowed",
-            ),
-            (
-                self.membership.probe_timeout < self.membership.probe_period,
-                "membership.probe_timeout",
-                "less than membership.probe_period is allowed",
-            ),
-            (!self.membership.exchange_every.is_zero(), "membership.exchange_every", "more than 0s is allowed"),
-            (
-                self.limits.messages_per_minute >= 1
-                    && self.limits.pair_requests_per_minute >= 1
-                    && self.limits.source_pair_requests_per_minute >= 1
-                    && self.limits.source_factor >= 1
-                    && self.limits.source_connections_per_minute >= 1
-                    && self.limits.offers_per_minute >= 1,
-                "limits",
-                "every rate is at least 1 a minute",
-            ),
-            (
-                (1024..=MAX_MESSAGE).contains(&self.limits.max_message),
-                "limits.max_message",
-                "1024 to 65536 bytes are allowed",
-            ),
-            (
-                self.limits.max_queued >= self.limits.max_message,
-                "limits.max_queued",
-                "at least limits.max_message is allowed",
-            ),
-            (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 256 are allowed"),
-            (
-                self.times.pair_warning < self.times.pair_request,
-                "times.pair_warning",
-                "less than times.pair_request is allowed",
-            ),
-            (
-                self.times.registration >= Duration::from_secs(2)
-                    && self.times.registration <= Duration::from_secs(300),
-                "times.registration",
-                "2s to 300s are allowed",
-            ),
-            (
-                self.ice.credential_lifetime <= Duration::from_secs(3600),
-                "ice.credential_lifetime",
-                "at most 1h is allowed",
-            ),
-            (self.ice.servers.len() <= 8, "ice.servers", "at most 8 servers are allowed"),
-            (
-                self.ice
-                    .servers
-                    .iter()
-                    .flat_map(|server| &server.urls)
-                    .all(|url| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme))),
-                "ice.servers",
-                "URLs with stun:, stuns:, turn: or turns: are allowed",
-            ),
-        ];
-        match rules.iter().find(|(holds, ..)| !holds) {
-            Some(&(_, key, problem)) => Err(ConfigError { key, problem }),
-            None => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config() -> NodeConfig {
-        let mut config = NodeConfig::default();
-        config.client.urls = vec!["wss://relay.example".into()];
-        config.federation.advertise = vec![(Ipv4Addr::new(192, 0, 2, 1), 8711).into()];
-        config
-    }
-
-    #[test]
-    fn the_defaults_lack_only_what_nobody_can_guess() {
-        assert_eq!(config().check(), Ok(()));
-        let key = |config: NodeConfig| config.check().map_err(|error| error.key);
-        assert_eq!(key(NodeConfig::default()), Err("client.urls"));
-        assert_eq!(key(NodeConfig { client: config().client, ..NodeConfig::default() }), Err("federation.advertise"));
-    }
-
-    #[test]
-    fn a_value_out_of_its_bounds_is_named() {
-        let mut config = config();
-        config.ice.credential_lifetime = Duration::from_secs(3601);
-        assert_eq!(config.check().map_err(|error| error.key), Err("ice.credential_lifetime"));
     }
 }

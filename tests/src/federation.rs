@@ -62,6 +62,7 @@ impl Federation {
         config.client.listen = (Ipv4Addr::LOCALHOST, 0).into();
         config.federation.listen = (Ipv4Addr::LOCALHOST, 0).into();
         config.federation.roots = vec![self.root];
+        config.federation.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
         config.registry.urls = vec![self.registry_url()];
         config.times.drain = Duration::from_millis(500);
         change(&mut config);

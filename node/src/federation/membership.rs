@@ -99,12 +99,15 @@ pub(crate) struct Membership {
     left: bool,
 }
 
+/// How long a suspect has to refute.
+const SUSPECT_FOR: std::time::Duration = std::time::Duration::from_secs(4);
+
 fn swim_config(config: &NodeConfig) -> foca::Config {
     let membership = &config.membership;
     let mut swim = foca::Config::new_lan(SIZED_FOR);
     swim.probe_period = membership.probe_period;
     swim.probe_rtt = membership.probe_timeout;
-    swim.suspect_to_down_after = membership.suspect_for;
+    swim.suspect_to_down_after = SUSPECT_FOR;
     swim.max_packet_size = MAX_PACKET.try_into().expect("not zero");
     swim
 }

@@ -166,7 +166,7 @@ async fn start_registry(folder: &Path, ports: Ports) -> Result<(Bootstrap, Publi
 fn node_config(index: u8, ports: Ports, registry: &str, root: PublicKey) -> String {
     format!(
         "{REMARK}\n[node]\ndata_dir = \".\"\n\n[client]\nlisten = \"{}\"\n\n[federation]\nlisten = \"{}\"\n\
-         roots = {}\n\n[registry]\nurls = {}\n\n[admin]\nlisten = \"{}\"\n",
+         roots = {}\nexempt = [\"127.0.0.0/8\"]\n\n[registry]\nurls = {}\n\n[admin]\nlisten = \"{}\"\n",
         ports.node(index, 0),
         ports.node(index, 1),
         toml_list([root]),
