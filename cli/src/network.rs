@@ -37,7 +37,8 @@ pub(crate) struct NetworkArgs {
     registry: Vec<String>,
 
     /// A root key of the federation, which the registry's directory has to rest on; a profile remembers it
-    #[arg(long, value_name = "KEY", value_parser = parse_root)]
+    // Keys are base64url: one in 64 begins with a hyphen.
+    #[arg(long, value_name = "KEY", value_parser = parse_root, allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
     /// A node, as wss://host:port#NODE-ID; a profile remembers it

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chappe_common::admission::SignedTicket;
 use process::{Running, arg, chappe, finished, texts};
 use tempfile::TempDir;
 
@@ -198,6 +199,43 @@ fn init_writes_once_and_never_over_anything() {
         assert_eq!(fs::read(dir.path().join(key)).expect("a key"), before);
         assert!(!config.exists());
     }
+}
+
+#[test]
+fn a_ticket_names_its_node_and_stands_in_the_config() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (registry, node) = (dir.path().join("bootstrap.toml"), dir.path().join("node.toml"));
+    assert!(finished(&["bootstrap", "init", "--config", arg(&registry)]).status.success());
+    assert!(finished(&["node", "init", "--config", arg(&node)]).status.success());
+    let id = finished(&["node", "id", "--key", arg(&dir.path().join("node-data/node.key"))]);
+    let id = texts(&id).0.trim().to_owned();
+    let key = dir.path().join("root.key");
+    let mut invited = Running::start(&mut chappe(&["--json", "node", "invite", &id, "--key", arg(&key)]));
+    let invited = invited.event("invited");
+    let ticket: SignedTicket = invited["ticket"].as_str().expect("a text").parse().expect("a ticket");
+    assert_eq!(ticket.node.to_string(), id);
+    let root = invited["issuer"].as_str().expect("a key");
+    let run = |root: &str| {
+        let settings = [
+            "client.listen=127.0.0.1:0".to_owned(),
+            "federation.listen=127.0.0.1:0".to_owned(),
+            format!("federation.ticket={ticket}"),
+            format!("federation.roots=[{root:?}]"),
+        ];
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let args = ["--json", "node", "run", "--config", arg(&node)].into_iter().chain(settings);
+        Running::start(&mut chappe(&args.collect::<Vec<_>>()))
+    };
+    let mut running = run(root);
+    assert_eq!(running.event("ready")["id"], *id);
+    running.signal("TERM");
+    assert!(running.finish().status.success());
+    let refused = run("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").finish();
+    assert!(texts(&refused).1.contains("federation.ticket: the ticket is for another federation"), "{refused:?}");
+    // One in 64 ids begins with a hyphen, and is no option.
+    let id = format!("-{}", &id[1..]);
+    let invited = finished(&["node", "invite", &id, "--key", arg(&key), "--root", &id]);
+    assert!(texts(&invited).0.contains("federation.issuers"), "{:?}", texts(&invited));
 }
 
 #[test]

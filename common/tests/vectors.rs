@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use chappe_common::{
+    admission::Ticket,
     directory::{Delegation, Directory, DirectoryBundle},
     federation::FederationId,
     keys::SecretKey,
@@ -74,6 +75,16 @@ fn lease() -> Signed<Lease> {
     Signed::sign(lease, &inbox()).expect("a lease")
 }
 
+fn ticket() -> Signed<Ticket> {
+    let ticket = Ticket {
+        federation: federation(),
+        issuer: root().public(),
+        node: node().node_id(),
+        expires_at: NOW + Duration::from_secs(365 * 24 * 3600),
+    };
+    Signed::sign(ticket, &root()).expect("a ticket")
+}
+
 fn bundle() -> DirectoryBundle {
     let delegation = Delegation {
         federation: federation(),
@@ -106,6 +117,8 @@ fn vectors() -> Value {
         "node_record": hex::encode(record().as_bytes()),
         "node_leave": hex::encode(leave().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
+        "ticket": hex::encode(ticket().as_bytes()),
+        "ticket_text": ticket().to_string(),
         "attach": { "nonce": "06", "proof": hex::encode(prove_attach(&inbox(), &nonce, &lease())) },
         "prove": {
             "challenge": "07", "nonce": "06", "url": url,
@@ -131,6 +144,7 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeRecord>::decode(bytes("node_record")).expect("a record"), *record());
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
+    assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
     let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
     let proof = prove_attach(&inbox(), &[6; 32], &lease());
@@ -196,6 +210,7 @@ proptest! {
         let _ = Signed::<NodeRecord>::decode(bytes.clone());
         let _ = Signed::<NodeLeave>::decode(bytes.clone());
         let _ = Signed::<Lease>::decode(bytes.clone());
+        let _ = Signed::<Ticket>::decode(bytes.clone());
         let _ = DirectoryBundle::decode(bytes, &[root().public()], NOW);
     }
 
@@ -204,6 +219,7 @@ proptest! {
         no_mutation_passes::<NodeRecord>(record().as_bytes(), at, by);
         no_mutation_passes::<NodeLeave>(leave().as_bytes(), at, by);
         no_mutation_passes::<Lease>(lease().as_bytes(), at, by);
+        no_mutation_passes::<Ticket>(ticket().as_bytes(), at, by);
         let mut directory = bundle().encode();
         let at = at % directory.len();
         directory[at] ^= by;

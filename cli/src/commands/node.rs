@@ -1,4 +1,6 @@
-//! `chappe node run` and `chappe node init`.
+//! `chappe node run` and `chappe node init`; `invite` has the other commands about a node.
+
+mod invite;
 
 use std::{
     fs::DirBuilder,
@@ -31,6 +33,10 @@ pub(crate) enum NodeCommand {
     Run(DaemonArgs),
     /// Write a commented config file, and a key
     Init(InitArgs),
+    /// Print the id of a node, for whoever is to invite or list it
+    Id(invite::IdArgs),
+    /// Make the ticket with which a federation that admits by invitation takes a node in
+    Invite(invite::InviteArgs),
 }
 
 /// What the new node is.
@@ -45,7 +51,8 @@ pub(crate) struct InitArgs {
     registry: Vec<String>,
 
     /// A root key of the federation
-    #[arg(long, value_name = "KEY")]
+    // Keys are base64url: one in 64 begins with a hyphen.
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
     /// The URL that clients use, such as wss://node.example.org
@@ -129,6 +136,8 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
             Ok(())
         }
         NodeCommand::Init(args) => init(&args, output),
+        NodeCommand::Id(args) => invite::id(&args, output),
+        NodeCommand::Invite(args) => invite::invite(&args, output),
     }
 }
 
