@@ -28,7 +28,8 @@ impl View {
         Self { members, places }
     }
 
-    /// How many members there are.
+    /// How many members there are: a node's own view has at least itself.
+    #[expect(clippy::len_without_is_empty, reason = "no view is empty")]
     pub const fn len(&self) -> usize {
         self.places.len()
     }
