@@ -210,6 +210,10 @@ impl Membership {
                     let core = self.core.clone();
                     self.core.tasks.spawn(async move { exchange::ask(&core, with).await });
                 }
+                Output::Lost { node } => {
+                    self.core.homes().drop_codes_of(node);
+                    self.core.links.close(&node);
+                }
                 Output::Gone { node, epoch } => {
                     self.core.forget_before(node, epoch);
                     self.core.links.close_former(&node, epoch);

@@ -107,6 +107,12 @@ pub enum Output {
         /// With whom.
         with: NodeId,
     },
+    /// This member doesn't answer any more: close its link, and keep no name for its sessions. What is signed by others
+    /// stays, since it may be back in a moment.
+    Lost {
+        /// Who.
+        node: NodeId,
+    },
     /// Forget what this node registered before the epoch, and close links to its selves before it.
     Gone {
         /// Who.
@@ -367,6 +373,7 @@ impl Engine {
         self.counts.down += 1;
         tracing::info!(member = node.short(), "member down");
         self.swim.remove(now.at, MemberId { node, epoch });
+        self.outputs.push_back(Output::Lost { node });
         self.view_changed = true;
     }
 
