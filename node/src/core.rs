@@ -28,7 +28,7 @@ use crate::{
     local::Local,
     membership::{records::Records, view::View},
     metrics::Metrics,
-    placement::Beacon,
+    placement::Placement,
     publish,
     session::rates::SourceRates,
     tasks::Tasks,
@@ -47,8 +47,8 @@ pub(crate) struct Basics {
     pub(crate) me: NodeId,
     /// Whom the node belongs to.
     pub(crate) federation: FederationId,
-    /// What placement is seeded with.
-    pub(crate) beacon: Beacon,
+    /// By what tags are placed.
+    pub(crate) placement: Placement,
     /// The URLs that clients use, as in the record.
     pub(crate) client_urls: Vec<String>,
     /// The addresses that nodes dial, as in the record.
@@ -116,7 +116,7 @@ impl Core {
     ) -> Self {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
-        let view = View::new(&basics.beacon, std::iter::once(&*own_record));
+        let view = View::new(&basics.placement, std::iter::once((&*own_record, true)));
         Self {
             basics,
             metrics: Metrics::default(),

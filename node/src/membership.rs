@@ -5,6 +5,7 @@
 
 pub mod accusation;
 pub mod admission;
+pub mod beacons;
 pub mod engine;
 pub mod exchange;
 pub mod member;
