@@ -16,17 +16,19 @@ use chappe_common::{
     keys::{NodeId, SecretKey},
     lease::{Inbox, SignedLease},
     record::{Abilities, SignedRecord},
+    time::UnixTime,
 };
 use quick_cache::sync::Cache;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     clock::Clock,
+    clock_watch::ClockWatch,
     config::NodeConfig,
-    federation::{links::Links, membership},
+    federation::{hello::Hello, links::Links, membership, refused::Advice},
     homes::HomeTable,
     local::Local,
-    membership::{records::Records, view::View},
+    membership::{admission::Refusal, records::Records, view::View},
     metrics::Metrics,
     placement::Placement,
     publish,
@@ -47,8 +49,6 @@ pub(crate) struct Basics {
     pub(crate) me: NodeId,
     /// Whom the node belongs to.
     pub(crate) federation: FederationId,
-    /// By what tags are placed.
-    pub(crate) placement: Placement,
     /// The URLs that clients use, as in the record.
     pub(crate) client_urls: Vec<String>,
     /// The addresses that nodes dial, as in the record.
@@ -96,8 +96,10 @@ pub(crate) struct Core {
     pub(crate) membership: mpsc::Sender<membership::Event>,
     /// The task that keeps leases and codes registered.
     pub(crate) publisher: mpsc::Sender<publish::Command>,
-    /// A member is known by name alone: an exchange would bring its record.
-    pub(crate) wants_exchange: Notify,
+    /// How this node's clock compares with others'. Fed by the first words of links.
+    clock_watch: Mutex<ClockWatch>,
+    /// What the operator was told about refusals.
+    advice: Mutex<Advice>,
     draining: AtomicBool,
 }
 
@@ -116,7 +118,7 @@ impl Core {
     ) -> Self {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
-        let view = View::new(&basics.placement, std::iter::once((&*own_record, true)));
+        let view = View::new(&Placement::genesis(basics.federation), std::iter::once((&*own_record, true)));
         Self {
             basics,
             metrics: Metrics::default(),
@@ -134,7 +136,8 @@ impl Core {
             view_changed: watch::Sender::new(()),
             membership,
             publisher,
-            wants_exchange: Notify::new(),
+            clock_watch: Mutex::default(),
+            advice: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -170,6 +173,45 @@ impl Core {
     pub(crate) fn forget_before(&self, node: NodeId, epoch: u64) {
         self.homes().drop_before(node, epoch);
         self.found.retain(|_, lease| lease.node != node);
+    }
+
+    /// What this node says first on a link.
+    pub(crate) fn hello(&self) -> Hello {
+        Hello::Record {
+            record: self.own_record.load().as_bytes().clone(),
+            ticket: self.config.federation.ticket.as_ref().map(|ticket| ticket.as_bytes().clone()),
+            clock: self.clock.now(),
+        }
+    }
+
+    /// Another node's clock shows this time.
+    pub(crate) fn note_clock(&self, node: NodeId, theirs: UnixTime) {
+        let mut watch = self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrong = watch.note(Instant::now(), node, self.clock.now(), theirs);
+        drop(watch);
+        if let Some(wrong) = wrong {
+            let direction = if wrong > 0 { "ahead of" } else { "behind" };
+            tracing::error!(
+                "this machine's clock is {} s {direction} the clocks of other nodes: they refuse this node's records, or \
+                 it refuses theirs, until the system's time is right (see timedatectl)",
+                wrong.unsigned_abs()
+            );
+        }
+    }
+
+    /// Seconds by which other nodes' clocks are ahead of this one; none: too few were seen.
+    pub(crate) fn clock_offset(&self) -> Option<i64> {
+        self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).offset()
+    }
+
+    /// Another node has refused this one.
+    pub(crate) fn note_refusal(&self, node: NodeId, refusal: Refusal) {
+        let mut advice = self.advice.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = advice.about(Instant::now(), refusal);
+        drop(advice);
+        if let Some(advice) = told {
+            tracing::warn!(by = node.short(), "refused: {refusal}; {advice}");
+        }
     }
 
     /// Takes no more clients from now on.

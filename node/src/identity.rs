@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use chappe_common::keys::SecretKey;
+use chappe_common::{keys::SecretKey, time::UnixTime};
 use chappe_discovery::private_file;
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -85,28 +85,28 @@ impl LockedDir {
 pub struct Identity {
     key: SecretKey,
     epoch: u64,
-    /// The epoch that the file holds.
-    stored: u64,
     dir: PathBuf,
 }
 
 impl Identity {
-    /// Loads the identity in `dir`, making what isn't there, and raises the epoch. The folder is there already.
+    /// Loads the identity in `dir`, making what isn't there, and raises the epoch: above the last one, and to the time
+    /// in seconds where that is higher, so that a lost file makes no run look older than one before. The folder is
+    /// there already.
     ///
     /// # Errors
     /// A file cannot be read or written, or holds something else.
-    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+    pub fn load(dir: &Path, now: UnixTime) -> Result<Self, IdentityError> {
         let key = load_or_create_key(dir)?;
         let path = dir.join("epoch");
-        let last = match fs::read_to_string(&path) {
+        let last: u64 = match fs::read_to_string(&path) {
             Ok(text) => text.trim().parse().map_err(|_| IdentityError::Epoch { path: path.clone() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(IdentityError::Io { path, source }),
         };
-        let mut identity = Self { key, epoch: last, stored: last, dir: dir.to_owned() };
-        identity.raise_epoch(last.saturating_add(1));
-        identity.store_epoch()?;
-        Ok(identity)
+        let epoch = last.saturating_add(1).max(now.as_secs());
+        private_file::write(&path, epoch.to_string().as_bytes())
+            .map_err(|source| IdentityError::Io { path, source })?;
+        Ok(Self { key, epoch, dir: dir.to_owned() })
     }
 
     /// The node's key.
@@ -122,26 +122,6 @@ impl Identity {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// Uses a higher epoch from now on. It is to be stored before a restart.
-    pub fn raise_epoch(&mut self, epoch: u64) {
-        self.epoch = self.epoch.max(epoch);
-    }
-
-    /// Stores the epoch, unless the file holds it already.
-    ///
-    /// # Errors
-    /// The file cannot be written; the epoch stays in force, and storing it can be tried again.
-    pub fn store_epoch(&mut self) -> Result<(), IdentityError> {
-        if self.stored == self.epoch {
-            return Ok(());
-        }
-        let path = self.dir.join("epoch");
-        private_file::write(&path, self.epoch.to_string().as_bytes())
-            .map_err(|source| IdentityError::Io { path, source })?;
-        self.stored = self.epoch;
-        Ok(())
     }
 }
 
@@ -183,12 +163,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_restart_keeps_the_key_and_raises_the_epoch() {
+    fn a_restart_keeps_the_key_and_raises_the_epoch_also_where_its_file_is_lost_or_the_clock_goes_back() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let first = Identity::load(dir.path()).expect("a fresh identity");
-        let second = Identity::load(dir.path()).expect("the same identity");
+        let load = |secs| Identity::load(dir.path(), UnixTime::from_secs(secs)).expect("an identity");
+        let first = load(1000);
+        let second = load(1000);
+        let behind = load(5);
         assert_eq!(first.key().node_id(), second.key().node_id());
-        assert_eq!((first.epoch(), second.epoch()), (1, 2));
+        assert_eq!((first.epoch(), second.epoch(), behind.epoch()), (1000, 1001, 1002));
+        fs::remove_file(dir.path().join("epoch")).expect("an epoch file");
+        assert_eq!(load(2000).epoch(), 2000);
         let mode = fs::metadata(dir.path().join("node.key")).expect("a key file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -208,7 +192,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("node.key");
         fs::write(&path, "not a key").expect("a writable folder");
-        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::Key { path: named }) if named == path));
+        assert!(
+            matches!(Identity::load(dir.path(), UnixTime::from_secs(1)), Err(IdentityError::Key { path: named }) if named == path)
+        );
         assert_eq!(fs::read_to_string(&path).expect("still there"), "not a key");
     }
 }

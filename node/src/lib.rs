@@ -5,6 +5,7 @@
 
 mod bounded;
 pub mod clock;
+mod clock_watch;
 pub mod config;
 mod core;
 mod dispatch;

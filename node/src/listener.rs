@@ -176,11 +176,7 @@ async fn members(State(core): State<Arc<Core>>) -> Response {
     let members: Vec<_> = view
         .nodes()
         .map(|node| {
-            let record = if node == core.me {
-                Some((**core.own_record.load()).clone())
-            } else {
-                core.records.find(&node, core.clock.now())
-            };
+            let record = if node == core.me { Some(core.own_record.load_full()) } else { core.records.any(&node) };
             json!({
                 "node": node.to_string(),
                 "self": node == core.me,

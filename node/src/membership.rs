@@ -6,11 +6,19 @@
 pub mod accusation;
 pub mod admission;
 pub mod beacons;
+mod checks;
+mod conduct;
+pub mod counts;
 pub mod engine;
 pub mod exchange;
+pub mod gossip;
 pub mod member;
+pub mod news;
 pub mod packet;
 pub mod records;
+mod roster;
+mod since;
+mod swim;
 pub mod view;
 
 pub use engine::{Engine, Greeting, Now, Output, Settings, Verdict};

@@ -1,6 +1,6 @@
 //! What a node counts. No label holds a peer, an address or a URL.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chappe_common::client::ErrorCode;
 use prometheus_client::{
@@ -8,6 +8,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+use crate::membership::counts::{Counts, Reason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
@@ -42,16 +44,14 @@ pub(crate) struct Metrics {
     pub(crate) dials_refused: Counter,
     /// Handshakes or first words of other nodes that were refused.
     pub(crate) handshakes_refused: Counter,
-    /// Membership packets and news that were refused.
-    pub(crate) packets_refused: Counter,
     /// Membership packets that were dropped: a full queue, or no record of the receiver.
     pub(crate) datagrams_dropped: Counter,
     /// Answers that found a full lane.
     pub(crate) replies_dropped: Counter,
     /// Notes between sessions, and words of a home, that were dropped: no link, or a full queue.
     pub(crate) notes_dropped: Counter,
-    /// Members that went down or left.
-    pub(crate) members_down: Counter,
+    /// What membership counted, as of its last step.
+    membership: Mutex<Counts>,
     /// Leases of other nodes that were refused: not valid, or no room.
     pub(crate) leases_refused: Counter,
     /// Questions to homes without an answer in time: silent homes, or too many questions open.
@@ -75,12 +75,24 @@ pub(crate) struct Levels {
     pub(crate) inboxes: usize,
     /// Tasks.
     pub(crate) tasks: usize,
+    /// Seconds by which other nodes' clocks are ahead of this one's.
+    pub(crate) clock_offset: i64,
 }
 
 impl Metrics {
     /// Counts a request of a client that was refused.
     pub(crate) fn refused(&self, code: ErrorCode) {
         self.refused.get_or_create(&Code { code: code.as_str() }).inc();
+    }
+
+    /// Takes what membership has counted.
+    pub(crate) fn set_membership(&self, counts: Counts) {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    /// What membership has counted.
+    pub(crate) fn membership(&self) -> Counts {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The text that Prometheus scrapes.
@@ -99,17 +111,36 @@ impl Metrics {
             ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),
             ("dials_refused", "Dials not begun: too many under way", &self.dials_refused),
             ("handshakes_refused", "Link handshakes refused", &self.handshakes_refused),
-            ("packets_refused", "Membership packets refused", &self.packets_refused),
             ("datagrams_dropped", "Membership packets dropped", &self.datagrams_dropped),
             ("replies_dropped", "Answers dropped at a full lane", &self.replies_dropped),
             ("notes_dropped", "Notes between sessions or nodes dropped", &self.notes_dropped),
-            ("members_down", "Members that went down or left", &self.members_down),
             ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
             ("homes_silent", "Questions to homes without an answer in time", &self.homes_silent),
         ] {
             registry.register(name, help, counter.clone());
         }
         registry.register("refused", "Client requests refused", self.refused.clone());
+        let counts = self.membership();
+        for (name, help, count) in [
+            ("members_up", "Members that came up", counts.up),
+            ("members_down", "Members found down by this node's own probes", counts.down),
+            ("members_left", "Members that left", counts.left),
+            ("member_checks", "Members checked by probes of their own", counts.checks),
+            ("accusations_made", "Accusations signed by this node", counts.accused),
+            ("accusations_disproved", "Accusations that proved false", counts.disproved),
+            ("accusers_muted", "Members muted for false accusations", counts.muted),
+            ("claims_failed", "Claimed nodes that were not there", counts.false_claims),
+            ("stalls", "Times that this node had not run for a while", counts.stalls),
+        ] {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(count);
+            registry.register(name, help, counter);
+        }
+        let refused = Family::<Code, Counter>::default();
+        for reason in Reason::ALL {
+            refused.get_or_create(&Code { code: reason.as_str() }).inc_by(counts.refused(reason));
+        }
+        registry.register("membership_refused", "What members sent and was refused", refused);
         for (name, help, level) in [
             ("sessions", "Sessions", levels.sessions),
             ("members", "Live members, this node among them", levels.members),
@@ -123,6 +154,9 @@ impl Metrics {
             gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         }
+        let offset = Gauge::<i64>::default();
+        offset.set(levels.clock_offset);
+        registry.register("clock_offset_seconds", "Seconds by which other nodes' clocks are ahead", offset);
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("a string takes any text");
         text
@@ -140,5 +174,6 @@ pub(crate) fn levels(core: &Arc<crate::core::Core>) -> Levels {
         codes,
         inboxes: core.local.inboxes(),
         tasks: core.tasks.len() + core.connections.len(),
+        clock_offset: core.clock_offset().unwrap_or_default(),
     }
 }

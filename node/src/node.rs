@@ -29,7 +29,6 @@ use crate::{
     listener,
     membership::records::Records,
     metrics,
-    placement::{Beacon, Election, Placement},
     publish::{self, Publisher},
     register::{self, Registries},
     session::EndReason,
@@ -131,7 +130,7 @@ impl Node {
     pub async fn spawn_by(config: NodeConfig, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
         let locked = LockedDir::lock(&config.node.data_dir).await?;
-        let identity = Identity::load(&config.node.data_dir)?;
+        let identity = Identity::load(&config.node.data_dir, clock.now())?;
         let client = listen(config.client.listen, "client.listen").await?;
         let admin = match config.admin.listen {
             Some(addr) => Some(listen(addr, "admin.listen").await?),
@@ -161,7 +160,7 @@ impl Node {
         };
         let members_file = basics.config.node.data_dir.join("members");
         let core = Arc::new(Core::new(basics, links, records, own_record, membership, publisher));
-        core.tasks.spawn(Membership::new(core.clone(), identity).run(events));
+        core.tasks.spawn(Membership::new(core.clone(), &identity).run(events));
         core.tasks.spawn(Publisher::new(core.clone()).run(commands));
         core.tasks.spawn(links::accept(core.clone()));
         core.tasks.spawn(expire(core.clone()));
@@ -228,6 +227,8 @@ impl Node {
             // A session whose queue is full ends by that.
             let _ = session.try_send(crate::session::SessionEvent::GoingAway);
         });
+        // Before the leave: a node that has left knows nobody.
+        let _ = tokio::time::timeout(GOODBYE, join::store(core, self.members_file.clone())).await;
         let leave = tokio::time::timeout(GOODBYE, register::leave_members(core)).await.ok().flatten();
         let told = async {
             if let (Some(registries), Some(leave)) = (&self.registries, &leave) {
@@ -236,7 +237,6 @@ impl Node {
         };
         let drained = self.drain();
         let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, told));
-        join::store_members(core, &self.members_file, &mut Vec::new());
         core.connections.cancel().await;
         // Datagrams of the goodbye are on their way; closing the links tells whoever did not get them.
         let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
@@ -270,7 +270,6 @@ async fn expire(core: Arc<Core>) {
     loop {
         tick.tick().await;
         core.homes().expire(Instant::now());
-        core.records.expire(core.clock.now());
         core.sources.expire();
         core.links.expire();
     }
@@ -299,7 +298,6 @@ fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Cloc
         key: identity.key().clone(),
         me,
         federation,
-        placement: Placement::new(Election::new(Beacon::genesis(federation), None), None),
         client_urls,
         quic_addrs,
         region: config.node.region.clone(),

@@ -95,6 +95,11 @@ impl Placement {
         Self { current, other }
     }
 
+    /// Placement in a federation whose roots have signed no beacon yet.
+    pub fn genesis(federation: FederationId) -> Self {
+        Self::new(Election::new(Beacon::genesis(federation), None), None)
+    }
+
     /// What is registered by.
     pub const fn current(&self) -> &Election {
         &self.current

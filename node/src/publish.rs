@@ -82,8 +82,6 @@ type Slot = (Instant, u64);
 pub(crate) struct Publisher {
     core: Arc<Core>,
     kept: HashMap<Key, Kept>,
-    /// This node's own epoch when the view was last looked at: after a rejoin, all homes have forgotten all.
-    own_epoch: u64,
     /// Exactly one slot for each key that is kept.
     schedule: BTreeMap<Slot, Key>,
     slots: u64,
@@ -101,8 +99,7 @@ struct Errand {
 impl Publisher {
     /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        let own_epoch = core.own_record.load().epoch;
-        Self { core, kept: HashMap::new(), own_epoch, schedule: BTreeMap::new(), slots: 0 }
+        Self { core, kept: HashMap::new(), schedule: BTreeMap::new(), slots: 0 }
     }
 
     /// Runs until the queue's senders are gone.
@@ -210,13 +207,11 @@ impl Publisher {
 
     fn handle_view(&mut self, errands: &mut HashMap<NodeId, Errand>) {
         let view = self.core.view.load_full();
-        let own_epoch = self.core.own_record.load().epoch;
-        let rejoined = std::mem::replace(&mut self.own_epoch, own_epoch) != own_epoch;
         for (key, kept) in &mut self.kept {
             let (homes, epochs) = placed(&view, kept.tag);
             for (home, epoch) in homes.iter().zip(epochs) {
                 let has_it = kept.homes.iter().zip(kept.epochs).any(|known| known == (home, epoch));
-                if rejoined || !has_it {
+                if !has_it {
                     put(errands.entry(home).or_default(), *key, kept);
                 }
             }

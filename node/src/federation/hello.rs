@@ -1,43 +1,38 @@
 //! The first words on a link: each side shows its signed record, on a stream that the dialler opens.
 //!
-//! Who dials only to see a key proven, as a registry does, opens no stream and is let go after a moment.
+//! Who dials only to see a key proven, as a registry or a node that dials back does, opens no stream and is let go.
 
 use bytes::Bytes;
+use chappe_common::time::UnixTime;
 use quinn::{RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 
+use crate::membership::admission::Refusal;
+
 /// The first byte of the stream.
 pub(crate) const HELLO_STREAM: u8 = 1;
-/// The longest hello in bytes: a record and its frame.
+/// The longest hello in bytes: a record, a ticket, and their frame.
 const MAX_HELLO: usize = 1024;
 
 /// What either side says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Hello {
-    /// «This is who I am», with the signed record.
-    Record(Bytes),
-    /// «I won't have this link», with the reason.
-    Refused(Refusal),
-}
-
-/// Why a link is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// Both have dialled at once, and the other dial stays.
-    #[error("the other side's own dial stays")]
-    Duplicate,
-    /// The record is of another federation.
-    #[error("the other side is of another federation")]
-    Federation,
-    /// The record's times don't fit the clock.
-    #[error("the record has expired or is from the future by the other side's clock")]
-    Clock,
-    /// The record doesn't verify, or is of another key than the link.
-    #[error("the record does not verify")]
-    Record,
-    /// No room for another link or member.
-    #[error("the other side has no room for more")]
-    Full,
+    /// «This is who I am.»
+    Record {
+        /// The signed record.
+        record: Bytes,
+        /// The ticket, where the node has one.
+        ticket: Option<Bytes>,
+        /// The time by the node's clock: whose is wrong shows when many differ.
+        clock: UnixTime,
+    },
+    /// «I won't have this link.»
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// The time by the node's clock.
+        clock: UnixTime,
+    },
 }
 
 /// A hello could not be sent or read.

@@ -1,170 +1,102 @@
-//! Joining the federation, and staying whole: full exchanges with nodes that are known from the registry, from the
-//! last run, or as members.
+//! Joining the federation, and staying in one piece: nodes that are known from the registry or the last run are sought
+//! out. The engine does the rest.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use chappe_common::{
-    record::{NodeRecord, SignedRecord},
-    signed::Signed,
-};
-use chappe_discovery::{private_file, registry::Registry};
-use futures_util::future::join_all;
+use chappe_common::{keys::NodeId, record::SignedRecord};
+use chappe_discovery::registry::Registry;
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::{
     sync::oneshot,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::{exchange, links, membership::Event};
+use super::{
+    known::{self, LastRun},
+    membership::Event,
+};
 use crate::core::Core;
 
-/// How many nodes a joiner asks at once: one of them may be gone, and another may lie.
+/// How many nodes of each source a joiner seeks out at once: one of them may be gone, and another may lie.
 const ANCHORS: usize = 3;
-/// How long an exchange may take: 3 MiB at 5 Mbit/s.
-const EXCHANGE_WAIT: Duration = Duration::from_secs(6);
 /// The first and the longest pause between two tries to join; each is twice the last, and jittered.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// At most one exchange that is wanted for a member's record in this time.
-const WANTED_PAUSE: Duration = Duration::from_secs(1);
-/// How often the known members are written down, if one of their records has changed.
-const STORE_EVERY: Duration = Duration::from_secs(120);
+/// How often the known members are written down.
+const STORE_EVERY: Duration = Duration::from_secs(300);
 /// The first time comes soon: a node that crashes in its first minutes finds back as well.
 const FIRST_STORE: Duration = Duration::from_secs(5);
-/// The most members that are written down: enough that some are there after weeks.
-const STORED: usize = 64;
 
-/// Joins, and keeps the view whole, until the task is ended.
+/// Joins, and keeps the federation in one piece, until the task is ended.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
-    // Records of the last run; most have expired, but where their nodes stood is where most still stand.
-    let former = load_members(&members_file);
+    let last = known::load(&members_file, core.me);
     let mut pause = FIRST_PAUSE;
     let mut next_try = Instant::now();
-    let every = core.config.membership.exchange_every;
-    let mut exchange_tick = interval_at(Instant::now() + every, every);
-    exchange_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let renew = core.config.registry.renew_every;
     let mut heal_tick = interval_at(Instant::now() + renew, renew);
     let mut store_tick = interval_at(Instant::now() + FIRST_STORE, STORE_EVERY);
-    let mut stored = Vec::new();
+    store_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut view_changes = core.view_changes();
+    let mut was_alone = true;
     loop {
         let alone = core.view.load().len() <= 1;
+        if was_alone && !alone {
+            tracing::info!("joined the federation");
+            pause = FIRST_PAUSE;
+        }
+        if alone && !was_alone {
+            next_try = Instant::now();
+        }
+        was_alone = alone;
         tokio::select! {
             biased;
+            changed = view_changes.changed() => if changed.is_err() { return },
             () = sleep_until(next_try), if alone => {
-                ask_registry(&core, registry.as_ref()).await;
-                let joined = join(&core, &former).await;
-                pause = if joined { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-                next_try = Instant::now() + jittered(pause);
+                seek_last_run(&core, &last).await;
+                seek_listed(&core, registry.as_ref()).await;
+                next_try = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            () = core.wants_exchange.notified(), if !alone => {
-                exchange_with_members(&core, 1).await;
-                sleep(WANTED_PAUSE).await;
-            }
-            _ = exchange_tick.tick() => exchange_with_members(&core, 1).await,
-            _ = heal_tick.tick() => {
-                // Two halves that lost each other meet again through what the registry knows.
-                ask_registry(&core, registry.as_ref()).await;
-                join(&core, &[]).await;
-            }
-            _ = store_tick.tick() => store_members(&core, &members_file, &mut stored),
+            // Two halves that lost each other meet again through what the registry knows.
+            _ = heal_tick.tick() => seek_listed(&core, registry.as_ref()).await,
+            _ = store_tick.tick() => store(&core, members_file.clone()).await,
         }
     }
 }
 
-/// Between half and all of a time.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..1.0))
+async fn seek_last_run(core: &Core, last: &LastRun) {
+    seek(core, last.records.iter().cloned()).await;
+    // Whoever has been sought is known now; the others' age is told by members.
+    // The membership task ends only with the node.
+    let _ = core.membership.send(Event::Remember(last.since.clone())).await;
 }
 
-async fn ask_registry(core: &Core, registry: Option<&Registry>) {
+async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     let Some(registry) = registry else { return };
     let now = core.clock.now();
     match registry.fetch(now).await {
-        Ok(bundle) => {
-            for record in bundle.records(now).filter(|record| record.node != core.me) {
-                core.records.learn(record, now);
-            }
-        }
+        Ok(bundle) => seek(core, bundle.records(now)).await,
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }
 }
 
-/// Asks up to [`ANCHORS`] nodes that are known, but no members, for all they know. Whether one answered.
-async fn join(core: &Arc<Core>, former: &[SignedRecord]) -> bool {
+/// Seeks out a few of these nodes that are no members.
+async fn seek(core: &Core, records: impl Iterator<Item = SignedRecord>) {
     let view = core.view.load_full();
-    let is_stranger = |record: &SignedRecord| record.node != core.me && !view.contains(&record.node);
-    let mut anchors =
-        core.records.all(core.clock.now()).into_iter().filter(is_stranger).sample(&mut rand::rng(), ANCHORS);
-    let unknown =
-        |record: &&SignedRecord| is_stranger(record) && core.records.find(&record.node, core.clock.now()).is_none();
-    let more = former.iter().filter(unknown).sample(&mut rand::rng(), ANCHORS - anchors.len());
-    anchors.extend(more.into_iter().cloned());
-    let asked = anchors.iter().map(|anchor| async {
-        let joined = exchange_with(core, anchor).await;
-        if joined && core.membership.send(Event::Announce(anchor.node)).await.is_ok() {
-            tracing::info!(anchor = anchor.node.short(), "joined");
-        }
-        joined
-    });
-    join_all(asked).await.contains(&true)
-}
-
-async fn exchange_with_members(core: &Arc<Core>, count: usize) {
-    let view = core.view.load_full();
-    let others = view.nodes().filter(|node| *node != core.me).sample(&mut rand::rng(), count);
-    let records: Vec<_> = others.iter().filter_map(|node| core.records.find(node, core.clock.now())).collect();
-    join_all(records.iter().map(|record| exchange_with(core, record))).await;
-}
-
-async fn exchange_with(core: &Arc<Core>, record: &SignedRecord) -> bool {
-    tokio::time::timeout(EXCHANGE_WAIT, try_exchange(core, record)).await.ok().flatten().is_some()
-}
-
-async fn try_exchange(core: &Arc<Core>, record: &SignedRecord) -> Option<()> {
-    let node = record.node;
-    let link = match links::connect_by(core, record).await {
-        Ok(link) => link,
-        Err(error) => {
-            tracing::debug!(%error, peer = node.short(), "no link for an exchange");
-            return None;
-        }
-    };
-    let (reply, ours) = oneshot::channel();
-    core.membership.send(Event::Snapshot(reply)).await.ok()?;
-    let theirs = exchange::ask(link.connection(), &ours.await.ok()?).await.ok()?;
-    core.membership.send(Event::Exchange { from: node, theirs, reply: None }).await.ok()
-}
-
-/// The records in the file of the last run. A file that can't be read is one that isn't there: the registry knows more.
-fn load_members(path: &Path) -> Vec<SignedRecord> {
-    let Ok(bytes) = std::fs::read(path) else { return Vec::new() };
-    let records: Vec<Bytes> = postcard::from_bytes(&bytes).unwrap_or_default();
-    records.into_iter().filter_map(|record| Signed::<NodeRecord>::decode(record).ok()).collect()
+    let is_stranger = |node: &NodeId| *node != core.me && !view.contains(node);
+    let sought = records.filter(|record| is_stranger(&record.node)).sample(&mut rand::rng(), ANCHORS);
+    for record in sought {
+        let _ = core.membership.send(Event::Seek(record)).await;
+    }
 }
 
 /// Writes the members down for the next start.
-pub(crate) fn store_members(core: &Core, path: &Path, stored: &mut Vec<Bytes>) {
-    let view = core.view.load_full();
-    let members = view.nodes().filter(|node| *node != core.me).take(STORED);
-    let records: Vec<_> = members
-        .filter_map(|node| core.records.find(&node, core.clock.now()))
-        .map(|record| record.as_bytes().clone())
-        .collect();
-    // A node that is alone keeps what it knew: it is how it gets back.
-    if records == *stored || records.is_empty() {
+pub(crate) async fn store(core: &Core, path: PathBuf) {
+    let (reply, known) = oneshot::channel();
+    if core.membership.send(Event::Known(reply)).await.is_err() {
         return;
     }
-    let written = postcard::to_allocvec(&records).map(|bytes| private_file::write(path, &bytes));
-    match written {
-        Ok(Ok(())) => *stored = records,
-        Ok(Err(error)) => tracing::warn!(%error, path = %path.display(), "cannot write the known members down"),
-        // Byte strings always encode.
-        Err(_) => {}
-    }
+    let Ok(known) = known.await else { return };
+    // The disk may take its time. A write that is lost when the node ends is done once more at its end.
+    let _ = tokio::task::spawn_blocking(move || known::store(&path, known)).await;
 }

@@ -51,14 +51,14 @@ pub(crate) enum CloseReason {
     Shutdown = 0,
     /// Another link to the same peer took its place.
     Replaced = 1,
-    /// The peer is no member any more.
-    Down = 2,
     /// The peer sent what is no frame.
     Protocol = 3,
     /// Idle for longest when room was needed.
     Evicted = 4,
     /// The first words were refused.
     Refused = 5,
+    /// The other side has proven its key, which is all that was wanted.
+    Seen = 6,
 }
 
 impl CloseReason {
@@ -395,21 +395,13 @@ async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
     }
 }
 
-async fn answer_exchange(core: Arc<Core>, peer: NodeId, mut send: SendStream, mut receive: RecvStream) {
+async fn answer_exchange(core: Arc<Core>, peer: NodeId, send: SendStream, mut receive: RecvStream) {
     let mut first = [0];
     if receive.read_exact(&mut first).await.is_err() || first[0] != exchange::EXCHANGE_STREAM {
         core.metrics.link_protocol_errors.inc();
         return;
     }
-    let Ok(theirs) = exchange::hear(&mut receive).await else { return };
-    let (reply, ours) = oneshot::channel();
-    if core.membership.send(Event::Exchange { from: peer, theirs, reply: Some(reply) }).await.is_err() {
-        return;
-    }
-    if let Ok(ours) = ours.await {
-        // The asker sees a broken stream as a failed exchange and asks another member.
-        let _ = exchange::tell(&mut send, &ours).await;
-    }
+    exchange::answer(&core, peer, send, receive).await;
 }
 
 #[cfg(test)]

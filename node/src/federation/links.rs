@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chappe_common::{
     keys::{NodeId, SecretKey},
     link_tls,
-    record::{NodeRecord, RecordError, SignedRecord},
+    record::{NodeRecord, SignedRecord},
     signed::Signed,
 };
 use dashmap::DashMap;
@@ -29,18 +29,26 @@ use tokio::{
 };
 
 use super::{
-    hello::{self, HELLO_STREAM, Hello, Refusal},
+    hello::{self, HELLO_STREAM, Hello},
     link::{CloseReason, Link},
     membership::Event,
 };
-use crate::{core::Core, membership::records::Learned, placement::Network};
+use crate::{
+    core::Core,
+    membership::{Greeting, Verdict, admission::Refusal},
+    placement::Network,
+};
 
-/// How long a dial may take, the first words included: three round trips of the longest paths.
-const DIAL_WAIT: Duration = Duration::from_secs(2);
+/// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
+const DIAL_WAIT: Duration = Duration::from_secs(4);
+/// How long a dial-back may take; less than the other side waits for its outcome.
+const DIAL_BACK_WAIT: Duration = Duration::from_secs(2);
 /// How long an accepted connection may take to show its record.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
-/// Dials at once; beyond, the caller is told that the peer is unreachable.
-const MAX_DIALS: usize = 64;
+/// Dials at once; beyond, the caller is told that the peer is unreachable. A joiner dials a whole federation.
+const MAX_DIALS: usize = 512;
+/// Packets that wait for a link to come up: probes of one or two periods.
+const EARLY_PACKETS: usize = 4;
 /// Handshakes of others at once, half a millisecond of CPU each.
 const MAX_INCOMING: usize = 256;
 /// Handshakes from one /24 or /48 in a second, with a burst of ten times as many: a restart of a whole test network.
@@ -69,7 +77,37 @@ pub(crate) enum DialError {
     Busy,
 }
 
-type Dial = Shared<oneshot::Receiver<Result<Arc<Link>, DialError>>>;
+type Dialled = Shared<oneshot::Receiver<Result<Arc<Link>, DialError>>>;
+
+/// A dial under way.
+#[derive(Clone, Debug)]
+struct Dial {
+    since: Instant,
+    link: Dialled,
+    early: Arc<Early>,
+}
+
+/// Packets that are sent as soon as a new connection can carry them: they spare a round trip.
+#[derive(Debug, Default)]
+struct Early(Mutex<Vec<Bytes>>);
+
+impl Early {
+    /// Beyond the bound a packet is lost, as packets may be.
+    fn push(&self, packet: Bytes) {
+        let mut packets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if packets.len() < EARLY_PACKETS {
+            packets.push(packet);
+        }
+    }
+
+    fn send(&self, connection: &Connection) {
+        let packets = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for packet in packets {
+            // It may be lost, as packets may be.
+            let _ = connection.send_datagram(packet);
+        }
+    }
+}
 
 /// The links of a node, by peer.
 #[derive(Debug)]
@@ -78,7 +116,7 @@ pub(crate) struct Links {
     key: SecretKey,
     max_links: usize,
     table: DashMap<NodeId, Arc<Link>>,
-    dials: Mutex<HashMap<NodeId, (Instant, Dial)>>,
+    dials: Mutex<HashMap<NodeId, Dial>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
     /// Room for handshakes and first words of others.
     incoming: Arc<Semaphore>,
@@ -119,13 +157,6 @@ impl Links {
         self.table.get(node).filter(|link| link.is_open()).map(|link| link.clone())
     }
 
-    /// Closes the link to a node that is no member any more.
-    pub(crate) fn close(&self, node: &NodeId) {
-        if let Some((_, link)) = self.table.remove(node) {
-            link.close(CloseReason::Down);
-        }
-    }
-
     /// Closes the link to a former self of a node, which has started anew since.
     pub(crate) fn close_former(&self, node: &NodeId, epoch: u64) {
         if let Some((_, link)) = self.table.remove_if(node, |_, link| link.epoch() < epoch) {
@@ -153,7 +184,7 @@ impl Links {
     /// has to give way. A dial that takes long may never arrive, and a link to a former self is dead: neither counts.
     fn gives_way(&self, me: NodeId, peer: NodeId, epoch: u64) -> bool {
         let dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        let dialling = dials.get(&peer).is_some_and(|(since, _)| since.elapsed() < CROSSING);
+        let dialling = dials.get(&peer).is_some_and(|dial| dial.since.elapsed() < CROSSING);
         drop(dials);
         let just_dialled = self
             .table
@@ -201,44 +232,44 @@ pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>,
     if let Some(link) = core.links.find(&node) {
         return Ok(link);
     }
-    let record = core.records.find(&node, core.clock.now()).ok_or(DialError::Unknown)?;
-    connect_by(core, &record).await
+    let record = core.records.any(&node).ok_or(DialError::Unknown)?;
+    redial(core, &record).await
 }
 
-/// The same, with the addresses of a record that may have expired: the link proves the key, and its first words bring
-/// a fresh one.
-pub(crate) async fn connect_by(core: &Arc<Core>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
+/// A new link by a record, even where there is one. Callers that want the same node share one dial.
+pub(crate) async fn redial(core: &Arc<Core>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
+    let dial = start_dial(core, record)?;
+    dial.link.await.unwrap_or(Err(DialError::Unreachable))
+}
+
+fn start_dial(core: &Arc<Core>, record: &SignedRecord) -> Result<Dial, DialError> {
     let node = record.node;
-    if let Some(link) = core.links.find(&node) {
-        return Ok(link);
+    let mut dials = core.links.dials.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(dial) = dials.get(&node) {
+        return Ok(dial.clone());
     }
-    let dial = {
-        let mut dials = core.links.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        match dials.get(&node) {
-            Some((_, dial)) => dial.clone(),
-            None if dials.len() >= MAX_DIALS => {
-                core.metrics.dials_refused.inc();
-                return Err(DialError::Busy);
-            }
-            None => {
-                let (sender, receiver) = oneshot::channel();
-                let dial = receiver.shared();
-                dials.insert(node, (Instant::now(), dial.clone()));
-                let (core, addrs) = (core.clone(), record.quic_addrs.clone());
-                core.tasks.clone().spawn(async move {
-                    let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs)).await {
-                        Ok(result) => result,
-                        Err(_) => Err(DialError::Unreachable),
-                    };
-                    core.links.dials.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
-                    // Nobody may be waiting any more; the link is in the table all the same.
-                    let _ = sender.send(result);
-                });
-                dial
-            }
+    if dials.len() >= MAX_DIALS {
+        core.metrics.dials_refused.inc();
+        return Err(DialError::Busy);
+    }
+    let (sender, receiver) = oneshot::channel();
+    let dial = Dial { since: Instant::now(), link: receiver.shared(), early: Arc::default() };
+    dials.insert(node, dial.clone());
+    drop(dials);
+    let (core, addrs, early) = (core.clone(), record.quic_addrs.clone(), dial.early.clone());
+    core.tasks.clone().spawn(async move {
+        let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs, &early)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Unreachable),
+        };
+        core.links.dials.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        if let Ok(link) = &result {
+            early.send(link.connection());
         }
-    };
-    dial.await.unwrap_or(Err(DialError::Unreachable))
+        // Nobody may be waiting any more; the link is in the table all the same.
+        let _ = sender.send(result);
+    });
+    Ok(dial)
 }
 
 /// Sends a membership packet, over a new link where there is none yet.
@@ -247,20 +278,22 @@ pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
         link.send_datagram(packet);
         return;
     }
-    if core.records.find(&node, core.clock.now()).is_none() {
-        core.metrics.datagrams_dropped.inc();
-        return;
-    }
-    let core = core.clone();
-    core.tasks.clone().spawn(async move {
-        if let Ok(link) = connect(&core, node).await {
-            link.send_datagram(packet);
+    let dial = core.records.any(&node).and_then(|record| start_dial(core, &record).ok());
+    match dial {
+        Some(dial) => dial.early.push(packet),
+        None => {
+            core.metrics.datagrams_dropped.inc();
         }
-    });
+    }
 }
 
-async fn dial_node(core: &Arc<Core>, node: NodeId, addrs: &[SocketAddr]) -> Result<Arc<Link>, DialError> {
-    match greet(core, node, handshake(core, node, addrs).await?).await {
+async fn dial_node(
+    core: &Arc<Core>,
+    node: NodeId,
+    addrs: &[SocketAddr],
+    early: &Early,
+) -> Result<Arc<Link>, DialError> {
+    match greet(core, node, handshake(core, node, addrs).await?, early).await {
         Err(DialError::Refused(Refusal::Duplicate)) => {
             // The peer's own dial is on its way: wait for it here.
             while core.links.find(&node).is_none() {
@@ -300,20 +333,28 @@ async fn handshake_with(core: &Core, node: NodeId, addr: SocketAddr) -> Option<C
 }
 
 /// The first words on a connection that this node has dialled.
-async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection) -> Result<Arc<Link>, DialError> {
+async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection, early: &Early) -> Result<Arc<Link>, DialError> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
     send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
-    let ours = Hello::Record(core.own_record.load().as_bytes().clone());
-    hello::send(&mut send, &ours).await.map_err(|_| DialError::Unreachable)?;
+    hello::send(&mut send, &core.hello()).await.map_err(|_| DialError::Unreachable)?;
+    // The other side reads them once it has taken the link.
+    early.send(&connection);
     match hello::receive(&mut receive).await {
-        Ok(Hello::Record(record)) => match learn(core, node, record) {
-            Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
-            Err(refusal) => {
-                CloseReason::Refused.close(&connection);
-                Err(DialError::Refused(refusal))
+        Ok(Hello::Record { record, ticket, clock }) => {
+            core.note_clock(node, clock);
+            match judge(core, node, record, ticket, true).await {
+                Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
+                Err(refusal) => {
+                    CloseReason::Refused.close(&connection);
+                    Err(DialError::Refused(refusal))
+                }
             }
-        },
-        Ok(Hello::Refused(refusal)) => Err(DialError::Refused(refusal)),
+        }
+        Ok(Hello::Refused { refusal, clock }) => {
+            core.note_clock(node, clock);
+            core.note_refusal(node, refusal);
+            Err(DialError::Refused(refusal))
+        }
         Err(_) => Err(DialError::Unreachable),
     }
 }
@@ -361,47 +402,63 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
         return;
     }
     let refusal = match hello::receive(&mut receive).await {
-        Ok(Hello::Record(record)) => match learn(core, peer, record) {
-            Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
-            Ok(epoch) => {
-                let ours = Hello::Record(core.own_record.load().as_bytes().clone());
-                if hello::send(&mut send, &ours).await.is_ok() {
-                    up(core, peer, epoch, false, connection);
+        Ok(Hello::Record { record, ticket, clock }) => {
+            core.note_clock(peer, clock);
+            match judge(core, peer, record, ticket, false).await {
+                Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
+                Ok(epoch) => {
+                    if hello::send(&mut send, &core.hello()).await.is_ok() {
+                        up(core, peer, epoch, false, connection);
+                    }
+                    return;
                 }
-                return;
+                Err(refusal) => refusal,
             }
-            Err(refusal) => refusal,
-        },
+        }
         _ => Refusal::Record,
     };
     core.metrics.handshakes_refused.inc();
     tracing::debug!(peer = peer.short(), %refusal, "refused a link");
-    let _ = hello::send(&mut send, &Hello::Refused(refusal)).await;
+    let _ = hello::send(&mut send, &Hello::Refused { refusal, clock: core.clock.now() }).await;
     // The reason has to arrive before the connection ends; the peer closes when it has read it.
     connection.closed().await;
 }
 
-/// Takes the peer's record in, and gives its epoch back. Admission of strangers is decided here.
-fn learn(core: &Core, peer: NodeId, record: Bytes) -> Result<u64, Refusal> {
+/// Has membership judge what a peer has shown, and gives its epoch back. `reached`: this node has dialled it.
+async fn judge(
+    core: &Arc<Core>,
+    peer: NodeId,
+    record: Bytes,
+    ticket: Option<Bytes>,
+    reached: bool,
+) -> Result<u64, Refusal> {
     let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| Refusal::Record)?;
+    // Whoever is dialled by an old record may have moved on to new addresses, but not be another node.
     if record.node != peer {
         return Err(Refusal::Record);
     }
     let epoch = record.epoch;
-    match core.records.learn(record.clone(), core.clock.now()) {
-        Learned::New => {
-            if core.membership.try_send(Event::Learned(record)).is_err() {
-                // It only delays: the record spreads with the next exchange.
-                core.metrics.datagrams_dropped.inc();
-            }
-            Ok(epoch)
-        }
-        Learned::Known => Ok(epoch),
-        Learned::Full => Err(Refusal::Full),
-        Learned::Refused(RecordError::Federation) => Err(Refusal::Federation),
-        Learned::Refused(RecordError::Future | RecordError::Expired) => Err(Refusal::Clock),
-        Learned::Refused(RecordError::Lifetime) => Err(Refusal::Record),
+    let greeting = Greeting { record, ticket };
+    match ask_membership(core, greeting.clone(), reached).await? {
+        Verdict::Welcome => return Ok(epoch),
+        Verdict::Refused(refusal) => return Err(refusal),
+        Verdict::DialBack => {}
     }
+    let seen = tokio::time::timeout(DIAL_BACK_WAIT, handshake(core, peer, &greeting.record.quic_addrs)).await;
+    let Ok(Ok(connection)) = seen else { return Err(Refusal::Unreachable) };
+    CloseReason::Seen.close(&connection);
+    match ask_membership(core, greeting, true).await? {
+        Verdict::Welcome => Ok(epoch),
+        Verdict::Refused(refusal) => Err(refusal),
+        // It was reached just now.
+        Verdict::DialBack => Err(Refusal::Unreachable),
+    }
+}
+
+async fn ask_membership(core: &Core, greeting: Greeting, reached: bool) -> Result<Verdict, Refusal> {
+    let (reply, verdict) = oneshot::channel();
+    core.membership.send(Event::Greet { greeting, reached, reply }).await.map_err(|_| Refusal::Full)?;
+    verdict.await.map_err(|_| Refusal::Full)
 }
 
 fn up(core: &Arc<Core>, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {

@@ -2,7 +2,14 @@
 
 use std::{collections::HashSet, net::SocketAddr};
 
-use chappe_common::keys::{NodeId, PublicKey};
+use bytes::Bytes;
+use chappe_common::{
+    admission::Ticket,
+    keys::{NodeId, PublicKey},
+    record::NodeRecord,
+    signed::Signed,
+    time::UnixTime,
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +77,28 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// Whether the policy alone would admit this node, whatever it shows.
+    pub(super) fn may_be_listed(&self, node: &NodeId) -> bool {
+        match &self.policy {
+            Policy::Open | Policy::Invite(_) => true,
+            Policy::Allowlist(nodes) => nodes.contains(node),
+        }
+    }
+
+    /// Whether the policy admits a node that shows this ticket.
+    pub(super) fn judge(&self, record: &NodeRecord, ticket: Option<&Bytes>, now: UnixTime) -> Result<(), Refusal> {
+        match &self.policy {
+            Policy::Open => Ok(()),
+            Policy::Allowlist(nodes) if nodes.contains(&record.node) => Ok(()),
+            Policy::Allowlist(_) => Err(Refusal::NotListed),
+            Policy::Invite(issuers) => {
+                let ticket = ticket.ok_or(Refusal::NotInvited)?;
+                let ticket = Signed::<Ticket>::decode(ticket.clone()).map_err(|_| Refusal::Ticket)?;
+                ticket.check(record.federation, &record.node, issuers, now).map_err(|_| Refusal::Ticket)
+            }
+        }
+    }
+
     /// The networks of these addresses that count against the bound.
     pub fn networks<'a>(&'a self, addrs: &'a [SocketAddr]) -> impl Iterator<Item = Network> + 'a {
         let counts = |addr: &&SocketAddr| !self.exempt.iter().any(|range| range.contains(&addr.ip().to_canonical()));

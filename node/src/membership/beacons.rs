@@ -180,8 +180,8 @@ mod tests {
         let theirs = BeaconNote { root: stranger.public(), ..note(7, FROM, None, term(2)).into_value() };
         let theirs = Signed::sign(theirs, &stranger).expect("a note");
         assert_eq!(beacons.learn(theirs, FROM), Err(Unlearned::Refused(BeaconError::Root)));
-        let other = Beacons::new(FederationId::of_roots(&[]), vec![root().public()])
-            .learn(note(7, FROM, None, term(2)), FROM);
+        let other =
+            Beacons::new(FederationId::of_roots(&[]), vec![root().public()]).learn(note(7, FROM, None, term(2)), FROM);
         assert_eq!(other, Err(Unlearned::Refused(BeaconError::Federation)));
         assert_eq!(beacons.newest_number(), 5);
     }

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 
 /// How many buckets there are, by the first byte of the key.
 pub const BUCKETS: usize = 64;
+/// The most members in one message: all that can be known.
+pub const MAX_MEMBERS: usize = super::roster::MAX_KNOWN;
+/// The most records, or nodes whose records are wanted, in one message; the rest follows with the next exchange.
+pub const MAX_RECORDS: usize = 1024;
+/// The longest message in bytes: that many of the longest records.
+pub const MAX_MESSAGE: usize = MAX_RECORDS * 520;
 
 /// What one side says, in this order: the asker's summary, the other's members, the asker's records, the other's
 /// records.

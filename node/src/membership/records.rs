@@ -1,37 +1,28 @@
 //! The signed records that this node knows: the only source of addresses to dial.
 
+use std::sync::Arc;
+
 use chappe_common::{
     federation::FederationId,
     keys::NodeId,
-    record::{NodeLeave, RecordError, SignedRecord},
+    record::{MAX_RECORD_LIFETIME, NodeLeave, NodeRecord, SignedRecord},
     signed::Signed,
     time::UnixTime,
 };
-use dashmap::{DashMap, mapref::entry::Entry};
+use dashmap::DashMap;
 
-/// The most records kept: four times the members that one exchange can carry at the design's size.
-const MAX_RECORDS: usize = 4096;
+use super::roster::MAX_KNOWN;
 
-/// What became of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Learned {
-    /// It is new, or newer than what was known.
-    New,
-    /// The same or a newer one was known.
-    Known,
-    /// It doesn't count.
-    Refused(RecordError),
-    /// The table is at its bound.
-    Full,
-}
+/// The most leaves that are remembered. Beyond, a record that ended may come back by gossip, and costs a dial.
+const MAX_LEAVES: usize = MAX_KNOWN;
 
-/// Records by node.
+/// Records by node. Membership alone changes them; anybody reads them.
 #[derive(Debug)]
 pub struct Records {
     federation: FederationId,
-    known: DashMap<NodeId, SignedRecord>,
-    /// The leaves, so that an older record doesn't come back by gossip. Bounded like the records: a leave is kept only
-    /// for a node whose record was known.
+    /// Of the nodes in the roster, so bounded as it is.
+    known: DashMap<NodeId, Arc<SignedRecord>>,
+    /// The leaves, so that an older record doesn't come back by gossip.
     left: DashMap<NodeId, Signed<NodeLeave>>,
 }
 
@@ -41,61 +32,44 @@ impl Records {
         Self { federation, known: DashMap::new(), left: DashMap::new() }
     }
 
-    /// Takes a verified record in, if it counts now and is newer.
-    pub fn learn(&self, record: SignedRecord, now: UnixTime) -> Learned {
-        if let Err(error) = record.check(self.federation, now) {
-            return Learned::Refused(error);
-        }
-        if self.left.get(&record.node).is_some_and(|leave| leave.ends(&record)) {
-            return Learned::Known;
-        }
-        let full = self.known.len() >= MAX_RECORDS;
-        match self.known.entry(record.node) {
-            Entry::Occupied(mut entry) if record.supersedes(entry.get()) => {
-                entry.insert(record);
-                Learned::New
-            }
-            Entry::Occupied(_) => Learned::Known,
-            Entry::Vacant(_) if full => Learned::Full,
-            Entry::Vacant(entry) => {
-                entry.insert(record);
-                Learned::New
-            }
+    /// Keeps a verified record, if it is newer than what is known.
+    pub(super) fn keep(&self, record: SignedRecord) {
+        let is_old = self.known.get(&record.node).is_some_and(|known| !record.supersedes(&known));
+        if !is_old {
+            self.known.insert(record.node, Arc::new(record));
         }
     }
 
-    /// Takes a verified leave in: ends the record it speaks of. Whether that was news.
-    pub fn leave(&self, leave: Signed<NodeLeave>) -> bool {
-        if leave.federation != self.federation {
-            return false;
-        }
+    /// Forgets the record of a node.
+    pub(super) fn forget(&self, node: &NodeId) {
+        self.known.remove(node);
+    }
+
+    /// Takes a verified leave in: ends the record it speaks of.
+    pub(super) fn leave(&self, leave: Signed<NodeLeave>) {
         let ended = self.known.remove_if(&leave.node, |_, record| leave.ends(record)).is_some();
-        if ended {
+        if ended && self.left.len() < MAX_LEAVES {
             self.left.insert(leave.node, leave);
         }
-        ended
+    }
+
+    /// Whether this record's node has ended it by leaving.
+    pub(super) fn has_left(&self, record: &NodeRecord) -> bool {
+        self.left.get(&record.node).is_some_and(|leave| leave.ends(record))
+    }
+
+    /// The record of a node, expired or not: where a node stood is where it most likely still stands.
+    pub fn any(&self, node: &NodeId) -> Option<Arc<SignedRecord>> {
+        self.known.get(node).map(|record| record.clone())
     }
 
     /// The record of a node, if it still counts.
-    pub fn find(&self, node: &NodeId, now: UnixTime) -> Option<SignedRecord> {
-        self.known.get(node).filter(|record| record.expires_at > now).map(|record| record.clone())
+    pub fn find(&self, node: &NodeId, now: UnixTime) -> Option<Arc<SignedRecord>> {
+        self.any(node).filter(|record| record.expires_at > now && record.federation == self.federation)
     }
 
-    /// Whether exactly this or a newer record is known: checked before a signature is.
-    pub fn knows(&self, node: &NodeId, epoch: u64, seq: u64) -> bool {
-        self.known.get(node).is_some_and(|record| (record.epoch, record.seq) >= (epoch, seq))
-    }
-
-    /// All records that count now.
-    pub fn all(&self, now: UnixTime) -> Vec<SignedRecord> {
-        self.known.iter().filter(|record| record.expires_at > now).map(|record| record.clone()).collect()
-    }
-
-    /// Forgets what counts no more.
-    pub fn expire(&self, now: UnixTime) {
-        self.known.retain(|_, record| record.expires_at > now);
-        // No record outlives its longest lifetime, and neither does the need to remember that it ended.
-        let oldest = chappe_common::record::MAX_RECORD_LIFETIME;
-        self.left.retain(|_, leave| leave.issued_at + oldest > now);
+    /// Forgets the leaves that have nothing left to prevent: no record outlives its longest lifetime.
+    pub(super) fn expire(&self, now: UnixTime) {
+        self.left.retain(|_, leave| leave.issued_at + MAX_RECORD_LIFETIME > now);
     }
 }

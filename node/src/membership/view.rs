@@ -46,7 +46,8 @@ impl View {
         }
     }
 
-    /// How many members there are.
+    /// How many members there are: a node's own view has at least itself.
+    #[expect(clippy::len_without_is_empty, reason = "no view is empty")]
     pub const fn len(&self) -> usize {
         self.members.len()
     }

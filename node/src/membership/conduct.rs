@@ -1,0 +1,306 @@
+//! How peers behave: how much each may send, and what is held against it.
+//!
+//! Pure: time is given. Rates are kept by key and forgotten when they are whole again; what is held against a peer is
+//! kept for as many peers as there can be members.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chappe_common::{keys::NodeId, time::UnixTime};
+use governor::{Quota, RateLimiter, clock::Clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
+
+/// Packets of one peer: it probes us, answers, and gossips with three random members five times a second.
+const PACKETS: (u32, u32) = (50, 200);
+/// Nodes that one peer may claim: all of a large federation at once to a joiner, then as many as ever join.
+const CLAIMS: (u32, u32) = (2, 2048);
+/// Accusations of one member: more than one a second is a member that reaches nobody, and that is its own trouble.
+const ACCUSATIONS: (u32, u32) = (1, 8);
+/// After so many accusations that proved false within [`FORGIVE_AFTER`], a member's accusations count no more.
+const DISPROVED: usize = 3;
+/// After so many claimed nodes that were not there within [`FORGIVE_AFTER`], a peer's claims count no more. Members that
+/// crash just after they were told of are the honest case.
+const FALSE_CLAIMS: usize = 32;
+/// Accusations of one member that may be open at once: more members at once fall silent only where a network breaks,
+/// and then others say so as well.
+const OPEN_ACCUSATIONS: usize = 3;
+/// How long a disproved accusation or a false claim is remembered.
+const FORGIVE_AFTER: Duration = Duration::from_secs(600);
+/// How long a member stays muted.
+const MUTED_FOR: Duration = Duration::from_secs(3600);
+/// Accused of whom one accuser's last accusation is remembered; beyond, the oldest make room. Its age bounds how long
+/// an accusation could be replayed at all.
+const REMEMBERED: usize = 64;
+/// The most peers about whom anything is remembered: all members and as many more.
+const MAX_PEERS: usize = 8192;
+
+/// The driver's time, as the rate limiter wants it.
+#[derive(Clone, Debug, Default)]
+struct DriverClock(Arc<AtomicU64>);
+
+impl Clock for DriverClock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+type Rates = RateLimiter<NodeId, HashMapStateStore<NodeId>, DriverClock, NoOpMiddleware<Duration>>;
+
+fn rates((per_second, burst): (u32, u32), clock: &DriverClock) -> Rates {
+    let positive = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let quota = Quota::per_second(positive(per_second)).allow_burst(positive(burst));
+    RateLimiter::hashmap_with_clock(quota, clock.clone())
+}
+
+/// What is known of one peer's conduct.
+#[derive(Debug, Default)]
+struct Record {
+    disproved: VecDeque<Instant>,
+    false_claims: VecDeque<Instant>,
+    accuses_muted_until: Option<Instant>,
+    claims_muted_until: Option<Instant>,
+    /// Who is accused by it at the moment.
+    open: Vec<NodeId>,
+    /// When it last accused whom.
+    accused: VecDeque<(NodeId, UnixTime)>,
+}
+
+impl Record {
+    fn is_blank(&self, now: Instant) -> bool {
+        let over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
+        let old = |times: &VecDeque<Instant>| times.back().is_none_or(|last| *last + FORGIVE_AFTER <= now);
+        over(self.accuses_muted_until)
+            && over(self.claims_muted_until)
+            && old(&self.disproved)
+            && old(&self.false_claims)
+            && self.open.is_empty()
+    }
+}
+
+/// The conduct of all peers.
+#[derive(Debug)]
+pub(super) struct Conduct {
+    started: Instant,
+    clock: DriverClock,
+    packets: Rates,
+    claims: Rates,
+    accusations: Rates,
+    peers: HashMap<NodeId, Record>,
+}
+
+impl Conduct {
+    /// Nothing is known of anybody.
+    pub(super) fn new(now: Instant) -> Self {
+        let clock = DriverClock::default();
+        Self {
+            started: now,
+            packets: rates(PACKETS, &clock),
+            claims: rates(CLAIMS, &clock),
+            accusations: rates(ACCUSATIONS, &clock),
+            clock,
+            peers: HashMap::new(),
+        }
+    }
+
+    fn set(&self, now: Instant) {
+        let nanos = now.saturating_duration_since(self.started).as_nanos();
+        self.clock.0.store(nanos.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn of(&mut self, node: NodeId) -> Option<&mut Record> {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&node) {
+            return None;
+        }
+        Some(self.peers.entry(node).or_default())
+    }
+
+    /// Whether a peer may send another packet.
+    pub(super) fn may_send(&self, now: Instant, peer: NodeId) -> bool {
+        self.set(now);
+        self.packets.check_key(&peer).is_ok()
+    }
+
+    /// Whether what a peer says of nodes that aren't known counts.
+    pub(super) fn may_claim(&self, now: Instant, peer: NodeId) -> bool {
+        self.set(now);
+        let muted = self.peers.get(&peer).and_then(|record| record.claims_muted_until);
+        muted.is_none_or(|until| until <= now) && self.claims.check_key(&peer).is_ok()
+    }
+
+    /// A node that `peer` had claimed was not there.
+    pub(super) fn claim_failed(&mut self, now: Instant, peer: NodeId) {
+        let Some(record) = self.of(peer) else { return };
+        if too_many(&mut record.false_claims, FALSE_CLAIMS, now) {
+            record.claims_muted_until = Some(now + MUTED_FOR);
+        }
+    }
+
+    /// A peer passed on what no honest member passes on: nothing that it says of others counts from now on.
+    pub(super) fn lied(&mut self, now: Instant, peer: NodeId) {
+        let Some(record) = self.of(peer) else { return };
+        record.claims_muted_until = Some(now + MUTED_FOR);
+        record.accuses_muted_until = Some(now + MUTED_FOR);
+    }
+
+    /// Whether nothing that a peer says of others counts.
+    pub(super) fn is_muted(&self, now: Instant, peer: &NodeId) -> bool {
+        let muted = self.peers.get(peer).and_then(|record| record.claims_muted_until);
+        muted.is_some_and(|until| until > now)
+    }
+
+    /// Whether an accusation, signed at `at`, would count: checked before its signature is.
+    pub(super) fn may_accuse(&self, now: Instant, accuser: &NodeId, accused: &NodeId, at: UnixTime) -> bool {
+        let Some(record) = self.peers.get(accuser) else { return true };
+        record.accuses_muted_until.is_none_or(|until| until <= now)
+            && record.open.len() < OPEN_ACCUSATIONS
+            && !record.open.contains(accused)
+            && record.accused.iter().all(|(who, last)| who != accused || *last < at)
+    }
+
+    /// Whether this accusation, or a later one of the two, was heard before.
+    pub(super) fn has_accused(&self, accuser: &NodeId, accused: &NodeId, at: UnixTime) -> bool {
+        let said = self.peers.get(accuser).into_iter().flat_map(|record| &record.accused);
+        said.filter(|(who, _)| who == accused).any(|(_, last)| *last >= at)
+    }
+
+    /// An accusation counts: it is open until [`Conduct::closed`]. Whether its accuser may accuse at this rate.
+    pub(super) fn accuses(&mut self, now: Instant, accuser: NodeId, accused: NodeId, at: UnixTime) -> bool {
+        self.set(now);
+        if self.accusations.check_key(&accuser).is_err() {
+            return false;
+        }
+        let Some(record) = self.of(accuser) else { return false };
+        record.accused.retain(|(who, _)| *who != accused);
+        record.accused.push_back((accused, at));
+        if record.accused.len() > REMEMBERED {
+            record.accused.pop_front();
+        }
+        record.open.push(accused);
+        true
+    }
+
+    /// The accusation of `accused` by `accuser` has come to its end, and proved false or not. Whether the accuser is
+    /// muted by it.
+    pub(super) fn closed(&mut self, now: Instant, accuser: NodeId, accused: &NodeId, disproved: bool) -> bool {
+        let Some(record) = self.of(accuser) else { return false };
+        record.open.retain(|open| open != accused);
+        let mute = disproved && too_many(&mut record.disproved, DISPROVED, now);
+        if mute {
+            record.accuses_muted_until = Some(now + MUTED_FOR);
+        }
+        mute
+    }
+
+    /// Forgets what is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.set(now);
+        self.peers.retain(|_, record| !record.is_blank(now));
+        for rates in [&self.packets, &self.claims, &self.accusations] {
+            rates.retain_recent();
+        }
+    }
+}
+
+/// Notes that it happened once more, and says whether that was too often.
+fn too_many(times: &mut VecDeque<Instant>, most: usize, now: Instant) -> bool {
+    times.push_back(now);
+    while times.len() > most || times.front().is_some_and(|first| *first + FORGIVE_AFTER <= now) {
+        times.pop_front();
+    }
+    times.len() >= most
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::new(PublicKey::from_bytes([n; 32]))
+    }
+
+    const AT: UnixTime = UnixTime::from_secs(1_000_000);
+
+    fn accuse_falsely(conduct: &mut Conduct, now: Instant, accused: u8) -> bool {
+        assert!(conduct.may_accuse(now, &node(0), &node(accused), AT));
+        assert!(conduct.accuses(now, node(0), node(accused), AT));
+        conduct.closed(now, node(0), &node(accused), true)
+    }
+
+    #[test]
+    fn three_disproved_accusations_mute_for_an_hour_and_two_are_forgiven() {
+        let start = Instant::now();
+        let mut conduct = Conduct::new(start);
+        assert!(!accuse_falsely(&mut conduct, start, 1));
+        assert!(!accuse_falsely(&mut conduct, start, 2));
+        let later = start + FORGIVE_AFTER;
+        assert!(!accuse_falsely(&mut conduct, later, 3));
+        assert!(!accuse_falsely(&mut conduct, later, 4));
+        assert!(accuse_falsely(&mut conduct, later, 5));
+        assert!(!conduct.may_accuse(later, &node(0), &node(6), AT));
+        assert!(conduct.may_accuse(later, &node(1), &node(6), AT));
+        assert!(conduct.may_accuse(later + MUTED_FOR, &node(0), &node(6), AT));
+    }
+
+    #[test]
+    fn accusations_that_prove_true_are_not_held_against_anybody() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        for accused in 1..=5 {
+            assert!(conduct.accuses(now, node(0), node(accused), AT));
+            assert!(!conduct.closed(now, node(0), &node(accused), false));
+        }
+        assert!(conduct.may_accuse(now, &node(0), &node(6), AT));
+    }
+
+    #[test]
+    fn an_accusation_counts_once_and_three_may_be_open() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        conduct.accuses(now, node(0), node(1), AT);
+        assert!(!conduct.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)), "it is open");
+        conduct.closed(now, node(0), &node(1), false);
+        assert!(!conduct.may_accuse(now, &node(0), &node(1), AT), "it is replayed");
+        assert!(conduct.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)));
+        for accused in 2..=4 {
+            conduct.accuses(now, node(0), node(accused), AT);
+        }
+        assert!(!conduct.may_accuse(now, &node(0), &node(5), AT));
+    }
+
+    #[test]
+    fn packets_and_claims_have_a_rate_that_refills() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        assert_eq!((0..500).filter(|_| conduct.may_send(now, node(1))).count(), PACKETS.1 as usize);
+        assert!(conduct.may_send(now, node(2)));
+        assert!(conduct.may_send(now + Duration::from_secs(1), node(1)));
+        assert_eq!((0..5000).filter(|_| conduct.may_claim(now, node(1))).count(), CLAIMS.1 as usize);
+        for _ in 0..FALSE_CLAIMS {
+            assert!(conduct.may_claim(now, node(3)));
+            conduct.claim_failed(now, node(3));
+        }
+        assert!(!conduct.may_claim(now, node(3)));
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        accuse_falsely(&mut conduct, now, 1);
+        conduct.lied(now, node(2));
+        conduct.expire(now + FORGIVE_AFTER);
+        assert_eq!(conduct.peers.len(), 1);
+        conduct.expire(now + MUTED_FOR);
+        assert_eq!(conduct.peers.len(), 0);
+    }
+}

@@ -1,0 +1,190 @@
+//! Exchanges, as this node takes part in them.
+
+use std::collections::BTreeMap;
+
+use chappe_common::keys::NodeId;
+use sha2::{Digest as _, Sha256};
+
+use super::{Engine, Now};
+use crate::membership::{
+    counts::Reason,
+    exchange::{BUCKETS, ExchangeMessage, KnownMember, MAX_MEMBERS, MAX_RECORDS},
+    roster::State,
+};
+
+/// So many new nodes in one exchange are reason for another soon: this node is joining, or a network has healed.
+const MUCH: usize = 8;
+
+/// The keys of a bucket by their first byte.
+fn range(bucket: u8) -> (u8, u8) {
+    let width = u8::try_from(256 / BUCKETS).unwrap_or(1);
+    (bucket * width, bucket * width + (width - 1))
+}
+
+impl Engine {
+    /// The first word of an exchange.
+    pub fn open_exchange(&self, now: Now, with: NodeId) -> ExchangeMessage {
+        if self.is_old(now, &with) {
+            return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
+        }
+        ExchangeMessage::Summary { buckets: (0..BUCKETS).map(|bucket| self.hash(bucket)).collect(), beacon: 0 }
+    }
+
+    fn hash(&self, bucket: usize) -> u64 {
+        let mut hash = Sha256::new();
+        for member in self.in_bucket(u8::try_from(bucket).unwrap_or(u8::MAX)) {
+            hash.update(member.node.as_bytes());
+            hash.update(member.epoch.to_le_bytes());
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
+    }
+
+    /// The members of a bucket by key, this node among them.
+    fn in_bucket(&self, bucket: u8) -> Vec<KnownMember> {
+        let (first, last) = range(bucket);
+        let mut members: Vec<_> = self
+            .roster
+            .up_in(first, last)
+            .map(|(node, entry)| KnownMember { node, epoch: entry.epoch, since: entry.since.get().unwrap_or_default() })
+            .collect();
+        if (first..=last).contains(&self.me.as_bytes()[0]) {
+            let me =
+                KnownMember { node: self.me, epoch: self.own.epoch, since: self.own_since.get().unwrap_or_default() };
+            members.push(me);
+            members.sort_unstable_by_key(|member| member.node);
+        }
+        members
+    }
+
+    /// The answer to a word of an exchange; none: it is over.
+    pub fn exchange(&mut self, now: Now, from: NodeId, message: ExchangeMessage) -> Option<ExchangeMessage> {
+        if self.left || self.roster.up(&from).is_none() {
+            self.counts.refuse(Reason::Stranger);
+            return None;
+        }
+        self.heard(now, from);
+        let answer = match message {
+            ExchangeMessage::Summary { buckets, .. } => self.answer_summary(&buckets),
+            ExchangeMessage::Members { buckets, members, .. } => self.answer_members(now, from, &buckets, members),
+            ExchangeMessage::Records { records, wanted, .. } => self.answer_records(now, from, &records, &wanted),
+        };
+        self.settle(now);
+        match answer {
+            Ok(answer) => answer,
+            Err(reason) => {
+                self.counts.refuse(reason);
+                None
+            }
+        }
+    }
+
+    fn answer_summary(&self, buckets: &[u64]) -> Result<Option<ExchangeMessage>, Reason> {
+        if buckets.len() != BUCKETS {
+            return Err(Reason::Malformed);
+        }
+        let differs = |(bucket, hash): (usize, &u64)| (self.hash(bucket) != *hash).then(|| u8::try_from(bucket).ok());
+        let buckets: Vec<u8> = buckets.iter().enumerate().filter_map(differs).flatten().collect();
+        if buckets.is_empty() {
+            return Ok(None);
+        }
+        let members = buckets.iter().flat_map(|bucket| self.in_bucket(*bucket)).take(MAX_MEMBERS).collect();
+        Ok(Some(ExchangeMessage::Members { buckets, members, beacon: None, newest: 0 }))
+    }
+
+    fn answer_members(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        buckets: &[u8],
+        members: Vec<KnownMember>,
+    ) -> Result<Option<ExchangeMessage>, Reason> {
+        if members.len() > MAX_MEMBERS || buckets.len() > BUCKETS || buckets.iter().any(|b| usize::from(*b) >= BUCKETS)
+        {
+            return Err(Reason::Malformed);
+        }
+        let mut theirs = BTreeMap::new();
+        let mut wanted = Vec::new();
+        let muted = self.conduct.is_muted(now.at, &from);
+        for member in members {
+            theirs.insert(member.node, member.epoch);
+            if member.node == self.me {
+                self.own_since.told(from, member.since);
+                continue;
+            }
+            // Of itself, nobody is asked how old it is.
+            if member.node != from
+                && let Some(since) = self.roster.since_mut(&member.node)
+            {
+                since.told(from, member.since);
+            }
+            let record = self.records.any(&member.node).filter(|record| record.epoch >= member.epoch);
+            let is_lost = match self.roster.get(&member.node).map(|known| (known.state, known.epoch)) {
+                Some((State::Up, epoch)) if epoch >= member.epoch => continue,
+                Some((State::Claimed | State::Dialling(_), _)) => continue,
+                Some((State::Lost { .. }, _)) => true,
+                _ => false,
+            };
+            if let Some(record) = record.filter(|_| is_lost) {
+                if !muted && self.conduct.may_claim(now.at, from) {
+                    self.claim(now, &record, Some(from));
+                }
+            } else if wanted.len() < MAX_RECORDS {
+                wanted.push(member.node);
+            }
+        }
+        if wanted.len() >= MUCH {
+            self.hurry_exchange(now);
+        }
+        let lacked = buckets
+            .iter()
+            .flat_map(|bucket| self.in_bucket(*bucket))
+            .filter(|member| member.node != from && theirs.get(&member.node).is_none_or(|epoch| *epoch < member.epoch));
+        let records: Vec<_> = lacked.filter_map(|member| self.record_of(&member.node)).take(MAX_RECORDS).collect();
+        if records.is_empty() && wanted.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(ExchangeMessage::Records { records, wanted, beacon: None }))
+    }
+
+    fn answer_records(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        records: &[bytes::Bytes],
+        wanted: &[NodeId],
+    ) -> Result<Option<ExchangeMessage>, Reason> {
+        if records.len() > MAX_RECORDS || wanted.len() > MAX_RECORDS {
+            return Err(Reason::Malformed);
+        }
+        if records.len() >= MUCH {
+            self.hurry_exchange(now);
+        }
+        for record in records {
+            if self.conduct.is_muted(now.at, &from) {
+                self.counts.refuse(Reason::Muted);
+                break;
+            }
+            if let Err(reason) = self.take_record(now, from, record) {
+                self.counts.refuse(reason);
+                if matches!(reason, Reason::Signature | Reason::Malformed) {
+                    self.conduct.lied(now.at, from);
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let records = wanted.iter().filter_map(|node| self.record_of(node)).collect();
+        Ok(Some(ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None }))
+    }
+
+    /// The signed record of a member that is up, or of this node.
+    fn record_of(&self, node: &NodeId) -> Option<bytes::Bytes> {
+        if *node == self.me {
+            return Some(self.own.as_bytes().clone());
+        }
+        self.roster.up(node)?;
+        self.records.any(node).map(|record| record.as_bytes().clone())
+    }
+}

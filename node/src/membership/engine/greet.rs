@@ -1,0 +1,110 @@
+//! What the other side of a new link shows, and what it comes to.
+
+use bytes::Bytes;
+use chappe_common::record::{RecordError, SignedRecord};
+
+use super::{Engine, Now, Output};
+use crate::membership::{
+    admission::Refusal,
+    member::MemberId,
+    news::NewsKind,
+    roster::{MAX_KNOWN, State},
+};
+
+/// What a node shows when a link is made.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// Its record, verified to be of the link's key.
+    pub record: SignedRecord,
+    /// Its ticket, where it has one.
+    pub ticket: Option<Bytes>,
+}
+
+/// What a greeting comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The link is taken, and the node a member.
+    Welcome,
+    /// The node is to be dialled first, at an address of its record and with no word said; then the greeting is to be
+    /// judged once more, or the link refused as [`Refusal::Unreachable`].
+    DialBack,
+    /// The link is refused.
+    Refused(Refusal),
+}
+
+impl Engine {
+    /// Judges what the other side of a link has shown. `reached`: this node has just dialled it at an address of that
+    /// record, and it proved its key.
+    pub fn greet(&mut self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
+        let verdict = self.judge(now, greeting, reached);
+        match &verdict {
+            Verdict::Welcome => self.welcome(now, &greeting.record),
+            Verdict::DialBack => {}
+            // What it is refused for, it will be refused for again.
+            Verdict::Refused(_) => self.dial_failed(now, greeting.record.node, true),
+        }
+        self.settle(now);
+        verdict
+    }
+
+    fn judge(&self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
+        let record = &greeting.record;
+        if let Err(error) = record.check(self.own.federation, now.clock) {
+            return Verdict::Refused(match error {
+                RecordError::Federation => Refusal::Federation,
+                RecordError::Future | RecordError::Expired => Refusal::Clock,
+                RecordError::Lifetime => Refusal::Record,
+            });
+        }
+        let known = self.roster.get(&record.node);
+        if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.left {
+            return Verdict::Refused(Refusal::Stale);
+        }
+        if let Err(refusal) = self.settings.admission.judge(record, greeting.ticket.as_ref(), now.clock) {
+            return Verdict::Refused(refusal);
+        }
+        let networks: Vec<_> = self.settings.admission.networks(&record.quic_addrs).collect();
+        if !self.roster.has_room(&record.node, &networks) {
+            return Verdict::Refused(Refusal::Network);
+        }
+        if known.is_none() && self.roster.len_up() >= MAX_KNOWN {
+            return Verdict::Refused(Refusal::Full);
+        }
+        if reached || known.is_some_and(|known| known.reached == record.quic_addrs) {
+            Verdict::Welcome
+        } else {
+            Verdict::DialBack
+        }
+    }
+
+    fn welcome(&mut self, now: Now, record: &SignedRecord) {
+        let node = record.node;
+        let epoch_before = self.roster.get(&node).map(|entry| entry.epoch);
+        self.records.keep(record.clone());
+        let networks = self.settings.admission.networks(&record.quic_addrs).collect();
+        let before = self.roster.bring_up(node, record.epoch, record.quic_addrs.clone(), networks, now.clock);
+        self.heard(now, node);
+        let was_up = before == Some(State::Up);
+        let is_new_run = epoch_before.is_none_or(|epoch| epoch < record.epoch) || !was_up;
+        if !is_new_run {
+            return;
+        }
+        self.counts.up += 1;
+        tracing::info!(member = node.short(), "member up");
+        if let Some(before) = epoch_before.filter(|before| *before < record.epoch) {
+            if was_up {
+                self.swim.remove(now.at, MemberId { node, epoch: before });
+            }
+            self.outputs.push_back(Output::Gone { node, epoch: record.epoch });
+        }
+        self.swim.add(now.at, MemberId { node, epoch: record.epoch });
+        // Passed on now that it is known to be true.
+        self.swim.spread(&NewsKind::Record.item(record.as_bytes()));
+        self.view_changed = true;
+        // Who was lost lost others, too; and the first member that is met knows the rest.
+        if matches!(before, Some(State::Lost { .. })) || self.roster.len_up() == 1 {
+            self.hurry_exchange(now);
+        }
+        self.count_mature(now);
+    }
+}

@@ -1,0 +1,83 @@
+//! Since when a node has been a member, as far as this node can tell.
+//!
+//! A node that has just joined would take everybody for new. So it asks: where three peers say since when, the one in
+//! the middle is believed, and of two the later. One liar can make nobody older.
+
+use chappe_common::{keys::NodeId, time::UnixTime};
+
+/// How many peers are asked.
+const PEERS: usize = 3;
+
+/// Since when a node has been a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Since {
+    seen: Option<UnixTime>,
+    told: Vec<(NodeId, UnixTime)>,
+}
+
+impl Since {
+    /// Seen as a member now; what was seen before stays.
+    pub(super) fn seen(&mut self, clock: UnixTime) {
+        self.seen.get_or_insert(clock);
+    }
+
+    /// Known from this node's own last run.
+    pub(super) fn remembered(&mut self, since: UnixTime) {
+        self.seen = Some(since);
+    }
+
+    /// A peer says since when.
+    pub(super) fn told(&mut self, by: NodeId, since: UnixTime) {
+        if self.told.len() < PEERS && self.told.iter().all(|(peer, _)| *peer != by) {
+            self.told.push((by, since));
+        }
+    }
+
+    /// Since when; none: it never was one.
+    pub(super) fn get(&self) -> Option<UnixTime> {
+        let mut told: Vec<_> = self.told.iter().map(|(_, since)| *since).collect();
+        told.sort_unstable();
+        // Of three the middle one, of two the later: both are the second.
+        let believed = told.get(1).copied();
+        match (self.seen, believed) {
+            (Some(seen), Some(believed)) => Some(seen.min(believed)),
+            (seen, None) => seen,
+            (None, _) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+
+    use super::*;
+
+    fn told(times: &[u64]) -> Option<u64> {
+        let mut since = Since::default();
+        since.seen(UnixTime::from_secs(1000));
+        for (n, time) in (0..).zip(times) {
+            since.told(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
+        }
+        since.get().map(UnixTime::as_secs)
+    }
+
+    #[test]
+    fn one_peer_makes_nobody_older_and_two_that_agree_do() {
+        assert_eq!(told(&[]), Some(1000));
+        assert_eq!(told(&[5]), Some(1000));
+        assert_eq!(told(&[5, 900]), Some(900));
+        assert_eq!(told(&[900, 5, 910]), Some(900));
+        assert_eq!(told(&[5, 2000, 2000]), Some(1000));
+        assert_eq!(told(&[900, 910, 920, 5, 5]), Some(910));
+    }
+
+    #[test]
+    fn who_was_never_seen_is_no_member_whatever_is_told() {
+        let mut since = Since::default();
+        for n in 0..3 {
+            since.told(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
+        }
+        assert_eq!(since.get(), None);
+    }
+}
