@@ -4,6 +4,7 @@
 //! decodes bytes of others checks their length first, takes exactly one value, and never panics.
 
 pub mod admission;
+pub mod beacon;
 pub mod client;
 pub mod code;
 pub mod directory;

@@ -30,7 +30,7 @@ use crate::{
     local::Local,
     membership::{admission::Refusal, records::Records, view::View},
     metrics::Metrics,
-    placement::Beacon,
+    placement::Placement,
     publish,
     session::rates::SourceRates,
     tasks::Tasks,
@@ -49,8 +49,6 @@ pub(crate) struct Basics {
     pub(crate) me: NodeId,
     /// Whom the node belongs to.
     pub(crate) federation: FederationId,
-    /// What placement is seeded with.
-    pub(crate) beacon: Beacon,
     /// The URLs that clients use, as in the record.
     pub(crate) client_urls: Vec<String>,
     /// The addresses that nodes dial, as in the record.
@@ -120,7 +118,7 @@ impl Core {
     ) -> Self {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
-        let view = View::new(&basics.beacon, std::iter::once(&*own_record));
+        let view = View::new(&Placement::genesis(basics.federation), std::iter::once((&*own_record, true)));
         Self {
             basics,
             metrics: Metrics::default(),

@@ -5,6 +5,7 @@
 
 pub mod accusation;
 pub mod admission;
+pub mod beacons;
 mod checks;
 mod conduct;
 pub mod counts;

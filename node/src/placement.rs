@@ -3,7 +3,10 @@
 //! Rendezvous hashing: every member has a score for the tag, and the three highest are its homes. All nodes compute
 //! the same from the same view, and a view that differs by a few members differs by few homes. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use chappe_common::{code::PairingCode, federation::FederationId, keys::NodeId, lease::Inbox};
 use sha2::{Digest, Sha256};
@@ -38,6 +41,11 @@ impl Tag {
 pub struct Beacon([u8; 32]);
 
 impl Beacon {
+    /// The beacon of a root's note.
+    pub const fn new(value: [u8; 32]) -> Self {
+        Self(value)
+    }
+
     /// The beacon of a federation whose roots have signed none yet.
     pub fn genesis(federation: FederationId) -> Self {
         Self(
@@ -46,6 +54,60 @@ impl Beacon {
                 .finalize()
                 .into(),
         )
+    }
+}
+
+/// By what tags are placed, and on whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Election {
+    beacon: Beacon,
+    /// Sorted. None: whoever is past its probation.
+    eligible: Option<Arc<[NodeId]>>,
+}
+
+impl Election {
+    /// Places by `beacon` on the `eligible`, which are sorted; where there is no list, on who is past its probation.
+    pub const fn new(beacon: Beacon, eligible: Option<Arc<[NodeId]>>) -> Self {
+        Self { beacon, eligible }
+    }
+
+    /// The beacon.
+    pub const fn beacon(&self) -> &Beacon {
+        &self.beacon
+    }
+
+    /// Whether the list names `node`; `None` where there is no list.
+    pub fn names(&self, node: &NodeId) -> Option<bool> {
+        self.eligible.as_ref().map(|eligible| eligible.binary_search(node).is_ok())
+    }
+}
+
+/// The election in force at a time, and around a switch the one on the switch's other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    current: Election,
+    other: Option<Election>,
+}
+
+impl Placement {
+    /// Placement by `current`; lookups ask by `other` too.
+    pub const fn new(current: Election, other: Option<Election>) -> Self {
+        Self { current, other }
+    }
+
+    /// Placement in a federation whose roots have signed no beacon yet.
+    pub fn genesis(federation: FederationId) -> Self {
+        Self::new(Election::new(Beacon::genesis(federation), None), None)
+    }
+
+    /// What is registered by.
+    pub const fn current(&self) -> &Election {
+        &self.current
+    }
+
+    /// What lookups ask by besides.
+    pub const fn other(&self) -> Option<&Election> {
+        self.other.as_ref()
     }
 }
 
@@ -135,6 +197,31 @@ impl Homes {
     /// Whether `node` is one of them.
     pub fn contains(&self, node: &NodeId) -> bool {
         self.nodes.contains(&Some(*node))
+    }
+}
+
+/// The homes that are asked for a tag, in one group, or in two around a switch of beacons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookupHomes {
+    current: Homes,
+    other: Option<Homes>,
+}
+
+impl LookupHomes {
+    /// The homes by the current term, and by the other one around a switch.
+    pub const fn new(current: Homes, other: Option<Homes>) -> Self {
+        Self { current, other }
+    }
+
+    /// Each group of homes that hold the same leases.
+    pub fn groups(&self) -> impl Iterator<Item = &Homes> {
+        [Some(&self.current), self.other.as_ref()].into_iter().flatten()
+    }
+
+    /// All homes, each once.
+    pub fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let others = self.other.iter().flat_map(Homes::iter).filter(|home| !self.current.contains(home));
+        self.current.iter().chain(others)
     }
 }
 

@@ -40,7 +40,7 @@ use super::{
     swim::Swim,
     view::View,
 };
-use crate::placement::Beacon;
+use crate::placement::Placement;
 
 /// A driver that is later than this was not running: what it then has not heard proves nothing.
 const STALLED: Duration = Duration::from_secs(1);
@@ -502,8 +502,8 @@ impl Engine {
     /// The live members and how the leases are placed among them, this node among them.
     pub fn view(&self) -> View {
         let records: Vec<_> = self.roster.all_up().filter_map(|(node, _)| self.records.any(&node)).collect();
-        let all = records.iter().map(|record| &***record).chain([&*self.own]);
-        View::new(&Beacon::genesis(self.own.federation), all)
+        let all = records.iter().map(|record| (&***record, true)).chain([(&*self.own, true)]);
+        View::new(&Placement::genesis(self.own.federation), all)
     }
 
     /// Since when this node has been a member.

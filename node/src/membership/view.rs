@@ -2,56 +2,230 @@
 
 use chappe_common::{keys::NodeId, record::NodeRecord};
 
-use crate::placement::{Beacon, Homes, Network, Place, Tag};
+use crate::placement::{Election, Homes, LookupHomes, Network, Place, Placement, Tag};
+
+/// With fewer who may be homes than a tag has homes, everybody may be one: a young federation works too.
+const FEWEST_ELIGIBLE: usize = crate::placement::HOMES;
 
 /// The live members, this node among them. Cheap to read from any task.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Sorted by node, each with its epoch.
-    members: Vec<(Place, u64)>,
-    /// The places alone, in the same order: what placement scans.
+    members: Vec<(NodeId, u64)>,
+    /// The members that may be homes: what placement scans.
     places: Vec<Place>,
+    /// The same by the other term, around a switch from one to the next.
+    other_places: Option<Vec<Place>>,
+}
+
+/// A live member.
+#[derive(Clone, Copy)]
+struct Member {
+    node: NodeId,
+    epoch: u64,
+    network: Network,
+    /// Past its probation.
+    proven: bool,
 }
 
 impl View {
-    /// A view of the nodes that these records are of.
-    pub fn new<'a>(beacon: &Beacon, records: impl Iterator<Item = &'a NodeRecord>) -> Self {
+    /// A view of the nodes that these records are of, each with whether it is past its probation.
+    pub fn new<'a>(placement: &Placement, records: impl Iterator<Item = (&'a NodeRecord, bool)>) -> Self {
         let mut members: Vec<_> = records
-            .filter_map(|record| {
+            .filter_map(|(record, proven)| {
                 let network = Network::of(record.quic_addrs.first()?);
-                Some((Place::new(beacon, record.node, network), record.epoch))
+                Some(Member { node: record.node, epoch: record.epoch, network, proven })
             })
             .collect();
-        members.sort_unstable_by_key(|(place, _)| place.node());
-        members.dedup_by_key(|(place, _)| place.node());
-        let places = members.iter().map(|(place, _)| *place).collect();
-        Self { members, places }
+        members.sort_unstable_by_key(|member| member.node);
+        members.dedup_by_key(|member| member.node);
+        Self {
+            places: places(placement.current(), &members),
+            other_places: placement.other().map(|election| places(election, &members)),
+            members: members.iter().map(|member| (member.node, member.epoch)).collect(),
+        }
     }
 
     /// How many members there are: a node's own view has at least itself.
     #[expect(clippy::len_without_is_empty, reason = "no view is empty")]
     pub const fn len(&self) -> usize {
-        self.places.len()
+        self.members.len()
+    }
+
+    /// Whether there is no member: before this node itself is one.
+    pub const fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
     /// Whether `node` is a live member.
     pub fn contains(&self, node: &NodeId) -> bool {
-        self.places.binary_search_by_key(node, Place::node).is_ok()
+        self.find(node).is_some()
     }
 
     /// The epoch of a live member.
     pub fn epoch(&self, node: &NodeId) -> Option<u64> {
-        let index = self.members.binary_search_by_key(node, |(place, _)| place.node()).ok()?;
-        Some(self.members[index].1)
+        Some(self.members[self.find(node)?].1)
     }
 
-    /// The homes of a tag.
+    /// The homes with which a tag is registered.
     pub fn homes(&self, tag: Tag) -> Homes {
         Homes::of(&self.places, tag)
     }
 
+    /// The homes that are asked for a tag: those of two terms around a switch, as others may be on either side of it.
+    pub fn lookup_homes(&self, tag: Tag) -> LookupHomes {
+        let other = self.other_places.as_ref().map(|places| Homes::of(places, tag));
+        LookupHomes::new(self.homes(tag), other)
+    }
+
     /// The members.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.places.iter().map(Place::node)
+        self.members.iter().map(|(node, _)| *node)
+    }
+
+    fn find(&self, node: &NodeId) -> Option<usize> {
+        self.members.binary_search_by_key(node, |(node, _)| *node).ok()
+    }
+}
+
+/// The places of those members that may be homes.
+fn places(election: &Election, members: &[Member]) -> Vec<Place> {
+    let may = |member: &&Member| election.names(&member.node).unwrap_or(member.proven);
+    let enough = members.iter().filter(may).count() >= FEWEST_ELIGIBLE;
+    let chosen = members.iter().filter(|member| !enough || may(member));
+    chosen.map(|member| Place::new(election.beacon(), member.node, member.network)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use chappe_common::{
+        federation::FederationId,
+        keys::PublicKey,
+        lease::Inbox,
+        record::{Abilities, NodeRecord},
+        time::UnixTime,
+    };
+
+    use super::*;
+    use crate::placement::Beacon;
+
+    fn node(n: u32) -> NodeId {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        NodeId::new(PublicKey::from_bytes(key))
+    }
+
+    fn record(n: u32) -> NodeRecord {
+        let [_, a, b, c] = n.to_be_bytes();
+        NodeRecord {
+            federation: FederationId::of_roots(&[]),
+            node: node(n),
+            epoch: u64::from(n),
+            seq: 1,
+            issued_at: UnixTime::from_secs(0),
+            expires_at: UnixTime::from_secs(0),
+            client_urls: Vec::new(),
+            quic_addrs: vec![SocketAddr::from(([a, b, c, 1], 1))],
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        }
+    }
+
+    fn view(placement: &Placement, nodes: &[(u32, bool)]) -> View {
+        let records: Vec<_> = nodes.iter().map(|(n, proven)| (record(*n), *proven)).collect();
+        View::new(placement, records.iter().map(|(record, proven)| (record, *proven)))
+    }
+
+    fn tags(count: u32) -> impl Iterator<Item = Tag> {
+        (0..count).map(|n| Tag::of_inbox(&Inbox::new(*node(n).key())))
+    }
+
+    fn genesis() -> Election {
+        Election::new(Beacon::genesis(FederationId::of_roots(&[])), None)
+    }
+
+    fn election(value: u8, eligible: impl Iterator<Item = u32>) -> Election {
+        Election::new(Beacon::new([value; 32]), Some(eligible.map(node).collect()))
+    }
+
+    /// All that are anybody's home, of many tags.
+    fn used(view: &View) -> Vec<NodeId> {
+        let mut used: Vec<_> = tags(500).flat_map(|tag| view.homes(tag).iter().collect::<Vec<_>>()).collect();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+
+    #[test]
+    fn nobody_on_probation_is_a_home_unless_fewer_than_three_are_past_it() {
+        let placement = Placement::new(genesis(), None);
+        let mixed = view(&placement, &[(1, true), (2, false), (3, true), (4, true), (5, false)]);
+        assert_eq!(used(&mixed), [node(1), node(3), node(4)]);
+        assert_eq!(mixed.len(), 5);
+        assert!(mixed.contains(&node(2)) && mixed.epoch(&node(5)) == Some(5) && mixed.nodes().count() == 5);
+        let young = view(&placement, &[(1, true), (2, false), (3, true), (4, false)]);
+        assert_eq!(used(&young).len(), 4);
+    }
+
+    #[test]
+    fn a_key_that_was_made_after_a_beacon_is_no_home_under_it() {
+        let tag = tags(1).next().expect("a tag");
+        let placement = Placement::new(election(7, 1..=20), None);
+        let before: Vec<(u32, bool)> = (1..=20).map(|n| (n, false)).collect();
+        let homes = view(&placement, &before).homes(tag);
+        // Who knows the beacon makes keys until one scores highest of all: it takes seconds.
+        let forged = (1000..).find(|n| {
+            let place = |n: u32| Place::new(&Beacon::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
+            let places: Vec<_> = (1..=20).chain([*n]).map(place).collect();
+            Homes::of(&places, tag).contains(&node(*n))
+        });
+        let forged = forged.expect("a key that lands on the tag");
+        let after: Vec<_> = before.into_iter().chain([(forged, true)]).collect();
+        let after = view(&placement, &after);
+        assert!(after.contains(&node(forged)));
+        assert_eq!(after.homes(tag), homes, "the new key is not listed, whatever it scores");
+    }
+
+    #[test]
+    fn where_fewer_than_three_of_the_listed_live_everybody_may_be_a_home() {
+        let placement = Placement::new(election(7, 1..=3), None);
+        assert_eq!(used(&view(&placement, &[(1, false), (2, false), (3, false), (4, true)])).len(), 3);
+        assert_eq!(used(&view(&placement, &[(1, false), (2, false), (4, true), (5, true)])).len(), 4);
+    }
+
+    #[test]
+    fn around_a_switch_lookups_ask_the_homes_of_both_terms() {
+        let all: Vec<_> = (1..=40).map(|n| (n, true)).collect();
+        let (old, new) = (election(1, 1..=40), election(2, 1..=40));
+        let before = view(&Placement::new(old.clone(), Some(new.clone())), &all);
+        let after = view(&Placement::new(new, Some(old)), &all);
+        for tag in tags(100) {
+            let (mut asked, mut then): (Vec<_>, Vec<_>) =
+                (before.lookup_homes(tag).iter().collect(), after.lookup_homes(tag).iter().collect());
+            asked.sort_unstable();
+            then.sort_unstable();
+            assert_eq!(asked, then, "both sides of the switch ask the same homes");
+            assert!(before.homes(tag).iter().chain(after.homes(tag).iter()).all(|home| asked.contains(&home)));
+        }
+        let quiet = view(&Placement::new(genesis(), None), &all);
+        assert!(tags(100).all(|tag| quiet.lookup_homes(tag).iter().eq(quiet.homes(tag).iter())));
+    }
+
+    #[test]
+    fn no_home_carries_more_than_a_tenth_over_the_mean() {
+        // A million leases over 1,000 members give 3,000 each with a deviation of 55; here it is 3,000 leases too.
+        let members: Vec<_> = (1..=20).map(|n| (n, true)).collect();
+        let view = view(&Placement::new(election(9, 1..=20), None), &members);
+        let mut load = std::collections::HashMap::new();
+        for tag in tags(20_000) {
+            for home in view.homes(tag).iter() {
+                *load.entry(home).or_insert(0_u32) += 1;
+            }
+        }
+        assert_eq!(load.len(), 20);
+        assert!(load.values().all(|load| (2_700..=3_300).contains(load)), "{load:?}");
     }
 }

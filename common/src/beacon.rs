@@ -1,0 +1,162 @@
+//! Beacons: numbers that nobody could know when the nodes' keys were made, with the nodes that were there by then.
+//!
+//! A note says what counts from its time on, and what counts until then. So whoever knows the newest note knows all:
+//! the notes before it need not be found, and two nodes with the same note never disagree.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    federation::FederationId,
+    keys::{NodeId, PublicKey},
+    signed::{Signable, Signed},
+    time::UnixTime,
+};
+
+/// The most nodes that one term lists: as many as a node keeps records.
+pub const MAX_ELIGIBLE: usize = 4096;
+/// The longest encoded note in bytes: two terms of [`MAX_ELIGIBLE`] keys, and room for the rest.
+pub const MAX_BEACON: usize = 2 * 32 * MAX_ELIGIBLE + 512;
+/// How far ahead of now a note may begin: long enough to reach every node, and no word for years.
+pub const MAX_AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// By what is placed for a time, and on whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// Random, and drawn after the eligible nodes were fixed.
+    pub value: [u8; 32],
+    /// The nodes that may be homes: sorted, no doubles, at least one and at most [`MAX_ELIGIBLE`].
+    pub eligible: Vec<NodeId>,
+}
+
+impl Term {
+    fn is_well_formed(&self) -> bool {
+        (1..=MAX_ELIGIBLE).contains(&self.eligible.len()) && self.eligible.is_sorted_by(|a, b| a < b)
+    }
+}
+
+/// The word of a root on what is placed by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeaconNote {
+    /// The federation.
+    pub federation: FederationId,
+    /// The root that signs.
+    pub root: PublicKey,
+    /// The highest counts; 1 and more. Roots use the seconds since 1970, which needs no stored counter.
+    pub number: u64,
+    /// From when on `term` counts.
+    pub from: UnixTime,
+    /// What counts until then; none: the federation had no beacon yet.
+    pub before: Option<Term>,
+    /// What counts from then on, until a note of a higher number says otherwise.
+    pub term: Term,
+}
+
+/// A signed beacon note.
+pub type SignedBeacon = Signed<BeaconNote>;
+
+/// Why a note that verifies counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BeaconError {
+    /// It is of another federation.
+    #[error("the beacon is of another federation")]
+    Federation,
+    /// Its signer is no root.
+    #[error("the beacon is not signed by a root")]
+    Root,
+    /// It begins more than [`MAX_AHEAD`] from now.
+    #[error("the beacon begins too far ahead; one of the two clocks may be wrong")]
+    Future,
+}
+
+impl Signable for BeaconNote {
+    const KIND: &'static str = "beacon";
+    const MAX_LEN: usize = MAX_BEACON;
+
+    fn signer(&self) -> &PublicKey {
+        &self.root
+    }
+
+    fn is_well_formed(&self) -> bool {
+        self.number >= 1 && self.term.is_well_formed() && self.before.as_ref().is_none_or(Term::is_well_formed)
+    }
+}
+
+impl BeaconNote {
+    /// Whether the note counts in the federation of `roots`.
+    ///
+    /// # Errors
+    /// Says why it doesn't.
+    pub fn check(&self, federation: FederationId, roots: &[PublicKey], now: UnixTime) -> Result<(), BeaconError> {
+        if self.federation != federation {
+            return Err(BeaconError::Federation);
+        }
+        if !roots.contains(&self.root) {
+            return Err(BeaconError::Root);
+        }
+        if self.from > now + MAX_AHEAD {
+            return Err(BeaconError::Future);
+        }
+        Ok(())
+    }
+
+    /// The term that counts at `now`; none: the federation has no beacon yet.
+    pub const fn in_force(&self, now: UnixTime) -> Option<&Term> {
+        if now.as_secs() < self.from.as_secs() { self.before.as_ref() } else { Some(&self.term) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{keys::SecretKey, signed::SignError};
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(PublicKey::from_bytes([n; 32]))
+    }
+
+    fn note(eligible: Vec<NodeId>) -> BeaconNote {
+        let root = SecretKey::from_bytes(&[1; 32]).public();
+        let term = Term { value: [7; 32], eligible };
+        BeaconNote { federation: FederationId::of_roots(&[root]), root, number: 1, from: NOW, before: None, term }
+    }
+
+    #[test]
+    fn a_note_counts_in_its_federation_and_not_far_ahead() {
+        let (note, root) = (note(vec![id(1)]), SecretKey::from_bytes(&[1; 32]).public());
+        let federation = note.federation;
+        assert_eq!(note.check(federation, &[root], NOW), Ok(()));
+        assert_eq!(note.check(FederationId::of_roots(&[]), &[root], NOW), Err(BeaconError::Federation));
+        assert_eq!(note.check(federation, &[], NOW), Err(BeaconError::Root));
+        let week_before = UnixTime::from_secs(NOW.as_secs() - MAX_AHEAD.as_secs());
+        assert_eq!(note.check(federation, &[root], week_before), Ok(()));
+        let earlier = UnixTime::from_secs(week_before.as_secs() - 1);
+        assert_eq!(note.check(federation, &[root], earlier), Err(BeaconError::Future));
+    }
+
+    #[test]
+    fn the_eligible_are_sorted_and_bounded() {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let sign = |eligible| Signed::sign(note(eligible), &key).map(drop);
+        assert_eq!(sign(vec![id(1), id(2)]), Ok(()));
+        for wrong in [vec![], vec![id(2), id(1)], vec![id(1), id(1)]] {
+            assert_eq!(sign(wrong), Err(SignError::Malformed));
+        }
+        let many = |count: usize| -> Vec<NodeId> {
+            let key = |n: usize| {
+                let mut key = [0; 32];
+                key[..8].copy_from_slice(&n.to_be_bytes());
+                PublicKey::from_bytes(key)
+            };
+            (0..count).map(|n| NodeId::new(key(n))).collect()
+        };
+        assert_eq!(sign(many(MAX_ELIGIBLE + 1)), Err(SignError::Malformed));
+        let mut longest = note(many(MAX_ELIGIBLE));
+        longest.before = Some(longest.term.clone());
+        longest.number = u64::MAX;
+        assert!(Signed::sign(longest, &key).is_ok(), "the longest note fits its own bound");
+    }
+}

@@ -1,0 +1,188 @@
+//! The newest beacon note that this node knows: by what tags are placed, now and around a switch.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chappe_common::{
+    beacon::{BeaconError, SignedBeacon, Term},
+    federation::FederationId,
+    keys::PublicKey,
+    record::MAX_CLOCK_SKEW,
+    time::UnixTime,
+};
+
+use crate::placement::{Beacon, Election, Placement};
+
+/// How long before and after a switch lookups ask the homes of both terms. Two clocks differ by at most
+/// [`MAX_CLOCK_SKEW`]: so long may another node register by the other term. The rest is for the registering.
+const AROUND: Duration = Duration::from_secs(MAX_CLOCK_SKEW.as_secs() + 30);
+
+/// Why a note was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unlearned {
+    /// This or a higher number is known.
+    #[error("this or a newer beacon is known")]
+    Known,
+    /// It counts for nothing.
+    #[error(transparent)]
+    Refused(#[from] BeaconError),
+}
+
+/// The beacons of a federation.
+#[derive(Clone, Debug)]
+pub struct Beacons {
+    federation: FederationId,
+    roots: Vec<PublicKey>,
+    newest: Option<SignedBeacon>,
+    /// The elections before and from the note on, made once.
+    terms: Option<(Election, Election)>,
+}
+
+impl Beacons {
+    /// Without a note yet.
+    pub fn new(federation: FederationId, roots: Vec<PublicKey>) -> Self {
+        Self { federation, roots, newest: None, terms: None }
+    }
+
+    /// Takes a verified note, if it counts and its number is higher than what was known.
+    ///
+    /// # Errors
+    /// Says why not. Nothing has changed then.
+    pub fn learn(&mut self, note: SignedBeacon, now: UnixTime) -> Result<(), Unlearned> {
+        if note.number <= self.newest_number() {
+            return Err(Unlearned::Known);
+        }
+        note.check(self.federation, &self.roots, now)?;
+        let election = |term: &Term| Election::new(Beacon::new(term.value), Some(term.eligible.as_slice().into()));
+        let before = note.before.as_ref().map_or_else(|| self.genesis(), election);
+        self.terms = Some((before, election(&note.term)));
+        self.newest = Some(note);
+        Ok(())
+    }
+
+    /// By what is placed at `now`.
+    pub fn placement(&self, now: UnixTime) -> Placement {
+        let (Some(note), Some((before, after))) = (&self.newest, &self.terms) else {
+            return Placement::new(self.genesis(), None);
+        };
+        let (current, other) = if now < note.from { (before, after) } else { (after, before) };
+        let near = now + AROUND >= note.from && now < note.from + AROUND;
+        Placement::new(current.clone(), near.then(|| other.clone()))
+    }
+
+    /// When [`Beacons::placement`] changes next, as far as is known.
+    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
+        let from = self.newest.as_ref()?.from;
+        let first = UnixTime::from_secs(from.as_secs().saturating_sub(AROUND.as_secs()));
+        [first, from, from + AROUND].into_iter().find(|change| *change > now)
+    }
+
+    /// The number of the newest note; 0: there is none.
+    pub fn newest_number(&self) -> u64 {
+        self.newest.as_ref().map_or(0, |note| note.number)
+    }
+
+    /// The newest note, for others.
+    pub fn newest_bytes(&self) -> Option<Bytes> {
+        self.newest.as_ref().map(|note| note.as_bytes().clone())
+    }
+
+    fn genesis(&self) -> Election {
+        Election::new(Beacon::genesis(self.federation), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{
+        beacon::{BeaconNote, MAX_AHEAD},
+        keys::{NodeId, SecretKey},
+        signed::Signed,
+    };
+
+    use super::*;
+
+    const FROM: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn root() -> SecretKey {
+        SecretKey::from_bytes(&[1; 32])
+    }
+
+    fn term(value: u8) -> Term {
+        Term { value: [value; 32], eligible: vec![NodeId::new(PublicKey::from_bytes([value; 32]))] }
+    }
+
+    fn election(value: u8) -> Election {
+        let term = term(value);
+        Election::new(Beacon::new(term.value), Some(term.eligible.as_slice().into()))
+    }
+
+    fn note(number: u64, from: UnixTime, before: Option<Term>, term: Term) -> SignedBeacon {
+        let federation = FederationId::of_roots(&[root().public()]);
+        let note = BeaconNote { federation, root: root().public(), number, from, before, term };
+        Signed::sign(note, &root()).expect("a note")
+    }
+
+    fn beacons() -> Beacons {
+        Beacons::new(FederationId::of_roots(&[root().public()]), vec![root().public()])
+    }
+
+    fn at(offset: i64) -> UnixTime {
+        UnixTime::from_secs(FROM.as_secs().saturating_add_signed(offset))
+    }
+
+    #[test]
+    fn a_note_counts_from_its_time_on_and_lookups_ask_both_terms_around_it() {
+        let mut beacons = beacons();
+        let genesis = beacons.genesis();
+        assert_eq!(beacons.placement(FROM), Placement::new(genesis.clone(), None));
+        assert_eq!((beacons.next_change(FROM), beacons.newest_bytes()), (None, None));
+        let first = note(1, FROM, None, term(1));
+        assert_eq!(beacons.learn(first.clone(), at(-3600)), Ok(()));
+        let placements = [
+            (-3600, genesis.clone(), None, Some(at(-150))),
+            (-151, genesis.clone(), None, Some(at(-150))),
+            (-150, genesis.clone(), Some(election(1)), Some(FROM)),
+            (-1, genesis.clone(), Some(election(1)), Some(FROM)),
+            (0, election(1), Some(genesis.clone()), Some(at(150))),
+            (149, election(1), Some(genesis), Some(at(150))),
+            (150, election(1), None, None),
+        ];
+        for (offset, current, other, change) in placements {
+            assert_eq!(beacons.placement(at(offset)), Placement::new(current, other), "{offset} s");
+            assert_eq!(beacons.next_change(at(offset)), change, "{offset} s");
+        }
+        assert_eq!((beacons.newest_number(), beacons.newest_bytes()), (1, Some(first.as_bytes().clone())));
+    }
+
+    #[test]
+    fn who_learns_only_the_newest_note_places_as_those_who_knew_all() {
+        let (mut long, mut late) = (beacons(), beacons());
+        let second = note(2, at(5000), Some(term(1)), term(2));
+        assert_eq!(long.learn(note(1, FROM, None, term(1)), FROM), Ok(()));
+        for beacons in [&mut long, &mut late] {
+            assert_eq!(beacons.learn(second.clone(), at(1000)), Ok(()));
+            assert_eq!(beacons.placement(at(1000)), Placement::new(election(1), None));
+            assert_eq!(beacons.placement(at(9000)), Placement::new(election(2), None));
+        }
+    }
+
+    #[test]
+    fn an_older_note_a_strangers_and_one_for_next_month_change_nothing() {
+        let mut beacons = beacons();
+        assert_eq!(beacons.learn(note(5, FROM, None, term(1)), FROM), Ok(()));
+        for number in [4, 5] {
+            assert_eq!(beacons.learn(note(number, FROM, None, term(2)), FROM), Err(Unlearned::Known));
+        }
+        let far = note(6, FROM + MAX_AHEAD + Duration::from_secs(1), None, term(2));
+        assert_eq!(beacons.learn(far, FROM), Err(Unlearned::Refused(BeaconError::Future)));
+        let stranger = SecretKey::from_bytes(&[2; 32]);
+        let theirs = BeaconNote { root: stranger.public(), ..note(7, FROM, None, term(2)).into_value() };
+        let theirs = Signed::sign(theirs, &stranger).expect("a note");
+        assert_eq!(beacons.learn(theirs, FROM), Err(Unlearned::Refused(BeaconError::Root)));
+        let other =
+            Beacons::new(FederationId::of_roots(&[]), vec![root().public()]).learn(note(7, FROM, None, term(2)), FROM);
+        assert_eq!(other, Err(Unlearned::Refused(BeaconError::Federation)));
+        assert_eq!(beacons.newest_number(), 5);
+    }
+}
