@@ -6,6 +6,7 @@ pub mod federation;
 pub mod figures;
 pub mod process;
 pub mod raw;
+pub mod simulation;
 
 /// How long a test waits for what has to happen. Generous: a loaded machine is no reason to fail.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -1,0 +1,2 @@
+//! What is tried, and the figures that come of it.
+pub mod calm;

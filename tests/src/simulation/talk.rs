@@ -1,0 +1,86 @@
+//! Exchanges: messages of two engines over a stream, in turns.
+
+use std::time::Duration;
+
+use chappe_node::membership::exchange::ExchangeMessage;
+
+use super::{event::Event, node::Ix, time::Time, world::World};
+
+/// How long an exchange may take, as the node has it.
+const WAIT: Duration = Duration::from_secs(6);
+/// Messages in one exchange, two of each side.
+const MESSAGES: u8 = 4;
+
+/// A message of an exchange, under way.
+#[derive(Debug)]
+pub(super) struct Talk {
+    asker: (Ix, u32),
+    answerer: (Ix, u32),
+    /// Which message of the exchange; the asker says the first, the third…
+    turn: u8,
+    message: ExchangeMessage,
+    deadline: Time,
+}
+
+impl Talk {
+    const fn sides(&self) -> ((Ix, u32), (Ix, u32)) {
+        if self.turn.is_multiple_of(2) { (self.asker, self.answerer) } else { (self.answerer, self.asker) }
+    }
+
+    /// Who hears it.
+    pub(super) const fn to(&self) -> Ix {
+        self.sides().1.0
+    }
+}
+
+impl World {
+    /// Begins an exchange over a link that is up.
+    pub(super) fn begin_talk(&mut self, from: Ix, with: Ix) {
+        let now = self.now();
+        let id = self.nodes[with.index()].id;
+        let Some(engine) = &self.nodes[from.index()].engine else { return };
+        let message = engine.open_exchange(now, id);
+        self.say_first(from, with, message);
+    }
+
+    /// Begins an exchange with this message.
+    pub(super) fn say_first(&mut self, from: Ix, with: Ix, message: ExchangeMessage) {
+        let Some(link) = self.nodes[from.index()].links.find(with, self.time) else { return };
+        let asker = (from, self.nodes[from.index()].epoch);
+        let talk = Talk { asker, answerer: (with, link.epoch), turn: 0, message, deadline: self.time + WAIT };
+        self.say(Box::new(talk));
+    }
+
+    fn say(&mut self, mut talk: Box<Talk>) {
+        let ((from, _), (to, _)) = talk.sides();
+        if let Some(behaviour) = &mut self.nodes[from.index()].behaviour
+            && !behaviour.says(&mut talk.message)
+        {
+            return;
+        }
+        // Chappe's own types always encode.
+        let len = postcard::to_allocvec(&talk.message).map_or(0, |bytes| bytes.len());
+        let load = &mut self.nodes[from.index()].load;
+        load.messages += 1;
+        load.bytes += len as u64;
+        let at = self.time + self.network.stream(from, to, len);
+        self.queue.push(at, Event::Talk(talk));
+    }
+
+    /// A message of an exchange has arrived.
+    pub(super) fn hear_talk(&mut self, talk: Box<Talk>) {
+        let ((from, from_epoch), (to, to_epoch)) = talk.sides();
+        if self.time > talk.deadline || !self.network.connects(from, to) || !self.passes(to, to_epoch, from, from_epoch) {
+            return;
+        }
+        let Talk { asker, answerer, turn, message, deadline } = *talk;
+        let (now, id) = (self.now(), self.nodes[from.index()].id);
+        let node = &mut self.nodes[to.index()];
+        let Some(engine) = &mut node.engine else { return };
+        let answer = engine.exchange(now, id, message);
+        self.act(to);
+        if let Some(message) = answer.filter(|_| turn + 1 < MESSAGES) {
+            self.say(Box::new(Talk { asker, answerer, turn: turn + 1, message, deadline }));
+        }
+    }
+}
