@@ -159,6 +159,11 @@ impl HomeTable {
         self.codes.get(code).filter(|kept| kept.until > now).map(|kept| kept.value)
     }
 
+    /// Forgets the codes of a node that doesn't answer any more: its clients will ask for them elsewhere.
+    pub(crate) fn drop_codes_of(&mut self, node: NodeId) {
+        self.codes.retain(|_, kept| kept.value.node != node);
+    }
+
     /// Forgets all that a node registered before `epoch`: it went down, or has started anew.
     pub(crate) fn drop_before(&mut self, node: NodeId, epoch: u64) {
         self.leases.retain(|_, kept| kept.value.node != node || kept.epoch >= epoch);

@@ -328,7 +328,7 @@ async fn ice_servers_come_with_credentials_that_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_node_is_down_for_all_and_its_leases_are_gone() {
+async fn a_killed_node_is_down_for_all_and_its_inboxes_are_nowhere() {
     let mut federation = federation(4).await;
     let (key, address) = inbox(110);
     let mut callee = Raw::connect(url(&federation, 3)).await;
@@ -339,7 +339,6 @@ async fn a_killed_node_is_down_for_all_and_its_leases_are_gone() {
     // Dropped without a word: the process is killed.
     drop(federation.nodes.pop());
     federation.settle().await;
-    eventually("its leases are gone", || federation.nodes.iter().all(|node| node.stats().leases == 0)).await;
     caller.send(json!({"type": "call_offer", "to": address, "payload": "x", "id": "o"})).await;
     assert_eq!(caller.expect("error").await["code"], "peer_offline");
     federation.shutdown().await;

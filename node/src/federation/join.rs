@@ -65,6 +65,9 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
 }
 
 async fn seek_last_run(core: &Core, last: &LastRun) {
+    if let Some(beacon) = last.beacon.clone() {
+        let _ = core.membership.send(Event::Beacon(beacon)).await;
+    }
     seek(core, last.records.iter().cloned()).await;
     // Whoever has been sought is known now; the others' age is told by members.
     // The membership task ends only with the node.

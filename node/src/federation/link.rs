@@ -51,6 +51,8 @@ pub(crate) enum CloseReason {
     Shutdown = 0,
     /// Another link to the same peer took its place.
     Replaced = 1,
+    /// The peer doesn't answer any more.
+    Lost = 2,
     /// The peer sent what is no frame.
     Protocol = 3,
     /// Idle for longest when room was needed.

@@ -157,6 +157,13 @@ impl Links {
         self.table.get(node).filter(|link| link.is_open()).map(|link| link.clone())
     }
 
+    /// Closes the link to a node that doesn't answer any more.
+    pub(crate) fn close(&self, node: &NodeId) {
+        if let Some((_, link)) = self.table.remove(node) {
+            link.close(CloseReason::Lost);
+        }
+    }
+
     /// Closes the link to a former self of a node, which has started anew since.
     pub(crate) fn close_former(&self, node: &NodeId, epoch: u64) {
         if let Some((_, link)) = self.table.remove_if(node, |_, link| link.epoch() < epoch) {

@@ -27,7 +27,10 @@ impl Engine {
         if self.is_old(now, &with) {
             return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
         }
-        ExchangeMessage::Summary { buckets: (0..BUCKETS).map(|bucket| self.hash(bucket)).collect(), beacon: 0 }
+        ExchangeMessage::Summary {
+            buckets: (0..BUCKETS).map(|bucket| self.hash(bucket)).collect(),
+            beacon: self.beacons.newest_number(),
+        }
     }
 
     fn hash(&self, bucket: usize) -> u64 {
@@ -65,9 +68,15 @@ impl Engine {
         }
         self.heard(now, from);
         let answer = match message {
-            ExchangeMessage::Summary { buckets, .. } => self.answer_summary(&buckets),
-            ExchangeMessage::Members { buckets, members, .. } => self.answer_members(now, from, &buckets, members),
-            ExchangeMessage::Records { records, wanted, .. } => self.answer_records(now, from, &records, &wanted),
+            ExchangeMessage::Summary { buckets, beacon } => self.answer_summary(&buckets, beacon),
+            ExchangeMessage::Members { buckets, members, beacon, newest } => {
+                self.hear_beacon(now, from, beacon.as_ref());
+                self.answer_members(now, from, &buckets, members, newest)
+            }
+            ExchangeMessage::Records { records, wanted, beacon } => {
+                self.hear_beacon(now, from, beacon.as_ref());
+                self.answer_records(now, from, &records, &wanted)
+            }
         };
         self.settle(now);
         match answer {
@@ -79,17 +88,22 @@ impl Engine {
         }
     }
 
-    fn answer_summary(&self, buckets: &[u64]) -> Result<Option<ExchangeMessage>, Reason> {
+    fn answer_summary(&self, buckets: &[u64], newest: u64) -> Result<Option<ExchangeMessage>, Reason> {
         if buckets.len() != BUCKETS {
             return Err(Reason::Malformed);
         }
         let differs = |(bucket, hash): (usize, &u64)| (self.hash(bucket) != *hash).then(|| u8::try_from(bucket).ok());
         let buckets: Vec<u8> = buckets.iter().enumerate().filter_map(differs).flatten().collect();
-        if buckets.is_empty() {
+        if buckets.is_empty() && newest == self.beacons.newest_number() {
             return Ok(None);
         }
         let members = buckets.iter().flat_map(|bucket| self.in_bucket(*bucket)).take(MAX_MEMBERS).collect();
-        Ok(Some(ExchangeMessage::Members { buckets, members, beacon: None, newest: 0 }))
+        Ok(Some(ExchangeMessage::Members {
+            buckets,
+            members,
+            beacon: self.beacon_after(newest),
+            newest: self.beacons.newest_number(),
+        }))
     }
 
     fn answer_members(
@@ -98,6 +112,7 @@ impl Engine {
         from: NodeId,
         buckets: &[u8],
         members: Vec<KnownMember>,
+        newest: u64,
     ) -> Result<Option<ExchangeMessage>, Reason> {
         if members.len() > MAX_MEMBERS || buckets.len() > BUCKETS || buckets.iter().any(|b| usize::from(*b) >= BUCKETS)
         {
@@ -141,10 +156,11 @@ impl Engine {
             .flat_map(|bucket| self.in_bucket(*bucket))
             .filter(|member| member.node != from && theirs.get(&member.node).is_none_or(|epoch| *epoch < member.epoch));
         let records: Vec<_> = lacked.filter_map(|member| self.record_of(&member.node)).take(MAX_RECORDS).collect();
-        if records.is_empty() && wanted.is_empty() {
+        let beacon = self.beacon_after(newest);
+        if records.is_empty() && wanted.is_empty() && beacon.is_none() {
             return Ok(None);
         }
-        Ok(Some(ExchangeMessage::Records { records, wanted, beacon: None }))
+        Ok(Some(ExchangeMessage::Records { records, wanted, beacon }))
     }
 
     fn answer_records(
@@ -177,6 +193,21 @@ impl Engine {
         }
         let records = wanted.iter().filter_map(|node| self.record_of(node)).collect();
         Ok(Some(ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None }))
+    }
+
+    /// The newest beacon, for who knows one of this number.
+    fn beacon_after(&self, number: u64) -> Option<bytes::Bytes> {
+        self.beacons.newest_bytes().filter(|_| self.beacons.newest_number() > number)
+    }
+
+    fn hear_beacon(&mut self, now: Now, from: NodeId, note: Option<&bytes::Bytes>) {
+        let Some(note) = note.filter(|_| !self.conduct.is_muted(now.at, &from)) else { return };
+        if let Err(reason) = self.take_beacon(now, note) {
+            self.counts.refuse(reason);
+            if matches!(reason, Reason::Signature | Reason::Malformed) {
+                self.conduct.lied(now.at, from);
+            }
+        }
     }
 
     /// The signed record of a member that is up, or of this node.
