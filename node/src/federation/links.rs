@@ -13,8 +13,9 @@ use bytes::Bytes;
 use chappe_common::{
     keys::{NodeId, SecretKey},
     link_tls,
-    record::{NodeRecord, SignedRecord},
+    record::{MAX_CLOCK_SKEW, NodeRecord, SignedRecord},
     signed::Signed,
+    time::UnixTime,
 };
 use dashmap::DashMap;
 use futures_util::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
@@ -349,7 +350,7 @@ async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection, early: &E
     match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
             core.note_clock(node, clock);
-            match judge(core, node, record, ticket, true).await {
+            match judge(core, node, record, ticket, clock, true).await {
                 Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
                 Err(refusal) => {
                     CloseReason::Refused.close(&connection);
@@ -411,7 +412,7 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     let refusal = match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
             core.note_clock(peer, clock);
-            match judge(core, peer, record, ticket, false).await {
+            match judge(core, peer, record, ticket, clock, false).await {
                 Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
                 Ok(epoch) => {
                     if hello::send(&mut send, &core.hello()).await.is_ok() {
@@ -437,8 +438,14 @@ async fn judge(
     peer: NodeId,
     record: Bytes,
     ticket: Option<Bytes>,
+    clock: UnixTime,
     reached: bool,
 ) -> Result<u64, Refusal> {
+    // One of the two would take the other's records for expired or from the future: both see it now, and alike.
+    let ours = core.clock.now();
+    if ours.saturating_since(clock).max(clock.saturating_since(ours)) > MAX_CLOCK_SKEW {
+        return Err(Refusal::Clock);
+    }
     let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| Refusal::Record)?;
     // Whoever is dialled by an old record may have moved on to new addresses, but not be another node.
     if record.node != peer {

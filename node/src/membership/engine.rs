@@ -13,7 +13,7 @@ mod show;
 mod watch;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,7 +38,7 @@ use super::{
     news::NewsKind,
     records::Records,
     roster::Roster,
-    since::Since,
+    since::{Since, TELLERS},
     swim::Swim,
 };
 
@@ -132,6 +132,10 @@ pub struct Engine {
     key: SecretKey,
     own: SignedRecord,
     own_since: Since,
+    /// Who has told this node how long all others have been members; three are asked after the start.
+    tellers: Vec<NodeId>,
+    /// What they told of nodes that weren't up then.
+    told: HashMap<NodeId, Since>,
     records: Arc<Records>,
     beacons: Beacons,
     /// When placement changes by itself.
@@ -170,6 +174,7 @@ impl Engine {
         let mut rng = StdRng::seed_from_u64(seed);
         let id = MemberId { node: own.node, epoch: own.epoch };
         let swim = Swim::new(id, settings.probe_period, settings.probe_timeout, StdRng::from_rng(&mut rng));
+        let roster = Roster::new(settings.admission.networks(&own.quic_addrs));
         let mut own_since = Since::default();
         own_since.seen(now.clock);
         let mut engine = Self {
@@ -179,12 +184,14 @@ impl Engine {
             key,
             own,
             own_since,
+            tellers: Vec::new(),
+            told: HashMap::new(),
             records,
             beacon_change: beacons.next_change(now.clock),
             beacons,
             rng,
             swim,
-            roster: Roster::default(),
+            roster,
             checks: Checks::default(),
             conduct: Conduct::new(now.at),
             outputs: VecDeque::new(),
@@ -260,6 +267,9 @@ impl Engine {
         }
         if self.ticks.is_multiple_of(EXPIRE_EVERY) {
             self.conduct.expire(now.at);
+            if self.tellers.len() >= TELLERS {
+                self.told.clear();
+            }
             self.records.expire(now.clock);
             for node in self.roster.forget_lost(now.at) {
                 self.records.forget(&node);
@@ -324,3 +334,6 @@ impl Engine {
         self.outputs.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests;

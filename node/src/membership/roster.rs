@@ -82,7 +82,7 @@ pub(super) enum Claimed {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     entries: BTreeMap<NodeId, Entry>,
-    /// Members in each network.
+    /// Members in each network, this node among them.
     members_in: HashMap<Network, usize>,
     /// Claimed strangers in each network.
     strangers_in: HashMap<Network, usize>,
@@ -96,6 +96,15 @@ pub(super) struct Roster {
 }
 
 impl Roster {
+    /// The roster of a node in these networks, which knows nobody.
+    pub(super) fn new(own: impl Iterator<Item = Network>) -> Self {
+        let mut roster = Self::default();
+        for network in own {
+            *roster.members_in.entry(network).or_default() += 1;
+        }
+        roster
+    }
+
     /// What is known of a node.
     pub(super) fn get(&self, node: &NodeId) -> Option<&Entry> {
         self.entries.get(node)

@@ -6,7 +6,7 @@
 use chappe_common::{keys::NodeId, time::UnixTime};
 
 /// How many peers are asked.
-const PEERS: usize = 3;
+pub(super) const TELLERS: usize = 3;
 
 /// Since when a node has been a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,13 @@ impl Since {
         self.seen.get_or_insert(clock);
     }
 
+    /// Takes over what was told before the node was seen.
+    pub(super) fn take_told(&mut self, before: Self) {
+        for (by, since) in before.told {
+            self.told(by, since);
+        }
+    }
+
     /// Known from this node's own last run.
     pub(super) fn remembered(&mut self, since: UnixTime) {
         self.seen = Some(since);
@@ -28,7 +35,7 @@ impl Since {
 
     /// A peer says since when.
     pub(super) fn told(&mut self, by: NodeId, since: UnixTime) {
-        if self.told.len() < PEERS && self.told.iter().all(|(peer, _)| *peer != by) {
+        if self.told.len() < TELLERS && self.told.iter().all(|(peer, _)| *peer != by) {
             self.told.push((by, since));
         }
     }

@@ -10,6 +10,7 @@ use crate::membership::{
     counts::Reason,
     exchange::{BUCKETS, ExchangeMessage, KnownMember, MAX_MEMBERS, MAX_RECORDS},
     roster::State,
+    since::TELLERS,
 };
 
 /// So many new nodes in one exchange are reason for another soon: this node is joining, or a network has healed.
@@ -27,10 +28,10 @@ impl Engine {
         if self.is_old(now, &with) {
             return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
         }
-        ExchangeMessage::Summary {
-            buckets: (0..BUCKETS).map(|bucket| self.hash(bucket)).collect(),
-            beacon: self.beacons.newest_number(),
-        }
+        // Who is new asks three members for all that they know, since when included.
+        let asks_all = self.tellers.len() < TELLERS && !self.tellers.contains(&with);
+        let hash = |bucket| if asks_all { 0 } else { self.hash(bucket) };
+        ExchangeMessage::Summary { buckets: (0..BUCKETS).map(hash).collect(), beacon: self.beacons.newest_number() }
     }
 
     fn hash(&self, bucket: usize) -> u64 {
@@ -121,6 +122,9 @@ impl Engine {
         let mut theirs = BTreeMap::new();
         let mut wanted = Vec::new();
         let muted = self.conduct.is_muted(now.at, &from);
+        if self.tellers.len() < TELLERS && !self.tellers.contains(&from) {
+            self.tellers.push(from);
+        }
         for member in members {
             theirs.insert(member.node, member.epoch);
             if member.node == self.me {
@@ -128,10 +132,14 @@ impl Engine {
                 continue;
             }
             // Of itself, nobody is asked how old it is.
-            if member.node != from
-                && let Some(since) = self.roster.since_mut(&member.node)
-            {
-                since.told(from, member.since);
+            if member.node != from {
+                match self.roster.since_mut(&member.node) {
+                    Some(since) => since.told(from, member.since),
+                    None if self.told.len() < MAX_MEMBERS => {
+                        self.told.entry(member.node).or_default().told(from, member.since);
+                    }
+                    None => {}
+                }
             }
             let record = self.records.any(&member.node).filter(|record| record.epoch >= member.epoch);
             let is_lost = match self.roster.get(&member.node).map(|known| (known.state, known.epoch)) {
@@ -148,7 +156,7 @@ impl Engine {
                 wanted.push(member.node);
             }
         }
-        if wanted.len() >= MUCH {
+        if wanted.len() >= MUCH || self.tellers.len() < TELLERS {
             self.hurry_exchange(now);
         }
         let lacked = buckets

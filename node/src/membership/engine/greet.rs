@@ -83,6 +83,11 @@ impl Engine {
         self.records.keep(record.clone());
         let networks = self.settings.admission.networks(&record.quic_addrs).collect();
         let before = self.roster.bring_up(node, record.epoch, record.quic_addrs.clone(), networks, now.clock);
+        if let Some(told) = self.told.remove(&node)
+            && let Some(since) = self.roster.since_mut(&node)
+        {
+            since.take_told(told);
+        }
         self.heard(now, node);
         let was_up = before == Some(State::Up);
         let is_new_run = epoch_before.is_none_or(|epoch| epoch < record.epoch) || !was_up;

@@ -5,7 +5,7 @@ use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRESHED_PER_TICK, news};
-use crate::membership::{beacons::Unlearned, counts::Reason, roster::Claimed};
+use crate::membership::{beacons::Unlearned, counts::Reason, roster::Claimed, since::TELLERS};
 
 impl Engine {
     pub(super) fn dial(&mut self, node: &NodeId) {
@@ -68,7 +68,10 @@ impl Engine {
 
     pub(super) fn exchange_with_any(&mut self, now: Now) {
         self.next_exchange = now.at + self.settings.exchange_every.mul_f64(self.rng.random_range(0.75..1.25));
-        let with = self.roster.all_up().map(|(node, _)| node).choose(&mut self.rng);
+        let up = || self.roster.all_up().map(|(node, _)| node);
+        // Three different ones are asked for all that they know.
+        let is_new = |node: &NodeId| self.tellers.len() < TELLERS && !self.tellers.contains(node);
+        let with = up().filter(is_new).choose(&mut self.rng).or_else(|| up().choose(&mut self.rng));
         if let Some(with) = with {
             self.last_exchange = Some(now.at);
             self.outputs.push_back(Output::Exchange { with });
