@@ -86,7 +86,7 @@ impl Engine {
         if let Some(told) = self.told.remove(&node)
             && let Some(since) = self.roster.since_mut(&node)
         {
-            since.take_told(told);
+            since.take_over(told);
         }
         self.heard(now, node);
         let was_up = before == Some(State::Up);

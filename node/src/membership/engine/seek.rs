@@ -5,7 +5,12 @@ use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRESHED_PER_TICK, news};
-use crate::membership::{beacons::Unlearned, counts::Reason, roster::Claimed, since::TELLERS};
+use crate::membership::{
+    beacons::Unlearned,
+    counts::Reason,
+    roster::{Claimed, MAX_KNOWN},
+    since::TELLERS,
+};
 
 impl Engine {
     pub(super) fn dial(&mut self, node: &NodeId) {
@@ -48,6 +53,8 @@ impl Engine {
             self.own_since.remembered(since);
         } else if let Some(known) = self.roster.since_mut(&node) {
             known.remembered(since);
+        } else if self.told.len() < MAX_KNOWN {
+            self.told.entry(node).or_default().remembered(since);
         }
     }
 
