@@ -108,7 +108,7 @@ impl Engine {
         self.view_changed = true;
         // Who was lost lost others, too; and the first member that is met knows the rest.
         if matches!(before, Some(State::Lost { .. })) || self.roster.len_up() == 1 {
-            self.hurry_exchange(now);
+            self.exchange_with(now, node);
         }
         self.count_mature(now);
     }

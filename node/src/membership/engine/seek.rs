@@ -85,6 +85,16 @@ impl Engine {
         }
     }
 
+    /// Compares views with this member now, or if one was just compared with any, with some member soon.
+    pub(super) fn exchange_with(&mut self, now: Now, with: NodeId) {
+        if self.last_exchange.is_some_and(|last| last + EXCHANGE_PAUSE > now.at) {
+            self.hurry_exchange(now);
+            return;
+        }
+        self.last_exchange = Some(now.at);
+        self.outputs.push_back(Output::Exchange { with });
+    }
+
     /// There is reason to think that much is new: not later than in a moment.
     pub(super) fn hurry_exchange(&mut self, now: Now) {
         let soonest = self.last_exchange.map_or(now.at, |last| last + EXCHANGE_PAUSE);
