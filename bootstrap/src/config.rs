@@ -12,6 +12,7 @@ use std::{
 use chappe_common::{
     directory::{MAX_DIRECTORY_LIFETIME, MAX_NODES},
     keys::PublicKey,
+    record::MAX_RECORD_LIFETIME,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ pub struct BootstrapConfig {
     pub bootstrap: BootstrapSection,
     /// Where nodes and clients connect.
     pub http: HttpSection,
-    /// Which federation this is, and with what its directories are signed.
+    /// Which federation this is, with what its directories are signed, and by what it places.
     pub federation: FederationSection,
     /// What is served.
     pub directory: DirectorySection,
@@ -66,7 +67,7 @@ impl Default for HttpSection {
     }
 }
 
-/// Which federation this is, and with what its directories are signed.
+/// Which federation this is, with what its directories are signed, and by what it places.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FederationSection {
@@ -76,6 +77,8 @@ pub struct FederationSection {
     pub delegation: PathBuf,
     /// The file with the online key.
     pub online_key: PathBuf,
+    /// The file with the federation's newest beacon note, if there is one. It is read again when it changes.
+    pub beacon: PathBuf,
 }
 
 impl Default for FederationSection {
@@ -84,6 +87,7 @@ impl Default for FederationSection {
             roots: Vec::new(),
             delegation: PathBuf::from(crate::keys::DELEGATION_FILE),
             online_key: PathBuf::from(crate::keys::ONLINE_KEY_FILE),
+            beacon: PathBuf::from(crate::keys::BEACON_FILE),
         }
     }
 }
@@ -95,12 +99,19 @@ pub struct DirectorySection {
     /// How long a signed directory counts. It is signed anew when a quarter of that has passed.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
+    /// A node that hasn't registered again for so long is listed no more: its record may live for far longer.
+    #[serde(with = "humantime_serde")]
+    pub seen_within: Duration,
 }
 
 impl Default for DirectorySection {
     fn default() -> Self {
         // A mirror that copies once a day still serves one that counts.
-        Self { lifetime: Duration::from_secs(48 * 3600) }
+        Self {
+            lifetime: Duration::from_secs(48 * 3600),
+            // Three times a node's interval: two lost registrations are bad luck, three are a node that is gone.
+            seen_within: Duration::from_secs(30 * 60),
+        }
     }
 }
 
@@ -221,6 +232,11 @@ impl BootstrapConfig {
                 (Duration::from_secs(60)..=MAX_DIRECTORY_LIFETIME).contains(&self.directory.lifetime),
                 "directory.lifetime",
                 "60s to 7days are allowed",
+            ),
+            (
+                !self.directory.seen_within.is_zero() && self.directory.seen_within <= MAX_RECORD_LIFETIME,
+                "directory.seen_within",
+                "more than 0s and at most 7days are allowed",
             ),
             ((1..=MAX_NODES).contains(&limits.max_nodes), "limits.max_nodes", "1 to 1000 are allowed"),
             (limits.max_connections >= 1, "limits.max_connections", "at least 1 is allowed"),

@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
     Extension, Json, Router,
     body::{Body, to_bytes},
@@ -15,6 +15,7 @@ use axum::{
     routing::{get, post},
 };
 use chappe_common::{
+    beacon::SignedBeacon,
     record::{NodeLeave, SignedRecord},
     signed::{DecodeError, Signable, Signed},
 };
@@ -49,6 +50,7 @@ pub(crate) struct App {
     pub(crate) config: BootstrapConfig,
     pub(crate) owner: Handle,
     pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) beacon: Arc<ArcSwapOption<SignedBeacon>>,
     pub(crate) dialer: Dialer,
     pub(crate) requests: SourceLimiter,
     pub(crate) registrations: SourceLimiter,
@@ -154,6 +156,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/nodes", post(register).delete(leave))
         .route("/v1/directory", get(directory))
+        .route("/v1/beacon", get(beacon))
         .route("/servers", get(servers))
         .route("/health", get(health))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), bounds))
@@ -240,6 +243,13 @@ fn outcome_label(outcome: &Result<(), Rejection>) -> OutcomeLabel {
 
 async fn directory(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, CACHED)], app.published.load().directory.clone())
+}
+
+async fn beacon(State(app): State<Arc<App>>) -> Response {
+    match &*app.beacon.load() {
+        Some(note) => ([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, CACHED)], note.as_bytes().clone()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn servers(State(app): State<Arc<App>>) -> Response {

@@ -25,6 +25,8 @@ pub const ROOT_KEY_FILE: &str = "root.key";
 pub const ONLINE_KEY_FILE: &str = "online.key";
 /// The delegation's file name.
 pub const DELEGATION_FILE: &str = "delegation";
+/// The beacon's file name: the note's bytes, as they are served.
+pub const BEACON_FILE: &str = "beacon";
 
 /// Why key files cannot be used. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 //! A node sends its signed record; the registry dials it back, has it prove its key, stores the record and lists it.
 //! Nothing that is unsigned changes anything here, and what is answered with success has reached the disk.
 
+mod beacon;
 mod config;
 mod dial;
 mod directory;

@@ -3,12 +3,12 @@
 //! Pure: time comes as an argument, changes come out as values that the owner stores before it applies them. Whether a
 //! node proved its key when it was dialled back is known outside; here, `admit` means that it did.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chappe_common::{
     federation::FederationId,
     keys::NodeId,
-    record::{MAX_CLOCK_SKEW, MAX_RECORD_LIFETIME, NodeLeave, NodeRecord, RecordError, SignedRecord},
+    record::{MAX_CLOCK_SKEW, MAX_RECORD_LIFETIME, NodeLeave, RecordError, SignedRecord},
     signed::Signed,
     time::UnixTime,
 };
@@ -99,14 +99,22 @@ impl From<RecordError> for Refusal {
 pub(crate) struct Registry {
     federation: FederationId,
     max_nodes: usize,
+    seen_within: Duration,
+    started: UnixTime,
     nodes: BTreeMap<NodeId, Listing>,
     leaves: BTreeMap<NodeId, KeptLeave>,
 }
 
 impl Registry {
-    /// An empty registry of `federation` that lists at most `max_nodes`.
-    pub(crate) const fn new(federation: FederationId, max_nodes: usize) -> Self {
-        Self { federation, max_nodes, nodes: BTreeMap::new(), leaves: BTreeMap::new() }
+    /// An empty registry of `federation` that starts now and lists at most `max_nodes`, each while it was seen within
+    /// `seen_within`.
+    pub(crate) const fn new(
+        federation: FederationId,
+        max_nodes: usize,
+        seen_within: Duration,
+        started: UnixTime,
+    ) -> Self {
+        Self { federation, max_nodes, seen_within, started, nodes: BTreeMap::new(), leaves: BTreeMap::new() }
     }
 
     /// The federation.
@@ -194,8 +202,13 @@ impl Registry {
 
     /// What `now` ends.
     pub(crate) fn expire(&self, now: UnixTime) -> Vec<Change> {
-        let over = |record: &NodeRecord| record.expires_at <= now;
-        let nodes = self.nodes.iter().filter(|(_, listing)| over(&listing.record)).map(|(id, _)| Change::Delist(*id));
+        // A record outlives a node that was killed by up to a week; registering again is what says that it runs.
+        // While this registry didn't run, nobody could.
+        let over = |listing: &&Listing| {
+            let seen = listing.last_seen.secs().max(self.started);
+            listing.record.expires_at <= now || seen + self.seen_within <= now
+        };
+        let nodes = self.nodes.values().filter(over).map(|listing| Change::Delist(listing.record.node));
         let leaves = self.leaves.iter().filter(|(_, kept)| kept.until <= now).map(|(id, _)| Change::ForgetLeave(*id));
         nodes.chain(leaves).collect()
     }

@@ -12,6 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    beacon::BeaconFile,
     config::{BootstrapConfig, ConfigError},
     dial::Dialer,
     directory::OnlineKey,
@@ -101,7 +102,12 @@ impl Bootstrap {
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
         let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
         let metrics = Arc::new(Metrics::default());
-        let registry = Registry::new(FederationId::of_roots(&config.federation.roots), config.limits.max_nodes);
+        let registry = Registry::new(
+            FederationId::of_roots(&config.federation.roots),
+            config.limits.max_nodes,
+            config.directory.seen_within,
+            clock().secs(),
+        );
         let dir = config.bootstrap.data_dir.clone();
         let store = tokio::task::spawn_blocking(move || Embedded::open(&dir))
             .await
@@ -126,6 +132,7 @@ impl Bootstrap {
         let app = Arc::new(App {
             owner: handle,
             published: Arc::clone(&bootstrap.published),
+            beacon: Arc::default(),
             dialer,
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
@@ -134,6 +141,9 @@ impl Bootstrap {
             config: config.clone(),
         });
         bootstrap.rest.spawn(forget_quiet(Arc::clone(&app), bootstrap.rest_stop.clone()));
+        let federation = &config.federation;
+        let file = BeaconFile::new(federation.beacon.clone(), federation.roots.clone(), Arc::clone(&app.beacon));
+        bootstrap.rest.spawn(file.watch(bootstrap.rest_stop.clone()));
         let routers = [(Some(listener), router(Arc::clone(&app))), (admin_listener, admin_router(app))];
         for (listener, router) in routers {
             if let Some(listener) = listener {

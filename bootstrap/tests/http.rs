@@ -11,6 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, StartError, keys};
 use chappe_common::{
+    beacon::{BeaconNote, Term},
     directory::{DirectoryBundle, DirectoryError},
     federation::FederationId,
     keys::{PublicKey, SecretKey},
@@ -163,6 +164,7 @@ fn config(dir: &Path, root: PublicKey) -> BootstrapConfig {
     config.federation.roots = vec![root];
     config.federation.delegation = dir.join(keys::DELEGATION_FILE);
     config.federation.online_key = dir.join(keys::ONLINE_KEY_FILE);
+    config.federation.beacon = dir.join(keys::BEACON_FILE);
     config.times.dial = Duration::from_millis(500);
     config
 }
@@ -269,6 +271,29 @@ async fn a_restart_keeps_the_listing_and_the_directory_does_not_go_back() {
     assert_eq!(fixture.listed().await, [(1, 1)]);
     assert!(fixture.directory().await.expect("a directory").directory().seq > before);
     assert_eq!(fixture.register(&fixture.record(&node, 1, 0)).await.1["error"], "stale");
+}
+
+#[tokio::test]
+async fn the_beacon_in_the_file_is_served() {
+    let fixture = Fixture::start().await;
+    let url = format!("{}/v1/beacon", fixture.base);
+    assert_eq!(fixture.http.get(&url).send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
+    let root = keys::load_secret_key(&fixture.dir.path().join(keys::ROOT_KEY_FILE)).expect("a key");
+    let term = Term { value: [7; 32], eligible: vec![root.node_id()] };
+    let (federation, root_key) = (fixture.federation(), root.public());
+    let note = BeaconNote { federation, root: root_key, number: 1, from: now(), before: None, term };
+    let note = Signed::sign(note, &root).expect("a note within its bounds");
+    std::fs::write(fixture.dir.path().join(keys::BEACON_FILE), note.as_bytes()).expect("a writable folder");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = fixture.http.get(&url).send().await.expect("an answer");
+        if answer.status() == StatusCode::OK {
+            assert_eq!(answer.bytes().await.expect("a body"), note.as_bytes());
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the beacon is not served");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

@@ -101,7 +101,13 @@ impl Config for BootstrapConfig {
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.bootstrap.data_dir, &mut self.federation.delegation, &mut self.federation.online_key]
+        let federation = &mut self.federation;
+        vec![
+            &mut self.bootstrap.data_dir,
+            &mut federation.delegation,
+            &mut federation.online_key,
+            &mut federation.beacon,
+        ]
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use chappe_common::admission::SignedTicket;
+use chappe_common::{admission::SignedTicket, beacon::BeaconNote, keys::PublicKey};
 use process::{Running, arg, chappe, finished, texts};
 use tempfile::TempDir;
 
@@ -129,6 +129,39 @@ fn two_people_on_their_own_machines_pair_and_call() {
     let nobody = finished(&["call", "--profile", arg(&ada), "Carl"]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(texts(&nobody).1.contains("no contact is called `Carl`; the profile knows Ben"), "{:?}", texts(&nobody));
+}
+
+#[test]
+fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let folder = federation.dir.path().join("registry");
+    let (key, file) = (folder.join("root.key"), folder.join("beacon"));
+    let args = ["--json", "bootstrap", "beacon", "--key", arg(&key), "--registry", &federation.url, "--file"];
+    let make = |file: &Path, from: &str| {
+        let mut made = Running::start(&mut chappe(&[&args[..], &[arg(file), "--from", from]].concat()));
+        let made = made.event("made");
+        let root: PublicKey = federation.root.parse().expect("a key");
+        let note = BeaconNote::decode(fs::read(file).expect("a file"), &[root], SystemTime::now().into());
+        let note = note.expect("a beacon");
+        assert_eq!((made["number"].as_u64(), made["eligible"].as_u64()), (Some(note.number), Some(1)));
+        note
+    };
+    let first = make(&file, "0s");
+    assert_eq!(first.before, None);
+    // The registry reads it within a few seconds; one who has lost the file goes on from what is served.
+    let deadline = Instant::now() + process::PATIENCE;
+    let second = loop {
+        let second = make(&folder.join("another"), "2h");
+        if second.before.is_some() {
+            break second;
+        }
+        assert!(Instant::now() < deadline, "the registry does not serve the first");
+        fs::remove_file(folder.join("another")).expect("a file");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(second.number > first.number);
+    assert_eq!(second.before, Some(first.term.clone()));
 }
 
 #[test]

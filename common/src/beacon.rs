@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
-    signed::{Signable, Signed},
+    signed::{DecodeError, Signable, Signed},
     time::UnixTime,
 };
 
@@ -56,9 +57,12 @@ pub struct BeaconNote {
 /// A signed beacon note.
 pub type SignedBeacon = Signed<BeaconNote>;
 
-/// Why a note that verifies counts for nothing.
+/// Why a note counts for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BeaconError {
+    /// The bytes are no note that verifies.
+    #[error("not a beacon")]
+    Decode(#[from] DecodeError),
     /// It is of another federation.
     #[error("the beacon is of another federation")]
     Federation,
@@ -84,6 +88,16 @@ impl Signable for BeaconNote {
 }
 
 impl BeaconNote {
+    /// Decodes and verifies a note of the federation of `roots`.
+    ///
+    /// # Errors
+    /// Says why the bytes count for nothing.
+    pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<SignedBeacon, BeaconError> {
+        let note = Signed::<Self>::decode(bytes)?;
+        note.check(FederationId::of_roots(roots), roots, now)?;
+        Ok(note)
+    }
+
     /// Whether the note counts in the federation of `roots`.
     ///
     /// # Errors

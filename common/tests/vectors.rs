@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use chappe_common::{
     admission::Ticket,
+    beacon::{BeaconNote, Term},
     directory::{Delegation, Directory, DirectoryBundle},
     federation::FederationId,
     keys::SecretKey,
@@ -85,6 +86,18 @@ fn ticket() -> Signed<Ticket> {
     Signed::sign(ticket, &root()).expect("a ticket")
 }
 
+fn beacon() -> Signed<BeaconNote> {
+    let note = BeaconNote {
+        federation: federation(),
+        root: root().public(),
+        number: NOW.as_secs(),
+        from: NOW + Duration::from_secs(3600),
+        before: Some(Term { value: [8; 32], eligible: vec![node().node_id()] }),
+        term: Term { value: [9; 32], eligible: vec![node().node_id(), online().node_id()] },
+    };
+    Signed::sign(note, &root()).expect("a beacon")
+}
+
 fn bundle() -> DirectoryBundle {
     let delegation = Delegation {
         federation: federation(),
@@ -119,6 +132,7 @@ fn vectors() -> Value {
         "lease": hex::encode(lease().as_bytes()),
         "ticket": hex::encode(ticket().as_bytes()),
         "ticket_text": ticket().to_string(),
+        "beacon": hex::encode(beacon().as_bytes()),
         "attach": { "nonce": "06", "proof": hex::encode(prove_attach(&inbox(), &nonce, &lease())) },
         "prove": {
             "challenge": "07", "nonce": "06", "url": url,
@@ -145,6 +159,7 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
+    assert_eq!(*Signed::<BeaconNote>::decode(bytes("beacon")).expect("a beacon"), *beacon());
     let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
     let proof = prove_attach(&inbox(), &[6; 32], &lease());
@@ -211,6 +226,7 @@ proptest! {
         let _ = Signed::<NodeLeave>::decode(bytes.clone());
         let _ = Signed::<Lease>::decode(bytes.clone());
         let _ = Signed::<Ticket>::decode(bytes.clone());
+        let _ = Signed::<BeaconNote>::decode(bytes.clone());
         let _ = DirectoryBundle::decode(bytes, &[root().public()], NOW);
     }
 
@@ -220,6 +236,7 @@ proptest! {
         no_mutation_passes::<NodeLeave>(leave().as_bytes(), at, by);
         no_mutation_passes::<Lease>(lease().as_bytes(), at, by);
         no_mutation_passes::<Ticket>(ticket().as_bytes(), at, by);
+        no_mutation_passes::<BeaconNote>(beacon().as_bytes(), at, by);
         let mut directory = bundle().encode();
         let at = at % directory.len();
         directory[at] ^= by;

@@ -1,12 +1,13 @@
-//! Directories from registries over HTTP.
+//! Directories and beacons from registries over HTTP.
 //!
-//! Any static host of the same bytes is as good as the registry: the directory is checked against pinned roots. All
+//! Any static host of the same bytes is as good as the registry: both are checked against pinned roots. All
 //! URLs are asked at once, so a blocked one costs no time, and the newest directory of those that answer is taken.
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use chappe_common::{
+    beacon::{BeaconNote, MAX_BEACON, SignedBeacon},
     directory::{DirectoryBundle, MAX_BUNDLE},
     keys::PublicKey,
     time::UnixTime,
@@ -60,33 +61,30 @@ impl Registry {
     /// # Errors
     /// Why the last of the registries to fail has given none.
     pub async fn fetch(&self, now: UnixTime) -> Result<DirectoryBundle, SourceError> {
-        let mut asked: FuturesUnordered<_> = self.urls.iter().map(|url| self.fetch_from(url, now)).collect();
-        let mut failure = SourceError::Empty;
-        let mut newest = loop {
-            match asked.next().await {
-                Some(Ok(bundle)) => break bundle,
-                Some(Err(error)) => failure = error,
-                None => return Err(failure),
-            }
-        };
-        let grace = tokio::time::sleep(GRACE);
-        tokio::pin!(grace);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut grace => break,
-                next = asked.next() => match next {
-                    Some(Ok(bundle)) if bundle.directory().seq > newest.directory().seq => newest = bundle,
-                    Some(_) => {}
-                    None => break,
-                },
-            }
-        }
-        Ok(newest)
+        let asked = self.urls.iter().map(|url| async move {
+            let bytes = self.get(url, "/v1/directory", MAX_BUNDLE).await?;
+            Ok(DirectoryBundle::decode(bytes, &self.roots, now)?)
+        });
+        newest(asked, |bundle| bundle.directory().seq).await
     }
 
-    async fn fetch_from(&self, url: &str, now: UnixTime) -> Result<DirectoryBundle, SourceError> {
-        let url = format!("{}/v1/directory", url.trim_end_matches('/'));
+    /// The newest beacon note that a registry has and that counts at `now`; none where the registries have none.
+    ///
+    /// # Errors
+    /// Why the last of the registries to fail has given no answer.
+    pub async fn fetch_beacon(&self, now: UnixTime) -> Result<Option<SignedBeacon>, SourceError> {
+        let asked = self.urls.iter().map(|url| async move {
+            match self.get(url, "/v1/beacon", MAX_BEACON).await {
+                Ok(bytes) => Ok(Some(BeaconNote::decode(bytes, &self.roots, now)?)),
+                Err(SourceError::Status(404)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        newest(asked, |note| note.as_ref().map_or(0, |note| note.number)).await
+    }
+
+    async fn get(&self, url: &str, path: &str, longest: usize) -> Result<Bytes, SourceError> {
+        let url = format!("{}{path}", url.trim_end_matches('/'));
         let mut response = self
             .http
             .get(url)
@@ -102,13 +100,43 @@ impl Registry {
             .await
             .map_err(|error| if error.is_timeout() { SourceError::Timeout } else { SourceError::Broken })?
         {
-            if body.len() + chunk.len() > MAX_BUNDLE {
+            if body.len() + chunk.len() > longest {
                 return Err(SourceError::TooLong);
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(DirectoryBundle::decode(body.freeze(), &self.roots, now)?)
+        Ok(body.freeze())
     }
+}
+
+/// The answer of the highest rank among those that come within a moment of the first good one.
+async fn newest<T>(
+    asked: impl Iterator<Item = impl Future<Output = Result<T, SourceError>>>,
+    rank: impl Fn(&T) -> u64,
+) -> Result<T, SourceError> {
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let mut failure = SourceError::Empty;
+    let mut newest = loop {
+        match asked.next().await {
+            Some(Ok(answer)) => break answer,
+            Some(Err(error)) => failure = error,
+            None => return Err(failure),
+        }
+    };
+    let grace = tokio::time::sleep(GRACE);
+    tokio::pin!(grace);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut grace => break,
+            next = asked.next() => match next {
+                Some(Ok(answer)) if rank(&answer) > rank(&newest) => newest = answer,
+                Some(_) => {}
+                None => break,
+            },
+        }
+    }
+    Ok(newest)
 }
 
 impl Source for Registry {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use chappe_common::{
+    beacon::BeaconError,
     directory::DirectoryError,
     keys::{NodeId, PublicKey},
     record::SignedRecord,
@@ -84,12 +85,15 @@ pub enum SourceError {
     /// Another HTTP status than 200.
     #[error("answers with HTTP status {0}")]
     Status(u16),
-    /// The answer is longer than any directory.
-    #[error("the answer is too long to be a directory")]
+    /// The answer is longer than what was asked for can be.
+    #[error("the answer is too long")]
     TooLong,
     /// The answer is no directory that counts.
     #[error("{0}")]
     Directory(#[from] DirectoryError),
+    /// The answer is no beacon that counts.
+    #[error("{0}")]
+    Beacon(#[from] BeaconError),
     /// An older directory than one that was seen before: someone plays back an old one.
     #[error("the directory is older than one that was seen before")]
     RolledBack,

@@ -322,7 +322,7 @@ pub struct TimesSection {
     /// How long a home may take to answer.
     #[serde(with = "humantime_serde")]
     pub lookup: Duration,
-    /// How long the other homes are waited for once one has answered with a lease.
+    /// How long the other homes are waited for once one has answered with a lease, unless two agree before.
     #[serde(with = "humantime_serde")]
     pub lookup_hedge: Duration,
     /// How long the callee's node may take to confirm a message.
@@ -347,7 +347,8 @@ impl Default for TimesSection {
             // Within the second in which people expect an answer, and longer than a lookup takes.
             pair_error: Duration::from_millis(900),
             lookup: Duration::from_millis(800),
-            lookup_hedge: Duration::from_millis(100),
+            // The longest round trip: a home that answers at once with an old lease can't outrun the honest ones.
+            lookup_hedge: Duration::from_millis(250),
             delivery: Duration::from_secs(2),
             registration: Duration::from_secs(240),
             drain: Duration::from_secs(5),

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use chappe_common::{
     federation::FederationId,
-    keys::{NodeId, SecretKey},
+    keys::{NodeId, PublicKey, SecretKey},
     lease::{Inbox, SignedLease},
     record::{Abilities, SignedRecord},
     time::UnixTime,
@@ -49,6 +49,8 @@ pub(crate) struct Basics {
     pub(crate) me: NodeId,
     /// Whom the node belongs to.
     pub(crate) federation: FederationId,
+    /// The federation's roots; a node without any trusts itself.
+    pub(crate) roots: Vec<PublicKey>,
     /// The URLs that clients use, as in the record.
     pub(crate) client_urls: Vec<String>,
     /// The addresses that nodes dial, as in the record.

@@ -18,7 +18,8 @@ use crate::{
         frame::{Header, LeasePut, MAX_BATCH, Note, Outcome, Request, Response},
         link::Link,
     },
-    homes::{CodeHolder, Put, Registrant},
+    homes::CodeHolder,
+    leases::table::{Put, Registrant},
     publish,
     session::{Message, PeerAddr, ReplyTo, Route, SessionEvent, SessionHandle, SessionId, depth},
 };
@@ -122,12 +123,12 @@ pub(crate) fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Re
         Request::DropLeases(leases) if leases.len() <= MAX_BATCH => {
             let mut homes = core.homes();
             for (inbox, seq) in leases {
-                homes.drop_lease(from.node, &inbox, seq);
+                homes.leases.withdraw(from.node, &inbox, seq);
             }
             Response::Done
         }
         Request::FindLease(inbox) => {
-            Response::Lease(core.homes().lease(now, &inbox).map(|lease| lease.as_bytes().clone()))
+            Response::Lease(core.homes().leases.find(now, &inbox).map(|lease| lease.as_bytes().clone()))
         }
         Request::ClaimCodes(codes) if codes.len() <= MAX_BATCH => {
             let mut homes = core.homes();
@@ -160,7 +161,7 @@ fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> 
         core.metrics.leases_refused.inc();
         return LeasePut::Refused;
     };
-    let put = core.homes().put_lease(now, core.clock.now(), from, lease.clone());
+    let put = core.homes().leases.put(now, core.clock.now(), from, lease.clone());
     match put {
         Put::Kept(former) => {
             if let Some(former) = former {

@@ -13,6 +13,7 @@ mod federation;
 mod homes;
 mod ice;
 pub mod identity;
+pub mod leases;
 mod listener;
 mod local;
 mod locate;

@@ -1,11 +1,9 @@
 //! Asking the homes: where is this inbox, where is this code, and keep these for me.
 //!
-//! All homes are asked at once. One that is silent delays an answer by at most its hedge, and one that lies can deny
-//! a lease but not point it elsewhere: leases are signed by the inbox.
+//! All homes are asked at once. Which of their answers counts, and when, is [`Lookup`]'s rule.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use chappe_common::{
     code::PairingCode,
     keys::NodeId,
@@ -13,7 +11,7 @@ use chappe_common::{
     signed::Signed,
 };
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::{
     core::Core,
@@ -22,7 +20,11 @@ use crate::{
         frame::{LeasePut, MAX_BATCH, Request, Response},
         links,
     },
-    homes::{Claim, CodeHolder, Registrant},
+    homes::{Claim, CodeHolder},
+    leases::{
+        lookup::{self, Decision, Lookup, LookupTimes},
+        table::Registrant,
+    },
     placement::Tag,
     session::SessionId,
 };
@@ -44,17 +46,27 @@ pub(crate) async fn ask(core: &Arc<Core>, node: NodeId, request: Request) -> Opt
 
 /// The newest valid lease of an inbox that its homes know of.
 pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedLease> {
-    let homes = core.view.load().homes(Tag::of_inbox(&inbox));
-    let answers = homes.iter().map(|home| ask(core, home, Request::FindLease(inbox)));
-    let newest = first_and_hedge(core, answers, core.local.lease(&inbox), |newest, response| {
-        if let Response::Lease(Some(bytes)) = response
-            && let Some(lease) = check_lease(core, inbox, bytes)
-            && newest.as_ref().is_none_or(|newest: &SignedLease| newest.seq < lease.seq)
-        {
-            *newest = Some(lease);
+    let times = LookupTimes { longest: core.config.times.lookup, hedge: core.config.times.lookup_hedge };
+    let homes = core.view.load().lookup_homes(Tag::of_inbox(&inbox));
+    let mut lookup = Lookup::new(Instant::now(), inbox, homes, core.local.lease(&inbox), times);
+    let ask = |home| async move { (home, ask(core, home, Request::FindLease(inbox)).await) };
+    let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
+    let newest = loop {
+        let until = match lookup.decide(Instant::now()) {
+            Decision::Wait(until) => until,
+            Decision::Done(newest) => break newest?,
+        };
+        tokio::select! {
+            biased;
+            () = sleep_until(until.into()) => {}
+            Some((home, answer)) = answers.next() => match answer {
+                Some(Response::Lease(bytes)) => {
+                    lookup.answer(Instant::now(), core.clock.now(), &core.view.load(), home, bytes);
+                }
+                _ => lookup.silent(home),
+            },
         }
-    })
-    .await?;
+    };
     core.found.insert(inbox, newest.clone());
     Some(newest)
 }
@@ -62,58 +74,30 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
 /// A lease that was found before, if it still counts.
 pub(crate) fn found_lease(core: &Core, inbox: &Inbox) -> Option<SignedLease> {
     let lease = core.found.get(inbox)?;
-    let counts = lease.expires_at > core.clock.now() && core.view.load().contains(&lease.node);
+    let counts = lookup::counts(&lease, core.clock.now(), &core.view.load());
     if !counts {
         core.found.remove(inbox);
     }
     counts.then_some(lease)
 }
 
-fn check_lease(core: &Core, inbox: Inbox, bytes: Bytes) -> Option<SignedLease> {
-    let lease = Signed::<Lease>::decode(bytes).ok()?;
-    let counts = lease.inbox == inbox && lease.expires_at > core.clock.now() && core.view.load().contains(&lease.node);
-    counts.then_some(lease)
-}
-
 /// Where a code is registered.
 pub(crate) async fn find_code(core: &Arc<Core>, code: PairingCode) -> Option<CodeHolder> {
-    let homes = core.view.load().homes(Tag::of_code(&code));
-    let answers = homes.iter().map(|home| ask(core, home, Request::FindCode(code)));
-    first_and_hedge(core, answers, None, |found, response| {
-        if let Response::Code(Some(holder)) = response
-            && core.view.load().contains(&holder.node)
-        {
-            found.get_or_insert(holder);
+    let homes = core.view.load().lookup_homes(Tag::of_code(&code));
+    let ask = |home| ask(core, home, Request::FindCode(code));
+    let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
+    // Nobody signs for a code, so the first home that knows it is as good as the next.
+    let first = async {
+        while let Some(answer) = answers.next().await {
+            if let Some(Response::Code(Some(holder))) = answer
+                && core.view.load().contains(&holder.node)
+            {
+                return Some(holder);
+            }
         }
-    })
-    .await
-}
-
-/// Takes answers until all are there, or until the first find is older than the hedge.
-async fn first_and_hedge<T>(
-    core: &Core,
-    answers: impl Iterator<Item = impl Future<Output = Option<Response>>>,
-    mut found: Option<T>,
-    mut take: impl FnMut(&mut Option<T>, Response),
-) -> Option<T> {
-    let mut answers: FuturesUnordered<_> = answers.collect();
-    let mut deadline = Instant::now() + core.config.times.lookup;
-    let mut hedged = false;
-    loop {
-        if found.is_some() && !hedged {
-            hedged = true;
-            deadline = deadline.min(Instant::now() + core.config.times.lookup_hedge);
-        }
-        tokio::select! {
-            biased;
-            answer = answers.next() => match answer {
-                Some(Some(response)) => take(&mut found, response),
-                Some(None) => {}
-                None => return found,
-            },
-            () = sleep_until(deadline) => return found,
-        }
-    }
+        None
+    };
+    tokio::time::timeout(core.config.times.lookup, first).await.ok().flatten()
 }
 
 /// Why a code is not the session's.

@@ -298,6 +298,7 @@ fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Cloc
         key: identity.key().clone(),
         me,
         federation,
+        roots: roots.to_vec(),
         client_urls,
         quic_addrs,
         region: config.node.region.clone(),

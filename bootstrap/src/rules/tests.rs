@@ -9,6 +9,8 @@ use chappe_common::{
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
+/// Longer than the records of these tests live.
+const SEEN_WITHIN: Duration = Duration::from_secs(7200);
 
 fn now() -> UnixTime {
     UnixTime::from_secs(NOW)
@@ -52,7 +54,7 @@ fn leave(key: &SecretKey, epoch: u64, seq: u64) -> Signed<NodeLeave> {
 }
 
 fn registry(records: &[SignedRecord]) -> Registry {
-    let mut registry = Registry::new(federation(), 3);
+    let mut registry = Registry::new(federation(), 3, SEEN_WITHIN, now());
     for record in records {
         let change = registry.admit(record.clone(), millis()).expect("an acceptable record");
         registry.apply(change);
@@ -186,4 +188,26 @@ fn a_listing_ends_with_its_record() {
     let changes = registry.expire(listed.expires_at);
     apply(&mut registry, changes);
     assert_eq!(registry.listings().len(), 0);
+}
+
+#[test]
+fn a_node_that_does_not_register_again_is_delisted_long_before_its_record_ends() {
+    let key = key(1);
+    let mut long = unsigned(&key, 1, 1);
+    long.expires_at = now() + Duration::from_secs(24 * 3600);
+    let long = Signed::sign(long, &key).expect("a record within its bounds");
+    let mut registry = registry(std::slice::from_ref(&long));
+    let later = Millis(millis().0 + 3_600_000);
+    let change = registry.admit(long, later).expect("the same record again");
+    registry.apply(change);
+    assert_eq!(registry.expire(now() + SEEN_WITHIN), Vec::new());
+    assert_eq!(registry.expire(later.secs() + SEEN_WITHIN), [Change::Delist(key.node_id())]);
+
+    // A registry that was down for a day delists nobody for it.
+    let listing = registry.listings().next().expect("listed").clone();
+    let started = now() + Duration::from_secs(20 * 3600);
+    let mut back = Registry::new(federation(), 3, SEEN_WITHIN, started);
+    back.apply(Change::List(listing));
+    assert_eq!(back.expire(started), Vec::new());
+    assert_eq!(back.expire(started + SEEN_WITHIN), [Change::Delist(key.node_id())]);
 }

@@ -1,4 +1,6 @@
-//! `chappe bootstrap run` and `chappe bootstrap init`.
+//! `chappe bootstrap run` and `chappe bootstrap init`; `beacon` has its own file.
+
+mod beacon;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,6 +27,8 @@ pub(crate) enum BootstrapCommand {
     Run(DaemonArgs),
     /// Start a federation: a root key, an online key for 90 days, and a commented config file
     Init(InitArgs),
+    /// Make the next beacon, with the root key: who may be a home, and by what is placed
+    Beacon(beacon::BeaconArgs),
 }
 
 /// Where the new federation's files go.
@@ -72,6 +76,7 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
             Ok(())
         }
         BootstrapCommand::Init(args) => init(&args, output),
+        BootstrapCommand::Beacon(args) => beacon::run(&args, output).await,
     }
 }
 
@@ -124,6 +129,7 @@ mod tests {
         expected.federation.roots = vec![root];
         expected.federation.delegation = dir.path().join(keys::DELEGATION_FILE);
         expected.federation.online_key = dir.path().join(keys::ONLINE_KEY_FILE);
+        expected.federation.beacon = dir.path().join(keys::BEACON_FILE);
         // What the template sets itself.
         expected.bootstrap.data_dir = dir.path().join("bootstrap-data");
         expected.admin.listen = config.admin.listen;

@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::membership::Known;
 
-/// The longest file in bytes: four thousand records of the longest kind.
-const MAX_LEN: u64 = 4096 * 530;
+/// The longest file in bytes: four thousand records of the longest kind, and a beacon.
+const MAX_LEN: u64 = 4096 * 600;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct File {
     since: UnixTime,
     members: Vec<(Bytes, UnixTime)>,
+    beacon: Option<Bytes>,
 }
 
 /// What the last run knew.
@@ -30,6 +31,8 @@ pub(crate) struct LastRun {
     pub(crate) since: Vec<(NodeId, UnixTime)>,
     /// The members' records; many have expired, but where their nodes stood is where most still stand.
     pub(crate) records: Vec<SignedRecord>,
+    /// The newest beacon's signed note.
+    pub(crate) beacon: Option<Bytes>,
 }
 
 /// Reads the file of the last run. One that can't be read is one that isn't there: the registry knows more.
@@ -42,7 +45,7 @@ pub(crate) fn load(path: &Path, me: NodeId) -> LastRun {
         tracing::warn!(path = %path.display(), "the file of the known members cannot be read; starting without it");
         return LastRun::default();
     };
-    let mut last = LastRun { since: vec![(me, file.since)], records: Vec::new() };
+    let mut last = LastRun { since: vec![(me, file.since)], records: Vec::new(), beacon: file.beacon };
     for (bytes, since) in file.members {
         if let Ok(record) = Signed::<NodeRecord>::decode(bytes) {
             last.since.push((record.node, since));
@@ -60,7 +63,7 @@ pub(crate) fn store(path: &Path, known: Known) {
     }
     let members = known.members.into_iter().map(|(record, since)| (record.as_bytes().clone(), since)).collect();
     // Byte strings always encode.
-    let Ok(bytes) = postcard::to_allocvec(&File { since: known.since, members }) else { return };
+    let Ok(bytes) = postcard::to_allocvec(&File { since: known.since, members, beacon: known.beacon }) else { return };
     if let Err(error) = private_file::write(path, &bytes) {
         tracing::warn!(%error, path = %path.display(), "cannot write the known members down");
     }
@@ -96,8 +99,8 @@ mod tests {
         let path = dir.path().join("members");
         let (me, other) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
         let (mine, theirs) = (UnixTime::from_secs(5), UnixTime::from_secs(7));
-        store(&path, Known { since: mine, members: vec![(Arc::new(record(&other)), theirs)] });
-        store(&path, Known { since: UnixTime::from_secs(99), members: Vec::new() });
+        store(&path, Known { since: mine, members: vec![(Arc::new(record(&other)), theirs)], beacon: None });
+        store(&path, Known { since: UnixTime::from_secs(99), members: Vec::new(), beacon: None });
         let last = load(&path, me.node_id());
         assert_eq!(last.since, [(me.node_id(), mine), (other.node_id(), theirs)]);
         assert_eq!(last.records.len(), 1);

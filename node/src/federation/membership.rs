@@ -17,7 +17,7 @@ use crate::{
     config::NodeConfig,
     core::{Basics, Core},
     identity::Identity,
-    membership::{Engine, Greeting, Now, Output, Verdict, exchange::ExchangeMessage},
+    membership::{Engine, Greeting, Now, Output, Verdict, beacons::Beacons, exchange::ExchangeMessage},
 };
 
 /// What may wait for this task: a burst of packets of a thousand members.
@@ -46,6 +46,8 @@ pub(crate) enum Event {
     Unreachable(NodeId),
     /// A node that was heard of outside of gossip.
     Seek(SignedRecord),
+    /// A beacon's signed note, from a registry or the last run.
+    Beacon(Bytes),
     /// Since when nodes were members, by the last run.
     Remember(Vec<(NodeId, UnixTime)>),
     /// An exchange with this member begins.
@@ -79,6 +81,8 @@ pub(crate) struct Known {
     pub(crate) since: UnixTime,
     /// The members' records, and since when they have been members.
     pub(crate) members: Vec<(Arc<SignedRecord>, UnixTime)>,
+    /// The newest beacon's signed note.
+    pub(crate) beacon: Option<Bytes>,
 }
 
 /// The state of the membership task.
@@ -124,6 +128,7 @@ impl Membership {
             core.key.clone(),
             own,
             core.records.clone(),
+            Beacons::new(core.federation, core.roots.clone()),
             rand::rng().random(),
         );
         Self { core, engine, epoch: identity.epoch(), seq }
@@ -156,6 +161,7 @@ impl Membership {
             }
             Event::Unreachable(node) => self.engine.unreachable(now, node),
             Event::Seek(record) => self.engine.seek(now, record),
+            Event::Beacon(note) => self.engine.learn_beacon(now, &note),
             Event::Remember(members) => {
                 for (node, since) in members {
                     self.engine.remember(node, since);
@@ -168,7 +174,9 @@ impl Membership {
                 let _ = reply.send(self.engine.exchange(now, from, message));
             }
             Event::Known(reply) => {
-                let _ = reply.send(Known { since: self.engine.since(), members: self.engine.known() });
+                let known =
+                    Known { since: self.engine.since(), members: self.engine.known(), beacon: self.engine.beacon() };
+                let _ = reply.send(known);
             }
             Event::RenewRecord => self.renew_record(),
             Event::Leave(reply) => match self.engine.leave(now) {
@@ -218,7 +226,7 @@ impl Membership {
                     self.core.forget_before(node, epoch);
                     self.core.links.close_former(&node, epoch);
                 }
-                Output::View => self.core.set_view(self.engine.view()),
+                Output::View => self.core.set_view(self.engine.view(now(&self.core))),
             }
         }
         self.core.metrics.set_membership(*self.engine.counts());

@@ -4,7 +4,7 @@
 //! those that differ alone. Two equal views cost half a kilobyte, whatever the federation's size.
 
 use bytes::Bytes;
-use chappe_common::{keys::NodeId, time::UnixTime};
+use chappe_common::{beacon::BeaconNote, keys::NodeId, signed::Signable as _, time::UnixTime};
 use serde::{Deserialize, Serialize};
 
 /// How many buckets there are, by the first byte of the key.
@@ -13,8 +13,8 @@ pub const BUCKETS: usize = 64;
 pub const MAX_MEMBERS: usize = super::roster::MAX_KNOWN;
 /// The most records, or nodes whose records are wanted, in one message; the rest follows with the next exchange.
 pub const MAX_RECORDS: usize = 1024;
-/// The longest message in bytes: that many of the longest records.
-pub const MAX_MESSAGE: usize = MAX_RECORDS * 520;
+/// The longest message in bytes: that many of the longest records, and a beacon.
+pub const MAX_MESSAGE: usize = MAX_RECORDS * 520 + BeaconNote::MAX_LEN;
 
 /// What one side says, in this order: the asker's summary, the other's members, the asker's records, the other's
 /// records.

@@ -6,7 +6,7 @@
 use chappe_common::{keys::NodeId, time::UnixTime};
 
 /// How many peers are asked.
-const PEERS: usize = 3;
+pub(super) const TELLERS: usize = 3;
 
 /// Since when a node has been a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,14 @@ impl Since {
         self.seen.get_or_insert(clock);
     }
 
+    /// Takes over what was remembered and told before the node was seen.
+    pub(super) fn take_over(&mut self, before: Self) {
+        self.seen = self.seen.min(before.seen).or(self.seen).or(before.seen);
+        for (by, since) in before.told {
+            self.told(by, since);
+        }
+    }
+
     /// Known from this node's own last run.
     pub(super) fn remembered(&mut self, since: UnixTime) {
         self.seen = Some(since);
@@ -28,7 +36,7 @@ impl Since {
 
     /// A peer says since when.
     pub(super) fn told(&mut self, by: NodeId, since: UnixTime) {
-        if self.told.len() < PEERS && self.told.iter().all(|(peer, _)| *peer != by) {
+        if self.told.len() < TELLERS && self.told.iter().all(|(peer, _)| *peer != by) {
             self.told.push((by, since));
         }
     }
@@ -70,6 +78,17 @@ mod tests {
         assert_eq!(told(&[900, 5, 910]), Some(900));
         assert_eq!(told(&[5, 2000, 2000]), Some(1000));
         assert_eq!(told(&[900, 910, 920, 5, 5]), Some(910));
+    }
+
+    #[test]
+    fn what_this_node_remembers_counts_for_more_than_that_it_sees_it_now() {
+        let (mut since, mut before) = (Since::default(), Since::default());
+        since.seen(UnixTime::from_secs(1000));
+        before.remembered(UnixTime::from_secs(10));
+        since.take_over(Since::default());
+        assert_eq!(since.get(), Some(UnixTime::from_secs(1000)));
+        since.take_over(before);
+        assert_eq!(since.get(), Some(UnixTime::from_secs(10)));
     }
 
     #[test]

@@ -52,11 +52,6 @@ impl View {
         self.members.len()
     }
 
-    /// Whether there is no member: before this node itself is one.
-    pub const fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
     /// Whether `node` is a live member.
     pub fn contains(&self, node: &NodeId) -> bool {
         self.find(node).is_some()

@@ -10,6 +10,7 @@ use crate::membership::{
     counts::Reason,
     exchange::{BUCKETS, ExchangeMessage, KnownMember, MAX_MEMBERS, MAX_RECORDS},
     roster::State,
+    since::TELLERS,
 };
 
 /// So many new nodes in one exchange are reason for another soon: this node is joining, or a network has healed.
@@ -27,7 +28,10 @@ impl Engine {
         if self.is_old(now, &with) {
             return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
         }
-        ExchangeMessage::Summary { buckets: (0..BUCKETS).map(|bucket| self.hash(bucket)).collect(), beacon: 0 }
+        // Who is new asks three members for all that they know, since when included.
+        let asks_all = self.tellers.len() < TELLERS && !self.tellers.contains(&with);
+        let hash = |bucket| if asks_all { 0 } else { self.hash(bucket) };
+        ExchangeMessage::Summary { buckets: (0..BUCKETS).map(hash).collect(), beacon: self.beacons.newest_number() }
     }
 
     fn hash(&self, bucket: usize) -> u64 {
@@ -65,9 +69,15 @@ impl Engine {
         }
         self.heard(now, from);
         let answer = match message {
-            ExchangeMessage::Summary { buckets, .. } => self.answer_summary(&buckets),
-            ExchangeMessage::Members { buckets, members, .. } => self.answer_members(now, from, &buckets, members),
-            ExchangeMessage::Records { records, wanted, .. } => self.answer_records(now, from, &records, &wanted),
+            ExchangeMessage::Summary { buckets, beacon } => self.answer_summary(&buckets, beacon),
+            ExchangeMessage::Members { buckets, members, beacon, newest } => {
+                self.hear_beacon(now, from, beacon.as_ref());
+                self.answer_members(now, from, &buckets, members, newest)
+            }
+            ExchangeMessage::Records { records, wanted, beacon } => {
+                self.hear_beacon(now, from, beacon.as_ref());
+                self.answer_records(now, from, &records, &wanted)
+            }
         };
         self.settle(now);
         match answer {
@@ -79,17 +89,22 @@ impl Engine {
         }
     }
 
-    fn answer_summary(&self, buckets: &[u64]) -> Result<Option<ExchangeMessage>, Reason> {
+    fn answer_summary(&self, buckets: &[u64], newest: u64) -> Result<Option<ExchangeMessage>, Reason> {
         if buckets.len() != BUCKETS {
             return Err(Reason::Malformed);
         }
         let differs = |(bucket, hash): (usize, &u64)| (self.hash(bucket) != *hash).then(|| u8::try_from(bucket).ok());
         let buckets: Vec<u8> = buckets.iter().enumerate().filter_map(differs).flatten().collect();
-        if buckets.is_empty() {
+        if buckets.is_empty() && newest == self.beacons.newest_number() {
             return Ok(None);
         }
         let members = buckets.iter().flat_map(|bucket| self.in_bucket(*bucket)).take(MAX_MEMBERS).collect();
-        Ok(Some(ExchangeMessage::Members { buckets, members, beacon: None, newest: 0 }))
+        Ok(Some(ExchangeMessage::Members {
+            buckets,
+            members,
+            beacon: self.beacon_after(newest),
+            newest: self.beacons.newest_number(),
+        }))
     }
 
     fn answer_members(
@@ -98,6 +113,7 @@ impl Engine {
         from: NodeId,
         buckets: &[u8],
         members: Vec<KnownMember>,
+        newest: u64,
     ) -> Result<Option<ExchangeMessage>, Reason> {
         if members.len() > MAX_MEMBERS || buckets.len() > BUCKETS || buckets.iter().any(|b| usize::from(*b) >= BUCKETS)
         {
@@ -106,6 +122,9 @@ impl Engine {
         let mut theirs = BTreeMap::new();
         let mut wanted = Vec::new();
         let muted = self.conduct.is_muted(now.at, &from);
+        if self.tellers.len() < TELLERS && !self.tellers.contains(&from) {
+            self.tellers.push(from);
+        }
         for member in members {
             theirs.insert(member.node, member.epoch);
             if member.node == self.me {
@@ -113,10 +132,14 @@ impl Engine {
                 continue;
             }
             // Of itself, nobody is asked how old it is.
-            if member.node != from
-                && let Some(since) = self.roster.since_mut(&member.node)
-            {
-                since.told(from, member.since);
+            if member.node != from {
+                match self.roster.since_mut(&member.node) {
+                    Some(since) => since.told(from, member.since),
+                    None if self.told.len() < MAX_MEMBERS => {
+                        self.told.entry(member.node).or_default().told(from, member.since);
+                    }
+                    None => {}
+                }
             }
             let record = self.records.any(&member.node).filter(|record| record.epoch >= member.epoch);
             let is_lost = match self.roster.get(&member.node).map(|known| (known.state, known.epoch)) {
@@ -133,7 +156,7 @@ impl Engine {
                 wanted.push(member.node);
             }
         }
-        if wanted.len() >= MUCH {
+        if wanted.len() >= MUCH || self.tellers.len() < TELLERS {
             self.hurry_exchange(now);
         }
         let lacked = buckets
@@ -141,10 +164,11 @@ impl Engine {
             .flat_map(|bucket| self.in_bucket(*bucket))
             .filter(|member| member.node != from && theirs.get(&member.node).is_none_or(|epoch| *epoch < member.epoch));
         let records: Vec<_> = lacked.filter_map(|member| self.record_of(&member.node)).take(MAX_RECORDS).collect();
-        if records.is_empty() && wanted.is_empty() {
+        let beacon = self.beacon_after(newest);
+        if records.is_empty() && wanted.is_empty() && beacon.is_none() {
             return Ok(None);
         }
-        Ok(Some(ExchangeMessage::Records { records, wanted, beacon: None }))
+        Ok(Some(ExchangeMessage::Records { records, wanted, beacon }))
     }
 
     fn answer_records(
@@ -177,6 +201,21 @@ impl Engine {
         }
         let records = wanted.iter().filter_map(|node| self.record_of(node)).collect();
         Ok(Some(ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None }))
+    }
+
+    /// The newest beacon, for who knows one of this number.
+    fn beacon_after(&self, number: u64) -> Option<bytes::Bytes> {
+        self.beacons.newest_bytes().filter(|_| self.beacons.newest_number() > number)
+    }
+
+    fn hear_beacon(&mut self, now: Now, from: NodeId, note: Option<&bytes::Bytes>) {
+        let Some(note) = note.filter(|_| !self.conduct.is_muted(now.at, &from)) else { return };
+        if let Err(reason) = self.take_beacon(now, note) {
+            self.counts.refuse(reason);
+            if matches!(reason, Reason::Signature | Reason::Malformed) {
+                self.conduct.lied(now.at, from);
+            }
+        }
     }
 
     /// The signed record of a member that is up, or of this node.

@@ -83,6 +83,11 @@ impl Engine {
         self.records.keep(record.clone());
         let networks = self.settings.admission.networks(&record.quic_addrs).collect();
         let before = self.roster.bring_up(node, record.epoch, record.quic_addrs.clone(), networks, now.clock);
+        if let Some(told) = self.told.remove(&node)
+            && let Some(since) = self.roster.since_mut(&node)
+        {
+            since.take_over(told);
+        }
         self.heard(now, node);
         let was_up = before == Some(State::Up);
         let is_new_run = epoch_before.is_none_or(|epoch| epoch < record.epoch) || !was_up;
@@ -103,7 +108,7 @@ impl Engine {
         self.view_changed = true;
         // Who was lost lost others, too; and the first member that is met knows the rest.
         if matches!(before, Some(State::Lost { .. })) || self.roster.len_up() == 1 {
-            self.hurry_exchange(now);
+            self.exchange_with(now, node);
         }
         self.count_mature(now);
     }

@@ -1,0 +1,138 @@
+//! The beacon note that the registry serves: read from its file, and again when the file changes.
+//!
+//! The registry can't make one: only a root signs them, offline. A file with an older note than the one that is served
+//! changes nothing.
+
+use std::{
+    fs::Metadata,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use chappe_common::{
+    beacon::{BeaconError, BeaconNote, MAX_BEACON, SignedBeacon},
+    keys::PublicKey,
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::owner::clock;
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the file is of no use.
+#[derive(Debug, thiserror::Error)]
+enum BeaconFileError {
+    #[error("cannot be read")]
+    Io(#[from] io::Error),
+    #[error("is too long for a beacon")]
+    TooLong,
+    #[error(transparent)]
+    Beacon(#[from] BeaconError),
+}
+
+/// Looks at the file, and keeps `served` as new as it is.
+pub(crate) struct BeaconFile {
+    path: PathBuf,
+    roots: Vec<PublicKey>,
+    served: Arc<ArcSwapOption<SignedBeacon>>,
+    /// Length and time of the file when it was last read.
+    read: Option<(u64, SystemTime)>,
+}
+
+impl BeaconFile {
+    /// The file at `path`, whose note is served from `served`.
+    pub(crate) const fn new(path: PathBuf, roots: Vec<PublicKey>, served: Arc<ArcSwapOption<SignedBeacon>>) -> Self {
+        Self { path, roots, served, read: None }
+    }
+
+    /// Looks now, and then every few seconds until `stop`.
+    pub(crate) async fn watch(mut self, stop: CancellationToken) {
+        let mut every = interval(LOOK_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let found = tokio::fs::metadata(&self.path).await.and_then(|file| version(&file));
+        let version = match found {
+            Ok(version) => version,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.complain(&error.into()),
+        };
+        if self.read == Some(version) {
+            return;
+        }
+        match read(&self.path, &self.roots).await {
+            Ok(note) => {
+                if self.served.load().as_ref().is_none_or(|served| served.number < note.number) {
+                    tracing::info!(number = note.number, from = %note.from, "a beacon is served");
+                    self.served.store(Some(Arc::new(note)));
+                }
+            }
+            Err(error) => self.complain(&error),
+        }
+        self.read = Some(version);
+    }
+
+    fn complain(&self, error: &BeaconFileError) {
+        let error: &dyn std::error::Error = error;
+        tracing::warn!(file = %self.path.display(), error, "the beacon's file is of no use; what was served stays");
+    }
+}
+
+fn version(file: &Metadata) -> io::Result<(u64, SystemTime)> {
+    Ok((file.len(), file.modified()?))
+}
+
+async fn read(path: &Path, roots: &[PublicKey]) -> Result<SignedBeacon, BeaconFileError> {
+    if tokio::fs::metadata(path).await?.len() > MAX_BEACON as u64 {
+        return Err(BeaconFileError::TooLong);
+    }
+    let bytes = tokio::fs::read(path).await?;
+    Ok(BeaconNote::decode(bytes, roots, clock().secs())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{beacon::Term, federation::FederationId, keys::SecretKey, signed::Signed};
+
+    use super::*;
+
+    fn note(number: u64, key: &SecretKey) -> SignedBeacon {
+        let root = key.public();
+        let term = Term { value: [7; 32], eligible: vec![key.node_id()] };
+        let federation = FederationId::of_roots(&[root]);
+        let note = BeaconNote { federation, root, number, from: clock().secs(), before: None, term };
+        Signed::sign(note, key).expect("a note within its bounds")
+    }
+
+    #[tokio::test]
+    async fn a_newer_note_in_the_file_replaces_the_old_one_and_nothing_else_does() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("beacon");
+        let root = SecretKey::from_bytes(&[1; 32]);
+        let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
+        let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
+        let mut look = async |content: &[u8]| {
+            std::fs::write(&path, content).expect("a writable folder");
+            // Written twice within one tick of the file system's clock, it is another file all the same.
+            file.read = None;
+            file.look().await;
+            served.load().as_ref().map(|note| note.number)
+        };
+        let stranger = SecretKey::from_bytes(&[2; 32]);
+        assert_eq!(look(b"nonsense").await, None);
+        assert_eq!(look(note(9, &stranger).as_bytes()).await, None);
+        assert_eq!(look(note(5, &root).as_bytes()).await, Some(5));
+        assert_eq!(look(note(4, &root).as_bytes()).await, Some(5));
+        assert_eq!(look(&vec![0; MAX_BEACON + 1]).await, Some(5));
+        assert_eq!(look(note(6, &root).as_bytes()).await, Some(6));
+    }
+}

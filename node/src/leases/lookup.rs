@@ -1,0 +1,320 @@
+//! The rule by which answers of homes become one: where is this inbox?
+//!
+//! All homes are asked at once. It is settled when two homes of a tag hold the same lease and none a newer one, when all
+//! have answered, or when the hedge after the first find is over. So one home that denies, lies with an older lease, or
+//! is silent redirects nobody and costs nothing while the two others answer, and where only one other does it costs the
+//! hedge at most. A lease can't be pointed elsewhere: the inbox has signed it.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chappe_common::{
+    keys::NodeId,
+    lease::{Inbox, Lease, SignedLease},
+    signed::Signed,
+    time::UnixTime,
+};
+
+use crate::{
+    membership::view::View,
+    placement::{Homes, LookupHomes},
+};
+
+/// How many homes that agree are enough: more than one liar among three.
+const AGREEING: usize = 2;
+
+/// How long a lookup may take.
+#[derive(Clone, Copy, Debug)]
+pub struct LookupTimes {
+    /// At most, altogether.
+    pub longest: Duration,
+    /// At most, after the first lease was found.
+    pub hedge: Duration,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Wait for more answers until then.
+    Wait(Instant),
+    /// This is what the homes know.
+    Done(Option<SignedLease>),
+}
+
+/// A lookup under way.
+#[derive(Debug)]
+pub struct Lookup {
+    inbox: Inbox,
+    homes: LookupHomes,
+    /// What each home that has answered holds. A silent one holds nothing.
+    answers: Vec<(NodeId, Option<SignedLease>)>,
+    newest: Option<SignedLease>,
+    hedge: Duration,
+    deadline: Instant,
+}
+
+impl Lookup {
+    /// Begins to ask `homes`. `known` is a lease that this node itself knows of.
+    pub fn new(now: Instant, inbox: Inbox, homes: LookupHomes, known: Option<SignedLease>, times: LookupTimes) -> Self {
+        let mut lookup =
+            Self { inbox, homes, answers: Vec::new(), newest: None, hedge: times.hedge, deadline: now + times.longest };
+        if let Some(known) = known {
+            lookup.found(now, known);
+        }
+        lookup
+    }
+
+    /// The homes to ask.
+    pub fn homes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.homes.iter()
+    }
+
+    /// A home has answered with the bytes of a lease, or with none. What is no lease of the inbox that counts is none.
+    pub fn answer(&mut self, now: Instant, clock: UnixTime, view: &View, home: NodeId, bytes: Option<Bytes>) {
+        let lease = bytes.and_then(|bytes| {
+            let lease = Signed::<Lease>::decode(bytes).ok()?;
+            (lease.inbox == self.inbox && counts(&lease, clock, view)).then_some(lease)
+        });
+        if self.answers.iter().any(|(answered, _)| *answered == home) {
+            return;
+        }
+        self.answers.push((home, lease.clone()));
+        if let Some(lease) = lease {
+            self.found(now, lease);
+        }
+    }
+
+    /// A home can't be asked, or hasn't answered in its time.
+    pub fn silent(&mut self, home: NodeId) {
+        self.answers.push((home, None));
+    }
+
+    /// Whether to go on.
+    pub fn decide(&self, now: Instant) -> Decision {
+        if now >= self.deadline || self.homes.groups().all(|homes| self.is_settled(homes)) {
+            Decision::Done(self.newest.clone())
+        } else {
+            Decision::Wait(self.deadline)
+        }
+    }
+
+    fn found(&mut self, now: Instant, lease: SignedLease) {
+        if self.newest.is_none() {
+            self.deadline = self.deadline.min(now + self.hedge);
+        }
+        if self.newest.as_ref().is_none_or(|newest| newest.seq < lease.seq) {
+            self.newest = Some(lease);
+        }
+    }
+
+    /// Whether homes that hold the same leases have said enough: two of them the same, and none of them more.
+    fn is_settled(&self, homes: &Homes) -> bool {
+        let answers = || self.answers.iter().filter(|(home, _)| homes.contains(home));
+        let leases = || answers().filter_map(|(_, lease)| lease.as_ref());
+        let newest = leases().max_by_key(|lease| lease.seq);
+        let agreeing = newest.map_or(0, |newest| leases().filter(|lease| *lease == newest).count());
+        agreeing >= AGREEING || homes.iter().all(|home| answers().any(|(answered, _)| *answered == home))
+    }
+}
+
+/// Whether a lease is of use: it lasts, and its node is a member.
+pub fn counts(lease: &Lease, clock: UnixTime, view: &View) -> bool {
+    lease.expires_at > clock && view.contains(&lease.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{
+        federation::FederationId,
+        keys::{PublicKey, SecretKey},
+        record::{Abilities, NodeRecord},
+    };
+
+    use super::*;
+    use crate::placement::{Placement, Tag};
+
+    const CLOCK: UnixTime = UnixTime::from_secs(1_000_000);
+    const TIMES: LookupTimes = LookupTimes { longest: Duration::from_millis(800), hedge: Duration::from_millis(250) };
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn key() -> SecretKey {
+        SecretKey::from_bytes(&[1; 32])
+    }
+
+    fn lease(seq: u64, change: impl FnOnce(&mut Lease)) -> SignedLease {
+        let (inbox, node) = (Inbox::new(key().public()), NodeId::new(PublicKey::from_bytes([1; 32])));
+        let mut lease = Lease { inbox, node, session_key: [0; 32], seq, expires_at: CLOCK + Duration::from_secs(60) };
+        change(&mut lease);
+        Signed::sign(lease, &key()).expect("a lease")
+    }
+
+    /// Members of one each network.
+    fn view(members: u8) -> View {
+        let federation = FederationId::of_roots(&[]);
+        let record = |n: u8| NodeRecord {
+            federation,
+            node: NodeId::new(PublicKey::from_bytes([n; 32])),
+            epoch: 1,
+            seq: 1,
+            issued_at: CLOCK,
+            expires_at: CLOCK,
+            client_urls: Vec::new(),
+            quic_addrs: vec![([10, 0, n, 1], 1).into()],
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        };
+        let records: Vec<_> = (1..=members).map(record).collect();
+        View::new(&Placement::genesis(federation), records.iter().map(|record| (record, true)))
+    }
+
+    struct Run {
+        start: Instant,
+        view: View,
+        homes: Vec<NodeId>,
+        lookup: Lookup,
+    }
+
+    impl Run {
+        fn new(known: Option<SignedLease>) -> Self {
+            let (start, view) = (Instant::now(), view(9));
+            let inbox = Inbox::new(key().public());
+            let homes = view.lookup_homes(Tag::of_inbox(&inbox));
+            let lookup = Lookup::new(start, inbox, homes, known, TIMES);
+            Self { start, homes: homes.iter().collect(), view, lookup }
+        }
+
+        /// What is decided once the home of that number has answered at that time.
+        fn answer(&mut self, at: u64, home: usize, lease: Option<&SignedLease>) -> Decision {
+            let now = self.start + ms(at);
+            let bytes = lease.map(|lease| lease.as_bytes().clone());
+            self.lookup.answer(now, CLOCK, &self.view, self.homes[home], bytes);
+            self.lookup.decide(now)
+        }
+
+        fn wait_until(&self, at: u64) -> Decision {
+            Decision::Wait(self.start + ms(at))
+        }
+    }
+
+    fn done(lease: &SignedLease) -> Decision {
+        Decision::Done(Some(lease.clone()))
+    }
+
+    #[test]
+    fn one_home_that_lies_denies_or_is_silent_costs_nothing_while_two_are_honest() {
+        let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
+        for lie in [Some(&old), None] {
+            let mut run = Run::new(None);
+            run.answer(10, 0, lie);
+            run.answer(40, 1, Some(&new));
+            assert_eq!(run.answer(60, 2, Some(&new)), done(&new), "{lie:?}");
+        }
+        let mut run = Run::new(None);
+        run.answer(40, 1, Some(&new));
+        assert_eq!(run.answer(60, 2, Some(&new)), done(&new), "the third is silent");
+    }
+
+    #[test]
+    fn an_older_lease_that_comes_first_redirects_nobody() {
+        let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
+        let mut run = Run::new(None);
+        assert_eq!(run.answer(1, 0, Some(&old)), run.wait_until(251));
+        assert_eq!(run.answer(200, 1, Some(&new)), run.wait_until(251));
+        assert_eq!(run.lookup.decide(run.start + ms(251)), done(&new));
+    }
+
+    #[test]
+    fn where_one_honest_home_is_left_a_lie_costs_the_hedge() {
+        let new = lease(6, |_| {});
+        let mut run = Run::new(None);
+        run.answer(10, 0, None);
+        assert_eq!(run.answer(40, 1, Some(&new)), run.wait_until(290));
+        assert_eq!(run.lookup.decide(run.start + ms(290)), done(&new));
+        let mut run = Run::new(None);
+        run.answer(10, 0, None);
+        run.lookup.silent(run.homes[2]);
+        assert_eq!(run.answer(40, 1, Some(&new)), done(&new), "all have answered or can't");
+    }
+
+    #[test]
+    fn two_homes_that_know_nothing_do_not_end_the_search() {
+        let new = lease(6, |_| {});
+        let mut run = Run::new(None);
+        run.answer(10, 0, None);
+        assert_eq!(run.answer(20, 1, None), run.wait_until(800));
+        assert_eq!(run.answer(400, 2, Some(&new)), done(&new));
+        let mut run = Run::new(None);
+        for home in 0..2 {
+            run.answer(10, home, None);
+        }
+        assert_eq!(run.lookup.decide(run.start + ms(800)), Decision::Done(None));
+    }
+
+    #[test]
+    fn what_is_no_lease_of_the_inbox_that_counts_is_no_answer() {
+        let stranger = NodeId::new(PublicKey::from_bytes([99; 32]));
+        let other = {
+            let key = SecretKey::from_bytes(&[2; 32]);
+            let lease = Lease { inbox: Inbox::new(key.public()), ..lease(9, |_| {}).into_value() };
+            Signed::sign(lease, &key).expect("a lease")
+        };
+        let over = lease(9, |lease| lease.expires_at = CLOCK);
+        let gone = lease(9, |lease| lease.node = stranger);
+        for wrong in [other, over, gone] {
+            let mut run = Run::new(None);
+            assert_eq!(run.answer(10, 0, Some(&wrong)), run.wait_until(800));
+        }
+        let mut run = Run::new(None);
+        let mut forged = lease(9, |_| {}).as_bytes().to_vec();
+        forged[40] ^= 1;
+        run.lookup.answer(run.start, CLOCK, &run.view, run.homes[0], Some(forged.into()));
+        assert_eq!(run.lookup.decide(run.start), run.wait_until(800), "signed by another than the inbox");
+    }
+
+    #[test]
+    fn what_is_known_here_counts_unless_a_home_knows_better() {
+        let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
+        let mut run = Run::new(Some(old.clone()));
+        assert_eq!(run.lookup.decide(run.start), run.wait_until(250));
+        assert_eq!(run.lookup.decide(run.start + ms(250)), done(&old));
+        run.answer(10, 0, Some(&new));
+        assert_eq!(run.answer(20, 1, Some(&new)), done(&new));
+    }
+
+    #[test]
+    fn one_home_that_answers_twice_is_one() {
+        let old = lease(5, |_| {});
+        let mut run = Run::new(None);
+        run.answer(10, 0, Some(&old));
+        assert_eq!(run.answer(20, 0, Some(&old)), run.wait_until(260));
+    }
+
+    #[test]
+    fn around_a_switch_the_homes_of_both_terms_have_to_be_heard() {
+        let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
+        let (start, view) = (Instant::now(), view(9));
+        let inbox = Inbox::new(key().public());
+        let (now_homes, then_homes) = {
+            // Tags stand in for terms: two that share no home.
+            let homes = |n: u8| view.homes(Tag::of_inbox(&Inbox::new(PublicKey::from_bytes([n; 32]))));
+            let first = homes(0);
+            let apart = |homes: &Homes| homes.iter().all(|home| !first.contains(&home));
+            (first, (1..).map(homes).find(apart).expect("such a tag"))
+        };
+        let mut lookup = Lookup::new(start, inbox, LookupHomes::new(now_homes, Some(then_homes)), None, TIMES);
+        assert_eq!(lookup.homes().count(), 6);
+        // The old homes still hold the lease from before; it was renewed at the new ones alone.
+        for home in then_homes.iter() {
+            lookup.answer(start, CLOCK, &view, home, Some(old.as_bytes().clone()));
+        }
+        assert_eq!(lookup.decide(start), Decision::Wait(start + ms(250)));
+        for home in now_homes.iter().take(2) {
+            lookup.answer(start, CLOCK, &view, home, Some(new.as_bytes().clone()));
+        }
+        assert_eq!(lookup.decide(start), done(&new));
+    }
+}

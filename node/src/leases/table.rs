@@ -1,0 +1,307 @@
+//! The leases of which this node is a home.
+//!
+//! A lease is kept while its own node registers it. Once it is withdrawn, or not registered again, nobody is told of it
+//! any more; it is remembered until it ends by itself all the same, so that an older one of the same inbox does not
+//! come back. Bounded: at the bound a new lease takes the place of the remembered one that ends first, and where none is
+//! only remembered it is refused. What is forgotten so early could be replayed by the node of an older lease alone.
+
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    time::{Duration, Instant},
+};
+
+use chappe_common::{
+    keys::NodeId,
+    lease::{Inbox, MAX_LEASE, SignedLease},
+    record::MAX_CLOCK_SKEW,
+    time::UnixTime,
+};
+
+/// How far a lease may be ahead of this clock: the client's may be ahead of its node's, and that one of this.
+const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
+
+/// Who registers something: the node that a link proves, in its present epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Registrant {
+    /// The node.
+    pub node: NodeId,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// What became of a lease that was put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is kept. The node that had an older one of the same inbox, if that was another.
+    Kept(Option<NodeId>),
+    /// A newer one was registered before, whether it still is or not.
+    Stale(SignedLease),
+    /// Only the lease's own node may register it, and only while it lasts.
+    Refused,
+    /// The table is at its bound.
+    Full,
+}
+
+#[derive(Debug)]
+struct Kept {
+    lease: SignedLease,
+    /// When it ends by itself.
+    ends: Instant,
+    /// None: it is only remembered.
+    registered: Option<Registered>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Registered {
+    until: Instant,
+    /// The epoch of the node when it registered this: what a former self registered ends with it.
+    epoch: u64,
+}
+
+impl Kept {
+    fn is_registered(&self, now: Instant) -> bool {
+        self.registered.is_some_and(|registered| registered.until > now)
+    }
+}
+
+/// The leases of which this node is a home.
+#[derive(Debug)]
+pub struct LeaseTable {
+    kept: HashMap<Inbox, Kept>,
+    /// Those that are only remembered, by when they end.
+    remembered: BTreeSet<(Instant, Inbox)>,
+    capacity: usize,
+    keep_for: Duration,
+}
+
+impl LeaseTable {
+    /// A table of at most `capacity` leases, each kept for `keep_for` after it was registered.
+    pub fn new(capacity: usize, keep_for: Duration) -> Self {
+        Self { kept: HashMap::new(), remembered: BTreeSet::new(), capacity, keep_for }
+    }
+
+    /// Keeps a lease that `from` registers.
+    pub fn put(&mut self, now: Instant, clock: UnixTime, from: Registrant, lease: SignedLease) -> Put {
+        let lasts = lease.expires_at.saturating_since(clock);
+        // A lease for a year, or a `seq` from the next one, would shut its inbox's owner out.
+        let bounded = lasts <= MAX_LEASE + MAX_AHEAD && lease.seq / 1000 <= (clock + MAX_AHEAD).as_secs();
+        if lease.node != from.node || lasts.is_zero() || !bounded {
+            return Put::Refused;
+        }
+        let mut displaced = None;
+        if let Some(old) = self.kept.get(&lease.inbox) {
+            if old.lease.seq > lease.seq && old.ends > now {
+                return Put::Stale(old.lease.clone());
+            }
+            displaced = (old.lease.node != from.node).then_some(old.lease.node);
+            self.remembered.remove(&(old.ends, lease.inbox));
+        } else if self.kept.len() >= self.capacity {
+            let Some((_, inbox)) = self.remembered.pop_first() else { return Put::Full };
+            self.kept.remove(&inbox);
+        }
+        let registered = Some(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
+        self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered });
+        Put::Kept(displaced)
+    }
+
+    /// Withdraws a lease that `from` registered, unless a newer one than `seq` is kept.
+    pub fn withdraw(&mut self, from: NodeId, inbox: &Inbox, seq: u64) {
+        if let Entry::Occupied(mut entry) = self.kept.entry(*inbox)
+            && entry.get().lease.node == from
+            && entry.get().lease.seq <= seq
+        {
+            entry.get_mut().registered = None;
+            self.remembered.insert((entry.get().ends, *inbox));
+        }
+    }
+
+    /// The lease of an inbox, while it is registered.
+    pub fn find(&self, now: Instant, inbox: &Inbox) -> Option<&SignedLease> {
+        self.kept.get(inbox).filter(|kept| kept.is_registered(now)).map(|kept| &kept.lease)
+    }
+
+    /// Ends all that a node registered before `epoch`: it went down, or has started anew.
+    pub fn end_before(&mut self, node: NodeId, epoch: u64) {
+        for (inbox, kept) in &mut self.kept {
+            if kept.lease.node == node && kept.registered.is_some_and(|registered| registered.epoch < epoch) {
+                kept.registered = None;
+                self.remembered.insert((kept.ends, *inbox));
+            }
+        }
+    }
+
+    /// Ends what nobody has registered again, and forgets what has ended by itself.
+    pub fn expire(&mut self, now: Instant) {
+        let remembered = &mut self.remembered;
+        self.kept.retain(|inbox, kept| {
+            if kept.ends <= now {
+                remembered.remove(&(kept.ends, *inbox));
+                return false;
+            }
+            if kept.registered.is_some() && !kept.is_registered(now) {
+                kept.registered = None;
+                remembered.insert((kept.ends, *inbox));
+            }
+            true
+        });
+    }
+
+    /// How many leases are registered, as of the last [`LeaseTable::expire`].
+    pub fn len(&self) -> usize {
+        self.kept.len() - self.remembered.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{
+        keys::{PublicKey, SecretKey},
+        lease::Lease,
+        signed::Signed,
+    };
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const CLOCK: UnixTime = UnixTime::from_secs(1_000_000);
+
+    fn node(n: u8) -> NodeId {
+        NodeId::new(PublicKey::from_bytes([n; 32]))
+    }
+
+    fn by(n: u8) -> Registrant {
+        Registrant { node: node(n), epoch: 1 }
+    }
+
+    fn lease_with(inbox: u8, at: u8, change: impl FnOnce(&mut Lease)) -> SignedLease {
+        let key = SecretKey::from_bytes(&[inbox; 32]);
+        let inbox = Inbox::new(key.public());
+        let mut lease = Lease { inbox, node: node(at), session_key: [0; 32], seq: 5, expires_at: CLOCK + 10 * MINUTE };
+        change(&mut lease);
+        Signed::sign(lease, &key).expect("a lease")
+    }
+
+    fn lease(inbox: u8, at: u8, seq: u64) -> SignedLease {
+        lease_with(inbox, at, |lease| lease.seq = seq)
+    }
+
+    fn table(capacity: usize) -> (LeaseTable, Instant) {
+        (LeaseTable::new(capacity, 4 * MINUTE), Instant::now())
+    }
+
+    #[test]
+    fn the_newest_lease_wins_and_its_former_node_is_named() {
+        let (mut table, now) = table(10);
+        let (old, new) = (lease(1, 1, 5), lease(1, 2, 6));
+        assert_eq!(table.put(now, CLOCK, by(1), old.clone()), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(2), new.clone()), Put::Kept(Some(node(1))));
+        assert_eq!(table.put(now, CLOCK, by(1), old), Put::Stale(new.clone()));
+        assert_eq!(table.find(now, &new.inbox), Some(&new));
+    }
+
+    #[test]
+    fn only_the_leases_own_node_registers_or_withdraws_it() {
+        let (mut table, now) = table(10);
+        let lease = lease(1, 1, 5);
+        assert_eq!(table.put(now, CLOCK, by(2), lease.clone()), Put::Refused);
+        assert_eq!(table.put(now, CLOCK, by(1), lease.clone()), Put::Kept(None));
+        table.withdraw(node(2), &lease.inbox, 9);
+        assert!(table.find(now, &lease.inbox).is_some());
+        table.withdraw(node(1), &lease.inbox, 4);
+        assert!(table.find(now, &lease.inbox).is_some(), "a late word of an older lease ends the newer one");
+        table.withdraw(node(1), &lease.inbox, 5);
+        assert!(table.find(now, &lease.inbox).is_none());
+    }
+
+    #[test]
+    fn a_lease_ends_when_it_expires_or_is_not_registered_again() {
+        let (mut table, now) = table(10);
+        let lease = lease(1, 1, 5);
+        assert_eq!(table.put(now, CLOCK + 10 * MINUTE, by(1), lease.clone()), Put::Refused);
+        assert_eq!(table.put(now, CLOCK + 9 * MINUTE, by(1), lease.clone()), Put::Kept(None));
+        assert!(table.find(now + MINUTE, &lease.inbox).is_none());
+        table.put(now, CLOCK, by(1), lease.clone());
+        assert!(table.find(now + 3 * MINUTE, &lease.inbox).is_some());
+        assert!(table.find(now + 4 * MINUTE, &lease.inbox).is_none());
+        assert_eq!(table.put(now + 5 * MINUTE, CLOCK + 5 * MINUTE, by(1), lease.clone()), Put::Kept(None));
+        assert!(table.find(now + 5 * MINUTE, &lease.inbox).is_some(), "a node that was slow registers it again");
+        table.expire(now + 9 * MINUTE);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn an_older_lease_does_not_come_back_when_the_newer_one_is_gone() {
+        let ends: [fn(&mut LeaseTable, Instant, &SignedLease) -> Instant; 3] = [
+            |table, now, newer| {
+                table.withdraw(newer.node, &newer.inbox, newer.seq);
+                now
+            },
+            |table, now, _| {
+                // Nobody registers it again.
+                table.expire(now + 5 * MINUTE);
+                now + 5 * MINUTE
+            },
+            |table, now, newer| {
+                // Its node goes down.
+                table.end_before(newer.node, 2);
+                now
+            },
+        ];
+        for end in ends {
+            let (mut table, now) = table(10);
+            let older = lease_with(1, 1, |lease| lease.expires_at = CLOCK + 30 * MINUTE);
+            let newer = lease(1, 2, 6);
+            table.put(now, CLOCK, by(1), older.clone());
+            table.put(now, CLOCK, by(2), newer.clone());
+            let now = end(&mut table, now, &newer);
+            assert_eq!((table.find(now, &newer.inbox), table.len()), (None, 0));
+            assert_eq!(table.put(now, CLOCK, by(1), older.clone()), Put::Stale(newer.clone()));
+            assert_eq!(table.find(now, &newer.inbox), None);
+            // It is remembered until it would have ended itself, and no longer.
+            let later = now + 10 * MINUTE;
+            table.expire(later);
+            assert_eq!(table.put(later, CLOCK + 15 * MINUTE, by(1), older), Put::Kept(None));
+        }
+    }
+
+    #[test]
+    fn a_full_table_gives_up_what_it_only_remembers_first() {
+        let (mut table, now) = table(2);
+        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, 5)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(2, 1, 5)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Put::Full);
+        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, 6)), Put::Kept(None), "who is in stays in");
+        table.withdraw(node(1), &lease(2, 1, 5).inbox, 5);
+        assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(4, 1, 5)), Put::Full);
+        assert_eq!((table.len(), table.kept.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_lease_for_longer_than_leases_last_and_a_number_from_the_future_are_refused() {
+        let (mut table, now) = table(2);
+        let long = |lasts: Duration| lease_with(1, 1, |lease| lease.expires_at = CLOCK + lasts);
+        assert_eq!(table.put(now, CLOCK, by(1), long(MAX_LEASE + MAX_AHEAD)), Put::Kept(None));
+        let longer = long(MAX_LEASE + MAX_AHEAD + Duration::from_secs(1));
+        assert_eq!(table.put(now, CLOCK, by(1), longer), Put::Refused);
+        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, u64::MAX)), Put::Refused);
+    }
+
+    #[test]
+    fn what_a_former_self_registered_ends_and_what_is_registered_anew_stays() {
+        let (mut table, now) = table(10);
+        table.put(now, CLOCK, by(1), lease(1, 1, 5));
+        table.put(now, CLOCK, by(2), lease(2, 2, 5));
+        // The news of the restart comes after the restarted node's own words.
+        table.put(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(3, 1, 6));
+        table.end_before(node(1), 2);
+        assert_eq!(table.len(), 2);
+        assert!(table.find(now, &lease(1, 1, 5).inbox).is_none());
+        assert_eq!(table.put(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(1, 1, 5)), Put::Kept(None));
+    }
+}

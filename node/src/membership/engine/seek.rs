@@ -1,0 +1,145 @@
+//! Finding nodes that are said to be there, and asking members for what they know.
+
+use bytes::Bytes;
+use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
+use rand::{RngExt as _, seq::IteratorRandom as _};
+
+use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRESHED_PER_TICK, news};
+use crate::membership::{
+    beacons::Unlearned,
+    counts::Reason,
+    roster::{Claimed, MAX_KNOWN},
+    since::TELLERS,
+};
+
+impl Engine {
+    pub(super) fn dial(&mut self, node: &NodeId) {
+        if let Some(record) = self.records.any(node) {
+            self.outputs.push_back(Output::Dial { record });
+        }
+    }
+
+    /// A dial, or a dial-back, has failed.
+    pub fn unreachable(&mut self, now: Now, node: NodeId) {
+        self.dial_failed(now, node, true);
+        self.settle(now);
+    }
+
+    pub(super) fn dial_failed(&mut self, now: Now, node: NodeId, blame: bool) {
+        let (by, forgotten) = self.roster.failed(&node);
+        if forgotten {
+            self.records.forget(&node);
+        }
+        if let Some(by) = by.filter(|_| blame) {
+            self.counts.false_claims += 1;
+            self.conduct.claim_failed(now.at, by);
+        }
+    }
+
+    /// Takes in a node that was heard of outside of gossip, from a registry or the last run: it is dialled, and asked
+    /// for all that it knows.
+    pub fn seek(&mut self, now: Now, record: SignedRecord) {
+        if record.node == self.me || self.left {
+            return;
+        }
+        self.records.keep(record.clone());
+        self.claim(now, &record, None);
+        self.settle(now);
+    }
+
+    /// Since when a node was a member, by what this one wrote down in its last run.
+    pub fn remember(&mut self, node: NodeId, since: UnixTime) {
+        if node == self.me {
+            self.own_since.remembered(since);
+        } else if let Some(known) = self.roster.since_mut(&node) {
+            known.remembered(since);
+        } else if self.told.len() < MAX_KNOWN {
+            self.told.entry(node).or_default().remembered(since);
+        }
+    }
+
+    /// Has the node of a known record dialled, unless it is up.
+    pub(super) fn claim(&mut self, now: Now, record: &SignedRecord, by: Option<NodeId>) {
+        let networks: Vec<_> = self.settings.admission.networks(&record.quic_addrs).collect();
+        let known = self.roster.get(&record.node).is_some();
+        if !known && !self.roster.has_room(&record.node, &networks) {
+            self.counts.refuse(Reason::Admission);
+            self.records.forget(&record.node);
+            return;
+        }
+        if self.roster.claim(now.at, record.node, record.epoch, networks, by) == Claimed::Full {
+            self.counts.refuse(Reason::Full);
+            self.records.forget(&record.node);
+        }
+    }
+
+    pub(super) fn exchange_with_any(&mut self, now: Now) {
+        self.next_exchange = now.at + self.settings.exchange_every.mul_f64(self.rng.random_range(0.75..1.25));
+        let up = || self.roster.all_up().map(|(node, _)| node);
+        // Three different ones are asked for all that they know.
+        let is_new = |node: &NodeId| self.tellers.len() < TELLERS && !self.tellers.contains(node);
+        let with = up().filter(is_new).choose(&mut self.rng).or_else(|| up().choose(&mut self.rng));
+        if let Some(with) = with {
+            self.last_exchange = Some(now.at);
+            self.outputs.push_back(Output::Exchange { with });
+        }
+    }
+
+    /// Compares views with this member now, or if one was just compared with any, with some member soon.
+    pub(super) fn exchange_with(&mut self, now: Now, with: NodeId) {
+        if self.last_exchange.is_some_and(|last| last + EXCHANGE_PAUSE > now.at) {
+            self.hurry_exchange(now);
+            return;
+        }
+        self.last_exchange = Some(now.at);
+        self.outputs.push_back(Output::Exchange { with });
+    }
+
+    /// There is reason to think that much is new: not later than in a moment.
+    pub(super) fn hurry_exchange(&mut self, now: Now) {
+        let soonest = self.last_exchange.map_or(now.at, |last| last + EXCHANGE_PAUSE);
+        self.next_exchange = self.next_exchange.min(soonest.max(now.at));
+    }
+
+    /// Whether the record of a member has little of its life left.
+    pub(super) fn is_old(&self, now: Now, node: &NodeId) -> bool {
+        self.records.any(node).is_some_and(|record| {
+            let life = record.expires_at.saturating_since(record.issued_at);
+            record.expires_at.saturating_since(now.clock) < life / RECORD_OLD
+        })
+    }
+
+    /// Asks members for their records that will expire soon. Where links come and go, each has shown a fresh one.
+    pub(super) fn refresh_records(&mut self, now: Now) {
+        let up = self.roster.all_up().map(|(node, _)| node);
+        let old: Vec<_> = up
+            .filter(|node| self.is_old(now, node))
+            .take(REFRESHED_PER_TICK * usize::try_from(EXPIRE_EVERY).unwrap_or(usize::MAX))
+            .collect();
+        for with in old {
+            self.outputs.push_back(Output::Exchange { with });
+        }
+    }
+
+    /// Takes in a beacon's signed note, if it is newer.
+    pub fn learn_beacon(&mut self, now: Now, note: &Bytes) {
+        if let Err(reason) = self.take_beacon(now, note) {
+            self.counts.refuse(reason);
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn take_beacon(&mut self, now: Now, note: &Bytes) -> Result<(), Reason> {
+        let note = news::decode(note)?;
+        match self.beacons.learn(note, now.clock) {
+            Ok(()) => {
+                tracing::info!(number = self.beacons.newest_number(), "a new beacon");
+                self.beacon_change = self.beacons.next_change(now.clock);
+                self.view_changed = true;
+                Ok(())
+            }
+            Err(Unlearned::Known) => Ok(()),
+            Err(Unlearned::Refused(_)) => Err(Reason::Clock),
+        }
+    }
+}

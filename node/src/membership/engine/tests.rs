@@ -1,0 +1,499 @@
+use std::collections::HashMap;
+
+use chappe_common::{
+    beacon::{BeaconNote, Term},
+    federation::FederationId,
+    keys::PublicKey,
+    record::{Abilities, NodeRecord},
+};
+use foca::{Header, Member, Message, State as Said};
+
+use super::*;
+use crate::membership::{
+    accusation::Accusation,
+    admission::{Admission, Policy, Refusal},
+    counts::Reason,
+    exchange::ExchangeMessage,
+    packet::Packet,
+};
+
+const CLOCK: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+fn key(n: u8) -> SecretKey {
+    SecretKey::from_bytes(&[n; 32])
+}
+
+fn id(n: u8) -> NodeId {
+    key(n).node_id()
+}
+
+fn federation() -> FederationId {
+    FederationId::of_roots(&[key(255).public()])
+}
+
+fn record(n: u8, epoch: u64, host: [u8; 4]) -> SignedRecord {
+    let record = NodeRecord {
+        federation: federation(),
+        node: id(n),
+        epoch,
+        seq: 1,
+        issued_at: CLOCK,
+        expires_at: CLOCK + Duration::from_secs(86_400),
+        client_urls: Vec::new(),
+        quic_addrs: vec![(host, 1).into()],
+        region: String::new(),
+        version: String::new(),
+        abilities: Abilities::default(),
+    };
+    Signed::sign(record, &key(n)).expect("a record")
+}
+
+fn settings() -> Settings {
+    Settings {
+        probe_period: Duration::from_millis(1500),
+        probe_timeout: Duration::from_millis(600),
+        exchange_every: Duration::from_secs(30),
+        admission: Admission { policy: Policy::Open, exempt: Vec::new() },
+        probation: Duration::from_secs(86_400),
+    }
+}
+
+/// Engines on a network without latency or loss, on one clock. Node `n` stands at 10.0.n.1.
+struct Net {
+    start: Instant,
+    elapsed: Duration,
+    engines: HashMap<NodeId, Engine>,
+    /// Which of them answer nothing.
+    silent: Vec<NodeId>,
+}
+
+impl Net {
+    fn new(nodes: &[u8]) -> Self {
+        let mut net =
+            Self { start: Instant::now(), elapsed: Duration::ZERO, engines: HashMap::new(), silent: Vec::new() };
+        for n in nodes {
+            net.add(*n, record(*n, 1, [10, 0, *n, 1]), settings());
+        }
+        for n in &nodes[1..] {
+            net.seek(*n, nodes[0]);
+        }
+        net
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.start + self.elapsed, clock: CLOCK + self.elapsed }
+    }
+
+    fn add(&mut self, n: u8, own: SignedRecord, settings: Settings) {
+        let beacons = Beacons::new(federation(), vec![key(255).public()]);
+        let records = Arc::new(Records::new(federation()));
+        let engine = Engine::new(self.now(), settings, key(n), own, records, beacons, u64::from(n));
+        self.engines.insert(id(n), engine);
+    }
+
+    fn of(&mut self, n: u8) -> &mut Engine {
+        self.engines.get_mut(&id(n)).expect("an engine")
+    }
+
+    fn seek(&mut self, n: u8, anchor: u8) {
+        let now = self.now();
+        let record = self.of(anchor).own.clone();
+        self.of(n).seek(now, record);
+        self.settle();
+    }
+
+    /// What a node of this record is told by `n`.
+    fn greet(&mut self, n: u8, record: SignedRecord, reached: bool) -> Verdict {
+        let now = self.now();
+        self.of(n).greet(now, &Greeting { record, ticket: None }, reached)
+    }
+
+    fn packet(&mut self, to: u8, from: u8, packet: &Packet) {
+        let now = self.now();
+        self.of(to).packet(now, id(from), &packet.encode());
+        self.settle();
+    }
+
+    fn dial(&mut self, from: NodeId, to: NodeId) {
+        let now = self.now();
+        let greeting = |engine: &Engine| Greeting { record: engine.own.clone(), ticket: None };
+        let (Some(ours), Some(theirs)) = (
+            self.engines.get(&from).map(greeting),
+            self.engines.get(&to).filter(|_| !self.silent.contains(&to)).map(greeting),
+        ) else {
+            self.engines.get_mut(&from).expect("an engine").unreachable(now, to);
+            return;
+        };
+        let taken = self.engines.get_mut(&to).expect("an engine").greet(now, &ours, true);
+        let dialler = self.engines.get_mut(&from).expect("an engine");
+        if taken == Verdict::Welcome {
+            dialler.greet(now, &theirs, true);
+        } else {
+            dialler.unreachable(now, to);
+        }
+    }
+
+    /// Does what the engines want, until they want nothing more.
+    fn settle(&mut self) {
+        loop {
+            let mut nodes: Vec<_> = self.engines.keys().copied().collect();
+            nodes.sort_unstable();
+            let mut idle = true;
+            for node in nodes {
+                while let Some(output) = self.engines.get_mut(&node).and_then(Engine::poll) {
+                    idle = false;
+                    self.perform(node, output);
+                }
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn perform(&mut self, node: NodeId, output: Output) {
+        let now = self.now();
+        if self.silent.contains(&node) {
+            return;
+        }
+        match output {
+            Output::Send { to, packet } if !self.silent.contains(&to) => {
+                if let Some(engine) = self.engines.get_mut(&to) {
+                    engine.packet(now, node, &packet);
+                }
+            }
+            Output::Dial { record } => self.dial(node, record.node),
+            Output::Exchange { with } => self.exchange(node, with),
+            Output::Send { .. } | Output::Lost { .. } | Output::Gone { .. } | Output::View => {}
+        }
+    }
+
+    fn exchange(&mut self, asker: NodeId, with: NodeId) {
+        let now = self.now();
+        let mut sides = [asker, with];
+        let mut next = Some(self.engines.get_mut(&asker).expect("an engine").open_exchange(now, with));
+        while let Some(message) = next {
+            let Some(engine) = self.engines.get_mut(&sides[1]) else { return };
+            next = engine.exchange(now, sides[0], message);
+            sides.reverse();
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.elapsed + time;
+        loop {
+            let next = self.engines.values().filter_map(Engine::wake_at).min().expect("engines never rest");
+            let next = next.saturating_duration_since(self.start);
+            if next > until {
+                self.elapsed = until;
+                return;
+            }
+            self.elapsed = self.elapsed.max(next);
+            let now = self.now();
+            let mut due: Vec<_> = self.engines.keys().copied().collect();
+            due.sort_unstable();
+            for node in due {
+                let engine = self.engines.get_mut(&node).expect("an engine");
+                if engine.wake_at().is_some_and(|at| at <= now.at) {
+                    engine.wake(now);
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn knows(&self, n: u8, others: &[u8]) -> bool {
+        let engine = &self.engines[&id(n)];
+        engine.len() == others.len() && others.iter().all(|other| engine.is_up(&id(*other)))
+    }
+
+    fn refused(&mut self, n: u8, reason: Reason) -> u64 {
+        self.of(n).counts().refused(reason)
+    }
+}
+
+fn member(n: u8, epoch: u64) -> MemberId {
+    MemberId { node: id(n), epoch }
+}
+
+/// A packet of the library from the first to the second, both in their first epoch.
+fn swim(src: MemberId, dst: MemberId, message: Message<MemberId>, updates: &[Member<MemberId>]) -> Packet {
+    let mut bytes = postcard::to_allocvec(&Header { src, src_incarnation: 0, dst, message }).expect("a header");
+    bytes.extend_from_slice(&u16::try_from(updates.len()).expect("few").to_be_bytes());
+    for update in updates {
+        bytes.extend_from_slice(&postcard::to_allocvec(update).expect("an update"));
+    }
+    Packet::Swim(bytes.into())
+}
+
+/// The same with news.
+fn gossip(from: u8, to: u8, items: &[Vec<u8>]) -> Packet {
+    let Packet::Swim(bytes) = swim(member(from, 1), member(to, 1), Message::Gossip, &[]) else { unreachable!() };
+    let mut bytes = bytes.to_vec();
+    for item in items {
+        bytes.extend_from_slice(&u16::try_from(item.len()).expect("short").to_be_bytes());
+        bytes.extend_from_slice(item);
+    }
+    Packet::Swim(bytes.into())
+}
+
+#[test]
+fn nodes_that_know_one_find_all() {
+    let mut net = Net::new(&[1, 2, 3, 4, 5]);
+    net.run(Duration::from_secs(10));
+    for n in 1..=5 {
+        let others: Vec<_> = (1..=5).filter(|other| *other != n).collect();
+        assert!(net.knows(n, &others), "{n}");
+    }
+}
+
+#[test]
+fn a_silent_member_is_down_after_two_series_of_probes_and_back_when_it_speaks() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run(Duration::from_secs(10));
+    net.silent.push(id(3));
+    net.run(Duration::from_secs(5));
+    assert!(net.knows(1, &[2, 3]), "not before the second series");
+    net.run(Duration::from_secs(10));
+    assert!(net.knows(1, &[2]) && net.knows(2, &[1]));
+    net.silent.clear();
+    net.run(Duration::from_secs(30));
+    assert!(net.knows(1, &[2, 3]) && net.knows(2, &[1, 3]) && net.knows(3, &[1, 2]));
+}
+
+#[test]
+fn a_leave_is_instant_and_one_of_a_former_run_is_nothing() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run(Duration::from_secs(10));
+    let now = net.now();
+    let leave = net.of(3).leave(now).expect("a leave");
+    net.settle();
+    assert!(net.knows(1, &[2]) && net.knows(2, &[1]));
+    // The same node starts again, and somebody replays its leave, and its old record.
+    let old = record(3, 1, [10, 0, 3, 1]);
+    net.add(3, record(3, 2, [10, 0, 3, 1]), settings());
+    net.seek(3, 1);
+    net.run(Duration::from_secs(5));
+    let items = [NewsKind::Leave.item(leave.as_bytes()), NewsKind::Record.item(old.as_bytes())];
+    net.packet(1, 2, &gossip(2, 1, &items));
+    assert!(net.knows(1, &[2, 3]));
+    assert_eq!(net.of(1).members().find(|(node, _)| *node == id(3)), Some((id(3), 2)));
+    assert_eq!(net.greet(1, old, true), Verdict::Refused(Refusal::Stale));
+}
+
+#[test]
+fn a_stranger_is_dialled_back_before_it_is_a_member() {
+    let mut net = Net::new(&[1, 2]);
+    let stranger = record(9, 1, [10, 0, 9, 1]);
+    assert_eq!(net.greet(1, stranger.clone(), false), Verdict::DialBack);
+    assert!(net.knows(1, &[2]));
+    assert_eq!(net.greet(1, stranger.clone(), true), Verdict::Welcome);
+    assert!(net.knows(1, &[2, 9]));
+    // Whoever has been reached once is taken by its word, until its addresses are others.
+    assert_eq!(net.greet(1, stranger, false), Verdict::Welcome);
+    assert_eq!(net.greet(1, record(9, 2, [10, 0, 10, 1]), false), Verdict::DialBack);
+}
+
+#[test]
+fn a_network_has_two_members_and_a_test_range_any_number() {
+    let mut net = Net::new(&[1]);
+    assert_eq!(net.greet(1, record(2, 1, [10, 9, 9, 2]), true), Verdict::Welcome);
+    assert_eq!(net.greet(1, record(3, 1, [10, 9, 9, 3]), true), Verdict::Welcome);
+    assert_eq!(net.greet(1, record(4, 1, [10, 9, 9, 4]), true), Verdict::Refused(Refusal::Network));
+    assert_eq!(net.greet(1, record(2, 2, [10, 9, 9, 2]), true), Verdict::Welcome, "it is one of the two");
+    let mut exempt = settings();
+    exempt.admission.exempt = vec!["10.9.0.0/16".parse().expect("a network")];
+    net.add(1, record(1, 1, [10, 0, 1, 1]), exempt);
+    for n in 2..20 {
+        assert_eq!(net.greet(1, record(n, 1, [10, 9, 9, n]), true), Verdict::Welcome);
+    }
+}
+
+#[test]
+fn a_record_from_the_future_or_of_the_past_is_refused() {
+    let mut net = Net::new(&[1]);
+    net.elapsed = Duration::from_secs(90_000);
+    assert_eq!(net.greet(1, record(2, 1, [10, 0, 2, 1]), true), Verdict::Refused(Refusal::Clock));
+    let mut early = Net::new(&[1]);
+    let mut future = record(2, 1, [10, 0, 2, 1]).into_value();
+    future.issued_at = CLOCK + Duration::from_secs(3600);
+    let future = Signed::sign(future, &key(2)).expect("a record");
+    assert_eq!(early.greet(1, future, true), Verdict::Refused(Refusal::Clock));
+}
+
+#[test]
+fn what_members_may_not_send_is_counted_and_changes_nothing() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run(Duration::from_secs(10));
+    let (me, liar, honest) = (member(1, 1), member(2, 1), member(3, 1));
+    let told = |state| [Member::new(honest, 0, state)];
+    let raised = Header { src: liar, src_incarnation: 7, dst: me, message: Message::Gossip };
+    let raised = Packet::Swim(postcard::to_allocvec(&raised).expect("a header").into());
+    for (reason, packet) in [
+        (Reason::Forged, swim(honest, me, Message::Gossip, &[])),
+        (Reason::Forged, swim(liar, honest, Message::Gossip, &[])),
+        (Reason::Epoch, swim(member(2, 9), me, Message::Gossip, &[])),
+        (Reason::Incarnation, raised),
+        (Reason::Kind, swim(liar, me, Message::TurnUndead, &[])),
+        (Reason::Kind, swim(liar, me, Message::Announce, &[])),
+        (Reason::Stranger, swim(liar, me, Message::PingReq { target: member(7, 1), probe_number: 1 }, &[])),
+        (Reason::Hearsay, swim(liar, me, Message::Gossip, &told(Said::Down))),
+        (Reason::Hearsay, swim(liar, me, Message::Gossip, &told(Said::Suspect))),
+        (Reason::Epoch, swim(liar, me, Message::Gossip, &[Member::new(member(3, 8), 0, Said::Alive)])),
+        (Reason::Malformed, Packet::Swim(Bytes::from_static(b"\xff\xff\xff"))),
+    ] {
+        let before = net.refused(1, reason);
+        net.packet(1, 2, &packet);
+        assert_eq!(net.refused(1, reason), before + 1, "{reason:?} {packet:?}");
+    }
+    net.packet(1, 9, &Packet::Probe(1));
+    assert_eq!(net.refused(1, Reason::Stranger), 2);
+    net.run(Duration::from_secs(30));
+    assert!(net.knows(1, &[2, 3]));
+}
+
+fn accuse(by: u8, accused: u8, at: UnixTime) -> Vec<u8> {
+    let said = Accusation { federation: federation(), accuser: id(by), accused: id(accused), epoch: 1, at };
+    NewsKind::Accusation.item(Signed::sign(said, &key(by)).expect("an accusation").as_bytes())
+}
+
+#[test]
+fn false_accusations_are_checked_and_the_third_mutes_whoever_passed_them_on() {
+    let mut net = Net::new(&[1, 2, 3, 4, 5, 6]);
+    net.run(Duration::from_secs(10));
+    for accused in 3..=5 {
+        // Node 6 passes on what node 2 has signed: it is held against node 2.
+        let at = net.now().clock;
+        net.packet(1, 6, &gossip(6, 1, &[accuse(2, accused, at)]));
+        net.run(Duration::from_secs(3));
+    }
+    assert_eq!((net.of(1).counts().disproved, net.of(1).counts().muted), (3, 1));
+    let at = net.now().clock;
+    net.packet(1, 6, &gossip(6, 1, &[accuse(2, 3, at)]));
+    assert_eq!(net.refused(1, Reason::Muted), 1);
+    net.packet(1, 6, &gossip(6, 1, &[accuse(6, 3, at)]));
+    assert_eq!(net.refused(1, Reason::Muted), 1, "node 6 itself has accused nobody falsely");
+    net.run(Duration::from_secs(20));
+    assert!(net.knows(1, &[2, 3, 4, 5, 6]));
+}
+
+#[test]
+fn an_accusation_of_yesterday_and_one_with_another_signature_are_refused() {
+    let mut net = Net::new(&[1, 2, 3, 4]);
+    net.run(Duration::from_secs(10));
+    net.packet(1, 2, &gossip(2, 1, &[accuse(2, 3, UnixTime::from_secs(CLOCK.as_secs() - 86_400))]));
+    assert_eq!(net.refused(1, Reason::Clock), 1);
+    let mut forged = accuse(2, 3, net.now().clock);
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    net.packet(1, 4, &gossip(4, 1, &[forged]));
+    assert_eq!(net.refused(1, Reason::Signature), 1);
+    // Whoever passes on what doesn't verify is not heard any more.
+    let at = net.now().clock;
+    net.packet(1, 4, &gossip(4, 1, &[accuse(2, 3, at)]));
+    assert_eq!(net.refused(1, Reason::Muted), 1);
+}
+
+#[test]
+fn claimed_nodes_that_are_not_there_cost_the_one_who_claims_them() {
+    let mut net = Net::new(&[1, 2]);
+    net.run(Duration::from_secs(5));
+    for n in 10..80 {
+        net.packet(1, 2, &gossip(2, 1, &[NewsKind::Record.item(record(n, 1, [10, 1, n, 1]).as_bytes())]));
+        net.run(Duration::from_secs(1));
+    }
+    assert_eq!(net.of(1).counts().false_claims, 32);
+    assert!(net.refused(1, Reason::Muted) + net.refused(1, Reason::Rate) >= 38);
+    assert!(net.knows(1, &[2]));
+    assert_eq!(net.of(1).open(), (0, 0, 0));
+}
+
+#[test]
+fn equal_views_have_nothing_to_exchange_and_others_become_equal() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run(Duration::from_secs(40));
+    let now = net.now();
+    let summary = net.of(1).open_exchange(now, id(2));
+    assert_eq!(net.of(2).exchange(now, id(1), summary), None);
+    // Node 1 alone learns of two more.
+    for n in [4, 5] {
+        net.add(n, record(n, 1, [10, 0, n, 1]), settings());
+        assert_eq!(net.greet(1, record(n, 1, [10, 0, n, 1]), true), Verdict::Welcome);
+    }
+    net.exchange(id(2), id(1));
+    net.settle();
+    assert!(net.knows(2, &[1, 3, 4, 5]));
+}
+
+#[test]
+fn a_stranger_has_no_exchange_and_a_malformed_one_ends() {
+    let mut net = Net::new(&[1, 2]);
+    let now = net.now();
+    let summary = net.of(2).open_exchange(now, id(1));
+    assert_eq!(net.of(1).exchange(now, id(9), summary), None);
+    assert_eq!(net.refused(1, Reason::Stranger), 1);
+    let short = ExchangeMessage::Summary { buckets: vec![0; 3], beacon: 0 };
+    assert_eq!(net.of(1).exchange(now, id(2), short), None);
+    assert_eq!(net.refused(1, Reason::Malformed), 1);
+}
+
+#[test]
+fn a_beacon_travels_with_exchanges_whatever_the_views() {
+    let mut net = Net::new(&[1, 2]);
+    net.run(Duration::from_secs(40));
+    let term = Term { value: [1; 32], eligible: vec![id(1)] };
+    let root: PublicKey = key(255).public();
+    let note = BeaconNote { federation: federation(), root, number: 5, from: CLOCK, before: None, term };
+    let note = Signed::sign(note, &key(255)).expect("a beacon");
+    let now = net.now();
+    net.of(1).learn_beacon(now, note.as_bytes());
+    net.exchange(id(1), id(2));
+    assert_eq!(net.of(2).beacon().as_ref(), Some(note.as_bytes()));
+    net.add(3, record(3, 1, [10, 0, 3, 1]), settings());
+    net.seek(3, 1);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.of(3).beacon().as_ref(), Some(note.as_bytes()), "a joiner's own first exchange brings it");
+}
+
+#[test]
+fn a_record_that_gets_old_is_asked_for_anew() {
+    let mut net = Net::new(&[1, 2]);
+    net.run(Duration::from_secs(10));
+    // Twenty hours of its twenty-four have gone; node 2 has signed another meanwhile.
+    net.elapsed += Duration::from_secs(20 * 3600);
+    let mut fresh = record(2, 1, [10, 0, 2, 1]).into_value();
+    (fresh.seq, fresh.issued_at, fresh.expires_at) =
+        (2, net.now().clock, net.now().clock + Duration::from_secs(86_400));
+    net.of(2).renew(Signed::sign(fresh, &key(2)).expect("a record"));
+    net.run(Duration::from_secs(120));
+    assert_eq!(net.of(1).records.any(&id(2)).map(|record| record.seq), Some(2));
+    assert!(net.knows(1, &[2]));
+}
+
+#[test]
+fn who_is_on_probation_is_not_believed_once_three_others_are_past_it() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run(Duration::from_secs(10));
+    net.elapsed += Duration::from_secs(86_400);
+    for n in 1..=3 {
+        let mut fresh = record(n, 1, [10, 0, n, 1]).into_value();
+        (fresh.seq, fresh.issued_at) = (2, net.now().clock);
+        fresh.expires_at = net.now().clock + Duration::from_secs(86_400);
+        net.of(n).renew(Signed::sign(fresh, &key(n)).expect("a record"));
+    }
+    net.run(Duration::from_secs(120));
+    let mut young = record(4, 1, [10, 0, 4, 1]).into_value();
+    (young.issued_at, young.expires_at) = (net.now().clock, net.now().clock + Duration::from_secs(86_400));
+    net.add(4, Signed::sign(young, &key(4)).expect("a record"), settings());
+    net.seek(4, 1);
+    net.run(Duration::from_secs(40));
+    assert!(net.knows(1, &[2, 3, 4]));
+    let at = net.now().clock;
+    net.packet(1, 4, &gossip(4, 1, &[accuse(4, 2, at)]));
+    assert_eq!(net.refused(1, Reason::Muted), 1);
+    // The joiner has heard from three members that it is the only young one.
+    let now = net.now();
+    let homes =
+        net.of(4).view(now).homes(crate::placement::Tag::of_inbox(&chappe_common::lease::Inbox::new(*id(9).key())));
+    assert!(!homes.contains(&id(4)) && homes.iter().count() == 3);
+}

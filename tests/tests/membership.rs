@@ -1,0 +1,187 @@
+//! Who is admitted and who isn't, on real nodes and links, and what a refused node's log says.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chappe_common::{
+    admission::Ticket,
+    federation::FederationId,
+    keys::{NodeId, SecretKey},
+    signed::Signed,
+    time::UnixTime,
+};
+use chappe_node::{Node, NodeConfig, clock::Clock, config::AdmissionPolicy, identity::load_or_create_key};
+use chappe_tests::{eventually, federation::Federation};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What is logged by this thread.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Has all that this thread logs from now on written here.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt().with_writer(self.clone()).with_ansi(false).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn says(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).contains(text)
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// The key of the node with that number, made before it starts.
+fn key(federation: &Federation, number: usize) -> SecretKey {
+    let dir = federation.node_config(number, |_| {}).node.data_dir;
+    std::fs::create_dir_all(&dir).expect("a folder");
+    load_or_create_key(&dir).expect("a key")
+}
+
+/// Waits until the refused node's log says why, and sees that nobody took it in.
+async fn is_refused(federation: &Federation, refused: &Node, log: &Log, advice: &str) {
+    eventually(advice, || log.says(advice)).await;
+    assert_eq!(refused.members(), 1, "it knows nobody but itself");
+    assert!(federation.nodes.iter().all(|node| node.members() == federation.nodes.len()));
+}
+
+#[tokio::test]
+async fn a_federation_by_invitation_takes_who_shows_a_ticket_and_tells_the_others() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let federation = Federation::start(1, |_| {}).await;
+    let issuer = SecretKey::from_bytes(&[7; 32]);
+    let invite = |config: &mut NodeConfig| {
+        config.federation.admission = AdmissionPolicy::Invite;
+        config.federation.issuers = vec![issuer.public()];
+    };
+    let ticket = |node: NodeId, by: &SecretKey| {
+        let ticket = Ticket {
+            federation: FederationId::of_roots(&[federation.root()]),
+            issuer: by.public(),
+            node,
+            expires_at: UnixTime::from_secs(u64::from(u32::MAX)),
+        };
+        Signed::sign(ticket, by).expect("a ticket")
+    };
+    // Two members that hold tickets themselves, since each judges the other.
+    let invited = [1, 2].map(|number| {
+        let ticket = ticket(key(&federation, number).node_id(), &issuer);
+        federation.node_config(number, |config| {
+            invite(config);
+            config.federation.ticket = Some(ticket.clone());
+        })
+    });
+    let mut nodes = Vec::new();
+    for config in invited {
+        nodes.push(Node::spawn(config).await.expect("a node"));
+    }
+    eventually("both are members", || nodes.iter().all(|node| node.members() >= 2)).await;
+    let uninvited = federation.start_node(3, invite).await;
+    eventually("it is told", || log.says("ask one of its operators for a ticket")).await;
+    assert_eq!(uninvited.members(), 1);
+    let forged = ticket(key(&federation, 4).node_id(), &SecretKey::from_bytes(&[8; 32]));
+    let forger = federation
+        .start_node(4, |config| {
+            invite(config);
+            config.federation.ticket = Some(forged.clone());
+        })
+        .await;
+    eventually("it is told", || log.says("is not by a key that may invite")).await;
+    assert_eq!(forger.members(), 1);
+    for node in nodes.into_iter().chain([uninvited, forger]) {
+        node.shutdown().await;
+    }
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_on_the_list_is_told_so() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let mut federation = Federation::start(0, |_| {}).await;
+    let listed: Vec<_> = (0..2).map(|number| key(&federation, number).node_id()).collect();
+    let by_list = |config: &mut NodeConfig| {
+        config.federation.admission = AdmissionPolicy::Allowlist;
+        config.federation.allow = listed.clone();
+    };
+    for number in 0..2 {
+        let node = federation.start_node(number, by_list).await;
+        federation.nodes.push(node);
+    }
+    federation.settle().await;
+    let stranger = federation.start_node(2, |_| {}).await;
+    is_refused(&federation, &stranger, &log, "ask its operators to add this node's id").await;
+    stranger.shutdown().await;
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_third_node_of_a_network_is_refused_and_told() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let strict = |config: &mut NodeConfig| config.federation.exempt.clear();
+    let federation = Federation::start(2, strict).await;
+    let third = federation.start_node(2, strict).await;
+    is_refused(&federation, &third, &log, "two nodes of this network (/24 or /48) are members already").await;
+    third.shutdown().await;
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_reached_at_its_address_is_nobodys_member() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let federation = Federation::start(2, |_| {}).await;
+    // A port that is bound by somebody else, who is silent.
+    let silent = std::net::UdpSocket::bind(("127.0.0.1", 0)).expect("a socket");
+    let addr = silent.local_addr().expect("an address");
+    // The registry does not list it either; it knows the others by it.
+    let hidden = federation.start_node(2, |config| config.federation.advertise = vec![addr]).await;
+    is_refused(&federation, &hidden, &log, "they do not reach federation.advertise").await;
+    hidden.shutdown().await;
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_an_hour_off_is_told_and_admits_nobody() {
+    let hour = Duration::from_secs(3600);
+    for (clock, direction) in [(Clock::ahead(hour), "ahead of"), (Clock::behind(hour), "behind")] {
+        let log = Log::default();
+        let _guard = log.listen();
+        let federation = Federation::start(3, |_| {}).await;
+        let mut config = federation.node_config(3, |_| {});
+        // Its registry's directory is from the future, or expired: it has the others' records from its last run.
+        let first = Node::spawn(config.clone()).await.expect("a node");
+        eventually("it knows the others", || first.members() == 4).await;
+        first.shutdown().await;
+        eventually("it has left", || federation.nodes.iter().all(|node| node.members() == 3)).await;
+        config.registry.urls.clear();
+        let wrong = Node::spawn_by(config, clock).await.expect("a node");
+        is_refused(&federation, &wrong, &log, direction).await;
+        assert!(log.says("see timedatectl"));
+        wrong.shutdown().await;
+        federation.shutdown().await;
+    }
+}
