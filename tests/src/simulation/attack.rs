@@ -3,6 +3,11 @@
 //! So they answer probes and are members, whatever else they do. They know everybody's key, run and record, and may send
 //! whatever they like to whomever they like, as often as they like.
 
+pub mod accuse;
+pub mod claim;
+pub mod replay;
+pub mod words;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -18,7 +23,7 @@ use chappe_node::membership::{
     packet::Packet,
 };
 use foca::{Header, Member, Message};
-use rand::rngs::StdRng;
+use rand::{rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
     dial::Want,
@@ -38,6 +43,11 @@ pub trait Behaviour {
     /// A packet for its engine. Whether the engine hears it.
     fn hears(&mut self, _now: Now, _from: NodeId, _packet: &Bytes) -> bool {
         true
+    }
+
+    /// A packet of its engine. What is sent in its place; none: nothing.
+    fn sends(&mut self, packet: Bytes) -> Option<Bytes> {
+        Some(packet)
     }
 
     /// What its engine says in an exchange; it may be changed. Whether it is said.
@@ -94,6 +104,11 @@ impl Puppet<'_> {
         self.everybody.iter().filter(|known| known.honest)
     }
 
+    /// Some honest nodes, chosen at random.
+    pub fn some_honest(&mut self, count: usize) -> Vec<MemberId> {
+        self.everybody.iter().filter(|known| known.honest).map(|known| known.id).sample(self.rng, count)
+    }
+
     /// Sends bytes as a membership packet.
     pub fn send(&mut self, to: NodeId, packet: impl Into<Bytes>) {
         self.deeds.push(Deed::Send(to, packet.into()));
@@ -104,10 +119,14 @@ impl Puppet<'_> {
         self.send(to, swim(header, said, items));
     }
 
+    /// A header of its own.
+    pub const fn header(&self, to: MemberId, message: Message<MemberId>) -> Header<MemberId> {
+        Header { src: self.me, src_incarnation: 0, dst: to, message }
+    }
+
     /// Gossips.
     pub fn gossip(&mut self, to: MemberId, said: &[Member<MemberId>], items: &[Vec<u8>]) {
-        let header = Header { src: self.me, src_incarnation: 0, dst: to, message: Message::Gossip };
-        self.send_swim(to.node, &header, said, items);
+        self.send_swim(to.node, &self.header(to, Message::Gossip), said, items);
     }
 
     /// Gossips an item of news.

@@ -11,6 +11,17 @@ pub(super) const EARLY_PACKETS: usize = 4;
 const BACKLOG: usize = 400;
 
 impl World {
+    /// Sends a membership packet of an engine.
+    pub(super) fn send_of_engine(&mut self, from: Ix, to: NodeId, packet: Bytes) {
+        let packet = match &mut self.nodes[from.index()].behaviour {
+            Some(behaviour) => behaviour.sends(packet),
+            None => Some(packet),
+        };
+        if let Some(packet) = packet {
+            self.send(from, to, packet);
+        }
+    }
+
     /// Sends a membership packet.
     pub(super) fn send(&mut self, from: Ix, to: NodeId, packet: Bytes) {
         let node = &mut self.nodes[from.index()];

@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chappe_common::{federation::FederationId, keys::NodeId};
+use chappe_common::{federation::FederationId, keys::NodeId, record::SignedRecord};
 use chappe_node::membership::{
     Engine, Greeting, Now, Output, Settings,
     admission::{Admission, Policy},
+    beacons::Beacons,
+    member::MemberId,
     records::Records,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
@@ -137,7 +139,8 @@ impl World {
         node.records = Arc::new(Records::new(federation));
         node.greeting = Arc::new(Greeting { record: record.clone(), ticket: None });
         let (settings, key, records) = (self.settings.clone(), node.key.clone(), node.records.clone());
-        node.engine = Some(Engine::new(now, settings, key, record, records, seed));
+        let beacons = Beacons::new(federation, Vec::new());
+        node.engine = Some(Engine::new(now, settings, key, record, records, beacons, seed));
         node.wake_at = None;
         node.links.clear();
         node.dials = Default::default();
@@ -318,7 +321,7 @@ impl World {
         let i = ix.index();
         while let Some(output) = self.nodes[i].engine.as_mut().and_then(Engine::poll) {
             match output {
-                Output::Send { to, packet } => self.send(ix, to, packet),
+                Output::Send { to, packet } => self.send_of_engine(ix, to, packet),
                 Output::Dial { record } => self.dial(ix, &record, Want::Link),
                 Output::Exchange { with } => match self.ids.get(&with) {
                     Some(&peer) if self.nodes[i].links.find(peer, self.time).is_some() => self.begin_talk(ix, peer),
@@ -411,7 +414,7 @@ impl World {
     }
 
     /// A few of the nodes that the registry lists, and that this one doesn't know as members.
-    fn listed(&mut self, ix: Ix) -> Vec<chappe_common::record::SignedRecord> {
+    fn listed(&mut self, ix: Ix) -> Vec<SignedRecord> {
         let Some(engine) = &self.nodes[ix.index()].engine else { return Vec::new() };
         let me = self.nodes[ix.index()].id;
         let strangers = self.nodes.iter().filter(|node| node.is_running() && node.id != me && !engine.is_up(&node.id));
@@ -489,6 +492,26 @@ impl World {
     /// The key of a node.
     pub fn id(&self, ix: Ix) -> NodeId {
         self.nodes[ix.index()].id
+    }
+
+    /// The record that a node shows.
+    pub fn record(&self, ix: Ix) -> SignedRecord {
+        self.nodes[ix.index()].greeting.record.clone()
+    }
+
+    /// A node and its run.
+    pub fn member(&self, ix: Ix) -> MemberId {
+        MemberId { node: self.id(ix), epoch: self.epoch(ix) }
+    }
+
+    /// Whether a node has another as a member.
+    pub fn sees(&self, observer: Ix, other: Ix) -> bool {
+        self.engine(observer).is_up(&self.id(other))
+    }
+
+    /// How many of a node's members were never made.
+    pub fn strangers(&self, observer: Ix) -> usize {
+        self.engine(observer).members().filter(|(node, _)| !self.ids.contains_key(node)).count()
     }
 
     /// The run of a node.
