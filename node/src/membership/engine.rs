@@ -238,7 +238,6 @@ impl Engine {
                     self.dial(&node);
                     self.probe(node);
                 }
-                Step::Accuse(node) => self.accuse(now, node),
                 Step::Failed(node) => self.lose(now, node),
             }
         }

@@ -23,7 +23,7 @@ const CROSSING: Duration = Duration::from_secs(1);
 /// The most dials of one node at once, as the node has it.
 const MAX_DIALS: usize = 512;
 /// When a lost flight of a handshake is sent again, at first: the round trip isn't known yet (RFC 9002, section 6.2.2).
-const FIRST_TIMEOUT: Duration = Duration::from_millis(450);
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a dial is for.
 pub(super) enum Want {

@@ -13,24 +13,19 @@ impl Engine {
         }
         self.counts.checks += u64::from(!self.checks.is_open(&id.node));
         self.checks.open(id.node, None, now.at);
-    }
-
-    /// This node's own doubts of a member have lasted: the others are told.
-    pub(super) fn accuse(&mut self, now: Now, node: NodeId) {
-        let Some(epoch) = self.roster.up(&node) else { return };
         let deaf = self.last_heard.is_none_or(|last| last + DEAF <= now.at);
         // What others would refuse isn't said.
         if deaf
-            || !self.conduct.may_accuse(now.at, &self.me, &node, now.clock)
-            || !self.conduct.accuses(now.at, self.me, node, now.clock)
+            || !self.conduct.may_accuse(now.at, &self.me, &id.node, now.clock)
+            || !self.conduct.accuses(now.at, self.me, id.node, now.clock)
         {
             return;
         }
         let accusation = Accusation {
             federation: self.own.federation,
             accuser: self.me,
-            accused: node,
-            epoch,
+            accused: id.node,
+            epoch: id.epoch,
             at: now.clock,
         };
         match Signed::sign(accusation, &self.key) {

@@ -11,7 +11,7 @@ use crate::simulation::{
 };
 
 /// How long the news of a start take to be old, at the longest.
-const SETTLE: Duration = Duration::from_secs(300);
+const SETTLE: Duration = Duration::from_secs(240);
 /// Between two crashes: each is over before the next.
 const APART: Duration = Duration::from_secs(25);
 
