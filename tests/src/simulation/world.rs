@@ -174,6 +174,12 @@ impl World {
         }
     }
 
+    /// A malicious node does what it should from now on.
+    pub fn cure(&mut self, ix: Ix) {
+        self.census = None;
+        self.nodes[ix.index()].behaviour = None;
+    }
+
     /// Ends a node's process without a word.
     pub fn crash(&mut self, ix: Ix) {
         self.census = None;

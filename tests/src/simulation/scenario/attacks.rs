@@ -4,6 +4,8 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use rand::{SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
+use chappe_node::membership::counts::{Counts, Reason};
+
 use super::{Figure, Sizes, start_all};
 use crate::simulation::{
     attack::{
@@ -11,6 +13,7 @@ use crate::simulation::{
         accuse::Accuse,
         claim::{ClaimDead, Hide, Invent, Quiet},
         replay::Replay,
+        versatile::Versatile,
         words::Words,
     },
     node::Ix,
@@ -38,7 +41,7 @@ pub enum Attack {
     Invent,
     /// Members that have died are said to be there.
     ClaimDead,
-    /// All of it, each member something else.
+    /// All of it in turn.
     Everything,
 }
 
@@ -56,6 +59,23 @@ impl Attack {
             Self::Everything,
         ];
         words.chain(others.into_iter().map(|attack| (format!("{attack:?}"), attack))).collect()
+    }
+
+    /// The mind of a member that tries this. `victim` is whom all accuse; `dead` are members that have died.
+    pub(super) fn behaviour(self, world: &mut World, victim: Ix, dead: &[Ix], rng: &mut StdRng) -> Box<dyn Behaviour> {
+        match self {
+            Self::Words(words) => Box::new(words),
+            Self::AccuseOne => Box::new(Accuse::One(world.member(victim))),
+            Self::AccuseMany => Box::new(Accuse::Many),
+            Self::ForgeAccusations => Box::new(Accuse::Forged),
+            Self::Replay => Box::new(Replay::default()),
+            Self::Invent => Box::new(Invent::new(world.federation(), world.now(), 400, rng)),
+            Self::ClaimDead => Box::new(ClaimDead { dead: dead.iter().map(|ix| world.record(*ix)).collect() }),
+            Self::Everything => {
+                let parts = Self::all().into_iter().map(|(_, attack)| attack).filter(|attack| *attack != self);
+                Box::new(Versatile::new(parts.map(|part| part.behaviour(world, victim, dead, rng)).collect()))
+            }
+        }
     }
 }
 
@@ -78,7 +98,7 @@ impl Attacked {
     }
 
     /// Turns so many members.
-    fn turn(&mut self, count: usize, attack: Attack) -> Vec<Ix> {
+    fn turn(&mut self, count: usize, attack: Attack) {
         let victim = self.world.any_honest();
         if matches!(attack, Attack::ClaimDead | Attack::Everything) {
             self.dead = self.world.honest().into_iter().filter(|ix| *ix != victim).sample(&mut self.rng, 2);
@@ -88,28 +108,9 @@ impl Attacked {
             self.world.run_for(Duration::from_secs(30));
         }
         let honest = self.world.honest().into_iter().filter(|ix| *ix != victim);
-        let turned = honest.sample(&mut self.rng, count);
-        let everything: Vec<_> = Attack::all().into_iter().map(|(_, attack)| attack).collect();
-        for (n, ix) in turned.iter().enumerate() {
-            let attack = if attack == Attack::Everything { everything[n % (everything.len() - 1)] } else { attack };
-            let behaviour = self.behaviour(attack, victim);
-            self.world.corrupt(*ix, behaviour);
-        }
-        turned
-    }
-
-    fn behaviour(&mut self, attack: Attack, victim: Ix) -> Box<dyn Behaviour> {
-        match attack {
-            Attack::Words(words) => Box::new(words),
-            Attack::AccuseOne => Box::new(Accuse::One(self.world.member(victim))),
-            Attack::AccuseMany => Box::new(Accuse::Many),
-            Attack::ForgeAccusations => Box::new(Accuse::Forged),
-            Attack::Replay | Attack::Everything => Box::new(Replay::default()),
-            Attack::Invent => Box::new(Invent::new(self.world.federation(), self.world.now(), 400, &mut self.rng)),
-            Attack::ClaimDead => {
-                let dead = self.dead.iter().map(|ix| self.world.record(*ix)).collect();
-                Box::new(ClaimDead { dead })
-            }
+        for ix in honest.sample(&mut self.rng, count) {
+            let behaviour = attack.behaviour(&mut self.world, victim, &self.dead, &mut self.rng);
+            self.world.corrupt(ix, behaviour);
         }
     }
 
@@ -154,6 +155,7 @@ pub fn attack(conditions: Conditions, sizes: Sizes, name: &str, attack: Attack) 
         figures.extend(attacked.harm(&name));
         let over = checks.saturating_sub(MOST_CHECKS) + claims.saturating_sub(MOST_CLAIMS);
         figures.push(Figure::wanted(name("open checks and claims over their bounds"), over as f64, "", 0.0));
+        figures.push(Figure::told(name("refused, disproved or in vain"), attacked.noticed() as f64, ""));
         figures.push(Figure::told(name("vain dials of an honest member"), (cost.0 - before.0) as f64 / minutes, "/min"));
         figures.push(Figure::told(name("messages of an honest member"), (cost.1 - before.1) as f64 / minutes / 60.0, "/s"));
     }
@@ -166,6 +168,13 @@ impl Attacked {
     fn cost(&self) -> (u64, u64) {
         let loads = self.world.honest().into_iter().map(|ix| self.world.load(ix));
         loads.fold((0, 0), |(dials, messages), load| (dials + load.vain_dials, messages + load.messages))
+    }
+
+    /// How often an honest member has refused something, found an accusation false, or a claimed node not there.
+    fn noticed(&self) -> u64 {
+        let counts = self.world.honest().into_iter().map(|ix| self.world.engine(ix).counts());
+        let refused = |counts: &Counts| Reason::ALL.iter().map(|reason| counts.refused(*reason)).sum::<u64>();
+        counts.map(|counts| refused(counts) + counts.disproved + counts.false_claims).sum()
     }
 
     /// What nobody may do to a federation.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Figure, Sizes, mean, share_of, start_all, worst};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
+
+use super::{Figure, Sizes, attacks::Attack, mean, share_of, start_all, worst};
 use crate::simulation::{
     node::{Ix, Load},
     usage,
@@ -149,6 +151,38 @@ impl Calm {
             Figure::wanted(self.name("partition of 50/50 heals, all views whole"), after, "s", 150.0),
             Figure::wanted(self.name("members of one's own half declared down"), unjust as f64, "members", 0.0),
         ]
+    }
+
+    /// One member is malicious, and then a tenth of them: first all accuse the same one, then they try everything.
+    pub fn attacked(&mut self) -> Vec<Figure> {
+        let mut rng = StdRng::seed_from_u64(self.world.rng.random());
+        let (victim, died) = (self.world.any_honest(), self.world.any_honest());
+        self.world.crash(died);
+        self.world.run_for(APART);
+        let mut figures = Vec::new();
+        for (by, count) in [("one malicious member", 1), ("10 % of the members", self.sizes.members / 10)] {
+            let before = self.world.unjust().len() as u64 + self.world.ended();
+            let honest = self.world.honest().into_iter().filter(|ix| *ix != victim);
+            let turned = honest.sample(&mut rng, count);
+            for attack in [Attack::AccuseOne, Attack::Everything] {
+                for ix in &turned {
+                    let behaviour = attack.behaviour(&mut self.world, victim, &[died], &mut rng);
+                    self.world.corrupt(*ix, behaviour);
+                }
+                self.world.run_for(self.sizes.attack / 2);
+            }
+            let evicted = self.world.unjust().len() as u64 + self.world.ended() - before;
+            let name = self.name(&format!("honest members evicted by {by}"));
+            figures.push(Figure::wanted(name, evicted as f64, "members", 0.0));
+            figures.push(self.incomplete(&format!("views that lack an honest member under attack by {by}")));
+        }
+        // The rest is measured without them.
+        for ix in self.world.all() {
+            self.world.cure(ix);
+        }
+        self.world.start(died);
+        self.world.run_for(APART);
+        figures
     }
 
     /// Nothing happens but loss: who is declared down?
