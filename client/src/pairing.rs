@@ -3,11 +3,14 @@
 //! Four messages over the code door, in which A typed the code that B shows:
 //!
 //! ```text
-//! A → B  pair_request   { share, commitment }          commitment = SHA-256(label ‖ nonce of A)
-//! B → A  pair_response  { share, nonce, confirmation } proves that B knows the secret
-//! A → B  offer          { confirmation, sealed }       proves that A does; nonce, identity and name of A
-//! B → A  answer         { sealed }                     identity and name of B
+//! A → B  pair_request   { share, commitment, challenge }          commitment = SHA-256(label ‖ nonce of A)
+//! B → A  pair_response  { share, nonce, challenge, confirmation } proves that B knows the secret
+//! A → B  offer          { confirmation, sealed, possession }      proves that A does; nonce, identity and name of A
+//! B → A  answer         { sealed, possession }                    identity and name of B
 //! ```
+//!
+//! A challenge is an X25519 key made for this pairing; only who holds the identity key that it shows can answer it, so
+//! nobody passes as a person whose public key it knows.
 //!
 //! The states are values that each step consumes, so a code answers one request and no second one: one guess burns it.
 //! Knows no clock and no network.
@@ -43,9 +46,12 @@ pub enum PairingError {
     /// The other side's share was not valid: it isn't our software, or it is an attack.
     #[error("the other side does not keep to the protocol")]
     Share(#[from] InvalidShare),
-    /// A sealed identity did not open, or was not what had been committed to.
+    /// A sealed identity did not open, was not what had been committed to, or is this side's own.
     #[error("the other side's identity was not the one that it had committed to")]
     Identity,
+    /// The other side does not hold the identity key that it shows.
+    #[error("the other side shows an identity that is not its own")]
+    Possession,
 }
 
 /// What A sends first.
@@ -53,6 +59,7 @@ pub enum PairingError {
 pub struct Request {
     share: Bytes<32>,
     commitment: Bytes<32>,
+    challenge: Bytes<32>,
 }
 
 /// What B answers.
@@ -60,6 +67,7 @@ pub struct Request {
 pub struct Response {
     share: Bytes<32>,
     nonce: Bytes<32>,
+    challenge: Bytes<32>,
     confirmation: Bytes<32>,
 }
 
@@ -68,12 +76,14 @@ pub struct Response {
 pub struct Proof {
     confirmation: Bytes<32>,
     sealed: Bytes<{ IDENTITY_LEN + 16 }>,
+    possession: Bytes<32>,
 }
 
 /// B's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     sealed: Bytes<{ IDENTITY_LEN + 16 }>,
+    possession: Bytes<32>,
 }
 
 /// Who one is: the identity key, and the name that the other side will see first.
@@ -100,6 +110,7 @@ pub struct Requester {
     session: Vec<u8>,
     nonce: [u8; 32],
     commitment: [u8; 32],
+    challenge: SealingKey,
 }
 
 impl Requester {
@@ -112,26 +123,35 @@ impl Requester {
         let session = session(own, phrase.locator());
         let exchange = Exchange::new(phrase.secret(), &channel(phrase.locator()), &session, &scalar);
         let commitment = commitment(&nonce);
-        let request = Request { share: Bytes(*exchange.share()), commitment: Bytes(commitment) };
-        (Self { exchange, session, nonce, commitment }, request)
+        let challenge = SealingKey::generate(random);
+        let request = Request {
+            share: Bytes(*exchange.share()),
+            commitment: Bytes(commitment),
+            challenge: Bytes(challenge.public()),
+        };
+        (Self { exchange, session, nonce, commitment, challenge }, request)
     }
 
     /// Checks that B knows the secret, and shows B that A does.
     ///
     /// # Errors
-    /// B does not know it. Nothing about A's secret or identity has been told.
+    /// B does not know it, or its challenge is none. Nothing about A's secret or identity has been told.
     pub fn handle_response(self, response: &Response, myself: Myself<'_>) -> Result<(Confirmed, Proof), PairingError> {
         let own_share = *self.exchange.share();
         let (share, nonce) = (&response.share.0, &response.nonce.0);
-        let transcript = cpace::transcript(&own_share, &self.commitment, share, nonce);
+        let ours = data(&self.commitment, &self.challenge.public());
+        let theirs = data(nonce, &response.challenge.0);
+        let transcript = cpace::transcript(&own_share, &ours, share, &theirs);
         let keys = Keys::new(&*self.exchange.finish(share, &self.session, &transcript)?);
-        keys.check(Role::B, share, nonce, &response.confirmation.0)?;
+        keys.check(Role::B, share, &theirs, &response.confirmation.0)?;
         let proof = Proof {
-            confirmation: Bytes(keys.confirm(Role::A, &own_share, &self.commitment)),
+            confirmation: Bytes(keys.confirm(Role::A, &own_share, &ours)),
             sealed: Bytes(keys.seal(Role::A, &self.nonce, myself)),
+            possession: Bytes(keys.possession(Role::A, myself.identity, &response.challenge.0)?),
         };
         let words = keys.words(&self.nonce, nonce);
-        Ok((Confirmed { keys, identity: myself.identity.public(), words }, proof))
+        let identity = myself.identity.public();
+        Ok((Confirmed { keys, identity, challenge: self.challenge, words }, proof))
     }
 }
 
@@ -139,6 +159,7 @@ impl Requester {
 pub struct Confirmed {
     keys: Keys,
     identity: [u8; 32],
+    challenge: SealingKey,
     words: [&'static str; words::COUNT],
 }
 
@@ -146,9 +167,13 @@ impl Confirmed {
     /// Takes B's identity.
     ///
     /// # Errors
-    /// It doesn't open.
+    /// It doesn't open, or isn't B's.
     pub fn handle_reply(self, reply: &Reply) -> Result<Paired, PairingError> {
         let (_, identity, name) = self.keys.open(Role::B, &reply.sealed.0)?;
+        if identity == self.identity {
+            return Err(PairingError::Identity);
+        }
+        self.keys.check_possession(Role::B, &self.challenge, &identity, &reply.possession.0)?;
         let secret = self.keys.pairing_secret(&self.identity, &identity);
         Ok(Paired { contact: Contact::new(&name, identity, Role::A, secret), words: self.words })
     }
@@ -182,40 +207,48 @@ impl Shower {
         let session = session(requester, self.phrase.locator());
         let exchange = Exchange::new(self.phrase.secret(), &channel(self.phrase.locator()), &session, &scalar);
         let own_share = *exchange.share();
-        let (share, commitment) = (request.share.0, request.commitment.0);
-        let transcript = cpace::transcript(&share, &commitment, &own_share, &nonce);
+        let challenge = SealingKey::generate(random);
+        let share = request.share.0;
+        let theirs = data(&request.commitment.0, &request.challenge.0);
+        let ours = data(&nonce, &challenge.public());
+        let transcript = cpace::transcript(&share, &theirs, &own_share, &ours);
         let keys = Keys::new(&*exchange.finish(&share, &session, &transcript)?);
         let response = Response {
             share: Bytes(own_share),
             nonce: Bytes(nonce),
-            confirmation: Bytes(keys.confirm(Role::B, &own_share, &nonce)),
+            challenge: Bytes(challenge.public()),
+            confirmation: Bytes(keys.confirm(Role::B, &own_share, &ours)),
         };
-        Ok((Responder { keys, share, commitment, nonce }, response))
+        Ok((Responder { keys, request: request.clone(), nonce, challenge }, response))
     }
 }
 
 /// B after its response.
 pub struct Responder {
     keys: Keys,
-    share: [u8; 32],
-    commitment: [u8; 32],
+    request: Request,
     nonce: [u8; 32],
+    challenge: SealingKey,
 }
 
 impl Responder {
     /// Checks that A knows the secret, and only then tells A who B is.
     ///
     /// # Errors
-    /// A does not know the secret, or shows another nonce than it had committed to.
+    /// A does not know the secret, shows another nonce than it had committed to, or an identity that isn't its own.
     pub fn handle_proof(self, proof: &Proof, myself: Myself<'_>) -> Result<(Paired, Reply), PairingError> {
-        self.keys.check(Role::A, &self.share, &self.commitment, &proof.confirmation.0)?;
+        let Request { share, commitment: committed, challenge } = &self.request;
+        self.keys.check(Role::A, &share.0, &data(&committed.0, &challenge.0), &proof.confirmation.0)?;
         let (nonce, identity, name) = self.keys.open(Role::A, &proof.sealed.0)?;
-        if commitment(&nonce) != self.commitment {
+        if commitment(&nonce) != committed.0 || identity == myself.identity.public() {
             return Err(PairingError::Identity);
         }
+        self.keys.check_possession(Role::A, &self.challenge, &identity, &proof.possession.0)?;
+        let possession = self.keys.possession(Role::B, myself.identity, &challenge.0)?;
         let secret = self.keys.pairing_secret(&identity, &myself.identity.public());
         let contact = Contact::new(&name, identity, Role::B, secret);
-        let reply = Reply { sealed: Bytes(self.keys.seal(Role::B, &[0; 32], myself)) };
+        let sealed = self.keys.seal(Role::B, &[0; 32], myself);
+        let reply = Reply { sealed: Bytes(sealed), possession: Bytes(possession) };
         Ok((Paired { contact, words: self.keys.words(&nonce, &self.nonce) }, reply))
     }
 }
@@ -236,6 +269,14 @@ fn commitment(nonce: &[u8; 32]) -> [u8; 32] {
     Sha256::new_with_prefix(LABEL).chain_update(b"commit").chain_update(nonce).finalize().into()
 }
 
+/// A side's associated data in CPace: its commitment or nonce, and its challenge.
+fn data(first: &[u8; 32], challenge: &[u8; 32]) -> [u8; 64] {
+    let mut data = [0; 64];
+    data[..32].copy_from_slice(first);
+    data[32..].copy_from_slice(challenge);
+    data
+}
+
 /// What comes out of CPace.
 struct Keys(Hkdf<Sha256>);
 
@@ -251,19 +292,43 @@ impl Keys {
         out
     }
 
-    fn mac(&self, role: Role, share: &[u8; 32], data: &[u8; 32]) -> Hmac<Sha256> {
+    fn mac(&self, role: Role, share: &[u8; 32], data: &[u8; 64]) -> Hmac<Sha256> {
         let key = self.expand::<32>(&[b"confirm-", [role.letter()].as_slice()].concat(), &[]);
         let mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.as_slice()).expect("HMAC takes any key");
         mac.chain_update(cpace::lv_cat(&[share, data]))
     }
 
-    fn confirm(&self, role: Role, share: &[u8; 32], data: &[u8; 32]) -> [u8; 32] {
+    fn confirm(&self, role: Role, share: &[u8; 32], data: &[u8; 64]) -> [u8; 32] {
         self.mac(role, share, data).finalize().into_bytes().into()
     }
 
     /// In constant time.
-    fn check(&self, role: Role, share: &[u8; 32], data: &[u8; 32], tag: &[u8; 32]) -> Result<(), PairingError> {
+    fn check(&self, role: Role, share: &[u8; 32], data: &[u8; 64], tag: &[u8; 32]) -> Result<(), PairingError> {
         self.mac(role, share, data).verify_slice(tag).map_err(|_| PairingError::WrongSecret)
+    }
+
+    fn possession_mac(&self, role: Role, shared: &[u8; 32], identity: &[u8; 32]) -> Hmac<Sha256> {
+        let key = self.expand::<32>(&[b"possess-", [role.letter()].as_slice()].concat(), &[shared]);
+        let mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.as_slice()).expect("HMAC takes any key");
+        mac.chain_update(identity)
+    }
+
+    /// What only the holder of `identity`, or of the challenge's secret, can make.
+    fn possession(&self, role: Role, identity: &SealingKey, challenge: &[u8; 32]) -> Result<[u8; 32], PairingError> {
+        let shared = identity.agree(challenge).ok_or(PairingError::Possession)?;
+        Ok(self.possession_mac(role, &shared, &identity.public()).finalize().into_bytes().into())
+    }
+
+    /// In constant time.
+    fn check_possession(
+        &self,
+        role: Role,
+        challenge: &SealingKey,
+        identity: &[u8; 32],
+        tag: &[u8; 32],
+    ) -> Result<(), PairingError> {
+        let shared = challenge.agree(identity).ok_or(PairingError::Possession)?;
+        self.possession_mac(role, &shared, identity).verify_slice(tag).map_err(|_| PairingError::Possession)
     }
 
     fn cipher(&self, role: Role) -> ChaCha20Poly1305 {
@@ -365,12 +430,15 @@ mod tests {
         let (m, request) = Requester::new(&guess, own(), &mut rng(1));
         let shower = Shower::new(phrase("ABC234-WXYZ"));
         let (b, response) = shower.handle_request(own(), &request, &mut rng(2)).expect("any request is answered");
-        let transcript = cpace::transcript(m.exchange.share(), &m.commitment, &response.share.0, &response.nonce.0);
+        let ours = data(&m.commitment, &m.challenge.public());
+        let theirs = data(&response.nonce.0, &response.challenge.0);
+        let transcript = cpace::transcript(m.exchange.share(), &ours, &response.share.0, &theirs);
         let keys = Keys::new(&m.exchange.finish(&response.share.0, &m.session, &transcript).expect("a valid share"));
         let myself = Myself { identity: &mallory, name: "Ada" };
         let proof = Proof {
-            confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &request.commitment.0)),
+            confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &ours)),
             sealed: Bytes(keys.seal(Role::A, &m.nonce, myself)),
+            possession: Bytes(keys.possession(Role::A, &mallory, &response.challenge.0).expect("a challenge")),
         };
         assert_eq!(b.handle_proof(&proof, myself).map(|_| ()), Err(PairingError::WrongSecret));
     }
@@ -398,9 +466,59 @@ mod tests {
         let shower = Shower::new(code.clone());
         let (_, response) = shower.handle_request(other, &request, &mut rng(2)).expect("a response");
         assert_eq!(a.handle_response(&response, myself).map(|_| ()), Err(PairingError::WrongSecret));
-        let bad = Request { share: Bytes([0; 32]), commitment: Bytes([0; 32]) };
+        let bad = Request { share: Bytes([0; 32]), commitment: Bytes([0; 32]), challenge: Bytes([1; 32]) };
         let refused = Shower::new(code).handle_request(own(), &bad, &mut rng(2)).map(|_| ());
         assert_eq!(refused, Err(PairingError::Share(InvalidShare)));
+    }
+
+    /// The proof of one who knows the code and shows `shown` as its identity, which it doesn't hold.
+    fn impostor(shown: &SealingKey, holds: &SealingKey) -> Result<(), PairingError> {
+        let bob = SealingKey::from_bytes(&[2; 32]);
+        let code = phrase("ABC234-WXYZ");
+        let (a, request) = Requester::new(&code, own(), &mut rng(1));
+        let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2))?;
+        let ours = data(&a.commitment, &a.challenge.public());
+        let theirs = data(&response.nonce.0, &response.challenge.0);
+        let transcript = cpace::transcript(a.exchange.share(), &ours, &response.share.0, &theirs);
+        let keys = Keys::new(&*a.exchange.finish(&response.share.0, &a.session, &transcript)?);
+        let proof = Proof {
+            confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &ours)),
+            sealed: Bytes(keys.seal(Role::A, &a.nonce, Myself { identity: shown, name: "Ada" })),
+            possession: Bytes(keys.possession(Role::A, holds, &response.challenge.0)?),
+        };
+        b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }).map(|_| ())
+    }
+
+    #[test]
+    fn nobody_passes_as_a_person_whose_public_key_it_knows_not_even_as_the_other_side_itself() {
+        let (ada, eve) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[9; 32]));
+        assert_eq!(impostor(&ada, &ada), Ok(()));
+        assert_eq!(impostor(&ada, &eve), Err(PairingError::Possession));
+        let bob = SealingKey::from_bytes(&[2; 32]);
+        assert_eq!(impostor(&bob, &bob), Err(PairingError::Identity));
+    }
+
+    #[test]
+    fn the_one_who_shows_the_code_has_to_hold_its_identity_too() {
+        let (ada, bob) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[2; 32]));
+        let code = phrase("ABC234-WXYZ");
+        let (a, request) = Requester::new(&code, own(), &mut rng(1));
+        let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
+        let (a, proof) = a.handle_response(&response, Myself { identity: &ada, name: "Ada" }).expect("a proof");
+        let (_, mut reply) = b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }).expect("a reply");
+        reply.possession.0[0] ^= 1;
+        assert_eq!(a.handle_reply(&reply).map(|_| ()), Err(PairingError::Possession));
+    }
+
+    #[test]
+    fn a_point_at_which_everybody_agrees_is_no_key() {
+        let key = SealingKey::from_bytes(&[1; 32]);
+        assert!(key.agree(&[0; 32]).is_none());
+        let mut one = [0; 32];
+        one[0] = 1;
+        assert!(key.agree(&one).is_none());
+        let other = SealingKey::from_bytes(&[2; 32]);
+        assert_eq!(key.agree(&other.public()), other.agree(&key.public()));
     }
 
     #[test]
@@ -421,8 +539,14 @@ mod tests {
         let keys = Keys::new(&isk.try_into().expect("64 bytes"));
         let (nonce_a, nonce_b) = (array("nonceA"), array("nonceB"));
         assert_eq!(commitment(&nonce_a), array("commitment"));
-        assert_eq!(keys.confirm(Role::A, &array("shareA"), &array("commitment")), array("confirmationA"));
-        assert_eq!(keys.confirm(Role::B, &array("shareB"), &nonce_b), array("confirmationB"));
+        let (challenge_a, challenge_b) = (array("challengeA"), array("challengeB"));
+        let data_a = data(&array("commitment"), &SealingKey::from_bytes(&challenge_a).public());
+        let data_b = data(&nonce_b, &SealingKey::from_bytes(&challenge_b).public());
+        assert_eq!(keys.confirm(Role::A, &array("shareA"), &data_a), array("confirmationA"));
+        assert_eq!(keys.confirm(Role::B, &array("shareB"), &data_b), array("confirmationB"));
+        let identity = SealingKey::from_bytes(&array("identitySecretA"));
+        let possession = keys.possession(Role::A, &identity, &SealingKey::from_bytes(&challenge_b).public());
+        assert_eq!(possession, Ok(array("possessionA")));
         assert_eq!(*keys.expand::<32>(b"seal-a", &[]), array("sealA"));
         assert_eq!(*keys.expand::<32>(b"seal-b", &[]), array("sealB"));
         let secret = keys.pairing_secret(&array("identityA"), &array("identityB"));

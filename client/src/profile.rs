@@ -46,12 +46,6 @@ pub enum ProfileError {
         /// Which file.
         path: PathBuf,
     },
-    /// Somebody with the same identity is a contact already. To pair anew, remove that contact first.
-    #[error("this identity is a contact already, called {name}; to pair anew, remove that contact first")]
-    Known {
-        /// The name of the contact.
-        name: String,
-    },
     /// As many contacts as a session can listen for.
     #[error("a profile holds at most {MAX_CONTACTS} contacts")]
     Full,
@@ -139,16 +133,17 @@ impl Profile {
         self.folder.join(NODES)
     }
 
-    /// Adds a contact; a name that is taken gets a number. Returns the contact as it was stored. Blocks on the disk.
+    /// Adds a contact; a name that is taken gets a number. Who has paired before takes its own former place, and keeps
+    /// the name that it has here: pairing has proven that it is the same. Returns the contact as it was stored. Blocks
+    /// on the disk.
     ///
     /// # Errors
-    /// The identity is a contact's already, the profile is full, or the disk says no; the contact is not stored then.
+    /// The profile is full, or the disk says no; the contact is not stored then.
     pub fn add_contact(&mut self, contact: Contact) -> Result<Contact, ProfileError> {
         self.change(|contacts| {
-            // Pairing doesn't prove that the other side holds the identity key that it shows, and a contact of both sides
-            // knows it: a pairing must not take the place of another one unasked.
-            if let Some(known) = contacts.iter().find(|known| known.id() == contact.id()) {
-                return Err(ProfileError::Known { name: known.name().to_owned() });
+            if let Some(known) = contacts.iter_mut().find(|known| known.id() == contact.id()) {
+                *known = contact.renamed(known.name());
+                return Ok(known.clone());
             }
             if contacts.len() >= MAX_CONTACTS {
                 return Err(ProfileError::Full);
@@ -299,22 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pairing_takes_nobody_s_place_and_the_number_is_bounded() {
+    fn who_pairs_again_takes_its_own_place_and_the_number_is_bounded() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut profile = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
         for n in 0..=u8::try_from(MAX_CONTACTS).expect("fewer than 256") {
             let added = profile.add_contact(contact(n, "Bob"));
             assert_eq!(added.is_ok(), usize::from(n) < MAX_CONTACTS, "{n}");
         }
-        // Whoever knows a contact's identity key could show it as its own.
-        let again = || Contact::new("Eve", [3; 32], Role::A, PairingSecret::from_bytes([200; 32]));
-        let secret = |profile: &Profile| profile.contact(again().id()).map(|contact| contact.secret().as_bytes()[0]);
-        let kept = secret(&profile);
-        assert!(matches!(profile.add_contact(again()), Err(ProfileError::Known { name }) if name == "Bob 4"));
-        assert_eq!(secret(&profile), kept);
-        profile.remove_contact(again().id()).expect("a known contact");
-        profile.add_contact(again()).expect("what was removed can be paired anew");
-        assert_eq!(secret(&profile), Some(200));
+        // Also in a profile that is full.
+        let again = Contact::new("Robert", [3; 32], Role::A, PairingSecret::from_bytes([200; 32]));
+        let stored = profile.add_contact(again).expect("the same person");
+        assert_eq!((stored.name(), stored.secret().as_bytes()[0], stored.role()), ("Bob 4", 200, Role::A));
         assert_eq!(profile.contacts().len(), MAX_CONTACTS);
     }
 

@@ -35,6 +35,14 @@ impl SealingKey {
         Zeroizing::new(self.secret.to_bytes().into())
     }
 
+    /// What this key and the other's public one have in common (RFC 7748). None: the other's is no key, but a point at
+    /// which everybody has the same.
+    pub fn agree(&self, other: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+        let secret = x25519_dalek::StaticSecret::from(*self.to_bytes());
+        let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*other));
+        shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+    }
+
     /// The public half.
     pub fn public(&self) -> [u8; 32] {
         self.public.to_bytes().into()

@@ -77,6 +77,13 @@ async fn seek_last_run(core: &Core, last: &LastRun) {
 async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     let Some(registry) = registry else { return };
     let now = core.clock.now();
+    match registry.fetch_beacon(now).await {
+        Ok(Some(beacon)) => {
+            let _ = core.membership.send(Event::Beacon(beacon.as_bytes().clone())).await;
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "no beacon from the registry"),
+    }
     match registry.fetch(now).await {
         Ok(bundle) => seek(core, bundle.records(now)).await,
         Err(error) => tracing::debug!(%error, "no directory from the registry"),

@@ -261,7 +261,7 @@ impl Engine {
             self.view_changed = true;
         }
         if self.roster.has_lost() {
-            for node in self.roster.retry(now.at) {
+            for node in self.roster.retry(now.at, &mut self.rng) {
                 self.dial(&node);
             }
         }

@@ -58,3 +58,74 @@ fn take_u16(rest: &mut &[u8]) -> Result<u16, BadGossip> {
     *rest = after;
     Ok(u16::from_be_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::{NodeId, PublicKey};
+    use foca::State;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: u8) -> MemberId {
+        MemberId { node: NodeId::new(PublicKey::from_bytes([n; 32])), epoch: 300 }
+    }
+
+    fn packet(message: Message<MemberId>, updates: Option<&[Member<MemberId>]>, items: &[&[u8]]) -> Vec<u8> {
+        let header = Header { src: id(1), src_incarnation: 0, dst: id(2), message };
+        let mut bytes = postcard::to_allocvec(&header).expect("a header");
+        if let Some(updates) = updates {
+            bytes.extend_from_slice(&u16::try_from(updates.len()).expect("few").to_be_bytes());
+            for update in updates {
+                bytes.extend_from_slice(&postcard::to_allocvec(update).expect("an update"));
+            }
+        }
+        for item in items {
+            bytes.extend_from_slice(&u16::try_from(item.len()).expect("short").to_be_bytes());
+            bytes.extend_from_slice(item);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_packet_is_taken_apart_as_the_library_puts_it_together() {
+        let updates = [Member::new(id(3), 0, State::Alive), Member::new(id(4), 7, State::Down)];
+        let bytes = packet(Message::Ping(9), Some(&updates), &[b"one", b"two"]);
+        let gossip = Gossip::decode(&bytes).expect("a packet");
+        assert_eq!((gossip.header.src, gossip.header.dst), (id(1), id(2)));
+        assert_eq!((gossip.updates.as_slice(), gossip.items.as_slice()), (&updates[..], &[&b"one"[..], b"two"][..]));
+        let bytes = packet(Message::Broadcast, None, &[b"news"]);
+        assert_eq!(Gossip::decode(&bytes).expect("a packet").items, [b"news"]);
+        assert!(Gossip::decode(&packet(Message::TurnUndead, None, &[])).is_ok());
+    }
+
+    #[test]
+    fn what_is_cut_short_or_announces_more_than_there_is_is_no_packet() {
+        let whole = packet(Message::Gossip, Some(&[Member::new(id(3), 0, State::Alive)]), &[b"item"]);
+        let header = packet(Message::Gossip, None, &[]).len();
+        // A header alone is a packet, and so is one that ends between two items.
+        let ends = [header, whole.len() - 6, whole.len()];
+        for len in 0..=whole.len() {
+            assert_eq!(Gossip::decode(&whole[..len]).is_ok(), ends.contains(&len), "{len}");
+        }
+        let mut many = packet(Message::Gossip, None, &[]);
+        many.extend_from_slice(&[0xff, 0xff]);
+        assert!(Gossip::decode(&many).is_err());
+        assert!(Gossip::decode(&packet(Message::Gossip, Some(&[]), &[b""])).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..1200)) {
+            let _ = Gossip::decode(&bytes);
+        }
+
+        #[test]
+        fn decoding_what_is_nearly_a_packet_never_panics(at in 0..200_usize, with in any::<u8>()) {
+            let mut bytes = packet(Message::Ping(9), Some(&[Member::new(id(3), 0, State::Alive)]), &[b"item"]);
+            let len = bytes.len();
+            bytes[at % len] = with;
+            let _ = Gossip::decode(&bytes);
+        }
+    }
+}

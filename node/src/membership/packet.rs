@@ -60,3 +60,35 @@ impl Packet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn packets_have_exactly_these_bytes() {
+        assert_eq!(Packet::Swim(Bytes::from_static(b"x")).encode(), &b"\x00x"[..]);
+        assert_eq!(Packet::Probe(258).encode(), &b"\x01\x02\x01\0\0\0\0\0\0"[..]);
+        assert_eq!(Packet::Answer(258).encode(), &b"\x02\x02\x01\0\0\0\0\0\0"[..]);
+    }
+
+    #[test]
+    fn a_packet_of_no_kind_or_of_another_length_is_none() {
+        for bytes in [&b""[..], b"\x03", b"\x01", b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0\0"] {
+            assert_eq!(Packet::decode(&Bytes::copy_from_slice(bytes)), Err(BadPacket));
+        }
+        assert_eq!(Packet::decode(&Bytes::from(vec![0; MAX_PACKET + 1])), Err(BadPacket));
+    }
+
+    proptest! {
+        #[test]
+        fn what_decodes_encodes_to_the_same(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let bytes = Bytes::from(bytes);
+            if let Ok(packet) = Packet::decode(&bytes) {
+                prop_assert_eq!(packet.encode(), bytes);
+            }
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::{
 };
 
 use chappe_common::{keys::NodeId, time::UnixTime};
+use rand::RngExt;
 
 use super::{admission::MAX_PER_NETWORK, since::Since};
 use crate::placement::Network;
@@ -21,10 +22,15 @@ pub(super) const MAX_KNOWN: usize = 4096;
 const MAX_DIALLING: usize = 256;
 /// How long a dial may take before it counts as failed, whatever the driver says.
 const DIAL_WAIT: Duration = Duration::from_secs(6);
-/// A lost member is dialled again after this, and after twice as long each time.
-const FIRST_RETRY: Duration = Duration::from_secs(10);
-/// The longest pause: how long a long partition may outlast its end, where nobody else tells.
-const LAST_RETRY: Duration = Duration::from_secs(600);
+/// How often all members together dial one that is lost: twice a second is nothing to it, and where half a federation
+/// is lost it finds the first way back within a second.
+const RETRIES_PER_SECOND: u32 = 2;
+/// The shortest pause between two dials of one lost member: longer than a dial takes.
+const SHORTEST_RETRY: Duration = Duration::from_secs(5);
+/// The longest pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(600);
+/// Who has been lost for so long is dialled four times as seldom: it is most likely gone.
+const LONG_LOST: Duration = Duration::from_secs(600);
 /// A claim that a lost member is back is looked into at most this often.
 const CLAIM_PAUSE: Duration = Duration::from_secs(5);
 /// Lost members that are dialled again in one second: a broken network must not make a storm.
@@ -47,8 +53,6 @@ pub(super) enum State {
         since: Instant,
         /// When it was dialled last.
         dialled: Instant,
-        /// How often.
-        tries: u32,
     },
 }
 
@@ -224,25 +228,25 @@ impl Roster {
     }
 
     /// The lost members that are to be dialled again now: a few, once a second.
-    pub(super) fn retry(&mut self, now: Instant) -> Vec<NodeId> {
+    pub(super) fn retry(&mut self, now: Instant, rng: &mut impl RngExt) -> Vec<NodeId> {
+        let members = u32::try_from(self.up + self.lost).unwrap_or(u32::MAX);
+        let pause = Duration::from_secs(u64::from(members / RETRIES_PER_SECOND));
         let due = self.entries.iter_mut().filter_map(|(node, entry)| match &mut entry.state {
-            State::Lost { dialled, tries, .. } => {
-                let pause = FIRST_RETRY.saturating_mul(1 << (*tries).min(16)).min(LAST_RETRY);
-                // Half as long again for some: those who lost each other together don't all dial at once.
-                let jitter = pause.mul_f64(f64::from(node.as_bytes()[31]) / 512.0);
-                (*dialled + pause + jitter <= now).then_some((*node, dialled, tries))
+            State::Lost { since, dialled } => {
+                let pause = if *since + LONG_LOST <= now { pause * 4 } else { pause };
+                // Those who lost each other together don't dial together.
+                let pause = pause.clamp(SHORTEST_RETRY, LONGEST_RETRY).mul_f64(rng.random_range(0.5..1.5));
+                (*dialled + pause <= now).then_some((*node, dialled))
             }
             _ => None,
         });
         let mut due: Vec<_> = due.collect();
-        due.sort_by_key(|(_, dialled, _)| **dialled);
+        due.sort_by_key(|(_, dialled)| **dialled);
         due.truncate(RETRIES_PER_TICK);
-        let dial = |(node, dialled, tries): (NodeId, &mut Instant, &mut u32)| {
-            *dialled = now;
-            *tries += 1;
-            node
-        };
-        due.into_iter().map(dial).collect()
+        for (_, dialled) in &mut due {
+            **dialled = now;
+        }
+        due.into_iter().map(|(node, _)| node).collect()
     }
 
     /// Whether any member is lost.
@@ -312,7 +316,7 @@ impl Roster {
         let epoch = self.up(node)?;
         self.leave_state(node);
         let entry = self.entries.get_mut(node)?;
-        entry.state = State::Lost { since: now, dialled: now, tries: 0 };
+        entry.state = State::Lost { since: now, dialled: now };
         self.lost += 1;
         Some(epoch)
     }

@@ -21,8 +21,9 @@ impl Since {
         self.seen.get_or_insert(clock);
     }
 
-    /// Takes over what was told before the node was seen.
-    pub(super) fn take_told(&mut self, before: Self) {
+    /// Takes over what was remembered and told before the node was seen.
+    pub(super) fn take_over(&mut self, before: Self) {
+        self.seen = self.seen.min(before.seen).or(self.seen).or(before.seen);
         for (by, since) in before.told {
             self.told(by, since);
         }
@@ -77,6 +78,17 @@ mod tests {
         assert_eq!(told(&[900, 5, 910]), Some(900));
         assert_eq!(told(&[5, 2000, 2000]), Some(1000));
         assert_eq!(told(&[900, 910, 920, 5, 5]), Some(910));
+    }
+
+    #[test]
+    fn what_this_node_remembers_counts_for_more_than_that_it_sees_it_now() {
+        let (mut since, mut before) = (Since::default(), Since::default());
+        since.seen(UnixTime::from_secs(1000));
+        before.remembered(UnixTime::from_secs(10));
+        since.take_over(Since::default());
+        assert_eq!(since.get(), Some(UnixTime::from_secs(1000)));
+        since.take_over(before);
+        assert_eq!(since.get(), Some(UnixTime::from_secs(10)));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Engine {
         if let Some(told) = self.told.remove(&node)
             && let Some(since) = self.roster.since_mut(&node)
         {
-            since.take_told(told);
+            since.take_over(told);
         }
         self.heard(now, node);
         let was_up = before == Some(State::Up);
@@ -108,7 +108,7 @@ impl Engine {
         self.view_changed = true;
         // Who was lost lost others, too; and the first member that is met knows the rest.
         if matches!(before, Some(State::Lost { .. })) || self.roster.len_up() == 1 {
-            self.hurry_exchange(now);
+            self.exchange_with(now, node);
         }
         self.count_mature(now);
     }

@@ -83,7 +83,7 @@ impl Engine {
             self.swim.remove(now.at, MemberId { node: leave.node, epoch });
             self.view_changed = true;
         }
-        self.outputs.push_back(Output::Gone { node: leave.node, epoch: leave.epoch + 1 });
+        self.outputs.push_back(Output::Gone { node: leave.node, epoch: leave.epoch.saturating_add(1) });
         self.swim.spread(&NewsKind::Leave.item(leave.as_bytes()));
         Ok(())
     }

@@ -5,7 +5,12 @@ use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRESHED_PER_TICK, news};
-use crate::membership::{beacons::Unlearned, counts::Reason, roster::Claimed, since::TELLERS};
+use crate::membership::{
+    beacons::Unlearned,
+    counts::Reason,
+    roster::{Claimed, MAX_KNOWN},
+    since::TELLERS,
+};
 
 impl Engine {
     pub(super) fn dial(&mut self, node: &NodeId) {
@@ -48,6 +53,8 @@ impl Engine {
             self.own_since.remembered(since);
         } else if let Some(known) = self.roster.since_mut(&node) {
             known.remembered(since);
+        } else if self.told.len() < MAX_KNOWN {
+            self.told.entry(node).or_default().remembered(since);
         }
     }
 
@@ -76,6 +83,16 @@ impl Engine {
             self.last_exchange = Some(now.at);
             self.outputs.push_back(Output::Exchange { with });
         }
+    }
+
+    /// Compares views with this member now, or if one was just compared with any, with some member soon.
+    pub(super) fn exchange_with(&mut self, now: Now, with: NodeId) {
+        if self.last_exchange.is_some_and(|last| last + EXCHANGE_PAUSE > now.at) {
+            self.hurry_exchange(now);
+            return;
+        }
+        self.last_exchange = Some(now.at);
+        self.outputs.push_back(Output::Exchange { with });
     }
 
     /// There is reason to think that much is new: not later than in a moment.

@@ -1,0 +1,88 @@
+//! Accepting links, and what one that is refused is told.
+
+use std::{sync::Arc, time::Duration};
+
+use chappe_common::link_tls;
+use quinn::Incoming;
+
+use super::{
+    judge::{Shown, judge},
+    up,
+};
+use crate::{
+    core::Core,
+    federation::{
+        hello::{self, HELLO_STREAM, Hello},
+        link::CloseReason,
+    },
+    membership::admission::Refusal,
+    placement::Network,
+};
+
+/// How long an accepted connection may take to show its record.
+const HELLO_WAIT: Duration = Duration::from_secs(5);
+
+/// Accepts links until the endpoint is closed.
+pub(crate) async fn accept(core: Arc<Core>) {
+    while let Some(incoming) = core.links.endpoint.accept().await {
+        if !incoming.remote_address_validated() {
+            // An unvalidated address gets a Retry, which costs no state. It fails only where one was sent already.
+            let _ = incoming.retry();
+            continue;
+        }
+        if core.links.handshakes.check_key(&Network::of(&incoming.remote_address())).is_err() {
+            core.metrics.handshakes_refused.inc();
+            incoming.refuse();
+            continue;
+        }
+        let Ok(place) = core.links.incoming.clone().try_acquire_owned() else {
+            core.metrics.handshakes_refused.inc();
+            incoming.refuse();
+            continue;
+        };
+        let core = core.clone();
+        core.tasks.clone().spawn(async move {
+            if tokio::time::timeout(HELLO_WAIT, accept_one(&core, incoming)).await.is_err() {
+                core.metrics.handshakes_refused.inc();
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
+    let Ok(connection) = incoming.await else { return };
+    let Some(peer) = connection.peer_identity().and_then(|identity| link_tls::peer_id_of_any(&*identity)) else {
+        CloseReason::Protocol.close(&connection);
+        return;
+    };
+    // Who only wanted to see this node's key proven closes now, and this ends.
+    let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
+    let mut first = [0];
+    if receive.read_exact(&mut first).await.is_err() || first[0] != HELLO_STREAM {
+        core.metrics.link_protocol_errors.inc();
+        CloseReason::Protocol.close(&connection);
+        return;
+    }
+    let refusal = match hello::receive(&mut receive).await {
+        Ok(Hello::Record { record, ticket, clock }) => {
+            core.note_clock(peer, clock);
+            match judge(core, peer, connection.remote_address(), Shown { record, ticket, clock }, false).await {
+                Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
+                Ok(epoch) => {
+                    if hello::send(&mut send, &core.hello()).await.is_ok() {
+                        up(core, peer, epoch, false, connection);
+                    }
+                    return;
+                }
+                Err(refusal) => refusal,
+            }
+        }
+        _ => Refusal::Record,
+    };
+    core.metrics.handshakes_refused.inc();
+    tracing::debug!(peer = peer.short(), %refusal, "refused a link");
+    let _ = hello::send(&mut send, &Hello::Refused { refusal, clock: core.clock.now() }).await;
+    // The reason has to arrive before the connection ends; the peer closes when it has read it.
+    connection.closed().await;
+}

@@ -1,0 +1,216 @@
+//! Dialling: one dial for all who want the same node, and the first packets with it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use chappe_common::{keys::NodeId, link_tls, record::SignedRecord};
+use futures_util::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
+use quinn::{Connection, crypto::rustls::QuicClientConfig};
+use tokio::{sync::oneshot, time::sleep};
+
+use super::{
+    judge::{Shown, judge},
+    transport, up,
+};
+use crate::{
+    core::Core,
+    federation::{
+        hello::{self, HELLO_STREAM, Hello},
+        link::{CloseReason, Link},
+    },
+    membership::admission::Refusal,
+};
+
+/// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
+const DIAL_WAIT: Duration = Duration::from_secs(4);
+/// Dials at once; beyond, the caller is told that the peer is unreachable. A joiner dials a whole federation.
+const MAX_DIALS: usize = 512;
+/// Packets that wait for a link to come up: probes of one or two periods.
+const EARLY_PACKETS: usize = 4;
+/// How long the next address of a peer waits for the one before it: a black hole costs no more.
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+
+/// Why there is no link to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DialError {
+    /// No record of the node is known, so there is no address to dial.
+    #[error("no record of the node is known")]
+    Unknown,
+    /// No address of the node answered with its key in time.
+    #[error("no address of the node answered with its key")]
+    Unreachable,
+    /// The node refused.
+    #[error("the node refused the link: {0}")]
+    Refused(Refusal),
+    /// Too many dials are under way.
+    #[error("too many dials are under way")]
+    Busy,
+}
+
+type Dialled = Shared<oneshot::Receiver<Result<Arc<Link>, DialError>>>;
+
+/// A dial under way.
+#[derive(Clone, Debug)]
+pub(super) struct Dial {
+    pub(super) since: Instant,
+    link: Dialled,
+    early: Arc<Early>,
+}
+
+/// Packets that are sent as soon as a new connection can carry them: they spare a round trip.
+#[derive(Debug, Default)]
+struct Early(Mutex<Vec<Bytes>>);
+
+impl Early {
+    /// Beyond the bound a packet is lost, as packets may be.
+    fn push(&self, packet: Bytes) {
+        let mut packets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if packets.len() < EARLY_PACKETS {
+            packets.push(packet);
+        }
+    }
+
+    fn send(&self, connection: &Connection) {
+        let packets = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for packet in packets {
+            // It may be lost, as packets may be.
+            let _ = connection.send_datagram(packet);
+        }
+    }
+}
+
+/// The link to a node; dials where there is none. Callers that want the same node share one dial.
+pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>, DialError> {
+    if let Some(link) = core.links.find(&node) {
+        return Ok(link);
+    }
+    let record = core.records.any(&node).ok_or(DialError::Unknown)?;
+    redial(core, &record).await
+}
+
+/// A new link by a record, even where there is one. Callers that want the same node share one dial.
+pub(crate) async fn redial(core: &Arc<Core>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
+    let dial = start_dial(core, record)?;
+    dial.link.await.unwrap_or(Err(DialError::Unreachable))
+}
+
+fn start_dial(core: &Arc<Core>, record: &SignedRecord) -> Result<Dial, DialError> {
+    let node = record.node;
+    let mut dials = core.links.dials.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(dial) = dials.get(&node) {
+        return Ok(dial.clone());
+    }
+    if dials.len() >= MAX_DIALS {
+        core.metrics.dials_refused.inc();
+        return Err(DialError::Busy);
+    }
+    let (sender, receiver) = oneshot::channel();
+    let dial = Dial { since: Instant::now(), link: receiver.shared(), early: Arc::default() };
+    dials.insert(node, dial.clone());
+    drop(dials);
+    let (core, addrs, early) = (core.clone(), record.quic_addrs.clone(), dial.early.clone());
+    core.tasks.clone().spawn(async move {
+        let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs, &early)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Unreachable),
+        };
+        core.links.dials.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        if let Ok(link) = &result {
+            early.send(link.connection());
+        }
+        // Nobody may be waiting any more; the link is in the table all the same.
+        let _ = sender.send(result);
+    });
+    Ok(dial)
+}
+
+/// Sends a membership packet, over a new link where there is none yet.
+pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
+    if let Some(link) = core.links.find(&node) {
+        link.send_datagram(packet);
+        return;
+    }
+    let dial = core.records.any(&node).and_then(|record| start_dial(core, &record).ok());
+    match dial {
+        Some(dial) => dial.early.push(packet),
+        None => {
+            core.metrics.datagrams_dropped.inc();
+        }
+    }
+}
+
+async fn dial_node(
+    core: &Arc<Core>,
+    node: NodeId,
+    addrs: &[SocketAddr],
+    early: &Early,
+) -> Result<Arc<Link>, DialError> {
+    match greet(core, node, handshake(core, node, addrs).await?, early).await {
+        Err(DialError::Refused(Refusal::Duplicate)) => {
+            // The peer's own dial is on its way: wait for it here.
+            while core.links.find(&node).is_none() {
+                sleep(Duration::from_millis(20)).await;
+            }
+            core.links.find(&node).ok_or(DialError::Unreachable)
+        }
+        result => result,
+    }
+}
+
+/// A connection to the first address that answers with the node's key; each starts a moment after the one before.
+pub(super) async fn handshake(core: &Core, node: NodeId, addrs: &[SocketAddr]) -> Result<Connection, DialError> {
+    let mut stagger = Duration::ZERO;
+    let mut dials = FuturesUnordered::new();
+    for addr in addrs {
+        let wait = stagger;
+        stagger += ADDRESS_STAGGER;
+        dials.push(async move {
+            sleep(wait).await;
+            handshake_with(core, node, *addr).await
+        });
+    }
+    while let Some(connection) = dials.next().await {
+        if let Some(connection) = connection {
+            return Ok(connection);
+        }
+    }
+    Err(DialError::Unreachable)
+}
+
+async fn handshake_with(core: &Core, node: NodeId, addr: SocketAddr) -> Option<Connection> {
+    let crypto = link_tls::client_config(&core.links.key, node).ok()?;
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).ok()?));
+    config.transport_config(Arc::new(transport()));
+    core.links.endpoint.connect_with(config, addr, link_tls::SERVER_NAME).ok()?.await.ok()
+}
+
+/// The first words on a connection that this node has dialled.
+async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection, early: &Early) -> Result<Arc<Link>, DialError> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
+    send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
+    hello::send(&mut send, &core.hello()).await.map_err(|_| DialError::Unreachable)?;
+    // The other side reads them once it has taken the link.
+    early.send(&connection);
+    match hello::receive(&mut receive).await {
+        Ok(Hello::Record { record, ticket, clock }) => {
+            core.note_clock(node, clock);
+            match judge(core, node, connection.remote_address(), Shown { record, ticket, clock }, true).await {
+                Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
+                Err(refusal) => {
+                    CloseReason::Refused.close(&connection);
+                    Err(DialError::Refused(refusal))
+                }
+            }
+        }
+        Ok(Hello::Refused { refusal, clock }) => {
+            core.note_clock(node, clock);
+            core.note_refusal(node, refusal);
+            Err(DialError::Refused(refusal))
+        }
+        Err(_) => Err(DialError::Unreachable),
+    }
+}

@@ -1,0 +1,95 @@
+//! Judging the other side's first words: its clock, its record, and whether it is where it says.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chappe_common::{
+    keys::NodeId,
+    record::{MAX_CLOCK_SKEW, NodeRecord, SignedRecord},
+    signed::Signed,
+    time::UnixTime,
+};
+use tokio::sync::oneshot;
+
+use super::dial::handshake;
+use crate::{
+    core::Core,
+    federation::{link::CloseReason, membership::Event},
+    membership::{Greeting, Verdict, admission::Refusal},
+    placement::Network,
+};
+
+/// How long a dial-back may take; less than the other side waits for its outcome.
+const DIAL_BACK_WAIT: Duration = Duration::from_secs(2);
+
+/// What the other side's hello holds.
+pub(super) struct Shown {
+    /// The signed record.
+    pub(super) record: Bytes,
+    /// The ticket.
+    pub(super) ticket: Option<Bytes>,
+    /// The time by its clock.
+    pub(super) clock: UnixTime,
+}
+
+/// Has membership judge what a peer has shown, and gives its epoch back. `reached`: this node has dialled it.
+pub(super) async fn judge(
+    core: &Arc<Core>,
+    peer: NodeId,
+    from: SocketAddr,
+    Shown { record, ticket, clock }: Shown,
+    reached: bool,
+) -> Result<u64, Refusal> {
+    // One of the two would take the other's records for expired or from the future: both see it now, and alike.
+    let ours = core.clock.now();
+    if ours.saturating_since(clock).max(clock.saturating_since(ours)) > MAX_CLOCK_SKEW {
+        return Err(Refusal::Clock);
+    }
+    let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| Refusal::Record)?;
+    // Whoever is dialled by an old record may have moved on to new addresses, but not be another node.
+    if record.node != peer {
+        return Err(Refusal::Record);
+    }
+    let epoch = record.epoch;
+    let greeting = Greeting { record, ticket };
+    match ask_membership(core, greeting.clone(), reached).await? {
+        Verdict::Welcome => return Ok(epoch),
+        Verdict::Refused(refusal) => return Err(refusal),
+        Verdict::DialBack => {}
+    }
+    dial_back(core, &greeting.record, from).await?;
+    match ask_membership(core, greeting, true).await? {
+        Verdict::Welcome => Ok(epoch),
+        Verdict::Refused(refusal) => Err(refusal),
+        // It was reached just now.
+        Verdict::DialBack => Err(Refusal::Unreachable),
+    }
+}
+
+/// Sees the node's key proven at an address of its record.
+async fn dial_back(core: &Core, record: &NodeRecord, from: SocketAddr) -> Result<(), Refusal> {
+    let links = &core.links;
+    let may_dial = |addr: &&SocketAddr| {
+        let network = Network::of(addr);
+        let is_exempt = core.config.federation.exempt.iter().any(|range| range.contains(&addr.ip().to_canonical()));
+        is_exempt || network == Network::of(&from) || links.dial_backs.check_key(&network).is_ok()
+    };
+    let addrs: Vec<_> = record.quic_addrs.iter().filter(may_dial).copied().collect();
+    let Ok(_place) = links.dialling_back.try_acquire() else { return Err(Refusal::Full) };
+    if addrs.is_empty() {
+        return Err(Refusal::Full);
+    }
+    match tokio::time::timeout(DIAL_BACK_WAIT, handshake(core, record.node, &addrs)).await {
+        Ok(Ok(connection)) => {
+            CloseReason::Seen.close(&connection);
+            Ok(())
+        }
+        _ => Err(Refusal::Unreachable),
+    }
+}
+
+async fn ask_membership(core: &Core, greeting: Greeting, reached: bool) -> Result<Verdict, Refusal> {
+    let (reply, verdict) = oneshot::channel();
+    core.membership.send(Event::Greet { greeting, reached, reply }).await.map_err(|_| Refusal::Full)?;
+    verdict.await.map_err(|_| Refusal::Full)
+}
