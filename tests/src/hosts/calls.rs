@@ -1,4 +1,6 @@
-//! Calls that go on whatever happens: an offer through two nodes, and its answer back, four times a second for a pair.
+//! Calls that go on whatever happens: an offer through two nodes, and its answer back, twice a second for a pair.
+//!
+//! Each call is to another inbox of the callee, so that its node has to ask the homes first, as for most calls of people.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,11 +17,15 @@ use tokio::{
 use crate::raw::{Raw, now_ms};
 
 /// How often a pair calls.
-const CALL_EVERY: Duration = Duration::from_millis(250);
+const CALL_EVERY: Duration = Duration::from_millis(500);
 /// How long a caller waits for the answer: a lookup, a second one, and both ways.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// A callee that hears nothing for so long says that it is still there.
 const QUIET: Duration = Duration::from_secs(5);
+/// The inboxes of a callee: nearly one for each call of the longest scene, and as many as a session may have.
+const INBOXES: usize = 250;
+/// Inboxes attached by one message, which is at most 64 KiB.
+const BATCH: usize = 50;
 /// How long an inbox stays attached: longer than any scene.
 const LEASE: Duration = Duration::from_secs(3600);
 
@@ -50,10 +56,10 @@ impl Calls {
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for (pair, (from, to)) in pairs.iter().enumerate() {
-            let (callee, to_callee) = attached(to).await;
-            let (caller, to_caller) = attached(from).await;
+            let (callee, inboxes) = attached(to, INBOXES).await;
+            let (caller, own) = attached(from, 1).await;
             tasks.spawn(answer(callee));
-            tasks.spawn(call(pair, caller, to_caller, to_callee, Arc::clone(&attempts)));
+            tasks.spawn(call(pair, caller, own[0].clone(), inboxes, Arc::clone(&attempts)));
         }
         Self { attempts, tasks }
     }
@@ -70,14 +76,19 @@ impl Calls {
     }
 }
 
-/// A client with an inbox.
-async fn attached(url: &str) -> (Raw, String) {
-    let key = SecretKey::generate().expect("random bytes");
+/// A client with so many inboxes.
+async fn attached(url: &str, count: usize) -> (Raw, Vec<String>) {
     let mut raw = Raw::connect(url).await;
-    let item = raw.attachment(&key, now_ms(), LEASE);
-    raw.send(json!({"type": "attach", "id": "attach", "inboxes": [item]})).await;
-    assert_eq!(raw.expect("attached").await["rejected"], json!([]));
-    (raw, key.public().to_base64url())
+    let mut inboxes = Vec::new();
+    while inboxes.len() < count {
+        let keys: Vec<_> =
+            (0..BATCH.min(count - inboxes.len())).map(|_| SecretKey::generate().expect("random bytes")).collect();
+        let items: Vec<_> = keys.iter().map(|key| raw.attachment(key, now_ms(), LEASE)).collect();
+        raw.send(json!({"type": "attach", "id": "attach", "inboxes": items})).await;
+        assert_eq!(raw.expect("attached").await["rejected"], json!([]));
+        inboxes.extend(keys.iter().map(|key| key.public().to_base64url()));
+    }
+    (raw, inboxes)
 }
 
 async fn answer(mut callee: Raw) {
@@ -94,10 +105,10 @@ async fn answer(mut callee: Raw) {
     }
 }
 
-async fn call(pair: usize, mut caller: Raw, own: String, to: String, attempts: Arc<Mutex<Vec<Attempt>>>) {
+async fn call(pair: usize, mut caller: Raw, own: String, inboxes: Vec<String>, attempts: Arc<Mutex<Vec<Attempt>>>) {
     let mut tick = interval(CALL_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for number in 0_u64.. {
+    for (number, to) in inboxes.iter().cycle().enumerate() {
         tick.tick().await;
         let at = Instant::now();
         let call = number.to_string();

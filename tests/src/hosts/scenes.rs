@@ -62,7 +62,7 @@ impl Stage {
         self.settle("with this loss").await;
         let since = Instant::now();
         sleep(STEADY).await;
-        self.mistakes(since, &what);
+        let mut away = Vec::new();
         let (mut known, mut joined, mut knows) = (Vec::new(), Vec::new(), Vec::new());
         for &index in crashes {
             self.figures.remark(&format!("host {} is killed{what}…", index + 1));
@@ -74,9 +74,11 @@ impl Stage {
             self.settle("after a join").await;
             let changes = self.views.changes_since(started);
             let last = changes.iter().filter(|change| change.observer == index && change.up).map(|change| change.at);
+            away.push((index, killed, Instant::now()));
             knows.push(last.max().map_or(KNOWN_WITHIN, |at| at - started).as_secs_f64());
         }
-        self.spread("crash known", &what, known, [None, Some(12.0), Some(15.0)]);
+        self.mistakes(since, &away, &what, if loss > 5 { 0.05 } else { 0.0 });
+        self.spread("crash known", &what, known, [None, None, Some(15.0)]);
         self.spread("join known", &what, joined, [None, Some(3.0), None]);
         self.figures.print(&format!("joiner knows all{what}, slowest"), percentile(&mut knows, 1.0), "s", Some(5.0));
     }
@@ -177,7 +179,7 @@ impl Stage {
     /// Waits until every node knows all.
     async fn settle(&self, when: &str) {
         if self.within(SETTLING, || self.views.are_whole()).await.is_none() {
-            let sizes: Vec<_> = (0..self.fleet.hosts.len()).map(|index| self.views.len(index)).collect();
+            let sizes: Vec<_> = (0..self.fleet.hosts.len()).map(|index| self.views.known_to(index)).collect();
             panic!("{when}, the views are not whole: {sizes:?}");
         }
     }
@@ -194,16 +196,20 @@ impl Stage {
         None
     }
 
-    /// Who was taken for down since then, as nobody was.
-    fn mistakes(&self, since: Instant, what: &str) {
-        let changes = self.views.changes_since(since);
-        let mistakes: BTreeSet<_> = changes.iter().filter(|change| !change.up).map(|change| change.subject).collect();
-        let downs = changes.iter().filter(|change| !change.up).count();
-        self.count(&format!("taken for down by mistake by somebody{what}"), mistakes.len(), Some(0.0));
+    /// Who was taken for down since then, apart from those who were away, and from what they thought themselves.
+    fn mistakes(&self, since: Instant, away: &[(usize, Instant, Instant)], what: &str, most: f64) {
+        let is_away =
+            |index: usize, at| away.iter().any(|(who, from, until)| *who == index && (*from..=*until).contains(&at));
+        let mut changes = self.views.changes_since(since);
+        changes
+            .retain(|change| !change.up && !is_away(change.subject, change.at) && !is_away(change.observer, change.at));
         #[expect(clippy::cast_precision_loss, reason = "a few hosts")]
         let hours = since.elapsed().as_secs_f64() * self.fleet.hosts.len() as f64 / 3600.0;
         #[expect(clippy::cast_precision_loss, reason = "a few changes")]
-        self.figures.print(&format!("members lost by mistake{what}"), downs as f64 / hours, "per node-hour", None);
+        let rate = changes.len() as f64 / hours;
+        let subjects: BTreeSet<_> = changes.iter().map(|change| change.subject).collect();
+        self.count(&format!("taken for down by mistake{what}, by anybody"), subjects.len(), None);
+        self.figures.print(&format!("mistakes{what}, in {hours:.1} node-hours"), rate, "per node-hour", Some(most));
     }
 
     /// The middle, 99 % and all of many times.

@@ -1,7 +1,7 @@
 //! What each node says of who is a member, asked ten times a second, and what changed when.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -33,8 +33,8 @@ pub struct Change {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// What each node said last: who is a member, in which epoch. None: it doesn't answer.
-    latest: Vec<Option<BTreeMap<usize, u64>>>,
+    /// Who each node said last is a member. None: it doesn't answer.
+    latest: Vec<Option<BTreeSet<usize>>>,
     changes: Vec<Change>,
 }
 
@@ -68,9 +68,8 @@ impl Views {
     /// Whether each of these nodes knows exactly these.
     pub fn are(&self, observers: &[usize], members: &[usize]) -> bool {
         let seen = lock(&self.seen);
-        observers
-            .iter()
-            .all(|observer| seen.latest[*observer].as_ref().is_some_and(|view| view.keys().eq(members.iter())))
+        let knows = |observer: &usize| seen.latest[*observer].as_ref().is_some_and(|view| view.iter().eq(members));
+        observers.iter().all(knows)
     }
 
     /// Whether every node knows all.
@@ -80,13 +79,8 @@ impl Views {
     }
 
     /// How many members a node knows.
-    pub fn len(&self, observer: usize) -> usize {
-        lock(&self.seen).latest[observer].as_ref().map_or(0, BTreeMap::len)
-    }
-
-    /// Whether nobody is watched.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
+    pub fn known_to(&self, observer: usize) -> usize {
+        lock(&self.seen).latest[observer].as_ref().map_or(0, BTreeSet::len)
     }
 }
 
@@ -102,18 +96,18 @@ async fn ask(observer: usize, url: String, ids: Arc<BTreeMap<String, usize>>, se
         let Seen { latest, changes } = &mut *seen;
         if let Some(view) = &view {
             let before = latest[observer].take().unwrap_or_default();
-            let come = view.keys().filter(|subject| !before.contains_key(subject)).map(|subject| (*subject, true));
-            let gone = before.keys().filter(|subject| !view.contains_key(subject)).map(|subject| (*subject, false));
+            let come = view.difference(&before).map(|subject| (*subject, true));
+            let gone = before.difference(view).map(|subject| (*subject, false));
             changes.extend(come.chain(gone).map(|(subject, up)| Change { at, observer, subject, up }));
         }
         latest[observer] = view;
     }
 }
 
-fn members(body: &[u8], ids: &BTreeMap<String, usize>) -> Option<BTreeMap<usize, u64>> {
+fn members(body: &[u8], ids: &BTreeMap<String, usize>) -> Option<BTreeSet<usize>> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let members = body["members"].as_array()?.iter();
-    Some(members.filter_map(|member| Some((*ids.get(member["node"].as_str()?)?, member["epoch"].as_u64()?))).collect())
+    Some(members.filter_map(|member| ids.get(member["node"].as_str()?).copied()).collect())
 }
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
