@@ -1,7 +1,7 @@
 //! The files that a federation starts with: a root key, an online key and the root's delegation to it.
 //!
 //! The root key belongs offline: it is needed again only to delegate anew. Keys are 64 hexadecimal digits in files of
-//! mode 0600; the delegation is its signed bytes in hexadecimal digits. Nothing here overwrites a file.
+//! mode 0600; the delegation is its signed bytes in hexadecimal digits. No key is ever overwritten.
 
 use std::{
     fs::{self, OpenOptions},
@@ -17,6 +17,7 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
+use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 /// The root key's file name.
@@ -57,6 +58,12 @@ pub enum KeyFileError {
         /// The file.
         path: PathBuf,
     },
+    /// The key is another than the root that has signed the delegation.
+    #[error("{path} is not the root key that the delegation is signed by")]
+    Root {
+        /// The key's file.
+        path: PathBuf,
+    },
     /// The system has no random bytes to give.
     #[error("no random bytes for a key")]
     Random(#[source] getrandom::Error),
@@ -79,16 +86,35 @@ pub fn create_federation(dir: &Path, now: UnixTime) -> Result<PublicKey, KeyFile
     let online = SecretKey::generate().map_err(KeyFileError::Random)?;
     create_secret_key(&dir.join(ROOT_KEY_FILE), &root)?;
     create_secret_key(&dir.join(ONLINE_KEY_FILE), &online)?;
-    let delegation = Delegation {
-        federation: FederationId::of_roots(&[root.public()]),
-        root: root.public(),
-        key: online.public(),
-        not_before: now,
-        expires_at: now + MAX_DELEGATION,
-    };
-    let delegation = Signed::sign(delegation, &root).expect("the fields are within their bounds and the root signs");
+    let delegation = delegate(&root, FederationId::of_roots(&[root.public()]), online.public(), now);
     create_file(&dir.join(DELEGATION_FILE), hex::encode(delegation.as_bytes()).as_bytes())?;
     Ok(root.public())
+}
+
+/// Has the root in the file `root` delegate to the same online key for another 90 days from `now` on. The new delegation
+/// takes the place of the one in the file `delegation`, and is given back.
+///
+/// # Errors
+/// A file cannot be read or written, or the delegation is by another root. The old one stays then.
+pub fn renew_delegation(root: &Path, delegation: &Path, now: UnixTime) -> Result<Signed<Delegation>, KeyFileError> {
+    let key = load_secret_key(root)?;
+    let old = load_delegation(delegation)?;
+    if old.root != key.public() {
+        return Err(KeyFileError::Root { path: root.to_owned() });
+    }
+    let new = delegate(&key, old.federation, old.key, now);
+    let io = |source| KeyFileError::Io { path: delegation.to_owned(), source };
+    let dir = delegation.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(dir).map_err(io)?;
+    writeln!(file, "{}", hex::encode(new.as_bytes())).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+    file.persist(delegation).map_err(|error| io(error.error))?;
+    Ok(new)
+}
+
+fn delegate(root: &SecretKey, federation: FederationId, key: PublicKey, now: UnixTime) -> Signed<Delegation> {
+    let delegation =
+        Delegation { federation, root: root.public(), key, not_before: now, expires_at: now + MAX_DELEGATION };
+    Signed::sign(delegation, root).expect("the fields are within their bounds and the root signs")
 }
 
 /// Writes `key` to a new file.
@@ -142,6 +168,21 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn the_root_delegates_anew_and_another_key_does_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let now = UnixTime::from_secs(1_800_000_000);
+        create_federation(dir.path(), now).expect("a new federation");
+        let [root, online, delegation] =
+            [ROOT_KEY_FILE, ONLINE_KEY_FILE, DELEGATION_FILE].map(|file| dir.path().join(file));
+        let first = load_delegation(&delegation).expect("a delegation");
+        let later = now + MAX_DELEGATION;
+        assert!(matches!(renew_delegation(&online, &delegation, later), Err(KeyFileError::Root { .. })));
+        let renewed = renew_delegation(&root, &delegation, later).expect("a new delegation");
+        assert_eq!((renewed.key, renewed.federation), (first.key, first.federation));
+        assert_eq!(load_delegation(&delegation).expect("the new one").expires_at, later + MAX_DELEGATION);
+    }
 
     #[test]
     fn a_new_federation_reads_back_and_is_not_overwritten() {

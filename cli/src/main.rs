@@ -9,6 +9,7 @@ mod media;
 mod network;
 mod output;
 mod party;
+mod qr;
 mod signals;
 mod talk;
 mod timeline;

@@ -3,12 +3,13 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
-use chappe_common::keys::PublicKey;
-use chappe_discovery::{Discovery, DiscoveryBuilder, manual::ManualNode, private_file};
+use chappe_common::{keys::PublicKey, time::UnixTime};
+use chappe_discovery::{Discovery, DiscoveryBuilder, link::Link, manual::ManualNode, private_file};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,10 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "KEY", value_parser = parse_root, allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
+    /// Takes links that name addresses in private networks: for tests; a profile remembers it
+    #[arg(long)]
+    test: bool,
+
     /// A node, as wss://host:port#NODE-ID; a profile remembers it
     #[arg(long, value_name = "URL", value_parser = parse_node)]
     node: Vec<String>,
@@ -53,27 +58,55 @@ pub(crate) struct Network {
     registries: Vec<String>,
     roots: Vec<PublicKey>,
     nodes: Vec<String>,
+    test: bool,
 }
 
 impl ProfileArgs {
     /// Opens the profile, and says how its client finds nodes.
     pub(crate) fn builder(&self) -> Result<(Profile, ClientBuilder)> {
+        self.builder_by(None).map(|(profile, builder, _)| (profile, builder))
+    }
+
+    /// The same by the nodes of a link, where there is one; it is given back as read. A profile that knows no network
+    /// yet remembers the link's nodes.
+    pub(crate) fn builder_by(&self, link: Option<&str>) -> Result<(Profile, ClientBuilder, Option<Link>)> {
         // Before the profile is made: a command that fails for want of a network must not settle the name.
         let given = self.network.given()?;
-        let network = given.clone().map_or_else(|| Network::remembered(&self.profile), Ok)?;
+        let known = match given.clone() {
+            Some(network) => Some(network),
+            None => Network::remembered(&self.profile)?,
+        };
+        let test = self.network.test || known.as_ref().is_some_and(|network| network.test);
+        let now = UnixTime::from(SystemTime::now());
+        let link = link.map(|text| Link::parse(text, now, test)).transpose()?;
+        let is_new = known.is_none();
+        let network = match (known, &link) {
+            (Some(network), _) => network,
+            (None, Some(link)) => Network { nodes: nodes_of(link), test, ..Network::default() },
+            (None, None) => {
+                bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
+            }
+        };
         let profile = Profile::open_or_create(&self.profile, &self.name)?;
-        if let Some(network) = given {
+        if given.is_some() || is_new {
             network.remember(&self.profile)?;
         }
         let mut builder = Client::builder(profile.clone());
+        if let Some(link) = &link {
+            builder = builder.link(link.clone());
+        }
         for url in &network.registries {
             builder = builder.registry(url, network.roots.iter().copied());
         }
         for node in network.manual_nodes()? {
             builder = builder.node(node);
         }
-        Ok((profile, builder))
+        Ok((profile, builder, link))
     }
+}
+
+fn nodes_of(link: &Link) -> Vec<String> {
+    link.nodes().map(|(node, url)| format!("{url}#{node}")).collect()
 }
 
 impl NetworkArgs {
@@ -90,7 +123,12 @@ impl NetworkArgs {
         if self.registry.is_empty() && self.node.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Network { registries: self.registry.clone(), roots: self.root.clone(), nodes: self.node.clone() }))
+        Ok(Some(Network {
+            registries: self.registry.clone(),
+            roots: self.root.clone(),
+            nodes: self.node.clone(),
+            test: self.test,
+        }))
     }
 }
 
@@ -116,13 +154,14 @@ impl Network {
         private_file::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    fn remembered(profile: &Path) -> Result<Self> {
+    /// What the profile remembers; none: nothing yet.
+    fn remembered(profile: &Path) -> Result<Option<Self>> {
         let path = profile.join(FILE);
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }

@@ -132,6 +132,41 @@ fn two_people_on_their_own_machines_pair_and_call() {
 }
 
 #[test]
+fn a_link_is_all_that_a_new_profile_needs_to_pair_and_be_called() {
+    let federation = Federation::start(2);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let picture = federation.dir.path().join("code.png");
+    let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada), "--qr", arg(&picture)];
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &federation.network()].concat()));
+    let shown = showing.event("code");
+    let link = shown["link"].as_str().expect("a link").to_owned();
+    assert!(link.starts_with("https://") && link.contains("/i#"), "{link}");
+    assert!(fs::read(&picture).expect("a picture").starts_with(b"\x89PNG"));
+
+    // These nodes stand on loopback, which a link must not name unless the profile is for tests.
+    let refused = finished(&["pair", "--name", "Ben", "--profile", arg(&ben), &link]);
+    assert!(texts(&refused).1.contains("private network"), "{:?}", texts(&refused));
+    assert!(!ben.exists(), "nothing is made by a command that fails");
+    let damaged = finished(&["pair", "--name", "Ben", "--profile", arg(&ben), &link[..link.len() - 8]]);
+    assert!(texts(&damaged).1.contains("link"), "{:?}", texts(&damaged));
+
+    // What the camera saw, as it stands in the QR code.
+    let qr = shown["qr"].as_str().expect("the QR code's text");
+    let mut typing =
+        Running::start(&mut chappe(&["--json", "pair", "--name", "Ben", "--profile", arg(&ben), "--test", qr]));
+    assert_eq!(showing.event("paired")["words"], typing.event("paired")["words"]);
+    assert!(showing.finish().status.success() && typing.finish().status.success());
+
+    // Ben's profile knows the link's nodes and no registry.
+    let mut listening = Running::start(&mut chappe(&["--json", "listen", "--once", "--profile", arg(&ben)]));
+    assert_eq!(listening.event("ready")["contacts"], 1);
+    let calling = finished(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]);
+    assert!(calling.status.success(), "{:?}", texts(&calling));
+    assert!(listening.finish().status.success());
+}
+
+#[test]
 fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();

@@ -7,7 +7,9 @@ use std::{
 };
 
 use chappe_common::keys::{NodeId, PublicKey};
-use chappe_discovery::{DiscoverError, Discovery, DiscoveryBuilder, manual::ManualNode, registry::RegistryError};
+use chappe_discovery::{
+    DiscoverError, Discovery, DiscoveryBuilder, link::Link, manual::ManualNode, registry::RegistryError,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -77,6 +79,13 @@ impl ClientBuilder {
     #[must_use]
     pub fn node(mut self, node: ManualNode) -> Self {
         self.discovery = self.discovery.manual(node);
+        self
+    }
+
+    /// Adds the nodes of a link or QR code.
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.discovery = self.discovery.link(link);
         self
     }
 

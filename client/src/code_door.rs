@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::code::PairingCode;
-use chappe_discovery::{Connection, DiscoverError, connection::ConnectionError};
+use chappe_discovery::{
+    Connection, DiscoverError,
+    connection::ConnectionError,
+    link::{Link, LinkError},
+};
 use rand::Rng as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -95,8 +99,19 @@ impl Client {
     /// # Errors
     /// No node is connected, or it takes no code.
     pub async fn show_code(&self) -> Result<ShownCode, PairError> {
+        self.show(Phrase::generate(&mut rand::rng())).await
+    }
+
+    /// Makes a code for a link or QR code ([`ShownCode::link`]), with a secret that nobody guesses.
+    ///
+    /// # Errors
+    /// As [`Client::show_code`].
+    pub async fn show_link(&self) -> Result<ShownCode, PairError> {
+        self.show(Phrase::generate_for_link(&mut rand::rng())).await
+    }
+
+    async fn show(&self, mut phrase: Phrase) -> Result<ShownCode, PairError> {
         let mut connection = self.discovery().connect(&[]).await?;
-        let mut phrase = Phrase::generate(&mut rand::rng());
         for _ in 0..MAX_COLLISIONS {
             if register(&mut connection, phrase.locator()).await? {
                 return Ok(ShownCode {
@@ -185,6 +200,20 @@ impl ShownCode {
     /// The code as the person reads it out.
     pub fn code(&self) -> String {
         self.phrase.reveal()
+    }
+
+    /// The code with a few nodes, for a link or QR code: the one where it waits, and others that this client remembers.
+    /// Counts as long as the code does.
+    ///
+    /// # Errors
+    /// No node's URL fits.
+    pub fn link(&self) -> Result<Link, LinkError> {
+        let node = self.connection.node();
+        let here = (node, self.connection.url().to_owned());
+        let others = self.client.discovery().remembered().into_iter().filter(|(other, _)| *other != node);
+        let rest = self.until.saturating_duration_since(Instant::now());
+        let expires_at = chappe_common::time::UnixTime::from(std::time::SystemTime::now()) + rest;
+        Link::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)
     }
 
     /// The node at which the code waits.

@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 
 /// How many characters of secret people read: 20 bits, of which an attacker gets to try one value.
 const SECRET_LEN: usize = 4;
+/// How many characters of secret a link or QR code carries: 128 bits.
+const LINK_SECRET_LEN: usize = 26;
 /// The longest secret: 128 bits take 26 characters, and twice that is nobody's code any more.
 const MAX_SECRET: usize = 52;
 
@@ -28,8 +30,17 @@ pub struct Phrase {
 impl Phrase {
     /// A fresh code to be read aloud.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
+        Self::with_secret::<SECRET_LEN>(random)
+    }
+
+    /// A fresh code for a link or QR code, whose secret nobody guesses.
+    pub fn generate_for_link(random: &mut impl CryptoRng) -> Self {
+        Self::with_secret::<LINK_SECRET_LEN>(random)
+    }
+
+    fn with_secret<const N: usize>(random: &mut impl CryptoRng) -> Self {
         let locator = PairingCode::from_random(random.next_u32());
-        let mut bytes = Zeroizing::new([0; SECRET_LEN]);
+        let mut bytes = Zeroizing::new([0; N]);
         random.fill_bytes(&mut *bytes);
         // 256 is a multiple of 32: no character is likelier than another.
         let secret = bytes.iter().map(|byte| char::from(CODE_ALPHABET[usize::from(byte & 31)])).collect();
@@ -95,6 +106,9 @@ mod tests {
             let read: Phrase = typed.parse().expect("a code");
             assert_eq!(read.reveal(), shown);
         }
+        let long = Phrase::generate_for_link(&mut StdRng::seed_from_u64(1));
+        assert_eq!(long.reveal().len(), 33);
+        assert_eq!(long.reveal().parse::<Phrase>().expect("a code").secret(), long.secret());
         let moved = phrase.clone().relocated(&mut StdRng::seed_from_u64(2));
         assert!(moved.locator() != phrase.locator() && moved.secret() == phrase.secret());
     }

@@ -119,6 +119,13 @@ impl Cache {
         Ok(listing)
     }
 
+    /// The nodes whose records count at `now`, with a URL of each.
+    pub fn nodes(&self, now: UnixTime) -> Vec<(NodeId, String)> {
+        let state = self.state.lock().expect("nothing panics while the cache is locked");
+        let current = state.records.values().filter(|record| record.expires_at > now);
+        current.filter_map(|record| Some((record.node, record.client_urls.first()?.clone()))).collect()
+    }
+
     /// The file's new content, where anything has changed.
     fn learn(&self, listing: &Listing, now: UnixTime) -> Result<Option<Vec<u8>>, SourceError> {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");

@@ -21,6 +21,7 @@ use crate::{
     cache::Cache,
     connection::Connection,
     dial::{DialError, dial},
+    link::{Link, Links},
     manual::{Manual, ManualNode},
     registry::{Registry, RegistryError},
     source::{Candidate, Listing, Source, SourceError, SourceKind},
@@ -87,6 +88,7 @@ pub struct DiscoveryBuilder {
     roots: Vec<PublicKey>,
     registries: Vec<String>,
     manual: Vec<ManualNode>,
+    links: Vec<Link>,
     cache: Option<PathBuf>,
 }
 
@@ -110,6 +112,13 @@ impl DiscoveryBuilder {
         self
     }
 
+    /// Adds the nodes of a link or QR code.
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.links.push(link);
+        self
+    }
+
     /// Remembers nodes in this file; without it they are remembered until the process ends.
     #[must_use]
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
@@ -130,6 +139,9 @@ impl DiscoveryBuilder {
         let mut sources: Vec<Arc<dyn Source>> = Vec::new();
         if !self.manual.is_empty() {
             sources.push(Arc::new(Manual::new(self.manual)));
+        }
+        if !self.links.is_empty() {
+            sources.push(Arc::new(Links::new(self.links)));
         }
         if !self.registries.is_empty() {
             sources.push(Arc::new(Registry::new(self.registries, self.roots)?));
@@ -223,6 +235,13 @@ impl Discovery {
     pub async fn refresh(&self) {
         let mut lists: FuturesUnordered<_> = self.sources.iter().map(|source| self.list(source.as_ref())).collect();
         while lists.next().await.is_some() {}
+    }
+
+    /// Some nodes that are remembered, in random order, with a URL of each: to be passed on.
+    pub fn remembered(&self) -> Vec<(NodeId, String)> {
+        let mut nodes = self.cache.nodes(SystemTime::now().into());
+        nodes.shuffle(&mut rand::rng());
+        nodes
     }
 
     async fn list(&self, source: &dyn Source) -> Step {

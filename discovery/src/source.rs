@@ -20,6 +20,8 @@ pub enum SourceKind {
     Cache,
     /// Typed in or configured by a person.
     Manual,
+    /// A link or QR code.
+    Link,
 }
 
 impl SourceKind {
@@ -29,6 +31,7 @@ impl SourceKind {
             Self::Registry => "registry",
             Self::Cache => "cache",
             Self::Manual => "manual entry",
+            Self::Link => "link",
         }
     }
 }

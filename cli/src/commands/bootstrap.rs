@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Result;
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, keys};
+use chappe_common::directory::MAX_DELEGATION;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ pub(crate) enum BootstrapCommand {
     Run(DaemonArgs),
     /// Start a federation: a root key, an online key for 90 days, and a commented config file
     Init(InitArgs),
+    /// Have the root key delegate to the registry's online key for another 90 days
+    Delegate(DelegateArgs),
     /// Make the next beacon, with the root key: who may be a home, and by what is placed
     Beacon(beacon::BeaconArgs),
 }
@@ -37,6 +40,25 @@ pub(crate) struct InitArgs {
     /// The config file to write; the keys go beside it
     #[arg(long, value_name = "FILE", default_value = "bootstrap.toml")]
     config: PathBuf,
+}
+
+/// Which files.
+#[derive(Args, Debug)]
+pub(crate) struct DelegateArgs {
+    /// The file with the root's secret key
+    #[arg(long, value_name = "FILE", default_value = keys::ROOT_KEY_FILE)]
+    key: PathBuf,
+
+    /// The registry's delegation; the new one takes its place
+    #[arg(long, value_name = "FILE", default_value = keys::DELEGATION_FILE)]
+    delegation: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Delegated<'a> {
+    event: &'static str,
+    delegation: &'a Path,
+    expires_at: u64,
 }
 
 #[derive(Serialize)]
@@ -76,6 +98,7 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
             Ok(())
         }
         BootstrapCommand::Init(args) => init(&args, output),
+        BootstrapCommand::Delegate(args) => delegate(&args, output),
         BootstrapCommand::Beacon(args) => beacon::run(&args, output).await,
     }
 }
@@ -99,6 +122,18 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
         folder = folder.display(),
     );
     output.say(&text, &Made { event: "made", root, config: &args.config });
+    Ok(())
+}
+
+fn delegate(args: &DelegateArgs, output: Output) -> Result<()> {
+    let new = keys::renew_delegation(&args.key, &args.delegation, SystemTime::now().into())?;
+    let text = format!(
+        "{} counts for another {} days; put it beside the registry's config and start the registry anew",
+        args.delegation.display(),
+        MAX_DELEGATION.as_secs() / 86_400
+    );
+    let event = Delegated { event: "delegated", delegation: &args.delegation, expires_at: new.expires_at.as_secs() };
+    output.say(&text, &event);
     Ok(())
 }
 

@@ -1,13 +1,13 @@
 //! `chappe pair`: one side shows a code, the other types it in, and both compare the words.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Paired, phrase::Phrase};
 use clap::Args;
 use serde::Serialize;
 
-use crate::{network::ProfileArgs, output::Output, party::Party, signals::Signals, timeline::Timeline};
+use crate::{network::ProfileArgs, output::Output, party::Party, qr, signals::Signals, timeline::Timeline};
 
 /// Who pairs, and by which code.
 #[derive(Args, Debug)]
@@ -15,8 +15,16 @@ pub(crate) struct PairArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// The code that the other side shows; without it, this side shows one
+    /// The code that the other side shows, or its link or what its QR code says; without it, this side shows one
     code: Option<String>,
+
+    /// Shows a QR code and a link: in the terminal, or in a file that ends in .png or .svg
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "code")]
+    qr: Option<Option<PathBuf>>,
+
+    /// The site that links begin with; it never sees what follows
+    #[arg(long, value_name = "URL", default_value = "https://chappe.invalid", value_parser = parse_site)]
+    site: String,
 
     /// Forget this contact first, to pair with the same person anew
     #[arg(long, value_name = "CONTACT")]
@@ -27,6 +35,10 @@ pub(crate) struct PairArgs {
 struct Shown<'a> {
     event: &'static str,
     code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qr: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -38,8 +50,20 @@ struct Done<'a> {
 
 pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let code: Option<Phrase> = args.code.as_deref().map(str::parse).transpose().context("CODE")?;
-    let (profile, builder) = args.profile.builder()?;
+    let typed: Option<Phrase> = args.code.as_deref().and_then(|code| code.parse().ok());
+    // What is no code is a link, or says what is wrong with it.
+    let link = args.code.as_deref().filter(|_| typed.is_none());
+    if let Some(text) = link.filter(|text| !text.contains([':', '#'])) {
+        text.parse::<Phrase>().context("CODE")?;
+    }
+    let (profile, builder, link) = args.profile.builder_by(link)?;
+    let code = match link {
+        Some(link) => {
+            let code = link.code().context("this link names nodes and holds no code to pair by")?;
+            Some(code.parse().context("the link's code")?)
+        }
+        None => typed,
+    };
     // What happens on the way is of no interest here.
     let quiet = Timeline::new(Output::silent(), Instant::now(), HashMap::new());
     let party = tokio::select! {
@@ -54,7 +78,7 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let paired = tokio::select! {
         biased;
         () = signals.stop() => None,
-        paired = pair(&party, code, output) => Some(paired),
+        paired = pair(&party, code, args, output) => Some(paired),
     };
     party.shutdown().await;
     let Some(paired) = paired else { bail!("stopped before the other side had paired") };
@@ -69,12 +93,34 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     Ok(())
 }
 
-async fn pair(party: &Party, code: Option<Phrase>, output: Output) -> Result<Paired> {
+async fn pair(party: &Party, code: Option<Phrase>, args: &PairArgs, output: Output) -> Result<Paired> {
     if let Some(code) = code {
         return Ok(party.client().pair(&code).await?);
     }
-    let shown = party.client().show_code().await?;
-    let code = shown.code();
-    output.say(&format!("the other side types: chappe pair … {code}"), &Shown { event: "code", code: &code });
+    let Some(file) = &args.qr else {
+        let shown = party.client().show_code().await?;
+        let code = shown.code();
+        let event = Shown { event: "code", code: &code, qr: None, link: None };
+        output.say(&format!("the other side types: chappe pair … {code}"), &event);
+        return Ok(shown.paired().await?);
+    };
+    let shown = party.client().show_link().await?;
+    let link = shown.link().context("no link to this node can be made")?;
+    let (qr, url) = (link.to_qr_text(), link.to_url(&args.site));
+    let picture = match file {
+        Some(path) => {
+            qr::write(&qr, path)?;
+            format!("the QR code is in {}", path.display())
+        }
+        None => qr::for_terminal(&qr)?,
+    };
+    let text =
+        format!("{picture}\nor the other side runs: chappe pair … '{url}'\ngood for ten minutes and one attempt");
+    output.say(&text, &Shown { event: "code", code: &shown.code(), qr: Some(&qr), link: Some(&url) });
     Ok(shown.paired().await?)
+}
+
+fn parse_site(text: &str) -> Result<String, String> {
+    let is_site = text.strip_prefix("https://").is_some_and(|host| !host.is_empty() && !host.contains('#'));
+    if is_site { Ok(text.to_owned()) } else { Err("an https:// URL is expected".to_owned()) }
 }

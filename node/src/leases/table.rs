@@ -36,7 +36,7 @@ pub enum Put {
     Kept(Option<NodeId>),
     /// A newer one was registered before, whether it still is or not.
     Stale(SignedLease),
-    /// Only the lease's own node may register it, and only while it lasts.
+    /// Only the lease's own node may register it, only while it lasts, and not once it has taken it back.
     Refused,
     /// The table is at its bound.
     Full,
@@ -49,6 +49,8 @@ struct Kept {
     ends: Instant,
     /// None: it is only remembered.
     registered: Option<Registered>,
+    /// Its node has taken it back. A registration that the withdrawal has overtaken doesn't bring it again.
+    withdrawn: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,9 @@ impl LeaseTable {
             if old.lease.seq > lease.seq && old.ends > now {
                 return Put::Stale(old.lease.clone());
             }
+            if old.lease.seq == lease.seq && old.withdrawn {
+                return Put::Refused;
+            }
             displaced = (old.lease.node != from.node).then_some(old.lease.node);
             self.remembered.remove(&(old.ends, lease.inbox));
         } else if self.kept.len() >= self.capacity {
@@ -100,7 +105,7 @@ impl LeaseTable {
             self.kept.remove(&inbox);
         }
         let registered = Some(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
-        self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered });
+        self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered, withdrawn: false });
         Put::Kept(displaced)
     }
 
@@ -111,6 +116,7 @@ impl LeaseTable {
             && entry.get().lease.seq <= seq
         {
             entry.get_mut().registered = None;
+            entry.get_mut().withdrawn = true;
             self.remembered.insert((entry.get().ends, *inbox));
         }
     }
@@ -216,6 +222,8 @@ mod tests {
         assert!(table.find(now, &lease.inbox).is_some(), "a late word of an older lease ends the newer one");
         table.withdraw(node(1), &lease.inbox, 5);
         assert!(table.find(now, &lease.inbox).is_none());
+        assert_eq!(table.put(now, CLOCK, by(1), lease), Put::Refused, "a renewal that the withdrawal has overtaken");
+        assert_eq!(table.put(now, CLOCK, by(1), self::lease(1, 1, 6)), Put::Kept(None));
     }
 
     #[test]

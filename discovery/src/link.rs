@@ -1,0 +1,422 @@
+//! Links and QR codes: one to three nodes with their keys, and where two people are to pair, a code.
+//!
+//! A QR code holds `CHAPPE:` and base32 in capitals, which QR's alphanumeric mode takes at 5.5 bits a character; a link is
+//! `https://<any site>/i#` and the same base32, which no server sees. The bytes are `version ‖ postcard ‖ checksum`, the
+//! checksum being the first four bytes of SHA-256 over what is before it: it finds typos, and signs nothing. Whoever can
+//! make somebody open a link can name nodes of its own; they see what nodes see, and the sender's contacts stay unknown
+//! to them.
+
+use std::{fmt, net::SocketAddr, str::FromStr as _, time::Duration};
+
+use chappe_common::{keys::NodeId, redacted::Redacted, time::UnixTime};
+use data_encoding::BASE32_NOPAD;
+use futures_util::future::{self, BoxFuture, FutureExt as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    source::{Candidate, Listing, Source, SourceError, SourceKind},
+    special,
+};
+
+/// The most nodes in a link: more would not fit the QR code, and one of three is alive.
+pub const MAX_LINK_NODES: usize = 3;
+/// The longest life of a link. One that is printed and forgotten should not lead anywhere for ever.
+pub const MAX_LINK_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The most bytes: what a QR code of version 10 at level M holds after `CHAPPE:`.
+const MAX_BYTES: usize = 190;
+/// The longest code: six characters, a dash, and a secret of 128 bits.
+const MAX_CODE: usize = 33;
+/// The longest host and port.
+const MAX_HOST: usize = 64;
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 4;
+const PREFIX: &str = "CHAPPE:";
+/// The longest text that is looked at: a link with a long site's name.
+const MAX_TEXT: usize = 1024;
+
+/// Why a text is no link, or can't be made one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// Neither `CHAPPE:…` nor `https://…/i#…`, or not base32.
+    #[error("not a link: CHAPPE:… or https://…/i#… is expected")]
+    Text,
+    /// Longer than a link can be.
+    #[error("the link is too long")]
+    TooLong,
+    /// The checksum doesn't fit: a character is missing or wrong.
+    #[error("a character of the link is missing or wrong")]
+    Checksum,
+    /// Of a later version of this software.
+    #[error("the link is of a newer version; update this software")]
+    Version,
+    /// Its bytes are not what they should be, or it names no node, or more than [`MAX_LINK_NODES`].
+    #[error("the link is damaged")]
+    Malformed,
+    /// Its time is over.
+    #[error("the link has expired: ask for a new one")]
+    Expired,
+    /// It names an address in a private network, at which nobody is reached from elsewhere.
+    #[error("the link names an address in a private network")]
+    Private,
+    /// A URL with a path, or a host that is too long: it doesn't fit.
+    #[error("a node's URL does not fit into a link")]
+    Url,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Place {
+    Addr(SocketAddr),
+    Name(String),
+}
+
+/// A node in a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LinkNode {
+    node: NodeId,
+    tls: bool,
+    place: Place,
+}
+
+impl LinkNode {
+    fn new(node: NodeId, url: &str) -> Result<Self, LinkError> {
+        let (tls, rest) = match (url.strip_prefix("wss://"), url.strip_prefix("ws://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err(LinkError::Url),
+        };
+        let host = rest.trim_end_matches('/');
+        let place = SocketAddr::from_str(host).map_or_else(|_| Place::Name(host.to_owned()), Place::Addr);
+        let node = Self { node, tls, place };
+        if node.is_well_formed() { Ok(node) } else { Err(LinkError::Url) }
+    }
+
+    fn is_well_formed(&self) -> bool {
+        match &self.place {
+            Place::Addr(addr) => addr.port() != 0,
+            Place::Name(name) => {
+                let allowed =
+                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']');
+                !name.is_empty() && name.len() <= MAX_HOST && name.bytes().all(allowed)
+            }
+        }
+    }
+
+    fn is_public(&self) -> bool {
+        match &self.place {
+            Place::Addr(addr) => special::is_public(addr.ip()),
+            // A literal IPv6 address without a port keeps its brackets; a name has at most one colon.
+            Place::Name(name) if name.ends_with(']') => special::is_public_host(name),
+            Place::Name(name) => special::is_public_host(name.split(':').next().unwrap_or_default()),
+        }
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        match &self.place {
+            Place::Addr(addr) => format!("{scheme}://{addr}"),
+            Place::Name(name) => format!("{scheme}://{name}"),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    expires_at: UnixTime,
+    code: Option<String>,
+    nodes: Vec<LinkNode>,
+}
+
+/// A link: nodes with pinned keys, and where it is an invitation to pair, the code.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Link {
+    expires_at: UnixTime,
+    code: Option<Redacted<String>>,
+    nodes: Vec<LinkNode>,
+}
+
+impl fmt::Debug for Link {
+    /// Without the code.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("expires_at", &self.expires_at).field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A link to these nodes, at their URLs; the first [`MAX_LINK_NODES`] that fit. `code` is the whole pairing code.
+    ///
+    /// # Errors
+    /// No node's URL fits, or the code doesn't.
+    pub fn new(
+        nodes: impl IntoIterator<Item = (NodeId, String)>,
+        code: Option<&str>,
+        expires_at: UnixTime,
+    ) -> Result<Self, LinkError> {
+        if code.is_some_and(|code| code.len() > MAX_CODE) {
+            return Err(LinkError::TooLong);
+        }
+        let mut link = Self { expires_at, code: code.map(|code| Redacted::new(code.to_owned())), nodes: Vec::new() };
+        for (node, url) in nodes {
+            let Ok(node) = LinkNode::new(node, &url) else { continue };
+            link.nodes.push(node);
+            if link.bytes().len() > MAX_BYTES {
+                link.nodes.pop();
+            }
+            if link.nodes.len() == MAX_LINK_NODES {
+                break;
+            }
+        }
+        if link.nodes.is_empty() { Err(LinkError::Url) } else { Ok(link) }
+    }
+
+    /// Reads what a person pasted or a camera saw. `private`: addresses in private networks are taken, for tests.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, in words for the person.
+    pub fn parse(text: &str, now: UnixTime, private: bool) -> Result<Self, LinkError> {
+        let text = text.trim();
+        if text.len() > MAX_TEXT {
+            return Err(LinkError::TooLong);
+        }
+        let text = match text.split_once('#') {
+            Some((site, rest)) if site.starts_with("https://") && site.ends_with("/i") => rest,
+            Some(_) => return Err(LinkError::Text),
+            None if text.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX)) => text,
+            None => return Err(LinkError::Text),
+        };
+        let text = text.to_ascii_uppercase();
+        let text = text.strip_prefix(PREFIX).unwrap_or(&text);
+        let bytes = BASE32_NOPAD.decode(text.as_bytes()).map_err(|_| LinkError::Text)?;
+        let link = Self::decode(&bytes)?;
+        if link.expires_at <= now || link.expires_at > now + MAX_LINK_LIFETIME {
+            return Err(LinkError::Expired);
+        }
+        if !private && !link.nodes.iter().all(LinkNode::is_public) {
+            return Err(LinkError::Private);
+        }
+        Ok(link)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, LinkError> {
+        if bytes.len() > MAX_BYTES {
+            return Err(LinkError::TooLong);
+        }
+        let (bytes, check) = bytes.split_last_chunk::<CHECKSUM>().ok_or(LinkError::Checksum)?;
+        if checksum(bytes) != *check {
+            return Err(LinkError::Checksum);
+        }
+        let (version, body) = bytes.split_first().ok_or(LinkError::Malformed)?;
+        if *version != VERSION {
+            return Err(LinkError::Version);
+        }
+        let (Body { expires_at, code, nodes }, rest) =
+            postcard::take_from_bytes(body).map_err(|_| LinkError::Malformed)?;
+        let is_well_formed = rest.is_empty()
+            && (1..=MAX_LINK_NODES).contains(&nodes.len())
+            && nodes.iter().all(LinkNode::is_well_formed)
+            && code.as_ref().is_none_or(|code: &String| code.len() <= MAX_CODE && code.is_ascii());
+        if is_well_formed {
+            Ok(Self { expires_at, code: code.map(Redacted::new), nodes })
+        } else {
+            Err(LinkError::Malformed)
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let code = self.code().map(str::to_owned);
+        let body = Body { expires_at: self.expires_at, code, nodes: self.nodes.clone() };
+        let mut bytes = postcard::to_extend(&body, vec![VERSION]).expect("owned values always encode");
+        let check = checksum(&bytes);
+        bytes.extend_from_slice(&check);
+        bytes
+    }
+
+    /// What a QR code holds.
+    pub fn to_qr_text(&self) -> String {
+        format!("{PREFIX}{}", BASE32_NOPAD.encode(&self.bytes()))
+    }
+
+    /// A link that a person can send; `site` is any `https://…`, which may tell what to install.
+    pub fn to_url(&self, site: &str) -> String {
+        format!("{}/i#{}", site.trim_end_matches('/'), BASE32_NOPAD.encode(&self.bytes()))
+    }
+
+    /// The pairing code, where the link is an invitation.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref().map(String::as_str)
+    }
+
+    /// Until when it counts.
+    pub const fn expires_at(&self) -> UnixTime {
+        self.expires_at
+    }
+
+    /// The nodes and their URLs.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, String)> + '_ {
+        self.nodes.iter().map(|node| (node.node, node.url()))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
+    let digest: [u8; 32] = Sha256::digest(bytes).into();
+    [digest[0], digest[1], digest[2], digest[3]]
+}
+
+/// The source of the nodes that links name.
+#[derive(Debug, Default)]
+pub struct Links(Vec<Link>);
+
+impl Links {
+    /// A source of these links' nodes.
+    pub const fn new(links: Vec<Link>) -> Self {
+        Self(links)
+    }
+}
+
+impl Source for Links {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Link
+    }
+
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+        let current = self.0.iter().filter(|link| link.expires_at > now);
+        let candidate = |(node, url)| Candidate { url, node: Some(node), source: SourceKind::Link };
+        let candidates = current.flat_map(Link::nodes).map(candidate).collect();
+        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+    const CODE: &str = "ABC234-ABCDEFGHJKLMNPQRSTUVWXYZ23";
+
+    fn node(n: u8) -> NodeId {
+        SecretKey::from_bytes(&[n; 32]).node_id()
+    }
+
+    fn later() -> UnixTime {
+        NOW + Duration::from_secs(600)
+    }
+
+    fn link() -> Link {
+        let nodes = [
+            (node(1), "wss://relay.example.org".to_owned()),
+            (node(2), "wss://8.8.8.8:8710".to_owned()),
+            (node(3), "ws://9.9.9.9:8710/".to_owned()),
+        ];
+        Link::new(nodes, Some(CODE), later()).expect("a link")
+    }
+
+    fn parse(text: &str) -> Result<Link, LinkError> {
+        Link::parse(text, NOW, false)
+    }
+
+    #[test]
+    fn a_link_and_a_qr_code_say_the_same_in_either_case() {
+        let link = link();
+        let (qr, url) = (link.to_qr_text(), link.to_url("https://calls.example/"));
+        assert!(qr.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b':'), "{qr}");
+        assert!(url.starts_with("https://calls.example/i#"));
+        for text in [qr.clone(), qr.to_lowercase(), format!("  {url}\n"), url.replace("#", "#CHAPPE:")] {
+            assert_eq!(parse(&text).as_ref(), Ok(&link), "{text}");
+        }
+        let urls: Vec<_> = link.nodes().collect();
+        assert_eq!(urls[0], (node(1), "wss://relay.example.org".to_owned()));
+        assert_eq!(urls[2], (node(3), "ws://9.9.9.9:8710".to_owned()));
+        assert_eq!(link.code(), Some(CODE));
+    }
+
+    #[test]
+    fn three_nodes_and_a_code_fit_a_qr_code_of_version_10() {
+        let full = |url: &dyn Fn(u8) -> String| {
+            Link::new((1..=5).map(|n| (node(n), url(n))), Some(CODE), later()).expect("a link")
+        };
+        let v4 = full(&|n| format!("wss://203.113.255.25{n}:65535"));
+        assert_eq!(v4.nodes().count(), MAX_LINK_NODES);
+        // Of longer addresses there are two.
+        let v6 = full(&|n| format!("wss://[2606:4700:1234:5678:9abc:def0:1234:567{n}]:65535"));
+        assert_eq!(v6.nodes().count(), 2);
+        for link in [v4, v6, link()] {
+            assert!(link.bytes().len() <= MAX_BYTES);
+            let qr =
+                qrcode::QrCode::with_error_correction_level(link.to_qr_text(), qrcode::EcLevel::M).expect("a code");
+            let qrcode::Version::Normal(version) = qr.version() else { panic!("a normal code") };
+            assert!(version <= 10, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_link_is_told() {
+        let qr = link().to_qr_text();
+        let mut typo = qr.clone().into_bytes();
+        typo[20] = if typo[20] == b'A' { b'B' } else { b'A' };
+        let cut = &qr[..qr.len() - 4];
+        assert_eq!(parse(&String::from_utf8(typo).expect("ASCII")), Err(LinkError::Checksum));
+        assert!(matches!(parse(cut), Err(LinkError::Checksum | LinkError::Text)));
+        for text in ["", "CHAPPE", "CHAPPE:0", "http://x/i#AA", "https://x/j#AA", "chappe:\u{fc}", "hello"] {
+            assert_eq!(parse(text), Err(LinkError::Text), "{text}");
+        }
+        assert_eq!(parse(&"A".repeat(MAX_TEXT + 1)), Err(LinkError::TooLong));
+        assert_eq!(Link::parse(&qr, later(), false), Err(LinkError::Expired));
+        let mut newer = link().bytes();
+        newer.truncate(newer.len() - CHECKSUM);
+        newer[0] = 2;
+        let check = checksum(&newer);
+        newer.extend_from_slice(&check);
+        assert_eq!(parse(&format!("CHAPPE:{}", BASE32_NOPAD.encode(&newer))), Err(LinkError::Version));
+    }
+
+    #[test]
+    fn addresses_in_private_networks_are_for_tests_alone() {
+        for url in
+            ["ws://127.0.0.1:1", "wss://10.0.0.1:443", "wss://[::1]:1", "wss://[fd00::1]", "wss://router.local:1"]
+        {
+            let link = Link::new([(node(1), url.to_owned())], None, later()).expect("a link").to_qr_text();
+            assert_eq!(parse(&link), Err(LinkError::Private), "{url}");
+            assert!(Link::parse(&link, NOW, true).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_does_not_fit_is_passed_over_and_none_at_all_is_an_error() {
+        let long = format!("wss://{}.example", "a".repeat(80));
+        let nodes =
+            [(node(1), long.clone()), (node(2), "https://x".to_owned()), (node(3), "wss://8.8.8.8:1".to_owned())];
+        let link = Link::new(nodes, None, later()).expect("one fits");
+        assert_eq!(link.nodes().map(|(node, _)| node).collect::<Vec<_>>(), [node(3)]);
+        assert_eq!(Link::new([(node(1), long)], None, later()), Err(LinkError::Url));
+        assert_eq!(Link::new([], None, later()), Err(LinkError::Url));
+        assert_eq!(Link::new([], Some(&"A".repeat(34)), later()), Err(LinkError::TooLong));
+    }
+
+    #[test]
+    fn the_code_is_not_printed() {
+        assert!(!format!("{:?}", link()).contains("ABC234"));
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics_and_what_is_read_is_written_the_same(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut bytes = bytes;
+            let check = checksum(&bytes);
+            bytes.extend_from_slice(&check);
+            if let Ok(link) = Link::decode(&bytes) {
+                prop_assert_eq!(Link::decode(&link.bytes()), Ok(link));
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
+            let _ = parse(&text);
+            let _ = parse(&format!("CHAPPE:{text}"));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Addresses that mean something else on every machine, or nothing: loopback, private and other special-purpose ranges.
+//!
+//! A link or a referral that names one is a mistake, or somebody's try to have a client knock at its own network.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// IPv4 ranges of the IANA special-purpose registry that no public server stands in: address and prefix length.
+const V4: [([u8; 4], u8); 15] = [
+    ([0, 0, 0, 0], 8),
+    ([10, 0, 0, 0], 8),
+    ([100, 64, 0, 0], 10),
+    ([127, 0, 0, 0], 8),
+    ([169, 254, 0, 0], 16),
+    ([172, 16, 0, 0], 12),
+    ([192, 0, 0, 0], 24),
+    ([192, 0, 2, 0], 24),
+    ([192, 88, 99, 0], 24),
+    ([192, 168, 0, 0], 16),
+    ([198, 18, 0, 0], 15),
+    ([198, 51, 100, 0], 24),
+    ([203, 0, 113, 0], 24),
+    ([224, 0, 0, 0], 4),
+    ([240, 0, 0, 0], 4),
+];
+
+/// The IPv6 range of all global unicast addresses, and the ranges in it that aren't public servers' own: documentation,
+/// benchmarking, ORCHID, Teredo and 6to4, in which an IPv4 address hides.
+const V6_GLOBAL: (u128, u32) = (0x2000 << 112, 3);
+const V6: [(u128, u32); 3] = [(0x2001 << 112, 23), (0x2001_0db8 << 96, 32), (0x2002 << 112, 16)];
+
+/// Whether `ip` is one that a public server may have.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => !V4.iter().any(|(net, len)| {
+            let shift = 32 - u32::from(*len);
+            u32::from(ip) >> shift == u32::from(Ipv4Addr::from(*net)) >> shift
+        }),
+        IpAddr::V6(ip) => is_in(ip, V6_GLOBAL) && !V6.iter().any(|range| is_in(ip, *range)),
+    }
+}
+
+fn is_in(ip: Ipv6Addr, (net, len): (u128, u32)) -> bool {
+    let shift = 128 - len;
+    u128::from(ip) >> shift == net >> shift
+}
+
+/// Whether a URL's host is one that a public server may have: a public address, or a name with a dot that isn't
+/// reserved for local use.
+pub fn is_public_host(host: &str) -> bool {
+    if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return is_public(ip);
+    }
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let (_, top) = name.rsplit_once('.').unwrap_or(("", ""));
+    // A last label of digits is an address in another spelling: `127.1`, `0x7f.1`.
+    let is_address = top.starts_with(|c: char| c.is_ascii_digit());
+    !is_address
+        && !matches!(top, "" | "localhost" | "local" | "internal" | "lan" | "home" | "test" | "invalid" | "onion")
+        && !name.ends_with("home.arpa")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_ranges_are_not_public_however_they_are_spelled() {
+        for ip in [
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.7",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "2002:7f00:1::",
+            "64:ff9b::7f00:1",
+            "100::1",
+        ] {
+            assert!(!is_public(ip.parse().expect("an address")), "{ip}");
+        }
+        for ip in [
+            "1.1.1.1",
+            "9.9.9.9",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.17.0.1",
+            "223.255.255.255",
+            "::ffff:8.8.8.8",
+            "2606:4700::1111",
+            "2a01:4f8::1",
+            "2003::1",
+        ] {
+            assert!(is_public(ip.parse().expect("an address")), "{ip}");
+        }
+    }
+
+    #[test]
+    fn names_for_local_use_and_odd_spellings_of_addresses_are_not_public() {
+        for host in [
+            "localhost",
+            "node",
+            "a.localhost",
+            "printer.local",
+            "db.internal",
+            "x.lan",
+            "127.1",
+            "0x7f.0.0.1",
+            "10.0.0.1",
+            "[::1]",
+            "[fe80::1]",
+            "localhost.",
+            "nas.home.arpa",
+            "",
+            ".",
+        ] {
+            assert!(!is_public_host(host), "{host}");
+        }
+        for host in ["relay.example.org", "relay.example.org.", "8.8.8.8", "[2606:4700::1111]", "a.b.c"] {
+            assert!(is_public_host(host), "{host}");
+        }
+    }
+}
