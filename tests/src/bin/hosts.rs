@@ -1,8 +1,8 @@
 //! Twenty nodes on hosts of their own, with latency, loss, crashes and partitions: `cargo run --release -p chappe-tests
 //! --bin hosts -- [--json]`.
 //!
-//! Needs network namespaces (root, or a system that lets users make them), iproute2 and nftables; takes about ten
-//! minutes. Figures are seen from outside: what each node's `/members` says, ten times a second, and what clients get.
+//! Needs network namespaces (root, or a system that lets users make them), iproute2 and nftables; takes a quarter
+//! of an hour. Figures are seen from outside: what each node's `/members` says, ten times a second, and what clients get.
 
 use std::{
     path::Path,
@@ -29,7 +29,7 @@ const SPREAD_MS: u32 = 20;
 /// What is lost of a hundred packets.
 const LOSSES: [u32; 4] = [0, 2, 5, 15];
 /// Which nodes are killed, one after the other, with each loss.
-const CRASHES: [usize; 3] = [4, 11, 17];
+const CRASHES: [usize; 5] = [4, 8, 11, 14, 17];
 /// The loss during stalls and partitions.
 const USUAL_LOSS: u32 = 2;
 /// However long anything takes, it ends.

@@ -59,3 +59,21 @@ fn list(hosts: &[HostNumber], addr: impl Fn(HostNumber) -> Ipv4Addr) -> String {
     let addrs: Vec<_> = hosts.iter().map(|host| addr(*host).to_string()).collect();
     format!("{{ {} }}", addrs.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_holds_in_both_directions_and_before_any_loss() {
+        let firewall = Firewall { loss: 5, cut: Some((vec![HostNumber(1), HostNumber(2)], vec![HostNumber(3)])) };
+        let script = firewall.script();
+        let place = |text: &str| script.find(text).unwrap_or_else(|| panic!("{text} is not in {script}"));
+        let lost = place("iifname \"bridge\" udp dport 7000 numgen random mod 100 < 5 drop");
+        assert!(place("ip saddr { 10.77.1.1, 10.77.2.1 } ip daddr { 10.77.3.254 } drop") < lost);
+        assert!(place("ip saddr { 10.77.3.1 } ip daddr { 10.77.1.254, 10.77.2.254 } drop") < lost);
+        let lost = place("oifname \"bridge\" udp sport 7000 numgen random mod 100 < 5 drop");
+        assert!(place("ip saddr { 10.77.1.254, 10.77.2.254 } ip daddr { 10.77.3.1 } drop") < lost);
+        assert!(!Firewall::default().script().contains("drop"), "nothing is lost unless it is said");
+    }
+}
