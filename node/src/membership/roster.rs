@@ -18,8 +18,9 @@ use crate::placement::Network;
 /// The most nodes that are known: four times the members of a large federation, so that those who come and go don't
 /// crowd out those who stay.
 pub(super) const MAX_KNOWN: usize = 4096;
-/// Nodes that are dialled at once because somebody claims them: half a millisecond of CPU and 36 KiB each.
-const MAX_DIALLING: usize = 256;
+/// Nodes that are dialled at once because somebody claims them: half a millisecond of CPU and 36 KiB each. A joiner of a
+/// thousand members is known to nearly all of them two round trips after it has heard of them.
+const MAX_DIALLING: usize = 1024;
 /// How long a dial may take before it counts as failed, whatever the driver says.
 const DIAL_WAIT: Duration = Duration::from_secs(6);
 /// How often all members together dial one that is lost: twice a second is nothing to it, and where half a federation
