@@ -16,13 +16,21 @@ impl Figures {
 
     /// Prints one figure; `target` is the most that is wanted, where anything is.
     pub fn print(self, figure: &str, value: f64, unit: &str, target: Option<f64>) {
-        let ok = target.is_none_or(|target| value <= target);
+        self.print_if(figure, value, unit, target, "≤", target.is_none_or(|target| value <= target));
+    }
+
+    /// Prints one figure; `target` is the least that is wanted, where anything is.
+    pub fn print_least(self, figure: &str, value: f64, unit: &str, target: Option<f64>) {
+        self.print_if(figure, value, unit, target, "≥", target.is_none_or(|target| value >= target));
+    }
+
+    fn print_if(self, figure: &str, value: f64, unit: &str, target: Option<f64>, than: &str, ok: bool) {
         if self.json {
             let value = json!({"figure": figure, "value": round(value), "unit": unit, "target": target, "ok": ok});
             println!("{value}");
             return;
         }
-        let wanted = target.map_or_else(String::new, |target| format!("  (wanted: ≤ {target} {unit})"));
+        let wanted = target.map_or_else(String::new, |target| format!("  (wanted: {than} {target} {unit})"));
         let mark = if ok { ' ' } else { '!' };
         println!("{mark} {figure:<52} {:>10} {unit}{wanted}", round(value).to_string());
     }

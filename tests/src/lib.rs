@@ -4,6 +4,7 @@
 
 pub mod federation;
 pub mod figures;
+pub mod hosts;
 pub mod process;
 pub mod raw;
 pub mod simulation;

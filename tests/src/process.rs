@@ -1,6 +1,7 @@
 //! Real processes of the `chappe` binary, which end with what started them.
 
 use std::{
+    fs::OpenOptions,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -38,11 +39,36 @@ impl Process {
     /// It doesn't start.
     pub fn start(args: &[&str]) -> Self {
         let mut command = Command::new(binary());
-        command.arg("--json").args(args).env("CHAPPE_LOG", "warn").kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("a process");
+        command.arg("--json").args(args).env("CHAPPE_LOG", "warn").stdin(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// Starts `chappe --json` with these arguments in a network namespace, with its log in a file.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start_in(namespace: &str, log: &Path, args: &[&str]) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(log).expect("a file for the log");
+        let mut command = Command::new("ip");
+        // It becomes the process that it starts: signals reach that.
+        command.args(["netns", "exec", namespace]).arg(binary()).arg("--json").args(args);
+        command.env("CHAPPE_LOG", "info").stdin(Stdio::null()).stderr(log);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.kill_on_drop(true).stdout(Stdio::piped()).spawn().expect("a process");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         Self { child, lines }
+    }
+
+    /// Sends a signal, as `kill` names it.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
     /// The next line.

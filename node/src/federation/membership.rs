@@ -37,7 +37,7 @@ pub(crate) enum Event {
     Greet {
         /// What it has shown.
         greeting: Greeting,
-        /// Whether this node has dialled it at an address of that record.
+        /// Whether this node has dialled it at the first address of that record.
         reached: bool,
         /// Where the verdict goes.
         reply: oneshot::Sender<Verdict>,

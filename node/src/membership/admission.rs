@@ -1,6 +1,6 @@
 //! Who may become a member.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use chappe_common::{
@@ -99,9 +99,11 @@ impl Admission {
         }
     }
 
-    /// The networks of these addresses that count against the bound.
-    pub fn networks<'a>(&'a self, addrs: &'a [SocketAddr]) -> impl Iterator<Item = Network> + 'a {
-        let counts = |addr: &&SocketAddr| !self.exempt.iter().any(|range| range.contains(&addr.ip().to_canonical()));
-        addrs.iter().filter(counts).map(Network::of)
+    /// The network that a node counts in: that of its first address, at which it has to be reached. None: in an exempt
+    /// range.
+    pub(super) fn network(&self, record: &NodeRecord) -> Option<Network> {
+        let first = record.quic_addrs.first()?;
+        let is_exempt = self.exempt.iter().any(|range| range.contains(&first.ip().to_canonical()));
+        (!is_exempt).then(|| Network::of(first))
     }
 }

@@ -1,7 +1,7 @@
 //! The engine: one node's membership, on time that its driver gives.
 //!
 //! One rule holds it together: what this node holds of another changes only by what it has itself seen. A greeting on a
-//! link to an address of the signed record makes a member; two series of unanswered probes, or the member's own signed
+//! link to the first address of the signed record makes a member; two series of unanswered probes, or the member's own signed
 //! leave, unmake it. All that others say is where to look.
 
 mod compare;
@@ -174,7 +174,7 @@ impl Engine {
         let mut rng = StdRng::seed_from_u64(seed);
         let id = MemberId { node: own.node, epoch: own.epoch };
         let swim = Swim::new(id, settings.probe_period, settings.probe_timeout, StdRng::from_rng(&mut rng));
-        let roster = Roster::new(settings.admission.networks(&own.quic_addrs));
+        let roster = Roster::new(settings.admission.network(&own));
         let mut own_since = Since::default();
         own_since.seen(now.clock);
         let mut engine = Self {

@@ -4,7 +4,7 @@
 //! or forgotten. Pure: time is given.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -18,8 +18,9 @@ use crate::placement::Network;
 /// The most nodes that are known: four times the members of a large federation, so that those who come and go don't
 /// crowd out those who stay.
 pub(super) const MAX_KNOWN: usize = 4096;
-/// Nodes that are dialled at once because somebody claims them: half a millisecond of CPU and 36 KiB each.
-const MAX_DIALLING: usize = 256;
+/// Nodes that are dialled at once because somebody claims them: half a millisecond of CPU and 36 KiB each. A joiner of a
+/// thousand members is known to nearly all of them two round trips after it has heard of them.
+const MAX_DIALLING: usize = 1024;
 /// How long a dial may take before it counts as failed, whatever the driver says.
 const DIAL_WAIT: Duration = Duration::from_secs(6);
 /// How often all members together dial one that is lost: twice a second is nothing to it, and where half a federation
@@ -63,10 +64,10 @@ pub(super) struct Entry {
     pub(super) state: State,
     /// Who claims it, where a member does.
     pub(super) by: Option<NodeId>,
-    /// The addresses at which it has proved its key.
-    pub(super) reached: Vec<SocketAddr>,
-    /// The networks that it counts in.
-    networks: Vec<Network>,
+    /// The address at which it has proved its key.
+    pub(super) reached: Option<SocketAddr>,
+    /// The network that it counts in.
+    network: Option<Network>,
     /// Since when it has been a member.
     pub(super) since: Since,
 }
@@ -91,7 +92,8 @@ pub(super) struct Roster {
     /// Claimed strangers in each network.
     strangers_in: HashMap<Network, usize>,
     up: usize,
-    dialling: usize,
+    /// Claimed nodes that are being dialled, strangers and lost members.
+    dialling: HashSet<NodeId>,
     lost: usize,
     /// Until when each dial may take, in their order. Some have ended.
     dials: VecDeque<(Instant, NodeId)>,
@@ -100,13 +102,9 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// The roster of a node in these networks, which knows nobody.
-    pub(super) fn new(own: impl Iterator<Item = Network>) -> Self {
-        let mut roster = Self::default();
-        for network in own {
-            *roster.members_in.entry(network).or_default() += 1;
-        }
-        roster
+    /// The roster of a node in this network, which knows nobody.
+    pub(super) fn new(own: Option<Network>) -> Self {
+        Self { members_in: own.into_iter().map(|network| (network, 1)).collect(), ..Self::default() }
     }
 
     /// What is known of a node.
@@ -149,19 +147,15 @@ impl Roster {
 
     /// How many nodes are claimed and not yet dialled, and how many are being dialled.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        (self.queue.len(), self.dialling)
+        (self.queue.len(), self.dialling.len())
     }
 
-    /// Whether these networks have room for one more member, `node` itself not counted.
-    pub(super) fn has_room(&self, node: &NodeId, networks: &[Network]) -> bool {
-        let own: &[Network] = match self.entries.get(node) {
-            Some(entry) if entry.state == State::Up => &entry.networks,
-            _ => &[],
-        };
-        networks.iter().all(|network| {
-            let members = self.members_in.get(network).copied().unwrap_or_default();
-            members - usize::from(own.contains(network)) < MAX_PER_NETWORK
-        })
+    /// Whether a network has room for one more member, `node` itself not counted.
+    pub(super) fn has_room(&self, node: &NodeId, network: Option<Network>) -> bool {
+        let Some(network) = network else { return true };
+        let is_in_it = |entry: &Entry| entry.state == State::Up && entry.network == Some(network);
+        let own = usize::from(self.entries.get(node).is_some_and(is_in_it));
+        self.members_in.get(&network).copied().unwrap_or_default() - own < MAX_PER_NETWORK
     }
 
     /// Somebody says that the node is there in this epoch.
@@ -170,7 +164,7 @@ impl Roster {
         now: Instant,
         node: NodeId,
         epoch: u64,
-        networks: Vec<Network>,
+        network: Option<Network>,
         by: Option<NodeId>,
     ) -> Claimed {
         let full = self.entries.len() >= MAX_KNOWN;
@@ -191,15 +185,14 @@ impl Roster {
             None => {
                 // Two nodes of one network are looked into at a time, so that nobody has a network of somebody else
                 // dialled by all members.
-                let crowded = |network| self.strangers_in.get(network).is_some_and(|count| *count >= MAX_PER_NETWORK);
-                if networks.iter().any(crowded) {
-                    return Claimed::Full;
+                if let Some(network) = network {
+                    let strangers = self.strangers_in.entry(network).or_default();
+                    if *strangers >= MAX_PER_NETWORK {
+                        return Claimed::Full;
+                    }
+                    *strangers += 1;
                 }
-                for network in &networks {
-                    *self.strangers_in.entry(*network).or_default() += 1;
-                }
-                let entry =
-                    Entry { epoch, state: State::Claimed, by, reached: Vec::new(), networks, since: Since::default() };
+                let entry = Entry { epoch, state: State::Claimed, by, reached: None, network, since: Since::default() };
                 self.entries.insert(node, entry);
                 self.queue.push_back(node);
                 Claimed::Queued
@@ -209,19 +202,17 @@ impl Roster {
 
     /// The next claimed node that is to be dialled now.
     pub(super) fn dial_next(&mut self, now: Instant) -> Option<NodeId> {
-        while self.dialling < MAX_DIALLING {
+        while self.dialling.len() < MAX_DIALLING {
             let node = self.queue.pop_front()?;
             let Some(entry) = self.entries.get_mut(&node) else { continue };
+            let until = now + DIAL_WAIT;
             match &mut entry.state {
-                State::Claimed => {
-                    let until = now + DIAL_WAIT;
-                    entry.state = State::Dialling(until);
-                    self.dials.push_back((until, node));
-                    self.dialling += 1;
-                }
+                State::Claimed => entry.state = State::Dialling(until),
                 State::Lost { dialled, .. } => *dialled = now,
                 State::Up | State::Dialling(_) => {}
             }
+            self.dials.push_back((until, node));
+            self.dialling.insert(node);
             return Some(node);
         }
         None
@@ -259,8 +250,8 @@ impl Roster {
         &mut self,
         node: NodeId,
         epoch: u64,
-        reached: Vec<SocketAddr>,
-        networks: Vec<Network>,
+        reached: Option<SocketAddr>,
+        network: Option<Network>,
         clock: UnixTime,
     ) -> Option<State> {
         let before = self.entries.get(&node).map(|entry| entry.state);
@@ -269,44 +260,41 @@ impl Roster {
             epoch,
             state: State::Up,
             by: None,
-            reached: Vec::new(),
-            networks: Vec::new(),
+            reached: None,
+            network: None,
             since: Since::default(),
         });
         (entry.epoch, entry.state, entry.reached) = (epoch, State::Up, reached);
         entry.since.seen(clock);
-        for network in &networks {
-            *self.members_in.entry(*network).or_default() += 1;
+        if let Some(network) = network {
+            *self.members_in.entry(network).or_default() += 1;
         }
-        entry.networks = networks;
+        entry.network = network;
         self.up += 1;
         before
     }
 
     /// The counts as they are without this node.
     fn leave_state(&mut self, node: &NodeId) {
+        self.dialling.remove(node);
         let Some(entry) = self.entries.get(node) else { return };
         let counts = match entry.state {
             State::Up => {
                 self.up -= 1;
                 &mut self.members_in
             }
-            State::Dialling(_) => {
-                self.dialling -= 1;
-                &mut self.strangers_in
-            }
-            State::Claimed => &mut self.strangers_in,
+            State::Claimed | State::Dialling(_) => &mut self.strangers_in,
             State::Lost { .. } => {
                 self.lost -= 1;
                 return;
             }
         };
-        for network in &entry.networks {
-            if let Some(count) = counts.get_mut(network) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(network);
-                }
+        if let Some(network) = entry.network
+            && let Some(count) = counts.get_mut(&network)
+        {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&network);
             }
         }
     }
@@ -333,6 +321,7 @@ impl Roster {
     /// A dial has failed. Who had claimed the node falsely, if this was about a claim of a member, and whether the
     /// node is forgotten.
     pub(super) fn failed(&mut self, node: &NodeId) -> (Option<NodeId>, bool) {
+        self.dialling.remove(node);
         let Some(entry) = self.entries.get_mut(node) else { return (None, false) };
         let by = entry.by.take();
         match entry.state {
@@ -354,11 +343,32 @@ impl Roster {
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<NodeId> {
         let mut overdue = Vec::new();
         while let Some((until, node)) = self.dials.pop_front_if(|(until, _)| *until <= now) {
-            if self.entries.get(&node).is_some_and(|entry| entry.state == State::Dialling(until)) {
+            let state = self.entries.get(&node).map(|entry| entry.state);
+            // One that has been dialled again since has a later entry.
+            let is_overdue = match state {
+                Some(State::Dialling(since)) => since == until,
+                Some(State::Lost { dialled, .. }) => dialled + DIAL_WAIT <= now,
+                _ => true,
+            };
+            if is_overdue && self.dialling.remove(&node) {
                 overdue.push(node);
             }
         }
         overdue
+    }
+
+    /// Makes room for one more where there is none, if a member is lost: the one that has been for longest is forgotten.
+    pub(super) fn make_room(&mut self) -> Option<NodeId> {
+        if self.entries.len() < MAX_KNOWN {
+            return None;
+        }
+        let lost = self.entries.iter().filter_map(|(node, entry)| match entry.state {
+            State::Lost { since, .. } => Some((since, *node)),
+            _ => None,
+        });
+        let (_, node) = lost.min()?;
+        self.remove(&node);
+        Some(node)
     }
 
     /// The members that have been lost for so long that they are forgotten now.
@@ -369,5 +379,118 @@ impl Roster {
             self.remove(node);
         }
         old
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    const CLOCK: UnixTime = UnixTime::from_secs(1_000_000);
+
+    fn node(n: usize) -> NodeId {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        NodeId::new(PublicKey::from_bytes(key))
+    }
+
+    fn network(n: u8) -> Option<Network> {
+        Some(Network::of(&SocketAddr::from(([10, 0, n, 1], 1))))
+    }
+
+    fn up(roster: &mut Roster, n: usize, network: Option<Network>) {
+        roster.bring_up(node(n), 1, None, network, CLOCK);
+    }
+
+    #[test]
+    fn two_strangers_of_a_network_are_looked_into_at_a_time() {
+        let now = Instant::now();
+        let mut roster = Roster::default();
+        assert_eq!(roster.claim(now, node(1), 1, network(1), None), Claimed::Queued);
+        assert_eq!(roster.claim(now, node(2), 1, network(1), None), Claimed::Queued);
+        assert_eq!(roster.claim(now, node(3), 1, network(1), None), Claimed::Full);
+        assert_eq!(roster.claim(now, node(4), 1, None, None), Claimed::Queued, "exempt");
+        assert_eq!(roster.dial_next(now), Some(node(1)));
+        assert_eq!(roster.failed(&node(1)), (None, true));
+        assert_eq!(roster.claim(now, node(3), 1, network(1), None), Claimed::Queued);
+    }
+
+    #[test]
+    fn this_node_counts_in_its_own_network_and_who_leaves_makes_room() {
+        let mut roster = Roster::new(network(1));
+        up(&mut roster, 1, network(1));
+        assert!(!roster.has_room(&node(2), network(1)) && roster.has_room(&node(1), network(1)));
+        assert!(roster.has_room(&node(2), network(2)) && roster.has_room(&node(2), None));
+        assert_eq!(roster.remove(&node(1)), Some(1));
+        assert!(roster.has_room(&node(2), network(1)));
+        // Moving to another network, and being lost, make room too.
+        up(&mut roster, 2, network(1));
+        up(&mut roster, 2, network(2));
+        assert!(roster.has_room(&node(3), network(1)));
+        up(&mut roster, 3, network(1));
+        assert_eq!(roster.lose(Instant::now(), &node(3)), Some(1));
+        assert!(roster.has_room(&node(4), network(1)));
+        assert_eq!(roster.len_up(), 1);
+    }
+
+    #[test]
+    fn dials_are_bounded_and_end_by_an_answer_a_failure_or_their_time() {
+        let now = Instant::now();
+        let mut roster = Roster::default();
+        for n in 0..MAX_DIALLING + 3 {
+            roster.claim(now, node(n), 1, None, Some(node(9999)));
+        }
+        let dialled: Vec<_> = std::iter::from_fn(|| roster.dial_next(now)).collect();
+        assert_eq!((dialled.len(), roster.waiting()), (MAX_DIALLING, (3, MAX_DIALLING)));
+        up(&mut roster, 0, None);
+        assert_eq!(roster.failed(&node(1)), (Some(node(9999)), true));
+        assert_eq!(roster.dial_next(now), Some(node(MAX_DIALLING)));
+        assert_eq!(roster.overdue(now + DIAL_WAIT).len(), MAX_DIALLING - 1);
+        assert!(roster.overdue(now + DIAL_WAIT).is_empty());
+    }
+
+    #[test]
+    fn lost_members_are_dialled_by_all_together_at_one_rate_and_found_when_they_are_claimed() {
+        let now = Instant::now();
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut dials = |members: usize| {
+            let mut roster = Roster::default();
+            for n in 0..members {
+                up(&mut roster, n, None);
+            }
+            roster.lose(now, &node(0));
+            (1..=600).map(|second| roster.retry(now + Duration::from_secs(second), &mut rng).len()).sum::<usize>()
+        };
+        // Ten minutes, a dial every five seconds at the most; and of a thousand members every five hundred.
+        assert!((80..=200).contains(&dials(4)), "{}", dials(4));
+        assert!((1..=3).contains(&dials(1000)), "{}", dials(1000));
+        let mut roster = Roster::default();
+        up(&mut roster, 1, None);
+        roster.lose(now, &node(1));
+        let later = now + CLAIM_PAUSE;
+        assert_eq!(roster.claim(now, node(1), 1, None, None), Claimed::Known, "it was lost just now");
+        assert_eq!(roster.claim(later, node(1), 1, None, None), Claimed::Queued);
+        assert_eq!(roster.dial_next(later), Some(node(1)));
+        assert_eq!(roster.failed(&node(1)), (None, false), "it is remembered");
+        assert_eq!(roster.forget_lost(now + REMEMBERED), [node(1)]);
+        assert!(!roster.has_lost());
+    }
+
+    #[test]
+    fn where_there_is_no_room_the_longest_lost_makes_some() {
+        let now = Instant::now();
+        let mut roster = Roster::default();
+        for n in 0..MAX_KNOWN {
+            up(&mut roster, n, None);
+        }
+        assert_eq!(roster.make_room(), None);
+        assert_eq!(roster.claim(now, node(MAX_KNOWN), 1, None, None), Claimed::Full);
+        roster.lose(now + Duration::from_secs(1), &node(5));
+        roster.lose(now, &node(7));
+        assert_eq!(roster.make_room(), Some(node(7)));
+        assert_eq!(roster.claim(now, node(MAX_KNOWN), 1, None, None), Claimed::Queued);
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 /// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
 const DIAL_WAIT: Duration = Duration::from_secs(4);
 /// Dials at once; beyond, the caller is told that the peer is unreachable. A joiner dials a whole federation.
-const MAX_DIALS: usize = 512;
+const MAX_DIALS: usize = 2048;
 /// Packets that wait for a link to come up: probes of one or two periods.
 const EARLY_PACKETS: usize = 4;
 /// How long the next address of a peer waits for the one before it: a black hole costs no more.

@@ -32,13 +32,13 @@ pub(super) struct Shown {
     pub(super) clock: UnixTime,
 }
 
-/// Has membership judge what a peer has shown, and gives its epoch back. `reached`: this node has dialled it.
+/// Has membership judge what a peer has shown, and gives its epoch back. `dialled`: this node has dialled it.
 pub(super) async fn judge(
     core: &Arc<Core>,
     peer: NodeId,
     from: SocketAddr,
     Shown { record, ticket, clock }: Shown,
-    reached: bool,
+    dialled: bool,
 ) -> Result<u64, Refusal> {
     // One of the two would take the other's records for expired or from the future: both see it now, and alike.
     let ours = core.clock.now();
@@ -51,6 +51,7 @@ pub(super) async fn judge(
         return Err(Refusal::Record);
     }
     let epoch = record.epoch;
+    let reached = dialled && record.quic_addrs.first().is_some_and(|first| is_same(*first, from));
     let greeting = Greeting { record, ticket };
     match ask_membership(core, greeting.clone(), reached).await? {
         Verdict::Welcome => return Ok(epoch),
@@ -66,20 +67,22 @@ pub(super) async fn judge(
     }
 }
 
-/// Sees the node's key proven at an address of its record.
+fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
+}
+
+/// Sees the node's key proven at the first address of its record.
 async fn dial_back(core: &Core, record: &NodeRecord, from: SocketAddr) -> Result<(), Refusal> {
     let links = &core.links;
-    let may_dial = |addr: &&SocketAddr| {
-        let network = Network::of(addr);
-        let is_exempt = core.config.federation.exempt.iter().any(|range| range.contains(&addr.ip().to_canonical()));
-        is_exempt || network == Network::of(&from) || links.dial_backs.check_key(&network).is_ok()
-    };
-    let addrs: Vec<_> = record.quic_addrs.iter().filter(may_dial).copied().collect();
+    let first = *record.quic_addrs.first().ok_or(Refusal::Record)?;
+    let network = Network::of(&first);
+    let is_exempt = core.config.federation.exempt.iter().any(|range| range.contains(&first.ip().to_canonical()));
+    let may_dial = is_exempt || network == Network::of(&from) || links.dial_backs.check_key(&network).is_ok();
     let Ok(_place) = links.dialling_back.try_acquire() else { return Err(Refusal::Full) };
-    if addrs.is_empty() {
+    if !may_dial {
         return Err(Refusal::Full);
     }
-    match tokio::time::timeout(DIAL_BACK_WAIT, handshake(core, record.node, &addrs)).await {
+    match tokio::time::timeout(DIAL_BACK_WAIT, handshake(core, record.node, &[first])).await {
         Ok(Ok(connection)) => {
             CloseReason::Seen.close(&connection);
             Ok(())

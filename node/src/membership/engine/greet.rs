@@ -25,7 +25,7 @@ pub struct Greeting {
 pub enum Verdict {
     /// The link is taken, and the node a member.
     Welcome,
-    /// The node is to be dialled first, at an address of its record and with no word said; then the greeting is to be
+    /// The node is to be dialled first, at the first address of its record and with no word said; then the greeting is to be
     /// judged once more, or the link refused as [`Refusal::Unreachable`].
     DialBack,
     /// The link is refused.
@@ -33,8 +33,9 @@ pub enum Verdict {
 }
 
 impl Engine {
-    /// Judges what the other side of a link has shown. `reached`: this node has just dialled it at an address of that
-    /// record, and it proved its key.
+    /// Judges what the other side of a link has shown. `reached`: this node has just dialled it at the first address of
+    /// that record, and it proved its key. The others are worth a dial and nothing else: whoever isn't where its first
+    /// one says could take another's place in a network, or in placement.
     pub fn greet(&mut self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
         let verdict = self.judge(now, greeting, reached);
         match &verdict {
@@ -63,14 +64,13 @@ impl Engine {
         if let Err(refusal) = self.settings.admission.judge(record, greeting.ticket.as_ref(), now.clock) {
             return Verdict::Refused(refusal);
         }
-        let networks: Vec<_> = self.settings.admission.networks(&record.quic_addrs).collect();
-        if !self.roster.has_room(&record.node, &networks) {
+        if !self.roster.has_room(&record.node, self.settings.admission.network(record)) {
             return Verdict::Refused(Refusal::Network);
         }
         if known.is_none() && self.roster.len_up() >= MAX_KNOWN {
             return Verdict::Refused(Refusal::Full);
         }
-        if reached || known.is_some_and(|known| known.reached == record.quic_addrs) {
+        if reached || known.is_some_and(|known| known.reached == record.quic_addrs.first().copied()) {
             Verdict::Welcome
         } else {
             Verdict::DialBack
@@ -81,8 +81,9 @@ impl Engine {
         let node = record.node;
         let epoch_before = self.roster.get(&node).map(|entry| entry.epoch);
         self.records.keep(record.clone());
-        let networks = self.settings.admission.networks(&record.quic_addrs).collect();
-        let before = self.roster.bring_up(node, record.epoch, record.quic_addrs.clone(), networks, now.clock);
+        let network = self.settings.admission.network(record);
+        let reached = record.quic_addrs.first().copied();
+        let before = self.roster.bring_up(node, record.epoch, reached, network, now.clock);
         if let Some(told) = self.told.remove(&node)
             && let Some(since) = self.roster.since_mut(&node)
         {

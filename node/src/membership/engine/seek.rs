@@ -60,14 +60,17 @@ impl Engine {
 
     /// Has the node of a known record dialled, unless it is up.
     pub(super) fn claim(&mut self, now: Now, record: &SignedRecord, by: Option<NodeId>) {
-        let networks: Vec<_> = self.settings.admission.networks(&record.quic_addrs).collect();
+        let network = self.settings.admission.network(record);
         let known = self.roster.get(&record.node).is_some();
-        if !known && !self.roster.has_room(&record.node, &networks) {
+        if !known && !self.roster.has_room(&record.node, network) {
             self.counts.refuse(Reason::Admission);
             self.records.forget(&record.node);
             return;
         }
-        if self.roster.claim(now.at, record.node, record.epoch, networks, by) == Claimed::Full {
+        if !known && let Some(forgotten) = self.roster.make_room() {
+            self.records.forget(&forgotten);
+        }
+        if self.roster.claim(now.at, record.node, record.epoch, network, by) == Claimed::Full {
             self.counts.refuse(Reason::Full);
             self.records.forget(&record.node);
         }

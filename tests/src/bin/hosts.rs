@@ -1,0 +1,100 @@
+//! Twenty nodes on hosts of their own, with latency, loss, crashes and partitions: `cargo run --release -p chappe-tests
+//! --bin hosts -- [--json]`.
+//!
+//! Needs network namespaces (root, or a system that lets users make them), iproute2 and nftables; takes a quarter
+//! of an hour. Figures are seen from outside: what each node's `/members` says, ten times a second, and what clients get.
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use chappe_tests::{
+    figures::Figures,
+    hosts::{
+        fleet::Fleet,
+        sandbox::{self, SandboxError},
+        scenes::Stage,
+        topology,
+    },
+};
+use tokio::time::{Instant, timeout};
+
+/// How many hosts there are.
+const HOSTS: u8 = 20;
+/// What a packet takes from one host to another, in milliseconds: so long, more or less by so much.
+const LATENCY_MS: u32 = 50;
+const SPREAD_MS: u32 = 20;
+/// What is lost of a hundred packets.
+const LOSSES: [u32; 4] = [0, 2, 5, 15];
+/// Which nodes are killed, one after the other, with each loss.
+const CRASHES: [usize; 5] = [4, 8, 11, 14, 17];
+/// The loss during stalls and partitions.
+const USUAL_LOSS: u32 = 2;
+/// However long anything takes, it ends.
+const LONGEST: Duration = Duration::from_secs(1800);
+
+fn main() -> ExitCode {
+    if sandbox::is_inside() {
+        sandbox::end_with_parent();
+        return inside();
+    }
+    if !is_built() {
+        eprintln!("error: cargo build -p chappe failed");
+        return ExitCode::FAILURE;
+    }
+    match sandbox::run_inside() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error @ SandboxError::NotAllowed { .. }) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds the binary where cargo runs this; else the one beside this program is used as it is.
+fn is_built() -> bool {
+    let Some(cargo) = std::env::var_os("CARGO") else { return true };
+    let mut build = Command::new(cargo);
+    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--quiet", "-p", "chappe"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    build.status().is_ok_and(|status| status.success())
+}
+
+#[tokio::main]
+async fn inside() -> ExitCode {
+    let figures = Figures::from_args();
+    let run = async {
+        topology::make(HOSTS);
+        let in_kernel = topology::delay_in_kernel(HOSTS, LATENCY_MS, SPREAD_MS);
+        figures.remark(if in_kernel { "latency is the kernel's (netem)" } else { "latency is the relays'" });
+        let millis = |ms: u32| Duration::from_millis(ms.into());
+        let latency = if in_kernel {
+            Duration::ZERO..Duration::ZERO
+        } else {
+            millis(LATENCY_MS - SPREAD_MS)..millis(LATENCY_MS + SPREAD_MS)
+        };
+        figures.remark(&format!("{HOSTS} hosts start…"));
+        let since = Instant::now();
+        let fleet = Fleet::start(HOSTS, latency).await;
+        let mut stage = Stage::start(fleet, since, figures).await;
+        for loss in LOSSES {
+            stage.crashes(loss, &CRASHES).await;
+        }
+        stage.stall(USUAL_LOSS, 7).await;
+        stage.partition(USUAL_LOSS).await;
+    };
+    if timeout(LONGEST, run).await.is_err() {
+        eprintln!("error: it is not over after {LONGEST:?}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
