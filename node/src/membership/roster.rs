@@ -57,6 +57,15 @@ pub(super) enum State {
     },
 }
 
+/// How a node was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// As news, or from itself: others may not have heard it.
+    News,
+    /// By comparing views: others hear of it in the same way.
+    Compared,
+}
+
 /// What is known of a node.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -64,6 +73,8 @@ pub(super) struct Entry {
     pub(super) state: State,
     /// Who claims it, where a member does.
     pub(super) by: Option<NodeId>,
+    /// How it was heard of.
+    pub(super) heard: Heard,
     /// The address at which it has proved its key.
     pub(super) reached: Option<SocketAddr>,
     /// The network that it counts in.
@@ -192,11 +203,18 @@ impl Roster {
                     }
                     *strangers += 1;
                 }
-                let entry = Entry { epoch, state: State::Claimed, by, reached: None, network, since: Since::default() };
+                let entry = Entry { epoch, state: State::Claimed, by, heard: Heard::News, reached: None, network, since: Since::default() };
                 self.entries.insert(node, entry);
                 self.queue.push_back(node);
                 Claimed::Queued
             }
+        }
+    }
+
+    /// How the node was heard of when it was claimed.
+    pub(super) fn note_heard(&mut self, node: &NodeId, heard: Heard) {
+        if let Some(entry) = self.entries.get_mut(node) {
+            entry.heard = heard;
         }
     }
 
@@ -260,6 +278,7 @@ impl Roster {
             epoch,
             state: State::Up,
             by: None,
+            heard: Heard::News,
             reached: None,
             network: None,
             since: Since::default(),

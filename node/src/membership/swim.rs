@@ -171,9 +171,9 @@ impl Swim {
         self.drain(now);
     }
 
-    /// The member is up; the others are told that it is said to be.
-    pub(super) fn add(&mut self, now: Instant, id: MemberId) {
-        self.apply(now, Member::alive(id), true);
+    /// The member is up; where that is news, the others are told that it is said to be.
+    pub(super) fn add(&mut self, now: Instant, id: MemberId, is_news: bool) {
+        self.apply(now, Member::alive(id), is_news);
     }
 
     /// The member isn't up any more, and nobody is told.

@@ -140,24 +140,19 @@ impl World {
     fn handshake(&mut self, from: Ix, to: Ix) -> Duration {
         let mut wait = self.network.latency(from, to);
         for _ in 1..2 * self.handshake_round_trips {
-            wait += self.network.latency(from, to);
-            let mut timeout = FIRST_TIMEOUT;
-            while self.network.loses() {
-                wait += timeout;
-                timeout *= 2;
-            }
+            wait += self.network.latency(from, to) + self.timeouts();
         }
         wait
     }
 
+    /// How long it takes until what is lost of a flight is sent again: each time twice as long.
+    fn timeouts(&mut self) -> Duration {
+        FIRST_TIMEOUT * ((1 << self.network.losses()) - 1)
+    }
+
     /// How long the first words take: what is lost is sent again after three round trips.
     fn first_words(&mut self, from: Ix, to: Ix) -> Duration {
-        let way = self.network.latency(from, to);
-        let mut wait = way;
-        while self.network.loses() {
-            wait += way * 6;
-        }
-        wait
+        self.network.latency(from, to) * (1 + 6 * self.network.losses())
     }
 
     /// The dialler's side of the handshake is done: it greets.
@@ -192,15 +187,7 @@ impl World {
                 // The dialler's own process has to answer at the address that it shows.
                 let seen = self.addrs.get(&greeting.record.quic_addrs[0]).copied();
                 let there = seen == Some(key.from) && self.answers(to, key.from);
-                let mut wait = DIAL_BACK_WAIT;
-                if there {
-                    let mut timeout = FIRST_TIMEOUT;
-                    wait = self.handshake(to, key.from);
-                    while self.network.loses() {
-                        wait += timeout;
-                        timeout *= 2;
-                    }
-                }
+                let wait = if there { self.handshake(to, key.from) + self.timeouts() } else { DIAL_BACK_WAIT };
                 let reached = there && wait < DIAL_BACK_WAIT;
                 let at = self.time + wait.min(DIAL_BACK_WAIT);
                 self.queue.push(at, Event::Seen { dial: key, to, greeting, packets, reached });

@@ -12,6 +12,8 @@ const WAY: (u64, u64) = (10_000, 115_000);
 const JITTER: u64 = 5_000;
 /// The payload of one packet of a stream.
 const PACKET: usize = 1_200;
+/// After so many tries everything that waits for a packet has given up.
+const TRIES: u32 = 12;
 /// What a stream carries in its first round trip: ten packets (RFC 9002, section 7.2).
 const FIRST_WINDOW: usize = 10 * PACKET;
 
@@ -43,6 +45,11 @@ impl Network {
         self.loss > 0.0 && self.rng.random_bool(self.loss)
     }
 
+    /// How often the packet that is being sent is lost before it arrives, at most [`TRIES`] times.
+    pub(super) fn losses(&mut self) -> u32 {
+        (0..TRIES).find(|_| !self.loses()).unwrap_or(TRIES)
+    }
+
     /// How long a message of this length takes over a stream between two nodes: the window grows, and what is lost is
     /// sent again after one and a half round trips.
     pub(super) fn stream(&mut self, a: Ix, b: Ix, len: usize) -> Duration {
@@ -56,10 +63,8 @@ impl Network {
             wait += round_trip;
         }
         let packets = i32::try_from(len.div_ceil(PACKET).max(1)).unwrap_or(i32::MAX);
-        let mut any_lost = 1.0 - (1.0 - self.loss).powi(packets);
-        while self.loss > 0.0 && self.rng.random_bool(any_lost) {
-            wait += round_trip.mul_f64(1.5);
-            any_lost = self.loss;
+        if self.loss > 0.0 && self.rng.random_bool(1.0 - (1.0 - self.loss).powi(packets)) {
+            wait += round_trip.mul_f64(1.5) * (1 + self.losses());
         }
         wait
     }

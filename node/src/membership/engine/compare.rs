@@ -9,7 +9,7 @@ use super::{Engine, Now};
 use crate::membership::{
     counts::Reason,
     exchange::{BUCKETS, ExchangeMessage, KnownMember, MAX_MEMBERS, MAX_RECORDS},
-    roster::State,
+    roster::{Heard, State},
     since::TELLERS,
 };
 
@@ -150,7 +150,7 @@ impl Engine {
             };
             if let Some(record) = record.filter(|_| is_lost) {
                 if !muted && self.conduct.may_claim(now.at, from) {
-                    self.claim(now, &record, Some(from));
+                    self.claim(now, &record, Some(from), Heard::Compared);
                 }
             } else if wanted.len() < MAX_RECORDS {
                 wanted.push(member.node);
@@ -189,7 +189,7 @@ impl Engine {
                 self.counts.refuse(Reason::Muted);
                 break;
             }
-            if let Err(reason) = self.take_record(now, from, record) {
+            if let Err(reason) = self.take_record(now, from, record, Heard::Compared) {
                 self.counts.refuse(reason);
                 if matches!(reason, Reason::Signature | Reason::Malformed) {
                     self.conduct.lied(now.at, from);

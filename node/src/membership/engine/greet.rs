@@ -8,7 +8,7 @@ use crate::membership::{
     admission::Refusal,
     member::MemberId,
     news::NewsKind,
-    roster::{MAX_KNOWN, State},
+    roster::{Heard, MAX_KNOWN, State},
 };
 
 /// What a node shows when a link is made.
@@ -79,7 +79,8 @@ impl Engine {
 
     fn welcome(&mut self, now: Now, record: &SignedRecord) {
         let node = record.node;
-        let epoch_before = self.roster.get(&node).map(|entry| entry.epoch);
+        let known = self.roster.get(&node);
+        let (epoch_before, heard) = (known.map(|entry| entry.epoch), known.map(|entry| entry.heard));
         self.records.keep(record.clone());
         let network = self.settings.admission.network(record);
         let reached = record.quic_addrs.first().copied();
@@ -103,9 +104,14 @@ impl Engine {
             }
             self.outputs.push_back(Output::Gone { node, epoch: record.epoch });
         }
-        self.swim.add(now.at, MemberId { node, epoch: record.epoch });
-        // Passed on now that it is known to be true.
-        self.swim.spread(&NewsKind::Record.item(record.as_bytes()));
+        // Passed on now that it is known to be true. A joiner that told a thousand records of old members, which it has
+        // from one, would gossip for minutes.
+        let is_news = heard != Some(Heard::Compared);
+        self.swim.add(now.at, MemberId { node, epoch: record.epoch }, is_news);
+        if is_news {
+            self.swim.spread(&NewsKind::Record.item(record.as_bytes()));
+        }
+        self.roster.note_heard(&node, Heard::News);
         self.view_changed = true;
         // Who was lost lost others, too; and the first member that is met knows the rest.
         if matches!(before, Some(State::Lost { .. })) || self.roster.len_up() == 1 {

@@ -5,7 +5,7 @@ use chappe_common::keys::NodeId;
 use foca::{Header, Member, Message, State as Said};
 
 use super::{Engine, Now, Output};
-use crate::membership::{counts::Reason, gossip::Gossip, member::MemberId, packet::Packet, roster::State};
+use crate::membership::{counts::Reason, gossip::Gossip, member::MemberId, packet::Packet, roster::{Heard, State}};
 
 impl Engine {
     /// Takes a packet that came over the link to `from`.
@@ -29,7 +29,7 @@ impl Engine {
             Some(State::Lost { .. }) => {
                 // It is there after all, or at least its words arrive: a dial will tell.
                 if let Some(record) = self.records.any(&from) {
-                    self.claim(now, &record, None);
+                    self.claim(now, &record, None, Heard::News);
                 }
             }
             _ => return Err(Reason::Stranger),
@@ -118,7 +118,7 @@ impl Engine {
         if !self.conduct.may_claim(now.at, from) {
             return Err(Reason::Rate);
         }
-        self.claim(now, &record, Some(from));
+        self.claim(now, &record, Some(from), Heard::News);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use chappe_common::{
 use rand::RngExt as _;
 
 use super::{CHECK_JITTER, Engine, Now, Output};
-use crate::membership::{accusation::Accusation, counts::Reason, member::MemberId, news::NewsKind, roster::State};
+use crate::membership::{accusation::Accusation, counts::Reason, member::MemberId, news::NewsKind, roster::{Heard, State}};
 
 /// How old an accusation may be, and how far from the future: clocks of servers differ by less, and nobody gains by
 /// an older one.
@@ -24,14 +24,20 @@ impl Engine {
         }
         let (kind, note) = NewsKind::split(item).ok_or(Reason::Malformed)?;
         match kind {
-            NewsKind::Record => self.take_record(now, from, note),
+            NewsKind::Record => self.take_record(now, from, note, Heard::News),
             NewsKind::Leave => self.take_leave(now, note),
             NewsKind::Accusation => self.take_accusation(now, note),
         }
     }
 
     /// A record of a node that isn't up, or of a new run of one that is: it is dialled. A fresh one of a member is kept.
-    pub(super) fn take_record(&mut self, now: Now, from: NodeId, note: &[u8]) -> Result<(), Reason> {
+    pub(super) fn take_record(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        note: &[u8],
+        heard: Heard,
+    ) -> Result<(), Reason> {
         let (record, _) = postcard::take_from_bytes::<NodeRecord>(note).map_err(|_| Reason::Malformed)?;
         let known = self.roster.get(&record.node);
         let is_fresher = match known.map(|known| (known.epoch, known.state)) {
@@ -62,7 +68,7 @@ impl Engine {
         }
         self.records.keep(record.clone());
         if !is_fresher {
-            self.claim(now, &record, Some(from));
+            self.claim(now, &record, Some(from), heard);
         }
         Ok(())
     }

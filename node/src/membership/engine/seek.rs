@@ -8,7 +8,7 @@ use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRE
 use crate::membership::{
     beacons::Unlearned,
     counts::Reason,
-    roster::{Claimed, MAX_KNOWN},
+    roster::{Claimed, Heard, MAX_KNOWN},
     since::TELLERS,
 };
 
@@ -43,7 +43,7 @@ impl Engine {
             return;
         }
         self.records.keep(record.clone());
-        self.claim(now, &record, None);
+        self.claim(now, &record, None, Heard::News);
         self.settle(now);
     }
 
@@ -59,7 +59,7 @@ impl Engine {
     }
 
     /// Has the node of a known record dialled, unless it is up.
-    pub(super) fn claim(&mut self, now: Now, record: &SignedRecord, by: Option<NodeId>) {
+    pub(super) fn claim(&mut self, now: Now, record: &SignedRecord, by: Option<NodeId>, heard: Heard) {
         let network = self.settings.admission.network(record);
         let known = self.roster.get(&record.node).is_some();
         if !known && !self.roster.has_room(&record.node, network) {
@@ -70,9 +70,13 @@ impl Engine {
         if !known && let Some(forgotten) = self.roster.make_room() {
             self.records.forget(&forgotten);
         }
-        if self.roster.claim(now.at, record.node, record.epoch, network, by) == Claimed::Full {
-            self.counts.refuse(Reason::Full);
-            self.records.forget(&record.node);
+        match self.roster.claim(now.at, record.node, record.epoch, network, by) {
+            Claimed::Queued => self.roster.note_heard(&record.node, heard),
+            Claimed::Known => {}
+            Claimed::Full => {
+                self.counts.refuse(Reason::Full);
+                self.records.forget(&record.node);
+            }
         }
     }
 
