@@ -14,6 +14,7 @@ use crate::membership::{
     admission::{Admission, Policy, Refusal},
     counts::Reason,
     exchange::ExchangeMessage,
+    gossip::Gossip,
     packet::Packet,
 };
 
@@ -496,4 +497,40 @@ fn who_is_on_probation_is_not_believed_once_three_others_are_past_it() {
     let homes =
         net.of(4).view(now).homes(crate::placement::Tag::of_inbox(&chappe_common::lease::Inbox::new(*id(9).key())));
     assert!(!homes.contains(&id(4)) && homes.iter().count() == 3);
+}
+
+#[test]
+fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
+    let mut net = Net::new(&[1]);
+    let known = |n: u8| record(n, 1, [10, 0, n, 1]);
+    for n in 2..=4 {
+        assert_eq!(net.greet(1, known(n), true), Verdict::Welcome);
+    }
+    let now = net.now();
+    // Both are dialled, and shown to be there.
+    let records = vec![known(5).as_bytes().clone()];
+    net.of(1).exchange(now, id(2), ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None });
+    let news = gossip(2, 1, &[NewsKind::Record.item(known(6).as_bytes())]);
+    net.of(1).packet(now, id(2), &news.encode());
+    for n in 5..=6 {
+        assert_eq!(net.greet(1, known(n), true), Verdict::Welcome);
+    }
+    let mut told = Vec::new();
+    for _ in 0..50 {
+        net.elapsed += Duration::from_millis(100);
+        let now = net.now();
+        let engine = net.of(1);
+        engine.wake(now);
+        while let Some(output) = engine.poll() {
+            let Output::Send { packet, .. } = output else { continue };
+            let Ok(Packet::Swim(packet)) = Packet::decode(&packet) else { continue };
+            for item in Gossip::decode(&packet).expect("a packet").items {
+                if let Some((NewsKind::Record, note)) = NewsKind::split(item) {
+                    told.push(postcard::take_from_bytes::<NodeRecord>(note).expect("a record").0.node);
+                }
+            }
+        }
+    }
+    assert!(told.contains(&id(6)) && told.contains(&id(2)));
+    assert!(!told.contains(&id(5)));
 }
