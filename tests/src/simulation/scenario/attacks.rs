@@ -6,7 +6,7 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
 use chappe_node::membership::counts::{Counts, Reason};
 
-use super::{Figure, Sizes, start_all};
+use super::{Figure, NEVER, Sizes, start_all};
 use crate::simulation::{
     attack::{
         Behaviour,
@@ -156,8 +156,16 @@ pub fn attack(conditions: Conditions, sizes: Sizes, name: &str, attack: Attack) 
         let over = checks.saturating_sub(MOST_CHECKS) + claims.saturating_sub(MOST_CLAIMS);
         figures.push(Figure::wanted(name("open checks and claims over their bounds"), over as f64, "", 0.0));
         figures.push(Figure::told(name("refused, disproved or in vain"), attacked.noticed() as f64, ""));
-        figures.push(Figure::told(name("vain dials of an honest member"), (cost.0 - before.0) as f64 / minutes, "/min"));
-        figures.push(Figure::told(name("messages of an honest member"), (cost.1 - before.1) as f64 / minutes / 60.0, "/s"));
+        figures.push(Figure::told(
+            name("vain dials of an honest member"),
+            (cost.0 - before.0) as f64 / minutes,
+            "/min",
+        ));
+        figures.push(Figure::told(
+            name("messages of an honest member"),
+            (cost.1 - before.1) as f64 / minutes / 60.0,
+            "/s",
+        ));
     }
     figures
 }
@@ -256,7 +264,7 @@ pub fn anchors(conditions: Conditions, sizes: Sizes) -> Vec<Figure> {
         let others = world.honest();
         let sees = |world: &World| world.missing(joiner, &others) == 0;
         let whole = world.run_until(Duration::from_secs(longest), sees);
-        let after = if whole { (world.time() - since).as_secs_f64() } else { f64::MAX };
+        let after = if whole { (world.time() - since).as_secs_f64() } else { NEVER };
         let name = format!("{what}: the joiner's view whole after (N = {members})");
         #[expect(clippy::cast_precision_loss, reason = "a few minutes")]
         figures.push(Figure::wanted(name, after, "s", longest as f64));
