@@ -208,9 +208,13 @@ impl Membership {
                 Output::Dial { record } => {
                     let core = self.core.clone();
                     self.core.tasks.spawn(async move {
-                        if links::redial(&core, &record).await.is_err() {
-                            // The membership task ends only with the node.
-                            let _ = core.membership.send(Event::Unreachable(record.node)).await;
+                        match links::redial(&core, &record).await {
+                            // Too many dials here say nothing of the node there.
+                            Ok(_) | Err(links::DialError::Busy) => {}
+                            Err(_) => {
+                                // The membership task ends only with the node.
+                                let _ = core.membership.send(Event::Unreachable(record.node)).await;
+                            }
                         }
                     });
                 }

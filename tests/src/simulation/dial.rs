@@ -21,7 +21,7 @@ const DIAL_WAIT: Duration = Duration::from_secs(4);
 const DIAL_BACK_WAIT: Duration = Duration::from_secs(2);
 const CROSSING: Duration = Duration::from_secs(1);
 /// The most dials of one node at once, as the node has it.
-const MAX_DIALS: usize = 512;
+const MAX_DIALS: usize = 2048;
 /// When a lost flight of a handshake is sent again, at first: the round trip isn't known yet (RFC 9002, section 6.2.2).
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -179,13 +179,14 @@ impl World {
         if !self.network.connects(key.from, to) {
             return;
         }
-        match self.greet(to, &greeting, false) {
+        // A node that dials from the address that it shows is reached there.
+        let seen = self.addrs.get(&greeting.record.quic_addrs[0]).copied();
+        match self.greet(to, &greeting, seen == Some(key.from)) {
             None => {}
             Some(Verdict::Welcome) => self.take(key, to, packets),
             Some(Verdict::Refused(refusal)) => self.reply(key, to, Reply::Refused(refusal)),
             Some(Verdict::DialBack) => {
                 // The dialler's own process has to answer at the address that it shows.
-                let seen = self.addrs.get(&greeting.record.quic_addrs[0]).copied();
                 let there = seen == Some(key.from) && self.answers(to, key.from);
                 let wait = if there { self.handshake(to, key.from) + self.timeouts() } else { DIAL_BACK_WAIT };
                 let reached = there && wait < DIAL_BACK_WAIT;
@@ -197,7 +198,8 @@ impl World {
 
     /// A dial-back has ended.
     pub(super) fn seen(&mut self, key: DialKey, to: Ix, greeting: &Greeting, packets: Vec<Bytes>, reached: bool) {
-        let verdict = if reached { self.greet(to, greeting, true) } else { Some(Verdict::Refused(Refusal::Unreachable)) };
+        let verdict =
+            if reached { self.greet(to, greeting, true) } else { Some(Verdict::Refused(Refusal::Unreachable)) };
         match verdict {
             None => {}
             Some(Verdict::Welcome) => self.take(key, to, packets),

@@ -67,7 +67,7 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     let refusal = match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
             core.note_clock(peer, clock);
-            match judge(core, peer, connection.remote_address(), Shown { record, ticket, clock }, false).await {
+            match judge(core, peer, connection.remote_address(), Shown { record, ticket, clock }).await {
                 Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
                 Ok(epoch) => {
                     if hello::send(&mut send, &core.hello()).await.is_ok() {

@@ -198,7 +198,7 @@ async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection, early: &E
     match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
             core.note_clock(node, clock);
-            match judge(core, node, connection.remote_address(), Shown { record, ticket, clock }, true).await {
+            match judge(core, node, connection.remote_address(), Shown { record, ticket, clock }).await {
                 Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
                 Err(refusal) => {
                     CloseReason::Refused.close(&connection);
