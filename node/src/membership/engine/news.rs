@@ -28,7 +28,8 @@ impl Engine {
         if self.conduct.is_muted(now.at, &from) {
             return Err(Reason::Muted);
         }
-        let (kind, note) = NewsKind::split(item).ok_or(Reason::Malformed)?;
+        // A kind that a later version has is no lie.
+        let (kind, note) = NewsKind::split(item).ok_or(Reason::Kind)?;
         match kind {
             NewsKind::Record => self.take_record(now, from, note, Heard::News),
             NewsKind::Leave => self.take_leave(now, note),
@@ -41,7 +42,11 @@ impl Engine {
         let (record, _) = postcard::take_from_bytes::<NodeRecord>(note).map_err(|_| Reason::Malformed)?;
         let known = self.roster.get(&record.node);
         let is_fresher = match known.map(|known| (known.epoch, known.state)) {
-            Some((epoch, State::Up)) => epoch == record.epoch && self.is_old(now, &record.node),
+            // At the same address: where it moves, it is reached anew.
+            Some((epoch, State::Up)) => {
+                let first = self.records.any(&record.node).and_then(|known| known.quic_addrs.first().copied());
+                epoch == record.epoch && first == record.quic_addrs.first().copied() && self.is_old(now, &record.node)
+            }
             _ => false,
         };
         let is_old = match known.map(|known| (known.epoch, known.state)) {
@@ -114,6 +119,9 @@ impl Engine {
             || !self.conduct.may_accuse(now.at, &said.accuser, &said.accused, said.at)
         {
             return Err(Reason::Muted);
+        }
+        if self.conduct.is_acquitted(now.at, &said.accused) && !self.checks.is_open(&said.accused) {
+            return Err(Reason::Rate);
         }
         let accusation: Signed<Accusation> = decode(note)?;
         if !self.conduct.accuses(now.at, said.accuser, said.accused, said.at) {
