@@ -63,7 +63,7 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
                 Some(Response::Lease(bytes)) => {
                     lookup.answer(Instant::now(), core.clock.now(), &core.view.load(), home, bytes);
                 }
-                _ => lookup.silent(home),
+                _ => lookup.silent(Instant::now(), home),
             },
         }
     };

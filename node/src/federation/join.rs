@@ -57,8 +57,11 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
                 next_try = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            // Two halves that lost each other meet again through what the registry knows.
-            _ = heal_tick.tick() => seek_listed(&core, registry.as_ref()).await,
+            // Two halves that lost each other meet again through what the registry knows, or the last run.
+            _ = heal_tick.tick() => {
+                seek(&core, last.records.iter().cloned()).await;
+                seek_listed(&core, registry.as_ref()).await;
+            }
             _ = store_tick.tick() => store(&core, members_file.clone()).await,
         }
     }

@@ -154,6 +154,11 @@ impl Links {
     }
 
     fn insert(&self, link: &Arc<Link>) {
+        // The greeting of a former run may have been on its way when the new one's came.
+        if self.table.get(&link.peer()).is_some_and(|known| known.epoch() > link.epoch() && known.is_open()) {
+            link.close(CloseReason::Replaced);
+            return;
+        }
         if self.table.len() >= self.max_links && !self.table.contains_key(&link.peer()) {
             let idlest = self.table.iter().min_by_key(|entry| entry.last_used()).map(|entry| entry.clone());
             if let Some(idlest) = idlest {

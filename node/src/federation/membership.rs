@@ -12,7 +12,10 @@ use chappe_common::{
 use rand::RngExt as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{exchange, links};
+use super::{
+    exchange,
+    links::{self, DialError},
+};
 use crate::{
     config::NodeConfig,
     core::{Basics, Core},
@@ -42,8 +45,10 @@ pub(crate) enum Event {
         /// Where the verdict goes.
         reply: oneshot::Sender<Verdict>,
     },
-    /// A dial has failed.
+    /// A dial has failed: nobody answered with the node's key.
     Unreachable(NodeId),
+    /// A dial has come to nothing for another reason.
+    Undialled(NodeId),
     /// A node that was heard of outside of gossip.
     Seek(SignedRecord),
     /// A beacon's signed note, from a registry or the last run.
@@ -160,6 +165,7 @@ impl Membership {
                 let _ = reply.send(self.engine.greet(now, &greeting, reached));
             }
             Event::Unreachable(node) => self.engine.unreachable(now, node),
+            Event::Undialled(node) => self.engine.undialled(now, node),
             Event::Seek(record) => self.engine.seek(now, record),
             Event::Beacon(note) => self.engine.learn_beacon(now, &note),
             Event::Remember(members) => {
@@ -208,10 +214,15 @@ impl Membership {
                 Output::Dial { record } => {
                     let core = self.core.clone();
                     self.core.tasks.spawn(async move {
-                        if links::redial(&core, &record).await.is_err() {
-                            // The membership task ends only with the node.
-                            let _ = core.membership.send(Event::Unreachable(record.node)).await;
-                        }
+                        let event = match links::redial(&core, &record).await {
+                            Ok(_) => return,
+                            Err(DialError::Unreachable) => Event::Unreachable(record.node),
+                            Err(DialError::Unknown | DialError::Refused(_) | DialError::Busy) => {
+                                Event::Undialled(record.node)
+                            }
+                        };
+                        // The membership task ends only with the node.
+                        let _ = core.membership.send(event).await;
                     });
                 }
                 Output::Exchange { with } => {

@@ -1,7 +1,7 @@
 //! The rule by which answers of homes become one: where is this inbox?
 //!
 //! All homes are asked at once. It is settled when two homes of a tag hold the same lease and none a newer one, when all
-//! have answered, or when the hedge after the first find is over. So one home that denies, lies with an older lease, or
+//! have answered, or when the hedge is over that begins once a lease is found and two have answered. So one home that denies, lies with an older lease, or
 //! is silent redirects nobody and costs nothing while the two others answer, and where only one other does it costs the
 //! hedge at most. A lease can't be pointed elsewhere: the inbox has signed it.
 
@@ -28,7 +28,7 @@ const AGREEING: usize = 2;
 pub struct LookupTimes {
     /// At most, altogether.
     pub longest: Duration,
-    /// At most, after the first lease was found.
+    /// At most, once a lease is found and two have answered: one that is quick and lies can't outrun the others.
     pub hedge: Duration,
 }
 
@@ -51,15 +51,28 @@ pub struct Lookup {
     newest: Option<SignedLease>,
     hedge: Duration,
     deadline: Instant,
+    /// The hedge has begun.
+    hedged: bool,
+    /// Homes that have answered or can't, and this node itself where it knows a lease.
+    heard: usize,
 }
 
 impl Lookup {
     /// Begins to ask `homes`. `known` is a lease that this node itself knows of.
     pub fn new(now: Instant, inbox: Inbox, homes: LookupHomes, known: Option<SignedLease>, times: LookupTimes) -> Self {
-        let mut lookup =
-            Self { inbox, homes, answers: Vec::new(), newest: None, hedge: times.hedge, deadline: now + times.longest };
+        let mut lookup = Self {
+            inbox,
+            homes,
+            answers: Vec::new(),
+            newest: None,
+            hedge: times.hedge,
+            deadline: now + times.longest,
+            hedged: false,
+            heard: 0,
+        };
         if let Some(known) = known {
-            lookup.found(now, known);
+            lookup.heard += 1;
+            lookup.found(known);
         }
         lookup
     }
@@ -80,13 +93,15 @@ impl Lookup {
         }
         self.answers.push((home, lease.clone()));
         if let Some(lease) = lease {
-            self.found(now, lease);
+            self.found(lease);
         }
+        self.note_heard(now);
     }
 
     /// A home can't be asked, or hasn't answered in its time.
-    pub fn silent(&mut self, home: NodeId) {
+    pub fn silent(&mut self, now: Instant, home: NodeId) {
         self.answers.push((home, None));
+        self.note_heard(now);
     }
 
     /// Whether to go on.
@@ -98,10 +113,15 @@ impl Lookup {
         }
     }
 
-    fn found(&mut self, now: Instant, lease: SignedLease) {
-        if self.newest.is_none() {
+    fn note_heard(&mut self, now: Instant) {
+        self.heard += 1;
+        if !self.hedged && self.newest.is_some() && self.heard >= AGREEING {
+            self.hedged = true;
             self.deadline = self.deadline.min(now + self.hedge);
         }
+    }
+
+    fn found(&mut self, lease: SignedLease) {
         if self.newest.as_ref().is_none_or(|newest| newest.seq < lease.seq) {
             self.newest = Some(lease);
         }
@@ -222,9 +242,9 @@ mod tests {
     fn an_older_lease_that_comes_first_redirects_nobody() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let mut run = Run::new(None);
-        assert_eq!(run.answer(1, 0, Some(&old)), run.wait_until(251));
-        assert_eq!(run.answer(200, 1, Some(&new)), run.wait_until(251));
-        assert_eq!(run.lookup.decide(run.start + ms(251)), done(&new));
+        assert_eq!(run.answer(1, 0, Some(&old)), run.wait_until(800));
+        assert_eq!(run.answer(200, 1, Some(&new)), run.wait_until(450));
+        assert_eq!(run.lookup.decide(run.start + ms(450)), done(&new));
     }
 
     #[test]
@@ -236,8 +256,17 @@ mod tests {
         assert_eq!(run.lookup.decide(run.start + ms(290)), done(&new));
         let mut run = Run::new(None);
         run.answer(10, 0, None);
-        run.lookup.silent(run.homes[2]);
+        run.lookup.silent(run.start, run.homes[2]);
         assert_eq!(run.answer(40, 1, Some(&new)), done(&new), "all have answered or can't");
+    }
+
+    #[test]
+    fn a_quick_liar_does_not_outrun_the_others() {
+        let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
+        let mut run = Run::new(None);
+        assert_eq!(run.answer(20, 0, Some(&old)), run.wait_until(800));
+        assert_eq!(run.answer(600, 1, Some(&new)), run.wait_until(800));
+        assert_eq!(run.answer(700, 2, Some(&new)), done(&new));
     }
 
     #[test]
@@ -279,8 +308,9 @@ mod tests {
     fn what_is_known_here_counts_unless_a_home_knows_better() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let mut run = Run::new(Some(old.clone()));
-        assert_eq!(run.lookup.decide(run.start), run.wait_until(250));
-        assert_eq!(run.lookup.decide(run.start + ms(250)), done(&old));
+        assert_eq!(run.lookup.decide(run.start), run.wait_until(800));
+        assert_eq!(run.answer(5, 2, None), run.wait_until(255));
+        assert_eq!(run.lookup.decide(run.start + ms(255)), done(&old));
         run.answer(10, 0, Some(&new));
         assert_eq!(run.answer(20, 1, Some(&new)), done(&new));
     }
@@ -290,7 +320,7 @@ mod tests {
         let old = lease(5, |_| {});
         let mut run = Run::new(None);
         run.answer(10, 0, Some(&old));
-        assert_eq!(run.answer(20, 0, Some(&old)), run.wait_until(260));
+        assert_eq!(run.answer(20, 0, Some(&old)), run.wait_until(800));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::placement::Network;
 use chappe_common::{keys::NodeId, time::UnixTime};
 use governor::{Quota, RateLimiter, clock::Clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
@@ -37,6 +38,11 @@ const MUTED_FOR: Duration = Duration::from_secs(3600);
 /// Accused of whom one accuser's last accusation is remembered; beyond, the oldest make room. Its age bounds how long
 /// an accusation could be replayed at all.
 const REMEMBERED: usize = 64;
+/// How many who have falsely accused the same member are remembered: two that are blamed for it, and the last.
+const ACCUSERS_REMEMBERED: usize = 3;
+/// Who has answered its checker isn't checked again for so long on the word of others: they can't have it probed by
+/// everybody all the time. A crash within that time is found by own probes, or by later words.
+const ACQUITTED_FOR: Duration = Duration::from_secs(20);
 /// The most peers about whom anything is remembered: all members and as many more.
 const MAX_PEERS: usize = 8192;
 
@@ -64,7 +70,8 @@ fn rates((per_second, burst): (u32, u32), clock: &DriverClock) -> Rates {
 #[derive(Debug, Default)]
 struct Record {
     disproved: VecDeque<Instant>,
-    false_claims: VecDeque<Instant>,
+    /// When a node that it had claimed was not there, and in which network: one network counts once.
+    false_claims: VecDeque<(Instant, Option<Network>)>,
     accuses_muted_until: Option<Instant>,
     claims_muted_until: Option<Instant>,
     /// Who is accused by it at the moment.
@@ -76,11 +83,11 @@ struct Record {
 impl Record {
     fn is_blank(&self, now: Instant) -> bool {
         let over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
-        let old = |times: &VecDeque<Instant>| times.back().is_none_or(|last| *last + FORGIVE_AFTER <= now);
+        let old = |last: Option<Instant>| last.is_none_or(|last| last + FORGIVE_AFTER <= now);
         over(self.accuses_muted_until)
             && over(self.claims_muted_until)
-            && old(&self.disproved)
-            && old(&self.false_claims)
+            && old(self.disproved.back().copied())
+            && old(self.false_claims.back().map(|(at, _)| *at))
             && self.open.is_empty()
     }
 }
@@ -94,6 +101,8 @@ pub(super) struct Conduct {
     claims: Rates,
     accusations: Rates,
     peers: HashMap<NodeId, Record>,
+    /// Who was falsely accused by whom of late.
+    acquitted: HashMap<NodeId, VecDeque<(Instant, NodeId)>>,
 }
 
 impl Conduct {
@@ -107,6 +116,7 @@ impl Conduct {
             accusations: rates(ACCUSATIONS, &clock),
             clock,
             peers: HashMap::new(),
+            acquitted: HashMap::new(),
         }
     }
 
@@ -135,10 +145,14 @@ impl Conduct {
         muted.is_none_or(|until| until <= now) && self.claims.check_key(&peer).is_ok()
     }
 
-    /// A node that `peer` had claimed was not there.
-    pub(super) fn claim_failed(&mut self, now: Instant, peer: NodeId) {
+    /// A node in `network` that `peer` had claimed was not there. One that comes and goes counts against it once: who
+    /// makes honest members speak of itself must not silence them.
+    pub(super) fn claim_failed(&mut self, now: Instant, peer: NodeId, network: Option<Network>) {
         let Some(record) = self.of(peer) else { return };
-        if too_many(&mut record.false_claims, FALSE_CLAIMS, now) {
+        record.false_claims.retain(|(at, of)| *at + FORGIVE_AFTER > now && (of.is_none() || *of != network));
+        record.false_claims.push_back((now, network));
+        if record.false_claims.len() >= FALSE_CLAIMS {
+            record.false_claims.clear();
             record.claims_muted_until = Some(now + MUTED_FOR);
         }
     }
@@ -187,9 +201,27 @@ impl Conduct {
         true
     }
 
+    /// Whether `accused` has proven a moment ago that it is there: on the word of others it isn't checked again so soon.
+    pub(super) fn is_acquitted(&self, now: Instant, accused: &NodeId) -> bool {
+        let last = self.acquitted.get(accused).and_then(|by| by.back());
+        last.is_some_and(|(at, _)| *at + ACQUITTED_FOR > now)
+    }
+
     /// The accusation of `accused` by `accuser` has come to its end, and proved false or not. Whether the accuser is
-    /// muted by it.
+    /// muted by it. What two others have said of the same member is held against nobody: it answers some and not others.
     pub(super) fn closed(&mut self, now: Instant, accuser: NodeId, accused: &NodeId, disproved: bool) -> bool {
+        let disproved = disproved && {
+            let full = self.acquitted.len() >= MAX_PEERS && !self.acquitted.contains_key(accused);
+            let mut nobody = VecDeque::new();
+            let by = if full { &mut nobody } else { self.acquitted.entry(*accused).or_default() };
+            by.retain(|(at, who)| *at + FORGIVE_AFTER > now && *who != accuser);
+            let others = by.len();
+            by.push_back((now, accuser));
+            if by.len() > ACCUSERS_REMEMBERED {
+                by.pop_front();
+            }
+            others < ACCUSERS_REMEMBERED - 1
+        };
         let Some(record) = self.of(accuser) else { return false };
         record.open.retain(|open| open != accused);
         let mute = disproved && too_many(&mut record.disproved, DISPROVED, now);
@@ -203,6 +235,7 @@ impl Conduct {
     pub(super) fn expire(&mut self, now: Instant) {
         self.set(now);
         self.peers.retain(|_, record| !record.is_blank(now));
+        self.acquitted.retain(|_, by| by.back().is_some_and(|(at, _)| *at + FORGIVE_AFTER > now));
         for rates in [&self.packets, &self.claims, &self.accusations] {
             rates.retain_recent();
         }
@@ -287,9 +320,39 @@ mod tests {
         assert_eq!((0..5000).filter(|_| conduct.may_claim(now, node(1))).count(), CLAIMS.1 as usize);
         for _ in 0..FALSE_CLAIMS {
             assert!(conduct.may_claim(now, node(3)));
-            conduct.claim_failed(now, node(3));
+            conduct.claim_failed(now, node(3), None);
         }
         assert!(!conduct.may_claim(now, node(3)));
+    }
+
+    #[test]
+    fn who_comes_and_goes_in_one_network_silences_nobody_who_speaks_of_it() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        let network = |n: u8| Some(Network::of(&std::net::SocketAddr::from(([10, 0, n, 1], 1))));
+        for _ in 0..10 * FALSE_CLAIMS {
+            conduct.claim_failed(now, node(1), network(1));
+        }
+        assert!(!conduct.is_muted(now, &node(1)));
+        for n in 2..=FALSE_CLAIMS {
+            conduct.claim_failed(now, node(1), network(u8::try_from(n).expect("few")));
+        }
+        assert!(conduct.is_muted(now, &node(1)));
+    }
+
+    #[test]
+    fn a_member_that_answers_some_and_not_others_silences_two_at_most() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        for accuser in 10..30 {
+            for _ in 0..DISPROVED {
+                conduct.accuses(now, node(accuser), node(1), AT);
+                conduct.closed(now, node(accuser), &node(1), true);
+            }
+        }
+        let muted = (10..30).filter(|accuser| !conduct.may_accuse(now, &node(*accuser), &node(2), AT)).count();
+        assert!(muted <= 2, "{muted}");
+        assert!(conduct.is_acquitted(now, &node(1)) && !conduct.is_acquitted(now + ACQUITTED_FOR, &node(1)));
     }
 
     #[test]

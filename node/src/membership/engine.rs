@@ -54,6 +54,8 @@ const CHECK_JITTER: Duration = Duration::from_secs(1);
 const DEAF: Duration = Duration::from_secs(3);
 /// Exchanges that something gives reason for follow each other by at least this much.
 const EXCHANGE_PAUSE: Duration = Duration::from_secs(2);
+/// How long the answer to an exchange may take.
+const EXCHANGE_WAIT: Duration = Duration::from_secs(10);
 /// A record that has less than this part of its life left is asked for anew, by a new link.
 const RECORD_OLD: u32 = 4;
 /// Records that are asked for anew in one tick.
@@ -134,6 +136,8 @@ pub struct Engine {
     own_since: Since,
     /// Who has told this node how long all others have been members; three are asked after the start.
     tellers: Vec<NodeId>,
+    /// With whom this node has begun an exchange, until its answer or for a moment.
+    asked: HashMap<NodeId, Instant>,
     /// What they told of nodes that weren't up then.
     told: HashMap<NodeId, Since>,
     records: Arc<Records>,
@@ -185,6 +189,7 @@ impl Engine {
             own,
             own_since,
             tellers: Vec::new(),
+            asked: HashMap::new(),
             told: HashMap::new(),
             records,
             beacon_change: beacons.next_change(now.clock),
@@ -267,6 +272,7 @@ impl Engine {
         }
         if self.ticks.is_multiple_of(EXPIRE_EVERY) {
             self.conduct.expire(now.at);
+            self.asked.retain(|_, at| *at + EXCHANGE_WAIT > now.at);
             if self.tellers.len() >= TELLERS {
                 self.told.clear();
             }

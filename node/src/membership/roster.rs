@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -36,6 +35,8 @@ const LONG_LOST: Duration = Duration::from_secs(600);
 const CLAIM_PAUSE: Duration = Duration::from_secs(5);
 /// Lost members that are dialled again in one second: a broken network must not make a storm.
 const RETRIES_PER_TICK: usize = 2;
+/// Lost members of one network that are remembered.
+const LOST_PER_NETWORK: usize = 2 * MAX_PER_NETWORK;
 /// How long a lost member is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
@@ -75,10 +76,8 @@ pub(super) struct Entry {
     pub(super) by: Option<NodeId>,
     /// How it was heard of.
     pub(super) heard: Heard,
-    /// The address at which it has proved its key.
-    pub(super) reached: Option<SocketAddr>,
     /// The network that it counts in.
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
     /// Since when it has been a member.
     pub(super) since: Since,
 }
@@ -108,6 +107,8 @@ pub(super) struct Roster {
     lost: usize,
     /// Until when each dial may take, in their order. Some have ended.
     dials: VecDeque<(Instant, NodeId)>,
+    /// Nodes that were forgotten since they were last asked for.
+    forgotten: Vec<NodeId>,
     /// Claimed nodes in the order of their claims.
     queue: VecDeque<NodeId>,
 }
@@ -138,7 +139,13 @@ impl Roster {
         self.entries.iter().filter(|(_, entry)| entry.state == State::Up).map(|(node, entry)| (*node, entry))
     }
 
-    /// The same, of keys whose first byte is in this range.
+    /// The members that are up or lost, by key.
+    pub(super) fn members_and_lost(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
+        let was_member = |entry: &Entry| matches!(entry.state, State::Up | State::Lost { .. });
+        self.entries.iter().filter(move |(_, entry)| was_member(entry)).map(|(node, entry)| (*node, entry))
+    }
+
+    /// The same as [`Roster::all_up`], of keys whose first byte is in this range.
     pub(super) fn up_in(&self, first: u8, last: u8) -> impl Iterator<Item = (NodeId, &Entry)> {
         let bound = |first, rest| {
             let mut key = [rest; 32];
@@ -203,7 +210,8 @@ impl Roster {
                     }
                     *strangers += 1;
                 }
-                let entry = Entry { epoch, state: State::Claimed, by, heard: Heard::News, reached: None, network, since: Since::default() };
+                let entry =
+                    Entry { epoch, state: State::Claimed, by, heard: Heard::News, network, since: Since::default() };
                 self.entries.insert(node, entry);
                 self.queue.push_back(node);
                 Claimed::Queued
@@ -268,7 +276,6 @@ impl Roster {
         &mut self,
         node: NodeId,
         epoch: u64,
-        reached: Option<SocketAddr>,
         network: Option<Network>,
         clock: UnixTime,
     ) -> Option<State> {
@@ -279,11 +286,10 @@ impl Roster {
             state: State::Up,
             by: None,
             heard: Heard::News,
-            reached: None,
             network: None,
             since: Since::default(),
         });
-        (entry.epoch, entry.state, entry.reached) = (epoch, State::Up, reached);
+        (entry.epoch, entry.state) = (epoch, State::Up);
         entry.since.seen(clock);
         if let Some(network) = network {
             *self.members_in.entry(network).or_default() += 1;
@@ -322,10 +328,33 @@ impl Roster {
     pub(super) fn lose(&mut self, now: Instant, node: &NodeId) -> Option<u64> {
         let epoch = self.up(node)?;
         self.leave_state(node);
+        let network = self.entries.get(node)?.network;
+        self.forget_lost_in(network);
         let entry = self.entries.get_mut(node)?;
         entry.state = State::Lost { since: now, dialled: now };
         self.lost += 1;
         Some(epoch)
+    }
+
+    /// Of one network, a few lost members are remembered: who joins and falls silent with ever new keys must not crowd
+    /// out the others.
+    fn forget_lost_in(&mut self, network: Option<Network>) {
+        let lost = self.entries.iter().filter_map(|(node, entry)| match entry.state {
+            State::Lost { since, .. } if network.is_some() && entry.network == network => Some((since, *node)),
+            _ => None,
+        });
+        let mut lost: Vec<_> = lost.collect();
+        lost.sort_unstable();
+        let many = (lost.len() + 1).saturating_sub(LOST_PER_NETWORK);
+        for (_, node) in lost.into_iter().take(many) {
+            self.remove(&node);
+            self.forgotten.push(node);
+        }
+    }
+
+    /// The nodes that were forgotten on the way: nothing of them is needed any more.
+    pub(super) fn take_forgotten(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Forgets a node: it has left. Its epoch; none: it wasn't up.
@@ -376,6 +405,11 @@ impl Roster {
         overdue
     }
 
+    /// Whether there is no room for one more, and none can be made.
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_KNOWN && self.lost == 0
+    }
+
     /// Makes room for one more where there is none, if a member is lost: the one that has been for longest is forgotten.
     pub(super) fn make_room(&mut self) -> Option<NodeId> {
         if self.entries.len() < MAX_KNOWN {
@@ -417,11 +451,11 @@ mod tests {
     }
 
     fn network(n: u8) -> Option<Network> {
-        Some(Network::of(&SocketAddr::from(([10, 0, n, 1], 1))))
+        Some(Network::of(&std::net::SocketAddr::from(([10, 0, n, 1], 1))))
     }
 
     fn up(roster: &mut Roster, n: usize, network: Option<Network>) {
-        roster.bring_up(node(n), 1, None, network, CLOCK);
+        roster.bring_up(node(n), 1, network, CLOCK);
     }
 
     #[test]

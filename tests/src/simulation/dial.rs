@@ -193,7 +193,9 @@ impl World {
         if !self.network.connects(key.from, to) {
             return;
         }
-        match self.greet(to, &greeting, false) {
+        // A node that dials from the address that it shows is reached there.
+        let seen = self.addrs.get(&greeting.record.quic_addrs[0]).copied();
+        match self.greet(to, &greeting, seen == Some(key.from)) {
             None => {}
             Some(Verdict::Welcome) => self.take(key, to, packets),
             Some(Verdict::Refused(refusal)) => self.reply(key, to, Reply::Refused(refusal)),
@@ -205,7 +207,6 @@ impl World {
                 }
                 (node.incoming, node.dial_backs) = (node.incoming + 1, node.dial_backs + 1);
                 // The dialler's own process has to answer at the address that it shows.
-                let seen = self.addrs.get(&greeting.record.quic_addrs[0]).copied();
                 let there = seen == Some(key.from) && self.answers(to, key.from);
                 let wait = if there { self.handshake(to, key.from) + self.timeouts() } else { DIAL_BACK_WAIT };
                 let reached = there && wait < DIAL_BACK_WAIT;

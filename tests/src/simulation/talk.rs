@@ -38,7 +38,7 @@ impl World {
     pub(super) fn begin_talk(&mut self, from: Ix, with: Ix) {
         let now = self.now();
         let id = self.nodes[with.index()].id;
-        let Some(engine) = &self.nodes[from.index()].engine else { return };
+        let Some(engine) = &mut self.nodes[from.index()].engine else { return };
         let message = engine.open_exchange(now, id);
         self.say_first(from, with, message);
     }

@@ -19,6 +19,8 @@ use crate::{
     placement::Network,
 };
 
+/// How long one that was refused may take to read why: it holds a place that others want.
+const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 /// How long an accepted connection may take to show its record.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
 
@@ -66,10 +68,11 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     }
     let refusal = match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
-            core.note_clock(peer, clock);
-            match judge(core, peer, connection.remote_address(), Shown { record, ticket, clock }, false).await {
+            match judge(core, peer, connection.remote_address(), Shown { record, ticket, clock }).await {
                 Ok(epoch) if core.links.gives_way(core.me, peer, epoch) => Refusal::Duplicate,
                 Ok(epoch) => {
+                    // Strangers have nothing to say about the time.
+                    core.note_clock(peer, clock);
                     if hello::send(&mut send, &core.hello()).await.is_ok() {
                         up(core, peer, epoch, false, connection);
                     }
@@ -84,5 +87,5 @@ async fn accept_one(core: &Arc<Core>, incoming: Incoming) {
     tracing::debug!(peer = peer.short(), %refusal, "refused a link");
     let _ = hello::send(&mut send, &Hello::Refused { refusal, clock: core.clock.now() }).await;
     // The reason has to arrive before the connection ends; the peer closes when it has read it.
-    connection.closed().await;
+    let _ = tokio::time::timeout(FAREWELL_WAIT, connection.closed()).await;
 }

@@ -27,7 +27,7 @@ use crate::{
 
 /// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
 const DIAL_WAIT: Duration = Duration::from_secs(4);
-/// Dials at once; beyond, the caller is told that the peer is unreachable. A joiner dials a whole federation.
+/// Dials at once; beyond, the caller is told that there are too many. A joiner dials a whole federation.
 const MAX_DIALS: usize = 2048;
 /// Packets that wait for a link to come up: probes of one or two periods.
 const EARLY_PACKETS: usize = 4;
@@ -89,17 +89,19 @@ pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>,
         return Ok(link);
     }
     let record = core.records.any(&node).ok_or(DialError::Unknown)?;
-    redial(core, &record).await
-}
-
-/// A new link by a record, even where there is one. Callers that want the same node share one dial.
-pub(crate) async fn redial(core: &Arc<Core>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
-    let dial = start_dial(core, record)?;
+    let dial = start_dial(core, node, &record.quic_addrs)?;
     dial.link.await.unwrap_or(Err(DialError::Unreachable))
 }
 
-fn start_dial(core: &Arc<Core>, record: &SignedRecord) -> Result<Dial, DialError> {
-    let node = record.node;
+/// A new link by a record, even where there is one. Callers that want the same node share one dial. Only the first
+/// address is dialled: it is the one that is counted, and a record may name anybody's after it.
+pub(crate) async fn redial(core: &Arc<Core>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
+    let first = record.quic_addrs.first().map(std::slice::from_ref).unwrap_or_default();
+    let dial = start_dial(core, record.node, first)?;
+    dial.link.await.unwrap_or(Err(DialError::Unreachable))
+}
+
+fn start_dial(core: &Arc<Core>, node: NodeId, addrs: &[SocketAddr]) -> Result<Dial, DialError> {
     let mut dials = core.links.dials.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(dial) = dials.get(&node) {
         return Ok(dial.clone());
@@ -112,7 +114,7 @@ fn start_dial(core: &Arc<Core>, record: &SignedRecord) -> Result<Dial, DialError
     let dial = Dial { since: Instant::now(), link: receiver.shared(), early: Arc::default() };
     dials.insert(node, dial.clone());
     drop(dials);
-    let (core, addrs, early) = (core.clone(), record.quic_addrs.clone(), dial.early.clone());
+    let (core, addrs, early) = (core.clone(), addrs.to_vec(), dial.early.clone());
     core.tasks.clone().spawn(async move {
         let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs, &early)).await {
             Ok(result) => result,
@@ -134,7 +136,7 @@ pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
         link.send_datagram(packet);
         return;
     }
-    let dial = core.records.any(&node).and_then(|record| start_dial(core, &record).ok());
+    let dial = core.records.any(&node).and_then(|record| start_dial(core, node, &record.quic_addrs).ok());
     match dial {
         Some(dial) => dial.early.push(packet),
         None => {
@@ -198,7 +200,7 @@ async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection, early: &E
     match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
             core.note_clock(node, clock);
-            match judge(core, node, connection.remote_address(), Shown { record, ticket, clock }, true).await {
+            match judge(core, node, connection.remote_address(), Shown { record, ticket, clock }).await {
                 Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
                 Err(refusal) => {
                     CloseReason::Refused.close(&connection);

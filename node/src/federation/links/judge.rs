@@ -32,13 +32,12 @@ pub(super) struct Shown {
     pub(super) clock: UnixTime,
 }
 
-/// Has membership judge what a peer has shown, and gives its epoch back. `dialled`: this node has dialled it.
+/// Has membership judge what a peer has shown, and gives its epoch back.
 pub(super) async fn judge(
     core: &Arc<Core>,
     peer: NodeId,
     from: SocketAddr,
     Shown { record, ticket, clock }: Shown,
-    dialled: bool,
 ) -> Result<u64, Refusal> {
     // One of the two would take the other's records for expired or from the future: both see it now, and alike.
     let ours = core.clock.now();
@@ -51,7 +50,9 @@ pub(super) async fn judge(
         return Err(Refusal::Record);
     }
     let epoch = record.epoch;
-    let reached = dialled && record.quic_addrs.first().is_some_and(|first| is_same(*first, from));
+    // Whoever dialled: its address was validated by a Retry, or by this node's own dial. A dial-back would go from this
+    // node's one socket to that same address, and show nothing else.
+    let reached = record.quic_addrs.first().is_some_and(|first| is_same(*first, from));
     let greeting = Greeting { record, ticket };
     match ask_membership(core, greeting.clone(), reached).await? {
         Verdict::Welcome => return Ok(epoch),

@@ -24,10 +24,11 @@ fn range(bucket: u8) -> (u8, u8) {
 
 impl Engine {
     /// The first word of an exchange.
-    pub fn open_exchange(&self, now: Now, with: NodeId) -> ExchangeMessage {
+    pub fn open_exchange(&mut self, now: Now, with: NodeId) -> ExchangeMessage {
         if self.is_old(now, &with) {
             return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
         }
+        self.asked.insert(with, now.at);
         // Who is new asks three members for all that they know, since when included.
         let asks_all = self.tellers.len() < TELLERS && !self.tellers.contains(&with);
         let hash = |bucket| if asks_all { 0 } else { self.hash(bucket) };
@@ -70,6 +71,7 @@ impl Engine {
         self.heard(now, from);
         let answer = match message {
             ExchangeMessage::Summary { buckets, beacon } => self.answer_summary(&buckets, beacon),
+            ExchangeMessage::Members { .. } if self.asked.remove(&from).is_none() => Err(Reason::Kind),
             ExchangeMessage::Members { buckets, members, beacon, newest } => {
                 self.hear_beacon(now, from, beacon.as_ref());
                 self.answer_members(now, from, &buckets, members, newest)

@@ -8,7 +8,7 @@ use crate::membership::{
     admission::Refusal,
     member::MemberId,
     news::NewsKind,
-    roster::{Heard, MAX_KNOWN, State},
+    roster::{Heard, State},
 };
 
 /// What a node shows when a link is made.
@@ -41,8 +41,8 @@ impl Engine {
         match &verdict {
             Verdict::Welcome => self.welcome(now, &greeting.record),
             Verdict::DialBack => {}
-            // What it is refused for, it will be refused for again.
-            Verdict::Refused(_) => self.dial_failed(now, greeting.record.node, true),
+            // It is there: who spoke of it was right.
+            Verdict::Refused(_) => self.dial_failed(now, greeting.record.node, false),
         }
         self.settle(now);
         verdict
@@ -67,14 +67,10 @@ impl Engine {
         if !self.roster.has_room(&record.node, self.settings.admission.network(record)) {
             return Verdict::Refused(Refusal::Network);
         }
-        if known.is_none() && self.roster.len_up() >= MAX_KNOWN {
+        if known.is_none() && self.roster.is_full() {
             return Verdict::Refused(Refusal::Full);
         }
-        if reached || known.is_some_and(|known| known.reached == record.quic_addrs.first().copied()) {
-            Verdict::Welcome
-        } else {
-            Verdict::DialBack
-        }
+        if reached { Verdict::Welcome } else { Verdict::DialBack }
     }
 
     fn welcome(&mut self, now: Now, record: &SignedRecord) {
@@ -83,12 +79,20 @@ impl Engine {
         let (epoch_before, heard) = (known.map(|entry| entry.epoch), known.map(|entry| entry.heard));
         self.records.keep(record.clone());
         let network = self.settings.admission.network(record);
-        let reached = record.quic_addrs.first().copied();
-        let before = self.roster.bring_up(node, record.epoch, reached, network, now.clock);
+        if known.is_none()
+            && let Some(forgotten) = self.roster.make_room()
+        {
+            self.records.forget(&forgotten);
+        }
+        let before = self.roster.bring_up(node, record.epoch, network, now.clock);
         if let Some(told) = self.told.remove(&node)
             && let Some(since) = self.roster.since_mut(&node)
         {
             since.take_over(told);
+        }
+        if epoch_before.is_some_and(|before| before < record.epoch) {
+            // Who says that its former run doesn't answer is right.
+            self.close_check(now, node, false);
         }
         self.heard(now, node);
         let was_up = before == Some(State::Up);
@@ -119,6 +123,8 @@ impl Engine {
         }
         // All are counted anew every half minute: a thousand who come at once would otherwise cost a million looks.
         let entry = self.roster.get(&node);
-        self.mature += usize::from(entry.is_some_and(|entry| self.is_mature(entry.since.get(), now.clock)));
+        if !was_up {
+            self.mature += usize::from(entry.is_some_and(|entry| self.is_mature(entry.since.get(), now.clock)));
+        }
     }
 }

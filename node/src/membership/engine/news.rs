@@ -10,7 +10,13 @@ use chappe_common::{
 use rand::RngExt as _;
 
 use super::{CHECK_JITTER, Engine, Now, Output};
-use crate::membership::{accusation::Accusation, counts::Reason, member::MemberId, news::NewsKind, roster::{Heard, State}};
+use crate::membership::{
+    accusation::Accusation,
+    counts::Reason,
+    member::MemberId,
+    news::NewsKind,
+    roster::{Heard, State},
+};
 
 /// How old an accusation may be, and how far from the future: clocks of servers differ by less, and nobody gains by
 /// an older one.
@@ -22,7 +28,8 @@ impl Engine {
         if self.conduct.is_muted(now.at, &from) {
             return Err(Reason::Muted);
         }
-        let (kind, note) = NewsKind::split(item).ok_or(Reason::Malformed)?;
+        // A kind that a later version has is no lie.
+        let (kind, note) = NewsKind::split(item).ok_or(Reason::Kind)?;
         match kind {
             NewsKind::Record => self.take_record(now, from, note, Heard::News),
             NewsKind::Leave => self.take_leave(now, note),
@@ -31,17 +38,15 @@ impl Engine {
     }
 
     /// A record of a node that isn't up, or of a new run of one that is: it is dialled. A fresh one of a member is kept.
-    pub(super) fn take_record(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        note: &[u8],
-        heard: Heard,
-    ) -> Result<(), Reason> {
+    pub(super) fn take_record(&mut self, now: Now, from: NodeId, note: &[u8], heard: Heard) -> Result<(), Reason> {
         let (record, _) = postcard::take_from_bytes::<NodeRecord>(note).map_err(|_| Reason::Malformed)?;
         let known = self.roster.get(&record.node);
         let is_fresher = match known.map(|known| (known.epoch, known.state)) {
-            Some((epoch, State::Up)) => epoch == record.epoch && self.is_old(now, &record.node),
+            // At the same address: where it moves, it is reached anew.
+            Some((epoch, State::Up)) => {
+                let first = self.records.any(&record.node).and_then(|known| known.quic_addrs.first().copied());
+                epoch == record.epoch && first == record.quic_addrs.first().copied() && self.is_old(now, &record.node)
+            }
             _ => false,
         };
         let is_old = match known.map(|known| (known.epoch, known.state)) {
@@ -114,6 +119,9 @@ impl Engine {
             || !self.conduct.may_accuse(now.at, &said.accuser, &said.accused, said.at)
         {
             return Err(Reason::Muted);
+        }
+        if self.conduct.is_acquitted(now.at, &said.accused) && !self.checks.is_open(&said.accused) {
+            return Err(Reason::Rate);
         }
         let accusation: Signed<Accusation> = decode(note)?;
         if !self.conduct.accuses(now.at, said.accuser, said.accused, said.at) {

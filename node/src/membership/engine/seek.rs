@@ -19,20 +19,30 @@ impl Engine {
         }
     }
 
-    /// A dial, or a dial-back, has failed.
+    /// A dial has failed: nobody answered with the node's key.
     pub fn unreachable(&mut self, now: Now, node: NodeId) {
-        self.dial_failed(now, node, true);
+        // Who hears nobody has lost its own network, and the node may be there all the same.
+        let deaf = self.is_deaf(now);
+        self.dial_failed(now, node, !deaf);
+        self.settle(now);
+    }
+
+    /// A dial has come to nothing, and it says nothing of whether the node is there: the other side refused, or this one
+    /// could not dial.
+    pub fn undialled(&mut self, now: Now, node: NodeId) {
+        self.dial_failed(now, node, false);
         self.settle(now);
     }
 
     pub(super) fn dial_failed(&mut self, now: Now, node: NodeId, blame: bool) {
+        let network = self.roster.get(&node).and_then(|entry| entry.network);
         let (by, forgotten) = self.roster.failed(&node);
         if forgotten {
             self.records.forget(&node);
         }
         if let Some(by) = by.filter(|_| blame) {
             self.counts.false_claims += 1;
-            self.conduct.claim_failed(now.at, by);
+            self.conduct.claim_failed(now.at, by, network);
         }
     }
 

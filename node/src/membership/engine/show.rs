@@ -46,9 +46,9 @@ impl Engine {
         self.own_since.get().unwrap_or_default()
     }
 
-    /// The members' records and since when they have been members: what is worth writing down.
+    /// The records of members, lost ones too, and since when they have been members: what is worth writing down.
     pub fn known(&self) -> Vec<(Arc<SignedRecord>, UnixTime)> {
-        let known = self.roster.all_up();
+        let known = self.roster.members_and_lost();
         known.filter_map(|(node, entry)| Some((self.records.any(&node)?, entry.since.get()?))).collect()
     }
 

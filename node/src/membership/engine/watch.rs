@@ -13,7 +13,7 @@ impl Engine {
         }
         self.counts.checks += u64::from(!self.checks.is_open(&id.node));
         self.checks.open(id.node, None, now.at);
-        let deaf = self.last_heard.is_none_or(|last| last + DEAF <= now.at);
+        let deaf = self.is_deaf(now);
         // What others would refuse isn't said.
         if deaf
             || !self.conduct.may_accuse(now.at, &self.me, &id.node, now.clock)
@@ -43,6 +43,11 @@ impl Engine {
         self.mature < MATURE || self.is_mature(entry.since.get(), clock)
     }
 
+    /// Whether this node has heard nobody for a while.
+    pub(super) fn is_deaf(&self, now: Now) -> bool {
+        self.last_heard.is_none_or(|last| last + DEAF <= now.at)
+    }
+
     pub(super) fn probe(&mut self, node: NodeId) {
         self.probes += 1;
         let packet = Packet::Probe(self.probes).encode();
@@ -58,7 +63,8 @@ impl Engine {
     }
 
     pub(super) fn close_check(&mut self, now: Now, node: NodeId, there: bool) {
-        self.conduct.closed(now.at, self.me, &node, false);
+        // What is held against others is held against this node, which then says no more.
+        self.conduct.closed(now.at, self.me, &node, there);
         for accuser in self.checks.close(&node) {
             self.counts.disproved += u64::from(there);
             if self.conduct.closed(now.at, accuser, &node, there) {
@@ -75,6 +81,9 @@ impl Engine {
     pub(super) fn lose(&mut self, now: Now, node: NodeId) {
         self.close_check(now, node, false);
         let Some(epoch) = self.roster.lose(now.at, &node) else { return };
+        for forgotten in self.roster.take_forgotten() {
+            self.records.forget(&forgotten);
+        }
         self.counts.down += 1;
         tracing::info!(member = node.short(), "member down");
         self.swim.remove(now.at, MemberId { node, epoch });

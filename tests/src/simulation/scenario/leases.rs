@@ -252,7 +252,7 @@ impl Homes {
             }
             let now = self.start + after;
             match lie {
-                Some(Lie::Silent) => lookup.silent(home),
+                Some(Lie::Silent) => lookup.silent(now, home),
                 _ => {
                     let bytes = self.kept(lie, older, newer).map(|lease| lease.as_bytes().clone());
                     lookup.answer(now, CLOCK, &self.view, home, bytes);
