@@ -8,6 +8,7 @@ pub mod attack;
 mod carry;
 mod dial;
 mod event;
+mod greet;
 mod links;
 mod look;
 mod network;
