@@ -56,8 +56,7 @@ fn a_network_that_loses_everything_has_everybody_declared_down() {
 #[test]
 fn a_small_federation_reaches_the_figures_of_a_large_one() {
     let mut calm = Calm::new(Conditions::new(SEED), Sizes::small());
-    let tries =
-        [Calm::start, Calm::steady, Calm::crash, Calm::join, Calm::partition, Calm::attacked, Calm::loss];
+    let tries = [Calm::start, Calm::steady, Calm::crash, Calm::join, Calm::partition, Calm::attacked, Calm::loss];
     for attempt in tries {
         assert_reached(&attempt(&mut calm));
     }

@@ -203,7 +203,15 @@ impl Roster {
                     }
                     *strangers += 1;
                 }
-                let entry = Entry { epoch, state: State::Claimed, by, heard: Heard::News, reached: None, network, since: Since::default() };
+                let entry = Entry {
+                    epoch,
+                    state: State::Claimed,
+                    by,
+                    heard: Heard::News,
+                    reached: None,
+                    network,
+                    since: Since::default(),
+                };
                 self.entries.insert(node, entry);
                 self.queue.push_back(node);
                 Claimed::Queued

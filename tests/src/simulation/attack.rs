@@ -17,11 +17,7 @@ use chappe_common::{
     keys::{NodeId, SecretKey},
 };
 use chappe_node::membership::{
-    Greeting, Now,
-    exchange::ExchangeMessage,
-    member::MemberId,
-    news::NewsKind,
-    packet::Packet,
+    Greeting, Now, exchange::ExchangeMessage, member::MemberId, news::NewsKind, packet::Packet,
 };
 use foca::{Header, Member, Message};
 use rand::{rngs::StdRng, seq::IteratorRandom as _};

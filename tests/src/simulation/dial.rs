@@ -197,7 +197,8 @@ impl World {
 
     /// A dial-back has ended.
     pub(super) fn seen(&mut self, key: DialKey, to: Ix, greeting: &Greeting, packets: Vec<Bytes>, reached: bool) {
-        let verdict = if reached { self.greet(to, greeting, true) } else { Some(Verdict::Refused(Refusal::Unreachable)) };
+        let verdict =
+            if reached { self.greet(to, greeting, true) } else { Some(Verdict::Refused(Refusal::Unreachable)) };
         match verdict {
             None => {}
             Some(Verdict::Welcome) => self.take(key, to, packets),

@@ -65,14 +65,18 @@ impl Event {
     /// The node at which it happens.
     pub(super) const fn node(&self) -> Ix {
         match self {
-            Self::Wake(node) | Self::Act(node) | Self::Join { node, .. } | Self::Registry { node, .. } | Self::Failed { node, .. } => *node,
-            Self::Packet { to, .. }
-            | Self::Closed { to, .. }
-            | Self::Greeting { to, .. }
-            | Self::Seen { to, .. } => *to,
-            Self::Flight { dial, .. } | Self::Connected { dial, .. } | Self::Answer { dial, .. } | Self::GiveUp(dial) => {
-                dial.from
+            Self::Wake(node)
+            | Self::Act(node)
+            | Self::Join { node, .. }
+            | Self::Registry { node, .. }
+            | Self::Failed { node, .. } => *node,
+            Self::Packet { to, .. } | Self::Closed { to, .. } | Self::Greeting { to, .. } | Self::Seen { to, .. } => {
+                *to
             }
+            Self::Flight { dial, .. }
+            | Self::Connected { dial, .. }
+            | Self::Answer { dial, .. }
+            | Self::GiveUp(dial) => dial.from,
             Self::Talk(talk) => talk.to(),
         }
     }

@@ -70,7 +70,8 @@ impl World {
     /// A message of an exchange has arrived.
     pub(super) fn hear_talk(&mut self, talk: Box<Talk>) {
         let ((from, from_epoch), (to, to_epoch)) = talk.sides();
-        if self.time > talk.deadline || !self.network.connects(from, to) || !self.passes(to, to_epoch, from, from_epoch) {
+        if self.time > talk.deadline || !self.network.connects(from, to) || !self.passes(to, to_epoch, from, from_epoch)
+        {
             return;
         }
         let Talk { asker, answerer, turn, message, deadline } = *talk;

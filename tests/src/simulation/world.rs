@@ -553,7 +553,8 @@ impl World {
     pub fn missing(&self, observer: Ix, others: &[Ix]) -> usize {
         let engine = self.engine(observer);
         let up: HashMap<NodeId, u64> = engine.members().collect();
-        let lacks = |ix: &&Ix| **ix != observer && up.get(&self.id(**ix)).is_none_or(|epoch| *epoch != self.epoch(**ix));
+        let lacks =
+            |ix: &&Ix| **ix != observer && up.get(&self.id(**ix)).is_none_or(|epoch| *epoch != self.epoch(**ix));
         others.iter().filter(lacks).count()
     }
 

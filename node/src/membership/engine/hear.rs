@@ -5,7 +5,13 @@ use chappe_common::keys::NodeId;
 use foca::{Header, Member, Message, State as Said};
 
 use super::{Engine, Now, Output};
-use crate::membership::{counts::Reason, gossip::Gossip, member::MemberId, packet::Packet, roster::{Heard, State}};
+use crate::membership::{
+    counts::Reason,
+    gossip::Gossip,
+    member::MemberId,
+    packet::Packet,
+    roster::{Heard, State},
+};
 
 impl Engine {
     /// Takes a packet that came over the link to `from`.

@@ -10,7 +10,13 @@ use chappe_common::{
 use rand::RngExt as _;
 
 use super::{CHECK_JITTER, Engine, Now, Output};
-use crate::membership::{accusation::Accusation, counts::Reason, member::MemberId, news::NewsKind, roster::{Heard, State}};
+use crate::membership::{
+    accusation::Accusation,
+    counts::Reason,
+    member::MemberId,
+    news::NewsKind,
+    roster::{Heard, State},
+};
 
 /// How old an accusation may be, and how far from the future: clocks of servers differ by less, and nobody gains by
 /// an older one.
@@ -31,13 +37,7 @@ impl Engine {
     }
 
     /// A record of a node that isn't up, or of a new run of one that is: it is dialled. A fresh one of a member is kept.
-    pub(super) fn take_record(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        note: &[u8],
-        heard: Heard,
-    ) -> Result<(), Reason> {
+    pub(super) fn take_record(&mut self, now: Now, from: NodeId, note: &[u8], heard: Heard) -> Result<(), Reason> {
         let (record, _) = postcard::take_from_bytes::<NodeRecord>(note).map_err(|_| Reason::Malformed)?;
         let known = self.roster.get(&record.node);
         let is_fresher = match known.map(|known| (known.epoch, known.state)) {

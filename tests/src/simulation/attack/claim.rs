@@ -82,7 +82,10 @@ impl Behaviour for ClaimDead {
     }
 
     fn act(&mut self, me: &mut Puppet<'_>) {
-        let id = |record: &SignedRecord| chappe_node::membership::member::MemberId { node: record.node, epoch: record.epoch };
+        let id = |record: &SignedRecord| chappe_node::membership::member::MemberId {
+            node: record.node,
+            epoch: record.epoch,
+        };
         let alive: Vec<_> = self.dead.iter().map(|record| Member::alive(id(record))).collect();
         for to in me.some_honest(10) {
             let items: Vec<_> = self.dead.iter().sample(me.rng, 2);
@@ -130,7 +133,8 @@ impl Behaviour for Hide {
             ExchangeMessage::Summary { .. } => {}
             ExchangeMessage::Members { members, .. } => members.retain(|member| self.shown.contains(&member.node)),
             ExchangeMessage::Records { records, wanted, .. } => {
-                let node = |record: &Bytes| postcard::take_from_bytes::<NodeRecord>(record).map(|(record, _)| record.node);
+                let node =
+                    |record: &Bytes| postcard::take_from_bytes::<NodeRecord>(record).map(|(record, _)| record.node);
                 records.retain(|record| node(record).is_ok_and(|node| self.shown.contains(&node)));
                 wanted.retain(|node| self.shown.contains(node));
             }

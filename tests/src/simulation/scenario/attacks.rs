@@ -156,8 +156,16 @@ pub fn attack(conditions: Conditions, sizes: Sizes, name: &str, attack: Attack) 
         let over = checks.saturating_sub(MOST_CHECKS) + claims.saturating_sub(MOST_CLAIMS);
         figures.push(Figure::wanted(name("open checks and claims over their bounds"), over as f64, "", 0.0));
         figures.push(Figure::told(name("refused, disproved or in vain"), attacked.noticed() as f64, ""));
-        figures.push(Figure::told(name("vain dials of an honest member"), (cost.0 - before.0) as f64 / minutes, "/min"));
-        figures.push(Figure::told(name("messages of an honest member"), (cost.1 - before.1) as f64 / minutes / 60.0, "/s"));
+        figures.push(Figure::told(
+            name("vain dials of an honest member"),
+            (cost.0 - before.0) as f64 / minutes,
+            "/min",
+        ));
+        figures.push(Figure::told(
+            name("messages of an honest member"),
+            (cost.1 - before.1) as f64 / minutes / 60.0,
+            "/s",
+        ));
     }
     figures
 }

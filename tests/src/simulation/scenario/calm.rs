@@ -191,10 +191,17 @@ impl Calm {
         let at_five = self.declared_down(0.05, five);
         let at_fifteen = self.declared_down(0.15, fifteen);
         self.world.set_loss(0.02);
-        let name = |loss: &str, hours: f64| self.name(&format!("honest members declared down at {loss} loss in {hours:.0} node-hours"));
+        let name = |loss: &str, hours: f64| {
+            self.name(&format!("honest members declared down at {loss} loss in {hours:.0} node-hours"))
+        };
         vec![
             Figure::wanted(name("5 %", five), at_five, "members", 0.0),
-            Figure::wanted(self.name("honest members declared down at 15 % loss"), at_fifteen / fifteen, "/node-hour", 0.05),
+            Figure::wanted(
+                self.name("honest members declared down at 15 % loss"),
+                at_fifteen / fifteen,
+                "/node-hour",
+                0.05,
+            ),
         ]
     }
 
