@@ -22,6 +22,9 @@ const DIAL_BACK_WAIT: Duration = Duration::from_secs(2);
 const CROSSING: Duration = Duration::from_secs(1);
 /// The most dials of one node at once, as the node has it.
 const MAX_DIALS: usize = 2048;
+/// Handshakes of others at once, and dial-backs at once, as the node has them.
+const MAX_INCOMING: usize = 256;
+const MAX_DIAL_BACKS: usize = 128;
 /// When a lost flight of a handshake is sent again, at first: the round trip isn't known yet (RFC 9002, section 6.2.2).
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -160,6 +163,15 @@ impl World {
         if !self.network.connects(key.from, to) {
             return;
         }
+        if self.dialling(key).is_none() {
+            return;
+        }
+        let incoming = &mut self.nodes[to.index()].incoming;
+        if *incoming >= MAX_INCOMING {
+            self.fail(key);
+            return;
+        }
+        *incoming += 1;
         let Some(dial) = self.dialling(key) else { return };
         let mut packets = std::mem::take(&mut dial.early);
         packets.retain(|_| !self.network.loses());
@@ -176,6 +188,8 @@ impl World {
 
     /// The dialler's greeting has arrived.
     pub(super) fn greeted(&mut self, key: DialKey, to: Ix, greeting: Arc<Greeting>, packets: Vec<Bytes>) {
+        let node = &mut self.nodes[to.index()];
+        node.incoming = node.incoming.saturating_sub(1);
         if !self.network.connects(key.from, to) {
             return;
         }
@@ -186,6 +200,12 @@ impl World {
             Some(Verdict::Welcome) => self.take(key, to, packets),
             Some(Verdict::Refused(refusal)) => self.reply(key, to, Reply::Refused(refusal)),
             Some(Verdict::DialBack) => {
+                let node = &mut self.nodes[to.index()];
+                if node.dial_backs >= MAX_DIAL_BACKS {
+                    self.reply(key, to, Reply::Refused(Refusal::Full));
+                    return;
+                }
+                (node.incoming, node.dial_backs) = (node.incoming + 1, node.dial_backs + 1);
                 // The dialler's own process has to answer at the address that it shows.
                 let there = seen == Some(key.from) && self.answers(to, key.from);
                 let wait = if there { self.handshake(to, key.from) + self.timeouts() } else { DIAL_BACK_WAIT };
@@ -198,6 +218,8 @@ impl World {
 
     /// A dial-back has ended.
     pub(super) fn seen(&mut self, key: DialKey, to: Ix, greeting: &Greeting, packets: Vec<Bytes>, reached: bool) {
+        let node = &mut self.nodes[to.index()];
+        (node.incoming, node.dial_backs) = (node.incoming.saturating_sub(1), node.dial_backs.saturating_sub(1));
         let verdict =
             if reached { self.greet(to, greeting, true) } else { Some(Verdict::Refused(Refusal::Unreachable)) };
         match verdict {

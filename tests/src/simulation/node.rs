@@ -74,8 +74,6 @@ pub(super) struct Dials {
 pub(super) struct Node {
     pub(super) key: SecretKey,
     pub(super) id: NodeId,
-    /// Where it is reached.
-    pub(super) addr: SocketAddr,
     /// Where it says that it is reached.
     pub(super) shown: SocketAddr,
     pub(super) greeting: Arc<Greeting>,
@@ -88,6 +86,9 @@ pub(super) struct Node {
     pub(super) wake_at: Option<Time>,
     pub(super) links: Links,
     pub(super) dials: Dials,
+    /// Handshakes of others that it has not judged yet, and dial-backs of its own.
+    pub(super) incoming: usize,
+    pub(super) dial_backs: usize,
     /// Its process is stopped; what arrives waits.
     pub(super) stopped: bool,
     pub(super) backlog: Vec<Event>,
@@ -104,13 +105,12 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(seed: [u8; 32], federation: FederationId, addr: SocketAddr, shown: SocketAddr, now: Now) -> Self {
+    pub(super) fn new(seed: [u8; 32], federation: FederationId, shown: SocketAddr, now: Now) -> Self {
         let key = SecretKey::from_bytes(&seed);
         let record = sign_record(&key, federation, 0, shown, now.clock);
         Self {
             id: key.node_id(),
             key,
-            addr,
             shown,
             greeting: Arc::new(Greeting { record, ticket: None }),
             epoch: 0,
@@ -119,6 +119,8 @@ impl Node {
             wake_at: None,
             links: Links::default(),
             dials: Dials::default(),
+            incoming: 0,
+            dial_backs: 0,
             stopped: false,
             backlog: Vec::new(),
             steady_since: Time::ZERO,

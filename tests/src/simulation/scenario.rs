@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use super::world::World;
 
+/// What hasn't happened when it was waited for long enough: so many seconds.
+const NEVER: f64 = 1e6;
+
 /// One figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
@@ -103,7 +106,7 @@ fn start_all(world: &mut World) -> bool {
 /// there yet is as late as late can be.
 fn share_of(answers: &[Option<Duration>], percent: usize) -> f64 {
     let index = (answers.len() * percent).div_ceil(100).saturating_sub(1);
-    answers.get(index).copied().flatten().map_or(f64::MAX, |after| after.as_secs_f64())
+    answers.get(index).copied().flatten().map_or(NEVER, |after| after.as_secs_f64())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "few values")]

@@ -68,13 +68,13 @@ impl World {
     }
 
     /// A message of an exchange has arrived.
-    pub(super) fn hear_talk(&mut self, talk: Box<Talk>) {
+    pub(super) fn hear_talk(&mut self, talk: Talk) {
         let ((from, from_epoch), (to, to_epoch)) = talk.sides();
         if self.time > talk.deadline || !self.network.connects(from, to) || !self.passes(to, to_epoch, from, from_epoch)
         {
             return;
         }
-        let Talk { asker, answerer, turn, message, deadline } = *talk;
+        let Talk { asker, answerer, turn, message, deadline } = talk;
         let (now, id) = (self.now(), self.nodes[from.index()].id);
         let node = &mut self.nodes[to.index()];
         let Some(engine) = &mut node.engine else { return };

@@ -6,7 +6,7 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
 use chappe_node::membership::counts::{Counts, Reason};
 
-use super::{Figure, Sizes, start_all};
+use super::{Figure, NEVER, Sizes, start_all};
 use crate::simulation::{
     attack::{
         Behaviour,
@@ -264,7 +264,7 @@ pub fn anchors(conditions: Conditions, sizes: Sizes) -> Vec<Figure> {
         let others = world.honest();
         let sees = |world: &World| world.missing(joiner, &others) == 0;
         let whole = world.run_until(Duration::from_secs(longest), sees);
-        let after = if whole { (world.time() - since).as_secs_f64() } else { f64::MAX };
+        let after = if whole { (world.time() - since).as_secs_f64() } else { NEVER };
         let name = format!("{what}: the joiner's view whole after (N = {members})");
         #[expect(clippy::cast_precision_loss, reason = "a few minutes")]
         figures.push(Figure::wanted(name, after, "s", longest as f64));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
-use super::{Figure, Sizes, attacks::Attack, mean, share_of, start_all, worst};
+use super::{Figure, NEVER, Sizes, attacks::Attack, mean, share_of, start_all, worst};
 use crate::simulation::{
     node::{Ix, Load},
     usage,
@@ -13,7 +13,7 @@ use crate::simulation::{
 };
 
 /// How long the news of a start take to be old, at the longest.
-const SETTLE: Duration = Duration::from_secs(240);
+const SETTLE: Duration = Duration::from_secs(120);
 /// Between two crashes: each is over before the next.
 const APART: Duration = Duration::from_secs(25);
 
@@ -53,7 +53,7 @@ impl Calm {
         let answers = self.world.known_after(complete, &all);
         self.world.stop_watching();
         self.world.run_for(SETTLE);
-        let all_know = if whole { share_of(&answers, 100) } else { f64::MAX };
+        let all_know = if whole { share_of(&answers, 100) } else { NEVER };
         vec![
             Figure::told(self.name("start of all at once: half of the views complete"), share_of(&answers, 50), "s"),
             Figure::wanted(self.name("start of all at once: every view complete"), all_know, "s", 60.0),
@@ -125,6 +125,7 @@ impl Calm {
             knows.push(share_of(&self.world.known_after(sees, &[joiner]), 100));
             self.world.stop_watching();
         }
+        self.world.run_for(APART * 2);
         vec![
             Figure::wanted(self.name("join known by 99 %, mean"), mean(&known), "s", 3.0),
             Figure::wanted(self.name("joiner knows 99 %, mean"), mean(&knows), "s", 5.0),
@@ -143,7 +144,7 @@ impl Calm {
         self.world.heal();
         let healed = self.world.time();
         let whole = self.world.run_until(Duration::from_secs(600), World::is_whole);
-        let after = if whole { (self.world.time() - healed).as_secs_f64() } else { f64::MAX };
+        let after = if whole { (self.world.time() - healed).as_secs_f64() } else { NEVER };
         let unjust = self.world.unjust().len() - before;
         let halves = (all.len() * all.len()) as f64 / 2.0;
         vec![

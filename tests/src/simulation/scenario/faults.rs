@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
-use super::{Figure, Sizes, start_all};
+use super::{Figure, NEVER, Sizes, start_all};
 use crate::simulation::{
     node::Ix,
     time::Time,
@@ -81,7 +81,7 @@ fn sick(
     }
     let (unjust, since) = (world.unjust().len(), world.time());
     let whole = world.run_until(Duration::from_secs(600), World::is_whole);
-    let after = if whole { (world.time() - since).as_secs_f64() } else { f64::MAX };
+    let after = if whole { (world.time() - since).as_secs_f64() } else { NEVER };
     let name = |figure: &str| format!("{what}: {figure} (N = {})", sizes.attacked);
     vec![
         Figure::wanted(name("others declared down"), unjust as f64, "members", 0.0),

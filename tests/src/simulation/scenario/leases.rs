@@ -130,7 +130,6 @@ pub fn placement(seed: u64, sizes: Sizes) -> Vec<Figure> {
 }
 
 /// What hostile homes do to lookups by the node's own rule.
-#[expect(clippy::cast_precision_loss, reason = "a few thousand")]
 pub fn lookups(seed: u64, sizes: Sizes) -> Vec<Figure> {
     let mut homes = Homes::new(seed, sizes.members);
     let count = sizes.leases.1.min(3000);
