@@ -9,5 +9,6 @@ pub mod fleet;
 pub mod relay;
 pub mod sandbox;
 pub mod scenes;
+pub mod simulated;
 pub mod topology;
 pub mod views;

@@ -20,6 +20,11 @@ use chappe_common::{
 /// How far a lease may be ahead of this clock: the client's may be ahead of its node's, and that one of this.
 const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
 
+/// How many times its even share of a table one member may have: clients don't spread evenly.
+const SHARES: usize = 8;
+/// What any member may have at least: a small table serves a small federation.
+const FEWEST: usize = 64;
+
 /// Who registers something: the node that a link proves, in its present epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Registrant {
@@ -72,6 +77,10 @@ pub struct LeaseTable {
     kept: HashMap<Inbox, Kept>,
     /// Those that are only remembered, by when they end.
     remembered: BTreeSet<(Instant, Inbox)>,
+    /// How many leases of each node are kept or remembered.
+    of_node: HashMap<NodeId, usize>,
+    /// How many one node may have here.
+    share: usize,
     capacity: usize,
     keep_for: Duration,
 }
@@ -79,7 +88,20 @@ pub struct LeaseTable {
 impl LeaseTable {
     /// A table of at most `capacity` leases, each kept for `keep_for` after it was registered.
     pub fn new(capacity: usize, keep_for: Duration) -> Self {
-        Self { kept: HashMap::new(), remembered: BTreeSet::new(), capacity, keep_for }
+        Self {
+            kept: HashMap::new(),
+            remembered: BTreeSet::new(),
+            of_node: HashMap::new(),
+            share: capacity,
+            capacity,
+            keep_for,
+        }
+    }
+
+    /// Says among how many members the table is shared, so that none of them fills it: each may have several times what
+    /// falls to it where all have as many leases.
+    pub fn share_among(&mut self, members: usize) {
+        self.share = (self.capacity * SHARES / members.max(1)).clamp(self.capacity.min(FEWEST), self.capacity);
     }
 
     /// Keeps a lease that `from` registers.
@@ -99,14 +121,23 @@ impl LeaseTable {
                 return Put::Refused;
             }
             displaced = (old.lease.node != from.node).then_some(old.lease.node);
-            self.remembered.remove(&(old.ends, lease.inbox));
+        } else if self.share < self.capacity && self.of_node.get(&from.node).is_some_and(|count| *count >= self.share) {
+            return Put::Full;
         } else if self.kept.len() >= self.capacity {
-            let Some((_, inbox)) = self.remembered.pop_first() else { return Put::Full };
-            self.kept.remove(&inbox);
+            let Some((_, inbox)) = self.remembered.first().copied() else { return Put::Full };
+            self.forget(&inbox);
         }
+        self.forget(&lease.inbox);
+        *self.of_node.entry(from.node).or_default() += 1;
         let registered = Some(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
         self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered, withdrawn: false });
         Put::Kept(displaced)
+    }
+
+    fn forget(&mut self, inbox: &Inbox) {
+        let Some(kept) = self.kept.remove(inbox) else { return };
+        self.remembered.remove(&(kept.ends, *inbox));
+        count_out(&mut self.of_node, kept.lease.node);
     }
 
     /// Withdraws a lease that `from` registered, unless a newer one than `seq` is kept.
@@ -138,10 +169,11 @@ impl LeaseTable {
 
     /// Ends what nobody has registered again, and forgets what has ended by itself.
     pub fn expire(&mut self, now: Instant) {
-        let remembered = &mut self.remembered;
+        let (remembered, of_node) = (&mut self.remembered, &mut self.of_node);
         self.kept.retain(|inbox, kept| {
             if kept.ends <= now {
                 remembered.remove(&(kept.ends, *inbox));
+                count_out(of_node, kept.lease.node);
                 return false;
             }
             if kept.registered.is_some() && !kept.is_registered(now) {
@@ -160,6 +192,15 @@ impl LeaseTable {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+fn count_out(of_node: &mut HashMap<NodeId, usize>, node: NodeId) {
+    if let Some(count) = of_node.get_mut(&node) {
+        *count -= 1;
+        if *count == 0 {
+            of_node.remove(&node);
+        }
     }
 }
 
@@ -224,6 +265,33 @@ mod tests {
         assert!(table.find(now, &lease.inbox).is_none());
         assert_eq!(table.put(now, CLOCK, by(1), lease), Put::Refused, "a renewal that the withdrawal has overtaken");
         assert_eq!(table.put(now, CLOCK, by(1), self::lease(1, 1, 6)), Put::Kept(None));
+    }
+
+    #[test]
+    fn one_member_does_not_fill_the_table_of_a_large_federation() {
+        let (mut table, now) = table(1000);
+        table.share_among(100);
+        let many = |n: usize| {
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&n.to_le_bytes());
+            let key = SecretKey::from_bytes(&seed);
+            let inbox = Inbox::new(key.public());
+            let lease = Lease {
+                inbox,
+                node: node(1),
+                session_key: [0; 32],
+                seq: 5,
+                expires_at: CLOCK + Duration::from_secs(60),
+            };
+            Signed::sign(lease, &key).expect("a lease")
+        };
+        let kept = (0..100).filter(|n| table.put(now, CLOCK, by(1), many(*n)) == Put::Kept(None)).count();
+        assert_eq!(kept, 80);
+        assert_eq!(table.put(now, CLOCK, by(1), many(0)), Put::Kept(None), "what it has it may renew");
+        assert_eq!(table.put(now, CLOCK, by(2), lease(200, 2, 5)), Put::Kept(None));
+        // What has ended by itself counts no more.
+        table.expire(now + Duration::from_secs(60));
+        assert_eq!(table.put(now, CLOCK, by(1), many(90)), Put::Kept(None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     calls::{Attempt, Calls},
     firewall::Firewall,
     fleet::Fleet,
+    simulated::crash_known_by_all,
     topology::HostNumber,
     views::Views,
 };
@@ -27,6 +28,8 @@ const PARTED: Duration = Duration::from_secs(60);
 const AFTER: Duration = Duration::from_secs(60);
 /// Within so long after a cut, members on the other side still are members, and may be the homes that are asked.
 const NOTICING: Duration = Duration::from_secs(20);
+/// How long most calls take to be answered.
+const ANSWERING: Duration = Duration::from_secs(1);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -80,7 +83,14 @@ impl Stage {
         self.mistakes(since, &away, &what, if loss > 5 { 0.05 } else { 0.0 });
         // The targets are for a network that works; beyond that, the figures say how it bends.
         let wanted = |most: f64| (loss <= 2).then_some(most);
+        let measured = mean(&known.by_all);
         known.print(self.figures, "crash known", &what, wanted(15.0));
+        let members = self.fleet.hosts.len();
+        let simulated = tokio::task::spawn_blocking(move || crash_known_by_all(members, loss)).await;
+        let simulated = simulated.expect("the simulator ends");
+        self.figures.print(&format!("crash known by all{what}, simulated"), simulated, "s", None);
+        let apart = (measured / simulated - 1.0).abs() * 100.0;
+        self.figures.print(&format!("simulator and hosts differ{what} by"), apart, "%", Some(25.0));
         joined.print(self.figures, "join known", &what, wanted(3.0));
         self.figures.print(&format!("joiner knows all{what}, mean"), mean(&knows), "s", wanted(5.0));
     }
@@ -142,7 +152,8 @@ impl Stage {
         sleep_until(healed + AFTER).await;
         let end = Instant::now();
 
-        self.answered("calls answered before the partition", &calls.between(begun, cut), Some(99.0));
+        // One that the cut has overtaken is of neither time.
+        self.answered("calls answered before the partition", &calls.between(begun, cut - ANSWERING), Some(99.0));
         let parted: Vec<_> = calls.between(cut, healed).into_iter().filter(|attempt| !is_across(attempt)).collect();
         let (first, then): (Vec<_>, Vec<_>) = parted.into_iter().partition(|attempt| attempt.at < cut + NOTICING);
         self.answered("calls answered within a side, first 20 s", &first, None);
