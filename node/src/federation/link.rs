@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +14,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use chappe_common::keys::NodeId;
+use governor::{Quota, RateLimiter};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::{sync::oneshot, task::JoinSet, time::interval};
 
@@ -39,10 +41,18 @@ const OPEN_OUTCOMES: usize = 20_000;
 const OPEN_REQUESTS: usize = 4096;
 /// Exchanges of one link at once: one that each side asked for.
 const EXCHANGES: usize = 2;
+/// Membership packets of one link in a second, and at once: somewhat more than the engine takes of one peer.
+const DATAGRAMS: (NonZeroU32, NonZeroU32) = (per_second(100), per_second(400));
+/// Exchanges that one peer may begin in a second, and at once. A joiner asks a member two or three times within seconds.
+const EXCHANGE_RATE: (NonZeroU32, NonZeroU32) = (per_second(1), per_second(8));
 /// How much a lane reads at once in bytes.
 const READ_CHUNK: usize = 64 * 1024;
 /// How often overdue outcomes are looked for.
 const SWEEP: Duration = Duration::from_millis(250);
+
+const fn per_second(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).expect("not zero")
+}
 
 /// Why a link was closed; the code of the QUIC close frame.
 #[derive(Clone, Copy, Debug)]
@@ -378,8 +388,14 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
 }
 
 async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
+    // Before the queue that all links share: a flood over one must not crowd out the others' probes.
+    let rate = RateLimiter::direct(Quota::per_second(DATAGRAMS.0).allow_burst(DATAGRAMS.1));
     while let Ok(packet) = link.connection.read_datagram().await {
         link.touch();
+        if rate.check().is_err() {
+            core.metrics.datagrams_dropped.inc();
+            continue;
+        }
         // A full queue is a lost datagram, which the protocol bears.
         if core.membership.try_send(Event::Datagram { from: link.peer, packet }).is_err() {
             core.metrics.datagrams_dropped.inc();
@@ -389,7 +405,13 @@ async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
 
 async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
     let mut answers = JoinSet::new();
+    let rate = RateLimiter::direct(Quota::per_second(EXCHANGE_RATE.0).allow_burst(EXCHANGE_RATE.1));
     while let Ok((send, receive)) = link.connection.accept_bi().await {
+        if rate.check().is_err() {
+            // Dropped, the streams are reset: the asker asks another.
+            core.metrics.link_protocol_errors.inc();
+            continue;
+        }
         while answers.len() >= EXCHANGES {
             answers.join_next().await;
         }
