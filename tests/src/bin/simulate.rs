@@ -2,7 +2,8 @@
 //! [--only NAME]`.
 //!
 //! Progress goes to stderr, figures to stdout: a table, or a JSON object a line. It ends with 1 where a target was
-//! missed.
+//! missed. `--only` runs what has NAME in its name: start, steady, crash, join, partition, attacked, loss, stalls, flaps,
+//! attack with the name of one, placement, lookups.
 
 use std::{process::ExitCode, time::Instant};
 

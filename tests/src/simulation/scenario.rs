@@ -71,7 +71,7 @@ impl Sizes {
             members,
             repeats: 20,
             steady: Duration::from_secs(300),
-            partition: Duration::from_secs(300),
+            partition: Duration::from_secs(180),
             node_hours: (members as f64, members as f64 / 4.0),
             attacked: members.min(100),
             attack: Duration::from_secs(300),
