@@ -62,6 +62,8 @@ fn key(federation: &Federation, number: usize) -> SecretKey {
 /// Waits until the refused node's log says why, and sees that nobody took it in.
 async fn is_refused(federation: &Federation, refused: &Node, log: &Log, advice: &str) {
     eventually(advice, || log.says(advice)).await;
+    // Not a moment later either.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(refused.members(), 1, "it knows nobody but itself");
     assert!(federation.nodes.iter().all(|node| node.members() == federation.nodes.len()));
 }
@@ -161,6 +163,18 @@ async fn a_node_that_is_not_reached_at_its_address_is_nobodys_member() {
     let hidden = federation.start_node(2, |config| config.federation.advertise = vec![addr]).await;
     is_refused(&federation, &hidden, &log, "they do not reach federation.advertise").await;
     hidden.shutdown().await;
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_node_whose_clock_is_behind_says_why_it_finds_nobody() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let federation = Federation::start(2, |_| {}).await;
+    let config = federation.node_config(2, |_| {});
+    let wrong = Node::spawn_by(config, Clock::behind(Duration::from_secs(3600))).await.expect("a node");
+    is_refused(&federation, &wrong, &log, "nobody is found by it until the system's time is right").await;
+    wrong.shutdown().await;
     federation.shutdown().await;
 }
 

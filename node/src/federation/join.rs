@@ -3,8 +3,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use chappe_common::{keys::NodeId, record::SignedRecord};
-use chappe_discovery::registry::Registry;
+use chappe_common::{directory::DirectoryError, keys::NodeId, record::SignedRecord};
+use chappe_discovery::{registry::Registry, source::SourceError};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::{
     sync::oneshot,
@@ -89,6 +89,13 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     }
     match registry.fetch(now).await {
         Ok(bundle) => seek(core, bundle.records(now)).await,
+        Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
+            // The node would stay alone for it, and must not be silent about that.
+            let members = core.view.load().len();
+            if members <= 1 {
+                tracing::error!("{error}: nobody is found by it until the system's time is right (see timedatectl)");
+            }
+        }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }
 }
