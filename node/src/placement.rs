@@ -176,17 +176,13 @@ impl Homes {
 
     /// The homes of `tag` among `places`. No two are in one network where there are others.
     pub fn of(places: &[Place], tag: Tag) -> Self {
-        let mut nodes = [None; HOMES];
-        let mut networks = [None; HOMES];
-        // Three passes for three homes: no sort, no allocation.
-        for i in 0..HOMES {
-            let fresh = |place: &&Place| !networks[..i].contains(&Some(place.network));
-            let free = |place: &&Place| !nodes[..i].contains(&Some(place.node));
-            let best = highest(places.iter().filter(fresh), tag).or_else(|| highest(places.iter().filter(free), tag));
-            nodes[i] = best.map(Place::node);
-            networks[i] = best.map(|place| place.network);
-        }
-        Self { nodes }
+        Self { nodes: first(places, tag) }
+    }
+
+    /// The homes, and who would be one if one of them weren't there: by a view that lacks a member, it is.
+    pub fn with_next(places: &[Place], tag: Tag) -> (Self, Option<NodeId>) {
+        let [a, b, c, next] = first(places, tag);
+        (Self { nodes: [a, b, c] }, next)
     }
 
     /// The homes, the highest score first.
@@ -200,17 +196,24 @@ impl Homes {
     }
 }
 
-/// The homes that are asked for a tag, in one group, or in two around a switch of beacons.
+/// The homes that are asked for a tag, in one group, or in two around a switch of beacons; and the next in line, which is
+/// a home by views that differ a little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookupHomes {
     current: Homes,
+    next: Option<NodeId>,
     other: Option<Homes>,
 }
 
 impl LookupHomes {
-    /// The homes by the current term, and by the other one around a switch.
-    pub const fn new(current: Homes, other: Option<Homes>) -> Self {
-        Self { current, other }
+    /// The homes by the current term and the next in line, and the homes by the other term around a switch.
+    pub const fn new(current: Homes, next: Option<NodeId>, other: Option<Homes>) -> Self {
+        Self { current, next, other }
+    }
+
+    /// The next in line.
+    pub const fn next(&self) -> Option<NodeId> {
+        self.next
     }
 
     /// Each group of homes that hold the same leases.
@@ -220,9 +223,25 @@ impl LookupHomes {
 
     /// All homes, each once.
     pub fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let others = self.other.iter().flat_map(Homes::iter).filter(|home| !self.current.contains(home));
-        self.current.iter().chain(others)
+        let asked = |home: &NodeId| self.current.contains(home) || self.next == Some(*home);
+        let others = self.other.iter().flat_map(Homes::iter).filter(move |home| !asked(home));
+        self.current.iter().chain(self.next).chain(others)
     }
+}
+
+/// The members with the highest scores. No two are in one network where there are others.
+fn first<const N: usize>(places: &[Place], tag: Tag) -> [Option<NodeId>; N] {
+    let mut nodes = [None; N];
+    let mut networks = [None; N];
+    // A pass for each: no sort, no allocation.
+    for i in 0..N {
+        let fresh = |place: &&Place| !networks[..i].contains(&Some(place.network));
+        let free = |place: &&Place| !nodes[..i].contains(&Some(place.node));
+        let best = highest(places.iter().filter(fresh), tag).or_else(|| highest(places.iter().filter(free), tag));
+        nodes[i] = best.map(Place::node);
+        networks[i] = best.map(|place| place.network);
+    }
+    nodes
 }
 
 fn highest<'a>(places: impl Iterator<Item = &'a Place>, tag: Tag) -> Option<&'a Place> {

@@ -1,9 +1,12 @@
 //! The rule by which answers of homes become one: where is this inbox?
 //!
 //! All homes are asked at once. It is settled when two homes of a tag hold the same lease and none a newer one, when all
-//! have answered, or when the hedge is over that begins once a lease is found and two have answered. So one home that denies, lies with an older lease, or
-//! is silent redirects nobody and costs nothing while the two others answer, and where only one other does it costs the
-//! hedge at most. A lease can't be pointed elsewhere: the inbox has signed it.
+//! have answered, or when the hedge is over that begins once a lease is found and two have answered. So one home that
+//! denies, lies with an older lease, or is silent redirects nobody and costs nothing while the two others answer, and
+//! where only one other does it costs the hedge at most. A lease can't be pointed elsewhere: the inbox has signed it.
+//!
+//! The next in line is asked as well. It holds the lease where the view of the node that registered it lacked one of the
+//! homes, and is waited for only where they know nothing.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +91,7 @@ impl Lookup {
             let lease = Signed::<Lease>::decode(bytes).ok()?;
             (lease.inbox == self.inbox && counts(&lease, clock, view)).then_some(lease)
         });
-        if self.answers.iter().any(|(answered, _)| *answered == home) {
+        if self.has_answered(&home) {
             return;
         }
         self.answers.push((home, lease.clone()));
@@ -106,11 +109,18 @@ impl Lookup {
 
     /// Whether to go on.
     pub fn decide(&self, now: Instant) -> Decision {
-        if now >= self.deadline || self.homes.groups().all(|homes| self.is_settled(homes)) {
+        let next = self.homes.next().filter(|_| self.newest.is_none());
+        let next_is_awaited = next.is_some_and(|next| !self.has_answered(&next));
+        let is_settled = self.homes.groups().all(|homes| self.is_settled(homes)) && !next_is_awaited;
+        if now >= self.deadline || is_settled {
             Decision::Done(self.newest.clone())
         } else {
             Decision::Wait(self.deadline)
         }
+    }
+
+    fn has_answered(&self, home: &NodeId) -> bool {
+        self.answers.iter().any(|(answered, _)| answered == home)
     }
 
     fn note_heard(&mut self, now: Instant) {
@@ -284,6 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn the_next_in_line_is_waited_for_only_where_the_homes_know_nothing() {
+        let new = lease(6, |_| {});
+        let mut run = Run::new(None);
+        for home in 0..2 {
+            run.answer(10, home, None);
+        }
+        assert_eq!(run.answer(20, 2, None), run.wait_until(800));
+        assert_eq!(run.answer(30, 3, Some(&new)), done(&new), "by the view of who registered it, it is a home");
+        let mut run = Run::new(None);
+        for home in 0..3 {
+            run.answer(10, home, None);
+        }
+        assert_eq!(run.answer(30, 3, None), Decision::Done(None));
+    }
+
+    #[test]
     fn what_is_no_lease_of_the_inbox_that_counts_is_no_answer() {
         let stranger = NodeId::new(PublicKey::from_bytes([99; 32]));
         let other = {
@@ -335,7 +361,7 @@ mod tests {
             let apart = |homes: &Homes| homes.iter().all(|home| !first.contains(&home));
             (first, (1..).map(homes).find(apart).expect("such a tag"))
         };
-        let mut lookup = Lookup::new(start, inbox, LookupHomes::new(now_homes, Some(then_homes)), None, TIMES);
+        let mut lookup = Lookup::new(start, inbox, LookupHomes::new(now_homes, None, Some(then_homes)), None, TIMES);
         assert_eq!(lookup.homes().count(), 6);
         // The old homes still hold the lease from before; it was renewed at the new ones alone.
         for home in then_homes.iter() {

@@ -67,10 +67,12 @@ impl View {
         Homes::of(&self.places, tag)
     }
 
-    /// The homes that are asked for a tag: those of two terms around a switch, as others may be on either side of it.
+    /// The homes that are asked for a tag, and the next in line; those of two terms around a switch, as others may be on
+    /// either side of it.
     pub fn lookup_homes(&self, tag: Tag) -> LookupHomes {
         let other = self.other_places.as_ref().map(|places| Homes::of(places, tag));
-        LookupHomes::new(self.homes(tag), other)
+        let (current, next) = Homes::with_next(&self.places, tag);
+        LookupHomes::new(current, next, other)
     }
 
     /// The members.
@@ -198,15 +200,29 @@ mod tests {
         let before = view(&Placement::new(old.clone(), Some(new.clone())), &all);
         let after = view(&Placement::new(new, Some(old)), &all);
         for tag in tags(100) {
-            let (mut asked, mut then): (Vec<_>, Vec<_>) =
-                (before.lookup_homes(tag).iter().collect(), after.lookup_homes(tag).iter().collect());
-            asked.sort_unstable();
-            then.sort_unstable();
-            assert_eq!(asked, then, "both sides of the switch ask the same homes");
-            assert!(before.homes(tag).iter().chain(after.homes(tag).iter()).all(|home| asked.contains(&home)));
+            let homes: Vec<_> = before.homes(tag).iter().chain(after.homes(tag).iter()).collect();
+            for view in [&before, &after] {
+                let asked: Vec<_> = view.lookup_homes(tag).iter().collect();
+                assert!(homes.iter().all(|home| asked.contains(home)), "both sides ask the homes of both terms");
+            }
         }
         let quiet = view(&Placement::new(genesis(), None), &all);
-        assert!(tags(100).all(|tag| quiet.lookup_homes(tag).iter().eq(quiet.homes(tag).iter())));
+        assert!(tags(100).all(|tag| quiet.lookup_homes(tag).iter().take(3).eq(quiet.homes(tag).iter())));
+    }
+
+    #[test]
+    fn a_lookup_asks_also_whom_a_view_that_lacks_a_home_takes_for_one() {
+        let all: Vec<_> = (1..=40).map(|n| (n, true)).collect();
+        let placement = Placement::new(genesis(), None);
+        let whole = view(&placement, &all);
+        for tag in tags(100) {
+            let missing = whole.homes(tag).iter().next().expect("a home");
+            let lacking: Vec<_> = all.iter().copied().filter(|(n, _)| node(*n) != missing).collect();
+            let lacking = view(&placement, &lacking);
+            let asked: Vec<_> = whole.lookup_homes(tag).iter().collect();
+            assert_eq!(asked.len(), 4);
+            assert!(lacking.homes(tag).iter().all(|home| asked.contains(&home)));
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub fn placement(seed: u64, sizes: Sizes) -> Vec<Figure> {
     for _ in 0..sizes.leases.1 {
         let tag = Tag::of_inbox(&members.inbox());
         let holds = registers.homes(tag);
-        let found = looks_up.homes(tag).iter().any(|home| holds.contains(&home) && !hostile.contains(&home));
+        let found = looks_up.lookup_homes(tag).iter().any(|home| holds.contains(&home) && !hostile.contains(&home));
         dishonest += u32::from(!found);
     }
     let share = f64::from(dishonest) / f64::from(sizes.leases.1) * 100.0;
