@@ -348,7 +348,9 @@ impl BootstrapConfig {
             ((1..=32).contains(&self.probing.failures), "probing.failures", "1 to 32 are allowed"),
             ((1..=1024).contains(&self.probing.max_at_once), "probing.max_at_once", "1 to 1024 are allowed"),
             (
-                [self.caps.ipv4_24, self.caps.ipv4_16, self.caps.ipv6_48, self.caps.ipv6_32].iter().all(|cap| *cap >= 1),
+                [self.caps.ipv4_24, self.caps.ipv4_16, self.caps.ipv6_48, self.caps.ipv6_32]
+                    .iter()
+                    .all(|cap| *cap >= 1),
                 "caps",
                 "every cap is at least 1",
             ),

@@ -327,7 +327,7 @@ async fn first_server(fixture: &Fixture) -> Value {
     let url = format!("{}/servers", fixture.base);
     let response = fixture.http.get(url).header("origin", "https://example.org").send().await.expect("an answer");
     assert_eq!(response.headers()["access-control-allow-origin"], "*");
-    assert_eq!(response.headers()["access-control-expose-headers"], "x-bootstrap-signature");
+    assert_eq!(response.headers()["access-control-expose-headers"], "x-bootstrap-signature,etag");
     let signature = STANDARD.decode(&response.headers()["x-bootstrap-signature"]).expect("base64");
     let body = response.bytes().await.expect("a body");
     let online = keys::load_secret_key(&fixture.dir.path().join(keys::ONLINE_KEY_FILE)).expect("a key").public();

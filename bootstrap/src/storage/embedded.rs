@@ -86,7 +86,8 @@ fn read(database: &Database) -> Result<News, redb::Error> {
     Ok(news)
 }
 
-fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<(), redb::Error> {
+/// Whether it was stored; it isn't where the directory is not newer than the last.
+fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<bool, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     {
@@ -100,11 +101,15 @@ fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<
         }
         let mut table = transaction.open_table(HEAD)?;
         if let Some(Head { seq, issued_at, expires_at, bundle }) = head {
+            if table.get(0)?.is_some_and(|last| *seq <= last.value().0) {
+                // The transaction ends with nothing done.
+                return Ok(false);
+            }
             table.insert(0, (*seq, issued_at.as_secs(), expires_at.as_secs(), bundle.as_ref()))?;
         }
     }
     transaction.commit()?;
-    Ok(())
+    Ok(true)
 }
 
 impl Store for Embedded {
@@ -139,7 +144,8 @@ impl Store for Embedded {
             let entries: Vec<_> = changes.iter().map(Entry::of).collect();
             // A commit waits for the disk.
             match tokio::task::spawn_blocking(move || write(&database, &entries, head.as_ref())).await {
-                Ok(Ok(())) => Ok(self.version),
+                Ok(Ok(true)) => Ok(self.version),
+                Ok(Ok(false)) => Err(CommitError::Failed("the directory is not newer than the stored one".into())),
                 Ok(Err(error)) => Err(CommitError::Failed(Box::new(error))),
                 Err(error) => Err(CommitError::Failed(Box::new(error))),
             }

@@ -31,8 +31,9 @@ use crate::rules::Change;
 /// For connecting, and for one statement or commit. A database next door answers in milliseconds; one that takes longer
 /// is down, and requests must be told so before their own time is over.
 const WAIT: Duration = Duration::from_secs(3);
-/// Of how many commits it is remembered what they deleted. Who has slept for longer reads everything anew.
-const REMEMBERED: u64 = 10_000;
+/// Of how many commits it is remembered what they deleted: about a minute's of a large federation. Who has slept for
+/// longer reads everything anew.
+pub(super) const REMEMBERED: u64 = 256;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS chappe_head (
@@ -134,8 +135,10 @@ impl Postgres {
     ) -> Result<T, DatabaseError> {
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => timeout(WAIT, self.config.connect(self.tls.clone())).await.map_err(|_| DatabaseError::Timeout)?.map(
-                |(client, connection)| {
+            None => timeout(WAIT, self.config.connect(self.tls.clone()))
+                .await
+                .map_err(|_| DatabaseError::Timeout)?
+                .map(|(client, connection)| {
                     self.connection.abort_all();
                     self.connection.spawn(async move {
                         if let Err(error) = connection.await {
@@ -143,8 +146,7 @@ impl Postgres {
                         }
                     });
                     client
-                },
-            )?,
+                })?,
         };
         let done = timeout(WAIT, work(&mut client, self.federation)).await.map_err(|_| DatabaseError::Timeout)??;
         self.client = Some(client);
@@ -229,9 +231,8 @@ impl Store for Postgres {
     ) -> BoxFuture<'a, Result<Version, CommitError>> {
         async move {
             let entries: Vec<_> = changes.iter().map(Entry::of).collect();
-            let write = async |client: &mut Client, federation| {
-                Self::write(client, federation, base, &entries, head).await
-            };
+            let write =
+                async |client: &mut Client, federation| Self::write(client, federation, base, &entries, head).await;
             match self.within(write).await {
                 Ok(true) => Ok(Version(base.0 + 1)),
                 Ok(false) => Err(CommitError::Overtaken),
