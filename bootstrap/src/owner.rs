@@ -10,6 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use chappe_common::{
+    directory::FRESH,
     record::{MAX_CLOCK_SKEW, NodeLeave, SignedRecord},
     signed::{SignError, Signed},
 };
@@ -212,7 +213,7 @@ impl<S: Store> Owner<S> {
 
     async fn handle_tick(&mut self, now: Millis) {
         let changes = self.registry.expire(now.secs());
-        let aged = now.secs().saturating_since(self.signed_at.secs()) >= self.lifetime / 4;
+        let aged = now.secs().saturating_since(self.signed_at.secs()) >= (self.lifetime / 4).min(FRESH / 4);
         if aged || !changes.is_empty() {
             if let Err(error) = self.commit_and_publish(changes, now).await {
                 tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
