@@ -142,7 +142,7 @@ impl Default for FederationSection {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DirectorySection {
-    /// How long a signed directory counts. It is signed anew when a quarter of that has passed.
+    /// How long a signed directory counts. It is signed anew when a quarter of that has passed, and every six hours.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
     /// A node that hasn't proved its key for so long is listed no more: its record may live for far longer.
@@ -152,9 +152,9 @@ pub struct DirectorySection {
 
 impl Default for DirectorySection {
     fn default() -> Self {
-        // A mirror that copies once a day still serves one that counts.
+        // As long as is allowed: a mirror that nobody tends to is of use for a week.
         Self {
-            lifetime: Duration::from_secs(48 * 3600),
+            lifetime: MAX_DIRECTORY_LIFETIME,
             // Three times a node's interval: two lost registrations are bad luck, three are a node that is gone.
             seen_within: Duration::from_secs(30 * 60),
         }

@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::{
-    directory::{DirectoryBundle, DirectoryError},
+    directory::{DirectoryBundle, DirectoryError, FRESH},
     keys::{NodeId, PublicKey},
     list_request::ListRequest,
     record::{MAX_CLOCK_SKEW, NodeLeave, SignedRecord},
@@ -281,7 +281,7 @@ impl Owner {
 
     async fn handle_tick(&mut self, now: Millis) {
         let signed_at = self.published.load().head().issued_at;
-        let aged = now.secs().saturating_since(signed_at) >= self.signing.lifetime / 4;
+        let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
         let rotates = Slot::of(signed_at) != Slot::of(now.secs());
         // One registry renews, and the others find that it did: what is decided anew has to be true still.
         let renewed_from = self.published.load().head().seq;
