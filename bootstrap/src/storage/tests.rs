@@ -13,7 +13,7 @@ use chappe_common::{
 use super::*;
 use crate::rules::{KeptLeave, KeptRemoval, Listing, Millis, Probes};
 
-#[path = "../../tests/postgres/mod.rs"]
+#[path = "../../tests/registry/postgres.rs"]
 mod server;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
