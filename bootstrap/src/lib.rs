@@ -14,6 +14,7 @@ mod metrics;
 mod owner;
 mod pools;
 mod probe;
+pub mod publish;
 mod published;
 mod rules;
 mod server;

@@ -64,8 +64,19 @@ impl PoolKey {
         u16::try_from(hash % u64::from(PARTS)).expect("less than the number of parts")
     }
 
-    /// The nodes of a part, in the order of `nodes`. No two are of one wide network as long as there are others.
+    /// The nodes of a part.
     pub(crate) fn pick<'a>(&self, nodes: &'a [SignedRecord], part: u16, slot: Slot) -> Vec<&'a SignedRecord> {
+        self.pick_many(nodes, part, slot, SHOWN)
+    }
+
+    /// At most so many of the nodes, in the order of `nodes`. No two are of one wide network as long as there are others.
+    pub(crate) fn pick_many<'a>(
+        &self,
+        nodes: &'a [SignedRecord],
+        part: u16,
+        slot: Slot,
+        most: usize,
+    ) -> Vec<&'a SignedRecord> {
         let score = |&place: &usize| {
             let node = nodes[place].node;
             self.hash(&[b"node", &slot.0.to_le_bytes(), &part.to_le_bytes(), node.as_bytes()])
@@ -78,7 +89,7 @@ impl PoolKey {
             let first = nodes[place].quic_addrs.first();
             first.is_some_and(|addr| networks.insert(wide_network(addr.ip())))
         });
-        let mut picked: Vec<_> = first.into_iter().chain(rest).take(SHOWN).collect();
+        let mut picked: Vec<_> = first.into_iter().chain(rest).take(most).collect();
         picked.sort_unstable();
         picked.into_iter().map(|place| &nodes[place]).collect()
     }

@@ -5,7 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{federation::FederationId, keys::PublicKey, record::MAX_CLOCK_SKEW, signed::Signable, time::UnixTime};
+use crate::{
+    federation::FederationId,
+    keys::{PublicKey, SecretKey},
+    record::MAX_CLOCK_SKEW,
+    signed::{Signable, Signed},
+    time::UnixTime,
+};
 
 /// How much of what it offers a node has in use: coarse, since it is for a page that everybody sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,6 +76,12 @@ impl Signable for ListRequest {
 }
 
 impl ListRequest {
+    /// The request of who has `key`, with its milliseconds since 1970 as `seq`.
+    pub fn sign(federation: FederationId, key: &SecretKey, seq: u64, load: Load) -> Signed<Self> {
+        let request = Self { federation, key: key.public(), seq, load };
+        Signed::sign(request, key).expect("its fields have no bounds, and it names its signer")
+    }
+
     /// Whether the request is for `federation` and was made around `now`. Whether it is used for the first time is for
     /// the registry to know.
     ///
@@ -90,7 +102,6 @@ impl ListRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::SecretKey;
 
     #[test]
     fn a_request_is_for_one_federation_and_for_now() {

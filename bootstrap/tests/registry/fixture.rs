@@ -103,8 +103,7 @@ impl Fixture {
 
     /// All public nodes, for whoever has `key`.
     pub(crate) async fn ask_for_all(&self, key: &SecretKey, seq: u64, load: Load) -> Result<DirectoryBundle, String> {
-        let request = ListRequest { federation: self.federation(), key: key.public(), seq, load };
-        let request = Signed::sign(request, key).expect("a request within its bounds");
+        let request = ListRequest::sign(self.federation(), key, seq, load);
         self.send_request(&request).await
     }
 

@@ -46,9 +46,7 @@ async fn two_registries_on_one_database_are_one() {
     .await;
 
     // A request for the whole list is good once, wherever it is shown.
-    let request =
-        ListRequest { federation: fixture.federation(), key: nodes[0].key.public(), seq: millis(), load: Load::Idle };
-    let request = Signed::sign(request, &nodes[0].key).expect("a request within its bounds");
+    let request = ListRequest::sign(fixture.federation(), &nodes[0].key, millis(), Load::Idle);
     let all = fixture.send_request(&request).await.expect("all nodes");
     assert_eq!(all.records(now()).count(), 10);
     fixture.base = other_base.clone();

@@ -18,10 +18,11 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_discovery::registry::Registry;
+use chappe_discovery::{net::Net, registry::Registry};
 use clap::Args;
 use serde::Serialize;
 
+use super::publish::whole_list_request;
 use crate::output::Output;
 
 /// What the new beacon is made of.
@@ -81,13 +82,18 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
             (directory, None)
         }
         None => {
-            let registry = Registry::new(args.registry.clone(), roots.clone())?;
-            let directory = registry.fetch(now).await.context("the registry has given no directory")?;
+            let registry = Registry::new(args.registry.clone(), roots.clone(), &Net::default())?;
+            let request = whole_list_request(FederationId::of_roots(&roots), &key);
+            let directory =
+                registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
             // Without the last beacon, the new one would end it at once.
             let last = registry.fetch_beacon(now).await.context("the registry has not said what the last beacon is")?;
             (directory, last)
         }
     };
+    if !directory.directory().is_whole() {
+        bail!("the directory lists only a part of the nodes, and the others would be nobody's homes; see `chappe bootstrap publish --format all`");
+    }
     let known = load_last(&args.file, &roots, now)?;
     let last = [known, published].into_iter().flatten().max_by_key(|note| note.number);
     let eligible: Vec<NodeId> = directory.records(now).map(|record| record.node).collect();
