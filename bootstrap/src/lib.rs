@@ -22,6 +22,7 @@ mod service;
 mod source;
 mod status;
 mod storage;
+pub mod stored;
 
 pub use crate::{
     config::{

@@ -11,6 +11,7 @@ use chappe_common::{
     directory::{DirectoryBundle, MAX_BUNDLE},
     keys::PublicKey,
     list_request::ListRequest,
+    removal::NodeRemoval,
     signed::Signed,
     time::UnixTime,
 };
@@ -28,6 +29,9 @@ use crate::{
 
 /// How long one registry has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What a registry says when it was told something is a line of JSON.
+const MAX_ANSWER: usize = 1024;
 
 /// Where a registry or a mirror of it is, and how to get there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -223,6 +227,17 @@ impl Registry {
         // A part of a newer one says less than the whole of another.
         let rank = |bundle: &DirectoryBundle| (bundle.directory().is_whole(), bundle.directory().seq);
         all.into_iter().max_by_key(rank).ok_or(SourceError::Empty)
+    }
+
+    /// Tells all of the registries that a node is removed.
+    ///
+    /// # Errors
+    /// What the first one that doesn't heed it said.
+    pub async fn tell(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
+        for endpoint in &self.endpoints {
+            endpoint.post("/v1/removals", removal.as_bytes().clone(), MAX_ANSWER).await?;
+        }
+        Ok(())
     }
 
     /// The newest beacon note that a registry has and that counts at `now`; none where the registries have none.

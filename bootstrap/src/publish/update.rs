@@ -168,7 +168,7 @@ fn message(zone: Name, set: &RecordSet) -> Message {
 }
 
 /// Over TCP: six records don't fit a datagram.
-async fn converse(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, io::Error> {
+pub(super) async fn converse(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, io::Error> {
     let mut stream = TcpStream::connect(server).await?;
     let len = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&len.to_be_bytes(), message].concat()).await?;
