@@ -144,9 +144,9 @@ impl Registry {
     pub(crate) fn public(&self) -> impl Iterator<Item = &Arc<Listing>> {
         let silent = self.nodes.values().filter(|listing| self.is_silent(listing)).count();
         let believed = silent * 2 <= self.nodes.len();
-        let is_public =
-            move |listing: &&Arc<Listing>| !listing.record.is_reserve() && !(believed && self.is_silent(listing));
-        self.nodes.values().filter(is_public)
+        let is_hidden =
+            move |listing: &Arc<Listing>| listing.record.is_reserve() || (believed && self.is_silent(listing));
+        self.nodes.values().filter(move |listing| !is_hidden(listing))
     }
 
     /// Whether so many probes of the node failed that it counts as gone.

@@ -193,7 +193,8 @@ fn reachability(nodes: &[&Arc<Listing>]) -> Vec<Row> {
 }
 
 fn ages(nodes: &[&Arc<Listing>], now: Millis) -> Vec<Row> {
-    let steps = [("a day or less", DAY), ("a week", DAY * 7), ("a month", DAY * 30), ("longer", Duration::MAX)];
+    let steps =
+        [("under a day", DAY), ("under a week", DAY * 7), ("under a month", DAY * 30), ("longer", Duration::MAX)];
     let mut least = Duration::ZERO;
     steps
         .into_iter()

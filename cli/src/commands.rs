@@ -81,6 +81,7 @@ mod tests {
 
     const README: &str = include_str!("../../README.md");
     const OPERATING: &str = include_str!("../../docs/operating.md");
+    const OPERATING_REGISTRY: &str = include_str!("../../docs/operating-registry.md");
     /// The README's `$ROOT`: any root key.
     const ROOT: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -88,14 +89,16 @@ mod tests {
     fn command_lines(text: &str) -> Vec<Vec<String>> {
         let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
         let lines = blocks.flat_map(|block| block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>());
-        let words = |line: String| line.split_whitespace().map(|word| word.replace("$ROOT", ROOT)).collect();
+        let words = |line: String| {
+            line.split_whitespace().map(|word| word.replace("$ROOT", ROOT).replace("NODE-ID", ROOT)).collect()
+        };
         lines.map(words).collect()
     }
 
     #[test]
-    fn every_command_in_the_readme_is_one() {
+    fn every_command_in_the_readme_and_of_a_registrys_operator_is_one() {
         let mut commands = 0;
-        for line in command_lines(README) {
+        for line in command_lines(README).into_iter().chain(command_lines(OPERATING_REGISTRY)) {
             let program = line.first().map(String::as_str);
             let args = match program {
                 Some("chappe") => &line[1..],
@@ -120,6 +123,19 @@ mod tests {
         let rows = OPERATING.lines().filter(|line| line.starts_with("| `"));
         let listed: Vec<&str> = rows.filter_map(|row| row.split(" | ").next()).collect();
         let config = serde_json::to_value(chappe_node::NodeConfig::default()).expect("a configuration is JSON");
+        for (section, keys) in config.as_object().expect("sections") {
+            for key in keys.as_object().expect("keys").keys() {
+                let name = format!("`{section}.{key}`");
+                assert!(listed.iter().any(|names| names.contains(&name)), "{name} has no row");
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_registry_is_in_its_operators_page() {
+        let rows = OPERATING_REGISTRY.lines().filter(|line| line.starts_with("| `"));
+        let listed: Vec<&str> = rows.filter_map(|row| row.split(" | ").next()).collect();
+        let config = serde_json::to_value(chappe_bootstrap::BootstrapConfig::default()).expect("JSON");
         for (section, keys) in config.as_object().expect("sections") {
             for key in keys.as_object().expect("keys").keys() {
                 let name = format!("`{section}.{key}`");

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -42,8 +43,10 @@ fn key(seed: u8) -> SecretKey {
     SecretKey::from_bytes(&[seed; 32])
 }
 
+/// One time for all notes of this process: what is made twice has to be the same.
 fn now() -> UnixTime {
-    std::time::SystemTime::now().into()
+    static NOW: LazyLock<UnixTime> = LazyLock::new(|| std::time::SystemTime::now().into());
+    *NOW
 }
 
 fn record(index: u8, url: String) -> SignedRecord {

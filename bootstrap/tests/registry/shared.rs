@@ -4,7 +4,6 @@ use chappe_bootstrap::{BootstrapConfig, DatabaseUrl, StartError};
 use chappe_common::{
     directory::DirectoryBundle,
     list_request::{ListRequest, Load},
-    signed::Signed,
 };
 use futures_util::future::join_all;
 use reqwest::StatusCode;
