@@ -243,8 +243,9 @@ impl Default for LimitsSection {
             max_dials: 32,
             connections_per_minute: 300,
             requests_per_minute: 600,
-            // A node registers every ten minutes; twenty behind one address may all restart twice in a minute.
-            registrations_per_minute: 60,
+            // A node registers and asks for the list every ten minutes; twenty behind one address may all restart twice in a
+            // minute, and each asks again a few times while it is alone.
+            registrations_per_minute: 120,
             dials_per_minute: 120,
             exempt: Vec::new(),
         }

@@ -186,15 +186,14 @@ fn reachability(nodes: &[&Arc<Listing>]) -> Vec<Row> {
     silent.bad = true;
     vec![
         Row::new("always", count(&|listing| between(listing, 100, 100))),
-        Row::new("nearly always", count(&|listing| between(listing, 90, 99))),
+        Row::new("mostly", count(&|listing| between(listing, 90, 99))),
         Row::new("with gaps", count(&|listing| between(listing, 0, 89))),
         silent,
     ]
 }
 
 fn ages(nodes: &[&Arc<Listing>], now: Millis) -> Vec<Row> {
-    let steps =
-        [("under a day", DAY), ("under a week", DAY * 7), ("under a month", DAY * 30), ("longer", Duration::MAX)];
+    let steps = [("hours", DAY), ("days", DAY * 7), ("weeks", DAY * 30), ("months", Duration::MAX)];
     let mut least = Duration::ZERO;
     steps
         .into_iter()
