@@ -166,6 +166,8 @@ pub(crate) struct Owner {
     published: Arc<ArcSwap<Published>>,
     /// The last requests of operators' keys for the list. They are few, and forgotten with the process.
     operators_asked: BTreeMap<PublicKey, u64>,
+    /// Whether the store failed when it was last looked at, and the log says so.
+    is_cut_off: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -197,6 +199,7 @@ impl Owner {
             pools,
             published: Arc::new(ArcSwap::from_pointee(published)),
             operators_asked: BTreeMap::new(),
+            is_cut_off: false,
             metrics,
         };
         // With this process's key and delegation, which may be new ones.
@@ -224,11 +227,7 @@ impl Owner {
                 biased;
                 () = stop.cancelled() => return,
                 _ = tick.tick() => self.handle_tick(clock()).await,
-                _ = catch_up.tick() => {
-                    if let Err(error) = self.catch_up(clock()).await {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "what is served may be getting old");
-                    }
-                }
+                _ = catch_up.tick() => self.handle_catch_up(clock()).await,
                 request = inbox.recv() => match request {
                     Some(request) => self.handle_request(request, clock()).await,
                     None => return,
@@ -279,6 +278,18 @@ impl Owner {
         Ok(())
     }
 
+    async fn handle_catch_up(&mut self, now: Millis) {
+        match self.catch_up(now).await {
+            Ok(_) if self.is_cut_off => tracing::info!("the store is back"),
+            Err(error) if !self.is_cut_off => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "cut off from the store: what is served gets old, and nothing is taken in");
+            }
+            Ok(_) | Err(_) => return,
+        }
+        self.is_cut_off = !self.is_cut_off;
+    }
+
     async fn handle_tick(&mut self, now: Millis) {
         let signed_at = self.published.load().head().issued_at;
         let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
@@ -290,7 +301,9 @@ impl Owner {
         }
         let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
-        if let Err(error) = expired {
+        if let Err(error) = expired
+            && !self.is_cut_off
+        {
             tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
         }
         let refreshed = self.published.load().refreshed(self.listings(), now);

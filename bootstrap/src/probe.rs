@@ -50,8 +50,8 @@ async fn round(app: &App) {
         return;
     }
     if let Err(error) = app.owner.probed(probed).await {
-        // They stay due.
-        tracing::warn!(error = &error as &dyn std::error::Error, "the results of probes are lost");
+        // They stay due. Where the store is gone, the owner says so.
+        tracing::debug!(error = &error as &dyn std::error::Error, "the results of probes are lost");
     }
 }
 
