@@ -17,7 +17,7 @@ use chappe_discovery::{
     source::{SourceError, SourceKind},
 };
 use stand_in::{Answer, Dns, Manner, a, directory, directory_at, dns, key, node, node_at, registry, shards, txt};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::timeout};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const ZONE: &str = "nodes.example";
@@ -192,6 +192,22 @@ async fn a_directory_that_was_built_in_is_for_a_first_start_however_old_it_is() 
     rest.finish().await;
     let outcome = timeout(LIMIT, search(40).search(&[])).await.expect("in time");
     assert_eq!(outcome.found.expect("a node").via, SourceKind::Cache, "the second time it is remembered");
+}
+
+#[tokio::test]
+async fn a_registry_that_says_one_byte_a_second_does_not_hold_a_search_for_ever() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let _ = stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 1000\r\n\r\n").await;
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let causes = causes(Discovery::builder().registry([url], [key(40).public()]), SourceKind::Registry).await;
+    assert_eq!(causes, [CauseError::Source(SourceError::Timeout)]);
 }
 
 #[tokio::test]
