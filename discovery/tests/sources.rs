@@ -17,7 +17,11 @@ use chappe_discovery::{
     source::{SourceError, SourceKind},
 };
 use stand_in::{Answer, Dns, Manner, a, directory, directory_at, dns, key, node, node_at, registry, shards, txt};
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::timeout,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const ZONE: &str = "nodes.example";
@@ -201,6 +205,8 @@ async fn a_registry_that_says_one_byte_a_second_does_not_hold_a_search_for_ever(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("a client");
+        let mut request = [0; 2048];
+        let _ = stream.read(&mut request).await;
         let _ = stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 1000\r\n\r\n").await;
         while stream.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
