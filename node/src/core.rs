@@ -157,7 +157,7 @@ impl Core {
 
     /// Replaces the view of the live members.
     pub(crate) fn set_view(&self, view: View) {
-        self.homes().leases.share_among(view.len());
+        self.homes().share_among(view.len());
         self.view.store(Arc::new(view));
         self.view_changed.send_replace(());
     }
