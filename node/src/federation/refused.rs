@@ -57,6 +57,9 @@ const fn what_to_do(refusal: Refusal) -> Option<&'static str> {
         Refusal::Network => {
             "two nodes of this network (/24 or /48) are members already: stop one of them, or move to another network"
         }
+        Refusal::Address => {
+            "federation.advertise names a private or special address, at which nobody else reaches this node: name public ones"
+        }
     })
 }
 
