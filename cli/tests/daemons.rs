@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use chappe_common::{admission::SignedTicket, beacon::BeaconNote, keys::PublicKey};
+use chappe_common::{
+    admission::SignedTicket, beacon::BeaconNote, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
+};
 use process::{Running, arg, chappe, finished, texts};
 use tempfile::TempDir;
 
@@ -197,6 +199,46 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
     };
     assert!(second.number > first.number);
     assert_eq!(second.before, Some(first.term.clone()));
+}
+
+#[test]
+fn the_operator_publishes_the_nodes_and_removes_one() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let config = federation.dir.path().join("registry/bootstrap.toml");
+    let config = ["--config", arg(&config)];
+    let root: PublicKey = federation.root.parse().expect("a key");
+    let now = || SystemTime::now().into();
+    let from = [&["bootstrap", "publish", "--registry", &federation.url][..], &config].concat();
+    let publish = |more: &[&str]| finished(&[&from[..], more].concat());
+
+    let zone = texts(&publish(&["--name", "chappe.example.org"])).0;
+    assert!(zone.starts_with("chappe.example.org. 300 IN TXT \"chappe1="), "{zone}");
+    let txt = texts(&publish(&["--format", "txt"])).0;
+    let shard = ShardBundle::decode(txt.trim().as_bytes(), &[root], now()).expect("a shard").expect("one that counts");
+    assert_eq!(shard.shard().nodes.len(), 1);
+    let node = shard.shard().nodes[0].node().to_string();
+    let mirror = federation.dir.path().join("directory.bin");
+    assert!(publish(&["--format", "mirror", "--output", arg(&mirror)]).status.success());
+    let bundle = DirectoryBundle::decode(fs::read(&mirror).expect("a file"), &[root], now()).expect("a directory");
+    assert_eq!((bundle.directory().seq, bundle.records(now()).count()), (shard.shard().seq, 1));
+    assert!(texts(&publish(&[])).1.contains("--name is needed"));
+
+    // The store belongs to the registry while that runs, and says so.
+    let stored = [&["bootstrap", "publish", "--format", "txt"][..], &config].concat();
+    let refused = texts(&finished(&stored)).1;
+    assert!(refused.contains("give its URL with --registry"), "{refused}");
+
+    let tell = |word: &str| {
+        let args = [&["bootstrap", word, &node, "--registry", &federation.url][..], &config].concat();
+        let told = finished(&args);
+        assert!(told.status.success(), "{:?}", texts(&told));
+    };
+    tell("remove");
+    assert_eq!(texts(&publish(&["--format", "txt"])).0, "", "nobody is left");
+    // Two words within one second would count as one.
+    std::thread::sleep(Duration::from_millis(1100));
+    tell("restore");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     federation::FederationId,
     keys::{PublicKey, SecretKey},
-    record::{MAX_CLOCK_SKEW, NodeRecord, SignedRecord},
+    record::{MAX_CLOCK_SKEW, NodeRecord, RecordError, SignedRecord},
     signed::{DecodeError, SignError, Signable, Signed},
     time::UnixTime,
 };
@@ -20,6 +20,8 @@ use crate::{
 pub const MAX_DELEGATION: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The longest that a directory counts.
 pub const MAX_DIRECTORY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// For how long a directory is fresh. An older one still counts, and is worth asking for anew.
+pub const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// The most nodes in one directory; a larger federation is split into shards.
 pub const MAX_NODES: usize = 1000;
 /// The longest encoded directory with its delegation in bytes: [`MAX_NODES`] of the longest records.
@@ -85,6 +87,18 @@ impl Signable for Directory {
     }
 }
 
+impl Directory {
+    /// Whether it lists all public nodes, rather than a part of them.
+    pub const fn is_whole(&self) -> bool {
+        self.shard.1 == 1
+    }
+
+    /// Whether it is of these days: worth more than an older one, and not worth asking for again soon.
+    pub fn is_fresh(&self, now: UnixTime) -> bool {
+        self.issued_at + FRESH > now
+    }
+}
+
 /// Why a directory changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryError {
@@ -129,13 +143,7 @@ impl DirectoryBundle {
 
     /// The encoded form: the delegation's length as two bytes, little endian, the delegation, the directory.
     pub fn encode(&self) -> Vec<u8> {
-        let delegation = self.delegation.as_bytes();
-        let len = u16::try_from(delegation.len()).expect("a delegation is at most 192 bytes");
-        let mut bytes = Vec::with_capacity(2 + delegation.len() + self.directory.as_bytes().len());
-        bytes.extend_from_slice(&len.to_le_bytes());
-        bytes.extend_from_slice(delegation);
-        bytes.extend_from_slice(self.directory.as_bytes());
-        bytes
+        join(&self.delegation, &self.directory)
     }
 
     /// Decodes and verifies against the pinned roots at `now`.
@@ -143,40 +151,27 @@ impl DirectoryBundle {
     /// # Errors
     /// Says why the bytes change nothing.
     pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
-        let mut bytes = bytes.into();
-        if bytes.len() > MAX_BUNDLE || bytes.len() < 2 {
+        Self::decode_at(bytes.into(), roots, now, Age::Counts)
+    }
+
+    /// The same for a directory whose time may be over, as of the one that a program brings along from the day it was
+    /// built: its nodes are places to look, and no more.
+    ///
+    /// # Errors
+    /// As [`DirectoryBundle::decode`], but for [`DirectoryError::Expired`].
+    pub fn decode_old(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
+        Self::decode_at(bytes.into(), roots, now, Age::MayBeOver)
+    }
+
+    fn decode_at(bytes: Bytes, roots: &[PublicKey], now: UnixTime, age: Age) -> Result<Self, DirectoryError> {
+        if bytes.len() > MAX_BUNDLE {
             return Err(DecodeError::Length.into());
         }
-        let len = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
-        let _ = bytes.split_to(2);
-        if len > bytes.len() {
-            return Err(DecodeError::Length.into());
-        }
-        let delegation = Signed::<Delegation>::decode(bytes.split_to(len))?;
-        if !roots.contains(&delegation.root) {
-            return Err(DirectoryError::Root);
-        }
-        let directory = Signed::<Directory>::decode(bytes)?;
-        let federation = FederationId::of_roots(roots);
-        if delegation.federation != federation || directory.federation != federation {
-            return Err(DirectoryError::Federation);
-        }
-        if directory.key_id != delegation.key {
-            return Err(DirectoryError::Delegate);
-        }
-        let latest = now + MAX_CLOCK_SKEW;
-        if delegation.not_before > latest || directory.issued_at > latest || directory.seq / 1000 > latest.as_secs() {
-            return Err(DirectoryError::Future);
-        }
-        if delegation.expires_at <= now
-            || directory.expires_at <= now
-            || directory.expires_at > directory.issued_at + MAX_DIRECTORY_LIFETIME
-        {
-            return Err(DirectoryError::Expired);
-        }
-        if directory.nodes.is_empty() {
-            return Err(DirectoryError::Empty);
-        }
+        let (delegation, rest) = split(bytes, roots)?;
+        let directory = Signed::<Directory>::decode(rest)?;
+        let Directory { federation, key_id, seq, issued_at, expires_at, .. } = *directory;
+        let terms = Terms { federation, key_id, seq, issued_at, expires_at, is_empty: directory.nodes.is_empty() };
+        check(&delegation, &terms, roots, now, age)?;
         Ok(Self { delegation, directory })
     }
 
@@ -185,11 +180,89 @@ impl DirectoryBundle {
         &self.directory
     }
 
-    /// The records that count at `now`. One that doesn't verify is passed over: it says nothing of the others.
-    pub fn records(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
+    /// The records, also those whose time is over: as a key and an address they are worth a dial, and the node proves the
+    /// key anew. What is from the future or of another federation is passed over.
+    pub fn records_old(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
         self.directory.nodes.iter().filter_map(move |bytes| {
             let record = Signed::<NodeRecord>::decode(bytes.clone()).ok()?;
-            record.check(self.directory.federation, now).is_ok().then_some(record)
+            let counts = matches!(record.check(self.directory.federation, now), Ok(()) | Err(RecordError::Expired));
+            counts.then_some(record)
         })
     }
+
+    /// The records that count at `now`. One that doesn't verify is passed over: it says nothing of the others.
+    pub fn records(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
+        self.records_old(now).filter(move |record| record.expires_at > now)
+    }
+}
+
+/// Whether the time of what is read may be over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    Counts,
+    MayBeOver,
+}
+
+/// What an online key says of each list that it signs, whatever its form.
+pub(crate) struct Terms {
+    pub(crate) federation: FederationId,
+    pub(crate) key_id: PublicKey,
+    pub(crate) seq: u64,
+    pub(crate) issued_at: UnixTime,
+    pub(crate) expires_at: UnixTime,
+    pub(crate) is_empty: bool,
+}
+
+/// The delegation's length as two bytes, little endian, the delegation, the list.
+pub(crate) fn join<T>(delegation: &Signed<Delegation>, list: &Signed<T>) -> Vec<u8> {
+    let (delegation, list) = (delegation.as_bytes(), list.as_bytes());
+    let len = u16::try_from(delegation.len()).expect("a delegation is at most 192 bytes");
+    let mut bytes = Vec::with_capacity(2 + delegation.len() + list.len());
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(delegation);
+    bytes.extend_from_slice(list);
+    bytes
+}
+
+/// The delegation, which has to be a pinned root's, and the bytes of the list.
+pub(crate) fn split(mut bytes: Bytes, roots: &[PublicKey]) -> Result<(Signed<Delegation>, Bytes), DirectoryError> {
+    if bytes.len() < 2 {
+        return Err(DecodeError::Length.into());
+    }
+    let len = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+    let _ = bytes.split_to(2);
+    if len > bytes.len() {
+        return Err(DecodeError::Length.into());
+    }
+    let delegation = Signed::<Delegation>::decode(bytes.split_to(len))?;
+    if roots.contains(&delegation.root) { Ok((delegation, bytes)) } else { Err(DirectoryError::Root) }
+}
+
+/// Whether a list that verifies counts at `now`.
+pub(crate) fn check(
+    delegation: &Delegation,
+    list: &Terms,
+    roots: &[PublicKey],
+    now: UnixTime,
+    age: Age,
+) -> Result<(), DirectoryError> {
+    let federation = FederationId::of_roots(roots);
+    if delegation.federation != federation || list.federation != federation {
+        return Err(DirectoryError::Federation);
+    }
+    if list.key_id != delegation.key {
+        return Err(DirectoryError::Delegate);
+    }
+    let latest = now + MAX_CLOCK_SKEW;
+    if delegation.not_before > latest || list.issued_at > latest || list.seq / 1000 > latest.as_secs() {
+        return Err(DirectoryError::Future);
+    }
+    let is_over = delegation.expires_at <= now || list.expires_at <= now;
+    if (is_over && age == Age::Counts) || list.expires_at > list.issued_at + MAX_DIRECTORY_LIFETIME {
+        return Err(DirectoryError::Expired);
+    }
+    if list.is_empty {
+        return Err(DirectoryError::Empty);
+    }
+    Ok(())
 }

@@ -3,15 +3,20 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     admission::Ticket,
     beacon::{BeaconNote, Term},
-    directory::{Delegation, Directory, DirectoryBundle},
+    directory::{Delegation, Directory, DirectoryBundle, DirectoryError},
     federation::FederationId,
     keys::SecretKey,
     lease::{Inbox, Lease, prove_attach, verify_attach},
+    list_request::{ListRequest, Load},
+    place::NodePlace,
     proof::{prove_node, verify_node},
     record::{Abilities, NodeLeave, NodeRecord},
+    removal::NodeRemoval,
+    shard::{Issue, MAX_SHARD_NODES, MAX_SHARD_TEXT, MAX_TXT_STRING, ShardBundle, txt_strings},
     signed::{DecodeError, Signable, Signed},
     time::UnixTime,
 };
@@ -98,7 +103,24 @@ fn beacon() -> Signed<BeaconNote> {
     Signed::sign(note, &root()).expect("a beacon")
 }
 
-fn bundle() -> DirectoryBundle {
+fn removal() -> Signed<NodeRemoval> {
+    let removal = NodeRemoval {
+        federation: federation(),
+        signer: root().public(),
+        node: node().node_id(),
+        issued_at: NOW,
+        until: NOW + Duration::from_secs(30 * 24 * 3600),
+    };
+    Signed::sign(removal, &root()).expect("a removal")
+}
+
+fn list_request() -> Signed<ListRequest> {
+    let request =
+        ListRequest { federation: federation(), key: node().public(), seq: 1_800_000_000_456, load: Load::Light };
+    Signed::sign(request, &node()).expect("a request")
+}
+
+fn delegation() -> Signed<Delegation> {
     let delegation = Delegation {
         federation: federation(),
         root: root().public(),
@@ -106,7 +128,22 @@ fn bundle() -> DirectoryBundle {
         not_before: NOW,
         expires_at: NOW + Duration::from_secs(90 * 24 * 3600),
     };
-    let delegation = Signed::sign(delegation, &root()).expect("a delegation");
+    Signed::sign(delegation, &root()).expect("a delegation")
+}
+
+const ISSUE: Issue =
+    Issue { seq: 1_800_000_000_000, issued_at: NOW, expires_at: UnixTime::from_secs(NOW.as_secs() + 48 * 3600) };
+
+fn shards(urls: &[&str]) -> Vec<ShardBundle> {
+    let places = urls.iter().map(|url| NodePlace::new(node().node_id(), url).expect("a place"));
+    ShardBundle::sign_all(&delegation(), &places.collect::<Vec<_>>(), ISSUE, &online()).expect("shards")
+}
+
+fn shard() -> String {
+    shards(&["wss://relay.example", "ws://192.0.2.7:8710", "wss://[2001:db8::7]:8710"])[0].to_text()
+}
+
+fn bundle() -> DirectoryBundle {
     let directory = Directory {
         federation: federation(),
         key_id: online().public(),
@@ -116,7 +153,7 @@ fn bundle() -> DirectoryBundle {
         shard: (0, 1),
         nodes: vec![record().as_bytes().clone()],
     };
-    DirectoryBundle::sign(delegation, directory, &online()).expect("a directory")
+    DirectoryBundle::sign(delegation(), directory, &online()).expect("a directory")
 }
 
 fn vectors() -> Value {
@@ -129,6 +166,8 @@ fn vectors() -> Value {
         "server_id": node().node_id().to_server_id(),
         "node_record": hex::encode(record().as_bytes()),
         "node_leave": hex::encode(leave().as_bytes()),
+        "node_removal": hex::encode(removal().as_bytes()),
+        "list_request": hex::encode(list_request().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
         "ticket": hex::encode(ticket().as_bytes()),
         "ticket_text": ticket().to_string(),
@@ -139,7 +178,12 @@ fn vectors() -> Value {
             "signature": hex::encode(prove_node(&node(), &challenge, &nonce, url)),
         },
         "directory": hex::encode(bundle().encode()),
+        "shard_text": shard(),
     })
+}
+
+fn read_shard(text: &[u8], now: UnixTime) -> Result<ShardBundle, DirectoryError> {
+    ShardBundle::decode(text, &[root().public()], now).expect("a shard's text")
 }
 
 fn bytes(name: &str) -> Vec<u8> {
@@ -157,11 +201,17 @@ fn the_vectors_are_what_this_crate_makes() {
 fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeRecord>::decode(bytes("node_record")).expect("a record"), *record());
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
+    assert_eq!(*Signed::<NodeRemoval>::decode(bytes("node_removal")).expect("a removal"), *removal());
+    assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
     assert_eq!(*Signed::<BeaconNote>::decode(bytes("beacon")).expect("a beacon"), *beacon());
     let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
+    let vectors: Value = serde_json::from_str(VECTORS).expect("JSON");
+    let shard = read_shard(vectors["shard_text"].as_str().expect("a text").as_bytes(), NOW).expect("a shard");
+    let urls: Vec<_> = shard.shard().nodes.iter().map(NodePlace::url).collect();
+    assert_eq!(urls, ["wss://relay.example", "ws://192.0.2.7:8710", "wss://[2001:db8::7]:8710"]);
     let proof = prove_attach(&inbox(), &[6; 32], &lease());
     assert!(verify_attach(&[6; 32], &lease(), &proof) && !verify_attach(&[7; 32], &lease(), &proof));
     let proof = prove_node(&node(), &[7; 32], &[6; 32], "ws://a");
@@ -211,6 +261,110 @@ fn a_directory_changes_nothing_unless_all_of_it_holds() {
     assert_eq!(decode(valid[..valid.len() - 1].to_vec(), &root(), NOW).map(|_| ()), Some(()));
 }
 
+#[test]
+fn a_directory_whose_time_is_over_can_still_say_where_to_look() {
+    let old = |root: &SecretKey, now| DirectoryBundle::decode_old(bundle().encode(), &[root.public()], now).err();
+    assert_eq!(old(&root(), NOW + Duration::from_secs(400 * 24 * 3600)), None);
+    assert_eq!(old(&node(), NOW), Some(DirectoryError::Root));
+    assert_eq!(old(&root(), UnixTime::from_secs(NOW.as_secs() - 121)), Some(DirectoryError::Future));
+    let day = Duration::from_secs(24 * 3600);
+    assert!(bundle().directory().is_fresh(NOW) && !bundle().directory().is_fresh(NOW + day));
+}
+
+#[test]
+fn a_shard_fits_a_dns_record_and_stands_alone() {
+    let full = |url: &dyn Fn(usize) -> String| {
+        let urls: Vec<_> = (0..40).map(url).collect();
+        shards(&urls.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let of_addresses = full(&|n| format!("wss://203.0.113.{n}:65535"));
+    assert_eq!(of_addresses.iter().map(|piece| piece.shard().nodes.len()).collect::<Vec<_>>(), [14, 14, 12]);
+    let of_names = full(&|n| format!("wss://{n:02}{}:65535", "a".repeat(56)));
+    for (index, piece) in of_addresses.iter().enumerate().chain(of_names.iter().enumerate()) {
+        let text = piece.to_text();
+        assert!(text.len() <= MAX_SHARD_TEXT && piece.shard().nodes.len() <= MAX_SHARD_NODES, "{}", text.len());
+        assert_eq!(usize::from(piece.shard().shard.0), index);
+        assert!(txt_strings(&text).all(|part| part.len() <= MAX_TXT_STRING));
+        assert_eq!(txt_strings(&text).collect::<String>(), text);
+        assert_eq!(read_shard(text.as_bytes(), NOW).as_ref(), Ok(piece));
+    }
+    assert_eq!(of_names.iter().map(|piece| piece.shard().nodes.len()).sum::<usize>(), 40);
+}
+
+#[test]
+fn a_shard_changes_nothing_unless_all_of_it_holds() {
+    let roots = [root().public()];
+    assert_eq!(ShardBundle::decode(b"v=spf1 -all", &roots, NOW), None, "a record for something else");
+    let text = shard();
+    let error = |text: &str, roots: &[_], now| ShardBundle::decode(text.as_bytes(), roots, now).expect("a shard").err();
+    assert_eq!(error(&text, &roots, NOW), None);
+    assert_eq!(error(&text, &[node().public()], NOW), Some(DirectoryError::Root));
+    assert_eq!(error(&text, &roots, ISSUE.expires_at), Some(DirectoryError::Expired));
+    assert_eq!(error(&text, &roots, UnixTime::from_secs(NOW.as_secs() - 121)), Some(DirectoryError::Future));
+    let malformed = Some(DirectoryError::Decode(DecodeError::Malformed));
+    assert_eq!(error(&format!("{text}="), &roots, NOW), malformed, "padding");
+    let long = format!("{text}{}", "A".repeat(MAX_SHARD_TEXT));
+    assert_eq!(error(&long, &roots, NOW), Some(DirectoryError::Decode(DecodeError::Length)));
+    // A directory is no shard, although the same key has signed it.
+    let directory = format!("chappe1={}", URL_SAFE_NO_PAD.encode(bundle().encode()));
+    assert!(error(&directory, &roots, NOW).is_some());
+    let leaping = Issue { seq: ISSUE.seq + 121_000, ..ISSUE };
+    let place = NodePlace::new(node().node_id(), "ws://a").expect("a place");
+    let pieces = ShardBundle::sign_all(&delegation(), &[place], leaping, &online()).expect("a shard");
+    assert_eq!(error(&pieces[0].to_text(), &roots, NOW), Some(DirectoryError::Future));
+}
+
+/// How many mutations each of the two lists gets. A debug build verifies some thousands of signatures a second; a run
+/// with `CHAPPE_MUTATIONS=100000` is for release builds.
+fn mutations() -> u32 {
+    std::env::var("CHAPPE_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000)
+}
+
+/// One change somewhere: bytes set, cut out, put in, doubled, or the end cut off.
+fn mutate(valid: &[u8], (kind, at, len, by): (u8, usize, usize, Vec<u8>)) -> Vec<u8> {
+    let mut bytes = valid.to_vec();
+    let at = at % bytes.len();
+    let end = (at + len).min(bytes.len());
+    match kind {
+        0 => bytes[at] ^= by[0] | 1,
+        1 => bytes[at..end].iter_mut().zip(by.iter().cycle()).for_each(|(byte, by)| *byte = *by),
+        2 => drop(bytes.drain(at..end)),
+        3 => drop(bytes.splice(at..at, by)),
+        4 => drop(bytes.splice(at..at, valid[at..end].to_vec())),
+        _ => bytes.truncate(at),
+    }
+    bytes
+}
+
+fn change() -> impl Strategy<Value = (u8, usize, usize, Vec<u8>)> {
+    (0..6_u8, any::<usize>(), 1..40_usize, proptest::collection::vec(any::<u8>(), 1..8))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: mutations(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_mutation_of_a_directory_is_accepted(change in change()) {
+        let valid = bundle().encode();
+        let bytes = mutate(&valid, change);
+        prop_assume!(bytes != valid);
+        prop_assert!(DirectoryBundle::decode(bytes, &[root().public()], NOW).is_err());
+    }
+
+    #[test]
+    fn no_mutation_of_a_shard_is_accepted(change in change(), inside in any::<bool>()) {
+        let valid = shard();
+        let text = if inside {
+            let bytes = URL_SAFE_NO_PAD.decode(&valid["chappe1=".len()..]).expect("base64url");
+            format!("chappe1={}", URL_SAFE_NO_PAD.encode(mutate(&bytes, change))).into_bytes()
+        } else {
+            mutate(valid.as_bytes(), change)
+        };
+        prop_assume!(text != valid.as_bytes());
+        prop_assert!(!matches!(ShardBundle::decode(&text, &[root().public()], NOW), Some(Ok(_))));
+    }
+}
+
 /// Any one byte of a valid note changed makes it invalid: everything is signed, and nothing is read leniently.
 fn no_mutation_passes<T: Signable>(valid: &[u8], at: usize, by: u8) {
     let mut bytes = valid.to_vec();
@@ -224,9 +378,14 @@ proptest! {
     fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         let _ = Signed::<NodeRecord>::decode(bytes.clone());
         let _ = Signed::<NodeLeave>::decode(bytes.clone());
+        let _ = Signed::<NodeRemoval>::decode(bytes.clone());
+        let _ = Signed::<ListRequest>::decode(bytes.clone());
         let _ = Signed::<Lease>::decode(bytes.clone());
         let _ = Signed::<Ticket>::decode(bytes.clone());
         let _ = Signed::<BeaconNote>::decode(bytes.clone());
+        let text = [b"chappe1=", URL_SAFE_NO_PAD.encode(&bytes).as_bytes()].concat();
+        let _ = ShardBundle::decode(&text, &[root().public()], NOW);
+        let _ = ShardBundle::decode(&[b"chappe1=", bytes.as_slice()].concat(), &[root().public()], NOW);
         let _ = DirectoryBundle::decode(bytes, &[root().public()], NOW);
     }
 
@@ -234,6 +393,8 @@ proptest! {
     fn a_mutated_note_is_refused(at in any::<usize>(), by in 1..=u8::MAX) {
         no_mutation_passes::<NodeRecord>(record().as_bytes(), at, by);
         no_mutation_passes::<NodeLeave>(leave().as_bytes(), at, by);
+        no_mutation_passes::<NodeRemoval>(removal().as_bytes(), at, by);
+        no_mutation_passes::<ListRequest>(list_request().as_bytes(), at, by);
         no_mutation_passes::<Lease>(lease().as_bytes(), at, by);
         no_mutation_passes::<Ticket>(ticket().as_bytes(), at, by);
         no_mutation_passes::<BeaconNote>(beacon().as_bytes(), at, by);

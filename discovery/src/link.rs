@@ -6,9 +6,9 @@
 //! make somebody open a link can name nodes of its own; they see what nodes see, and the sender's contacts stay unknown
 //! to them.
 
-use std::{fmt, net::SocketAddr, str::FromStr as _, time::Duration};
+use std::{fmt, time::Duration};
 
-use chappe_common::{keys::NodeId, redacted::Redacted, time::UnixTime};
+use chappe_common::{keys::NodeId, place::NodePlace, redacted::Redacted, time::UnixTime};
 use data_encoding::BASE32_NOPAD;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,6 @@ pub const MAX_LINK_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const MAX_BYTES: usize = 190;
 /// The longest code: six characters, a dash, and a secret of 128 bits.
 const MAX_CODE: usize = 33;
-/// The longest host and port.
-const MAX_HOST: usize = 64;
 const VERSION: u8 = 1;
 const CHECKSUM: usize = 4;
 const PREFIX: &str = "CHAPPE:";
@@ -64,67 +62,11 @@ pub enum LinkError {
     Url,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Place {
-    Addr(SocketAddr),
-    Name(String),
-}
-
-/// A node in a link.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct LinkNode {
-    node: NodeId,
-    tls: bool,
-    place: Place,
-}
-
-impl LinkNode {
-    fn new(node: NodeId, url: &str) -> Result<Self, LinkError> {
-        let (tls, rest) = match (url.strip_prefix("wss://"), url.strip_prefix("ws://")) {
-            (Some(rest), _) => (true, rest),
-            (_, Some(rest)) => (false, rest),
-            _ => return Err(LinkError::Url),
-        };
-        let host = rest.trim_end_matches('/');
-        let place = SocketAddr::from_str(host).map_or_else(|_| Place::Name(host.to_owned()), Place::Addr);
-        let node = Self { node, tls, place };
-        if node.is_well_formed() { Ok(node) } else { Err(LinkError::Url) }
-    }
-
-    fn is_well_formed(&self) -> bool {
-        match &self.place {
-            Place::Addr(addr) => addr.port() != 0,
-            Place::Name(name) => {
-                let allowed =
-                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']');
-                !name.is_empty() && name.len() <= MAX_HOST && name.bytes().all(allowed)
-            }
-        }
-    }
-
-    fn is_public(&self) -> bool {
-        match &self.place {
-            Place::Addr(addr) => special::is_public(addr.ip()),
-            // A literal IPv6 address without a port keeps its brackets; a name has at most one colon.
-            Place::Name(name) if name.ends_with(']') => special::is_public_host(name),
-            Place::Name(name) => special::is_public_host(name.split(':').next().unwrap_or_default()),
-        }
-    }
-
-    fn url(&self) -> String {
-        let scheme = if self.tls { "wss" } else { "ws" };
-        match &self.place {
-            Place::Addr(addr) => format!("{scheme}://{addr}"),
-            Place::Name(name) => format!("{scheme}://{name}"),
-        }
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct Body {
     expires_at: UnixTime,
     code: Option<String>,
-    nodes: Vec<LinkNode>,
+    nodes: Vec<NodePlace>,
 }
 
 /// A link: nodes with pinned keys, and where it is an invitation to pair, the code.
@@ -132,7 +74,7 @@ struct Body {
 pub struct Link {
     expires_at: UnixTime,
     code: Option<Redacted<String>>,
-    nodes: Vec<LinkNode>,
+    nodes: Vec<NodePlace>,
 }
 
 impl fmt::Debug for Link {
@@ -157,7 +99,7 @@ impl Link {
         }
         let mut link = Self { expires_at, code: code.map(|code| Redacted::new(code.to_owned())), nodes: Vec::new() };
         for (node, url) in nodes {
-            let Ok(node) = LinkNode::new(node, &url) else { continue };
+            let Ok(node) = NodePlace::new(node, &url) else { continue };
             link.nodes.push(node);
             if link.bytes().len() > MAX_BYTES {
                 link.nodes.pop();
@@ -191,7 +133,7 @@ impl Link {
         if link.expires_at <= now || link.expires_at > now + MAX_LINK_LIFETIME {
             return Err(LinkError::Expired);
         }
-        if !private && !link.nodes.iter().all(LinkNode::is_public) {
+        if !private && !link.nodes.iter().all(special::is_public_place) {
             return Err(LinkError::Private);
         }
         Ok(link)
@@ -213,7 +155,7 @@ impl Link {
             postcard::take_from_bytes(body).map_err(|_| LinkError::Malformed)?;
         let is_well_formed = rest.is_empty()
             && (1..=MAX_LINK_NODES).contains(&nodes.len())
-            && nodes.iter().all(LinkNode::is_well_formed)
+            && nodes.iter().all(NodePlace::is_well_formed)
             && code.as_ref().is_none_or(|code: &String| code.len() <= MAX_CODE && code.is_ascii());
         if is_well_formed {
             Ok(Self { expires_at, code: code.map(Redacted::new), nodes })
@@ -253,7 +195,7 @@ impl Link {
 
     /// The nodes and their URLs.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, String)> + '_ {
-        self.nodes.iter().map(|node| (node.node, node.url()))
+        self.nodes.iter().map(|node| (node.node(), node.url()))
     }
 }
 
@@ -280,7 +222,7 @@ impl Source for Links {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         let current = self.0.iter().filter(|link| link.expires_at > now);
-        let candidate = |(node, url)| Candidate { url, node: Some(node), source: SourceKind::Link };
+        let candidate = |(node, url)| Candidate::new(url, Some(node), SourceKind::Link);
         let candidates = current.flat_map(Link::nodes).map(candidate).collect();
         future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
     }

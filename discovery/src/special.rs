@@ -4,6 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use chappe_common::place::{NodePlace, Place};
+
 /// IPv4 ranges of the IANA special-purpose registry that no public server stands in: address and prefix length.
 const V4: [([u8; 4], u8); 15] = [
     ([0, 0, 0, 0], 8),
@@ -57,6 +59,16 @@ pub fn is_public_host(host: &str) -> bool {
     !is_address
         && !matches!(top, "" | "localhost" | "local" | "internal" | "lan" | "home" | "test" | "invalid" | "onion")
         && !name.ends_with("home.arpa")
+}
+
+/// Whether a node at this place can be reached from anywhere.
+pub fn is_public_place(place: &NodePlace) -> bool {
+    match place.place() {
+        Place::Addr(addr) => is_public(addr.ip()),
+        // A literal IPv6 address without a port keeps its brackets; a name has at most one colon.
+        Place::Name(name) if name.ends_with(']') => is_public_host(name),
+        Place::Name(name) => is_public_host(name.split(':').next().unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]
