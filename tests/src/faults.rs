@@ -1,0 +1,10 @@
+//! Discovery against everything that a censor, a broken network or a lying server does, over real sockets.
+//!
+//! Every server is real: nodes, a registry, DNS over HTTPS. What goes wrong is made at the socket in front of it
+//! ([`gate`]), or is what a server of that kind would say ([`web`], [`dns`], [`issuer`]).
+
+pub mod ca;
+pub mod dns;
+pub mod gate;
+pub mod issuer;
+pub mod web;
