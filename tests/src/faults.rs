@@ -4,7 +4,13 @@
 //! ([`gate`]), or is what a server of that kind would say ([`web`], [`dns`], [`issuer`]).
 
 pub mod ca;
+pub mod cells;
 pub mod dns;
+pub mod fault;
 pub mod gate;
+pub mod hostile;
 pub mod issuer;
+pub mod ladder;
+pub mod times;
 pub mod web;
+pub mod world;

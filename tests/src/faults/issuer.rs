@@ -21,6 +21,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone)]
 pub struct Issuer {
     root: SecretKey,
+    /// To whom the root delegates.
+    delegate: SecretKey,
+    /// Who signs.
     online: SecretKey,
 }
 
@@ -54,6 +57,11 @@ impl Listed {
             abilities: Abilities::default(),
         };
         Self { record: Signed::sign(record, key).expect("a record"), url }
+    }
+
+    /// The address in its URL.
+    pub fn addr(&self) -> SocketAddr {
+        self.record.quic_addrs[0]
     }
 
     /// Its key.
@@ -102,8 +110,17 @@ impl Issuer {
     }
 
     /// These keys.
-    pub const fn of(root: SecretKey, online: SecretKey) -> Self {
-        Self { root, online }
+    pub fn of(root: SecretKey, online: SecretKey) -> Self {
+        Self { root, delegate: online.clone(), online }
+    }
+
+    /// The same delegation, with a key that signs and is not the delegated one.
+    ///
+    /// # Panics
+    /// The system has no random bytes.
+    #[must_use]
+    pub fn undelegated(&self) -> Self {
+        Self { online: SecretKey::generate().expect("a key"), ..self.clone() }
     }
 
     /// The pinned root.
@@ -120,7 +137,7 @@ impl Issuer {
         let delegation = Delegation {
             federation: self.federation(),
             root: self.root(),
-            key: self.online.public(),
+            key: self.delegate.public(),
             not_before: UnixTime::from_secs(at.as_secs().saturating_sub(DAY.as_secs())),
             expires_at: at + 60 * DAY,
         };
