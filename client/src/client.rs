@@ -8,7 +8,7 @@ use std::{
 
 use chappe_common::keys::{NodeId, PublicKey};
 use chappe_discovery::{
-    DiscoverError, Discovery, DiscoveryBuilder, link::Link, manual::ManualNode, registry::RegistryError,
+    DiscoverError, Discovery, DiscoveryBuilder, SetupError, link::Link, manual::ManualNode, registry::Endpoint,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -35,7 +35,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 pub enum StartError {
     /// The search for nodes can't be set up.
     #[error("cannot set up the search for nodes")]
-    Search(#[from] RegistryError),
+    Search(#[from] SetupError),
     /// No node was found. The client is not running then.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
@@ -70,8 +70,8 @@ pub struct ClientBuilder {
 impl ClientBuilder {
     /// Looks for nodes in the directory of this registry, which has to rest on one of these roots.
     #[must_use]
-    pub fn registry(mut self, url: impl Into<String>, roots: impl IntoIterator<Item = PublicKey>) -> Self {
-        self.discovery = self.discovery.registry([url.into()], roots);
+    pub fn registry(mut self, endpoint: impl Into<Endpoint>, roots: impl IntoIterator<Item = PublicKey>) -> Self {
+        self.discovery = self.discovery.registry([endpoint], roots);
         self
     }
 

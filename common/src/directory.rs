@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     federation::FederationId,
     keys::{PublicKey, SecretKey},
-    record::{MAX_CLOCK_SKEW, NodeRecord, SignedRecord},
+    record::{MAX_CLOCK_SKEW, NodeRecord, RecordError, SignedRecord},
     signed::{DecodeError, SignError, Signable, Signed},
     time::UnixTime,
 };
@@ -175,12 +175,19 @@ impl DirectoryBundle {
         &self.directory
     }
 
-    /// The records that count at `now`. One that doesn't verify is passed over: it says nothing of the others.
-    pub fn records(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
+    /// The records, also those whose time is over: as a key and an address they are worth a dial, and the node proves the
+    /// key anew. What is from the future or of another federation is passed over.
+    pub fn records_old(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
         self.directory.nodes.iter().filter_map(move |bytes| {
             let record = Signed::<NodeRecord>::decode(bytes.clone()).ok()?;
-            record.check(self.directory.federation, now).is_ok().then_some(record)
+            let counts = matches!(record.check(self.directory.federation, now), Ok(()) | Err(RecordError::Expired));
+            counts.then_some(record)
         })
+    }
+
+    /// The records that count at `now`. One that doesn't verify is passed over: it says nothing of the others.
+    pub fn records(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
+        self.records_old(now).filter(move |record| record.expires_at > now)
     }
 }
 

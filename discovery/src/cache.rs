@@ -1,41 +1,33 @@
-//! What is remembered between searches: verified records, and how new the newest directory of each key was.
+//! What is remembered between searches: nodes, how they worked, and how new the newest list of each key was.
 //!
-//! An empty or broken answer of a source never erases anything. A record outlives its `expires_at` here: as an address
-//! and a key it is still worth a dial, and the node proves its key anew.
+//! An empty, broken or forged answer of a source never erases anything. A node outlives its record's `expires_at` here:
+//! as an address and a key it is still worth a dial, and it proves its key anew.
+
+mod entries;
+mod file;
+mod ledger;
 
 use std::{
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_common::{
-    directory::MAX_NODES,
-    federation::FederationId,
-    keys::{NodeId, PublicKey},
-    record::{NodeRecord, SignedRecord},
-    signed::Signed,
-    time::UnixTime,
-};
+use chappe_common::{directory::MAX_NODES, federation::FederationId, keys::NodeId, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
-use serde::{Deserialize, Serialize};
 
+pub use self::ledger::Equivocation;
+use self::{
+    entries::Entries,
+    ledger::{Judgement, Ledger},
+};
 use crate::{
     private_file,
     source::{Candidate, Listing, Source, SourceError, SourceKind},
 };
 
-/// The most records that are kept: enough to find one alive after a month, 180 KB on disk.
+/// The most nodes that are kept: enough to find one alive after a month, some 200 KB on disk.
 pub const MAX_ENTRIES: usize = 256;
-/// How long after its signing a record is kept. Servers rarely keep an address for longer than they are rented.
-const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The most directory keys whose `seq` is remembered; a root delegates to one or two at a time.
-const MAX_KEYS: usize = 16;
-/// The largest cache file that is read.
-const MAX_FILE: u64 = 1024 * 1024;
 const _: () = assert!(MAX_ENTRIES <= MAX_NODES);
 
 /// Why the cache file could not be read or written.
@@ -44,22 +36,24 @@ pub enum CacheError {
     /// The disk says no.
     #[error("cannot use the cache file")]
     Io(#[from] io::Error),
-    /// The file is not a cache. It is left as it is until the next write.
+    /// The file is not a cache of this version.
     #[error("the cache file is damaged")]
     Damaged,
 }
 
-#[derive(Default, Serialize, Deserialize)]
-struct File {
-    version: u32,
-    seqs: Vec<(String, u64)>,
-    records: Vec<String>,
+#[derive(Clone, Debug, Default)]
+struct State {
+    entries: Entries,
+    ledger: Ledger,
 }
 
+/// What came of a listing.
 #[derive(Debug, Default)]
-struct State {
-    seqs: BTreeMap<PublicKey, u64>,
-    records: BTreeMap<NodeId, SignedRecord>,
+pub struct Learned {
+    /// Where to dial, without what only an outdated list names.
+    pub candidates: Vec<Candidate>,
+    /// Lists that contradict what was seen before. The proofs are on the disk by now.
+    pub equivocations: Vec<Equivocation>,
 }
 
 /// The cache: in memory, and in a file where it was given one.
@@ -67,95 +61,144 @@ struct State {
 pub struct Cache {
     path: Option<PathBuf>,
     federation: FederationId,
+    was_damaged: bool,
     state: Mutex<State>,
+    /// One writer at a time, so that the newest content is the last.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl Cache {
     /// A cache of one federation's nodes that is forgotten with the process.
     pub fn in_memory(federation: FederationId) -> Self {
-        Self { path: None, federation, state: Mutex::default() }
+        Self::new(None, federation, State::default())
     }
 
-    /// The cache of one federation's nodes in the file at `path`; empty where there is no such file yet. Records of
-    /// other federations that the file may hold are passed over. Blocks on the disk.
+    fn new(path: Option<PathBuf>, federation: FederationId, state: State) -> Self {
+        let writing = tokio::sync::Mutex::default();
+        Self { path, federation, was_damaged: false, state: Mutex::new(state), writing }
+    }
+
+    /// The cache of one federation's nodes in the file at `path`; empty where there is no such file yet, or it is another
+    /// federation's. Blocks on the disk.
     ///
     /// # Errors
     /// The file is there and cannot be read, or is no cache.
     pub fn open(path: impl Into<PathBuf>, federation: FederationId) -> Result<Self, CacheError> {
         let path = path.into();
-        let state = match read(&path) {
-            Ok(mut state) => {
-                state.records.retain(|_, record| record.federation == federation);
-                state
-            }
+        let state = match file::read(&path, federation) {
             Err(CacheError::Io(error)) if error.kind() == io::ErrorKind::NotFound => State::default(),
-            Err(error) => return Err(error),
+            read => read?,
         };
-        Ok(Self { path: Some(path), federation, state: Mutex::new(state) })
+        Ok(Self::new(Some(path), federation, state))
     }
 
-    /// The same, but a file that cannot be used is passed over: a client that cannot remember still finds a node.
+    /// The same, but a file that cannot be used is set aside, and said so: a client that cannot remember still finds a
+    /// node.
     pub fn open_or_empty(path: impl Into<PathBuf>, federation: FederationId) -> Self {
         let path = path.into();
         Self::open(path.clone(), federation).unwrap_or_else(|error| {
-            tracing::warn!(%error, "starting with an empty cache of nodes");
-            Self { path: Some(path), federation, state: Mutex::default() }
+            tracing::warn!(%error, "starting with an empty cache of nodes; the old file is set aside");
+            // Where even that fails, the next write replaces it.
+            let _ = file::set_aside(&path);
+            Self { was_damaged: true, ..Self::new(Some(path), federation, State::default()) }
         })
     }
 
-    /// Takes what a source has found, and writes it down. Returns the listing, or refuses one whose directory is older
-    /// than one that was seen before.
+    /// Takes what a source has found. Written down with the next [`Cache::flush`], but for proofs.
     ///
     /// # Errors
-    /// [`SourceError::RolledBack`]. A disk that cannot be written is logged and costs nothing but the memory.
-    pub async fn remember(&self, listing: Listing, now: UnixTime) -> Result<Listing, SourceError> {
-        let (Some(path), content) = (self.path.clone(), self.learn(&listing, now)?) else { return Ok(listing) };
-        if let Some(content) = content {
-            let written = tokio::task::spawn_blocking(move || private_file::write(&path, &content)).await;
-            if let Ok(Err(error)) = written {
-                tracing::warn!(%error, "cannot write the cache of nodes");
+    /// [`SourceError::RolledBack`] where all of its lists are older than what was seen before.
+    pub async fn learn(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
+        let learned = self.learn_in_memory(listing, now)?;
+        if let Some(path) = self.path.clone() {
+            for proof in learned.equivocations.clone() {
+                let path = file::proofs_of(&path);
+                write_down(move || file::add_proof(&path, &proof)).await;
             }
         }
-        Ok(listing)
+        Ok(learned)
     }
 
-    /// The nodes whose records count at `now`, with a URL of each.
+    fn learn_in_memory(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
+        let mut state = self.state.lock().expect("nothing panics while the cache is locked");
+        let mut learned = Learned { candidates: listing.candidates, equivocations: Vec::new() };
+        let mut outdated = 0;
+        let lists = listing.lists.len();
+        for mut list in listing.lists {
+            match state.ledger.judge(&list) {
+                Judgement::New | Judgement::Known => {}
+                Judgement::RolledBack => {
+                    outdated += 1;
+                    continue;
+                }
+                // Its nodes still prove their own keys; whom to believe is not decided here.
+                Judgement::Equivocation(proof) => learned.equivocations.push(*proof),
+            }
+            list.records.retain(|record| record.federation == self.federation);
+            state.entries.learn(&list.candidates, &list.records, now);
+            learned.candidates.append(&mut list.candidates);
+        }
+        if outdated > 0 && outdated == lists { Err(SourceError::RolledBack) } else { Ok(learned) }
+    }
+
+    /// A node has proved its key. Written down with the next [`Cache::flush`].
+    pub fn proved(&self, node: NodeId, candidate: &Candidate, now: UnixTime) {
+        let mut state = self.state.lock().expect("nothing panics while the cache is locked");
+        state.entries.proved(node, candidate, now);
+    }
+
+    /// A dial came to nothing. Written down with the next [`Cache::flush`].
+    pub fn failed(&self, candidate: &Candidate, now: UnixTime) {
+        let mut state = self.state.lock().expect("nothing panics while the cache is locked");
+        state.entries.failed(candidate, now);
+    }
+
+    /// Writes everything down. A disk that cannot be written is logged and costs nothing but the memory.
+    pub async fn flush(&self) {
+        let Some(path) = self.path.clone() else { return };
+        let _writing = self.writing.lock().await;
+        let content = {
+            let state = self.state.lock().expect("nothing panics while the cache is locked");
+            file::encode(&state, self.federation)
+        };
+        write_down(move || private_file::write(&path, &content)).await;
+    }
+
+    /// The nodes that are likely to be there, with a URL of each.
     pub fn nodes(&self, now: UnixTime) -> Vec<(NodeId, String)> {
         let state = self.state.lock().expect("nothing panics while the cache is locked");
-        let current = state.records.values().filter(|record| record.expires_at > now);
-        current.filter_map(|record| Some((record.node, record.client_urls.first()?.clone()))).collect()
+        state.entries.current(now).map(|(node, url)| (node, url.to_owned())).collect()
     }
 
-    /// The file's new content, where anything has changed.
-    fn learn(&self, listing: &Listing, now: UnixTime) -> Result<Option<Vec<u8>>, SourceError> {
-        let mut state = self.state.lock().expect("nothing panics while the cache is locked");
-        let mut changed = false;
-        if let Some((key, seq)) = listing.directory {
-            match state.seqs.get(&key) {
-                Some(&seen) if seq < seen => return Err(SourceError::RolledBack),
-                Some(&seen) if seq == seen => {}
-                _ => {
-                    state.seqs.insert(key, seq);
-                    changed = true;
-                }
-            }
-            while state.seqs.len() > MAX_KEYS {
-                let oldest = state.seqs.iter().min_by_key(|(_, seq)| **seq).map(|(key, _)| *key);
-                oldest.and_then(|key| state.seqs.remove(&key));
-            }
-        }
-        for record in listing.records.iter().filter(|record| record.federation == self.federation) {
-            if state.records.get(&record.node).is_none_or(|known| record.supersedes(known)) {
-                state.records.insert(record.node, record.clone());
-                changed = true;
-            }
-        }
-        state.records.retain(|_, record| record.issued_at + MAX_AGE > now);
-        while state.records.len() > MAX_ENTRIES {
-            let oldest = state.records.values().min_by_key(|record| record.issued_at).map(|record| record.node);
-            oldest.and_then(|node| state.records.remove(&node));
-        }
-        Ok(changed.then(|| encode(&state)))
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.state.lock().expect("nothing panics while the cache is locked").entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a list of these days is known, so that it need not be asked for again.
+    pub fn is_fresh(&self, now: UnixTime) -> bool {
+        self.state.lock().expect("nothing panics while the cache is locked").ledger.is_fresh(now)
+    }
+
+    /// Whether the file was damaged when it was opened, and set aside.
+    pub const fn was_damaged(&self) -> bool {
+        self.was_damaged
+    }
+
+    /// Where it is kept.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+}
+
+async fn write_down(write: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
+        tracing::warn!(%error, "cannot write the cache of nodes");
     }
 }
 
@@ -166,47 +209,24 @@ impl Source for Cache {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         let state = self.state.lock().expect("nothing panics while the cache is locked");
-        let records = state.records.values().filter(|record| record.issued_at + MAX_AGE > now);
-        let candidates = records.flat_map(|record| Candidate::of_record(record, SourceKind::Cache)).collect();
+        let candidates = state.entries.candidates(now);
         future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
     }
 }
 
-fn encode(state: &State) -> Vec<u8> {
-    let file = File {
-        version: 1,
-        seqs: state.seqs.iter().map(|(key, seq)| (key.to_base64url(), *seq)).collect(),
-        records: state.records.values().map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes())).collect(),
-    };
-    serde_json::to_vec(&file).expect("strings and numbers are JSON")
-}
-
-fn read(path: &Path) -> Result<State, CacheError> {
-    if std::fs::metadata(path)?.len() > MAX_FILE {
-        return Err(CacheError::Damaged);
-    }
-    let file: File = serde_json::from_slice(&std::fs::read(path)?).map_err(|_| CacheError::Damaged)?;
-    if file.version != 1 {
-        return Err(CacheError::Damaged);
-    }
-    let mut state = State::default();
-    for (key, seq) in file.seqs.into_iter().take(MAX_KEYS) {
-        state.seqs.insert(key.parse().map_err(|_| CacheError::Damaged)?, seq);
-    }
-    // The signature is checked again: a file that someone else could write must not name a node.
-    for text in file.records.into_iter().take(MAX_ENTRIES) {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CacheError::Damaged)?;
-        let record = Signed::<NodeRecord>::decode(bytes).map_err(|_| CacheError::Damaged)?;
-        state.records.insert(record.node, record);
-    }
-    Ok(state)
-}
-
 #[cfg(test)]
 mod tests {
-    use chappe_common::{keys::SecretKey, record::Abilities};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use chappe_common::{
+        keys::SecretKey,
+        record::{Abilities, NodeRecord, SignedRecord},
+        signed::Signed,
+    };
 
     use super::*;
+    use crate::source::{ListForm, SignedList};
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -225,7 +245,7 @@ mod tests {
             seq,
             issued_at: NOW,
             expires_at: NOW + Duration::from_secs(60),
-            client_urls: vec![format!("ws://127.0.0.1:{}", 1000 + seed)],
+            client_urls: vec![format!("ws://127.0.0.1:{}", 1000 + seed + u32::try_from(seq).expect("small"))],
             quic_addrs: vec!["127.0.0.1:1".parse().expect("an address")],
             region: String::new(),
             version: "0".to_owned(),
@@ -235,8 +255,17 @@ mod tests {
     }
 
     fn listing(records: Vec<SignedRecord>, seq: u64) -> Listing {
-        let key = SecretKey::from_bytes(&[9; 32]).public();
-        Listing { candidates: Vec::new(), records, directory: Some((key, seq)) }
+        let list = SignedList {
+            form: ListForm::Directory,
+            key: SecretKey::from_bytes(&[9; 32]).public(),
+            seq,
+            part: (0, 1),
+            issued_at: NOW,
+            bytes: Bytes::from(format!("{seq} {}", records.len())),
+            candidates: records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry)).collect(),
+            records,
+        };
+        Listing { candidates: Vec::new(), lists: vec![list] }
     }
 
     async fn urls(cache: &Cache, now: UnixTime) -> Vec<String> {
@@ -249,52 +278,78 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
         let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
-        cache.remember(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
+        assert!(!cache.is_fresh(NOW));
+        cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
+        let worked = Candidate::new("ws://127.0.0.1:1002", Some(record(1, 1).node), SourceKind::Link);
+        cache.proved(record(1, 1).node, &worked, NOW);
+        cache.flush().await;
         let cache = Cache::open(&path, federation()).expect("the file that was written");
-        assert_eq!(urls(&cache, NOW).await, ["ws://127.0.0.1:1001"]);
-        assert_eq!(
-            cache.remember(listing(vec![record(2, 1)], 19), NOW).await.map(|_| ()),
-            Err(SourceError::RolledBack)
-        );
-        assert!(cache.remember(listing(vec![record(1, 1)], 20), NOW).await.is_ok(), "the same directory again");
+        assert!(cache.is_fresh(NOW));
+        let known = cache.list(NOW).await.expect("the cache always answers").candidates.remove(0);
+        assert_eq!((known.url.as_str(), known.source), ("ws://127.0.0.1:1002", SourceKind::Cache));
+        assert!(known.weight > crate::source::UNKNOWN_WEIGHT);
+        assert_eq!(known.origins.iter().collect::<Vec<_>>(), [SourceKind::Registry, SourceKind::Link]);
+        let older = cache.learn(listing(vec![record(2, 1)], 19), NOW).await;
+        assert_eq!(older.map(|learned| learned.candidates), Err(SourceError::RolledBack));
+        assert!(cache.learn(listing(vec![record(1, 1)], 20), NOW).await.is_ok(), "the same directory again");
         assert_eq!(urls(&cache, NOW).await.len(), 1, "a refused directory teaches nothing");
+        let other = Cache::open(&path, FederationId::of_roots(&[SecretKey::from_bytes(&[8; 32]).public()]));
+        assert!(other.expect("a cache").is_empty(), "another federation's");
+    }
+
+    #[tokio::test]
+    async fn two_directories_of_one_number_are_kept_as_proof_and_told() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("nodes.json");
+        let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
+        cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
+        cache.flush().await;
+        let cache = Cache::open(&path, federation()).expect("the file that was written");
+        let learned = cache.learn(listing(vec![record(2, 1), record(3, 1)], 20), NOW).await.expect("another");
+        assert_eq!(learned.equivocations.len(), 1);
+        let read = || -> Vec<serde_json::Value> {
+            let text = std::fs::read(folder.path().join("nodes.json.proofs")).expect("a file of proofs");
+            serde_json::from_slice(&text).expect("JSON")
+        };
+        assert_eq!((read().len(), &read()[0]["seq"]), (1, &serde_json::json!(20)));
+        for n in 4..12 {
+            let records = (0..n).map(|n| record(n, 1)).collect();
+            cache.learn(listing(records, 20), NOW).await.expect("more of them");
+        }
+        assert_eq!(read().len(), 4, "their number is bounded");
     }
 
     #[tokio::test]
     async fn nothing_is_forgotten_because_a_source_names_nobody() {
         let cache = Cache::in_memory(federation());
-        cache.remember(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
-        cache.remember(listing(Vec::new(), 21), NOW).await.expect("a directory without records");
+        cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
+        cache.learn(listing(Vec::new(), 21), NOW).await.expect("a directory without records");
         assert_eq!(urls(&cache, NOW + Duration::from_secs(3600)).await.len(), 1, "an expired record is still a hint");
-        assert!(urls(&cache, NOW + MAX_AGE).await.is_empty(), "but not for ever");
+        assert!(urls(&cache, NOW + entries::MAX_AGE).await.is_empty(), "but not for ever");
     }
 
     #[tokio::test]
     async fn the_cache_keeps_the_newest_record_of_a_node_and_a_bounded_number_of_nodes() {
         let cache = Cache::in_memory(federation());
-        cache.remember(listing(vec![record(1, 5), record(1, 4)], 1), NOW).await.expect("two records of one node");
-        let state = cache.state.lock().expect("a lock").records.values().map(|record| record.seq).collect::<Vec<_>>();
-        assert_eq!(state, [5]);
+        cache.learn(listing(vec![record(1, 5), record(1, 4)], 1), NOW).await.expect("two records of one node");
+        assert_eq!(urls(&cache, NOW).await, ["ws://127.0.0.1:1006"]);
         let many = (0..300).map(|seed| record(seed, 9)).collect();
-        cache.remember(listing(many, 2), NOW).await.expect("many records");
-        assert_eq!(urls(&cache, NOW).await.len(), MAX_ENTRIES);
+        cache.learn(listing(many, 2), NOW).await.expect("many records");
+        assert_eq!((urls(&cache, NOW).await.len(), cache.len()), (MAX_ENTRIES, MAX_ENTRIES));
     }
 
     #[tokio::test]
-    async fn a_damaged_file_is_an_error_and_no_panic() {
+    async fn a_damaged_file_is_told_and_set_aside() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
-        for content in [
-            "",
-            "{}",
-            "{\"version\":2,\"seqs\":[],\"records\":[]}",
-            "{\"version\":1,\"seqs\":[],\"records\":[\"AAAA\"]}",
-        ] {
+        for content in ["", "{}", "{\"version\":3,\"federation\":\"\",\"nodes\":[],\"lists\":[]}"] {
             std::fs::write(&path, content).expect("a file");
             assert!(matches!(Cache::open(&path, federation()), Err(CacheError::Damaged)), "{content}");
         }
         let cache = Cache::open_or_empty(&path, federation());
-        cache.remember(listing(vec![record(1, 1)], 1), NOW).await.expect("a directory");
+        assert!(cache.was_damaged() && folder.path().join("nodes.json.damaged").exists());
+        cache.learn(listing(vec![record(1, 1)], 1), NOW).await.expect("a directory");
+        cache.flush().await;
         assert!(Cache::open(&path, federation()).is_ok(), "the next write mends the file");
     }
 }

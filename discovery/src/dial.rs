@@ -8,21 +8,28 @@ use chappe_common::{
     keys::NodeId,
     proof,
 };
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tokio_tungstenite::{
-    Connector, connect_async_tls_with_config,
-    tungstenite::{Error, Utf8Bytes, protocol::WebSocketConfig},
+    Connector, client_async_tls_with_config,
+    tungstenite::{Error, Utf8Bytes, http::Uri, protocol::WebSocketConfig},
 };
 
 use crate::{
     connection::{Connection, ConnectionError},
+    net::Net,
+    reach::{NameError, ReachError},
     source::Candidate,
-    tls,
 };
 
 /// How long a dial may take altogether: a slow mobile link needs four round trips of half a second.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one of a host's addresses is ahead of the next, as RFC 8305 has it.
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
 /// How many other messages may come before the proof; a node sends none.
 const MAX_STRAY: usize = 8;
 
@@ -32,9 +39,9 @@ pub enum DialError {
     /// Nothing, or not enough, within [`DIAL_TIMEOUT`].
     #[error("no answer in time")]
     Timeout,
-    /// No connection: refused, no such name, or a certificate that doesn't fit.
-    #[error("cannot be reached")]
-    Connect,
+    /// No connection.
+    #[error(transparent)]
+    Reach(ReachError),
     /// There is a server, and it is no Chappe node.
     #[error("not a node")]
     NotANode,
@@ -88,29 +95,66 @@ enum Reply {
     Other,
 }
 
-/// Connects to `candidate` and has the node prove its key.
+impl From<ReachError> for DialError {
+    fn from(error: ReachError) -> Self {
+        if error == ReachError::Timeout { Self::Timeout } else { Self::Reach(error) }
+    }
+}
+
+/// Connects to `candidate` and has the node prove its key. `progressed` is called at each step on the way.
 ///
 /// # Errors
 /// Says what was wrong; the connection is closed then.
-pub async fn dial(candidate: &Candidate) -> Result<Connection, DialError> {
-    timeout(DIAL_TIMEOUT, dial_unbounded(candidate)).await.unwrap_or(Err(DialError::Timeout))
+pub async fn dial(candidate: &Candidate, net: &Net, progressed: impl Fn() + Send) -> Result<Connection, DialError> {
+    timeout(DIAL_TIMEOUT, dial_unbounded(candidate, net, progressed)).await.unwrap_or(Err(DialError::Timeout))
 }
 
-async fn dial_unbounded(candidate: &Candidate) -> Result<Connection, DialError> {
+/// The first of a host's addresses that takes a connection.
+async fn connect(uri: &Uri, net: &Net) -> Result<TcpStream, ReachError> {
+    let host = uri.host().ok_or(NameError::Invalid)?;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("wss") { 443 } else { 80 });
+    let ips = net.names().lookup(host).await?;
+    let mut tries: FuturesUnordered<_> = (0..)
+        .zip(ips)
+        .map(|(n, ip)| async move {
+            sleep(ADDRESS_STAGGER * n).await;
+            TcpStream::connect((ip, port)).await
+        })
+        .collect();
+    let mut failure = ReachError::Other;
+    while let Some(connected) = tries.next().await {
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = ReachError::of_io(&error),
+        }
+    }
+    Err(failure)
+}
+
+async fn dial_unbounded(
+    candidate: &Candidate,
+    net: &Net,
+    progressed: impl Fn() + Send,
+) -> Result<Connection, DialError> {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
         .write_buffer_size(0)
         .max_write_buffer_size(4 * MAX_MESSAGE)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
-    // Nagle off: every message is a whole one that someone waits for.
-    let connector = Connector::Rustls(tls::config());
-    let (socket, _) = connect_async_tls_with_config(candidate.url.as_str(), Some(config), true, Some(connector))
-        .await
-        .map_err(|error| match error {
-            Error::Io(_) | Error::Tls(_) | Error::Url(_) => DialError::Connect,
+    let uri: Uri = candidate.url.parse().map_err(|_| ReachError::Name(NameError::Invalid))?;
+    let stream = connect(&uri, net).await?;
+    progressed();
+    // Nagle off: every message is a whole one that someone waits for. A socket that refuses that works, too.
+    let _ = stream.set_nodelay(true);
+    let connector = Connector::Rustls(net.tls().clone());
+    let (socket, _) = client_async_tls_with_config(uri, stream, Some(config), Some(connector)).await.map_err(
+        |error| match error {
+            Error::Io(_) | Error::Tls(_) | Error::Url(_) => ReachError::of_error(&error).into(),
             _ => DialError::NotANode,
-        })?;
+        },
+    )?;
+    progressed();
     // The node is only claimed until `prove` has passed; the connection leaves this function with a proven one alone.
     let unproven = NodeId::new(chappe_common::keys::PublicKey::from_bytes([0; 32]));
     let mut connection =

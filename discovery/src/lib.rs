@@ -1,21 +1,40 @@
 //! Finding a node that works: sources, verification and the cache.
 //!
-//! A *source* names candidates, a *dial* has one of them prove its key, and [`Discovery`] runs both until one has. No
-//! source is trusted: whatever it says of a node is either signed or pinned, and is proved again at the handshake.
-//! Four sources are here: the registry, the cache, links and manual entry. DNS and referrals are further
-//! implementations of [`source::Source`]; staggering the sources is [`Discovery::connect`]'s own business.
+//! A *source* names candidates, a *dial* has one of them prove its key, and a [`Discovery`] runs both by the schedule of a
+//! [`race`] until one has. No source is trusted: whatever it says of a node is either signed or pinned, and is proved
+//! again at the handshake. There are six, behind one trait, [`source::Source`]: registries and mirrors over HTTPS, DNS over
+//! HTTPS, the cache, what contacts pass on, links and QR codes, and what a person types in; and a directory that was built
+//! into the program, for a first start.
 
+mod aftermath;
+mod answers;
+mod builder;
 pub mod cache;
 pub mod connection;
 pub mod dial;
 mod discover;
+pub mod dns;
+pub mod doh;
+mod http;
 pub mod link;
 pub mod manual;
+pub mod names;
+pub mod net;
+pub mod network;
 pub mod private_file;
+pub mod race;
+pub mod reach;
+pub mod referral;
 pub mod registry;
+pub mod report;
+pub mod snapshot;
 pub mod source;
 pub mod special;
 pub mod tls;
 
+pub use aftermath::{Aftermath, Rest};
+pub use builder::DiscoveryBuilder;
 pub use connection::Connection;
-pub use discover::{Cause, CauseError, DiscoverError, Discovery, DiscoveryBuilder, SEARCH_TIMEOUT};
+pub use discover::{Discovery, Found, Outcome};
+pub use net::SetupError;
+pub use report::{Cause, CauseError, DiscoverError, Report};

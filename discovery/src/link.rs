@@ -222,7 +222,7 @@ impl Source for Links {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         let current = self.0.iter().filter(|link| link.expires_at > now);
-        let candidate = |(node, url)| Candidate { url, node: Some(node), source: SourceKind::Link };
+        let candidate = |(node, url)| Candidate::new(url, Some(node), SourceKind::Link);
         let candidates = current.flat_map(Link::nodes).map(candidate).collect();
         future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
     }

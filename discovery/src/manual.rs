@@ -85,11 +85,8 @@ impl Source for Manual {
     }
 
     fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
-        let candidates = self
-            .0
-            .iter()
-            .map(|node| Candidate { url: node.url.clone(), node: node.node, source: SourceKind::Manual })
-            .collect();
+        let candidates =
+            self.0.iter().map(|node| Candidate::new(node.url.clone(), node.node, SourceKind::Manual)).collect();
         future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
     }
 }

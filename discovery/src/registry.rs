@@ -1,59 +1,187 @@
 //! Directories and beacons from registries over HTTP.
 //!
 //! Any static host of the same bytes is as good as the registry: both are checked against pinned roots. All
-//! URLs are asked at once, so a blocked one costs no time, and the newest directory of those that answer is taken.
+//! endpoints are asked at once, so a blocked one costs no time, and the newest directory of those that answer is taken.
 
-use std::time::Duration;
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chappe_common::{
     beacon::{BeaconNote, MAX_BEACON, SignedBeacon},
     directory::{DirectoryBundle, MAX_BUNDLE},
     keys::PublicKey,
     time::UnixTime,
 };
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use reqwest::{Url, header::HOST};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    source::{Candidate, Listing, Source, SourceError, SourceKind},
-    tls,
+    answers::first_answers,
+    http,
+    net::{Net, SetupError},
+    reach::ReachError,
+    source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
 };
 
-/// How long one registry has for connecting: three times a slow round trip for each of TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one registry has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long the others have once one has answered well: a newer directory is worth a moment, not a stalled start.
-const GRACE: Duration = Duration::from_millis(150);
+
+/// Where a registry or a mirror of it is, and how to get there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// A registry's base (`https://registry.example`), or a file that is a directory: any whose last part has a dot
+    /// (`https://files.example/nodes/directory.bin`).
+    pub url: String,
+    /// The address to connect to, so that the URL's name need not be resolved, or is fronted by another server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_to: Option<SocketAddr>,
+    /// The name that TLS asks for and that the certificate has to be for, where it is not the URL's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// The host that the request names, where it is not the URL's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// The text is no endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an endpoint: URL[,connect_to=IP:PORT][,sni=NAME][,host=NAME] is expected")]
+pub struct ParseEndpointError;
+
+impl FromStr for Endpoint {
+    type Err = ParseEndpointError;
+
+    /// `URL[,connect_to=IP:PORT][,sni=NAME][,host=NAME]`.
+    fn from_str(text: &str) -> Result<Self, ParseEndpointError> {
+        let mut parts = text.split(',');
+        let url = parts.next().unwrap_or_default().to_owned();
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(ParseEndpointError);
+        }
+        let mut endpoint = Self { url, ..Self::default() };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("connect_to", addr)) => endpoint.connect_to = Some(addr.parse().map_err(|_| ParseEndpointError)?),
+                Some(("sni", name)) => endpoint.sni = Some(name.to_owned()),
+                Some(("host", name)) => endpoint.host = Some(name.to_owned()),
+                _ => return Err(ParseEndpointError),
+            }
+        }
+        Ok(endpoint)
+    }
+}
+
+impl From<String> for Endpoint {
+    fn from(url: String) -> Self {
+        Self { url, ..Self::default() }
+    }
+}
+
+impl From<&str> for Endpoint {
+    fn from(url: &str) -> Self {
+        url.to_owned().into()
+    }
+}
+
+/// An endpoint that can be asked.
+#[derive(Clone, Debug)]
+struct Prepared {
+    /// With the name that TLS asks for as its host.
+    base: Url,
+    /// What the request names as the host, where that is another.
+    host: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Prepared {
+    fn new(endpoint: &Endpoint, net: &Net) -> Result<Self, SetupError> {
+        let wrong = || SetupError::Url(endpoint.url.clone());
+        let mut base = Url::parse(&endpoint.url).map_err(|_| wrong())?;
+        let authority = match (base.host_str(), base.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => return Err(wrong()),
+        };
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(wrong());
+        }
+        if let Some(sni) = &endpoint.sni {
+            base.set_host(Some(sni)).map_err(|_| wrong())?;
+        }
+        let mut tls = (**net.tls()).clone();
+        // A `Host` that differs from the URL's is a thing of HTTP/1.1 alone.
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut http = http::builder(tls).timeout(FETCH_TIMEOUT).dns_resolver(net.names().clone());
+        if let Some(addr) = endpoint.connect_to {
+            // The port of a URL counts for more than that of a resolved address.
+            base.set_port(Some(addr.port())).map_err(|()| wrong())?;
+            match base.domain().map(str::to_owned) {
+                Some(name) => http = http.resolve(&name, addr),
+                None => base.set_ip_host(addr.ip()).map_err(|()| wrong())?,
+            }
+        }
+        let differs = endpoint.sni.is_some() || endpoint.connect_to.is_some();
+        let host = endpoint.host.clone().or_else(|| differs.then_some(authority));
+        Ok(Self { base, host, http: http.build().map_err(SetupError::Http)? })
+    }
+
+    /// `path` under the base; a file is itself, whatever is asked of it.
+    fn url(&self, path: &str) -> String {
+        let own = self.base.path();
+        let is_file = own.rsplit('/').next().is_some_and(|last| last.contains('.'));
+        let base = self.base.as_str();
+        if is_file { base.to_owned() } else { format!("{}{path}", base.trim_end_matches('/')) }
+    }
+
+    async fn get(&self, path: &str, longest: usize) -> Result<Bytes, SourceError> {
+        let mut request = self.http.get(self.url(path));
+        if let Some(host) = &self.host {
+            request = request.header(HOST, host);
+        }
+        let response = request.send().await.map_err(|error| SourceError::from(ReachError::of_request(&error)))?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(SourceError::Status(response.status().as_u16()));
+        }
+        http::body(response, longest).await.map_err(|error| match error {
+            http::BodyError::Timeout => SourceError::Timeout,
+            http::BodyError::Broken => SourceError::Broken,
+            http::BodyError::TooLong => SourceError::TooLong,
+        })
+    }
+}
 
 /// The registry as a source.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    urls: Vec<String>,
+    endpoints: Vec<Prepared>,
     roots: Vec<PublicKey>,
-    http: reqwest::Client,
 }
 
-/// The HTTP client cannot be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up the HTTP client")]
-pub struct RegistryError(#[source] reqwest::Error);
-
 impl Registry {
-    /// A source that asks `urls` (the registry's base, without `/v1/directory`) and believes `roots`.
+    /// A source that asks these endpoints and believes `roots`.
     ///
     /// # Errors
-    /// The HTTP client cannot be set up.
-    pub fn new(urls: Vec<String>, roots: Vec<PublicKey>) -> Result<Self, RegistryError> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured((*tls::config()).clone())
-            // A directory lives where it is asked for; a redirect would show the client to a third party.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(FETCH_TIMEOUT)
-            .build()
-            .map_err(RegistryError)?;
-        Ok(Self { urls, roots, http })
+    /// An endpoint's URL is none, or the HTTP client cannot be set up.
+    pub fn new(
+        endpoints: impl IntoIterator<Item = impl Into<Endpoint>>,
+        roots: Vec<PublicKey>,
+        net: &Net,
+    ) -> Result<Self, SetupError> {
+        let endpoints = endpoints.into_iter().map(|endpoint| Prepared::new(&endpoint.into(), net));
+        Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, roots })
+    }
+
+    /// All directories that come within a moment of the first good one, the newest first.
+    async fn fetch_all(&self, now: UnixTime) -> Result<Vec<(DirectoryBundle, Bytes)>, SourceError> {
+        let asked = self.endpoints.iter().map(|endpoint| async move {
+            let bytes = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
+            Ok((DirectoryBundle::decode(bytes.clone(), &self.roots, now)?, bytes))
+        });
+        let mut all = first_answers(asked).await?;
+        all.sort_by_key(|(bundle, _)| std::cmp::Reverse(bundle.directory().seq));
+        Ok(all)
     }
 
     /// The newest directory that a registry has and that verifies at `now`.
@@ -61,11 +189,8 @@ impl Registry {
     /// # Errors
     /// Why the last of the registries to fail has given none.
     pub async fn fetch(&self, now: UnixTime) -> Result<DirectoryBundle, SourceError> {
-        let asked = self.urls.iter().map(|url| async move {
-            let bytes = self.get(url, "/v1/directory", MAX_BUNDLE).await?;
-            Ok(DirectoryBundle::decode(bytes, &self.roots, now)?)
-        });
-        newest(asked, |bundle| bundle.directory().seq).await
+        let newest = self.fetch_all(now).await?.into_iter().next();
+        newest.map(|(bundle, _)| bundle).ok_or(SourceError::Empty)
     }
 
     /// The newest beacon note that a registry has and that counts at `now`; none where the registries have none.
@@ -73,70 +198,16 @@ impl Registry {
     /// # Errors
     /// Why the last of the registries to fail has given no answer.
     pub async fn fetch_beacon(&self, now: UnixTime) -> Result<Option<SignedBeacon>, SourceError> {
-        let asked = self.urls.iter().map(|url| async move {
-            match self.get(url, "/v1/beacon", MAX_BEACON).await {
+        let asked = self.endpoints.iter().map(|endpoint| async move {
+            match endpoint.get("/v1/beacon", MAX_BEACON).await {
                 Ok(bytes) => Ok(Some(BeaconNote::decode(bytes, &self.roots, now)?)),
                 Err(SourceError::Status(404)) => Ok(None),
                 Err(error) => Err(error),
             }
         });
-        newest(asked, |note| note.as_ref().map_or(0, |note| note.number)).await
+        let all = first_answers(asked).await?;
+        Ok(all.into_iter().flatten().max_by_key(|note| note.number))
     }
-
-    async fn get(&self, url: &str, path: &str, longest: usize) -> Result<Bytes, SourceError> {
-        let url = format!("{}{path}", url.trim_end_matches('/'));
-        let mut response = self
-            .http
-            .get(url)
-            .send()
-            .await
-            .map_err(|error| if error.is_timeout() { SourceError::Timeout } else { SourceError::Connect })?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(SourceError::Status(response.status().as_u16()));
-        }
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| if error.is_timeout() { SourceError::Timeout } else { SourceError::Broken })?
-        {
-            if body.len() + chunk.len() > longest {
-                return Err(SourceError::TooLong);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
-    }
-}
-
-/// The answer of the highest rank among those that come within a moment of the first good one.
-async fn newest<T>(
-    asked: impl Iterator<Item = impl Future<Output = Result<T, SourceError>>>,
-    rank: impl Fn(&T) -> u64,
-) -> Result<T, SourceError> {
-    let mut asked: FuturesUnordered<_> = asked.collect();
-    let mut failure = SourceError::Empty;
-    let mut newest = loop {
-        match asked.next().await {
-            Some(Ok(answer)) => break answer,
-            Some(Err(error)) => failure = error,
-            None => return Err(failure),
-        }
-    };
-    let grace = tokio::time::sleep(GRACE);
-    tokio::pin!(grace);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut grace => break,
-            next = asked.next() => match next {
-                Some(Ok(answer)) if rank(&answer) > rank(&newest) => newest = answer,
-                Some(_) => {}
-                None => break,
-            },
-        }
-    }
-    Ok(newest)
 }
 
 impl Source for Registry {
@@ -146,13 +217,65 @@ impl Source for Registry {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         async move {
-            let bundle = self.fetch(now).await?;
-            let records: Vec<_> = bundle.records(now).collect();
-            let candidates =
-                records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry)).collect();
-            let directory = Some((bundle.directory().key_id, bundle.directory().seq));
-            Ok(Listing { candidates, records, directory })
+            let all = self.fetch_all(now).await?;
+            let newest = all.first().map(|(bundle, _)| bundle.directory().seq);
+            let of_newest = all.into_iter().filter(|(bundle, _)| Some(bundle.directory().seq) == newest);
+            let lists = of_newest.map(|(bundle, bytes)| {
+                let directory = bundle.directory();
+                let records: Vec<_> = bundle.records_old(now).collect();
+                let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry));
+                SignedList {
+                    form: ListForm::Directory,
+                    key: directory.key_id,
+                    seq: directory.seq,
+                    part: directory.shard,
+                    issued_at: directory.issued_at,
+                    bytes,
+                    candidates: candidates.collect(),
+                    records,
+                }
+            });
+            Ok(Listing { lists: lists.collect(), ..Listing::default() })
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(text: &str) -> Prepared {
+        Prepared::new(&text.parse().expect("an endpoint"), &Net::default()).expect("a usable endpoint")
+    }
+
+    #[test]
+    fn an_endpoint_says_where_to_connect_what_tls_asks_for_and_what_the_request_names() {
+        let plain = prepared("https://registry.example/");
+        assert_eq!((plain.url("/v1/directory").as_str(), plain.host), ("https://registry.example/v1/directory", None));
+        let mirror = prepared("http://files.example/a/directory.bin");
+        assert_eq!(mirror.url("/v1/directory"), "http://files.example/a/directory.bin");
+        let below = prepared("http://files.example/chappe");
+        assert_eq!(below.url("/v1/directory"), "http://files.example/chappe/v1/directory");
+        let fronted = prepared("https://registry.example,connect_to=192.0.2.1:8443,sni=shop.example");
+        assert_eq!(fronted.url("/v1/directory"), "https://shop.example:8443/v1/directory");
+        assert_eq!(fronted.host.as_deref(), Some("registry.example"));
+        let named = prepared("https://registry.example:444,connect_to=192.0.2.1:8443,host=other.example");
+        assert_eq!(named.url("/x"), "https://registry.example:8443/x");
+        assert_eq!(named.host.as_deref(), Some("other.example"));
+        let address = prepared("http://192.0.2.9,connect_to=127.0.0.1:81");
+        assert_eq!(address.url("/x"), "http://127.0.0.1:81/x");
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused() {
+        for text in ["", "registry.example", "ftp://a", "http://a,connect_to=b", "http://a,colour=red", "http://a,sni"]
+        {
+            assert_eq!(text.parse::<Endpoint>(), Err(ParseEndpointError), "{text}");
+        }
+        assert!(matches!(
+            Prepared::new(&Endpoint::from("http://".to_owned()), &Net::default()),
+            Err(SetupError::Url(_))
+        ));
     }
 }

@@ -18,6 +18,7 @@ use chappe_common::{
 use chappe_discovery::{
     CauseError, Discovery,
     dial::{DialError, dial},
+    net::Net,
     source::{Candidate, SourceError, SourceKind},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -96,13 +97,14 @@ async fn node(claims: u8, manner: Manner) -> (String, JoinSet<()>) {
 }
 
 fn pinned(url: &str, n: u8) -> Candidate {
-    Candidate { url: url.to_owned(), node: Some(key(n).node_id()), source: SourceKind::Manual }
+    Candidate::new(url, Some(key(n).node_id()), SourceKind::Manual)
 }
 
 #[tokio::test]
 async fn a_node_that_proves_the_pinned_key_is_connected_and_carries_texts() {
     let (url, _tasks) = node(1, Manner::Honest).await;
-    let mut connection = timeout(LIMIT, dial(&pinned(&url, 1))).await.expect("in time").expect("a connection");
+    let mut connection =
+        timeout(LIMIT, dial(&pinned(&url, 1), &Net::default(), || {})).await.expect("in time").expect("a connection");
     assert_eq!(connection.node(), key(1).node_id());
     assert_eq!(connection.nonce(), &[5; 32]);
     connection.send("{\"type\":\"echo\"}".to_owned()).await.expect("sent");
@@ -121,7 +123,7 @@ async fn a_node_that_does_not_prove_the_expected_key_is_refused_with_the_reason(
         (Manner::Newer, 1, DialError::Version(2)),
     ] {
         let (url, _tasks) = node(1, manner).await;
-        let refused = timeout(LIMIT, dial(&pinned(&url, expected))).await.expect("in time");
+        let refused = timeout(LIMIT, dial(&pinned(&url, expected), &Net::default(), || {})).await.expect("in time");
         assert_eq!(refused.map(|connection| connection.node()), Err(error));
     }
 }

@@ -13,7 +13,7 @@ use chappe_common::{
     keys::{NodeId, PublicKey},
     signed::SignError,
 };
-use chappe_discovery::registry::{Registry, RegistryError};
+use chappe_discovery::{SetupError, net::Net, registry::Registry};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
@@ -67,7 +67,7 @@ pub enum StartError {
     Http(#[source] reqwest::Error),
     /// The same, of the directory's.
     #[error(transparent)]
-    Directory(#[from] RegistryError),
+    Directory(#[from] SetupError),
 }
 
 /// What a node listens on.
@@ -155,7 +155,7 @@ impl Node {
             [] => (None, None),
             urls => (
                 Some(Registries::new(urls).map_err(StartError::Http)?),
-                Some(Registry::new(urls.to_vec(), basics.config.federation.roots.clone())?),
+                Some(Registry::new(urls.to_vec(), basics.config.federation.roots.clone(), &Net::default())?),
             ),
         };
         let members_file = basics.config.node.data_dir.join("members");

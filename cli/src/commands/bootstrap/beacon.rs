@@ -18,7 +18,7 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_discovery::registry::Registry;
+use chappe_discovery::{net::Net, registry::Registry};
 use clap::Args;
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
             (directory, None)
         }
         None => {
-            let registry = Registry::new(args.registry.clone(), roots.clone())?;
+            let registry = Registry::new(args.registry.clone(), roots.clone(), &Net::default())?;
             let directory = registry.fetch(now).await.context("the registry has given no directory")?;
             // Without the last beacon, the new one would end it at once.
             let last = registry.fetch_beacon(now).await.context("the registry has not said what the last beacon is")?;

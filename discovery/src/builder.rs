@@ -1,0 +1,200 @@
+//! Which sources a search asks, and how.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use chappe_common::{federation::FederationId, keys::PublicKey, place::NodePlace, time::UnixTime};
+use rand::seq::SliceRandom as _;
+use rustls::ClientConfig;
+
+use crate::{
+    cache::Cache,
+    discover::Discovery,
+    dns::Dns,
+    doh::{Doh, Provider},
+    link::{Link, Links},
+    manual::{Manual, ManualNode},
+    net::{Net, SetupError},
+    referral::Referrals,
+    registry::{Endpoint, Registry},
+    snapshot::Snapshot,
+    source::Source,
+    tls,
+};
+
+/// Where a search has the time of day from.
+pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// Says which sources a search asks.
+#[derive(Default)]
+pub struct DiscoveryBuilder {
+    roots: Vec<PublicKey>,
+    endpoints: Vec<Endpoint>,
+    zones: Vec<String>,
+    providers: Vec<Provider>,
+    system_resolver: bool,
+    manual: Vec<ManualNode>,
+    links: Vec<Link>,
+    referrals: Vec<NodePlace>,
+    snapshot: Option<Bytes>,
+    cache: Option<PathBuf>,
+    tls: Option<Arc<ClientConfig>>,
+    clock: Option<Clock>,
+}
+
+impl fmt::Debug for DiscoveryBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscoveryBuilder")
+            .field("endpoints", &self.endpoints)
+            .field("zones", &self.zones)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DiscoveryBuilder {
+    /// Asks the registry at these endpoints, and believes directories that rest on these roots.
+    #[must_use]
+    pub fn registry(
+        mut self,
+        endpoints: impl IntoIterator<Item = impl Into<Endpoint>>,
+        roots: impl IntoIterator<Item = PublicKey>,
+    ) -> Self {
+        self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self.roots(roots)
+    }
+
+    /// Believes what rests on these roots.
+    #[must_use]
+    pub fn roots(mut self, roots: impl IntoIterator<Item = PublicKey>) -> Self {
+        for root in roots {
+            if !self.roots.contains(&root) {
+                self.roots.push(root);
+            }
+        }
+        self
+    }
+
+    /// Asks for shards under this name in DNS, over HTTPS; each provider for all names.
+    #[must_use]
+    pub fn zone(mut self, name: impl Into<String>) -> Self {
+        self.zones.push(name.into());
+        self
+    }
+
+    /// Asks this provider of DNS over HTTPS, in place of [`Provider::defaults`]; several in the order in which they are
+    /// given.
+    #[must_use]
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.providers.push(provider);
+        self
+    }
+
+    /// Has names of registries and nodes resolved by the system, and not over HTTPS: for networks of one's own, whose
+    /// names nobody else knows.
+    #[must_use]
+    pub const fn system_resolver(mut self) -> Self {
+        self.system_resolver = true;
+        self
+    }
+
+    /// Adds a node that a person named.
+    #[must_use]
+    pub fn manual(mut self, node: ManualNode) -> Self {
+        self.manual.push(node);
+        self
+    }
+
+    /// Adds the nodes of a link or QR code.
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.links.push(link);
+        self
+    }
+
+    /// Adds nodes that contacts passed on. [`Discovery::referrals`] changes them later.
+    #[must_use]
+    pub fn referrals(mut self, nodes: impl IntoIterator<Item = NodePlace>) -> Self {
+        self.referrals.extend(nodes);
+        self
+    }
+
+    /// Begins with this directory where the cache knows nobody, in place of the one that was built in.
+    #[must_use]
+    pub fn snapshot(mut self, directory: impl Into<Bytes>) -> Self {
+        self.snapshot = Some(directory.into());
+        self
+    }
+
+    /// Remembers nodes in this file; without it they are remembered until the process ends.
+    #[must_use]
+    pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cache = Some(path.into());
+        self
+    }
+
+    /// Trusts what this says in TLS, in place of the roots that browsers trust.
+    #[must_use]
+    pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Takes the time of day from here, in place of the system's clock.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Fn() -> UnixTime + Send + Sync + 'static) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Reads the cache and sets up the sources. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A URL or a provider is not usable, or the HTTP client cannot be set up.
+    pub fn build(self) -> Result<Discovery, SetupError> {
+        let tls = self.tls.unwrap_or_else(tls::config);
+        let providers = if self.providers.is_empty() {
+            let mut defaults = Provider::defaults();
+            // Nobody's clients all ask the same one first.
+            defaults.shuffle(&mut rand::rng());
+            defaults
+        } else {
+            self.providers
+        };
+        let net = if self.system_resolver { Net::system(tls) } else { Net::over_https(&providers, tls)? };
+        let federation = FederationId::of_roots(&self.roots);
+        let cache = Arc::new(match self.cache {
+            Some(path) => Cache::open_or_empty(path, federation),
+            None => Cache::in_memory(federation),
+        });
+        let referrals = Referrals::default();
+        referrals.set(self.referrals);
+        let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+        if !self.manual.is_empty() {
+            sources.push(Arc::new(Manual::new(self.manual)));
+        }
+        if !self.links.is_empty() {
+            sources.push(Arc::new(Links::new(self.links)));
+        }
+        sources.push(Arc::new(referrals.clone()));
+        if !self.endpoints.is_empty() {
+            sources.push(Arc::new(Registry::new(self.endpoints, self.roots.clone(), &net)?));
+        }
+        if !self.zones.is_empty() {
+            for provider in providers {
+                let provider = Doh::new(provider, net.tls())?;
+                sources.push(Arc::new(Dns::new(provider, self.zones.clone(), self.roots.clone())));
+            }
+        }
+        if !self.roots.is_empty() {
+            // What the cache holds is what was once listed under these roots, and who proved a key since.
+            sources.push(cache.clone());
+            let built_in = || Snapshot::built_in(self.roots.clone());
+            let snapshot = self.snapshot.map(|bytes| Snapshot::new(bytes, self.roots.clone())).or_else(built_in);
+            if let Some(snapshot) = snapshot {
+                sources.push(Arc::new(snapshot));
+            }
+        }
+        let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
+        Ok(Discovery { sources, referrals, cache, net, clock })
+    }
+}

@@ -1,0 +1,270 @@
+//! The nodes that are remembered: what is learned of them, and which is forgotten when there are too many. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use chappe_common::{
+    keys::NodeId,
+    record::{MAX_ADDRESSES, SignedRecord},
+    time::UnixTime,
+};
+
+use super::MAX_ENTRIES;
+use crate::{
+    network::Network,
+    source::{Candidate, MAX_WEIGHT, Origins, SourceKind, UNKNOWN_WEIGHT},
+};
+
+/// How long after it was last listed, or last proved its key, a node is kept. Servers rarely keep an address for longer
+/// than they are rented.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// So many of those that last proved their keys are never forgotten, whatever is listed, and however long ago it was.
+const KEPT: usize = 8;
+/// In this time failures count half: a node that was down yesterday is worth a dial today.
+const HALF_LIFE: Duration = Duration::from_secs(6 * 3600);
+/// The most successes and failures that count.
+const MAX_COUNT: u32 = 8;
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) urls: Vec<String>,
+    pub(super) record: Option<SignedRecord>,
+    pub(super) origins: Origins,
+    /// When it was last listed.
+    pub(super) seen_at: UnixTime,
+    /// When it last proved its key to this side.
+    pub(super) proven_at: Option<UnixTime>,
+    pub(super) successes: u32,
+    pub(super) failures: u32,
+    pub(super) failed_at: UnixTime,
+}
+
+impl Entry {
+    fn new(now: UnixTime) -> Self {
+        Self {
+            urls: Vec::new(),
+            record: None,
+            origins: Origins::default(),
+            seen_at: now,
+            proven_at: None,
+            successes: 0,
+            failures: 0,
+            failed_at: UnixTime::default(),
+        }
+    }
+
+    fn is_current(&self, now: UnixTime) -> bool {
+        self.seen_at.max(self.proven_at.unwrap_or_default()) + MAX_AGE > now
+    }
+
+    fn failures_now(&self, now: UnixTime) -> u32 {
+        let halvings = now.saturating_since(self.failed_at).as_secs() / HALF_LIFE.as_secs();
+        u32::try_from(halvings).ok().and_then(|halvings| self.failures.checked_shr(halvings)).unwrap_or(0)
+    }
+
+    /// More for each success, less for each failure since.
+    fn weight(&self, now: UnixTime) -> u32 {
+        let weight = UNKNOWN_WEIGHT * (1 + self.successes) / (1 + self.failures_now(now));
+        weight.clamp(1, MAX_WEIGHT)
+    }
+
+    fn add_url(&mut self, url: &str) {
+        if !self.urls.iter().any(|known| known == url) {
+            self.urls.insert(0, url.to_owned());
+            self.urls.truncate(MAX_ADDRESSES);
+        }
+    }
+
+    fn network(&self) -> Network {
+        self.urls.first().map_or_else(|| Network::Name(String::new()), |url| Network::of_url(url))
+    }
+}
+
+/// All that are remembered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entries(BTreeMap<NodeId, Entry>);
+
+impl Entries {
+    /// A source has listed these.
+    pub(super) fn learn(&mut self, candidates: &[Candidate], records: &[SignedRecord], now: UnixTime) {
+        for candidate in candidates {
+            let Some(node) = candidate.node else { continue };
+            let entry = self.0.entry(node).or_insert_with(|| Entry::new(now));
+            entry.seen_at = entry.seen_at.max(now);
+            entry.origins = entry.origins.union(candidate.origins);
+            if entry.record.is_none() {
+                entry.add_url(&candidate.url);
+            }
+        }
+        for record in records {
+            let Some(entry) = self.0.get_mut(&record.node) else { continue };
+            if entry.record.as_ref().is_none_or(|known| record.supersedes(known)) {
+                entry.urls.clone_from(&record.client_urls);
+                entry.record = Some(record.clone());
+            }
+        }
+        self.bound(now);
+    }
+
+    /// A node has proved its key at that URL.
+    pub(super) fn proved(&mut self, node: NodeId, candidate: &Candidate, now: UnixTime) {
+        let entry = self.0.entry(node).or_insert_with(|| Entry::new(now));
+        entry.add_url(&candidate.url);
+        entry.origins = entry.origins.union(candidate.origins);
+        entry.proven_at = Some(now);
+        entry.successes = (entry.successes + 1).min(MAX_COUNT);
+        entry.failures = 0;
+        self.bound(now);
+    }
+
+    /// A dial came to nothing.
+    pub(super) fn failed(&mut self, candidate: &Candidate, now: UnixTime) {
+        let Some(entry) = candidate.node.and_then(|node| self.0.get_mut(&node)) else { return };
+        entry.failures = (entry.failures_now(now) + 1).min(MAX_COUNT);
+        entry.failed_at = now;
+    }
+
+    /// Where to dial.
+    pub(super) fn candidates(&self, now: UnixTime) -> Vec<Candidate> {
+        let entries = self.0.iter().filter(|(_, entry)| entry.proven_at.is_some() || entry.is_current(now));
+        let candidates = entries.flat_map(|(node, entry)| {
+            entry.urls.iter().map(|url| Candidate {
+                url: url.clone(),
+                node: Some(*node),
+                source: SourceKind::Cache,
+                origins: entry.origins,
+                weight: entry.weight(now),
+            })
+        });
+        candidates.collect()
+    }
+
+    /// Those that are likely to be there, with a URL of each.
+    pub(super) fn current(&self, now: UnixTime) -> impl Iterator<Item = (NodeId, &str)> + '_ {
+        let entries = self.0.iter().filter(move |(_, entry)| {
+            let proven = entry.proven_at.is_some_and(|at| at + chappe_common::directory::FRESH > now);
+            proven || entry.record.as_ref().is_some_and(|record| record.expires_at > now)
+        });
+        entries.filter_map(|(node, entry)| Some((*node, entry.urls.first()?.as_str())))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Entry)> {
+        self.0.iter()
+    }
+
+    pub(super) fn insert(&mut self, node: NodeId, entry: Entry) {
+        self.0.insert(node, entry);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets what is too old, and then of the network that fills most: so nobody drives the others out by listing
+    /// thousands of its own.
+    fn bound(&mut self, now: UnixTime) {
+        let mut proven: Vec<_> = self.0.iter().filter_map(|(node, entry)| Some((entry.proven_at?, *node))).collect();
+        proven.sort_unstable_by(|a, b| b.cmp(a));
+        let kept: Vec<_> = proven.into_iter().take(KEPT).map(|(_, node)| node).collect();
+        self.0.retain(|node, entry| kept.contains(node) || entry.is_current(now));
+        if self.0.len() <= MAX_ENTRIES {
+            return;
+        }
+        let mut sizes: HashMap<Network, usize> = HashMap::new();
+        let mut others: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(node, _)| !kept.contains(node))
+            .map(|(node, entry)| (*node, entry.network(), entry.proven_at.is_some(), entry.seen_at))
+            .collect();
+        for (_, network, ..) in &others {
+            *sizes.entry(network.clone()).or_default() += 1;
+        }
+        // Within a network those go first that never proved a key, then those that were listed longest ago.
+        others.sort_unstable_by_key(|(node, _, proven, seen_at)| std::cmp::Reverse((*proven, *seen_at, *node)));
+        while self.0.len() > MAX_ENTRIES {
+            let Some(most) =
+                sizes.iter().max_by_key(|(network, size)| (**size, *network)).map(|(network, _)| network.clone())
+            else {
+                return;
+            };
+            let Some(at) = others.iter().rposition(|(_, network, ..)| *network == most) else { return };
+            let (node, ..) = others.remove(at);
+            self.0.remove(&node);
+            if let Some(size) = sizes.get_mut(&most) {
+                *size -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn node(n: u16) -> NodeId {
+        let mut seed = [7; 32];
+        seed[..2].copy_from_slice(&n.to_le_bytes());
+        SecretKey::from_bytes(&seed).node_id()
+    }
+
+    fn listed(n: u16, network: u8) -> Candidate {
+        Candidate::new(format!("ws://10.{network}.0.{}:{n}", n % 250), Some(node(n)), SourceKind::Registry)
+    }
+
+    fn day(n: u64) -> UnixTime {
+        NOW + Duration::from_secs(n * 24 * 3600)
+    }
+
+    #[test]
+    fn a_list_of_thousands_in_three_networks_drives_nobody_else_out() {
+        let mut entries = Entries::default();
+        let honest: Vec<_> = (0..40).map(|n| listed(n, u8::try_from(n).expect("small"))).collect();
+        entries.learn(&honest, &[], NOW);
+        let flood: Vec<_> = (1000..2000).map(|n| listed(n, 200 + u8::try_from(n % 3).expect("small"))).collect();
+        entries.learn(&flood, &[], NOW + Duration::from_secs(60));
+        assert_eq!(entries.len(), MAX_ENTRIES);
+        assert!((0..40).all(|n| entries.0.contains_key(&node(n))));
+    }
+
+    #[test]
+    fn the_last_eight_that_proved_their_keys_stay_whatever_is_listed_and_however_old_they_are() {
+        let mut entries = Entries::default();
+        for n in 0..10 {
+            entries.proved(node(n), &listed(n, 1), NOW + Duration::from_secs(n.into()));
+        }
+        let flood: Vec<_> = (1000..1300).map(|n| listed(n, u8::try_from(n % 250).expect("small"))).collect();
+        entries.learn(&flood, &[], day(100));
+        let kept: Vec<_> = (0..10).filter(|n| entries.0.contains_key(&node(*n))).collect();
+        assert_eq!(kept, (2..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn own_successes_weigh_and_failures_are_forgiven_with_time() {
+        let mut entries = Entries::default();
+        entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
+        let weight = |entries: &Entries, n, now| {
+            let candidates = entries.candidates(now);
+            candidates.iter().find(|candidate| candidate.node == Some(node(n))).expect("remembered").weight
+        };
+        entries.proved(node(1), &listed(1, 1), NOW);
+        assert!(weight(&entries, 1, NOW) > weight(&entries, 2, NOW));
+        for _ in 0..3 {
+            entries.failed(&listed(1, 1), NOW);
+            entries.failed(&listed(2, 2), NOW);
+        }
+        assert!(weight(&entries, 1, NOW) < UNKNOWN_WEIGHT && weight(&entries, 2, NOW) == 1);
+        assert_eq!(weight(&entries, 2, day(1)), UNKNOWN_WEIGHT);
+        for _ in 0..100 {
+            entries.proved(node(1), &listed(1, 1), NOW);
+        }
+        assert_eq!(weight(&entries, 1, NOW), MAX_WEIGHT);
+    }
+}

@@ -1,0 +1,192 @@
+//! The cache's file, and the one for proofs beside it: JSON, bounded, replaced as a whole.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use chappe_common::{
+    federation::FederationId,
+    keys::{NodeId, PublicKey},
+    record::{MAX_ADDRESSES, MAX_URL_LEN, NodeRecord},
+    signed::Signed,
+    time::UnixTime,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{CacheError, MAX_ENTRIES, State, entries::Entry, ledger::Equivocation};
+use crate::{
+    private_file,
+    source::{ListForm, SignedList, SourceKind},
+};
+
+/// The largest file that is read: a full cache with the longest directory in base64 is half of it.
+const MAX_FILE: u64 = 2 * 1024 * 1024;
+/// The most proofs that are kept. One is enough to be done with a key.
+const MAX_PROOFS: usize = 4;
+/// The largest file of proofs: two of the longest directories in base64 for each.
+const MAX_PROOF_FILE: u64 = 8 * 1024 * 1024;
+const VERSION: u32 = 2;
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    version: u32,
+    federation: String,
+    nodes: Vec<NodeForm>,
+    lists: Vec<ListFormat>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NodeForm {
+    node: NodeId,
+    urls: Vec<String>,
+    record: Option<String>,
+    origins: Vec<SourceKind>,
+    seen_at: UnixTime,
+    proven_at: Option<UnixTime>,
+    successes: u32,
+    failures: u32,
+    failed_at: UnixTime,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ListFormat {
+    form: ListForm,
+    key: PublicKey,
+    seq: u64,
+    part: (u16, u16),
+    issued_at: UnixTime,
+    bytes: String,
+}
+
+/// Two lists that contradict each other, as they are kept.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct ProofForm {
+    form: ListForm,
+    key: PublicKey,
+    seq: u64,
+    part: (u16, u16),
+    first: String,
+    second: String,
+}
+
+pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
+    let nodes = state.entries.iter().map(|(node, entry)| NodeForm {
+        node: *node,
+        urls: entry.urls.clone(),
+        record: entry.record.as_ref().map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes())),
+        origins: entry.origins.iter().collect(),
+        seen_at: entry.seen_at,
+        proven_at: entry.proven_at,
+        successes: entry.successes,
+        failures: entry.failures,
+        failed_at: entry.failed_at,
+    });
+    let lists = state.ledger.lists().map(|list| ListFormat {
+        form: list.form,
+        key: list.key,
+        seq: list.seq,
+        part: list.part,
+        issued_at: list.issued_at,
+        bytes: URL_SAFE_NO_PAD.encode(&list.bytes),
+    });
+    let file =
+        File { version: VERSION, federation: federation.to_string(), nodes: nodes.collect(), lists: lists.collect() };
+    serde_json::to_vec(&file).expect("strings and numbers are JSON")
+}
+
+/// Reads the file; empty for another federation's.
+pub(super) fn read(path: &Path, federation: FederationId) -> Result<State, CacheError> {
+    if fs::metadata(path)?.len() > MAX_FILE {
+        return Err(CacheError::Damaged);
+    }
+    let file: File = serde_json::from_slice(&fs::read(path)?).map_err(|_| CacheError::Damaged)?;
+    if file.version != VERSION {
+        return Err(CacheError::Damaged);
+    }
+    let mut state = State::default();
+    if file.federation != federation.to_string() {
+        return Ok(state);
+    }
+    for form in file.nodes.into_iter().take(MAX_ENTRIES) {
+        let node = form.node;
+        state.entries.insert(node, entry(form).ok_or(CacheError::Damaged)?);
+    }
+    for list in file.lists {
+        let bytes = URL_SAFE_NO_PAD.decode(&list.bytes).map_err(|_| CacheError::Damaged)?;
+        state.ledger.restore(&SignedList {
+            form: list.form,
+            key: list.key,
+            seq: list.seq,
+            part: list.part,
+            issued_at: list.issued_at,
+            bytes: bytes.into(),
+            candidates: Vec::new(),
+            records: Vec::new(),
+        });
+    }
+    Ok(state)
+}
+
+fn entry(form: NodeForm) -> Option<Entry> {
+    let is_url = |url: &String| url.len() <= MAX_URL_LEN && (url.starts_with("ws://") || url.starts_with("wss://"));
+    if form.urls.len() > MAX_ADDRESSES || !form.urls.iter().all(is_url) {
+        return None;
+    }
+    // The signature is checked again: a record that is kept was verified, by whomever it was written.
+    let record = match form.record {
+        Some(text) => Some(Signed::<NodeRecord>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?),
+        None => None,
+    };
+    Some(Entry {
+        urls: form.urls,
+        record: record.filter(|record| record.node == form.node),
+        origins: form.origins.into_iter().collect(),
+        seen_at: form.seen_at,
+        proven_at: form.proven_at,
+        successes: form.successes.min(u32::from(u8::MAX)),
+        failures: form.failures.min(u32::from(u8::MAX)),
+        failed_at: form.failed_at,
+    })
+}
+
+/// Where a damaged file is put, so that somebody can look at it.
+pub(super) fn set_aside(path: &Path) -> io::Result<()> {
+    fs::rename(path, beside(path, "damaged"))
+}
+
+/// The file of proofs that belongs to a cache.
+pub(super) fn proofs_of(path: &Path) -> PathBuf {
+    beside(path, "proofs")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// Adds a proof, as long as there is room. Blocks on the disk.
+pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
+    let encode = |bytes: &Bytes| URL_SAFE_NO_PAD.encode(bytes);
+    let form = ProofForm {
+        form: proof.form,
+        key: proof.key,
+        seq: proof.seq,
+        part: proof.part,
+        first: encode(&proof.first),
+        second: encode(&proof.second),
+    };
+    let mut proofs: Vec<ProofForm> = match fs::metadata(path) {
+        Ok(found) if found.len() <= MAX_PROOF_FILE => serde_json::from_slice(&fs::read(path)?).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    if proofs.len() < MAX_PROOFS && !proofs.contains(&form) {
+        proofs.push(form);
+        private_file::write(path, &serde_json::to_vec(&proofs).expect("strings and numbers are JSON"))?;
+    }
+    Ok(())
+}

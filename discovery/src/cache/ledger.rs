@@ -1,0 +1,211 @@
+//! How new the newest list of each key was, and what it said: so that nobody plays back an old one unnoticed, and two
+//! different ones of the same number are kept as proof. Pure.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chappe_common::{
+    directory::{FRESH, MAX_BUNDLE},
+    keys::PublicKey,
+    time::UnixTime,
+};
+
+use crate::source::{ListForm, SignedList};
+
+/// The most keys that are remembered: a root delegates to one or two at a time.
+const MAX_KEYS: usize = 16;
+/// The most parts of one list whose bytes are remembered: as many shards as one DNS answer holds.
+const MAX_PARTS: usize = 64;
+/// The most bytes of lists that are kept, of all keys together: one directory of the longest, and shards.
+const MAX_BYTES: usize = MAX_BUNDLE + 128 * 1024;
+
+/// Two lists of one key with the same number and different words. Who holds them can show anybody that the key is not to
+/// be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Equivocation {
+    /// What they are.
+    pub form: ListForm,
+    /// The key that signed both.
+    pub key: PublicKey,
+    /// The number of both.
+    pub seq: u64,
+    /// The part of both.
+    pub part: (u16, u16),
+    /// The one that came first, with its delegation.
+    pub first: Bytes,
+    /// The other.
+    pub second: Bytes,
+}
+
+/// What a list is, seen against those before it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Newer than all before.
+    New,
+    /// Has been seen, or is another part of the newest.
+    Known,
+    /// Older than one that was seen.
+    RolledBack,
+    /// As new as one that was seen, and says something else.
+    Equivocation(Box<Equivocation>),
+}
+
+#[derive(Clone, Debug)]
+struct Newest {
+    seq: u64,
+    issued_at: UnixTime,
+    parts: BTreeMap<(u16, u16), Bytes>,
+}
+
+/// The newest lists of each key, for each form.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger(BTreeMap<(ListForm, PublicKey), Newest>);
+
+impl Ledger {
+    /// Judges a list that verifies, and remembers it where it is not older than what is known.
+    pub(super) fn judge(&mut self, list: &SignedList) -> Judgement {
+        let Some(newest) = self.0.get_mut(&(list.form, list.key)).filter(|newest| newest.seq >= list.seq) else {
+            self.insert(list);
+            return Judgement::New;
+        };
+        if newest.seq > list.seq {
+            return Judgement::RolledBack;
+        }
+        match newest.parts.get(&list.part) {
+            Some(known) if *known == list.bytes => Judgement::Known,
+            Some(known) => Judgement::Equivocation(Box::new(Equivocation {
+                form: list.form,
+                key: list.key,
+                seq: list.seq,
+                part: list.part,
+                first: known.clone(),
+                second: list.bytes.clone(),
+            })),
+            None => {
+                if newest.parts.len() < MAX_PARTS {
+                    newest.parts.insert(list.part, list.bytes.clone());
+                    self.bound();
+                }
+                Judgement::Known
+            }
+        }
+    }
+
+    fn insert(&mut self, list: &SignedList) {
+        let parts = BTreeMap::from([(list.part, list.bytes.clone())]);
+        self.0.insert((list.form, list.key), Newest { seq: list.seq, issued_at: list.issued_at, parts });
+        while self.0.len() > MAX_KEYS {
+            let oldest = self.0.iter().min_by_key(|(_, newest)| newest.seq).map(|(key, _)| *key);
+            oldest.and_then(|key| self.0.remove(&key));
+        }
+        self.bound();
+    }
+
+    /// Forgets bytes, never numbers, until the rest fits: those of the key with the oldest list first.
+    fn bound(&mut self) {
+        let size = |newest: &Newest| newest.parts.values().map(Bytes::len).sum::<usize>();
+        while self.0.values().map(size).sum::<usize>() > MAX_BYTES {
+            let with_bytes = self.0.values_mut().filter(|newest| !newest.parts.is_empty());
+            let Some(oldest) = with_bytes.min_by_key(|newest| newest.seq) else { return };
+            oldest.parts.clear();
+        }
+    }
+
+    /// Whether one of the newest lists is of these days.
+    pub(super) fn is_fresh(&self, now: UnixTime) -> bool {
+        self.0.values().any(|newest| newest.issued_at + FRESH > now)
+    }
+
+    /// Everything that is remembered, each part on its own; a key whose bytes were forgotten, with none.
+    pub(super) fn lists(&self) -> impl Iterator<Item = SignedList> + '_ {
+        self.0.iter().flat_map(|((form, key), newest)| {
+            let no_bytes = newest.parts.is_empty().then_some(((0, 1), Bytes::new()));
+            let parts = newest.parts.iter().map(|(part, bytes)| (*part, bytes.clone())).chain(no_bytes);
+            parts.map(move |(part, bytes)| SignedList {
+                form: *form,
+                key: *key,
+                seq: newest.seq,
+                part,
+                issued_at: newest.issued_at,
+                bytes,
+                candidates: Vec::new(),
+                records: Vec::new(),
+            })
+        })
+    }
+
+    /// Takes back what [`Ledger::lists`] gave.
+    pub(super) fn restore(&mut self, list: &SignedList) {
+        self.judge(list);
+        if list.bytes.is_empty()
+            && let Some(newest) = self.0.get_mut(&(list.form, list.key))
+        {
+            newest.parts.remove(&list.part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    fn list(form: ListForm, seq: u64, part: u16, bytes: &'static [u8]) -> SignedList {
+        let key = SecretKey::from_bytes(&[1; 32]).public();
+        SignedList {
+            form,
+            key,
+            seq,
+            part: (part, 9),
+            issued_at: UnixTime::from_secs(seq),
+            bytes: Bytes::from_static(bytes),
+            candidates: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_number_never_goes_back_and_the_same_number_says_one_thing() {
+        let mut ledger = Ledger::default();
+        let directory = |seq, bytes| list(ListForm::Directory, seq, 0, bytes);
+        assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::New);
+        assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::Known);
+        assert_eq!(ledger.judge(&directory(4, b"four")), Judgement::RolledBack);
+        let Judgement::Equivocation(proof) = ledger.judge(&directory(5, b"other")) else { panic!("a contradiction") };
+        assert_eq!((&proof.first[..], &proof.second[..], proof.seq), (&b"five"[..], &b"other"[..], 5));
+        assert_eq!(ledger.judge(&directory(6, b"six")), Judgement::New);
+        assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::RolledBack);
+    }
+
+    #[test]
+    fn parts_of_one_list_do_not_contradict_each_other_and_forms_count_separately() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.judge(&list(ListForm::Directory, 9, 0, b"d")), Judgement::New);
+        assert_eq!(ledger.judge(&list(ListForm::Shard, 5, 0, b"a")), Judgement::New, "shards are published later");
+        assert_eq!(ledger.judge(&list(ListForm::Shard, 5, 1, b"b")), Judgement::Known);
+        assert!(matches!(ledger.judge(&list(ListForm::Shard, 5, 1, b"c")), Judgement::Equivocation(_)));
+        let mut restored = Ledger::default();
+        ledger.lists().for_each(|list| restored.restore(&list));
+        assert!(matches!(restored.judge(&list(ListForm::Shard, 5, 1, b"c")), Judgement::Equivocation(_)));
+        assert_eq!(restored.judge(&list(ListForm::Directory, 8, 0, b"d")), Judgement::RolledBack);
+    }
+
+    #[test]
+    fn the_bytes_are_bounded_and_the_numbers_stay() {
+        static BIG: [u8; MAX_BYTES / 2 + 1] = [0; MAX_BYTES / 2 + 1];
+        let mut ledger = Ledger::default();
+        ledger.judge(&list(ListForm::Directory, 5, 0, &BIG));
+        ledger.judge(&list(ListForm::Shard, 6, 0, &BIG));
+        let kept: usize = ledger.lists().map(|list| list.bytes.len()).sum();
+        assert!(kept <= MAX_BYTES);
+        let mut restored = Ledger::default();
+        ledger.lists().for_each(|list| restored.restore(&list));
+        assert_eq!(restored.judge(&list(ListForm::Directory, 4, 0, b"")), Judgement::RolledBack);
+        assert_eq!(
+            restored.judge(&list(ListForm::Directory, 5, 0, b"x")),
+            Judgement::Known,
+            "forgotten, not contradicted"
+        );
+    }
+}

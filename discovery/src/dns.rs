@@ -1,0 +1,90 @@
+//! Shards from DNS, over HTTPS: one provider, all zones. Each provider is a source of its own in the race.
+
+use chappe_common::{keys::PublicKey, place::NodePlace, shard::ShardBundle, time::UnixTime};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use hickory_proto::rr::{RData, RecordType};
+
+use crate::{
+    answers::first_answers,
+    doh::Doh,
+    source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
+};
+
+/// The most shards that are read of one name: what a DNS answer holds.
+const MAX_SHARDS: usize = 64;
+
+/// One provider, asked for the shards in these zones.
+#[derive(Clone, Debug)]
+pub struct Dns {
+    provider: Doh,
+    zones: Vec<String>,
+    roots: Vec<PublicKey>,
+}
+
+impl Dns {
+    /// A source that asks `provider` for the TXT records of these names and believes `roots`.
+    pub const fn new(provider: Doh, zones: Vec<String>, roots: Vec<PublicKey>) -> Self {
+        Self { provider, zones, roots }
+    }
+
+    async fn zone(&self, zone: &str, now: UnixTime) -> Result<Vec<SignedList>, SourceError> {
+        let records = self.provider.ask(zone, RecordType::TXT).await?;
+        let texts = records.into_iter().filter_map(|data| match data {
+            RData::TXT(txt) => Some(txt.txt_data.concat()),
+            _ => None,
+        });
+        read_shards(texts, &self.roots, now)
+    }
+}
+
+/// Those of the TXT records that are shards; one that doesn't count says nothing of the others.
+///
+/// # Errors
+/// None counts: why the last one doesn't, or that none is a shard.
+pub fn read_shards(
+    texts: impl Iterator<Item = Vec<u8>>,
+    roots: &[PublicKey],
+    now: UnixTime,
+) -> Result<Vec<SignedList>, SourceError> {
+    let mut lists = Vec::new();
+    let mut failure = SourceError::NoShard;
+    for text in texts.take(MAX_SHARDS) {
+        match ShardBundle::decode(&text, roots, now) {
+            None => {}
+            Some(Err(error)) => failure = error.into(),
+            Some(Ok(bundle)) => {
+                let shard = bundle.shard();
+                let candidate = |place: &NodePlace| Candidate::new(place.url(), Some(place.node()), SourceKind::Dns);
+                lists.push(SignedList {
+                    form: ListForm::Shard,
+                    key: shard.key_id,
+                    seq: shard.seq,
+                    part: shard.shard,
+                    issued_at: shard.issued_at,
+                    candidates: shard.nodes.iter().map(candidate).collect(),
+                    records: Vec::new(),
+                    bytes: text.into(),
+                });
+            }
+        }
+    }
+    if lists.is_empty() { Err(failure) } else { Ok(lists) }
+}
+
+impl Source for Dns {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Dns
+    }
+
+    fn label(&self) -> Option<String> {
+        Some(self.provider.provider().host())
+    }
+
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+        async move {
+            let answers = first_answers(self.zones.iter().map(|zone| self.zone(zone, now))).await?;
+            Ok(Listing { lists: answers.into_iter().flatten().collect(), ..Listing::default() })
+        }
+        .boxed()
+    }
+}

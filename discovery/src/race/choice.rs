@@ -1,0 +1,226 @@
+//! Who is dialled next: first by party, then by network, then by one's own experience, and at random throughout. So it
+//! helps nobody to list a thousand nodes, or to praise one's own. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use rand::{Rng, RngExt as _};
+
+use crate::{
+    network::Network,
+    source::{Candidate, SourceKind},
+};
+
+/// What came of a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// The candidate at this place.
+    One(usize),
+    /// There are candidates, and none may be dialled now.
+    NoneEligible,
+    /// There are none.
+    Empty,
+}
+
+/// Who has named candidates, and how many of each were chosen.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    chosen: HashMap<SourceKind, u32>,
+    named: HashSet<SourceKind>,
+    networks: HashSet<Network>,
+    total: u32,
+}
+
+impl Tally {
+    /// A party has named somebody.
+    pub fn name(&mut self, party: SourceKind) {
+        self.named.insert(party);
+    }
+
+    /// The most that a party may have of the choices, in sixtieths: as much as any other, and a third at most. Where there
+    /// are two, the one that speaks for more than a single operator has two thirds; a party that is alone has all.
+    fn share(&self, party: SourceKind) -> u32 {
+        let highest = self.named.iter().copied().max_by_key(|party| rank(*party));
+        match self.named.len() {
+            0 | 1 => 60,
+            2 if highest == Some(party) => 40,
+            2 | 3 => 20,
+            4 => 15,
+            5 => 12,
+            6 => 10,
+            _ => 9,
+        }
+    }
+
+    /// Chooses among those for which `eligible` holds, and counts the choice.
+    pub fn choose(
+        &mut self,
+        candidates: &[Candidate],
+        eligible: impl Fn(&Candidate) -> bool,
+        rng: &mut impl Rng,
+    ) -> Chosen {
+        if candidates.is_empty() {
+            return Chosen::Empty;
+        }
+        let mut parties: Vec<_> = candidates.iter().filter(|one| eligible(one)).map(Candidate::party).collect();
+        parties.sort_unstable();
+        parties.dedup();
+        // Those that had their share wait, as long as another has somebody.
+        let within = |party: &SourceKind| {
+            let count = self.chosen.get(party).copied().unwrap_or(0);
+            (count + 1) * 60 <= (self.share(*party) * (self.total + 1)).next_multiple_of(60)
+        };
+        let mut open: Vec<_> = parties.iter().copied().filter(within).collect();
+        if open.is_empty() {
+            open = parties;
+        }
+        let Some(party) = weighted(open.iter().map(|party| self.share(*party)), rng).map(|at| open[at]) else {
+            return Chosen::NoneEligible;
+        };
+        let mine: Vec<_> = (0..candidates.len())
+            .filter(|at| eligible(&candidates[*at]) && candidates[*at].party() == party)
+            .map(|at| (at, candidates[at].network(), candidates[at].weight))
+            .collect();
+        // A network weighs as much as the best of it, and one that was dialled already waits for those that weren't.
+        let mut networks: HashMap<&Network, u32> = HashMap::new();
+        for (_, network, weight) in &mine {
+            let known = networks.entry(network).or_default();
+            *known = (*known).max(*weight);
+        }
+        let fresh = networks.keys().any(|network| !self.networks.contains(*network));
+        let mut networks: Vec<_> =
+            networks.into_iter().filter(|(network, _)| !fresh || !self.networks.contains(*network)).collect();
+        // A map's order is not the same in every run.
+        networks.sort_unstable();
+        let Some(network) = weighted(networks.iter().map(|(_, weight)| *weight), rng).map(|at| networks[at].0.clone())
+        else {
+            return Chosen::NoneEligible;
+        };
+        let there: Vec<_> = mine.iter().filter(|(_, other, _)| *other == network).collect();
+        let Some(at) = weighted(there.iter().map(|(.., weight)| *weight), rng).map(|at| there[at].0) else {
+            return Chosen::NoneEligible;
+        };
+        self.networks.insert(network);
+        *self.chosen.entry(party).or_default() += 1;
+        self.total += 1;
+        Chosen::One(at)
+    }
+}
+
+/// How many people a party speaks for or how near it is to this one: what this side has seen and what people vouch for is
+/// above what one operator lists. DNS says the same to all, and others copy it; a registry can answer each as it likes.
+const fn rank(party: SourceKind) -> u8 {
+    match party {
+        SourceKind::Registry => 0,
+        SourceKind::Snapshot => 1,
+        SourceKind::Dns => 2,
+        SourceKind::Link => 3,
+        SourceKind::Referral => 4,
+        SourceKind::Cache => 5,
+        SourceKind::Manual => 6,
+    }
+}
+
+/// A place, at random by weight; none where there is none.
+fn weighted(weights: impl Iterator<Item = u32> + Clone, rng: &mut impl Rng) -> Option<usize> {
+    let total: u32 = weights.clone().sum();
+    if total == 0 {
+        return None;
+    }
+    let mut at = rng.random_range(0..total);
+    for (index, weight) in weights.enumerate() {
+        match at.checked_sub(weight) {
+            Some(rest) => at = rest,
+            None => return Some(index),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+    use crate::source::{MAX_WEIGHT, UNKNOWN_WEIGHT};
+
+    fn of(source: SourceKind, network: u8, host: u8) -> Candidate {
+        Candidate::new(format!("ws://10.{network}.0.{host}:1"), None, source)
+    }
+
+    /// How the first `n` choices fall, by party, over many seeds.
+    fn choices(candidates: &[Candidate], n: usize) -> HashMap<SourceKind, usize> {
+        let mut counts = HashMap::new();
+        for seed in 0..300 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (mut tally, mut left) = (Tally::default(), candidates.to_vec());
+            left.iter().for_each(|candidate| tally.name(candidate.party()));
+            for _ in 0..n {
+                let Chosen::One(at) = tally.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
+                *counts.entry(left.swap_remove(at).party()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn no_party_has_more_than_a_third_where_others_have_any() {
+        let mut candidates: Vec<_> = (0..200).map(|n| of(SourceKind::Registry, n, n)).collect();
+        candidates.extend((0..14).map(|n| of(SourceKind::Dns, 200 + n, n)));
+        for n in [1, 3, 6, 12] {
+            let counts = choices(&candidates, n);
+            let registry = counts.get(&SourceKind::Registry).copied().unwrap_or(0);
+            assert!(registry * 100 <= 300 * n * 38, "{registry} of {}", 300 * n);
+        }
+        candidates.extend((0..14).map(|n| of(SourceKind::Manual, 220 + n, n)));
+        for n in [3, 6, 12] {
+            assert!(choices(&candidates, n).into_values().all(|count| count * 100 <= 300 * n * 38), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_party_that_is_alone_or_left_over_is_dialled_all_the_same() {
+        let mut candidates: Vec<_> = (0..9).map(|n| of(SourceKind::Registry, n, n)).collect();
+        assert_eq!(choices(&candidates, 9)[&SourceKind::Registry], 300 * 9);
+        candidates.push(of(SourceKind::Dns, 100, 1));
+        assert_eq!(choices(&candidates, 10)[&SourceKind::Registry], 300 * 9);
+    }
+
+    #[test]
+    fn networks_come_before_nodes_and_each_network_once_before_any_twice() {
+        let mut candidates: Vec<_> = (0..100).map(|n| of(SourceKind::Registry, 1, n)).collect();
+        candidates.push(of(SourceKind::Registry, 2, 0));
+        candidates.push(of(SourceKind::Registry, 3, 0));
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (mut tally, mut left) = (Tally::default(), candidates.clone());
+            let mut networks = HashSet::new();
+            for _ in 0..3 {
+                let Chosen::One(at) = tally.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
+                networks.insert(left.swap_remove(at).network());
+            }
+            assert_eq!(networks.len(), 3);
+        }
+    }
+
+    #[test]
+    fn own_successes_weigh_and_do_not_decide() {
+        let known = Candidate { weight: MAX_WEIGHT, ..of(SourceKind::Cache, 1, 1) };
+        let unknown = Candidate { weight: UNKNOWN_WEIGHT, ..of(SourceKind::Cache, 2, 1) };
+        let mut firsts = [0; 2];
+        for seed in 0..1000 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let chosen = Tally::default().choose(&[known.clone(), unknown.clone()], |_| true, &mut rng);
+            let Chosen::One(at) = chosen else { panic!("somebody") };
+            firsts[at] += 1;
+        }
+        assert!((850..950).contains(&firsts[0]), "{firsts:?}");
+    }
+
+    #[test]
+    fn where_nobody_may_be_dialled_now_or_nobody_is_there_it_says_so() {
+        let mut rng = StdRng::seed_from_u64(1);
+        assert_eq!(Tally::default().choose(&[], |_| true, &mut rng), Chosen::Empty);
+        let one = [of(SourceKind::Dns, 1, 1)];
+        assert_eq!(Tally::default().choose(&one, |_| false, &mut rng), Chosen::NoneEligible);
+    }
+}

@@ -1,0 +1,43 @@
+//! Nodes that contacts passed on over their sealed channel.
+//!
+//! The list can change while searches run: a call may bring newer nodes. Who keeps it between runs is the client.
+
+use std::sync::{Arc, Mutex};
+
+use chappe_common::{place::NodePlace, time::UnixTime};
+use futures_util::future::{self, BoxFuture, FutureExt as _};
+
+use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
+
+/// The most nodes that are held: three of each of twenty contacts are more than a search dials.
+pub const MAX_REFERRALS: usize = 64;
+
+/// The source of nodes that contacts named. Clones share the list.
+#[derive(Clone, Debug, Default)]
+pub struct Referrals(Arc<Mutex<Vec<NodePlace>>>);
+
+impl Referrals {
+    /// Replaces the list; the first [`MAX_REFERRALS`] count.
+    pub fn set(&self, nodes: impl IntoIterator<Item = NodePlace>) {
+        let nodes = nodes.into_iter().take(MAX_REFERRALS).collect();
+        *self.0.lock().expect("nothing panics while it is locked") = nodes;
+    }
+
+    /// Whether nobody has passed anything on.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().expect("nothing panics while it is locked").is_empty()
+    }
+}
+
+impl Source for Referrals {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Referral
+    }
+
+    fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+        let nodes = self.0.lock().expect("nothing panics while it is locked");
+        let candidate = |place: &NodePlace| Candidate::new(place.url(), Some(place.node()), SourceKind::Referral);
+        let candidates = nodes.iter().map(candidate).collect();
+        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+    }
+}
