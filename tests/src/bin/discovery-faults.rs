@@ -11,7 +11,8 @@ use chappe_discovery::source::SourceKind;
 use chappe_tests::{
     faults::{
         cells::{self, Cell},
-        fault, hostile,
+        fault,
+        hostile::{self, Distance},
         times::{ROUND_TRIP, Situation, Stage},
         world::World,
     },
@@ -126,7 +127,12 @@ async fn times(figures: Figures, runs: usize) -> bool {
         if situation.has_ladder() {
             let climbs = runs.min(CLIMBS);
             let mut took = stage.climb(climbs).await;
-            figures.print(&format!("{name}, a ladder of 10 s a layer, p95 of {climbs}"), percentile(&mut took, 0.95), "s", None);
+            figures.print(
+                &format!("{name}, a ladder of 10 s a layer, p95 of {climbs}"),
+                percentile(&mut took, 0.95),
+                "s",
+                None,
+            );
         }
     }
     world.shutdown().await;
@@ -134,12 +140,16 @@ async fn times(figures: Figures, runs: usize) -> bool {
 }
 
 fn hostile_registry(figures: Figures) -> bool {
-    let choices: Vec<_> = (0..SEEDS).map(|seed| hostile::choose(seed.into())).collect();
     let share = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / f64::from(SEEDS) * 100.0;
-    let first = share(choices.iter().filter(|choice| choice.first).count());
-    let both = share(choices.iter().filter(|choice| choice.both).count());
-    let name = format!("hostile registry of 1,000 nodes, {SEEDS} seeds");
-    let first = figures.print(&format!("{name}: the first node is its own"), first, "%", Some(40.0));
-    let both = figures.print(&format!("{name}: so is the one that confirms"), both, "%", Some(10.0));
-    first && both
+    let mut ok = true;
+    // Whoever has nodes next to every client wins races; what that is worth shows with the second node.
+    for (distance, what, target) in [(Distance::Same, "as far as others", Some(40.0)), (Distance::Near, "near", None)] {
+        let choices: Vec<_> = (0..SEEDS).map(|seed| hostile::choose(seed.into(), distance)).collect();
+        let first = share(choices.iter().filter(|choice| choice.first).count());
+        let both = share(choices.iter().filter(|choice| choice.both).count());
+        let name = format!("hostile registry of 1,000 nodes {what}, {SEEDS} seeds");
+        ok &= figures.print(&format!("{name}: the first node is its own"), first, "%", target);
+        ok &= figures.print(&format!("{name}: so is the one that confirms"), both, "%", Some(10.0));
+    }
+    ok
 }

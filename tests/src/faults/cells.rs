@@ -15,11 +15,7 @@ use axum::{
 use bytes::Bytes;
 use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, Outcome,
-    cache::Cache,
-    link::Link,
-    race::confirm::Confirmation,
-    source::SourceKind,
+    Discovery, DiscoveryBuilder, Outcome, cache::Cache, link::Link, race::confirm::Confirmation, source::SourceKind,
 };
 use tokio::time::{Instant, timeout};
 
@@ -101,14 +97,16 @@ pub async fn try_cell(world: &World, source: SourceKind, fault: Fault) -> Cell {
     let mut wrong = Vec::new();
 
     let path = dir.path().join("alone");
-    let (outcome, alone) = run(world, source, fault, &path, &known, None).await;
+    let (outcome, alone, lost) = run(world, source, fault, &path, &known, None).await;
     let says = match &outcome {
         Ok((found, _)) if world.has(*found) => "finds a node".to_owned(),
         Ok((found, _)) => {
             wrong.push(format!("believes {}", found.short()));
             "is deceived".to_owned()
         }
-        Err(causes) => causes.iter().find(|(kind, _)| *kind == source).map(|(_, cause)| cause.clone()).unwrap_or_default(),
+        Err(causes) => {
+            causes.iter().find(|(kind, _)| *kind == source).map(|(_, cause)| cause.clone()).unwrap_or_default()
+        }
     };
     let expected = expected(source, fault);
     match (&expected, &outcome) {
@@ -117,16 +115,18 @@ pub async fn try_cell(world: &World, source: SourceKind, fault: Fault) -> Cell {
         (Expected::Told, Ok((_, Some(Confirmation::Disagreement { .. })))) => {}
         (Expected::Cause(text), _) => wrong.push(format!("«{text}» expected")),
         (Expected::Found, _) => wrong.push("a node expected".to_owned()),
-        (Expected::Told, _) => wrong.push(format!("a disagreement expected: {:?}", outcome.as_ref().map(|found| &found.1))),
+        (Expected::Told, _) => {
+            wrong.push(format!("a disagreement expected: {:?}", outcome.as_ref().map(|found| &found.1)))
+        }
     }
     if alone > LONGEST + LATE {
         wrong.push("too late".to_owned());
     }
-    wrong.extend(lost(&path, world, fault, &known));
 
     let path = dir.path().join("beside");
     let contact = &world.nodes[0].listed;
-    let (outcome, took) = run(world, source, fault, &path, &known, Some(contact)).await;
+    wrong.extend(lost);
+    let (outcome, took, lost) = run(world, source, fault, &path, &known, Some(contact)).await;
     let beside = match outcome {
         Ok((found, _)) if world.has(found) => Some(took),
         _ => {
@@ -134,7 +134,7 @@ pub async fn try_cell(world: &World, source: SourceKind, fault: Fault) -> Cell {
             None
         }
     };
-    wrong.extend(lost(&path, world, fault, &known));
+    wrong.extend(lost);
     Cell { source, fault, says, alone, beside, wrong }
 }
 
@@ -147,9 +147,13 @@ async fn run(
     path: &Path,
     known: &Listed,
     contact: Option<&Listed>,
-) -> (Ended, Duration) {
+) -> (Ended, Duration, Option<String>) {
     let Try { mut client, mut cached, switch, _servers } = set_up(world, source, fault).await;
-    cached.push((known.node(), known.url.clone()));
+    // Where the fault is that of a cached node, that one has to stay; a second would only hide what is said of it.
+    if cached.is_empty() {
+        cached.push((known.node(), known.url.clone()));
+    }
+    let kept = cached[0].0;
     if fault == Fault::CorruptCache {
         std::fs::write(path, GARBAGE).expect("a writable folder");
     } else {
@@ -178,7 +182,7 @@ async fn run(
         }
         Err(error) => Err(error.causes.into_iter().map(|cause| (cause.source, cause.error.to_string())).collect()),
     };
-    (ended, took)
+    (ended, took, lost(path, world, fault, kept))
 }
 
 async fn search(discovery: &Discovery) -> Outcome {
@@ -186,17 +190,18 @@ async fn search(discovery: &Discovery) -> Outcome {
 }
 
 /// Whether the cache still has what it had.
-fn lost(path: &Path, world: &World, fault: Fault, known: &Listed) -> Option<String> {
+fn lost(path: &Path, world: &World, fault: Fault, kept: NodeId) -> Option<String> {
     if fault == Fault::CorruptCache {
-        let kept = std::fs::read_dir(path.parent()?).ok()?.flatten().any(|file| {
-            std::fs::read(file.path()).is_ok_and(|bytes| bytes == GARBAGE)
-        });
+        let kept = std::fs::read_dir(path.parent()?)
+            .ok()?
+            .flatten()
+            .any(|file| std::fs::read(file.path()).is_ok_and(|bytes| bytes == GARBAGE));
         return (!kept).then(|| "the damaged cache file is gone".to_owned());
     }
     if let Err(error) = Cache::open(path, world.federation()) {
         return Some(format!("the cache is damaged: {error}"));
     }
-    let has = std::fs::read_to_string(path).is_ok_and(|text| text.contains(&known.node().to_string()));
+    let has = std::fs::read_to_string(path).is_ok_and(|text| text.contains(&kept.to_string()));
     (!has).then(|| "the cache has lost a node".to_owned())
 }
 
@@ -241,6 +246,8 @@ fn expected(source: SourceKind, fault: Fault) -> Expected {
         (_, Fault::UntrustedCertificate) => Cause("not to be trusted"),
         (_, Fault::OtherNode) => Cause("another node is at this address"),
         (_, Fault::CorruptCache) => Cause("knows no node"),
+        // What somebody printed a year ago should not lead anywhere.
+        (SourceKind::Link, Fault::ClockAhead) => Cause("expired"),
         // The key and the address are what counts.
         _ => Found,
     }
@@ -383,9 +390,7 @@ fn page(fault: Fault) -> Option<Response> {
     let html = [(CONTENT_TYPE, "text/html")];
     Some(match fault {
         Fault::Forbidden => (StatusCode::FORBIDDEN, html, BLOCKED).into_response(),
-        Fault::UnavailableForLegalReasons => {
-            (StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, html, BLOCKED).into_response()
-        }
+        Fault::UnavailableForLegalReasons => (StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, html, BLOCKED).into_response(),
         Fault::BlockPage => (html, BLOCKED).into_response(),
         Fault::Redirect => (StatusCode::FOUND, [(LOCATION, "https://blocked.example/")]).into_response(),
         Fault::Oversized => {
@@ -401,23 +406,21 @@ fn lists(world: &World, source: SourceKind, fault: Fault) -> (Vec<Bytes>, Option
     let (now, nodes) = (now(), world.listed());
     let sign = |issuer: &Issuer, when: When, nodes: &[Listed]| match source {
         SourceKind::Registry => vec![issuer.directory(when, nodes)],
-        _ if nodes.is_empty() => vec![issuer.empty_shard(when).into()],
-        _ => issuer.shards(when, nodes).into_iter().map(Bytes::from).collect(),
+        _ => vec![issuer.shard(when, nodes).into()],
     };
     let own = |when| sign(&world.issuer, when, &nodes);
     let today = When::now(now);
+    let gone = [1, 2, 3].map(|n| Listed::new(&nobody(), world.federation(), ([127, 0, 0, n], 9).into(), now));
     match fault {
         Fault::TrustedLiar => (sign(&Issuer::new(), today, &nodes), None),
         Fault::WrongKey => (sign(&world.issuer.undelegated(), today, &nodes), None),
-        Fault::ReplayedSeq => (own(today), Some(own(When::earlier(now, day)))),
+        // The newer one has only nodes that are gone: whoever believed the older one would find somebody.
+        Fault::ReplayedSeq => (sign(&world.issuer, today, &gone), Some(own(When::earlier(now, day)))),
         Fault::LeapingSeq => (own(When { seq: today.seq + 365 * 24 * 3600 * 1000, ..today }), None),
         Fault::Expired => (own(When::earlier(now, 8 * day)), None),
         Fault::Empty => (sign(&world.issuer, today, &[]), None),
         Fault::Equivocation => (own(today), Some(sign(&world.issuer, today, &nodes[1..]))),
-        Fault::StaleNodes => {
-            let gone = |n: u8| Listed::new(&nobody(), world.federation(), ([127, 0, 0, n], 9).into(), now);
-            (sign(&world.issuer, today, &[gone(1), gone(2), gone(3)]), None)
-        }
+        Fault::StaleNodes => (sign(&world.issuer, today, &gone), None),
         Fault::OtherNode => {
             let impostor = |node: &Listed| Listed::new(&nobody(), world.federation(), node.addr(), now);
             (sign(&world.issuer, today, &nodes.iter().map(impostor).collect::<Vec<_>>()), None)

@@ -40,9 +40,18 @@ fn node(number: u16) -> NodeId {
     NodeId::new(PublicKey::from_bytes(key))
 }
 
-/// A client that knows nobody: the registry answers, and two providers of DNS do. All hostile nodes are alive and near; the
-/// honest ones are farther, and one in ten is gone.
-pub fn choose(seed: u64) -> Choice {
+/// How far the hostile nodes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// As far as all others: three to five round trips of 100 ms until the proof.
+    Same,
+    /// Next to the client, whom they answer in half the time.
+    Near,
+}
+
+/// A client that knows nobody: the registry answers, and three providers of DNS do, three round trips of 100 ms after they
+/// were asked, or a little later. All hostile nodes are alive; of the honest ones, one in ten is gone.
+pub fn choose(seed: u64, hostile_are: Distance) -> Choice {
     let mut rng = StdRng::seed_from_u64(seed);
     let hostile: Vec<_> = (0..HOSTILE)
         .map(|n| {
@@ -56,7 +65,7 @@ pub fn choose(seed: u64) -> Choice {
         .collect();
     let is_hostile = |candidate: &Candidate| candidate.source == SourceKind::Registry;
     let gone: HashSet<_> = honest.iter().filter(|_| rng.random_bool(0.1)).map(|honest| honest.url.clone()).collect();
-    let kinds = [SourceKind::Cache, SourceKind::Registry, SourceKind::Dns, SourceKind::Dns];
+    let kinds = [SourceKind::Cache, SourceKind::Registry, SourceKind::Dns, SourceKind::Dns, SourceKind::Dns];
     let mut race = Race::new(kinds, &[], false, StdRng::from_rng(&mut rng));
     let mut events: BTreeMap<(Duration, u64), Event> = BTreeMap::new();
     let (mut now, mut count) = (Duration::ZERO, 0);
@@ -70,12 +79,13 @@ pub fn choose(seed: u64) -> Choice {
                     events.insert((now, count), Event::Listed(0));
                 }
                 Action::List(source) => {
-                    events.insert((now + ms(150, 450, &mut rng), count), Event::Listed(source));
+                    events.insert((now + ms(300, 350, &mut rng), count), Event::Listed(source));
                 }
                 Action::Dial(id, candidate) => {
                     let alive = !gone.contains(&candidate.url);
-                    let (from, to) = if is_hostile(&candidate) { (60, 200) } else { (100, 500) };
-                    events.insert((now + ms(from, to, &mut rng), count), Event::Dialled(id, alive));
+                    let near = hostile_are == Distance::Near && is_hostile(&candidate);
+                    let took = ms(300, 500, &mut rng) / if near { 2 } else { 1 };
+                    events.insert((now + took, count), Event::Dialled(id, alive));
                 }
                 Action::Abandon(_) => {}
                 Action::Done => return judge(&race, &all, &mut rng, is_hostile),

@@ -159,11 +159,11 @@ impl Issuer {
         bundle.expect("a directory").encode().into()
     }
 
-    /// A shard without a node, as a text of a TXT record.
-    pub fn empty_shard(&self, when: When) -> String {
+    /// One shard of these nodes, as a text of a TXT record; also one that no honest publisher would make.
+    pub fn shard(&self, when: When, nodes: &[Listed]) -> String {
         let When { seq, issued_at, expires_at } = when;
         let (federation, key_id) = (self.federation(), self.online.public());
-        let shard = Shard { federation, key_id, seq, issued_at, expires_at, shard: (0, 1), nodes: Vec::new() };
+        let shard = Shard { federation, key_id, seq, issued_at, expires_at, shard: (0, 1), nodes: places(nodes) };
         let (delegation, shard) = (self.delegation(issued_at), Signed::sign(shard, &self.online).expect("a shard"));
         let len = u16::try_from(delegation.as_bytes().len()).expect("a delegation is short");
         let bytes = [&len.to_le_bytes(), &delegation.as_bytes()[..], shard.as_bytes()].concat();
@@ -172,13 +172,15 @@ impl Issuer {
 
     /// Shards of these nodes, as texts of TXT records.
     pub fn shards(&self, when: When, nodes: &[Listed]) -> Vec<String> {
-        let places: Vec<_> =
-            nodes.iter().map(|node| NodePlace::new(node.node(), &node.url).expect("a place")).collect();
         let When { seq, issued_at, expires_at } = when;
         let issue = Issue { seq, issued_at, expires_at };
-        let shards = ShardBundle::sign_all(&self.delegation(issued_at), &places, issue, &self.online);
+        let shards = ShardBundle::sign_all(&self.delegation(issued_at), &places(nodes), issue, &self.online);
         shards.expect("shards").iter().map(ShardBundle::to_text).collect()
     }
+}
+
+fn places(nodes: &[Listed]) -> Vec<NodePlace> {
+    nodes.iter().map(|node| NodePlace::new(node.node(), &node.url).expect("a place")).collect()
 }
 
 impl Default for Issuer {

@@ -11,7 +11,7 @@ use super::{
     ca::Ca,
     dns::Dns,
     gate::{Gate, Traffic},
-    issuer::{Issuer, Listed, When},
+    issuer::{Issuer, When},
     ladder::Ladder,
     web::Web,
     world::{REGISTRY, World, ZONE, cache_of, endpoint, nobody, now, provider},
@@ -155,7 +155,10 @@ impl<'a> Stage<'a> {
         let web = match situation {
             Situation::RegistryLies => {
                 let lie = Issuer::new().directory(When::now(now()), &world.listed());
-                Web::serve(Some(world.tls(&[REGISTRY])), move |_, _| axum::response::IntoResponse::into_response(lie.clone())).await
+                Web::serve(Some(world.tls(&[REGISTRY])), move |_, _| {
+                    axum::response::IntoResponse::into_response(lie.clone())
+                })
+                .await
             }
             Situation::RegistryIntercepted => {
                 let tls = Ca::new("nobody's").server(&[REGISTRY], b"http/1.1");
@@ -243,9 +246,4 @@ impl<'a> Stage<'a> {
         });
         stream::iter(climbs).buffer_unordered(AT_ONCE).collect().await
     }
-}
-
-/// Listed nodes and where they are dialled.
-pub fn places(nodes: &[Listed]) -> Vec<(NodeId, String)> {
-    nodes.iter().map(|node| (node.node(), node.url.clone())).collect()
 }

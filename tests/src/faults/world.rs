@@ -32,7 +32,7 @@ use super::{
     issuer::{Issuer, Listed, When},
     web::Web,
 };
-use crate::eventually;
+use crate::{eventually, process::http};
 
 /// The name under which shards are in DNS.
 pub const ZONE: &str = "nodes.example";
@@ -103,7 +103,7 @@ impl World {
             nodes.push(Running { listed, _gate: gate, node });
         }
         eventually("the nodes know each other", || nodes.iter().all(|node| node.node.members() == count)).await;
-        let directory = reqwest::get(format!("{url}/v1/directory")).await.expect("an answer").bytes().await;
+        let directory = http().get(format!("{url}/v1/directory")).send().await.expect("an answer").bytes().await;
         Self { issuer, ca: Ca::new("trusted"), nodes, directory: directory.expect("a directory"), registry, _dir: dir }
     }
 
@@ -140,8 +140,10 @@ impl World {
     /// A mirror of the registry, over TLS.
     pub async fn mirror(&self) -> Web {
         let directory = self.directory.clone();
-        Web::serve(Some(self.tls(&[REGISTRY])), move |_, _| axum::response::IntoResponse::into_response(directory.clone()))
-            .await
+        Web::serve(Some(self.tls(&[REGISTRY])), move |_, _| {
+            axum::response::IntoResponse::into_response(directory.clone())
+        })
+        .await
     }
 
     /// A real DNS server with the shards of all nodes, and the registry's address.
