@@ -24,7 +24,7 @@ async fn every_fault_is_told_for_what_it_is_and_costs_nobody_a_node() {
     let all = sources.into_iter().flat_map(|source| fault::of(source).into_iter().map(move |fault| (source, fault)));
     let tried = all.map(|(source, fault)| cells::try_cell(&world, source, fault));
     let cells: Vec<_> = stream::iter(tried).buffered(8).collect().await;
-    assert_eq!(cells.len(), 84);
+    assert_eq!(cells.len(), 87);
     let wrong: Vec<_> = cells.iter().filter(|cell| !cell.wrong.is_empty()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     world.shutdown().await;
