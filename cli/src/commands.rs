@@ -4,6 +4,7 @@ mod bootstrap;
 mod call;
 mod daemon;
 mod discover;
+mod doctor;
 mod init;
 mod listen;
 mod node;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Bootstrap(bootstrap::BootstrapCommand),
     /// Find a node that works, and say how
     Discover(discover::DiscoverArgs),
+    /// Ask every source, and say what is wrong and what to do
+    Doctor(doctor::DoctorArgs),
     /// Pair with another person: show a code, or type the other's in
     Pair(pair::PairArgs),
     /// Call a contact, and send it a tone
@@ -64,6 +67,7 @@ impl Command {
             Self::Node(command) => node::run(command, *output).await,
             Self::Bootstrap(command) => bootstrap::run(command, *output).await,
             Self::Discover(args) => discover::run(&args, *output).await,
+            Self::Doctor(args) => doctor::run(&args, *output).await,
             Self::Pair(args) => pair::run(&args, *output).await,
             Self::Call(args) => call::run(&args, *output).await,
             Self::Listen(args) => listen::run(&args, *output).await,

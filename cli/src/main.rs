@@ -5,11 +5,13 @@
 
 mod commands;
 mod config;
+mod explain;
 mod media;
 mod network;
 mod output;
 mod party;
 mod qr;
+mod search_report;
 mod signals;
 mod talk;
 mod timeline;

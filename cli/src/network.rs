@@ -3,13 +3,16 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    str::FromStr,
     time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
-use chappe_discovery::{Discovery, DiscoveryBuilder, link::Link, manual::ManualNode, private_file};
+use chappe_discovery::{
+    Discovery, DiscoveryBuilder, doh::Provider, link::Link, manual::ManualNode, private_file, registry::Endpoint,
+};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -33,9 +36,23 @@ pub(crate) struct ProfileArgs {
 /// Where to look for nodes.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct NetworkArgs {
-    /// A registry's base URL; a profile remembers it
-    #[arg(long, value_name = "URL")]
+    /// A registry's base URL, or a file that is its directory; a profile remembers it. With `,connect_to=IP:PORT`,
+    /// `,sni=NAME` and `,host=NAME` it is reached at another address, under another name
+    #[arg(long, value_name = "URL", value_parser = parse_registry)]
     registry: Vec<String>,
+
+    /// A name in DNS under which the federation's nodes stand, asked for over HTTPS; a profile remembers it
+    #[arg(long, value_name = "NAME")]
+    dns: Vec<String>,
+
+    /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query[,IP:PORT]; a profile
+    /// remembers it
+    #[arg(long, value_name = "URL", value_parser = parse_provider)]
+    doh: Vec<String>,
+
+    /// Resolves names of registries and nodes by this system, and not over HTTPS; a profile remembers it
+    #[arg(long)]
+    system_resolver: bool,
 
     /// A root key of the federation, which the registry's directory has to rest on; a profile remembers it
     // Keys are base64url: one in 64 begins with a hyphen.
@@ -57,6 +74,12 @@ pub(crate) struct NetworkArgs {
 pub(crate) struct Network {
     registries: Vec<String>,
     roots: Vec<PublicKey>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dns: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    doh: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    system_resolver: bool,
     nodes: Vec<String>,
     test: bool,
 }
@@ -95,11 +118,10 @@ impl ProfileArgs {
         if let Some(link) = &link {
             builder = builder.link(link.clone());
         }
-        for url in &network.registries {
-            builder = builder.registry(url, network.roots.iter().copied());
-        }
-        for node in network.manual_nodes()? {
-            builder = builder.node(node);
+        let sources = network.sources()?;
+        builder = builder.discovery(|discovery| sources.add_to(discovery));
+        if network.test {
+            builder = builder.private();
         }
         Ok((profile, builder, link))
     }
@@ -110,42 +132,86 @@ fn nodes_of(link: &Link) -> Vec<String> {
 }
 
 impl NetworkArgs {
-    /// A search as the command line says.
-    pub(crate) fn discovery(&self) -> Result<Discovery> {
-        let Some(network) = self.given()? else { bail!("say where to look: --registry URL --root KEY, or --node URL") };
-        Ok(network.discovery()?.build()?)
+    /// A search as the command line says, or else as a profile remembers.
+    pub(crate) fn discovery(&self, profile: Option<&Path>) -> Result<Discovery> {
+        let network = match (self.given()?, profile) {
+            (Some(network), _) => network,
+            (None, Some(profile)) => Network::remembered(profile)?
+                .with_context(|| format!("{} is no profile that knows a network", profile.display()))?,
+            (None, None) => bail!("say where to look: --registry URL --root KEY, or --node URL, or --profile DIR"),
+        };
+        let mut builder = network.sources()?.add_to(Discovery::builder());
+        if let Some(folder) = profile {
+            let profile = Profile::open_or_create(folder, "somebody")?;
+            builder = builder.referrals(profile.referrals()).cache(profile.nodes_file());
+        }
+        Ok(builder.build()?)
     }
 
     fn given(&self) -> Result<Option<Network>> {
-        if self.registry.is_empty() != self.root.is_empty() {
-            bail!("--registry and --root go together: the root key says whose directory is to be believed");
+        if (self.registry.is_empty() && self.dns.is_empty()) != self.root.is_empty() {
+            bail!("--registry or --dns, and --root go together: the root key says whose directory is to be believed");
         }
-        if self.registry.is_empty() && self.node.is_empty() {
+        if self.registry.is_empty() && self.dns.is_empty() && self.node.is_empty() {
             return Ok(None);
         }
         Ok(Some(Network {
             registries: self.registry.clone(),
             roots: self.root.clone(),
+            dns: self.dns.clone(),
+            doh: self.doh.clone(),
+            system_resolver: self.system_resolver,
             nodes: self.node.clone(),
             test: self.test,
         }))
     }
 }
 
-impl Network {
-    fn discovery(&self) -> Result<DiscoveryBuilder> {
-        let mut builder = Discovery::builder();
-        if !self.registries.is_empty() {
-            builder = builder.registry(self.registries.clone(), self.roots.clone());
-        }
-        for node in self.manual_nodes()? {
-            builder = builder.manual(node);
-        }
-        Ok(builder)
-    }
+/// The same, read.
+#[derive(Debug)]
+struct Sources {
+    endpoints: Vec<Endpoint>,
+    roots: Vec<PublicKey>,
+    zones: Vec<String>,
+    providers: Vec<Provider>,
+    system_resolver: bool,
+    nodes: Vec<ManualNode>,
+}
 
-    fn manual_nodes(&self) -> Result<Vec<ManualNode>> {
-        self.nodes.iter().map(|node| node.parse().with_context(|| format!("`{node}`"))).collect()
+impl Sources {
+    fn add_to(self, builder: DiscoveryBuilder) -> DiscoveryBuilder {
+        let mut builder = builder.registry(self.endpoints, self.roots);
+        if self.system_resolver {
+            builder = builder.system_resolver();
+        }
+        builder = self.zones.into_iter().fold(builder, DiscoveryBuilder::zone);
+        builder = self.providers.into_iter().fold(builder, DiscoveryBuilder::provider);
+        self.nodes.into_iter().fold(builder, DiscoveryBuilder::manual)
+    }
+}
+
+/// Each text read; an error names the one that can't be.
+fn read_all<T: FromStr>(texts: &[String]) -> Result<Vec<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    texts.iter().map(|text| text.parse().with_context(|| format!("`{text}`"))).collect()
+}
+
+impl Network {
+    fn sources(&self) -> Result<Sources> {
+        let nodes: Vec<ManualNode> = read_all(&self.nodes)?;
+        for node in nodes.iter().filter(|node| node.node().is_none()) {
+            tracing::warn!(url = node.url(), "nothing pins this node's key: whoever answers there is taken for it");
+        }
+        Ok(Sources {
+            endpoints: read_all(&self.registries)?,
+            roots: self.roots.clone(),
+            zones: self.dns.clone(),
+            providers: read_all(&self.doh)?,
+            system_resolver: self.system_resolver,
+            nodes,
+        })
     }
 
     fn remember(&self, profile: &Path) -> Result<()> {
@@ -169,6 +235,14 @@ impl Network {
 
 fn parse_root(text: &str) -> Result<PublicKey, String> {
     text.parse().map_err(|_| "a root key is 43 characters of base64url".to_owned())
+}
+
+fn parse_registry(text: &str) -> Result<String, String> {
+    text.parse::<Endpoint>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn parse_provider(text: &str) -> Result<String, String> {
+    text.parse::<Provider>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn parse_node(text: &str) -> Result<String, String> {

@@ -8,10 +8,11 @@ use std::{
 
 use chappe_client::{Event, Step, StepKind};
 use chappe_common::{client::RelayKind, keys::NodeId};
+use chappe_discovery::race::confirm::Confirmation;
 use serde::Serialize;
 use tokio::{task::JoinSet, time::interval};
 
-use crate::output::Output;
+use crate::{explain, output::Output};
 
 /// The widest list of hops: «caller → node 20 → node 20».
 const HOPS_WIDTH: usize = 28;
@@ -108,6 +109,9 @@ impl Timeline {
             }
             Event::Disconnected { node, reason } => {
                 self.now(&[who, &self.node(*node)], &format!("disconnected: {reason}"));
+            }
+            Event::NodeChecked { node, confirmation: Confirmation::Disagreement { what, .. } } => {
+                self.now(&[who, &self.node(*node)], &explain::disagreement(what));
             }
             Event::SearchFailed { error, .. } => self.now(&[who], &error.to_string()),
             Event::NotReached { .. } => {

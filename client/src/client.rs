@@ -65,6 +65,7 @@ pub struct ClientBuilder {
     discovery: DiscoveryBuilder,
     cache: Option<PathBuf>,
     avoid: Vec<NodeId>,
+    private: bool,
 }
 
 impl ClientBuilder {
@@ -89,6 +90,20 @@ impl ClientBuilder {
         self
     }
 
+    /// Says more of where and how to look for nodes.
+    #[must_use]
+    pub fn discovery(mut self, change: impl FnOnce(DiscoveryBuilder) -> DiscoveryBuilder) -> Self {
+        self.discovery = change(self.discovery);
+        self
+    }
+
+    /// Takes nodes in private networks that contacts pass on, and passes on its own: for tests.
+    #[must_use]
+    pub const fn private(mut self) -> Self {
+        self.private = true;
+        self
+    }
+
     /// Remembers nodes in this file instead of the profile's folder.
     #[must_use]
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
@@ -110,14 +125,15 @@ impl ClientBuilder {
     /// The search can't be set up.
     pub fn start(self) -> Result<(Client, Events), StartError> {
         let cache = self.cache.unwrap_or_else(|| self.profile.nodes_file());
-        let discovery = self.discovery.cache(cache).build()?;
+        let discovery = self.discovery.referrals(self.profile.referrals()).cache(cache).build()?;
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         let (link_sender, link) = watch::channel(LinkState::Searching);
         let (event_sender, events) = event::queue();
         let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
         let cancel = CancellationToken::new();
         let queue = (command_sender.clone(), commands);
-        let driver = Driver::new(self.profile, (discovery.clone(), self.avoid), event_sender, queue, link_sender);
+        let driver =
+            Driver::new(self.profile, (discovery.clone(), self.avoid, self.private), event_sender, queue, link_sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(cancel.clone()));
         let client = Client {
@@ -177,7 +193,7 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client of this profile that is not told so far where to look for nodes.
     pub fn builder(profile: Profile) -> ClientBuilder {
-        ClientBuilder { profile, discovery: Discovery::builder(), cache: None, avoid: Vec::new() }
+        ClientBuilder { profile, discovery: Discovery::builder(), cache: None, avoid: Vec::new(), private: false }
     }
 
     /// The node at which this client is reachable now.

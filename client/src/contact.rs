@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use chappe_common::{keys::SecretKey, lease::Inbox, redacted::Redacted, time::UnixTime};
+use chappe_common::{keys::SecretKey, lease::Inbox, place::NodePlace, redacted::Redacted, time::UnixTime};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -145,13 +145,14 @@ pub struct Contact {
     identity: [u8; 32],
     role: Role,
     secret: PairingSecret,
+    nodes: Vec<NodePlace>,
 }
 
 impl Contact {
     /// A contact as a pairing or a profile's file has it; `role` is this side's own. Characters that would break a line
     /// or a terminal are left out of the name, which the other side chose.
     pub fn new(name: &str, identity: [u8; 32], role: Role, secret: PairingSecret) -> Self {
-        Self { name: Redacted::new(clean_name(name)), identity, role, secret }
+        Self { name: Redacted::new(clean_name(name)), identity, role, secret, nodes: Vec::new() }
     }
 
     /// The name for people.
@@ -164,6 +165,18 @@ impl Contact {
     pub fn renamed(mut self, name: &str) -> Self {
         self.name = Redacted::new(clean_name(name));
         self
+    }
+
+    /// The same contact with the nodes that it has passed on last.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: Vec<NodePlace>) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Nodes that the contact uses, as it said in the last call; three at most.
+    pub fn nodes(&self) -> &[NodePlace] {
+        &self.nodes
     }
 
     /// The name for the library.

@@ -1,7 +1,7 @@
 //! The client's task: keeps a session with a node, and carries out what the app and the other sides ask.
 //!
 //! All state has this one owner. The loop here waits; `link` keeps a session up, `delivery` carries messages to nodes
-//! and takes their answers, `calling` moves calls through their states.
+//! and takes their answers, `calling` moves calls through their states, `refer` passes nodes on.
 
 mod calling;
 mod delivery;
@@ -9,6 +9,7 @@ mod finished;
 mod link;
 mod outbox;
 mod record;
+mod refer;
 mod session;
 
 use std::{
@@ -18,8 +19,8 @@ use std::{
 };
 
 use backon::ExponentialBackoff;
-use chappe_common::{keys::NodeId, time::UnixTime};
-use chappe_discovery::{Connection, DiscoverError, Discovery};
+use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
+use chappe_discovery::{Aftermath, DiscoverError, Discovery, Outcome};
 use futures_util::future::{self, BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -116,9 +117,16 @@ pub(crate) struct Driver {
     command_sender: mpsc::Sender<Command>,
     link: watch::Sender<LinkState>,
     sessions: Vec<Session>,
-    connecting: Option<BoxFuture<'static, Result<Connection, DiscoverError>>>,
-    refreshing: Option<BoxFuture<'static, ()>>,
+    connecting: Option<BoxFuture<'static, Outcome>>,
+    /// What is left of the last search.
+    rest: Option<BoxFuture<'static, (NodeId, Aftermath)>>,
     backoff: ExponentialBackoff,
+    /// The pauses between searches that find nobody.
+    retry: ExponentialBackoff,
+    /// What a contact has passed on, to be written down.
+    referred: Option<(ContactId, Vec<NodePlace>)>,
+    /// Whether nodes in private networks count when a contact passes them on.
+    private: bool,
     /// When a search last began without a pause.
     at_once: Option<Instant>,
     /// How many nodes in a row did not attach the inboxes.
@@ -136,7 +144,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         profile: Profile,
-        (discovery, avoid): (Discovery, Vec<NodeId>),
+        (discovery, avoid, private): (Discovery, Vec<NodeId>, bool),
         events: EventSender,
         commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
         link: watch::Sender<LinkState>,
@@ -150,8 +158,11 @@ impl Driver {
             link,
             sessions: Vec::new(),
             connecting: None,
-            refreshing: None,
+            rest: None,
             backoff: link::backoff(),
+            retry: link::retry(),
+            referred: None,
+            private,
             at_once: None,
             unattached: 0,
             avoid,
@@ -174,11 +185,14 @@ impl Driver {
                 biased;
                 () = cancel.cancelled() => break,
                 () = sleep_until(deadline.into()) => self.handle_time().await,
-                connected = finished_or_never(&mut self.connecting) => self.handle_search(connected).await,
-                () = finished_or_never(&mut self.refreshing) => self.refreshing = None,
+                outcome = finished_or_never(&mut self.connecting) => self.handle_search(outcome).await,
+                (node, aftermath) = finished_or_never(&mut self.rest) => self.handle_aftermath(node, aftermath),
                 // Before the nodes' words: one that floods must not keep the app from hanging up.
                 Some(command) = self.commands.recv() => self.handle_command(command).await,
-                (session, text) = next_text(&mut self.sessions) => self.handle_text(session, text).await,
+                (session, text) = next_text(&mut self.sessions) => {
+                    self.handle_text(session, text).await;
+                    self.store_referral().await;
+                }
             }
         }
         self.shut_down().await;

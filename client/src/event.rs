@@ -14,7 +14,7 @@ use chappe_common::{
     keys::NodeId,
     redacted::Redacted,
 };
-use chappe_discovery::{DiscoverError, connection::ConnectionError};
+use chappe_discovery::{DiscoverError, connection::ConnectionError, race::confirm::Confirmation};
 use tokio::sync::mpsc;
 
 use crate::{call::EndReason, contact::ContactId, handle::Call, seal::CallId};
@@ -64,6 +64,14 @@ pub enum Event {
         error: DiscoverError,
         /// The pause.
         retry_in: Duration,
+    },
+    /// What other sources say of the node that a search chose, within half a minute after it. A disagreement is for a person
+    /// to judge: the client stays where it is.
+    NodeChecked {
+        /// The node.
+        node: NodeId,
+        /// What came of it.
+        confirmation: Confirmation,
     },
     /// A contact calls.
     IncomingCall {

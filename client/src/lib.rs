@@ -34,6 +34,7 @@ pub mod pairing;
 pub mod phrase;
 pub mod profile;
 mod protocol;
+mod referral;
 pub mod seal;
 pub mod sealing_key;
 pub mod words;

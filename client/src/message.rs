@@ -20,6 +20,9 @@ pub(crate) struct Offer {
     pub(crate) reply_key: Bytes<32>,
     /// When it was sent, in seconds since 1970.
     pub(crate) sent_at: u64,
+    /// Nodes that the caller uses, for the day when the callee finds none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nodes: Vec<String>,
 }
 
 impl Offer {
@@ -35,6 +38,9 @@ pub(crate) struct Answer {
     pub(crate) sdp: String,
     /// The key, made for this call, to which the caller seals what it says from now on.
     pub(crate) reply_key: Bytes<32>,
+    /// Nodes that the callee uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nodes: Vec<String>,
 }
 
 /// Candidates of one side.

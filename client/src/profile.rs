@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_common::redacted::Redacted;
+use chappe_common::{place::NodePlace, redacted::Redacted};
 use chappe_discovery::private_file;
 use rand::{TryRng as _, rngs::SysRng};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     contact::{Contact, ContactId, MAX_CONTACTS, PairingSecret, Role, clean_name},
+    referral,
     sealing_key::SealingKey,
 };
 
@@ -71,6 +72,8 @@ struct ContactForm {
     identity: String,
     role: Role,
     secret: Zeroizing<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<String>,
 }
 
 /// Keys and contacts.
@@ -142,7 +145,7 @@ impl Profile {
     pub fn add_contact(&mut self, contact: Contact) -> Result<Contact, ProfileError> {
         self.change(|contacts| {
             if let Some(known) = contacts.iter_mut().find(|known| known.id() == contact.id()) {
-                *known = contact.renamed(known.name());
+                *known = contact.renamed(known.name()).with_nodes(known.nodes().to_vec());
                 return Ok(known.clone());
             }
             if contacts.len() >= MAX_CONTACTS {
@@ -172,6 +175,24 @@ impl Profile {
         })
     }
 
+    /// Keeps the nodes that a contact has passed on, in place of those before. Blocks on the disk.
+    ///
+    /// # Errors
+    /// There is no such contact, or the disk says no.
+    pub fn refer(&mut self, id: ContactId, nodes: Vec<NodePlace>) -> Result<(), ProfileError> {
+        self.change(|contacts| {
+            let known = contacts.iter_mut().find(|known| known.id() == id).ok_or(ProfileError::NoContact)?;
+            *known = known.clone().with_nodes(nodes);
+            Ok(())
+        })
+    }
+
+    /// The nodes that contacts have passed on: the first of each, then the second of each, and so on.
+    pub fn referrals(&self) -> impl Iterator<Item = NodePlace> + '_ {
+        (0..referral::MAX_NODES)
+            .flat_map(|n| self.contacts.iter().filter_map(move |contact| contact.nodes().get(n).cloned()))
+    }
+
     /// Changes the contacts as they are on the disk now, where another process may have added one.
     fn change<T>(
         &mut self,
@@ -192,6 +213,7 @@ impl Profile {
             identity: encode(contact.identity()),
             role: contact.role(),
             secret: Zeroizing::new(encode(contact.secret().as_bytes())),
+            nodes: contact.nodes().iter().map(referral::to_text).collect(),
         });
         let form = FileForm {
             version: 1,
@@ -243,7 +265,9 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
     let decode = |text: &str| -> Option<[u8; 32]> { URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok() };
     let contacts = form.contacts.iter().map(|contact| {
         let secret = PairingSecret::from_bytes(decode(&contact.secret)?);
-        Some(Contact::new(&contact.name, decode(&contact.identity)?, contact.role, secret))
+        // What was stored had passed the check for its kind of profile.
+        let nodes = referral::read(&contact.nodes, true);
+        Some(Contact::new(&contact.name, decode(&contact.identity)?, contact.role, secret).with_nodes(nodes))
     });
     let identity = SealingKey::from_bytes(&Zeroizing::new(decode(&form.identity)?));
     Some((form.name, identity, contacts.collect::<Option<_>>()?))
@@ -251,6 +275,8 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::keys::SecretKey;
+
     use super::*;
 
     fn contact(n: u8, name: &str) -> Contact {
@@ -263,8 +289,12 @@ mod tests {
         let path = folder.path().join("profile");
         let mut profile = Profile::open_or_create(&path, "Ada").expect("a new profile");
         profile.add_contact(contact(1, "Bob")).expect("a contact");
+        let referred =
+            referral::read(&[format!("wss://8.8.8.8:1#{}", SecretKey::from_bytes(&[1; 32]).node_id())], false);
+        profile.refer(ContactId::new([1; 32]), referred.clone()).expect("stored");
         let again = Profile::open_or_create(&path, "ignored").expect("the profile");
         assert_eq!(again.name(), "Ada");
+        assert_eq!(again.referrals().collect::<Vec<_>>(), referred);
         assert_eq!(again.identity().public(), profile.identity().public());
         let bob = again.contact_named("Bob").expect("the contact");
         assert_eq!((bob.id(), bob.role(), bob.secret().as_bytes()), (ContactId::new([1; 32]), Role::B, &[1; 32]));

@@ -2,12 +2,12 @@
 
 use chappe_common::keys::NodeId;
 use futures_util::StreamExt as _;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     dial::dial,
-    discover::Search,
-    race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Proven},
+    discover::{Discovery, Search},
+    race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Named, Proven},
     report::{SourceOutcome, SourceReport},
     source::Candidate,
 };
@@ -54,15 +54,16 @@ impl Rest {
         }
         let seconds = self.seconds();
         let dialled = seconds.len();
-        let second = self.second(seconds, deadline).await;
-        self.search.discovery.cache.flush().await;
         let first = Proven { node: self.node, via: confirm::via(&self.first) };
-        let named = self.search.race.named();
-        let confirmation = confirm::judge(first, second, dialled, named, self.search.equivocations);
+        let named = self.search.race.named().clone();
+        let discovery = self.search.discovery.clone();
+        let second = second(&discovery, seconds, first, &named, deadline).await;
+        self.search.discovery.cache.flush().await;
+        let confirmation = confirm::judge(first, second, dialled, &named, self.search.equivocations);
         Aftermath { confirmation, sources: self.search.report.sources }
     }
 
-    async fn hear(&mut self, deadline: tokio::time::Instant) {
+    async fn hear(&mut self, deadline: Instant) {
         while let Ok(Some(step)) = timeout_at(deadline, self.search.steps.next()).await {
             self.search.take(step).await;
         }
@@ -72,36 +73,37 @@ impl Rest {
         let (all, named) = (self.search.all.iter().cloned(), self.search.race.named());
         confirm::seconds(&self.first, self.node, all, named, &mut rand::rng())
     }
+}
 
-    async fn second(&self, seconds: Vec<Candidate>, deadline: tokio::time::Instant) -> Option<Proven> {
-        let discovery = &self.search.discovery;
-        let dialling = futures_util::stream::iter(seconds)
-            .map(|candidate| async move {
-                let dialled = dial(&candidate, &discovery.net, || {}).await;
-                (candidate, dialled)
-            })
-            .buffer_unordered(AT_ONCE);
-        tokio::pin!(dialling);
-        loop {
-            let (candidate, dialled) = tokio::select! {
-                biased;
-                () = sleep_until(deadline) => return None,
-                next = dialling.next() => next?,
-            };
-            let now = (discovery.clock)();
-            match dialled {
-                Ok(connection) => {
-                    let node = connection.node();
-                    discovery.cache.proved(node, &candidate, now);
-                    connection.close().await;
-                    // The word of another source than the first one's is what makes it a second opinion.
-                    let named = self.search.race.named().get(&node).map(|word| word.ever).unwrap_or_default();
-                    let first = confirm::via(&self.first);
-                    let via = named.union(candidate.origins).iter().find(|origin| *origin != first);
-                    return Some(Proven { node, via: via.unwrap_or(candidate.source) });
-                }
-                Err(_) => discovery.cache.failed(&candidate, now),
+/// The first of `seconds` that proves its key.
+async fn second(
+    discovery: &Discovery,
+    seconds: Vec<Candidate>,
+    first: Proven,
+    named: &Named,
+    deadline: Instant,
+) -> Option<Proven> {
+    let dialling = futures_util::stream::iter(seconds)
+        .map(|candidate| async move {
+            let dialled = dial(&candidate, &discovery.net, || {}).await;
+            (candidate, dialled)
+        })
+        .buffer_unordered(AT_ONCE);
+    tokio::pin!(dialling);
+    loop {
+        let (candidate, dialled) = timeout_at(deadline, dialling.next()).await.ok()??;
+        let now = (discovery.clock)();
+        match dialled {
+            Ok(connection) => {
+                let node = connection.node();
+                discovery.cache.proved(node, &candidate, now);
+                connection.close().await;
+                // The word of another source than the first one's is what makes it a second opinion.
+                let ever = named.get(&node).map(|word| word.ever).unwrap_or_default();
+                let via = ever.union(candidate.origins).iter().find(|origin| *origin != first.via);
+                return Some(Proven { node, via: via.unwrap_or(candidate.source) });
             }
+            Err(_) => discovery.cache.failed(&candidate, now),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    str::FromStr as _,
+    str::FromStr,
     time::Duration,
 };
 
@@ -37,6 +37,23 @@ pub struct Provider {
     /// Its addresses, so that no name has to be resolved first. Needed unless the URL has an address for a host.
     #[serde(default)]
     pub connect_to: Vec<SocketAddr>,
+}
+
+/// The text is no provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a provider of DNS over HTTPS: https://host/path[,IP:PORT] is expected")]
+pub struct ParseProviderError;
+
+impl FromStr for Provider {
+    type Err = ParseProviderError;
+
+    /// `https://host/path[,IP:PORT]…`.
+    fn from_str(text: &str) -> Result<Self, ParseProviderError> {
+        let mut parts = text.split(',');
+        let url = parts.next().filter(|url| url.starts_with("https://")).ok_or(ParseProviderError)?.to_owned();
+        let connect_to = parts.map(|addr| addr.parse().map_err(|_| ParseProviderError));
+        Ok(Self { url, connect_to: connect_to.collect::<Result<_, _>>()? })
+    }
 }
 
 impl Provider {

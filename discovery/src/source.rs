@@ -137,6 +137,8 @@ pub struct Candidate {
     /// How much this side's own experience speaks for it: [`UNKNOWN_WEIGHT`] for a node that it knows nothing of, from 1 to
     /// [`MAX_WEIGHT`] for others. What a node says of itself counts for nothing.
     pub weight: u32,
+    /// The network of its address, made of the URL.
+    pub(crate) network: Network,
 }
 
 /// The weight of a node that was never dialled.
@@ -148,7 +150,9 @@ pub const MAX_WEIGHT: u32 = 9 * UNKNOWN_WEIGHT;
 impl Candidate {
     /// A candidate that nothing is known of, but who named it.
     pub fn new(url: impl Into<String>, node: Option<NodeId>, source: SourceKind) -> Self {
-        Self { url: url.into(), node, source, origins: source.into(), weight: UNKNOWN_WEIGHT }
+        let url = url.into();
+        let network = Network::of_url(&url);
+        Self { url, node, source, origins: source.into(), weight: UNKNOWN_WEIGHT, network }
     }
 
     /// One candidate for each client URL of a record.
@@ -158,8 +162,8 @@ impl Candidate {
     }
 
     /// The network of its address.
-    pub fn network(&self) -> Network {
-        Network::of_url(&self.url)
+    pub const fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Whose word it rests on, for judging how much of the choice one party has. What the cache has from one bulk source

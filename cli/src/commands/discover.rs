@@ -1,68 +1,97 @@
 //! `chappe discover`: finds a node that works, as a client does, and says what came of it.
 
-use std::time::Instant;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use chappe_discovery::{Found, Outcome};
 use clap::Args;
 use serde::Serialize;
 
-use crate::{network::NetworkArgs, output::Output};
+use crate::{
+    explain,
+    network::NetworkArgs,
+    output::Output,
+    search_report::{self, CauseLine, ConfirmationLine},
+};
 
 /// Where to look.
 #[derive(Args, Debug)]
 pub(crate) struct DiscoverArgs {
+    /// Looks where this profile looks, and with what it remembers
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
+
+    /// Also says what was tried, how long it took, and whether a second source bears the choice out
+    #[arg(short, long)]
+    verbose: bool,
+
     #[command(flatten)]
     network: NetworkArgs,
 }
 
 #[derive(Serialize)]
-struct Found<'a> {
+struct FoundLine<'a> {
     event: &'static str,
     node: String,
     url: &'a str,
     region: Option<&'a str>,
+    via: &'static str,
     ms: u128,
 }
 
 #[derive(Serialize)]
 struct NotFound {
     event: &'static str,
-    causes: Vec<SourceCause>,
-}
-
-#[derive(Serialize)]
-struct SourceCause {
-    source: String,
-    error: String,
+    ms: u128,
+    causes: Vec<CauseLine>,
 }
 
 pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
-    let discovery = args.network.discovery()?;
-    let started = Instant::now();
-    match discovery.connect(&[]).await {
-        Ok(connection) => {
-            let found = Found {
+    let discovery = args.network.discovery(args.profile.as_deref())?;
+    let outcome = discovery.search(&[]).await;
+    if args.verbose {
+        search_report::say(&outcome.report, output);
+    }
+    let found = say_found(outcome, output)?;
+    let Found { connection, rest, .. } = found;
+    // A profile's cache learns of it in any case.
+    if args.verbose || args.profile.is_some() {
+        let aftermath = rest.finish().await;
+        if args.verbose {
+            let text = explain::confirmation(&aftermath.confirmation);
+            output.say(&text, &ConfirmationLine::new(&aftermath.confirmation));
+        }
+    }
+    connection.close().await;
+    Ok(())
+}
+
+/// Says what a search has found.
+///
+/// # Errors
+/// Nothing, which has been said as well.
+pub(super) fn say_found(outcome: Outcome, output: Output) -> Result<Found> {
+    let ms = outcome.report.took.as_millis();
+    match outcome.found {
+        Ok(found) => {
+            let connection = &found.connection;
+            let line = FoundLine {
                 event: "found",
                 node: connection.node().to_string(),
                 url: connection.url(),
                 region: connection.region(),
-                ms: started.elapsed().as_millis(),
+                via: found.via.as_str(),
+                ms,
             };
-            let region = found.region.map_or_else(String::new, |region| format!(" in {region}"));
-            let text = format!("node {}{region} at {} has proved its key, {} ms", found.node, found.url, found.ms);
-            output.say(&text, &found);
-            connection.close().await;
-            Ok(())
+            let region = line.region.map_or_else(String::new, |region| format!(" in {region}"));
+            let text = format!("node {}{region} at {} has proved its key, {ms} ms", line.node, line.url);
+            output.say(&text, &line);
+            Ok(found)
         }
         Err(error) => {
-            let causes = error
-                .causes
-                .iter()
-                .map(|cause| SourceCause { source: cause.source.to_string(), error: cause.error.to_string() });
-            let not_found = NotFound { event: "not_found", causes: causes.collect() };
-            let lines: Vec<String> =
-                not_found.causes.iter().map(|cause| format!("{}: {}", cause.source, cause.error)).collect();
-            output.say(&lines.join("\n"), &not_found);
+            let causes: Vec<_> = error.causes.iter().map(CauseLine::new).collect();
+            let lines: Vec<_> = causes.iter().map(CauseLine::text).collect();
+            output.say(&lines.join("\n"), &NotFound { event: "not_found", ms, causes });
             bail!("no node was found");
         }
     }

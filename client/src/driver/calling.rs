@@ -137,6 +137,7 @@ impl Driver {
             return;
         }
         self.step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
+        self.note_referral(contact.id(), &offer.nodes);
         let Ok(outputs) = self.calls.handle(call, Input::Offered(contact.id()), now) else { return };
         let wanted = outputs.iter().any(|output| [Output::Ring(call), Output::SendBusy(call)].contains(output));
         if wanted {
@@ -176,10 +177,12 @@ impl Driver {
             return;
         }
         record.peer_key = Some(answer.reply_key.0);
+        let contact = record.contact.id();
         if let Side::Caller { recheck_at, .. } = &mut record.side {
             *recheck_at = None;
         }
         record.status.send_replace(CallStatus::Answered(Redacted::new(answer.sdp)));
+        self.note_referral(contact, &answer.nodes);
         self.input(call, Input::Answered, now);
     }
 

@@ -89,7 +89,9 @@ impl Driver {
                 .await;
             return;
         };
-        let sealed = record.seal(item, &recipient, self.profile.identity(), unix);
+        let nodes = if matches!(item, Item::Offer | Item::Answer) { self.passed_on() } else { Vec::new() };
+        let Some(record) = self.records.get_mut(&call) else { return };
+        let sealed = record.seal(item, &recipient, self.profile.identity(), &nodes, unix);
         let id = self.next_id();
         self.begin(call, id);
         let Ok(payload) = sealed else {

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use chappe_discovery::{Connection, DiscoverError};
+use chappe_common::keys::NodeId;
+use chappe_discovery::{Aftermath, Connection, Found, Outcome};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
 
@@ -26,12 +27,14 @@ const AT_ONCE_EVERY: Duration = Duration::from_secs(5);
 /// After so many nodes in a row that did not attach the inboxes, whoever waits for the first session is told: the fault
 /// may be this side's, such as a clock that is ahead. The search goes on.
 const UNATTACHED: u32 = 3;
+/// The pauses between searches that find nobody: long enough to be no burden on what is overloaded or blocked, and never
+/// longer than this.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// The first search after a session was lost begins within this time, at random.
 const FIRST_JITTER: Duration = Duration::from_millis(300);
 /// The most nodes that a search avoids.
 const MAX_AVOID: usize = 8;
-/// When the sources are asked again after a session is up: the search ended at the first node that worked.
-const REFRESH_AFTER: Duration = Duration::from_secs(5);
 /// The most sessions at once: the one in use, the one that takes over, and the one that lingers.
 const MAX_SESSIONS: usize = 3;
 
@@ -41,6 +44,17 @@ pub(super) fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(250))
         .with_max_delay(Duration::from_secs(30))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// From five seconds to five minutes, with jitter: where everything is down, it mostly is for everybody.
+pub(super) fn retry() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_RETRY)
+        .with_max_delay(LONGEST_RETRY)
         .with_factor(2.0)
         .with_jitter()
         .without_max_times()
@@ -71,18 +85,23 @@ impl Driver {
         self.connecting = Some(
             async move {
                 tokio::time::sleep(pause).await;
-                discovery.connect(&avoid).await
+                discovery.search(&avoid).await
             }
             .boxed(),
         );
     }
 
-    pub(super) async fn handle_search(&mut self, connected: Result<Connection, DiscoverError>) {
+    pub(super) async fn handle_search(&mut self, outcome: Outcome) {
         self.connecting = None;
-        match connected {
-            Ok(connection) => self.begin_session(connection).await,
+        match outcome.found {
+            Ok(Found { connection, rest, .. }) => {
+                self.retry = retry();
+                let node = connection.node();
+                self.rest = Some(rest.finish().map(move |aftermath| (node, aftermath)).boxed());
+                self.begin_session(connection).await;
+            }
             Err(error) => {
-                let pause = self.backoff.next().unwrap_or_default();
+                let pause = self.retry.next().unwrap_or_default().min(LONGEST_RETRY);
                 tracing::debug!(%error, ?pause, "no node found");
                 if !self.sessions.iter().any(Session::is_ready) {
                     self.link.send_replace(LinkState::Failed(error.clone()));
@@ -91,6 +110,11 @@ impl Driver {
                 self.search_after(pause);
             }
         }
+    }
+
+    pub(super) fn handle_aftermath(&mut self, node: NodeId, aftermath: Aftermath) {
+        self.rest = None;
+        self.events.send(Event::NodeChecked { node, confirmation: aftermath.confirmation });
     }
 
     async fn begin_session(&mut self, connection: Connection) {
@@ -173,14 +197,6 @@ impl Driver {
         self.step(None, node, StepKind::Attached { inboxes: session.inboxes() });
         self.link.send_replace(LinkState::Connected(node));
         self.avoid.clear();
-        let discovery = self.discovery.clone();
-        self.refreshing = Some(
-            async move {
-                tokio::time::sleep(REFRESH_AFTER).await;
-                discovery.refresh().await;
-            }
-            .boxed(),
-        );
         for record in self.records.values_mut() {
             record.outbox.restart();
             // Whether the answer was lost with the old session is not known; the offer again brings it back.
@@ -223,7 +239,7 @@ impl Driver {
         self.search();
     }
 
-    fn avoid(&mut self, node: chappe_common::keys::NodeId) {
+    fn avoid(&mut self, node: NodeId) {
         self.avoid.retain(|known| *known != node);
         self.avoid.push(node);
         if self.avoid.len() > MAX_AVOID {

@@ -116,28 +116,32 @@ impl Record {
         }
     }
 
-    /// Seals `item` to `recipient`. Every attempt has a counter of its own.
+    /// Seals `item` to `recipient`. Every attempt has a counter of its own. `nodes` go along where they fit.
     pub(crate) fn seal(
         &mut self,
         item: &Item,
         recipient: &[u8; 32],
         identity: &SealingKey,
+        nodes: &[String],
         now: UnixTime,
     ) -> Result<String, SealError> {
         let place = Place { call: self.call, direction: self.outward(), kind: item.kind(), counter: self.counter };
-        let reply_key = Bytes(self.own_key.public());
-        let text = match (item, &self.side) {
+        let reply_key = self.own_key.public();
+        let encode = |nodes: &[String]| match (item, &self.side) {
             (Item::Offer, Side::Caller { offer, .. }) => {
-                serde_json::to_vec(&Offer { sdp: String::clone(offer), reply_key, sent_at: now.as_secs() })
+                let (sdp, nodes) = (String::clone(offer), nodes.to_vec());
+                serde_json::to_vec(&Offer { sdp, reply_key: Bytes(reply_key), sent_at: now.as_secs(), nodes })
             }
             (Item::Answer, Side::Callee { answer: Some(answer), .. }) => {
-                serde_json::to_vec(&Answer { sdp: String::clone(answer), reply_key })
+                let (sdp, nodes) = (String::clone(answer), nodes.to_vec());
+                serde_json::to_vec(&Answer { sdp, reply_key: Bytes(reply_key), nodes })
             }
             (Item::Ice(candidates), _) => serde_json::to_vec(&Ice { candidates: candidates.clone() }),
             (Item::Reject { busy }, _) => serde_json::to_vec(&Reject { busy: *busy }),
             _ => serde_json::to_vec(&Hangup {}),
         };
-        let text = text.expect("strings and numbers are JSON");
+        let encode = |nodes| encode(nodes).expect("strings and numbers are JSON");
+        let text = Some(encode(nodes)).filter(|text| text.len() <= seal::MAX_TEXT).unwrap_or_else(|| encode(&[]));
         let secret = self.contact.secret().sealing_secret();
         let payload = seal::seal(&secret, identity, recipient, place, &text, &mut rand::rng())?;
         self.counter += 1;
@@ -222,7 +226,7 @@ mod tests {
         let offer = Redacted::new("offer".to_owned());
         let side = Side::Caller { offer, lease: None, offered_to: None, recheck_at: None };
         let mut ada = Record::new(CALL, contact(2, Role::A), side, None, now);
-        let payload = ada.seal(&Item::Offer, &key(3).public(), &key(1), UNIX).expect("a payload");
+        let payload = ada.seal(&Item::Offer, &key(3).public(), &key(1), &[], UNIX).expect("a payload");
         let envelope = Envelope::parse(&payload).expect("an envelope");
         let from_ada = contact(1, Role::B);
         assert!(open_offer(&envelope, &from_ada, &key(4)).is_none(), "not for another session");
@@ -236,7 +240,7 @@ mod tests {
     }
 
     fn sent(from: &mut Record, item: &Item, recipient: &[u8; 32], identity: u8) -> Envelope {
-        let payload = from.seal(item, recipient, &key(identity), UNIX).expect("a payload");
+        let payload = from.seal(item, recipient, &key(identity), &[], UNIX).expect("a payload");
         Envelope::parse(&payload).expect("an envelope")
     }
 

@@ -132,11 +132,9 @@ impl Entries {
         let entries = self.0.iter().filter(|(_, entry)| entry.proven_at.is_some() || entry.is_current(now));
         let candidates = entries.flat_map(|(node, entry)| {
             entry.urls.iter().map(|url| Candidate {
-                url: url.clone(),
-                node: Some(*node),
-                source: SourceKind::Cache,
                 origins: entry.origins,
                 weight: entry.weight(now),
+                ..Candidate::new(url.clone(), Some(*node), SourceKind::Cache)
             })
         });
         candidates.collect()

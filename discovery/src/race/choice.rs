@@ -95,7 +95,7 @@ impl Tally {
         else {
             return Chosen::NoneEligible;
         };
-        let there: Vec<_> = mine.iter().filter(|(_, other, _)| *other == network).collect();
+        let there: Vec<_> = mine.iter().filter(|(_, other, _)| **other == network).collect();
         let Some(at) = weighted(there.iter().map(|(.., weight)| *weight), rng).map(|at| there[at].0) else {
             return Chosen::NoneEligible;
         };
@@ -196,7 +196,7 @@ mod tests {
             let mut networks = HashSet::new();
             for _ in 0..3 {
                 let Chosen::One(at) = tally.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
-                networks.insert(left.swap_remove(at).network());
+                networks.insert(left.swap_remove(at).network().clone());
             }
             assert_eq!(networks.len(), 3);
         }

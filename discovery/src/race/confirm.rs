@@ -110,7 +110,7 @@ pub fn seconds(
     // One node of each network before a second of any, so that a source with many in one place isn't asked twice.
     let mut networks = Vec::new();
     seconds.sort_by_cached_key(|candidate| {
-        let network = candidate.network();
+        let network = candidate.network().clone();
         let again = networks.contains(&network);
         networks.push(network);
         again

@@ -1,0 +1,174 @@
+//! What the causes of a failed search mean, and what a person can do about it.
+
+use chappe_common::directory::DirectoryError;
+use chappe_discovery::{
+    CauseError,
+    dial::DialError,
+    doh::DohError,
+    race::confirm::{Confirmation, Disagreement, Unconfirmed},
+    reach::{NameError, ReachError},
+    source::{SourceError, SourceKind},
+};
+
+/// What a cause means, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Explanation {
+    /// What it means.
+    pub(crate) means: &'static str,
+    /// What to do.
+    pub(crate) advice: &'static str,
+}
+
+const fn explain(means: &'static str, advice: &'static str) -> Explanation {
+    Explanation { means, advice }
+}
+
+const CLOCK: Explanation = explain(
+    "its list is from the future or has expired; or this machine's clock is wrong",
+    "set the clock; where it is right, tell the operator of the registry",
+);
+const INTERCEPTED: Explanation = explain(
+    "something else than the expected server answers: a captive portal, a filter, or a wrong URL",
+    "open a web page and log in where the network asks for it; check the URL; try another network",
+);
+const BLOCKED: Explanation = explain(
+    "packets are dropped on the way, or the server is down",
+    "try another network; ask a contact for a link, or add another registry, a DNS name or a node",
+);
+
+/// For a source that named nobody.
+pub(crate) fn source(kind: SourceKind, error: &SourceError) -> Explanation {
+    match error {
+        SourceError::Timeout => BLOCKED,
+        SourceError::Reach(error) => reach(*error),
+        SourceError::Broken | SourceError::TooLong | SourceError::Status(_) | SourceError::Beacon(_) => INTERCEPTED,
+        SourceError::Doh(error) => doh(*error),
+        SourceError::NoShard => explain(
+            "the name has TXT records, and none is of a federation of Chappe",
+            "check the DNS name; tell its operator",
+        ),
+        SourceError::Directory(DirectoryError::Expired | DirectoryError::Future) => CLOCK,
+        SourceError::Directory(DirectoryError::Decode(_)) => INTERCEPTED,
+        SourceError::Directory(DirectoryError::Empty) => {
+            explain("the federation has no node now, or all are hidden", "wait; tell the operator of the registry")
+        }
+        SourceError::Directory(_) => explain(
+            "the list is signed, and not by those whom you trust",
+            "check the root key and the URL; if both are right, somebody may want to mislead you",
+        ),
+        SourceError::RolledBack => explain(
+            "an old list is played back: an outdated mirror, or somebody who hides newer nodes",
+            "nothing is lost; should it last, tell the operator of the registry",
+        ),
+        SourceError::Empty if kind == SourceKind::Cache => {
+            explain("nothing is remembered yet", "nothing: it fills with the first node that is found")
+        }
+        SourceError::Empty => explain("it names nobody", "add another source"),
+    }
+}
+
+fn reach(error: ReachError) -> Explanation {
+    match error {
+        ReachError::Timeout | ReachError::Other => BLOCKED,
+        ReachError::Refused => {
+            explain("the machine answers, and the server does not run there", "check the port; tell its operator")
+        }
+        ReachError::Reset => explain(
+            "the connection was cut off: a filter on the way, or a server that is failing",
+            "try another network, or another source",
+        ),
+        ReachError::Unreachable => explain("this machine has no network, or none to there", "check the network"),
+        ReachError::Certificate => explain(
+            "the certificate is not the server's: a captive portal or a filter answers in its place, or the clock is wrong",
+            "don't go on by trusting it; set the clock, or try another network",
+        ),
+        ReachError::Tls => INTERCEPTED,
+        ReachError::Name(NameError::NoSuchName) => {
+            explain("its name leads nowhere, or is blocked", "check the spelling; give connect_to for a registry")
+        }
+        ReachError::Name(NameError::NoAnswer) => explain(
+            "no provider of DNS over HTTPS could be asked for its address",
+            "give connect_to for a registry, other providers with --doh, or --system-resolver",
+        ),
+        ReachError::Name(NameError::Invalid) => explain("what stands there is no name", "check the URL"),
+    }
+}
+
+fn doh(error: DohError) -> Explanation {
+    match error {
+        DohError::Reach(error) => reach(error),
+        DohError::Broken | DohError::Status(_) | DohError::NotDns | DohError::TooLong => INTERCEPTED,
+        DohError::NoSuchName | DohError::NoRecords => explain(
+            "the provider says that nothing stands under this name: it is wrong, or the provider blocks it",
+            "check the DNS name; other providers may say otherwise",
+        ),
+        DohError::ServFail | DohError::Refused(_) | DohError::Truncated => {
+            explain("the provider can't or won't answer", "nothing, as long as another provider does")
+        }
+        DohError::Name => explain("what stands there is no name", "check the DNS name"),
+    }
+}
+
+/// For a node that was dialled in vain.
+pub(crate) fn dial(error: &DialError) -> Explanation {
+    match error {
+        DialError::Timeout => BLOCKED,
+        DialError::Reach(error) => reach(*error),
+        DialError::NotANode => INTERCEPTED,
+        DialError::Version(_) => explain("the node is of a newer version", "update this software"),
+        DialError::OtherNode | DialError::OtherUrl => {
+            explain("the address has been given to another node", "nothing: it is forgotten with time")
+        }
+        DialError::Proof => explain(
+            "somebody stands between this machine and the node, or passes itself off as it",
+            "try another network; other nodes are not affected",
+        ),
+        DialError::Leaving => explain("the node is about to stop", "nothing: others are taken"),
+        DialError::Ended(_) => explain("the node or the network gave up", "nothing, as long as others answer"),
+        DialError::Random => explain("this machine has no randomness to give", "restart it"),
+    }
+}
+
+/// For a cause of a search that found nobody.
+pub(crate) fn cause(kind: SourceKind, error: &CauseError) -> Explanation {
+    match error {
+        CauseError::Source(error) => source(kind, error),
+        CauseError::Dials { last, .. } => dial(last),
+        CauseError::OutOfTime => BLOCKED,
+    }
+}
+
+/// What two sources contradict each other in.
+pub(crate) fn disagreement(what: &Disagreement) -> String {
+    match what {
+        Disagreement::Strangers(a, b) => format!(
+            "{a} and {b} name nodes that have nobody in common: one of them may show a federation that is not there; \
+             ask the operator by another way which nodes there are"
+        ),
+        Disagreement::Equivocation(proofs) => {
+            let keys: Vec<_> = proofs.iter().map(|proof| proof.key.short()).collect();
+            format!(
+                "the online key {} has signed two different lists under one number; the proof is kept beside the cache; \
+                 show it to the operator, and trust neither list until then",
+                keys.join(", ")
+            )
+        }
+    }
+}
+
+/// What came of asking for a second opinion.
+pub(crate) fn confirmation(confirmation: &Confirmation) -> String {
+    match confirmation {
+        Confirmation::Confirmed { second, vouched } => {
+            let vouched = if *vouched { ", and another source names the first one, too" } else { "" };
+            format!("confirmed by node {}, named by {}{vouched}", second.node, second.via)
+        }
+        Confirmation::Disagreement { what, .. } => disagreement(what),
+        Confirmation::Unconfirmed(Unconfirmed::NoOther) => {
+            "not confirmed: no other source names a node in another network".to_owned()
+        }
+        Confirmation::Unconfirmed(Unconfirmed::NoAnswer) => {
+            "not confirmed: no node of another source answered".to_owned()
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A search in lines: for people with what it means and what to do, for programs as JSON.
+
+use std::time::Duration;
+
+use chappe_discovery::{
+    Cause, Report,
+    race::confirm::{Confirmation, Disagreement},
+    report::{DialOutcome, DialReport, SourceOutcome, SourceReport},
+};
+use serde::Serialize;
+
+use crate::{explain, output::Output};
+
+/// Why a source led to nobody.
+#[derive(Serialize)]
+pub(crate) struct CauseLine {
+    source: &'static str,
+    label: Option<String>,
+    error: String,
+    means: &'static str,
+    advice: &'static str,
+}
+
+impl CauseLine {
+    /// The line of a cause.
+    pub(crate) fn new(cause: &Cause) -> Self {
+        let explained = explain::cause(cause.source, &cause.error);
+        Self {
+            source: cause.source.as_str(),
+            label: cause.label.clone(),
+            error: cause.error.to_string(),
+            means: explained.means,
+            advice: explained.advice,
+        }
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let label = self.label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
+        format!("{}{label}: {}\n  it means: {}\n  to do: {}", self.source, self.error, self.means, self.advice)
+    }
+}
+
+#[derive(Serialize)]
+struct SourceLine<'a> {
+    event: &'static str,
+    source: &'static str,
+    label: Option<&'a str>,
+    asked_ms: Option<u128>,
+    answered_ms: Option<u128>,
+    listed: Option<usize>,
+    error: Option<String>,
+    means: Option<&'static str>,
+    advice: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct DialLine<'a> {
+    event: &'static str,
+    url: &'a str,
+    node: Option<String>,
+    source: &'static str,
+    began_ms: u128,
+    ended_ms: Option<u128>,
+    outcome: &'static str,
+    error: Option<String>,
+    means: Option<&'static str>,
+    advice: Option<&'static str>,
+}
+
+/// What came of asking for a second opinion.
+#[derive(Serialize)]
+pub(crate) struct ConfirmationLine {
+    event: &'static str,
+    outcome: &'static str,
+    second: Option<String>,
+    via: Option<&'static str>,
+    vouched: bool,
+    text: String,
+}
+
+impl ConfirmationLine {
+    /// The line of an outcome.
+    pub(crate) fn new(confirmation: &Confirmation) -> Self {
+        let (outcome, second, vouched) = match confirmation {
+            Confirmation::Confirmed { second, vouched } => ("confirmed", Some(second), *vouched),
+            Confirmation::Disagreement { second, what: Disagreement::Strangers(..) } => {
+                ("strangers", second.as_ref(), false)
+            }
+            Confirmation::Disagreement { second, what: Disagreement::Equivocation(_) } => {
+                ("equivocation", second.as_ref(), false)
+            }
+            Confirmation::Unconfirmed(_) => ("unconfirmed", None, false),
+        };
+        Self {
+            event: "confirmation",
+            outcome,
+            second: second.map(|second| second.node.to_string()),
+            via: second.map(|second| second.via.as_str()),
+            vouched,
+            text: explain::confirmation(confirmation),
+        }
+    }
+}
+
+/// Says everything that was tried.
+pub(crate) fn say(report: &Report, output: Output) {
+    report.sources.iter().for_each(|source| say_source(source, output));
+    report.dials.iter().for_each(|dial| say_dial(dial, output));
+}
+
+/// Says what came of one source.
+pub(crate) fn say_source(source: &SourceReport, output: Output) {
+    let name =
+        source.label.as_ref().map_or_else(|| source.kind.to_string(), |label| format!("{} ({label})", source.kind));
+    let (listed, error) = match &source.outcome {
+        SourceOutcome::Listed(count) => (Some(*count), None),
+        SourceOutcome::Failed(error) => (None, Some(error)),
+        SourceOutcome::NotAsked | SourceOutcome::NoAnswer => (None, None),
+    };
+    let explained = error.map(|error| explain::source(source.kind, error));
+    let what = match &source.outcome {
+        SourceOutcome::Listed(count) => format!("named {count} addresses"),
+        SourceOutcome::Failed(error) => error.to_string(),
+        SourceOutcome::NotAsked => "not asked: somebody was found before its turn".to_owned(),
+        SourceOutcome::NoAnswer => "had not answered by then".to_owned(),
+    };
+    let mut text = format!("{}  {name}: {what}", span(source.asked_at, source.answered_at));
+    if let Some(explained) = explained {
+        text.push_str(&format!("\n{INDENT}it means: {}\n{INDENT}to do: {}", explained.means, explained.advice));
+    }
+    let line = SourceLine {
+        event: "source",
+        source: source.kind.as_str(),
+        label: source.label.as_deref(),
+        asked_ms: source.asked_at.map(|at| at.as_millis()),
+        answered_ms: source.answered_at.map(|at| at.as_millis()),
+        listed,
+        error: error.map(ToString::to_string),
+        means: explained.map(|explained| explained.means),
+        advice: explained.map(|explained| explained.advice),
+    };
+    output.say(&text, &line);
+}
+
+fn say_dial(dial: &DialReport, output: Output) {
+    let (outcome, error) = match dial.outcome {
+        DialOutcome::Unfinished => ("unfinished", None),
+        DialOutcome::Abandoned => ("too slow, and others waited", None),
+        DialOutcome::Failed(error) => ("failed", Some(error)),
+        DialOutcome::Proved => ("has proved its key", None),
+    };
+    let explained = error.as_ref().map(explain::dial);
+    let what = error.map_or_else(|| outcome.to_owned(), |error| error.to_string());
+    let mut text =
+        format!("{}  dial of {}, from the {}: {what}", span(Some(dial.began_at), dial.ended_at), dial.url, dial.source);
+    if let Some(explained) = explained {
+        text.push_str(&format!("\n{INDENT}it means: {}", explained.means));
+    }
+    let line = DialLine {
+        event: "dial",
+        url: &dial.url,
+        node: dial.node.map(|node| node.to_string()),
+        source: dial.source.as_str(),
+        began_ms: dial.began_at.as_millis(),
+        ended_ms: dial.ended_at.map(|at| at.as_millis()),
+        outcome,
+        error: error.map(|error| error.to_string()),
+        means: explained.map(|explained| explained.means),
+        advice: explained.map(|explained| explained.advice),
+    };
+    output.say(&text, &line);
+}
+
+/// As wide as what [`span`] gives.
+const INDENT: &str = "                   ";
+
+fn span(from: Option<Duration>, to: Option<Duration>) -> String {
+    let ms = |at: Option<Duration>| at.map_or_else(|| "-".to_owned(), |at| at.as_millis().to_string());
+    format!("{:>5} to {:>5} ms", ms(from), ms(to))
+}

@@ -1,0 +1,41 @@
+//! Passing nodes on to contacts, and keeping what they pass on.
+
+use chappe_common::place::NodePlace;
+
+use super::{Driver, session::Session};
+use crate::{contact::ContactId, referral};
+
+impl Driver {
+    /// The nodes that go along with an offer or an answer: the one in use, and others that this side remembers.
+    pub(super) fn passed_on(&self) -> Vec<String> {
+        let here = self.sessions.iter().find(|session| session.is_ready());
+        let here = here.map(|session: &Session| (session.node(), session.connection.url().to_owned()));
+        let others = self
+            .discovery
+            .remembered()
+            .into_iter()
+            .filter(|(node, _)| here.as_ref().is_none_or(|(here, _)| here != node));
+        let places = here.clone().into_iter().chain(others).filter_map(|(node, url)| NodePlace::new(node, &url).ok());
+        let texts: Vec<_> = places.map(|place| referral::to_text(&place)).collect();
+        referral::read(&texts, self.private).iter().map(referral::to_text).collect()
+    }
+
+    /// A contact has passed these on.
+    pub(super) fn note_referral(&mut self, contact: ContactId, nodes: &[String]) {
+        let nodes = referral::read(nodes, self.private);
+        let known = self.profile.contact(contact).is_some_and(|contact| contact.nodes() == nodes);
+        if !nodes.is_empty() && !known {
+            self.referred = Some((contact, nodes));
+        }
+    }
+
+    /// Writes down what a contact has passed on.
+    pub(super) async fn store_referral(&mut self) {
+        let Some((contact, nodes)) = self.referred.take() else { return };
+        // A disk that says no costs the referral, and not the call.
+        if let Err(error) = self.change_profile(move |profile| profile.refer(contact, nodes)).await {
+            tracing::debug!(%error, "nodes that a contact passed on are not kept");
+        }
+        self.discovery.referrals().set(self.profile.referrals());
+    }
+}

@@ -1,0 +1,51 @@
+//! Nodes that contacts pass on to each other inside what they seal: a few that each of them uses. They go no further: what
+//! a contact named is not passed on as one's own.
+
+use chappe_common::place::NodePlace;
+use chappe_discovery::{manual::ManualNode, special};
+
+/// The most nodes in a message, and of one contact in a profile: one of three is alive.
+pub(crate) const MAX_NODES: usize = 3;
+
+/// A node as a message and a profile have it: `wss://host:port#NODE-ID`.
+pub(crate) fn to_text(place: &NodePlace) -> String {
+    format!("{}#{}", place.url(), place.node())
+}
+
+/// The nodes that count among those of a message or a profile. `private`: also those in private networks, for tests.
+pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodePlace> {
+    let places = texts.iter().filter_map(|text| {
+        let node: ManualNode = text.parse().ok()?;
+        NodePlace::new(node.node()?, node.url()).ok()
+    });
+    places.filter(|place| private || special::is_public_place(place)).take(MAX_NODES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn what_counts_is_pinned_public_and_bounded_in_number() {
+        let id = SecretKey::from_bytes(&[1; 32]).node_id();
+        let texts: Vec<_> = [
+            "ws://127.0.0.1:1#ID",
+            "wss://relay.example",
+            "nonsense",
+            "wss://relay.example/path#ID",
+            "wss://8.8.8.8:8710#ID",
+            "wss://relay.example#ID",
+            "wss://9.9.9.9:1#ID",
+            "wss://9.9.9.9:2#ID",
+        ]
+        .map(|text| text.replace("ID", &id.to_string()))
+        .into();
+        let urls = |private| read(&texts, private).iter().map(NodePlace::url).collect::<Vec<_>>();
+        assert_eq!(urls(false), ["wss://8.8.8.8:8710", "wss://relay.example", "wss://9.9.9.9:1"]);
+        assert_eq!(urls(true)[0], "ws://127.0.0.1:1");
+        let again: Vec<_> = read(&texts, false).iter().map(to_text).collect();
+        assert_eq!(read(&again, false), read(&texts, false));
+    }
+}
