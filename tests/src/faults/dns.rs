@@ -48,6 +48,7 @@ impl Dns {
             origin.clone(),
             ZoneType::Primary,
             AxfrPolicy::Deny,
+            None,
         );
         let soa = SOA::new(name("ns.example."), name("admin.example."), 1, 3600, 600, 86400, TTL);
         zone.upsert_mut(Record::from_rdata(origin.clone(), TTL, RData::SOA(soa)), 0);
