@@ -4,6 +4,7 @@
 //! business. Times are written as `60s` or `500ms`.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -23,12 +24,18 @@ use serde::{Deserialize, Serialize};
 pub struct BootstrapConfig {
     /// The registry itself.
     pub bootstrap: BootstrapSection,
+    /// Where the records are stored.
+    pub storage: StorageSection,
     /// Where nodes and clients connect.
     pub http: HttpSection,
     /// Which federation this is, with what its directories are signed, and by what it places.
     pub federation: FederationSection,
     /// What is served.
     pub directory: DirectorySection,
+    /// How listed nodes are looked after.
+    pub probing: ProbingSection,
+    /// How many nodes of one network are listed.
+    pub caps: CapsSection,
     /// Metrics for the operator.
     pub admin: AdminSection,
     /// How much one source may do, and how much all may do together.
@@ -51,6 +58,39 @@ impl Default for BootstrapSection {
     }
 }
 
+/// Where the records are stored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// A PostgreSQL database that several registries share; none: a file in `bootstrap.data_dir`.
+    pub url: Option<DatabaseUrl>,
+    /// A file with the certificates that the database's is signed by; none: those of the web.
+    pub ca: Option<PathBuf>,
+}
+
+/// A database's URL. It may hold a password, so it is not printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The URL.
+    pub const fn new(url: String) -> Self {
+        Self(url)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl([redacted])")
+    }
+}
+
 /// Where nodes and clients connect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,11 +99,17 @@ pub struct HttpSection {
     pub listen: SocketAddr,
     /// The origins of web pages that may read the answers; `*` for all.
     pub cors_origins: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed: the last address in it that isn't one of theirs is who asks.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for HttpSection {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 8700).into(), cors_origins: vec!["*".to_owned()] }
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 8700).into(),
+            cors_origins: vec!["*".to_owned()],
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -99,7 +145,7 @@ pub struct DirectorySection {
     /// How long a signed directory counts. It is signed anew when a quarter of that has passed, and every six hours.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
-    /// A node that hasn't registered again for so long is listed no more: its record may live for far longer.
+    /// A node that hasn't proved its key for so long is listed no more: its record may live for far longer.
     #[serde(with = "humantime_serde")]
     pub seen_within: Duration,
 }
@@ -112,6 +158,50 @@ impl Default for DirectorySection {
             // Three times a node's interval: two lost registrations are bad luck, three are a node that is gone.
             seen_within: Duration::from_secs(30 * 60),
         }
+    }
+}
+
+/// How listed nodes are looked after.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbingSection {
+    /// How often a listed node has to prove its key; one that has failed to is asked again after a fifth of that.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// After so many failures in a row a node is in no public answer, until it answers again.
+    pub failures: u8,
+    /// Nodes probed at once.
+    pub max_at_once: usize,
+}
+
+impl Default for ProbingSection {
+    fn default() -> Self {
+        // A handshake for each node in five minutes: 1,000 nodes are three a second, and one that is gone leaves the
+        // public list within seven minutes or so. One lost probe is bad luck, three in a row are not.
+        Self { every: Duration::from_secs(300), failures: 3, max_at_once: 16 }
+    }
+}
+
+/// How many nodes of one network are listed. A node counts where it proved its key. Loopback and `limits.exempt` have
+/// no caps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CapsSection {
+    /// Of an IPv4 /24.
+    pub ipv4_24: usize,
+    /// Of an IPv4 /16.
+    pub ipv4_16: usize,
+    /// Of an IPv6 /48.
+    pub ipv6_48: usize,
+    /// Of an IPv6 /32.
+    pub ipv6_32: usize,
+}
+
+impl Default for CapsSection {
+    fn default() -> Self {
+        // Two in what one customer rents: nodes admit no more of one /24 or /48 either. Twenty in what a hosting company
+        // has many of: whoever rents a thousand addresses there still lists a fiftieth of a large federation.
+        Self { ipv4_24: 2, ipv4_16: 20, ipv6_48: 2, ipv6_32: 20 }
     }
 }
 
@@ -137,11 +227,11 @@ pub struct LimitsSection {
     pub connections_per_minute: u32,
     /// Requests of one source in a minute.
     pub requests_per_minute: u32,
-    /// Records and leaves from one source in a minute.
+    /// Signed notes of all kinds from one source in a minute.
     pub registrations_per_minute: u32,
     /// How often one IP address is dialled back in a minute, whoever asks for it.
     pub dials_per_minute: u32,
-    /// Sources to which no rate applies: a test network.
+    /// Networks to which no rate and no cap applies: a test network.
     pub exempt: Vec<IpNet>,
 }
 
@@ -238,6 +328,32 @@ impl BootstrapConfig {
                 "directory.seen_within",
                 "more than 0s and at most 7days are allowed",
             ),
+            (
+                self.storage.url.as_ref().is_none_or(|url| {
+                    ["postgres://", "postgresql://"].iter().any(|scheme| url.as_str().starts_with(scheme))
+                }),
+                "storage.url",
+                "a URL such as postgres://user@host/database is allowed",
+            ),
+            (
+                self.storage.ca.is_none() || self.storage.url.is_some(),
+                "storage.ca",
+                "it is for the database of storage.url, which is not set",
+            ),
+            (
+                self.probing.every >= Duration::from_secs(1) && self.probing.every * 2 <= self.directory.seen_within,
+                "probing.every",
+                "from 1s to half of directory.seen_within is allowed: one lost probe must not delist a node",
+            ),
+            ((1..=32).contains(&self.probing.failures), "probing.failures", "1 to 32 are allowed"),
+            ((1..=1024).contains(&self.probing.max_at_once), "probing.max_at_once", "1 to 1024 are allowed"),
+            (
+                [self.caps.ipv4_24, self.caps.ipv4_16, self.caps.ipv6_48, self.caps.ipv6_32]
+                    .iter()
+                    .all(|cap| *cap >= 1),
+                "caps",
+                "every cap is at least 1",
+            ),
             ((1..=MAX_NODES).contains(&limits.max_nodes), "limits.max_nodes", "1 to 1000 are allowed"),
             (limits.max_connections >= 1, "limits.max_connections", "at least 1 is allowed"),
             (limits.max_dials >= 1, "limits.max_dials", "at least 1 is allowed"),
@@ -277,6 +393,13 @@ mod tests {
         assert_eq!(config.check().map_err(|error| error.key), Err("federation.roots"));
         config.federation.roots = vec![chappe_common::keys::SecretKey::from_bytes(&[1; 32]).public()];
         assert_eq!(config.check(), Ok(()));
+        config.probing.every = config.directory.seen_within;
+        assert_eq!(config.check().map_err(|error| error.key), Err("probing.every"));
+        config.probing = ProbingSection::default();
+        config.storage.url = Some(DatabaseUrl::new("mysql://secret@host".to_owned()));
+        assert_eq!(config.check().map_err(|error| error.key), Err("storage.url"));
+        assert!(!format!("{config:?}").contains("secret"));
+        config.storage.url = None;
         config.limits.max_nodes = MAX_NODES + 1;
         assert_eq!(config.check().map_err(|error| error.key), Err("limits.max_nodes"));
     }

@@ -3,7 +3,12 @@
 //! Whoever sends a record makes the registry send packets to addresses of the sender's choice. So the number of dials
 //! at once is bounded, every address has a rate of its own whoever names it, and nothing is said beyond the handshake.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use chappe_common::{
     keys::{NodeId, SecretKey},
@@ -15,6 +20,9 @@ use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{config::BootstrapConfig, limits::SourceLimiter};
+
+/// How long an address that is named earlier has once another has answered: a round trip between continents.
+const PREFERENCE: Duration = Duration::from_millis(250);
 
 /// Why a node was not found to be who it says. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,23 +78,46 @@ impl Dialer {
         })
     }
 
-    /// Succeeds when the node of `record` proves its key at one of its addresses; they are dialled at once.
+    /// Has the node of `record` prove its key, because somebody sent the record. Says where it did.
     ///
     /// # Errors
-    /// No address may be dialled, or none proved the key.
-    pub(crate) async fn prove(&self, record: &NodeRecord) -> Result<(), DialError> {
+    /// It didn't, or was not asked.
+    pub(crate) async fn prove(&self, record: &NodeRecord) -> Result<IpAddr, DialError> {
         let _place = self.places.try_acquire().map_err(|_| DialError::Busy)?;
         let allowed: Vec<_> = record.quic_addrs.iter().copied().filter(|addr| self.targets.allows(addr.ip())).collect();
         if allowed.is_empty() {
             return Err(DialError::TooOften);
         }
-        let mut dials: FuturesUnordered<_> = allowed.into_iter().map(|addr| self.dial(addr, record.node)).collect();
-        while let Some(proved) = dials.next().await {
-            if proved {
-                return Ok(());
+        self.dial_any(&allowed, record.node).await.ok_or(DialError::Unreachable)
+    }
+
+    /// Whether a listed node proves its key now. How often and how many at once is for the prober to bound: strangers
+    /// who use up an address's rate must not make its node seem gone.
+    pub(crate) async fn probe(&self, record: &NodeRecord) -> bool {
+        self.dial_any(&record.quic_addrs, record.node).await.is_some()
+    }
+
+    /// Dials all at once. The address that is named first wins if it answers soon after another: a node with two
+    /// networks counts in the same one each time.
+    async fn dial_any(&self, addrs: &[SocketAddr], node: NodeId) -> Option<IpAddr> {
+        let dial = |(rank, addr): (usize, SocketAddr)| async move { self.dial(addr, node).await.then_some(rank) };
+        let mut dials: FuturesUnordered<_> = addrs.iter().copied().enumerate().map(dial).collect();
+        let mut best = loop {
+            match dials.next().await? {
+                Some(rank) => break rank,
+                None => continue,
             }
-        }
-        Err(DialError::Unreachable)
+        };
+        let better = async {
+            while best > 0 {
+                match dials.next().await {
+                    Some(rank) => best = rank.map_or(best, |rank| best.min(rank)),
+                    None => return,
+                }
+            }
+        };
+        let _ = timeout(PREFERENCE, better).await;
+        addrs.get(best).map(|addr| addr.ip())
     }
 
     /// Forgets the addresses that were not dialled lately.

@@ -1,6 +1,7 @@
-//! What the registry serves: the signed directory, and the older signed list of servers, both as finished bytes.
+//! Signing what the registry serves: the directory of all public nodes, its parts, and the older list of servers.
 //!
-//! Pure: made of the listings at one point in time. Serving is `http`'s business.
+//! Pure. The parts of a directory have its `seq`, its times and a shard of their own, and follow from it alone: made
+//! twice, or by two registries with one key, they are the same bytes.
 
 use std::time::Duration;
 
@@ -9,12 +10,16 @@ use bytes::Bytes;
 use chappe_common::{
     directory::{Delegation, Directory, DirectoryBundle},
     keys::SecretKey,
+    record::SignedRecord,
     signed::{SignError, Signed},
 };
 use http::HeaderValue;
 use serde::Serialize;
 
-use crate::rules::{Listing, Millis, Registry};
+use crate::{
+    rules::{Listing, Millis},
+    storage::Head,
+};
 
 /// The online key with what it may be used for.
 #[derive(Debug)]
@@ -23,15 +28,6 @@ pub(crate) struct OnlineKey {
     pub(crate) key: SecretKey,
     /// The root's word that the key may sign.
     pub(crate) delegation: Signed<Delegation>,
-}
-
-/// The list of servers with its signature, for clients that know no directory.
-#[derive(Debug)]
-pub(crate) struct ServerList {
-    /// The JSON.
-    pub(crate) body: Bytes,
-    /// The online key's signature over exactly these bytes, in standard base64.
-    pub(crate) signature: HeaderValue,
 }
 
 #[derive(Serialize)]
@@ -51,41 +47,62 @@ struct Servers<'a> {
     timestamp: u64,
 }
 
-/// Signs the directory of all listings. It counts for `lifetime`, or until the delegation ends.
-///
-/// # Errors
-/// The listings do not fit into one directory, which the bounds of the registry rule out.
-pub(crate) fn sign_directory(
-    registry: &Registry,
-    online: &OnlineKey,
-    seq: u64,
-    lifetime: Duration,
-    now: Millis,
-) -> Result<Bytes, SignError> {
-    let issued_at = now.secs();
-    let directory = Directory {
-        federation: registry.federation(),
-        key_id: online.key.public(),
-        seq,
-        issued_at,
-        expires_at: (issued_at + lifetime).min(online.delegation.expires_at),
-        shard: (0, 1),
-        nodes: registry.listings().map(|listing| listing.record.as_bytes().clone()).collect(),
-    };
-    let bundle = DirectoryBundle::sign(online.delegation.clone(), directory, &online.key)?;
-    Ok(bundle.encode().into())
-}
+impl OnlineKey {
+    /// Signs the directory of all these nodes. It counts for `lifetime`, or until the delegation ends.
+    ///
+    /// # Errors
+    /// The nodes do not fit into one directory, which the bounds of the registry rule out.
+    pub(crate) fn sign_directory<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a SignedRecord>,
+        seq: u64,
+        lifetime: Duration,
+        now: Millis,
+    ) -> Result<Head, SignError> {
+        let issued_at = now.secs();
+        let expires_at = (issued_at + lifetime).min(self.delegation.expires_at);
+        let head = Head { seq, issued_at, expires_at, bundle: Bytes::new() };
+        Ok(Head { bundle: self.sign_shard(nodes, &head, (0, 1))?, ..head })
+    }
 
-/// Signs the list of servers. A node that names no client URL is of no use to these clients and left out.
-pub(crate) fn sign_servers(registry: &Registry, online: &OnlineKey, now: Millis) -> ServerList {
-    let list = Servers { servers: registry.listings().filter_map(server_entry).collect(), timestamp: now.0 };
-    let body = serde_json::to_vec(&list).expect("texts and numbers always encode");
-    let signature = HeaderValue::try_from(STANDARD.encode(online.key.sign(&body))).expect("base64 is ASCII");
-    ServerList { body: body.into(), signature }
+    /// Signs a part of the directory `head`.
+    ///
+    /// # Errors
+    /// The nodes do not fit into one directory, which the bounds of the registry rule out.
+    pub(crate) fn sign_shard<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a SignedRecord>,
+        head: &Head,
+        shard: (u16, u16),
+    ) -> Result<Bytes, SignError> {
+        let directory = Directory {
+            federation: self.delegation.federation,
+            key_id: self.key.public(),
+            seq: head.seq,
+            issued_at: head.issued_at,
+            expires_at: head.expires_at,
+            shard,
+            nodes: nodes.into_iter().map(|record| record.as_bytes().clone()).collect(),
+        };
+        Ok(DirectoryBundle::sign(self.delegation.clone(), directory, &self.key)?.encode().into())
+    }
+
+    /// Signs the list of servers, for clients that know no directory: the JSON, and the signature over exactly these
+    /// bytes in standard base64. A node that names no client URL is of no use to these clients and left out.
+    pub(crate) fn sign_servers<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a Listing>,
+        now: Millis,
+    ) -> (Bytes, HeaderValue) {
+        let servers = nodes.into_iter().filter_map(server_entry).collect();
+        let body = serde_json::to_vec(&Servers { servers, timestamp: now.0 }).expect("texts and numbers always encode");
+        let signature = HeaderValue::try_from(STANDARD.encode(self.key.sign(&body))).expect("base64 is ASCII");
+        (body.into(), signature)
+    }
 }
 
 fn server_entry(listing: &Listing) -> Option<ServerEntry<'_>> {
-    let Listing { record, registered_at, last_seen } = listing;
+    let Listing { record, registered_at, last_seen, .. } = listing;
     Some(ServerEntry {
         server_id: record.node.to_server_id(),
         endpoint: record.client_urls.first()?,

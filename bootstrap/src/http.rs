@@ -3,6 +3,9 @@
 //! Checks go from cheap to dear: length, rate, signature, rules, and only then a dial-back. Nothing here changes the
 //! state; that is asked of the owner.
 
+mod answer;
+mod rejection;
+
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,34 +19,44 @@ use axum::{
 };
 use chappe_common::{
     beacon::SignedBeacon,
+    list_request::ListRequest,
     record::{NodeLeave, SignedRecord},
-    signed::{DecodeError, Signable, Signed},
+    removal::NodeRemoval,
+    signed::{Signable, Signed},
 };
 use http::{
-    HeaderName, HeaderValue, Method, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, ETAG},
 };
 use serde_json::json;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use self::{
+    answer::{SIGNATURE, answer},
+    rejection::Rejection,
+};
 use crate::{
     config::BootstrapConfig,
     dial::{DialError, Dialer},
     limits::SourceLimiter,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
-    owner::{Handle, OwnerError, Published},
-    rules::Refusal,
+    owner::{Handle, OwnerError, clock},
+    published::{Page, Published},
+    source, status,
 };
 
-const SIGNATURE: HeaderName = HeaderName::from_static("x-bootstrap-signature");
-/// Caches in between may keep what is served for this long: less than any client waits between two looks.
-const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=10");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The address that a request came from. Not for logs.
+/// The address of the connection that a request came by. Not for logs.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// The address of who asks: the peer's, or what a trusted proxy says. Not for logs.
+#[derive(Clone, Copy)]
+struct Asker(IpAddr);
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -58,92 +71,6 @@ pub(crate) struct App {
     pub(crate) started: Instant,
 }
 
-/// Why a record or a leave was not taken, as its sender is told.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Rejection {
-    /// Not one value of the expected shape and length.
-    #[error("the body is not one well-formed signed note")]
-    Malformed,
-    /// The signature is not the node's.
-    #[error("the signature does not verify")]
-    Signature,
-    /// The rules are against it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The node did not prove its key, or could not be asked.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// The source sends too much.
-    #[error("too many requests; try again later")]
-    RateLimited,
-    /// A fault of the registry. Try again.
-    #[error("the registry could not store it; try again later")]
-    Internal,
-}
-
-impl Rejection {
-    const fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed | Self::Refused(Refusal::Lifetime) => "malformed",
-            Self::Signature => "signature",
-            Self::Refused(Refusal::Federation) => "federation",
-            Self::Refused(Refusal::Clock) => "clock",
-            Self::Refused(Refusal::Expired) => "expired",
-            Self::Refused(Refusal::Stale) => "stale",
-            Self::Refused(Refusal::Full) => "full",
-            Self::Dial(DialError::Unreachable) => "unreachable",
-            Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => "rate_limited",
-            Self::Internal => "internal",
-        }
-    }
-
-    const fn status(&self) -> StatusCode {
-        match self {
-            Self::Malformed | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::Signature | Self::Refused(Refusal::Federation) => StatusCode::FORBIDDEN,
-            Self::Refused(Refusal::Stale | Refusal::Full) => StatusCode::CONFLICT,
-            Self::Dial(DialError::Unreachable) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-impl From<DecodeError> for Rejection {
-    fn from(error: DecodeError) -> Self {
-        match error {
-            DecodeError::Length | DecodeError::Malformed => Self::Malformed,
-            DecodeError::Signature => Self::Signature,
-        }
-    }
-}
-
-impl From<OwnerError> for Rejection {
-    fn from(error: OwnerError) -> Self {
-        match error {
-            OwnerError::Refused(refusal) => Self::Refused(refusal),
-            OwnerError::Stopping => Self::Internal,
-            OwnerError::Store(_) | OwnerError::Sign(_) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a change was not made");
-                Self::Internal
-            }
-        }
-    }
-}
-
-impl IntoResponse for Rejection {
-    fn into_response(self) -> Response {
-        let body = json!({ "error": self.code(), "message": self.to_string() });
-        let mut response = (self.status(), Json(body)).into_response();
-        if self.status() == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
-        }
-        response
-    }
-}
-
 /// The public interface.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let origins = &app.config.http.cors_origins;
@@ -152,12 +79,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))
     };
-    let cors = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET]).expose_headers([SIGNATURE]);
+    let cors = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET]).expose_headers([SIGNATURE, ETAG]);
     Router::new()
         .route("/v1/nodes", post(register).delete(leave))
-        .route("/v1/directory", get(directory))
+        .route("/v1/removals", post(remove))
+        .route("/v1/directory", get(directory).post(whole_directory))
         .route("/v1/beacon", get(beacon))
         .route("/servers", get(servers))
+        .route("/", get(status_page))
         .route("/health", get(health))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), bounds))
         .layer(cors)
@@ -169,17 +98,19 @@ pub(crate) fn admin_router(app: Arc<App>) -> Router {
     Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(app)
 }
 
-/// Every request's rate and time.
+/// Every request's source, rate and time.
 async fn bounds(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    if !app.requests.allows(peer) {
+    let asker = source::of_request(peer, request.headers(), &app.config.http.trusted_proxies);
+    if !app.requests.allows(asker) {
         app.metrics.requests_limited.inc();
         return Rejection::RateLimited.into_response();
     }
+    request.extensions_mut().insert(Asker(asker));
     match tokio::time::timeout(app.config.times.request, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
@@ -191,46 +122,64 @@ async fn bounds(
 
 async fn register(
     State(app): State<Arc<App>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(Asker(asker)): Extension<Asker>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_register(&app, peer, body).await;
+    let outcome = try_register(&app, asker, body).await;
     app.metrics.records.get_or_create(&outcome_label(&outcome)).inc();
     outcome.map(|()| Json(json!({ "listed": true })).into_response())
 }
 
-async fn try_register(app: &App, peer: IpAddr, body: Body) -> Result<(), Rejection> {
-    let record: SignedRecord = decode(app, peer, body).await?;
+async fn try_register(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
+    let record: SignedRecord = decode(app, asker, body).await?;
     app.owner.judge(record.clone()).await?;
     let proof = app.dialer.prove(&record).await;
     let outcome = match proof {
-        Ok(()) => DialOutcome::Proved,
+        Ok(_) => DialOutcome::Proved,
         Err(DialError::Unreachable) => DialOutcome::Unreachable,
         Err(DialError::Busy | DialError::TooOften) => DialOutcome::Refused,
     };
     app.metrics.dials.get_or_create(&DialLabel { outcome }).inc();
-    proof?;
+    let proved = proof?;
     tracing::debug!(node = record.node.short(), "a node proved its key");
-    Ok(app.owner.admit(record).await?)
+    Ok(app.owner.admit(record, proved).await?)
 }
 
 async fn leave(
     State(app): State<Arc<App>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(Asker(asker)): Extension<Asker>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_leave(&app, peer, body).await;
+    let outcome = try_leave(&app, asker, body).await;
     app.metrics.leaves.get_or_create(&outcome_label(&outcome)).inc();
     outcome.map(|()| Json(json!({ "listed": false })).into_response())
 }
 
-async fn try_leave(app: &App, peer: IpAddr, body: Body) -> Result<(), Rejection> {
-    let leave: Signed<NodeLeave> = decode(app, peer, body).await?;
+async fn try_leave(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
+    let leave: Signed<NodeLeave> = decode(app, asker, body).await?;
     Ok(app.owner.leave(leave).await?)
 }
 
-async fn decode<T: Signable>(app: &App, peer: IpAddr, body: Body) -> Result<Signed<T>, Rejection> {
-    if !app.registrations.allows(peer) {
+async fn remove(
+    State(app): State<Arc<App>>,
+    Extension(Asker(asker)): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let outcome = try_remove(&app, asker, body).await;
+    app.metrics.removals.get_or_create(&outcome_label(&outcome)).inc();
+    outcome.map(|()| Json(json!({ "kept": true })).into_response())
+}
+
+async fn try_remove(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
+    let removal: Signed<NodeRemoval> = decode(app, asker, body).await?;
+    let node = removal.node.short();
+    app.owner.remove(removal).await?;
+    tracing::info!(node, "heeded an operator's word about a node");
+    Ok(())
+}
+
+async fn decode<T: Signable>(app: &App, asker: IpAddr, body: Body) -> Result<Signed<T>, Rejection> {
+    if !app.registrations.allows(asker) {
         return Err(Rejection::RateLimited);
     }
     let bytes = to_bytes(body, T::MAX_LEN).await.map_err(|_| Rejection::Malformed)?;
@@ -241,22 +190,58 @@ fn outcome_label(outcome: &Result<(), Rejection>) -> OutcomeLabel {
     OutcomeLabel { outcome: outcome.as_ref().map_or_else(Rejection::code, |()| "accepted") }
 }
 
-async fn directory(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, CACHED)], app.published.load().directory.clone())
+/// What the asker's network is shown.
+async fn directory(
+    State(app): State<Arc<App>>,
+    Extension(Asker(asker)): Extension<Asker>,
+    headers: HeaderMap,
+) -> Result<Response, Rejection> {
+    let page = app.published.load().directory(asker).map_err(OwnerError::from)?;
+    Ok(answer(page, BYTES, &headers))
 }
 
-async fn beacon(State(app): State<Arc<App>>) -> Response {
+/// All public nodes, for a listed node or an operator who proves it.
+async fn whole_directory(
+    State(app): State<Arc<App>>,
+    Extension(Asker(asker)): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let outcome = try_see_all(&app, asker, body).await;
+    app.metrics.list_requests.get_or_create(&outcome_label(&outcome)).inc();
+    outcome?;
+    // Not to be had again for the same request, so there is nothing to keep.
+    Ok(([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, NOT_KEPT)], app.published.load().whole().body).into_response())
+}
+
+async fn try_see_all(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
+    let request: Signed<ListRequest> = decode(app, asker, body).await?;
+    Ok(app.owner.may_see_all(request).await?)
+}
+
+async fn beacon(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     match &*app.beacon.load() {
-        Some(note) => ([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, CACHED)], note.as_bytes().clone()).into_response(),
+        Some(note) => answer(Page::new(note.as_bytes().clone(), true), BYTES, &headers),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-async fn servers(State(app): State<Arc<App>>) -> Response {
+async fn servers(
+    State(app): State<Arc<App>>,
+    Extension(Asker(asker)): Extension<Asker>,
+    headers: HeaderMap,
+) -> Response {
+    answer(app.published.load().servers(asker), JSON, &headers)
+}
+
+/// The page for people.
+async fn status_page(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let published = app.published.load();
-    let servers = &published.servers;
-    let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, CACHED), (SIGNATURE, servers.signature.clone())];
-    (headers, servers.body.clone()).into_response()
+    let page = published.status(|| status::render(&published, clock()));
+    let mut response = answer(page, HTML, &headers);
+    for (name, value) in status::headers() {
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
@@ -264,7 +249,7 @@ async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
         "status": "healthy",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": app.started.elapsed().as_secs(),
-        "nodes": app.published.load().nodes,
+        "nodes": app.published.load().count(),
     }))
 }
 

@@ -12,16 +12,23 @@ pub mod keys;
 mod limits;
 mod metrics;
 mod owner;
+mod pools;
+mod probe;
+pub mod publish;
+mod published;
 mod rules;
 mod server;
 mod service;
+mod source;
+mod status;
 mod storage;
+pub mod stored;
 
 pub use crate::{
     config::{
-        AdminSection, BootstrapConfig, BootstrapSection, ConfigError, DirectorySection, FederationSection, HttpSection,
-        LimitsSection, TimesSection,
+        AdminSection, BootstrapConfig, BootstrapSection, CapsSection, ConfigError, DatabaseUrl, DirectorySection,
+        FederationSection, HttpSection, LimitsSection, ProbingSection, StorageSection, TimesSection,
     },
     service::{Bootstrap, StartError},
-    storage::OpenError,
+    storage::{ConnectError, DatabaseError, OpenError, StoreError},
 };

@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::rules;
+
 /// Why a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum ConnectionRefusal {
@@ -56,12 +58,24 @@ pub(crate) struct Metrics {
     pub(crate) leaves: Family<OutcomeLabel, Counter>,
     /// Nodes that were dialled back, by outcome.
     pub(crate) dials: Family<DialLabel, Counter>,
+    /// Removals that were sent, by outcome.
+    pub(crate) removals: Family<OutcomeLabel, Counter>,
+    /// Requests for all public nodes, by outcome.
+    pub(crate) list_requests: Family<OutcomeLabel, Counter>,
+    /// Probes of listed nodes, by outcome.
+    pub(crate) probes: Family<DialLabel, Counter>,
     /// Nodes in the directory.
     pub(crate) listed: Gauge,
+    /// Listed nodes that are in reserve.
+    pub(crate) reserve: Gauge,
+    /// Listed nodes that don't answer.
+    pub(crate) silent: Gauge,
     /// Directories that were signed.
     pub(crate) directories_signed: Counter,
     /// Commits that the store refused.
     pub(crate) failed_commits: Counter,
+    /// Commits that were decided anew because another registry was faster.
+    pub(crate) overtaken_commits: Counter,
     /// Connections that were served.
     pub(crate) connections_opened: Counter,
     /// Connections that have ended.
@@ -75,15 +89,33 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// Counts the nodes anew.
+    pub(crate) fn observe(&self, registry: &rules::Registry) {
+        let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        set(&self.listed, registry.public().count());
+        set(&self.reserve, registry.listings().filter(|listing| listing.record.is_reserve()).count());
+        set(&self.silent, registry.listings().filter(|listing| registry.is_silent(listing)).count());
+    }
+
     /// All counters in the Prometheus text format.
     pub(crate) fn encode(&self) -> String {
         let mut registry = Registry::with_prefix("chappe_bootstrap");
         registry.register("records", "Records that were sent, by outcome", self.records.clone());
         registry.register("leaves", "Leaves that were sent, by outcome", self.leaves.clone());
         registry.register("dials", "Nodes that were dialled back, by outcome", self.dials.clone());
+        registry.register("removals", "Removals that were sent, by outcome", self.removals.clone());
+        registry.register("list_requests", "Requests for all public nodes, by outcome", self.list_requests.clone());
+        registry.register("probes", "Probes of listed nodes, by outcome", self.probes.clone());
+        registry.register("reserve_nodes", "Listed nodes that are in reserve", self.reserve.clone());
+        registry.register("silent_nodes", "Listed nodes that don't answer", self.silent.clone());
         registry.register("listed_nodes", "Nodes in the directory", self.listed.clone());
         registry.register("directories_signed", "Directories that were signed", self.directories_signed.clone());
         registry.register("failed_commits", "Commits that the store refused", self.failed_commits.clone());
+        registry.register(
+            "overtaken_commits",
+            "Commits that were decided anew because another registry was faster",
+            self.overtaken_commits.clone(),
+        );
         registry.register("connections_opened", "Connections that were served", self.connections_opened.clone());
         registry.register("connections_closed", "Connections that have ended", self.connections_closed.clone());
         registry.register(

@@ -1,17 +1,23 @@
 //! The task that owns the registry's state: stores every change before it applies it, and publishes what follows.
 //!
-//! Invariant: a published directory's `seq` was stored before, so that it never goes back, whatever kills the process.
+//! Invariant: what is published was stored before, so that no `seq` goes back or is seen with two contents, whatever
+//! kills the process. Where others share the store, the owner catches up with them before it decides, and decides anew
+//! where one of them was faster.
 
 use std::{
+    collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use chappe_common::{
-    directory::FRESH,
+    directory::{DirectoryBundle, DirectoryError, FRESH},
+    keys::{NodeId, PublicKey},
+    list_request::ListRequest,
     record::{MAX_CLOCK_SKEW, NodeLeave, SignedRecord},
+    removal::NodeRemoval,
     signed::{SignError, Signed},
 };
 use tokio::{
@@ -21,37 +27,36 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    directory::{OnlineKey, ServerList, sign_directory, sign_servers},
+    directory::OnlineKey,
     metrics::Metrics,
-    rules::{Change, Millis, Refusal, Registry},
-    storage::{CommitError, Snapshot, Store},
+    pools::{PoolKey, Slot},
+    published::Published,
+    rules::{Change, Listing, Millis, Refusal, Registry},
+    storage::{CommitError, Head, News, ReadError, Store, Version},
 };
 
 /// Requests that wait for the owner: as many as a disk commits in a second or so. More wait in their own tasks, which
 /// the bound on connections bounds.
 const WAITING: usize = 64;
+/// How often the owner looks for what others have committed: a node that registers with one registry and then leaves or
+/// asks at another is known there.
+const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often expired listings are looked for and the list of servers gets a new timestamp.
 const TICK: Duration = Duration::from_secs(5);
+/// How often a change is decided anew because another registry was faster. Each time somebody got ahead, so it ends.
+const TRIES: u32 = 16;
 /// How long before its end a delegation is spoken of in the log.
 const DELEGATION_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// What is served: replaced as a whole, so that a reader never waits.
-#[derive(Debug)]
-pub(crate) struct Published {
-    /// The signed directory.
-    pub(crate) directory: Bytes,
-    /// The signed list of servers.
-    pub(crate) servers: ServerList,
-    /// How many nodes are listed.
-    pub(crate) nodes: usize,
-}
-
-/// Why a record or a leave was not taken.
+/// Why a record or a note was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OwnerError {
     /// The rules are against it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What others have changed can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// It did not reach the disk.
     #[error(transparent)]
     Store(#[from] CommitError),
@@ -63,10 +68,27 @@ pub(crate) enum OwnerError {
     Stopping,
 }
 
+type Reply = oneshot::Sender<Result<(), OwnerError>>;
+
 enum Request {
-    Judge(SignedRecord, oneshot::Sender<Result<(), OwnerError>>),
-    Admit(SignedRecord, oneshot::Sender<Result<(), OwnerError>>),
-    Leave(Signed<NodeLeave>, oneshot::Sender<Result<(), OwnerError>>),
+    Judge(SignedRecord, Reply),
+    Admit(SignedRecord, IpAddr, Reply),
+    Leave(Signed<NodeLeave>, Reply),
+    Remove(Signed<NodeRemoval>, Reply),
+    Ask(Signed<ListRequest>, Reply),
+    Due(oneshot::Sender<Vec<Arc<Listing>>>),
+    Probed(Vec<Probed>, Reply),
+}
+
+/// How the probe of a node ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Whether it proved its key.
+    pub(crate) answered: bool,
+    /// From 0 to 1, drawn by the prober: spreads the next probes.
+    pub(crate) jitter: f64,
 }
 
 /// The way to the owner.
@@ -81,9 +103,9 @@ impl Handle {
         self.ask(|reply| Request::Judge(record, reply)).await
     }
 
-    /// Lists the record of a node that has proved its key; returns once that is on disk and published.
-    pub(crate) async fn admit(&self, record: SignedRecord) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Admit(record, reply)).await
+    /// Lists the record of a node that has proved its key at this address; returns once that is on disk and published.
+    pub(crate) async fn admit(&self, record: SignedRecord, proved: IpAddr) -> Result<(), OwnerError> {
+        self.ask(|reply| Request::Admit(record, proved, reply)).await
     }
 
     /// Ends a listing; returns once that is on disk and published.
@@ -91,25 +113,59 @@ impl Handle {
         self.ask(|reply| Request::Leave(leave, reply)).await
     }
 
-    async fn ask(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<(), OwnerError>>) -> Request,
-    ) -> Result<(), OwnerError> {
+    /// Removes a node, or takes that back; returns once that is on disk and published.
+    pub(crate) async fn remove(&self, removal: Signed<NodeRemoval>) -> Result<(), OwnerError> {
+        self.ask(|reply| Request::Remove(removal, reply)).await
+    }
+
+    /// Whether who signed the request may see all public nodes. It may once.
+    pub(crate) async fn may_see_all(&self, request: Signed<ListRequest>) -> Result<(), OwnerError> {
+        self.ask(|reply| Request::Ask(request, reply)).await
+    }
+
+    /// The nodes whose next probe is due. None when the registry is stopping.
+    pub(crate) async fn due(&self) -> Vec<Arc<Listing>> {
+        let (reply, answer) = oneshot::channel();
+        match self.requests.send(Request::Due(reply)).await {
+            Ok(()) => answer.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Takes in how probes ended.
+    pub(crate) async fn probed(&self, probed: Vec<Probed>) -> Result<(), OwnerError> {
+        self.ask(|reply| Request::Probed(probed, reply)).await
+    }
+
+    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), OwnerError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| OwnerError::Stopping)?;
         answer.await.map_err(|_| OwnerError::Stopping)?
     }
 }
 
+/// What directories are signed with, and for how long.
+pub(crate) struct Signing {
+    /// The key.
+    pub(crate) online: Arc<OnlineKey>,
+    /// The federation's roots.
+    pub(crate) roots: Vec<PublicKey>,
+    /// How long a directory counts.
+    pub(crate) lifetime: Duration,
+}
+
 /// The state and what it takes to change it.
-pub(crate) struct Owner<S> {
+pub(crate) struct Owner {
+    /// As it was before anything was read: what a complete reading starts from.
+    blank: Registry,
     registry: Registry,
-    store: S,
-    online: OnlineKey,
-    lifetime: Duration,
-    directory_seq: u64,
-    signed_at: Millis,
+    version: Option<Version>,
+    store: Box<dyn Store>,
+    signing: Signing,
+    pools: PoolKey,
     published: Arc<ArcSwap<Published>>,
+    /// The last requests of operators' keys for the list. They are few, and forgotten with the process.
+    operators_asked: BTreeMap<PublicKey, u64>,
     metrics: Arc<Metrics>,
 }
 
@@ -119,38 +175,32 @@ pub(crate) fn clock() -> Millis {
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-impl<S: Store> Owner<S> {
-    /// Takes over what the store held and signs the first directory.
+impl Owner {
+    /// Takes over what the store held and signs a new directory.
     pub(crate) async fn start(
-        mut registry: Registry,
-        (store, snapshot): (S, Snapshot),
-        online: OnlineKey,
-        lifetime: Duration,
+        registry: Registry,
+        store: Box<dyn Store>,
+        signing: Signing,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OwnerError> {
         let now = clock();
-        if snapshot.damaged > 0 {
-            tracing::warn!(entries = snapshot.damaged, "the store holds entries that do not decode; they are ignored");
-        }
-        if Millis(snapshot.directory_seq).secs() > now.secs() + MAX_CLOCK_SKEW {
-            tracing::warn!("the last directory is from the future: clients refuse new ones until the clock gets there");
-        }
-        snapshot.listings.into_iter().map(Change::List).for_each(|change| registry.apply(change));
-        snapshot.leaves.into_iter().map(Change::KeepLeave).for_each(|change| registry.apply(change));
-        let servers = sign_servers(&registry, &online, now);
-        let published = Published { directory: Bytes::new(), servers, nodes: 0 };
+        let pools = PoolKey::of(&signing.online.key);
+        let head = signing.online.sign_directory([], 0, Duration::ZERO, Millis(0))?;
+        let published =
+            Published::new(Arc::clone(&signing.online), pools.clone(), head, Vec::new(), BTreeMap::new(), now);
         let mut owner = Self {
+            blank: registry.clone(),
             registry,
+            version: None,
             store,
-            online,
-            lifetime,
-            directory_seq: snapshot.directory_seq,
-            signed_at: Millis(0),
+            signing,
+            pools,
             published: Arc::new(ArcSwap::from_pointee(published)),
+            operators_asked: BTreeMap::new(),
             metrics,
         };
-        let expired = owner.registry.expire(now.secs());
-        owner.commit_and_publish(expired, now).await?;
+        // With this process's key and delegation, which may be new ones.
+        owner.change(now, true, |registry| Ok(registry.expire(now.secs()))).await?;
         Ok(owner)
     }
 
@@ -166,13 +216,19 @@ impl<S: Store> Owner<S> {
     }
 
     async fn work(mut self, mut inbox: mpsc::Receiver<Request>, stop: CancellationToken) {
-        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        let [mut tick, mut catch_up] = [TICK, CATCH_UP].map(|every| interval_at(Instant::now() + every, every));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        catch_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 _ = tick.tick() => self.handle_tick(clock()).await,
+                _ = catch_up.tick() => {
+                    if let Err(error) = self.catch_up(clock()).await {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "what is served may be getting old");
+                    }
+                }
                 request = inbox.recv() => match request {
                     Some(request) => self.handle_request(request, clock()).await,
                     None => return,
@@ -182,74 +238,192 @@ impl<S: Store> Owner<S> {
     }
 
     async fn handle_request(&mut self, request: Request, now: Millis) {
+        let secs = now.secs();
         // Whoever asked may have gone; what was decided holds all the same.
         let _ = match request {
-            Request::Judge(record, reply) => {
-                reply.send(self.registry.judge(&record, now.secs()).map_err(OwnerError::from))
+            Request::Judge(record, reply) => reply.send(self.registry.judge(&record, secs).map_err(OwnerError::from)),
+            Request::Admit(record, proved, reply) => {
+                reply.send(self.change(now, false, |registry| registry.admit(record.clone(), proved, now)).await)
             }
-            Request::Admit(record, reply) => reply.send(self.handle_admit(record, now).await),
-            Request::Leave(leave, reply) => reply.send(self.handle_leave(leave, now).await),
+            Request::Leave(leave, reply) => {
+                reply.send(self.change(now, false, |registry| registry.leave(leave.clone(), secs)).await)
+            }
+            Request::Remove(removal, reply) => {
+                reply.send(self.change(now, false, |registry| registry.remove(removal.clone(), secs)).await)
+            }
+            Request::Ask(request, reply) => reply.send(self.handle_ask(&request, now).await),
+            Request::Due(reply) => {
+                let _ = reply.send(self.registry.due(now));
+                return;
+            }
+            Request::Probed(probed, reply) => {
+                let decide = |registry: &Registry| {
+                    let change = |one: &Probed| registry.probed(one.node, one.answered, one.jitter, now);
+                    Ok(probed.iter().filter_map(change).collect())
+                };
+                reply.send(self.change(now, false, decide).await)
+            }
         };
     }
 
-    async fn handle_admit(&mut self, record: SignedRecord, now: Millis) -> Result<(), OwnerError> {
-        let same = self.registry.lists(&record);
-        let change = self.registry.admit(record, now)?;
-        if same {
-            // Only the time at which it was seen changes: the directory stays as it is.
-            self.commit(vec![change], self.directory_seq).await
-        } else {
-            self.commit_and_publish(vec![change], now).await
+    async fn handle_ask(&mut self, request: &ListRequest, now: Millis) -> Result<(), OwnerError> {
+        if !self.registry.is_operator(&request.key) {
+            return self.change(now, false, |registry| registry.ask(request, now.secs())).await;
         }
-    }
-
-    async fn handle_leave(&mut self, leave: Signed<NodeLeave>, now: Millis) -> Result<(), OwnerError> {
-        let changes = self.registry.leave(leave, now.secs())?;
-        if changes.is_empty() {
-            return Ok(());
+        request.check(self.registry.federation(), now.secs()).map_err(Refusal::from)?;
+        let last = self.operators_asked.entry(request.key).or_default();
+        if *last >= request.seq {
+            return Err(Refusal::Stale.into());
         }
-        self.commit_and_publish(changes, now).await
-    }
-
-    async fn handle_tick(&mut self, now: Millis) {
-        let changes = self.registry.expire(now.secs());
-        let aged = now.secs().saturating_since(self.signed_at.secs()) >= (self.lifetime / 4).min(FRESH / 4);
-        if aged || !changes.is_empty() {
-            if let Err(error) = self.commit_and_publish(changes, now).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
-            }
-        } else {
-            let last = self.published.load();
-            let servers = sign_servers(&self.registry, &self.online, now);
-            self.published.store(Arc::new(Published { directory: last.directory.clone(), servers, ..**last }));
-        }
-    }
-
-    async fn commit(&mut self, changes: Vec<Change>, directory_seq: u64) -> Result<(), OwnerError> {
-        if let Err(error) = self.store.commit(changes.clone(), directory_seq).await {
-            self.metrics.failed_commits.inc();
-            return Err(error.into());
-        }
-        self.directory_seq = directory_seq;
-        changes.into_iter().for_each(|change| self.registry.apply(change));
+        *last = request.seq;
         Ok(())
     }
 
-    async fn commit_and_publish(&mut self, changes: Vec<Change>, now: Millis) -> Result<(), OwnerError> {
-        // The clock may stand still or go back; the number does neither.
-        self.commit(changes, now.0.max(self.directory_seq + 1)).await?;
-        let directory = sign_directory(&self.registry, &self.online, self.directory_seq, self.lifetime, now)?;
-        let servers = sign_servers(&self.registry, &self.online, now);
-        let nodes = self.registry.listings().len();
-        self.published.store(Arc::new(Published { directory, servers, nodes }));
-        self.signed_at = now;
-        self.metrics.directories_signed.inc();
-        self.metrics.listed.set(i64::try_from(nodes).unwrap_or(i64::MAX));
-        let rest = self.online.delegation.expires_at.saturating_since(now.secs());
+    async fn handle_tick(&mut self, now: Millis) {
+        let signed_at = self.published.load().head().issued_at;
+        let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
+        let rotates = Slot::of(signed_at) != Slot::of(now.secs());
+        // One registry renews, and the others find that it did: what is decided anew has to be true still.
+        let renewed_from = self.published.load().head().seq;
+        if let Err(error) = self.catch_up(now).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "not caught up");
+        }
+        let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
+        let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
+        if let Err(error) = expired {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
+        }
+        let refreshed = self.published.load().refreshed(self.listings(), now);
+        self.published.store(Arc::new(refreshed));
+        self.metrics.observe(&self.registry);
+    }
+
+    fn listings(&self) -> BTreeMap<NodeId, Arc<Listing>> {
+        self.registry.listings().map(|listing| (listing.record.node, Arc::clone(listing))).collect()
+    }
+
+    /// Decides on a change, stores it, and puts it into force; again where another registry was faster. Signs a new
+    /// directory where the public nodes change, or where one is to be signed in any case.
+    async fn change(
+        &mut self,
+        now: Millis,
+        renew: bool,
+        decide: impl Fn(&Registry) -> Result<Vec<Change>, Refusal>,
+    ) -> Result<(), OwnerError> {
+        for _ in 0..TRIES {
+            let version = self.catch_up(now).await?;
+            let changes = decide(&self.registry)?;
+            if changes.is_empty() && !renew {
+                return Ok(());
+            }
+            match self.commit(version, changes, renew, now).await {
+                Err(OwnerError::Store(CommitError::Overtaken)) => self.metrics.overtaken_commits.inc(),
+                done => return done,
+            };
+        }
+        Err(CommitError::Overtaken.into())
+    }
+
+    async fn commit(
+        &mut self,
+        version: Version,
+        changes: Vec<Change>,
+        renew: bool,
+        now: Millis,
+    ) -> Result<(), OwnerError> {
+        let mut next = self.registry.clone();
+        changes.iter().cloned().for_each(|change| next.apply(change));
+        let public = || next.public().map(|listing| &listing.record);
+        let last = self.published.load_full();
+        let head = if renew || !last.lists(public()) {
+            // The clock may stand still or go back; the number does neither.
+            let seq = now.0.max(last.head().seq + 1);
+            Some(self.signing.online.sign_directory(public(), seq, self.signing.lifetime, now)?)
+        } else {
+            None
+        };
+        match self.store.commit(version, &changes, head.as_ref()).await {
+            Ok(version) => self.version = Some(version),
+            Err(error) => {
+                if let CommitError::Failed(_) = error {
+                    self.metrics.failed_commits.inc();
+                }
+                return Err(error.into());
+            }
+        }
+        let nodes = public().cloned().collect();
+        self.registry = next;
+        if let Some(head) = head {
+            self.metrics.directories_signed.inc();
+            self.publish(head, nodes, now);
+            self.warn_of_delegation(now);
+        }
+        Ok(())
+    }
+
+    /// Takes in what others have committed.
+    async fn catch_up(&mut self, now: Millis) -> Result<Version, OwnerError> {
+        match (self.store.news(self.version).await?, self.version) {
+            (Some(news), _) => Ok(self.take_in(news, now)),
+            (None, Some(version)) => Ok(version),
+            (None, None) => Err(ReadError("the store has no version".into()).into()),
+        }
+    }
+
+    fn take_in(&mut self, news: News, now: Millis) -> Version {
+        if news.damaged > 0 {
+            tracing::warn!(entries = news.damaged, "the store holds entries that do not decode; they are ignored");
+        }
+        if news.complete {
+            self.registry = self.blank.clone();
+        }
+        news.changes.into_iter().for_each(|change| self.registry.apply(change));
+        self.version = Some(news.version);
+        if let Some(head) = news.head.filter(|head| head.seq > self.published.load().head().seq) {
+            if Millis(head.seq).secs() > now.secs() + MAX_CLOCK_SKEW {
+                tracing::warn!("the directory is from the future: clients refuse new ones until the clock gets there");
+            }
+            let nodes = self.nodes_of(&head, now);
+            self.publish(head, nodes, now);
+        }
+        news.version
+    }
+
+    /// The records in a directory that another registry, or this one before it started, has signed.
+    fn nodes_of(&self, head: &Head, now: Millis) -> Vec<SignedRecord> {
+        let bundle = match DirectoryBundle::decode(head.bundle.clone(), &self.signing.roots, now.secs()) {
+            Ok(bundle) => bundle,
+            // A registry that was down for days finds an expired one, and has just signed, or is about to sign, the next.
+            Err(DirectoryError::Empty | DirectoryError::Expired) => return Vec::new(),
+            Err(error) => {
+                // Served all the same: clients judge for themselves, and the next one replaces it.
+                tracing::warn!(%error, "the store's directory does not count");
+                return Vec::new();
+            }
+        };
+        let known = self.listings();
+        let known: BTreeMap<&[u8], &SignedRecord> =
+            known.values().map(|listing| (listing.record.as_bytes().as_ref(), &listing.record)).collect();
+        let record = |bytes: &bytes::Bytes| match known.get(bytes.as_ref()) {
+            // To verify a signature costs a hundred times as much as to find that one holds it.
+            Some(record) => Some((*record).clone()),
+            None => Signed::decode(bytes.clone()).ok(),
+        };
+        bundle.directory().nodes.iter().filter_map(record).collect()
+    }
+
+    fn publish(&self, head: Head, nodes: Vec<SignedRecord>, now: Millis) {
+        let (online, pools) = (Arc::clone(&self.signing.online), self.pools.clone());
+        let published = Published::new(online, pools, head, nodes, self.listings(), now);
+        self.published.store(Arc::new(published));
+        self.metrics.observe(&self.registry);
+    }
+
+    fn warn_of_delegation(&self, now: Millis) {
+        let rest = self.signing.online.delegation.expires_at.saturating_since(now.secs());
         if rest <= DELEGATION_WARNING {
             let days = rest.as_secs() / (24 * 3600);
             tracing::warn!(days, "the delegation to the online key ends soon; have the root sign a new one");
         }
-        Ok(())
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     http::Peer,
     limits::SourceLimiter,
     metrics::{ConnectionLabel, ConnectionRefusal, Metrics},
+    source,
 };
 
 /// Headers are small here: no cookies, no tokens.
@@ -74,7 +75,8 @@ impl Server {
     fn refusal(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRefusal> {
         if open >= self.config.limits.max_connections {
             Some(ConnectionRefusal::Full)
-        } else if !sources.allows(peer.ip()) {
+        } else if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
+            // A proxy's connections are those of all whom it serves.
             Some(ConnectionRefusal::RateLimited)
         } else {
             None

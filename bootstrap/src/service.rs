@@ -20,10 +20,12 @@ use crate::{
     keys::{KeyFileError, load_delegation, load_secret_key},
     limits::SourceLimiter,
     metrics::Metrics,
-    owner::{Owner, Published, clock},
-    rules::Registry,
+    owner::{Owner, Signing, clock},
+    probe,
+    published::Published,
+    rules::{Bounds, Caps, Registry},
     server::Server,
-    storage::{Embedded, OpenError},
+    storage::{self, StoreError},
 };
 
 /// How often quiet sources are forgotten.
@@ -54,7 +56,7 @@ pub enum StartError {
     Random(#[source] getrandom::Error),
     /// The store cannot be opened.
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StoreError),
     /// The store cannot be written, or a thread for it not be had.
     #[error("cannot make the first directory")]
     FirstDirectory(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -102,17 +104,11 @@ impl Bootstrap {
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
         let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
         let metrics = Arc::new(Metrics::default());
-        let registry = Registry::new(
-            FederationId::of_roots(&config.federation.roots),
-            config.limits.max_nodes,
-            config.directory.seen_within,
-            clock().secs(),
-        );
-        let dir = config.bootstrap.data_dir.clone();
-        let store = tokio::task::spawn_blocking(move || Embedded::open(&dir))
-            .await
-            .map_err(|error| StartError::FirstDirectory(Box::new(error)))??;
-        let owner = Owner::start(registry, store, online, config.directory.lifetime, Arc::clone(&metrics))
+        let online = Arc::new(online);
+        let registry = Registry::new(bounds(&config, &online), clock().secs());
+        let store = storage::open(&config).await?;
+        let (roots, lifetime) = (config.federation.roots.clone(), config.directory.lifetime);
+        let owner = Owner::start(registry, store, Signing { online, roots, lifetime }, Arc::clone(&metrics))
             .await
             .map_err(|error| StartError::FirstDirectory(Box::new(error)))?;
 
@@ -140,6 +136,7 @@ impl Bootstrap {
             started: Instant::now(),
             config: config.clone(),
         });
+        bootstrap.rest.spawn(probe::run(Arc::clone(&app), bootstrap.rest_stop.clone()));
         bootstrap.rest.spawn(forget_quiet(Arc::clone(&app), bootstrap.rest_stop.clone()));
         let federation = &config.federation;
         let file = BeaconFile::new(federation.beacon.clone(), federation.roots.clone(), Arc::clone(&app.beacon));
@@ -164,9 +161,9 @@ impl Bootstrap {
         self.admin_addr
     }
 
-    /// How many nodes the directory lists.
+    /// How many public nodes the directory lists.
     pub fn listed(&self) -> usize {
-        self.published.load().nodes
+        self.published.load().count()
     }
 
     /// Stops accepting, lets requests finish within the configured drain time, and closes the store.
@@ -184,6 +181,19 @@ impl Bootstrap {
             tracing::warn!("the store was not closed in time; what was answered with success is on disk all the same");
             self.rest.shutdown().await;
         }
+    }
+}
+
+fn bounds(config: &BootstrapConfig, online: &OnlineKey) -> Bounds {
+    let federation = &config.federation;
+    Bounds {
+        federation: FederationId::of_roots(&federation.roots),
+        operators: federation.roots.iter().copied().chain([online.key.public()]).collect(),
+        max_nodes: config.limits.max_nodes,
+        seen_within: config.directory.seen_within,
+        caps: Caps::new(config.caps.clone(), &config.limits.exempt),
+        probe_every: config.probing.every,
+        max_failures: config.probing.failures,
     }
 }
 

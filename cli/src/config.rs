@@ -108,6 +108,9 @@ impl Config for BootstrapConfig {
             &mut federation.online_key,
             &mut federation.beacon,
         ]
+        .into_iter()
+        .chain(&mut self.storage.ca)
+        .collect()
     }
 }
 

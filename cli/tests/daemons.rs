@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use chappe_common::{admission::SignedTicket, beacon::BeaconNote, keys::PublicKey};
+use chappe_common::{
+    admission::SignedTicket, beacon::BeaconNote, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
+};
 use process::{Running, arg, chappe, finished, texts};
 use tempfile::TempDir;
 
@@ -237,6 +239,46 @@ fn discover_and_doctor_say_what_was_tried_what_it_means_and_what_to_do() {
     assert_eq!(find(&told, "verdict", "")["ok"], false);
     let text = texts(&finished(&[&["doctor"][..], &nowhere].concat())).0;
     assert!(text.contains("it means: ") && text.contains("to do: "), "{text}");
+}
+
+#[test]
+fn the_operator_publishes_the_nodes_and_removes_one() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let config = federation.dir.path().join("registry/bootstrap.toml");
+    let config = ["--config", arg(&config)];
+    let root: PublicKey = federation.root.parse().expect("a key");
+    let now = || SystemTime::now().into();
+    let from = [&["bootstrap", "publish", "--registry", &federation.url][..], &config].concat();
+    let publish = |more: &[&str]| finished(&[&from[..], more].concat());
+
+    let zone = texts(&publish(&["--name", "chappe.example.org"])).0;
+    assert!(zone.starts_with("chappe.example.org. 300 IN TXT \"chappe1="), "{zone}");
+    let txt = texts(&publish(&["--format", "txt"])).0;
+    let shard = ShardBundle::decode(txt.trim().as_bytes(), &[root], now()).expect("a shard").expect("one that counts");
+    assert_eq!(shard.shard().nodes.len(), 1);
+    let node = shard.shard().nodes[0].node().to_string();
+    let mirror = federation.dir.path().join("directory.bin");
+    assert!(publish(&["--format", "mirror", "--output", arg(&mirror)]).status.success());
+    let bundle = DirectoryBundle::decode(fs::read(&mirror).expect("a file"), &[root], now()).expect("a directory");
+    assert_eq!((bundle.directory().seq, bundle.records(now()).count()), (shard.shard().seq, 1));
+    assert!(texts(&publish(&[])).1.contains("--name is needed"));
+
+    // The store belongs to the registry while that runs, and says so.
+    let stored = [&["bootstrap", "publish", "--format", "txt"][..], &config].concat();
+    let refused = texts(&finished(&stored)).1;
+    assert!(refused.contains("give its URL with --registry"), "{refused}");
+
+    let tell = |word: &str| {
+        let args = [&["bootstrap", word, &node, "--registry", &federation.url][..], &config].concat();
+        let told = finished(&args);
+        assert!(told.status.success(), "{:?}", texts(&told));
+    };
+    tell("remove");
+    assert_eq!(texts(&publish(&["--format", "txt"])).0, "", "nobody is left");
+    // Two words within one second would count as one.
+    std::thread::sleep(Duration::from_millis(1100));
+    tell("restore");
 }
 
 #[test]

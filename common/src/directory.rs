@@ -88,6 +88,11 @@ impl Signable for Directory {
 }
 
 impl Directory {
+    /// Whether it lists all public nodes, rather than a part of them.
+    pub const fn is_whole(&self) -> bool {
+        self.shard.1 == 1
+    }
+
     /// Whether it is of these days: worth more than an older one, and not worth asking for again soon.
     pub fn is_fresh(&self, now: UnixTime) -> bool {
         self.issued_at + FRESH > now

@@ -13,10 +13,12 @@ pub mod keys;
 pub mod lease;
 #[cfg(feature = "link-tls")]
 pub mod link_tls;
+pub mod list_request;
 pub mod place;
 pub mod proof;
 pub mod record;
 pub mod redacted;
+pub mod removal;
 pub mod shard;
 pub mod signed;
 pub mod time;

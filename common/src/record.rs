@@ -28,6 +28,8 @@ pub struct Abilities(u32);
 impl Abilities {
     /// The node hands out STUN and TURN servers on `get_ice_servers`.
     pub const ICE_SERVERS: Self = Self(1);
+    /// The node is in reserve: no public answer names it, and it is handed on by referral, link and QR code alone.
+    pub const RESERVE: Self = Self(2);
 
     /// Both sets together.
     #[must_use]
@@ -125,6 +127,11 @@ impl NodeRecord {
             return Err(RecordError::Lifetime);
         }
         Ok(())
+    }
+
+    /// Whether the node is in reserve: whoever holds the record names it in no answer that everybody can ask for.
+    pub const fn is_reserve(&self) -> bool {
+        self.abilities.contains(Abilities::RESERVE)
     }
 
     /// Whether this record replaces `other` of the same node: a higher `(epoch, seq)` does, and never the other way

@@ -11,9 +11,11 @@ use chappe_common::{
     federation::FederationId,
     keys::SecretKey,
     lease::{Inbox, Lease, prove_attach, verify_attach},
+    list_request::{ListRequest, Load},
     place::NodePlace,
     proof::{prove_node, verify_node},
     record::{Abilities, NodeLeave, NodeRecord},
+    removal::NodeRemoval,
     shard::{Issue, MAX_SHARD_NODES, MAX_SHARD_TEXT, MAX_TXT_STRING, ShardBundle, txt_strings},
     signed::{DecodeError, Signable, Signed},
     time::UnixTime,
@@ -101,6 +103,23 @@ fn beacon() -> Signed<BeaconNote> {
     Signed::sign(note, &root()).expect("a beacon")
 }
 
+fn removal() -> Signed<NodeRemoval> {
+    let removal = NodeRemoval {
+        federation: federation(),
+        signer: root().public(),
+        node: node().node_id(),
+        issued_at: NOW,
+        until: NOW + Duration::from_secs(30 * 24 * 3600),
+    };
+    Signed::sign(removal, &root()).expect("a removal")
+}
+
+fn list_request() -> Signed<ListRequest> {
+    let request =
+        ListRequest { federation: federation(), key: node().public(), seq: 1_800_000_000_456, load: Load::Light };
+    Signed::sign(request, &node()).expect("a request")
+}
+
 fn delegation() -> Signed<Delegation> {
     let delegation = Delegation {
         federation: federation(),
@@ -147,6 +166,8 @@ fn vectors() -> Value {
         "server_id": node().node_id().to_server_id(),
         "node_record": hex::encode(record().as_bytes()),
         "node_leave": hex::encode(leave().as_bytes()),
+        "node_removal": hex::encode(removal().as_bytes()),
+        "list_request": hex::encode(list_request().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
         "ticket": hex::encode(ticket().as_bytes()),
         "ticket_text": ticket().to_string(),
@@ -180,6 +201,8 @@ fn the_vectors_are_what_this_crate_makes() {
 fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeRecord>::decode(bytes("node_record")).expect("a record"), *record());
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
+    assert_eq!(*Signed::<NodeRemoval>::decode(bytes("node_removal")).expect("a removal"), *removal());
+    assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
     assert_eq!(*Signed::<BeaconNote>::decode(bytes("beacon")).expect("a beacon"), *beacon());
@@ -355,6 +378,8 @@ proptest! {
     fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         let _ = Signed::<NodeRecord>::decode(bytes.clone());
         let _ = Signed::<NodeLeave>::decode(bytes.clone());
+        let _ = Signed::<NodeRemoval>::decode(bytes.clone());
+        let _ = Signed::<ListRequest>::decode(bytes.clone());
         let _ = Signed::<Lease>::decode(bytes.clone());
         let _ = Signed::<Ticket>::decode(bytes.clone());
         let _ = Signed::<BeaconNote>::decode(bytes.clone());
@@ -368,6 +393,8 @@ proptest! {
     fn a_mutated_note_is_refused(at in any::<usize>(), by in 1..=u8::MAX) {
         no_mutation_passes::<NodeRecord>(record().as_bytes(), at, by);
         no_mutation_passes::<NodeLeave>(leave().as_bytes(), at, by);
+        no_mutation_passes::<NodeRemoval>(removal().as_bytes(), at, by);
+        no_mutation_passes::<ListRequest>(list_request().as_bytes(), at, by);
         no_mutation_passes::<Lease>(lease().as_bytes(), at, by);
         no_mutation_passes::<Ticket>(ticket().as_bytes(), at, by);
         no_mutation_passes::<BeaconNote>(beacon().as_bytes(), at, by);

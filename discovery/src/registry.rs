@@ -10,10 +10,13 @@ use chappe_common::{
     beacon::{BeaconNote, MAX_BEACON, SignedBeacon},
     directory::{DirectoryBundle, MAX_BUNDLE},
     keys::PublicKey,
+    list_request::ListRequest,
+    removal::NodeRemoval,
+    signed::Signed,
     time::UnixTime,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
-use reqwest::{Url, header::HOST};
+use reqwest::{RequestBuilder, Url, header::HOST};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -26,6 +29,9 @@ use crate::{
 
 /// How long one registry has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What a registry says when it was told something is a line of JSON.
+const MAX_ANSWER: usize = 1024;
 
 /// Where a registry or a mirror of it is, and how to get there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,7 +142,14 @@ impl Prepared {
     }
 
     async fn get(&self, path: &str, longest: usize) -> Result<Bytes, SourceError> {
-        let mut request = self.http.get(self.url(path));
+        self.ask(self.http.get(self.url(path)), longest).await
+    }
+
+    async fn post(&self, path: &str, body: Bytes, longest: usize) -> Result<Bytes, SourceError> {
+        self.ask(self.http.post(self.url(path)).body(body), longest).await
+    }
+
+    async fn ask(&self, mut request: RequestBuilder, longest: usize) -> Result<Bytes, SourceError> {
         if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }
@@ -191,6 +204,40 @@ impl Registry {
     pub async fn fetch(&self, now: UnixTime) -> Result<DirectoryBundle, SourceError> {
         let newest = self.fetch_all(now).await?.into_iter().next();
         newest.map(|(bundle, _)| bundle).ok_or(SourceError::Empty)
+    }
+
+    /// All public nodes, where a registry shows them to whoever signed `request`; else what it shows to anybody, as a
+    /// mirror does, or a registry at which the node isn't listed yet. A request is good once.
+    ///
+    /// # Errors
+    /// Why the last of the registries to fail has given none.
+    pub async fn fetch_whole(
+        &self,
+        request: &Signed<ListRequest>,
+        now: UnixTime,
+    ) -> Result<DirectoryBundle, SourceError> {
+        let asked = self.endpoints.iter().map(|endpoint| async move {
+            let bytes = match endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await {
+                Err(SourceError::Status(_)) => endpoint.get("/v1/directory", MAX_BUNDLE).await?,
+                answered => answered?,
+            };
+            Ok(DirectoryBundle::decode(bytes, &self.roots, now)?)
+        });
+        let all = first_answers(asked).await?;
+        // A part of a newer one says less than the whole of another.
+        let rank = |bundle: &DirectoryBundle| (bundle.directory().is_whole(), bundle.directory().seq);
+        all.into_iter().max_by_key(rank).ok_or(SourceError::Empty)
+    }
+
+    /// Tells all of the registries that a node is removed.
+    ///
+    /// # Errors
+    /// What the first one that doesn't heed it said.
+    pub async fn tell(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
+        for endpoint in &self.endpoints {
+            endpoint.post("/v1/removals", removal.as_bytes().clone(), MAX_ANSWER).await?;
+        }
+        Ok(())
     }
 
     /// The newest beacon note that a registry has and that counts at `now`; none where the registries have none.

@@ -1,6 +1,6 @@
 //! The wall clock, as signed notes need it.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chappe_common::time::UnixTime;
 
@@ -24,6 +24,16 @@ impl Clock {
 
     /// The time in seconds since 1970.
     pub fn now(self) -> UnixTime {
-        (SystemTime::now() + self.ahead - self.behind).into()
+        self.time().into()
+    }
+
+    /// The time in milliseconds since 1970.
+    pub fn millis(self) -> u64 {
+        let since = self.time().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn time(self) -> SystemTime {
+        SystemTime::now() + self.ahead - self.behind
     }
 }

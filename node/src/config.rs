@@ -57,11 +57,13 @@ pub struct NodeSection {
     pub data_dir: PathBuf,
     /// A short name of where the node stands, such as `eu-west`.
     pub region: String,
+    /// Whether the node is in reserve: in no public list, and found only by who is told of it.
+    pub reserve: bool,
 }
 
 impl Default for NodeSection {
     fn default() -> Self {
-        Self { data_dir: PathBuf::from("chappe-node"), region: String::new() }
+        Self { data_dir: PathBuf::from("chappe-node"), region: String::new(), reserve: false }
     }
 }
 

@@ -1,12 +1,16 @@
 use std::time::Duration;
 
-use chappe_common::record::{NodeLeave, SignedRecord};
+use std::net::Ipv4Addr;
+
 use chappe_common::{
     keys::SecretKey,
+    list_request::Load,
     record::{Abilities, NodeRecord},
+    removal::MAX_REMOVAL,
 };
 
 use super::*;
+use crate::config::CapsSection;
 
 const NOW: u64 = 1_800_000_000;
 /// Longer than the records of these tests live.
@@ -53,13 +57,44 @@ fn leave(key: &SecretKey, epoch: u64, seq: u64) -> Signed<NodeLeave> {
     Signed::sign(leave, key).expect("a leave within its bounds")
 }
 
+fn bounds() -> Bounds {
+    Bounds {
+        federation: federation(),
+        operators: vec![key(99).public(), key(98).public()],
+        max_nodes: 3,
+        seen_within: SEEN_WITHIN,
+        caps: Caps::new(CapsSection { ipv4_24: 2, ..CapsSection::default() }, &[]),
+        probe_every: Duration::from_secs(300),
+        max_failures: 3,
+    }
+}
+
 fn registry(records: &[SignedRecord]) -> Registry {
-    let mut registry = Registry::new(federation(), 3, SEEN_WITHIN, now());
+    let mut registry = Registry::new(bounds(), now());
     for record in records {
-        let change = registry.admit(record.clone(), millis()).expect("an acceptable record");
-        registry.apply(change);
+        admit(&mut registry, record.clone(), millis());
     }
     registry
+}
+
+fn admit(registry: &mut Registry, record: SignedRecord, now: Millis) {
+    let changes = registry.admit(record, Ipv4Addr::LOCALHOST.into(), now).expect("an acceptable record");
+    apply(registry, changes);
+}
+
+fn probe(registry: &mut Registry, seed: u8, answered: bool, now: Millis) {
+    let change = registry.probed(key(seed).node_id(), answered, 0.5, now).expect("a listed node");
+    registry.apply(change);
+}
+
+fn public(registry: &Registry) -> Vec<NodeId> {
+    registry.public().map(|listing| listing.record.node).collect()
+}
+
+fn ids(seeds: &[u8]) -> Vec<NodeId> {
+    let mut ids: Vec<_> = seeds.iter().map(|seed| key(*seed).node_id()).collect();
+    ids.sort_unstable();
+    ids
 }
 
 fn apply(registry: &mut Registry, changes: Vec<Change>) {
@@ -76,8 +111,7 @@ fn a_higher_epoch_and_sequence_replaces_a_lower_one_and_never_the_other_way_roun
         assert_eq!(registry.judge(&record(&key, epoch, seq), now()), Err(Refusal::Stale), "{epoch} {seq}");
     }
     for (epoch, seq) in [(2, 6), (3, 0)] {
-        let change = registry.admit(record(&key, epoch, seq), millis()).expect("a newer record");
-        registry.apply(change);
+        admit(&mut registry, record(&key, epoch, seq), millis());
     }
     assert_eq!(registry.listings().map(|listing| listing.record.epoch).collect::<Vec<_>>(), [3]);
 }
@@ -87,8 +121,7 @@ fn the_same_bytes_again_only_refresh_when_the_node_was_seen() {
     let key = key(1);
     let mut registry = registry(&[record(&key, 1, 1)]);
     let later = Millis(millis().0 + 5000);
-    let change = registry.admit(record(&key, 1, 1), later).expect("the same record");
-    registry.apply(change);
+    admit(&mut registry, record(&key, 1, 1), later);
     let listing = registry.listings().next().expect("still listed");
     assert_eq!((listing.registered_at, listing.last_seen), (millis(), later));
 
@@ -172,8 +205,7 @@ fn kept_leaves_are_bounded() {
     let mut registry = registry(&[]);
     for seed in 1..=40 {
         let key = key(seed);
-        let change = registry.admit(record(&key, 1, 1), millis()).expect("room for one");
-        registry.apply(change);
+        admit(&mut registry, record(&key, 1, 1), millis());
         let changes = registry.leave(leave(&key, 1, 1), now()).expect("the node's own leave");
         apply(&mut registry, changes);
     }
@@ -198,16 +230,166 @@ fn a_node_that_does_not_register_again_is_delisted_long_before_its_record_ends()
     let long = Signed::sign(long, &key).expect("a record within its bounds");
     let mut registry = registry(std::slice::from_ref(&long));
     let later = Millis(millis().0 + 3_600_000);
-    let change = registry.admit(long, later).expect("the same record again");
-    registry.apply(change);
+    admit(&mut registry, long, later);
     assert_eq!(registry.expire(now() + SEEN_WITHIN), Vec::new());
     assert_eq!(registry.expire(later.secs() + SEEN_WITHIN), [Change::Delist(key.node_id())]);
 
     // A registry that was down for a day delists nobody for it.
-    let listing = registry.listings().next().expect("listed").clone();
+    let listing = Box::new((**registry.listings().next().expect("listed")).clone());
     let started = now() + Duration::from_secs(20 * 3600);
-    let mut back = Registry::new(federation(), 3, SEEN_WITHIN, started);
+    let mut back = Registry::new(bounds(), started);
     back.apply(Change::List(listing));
     assert_eq!(back.expire(started), Vec::new());
     assert_eq!(back.expire(started + SEEN_WITHIN), [Change::Delist(key.node_id())]);
+}
+
+#[test]
+fn a_network_takes_so_many_nodes_and_no_more() {
+    let mut registry = registry(&[]);
+    let place = |host: u8| IpAddr::from([192, 0, 2, host]);
+    let at = |seed: u8, seq| {
+        let mut record = unsigned(&key(seed), 1, seq);
+        record.quic_addrs = vec![(place(seed), 1).into()];
+        Signed::sign(record, &key(seed)).expect("a record within its bounds")
+    };
+    for seed in 1..=2 {
+        let changes = registry.admit(at(seed, 1), place(seed), millis()).expect("room for two");
+        apply(&mut registry, changes);
+    }
+    assert_eq!(registry.judge(&at(3, 1), now()), Err(Refusal::NetworkFull), "before it is dialled");
+    assert_eq!(registry.judge(&at(2, 2), now()), Ok(()), "who is listed stays");
+    // Its record names a place with room as well, but it is at the other one.
+    let mut both = at(3, 1).into_value();
+    both.quic_addrs.push(([198, 51, 100, 3], 1).into());
+    let both = Signed::sign(both, &key(3)).expect("a record within its bounds");
+    assert_eq!(registry.judge(&both, now()), Ok(()));
+    assert_eq!(registry.admit(both.clone(), place(3), millis()), Err(Refusal::NetworkFull));
+    assert!(registry.admit(both, [198, 51, 100, 3].into(), millis()).is_ok());
+}
+
+#[test]
+fn a_node_in_reserve_is_listed_and_shown_to_nobody() {
+    let mut reserve = unsigned(&key(2), 1, 1);
+    reserve.abilities = Abilities::RESERVE.union(Abilities::ICE_SERVERS);
+    let reserve = Signed::sign(reserve, &key(2)).expect("a record within its bounds");
+    let registry = registry(&[record(&key(1), 1, 1), reserve]);
+    assert_eq!(registry.listings().len(), 2);
+    assert_eq!(public(&registry), ids(&[1]));
+}
+
+#[test]
+fn a_node_that_fails_three_probes_is_not_shown_until_it_answers() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
+    for failures in 1..=3 {
+        assert_eq!(public(&registry), ids(&[1, 2]), "{failures}");
+        probe(&mut registry, 1, false, millis());
+    }
+    assert_eq!(public(&registry), ids(&[2]));
+    assert_eq!(registry.listings().len(), 2, "it is probed on");
+    probe(&mut registry, 1, true, millis());
+    assert_eq!(public(&registry), ids(&[1, 2]));
+}
+
+#[test]
+fn a_silent_node_that_registers_anew_is_shown_at_once() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
+    (0..3).for_each(|_| probe(&mut registry, 1, false, millis()));
+    assert_eq!(public(&registry), ids(&[2]));
+    admit(&mut registry, record(&key(1), 1, 1), millis());
+    assert_eq!(public(&registry), ids(&[1, 2]));
+}
+
+#[test]
+fn where_most_are_silent_the_registry_doubts_itself() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1), record(&key(3), 1, 1)]);
+    (0..3).for_each(|_| probe(&mut registry, 1, false, millis()));
+    assert_eq!(public(&registry), ids(&[2, 3]));
+    (0..3).for_each(|_| probe(&mut registry, 2, false, millis()));
+    assert_eq!(public(&registry), ids(&[1, 2, 3]));
+}
+
+#[test]
+fn a_node_that_answers_probes_stays_without_registering_again() {
+    let key = key(1);
+    let mut long = unsigned(&key, 1, 1);
+    long.expires_at = now() + Duration::from_secs(24 * 3600);
+    let mut registry = registry(&[Signed::sign(long, &key).expect("a record within its bounds")]);
+    let later = Millis(millis().0 + 3_600_000);
+    probe(&mut registry, 1, true, later);
+    assert_eq!(registry.expire(now() + SEEN_WITHIN), Vec::new());
+    assert_eq!(registry.expire(later.secs() + SEEN_WITHIN), [Change::Delist(key.node_id())]);
+}
+
+#[test]
+fn probes_are_due_one_after_the_other() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
+    let after = |secs: u64| Millis(millis().0 + secs * 1000);
+    let due = |registry: &Registry, secs| -> Vec<_> {
+        registry.due(after(secs)).iter().map(|listing| listing.record.node).collect()
+    };
+    assert_eq!(due(&registry, 299), []);
+    assert_eq!(due(&registry, 300).len(), 2);
+    probe(&mut registry, 1, true, after(300));
+    assert_eq!(due(&registry, 300), ids(&[2]));
+    probe(&mut registry, 2, false, after(300));
+    assert_eq!(due(&registry, 360), ids(&[2]), "a failure is looked into sooner");
+}
+
+fn removal(signer: &SecretKey, node: u8, issued_at: UnixTime, lasts: u64) -> Signed<NodeRemoval> {
+    let removal = NodeRemoval {
+        federation: federation(),
+        signer: signer.public(),
+        node: key(node).node_id(),
+        issued_at,
+        until: issued_at + Duration::from_secs(lasts),
+    };
+    Signed::sign(removal, signer).expect("a removal within its bounds")
+}
+
+#[test]
+fn a_removed_node_is_delisted_and_does_not_come_back_before_its_time() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
+    let stranger = removal(&key(7), 1, now(), 600);
+    assert_eq!(registry.remove(stranger, now()), Err(Refusal::Signer));
+    let changes = registry.remove(removal(&key(98), 1, now(), 600), now()).expect("an operator's word");
+    apply(&mut registry, changes);
+    assert_eq!(public(&registry), ids(&[2]));
+    assert_eq!(registry.judge(&record(&key(1), 9, 9), now()), Err(Refusal::Removed));
+    let end = now() + Duration::from_secs(600);
+    assert_eq!(registry.expire(end), [Change::ForgetRemoval(key(1).node_id())]);
+    assert_eq!(registry.judge(&record(&key(1), 9, 9), end), Ok(()));
+}
+
+#[test]
+fn a_removal_that_was_taken_back_is_not_played_again() {
+    let mut registry = registry(&[record(&key(1), 1, 1)]);
+    let first = removal(&key(99), 1, now(), 600);
+    let changes = registry.remove(first.clone(), now()).expect("an operator's word");
+    apply(&mut registry, changes);
+    assert_eq!(registry.remove(first.clone(), now()), Ok(Vec::new()), "the same again changes nothing");
+    let later = now() + Duration::from_secs(1);
+    let changes = registry.remove(removal(&key(99), 1, later, 0), later).expect("a later word");
+    apply(&mut registry, changes);
+    assert_eq!(registry.judge(&record(&key(1), 1, 1), later), Ok(()));
+    assert_eq!(registry.remove(first.clone(), later), Err(Refusal::Stale));
+    // The word that took it back is kept for as long as the first could be sent again.
+    assert_eq!(registry.expire(now() + Duration::from_secs(599)), Vec::new());
+    assert_eq!(registry.remove(first, now() + MAX_REMOVAL), Err(Refusal::Expired));
+}
+
+#[test]
+fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
+    let mut registry = registry(&[record(&key(1), 1, 1)]);
+    let ask = |seed: u8, seq: u64, load| ListRequest { federation: federation(), key: key(seed).public(), seq, load };
+    let first = ask(1, NOW * 1000, Load::Busy);
+    let changes = registry.ask(&first, now()).expect("a listed node's request");
+    apply(&mut registry, changes);
+    assert_eq!(registry.listings().next().map(|listing| listing.load), Some(Load::Busy));
+    assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));
+    assert!(registry.ask(&ask(1, NOW * 1000 + 1, Load::Idle), now()).is_ok());
+    assert_eq!(registry.ask(&ask(2, NOW * 1000, Load::Idle), now()), Err(Refusal::Signer));
+    assert_eq!(registry.ask(&ask(1, NOW * 1000 + 200_000, Load::Idle), now()), Err(Refusal::Clock));
+    // A new record is no new allowance.
+    admit(&mut registry, record(&key(1), 2, 1), millis());
+    assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));
 }

@@ -1,4 +1,4 @@
-//! The embedded store: one redb file in the data folder.
+//! The embedded store: one redb file in the data folder, for one registry.
 
 use std::{
     fs,
@@ -7,18 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use chappe_common::{signed::Signed, time::UnixTime};
+use chappe_common::time::UnixTime;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::{Deserialize, Serialize};
 
-use super::{CommitError, Snapshot, Store};
-use crate::rules::{Change, KeptLeave, Listing, Millis};
+use super::{
+    CommitError, Head, News, ReadError, Store, Version,
+    entry::{Entry, Kind},
+};
+use crate::rules::Change;
 
 const FILE: &str = "registry.redb";
-const LISTINGS: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("listings");
-const LEAVES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("leaves");
-const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-const DIRECTORY_SEQ: &str = "directory_seq";
+const ENTRIES: TableDefinition<'_, (u8, [u8; 32]), &[u8]> = TableDefinition::new("entries");
+/// `(seq, issued_at, expires_at, bundle)` under 0.
+const HEAD: TableDefinition<'_, u8, (u64, u64, u64, &[u8])> = TableDefinition::new("head");
 /// The whole state is under 2 MB; redb's default of a gigabyte is for other uses.
 const CACHE: usize = 4 * 1024 * 1024;
 
@@ -43,127 +45,111 @@ pub enum OpenError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredListing {
-    record: Bytes,
-    registered_at: u64,
-    last_seen: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredLeave {
-    leave: Bytes,
-    until: UnixTime,
-}
-
-/// An open store; it holds the file's lock.
-#[derive(Clone)]
+/// An open store; it holds the file's lock. Nobody else changes it, so its versions are this process's own.
 pub(crate) struct Embedded {
     database: Arc<Database>,
+    version: Version,
 }
 
 impl Embedded {
-    /// Opens or makes the store in `dir` and reads what it holds. Blocks.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Snapshot), OpenError> {
+    /// Opens or makes the store in `dir`. Blocks.
+    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         fs::create_dir_all(dir).map_err(|source| OpenError::Folder { path: dir.to_owned(), source })?;
         let path = dir.join(FILE);
         let open = || -> Result<_, redb::Error> {
-            let store = Self { database: Arc::new(Database::builder().set_cache_size(CACHE).create(&path)?) };
+            let database = Database::builder().set_cache_size(CACHE).create(&path)?;
             // Makes the tables, so that reading needs no case for a store without them.
-            store.write(Vec::new(), 0)?;
-            let snapshot = store.read()?;
-            Ok((store, snapshot))
+            write(&database, &[], None)?;
+            Ok(Self { database: Arc::new(database), version: Version(1) })
         };
         open().map_err(|source| OpenError::File { path: path.clone(), source: Box::new(source) })
     }
+}
 
-    fn read(&self) -> Result<Snapshot, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let mut snapshot = Snapshot {
-            directory_seq: transaction.open_table(NUMBERS)?.get(DIRECTORY_SEQ)?.map_or(0, |seq| seq.value()),
-            ..Snapshot::default()
-        };
-        for entry in transaction.open_table(LISTINGS)?.iter()? {
-            match decode_listing(entry?.1.value()) {
-                Some(listing) => snapshot.listings.push(listing),
-                None => snapshot.damaged += 1,
-            }
+fn read(database: &Database) -> Result<News, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut news = News { complete: true, ..News::default() };
+    news.head = transaction.open_table(HEAD)?.get(0)?.map(|row| {
+        let (seq, issued_at, expires_at, bundle) = row.value();
+        let (issued_at, expires_at) = (UnixTime::from_secs(issued_at), UnixTime::from_secs(expires_at));
+        Head { seq, issued_at, expires_at, bundle: Bytes::copy_from_slice(bundle) }
+    });
+    for row in transaction.open_table(ENTRIES)?.iter()? {
+        let (key, body) = row?;
+        let (kind, node) = key.value();
+        let entry = Kind::of(kind).map(|kind| Entry { kind, node, body: Some(body.value().to_vec()) });
+        match entry.and_then(|entry| entry.change()) {
+            Some(change) => news.changes.push(change),
+            None => news.damaged += 1,
         }
-        for entry in transaction.open_table(LEAVES)?.iter()? {
-            match decode_leave(entry?.1.value()) {
-                Some(leave) => snapshot.leaves.push(leave),
-                None => snapshot.damaged += 1,
-            }
-        }
-        Ok(snapshot)
     }
+    Ok(news)
+}
 
-    fn write(&self, changes: Vec<Change>, directory_seq: u64) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        {
-            let mut listings = transaction.open_table(LISTINGS)?;
-            let mut leaves = transaction.open_table(LEAVES)?;
-            let mut numbers = transaction.open_table(NUMBERS)?;
-            for change in changes {
-                match change {
-                    Change::List(listing) => {
-                        listings.insert(*listing.record.node.as_bytes(), encode_listing(&listing).as_slice())?;
-                    }
-                    Change::Delist(node) => {
-                        listings.remove(*node.as_bytes())?;
-                    }
-                    Change::KeepLeave(kept) => {
-                        leaves.insert(*kept.leave.node.as_bytes(), encode_leave(&kept).as_slice())?;
-                    }
-                    Change::ForgetLeave(node) => {
-                        leaves.remove(*node.as_bytes())?;
-                    }
-                }
-            }
-            let last = numbers.get(DIRECTORY_SEQ)?.map_or(0, |seq| seq.value());
-            numbers.insert(DIRECTORY_SEQ, last.max(directory_seq))?;
+/// Whether it was stored; it isn't where the directory is not newer than the last.
+fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<bool, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    {
+        let mut table = transaction.open_table(ENTRIES)?;
+        for entry in entries {
+            let key = (entry.kind as u8, entry.node);
+            match &entry.body {
+                Some(body) => table.insert(key, body.as_slice())?,
+                None => table.remove(key)?,
+            };
         }
-        transaction.commit()?;
-        Ok(())
+        let mut table = transaction.open_table(HEAD)?;
+        if let Some(Head { seq, issued_at, expires_at, bundle }) = head {
+            if table.get(0)?.is_some_and(|last| *seq <= last.value().0) {
+                // The transaction ends with nothing done.
+                return Ok(false);
+            }
+            table.insert(0, (*seq, issued_at.as_secs(), expires_at.as_secs(), bundle.as_ref()))?;
+        }
     }
+    transaction.commit()?;
+    Ok(true)
 }
 
 impl Store for Embedded {
-    async fn commit(&self, changes: Vec<Change>, directory_seq: u64) -> Result<(), CommitError> {
-        let store = self.clone();
-        // A commit waits for the disk.
-        match tokio::task::spawn_blocking(move || store.write(changes, directory_seq)).await {
-            Ok(written) => written.map_err(|error| CommitError(Box::new(error))),
-            Err(error) => Err(CommitError(Box::new(error))),
+    fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>> {
+        async move {
+            if known == Some(self.version) {
+                return Ok(None);
+            }
+            let database = Arc::clone(&self.database);
+            match tokio::task::spawn_blocking(move || read(&database)).await {
+                Ok(Ok(news)) => Ok(Some(News { version: self.version, ..news })),
+                Ok(Err(error)) => Err(ReadError(Box::new(error))),
+                Err(error) => Err(ReadError(Box::new(error))),
+            }
         }
+        .boxed()
     }
-}
 
-fn encode_listing(listing: &Listing) -> Vec<u8> {
-    let stored = StoredListing {
-        record: listing.record.as_bytes().clone(),
-        registered_at: listing.registered_at.0,
-        last_seen: listing.last_seen.0,
-    };
-    postcard::to_allocvec(&stored).expect("bytes and numbers always encode")
-}
-
-fn decode_listing(bytes: &[u8]) -> Option<Listing> {
-    let stored: StoredListing = postcard::from_bytes(bytes).ok()?;
-    Some(Listing {
-        record: Signed::decode(stored.record).ok()?,
-        registered_at: Millis(stored.registered_at),
-        last_seen: Millis(stored.last_seen),
-    })
-}
-
-fn encode_leave(kept: &KeptLeave) -> Vec<u8> {
-    let stored = StoredLeave { leave: kept.leave.as_bytes().clone(), until: kept.until };
-    postcard::to_allocvec(&stored).expect("bytes and numbers always encode")
-}
-
-fn decode_leave(bytes: &[u8]) -> Option<KeptLeave> {
-    let stored: StoredLeave = postcard::from_bytes(bytes).ok()?;
-    Some(KeptLeave { leave: Signed::decode(stored.leave).ok()?, until: stored.until })
+    fn commit<'a>(
+        &'a mut self,
+        base: Version,
+        changes: &'a [Change],
+        head: Option<&'a Head>,
+    ) -> BoxFuture<'a, Result<Version, CommitError>> {
+        async move {
+            if base != self.version {
+                return Err(CommitError::Overtaken);
+            }
+            // Counted before it is tried: where it isn't known what became of a commit, everything is read anew.
+            self.version = Version(self.version.0 + 1);
+            let (database, head) = (Arc::clone(&self.database), head.cloned());
+            let entries: Vec<_> = changes.iter().map(Entry::of).collect();
+            // A commit waits for the disk.
+            match tokio::task::spawn_blocking(move || write(&database, &entries, head.as_ref())).await {
+                Ok(Ok(true)) => Ok(self.version),
+                Ok(Ok(false)) => Err(CommitError::Failed("the directory is not newer than the stored one".into())),
+                Ok(Err(error)) => Err(CommitError::Failed(Box::new(error))),
+                Err(error) => Err(CommitError::Failed(Box::new(error))),
+            }
+        }
+        .boxed()
+    }
 }

@@ -1,6 +1,8 @@
-//! `chappe bootstrap run` and `chappe bootstrap init`; `beacon` has its own file.
+//! `chappe bootstrap run`, `init` and `delegate`; the rest has files of its own.
 
 mod beacon;
+mod publish;
+mod removal;
 
 use std::{
     path::{Path, PathBuf},
@@ -32,6 +34,12 @@ pub(crate) enum BootstrapCommand {
     Delegate(DelegateArgs),
     /// Make the next beacon, with the root key: who may be a home, and by what is placed
     Beacon(beacon::BeaconArgs),
+    /// Write the public nodes for DNS or for a mirror, or have a DNS server take them
+    Publish(publish::PublishArgs),
+    /// Have registries list a node no more
+    Remove(removal::RemoveArgs),
+    /// Take a removal back: the node may register again
+    Restore(removal::WordArgs),
 }
 
 /// Where the new federation's files go.
@@ -100,6 +108,9 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
         BootstrapCommand::Init(args) => init(&args, output),
         BootstrapCommand::Delegate(args) => delegate(&args, output),
         BootstrapCommand::Beacon(args) => beacon::run(&args, output).await,
+        BootstrapCommand::Publish(args) => publish::run(&args, output).await,
+        BootstrapCommand::Remove(args) => removal::remove(&args, output).await,
+        BootstrapCommand::Restore(args) => removal::restore(&args, output).await,
     }
 }
 

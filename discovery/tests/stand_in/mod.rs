@@ -229,6 +229,7 @@ pub async fn dns(records: Vec<Record>) -> Dns {
         origin.clone(),
         ZoneType::Primary,
         AxfrPolicy::Deny,
+        None,
     );
     let soa = SOA::new(name("ns.example"), name("admin.example"), 1, 60, 60, 60, 60);
     zone.upsert_mut(Record::from_rdata(origin.clone(), 60, RData::SOA(soa)), 1);

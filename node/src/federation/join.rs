@@ -3,7 +3,12 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use chappe_common::{directory::DirectoryError, keys::NodeId, record::SignedRecord};
+use chappe_common::{
+    directory::DirectoryError,
+    keys::NodeId,
+    list_request::{ListRequest, Load},
+    record::SignedRecord,
+};
 use chappe_discovery::{registry::Registry, source::SourceError};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::{
@@ -87,14 +92,13 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) {
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "no beacon from the registry"),
     }
-    match registry.fetch(now).await {
+    // Coarse on purpose: the registry sums it up for everybody to see.
+    let load = Load::of(core.connections.len(), core.config.client.max_connections);
+    let request = ListRequest::sign(core.federation, &core.key, core.clock.millis(), load);
+    match registry.fetch_whole(&request, now).await {
         Ok(bundle) => seek(core, bundle.records(now)).await,
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
-            // The node would stay alone for it, and must not be silent about that.
-            let members = core.view.load().len();
-            if members <= 1 {
-                tracing::error!("{error}: nobody is found by it until the system's time is right (see timedatectl)");
-            }
+            core.note_directory_clock(error);
         }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }

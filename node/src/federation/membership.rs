@@ -119,7 +119,9 @@ pub(crate) fn sign_record(core: &Basics, epoch: u64, seq: u64) -> Result<SignedR
 
 /// What a node offers, by its configuration.
 pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
-    if config.ice.servers.is_empty() { Abilities::default() } else { Abilities::ICE_SERVERS }
+    let offered = [(!config.ice.servers.is_empty(), Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
+    let offered = offered.into_iter().filter(|(offers, _)| *offers);
+    offered.fold(Abilities::default(), |all, (_, ability)| all.union(ability))
 }
 
 impl Membership {

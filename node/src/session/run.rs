@@ -52,6 +52,9 @@ use crate::{
 const MAX_OPS: usize = 16;
 /// How long one write to a client may take: as long as a silent client is borne.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
+/// How many nodes a client is told of when this one stops, and how many more are looked at, as some may be in reserve.
+const SUCCESSORS: usize = 3;
+const SPARE_SUCCESSORS: usize = 9;
 
 /// Notes of one session that may wait for links: one for each that it may be paired with and each that it may have
 /// asked, twice, and a burst of refusals.
@@ -326,10 +329,13 @@ impl Session {
     async fn going_away(&mut self) -> Result<(), Over> {
         let view = self.core.view.load_full();
         let others = view.nodes().filter(|node| *node != self.core.me);
-        let chosen = others.sample(&mut rand::rng(), 3);
+        let chosen = others.sample(&mut rand::rng(), SUCCESSORS + SPARE_SUCCESSORS);
         let records: Vec<_> = chosen
             .iter()
             .filter_map(|node| self.core.records.find(node, self.core.clock.now()))
+            // Everybody who connects would hear of it.
+            .filter(|record| !record.is_reserve())
+            .take(SUCCESSORS)
             .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
             .collect();
         let grace_seconds = self.core.config.times.drain.as_secs();

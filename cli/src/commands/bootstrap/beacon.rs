@@ -1,9 +1,7 @@
 //! `chappe bootstrap beacon`: fixes who may be a home, and only then draws the number by which is placed.
 
 use std::{
-    fs::{self, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::PermissionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -22,6 +20,7 @@ use chappe_discovery::{net::Net, registry::Registry};
 use clap::Args;
 use serde::Serialize;
 
+use super::publish::{replace, whole_list_request};
 use crate::output::Output;
 
 /// What the new beacon is made of.
@@ -82,12 +81,19 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
         }
         None => {
             let registry = Registry::new(args.registry.clone(), roots.clone(), &Net::default())?;
-            let directory = registry.fetch(now).await.context("the registry has given no directory")?;
+            let request = whole_list_request(FederationId::of_roots(&roots), &key);
+            let directory = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
             // Without the last beacon, the new one would end it at once.
             let last = registry.fetch_beacon(now).await.context("the registry has not said what the last beacon is")?;
             (directory, last)
         }
     };
+    if !directory.directory().is_whole() {
+        bail!(
+            "the directory lists only a part of the nodes, and the others would be nobody's homes; \
+             `chappe bootstrap publish --format all` writes all of them"
+        );
+    }
     let known = load_last(&args.file, &roots, now)?;
     let last = [known, published].into_iter().flatten().max_by_key(|note| note.number);
     let eligible: Vec<NodeId> = directory.records(now).map(|record| record.node).collect();
@@ -150,18 +156,6 @@ fn next(
         before: last.and_then(|last| last.in_force(now)).cloned(),
         term,
     }
-}
-
-/// Writes the file as a whole or not at all: the registry may read it at any time.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // No secret: whoever the registry or a mirror runs as may read it.
-    let mode = Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,173 +1,21 @@
-//! The registry over HTTP, with nodes that really answer, or don't, when they are dialled back.
+//! What nodes and clients ask, and how it is answered.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, StartError, keys};
 use chappe_common::{
     beacon::{BeaconNote, Term},
-    directory::{DirectoryBundle, DirectoryError},
     federation::FederationId,
-    keys::{PublicKey, SecretKey},
-    link_tls,
-    record::{Abilities, NodeLeave, NodeRecord, SignedRecord},
+    keys::SecretKey,
+    record::NodeRecord,
     signed::Signed,
-    time::UnixTime,
 };
-use quinn::{Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::task::JoinSet;
 
-/// A federation's keys, a registry's data folder, and a running registry on it.
-struct Fixture {
-    dir: TempDir,
-    root: PublicKey,
-    http: Client,
-    registry: Option<Bootstrap>,
-    base: String,
-}
-
-impl Fixture {
-    async fn start() -> Self {
-        Self::start_with(|_| {}).await
-    }
-
-    async fn start_with(alter: impl FnOnce(&mut BootstrapConfig)) -> Self {
-        // The same one in every test of this process: a second installation is refused, and that's fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let root = keys::create_federation(dir.path(), now()).expect("a new federation");
-        let http = Client::builder().timeout(Duration::from_secs(20)).build().expect("a client");
-        let mut fixture = Self { dir, root, http, registry: None, base: String::new() };
-        let mut config = config(fixture.dir.path(), root);
-        alter(&mut config);
-        fixture.restart_with(config).await;
-        fixture
-    }
-
-    async fn restart(&mut self) {
-        self.restart_with(config(self.dir.path(), self.root)).await;
-    }
-
-    async fn restart_with(&mut self, config: BootstrapConfig) {
-        if let Some(registry) = self.registry.take() {
-            registry.shutdown().await;
-        }
-        let registry = Bootstrap::spawn(config).await.expect("a registry");
-        self.base = format!("http://{}", registry.addr());
-        self.registry = Some(registry);
-    }
-
-    fn federation(&self) -> FederationId {
-        FederationId::of_roots(&[self.root])
-    }
-
-    async fn register(&self, record: &SignedRecord) -> (StatusCode, Value) {
-        self.register_bytes(record.as_bytes().clone()).await
-    }
-
-    async fn register_bytes(&self, body: Bytes) -> (StatusCode, Value) {
-        let response = self.http.post(format!("{}/v1/nodes", self.base)).body(body).send().await.expect("an answer");
-        (response.status(), response.json().await.expect("JSON"))
-    }
-
-    async fn leave(&self, leave: &Signed<NodeLeave>) -> StatusCode {
-        let url = format!("{}/v1/nodes", self.base);
-        self.http.delete(url).body(leave.as_bytes().clone()).send().await.expect("an answer").status()
-    }
-
-    async fn directory(&self) -> Result<DirectoryBundle, DirectoryError> {
-        let response = self.http.get(format!("{}/v1/directory", self.base)).send().await.expect("an answer");
-        assert_eq!(response.headers()["content-type"], "application/octet-stream");
-        DirectoryBundle::decode(response.bytes().await.expect("a body"), &[self.root], now())
-    }
-
-    async fn listed(&self) -> Vec<(u64, u64)> {
-        match self.directory().await {
-            Ok(bundle) => bundle.records(now()).map(|record| (record.epoch, record.seq)).collect(),
-            Err(DirectoryError::Empty) => Vec::new(),
-            Err(error) => panic!("the directory does not verify: {error}"),
-        }
-    }
-
-    fn record(&self, node: &TestNode, epoch: u64, seq: u64) -> SignedRecord {
-        self.record_at(&node.key, node.addr, epoch, seq)
-    }
-
-    fn record_at(&self, key: &SecretKey, addr: SocketAddr, epoch: u64, seq: u64) -> SignedRecord {
-        let record = NodeRecord {
-            federation: self.federation(),
-            node: key.node_id(),
-            epoch,
-            seq,
-            issued_at: now(),
-            expires_at: now() + Duration::from_secs(600),
-            client_urls: vec!["ws://127.0.0.1:4711".to_owned()],
-            quic_addrs: vec![addr],
-            region: "eu-west".to_owned(),
-            version: "0.1.0".to_owned(),
-            abilities: Abilities::default(),
-        };
-        Signed::sign(record, key).expect("a record within its bounds")
-    }
-
-    fn leave_note(&self, node: &TestNode, epoch: u64, seq: u64) -> Signed<NodeLeave> {
-        let leave = NodeLeave { federation: self.federation(), node: node.key.node_id(), epoch, seq, issued_at: now() };
-        Signed::sign(leave, &node.key).expect("a leave within its bounds")
-    }
-}
-
-/// As little of a node as a dial-back needs: a QUIC endpoint that holds its key.
-struct TestNode {
-    key: SecretKey,
-    addr: SocketAddr,
-    _accepting: JoinSet<()>,
-}
-
-impl TestNode {
-    fn start(seed: u8) -> Self {
-        let key = SecretKey::from_bytes(&[seed; 32]);
-        let crypto = link_tls::server_config(&key).expect("TLS parameters");
-        let crypto = QuicServerConfig::try_from(crypto).expect("TLS parameters for QUIC");
-        let config = ServerConfig::with_crypto(Arc::new(crypto));
-        let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).expect("a free port");
-        let addr = endpoint.local_addr().expect("an address");
-        let mut accepting = JoinSet::new();
-        accepting.spawn(async move {
-            while let Some(incoming) = endpoint.accept().await {
-                if let Ok(connection) = incoming.await {
-                    connection.closed().await;
-                }
-            }
-        });
-        Self { key, addr, _accepting: accepting }
-    }
-}
-
-fn now() -> UnixTime {
-    SystemTime::now().into()
-}
-
-fn config(dir: &Path, root: PublicKey) -> BootstrapConfig {
-    let mut config = BootstrapConfig::default();
-    config.http.listen = ([127, 0, 0, 1], 0).into();
-    config.admin.listen = Some(([127, 0, 0, 1], 0).into());
-    config.bootstrap.data_dir = dir.join("data");
-    config.federation.roots = vec![root];
-    config.federation.delegation = dir.join(keys::DELEGATION_FILE);
-    config.federation.online_key = dir.join(keys::ONLINE_KEY_FILE);
-    config.federation.beacon = dir.join(keys::BEACON_FILE);
-    config.times.dial = Duration::from_millis(500);
-    config
-}
+use crate::fixture::{Fixture, TestNode, config, now};
 
 #[tokio::test]
 async fn a_node_that_proves_its_key_is_listed_and_a_newer_record_replaces_the_old_one() {
@@ -327,7 +175,7 @@ async fn first_server(fixture: &Fixture) -> Value {
     let url = format!("{}/servers", fixture.base);
     let response = fixture.http.get(url).header("origin", "https://example.org").send().await.expect("an answer");
     assert_eq!(response.headers()["access-control-allow-origin"], "*");
-    assert_eq!(response.headers()["access-control-expose-headers"], "x-bootstrap-signature");
+    assert_eq!(response.headers()["access-control-expose-headers"], "x-bootstrap-signature,etag");
     let signature = STANDARD.decode(&response.headers()["x-bootstrap-signature"]).expect("base64");
     let body = response.bytes().await.expect("a body");
     let online = keys::load_secret_key(&fixture.dir.path().join(keys::ONLINE_KEY_FILE)).expect("a key").public();

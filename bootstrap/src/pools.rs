@@ -1,0 +1,105 @@
+//! Which few of the public nodes a stranger is shown.
+//!
+//! All who ask from one network are shown the same few for three hours, so that nobody who wants to block all nodes gets
+//! their list by asking often. The networks are spread over a fixed number of parts by a keyed hash, and each part has
+//! its nodes by another: who doesn't have the key can't know which networks see what. The key follows from the
+//! online key, so it outlives restarts, and registries that sign with one key agree.
+//!
+//! Pure: the same nodes, key and time make the same parts.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use chappe_common::{keys::SecretKey, record::SignedRecord, time::UnixTime};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use ipnet::IpNet;
+use sha2::Sha256;
+
+use crate::rules::caps::wide_network;
+
+/// The most nodes that a stranger is shown: enough that some work, few enough that listing all is work.
+pub(crate) const SHOWN: usize = 8;
+/// How many different parts there are. More than there can be nodes by far, so that two networks rarely share a part;
+/// few enough that all of them together fit into 10 MB.
+pub(crate) const PARTS: u16 = 1024;
+/// For how long a network is shown the same.
+const SLOT: Duration = Duration::from_secs(3 * 3600);
+
+/// Three hours, counted from 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(u64);
+
+impl Slot {
+    /// The one that `time` is in.
+    pub(crate) const fn of(time: UnixTime) -> Self {
+        Self(time.as_secs() / SLOT.as_secs())
+    }
+}
+
+/// The key of both hashes.
+#[derive(Clone)]
+pub(crate) struct PoolKey(Hmac<Sha256>);
+
+impl PoolKey {
+    /// The one that follows from the online key.
+    pub(crate) fn of(online: &SecretKey) -> Self {
+        let keyed = |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        let derived = keyed(&*online.to_bytes()).chain_update(b"chappe/pools/v1\0").finalize().into_bytes();
+        Self(keyed(&derived))
+    }
+
+    fn hash(&self, what: &[&[u8]]) -> u64 {
+        let hash = what.iter().fold(self.0.clone(), |hash, part| hash.chain_update(part));
+        let digest: [u8; 32] = hash.finalize().into_bytes().into();
+        let (first, _) = digest.split_first_chunk().expect("a digest of 32 bytes");
+        u64::from_le_bytes(*first)
+    }
+
+    /// The part that those at `address` are shown.
+    pub(crate) fn part(&self, address: IpAddr, slot: Slot) -> u16 {
+        let network = match wide_network(address) {
+            IpNet::V4(net) => net.network().octets().to_vec(),
+            IpNet::V6(net) => net.network().octets().to_vec(),
+        };
+        let hash = self.hash(&[b"network", &slot.0.to_le_bytes(), &network]);
+        u16::try_from(hash % u64::from(PARTS)).expect("less than the number of parts")
+    }
+
+    /// The nodes of a part.
+    pub(crate) fn pick<'a>(&self, nodes: &'a [SignedRecord], part: u16, slot: Slot) -> Vec<&'a SignedRecord> {
+        self.pick_many(nodes, part, slot, SHOWN)
+    }
+
+    /// At most so many of the nodes, in the order of `nodes`. No two are of one wide network as long as there are others.
+    pub(crate) fn pick_many<'a>(
+        &self,
+        nodes: &'a [SignedRecord],
+        part: u16,
+        slot: Slot,
+        most: usize,
+    ) -> Vec<&'a SignedRecord> {
+        let score = |&place: &usize| {
+            let node = nodes[place].node;
+            self.hash(&[b"node", &slot.0.to_le_bytes(), &part.to_le_bytes(), node.as_bytes()])
+        };
+        let mut ranked: Vec<usize> = (0..nodes.len()).collect();
+        // A node that comes or goes changes few of the eight.
+        ranked.sort_by_cached_key(score);
+        let mut networks = BTreeSet::new();
+        let (first, rest): (Vec<_>, Vec<_>) = ranked.into_iter().partition(|&place| {
+            let first = nodes[place].quic_addrs.first();
+            first.is_some_and(|addr| networks.insert(wide_network(addr.ip())))
+        });
+        let mut picked: Vec<_> = first.into_iter().chain(rest).take(most).collect();
+        picked.sort_unstable();
+        picked.into_iter().map(|place| &nodes[place]).collect()
+    }
+}
+
+impl std::fmt::Debug for PoolKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PoolKey")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Publishing by dynamic update (RFC 2136), signed with TSIG (RFC 8945).
+//!
+//! One message takes all TXT records of the name away and adds the new ones, so that nobody finds it half done, and doing it
+//! again changes nothing. The server's answer is believed only with its own signature.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hickory_proto::{
+    ProtoError,
+    op::{Message, OpCode, Query, ResponseCode, UpdateMessage as _},
+    rr::{DNSClass, Name, RData, Record, RecordType, TSigner, rdata::tsig::TsigAlgorithm},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{
+    RecordSet,
+    dns::{NameError, parse_name},
+};
+
+/// For the whole conversation: servers answer an update when it is on their disk.
+const WAIT: Duration = Duration::from_secs(10);
+/// By how many seconds the two clocks may differ: what RFC 8945, section 10, recommends.
+const FUDGE: u16 = 300;
+
+/// A shared secret of an operator and a DNS server.
+#[derive(Clone)]
+pub struct TsigKey(TSigner);
+
+/// Why a file holds no key. Nothing of the file's content is in it.
+#[derive(Debug, thiserror::Error)]
+pub enum TsigKeyError {
+    /// The file can't be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It isn't of the form that `tsig-keygen` writes.
+    #[error("{path} is not of the form: key \"name\" {{ algorithm hmac-sha256; secret \"…\"; }};")]
+    Form {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its algorithm is none that is good for anything.
+    #[error("{path}: algorithms are hmac-sha256, hmac-sha384 and hmac-sha512")]
+    Algorithm {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Why an update was not made, or may not have been.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The zone is no name.
+    #[error(transparent)]
+    Zone(#[from] NameError),
+    /// The name doesn't lie in the zone. Nothing was sent.
+    #[error("{name} is not in the zone {zone}")]
+    OutOfZone {
+        /// The name.
+        name: String,
+        /// The zone.
+        zone: String,
+    },
+    /// No answer in time. It may have been made: doing it again is safe.
+    #[error("no answer from the DNS server in {} s", WAIT.as_secs())]
+    Timeout,
+    /// The connection failed. It may have been made: doing it again is safe.
+    #[error("no conversation with the DNS server")]
+    Io(#[from] io::Error),
+    /// The message or the answer is none, or the answer's signature is not by the key.
+    #[error("the DNS server's answer is not one by that key")]
+    Answer(#[source] ProtoError),
+    /// The message can't be made.
+    #[error("the update is no DNS message")]
+    Message(#[source] ProtoError),
+    /// The server refuses it. Nothing was changed.
+    #[error("the DNS server refuses the update: {0}")]
+    Refused(ResponseCode),
+}
+
+impl TsigKey {
+    /// Reads the form that `tsig-keygen` and `keymgr -t` write.
+    ///
+    /// # Errors
+    /// The file can't be read or holds no usable key.
+    pub fn load(path: &Path) -> Result<Self, TsigKeyError> {
+        let text = fs::read_to_string(path).map_err(|source| TsigKeyError::Io { path: path.to_owned(), source })?;
+        let form = || TsigKeyError::Form { path: path.to_owned() };
+        let words: Vec<_> =
+            text.split(|c: char| c.is_whitespace() || "\"{};".contains(c)).filter(|word| !word.is_empty()).collect();
+        let value = |name| words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)).copied();
+        let (Some(name), Some(algorithm), Some(secret)) = (value("key"), value("algorithm"), value("secret")) else {
+            return Err(form());
+        };
+        let algorithm = match algorithm.to_ascii_lowercase().as_str() {
+            "hmac-sha256" => TsigAlgorithm::HmacSha256,
+            "hmac-sha384" => TsigAlgorithm::HmacSha384,
+            "hmac-sha512" => TsigAlgorithm::HmacSha512,
+            _ => return Err(TsigKeyError::Algorithm { path: path.to_owned() }),
+        };
+        let secret = STANDARD.decode(secret).map_err(|_| form())?;
+        let name = parse_name(name).map_err(|_| form())?;
+        Ok(Self(TSigner::new(secret, algorithm, name, FUDGE).map_err(|_| form())?))
+    }
+}
+
+impl std::fmt::Debug for TsigKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TsigKey({})", self.0.signer_name())
+    }
+}
+
+/// Has the primary server of `zone` replace the TXT records of the set's name by the set.
+///
+/// # Errors
+/// It wasn't done, or isn't known to be.
+pub async fn update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigKey) -> Result<(), UpdateError> {
+    let zone = parse_name(zone)?;
+    if !zone.zone_of(set.dns_name()) {
+        return Err(UpdateError::OutOfZone { name: set.name(), zone: zone.to_ascii() });
+    }
+    let mut message = message(zone, set);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let verifier = message.finalize(&key.0, since.as_secs()).map_err(UpdateError::Message)?;
+    let bytes = message.to_vec().map_err(UpdateError::Message)?;
+    let answer = timeout(WAIT, converse(server, &bytes)).await.map_err(|_| UpdateError::Timeout)??;
+    let mut verifier = verifier.expect("a signed message has a verifier");
+    let code = match verifier.verify(&answer) {
+        Ok(answer) => answer.response_code,
+        // A server that doesn't know the key, or finds its signature wrong, can't sign its answer (RFC 8945, 5.3.2).
+        Err(error) => match Message::from_vec(&answer).map(|answer| answer.response_code) {
+            Ok(code) if code != ResponseCode::NoError => code,
+            _ => return Err(UpdateError::Answer(error)),
+        },
+    };
+    if code == ResponseCode::NoError { Ok(()) } else { Err(UpdateError::Refused(code)) }
+}
+
+fn message(zone: Name, set: &RecordSet) -> Message {
+    let mut message = Message::query();
+    message.metadata.op_code = OpCode::Update;
+    message.metadata.recursion_desired = false;
+    let mut section = Query::new();
+    section.set_name(zone).set_query_class(DNSClass::IN).set_query_type(RecordType::SOA);
+    message.add_zone(section);
+    // Section 2.5.2: class ANY and no data deletes the whole set.
+    let mut delete = Record::from_rdata(set.dns_name().clone(), 0, RData::Update0(RecordType::TXT));
+    delete.dns_class = DNSClass::ANY;
+    message.add_update(delete);
+    for record in set.records() {
+        message.add_update(record);
+    }
+    message
+}
+
+/// Over TCP: six records don't fit a datagram.
+pub(super) async fn converse(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, io::Error> {
+    let mut stream = TcpStream::connect(server).await?;
+    let len = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    stream.write_all(&[&len.to_be_bytes(), message].concat()).await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}

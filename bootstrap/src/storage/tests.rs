@@ -1,0 +1,197 @@
+//! One suite over both stores, and what only a shared one has to do.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use chappe_common::{
+    keys::{NodeId, SecretKey},
+    list_request::Load,
+    record::{Abilities, NodeLeave, NodeRecord},
+    removal::NodeRemoval,
+    signed::Signed,
+};
+
+use super::*;
+use crate::rules::{KeptLeave, KeptRemoval, Listing, Millis, Probes};
+
+#[path = "../../tests/registry/postgres.rs"]
+mod server;
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_bytes(&[seed; 32])
+}
+
+fn id(seed: u8) -> NodeId {
+    key(seed).node_id()
+}
+
+fn federation() -> FederationId {
+    FederationId::of_roots(&[key(99).public()])
+}
+
+fn list(seed: u8, seq: u64) -> Change {
+    let record = NodeRecord {
+        federation: federation(),
+        node: id(seed),
+        epoch: 1,
+        seq,
+        issued_at: NOW,
+        expires_at: NOW + Duration::from_secs(600),
+        client_urls: Vec::new(),
+        quic_addrs: vec![([192, 0, 2, 1], 1).into()],
+        region: "eu-west".to_owned(),
+        version: "1".to_owned(),
+        abilities: Abilities::default(),
+    };
+    Change::List(Box::new(Listing {
+        record: Signed::sign(record, &key(seed)).expect("a record within its bounds"),
+        registered_at: Millis(1),
+        last_seen: Millis(2),
+        proved: Ipv4Addr::new(192, 0, 2, 1).into(),
+        probes: Probes::first(Millis(3), Duration::from_secs(300)).with(
+            false,
+            Millis(4),
+            Duration::from_secs(300),
+            0.5,
+        ),
+        load: Load::Busy,
+        asked: 5,
+    }))
+}
+
+fn keep_leave(seed: u8) -> Change {
+    let leave = NodeLeave { federation: federation(), node: id(seed), epoch: 1, seq: 1, issued_at: NOW };
+    let leave = Signed::sign(leave, &key(seed)).expect("a leave within its bounds");
+    Change::KeepLeave(KeptLeave { leave, until: NOW + Duration::from_secs(60) })
+}
+
+fn keep_removal(seed: u8) -> Change {
+    let (federation, signer, until) = (federation(), key(99).public(), NOW + Duration::from_secs(60));
+    let removal = NodeRemoval { federation, signer, node: id(seed), issued_at: NOW, until };
+    let removal = Signed::sign(removal, &key(99)).expect("a removal within its bounds");
+    Change::KeepRemoval(KeptRemoval { removal, until: NOW + Duration::from_secs(70) })
+}
+
+fn head(seq: u64) -> Head {
+    let bundle = Bytes::copy_from_slice(&seq.to_le_bytes());
+    Head { seq, issued_at: NOW, expires_at: NOW + Duration::from_secs(9), bundle }
+}
+
+/// What the store holds, in one order.
+async fn all(store: &mut dyn Store) -> (Version, Vec<String>, Option<u64>) {
+    let news = store.news(None).await.expect("a store that can be read").expect("all of it");
+    assert!(news.complete);
+    assert_eq!(news.damaged, 0);
+    (news.version, texts(&news), news.head.map(|head| head.seq))
+}
+
+/// The changes that say that something is there.
+fn texts(news: &News) -> Vec<String> {
+    let there = |change: &&Change| matches!(change, Change::List(_) | Change::KeepLeave(_) | Change::KeepRemoval(_));
+    sorted(news.changes.iter().filter(there))
+}
+
+fn sorted<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<String> {
+    let mut texts: Vec<_> = changes.into_iter().map(|change| format!("{change:?}")).collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// What every store does. `open` is called anew for each life of a registry.
+async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
+    let mut store = open().await;
+    let (version, changes, newest) = all(&mut *store).await;
+    assert_eq!((changes.len(), newest), (0, None));
+    assert!(store.news(Some(version)).await.expect("readable").is_none(), "nothing is new");
+
+    // What was stored is there in the next life.
+    let first = [list(1, 1), list(2, 1), keep_leave(3), keep_removal(4)];
+    let next = store.commit(version, &first, Some(&head(10))).await.expect("a commit");
+    assert!(next > version);
+    drop(store);
+    let mut store = open().await;
+    let (version, changes, newest) = all(&mut *store).await;
+    assert_eq!((changes, newest), (sorted(&first), Some(10)));
+
+    // A change replaces, takes away, and leaves alone what it doesn't name; the directory stays without a new one.
+    let second = [list(1, 2), Change::Delist(id(2)), Change::ForgetLeave(id(3))];
+    store.commit(version, &second, None).await.expect("a commit");
+    let (_, changes, newest) = all(&mut *store).await;
+    assert_eq!((changes, newest), (sorted(&[list(1, 2), keep_removal(4)]), Some(10)));
+
+    // What was decided on an old state changes nothing.
+    let late = store.commit(version, &[list(5, 1)], Some(&head(20))).await;
+    assert!(matches!(late, Err(CommitError::Overtaken)), "{late:?}");
+    // Neither does a directory that isn't newer, nor what came with it.
+    for seq in [9, 10] {
+        // What became of a commit that failed isn't known, so the state is read again.
+        let (next, ..) = all(&mut *store).await;
+        let old = store.commit(next, &[list(5, 1)], Some(&head(seq))).await;
+        assert!(matches!(old, Err(CommitError::Failed(_))), "{old:?}");
+    }
+    let (version, changes, newest) = all(&mut *store).await;
+    assert_eq!((changes, newest), (sorted(&[list(1, 2), keep_removal(4)]), Some(10)));
+    store.commit(version, &[Change::ForgetRemoval(id(4))], Some(&head(11))).await.expect("a commit after failed ones");
+    drop(store);
+    let (_, changes, newest) = all(&mut *open().await).await;
+    assert_eq!((changes, newest), (sorted(&[list(1, 2)]), Some(11)));
+}
+
+#[tokio::test]
+async fn the_embedded_store_keeps_its_promises() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let open = async || Box::new(Embedded::open(dir.path()).expect("a store")) as Box<dyn Store>;
+    keeps_its_promises(open).await;
+}
+
+#[tokio::test]
+async fn postgresql_keeps_its_promises() {
+    let Some(server) = server::Server::start() else { return };
+    let url = server.url();
+    let open_as = async |federation| {
+        let store: Box<dyn Store> = Box::new(Postgres::connect(&url, None, federation).await.expect("a store"));
+        store
+    };
+    keeps_its_promises(async || open_as(federation()).await).await;
+
+    // Another federation in the same database has nothing of this one.
+    let other = FederationId::of_roots(&[]);
+    assert_eq!(all(&mut *open_as(other).await).await.1, Vec::<String>::new());
+
+    let mut pair = [open_as(federation()).await, open_as(federation()).await];
+    each_sees_what_the_other_did(&mut pair).await;
+    who_slept_for_long_reads_everything(&mut pair).await;
+    drop(server);
+    let failed = pair[0].news(None).await;
+    assert!(failed.is_err(), "a database that is gone");
+}
+
+async fn each_sees_what_the_other_did([ours, theirs]: &mut [Box<dyn Store>; 2]) {
+    let (version, ..) = all(&mut **ours).await;
+    let next = ours.commit(version, &[list(7, 1), list(8, 1)], Some(&head(30))).await.expect("a commit");
+    let news = theirs.news(Some(version)).await.expect("readable").expect("news");
+    assert!(!news.complete);
+    assert_eq!((news.version, texts(&news)), (next, sorted(&[list(7, 1), list(8, 1)])));
+    assert_eq!(news.head, Some(head(30)));
+
+    // Both decide on the same state: one is overtaken, catches up, and is told what was taken away.
+    ours.commit(next, &[Change::Delist(id(7))], None).await.expect("a commit");
+    let late = theirs.commit(next, &[list(9, 1)], Some(&head(40))).await;
+    assert!(matches!(late, Err(CommitError::Overtaken)), "{late:?}");
+    let news = theirs.news(Some(next)).await.expect("readable").expect("news");
+    assert_eq!(news.changes, [Change::Delist(id(7))]);
+    assert_eq!(news.head, Some(head(30)), "what was overtaken was never stored");
+}
+
+async fn who_slept_for_long_reads_everything([ours, theirs]: &mut [Box<dyn Store>; 2]) {
+    let (slept_at, ..) = all(&mut **theirs).await;
+    let mut version = ours.commit(slept_at, &[Change::Delist(id(8))], None).await.expect("a commit");
+    for seq in 0..=postgres::REMEMBERED {
+        version = ours.commit(version, &[list(1, 10 + seq)], None).await.expect("a commit");
+    }
+    let news = theirs.news(Some(slept_at)).await.expect("readable").expect("news");
+    assert!(news.complete, "it may have missed what was taken away");
+    assert_eq!(texts(&news), sorted(&[list(1, 10 + postgres::REMEMBERED)]));
+    assert!(!news.changes.contains(&Change::Delist(id(8))), "forgotten by now");
+}

@@ -1,0 +1,33 @@
+//! What becomes of listed nodes that fall silent.
+
+use std::time::Duration;
+
+use chappe_bootstrap::BootstrapConfig;
+use reqwest::StatusCode;
+
+use crate::fixture::{Fixture, TestNode, eventually};
+
+fn often(config: &mut BootstrapConfig) {
+    config.probing.every = Duration::from_secs(1);
+    config.probing.failures = 2;
+    config.times.dial = Duration::from_millis(300);
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_leaves_the_list_and_comes_back_when_it_answers() {
+    let fixture = Fixture::start_with(often).await;
+    let [one, two, three] = [1, 2, 3].map(TestNode::start);
+    for (node, seq) in [(&one, 1), (&two, 2), (&three, 3)] {
+        assert_eq!(fixture.register(&fixture.record(node, 1, seq)).await.0, StatusCode::OK);
+    }
+    let (key, addr) = (two.key.clone(), two.addr);
+    drop(two);
+    let listed = async || {
+        let mut seqs: Vec<_> = fixture.listed().await.into_iter().map(|(_, seq)| seq).collect();
+        seqs.sort_unstable();
+        seqs
+    };
+    eventually("the silent node is not shown", async || listed().await == [1, 3]).await;
+    let _back = TestNode::start_at(key, addr);
+    eventually("it is shown again, without a word of its own", async || listed().await == [1, 2, 3]).await;
+}

@@ -1,0 +1,215 @@
+//! `chappe bootstrap publish`: the public nodes for DNS and for mirrors.
+
+use std::{
+    fs::Permissions,
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Error, Result, bail};
+use chappe_bootstrap::{
+    BootstrapConfig,
+    keys::{load_delegation, load_secret_key},
+    publish::{Publication, RecordSet, TsigKey, update},
+    stored::{self, StoredError},
+};
+use chappe_common::{
+    directory::DirectoryBundle,
+    federation::FederationId,
+    keys::SecretKey,
+    list_request::{ListRequest, Load},
+    signed::Signed,
+    time::UnixTime,
+};
+use chappe_discovery::{
+    net::Net,
+    registry::{Endpoint, Registry},
+};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::{commands::daemon::DaemonArgs, output::Output};
+
+/// What to publish, and where.
+#[derive(Args, Debug)]
+pub(crate) struct PublishArgs {
+    #[command(flatten)]
+    registry_config: DaemonArgs,
+
+    /// Ask the running registry at this URL; without it, its store is read, which has to be a database or not in use
+    #[arg(long, value_name = "URL")]
+    registry: Option<Endpoint>,
+
+    /// What is written
+    #[arg(long, value_enum, default_value_t = Format::Zone)]
+    format: Format,
+
+    /// The name in DNS; all TXT records of that name are Chappe's
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// For how long resolvers may keep the records
+    #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+
+    /// Where it is written; without it, to standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Instead of writing anything, have this DNS server replace the records (RFC 2136)
+    #[arg(long, value_name = "IP:PORT", requires_all = ["zone", "tsig_key", "name"], conflicts_with_all = ["format", "output"])]
+    update: Option<SocketAddr>,
+
+    /// The zone that the name is in
+    #[arg(long, requires = "update")]
+    zone: Option<String>,
+
+    /// The file with the key that the update is signed with, as tsig-keygen writes it
+    #[arg(long, value_name = "FILE", requires = "update")]
+    tsig_key: Option<PathBuf>,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Lines for a zone file
+    Zone,
+    /// The texts of the TXT records, one a line
+    Txt,
+    /// The texts with their name and times, for a DNS host's interface
+    Json,
+    /// A signed directory that any web server can serve in a registry's place
+    Mirror,
+    /// The signed directory of all public nodes, for the operator alone: to make a beacon where there is no network
+    All,
+}
+
+#[derive(Serialize)]
+struct Records<'a> {
+    name: &'a str,
+    r#type: &'static str,
+    ttl: u64,
+    seq: u64,
+    expires_at: u64,
+    values: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    event: &'static str,
+    seq: u64,
+    nodes: usize,
+    expires_at: u64,
+    file: Option<&'a Path>,
+    server: Option<SocketAddr>,
+}
+
+/// A request for all public nodes by a key that may see them.
+pub(super) fn whole_list_request(federation: FederationId, key: &SecretKey) -> Signed<ListRequest> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    ListRequest::sign(federation, key, seq, Load::Unknown)
+}
+
+/// Publishes.
+pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
+    let config: BootstrapConfig = args.registry_config.load()?;
+    let key = load_secret_key(&config.federation.online_key)?;
+    let delegation = load_delegation(&config.federation.delegation)?;
+    let bundle = directory(args, &config, &key).await?;
+    let publication = Publication::of(&bundle, delegation, key)?;
+    if publication.without_place() > 0 {
+        tracing::warn!(nodes = publication.without_place(), "left out of DNS: their URLs have a path or are too long");
+    }
+    let mut event = Published {
+        event: "published",
+        seq: publication.seq(),
+        nodes: publication.nodes(),
+        expires_at: publication.expires_at().as_secs(),
+        file: args.output.as_deref(),
+        server: args.update,
+    };
+    if let (Some(server), Some(zone), Some(tsig_key), Some(name)) =
+        (args.update, &args.zone, &args.tsig_key, &args.name)
+    {
+        let set = RecordSet::new(&publication, name, args.ttl)?;
+        update(server, zone, &set, &TsigKey::load(tsig_key)?).await.context("the records are not known to be there")?;
+        output.say(&format!("{} has {} nodes at {server}", set.name(), event.nodes), &event);
+        return Ok(());
+    }
+    if args.format == Format::All {
+        event.nodes = bundle.directory().nodes.len();
+    }
+    let content = content(args, &publication, &bundle)?;
+    match &args.output {
+        Some(file) => {
+            replace(file, &content).with_context(|| format!("cannot write {}", file.display()))?;
+            output.say(&format!("wrote {} with {} nodes", file.display(), event.nodes), &event);
+        }
+        None => io::stdout().lock().write_all(&content).context("cannot write to standard output")?,
+    }
+    Ok(())
+}
+
+async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey) -> Result<DirectoryBundle> {
+    let now = UnixTime::from(SystemTime::now());
+    let roots = &config.federation.roots;
+    match &args.registry {
+        Some(url) => {
+            let registry = Registry::new([url.clone()], roots.clone(), &Net::default())?;
+            let request = whole_list_request(FederationId::of_roots(roots), key);
+            registry.fetch_whole(&request, now).await.context("the registry has given no directory")
+        }
+        None => {
+            let bytes = stored::directory(config).await.map_err(explain)?;
+            DirectoryBundle::decode(bytes, roots, now).context("the stored directory is of no use")
+        }
+    }
+}
+
+fn explain(error: StoredError) -> Error {
+    match error {
+        StoredError::Open(_) => Error::new(error).context("where the registry runs, give its URL with --registry"),
+        StoredError::Read(_) | StoredError::Nothing => error.into(),
+    }
+}
+
+fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBundle) -> Result<Vec<u8>> {
+    let name = || args.name.as_deref().context("--name is needed for this format");
+    Ok(match args.format {
+        Format::Zone => RecordSet::new(publication, name()?, args.ttl)?.zone().into_bytes(),
+        Format::Txt => publication.shards().iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
+        Format::Json => {
+            let set = RecordSet::new(publication, name()?, args.ttl)?;
+            let records = Records {
+                name: &set.name(),
+                r#type: "TXT",
+                ttl: args.ttl.as_secs(),
+                seq: publication.seq(),
+                expires_at: publication.expires_at().as_secs(),
+                values: publication.shards(),
+            };
+            let mut json = serde_json::to_vec_pretty(&records)?;
+            json.push(b'\n');
+            json
+        }
+        Format::Mirror | Format::All if args.output.is_none() => bail!("--output is needed for this format"),
+        Format::Mirror => publication.mirror().to_vec(),
+        Format::All => bundle.encode(),
+    })
+}
+
+/// Writes the file as a whole or not at all: a web server may read it at any time.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // No secret: whoever a server runs as may read it.
+    let mode = Permissions::from_mode(0o644);
+    let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
