@@ -60,6 +60,10 @@ pub(crate) fn source(kind: SourceKind, error: &SourceError) -> Explanation {
             "an old list is played back: an outdated mirror, or somebody who hides newer nodes",
             "nothing is lost; should it last, tell the operator of the registry",
         ),
+        SourceError::LinkExpired => explain(
+            "the link or QR code is too old, or this machine's clock is ahead",
+            "set the clock; where it is right, ask for a new link",
+        ),
         SourceError::Empty if kind == SourceKind::Cache => {
             explain("nothing is remembered yet", "nothing: it fills with the first node that is found")
         }

@@ -202,6 +202,46 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
 }
 
 #[test]
+fn discover_and_doctor_say_what_was_tried_what_it_means_and_what_to_do() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    // Port 9 of loopback: nothing listens there.
+    let dns = ["--dns", "nodes.example", "--doh", "https://dns.example/dns-query,127.0.0.1:9"];
+    let lines = |args: &[&str]| -> (Vec<serde_json::Value>, Option<i32>) {
+        let output = finished(args);
+        let lines = texts(&output).0.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        (lines, output.status.code())
+    };
+    let find = |lines: &[serde_json::Value], event: &str, source: &str| {
+        let matches =
+            |line: &&serde_json::Value| line["event"] == event && (source.is_empty() || line["source"] == source);
+        lines.iter().rfind(matches).cloned().unwrap_or_else(|| panic!("no {event} {source} in {lines:?}"))
+    };
+    let (told, status) = lines(&[&["--json", "discover", "-v"][..], &federation.network(), &dns].concat());
+    assert_eq!(status, Some(0));
+    assert!(find(&told, "source", "registry")["listed"].as_u64() > Some(0), "{told:?}");
+    assert_eq!(find(&told, "dial", "registry")["outcome"], "has proved its key");
+    assert!(find(&told, "found", "")["ms"].is_u64());
+    assert_eq!(find(&told, "confirmation", "")["outcome"], "unconfirmed");
+
+    let (told, status) = lines(&[&["--json", "doctor"][..], &federation.network(), &dns].concat());
+    assert_eq!(status, Some(0));
+    let dns_line = find(&told, "source", "DNS");
+    assert_eq!((&dns_line["label"], &dns_line["error"]), (&"dns.example".into(), &"the connection is refused".into()));
+    assert!(dns_line["means"].is_string() && dns_line["advice"].is_string());
+    let verdict = find(&told, "verdict", "");
+    assert_eq!((&verdict["ok"], &verdict["problems"][0]), (&true.into(), &"1 of 2 sources on the network fail".into()));
+
+    let nowhere = ["--registry", "http://127.0.0.1:9", "--root", &federation.root];
+    let (told, status) = lines(&[&["--json", "doctor"][..], &nowhere, &dns].concat());
+    assert_eq!(status, Some(1));
+    assert_eq!(find(&told, "not_found", "")["causes"].as_array().map(Vec::len), Some(3));
+    assert_eq!(find(&told, "verdict", "")["ok"], false);
+    let text = texts(&finished(&[&["doctor"][..], &nowhere].concat())).0;
+    assert!(text.contains("it means: ") && text.contains("to do: "), "{text}");
+}
+
+#[test]
 fn the_operator_publishes_the_nodes_and_removes_one() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();

@@ -41,26 +41,43 @@ impl Rest {
     /// confirm the choice, and has a second node prove its key. Takes [`CONFIRM_TIMEOUT`] since the search began at most.
     pub async fn finish(mut self) -> Aftermath {
         let deadline = self.search.began + CONFIRM_TIMEOUT;
-        self.search.discovery.cache.flush().await;
+        let discovery = self.search.discovery.clone();
+        discovery.cache.flush().await;
         self.hear(deadline).await;
-        let fresh = self.search.discovery.cache.is_fresh((self.search.discovery.clock)());
-        if !fresh || self.seconds().is_empty() {
-            for index in 0..self.search.sources.len() {
-                if self.search.report.sources[index].outcome == SourceOutcome::NotAsked {
-                    self.search.list(index);
-                }
-            }
+        let first = Proven { node: self.node, via: confirm::via(&self.first) };
+        let mut dialled = Vec::new();
+        let mut second = None;
+        if discovery.cache.is_fresh((discovery.clock)()) {
+            second = self.second(first, &mut dialled, deadline).await;
+        }
+        if second.is_none() && self.ask_the_others() {
             self.hear(deadline).await;
         }
-        let seconds = self.seconds();
-        let dialled = seconds.len();
-        let first = Proven { node: self.node, via: confirm::via(&self.first) };
-        let named = self.search.race.named().clone();
-        let discovery = self.search.discovery.clone();
-        let second = second(&discovery, seconds, first, &named, deadline).await;
-        self.search.discovery.cache.flush().await;
-        let confirmation = confirm::judge(first, second, dialled, &named, self.search.equivocations);
+        if second.is_none() {
+            second = self.second(first, &mut dialled, deadline).await;
+        }
+        discovery.cache.flush().await;
+        let named = self.search.race.named();
+        let confirmation = confirm::judge(first, second, dialled.len(), named, self.search.equivocations);
         Aftermath { confirmation, sources: self.search.report.sources }
+    }
+
+    /// Asks those that haven't been asked; says whether there are any.
+    fn ask_the_others(&mut self) -> bool {
+        let of_report = self.search.report.sources.iter().enumerate();
+        let others = of_report.filter(|(_, source)| source.outcome == SourceOutcome::NotAsked);
+        let others: Vec<_> = others.map(|(index, _)| index).collect();
+        others.iter().for_each(|index| self.search.list(*index));
+        !others.is_empty()
+    }
+
+    async fn second(&mut self, first: Proven, dialled: &mut Vec<String>, deadline: Instant) -> Option<Proven> {
+        let named = self.search.race.named().clone();
+        let fresh = self.search.all.iter().filter(|candidate| !dialled.contains(&candidate.url)).cloned();
+        let seconds = confirm::seconds(&self.first, self.node, fresh, &named, &mut rand::rng());
+        dialled.extend(seconds.iter().map(|candidate| candidate.url.clone()));
+        let discovery = self.search.discovery.clone();
+        first_proven(&discovery, seconds, first, &named, deadline).await
     }
 
     async fn hear(&mut self, deadline: Instant) {
@@ -68,15 +85,10 @@ impl Rest {
             self.search.take(step).await;
         }
     }
-
-    fn seconds(&self) -> Vec<Candidate> {
-        let (all, named) = (self.search.all.iter().cloned(), self.search.race.named());
-        confirm::seconds(&self.first, self.node, all, named, &mut rand::rng())
-    }
 }
 
 /// The first of `seconds` that proves its key.
-async fn second(
+async fn first_proven(
     discovery: &Discovery,
     seconds: Vec<Candidate>,
     first: Proven,

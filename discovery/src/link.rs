@@ -223,8 +223,10 @@ impl Source for Links {
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         let current = self.0.iter().filter(|link| link.expires_at > now);
         let candidate = |(node, url)| Candidate::new(url, Some(node), SourceKind::Link);
-        let candidates = current.flat_map(Link::nodes).map(candidate).collect();
-        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+        let candidates: Vec<_> = current.flat_map(Link::nodes).map(candidate).collect();
+        let is_over = candidates.is_empty() && !self.0.is_empty();
+        let listing = Listing { candidates, ..Listing::default() };
+        future::ready(if is_over { Err(SourceError::LinkExpired) } else { Ok(listing) }).boxed()
     }
 }
 

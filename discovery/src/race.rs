@@ -37,7 +37,7 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 pub const PATIENCE: Duration = Duration::from_millis(1000);
 /// How long the registry's nodes wait for those of DNS, which is asked later by as much, in a search that knows nobody
 /// else: otherwise who runs the registry would choose everybody's first node.
-pub const HOLD: Duration = Duration::from_millis(300);
+pub const HOLD: Duration = Duration::from_millis(350);
 /// How long a search may take; after ten seconds people take it for broken, and the report takes a moment.
 pub const SEARCH_TIMEOUT: Duration = Duration::from_millis(9500);
 

@@ -156,12 +156,12 @@ impl Report {
     }
 
     fn dials_of(&self, kind: SourceKind) -> CauseError {
-        let failed = self.dials.iter().filter(|dial| dial.source == kind).filter_map(|dial| match dial.outcome {
+        let mut failed = self.dials.iter().filter(|dial| dial.source == kind).filter_map(|dial| match dial.outcome {
             DialOutcome::Failed(error) => Some(error),
             DialOutcome::Abandoned => Some(DialError::Timeout),
             DialOutcome::Unfinished | DialOutcome::Proved => None,
         });
         let tried = failed.clone().count();
-        failed.last().map_or(CauseError::OutOfTime, |last| CauseError::Dials { tried, last })
+        failed.next_back().map_or(CauseError::OutOfTime, |last| CauseError::Dials { tried, last })
     }
 }

@@ -250,6 +250,9 @@ pub enum SourceError {
     /// An older directory than one that was seen before: someone plays back an old one.
     #[error("the directory is older than one that was seen before")]
     RolledBack,
+    /// The time of all links is over, or the clock is wrong.
+    #[error("has expired; the clock may be wrong")]
+    LinkExpired,
     /// The source works and knows nobody.
     #[error("knows no node")]
     Empty,

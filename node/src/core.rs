@@ -12,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::{
+    directory::DirectoryError,
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
     lease::{Inbox, SignedLease},
@@ -157,7 +158,7 @@ impl Core {
 
     /// Replaces the view of the live members.
     pub(crate) fn set_view(&self, view: View) {
-        self.homes().leases.share_among(view.len());
+        self.homes().share_among(view.len());
         self.view.store(Arc::new(view));
         self.view_changed.send_replace(());
     }
@@ -214,6 +215,18 @@ impl Core {
         drop(advice);
         if let Some(advice) = told {
             tracing::warn!(by = node.short(), "refused: {refusal}; {advice}");
+        }
+    }
+
+    /// This clock and the registry's differ so much that its directory says nothing.
+    pub(crate) fn note_directory_clock(&self, error: DirectoryError) {
+        const ADVICE: &str = "nobody is found by it until the system's time is right (see timedatectl)";
+        let mut advice = self.advice.lock().unwrap_or_else(PoisonError::into_inner);
+        // With members around, the node does not depend on it.
+        let due = self.view.load().len() <= 1 && advice.is_due(Instant::now(), ADVICE);
+        drop(advice);
+        if due {
+            tracing::error!("{error}: {ADVICE}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use chappe_common::{code::PairingCode, keys::NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{leases::table::LeaseTable, session::SessionId};
+use crate::{leases::table::LeaseTable, session::SessionId, shares::Shares};
 
 /// Where a pairing code is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,13 +29,13 @@ pub(crate) enum Claim {
     Granted,
     /// Another session has it.
     Taken,
-    /// The table is at its bound.
+    /// The table is at its bound, or the node has its share of it.
     Full,
 }
 
 #[derive(Debug)]
-struct Kept<T> {
-    value: T,
+struct Kept {
+    holder: CodeHolder,
     until: Instant,
     /// The epoch of the node when it registered this: what a former self registered ends with it.
     epoch: u64,
@@ -46,7 +46,9 @@ struct Kept<T> {
 pub(crate) struct HomeTable {
     /// The leases.
     pub(crate) leases: LeaseTable,
-    codes: HashMap<PairingCode, Kept<CodeHolder>>,
+    codes: HashMap<PairingCode, Kept>,
+    /// How many codes of each node are kept.
+    shares: Shares,
     capacity: usize,
     keep_for: Duration,
 }
@@ -54,58 +56,73 @@ pub(crate) struct HomeTable {
 impl HomeTable {
     /// A table of at most `capacity` leases and as many codes, each kept for `keep_for` after it was registered.
     pub(crate) fn new(capacity: usize, keep_for: Duration) -> Self {
-        Self { leases: LeaseTable::new(capacity, keep_for), codes: HashMap::new(), capacity, keep_for }
+        let leases = LeaseTable::new(capacity, keep_for);
+        Self { leases, codes: HashMap::new(), shares: Shares::new(capacity), capacity, keep_for }
+    }
+
+    /// Says among how many members the tables are shared, so that none of them fills one.
+    pub(crate) fn share_among(&mut self, members: usize) {
+        self.leases.share_among(members);
+        self.shares.divide(members);
     }
 
     /// Gives a code to a session of a node in this epoch, or keeps it there for longer.
     pub(crate) fn claim_code(&mut self, now: Instant, code: PairingCode, holder: CodeHolder, epoch: u64) -> Claim {
-        let until = now + self.keep_for;
-        let full = self.codes.len() >= self.capacity;
+        let kept = Kept { holder, until: now + self.keep_for, epoch };
+        let full = self.codes.len() >= self.capacity || !self.shares.has_room(&holder.node);
         match self.codes.entry(code) {
-            Entry::Occupied(mut entry) => {
-                if entry.get().value != holder && entry.get().until > now {
-                    return Claim::Taken;
-                }
-                entry.insert(Kept { value: holder, until, epoch });
-                Claim::Granted
-            }
-            Entry::Vacant(_) if full => Claim::Full,
+            Entry::Occupied(entry) if entry.get().holder != holder && entry.get().until > now => return Claim::Taken,
+            Entry::Vacant(_) if full => return Claim::Full,
+            Entry::Occupied(mut entry) => self.shares.count_out(entry.insert(kept).holder.node),
             Entry::Vacant(entry) => {
-                entry.insert(Kept { value: holder, until, epoch });
-                Claim::Granted
+                entry.insert(kept);
             }
         }
+        self.shares.count_in(holder.node);
+        Claim::Granted
     }
 
     /// Gives a code back.
     pub(crate) fn drop_code(&mut self, code: &PairingCode, holder: CodeHolder) {
         if let Entry::Occupied(entry) = self.codes.entry(*code)
-            && entry.get().value == holder
+            && entry.get().holder == holder
         {
             entry.remove();
+            self.shares.count_out(holder.node);
         }
     }
 
     /// Where a code is registered.
     pub(crate) fn code(&self, now: Instant, code: &PairingCode) -> Option<CodeHolder> {
-        self.codes.get(code).filter(|kept| kept.until > now).map(|kept| kept.value)
+        self.codes.get(code).filter(|kept| kept.until > now).map(|kept| kept.holder)
     }
 
     /// Forgets the codes of a node that doesn't answer any more: its clients will ask for them elsewhere.
     pub(crate) fn drop_codes_of(&mut self, node: NodeId) {
-        self.codes.retain(|_, kept| kept.value.node != node);
+        self.retain_codes(|kept| kept.holder.node != node);
     }
 
     /// Forgets all that a node registered before `epoch`: it went down, or has started anew.
     pub(crate) fn drop_before(&mut self, node: NodeId, epoch: u64) {
         self.leases.end_before(node, epoch);
-        self.codes.retain(|_, kept| kept.value.node != node || kept.epoch >= epoch);
+        self.retain_codes(|kept| kept.holder.node != node || kept.epoch >= epoch);
     }
 
     /// Forgets what nobody has registered again.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.leases.expire(now);
-        self.codes.retain(|_, kept| kept.until > now);
+        self.retain_codes(|kept| kept.until > now);
+    }
+
+    fn retain_codes(&mut self, keep: impl Fn(&Kept) -> bool) {
+        let shares = &mut self.shares;
+        self.codes.retain(|_, kept| {
+            let stays = keep(kept);
+            if !stays {
+                shares.count_out(kept.holder.node);
+            }
+            stays
+        });
     }
 
     /// How many leases and how many codes are kept.
@@ -151,6 +168,25 @@ mod tests {
         let now = Instant::now();
         assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1), 1), Claim::Granted);
         assert_eq!(table.claim_code(now, PairingCode::from_random(2), holder(1), 1), Claim::Full);
+    }
+
+    #[test]
+    fn one_member_does_not_fill_the_table_of_a_large_federation() {
+        let mut table = HomeTable::new(1000, 4 * MINUTE);
+        table.share_among(100);
+        let now = Instant::now();
+        let mut claim =
+            |n: u32, by: u8, now: Instant| table.claim_code(now, PairingCode::from_random(n), holder(by), 1);
+        assert_eq!((0..100).filter(|n| claim(*n, 1, now) == Claim::Granted).count(), 80);
+        assert_eq!(claim(0, 1, now), Claim::Granted, "what it has it may renew");
+        assert_eq!(claim(200, 2, now), Claim::Granted, "others have their own share");
+        // What nobody renews makes room, by whichever way it goes.
+        assert_eq!(claim(0, 2, now + 5 * MINUTE), Claim::Granted);
+        assert_eq!(claim(300, 1, now + 5 * MINUTE), Claim::Granted);
+        table.drop_codes_of(node(1));
+        let kept =
+            (0..100).filter(|n| table.claim_code(now, PairingCode::from_random(*n), holder(1), 1) == Claim::Granted);
+        assert_eq!(kept.count(), 80);
     }
 
     #[test]

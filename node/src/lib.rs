@@ -24,6 +24,7 @@ pub mod placement;
 mod publish;
 mod register;
 mod session;
+mod shares;
 mod tasks;
 #[cfg(test)]
 mod vectors;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use chappe_common::{code::PairingCode, federation::FederationId, keys::NodeId, lease::Inbox};
+use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 /// How many homes a tag has.
@@ -127,6 +128,12 @@ impl Network {
             }
         }
         Self(network)
+    }
+
+    /// The same, where what comes from one network is limited; none: the address is in one of the exempt ranges.
+    pub fn unless_exempt(addr: &SocketAddr, exempt: &[IpNet]) -> Option<Self> {
+        let ip = addr.ip().to_canonical();
+        (!exempt.iter().any(|range| range.contains(&ip))).then(|| Self::of(addr))
     }
 }
 

@@ -14,9 +14,12 @@ impl Figures {
         Self { json: std::env::args().any(|arg| arg == "--json") }
     }
 
-    /// Prints one figure; `target` is the most that is wanted, where anything is.
-    pub fn print(self, figure: &str, value: f64, unit: &str, target: Option<f64>) {
-        self.print_if(figure, value, unit, target, "≤", target.is_none_or(|target| value <= target));
+    /// Prints one figure; `target` is the most that is wanted, where anything is. Whether it is reached.
+    #[expect(clippy::must_use_candidate, reason = "most are printed for themselves")]
+    pub fn print(self, figure: &str, value: f64, unit: &str, target: Option<f64>) -> bool {
+        let ok = target.is_none_or(|target| value <= target);
+        self.print_if(figure, value, unit, target, "≤", ok);
+        ok
     }
 
     /// Prints one figure; `target` is the least that is wanted, where anything is.

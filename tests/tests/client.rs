@@ -42,7 +42,9 @@ async fn start(federation: &Federation, profile: TempDir, name: &str, finds: Fin
         }
         Finds::Any => Client::builder(opened).registry(federation.registry_url(), [federation.root()]),
     };
-    let (client, events) = timeout(PATIENCE, builder.connect()).await.expect("in time").expect("a connection");
+    // The federation is in this machine alone.
+    let (client, events) =
+        timeout(PATIENCE, builder.private().connect()).await.expect("in time").expect("a connection");
     Person { client, events, profile }
 }
 
@@ -123,6 +125,41 @@ async fn answer(call: &Call) -> Result<String, EndReason> {
 
 async fn end(call: &Call) -> EndReason {
     timeout(PATIENCE, call.ended()).await.expect("an end in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contacts_pass_on_their_nodes_and_who_knows_nobody_else_finds_one_there() {
+    let federation = Federation::start(2, no_limits).await;
+    let (mut ada, bob_id) = {
+        let ((ada, bob_id), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+        let outgoing = call(&ada, bob_id).await;
+        let (incoming, _) = bob.incoming().await;
+        incoming.accept("the answer").await.expect("accepted");
+        assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
+        bob.client.shutdown().await;
+        (ada, bob_id)
+    };
+    let place = |person: &Person| {
+        let profile = Profile::open_or_create(person.profile.path(), "").expect("the profile");
+        profile.contact(bob_id).expect("the contact").nodes().to_vec()
+    };
+    let stored = async {
+        while place(&ada).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, stored).await.expect("Bob's node is kept");
+    let bobs = &federation.nodes[1];
+    assert!(place(&ada).iter().any(|place| place.node() == bobs.id()));
+    ada.client.shutdown().await;
+    // Neither a registry nor a node is configured now.
+    let profile = Profile::open_or_create(ada.profile.path(), "").expect("the profile");
+    let (client, events) =
+        timeout(PATIENCE, Client::builder(profile).private().connect()).await.expect("in time").expect("a connection");
+    (ada.client, ada.events) = (client, events);
+    assert_eq!(ada.node(), bobs.id());
+    ada.client.shutdown().await;
+    federation.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,13 +54,12 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
     }
     let found = say_found(outcome, output)?;
     let Found { connection, rest, .. } = found;
-    // A profile's cache learns of it in any case.
-    if args.verbose || args.profile.is_some() {
+    if args.verbose {
         let aftermath = rest.finish().await;
-        if args.verbose {
-            let text = explain::confirmation(&aftermath.confirmation);
-            output.say(&text, &ConfirmationLine::new(&aftermath.confirmation));
-        }
+        let text = explain::confirmation(&aftermath.confirmation);
+        output.say(&text, &ConfirmationLine::new(&aftermath.confirmation));
+    } else {
+        discovery.cache().flush().await;
     }
     connection.close().await;
     Ok(())

@@ -306,7 +306,7 @@ fn the_registry_s_nodes_wait_a_moment_for_those_of_dns_and_for_nobody_who_cannot
     };
     assert!(about(Some(first(vec![registry.clone()])), ms(100)), "nobody else");
     let silent = (SourceKind::Dns, Answer::Silent);
-    assert!(about(Some(first(vec![registry.clone(), silent])), ms(400)));
+    assert!(about(Some(first(vec![registry.clone(), silent])), ms(450)));
     let fails = (SourceKind::Dns, Answer::Fails(ms(10)));
     assert!(about(Some(first(vec![registry.clone(), fails])), ms(260)));
     let link = at_once(SourceKind::Link, all_of(SourceKind::Link, 50..51));
@@ -331,25 +331,28 @@ fn flooded(cached: u16) -> World {
 #[test]
 fn a_registry_that_lists_a_thousand_of_its_own_is_seldom_the_first_and_hardly_ever_both_of_a_pair() {
     let hostile: HashSet<NodeId> = (1000..2000).map(node).collect();
-    for cached in [0, 5] {
+    // Where the cache knows somebody the registry is late; that needs fewer runs to see.
+    for (cached, runs) in [(0, 400), (5, 50)] {
         let world = flooded(cached);
-        let (mut first, mut both) = (0, 0);
-        for seed in 0..1000 {
+        let (mut first, mut both) = (0_u64, 0_u64);
+        for seed in 0..runs {
             let course = world.run(seed);
             let won = course.won.expect("a node");
+            let winner = won.node.expect("pinned");
+            if !hostile.contains(&winner) {
+                continue;
+            }
+            first += 1;
             let all = world.sources.iter().filter_map(|(_, answer)| match answer {
                 Answer::Names(_, candidates) => Some(candidates.clone()),
                 Answer::Fails(_) | Answer::Silent => None,
             });
-            let winner = won.node.expect("pinned");
             let mut rng = StdRng::seed_from_u64(seed);
             let seconds = confirm::seconds(&won, winner, all.flatten(), &course.named, &mut rng);
-            let is_first = hostile.contains(&winner);
-            let is_second = seconds.first().and_then(|one| one.node).is_some_and(|node| hostile.contains(&node));
-            first += usize::from(is_first);
-            both += usize::from(is_first && is_second);
+            assert!(!seconds.is_empty(), "somebody can confirm it");
+            both += u64::from(seconds[0].node.is_some_and(|node| hostile.contains(&node)));
         }
-        println!("cached {cached}: {first} first, {both} both");
-        assert!(first <= 400 && both <= 100, "{first} first, {both} both, of 1000");
+        println!("{cached} cached: {first} first, {both} both, of {runs}");
+        assert!(first * 10 <= runs * 4 && both * 10 <= runs, "{first} first, {both} both, of {runs}");
     }
 }

@@ -98,11 +98,7 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     match registry.fetch_whole(&request, now).await {
         Ok(bundle) => seek(core, bundle.records(now)).await,
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
-            // The node would stay alone for it, and must not be silent about that.
-            let members = core.view.load().len();
-            if members <= 1 {
-                tracing::error!("{error}: nobody is found by it until the system's time is right (see timedatectl)");
-            }
+            core.note_directory_clock(error);
         }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }

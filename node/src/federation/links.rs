@@ -3,6 +3,7 @@
 mod accept;
 mod dial;
 mod judge;
+mod places;
 
 use std::{
     collections::HashMap,
@@ -25,16 +26,17 @@ use quinn::{
 };
 use tokio::sync::Semaphore;
 
-use self::dial::Dial;
 pub(crate) use self::{
     accept::accept,
     dial::{DialError, connect, redial, send_datagram},
 };
+use self::{
+    dial::Dial,
+    places::{MAX_INCOMING, Places},
+};
 use super::link::{CloseReason, Link};
 use crate::{core::Core, placement::Network};
 
-/// Handshakes of others at once, half a millisecond of CPU each.
-const MAX_INCOMING: usize = 256;
 /// Handshakes from one /24 or /48 in a second, with a burst of ten times as many: a restart of a whole test network.
 const HANDSHAKES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 /// Dial-backs into one /24 or /48 in a minute, and as many at once, where the dialler itself comes from elsewhere: a
@@ -59,7 +61,7 @@ pub(crate) struct Links {
     dials: Mutex<HashMap<NodeId, Dial>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
     /// Room for handshakes and first words of others.
-    incoming: Arc<Semaphore>,
+    incoming: Arc<Places>,
     dial_backs: DefaultKeyedRateLimiter<Network>,
     dialling_back: Semaphore,
 }
@@ -85,7 +87,6 @@ impl Links {
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
         let burst = HANDSHAKES_PER_SECOND.saturating_mul(NonZeroU32::new(10).expect("not zero"));
         let handshakes = RateLimiter::dashmap(Quota::per_second(HANDSHAKES_PER_SECOND).allow_burst(burst));
-        let incoming = Arc::new(Semaphore::new(MAX_INCOMING));
         Ok(Self {
             endpoint,
             key,
@@ -93,7 +94,7 @@ impl Links {
             table: DashMap::new(),
             dials: Mutex::default(),
             handshakes,
-            incoming,
+            incoming: Arc::default(),
             dial_backs: RateLimiter::dashmap(Quota::per_minute(DIAL_BACKS_PER_MINUTE)),
             dialling_back: Semaphore::new(MAX_DIAL_BACKS),
         })

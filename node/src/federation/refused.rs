@@ -1,4 +1,5 @@
-//! What this node's operator is told when other nodes refuse it, once in a while and with what to do about it.
+//! What this node's operator is told when other nodes refuse it, or nobody is found, once in a while and with what to do
+//! about it.
 
 use std::{
     collections::HashMap,
@@ -17,12 +18,16 @@ pub(crate) struct Advice(HashMap<&'static str, Instant>);
 impl Advice {
     /// What to do about a refusal; none where it says nothing of this node, or was said a moment ago.
     pub(crate) fn about(&mut self, now: Instant, refusal: Refusal) -> Option<&'static str> {
-        let advice = what_to_do(refusal)?;
+        what_to_do(refusal).filter(|advice| self.is_due(now, advice))
+    }
+
+    /// Whether something is to be said, and was not a moment ago.
+    pub(crate) fn is_due(&mut self, now: Instant, advice: &'static str) -> bool {
         if self.0.get(advice).is_some_and(|said| *said + AGAIN_AFTER > now) {
-            return None;
+            return false;
         }
         self.0.insert(advice, now);
-        Some(advice)
+        true
     }
 }
 
@@ -56,6 +61,9 @@ const fn what_to_do(refusal: Refusal) -> Option<&'static str> {
         }
         Refusal::Network => {
             "two nodes of this network (/24 or /48) are members already: stop one of them, or move to another network"
+        }
+        Refusal::Address => {
+            "federation.advertise names a private or special address, at which nobody else reaches this node: name public ones"
         }
     })
 }

@@ -17,13 +17,10 @@ use chappe_common::{
     time::UnixTime,
 };
 
+use crate::shares::Shares;
+
 /// How far a lease may be ahead of this clock: the client's may be ahead of its node's, and that one of this.
 const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
-
-/// How many times its even share of a table one member may have: clients don't spread evenly.
-const SHARES: usize = 8;
-/// What any member may have at least: a small table serves a small federation.
-const FEWEST: usize = 64;
 
 /// Who registers something: the node that a link proves, in its present epoch.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +75,7 @@ pub struct LeaseTable {
     /// Those that are only remembered, by when they end.
     remembered: BTreeSet<(Instant, Inbox)>,
     /// How many leases of each node are kept or remembered.
-    of_node: HashMap<NodeId, usize>,
-    /// How many one node may have here.
-    share: usize,
+    shares: Shares,
     capacity: usize,
     keep_for: Duration,
 }
@@ -88,20 +83,12 @@ pub struct LeaseTable {
 impl LeaseTable {
     /// A table of at most `capacity` leases, each kept for `keep_for` after it was registered.
     pub fn new(capacity: usize, keep_for: Duration) -> Self {
-        Self {
-            kept: HashMap::new(),
-            remembered: BTreeSet::new(),
-            of_node: HashMap::new(),
-            share: capacity,
-            capacity,
-            keep_for,
-        }
+        Self { kept: HashMap::new(), remembered: BTreeSet::new(), shares: Shares::new(capacity), capacity, keep_for }
     }
 
-    /// Says among how many members the table is shared, so that none of them fills it: each may have several times what
-    /// falls to it where all have as many leases.
+    /// Says among how many members the table is shared, so that none of them fills it.
     pub fn share_among(&mut self, members: usize) {
-        self.share = (self.capacity * SHARES / members.max(1)).clamp(self.capacity.min(FEWEST), self.capacity);
+        self.shares.divide(members);
     }
 
     /// Keeps a lease that `from` registers.
@@ -121,14 +108,14 @@ impl LeaseTable {
                 return Put::Refused;
             }
             displaced = (old.lease.node != from.node).then_some(old.lease.node);
-        } else if self.share < self.capacity && self.of_node.get(&from.node).is_some_and(|count| *count >= self.share) {
+        } else if !self.shares.has_room(&from.node) {
             return Put::Full;
         } else if self.kept.len() >= self.capacity {
             let Some((_, inbox)) = self.remembered.first().copied() else { return Put::Full };
             self.forget(&inbox);
         }
         self.forget(&lease.inbox);
-        *self.of_node.entry(from.node).or_default() += 1;
+        self.shares.count_in(from.node);
         let registered = Some(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
         self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered, withdrawn: false });
         Put::Kept(displaced)
@@ -137,7 +124,7 @@ impl LeaseTable {
     fn forget(&mut self, inbox: &Inbox) {
         let Some(kept) = self.kept.remove(inbox) else { return };
         self.remembered.remove(&(kept.ends, *inbox));
-        count_out(&mut self.of_node, kept.lease.node);
+        self.shares.count_out(kept.lease.node);
     }
 
     /// Withdraws a lease that `from` registered, unless a newer one than `seq` is kept.
@@ -169,11 +156,11 @@ impl LeaseTable {
 
     /// Ends what nobody has registered again, and forgets what has ended by itself.
     pub fn expire(&mut self, now: Instant) {
-        let (remembered, of_node) = (&mut self.remembered, &mut self.of_node);
+        let (remembered, shares) = (&mut self.remembered, &mut self.shares);
         self.kept.retain(|inbox, kept| {
             if kept.ends <= now {
                 remembered.remove(&(kept.ends, *inbox));
-                count_out(of_node, kept.lease.node);
+                shares.count_out(kept.lease.node);
                 return false;
             }
             if kept.registered.is_some() && !kept.is_registered(now) {
@@ -192,15 +179,6 @@ impl LeaseTable {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-fn count_out(of_node: &mut HashMap<NodeId, usize>, node: NodeId) {
-    if let Some(count) = of_node.get_mut(&node) {
-        *count -= 1;
-        if *count == 0 {
-            of_node.remove(&node);
-        }
     }
 }
 

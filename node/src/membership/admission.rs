@@ -1,6 +1,6 @@
 //! Who may become a member.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::SocketAddr};
 
 use bytes::Bytes;
 use chappe_common::{
@@ -10,6 +10,7 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
+use chappe_discovery::special;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,9 @@ pub enum Refusal {
     /// Its network has as many members as one network may have.
     #[error("the node's network has as many members as one network may have")]
     Network,
+    /// Its record names an address that only its own network can reach.
+    #[error("the record names a private or special address")]
+    Address,
 }
 
 /// The rules of admission.
@@ -99,11 +103,20 @@ impl Admission {
         }
     }
 
+    /// Whether a node that stands at the addresses of `own` may dial those of `record`. One that stands in the internet
+    /// dials no private or special address: what is there is its own network's, and a record may name anything.
+    pub(super) fn may_dial(&self, own: &NodeRecord, record: &NodeRecord) -> bool {
+        let is_public = |addr: &SocketAddr| special::is_public(addr.ip());
+        !own.quic_addrs.first().is_some_and(is_public)
+            || record
+                .quic_addrs
+                .iter()
+                .all(|addr| is_public(addr) || Network::unless_exempt(addr, &self.exempt).is_none())
+    }
+
     /// The network that a node counts in: that of its first address, at which it has to be reached. None: in an exempt
     /// range.
     pub(super) fn network(&self, record: &NodeRecord) -> Option<Network> {
-        let first = record.quic_addrs.first()?;
-        let is_exempt = self.exempt.iter().any(|range| range.contains(&first.ip().to_canonical()));
-        (!is_exempt).then(|| Network::of(first))
+        record.quic_addrs.first().and_then(|first| Network::unless_exempt(first, &self.exempt))
     }
 }

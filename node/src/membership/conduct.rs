@@ -207,9 +207,16 @@ impl Conduct {
         last.is_some_and(|(at, _)| *at + ACQUITTED_FOR > now)
     }
 
-    /// The accusation of `accused` by `accuser` has come to its end, and proved false or not. Whether the accuser is
-    /// muted by it. What two others have said of the same member is held against nobody: it answers some and not others.
+    /// The accusation of `accused` by `accuser`, if there is one, has come to its end, and proved false or not. Whether the
+    /// accuser is muted by it. What two others have said of the same member is held against nobody: it answers some and
+    /// not others.
     pub(super) fn closed(&mut self, now: Instant, accuser: NodeId, accused: &NodeId, disproved: bool) -> bool {
+        let Some(record) = self.peers.get_mut(&accuser) else { return false };
+        let before = record.open.len();
+        record.open.retain(|open| open != accused);
+        if record.open.len() == before {
+            return false;
+        }
         let disproved = disproved && {
             let full = self.acquitted.len() >= MAX_PEERS && !self.acquitted.contains_key(accused);
             let mut nobody = VecDeque::new();
@@ -223,7 +230,6 @@ impl Conduct {
             others < ACCUSERS_REMEMBERED - 1
         };
         let Some(record) = self.of(accuser) else { return false };
-        record.open.retain(|open| open != accused);
         let mute = disproved && too_many(&mut record.disproved, DISPROVED, now);
         if mute {
             record.accuses_muted_until = Some(now + MUTED_FOR);
@@ -291,6 +297,17 @@ mod tests {
         for accused in 1..=5 {
             assert!(conduct.accuses(now, node(0), node(accused), AT));
             assert!(!conduct.closed(now, node(0), &node(accused), false));
+        }
+        assert!(conduct.may_accuse(now, &node(0), &node(6), AT));
+    }
+
+    #[test]
+    fn who_has_not_accused_is_not_blamed_when_a_check_ends() {
+        let now = Instant::now();
+        let mut conduct = Conduct::new(now);
+        for accused in 1..=5 {
+            assert!(!conduct.closed(now, node(0), &node(accused), true));
+            assert!(!conduct.is_acquitted(now, &node(accused)));
         }
         assert!(conduct.may_accuse(now, &node(0), &node(6), AT));
     }

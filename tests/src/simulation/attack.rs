@@ -6,6 +6,7 @@
 pub mod accuse;
 pub mod claim;
 pub mod replay;
+pub mod selective;
 pub mod versatile;
 pub mod words;
 

@@ -31,7 +31,7 @@ impl World {
     /// There are more nodes than addresses.
     pub fn add(&mut self) -> Ix {
         let [_, _, high, low] = u32::try_from(self.nodes.len()).expect("few nodes").to_be_bytes();
-        self.add_at(SocketAddr::from((Ipv4Addr::new(10, high, low, 1), 8711)), None)
+        self.add_at(SocketAddr::from((Ipv4Addr::new(20, high, low, 1), 8711)), None)
     }
 
     /// Makes a node at an address; it may show another.

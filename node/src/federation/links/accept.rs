@@ -32,12 +32,9 @@ pub(crate) async fn accept(core: Arc<Core>) {
             let _ = incoming.retry();
             continue;
         }
-        if core.links.handshakes.check_key(&Network::of(&incoming.remote_address())).is_err() {
-            core.metrics.handshakes_refused.inc();
-            incoming.refuse();
-            continue;
-        }
-        let Ok(place) = core.links.incoming.clone().try_acquire_owned() else {
+        let network = Network::unless_exempt(&incoming.remote_address(), &core.config.federation.exempt);
+        let may_come = network.is_none_or(|network| core.links.handshakes.check_key(&network).is_ok());
+        let Some(place) = may_come.then(|| core.links.incoming.try_take(network)).flatten() else {
             core.metrics.handshakes_refused.inc();
             incoming.refuse();
             continue;

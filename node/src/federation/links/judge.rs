@@ -76,9 +76,9 @@ fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
 async fn dial_back(core: &Core, record: &NodeRecord, from: SocketAddr) -> Result<(), Refusal> {
     let links = &core.links;
     let first = *record.quic_addrs.first().ok_or(Refusal::Record)?;
-    let network = Network::of(&first);
-    let is_exempt = core.config.federation.exempt.iter().any(|range| range.contains(&first.ip().to_canonical()));
-    let may_dial = is_exempt || network == Network::of(&from) || links.dial_backs.check_key(&network).is_ok();
+    let network = Network::unless_exempt(&first, &core.config.federation.exempt);
+    let may_dial =
+        network.is_none_or(|network| network == Network::of(&from) || links.dial_backs.check_key(&network).is_ok());
     let Ok(_place) = links.dialling_back.try_acquire() else { return Err(Refusal::Full) };
     if !may_dial {
         return Err(Refusal::Full);

@@ -57,6 +57,9 @@ impl Engine {
                 RecordError::Lifetime => Refusal::Record,
             });
         }
+        if !self.settings.admission.may_dial(&self.own, record) {
+            return Verdict::Refused(Refusal::Address);
+        }
         let known = self.roster.get(&record.node);
         if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.left {
             return Verdict::Refused(Refusal::Stale);

@@ -68,7 +68,8 @@ impl Engine {
             // No fault of who passed it on: clocks differ, and news cross.
             return Err(Reason::Clock);
         }
-        if !self.settings.admission.may_be_listed(&record.node) {
+        let admission = &self.settings.admission;
+        if !admission.may_be_listed(&record.node) || !admission.may_dial(&self.own, &record) {
             return Err(Reason::Admission);
         }
         self.records.keep(record.clone());

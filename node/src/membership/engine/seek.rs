@@ -52,6 +52,10 @@ impl Engine {
         if record.node == self.me || self.left {
             return;
         }
+        if !self.settings.admission.may_dial(&self.own, &record) {
+            self.counts.refuse(Reason::Admission);
+            return;
+        }
         self.records.keep(record.clone());
         self.claim(now, &record, None, Heard::News);
         self.settle(now);

@@ -310,6 +310,30 @@ fn a_network_has_two_members_and_a_test_range_any_number() {
 }
 
 #[test]
+fn a_node_in_the_internet_dials_no_private_address_and_says_so() {
+    let mut net = Net::new(&[2]);
+    let mut with_exempt = settings();
+    with_exempt.admission.exempt = vec!["10.7.0.0/16".parse().expect("a network")];
+    net.add(1, record(1, 1, [45, 0, 1, 1]), with_exempt);
+    net.add(3, record(3, 1, [45, 0, 3, 1]), settings());
+    net.seek(3, 1);
+    let mut second = record(4, 1, [45, 0, 4, 1]).into_value();
+    second.quic_addrs.push(([192, 168, 0, 1], 1).into());
+    let second = Signed::sign(second, &key(4)).expect("a record");
+    let private = record(5, 1, [127, 0, 0, 1]);
+    for record in [&second, &private] {
+        assert_eq!(net.greet(1, record.clone(), true), Verdict::Refused(Refusal::Address));
+        net.packet(1, 3, &gossip(3, 1, &[NewsKind::Record.item(record.as_bytes())]));
+    }
+    assert_eq!(net.of(1).counts().refused(Reason::Admission), 2);
+    net.seek(1, 2);
+    assert_eq!(net.of(1).counts().refused(Reason::Admission), 3);
+    assert!(net.knows(1, &[3]));
+    assert_eq!(net.greet(1, record(6, 1, [10, 7, 0, 1]), true), Verdict::Welcome, "exempt");
+    assert_eq!(net.greet(2, private, true), Verdict::Welcome, "a federation in a private network");
+}
+
+#[test]
 fn a_record_from_the_future_or_of_the_past_is_refused() {
     let mut net = Net::new(&[1]);
     net.elapsed = Duration::from_secs(90_000);

@@ -44,7 +44,7 @@ impl Invent {
     pub fn new(federation: FederationId, now: Now, count: usize, rng: &mut impl Rng) -> Self {
         let record = |_| {
             let key = SecretKey::from_bytes(&rng.random());
-            let addr = (Ipv4Addr::new(100, rng.random(), rng.random(), 1), 8711).into();
+            let addr = (Ipv4Addr::new(60, rng.random(), rng.random(), 1), 8711).into();
             sign_record(&key, federation, 1, addr, now.clock).as_bytes().clone()
         };
         Self { records: (0..count).map(record).collect() }

@@ -6,19 +6,25 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
 use chappe_node::membership::counts::{Counts, Reason};
 
-use super::{Figure, NEVER, Sizes, start_all};
+use super::{Figure, NEVER, Sizes, share_of, start_all};
 use crate::simulation::{
     attack::{
         Behaviour,
         accuse::Accuse,
         claim::{ClaimDead, Hide, Invent, Quiet},
         replay::Replay,
+        selective::Selective,
         versatile::Versatile,
         words::Words,
     },
     node::Ix,
+    watch::Fact,
     world::{Conditions, World},
 };
+
+/// The longest, in seconds, until a crash is known although a tenth of all lie. Who has just been accused in vain isn't
+/// looked at again for twenty seconds on others' word; after that it takes what it takes where nobody lies.
+const CRASH_KNOWN: f64 = 30.0;
 
 /// The most checks that may be open at a node, and the most claims that may wait, as the engine has them.
 const MOST_CHECKS: usize = 256;
@@ -41,6 +47,8 @@ pub enum Attack {
     Invent,
     /// Members that have died are said to be there.
     ClaimDead,
+    /// Half of the members find them silent, and half don't.
+    Selective,
     /// All of it in turn.
     Everything,
 }
@@ -56,6 +64,7 @@ impl Attack {
             Self::Replay,
             Self::Invent,
             Self::ClaimDead,
+            Self::Selective,
             Self::Everything,
         ];
         words.chain(others.into_iter().map(|attack| (format!("{attack:?}"), attack))).collect()
@@ -71,6 +80,7 @@ impl Attack {
             Self::Replay => Box::new(Replay::default()),
             Self::Invent => Box::new(Invent::new(world.federation(), world.now(), 400, rng)),
             Self::ClaimDead => Box::new(ClaimDead { dead: dead.iter().map(|ix| world.record(*ix)).collect() }),
+            Self::Selective => Box::new(Selective),
             Self::Everything => {
                 let parts = Self::all().into_iter().map(|(_, attack)| attack).filter(|attack| *attack != self);
                 Box::new(Versatile::new(parts.map(|part| part.behaviour(world, victim, dead, rng)).collect()))
@@ -83,6 +93,7 @@ impl Attack {
 struct Attacked {
     world: World,
     dead: Vec<Ix>,
+    victim: Option<Ix>,
     rng: StdRng,
 }
 
@@ -94,12 +105,13 @@ impl Attacked {
         }
         start_all(&mut world);
         world.run_for(Duration::from_secs(30));
-        Self { world, dead: Vec::new(), rng: StdRng::seed_from_u64(conditions.seed ^ 0x6576_696c) }
+        Self { world, dead: Vec::new(), victim: None, rng: StdRng::seed_from_u64(conditions.seed ^ 0x6576_696c) }
     }
 
     /// Turns so many members.
     fn turn(&mut self, count: usize, attack: Attack) {
         let victim = self.world.any_honest();
+        self.victim = Some(victim);
         if matches!(attack, Attack::ClaimDead | Attack::Everything) {
             self.dead = self.world.honest().into_iter().filter(|ix| *ix != victim).sample(&mut self.rng, 2);
             for ix in self.dead.clone() {
@@ -166,12 +178,31 @@ pub fn attack(conditions: Conditions, sizes: Sizes, name: &str, attack: Attack) 
             (cost.1 - before.1) as f64 / minutes / 60.0,
             "/s",
         ));
+        let known = attacked.crash();
+        figures.push(Figure::wanted(
+            name("a crash of the victim known by all honest members"),
+            known,
+            "s",
+            CRASH_KNOWN,
+        ));
     }
     figures
 }
 
 #[expect(clippy::cast_precision_loss, reason = "few members")]
 impl Attacked {
+    /// The victim crashes: after how long all honest members know.
+    fn crash(&mut self) -> f64 {
+        let victim = self.victim.expect("a victim was chosen when members were turned");
+        let gone = self.world.watch_for(Fact::Gone(self.world.id(victim)));
+        self.world.crash(victim);
+        let others = self.world.honest();
+        self.world.run_for(Duration::from_secs(60));
+        let answers = self.world.known_after(gone, &others);
+        self.world.stop_watching();
+        share_of(&answers, 100)
+    }
+
     /// Vain dials, and messages, of all honest members so far.
     fn cost(&self) -> (u64, u64) {
         let loads = self.world.honest().into_iter().map(|ix| self.world.load(ix));
@@ -206,19 +237,24 @@ impl Attacked {
 pub fn strangers(conditions: Conditions, sizes: Sizes) -> Vec<Figure> {
     let members = sizes.attacked;
     let mut attacked = Attacked::new(conditions, members);
-    // A dozen nodes of one person, in one /24; and a dozen more that show the address of a member, or of nobody.
+    // A dozen nodes of one person, in one /24; and a dozen more that show the address of a member, of
+    // nobody, or of something in the hearer's own network.
     let world = &mut attacked.world;
     let mut sybils = Vec::new();
     for n in 1..=12 {
-        let sybil = world.add_at((Ipv4Addr::new(172, 16, 5, n), 8711).into(), None);
+        let sybil = world.add_at((Ipv4Addr::new(70, 16, 5, n), 8711).into(), None);
         sybils.push(sybil);
     }
     let victim = world.any_honest();
     let shown = world.record(victim).quic_addrs[0];
     let mut liars = Vec::new();
     for n in 1..=12 {
-        let shown = if n % 2 == 0 { shown } else { (Ipv4Addr::new(203, 0, 113, n), 8711).into() };
-        liars.push(world.add_at((Ipv4Addr::new(172, 17, n, 1), 8711).into(), Some(shown)));
+        let shown = match n % 3 {
+            0 => shown,
+            1 => (Ipv4Addr::new(60, 0, n, 1), 8711).into(),
+            _ => (Ipv4Addr::new(192, 168, 0, n), 8711).into(),
+        };
+        liars.push(world.add_at((Ipv4Addr::new(70, 17, n, 1), 8711).into(), Some(shown)));
     }
     for ix in sybils.iter().chain(&liars) {
         world.corrupt(*ix, Box::new(Quiet));
