@@ -19,7 +19,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{config::BootstrapConfig, limits::SourceLimiter};
+use crate::{config::BootstrapConfig, limits::SourceLimiter, rules::Listing};
 
 /// How long an address that is named earlier has once another has answered: a round trip between continents.
 const PREFERENCE: Duration = Duration::from_millis(250);
@@ -91,10 +91,15 @@ impl Dialer {
         self.dial_any(&allowed, record.node).await.ok_or(DialError::Unreachable)
     }
 
-    /// Whether a listed node proves its key now. How often and how many at once is for the prober to bound: strangers
-    /// who use up an address's rate must not make its node seem gone.
-    pub(crate) async fn probe(&self, record: &NodeRecord) -> bool {
-        self.dial_any(&record.quic_addrs, record.node).await.is_some()
+    /// Whether a listed node proves its key now, at the address where it proved it to be listed: it counts in that one's
+    /// network, so an answer from elsewhere would let one machine hold the places of many networks that it was once in.
+    ///
+    /// How often and how many at once is for the prober to bound: strangers who use up an address's rate must not make
+    /// its node seem gone.
+    pub(crate) async fn probe(&self, listing: &Listing) -> bool {
+        let is_proved = |addr: &SocketAddr| addr.ip().to_canonical() == listing.proved.to_canonical();
+        let addrs: Vec<_> = listing.record.quic_addrs.iter().copied().filter(is_proved).collect();
+        self.dial_any(&addrs, listing.record.node).await.is_some()
     }
 
     /// Dials all at once. The address that is named first wins if it answers soon after another: a node with two
