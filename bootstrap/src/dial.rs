@@ -19,7 +19,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{config::BootstrapConfig, limits::SourceLimiter, rules::Listing};
+use crate::{config::BootstrapConfig, limits::SourceLimiter, rules::{Listing, counted_addrs}};
 
 /// How long an address that is named earlier has once another has answered: a round trip between continents.
 const PREFERENCE: Duration = Duration::from_millis(250);
@@ -33,8 +33,8 @@ pub(crate) enum DialError {
     /// All addresses were dialled often enough for now; try again later.
     #[error("the addresses were dialled back too often; try again later")]
     TooOften,
-    /// No address answered with the key in time.
-    #[error("none of the QUIC addresses answered with the node's key")]
+    /// No address answered with the key in time, of those that count.
+    #[error("no QUIC address in the network of the first one answered with the node's key")]
     Unreachable,
 }
 
@@ -84,7 +84,7 @@ impl Dialer {
     /// It didn't, or was not asked.
     pub(crate) async fn prove(&self, record: &NodeRecord) -> Result<IpAddr, DialError> {
         let _place = self.places.try_acquire().map_err(|_| DialError::Busy)?;
-        let allowed: Vec<_> = record.quic_addrs.iter().copied().filter(|addr| self.targets.allows(addr.ip())).collect();
+        let allowed: Vec<_> = counted_addrs(record).filter(|addr| self.targets.allows(addr.ip())).collect();
         if allowed.is_empty() {
             return Err(DialError::TooOften);
         }

@@ -20,7 +20,7 @@ use chappe_common::{
 };
 
 pub(crate) use self::{
-    caps::Caps,
+    caps::{Caps, counted_addrs},
     listing::{Change, KeptLeave, KeptRemoval, Listing, Millis},
     probes::Probes,
 };
@@ -178,7 +178,7 @@ impl Registry {
             None if self.nodes.len() >= self.bounds.max_nodes => return Err(Refusal::Full),
             None => {}
         }
-        if record.quic_addrs.iter().any(|addr| self.has_room(record.node, addr.ip())) {
+        if counted_addrs(record).any(|addr| self.has_room(record.node, addr.ip())) {
             Ok(())
         } else {
             Err(Refusal::NetworkFull)

@@ -258,13 +258,16 @@ fn a_network_takes_so_many_nodes_and_no_more() {
     }
     assert_eq!(registry.judge(&at(3, 1), now()), Err(Refusal::NetworkFull), "before it is dialled");
     assert_eq!(registry.judge(&at(2, 2), now()), Ok(()), "who is listed stays");
-    // Its record names a place with room as well, but it is at the other one.
+    // Another place with room doesn't help where it isn't the first: the first is what others count it by.
     let mut both = at(3, 1).into_value();
     both.quic_addrs.push(([198, 51, 100, 3], 1).into());
+    let later = Signed::sign(both.clone(), &key(3)).expect("a record within its bounds");
+    assert_eq!(registry.judge(&later, now()), Err(Refusal::NetworkFull));
+    both.quic_addrs = vec![([192, 0, 3, 3], 1).into(), (place(3), 1).into()];
     let both = Signed::sign(both, &key(3)).expect("a record within its bounds");
     assert_eq!(registry.judge(&both, now()), Ok(()));
-    assert_eq!(registry.admit(both.clone(), place(3), millis()), Err(Refusal::NetworkFull));
-    assert!(registry.admit(both, [198, 51, 100, 3].into(), millis()).is_ok());
+    assert_eq!(registry.admit(both.clone(), place(3), millis()), Err(Refusal::NetworkFull), "where it is, there is none");
+    assert!(registry.admit(both, [192, 0, 3, 3].into(), millis()).is_ok());
 }
 
 #[test]

@@ -62,6 +62,16 @@ async fn one_of_several_addresses_is_enough() {
 }
 
 #[tokio::test]
+async fn an_answer_from_another_network_than_that_of_the_first_address_is_none() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let mut record = fixture.record(&node, 1, 1).into_value();
+    record.quic_addrs.insert(0, ([127, 9, 0, 1], 9).into());
+    let record = Signed::sign(record, &node.key).expect("a record within its bounds");
+    assert_eq!(fixture.register(&record).await.1["error"], "unreachable");
+}
+
+#[tokio::test]
 async fn what_does_not_verify_is_refused_with_its_reason() {
     let fixture = Fixture::start().await;
     let node = TestNode::start(1);
