@@ -164,6 +164,8 @@ pub(crate) struct Owner {
     signing: Signing,
     pools: PoolKey,
     published: Arc<ArcSwap<Published>>,
+    /// The highest number of a directory in the store, whether it could be served or not.
+    newest: u64,
     /// The last requests of operators' keys for the list. They are few, and forgotten with the process.
     operators_asked: BTreeMap<PublicKey, u64>,
     /// Whether the store failed when it was last looked at, and the log says so.
@@ -198,6 +200,7 @@ impl Owner {
             signing,
             pools,
             published: Arc::new(ArcSwap::from_pointee(published)),
+            newest: 0,
             operators_asked: BTreeMap::new(),
             is_cut_off: false,
             metrics,
@@ -293,7 +296,8 @@ impl Owner {
     async fn handle_tick(&mut self, now: Millis) {
         let signed_at = self.published.load().head().issued_at;
         let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
-        let rotates = Slot::of(signed_at) != Slot::of(now.secs());
+        // Later, and not just another: where two clocks differ, the one behind would sign against the other for minutes.
+        let rotates = Slot::of(signed_at) < Slot::of(now.secs());
         // One registry renews, and the others find that it did: what is decided anew has to be true still.
         let renewed_from = self.published.load().head().seq;
         if let Err(error) = self.catch_up(now).await {
@@ -350,7 +354,7 @@ impl Owner {
         let last = self.published.load_full();
         let head = if renew || !last.lists(public()) {
             // The clock may stand still or go back; the number does neither.
-            let seq = now.0.max(last.head().seq + 1);
+            let seq = now.0.max(self.newest.saturating_add(1));
             Some(self.signing.online.sign_directory(public(), seq, self.signing.lifetime, now)?)
         } else {
             None
@@ -367,6 +371,7 @@ impl Owner {
         let nodes = public().cloned().collect();
         self.registry = next;
         if let Some(head) = head {
+            self.newest = head.seq;
             self.metrics.directories_signed.inc();
             self.publish(head, nodes, now);
             self.warn_of_delegation(now);
@@ -392,27 +397,34 @@ impl Owner {
         }
         news.changes.into_iter().for_each(|change| self.registry.apply(change));
         self.version = Some(news.version);
-        if let Some(head) = news.head.filter(|head| head.seq > self.published.load().head().seq) {
+        if let Some(head) = news.head.filter(|head| head.seq > self.newest) {
             if Millis(head.seq).secs() > now.secs() + MAX_CLOCK_SKEW {
-                tracing::warn!("the directory is from the future: clients refuse new ones until the clock gets there");
+                tracing::warn!("the directory is from the future: this clock is behind, or clients will refuse the next ones");
             }
-            let nodes = self.nodes_of(&head, now);
-            self.publish(head, nodes, now);
+            self.newest = head.seq;
+            match self.nodes_of(&head, now) {
+                Ok(nodes) => self.publish(head, nodes, now),
+                // What strangers are shown can't follow from it. The last one is served until one of the registries
+                // signs the next, and the log says this once for each.
+                Err(error) => tracing::error!(%error, "the store's directory does not count, and is not served"),
+            }
         }
         news.version
     }
 
     /// The records in a directory that another registry, or this one before it started, has signed.
-    fn nodes_of(&self, head: &Head, now: Millis) -> Vec<SignedRecord> {
-        let bundle = match DirectoryBundle::decode(head.bundle.clone(), &self.signing.roots, now.secs()) {
+    ///
+    /// Whether it counts now isn't asked: a registry whose clock is behind serves the same as the others, and to the same
+    /// people. Without the nodes it would take a long list for an empty one, which everybody is shown.
+    ///
+    /// # Errors
+    /// It is none by the roots.
+    fn nodes_of(&self, head: &Head, now: Millis) -> Result<Vec<SignedRecord>, DirectoryError> {
+        let latest = now.secs().max(head.issued_at).max(Millis(head.seq).secs());
+        let bundle = match DirectoryBundle::decode_old(head.bundle.clone(), &self.signing.roots, latest) {
             Ok(bundle) => bundle,
-            // A registry that was down for days finds an expired one, and has just signed, or is about to sign, the next.
-            Err(DirectoryError::Empty | DirectoryError::Expired) => return Vec::new(),
-            Err(error) => {
-                // Served all the same: clients judge for themselves, and the next one replaces it.
-                tracing::warn!(%error, "the store's directory does not count");
-                return Vec::new();
-            }
+            Err(DirectoryError::Empty) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
         };
         let known = self.listings();
         let known: BTreeMap<&[u8], &SignedRecord> =
@@ -422,7 +434,7 @@ impl Owner {
             Some(record) => Some((*record).clone()),
             None => Signed::decode(bytes.clone()).ok(),
         };
-        bundle.directory().nodes.iter().filter_map(record).collect()
+        Ok(bundle.directory().nodes.iter().filter_map(record).collect())
     }
 
     fn publish(&self, head: Head, nodes: Vec<SignedRecord>, now: Millis) {
@@ -440,3 +452,6 @@ impl Owner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ pub(crate) const PARTS: u16 = 1024;
 const SLOT: Duration = Duration::from_secs(3 * 3600);
 
 /// Three hours, counted from 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(u64);
 
 impl Slot {
