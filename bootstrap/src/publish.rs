@@ -55,6 +55,12 @@ pub enum PublishError {
     /// The directory is by another key: its number means nothing beside this key's.
     #[error("the directory is signed by another online key")]
     Key,
+    /// No node has a URL that fits into DNS: the records of the name would be taken away, with nothing in their place.
+    #[error("no node has a URL that is a host and a port alone: there is nothing for DNS")]
+    NoPlace,
+    /// The name for the records is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// It can't be signed: the delegation is for another key, or a bound was passed.
     #[error("cannot sign what is to be published")]
     Sign(#[from] SignError),
@@ -109,9 +115,14 @@ impl Publication {
         self.expires_at
     }
 
-    /// How many nodes are published, in DNS all but those [without a place](Self::without_place).
+    /// How many nodes a mirror is given.
     pub const fn nodes(&self) -> usize {
         self.nodes
+    }
+
+    /// How many nodes DNS is given: all but those [without a place](Self::without_place).
+    pub const fn places(&self) -> usize {
+        self.nodes - self.without_place
     }
 
     /// How many of the nodes have no URL that fits into DNS.
@@ -119,9 +130,12 @@ impl Publication {
         self.without_place
     }
 
-    /// The texts of the TXT records.
-    pub fn shards(&self) -> &[String] {
-        &self.shards
+    /// The texts of the TXT records, at least one.
+    ///
+    /// # Errors
+    /// No node has a place in DNS.
+    pub fn shards(&self) -> Result<&[String], PublishError> {
+        if self.places() == 0 { Err(PublishError::NoPlace) } else { Ok(&self.shards) }
     }
 
     /// The directory for a mirror: served as a file, it is what clients ask a registry for.

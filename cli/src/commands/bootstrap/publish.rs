@@ -124,10 +124,14 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     if publication.without_place() > 0 {
         tracing::warn!(nodes = publication.without_place(), "left out of DNS: their URLs have a path or are too long");
     }
-    let mut event = Published {
+    let event = Published {
         event: "published",
         seq: publication.seq(),
-        nodes: publication.nodes(),
+        nodes: match args.format {
+            Format::Zone | Format::Txt | Format::Json => publication.places(),
+            Format::Mirror => publication.nodes(),
+            Format::All => bundle.directory().nodes.len(),
+        },
         expires_at: publication.expires_at().as_secs(),
         file: args.output.as_deref(),
         server: args.update,
@@ -139,9 +143,6 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
         update(server, zone, &set, &TsigKey::load(tsig_key)?).await.context("the records are not known to be there")?;
         output.say(&format!("{} has {} nodes at {server}", set.name(), event.nodes), &event);
         return Ok(());
-    }
-    if args.format == Format::All {
-        event.nodes = bundle.directory().nodes.len();
     }
     let content = content(args, &publication, &bundle)?;
     match &args.output {
@@ -181,7 +182,7 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
     let name = || args.name.as_deref().context("--name is needed for this format");
     Ok(match args.format {
         Format::Zone => RecordSet::new(publication, name()?, args.ttl)?.zone().into_bytes(),
-        Format::Txt => publication.shards().iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
+        Format::Txt => publication.shards()?.iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
         Format::Json => {
             let set = RecordSet::new(publication, name()?, args.ttl)?;
             let records = Records {
@@ -190,7 +191,7 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
                 ttl: args.ttl.as_secs(),
                 seq: publication.seq(),
                 expires_at: publication.expires_at().as_secs(),
-                values: publication.shards(),
+                values: publication.shards()?,
             };
             let mut json = serde_json::to_vec_pretty(&records)?;
             json.push(b'\n');
