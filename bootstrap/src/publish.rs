@@ -79,8 +79,10 @@ impl Publication {
         if directory.key_id != key.public() {
             return Err(PublishError::Key);
         }
-        let (seq, issued_at) = (directory.seq, directory.issued_at);
-        let expires_at = directory.expires_at.min(delegation.expires_at);
+        // The directory's own, also where the delegation that goes with it now is another one that ends earlier: what is
+        // signed under one number has to be the same whenever it is published.
+        let (seq, issued_at, expires_at) = (directory.seq, directory.issued_at, directory.expires_at);
+        let counts_until = expires_at.min(delegation.expires_at);
         // Whether one of the records has expired meanwhile is not asked: the same directory has to make the same bytes.
         let all: Vec<SignedRecord> =
             directory.nodes.iter().filter_map(|bytes| Signed::decode(bytes.clone()).ok()).collect();
@@ -97,7 +99,7 @@ impl Publication {
         };
         Ok(Self {
             seq,
-            expires_at,
+            expires_at: counts_until,
             nodes: picked.len(),
             without_place: picked.len() - places.len(),
             shards: shards.iter().map(ShardBundle::to_text).collect(),

@@ -72,8 +72,12 @@ fn key_of_root() -> SecretKey {
 }
 
 fn delegation() -> Signed<Delegation> {
+    delegation_until(now() + MAX_DELEGATION)
+}
+
+fn delegation_until(expires_at: UnixTime) -> Signed<Delegation> {
     let (root, federation) = (key_of_root(), FederationId::of_roots(&[key_of_root().public()]));
-    let (not_before, expires_at) = (now(), now() + MAX_DELEGATION);
+    let not_before = now();
     let delegation = Delegation { federation, root: root.public(), key: key(2).public(), not_before, expires_at };
     Signed::sign(delegation, &root).expect("a delegation within its bounds")
 }
@@ -134,6 +138,20 @@ fn of_a_large_federation_a_part_is_published_always_the_same() {
     let again = self::publication(&bundle);
     let texts = |publication: &Publication| publication.shards().expect("texts").to_vec();
     assert_eq!((texts(&again), again.mirror()), (texts(&publication), publication.mirror()));
+}
+
+#[test]
+fn another_delegation_changes_nothing_of_what_is_signed() {
+    let roots = [key_of_root().public()];
+    let decode = |publication: &Publication| -> Vec<_> {
+        let texts = publication.shards().expect("texts").iter();
+        let shard = |text: &String| ShardBundle::decode(text.as_bytes(), &roots, now());
+        texts.map(|text| shard(text).expect("a shard").expect("one that counts").shard().clone()).collect()
+    };
+    let (bundle, soon) = (bundle(20, 0, (0, 1)), now() + Duration::from_secs(60));
+    let renewed = Publication::of(&bundle, delegation_until(soon), key(2)).expect("a publication");
+    assert_eq!(decode(&renewed), decode(&publication(&bundle)));
+    assert_eq!(renewed.expires_at(), soon);
 }
 
 #[test]
