@@ -302,10 +302,11 @@ impl Registry {
         due
     }
 
-    /// Takes in that a node was probed. `jitter` from 0 to 1 spreads the next probes.
+    /// Takes in that a node that was due was probed. `jitter` from 0 to 1 spreads the next probes.
     pub(crate) fn probed(&self, node: NodeId, answered: bool, jitter: f64, now: Millis) -> Option<Change> {
-        // It may have left meanwhile.
-        let listing = self.nodes.get(&node)?;
+        // It may have left meanwhile. Where it isn't due any more, another registry on the store has probed it as well, or
+        // it has registered anew: a lost packet or a pause of a minute is one failure, however many registries saw it.
+        let listing = self.nodes.get(&node).filter(|listing| listing.probes.due() <= now)?;
         let probes = listing.probes.with(answered, now, self.bounds.probe_every, jitter);
         let last_seen = if answered { now } else { listing.last_seen };
         Some(Change::List(Box::new(Listing { probes, last_seen, ..(**listing).clone() })))

@@ -82,8 +82,11 @@ fn admit(registry: &mut Registry, record: SignedRecord, now: Millis) {
     apply(registry, changes);
 }
 
+/// At `now`, or as soon as it is due.
 fn probe(registry: &mut Registry, seed: u8, answered: bool, now: Millis) {
-    let change = registry.probed(key(seed).node_id(), answered, 0.5, now).expect("a listed node");
+    let node = key(seed).node_id();
+    let due = registry.nodes.get(&node).expect("a listed node").probes.due();
+    let change = registry.probed(node, answered, 0.5, now.max(due)).expect("a node that is due");
     registry.apply(change);
 }
 
@@ -336,6 +339,16 @@ fn probes_are_due_one_after_the_other() {
     assert_eq!(due(&registry, 300), ids(&[2]));
     probe(&mut registry, 2, false, after(300));
     assert_eq!(due(&registry, 360), ids(&[2]), "a failure is looked into sooner");
+}
+
+#[test]
+fn what_several_registries_found_at_once_counts_once() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
+    let due = Millis(millis().0 + 300_000);
+    probe(&mut registry, 1, false, due);
+    assert_eq!(registry.probed(key(1).node_id(), false, 0.5, Millis(due.0 + 1000)), None);
+    let failures = registry.listings().map(|listing| listing.probes.failures()).max();
+    assert_eq!(failures, Some(1));
 }
 
 fn removal(signer: &SecretKey, node: u8, issued_at: UnixTime, lasts: u64) -> Signed<NodeRemoval> {
