@@ -41,7 +41,9 @@ const WAITING: usize = 64;
 /// How often the owner looks for what others have committed: a node that registers with one registry and then leaves or
 /// asks at another is known there.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// How often expired listings are looked for and the list of servers gets a new timestamp.
+/// How often expired listings are looked for and the list of servers gets a new timestamp. Also how soon after a
+/// directory the next one is signed that only has newer records of the same nodes: to sign, store and send out all of a
+/// large federation takes much, and one node can register 120 times a minute.
 const TICK: Duration = Duration::from_secs(5);
 /// How often a change is decided anew because another registry was faster. Each time somebody got ahead, so it ends.
 const TRIES: u32 = 16;
@@ -103,7 +105,8 @@ impl Handle {
         self.ask(|reply| Request::Judge(record, reply)).await
     }
 
-    /// Lists the record of a node that has proved its key at this address; returns once that is on disk and published.
+    /// Lists the record of a node that has proved its key at this address; returns once that is on disk, and published
+    /// unless an older record of the node is: then it is with the next tick at the latest.
     pub(crate) async fn admit(&self, record: SignedRecord, proved: IpAddr) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Admit(record, proved, reply)).await
     }
@@ -304,6 +307,10 @@ impl Owner {
             tracing::debug!(error = &error as &dyn std::error::Error, "not caught up");
         }
         let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
+        // Who comes or goes was decided with its change: were it looked at here as well, two registries whose configs differ
+        // would sign against each other without an end.
+        let (public, published) = (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
+        let renew = renew || (published.names(public()) && !published.lists(public()));
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
         if let Err(error) = expired
             && !self.is_cut_off
@@ -320,7 +327,8 @@ impl Owner {
     }
 
     /// Decides on a change, stores it, and puts it into force; again where another registry was faster. Signs a new
-    /// directory where the public nodes change, or where one is to be signed in any case.
+    /// directory where nodes come or go, or where one is to be signed in any case; where only their records are newer,
+    /// now or with the next tick.
     async fn change(
         &mut self,
         now: Millis,
@@ -352,7 +360,8 @@ impl Owner {
         changes.iter().cloned().for_each(|change| next.apply(change));
         let public = || next.public().map(|listing| &listing.record);
         let last = self.published.load_full();
-        let head = if renew || !last.lists(public()) {
+        let age = now.secs().saturating_since(last.head().issued_at);
+        let head = if renew || !last.names(public()) || (age >= TICK && !last.lists(public())) {
             // The clock may stand still or go back; the number does neither.
             let seq = now.0.max(self.newest.saturating_add(1));
             Some(self.signing.online.sign_directory(public(), seq, self.signing.lifetime, now)?)

@@ -113,3 +113,32 @@ async fn what_is_no_directory_is_not_served_and_the_next_number_is_higher() {
     admit(&mut owner, record(11, 1, now), now).await;
     assert_eq!(number(&owner), seq + 1);
 }
+
+#[tokio::test]
+async fn newer_records_of_the_same_nodes_wait_for_the_tick_and_who_comes_or_goes_does_not() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let now = clock();
+    let mut owner = owner(dir.path(), now).await;
+    let at = |secs: u64| Millis(now.0 + secs * 1000);
+    let seqs = |owner: &Owner| -> Vec<_> {
+        let bundle = owner.published.load().head().bundle.clone();
+        let bundle = DirectoryBundle::decode(bundle, &owner.signing.roots, now.secs()).expect("a directory");
+        bundle.records(now.secs()).map(|record| record.seq).collect()
+    };
+    admit(&mut owner, record(10, 1, now), now).await;
+    let first = number(&owner);
+    for seq in 2..100 {
+        admit(&mut owner, record(10, seq, now), at(1)).await;
+    }
+    assert_eq!((number(&owner), seqs(&owner)), (first, vec![1]));
+    owner.handle_tick(at(2)).await;
+    assert_eq!(seqs(&owner), [99]);
+    let second = number(&owner);
+    owner.handle_tick(at(3)).await;
+    assert_eq!(number(&owner), second, "once");
+
+    admit(&mut owner, record(11, 1, now), at(3)).await;
+    assert_eq!(owner.published.load().count(), 2);
+    admit(&mut owner, record(10, 100, now), at(30)).await;
+    assert!(seqs(&owner).contains(&100), "after a while without a directory, at once");
+}
