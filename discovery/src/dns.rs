@@ -8,6 +8,7 @@ use crate::{
     answers::first_answers,
     doh::Doh,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
+    special,
 };
 
 /// The most shards that are read of one name: what a DNS answer holds.
@@ -33,7 +34,12 @@ impl Dns {
             RData::TXT(txt) => Some(txt.txt_data.concat()),
             _ => None,
         });
-        read_shards(texts, &self.roots, now)
+        let mut lists = read_shards(texts, &self.roots, now)?;
+        if !self.provider.is_private() {
+            // A list from the internet sends nobody into a network of his own.
+            lists.iter_mut().for_each(|list| list.candidates.retain(|one| special::is_public_url(&one.url)));
+        }
+        Ok(lists)
     }
 }
 

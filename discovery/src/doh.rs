@@ -20,7 +20,7 @@ use reqwest::{
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{http, net::SetupError, reach::ReachError};
+use crate::{http, net::SetupError, reach::ReachError, special};
 
 /// How long a provider has altogether. Those that are blocked mostly let it time out, and the next is asked meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,6 +160,14 @@ impl Doh {
     /// Who it is.
     pub const fn provider(&self) -> &Provider {
         &self.provider
+    }
+
+    /// Whether it is in a private network itself, so that what it names may be.
+    pub fn is_private(&self) -> bool {
+        match self.provider.connect_to.first() {
+            Some(addr) => !special::is_public(addr.ip()),
+            None => !special::is_public_url(&self.provider.url),
+        }
     }
 
     /// Asks for the records of one kind that a name has; at least one is in an answer.

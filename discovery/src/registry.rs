@@ -3,7 +3,7 @@
 //! Any static host of the same bytes is as good as the registry: both are checked against pinned roots. All
 //! endpoints are asked at once, so a blocked one costs no time, and the newest directory of those that answer is taken.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use chappe_common::{
@@ -25,6 +25,7 @@ use crate::{
     net::{Net, SetupError},
     reach::ReachError,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
+    special,
 };
 
 /// How long one registry has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.
@@ -98,6 +99,8 @@ struct Prepared {
     base: Url,
     /// What the request names as the host, where that is another.
     host: Option<String>,
+    /// It is in a private network itself, so that its nodes may be: a test, or a federation of one's own.
+    is_private: bool,
     http: reqwest::Client,
 }
 
@@ -130,15 +133,21 @@ impl Prepared {
         }
         let differs = endpoint.sni.is_some() || endpoint.connect_to.is_some();
         let host = endpoint.host.clone().or_else(|| differs.then_some(authority));
-        Ok(Self { base, host, http: http.build().map_err(SetupError::Http)? })
+        let is_private = match endpoint.connect_to {
+            Some(addr) => !special::is_public(addr.ip()),
+            None => !special::is_public_url(&endpoint.url),
+        };
+        Ok(Self { base, host, is_private, http: http.build().map_err(SetupError::Http)? })
     }
 
     /// `path` under the base; a file is itself, whatever is asked of it.
     fn url(&self, path: &str) -> String {
-        let own = self.base.path();
-        let is_file = own.rsplit('/').next().is_some_and(|last| last.contains('.'));
         let base = self.base.as_str();
-        if is_file { base.to_owned() } else { format!("{}{path}", base.trim_end_matches('/')) }
+        if self.is_file() { base.to_owned() } else { format!("{}{path}", base.trim_end_matches('/')) }
+    }
+
+    fn is_file(&self) -> bool {
+        self.base.path().rsplit('/').next().is_some_and(|last| last.contains('.'))
     }
 
     async fn get(&self, path: &str, longest: usize) -> Result<Bytes, SourceError> {
@@ -186,28 +195,19 @@ impl Registry {
         Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, roots })
     }
 
-    /// All directories that come within a moment of the first good one, the newest first.
-    async fn fetch_all(&self, now: UnixTime) -> Result<Vec<(DirectoryBundle, Bytes)>, SourceError> {
+    /// All directories that come within a moment of the first good one.
+    async fn fetch_all(&self, now: UnixTime) -> Result<Vec<Fetched>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             let bytes = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
-            Ok((DirectoryBundle::decode(bytes.clone(), &self.roots, now)?, bytes))
+            let bundle = DirectoryBundle::decode(bytes.clone(), &self.roots, now)?;
+            Ok(Fetched { bundle, bytes, is_private: endpoint.is_private })
         });
-        let mut all = first_answers(asked).await?;
-        all.sort_by_key(|(bundle, _)| std::cmp::Reverse(bundle.directory().seq));
-        Ok(all)
-    }
-
-    /// The newest directory that a registry has and that verifies at `now`.
-    ///
-    /// # Errors
-    /// Why the last of the registries to fail has given none.
-    pub async fn fetch(&self, now: UnixTime) -> Result<DirectoryBundle, SourceError> {
-        let newest = self.fetch_all(now).await?.into_iter().next();
-        newest.map(|(bundle, _)| bundle).ok_or(SourceError::Empty)
+        first_answers(asked).await
     }
 
     /// All public nodes, where a registry shows them to whoever signed `request`; else what it shows to anybody, as a
-    /// mirror does, or a registry at which the node isn't listed yet. A request is good once.
+    /// mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of each
+    /// key that signs, since independent registries list different nodes; at least one.
     ///
     /// # Errors
     /// Why the last of the registries to fail has given none.
@@ -215,18 +215,26 @@ impl Registry {
         &self,
         request: &Signed<ListRequest>,
         now: UnixTime,
-    ) -> Result<DirectoryBundle, SourceError> {
+    ) -> Result<Vec<DirectoryBundle>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
-            let bytes = match endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await {
+            let asked = if endpoint.is_file() {
+                // A mirror can do nothing with the request, but play it to a registry before this does.
+                Err(SourceError::Status(405))
+            } else {
+                endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await
+            };
+            let bytes = match asked {
                 Err(SourceError::Status(_)) => endpoint.get("/v1/directory", MAX_BUNDLE).await?,
                 answered => answered?,
             };
             Ok(DirectoryBundle::decode(bytes, &self.roots, now)?)
         });
-        let all = first_answers(asked).await?;
+        let mut all = first_answers(asked).await?;
         // A part of a newer one says less than the whole of another.
         let rank = |bundle: &DirectoryBundle| (bundle.directory().is_whole(), bundle.directory().seq);
-        all.into_iter().max_by_key(rank).ok_or(SourceError::Empty)
+        all.sort_by_key(|bundle| (bundle.directory().key_id, std::cmp::Reverse(rank(bundle))));
+        all.dedup_by_key(|bundle| bundle.directory().key_id);
+        Ok(all)
     }
 
     /// Tells all of the registries that a node is removed.
@@ -264,13 +272,15 @@ impl Source for Registry {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         async move {
-            let all = self.fetch_all(now).await?;
-            let newest = all.first().map(|(bundle, _)| bundle.directory().seq);
-            let of_newest = all.into_iter().filter(|(bundle, _)| Some(bundle.directory().seq) == newest);
-            let lists = of_newest.map(|(bundle, bytes)| {
+            let all = newest_of_each_key(self.fetch_all(now).await?);
+            let lists = all.into_iter().map(|Fetched { bundle, bytes, is_private }| {
                 let directory = bundle.directory();
                 let records: Vec<_> = bundle.records_old(now).collect();
-                let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry));
+                // A list from the internet sends nobody into a network of his own.
+                let candidates = records
+                    .iter()
+                    .flat_map(|record| Candidate::of_record(record, SourceKind::Registry))
+                    .filter(|candidate| is_private || special::is_public_url(&candidate.url));
                 SignedList {
                     form: ListForm::Directory,
                     key: directory.key_id,
@@ -288,9 +298,58 @@ impl Source for Registry {
     }
 }
 
+/// A directory that an endpoint has given.
+#[derive(Debug)]
+struct Fetched {
+    bundle: DirectoryBundle,
+    bytes: Bytes,
+    /// By an endpoint in a private network.
+    is_private: bool,
+}
+
+/// What is older than another of the same key says nothing. Numbers of different keys don't compare: one registry that is
+/// ahead of the others must not hide what they list.
+fn newest_of_each_key(mut all: Vec<Fetched>) -> Vec<Fetched> {
+    let mut newest: BTreeMap<PublicKey, u64> = BTreeMap::new();
+    for fetched in &all {
+        let directory = fetched.bundle.directory();
+        let seq = newest.entry(directory.key_id).or_default();
+        *seq = directory.seq.max(*seq);
+    }
+    all.retain(|fetched| newest.get(&fetched.bundle.directory().key_id) == Some(&fetched.bundle.directory().seq));
+    all
+}
+
 #[cfg(test)]
 mod tests {
+    use chappe_common::{
+        directory::{Delegation, Directory},
+        federation::FederationId,
+        keys::SecretKey,
+    };
+
     use super::*;
+
+    fn fetched(online: u8, seq: u64) -> Fetched {
+        let (root, key) = (SecretKey::from_bytes(&[9; 32]), SecretKey::from_bytes(&[online; 32]));
+        let federation = FederationId::of_roots(&[root.public()]);
+        let (issued_at, expires_at) = (UnixTime::from_secs(1000), UnixTime::from_secs(2000));
+        let delegation =
+            Delegation { federation, root: root.public(), key: key.public(), not_before: issued_at, expires_at };
+        let nodes = vec![Bytes::from_static(b"a node")];
+        let directory =
+            Directory { federation, key_id: key.public(), seq, issued_at, expires_at, shard: (0, 1), nodes };
+        let delegation = Signed::sign(delegation, &root).expect("a delegation");
+        let bundle = DirectoryBundle::sign(delegation, directory, &key).expect("a directory");
+        Fetched { bytes: bundle.encode().into(), bundle, is_private: false }
+    }
+
+    #[test]
+    fn a_registry_that_is_ahead_hides_nothing_of_what_others_list() {
+        let all = vec![fetched(1, 5), fetched(2, 9000), fetched(1, 7), fetched(3, 1)];
+        let newest = newest_of_each_key(all);
+        assert_eq!(newest.iter().map(|fetched| fetched.bundle.directory().seq).collect::<Vec<_>>(), [9000, 7, 1]);
+    }
 
     fn prepared(text: &str) -> Prepared {
         Prepared::new(&text.parse().expect("an endpoint"), &Net::default()).expect("a usable endpoint")

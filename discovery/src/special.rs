@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use chappe_common::place::{NodePlace, Place};
+use reqwest::Url;
 
 /// IPv4 ranges of the IANA special-purpose registry that no public server stands in: address and prefix length.
 const V4: [([u8; 4], u8); 15] = [
@@ -59,6 +60,11 @@ pub fn is_public_host(host: &str) -> bool {
     !is_address
         && !matches!(top, "" | "localhost" | "local" | "internal" | "lan" | "home" | "test" | "invalid" | "onion")
         && !name.ends_with("home.arpa")
+}
+
+/// Whether a URL's host is one that a public server may have.
+pub fn is_public_url(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(is_public_host))
 }
 
 /// Whether a node at this place can be reached from anywhere.

@@ -96,7 +96,7 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     let load = Load::of(core.connections.len(), core.config.client.max_connections);
     let request = ListRequest::sign(core.federation, &core.key, core.clock.millis(), load);
     match registry.fetch_whole(&request, now).await {
-        Ok(bundle) => seek(core, bundle.records(now)).await,
+        Ok(bundles) => seek(core, bundles.iter().flat_map(|bundle| bundle.records(now))).await,
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
             core.note_directory_clock(error);
         }

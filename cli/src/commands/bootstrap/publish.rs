@@ -162,7 +162,8 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
         Some(url) => {
             let registry = Registry::new([url.clone()], roots.clone(), &Net::default())?;
             let request = whole_list_request(FederationId::of_roots(roots), key);
-            registry.fetch_whole(&request, now).await.context("the registry has given no directory")
+            let fetched = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
+            fetched.into_iter().next().context("the registry has given no directory")
         }
         None => {
             let bytes = stored::directory(config).await.map_err(explain)?;
