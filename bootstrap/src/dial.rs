@@ -19,7 +19,11 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{config::BootstrapConfig, limits::SourceLimiter, rules::{Listing, counted_addrs}};
+use crate::{
+    config::BootstrapConfig,
+    limits::SourceLimiter,
+    rules::{Listing, counted_addrs},
+};
 
 /// How long an address that is named earlier has once another has answered: a round trip between continents.
 const PREFERENCE: Duration = Duration::from_millis(250);

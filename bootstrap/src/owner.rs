@@ -275,7 +275,7 @@ impl Owner {
         if !self.registry.is_operator(&request.key) {
             return self.change(now, false, |registry| registry.ask(request, now.secs())).await;
         }
-        request.check(self.registry.federation(), now.secs()).map_err(Refusal::from)?;
+        self.registry.check_request(request, now.secs())?;
         let last = self.operators_asked.entry(request.key).or_default();
         if *last >= request.seq {
             return Err(Refusal::Stale.into());
@@ -309,7 +309,8 @@ impl Owner {
         let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
         // Who comes or goes was decided with its change: were it looked at here as well, two registries whose configs differ
         // would sign against each other without an end.
-        let (public, published) = (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
+        let (public, published) =
+            (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
         let renew = renew || (published.names(public()) && !published.lists(public()));
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
         if let Err(error) = expired
@@ -408,7 +409,9 @@ impl Owner {
         self.version = Some(news.version);
         if let Some(head) = news.head.filter(|head| head.seq > self.newest) {
             if Millis(head.seq).secs() > now.secs() + MAX_CLOCK_SKEW {
-                tracing::warn!("the directory is from the future: this clock is behind, or clients will refuse the next ones");
+                tracing::warn!(
+                    "the directory is from the future: this clock is behind, or clients will refuse the next ones"
+                );
             }
             self.newest = head.seq;
             match self.nodes_of(&head, now) {

@@ -36,6 +36,9 @@ pub(crate) enum Refusal {
     /// It is of another federation.
     #[error("it is of another federation")]
     Federation,
+    /// It is for another registry.
+    #[error("it is for another registry")]
+    Registry,
     /// It was signed in the future.
     #[error("it was issued in the future; one of the two clocks is wrong")]
     Clock,
@@ -88,6 +91,7 @@ impl From<ListRequestError> for Refusal {
     fn from(error: ListRequestError) -> Self {
         match error {
             ListRequestError::Federation => Self::Federation,
+            ListRequestError::Registry => Self::Registry,
             ListRequestError::Clock => Self::Clock,
         }
     }
@@ -98,6 +102,8 @@ impl From<ListRequestError> for Refusal {
 pub(crate) struct Bounds {
     /// The federation.
     pub(crate) federation: FederationId,
+    /// The online key, by which this registry is known.
+    pub(crate) online: PublicKey,
     /// Who may remove nodes: the roots and the online key.
     pub(crate) operators: Vec<PublicKey>,
     /// Nodes listed at once.
@@ -126,11 +132,6 @@ impl Registry {
     /// An empty registry that starts now.
     pub(crate) const fn new(bounds: Bounds, started: UnixTime) -> Self {
         Self { bounds, started, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
-    }
-
-    /// The federation.
-    pub(crate) const fn federation(&self) -> FederationId {
-        self.bounds.federation
     }
 
     /// The listed nodes, by key.
@@ -276,12 +277,20 @@ impl Registry {
         Ok(changes)
     }
 
+    /// Whether the request is for this registry, and for now.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub(crate) fn check_request(&self, request: &ListRequest, now: UnixTime) -> Result<(), Refusal> {
+        Ok(request.check(self.bounds.federation, &self.bounds.online, now)?)
+    }
+
     /// Takes a listed node's request for the list, which counts once.
     ///
     /// # Errors
     /// The request doesn't count here, was used before, or its key is no listed node's.
     pub(crate) fn ask(&self, request: &ListRequest, now: UnixTime) -> Result<Vec<Change>, Refusal> {
-        request.check(self.bounds.federation, now)?;
+        self.check_request(request, now)?;
         let listing = self.nodes.get(&NodeId::new(request.key)).ok_or(Refusal::Signer)?;
         if listing.asked >= request.seq {
             return Err(Refusal::Stale);

@@ -205,29 +205,29 @@ impl Registry {
         first_answers(asked).await
     }
 
-    /// All public nodes, where a registry shows them to whoever signed `request`; else what it shows to anybody, as a
-    /// mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of each
+    /// All public nodes, where a registry shows them to whoever signs a `request` to its online key; else what it shows to
+    /// anybody, as a mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of each
     /// key that signs, since independent registries list different nodes; at least one.
     ///
     /// # Errors
     /// Why the last of the registries to fail has given none.
     pub async fn fetch_whole(
         &self,
-        request: &Signed<ListRequest>,
+        request: &(impl Fn(PublicKey) -> Signed<ListRequest> + Sync),
         now: UnixTime,
     ) -> Result<Vec<DirectoryBundle>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
-            let asked = if endpoint.is_file() {
-                // A mirror can do nothing with the request, but play it to a registry before this does.
-                Err(SourceError::Status(405))
-            } else {
-                endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await
-            };
-            let bytes = match asked {
-                Err(SourceError::Status(_)) => endpoint.get("/v1/directory", MAX_BUNDLE).await?,
-                answered => answered?,
-            };
-            Ok(DirectoryBundle::decode(bytes, &self.roots, now)?)
+            let decode = |bytes| DirectoryBundle::decode(bytes, &self.roots, now);
+            let shown = decode(endpoint.get("/v1/directory", MAX_BUNDLE).await?)?;
+            if endpoint.is_file() {
+                // A mirror can do nothing with the request, but play it to the registry before this does.
+                return Ok(shown);
+            }
+            let request = request(shown.directory().key_id);
+            match endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await {
+                Err(SourceError::Status(_)) => Ok(shown),
+                answered => Ok(decode(answered?)?),
+            }
         });
         let mut all = first_answers(asked).await?;
         // A part of a newer one says less than the whole of another.

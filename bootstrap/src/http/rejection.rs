@@ -40,6 +40,7 @@ impl Rejection {
             Self::Malformed | Self::Refused(Refusal::Lifetime) => "malformed",
             Self::Signature => "signature",
             Self::Refused(Refusal::Federation) => "federation",
+            Self::Refused(Refusal::Registry) => "registry",
             Self::Refused(Refusal::Clock) => "clock",
             Self::Refused(Refusal::Expired) => "expired",
             Self::Refused(Refusal::Stale) => "stale",
@@ -58,7 +59,8 @@ impl Rejection {
             Self::Malformed | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Signature | Self::Refused(Refusal::Federation | Refusal::Removed | Refusal::Signer) => {
+            Self::Signature
+            | Self::Refused(Refusal::Federation | Refusal::Registry | Refusal::Removed | Refusal::Signer) => {
                 StatusCode::FORBIDDEN
             }
             Self::Refused(Refusal::Stale | Refusal::Full | Refusal::NetworkFull) => StatusCode::CONFLICT,

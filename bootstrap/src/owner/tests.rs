@@ -49,6 +49,7 @@ fn record(seed: u8, seq: u64, now: Millis) -> SignedRecord {
 async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
     let bounds = Bounds {
         federation: federation(),
+        online: key(2).public(),
         operators: Vec::new(),
         max_nodes: 100,
         seen_within: Duration::from_secs(7200),
@@ -86,7 +87,8 @@ async fn a_registry_whose_clock_is_behind_shows_strangers_no_more_than_another_a
     }
     let nodes: Vec<_> = owner.registry.public().map(|listing| listing.record.clone()).collect();
     let ahead = Millis(now.0 + 4 * 3600 * 1000);
-    let head = owner.signing.online.sign_directory(&nodes, ahead.0, owner.signing.lifetime, ahead).expect("a directory");
+    let head =
+        owner.signing.online.sign_directory(&nodes, ahead.0, owner.signing.lifetime, ahead).expect("a directory");
     let version = owner.version.expect("a version");
     owner.take_in(news(version, head.clone()), now);
 

@@ -60,6 +60,7 @@ fn leave(key: &SecretKey, epoch: u64, seq: u64) -> Signed<NodeLeave> {
 fn bounds() -> Bounds {
     Bounds {
         federation: federation(),
+        online: key(98).public(),
         operators: vec![key(99).public(), key(98).public()],
         max_nodes: 3,
         seen_within: SEEN_WITHIN,
@@ -269,7 +270,11 @@ fn a_network_takes_so_many_nodes_and_no_more() {
     both.quic_addrs = vec![([192, 0, 3, 3], 1).into(), (place(3), 1).into()];
     let both = Signed::sign(both, &key(3)).expect("a record within its bounds");
     assert_eq!(registry.judge(&both, now()), Ok(()));
-    assert_eq!(registry.admit(both.clone(), place(3), millis()), Err(Refusal::NetworkFull), "where it is, there is none");
+    assert_eq!(
+        registry.admit(both.clone(), place(3), millis()),
+        Err(Refusal::NetworkFull),
+        "where it is, there is none"
+    );
     assert!(registry.admit(both, [192, 0, 3, 3].into(), millis()).is_ok());
 }
 
@@ -396,7 +401,9 @@ fn a_removal_that_was_taken_back_is_not_played_again() {
 #[test]
 fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
     let mut registry = registry(&[record(&key(1), 1, 1)]);
-    let ask = |seed: u8, seq: u64, load| ListRequest { federation: federation(), key: key(seed).public(), seq, load };
+    let ask = |seed: u8, seq: u64, load| {
+        ListRequest::sign(federation(), key(98).public(), &key(seed), seq, load).into_value()
+    };
     let first = ask(1, NOW * 1000, Load::Busy);
     let changes = registry.ask(&first, now()).expect("a listed node's request");
     apply(&mut registry, changes);
@@ -405,6 +412,8 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
     assert!(registry.ask(&ask(1, NOW * 1000 + 1, Load::Idle), now()).is_ok());
     assert_eq!(registry.ask(&ask(2, NOW * 1000, Load::Idle), now()), Err(Refusal::Signer));
     assert_eq!(registry.ask(&ask(1, NOW * 1000 + 200_000, Load::Idle), now()), Err(Refusal::Clock));
+    let elsewhere = ListRequest { registry: key(97).public(), ..ask(1, NOW * 1000 + 1, Load::Idle) };
+    assert_eq!(registry.ask(&elsewhere, now()), Err(Refusal::Registry));
     // A new record is no new allowance.
     admit(&mut registry, record(&key(1), 2, 1), millis());
     assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));

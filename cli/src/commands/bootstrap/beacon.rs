@@ -82,7 +82,7 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
         }
         None => {
             let registry = Registry::new(args.registry.clone(), roots.clone(), &Net::default())?;
-            let request = whole_list_request(FederationId::of_roots(&roots), &key);
+            let request = |registry| whole_list_request(FederationId::of_roots(&roots), registry, &key);
             let directories =
                 registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
             // Without the last beacon, the new one would end it at once.

@@ -19,7 +19,7 @@ use chappe_bootstrap::{
 use chappe_common::{
     directory::DirectoryBundle,
     federation::FederationId,
-    keys::SecretKey,
+    keys::{PublicKey, SecretKey},
     list_request::{ListRequest, Load},
     signed::Signed,
     time::UnixTime,
@@ -107,11 +107,15 @@ struct Published<'a> {
     server: Option<SocketAddr>,
 }
 
-/// A request for all public nodes by a key that may see them.
-pub(super) fn whole_list_request(federation: FederationId, key: &SecretKey) -> Signed<ListRequest> {
+/// A request for all public nodes by a key that may see them, to the registry with that online key.
+pub(super) fn whole_list_request(
+    federation: FederationId,
+    registry: PublicKey,
+    key: &SecretKey,
+) -> Signed<ListRequest> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    ListRequest::sign(federation, key, seq, Load::Unknown)
+    ListRequest::sign(federation, registry, key, seq, Load::Unknown)
 }
 
 /// Publishes.
@@ -161,7 +165,7 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
     match &args.registry {
         Some(url) => {
             let registry = Registry::new([url.clone()], roots.clone(), &Net::default())?;
-            let request = whole_list_request(FederationId::of_roots(roots), key);
+            let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
             let fetched = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
             fetched.into_iter().next().context("the registry has given no directory")
         }
