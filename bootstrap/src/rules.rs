@@ -7,15 +7,21 @@ pub(crate) mod caps;
 mod listing;
 mod probes;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
     list_request::{ListRequest, ListRequestError},
-    record::{MAX_CLOCK_SKEW, MAX_RECORD_LIFETIME, NodeLeave, RecordError, SignedRecord},
+    record::{MAX_CLOCK_SKEW, MAX_RECORD_LIFETIME, NodeLeave, NodeRecord, RecordError, SignedRecord},
     removal::{NodeRemoval, RemovalError},
     signed::Signed,
+    special,
     time::UnixTime,
 };
 
@@ -45,6 +51,9 @@ pub(crate) enum Refusal {
     /// Its time is over.
     #[error("it has expired; one of the two clocks may be wrong")]
     Expired,
+    /// It names a URL in a private network, and is not in one.
+    #[error("a client URL names a private or local host, and a QUIC address is public")]
+    PrivateUrl,
     /// It claims to live for too long.
     #[error("it lives longer than is allowed")]
     Lifetime,
@@ -166,6 +175,9 @@ impl Registry {
     /// Says why not.
     pub(crate) fn judge(&self, record: &SignedRecord, now: UnixTime) -> Result<(), Refusal> {
         record.check(self.bounds.federation, now)?;
+        if !self.may_name_its_urls(record) {
+            return Err(Refusal::PrivateUrl);
+        }
         if self.removals.get(&record.node).is_some_and(|kept| kept.removal.counts(now)) {
             return Err(Refusal::Removed);
         }
@@ -184,6 +196,13 @@ impl Registry {
         } else {
             Err(Refusal::NetworkFull)
         }
+    }
+
+    /// What is at a private address is the network of whoever reads it: a node in the internet that names one has clients
+    /// knock there. A node that is reached in a private network alone, as in a test, is in the one that it names.
+    fn may_name_its_urls(&self, record: &NodeRecord) -> bool {
+        let is_private = |addr: &SocketAddr| !special::is_public(addr.ip()) || self.bounds.caps.are_exempt(addr.ip());
+        record.quic_addrs.iter().all(is_private) || record.client_urls.iter().all(|url| special::is_public_url(url))
     }
 
     fn has_room(&self, node: NodeId, address: IpAddr) -> bool {

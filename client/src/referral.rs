@@ -1,8 +1,8 @@
 //! Nodes that contacts pass on to each other inside what they seal: a few that each of them uses. They go no further: what
 //! a contact named is not passed on as one's own.
 
-use chappe_common::place::NodePlace;
-use chappe_discovery::{manual::ManualNode, special};
+use chappe_common::{place::NodePlace, special};
+use chappe_discovery::manual::ManualNode;
 
 /// The most nodes in a message, and of one contact in a profile: one of three is alive.
 pub(crate) const MAX_NODES: usize = 3;

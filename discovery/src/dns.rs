@@ -1,6 +1,6 @@
 //! Shards from DNS, over HTTPS: one provider, all zones. Each provider is a source of its own in the race.
 
-use chappe_common::{keys::PublicKey, place::NodePlace, shard::ShardBundle, time::UnixTime};
+use chappe_common::{keys::PublicKey, place::NodePlace, shard::ShardBundle, special, time::UnixTime};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_proto::rr::{RData, RecordType};
 
@@ -8,7 +8,6 @@ use crate::{
     answers::first_answers,
     doh::Doh,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
-    special,
 };
 
 /// The most shards that are read of one name: what a DNS answer holds.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use chappe_common::special;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, RecordType},
@@ -20,7 +21,7 @@ use reqwest::{
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{http, net::SetupError, reach::ReachError, special};
+use crate::{http, net::SetupError, reach::ReachError};
 
 /// How long a provider has altogether. Those that are blocked mostly let it time out, and the next is asked meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use chappe_common::{
     list_request::ListRequest,
     removal::NodeRemoval,
     signed::Signed,
+    special,
     time::UnixTime,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -25,7 +26,6 @@ use crate::{
     net::{Net, SetupError},
     reach::ReachError,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
-    special,
 };
 
 /// How long one registry has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.

@@ -43,6 +43,7 @@ impl Rejection {
             Self::Refused(Refusal::Registry) => "registry",
             Self::Refused(Refusal::Clock) => "clock",
             Self::Refused(Refusal::Expired) => "expired",
+            Self::Refused(Refusal::PrivateUrl) => "private_url",
             Self::Refused(Refusal::Stale) => "stale",
             Self::Refused(Refusal::Full) => "full",
             Self::Refused(Refusal::NetworkFull) => "network_full",
@@ -56,7 +57,8 @@ impl Rejection {
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired) => {
+            Self::Malformed
+            | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired | Refusal::PrivateUrl) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Signature

@@ -160,6 +160,29 @@ fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_node_in_the_internet_names_no_private_url_and_one_in_a_private_network_does() {
+    let mut bounds = bounds();
+    bounds.caps = Caps::new(CapsSection::default(), &["9.9.0.0/16".parse().expect("a network")]);
+    let registry = Registry::new(bounds, now());
+    let judge = |addrs: &[&str], url: &str| {
+        let mut record = unsigned(&key(1), 1, 1);
+        record.quic_addrs = addrs.iter().map(|addr| addr.parse().expect("an address")).collect();
+        record.client_urls = vec![url.to_owned()];
+        registry.judge(&Signed::sign(record, &key(1)).expect("a record within its bounds"), now())
+    };
+    let private = ["ws://127.0.0.1:1", "wss://192.168.1.1/ws", "wss://router.lan", "ws://0x7f.1", "ws://localhost"];
+    for url in private {
+        assert_eq!(judge(&["8.8.8.8:1"], url), Err(Refusal::PrivateUrl), "{url}");
+        assert_eq!(judge(&["127.0.0.1:1", "8.8.8.8:1"], url), Err(Refusal::PrivateUrl), "{url}");
+        assert_eq!(judge(&["127.0.0.1:1", "[fd00::1]:1"], url), Ok(()), "{url}");
+        assert_eq!(judge(&["9.9.9.9:1"], url), Ok(()), "a test network: {url}");
+    }
+    for url in ["wss://relay.example.org", "wss://8.8.8.8/ws", "ws://[2606:4700::1111]:80"] {
+        assert_eq!(judge(&["8.8.8.8:1"], url), Ok(()), "{url}");
+    }
+}
+
+#[test]
 fn a_full_registry_still_renews_whom_it_lists() {
     let registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1), record(&key(3), 1, 1)]);
     assert_eq!(registry.judge(&record(&key(4), 1, 1), now()), Err(Refusal::Full));
@@ -254,6 +277,7 @@ fn a_network_takes_so_many_nodes_and_no_more() {
     let at = |seed: u8, seq| {
         let mut record = unsigned(&key(seed), 1, seq);
         record.quic_addrs = vec![(place(seed), 1).into()];
+        record.client_urls = Vec::new();
         Signed::sign(record, &key(seed)).expect("a record within its bounds")
     };
     for seed in 1..=2 {
