@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use chappe_discovery::source::SourceKind;
 use chappe_tests::faults::{
-    cells, fault,
+    cells,
+    dns::{self, Lie},
+    fault,
     hostile::{self, Distance},
-    world::World,
+    web::Web,
+    world::{REGISTRY, World, provider},
 };
 use futures_util::{StreamExt as _, stream};
 
@@ -27,6 +30,29 @@ async fn every_fault_is_told_for_what_it_is_and_costs_nobody_a_node() {
     assert_eq!(cells.len(), 87);
     let wrong: Vec<_> = cells.iter().filter(|cell| !cell.wrong.is_empty()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+    world.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_lies_about_the_registrys_address_is_doubted_and_another_asked() {
+    let world = World::start(1, Duration::ZERO).await;
+    let mirror = world.mirror().await;
+    // Nobody listens there; and one that knows.
+    let resolve = async |addr: [u8; 4]| {
+        let lie = Lie::Addr(addr.into());
+        Web::serve(Some(world.tls(&["one.example", "two.example"])), move |_, question| dns::answer(&lie, question))
+            .await
+    };
+    let (liar, honest) = (resolve([127, 0, 0, 2]).await, resolve([127, 0, 0, 1]).await);
+    let discovery = world
+        .client()
+        .registry([format!("https://{REGISTRY}:{}", mirror.addr().port())], [world.root()])
+        .provider(provider(0, liar.addr()))
+        .provider(provider(1, honest.addr()))
+        .build()
+        .expect("a client");
+    let found = discovery.search(&[]).await.found.expect("a node");
+    assert_eq!(found.via, SourceKind::Registry);
     world.shutdown().await;
 }
 
