@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use chappe_discovery::source::SourceKind;
+use chappe_discovery::{
+    CauseError,
+    source::{SourceError, SourceKind},
+};
 use chappe_tests::faults::{
     cells,
     dns::{self, Lie},
@@ -34,7 +37,7 @@ async fn every_fault_is_told_for_what_it_is_and_costs_nobody_a_node() {
 }
 
 #[tokio::test]
-async fn a_provider_that_lies_about_the_registrys_address_is_doubted_and_another_asked() {
+async fn a_provider_that_lies_about_an_address_is_doubted_and_a_public_list_leads_into_no_private_network() {
     let world = World::start(1, Duration::ZERO).await;
     let mirror = world.mirror().await;
     // Nobody listens there; and one that knows.
@@ -51,8 +54,10 @@ async fn a_provider_that_lies_about_the_registrys_address_is_doubted_and_another
         .provider(provider(1, honest.addr()))
         .build()
         .expect("a client");
-    let found = discovery.search(&[]).await.found.expect("a node");
-    assert_eq!(found.via, SourceKind::Registry);
+    let error = discovery.search(&[]).await.found.expect_err("all nodes are in a private network");
+    let cause = error.causes.iter().find(|cause| cause.source == SourceKind::Registry).map(|cause| &cause.error);
+    // Its directory was read: the second provider's address was tried after the first one's.
+    assert_eq!(cause, Some(&CauseError::Source(SourceError::Empty)));
     world.shutdown().await;
 }
 
