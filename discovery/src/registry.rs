@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     answers::first_answers,
     http,
+    names::Names,
     net::{Net, SetupError},
     reach::ReachError,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
@@ -102,6 +103,7 @@ struct Prepared {
     /// It is in a private network itself, so that its nodes may be: a test, or a federation of one's own.
     is_private: bool,
     http: reqwest::Client,
+    names: Names,
 }
 
 impl Prepared {
@@ -137,7 +139,7 @@ impl Prepared {
             Some(addr) => !special::is_public(addr.ip()),
             None => !special::is_public_url(&endpoint.url),
         };
-        Ok(Self { base, host, is_private, http: http.build().map_err(SetupError::Http)? })
+        Ok(Self { base, host, is_private, http: http.build().map_err(SetupError::Http)?, names: net.names().clone() })
     }
 
     /// `path` under the base; a file is itself, whatever is asked of it.
@@ -162,7 +164,16 @@ impl Prepared {
         if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }
-        let response = request.send().await.map_err(|error| SourceError::from(ReachError::of_request(&error)))?;
+        let again = request.try_clone();
+        let response = match request.send().await.map_err(|error| ReachError::of_request(&error)) {
+            Ok(response) => response,
+            // Nothing was there, or somebody else: perhaps who named the address lies, and another knows better.
+            Err(error) if error != ReachError::Timeout && self.doubt_address() => {
+                let again = again.ok_or(error)?;
+                again.send().await.map_err(|error| ReachError::of_request(&error))?
+            }
+            Err(error) => return Err(error.into()),
+        };
         if response.status() != reqwest::StatusCode::OK {
             return Err(SourceError::Status(response.status().as_u16()));
         }
@@ -171,6 +182,13 @@ impl Prepared {
             http::BodyError::Broken => SourceError::Broken,
             http::BodyError::TooLong => SourceError::TooLong,
         })
+    }
+}
+
+impl Prepared {
+    /// Has the name resolved anew, by others. Whether that can lead elsewhere.
+    fn doubt_address(&self) -> bool {
+        self.base.domain().is_some_and(|name| self.names.doubt(name))
     }
 }
 
@@ -371,6 +389,18 @@ mod tests {
         assert_eq!(named.host.as_deref(), Some("other.example"));
         let address = prepared("http://192.0.2.9,connect_to=127.0.0.1:81");
         assert_eq!(address.url("/x"), "http://127.0.0.1:81/x");
+    }
+
+    #[test]
+    fn only_an_endpoint_in_a_private_network_may_name_what_is_there() {
+        for public in ["https://registry.example.org", "https://10.0.0.1,connect_to=9.9.9.9:443", "http://9.9.9.9"] {
+            assert!(!prepared(public).is_private, "{public}");
+        }
+        for private in
+            ["http://127.0.0.1:8700", "http://registry.lan", "https://registry.example.org,connect_to=10.0.0.1:1"]
+        {
+            assert!(prepared(private).is_private, "{private}");
+        }
     }
 
     #[test]
