@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chappe_common::special;
 use futures_util::{StreamExt as _, future::join, stream::FuturesUnordered};
 use hickory_proto::rr::{RData, RecordType};
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,6 @@ use tokio::time::{Instant, sleep};
 use crate::{
     doh::{Doh, DohError},
     reach::NameError,
-    special,
 };
 
 /// How long one provider is ahead of the next.
