@@ -19,15 +19,8 @@ use futures_util::{StreamExt as _, stream};
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_is_told_for_what_it_is_and_costs_nobody_a_node() {
     let world = World::start(3, Duration::ZERO).await;
-    let sources = [
-        SourceKind::Registry,
-        SourceKind::Dns,
-        SourceKind::Cache,
-        SourceKind::Referral,
-        SourceKind::Link,
-        SourceKind::Manual,
-    ];
-    let all = sources.into_iter().flat_map(|source| fault::of(source).into_iter().map(move |fault| (source, fault)));
+    let all =
+        fault::SOURCES.into_iter().flat_map(|source| fault::of(source).into_iter().map(move |fault| (source, fault)));
     let tried = all.map(|(source, fault)| cells::try_cell(&world, source, fault));
     let cells: Vec<_> = stream::iter(tried).buffered(8).collect().await;
     assert_eq!(cells.len(), 87);

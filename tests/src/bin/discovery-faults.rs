@@ -7,7 +7,6 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use chappe_discovery::source::SourceKind;
 use chappe_tests::{
     faults::{
         cells::{self, Cell},
@@ -82,16 +81,9 @@ async fn main() -> ExitCode {
 }
 
 async fn matrix(figures: Figures) -> bool {
-    const SOURCES: [SourceKind; 6] = [
-        SourceKind::Registry,
-        SourceKind::Dns,
-        SourceKind::Cache,
-        SourceKind::Referral,
-        SourceKind::Link,
-        SourceKind::Manual,
-    ];
     let world = World::start(3, Duration::ZERO).await;
-    let cells = SOURCES.into_iter().flat_map(|source| fault::of(source).into_iter().map(move |fault| (source, fault)));
+    let cells =
+        fault::SOURCES.into_iter().flat_map(|source| fault::of(source).into_iter().map(move |fault| (source, fault)));
     let tried = cells.map(|(source, fault)| cells::try_cell(&world, source, fault));
     let mut tried = stream::iter(tried).buffered(CELLS);
     let mut ok = true;
