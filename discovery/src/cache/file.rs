@@ -1,5 +1,7 @@
 //! The cache's file, and the one for proofs beside it: JSON, bounded, replaced as a whole.
 
+#[cfg(unix)]
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -154,7 +156,12 @@ fn entry(form: NodeForm) -> Option<Entry> {
 
 /// Keeps other processes from writing until it is dropped. Waits for one that does.
 pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
-    let lock = fs::File::create(beside(path, "lock"))?;
+    let mut open = fs::OpenOptions::new();
+    open.write(true).create(true).truncate(false);
+    // As the cache itself: for its owner alone.
+    #[cfg(unix)]
+    open.mode(0o600);
+    let lock = open.open(beside(path, "lock"))?;
     lock.lock()?;
     Ok(lock)
 }
