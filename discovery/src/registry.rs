@@ -183,9 +183,7 @@ impl Prepared {
             http::BodyError::TooLong => SourceError::TooLong,
         })
     }
-}
 
-impl Prepared {
     /// Has the name resolved anew, by others. Whether that can lead elsewhere.
     fn doubt_address(&self) -> bool {
         self.base.domain().is_some_and(|name| self.names.doubt(name))
@@ -224,8 +222,8 @@ impl Registry {
     }
 
     /// All public nodes, where a registry shows them to whoever signs a `request` to its online key; else what it shows to
-    /// anybody, as a mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of each
-    /// key that signs, since independent registries list different nodes; at least one.
+    /// anybody, as a mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of
+    /// each key that signs, since independent registries list different nodes; at least one.
     ///
     /// # Errors
     /// Why the last of the registries to fail has given none.
