@@ -305,6 +305,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_process_that_stands_still_with_the_lock_costs_a_moment_and_nothing_that_is_known() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("nodes.json");
+        let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
+        cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a directory");
+        let held = file::lock(&path).expect("nobody else has it");
+        let flushed = tokio::time::timeout(Duration::from_secs(10), cache.flush()).await;
+        assert!(flushed.is_ok() && !path.exists());
+        drop(held);
+        cache.flush().await;
+        assert_eq!(Cache::open(&path, federation()).expect("the file that was written").len(), 1);
+    }
+
+    #[tokio::test]
     async fn two_directories_of_one_number_are_kept_as_proof_and_told() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");

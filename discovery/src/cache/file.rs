@@ -3,8 +3,11 @@
 #[cfg(unix)]
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::{
-    fs, io,
+    fs::{self, TryLockError},
+    io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -30,6 +33,10 @@ const MAX_FILE: u64 = 2 * 1024 * 1024;
 const MAX_PROOFS: usize = 4;
 /// The largest file of proofs: two of the longest directories in base64 for each.
 const MAX_PROOF_FILE: u64 = 8 * 1024 * 1024;
+/// How often, and with which pause, a lock that another process holds is tried: a write takes a few milliseconds, and what
+/// isn't written now is written with the next flush.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
@@ -154,7 +161,8 @@ fn entry(form: NodeForm) -> Option<Entry> {
     })
 }
 
-/// Keeps other processes from writing until it is dropped. Waits for one that does.
+/// Keeps other processes from writing until it is dropped. Waits for one that does, and not for ever: a search waits for
+/// this, and the other process may stand still.
 pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
     let mut open = fs::OpenOptions::new();
     open.write(true).create(true).truncate(false);
@@ -162,8 +170,14 @@ pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
     #[cfg(unix)]
     open.mode(0o600);
     let lock = open.open(beside(path, "lock"))?;
-    lock.lock()?;
-    Ok(lock)
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Where a damaged file is put, so that somebody can look at it.
