@@ -276,7 +276,9 @@ async fn who_is_in_a_call_is_busy_for_others() {
     federation.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+// On one thread both commands lie with their clients before either offer can leave. With more, an offer sometimes comes
+// first, and then whoever calls is told that it rings already.
+#[tokio::test(flavor = "current_thread")]
 async fn both_calling_at_once_become_one_call() {
     let federation = Federation::start(2, no_limits).await;
     let ((mut ada, to_bob), (mut bob, to_ada)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
