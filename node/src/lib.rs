@@ -25,6 +25,7 @@ mod publish;
 mod register;
 mod session;
 mod shares;
+mod socket;
 mod tasks;
 #[cfg(test)]
 mod vectors;

@@ -1,4 +1,4 @@
-//! The TCP listeners of a node: accepting, bounding, and serving HTTP until a connection becomes a WebSocket.
+//! The TCP listeners of a node: accepting, bounding, and serving HTTP where a connection does not become a WebSocket.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Extension, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
+    extract::{Extension, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Json, Response},
     routing::get,
@@ -21,30 +21,31 @@ use hyper_util::{
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
 
 use crate::{
     core::Core,
     metrics::levels,
     session::{rates::Source, run},
+    socket::{
+        Connection,
+        rewound::Rewound,
+        upgrade::{self, First},
+    },
 };
-
-/// The address that a client connected from. Never logged.
-#[derive(Clone, Copy)]
-struct ClientIp(IpAddr);
 
 /// A failed `accept` is mostly a full table of files; trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a WebSocket reads at once: 4 KiB hold every message but an offer, and 128 KiB would be held while idle.
-const READ_BUFFER: usize = 4096;
 
 /// The routes for clients.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
     Router::new()
-        .route("/", get(upgrade))
-        .route("/ws", get(upgrade))
+        .route("/", get(upgrade_required))
+        .route("/ws", get(upgrade_required))
         .route("/health", get(health))
         .route("/stats", get(stats))
         .with_state(core)
@@ -74,9 +75,8 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener) {
             core.metrics.connections_refused.inc();
             continue;
         }
-        let routes = routes.clone().layer(Extension(ClientIp(addr.ip()))).layer(Extension(Arc::new(place)));
-        let upgrade_within = core.config.times.upgrade;
-        core.connections.spawn(serve(stream, routes, upgrade_within));
+        // Boxed: what wraps the future would hold it again.
+        core.connections.spawn(Box::pin(serve_client(core.clone(), stream, addr.ip(), routes.clone(), place)));
     }
 }
 
@@ -104,48 +104,47 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take, or the upgrade, after which
-/// own times hold.
-async fn serve(stream: TcpStream, routes: Router, within: Duration) {
+/// Serves one client: the WebSocket that it asks for in time, or its HTTP. `_place` is its place among the connections.
+async fn serve_client(
+    core: Arc<Core>,
+    mut stream: TcpStream,
+    ip: IpAddr,
+    routes: Router,
+    _place: OwnedSemaphorePermit,
+) {
     // Signalling is small messages that people wait for.
     let _ = stream.set_nodelay(true);
+    let within = core.config.times.upgrade;
+    match timeout(within, upgrade::read(&mut stream)).await {
+        Ok(Ok(First::WebSocket { answer, rest })) => {
+            drop(routes);
+            if let Ok(connection) = Connection::new(stream, None, &answer, rest, &core.config.limits) {
+                drop(answer);
+                run::run(core, connection, ip).await;
+            }
+        }
+        Ok(Ok(First::Http(head))) => Box::pin(serve(Rewound::new(head, stream), routes, within)).await,
+        // A connection that breaks, or takes too long, is its client's business.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router, within: Duration) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
-        .with_upgrades();
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // A connection that breaks, or takes too long, is its client's business.
-    let _ = tokio::time::timeout(within * 2, connection).await;
+    let _ = timeout(within * 2, connection).await;
 }
 
-async fn upgrade(
-    State(core): State<Arc<Core>>,
-    Extension(ClientIp(ip)): Extension<ClientIp>,
-    Extension(place): Extension<Arc<tokio::sync::OwnedSemaphorePermit>>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let limits = &core.config.limits;
-    let connections = core.connections.clone();
-    let (max_message, max_queued) = (limits.max_message, limits.max_queued);
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_write_buffer_size(max_queued + max_message)
-        .max_message_size(max_message)
-        .max_frame_size(max_message)
-        .on_upgrade(move |socket| {
-            // Boxed: each wrapper around a future of 4 KiB would hold it twice, once as its argument.
-            let session = Box::pin(run::run(core, socket, ip));
-            connections.track(async move {
-                session.await;
-                drop(place);
-            })
-        })
+/// What a request gets that asks for a WebSocket's path, and not properly for a WebSocket.
+async fn upgrade_required() -> Response {
+    let fields =
+        [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
+    (StatusCode::UPGRADE_REQUIRED, fields, "a WebSocket, version 13, is served here").into_response()
 }
 
 async fn health(State(core): State<Arc<Core>>) -> Response {

@@ -200,19 +200,18 @@ impl<'a> Request<'a> {
         serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))
     }
 
-    /// `payload`, as it came. Copied: a part of the message would keep all of it, and what the socket read with it, in
-    /// memory for as long as the payload waits, and queues bound what payloads weigh.
+    /// `payload`, as it came; for keeping, since the message itself lies where the next one is read.
     pub(crate) fn payload(&self) -> Option<Bytes> {
         self.fields.payload.map(|raw| Bytes::copy_from_slice(raw.get().as_bytes()))
     }
 
-    /// `payload`, where there has to be one.
-    pub(crate) fn required_payload(&self) -> Result<Bytes, BadRequest> {
-        self.payload().ok_or(BadRequest::Missing("payload"))
+    /// `payload`, where there has to be one, in its place.
+    pub(crate) fn required_payload(&self) -> Result<&'a [u8], BadRequest> {
+        self.fields.payload.map(|raw| raw.get().as_bytes()).ok_or(BadRequest::Missing("payload"))
     }
 
     /// `payload` of the inbox door: a string of at most `max` bytes. With its quotes, as it came.
-    pub(crate) fn text_payload(&self, max: usize) -> Result<Bytes, BadRequest> {
+    pub(crate) fn text_payload(&self, max: usize) -> Result<&'a [u8], BadRequest> {
         let payload = self.required_payload()?;
         if payload.first() != Some(&b'"') {
             return Err(BadRequest::Invalid("payload"));

@@ -3,7 +3,7 @@
 use chappe_common::{client::ErrorCode, lease::SignedLease};
 
 use super::{
-    Done, Over, Session,
+    Done, Session,
     hear::{Refusal, Said},
 };
 use crate::{
@@ -55,18 +55,18 @@ impl Session {
         Ok(Said::Nothing)
     }
 
-    pub(super) async fn attached(
+    pub(super) fn attached(
         &mut self,
         id: &str,
         leases: Vec<(usize, SignedLease)>,
         mut rejected: Vec<Rejected>,
         registered: &[Registered],
-    ) -> Result<(), Over> {
+    ) {
         let mut kept = Vec::new();
         for ((index, lease), registered) in leases.into_iter().zip(registered) {
             let code = match registered {
                 Registered::Kept if self.inbox_door.contains(&lease.inbox) => {
-                    self.publish(publish::Command::KeepLease(lease.clone())).await;
+                    self.publish(publish::Command::KeepLease(lease.clone()));
                     kept.push(lease);
                     continue;
                 }
@@ -78,13 +78,13 @@ impl Session {
             self.inbox_door.remove(&lease.inbox);
             self.core.local.detach(self.handle.id(), &lease.inbox);
             // An earlier lease of the same inbox may still be kept.
-            self.publish(publish::Command::Forget(lease.inbox, lease.seq)).await;
+            self.publish(publish::Command::Forget(lease.inbox, lease.seq));
             self.core.metrics.refused(code);
             rejected.push(Rejected { index, code });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
         let ttl = ttl(kept.iter(), self.core.clock.now());
-        self.say(Reply::Attached { id, ttl, rejected: &rejected }.encode()).await
+        self.say(&Reply::Attached { id, ttl, rejected: &rejected }.encode());
     }
 
     pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
