@@ -32,3 +32,4 @@ mod vectors;
 
 pub use config::NodeConfig;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
+pub use socket::tls::TlsError;

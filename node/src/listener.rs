@@ -1,6 +1,7 @@
 //! The TCP listeners of a node: accepting, bounding, and serving HTTP where a connection does not become a WebSocket.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -13,6 +14,7 @@ use axum::{
     response::{IntoResponse as _, Json, Response},
     routing::get,
 };
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -26,6 +28,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     core::Core,
@@ -34,6 +37,7 @@ use crate::{
     socket::{
         Connection,
         rewound::Rewound,
+        tls::Tls,
         upgrade::{self, First},
     },
 };
@@ -61,7 +65,7 @@ pub(crate) fn admin_routes(core: Arc<Core>) -> Router {
 }
 
 /// Accepts clients until the task is ended.
-pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener) {
+pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let room = Arc::new(Semaphore::new(core.config.client.max_connections));
     let routes = client_routes(core.clone());
     loop {
@@ -76,7 +80,10 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener) {
             continue;
         }
         // Boxed: what wraps the future would hold it again.
-        core.connections.spawn(Box::pin(serve_client(core.clone(), stream, addr.ip(), routes.clone(), place)));
+        core.connections.spawn(match &tls {
+            None => serve_client(core.clone(), stream, addr.ip(), routes.clone(), place).boxed(),
+            Some(tls) => serve_tls(core.clone(), stream, addr.ip(), routes.clone(), place, tls.acceptor()).boxed(),
+        });
     }
 }
 
@@ -119,12 +126,40 @@ async fn serve_client(
         Ok(Ok(First::WebSocket { answer, rest })) => {
             drop(routes);
             if let Ok(connection) = Connection::new(stream, None, &answer, rest, &core.config.limits) {
-                drop(answer);
                 run::run(core, connection, ip).await;
             }
         }
-        Ok(Ok(First::Http(head))) => Box::pin(serve(Rewound::new(head, stream), routes, within)).await,
+        Ok(Ok(First::Http(head))) => serve(Rewound::new(head, stream), routes, within).boxed().await,
         // A connection that breaks, or takes too long, is its client's business.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// The same, over TLS: the handshake is part of what has to be done in time.
+async fn serve_tls(
+    core: Arc<Core>,
+    stream: TcpStream,
+    ip: IpAddr,
+    routes: Router,
+    _place: OwnedSemaphorePermit,
+    acceptor: TlsAcceptor,
+) {
+    let _ = stream.set_nodelay(true);
+    let within = core.config.times.upgrade;
+    let opening = async {
+        let mut stream = acceptor.accept(stream).await?;
+        let first = upgrade::read(&mut stream).await?;
+        Ok::<_, io::Error>((Box::new(stream), first))
+    };
+    match timeout(within, opening.boxed()).await {
+        Ok(Ok((stream, First::WebSocket { answer, rest }))) => {
+            drop(routes);
+            let (stream, tls) = stream.into_inner();
+            if let Ok(connection) = Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits) {
+                run::run(core, connection, ip).await;
+            }
+        }
+        Ok(Ok((stream, First::Http(head)))) => serve(Rewound::new(head, stream), routes, within).boxed().await,
         Ok(Err(_)) | Err(_) => {}
     }
 }

@@ -85,7 +85,11 @@ impl Out {
     /// Says the last frame, however much waits.
     pub(crate) fn say_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<Said, SayError> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
-        self.put(&FrameHead::new(opcode, len), pieces, false)
+        let said = self.put(&FrameHead::new(opcode, len), pieces, false)?;
+        let Some(tls) = &mut self.tls else { return Ok(said) };
+        tls.send_close_notify();
+        drain(tls, &mut self.queue)?;
+        self.flush()
     }
 
     /// Puts bytes before the first frame: the answer to the upgrade. They go with it.
