@@ -351,3 +351,6 @@ impl Drop for Batch {
         self.flush();
     }
 }
+
+#[cfg(test)]
+mod tests;
