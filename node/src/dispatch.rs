@@ -24,6 +24,7 @@ use crate::{
     session::{
         Message, PeerAddr, ReplyTo, SessionEvent, SessionId, depth,
         handle::{Batch, Relayed},
+        plain,
         reply::{self, By},
     },
     socket::out::SayError,
@@ -237,5 +238,7 @@ fn displaced(core: &Core, bytes: Bytes) {
 /// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not
 /// trusted to have checked what its client wrote: text that ends early would let it write the rest of our message.
 fn is_payload(payload: &[u8], longest: usize) -> bool {
-    payload.len() <= longest && depth::is_within_bounds(payload) && serde_json::from_slice::<&RawValue>(payload).is_ok()
+    payload.len() <= longest
+        && (plain::is_string(payload)
+            || (depth::is_within_bounds(payload) && serde_json::from_slice::<&RawValue>(payload).is_ok()))
 }

@@ -33,7 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     core::Core,
     metrics::levels,
-    session::{rates::Source, run},
+    session::{rates::Source, run::Running},
     socket::{
         Connection,
         rewound::Rewound,
@@ -79,11 +79,9 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
             core.metrics.connections_refused.inc();
             continue;
         }
+        let tls = tls.as_ref().map(|tls| tls.acceptor());
         // Boxed: what wraps the future would hold it again.
-        core.connections.spawn(match &tls {
-            None => serve_client(core.clone(), stream, addr.ip(), routes.clone(), place).boxed(),
-            Some(tls) => serve_tls(core.clone(), stream, addr.ip(), routes.clone(), place, tls.acceptor()).boxed(),
-        });
+        core.connections.spawn(Box::pin(serve_client(core.clone(), stream, addr.ip(), routes.clone(), tls, place)));
     }
 }
 
@@ -111,57 +109,60 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Serves one client: the WebSocket that it asks for in time, or its HTTP. `_place` is its place among the connections.
+/// Serves one client. `_place` is its place among the connections.
 async fn serve_client(
-    core: Arc<Core>,
-    mut stream: TcpStream,
-    ip: IpAddr,
-    routes: Router,
-    _place: OwnedSemaphorePermit,
-) {
-    // Signalling is small messages that people wait for.
-    let _ = stream.set_nodelay(true);
-    let within = core.config.times.upgrade;
-    match timeout(within, upgrade::read(&mut stream)).await {
-        Ok(Ok(First::WebSocket { answer, rest })) => {
-            drop(routes);
-            if let Ok(connection) = Connection::new(stream, None, &answer, rest, &core.config.limits) {
-                run::run(core, connection, ip).await;
-            }
-        }
-        Ok(Ok(First::Http(head))) => serve(Rewound::new(head, stream), routes, within).boxed().await,
-        // A connection that breaks, or takes too long, is its client's business.
-        Ok(Err(_)) | Err(_) => {}
-    }
-}
-
-/// The same, over TLS: the handshake is part of what has to be done in time.
-async fn serve_tls(
     core: Arc<Core>,
     stream: TcpStream,
     ip: IpAddr,
     routes: Router,
+    tls: Option<TlsAcceptor>,
     _place: OwnedSemaphorePermit,
-    acceptor: TlsAcceptor,
 ) {
+    // Boxed: an idle session keeps nothing of how it began.
+    if let Some(session) = Box::pin(begin(core, stream, ip, routes, tls)).await {
+        session.run().await;
+    }
+}
+
+/// The session that a client asks for in time; or else its HTTP is served. A connection that breaks, or takes too long, is
+/// its client's business.
+async fn begin(
+    core: Arc<Core>,
+    mut stream: TcpStream,
+    ip: IpAddr,
+    routes: Router,
+    tls: Option<TlsAcceptor>,
+) -> Option<Box<Running>> {
+    // Signalling is small messages that people wait for.
     let _ = stream.set_nodelay(true);
     let within = core.config.times.upgrade;
-    let opening = async {
-        let mut stream = acceptor.accept(stream).await?;
-        let first = upgrade::read(&mut stream).await?;
-        Ok::<_, io::Error>((Box::new(stream), first))
-    };
-    match timeout(within, opening.boxed()).await {
-        Ok(Ok((stream, First::WebSocket { answer, rest }))) => {
-            drop(routes);
-            let (stream, tls) = stream.into_inner();
-            if let Ok(connection) = Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits) {
-                run::run(core, connection, ip).await;
+    let connection = if let Some(acceptor) = tls {
+        // The handshake is part of what has to be done in time.
+        let opening = async {
+            let mut stream = acceptor.accept(stream).await?;
+            let first = upgrade::read(&mut stream).await?;
+            Ok::<_, io::Error>((stream, first))
+        };
+        match timeout(within, opening).await.ok()?.ok()? {
+            (stream, First::WebSocket { answer, rest }) => {
+                let (stream, tls) = stream.into_inner();
+                Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits)
+            }
+            (stream, First::Http(head)) => {
+                serve(Rewound::new(head, stream), routes, within).boxed().await;
+                return None;
             }
         }
-        Ok(Ok((stream, First::Http(head)))) => serve(Rewound::new(head, stream), routes, within).boxed().await,
-        Ok(Err(_)) | Err(_) => {}
-    }
+    } else {
+        match timeout(within, upgrade::read(&mut stream)).await.ok()?.ok()? {
+            First::WebSocket { answer, rest } => Connection::new(stream, None, &answer, rest, &core.config.limits),
+            First::Http(head) => {
+                serve(Rewound::new(head, stream), routes, within).boxed().await;
+                return None;
+            }
+        }
+    };
+    Running::new(core, connection.ok()?, ip)
 }
 
 /// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.

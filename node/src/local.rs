@@ -2,6 +2,8 @@
 //!
 //! Sharded maps: a message looks into one shard of one of them.
 
+use std::sync::Arc;
+
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     lease::{Inbox, SignedLease},
@@ -17,7 +19,8 @@ use crate::{
 #[derive(Debug)]
 struct Attached {
     session: SessionHandle,
-    lease: SignedLease,
+    /// Shared with the publisher.
+    lease: Arc<SignedLease>,
     /// Made with the first offer: most inboxes never get one.
     offers: Option<Box<OfferRate>>,
 }
@@ -69,12 +72,12 @@ impl Local {
     }
 
     /// The lease with which `inbox` is attached here.
-    pub(crate) fn lease(&self, inbox: &Inbox) -> Option<SignedLease> {
+    pub(crate) fn lease(&self, inbox: &Inbox) -> Option<Arc<SignedLease>> {
         self.inboxes.get(inbox).map(|attached| attached.lease.clone())
     }
 
     /// Attaches an inbox to a session, unless a newer lease has it. The session that had it is told.
-    pub(crate) fn attach(&self, session: &SessionHandle, lease: SignedLease) -> bool {
+    pub(crate) fn attach(&self, session: &SessionHandle, lease: Arc<SignedLease>) -> bool {
         match self.inboxes.entry(lease.inbox) {
             Entry::Occupied(mut entry) => {
                 if entry.get().lease.seq > lease.seq {
@@ -97,7 +100,7 @@ impl Local {
     }
 
     /// Detaches an inbox from a session; gives the lease back where it was attached to this one.
-    pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<SignedLease> {
+    pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<Arc<SignedLease>> {
         let (_, attached) = self.inboxes.remove_if(inbox, |_, attached| attached.session.id() == session)?;
         Some(attached.lease)
     }

@@ -107,7 +107,7 @@ enum Done {
     },
     Attached {
         id: String,
-        leases: Vec<(usize, SignedLease)>,
+        leases: Vec<(usize, Arc<SignedLease>)>,
         rejected: Vec<Rejected>,
         registered: Vec<locate::Registered>,
     },
@@ -161,48 +161,61 @@ struct Session {
     pings_since: Instant,
 }
 
-/// Serves one client until either side ends the session.
-pub(crate) async fn run(core: Arc<Core>, connection: Connection, ip: IpAddr) {
-    let Connection { mut incoming, out, is_tls } = connection;
-    let mut nonce = [0; 32];
-    if getrandom::fill(&mut nonce).is_err() {
-        tracing::error!("no random bytes for a session");
-        return;
+/// A session that is to be run.
+pub(crate) struct Running {
+    session: Session,
+    incoming: Incoming,
+}
+
+impl Running {
+    /// The session of a client that connected from `ip`. In a box: what a future holds is held again by each that wraps it.
+    pub(crate) fn new(core: Arc<Core>, connection: Connection, ip: IpAddr) -> Option<Box<Self>> {
+        let Connection { incoming, out, is_tls } = connection;
+        let mut nonce = [0; 32];
+        if getrandom::fill(&mut nonce).is_err() {
+            tracing::error!("no random bytes for a session");
+            return None;
+        }
+        let id = SessionId::from_raw(rand::rng().random());
+        let handle = SessionHandle::new(id, core.config.limits.max_queued, Some(out));
+        core.local.insert(handle.clone());
+        core.metrics.sessions_opened.inc();
+        let now = Instant::now();
+        let session = Session {
+            rates: SessionRates::new(&core.config.limits, &core.sources, ip),
+            core,
+            handle,
+            batch: Batch::default(),
+            nonce,
+            code_door: CodeDoor::default(),
+            inbox_door: InboxDoor::default(),
+            flights: Flights::default(),
+            ops: FuturesUnordered::new(),
+            ordered: 0,
+            reaching: false,
+            claiming: None,
+            notes: VecDeque::new(),
+            connecting: false,
+            commands: Vec::new(),
+            is_tls,
+            waiting: Waiting::default(),
+            said: 0,
+            unread: false,
+            closed: false,
+            last_heard: now,
+            pinged: false,
+            pings: 0,
+            pings_since: now,
+        };
+        Some(Box::new(Self { session, incoming }))
     }
-    let id = SessionId::from_raw(rand::rng().random());
-    let handle = SessionHandle::new(id, core.config.limits.max_queued, Some(out));
-    core.local.insert(handle.clone());
-    core.metrics.sessions_opened.inc();
-    let now = Instant::now();
-    // Boxed: what the future holds is held again by each that wraps it.
-    let mut session = Box::new(Session {
-        rates: SessionRates::new(&core.config.limits, &core.sources, ip),
-        core,
-        handle,
-        batch: Batch::default(),
-        nonce,
-        code_door: CodeDoor::default(),
-        inbox_door: InboxDoor::default(),
-        flights: Flights::default(),
-        ops: FuturesUnordered::new(),
-        ordered: 0,
-        reaching: false,
-        claiming: None,
-        notes: VecDeque::new(),
-        connecting: false,
-        commands: Vec::new(),
-        is_tls,
-        waiting: Waiting::default(),
-        said: 0,
-        unread: false,
-        closed: false,
-        last_heard: now,
-        pinged: false,
-        pings: 0,
-        pings_since: now,
-    });
-    session.serve(&mut incoming).await;
-    Box::pin(session.finish(incoming)).await;
+
+    /// Serves the client until either side ends the session.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        let Self { session, incoming } = &mut *self;
+        session.serve(incoming).await;
+        Box::pin(session.finish(incoming)).await;
+    }
 }
 
 impl Drop for Session {

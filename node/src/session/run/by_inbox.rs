@@ -1,5 +1,7 @@
 //! What a client asks at the inbox door.
 
+use std::sync::Arc;
+
 use chappe_common::{client::ErrorCode, lease::SignedLease};
 
 use super::{
@@ -28,6 +30,7 @@ impl Session {
             let code = if index >= self.core.config.limits.max_inboxes {
                 ErrorCode::TooMany
             } else if let Some(lease) = attach::judge(item, self.core.me, &self.nonce, now) {
+                let lease = Arc::new(lease);
                 let held = self.inbox_door.contains(&lease.inbox);
                 if !self.inbox_door.insert(lease.inbox, &self.core.config.limits) {
                     ErrorCode::TooMany
@@ -48,7 +51,7 @@ impl Session {
         }
         let core = self.core.clone();
         self.start_ordered(async move {
-            let signed: Vec<_> = leases.iter().map(|(_, lease)| lease.clone()).collect();
+            let signed: Vec<_> = leases.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
             let registered = locate::put_leases(&core, &signed).await;
             Done::Attached { id, leases, rejected, registered }
         });
@@ -58,7 +61,7 @@ impl Session {
     pub(super) fn attached(
         &mut self,
         id: &str,
-        leases: Vec<(usize, SignedLease)>,
+        leases: Vec<(usize, Arc<SignedLease>)>,
         mut rejected: Vec<Rejected>,
         registered: &[Registered],
     ) {
@@ -83,7 +86,7 @@ impl Session {
             rejected.push(Rejected { index, code });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
-        let ttl = ttl(kept.iter(), self.core.clock.now());
+        let ttl = ttl(kept.iter().map(|lease| &**lease), self.core.clock.now());
         self.say(&Reply::Attached { id, ttl, rejected: &rejected }.encode());
     }
 

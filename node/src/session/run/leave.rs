@@ -34,7 +34,7 @@ const FRAME_COST: usize = 16;
 
 impl Session {
     /// What there is to do when the session is over.
-    pub(super) async fn finish(mut self: Box<Self>, incoming: Incoming) {
+    pub(super) async fn finish(&mut self, incoming: &mut Incoming) {
         let notes = self.leave().await;
         let (core, id) = (self.core.clone(), self.handle.id());
         tokio::join!(self.linger(incoming), tell_others(&core, id, notes));
@@ -78,7 +78,7 @@ impl Session {
     /// Ends the connection so that the client gets all that was said to it. Input that nobody has read makes the system
     /// reset the connection, which can take the last frames with it. So the client's rest is read and thrown away, until
     /// its own last frame, for a moment and up to a bound.
-    async fn linger(&mut self, mut incoming: Incoming) {
+    async fn linger(&mut self, incoming: &mut Incoming) {
         let mut left = LINGER_BYTES;
         let rest = poll_fn(|cx| {
             let gone = self.handle.poll_gone(cx);
