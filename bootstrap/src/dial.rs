@@ -19,7 +19,11 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{config::BootstrapConfig, limits::SourceLimiter};
+use crate::{
+    config::BootstrapConfig,
+    limits::SourceLimiter,
+    rules::{Listing, counted_addrs},
+};
 
 /// How long an address that is named earlier has once another has answered: a round trip between continents.
 const PREFERENCE: Duration = Duration::from_millis(250);
@@ -33,8 +37,8 @@ pub(crate) enum DialError {
     /// All addresses were dialled often enough for now; try again later.
     #[error("the addresses were dialled back too often; try again later")]
     TooOften,
-    /// No address answered with the key in time.
-    #[error("none of the QUIC addresses answered with the node's key")]
+    /// No address answered with the key in time, of those that count.
+    #[error("no QUIC address in the network of the first one answered with the node's key")]
     Unreachable,
 }
 
@@ -84,17 +88,22 @@ impl Dialer {
     /// It didn't, or was not asked.
     pub(crate) async fn prove(&self, record: &NodeRecord) -> Result<IpAddr, DialError> {
         let _place = self.places.try_acquire().map_err(|_| DialError::Busy)?;
-        let allowed: Vec<_> = record.quic_addrs.iter().copied().filter(|addr| self.targets.allows(addr.ip())).collect();
+        let allowed: Vec<_> = counted_addrs(record).filter(|addr| self.targets.allows(addr.ip())).collect();
         if allowed.is_empty() {
             return Err(DialError::TooOften);
         }
         self.dial_any(&allowed, record.node).await.ok_or(DialError::Unreachable)
     }
 
-    /// Whether a listed node proves its key now. How often and how many at once is for the prober to bound: strangers
-    /// who use up an address's rate must not make its node seem gone.
-    pub(crate) async fn probe(&self, record: &NodeRecord) -> bool {
-        self.dial_any(&record.quic_addrs, record.node).await.is_some()
+    /// Whether a listed node proves its key now, at the address where it proved it to be listed: it counts in that one's
+    /// network, so an answer from elsewhere would let one machine hold the places of many networks that it was once in.
+    ///
+    /// How often and how many at once is for the prober to bound: strangers who use up an address's rate must not make
+    /// its node seem gone.
+    pub(crate) async fn probe(&self, listing: &Listing) -> bool {
+        let is_proved = |addr: &SocketAddr| addr.ip().to_canonical() == listing.proved.to_canonical();
+        let addrs: Vec<_> = listing.record.quic_addrs.iter().copied().filter(is_proved).collect();
+        self.dial_any(&addrs, listing.record.node).await.is_some()
     }
 
     /// Dials all at once. The address that is named first wins if it answers soon after another: a node with two

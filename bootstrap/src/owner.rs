@@ -4,9 +4,10 @@
 //! kills the process. Where others share the store, the owner catches up with them before it decides, and decides anew
 //! where one of them was faster.
 
+mod handle;
+
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,16 +17,17 @@ use chappe_common::{
     directory::{DirectoryBundle, DirectoryError, FRESH},
     keys::{NodeId, PublicKey},
     list_request::ListRequest,
-    record::{MAX_CLOCK_SKEW, NodeLeave, SignedRecord},
-    removal::NodeRemoval,
+    record::{MAX_CLOCK_SKEW, SignedRecord},
     signed::{SignError, Signed},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::handle::Request;
+pub(crate) use self::handle::{Handle, Probed};
 use crate::{
     directory::OnlineKey,
     metrics::Metrics,
@@ -41,7 +43,9 @@ const WAITING: usize = 64;
 /// How often the owner looks for what others have committed: a node that registers with one registry and then leaves or
 /// asks at another is known there.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// How often expired listings are looked for and the list of servers gets a new timestamp.
+/// How often expired listings are looked for and the list of servers gets a new timestamp. Also how soon after a
+/// directory the next one is signed that only has newer records of the same nodes: to sign, store and send out all of a
+/// large federation takes much, and one node can register 120 times a minute.
 const TICK: Duration = Duration::from_secs(5);
 /// How often a change is decided anew because another registry was faster. Each time somebody got ahead, so it ends.
 const TRIES: u32 = 16;
@@ -68,82 +72,6 @@ pub(crate) enum OwnerError {
     Stopping,
 }
 
-type Reply = oneshot::Sender<Result<(), OwnerError>>;
-
-enum Request {
-    Judge(SignedRecord, Reply),
-    Admit(SignedRecord, IpAddr, Reply),
-    Leave(Signed<NodeLeave>, Reply),
-    Remove(Signed<NodeRemoval>, Reply),
-    Ask(Signed<ListRequest>, Reply),
-    Due(oneshot::Sender<Vec<Arc<Listing>>>),
-    Probed(Vec<Probed>, Reply),
-}
-
-/// How the probe of a node ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Probed {
-    /// The node.
-    pub(crate) node: NodeId,
-    /// Whether it proved its key.
-    pub(crate) answered: bool,
-    /// From 0 to 1, drawn by the prober: spreads the next probes.
-    pub(crate) jitter: f64,
-}
-
-/// The way to the owner.
-#[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl Handle {
-    /// Whether the record could be listed, were its node to prove its key.
-    pub(crate) async fn judge(&self, record: SignedRecord) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Judge(record, reply)).await
-    }
-
-    /// Lists the record of a node that has proved its key at this address; returns once that is on disk and published.
-    pub(crate) async fn admit(&self, record: SignedRecord, proved: IpAddr) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Admit(record, proved, reply)).await
-    }
-
-    /// Ends a listing; returns once that is on disk and published.
-    pub(crate) async fn leave(&self, leave: Signed<NodeLeave>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Leave(leave, reply)).await
-    }
-
-    /// Removes a node, or takes that back; returns once that is on disk and published.
-    pub(crate) async fn remove(&self, removal: Signed<NodeRemoval>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Remove(removal, reply)).await
-    }
-
-    /// Whether who signed the request may see all public nodes. It may once.
-    pub(crate) async fn may_see_all(&self, request: Signed<ListRequest>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Ask(request, reply)).await
-    }
-
-    /// The nodes whose next probe is due. None when the registry is stopping.
-    pub(crate) async fn due(&self) -> Vec<Arc<Listing>> {
-        let (reply, answer) = oneshot::channel();
-        match self.requests.send(Request::Due(reply)).await {
-            Ok(()) => answer.await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        }
-    }
-
-    /// Takes in how probes ended.
-    pub(crate) async fn probed(&self, probed: Vec<Probed>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Probed(probed, reply)).await
-    }
-
-    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), OwnerError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| OwnerError::Stopping)?;
-        answer.await.map_err(|_| OwnerError::Stopping)?
-    }
-}
-
 /// What directories are signed with, and for how long.
 pub(crate) struct Signing {
     /// The key.
@@ -164,6 +92,8 @@ pub(crate) struct Owner {
     signing: Signing,
     pools: PoolKey,
     published: Arc<ArcSwap<Published>>,
+    /// The highest number of a directory in the store, whether it could be served or not.
+    newest: u64,
     /// The last requests of operators' keys for the list. They are few, and forgotten with the process.
     operators_asked: BTreeMap<PublicKey, u64>,
     /// Whether the store failed when it was last looked at, and the log says so.
@@ -198,6 +128,7 @@ impl Owner {
             signing,
             pools,
             published: Arc::new(ArcSwap::from_pointee(published)),
+            newest: 0,
             operators_asked: BTreeMap::new(),
             is_cut_off: false,
             metrics,
@@ -269,7 +200,7 @@ impl Owner {
         if !self.registry.is_operator(&request.key) {
             return self.change(now, false, |registry| registry.ask(request, now.secs())).await;
         }
-        request.check(self.registry.federation(), now.secs()).map_err(Refusal::from)?;
+        self.registry.check_request(request, now.secs())?;
         let last = self.operators_asked.entry(request.key).or_default();
         if *last >= request.seq {
             return Err(Refusal::Stale.into());
@@ -293,13 +224,19 @@ impl Owner {
     async fn handle_tick(&mut self, now: Millis) {
         let signed_at = self.published.load().head().issued_at;
         let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
-        let rotates = Slot::of(signed_at) != Slot::of(now.secs());
+        // Later, and not just another: where two clocks differ, the one behind would sign against the other for minutes.
+        let rotates = Slot::of(signed_at) < Slot::of(now.secs());
         // One registry renews, and the others find that it did: what is decided anew has to be true still.
         let renewed_from = self.published.load().head().seq;
         if let Err(error) = self.catch_up(now).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "not caught up");
         }
         let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
+        // Who comes or goes was decided with its change: were it looked at here as well, two registries whose configs differ
+        // would sign against each other without an end.
+        let (public, published) =
+            (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
+        let renew = renew || (published.names(public()) && !published.lists(public()));
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
         if let Err(error) = expired
             && !self.is_cut_off
@@ -316,7 +253,8 @@ impl Owner {
     }
 
     /// Decides on a change, stores it, and puts it into force; again where another registry was faster. Signs a new
-    /// directory where the public nodes change, or where one is to be signed in any case.
+    /// directory where nodes come or go, or where one is to be signed in any case; where only their records are newer,
+    /// now or with the next tick.
     async fn change(
         &mut self,
         now: Millis,
@@ -348,9 +286,10 @@ impl Owner {
         changes.iter().cloned().for_each(|change| next.apply(change));
         let public = || next.public().map(|listing| &listing.record);
         let last = self.published.load_full();
-        let head = if renew || !last.lists(public()) {
+        let age = now.secs().saturating_since(last.head().issued_at);
+        let head = if renew || !last.names(public()) || (age >= TICK && !last.lists(public())) {
             // The clock may stand still or go back; the number does neither.
-            let seq = now.0.max(last.head().seq + 1);
+            let seq = now.0.max(self.newest.saturating_add(1));
             Some(self.signing.online.sign_directory(public(), seq, self.signing.lifetime, now)?)
         } else {
             None
@@ -367,6 +306,7 @@ impl Owner {
         let nodes = public().cloned().collect();
         self.registry = next;
         if let Some(head) = head {
+            self.newest = head.seq;
             self.metrics.directories_signed.inc();
             self.publish(head, nodes, now);
             self.warn_of_delegation(now);
@@ -392,27 +332,36 @@ impl Owner {
         }
         news.changes.into_iter().for_each(|change| self.registry.apply(change));
         self.version = Some(news.version);
-        if let Some(head) = news.head.filter(|head| head.seq > self.published.load().head().seq) {
+        if let Some(head) = news.head.filter(|head| head.seq > self.newest) {
             if Millis(head.seq).secs() > now.secs() + MAX_CLOCK_SKEW {
-                tracing::warn!("the directory is from the future: clients refuse new ones until the clock gets there");
+                tracing::warn!(
+                    "the directory is from the future: this clock is behind, or clients will refuse the next ones"
+                );
             }
-            let nodes = self.nodes_of(&head, now);
-            self.publish(head, nodes, now);
+            self.newest = head.seq;
+            match self.nodes_of(&head, now) {
+                Ok(nodes) => self.publish(head, nodes, now),
+                // What strangers are shown can't follow from it. The last one is served until one of the registries
+                // signs the next, and the log says this once for each.
+                Err(error) => tracing::error!(%error, "the store's directory does not count, and is not served"),
+            }
         }
         news.version
     }
 
     /// The records in a directory that another registry, or this one before it started, has signed.
-    fn nodes_of(&self, head: &Head, now: Millis) -> Vec<SignedRecord> {
-        let bundle = match DirectoryBundle::decode(head.bundle.clone(), &self.signing.roots, now.secs()) {
+    ///
+    /// Whether it counts now isn't asked: a registry whose clock is behind serves the same as the others, and to the same
+    /// people. Without the nodes it would take a long list for an empty one, which everybody is shown.
+    ///
+    /// # Errors
+    /// It is none by the roots.
+    fn nodes_of(&self, head: &Head, now: Millis) -> Result<Vec<SignedRecord>, DirectoryError> {
+        let latest = now.secs().max(head.issued_at).max(Millis(head.seq).secs());
+        let bundle = match DirectoryBundle::decode_old(head.bundle.clone(), &self.signing.roots, latest) {
             Ok(bundle) => bundle,
-            // A registry that was down for days finds an expired one, and has just signed, or is about to sign, the next.
-            Err(DirectoryError::Empty | DirectoryError::Expired) => return Vec::new(),
-            Err(error) => {
-                // Served all the same: clients judge for themselves, and the next one replaces it.
-                tracing::warn!(%error, "the store's directory does not count");
-                return Vec::new();
-            }
+            Err(DirectoryError::Empty) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
         };
         let known = self.listings();
         let known: BTreeMap<&[u8], &SignedRecord> =
@@ -422,7 +371,7 @@ impl Owner {
             Some(record) => Some((*record).clone()),
             None => Signed::decode(bytes.clone()).ok(),
         };
-        bundle.directory().nodes.iter().filter_map(record).collect()
+        Ok(bundle.directory().nodes.iter().filter_map(record).collect())
     }
 
     fn publish(&self, head: Head, nodes: Vec<SignedRecord>, now: Millis) {
@@ -440,3 +389,6 @@ impl Owner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ pub(crate) const PARTS: u16 = 1024;
 const SLOT: Duration = Duration::from_secs(3 * 3600);
 
 /// Three hours, counted from 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(u64);
 
 impl Slot {
@@ -85,6 +85,7 @@ impl PoolKey {
         // A node that comes or goes changes few of the eight.
         ranked.sort_by_cached_key(score);
         let mut networks = BTreeSet::new();
+        // In the network of the first address a listed node has proved its key.
         let (first, rest): (Vec<_>, Vec<_>) = ranked.into_iter().partition(|&place| {
             let first = nodes[place].quic_addrs.first();
             first.is_some_and(|addr| networks.insert(wide_network(addr.ip())))

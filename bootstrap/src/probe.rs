@@ -38,7 +38,7 @@ async fn round(app: &App) {
     let due = app.owner.due().await.into_iter().take(at_once);
     let probed: Vec<_> = stream::iter(due)
         .map(|listing| async move {
-            let answered = app.dialer.probe(&listing.record).await;
+            let answered = app.dialer.probe(&listing).await;
             let outcome = if answered { DialOutcome::Proved } else { DialOutcome::Unreachable };
             app.metrics.probes.get_or_create(&DialLabel { outcome }).inc();
             Probed { node: listing.record.node, answered, jitter: jitter(listing.record.node) }

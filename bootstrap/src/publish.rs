@@ -55,6 +55,12 @@ pub enum PublishError {
     /// The directory is by another key: its number means nothing beside this key's.
     #[error("the directory is signed by another online key")]
     Key,
+    /// No node has a URL that fits into DNS: the records of the name would be taken away, with nothing in their place.
+    #[error("no node has a URL that is a host and a port alone: there is nothing for DNS")]
+    NoPlace,
+    /// The name for the records is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// It can't be signed: the delegation is for another key, or a bound was passed.
     #[error("cannot sign what is to be published")]
     Sign(#[from] SignError),
@@ -73,8 +79,10 @@ impl Publication {
         if directory.key_id != key.public() {
             return Err(PublishError::Key);
         }
-        let (seq, issued_at) = (directory.seq, directory.issued_at);
-        let expires_at = directory.expires_at.min(delegation.expires_at);
+        // The directory's own, also where the delegation that goes with it now is another one that ends earlier: what is
+        // signed under one number has to be the same whenever it is published.
+        let (seq, issued_at, expires_at) = (directory.seq, directory.issued_at, directory.expires_at);
+        let counts_until = expires_at.min(delegation.expires_at);
         // Whether one of the records has expired meanwhile is not asked: the same directory has to make the same bytes.
         let all: Vec<SignedRecord> =
             directory.nodes.iter().filter_map(|bytes| Signed::decode(bytes.clone()).ok()).collect();
@@ -91,7 +99,7 @@ impl Publication {
         };
         Ok(Self {
             seq,
-            expires_at,
+            expires_at: counts_until,
             nodes: picked.len(),
             without_place: picked.len() - places.len(),
             shards: shards.iter().map(ShardBundle::to_text).collect(),
@@ -109,9 +117,14 @@ impl Publication {
         self.expires_at
     }
 
-    /// How many nodes are published, in DNS all but those [without a place](Self::without_place).
+    /// How many nodes a mirror is given.
     pub const fn nodes(&self) -> usize {
         self.nodes
+    }
+
+    /// How many nodes DNS is given: all but those [without a place](Self::without_place).
+    pub const fn places(&self) -> usize {
+        self.nodes - self.without_place
     }
 
     /// How many of the nodes have no URL that fits into DNS.
@@ -119,9 +132,12 @@ impl Publication {
         self.without_place
     }
 
-    /// The texts of the TXT records.
-    pub fn shards(&self) -> &[String] {
-        &self.shards
+    /// The texts of the TXT records, at least one.
+    ///
+    /// # Errors
+    /// No node has a place in DNS.
+    pub fn shards(&self) -> Result<&[String], PublishError> {
+        if self.places() == 0 { Err(PublishError::NoPlace) } else { Ok(&self.shards) }
     }
 
     /// The directory for a mirror: served as a file, it is what clients ask a registry for.

@@ -105,6 +105,11 @@ impl Published {
         self.directories.nodes.iter().map(Signed::as_bytes).eq(nodes.map(Signed::as_bytes))
     }
 
+    /// Whether the directory lists these, with whatever records.
+    pub(crate) fn names<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
+        self.directories.nodes.iter().map(|record| record.node).eq(nodes.map(|record| record.node))
+    }
+
     /// The directory that all of this follows from.
     pub(crate) fn head(&self) -> &Head {
         &self.directories.head

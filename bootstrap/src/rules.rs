@@ -7,20 +7,26 @@ pub(crate) mod caps;
 mod listing;
 mod probes;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
     list_request::{ListRequest, ListRequestError},
-    record::{MAX_CLOCK_SKEW, MAX_RECORD_LIFETIME, NodeLeave, RecordError, SignedRecord},
+    record::{MAX_CLOCK_SKEW, MAX_RECORD_LIFETIME, NodeLeave, NodeRecord, RecordError, SignedRecord},
     removal::{NodeRemoval, RemovalError},
     signed::Signed,
+    special,
     time::UnixTime,
 };
 
 pub(crate) use self::{
-    caps::Caps,
+    caps::{Caps, counted_addrs},
     listing::{Change, KeptLeave, KeptRemoval, Listing, Millis},
     probes::Probes,
 };
@@ -36,12 +42,18 @@ pub(crate) enum Refusal {
     /// It is of another federation.
     #[error("it is of another federation")]
     Federation,
+    /// It is for another registry.
+    #[error("it is for another registry")]
+    Registry,
     /// It was signed in the future.
     #[error("it was issued in the future; one of the two clocks is wrong")]
     Clock,
     /// Its time is over.
     #[error("it has expired; one of the two clocks may be wrong")]
     Expired,
+    /// It names a URL in a private network, and is not in one.
+    #[error("a client URL names a private or local host, and a QUIC address is public")]
+    PrivateUrl,
     /// It claims to live for too long.
     #[error("it lives longer than is allowed")]
     Lifetime,
@@ -88,6 +100,7 @@ impl From<ListRequestError> for Refusal {
     fn from(error: ListRequestError) -> Self {
         match error {
             ListRequestError::Federation => Self::Federation,
+            ListRequestError::Registry => Self::Registry,
             ListRequestError::Clock => Self::Clock,
         }
     }
@@ -98,6 +111,8 @@ impl From<ListRequestError> for Refusal {
 pub(crate) struct Bounds {
     /// The federation.
     pub(crate) federation: FederationId,
+    /// The online key, by which this registry is known.
+    pub(crate) online: PublicKey,
     /// Who may remove nodes: the roots and the online key.
     pub(crate) operators: Vec<PublicKey>,
     /// Nodes listed at once.
@@ -126,11 +141,6 @@ impl Registry {
     /// An empty registry that starts now.
     pub(crate) const fn new(bounds: Bounds, started: UnixTime) -> Self {
         Self { bounds, started, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
-    }
-
-    /// The federation.
-    pub(crate) const fn federation(&self) -> FederationId {
-        self.bounds.federation
     }
 
     /// The listed nodes, by key.
@@ -165,6 +175,9 @@ impl Registry {
     /// Says why not.
     pub(crate) fn judge(&self, record: &SignedRecord, now: UnixTime) -> Result<(), Refusal> {
         record.check(self.bounds.federation, now)?;
+        if !self.may_name_its_urls(record) {
+            return Err(Refusal::PrivateUrl);
+        }
         if self.removals.get(&record.node).is_some_and(|kept| kept.removal.counts(now)) {
             return Err(Refusal::Removed);
         }
@@ -178,11 +191,18 @@ impl Registry {
             None if self.nodes.len() >= self.bounds.max_nodes => return Err(Refusal::Full),
             None => {}
         }
-        if record.quic_addrs.iter().any(|addr| self.has_room(record.node, addr.ip())) {
+        if counted_addrs(record).any(|addr| self.has_room(record.node, addr.ip())) {
             Ok(())
         } else {
             Err(Refusal::NetworkFull)
         }
+    }
+
+    /// What is at a private address is the network of whoever reads it: a node in the internet that names one has clients
+    /// knock there. A node that is reached in a private network alone, as in a test, is in the one that it names.
+    fn may_name_its_urls(&self, record: &NodeRecord) -> bool {
+        let is_private = |addr: &SocketAddr| !special::is_public(addr.ip()) || self.bounds.caps.are_exempt(addr.ip());
+        record.quic_addrs.iter().all(is_private) || record.client_urls.iter().all(|url| special::is_public_url(url))
     }
 
     fn has_room(&self, node: NodeId, address: IpAddr) -> bool {
@@ -276,12 +296,20 @@ impl Registry {
         Ok(changes)
     }
 
+    /// Whether the request is for this registry, and for now.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub(crate) fn check_request(&self, request: &ListRequest, now: UnixTime) -> Result<(), Refusal> {
+        Ok(request.check(self.bounds.federation, &self.bounds.online, now)?)
+    }
+
     /// Takes a listed node's request for the list, which counts once.
     ///
     /// # Errors
     /// The request doesn't count here, was used before, or its key is no listed node's.
     pub(crate) fn ask(&self, request: &ListRequest, now: UnixTime) -> Result<Vec<Change>, Refusal> {
-        request.check(self.bounds.federation, now)?;
+        self.check_request(request, now)?;
         let listing = self.nodes.get(&NodeId::new(request.key)).ok_or(Refusal::Signer)?;
         if listing.asked >= request.seq {
             return Err(Refusal::Stale);
@@ -302,10 +330,11 @@ impl Registry {
         due
     }
 
-    /// Takes in that a node was probed. `jitter` from 0 to 1 spreads the next probes.
+    /// Takes in that a node that was due was probed. `jitter` from 0 to 1 spreads the next probes.
     pub(crate) fn probed(&self, node: NodeId, answered: bool, jitter: f64, now: Millis) -> Option<Change> {
-        // It may have left meanwhile.
-        let listing = self.nodes.get(&node)?;
+        // It may have left meanwhile. Where it isn't due any more, another registry on the store has probed it as well, or
+        // it has registered anew: a lost packet or a pause of a minute is one failure, however many registries saw it.
+        let listing = self.nodes.get(&node).filter(|listing| listing.probes.due() <= now)?;
         let probes = listing.probes.with(answered, now, self.bounds.probe_every, jitter);
         let last_seen = if answered { now } else { listing.last_seen };
         Some(Change::List(Box::new(Listing { probes, last_seen, ..(**listing).clone() })))

@@ -188,6 +188,7 @@ fn bounds(config: &BootstrapConfig, online: &OnlineKey) -> Bounds {
     let federation = &config.federation;
     Bounds {
         federation: FederationId::of_roots(&federation.roots),
+        online: online.key.public(),
         operators: federation.roots.iter().copied().chain([online.key.public()]).collect(),
         max_nodes: config.limits.max_nodes,
         seen_within: config.directory.seen_within,

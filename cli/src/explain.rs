@@ -94,6 +94,10 @@ fn reach(error: ReachError) -> Explanation {
             "no provider of DNS over HTTPS could be asked for its address",
             "give connect_to for a registry, other providers with --doh, or --system-resolver",
         ),
+        ReachError::Name(NameError::Private) => explain(
+            "whoever runs that name would have you knock at your own network; or the provider of DNS lies",
+            "nothing; for a network of your own, --system-resolver",
+        ),
         ReachError::Name(NameError::Invalid) => explain("what stands there is no name", "check the URL"),
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
 
-    /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query[,IP:PORT]; a profile
+    /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query,IP:PORT; a profile
     /// remembers it
     #[arg(long, value_name = "URL", value_parser = parse_provider)]
     doh: Vec<String>,

@@ -1,8 +1,8 @@
-//! Nodes that contacts pass on to each other inside what they seal: a few that each of them uses. They go no further: what
-//! a contact named is not passed on as one's own.
+//! Nodes that contacts pass on to each other inside what they seal: the one in use, and a few others that have proved their
+//! keys to this side. What a contact alone has named goes no further, but for the one in use.
 
-use chappe_common::place::NodePlace;
-use chappe_discovery::{manual::ManualNode, special};
+use chappe_common::{place::NodePlace, special};
+use chappe_discovery::manual::ManualNode;
 
 /// The most nodes in a message, and of one contact in a profile: one of three is alive.
 pub(crate) const MAX_NODES: usize = 3;

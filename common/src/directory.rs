@@ -175,6 +175,11 @@ impl DirectoryBundle {
         Ok(Self { delegation, directory })
     }
 
+    /// What of an encoded directory its key has signed: all but the delegation, which may be renewed meanwhile.
+    pub fn list_of(bytes: &Bytes) -> Option<Bytes> {
+        parts(bytes.clone()).map(|(_, list)| list)
+    }
+
     /// The verified directory.
     pub fn directory(&self) -> &Directory {
         &self.directory
@@ -224,17 +229,17 @@ pub(crate) fn join<T>(delegation: &Signed<Delegation>, list: &Signed<T>) -> Vec<
     bytes
 }
 
-/// The delegation, which has to be a pinned root's, and the bytes of the list.
-pub(crate) fn split(mut bytes: Bytes, roots: &[PublicKey]) -> Result<(Signed<Delegation>, Bytes), DirectoryError> {
-    if bytes.len() < 2 {
-        return Err(DecodeError::Length.into());
-    }
-    let len = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+/// The bytes of the delegation and of the list.
+pub(crate) fn parts(mut bytes: Bytes) -> Option<(Bytes, Bytes)> {
+    let len = usize::from(u16::from_le_bytes(*bytes.first_chunk()?));
     let _ = bytes.split_to(2);
-    if len > bytes.len() {
-        return Err(DecodeError::Length.into());
-    }
-    let delegation = Signed::<Delegation>::decode(bytes.split_to(len))?;
+    (len <= bytes.len()).then(|| (bytes.split_to(len), bytes))
+}
+
+/// The delegation, which has to be a pinned root's, and the bytes of the list.
+pub(crate) fn split(bytes: Bytes, roots: &[PublicKey]) -> Result<(Signed<Delegation>, Bytes), DirectoryError> {
+    let (delegation, bytes) = parts(bytes).ok_or(DecodeError::Length)?;
+    let delegation = Signed::<Delegation>::decode(delegation)?;
     if roots.contains(&delegation.root) { Ok((delegation, bytes)) } else { Err(DirectoryError::Root) }
 }
 

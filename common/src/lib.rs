@@ -21,4 +21,5 @@ pub mod redacted;
 pub mod removal;
 pub mod shard;
 pub mod signed;
+pub mod special;
 pub mod time;

@@ -1,7 +1,7 @@
 //! The request for all public nodes at once, which a registry answers to nodes of the federation and to its operators.
 //!
-//! Everybody else is shown a few nodes, so that nobody can list them all and block them. The request says who asks,
-//! and is good once: whoever copies it gets nothing by it.
+//! Everybody else is shown a few nodes, so that nobody can list them all and block them. The request says who asks and
+//! whom, and is good once: whoever copies it gets nothing by it, there or elsewhere.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,8 @@ impl Load {
 pub struct ListRequest {
     /// The federation.
     pub federation: FederationId,
+    /// Who is asked: the online key of the registry, which its directory names.
+    pub registry: PublicKey,
     /// Who asks, and signs.
     pub key: PublicKey,
     /// Milliseconds since 1970, and higher than in every earlier request of this key.
@@ -61,6 +63,9 @@ pub enum ListRequestError {
     /// It is of another federation.
     #[error("it is of another federation")]
     Federation,
+    /// It is for another registry: who sends it may be one who was asked.
+    #[error("it is for another registry")]
+    Registry,
     /// Its `seq` is not around the reader's time.
     #[error("it was not made now; one of the two clocks is wrong")]
     Clock,
@@ -76,21 +81,23 @@ impl Signable for ListRequest {
 }
 
 impl ListRequest {
-    /// The request of who has `key`, with its milliseconds since 1970 as `seq`.
-    pub fn sign(federation: FederationId, key: &SecretKey, seq: u64, load: Load) -> Signed<Self> {
-        let request = Self { federation, key: key.public(), seq, load };
+    /// The request of who has `key` to the registry with that online key, with its milliseconds since 1970 as `seq`.
+    pub fn sign(federation: FederationId, registry: PublicKey, key: &SecretKey, seq: u64, load: Load) -> Signed<Self> {
+        let request = Self { federation, registry, key: key.public(), seq, load };
         Signed::sign(request, key).expect("its fields have no bounds, and it names its signer")
     }
 
-    /// Whether the request is for `federation` and was made around `now`. Whether it is used for the first time is for
+    /// Whether the request is for `registry` of `federation` and was made around `now`. Whether it is used for the first time is for
     /// the registry to know.
     ///
     /// # Errors
     /// Says why not.
-    pub fn check(&self, federation: FederationId, now: UnixTime) -> Result<(), ListRequestError> {
+    pub fn check(&self, federation: FederationId, registry: &PublicKey, now: UnixTime) -> Result<(), ListRequestError> {
         let made = UnixTime::from_secs(self.seq / 1000);
         if self.federation != federation {
             Err(ListRequestError::Federation)
+        } else if self.registry != *registry {
+            Err(ListRequestError::Registry)
         } else if made > now + MAX_CLOCK_SKEW || now > made + MAX_CLOCK_SKEW {
             Err(ListRequestError::Clock)
         } else {
@@ -104,15 +111,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_for_one_federation_and_for_now() {
+    fn a_request_is_for_one_registry_and_for_now() {
         let key = SecretKey::from_bytes(&[1; 32]).public();
         let federation = FederationId::of_roots(&[key]);
-        let request = ListRequest { federation, key, seq: 1_800_000_000_999, load: Load::Idle };
-        let check = |federation, now| request.check(federation, UnixTime::from_secs(now));
+        let registry = SecretKey::from_bytes(&[2; 32]).public();
+        let request = ListRequest { federation, registry, key, seq: 1_800_000_000_999, load: Load::Idle };
+        let check = |federation, now| request.check(federation, &registry, UnixTime::from_secs(now));
         assert_eq!(check(federation, 1_800_000_000), Ok(()));
         assert_eq!(check(federation, 1_800_000_120), Ok(()));
         assert_eq!(check(federation, 1_800_000_121), Err(ListRequestError::Clock));
         assert_eq!(check(federation, 1_799_999_879), Err(ListRequestError::Clock));
+        let elsewhere = request.check(federation, &key, UnixTime::from_secs(1_800_000_000));
+        assert_eq!(elsewhere, Err(ListRequestError::Registry));
         assert_eq!(check(FederationId::of_roots(&[]), 1_800_000_000), Err(ListRequestError::Federation));
     }
 

@@ -5,6 +5,7 @@
 //! when it is dialled.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -142,6 +143,12 @@ impl ShardBundle {
             directory::check(&delegation, &terms, roots, now, Age::Counts)?;
             Ok(Self { delegation, shard })
         }))
+    }
+
+    /// What of a shard's text its key has signed: all but the delegation, which may be renewed meanwhile.
+    pub fn list_of(text: &[u8]) -> Option<Bytes> {
+        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX.as_bytes())?).ok()?;
+        directory::parts(bytes.into()).map(|(_, list)| list)
     }
 
     /// The verified shard.

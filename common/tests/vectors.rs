@@ -115,9 +115,7 @@ fn removal() -> Signed<NodeRemoval> {
 }
 
 fn list_request() -> Signed<ListRequest> {
-    let request =
-        ListRequest { federation: federation(), key: node().public(), seq: 1_800_000_000_456, load: Load::Light };
-    Signed::sign(request, &node()).expect("a request")
+    ListRequest::sign(federation(), online().public(), &node(), 1_800_000_000_456, Load::Light)
 }
 
 fn delegation() -> Signed<Delegation> {

@@ -157,14 +157,21 @@ impl Cache {
     pub async fn flush(&self) {
         let Some(path) = self.path.clone() else { return };
         let _writing = self.writing.lock().await;
-        let content = {
-            let state = self.state.lock().expect("nothing panics while the cache is locked");
-            file::encode(&state, self.federation)
-        };
-        write_down(move || private_file::write(&path, &content)).await;
+        let mut state = self.state.lock().expect("nothing panics while the cache is locked").clone();
+        let federation = self.federation;
+        write_down(move || {
+            // Another process of the same profile may have written meanwhile: what it knows must not be lost by this.
+            let _lock = file::lock(&path)?;
+            if let Ok(others) = file::read(&path, federation) {
+                state.entries.merge(others.entries);
+                others.ledger.lists().for_each(|list| state.ledger.restore(&list));
+            }
+            private_file::write(&path, &file::encode(&state, federation))
+        })
+        .await;
     }
 
-    /// The nodes that are likely to be there, with a URL of each.
+    /// The nodes that have proved their keys of late, with a URL of each.
     pub fn nodes(&self, now: UnixTime) -> Vec<(NodeId, String)> {
         let state = self.state.lock().expect("nothing panics while the cache is locked");
         state.entries.current(now).map(|(node, url)| (node, url.to_owned())).collect()

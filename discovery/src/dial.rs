@@ -143,17 +143,27 @@ async fn dial_unbounded(
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
     let uri: Uri = candidate.url.parse().map_err(|_| ReachError::Name(NameError::Invalid))?;
-    let stream = connect(&uri, net).await?;
+    let doubt = |error: &ReachError| {
+        if *error != ReachError::Timeout {
+            net.names().doubt(uri.host().unwrap_or_default());
+        }
+    };
+    let stream = connect(&uri, net).await.inspect_err(doubt)?;
     progressed();
     // Nagle off: every message is a whole one that someone waits for. A socket that refuses that works, too.
     let _ = stream.set_nodelay(true);
     let connector = Connector::Rustls(net.tls().clone());
-    let (socket, _) = client_async_tls_with_config(uri, stream, Some(config), Some(connector)).await.map_err(
-        |error| match error {
-            Error::Io(_) | Error::Tls(_) | Error::Url(_) => ReachError::of_error(&error).into(),
-            _ => DialError::NotANode,
-        },
-    )?;
+    let (socket, _) =
+        client_async_tls_with_config(uri.clone(), stream, Some(config), Some(connector)).await.map_err(|error| {
+            match error {
+                Error::Io(_) | Error::Tls(_) | Error::Url(_) => {
+                    let error = ReachError::of_error(&error);
+                    doubt(&error);
+                    error.into()
+                }
+                _ => DialError::NotANode,
+            }
+        })?;
     progressed();
     // The node is only claimed until `prove` has passed; the connection leaves this function with a proven one alone.
     let unproven = NodeId::new(chappe_common::keys::PublicKey::from_bytes([0; 32]));

@@ -1,6 +1,6 @@
 //! Shards from DNS, over HTTPS: one provider, all zones. Each provider is a source of its own in the race.
 
-use chappe_common::{keys::PublicKey, place::NodePlace, shard::ShardBundle, time::UnixTime};
+use chappe_common::{keys::PublicKey, place::NodePlace, shard::ShardBundle, special, time::UnixTime};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_proto::rr::{RData, RecordType};
 
@@ -33,7 +33,12 @@ impl Dns {
             RData::TXT(txt) => Some(txt.txt_data.concat()),
             _ => None,
         });
-        read_shards(texts, &self.roots, now)
+        let mut lists = read_shards(texts, &self.roots, now)?;
+        if !self.provider.is_private() {
+            // A list from the internet sends nobody into a network of his own.
+            lists.iter_mut().for_each(|list| list.candidates.retain(|one| special::is_public_url(&one.url)));
+        }
+        Ok(lists)
     }
 }
 

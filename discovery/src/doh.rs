@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use chappe_common::special;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, RecordType},
@@ -160,6 +161,14 @@ impl Doh {
     /// Who it is.
     pub const fn provider(&self) -> &Provider {
         &self.provider
+    }
+
+    /// Whether it is in a private network itself, so that what it names may be.
+    pub fn is_private(&self) -> bool {
+        match self.provider.connect_to.first() {
+            Some(addr) => !special::is_public(addr.ip()),
+            None => !special::is_public_url(&self.provider.url),
+        }
     }
 
     /// Asks for the records of one kind that a name has; at least one is in an answer.

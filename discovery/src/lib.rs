@@ -29,7 +29,6 @@ pub mod registry;
 pub mod report;
 pub mod snapshot;
 pub mod source;
-pub mod special;
 pub mod tls;
 
 pub use aftermath::{Aftermath, Rest};

@@ -8,16 +8,13 @@
 
 use std::{fmt, time::Duration};
 
-use chappe_common::{keys::NodeId, place::NodePlace, redacted::Redacted, time::UnixTime};
+use chappe_common::{keys::NodeId, place::NodePlace, redacted::Redacted, special, time::UnixTime};
 use data_encoding::BASE32_NOPAD;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    source::{Candidate, Listing, Source, SourceError, SourceKind},
-    special,
-};
+use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
 
 /// The most nodes in a link: more would not fit the QR code, and one of three is alive.
 pub const MAX_LINK_NODES: usize = 3;

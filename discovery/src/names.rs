@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use chappe_common::special;
 use futures_util::{StreamExt as _, future::join, stream::FuturesUnordered};
 use hickory_proto::rr::{RData, RecordType};
 use tokio::time::{Instant, sleep};
@@ -28,7 +29,18 @@ const MAX_ADDRESSES: usize = 4;
 #[derive(Debug)]
 enum How {
     System,
-    OverHttps { providers: Vec<Doh>, known: Mutex<HashMap<String, (Instant, Vec<IpAddr>)>> },
+    OverHttps { providers: Vec<Doh>, known: Mutex<HashMap<String, Known>> },
+}
+
+/// What is remembered of a name.
+#[derive(Clone, Debug)]
+struct Known {
+    at: Instant,
+    ips: Vec<IpAddr>,
+    /// Which provider said so.
+    by: usize,
+    /// Nothing good was at the addresses: the others are asked first, this one last.
+    is_doubted: bool,
 }
 
 /// Who resolves names. Clones share what is remembered.
@@ -66,44 +78,59 @@ impl Names {
                 if found.is_empty() { Err(NameError::NoSuchName) } else { Ok(found) }
             }
             How::OverHttps { providers, known } => {
-                let remembered = known
-                    .lock()
-                    .expect("nothing panics while it is locked")
-                    .get(&host)
-                    .map(|(at, ips)| (*at, ips.clone()));
-                if let Some((at, ips)) = remembered
-                    && at.elapsed() < KEEP
+                let remembered = lock(known).get(&host).filter(|known| known.at.elapsed() < KEEP).cloned();
+                if let Some(known) = &remembered
+                    && !known.is_doubted
                 {
-                    return Ok(ips);
+                    return Ok(known.ips.clone());
                 }
-                let ips = ask_all(providers, &host).await?;
-                let mut known = known.lock().expect("nothing panics while it is locked");
+                let (by, ips) = ask_all(providers, &host, remembered.map(|known| known.by)).await?;
+                let mut known = lock(known);
                 if known.len() >= MAX_NAMES {
-                    known.retain(|_, (at, _)| at.elapsed() < KEEP);
+                    known.retain(|_, known| known.at.elapsed() < KEEP);
                 }
-                if known.len() < MAX_NAMES {
-                    known.insert(host, (Instant::now(), ips.clone()));
+                if known.len() < MAX_NAMES || known.contains_key(&host) {
+                    known.insert(host, Known { at: Instant::now(), ips: ips.clone(), by, is_doubted: false });
                 }
                 Ok(ips)
             }
         }
     }
+
+    /// What was to be found at a name's addresses wasn't there, or not with a certificate that fits: the next lookup asks
+    /// those providers first that haven't named them. Whether there are any.
+    pub fn doubt(&self, host: &str) -> bool {
+        let How::OverHttps { providers, known } = &*self.0 else { return false };
+        let mut known = lock(known);
+        let Some(known) = known.get_mut(&host.trim_end_matches('.').to_ascii_lowercase()) else { return false };
+        known.is_doubted = true;
+        providers.len() > 1
+    }
+}
+
+fn lock(known: &Mutex<HashMap<String, Known>>) -> MutexGuard<'_, HashMap<String, Known>> {
+    known.lock().expect("nothing panics while it is locked")
 }
 
 /// The first answer with an address counts. That there is no such name is believed only where nobody says otherwise:
 /// blocking a name often looks like that.
-async fn ask_all(providers: &[Doh], host: &str) -> Result<Vec<IpAddr>, NameError> {
+///
+/// `doubted`: the provider to ask last. With the addresses comes the number of the provider that named them.
+async fn ask_all(providers: &[Doh], host: &str, doubted: Option<usize>) -> Result<(usize, Vec<IpAddr>), NameError> {
+    let mut order: Vec<_> = (0..providers.len()).collect();
+    order.sort_by_key(|number| doubted == Some(*number));
     let mut asked: FuturesUnordered<_> = (0..)
-        .zip(providers)
-        .map(|(n, provider)| async move {
+        .zip(order)
+        .map(|(n, number)| async move {
             sleep(STAGGER * n).await;
-            ask(provider, host).await
+            ask(&providers[number], host).await.map(|ips| (number, ips))
         })
         .collect();
     let mut failure = NameError::NoAnswer;
     while let Some(answer) = asked.next().await {
         match answer {
-            Ok(ips) => return Ok(ips),
+            Ok((_, ips)) if ips.is_empty() => failure = NameError::Private,
+            Ok(named) => return Ok(named),
             Err(DohError::NoSuchName | DohError::NoRecords) => failure = NameError::NoSuchName,
             Err(DohError::Name) => return Err(NameError::Invalid),
             Err(_) => {}
@@ -123,7 +150,9 @@ async fn ask(provider: &Doh, host: &str) -> Result<Vec<IpAddr>, DohError> {
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
     });
-    failure.map_or_else(|| Ok(ips.take(MAX_ADDRESSES).collect()), Err)
+    // A name in the internet that leads into a private network would have its visitors knock there.
+    let counts = |ip: &IpAddr| provider.is_private() || special::is_public(*ip);
+    failure.map_or_else(|| Ok(ips.filter(counts).take(MAX_ADDRESSES).collect()), Err)
 }
 
 impl reqwest::dns::Resolve for Names {

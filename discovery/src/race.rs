@@ -38,6 +38,9 @@ pub const PATIENCE: Duration = Duration::from_millis(1000);
 /// How long the registry's nodes wait for those of DNS, which is asked later by as much, in a search that knows nobody
 /// else: otherwise who runs the registry would choose everybody's first node.
 pub const HOLD: Duration = Duration::from_millis(350);
+/// How long the registry's nodes let those of others go ahead, once one of these is dialled and as long as one of them is:
+/// whoever has nodes next to everybody would otherwise win every race that it is in.
+pub const HEAD_START: Duration = Duration::from_millis(400);
 /// How long a search may take; after ten seconds people take it for broken, and the report takes a moment.
 pub const SEARCH_TIMEOUT: Duration = Duration::from_millis(9500);
 
@@ -97,6 +100,8 @@ pub struct Race {
     tally: Tally,
     next_dial: u64,
     cached_dials: usize,
+    /// When a node that the registry doesn't answer for was first dialled.
+    others_at: Option<Duration>,
     hold_until: Option<Duration>,
     winner: Option<Candidate>,
     rng: StdRng,
@@ -131,6 +136,7 @@ impl Race {
             tally: Tally::default(),
             next_dial: 0,
             cached_dials: 0,
+            others_at: None,
             hold_until: None,
             winner: None,
             rng,
@@ -226,6 +232,9 @@ impl Race {
         if let Some((candidate, second_turn)) = self.next_candidate(now) {
             let (id, party) = (DialId(self.next_dial), candidate.party());
             self.next_dial += 1;
+            if party != SourceKind::Registry {
+                self.others_at.get_or_insert(now);
+            }
             self.cached_dials += usize::from(candidate.source == SourceKind::Cache);
             self.dials.push(Dial { id, candidate: candidate.clone(), party, progress_at: now, second_turn });
             return Some(Action::Dial(id, candidate));
@@ -244,7 +253,8 @@ impl Race {
             Asked::Running | Asked::Answered => None,
         });
         let silent = self.dials.iter().flat_map(|dial| [dial.progress_at + STAGGER, dial.progress_at + PATIENCE]);
-        let own = self.hold_until.into_iter().chain([STAGGER, SEARCH_TIMEOUT]);
+        let ahead = self.others_at.map(|at| at + HEAD_START);
+        let own = self.hold_until.into_iter().chain(ahead).chain([STAGGER, SEARCH_TIMEOUT]);
         due.chain(silent).chain(own).filter(|at| *at > now).min()
     }
 
@@ -279,7 +289,8 @@ impl Race {
         let longest = self.dials.iter().filter(|dial| !dial.second_turn).min_by_key(|dial| dial.progress_at);
         let Some(longest) = longest else { return };
         let absent = |candidate: &Candidate| self.dials.iter().all(|dial| dial.party != candidate.party());
-        let newcomer = self.first.iter().any(absent) && silent(&longest, STAGGER);
+        let newcomer =
+            self.first.iter().any(|one| absent(one) && !self.lets_others_ahead(one, now)) && silent(&longest, STAGGER);
         if newcomer || (silent(&longest, PATIENCE) && !self.first.is_empty()) {
             let id = longest.id;
             let dropped = self.dials.iter().position(|dial| dial.id == id);
@@ -296,12 +307,20 @@ impl Race {
         self.hold_until.is_some_and(|until| now < until) && self.slots.iter().any(another)
     }
 
+    /// Whether a candidate of the registry's waits for those of others that are being dialled.
+    fn lets_others_ahead(&self, candidate: &Candidate, now: Duration) -> bool {
+        candidate.party() == SourceKind::Registry
+            && self.others_at.is_some_and(|at| now < at + HEAD_START)
+            && self.dials.iter().any(|dial| dial.party != SourceKind::Registry)
+    }
+
     fn next_candidate(&mut self, now: Duration) -> Option<(Candidate, bool)> {
         if self.dials.len() >= MAX_DIALS || self.is_held(now) {
             return None;
         }
         let few_cached = now < STAGGER && self.cached_dials >= FIRST_CACHED;
-        let eligible = |candidate: &Candidate| !few_cached || candidate.source != SourceKind::Cache;
+        let waits: Vec<bool> = self.first.iter().map(|one| self.lets_others_ahead(one, now)).collect();
+        let eligible = |at: usize| !waits[at] && (!few_cached || self.first[at].source != SourceKind::Cache);
         match self.tally.choose(&self.first, eligible, &mut self.rng) {
             Chosen::One(at) => return Some((self.first.swap_remove(at), false)),
             Chosen::NoneEligible => return None,

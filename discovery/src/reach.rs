@@ -40,6 +40,9 @@ pub enum NameError {
     /// Nobody who was asked gave an answer.
     #[error("nobody can be asked for its name's address")]
     NoAnswer,
+    /// It leads into a private network, where nobody who names it to the world can be.
+    #[error("its name leads into a private network")]
+    Private,
     /// What stands there can't be a name.
     #[error("its name is not one")]
     Invalid,

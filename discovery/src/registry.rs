@@ -3,7 +3,7 @@
 //! Any static host of the same bytes is as good as the registry: both are checked against pinned roots. All
 //! endpoints are asked at once, so a blocked one costs no time, and the newest directory of those that answer is taken.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use chappe_common::{
@@ -13,6 +13,7 @@ use chappe_common::{
     list_request::ListRequest,
     removal::NodeRemoval,
     signed::Signed,
+    special,
     time::UnixTime,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     answers::first_answers,
     http,
+    names::Names,
     net::{Net, SetupError},
     reach::ReachError,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
@@ -98,7 +100,10 @@ struct Prepared {
     base: Url,
     /// What the request names as the host, where that is another.
     host: Option<String>,
+    /// It is in a private network itself, so that its nodes may be: a test, or a federation of one's own.
+    is_private: bool,
     http: reqwest::Client,
+    names: Names,
 }
 
 impl Prepared {
@@ -130,15 +135,21 @@ impl Prepared {
         }
         let differs = endpoint.sni.is_some() || endpoint.connect_to.is_some();
         let host = endpoint.host.clone().or_else(|| differs.then_some(authority));
-        Ok(Self { base, host, http: http.build().map_err(SetupError::Http)? })
+        let is_private = match endpoint.connect_to {
+            Some(addr) => !special::is_public(addr.ip()),
+            None => !special::is_public_url(&endpoint.url),
+        };
+        Ok(Self { base, host, is_private, http: http.build().map_err(SetupError::Http)?, names: net.names().clone() })
     }
 
     /// `path` under the base; a file is itself, whatever is asked of it.
     fn url(&self, path: &str) -> String {
-        let own = self.base.path();
-        let is_file = own.rsplit('/').next().is_some_and(|last| last.contains('.'));
         let base = self.base.as_str();
-        if is_file { base.to_owned() } else { format!("{}{path}", base.trim_end_matches('/')) }
+        if self.is_file() { base.to_owned() } else { format!("{}{path}", base.trim_end_matches('/')) }
+    }
+
+    fn is_file(&self) -> bool {
+        self.base.path().rsplit('/').next().is_some_and(|last| last.contains('.'))
     }
 
     async fn get(&self, path: &str, longest: usize) -> Result<Bytes, SourceError> {
@@ -153,7 +164,16 @@ impl Prepared {
         if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }
-        let response = request.send().await.map_err(|error| SourceError::from(ReachError::of_request(&error)))?;
+        let again = request.try_clone();
+        let response = match request.send().await.map_err(|error| ReachError::of_request(&error)) {
+            Ok(response) => response,
+            // Nothing was there, or somebody else: perhaps who named the address lies, and another knows better.
+            Err(error) if error != ReachError::Timeout && self.doubt_address() => {
+                let again = again.ok_or(error)?;
+                again.send().await.map_err(|error| ReachError::of_request(&error))?
+            }
+            Err(error) => return Err(error.into()),
+        };
         if response.status() != reqwest::StatusCode::OK {
             return Err(SourceError::Status(response.status().as_u16()));
         }
@@ -162,6 +182,13 @@ impl Prepared {
             http::BodyError::Broken => SourceError::Broken,
             http::BodyError::TooLong => SourceError::TooLong,
         })
+    }
+}
+
+impl Prepared {
+    /// Has the name resolved anew, by others. Whether that can lead elsewhere.
+    fn doubt_address(&self) -> bool {
+        self.base.domain().is_some_and(|name| self.names.doubt(name))
     }
 }
 
@@ -186,47 +213,46 @@ impl Registry {
         Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, roots })
     }
 
-    /// All directories that come within a moment of the first good one, the newest first.
-    async fn fetch_all(&self, now: UnixTime) -> Result<Vec<(DirectoryBundle, Bytes)>, SourceError> {
+    /// All directories that come within a moment of the first good one.
+    async fn fetch_all(&self, now: UnixTime) -> Result<Vec<Fetched>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             let bytes = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
-            Ok((DirectoryBundle::decode(bytes.clone(), &self.roots, now)?, bytes))
+            let bundle = DirectoryBundle::decode(bytes.clone(), &self.roots, now)?;
+            Ok(Fetched { bundle, bytes, is_private: endpoint.is_private })
         });
-        let mut all = first_answers(asked).await?;
-        all.sort_by_key(|(bundle, _)| std::cmp::Reverse(bundle.directory().seq));
-        Ok(all)
+        first_answers(asked).await
     }
 
-    /// The newest directory that a registry has and that verifies at `now`.
-    ///
-    /// # Errors
-    /// Why the last of the registries to fail has given none.
-    pub async fn fetch(&self, now: UnixTime) -> Result<DirectoryBundle, SourceError> {
-        let newest = self.fetch_all(now).await?.into_iter().next();
-        newest.map(|(bundle, _)| bundle).ok_or(SourceError::Empty)
-    }
-
-    /// All public nodes, where a registry shows them to whoever signed `request`; else what it shows to anybody, as a
-    /// mirror does, or a registry at which the node isn't listed yet. A request is good once.
+    /// All public nodes, where a registry shows them to whoever signs a `request` to its online key; else what it shows to
+    /// anybody, as a mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of each
+    /// key that signs, since independent registries list different nodes; at least one.
     ///
     /// # Errors
     /// Why the last of the registries to fail has given none.
     pub async fn fetch_whole(
         &self,
-        request: &Signed<ListRequest>,
+        request: &(impl Fn(PublicKey) -> Signed<ListRequest> + Sync),
         now: UnixTime,
-    ) -> Result<DirectoryBundle, SourceError> {
+    ) -> Result<Vec<DirectoryBundle>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
-            let bytes = match endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await {
-                Err(SourceError::Status(_)) => endpoint.get("/v1/directory", MAX_BUNDLE).await?,
-                answered => answered?,
-            };
-            Ok(DirectoryBundle::decode(bytes, &self.roots, now)?)
+            let decode = |bytes| DirectoryBundle::decode(bytes, &self.roots, now);
+            let shown = decode(endpoint.get("/v1/directory", MAX_BUNDLE).await?)?;
+            if endpoint.is_file() {
+                // A mirror can do nothing with the request, but play it to the registry before this does.
+                return Ok(shown);
+            }
+            let request = request(shown.directory().key_id);
+            match endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await {
+                Err(SourceError::Status(_)) => Ok(shown),
+                answered => Ok(decode(answered?)?),
+            }
         });
-        let all = first_answers(asked).await?;
+        let mut all = first_answers(asked).await?;
         // A part of a newer one says less than the whole of another.
         let rank = |bundle: &DirectoryBundle| (bundle.directory().is_whole(), bundle.directory().seq);
-        all.into_iter().max_by_key(rank).ok_or(SourceError::Empty)
+        all.sort_by_key(|bundle| (bundle.directory().key_id, std::cmp::Reverse(rank(bundle))));
+        all.dedup_by_key(|bundle| bundle.directory().key_id);
+        Ok(all)
     }
 
     /// Tells all of the registries that a node is removed.
@@ -264,13 +290,15 @@ impl Source for Registry {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         async move {
-            let all = self.fetch_all(now).await?;
-            let newest = all.first().map(|(bundle, _)| bundle.directory().seq);
-            let of_newest = all.into_iter().filter(|(bundle, _)| Some(bundle.directory().seq) == newest);
-            let lists = of_newest.map(|(bundle, bytes)| {
+            let all = newest_of_each_key(self.fetch_all(now).await?);
+            let lists = all.into_iter().map(|Fetched { bundle, bytes, is_private }| {
                 let directory = bundle.directory();
                 let records: Vec<_> = bundle.records_old(now).collect();
-                let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry));
+                // A list from the internet sends nobody into a network of his own.
+                let candidates = records
+                    .iter()
+                    .flat_map(|record| Candidate::of_record(record, SourceKind::Registry))
+                    .filter(|candidate| is_private || special::is_public_url(&candidate.url));
                 SignedList {
                     form: ListForm::Directory,
                     key: directory.key_id,
@@ -288,9 +316,58 @@ impl Source for Registry {
     }
 }
 
+/// A directory that an endpoint has given.
+#[derive(Debug)]
+struct Fetched {
+    bundle: DirectoryBundle,
+    bytes: Bytes,
+    /// By an endpoint in a private network.
+    is_private: bool,
+}
+
+/// What is older than another of the same key says nothing. Numbers of different keys don't compare: one registry that is
+/// ahead of the others must not hide what they list.
+fn newest_of_each_key(mut all: Vec<Fetched>) -> Vec<Fetched> {
+    let mut newest: BTreeMap<PublicKey, u64> = BTreeMap::new();
+    for fetched in &all {
+        let directory = fetched.bundle.directory();
+        let seq = newest.entry(directory.key_id).or_default();
+        *seq = directory.seq.max(*seq);
+    }
+    all.retain(|fetched| newest.get(&fetched.bundle.directory().key_id) == Some(&fetched.bundle.directory().seq));
+    all
+}
+
 #[cfg(test)]
 mod tests {
+    use chappe_common::{
+        directory::{Delegation, Directory},
+        federation::FederationId,
+        keys::SecretKey,
+    };
+
     use super::*;
+
+    fn fetched(online: u8, seq: u64) -> Fetched {
+        let (root, key) = (SecretKey::from_bytes(&[9; 32]), SecretKey::from_bytes(&[online; 32]));
+        let federation = FederationId::of_roots(&[root.public()]);
+        let (issued_at, expires_at) = (UnixTime::from_secs(1000), UnixTime::from_secs(2000));
+        let delegation =
+            Delegation { federation, root: root.public(), key: key.public(), not_before: issued_at, expires_at };
+        let nodes = vec![Bytes::from_static(b"a node")];
+        let directory =
+            Directory { federation, key_id: key.public(), seq, issued_at, expires_at, shard: (0, 1), nodes };
+        let delegation = Signed::sign(delegation, &root).expect("a delegation");
+        let bundle = DirectoryBundle::sign(delegation, directory, &key).expect("a directory");
+        Fetched { bytes: bundle.encode().into(), bundle, is_private: false }
+    }
+
+    #[test]
+    fn a_registry_that_is_ahead_hides_nothing_of_what_others_list() {
+        let all = vec![fetched(1, 5), fetched(2, 9000), fetched(1, 7), fetched(3, 1)];
+        let newest = newest_of_each_key(all);
+        assert_eq!(newest.iter().map(|fetched| fetched.bundle.directory().seq).collect::<Vec<_>>(), [9000, 7, 1]);
+    }
 
     fn prepared(text: &str) -> Prepared {
         Prepared::new(&text.parse().expect("an endpoint"), &Net::default()).expect("a usable endpoint")
@@ -312,6 +389,18 @@ mod tests {
         assert_eq!(named.host.as_deref(), Some("other.example"));
         let address = prepared("http://192.0.2.9,connect_to=127.0.0.1:81");
         assert_eq!(address.url("/x"), "http://127.0.0.1:81/x");
+    }
+
+    #[test]
+    fn only_an_endpoint_in_a_private_network_may_name_what_is_there() {
+        for public in ["https://registry.example.org", "https://10.0.0.1,connect_to=9.9.9.9:443", "http://9.9.9.9"] {
+            assert!(!prepared(public).is_private, "{public}");
+        }
+        for private in
+            ["http://127.0.0.1:8700", "http://registry.lan", "https://registry.example.org,connect_to=10.0.0.1:1"]
+        {
+            assert!(prepared(private).is_private, "{private}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chappe_discovery::registry::Registry;
+use chappe_discovery::{registry::Registry, source::Source as _};
 use chappe_tests::{federation::Federation, raw::Raw};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -44,8 +44,8 @@ async fn a_node_in_reserve_is_a_member_and_nobody_is_told_of_it() {
     federation.settle().await;
     let registry = Registry::new([federation.registry_url()], vec![federation.root()], &Default::default());
     let now = std::time::SystemTime::now().into();
-    let directory = registry.expect("a registry").fetch(now).await.expect("a directory");
-    let listed: Vec<_> = directory.records(now).map(|record| record.node).collect();
+    let listing = registry.expect("a registry").list(now).await.expect("a directory");
+    let listed: Vec<_> = listing.lists.iter().flat_map(|list| &list.records).map(|record| record.node).collect();
     assert_eq!(listed, [federation.nodes[0].id()]);
 
     // The public node goes, and tells its clients of others; this one isn't among them.

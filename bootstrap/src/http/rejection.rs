@@ -40,8 +40,10 @@ impl Rejection {
             Self::Malformed | Self::Refused(Refusal::Lifetime) => "malformed",
             Self::Signature => "signature",
             Self::Refused(Refusal::Federation) => "federation",
+            Self::Refused(Refusal::Registry) => "registry",
             Self::Refused(Refusal::Clock) => "clock",
             Self::Refused(Refusal::Expired) => "expired",
+            Self::Refused(Refusal::PrivateUrl) => "private_url",
             Self::Refused(Refusal::Stale) => "stale",
             Self::Refused(Refusal::Full) => "full",
             Self::Refused(Refusal::NetworkFull) => "network_full",
@@ -55,10 +57,12 @@ impl Rejection {
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired) => {
+            Self::Malformed
+            | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired | Refusal::PrivateUrl) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Signature | Self::Refused(Refusal::Federation | Refusal::Removed | Refusal::Signer) => {
+            Self::Signature
+            | Self::Refused(Refusal::Federation | Refusal::Registry | Refusal::Removed | Refusal::Signer) => {
                 StatusCode::FORBIDDEN
             }
             Self::Refused(Refusal::Stale | Refusal::Full | Refusal::NetworkFull) => StatusCode::CONFLICT,

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, str::FromStr as _, time::Duration};
 use chappe_common::shard::txt_strings;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, rdata::TXT};
 
-use super::Publication;
+use super::{Publication, PublishError};
 
 /// A text that is no name in DNS.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub struct NameError {
     name: String,
 }
 
-/// All TXT records of one name, with nothing else beside them.
+/// All TXT records of one name, at least one, with nothing else beside them.
 #[derive(Debug)]
 pub struct RecordSet {
     name: Name,
@@ -27,10 +27,10 @@ impl RecordSet {
     /// The records of a publication under `name`, which resolvers may keep for `ttl`.
     ///
     /// # Errors
-    /// `name` is none.
-    pub fn new(publication: &Publication, name: &str, ttl: Duration) -> Result<Self, NameError> {
+    /// `name` is none, or no node has a place in DNS.
+    pub fn new(publication: &Publication, name: &str, ttl: Duration) -> Result<Self, PublishError> {
         let ttl = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-        Ok(Self { name: parse_name(name)?, ttl, texts: publication.shards().to_vec() })
+        Ok(Self { name: parse_name(name)?, ttl, texts: publication.shards()?.to_vec() })
     }
 
     /// The name, with its final dot.

@@ -3,8 +3,9 @@
 //! A node counts where it proved its key, not where it says that it is: otherwise a stranger could fill a network's
 //! places by naming its addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use chappe_common::record::NodeRecord;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::CapsSection;
@@ -26,13 +27,18 @@ impl Caps {
     pub(crate) fn have_room(&self, address: IpAddr, others: impl Iterator<Item = IpAddr> + Clone) -> bool {
         let address = address.to_canonical();
         // Nobody but this machine is on loopback: no operator fills a list that way.
-        if address.is_loopback() || self.exempt.iter().any(|net| net.contains(&address)) {
+        if address.is_loopback() || self.are_exempt(address) {
             return true;
         }
         self.networks(address).into_iter().all(|(network, most)| {
             let inside = others.clone().filter(|other| network.contains(&other.to_canonical())).count();
             inside < most
         })
+    }
+
+    /// Whether those at `address` have no caps, because it is in a test network.
+    pub(crate) fn are_exempt(&self, address: IpAddr) -> bool {
+        self.exempt.iter().any(|net| net.contains(&address.to_canonical()))
     }
 
     fn networks(&self, address: IpAddr) -> [(IpNet, usize); 2] {
@@ -58,6 +64,15 @@ pub(crate) fn wide_network(address: IpAddr) -> IpNet {
         v4 @ IpAddr::V4(_) => network(v4, 16),
         v6 @ IpAddr::V6(_) => network(v6, 32),
     }
+}
+
+/// The addresses of a record that lie in the wide network of its first one: where its node has to prove its key.
+///
+/// The first address is what others tell a node's network by, as they know the record alone. One that nobody has to
+/// answer at would put a crowd into as many networks as it cares to name.
+pub(crate) fn counted_addrs(record: &NodeRecord) -> impl Iterator<Item = SocketAddr> {
+    let network = record.quic_addrs.first().map(|first| wide_network(first.ip()));
+    record.quic_addrs.iter().copied().filter(move |addr| Some(wide_network(addr.ip())) == network)
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ fn leave(key: &SecretKey, epoch: u64, seq: u64) -> Signed<NodeLeave> {
 fn bounds() -> Bounds {
     Bounds {
         federation: federation(),
+        online: key(98).public(),
         operators: vec![key(99).public(), key(98).public()],
         max_nodes: 3,
         seen_within: SEEN_WITHIN,
@@ -82,8 +83,11 @@ fn admit(registry: &mut Registry, record: SignedRecord, now: Millis) {
     apply(registry, changes);
 }
 
+/// At `now`, or as soon as it is due.
 fn probe(registry: &mut Registry, seed: u8, answered: bool, now: Millis) {
-    let change = registry.probed(key(seed).node_id(), answered, 0.5, now).expect("a listed node");
+    let node = key(seed).node_id();
+    let due = registry.nodes.get(&node).expect("a listed node").probes.due();
+    let change = registry.probed(node, answered, 0.5, now.max(due)).expect("a node that is due");
     registry.apply(change);
 }
 
@@ -152,6 +156,29 @@ fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
     for (altered, reason) in cases {
         let altered = Signed::sign(altered, &key).expect("a record within its bounds");
         assert_eq!(registry.judge(&altered, now()), Err(reason));
+    }
+}
+
+#[test]
+fn a_node_in_the_internet_names_no_private_url_and_one_in_a_private_network_does() {
+    let mut bounds = bounds();
+    bounds.caps = Caps::new(CapsSection::default(), &["9.9.0.0/16".parse().expect("a network")]);
+    let registry = Registry::new(bounds, now());
+    let judge = |addrs: &[&str], url: &str| {
+        let mut record = unsigned(&key(1), 1, 1);
+        record.quic_addrs = addrs.iter().map(|addr| addr.parse().expect("an address")).collect();
+        record.client_urls = vec![url.to_owned()];
+        registry.judge(&Signed::sign(record, &key(1)).expect("a record within its bounds"), now())
+    };
+    let private = ["ws://127.0.0.1:1", "wss://192.168.1.1/ws", "wss://router.lan", "ws://0x7f.1", "ws://localhost"];
+    for url in private {
+        assert_eq!(judge(&["8.8.8.8:1"], url), Err(Refusal::PrivateUrl), "{url}");
+        assert_eq!(judge(&["127.0.0.1:1", "8.8.8.8:1"], url), Err(Refusal::PrivateUrl), "{url}");
+        assert_eq!(judge(&["127.0.0.1:1", "[fd00::1]:1"], url), Ok(()), "{url}");
+        assert_eq!(judge(&["9.9.9.9:1"], url), Ok(()), "a test network: {url}");
+    }
+    for url in ["wss://relay.example.org", "wss://8.8.8.8/ws", "ws://[2606:4700::1111]:80"] {
+        assert_eq!(judge(&["8.8.8.8:1"], url), Ok(()), "{url}");
     }
 }
 
@@ -250,6 +277,7 @@ fn a_network_takes_so_many_nodes_and_no_more() {
     let at = |seed: u8, seq| {
         let mut record = unsigned(&key(seed), 1, seq);
         record.quic_addrs = vec![(place(seed), 1).into()];
+        record.client_urls = Vec::new();
         Signed::sign(record, &key(seed)).expect("a record within its bounds")
     };
     for seed in 1..=2 {
@@ -258,13 +286,20 @@ fn a_network_takes_so_many_nodes_and_no_more() {
     }
     assert_eq!(registry.judge(&at(3, 1), now()), Err(Refusal::NetworkFull), "before it is dialled");
     assert_eq!(registry.judge(&at(2, 2), now()), Ok(()), "who is listed stays");
-    // Its record names a place with room as well, but it is at the other one.
+    // Another place with room doesn't help where it isn't the first: the first is what others count it by.
     let mut both = at(3, 1).into_value();
     both.quic_addrs.push(([198, 51, 100, 3], 1).into());
+    let later = Signed::sign(both.clone(), &key(3)).expect("a record within its bounds");
+    assert_eq!(registry.judge(&later, now()), Err(Refusal::NetworkFull));
+    both.quic_addrs = vec![([192, 0, 3, 3], 1).into(), (place(3), 1).into()];
     let both = Signed::sign(both, &key(3)).expect("a record within its bounds");
     assert_eq!(registry.judge(&both, now()), Ok(()));
-    assert_eq!(registry.admit(both.clone(), place(3), millis()), Err(Refusal::NetworkFull));
-    assert!(registry.admit(both, [198, 51, 100, 3].into(), millis()).is_ok());
+    assert_eq!(
+        registry.admit(both.clone(), place(3), millis()),
+        Err(Refusal::NetworkFull),
+        "where it is, there is none"
+    );
+    assert!(registry.admit(both, [192, 0, 3, 3].into(), millis()).is_ok());
 }
 
 #[test]
@@ -335,6 +370,16 @@ fn probes_are_due_one_after_the_other() {
     assert_eq!(due(&registry, 360), ids(&[2]), "a failure is looked into sooner");
 }
 
+#[test]
+fn what_several_registries_found_at_once_counts_once() {
+    let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
+    let due = Millis(millis().0 + 300_000);
+    probe(&mut registry, 1, false, due);
+    assert_eq!(registry.probed(key(1).node_id(), false, 0.5, Millis(due.0 + 1000)), None);
+    let failures = registry.listings().map(|listing| listing.probes.failures()).max();
+    assert_eq!(failures, Some(1));
+}
+
 fn removal(signer: &SecretKey, node: u8, issued_at: UnixTime, lasts: u64) -> Signed<NodeRemoval> {
     let removal = NodeRemoval {
         federation: federation(),
@@ -380,7 +425,9 @@ fn a_removal_that_was_taken_back_is_not_played_again() {
 #[test]
 fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
     let mut registry = registry(&[record(&key(1), 1, 1)]);
-    let ask = |seed: u8, seq: u64, load| ListRequest { federation: federation(), key: key(seed).public(), seq, load };
+    let ask = |seed: u8, seq: u64, load| {
+        ListRequest::sign(federation(), key(98).public(), &key(seed), seq, load).into_value()
+    };
     let first = ask(1, NOW * 1000, Load::Busy);
     let changes = registry.ask(&first, now()).expect("a listed node's request");
     apply(&mut registry, changes);
@@ -389,6 +436,8 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
     assert!(registry.ask(&ask(1, NOW * 1000 + 1, Load::Idle), now()).is_ok());
     assert_eq!(registry.ask(&ask(2, NOW * 1000, Load::Idle), now()), Err(Refusal::Signer));
     assert_eq!(registry.ask(&ask(1, NOW * 1000 + 200_000, Load::Idle), now()), Err(Refusal::Clock));
+    let elsewhere = ListRequest { registry: key(97).public(), ..ask(1, NOW * 1000 + 1, Load::Idle) };
+    assert_eq!(registry.ask(&elsewhere, now()), Err(Refusal::Registry));
     // A new record is no new allowance.
     admit(&mut registry, record(&key(1), 2, 1), millis());
     assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));

@@ -103,8 +103,12 @@ impl Fixture {
 
     /// All public nodes, for whoever has `key`.
     pub(crate) async fn ask_for_all(&self, key: &SecretKey, seq: u64, load: Load) -> Result<DirectoryBundle, String> {
-        let request = ListRequest::sign(self.federation(), key, seq, load);
-        self.send_request(&request).await
+        self.send_request(&self.list_request(key, seq, load)).await
+    }
+
+    pub(crate) fn list_request(&self, key: &SecretKey, seq: u64, load: Load) -> Signed<ListRequest> {
+        let online = keys::load_secret_key(&self.dir.path().join(keys::ONLINE_KEY_FILE)).expect("a key");
+        ListRequest::sign(self.federation(), online.public(), key, seq, load)
     }
 
     pub(crate) async fn send_request(&self, request: &Signed<ListRequest>) -> Result<DirectoryBundle, String> {

@@ -15,7 +15,7 @@ use chappe_common::{
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::fixture::{Fixture, TestNode, config, now};
+use crate::fixture::{Fixture, TestNode, config, eventually, now};
 
 #[tokio::test]
 async fn a_node_that_proves_its_key_is_listed_and_a_newer_record_replaces_the_old_one() {
@@ -28,7 +28,7 @@ async fn a_node_that_proves_its_key_is_listed_and_a_newer_record_replaces_the_ol
     let first = fixture.directory().await.expect("a directory").directory().seq;
 
     assert_eq!(fixture.register(&fixture.record(&node, 1, 2)).await.0, StatusCode::OK);
-    assert_eq!(fixture.listed().await, [(1, 2)]);
+    eventually("the newer record is shown", async || fixture.listed().await == [(1, 2)]).await;
     assert!(fixture.directory().await.expect("a directory").directory().seq > first);
 
     let (status, body) = fixture.register(&fixture.record(&node, 1, 1)).await;
@@ -59,6 +59,16 @@ async fn one_of_several_addresses_is_enough() {
     record.quic_addrs.insert(0, silent.local_addr().expect("an address"));
     let record = Signed::sign(record, &node.key).expect("a record within its bounds");
     assert_eq!(fixture.register(&record).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_answer_from_another_network_than_that_of_the_first_address_is_none() {
+    let fixture = Fixture::start().await;
+    let node = TestNode::start(1);
+    let mut record = fixture.record(&node, 1, 1).into_value();
+    record.quic_addrs.insert(0, ([127, 9, 0, 1], 9).into());
+    let record = Signed::sign(record, &node.key).expect("a record within its bounds");
+    assert_eq!(fixture.register(&record).await.1["error"], "unreachable");
 }
 
 #[tokio::test]

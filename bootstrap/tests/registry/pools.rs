@@ -91,9 +91,11 @@ async fn a_listed_node_that_proves_its_key_sees_all_and_its_request_is_good_once
 
     let stranger = SecretKey::from_bytes(&[77; 32]);
     assert_eq!(fixture.ask_for_all(&stranger, now_millis, Load::Idle).await, Err("signer".to_owned()));
-    let forged = ListRequest::sign(fixture.federation(), &stranger, now_millis, Load::Idle);
+    let elsewhere = ListRequest::sign(fixture.federation(), stranger.public(), &nodes[2].key, now_millis, Load::Idle);
+    assert_eq!(fixture.send_request(&elsewhere).await, Err("registry".to_owned()), "it was for another registry");
+    let forged = fixture.list_request(&stranger, now_millis, Load::Idle);
     let mut forged = forged.as_bytes().to_vec();
-    forged[16..48].copy_from_slice(nodes[2].key.public().as_bytes());
+    forged[48..80].copy_from_slice(nodes[2].key.public().as_bytes());
     let url = format!("{}/v1/directory", fixture.base);
     assert_eq!(fixture.http.post(url).body(forged).send().await.expect("an answer").status(), StatusCode::FORBIDDEN);
 }

@@ -1,10 +1,7 @@
 //! Two registries on one database.
 
 use chappe_bootstrap::{BootstrapConfig, DatabaseUrl, StartError};
-use chappe_common::{
-    directory::DirectoryBundle,
-    list_request::{ListRequest, Load},
-};
+use chappe_common::{directory::DirectoryBundle, list_request::Load};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 
@@ -45,7 +42,7 @@ async fn two_registries_on_one_database_are_one() {
     .await;
 
     // A request for the whole list is good once, wherever it is shown.
-    let request = ListRequest::sign(fixture.federation(), &nodes[0].key, millis(), Load::Idle);
+    let request = fixture.list_request(&nodes[0].key, millis(), Load::Idle);
     let all = fixture.send_request(&request).await.expect("all nodes");
     assert_eq!(all.records(now()).count(), 10);
     fixture.base = other_base.clone();

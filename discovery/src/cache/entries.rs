@@ -60,6 +60,17 @@ impl Entry {
         self.seen_at.max(self.proven_at.unwrap_or_default()) + MAX_AGE > now
     }
 
+    /// A clock that was ahead has written down times that are still to come; they would pin the node, and its failures.
+    fn forget_the_future(&mut self, now: UnixTime) {
+        self.seen_at = self.seen_at.min(now);
+        self.proven_at = self.proven_at.map(|at| at.min(now));
+        self.failed_at = self.failed_at.min(now);
+    }
+
+    fn last_heard(&self) -> UnixTime {
+        self.seen_at.max(self.proven_at.unwrap_or_default()).max(self.failed_at)
+    }
+
     fn failures_now(&self, now: UnixTime) -> u32 {
         let halvings = now.saturating_since(self.failed_at).as_secs() / HALF_LIFE.as_secs();
         u32::try_from(halvings).ok().and_then(|halvings| self.failures.checked_shr(halvings)).unwrap_or(0)
@@ -88,8 +99,11 @@ impl Entry {
 pub(super) struct Entries(BTreeMap<NodeId, Entry>);
 
 impl Entries {
-    /// A source has listed these.
+    /// A source has listed these, in a list that counts at `now`: so the clock is right, and what is too old is forgotten.
     pub(super) fn learn(&mut self, candidates: &[Candidate], records: &[SignedRecord], now: UnixTime) {
+        for entry in self.0.values_mut() {
+            entry.forget_the_future(now);
+        }
         for candidate in candidates {
             let Some(node) = candidate.node else { continue };
             let entry = self.0.entry(node).or_insert_with(|| Entry::new(now));
@@ -106,7 +120,9 @@ impl Entries {
                 entry.record = Some(record.clone());
             }
         }
-        self.bound(now);
+        let kept = self.kept();
+        self.0.retain(|node, entry| kept.contains(node) || entry.is_current(now));
+        self.bound();
     }
 
     /// A node has proved its key at that URL.
@@ -117,7 +133,7 @@ impl Entries {
         entry.proven_at = Some(now);
         entry.successes = (entry.successes + 1).min(MAX_COUNT);
         entry.failures = 0;
-        self.bound(now);
+        self.bound();
     }
 
     /// A dial came to nothing.
@@ -140,11 +156,13 @@ impl Entries {
         candidates.collect()
     }
 
-    /// Those that are likely to be there, with a URL of each.
+    /// Those that have proved their keys of late, with a URL of each. What is only listed would pass a lister's word on as
+    /// one's own.
     pub(super) fn current(&self, now: UnixTime) -> impl Iterator<Item = (NodeId, &str)> + '_ {
         let entries = self.0.iter().filter(move |(_, entry)| {
             let proven = entry.proven_at.is_some_and(|at| at + chappe_common::directory::FRESH > now);
-            proven || entry.record.as_ref().is_some_and(|record| record.expires_at > now)
+            // What one contact passed on, in confidence perhaps, is not for another.
+            proven && entry.origins.iter().any(|origin| origin != SourceKind::Referral)
         });
         entries.filter_map(|(node, entry)| Some((*node, entry.urls.first()?.as_str())))
     }
@@ -161,16 +179,31 @@ impl Entries {
         self.0.len()
     }
 
-    /// Forgets what is too old, and then of the network that fills most: so nobody drives the others out by listing
-    /// thousands of its own.
-    fn bound(&mut self, now: UnixTime) {
+    /// The last that proved their keys.
+    fn kept(&self) -> Vec<NodeId> {
         let mut proven: Vec<_> = self.0.iter().filter_map(|(node, entry)| Some((entry.proven_at?, *node))).collect();
         proven.sort_unstable_by(|a, b| b.cmp(a));
-        let kept: Vec<_> = proven.into_iter().take(KEPT).map(|(_, node)| node).collect();
-        self.0.retain(|node, entry| kept.contains(node) || entry.is_current(now));
+        proven.into_iter().take(KEPT).map(|(_, node)| node).collect()
+    }
+
+    /// Takes in what another process has remembered meanwhile.
+    pub(super) fn merge(&mut self, others: Self) {
+        for (node, other) in others.0 {
+            let entry = self.0.entry(node).or_insert_with(|| other.clone());
+            if other.last_heard() > entry.last_heard() {
+                *entry = other;
+            }
+        }
+        self.bound();
+    }
+
+    /// Forgets of the network that fills most what is too much: so nobody drives the others out by listing thousands of
+    /// its own.
+    fn bound(&mut self) {
         if self.0.len() <= MAX_ENTRIES {
             return;
         }
+        let kept = self.kept();
         let mut sizes: HashMap<Network, usize> = HashMap::new();
         let mut others: Vec<_> = self
             .0
@@ -242,6 +275,38 @@ mod tests {
         entries.learn(&flood, &[], day(100));
         let kept: Vec<_> = (0..10).filter(|n| entries.0.contains_key(&node(*n))).collect();
         assert_eq!(kept, (2..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_erases_nothing_and_pins_nothing() {
+        let mut entries = Entries::default();
+        entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
+        entries.proved(node(1), &listed(1, 1), day(365));
+        entries.failed(&listed(2, 2), day(365));
+        assert_eq!(entries.len(), 2);
+        entries.learn(&[listed(3, 3)], &[], day(1));
+        let entry = |n| &entries.0[&node(n)];
+        assert_eq!((entry(1).proven_at, entry(2).failed_at), (Some(day(1)), day(1)));
+    }
+
+    #[test]
+    fn only_what_was_seen_at_work_is_passed_on_and_nothing_that_a_contact_alone_has_named() {
+        let mut entries = Entries::default();
+        entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
+        entries.proved(node(2), &listed(2, 2), NOW);
+        entries.proved(node(3), &Candidate { origins: SourceKind::Referral.into(), ..listed(3, 3) }, NOW);
+        assert_eq!(entries.current(NOW).map(|(node, _)| node).collect::<Vec<_>>(), [node(2)]);
+    }
+
+    #[test]
+    fn two_processes_lose_nothing_of_each_other_s() {
+        let (mut one, mut other) = (Entries::default(), Entries::default());
+        one.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
+        other.learn(&[listed(2, 2), listed(3, 3)], &[], day(1));
+        other.proved(node(2), &listed(2, 2), day(1));
+        one.merge(other);
+        assert_eq!(one.len(), 3);
+        assert_eq!(one.0[&node(2)].proven_at, Some(day(1)));
     }
 
     #[test]

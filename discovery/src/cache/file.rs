@@ -152,6 +152,13 @@ fn entry(form: NodeForm) -> Option<Entry> {
     })
 }
 
+/// Keeps other processes from writing until it is dropped. Waits for one that does.
+pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
+    let lock = fs::File::create(beside(path, "lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
 /// Where a damaged file is put, so that somebody can look at it.
 pub(super) fn set_aside(path: &Path) -> io::Result<()> {
     fs::rename(path, beside(path, "damaged"))

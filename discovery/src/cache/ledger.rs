@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chappe_common::{
-    directory::{FRESH, MAX_BUNDLE},
+    directory::{DirectoryBundle, FRESH, MAX_BUNDLE},
     keys::PublicKey,
+    shard::ShardBundle,
     time::UnixTime,
 };
 
@@ -72,7 +73,7 @@ impl Ledger {
             return Judgement::RolledBack;
         }
         match newest.parts.get(&list.part) {
-            Some(known) if *known == list.bytes => Judgement::Known,
+            Some(known) if says_the_same(list.form, known, &list.bytes) => Judgement::Known,
             Some(known) => Judgement::Equivocation(Box::new(Equivocation {
                 form: list.form,
                 key: list.key,
@@ -145,6 +146,15 @@ impl Ledger {
     }
 }
 
+/// Whether two lists say the same. Their delegations may differ: a root renews them while lists go on.
+fn says_the_same(form: ListForm, one: &Bytes, other: &Bytes) -> bool {
+    let signed = |bytes: &Bytes| match form {
+        ListForm::Directory => DirectoryBundle::list_of(bytes),
+        ListForm::Shard => ShardBundle::list_of(bytes),
+    };
+    one == other || signed(one).zip(signed(other)).is_some_and(|(one, other)| one == other)
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::SecretKey;
@@ -176,6 +186,16 @@ mod tests {
         assert_eq!((&proof.first[..], &proof.second[..], proof.seq), (&b"five"[..], &b"other"[..], 5));
         assert_eq!(ledger.judge(&directory(6, b"six")), Judgement::New);
         assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::RolledBack);
+    }
+
+    #[test]
+    fn a_renewed_delegation_contradicts_nothing() {
+        // The delegation's length, the delegation, and the list.
+        let with = |delegation: &'static [u8]| list(ListForm::Directory, 5, 0, delegation);
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.judge(&with(b"\x02\x00oneverybody")), Judgement::New);
+        assert!(matches!(ledger.judge(&with(b"\x02\x00twverybody")), Judgement::Equivocation(_)));
+        assert_eq!(ledger.judge(&with(b"\x02\x00ineverybody")), Judgement::Known);
     }
 
     #[test]

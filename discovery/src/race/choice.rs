@@ -51,17 +51,13 @@ impl Tally {
         }
     }
 
-    /// Chooses among those for which `eligible` holds, and counts the choice.
-    pub fn choose(
-        &mut self,
-        candidates: &[Candidate],
-        eligible: impl Fn(&Candidate) -> bool,
-        rng: &mut impl Rng,
-    ) -> Chosen {
+    /// Chooses among those at the places for which `eligible` holds, and counts the choice.
+    pub fn choose(&mut self, candidates: &[Candidate], eligible: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Chosen {
         if candidates.is_empty() {
             return Chosen::Empty;
         }
-        let mut parties: Vec<_> = candidates.iter().filter(|one| eligible(one)).map(Candidate::party).collect();
+        let mut parties: Vec<_> =
+            (0..candidates.len()).filter(|at| eligible(*at)).map(|at| candidates[at].party()).collect();
         parties.sort_unstable();
         parties.dedup();
         // Those that had their share wait, as long as another has somebody.
@@ -77,7 +73,7 @@ impl Tally {
             return Chosen::NoneEligible;
         };
         let mine: Vec<_> = (0..candidates.len())
-            .filter(|at| eligible(&candidates[*at]) && candidates[*at].party() == party)
+            .filter(|at| eligible(*at) && candidates[*at].party() == party)
             .map(|at| (at, candidates[at].network(), candidates[at].weight))
             .collect();
         // A network weighs as much as the best of it, and one that was dialled already waits for those that weren't.

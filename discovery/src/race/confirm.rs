@@ -107,13 +107,17 @@ pub fn seconds(
     };
     let mut seconds: Vec<_> = all.into_iter().filter(independent).collect();
     seconds.shuffle(rng);
-    // One node of each network before a second of any, so that a source with many in one place isn't asked twice.
+    // Those last that a registry alone names: it answers each as it likes, and what a contact or the cache named first
+    // may be its own, too. Then one node of each network before a second of any, so that a source with many in one place
+    // isn't asked twice.
     let mut networks = Vec::new();
     seconds.sort_by_cached_key(|candidate| {
         let network = candidate.network().clone();
         let again = networks.contains(&network);
         networks.push(network);
-        again
+        let word = candidate.node.and_then(|node| named.get(&node)).copied().unwrap_or_default();
+        let by_registry_alone = word.ever.union(candidate.origins).iter().all(|origin| origin == SourceKind::Registry);
+        (by_registry_alone, again)
     });
     seconds.truncate(MAX_SECONDS);
     seconds

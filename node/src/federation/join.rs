@@ -94,9 +94,10 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     }
     // Coarse on purpose: the registry sums it up for everybody to see.
     let load = Load::of(core.connections.len(), core.config.client.max_connections);
-    let request = ListRequest::sign(core.federation, &core.key, core.clock.millis(), load);
+    let seq = core.clock.millis();
+    let request = |registry| ListRequest::sign(core.federation, registry, &core.key, seq, load);
     match registry.fetch_whole(&request, now).await {
-        Ok(bundle) => seek(core, bundle.records(now)).await,
+        Ok(bundles) => seek(core, bundles.iter().flat_map(|bundle| bundle.records(now))).await,
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
             core.note_directory_clock(error);
         }

@@ -8,9 +8,9 @@ use chappe_common::{
     keys::{NodeId, PublicKey},
     record::NodeRecord,
     signed::Signed,
+    special,
     time::UnixTime,
 };
-use chappe_discovery::special;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 

@@ -75,6 +75,16 @@ const OF_LISTS: [Fault; 9] =
 const OF_NAMES: [Fault; 2] = [NoSuchName, ServFail];
 const OF_CLOCKS: [Fault; 2] = [ClockAhead, ClockBehind];
 
+/// The sources that faults happen to.
+pub const SOURCES: [SourceKind; 6] = [
+    SourceKind::Registry,
+    SourceKind::Dns,
+    SourceKind::Cache,
+    SourceKind::Referral,
+    SourceKind::Link,
+    SourceKind::Manual,
+];
+
 /// The faults that apply to a source.
 pub fn of(source: SourceKind) -> Vec<Fault> {
     let groups: Vec<&[Fault]> = match source {

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, keys};
 use chappe_common::{
+    directory::DirectoryBundle,
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
     time::UnixTime,
@@ -24,6 +25,7 @@ use chappe_discovery::{
 use chappe_node::{Node, NodeConfig, identity::load_or_create_key};
 use rustls::ServerConfig;
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 
 use super::{
     ca::Ca,
@@ -32,7 +34,7 @@ use super::{
     issuer::{Issuer, Listed, When},
     web::Web,
 };
-use crate::{eventually, process::http};
+use crate::{PATIENCE, eventually, process::http};
 
 /// The name under which shards are in DNS.
 pub const ZONE: &str = "nodes.example";
@@ -103,8 +105,8 @@ impl World {
             nodes.push(Running { listed, _gate: gate, node });
         }
         eventually("the nodes know each other", || nodes.iter().all(|node| node.node.members() == count)).await;
-        let directory = http().get(format!("{url}/v1/directory")).send().await.expect("an answer").bytes().await;
-        Self { issuer, ca: Ca::new("trusted"), nodes, directory: directory.expect("a directory"), registry, _dir: dir }
+        let directory = timeout(PATIENCE, whole_directory(&url, root, count)).await.expect("all are listed in time");
+        Self { issuer, ca: Ca::new("trusted"), nodes, directory, registry, _dir: dir }
     }
 
     /// The nodes as lists have them.
@@ -159,6 +161,19 @@ impl World {
             node.node.shutdown().await;
         }
         self.registry.shutdown().await;
+    }
+}
+
+/// The registry's directory, once it lists so many nodes.
+async fn whole_directory(url: &str, root: PublicKey, count: usize) -> Bytes {
+    loop {
+        let answer = http().get(format!("{url}/v1/directory")).send().await.expect("an answer");
+        let bytes = answer.bytes().await.expect("a body");
+        let bundle = DirectoryBundle::decode(bytes.clone(), &[root], now());
+        if bundle.is_ok_and(|bundle| bundle.directory().nodes.len() == count) {
+            return bytes;
+        }
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! `chappe bootstrap beacon`: fixes who may be a home, and only then draws the number by which is placed.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -72,23 +73,24 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
         bail!("{} holds none of the root keys", args.key.display());
     }
     let now = UnixTime::from(SystemTime::now());
-    let (directory, published) = match &args.directory {
+    let (directories, published) = match &args.directory {
         Some(file) => {
             let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
             let directory = DirectoryBundle::decode(bytes, &roots, now)
                 .with_context(|| format!("{} is of no use", file.display()))?;
-            (directory, None)
+            (vec![directory], None)
         }
         None => {
             let registry = Registry::new(args.registry.clone(), roots.clone(), &Net::default())?;
-            let request = whole_list_request(FederationId::of_roots(&roots), &key);
-            let directory = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
+            let request = |registry| whole_list_request(FederationId::of_roots(&roots), registry, &key);
+            let directories =
+                registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
             // Without the last beacon, the new one would end it at once.
             let last = registry.fetch_beacon(now).await.context("the registry has not said what the last beacon is")?;
-            (directory, last)
+            (directories, last)
         }
     };
-    if !directory.directory().is_whole() {
+    if !directories.iter().all(|directory| directory.directory().is_whole()) {
         bail!(
             "the directory lists only a part of the nodes, and the others would be nobody's homes; \
              `chappe bootstrap publish --format all` writes all of them"
@@ -96,7 +98,10 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
     }
     let known = load_last(&args.file, &roots, now)?;
     let last = [known, published].into_iter().flatten().max_by_key(|note| note.number);
-    let eligible: Vec<NodeId> = directory.records(now).map(|record| record.node).collect();
+    // Independent registries list different nodes.
+    let records = directories.iter().flat_map(|directory| directory.records(now));
+    let eligible: BTreeSet<NodeId> = records.map(|record| record.node).collect();
+    let eligible: Vec<_> = eligible.into_iter().collect();
     // Drawn only now, as the nodes' keys are fixed.
     let value = *SecretKey::generate().map_err(|error| anyhow!("no random bytes for a beacon: {error}"))?.to_bytes();
     let note = next(&roots, &key, last.as_deref(), Term { value, eligible: sorted(eligible) }, now, args.wait);

@@ -19,7 +19,7 @@ use chappe_bootstrap::{
 use chappe_common::{
     directory::DirectoryBundle,
     federation::FederationId,
-    keys::SecretKey,
+    keys::{PublicKey, SecretKey},
     list_request::{ListRequest, Load},
     signed::Signed,
     time::UnixTime,
@@ -107,11 +107,15 @@ struct Published<'a> {
     server: Option<SocketAddr>,
 }
 
-/// A request for all public nodes by a key that may see them.
-pub(super) fn whole_list_request(federation: FederationId, key: &SecretKey) -> Signed<ListRequest> {
+/// A request for all public nodes by a key that may see them, to the registry with that online key.
+pub(super) fn whole_list_request(
+    federation: FederationId,
+    registry: PublicKey,
+    key: &SecretKey,
+) -> Signed<ListRequest> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    ListRequest::sign(federation, key, seq, Load::Unknown)
+    ListRequest::sign(federation, registry, key, seq, Load::Unknown)
 }
 
 /// Publishes.
@@ -124,10 +128,14 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     if publication.without_place() > 0 {
         tracing::warn!(nodes = publication.without_place(), "left out of DNS: their URLs have a path or are too long");
     }
-    let mut event = Published {
+    let event = Published {
         event: "published",
         seq: publication.seq(),
-        nodes: publication.nodes(),
+        nodes: match args.format {
+            Format::Zone | Format::Txt | Format::Json => publication.places(),
+            Format::Mirror => publication.nodes(),
+            Format::All => bundle.directory().nodes.len(),
+        },
         expires_at: publication.expires_at().as_secs(),
         file: args.output.as_deref(),
         server: args.update,
@@ -139,9 +147,6 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
         update(server, zone, &set, &TsigKey::load(tsig_key)?).await.context("the records are not known to be there")?;
         output.say(&format!("{} has {} nodes at {server}", set.name(), event.nodes), &event);
         return Ok(());
-    }
-    if args.format == Format::All {
-        event.nodes = bundle.directory().nodes.len();
     }
     let content = content(args, &publication, &bundle)?;
     match &args.output {
@@ -160,8 +165,9 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
     match &args.registry {
         Some(url) => {
             let registry = Registry::new([url.clone()], roots.clone(), &Net::default())?;
-            let request = whole_list_request(FederationId::of_roots(roots), key);
-            registry.fetch_whole(&request, now).await.context("the registry has given no directory")
+            let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
+            let fetched = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
+            fetched.into_iter().next().context("the registry has given no directory")
         }
         None => {
             let bytes = stored::directory(config).await.map_err(explain)?;
@@ -181,7 +187,7 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
     let name = || args.name.as_deref().context("--name is needed for this format");
     Ok(match args.format {
         Format::Zone => RecordSet::new(publication, name()?, args.ttl)?.zone().into_bytes(),
-        Format::Txt => publication.shards().iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
+        Format::Txt => publication.shards()?.iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
         Format::Json => {
             let set = RecordSet::new(publication, name()?, args.ttl)?;
             let records = Records {
@@ -190,7 +196,7 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
                 ttl: args.ttl.as_secs(),
                 seq: publication.seq(),
                 expires_at: publication.expires_at().as_secs(),
-                values: publication.shards(),
+                values: publication.shards()?,
             };
             let mut json = serde_json::to_vec_pretty(&records)?;
             json.push(b'\n');

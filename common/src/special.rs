@@ -1,10 +1,12 @@
 //! Addresses that mean something else on every machine, or nothing: loopback, private and other special-purpose ranges.
 //!
-//! A link or a referral that names one is a mistake, or somebody's try to have a client knock at its own network.
+//! A record, a link or a referral that names one is a mistake, or somebody's try to have others knock at their own network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use chappe_common::place::{NodePlace, Place};
+use url::Url;
+
+use crate::place::{NodePlace, Place};
 
 /// IPv4 ranges of the IANA special-purpose registry that no public server stands in: address and prefix length.
 const V4: [([u8; 4], u8); 15] = [
@@ -59,6 +61,11 @@ pub fn is_public_host(host: &str) -> bool {
     !is_address
         && !matches!(top, "" | "localhost" | "local" | "internal" | "lan" | "home" | "test" | "invalid" | "onion")
         && !name.ends_with("home.arpa")
+}
+
+/// Whether a URL's host is one that a public server may have.
+pub fn is_public_url(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(is_public_host))
 }
 
 /// Whether a node at this place can be reached from anywhere.

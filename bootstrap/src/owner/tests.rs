@@ -1,0 +1,146 @@
+use chappe_common::{
+    directory::{Delegation, MAX_DELEGATION},
+    federation::FederationId,
+    keys::SecretKey,
+    record::{Abilities, NodeRecord},
+};
+
+use super::*;
+use crate::{
+    config::CapsSection,
+    pools::SHOWN,
+    rules::{Bounds, Caps},
+    storage::Embedded,
+};
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_bytes(&[seed; 32])
+}
+
+fn federation() -> FederationId {
+    FederationId::of_roots(&[key(1).public()])
+}
+
+fn online(now: Millis) -> Arc<OnlineKey> {
+    let (root, not_before) = (key(1), now.secs());
+    let (key, expires_at) = (key(2), not_before + MAX_DELEGATION);
+    let delegation =
+        Delegation { federation: federation(), root: root.public(), key: key.public(), not_before, expires_at };
+    Arc::new(OnlineKey { key, delegation: Signed::sign(delegation, &root).expect("a delegation within its bounds") })
+}
+
+fn record(seed: u8, seq: u64, now: Millis) -> SignedRecord {
+    let record = NodeRecord {
+        federation: federation(),
+        node: key(seed).node_id(),
+        epoch: 1,
+        seq,
+        issued_at: now.secs(),
+        expires_at: now.secs() + Duration::from_secs(3600),
+        client_urls: vec!["ws://127.0.0.1:1".to_owned()],
+        quic_addrs: vec![([127, 0, 0, seed], 1).into()],
+        region: String::new(),
+        version: String::new(),
+        abilities: Abilities::default(),
+    };
+    Signed::sign(record, &key(seed)).expect("a record within its bounds")
+}
+
+async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
+    let bounds = Bounds {
+        federation: federation(),
+        online: key(2).public(),
+        operators: Vec::new(),
+        max_nodes: 100,
+        seen_within: Duration::from_secs(7200),
+        caps: Caps::new(CapsSection::default(), &[]),
+        probe_every: Duration::from_secs(300),
+        max_failures: 3,
+    };
+    let signing = Signing { online: online(now), roots: vec![key(1).public()], lifetime: Duration::from_secs(3600) };
+    let store = Box::new(Embedded::open(dir).expect("a store"));
+    Owner::start(Registry::new(bounds, now.secs()), store, signing, Arc::default()).await.expect("an owner")
+}
+
+async fn admit(owner: &mut Owner, record: SignedRecord, now: Millis) {
+    let proved = record.quic_addrs.first().expect("an address").ip();
+    let decide = |registry: &Registry| registry.admit(record.clone(), proved, now);
+    owner.change(now, false, decide).await.expect("an acceptable record");
+}
+
+fn number(owner: &Owner) -> u64 {
+    owner.published.load().head().seq
+}
+
+/// What another registry on the store has signed.
+fn news(version: Version, head: Head) -> News {
+    News { version, head: Some(head), ..News::default() }
+}
+
+#[tokio::test]
+async fn a_registry_whose_clock_is_behind_shows_strangers_no_more_than_another_and_signs_nothing_against_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let now = clock();
+    let mut owner = owner(dir.path(), now).await;
+    for seed in 10..30 {
+        admit(&mut owner, record(seed, 1, now), now).await;
+    }
+    let nodes: Vec<_> = owner.registry.public().map(|listing| listing.record.clone()).collect();
+    let ahead = Millis(now.0 + 4 * 3600 * 1000);
+    let head =
+        owner.signing.online.sign_directory(&nodes, ahead.0, owner.signing.lifetime, ahead).expect("a directory");
+    let version = owner.version.expect("a version");
+    owner.take_in(news(version, head.clone()), now);
+
+    let published = owner.published.load_full();
+    assert_eq!((published.head(), published.count()), (&head, 20));
+    let shown = published.directory([192, 0, 2, 1].into()).expect("a part");
+    let shown = DirectoryBundle::decode(shown.body, &owner.signing.roots, ahead.secs()).expect("a directory");
+    assert_eq!(shown.directory().nodes.len(), SHOWN);
+    owner.handle_tick(now).await;
+    assert_eq!(number(&owner), head.seq);
+}
+
+#[tokio::test]
+async fn what_is_no_directory_is_not_served_and_the_next_number_is_higher() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let now = clock();
+    let mut owner = owner(dir.path(), now).await;
+    admit(&mut owner, record(10, 1, now), now).await;
+    let (last, seq) = (number(&owner), now.0 + 50_000);
+    let head = Head { seq, bundle: bytes::Bytes::from_static(b"nonsense"), ..owner.published.load().head().clone() };
+    let version = owner.version.expect("a version");
+    owner.take_in(news(version, head), now);
+    assert_eq!(number(&owner), last);
+    admit(&mut owner, record(11, 1, now), now).await;
+    assert_eq!(number(&owner), seq + 1);
+}
+
+#[tokio::test]
+async fn newer_records_of_the_same_nodes_wait_for_the_tick_and_who_comes_or_goes_does_not() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let now = clock();
+    let mut owner = owner(dir.path(), now).await;
+    let at = |secs: u64| Millis(now.0 + secs * 1000);
+    let seqs = |owner: &Owner| -> Vec<_> {
+        let bundle = owner.published.load().head().bundle.clone();
+        let bundle = DirectoryBundle::decode(bundle, &owner.signing.roots, now.secs()).expect("a directory");
+        bundle.records(now.secs()).map(|record| record.seq).collect()
+    };
+    admit(&mut owner, record(10, 1, now), now).await;
+    let first = number(&owner);
+    for seq in 2..100 {
+        admit(&mut owner, record(10, seq, now), at(1)).await;
+    }
+    assert_eq!((number(&owner), seqs(&owner)), (first, vec![1]));
+    owner.handle_tick(at(2)).await;
+    assert_eq!(seqs(&owner), [99]);
+    let second = number(&owner);
+    owner.handle_tick(at(3)).await;
+    assert_eq!(number(&owner), second, "once");
+
+    admit(&mut owner, record(11, 1, now), at(3)).await;
+    assert_eq!(owner.published.load().count(), 2);
+    admit(&mut owner, record(10, 100, now), at(30)).await;
+    assert!(seqs(&owner).contains(&100), "after a while without a directory, at once");
+}
