@@ -9,7 +9,9 @@ mod by_inbox;
 mod done;
 mod hear;
 mod leave;
+mod say;
 mod send;
+mod told;
 
 use std::{
     collections::VecDeque,
@@ -20,13 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_common::{
-    client::{CLOSE_SLOW_CONSUMER, ErrorCode, MAX_PAYLOAD, PROTOCOL},
+    client::{ErrorCode, MAX_PAYLOAD, PROTOCOL},
     code::PairingCode,
     keys::NodeId,
     lease::SignedLease,
@@ -36,20 +35,17 @@ use futures_util::{
     future::{BoxFuture, poll_fn},
     stream::FuturesUnordered,
 };
-use rand::{RngExt as _, seq::IteratorRandom as _};
-use tokio::{
-    sync::mpsc::error::TrySendError,
-    time::{Sleep, sleep_until},
-};
+use rand::RngExt as _;
+use tokio::time::{Sleep, sleep_until};
 
 use super::{
-    EndReason, Message, PeerAddr, SessionEvent, SessionId, answer_left,
+    PeerAddr, SessionId, answer_left,
     code_door::{CodeDoor, Registration, Times},
     forward::{Flights, Need},
-    handle::{Batch, SessionHandle, Told},
+    handle::{Batch, SessionHandle},
     inbox_door::InboxDoor,
     rates::SessionRates,
-    reply::{self, By, Limits, Rejected, Reply},
+    reply::{Limits, Rejected, Reply},
 };
 use crate::{
     core::Core,
@@ -59,7 +55,7 @@ use crate::{
         Connection,
         frame::Opcode,
         incoming::{Ended, Incoming, Next},
-        out::{SayError, Waiting},
+        out::Waiting,
     },
 };
 
@@ -391,132 +387,5 @@ impl Session {
             self.said(self.handle.say_control(Opcode::Ping, &[]));
         }
         Ok(())
-    }
-
-    /// Says something to the client.
-    fn say(&mut self, text: &str) {
-        self.said += text.len();
-        let said = self.handle.say(&mut self.batch, &[text.as_bytes()]);
-        self.said(said);
-    }
-
-    /// A client to which nothing can be said any more has a session that ends: the handle tells so.
-    fn said(&self, said: Result<(), SayError>) {
-        if let Err(error) = said {
-            tracing::trace!(%error, "not said");
-        }
-    }
-
-    fn refuse(&mut self, id: Option<&str>, code: ErrorCode, message: &str) {
-        self.core.metrics.refused(code);
-        self.say(&Reply::Error { message, code, id }.encode());
-    }
-
-    /// Ends the session with a close frame, after all that was said.
-    fn close(&mut self, code: u16, reason: &'static str) -> Result<(), Over> {
-        self.batch.flush();
-        self.handle.say_close(Some(code), reason);
-        Err(Over)
-    }
-
-    fn end(&mut self, reason: EndReason) -> Result<(), Over> {
-        match reason {
-            EndReason::SlowConsumer => {
-                self.core.metrics.sessions_slow.inc();
-                self.close(CLOSE_SLOW_CONSUMER, "slow_consumer")
-            }
-            EndReason::GoingAway => self.close(CLOSE_GOING_AWAY, "going_away"),
-        }
-    }
-
-    fn going_away(&mut self) {
-        let view = self.core.view.load_full();
-        let others = view.nodes().filter(|node| *node != self.core.me);
-        let chosen = others.sample(&mut rand::rng(), SUCCESSORS + SPARE_SUCCESSORS);
-        let records: Vec<_> = chosen
-            .iter()
-            .filter_map(|node| self.core.records.find(node, self.core.clock.now()))
-            // Everybody who connects would hear of it.
-            .filter(|record| !record.is_reserve())
-            .take(SUCCESSORS)
-            .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
-            .collect();
-        let grace_seconds = self.core.config.times.drain.as_secs();
-        self.say(&Reply::GoingAway { reason: "shutdown", nodes: &records, grace_seconds }.encode());
-    }
-
-    fn handle_told(&mut self, told: Told) -> Result<(), Over> {
-        let event = match told {
-            Told::End(reason) => return self.end(reason),
-            Told::Broken => return Err(Over),
-            Told::Event(event) => event,
-        };
-        let is_in_order = event.is_in_order();
-        self.handle_event(event);
-        if is_in_order {
-            self.handle.handled();
-        }
-        Ok(())
-    }
-
-    fn handle_event(&mut self, event: SessionEvent) {
-        match event {
-            SessionEvent::Message(message) => self.judge(&message),
-            SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
-            SessionEvent::Note(noted) => {
-                let (from, note) = *noted;
-                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
-                self.act(actions);
-            }
-            SessionEvent::Displaced(inbox) => {
-                if self.core.local.inbox(&inbox) != Some(self.handle.id()) {
-                    self.inbox_door.remove(&inbox);
-                }
-            }
-            SessionEvent::GoingAway => self.going_away(),
-        }
-    }
-
-    /// Hands a message of a pairing to the client, where there is such a pairing.
-    fn judge(&mut self, message: &Message) {
-        let outcome = match self.code_door.code_of(message.from) {
-            Some(code) => {
-                let pieces = reply::forwarded(message.kind, By::Code(code.as_str()), &message.payload);
-                match self.handle.say(&mut self.batch, &pieces) {
-                    Ok(()) => Outcome::Delivered,
-                    Err(SayError::Full) => Outcome::Refused(ErrorCode::Congested),
-                    Err(SayError::Closed) => Outcome::NotHere,
-                }
-            }
-            None => Outcome::NotHere,
-        };
-        message.reply.tell(outcome);
-    }
-
-    /// Tells the publisher, after all that it was told before.
-    fn publish(&mut self, command: publish::Command) {
-        if self.commands.is_empty() {
-            match self.core.publisher.try_send(command) {
-                Ok(()) => {}
-                // It ends only with the node.
-                Err(TrySendError::Closed(_)) => {}
-                Err(TrySendError::Full(command)) => {
-                    self.commands.push(command);
-                    self.publish_rest();
-                }
-            }
-        } else {
-            self.commands.push(command);
-        }
-    }
-
-    /// Waits, beside the session, until the publisher has room for what it is to be told.
-    fn publish_rest(&mut self) {
-        let publisher = self.core.publisher.clone();
-        self.start_ordered(async move {
-            // It ends only with the node.
-            drop(publisher.reserve().await);
-            Done::Published
-        });
     }
 }
