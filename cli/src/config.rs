@@ -91,7 +91,8 @@ impl Config for NodeConfig {
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.node.data_dir]
+        let client = &mut self.client;
+        std::iter::once(&mut self.node.data_dir).chain(&mut client.tls_cert).chain(&mut client.tls_key).collect()
     }
 }
 

@@ -77,25 +77,6 @@ impl<T: Weigh> Sender<T> {
 }
 
 impl<T: Weigh> Receiver<T> {
-    /// The next item; `None` once all senders are gone. Cancel-safe.
-    pub(crate) async fn recv(&mut self) -> Option<T> {
-        let item = self.queue.recv().await?;
-        self.queued.fetch_sub(item.weight(), Ordering::Relaxed);
-        Some(item)
-    }
-
-    /// Takes no more items from now on; those that wait are still received.
-    pub(crate) fn close(&mut self) {
-        self.queue.close();
-    }
-
-    /// An item that waits already.
-    pub(crate) fn try_recv(&mut self) -> Option<T> {
-        let item = self.queue.try_recv().ok()?;
-        self.queued.fetch_sub(item.weight(), Ordering::Relaxed);
-        Some(item)
-    }
-
     /// Waits for an item and takes up to `limit` of those that are ready. Zero once all senders are gone.
     pub(crate) async fn recv_many(&mut self, items: &mut Vec<T>, limit: usize) -> usize {
         let before = items.len();
@@ -119,11 +100,10 @@ mod tests {
         assert_eq!(sender.try_send(Bytes::from_static(b"123")), Err(TrySendError::Full));
         assert_eq!(sender.try_send(Bytes::from_static(b"12")), Ok(()));
         assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Full));
-        assert_eq!(receiver.recv().await, Some(Bytes::from_static(b"12345678")));
+        let mut taken = Vec::new();
+        assert_eq!(receiver.recv_many(&mut taken, 1).await, 1);
+        assert_eq!(taken, [Bytes::from_static(b"12345678")]);
         assert_eq!(sender.try_send(Bytes::from_static(b"12345678")), Ok(()));
-        receiver.close();
-        assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));
-        assert_eq!(receiver.try_recv(), Some(Bytes::from_static(b"12")));
         drop(receiver);
         assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));
     }

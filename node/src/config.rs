@@ -73,15 +73,26 @@ impl Default for NodeSection {
 pub struct ClientSection {
     /// The address for clients' WebSockets; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The URLs that clients use; empty: `ws://` and the bound address, which has to be one that others reach.
+    /// The URLs that clients use; empty: `ws://` (`wss://` with a certificate) and the bound address, which has to be one
+    /// that others reach.
     pub urls: Vec<String>,
     /// The most connections at once. The default holds at 20,000 open files with room for links.
     pub max_connections: usize,
+    /// The file of the certificate for TLS, with those that it was signed by; PEM. None: no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The file of its private key; PEM.
+    pub tls_key: Option<PathBuf>,
 }
 
 impl Default for ClientSection {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 8710).into(), urls: Vec::new(), max_connections: 18_000 }
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 8710).into(),
+            urls: Vec::new(),
+            max_connections: 18_000,
+            tls_cert: None,
+            tls_key: None,
+        }
     }
 }
 

@@ -21,11 +21,17 @@ use crate::{
     homes::CodeHolder,
     leases::table::{Put, Registrant},
     publish,
-    session::{Message, PeerAddr, ReplyTo, Route, SessionEvent, SessionHandle, SessionId, depth},
+    session::{
+        Message, PeerAddr, ReplyTo, SessionEvent, SessionId, depth,
+        handle::{Batch, Relayed},
+        plain,
+        reply::{self, By},
+    },
+    socket::out::SayError,
 };
 
-/// Handles one frame. Never waits.
-pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload: Bytes) {
+/// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`.
+pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, batch: &mut Batch, header: Header, payload: Bytes) {
     match header {
         Header::ToInbox { token, kind, inbox } => {
             let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
@@ -35,7 +41,7 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
                 reply.tell(Outcome::Refused(ErrorCode::BadMessage));
                 return;
             }
-            to_inbox(core, kind, inbox, payload, reply);
+            reply.tell(to_inbox(core, batch, kind, &inbox, &payload));
         }
         Header::ToSession { token, kind, to, from } => {
             let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
@@ -44,7 +50,11 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
                 reply.tell(Outcome::Refused(ErrorCode::BadMessage));
                 return;
             }
-            to_session(core, kind, to, PeerAddr { node: link.peer(), session: from }, payload, reply);
+            let from = PeerAddr { node: link.peer(), session: from };
+            match to_session(core, batch, kind, to, from, &payload) {
+                Some(outcome) => reply.tell(outcome),
+                None => to_judge(core, to, Message { kind, from, payload, reply }),
+            }
         }
         Header::Outcome { token, outcome } => link.handle_outcome(token, outcome),
         Header::Note { to, from, note } => {
@@ -72,26 +82,45 @@ pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, header: Header, payload
     }
 }
 
-/// Hands a message to the session that has attached `inbox`.
-pub(crate) fn to_inbox(core: &Core, kind: RelayKind, inbox: Inbox, payload: Bytes, reply: ReplyTo) {
-    let Some(session) = core.local.inbox(&inbox) else {
-        reply.tell(Outcome::NotHere);
-        return;
+/// Hands a message to the client that has attached `inbox`.
+pub(crate) fn to_inbox(core: &Core, batch: &mut Batch, kind: RelayKind, inbox: &Inbox, payload: &[u8]) -> Outcome {
+    let session = match core.local.admit(inbox, kind, &core.config.limits) {
+        Ok(session) => session,
+        Err(outcome) => return outcome,
     };
-    hand_over(&session, Message { kind, route: Route::Inbox(inbox), payload, reply });
+    let by = inbox.to_base64url();
+    match session.say(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
+        Ok(()) => Outcome::Delivered,
+        Err(SayError::Full) => Outcome::Refused(ErrorCode::Congested),
+        Err(SayError::Closed) => Outcome::NotHere,
+    }
 }
 
-/// Hands a message of a pairing to a session.
-pub(crate) fn to_session(core: &Core, kind: RelayKind, to: SessionId, from: PeerAddr, payload: Bytes, reply: ReplyTo) {
+/// Hands a message of a pairing to a client. `None`: its session has to judge it first ([`to_judge`]).
+pub(crate) fn to_session(
+    core: &Core,
+    batch: &mut Batch,
+    kind: RelayKind,
+    to: SessionId,
+    from: PeerAddr,
+    payload: &[u8],
+) -> Option<Outcome> {
+    let Some(session) = core.local.session(to) else { return Some(Outcome::NotHere) };
+    match session.relay(batch, from, kind, payload) {
+        Relayed::Said => Some(Outcome::Delivered),
+        Relayed::Unjudged => None,
+        Relayed::Full => Some(Outcome::Refused(ErrorCode::Congested)),
+        Relayed::Closed => Some(Outcome::NotHere),
+    }
+}
+
+/// Hands a message of a pairing to a session, which tells its outcome.
+pub(crate) fn to_judge(core: &Core, to: SessionId, message: Message) {
+    let reply = message.reply.clone();
     let Some(session) = core.local.session(to) else {
         reply.tell(Outcome::NotHere);
         return;
     };
-    hand_over(&session, Message { kind, route: Route::Peer(from), payload, reply });
-}
-
-fn hand_over(session: &SessionHandle, message: Message) {
-    let reply = message.reply.clone();
     match session.try_send(SessionEvent::Message(Box::new(message))) {
         Ok(()) => {}
         Err(TrySendError::Full) => reply.tell(Outcome::Refused(ErrorCode::Congested)),
@@ -209,5 +238,7 @@ fn displaced(core: &Core, bytes: Bytes) {
 /// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not
 /// trusted to have checked what its client wrote: text that ends early would let it write the rest of our message.
 fn is_payload(payload: &[u8], longest: usize) -> bool {
-    payload.len() <= longest && depth::is_within_bounds(payload) && serde_json::from_slice::<&RawValue>(payload).is_ok()
+    payload.len() <= longest
+        && (plain::is_string(payload)
+            || (depth::is_within_bounds(payload) && serde_json::from_slice::<&RawValue>(payload).is_ok()))
 }

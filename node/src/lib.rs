@@ -25,9 +25,11 @@ mod publish;
 mod register;
 mod session;
 mod shares;
+mod socket;
 mod tasks;
 #[cfg(test)]
 mod vectors;
 
 pub use config::NodeConfig;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
+pub use socket::tls::TlsError;

@@ -1,6 +1,7 @@
-//! The TCP listeners of a node: accepting, bounding, and serving HTTP until a connection becomes a WebSocket.
+//! The TCP listeners of a node: accepting, bounding, and serving HTTP where a connection does not become a WebSocket.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -8,11 +9,12 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Extension, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
+    extract::{Extension, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Json, Response},
     routing::get,
 };
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -21,30 +23,33 @@ use hyper_util::{
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     core::Core,
     metrics::levels,
-    session::{rates::Source, run},
+    session::{rates::Source, run::Running},
+    socket::{
+        Connection,
+        rewound::Rewound,
+        tls::Tls,
+        upgrade::{self, First},
+    },
 };
-
-/// The address that a client connected from. Never logged.
-#[derive(Clone, Copy)]
-struct ClientIp(IpAddr);
 
 /// A failed `accept` is mostly a full table of files; trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a WebSocket reads at once: 4 KiB hold every message but an offer, and 128 KiB would be held while idle.
-const READ_BUFFER: usize = 4096;
 
 /// The routes for clients.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
     Router::new()
-        .route("/", get(upgrade))
-        .route("/ws", get(upgrade))
+        .route("/", get(upgrade_required))
+        .route("/ws", get(upgrade_required))
         .route("/health", get(health))
         .route("/stats", get(stats))
         .with_state(core)
@@ -60,7 +65,7 @@ pub(crate) fn admin_routes(core: Arc<Core>) -> Router {
 }
 
 /// Accepts clients until the task is ended.
-pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener) {
+pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let room = Arc::new(Semaphore::new(core.config.client.max_connections));
     let routes = client_routes(core.clone());
     loop {
@@ -74,9 +79,9 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener) {
             core.metrics.connections_refused.inc();
             continue;
         }
-        let routes = routes.clone().layer(Extension(ClientIp(addr.ip()))).layer(Extension(Arc::new(place)));
-        let upgrade_within = core.config.times.upgrade;
-        core.connections.spawn(serve(stream, routes, upgrade_within));
+        let tls = tls.as_ref().map(|tls| tls.acceptor());
+        // Boxed: what wraps the future would hold it again.
+        core.connections.spawn(Box::pin(serve_client(core.clone(), stream, addr.ip(), routes.clone(), tls, place)));
     }
 }
 
@@ -104,48 +109,78 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take, or the upgrade, after which
-/// own times hold.
-async fn serve(stream: TcpStream, routes: Router, within: Duration) {
+/// Serves one client. `_place` is its place among the connections.
+async fn serve_client(
+    core: Arc<Core>,
+    stream: TcpStream,
+    ip: IpAddr,
+    routes: Router,
+    tls: Option<TlsAcceptor>,
+    _place: OwnedSemaphorePermit,
+) {
+    // Boxed: an idle session keeps nothing of how it began.
+    if let Some(session) = Box::pin(begin(core, stream, ip, routes, tls)).await {
+        session.run().await;
+    }
+}
+
+/// The session that a client asks for in time; or else its HTTP is served. A connection that breaks, or takes too long, is
+/// its client's business.
+async fn begin(
+    core: Arc<Core>,
+    mut stream: TcpStream,
+    ip: IpAddr,
+    routes: Router,
+    tls: Option<TlsAcceptor>,
+) -> Option<Box<Running>> {
     // Signalling is small messages that people wait for.
     let _ = stream.set_nodelay(true);
+    let within = core.config.times.upgrade;
+    let connection = if let Some(acceptor) = tls {
+        // The handshake is part of what has to be done in time.
+        let opening = async {
+            let mut stream = acceptor.accept(stream).await?;
+            let first = upgrade::read(&mut stream).await?;
+            Ok::<_, io::Error>((stream, first))
+        };
+        match timeout(within, opening).await.ok()?.ok()? {
+            (stream, First::WebSocket { answer, rest }) => {
+                let (stream, tls) = stream.into_inner();
+                Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits)
+            }
+            (stream, First::Http(head)) => {
+                serve(Rewound::new(head, stream), routes, within).boxed().await;
+                return None;
+            }
+        }
+    } else {
+        match timeout(within, upgrade::read(&mut stream)).await.ok()?.ok()? {
+            First::WebSocket { answer, rest } => Connection::new(stream, None, &answer, rest, &core.config.limits),
+            First::Http(head) => {
+                serve(Rewound::new(head, stream), routes, within).boxed().await;
+                return None;
+            }
+        }
+    };
+    Running::new(core, connection.ok()?, ip)
+}
+
+/// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router, within: Duration) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
-        .with_upgrades();
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // A connection that breaks, or takes too long, is its client's business.
-    let _ = tokio::time::timeout(within * 2, connection).await;
+    let _ = timeout(within * 2, connection).await;
 }
 
-async fn upgrade(
-    State(core): State<Arc<Core>>,
-    Extension(ClientIp(ip)): Extension<ClientIp>,
-    Extension(place): Extension<Arc<tokio::sync::OwnedSemaphorePermit>>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let limits = &core.config.limits;
-    let connections = core.connections.clone();
-    let (max_message, max_queued) = (limits.max_message, limits.max_queued);
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_write_buffer_size(max_queued + max_message)
-        .max_message_size(max_message)
-        .max_frame_size(max_message)
-        .on_upgrade(move |socket| {
-            // Boxed: each wrapper around a future of 4 KiB would hold it twice, once as its argument.
-            let session = Box::pin(run::run(core, socket, ip));
-            connections.track(async move {
-                session.await;
-                drop(place);
-            })
-        })
+/// What a request gets that asks for a WebSocket's path, and not properly for a WebSocket.
+async fn upgrade_required() -> Response {
+    let fields =
+        [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
+    (StatusCode::UPGRADE_REQUIRED, fields, "a WebSocket, version 13, is served here").into_response()
 }
 
 async fn health(State(core): State<Arc<Core>>) -> Response {

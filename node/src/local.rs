@@ -2,15 +2,27 @@
 //!
 //! Sharded maps: a message looks into one shard of one of them.
 
-use chappe_common::lease::{Inbox, SignedLease};
+use std::sync::Arc;
+
+use chappe_common::{
+    client::{ErrorCode, RelayKind},
+    lease::{Inbox, SignedLease},
+};
 use dashmap::{DashMap, mapref::entry::Entry};
 
-use crate::session::{SessionEvent, SessionHandle, SessionId};
+use crate::{
+    config::LimitsSection,
+    federation::frame::Outcome,
+    session::{SessionEvent, SessionId, handle::SessionHandle, rates::OfferRate},
+};
 
 #[derive(Debug)]
 struct Attached {
     session: SessionHandle,
-    lease: SignedLease,
+    /// Shared with the publisher.
+    lease: Arc<SignedLease>,
+    /// Made with the first offer: most inboxes never get one.
+    offers: Option<Box<OfferRate>>,
 }
 
 /// The sessions of this node.
@@ -37,23 +49,43 @@ impl Local {
     }
 
     /// The session that has attached `inbox`.
-    pub(crate) fn inbox(&self, inbox: &Inbox) -> Option<SessionHandle> {
-        self.inboxes.get(inbox).map(|attached| attached.session.clone())
+    pub(crate) fn inbox(&self, inbox: &Inbox) -> Option<SessionId> {
+        self.inboxes.get(inbox).map(|attached| attached.session.id())
+    }
+
+    /// The session to whose client a message to `inbox` may be handed; or what becomes of it instead.
+    pub(crate) fn admit(
+        &self,
+        inbox: &Inbox,
+        kind: RelayKind,
+        limits: &LimitsSection,
+    ) -> Result<SessionHandle, Outcome> {
+        if kind != RelayKind::CallOffer {
+            return self.inboxes.get(inbox).map(|attached| attached.session.clone()).ok_or(Outcome::NotHere);
+        }
+        let mut attached = self.inboxes.get_mut(inbox).ok_or(Outcome::NotHere)?;
+        if attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(limits))).allows() {
+            Ok(attached.session.clone())
+        } else {
+            Err(Outcome::Refused(ErrorCode::RateLimited))
+        }
     }
 
     /// The lease with which `inbox` is attached here.
-    pub(crate) fn lease(&self, inbox: &Inbox) -> Option<SignedLease> {
+    pub(crate) fn lease(&self, inbox: &Inbox) -> Option<Arc<SignedLease>> {
         self.inboxes.get(inbox).map(|attached| attached.lease.clone())
     }
 
     /// Attaches an inbox to a session, unless a newer lease has it. The session that had it is told.
-    pub(crate) fn attach(&self, session: &SessionHandle, lease: SignedLease) -> bool {
+    pub(crate) fn attach(&self, session: &SessionHandle, lease: Arc<SignedLease>) -> bool {
         match self.inboxes.entry(lease.inbox) {
             Entry::Occupied(mut entry) => {
                 if entry.get().lease.seq > lease.seq {
                     return false;
                 }
-                let former = entry.insert(Attached { session: session.clone(), lease });
+                // The rate of offers is the inbox's, whoever has it.
+                let offers = entry.get_mut().offers.take();
+                let former = entry.insert(Attached { session: session.clone(), lease, offers });
                 if former.session.id() != session.id() {
                     // A session whose queue is full is closed, and detaches all it has.
                     let _ = former.session.try_send(SessionEvent::Displaced(Box::new(former.lease.inbox)));
@@ -61,14 +93,14 @@ impl Local {
                 true
             }
             Entry::Vacant(entry) => {
-                entry.insert(Attached { session: session.clone(), lease });
+                entry.insert(Attached { session: session.clone(), lease, offers: None });
                 true
             }
         }
     }
 
     /// Detaches an inbox from a session; gives the lease back where it was attached to this one.
-    pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<SignedLease> {
+    pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<Arc<SignedLease>> {
         let (_, attached) = self.inboxes.remove_if(inbox, |_, attached| attached.session.id() == session)?;
         Some(attached.lease)
     }

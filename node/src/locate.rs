@@ -48,7 +48,8 @@ pub(crate) async fn ask(core: &Arc<Core>, node: NodeId, request: Request) -> Opt
 pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedLease> {
     let times = LookupTimes { longest: core.config.times.lookup, hedge: core.config.times.lookup_hedge };
     let homes = core.view.load().lookup_homes(Tag::of_inbox(&inbox));
-    let mut lookup = Lookup::new(Instant::now(), inbox, homes, core.local.lease(&inbox), times);
+    let own = core.local.lease(&inbox).map(Arc::unwrap_or_clone);
+    let mut lookup = Lookup::new(Instant::now(), inbox, homes, own, times);
     let ask = |home| async move { (home, ask(core, home, Request::FindLease(inbox)).await) };
     let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
     let newest = loop {

@@ -32,6 +32,7 @@ use crate::{
     publish::{self, Publisher},
     register::{self, Registries},
     session::EndReason,
+    socket::tls::{LOOK_EVERY, Tls, TlsError},
     tasks::Tasks,
 };
 
@@ -59,6 +60,9 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The certificate for clients cannot be used.
+    #[error("the certificate for clients cannot be used")]
+    Tls(#[from] TlsError),
     /// The record that the configuration makes cannot be signed.
     #[error("the node's record cannot be signed: its URLs and addresses together are too long")]
     Record(#[from] SignError),
@@ -131,6 +135,10 @@ impl Node {
         config.check()?;
         let locked = LockedDir::lock(&config.node.data_dir).await?;
         let identity = Identity::load(&config.node.data_dir, clock.now())?;
+        let tls = match (&config.client.tls_cert, &config.client.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(Tls::load(cert, key)?)),
+            _ => None,
+        };
         let client = listen(config.client.listen, "client.listen").await?;
         let admin = match config.admin.listen {
             Some(addr) => Some(listen(addr, "admin.listen").await?),
@@ -171,7 +179,10 @@ impl Node {
             joining.spawn(registries.run(core.clone()));
         }
         let listener = Tasks::default();
-        listener.spawn(listener::serve_clients(core.clone(), client));
+        if let Some(tls) = tls.clone() {
+            core.tasks.spawn(tls.watch(LOOK_EVERY));
+        }
+        listener.spawn(listener::serve_clients(core.clone(), client, tls));
         if let Some(admin) = admin {
             core.tasks.spawn(listener::serve_admin(core.clone(), admin));
         }
@@ -286,7 +297,7 @@ fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Cloc
     let roots = if config.federation.roots.is_empty() { &own[..] } else { &config.federation.roots };
     let federation = FederationId::of_roots(roots);
     let client_urls = match config.client.urls.as_slice() {
-        [] => vec![format!("ws://{}", addrs.client)],
+        [] => vec![format!("{}://{}", if config.client.tls_cert.is_some() { "wss" } else { "ws" }, addrs.client)],
         urls => urls.to_vec(),
     };
     let quic_addrs = match config.federation.advertise.as_slice() {

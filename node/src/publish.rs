@@ -53,7 +53,7 @@ impl Key {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// The session has registered this lease; keep it so.
-    KeepLease(SignedLease),
+    KeepLease(Arc<SignedLease>),
     /// The session has registered this code; keep it so.
     KeepCode(PairingCode, SessionId),
     /// The session has detached the inbox: take its lease of up to this `seq` back.
@@ -67,7 +67,7 @@ pub(crate) enum Command {
 struct Kept {
     tag: Tag,
     /// The lease, of an inbox.
-    lease: Option<SignedLease>,
+    lease: Option<Arc<SignedLease>>,
     homes: Homes,
     /// The epochs of the homes when it was put: a home that has started anew has forgotten it.
     epochs: [u64; HOMES],
@@ -161,7 +161,7 @@ impl Publisher {
         if older { self.forget(&key) } else { None }
     }
 
-    fn keep(&mut self, key: Key, lease: Option<SignedLease>) {
+    fn keep(&mut self, key: Key, lease: Option<Arc<SignedLease>>) {
         self.forget(&key);
         let tag = key.tag();
         let (homes, epochs) = placed(&self.core.view.load(), tag);
@@ -232,7 +232,7 @@ fn placed(view: &View, tag: Tag) -> (Homes, [u64; HOMES]) {
 
 fn put(errand: &mut Errand, key: Key, kept: &Kept) {
     match (key, &kept.lease) {
-        (Key::Inbox(_), Some(lease)) => errand.leases.push(lease.clone()),
+        (Key::Inbox(_), Some(lease)) => errand.leases.push(SignedLease::clone(lease)),
         (Key::Inbox(_), None) => {}
         (Key::Code(code, session), _) => errand.codes.push((code, session)),
     }

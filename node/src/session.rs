@@ -1,29 +1,28 @@
-//! A client's session: its id, the handle through which others reach it, and what they can tell it.
+//! A client's session: its id, and what others can tell it.
 
 pub(crate) mod ask_book;
 pub(crate) mod attach;
 pub(crate) mod code_door;
 pub(crate) mod depth;
 pub(crate) mod forward;
+pub(crate) mod handle;
 pub(crate) mod inbox_door;
+pub(crate) mod plain;
 pub(crate) mod rates;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod run;
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use chappe_common::{client::RelayKind, keys::NodeId, lease::Inbox};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 
+use self::handle::SessionHandle;
 use crate::{
-    bounded::{self, TrySendError, Weigh},
+    bounded::Weigh,
     federation::{
         frame::{Note, Outcome},
         link::Link,
@@ -60,76 +59,13 @@ pub(crate) enum EndReason {
     GoingAway,
 }
 
-/// The handle of a session. Cheap to clone; sending never waits.
-#[derive(Clone, Debug)]
-pub(crate) struct SessionHandle(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    id: SessionId,
-    events: bounded::Sender<SessionEvent>,
-    end: OnceLock<EndReason>,
-    ended: Notify,
-}
-
-/// Events that may wait for one session: more small ones than a client gets in its busiest second.
-const QUEUE_EVENTS: usize = 1024;
-
-impl SessionHandle {
-    /// A session's handle, and the queue of what others tell it: at most `max_queued` bytes.
-    pub(crate) fn new(id: SessionId, max_queued: usize) -> (Self, bounded::Receiver<SessionEvent>) {
-        let (events, queue) = bounded::channel(QUEUE_EVENTS, max_queued);
-        (Self(Arc::new(Shared { id, events, end: OnceLock::new(), ended: Notify::new() })), queue)
-    }
-
-    /// The session's id.
-    pub(crate) fn id(&self) -> SessionId {
-        self.0.id
-    }
-
-    /// Tells the session. A session whose queue is full is too slow, and ends.
-    pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
-        let sent = self.0.events.try_send(event);
-        if sent == Err(TrySendError::Full) {
-            self.end(EndReason::SlowConsumer);
-        }
-        sent
-    }
-
-    /// Ends the session.
-    pub(crate) fn end(&self, reason: EndReason) {
-        // The first reason stays.
-        let _ = self.0.end.set(reason);
-        self.0.ended.notify_one();
-    }
-
-    /// Waits until the session is to end. Cancel-safe.
-    pub(crate) async fn ended(&self) -> EndReason {
-        loop {
-            if let Some(reason) = self.0.end.get() {
-                return *reason;
-            }
-            self.0.ended.notified().await;
-        }
-    }
-}
-
-/// By which way a message came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// To an inbox.
-    Inbox(Inbox),
-    /// From the other session of a pairing.
-    Peer(PeerAddr),
-}
-
-/// A message for the client.
+/// A message of a pairing that the session itself has to judge: it may not know of the pairing yet.
 #[derive(Clone)]
 pub(crate) struct Message {
     /// Which.
     pub(crate) kind: RelayKind,
-    /// How it came.
-    pub(crate) route: Route,
+    /// From the other session of the pairing.
+    pub(crate) from: PeerAddr,
     /// JSON, as the sender wrote it.
     pub(crate) payload: Bytes,
     /// Where its outcome goes.
@@ -139,11 +75,11 @@ pub(crate) struct Message {
 impl fmt::Debug for Message {
     /// Without the payload.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Message").field("kind", &self.kind).field("route", &self.route).finish_non_exhaustive()
+        f.debug_struct("Message").field("kind", &self.kind).field("from", &self.from).finish_non_exhaustive()
     }
 }
 
-/// What others tell a session. Small, since the queue of an idle session has room for 32 of them.
+/// What others tell a session.
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
     /// A message for the client.
@@ -163,6 +99,13 @@ pub(crate) enum SessionEvent {
     GoingAway,
 }
 
+impl SessionEvent {
+    /// Whether later messages of a pairing may not overtake it.
+    pub(crate) const fn is_in_order(&self) -> bool {
+        matches!(self, Self::Message(_) | Self::Note(_))
+    }
+}
+
 impl Weigh for SessionEvent {
     fn weight(&self) -> usize {
         match self {
@@ -179,12 +122,11 @@ impl Weigh for SessionEvent {
     }
 }
 
-/// Closes the queue of a session that has ended: whoever sent a message that waits there learns at once that nobody
-/// took it, and not by waiting. Gives back the notes that wait there.
-pub(crate) fn close_queue(queue: &mut bounded::Receiver<SessionEvent>) -> Vec<(PeerAddr, Note)> {
-    queue.close();
+/// What waited for a session that has ended: whoever sent a message learns at once that nobody took it, and not by
+/// waiting. Gives back the notes.
+pub(crate) fn answer_left(events: impl IntoIterator<Item = SessionEvent>) -> Vec<(PeerAddr, Note)> {
     let mut notes = Vec::new();
-    while let Some(event) = queue.try_recv() {
+    for event in events {
         match event {
             SessionEvent::Message(message) => message.reply.tell(Outcome::NotHere),
             SessionEvent::Note(noted) => notes.push(*noted),
@@ -247,32 +189,35 @@ mod tests {
     use chappe_common::keys::PublicKey;
 
     use super::*;
-    use crate::federation::frame::{Accepted, Ask, AskKind};
+    use crate::{
+        bounded::TrySendError,
+        federation::frame::{Accepted, Ask, AskKind},
+    };
 
-    #[tokio::test]
-    async fn messages_that_wait_for_a_session_that_ends_are_answered() {
-        let (sender, mut outcomes) = SessionHandle::new(SessionId::from_raw(1), 1024);
-        let (ending, mut queue) = SessionHandle::new(SessionId::from_raw(2), 1024);
+    #[test]
+    fn messages_that_wait_for_a_session_that_ends_are_answered() {
+        let sender = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        let ending = SessionHandle::new(SessionId::from_raw(2), 1024, None);
         let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: sender.id() };
         let message = |ticket| {
             SessionEvent::Message(Box::new(Message {
                 kind: RelayKind::Offer,
-                route: Route::Peer(from),
+                from,
                 payload: Bytes::from_static(b"1"),
                 reply: ReplyTo::Session(Origin { session: sender.clone(), ticket }),
             }))
         };
         assert_eq!(ending.try_send(message(7)), Ok(()));
         assert_eq!(ending.try_send(SessionEvent::Note(Box::new((from, Note::Closed)))), Ok(()));
-        assert_eq!(close_queue(&mut queue), vec![(from, Note::Closed)]);
-        let told = outcomes.try_recv();
+        assert_eq!(answer_left(ending.close()), vec![(from, Note::Closed)]);
+        let told = sender.take_event();
         assert!(matches!(told, Some(SessionEvent::Outcome { ticket: 7, outcome: Outcome::NotHere })), "{told:?}");
         assert_eq!(ending.try_send(message(8)), Err(TrySendError::Closed));
     }
 
     #[test]
     fn what_clients_write_is_not_printed() {
-        let (sender, _queue) = SessionHandle::new(SessionId::from_raw(1), 1024);
+        let sender = SessionHandle::new(SessionId::from_raw(1), 1024, None);
         let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: sender.id() };
         let code = "ABC234".parse().expect("a code");
         let ask = Ask {
@@ -291,7 +236,7 @@ mod tests {
         };
         let message = Message {
             kind: RelayKind::Offer,
-            route: Route::Peer(from),
+            from,
             payload: Bytes::from_static(b"secret"),
             reply: ReplyTo::Session(Origin { session: sender, ticket: 1 }),
         };

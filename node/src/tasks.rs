@@ -23,17 +23,6 @@ impl Tasks {
         });
     }
 
-    /// Makes `future`, which somebody else polls, count as one of the set and end with it.
-    pub(crate) fn track<F>(&self, future: F) -> impl Future<Output = ()> + Send + use<F>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let token = self.token.clone();
-        self.tracker.track_future(async move {
-            token.run_until_cancelled_owned(future).await;
-        })
-    }
-
     /// How many tasks there are.
     pub(crate) fn len(&self) -> usize {
         self.tracker.len()

@@ -1,6 +1,9 @@
 //! A client that speaks raw WebSocket frames, as clients in the field do.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use base64::{
     Engine as _,
@@ -13,9 +16,12 @@ use chappe_common::{
     time::UnixTime,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config, tungstenite::Message,
+};
 
 use crate::PATIENCE;
 
@@ -33,8 +39,20 @@ impl Raw {
     /// # Panics
     /// The node does not answer with it.
     pub async fn connect(url: &str) -> Self {
-        let (socket, _) =
-            timeout(PATIENCE, connect_async(url)).await.expect("a connection in time").expect("a WebSocket");
+        Self::open(url, None).await
+    }
+
+    /// Connects over TLS with that trust, and reads `server_info`.
+    ///
+    /// # Panics
+    /// The node does not answer with it.
+    pub async fn connect_tls(url: &str, trusted: Arc<ClientConfig>) -> Self {
+        Self::open(url, Some(Connector::Rustls(trusted))).await
+    }
+
+    async fn open(url: &str, connector: Option<Connector>) -> Self {
+        let connected = connect_async_tls_with_config(url, None, false, connector);
+        let (socket, _) = timeout(PATIENCE, connected).await.expect("a connection in time").expect("a WebSocket");
         let mut raw = Self { socket, server_info: Value::Null };
         raw.server_info = raw.next().await;
         assert_eq!(raw.server_info["type"], "server_info");

@@ -59,6 +59,16 @@ impl NodeConfig {
                 "name the address that other nodes dial: federation.listen takes all addresses",
             ),
             (self.client.max_connections >= 1, "client.max_connections", "at least 1 is allowed"),
+            (
+                self.client.tls_cert.is_none() || self.client.tls_key.is_some(),
+                "client.tls_key",
+                "name the file of the private key: client.tls_cert is set",
+            ),
+            (
+                self.client.tls_key.is_none() || self.client.tls_cert.is_some(),
+                "client.tls_cert",
+                "name the file of the certificate: client.tls_key is set",
+            ),
             (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
             (
                 self.federation.advertise.iter().all(|addr| addr.port() != 0 && !addr.ip().is_unspecified()),
@@ -192,6 +202,8 @@ mod tests {
         let mut config = config();
         config.ice.credential_lifetime = Duration::from_secs(3601);
         assert_eq!(config.check().map_err(|error| error.key), Err("ice.credential_lifetime"));
+        config.client.tls_cert = Some("cert.pem".into());
+        assert_eq!(config.check().map_err(|error| error.key), Err("client.tls_key"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
     bounded::{self, TrySendError},
     core::Core,
     dispatch,
-    session::{Origin, SessionId},
+    session::{Origin, SessionId, handle::Batch},
 };
 
 /// What may wait for one lane in frames: a burst of small ones within one round trip.
@@ -372,9 +372,13 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
     while let Ok(Some(chunk)) = stream.read_chunk(READ_CHUNK, true).await {
         buffer.extend_from_slice(&chunk.bytes);
         link.touch();
+        let mut batch = Batch::default();
         loop {
             match frame::decode(&mut buffer, lane) {
-                Ok(Some((header, payload))) => dispatch::handle(&core, &link, header, payload),
+                Ok(Some((header, payload))) => {
+                    batch.expect(!buffer.is_empty());
+                    dispatch::handle(&core, &link, &mut batch, header, payload);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     core.metrics.link_protocol_errors.inc();
@@ -444,7 +448,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::session::{SessionEvent, SessionHandle};
+    use crate::session::{SessionEvent, handle::SessionHandle};
 
     /// Both ends of a connection, and what keeps it.
     async fn connected() -> (Connection, Connection, [Endpoint; 2]) {
@@ -469,7 +473,7 @@ mod tests {
         let peer = SecretKey::from_bytes(&[2; 32]).node_id();
         let (link, lanes) = Link::new(peer, 1, true, ours, Duration::from_secs(2));
         let _writer = tokio::spawn(write_lane(link.connection.clone(), Lane::Relay, lanes.relay));
-        let (session, mut told) = SessionHandle::new(SessionId::from_raw(1), 1024);
+        let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
         let inbox = Inbox::new(PublicKey::from_bytes([3; 32]));
         let payload = Bytes::from(vec![b'x'; 48 * 1024]);
         let header = |token| Header::ToInbox { token, kind: RelayKind::CallOffer, inbox };
@@ -488,7 +492,7 @@ mod tests {
         // Nothing was lost without a word: each that was taken is told as unreachable when its time is over.
         link.close_overdue(Instant::now() + Duration::from_secs(3));
         for expected in 0..sent {
-            let Some(SessionEvent::Outcome { ticket, outcome }) = told.recv().await else { panic!("an outcome") };
+            let Some(SessionEvent::Outcome { ticket, outcome }) = session.take_event() else { panic!("an outcome") };
             assert_eq!((ticket, outcome), (expected, Outcome::Refused(ErrorCode::Unreachable)));
         }
         drop(theirs);

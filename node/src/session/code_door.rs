@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::Utf8Bytes;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_common::{code::PairingCode, keys::NodeId};
@@ -14,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     PeerAddr,
     ask_book::{AskBook, Passed},
+    handle::Bond,
     reply::Reply,
 };
 use crate::federation::frame::{Accepted, Ask, AskKind, Note};
@@ -40,9 +40,11 @@ pub(crate) struct Times {
 /// What the session is to do.
 pub(crate) enum Action {
     /// Say this to the client.
-    Say(Utf8Bytes),
+    Say(String),
     /// Note this to another session.
     Tell(PeerAddr, Note),
+    /// Let these pairings' messages through to the client, and no others'.
+    Bonds(Vec<Bond>),
     /// Give this code back to its homes.
     Release(PairingCode),
 }
@@ -67,11 +69,6 @@ pub(crate) struct Registration {
     pub(crate) public_key: [u8; 32],
     /// What its pairing messages carry where they have no payload of their own.
     pub(crate) payload: Option<Bytes>,
-}
-
-struct Bond {
-    peer: PeerAddr,
-    code: PairingCode,
 }
 
 struct State {
@@ -225,6 +222,7 @@ impl CodeDoor {
         Some(vec![
             Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
             Action::Say(said),
+            Action::Bonds(state.bonds.clone()),
         ])
     }
 
@@ -260,6 +258,7 @@ impl CodeDoor {
         Some(vec![
             Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
             Action::Say(said),
+            Action::Bonds(state.bonds.clone()),
         ])
     }
 
@@ -282,12 +281,7 @@ impl CodeDoor {
                 Vec::new()
             }
             Note::Answer { ask, accepted } => self.handle_answer(from, ask, accepted),
-            Note::Closed => {
-                if let Some(state) = self.state.as_deref_mut() {
-                    state.bonds.retain(|bond| bond.peer != from);
-                }
-                Vec::new()
-            }
+            Note::Closed => self.unbond(from).into_iter().collect(),
         }
     }
 
@@ -352,7 +346,7 @@ impl CodeDoor {
                 device_name: None,
             },
         };
-        vec![Action::Say(said.encode())]
+        vec![Action::Say(said.encode()), Action::Bonds(state.bonds.clone())]
     }
 
     /// Whether this session has asked `from`, and waits for its answer.
@@ -374,10 +368,10 @@ impl CodeDoor {
     }
 
     /// The other session is gone.
-    pub(crate) fn unbond(&mut self, peer: PeerAddr) {
-        if let Some(state) = self.state.as_deref_mut() {
-            state.bonds.retain(|bond| bond.peer != peer);
-        }
+    pub(crate) fn unbond(&mut self, peer: PeerAddr) -> Option<Action> {
+        let state = self.state.as_deref_mut()?;
+        state.bonds.retain(|bond| bond.peer != peer);
+        Some(Action::Bonds(state.bonds.clone()))
     }
 
     /// When [`CodeDoor::pass`] has something to do next.
@@ -420,7 +414,11 @@ impl CodeDoor {
         let closed = state.bonds.iter().map(|bond| Action::Tell(bond.peer, Note::Closed));
         let withdrawn = state.asks.close();
         let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Tell(to, Note::AskWithdrawn { ask }));
-        closed.chain(withdrawn).chain([Action::Release(state.own.code)]).collect()
+        std::iter::once(Action::Bonds(Vec::new()))
+            .chain(closed)
+            .chain(withdrawn)
+            .chain([Action::Release(state.own.code)])
+            .collect()
     }
 }
 

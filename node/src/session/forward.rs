@@ -1,6 +1,7 @@
 //! The messages of one session that are under way, until each has its one outcome.
 //!
-//! Pure. A message that finds nobody is tried once more, at a place that is looked up anew. Nothing later to the same
+//! Pure. A message to a session of this node has its outcome at once, and none to the same destination before it, is none
+//! of these. A message that finds nobody is tried once more, at a place that is looked up anew. Nothing later to the same
 //! destination overtakes it:
 //!
 //! - while one waits, the session hears no more of its client;
@@ -137,6 +138,11 @@ impl Flights {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
             flight.via = Some(via);
         }
+    }
+
+    /// Whether any message to that destination is under way.
+    pub(crate) fn is_under_way(&self, to: Destination) -> bool {
+        self.flights.iter().any(|flight| flight.to == to)
     }
 
     /// Whether an earlier message to the same destination is under way at another node than `via`.

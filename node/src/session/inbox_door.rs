@@ -1,25 +1,16 @@
-//! The inboxes that one session has attached, and how many offers each may get.
+//! The inboxes that one session has attached.
 
 use chappe_common::{
-    client::{ErrorCode, RelayKind},
     lease::{Inbox, SignedLease},
     time::UnixTime,
 };
 
-use super::rates::OfferRate;
-use crate::{config::LimitsSection, federation::frame::Outcome};
-
-#[derive(Debug)]
-struct Attached {
-    inbox: Inbox,
-    /// Made with the first offer: most inboxes never get one.
-    offers: Option<Box<OfferRate>>,
-}
+use crate::config::LimitsSection;
 
 /// The inboxes of one session.
 #[derive(Debug, Default)]
 pub(crate) struct InboxDoor {
-    attached: Vec<Attached>,
+    attached: Vec<Inbox>,
 }
 
 impl InboxDoor {
@@ -31,34 +22,25 @@ impl InboxDoor {
         if self.attached.len() >= limits.max_inboxes {
             return false;
         }
-        self.attached.push(Attached { inbox, offers: None });
+        // Most sessions attach one and no more.
+        self.attached.reserve_exact(1);
+        self.attached.push(inbox);
         true
     }
 
     /// Lets an inbox go.
     pub(crate) fn remove(&mut self, inbox: &Inbox) {
-        self.attached.retain(|attached| attached.inbox != *inbox);
+        self.attached.retain(|attached| attached != inbox);
     }
 
     /// Takes all inboxes out.
     pub(crate) fn take_all(&mut self) -> Vec<Inbox> {
-        self.attached.drain(..).map(|attached| attached.inbox).collect()
+        std::mem::take(&mut self.attached)
     }
 
     /// Whether the inbox is attached.
     pub(crate) fn contains(&self, inbox: &Inbox) -> bool {
-        self.attached.iter().any(|attached| attached.inbox == *inbox)
-    }
-
-    /// Whether a message to `inbox` may be handed to the client.
-    pub(crate) fn judge(&mut self, inbox: &Inbox, kind: RelayKind, limits: &LimitsSection) -> Result<(), Outcome> {
-        let attached = self.attached.iter_mut().find(|attached| attached.inbox == *inbox).ok_or(Outcome::NotHere)?;
-        if kind == RelayKind::CallOffer
-            && !attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(limits))).allows()
-        {
-            return Err(Outcome::Refused(ErrorCode::RateLimited));
-        }
-        Ok(())
+        self.attached.contains(inbox)
     }
 }
 

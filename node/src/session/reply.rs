@@ -1,7 +1,5 @@
 //! What a node says to a client, as JSON.
 
-use axum::extract::ws::Utf8Bytes;
-use bytes::Bytes;
 use chappe_common::client::{ErrorCode, RelayKind};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -154,24 +152,29 @@ pub(crate) struct IceServerReply {
 
 impl Reply<'_> {
     /// The JSON text.
-    pub(crate) fn encode(&self) -> Utf8Bytes {
-        serde_json::to_string(self).expect("a reply has string keys alone").into()
+    pub(crate) fn encode(&self) -> String {
+        serde_json::to_string(self).expect("a reply has string keys alone")
     }
 }
 
-/// A forwarded message as the callee gets it. The payload is copied once, as it came.
+/// How a message came. Neither text needs escaping.
+#[derive(Clone, Copy)]
+pub(crate) enum By<'a> {
+    /// To this inbox.
+    Inbox(&'a str),
+    /// From this code.
+    Code(&'a str),
+}
+
+/// A forwarded message as the callee gets it, in pieces: the payload is where it was read, as it came.
 ///
-/// `field` and `value` say how it came: `to` an inbox, or `from` a code; neither needs escaping.
-pub(crate) fn forwarded(kind: RelayKind, field: &str, value: &str, payload: &Bytes) -> Option<Utf8Bytes> {
-    let kind = kind.as_str();
-    let mut text = Vec::with_capacity(40 + kind.len() + field.len() + value.len() + payload.len());
-    for part in ["{\"type\":\"", kind, "\",\"", field, "\":\"", value, "\",\"payload\":"] {
-        text.extend_from_slice(part.as_bytes());
-    }
-    text.extend_from_slice(payload);
-    text.push(b'}');
-    // The payload is JSON, and so UTF-8; this scan is what the WebSocket library asks for.
-    Utf8Bytes::try_from(Bytes::from(text)).ok()
+/// The payload is one JSON text.
+pub(crate) const fn forwarded<'a>(kind: RelayKind, by: By<'a>, payload: &'a [u8]) -> [&'a [u8]; 7] {
+    let (field, value): (&[u8], _) = match by {
+        By::Inbox(inbox) => (b"\",\"to\":\"", inbox),
+        By::Code(code) => (b"\",\"from\":\"", code),
+    };
+    [b"{\"type\":\"", kind.as_str().as_bytes(), field, value.as_bytes(), b"\",\"payload\":", payload, b"}"]
 }
 
 #[cfg(test)]
@@ -182,18 +185,18 @@ mod tests {
     fn replies_have_the_protocols_names_and_leave_out_what_is_not_there() {
         let text = Reply::PairMatched { peer_code: "ABC234", peer_public_key: "k", is_initiator: true, payload: None };
         assert_eq!(
-            text.encode().as_str(),
+            text.encode(),
             r#"{"type":"pair_matched","peerCode":"ABC234","peerPublicKey":"k","isInitiator":true}"#
         );
-        assert_eq!(Reply::Pong {}.encode().as_str(), r#"{"type":"pong"}"#);
+        assert_eq!(Reply::Pong {}.encode(), r#"{"type":"pong"}"#);
         let text = Reply::Error { message: "m", code: ErrorCode::BadMessage, id: Some("7") };
-        assert_eq!(text.encode().as_str(), r#"{"type":"error","message":"m","code":"bad_message","id":"7"}"#);
+        assert_eq!(text.encode(), r#"{"type":"error","message":"m","code":"bad_message","id":"7"}"#);
     }
 
     #[test]
     fn a_forwarded_payload_is_the_senders_bytes() {
-        let payload = Bytes::from_static(br#"{ "sdp" : "v=0\r\n" }"#);
-        let text = forwarded(RelayKind::Offer, "from", "ABC234", &payload).expect("UTF-8");
-        assert_eq!(text.as_str(), r#"{"type":"offer","from":"ABC234","payload":{ "sdp" : "v=0\r\n" }}"#);
+        let payload = br#"{ "sdp" : "v=0\r\n" }"#;
+        let text = forwarded(RelayKind::Offer, By::Code("ABC234"), payload).concat();
+        assert_eq!(str::from_utf8(&text), Ok(r#"{"type":"offer","from":"ABC234","payload":{ "sdp" : "v=0\r\n" }}"#));
     }
 }

@@ -1,7 +1,7 @@
 //! Parsing what a client says.
 //!
 //! One pass over the message finds its fields and checks that it is JSON; a field is looked into only by who needs it,
-//! and the payload by nobody.
+//! and the payload by nobody. Messages between clients are mostly plain ([`plain`]), which is faster still.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use chappe_common::{
     code::PairingCode,
     lease::Inbox,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::depth;
+use super::{depth, plain};
 
 /// The longest `proposedName`, `deviceName` or `deviceId` in bytes: what a screen shows.
 const MAX_NAME: usize = 128;
@@ -75,44 +75,66 @@ impl BadRequest {
 
 /// The fields of all messages, unread.
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 struct Fields<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    to: Option<&'a RawValue>,
-    #[serde(borrow)]
-    target: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow)]
-    inbox: Option<&'a RawValue>,
-    #[serde(borrow)]
-    inboxes: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pairing_code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    public_key: Option<&'a RawValue>,
-    #[serde(borrow)]
-    target_code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    proposed_name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    accepted: Option<&'a RawValue>,
-    #[serde(borrow)]
-    link_code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    device_name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    device_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    peer_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    challenge: Option<&'a RawValue>,
-    #[serde(borrow)]
-    url: Option<&'a RawValue>,
+    #[serde(deserialize_with = "json", borrow, rename = "type")]
+    kind: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    id: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    to: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    target: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    payload: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    inbox: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    inboxes: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    pairing_code: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    public_key: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    target_code: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    proposed_name: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    accepted: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    link_code: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    device_name: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    device_id: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    peer_id: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    challenge: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    url: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn parse(text: &'a str) -> Result<Self, BadRequest> {
+        if let Some(plain) = plain::take_apart(text) {
+            let plain::Plain { kind, id, to, target, payload } = plain;
+            return Ok(Self { kind, id, to, target, payload, ..Self::default() });
+        }
+        if !depth::is_within_bounds(text.as_bytes()) {
+            return Err(BadRequest::Depth);
+        }
+        // Only an object: a sequence would fill the fields in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(BadRequest::Json);
+        }
+        serde_json::from_str(text).map_err(|_| BadRequest::Json)
+    }
+}
+
+/// JSON as it came.
+fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
+    Ok(Option::<&RawValue>::deserialize(deserializer)?.map(RawValue::get))
 }
 
 /// A client's message: its type, its id, and its fields until they are asked for.
@@ -136,14 +158,7 @@ pub(crate) struct AttachItem<'a> {
 impl<'a> Request<'a> {
     /// Parses a message.
     pub(crate) fn parse(text: &'a str) -> Result<Self, BadRequest> {
-        if !depth::is_within_bounds(text.as_bytes()) {
-            return Err(BadRequest::Depth);
-        }
-        // Only an object: a sequence would fill the fields in their order.
-        if !text.trim_start().starts_with('{') {
-            return Err(BadRequest::Json);
-        }
-        let fields: Fields<'_> = serde_json::from_str(text).map_err(|_| BadRequest::Json)?;
+        let fields = Fields::parse(text)?;
         let kind = fields.kind.and_then(text_of).ok_or(BadRequest::Missing("type"))?;
         let id = match fields.id {
             Some(raw) => Some(text_of(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?),
@@ -190,29 +205,28 @@ impl<'a> Request<'a> {
     /// `inboxes` of `detach`.
     pub(crate) fn inbox_list(&self) -> Result<Vec<Inbox>, BadRequest> {
         let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
-        let texts: Vec<Cow<'_, str>> = serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))?;
+        let texts: Vec<Cow<'_, str>> = serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("inboxes"))?;
         texts.iter().map(|text| Inbox::from_base64url(text).map_err(|_| BadRequest::Invalid("inboxes"))).collect()
     }
 
     /// `inboxes` of `attach`.
     pub(crate) fn attach_list(&self) -> Result<Vec<AttachItem<'a>>, BadRequest> {
         let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
-        serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("inboxes"))
+        serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("inboxes"))
     }
 
-    /// `payload`, as it came. Copied: a part of the message would keep all of it, and what the socket read with it, in
-    /// memory for as long as the payload waits, and queues bound what payloads weigh.
+    /// `payload`, as it came; for keeping, since the message itself lies where the next one is read.
     pub(crate) fn payload(&self) -> Option<Bytes> {
-        self.fields.payload.map(|raw| Bytes::copy_from_slice(raw.get().as_bytes()))
+        self.fields.payload.map(|raw| Bytes::copy_from_slice(raw.as_bytes()))
     }
 
-    /// `payload`, where there has to be one.
-    pub(crate) fn required_payload(&self) -> Result<Bytes, BadRequest> {
-        self.payload().ok_or(BadRequest::Missing("payload"))
+    /// `payload`, where there has to be one, in its place.
+    pub(crate) fn required_payload(&self) -> Result<&'a [u8], BadRequest> {
+        self.fields.payload.map(|raw| raw.as_bytes()).ok_or(BadRequest::Missing("payload"))
     }
 
     /// `payload` of the inbox door: a string of at most `max` bytes. With its quotes, as it came.
-    pub(crate) fn text_payload(&self, max: usize) -> Result<Bytes, BadRequest> {
+    pub(crate) fn text_payload(&self, max: usize) -> Result<&'a [u8], BadRequest> {
         let payload = self.required_payload()?;
         if payload.first() != Some(&b'"') {
             return Err(BadRequest::Invalid("payload"));
@@ -254,7 +268,7 @@ impl<'a> Request<'a> {
     /// `accepted`.
     pub(crate) fn accepted(&self) -> Result<bool, BadRequest> {
         let raw = self.fields.accepted.ok_or(BadRequest::Missing("accepted"))?;
-        serde_json::from_str(raw.get()).map_err(|_| BadRequest::Invalid("accepted"))
+        serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("accepted"))
     }
 
     /// `proposedName`.
@@ -291,23 +305,22 @@ impl<'a> Request<'a> {
 }
 
 /// The text that a JSON string stands for; `None` for other JSON.
-fn text_of(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let json = raw.get();
+fn text_of(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-fn required_text<'a>(raw: Option<&'a RawValue>, name: &'static str) -> Result<Cow<'a, str>, BadRequest> {
+fn required_text<'a>(raw: Option<&'a str>, name: &'static str) -> Result<Cow<'a, str>, BadRequest> {
     text_of(raw.ok_or(BadRequest::Missing(name))?).ok_or(BadRequest::Invalid(name))
 }
 
-fn name_of(raw: Option<&RawValue>, name: &'static str) -> Result<Option<String>, BadRequest> {
+fn name_of(raw: Option<&str>, name: &'static str) -> Result<Option<String>, BadRequest> {
     let Some(raw) = raw else { return Ok(None) };
     let text = text_of(raw).filter(|text| text.len() <= MAX_NAME).ok_or(BadRequest::Invalid(name))?;
     Ok(Some(text.into_owned()))
 }
 
-fn inbox_of(raw: Option<&RawValue>, name: &'static str) -> Result<Inbox, BadRequest> {
+fn inbox_of(raw: Option<&str>, name: &'static str) -> Result<Inbox, BadRequest> {
     Inbox::from_base64url(&required_text(raw, name)?).map_err(|_| BadRequest::Invalid(name))
 }
 

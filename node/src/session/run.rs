@@ -1,56 +1,67 @@
-//! One session's task: the WebSocket on one side, what others tell the session on the other.
+//! One session's task: its client on one side, what others tell the session on the other.
 //!
-//! The task owns all of the session's state. It waits for nobody but its own client: what has to be asked of other
-//! nodes runs beside it, and the client is heard again when an answer that its next message depends on is there.
+//! The task owns all of the session's state but the way out to its client, which others share. Nothing that it does waits:
+//! what has to be asked of other nodes runs beside it, and the client is heard again when an answer that its next message
+//! depends on is there.
 
 mod by_code;
 mod by_inbox;
 mod done;
 mod hear;
 mod leave;
+mod say;
 mod send;
+mod told;
 
 use std::{
     collections::VecDeque,
     net::IpAddr,
+    pin::{Pin, pin},
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket};
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_common::{
-    client::{CLOSE_SLOW_CONSUMER, ErrorCode, MAX_PAYLOAD, PROTOCOL},
+    client::{ErrorCode, MAX_PAYLOAD, PROTOCOL},
     code::PairingCode,
     keys::NodeId,
     lease::SignedLease,
 };
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use rand::{RngExt as _, seq::IteratorRandom as _};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, poll_fn},
+    stream::FuturesUnordered,
+};
+use rand::RngExt as _;
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
-    EndReason, Message, PeerAddr, Route, SessionEvent, SessionHandle, SessionId, close_queue,
+    PeerAddr, SessionId, answer_left,
     code_door::{CodeDoor, Registration, Times},
     forward::{Flights, Need},
+    handle::{Batch, SessionHandle},
     inbox_door::InboxDoor,
     rates::SessionRates,
-    reply::{self, Limits, Rejected, Reply},
+    reply::{Limits, Rejected, Reply},
 };
 use crate::{
-    bounded,
     core::Core,
     federation::frame::{Note, Outcome},
     locate, publish,
+    socket::{
+        Connection,
+        frame::Opcode,
+        incoming::{Ended, Incoming, Next},
+        out::Waiting,
+    },
 };
 
 /// Questions of one session that may be open at once.
 const MAX_OPS: usize = 16;
-/// How long one write to a client may take: as long as a silent client is borne.
+/// How long a client may take none of what waits for it: as long as a silent client is borne.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 /// How many nodes a client is told of when this one stops, and how many more are looked at, as some may be in reserve.
 const SUCCESSORS: usize = 3;
@@ -59,9 +70,14 @@ const SPARE_SUCCESSORS: usize = 9;
 /// Notes of one session that may wait for links: one for each that it may be paired with and each that it may have
 /// asked, twice, and a burst of refusals.
 const MAX_NOTES: usize = 256;
+/// What a session does in one turn, so that one that is told much leaves the others theirs.
+const TURNS: usize = 256;
+/// The part of `limits.max_queued` beyond which a client is not heard until it has taken its replies: the rest is for
+/// what others say to it.
+const HEARD_PART: usize = 4;
+
 const CLOSE_GOING_AWAY: u16 = 1001;
 const CLOSE_POLICY: u16 = 1008;
-const CLOSE_TOO_LARGE: u16 = 1009;
 
 const RATE_EXCEEDED: &str = "Rate limit exceeded. Please slow down.";
 
@@ -87,7 +103,7 @@ enum Done {
     },
     Attached {
         id: String,
-        leases: Vec<(usize, SignedLease)>,
+        leases: Vec<(usize, Arc<SignedLease>)>,
         rejected: Vec<Rejected>,
         registered: Vec<locate::Registered>,
     },
@@ -97,6 +113,7 @@ enum Done {
     },
     Detached,
     Connected(NodeId),
+    Published,
 }
 
 type Op = BoxFuture<'static, Done>;
@@ -104,8 +121,8 @@ type Op = BoxFuture<'static, Done>;
 struct Session {
     core: Arc<Core>,
     handle: SessionHandle,
-    queue: bounded::Receiver<SessionEvent>,
-    socket: WebSocket,
+    /// What is said while what was read at once is heard.
+    batch: Batch,
     nonce: [u8; 32],
     rates: SessionRates,
     code_door: CodeDoor,
@@ -122,53 +139,79 @@ struct Session {
     notes: VecDeque<(PeerAddr, Note)>,
     /// A link for waiting notes is being dialled.
     connecting: bool,
-    /// The client's message was too large, and the rest of it stays unread.
+    /// What the publisher had no room for. The client is not heard while there is any.
+    commands: Vec<publish::Command>,
+    /// Whether records of TLS have to be taken apart first.
+    is_tls: bool,
+    /// What waits for the client.
+    waiting: Waiting,
+    /// Bytes that were said to the client since that was looked at.
+    said: usize,
+    /// The client broke the rules, and what it sends is no frames any more.
     unread: bool,
+    /// The client has said its last.
+    closed: bool,
     last_heard: Instant,
     pinged: bool,
     pings: u32,
     pings_since: Instant,
 }
 
-/// Serves one client until either side ends the session.
-pub(crate) async fn run(core: Arc<Core>, socket: WebSocket, ip: IpAddr) {
-    let mut nonce = [0; 32];
-    if getrandom::fill(&mut nonce).is_err() {
-        tracing::error!("no random bytes for a session");
-        return;
+/// A session that is to be run.
+pub(crate) struct Running {
+    session: Session,
+    incoming: Incoming,
+}
+
+impl Running {
+    /// The session of a client that connected from `ip`. In a box: what a future holds is held again by each that wraps it.
+    pub(crate) fn new(core: Arc<Core>, connection: Connection, ip: IpAddr) -> Option<Box<Self>> {
+        let Connection { incoming, out, is_tls } = connection;
+        let mut nonce = [0; 32];
+        if getrandom::fill(&mut nonce).is_err() {
+            tracing::error!("no random bytes for a session");
+            return None;
+        }
+        let id = SessionId::from_raw(rand::rng().random());
+        let handle = SessionHandle::new(id, core.config.limits.max_queued, Some(out));
+        core.local.insert(handle.clone());
+        core.metrics.sessions_opened.inc();
+        let now = Instant::now();
+        let session = Session {
+            rates: SessionRates::new(&core.config.limits, &core.sources, ip),
+            core,
+            handle,
+            batch: Batch::default(),
+            nonce,
+            code_door: CodeDoor::default(),
+            inbox_door: InboxDoor::default(),
+            flights: Flights::default(),
+            ops: FuturesUnordered::new(),
+            ordered: 0,
+            reaching: false,
+            claiming: None,
+            notes: VecDeque::new(),
+            connecting: false,
+            commands: Vec::new(),
+            is_tls,
+            waiting: Waiting::default(),
+            said: 0,
+            unread: false,
+            closed: false,
+            last_heard: now,
+            pinged: false,
+            pings: 0,
+            pings_since: now,
+        };
+        Some(Box::new(Self { session, incoming }))
     }
-    let id = SessionId::from_raw(rand::rng().random());
-    let (handle, queue) = SessionHandle::new(id, core.config.limits.max_queued);
-    core.local.insert(handle.clone());
-    core.metrics.sessions_opened.inc();
-    let now = Instant::now();
-    let mut session = Session {
-        rates: SessionRates::new(&core.config.limits, &core.sources, ip),
-        core,
-        handle,
-        queue,
-        socket,
-        nonce,
-        code_door: CodeDoor::default(),
-        inbox_door: InboxDoor::default(),
-        flights: Flights::default(),
-        ops: FuturesUnordered::new(),
-        ordered: 0,
-        reaching: false,
-        claiming: None,
-        notes: VecDeque::new(),
-        connecting: false,
-        unread: false,
-        last_heard: now,
-        pinged: false,
-        pings: 0,
-        pings_since: now,
-    };
-    // Over is over, whoever ended it.
-    let _ = session.serve().await;
-    let notes = session.leave().await;
-    let (core, id) = (session.core.clone(), session.handle.id());
-    tokio::join!(session.linger(), leave::tell_others(&core, id, notes));
+
+    /// Serves the client until either side ends the session.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        let Self { session, incoming } = &mut *self;
+        session.serve(incoming).await;
+        Box::pin(session.finish(incoming)).await;
+    }
 }
 
 impl Drop for Session {
@@ -178,42 +221,105 @@ impl Drop for Session {
         for inbox in self.inbox_door.take_all() {
             self.core.local.detach(self.handle.id(), &inbox);
         }
-        close_queue(&mut self.queue);
+        answer_left(self.handle.close());
+        self.handle.hang_up();
         self.core.metrics.sessions_closed.inc();
     }
 }
 
 impl Session {
-    async fn serve(&mut self) -> Result<(), Over> {
-        self.say(self.server_info()).await?;
+    async fn serve(&mut self, incoming: &mut Incoming) {
+        self.say(&self.server_info());
         if self.core.is_draining() {
-            self.going_away().await?;
+            self.going_away();
         }
-        let timer = sleep_until(self.next_deadline().into());
-        tokio::pin!(timer);
-        loop {
-            self.arm(timer.as_mut());
-            let hears =
-                self.ordered == 0 && self.notes.is_empty() && self.ops.len() < MAX_OPS && self.flights.has_room();
-            tokio::select! {
-                biased;
-                reason = self.handle.ended() => return self.end(reason).await,
-                () = &mut timer => self.handle_time(Instant::now()).await?,
-                event = self.queue.recv() => match event {
-                    Some(event) => self.handle_event(event).await?,
-                    None => return Err(Over),
-                },
-                Some(done) = self.ops.next(), if !self.ops.is_empty() => self.handle_done(done).await?,
-                frame = self.socket.recv(), if hears => match frame {
-                    Some(Ok(frame)) => self.handle_frame(frame).await?,
-                    Some(Err(error)) => return self.handle_broken(error).await,
-                    None => return Err(Over),
-                },
+        let mut timer = pin!(sleep_until(self.next_deadline().into()));
+        poll_fn(|cx| {
+            let polled = self.poll_serve(cx, incoming, timer.as_mut());
+            self.batch.flush();
+            polled
+        })
+        .await;
+    }
+
+    /// Does all there is to do, in the order: the end, what others tell, deadlines, answers, the client. Ready when the
+    /// session is over.
+    fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        for _ in 0..TURNS {
+            let (told, waiting) = self.handle.poll_told(cx);
+            (self.waiting, self.said) = (waiting, 0);
+            if let Poll::Ready(told) = told {
+                if self.handle_told(told).is_err() {
+                    return Poll::Ready(());
+                }
+                continue;
             }
+            self.arm(timer.as_mut());
+            if timer.as_mut().poll(cx).is_ready() {
+                if self.handle_time(Instant::now()).is_err() {
+                    return Poll::Ready(());
+                }
+                continue;
+            }
+            if !self.ops.is_empty()
+                && let Poll::Ready(Some(done)) = self.ops.poll_next_unpin(cx)
+            {
+                self.handle_done(done);
+                continue;
+            }
+            if !self.hears() {
+                return Poll::Pending;
+            }
+            let mut heard = false;
+            match self.poll_hear(cx, incoming, &mut heard) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Over)) => return Poll::Ready(()),
+                // What was heard may have set a deadline or asked a question.
+                Poll::Pending if heard => {}
+                Poll::Pending => return Poll::Pending,
+            }
+            self.batch.flush();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether the client's next message may be heard.
+    fn hears(&self) -> bool {
+        self.ordered == 0
+            && self.notes.is_empty()
+            && self.ops.len() < MAX_OPS
+            && self.flights.has_room()
+            && self.waiting.bytes + self.said <= self.core.config.limits.max_queued / HEARD_PART
+    }
+
+    fn poll_hear(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, any: &mut bool) -> Poll<Result<(), Over>> {
+        let (handle, is_tls) = (self.handle.clone(), self.is_tls);
+        let mut over = false;
+        let polled = incoming.poll_hear(
+            cx,
+            is_tls,
+            |records, plain| handle.decrypt(records, plain),
+            |heard, more| {
+                *any = true;
+                self.batch.expect(more);
+                over = self.handle_heard(heard).is_err();
+                if over || !self.hears() { Next::Wait } else { Next::Hear }
+            },
+        );
+        match polled {
+            _ if over => Poll::Ready(Err(Over)),
+            Poll::Ready(Err(Ended::Closed)) => Poll::Ready(Err(Over)),
+            Poll::Ready(Err(Ended::Violation(violation))) => {
+                self.handle_violation(violation);
+                Poll::Ready(Err(Over))
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
         }
     }
 
-    fn server_info(&self) -> Utf8Bytes {
+    fn server_info(&self) -> String {
         let limits = &self.core.config.limits;
         Reply::ServerInfo {
             server_id: &self.core.me.to_server_id(),
@@ -240,9 +346,10 @@ impl Session {
     fn next_deadline(&self) -> Instant {
         let times = &self.core.config.times;
         let idle = self.last_heard + times.idle + if self.pinged { times.pong } else { Duration::ZERO };
+        let stuck = self.waiting.since.map(|since| since + WRITE_WAIT);
         let door = self.code_door.next_deadline(self.times());
         let flight = self.flights.next_deadline(self.flight_wait());
-        door.into_iter().chain(flight).fold(idle, Instant::min)
+        door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
     }
 
     /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
@@ -252,18 +359,22 @@ impl Session {
 
     /// Sets the timer where the next deadline is earlier than it, or it has fired. A deadline that has moved on, as the
     /// idle one does with every message, only costs one wake-up at its old time.
-    fn arm(&self, timer: std::pin::Pin<&mut Sleep>) {
+    fn arm(&self, timer: Pin<&mut Sleep>) {
         let next = self.next_deadline().into();
         if timer.is_elapsed() || next < timer.deadline() {
             timer.reset(next);
         }
     }
 
-    async fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
+    fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
         let actions = self.code_door.pass(now, self.times());
-        self.act(actions).await?;
+        self.act(actions);
         while let Some(ticket) = self.flights.overdue(now, self.flight_wait()) {
-            self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable)).await?;
+            self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
+        }
+        if self.waiting.since.is_some_and(|since| now >= since + WRITE_WAIT) {
+            self.core.metrics.sessions_slow.inc();
+            return Err(Over);
         }
         let times = &self.core.config.times;
         let silent = now.saturating_duration_since(self.last_heard);
@@ -273,123 +384,8 @@ impl Session {
         }
         if !self.pinged && silent >= times.idle {
             self.pinged = true;
-            return self.write(Frame::Ping(Bytes::new())).await;
+            self.said(self.handle.say_control(Opcode::Ping, &[]));
         }
         Ok(())
-    }
-
-    async fn say(&mut self, text: Utf8Bytes) -> Result<(), Over> {
-        self.write(Frame::Text(text)).await
-    }
-
-    /// Writes a frame. A client that takes none for long, or whose queue fills meanwhile, is too slow.
-    async fn write(&mut self, frame: Frame) -> Result<(), Over> {
-        let handle = self.handle.clone();
-        tokio::select! {
-            biased;
-            reason = handle.ended() => match reason {
-                // The frame is lost with the session: it could not be written in all that time.
-                EndReason::SlowConsumer => self.end(reason).await,
-                // The node's patience is over.
-                EndReason::GoingAway => self.end(reason).await,
-            },
-            written = tokio::time::timeout(WRITE_WAIT, self.socket.send(frame)) => match written {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => Err(Over),
-                Err(_) => {
-                    self.core.metrics.sessions_slow.inc();
-                    Err(Over)
-                }
-            },
-        }
-    }
-
-    async fn refuse(&mut self, id: Option<&str>, code: ErrorCode, message: &str) -> Result<(), Over> {
-        self.core.metrics.refused(code);
-        self.say(Reply::Error { message, code, id }.encode()).await
-    }
-
-    async fn close(&mut self, code: u16, reason: &'static str) -> Result<(), Over> {
-        let frame = Frame::Close(Some(CloseFrame { code, reason: reason.into() }));
-        // A client that doesn't even take this is gone.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.socket.send(frame)).await;
-        Err(Over)
-    }
-
-    async fn end(&mut self, reason: EndReason) -> Result<(), Over> {
-        match reason {
-            EndReason::SlowConsumer => {
-                self.core.metrics.sessions_slow.inc();
-                self.close(CLOSE_SLOW_CONSUMER, "slow_consumer").await
-            }
-            EndReason::GoingAway => self.close(CLOSE_GOING_AWAY, "going_away").await,
-        }
-    }
-
-    async fn going_away(&mut self) -> Result<(), Over> {
-        let view = self.core.view.load_full();
-        let others = view.nodes().filter(|node| *node != self.core.me);
-        let chosen = others.sample(&mut rand::rng(), SUCCESSORS + SPARE_SUCCESSORS);
-        let records: Vec<_> = chosen
-            .iter()
-            .filter_map(|node| self.core.records.find(node, self.core.clock.now()))
-            // Everybody who connects would hear of it.
-            .filter(|record| !record.is_reserve())
-            .take(SUCCESSORS)
-            .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
-            .collect();
-        let grace_seconds = self.core.config.times.drain.as_secs();
-        self.say(Reply::GoingAway { reason: "shutdown", nodes: &records, grace_seconds }.encode()).await
-    }
-
-    async fn handle_event(&mut self, event: SessionEvent) -> Result<(), Over> {
-        match event {
-            SessionEvent::Message(message) => self.deliver(*message).await,
-            SessionEvent::Outcome { ticket, outcome } => self.finish(ticket, outcome).await,
-            SessionEvent::Note(noted) => {
-                let (from, note) = *noted;
-                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
-                self.act(actions).await
-            }
-            SessionEvent::Displaced(inbox) => {
-                if self.core.local.inbox(&inbox).is_none_or(|session| session.id() != self.handle.id()) {
-                    self.inbox_door.remove(&inbox);
-                }
-                Ok(())
-            }
-            SessionEvent::GoingAway => self.going_away().await,
-        }
-    }
-
-    async fn deliver(&mut self, message: Message) -> Result<(), Over> {
-        let Message { kind, route, payload, reply } = message;
-        let text = match route {
-            Route::Inbox(inbox) => match self.inbox_door.judge(&inbox, kind, &self.core.config.limits) {
-                Ok(()) => reply::forwarded(kind, "to", &inbox.to_base64url(), &payload),
-                Err(outcome) => {
-                    reply.tell(outcome);
-                    return Ok(());
-                }
-            },
-            Route::Peer(peer) => match self.code_door.code_of(peer) {
-                Some(code) => reply::forwarded(kind, "from", code.as_str(), &payload),
-                None => {
-                    reply.tell(Outcome::NotHere);
-                    return Ok(());
-                }
-            },
-        };
-        let Some(text) = text else {
-            reply.tell(Outcome::Refused(ErrorCode::BadMessage));
-            return Ok(());
-        };
-        let said = self.say(text).await;
-        reply.tell(if said.is_ok() { Outcome::Delivered } else { Outcome::NotHere });
-        said
-    }
-
-    async fn publish(&mut self, command: publish::Command) {
-        // The publisher ends only with the node.
-        let _ = self.core.publisher.send(command).await;
     }
 }

@@ -29,17 +29,25 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
-    /// A server of these names, and of 127.0.0.1.
+    /// A certificate of these names, and of 127.0.0.1, with its key.
     ///
     /// # Panics
     /// A name is none.
-    pub fn server(&self, names: &[&str], protocol: &[u8]) -> Arc<ServerConfig> {
+    pub fn issue(&self, names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let mut names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         names.push(Ipv4Addr::LOCALHOST.to_string());
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names).expect("names");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").der().clone();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        (certificate, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+    }
+
+    /// A server of these names, and of 127.0.0.1.
+    ///
+    /// # Panics
+    /// A name is none.
+    pub fn server(&self, names: &[&str], protocol: &[u8]) -> Arc<ServerConfig> {
+        let (certificate, key) = self.issue(names);
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has the versions")

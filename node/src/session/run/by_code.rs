@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use tokio::time::timeout_at;
 
 use super::{
-    Done, MAX_NOTES, Over, Session,
+    Done, MAX_NOTES, Session,
     hear::{Refusal, Said},
 };
 use crate::{
@@ -74,15 +74,15 @@ impl Session {
         Ok(Said::Actions(withdrawn.into_iter().collect()))
     }
 
-    pub(super) async fn act(&mut self, actions: Vec<Action>) -> Result<(), Over> {
+    pub(super) fn act(&mut self, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
             match action {
-                Action::Say(text) => self.say(text).await?,
+                Action::Say(text) => self.say(&text),
                 Action::Tell(to, note) => self.tell(to, note),
-                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
+                Action::Bonds(bonds) => self.handle.publish_bonds(bonds),
+                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())),
             }
         }
-        Ok(())
     }
 
     /// Notes something to another session, over a new link where there is none: then later notes to the same node wait
@@ -138,7 +138,10 @@ impl Session {
         self.core.metrics.notes_dropped.inc();
         match note {
             Note::Ask(ask) => self.code_door.refused(ask.ask, self.times()),
-            Note::Answer { accepted: Some(_), .. } => self.code_door.unbond(to),
+            Note::Answer { accepted: Some(_), .. } => {
+                let unbound = self.code_door.unbond(to);
+                self.act(unbound);
+            }
             _ => {}
         }
     }

@@ -1,9 +1,11 @@
 //! What a client asks at the inbox door.
 
+use std::sync::Arc;
+
 use chappe_common::{client::ErrorCode, lease::SignedLease};
 
 use super::{
-    Done, Over, Session,
+    Done, Session,
     hear::{Refusal, Said},
 };
 use crate::{
@@ -28,6 +30,7 @@ impl Session {
             let code = if index >= self.core.config.limits.max_inboxes {
                 ErrorCode::TooMany
             } else if let Some(lease) = attach::judge(item, self.core.me, &self.nonce, now) {
+                let lease = Arc::new(lease);
                 let held = self.inbox_door.contains(&lease.inbox);
                 if !self.inbox_door.insert(lease.inbox, &self.core.config.limits) {
                     ErrorCode::TooMany
@@ -48,25 +51,25 @@ impl Session {
         }
         let core = self.core.clone();
         self.start_ordered(async move {
-            let signed: Vec<_> = leases.iter().map(|(_, lease)| lease.clone()).collect();
+            let signed: Vec<_> = leases.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
             let registered = locate::put_leases(&core, &signed).await;
             Done::Attached { id, leases, rejected, registered }
         });
         Ok(Said::Nothing)
     }
 
-    pub(super) async fn attached(
+    pub(super) fn attached(
         &mut self,
         id: &str,
-        leases: Vec<(usize, SignedLease)>,
+        leases: Vec<(usize, Arc<SignedLease>)>,
         mut rejected: Vec<Rejected>,
         registered: &[Registered],
-    ) -> Result<(), Over> {
+    ) {
         let mut kept = Vec::new();
         for ((index, lease), registered) in leases.into_iter().zip(registered) {
             let code = match registered {
                 Registered::Kept if self.inbox_door.contains(&lease.inbox) => {
-                    self.publish(publish::Command::KeepLease(lease.clone())).await;
+                    self.publish(publish::Command::KeepLease(lease.clone()));
                     kept.push(lease);
                     continue;
                 }
@@ -78,13 +81,13 @@ impl Session {
             self.inbox_door.remove(&lease.inbox);
             self.core.local.detach(self.handle.id(), &lease.inbox);
             // An earlier lease of the same inbox may still be kept.
-            self.publish(publish::Command::Forget(lease.inbox, lease.seq)).await;
+            self.publish(publish::Command::Forget(lease.inbox, lease.seq));
             self.core.metrics.refused(code);
             rejected.push(Rejected { index, code });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
-        let ttl = ttl(kept.iter(), self.core.clock.now());
-        self.say(Reply::Attached { id, ttl, rejected: &rejected }.encode()).await
+        let ttl = ttl(kept.iter().map(|lease| &**lease), self.core.clock.now());
+        self.say(&Reply::Attached { id, ttl, rejected: &rejected }.encode());
     }
 
     pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::client::ErrorCode;
 
-use super::{Done, Over, Session};
+use super::{Done, Session};
 use crate::{
     locate, publish,
     session::{code_door::CodeDoor, forward::Need, reply::Reply},
@@ -16,7 +16,7 @@ impl Session {
         self.ops.push(Box::pin(op));
     }
 
-    pub(super) async fn handle_done(&mut self, done: Done) -> Result<(), Over> {
+    pub(super) fn handle_done(&mut self, done: Done) {
         match done {
             Done::Claimed { registration, result } => {
                 self.ordered -= 1;
@@ -24,33 +24,30 @@ impl Session {
                 match result {
                     Ok(()) => {
                         let code = registration.code;
-                        self.publish(publish::Command::KeepCode(code, self.handle.id())).await;
+                        self.publish(publish::Command::KeepCode(code, self.handle.id()));
                         let actions = self.code_door.registered(registration, self.core.me);
-                        self.act(actions).await
+                        self.act(actions);
                     }
-                    Err(locate::ClaimError::Taken) => self.act(vec![CodeDoor::collided()]).await,
+                    Err(locate::ClaimError::Taken) => self.act([CodeDoor::collided()]),
                     Err(locate::ClaimError::Unavailable) => {
-                        self.refuse(None, ErrorCode::Internal, "The code could not be registered. Try again.").await
+                        self.refuse(None, ErrorCode::Internal, "The code could not be registered. Try again.");
                     }
                 }
             }
             Done::Found { ask, to, name, payload, key } => {
                 let actions = self.code_door.found(ask, to, name, payload, key, self.times());
-                self.act(actions).await
+                self.act(actions);
             }
             Done::Resolved { id, lease } => match lease {
                 Some(lease) => {
                     let lease = URL_SAFE_NO_PAD.encode(lease.as_bytes());
-                    self.say(Reply::Resolved { id: &id, lease: &lease }.encode()).await
+                    self.say(&Reply::Resolved { id: &id, lease: &lease }.encode());
                 }
-                None => {
-                    let message = "Nobody is connected at this inbox";
-                    self.refuse(Some(&id), ErrorCode::PeerOffline, message).await
-                }
+                None => self.refuse(Some(&id), ErrorCode::PeerOffline, "Nobody is connected at this inbox"),
             },
             Done::Attached { id, leases, rejected, registered } => {
                 self.ordered -= 1;
-                self.attached(&id, leases, rejected, &registered).await
+                self.attached(&id, leases, rejected, &registered);
             }
             Done::Reached { need, lease } => {
                 self.reaching = false;
@@ -60,17 +57,19 @@ impl Session {
                     self.core.found.remove(&inbox);
                 }
                 let tickets = self.flights.resume(need);
-                self.send_all(tickets).await
+                self.send_all(tickets);
             }
-            Done::Detached => {
-                self.ordered -= 1;
-                Ok(())
-            }
+            Done::Detached => self.ordered -= 1,
             Done::Connected(node) => {
                 self.ordered -= 1;
                 self.connecting = false;
                 self.send_notes(Some(node));
-                Ok(())
+            }
+            Done::Published => {
+                self.ordered -= 1;
+                for command in std::mem::take(&mut self.commands) {
+                    self.publish(command);
+                }
             }
         }
     }

@@ -2,16 +2,14 @@
 
 use std::time::{Instant, SystemTime};
 
-use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     proof::prove_node,
 };
 use rand::RngExt as _;
-use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 
-use super::{CLOSE_POLICY, CLOSE_TOO_LARGE, Over, RATE_EXCEEDED, Session};
+use super::{CLOSE_POLICY, Over, RATE_EXCEEDED, Session};
 use crate::{
     federation::frame::AskKind,
     ice, locate,
@@ -21,6 +19,7 @@ use crate::{
         reply::Reply,
         request::{BadRequest, Request},
     },
+    socket::frame::{Heard, Opcode, Violation},
 };
 
 /// Protocol pings, and pongs that nobody asked for, that a client may send faster than one a second.
@@ -29,34 +28,53 @@ const PING_BURST: u32 = 10;
 const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 
 impl Session {
-    pub(super) async fn handle_broken(&mut self, error: axum::Error) -> Result<(), Over> {
-        let inner = error.into_inner();
-        if let Some(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) = inner.downcast_ref() {
-            self.unread = true;
-            self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string()).await?;
-            return self.close(CLOSE_TOO_LARGE, "too_large").await;
-        }
-        Err(Over)
+    pub(super) fn handle_violation(&mut self, violation: Violation) {
+        self.unread = true;
+        let reason = match violation {
+            Violation::TooLarge => {
+                self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
+                "too_large"
+            }
+            Violation::Parts => {
+                self.core.metrics.refused(ErrorCode::RateLimited);
+                "too many parts"
+            }
+            Violation::Protocol => "protocol error",
+            Violation::Utf8 => "not UTF-8",
+        };
+        // The session is over with it.
+        let _ = self.close(violation.close_code(), reason);
     }
 
-    pub(super) async fn handle_frame(&mut self, frame: Frame) -> Result<(), Over> {
+    pub(super) fn handle_heard(&mut self, heard: Heard<'_>) -> Result<(), Over> {
         self.last_heard = Instant::now();
         let was_pinged = std::mem::take(&mut self.pinged);
-        match frame {
-            Frame::Text(text) => self.handle_text(text.as_str()).await,
-            Frame::Binary(_) => {
+        match heard {
+            Heard::Text(text) => self.handle_text(text),
+            Heard::Binary => {
                 if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
-                    return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
+                    self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED);
+                } else {
+                    self.refuse(None, ErrorCode::BadMessage, &BadRequest::Json.to_string());
                 }
-                self.refuse(None, ErrorCode::BadMessage, &BadRequest::Json.to_string()).await
             }
-            Frame::Pong(_) if was_pinged => Ok(()),
-            Frame::Ping(_) | Frame::Pong(_) => self.count_ping().await,
-            Frame::Close(_) => Err(Over),
+            Heard::Pong if was_pinged => {}
+            Heard::Pong => self.count_ping()?,
+            Heard::Ping(content) => {
+                self.count_ping()?;
+                self.said(self.handle.say_control(Opcode::Pong, content));
+            }
+            Heard::Close(code) => {
+                self.batch.flush();
+                self.handle.say_close(code, "");
+                self.closed = true;
+                return Err(Over);
+            }
         }
+        Ok(())
     }
 
-    pub(super) async fn count_ping(&mut self) -> Result<(), Over> {
+    fn count_ping(&mut self) -> Result<(), Over> {
         let since = u32::try_from(self.pings_since.elapsed().as_secs()).unwrap_or(u32::MAX);
         if self.pings.saturating_sub(since) == 0 {
             (self.pings, self.pings_since) = (0, Instant::now());
@@ -64,46 +82,56 @@ impl Session {
         self.pings += 1;
         if self.pings.saturating_sub(since) > PING_BURST {
             self.core.metrics.refused(ErrorCode::RateLimited);
-            return self.close(CLOSE_POLICY, "too many pings").await;
+            return self.close(CLOSE_POLICY, "too many pings");
         }
         Ok(())
     }
 
-    pub(super) async fn handle_text(&mut self, text: &str) -> Result<(), Over> {
+    fn handle_text(&mut self, text: &str) {
         let request = match Request::parse(text) {
             Ok(request) => request,
             Err(error) => {
                 if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
-                    return self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED).await;
+                    self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED);
+                } else {
+                    self.refuse(None, error.code(), &error.to_string());
                 }
-                return self.refuse(None, error.code(), &error.to_string()).await;
+                return;
             }
         };
         let kind = RelayKind::from_name(request.kind());
         let counts = if self.is_ice_to_known(&request, kind) { Counts::Tenth } else { Counts::Whole };
         if self.rates.check_message(&self.core.sources, counts).is_err() {
-            return self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED).await;
+            self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED);
+            return;
         }
         self.core.metrics.messages.inc();
         let handled = match kind {
             Some(kind) if kind.is_call() && request.is_to_inbox() => self.send_to_inbox(&request, kind),
             Some(kind) => self.send_to_code(&request, kind),
             None => match self.handle_request(&request) {
-                Ok(Said::Nothing) => Ok(Vec::new()),
-                Ok(Said::Text(text)) => return self.say(text).await,
-                Ok(Said::Actions(actions)) => return self.act(actions).await,
+                Ok(Said::Nothing) => Ok(()),
+                Ok(Said::Text(text)) => {
+                    self.say(&text);
+                    Ok(())
+                }
+                Ok(Said::Actions(actions)) => {
+                    self.act(actions);
+                    Ok(())
+                }
                 Ok(Said::Exceeded) => {
-                    return self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED).await;
+                    self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED);
+                    Ok(())
                 }
                 Err(error) => Err(error),
             },
         };
         match handled {
-            Ok(tickets) => self.send_all(tickets).await,
-            Err(Refusal::Bad(error)) => self.refuse(request.id(), error.code(), &error.to_string()).await,
+            Ok(()) => {}
+            Err(Refusal::Bad(error)) => self.refuse(request.id(), error.code(), &error.to_string()),
             Err(Refusal::NoPeer(target)) => {
                 let message = format!("Peer not found: {target}");
-                self.refuse(request.id(), ErrorCode::PeerOffline, &message).await
+                self.refuse(request.id(), ErrorCode::PeerOffline, &message);
             }
         }
     }
@@ -175,7 +203,7 @@ impl Session {
 /// What a request makes the session say.
 pub(super) enum Said {
     Nothing,
-    Text(Utf8Bytes),
+    Text(String),
     Actions(Vec<Action>),
     Exceeded,
 }

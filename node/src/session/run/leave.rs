@@ -1,9 +1,14 @@
 //! What is done when a session is over: giving back, telling others, and letting the connection end well.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use chappe_common::keys::NodeId;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_fn};
 
 use super::Session;
 use crate::{
@@ -11,7 +16,11 @@ use crate::{
     dispatch,
     federation::{frame::Note, links},
     publish,
-    session::{PeerAddr, SessionId, close_queue, code_door::Action},
+    session::{PeerAddr, SessionId, answer_left, code_door::Action},
+    socket::{
+        frame::Heard,
+        incoming::{Discarded, Incoming, Next},
+    },
 };
 
 /// How long the members are told of a session's end: as long as a dial may take.
@@ -24,54 +33,83 @@ const LINGER_BYTES: usize = 512 * 1024;
 const FRAME_COST: usize = 16;
 
 impl Session {
+    /// What there is to do when the session is over.
+    pub(super) async fn finish(&mut self, incoming: &mut Incoming) {
+        let notes = self.leave().await;
+        let (core, id) = (self.core.clone(), self.handle.id());
+        tokio::join!(self.linger(incoming), tell_others(&core, id, notes));
+    }
+
     /// The session is over: gives back what it has registered, before anything that could take time, since a client
     /// that reloads is about to register the same code. Gives back what others are to be told.
-    pub(super) async fn leave(&mut self) -> Vec<(PeerAddr, Note)> {
+    async fn leave(&mut self) -> Vec<(PeerAddr, Note)> {
         self.core.local.remove(self.handle.id());
+        let publisher = self.core.publisher.clone();
+        // It ends only with the node.
+        let publish = async |command| drop(publisher.send(command).await);
+        for command in std::mem::take(&mut self.commands) {
+            publish(command).await;
+        }
         let inboxes = self.inbox_door.take_all();
         for inbox in inboxes {
             if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
-                self.publish(publish::Command::WithdrawLease(inbox, lease.seq)).await;
+                publish(publish::Command::WithdrawLease(inbox, lease.seq)).await;
             }
         }
         if let Some(code) = self.claiming.take() {
             // Only what is kept can be withdrawn.
-            self.publish(publish::Command::KeepCode(code, self.handle.id())).await;
-            self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await;
+            publish(publish::Command::KeepCode(code, self.handle.id())).await;
+            publish(publish::Command::WithdrawCode(code, self.handle.id())).await;
         }
         let mut notes: Vec<_> = self.notes.drain(..).collect();
         for action in self.code_door.close() {
             match action {
-                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
+                Action::Release(code) => publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
                 Action::Tell(to, note) => notes.push((to, note)),
-                Action::Say(_) => {}
+                Action::Bonds(_) | Action::Say(_) => {}
             }
         }
-        for (from, note) in close_queue(&mut self.queue) {
+        for (from, note) in answer_left(self.handle.close()) {
             notes.extend(dispatch::answer_of_nobody(&note).map(|answer| (from, answer)));
         }
         notes
     }
 
-    /// Ends the connection so that the client gets all that was said to it. An answer to the client's close frame goes
-    /// out with the next read, and input that nobody has read makes the system reset the connection, which can take the
-    /// last frames with it. So the client's rest is read and thrown away, for a moment and up to a bound.
-    pub(super) async fn linger(&mut self) {
+    /// Ends the connection so that the client gets all that was said to it. Input that nobody has read makes the system
+    /// reset the connection, which can take the last frames with it. So the client's rest is read and thrown away, until
+    /// its own last frame, for a moment and up to a bound.
+    async fn linger(&mut self, incoming: &mut Incoming) {
         let mut left = LINGER_BYTES;
-        let rest = async {
-            while let Some(Ok(frame)) = self.socket.recv().await {
-                match left.checked_sub(frame.into_data().len() + FRAME_COST) {
-                    Some(less) => left = less,
-                    None => return,
-                }
+        let rest = poll_fn(|cx| {
+            let gone = self.handle.poll_gone(cx);
+            if self.closed {
+                return gone;
             }
             if self.unread {
-                // No reading on after a message that is too large: all that can be done is to leave the client time to
-                // take what was said.
-                std::future::pending().await
+                return match ready!(incoming.poll_discard(cx, &mut left)) {
+                    Discarded::All => Poll::Ready(()),
+                    // No reading on: all that can be done is to leave the client time to take what was said.
+                    Discarded::Enough => Poll::Pending,
+                };
             }
-        };
+            let handle = self.handle.clone();
+            let mut over = false;
+            let polled = incoming.poll_hear(
+                cx,
+                self.is_tls,
+                |records, plain| handle.decrypt(records, plain),
+                |heard, _| {
+                    let len = if let Heard::Text(text) = heard { text.len() } else { 0 };
+                    over = matches!(heard, Heard::Close(_)) || left < len + FRAME_COST;
+                    left = left.saturating_sub(len + FRAME_COST);
+                    if over { Next::Wait } else { Next::Hear }
+                },
+            );
+            polled.map(drop)
+        });
+        // Whoever takes longer is gone.
         let _ = tokio::time::timeout(LINGER, rest).await;
+        self.handle.hang_up();
     }
 }
 

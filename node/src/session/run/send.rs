@@ -8,7 +8,7 @@ use chappe_common::{
     keys::NodeId,
 };
 
-use super::{Done, Over, RATE_EXCEEDED, Session, hear::Refusal};
+use super::{Done, RATE_EXCEEDED, Session, hear::Refusal};
 use crate::{
     dispatch,
     federation::{
@@ -18,84 +18,119 @@ use crate::{
     },
     locate,
     session::{
-        Origin, ReplyTo,
-        forward::{Destination, Flight, Need},
+        Message, Origin, PeerAddr, ReplyTo,
+        forward::{Destination, Need},
         reply::Reply,
         request::Request,
     },
 };
 
 impl Session {
-    pub(super) fn send_to_inbox(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<Vec<u64>, Refusal> {
-        let (to, payload) = (request.to()?, request.text_payload(MAX_PAYLOAD)?);
-        let id = request.id().map(Box::from);
-        Ok(vec![self.flights.start(Instant::now(), id, kind, Destination::Inbox(to), payload)])
+    pub(super) fn send_to_inbox(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), Refusal> {
+        let (inbox, payload) = (request.to()?, request.text_payload(MAX_PAYLOAD)?);
+        let to = Destination::Inbox(inbox);
+        if !self.flights.is_under_way(to) {
+            let outcome = dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, payload);
+            if outcome != Outcome::NotHere {
+                self.tell_outcome(request.id(), to, outcome);
+                return Ok(());
+            }
+        }
+        self.start(request, kind, to, payload);
+        Ok(())
     }
 
-    pub(super) fn send_to_code(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<Vec<u64>, Refusal> {
+    pub(super) fn send_to_code(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), Refusal> {
         self.check_registered()?;
         let (target, payload) = (request.target()?, request.required_payload()?);
         let peer = self.code_door.peer(&target).and_then(|peer| Some((peer, self.code_door.code_of(peer)?)));
         let Some((peer, code)) = peer else { return Err(Refusal::NoPeer(target.chars().take(64).collect())) };
-        let id = request.id().map(Box::from);
-        Ok(vec![self.flights.start(Instant::now(), id, kind, Destination::Peer(peer, code), payload)])
-    }
-
-    pub(super) async fn send_all(&mut self, tickets: Vec<u64>) -> Result<(), Over> {
-        for ticket in tickets {
-            let Some(flight) = self.flights.find(ticket) else { continue };
-            let to = flight.to;
-            match self.try_send(flight) {
-                Sent::UnderWay(via) => self.flights.sent(ticket, via),
-                Sent::Ended(outcome) => match to {
-                    Destination::Inbox(_) => self.finish(ticket, outcome).await?,
-                    // Not the word of the peer's node: the pairing stays.
-                    Destination::Peer(..) => self.end_flight(ticket, outcome).await?,
-                },
-                Sent::Waits => self.flights.hold(ticket),
-                Sent::WaitsBehind => self.flights.hold_behind(ticket),
-            }
+        let to = Destination::Peer(peer, code);
+        let from = self.addr();
+        // Where messages before it have no outcome yet, the peer's own queue keeps the order.
+        if peer.node == self.core.me
+            && let Some(outcome) = dispatch::to_session(&self.core, &mut self.batch, kind, peer.session, from, payload)
+        {
+            self.outcome_of_peer(peer, outcome);
+            self.tell_outcome(request.id(), to, outcome);
+            return Ok(());
         }
-        self.reach_next();
+        self.start(request, kind, to, payload);
         Ok(())
     }
 
-    fn try_send(&self, flight: &Flight) -> Sent {
-        let origin = Origin { session: self.handle.clone(), ticket: flight.ticket };
-        let (kind, payload) = (flight.kind, flight.payload.clone());
-        match flight.to {
+    /// Sends a message whose outcome is not known at once.
+    fn start(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
+        let id = request.id().map(Box::from);
+        let ticket = self.flights.start(Instant::now(), id, kind, to, Bytes::copy_from_slice(payload));
+        self.send(ticket);
+        self.reach_next();
+    }
+
+    pub(super) fn send_all(&mut self, tickets: Vec<u64>) {
+        for ticket in tickets {
+            self.send(ticket);
+        }
+        self.reach_next();
+    }
+
+    fn send(&mut self, ticket: u64) {
+        let Some(flight) = self.flights.find(ticket) else { return };
+        let (kind, to, payload, looked_up) = (flight.kind, flight.to, flight.payload.clone(), flight.looked_up);
+        match self.try_send(ticket, kind, to, payload, looked_up) {
+            Sent::UnderWay(via) => self.flights.sent(ticket, via),
+            Sent::Here(outcome) => {
+                self.flights.sent(ticket, self.core.me);
+                self.finish_flight(ticket, outcome);
+            }
+            Sent::Ended(outcome) => match to {
+                Destination::Inbox(_) => self.finish_flight(ticket, outcome),
+                // Not the word of the peer's node: the pairing stays.
+                Destination::Peer(..) => self.end_flight(ticket, outcome),
+            },
+            Sent::Waits => self.flights.hold(ticket),
+            Sent::WaitsBehind => self.flights.hold_behind(ticket),
+        }
+    }
+
+    fn try_send(&mut self, ticket: u64, kind: RelayKind, to: Destination, payload: Bytes, looked_up: bool) -> Sent {
+        let origin = Origin { session: self.handle.clone(), ticket };
+        match to {
             Destination::Inbox(inbox) => {
                 if self.core.local.inbox(&inbox).is_some() {
-                    if self.flights.has_earlier_elsewhere(flight.ticket, flight.to, self.core.me) {
+                    if self.flights.has_earlier_elsewhere(ticket, to, self.core.me) {
                         return Sent::WaitsBehind;
                     }
-                    dispatch::to_inbox(&self.core, kind, inbox, payload, ReplyTo::Session(origin));
-                    return Sent::UnderWay(self.core.me);
+                    return Sent::Here(dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, &payload));
                 }
                 let lease = locate::found_lease(&self.core, &inbox).filter(|lease| lease.node != self.core.me);
                 match lease {
-                    Some(lease) if self.flights.has_earlier_elsewhere(flight.ticket, flight.to, lease.node) => {
-                        Sent::WaitsBehind
-                    }
+                    Some(lease) if self.flights.has_earlier_elsewhere(ticket, to, lease.node) => Sent::WaitsBehind,
                     Some(lease) => self.forward(
                         lease.node,
-                        flight.looked_up,
+                        looked_up,
                         |token| Header::ToInbox { token, kind, inbox },
                         payload,
                         origin,
                     ),
-                    None if flight.looked_up => Sent::Ended(Outcome::NotHere),
+                    None if looked_up => Sent::Ended(Outcome::NotHere),
                     None => Sent::Waits,
                 }
             }
             Destination::Peer(peer, _) if peer.node == self.core.me => {
-                let reply = ReplyTo::Session(origin);
-                dispatch::to_session(&self.core, kind, peer.session, self.addr(), payload, reply);
-                Sent::UnderWay(peer.node)
+                let from = self.addr();
+                match dispatch::to_session(&self.core, &mut self.batch, kind, peer.session, from, &payload) {
+                    Some(outcome) => Sent::Here(outcome),
+                    None => {
+                        let message = Message { kind, from, payload, reply: ReplyTo::Session(origin) };
+                        dispatch::to_judge(&self.core, peer.session, message);
+                        Sent::UnderWay(peer.node)
+                    }
+                }
             }
             Destination::Peer(peer, _) => self.forward(
                 peer.node,
-                flight.looked_up,
+                looked_up,
                 |token| Header::ToSession { token, kind, to: peer.session, from: self.handle.id() },
                 payload,
                 origin,
@@ -153,17 +188,15 @@ impl Session {
     }
 
     /// A message has its one outcome, unless it is to be tried once more.
-    pub(super) async fn finish(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Over> {
+    pub(super) fn finish_flight(&mut self, ticket: u64, outcome: Outcome) {
         if outcome == Outcome::Delivered {
             for earlier in self.flights.overtake(ticket) {
-                self.end_flight(earlier, Outcome::NotHere).await?;
+                self.end_flight(earlier, Outcome::NotHere);
             }
         }
-        if outcome == Outcome::NotHere
-            && let Some(flight) = self.flights.find(ticket)
-        {
+        if let Some(flight) = self.flights.find(ticket) {
             match flight.to {
-                Destination::Inbox(inbox) if !flight.looked_up => {
+                Destination::Inbox(inbox) if outcome == Outcome::NotHere && !flight.looked_up => {
                     // The lease that was cached is old: look it up anew, once. If it names another node than the
                     // message was forwarded to, it is newer.
                     let forwarded = flight.via.filter(|via| *via != self.core.me);
@@ -173,28 +206,39 @@ impl Session {
                     }
                     self.flights.hold(ticket);
                     self.reach_next();
-                    return Ok(());
+                    return;
                 }
                 Destination::Inbox(_) => {}
-                // The peer's node says that the session is over. That a node is down or can't be reached does not end
-                // a pairing: it may be back in a moment, and the other side would still think that it is paired.
-                Destination::Peer(peer, _) => self.code_door.unbond(peer),
+                Destination::Peer(peer, _) => self.outcome_of_peer(peer, outcome),
             }
         }
-        self.end_flight(ticket, outcome).await
+        self.end_flight(ticket, outcome);
     }
 
-    pub(super) async fn end_flight(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Over> {
-        let Some(flight) = self.flights.finish(ticket) else { return Ok(()) };
+    /// The peer's node says that the session is over. That a node is down or can't be reached does not end a pairing: it
+    /// may be back in a moment, and the other side would still think that it is paired.
+    fn outcome_of_peer(&mut self, peer: PeerAddr, outcome: Outcome) {
+        if outcome == Outcome::NotHere {
+            let unbound = self.code_door.unbond(peer);
+            self.act(unbound);
+        }
+    }
+
+    pub(super) fn end_flight(&mut self, ticket: u64, outcome: Outcome) {
+        let Some(flight) = self.flights.finish(ticket) else { return };
         self.reach_next();
-        let id = flight.id.as_deref();
-        let (code, message) = match (outcome, flight.to) {
+        self.tell_outcome(flight.id.as_deref(), flight.to, outcome);
+    }
+
+    /// Tells the client what became of its message to `to`.
+    fn tell_outcome(&mut self, id: Option<&str>, to: Destination, outcome: Outcome) {
+        let (code, message) = match (outcome, to) {
             (Outcome::Delivered, _) => {
                 self.core.metrics.delivered.inc();
-                return match id {
-                    Some(id) => self.say(Reply::Delivered { id }.encode()).await,
-                    None => Ok(()),
-                };
+                if let Some(id) = id {
+                    self.say(&Reply::Delivered { id }.encode());
+                }
+                return;
             }
             (Outcome::NotHere, Destination::Inbox(_)) => {
                 (ErrorCode::PeerOffline, "Nobody is connected at this inbox".into())
@@ -210,13 +254,10 @@ impl Session {
                 (code, refusal_text(code).to_owned())
             }
         };
-        match (id, flight.to) {
+        match (id, to) {
             // Without an id the inbox door says nothing; the code door always did.
-            (None, Destination::Inbox(_)) => {
-                self.core.metrics.refused(code);
-                Ok(())
-            }
-            _ => self.refuse(id, code, &message).await,
+            (None, Destination::Inbox(_)) => self.core.metrics.refused(code),
+            _ => self.refuse(id, code, &message),
         }
     }
 }
@@ -225,6 +266,8 @@ impl Session {
 enum Sent {
     /// To this node.
     UnderWay(NodeId),
+    /// At this node, with the word of the session or of who has the inbox.
+    Here(Outcome),
     Ended(Outcome),
     /// For its place to be looked up and reached.
     Waits,

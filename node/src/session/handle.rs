@@ -1,0 +1,356 @@
+//! The handle of a session: through it others tell the session something, or say something to its client at once.
+//!
+//! Whoever has a message for the client writes it to the client's socket by itself, under the one lock that guards the
+//! socket's way out and the queue of events; it is never held while anything waits. What has to be judged by the
+//! session's own state goes through the queue, and as long as it does, nothing of a pairing overtakes it.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use chappe_common::{client::RelayKind, code::PairingCode};
+
+use super::{
+    EndReason, PeerAddr, SessionEvent, SessionId,
+    reply::{self, By},
+};
+use crate::{
+    bounded::{TrySendError, Weigh as _},
+    socket::{
+        frame::Opcode,
+        out::{Out, Said, SayError, Waiting},
+    },
+};
+
+/// Events that may wait for one session: more small ones than a client gets in its busiest second.
+const QUEUE_EVENTS: usize = 1024;
+/// Room for events that an idle session may keep.
+const IDLE_EVENTS: usize = 8;
+
+/// The handle of a session. Cheap to clone; telling and saying never wait.
+#[derive(Clone)]
+pub(crate) struct SessionHandle(Arc<Shared>);
+
+struct Shared {
+    id: SessionId,
+    max_queued: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None once the connection has ended.
+    out: Option<Out>,
+    /// Whether the session takes events, and others' messages.
+    open: bool,
+    events: VecDeque<SessionEvent>,
+    /// What the events weigh.
+    weight: usize,
+    /// Messages and notes that wait or are being handled. Meanwhile messages of pairings wait behind them.
+    in_order: usize,
+    /// The pairings that the client has been told of.
+    bonds: Vec<Bond>,
+    end: Option<EndReason>,
+    /// The session's task.
+    waker: Option<Waker>,
+}
+
+/// A pairing of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bond {
+    /// The other session.
+    pub(crate) peer: PeerAddr,
+    /// Its code.
+    pub(crate) code: PairingCode,
+}
+
+/// What the session's task is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// To end the session.
+    End(EndReason),
+    /// That the connection is broken.
+    Broken,
+    /// An event. One that is [`SessionEvent::is_in_order`] is [`SessionHandle::handled`] afterwards.
+    Event(SessionEvent),
+}
+
+/// What became of a message of a pairing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relayed {
+    /// It is with the client's connection.
+    Said,
+    /// The session itself has to judge it.
+    Unjudged,
+    /// Too much waits for the client.
+    Full,
+    /// The session is over.
+    Closed,
+}
+
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SessionHandle").field(&self.0.id).finish()
+    }
+}
+
+impl SessionHandle {
+    /// A session's handle; at most `max_queued` bytes of events wait for it.
+    pub(crate) fn new(id: SessionId, max_queued: usize, out: Option<Out>) -> Self {
+        let state = State {
+            out,
+            open: true,
+            events: VecDeque::new(),
+            weight: 0,
+            in_order: 0,
+            bonds: Vec::new(),
+            end: None,
+            waker: None,
+        };
+        Self(Arc::new(Shared { id, max_queued, state: Mutex::new(state) }))
+    }
+
+    /// The session's id.
+    pub(crate) fn id(&self) -> SessionId {
+        self.0.id
+    }
+
+    /// Tells the session. A session whose queue is full is too slow, and ends.
+    pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
+        let weight = event.weight();
+        let mut state = self.state();
+        if !state.open {
+            return Err(TrySendError::Closed);
+        }
+        let is_full = state.events.len() >= QUEUE_EVENTS || state.weight + weight > self.0.max_queued;
+        if is_full {
+            state.end.get_or_insert(EndReason::SlowConsumer);
+        } else {
+            state.weight += weight;
+            state.in_order += usize::from(event.is_in_order());
+            state.events.push_back(event);
+        }
+        wake(state);
+        if is_full { Err(TrySendError::Full) } else { Ok(()) }
+    }
+
+    /// Says a text to the client: `pieces` one after the other. A client that has too much waiting is too slow, and its
+    /// session ends.
+    pub(crate) fn say(&self, batch: &mut Batch, pieces: &[&[u8]]) -> Result<(), SayError> {
+        let mut state = self.state();
+        let said = state.say(Opcode::Text, pieces, batch.more);
+        self.said(state, batch, said)
+    }
+
+    /// Hands a message of a pairing to the client, where the pairing is known and nothing is before it.
+    pub(crate) fn relay(&self, batch: &mut Batch, from: PeerAddr, kind: RelayKind, payload: &[u8]) -> Relayed {
+        let mut state = self.state();
+        if !state.open {
+            return Relayed::Closed;
+        }
+        let bond = if state.in_order == 0 { state.bonds.iter().find(|bond| bond.peer == from) } else { None };
+        let Some(code) = bond.map(|bond| bond.code) else { return Relayed::Unjudged };
+        let said = state.say(Opcode::Text, &reply::forwarded(kind, By::Code(code.as_str()), payload), batch.more);
+        match self.said(state, batch, said) {
+            Ok(()) => Relayed::Said,
+            Err(SayError::Full) => Relayed::Full,
+            Err(SayError::Closed) => Relayed::Closed,
+        }
+    }
+
+    fn said(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        batch: &mut Batch,
+        said: Result<Said, SayError>,
+    ) -> Result<(), SayError> {
+        match said {
+            Ok(Said::Written | Said::Queued) => Ok(()),
+            Ok(Said::Held) => {
+                batch.held.push(self.clone());
+                Ok(())
+            }
+            Ok(Said::Blocked) => {
+                wake(state);
+                Ok(())
+            }
+            Err(error) => {
+                if error == SayError::Full {
+                    state.end.get_or_insert(EndReason::SlowConsumer);
+                }
+                wake(state);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says a control frame.
+    pub(crate) fn say_control(&self, opcode: Opcode, content: &[u8]) -> Result<(), SayError> {
+        let mut state = self.state();
+        let said = state.say(opcode, &[content], false);
+        self.said(state, &mut Batch::default(), said)
+    }
+
+    /// Says the last frame, and takes nothing more.
+    pub(crate) fn say_close(&self, code: Option<u16>, reason: &str) {
+        let mut state = self.state();
+        state.open = false;
+        if let Some(out) = &mut state.out {
+            let code = code.map(u16::to_be_bytes);
+            // A client that doesn't even take this is gone.
+            let _ = out.say_last(Opcode::Close, &[code.as_ref().map_or(&[], <[u8; 2]>::as_slice), reason.as_bytes()]);
+        }
+    }
+
+    /// Hands to the system what is held.
+    fn flush(&self) {
+        let mut state = self.state();
+        let Some(out) = &mut state.out else { return };
+        match out.flush() {
+            Ok(Said::Blocked) => wake(state),
+            Ok(_) => {}
+            Err(_) => {
+                state.out = None;
+                wake(state);
+            }
+        }
+    }
+
+    /// Ends the session.
+    pub(crate) fn end(&self, reason: EndReason) {
+        let mut state = self.state();
+        // The first reason stays.
+        state.end.get_or_insert(reason);
+        wake(state);
+    }
+
+    /// Makes known with whom the session is paired, once the client has been told.
+    pub(crate) fn publish_bonds(&self, bonds: Vec<Bond>) {
+        self.state().bonds = bonds;
+    }
+
+    /// What the session is told next, and what waits for its client. Only the session's task asks.
+    pub(crate) fn poll_told(&self, cx: &mut Context<'_>) -> (Poll<Told>, Waiting) {
+        let mut state = self.state();
+        if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        if let Some(reason) = state.end {
+            return (Poll::Ready(Told::End(reason)), Waiting::default());
+        }
+        let flushed = state.out.as_mut().map(|out| out.poll_flush(cx));
+        if !matches!(flushed, Some(Poll::Ready(Ok(())) | Poll::Pending)) {
+            state.out = None;
+            return (Poll::Ready(Told::Broken), Waiting::default());
+        }
+        let waiting = state.out.as_ref().map(Out::waiting).unwrap_or_default();
+        (state.pop().map_or(Poll::Pending, |event| Poll::Ready(Told::Event(event))), waiting)
+    }
+
+    /// The event that was taken last is handled.
+    pub(crate) fn handled(&self) {
+        let mut state = self.state();
+        state.in_order = state.in_order.saturating_sub(1);
+    }
+
+    /// Takes TLS records of the client in.
+    pub(crate) fn decrypt(&self, records: &[u8], plain: &mut Vec<u8>) -> Result<bool, SayError> {
+        self.state().out.as_mut().ok_or(SayError::Closed)?.decrypt(records, plain)
+    }
+
+    /// Takes nothing more; gives back what waited.
+    pub(crate) fn close(&self) -> VecDeque<SessionEvent> {
+        let mut state = self.state();
+        state.open = false;
+        state.bonds = Vec::new();
+        std::mem::take(&mut state.events)
+    }
+
+    /// Ready once nothing waits for the client, or nothing can be said to it any more. Only the session's task asks.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.state().out.as_mut().map_or(Poll::Ready(()), |out| out.poll_flush(cx).map(drop))
+    }
+
+    /// Lets the connection go, whoever else still holds the handle.
+    pub(crate) fn hang_up(&self) {
+        let mut state = self.state();
+        state.open = false;
+        (state.out, state.waker) = (None, None);
+    }
+
+    /// The next event, without waiting.
+    #[cfg(test)]
+    pub(crate) fn take_event(&self) -> Option<SessionEvent> {
+        self.state().pop()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
+        if !self.open {
+            return Err(SayError::Closed);
+        }
+        let said = self.out.as_mut().ok_or(SayError::Closed)?.say(opcode, pieces, hold);
+        if said == Err(SayError::Closed) {
+            self.out = None;
+        }
+        said
+    }
+
+    fn pop(&mut self) -> Option<SessionEvent> {
+        let event = self.events.pop_front()?;
+        self.weight -= event.weight();
+        if self.events.is_empty() && self.events.capacity() > IDLE_EVENTS {
+            self.events = VecDeque::new();
+        }
+        Some(event)
+    }
+}
+
+/// Wakes the session's task, after the lock is let go of.
+fn wake(state: MutexGuard<'_, State>) {
+    let waker = state.waker.clone();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// What one task says while it handles what it has read at once: as long as there is more, what is said to a client
+/// waits for the rest, and goes with it.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    more: bool,
+    held: Vec<SessionHandle>,
+}
+
+impl Batch {
+    /// Whether more is about to be said.
+    pub(crate) const fn expect(&mut self, more: bool) {
+        self.more = more;
+    }
+
+    /// Hands all that is held to the system.
+    pub(crate) fn flush(&mut self) {
+        self.more = false;
+        for session in std::mem::take(&mut self.held) {
+            session.flush();
+        }
+    }
+}
+
+impl Drop for Batch {
+    /// Nothing stays held, however the task ends.
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Handles over real sockets: what waits, what is held, and what overtakes what.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use chappe_common::{
+    client::RelayKind,
+    keys::{NodeId, PublicKey},
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    federation::frame::{Note, Outcome},
+    session::{Message, Origin, ReplyTo},
+};
+
+const MAX_QUEUED: usize = 100_000;
+
+/// A session, and its client's end of the connection.
+async fn session() -> (SessionHandle, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
+    let (stream, _) = accepted.expect("a connection");
+    stream.writable().await.expect("an open connection");
+    let (_reader, writer) = stream.into_split();
+    let out = Out::new(writer, None, MAX_QUEUED);
+    (SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, Some(out)), client.expect("a connection"))
+}
+
+fn peer() -> PeerAddr {
+    PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: SessionId::from_raw(2) }
+}
+
+fn bond() -> Bond {
+    Bond { peer: peer(), code: "ABC234".parse().expect("a code") }
+}
+
+async fn frame(client: &mut TcpStream) -> Vec<u8> {
+    let mut head = [0; 2];
+    client.read_exact(&mut head).await.expect("a frame");
+    let len = match head[1] {
+        126 => usize::from(client.read_u16().await.expect("a length")),
+        127 => usize::try_from(client.read_u64().await.expect("a length")).expect("it fits"),
+        len => usize::from(len),
+    };
+    let mut content = vec![0; len];
+    client.read_exact(&mut content).await.expect("the content");
+    content
+}
+
+#[tokio::test]
+async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
+    let (session, mut client) = session().await;
+    let mut batch = Batch::default();
+    batch.expect(true);
+    assert_eq!(session.say(&mut batch, &[b"one"]), Ok(()));
+    assert_eq!(session.say(&mut batch, &[b"t", b"wo"]), Ok(()));
+    let mut byte = [0];
+    assert!(client.try_read(&mut byte).is_err(), "nothing is there yet");
+    assert_eq!((batch.held.len(), session.state().out.as_ref().expect("open").waiting().bytes), (1, 10));
+    batch.flush();
+    // Another task's batch may still be open when this is dropped.
+    drop(batch);
+    assert_eq!(session.say(&mut Batch::default(), &[b"three"]), Ok(()));
+    for expected in ["one", "two", "three"] {
+        assert_eq!(frame(&mut client).await, expected.as_bytes());
+    }
+    assert_eq!(session.state().out.as_ref().expect("open").waiting().bytes, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken_is_whole() {
+    let (session, mut client) = session().await;
+    let mut batch = Batch::default();
+    let text = vec![b'x'; 10_000];
+    let mut said = 0;
+    let error = loop {
+        match session.say(&mut batch, &[said.to_string().as_bytes(), &text]) {
+            Ok(()) => said += 1,
+            Err(error) => break error,
+        }
+        assert!(said < 10_000, "100 MB went somewhere");
+    };
+    assert_eq!(error, SayError::Full);
+    let told = poll_fn(|cx| session.poll_told(cx).0).await;
+    assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
+    // The last word waits behind all that was taken before.
+    session.say_close(Some(1013), "");
+    assert_eq!(session.say(&mut batch, &[b"more"]), Err(SayError::Closed));
+    let reading = async {
+        for number in 0..said {
+            let frame = frame(&mut client).await;
+            assert!(frame.len() > 10_000 && frame.starts_with(number.to_string().as_bytes()));
+        }
+        assert_eq!(frame(&mut client).await, 1013_u16.to_be_bytes());
+    };
+    tokio::join!(reading, poll_fn(|cx| session.poll_gone(cx)));
+}
+
+#[tokio::test]
+async fn a_pairings_message_overtakes_neither_the_word_of_the_pairing_nor_what_waits() {
+    let (session, mut client) = session().await;
+    let mut batch = Batch::default();
+    let relay = |batch: &mut Batch| session.relay(batch, peer(), RelayKind::Offer, b"1");
+    assert_eq!(relay(&mut batch), Relayed::Unjudged, "the client doesn't know of the pairing");
+    session.publish_bonds(vec![bond()]);
+    assert_eq!(relay(&mut batch), Relayed::Said);
+    assert_eq!(frame(&mut client).await, br#"{"type":"offer","from":"ABC234","payload":1}"#);
+    // While a note waits or is being handled, messages wait behind it.
+    assert_eq!(session.try_send(SessionEvent::Note(Box::new((peer(), Note::Closed)))), Ok(()));
+    assert_eq!(relay(&mut batch), Relayed::Unjudged);
+    assert!(session.take_event().is_some());
+    assert_eq!(relay(&mut batch), Relayed::Unjudged);
+    session.handled();
+    assert_eq!(relay(&mut batch), Relayed::Said);
+    // So it is with a message that the session has yet to judge.
+    let origin = Origin { session: session.clone(), ticket: 1 };
+    let payload = Bytes::from_static(b"2");
+    let message = Message { kind: RelayKind::Offer, from: peer(), payload, reply: ReplyTo::Session(origin) };
+    assert_eq!(session.try_send(SessionEvent::Message(Box::new(message))), Ok(()));
+    assert_eq!(relay(&mut batch), Relayed::Unjudged);
+    session.close();
+    assert_eq!(relay(&mut batch), Relayed::Closed);
+}
+
+#[tokio::test]
+async fn a_session_takes_so_many_events_and_no_more() {
+    let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+    let outcome = || SessionEvent::Outcome { ticket: 1, outcome: Outcome::Delivered };
+    for _ in 0..QUEUE_EVENTS {
+        assert_eq!(session.try_send(outcome()), Ok(()));
+    }
+    assert_eq!(session.try_send(outcome()), Err(TrySendError::Full));
+    let told = poll_fn(|cx| session.poll_told(cx).0).await;
+    assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
+}

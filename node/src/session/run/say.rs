@@ -1,0 +1,65 @@
+//! Saying something to the session's own client, and the last of it.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::client::{CLOSE_SLOW_CONSUMER, ErrorCode};
+use rand::seq::IteratorRandom as _;
+
+use super::{CLOSE_GOING_AWAY, Over, SPARE_SUCCESSORS, SUCCESSORS, Session};
+use crate::{
+    session::{EndReason, reply::Reply},
+    socket::out::SayError,
+};
+
+impl Session {
+    /// Says something to the client.
+    pub(super) fn say(&mut self, text: &str) {
+        self.said += text.len();
+        let said = self.handle.say(&mut self.batch, &[text.as_bytes()]);
+        self.said(said);
+    }
+
+    /// A client to which nothing can be said any more has a session that ends: the handle tells so.
+    pub(super) fn said(&self, said: Result<(), SayError>) {
+        if let Err(error) = said {
+            tracing::trace!(%error, "not said");
+        }
+    }
+
+    pub(super) fn refuse(&mut self, id: Option<&str>, code: ErrorCode, message: &str) {
+        self.core.metrics.refused(code);
+        self.say(&Reply::Error { message, code, id }.encode());
+    }
+
+    /// Ends the session with a close frame, after all that was said.
+    pub(super) fn close(&mut self, code: u16, reason: &'static str) -> Result<(), Over> {
+        self.batch.flush();
+        self.handle.say_close(Some(code), reason);
+        Err(Over)
+    }
+
+    pub(super) fn end(&mut self, reason: EndReason) -> Result<(), Over> {
+        match reason {
+            EndReason::SlowConsumer => {
+                self.core.metrics.sessions_slow.inc();
+                self.close(CLOSE_SLOW_CONSUMER, "slow_consumer")
+            }
+            EndReason::GoingAway => self.close(CLOSE_GOING_AWAY, "going_away"),
+        }
+    }
+
+    pub(super) fn going_away(&mut self) {
+        let view = self.core.view.load_full();
+        let others = view.nodes().filter(|node| *node != self.core.me);
+        let chosen = others.sample(&mut rand::rng(), SUCCESSORS + SPARE_SUCCESSORS);
+        let records: Vec<_> = chosen
+            .iter()
+            .filter_map(|node| self.core.records.find(node, self.core.clock.now()))
+            // Everybody who connects would hear of it.
+            .filter(|record| !record.is_reserve())
+            .take(SUCCESSORS)
+            .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
+            .collect();
+        let grace_seconds = self.core.config.times.drain.as_secs();
+        self.say(&Reply::GoingAway { reason: "shutdown", nodes: &records, grace_seconds }.encode());
+    }
+}

@@ -1,0 +1,95 @@
+//! What others tell the session, and what it tells the publisher.
+
+use std::time::Instant;
+
+use chappe_common::client::ErrorCode;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Done, Over, Session};
+use crate::{
+    federation::frame::Outcome,
+    publish,
+    session::{
+        Message, SessionEvent,
+        handle::Told,
+        reply::{self, By},
+    },
+    socket::out::SayError,
+};
+
+impl Session {
+    pub(super) fn handle_told(&mut self, told: Told) -> Result<(), Over> {
+        let event = match told {
+            Told::End(reason) => return self.end(reason),
+            Told::Broken => return Err(Over),
+            Told::Event(event) => event,
+        };
+        let is_in_order = event.is_in_order();
+        self.handle_event(event);
+        if is_in_order {
+            self.handle.handled();
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_event(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Message(message) => self.judge(&message),
+            SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
+            SessionEvent::Note(noted) => {
+                let (from, note) = *noted;
+                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
+                self.act(actions);
+            }
+            SessionEvent::Displaced(inbox) => {
+                if self.core.local.inbox(&inbox) != Some(self.handle.id()) {
+                    self.inbox_door.remove(&inbox);
+                }
+            }
+            SessionEvent::GoingAway => self.going_away(),
+        }
+    }
+
+    /// Hands a message of a pairing to the client, where there is such a pairing.
+    pub(super) fn judge(&mut self, message: &Message) {
+        let outcome = match self.code_door.code_of(message.from) {
+            Some(code) => {
+                let pieces = reply::forwarded(message.kind, By::Code(code.as_str()), &message.payload);
+                match self.handle.say(&mut self.batch, &pieces) {
+                    Ok(()) => Outcome::Delivered,
+                    Err(SayError::Full) => Outcome::Refused(ErrorCode::Congested),
+                    Err(SayError::Closed) => Outcome::NotHere,
+                }
+            }
+            None => Outcome::NotHere,
+        };
+        message.reply.tell(outcome);
+    }
+
+    /// Tells the publisher, after all that it was told before.
+    pub(super) fn publish(&mut self, command: publish::Command) {
+        if self.commands.is_empty() {
+            match self.core.publisher.try_send(command) {
+                Ok(()) => {}
+                // It ends only with the node.
+                Err(TrySendError::Closed(_)) => {}
+                Err(TrySendError::Full(command)) => {
+                    self.commands.push(command);
+                    self.publish_rest();
+                }
+            }
+        } else {
+            self.commands.push(command);
+        }
+    }
+
+    /// Waits, beside the session, until the publisher has room for what it is to be told.
+    pub(super) fn publish_rest(&mut self) {
+        let publisher = self.core.publisher.clone();
+        self.start_ordered(async move {
+            // It ends only with the node.
+            drop(publisher.reserve().await);
+            Done::Published
+        });
+    }
+}

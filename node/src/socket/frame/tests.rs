@@ -1,0 +1,255 @@
+//! The case classes of RFC 6455, section 5, with exact bytes; round trips; and input that nobody meant.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+
+/// What was heard, with content of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    Text(String),
+    Binary,
+    Ping(Vec<u8>),
+    Pong,
+    Close(Option<u16>),
+}
+
+/// A client's frame.
+fn frame(first: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match content.len() {
+        len @ 0..126 => bytes.push(0x80 | u8::try_from(len).expect("short")),
+        len @ 126..0x1_0000 => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(len).expect("medium").to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(MASK);
+    bytes.extend(content.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// Hears `bytes` in reads of `step` bytes.
+fn hear(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<Said>, Violation> {
+    let mut decoder = Decoder::new(max_message);
+    let mut heard = Vec::new();
+    for read in bytes.chunks(step) {
+        let (mut read, mut at) = (read.to_vec(), 0);
+        while let Some(one) = decoder.decode(&mut read, &mut at)? {
+            heard.push(match one {
+                Heard::Text(text) => Said::Text(text.to_owned()),
+                Heard::Binary => Said::Binary,
+                Heard::Ping(content) => Said::Ping(content.to_vec()),
+                Heard::Pong => Said::Pong,
+                Heard::Close(code) => Said::Close(code),
+            });
+        }
+        assert_eq!(at, read.len());
+    }
+    if decoder.unfinished.is_empty() {
+        assert_eq!((decoder.unfinished.capacity(), decoder.given.capacity()), (0, 0), "nothing is held while idle");
+    }
+    Ok(heard)
+}
+
+fn all(bytes: &[u8]) -> Result<Vec<Said>, Violation> {
+    let whole = hear(1024, bytes, usize::MAX);
+    assert_eq!(hear(1024, bytes, 1), whole, "byte by byte");
+    whole
+}
+
+fn text(text: &str) -> Said {
+    Said::Text(text.to_owned())
+}
+
+#[test]
+fn the_masked_hello_of_the_rfc_is_heard() {
+    let bytes = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+    assert_eq!(all(&bytes), Ok(vec![text("Hello")]));
+}
+
+#[test]
+fn a_text_is_given_as_the_bytes_that_were_read() {
+    let mut bytes = frame(0x81, b"in place");
+    let place = bytes.as_ptr_range();
+    let mut decoder = Decoder::new(1024);
+    let Ok(Some(Heard::Text(text))) = decoder.decode(&mut bytes, &mut 0) else { panic!("a text") };
+    assert!(text == "in place" && place.contains(&text.as_ptr()));
+}
+
+#[test]
+fn lengths_have_one_form_each_and_the_bound_is_the_message() {
+    for len in [0, 1, 125, 126, 1023, 1024] {
+        let said = "x".repeat(len);
+        assert_eq!(all(&frame(0x81, said.as_bytes())), Ok(vec![Said::Text(said)]));
+    }
+    let large = "x".repeat(70_000);
+    assert_eq!(hear(70_000, &frame(0x81, large.as_bytes()), 4096), Ok(vec![Said::Text(large)]));
+    let longer_than_needed: [&[u8]; 2] = [&[0x81, 0xFE, 0, 125], &[0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]];
+    for bytes in longer_than_needed {
+        assert_eq!(all(&[bytes, &MASK].concat()), Err(Violation::Protocol));
+    }
+    let negative = [0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(all(&[&negative[..], &MASK].concat()), Err(Violation::Protocol));
+}
+
+#[test]
+fn what_is_too_large_is_refused_by_its_header_alone() {
+    let too_large: [&[u8]; 3] = [
+        &[0x81, 0xFE, 4, 1],
+        &[0x82, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0],
+        &[0x81, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
+    ];
+    for head in too_large {
+        assert_eq!(all(&[head, &MASK].concat()), Err(Violation::TooLarge));
+    }
+    let parts = [frame(0x01, &[b'x'; 1000]), frame(0x80, &[b'x'; 25])].concat();
+    assert_eq!(all(&parts), Err(Violation::TooLarge));
+}
+
+#[test]
+fn frames_without_a_mask_reserved_bits_and_unknown_opcodes_are_refused() {
+    assert_eq!(all(&[0x81, 0x05, b'H', b'e', b'l', b'l', b'o']), Err(Violation::Protocol));
+    for first in [0xC1, 0xA1, 0x91, 0x83, 0x87, 0x8B, 0x8F] {
+        assert_eq!(all(&frame(first, b"")), Err(Violation::Protocol), "{first:x}");
+    }
+}
+
+#[test]
+fn control_frames_are_short_and_whole_and_may_stand_between_parts() {
+    assert_eq!(all(&frame(0x89, b"ping")), Ok(vec![Said::Ping(b"ping".to_vec())]));
+    assert_eq!(all(&frame(0x8A, b"")), Ok(vec![Said::Pong]));
+    assert_eq!(all(&frame(0x89, &[0; 125])).map(|said| said.len()), Ok(1));
+    assert_eq!(all(&frame(0x89, &[0; 126])), Err(Violation::Protocol));
+    assert_eq!(all(&frame(0x09, b"")), Err(Violation::Protocol));
+    let between = [frame(0x01, b"Hel"), frame(0x89, b"?"), frame(0x80, b"lo")].concat();
+    assert_eq!(all(&between), Ok(vec![Said::Ping(b"?".to_vec()), text("Hello")]));
+}
+
+#[test]
+fn parts_belong_to_one_message() {
+    let three = [frame(0x01, b"a"), frame(0x00, b""), frame(0x00, b"b"), frame(0x80, b"c")].concat();
+    assert_eq!(all(&three), Ok(vec![text("abc")]));
+    assert_eq!(all(&[frame(0x02, b"a"), frame(0x80, &[0xFF])].concat()), Ok(vec![Said::Binary]));
+    assert_eq!(all(&frame(0x80, b"x")), Err(Violation::Protocol), "goes on with nothing");
+    assert_eq!(all(&frame(0x00, b"x")), Err(Violation::Protocol), "goes on with nothing");
+    let second = [frame(0x01, b"a"), frame(0x81, b"b")].concat();
+    assert_eq!(all(&second), Err(Violation::Protocol), "begins anew within a message");
+}
+
+#[test]
+fn parts_that_carry_nothing_come_to_an_end() {
+    let empty = [frame(0x01, b""), frame(0x00, b"").repeat(100)].concat();
+    assert_eq!(all(&empty), Err(Violation::Parts));
+    let spoken = [frame(0x01, b""), frame(0x00, b"x").repeat(1000), frame(0x80, b"")].concat();
+    assert_eq!(all(&spoken), Ok(vec![Said::Text("x".repeat(1000))]));
+}
+
+#[test]
+fn a_text_is_utf_8_also_where_a_character_spans_parts() {
+    assert_eq!(all(&frame(0x81, &[0xC3, 0x28])), Err(Violation::Utf8));
+    assert_eq!(all(&frame(0x81, &[0xC3])), Err(Violation::Utf8));
+    let split = [frame(0x01, &[0xE2, 0x82]), frame(0x80, &[0xAC])].concat();
+    assert_eq!(all(&split), Ok(vec![text("€")]));
+    let unfinished = [frame(0x01, b"x"), frame(0x80, &[0xE2, 0x82])].concat();
+    assert_eq!(all(&unfinished), Err(Violation::Utf8));
+    // Found where it stands, and not only when the message ends.
+    let early = [frame(0x01, &[0xFF]), frame(0x00, b"x")].concat();
+    assert_eq!(all(&early), Err(Violation::Utf8));
+}
+
+#[test]
+fn a_close_frame_names_an_allowed_code_or_none() {
+    assert_eq!(all(&frame(0x88, b"")), Ok(vec![Said::Close(None)]));
+    assert_eq!(all(&frame(0x88, &[0x03, 0xE8, b'o', b'k'])), Ok(vec![Said::Close(Some(1000))]));
+    for code in [1001_u16, 1003, 1007, 1011, 1013, 3000, 4999] {
+        assert_eq!(all(&frame(0x88, &code.to_be_bytes())), Ok(vec![Said::Close(Some(code))]));
+    }
+    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, u16::MAX] {
+        assert_eq!(all(&frame(0x88, &code.to_be_bytes())), Err(Violation::Protocol), "{code}");
+    }
+    assert_eq!(all(&frame(0x88, &[3])), Err(Violation::Protocol));
+    assert_eq!(all(&frame(0x88, &[0x03, 0xE8, 0xFF])), Err(Violation::Utf8));
+}
+
+#[test]
+fn own_heads_are_the_shortest() {
+    assert_eq!(FrameHead::new(Opcode::Text, 125).as_bytes(), [0x81, 125]);
+    assert_eq!(FrameHead::new(Opcode::Ping, 0).as_bytes(), [0x89, 0]);
+    assert_eq!(FrameHead::new(Opcode::Text, 126).as_bytes(), [0x81, 126, 0, 126]);
+    assert_eq!(FrameHead::new(Opcode::Text, 0xFFFF).as_bytes(), [0x81, 126, 0xFF, 0xFF]);
+    assert_eq!(FrameHead::new(Opcode::Text, 0x1_0000).as_bytes(), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+}
+
+/// Messages as a client may say them, each in some number of parts.
+fn said() -> impl Strategy<Value = Vec<(Said, Vec<u8>)>> {
+    let parts = |first: u8, content: Vec<u8>, cuts: Vec<usize>| {
+        let mut bytes = Vec::new();
+        let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut % (content.len() + 1)).collect();
+        cuts.sort_unstable();
+        let mut from = 0;
+        for (index, cut) in cuts.iter().enumerate() {
+            bytes.extend(frame(if index == 0 { first } else { 0 }, &content[from..*cut]));
+            from = *cut;
+        }
+        bytes.extend(frame(if cuts.is_empty() { 0x80 | first } else { 0x80 }, &content[from..]));
+        bytes
+    };
+    let cuts = prop::collection::vec(any::<usize>(), 0..4);
+    let one = prop_oneof![
+        (".{0,200}", cuts.clone()).prop_map(move |(said, cuts)| {
+            let bytes = parts(1, said.clone().into_bytes(), cuts);
+            (Said::Text(said), bytes)
+        }),
+        (prop::collection::vec(any::<u8>(), 0..200), cuts)
+            .prop_map(move |(said, cuts)| (Said::Binary, parts(2, said, cuts))),
+        prop::collection::vec(any::<u8>(), 0..=125).prop_map(|said| {
+            let bytes = frame(0x89, &said);
+            (Said::Ping(said), bytes)
+        }),
+        Just((Said::Pong, frame(0x8A, b"?"))),
+    ];
+    prop::collection::vec(one, 0..6)
+}
+
+proptest! {
+    #[test]
+    fn what_is_said_is_heard_however_it_is_cut(said in said(), step in 1..400_usize) {
+        let bytes: Vec<u8> = said.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        let expected = said.into_iter().map(|(said, _)| said).collect();
+        prop_assert_eq!(hear(4096, &bytes, step), Ok(expected));
+    }
+
+    #[test]
+    fn input_that_nobody_meant_never_panics_and_is_bounded(
+        said in said(), at in any::<usize>(), byte in any::<u8>(), step in 1..400_usize,
+    ) {
+        let mut bytes: Vec<u8> = said.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        if !bytes.is_empty() {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let _ = hear(300, &bytes, step);
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), step in 1..300_usize) {
+        let _ = hear(300, &bytes, step);
+    }
+
+    #[test]
+    fn a_mask_comes_off(content in prop::collection::vec(any::<u8>(), 0..100), mask in any::<[u8; 4]>()) {
+        let mut masked = content.clone();
+        for (index, byte) in masked.iter_mut().enumerate() {
+            *byte ^= mask[index % 4];
+        }
+        unmask(&mut masked, mask);
+        prop_assert_eq!(masked, content);
+    }
+}

@@ -1,0 +1,217 @@
+//! What goes out to one client: straight to the system where that takes it, and else into a bounded queue.
+//!
+//! Never waits. Nothing is held while nothing waits.
+
+use std::{
+    io::{self, IoSlice, Write as _},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use rustls::ServerConnection;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::frame::{FrameHead, Opcode};
+
+/// The most pieces of one text: those of a forwarded message, and the frame's header.
+const MAX_PIECES: usize = 8;
+
+/// Why something was not said. Nothing of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SayError {
+    /// Too much waits already.
+    #[error("the client doesn't take its messages")]
+    Full,
+    /// The connection is over.
+    #[error("the connection is over")]
+    Closed,
+}
+
+/// Where what was said is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// With the system.
+    Written,
+    /// In the queue, which somebody is going to flush.
+    Queued,
+    /// In the queue, which the caller has to flush.
+    Held,
+    /// In the queue: the system takes no more for now, which the session's task has to learn.
+    Blocked,
+}
+
+/// What waits for a client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Waiting {
+    /// Bytes.
+    pub(crate) bytes: usize,
+    /// Since when the system has taken none of them.
+    pub(crate) since: Option<Instant>,
+}
+
+/// The way out.
+#[derive(Debug)]
+pub(crate) struct Out {
+    writer: OwnedWriteHalf,
+    tls: Option<Box<ServerConnection>>,
+    /// Bytes as they go over the wire.
+    queue: BytesMut,
+    max_queued: usize,
+    /// The system took no more, since then.
+    blocked: Option<Instant>,
+}
+
+impl Out {
+    /// Over a connection; at most `max_queued` bytes wait.
+    pub(crate) fn new(writer: OwnedWriteHalf, tls: Option<Box<ServerConnection>>, max_queued: usize) -> Self {
+        Self { writer, tls, queue: BytesMut::new(), max_queued, blocked: None }
+    }
+
+    /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
+    pub(crate) fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
+        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        let head = FrameHead::new(opcode, len);
+        if !self.queue.is_empty() && self.queue.len() + head.as_bytes().len() + len > self.max_queued {
+            // What is merely held may go first.
+            self.flush()?;
+            if !self.queue.is_empty() && self.queue.len() + len > self.max_queued {
+                return Err(SayError::Full);
+            }
+        }
+        self.put(&head, pieces, hold)
+    }
+
+    /// Says the last frame, however much waits.
+    pub(crate) fn say_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<Said, SayError> {
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let said = self.put(&FrameHead::new(opcode, len), pieces, false)?;
+        let Some(tls) = &mut self.tls else { return Ok(said) };
+        tls.send_close_notify();
+        drain(tls, &mut self.queue)?;
+        self.flush()
+    }
+
+    /// Puts bytes before the first frame: the answer to the upgrade. They go with it.
+    pub(crate) fn put_before(&mut self, bytes: &[u8]) -> Result<(), SayError> {
+        match &mut self.tls {
+            Some(tls) => encrypt(tls, &[IoSlice::new(bytes)], &mut self.queue)?,
+            None => self.queue.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, head: &FrameHead, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let all = std::iter::once(head.as_bytes()).chain(pieces.iter().copied());
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(all) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        debug_assert_eq!(count, pieces.len() + 1, "more pieces than there is room for");
+        let slices = &slices[..count];
+        let was_empty = self.queue.is_empty();
+        if let Some(tls) = &mut self.tls {
+            encrypt(tls, slices, &mut self.queue)?;
+        } else {
+            let mut gone = 0;
+            if was_empty && !hold {
+                gone = taken(self.writer.try_write_vectored(slices))?;
+                if gone == slices.iter().map(|slice| slice.len()).sum::<usize>() {
+                    return Ok(Said::Written);
+                }
+            }
+            for slice in slices {
+                self.queue.extend_from_slice(&slice[gone.min(slice.len())..]);
+                gone = gone.saturating_sub(slice.len());
+            }
+        }
+        if !was_empty && (hold || self.blocked.is_some()) {
+            return Ok(Said::Queued);
+        }
+        if hold {
+            return Ok(Said::Held);
+        }
+        self.flush()
+    }
+
+    /// Hands to the system what it takes.
+    pub(crate) fn flush(&mut self) -> Result<Said, SayError> {
+        while !self.queue.is_empty() {
+            let gone = taken(self.writer.try_write(&self.queue))?;
+            if gone == 0 {
+                self.blocked.get_or_insert_with(Instant::now);
+                return Ok(Said::Blocked);
+            }
+            self.queue.advance(gone);
+            if self.blocked.is_some() {
+                self.blocked = Some(Instant::now());
+            }
+        }
+        self.queue = BytesMut::new();
+        self.blocked = None;
+        Ok(Said::Written)
+    }
+
+    /// Goes on where the system took no more. Ready once nothing waits that it did not take.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SayError>> {
+        while self.blocked.is_some() {
+            match self.writer.as_ref().poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => drop(self.flush()?),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(SayError::Closed)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What waits.
+    pub(crate) fn waiting(&self) -> Waiting {
+        Waiting { bytes: self.queue.len(), since: self.blocked }
+    }
+
+    /// Takes TLS records in, and appends what they hold to `plain`. `false`: the client has ended its side.
+    pub(crate) fn decrypt(&mut self, mut records: &[u8], plain: &mut Vec<u8>) -> Result<bool, SayError> {
+        let Some(tls) = &mut self.tls else {
+            plain.extend_from_slice(records);
+            return Ok(true);
+        };
+        let mut open = true;
+        while !records.is_empty() && open {
+            tls.read_tls(&mut records).map_err(|_| SayError::Closed)?;
+            let state = tls.process_new_packets().map_err(|_| SayError::Closed)?;
+            io::Read::read_to_end(&mut io::Read::take(tls.reader(), state.plaintext_bytes_to_read() as u64), plain)
+                .map_err(|_| SayError::Closed)?;
+            open = !state.peer_has_closed();
+        }
+        if tls.wants_write() {
+            drain(tls, &mut self.queue)?;
+            self.flush()?;
+        }
+        Ok(open)
+    }
+}
+
+/// How much the system took; none where it would have had to wait.
+fn taken(written: io::Result<usize>) -> Result<usize, SayError> {
+    match written {
+        Ok(0) => Err(SayError::Closed),
+        Ok(count) => Ok(count),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(_) => Err(SayError::Closed),
+    }
+}
+
+fn encrypt(tls: &mut ServerConnection, pieces: &[IoSlice<'_>], queue: &mut BytesMut) -> Result<(), SayError> {
+    let written = tls.writer().write_vectored(pieces).map_err(|_| SayError::Closed)?;
+    debug_assert_eq!(written, pieces.iter().map(|piece| piece.len()).sum::<usize>(), "the buffer has no limit");
+    drain(tls, queue)
+}
+
+fn drain(tls: &mut ServerConnection, queue: &mut BytesMut) -> Result<(), SayError> {
+    while tls.wants_write() {
+        tls.write_tls(&mut queue.writer()).map_err(|_| SayError::Closed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! TLS for clients: the certificate, and how it is replaced while the node runs.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
+    server::NoServerSessionStorage,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// How often the files are looked at: a certificate is renewed weeks before it ends.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a certificate cannot be used. The one before stays in use, if there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {path} ({key})")]
+    Read {
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file holds no certificate or no private key in PEM.
+    #[error("{path} ({key}) holds no {wanted} in PEM")]
+    Pem {
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        wanted: &'static str,
+    },
+    /// The certificate cannot be used with the private key.
+    #[error("client.tls_cert and client.tls_key do not belong together, or are of a kind that TLS does not know")]
+    Unusable(#[source] rustls::Error),
+}
+
+/// When the files were last changed, as far as that can be seen.
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+/// The certificate and its key, from two files.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    cert: PathBuf,
+    key: PathBuf,
+    current: Mutex<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    pub(crate) fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let current = Mutex::new(Arc::new(server_config(cert, key)?));
+        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), current })
+    }
+
+    /// What accepts connections with the certificate of now.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
+    }
+
+    /// Reads the files anew whenever they have changed, until the task is ended.
+    pub(crate) async fn watch(self: Arc<Self>, every: Duration) {
+        let mut seen = self.stamp().await;
+        let mut tick = tokio::time::interval(every);
+        loop {
+            tick.tick().await;
+            let stamp = self.stamp().await;
+            if stamp == seen {
+                continue;
+            }
+            // Where one file was written and the other not yet, that one's change is seen next.
+            seen = stamp;
+            let tls = self.clone();
+            match tokio::task::spawn_blocking(move || tls.reload()).await {
+                Ok(Ok(())) => tracing::info!("the clients' certificate was read anew"),
+                Ok(Err(error)) => {
+                    let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(%error, reason, "the clients' former certificate stays in use");
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn reload(&self) -> Result<(), TlsError> {
+        let config = Arc::new(server_config(&self.cert, &self.key)?);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    async fn stamp(&self) -> Stamp {
+        let of = async |path: &Path| {
+            let data = tokio::fs::metadata(path).await.ok()?;
+            Some((data.modified().ok()?, data.len()))
+        };
+        [of(&self.cert).await, of(&self.key).await]
+    }
+}
+
+fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let fault = |name: &'static str, path: &Path, wanted: &'static str| {
+        let path = path.to_owned();
+        move |error: pem::Error| match error {
+            pem::Error::Io(source) => TlsError::Read { key: name, path, source },
+            _ => TlsError::Pem { key: name, path, wanted },
+        }
+    };
+    let of_cert = || fault("client.tls_cert", cert, "certificate");
+    let certs = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| of_cert()(error))?;
+    if certs.is_empty() {
+        return Err(of_cert()(pem::Error::NoItemsFound));
+    }
+    let key = PrivateKeyDer::from_pem_file(key).map_err(fault("client.tls_key", key, "private key"))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Unusable)?
+        .with_no_client_auth()
+        .with_single_cert(certs, key)
+        .map_err(TlsError::Unusable)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A session lasts hours and keeps what would be needed to resume it; a handshake costs a tenth of a millisecond.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+    use super::*;
+
+    fn write(dir: &Path, names: [&str; 2], texts: [&str; 2]) -> [PathBuf; 2] {
+        let paths = names.map(|name| dir.join(name));
+        for (path, text) in paths.iter().zip(texts) {
+            std::fs::write(path, text).expect("a writable folder");
+        }
+        paths
+    }
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+    }
+
+    fn made() -> [String; 2] {
+        let made = rcgen::generate_simple_self_signed(vec!["relay.example".to_owned()]).expect("a certificate");
+        [pem("CERTIFICATE", made.cert.der()), pem("PRIVATE KEY", &made.signing_key.serialize_der())]
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_with_its_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [cert, key] = made();
+        let [_, other] = made();
+        let message = |texts: [&str; 2]| {
+            let [cert, key] = write(dir.path(), ["cert", "key"], texts);
+            Tls::load(&cert, &key).map_or_else(|error| error.to_string(), |_| "fine".to_owned())
+        };
+        assert_eq!(message([&cert, &key]), "fine");
+        assert!(message([&key, &key]).contains("cert (client.tls_cert) holds no certificate"));
+        assert!(message([&cert, &cert]).contains("key (client.tls_key) holds no private key"));
+        assert!(message([&cert, &other]).contains("do not belong together"));
+        let missing = Tls::load(&dir.path().join("nowhere"), &dir.path().join("key"));
+        assert!(matches!(missing, Err(TlsError::Read { key: "client.tls_cert", .. })));
+    }
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_taken_and_a_broken_one_is_not() {
+        const EVERY: Duration = Duration::from_millis(10);
+        let dir = tempfile::tempdir().expect("a folder");
+        let ([cert, key], [new_cert, new_key]) = (made(), made());
+        let names = ["cert", "key"];
+        let [cert_path, key_path] = write(dir.path(), names, [&cert, &key]);
+        let tls = Arc::new(Tls::load(&cert_path, &key_path).expect("a certificate"));
+        let current = || Arc::as_ptr(&tls.current.lock().expect("nobody panicked"));
+        let watching = tls.clone().watch(EVERY);
+        let changing = async {
+            let first = current();
+            tokio::time::sleep(EVERY * 5).await;
+            write(dir.path(), names, [&new_cert, "broken"]);
+            tokio::time::sleep(EVERY * 20).await;
+            assert_eq!(current(), first, "half renewed");
+            write(dir.path(), names, [&new_cert, &new_key]);
+            for _ in 0..1000 {
+                tokio::time::sleep(EVERY).await;
+                if current() != first {
+                    return;
+                }
+            }
+            panic!("not renewed");
+        };
+        tokio::select! {
+            biased;
+            () = changing => {}
+            () = watching => panic!("it watches on"),
+        }
+    }
+}

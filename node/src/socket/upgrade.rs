@@ -1,0 +1,155 @@
+//! The first request of a connection: a WebSocket's upgrade, answered here, or anything else, which is HTTP's business.
+//!
+//! Pure but for [`read`].
+
+use std::io;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sha1::{Digest as _, Sha1};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// The longest request head: a browser's with large cookies.
+const MAX_HEAD: usize = 8 * 1024;
+/// What most heads fit.
+const USUAL_HEAD: usize = 1024;
+/// The most header fields: twice what a browser behind two proxies sends.
+const MAX_FIELDS: usize = 64;
+/// What the key is hashed with (RFC 6455, 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// What a connection asks for first.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// A WebSocket: the answer to it, and what came behind the request.
+    WebSocket {
+        /// The answer's bytes.
+        answer: String,
+        /// What came behind the request.
+        rest: Vec<u8>,
+    },
+    /// Something else: what was read of it.
+    Http(Vec<u8>),
+}
+
+/// Reads the first request.
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<First> {
+    let mut head = Vec::with_capacity(USUAL_HEAD);
+    loop {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(first) = first(&head) {
+            return Ok(match first {
+                Some((answer, len)) => First::WebSocket { answer, rest: head.split_off(len) },
+                None => First::Http(head),
+            });
+        }
+    }
+}
+
+/// The answer to a WebSocket's upgrade at the start of `head`, and how long the request is; an inner `None` where it is
+/// something else, the outer until that shows.
+#[expect(clippy::option_option, reason = "«not yet» and «no»")]
+fn first(head: &[u8]) -> Option<Option<(String, usize)>> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(len)) => Some(answer(&request).map(|answer| (answer, len))),
+        Ok(httparse::Status::Partial) if head.len() < MAX_HEAD => None,
+        // Too long, or no request: HTTP has words for it.
+        _ => Some(None),
+    }
+}
+
+/// The answer to `request`, where it asks for a WebSocket as RFC 6455, 4.2.1 says.
+fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
+    let path = request.path?.split('?').next()?;
+    let of = |name: &str| {
+        let field = request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+        str::from_utf8(field.value).ok().map(str::trim)
+    };
+    let names = |name, token: &str| {
+        of(name).is_some_and(|value| value.split(',').any(|one| one.trim().eq_ignore_ascii_case(token)))
+    };
+    let asks = request.method == Some("GET")
+        && request.version == Some(1)
+        && matches!(path, "/" | "/ws")
+        && names("upgrade", "websocket")
+        && names("connection", "upgrade")
+        && of("sec-websocket-version") == Some("13");
+    let key = of("sec-websocket-key").filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16))?;
+    let accept = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    asks.then(|| {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            STANDARD.encode(accept)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &str = "GET /ws?x=1 HTTP/1.1\r\nHost: relay.example\r\nUPGRADE: WebSocket\r\nConnection: keep-alive, \
+                           Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+    fn is_http(request: &str) -> bool {
+        first(request.as_bytes()) == Some(None)
+    }
+
+    #[test]
+    fn the_rfcs_request_has_the_rfcs_answer() {
+        let (answer, len) = first(REQUEST.as_bytes()).flatten().expect("an upgrade");
+        assert!(answer.ends_with("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"), "{answer}");
+        assert_eq!(len, REQUEST.len());
+    }
+
+    #[test]
+    fn what_is_not_quite_an_upgrade_is_http() {
+        assert!(!is_http(REQUEST));
+        for (from, to) in [
+            ("/ws", "/health"),
+            ("GET", "POST"),
+            ("HTTP/1.1", "HTTP/1.0"),
+            ("Version: 13", "Version: 8"),
+            ("WebSocket\r", "h2c\r"),
+            ("-alive, Upgrade", "-alive"),
+            ("dGhlIHNhbXBsZSBub25jZQ==", "short"),
+        ] {
+            let request = REQUEST.replace(from, to);
+            assert!(request != REQUEST && is_http(&request), "{to}");
+        }
+        assert!(is_http("nonsense\r\n\r\n") && is_http("\0"));
+        assert!(is_http(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD))));
+    }
+
+    #[tokio::test]
+    async fn a_request_is_read_in_pieces_and_what_follows_is_kept() {
+        let (mut client, mut server) = tokio::io::duplex(7);
+        let send = async {
+            let sent = format!("{REQUEST}behind");
+            tokio::io::AsyncWriteExt::write_all(&mut client, sent.as_bytes()).await
+        };
+        let (sent, first) = tokio::join!(send, async {
+            let first = read(&mut server).await;
+            drop(server);
+            first
+        });
+        let First::WebSocket { rest, .. } = first.expect("a request") else { panic!("an upgrade") };
+        assert!("behind".as_bytes().starts_with(&rest) && (sent.is_ok() || rest.len() < 6));
+    }
+
+    #[test]
+    fn no_head_makes_the_parser_panic() {
+        for at in 0..REQUEST.len() {
+            for byte in [0, b'\r', b'\n', b':', b' ', 0xFF] {
+                let mut request = REQUEST.as_bytes().to_vec();
+                request[at] = byte;
+                let _ = first(&request);
+                let _ = first(&request[..at]);
+            }
+        }
+    }
+}
