@@ -81,9 +81,19 @@ impl<T: Weigh> Receiver<T> {
     pub(crate) async fn recv_many(&mut self, items: &mut Vec<T>, limit: usize) -> usize {
         let before = items.len();
         let taken = self.queue.recv_many(items, limit).await;
-        let weight = items[before..].iter().map(Weigh::weight).sum();
-        self.queued.fetch_sub(weight, Ordering::Relaxed);
+        self.free(&items[before..]);
         taken
+    }
+
+    /// Takes up to `limit` items that are ready now.
+    pub(crate) fn take_ready(&mut self, items: &mut Vec<T>, limit: usize) {
+        let before = items.len();
+        items.extend(std::iter::from_fn(|| self.queue.try_recv().ok()).take(limit));
+        self.free(&items[before..]);
+    }
+
+    fn free(&self, taken: &[T]) {
+        self.queued.fetch_sub(taken.iter().map(Weigh::weight).sum(), Ordering::Relaxed);
     }
 }
 
@@ -104,6 +114,9 @@ mod tests {
         assert_eq!(receiver.recv_many(&mut taken, 1).await, 1);
         assert_eq!(taken, [Bytes::from_static(b"12345678")]);
         assert_eq!(sender.try_send(Bytes::from_static(b"12345678")), Ok(()));
+        receiver.take_ready(&mut taken, 1);
+        assert_eq!(taken.pop(), Some(Bytes::from_static(b"12")));
+        assert_eq!(sender.try_send(Bytes::from_static(b"34")), Ok(()), "its bytes are free again");
         drop(receiver);
         assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));
     }

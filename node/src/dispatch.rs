@@ -17,6 +17,7 @@ use crate::{
     federation::{
         frame::{Header, LeasePut, MAX_BATCH, Note, Outcome, Request, Response},
         link::Link,
+        replies::Replies,
     },
     homes::CodeHolder,
     leases::table::{Put, Registrant},
@@ -30,33 +31,46 @@ use crate::{
     socket::out::SayError,
 };
 
-/// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`.
-pub(crate) fn handle(core: &Arc<Core>, link: &Arc<Link>, batch: &mut Batch, header: Header, payload: Bytes) {
+/// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`, and what the other node is told
+/// in `replies`.
+pub(crate) fn handle(
+    core: &Arc<Core>,
+    link: &Arc<Link>,
+    batch: &mut Batch,
+    replies: &mut Replies<'_>,
+    header: Header,
+    payload: &[u8],
+) {
     match header {
         Header::ToInbox { token, kind, inbox } => {
-            let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
             // A string of the longest payload, and its quotes.
-            if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(&payload, MAX_PAYLOAD + 2) {
+            if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(payload, MAX_PAYLOAD + 2) {
                 core.metrics.link_protocol_errors.inc();
-                reply.tell(Outcome::Refused(ErrorCode::BadMessage));
+                replies.add(token, Outcome::Refused(ErrorCode::BadMessage));
                 return;
             }
-            reply.tell(to_inbox(core, batch, kind, &inbox, &payload));
+            replies.add(token, to_inbox(core, batch, kind, &inbox, payload));
         }
         Header::ToSession { token, kind, to, from } => {
-            let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
-            if !is_payload(&payload, MAX_MESSAGE) {
+            if !is_payload(payload, MAX_MESSAGE) {
                 core.metrics.link_protocol_errors.inc();
-                reply.tell(Outcome::Refused(ErrorCode::BadMessage));
+                replies.add(token, Outcome::Refused(ErrorCode::BadMessage));
                 return;
             }
             let from = PeerAddr { node: link.peer(), session: from };
-            match to_session(core, batch, kind, to, from, &payload) {
-                Some(outcome) => reply.tell(outcome),
-                None => to_judge(core, to, Message { kind, from, payload, reply }),
+            if let Some(outcome) = to_session(core, batch, kind, to, from, payload) {
+                replies.add(token, outcome);
+            } else {
+                let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
+                // Copied: as a part of what was read, a small payload that waits would keep all of that in memory, and
+                // queues bound what payloads weigh.
+                to_judge(core, to, Message { kind, from, payload: Bytes::copy_from_slice(payload), reply });
             }
         }
         Header::Outcome { token, outcome } => link.handle_outcome(token, outcome),
+        Header::Delivered { first, count } => {
+            link.handle_delivered(core, batch, first, count);
+        }
         Header::Note { to, from, note } => {
             let from = PeerAddr { node: link.peer(), session: from };
             // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.

@@ -10,3 +10,4 @@ pub(crate) mod links;
 pub(crate) mod membership;
 pub(crate) mod outcomes;
 pub(crate) mod refused;
+pub(crate) mod replies;

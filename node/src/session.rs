@@ -20,11 +20,12 @@ use chappe_common::{client::RelayKind, keys::NodeId, lease::Inbox};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
-use self::handle::SessionHandle;
+use self::handle::{Batch, SessionHandle};
 use crate::{
     bounded::Weigh,
+    core::Core,
     federation::{
-        frame::{Note, Outcome},
+        frame::{Header, Note, Outcome},
         link::Link,
     },
 };
@@ -146,6 +147,15 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    /// Tells that the message was delivered, without waking the session where nothing else depends on it.
+    pub(crate) fn tell_delivered(&self, core: &Core, batch: &mut Batch) {
+        if self.session.delivered(batch, self.ticket) {
+            core.metrics.delivered.inc();
+        } else {
+            self.tell(Outcome::Delivered);
+        }
+    }
+
     /// Tells the outcome.
     pub(crate) fn tell(&self, outcome: Outcome) {
         // A session whose queue is full ends, and with it all that it waits for.
@@ -176,7 +186,7 @@ impl ReplyTo {
             Self::Session(origin) => origin.tell(outcome),
             // If it is lost, the sender is told «unreachable» when its time is over.
             Self::Link { link, token, dropped } => {
-                if link.try_reply(*token, outcome).is_err() {
+                if link.try_relay(&Header::Outcome { token: *token, outcome }).is_err() {
                     dropped.inc();
                 }
             }

@@ -23,6 +23,7 @@ use super::{
     frame::{self, Frame, Header, Lane, Note, Outcome, Request, Response},
     membership::Event,
     outcomes::Outcomes,
+    replies::Replies,
 };
 use crate::{
     bounded::{self, TrySendError},
@@ -45,8 +46,10 @@ const EXCHANGES: usize = 2;
 const DATAGRAMS: (NonZeroU32, NonZeroU32) = (per_second(100), per_second(400));
 /// Exchanges that one peer may begin in a second, and at once. A joiner asks a member two or three times within seconds.
 const EXCHANGE_RATE: (NonZeroU32, NonZeroU32) = (per_second(1), per_second(8));
-/// How much a lane reads at once in bytes.
-const READ_CHUNK: usize = 64 * 1024;
+/// How many frames a lane writes at once, and as many again of those that became ready meanwhile.
+const WRITE_FRAMES: usize = 64;
+/// How many pieces a lane reads at once; a piece is what one packet brought.
+const READ_PIECES: usize = 64;
 /// How often overdue outcomes are looked for.
 const SWEEP: Duration = Duration::from_millis(250);
 
@@ -209,16 +212,15 @@ impl Link {
         Ok(())
     }
 
-    /// Tells what became of a message of the other side.
-    pub(crate) fn try_reply(&self, token: u64, outcome: Outcome) -> Result<(), SendError> {
+    /// Sends what has no payload over the relay lane.
+    pub(crate) fn try_relay(&self, header: &Header) -> Result<(), SendError> {
         self.touch();
-        Ok(self.relay.try_send(Frame::new(&Header::Outcome { token, outcome }, Bytes::new()))?)
+        Ok(self.relay.try_send(Frame::new(header, Bytes::new()))?)
     }
 
     /// Sends a note from one session to another.
     pub(crate) fn try_note(&self, to: SessionId, from: SessionId, note: Note) -> Result<(), SendError> {
-        self.touch();
-        Ok(self.relay.try_send(Frame::new(&Header::Note { to, from, note }, Bytes::new()))?)
+        self.try_relay(&Header::Note { to, from, note })
     }
 
     /// Sends what needs no answer over the control lane.
@@ -265,6 +267,15 @@ impl Link {
         let origin = self.outcomes().close(token);
         if let Some(origin) = origin {
             origin.tell(outcome);
+        }
+    }
+
+    /// Takes in that messages in a row were delivered.
+    pub(crate) fn handle_delivered(&self, core: &Core, batch: &mut Batch, first: u64, count: u32) {
+        // Of what the other side claims, only what is open counts.
+        let origins = self.outcomes().close_row(first, count);
+        for origin in origins {
+            origin.tell_delivered(core, batch);
         }
     }
 
@@ -333,7 +344,10 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Rece
     }
     let mut frames = Vec::new();
     let mut chunks = Vec::new();
-    while queue.recv_many(&mut frames, 64).await > 0 {
+    while queue.recv_many(&mut frames, WRITE_FRAMES).await > 0 {
+        // Whoever else is ready now adds its frames first: they share packets and system calls.
+        tokio::task::yield_now().await;
+        queue.take_ready(&mut frames, WRITE_FRAMES);
         for frame in frames.drain(..) {
             chunks.push(frame.head);
             if !frame.payload.is_empty() {
@@ -369,15 +383,19 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
 
 async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: RecvStream) {
     let mut buffer = BytesMut::new();
-    while let Ok(Some(chunk)) = stream.read_chunk(READ_CHUNK, true).await {
-        buffer.extend_from_slice(&chunk.bytes);
+    let mut pieces = vec![Bytes::new(); READ_PIECES];
+    while let Ok(Some(count)) = stream.read_chunks(&mut pieces).await {
+        for piece in &mut pieces[..count] {
+            buffer.extend_from_slice(&std::mem::take(piece));
+        }
         link.touch();
         let mut batch = Batch::default();
+        let mut replies = Replies::new(&link);
         loop {
             match frame::decode(&mut buffer, lane) {
                 Ok(Some((header, payload))) => {
                     batch.expect(!buffer.is_empty());
-                    dispatch::handle(&core, &link, &mut batch, header, payload);
+                    dispatch::handle(&core, &link, &mut batch, &mut replies, header, &payload);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -388,6 +406,8 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
                 }
             }
         }
+        batch.flush();
+        core.metrics.replies_dropped.inc_by(replies.finish());
     }
 }
 

@@ -49,6 +49,16 @@ impl<T> Outcomes<T> {
         sender
     }
 
+    /// Closes the outcomes of `count` tokens in a row from `first` on, and gives the senders of those that are open.
+    pub(crate) fn close_row(&mut self, first: u64, count: u32) -> Vec<T> {
+        let place = |token: u64| usize::try_from(token.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let (from, to) = (place(first), place(first.saturating_add(count.into())));
+        let row = self.queue.iter_mut().take(to).skip(from);
+        let senders = row.filter_map(|open| open.sender.take()).collect();
+        self.trim();
+        senders
+    }
+
     /// Closes the oldest outcome that has waited too long.
     pub(crate) fn close_overdue(&mut self, now: Instant) -> Option<T> {
         self.trim();
@@ -97,6 +107,19 @@ mod tests {
         assert_eq!(outcomes.close(99), None);
         let d = open(&mut outcomes, now, "d");
         assert_eq!((outcomes.close(d), outcomes.close(c)), (Some("d"), Some("c")));
+    }
+
+    #[test]
+    fn a_row_closes_what_is_open_of_it() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::new(10, WAIT);
+        let tokens = ["a", "b", "c", "d", "e"].map(|sender| open(&mut outcomes, now, sender));
+        assert_eq!(outcomes.close(tokens[1]), Some("b"));
+        assert_eq!(outcomes.close_row(tokens[0], 2), vec!["a"]);
+        assert_eq!(outcomes.close_row(tokens[0], 2), Vec::<&str>::new(), "closed before");
+        assert_eq!(outcomes.close_row(tokens[0], 3), vec!["c"], "the others were closed before");
+        assert_eq!(outcomes.close_row(tokens[4] + 1, u32::MAX), Vec::<&str>::new(), "never opened");
+        assert_eq!(outcomes.close_row(tokens[3], u32::MAX), vec!["d", "e"]);
     }
 
     #[test]

@@ -109,6 +109,15 @@ impl Flights {
         self.flights.remove(index)
     }
 
+    /// The message was delivered: takes it out where that is all there is to do, as no message waits, and none to the same
+    /// destination is before it.
+    pub(crate) fn finish_alone(&mut self, ticket: u64) -> Option<Flight> {
+        let index = self.flights.iter().position(|flight| flight.ticket == ticket)?;
+        let to = self.flights[index].to;
+        let is_alone = !self.flights.range(..index).any(|flight| flight.to == to);
+        if is_alone && !self.flights.iter().any(|flight| flight.waits) { self.flights.remove(index) } else { None }
+    }
+
     /// When the oldest message has been under way for `wait`.
     pub(crate) fn next_deadline(&self, wait: Duration) -> Option<Instant> {
         self.flights.front().map(|flight| flight.started + wait)

@@ -15,7 +15,8 @@ use chappe_common::{client::RelayKind, code::PairingCode};
 
 use super::{
     EndReason, PeerAddr, SessionEvent, SessionId,
-    reply::{self, By},
+    forward::Flights,
+    reply::{self, By, Reply},
 };
 use crate::{
     bounded::{TrySendError, Weigh as _},
@@ -38,6 +39,8 @@ struct Shared {
     id: SessionId,
     max_queued: usize,
     state: Mutex<State>,
+    /// The messages of the client that are under way. Never locked together with the state.
+    flights: Mutex<Flights>,
 }
 
 struct State {
@@ -109,7 +112,7 @@ impl SessionHandle {
             end: None,
             waker: None,
         };
-        Self(Arc::new(Shared { id, max_queued, state: Mutex::new(state) }))
+        Self(Arc::new(Shared { id, max_queued, state: Mutex::new(state), flights: Mutex::default() }))
     }
 
     /// The session's id.
@@ -184,6 +187,28 @@ impl SessionHandle {
                 Err(error)
             }
         }
+    }
+
+    /// Looks at or changes the client's messages under way.
+    pub(crate) fn with_flights<T>(&self, look: impl FnOnce(&mut Flights) -> T) -> T {
+        look(&mut self.0.flights.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A message of the client was delivered by another node. `false`: the session itself has to hear it.
+    pub(crate) fn delivered(&self, batch: &mut Batch, ticket: u64) -> bool {
+        let (flight, had_room) = self.with_flights(|flights| {
+            let had_room = flights.has_room();
+            (flights.finish_alone(ticket), had_room)
+        });
+        let Some(flight) = flight else { return false };
+        if let Some(id) = flight.id {
+            // A client to which nothing can be said has a session that ends.
+            let _ = self.say(batch, &[Reply::Delivered { id: &id }.encode().as_bytes()]);
+        }
+        if !had_room {
+            wake(self.state());
+        }
+        true
     }
 
     /// Says a control frame.
@@ -275,6 +300,7 @@ impl SessionHandle {
 
     /// Lets the connection go, whoever else still holds the handle.
     pub(crate) fn hang_up(&self) {
+        self.with_flights(|flights| *flights = Flights::default());
         let mut state = self.state();
         state.open = false;
         (state.out, state.waker) = (None, None);

@@ -41,7 +41,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::{
     PeerAddr, SessionId, answer_left,
     code_door::{CodeDoor, Registration, Times},
-    forward::{Flights, Need},
+    forward::Need,
     handle::{Batch, SessionHandle},
     inbox_door::InboxDoor,
     rates::SessionRates,
@@ -127,7 +127,6 @@ struct Session {
     rates: SessionRates,
     code_door: CodeDoor,
     inbox_door: InboxDoor,
-    flights: Flights,
     ops: FuturesUnordered<Op>,
     /// How many questions are open on which the client's next message depends.
     ordered: usize,
@@ -185,7 +184,6 @@ impl Running {
             nonce,
             code_door: CodeDoor::default(),
             inbox_door: InboxDoor::default(),
-            flights: Flights::default(),
             ops: FuturesUnordered::new(),
             ordered: 0,
             reaching: false,
@@ -289,7 +287,7 @@ impl Session {
         self.ordered == 0
             && self.notes.is_empty()
             && self.ops.len() < MAX_OPS
-            && self.flights.has_room()
+            && self.handle.with_flights(|flights| flights.has_room())
             && self.waiting.bytes + self.said <= self.core.config.limits.max_queued / HEARD_PART
     }
 
@@ -348,7 +346,7 @@ impl Session {
         let idle = self.last_heard + times.idle + if self.pinged { times.pong } else { Duration::ZERO };
         let stuck = self.waiting.since.map(|since| since + WRITE_WAIT);
         let door = self.code_door.next_deadline(self.times());
-        let flight = self.flights.next_deadline(self.flight_wait());
+        let flight = self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait()));
         door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
     }
 
@@ -369,7 +367,8 @@ impl Session {
     fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
         let actions = self.code_door.pass(now, self.times());
         self.act(actions);
-        while let Some(ticket) = self.flights.overdue(now, self.flight_wait()) {
+        let wait = self.flight_wait();
+        while let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait)) {
             self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
         }
         if self.waiting.since.is_some_and(|since| now >= since + WRITE_WAIT) {

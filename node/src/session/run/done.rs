@@ -56,7 +56,7 @@ impl Session {
                 {
                     self.core.found.remove(&inbox);
                 }
-                let tickets = self.flights.resume(need);
+                let tickets = self.handle.with_flights(|flights| flights.resume(need));
                 self.send_all(tickets);
             }
             Done::Detached => self.ordered -= 1,

@@ -29,7 +29,7 @@ impl Session {
     pub(super) fn send_to_inbox(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), Refusal> {
         let (inbox, payload) = (request.to()?, request.text_payload(MAX_PAYLOAD)?);
         let to = Destination::Inbox(inbox);
-        if !self.flights.is_under_way(to) {
+        if !self.handle.with_flights(|flights| flights.is_under_way(to)) {
             let outcome = dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, payload);
             if outcome != Outcome::NotHere {
                 self.tell_outcome(request.id(), to, outcome);
@@ -62,7 +62,8 @@ impl Session {
     /// Sends a message whose outcome is not known at once.
     fn start(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
         let id = request.id().map(Box::from);
-        let ticket = self.flights.start(Instant::now(), id, kind, to, Bytes::copy_from_slice(payload));
+        let payload = Bytes::copy_from_slice(payload);
+        let ticket = self.handle.with_flights(|flights| flights.start(Instant::now(), id, kind, to, payload));
         self.send(ticket);
         self.reach_next();
     }
@@ -75,12 +76,16 @@ impl Session {
     }
 
     fn send(&mut self, ticket: u64) {
-        let Some(flight) = self.flights.find(ticket) else { return };
-        let (kind, to, payload, looked_up) = (flight.kind, flight.to, flight.payload.clone(), flight.looked_up);
+        let flight = self.handle.with_flights(|flights| {
+            let flight = flights.find(ticket)?;
+            Some((flight.kind, flight.to, flight.payload.clone(), flight.looked_up))
+        });
+        let Some((kind, to, payload, looked_up)) = flight else { return };
         match self.try_send(ticket, kind, to, payload, looked_up) {
-            Sent::UnderWay(via) => self.flights.sent(ticket, via),
+            // Its outcome may be there already.
+            Sent::UnderWay(via) => self.handle.with_flights(|flights| flights.sent(ticket, via)),
             Sent::Here(outcome) => {
-                self.flights.sent(ticket, self.core.me);
+                self.handle.with_flights(|flights| flights.sent(ticket, self.core.me));
                 self.finish_flight(ticket, outcome);
             }
             Sent::Ended(outcome) => match to {
@@ -88,24 +93,26 @@ impl Session {
                 // Not the word of the peer's node: the pairing stays.
                 Destination::Peer(..) => self.end_flight(ticket, outcome),
             },
-            Sent::Waits => self.flights.hold(ticket),
-            Sent::WaitsBehind => self.flights.hold_behind(ticket),
+            Sent::Waits => self.handle.with_flights(|flights| flights.hold(ticket)),
+            Sent::WaitsBehind => self.handle.with_flights(|flights| flights.hold_behind(ticket)),
         }
     }
 
     fn try_send(&mut self, ticket: u64, kind: RelayKind, to: Destination, payload: Bytes, looked_up: bool) -> Sent {
         let origin = Origin { session: self.handle.clone(), ticket };
+        let has_earlier_elsewhere =
+            |via| self.handle.with_flights(|flights| flights.has_earlier_elsewhere(ticket, to, via));
         match to {
             Destination::Inbox(inbox) => {
                 if self.core.local.inbox(&inbox).is_some() {
-                    if self.flights.has_earlier_elsewhere(ticket, to, self.core.me) {
+                    if has_earlier_elsewhere(self.core.me) {
                         return Sent::WaitsBehind;
                     }
                     return Sent::Here(dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, &payload));
                 }
                 let lease = locate::found_lease(&self.core, &inbox).filter(|lease| lease.node != self.core.me);
                 match lease {
-                    Some(lease) if self.flights.has_earlier_elsewhere(ticket, to, lease.node) => Sent::WaitsBehind,
+                    Some(lease) if has_earlier_elsewhere(lease.node) => Sent::WaitsBehind,
                     Some(lease) => self.forward(
                         lease.node,
                         looked_up,
@@ -164,7 +171,7 @@ impl Session {
         if self.reaching {
             return;
         }
-        let Some(need) = self.flights.need() else { return };
+        let Some(need) = self.handle.with_flights(|flights| flights.need()) else { return };
         self.reaching = true;
         let core = self.core.clone();
         self.ops.push(Box::pin(async move {
@@ -190,21 +197,26 @@ impl Session {
     /// A message has its one outcome, unless it is to be tried once more.
     pub(super) fn finish_flight(&mut self, ticket: u64, outcome: Outcome) {
         if outcome == Outcome::Delivered {
-            for earlier in self.flights.overtake(ticket) {
+            let overtaken = self.handle.with_flights(|flights| flights.overtake(ticket));
+            for earlier in overtaken {
                 self.end_flight(earlier, Outcome::NotHere);
             }
         }
-        if let Some(flight) = self.flights.find(ticket) {
-            match flight.to {
-                Destination::Inbox(inbox) if outcome == Outcome::NotHere && !flight.looked_up => {
+        let flight = self.handle.with_flights(|flights| {
+            let flight = flights.find(ticket)?;
+            Some((flight.to, flight.looked_up, flight.via))
+        });
+        if let Some((to, looked_up, via)) = flight {
+            match to {
+                Destination::Inbox(inbox) if outcome == Outcome::NotHere && !looked_up => {
                     // The lease that was cached is old: look it up anew, once. If it names another node than the
                     // message was forwarded to, it is newer.
-                    let forwarded = flight.via.filter(|via| *via != self.core.me);
+                    let forwarded = via.filter(|via| *via != self.core.me);
                     let cached = self.core.found.get(&inbox);
                     if cached.is_some_and(|lease| forwarded.is_none_or(|via| via == lease.node)) {
                         self.core.found.remove(&inbox);
                     }
-                    self.flights.hold(ticket);
+                    self.handle.with_flights(|flights| flights.hold(ticket));
                     self.reach_next();
                     return;
                 }
@@ -225,7 +237,7 @@ impl Session {
     }
 
     pub(super) fn end_flight(&mut self, ticket: u64, outcome: Outcome) {
-        let Some(flight) = self.flights.finish(ticket) else { return };
+        let Some(flight) = self.handle.with_flights(|flights| flights.finish(ticket)) else { return };
         self.reach_next();
         self.tell_outcome(flight.id.as_deref(), flight.to, outcome);
     }
