@@ -30,6 +30,9 @@ use crate::{
 pub(crate) const COMMANDS: usize = 16_384;
 /// How often due registrations are looked for.
 const TICK: Duration = Duration::from_millis(500);
+/// The pauses before a home that did not answer is told again: together about as long as a home that is down is taken
+/// for a member.
+const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
 /// What is kept registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -238,10 +241,37 @@ fn put(errand: &mut Errand, key: Key, kept: &Kept) {
     }
 }
 
-/// Tells one home. What fails is tried again when it is due.
-async fn run_errand(core: &Arc<Core>, home: NodeId, errand: Errand) {
-    for leases in errand.leases.chunks(MAX_BATCH) {
-        for (index, registered) in locate::put_batch(core, home, leases, (0..leases.len()).collect()).await {
+/// Tells one home. What it is to keep is told again where it did not answer: a home that has just started knows its members
+/// a moment later than they know it. What fails all the same is tried when it is due.
+async fn run_errand(core: &Arc<Core>, home: NodeId, mut errand: Errand) {
+    put_all(core, home, &mut errand).await;
+    for leases in errand.drop_leases.chunks(MAX_BATCH) {
+        locate::ask(core, home, Request::DropLeases(leases.to_vec())).await;
+    }
+    for codes in errand.drop_codes.chunks(MAX_BATCH) {
+        locate::ask(core, home, Request::DropCodes(codes.to_vec())).await;
+    }
+    for pause in PUT_AGAIN {
+        if errand.leases.is_empty() && errand.codes.is_empty() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        // What was given back meanwhile must not be put there again.
+        let is_current = |lease: &SignedLease| core.local.lease(&lease.inbox).is_some_and(|own| own.seq == lease.seq);
+        errand.leases.retain(is_current);
+        errand.codes.retain(|(_, session)| core.local.session(*session).is_some());
+        put_all(core, home, &mut errand).await;
+    }
+}
+
+/// Registers leases and codes with one home; what it did not answer stays in the errand.
+async fn put_all(core: &Arc<Core>, home: NodeId, errand: &mut Errand) {
+    for leases in std::mem::take(&mut errand.leases).chunks(MAX_BATCH) {
+        let answers = locate::put_batch(core, home, leases, (0..leases.len()).collect()).await;
+        if answers.is_empty() {
+            errand.leases.extend_from_slice(leases);
+        }
+        for (index, registered) in answers {
             if registered != Registered::Stale {
                 continue;
             }
@@ -253,13 +283,9 @@ async fn run_errand(core: &Arc<Core>, home: NodeId, errand: Errand) {
             let _ = core.publisher.send(Command::Forget(lease.inbox, lease.seq)).await;
         }
     }
-    for codes in errand.codes.chunks(MAX_BATCH) {
-        locate::ask(core, home, Request::ClaimCodes(codes.to_vec())).await;
-    }
-    for leases in errand.drop_leases.chunks(MAX_BATCH) {
-        locate::ask(core, home, Request::DropLeases(leases.to_vec())).await;
-    }
-    for codes in errand.drop_codes.chunks(MAX_BATCH) {
-        locate::ask(core, home, Request::DropCodes(codes.to_vec())).await;
+    for codes in std::mem::take(&mut errand.codes).chunks(MAX_BATCH) {
+        if locate::ask(core, home, Request::ClaimCodes(codes.to_vec())).await.is_none() {
+            errand.codes.extend_from_slice(codes);
+        }
     }
 }
