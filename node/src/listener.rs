@@ -133,8 +133,6 @@ async fn begin(
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Box<Running>> {
-    // Signalling is small messages that people wait for.
-    let _ = stream.set_nodelay(true);
     let within = core.config.times.upgrade;
     let connection = if let Some(acceptor) = tls {
         // The handshake is part of what has to be done in time.
@@ -162,7 +160,7 @@ async fn begin(
             }
         }
     };
-    Running::new(core, connection.ok()?, ip)
+    Some(Running::new(core, connection.ok()?, ip))
 }
 
 /// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.

@@ -14,7 +14,10 @@ use chappe_common::{
     signed::SignError,
 };
 use chappe_discovery::{SetupError, net::Net, registry::Registry};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::mpsc,
+};
 
 use crate::{
     clock::Clock,
@@ -36,6 +39,9 @@ use crate::{
     tasks::Tasks,
 };
 
+/// Connections that may wait to be accepted: those of a second in which another node's ten thousand sessions come. The
+/// system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 /// How often what has expired is forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// How long links and registries have for the goodbye, after the clients have left.
@@ -139,9 +145,9 @@ impl Node {
             (Some(cert), Some(key)) => Some(Arc::new(Tls::load(cert, key)?)),
             _ => None,
         };
-        let client = listen(config.client.listen, "client.listen").await?;
+        let client = listen(config.client.listen, "client.listen")?;
         let admin = match config.admin.listen {
-            Some(addr) => Some(listen(addr, "admin.listen").await?),
+            Some(addr) => Some(listen(addr, "admin.listen")?),
             None => None,
         };
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
@@ -286,8 +292,16 @@ async fn expire(core: Arc<Core>) {
     }
 }
 
-async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|source| StartError::Bind { addr, key, source })
+fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    let listen = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        // Signalling is small messages that people wait for. Accepted connections inherit it.
+        socket.set_nodelay(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| StartError::Bind { addr, key, source })
 }
 
 fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Clock) -> Basics {

@@ -164,14 +164,11 @@ pub(crate) struct Running {
 
 impl Running {
     /// The session of a client that connected from `ip`. In a box: what a future holds is held again by each that wraps it.
-    pub(crate) fn new(core: Arc<Core>, connection: Connection, ip: IpAddr) -> Option<Box<Self>> {
+    pub(crate) fn new(core: Arc<Core>, connection: Connection, ip: IpAddr) -> Box<Self> {
         let Connection { incoming, out, is_tls } = connection;
-        let mut nonce = [0; 32];
-        if getrandom::fill(&mut nonce).is_err() {
-            tracing::error!("no random bytes for a session");
-            return None;
-        }
-        let id = SessionId::from_raw(rand::rng().random());
+        // A cryptographic generator, seeded by the system.
+        let mut random = rand::rng();
+        let (nonce, id) = (random.random(), SessionId::from_raw(random.random()));
         let handle = SessionHandle::new(id, core.config.limits.max_queued, Some(out));
         core.local.insert(handle.clone());
         core.metrics.sessions_opened.inc();
@@ -201,7 +198,7 @@ impl Running {
             pings: 0,
             pings_since: now,
         };
-        Some(Box::new(Self { session, incoming }))
+        Box::new(Self { session, incoming })
     }
 
     /// Serves the client until either side ends the session.
