@@ -60,3 +60,33 @@ pub(crate) struct Reject {
 /// Either side ends the call.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Hangup {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads as `T`, and writes and reads the same again.
+    fn reads<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> bool {
+        let Ok(read) = serde_json::from_slice::<T>(text) else { return false };
+        let written = serde_json::to_vec(&read).expect("JSON");
+        let again: T = serde_json::from_slice(&written).expect("what was read can be written");
+        assert_eq!(serde_json::to_vec(&again).expect("JSON"), written);
+        true
+    }
+
+    #[test]
+    fn mutated_messages_of_a_call_read_as_they_are_written() {
+        let corpus = [
+            r#"{"sdp":"v=0\r\n","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","sentAt":1800000000,"nodes":["wss://a#b"]}"#,
+            r#"{"sdp":"","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM"}"#,
+            r#"{"candidates":["candidate:1 1 udp 1 192.0.2.1 1 typ host",""]}"#,
+            r#"{"busy":true}"#,
+        ];
+        chappe_mutations::run("message of a call", &corpus, |text| {
+            let read = [reads::<Offer>(text), reads::<Answer>(text), reads::<Ice>(text), reads::<Reject>(text)];
+            let _ =
+                serde_json::from_slice::<Offer>(text).map(|offer| offer.is_fresh(UnixTime::from_secs(1_800_000_000)));
+            read.contains(&true)
+        });
+    }
+}

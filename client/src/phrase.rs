@@ -123,4 +123,16 @@ mod tests {
         assert!(format!("ABC234-{}", "A".repeat(53)).parse::<Phrase>().is_err());
         assert!(!format!("{:?}", "ABC234-WXYZ".parse::<Phrase>()).contains("WXYZ"));
     }
+
+    #[test]
+    fn mutated_codes_read_as_they_are_shown() {
+        let long = Phrase::generate_for_link(&mut StdRng::seed_from_u64(1)).reveal();
+        chappe_mutations::run("code", &["ABC234-WXYZ", " abc234 wxyz ", &long], |text| {
+            let Ok(text) = str::from_utf8(text) else { return false };
+            let Ok(phrase) = text.parse::<Phrase>() else { return false };
+            let again: Phrase = phrase.reveal().parse().expect("what is shown can be typed");
+            assert_eq!(again.reveal(), phrase.reveal());
+            true
+        });
+    }
 }

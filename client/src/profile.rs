@@ -346,4 +346,19 @@ mod tests {
         assert!(matches!(opened, Err(ProfileError::Damaged { .. })));
         assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), b"{}");
     }
+
+    #[test]
+    fn mutated_profiles_are_read_or_refused() {
+        let key = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM";
+        let contact = format!(
+            r#"{{"name":"Zo\u00eb","identity":"{key}","role":"b","secret":"{key}","nodes":["wss://8.8.8.8:1#{key}","x"]}}"#
+        );
+        let valid = [
+            format!(r#"{{"version":1,"name":"Ada","identity":"{key}","contacts":[{contact}]}}"#),
+            format!(r#"{{"version":1,"name":"","identity":"{key}","contacts":[]}}"#),
+        ];
+        chappe_mutations::run("profile", &valid, |text| {
+            parse(text).is_some_and(|(_, _, contacts)| contacts.len() <= MAX_CONTACTS)
+        });
+    }
 }

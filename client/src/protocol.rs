@@ -189,4 +189,24 @@ mod tests {
         assert_eq!(error_code(Some("peer_offline")), Some(ErrorCode::PeerOffline));
         assert_eq!((error_code(Some("from_the_future")), error_code(None)), (None, None));
     }
+
+    #[test]
+    fn mutated_replies_are_read_or_refused() {
+        let corpus = [
+            r#"{"type":"attached","id":"1","ttl":120,"rejected":[{"index":0,"code":"bad_lease"}]}"#,
+            r#"{"type":"ice_servers","id":"1","iceServers":[{"urls":["stun:a"],"username":"u","credential":"c"}]}"#,
+            r#"{"type":"error","message":"x","code":"later","id":null}"#,
+            r#"{"type":"pair_incoming","fromCode":"ABC234","payload":{"a":[1]}}"#,
+            r#"{"type":"call_offer","to":"AA","payload":"AA"}"#,
+            r#"{"type":"offer","from":"ABC234","payload":-1e3}"#,
+            r#"{"type":"unheard_of"}"#,
+        ];
+        chappe_mutations::run("reply", &corpus, |text| {
+            let read = serde_json::from_slice::<Reply>(text);
+            if let Ok(Reply::Error { code, .. }) = &read {
+                let _ = error_code(code.as_deref());
+            }
+            read.is_ok()
+        });
+    }
 }

@@ -449,4 +449,39 @@ mod tests {
     }
 
     impl rand::TryCryptoRng for Fixed {}
+
+    #[test]
+    fn mutated_payloads_open_as_what_was_sealed_or_not_at_all() {
+        let corpus = [sealed(b"v=0"), sealed(&[b'x'; 600])];
+        chappe_mutations::run("sealed payload", &corpus, |payload| {
+            let Ok(payload) = str::from_utf8(payload) else { return false };
+            let opened = open(payload);
+            assert!(opened.is_err() || corpus.iter().any(|valid| valid == payload));
+            opened.is_ok()
+        });
+    }
+
+    #[test]
+    fn mutated_envelopes_are_read_whatever_is_in_them() {
+        let valid = URL_SAFE_NO_PAD.decode(sealed(b"v=0")).expect("base64url");
+        chappe_mutations::run("envelope", &[valid], |bytes| {
+            let Ok(envelope) = Envelope::parse(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
+            assert_eq!(envelope.bytes, bytes);
+            assert_eq!(
+                (&bytes[1..17], &bytes[17..21]),
+                (&envelope.call().0[..], &envelope.counter().to_be_bytes()[..])
+            );
+            true
+        });
+    }
+
+    #[test]
+    fn mutated_padding_comes_off_as_it_was_put_on() {
+        let corpus = [pad(b"").expect("short"), pad(b"v=0").expect("short"), pad(&[b'x'; 508]).expect("short")];
+        chappe_mutations::run("padding", &corpus, |padded| {
+            let Some(text) = unpad(padded.to_vec()) else { return false };
+            assert_eq!(pad(&text).and_then(unpad), Some(text));
+            true
+        });
+    }
 }

@@ -249,4 +249,18 @@ mod tests {
             assert!(!same_url(a, b), "{a} {b}");
         }
     }
+
+    #[test]
+    fn mutated_replies_are_read_or_refused() {
+        let corpus = [
+            r#"{"type":"server_info","serverId":"ed25519:AA","endpoint":"wss://a","region":null,"protocol":1,"nonce":"AA"}"#,
+            r#"{"type":"proof","id":"1","signature":"AA"}"#,
+            r#"{"type":"error","message":"x","code":"bad_message","id":"1"}"#,
+            r#"{"type":"going_away","reason":"shutdown","nodes":["AA"],"graceSeconds":5}"#,
+            r#"{"type":"later","x":[{"y":1e3}]}"#,
+        ];
+        chappe_mutations::run("reply to a dial", &corpus, |text| {
+            str::from_utf8(text).is_ok_and(|text| read(&Utf8Bytes::from(text)).is_ok())
+        });
+    }
 }

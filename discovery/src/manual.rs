@@ -125,4 +125,17 @@ mod tests {
         }
         assert_eq!(format!("ws://{}", "a".repeat(200)).parse::<ManualNode>(), Err(ParseManualError::TooLong));
     }
+
+    #[test]
+    fn mutated_names_of_nodes_are_urls_or_nothing() {
+        let id = SecretKey::from_bytes(&[1; 32]).node_id();
+        let corpus = [format!("chappe://{id}@relay.example"), format!("wss://8.8.8.8:1#{id}"), "ws://a".to_owned()];
+        chappe_mutations::run("node named by hand", &corpus, |text| {
+            let Ok(text) = str::from_utf8(text) else { return false };
+            let Ok(node) = text.parse::<ManualNode>() else { return false };
+            assert!(node.url().len() <= MAX_URL_LEN && node.url().bytes().all(|byte| byte.is_ascii_graphic()));
+            assert!(node.url().starts_with("ws://") || node.url().starts_with("wss://"));
+            true
+        });
+    }
 }

@@ -111,7 +111,11 @@ pub(super) fn read(path: &Path, federation: FederationId) -> Result<State, Cache
     if fs::metadata(path)?.len() > MAX_FILE {
         return Err(CacheError::Damaged);
     }
-    let file: File = serde_json::from_slice(&fs::read(path)?).map_err(|_| CacheError::Damaged)?;
+    decode(&fs::read(path)?, federation)
+}
+
+fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
+    let file: File = serde_json::from_slice(bytes).map_err(|_| CacheError::Damaged)?;
     if file.version != VERSION {
         return Err(CacheError::Damaged);
     }
@@ -217,4 +221,49 @@ pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
         private_file::write(path, &serde_json::to_vec(&proofs).expect("strings and numbers are JSON"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn mutated_files_read_as_they_are_written() {
+        let (key, federation) = (SecretKey::from_bytes(&[1; 32]), FederationId::of_roots(&[]));
+        let at = UnixTime::from_secs(1_800_000_000);
+        let mut state = State::default();
+        let entry = Entry {
+            urls: vec!["wss://relay.example".to_owned()],
+            record: None,
+            origins: [SourceKind::Dns, SourceKind::Link].into_iter().collect(),
+            seen_at: at,
+            proven_at: Some(at),
+            successes: 3,
+            failures: 1,
+            failed_at: at,
+        };
+        state.entries.insert(key.node_id(), entry);
+        let (candidates, records) = (Vec::new(), Vec::new());
+        state.ledger.restore(&SignedList {
+            form: ListForm::Shard,
+            key: key.public(),
+            seq: 7,
+            part: (0, 1),
+            issued_at: at,
+            bytes: Bytes::from_static(b"a list"),
+            candidates,
+            records,
+        });
+        let corpus = [encode(&state, federation), encode(&State::default(), federation)];
+        chappe_mutations::run("cache", &corpus, |bytes| {
+            let Ok(state) = decode(bytes, federation) else { return false };
+            assert!(state.entries.len() <= MAX_ENTRIES);
+            let written = encode(&state, federation);
+            let again = decode(&written, federation).expect("what was read can be written");
+            assert_eq!(encode(&again, federation), written);
+            true
+        });
+    }
 }

@@ -61,3 +61,29 @@ pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Hello, HelloError
         _ => Err(HelloError::Malformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mutated_hellos_read_as_they_are_written() {
+        let clock = UnixTime::from_secs(1_800_000_000);
+        let corpus = [
+            Hello::Record {
+                record: Bytes::from_static(b"a record"),
+                ticket: Some(Bytes::from_static(b"a ticket")),
+                clock,
+            },
+            Hello::Record { record: Bytes::new(), ticket: None, clock },
+            Hello::Refused { refusal: Refusal::Clock, clock },
+        ];
+        let corpus = corpus.map(|valid| postcard::to_allocvec(&valid).expect("owned values encode"));
+        chappe_mutations::run("hello", &corpus, |bytes| {
+            let Ok((read, [])) = postcard::take_from_bytes::<Hello>(bytes) else { return false };
+            let again = postcard::to_allocvec(&read).expect("owned values encode");
+            assert_eq!(postcard::from_bytes(&again), Ok(read));
+            true
+        });
+    }
+}

@@ -41,10 +41,14 @@ pub(crate) fn load(path: &Path, me: NodeId) -> LastRun {
         return LastRun::default();
     }
     let Ok(bytes) = std::fs::read(path) else { return LastRun::default() };
-    let Ok(file) = postcard::from_bytes::<File>(&bytes) else {
+    decode(&bytes, me).unwrap_or_else(|| {
         tracing::warn!(path = %path.display(), "the file of the known members cannot be read; starting without it");
-        return LastRun::default();
-    };
+        LastRun::default()
+    })
+}
+
+fn decode(bytes: &[u8], me: NodeId) -> Option<LastRun> {
+    let file = postcard::from_bytes::<File>(bytes).ok()?;
     let mut last = LastRun { since: vec![(me, file.since)], records: Vec::new(), beacon: file.beacon };
     for (bytes, since) in file.members {
         if let Ok(record) = Signed::<NodeRecord>::decode(bytes) {
@@ -52,7 +56,7 @@ pub(crate) fn load(path: &Path, me: NodeId) -> LastRun {
             last.records.push(record);
         }
     }
-    last
+    Some(last)
 }
 
 /// Writes the members down for the next start, unless there are none: a node that is alone keeps what it knew, since it
@@ -114,5 +118,18 @@ mod tests {
             std::fs::write(&path, bytes).expect("a writable folder");
             assert!(load(&path, SecretKey::from_bytes(&[1; 32]).node_id()).records.is_empty());
         }
+    }
+
+    #[test]
+    fn mutated_files_hold_no_record_that_does_not_verify() {
+        let (me, other) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
+        let members = vec![(record(&other).as_bytes().clone(), UnixTime::from_secs(7))];
+        let file = File { since: UnixTime::from_secs(5), members, beacon: Some(Bytes::from_static(b"a beacon")) };
+        let valid = [File::default(), file].map(|file| postcard::to_allocvec(&file).expect("owned values encode"));
+        chappe_mutations::run("known members", &valid, |bytes| {
+            let Some(last) = decode(bytes, me.node_id()) else { return false };
+            assert!(last.records.iter().all(|kept| *kept == record(&other)));
+            last.since.len() == last.records.len() + 1
+        });
     }
 }

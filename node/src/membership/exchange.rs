@@ -59,3 +59,36 @@ pub struct KnownMember {
     /// Since when this side has known it.
     pub since: UnixTime,
 }
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn mutated_exchanges_read_as_they_are_written() {
+        let node = NodeId::new(PublicKey::from_bytes([3; 32]));
+        let corpus = [
+            ExchangeMessage::Summary { buckets: vec![0, 1, u64::MAX], beacon: 300 },
+            ExchangeMessage::Members {
+                buckets: vec![0, 63],
+                members: vec![KnownMember { node, epoch: 3, since: UnixTime::from_secs(1_800_000_000) }],
+                beacon: Some(Bytes::from_static(b"a beacon")),
+                newest: 7,
+            },
+            ExchangeMessage::Records {
+                records: vec![Bytes::from_static(b"a record"), Bytes::new()],
+                wanted: vec![node],
+                beacon: None,
+            },
+        ];
+        let corpus = corpus.map(|valid| postcard::to_allocvec(&valid).expect("owned values encode"));
+        chappe_mutations::run("exchange", &corpus, |bytes| {
+            let Ok((read, [])) = postcard::take_from_bytes::<ExchangeMessage>(bytes) else { return false };
+            let again = postcard::to_allocvec(&read).expect("owned values encode");
+            assert_eq!(postcard::from_bytes(&again), Ok(read));
+            true
+        });
+    }
+}

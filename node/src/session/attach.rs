@@ -67,4 +67,23 @@ mod tests {
         assert!(!attempt(|lease| lease.expires_at = NOW + MAX_LEASE * 2, NONCE));
         assert!(!attempt(|lease| lease.seq = u64::MAX, NONCE));
     }
+
+    #[test]
+    fn mutated_leases_and_proofs_are_not_attached() {
+        let key = SecretKey::from_bytes(&[5; 32]);
+        let (inbox, seq) = (Inbox::new(key.public()), NOW.as_secs() * 1000);
+        let expires_at = NOW + Duration::from_secs(600);
+        let lease = Signed::sign(Lease { inbox, node: node(), session_key: [0; 32], seq, expires_at }, &key);
+        let lease = lease.expect("a lease");
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let valid = format!("{} {}", encode(lease.as_bytes()), encode(&prove_attach(&key, &NONCE, &lease)));
+        chappe_mutations::run("attach", &[&valid], |bytes| {
+            let Ok(text) = str::from_utf8(bytes) else { return false };
+            let Some((lease, proof)) = text.split_once(' ') else { return false };
+            let item = AttachItem { lease: Cow::Borrowed(lease), proof: Cow::Borrowed(proof) };
+            let is_attached = judge(&item, node(), &NONCE, NOW).is_some();
+            assert!(!is_attached || text == valid);
+            is_attached
+        });
+    }
 }

@@ -326,7 +326,9 @@ fn inbox_of(raw: Option<&str>, name: &'static str) -> Result<Inbox, BadRequest> 
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::fmt::Debug;
+
+    use serde_json::Value;
 
     use super::*;
 
@@ -381,25 +383,67 @@ mod tests {
         assert_eq!(Request::parse(&long).map(|_| ()), Err(BadRequest::Invalid("id")));
     }
 
-    proptest! {
-        #[test]
-        fn parsing_never_panics(text in ".{0,200}") {
-            let _ = Request::parse(&text);
-        }
+    /// Messages of every kind, and of none.
+    const MESSAGES: [&str; 9] = [
+        r#"{"type":"call_ice","to":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","payload":"eyJ9","id":"7"}"#,
+        r#"{"type":"offer","target":"ABC234","payload":{"sdp":"v=0\r\n","n":[1,-2.5e3,null,true]},"id":"a"}"#,
+        r#"{"type":"register","pairingCode":"ABC234","publicKey":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}"#,
+        r#"{"type":"pair_request","targetCode":"ABC234","proposedName":"Zo\u00eb \"Z\"","payload":[]}"#,
+        r#"{"type":"pair_response","targetCode":"ABC234","accepted":true}"#,
+        r#"{"type":"link_response","linkCode":"ABC234","accepted":false,"deviceName":"x","deviceId":"y"}"#,
+        r#"{"type":"attach","id":"1","inboxes":[{"lease":"AAEC","proof":"_-8"},{"lease":"\u0041","proof":"","x":{}}]}"#,
+        r#"{"type":"detach","id":"1","inboxes":["AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM"],"inbox":"AA"}"#,
+        r#"{"type":"prove","id":"1","challenge":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","url":"ws://a","peerId":"p"}"#,
+    ];
 
-        #[test]
-        fn mutated_messages_never_panic(at in 0..120_usize, byte in any::<u8>()) {
-            let valid = r#"{"type":"attach","id":"1","inboxes":[{"lease":"AA","proof":"AA"}],"to":"AA","publicKey":"AA"}"#;
-            let mut bytes = valid.as_bytes().to_vec();
-            if let Some(place) = bytes.get_mut(at) {
-                *place = byte;
-            }
-            if let Ok(text) = String::from_utf8(bytes)
-                && let Ok(request) = Request::parse(&text)
-            {
-                let _ = (request.to(), request.attach_list().map(|list| list.len()), request.public_key());
-                let _ = (request.inbox_list(), request.payload(), request.pairing_code());
-            }
+    fn deepest(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(deepest).max().unwrap_or(0),
+            Value::Object(fields) => 1 + fields.values().map(deepest).max().unwrap_or(0),
+            _ => 0,
         }
+    }
+
+    /// Everything that anybody may ask of a message.
+    fn look_at_all(request: &Request<'_>) {
+        let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.inbox());
+        let _ = (request.inbox_list(), request.attach_list().map(|list| list.len()), request.text_payload(20));
+        let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
+        let _ = (request.public_key(), request.accepted(), request.proposed_name(), request.device_name());
+        let _ = (request.device_id(), request.check_peer_id(), request.challenge(), request.url());
+        if let Some(payload) = request.payload() {
+            let again = format!(r#"{{"type":"x","payload":{}}}"#, str::from_utf8(&payload).expect("a part of a text"));
+            let again = Request::parse(&again).expect("a payload is JSON wherever it stands").payload();
+            assert_eq!(again, Some(payload));
+        }
+    }
+
+    /// One and the same, whichever way they were found.
+    fn is_same<T: PartialEq + Debug>(one: T, other: T) {
+        assert_eq!(one, other);
+    }
+
+    #[test]
+    fn mutated_messages_are_the_same_to_the_block_scanner_and_to_the_parser_of_all_json() {
+        chappe_mutations::run("message", &MESSAGES, |bytes| {
+            let Ok(text) = str::from_utf8(bytes) else { return false };
+            let general = serde_json::from_str::<Fields<'_>>(text);
+            let is_deep = !depth::is_within_bounds(text.as_bytes());
+            if let Some(plain) = plain::take_apart(text) {
+                let general = general.as_ref().expect("what is plain is JSON");
+                assert!(!is_deep);
+                is_same((plain.kind, plain.id, plain.to), (general.kind, general.id, general.to));
+                is_same((plain.target, plain.payload), (general.target, general.payload));
+                let others = [general.inbox, general.inboxes, general.pairing_code, general.url, general.challenge];
+                assert_eq!(others, [None; 5]);
+            }
+            if let Ok(value) = serde_json::from_str::<Value>(text) {
+                assert_eq!(is_deep, deepest(&value) > chappe_common::client::MAX_DEPTH, "nesting is told apart");
+            }
+            let Ok(request) = Request::parse(text) else { return false };
+            assert!(general.is_ok() && text.trim_start().starts_with('{'));
+            look_at_all(&request);
+            true
+        });
     }
 }

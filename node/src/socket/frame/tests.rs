@@ -52,6 +52,8 @@ fn hear(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<Said>, Viol
         }
         assert_eq!(at, read.len());
     }
+    // As whoever reads does at the end of what was read.
+    decoder.forget_given();
     if decoder.unfinished.is_empty() {
         assert_eq!((decoder.unfinished.capacity(), decoder.given.capacity()), (0, 0), "nothing is held while idle");
     }
@@ -252,4 +254,39 @@ proptest! {
         unmask(&mut masked, mask);
         prop_assert_eq!(masked, content);
     }
+}
+
+/// A client's side of a message that was heard.
+fn say(said: &Said) -> Vec<u8> {
+    match said {
+        Said::Text(text) => frame(0x81, text.as_bytes()),
+        Said::Binary => frame(0x82, b""),
+        Said::Ping(content) => frame(0x89, content),
+        Said::Pong => frame(0x8A, b""),
+        Said::Close(code) => frame(0x88, &code.map(u16::to_be_bytes).unwrap_or_default()[..code.map_or(0, |_| 2)]),
+    }
+}
+
+#[test]
+fn mutated_frames_are_heard_the_same_however_they_are_cut() {
+    const LONGEST: usize = 300;
+    let corpus = [
+        [frame(0x81, b"{\"type\":\"ping\"}"), frame(0x89, b"?")].concat(),
+        [frame(0x01, "«H".as_bytes()), frame(0x89, b"between"), frame(0x00, b""), frame(0x80, "é»".as_bytes())]
+            .concat(),
+        [frame(0x02, &[0xFF; 130]), frame(0x80, &[1]), frame(0x8A, b"")].concat(),
+        [frame(0x81, &[b'x'; 299]), frame(0x88, &[0x03, 0xE8, b'o', b'k'])].concat(),
+        frame(0x88, b""),
+    ];
+    // The first byte says how the rest is cut.
+    let corpus: Vec<_> = corpus.iter().map(|bytes| [&[7], &bytes[..]].concat()).collect();
+    chappe_mutations::run("frame", &corpus, |bytes| {
+        let Some((step, bytes)) = bytes.split_first() else { return false };
+        let whole = hear(LONGEST, bytes, usize::MAX);
+        assert_eq!(hear(LONGEST, bytes, usize::from(*step).max(1)), whole);
+        let Ok(heard) = whole else { return false };
+        let again: Vec<u8> = heard.iter().flat_map(say).collect();
+        assert_eq!(hear(LONGEST, &again, usize::MAX).as_ref(), Ok(&heard));
+        !heard.is_empty()
+    });
 }
