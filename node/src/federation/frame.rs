@@ -442,6 +442,7 @@ mod tests {
             response(Response::Code(Some(holder))),
             response(Response::Refused),
             Header::Displaced { lease: Bytes::from_static(b"a lease") },
+            Header::Delivered { first: 300, count: 2 },
         ]
     }
 
@@ -466,7 +467,7 @@ mod tests {
             buffer.extend_from_slice(body);
             let Ok(Some((header, payload))) = decode(&mut buffer, lane) else { return false };
             assert!(buffer.is_empty() && header.lane() == lane);
-            let mut again = bytes_of(&Frame::new(&header, payload.clone()));
+            let mut again = bytes_of(&Frame::new(&header, payload.clone().freeze()));
             assert_eq!(decode(&mut again, lane), Ok(Some((header, payload))));
             true
         });
