@@ -196,6 +196,16 @@ fn the_vectors_are_what_this_crate_makes() {
 }
 
 #[test]
+fn only_the_very_same_note_passes_without_its_signature_being_verified() {
+    let known = lease();
+    let decode = |bytes: Vec<u8>| Signed::<Lease>::decode_unless_known(bytes, |_| Some(known.clone()));
+    let mut bytes = known.as_bytes().to_vec();
+    assert_eq!(decode(bytes.clone()), Ok(known.clone()));
+    *bytes.last_mut().expect("a signature") ^= 1;
+    assert_eq!(decode(bytes), Err(DecodeError::Signature));
+}
+
+#[test]
 fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeRecord>::decode(bytes("node_record")).expect("a record"), *record());
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());

@@ -144,6 +144,11 @@ impl LeaseTable {
         self.kept.get(inbox).filter(|kept| kept.is_registered(now)).map(|kept| &kept.lease)
     }
 
+    /// What is kept of an inbox, or only remembered.
+    pub fn known(&self, inbox: &Inbox) -> Option<&SignedLease> {
+        self.kept.get(inbox).map(|kept| &kept.lease)
+    }
+
     /// Ends all that a node registered before `epoch`: it went down, or has started anew.
     pub fn end_before(&mut self, node: NodeId, epoch: u64) {
         for (inbox, kept) in &mut self.kept {
