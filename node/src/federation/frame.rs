@@ -25,6 +25,9 @@ pub(crate) const MAX_FRAME: usize = MAX_MESSAGE + 4096;
 /// The most leases or codes in one request: a frame of 12 KiB.
 pub(crate) const MAX_BATCH: usize = 64;
 
+/// What the header of a forwarded message and its length fit in.
+const SHORT_HEAD: usize = 64;
+
 /// The two streams that each side of a link opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
@@ -286,12 +289,23 @@ impl Frame {
     /// A frame of `header` and, where the header says so, a payload.
     pub(crate) fn new(header: &Header, payload: Bytes) -> Self {
         debug_assert!(header.has_payload() || payload.is_empty());
-        let mut head = vec![0; 4];
-        head = postcard::to_extend(header, head).expect("a header of owned values always encodes");
-        let len = head.len() - 4 + payload.len();
-        let len = u32::try_from(len).expect("a frame is bounded by the largest client message");
-        head[..4].copy_from_slice(&len.to_le_bytes());
-        Self { head: head.into(), payload }
+        let length = |head: usize| {
+            let len = u32::try_from(head + payload.len()).expect("a frame is bounded by the largest client message");
+            len.to_le_bytes()
+        };
+        // Most headers are short: written in place, they cost one allocation of their size.
+        let mut short = [0; SHORT_HEAD];
+        let head = if let Ok(written) = postcard::to_slice(header, &mut short[4..]) {
+            let len = written.len();
+            short[..4].copy_from_slice(&length(len));
+            Bytes::copy_from_slice(&short[..4 + len])
+        } else {
+            let mut head = postcard::to_extend(header, vec![0; 4]).expect("a header of owned values always encodes");
+            let len = length(head.len() - 4);
+            head[..4].copy_from_slice(&len);
+            head.into()
+        };
+        Self { head, payload }
     }
 }
 
