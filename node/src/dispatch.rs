@@ -37,7 +37,7 @@ pub(crate) fn handle(
     core: &Arc<Core>,
     link: &Arc<Link>,
     batch: &mut Batch,
-    replies: &mut Replies<'_>,
+    replies: &mut Replies,
     header: Header,
     payload: &[u8],
 ) {
@@ -46,20 +46,20 @@ pub(crate) fn handle(
             // A string of the longest payload, and its quotes.
             if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(payload, MAX_PAYLOAD + 2) {
                 core.metrics.link_protocol_errors.inc();
-                replies.add(token, Outcome::Refused(ErrorCode::BadMessage));
+                replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
                 return;
             }
-            replies.add(token, to_inbox(core, batch, kind, &inbox, payload));
+            replies.add(core, link, token, to_inbox(core, batch, kind, &inbox, payload));
         }
         Header::ToSession { token, kind, to, from } => {
             if !is_payload(payload, MAX_MESSAGE) {
                 core.metrics.link_protocol_errors.inc();
-                replies.add(token, Outcome::Refused(ErrorCode::BadMessage));
+                replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
                 return;
             }
             let from = PeerAddr { node: link.peer(), session: from };
             if let Some(outcome) = to_session(core, batch, kind, to, from, payload) {
-                replies.add(token, outcome);
+                replies.add(core, link, token, outcome);
             } else {
                 let reply = ReplyTo::Link { link: link.clone(), token, dropped: core.metrics.replies_dropped.clone() };
                 // Copied: as a part of what was read, a small payload that waits would keep all of that in memory, and

@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,11 +17,15 @@ use bytes::{Bytes, BytesMut};
 use chappe_common::keys::NodeId;
 use governor::{Quota, RateLimiter};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::{sync::oneshot, task::JoinSet, time::interval};
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{interval, sleep_until},
+};
 
 use super::{
     exchange,
-    frame::{self, Frame, Header, Lane, Note, Outcome, Request, Response},
+    frame::{self, Frame, FrameError, Header, Lane, Note, Outcome, Request, Response},
     membership::Event,
     outcomes::Outcomes,
     replies::Replies,
@@ -203,18 +208,19 @@ impl Link {
         payload: Bytes,
         origin: Origin,
     ) -> Result<(), SendError> {
-        self.touch();
+        let now = Instant::now();
+        self.touch(now);
         // Held over the queueing, so that tokens are in the order of the frames. Nothing waits inside.
         let mut outcomes = self.outcomes();
         let token = outcomes.next_token().ok_or(SendError::Full)?;
         self.relay.try_send(Frame::new(&header(token), payload))?;
-        outcomes.open(Instant::now(), origin);
+        outcomes.open(now, origin);
         Ok(())
     }
 
     /// Sends what has no payload over the relay lane.
     pub(crate) fn try_relay(&self, header: &Header) -> Result<(), SendError> {
-        self.touch();
+        self.touch(Instant::now());
         Ok(self.relay.try_send(Frame::new(header, Bytes::new()))?)
     }
 
@@ -225,13 +231,13 @@ impl Link {
 
     /// Sends what needs no answer over the control lane.
     pub(crate) fn try_control(&self, header: &Header) -> Result<(), SendError> {
-        self.touch();
+        self.touch(Instant::now());
         Ok(self.control.try_send(Frame::new(header, Bytes::new()))?)
     }
 
     /// Sends a membership packet. It may be lost, as datagrams may.
     pub(crate) fn send_datagram(&self, packet: Bytes) {
-        self.touch();
+        self.touch(Instant::now());
         // Too large or unsupported can't be: the packet's size is below what every path carries. Closed counts as lost.
         let _ = self.connection.send_datagram(packet);
     }
@@ -279,8 +285,8 @@ impl Link {
         }
     }
 
-    fn touch(&self) {
-        let age = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+    fn touch(&self, now: Instant) {
+        let age = u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_used.store(age, Ordering::Relaxed);
     }
 
@@ -384,38 +390,59 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
 async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: RecvStream) {
     let mut buffer = BytesMut::new();
     let mut pieces = vec![Bytes::new(); READ_PIECES];
-    while let Ok(Some(count)) = stream.read_chunks(&mut pieces).await {
+    let mut replies = Replies::default();
+    let mut timer = pin!(sleep_until(Instant::now().into()));
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = stream.read_chunks(&mut pieces) => read,
+            () = timer.as_mut(), if replies.deadline().is_some() => {
+                replies.send(&core, &link);
+                continue;
+            }
+        };
+        let Ok(Some(count)) = read else { break };
         for piece in &mut pieces[..count] {
             buffer.extend_from_slice(&std::mem::take(piece));
         }
-        link.touch();
-        let mut batch = Batch::default();
-        let mut replies = Replies::new(&link);
-        loop {
-            match frame::decode(&mut buffer, lane) {
-                Ok(Some((header, payload))) => {
-                    batch.expect(!buffer.is_empty());
-                    dispatch::handle(&core, &link, &mut batch, &mut replies, header, &payload);
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    core.metrics.link_protocol_errors.inc();
-                    tracing::debug!(peer = link.peer.short(), %error, "closing a link");
-                    link.close(CloseReason::Protocol);
-                    return;
-                }
-            }
+        link.touch(Instant::now());
+        if let Err(error) = handle_frames(&core, &link, lane, &mut buffer, &mut replies) {
+            core.metrics.link_protocol_errors.inc();
+            tracing::debug!(peer = link.peer.short(), %error, "closing a link");
+            link.close(CloseReason::Protocol);
+            return;
         }
-        batch.flush();
-        core.metrics.replies_dropped.inc_by(replies.finish());
+        match replies.deadline() {
+            // A lane that is never read empty would never come to its timer.
+            Some(deadline) if deadline <= Instant::now() => replies.send(&core, &link),
+            Some(deadline) if timer.deadline() != deadline.into() => timer.as_mut().reset(deadline.into()),
+            _ => {}
+        }
     }
+    replies.send(&core, &link);
+}
+
+/// Handles all whole frames of what was read.
+fn handle_frames(
+    core: &Arc<Core>,
+    link: &Arc<Link>,
+    lane: Lane,
+    buffer: &mut BytesMut,
+    replies: &mut Replies,
+) -> Result<(), FrameError> {
+    let mut batch = Batch::default();
+    while let Some((header, payload)) = frame::decode(buffer, lane)? {
+        batch.expect(!buffer.is_empty());
+        dispatch::handle(core, link, &mut batch, replies, header, &payload);
+    }
+    Ok(())
 }
 
 async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
     // Before the queue that all links share: a flood over one must not crowd out the others' probes.
     let rate = RateLimiter::direct(Quota::per_second(DATAGRAMS.0).allow_burst(DATAGRAMS.1));
     while let Ok(packet) = link.connection.read_datagram().await {
-        link.touch();
+        link.touch(Instant::now());
         if rate.check().is_err() {
             core.metrics.datagrams_dropped.inc();
             continue;

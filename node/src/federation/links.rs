@@ -21,7 +21,7 @@ use chappe_common::{
 use dashmap::DashMap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
 use tokio::sync::Semaphore;
@@ -179,6 +179,9 @@ impl Links {
 
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
+    // Every other packet would be acknowledged at once. Loss is found all the same: packets out of order are told at once.
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(10));
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(LINK_IDLE).expect("half an hour is a valid timeout")))
         // Two lanes; first words or exchanges.
@@ -188,6 +191,7 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(1024 * 1024))
         .receive_window(VarInt::from_u32(4 * 1024 * 1024))
         .send_window(4 * 1024 * 1024)
+        .ack_frequency_config(Some(acks))
         .datagram_receive_buffer_size(Some(64 * 1024))
         .datagram_send_buffer_size(64 * 1024);
     transport

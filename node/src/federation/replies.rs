@@ -1,54 +1,64 @@
-//! What became of the messages that one link brought at once: what was delivered in a row is told in one frame.
+//! What became of the messages of one link: what is delivered in a row is told in one frame, a moment later.
+
+use std::time::{Duration, Instant};
 
 use super::{
     frame::{Header, Outcome},
     link::Link,
 };
+use crate::core::Core;
+
+/// How long a delivery may wait for others to be told with it. Nobody waits for the word, but whoever asked for
+/// `delivered`, and packets are what costs most between nodes.
+const WAIT: Duration = Duration::from_millis(2);
 
 /// Outcomes to be told over a link.
-#[derive(Debug)]
-pub(crate) struct Replies<'a> {
-    link: &'a Link,
-    /// Tokens in a row that were delivered: the first, and how many.
-    delivered: Option<(u64, u32)>,
-    /// Frames that the link did not take. Whose outcome is lost is told «unreachable» when its time is over.
-    dropped: u64,
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    delivered: Option<Row>,
 }
 
-impl<'a> Replies<'a> {
-    /// None yet.
-    pub(crate) const fn new(link: &'a Link) -> Self {
-        Self { link, delivered: None, dropped: 0 }
-    }
+/// Tokens in a row that were delivered.
+#[derive(Debug)]
+struct Row {
+    first: u64,
+    count: u32,
+    until: Instant,
+}
 
-    /// Tells the outcome of one message, or keeps it for [`Replies::finish`].
-    pub(crate) fn add(&mut self, token: u64, outcome: Outcome) {
-        if outcome != Outcome::Delivered {
-            self.send(&Header::Outcome { token, outcome });
-            return;
-        }
+impl Replies {
+    /// Tells the outcome of one message, or keeps it until [`Replies::deadline`].
+    pub(crate) fn add(&mut self, core: &Core, link: &Link, token: u64, outcome: Outcome) {
         match &mut self.delivered {
-            Some((first, count)) if first.checked_add((*count).into()) == Some(token) => *count += 1,
-            _ => {
-                self.send_delivered();
-                self.delivered = Some((token, 1));
+            Some(row) if outcome == Outcome::Delivered && row.first.checked_add(row.count.into()) == Some(token) => {
+                row.count += 1;
+                return;
             }
+            _ => self.send(core, link),
+        }
+        if outcome == Outcome::Delivered {
+            self.delivered = Some(Row { first: token, count: 1, until: Instant::now() + WAIT });
+        } else {
+            tell(core, link, &Header::Outcome { token, outcome });
         }
     }
 
-    /// Tells what is left; gives back how many frames the link did not take.
-    pub(crate) fn finish(mut self) -> u64 {
-        self.send_delivered();
-        self.dropped
+    /// When what is kept has to be sent.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.delivered.as_ref().map(|row| row.until)
     }
 
-    fn send_delivered(&mut self) {
-        if let Some((first, count)) = self.delivered.take() {
-            self.send(&Header::Delivered { first, count });
+    /// Tells what is kept.
+    pub(crate) fn send(&mut self, core: &Core, link: &Link) {
+        if let Some(Row { first, count, .. }) = self.delivered.take() {
+            tell(core, link, &Header::Delivered { first, count });
         }
     }
+}
 
-    fn send(&mut self, header: &Header) {
-        self.dropped += u64::from(self.link.try_relay(header).is_err());
+/// What the link doesn't take is lost: its sender is told «unreachable» when its time is over.
+fn tell(core: &Core, link: &Link, header: &Header) {
+    if link.try_relay(header).is_err() {
+        core.metrics.replies_dropped.inc();
     }
 }
