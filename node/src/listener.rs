@@ -26,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{error::Elapsed, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -143,7 +143,7 @@ async fn begin(
             let first = upgrade::read(&mut stream).await?;
             Ok::<_, io::Error>((stream, first))
         };
-        match timeout(within, opening).await.ok()?.ok()? {
+        match in_time(&core, timeout(within, opening).await)? {
             (stream, First::WebSocket { answer, rest }) => {
                 let (stream, tls) = stream.into_inner();
                 Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits)
@@ -154,7 +154,7 @@ async fn begin(
             }
         }
     } else {
-        match timeout(within, upgrade::read(&mut stream)).await.ok()?.ok()? {
+        match in_time(&core, timeout(within, upgrade::read(&mut stream)).await)? {
             First::WebSocket { answer, rest } => Connection::new(stream, None, &answer, rest, &core.config.limits),
             First::Http(head) => {
                 serve(Rewound::new(head, stream), routes, within).boxed().await;
@@ -163,6 +163,15 @@ async fn begin(
         }
     };
     Running::new(core, connection.ok()?, ip)
+}
+
+/// What was asked; counted where that took too long, or broke off.
+fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> {
+    if let Ok(Ok(opened)) = opened {
+        return Some(opened);
+    }
+    core.metrics.connections_unfinished.inc();
+    None
 }
 
 /// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.

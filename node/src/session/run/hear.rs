@@ -30,20 +30,12 @@ const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 impl Session {
     pub(super) fn handle_violation(&mut self, violation: Violation) {
         self.unread = true;
-        let reason = match violation {
-            Violation::TooLarge => {
-                self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
-                "too_large"
-            }
-            Violation::Parts => {
-                self.core.metrics.refused(ErrorCode::RateLimited);
-                "too many parts"
-            }
-            Violation::Protocol => "protocol error",
-            Violation::Utf8 => "not UTF-8",
-        };
+        self.core.metrics.violated(violation);
+        if violation == Violation::TooLarge {
+            self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
+        }
         // The session is over with it.
-        let _ = self.close(violation.close_code(), reason);
+        let _ = self.close(violation.close_code(), violation.as_str());
     }
 
     pub(super) fn handle_heard(&mut self, heard: Heard<'_>) -> Result<(), Over> {
