@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) messages: Counter,
     /// Messages of this node's clients that were delivered.
     pub(crate) delivered: Counter,
+    /// Requests to pair or link, and answers to them, that could not be processed: above all, codes that nobody has.
+    pub(crate) asks_refused: Counter,
     refused: Family<Code, Counter>,
     /// Links that came up.
     pub(crate) links_opened: Counter,
@@ -123,6 +125,7 @@ impl Metrics {
             ),
             ("messages", "Client messages understood", &self.messages),
             ("delivered", "Client messages delivered", &self.delivered),
+            ("asks_refused", "Requests to pair or link that could not be processed", &self.asks_refused),
             ("links_opened", "Links opened", &self.links_opened),
             ("links_closed", "Links closed", &self.links_closed),
             ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),

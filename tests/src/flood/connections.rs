@@ -17,8 +17,8 @@ use super::{
 
 /// The most that one process may have open, with room for what else it needs.
 const OPEN: u32 = 19_500;
-/// How many are begun in a second: a machine's queue of connections holds that many.
-const RATE: u32 = 3_000;
+/// How many are begun in a second: all places of a node within the time that it gives each.
+const RATE: u32 = 4_500;
 
 /// As many connections as a process may hold, of which a half say nothing at all and the others a half of a request.
 /// Whoever is closed comes again.

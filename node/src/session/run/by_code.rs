@@ -78,6 +78,10 @@ impl Session {
         for action in actions {
             match action {
                 Action::Say(text) => self.say(&text),
+                Action::Refuse(text) => {
+                    self.core.metrics.asks_refused.inc();
+                    self.say(&text);
+                }
                 Action::Tell(to, note) => self.tell(to, note),
                 Action::Bonds(bonds) => self.handle.publish_bonds(bonds),
                 Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())),
