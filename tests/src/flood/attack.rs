@@ -97,12 +97,14 @@ pub struct Attack {
     pub name: &'static str,
     /// Whether it is for a node with TLS.
     pub tls: bool,
+    /// How many times as long as others it takes.
+    pub times: u32,
     /// Counters of the node of which at least one has to grow: a part of the name as `/metrics` has it.
     pub counted: &'static [&'static str],
 }
 
 const fn attack(name: &'static str, counted: &'static [&'static str]) -> Attack {
-    Attack { name, tls: false, counted }
+    Attack { name, tls: false, times: 1, counted }
 }
 
 /// All of them, in the order in which they are run.
@@ -118,7 +120,8 @@ pub const ATTACKS: &[Attack] = &[
     attack("unknown-types", &["unknown_type", "rate_limited"]),
     attack("binary", &["bad_message", "rate_limited"]),
     attack("compressed", &["violations"]),
-    attack("not-reading", &["sessions_slow"]),
+    // Until five hundred are filled.
+    Attack { name: "not-reading", tls: false, times: 3, counted: &["sessions_slow"] },
     attack("pair-random-one-source", &["rate_limited"]),
     attack("pair-random-many", &["rate_limited"]),
     attack("pair-one-code-one-source", &["rate_limited"]),
@@ -132,7 +135,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("register-and-leave", &[]),
     attack("leases-by-a-node", &["leases_refused", "link_protocol_errors", "handshakes_refused"]),
     attack("frames-to-nobody", &[]),
-    Attack { name: "tls-abandoned", tls: true, counted: &["connections_unfinished", "connections_refused"] },
+    Attack { name: "tls-abandoned", tls: true, times: 1, counted: &["connections_unfinished", "connections_refused"] },
 ];
 
 /// Carries an attack out, in this process, and gives what was counted as JSON.

@@ -72,7 +72,7 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
         figures.remark(&format!("{}…", attack.name));
         let before = State::of(&node).await;
         let (stretch, since) = (honest.next_stretch(), Instant::now());
-        let told = start(attack.name, &node, course.attack(), course.quick).await;
+        let told = start(attack.name, &node, course.attack() * attack.times, course.quick).await;
         let (lasted, after) = (since.elapsed().as_secs_f64(), State::of(&node).await);
         honest.next_stretch();
         sleep(course.quiet()).await;

@@ -91,7 +91,7 @@ impl Session {
 
     /// Notes something to another session, over a new link where there is none: then later notes to the same node wait
     /// with it, and the client's messages, which must not overtake them.
-    fn tell(&mut self, to: PeerAddr, note: Note) {
+    pub(super) fn tell(&mut self, to: PeerAddr, note: Note) {
         if self.notes.len() >= MAX_NOTES {
             self.note_lost(to, &note);
             return;
