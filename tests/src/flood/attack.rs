@@ -133,7 +133,8 @@ pub const ATTACKS: &[Attack] = &[
     attack("call-offer-one-source", &["rate_limited", "peer_offline"]),
     attack("call-offer-many", &["rate_limited", "peer_offline"]),
     attack("register-and-leave", &[]),
-    attack("leases-by-a-node", &["leases_refused", "link_protocol_errors", "handshakes_refused"]),
+    attack("leases-by-a-node", &[]),
+    attack("forged-leases-by-a-node", &["link_protocol_errors"]),
     attack("frames-to-nobody", &[]),
     Attack { name: "tls-abandoned", tls: true, times: 1, counted: &["connections_unfinished", "connections_refused"] },
 ];
@@ -149,7 +150,8 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
         "tls-abandoned" => connections::abandon_tls(&plan).await,
         "not-reading" => slow::run(&plan).await,
         "register-and-leave" => floods::register_and_leave(&plan).await,
-        "leases-by-a-node" => leases::flood(&plan).await,
+        "leases-by-a-node" => leases::flood(&plan, false).await,
+        "forged-leases-by-a-node" => leases::flood(&plan, true).await,
         "frames-to-nobody" => leases::frames_to_nobody(&plan).await,
         other => match messages::Message::from_name(other) {
             Some(message) => messages::run(&plan, message).await,

@@ -29,9 +29,9 @@ use crate::raw::lease;
 /// Requests with leases in a second: 32,000 leases.
 const REQUESTS: u32 = 500;
 /// Leases of one request: the most that are allowed.
-const BATCH: usize = 64;
-/// Of them, those that verify, and are kept.
-const VALID: usize = 8;
+const BATCH: u64 = 64;
+/// Requests until the same leases come again: signing costs as much as checking.
+const REQUESTS_SIGNED: u64 = 100;
 /// Messages to nobody in a second.
 const FRAMES: u32 = 20_000;
 /// How many of them are written at once.
@@ -123,54 +123,49 @@ fn frame(header: &[u8], payload: &[u8]) -> Vec<u8> {
     [&len.to_le_bytes()[..], header, payload].concat()
 }
 
-/// Registers leases, of which most don't verify: the others are kept, up to what one member may have.
-pub async fn flood(plan: &Plan) {
+/// Registers leases: good ones, the same again and again, or such as don't verify.
+pub async fn flood(plan: &Plan, forged: bool) {
     let since = Instant::now();
     let mut turn = 0;
     while !plan.is_over() {
         if let Ok(Some(link)) = timeout_at(plan.until, Link::dial(plan)).await {
-            let _ = timeout_at(plan.until, register(plan, &link, since, &mut turn)).await;
+            let _ = timeout_at(plan.until, register(plan, &link, since, &mut turn, forged)).await;
             drop(link.answering);
         }
-        plan.turn(since, turn, plan.some(REQUESTS)).await;
         turn += u64::from(plan.some(REQUESTS));
+        plan.turn(since, turn, plan.some(REQUESTS)).await;
     }
 }
 
-async fn register(plan: &Plan, link: &Link, since: Instant, turn: &mut u64) -> Option<()> {
+async fn register(plan: &Plan, link: &Link, since: Instant, turn: &mut u64, forged: bool) -> Option<()> {
     let mut lane = link.lane(2).await?;
     let node = link.key.node_id();
+    let mut signed = Vec::new();
     loop {
         plan.turn(since, *turn, plan.some(REQUESTS)).await;
         *turn += 1;
-        let leases: Vec<_> = (0..BATCH).map(|number| one_lease(node, *turn, number)).collect();
+        let place = (*turn % REQUESTS_SIGNED) as usize;
+        if signed.len() <= place {
+            let first = signed.len() as u64 * BATCH;
+            signed.push((first..first + BATCH).map(|number| one_lease(node, number, forged)).collect::<Vec<_>>());
+        }
+        let leases = &signed[place.min(signed.len() - 1)];
         // Header 4, a question; its id; question 0, to keep leases.
         let header = postcard::to_allocvec(&(4_u8, *turn, 0_u8, leases)).ok()?;
         lane.write_all(&frame(&header, b"")).await.ok()?;
-        plan.tally.add("leases sent", BATCH as u64);
+        plan.tally.add("leases sent", BATCH);
     }
 }
 
-fn one_lease(node: NodeId, turn: u64, number: usize) -> Bytes {
+fn one_lease(node: NodeId, number: u64, forged: bool) -> Bytes {
     let mut seed = [0x1E; 32];
-    // Signing costs as much as checking: those that don't verify are all one.
-    let is_valid = number < VALID;
-    seed[..8].copy_from_slice(&if is_valid { turn * BATCH as u64 + number as u64 } else { 0 }.to_le_bytes());
-    thread_local! {
-        static FORGED: std::cell::OnceCell<Bytes> = const { std::cell::OnceCell::new() };
+    seed[..8].copy_from_slice(&number.to_le_bytes());
+    let lease = lease(&SecretKey::from_bytes(&seed), node, crate::raw::now_ms(), Duration::from_secs(3_000));
+    let mut bytes = lease.as_bytes().to_vec();
+    if forged && let Some(last) = bytes.last_mut() {
+        *last ^= 1;
     }
-    let sign = || lease(&SecretKey::from_bytes(&seed), node, crate::raw::now_ms(), Duration::from_secs(3_000));
-    if is_valid {
-        return sign().as_bytes().clone();
-    }
-    FORGED.with(|forged| {
-        let forge = || {
-            let mut bytes = sign().as_bytes().to_vec();
-            *bytes.last_mut().expect("not empty") ^= 1;
-            bytes.into()
-        };
-        forged.get_or_init(forge).clone()
-    })
+    bytes.into()
 }
 
 /// Forwards messages to inboxes that nobody has.
