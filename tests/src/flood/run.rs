@@ -84,7 +84,7 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
         figures.remark(&format!("  the attacker counted {told}"));
         is_right &= print("messages of the honest that were lost", lost(&noticed), "", Some(0.0));
         is_right &= print("newcomers that weren't let in", count(noticed.not_let_in), "", Some(0.0));
-        let quiet = quiet.map(|quiet| p99(quiet)).into_iter().fold(0.0, f64::max);
+        let quiet = quiet.map(p99).into_iter().fold(0.0, f64::max);
         print("p99 of the honest in quiet times", quiet, "ms", None);
         print("p99 of the honest", p99(noticed), "ms", Some(quiet * 2.0));
         print("processor of the node", (after.cpu - before.cpu) / lasted * 100.0, "%", None);
