@@ -16,7 +16,7 @@ use crate::{
     core::Core,
     federation::{
         frame::{Header, LeasePut, MAX_BATCH, Note, Outcome, Request, Response},
-        link::Link,
+        link::{CloseReason, Link},
         replies::Replies,
     },
     homes::CodeHolder,
@@ -85,7 +85,12 @@ pub(crate) fn handle(
             // The link's first words may be older than what the peer has signed since.
             let signed = core.records.find(&link.peer(), core.clock.now()).map_or(0, |record| record.epoch);
             let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
-            let response = answer(core, from, request);
+            let Some(response) = answer(core, from, request) else {
+                core.metrics.link_protocol_errors.inc();
+                tracing::debug!(peer = link.peer().short(), "closing a link: a lease that does not verify");
+                link.close(CloseReason::Protocol);
+                return;
+            };
             // A full lane costs the asker its answer; it asks other homes too.
             if link.try_control(&Header::Response { id, response }).is_err() {
                 core.metrics.replies_dropped.inc();
@@ -156,12 +161,13 @@ pub(crate) fn answer_of_nobody(note: &Note) -> Option<Note> {
     }
 }
 
-/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself.
-pub(crate) fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Response {
+/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. `None`: it shows what
+/// no node shows that keeps to the protocol.
+pub(crate) fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Option<Response> {
     let now = Instant::now();
-    match request {
+    Some(match request {
         Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
-            Response::Leases(leases.into_iter().map(|lease| put_lease(core, now, from, lease)).collect())
+            Response::Leases(leases.into_iter().map(|lease| put_lease(core, now, from, lease)).collect::<Option<_>>()?)
         }
         Request::DropLeases(leases) if leases.len() <= MAX_BATCH => {
             let mut homes = core.homes();
@@ -196,21 +202,19 @@ pub(crate) fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Re
             core.metrics.link_protocol_errors.inc();
             Response::Refused
         }
-    }
+    })
 }
 
-fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> LeasePut {
+/// Keeps a lease; `None` where it doesn't verify, which its node has checked before.
+fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> Option<LeasePut> {
     // A lease is put again and again while its client is there. Its signature is verified once.
     let known = |lease: &Lease| {
         let kept = core.homes().leases.known(&lease.inbox).cloned();
         kept.or_else(|| core.local.lease(&lease.inbox).map(|own| SignedLease::clone(&own)))
     };
-    let Ok(lease) = Signed::<Lease>::decode_unless_known(bytes, known) else {
-        core.metrics.leases_refused.inc();
-        return LeasePut::Refused;
-    };
+    let lease = Signed::<Lease>::decode_unless_known(bytes, known).ok()?;
     let put = core.homes().leases.put(now, core.clock.now(), from, lease.clone());
-    match put {
+    Some(match put {
         Put::Kept(former) => {
             if let Some(former) = former {
                 tell_displaced(core, former, &lease);
@@ -222,7 +226,7 @@ fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> 
             core.metrics.leases_refused.inc();
             LeasePut::Refused
         }
-    }
+    })
 }
 
 /// Tells the edge of an older lease that a newer one is kept.

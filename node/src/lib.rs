@@ -27,6 +27,7 @@ mod session;
 mod shares;
 mod socket;
 mod tasks;
+mod unfinished;
 #[cfg(test)]
 mod vectors;
 

@@ -26,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{error::Elapsed, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -40,10 +40,13 @@ use crate::{
         tls::Tls,
         upgrade::{self, First},
     },
+    unfinished::{Unfinished, Waiting},
 };
 
 /// A failed `accept` is mostly a full table of files; trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that has to make room may take to do so: it ends the next time that its task runs.
+const PLACE_WAIT: Duration = Duration::from_millis(100);
 
 /// The routes for clients.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
@@ -67,22 +70,44 @@ pub(crate) fn admin_routes(core: Arc<Core>) -> Router {
 /// Accepts clients until the task is ended.
 pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let room = Arc::new(Semaphore::new(core.config.client.max_connections));
+    let mut unfinished = Unfinished::new(core.config.client.max_connections);
     let routes = client_routes(core.clone());
     loop {
         let Some((stream, addr)) = accept(&listener).await else { continue };
         let exempt = core.sources.exempts(addr.ip());
-        let Ok(place) = room.clone().try_acquire_owned() else {
-            core.metrics.connections_refused.inc();
-            continue;
-        };
         if !exempt && !core.sources.allows_connection(Source::of(addr.ip())) {
             core.metrics.connections_refused.inc();
             continue;
         }
+        let Some(place) = place(&room, &mut unfinished).await else {
+            core.metrics.connections_refused.inc();
+            continue;
+        };
+        let waiting = unfinished.count_in();
         let tls = tls.as_ref().map(|tls| tls.acceptor());
         // Boxed: what wraps the future would hold it again.
-        core.connections.spawn(Box::pin(serve_client(core.clone(), stream, addr.ip(), routes.clone(), tls, place)));
+        core.connections.spawn(Box::pin(serve_client(
+            core.clone(),
+            stream,
+            addr.ip(),
+            routes.clone(),
+            tls,
+            waiting,
+            place,
+        )));
     }
+}
+
+/// A place among the connections: a free one, or that of the one which has said nothing for longest.
+async fn place(room: &Arc<Semaphore>, unfinished: &mut Unfinished) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = room.clone().try_acquire_owned() {
+        return Some(place);
+    }
+    if !unfinished.drop_oldest() {
+        return None;
+    }
+    // It has only to be told.
+    timeout(PLACE_WAIT, room.clone().acquire_owned()).await.ok()?.ok()
 }
 
 /// Accepts the operator until the task is ended.
@@ -92,7 +117,10 @@ pub(crate) async fn serve_admin(core: Arc<Core>, listener: TcpListener) {
     let routes = admin_routes(core.clone());
     loop {
         let Some((stream, _)) = accept(&listener).await else { continue };
-        let Ok(place) = room.clone().try_acquire_owned() else { continue };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            core.metrics.connections_refused.inc();
+            continue;
+        };
         let routes = routes.clone().layer(Extension(Arc::new(place)));
         core.tasks.spawn(serve(stream, routes, core.config.times.upgrade));
     }
@@ -116,11 +144,18 @@ async fn serve_client(
     ip: IpAddr,
     routes: Router,
     tls: Option<TlsAcceptor>,
+    waiting: Waiting,
     _place: OwnedSemaphorePermit,
 ) {
+    let unfinished = core.metrics.connections_unfinished.clone();
     // Boxed: an idle session keeps nothing of how it began.
-    if let Some(session) = Box::pin(begin(core, stream, ip, routes, tls)).await {
-        session.run().await;
+    match Box::pin(waiting.finish(begin(core, stream, ip, routes, tls))).await {
+        Some(Some(session)) => {
+            drop(unfinished);
+            session.run().await;
+        }
+        Some(None) => {}
+        None => drop(unfinished.inc()),
     }
 }
 
@@ -141,7 +176,7 @@ async fn begin(
             let first = upgrade::read(&mut stream).await?;
             Ok::<_, io::Error>((stream, first))
         };
-        match timeout(within, opening).await.ok()?.ok()? {
+        match in_time(&core, timeout(within, opening).await)? {
             (stream, First::WebSocket { answer, rest }) => {
                 let (stream, tls) = stream.into_inner();
                 Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits)
@@ -152,7 +187,7 @@ async fn begin(
             }
         }
     } else {
-        match timeout(within, upgrade::read(&mut stream)).await.ok()?.ok()? {
+        match in_time(&core, timeout(within, upgrade::read(&mut stream)).await)? {
             First::WebSocket { answer, rest } => Connection::new(stream, None, &answer, rest, &core.config.limits),
             First::Http(head) => {
                 serve(Rewound::new(head, stream), routes, within).boxed().await;
@@ -161,6 +196,15 @@ async fn begin(
         }
     };
     Some(Running::new(core, connection.ok()?, ip))
+}
+
+/// What was asked; counted where that took too long, or broke off.
+fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> {
+    if let Ok(Ok(opened)) = opened {
+        return Some(opened);
+    }
+    core.metrics.connections_unfinished.inc();
+    None
 }
 
 /// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.

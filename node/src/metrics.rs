@@ -9,7 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::membership::counts::{Counts, Reason};
+use crate::{
+    membership::counts::{Counts, Reason},
+    socket::frame::Violation,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
@@ -29,10 +32,16 @@ pub(crate) struct Metrics {
     pub(crate) sessions_slow: Counter,
     /// Connections that were refused: over a rate or at the bound.
     pub(crate) connections_refused: Counter,
+    /// Connections that ended, or were dropped, before they asked for anything: a handshake or a request that wasn't
+    /// whole in time.
+    pub(crate) connections_unfinished: Counter,
+    violations: Family<Code, Counter>,
     /// Messages of clients that were understood.
     pub(crate) messages: Counter,
     /// Messages of this node's clients that were delivered.
     pub(crate) delivered: Counter,
+    /// Requests to pair or link, and answers to them, that could not be processed: above all, codes that nobody has.
+    pub(crate) asks_refused: Counter,
     refused: Family<Code, Counter>,
     /// Links that came up.
     pub(crate) links_opened: Counter,
@@ -85,6 +94,11 @@ impl Metrics {
         self.refused.get_or_create(&Code { code: code.as_str() }).inc();
     }
 
+    /// Counts a session that ended because its client broke the framing.
+    pub(crate) fn violated(&self, violation: Violation) {
+        self.violations.get_or_create(&Code { code: violation.as_str() }).inc();
+    }
+
     /// Takes what membership has counted.
     pub(crate) fn set_membership(&self, counts: Counts) {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
@@ -104,8 +118,14 @@ impl Metrics {
             ("sessions_silent", "Sessions closed for silence", &self.sessions_silent),
             ("sessions_slow", "Sessions closed because the client was too slow", &self.sessions_slow),
             ("connections_refused", "Client connections refused", &self.connections_refused),
+            (
+                "connections_unfinished",
+                "Client connections that asked for nothing in time",
+                &self.connections_unfinished,
+            ),
             ("messages", "Client messages understood", &self.messages),
             ("delivered", "Client messages delivered", &self.delivered),
+            ("asks_refused", "Requests to pair or link that could not be processed", &self.asks_refused),
             ("links_opened", "Links opened", &self.links_opened),
             ("links_closed", "Links closed", &self.links_closed),
             ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),
@@ -120,6 +140,7 @@ impl Metrics {
             registry.register(name, help, counter.clone());
         }
         registry.register("refused", "Client requests refused", self.refused.clone());
+        registry.register("violations", "Sessions ended because the client broke the framing", self.violations.clone());
         let counts = self.membership();
         for (name, help, count) in [
             ("members_up", "Members that came up", counts.up),

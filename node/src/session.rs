@@ -105,6 +105,14 @@ impl SessionEvent {
     pub(crate) const fn is_in_order(&self) -> bool {
         matches!(self, Self::Message(_) | Self::Note(_))
     }
+
+    /// Whether anybody who knows the session's code could be behind it.
+    pub(crate) const fn is_by_stranger(&self) -> bool {
+        match self {
+            Self::Note(noted) => matches!(noted.1, Note::Ask(_) | Note::AskWithdrawn { .. }),
+            _ => false,
+        }
+    }
 }
 
 impl Weigh for SessionEvent {

@@ -2,6 +2,8 @@
 //!
 //! Owns how bytes become frames and frames bytes. What they mean is the session's business.
 
+#[cfg(test)]
+mod autobahn;
 pub(crate) mod frame;
 pub(crate) mod incoming;
 pub(crate) mod out;

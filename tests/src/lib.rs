@@ -5,6 +5,7 @@
 pub mod faults;
 pub mod federation;
 pub mod figures;
+pub mod flood;
 pub mod hosts;
 pub mod process;
 pub mod raw;

@@ -20,9 +20,17 @@ use crate::PATIENCE;
 /// # Panics
 /// It has not been built.
 pub fn binary() -> PathBuf {
+    beside("chappe")
+}
+
+/// A binary of this name beside this one.
+///
+/// # Panics
+/// It has not been built.
+pub fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a path of this program");
-    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("chappe")).find(|path| path.is_file());
-    beside.expect("the chappe binary is not built; build it first: cargo build -p chappe, with --release if this is")
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    beside.unwrap_or_else(|| panic!("{name} is not built; build it first: cargo build, with --release if this is"))
 }
 
 /// A process that prints a JSON object a line. Killed when dropped.
@@ -43,16 +51,25 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// Starts `chappe --json` with these arguments, with its log in a file.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start_logged(log: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.arg("--json").args(args).env("CHAPPE_LOG", "info").stdin(Stdio::null()).stderr(log_file(log));
+        Self::spawn(command)
+    }
+
     /// Starts `chappe --json` with these arguments in a network namespace, with its log in a file.
     ///
     /// # Panics
     /// It doesn't start.
     pub fn start_in(namespace: &str, log: &Path, args: &[&str]) -> Self {
-        let log = OpenOptions::new().create(true).append(true).open(log).expect("a file for the log");
         let mut command = Command::new("ip");
         // It becomes the process that it starts: signals reach that.
         command.args(["netns", "exec", namespace]).arg(binary()).arg("--json").args(args);
-        command.env("CHAPPE_LOG", "info").stdin(Stdio::null()).stderr(log);
+        command.env("CHAPPE_LOG", "info").stdin(Stdio::null()).stderr(log_file(log));
         Self::spawn(command)
     }
 
@@ -98,6 +115,19 @@ impl Process {
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
+    /// The processor time that it has used, in seconds.
+    ///
+    /// # Panics
+    /// It has ended, or this is not Linux.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("Linux");
+        // Fields 14 and 15; the name, which may hold spaces, is the second.
+        let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(11).take(2);
+        let ticks: f64 = fields.map(|ticks| ticks.parse::<f64>().expect("a number")).sum();
+        // Linux counts hundredths of a second, whatever its own tick.
+        ticks / 100.0
+    }
+
     /// Kills it, as a power cut would.
     ///
     /// # Panics
@@ -113,6 +143,10 @@ impl Process {
     pub async fn succeeded(mut self) -> bool {
         timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status").success()
     }
+}
+
+fn log_file(path: &Path) -> std::fs::File {
+    OpenOptions::new().create(true).append(true).open(path).expect("a file for the log")
 }
 
 /// An HTTP client for what processes serve.

@@ -174,3 +174,49 @@ async fn a_client_that_breaks_the_framing_is_told_why_and_closed() {
     eventually("nobody is left", || federation.nodes[0].stats().sessions == 0).await;
     federation.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.client.max_connections = 8;
+        config.times.upgrade = PATIENCE;
+    })
+    .await;
+    let (addr, url) = (federation.nodes[0].addrs().client, federation.nodes[0].client_url());
+    let mut silent = Vec::new();
+    // Half of a request, all of one that is no upgrade, and nothing at all.
+    for words in [&b"GET / HTTP/1.1\r\n"[..], b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b""].repeat(4) {
+        let mut stream = TcpStream::connect(addr).await.expect("a connection");
+        // What had to make room may be gone already.
+        let _ = stream.write_all(words).await;
+        silent.push(stream);
+    }
+    let mut sessions = Vec::new();
+    for _ in 0..8 {
+        sessions.push(Raw::connect(url).await);
+    }
+    // Those who are there stay, and there is no room for more.
+    let mut late = TcpStream::connect(addr).await.expect("a connection");
+    assert_eq!(timeout(PATIENCE, late.read(&mut [0])).await.expect("an end in time").unwrap_or(0), 0);
+    for session in &mut sessions {
+        session.expect_silence().await;
+    }
+    drop(silent);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_on_although_it_is_refused_is_closed() {
+    let federation = Federation::start(1, |config| config.limits.messages_per_minute = 5).await;
+    let mut raw = Raw::connect(federation.nodes[0].client_url()).await;
+    for _ in 0..5 {
+        raw.expect_silence().await;
+    }
+    for _ in 0..6 {
+        raw.send(json!({"type": "ping"})).await;
+        raw.expect_error("rate_limited", "Rate limit exceeded. Please slow down.").await;
+    }
+    assert_eq!(raw.close_code().await, Some(1008));
+    federation.shutdown().await;
+}

@@ -41,6 +41,8 @@ pub(crate) struct Times {
 pub(crate) enum Action {
     /// Say this to the client.
     Say(String),
+    /// Say this to the client: its request, or its answer to one, can't be processed.
+    Refuse(String),
     /// Note this to another session.
     Tell(PeerAddr, Note),
     /// Let these pairings' messages through to the client, and no others'.
@@ -194,7 +196,7 @@ impl CodeDoor {
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
         let Some(waiting) = state.asks.take_received(AskKind::Pair, |waiting| waiting.ask.code == target) else {
-            return Some(vec![Action::Say(Reply::PairError { error: NO_PENDING }.encode())]);
+            return Some(vec![Action::Refuse(Reply::PairError { error: NO_PENDING }.encode())]);
         };
         let ask = waiting.ask;
         if !accepted {
@@ -203,7 +205,7 @@ impl CodeDoor {
         if state.bonds.len() >= MAX_BONDS {
             return Some(vec![
                 Action::Tell(waiting.from, Note::AskRefused { ask: ask.ask }),
-                Action::Say(Reply::PairError { error: PAIR_ERROR }.encode()),
+                Action::Refuse(Reply::PairError { error: PAIR_ERROR }.encode()),
             ]);
         }
         let accepted = Accepted {
@@ -235,7 +237,7 @@ impl CodeDoor {
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
         let waiting = if code == state.own.code { state.asks.take_received(AskKind::Link, |_| true) } else { None };
-        let error = || Action::Say(Reply::LinkError { error: LINK_ERROR }.encode());
+        let error = || Action::Refuse(Reply::LinkError { error: LINK_ERROR }.encode());
         let Some(waiting) = waiting else { return Some(vec![error()]) };
         let ask = waiting.ask;
         if !accepted {
@@ -391,7 +393,7 @@ impl CodeDoor {
                 AskKind::Pair => Reply::PairError { error: PAIR_ERROR },
                 AskKind::Link => Reply::LinkError { error: LINK_ERROR },
             };
-            actions.push(Action::Say(error.encode()));
+            actions.push(Action::Refuse(error.encode()));
         }
         for passed in state.asks.pass(now, times.life, times.warning) {
             let said = match &passed {

@@ -28,6 +28,8 @@ use crate::{
 
 /// Events that may wait for one session: more small ones than a client gets in its busiest second.
 const QUEUE_EVENTS: usize = 1024;
+/// The part of that, and of the bytes, which requests to pair or link may take up: whoever knows a code can send them.
+const STRANGERS_PART: usize = 2;
 /// Room for events that an idle session may keep.
 const IDLE_EVENTS: usize = 8;
 
@@ -120,17 +122,20 @@ impl SessionHandle {
         self.0.id
     }
 
-    /// Tells the session. A session whose queue is full is too slow, and ends.
+    /// Tells the session. A session whose queue is full is too slow, and ends; but strangers have only a part of the queue,
+    /// and end nobody's session by filling it.
     pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
-        let weight = event.weight();
+        let (weight, is_by_stranger) = (event.weight(), event.is_by_stranger());
+        let part = if is_by_stranger { STRANGERS_PART } else { 1 };
         let mut state = self.state();
         if !state.open {
             return Err(TrySendError::Closed);
         }
-        let is_full = state.events.len() >= QUEUE_EVENTS || state.weight + weight > self.0.max_queued;
-        if is_full {
+        let is_full = state.events.len() >= QUEUE_EVENTS / part || state.weight + weight > self.0.max_queued / part;
+        if is_full && !is_by_stranger {
             state.end.get_or_insert(EndReason::SlowConsumer);
-        } else {
+        }
+        if !is_full {
             state.weight += weight;
             state.in_order += usize::from(event.is_in_order());
             state.events.push_back(event);

@@ -128,6 +128,7 @@ struct Limited {
     source: Source,
     messages: DefaultDirectRateLimiter,
     asks: DefaultDirectRateLimiter,
+    refusals: DefaultDirectRateLimiter,
 }
 
 impl SessionRates {
@@ -137,6 +138,8 @@ impl SessionRates {
             source: Source::of(ip),
             messages: RateLimiter::direct(per_minute(limits.messages_per_minute, MESSAGE_COST)),
             asks: RateLimiter::direct(per_minute(limits.pair_requests_per_minute, NonZeroU32::MIN)),
+            // Whoever sends twice as much as it may, although it is told.
+            refusals: RateLimiter::direct(per_minute(limits.messages_per_minute, NonZeroU32::MIN)),
         });
         Self { limited }
     }
@@ -149,6 +152,12 @@ impl SessionRates {
         // The session's rate first: what it refuses costs the source nothing.
         let passes = own && matches!(sources.messages.check_key_n(&limited.source, cost), Ok(Ok(())));
         if passes { Ok(()) } else { Err(Exceeded::Messages) }
+    }
+
+    /// Counts a refusal for the rate of messages: telling costs the node more than not telling. Whether the client is borne
+    /// with.
+    pub(crate) fn bears_refusal(&self) -> bool {
+        self.limited.as_ref().is_none_or(|limited| limited.refusals.check().is_ok())
     }
 
     /// Counts a pair or link request, which is counted as a message besides.
@@ -201,6 +210,15 @@ mod tests {
         }
         assert_eq!(rates.check_message(&sources, Counts::Whole), Ok(()));
         assert_eq!(rates.check_message(&sources, Counts::Whole), Err(Exceeded::Messages));
+    }
+
+    #[test]
+    fn whoever_goes_on_over_its_rate_is_borne_with_as_often_as_it_might_have_sent() {
+        let limits = LimitsSection { messages_per_minute: 5, ..LimitsSection::default() };
+        let sources = SourceRates::new(&limits);
+        let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
+        let borne = (0..20).filter(|_| rates.check_message(&sources, Counts::Whole).is_ok() || rates.bears_refusal());
+        assert_eq!(borne.count(), 10);
     }
 
     #[test]

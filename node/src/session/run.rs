@@ -72,8 +72,8 @@ const SPARE_SUCCESSORS: usize = 9;
 const MAX_NOTES: usize = 256;
 /// What a session does in one turn, so that one that is told much leaves the others theirs.
 const TURNS: usize = 256;
-/// The part of `limits.max_queued` beyond which a client is not heard until it has taken its replies: the rest is for
-/// what others say to it.
+/// The part of `limits.max_queued` beyond which a client is not heard, and strangers can't ask it, until it has taken what
+/// waits: the rest is for what others say to it.
 const HEARD_PART: usize = 4;
 
 const CLOSE_GOING_AWAY: u16 = 1001;
@@ -285,7 +285,12 @@ impl Session {
             && self.notes.is_empty()
             && self.ops.len() < MAX_OPS
             && self.handle.with_flights(|flights| flights.has_room())
-            && self.waiting.bytes + self.said <= self.core.config.limits.max_queued / HEARD_PART
+            && !self.is_behind()
+    }
+
+    /// Whether the client has yet to take much of what was said to it.
+    fn is_behind(&self) -> bool {
+        self.waiting.bytes + self.said > self.core.config.limits.max_queued / HEARD_PART
     }
 
     fn poll_hear(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, any: &mut bool) -> Poll<Result<(), Over>> {

@@ -80,6 +80,16 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
+    /// One word for it: what the client is told as the reason, and the label of its counter.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Protocol => "protocol error",
+            Self::Utf8 => "not UTF-8",
+            Self::TooLarge => "too_large",
+            Self::Parts => "too many parts",
+        }
+    }
+
     /// The close code that says so (RFC 6455, 7.4.1).
     pub(crate) const fn close_code(self) -> u16 {
         match self {

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    federation::frame::{Note, Outcome},
+    federation::frame::{Ask, AskKind, Note, Outcome},
     session::{Message, Origin, ReplyTo},
 };
 
@@ -138,4 +138,30 @@ async fn a_session_takes_so_many_events_and_no_more() {
     assert_eq!(session.try_send(outcome()), Err(TrySendError::Full));
     let told = poll_fn(|cx| session.poll_told(cx).0).await;
     assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
+}
+
+#[test]
+fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
+    let session = SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, None);
+    let ask = |len| {
+        let ask = Ask {
+            ask: 1,
+            kind: AskKind::Pair,
+            target: bond().code,
+            code: bond().code,
+            public_key: [1; 32],
+            name: None,
+            payload: Some(vec![b'1'; len].into()),
+        };
+        session.try_send(SessionEvent::Note(Box::new((peer(), Note::Ask(ask)))))
+    };
+    let tell = |note| session.try_send(SessionEvent::Note(Box::new((peer(), note))));
+    assert_eq!(ask(MAX_QUEUED / 2), Ok(()));
+    assert_eq!(ask(1), Err(TrySendError::Full), "too many bytes");
+    let events = QUEUE_EVENTS / STRANGERS_PART;
+    assert!((1..events).all(|_| tell(Note::AskWithdrawn { ask: 1 }).is_ok()));
+    assert_eq!(tell(Note::AskWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
+    // Whom the client has asked itself is heard, and the session goes on.
+    assert_eq!(tell(Note::AskRefused { ask: 1 }), Ok(()));
+    assert_eq!(session.state().end, None);
 }

@@ -78,6 +78,10 @@ impl Session {
         for action in actions {
             match action {
                 Action::Say(text) => self.say(&text),
+                Action::Refuse(text) => {
+                    self.core.metrics.asks_refused.inc();
+                    self.say(&text);
+                }
                 Action::Tell(to, note) => self.tell(to, note),
                 Action::Bonds(bonds) => self.handle.publish_bonds(bonds),
                 Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())),
@@ -87,7 +91,7 @@ impl Session {
 
     /// Notes something to another session, over a new link where there is none: then later notes to the same node wait
     /// with it, and the client's messages, which must not overtake them.
-    fn tell(&mut self, to: PeerAddr, note: Note) {
+    pub(super) fn tell(&mut self, to: PeerAddr, note: Note) {
         if self.notes.len() >= MAX_NOTES {
             self.note_lost(to, &note);
             return;

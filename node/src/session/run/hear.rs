@@ -30,34 +30,20 @@ const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 impl Session {
     pub(super) fn handle_violation(&mut self, violation: Violation) {
         self.unread = true;
-        let reason = match violation {
-            Violation::TooLarge => {
-                self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
-                "too_large"
-            }
-            Violation::Parts => {
-                self.core.metrics.refused(ErrorCode::RateLimited);
-                "too many parts"
-            }
-            Violation::Protocol => "protocol error",
-            Violation::Utf8 => "not UTF-8",
-        };
+        self.core.metrics.violated(violation);
+        if violation == Violation::TooLarge {
+            self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
+        }
         // The session is over with it.
-        let _ = self.close(violation.close_code(), reason);
+        let _ = self.close(violation.close_code(), violation.as_str());
     }
 
     pub(super) fn handle_heard(&mut self, heard: Heard<'_>) -> Result<(), Over> {
         self.last_heard = Instant::now();
         let was_pinged = std::mem::take(&mut self.pinged);
         match heard {
-            Heard::Text(text) => self.handle_text(text),
-            Heard::Binary => {
-                if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
-                    self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED);
-                } else {
-                    self.refuse(None, ErrorCode::BadMessage, &BadRequest::Json.to_string());
-                }
-            }
+            Heard::Text(text) => self.handle_text(text)?,
+            Heard::Binary => self.handle_broken(&BadRequest::Json)?,
             Heard::Pong if was_pinged => {}
             Heard::Pong => self.count_ping()?,
             Heard::Ping(content) => {
@@ -87,23 +73,30 @@ impl Session {
         Ok(())
     }
 
-    fn handle_text(&mut self, text: &str) {
+    /// What can't be understood counts as a message all the same.
+    fn handle_broken(&mut self, error: &BadRequest) -> Result<(), Over> {
+        if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
+            return self.refuse_for_rate(None);
+        }
+        self.refuse(None, error.code(), &error.to_string());
+        Ok(())
+    }
+
+    /// A client that sends on and on although it is told is closed: each refusal costs as much as a message.
+    fn refuse_for_rate(&mut self, id: Option<&str>) -> Result<(), Over> {
+        self.refuse(id, ErrorCode::RateLimited, RATE_EXCEEDED);
+        if self.rates.bears_refusal() { Ok(()) } else { self.close(CLOSE_POLICY, "too many messages") }
+    }
+
+    fn handle_text(&mut self, text: &str) -> Result<(), Over> {
         let request = match Request::parse(text) {
             Ok(request) => request,
-            Err(error) => {
-                if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
-                    self.refuse(None, ErrorCode::RateLimited, RATE_EXCEEDED);
-                } else {
-                    self.refuse(None, error.code(), &error.to_string());
-                }
-                return;
-            }
+            Err(error) => return self.handle_broken(&error),
         };
         let kind = RelayKind::from_name(request.kind());
         let counts = if self.is_ice_to_known(&request, kind) { Counts::Tenth } else { Counts::Whole };
         if self.rates.check_message(&self.core.sources, counts).is_err() {
-            self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED);
-            return;
+            return self.refuse_for_rate(request.id());
         }
         self.core.metrics.messages.inc();
         let handled = match kind {
@@ -134,6 +127,7 @@ impl Session {
                 self.refuse(request.id(), ErrorCode::PeerOffline, &message);
             }
         }
+        Ok(())
     }
 
     /// Whether these are candidates to somebody whose place is known: paired with the sender, or an inbox that is

@@ -66,7 +66,7 @@ impl Session {
             match action {
                 Action::Release(code) => publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
                 Action::Tell(to, note) => notes.push((to, note)),
-                Action::Bonds(_) | Action::Say(_) => {}
+                Action::Bonds(_) | Action::Say(_) | Action::Refuse(_) => {}
             }
         }
         for (from, note) in answer_left(self.handle.close()) {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Done, Over, Session};
 use crate::{
-    federation::frame::Outcome,
+    federation::frame::{Note, Outcome},
     publish,
     session::{
         Message, SessionEvent,
@@ -38,6 +38,12 @@ impl Session {
             SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
             SessionEvent::Note(noted) => {
                 let (from, note) = *noted;
+                if let Note::Ask(ask) = &note
+                    && self.is_behind()
+                {
+                    // Whoever knows the code could otherwise end the session of a client on a slow line.
+                    return self.tell(from, Note::AskRefused { ask: ask.ask });
+                }
                 let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
                 self.act(actions);
             }

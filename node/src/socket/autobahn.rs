@@ -1,0 +1,102 @@
+//! The Autobahn suite against an echo over the node's own WebSocket code.
+//!
+//! `tests/autobahn/run.py` says what has to be installed; where `CHAPPE_AUTOBAHN` names no Python, nothing is run.
+
+use std::{future::poll_fn, net::Ipv4Addr, task::Poll};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::Command,
+    task::JoinSet,
+};
+
+use super::{
+    Connection,
+    frame::{Heard, Opcode},
+    incoming::{Ended, Next},
+    upgrade::{self, First},
+};
+use crate::config::LimitsSection;
+
+/// More than the suite's largest message.
+const LARGEST: usize = 32 * 1024 * 1024;
+
+/// Cases that echo binary messages, whose content a relay keeps no longer than it has to.
+const BINARY: [&str; 5] = ["1.2.", "9.2.", "9.4.", "9.6.", "9.8."];
+
+/// Says back what is said.
+async fn echo(mut stream: TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let First::WebSocket { answer, rest } = upgrade::read(&mut stream).await.ok()? else { return None };
+    let limits = LimitsSection { max_message: LARGEST, max_queued: LARGEST, ..LimitsSection::default() };
+    let Connection { mut incoming, mut out, .. } = Connection::new(stream, None, &answer, rest, &limits).ok()?;
+    // The answer goes with the first frame; nobody has asked for one yet.
+    out.flush().ok()?;
+    let mut over = false;
+    poll_fn(|cx| {
+        loop {
+            std::task::ready!(out.poll_flush(cx)).ok();
+            if over {
+                return Poll::Ready(());
+            }
+            let polled = incoming.poll_hear(
+                cx,
+                false,
+                |_, _| Ok(true),
+                |heard, _| {
+                    let said = match heard {
+                        Heard::Text(text) => out.say(Opcode::Text, &[text.as_bytes()], false),
+                        Heard::Ping(content) => out.say(Opcode::Pong, &[content], false),
+                        Heard::Binary => out.say(Opcode::Binary, &[], false),
+                        Heard::Pong => return Next::Hear,
+                        Heard::Close(code) => {
+                            over = true;
+                            let code = code.map(u16::to_be_bytes);
+                            out.say_last(Opcode::Close, &[code.as_ref().map_or(&[], |code| &code[..])])
+                        }
+                    };
+                    over |= said.is_err();
+                    // What is said waits for what was said before.
+                    Next::Wait
+                },
+            );
+            match std::task::ready!(polled) {
+                Ok(()) => {}
+                Err(Ended::Violation(violation)) => {
+                    over = true;
+                    let _ = out.say_last(Opcode::Close, &[&violation.close_code().to_be_bytes()]);
+                }
+                Err(Ended::Closed) => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_autobahn_suite_finds_nothing_that_is_not_explained() {
+    let Some(python) = std::env::var_os("CHAPPE_AUTOBAHN") else {
+        println!("skipped: CHAPPE_AUTOBAHN names no Python that has the Autobahn suite (see tests/autobahn/run.py)");
+        return;
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+    let url = format!("ws://{}/", listener.local_addr().expect("an address"));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        let mut echoes = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            echoes.spawn(echo(stream));
+        }
+    });
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/autobahn/run.py");
+    let ran = Command::new(python).args([script, &url]).kill_on_drop(true).output().await.expect("a process");
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    let sum = printed.lines().last().unwrap_or_default();
+    println!("{sum}");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(sum.starts_with("301 cases: "), "the suite has not run to its end: {sum}");
+    let failed =
+        printed.lines().filter(|line| line.contains("FAILED") && !BINARY.iter().any(|prefix| line.starts_with(prefix)));
+    assert_eq!(failed.collect::<Vec<_>>(), Vec::<&str>::new());
+}

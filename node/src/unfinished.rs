@@ -1,0 +1,94 @@
+//! Connections that are no sessions (yet): handshakes, first requests, and HTTP. Where too many wait, the oldest makes room: whoever opens connections
+//! and says nothing keeps nobody else out, who is done within a few round trips.
+
+use std::collections::VecDeque;
+
+use tokio::sync::oneshot;
+
+/// The part of all connections that may be unfinished.
+const PART: usize = 4;
+
+/// Owned by who accepts.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    /// The oldest first. Those that have finished since are still among them.
+    waiting: VecDeque<oneshot::Sender<()>>,
+    most: usize,
+}
+
+/// A connection's own side of it. Dropped, the connection counts as finished.
+#[derive(Debug)]
+pub(crate) struct Waiting(oneshot::Receiver<()>);
+
+impl Unfinished {
+    /// Of at most `connections` at once.
+    pub(crate) fn new(connections: usize) -> Self {
+        Self { waiting: VecDeque::new(), most: (connections / PART).max(1) }
+    }
+
+    /// Counts one more in, at the cost of the oldest where there are too many.
+    pub(crate) fn count_in(&mut self) -> Waiting {
+        if self.waiting.len() >= self.most {
+            self.waiting.retain(|one| !one.is_closed());
+            if self.waiting.len() >= self.most {
+                self.drop_oldest();
+            }
+        }
+        let (drop, dropped) = oneshot::channel();
+        self.waiting.push_back(drop);
+        Waiting(dropped)
+    }
+
+    /// Drops the oldest; whether there was one.
+    pub(crate) fn drop_oldest(&mut self) -> bool {
+        while let Some(oldest) = self.waiting.pop_front() {
+            if oldest.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Waiting {
+    /// Does what finishes the connection; `None` where it had to make room first.
+    pub(crate) async fn finish<T>(self, opening: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            // The other half is gone where nobody accepts any more: then nobody has to make room.
+            Ok(()) = self.0 => None,
+            opened = opening => Some(opened),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_makes_room_and_the_finished_are_not_counted() {
+        let mut unfinished = Unfinished::new(12);
+        let first = unfinished.count_in();
+        for _ in 0..100 {
+            assert_eq!(unfinished.count_in().finish(ready(7)).await, Some(7));
+        }
+        let (second, third) = (unfinished.count_in(), unfinished.count_in());
+        let fourth = unfinished.count_in();
+        assert_eq!(first.finish(pending::<()>()).await, None);
+        assert!(unfinished.drop_oldest());
+        assert_eq!(second.finish(pending::<()>()).await, None);
+        assert_eq!(third.finish(ready(7)).await, Some(7));
+        drop(unfinished);
+        assert_eq!(fourth.finish(ready(7)).await, Some(7), "nobody accepts any more");
+    }
+
+    #[test]
+    fn where_nobody_waits_nobody_is_dropped() {
+        let mut unfinished = Unfinished::new(4);
+        drop(unfinished.count_in());
+        assert!(!unfinished.drop_oldest());
+    }
+}

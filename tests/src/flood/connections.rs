@@ -1,0 +1,106 @@
+//! Connections that never become sessions: half open, dripping, and with a handshake of TLS that is abandoned.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    MANY,
+    attack::Plan,
+    hostile_source,
+    wire::{UPGRADE, dial},
+};
+
+/// The most that one process may have open, with room for what else it needs.
+const OPEN: u32 = 19_500;
+/// How many are begun in a second: all places of a node within the time that it gives each.
+const RATE: u32 = 4_500;
+
+/// As many connections as a process may hold, of which a half say nothing at all and the others a half of a request.
+/// Whoever is closed comes again.
+pub async fn half_open(plan: &Plan) {
+    hold(plan, OPEN, RATE, |number| if number % 2 == 0 { Vec::new() } else { UPGRADE.as_bytes()[..80].to_vec() }).await;
+}
+
+/// Handshakes of TLS: the first words, whole or cut, and no more.
+pub async fn abandon_tls(plan: &Plan) {
+    let hello = client_hello();
+    hold(plan, OPEN / 4, RATE / 3, |number| {
+        let part = [hello.len(), hello.len() / 2, 5][number as usize % 3];
+        hello[..part].to_vec()
+    })
+    .await;
+}
+
+async fn hold(plan: &Plan, most: u32, rate: u32, words: impl Fn(u32) -> Vec<u8>) {
+    let mut open = JoinSet::new();
+    let (since, most) = (Instant::now(), plan.some(most) as usize);
+    for number in 0.. {
+        plan.turn(since, number, plan.some(rate)).await;
+        while open.try_join_next().is_some() {}
+        if plan.is_over() {
+            break;
+        }
+        if open.len() >= most {
+            continue;
+        }
+        let number = number as u32;
+        let (plan, words) = (plan.clone(), words(number));
+        open.spawn(async move {
+            let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, None).await else {
+                return plan.tally.count("not connected");
+            };
+            plan.tally.count("connected");
+            let _ = stream.write_all(&words).await;
+            let mut end = Vec::new();
+            match timeout_at(plan.until, stream.read_to_end(&mut end)).await {
+                Ok(_) => plan.tally.count("closed by the node"),
+                Err(_) => plan.tally.count("open at the end"),
+            }
+        });
+    }
+    open.join_all().await;
+}
+
+/// A byte of a request's head every half second, by two thousand at once.
+pub async fn drip(plan: &Plan) {
+    let mut open = JoinSet::new();
+    let since = Instant::now();
+    for number in 0..plan.some(2_000) {
+        let plan = plan.clone();
+        open.spawn(async move {
+            plan.turn(since, u64::from(number), RATE).await;
+            while !plan.is_over() {
+                let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, None).await else {
+                    plan.tally.count("not connected");
+                    sleep(Duration::from_millis(500)).await;
+                    continue;
+                };
+                plan.tally.count("connected");
+                for byte in UPGRADE.bytes() {
+                    // A write to what the node has closed fails at the second byte.
+                    if plan.is_over() || stream.write_all(&[byte]).await.is_err() {
+                        break;
+                    }
+                    plan.tally.count("bytes dripped");
+                    sleep(Duration::from_millis(500)).await;
+                }
+            }
+        });
+    }
+    open.join_all().await;
+}
+
+/// The first words of a client, as its library writes them.
+fn client_hello() -> Vec<u8> {
+    let config = crate::faults::ca::Ca::new("nobody's").trusted();
+    let name = "relay.example".try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(config, name).expect("a client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("a vector takes all");
+    hello
+}

@@ -1,0 +1,174 @@
+//! A client that may say anything: a socket from a chosen address, frames that nobody checks, and answers read as they come.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+/// A WebSocket's request, as browsers send it.
+pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                           Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// How long a node may take for what it does at once.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A TCP connection from `source`; `receive_buffer` makes the system take little of what the node says.
+///
+/// # Errors
+/// The node, or the system, doesn't take it.
+pub async fn dial(source: IpAddr, node: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    socket.bind(SocketAddr::new(source, 0))?;
+    timeout(WAIT, socket.connect(node)).await?
+}
+
+/// A WebSocket that was opened and says nothing yet.
+#[derive(Debug)]
+pub struct Wire {
+    /// The socket.
+    pub stream: TcpStream,
+    /// What was read and not taken.
+    read: Vec<u8>,
+}
+
+/// What a node says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A text.
+    Text(String),
+    /// A close frame's code.
+    Close(u16),
+    /// Any other frame.
+    Other,
+    /// Nothing more: the connection is over.
+    End,
+}
+
+impl Wire {
+    /// Opens a WebSocket and takes `server_info`, which it gives.
+    ///
+    /// # Errors
+    /// The node doesn't take it.
+    pub async fn open(source: IpAddr, node: SocketAddr, receive_buffer: Option<u32>) -> io::Result<(Self, String)> {
+        let mut stream = dial(source, node, receive_buffer).await?;
+        stream.write_all(UPGRADE.as_bytes()).await?;
+        let mut wire = Self { stream, read: Vec::new() };
+        let opened = async {
+            loop {
+                if let Some(at) = wire.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                    drop(wire.read.drain(..at + 4));
+                    return wire.next().await;
+                }
+                if wire.stream.read_buf(&mut wire.read).await? == 0 {
+                    return Ok(Said::End);
+                }
+            }
+        };
+        match timeout(WAIT, opened).await?? {
+            Said::Text(text) => Ok((wire, text)),
+            _ => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    /// Says a text.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub async fn say(&mut self, text: &str) -> io::Result<()> {
+        self.stream.write_all(&frame(0x81, text.as_bytes())).await
+    }
+
+    /// The next that the node says.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub async fn next(&mut self) -> io::Result<Said> {
+        loop {
+            if let Some((said, len)) = take(&self.read) {
+                drop(self.read.drain(..len));
+                return Ok(said);
+            }
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(Said::End);
+            }
+        }
+    }
+
+    /// The same, where it is there already.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub fn try_next(&mut self) -> io::Result<Option<Said>> {
+        loop {
+            if let Some((said, len)) = take(&self.read) {
+                drop(self.read.drain(..len));
+                return Ok(Some(said));
+            }
+            match self.stream.try_read_buf(&mut self.read) {
+                Ok(0) => return Ok(Some(Said::End)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A client's frame. The mask is zeros, which the RFC allows: nobody's proxy stands between.
+pub fn frame(first: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match content.len() {
+        short @ 0..126 => bytes.push(0x80 | short as u8),
+        medium @ 126..0x1_0000 => {
+            bytes.push(0x80 | 126);
+            bytes.extend((medium as u16).to_be_bytes());
+        }
+        long => {
+            bytes.push(0x80 | 127);
+            bytes.extend((long as u64).to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(content);
+    bytes
+}
+
+/// The frame at the start of `bytes`, and how long it is.
+fn take(bytes: &[u8]) -> Option<(Said, usize)> {
+    let [first, second, ..] = *bytes else { return None };
+    let (len, start) = match second & 0x7F {
+        126 => (usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
+        127 => (u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?) as usize, 10),
+        len => (usize::from(len), 2),
+    };
+    let content = bytes.get(start..start + len)?;
+    let said = match first & 0x0F {
+        1 => Said::Text(String::from_utf8_lossy(content).into_owned()),
+        8 => Said::Close(content.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
+        _ => Said::Other,
+    };
+    Some((said, start + len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_says_is_taken_frame_by_frame() {
+        let bytes = [&[0x81, 2][..], b"hi", &[0x88, 2, 0x03, 0xF5], &[0x89, 0]].concat();
+        assert_eq!(take(&bytes), Some((Said::Text("hi".to_owned()), 4)));
+        assert_eq!(take(&bytes[4..]), Some((Said::Close(1013), 4)));
+        assert_eq!(take(&bytes[8..]), Some((Said::Other, 2)));
+        assert_eq!(take(&bytes[..3]), None);
+    }
+}
