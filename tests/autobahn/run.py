@@ -72,7 +72,7 @@ class Protocol(WebSocketClientProtocol):
 
     def sendFrame(self, opcode, payload=b"", payload_len=None, **more):
         payload = octets(payload)
-        if payload_len and payload:
+        if payload_len is not None and payload:
             # As often as it fits, and the head of one more.
             payload = (payload * (payload_len // len(payload) + 1))[:payload_len]
         super().sendFrame(opcode, octets(payload), **{**more, "mask": octets(more.get("mask"))})

@@ -96,7 +96,7 @@ async fn the_autobahn_suite_finds_nothing_that_is_not_explained() {
     println!("{sum}");
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     assert!(sum.starts_with("301 cases: "), "the suite has not run to its end: {sum}");
-    let failed =
-        printed.lines().filter(|line| line.contains("FAILED") && !BINARY.iter().any(|prefix| line.starts_with(prefix)));
+    let is_explained = |line: &str| line == sum || BINARY.iter().any(|prefix| line.starts_with(prefix));
+    let failed = printed.lines().filter(|line| line.contains("FAILED") && !is_explained(line));
     assert_eq!(failed.collect::<Vec<_>>(), Vec::<&str>::new());
 }
