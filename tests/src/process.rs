@@ -26,6 +26,17 @@ pub fn binary() -> PathBuf {
     beside.expect("the chappe binary is not built; build it first: cargo build -p chappe, with --release if this is")
 }
 
+/// Builds the binary where cargo runs this; else the one beside this program is used as it is.
+pub fn is_built() -> bool {
+    let Some(cargo) = std::env::var_os("CARGO") else { return true };
+    let mut build = std::process::Command::new(cargo);
+    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--quiet", "-p", "chappe"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    build.status().is_ok_and(|status| status.success())
+}
+
 /// A process that prints a JSON object a line. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {

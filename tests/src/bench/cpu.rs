@@ -33,7 +33,8 @@ fn of_core(core: usize) -> Duration {
     let Some(line) = text.lines().find_map(|line| line.strip_prefix(&name)) else { return Duration::ZERO };
     let ticks: Vec<u32> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal; guests are in user already.
-    let busy: u32 = ticks.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks).sum();
+    let busy: u32 =
+        ticks.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks).sum();
     TICK * busy
 }
 

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{
     cores,
-    generator::{Answer, Command, Depth, Load, Loaded, Opened, Plan},
     cpu::Use,
+    generator::{Answer, Command, Depth, Load, Loaded, Moved, Opened, Plan, Server},
 };
 use crate::process::Process;
 
@@ -29,6 +29,10 @@ impl Generator {
 
     async fn ask(&mut self, command: &Command) -> Answer {
         self.0.tell(&json!(command)).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Answer {
         serde_json::from_value(self.0.line_within(LONGEST).await).expect("an answer")
     }
 
@@ -61,6 +65,19 @@ impl Generator {
     pub async fn rest(&mut self, seconds: f64) -> Use {
         match self.ask(&Command::Rest { seconds }).await {
             Answer::Rested(usage) => usage,
+            other => panic!("not what was asked: {other:?}"),
+        }
+    }
+
+    /// Attaches the clients at other servers when theirs is gone, as `end` sees to.
+    ///
+    /// # Panics
+    /// They aren't attached within minutes.
+    pub async fn move_when(&mut self, servers: Vec<Server>, end: impl Future<Output = ()>) -> Moved {
+        self.0.tell(&json!(Command::Relocate { servers })).await;
+        end.await;
+        match self.answer().await {
+            Answer::Relocated(moved) => moved,
             other => panic!("not what was asked: {other:?}"),
         }
     }

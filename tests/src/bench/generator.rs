@@ -9,6 +9,7 @@ mod load;
 mod message;
 mod open;
 mod outgoing;
+mod relocate;
 mod session;
 
 use std::{io::BufRead as _, net::SocketAddr, path::PathBuf};
@@ -21,6 +22,7 @@ pub use self::{
     load::{Load, Pace},
     message::Faults,
     open::{Depth, Opened},
+    relocate::Moved,
 };
 use super::cpu::Use;
 
@@ -74,6 +76,11 @@ pub enum Command {
         /// For how many seconds.
         seconds: f64,
     },
+    /// Waits until the server is gone, and attaches the clients at others.
+    Relocate {
+        /// The others.
+        servers: Vec<Server>,
+    },
     /// Ends all sessions.
     Disconnect,
 }
@@ -88,6 +95,8 @@ pub enum Answer {
     Loaded(Loaded),
     /// To [`Command::Rest`].
     Rested(Use),
+    /// To [`Command::Relocate`].
+    Relocated(Moved),
     /// To [`Command::Disconnect`].
     Disconnected,
 }

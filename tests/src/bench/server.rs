@@ -15,7 +15,7 @@ use super::{
     generator::{Plan, Server, Speaks},
     tls::Files,
 };
-use crate::process::{Process, init, http};
+use crate::process::{Process, http, init};
 
 /// Servers that do one job together.
 #[derive(Debug)]
@@ -68,7 +68,10 @@ impl Servers {
             let local = ["http.listen=127.0.0.1:0", "--set", "limits.exempt=[\"127.0.0.0/8\"]"];
             let mut process = Process::start(&[&args[..], &local].concat());
             let url = process.line().await["registry"].as_str().expect("a URL").to_owned();
-            let _ = write!(federation, "roots = [\"{root}\"]\nexempt = [\"127.0.0.0/8\"]\n[registry]\nurls = [\"{url}\"]\n");
+            let _ = write!(
+                federation,
+                "roots = [\"{root}\"]\nexempt = [\"127.0.0.0/8\"]\n[registry]\nurls = [\"{url}\"]\n"
+            );
             registry = Some(process);
         }
         let mut servers = Self {

@@ -67,7 +67,8 @@ impl Connection {
         let stream = socket.connect(server.addr).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(server.addr.ip().into());
-        let tls = tls.map(|config| ClientConnection::new(config.clone(), name)).transpose().map_err(io::Error::other)?;
+        let tls =
+            tls.map(|config| ClientConnection::new(config.clone(), name)).transpose().map_err(io::Error::other)?;
         let (reader, writer) = stream.into_split();
         let framing = server.speaks.framing();
         let mut connection = Self {

@@ -2,11 +2,11 @@
 
 use std::{io, net::Ipv4Addr, rc::Rc, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::{
     code::PairingCode,
     keys::{NodeId, SecretKey},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     PATIENCE,
-    bench::{cpu::{Meter, Use}, tls::Files},
+    bench::{
+        cpu::{Meter, Use},
+        tls::Files,
+    },
     raw::{attachment, lease, now_ms},
 };
 
@@ -52,20 +55,32 @@ pub struct Opened {
     pub sessions: u32,
 }
 
+/// Where and how clients connect.
+#[derive(Clone)]
+pub(super) struct Opener {
+    servers: Vec<Server>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
 /// The clients.
 pub(super) struct Clients {
-    plan: Plan,
-    tls: Option<Arc<ClientConfig>>,
+    pids: Vec<u32>,
+    pub(super) opener: Opener,
     pub(super) shared: Rc<Shared>,
     pub(super) sessions: Vec<Rc<Session>>,
-    hearing: JoinSet<u32>,
+    pub(super) hearing: JoinSet<u32>,
 }
 
 impl Clients {
     pub(super) fn new(plan: &Plan) -> Self {
         let tls = plan.tls.as_ref().map(|dir| Arc::new(Files::in_folder(dir).client()));
-        let shared = Rc::new(Shared::new());
-        Self { plan: plan.clone(), tls, shared, sessions: Vec::new(), hearing: JoinSet::new() }
+        Self {
+            pids: plan.pids.clone(),
+            opener: Opener { servers: plan.servers.clone(), tls },
+            shared: Rc::new(Shared::new()),
+            sessions: Vec::new(),
+            hearing: JoinSet::new(),
+        }
     }
 
     /// Does what it is told.
@@ -78,6 +93,7 @@ impl Clients {
                 tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
                 Answer::Rested(meter.stop())
             }
+            Command::Relocate { servers } => Answer::Relocated(self.relocate(servers).await),
             Command::Disconnect => {
                 self.sessions.clear();
                 self.hearing.shutdown().await;
@@ -87,13 +103,13 @@ impl Clients {
     }
 
     pub(super) fn meter(&self) -> Meter {
-        Meter::start(&self.plan.pids)
+        Meter::start(&self.pids)
     }
 
     async fn connect(&mut self, count: u32, depth: Depth) -> Opened {
         assert!(self.sessions.is_empty() && count.is_multiple_of(2), "pairs, and once");
         let meter = self.meter();
-        let opened = stream::iter((0..count).step_by(2)).map(|first| self.open_pair(first, depth));
+        let opened = stream::iter((0..count).step_by(2)).map(|first| self.opener.open_pair(first, depth));
         let opened = opened.buffered(AT_ONCE).try_collect::<Vec<_>>().await.expect("every pair of clients is opened");
         let usage = meter.stop();
         for (session, incoming) in opened.into_iter().flatten() {
@@ -101,6 +117,13 @@ impl Clients {
             self.sessions.push(session);
         }
         Opened { usage, sessions: count }
+    }
+}
+
+impl Opener {
+    /// The same clients at other servers.
+    pub(super) fn to(&self, servers: Vec<Server>) -> Self {
+        Self { servers, tls: self.tls.clone() }
     }
 
     async fn open_pair(&self, first: u32, depth: Depth) -> io::Result<[(Rc<Session>, Incoming); 2]> {
@@ -115,15 +138,17 @@ impl Clients {
     }
 
     fn server(&self, number: u32) -> Server {
-        self.plan.servers[number as usize % self.plan.servers.len()]
+        self.servers[number as usize % self.servers.len()]
     }
 
-    fn session(&self, number: u32, connection: Connection) -> (Rc<Session>, Incoming) {
+    /// A client under load, made of a connection.
+    pub(super) fn session(&self, number: u32, connection: Connection) -> (Rc<Session>, Incoming) {
         let speaks = self.server(number).speaks;
         Session::new(number, connection, envelope(speaks, number ^ 1), envelope(speaks, number))
     }
 
-    async fn open(&self, number: u32, depth: Depth) -> io::Result<Connection> {
+    /// Opens the connection of one client.
+    pub(super) async fn open(&self, number: u32, depth: Depth) -> io::Result<Connection> {
         let server = self.server(number);
         let from = Ipv4Addr::new(127, 0, 0, u8::try_from(2 + number % SOURCES).expect("a small number"));
         let mut connection = Connection::open(server, from, self.tls.as_ref()).await?;
@@ -138,7 +163,8 @@ impl Clients {
         say(&mut connection, &json!({"type": "register", "pairingCode": code(number).as_str(), "publicKey": key}))?;
         expect(&mut connection, "registered").await?;
         if depth >= Depth::Attached {
-            let node = NodeId::from_server_id(info["serverId"].as_str().unwrap_or_default()).map_err(io::Error::other)?;
+            let node =
+                NodeId::from_server_id(info["serverId"].as_str().unwrap_or_default()).map_err(io::Error::other)?;
             let nonce = STANDARD.decode(info["nonce"].as_str().unwrap_or_default()).map_err(io::Error::other)?;
             let nonce: [u8; 32] = nonce.try_into().map_err(|nonce: Vec<u8>| unexpected("a nonce", &nonce))?;
             let key = inbox_key(number);
