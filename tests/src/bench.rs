@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod driver;
 pub mod floors;
 pub mod generator;
+pub mod members;
 pub mod rows;
 pub mod server;
 pub mod tls;

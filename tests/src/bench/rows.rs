@@ -3,6 +3,7 @@
 mod connect;
 mod cross;
 mod forwarding;
+mod growth;
 mod killed;
 mod rest;
 
@@ -19,7 +20,7 @@ use super::{
 use crate::figures::Figures;
 
 /// The rows, in the order of a whole run.
-pub const ROWS: [&str; 9] = ["plain", "tls", "cross", "1000", "18000", "connect", "idle", "churn", "killed"];
+pub const ROWS: [&str; 10] = ["plain", "tls", "cross", "1000", "18000", "connect", "idle", "churn", "killed", "growth"];
 
 /// A payload of a candidate with its description, sealed and padded; and the next larger ones.
 const SMALL: usize = 1024;
@@ -76,6 +77,7 @@ impl Bench {
             "idle" => self.idle().await,
             "churn" => self.come_and_go().await,
             "killed" => self.killed().await,
+            "growth" => self.growth().await,
             other => panic!("no such row: {other}; there are {}", ROWS.join(", ")),
         }
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use chappe_tests::{
     bench::{
-        cores, floors, generator,
+        cores, floors, generator, members,
         rows::{Bench, ROWS},
     },
     figures::Figures,
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match &args[..] {
         [kind, floor] if kind == "floor" => floors::run(&serde_json::from_str(floor).expect("a floor")),
         [kind, plan] if kind == "generate" => generator::run(&serde_json::from_str(plan).expect("a plan")),
+        [kind, members] if kind == "members" => members::run(&serde_json::from_str(members).expect("members")),
         args => return measure(args),
     }
     ExitCode::SUCCESS

@@ -35,14 +35,16 @@ const SOURCES: u32 = 16;
 const LEASE: Duration = Duration::from_secs(3500);
 
 /// How far a session is brought. Floors know of one depth alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Depth {
-    /// Connected, and registered by a code.
-    Registered,
-    /// One inbox attached, too.
-    Attached,
-    /// Paired by code with its partner, too.
+    /// Registered by a code.
+    Code,
+    /// One inbox attached.
+    Inbox,
+    /// Both.
+    Both,
+    /// Both, and paired by code with its partner.
     Paired,
 }
 
@@ -159,10 +161,12 @@ impl Opener {
             return if greeting == id { Ok(connection) } else { Err(unexpected("a greeting", &greeting)) };
         }
         let info = expect(&mut connection, "server_info").await?;
-        let key = "A".repeat(43) + "=";
-        say(&mut connection, &json!({"type": "register", "pairingCode": code(number).as_str(), "publicKey": key}))?;
-        expect(&mut connection, "registered").await?;
-        if depth >= Depth::Attached {
+        if depth != Depth::Inbox {
+            let key = "A".repeat(43) + "=";
+            say(&mut connection, &json!({"type": "register", "pairingCode": code(number).as_str(), "publicKey": key}))?;
+            expect(&mut connection, "registered").await?;
+        }
+        if depth != Depth::Code {
             let node =
                 NodeId::from_server_id(info["serverId"].as_str().unwrap_or_default()).map_err(io::Error::other)?;
             let nonce = STANDARD.decode(info["nonce"].as_str().unwrap_or_default()).map_err(io::Error::other)?;

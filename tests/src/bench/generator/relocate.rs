@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     Server,
+    connection::Connection,
     open::{Clients, Depth, Opener},
     session::listen,
 };
@@ -22,12 +23,14 @@ const SECOND: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// What came of moving.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Moved {
     /// From the first connection that ended until all inboxes were attached elsewhere.
     pub seconds: f64,
     /// Attempts that failed.
     pub failed: u32,
+    /// Why one of them did.
+    pub why: Option<String>,
 }
 
 impl Clients {
@@ -35,7 +38,7 @@ impl Clients {
     pub(super) async fn relocate(&mut self, others: Vec<Server>) -> Moved {
         let opener = Rc::new(self.opener.to(others));
         let mut moving = JoinSet::new();
-        let (mut since, mut failed) = (None, 0);
+        let (mut since, mut failed, mut why) = (None, 0, None);
         while let Some(ended) = self.hearing.join_next().await {
             let number = ended.expect("a client that doesn't panic");
             since.get_or_insert_with(Instant::now);
@@ -43,27 +46,30 @@ impl Clients {
         }
         self.sessions.clear();
         while let Some(moved) = moving.join_next().await {
-            let (number, connection, tries) = moved.expect("a client that doesn't panic");
-            failed += tries;
+            let (number, connection, errors) = moved.expect("a client that doesn't panic");
+            failed += u32::try_from(errors.len()).expect("few tries");
+            why = why.or(errors.into_iter().next());
             let (session, incoming) = opener.session(number, connection);
             self.hearing.spawn_local(listen(session.clone(), incoming, self.shared.clone()));
             self.sessions.push(session);
         }
         self.sessions.sort_by_key(|session| session.number());
-        Moved { seconds: since.map_or(0.0, |since| since.elapsed().as_secs_f64()), failed }
+        Moved { seconds: since.map_or(0.0, |since| since.elapsed().as_secs_f64()), failed, why }
     }
 }
 
-async fn move_one(opener: Rc<Opener>, number: u32) -> (u32, super::connection::Connection, u32) {
+/// The client's connection elsewhere, and what went wrong before.
+async fn move_one(opener: Rc<Opener>, number: u32) -> (u32, Connection, Vec<String>) {
     let mut rng = StdRng::seed_from_u64(number.into());
     sleep(FIRST.mul_f64(rng.random())).await;
     let mut wait = SECOND;
-    for failed in 0.. {
-        if let Ok(connection) = opener.open(number, Depth::Attached).await {
-            return (number, connection, failed);
+    let mut errors = Vec::new();
+    loop {
+        match opener.open(number, Depth::Inbox).await {
+            Ok(connection) => return (number, connection, errors),
+            Err(error) => errors.push(error.to_string()),
         }
         sleep(wait.mul_f64(1.0 + rng.random::<f64>())).await;
         wait = (wait * 2).min(LONGEST);
     }
-    unreachable!("it tries without end, and the bench ends it")
 }

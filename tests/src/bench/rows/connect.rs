@@ -19,16 +19,16 @@ impl Bench {
         let tls = Servers::nodes(1, Some(self.tls()), &self.folder("connect-tls")).await;
         let axum = Servers::floor(Floor::WebSocket).await;
         let mut contenders = [
-            (Contender::start("bare TCP", Servers::floor(Floor::Bare).await, 2, Depth::Registered).await, None),
-            (Contender::start("axum", axum, 2, Depth::Registered).await, None),
-            (Contender::start("chappe, by code", plain, 2, Depth::Registered).await, Some(20.0)),
-            (Contender::start("chappe, TLS, one inbox", tls, 2, Depth::Attached).await, Some(450.0)),
+            (Contender::start("bare TCP", Servers::floor(Floor::Bare).await, 2, Depth::Code).await, None),
+            (Contender::start("axum", axum, 2, Depth::Code).await, None),
+            (Contender::start("chappe, by code", plain, 2, Depth::Code).await, None),
+            (Contender::start("chappe, TLS, one inbox", tls, 2, Depth::Both).await, Some(450.0)),
         ];
         let mut costs = [const { Vec::new() }; 4];
         let mut rates = [const { Vec::new() }; 4];
         for _ in 0..rounds {
             for (at, (contender, _)) in contenders.iter_mut().enumerate() {
-                let depth = if at == 3 { Depth::Attached } else { Depth::Registered };
+                let depth = if at == 3 { Depth::Both } else { Depth::Code };
                 contender.generator.disconnect().await;
                 let Opened { usage, sessions } = contender.generator.connect(sessions, depth).await;
                 costs[at].push(usage.servers.as_secs_f64() * 1e6 / f64::from(sessions));

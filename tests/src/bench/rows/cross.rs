@@ -19,11 +19,11 @@ impl Bench {
         let linked = Servers::linked_floors(self.tls()).await;
         let nodes = Servers::nodes(2, None, &self.folder("cross")).await;
         let mut contenders = vec![
-            Contender::start("one node", same, sessions, Depth::Attached).await,
-            Contender::start(LINKED, linked, sessions, Depth::Attached).await,
-            Contender::start(NODES, nodes, sessions, Depth::Attached).await,
+            Contender::start("one node", same, sessions, Depth::Both).await,
+            Contender::start(LINKED, linked, sessions, Depth::Both).await,
+            Contender::start(NODES, nodes, sessions, Depth::Both).await,
         ];
-        let open = |rate| Load { pace: Pace::Open { rate }, size: SMALL, seconds: 2.0 };
+        let open = |rate| Load { pace: Pace::Open { rate }, size: SMALL, seconds: 1.5 };
         // Unmeasured: each inbox's lease is looked up once.
         for contender in &mut contenders {
             contender.generator.load(Load { seconds: 5.0, ..open(10_000.0) }).await;

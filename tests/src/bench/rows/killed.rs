@@ -11,7 +11,7 @@ impl Bench {
             let sessions = self.sessions();
             let nodes = Servers::nodes(3, tls, &self.folder(what)).await;
             let others = nodes.plan().servers[1..].to_vec();
-            let mut contender = Contender::start_at_first("chappe", nodes, sessions, Depth::Attached).await;
+            let mut contender = Contender::start_at_first("chappe", nodes, sessions, Depth::Inbox).await;
             let overflows = accept_queue::overflows();
             let victim = contender.servers.processes.remove(0);
             let moved = contender.generator.move_when(others, victim.kill()).await;
@@ -23,6 +23,9 @@ impl Bench {
                 Some(10.0),
             );
             self.figures.print(&format!("{what}: attempts that failed"), f64::from(moved.failed), "", None);
+            if let Some(why) = moved.why {
+                self.figures.warn(&format!("{what}: an attempt failed: {why}"));
+            }
             #[expect(clippy::cast_precision_loss, reason = "a small count")]
             let overflows = overflows as f64;
             self.figures.print(&format!("{what}: accept queues that overflowed"), overflows, "", Some(0.0));
