@@ -21,9 +21,14 @@ use crate::{PATIENCE, bench::cores};
 /// # Panics
 /// It has not been built.
 pub fn binary() -> PathBuf {
+    beside("chappe")
+        .expect("the chappe binary is not built; build it first: cargo build -p chappe, with --release if this is")
+}
+
+/// A program beside this one, or beside the folder that this one is in, as tests are.
+fn beside(name: &str) -> Option<PathBuf> {
     let own = std::env::current_exe().expect("a path of this program");
-    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("chappe")).find(|path| path.is_file());
-    beside.expect("the chappe binary is not built; build it first: cargo build -p chappe, with --release if this is")
+    own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
 /// Builds the binary where cargo runs this; else the one beside this program is used as it is.
@@ -78,13 +83,13 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts this program once more, with these arguments, on one core. It is told what to do by [`Process::tell`].
+    /// Starts the bench's program with these arguments on one core. It is told what to do by [`Process::tell`].
     ///
     /// # Panics
     /// It doesn't start.
-    pub fn start_own_on(core: usize, args: &[&str]) -> Self {
-        let own = std::env::current_exe().expect("a path of this program");
-        let mut command = Command::from(cores::command_on(core, &own));
+    pub fn start_bench_on(core: usize, args: &[&str]) -> Self {
+        let program = beside("bench").expect("the bench's program, which is built with its package");
+        let mut command = Command::from(cores::command_on(core, &program));
         command.args(args).stdin(Stdio::piped());
         Self::spawn(command)
     }

@@ -24,7 +24,7 @@ impl Generator {
     /// # Panics
     /// It doesn't start.
     pub fn start(plan: &Plan) -> Self {
-        Self(Process::start_own_on(cores::GENERATORS, &["generate", &json!(plan).to_string()]))
+        Self(Process::start_bench_on(cores::GENERATORS, &["generate", &json!(plan).to_string()]))
     }
 
     async fn ask(&mut self, command: &Command) -> Answer {

@@ -1,6 +1,6 @@
 //! Many members of one federation in one process: nodes as they come, without clients.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use chappe_common::keys::PublicKey;
 use chappe_node::{Node, NodeConfig};
@@ -38,6 +38,14 @@ pub fn run(members: &Members) {
     });
 }
 
+/// Three hundred nodes on one core can't probe as three hundred machines do: every member of such a federation does it
+/// more seldom, and waits for longer.
+pub(super) const PROBE_PERIOD: Duration = Duration::from_secs(10);
+/// For an answer.
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Between exchanges of two members' views.
+pub(super) const EXCHANGE_EVERY: Duration = Duration::from_secs(120);
+
 fn config(members: &Members, number: usize) -> NodeConfig {
     let mut config = NodeConfig::default();
     config.node.data_dir = members.dir.join(format!("member{number}"));
@@ -45,6 +53,9 @@ fn config(members: &Members, number: usize) -> NodeConfig {
     config.federation.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.federation.roots = vec![members.root];
     config.federation.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+    config.membership.probe_period = PROBE_PERIOD;
+    config.membership.probe_timeout = PROBE_TIMEOUT;
+    config.membership.exchange_every = EXCHANGE_EVERY;
     config.registry.urls = vec![members.registry.clone()];
     config
 }

@@ -56,7 +56,7 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a temporary folder");
         Files::make(dir.path());
         if !cores::are_two() {
-            figures.warn("there is one core: servers and what drives them share it, and no figure is to be trusted");
+            figures.warn("no two cores (or no taskset, of util-linux): what is measured shares one, and no figure is to be trusted");
         }
         Self { figures, dir, quick }
     }
@@ -100,6 +100,12 @@ impl Bench {
     /// Puts a load on each contender in turn, and prints what came of it.
     async fn compare(&self, what: &str, contenders: &mut [Contender], load: Load, targets: Targets<'_>) -> Vec<Rounds> {
         let (rounds, seconds) = if self.quick { (3, 0.7) } else { (5, load.seconds) };
+        for contender in contenders.iter() {
+            let retried = contender.opened.retried;
+            if retried > 0 {
+                self.figures.warn(&format!("{}: {retried} pairs of clients weren't served at once", contender.name));
+            }
+        }
         let all = alternate(contenders, Load { seconds, ..load }, rounds).await;
         let figures = self.figures;
         let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();

@@ -14,13 +14,16 @@ use super::{
     cores,
     floors::{Floor, Listening},
     generator::{Plan, Server, Speaks},
-    members::Members,
+    members::{self, Members},
     tls::Files,
 };
 use crate::process::{Process, http, init};
 
 /// How long nodes may take to find each other: hundreds of them on one core.
 const TO_GATHER: Duration = Duration::from_secs(180);
+
+/// Until nodes that have found each other have done with what that made them do.
+const TO_SETTLE: Duration = Duration::from_secs(10);
 
 /// Servers that do one job together.
 #[derive(Debug)]
@@ -103,12 +106,21 @@ impl Servers {
     pub async fn node_among(count: usize, dir: &Path) -> Self {
         let registry = Registry::start(dir).await;
         let mut servers = Self::empty(None);
-        servers.add_node(0, None, Some(&registry), dir).await;
+        let config = dir.join("node.toml");
+        fs::write(&config, node_config(0, None, Some(&registry))).expect("a config file");
+        let seconds = |key: &str, time: Duration| format!("membership.{key}={}s", time.as_secs());
+        let settings = [
+            seconds("probe_period", members::PROBE_PERIOD),
+            seconds("probe_timeout", members::PROBE_TIMEOUT),
+            seconds("exchange_every", members::EXCHANGE_EVERY),
+        ];
+        servers.start_node(&config, &settings).await;
         let root = registry.root.parse().expect("a key");
         let members = Members { registry: registry.url.clone(), root, count: count - 1, dir: dir.to_owned() };
-        let mut others = Process::start_own_on(cores::GENERATORS, &["members", &json!(members).to_string()]);
+        let mut others = Process::start_bench_on(cores::GENERATORS, &["members", &json!(members).to_string()]);
         others.line_within(TO_GATHER).await;
         servers.wait_for_members(count).await;
+        sleep(TO_SETTLE).await;
         servers.others.extend([registry.process, others]);
         servers
     }
@@ -127,7 +139,12 @@ impl Servers {
     async fn add_node(&mut self, number: usize, tls: Option<&Path>, registry: Option<&Registry>, dir: &Path) {
         let config = dir.join(format!("node{number}.toml"));
         fs::write(&config, node_config(number, tls, registry)).expect("a config file");
-        let args = ["node", "run", "--config", config.to_str().expect("a path in UTF-8")];
+        self.start_node(&config, &[]).await;
+    }
+
+    async fn start_node(&mut self, config: &Path, settings: &[String]) {
+        let mut args = vec!["node", "run", "--config", config.to_str().expect("a path in UTF-8")];
+        args.extend(settings.iter().flat_map(|setting| ["--set", setting]));
         let mut process = Process::start_on(cores::SERVERS, &args);
         let ready = process.line().await;
         self.addrs.push(ready["client_addr"].as_str().and_then(|addr| addr.parse().ok()).expect("an address"));
@@ -165,7 +182,7 @@ impl Servers {
 }
 
 async fn start(floor: &Floor) -> (Process, Listening) {
-    let mut process = Process::start_own_on(cores::SERVERS, &["floor", &json!(floor).to_string()]);
+    let mut process = Process::start_bench_on(cores::SERVERS, &["floor", &json!(floor).to_string()]);
     let listening = serde_json::from_value(process.line().await).expect("a floor that listens");
     (process, listening)
 }

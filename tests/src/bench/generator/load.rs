@@ -54,7 +54,8 @@ impl Clients {
     pub(super) async fn load(&mut self, load: Load) -> Loaded {
         let shared = &self.shared;
         shared.faults.take();
-        (shared.sent.set(0), shared.received.set(0));
+        shared.sent.set(0);
+        shared.received.set(0);
         shared.latency.borrow_mut().reset();
         shared.late.borrow_mut().reset();
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).expect("less than centuries");

@@ -1,17 +1,20 @@
 //! The clients of a generator: opened in pairs, brought as far as wanted, and handed over to the load.
 
-use std::{io, net::Ipv4Addr, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::Ipv4Addr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::{
     code::PairingCode,
     keys::{NodeId, SecretKey},
 };
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{
     Answer, Command, Plan, Server, Speaks,
@@ -29,6 +32,9 @@ use crate::{
 
 /// How many pairs are being opened at once.
 const AT_ONCE: usize = 16;
+/// How often a pair is tried, and the pause between: until a node has links to the homes of a large federation.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 /// The addresses that clients come from: one has ports for 28,000 connections, closed ones included for a minute.
 const SOURCES: u32 = 16;
 /// Longer than any run; the node allows an hour.
@@ -55,6 +61,8 @@ pub struct Opened {
     pub usage: Use,
     /// How many.
     pub sessions: u32,
+    /// How many pairs were not opened at once, as a node sends clients elsewhere that it can't serve yet.
+    pub retried: u32,
 }
 
 /// Where and how clients connect.
@@ -92,7 +100,7 @@ impl Clients {
             Command::Load(load) => Answer::Loaded(self.load(load).await),
             Command::Rest { seconds } => {
                 let meter = self.meter();
-                tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+                sleep(Duration::from_secs_f64(seconds)).await;
                 Answer::Rested(meter.stop())
             }
             Command::Relocate { servers } => Answer::Relocated(self.relocate(servers).await),
@@ -111,14 +119,20 @@ impl Clients {
     async fn connect(&mut self, count: u32, depth: Depth) -> Opened {
         assert!(self.sessions.is_empty() && count.is_multiple_of(2), "pairs, and once");
         let meter = self.meter();
-        let opened = stream::iter((0..count).step_by(2)).map(|first| self.opener.open_pair(first, depth));
-        let opened = opened.buffered(AT_ONCE).try_collect::<Vec<_>>().await.expect("every pair of clients is opened");
+        let mut retried = 0;
+        let opening = stream::iter((0..count).step_by(2)).map(|first| self.opener.open_pair(first, depth));
+        let mut opening = pin!(opening.buffered(AT_ONCE));
+        let mut opened = Vec::new();
+        while let Some((pair, tries)) = opening.next().await {
+            retried += u32::from(tries > 1);
+            opened.push(pair.expect("every pair of clients is opened"));
+        }
         let usage = meter.stop();
         for (session, incoming) in opened.into_iter().flatten() {
             self.hearing.spawn_local(listen(session.clone(), incoming, self.shared.clone()));
             self.sessions.push(session);
         }
-        Opened { usage, sessions: count }
+        Opened { usage, sessions: count, retried }
     }
 }
 
@@ -128,15 +142,24 @@ impl Opener {
         Self { servers, tls: self.tls.clone() }
     }
 
-    async fn open_pair(&self, first: u32, depth: Depth) -> io::Result<[(Rc<Session>, Incoming); 2]> {
-        let opening = async {
-            let (mut one, mut other) = tokio::try_join!(self.open(first, depth), self.open(first + 1, depth))?;
-            if depth == Depth::Paired && self.server(first).speaks == Speaks::Chappe {
-                pair(&mut one, &mut other, first).await?;
+    /// Opens a pair, in a few tries; gives how many.
+    async fn open_pair(&self, first: u32, depth: Depth) -> (io::Result<[(Rc<Session>, Incoming); 2]>, u32) {
+        for tries in 1.. {
+            let opened = timeout(PATIENCE, self.try_pair(first, depth)).await.map_err(io::Error::from).flatten();
+            if opened.is_ok() || tries == TRIES {
+                return (opened, tries);
             }
-            Ok([self.session(first, one), self.session(first + 1, other)])
-        };
-        timeout(PATIENCE, opening).await?
+            sleep(PAUSE).await;
+        }
+        unreachable!("the last try returns")
+    }
+
+    async fn try_pair(&self, first: u32, depth: Depth) -> io::Result<[(Rc<Session>, Incoming); 2]> {
+        let (mut one, mut other) = tokio::try_join!(self.open(first, depth), self.open(first + 1, depth))?;
+        if depth == Depth::Paired && self.server(first).speaks == Speaks::Chappe {
+            pair(&mut one, &mut other, first).await?;
+        }
+        Ok([self.session(first, one), self.session(first + 1, other)])
     }
 
     fn server(&self, number: u32) -> Server {

@@ -30,7 +30,7 @@ impl Bench {
             for (at, (contender, _)) in contenders.iter_mut().enumerate() {
                 let depth = if at == 3 { Depth::Both } else { Depth::Code };
                 contender.generator.disconnect().await;
-                let Opened { usage, sessions } = contender.generator.connect(sessions, depth).await;
+                let Opened { usage, sessions, .. } = contender.generator.connect(sessions, depth).await;
                 costs[at].push(usage.servers.as_secs_f64() * 1e6 / f64::from(sessions));
                 rates[at].push(f64::from(sessions) / usage.elapsed.as_secs_f64());
             }
