@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    cores,
+    cores, cpu,
     floors::{Floor, Listening},
     generator::{Plan, Server, Speaks},
     members::{self, Members},
@@ -22,8 +22,8 @@ use crate::process::{Process, http, init};
 /// How long nodes may take to find each other: hundreds of them on one core.
 const TO_GATHER: Duration = Duration::from_secs(180);
 
-/// Until nodes that have found each other have done with what that made them do.
-const TO_SETTLE: Duration = Duration::from_secs(10);
+/// In such a time, nodes that have found each other and done with what that made them do use less than a tenth of it.
+const AT_REST: Duration = Duration::from_secs(5);
 
 /// Servers that do one job together.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Servers {
         let mut others = Process::start_bench_on(cores::GENERATORS, &["members", &json!(members).to_string()]);
         others.line_within(TO_GATHER).await;
         servers.wait_for_members(count).await;
-        sleep(TO_SETTLE).await;
+        settle(others.id()).await;
         servers.others.extend([registry.process, others]);
         servers
     }
@@ -179,6 +179,20 @@ impl Servers {
     pub fn resident_kib(&self) -> u64 {
         self.processes.iter().map(Process::resident_kib).sum()
     }
+}
+
+/// Waits until a process has little to do.
+async fn settle(pid: u32) {
+    let at_rest = async {
+        loop {
+            let before = cpu::of_process(pid);
+            sleep(AT_REST).await;
+            if cpu::of_process(pid).saturating_sub(before) * 10 < AT_REST {
+                break;
+            }
+        }
+    };
+    timeout(TO_GATHER, at_rest).await.expect("nodes that come to rest");
 }
 
 async fn start(floor: &Floor) -> (Process, Listening) {
