@@ -8,6 +8,13 @@ use super::{
 };
 use crate::figures::percentile;
 
+/// The percentage of a core that others may use without changing figures by more than they differ anyway.
+const MAX_OTHERS: f64 = 5.0;
+/// How late the generator may be: a small part of the latencies that are wanted.
+const MAX_LATE_US: f64 = 500.0;
+/// The percentage of its core that a server uses that is the limit.
+const MIN_SERVER: f64 = 95.0;
+
 /// Servers, and what drives them.
 #[derive(Debug)]
 pub struct Contender {
@@ -142,10 +149,3 @@ impl Rounds {
         }
     }
 }
-
-/// The percentage of a core that others may use without changing figures by more than they differ anyway.
-const MAX_OTHERS: f64 = 5.0;
-/// How late the generator may be: a small part of the latencies that are wanted.
-const MAX_LATE_US: f64 = 500.0;
-/// The percentage of its core that a server uses that is the limit.
-const MIN_SERVER: f64 = 95.0;

@@ -4,12 +4,15 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use chappe_common::keys::PublicKey;
 use chappe_node::{Node, NodeConfig};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 
-/// How many start at once: each asks the registry, and three others.
-const AT_ONCE: usize = 8;
+/// How many join at once: each shakes hands with all that are there, and one core has to do both ends.
+const AT_ONCE: usize = 4;
+/// How long one may take to.
+const TO_JOIN: Duration = Duration::from_secs(30);
 
 /// Which members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,15 +34,29 @@ pub struct Members {
 pub fn run(members: &Members) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     runtime.block_on(async {
-        let started = stream::iter(0..members.count).map(|number| Node::spawn(config(members, number)));
-        let nodes: Vec<Node> = started.buffer_unordered(AT_ONCE).try_collect().await.expect("nodes that start");
+        let joining = stream::iter(0..members.count).map(|number| join(members, number));
+        let nodes: Vec<Node> = joining.buffered(AT_ONCE).collect().await;
         println!("{}", json!({"started": nodes.len()}));
         std::future::pending::<()>().await;
     });
 }
 
-/// Three hundred nodes on one core can't probe as three hundred machines do: every member of such a federation does it
-/// more seldom, and waits for longer.
+/// A node that knows all that were there before it began.
+async fn join(members: &Members, number: usize) -> Node {
+    let node = Node::spawn(config(members, number)).await.expect("a node that starts");
+    // The one that is measured, and itself.
+    let least = number.saturating_sub(AT_ONCE) + 2;
+    let joined = async {
+        while node.members() < least {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(TO_JOIN, joined).await.expect("a node that joins in time");
+    node
+}
+
+/// A hundred nodes on one core can't probe as a hundred machines do: every member of such a federation does it more
+/// seldom, and waits for longer.
 pub(super) const PROBE_PERIOD: Duration = Duration::from_secs(10);
 /// For an answer.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(4);

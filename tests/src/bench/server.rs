@@ -22,7 +22,7 @@ use crate::process::{Process, http, init};
 /// How long nodes may take to find each other: hundreds of them on one core.
 const TO_GATHER: Duration = Duration::from_secs(180);
 
-/// In such a time, nodes that have found each other and done with what that made them do use less than a tenth of it.
+/// In such a time, nodes that have found each other and done with what that made them do use less than half of it.
 const AT_REST: Duration = Duration::from_secs(5);
 
 /// Servers that do one job together.
@@ -187,7 +187,7 @@ async fn settle(pid: u32) {
         loop {
             let before = cpu::of_process(pid);
             sleep(AT_REST).await;
-            if cpu::of_process(pid).saturating_sub(before) * 10 < AT_REST {
+            if cpu::of_process(pid).saturating_sub(before) * 2 < AT_REST {
                 break;
             }
         }

@@ -11,6 +11,7 @@ use chappe_tests::{
         rows::{Bench, ROWS},
     },
     figures::Figures,
+    hosts::sandbox,
     process,
 };
 
@@ -20,9 +21,15 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // What the bench starts of itself.
     match &args[..] {
-        [kind, floor] if kind == "floor" => floors::run(&serde_json::from_str(floor).expect("a floor")),
         [kind, plan] if kind == "generate" => generator::run(&serde_json::from_str(plan).expect("a plan")),
-        [kind, members] if kind == "members" => members::run(&serde_json::from_str(members).expect("members")),
+        [kind, floor] if kind == "floor" => {
+            sandbox::end_with_parent();
+            floors::run(&serde_json::from_str(floor).expect("a floor"));
+        }
+        [kind, members] if kind == "members" => {
+            sandbox::end_with_parent();
+            members::run(&serde_json::from_str(members).expect("members"));
+        }
         args => return measure(args),
     }
     ExitCode::SUCCESS
