@@ -22,6 +22,9 @@ use crate::figures::Figures;
 /// The rows, in the order of a whole run.
 pub const ROWS: [&str; 10] = ["plain", "tls", "cross", "1000", "18000", "connect", "idle", "churn", "killed", "growth"];
 
+/// Those of a quick run, which has a thousand sessions anyway.
+pub const QUICK_ROWS: [&str; 7] = ["plain", "tls", "cross", "connect", "idle", "churn", "killed"];
+
 /// A payload of a candidate with its description, sealed and padded; and the next larger ones.
 const SMALL: usize = 1024;
 const LARGE: usize = 8 * 1024;
@@ -34,7 +37,7 @@ pub struct Bench {
     quick: bool,
 }
 
-/// How to compare: how often, and what the last of the contenders is held against.
+/// What the last of the contenders is held against.
 #[derive(Clone, Copy, Debug)]
 struct Targets<'a> {
     /// Of the processor's time for a message: the contender and the most that is wanted of its.
@@ -94,12 +97,12 @@ impl Bench {
     }
 
     fn sessions(&self) -> u32 {
-        if self.quick { 2000 } else { 10_000 }
+        if self.quick { 1000 } else { 10_000 }
     }
 
     /// Puts a load on each contender in turn, and prints what came of it.
     async fn compare(&self, what: &str, contenders: &mut [Contender], load: Load, targets: Targets<'_>) -> Vec<Rounds> {
-        let (rounds, seconds) = if self.quick { (3, 0.7) } else { (5, load.seconds) };
+        let (rounds, seconds) = if self.quick { (2, 0.5) } else { (5, load.seconds) };
         for contender in contenders.iter() {
             let retried = contender.opened.retried;
             if retried > 0 {

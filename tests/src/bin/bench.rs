@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use chappe_tests::{
     bench::{
         cores, floors, generator, members,
-        rows::{Bench, ROWS},
+        rows::{Bench, QUICK_ROWS, ROWS},
     },
     figures::Figures,
     hosts::sandbox,
@@ -50,7 +50,7 @@ fn measure(args: &[String]) -> ExitCode {
         }
     }
     if rows.is_empty() {
-        rows = ROWS.to_vec();
+        rows = if quick { QUICK_ROWS.to_vec() } else { ROWS.to_vec() };
     }
     if !process::is_built() {
         return fail("cargo build -p chappe failed");

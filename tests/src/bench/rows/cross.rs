@@ -26,7 +26,7 @@ impl Bench {
         let open = |rate| Load { pace: Pace::Open { rate }, size: SMALL, seconds: 1.5 };
         // Unmeasured: each inbox's lease is looked up once.
         for contender in &mut contenders {
-            contender.generator.load(Load { seconds: 5.0, ..open(10_000.0) }).await;
+            contender.generator.load(Load { seconds: if self.quick { 1.0 } else { 5.0 }, ..open(10_000.0) }).await;
         }
         let slow = self.compare("cross node, 1 KiB, 5,000/s", &mut contenders, open(5000.0), NO_TARGETS).await;
         if let [same, _, cross] = &slow[..] {
