@@ -36,7 +36,7 @@ impl Bench {
             Contender::start(AXUM, Servers::floor(Floor::WebSocket).await, sessions, Depth::Paired).await,
             Contender::start(NODE, Servers::nodes(1, None, &self.folder("plain")).await, sessions, Depth::Paired).await,
         ];
-        let idle = self.print_idle("plain", &contenders, Some(5.0)).await;
+        let idle = self.print_idle("plain", &contenders, 5.0).await;
         let cpu = &[(AXUM, 1.0), (BARE, 1.1)];
         for (rate, name) in [(5000.0, "5,000/s"), (20_000.0, "20,000/s"), (40_000.0, "40,000/s")] {
             let p99: &[_] = if rate == 20_000.0 { &[(AXUM, 1.2)] } else { &[] };
@@ -62,7 +62,7 @@ impl Bench {
             Contender::start(AXUM, floor, sessions, Depth::Paired).await,
             Contender::start(NODE, node, sessions, Depth::Paired).await,
         ];
-        let idle = self.print_idle("TLS", &contenders, Some(14.0)).await;
+        let idle = self.print_idle("TLS", &contenders, 14.0).await;
         let targets = Targets { cpu: &[(AXUM, 1.0)], p99: &[(AXUM, 1.2)], rate: &[] };
         for (rate, name) in [(5000.0, "5,000/s"), (20_000.0, "20,000/s")] {
             self.compare(&format!("TLS, 1 KiB, {name}"), &mut contenders, open(rate, SMALL), targets).await;
@@ -80,18 +80,18 @@ impl Bench {
             Contender::start(NODE, node, sessions, Depth::Paired).await,
         ];
         let what = format!("{sessions} sessions");
-        // What a process holds once weighs more on few.
-        let most = (sessions >= 10_000).then_some(5.0);
-        self.print_idle(&what, &contenders, most).await;
+        self.print_idle(&what, &contenders, 5.0).await;
         let targets = Targets { cpu: &[(AXUM, 1.0)], p99: &[(AXUM, 1.2)], rate: &[] };
         self.compare(&format!("{what}, 1 KiB, 20,000/s"), &mut contenders, open(20_000.0, SMALL), targets).await;
     }
 
     /// Prints what a session holds; gives what the last contender's servers do.
-    async fn print_idle(&self, what: &str, contenders: &[Contender], most: Option<f64>) -> f64 {
+    async fn print_idle(&self, what: &str, contenders: &[Contender], most: f64) -> f64 {
         sleep(SETTLE).await;
         for contender in contenders {
-            let target = most.filter(|_| contender.name == NODE);
+            // What a process holds once weighs more on few.
+            let counts = contender.name == NODE && contender.opened.sessions >= 10_000;
+            let target = counts.then_some(most);
             let figure = format!("{what}: memory of an idle session, {}", contender.name);
             self.figures.print(&figure, contender.session_kib(), "KiB", target);
         }
