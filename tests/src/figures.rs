@@ -35,7 +35,16 @@ impl Figures {
         }
         let wanted = target.map_or_else(String::new, |target| format!("  (wanted: {than} {target} {unit})"));
         let mark = if ok { ' ' } else { '!' };
-        println!("{mark} {figure:<52} {:>10} {unit}{wanted}", round(value).to_string());
+        println!("{mark} {figure:<64} {:>10} {unit}{wanted}", round(value).to_string());
+    }
+
+    /// Says what is wrong with figures, to whoever reads them.
+    pub fn warn(self, text: &str) {
+        if self.json {
+            println!("{}", json!({"warning": text}));
+        } else {
+            println!("! {text}");
+        }
     }
 
     /// Says what goes on, to people alone.

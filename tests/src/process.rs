@@ -4,16 +4,17 @@ use std::{
     fs::OpenOptions,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
     time::timeout,
 };
 
-use crate::PATIENCE;
+use crate::{PATIENCE, bench::cores};
 
 /// The `chappe` binary beside this one.
 ///
@@ -31,6 +32,17 @@ pub fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a path of this program");
     let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
     beside.unwrap_or_else(|| panic!("{name} is not built; build it first: cargo build, with --release if this is"))
+}
+
+/// Builds the binary where cargo runs this; else the one beside this program is used as it is.
+pub fn is_built() -> bool {
+    let Some(cargo) = std::env::var_os("CARGO") else { return true };
+    let mut build = std::process::Command::new(cargo);
+    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--quiet", "-p", "chappe"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    build.status().is_ok_and(|status| status.success())
 }
 
 /// A process that prints a JSON object a line. Killed when dropped.
@@ -73,6 +85,27 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// Starts `chappe --json` with these arguments on one core.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start_on(core: usize, args: &[&str]) -> Self {
+        let mut command = Command::from(cores::command_on(core, &binary()));
+        command.arg("--json").args(args).env("CHAPPE_LOG", "warn").stdin(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// Starts the bench's program with these arguments on one core. It is told what to do by [`Process::tell`].
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start_bench_on(core: usize, args: &[&str]) -> Self {
+        let program = beside("bench");
+        let mut command = Command::from(cores::command_on(core, &program));
+        command.args(args).stdin(Stdio::piped());
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command.kill_on_drop(true).stdout(Stdio::piped()).spawn().expect("a process");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -88,12 +121,29 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
+    /// Writes a line to its standard input.
+    ///
+    /// # Panics
+    /// It has ended, or it was not started to be told.
+    pub async fn tell(&mut self, line: &Value) {
+        let input = self.child.stdin.as_mut().expect("an input");
+        input.write_all(format!("{line}\n").as_bytes()).await.expect("a process that reads");
+    }
+
     /// The next line.
     ///
     /// # Panics
     /// None comes in time, or it is no JSON.
     pub async fn line(&mut self) -> Value {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("a readable line");
+        self.line_within(PATIENCE).await
+    }
+
+    /// The next line, for which that long is waited.
+    ///
+    /// # Panics
+    /// None comes in time, or it is no JSON.
+    pub async fn line_within(&mut self, patience: Duration) -> Value {
+        let line = timeout(patience, self.lines.next_line()).await.expect("a line in time").expect("a readable line");
         serde_json::from_str(&line.expect("a line, not the end")).expect("JSON")
     }
 

@@ -4,11 +4,7 @@
 //! Needs network namespaces (root, or a system that lets users make them), iproute2 and nftables; takes a quarter
 //! of an hour. Figures are seen from outside: what each node's `/members` says, ten times a second, and what clients get.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use chappe_tests::{
     figures::Figures,
@@ -18,6 +14,7 @@ use chappe_tests::{
         scenes::Stage,
         topology,
     },
+    process,
 };
 use tokio::time::{Instant, timeout};
 
@@ -40,7 +37,7 @@ fn main() -> ExitCode {
         sandbox::end_with_parent();
         return inside();
     }
-    if !is_built() {
+    if !process::is_built() {
         eprintln!("error: cargo build -p chappe failed");
         return ExitCode::FAILURE;
     }
@@ -56,17 +53,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Builds the binary where cargo runs this; else the one beside this program is used as it is.
-fn is_built() -> bool {
-    let Some(cargo) = std::env::var_os("CARGO") else { return true };
-    let mut build = Command::new(cargo);
-    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(["build", "--quiet", "-p", "chappe"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    build.status().is_ok_and(|status| status.success())
 }
 
 #[tokio::main]

@@ -29,6 +29,11 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
+    /// Its own certificate.
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
     /// A certificate of these names, and of 127.0.0.1, with its key.
     ///
     /// # Panics

@@ -1,0 +1,147 @@
+//! A minimal axum relay: a task for each client, which takes frames from its socket to others' queues and from its own queue
+//! to its socket.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use axum::{
+    Router,
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{Message, WebSocket},
+    },
+    routing::get,
+};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, SinkExt as _};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{QUEUE_FRAMES, id_of, link};
+
+/// The library's own 128 KiB cost 2.6 times the CPU, and are held by each idle client.
+const READ_BUFFER: usize = 4096;
+/// What is ready goes in one write. Allocated as it is used.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// The clients, and the way to those of the other relay.
+#[derive(Clone, Debug)]
+pub(super) struct Peers {
+    local: Arc<RwLock<HashMap<u64, mpsc::Sender<Bytes>>>>,
+    link: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Peers {
+    fn insert(&self, id: u64, sender: mpsc::Sender<Bytes>) {
+        self.local.write().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+    }
+
+    fn remove(&self, id: u64) {
+        self.local.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Hands a frame to its receiver, here or at the other relay. What doesn't fit is lost, and the generator says so.
+    fn send(&self, body: Bytes) {
+        let Some(id) = id_of(&body) else { return };
+        let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = local.get(&id).or(self.link.as_ref()) {
+            let _ = sender.try_send(body);
+        }
+    }
+
+    /// The same, for a frame that the other relay sent.
+    pub(super) fn send_here(&self, body: Bytes) {
+        let Some(id) = id_of(&body) else { return };
+        if let Some(sender) = self.local.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            let _ = sender.try_send(body);
+        }
+    }
+}
+
+/// Serves until the task is ended; a link takes what is for nobody here.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    link: Option<(mpsc::Sender<Bytes>, link::Link)>,
+) {
+    let (sender, link) = link.unzip();
+    let peers = Peers { local: Arc::default(), link: sender };
+    let routes = Router::new().route("/", get(upgrade)).with_state(peers.clone());
+    let mut tasks = JoinSet::new();
+    if let Some(link) = link {
+        tasks.spawn(link.run(peers));
+    }
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let (tls, routes) = (tls.clone(), routes.clone());
+        tasks.spawn(async move {
+            match tls {
+                None => serve_http(stream, routes).await,
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve_http(stream, routes).await;
+                    }
+                }
+            }
+        });
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router) {
+    let http = http1::Builder::new();
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).with_upgrades();
+    // A connection that breaks is its client's business.
+    let _ = connection.await;
+}
+
+async fn upgrade(State(peers): State<Peers>, upgrade: WebSocketUpgrade) -> axum::response::Response {
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(WRITE_BUFFER);
+    upgrade.on_upgrade(|socket| run(socket, peers))
+}
+
+async fn run(mut socket: WebSocket, peers: Peers) {
+    let Some(Ok(Message::Binary(body))) = socket.recv().await else { return };
+    let Some(id) = id_of(&body) else { return };
+    let (sender, mut queue) = mpsc::channel(QUEUE_FRAMES);
+    peers.insert(id, sender);
+    if socket.send(Message::Binary(body)).await.is_ok() {
+        relay(&mut socket, &mut queue, &peers).await;
+    }
+    peers.remove(id);
+}
+
+async fn relay(socket: &mut WebSocket, queue: &mut mpsc::Receiver<Bytes>, peers: &Peers) {
+    loop {
+        tokio::select! {
+            biased;
+            Some(body) = queue.recv() => {
+                let mut next = Some(body);
+                while let Some(body) = next {
+                    if socket.feed(Message::Binary(body)).await.is_err() {
+                        return;
+                    }
+                    next = queue.recv().now_or_never().flatten();
+                }
+                if socket.flush().await.is_err() {
+                    return;
+                }
+            }
+            heard = socket.recv() => match heard {
+                Some(Ok(Message::Binary(body))) => peers.send(body),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                _ => return,
+            },
+        }
+    }
+}

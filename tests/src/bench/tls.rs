@@ -1,0 +1,108 @@
+//! A certificate made at the run's start, in a folder that all processes of the run read.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::faults::ca::Ca;
+
+/// The files of one certificate.
+#[derive(Debug)]
+pub struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Makes a certificate for 127.0.0.1 and `localhost`, and the authority that signed it.
+    ///
+    /// # Panics
+    /// The folder can't be written to.
+    pub fn make(dir: &Path) -> Self {
+        let files = Self::in_folder(dir);
+        let ca = Ca::new("bench");
+        let (certificate, key) = ca.issue(&["localhost"]);
+        let write = |path: PathBuf, label: &str, der: &[u8]| {
+            let text = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
+            fs::write(path, text).expect("a writable folder");
+        };
+        write(files.authority(), "CERTIFICATE", ca.certificate());
+        write(files.certificate(), "CERTIFICATE", &certificate);
+        write(files.key(), "PRIVATE KEY", key.secret_der());
+        files
+    }
+
+    /// Those that [`Files::make`] made.
+    pub fn in_folder(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// The server's certificate, PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("certificate.pem")
+    }
+
+    /// Its private key, PEM.
+    pub fn key(&self) -> PathBuf {
+        self.dir.join("key.pem")
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.dir.join("authority.pem")
+    }
+
+    /// A server with this certificate. Nothing is kept for resuming, as our node keeps nothing.
+    fn server(&self) -> ServerConfig {
+        let certificate = CertificateDer::from_pem_file(self.certificate()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(self.key()).expect("a key");
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has the versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a certificate of that key");
+        config.send_tls13_tickets = 0;
+        config
+    }
+
+    /// A client that trusts its authority, and makes a full handshake each time.
+    ///
+    /// # Panics
+    /// The files can't be read.
+    pub fn client(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.authority()).expect("a certificate")).expect("a certificate");
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has the versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        config
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.server()))
+    }
+
+    pub(super) fn quic_server(&self) -> quinn::ServerConfig {
+        let config = QuicServerConfig::try_from(self.server()).expect("TLS 1.3");
+        quinn::ServerConfig::with_crypto(Arc::new(config))
+    }
+
+    pub(super) fn quic_client(&self) -> quinn::ClientConfig {
+        let config = QuicClientConfig::try_from(self.client()).expect("TLS 1.3");
+        quinn::ClientConfig::new(Arc::new(config))
+    }
+}
