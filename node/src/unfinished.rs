@@ -28,6 +28,10 @@ impl Unfinished {
 
     /// Counts one more in, at the cost of the oldest where there are too many.
     pub(crate) fn count_in(&mut self) -> Waiting {
+        // Most are finished in the order in which they came.
+        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiting.pop_front();
+        }
         if self.waiting.len() >= self.most {
             self.waiting.retain(|one| !one.is_closed());
             if self.waiting.len() >= self.most {

@@ -269,8 +269,8 @@ impl Session {
             match self.poll_hear(cx, incoming, &mut heard) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Over)) => return Poll::Ready(()),
-                // What was heard may have set a deadline or asked a question.
-                Poll::Pending if heard => {}
+                // What was heard may have set a deadline or asked a question. What others tell wakes the task by itself.
+                Poll::Pending if heard && (!self.ops.is_empty() || self.is_early(&timer)) => {}
                 Poll::Pending => return Poll::Pending,
             }
             self.batch.flush();
@@ -357,13 +357,19 @@ impl Session {
         self.core.config.times.lookup + self.core.config.times.delivery * 2
     }
 
-    /// Sets the timer where the next deadline is earlier than it, or it has fired. A deadline that has moved on, as the
-    /// idle one does with every message, only costs one wake-up at its old time.
+    /// Sets the timer where the next deadline is earlier than it, or it has fired, or would fire long before. The idle
+    /// deadline moves with every message: setting the timer each time would cost more than waking once too often.
     fn arm(&self, timer: Pin<&mut Sleep>) {
         let next = self.next_deadline().into();
-        if timer.is_elapsed() || next < timer.deadline() {
+        let slack = self.core.config.times.idle / 4;
+        if timer.is_elapsed() || next < timer.deadline() || next > timer.deadline() + slack {
             timer.reset(next);
         }
+    }
+
+    /// Whether something is due before the timer fires.
+    fn is_early(&self, timer: &Sleep) -> bool {
+        self.next_deadline() < timer.deadline().into_std()
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
