@@ -26,7 +26,8 @@ async fn messages_arrive(plan: &Plan) {
         let loaded = generator.load(load).await;
         assert_eq!(loaded.faults, Faults::default(), "{plan:?}, {load:?}");
         assert!(loaded.messages > 100 && loaded.received == loaded.sent, "{plan:?}, {load:?}: {loaded:?}");
-        assert!(loaded.cpu_us() > 0.0, "the kernel counts no time");
+        // Of this process, threads of other tests end meanwhile, and take their time with them.
+        assert!(plan.pids.contains(&std::process::id()) || loaded.cpu_us() > 0.0, "the kernel counts no time");
     }
     generator.disconnect().await;
 }
@@ -92,7 +93,7 @@ async fn a_node_that_refuses_messages_is_found_out() {
     generator.connect(2, Depth::Inbox).await;
     let load = Load { pace: Pace::Open { rate: 4000.0 }, size: 1024, seconds: 0.5 };
     let faults = generator.load(load).await.faults;
-    // Each message that isn't forwarded is answered by an error to its sender.
-    assert!(faults.lost > 0 && faults.unexpected == faults.lost, "{faults:?}");
+    // What isn't forwarded is answered by an error to its sender, until that is closed for it.
+    assert!(faults.lost > 0 && (1..=faults.lost).contains(&faults.unexpected), "{faults:?}");
     node.shutdown().await;
 }
