@@ -7,6 +7,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 /// What an item weighs in a queue.
@@ -77,23 +78,21 @@ impl<T: Weigh> Sender<T> {
 }
 
 impl<T: Weigh> Receiver<T> {
-    /// Waits for an item and takes up to `limit` of those that are ready. Zero once all senders are gone.
+    /// Waits for an item and takes up to `limit` of those that are ready. Zero once all senders are gone. What is taken
+    /// weighs on the queue until it is [`Receiver::done`].
     pub(crate) async fn recv_many(&mut self, items: &mut Vec<T>, limit: usize) -> usize {
-        let before = items.len();
-        let taken = self.queue.recv_many(items, limit).await;
-        self.free(&items[before..]);
-        taken
+        self.queue.recv_many(items, limit).await
     }
 
     /// Takes up to `limit` items that are ready now.
     pub(crate) fn take_ready(&mut self, items: &mut Vec<T>, limit: usize) {
-        let before = items.len();
-        items.extend(std::iter::from_fn(|| self.queue.try_recv().ok()).take(limit));
-        self.free(&items[before..]);
+        // Not `try_recv`, which may stop the thread for a sender that is about to add its item.
+        let _ = self.queue.recv_many(items, limit).now_or_never();
     }
 
-    fn free(&self, taken: &[T]) {
-        self.queued.fetch_sub(taken.iter().map(Weigh::weight).sum(), Ordering::Relaxed);
+    /// Items of this weight together, taken before, are no longer held.
+    pub(crate) fn done(&self, weight: usize) {
+        self.queued.fetch_sub(weight, Ordering::Relaxed);
     }
 }
 
@@ -113,9 +112,12 @@ mod tests {
         let mut taken = Vec::new();
         assert_eq!(receiver.recv_many(&mut taken, 1).await, 1);
         assert_eq!(taken, [Bytes::from_static(b"12345678")]);
+        assert_eq!(sender.try_send(Bytes::from_static(b"1")), Err(TrySendError::Full), "it is still held");
+        receiver.done(8);
         assert_eq!(sender.try_send(Bytes::from_static(b"12345678")), Ok(()));
         receiver.take_ready(&mut taken, 1);
         assert_eq!(taken.pop(), Some(Bytes::from_static(b"12")));
+        receiver.done(2);
         assert_eq!(sender.try_send(Bytes::from_static(b"34")), Ok(()), "its bytes are free again");
         drop(receiver);
         assert_eq!(sender.try_send(Bytes::new()), Err(TrySendError::Closed));

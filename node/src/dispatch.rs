@@ -76,9 +76,13 @@ pub(crate) fn handle(
             // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.
             if !note_to_session(core, to, from, note.clone())
                 && let Some(answer) = answer_of_nobody(&note)
-                && link.try_note(from.session, to, answer).is_err()
             {
-                core.metrics.notes_dropped.inc();
+                if matches!(note, Note::Ask(_)) {
+                    core.metrics.asks_refused.inc();
+                }
+                if link.try_note(from.session, to, answer).is_err() {
+                    core.metrics.notes_dropped.inc();
+                }
             }
         }
         Header::Request { id, request } => {

@@ -30,13 +30,13 @@ use crate::{
 pub(crate) const COMMANDS: usize = 16_384;
 /// How often due registrations are looked for.
 const TICK: Duration = Duration::from_millis(500);
-/// The pauses before a home that did not answer is told again: together about as long as a home that is down is taken
-/// for a member.
+/// The pauses before a home that did not answer is asked again: with the time that it is waited for, about as long as one
+/// that is down is taken for a member.
 const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
 /// What is kept registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Key {
+pub(crate) enum Key {
     /// An inbox.
     Inbox(Inbox),
     /// A code of a session.
@@ -65,6 +65,15 @@ pub(crate) enum Command {
     WithdrawCode(PairingCode, SessionId),
     /// The inbox is attached elsewhere: keep its lease of up to this `seq` no more. The homes know already.
     Forget(Inbox, u64),
+    /// A home has not answered for these: put them again where they are still kept, and it still is their home.
+    PutAgain {
+        /// The home.
+        home: NodeId,
+        /// What it did not answer.
+        keys: Vec<Key>,
+        /// How often it was asked before.
+        tries: usize,
+    },
 }
 
 struct Kept {
@@ -97,6 +106,8 @@ struct Errand {
     codes: Vec<(PairingCode, SessionId)>,
     drop_leases: Vec<(Inbox, u64)>,
     drop_codes: Vec<(PairingCode, SessionId)>,
+    /// How often the home did not answer before.
+    tries: usize,
 }
 
 impl Publisher {
@@ -154,6 +165,16 @@ impl Publisher {
                 }
             }
             Command::Forget(inbox, seq) => drop(self.forget_lease(inbox, seq)),
+            Command::PutAgain { home, keys, tries } => {
+                for key in keys {
+                    let Some(kept) = self.kept.get(&key) else { continue };
+                    if kept.homes.iter().any(|own| own == home) {
+                        let errand = errands.entry(home).or_default();
+                        errand.tries = tries;
+                        put(errand, key, kept);
+                    }
+                }
+            }
         }
     }
 
@@ -241,35 +262,37 @@ fn put(errand: &mut Errand, key: Key, kept: &Kept) {
     }
 }
 
-/// Tells one home. What it is to keep is told again where it did not answer: a home that has just started knows its members
+/// Tells one home. What it is to keep is put again where it did not answer: a home that has just started knows its members
 /// a moment later than they know it. What fails all the same is tried when it is due.
-async fn run_errand(core: &Arc<Core>, home: NodeId, mut errand: Errand) {
-    put_all(core, home, &mut errand).await;
+async fn run_errand(core: &Arc<Core>, home: NodeId, errand: Errand) {
+    let missed = put_all(core, home, &errand).await;
     for leases in errand.drop_leases.chunks(MAX_BATCH) {
         locate::ask(core, home, Request::DropLeases(leases.to_vec())).await;
     }
     for codes in errand.drop_codes.chunks(MAX_BATCH) {
         locate::ask(core, home, Request::DropCodes(codes.to_vec())).await;
     }
-    for pause in PUT_AGAIN {
-        if errand.leases.is_empty() && errand.codes.is_empty() {
-            return;
-        }
-        tokio::time::sleep(pause).await;
-        // What was given back meanwhile must not be put there again.
-        let is_current = |lease: &SignedLease| core.local.lease(&lease.inbox).is_some_and(|own| own.seq == lease.seq);
-        errand.leases.retain(is_current);
-        errand.codes.retain(|(_, session)| core.local.session(*session).is_some());
-        put_all(core, home, &mut errand).await;
+    if missed.is_empty() {
+        return;
     }
+    let Some(pause) = PUT_AGAIN.get(errand.tries) else { return };
+    tokio::time::sleep(*pause).await;
+    // By way of the publisher, which knows what was given back meanwhile. It ends only with the node.
+    let _ = core.publisher.send(Command::PutAgain { home, keys: missed, tries: errand.tries + 1 }).await;
 }
 
-/// Registers leases and codes with one home; what it did not answer stays in the errand.
-async fn put_all(core: &Arc<Core>, home: NodeId, errand: &mut Errand) {
-    for leases in std::mem::take(&mut errand.leases).chunks(MAX_BATCH) {
-        let answers = locate::put_batch(core, home, leases, (0..leases.len()).collect()).await;
+/// Registers leases and codes with one home; gives back what it did not answer. Who doesn't answer once isn't asked for
+/// the rest: each question would be waited for.
+async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
+    let mut missed = Vec::new();
+    for leases in errand.leases.chunks(MAX_BATCH) {
+        let answers = if missed.is_empty() {
+            locate::put_batch(core, home, leases, (0..leases.len()).collect()).await
+        } else {
+            Vec::new()
+        };
         if answers.is_empty() {
-            errand.leases.extend_from_slice(leases);
+            missed.extend(leases.iter().map(|lease| Key::Inbox(lease.inbox)));
         }
         for (index, registered) in answers {
             if registered != Registered::Stale {
@@ -283,9 +306,11 @@ async fn put_all(core: &Arc<Core>, home: NodeId, errand: &mut Errand) {
             let _ = core.publisher.send(Command::Forget(lease.inbox, lease.seq)).await;
         }
     }
-    for codes in std::mem::take(&mut errand.codes).chunks(MAX_BATCH) {
-        if locate::ask(core, home, Request::ClaimCodes(codes.to_vec())).await.is_none() {
-            errand.codes.extend_from_slice(codes);
+    for codes in errand.codes.chunks(MAX_BATCH) {
+        let claim = Request::ClaimCodes(codes.to_vec());
+        if !missed.is_empty() || locate::ask(core, home, claim).await.is_none() {
+            missed.extend(codes.iter().map(|(code, session)| Key::Code(*code, *session)));
         }
     }
+    missed
 }

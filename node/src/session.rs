@@ -106,11 +106,12 @@ impl SessionEvent {
         matches!(self, Self::Message(_) | Self::Note(_))
     }
 
-    /// Whether anybody who knows the session's code could be behind it.
-    pub(crate) const fn is_by_stranger(&self) -> bool {
+    /// The session that is behind it, where that is another client's.
+    pub(crate) const fn from(&self) -> Option<PeerAddr> {
         match self {
-            Self::Note(noted) => matches!(noted.1, Note::Ask(_) | Note::AskWithdrawn { .. }),
-            _ => false,
+            Self::Note(noted) => Some(noted.0),
+            Self::Message(message) => Some(message.from),
+            _ => None,
         }
     }
 }

@@ -31,7 +31,7 @@ use super::{
     replies::Replies,
 };
 use crate::{
-    bounded::{self, TrySendError},
+    bounded::{self, TrySendError, Weigh},
     core::Core,
     dispatch,
     session::{Origin, SessionId, handle::Batch},
@@ -354,6 +354,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Rece
         // Whoever else is ready now adds its frames first: they share packets and system calls.
         tokio::task::yield_now().await;
         queue.take_ready(&mut frames, WRITE_FRAMES);
+        let weight = frames.iter().map(Weigh::weight).sum();
         for frame in frames.drain(..) {
             chunks.push(frame.head);
             if !frame.payload.is_empty() {
@@ -364,6 +365,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Rece
             return;
         }
         chunks.clear();
+        queue.done(weight);
     }
 }
 

@@ -180,10 +180,12 @@ impl Links {
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     // Every other packet would be acknowledged at once, each time by a packet of its own. Five are half of what a new link
-    // may have under way, and the delay is short, so that nobody waits for an acknowledgement to send on. Loss is found
-    // all the same: packets out of order are told at once.
+    // may have under way, and the delay is short, so that nobody waits for an acknowledgement to send on. A packet out of
+    // order is told at once, as without this, so that loss is found as early.
     let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(5)).max_ack_delay(Some(Duration::from_millis(2)));
+    acks.ack_eliciting_threshold(VarInt::from_u32(5))
+        .max_ack_delay(Some(Duration::from_millis(2)))
+        .reordering_threshold(VarInt::from_u32(1));
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(LINK_IDLE).expect("half an hour is a valid timeout")))
         // Two lanes; first words or exchanges.

@@ -28,10 +28,9 @@ use crate::{
 
 /// Events that may wait for one session: more small ones than a client gets in its busiest second.
 const QUEUE_EVENTS: usize = 1024;
-/// The part of that, and of the bytes, which requests to pair or link may take up: whoever knows a code can send them.
+/// The part of that, and of the bytes, which sessions may take up that this one isn't paired with: whoever knows its code
+/// can make some node send to it.
 const STRANGERS_PART: usize = 2;
-/// Room for events that an idle session may keep.
-const IDLE_EVENTS: usize = 8;
 
 /// The handle of a session. Cheap to clone; telling and saying never wait.
 #[derive(Clone)]
@@ -125,9 +124,10 @@ impl SessionHandle {
     /// Tells the session. A session whose queue is full is too slow, and ends; but strangers have only a part of the queue,
     /// and end nobody's session by filling it.
     pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
-        let (weight, is_by_stranger) = (event.weight(), event.is_by_stranger());
-        let part = if is_by_stranger { STRANGERS_PART } else { 1 };
+        let weight = event.weight();
         let mut state = self.state();
+        let is_by_stranger = event.from().is_some_and(|from| !state.bonds.iter().any(|bond| bond.peer == from));
+        let part = if is_by_stranger { STRANGERS_PART } else { 1 };
         if !state.open {
             return Err(TrySendError::Closed);
         }
@@ -287,7 +287,14 @@ impl SessionHandle {
 
     /// Takes TLS records of the client in.
     pub(crate) fn decrypt(&self, records: &[u8], plain: &mut Vec<u8>) -> Result<bool, SayError> {
-        self.state().out.as_mut().ok_or(SayError::Closed)?.decrypt(records, plain)
+        let mut state = self.state();
+        let out = state.out.as_mut().ok_or(SayError::Closed)?;
+        let open = out.decrypt(records, plain)?;
+        if out.waiting().since.is_some() {
+            // TLS may have had an answer of its own, which the system didn't take.
+            wake(state);
+        }
+        Ok(open)
     }
 
     /// Takes nothing more; gives back what waited.
@@ -337,7 +344,8 @@ impl State {
     fn pop(&mut self) -> Option<SessionEvent> {
         let event = self.events.pop_front()?;
         self.weight -= event.weight();
-        if self.events.is_empty() && self.events.capacity() > IDLE_EVENTS {
+        if self.events.is_empty() {
+            // Events are rare, and sessions idle for hours.
             self.events = VecDeque::new();
         }
         Some(event)

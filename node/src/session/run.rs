@@ -9,6 +9,7 @@ mod by_inbox;
 mod done;
 mod hear;
 mod leave;
+mod ops;
 mod say;
 mod send;
 mod told;
@@ -30,14 +31,11 @@ use chappe_common::{
     keys::NodeId,
     lease::SignedLease,
 };
-use futures_util::{
-    StreamExt as _,
-    future::{BoxFuture, poll_fn},
-    stream::FuturesUnordered,
-};
+use futures_util::future::poll_fn;
 use rand::RngExt as _;
 use tokio::time::{Sleep, sleep_until};
 
+use self::ops::Ops;
 use super::{
     PeerAddr, SessionId, answer_left,
     code_door::{CodeDoor, Registration, Times},
@@ -116,8 +114,6 @@ enum Done {
     Published,
 }
 
-type Op = BoxFuture<'static, Done>;
-
 struct Session {
     core: Arc<Core>,
     handle: SessionHandle,
@@ -127,7 +123,7 @@ struct Session {
     rates: SessionRates,
     code_door: CodeDoor,
     inbox_door: InboxDoor,
-    ops: FuturesUnordered<Op>,
+    ops: Ops,
     /// How many questions are open on which the client's next message depends.
     ordered: usize,
     /// A question is open that will let waiting messages go on.
@@ -181,7 +177,7 @@ impl Running {
             nonce,
             code_door: CodeDoor::default(),
             inbox_door: InboxDoor::default(),
-            ops: FuturesUnordered::new(),
+            ops: Ops::default(),
             ordered: 0,
             reaching: false,
             claiming: None,
@@ -256,9 +252,7 @@ impl Session {
                 }
                 continue;
             }
-            if !self.ops.is_empty()
-                && let Poll::Ready(Some(done)) = self.ops.poll_next_unpin(cx)
-            {
+            if let Poll::Ready(done) = self.ops.poll_next(cx) {
                 self.handle_done(done);
                 continue;
             }

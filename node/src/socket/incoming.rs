@@ -60,12 +60,14 @@ pub(crate) struct Incoming {
     decoder: Decoder,
     /// What was read and is to be heard later; at most one buffer.
     unheard: Vec<u8>,
+    /// Nothing comes behind that: the client has ended its side of TLS.
+    ended: bool,
 }
 
 impl Incoming {
     /// From a connection, of which `unheard` was read already; messages of at most `max_message` bytes.
     pub(crate) fn new(reader: OwnedReadHalf, unheard: Vec<u8>, max_message: usize) -> Self {
-        Self { reader, decoder: Decoder::new(max_message), unheard }
+        Self { reader, decoder: Decoder::new(max_message), unheard, ended: false }
     }
 
     /// Hears what is there: gives each frame to `hear`, with whether more was read behind it. `decrypt` makes what was
@@ -86,6 +88,9 @@ impl Incoming {
                 return Poll::Ready(Ok(()));
             }
         }
+        if self.ended {
+            return Poll::Ready(Err(Ended::Closed));
+        }
         for _ in 0..READS {
             let next = READ.with_borrow_mut(|buffer| {
                 let mut read = ReadBuf::new(buffer);
@@ -102,7 +107,9 @@ impl Incoming {
                     plain.clear();
                     let open = decrypt(&buffer[..count], plain).map_err(|_| Ended::Closed)?;
                     let next = self.hear_buffer(plain, &mut hear)?;
-                    Poll::Ready(if open { Ok(next) } else { Err(Ended::Closed) })
+                    self.ended = !open;
+                    // What waits is heard before the end.
+                    Poll::Ready(if open || next == Next::Wait { Ok(next) } else { Err(Ended::Closed) })
                 })
             });
             if ready!(next)? == Next::Wait {

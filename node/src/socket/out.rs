@@ -166,9 +166,9 @@ impl Out {
         Poll::Ready(Ok(()))
     }
 
-    /// What waits.
+    /// What waits for the system to take it. What is merely held is not among it: whoever holds it is about to flush it.
     pub(crate) fn waiting(&self) -> Waiting {
-        Waiting { bytes: self.queue.len(), since: self.blocked }
+        Waiting { bytes: if self.blocked.is_some() { self.queue.len() } else { 0 }, since: self.blocked }
     }
 
     /// Takes TLS records in, and appends what they hold to `plain`. `false`: the client has ended its side.

@@ -161,7 +161,9 @@ fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
     let events = QUEUE_EVENTS / STRANGERS_PART;
     assert!((1..events).all(|_| tell(Note::AskWithdrawn { ask: 1 }).is_ok()));
     assert_eq!(tell(Note::AskWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
-    // Whom the client has asked itself is heard, and the session goes on.
-    assert_eq!(tell(Note::AskRefused { ask: 1 }), Ok(()));
+    assert_eq!(tell(Note::Closed), Err(TrySendError::Full), "whatever a stranger's node says");
+    // Whom the client is paired with is heard, and the session goes on.
+    session.publish_bonds(vec![bond()]);
+    assert_eq!(tell(Note::Closed), Ok(()));
     assert_eq!(session.state().end, None);
 }

@@ -60,7 +60,7 @@ impl Session {
         // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
         // at a node that is slow or dead, must not look different from one that nobody has.
         let deadline = now + self.core.config.times.pair_error.saturating_sub(ASK_MARGIN);
-        self.ops.push(Box::pin(async move {
+        self.ops.push(async move {
             let find = async {
                 let holder = locate::find_code(&core, target).await?;
                 if holder.node != core.me {
@@ -70,7 +70,7 @@ impl Session {
             };
             let to = timeout_at(deadline.into(), find).await.ok().flatten();
             Done::Found { ask, to, name, payload, key }
-        }));
+        });
         Ok(Said::Actions(withdrawn.into_iter().collect()))
     }
 

@@ -115,10 +115,10 @@ impl Session {
     pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let (id, inbox) = (request.required_id()?.to_owned(), request.inbox()?);
         let core = self.core.clone();
-        self.ops.push(Box::pin(async move {
+        self.ops.push(async move {
             let lease = locate::find_lease(&core, inbox).await;
             Done::Resolved { id, lease }
-        }));
+        });
         Ok(Said::Nothing)
     }
 }

@@ -13,7 +13,7 @@ impl Session {
     /// Starts a question on which the client's next message depends.
     pub(super) fn start_ordered(&mut self, op: impl Future<Output = Done> + Send + 'static) {
         self.ordered += 1;
-        self.ops.push(Box::pin(op));
+        self.ops.push(op);
     }
 
     pub(super) fn handle_done(&mut self, done: Done) {

@@ -93,19 +93,25 @@ impl Session {
                 };
             }
             let handle = self.handle.clone();
-            let mut over = false;
+            let (mut closed, mut enough) = (false, false);
             let polled = incoming.poll_hear(
                 cx,
                 self.is_tls,
                 |records, plain| handle.decrypt(records, plain),
                 |heard, _| {
                     let len = if let Heard::Text(text) = heard { text.len() } else { 0 };
-                    over = matches!(heard, Heard::Close(_)) || left < len + FRAME_COST;
+                    closed = matches!(heard, Heard::Close(_));
+                    enough = left < len + FRAME_COST;
                     left = left.saturating_sub(len + FRAME_COST);
-                    if over { Next::Wait } else { Next::Hear }
+                    if closed || enough { Next::Wait } else { Next::Hear }
                 },
             );
-            polled.map(drop)
+            if closed {
+                self.closed = true;
+                return gone;
+            }
+            // No reading on: as above.
+            if enough { Poll::Pending } else { polled.map(drop) }
         });
         // Whoever takes longer is gone.
         let _ = tokio::time::timeout(LINGER, rest).await;

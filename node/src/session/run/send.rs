@@ -174,7 +174,7 @@ impl Session {
         let Some(need) = self.handle.with_flights(|flights| flights.need()) else { return };
         self.reaching = true;
         let core = self.core.clone();
-        self.ops.push(Box::pin(async move {
+        self.ops.push(async move {
             let (lease, node) = match need {
                 Need::Inbox(inbox) => {
                     let lease = match locate::found_lease(&core, &inbox) {
@@ -191,7 +191,7 @@ impl Session {
                 let _ = links::connect(&core, node).await;
             }
             Done::Reached { need, lease }
-        }));
+        });
     }
 
     /// A message has its one outcome, unless it is to be tried once more.

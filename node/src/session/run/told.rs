@@ -41,6 +41,7 @@ impl Session {
                 if let Note::Ask(ask) = &note
                     && self.is_behind()
                 {
+                    self.core.metrics.asks_refused.inc();
                     // Whoever knows the code could otherwise end the session of a client on a slow line.
                     return self.tell(from, Note::AskRefused { ask: ask.ask });
                 }
