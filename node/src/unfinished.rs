@@ -74,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_makes_room_and_the_finished_are_not_counted() {
-        let mut unfinished = Unfinished::new(12);
+        let mut unfinished = Unfinished::new(3 * PART);
         let first = unfinished.count_in();
         for _ in 0..100 {
             assert_eq!(unfinished.count_in().finish(ready(7)).await, Some(7));
