@@ -121,11 +121,7 @@ impl State {
     }
 }
 
-/// Where nobody sent anything, all is lost.
 fn lost(noticed: &Notice) -> f64 {
-    if noticed.sent == 0 {
-        return f64::INFINITY;
-    }
     count(noticed.sent.saturating_sub(noticed.arrived) + noticed.wrong + noticed.refused)
 }
 
