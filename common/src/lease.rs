@@ -45,6 +45,11 @@ impl Inbox {
     pub fn to_base64url(&self) -> String {
         self.0.to_base64url()
     }
+
+    /// The same, as bytes on the stack.
+    pub fn base64url_bytes(&self) -> [u8; 43] {
+        self.0.base64url_bytes()
+    }
 }
 
 impl fmt::Debug for Inbox {

@@ -24,7 +24,7 @@ use crate::{
     publish,
     session::{
         Message, PeerAddr, ReplyTo, SessionEvent, SessionId, depth,
-        handle::{Batch, Relayed},
+        handle::{Batch, Relayed, SessionHandle},
         plain,
         reply::{self, By},
     },
@@ -107,11 +107,21 @@ pub(crate) fn handle(
 
 /// Hands a message to the client that has attached `inbox`.
 pub(crate) fn to_inbox(core: &Core, batch: &mut Batch, kind: RelayKind, inbox: &Inbox, payload: &[u8]) -> Outcome {
-    let session = match core.local.admit(inbox, kind, &core.config.limits) {
-        Ok(session) => session,
-        Err(outcome) => return outcome,
-    };
-    let by = inbox.to_base64url();
+    match core.local.admit(inbox, kind, &core.config.limits) {
+        Ok(session) => to_attached(&session, batch, kind, inbox, payload),
+        Err(outcome) => outcome,
+    }
+}
+
+/// The same, where its session is known; not for offers, whose rate it doesn't count.
+pub(crate) fn to_attached(
+    session: &SessionHandle,
+    batch: &mut Batch,
+    kind: RelayKind,
+    inbox: &Inbox,
+    payload: &[u8],
+) -> Outcome {
+    let by = inbox.base64url_bytes();
     match session.say(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
         Ok(()) => Outcome::Delivered,
         Err(SayError::Full) => Outcome::Refused(ErrorCode::Congested),

@@ -49,8 +49,8 @@ impl Local {
     }
 
     /// The session that has attached `inbox`.
-    pub(crate) fn inbox(&self, inbox: &Inbox) -> Option<SessionId> {
-        self.inboxes.get(inbox).map(|attached| attached.session.id())
+    pub(crate) fn inbox(&self, inbox: &Inbox) -> Option<SessionHandle> {
+        self.inboxes.get(inbox).map(|attached| attached.session.clone())
     }
 
     /// The session to whose client a message to `inbox` may be handed; or what becomes of it instead.
@@ -61,7 +61,7 @@ impl Local {
         limits: &LimitsSection,
     ) -> Result<SessionHandle, Outcome> {
         if kind != RelayKind::CallOffer {
-            return self.inboxes.get(inbox).map(|attached| attached.session.clone()).ok_or(Outcome::NotHere);
+            return self.inbox(inbox).ok_or(Outcome::NotHere);
         }
         let mut attached = self.inboxes.get_mut(inbox).ok_or(Outcome::NotHere)?;
         if attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(limits))).allows() {

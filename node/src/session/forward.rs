@@ -149,6 +149,11 @@ impl Flights {
         }
     }
 
+    /// How many messages are under way.
+    pub(crate) fn len(&self) -> usize {
+        self.flights.len()
+    }
+
     /// Whether any message to that destination is under way.
     pub(crate) fn is_under_way(&self, to: Destination) -> bool {
         self.flights.iter().any(|flight| flight.to == to)

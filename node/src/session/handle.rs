@@ -7,7 +7,10 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -42,6 +45,8 @@ struct Shared {
     state: Mutex<State>,
     /// The messages of the client that are under way. Never locked together with the state.
     flights: Mutex<Flights>,
+    /// How many they are, so that a session that has none needn't lock them.
+    under_way: AtomicUsize,
 }
 
 struct State {
@@ -113,7 +118,13 @@ impl SessionHandle {
             end: None,
             waker: None,
         };
-        Self(Arc::new(Shared { id, max_queued, state: Mutex::new(state), flights: Mutex::default() }))
+        Self(Arc::new(Shared {
+            id,
+            max_queued,
+            state: Mutex::new(state),
+            flights: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+        }))
     }
 
     /// The session's id.
@@ -196,7 +207,16 @@ impl SessionHandle {
 
     /// Looks at or changes the client's messages under way.
     pub(crate) fn with_flights<T>(&self, look: impl FnOnce(&mut Flights) -> T) -> T {
-        look(&mut self.0.flights.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = look(&mut flights);
+        self.0.under_way.store(flights.len(), Ordering::Relaxed);
+        seen
+    }
+
+    /// Whether messages of the client are under way. None are for certain where the session's task asks: it alone starts
+    /// them.
+    pub(crate) fn has_flights(&self) -> bool {
+        self.0.under_way.load(Ordering::Relaxed) > 0
     }
 
     /// A message of the client was delivered by another node. `false`: the session itself has to hear it.

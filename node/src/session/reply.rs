@@ -161,7 +161,7 @@ impl Reply<'_> {
 #[derive(Clone, Copy)]
 pub(crate) enum By<'a> {
     /// To this inbox.
-    Inbox(&'a str),
+    Inbox(&'a [u8; 43]),
     /// From this code.
     Code(&'a str),
 }
@@ -171,10 +171,10 @@ pub(crate) enum By<'a> {
 /// The payload is one JSON text.
 pub(crate) const fn forwarded<'a>(kind: RelayKind, by: By<'a>, payload: &'a [u8]) -> [&'a [u8]; 7] {
     let (field, value): (&[u8], _) = match by {
-        By::Inbox(inbox) => (b"\",\"to\":\"", inbox),
-        By::Code(code) => (b"\",\"from\":\"", code),
+        By::Inbox(inbox) => (b"\",\"to\":\"", inbox.as_slice()),
+        By::Code(code) => (b"\",\"from\":\"", code.as_bytes()),
     };
-    [b"{\"type\":\"", kind.as_str().as_bytes(), field, value.as_bytes(), b"\",\"payload\":", payload, b"}"]
+    [b"{\"type\":\"", kind.as_str().as_bytes(), field, value, b"\",\"payload\":", payload, b"}"]
 }
 
 #[cfg(test)]

@@ -147,6 +147,10 @@ struct Session {
     /// The client has said its last.
     closed: bool,
     last_heard: Instant,
+    /// When the timer fires.
+    armed: Instant,
+    /// Something may be due earlier than that.
+    rearm: bool,
     pinged: bool,
     pings: u32,
     pings_since: Instant,
@@ -190,6 +194,8 @@ impl Running {
             unread: false,
             closed: false,
             last_heard: now,
+            armed: now,
+            rearm: true,
             pinged: false,
             pings: 0,
             pings_since: now,
@@ -234,25 +240,29 @@ impl Session {
     }
 
     /// Does all there is to do, in the order: the end, what others tell, deadlines, answers, the client. Ready when the
-    /// session is over.
+    /// session is over. Has to be polled by one task alone: the timer keeps the waker that it had when it was set.
     fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         for _ in 0..TURNS {
             let (told, waiting) = self.handle.poll_told(cx);
             (self.waiting, self.said) = (waiting, 0);
+            self.rearm |= waiting.since.is_some();
             if let Poll::Ready(told) = told {
+                self.rearm = true;
                 if self.handle_told(told).is_err() {
                     return Poll::Ready(());
                 }
                 continue;
             }
-            self.arm(timer.as_mut());
-            if timer.as_mut().poll(cx).is_ready() {
-                if self.handle_time(Instant::now()).is_err() {
+            let now = Instant::now();
+            if self.poll_timer(cx, timer.as_mut(), now) {
+                self.rearm = true;
+                if self.handle_time(now).is_err() {
                     return Poll::Ready(());
                 }
                 continue;
             }
             if let Poll::Ready(done) = self.ops.poll_next(cx) {
+                self.rearm = true;
                 self.handle_done(done);
                 continue;
             }
@@ -260,11 +270,11 @@ impl Session {
                 return Poll::Pending;
             }
             let mut heard = false;
-            match self.poll_hear(cx, incoming, &mut heard) {
+            match self.poll_hear(cx, incoming, now, &mut heard) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Over)) => return Poll::Ready(()),
                 // What was heard may have set a deadline or asked a question. What others tell wakes the task by itself.
-                Poll::Pending if heard && (!self.ops.is_empty() || self.is_early(&timer)) => {}
+                Poll::Pending if heard && (self.rearm || !self.ops.is_empty()) => {}
                 Poll::Pending => return Poll::Pending,
             }
             self.batch.flush();
@@ -278,7 +288,7 @@ impl Session {
         self.ordered == 0
             && self.notes.is_empty()
             && self.ops.len() < MAX_OPS
-            && self.handle.with_flights(|flights| flights.has_room())
+            && !(self.handle.has_flights() && !self.handle.with_flights(|flights| flights.has_room()))
             && !self.is_behind()
     }
 
@@ -287,7 +297,13 @@ impl Session {
         self.waiting.bytes + self.said > self.core.config.limits.max_queued / HEARD_PART
     }
 
-    fn poll_hear(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, any: &mut bool) -> Poll<Result<(), Over>> {
+    fn poll_hear(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+        now: Instant,
+        any: &mut bool,
+    ) -> Poll<Result<(), Over>> {
         let (handle, is_tls) = (self.handle.clone(), self.is_tls);
         let mut over = false;
         let polled = incoming.poll_hear(
@@ -297,7 +313,7 @@ impl Session {
             |heard, more| {
                 *any = true;
                 self.batch.expect(more);
-                over = self.handle_heard(heard).is_err();
+                over = self.handle_heard(now, heard).is_err();
                 if over || !self.hears() { Next::Wait } else { Next::Hear }
             },
         );
@@ -351,19 +367,24 @@ impl Session {
         self.core.config.times.lookup + self.core.config.times.delivery * 2
     }
 
+    /// Whether the timer fires. Most messages set no deadline, and leave it alone.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, now: Instant) -> bool {
+        if !std::mem::take(&mut self.rearm) && now < self.armed {
+            return false;
+        }
+        self.arm(timer.as_mut());
+        timer.poll(cx).is_ready()
+    }
+
     /// Sets the timer where the next deadline is earlier than it, or it has fired, or would fire long before. The idle
     /// deadline moves with every message: setting the timer each time would cost more than waking once too often.
-    fn arm(&self, timer: Pin<&mut Sleep>) {
+    fn arm(&mut self, mut timer: Pin<&mut Sleep>) {
         let next = self.next_deadline().into();
         let slack = self.core.config.times.idle / 4;
         if timer.is_elapsed() || next < timer.deadline() || next > timer.deadline() + slack {
-            timer.reset(next);
+            timer.as_mut().reset(next);
         }
-    }
-
-    /// Whether something is due before the timer fires.
-    fn is_early(&self, timer: &Sleep) -> bool {
-        self.next_deadline() < timer.deadline().into_std()
+        self.armed = timer.deadline().into_std();
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), Over> {

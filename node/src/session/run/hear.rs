@@ -38,9 +38,11 @@ impl Session {
         let _ = self.close(violation.close_code(), violation.as_str());
     }
 
-    pub(super) fn handle_heard(&mut self, heard: Heard<'_>) -> Result<(), Over> {
-        self.last_heard = Instant::now();
+    pub(super) fn handle_heard(&mut self, now: Instant, heard: Heard<'_>) -> Result<(), Over> {
+        self.last_heard = now;
         let was_pinged = std::mem::take(&mut self.pinged);
+        // The timer is set for the pong.
+        self.rearm |= was_pinged;
         match heard {
             Heard::Text(text) => self.handle_text(text)?,
             Heard::Binary => self.handle_broken(&BadRequest::Json)?,
@@ -94,30 +96,38 @@ impl Session {
             Err(error) => return self.handle_broken(&error),
         };
         let kind = RelayKind::from_name(request.kind());
-        let counts = if self.is_ice_to_known(&request, kind) { Counts::Tenth } else { Counts::Whole };
+        let to_inbox = kind.filter(|kind| kind.is_call() && request.is_to_inbox()).map(|kind| (kind, request.to()));
+        // Offers are counted when they are handed over, and not before.
+        let here = match &to_inbox {
+            Some((kind, Ok(inbox))) if kind.is_ice() => self.core.local.inbox(inbox),
+            _ => None,
+        };
+        let is_known = || match &to_inbox {
+            Some((_, to)) => to.as_ref().is_ok_and(|inbox| locate::found_lease(&self.core, inbox).is_some()),
+            None => request.target().is_ok_and(|target| self.code_door.peer(&target).is_some()),
+        };
+        // Candidates to somebody whose place is known: paired with the sender, or an inbox that is attached here or was looked
+        // up before. Candidates to anybody else can cost a lookup each.
+        let is_cheap = kind.is_some_and(RelayKind::is_ice) && (here.is_some() || is_known());
+        let counts = if is_cheap { Counts::Tenth } else { Counts::Whole };
         if self.rates.check_message(&self.core.sources, counts).is_err() {
             return self.refuse_for_rate(request.id());
         }
         self.core.metrics.messages.inc();
-        let handled = match kind {
-            Some(kind) if kind.is_call() && request.is_to_inbox() => self.send_to_inbox(&request, kind),
-            Some(kind) => self.send_to_code(&request, kind),
-            None => match self.handle_request(&request) {
-                Ok(Said::Nothing) => Ok(()),
-                Ok(Said::Text(text)) => {
-                    self.say(&text);
-                    Ok(())
-                }
-                Ok(Said::Actions(actions)) => {
-                    self.act(actions);
-                    Ok(())
-                }
-                Ok(Said::Exceeded) => {
-                    self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
+        let handled = match (to_inbox, kind) {
+            (Some((kind, to)), _) => {
+                to.map_err(Refusal::from).and_then(|to| self.send_to_inbox(&request, kind, to, here))
+            }
+            (None, Some(kind)) => self.send_to_code(&request, kind),
+            (None, None) => {
+                self.rearm = true;
+                self.handle_request(&request).map(|said| match said {
+                    Said::Nothing => {}
+                    Said::Text(text) => self.say(&text),
+                    Said::Actions(actions) => self.act(actions),
+                    Said::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED),
+                })
+            }
         };
         match handled {
             Ok(()) => {}
@@ -128,18 +138,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// Whether these are candidates to somebody whose place is known: paired with the sender, or an inbox that is
-    /// attached here or was looked up before. Candidates to anybody else can cost a lookup each.
-    fn is_ice_to_known(&self, request: &Request<'_>, kind: Option<RelayKind>) -> bool {
-        let Some(kind) = kind.filter(|kind| kind.is_ice()) else { return false };
-        if kind.is_call() && request.is_to_inbox() {
-            return request.to().is_ok_and(|to| {
-                self.core.local.inbox(&to).is_some() || locate::found_lease(&self.core, &to).is_some()
-            });
-        }
-        request.target().is_ok_and(|target| self.code_door.peer(&target).is_some())
     }
 
     pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {

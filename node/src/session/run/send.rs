@@ -6,6 +6,7 @@ use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, MAX_PAYLOAD, RelayKind},
     keys::NodeId,
+    lease::Inbox,
 };
 
 use super::{Done, RATE_EXCEEDED, Session, hear::Refusal};
@@ -20,17 +21,28 @@ use crate::{
     session::{
         Message, Origin, PeerAddr, ReplyTo,
         forward::{Destination, Need},
+        handle::SessionHandle,
         reply::Reply,
         request::Request,
     },
 };
 
 impl Session {
-    pub(super) fn send_to_inbox(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), Refusal> {
-        let (inbox, payload) = (request.to()?, request.text_payload(MAX_PAYLOAD)?);
+    /// Sends a message to an inbox. `here`: the session of this node that has it, where that was looked up already.
+    pub(super) fn send_to_inbox(
+        &mut self,
+        request: &Request<'_>,
+        kind: RelayKind,
+        inbox: Inbox,
+        here: Option<SessionHandle>,
+    ) -> Result<(), Refusal> {
+        let payload = request.text_payload(MAX_PAYLOAD)?;
         let to = Destination::Inbox(inbox);
-        if !self.handle.with_flights(|flights| flights.is_under_way(to)) {
-            let outcome = dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, payload);
+        if !(self.handle.has_flights() && self.handle.with_flights(|flights| flights.is_under_way(to))) {
+            let outcome = match here {
+                Some(session) => dispatch::to_attached(&session, &mut self.batch, kind, &inbox, payload),
+                None => dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, payload),
+            };
             if outcome != Outcome::NotHere {
                 self.tell_outcome(request.id(), to, outcome);
                 return Ok(());
@@ -61,6 +73,7 @@ impl Session {
 
     /// Sends a message whose outcome is not known at once.
     fn start(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
+        self.rearm = true;
         let id = request.id().map(Box::from);
         let payload = Bytes::copy_from_slice(payload);
         let ticket = self.handle.with_flights(|flights| flights.start(Instant::now(), id, kind, to, payload));
