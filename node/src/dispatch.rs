@@ -69,7 +69,11 @@ pub(crate) fn handle(
         }
         Header::Outcome { token, outcome } => link.handle_outcome(token, outcome),
         Header::Delivered { first, count } => {
-            link.handle_delivered(core, batch, first, count);
+            if link.handle_delivered(core, batch, first, count).is_err() {
+                core.metrics.link_protocol_errors.inc();
+                tracing::debug!(peer = link.peer().short(), "closing a link: delivered what was not under way");
+                link.close(CloseReason::Protocol);
+            }
         }
         Header::Note { to, from, note } => {
             let from = PeerAddr { node: link.peer(), session: from };

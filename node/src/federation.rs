@@ -5,6 +5,7 @@ pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod join;
 pub(crate) mod known;
+pub(crate) mod lanes;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod membership;

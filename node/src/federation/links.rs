@@ -202,14 +202,14 @@ fn transport() -> TransportConfig {
 }
 
 fn up(core: &Arc<Core>, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
-    let (link, lanes) = Link::new(peer, epoch, dialled, connection, core.config.times.delivery);
+    let (link, queues) = Link::new(peer, epoch, dialled, connection, core.config.times.delivery);
     core.links.insert(&link);
     core.metrics.links_opened.inc();
     tracing::debug!(peer = peer.short(), dialled, "link up");
     let (core, running) = (core.clone(), link.clone());
     core.tasks.clone().spawn(async move {
         let started = Instant::now();
-        super::link::run(core.clone(), running.clone(), lanes).await;
+        super::lanes::run(core.clone(), running.clone(), queues).await;
         core.links.remove(&running);
         core.metrics.links_closed.inc();
         tracing::debug!(peer = peer.short(), after = ?started.elapsed(), "link down");

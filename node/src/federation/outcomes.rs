@@ -25,6 +25,11 @@ struct Open<T> {
     until: Instant,
 }
 
+/// No outcome is open for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message is not under way")]
+pub(crate) struct NotOpen;
+
 impl<T> Outcomes<T> {
     /// No open outcomes, and room for `capacity`, each for as long as `wait`.
     pub(crate) const fn new(capacity: usize, wait: Duration) -> Self {
@@ -49,14 +54,22 @@ impl<T> Outcomes<T> {
         sender
     }
 
-    /// Closes the outcomes of `count` tokens in a row from `first` on, and gives the senders of those that are open.
-    pub(crate) fn close_row(&mut self, first: u64, count: u32) -> Vec<T> {
+    /// Closes the outcomes of `count` tokens in a row from `first` on, and appends their senders to `senders`. Those that
+    /// have waited too long are passed over.
+    ///
+    /// # Errors
+    /// One isn't open, and the row ends there: so many that claim one row again and again cost no more than closing it once.
+    pub(crate) fn close_row(&mut self, first: u64, count: u32, senders: &mut Vec<T>) -> Result<(), NotOpen> {
+        let end = first.checked_add(count.into()).ok_or(NotOpen)?;
+        let from = first.max(self.first);
         let place = |token: u64| usize::try_from(token.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        let (from, to) = (place(first), place(first.saturating_add(count.into())));
-        let row = self.queue.iter_mut().take(to).skip(from);
-        let senders = row.filter_map(|open| open.sender.take()).collect();
+        let (skipped, len) = (place(from), end.saturating_sub(from));
+        let row = self.queue.iter_mut().skip(skipped).map_while(|open| open.sender.take());
+        let before = senders.len();
+        senders.extend(row.take(usize::try_from(len).unwrap_or(usize::MAX)));
+        let closed = senders.len() - before;
         self.trim();
-        senders
+        if closed as u64 == len { Ok(()) } else { Err(NotOpen) }
     }
 
     /// Closes the oldest outcome that has waited too long.
@@ -110,16 +123,33 @@ mod tests {
     }
 
     #[test]
-    fn a_row_closes_what_is_open_of_it() {
+    fn a_row_ends_at_the_first_that_is_not_open() {
         let now = Instant::now();
         let mut outcomes = Outcomes::new(10, WAIT);
         let tokens = ["a", "b", "c", "d", "e"].map(|sender| open(&mut outcomes, now, sender));
-        assert_eq!(outcomes.close(tokens[1]), Some("b"));
-        assert_eq!(outcomes.close_row(tokens[0], 2), vec!["a"]);
-        assert_eq!(outcomes.close_row(tokens[0], 2), Vec::<&str>::new(), "closed before");
-        assert_eq!(outcomes.close_row(tokens[0], 3), vec!["c"], "the others were closed before");
-        assert_eq!(outcomes.close_row(tokens[4] + 1, u32::MAX), Vec::<&str>::new(), "never opened");
-        assert_eq!(outcomes.close_row(tokens[3], u32::MAX), vec!["d", "e"]);
+        let mut close_row = |first, count| {
+            let mut senders = Vec::new();
+            (outcomes.close_row(first, count, &mut senders), senders)
+        };
+        assert_eq!(close_row(tokens[1], 2), (Ok(()), vec!["b", "c"]));
+        assert_eq!(close_row(tokens[1], 3), (Err(NotOpen), vec![]), "closed before");
+        assert_eq!(close_row(tokens[0], 5), (Err(NotOpen), vec!["a"]), "closed before, behind one that wasn't");
+        assert_eq!(close_row(tokens[4] + 1, u32::MAX), (Err(NotOpen), vec![]), "never opened");
+        assert_eq!(close_row(u64::MAX, u32::MAX), (Err(NotOpen), vec![]), "never opened");
+        assert_eq!(close_row(tokens[3], u32::MAX), (Err(NotOpen), vec!["d", "e"]));
+    }
+
+    #[test]
+    fn a_row_that_comes_too_late_is_no_breach() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::new(10, WAIT);
+        let a = open(&mut outcomes, now, "a");
+        open(&mut outcomes, now + WAIT, "b");
+        assert_eq!(outcomes.close_overdue(now + WAIT), Some("a"));
+        let mut senders = Vec::new();
+        assert_eq!(outcomes.close_row(a, 1, &mut senders), Ok(()));
+        assert_eq!(outcomes.close_row(a, 2, &mut senders), Ok(()));
+        assert_eq!(senders, ["b"]);
     }
 
     #[test]

@@ -288,7 +288,7 @@ impl Session {
         self.ordered == 0
             && self.notes.is_empty()
             && self.ops.len() < MAX_OPS
-            && !(self.handle.has_flights() && !self.handle.with_flights(|flights| flights.has_room()))
+            && (!self.handle.has_flights() || self.handle.with_flights(|flights| flights.has_room()))
             && !self.is_behind()
     }
 

@@ -38,7 +38,7 @@ impl Session {
     ) -> Result<(), Refusal> {
         let payload = request.text_payload(MAX_PAYLOAD)?;
         let to = Destination::Inbox(inbox);
-        if !(self.handle.has_flights() && self.handle.with_flights(|flights| flights.is_under_way(to))) {
+        if !self.handle.has_flights() || !self.handle.with_flights(|flights| flights.is_under_way(to)) {
             let outcome = match here {
                 Some(session) => dispatch::to_attached(&session, &mut self.batch, kind, &inbox, payload),
                 None => dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, payload),

@@ -1,0 +1,274 @@
+//! What runs while a link is up: its lanes are written and read, its datagrams and exchanges taken in.
+
+use std::{
+    num::NonZeroU32,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use chappe_common::keys::NodeId;
+use governor::{Quota, RateLimiter};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::{
+    task::JoinSet,
+    time::{interval, sleep_until},
+};
+
+use super::{
+    exchange,
+    frame::{self, Frame, FrameError, Lane},
+    link::{CloseReason, Link, Queues},
+    membership::Event,
+    replies::Replies,
+};
+use crate::{bounded, core::Core, dispatch, session::handle::Batch};
+
+/// Exchanges of one link at once: one that each side asked for.
+const EXCHANGES: usize = 2;
+/// Membership packets of one link in a second, and at once: somewhat more than the engine takes of one peer.
+const DATAGRAMS: (NonZeroU32, NonZeroU32) = (per_second(100), per_second(400));
+/// Exchanges that one peer may begin in a second, and at once. A joiner asks a member two or three times within seconds.
+const EXCHANGE_RATE: (NonZeroU32, NonZeroU32) = (per_second(1), per_second(8));
+/// How many frames a lane writes at once, and as many again of those that became ready meanwhile.
+const WRITE_FRAMES: usize = 64;
+/// How many pieces a lane reads at once; a piece is what one packet brought.
+const READ_PIECES: usize = 64;
+/// How often overdue outcomes are looked for.
+const SWEEP: Duration = Duration::from_millis(250);
+
+const fn per_second(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).expect("not zero")
+}
+
+/// Runs a link until its connection ends. Then every open outcome is told as unreachable.
+pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
+    let mut parts = JoinSet::new();
+    parts.spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
+    parts.spawn(write_lane(link.connection().clone(), Lane::Control, queues.control));
+    parts.spawn(read_lanes(core.clone(), link.clone()));
+    parts.spawn(read_datagrams(core.clone(), link.clone()));
+    parts.spawn(answer_exchanges(core.clone(), link.clone()));
+    let mut sweep = interval(SWEEP);
+    loop {
+        tokio::select! {
+            biased;
+            _ = link.connection().closed() => break,
+            _ = sweep.tick() => link.close_overdue(Instant::now()),
+        }
+    }
+    parts.shutdown().await;
+    link.close_all();
+}
+
+async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Receiver<Frame>) {
+    let Ok(mut stream) = connection.open_uni().await else { return };
+    if stream.write_all(&[lane.first_byte()]).await.is_err() {
+        return;
+    }
+    let mut frames = Vec::new();
+    let mut chunks = Vec::new();
+    while queue.recv_many(&mut frames, WRITE_FRAMES).await > 0 {
+        // Whoever else is ready now adds its frames first: they share packets and system calls.
+        tokio::task::yield_now().await;
+        queue.take_ready(&mut frames, WRITE_FRAMES);
+        let weight = frames.iter().map(bounded::Weigh::weight).sum();
+        for frame in frames.drain(..) {
+            chunks.push(frame.head);
+            if !frame.payload.is_empty() {
+                chunks.push(frame.payload);
+            }
+        }
+        if stream.write_all_chunks(&mut chunks).await.is_err() {
+            return;
+        }
+        chunks.clear();
+        queue.done(weight);
+    }
+}
+
+/// Reads the peer's lanes. Anything else than one of each is a breach of the protocol.
+async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
+    let mut lanes = JoinSet::new();
+    let mut seen = Vec::new();
+    while let Ok(mut stream) = link.connection().accept_uni().await {
+        let mut first = [0];
+        let lane = stream.read_exact(&mut first).await.ok().and_then(|()| Lane::from_first_byte(first[0]));
+        match lane {
+            Some(lane) if !seen.contains(&lane) => {
+                seen.push(lane);
+                lanes.spawn(read_lane(core.clone(), link.clone(), lane, stream));
+            }
+            _ => {
+                core.metrics.link_protocol_errors.inc();
+                link.close(CloseReason::Protocol);
+            }
+        }
+    }
+}
+
+async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: RecvStream) {
+    let mut buffer = BytesMut::new();
+    let mut pieces = vec![Bytes::new(); READ_PIECES];
+    let mut replies = Replies::default();
+    let mut timer = pin!(sleep_until(Instant::now().into()));
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = stream.read_chunks(&mut pieces) => read,
+            () = timer.as_mut(), if replies.deadline().is_some() => {
+                replies.send(&core, &link);
+                continue;
+            }
+        };
+        let Ok(Some(count)) = read else { break };
+        for piece in &mut pieces[..count] {
+            buffer.extend_from_slice(&std::mem::take(piece));
+        }
+        link.touch(Instant::now());
+        if let Err(error) = handle_frames(&core, &link, lane, &mut buffer, &mut replies) {
+            core.metrics.link_protocol_errors.inc();
+            tracing::debug!(peer = link.peer().short(), %error, "closing a link");
+            link.close(CloseReason::Protocol);
+            return;
+        }
+        match replies.deadline() {
+            // A lane that is never read empty would never come to its timer.
+            Some(deadline) if deadline <= Instant::now() => replies.send(&core, &link),
+            Some(deadline) if timer.deadline() != deadline.into() => timer.as_mut().reset(deadline.into()),
+            _ => {}
+        }
+    }
+    replies.send(&core, &link);
+}
+
+/// Handles all whole frames of what was read.
+fn handle_frames(
+    core: &Arc<Core>,
+    link: &Arc<Link>,
+    lane: Lane,
+    buffer: &mut BytesMut,
+    replies: &mut Replies,
+) -> Result<(), FrameError> {
+    let mut batch = Batch::default();
+    while let Some((header, payload)) = frame::decode(buffer, lane)? {
+        batch.expect(!buffer.is_empty());
+        dispatch::handle(core, link, &mut batch, replies, header, &payload);
+    }
+    Ok(())
+}
+
+async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
+    // Before the queue that all links share: a flood over one must not crowd out the others' probes.
+    let rate = RateLimiter::direct(Quota::per_second(DATAGRAMS.0).allow_burst(DATAGRAMS.1));
+    while let Ok(packet) = link.connection().read_datagram().await {
+        link.touch(Instant::now());
+        if rate.check().is_err() {
+            core.metrics.datagrams_dropped.inc();
+            continue;
+        }
+        // A full queue is a lost datagram, which the protocol bears.
+        if core.membership.try_send(Event::Datagram { from: link.peer(), packet }).is_err() {
+            core.metrics.datagrams_dropped.inc();
+        }
+    }
+}
+
+async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
+    let mut answers = JoinSet::new();
+    let rate = RateLimiter::direct(Quota::per_second(EXCHANGE_RATE.0).allow_burst(EXCHANGE_RATE.1));
+    while let Ok((send, receive)) = link.connection().accept_bi().await {
+        if rate.check().is_err() {
+            // Dropped, the streams are reset: the asker asks another.
+            core.metrics.link_protocol_errors.inc();
+            continue;
+        }
+        while answers.len() >= EXCHANGES {
+            answers.join_next().await;
+        }
+        answers.spawn(answer_exchange(core.clone(), link.peer(), send, receive));
+    }
+}
+
+async fn answer_exchange(core: Arc<Core>, peer: NodeId, send: SendStream, mut receive: RecvStream) {
+    let mut first = [0];
+    if receive.read_exact(&mut first).await.is_err() || first[0] != exchange::EXCHANGE_STREAM {
+        core.metrics.link_protocol_errors.inc();
+        return;
+    }
+    exchange::answer(&core, peer, send, receive).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use chappe_common::{
+        client::{ErrorCode, RelayKind},
+        keys::{PublicKey, SecretKey},
+        lease::Inbox,
+        link_tls,
+    };
+    use quinn::{
+        ClientConfig, Endpoint, ServerConfig,
+        crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    };
+
+    use super::*;
+    use crate::{
+        federation::{
+            frame::{Header, Outcome},
+            link::SendError,
+        },
+        session::{Origin, SessionEvent, SessionId, handle::SessionHandle},
+    };
+
+    /// Both ends of a connection, and what keeps it.
+    async fn connected() -> (Connection, Connection, [Endpoint; 2]) {
+        let (dialler, listener) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let tls = link_tls::server_config(&listener).expect("TLS parameters");
+        let tls = QuicServerConfig::try_from(tls).expect("QUIC parameters");
+        let server = Endpoint::server(ServerConfig::with_crypto(Arc::new(tls)), any).expect("a socket");
+        let client = Endpoint::client(any).expect("a socket");
+        let tls = link_tls::client_config(&dialler, listener.node_id()).expect("TLS parameters");
+        let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("QUIC parameters")));
+        let addr = server.local_addr().expect("an address");
+        let dial = client.connect_with(config, addr, link_tls::SERVER_NAME).expect("a dial");
+        let accept = async { server.accept().await.expect("a connection").await };
+        let (ours, theirs) = tokio::join!(dial, accept);
+        (ours.expect("a handshake"), theirs.expect("a handshake"), [client, server])
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_fills_the_lane_and_each_message_has_its_outcome() {
+        let (ours, theirs, _endpoints) = connected().await;
+        let peer = SecretKey::from_bytes(&[2; 32]).node_id();
+        let (link, queues) = Link::new(peer, 1, true, ours, Duration::from_secs(2));
+        let _writer = tokio::spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
+        let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        let inbox = Inbox::new(PublicKey::from_bytes([3; 32]));
+        let payload = Bytes::from(vec![b'x'; 48 * 1024]);
+        let header = |token| Header::ToInbox { token, kind: RelayKind::CallOffer, inbox };
+        let mut sent = 0;
+        let refused = loop {
+            let origin = Origin { session: session.clone(), ticket: sent };
+            match link.try_forward(header, payload.clone(), origin) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+            // Lets the writer fill what the connection takes.
+            tokio::task::yield_now().await;
+            assert!(sent < 1000, "48 MB went into queues of 6 MiB and windows of a few");
+        };
+        assert_eq!(refused, SendError::Full);
+        // Nothing was lost without a word: each that was taken is told as unreachable when its time is over.
+        link.close_overdue(Instant::now() + Duration::from_secs(3));
+        for expected in 0..sent {
+            let Some(SessionEvent::Outcome { ticket, outcome }) = session.take_event() else { panic!("an outcome") };
+            assert_eq!((ticket, outcome), (expected, Outcome::Refused(ErrorCode::Unreachable)));
+        }
+        drop(theirs);
+    }
+}
