@@ -88,6 +88,25 @@ fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
     })
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The first request of a connection; its last byte says where it is cut.
+    pub const HEAD: (&str, fn(&[u8]) -> bool) = ("head", |head| {
+        let cut = usize::from(head.last().copied().unwrap_or_default()) * head.len() / 256;
+        let judged = first(head);
+        if let Some(earlier) = first(&head[..cut]) {
+            assert_eq!(judged, Some(earlier.clone()), "what comes behind changes nothing");
+        }
+        let Some(Some((answer, len))) = judged else { return judged.is_some() };
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
+        assert_eq!(first(&head[..len]), Some(Some((answer, len))));
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,17 +166,6 @@ mod tests {
         let with = |to| REQUEST.replace("Host: relay.example\r\n", to) + "behind";
         let corpus =
             [REQUEST.to_owned(), http.to_owned(), with("Host: x\r\nCookie: a=b\r\n"), with("Sec-WebSocket-Key: x\r\n")];
-        chappe_mutations::run("head", &corpus, |head| {
-            // The last byte says where it is cut.
-            let cut = usize::from(head.last().copied().unwrap_or_default()) * head.len() / 256;
-            let judged = first(head);
-            if let Some(earlier) = first(&head[..cut]) {
-                assert_eq!(judged, Some(earlier.clone()), "what comes behind changes nothing");
-            }
-            let Some(Some((answer, len))) = judged else { return judged.is_some() };
-            assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
-            assert_eq!(first(&head[..len]), Some(Some((answer, len))));
-            true
-        });
+        chappe_mutations::run(fuzzed::HEAD, &corpus);
     }
 }
