@@ -256,11 +256,14 @@ fn absolute(name: &str) -> Result<Name, DohError> {
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// An answer to the question for the TXT records of `nodes.example`.
+    /// An answer to a question for records of `nodes.example`, of any kind that is asked for.
     pub const ANSWER: (&str, fn(&[u8]) -> bool) = ("answer", |bytes| {
-        let Ok(records) = read_answer(bytes, "nodes.example", RecordType::TXT) else { return false };
-        assert!(!records.is_empty() && records.iter().all(|data| matches!(data, RData::TXT(_))));
-        true
+        let read = [RecordType::TXT, RecordType::A, RecordType::AAAA].map(|kind| {
+            let Ok(records) = read_answer(bytes, "nodes.example", kind) else { return false };
+            assert!(!records.is_empty() && records.iter().all(|data| data.record_type() == kind));
+            true
+        });
+        read.contains(&true)
     });
 }
 
@@ -326,6 +329,10 @@ mod tests {
             let again = message.answers[0].clone();
             message.add_answer(again);
         };
-        chappe_mutations::run(fuzzed::ANSWER, &[answer(|_| {}), answer(alias), answer(two)]);
+        let address = |message: &mut Message| {
+            message.queries[0].query_type = RecordType::AAAA;
+            message.answers[0].data = RData::AAAA("2606:4700::1".parse().expect("an address"));
+        };
+        chappe_mutations::run(fuzzed::ANSWER, &[answer(|_| {}), answer(alias), answer(two), answer(address)]);
     }
 }

@@ -53,7 +53,8 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
 fn first(head: &[u8]) -> Option<Option<(String, usize)>> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    match request.parse(head) {
+    // No more than the bound, so that what is too long is so however it arrives.
+    match request.parse(&head[..head.len().min(MAX_HEAD)]) {
         Ok(httparse::Status::Complete(len)) => Some(answer(&request).map(|answer| (answer, len))),
         Ok(httparse::Status::Partial) if head.len() < MAX_HEAD => None,
         // Too long, or no request: HTTP has words for it.
@@ -142,6 +143,16 @@ mod tests {
         }
         assert!(is_http("nonsense\r\n\r\n") && is_http("\0"));
         assert!(is_http(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD))));
+    }
+
+    #[test]
+    fn a_head_that_is_too_long_is_so_however_it_arrives() {
+        let long = |by: usize| {
+            let field = "X: ".to_owned() + &"x".repeat(MAX_HEAD + by - REQUEST.len() - "X: \r\n".len()) + "\r\n";
+            REQUEST.replacen("Host", &(field + "Host"), 1)
+        };
+        assert!(long(0).len() == MAX_HEAD && !is_http(&long(0)));
+        assert!(is_http(&long(1)) && is_http(&long(1)[..MAX_HEAD]));
     }
 
     #[tokio::test]

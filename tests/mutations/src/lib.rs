@@ -5,8 +5,8 @@
 //! depend on the seed alone (`CHAPPE_SEED`, by default 1); one that makes a target fail is printed in hexadecimal.
 //!
 //! Without coverage to guide it, it goes as deep as its corpus: give it one valid input of every kind. Inputs that were
-//! taken are changed again. The fuzzer in `fuzz/` is guided, and runs the same targets: with `CHAPPE_SEEDS=/a/folder` the
-//! valid inputs are written there for it, each behind its target's [`tag`].
+//! taken are changed again. The fuzzers in `fuzz/` are guided, and run the same targets: with `CHAPPE_SEEDS=/a/folder` the
+//! valid inputs are written there for them, each behind its target's [`tag`].
 
 mod change;
 
