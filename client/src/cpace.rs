@@ -23,7 +23,8 @@ const DSI_ISK: &[u8] = b"CPaceRistretto255_ISK";
 #[error("the other side's share is not valid")]
 pub struct InvalidShare;
 
-/// One side of one exchange.
+/// One side of one exchange. Used once; only tests copy it.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Exchange {
     scalar: Zeroizing<Scalar>,
     share: [u8; 32],

@@ -28,6 +28,8 @@ pub mod contact;
 pub mod cpace;
 mod driver;
 mod event;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handle;
 mod message;
 pub mod pairing;

@@ -61,18 +61,31 @@ pub(crate) struct Reject {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Hangup {}
 
-#[cfg(test)]
-mod tests {
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
     use super::*;
 
     /// Reads as `T`, and writes and reads the same again.
-    fn reads<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> bool {
+    pub(crate) fn reads<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> bool {
         let Ok(read) = serde_json::from_slice::<T>(text) else { return false };
         let written = serde_json::to_vec(&read).expect("JSON");
         let again: T = serde_json::from_slice(&written).expect("what was read can be written");
         assert_eq!(serde_json::to_vec(&again).expect("JSON"), written);
         true
     }
+
+    /// What a contact sealed, whichever message it is.
+    pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a call", |text| {
+        let read = [reads::<Offer>(text), reads::<Answer>(text), reads::<Ice>(text), reads::<Reject>(text)];
+        let _ = serde_json::from_slice::<Offer>(text).map(|offer| offer.is_fresh(UnixTime::from_secs(1_800_000_000)));
+        read.contains(&true)
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn mutated_messages_of_a_call_read_as_they_are_written() {
@@ -82,11 +95,6 @@ mod tests {
             r#"{"candidates":["candidate:1 1 udp 1 192.0.2.1 1 typ host",""]}"#,
             r#"{"busy":true}"#,
         ];
-        chappe_mutations::run("message of a call", &corpus, |text| {
-            let read = [reads::<Offer>(text), reads::<Answer>(text), reads::<Ice>(text), reads::<Reject>(text)];
-            let _ =
-                serde_json::from_slice::<Offer>(text).map(|offer| offer.is_fresh(UnixTime::from_secs(1_800_000_000)));
-            read.contains(&true)
-        });
+        chappe_mutations::run(fuzzed::MESSAGE, &corpus);
     }
 }

@@ -104,7 +104,8 @@ pub struct Paired {
     pub words: [&'static str; words::COUNT],
 }
 
-/// A after its request.
+/// A after its request. This and the other states can be copied by tests alone.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Requester {
     exchange: Exchange,
     session: Vec<u8>,
@@ -156,6 +157,7 @@ impl Requester {
 }
 
 /// A after its proof.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Confirmed {
     keys: Keys,
     identity: [u8; 32],
@@ -224,6 +226,7 @@ impl Shower {
 }
 
 /// B after its response.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Responder {
     keys: Keys,
     request: Request,
@@ -278,6 +281,7 @@ fn data(first: &[u8; 32], challenge: &[u8; 32]) -> [u8; 64] {
 }
 
 /// What comes out of CPace.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
 struct Keys(Hkdf<Sha256>);
 
 impl Keys {
@@ -350,13 +354,7 @@ impl Keys {
 
     fn open(&self, role: Role, sealed: &[u8]) -> Result<([u8; 32], [u8; 32], String), PairingError> {
         let plain = self.cipher(role).decrypt(&Nonce::default(), sealed).map_err(|_| PairingError::Identity)?;
-        let plain: [u8; IDENTITY_LEN] = plain.try_into().map_err(|_| PairingError::Identity)?;
-        let (mut nonce, mut identity) = ([0; 32], [0; 32]);
-        nonce.copy_from_slice(&plain[..32]);
-        identity.copy_from_slice(&plain[32..64]);
-        let name = plain[65..].get(..usize::from(plain[64])).ok_or(PairingError::Identity)?;
-        let name = std::str::from_utf8(name).map_err(|_| PairingError::Identity)?;
-        Ok((nonce, identity, name.to_owned()))
+        read_identity(&plain).ok_or(PairingError::Identity)
     }
 
     fn pairing_secret(&self, identity_a: &[u8; 32], identity_b: &[u8; 32]) -> PairingSecret {
@@ -368,25 +366,118 @@ impl Keys {
     }
 }
 
-#[cfg(test)]
-mod tests {
+/// Nonce, identity and name of what was sealed. The other side, which wrote it, may be hostile.
+fn read_identity(plain: &[u8]) -> Option<([u8; 32], [u8; 32], String)> {
+    let plain: &[u8; IDENTITY_LEN] = plain.try_into().ok()?;
+    let (mut nonce, mut identity) = ([0; 32], [0; 32]);
+    nonce.copy_from_slice(&plain[..32]);
+    identity.copy_from_slice(&plain[32..64]);
+    let name = plain[65..].get(..usize::from(plain[64]))?;
+    Some((nonce, identity, std::str::from_utf8(name).ok()?.to_owned()))
+}
+
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use std::sync::LazyLock;
+
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
+    use crate::message::fuzzed::reads;
 
-    const VECTORS: &str = include_str!("../../docs/protocol/vectors/pairing.json");
-
-    fn rng(n: u64) -> StdRng {
+    pub(super) fn rng(n: u64) -> StdRng {
         StdRng::seed_from_u64(n)
     }
 
-    fn phrase(text: &str) -> Phrase {
+    pub(super) fn phrase(text: &str) -> Phrase {
         text.parse().expect("a code")
     }
 
-    fn own() -> PairingCode {
+    pub(super) fn own() -> PairingCode {
         "QQQQQQ".parse().expect("a code")
     }
+
+    pub(super) static ADA: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
+    pub(super) static BOB: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
+
+    fn ada() -> Myself<'static> {
+        Myself { identity: &ADA, name: "Ada" }
+    }
+
+    fn bob() -> Myself<'static> {
+        Myself { identity: &BOB, name: "Bob" }
+    }
+
+    /// A pairing: each side where it waits for a message, and the message.
+    pub(super) struct Valid {
+        pub(super) request: Request,
+        requester: Requester,
+        pub(super) response: Response,
+        responder: Responder,
+        pub(super) proof: Proof,
+        confirmed: Confirmed,
+        pub(super) reply: Reply,
+    }
+
+    pub(super) static VALID: LazyLock<Valid> = LazyLock::new(|| {
+        let code = phrase("ABC234-WXYZ");
+        let (requester, request) = Requester::new(&code, own(), &mut rng(1));
+        let (responder, response) = respond(&request).expect("a response");
+        let (confirmed, proof) = requester.clone().handle_response(&response, ada()).expect("a proof");
+        let (_, reply) = responder.clone().handle_proof(&proof, bob()).expect("a reply");
+        Valid { request, requester, response, responder, proof, confirmed, reply }
+    });
+
+    fn respond(request: &Request) -> Result<(Responder, Response), PairingError> {
+        Shower::new(phrase("ABC234-WXYZ")).handle_request(own(), request, &mut rng(2))
+    }
+
+    fn read<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> Option<T> {
+        reads::<T>(text).then(|| serde_json::from_slice(text).expect("it was read"))
+    }
+
+    /// A message of a pairing. Any request with a valid share is answered; of the others, nobody who doesn't know the code
+    /// changes anything.
+    pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
+        if let Some(request) = read::<Request>(text) {
+            let answered = respond(&request).map(|(_, response)| response);
+            assert!(answered.is_ok() || answered == Err(PairingError::Share(InvalidShare)));
+            assert_eq!(answered == Ok(VALID.response.clone()), request == VALID.request);
+            return true;
+        }
+        if let Some(response) = read::<Response>(text) {
+            let taken = VALID.requester.clone().handle_response(&response, ada()).is_ok();
+            assert_eq!(taken, response == VALID.response);
+            return true;
+        }
+        if let Some(proof) = read::<Proof>(text) {
+            let taken = VALID.responder.clone().handle_proof(&proof, bob()).is_ok();
+            assert_eq!(taken, proof == VALID.proof);
+            return true;
+        }
+        let Some(reply) = read::<Reply>(text) else { return false };
+        assert_eq!(VALID.confirmed.clone().handle_reply(&reply).is_ok(), reply == VALID.reply);
+        true
+    });
+
+    /// What is sealed in a pairing, by one who knows the code and is hostile.
+    pub const IDENTITY: (&str, fn(&[u8]) -> bool) = ("identity in a pairing", |plain| {
+        let Some((_, identity, name)) = read_identity(plain) else { return false };
+        let contact = Contact::new(&name, identity, Role::A, PairingSecret::from_bytes([0; 32]));
+        assert!(contact.name().len() <= MAX_NAME && !contact.name().contains(char::is_control));
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        fuzzed::{ADA, BOB, VALID, own, phrase, rng},
+        *,
+    };
+
+    const VECTORS: &str = include_str!("../../docs/protocol/vectors/pairing.json");
 
     /// What goes over the wire, as JSON and back.
     fn sent<T: Serialize + for<'de> Deserialize<'de>>(message: &T) -> T {
@@ -394,8 +485,7 @@ mod tests {
     }
 
     fn pair(typed: &str, shown: &str) -> Result<(Paired, Paired), PairingError> {
-        let (ada, bob) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[2; 32]));
-        let (ada, bob) = (Myself { identity: &ada, name: "Ada" }, Myself { identity: &bob, name: "Bob" });
+        let (ada, bob) = (Myself { identity: &ADA, name: "Ada" }, Myself { identity: &BOB, name: "Bob" });
         let (a, request) = Requester::new(&phrase(typed), own(), &mut rng(1));
         let (b, response) = Shower::new(phrase(shown)).handle_request(own(), &sent(&request), &mut rng(2))?;
         let (a, proof) = a.handle_response(&sent(&response), ada)?;
@@ -526,6 +616,28 @@ mod tests {
         for text in ["{}", "{\"share\":\"AA\",\"commitment\":\"AA\"}", "[]", "{\"share\":1,\"commitment\":2}"] {
             assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn mutated_messages_are_answered_by_the_one_who_shows_a_code_and_change_nothing_else() {
+        let text = |message: serde_json::Result<Vec<u8>>| message.expect("JSON");
+        let corpus = [
+            text(serde_json::to_vec(&VALID.request)),
+            text(serde_json::to_vec(&VALID.response)),
+            text(serde_json::to_vec(&VALID.proof)),
+            text(serde_json::to_vec(&VALID.reply)),
+        ];
+        chappe_mutations::run(fuzzed::MESSAGE, &corpus);
+    }
+
+    #[test]
+    fn mutated_identities_have_a_clean_name_or_are_none() {
+        let plain = |name: &str| {
+            let mut plain = [&[7; 64][..], &[u8::try_from(name.len()).expect("short")], name.as_bytes()].concat();
+            plain.resize(IDENTITY_LEN, 0);
+            plain
+        };
+        chappe_mutations::run(fuzzed::IDENTITY, &[plain(""), plain("Zo\u{eb}"), plain(&"x".repeat(MAX_NAME))]);
     }
 
     #[test]

@@ -91,6 +91,21 @@ impl fmt::Debug for Phrase {
     }
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A code as a person types it.
+    pub const CODE: (&str, fn(&[u8]) -> bool) = ("code", |text| {
+        let Ok(text) = std::str::from_utf8(text) else { return false };
+        let Ok(phrase) = text.parse::<Phrase>() else { return false };
+        let again: Phrase = phrase.reveal().parse().expect("what is shown can be typed");
+        assert_eq!(again.reveal(), phrase.reveal());
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
@@ -127,12 +142,6 @@ mod tests {
     #[test]
     fn mutated_codes_read_as_they_are_shown() {
         let long = Phrase::generate_for_link(&mut StdRng::seed_from_u64(1)).reveal();
-        chappe_mutations::run("code", &["ABC234-WXYZ", " abc234 wxyz ", &long], |text| {
-            let Ok(text) = str::from_utf8(text) else { return false };
-            let Ok(phrase) = text.parse::<Phrase>() else { return false };
-            let again: Phrase = phrase.reveal().parse().expect("what is shown can be typed");
-            assert_eq!(again.reveal(), phrase.reveal());
-            true
-        });
+        chappe_mutations::run(fuzzed::CODE, &["ABC234-WXYZ", " abc234 wxyz ", &long]);
     }
 }

@@ -273,6 +273,16 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
     Some((form.name, identity, contacts.collect::<Option<_>>()?))
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A profile's file.
+    pub const PROFILE: (&str, fn(&[u8]) -> bool) =
+        ("profile", |text| parse(text).is_some_and(|(_, _, contacts)| contacts.len() <= MAX_CONTACTS));
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::SecretKey;
@@ -357,8 +367,6 @@ mod tests {
             format!(r#"{{"version":1,"name":"Ada","identity":"{key}","contacts":[{contact}]}}"#),
             format!(r#"{{"version":1,"name":"","identity":"{key}","contacts":[]}}"#),
         ];
-        chappe_mutations::run("profile", &valid, |text| {
-            parse(text).is_some_and(|(_, _, contacts)| contacts.len() <= MAX_CONTACTS)
-        });
+        chappe_mutations::run(fuzzed::PROFILE, &valid);
     }
 }

@@ -144,6 +144,21 @@ pub(crate) fn error_code(code: Option<&str>) -> Option<ErrorCode> {
     serde_json::from_value(Value::from(code?)).ok()
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What a node says.
+    pub const REPLY: (&str, fn(&[u8]) -> bool) = ("reply", |text| {
+        let read = serde_json::from_slice::<Reply>(text);
+        if let Ok(Reply::Error { code, .. }) = &read {
+            let _ = error_code(code.as_deref());
+        }
+        read.is_ok()
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,12 +216,6 @@ mod tests {
             r#"{"type":"offer","from":"ABC234","payload":-1e3}"#,
             r#"{"type":"unheard_of"}"#,
         ];
-        chappe_mutations::run("reply", &corpus, |text| {
-            let read = serde_json::from_slice::<Reply>(text);
-            if let Ok(Reply::Error { code, .. }) = &read {
-                let _ = error_code(code.as_deref());
-            }
-            read.is_ok()
-        });
+        chappe_mutations::run(fuzzed::REPLY, &corpus);
     }
 }

@@ -21,6 +21,23 @@ pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodePlace> {
     places.filter(|place| private || special::is_public_place(place)).take(MAX_NODES).collect()
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// Nodes that a contact names, one a line.
+    pub const NODES: (&str, fn(&[u8]) -> bool) = ("nodes of a contact", |text| {
+        let Ok(text) = std::str::from_utf8(text) else { return false };
+        let texts: Vec<_> = text.lines().map(str::to_owned).collect();
+        let places = read(&texts, false);
+        assert!(places.len() <= MAX_NODES && places.iter().all(special::is_public_place));
+        let again: Vec<_> = places.iter().map(to_text).collect();
+        assert_eq!(read(&again, false), places);
+        !places.is_empty()
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::SecretKey;
@@ -47,5 +64,15 @@ mod tests {
         assert_eq!(urls(true)[0], "ws://127.0.0.1:1");
         let again: Vec<_> = read(&texts, false).iter().map(to_text).collect();
         assert_eq!(read(&again, false), read(&texts, false));
+    }
+
+    #[test]
+    fn mutated_nodes_of_contacts_read_as_they_are_written() {
+        let id = SecretKey::from_bytes(&[1; 32]).node_id();
+        let corpus = [
+            format!("wss://8.8.8.8:8710#{id}\nws://relay.example#{id}\nwss://[2606:4700::1]:1#{id}"),
+            format!("chappe://{id}@relay.example:8443"),
+        ];
+        chappe_mutations::run(fuzzed::NODES, &corpus);
     }
 }

@@ -303,27 +303,70 @@ impl Seen {
     }
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use std::sync::LazyLock;
+
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    pub(super) const PLACE: Place =
+        Place { call: CallId([3; 16]), direction: Direction::ToCallee, kind: RelayKind::CallOffer, counter: 7 };
+    static SENDER: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
+    static RECIPIENT: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
+
+    /// What was sealed, and its payloads.
+    pub(super) static VALID: LazyLock<[String; 2]> = LazyLock::new(|| [sealed(b"v=0"), sealed(&[b'x'; 600])]);
+
+    pub(super) fn sealed(text: &[u8]) -> String {
+        let mut random = StdRng::seed_from_u64(1);
+        seal(&[9; 32], &SENDER, &RECIPIENT.public(), PLACE, text, &mut random).expect("a payload")
+    }
+
+    pub(super) fn open(payload: &str) -> Result<Vec<u8>, OpenError> {
+        Envelope::parse(payload)?.open(&[9; 32], &SENDER.public(), &RECIPIENT, PLACE.direction, PLACE.kind)
+    }
+
+    /// A payload: what was sealed, or none.
+    pub const PAYLOAD: (&str, fn(&[u8]) -> bool) = ("sealed payload", |payload| {
+        let Ok(payload) = std::str::from_utf8(payload) else { return false };
+        let opened = open(payload);
+        assert!(opened.is_err() || VALID.iter().any(|valid| valid == payload));
+        opened.is_ok()
+    });
+
+    /// The bytes of a payload.
+    pub const ENVELOPE: (&str, fn(&[u8]) -> bool) = ("envelope", |bytes| {
+        let Ok(envelope) = Envelope::parse(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
+        assert_eq!(envelope.bytes, bytes);
+        assert_eq!((&bytes[1..17], &bytes[17..21]), (&envelope.call().0[..], &envelope.counter().to_be_bytes()[..]));
+        true
+    });
+
+    /// What was inside a seal.
+    pub const PADDING: (&str, fn(&[u8]) -> bool) = ("padding", |padded| {
+        let Some(text) = unpad(padded.to_vec()) else { return false };
+        assert_eq!(pad(&text).and_then(unpad), Some(text));
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
     use serde_json::Value;
 
-    use super::*;
+    use super::{
+        fuzzed::{PLACE, VALID, open, sealed},
+        *,
+    };
 
     const VECTORS: &str = include_str!("../../docs/protocol/vectors/sealing.json");
-    const PLACE: Place =
-        Place { call: CallId([3; 16]), direction: Direction::ToCallee, kind: RelayKind::CallOffer, counter: 7 };
 
     fn key(n: u8) -> SealingKey {
         SealingKey::from_bytes(&[n; 32])
-    }
-
-    fn sealed(text: &[u8]) -> String {
-        seal(&[9; 32], &key(1), &key(2).public(), PLACE, text, &mut StdRng::seed_from_u64(1)).expect("a payload")
-    }
-
-    fn open(payload: &str) -> Result<Vec<u8>, OpenError> {
-        Envelope::parse(payload)?.open(&[9; 32], &key(1).public(), &key(2), PLACE.direction, PLACE.kind)
     }
 
     #[test]
@@ -452,36 +495,18 @@ mod tests {
 
     #[test]
     fn mutated_payloads_open_as_what_was_sealed_or_not_at_all() {
-        let corpus = [sealed(b"v=0"), sealed(&[b'x'; 600])];
-        chappe_mutations::run("sealed payload", &corpus, |payload| {
-            let Ok(payload) = str::from_utf8(payload) else { return false };
-            let opened = open(payload);
-            assert!(opened.is_err() || corpus.iter().any(|valid| valid == payload));
-            opened.is_ok()
-        });
+        chappe_mutations::run(fuzzed::PAYLOAD, &*VALID);
     }
 
     #[test]
     fn mutated_envelopes_are_read_whatever_is_in_them() {
         let valid = URL_SAFE_NO_PAD.decode(sealed(b"v=0")).expect("base64url");
-        chappe_mutations::run("envelope", &[valid], |bytes| {
-            let Ok(envelope) = Envelope::parse(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
-            assert_eq!(envelope.bytes, bytes);
-            assert_eq!(
-                (&bytes[1..17], &bytes[17..21]),
-                (&envelope.call().0[..], &envelope.counter().to_be_bytes()[..])
-            );
-            true
-        });
+        chappe_mutations::run(fuzzed::ENVELOPE, &[valid]);
     }
 
     #[test]
     fn mutated_padding_comes_off_as_it_was_put_on() {
         let corpus = [pad(b"").expect("short"), pad(b"v=0").expect("short"), pad(&[b'x'; 508]).expect("short")];
-        chappe_mutations::run("padding", &corpus, |padded| {
-            let Some(text) = unpad(padded.to_vec()) else { return false };
-            assert_eq!(pad(&text).and_then(unpad), Some(text));
-            true
-        });
+        chappe_mutations::run(fuzzed::PADDING, &corpus);
     }
 }

@@ -9,6 +9,8 @@ pub mod client;
 pub mod code;
 pub mod directory;
 pub mod federation;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod keys;
 pub mod lease;
 #[cfg(feature = "link-tls")]

@@ -68,13 +68,10 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// The value is out of its bounds or names another signer.
     pub fn sign(value: T, key: &SecretKey) -> Result<Self, SignError> {
-        if *value.signer() != key.public() || !value.is_well_formed() {
+        if *value.signer() != key.public() {
             return Err(SignError::Malformed);
         }
-        let mut bytes = postcard::to_allocvec(&value).map_err(|_| SignError::Malformed)?;
-        if bytes.len() + SIGNATURE_LEN > T::MAX_LEN {
-            return Err(SignError::TooLong);
-        }
+        let mut bytes = body(&value)?;
         let signature = key.sign(&signing_input(T::KIND, &bytes));
         bytes.extend_from_slice(&signature);
         Ok(Self { value, bytes: bytes.into() })
@@ -98,14 +95,7 @@ impl<T: Signable> Signed<T> {
         known: impl FnOnce(&T) -> Option<Self>,
     ) -> Result<Self, DecodeError> {
         let bytes = bytes.into();
-        if bytes.len() > T::MAX_LEN {
-            return Err(DecodeError::Length);
-        }
-        let (body, signature) = bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(DecodeError::Length)?;
-        let (value, rest) = postcard::take_from_bytes::<T>(body).map_err(|_| DecodeError::Malformed)?;
-        if !rest.is_empty() || !value.is_well_formed() {
-            return Err(DecodeError::Malformed);
-        }
+        let (value, body, signature) = parts::<T>(&bytes)?;
         if let Some(known) = known(&value).filter(|known| known.bytes == bytes) {
             return Ok(known);
         }
@@ -140,6 +130,28 @@ impl<T: fmt::Debug> fmt::Debug for Signed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Signed").field(&self.value).finish()
     }
+}
+
+/// What is signed of a value, where it is within its bounds.
+pub(crate) fn body<T: Signable>(value: &T) -> Result<Vec<u8>, SignError> {
+    if !value.is_well_formed() {
+        return Err(SignError::Malformed);
+    }
+    let body = postcard::to_allocvec(value).map_err(|_| SignError::Malformed)?;
+    if body.len() + SIGNATURE_LEN > T::MAX_LEN { Err(SignError::TooLong) } else { Ok(body) }
+}
+
+/// The value of an encoded form, its bytes, and the signature, which is still to be checked.
+pub(crate) fn parts<T: Signable>(bytes: &[u8]) -> Result<(T, &[u8], &[u8; SIGNATURE_LEN]), DecodeError> {
+    if bytes.len() > T::MAX_LEN {
+        return Err(DecodeError::Length);
+    }
+    let (body, signature) = bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(DecodeError::Length)?;
+    let (value, rest) = postcard::take_from_bytes::<T>(body).map_err(|_| DecodeError::Malformed)?;
+    if !rest.is_empty() || !value.is_well_formed() {
+        return Err(DecodeError::Malformed);
+    }
+    Ok((value, body, signature))
 }
 
 /// `b"chappe/<kind>/v1\0" ‖ body`.

@@ -16,6 +16,8 @@ use std::{
 use chappe_common::{directory::MAX_NODES, federation::FederationId, keys::NodeId, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::file::fuzzed;
 pub use self::ledger::Equivocation;
 use self::{
     entries::Entries,

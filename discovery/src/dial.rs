@@ -231,6 +231,16 @@ fn same_url(a: &str, b: &str) -> bool {
     normal(a).is_some() && normal(a) == normal(b)
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What a node says while it is dialled.
+    pub const REPLY: (&str, fn(&[u8]) -> bool) =
+        ("reply to a dial", |text| str::from_utf8(text).is_ok_and(|text| read(&Utf8Bytes::from(text)).is_ok()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,8 +269,6 @@ mod tests {
             r#"{"type":"going_away","reason":"shutdown","nodes":["AA"],"graceSeconds":5}"#,
             r#"{"type":"later","x":[{"y":1e3}]}"#,
         ];
-        chappe_mutations::run("reply to a dial", &corpus, |text| {
-            str::from_utf8(text).is_ok_and(|text| read(&Utf8Bytes::from(text)).is_ok())
-        });
+        chappe_mutations::run(fuzzed::REPLY, &corpus);
     }
 }

@@ -251,6 +251,22 @@ fn absolute(name: &str) -> Result<Name, DohError> {
     Ok(name)
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// An answer to a question for records of `nodes.example`, of any kind that is asked for.
+    pub const ANSWER: (&str, fn(&[u8]) -> bool) = ("answer", |bytes| {
+        let read = [RecordType::TXT, RecordType::A, RecordType::AAAA].map(|kind| {
+            let Ok(records) = read_answer(bytes, "nodes.example", kind) else { return false };
+            assert!(!records.is_empty() && records.iter().all(|data| data.record_type() == kind));
+            true
+        });
+        read.contains(&true)
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use hickory_proto::rr::{Record, rdata::TXT};
@@ -313,10 +329,10 @@ mod tests {
             let again = message.answers[0].clone();
             message.add_answer(again);
         };
-        chappe_mutations::run("answer", &[answer(|_| {}), answer(alias), answer(two)], |bytes| {
-            let Ok(records) = read_answer(bytes, "nodes.example", RecordType::TXT) else { return false };
-            assert!(!records.is_empty() && records.iter().all(|data| matches!(data, RData::TXT(_))));
-            true
-        });
+        let address = |message: &mut Message| {
+            message.queries[0].query_type = RecordType::AAAA;
+            message.answers[0].data = RData::AAAA("2606:4700::1".parse().expect("an address"));
+        };
+        chappe_mutations::run(fuzzed::ANSWER, &[answer(|_| {}), answer(alias), answer(two), answer(address)]);
     }
 }

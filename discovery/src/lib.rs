@@ -15,6 +15,8 @@ pub mod dial;
 mod discover;
 pub mod dns;
 pub mod doh;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http;
 pub mod link;
 pub mod manual;

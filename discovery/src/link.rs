@@ -227,30 +227,67 @@ impl Source for Links {
     }
 }
 
-#[cfg(test)]
-mod tests {
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use std::sync::LazyLock;
+
     use chappe_common::keys::SecretKey;
 
     use super::*;
 
-    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
-    const CODE: &str = "ABC234-ABCDEFGHJKLMNPQRSTUVWXYZ23";
+    pub(super) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+    pub(super) const CODE: &str = "ABC234-ABCDEFGHJKLMNPQRSTUVWXYZ23";
 
-    fn node(n: u8) -> NodeId {
+    /// A link to three nodes, with a code.
+    pub(super) static VALID: LazyLock<Link> = LazyLock::new(|| {
+        let nodes = [
+            (node(1), "wss://relay.example.org".to_owned()),
+            (node(2), "wss://8.8.8.8:8710".to_owned()),
+            (node(3), "ws://9.9.9.9:8710/".to_owned()),
+        ];
+        Link::new(nodes, Some(CODE), NOW + Duration::from_secs(600)).expect("a link")
+    });
+
+    pub(super) fn node(n: u8) -> NodeId {
         SecretKey::from_bytes(&[n; 32]).node_id()
     }
+
+    /// A link's bytes without their checksum, which is nobody's secret.
+    pub const LINK: (&str, fn(&[u8]) -> bool) = ("link", |bytes| {
+        let bytes = [bytes, &checksum(bytes)].concat();
+        let Ok(link) = Link::decode(&bytes) else { return false };
+        assert_eq!(Link::decode(&link.bytes()), Ok(link.clone()));
+        for text in [link.to_qr_text(), link.to_url("https://calls.example")] {
+            let read = Link::parse(&text, NOW, true);
+            assert!(matches!(read, Err(LinkError::Expired)) || read == Ok(link.clone()), "{read:?}");
+        }
+        true
+    });
+
+    /// A link as people send it: [`VALID`], or none.
+    pub const TEXT: (&str, fn(&[u8]) -> bool) = ("link as a text", |text| {
+        let Ok(text) = str::from_utf8(text) else { return false };
+        let read = Link::parse(text, NOW, false);
+        // Four bytes of a checksum: no accident passes, and a fuzzer can't count on one.
+        assert!(read.as_ref().is_err() || read.as_ref() == Ok(&*VALID), "{text}");
+        read.is_ok()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        fuzzed::{CODE, NOW, VALID, node},
+        *,
+    };
 
     fn later() -> UnixTime {
         NOW + Duration::from_secs(600)
     }
 
     fn link() -> Link {
-        let nodes = [
-            (node(1), "wss://relay.example.org".to_owned()),
-            (node(2), "wss://8.8.8.8:8710".to_owned()),
-            (node(3), "ws://9.9.9.9:8710/".to_owned()),
-        ];
-        Link::new(nodes, Some(CODE), later()).expect("a link")
+        VALID.clone()
     }
 
     fn parse(text: &str) -> Result<Link, LinkError> {
@@ -344,28 +381,12 @@ mod tests {
     fn mutated_links_read_as_they_are_written() {
         let no_code = Link::new([(node(1), "ws://[2606:4700::1]:1".to_owned())], None, later()).expect("a link");
         let corpus = [link(), no_code].map(|link| link.bytes()[..link.bytes().len() - CHECKSUM].to_vec());
-        chappe_mutations::run("link", &corpus, |bytes| {
-            // The checksum is nobody's secret.
-            let bytes = [bytes, &checksum(bytes)].concat();
-            let Ok(link) = Link::decode(&bytes) else { return false };
-            assert_eq!(Link::decode(&link.bytes()), Ok(link.clone()));
-            for text in [link.to_qr_text(), link.to_url("https://calls.example")] {
-                let read = Link::parse(&text, NOW, true);
-                assert!(matches!(read, Err(LinkError::Expired)) || read == Ok(link.clone()), "{read:?}");
-            }
-            true
-        });
+        chappe_mutations::run(fuzzed::LINK, &corpus);
     }
 
     #[test]
     fn mutated_texts_are_the_same_link_or_none() {
         let corpus = [link().to_qr_text(), link().to_url("https://calls.example")];
-        chappe_mutations::run("link as a text", &corpus, |text| {
-            let Ok(text) = str::from_utf8(text) else { return false };
-            let read = parse(text);
-            // Four bytes of a checksum: no accident passes.
-            assert!(read.as_ref().is_err() || read == Ok(link()), "{text}");
-            read.is_ok()
-        });
+        chappe_mutations::run(fuzzed::TEXT, &corpus);
     }
 }

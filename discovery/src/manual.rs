@@ -91,6 +91,21 @@ impl Source for Manual {
     }
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A node's address, as a person types it.
+    pub const NODE: (&str, fn(&[u8]) -> bool) = ("node named by hand", |text| {
+        let Ok(text) = str::from_utf8(text) else { return false };
+        let Ok(node) = text.parse::<ManualNode>() else { return false };
+        assert!(node.url().len() <= MAX_URL_LEN && node.url().bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(node.url().starts_with("ws://") || node.url().starts_with("wss://"));
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::SecretKey;
@@ -130,12 +145,6 @@ mod tests {
     fn mutated_names_of_nodes_are_urls_or_nothing() {
         let id = SecretKey::from_bytes(&[1; 32]).node_id();
         let corpus = [format!("chappe://{id}@relay.example"), format!("wss://8.8.8.8:1#{id}"), "ws://a".to_owned()];
-        chappe_mutations::run("node named by hand", &corpus, |text| {
-            let Ok(text) = str::from_utf8(text) else { return false };
-            let Ok(node) = text.parse::<ManualNode>() else { return false };
-            assert!(node.url().len() <= MAX_URL_LEN && node.url().bytes().all(|byte| byte.is_ascii_graphic()));
-            assert!(node.url().starts_with("ws://") || node.url().starts_with("wss://"));
-            true
-        });
+        chappe_mutations::run(fuzzed::NODE, &corpus);
     }
 }

@@ -10,6 +10,8 @@ pub mod config;
 mod core;
 mod dispatch;
 mod federation;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod homes;
 mod ice;
 pub mod identity;

@@ -135,3 +135,21 @@ pub(crate) async fn leave_members(core: &Core) -> Option<Signed<NodeLeave>> {
     core.membership.send(Event::Leave(reply)).await.ok()?;
     leave.await.ok()
 }
+
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    /// What a registry says when it refuses.
+    pub const REFUSED: (&str, fn(&[u8]) -> bool) =
+        ("refusal of a registry", |text| serde_json::from_slice::<super::Refused>(text).is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mutated_refusals_of_registries_are_read_or_passed_over() {
+        chappe_mutations::run(fuzzed::REFUSED, &[r#"{"error":"bad_record","message":"Zo\u00eb \"x\"","n":[1,{}]}"#]);
+    }
+}

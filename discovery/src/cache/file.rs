@@ -223,6 +223,27 @@ pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
     Ok(())
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The federation whose cache it is.
+    pub(super) fn federation() -> FederationId {
+        FederationId::of_roots(&[])
+    }
+
+    /// The cache's file.
+    pub const CACHE: (&str, fn(&[u8]) -> bool) = ("cache", |bytes| {
+        let Ok(state) = decode(bytes, federation()) else { return false };
+        assert!(state.entries.len() <= MAX_ENTRIES);
+        let written = encode(&state, federation());
+        let again = decode(&written, federation()).expect("what was read can be written");
+        assert_eq!(encode(&again, federation()), written);
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::SecretKey;
@@ -231,7 +252,7 @@ mod tests {
 
     #[test]
     fn mutated_files_read_as_they_are_written() {
-        let (key, federation) = (SecretKey::from_bytes(&[1; 32]), FederationId::of_roots(&[]));
+        let (key, federation) = (SecretKey::from_bytes(&[1; 32]), fuzzed::federation());
         let at = UnixTime::from_secs(1_800_000_000);
         let mut state = State::default();
         let entry = Entry {
@@ -257,13 +278,6 @@ mod tests {
             records,
         });
         let corpus = [encode(&state, federation), encode(&State::default(), federation)];
-        chappe_mutations::run("cache", &corpus, |bytes| {
-            let Ok(state) = decode(bytes, federation) else { return false };
-            assert!(state.entries.len() <= MAX_ENTRIES);
-            let written = encode(&state, federation);
-            let again = decode(&written, federation).expect("what was read can be written");
-            assert_eq!(encode(&again, federation), written);
-            true
-        });
+        chappe_mutations::run(fuzzed::CACHE, &corpus);
     }
 }

@@ -355,17 +355,41 @@ pub(crate) fn decode(buffer: &mut BytesMut, lane: Lane) -> Result<Option<(Header
     Ok(Some((header, frame)))
 }
 
-#[cfg(test)]
-mod tests {
-    use chappe_common::keys::{NodeId, PublicKey};
-
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
     use super::*;
 
-    fn bytes_of(frame: &Frame) -> BytesMut {
+    /// A frame as it is written.
+    pub(super) fn bytes_of(frame: &Frame) -> BytesMut {
         let mut bytes = BytesMut::from(&frame.head[..]);
         bytes.extend_from_slice(&frame.payload);
         bytes
     }
+
+    /// The first byte of a lane, and a frame on it.
+    pub const FRAME: (&str, fn(&[u8]) -> bool) = ("link frame", |bytes| {
+        let Some((lane, bytes)) = bytes.split_first() else { return false };
+        let Some(lane) = Lane::from_first_byte(*lane) else { return false };
+        // The length as it is: most changes would otherwise only make it wrong.
+        let mut buffer = BytesMut::from(bytes);
+        let _ = decode(&mut buffer, lane);
+        let Some(body) = bytes.get(4..) else { return false };
+        let mut buffer = BytesMut::from(&u32::try_from(body.len()).expect("short").to_le_bytes()[..]);
+        buffer.extend_from_slice(body);
+        let Ok(Some((header, payload))) = decode(&mut buffer, lane) else { return false };
+        assert!(buffer.is_empty() && header.lane() == lane);
+        let mut again = bytes_of(&Frame::new(&header, payload.clone().freeze()));
+        assert_eq!(decode(&mut again, lane), Ok(Some((header, payload))));
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::{NodeId, PublicKey};
+
+    use super::{fuzzed::bytes_of, *};
 
     #[test]
     fn a_frame_has_exactly_these_bytes() {
@@ -470,20 +494,6 @@ mod tests {
                 [&[lane], &bytes_of(&Frame::new(header, payload))[..]].concat()
             })
             .collect();
-        chappe_mutations::run("link frame", &corpus, |bytes| {
-            let Some((lane, bytes)) = bytes.split_first() else { return false };
-            let Some(lane) = Lane::from_first_byte(*lane) else { return false };
-            // The length as it is: most changes would otherwise only make it wrong.
-            let mut buffer = BytesMut::from(bytes);
-            let _ = decode(&mut buffer, lane);
-            let Some(body) = bytes.get(4..) else { return false };
-            let mut buffer = BytesMut::from(&u32::try_from(body.len()).expect("short").to_le_bytes()[..]);
-            buffer.extend_from_slice(body);
-            let Ok(Some((header, payload))) = decode(&mut buffer, lane) else { return false };
-            assert!(buffer.is_empty() && header.lane() == lane);
-            let mut again = bytes_of(&Frame::new(&header, payload.clone().freeze()));
-            assert_eq!(decode(&mut again, lane), Ok(Some((header, payload))));
-            true
-        });
+        chappe_mutations::run(fuzzed::FRAME, &corpus);
     }
 }

@@ -62,6 +62,20 @@ pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Hello, HelloError
     }
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A hello.
+    pub const HELLO: (&str, fn(&[u8]) -> bool) = ("hello", |bytes| {
+        let Ok((read, [])) = postcard::take_from_bytes::<Hello>(bytes) else { return false };
+        let again = postcard::to_allocvec(&read).expect("owned values encode");
+        assert_eq!(postcard::from_bytes(&again), Ok(read));
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,11 +93,6 @@ mod tests {
             Hello::Refused { refusal: Refusal::Clock, clock },
         ];
         let corpus = corpus.map(|valid| postcard::to_allocvec(&valid).expect("owned values encode"));
-        chappe_mutations::run("hello", &corpus, |bytes| {
-            let Ok((read, [])) = postcard::take_from_bytes::<Hello>(bytes) else { return false };
-            let again = postcard::to_allocvec(&read).expect("owned values encode");
-            assert_eq!(postcard::from_bytes(&again), Ok(read));
-            true
-        });
+        chappe_mutations::run(fuzzed::HELLO, &corpus);
     }
 }

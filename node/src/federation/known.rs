@@ -73,14 +73,19 @@ pub(crate) fn store(path: &Path, known: Known) {
     }
 }
 
-#[cfg(test)]
-mod tests {
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use std::sync::LazyLock;
+
     use chappe_common::{federation::FederationId, keys::SecretKey};
-    use std::sync::Arc;
 
     use super::*;
 
-    fn record(key: &SecretKey) -> SignedRecord {
+    static ME: LazyLock<NodeId> = LazyLock::new(|| SecretKey::from_bytes(&[1; 32]).node_id());
+    static OTHER: LazyLock<SignedRecord> = LazyLock::new(|| record(&SecretKey::from_bytes(&[2; 32])));
+
+    pub(crate) fn record(key: &SecretKey) -> SignedRecord {
         let record = NodeRecord {
             federation: FederationId::of_roots(&[]),
             node: key.node_id(),
@@ -96,6 +101,22 @@ mod tests {
         };
         Signed::sign(record, key).expect("a record")
     }
+
+    /// The file of the known members, which holds one record at most that verifies.
+    pub const KNOWN: (&str, fn(&[u8]) -> bool) = ("known members", |bytes| {
+        let Some(last) = decode(bytes, *ME) else { return false };
+        assert!(last.records.iter().all(|kept| *kept == *OTHER));
+        last.since.len() == last.records.len() + 1
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chappe_common::keys::SecretKey;
+
+    use super::{fuzzed::record, *};
 
     #[test]
     fn what_was_written_down_is_read_again_and_a_lone_node_keeps_it() {
@@ -122,14 +143,9 @@ mod tests {
 
     #[test]
     fn mutated_files_hold_no_record_that_does_not_verify() {
-        let (me, other) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
-        let members = vec![(record(&other).as_bytes().clone(), UnixTime::from_secs(7))];
+        let members = vec![(record(&SecretKey::from_bytes(&[2; 32])).as_bytes().clone(), UnixTime::from_secs(7))];
         let file = File { since: UnixTime::from_secs(5), members, beacon: Some(Bytes::from_static(b"a beacon")) };
         let valid = [File::default(), file].map(|file| postcard::to_allocvec(&file).expect("owned values encode"));
-        chappe_mutations::run("known members", &valid, |bytes| {
-            let Some(last) = decode(bytes, me.node_id()) else { return false };
-            assert!(last.records.iter().all(|kept| *kept == record(&other)));
-            last.since.len() == last.records.len() + 1
-        });
+        chappe_mutations::run(fuzzed::KNOWN, &valid);
     }
 }

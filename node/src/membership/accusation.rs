@@ -41,3 +41,54 @@ impl Signable for Accusation {
         self.accuser != self.accused
     }
 }
+
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use std::sync::LazyLock;
+
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    /// A member's word that another doesn't answer.
+    pub(crate) static VALID: LazyLock<SignedAccusation> = LazyLock::new(|| {
+        let accuser = SecretKey::from_bytes(&[1; 32]);
+        let accusation = Accusation {
+            federation: FederationId::of_roots(&[]),
+            accuser: accuser.node_id(),
+            accused: SecretKey::from_bytes(&[2; 32]).node_id(),
+            epoch: 300,
+            at: UnixTime::from_secs(1_800_000_000),
+        };
+        Signed::sign(accusation, &accuser).expect("an accusation")
+    });
+
+    /// An accusation: what was signed, or none.
+    pub const ACCUSATION: (&str, fn(&[u8]) -> bool) = ("accusation", |bytes| {
+        let read = Signed::<Accusation>::decode(bytes.to_vec());
+        assert!(read.is_err() || read.as_ref() == Ok(&*VALID), "a changed accusation is taken");
+        if let Ok((said, rest)) = postcard::take_from_bytes::<Accusation>(bytes) {
+            let again = postcard::to_allocvec(&said).expect("owned values encode");
+            assert!(again.len() <= bytes.len() - rest.len());
+            assert_eq!(postcard::from_bytes(&again), Ok(said));
+        }
+        read.is_ok()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_accuses_itself() {
+        let accusation = Accusation { accused: fuzzed::VALID.accuser, ..Accusation::clone(&fuzzed::VALID) };
+        assert!(!accusation.is_well_formed());
+    }
+
+    #[test]
+    fn mutated_accusations_are_refused_without_the_key() {
+        chappe_mutations::run(fuzzed::ACCUSATION, &[fuzzed::VALID.as_bytes()]);
+    }
+}

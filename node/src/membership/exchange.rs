@@ -60,6 +60,20 @@ pub struct KnownMember {
     pub since: UnixTime,
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A message of the exchange.
+    pub const EXCHANGE: (&str, fn(&[u8]) -> bool) = ("exchange", |bytes| {
+        let Ok((read, [])) = postcard::take_from_bytes::<ExchangeMessage>(bytes) else { return false };
+        let again = postcard::to_allocvec(&read).expect("owned values encode");
+        assert_eq!(postcard::from_bytes(&again), Ok(read));
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::PublicKey;
@@ -84,11 +98,6 @@ mod tests {
             },
         ];
         let corpus = corpus.map(|valid| postcard::to_allocvec(&valid).expect("owned values encode"));
-        chappe_mutations::run("exchange", &corpus, |bytes| {
-            let Ok((read, [])) = postcard::take_from_bytes::<ExchangeMessage>(bytes) else { return false };
-            let again = postcard::to_allocvec(&read).expect("owned values encode");
-            assert_eq!(postcard::from_bytes(&again), Ok(read));
-            true
-        });
+        chappe_mutations::run(fuzzed::EXCHANGE, &corpus);
     }
 }

@@ -111,3 +111,40 @@ impl BroadcastHandler<MemberId> for NewsHandler {
         Ok(Some(key))
     }
 }
+
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// An item of news, as the engine and then the library look at it.
+    pub const NEWS: (&str, fn(&[u8]) -> bool) = ("news", |item| {
+        let Some((kind, note)) = NewsKind::split(item) else { return false };
+        assert_eq!(kind.item(note), item);
+        let Ok(Some(key)) = NewsHandler.receive_item(item, None) else { return false };
+        assert!(key.invalidates(&key), "a later copy takes the place of an earlier");
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{federation::FederationId, keys::SecretKey, signed::Signed};
+
+    use super::*;
+    use crate::{federation::known::fuzzed::record, membership::accusation};
+
+    #[test]
+    fn mutated_news_are_known_by_what_they_are_about_or_are_none() {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let (federation, issued_at) = (FederationId::of_roots(&[]), UnixTime::from_secs(1_800_000_000));
+        let leave = NodeLeave { federation, node: key.node_id(), epoch: 3, seq: 7, issued_at };
+        let leave = Signed::sign(leave, &key).expect("a leave");
+        let corpus = [
+            NewsKind::Record.item(record(&key).as_bytes()),
+            NewsKind::Leave.item(leave.as_bytes()),
+            NewsKind::Accusation.item(accusation::fuzzed::VALID.as_bytes()),
+        ];
+        chappe_mutations::run(fuzzed::NEWS, &corpus);
+    }
+}

@@ -61,6 +61,19 @@ impl Packet {
     }
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A datagram between members.
+    pub const PACKET: (&str, fn(&[u8]) -> bool) = ("datagram", |bytes| {
+        let Ok(packet) = Packet::decode(&Bytes::copy_from_slice(bytes)) else { return false };
+        assert_eq!(packet.encode(), bytes);
+        true
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -80,6 +93,12 @@ mod tests {
             assert_eq!(Packet::decode(&Bytes::copy_from_slice(bytes)), Err(BadPacket));
         }
         assert_eq!(Packet::decode(&Bytes::from(vec![0; MAX_PACKET + 1])), Err(BadPacket));
+    }
+
+    #[test]
+    fn mutated_datagrams_are_packets_of_the_same_bytes_or_none() {
+        let corpus = [Packet::Swim(Bytes::from_static(b"gossip")), Packet::Probe(300), Packet::Answer(u64::MAX)];
+        chappe_mutations::run(fuzzed::PACKET, &corpus.map(|packet| packet.encode()));
     }
 
     proptest! {

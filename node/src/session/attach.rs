@@ -22,6 +22,47 @@ pub(crate) fn judge(item: &AttachItem<'_>, node: NodeId, nonce: &[u8; 32], now: 
     (lease.node == node && lasts && not_ahead && verify_attach(nonce, &lease, &proof)).then_some(lease)
 }
 
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use std::{borrow::Cow, sync::LazyLock, time::Duration};
+
+    use chappe_common::{
+        keys::{PublicKey, SecretKey},
+        lease::{Inbox, prove_attach},
+    };
+
+    use super::*;
+
+    pub(super) const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
+    pub(super) const NONCE: [u8; 32] = [9; 32];
+
+    pub(super) fn node() -> NodeId {
+        NodeId::new(PublicKey::from_bytes([1; 32]))
+    }
+
+    /// A lease and its proof, with a space between.
+    pub(super) static VALID: LazyLock<String> = LazyLock::new(|| {
+        let key = SecretKey::from_bytes(&[5; 32]);
+        let (inbox, seq) = (Inbox::new(key.public()), NOW.as_secs() * 1000);
+        let expires_at = NOW + Duration::from_secs(600);
+        let lease = Signed::sign(Lease { inbox, node: node(), session_key: [0; 32], seq, expires_at }, &key);
+        let lease = lease.expect("a lease");
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        format!("{} {}", encode(lease.as_bytes()), encode(&prove_attach(&key, &NONCE, &lease)))
+    });
+
+    /// A lease and a proof: [`VALID`], or none.
+    pub const ATTACH: (&str, fn(&[u8]) -> bool) = ("attach", |bytes| {
+        let Ok(text) = str::from_utf8(bytes) else { return false };
+        let Some((lease, proof)) = text.split_once(' ') else { return false };
+        let item = AttachItem { lease: Cow::Borrowed(lease), proof: Cow::Borrowed(proof) };
+        let is_attached = judge(&item, node(), &NONCE, NOW).is_some();
+        assert!(!is_attached || text == *VALID);
+        is_attached
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::{borrow::Cow, time::Duration};
@@ -31,14 +72,10 @@ mod tests {
         lease::{Inbox, prove_attach},
     };
 
-    use super::*;
-
-    const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
-    const NONCE: [u8; 32] = [9; 32];
-
-    fn node() -> NodeId {
-        NodeId::new(PublicKey::from_bytes([1; 32]))
-    }
+    use super::{
+        fuzzed::{NONCE, NOW, node},
+        *,
+    };
 
     fn attempt(change: impl FnOnce(&mut Lease), nonce: [u8; 32]) -> bool {
         let key = SecretKey::from_bytes(&[5; 32]);
@@ -70,20 +107,6 @@ mod tests {
 
     #[test]
     fn mutated_leases_and_proofs_are_not_attached() {
-        let key = SecretKey::from_bytes(&[5; 32]);
-        let (inbox, seq) = (Inbox::new(key.public()), NOW.as_secs() * 1000);
-        let expires_at = NOW + Duration::from_secs(600);
-        let lease = Signed::sign(Lease { inbox, node: node(), session_key: [0; 32], seq, expires_at }, &key);
-        let lease = lease.expect("a lease");
-        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let valid = format!("{} {}", encode(lease.as_bytes()), encode(&prove_attach(&key, &NONCE, &lease)));
-        chappe_mutations::run("attach", &[&valid], |bytes| {
-            let Ok(text) = str::from_utf8(bytes) else { return false };
-            let Some((lease, proof)) = text.split_once(' ') else { return false };
-            let item = AttachItem { lease: Cow::Borrowed(lease), proof: Cow::Borrowed(proof) };
-            let is_attached = judge(&item, node(), &NONCE, NOW).is_some();
-            assert!(!is_attached || text == valid);
-            is_attached
-        });
+        chappe_mutations::run(fuzzed::ATTACH, &[&*fuzzed::VALID]);
     }
 }

@@ -83,10 +83,26 @@ fn skip_space(bytes: &[u8], at: usize) -> usize {
     at + space
 }
 
-#[cfg(test)]
-mod tests {
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
     use serde_json::value::RawValue;
 
+    use super::*;
+
+    /// A string without escapes.
+    pub const STRING: (&str, fn(&[u8]) -> bool) = ("string", |json| {
+        let is_string = is_string(json);
+        if is_string {
+            assert!(serde_json::from_slice::<&RawValue>(json).is_ok());
+            assert!(serde_json::from_slice::<&str>(json).is_ok_and(|text| text.len() + 2 == json.len()));
+        }
+        is_string
+    });
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
 
     #[test]
@@ -135,13 +151,6 @@ mod tests {
     #[test]
     fn mutated_strings_are_strings_to_the_parser_too() {
         let long = format!("\"{}é\"", "x".repeat(70));
-        chappe_mutations::run("string", &["\"\"", "\"v=0\"", "\"«é»\"", &long], |json| {
-            let is_string = is_string(json);
-            if is_string {
-                assert!(serde_json::from_slice::<&RawValue>(json).is_ok());
-                assert!(serde_json::from_slice::<&str>(json).is_ok_and(|text| text.len() + 2 == json.len()));
-            }
-            is_string
-        });
+        chappe_mutations::run(fuzzed::STRING, &["\"\"", "\"v=0\"", "\"«é»\"", &long]);
     }
 }

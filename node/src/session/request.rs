@@ -324,12 +324,67 @@ fn inbox_of(raw: Option<&str>, name: &'static str) -> Result<Inbox, BadRequest> 
     Inbox::from_base64url(&required_text(raw, name)?).map_err(|_| BadRequest::Invalid(name))
 }
 
-#[cfg(test)]
-mod tests {
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
     use std::fmt::Debug;
 
     use serde_json::Value;
 
+    use super::*;
+
+    fn deepest(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(deepest).max().unwrap_or(0),
+            Value::Object(fields) => 1 + fields.values().map(deepest).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Everything that anybody may ask of a message.
+    fn look_at_all(request: &Request<'_>) {
+        let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.inbox());
+        let _ = (request.inbox_list(), request.attach_list().map(|list| list.len()), request.text_payload(20));
+        let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
+        let _ = (request.public_key(), request.accepted(), request.proposed_name(), request.device_name());
+        let _ = (request.device_id(), request.check_peer_id(), request.challenge(), request.url());
+        if let Some(payload) = request.payload() {
+            let again = format!(r#"{{"type":"x","payload":{}}}"#, str::from_utf8(&payload).expect("a part of a text"));
+            let again = Request::parse(&again).expect("a payload is JSON wherever it stands").payload();
+            assert_eq!(again, Some(payload));
+        }
+    }
+
+    /// One and the same, whichever way they were found.
+    fn is_same<T: PartialEq + Debug>(one: T, other: T) {
+        assert_eq!(one, other);
+    }
+
+    /// A client's message, which is the same to the block scanner and to the parser of all JSON.
+    pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message", |bytes| {
+        let Ok(text) = str::from_utf8(bytes) else { return false };
+        let general = serde_json::from_str::<Fields<'_>>(text);
+        let is_deep = !depth::is_within_bounds(text.as_bytes());
+        if let Some(plain) = plain::take_apart(text) {
+            let general = general.as_ref().expect("what is plain is JSON");
+            assert!(!is_deep);
+            is_same((plain.kind, plain.id, plain.to), (general.kind, general.id, general.to));
+            is_same((plain.target, plain.payload), (general.target, general.payload));
+            let others = [general.inbox, general.inboxes, general.pairing_code, general.url, general.challenge];
+            assert_eq!(others, [None; 5]);
+        }
+        if let Ok(value) = serde_json::from_str::<Value>(text) {
+            assert_eq!(is_deep, deepest(&value) > chappe_common::client::MAX_DEPTH, "nesting is told apart");
+        }
+        let Ok(request) = Request::parse(text) else { return false };
+        assert!(general.is_ok() && text.trim_start().starts_with('{'));
+        look_at_all(&request);
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
 
     fn parse<T>(text: &'static str, look: impl FnOnce(&Request<'_>) -> T) -> Result<T, BadRequest> {
@@ -396,54 +451,8 @@ mod tests {
         r#"{"type":"prove","id":"1","challenge":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","url":"ws://a","peerId":"p"}"#,
     ];
 
-    fn deepest(value: &Value) -> usize {
-        match value {
-            Value::Array(items) => 1 + items.iter().map(deepest).max().unwrap_or(0),
-            Value::Object(fields) => 1 + fields.values().map(deepest).max().unwrap_or(0),
-            _ => 0,
-        }
-    }
-
-    /// Everything that anybody may ask of a message.
-    fn look_at_all(request: &Request<'_>) {
-        let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.inbox());
-        let _ = (request.inbox_list(), request.attach_list().map(|list| list.len()), request.text_payload(20));
-        let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
-        let _ = (request.public_key(), request.accepted(), request.proposed_name(), request.device_name());
-        let _ = (request.device_id(), request.check_peer_id(), request.challenge(), request.url());
-        if let Some(payload) = request.payload() {
-            let again = format!(r#"{{"type":"x","payload":{}}}"#, str::from_utf8(&payload).expect("a part of a text"));
-            let again = Request::parse(&again).expect("a payload is JSON wherever it stands").payload();
-            assert_eq!(again, Some(payload));
-        }
-    }
-
-    /// One and the same, whichever way they were found.
-    fn is_same<T: PartialEq + Debug>(one: T, other: T) {
-        assert_eq!(one, other);
-    }
-
     #[test]
     fn mutated_messages_are_the_same_to_the_block_scanner_and_to_the_parser_of_all_json() {
-        chappe_mutations::run("message", &MESSAGES, |bytes| {
-            let Ok(text) = str::from_utf8(bytes) else { return false };
-            let general = serde_json::from_str::<Fields<'_>>(text);
-            let is_deep = !depth::is_within_bounds(text.as_bytes());
-            if let Some(plain) = plain::take_apart(text) {
-                let general = general.as_ref().expect("what is plain is JSON");
-                assert!(!is_deep);
-                is_same((plain.kind, plain.id, plain.to), (general.kind, general.id, general.to));
-                is_same((plain.target, plain.payload), (general.target, general.payload));
-                let others = [general.inbox, general.inboxes, general.pairing_code, general.url, general.challenge];
-                assert_eq!(others, [None; 5]);
-            }
-            if let Ok(value) = serde_json::from_str::<Value>(text) {
-                assert_eq!(is_deep, deepest(&value) > chappe_common::client::MAX_DEPTH, "nesting is told apart");
-            }
-            let Ok(request) = Request::parse(text) else { return false };
-            assert!(general.is_ok() && text.trim_start().starts_with('{'));
-            look_at_all(&request);
-            true
-        });
+        chappe_mutations::run(fuzzed::MESSAGE, &MESSAGES);
     }
 }

@@ -53,7 +53,8 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
 fn first(head: &[u8]) -> Option<Option<(String, usize)>> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    match request.parse(head) {
+    // No more than the bound, so that what is too long is so however it arrives.
+    match request.parse(&head[..head.len().min(MAX_HEAD)]) {
         Ok(httparse::Status::Complete(len)) => Some(answer(&request).map(|answer| (answer, len))),
         Ok(httparse::Status::Partial) if head.len() < MAX_HEAD => None,
         // Too long, or no request: HTTP has words for it.
@@ -86,6 +87,25 @@ fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
             STANDARD.encode(accept)
         )
     })
+}
+
+/// What is checked of every input, by the tests and by the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The first request of a connection; its last byte says where it is cut.
+    pub const HEAD: (&str, fn(&[u8]) -> bool) = ("head", |head| {
+        let cut = usize::from(head.last().copied().unwrap_or_default()) * head.len() / 256;
+        let judged = first(head);
+        if let Some(earlier) = first(&head[..cut]) {
+            assert_eq!(judged, Some(earlier.clone()), "what comes behind changes nothing");
+        }
+        let Some(Some((answer, len))) = judged else { return judged.is_some() };
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
+        assert_eq!(first(&head[..len]), Some(Some((answer, len))));
+        true
+    });
 }
 
 #[cfg(test)]
@@ -125,6 +145,16 @@ mod tests {
         assert!(is_http(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD))));
     }
 
+    #[test]
+    fn a_head_that_is_too_long_is_so_however_it_arrives() {
+        let long = |by: usize| {
+            let field = "X: ".to_owned() + &"x".repeat(MAX_HEAD + by - REQUEST.len() - "X: \r\n".len()) + "\r\n";
+            REQUEST.replacen("Host", &(field + "Host"), 1)
+        };
+        assert!(long(0).len() == MAX_HEAD && !is_http(&long(0)));
+        assert!(is_http(&long(1)) && is_http(&long(1)[..MAX_HEAD]));
+    }
+
     #[tokio::test]
     async fn a_request_is_read_in_pieces_and_what_follows_is_kept() {
         let (mut client, mut server) = tokio::io::duplex(7);
@@ -147,17 +177,6 @@ mod tests {
         let with = |to| REQUEST.replace("Host: relay.example\r\n", to) + "behind";
         let corpus =
             [REQUEST.to_owned(), http.to_owned(), with("Host: x\r\nCookie: a=b\r\n"), with("Sec-WebSocket-Key: x\r\n")];
-        chappe_mutations::run("head", &corpus, |head| {
-            // The last byte says where it is cut.
-            let cut = usize::from(head.last().copied().unwrap_or_default()) * head.len() / 256;
-            let judged = first(head);
-            if let Some(earlier) = first(&head[..cut]) {
-                assert_eq!(judged, Some(earlier.clone()), "what comes behind changes nothing");
-            }
-            let Some(Some((answer, len))) = judged else { return judged.is_some() };
-            assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
-            assert_eq!(first(&head[..len]), Some(Some((answer, len))));
-            true
-        });
+        chappe_mutations::run(fuzzed::HEAD, &corpus);
     }
 }
