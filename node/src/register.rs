@@ -85,7 +85,7 @@ impl Registries {
                     // The first piece holds all of an honest answer; of another, no more is read.
                     let piece = response.chunk().await.ok().flatten().unwrap_or_default();
                     let Refused { error, message } = serde_json::from_slice(&piece).unwrap_or_default();
-                    tracing::warn!(status, error, message, "the registry refuses this node's record");
+                    tracing::warn!(status, ?error, reason = ?message, "the registry refuses this node's record");
                     false
                 }
                 Err(error) => {
