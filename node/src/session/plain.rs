@@ -48,7 +48,7 @@ pub(crate) fn take_apart(text: &str) -> Option<Plain<'_>> {
 
 /// Whether `json` is one string without escapes.
 pub(crate) fn is_string(json: &[u8]) -> bool {
-    simdutf8::basic::from_utf8(json).is_ok_and(|text| string(text, 0).is_some_and(|(_, end)| end == json.len()))
+    str::from_utf8(json).is_ok_and(|text| string(text, 0).is_some_and(|(_, end)| end == json.len()))
 }
 
 /// The string at `at` with its quotes, and where it ends.

@@ -5,8 +5,6 @@
 
 use std::str;
 
-use simdutf8::basic::from_utf8 as utf8;
-
 /// The longest content of a control frame (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
 /// The longest header of a frame from this side: two bytes and a length of eight.
@@ -302,7 +300,7 @@ impl Decoder {
         if !parts.is_text {
             return Ok(Heard::Binary);
         }
-        utf8(&self.given).map(Heard::Text).map_err(|_| Violation::Utf8)
+        str::from_utf8(&self.given).map(Heard::Text).map_err(|_| Violation::Utf8)
     }
 
     fn give<'a>(&'a self, input: &'a [u8], head: Head, place: &Place) -> Result<Heard<'a>, Violation> {
@@ -312,7 +310,7 @@ impl Decoder {
         };
         let content = &frame[head.start..head.end];
         Ok(match head.opcode {
-            Opcode::Text => Heard::Text(utf8(content).map_err(|_| Violation::Utf8)?),
+            Opcode::Text => Heard::Text(str::from_utf8(content).map_err(|_| Violation::Utf8)?),
             Opcode::Binary | Opcode::Continuation => Heard::Binary,
             Opcode::Ping => Heard::Ping(content),
             Opcode::Pong => Heard::Pong,
