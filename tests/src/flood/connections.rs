@@ -97,7 +97,7 @@ pub async fn drip(plan: &Plan) {
 
 /// The first words of a client, as its library writes them.
 fn client_hello() -> Vec<u8> {
-    let config = crate::faults::ca::Ca::new("nobody's").trusted();
+    let config = crate::ca::Ca::new("nobody's").trusted();
     let name = "relay.example".try_into().expect("a name");
     let mut client = rustls::ClientConnection::new(config, name).expect("a client");
     let mut hello = Vec::new();

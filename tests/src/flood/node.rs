@@ -8,7 +8,7 @@ use reqwest::Client;
 use tempfile::TempDir;
 
 use crate::{
-    faults::ca::Ca,
+    ca::Ca,
     process::{Process, http, init},
 };
 

@@ -11,7 +11,7 @@ use super::{
     node::Victim,
 };
 use crate::{
-    faults::ca::Ca,
+    ca::Ca,
     figures::{Figures, percentile},
 };
 
