@@ -98,9 +98,10 @@ impl Plan {
         passed - passed % u64::from(count) + u64::from(number)
     }
 
-    /// Waits until it is the turn of number `number` of `count` to leave.
+    /// Waits until it is the turn of number `number` of `count` to leave, when nothing is left to listen to.
     pub async fn leave(&self, number: u32, count: u32) {
-        sleep_until(self.listens_until() + LEAVE.mul_f64(f64::from(number) / f64::from(count.max(1)))).await;
+        let leave = if self.quick { LEAVE / 50 } else { LEAVE };
+        sleep_until(self.until + leave.mul_f64(f64::from(number) / f64::from(count.max(1)))).await;
     }
 
     /// Lets one begin at each turn, where fewer than `most` are under way, until the time is over; then waits for all.

@@ -125,6 +125,8 @@ struct Seen {
     dropped: u64,
     /// In the two quiet stretches beside it.
     beside: Noticed,
+    /// Messages lost in the quiet stretch before it; what is lost behind it shows with the next, or in the sum.
+    lost_before: u64,
     /// Under attack.
     noticed: Noticed,
     /// Under attack and in the quiet stretch behind it, as the node's counters are read.
@@ -157,6 +159,7 @@ impl Scene<'_> {
             peak,
             usage,
             dropped: self.node.connections_dropped() - dropped,
+            lost_before: self.honest.tell(&[self.quiet]).await.lost,
             beside: self.honest.tell(&[std::mem::replace(&mut self.quiet, quiet), quiet]).await,
             noticed: self.honest.tell(&[stretch]).await,
             counted: self.honest.tell(&[stretch, quiet]).await,
@@ -172,7 +175,7 @@ impl Scene<'_> {
         let grown = seen.rested.grown_since(&seen.before);
         self.figures.remark(&format!("  the node counted {}", serde_json::json!(grown)));
         let mut is_right = print("messages of the honest that were lost", count(noticed.lost), "", Some(0.0));
-        is_right &= print("and in the quiet stretches beside it", count(beside.lost), "", Some(0.0));
+        is_right &= print("messages of the honest that were lost before it", count(seen.lost_before), "", Some(0.0));
         is_right &=
             print("newcomers that weren't let in", count(noticed.not_let_in + beside.not_let_in), "", Some(0.0));
         self.judge_latency(attack, seen);

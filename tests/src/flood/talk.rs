@@ -99,12 +99,13 @@ impl Talk {
 
     /// Says no more, and hears what is still to be answered.
     pub async fn listen_on(&mut self, plan: &Plan) {
-        while self.open > 0 && Instant::now() < plan.listens_until() {
-            if !self.hear(plan, plan.listens_until()).await {
-                break;
+        // A connection that breaks the framing is to be closed, whatever was answered.
+        while (self.open > 0 || self.breaks) && Instant::now() < plan.listens_until() {
+            if !self.hear(plan, plan.listens_until()).await && Instant::now() < plan.listens_until() {
+                return;
             }
         }
-        if self.open > 0 {
+        if self.open > 0 || self.breaks {
             plan.tally.add("connections not refused by the end", self.breaks.into());
             self.end(plan, if self.breaks { "not refused by the end" } else { "unanswered at the end" });
         }

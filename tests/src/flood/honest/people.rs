@@ -111,12 +111,14 @@ pub fn run(plan: &Plan) {
                     json!(shared.stretch().0)
                 }
                 Command::Tell(stretches) => {
+                    let present = shared.stretch().0;
+                    rest(&shared, |number| number < present && stretches.contains(&number)).await;
                     let all = shared.lock();
                     json!(Noticed::of(stretches.iter().filter_map(|number| all.get(*number))))
                 }
                 Command::Finish => {
                     people.stop.send_replace(true);
-                    rest(&shared).await;
+                    rest(&shared, |_| true).await;
                     people.tasks.shutdown().await;
                     json!(Noticed::of(shared.lock().iter()))
                 }
@@ -126,9 +128,13 @@ pub fn run(plan: &Plan) {
     });
 }
 
-/// Waits, though not for ever, until all that was sent is there.
-async fn rest(shared: &Shared) {
-    let is_there = || shared.lock().iter().all(|one| one.arrived + one.wrong + one.refused >= one.sent);
+/// Waits, though not for ever, until all that was sent in these stretches is there.
+async fn rest(shared: &Shared, is_meant: impl Fn(usize) -> bool) {
+    let is_there = || {
+        let stretches = shared.lock();
+        let mut meant = stretches.iter().enumerate().filter(|(number, _)| is_meant(*number));
+        meant.all(|(_, one)| one.arrived + one.wrong + one.refused >= one.sent)
+    };
     let _ = timeout(REST, async {
         while !is_there() {
             sleep(Duration::from_millis(10)).await;
@@ -172,13 +178,17 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
     sides.extend(by_code.into_iter().zip(doors));
     let (mut tasks, begin) = (JoinSet::new(), Instant::now() + Duration::from_millis(500));
     for (number, (socket, to)) in (0_u32..).zip(sides) {
-        let every = if matches!(to, Door::Code(_)) { BY_CODE_EVERY } else { CALL_EVERY / OF_CALL };
+        // Calls are spread over the time between two of a pair.
+        let (every, first) = match to {
+            Door::Inbox(_) => (CALL_EVERY / OF_CALL, CALL_EVERY.mul_f64(f64::from(number / 2) / f64::from(plan.pairs))),
+            Door::Code(_) => (BY_CODE_EVERY, Duration::ZERO),
+        };
         let person = Person {
             socket,
             to,
             is_caller: number.is_multiple_of(2),
             // The callee speaks half a step after the caller.
-            begin: begin + CALL_EVERY.mul_f64(f64::from(number / 2) / f64::from(plan.pairs)) + every / 2 * (number % 2),
+            begin: begin + first + every / 2 * (number % 2),
             epoch: begin,
             every,
             shared: shared.clone(),
