@@ -1,8 +1,9 @@
 //! Attacks a real node while honest people call: `cargo run --release -p chappe-tests --bin flood -- [--json]
 //! [--only NAME] [--quick]`.
 //!
-//! Fails where an honest message was lost, somebody new wasn't let in, the node panicked, or refused without counting it.
-//! Latency and memory are printed with what is wanted.
+//! Fails where an honest message was lost, somebody new wasn't let in, the node panicked, refused without counting it, or
+//! counted otherwise than the attacker did, and where the same attack played twice leaves more memory behind each time.
+//! Latency is printed with what is wanted.
 
 use std::{process::ExitCode, time::Duration};
 
