@@ -52,7 +52,9 @@ impl Books<'_> {
     fn of_clients(&self) -> Vec<Account> {
         // What was answered and never heard: the connection broke before, or the attacker's time was over.
         let is_broken = self.told("reset") + self.told("ended without a word") > 0;
-        let unheard = self.told("unanswered at the end")
+        // A request to pair that was shown to whom it was for is answered by nothing else.
+        let shown = self.told("answered pair_incoming");
+        let unheard = self.told("unanswered at the end").saturating_sub(shown)
             + self.told("not written by the end")
             + if is_broken { self.told("cut off") } else { 0 };
         let answered = self.sum("answered ");
