@@ -3,7 +3,6 @@
 //! Every server is real: nodes, a registry, DNS over HTTPS. What goes wrong is made at the socket in front of it
 //! ([`gate`]), or is what a server of that kind would say ([`web`], [`dns`], [`issuer`]).
 
-pub mod ca;
 pub mod cells;
 pub mod dns;
 pub mod fault;

@@ -1,19 +1,26 @@
 //! Hostile clients against a real node while honest people call: what the honest notice, and what it costs the node.
 //!
-//! An attack is a process of its own, with the lowest priority, so that what is measured is the node and not how the two
-//! share a processor; it is bounded in time and rate. The honest come from other addresses than attackers, and are as
-//! limited as any client: nothing is exempt.
+//! The node has a core of its own, and attackers and the honest share the other: each attack is a process with the lowest
+//! priority, the honest are one with real-time priority. So what the honest notice is what the node does, and not how
+//! processes share a processor. An attack is bounded in time and rate. The honest come from other addresses than
+//! attackers, and are as limited as any client: nothing is exempt.
 
 pub mod attack;
+pub mod books;
 pub mod codes;
 pub mod connections;
 pub mod floods;
+pub mod frames;
 pub mod honest;
+pub mod hostile;
 pub mod leases;
 pub mod messages;
 pub mod node;
+pub mod notes;
+pub mod plan;
 pub mod run;
 pub mod slow;
+pub mod talk;
 pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -3,6 +3,7 @@
 //! Nothing waits for ever: every await here has a deadline, and a test that misses it says what it waited for.
 
 pub mod bench;
+pub mod ca;
 pub mod faults;
 pub mod federation;
 pub mod figures;

@@ -63,12 +63,12 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts `chappe --json` with these arguments, with its log in a file.
+    /// Starts `chappe --json` with these arguments on one core, with its log in a file.
     ///
     /// # Panics
     /// It doesn't start.
-    pub fn start_logged(log: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(binary());
+    pub fn start_logged_on(core: usize, log: &Path, args: &[&str]) -> Self {
+        let mut command = Command::from(cores::command_on(core, &binary()));
         command.arg("--json").args(args).env("CHAPPE_LOG", "info").stdin(Stdio::null()).stderr(log_file(log));
         Self::spawn(command)
     }
@@ -100,9 +100,18 @@ impl Process {
     /// # Panics
     /// It doesn't start.
     pub fn start_bench_on(core: usize, args: &[&str]) -> Self {
-        let program = beside("bench");
-        let mut command = Command::from(cores::command_on(core, &program));
-        command.args(args).stdin(Stdio::piped());
+        let mut command = cores::command_on(core, &beside("bench"));
+        command.args(args);
+        Self::start_told(command)
+    }
+
+    /// Starts another program, which prints JSON, too, and is told what to do by [`Process::tell`].
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start_told(command: std::process::Command) -> Self {
+        let mut command = Command::from(command);
+        command.stdin(Stdio::piped());
         Self::spawn(command)
     }
 
@@ -160,22 +169,26 @@ impl Process {
     /// # Panics
     /// It has ended, or this is not Linux.
     pub fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident set");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+        self.status_kib("VmRSS:")
     }
 
-    /// The processor time that it has used, in seconds.
+    /// The most memory that it held since [`Self::forget_peak`], or since it started, in KiB.
     ///
     /// # Panics
     /// It has ended, or this is not Linux.
-    pub fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("Linux");
-        // Fields 14 and 15; the name, which may hold spaces, is the second.
-        let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(11).take(2);
-        let ticks: f64 = fields.map(|ticks| ticks.parse::<f64>().expect("a number")).sum();
-        // Linux counts hundredths of a second, whatever its own tick.
-        ticks / 100.0
+    pub fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    /// Forgets what it held before; where the kernel doesn't offer that, the peak stays that of its whole life.
+    pub fn forget_peak(&self) {
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a field of memory");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
     /// Kills it, as a power cut would.

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_node::NodeConfig;
 use chappe_tests::{
-    PATIENCE, eventually,
-    faults::ca::Ca,
+    PATIENCE,
+    ca::Ca,
+    eventually,
     federation::Federation,
     raw::{Raw, inbox, now_ms},
 };

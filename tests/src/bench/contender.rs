@@ -2,14 +2,13 @@
 //! meanwhile decides nothing.
 
 use super::{
+    cpu::MAX_OTHERS,
     driver::Generator,
     generator::{Depth, Faults, Load, Loaded, Opened, Pace, Plan},
     server::Servers,
 };
 use crate::figures::percentile;
 
-/// The percentage of a core that others may use without changing figures by more than they differ anyway.
-const MAX_OTHERS: f64 = 5.0;
 /// How late the generator may be: a small part of the latencies that are wanted.
 const MAX_LATE_US: f64 = 500.0;
 /// The percentage of its core that a server uses that is the limit.

@@ -33,6 +33,23 @@ pub fn command_on(core: usize, program: &Path) -> Command {
     command
 }
 
+/// A command that runs `program` on one core before all that has no such priority, and whether the system allows that
+/// priority. What has it must leave the core most of the time.
+pub fn urgent_command_on(core: usize, program: &Path) -> (Command, bool) {
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    let is_allowed = *ALLOWED.get_or_init(|| {
+        let mut trial = Command::new("chrt");
+        trial.args(["-f", "1", "true"]).stderr(Stdio::null());
+        trial.status().is_ok_and(|status| status.success())
+    });
+    if !is_allowed {
+        return (command_on(core, program), false);
+    }
+    let mut command = command_on(core, Path::new("chrt"));
+    command.args(["-f", "1"]).arg(program);
+    (command, true)
+}
+
 /// Moves this process to one core. To be called before it has more than one thread.
 ///
 /// # Panics

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::cores;
 
+/// The percentage of a core that others may use without changing figures by more than they differ anyway.
+pub const MAX_OTHERS: f64 = 5.0;
+
 /// The unit of `/proc/stat`: the kernel's ABI fixes it at a hundredth of a second.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -65,6 +68,8 @@ pub struct Use {
     pub own: Duration,
     /// The larger part of either core that went to anybody else, 0 to 1.
     pub others: f64,
+    /// The part of the servers' core alone that did.
+    pub others_on_servers: f64,
 }
 
 impl Meter {
@@ -81,7 +86,7 @@ impl Meter {
         let others = |busy: Duration, known: Duration| busy.saturating_sub(known).as_secs_f64() / elapsed.as_secs_f64();
         let on_servers = others(end.server_core.saturating_sub(self.start.server_core), servers);
         let on_own = others(end.own_core.saturating_sub(self.start.own_core), own);
-        Use { elapsed, servers, own, others: on_servers.max(on_own) }
+        Use { elapsed, servers, own, others: on_servers.max(on_own), others_on_servers: on_servers }
     }
 }
 

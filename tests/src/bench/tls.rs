@@ -9,14 +9,13 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, ServerConfig,
     client::Resumption,
-    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::faults::ca::Ca;
+use crate::ca::{self, Ca};
 
 /// The files of one certificate.
 #[derive(Debug)]
@@ -66,12 +65,7 @@ impl Files {
     fn server(&self) -> ServerConfig {
         let certificate = CertificateDer::from_pem_file(self.certificate()).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(self.key()).expect("a key");
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has the versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .expect("a certificate of that key");
+        let mut config = ca::serving(certificate, key);
         config.send_tls13_tickets = 0;
         config
     }
@@ -81,13 +75,8 @@ impl Files {
     /// # Panics
     /// The files can't be read.
     pub fn client(&self) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.authority()).expect("a certificate")).expect("a certificate");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has the versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let authority = CertificateDer::from_pem_file(self.authority()).expect("a certificate");
+        let mut config = ca::trusting(authority);
         config.resumption = Resumption::disabled();
         config
     }

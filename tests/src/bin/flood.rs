@@ -1,35 +1,36 @@
 //! Attacks a real node while honest people call: `cargo run --release -p chappe-tests --bin flood -- [--json]
 //! [--only NAME] [--quick]`.
 //!
-//! Fails where an honest message was lost, somebody new wasn't let in, the node panicked, or refused without counting it.
-//! Latency and memory are printed with what is wanted.
+//! Fails where an honest message was lost, somebody new wasn't let in, the node panicked, refused without counting it, or
+//! counted otherwise than the attacker did, and where the same attack played twice leaves more memory behind each time.
+//! Latency is printed with what is wanted.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use chappe_tests::{
+    bench::cores,
     figures::Figures,
     flood::{
-        attack::{ATTACKS, Plan, Tally, carry_out},
+        attack::{ATTACKS, carry_out},
+        honest,
+        plan::{Plan, Tally},
         run::{Course, run},
     },
+    process,
 };
 use tokio::time::Instant;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
     let quick = args.iter().any(|arg| arg == "--quick");
     let after = |name: &str| args.iter().position(|arg| arg == name).map(|at| &args[at + 1..]);
-    // The process of one attack, as the course starts it.
+    // The processes that the course starts of this program.
+    if let Some([plan, ..]) = after("--honest") {
+        honest::run(&serde_json::from_str(plan).expect("a plan"));
+        return ExitCode::SUCCESS;
+    }
     if let Some([name, node, quic, id, millis, ..]) = after("--attack") {
-        let until = Instant::now() + Duration::from_millis(millis.parse().expect("a number"));
-        let (node, quic) = (node.parse().expect("an address"), quic.parse().expect("an address"));
-        let plan = Plan { node, quic, id: id.clone(), until, quick, tally: Tally::default() };
-        println!("{}", carry_out(name, plan).await);
+        println!("{}", attack(name, [node, quic, id, millis], quick));
         return ExitCode::SUCCESS;
     }
     let only = after("--only").and_then(|rest| rest.first()).cloned();
@@ -38,16 +39,23 @@ async fn main() -> ExitCode {
         eprintln!("error: no such attack; there are {} and guess-codes", names.join(", "));
         return ExitCode::FAILURE;
     }
-    let figures = Figures::from_args();
-    // Cargo runs this, and has not built the other binary; whoever runs it by itself has.
-    if let Some(cargo) = std::env::var_os("CARGO") {
-        figures.remark("building the binary…");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let built = Command::new(cargo).current_dir(root).args(["build", "--release", "--quiet"]).status();
-        if !built.is_ok_and(|status| status.success()) {
-            eprintln!("error: cargo build --release failed");
-            return ExitCode::FAILURE;
-        }
+    if !process::is_built() {
+        eprintln!("error: cargo build -p chappe failed");
+        return ExitCode::FAILURE;
     }
-    if run(figures, &Course { only, quick }).await { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // The node has the other core to itself.
+    cores::move_to(cores::GENERATORS);
+    let figures = Figures::from_args();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if runtime.block_on(run(figures, &Course { only, quick })) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Carries one attack out, on one thread, as it has one core.
+fn attack(name: &str, [node, quic, id, millis]: [&String; 4], quick: bool) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let until = Instant::now() + Duration::from_millis(millis.parse().expect("a number"));
+        let (node, quic) = (node.parse().expect("an address"), quic.parse().expect("an address"));
+        carry_out(name, Plan { node, quic, id: id.clone(), until, quick, tally: Tally::default() }).await
+    })
 }

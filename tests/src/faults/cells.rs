@@ -20,7 +20,6 @@ use chappe_discovery::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    ca::Ca,
     dns::{self, Lie},
     fault::Fault,
     gate::{Gate, Traffic},
@@ -28,6 +27,7 @@ use super::{
     web::Web,
     world::{REGISTRY, World, ZONE, cache_of, endpoint, nobody, now, provider},
 };
+use crate::ca::Ca;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The longest that a search that fails may take.

@@ -8,7 +8,6 @@ use chappe_discovery::{Discovery, cache::Cache, doh::Provider, link::Link, regis
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    ca::Ca,
     dns::Dns,
     gate::{Gate, Traffic},
     issuer::{Issuer, When},
@@ -16,6 +15,7 @@ use super::{
     web::Web,
     world::{REGISTRY, World, ZONE, cache_of, endpoint, nobody, now, provider},
 };
+use crate::ca::Ca;
 
 /// The way to every server and back.
 pub const ROUND_TRIP: Duration = Duration::from_millis(100);

@@ -28,13 +28,12 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    ca::Ca,
     dns::{self, Dns},
     gate::{Gate, Traffic},
     issuer::{Issuer, Listed, When},
     web::Web,
 };
-use crate::{PATIENCE, eventually, process::http};
+use crate::{PATIENCE, ca::Ca, eventually, process::http};
 
 /// The name under which shards are in DNS.
 pub const ZONE: &str = "nodes.example";

@@ -1,94 +1,17 @@
 //! The attacks by name, and the process that each runs in.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
 
-use chappe_common::keys::NodeId;
-use serde_json::Value;
-use tokio::{
-    process::Command,
-    time::{Instant, sleep_until},
-};
+use tokio::process::Command;
 
 use super::{
     connections, floods, leases, messages,
     node::{Victim, flood_binary},
+    notes,
+    plan::Plan,
     slow,
 };
-
-/// What an attacker counted: what it tried, and what the node answered.
-#[derive(Clone, Debug, Default)]
-pub struct Tally(Arc<Mutex<BTreeMap<String, u64>>>);
-
-impl Tally {
-    /// Counts one.
-    pub fn count(&self, what: &str) {
-        self.add(what, 1);
-    }
-
-    /// Counts some.
-    pub fn add(&self, what: &str, number: u64) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.get_mut(what) {
-            Some(count) => *count += number,
-            None => drop(counts.insert(what.to_owned(), number)),
-        }
-    }
-
-    fn to_json(&self) -> String {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        serde_json::to_string(&*counts).expect("names and numbers are JSON")
-    }
-}
-
-/// What an attacker knows: whom to attack, and until when.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The node's address for clients.
-    pub node: SocketAddr,
-    /// The node's address for other nodes.
-    pub quic: SocketAddr,
-    /// The node's id.
-    pub id: String,
-    /// When to stop.
-    pub until: Instant,
-    /// A hundredth of everything: to see that it works.
-    pub quick: bool,
-    /// What is counted.
-    pub tally: Tally,
-}
-
-impl Plan {
-    /// A number of attackers, or of messages a second; far fewer where that is to be quick.
-    pub const fn some(&self, number: u32) -> u32 {
-        if self.quick { number.div_ceil(50) } else { number }
-    }
-
-    /// The node's id.
-    ///
-    /// # Panics
-    /// It is none.
-    pub fn node_id(&self) -> NodeId {
-        self.id.parse().expect("a node's id")
-    }
-
-    /// Whether it is time to stop.
-    pub fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-    }
-
-    /// Waits until the turn of number `turn`, where `rate` have one in a second.
-    pub async fn turn(&self, since: Instant, turn: u64, rate: u32) {
-        #[expect(clippy::cast_precision_loss, reason = "turns of some seconds")]
-        let due = since + Duration::from_secs_f64(turn as f64 / f64::from(rate));
-        sleep_until(due.min(self.until)).await;
-    }
-}
+use crate::bench::cores;
 
 /// An attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +56,11 @@ pub const ATTACKS: &[Attack] = &[
     attack("call-offer-one-source", &["rate_limited", "peer_offline"]),
     attack("call-offer-many", &["rate_limited", "peer_offline"]),
     attack("register-and-leave", &[]),
+    attack("leave-at-once", &[]),
     attack("leases-by-a-node", &[]),
     attack("forged-leases-by-a-node", &["link_protocol_errors"]),
     attack("frames-to-nobody", &[]),
+    attack("notes-to-a-session", &[]),
     Attack { name: "tls-abandoned", tls: true, times: 1, counted: &["connections_unfinished", "connections_refused"] },
 ];
 
@@ -150,23 +75,25 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
         "tls-abandoned" => connections::abandon_tls(&plan).await,
         "not-reading" => slow::run(&plan).await,
         "register-and-leave" => floods::register_and_leave(&plan).await,
+        "leave-at-once" => floods::leave_at_once(&plan).await,
         "leases-by-a-node" => leases::flood(&plan, false).await,
         "forged-leases-by-a-node" => leases::flood(&plan, true).await,
         "frames-to-nobody" => leases::frames_to_nobody(&plan).await,
+        "notes-to-a-session" => notes::run(&plan).await,
         other => match messages::Message::from_name(other) {
             Some(message) => messages::run(&plan, message).await,
             None => floods::run(&plan, floods::Flood::from_name(other).expect("a known attack")).await,
         },
     }
-    plan.tally.to_json()
+    serde_json::to_string(&plan.tally.counts()).expect("names and numbers are JSON")
 }
 
-/// Starts an attack in a process of its own, and gives what it counted when it is over.
+/// Starts an attack in a process of its own, beside the honest and not the node, and gives what it counted when it is over.
 ///
 /// # Panics
 /// It can't be started, or fails.
-pub async fn start(name: &str, node: &Victim, lasts: Duration, quick: bool) -> Value {
-    let mut command = Command::new("nice");
+pub async fn start(name: &str, node: &Victim, lasts: Duration, quick: bool) -> BTreeMap<String, u64> {
+    let mut command = Command::from(cores::command_on(cores::GENERATORS, Path::new("nice")));
     command.args(["-n", "19"]).arg(flood_binary()).args(["--attack", name]);
     command.args([&node.addr.to_string(), &node.quic.to_string(), &node.id, &lasts.as_millis().to_string()]);
     if quick {

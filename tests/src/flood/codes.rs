@@ -9,12 +9,17 @@ use tokio::{
 };
 
 use super::{
-    attack::{Plan, Tally},
-    floods::{random_code, registered},
+    floods::random_code,
+    hostile_source,
     node::Victim,
+    plan::{Plan, Tally},
+    talk::code_of,
     wire::{Said, Wire},
 };
-use crate::figures::{Figures, percentile};
+use crate::{
+    figures::{Figures, percentile},
+    raw::key_of,
+};
 
 /// Guesses of each kind, each from an address of its own.
 const GUESSES: u32 = 40;
@@ -79,4 +84,15 @@ pub async fn measure(figures: Figures, node: &Victim) -> bool {
 async fn ask(wire: &mut Wire, target: &str) {
     let ask = json!({"type": "pair_request", "targetCode": target}).to_string();
     wire.say(&ask).await.expect("an open connection");
+}
+
+/// A session with a code.
+async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Wire> {
+    let (mut wire, _) = Wire::open(hostile_source(source), plan.node, None).await.ok()?;
+    let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});
+    wire.say(&register.to_string()).await.ok()?;
+    match wire.next().await.ok()? {
+        Said::Text(text) if code_of(&text) == "registered" => Some(wire),
+        _ => None,
+    }
 }

@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    time::{sleep, timeout_at},
 };
 
 use super::{
-    MANY,
-    attack::Plan,
-    hostile_source,
+    MANY, hostile_source,
+    plan::Plan,
     wire::{UPGRADE, dial},
 };
+use crate::ca::Ca;
 
 /// The most that one process may have open, with room for what else it needs.
 const OPEN: u32 = 19_500;
@@ -37,20 +36,9 @@ pub async fn abandon_tls(plan: &Plan) {
 }
 
 async fn hold(plan: &Plan, most: u32, rate: u32, words: impl Fn(u32) -> Vec<u8>) {
-    let mut open = JoinSet::new();
-    let (since, most) = (Instant::now(), plan.some(most) as usize);
-    for number in 0.. {
-        plan.turn(since, number, plan.some(rate)).await;
-        while open.try_join_next().is_some() {}
-        if plan.is_over() {
-            break;
-        }
-        if open.len() >= most {
-            continue;
-        }
-        let number = number as u32;
+    plan.at_each_turn(rate, most, |number| {
         let (plan, words) = (plan.clone(), words(number));
-        open.spawn(async move {
+        async move {
             let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, None).await else {
                 return plan.tally.count("not connected");
             };
@@ -59,21 +47,22 @@ async fn hold(plan: &Plan, most: u32, rate: u32, words: impl Fn(u32) -> Vec<u8>)
             let mut end = Vec::new();
             match timeout_at(plan.until, stream.read_to_end(&mut end)).await {
                 Ok(_) => plan.tally.count("closed by the node"),
-                Err(_) => plan.tally.count("open at the end"),
+                Err(_) => {
+                    plan.tally.count("open at the end");
+                    plan.leave(number % most, most).await;
+                }
             }
-        });
-    }
-    open.join_all().await;
+        }
+    })
+    .await;
 }
 
 /// A byte of a request's head every half second, by two thousand at once.
 pub async fn drip(plan: &Plan) {
-    let mut open = JoinSet::new();
-    let since = Instant::now();
-    for number in 0..plan.some(2_000) {
+    let count = plan.some(2_000);
+    plan.all(count, RATE, |number| {
         let plan = plan.clone();
-        open.spawn(async move {
-            plan.turn(since, u64::from(number), RATE).await;
+        async move {
             while !plan.is_over() {
                 let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, None).await else {
                     plan.tally.count("not connected");
@@ -89,15 +78,18 @@ pub async fn drip(plan: &Plan) {
                     plan.tally.count("bytes dripped");
                     sleep(Duration::from_millis(500)).await;
                 }
+                if plan.is_over() {
+                    plan.leave(number, count).await;
+                }
             }
-        });
-    }
-    open.join_all().await;
+        }
+    })
+    .await;
 }
 
 /// The first words of a client, as its library writes them.
 fn client_hello() -> Vec<u8> {
-    let config = crate::faults::ca::Ca::new("nobody's").trusted();
+    let config = Ca::new("nobody's").trusted();
     let name = "relay.example".try_into().expect("a name");
     let mut client = rustls::ClientConnection::new(config, name).expect("a client");
     let mut hello = Vec::new();

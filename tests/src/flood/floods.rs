@@ -3,14 +3,9 @@
 use chappe_common::{code::PairingCode, keys::SecretKey};
 use rand::RngExt as _;
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::{Instant, sleep_until};
 
-use super::{
-    MANY,
-    attack::Plan,
-    hostile_source,
-    wire::{Said, Wire},
-};
+use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
 use crate::raw::key_of;
 
 /// How many connections one address opens: a minute's worth.
@@ -20,7 +15,7 @@ const RATE: u32 = 10_000;
 /// How many register and leave in a second.
 const REGISTRATIONS: u32 = 5_000;
 /// How many of them are under way at most.
-const AT_ONCE: usize = 2_000;
+const AT_ONCE: u32 = 2_000;
 
 /// What is sent how often, and from how many addresses.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +33,9 @@ enum Kind {
     CallOffer,
 }
 
-/// The code that everybody asks for: somebody has it.
+/// The code that everybody asks for, and where from somebody has it.
 const ASKED: &str = "ASKED2";
+const ASKED_SOURCE: u32 = MANY - 1;
 
 impl Flood {
     /// By the attack's name.
@@ -85,106 +81,95 @@ fn random_inbox() -> String {
     SecretKey::from_bytes(&rand::rng().random()).public().to_base64url()
 }
 
-/// What an answer is counted as: an error's code, or its type.
-pub fn code_of(text: &str) -> String {
-    let answer: Value = serde_json::from_str(text).unwrap_or_default();
-    answer["code"].as_str().or(answer["type"].as_str()).unwrap_or("no JSON").to_owned()
-}
-
 /// Sends until the time is over. Whoever is closed comes again.
 pub async fn run(plan: &Plan, flood: Flood) {
-    let mut clients = JoinSet::new();
-    let since = Instant::now();
-    if flood.kind == Kind::PairOne {
+    // Asked, and silent. It stays until all the others have gone.
+    let asked = async {
+        let Some(mut talk) =
+            (if flood.kind == Kind::PairOne { registered(plan, ASKED_SOURCE, ASKED).await } else { None })
+        else {
+            return;
+        };
+        talk.hear_until(plan, sleep_until(plan.listens_until())).await;
+        plan.leave(1, 1).await;
+    };
+    let (since, count) = (Instant::now(), plan.some(if flood.many { MANY - 1 } else { OF_ONE }));
+    // All are there within two seconds.
+    let clients = plan.all(count, count.div_ceil(2), |number| {
         let plan = plan.clone();
-        // Asked, and silent.
-        clients.spawn(async move {
-            if let Some(mut wire) = registered(&plan, 3_999, ASKED).await {
-                while let Ok(Ok(Said::Text(_))) = tokio::time::timeout_at(plan.until, wire.next()).await {}
-            }
-        });
-    }
-    let count = plan.some(if flood.many { MANY - 1 } else { OF_ONE });
-    for number in 0..count {
-        let plan = plan.clone();
-        clients.spawn(async move {
-            // All are there within two seconds.
-            plan.turn(since, u64::from(number), count.div_ceil(2)).await;
+        async move {
+            let source = if flood.many { number } else { 0 };
             while !plan.is_over() {
-                let source = if flood.many { number } else { 0 };
-                if client(&plan, flood, source, since, u64::from(number), count).await.is_none() {
-                    plan.tally.count("not opened or closed");
+                if client(&plan, flood, source, since, number, count).await.is_none() {
                     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
                 }
             }
-        });
-    }
-    clients.join_all().await;
+        }
+    });
+    tokio::join!(asked, clients);
 }
 
-async fn client(plan: &Plan, flood: Flood, source: u32, since: Instant, number: u64, count: u32) -> Option<()> {
-    let mut wire = match flood.kind {
+async fn client(plan: &Plan, flood: Flood, source: u32, since: Instant, number: u32, count: u32) -> Option<()> {
+    let mut talk = match flood.kind {
         Kind::PairRandom | Kind::PairOne => registered(plan, source, &random_code()).await?,
-        _ => Wire::open(hostile_source(source), plan.node, None).await.ok()?.0,
+        _ => Talk::open(plan, hostile_source(source), false).await.ok()?,
     };
     let rate = plan.some(RATE);
-    // The first turn that is still to come.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "turns of some seconds")]
-    let passed = (since.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-    let mut turn = passed - passed % u64::from(count) + number;
-    while !plan.is_over() {
-        let due = plan.turn(since, turn, rate);
-        tokio::select! {
-            biased;
-            said = wire.next() => match said.ok()? {
-                Said::Text(text) => plan.tally.count(&code_of(&text)),
-                Said::Close(code) => {
-                    plan.tally.count(&format!("closed with {code}"));
-                    return None;
-                }
-                Said::End => return None,
-                Said::Other => {}
-            },
-            () = due => {
-                wire.say(&flood.message(turn).to_string()).await.ok()?;
-                plan.tally.count("messages sent");
-                turn += u64::from(count);
-            }
+    let mut turn = plan.first_turn(since, number, count, rate);
+    loop {
+        if !talk.hear_until(plan, plan.turn(since, turn, rate)).await {
+            return None;
         }
+        if plan.is_over() {
+            break;
+        }
+        if !talk.write(plan, &text(&flood.message(turn)), 1).await {
+            return None;
+        }
+        turn += u64::from(count);
     }
+    talk.listen_on(plan).await;
+    plan.leave(number, count).await;
     Some(())
 }
 
+fn text(message: &Value) -> Vec<u8> {
+    frame(0x81, message.to_string().as_bytes())
+}
+
 /// A session with a code.
-pub async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Wire> {
-    let (mut wire, _) = Wire::open(hostile_source(source), plan.node, None).await.ok()?;
+async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Talk> {
+    let mut talk = Talk::open(plan, hostile_source(source), false).await.ok()?;
     let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});
-    wire.say(&register.to_string()).await.ok()?;
-    match wire.next().await.ok()? {
-        Said::Text(text) if code_of(&text) == "registered" => Some(wire),
-        _ => None,
-    }
+    let is_there = talk.write(plan, &text(&register), 1).await;
+    (is_there && (!talk.is_unanswered() || talk.hear(plan, plan.listens_until()).await)).then_some(talk)
 }
 
 /// Sessions that register a code and leave at once, each from another address.
 pub async fn register_and_leave(plan: &Plan) {
-    let mut clients = JoinSet::new();
-    let since = Instant::now();
-    for number in 0.. {
-        plan.turn(since, number, plan.some(REGISTRATIONS)).await;
-        while clients.try_join_next().is_some() {}
-        if plan.is_over() {
-            break;
-        }
-        if clients.len() >= AT_ONCE {
-            plan.tally.count("put off: too many under way");
-            continue;
-        }
+    plan.at_each_turn(REGISTRATIONS, AT_ONCE, |number| {
         let plan = plan.clone();
-        clients.spawn(async move {
-            let registered = registered(&plan, (number % u64::from(MANY)) as u32, &random_code()).await;
-            plan.tally.count(if registered.is_some() { "registered" } else { "not registered" });
-        });
-    }
-    clients.join_all().await;
+        async move {
+            if let Some(mut talk) = registered(&plan, number % MANY, &random_code()).await {
+                talk.listen_on(&plan).await;
+            }
+        }
+    })
+    .await;
+}
+
+/// Sessions with a code, which all leave in the same moment, in the middle of the time.
+pub async fn leave_at_once(plan: &Plan) {
+    let count = plan.some(MANY);
+    let leave = Instant::now() + plan.until.saturating_duration_since(Instant::now()) / 2;
+    plan.all(count, count.div_ceil(3), |number| {
+        let plan = plan.clone();
+        async move {
+            if let Some(mut talk) = registered(&plan, number, &random_code()).await {
+                talk.hear_until(&plan, sleep_until(leave)).await;
+            }
+        }
+    })
+    .await;
+    sleep_until(plan.until).await;
 }

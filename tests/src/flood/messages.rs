@@ -1,20 +1,9 @@
 //! Messages that no honest client sends, from a few hundred connections at once, as fast as the node takes them up to a
 //! bound.
 
-use std::io;
+use tokio::time::Instant;
 
-use tokio::{
-    io::Interest,
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
-
-use super::{
-    MANY,
-    attack::Plan,
-    hostile_source,
-    wire::{Said, Wire, frame},
-};
+use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
 
 /// How many do it at once.
 const WORKERS: u32 = 200;
@@ -80,6 +69,11 @@ impl Message {
         }
     }
 
+    /// Whether it breaks the framing; all others are answered one by one, as long as the connection lasts.
+    const fn breaks(self) -> bool {
+        matches!(self, Self::TooLarge | Self::Fragments | Self::NotUtf8 | Self::Compressed)
+    }
+
     /// How many at once, and in a second of all: what is large is sent less often.
     const fn pace(self) -> (usize, u32) {
         match self {
@@ -91,87 +85,38 @@ impl Message {
 
 /// Sends them until the time is over. Whoever is closed comes again, as often as its address may.
 pub async fn run(plan: &Plan, message: Message) {
-    let mut workers = JoinSet::new();
     let since = Instant::now();
-    let (burst, rate) = message.pace();
     let count = plan.some(WORKERS);
-    for worker in 0..count {
+    plan.all(count, count * 2, |worker| {
         let plan = plan.clone();
-        workers.spawn(async move {
-            let (mut turn, mut opened) = (u64::from(worker), 0);
-            while !plan.is_over() {
-                let source = hostile_source((worker + opened * count) % MANY);
-                opened += 1;
-                plan.turn(since, turn, plan.some(rate / burst as u32)).await;
-                turn += u64::from(count);
-                let Ok((mut wire, _)) = Wire::open(source, plan.node, None).await else {
-                    plan.tally.count("not opened");
-                    continue;
-                };
-                plan.tally.count("opened");
-                let mut number = 0;
-                while !plan.is_over() {
-                    let bytes: Vec<u8> = (0..burst as u64).flat_map(|one| message.bytes(number + one)).collect();
-                    number += burst as u64;
-                    plan.turn(since, turn, plan.some(rate / burst as u32)).await;
-                    turn += u64::from(count);
-                    if !tell(&plan, &mut wire, &bytes, burst as u64).await {
-                        break;
-                    }
-                }
-            }
-        });
-    }
-    workers.join_all().await;
+        async move { work(&plan, message, since, worker, count).await }
+    })
+    .await;
 }
 
-/// Sends some, and takes what is answered meanwhile. Whether the connection is still there.
-async fn tell(plan: &Plan, wire: &mut Wire, bytes: &[u8], count: u64) -> bool {
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match wire.stream.try_write(&bytes[sent..]) {
-            Ok(written) => sent += written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if timeout_at(plan.until, wire.stream.ready(Interest::READABLE | Interest::WRITABLE)).await.is_err() {
-                    return false;
-                }
+async fn work(plan: &Plan, message: Message, since: Instant, worker: u32, count: u32) {
+    let (burst, rate) = message.pace();
+    let rate = plan.some(rate / burst as u32);
+    let (mut turn, mut opened) = (plan.first_turn(since, worker, count, rate), 0);
+    while !plan.is_over() {
+        let source = hostile_source((worker + opened * count) % MANY);
+        opened += 1;
+        plan.turn(since, turn, rate).await;
+        turn += u64::from(count);
+        let Ok(mut talk) = Talk::open(plan, source, message.breaks()).await else { continue };
+        let mut number = 0;
+        loop {
+            let bytes: Vec<u8> = (0..burst as u64).flat_map(|one| message.bytes(number + one)).collect();
+            number += burst as u64;
+            plan.turn(since, turn, rate).await;
+            turn += u64::from(count);
+            if plan.is_over() {
+                talk.listen_on(plan).await;
+                break;
             }
-            Err(_) => return ended(plan, wire).await,
-        }
-        while let Some(said) = wire.try_next().transpose() {
-            if !heard(plan, said) {
-                return false;
+            if !talk.write(plan, &bytes, burst as u64).await {
+                break;
             }
-        }
-    }
-    plan.tally.add("messages sent", count);
-    true
-}
-
-/// What the node said last, where it said anything.
-async fn ended(plan: &Plan, wire: &mut Wire) -> bool {
-    while heard(plan, timeout_at(plan.until, wire.next()).await.unwrap_or(Ok(Said::End))) {}
-    false
-}
-
-fn heard(plan: &Plan, said: io::Result<Said>) -> bool {
-    match said {
-        Ok(Said::Text(text)) => {
-            plan.tally.count(&super::floods::code_of(&text));
-            true
-        }
-        Ok(Said::Other) => true,
-        Ok(Said::Close(code)) => {
-            plan.tally.count(&format!("closed with {code}"));
-            false
-        }
-        Ok(Said::End) => {
-            plan.tally.count("ended without a word");
-            false
-        }
-        Err(_) => {
-            plan.tally.count("reset");
-            false
         }
     }
 }

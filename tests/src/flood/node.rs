@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::keys::SecretKey;
 use reqwest::Client;
 use tempfile::TempDir;
 
 use crate::{
-    faults::ca::Ca,
+    bench::{accept_queue, cores, tls::Files},
     process::{Process, http, init},
 };
 
@@ -27,15 +26,17 @@ pub struct Victim {
     pub quic: SocketAddr,
     /// Its id.
     pub id: String,
+    /// The folder of its certificate, where it has one.
+    pub tls: Option<PathBuf>,
     _dir: TempDir,
 }
 
 impl Victim {
-    /// Starts one; with a certificate by `ca`, if there is one.
+    /// Starts one, on a core of its own; with a certificate, where there is to be TLS.
     ///
     /// # Panics
     /// It doesn't start.
-    pub async fn start(ca: Option<&Ca>) -> Self {
+    pub async fn start(with_tls: bool) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let config = dir.path().join("node.toml");
         init("node", &config, &["--root", &root().public().to_string()]).await;
@@ -46,21 +47,15 @@ impl Victim {
             // Hostile nodes may come from the one address that there is; clients are limited as anywhere.
             "federation.exempt=[\"127.0.0.0/8\"]".to_owned(),
         ];
-        if let Some(ca) = ca {
-            let (certificate, key) = ca.issue(&[]);
-            for (name, label, der) in
-                [("tls_cert", "CERTIFICATE", certificate.as_ref()), ("tls_key", "PRIVATE KEY", key.secret_der())]
-            {
-                let path = dir.path().join(name);
-                let pem = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
-                std::fs::write(&path, pem).expect("a writable folder");
-                settings.push(format!("client.{name}={:?}", path.to_str().expect("a path in UTF-8")));
-            }
+        if with_tls {
+            let files = Files::make(dir.path());
+            settings.push(format!("client.tls_cert={:?}", files.certificate()));
+            settings.push(format!("client.tls_key={:?}", files.key()));
         }
         let mut args = vec!["node", "run", "--config", config.to_str().expect("a path in UTF-8")];
         settings.iter().for_each(|setting| args.extend(["--set", setting.as_str()]));
         let log = dir.path().join("log");
-        let mut process = Process::start_logged(&log, &args);
+        let mut process = Process::start_logged_on(cores::SERVERS, &log, &args);
         let ready = process.line().await;
         let text = |key: &str| ready[key].as_str().expect("a text").to_owned();
         Self {
@@ -72,6 +67,7 @@ impl Victim {
             log,
             process,
             id: text("id"),
+            tls: with_tls.then(|| dir.path().to_owned()),
             _dir: dir,
         }
     }
@@ -92,22 +88,14 @@ impl Victim {
         )
     }
 
-    /// The memory that it holds, in MiB.
-    ///
-    /// # Panics
-    /// It has ended.
-    pub fn resident_mib(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "KiB of memory fit")]
-        let kib = self.process.resident_kib() as f64;
-        kib / 1024.0
+    /// Its process, for what the kernel counts of it.
+    pub const fn process(&self) -> &Process {
+        &self.process
     }
 
-    /// The processor time that it has used, in seconds.
-    ///
-    /// # Panics
-    /// It has ended.
-    pub fn cpu_seconds(&self) -> f64 {
-        self.process.cpu_seconds()
+    /// How often the kernel dropped a connection because too many waited for the node to accept them.
+    pub fn connections_dropped(&self) -> u64 {
+        accept_queue::drops(&[self.addr]).unwrap_or(0)
     }
 
     /// Whether its log tells of a panic.

@@ -12,9 +12,9 @@ use tokio::{
 };
 
 use super::{
-    attack::Plan,
-    floods::code_of,
     hostile_source,
+    plan::Plan,
+    talk::code_of,
     wire::{Said, Wire},
 };
 use crate::raw::{attachment, lease, now_ms};
@@ -50,15 +50,17 @@ async fn fill(plan: &Plan, number: u32) {
     // As little as the system allows: what it takes is none of the node's queue.
     let Some(mut deaf) = attached(deaf, plan, &key, Some(2048)).await else { return plan.tally.count("not attached") };
     let Ok((mut pusher, _)) = Wire::open(pusher, plan.node, None).await else { return plan.tally.count("no pusher") };
+    plan.tally.count("opened");
     let to = key.public().to_base64url();
     let message = json!({"type": "call_ice", "to": to, "payload": "x".repeat(48 * 1024), "id": "i"}).to_string();
     for _ in 0..MESSAGES {
         if pusher.say(&message).await.is_err() {
             return plan.tally.count("pusher closed");
         }
+        plan.tally.count("sent to it");
         let Ok(Said::Text(text)) = pusher.next().await else { return plan.tally.count("pusher closed") };
         let outcome = code_of(&text);
-        plan.tally.count(&outcome);
+        plan.tally.count(&format!("answered {outcome}"));
         if outcome == "peer_offline" {
             break;
         }
@@ -67,7 +69,7 @@ async fn fill(plan: &Plan, number: u32) {
     loop {
         match deaf.next().await {
             Ok(Said::Close(code)) => return plan.tally.count(&format!("closed with {code}")),
-            Ok(Said::Text(_) | Said::Other) => {}
+            Ok(Said::Text(_) | Said::Pong | Said::Other) => {}
             Ok(Said::End) | Err(_) => return plan.tally.count("ended without a word"),
         }
     }
@@ -87,6 +89,7 @@ pub async fn attached(source: IpAddr, plan: &Plan, key: &SecretKey, receive_buff
 
 async fn try_attach(source: IpAddr, plan: &Plan, key: &SecretKey, receive_buffer: Option<u32>) -> Option<Wire> {
     let (mut wire, info) = Wire::open(source, plan.node, receive_buffer).await.ok()?;
+    plan.tally.count("opened");
     let info: Value = serde_json::from_str(&info).ok()?;
     let node = NodeId::from_server_id(info["serverId"].as_str()?).ok()?;
     let nonce = STANDARD.decode(info["nonce"].as_str()?).ok()?.try_into().ok()?;

@@ -31,6 +31,17 @@ pub async fn dial(source: IpAddr, node: SocketAddr, receive_buffer: Option<u32>)
     timeout(WAIT, socket.connect(node)).await?
 }
 
+/// Why a WebSocket was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no connection: the node never saw one, or never took it.
+    #[error("not connected")]
+    NotConnected(#[source] io::Error),
+    /// The node has dropped the connection, or has not answered in time.
+    #[error("not served")]
+    NotServed(#[source] io::Error),
+}
+
 /// A WebSocket that was opened and says nothing yet.
 #[derive(Debug)]
 pub struct Wire {
@@ -47,6 +58,8 @@ pub enum Said {
     Text(String),
     /// A close frame's code.
     Close(u16),
+    /// The answer to a ping.
+    Pong,
     /// Any other frame.
     Other,
     /// Nothing more: the connection is over.
@@ -58,24 +71,30 @@ impl Wire {
     ///
     /// # Errors
     /// The node doesn't take it.
-    pub async fn open(source: IpAddr, node: SocketAddr, receive_buffer: Option<u32>) -> io::Result<(Self, String)> {
-        let mut stream = dial(source, node, receive_buffer).await?;
-        stream.write_all(UPGRADE.as_bytes()).await?;
+    pub async fn open(
+        source: IpAddr,
+        node: SocketAddr,
+        receive_buffer: Option<u32>,
+    ) -> Result<(Self, String), OpenError> {
+        let stream = dial(source, node, receive_buffer).await.map_err(OpenError::NotConnected)?;
         let mut wire = Self { stream, read: Vec::new() };
-        let opened = async {
-            loop {
-                if let Some(at) = wire.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                    drop(wire.read.drain(..at + 4));
-                    return wire.next().await;
-                }
-                if wire.stream.read_buf(&mut wire.read).await? == 0 {
-                    return Ok(Said::End);
-                }
+        match timeout(WAIT, wire.upgrade()).await.map_err(io::Error::from).flatten() {
+            Ok(Said::Text(text)) => Ok((wire, text)),
+            Ok(_) => Err(OpenError::NotServed(io::ErrorKind::ConnectionReset.into())),
+            Err(error) => Err(OpenError::NotServed(error)),
+        }
+    }
+
+    async fn upgrade(&mut self) -> io::Result<Said> {
+        self.stream.write_all(UPGRADE.as_bytes()).await?;
+        loop {
+            if let Some(at) = self.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                drop(self.read.drain(..at + 4));
+                return self.next().await;
             }
-        };
-        match timeout(WAIT, opened).await?? {
-            Said::Text(text) => Ok((wire, text)),
-            _ => Err(io::ErrorKind::ConnectionReset.into()),
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(Said::End);
+            }
         }
     }
 
@@ -153,6 +172,7 @@ fn take(bytes: &[u8]) -> Option<(Said, usize)> {
     let content = bytes.get(start..start + len)?;
     let said = match first & 0x0F {
         1 => Said::Text(String::from_utf8_lossy(content).into_owned()),
+        0xA => Said::Pong,
         8 => Said::Close(content.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
         _ => Said::Other,
     };
@@ -169,6 +189,7 @@ mod tests {
         assert_eq!(take(&bytes), Some((Said::Text("hi".to_owned()), 4)));
         assert_eq!(take(&bytes[4..]), Some((Said::Close(1013), 4)));
         assert_eq!(take(&bytes[8..]), Some((Said::Other, 2)));
+        assert_eq!(take(&[0x8A, 0]), Some((Said::Pong, 2)));
         assert_eq!(take(&bytes[..3]), None);
     }
 }

@@ -53,12 +53,7 @@ impl Ca {
     /// A name is none.
     pub fn server(&self, names: &[&str], protocol: &[u8]) -> Arc<ServerConfig> {
         let (certificate, key) = self.issue(names);
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has the versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .expect("a certificate of that key");
+        let mut config = serving(certificate, key);
         config.alpn_protocols = vec![protocol.to_vec()];
         Arc::new(config)
     }
@@ -68,13 +63,33 @@ impl Ca {
     /// # Panics
     /// Never: the certificate is its own.
     pub fn trusted(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).expect("a certificate");
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has the versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Arc::new(config)
+        Arc::new(trusting(self.certificate.clone()))
     }
+}
+
+/// A server with this certificate.
+///
+/// # Panics
+/// The key isn't the certificate's.
+pub fn serving(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> ServerConfig {
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a certificate of that key")
+}
+
+/// A client that trusts this authority and no other.
+///
+/// # Panics
+/// It is no certificate.
+pub fn trusting(authority: CertificateDer<'static>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority).expect("a certificate");
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }

@@ -1,0 +1,186 @@
+//! Whether what an attacker counted is what the node counted: all that was sent was served, or refused and counted. Pure.
+
+use std::collections::BTreeMap;
+
+use super::{honest::Noticed, leases};
+
+/// Newcomers that may come between the reading of the node's counters and that of what the honest noticed: one at each end.
+const AT_THE_ENDS: u64 = 2;
+
+/// What was counted on all sides.
+#[derive(Clone, Copy, Debug)]
+pub struct Books<'a> {
+    /// By the attacker.
+    pub told: &'a BTreeMap<String, u64>,
+    /// By the node: by how much each of its counters has grown since before the attack.
+    pub grown: &'a BTreeMap<String, f64>,
+    /// By the honest, in the same time.
+    pub honest: &'a Noticed,
+    /// Connections that the kernel dropped after the attacker took them for open.
+    pub dropped: u64,
+}
+
+/// One kind of what was counted on two sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// What.
+    pub what: String,
+    /// By the attacker and the honest: the least and the most that it comes to.
+    pub least: u64,
+    /// See [`Self::least`].
+    pub most: u64,
+    /// By the node.
+    pub node: u64,
+}
+
+impl Account {
+    /// Whether the two sides agree.
+    pub fn balances(&self) -> bool {
+        (self.least..=self.most).contains(&self.node)
+    }
+}
+
+impl Books<'_> {
+    /// All accounts of which either side has anything.
+    pub fn accounts(&self) -> Vec<Account> {
+        let mut accounts = self.of_clients();
+        accounts.extend(self.of_links());
+        accounts.retain(|account| account.most > 0 || account.node > 0);
+        accounts
+    }
+
+    fn of_clients(&self) -> Vec<Account> {
+        // What was answered and never heard: the connection broke before, or the attacker's time was over.
+        let is_broken = self.told("reset") + self.told("ended without a word") > 0;
+        // A request to pair that was shown to whom it was for is answered by nothing else.
+        let shown = self.told("answered pair_incoming");
+        let unheard = self.told("unanswered at the end").saturating_sub(shown)
+            + self.told("not written by the end")
+            + if is_broken { self.told("cut off") } else { 0 };
+        let answered = self.sum("answered ");
+        let silent = self.told("cut off") + self.told("not refused by the end");
+        let mut accounts = vec![account("messages answered or cut off", self.told("sent to it"), 0, answered + silent)];
+        // A connection either becomes a session or is counted among those that didn't; attackers may take for open what
+        // the kernel has dropped, and may have given up what the node then found.
+        let no_session = self.told("connected") + self.told("not opened");
+        let slack = self.told("not connected") + self.dropped;
+        accounts.push(account(
+            "connections that became no session",
+            no_session.saturating_sub(self.dropped),
+            slack,
+            self.grown("connections_refused_total") + self.grown("connections_unfinished_total"),
+        ));
+        let opened = self.told("opened") + self.honest.came - self.honest.not_let_in;
+        let slack = AT_THE_ENDS * 2 + self.told("not opened") + self.honest.not_let_in;
+        let least = opened.saturating_sub(AT_THE_ENDS);
+        accounts.push(account("sessions opened", least, slack, self.grown("sessions_opened_total")));
+        let closed = self.grown("sessions_closed_total");
+        let all_opened = self.grown("sessions_opened_total").saturating_sub(AT_THE_ENDS);
+        accounts.push(account("sessions ended", all_opened, AT_THE_ENDS * 2, closed));
+        // Pings are answered by a pong until the connection is closed, which is counted as a refusal.
+        let pings = if self.told("answered pong") > 0 { self.told("closed with 1008") } else { 0 };
+        for code in
+            ["bad_message", "unknown_type", "too_large", "peer_offline", "congested", "rate_limited", "bad_lease"]
+        {
+            let more = match code {
+                "rate_limited" => pings,
+                "bad_lease" => self.told("answered attached"),
+                _ => 0,
+            };
+            let node = self.grown(&format!("refused_total{{code=\"{code}\"}}"));
+            accounts.push(account(code, self.told(&format!("answered {code}")) + more, unheard, node));
+        }
+        let slack =
+            self.told("reset") + self.told("ended without a word") + self.told("connections not refused by the end");
+        accounts.push(account("breaches", self.told("closed for a breach"), slack, self.grown("violations_total")));
+        // Those that a hostile node asks are counted where the queue is full, and else where the asker is.
+        let slack = unheard + self.told("told ask refused");
+        let node = self.grown("asks_refused_total");
+        accounts.push(account("requests to pair refused", self.told("answered pair_error"), slack, node));
+        accounts
+    }
+
+    fn of_links(&self) -> Vec<Account> {
+        let (breaches, unanswered) = (self.told("links ended for a breach"), self.told("unanswered by the node"));
+        let mut accounts = vec![
+            account("links", self.told("linked"), 0, self.grown("links_opened_total")),
+            // The last may be on its way.
+            account("breaches of links", breaches, unanswered.min(1), self.grown("link_protocol_errors_total")),
+            account("leases refused", self.told("leases refused"), 0, self.grown("leases_refused_total")),
+        ];
+        // Behind a breach nothing is answered.
+        if breaches == 0 {
+            let dropped = self.grown("replies_dropped_total") + self.grown("notes_dropped_total");
+            let served = self.sum("told ") + self.honest.asked + dropped;
+            accounts.push(account("frames answered, shown, or dropped", self.told("sent over a link"), 0, served));
+            let leases = self.told("leases kept")
+                + self.told("leases refused")
+                + self.told("leases older than what is kept")
+                + self.grown("replies_dropped_total") * leases::BATCH;
+            accounts.push(account("leases judged", self.told("leases sent"), 0, leases));
+        }
+        accounts
+    }
+
+    fn told(&self, what: &str) -> u64 {
+        self.told.get(what).copied().unwrap_or(0)
+    }
+
+    fn sum(&self, beginning: &str) -> u64 {
+        self.told.iter().filter(|(what, _)| what.starts_with(beginning)).map(|(_, count)| count).sum()
+    }
+
+    /// By how much the counters have grown whose names begin so: all labels together.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole, and grow")]
+    fn grown(&self, beginning: &str) -> u64 {
+        self.grown.iter().filter(|(name, _)| name.starts_with(beginning)).map(|(_, grown)| *grown as u64).sum()
+    }
+}
+
+fn account(what: &str, least: u64, slack: u64, node: u64) -> Account {
+    Account { what: what.to_owned(), least, most: least + slack, node }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(told: &[(&str, u64)], grown: &[(&str, f64)], dropped: u64) -> Vec<String> {
+        let told = told.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect();
+        let grown = grown.iter().map(|(name, grown)| ((*name).to_owned(), *grown)).collect();
+        let honest = Noticed { came: 4, asked: 2, ..Noticed::default() };
+        let books = Books { told: &told, grown: &grown, honest: &honest, dropped };
+        books.accounts().into_iter().filter(|account| !account.balances()).map(|account| account.what).collect()
+    }
+
+    /// Requests to pair that the honest were shown were sent by somebody.
+    const SHOWN: (&str, u64) = ("sent over a link", 2);
+    const NEWCOMERS: (&str, f64) = ("sessions_opened_total", 4.0);
+    const GONE: (&str, f64) = ("sessions_closed_total", 4.0);
+
+    #[test]
+    fn what_the_node_swallows_or_does_not_count_is_found() {
+        let told = [("sent to it", 10), ("answered rate_limited", 7), ("cut off", 3), SHOWN];
+        let limited = |count| ("refused_total{code=\"rate_limited\"}", count);
+        assert_eq!(wrong(&told, &[limited(7.0), NEWCOMERS, GONE], 0), Vec::<String>::new());
+        assert_eq!(wrong(&told, &[limited(6.0), NEWCOMERS, GONE], 0), ["rate_limited"]);
+        let told = [("sent to it", 10), ("answered rate_limited", 7), SHOWN];
+        assert_eq!(wrong(&told, &[limited(7.0), NEWCOMERS, GONE], 0), ["messages answered or cut off"]);
+    }
+
+    #[test]
+    fn a_connection_that_is_in_no_count_is_found_unless_the_kernel_dropped_it() {
+        let told = [("connected", 10), SHOWN];
+        let grown = [("connections_refused_total", 4.0), ("connections_unfinished_total", 5.0), NEWCOMERS, GONE];
+        assert_eq!(wrong(&told, &grown, 0), ["connections that became no session"]);
+        assert_eq!(wrong(&told, &grown, 1), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_hostile_node_sends_is_answered_shown_or_dropped_and_counted() {
+        let told = [("linked", 1), ("sent over a link", 10), ("told not here", 5), ("told closed", 2)];
+        let grown = |dropped| [("links_opened_total", 1.0), ("notes_dropped_total", dropped), NEWCOMERS, GONE];
+        assert_eq!(wrong(&told, &grown(1.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&told, &grown(0.0), 0), ["frames answered, shown, or dropped"]);
+    }
+}

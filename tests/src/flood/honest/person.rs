@@ -1,0 +1,131 @@
+//! One of the honest: says what a call consists of at its times, and checks what it hears. Latency counts from when a
+//! message was due, so that a node that stands still is seen to.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::people::{OF_CALL, Shared, Socket};
+
+/// Payload of a message in bytes: a sealed one of the second size.
+const PAYLOAD: usize = 2_800;
+
+/// To whom it speaks.
+pub(super) enum Door {
+    /// An inbox.
+    Inbox(String),
+    /// A code that it is paired with.
+    Code(&'static str),
+}
+
+/// One side of a pair.
+pub(super) struct Person {
+    pub(super) socket: Socket,
+    pub(super) to: Door,
+    pub(super) is_caller: bool,
+    /// When it says its first.
+    pub(super) begin: Instant,
+    /// From when all count.
+    pub(super) epoch: Instant,
+    pub(super) every: Duration,
+    pub(super) shared: Arc<Shared>,
+    /// Whether no more is to be said.
+    pub(super) stopped: watch::Receiver<bool>,
+}
+
+impl Person {
+    /// Calls until the task is ended.
+    pub(super) async fn call(mut self) {
+        let (mut number, mut next) = (0_u32, 0_u32);
+        let fill = "x".repeat(PAYLOAD);
+        loop {
+            let due = self.begin + self.every * number;
+            let is_stopped = *self.stopped.borrow();
+            tokio::select! {
+                biased;
+                heard = self.socket.next() => match heard {
+                    Some(Ok(Message::Text(text))) => self.hear(text.as_str(), &mut next),
+                    Some(Ok(_)) => {}
+                    None | Some(Err(_)) => break,
+                },
+                _ = self.stopped.changed(), if !is_stopped => {}
+                () = sleep_until(due), if !is_stopped => {
+                    if self.say(number, due, &fill).await.is_none() {
+                        break;
+                    }
+                    number += 1;
+                }
+            }
+        }
+        // Nobody closes an honest client.
+        self.shared.notice(None, |now| now.wrong += 1);
+    }
+
+    async fn say(&mut self, number: u32, due: Instant, fill: &str) -> Option<()> {
+        let (stretch, second) = self.shared.stretch();
+        let sent = Instant::now();
+        let since = |then: Instant| then.duration_since(self.epoch).as_nanos();
+        let payload = format!("{stretch} {number} {second} {} {} {fill}", since(due), since(sent));
+        let message = match (&self.to, number.is_multiple_of(OF_CALL)) {
+            (Door::Inbox(to), is_first) => {
+                let kind = match (is_first, self.is_caller) {
+                    (true, true) => "call_offer",
+                    (true, false) => "call_answer",
+                    (false, _) => "call_ice",
+                };
+                json!({"type": kind, "to": to, "payload": payload, "id": stretch.to_string()})
+            }
+            (Door::Code(target), _) => {
+                json!({"type": "ice_candidate", "target": target, "payload": payload, "id": stretch.to_string()})
+            }
+        };
+        self.shared.notice(Some(stretch), |now| {
+            now.sent += 1;
+            now.late.push(sent.duration_since(due).as_secs_f64() * 1000.0);
+        });
+        self.socket.send(Message::text(message.to_string())).await.ok()
+    }
+
+    fn hear(&self, text: &str, next: &mut u32) {
+        let message: Value = serde_json::from_str(text).expect("JSON");
+        match message["type"].as_str() {
+            Some("error") => {
+                let stretch = message["id"].as_str().and_then(|id| id.parse().ok());
+                return self.shared.notice(stretch, |now| now.refused += 1);
+            }
+            Some("pair_incoming") => return self.shared.notice(None, |now| now.asked += 1),
+            _ => {}
+        }
+        let Some(payload) = message["payload"].as_str() else { return };
+        let words: Vec<_> = payload.split(' ').collect();
+        let [stretch, number, second, due, sent, fill] = words[..] else {
+            return self.shared.notice(None, |now| now.wrong += 1);
+        };
+        let (stretch, number) = (stretch.parse().ok(), number.parse().ok());
+        // Whoever lost one goes on behind it: the loss shows in the sum.
+        let is_right = number.is_some_and(|number| number >= *next) && fill.len() == PAYLOAD;
+        *next = number.map_or(*next, |number: u32| number + 1);
+        let millis = |since: &str| {
+            let then = self.epoch + Duration::from_nanos(since.parse().unwrap_or(0));
+            then.elapsed().as_secs_f64() * 1000.0
+        };
+        let (from_due, from_sent) = (millis(due), millis(sent));
+        self.shared.notice(stretch, |now| {
+            if is_right {
+                now.arrived += 1
+            } else {
+                now.wrong += 1
+            }
+            now.latencies.push((second.parse().unwrap_or(0), from_due, from_sent));
+            if matches!(self.to, Door::Code(_)) {
+                now.by_code.push(from_due);
+            }
+        });
+    }
+}
