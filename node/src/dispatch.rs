@@ -78,15 +78,15 @@ pub(crate) fn handle(
         Header::Note { to, from, note } => {
             let from = PeerAddr { node: link.peer(), session: from };
             // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.
-            if !note_to_session(core, to, from, note.clone())
-                && let Some(answer) = answer_of_nobody(&note)
-            {
-                if matches!(note, Note::Ask(_)) {
-                    core.metrics.asks_refused.inc();
-                }
-                if link.try_note(from.session, to, answer).is_err() {
-                    core.metrics.notes_dropped.inc();
-                }
+            if note_to_session(core, to, from, note.clone()) {
+                return;
+            }
+            if matches!(note, Note::Ask(_)) {
+                core.metrics.asks_refused.inc();
+            }
+            let told = answer_of_nobody(&note).is_some_and(|answer| link.try_note(from.session, to, answer).is_ok());
+            if !told {
+                core.metrics.notes_dropped.inc();
             }
         }
         Header::Request { id, request } => {

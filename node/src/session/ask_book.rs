@@ -89,8 +89,8 @@ impl AskBook {
         Some(self.outgoing.swap_remove(index))
     }
 
-    /// Notes a request that was made to this session. `false`: it can't be processed.
-    pub(crate) fn receive(&mut self, now: Instant, from: PeerAddr, ask: Ask) -> bool {
+    /// Keeps a request that was made to this session, and gives it back to be said. `None`: it can't be processed.
+    pub(crate) fn receive(&mut self, now: Instant, from: PeerAddr, ask: Ask) -> Option<&Ask> {
         self.incoming.retain(|waiting| waiting.from != from || waiting.ask.kind != ask.kind);
         let waiting = self.incoming.iter().filter(|waiting| waiting.ask.kind == ask.kind).count();
         let most = match ask.kind {
@@ -99,10 +99,10 @@ impl AskBook {
             AskKind::Link => 1,
         };
         if waiting >= most {
-            return false;
+            return None;
         }
         self.incoming.push(Incoming { from, ask, asked: now, warned: false });
-        true
+        self.incoming.last().map(|waiting| &waiting.ask)
     }
 
     /// Takes out the request of that kind which `matches`.

@@ -288,9 +288,12 @@ impl CodeDoor {
     }
 
     fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times) -> Vec<Action> {
-        let number = ask.ask;
-        let refused = vec![Action::Tell(from, Note::AskRefused { ask: number })];
-        let Some(state) = self.state.as_deref_mut() else { return refused };
+        let refused = vec![Action::Tell(from, Note::AskRefused { ask: ask.ask })];
+        let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
+            return refused;
+        };
+        // Judged before a word of it is written: whoever asks too often costs little.
+        let Some(ask) = state.asks.receive(now, from, ask) else { return refused };
         let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
         let key = STANDARD.encode(ask.public_key);
         let said = match ask.kind {
@@ -307,12 +310,8 @@ impl CodeDoor {
                 device_name: ask.name.as_deref(),
                 expires_in,
             },
-        }
-        .encode();
-        if ask.target != state.own.code || !state.asks.receive(now, from, ask) {
-            return refused;
-        }
-        vec![Action::Say(said)]
+        };
+        vec![Action::Say(said.encode())]
     }
 
     fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {

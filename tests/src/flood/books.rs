@@ -93,10 +93,9 @@ impl Books<'_> {
         let slack =
             self.told("reset") + self.told("ended without a word") + self.told("connections not refused by the end");
         accounts.push(account("breaches", self.told("closed for a breach"), slack, self.grown("violations_total")));
-        // Those that a hostile node asks are counted where the queue is full, and else where the asker is.
-        let slack = unheard + self.told("told ask refused");
-        let node = self.grown("asks_refused_total");
-        accounts.push(account("requests to pair refused", self.told("answered pair_error"), slack, node));
+        // Those of a client are counted as it is told, those of a hostile node as they are refused.
+        let refused = self.told("answered pair_error") + self.told("told ask refused");
+        accounts.push(account("requests to pair refused", refused, unheard, self.grown("asks_refused_total")));
         accounts
     }
 
