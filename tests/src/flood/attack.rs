@@ -61,6 +61,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("forged-leases-by-a-node", &["link_protocol_errors"]),
     attack("frames-to-nobody", &[]),
     attack("notes-to-a-session", &[]),
+    attack("deliveries-of-nothing", &["link_protocol_errors"]),
     Attack { name: "tls-abandoned", tls: true, times: 1, counted: &["connections_unfinished", "connections_refused"] },
 ];
 
@@ -80,6 +81,7 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
         "forged-leases-by-a-node" => leases::flood(&plan, true).await,
         "frames-to-nobody" => leases::frames_to_nobody(&plan).await,
         "notes-to-a-session" => notes::run(&plan).await,
+        "deliveries-of-nothing" => notes::deliveries(&plan).await,
         other => match messages::Message::from_name(other) {
             Some(message) => messages::run(&plan, message).await,
             None => floods::run(&plan, floods::Flood::from_name(other).expect("a known attack")).await,

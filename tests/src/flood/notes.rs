@@ -17,7 +17,7 @@ const NOTES: u32 = 20_000;
 /// How many are written at once: of each kind as many.
 const BURST: u32 = KINDS * 2;
 /// Kinds of what is sent.
-const KINDS: u32 = 10;
+const KINDS: u32 = 9;
 /// Bytes of the payloads that notes carry.
 const PAYLOAD: usize = 1_000;
 
@@ -55,6 +55,20 @@ pub async fn run(plan: &Plan) {
     .await;
 }
 
+/// Says that messages were delivered which nobody has sent.
+pub async fn deliveries(plan: &Plan) {
+    hostile::attack(plan, NOTES / BURST, async |link, turns| {
+        let mut relay = link.lane(RELAY).await?;
+        loop {
+            turns.next().await?;
+            plan.tally.count("sent over a link");
+            let header = Header::Delivered(rand::rng().random(), u32::MAX);
+            link.write(plan, &mut relay, &frame(&header, b""), 1).await?;
+        }
+    })
+    .await;
+}
+
 /// One of what a member may send to the session `to`, and what it is called.
 fn one(kind: u32, to: u64, code: PairingCode, payload: &str) -> (Header, &'static str) {
     // Each from another session, with another number: nobody has asked, and nobody waits.
@@ -74,7 +88,6 @@ fn one(kind: u32, to: u64, code: PairingCode, payload: &str) -> (Header, &'stati
         5 => (note(Note::AskWithdrawn(wild)), "words without an answer"),
         6 => (note(Note::Closed), "words without an answer"),
         7 => (Header::Outcome(wild, Outcome::NotHere), "words without an answer"),
-        8 => (Header::Delivered(wild, u32::MAX), "words without an answer"),
         _ => (Header::ToSession(wild, RelayKind::IceCandidate, to, from), "messages"),
     }
 }
