@@ -26,6 +26,10 @@ use crate::{commands::Cli, output::Output};
 /// Sets the log's level, as `warn` or `chappe_node=debug`.
 const LOG_VARIABLE: &str = "CHAPPE_LOG";
 
+/// Gives memory back within seconds of a flood (`.cargo/config.toml`); the system's would keep it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(cli.command.default_log()));
