@@ -4,6 +4,7 @@
 //! what has to be asked of other nodes runs beside it, and the client is heard again when an answer that its next message
 //! depends on is there.
 
+mod alarm;
 mod by_code;
 mod by_inbox;
 mod done;
@@ -35,7 +36,7 @@ use futures_util::future::poll_fn;
 use rand::RngExt as _;
 use tokio::time::{Sleep, sleep_until};
 
-use self::ops::Ops;
+use self::{alarm::Alarm, ops::Ops};
 use super::{
     PeerAddr, SessionId, answer_left,
     code_door::{CodeDoor, Registration, Times},
@@ -116,46 +117,46 @@ enum Done {
     Published,
 }
 
+/// In this order in memory: what a message between clients needs comes first, since next to nothing of ten thousand sessions
+/// is in a processor's cache.
+#[repr(C)]
 struct Session {
     core: Arc<Core>,
     handle: SessionHandle,
+    last_heard: Instant,
+    alarm: Alarm,
+    ops: Ops,
     /// What is said while what was read at once is heard.
     batch: Batch,
-    nonce: [u8; 32],
-    rates: SessionRates,
-    code_door: CodeDoor,
-    inbox_door: InboxDoor,
-    ops: Ops,
-    /// How many questions are open on which the client's next message depends.
-    ordered: usize,
-    /// A question is open that will let waiting messages go on.
-    reaching: bool,
-    /// The code that is being claimed: granted or not, it is given back if the session ends first.
-    claiming: Option<PairingCode>,
-    /// Notes that wait for a link, in order; at most [`MAX_NOTES`]. The client is not heard while there are any.
-    notes: VecDeque<(PeerAddr, Note)>,
-    /// A link for waiting notes is being dialled.
-    connecting: bool,
-    /// What the publisher had no room for. The client is not heard while there is any.
-    commands: Vec<publish::Command>,
-    /// Whether records of TLS have to be taken apart first.
-    is_tls: bool,
     /// What waits for the client.
     waiting: Waiting,
     /// Bytes that were said to the client since that was looked at.
     said: usize,
+    /// How many questions are open on which the client's next message depends.
+    ordered: usize,
+    /// Notes that wait for a link, in order; at most [`MAX_NOTES`]. The client is not heard while there are any.
+    notes: VecDeque<(PeerAddr, Note)>,
+    pinged: bool,
+    /// Whether records of TLS have to be taken apart first.
+    is_tls: bool,
+    /// A question is open that will let waiting messages go on.
+    reaching: bool,
+    /// A link for waiting notes is being dialled.
+    connecting: bool,
     /// The client broke the rules, and what it sends is no frames any more.
     unread: bool,
     /// The client has said its last.
     closed: bool,
-    last_heard: Instant,
-    /// When the timer fires.
-    armed: Instant,
-    /// Something may be due earlier than that.
-    rearm: bool,
-    pinged: bool,
     pings: u32,
+    rates: SessionRates,
+    code_door: CodeDoor,
+    inbox_door: InboxDoor,
+    /// The code that is being claimed: granted or not, it is given back if the session ends first.
+    claiming: Option<PairingCode>,
+    /// What the publisher had no room for. The client is not heard while there is any.
+    commands: Vec<publish::Command>,
     pings_since: Instant,
+    nonce: [u8; 32],
 }
 
 /// A session that is to be run.
@@ -196,8 +197,7 @@ impl Running {
             unread: false,
             closed: false,
             last_heard: now,
-            armed: now,
-            rearm: true,
+            alarm: Alarm::new(now),
             pinged: false,
             pings: 0,
             pings_since: now,
@@ -242,14 +242,16 @@ impl Session {
     }
 
     /// Does all there is to do, in the order: the end, what others tell, deadlines, answers, the client. Ready when the
-    /// session is over. Has to be polled by one task alone: the timer keeps the waker that it had when it was set.
+    /// session is over.
     fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         for _ in 0..TURNS {
             let (told, waiting) = self.handle.poll_told(cx);
             (self.waiting, self.said) = (waiting, 0);
-            self.rearm |= waiting.since.is_some();
+            if waiting.since.is_some() {
+                self.alarm.mark();
+            }
             if let Poll::Ready(told) = told {
-                self.rearm = true;
+                self.alarm.mark();
                 if self.handle_told(told).is_err() {
                     return Poll::Ready(());
                 }
@@ -257,14 +259,14 @@ impl Session {
             }
             let now = Instant::now();
             if self.poll_timer(cx, timer.as_mut(), now) {
-                self.rearm = true;
+                self.alarm.mark();
                 if self.handle_time(now).is_err() {
                     return Poll::Ready(());
                 }
                 continue;
             }
             if let Poll::Ready(done) = self.ops.poll_next(cx) {
-                self.rearm = true;
+                self.alarm.mark();
                 self.handle_done(done);
                 continue;
             }
@@ -276,7 +278,7 @@ impl Session {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Over)) => return Poll::Ready(()),
                 // What was heard may have set a deadline or asked a question. What others tell wakes the task by itself.
-                Poll::Pending if heard && (self.rearm || !self.ops.is_empty()) => {}
+                Poll::Pending if heard && (self.alarm.is_stale() || !self.ops.is_empty()) => {}
                 Poll::Pending => return Poll::Pending,
             }
             self.batch.flush();
@@ -372,24 +374,13 @@ impl Session {
         self.core.config.times.lookup + self.core.config.times.delivery * 2
     }
 
-    /// Whether the timer fires. Most messages set no deadline, and leave it alone.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, now: Instant) -> bool {
-        if !std::mem::take(&mut self.rearm) && now < self.armed {
+    /// Whether a deadline may have come.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, now: Instant) -> bool {
+        if !self.alarm.is_due(now) {
             return false;
         }
-        self.arm(timer.as_mut());
-        timer.poll(cx).is_ready()
-    }
-
-    /// Sets the timer where the next deadline is earlier than it, or it has fired, or would fire long before. The idle
-    /// deadline moves with every message: setting the timer each time would cost more than waking once too often.
-    fn arm(&mut self, mut timer: Pin<&mut Sleep>) {
-        let next = self.next_deadline().into();
-        let slack = self.core.config.times.idle / 4;
-        if timer.is_elapsed() || next < timer.deadline() || next > timer.deadline() + slack {
-            timer.as_mut().reset(next);
-        }
-        self.armed = timer.deadline().into_std();
+        let next = self.next_deadline();
+        self.alarm.poll(cx, timer, next, self.core.config.times.idle / 4).is_ready()
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), Over> {

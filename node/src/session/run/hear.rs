@@ -42,7 +42,9 @@ impl Session {
         self.last_heard = now;
         let was_pinged = std::mem::take(&mut self.pinged);
         // The timer is set for the pong.
-        self.rearm |= was_pinged;
+        if was_pinged {
+            self.alarm.mark();
+        }
         match heard {
             Heard::Text(text) => self.handle_text(text)?,
             Heard::Binary => self.handle_broken(&BadRequest::Json)?,
@@ -120,7 +122,7 @@ impl Session {
             }
             (None, Some(kind)) => self.send_to_code(&request, kind),
             (None, None) => {
-                self.rearm = true;
+                self.alarm.mark();
                 self.handle_request(&request).map(|said| match said {
                     Said::Nothing => {}
                     Said::Text(text) => self.say(&text),

@@ -73,7 +73,7 @@ impl Session {
 
     /// Sends a message whose outcome is not known at once.
     fn start(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
-        self.rearm = true;
+        self.alarm.mark();
         let id = request.id().map(Box::from);
         let payload = Bytes::copy_from_slice(payload);
         let ticket = self.handle.with_flights(|flights| flights.start(Instant::now(), id, kind, to, payload));

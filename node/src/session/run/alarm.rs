@@ -1,0 +1,125 @@
+//! When a session's timer has to be looked at: most messages set no deadline, and leave it alone.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{task::coop::unconstrained, time::Sleep};
+
+/// A session's next deadline, as its timer knows it. Has to be polled by one task alone: the timer keeps the waker that
+/// it had when it was last looked at.
+pub(super) struct Alarm {
+    /// When the timer fires.
+    at: Instant,
+    /// Something may be due earlier than that.
+    is_stale: bool,
+}
+
+impl Alarm {
+    /// For a timer that has not been looked at.
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { at: now, is_stale: true }
+    }
+
+    /// Something may be due earlier than the timer knows.
+    pub(super) const fn mark(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Whether [`Alarm::mark`] was called since the timer was last looked at.
+    pub(super) const fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// Whether the timer has to be looked at.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.is_stale || now >= self.at
+    }
+
+    /// Looks at the timer: sets it where `next` is earlier than it, or it has fired, or would fire longer than `slack` before
+    /// `next`. The idle deadline moves with every message: setting the timer each time would cost more than waking once too
+    /// often. Ready when it fires.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        next: Instant,
+        slack: Duration,
+    ) -> Poll<()> {
+        self.is_stale = false;
+        let next = next.into();
+        if timer.is_elapsed() || next < timer.deadline() || next > timer.deadline() + slack {
+            timer.as_mut().reset(next);
+        }
+        self.at = timer.deadline().into_std();
+        // A task whose budget is used up would be told «pending» without being woken by the timer afterwards.
+        Pin::new(&mut unconstrained(timer)).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use tokio::time::sleep_until;
+
+    use super::*;
+
+    const SLACK: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_timer_is_left_alone_until_something_may_be_due() {
+        let now = Instant::now();
+        let mut alarm = Alarm::new(now);
+        let mut timer = pin!(sleep_until((now + SLACK).into()));
+        assert!(alarm.is_due(now), "nobody would be woken by it");
+        poll_fn(|cx| {
+            assert!(alarm.poll(cx, timer.as_mut(), now + SLACK, SLACK).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert!(!alarm.is_due(now) && !alarm.is_stale());
+        assert!(alarm.is_due(now + SLACK), "it fires");
+        alarm.mark();
+        assert!(alarm.is_due(now) && alarm.is_stale());
+    }
+
+    #[tokio::test]
+    async fn a_timer_is_set_for_what_is_earlier_or_much_later() {
+        let now = Instant::now();
+        let mut alarm = Alarm::new(now);
+        let mut timer = pin!(sleep_until((now + SLACK * 2).into()));
+        poll_fn(|cx| {
+            for (next, fires) in [
+                (SLACK * 2, SLACK * 2),
+                (SLACK * 3, SLACK * 2),
+                (SLACK * 3 + Duration::from_secs(1), SLACK * 3 + Duration::from_secs(1)),
+                (SLACK, SLACK),
+            ] {
+                assert!(alarm.poll(cx, timer.as_mut(), now + next, SLACK).is_pending());
+                assert_eq!(alarm.at, now + fires);
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_used_up_its_budget_is_woken_all_the_same() {
+        let soon = Instant::now() + Duration::from_millis(20);
+        let mut alarm = Alarm::new(soon);
+        let mut timer = pin!(sleep_until((soon + SLACK).into()));
+        let mut is_first = true;
+        let fired = poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() && std::mem::take(&mut is_first) {
+                while let Poll::Ready(spent) = tokio::task::coop::poll_proceed(cx) {
+                    spent.made_progress();
+                }
+            }
+            if alarm.is_due(Instant::now()) { alarm.poll(cx, timer.as_mut(), soon, SLACK) } else { Poll::Pending }
+        });
+        tokio::time::timeout(SLACK, fired).await.expect("it fires");
+    }
+}
