@@ -57,7 +57,9 @@ pub(crate) struct Metrics {
     pub(crate) datagrams_dropped: Counter,
     /// Answers that found a full lane.
     pub(crate) replies_dropped: Counter,
-    /// Notes between sessions, and words of a home, that were dropped: no link, or a full queue.
+    /// Answers and outcomes of other nodes that came when nobody waited for them any more, or that nobody asked for.
+    pub(crate) answers_late: Counter,
+    /// Notes between sessions, and words of a home, that were dropped: nobody there, no link, or a full queue.
     pub(crate) notes_dropped: Counter,
     /// What membership counted, as of its last step.
     membership: Mutex<Counts>,
@@ -133,6 +135,7 @@ impl Metrics {
             ("handshakes_refused", "Link handshakes refused", &self.handshakes_refused),
             ("datagrams_dropped", "Membership packets dropped", &self.datagrams_dropped),
             ("replies_dropped", "Answers dropped at a full lane", &self.replies_dropped),
+            ("answers_late", "Answers and outcomes that nobody waited for", &self.answers_late),
             ("notes_dropped", "Notes between sessions or nodes dropped", &self.notes_dropped),
             ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
             ("homes_silent", "Questions to homes without an answer in time", &self.homes_silent),

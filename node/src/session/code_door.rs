@@ -45,6 +45,8 @@ pub(crate) enum Action {
     Refuse(String),
     /// Note this to another session.
     Tell(PeerAddr, Note),
+    /// Answer another session, which need not be one that this one knows: it is worth no dial.
+    Answer(PeerAddr, Note),
     /// Let these pairings' messages through to the client, and no others'.
     Bonds(Vec<Bond>),
     /// Give this code back to its homes.
@@ -288,7 +290,7 @@ impl CodeDoor {
     }
 
     fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times) -> Vec<Action> {
-        let refused = vec![Action::Tell(from, Note::AskRefused { ask: ask.ask })];
+        let refused = vec![Action::Answer(from, Note::AskRefused { ask: ask.ask })];
         let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
             return refused;
         };
@@ -317,7 +319,7 @@ impl CodeDoor {
     fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {
         if !self.asked(ask, from) {
             // The request has ended here: the other side must not think that it is paired.
-            return if accepted.is_some() { vec![Action::Tell(from, Note::Closed)] } else { Vec::new() };
+            return if accepted.is_some() { vec![Action::Answer(from, Note::Closed)] } else { Vec::new() };
         }
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
         let Some(made) = state.asks.take_made(ask) else { return Vec::new() };

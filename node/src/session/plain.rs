@@ -3,7 +3,8 @@
 //! Everything else is not refused here but left to the parser of all JSON. What is taken, that parser would have taken.
 
 /// The fields that messages between clients have; the values are JSON, with their quotes.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub(crate) struct Plain<'a> {
     /// `type`.
     pub(crate) kind: Option<&'a str>,

@@ -83,9 +83,28 @@ impl Session {
                     self.say(&text);
                 }
                 Action::Tell(to, note) => self.tell(to, note),
+                Action::Answer(to, note) => self.answer(to, note),
                 Action::Bonds(bonds) => self.handle.publish_bonds(bonds),
                 Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())),
             }
+        }
+    }
+
+    /// Answers another session over the link that it came by. Where that is gone the answer is lost: its client learns by
+    /// its time, or with its next message. A dial would let any member keep the client from being heard meanwhile.
+    pub(super) fn answer(&mut self, to: PeerAddr, note: Note) {
+        // An asker of this node is counted as it is told.
+        if matches!(note, Note::AskRefused { .. }) && to.node != self.core.me {
+            self.core.metrics.asks_refused.inc();
+        }
+        let told = if to.node == self.core.me {
+            dispatch::note_to_session(&self.core, to.session, self.addr(), note)
+        } else {
+            let link = self.core.links.find(&to.node);
+            link.is_some_and(|link| link.try_note(to.session, self.handle.id(), note).is_ok())
+        };
+        if !told {
+            self.core.metrics.notes_dropped.inc();
         }
     }
 

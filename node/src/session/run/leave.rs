@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Poll, ready},
     time::Duration,
 };
@@ -65,12 +68,19 @@ impl Session {
         for action in self.code_door.close() {
             match action {
                 Action::Release(code) => publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
-                Action::Tell(to, note) => notes.push((to, note)),
+                Action::Tell(to, note) | Action::Answer(to, note) => notes.push((to, note)),
                 Action::Bonds(_) | Action::Say(_) | Action::Refuse(_) => {}
             }
         }
         for (from, note) in answer_left(self.handle.close()) {
-            notes.extend(dispatch::answer_of_nobody(&note).map(|answer| (from, answer)));
+            // An asker of this node is counted as it is told.
+            if matches!(note, Note::Ask(_)) && from.node != self.core.me {
+                self.core.metrics.asks_refused.inc();
+            }
+            match dispatch::answer_of_nobody(&note) {
+                Some(answer) => notes.push((from, answer)),
+                None => drop(self.core.metrics.notes_dropped.inc()),
+            }
         }
         notes
     }
@@ -121,28 +131,26 @@ impl Session {
 
 /// Tells the members what the end of a session means to theirs: all at once, and not for long.
 pub(super) async fn tell_others(core: &Arc<Core>, from: SessionId, notes: Vec<(PeerAddr, Note)>) {
+    let untold = AtomicUsize::new(notes.len());
+    let told = || untold.fetch_sub(1, Ordering::Relaxed);
     let mut by_node: HashMap<NodeId, Vec<(SessionId, Note)>> = HashMap::new();
     for (to, note) in notes {
-        if to.node == core.me {
-            // Nobody there: nobody has to be told.
-            dispatch::note_to_session(core, to.session, PeerAddr { node: core.me, session: from }, note);
-        } else {
+        if to.node != core.me {
             by_node.entry(to.node).or_default().push((to.session, note));
+        } else if dispatch::note_to_session(core, to.session, PeerAddr { node: core.me, session: from }, note) {
+            told();
         }
     }
     let view = core.view.load_full();
-    let told = by_node.into_iter().filter(|(node, _)| view.contains(node)).map(|(node, notes)| async move {
+    let telling = by_node.into_iter().filter(|(node, _)| view.contains(node)).map(|(node, notes)| async move {
         // What is lost, the other side learns with its next message.
-        match links::connect(core, node).await {
-            Ok(link) => {
-                for (to, note) in notes {
-                    if link.try_note(to, from, note).is_err() {
-                        core.metrics.notes_dropped.inc();
-                    }
-                }
+        let Ok(link) = links::connect(core, node).await else { return };
+        for (to, note) in notes {
+            if link.try_note(to, from, note).is_ok() {
+                told();
             }
-            Err(_) => drop(core.metrics.notes_dropped.inc_by(notes.len() as u64)),
         }
     });
-    let _ = tokio::time::timeout(TELL_WAIT, join_all(told)).await;
+    let _ = tokio::time::timeout(TELL_WAIT, join_all(telling)).await;
+    core.metrics.notes_dropped.inc_by(untold.load(Ordering::Relaxed) as u64);
 }

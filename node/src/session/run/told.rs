@@ -11,7 +11,6 @@ use crate::{
     publish,
     session::{
         Message, SessionEvent,
-        code_door::Action,
         handle::Told,
         reply::{self, By},
     },
@@ -39,17 +38,13 @@ impl Session {
             SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
             SessionEvent::Note(noted) => {
                 let (from, note) = *noted;
-                let actions = match &note {
+                if let Note::Ask(ask) = &note
+                    && self.is_behind()
+                {
                     // Whoever knows the code could otherwise end the session of a client on a slow line.
-                    Note::Ask(ask) if self.is_behind() => {
-                        vec![Action::Tell(from, Note::AskRefused { ask: ask.ask })]
-                    }
-                    _ => self.code_door.handle_note(Instant::now(), from, note, self.times()),
-                };
-                // An asker of this node is counted as it is told.
-                if from.node != self.core.me && matches!(*actions, [Action::Tell(_, Note::AskRefused { .. })]) {
-                    self.core.metrics.asks_refused.inc();
+                    return self.answer(from, Note::AskRefused { ask: ask.ask });
                 }
+                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
                 self.act(actions);
             }
             SessionEvent::Displaced(inbox) => {
