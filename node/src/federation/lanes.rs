@@ -18,12 +18,17 @@ use tokio::{
 
 use super::{
     exchange,
-    frame::{self, Frame, FrameError, Lane},
+    frame::{self, Frame, Lane},
     link::{CloseReason, Link, Queues},
     membership::Event,
     replies::Replies,
 };
-use crate::{bounded, core::Core, dispatch, session::handle::Batch};
+use crate::{
+    bounded,
+    core::Core,
+    dispatch::{self, Breach},
+    session::handle::Batch,
+};
 
 /// Exchanges of one link at once: one that each side asked for.
 const EXCHANGES: usize = 2;
@@ -127,7 +132,7 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
             buffer.extend_from_slice(&std::mem::take(piece));
         }
         link.touch(Instant::now());
-        if let Err(error) = handle_frames(&core, &link, lane, &mut buffer, &mut replies) {
+        if let Err(error) = handle_frames(&core, &link, lane, &mut buffer, &mut replies).await {
             core.metrics.link_protocol_errors.inc();
             tracing::debug!(peer = link.peer().short(), %error, "closing a link");
             link.close(CloseReason::Protocol);
@@ -144,17 +149,20 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
 }
 
 /// Handles all whole frames of what was read.
-fn handle_frames(
+async fn handle_frames(
     core: &Arc<Core>,
     link: &Arc<Link>,
     lane: Lane,
     buffer: &mut BytesMut,
     replies: &mut Replies,
-) -> Result<(), FrameError> {
+) -> Result<(), Breach> {
     let mut batch = Batch::default();
     while let Some((header, payload)) = frame::decode(buffer, lane)? {
         batch.expect(!buffer.is_empty());
-        dispatch::handle(core, link, &mut batch, replies, header, &payload);
+        if let Some((id, request)) = dispatch::handle(core, link, &mut batch, replies, header, &payload)? {
+            batch.flush();
+            dispatch::answer_node(core, link, id, request).await?;
+        }
     }
     Ok(())
 }

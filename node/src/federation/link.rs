@@ -235,20 +235,20 @@ impl Link {
         response
     }
 
-    /// Takes an answer in.
-    pub(crate) fn handle_response(&self, id: u64, response: Response) {
-        if let Some(sender) = self.requests().remove(&id) {
-            // Whoever asked may have stopped waiting.
-            let _ = sender.send(response);
-        }
+    /// Takes an answer in. `false`: whoever asked has stopped waiting, or nobody asked.
+    pub(crate) fn handle_response(&self, id: u64, response: Response) -> bool {
+        let sender = self.requests().remove(&id);
+        sender.is_some_and(|sender| sender.send(response).is_ok())
     }
 
     /// Takes an outcome in.
-    pub(crate) fn handle_outcome(&self, token: u64, outcome: Outcome) {
-        let origin = self.outcomes().close(token);
-        if let Some(origin) = origin {
-            origin.tell(outcome);
-        }
+    ///
+    /// # Errors
+    /// Its time was over, or nothing was sent.
+    pub(crate) fn handle_outcome(&self, token: u64, outcome: Outcome) -> Result<(), NotOpen> {
+        let origin = self.outcomes().close(token).ok_or(NotOpen)?;
+        origin.tell(outcome);
+        Ok(())
     }
 
     /// Takes in that messages in a row were delivered.
