@@ -56,8 +56,7 @@ impl PublicKey {
     /// The bytes of the base64url form, on the stack.
     pub fn base64url_bytes(&self) -> [u8; 43] {
         let mut text = [0; 43];
-        let written = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text);
-        debug_assert_eq!(written, Ok(text.len()), "32 bytes are 43 characters");
+        URL_SAFE_NO_PAD.encode_slice(self.0, &mut text).expect("32 bytes are 43 characters");
         text
     }
 

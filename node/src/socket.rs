@@ -23,7 +23,6 @@ use self::{
 use crate::config::LimitsSection;
 
 /// A connection that has become a WebSocket.
-#[derive(Debug)]
 pub(crate) struct Connection {
     /// From the client.
     pub(crate) incoming: Incoming,

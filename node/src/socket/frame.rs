@@ -48,7 +48,7 @@ impl Opcode {
 }
 
 /// What a client said.
-#[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub(crate) enum Heard<'a> {
     /// A whole text message.
     Text(&'a str),
@@ -155,7 +155,6 @@ impl Head {
 }
 
 /// A message that came in parts, until its last one.
-#[derive(Debug)]
 struct Parts {
     is_text: bool,
     content: Vec<u8>,
@@ -192,7 +191,6 @@ enum Place {
 }
 
 /// Takes a client's bytes apart.
-#[derive(Debug)]
 pub(crate) struct Decoder {
     max_message: usize,
     /// The bytes of a frame that is not whole yet, as they came.

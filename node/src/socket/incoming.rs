@@ -54,7 +54,6 @@ pub(crate) enum Discarded {
 }
 
 /// The way in.
-#[derive(Debug)]
 pub(crate) struct Incoming {
     reader: OwnedReadHalf,
     decoder: Decoder,

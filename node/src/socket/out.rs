@@ -51,7 +51,6 @@ pub(crate) struct Waiting {
 }
 
 /// The way out.
-#[derive(Debug)]
 pub(crate) struct Out {
     writer: OwnedWriteHalf,
     tls: Option<Box<ServerConnection>>,

@@ -10,7 +10,6 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The stream, and what is read before it.
-#[derive(Debug)]
 pub(crate) struct Rewound<S> {
     first: Bytes,
     stream: S,

@@ -18,7 +18,7 @@ const MAX_FIELDS: usize = 64;
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// What a connection asks for first.
-#[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub(crate) enum First {
     /// A WebSocket: the answer to it, and what came behind the request.
     WebSocket {
