@@ -2,7 +2,7 @@
 //! [--only NAME] [--quick]`.
 //!
 //! Fails where an honest message was lost, somebody new wasn't let in, the node panicked, refused without counting it, or
-//! counted otherwise than the attacker did, and where the same attack played twice leaves more memory behind each time.
+//! counted otherwise than the attacker did, where guessing codes tells anything, and where the same attack played twice leaves more memory behind each time.
 //! Latency is printed with what is wanted.
 
 use std::{process::ExitCode, time::Duration};

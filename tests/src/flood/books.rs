@@ -95,7 +95,9 @@ impl Books<'_> {
         accounts.push(account("breaches", self.told("closed for a breach"), slack, self.grown("violations_total")));
         // Those of a client are counted as it is told, those of a hostile node as they are refused.
         let refused = self.told("answered pair_error") + self.told("told ask refused");
-        accounts.push(account("requests to pair refused", refused, unheard, self.grown("asks_refused_total")));
+        // The word of a refusal may be lost.
+        let slack = unheard + self.grown("notes_dropped_total");
+        accounts.push(account("requests to pair refused", refused, slack, self.grown("asks_refused_total")));
         accounts
     }
 
@@ -111,7 +113,9 @@ impl Books<'_> {
         if breaches == 0 {
             let dropped = self.grown("replies_dropped_total") + self.grown("notes_dropped_total");
             let served = self.sum("told ") + self.honest.asked + dropped;
-            accounts.push(account("frames answered, shown, or dropped", self.told("sent over a link"), 0, served));
+            // What wants no answer may be dropped, too.
+            let slack = self.told("words without an answer sent");
+            accounts.push(account("frames answered, shown, or dropped", self.told("sent over a link"), slack, served));
             let leases = self.told("leases kept")
                 + self.told("leases refused")
                 + self.told("leases older than what is kept")

@@ -13,7 +13,7 @@ pub use self::{
     people::{Plan, run},
 };
 use super::node::{Victim, flood_binary};
-use crate::{PATIENCE, bench::cores, process::Process};
+use crate::{PATIENCE, bench::cores, figures::Figures, process::Process};
 
 /// The codes of two of the honest, who are paired: one of them is who hostile nodes look up.
 pub const BY_CODE: [&str; 2] = ["HNSTAA", "HNSTBB"];
@@ -38,9 +38,14 @@ impl Honest {
     ///
     /// # Panics
     /// One can't connect.
-    pub async fn start(pairs: u32, node: &Victim) -> Self {
+    pub async fn start(figures: Figures, pairs: u32, node: &Victim) -> Self {
         let plan = Plan { pairs, url: node.url.clone(), addr: node.addr, tls: node.tls.clone() };
-        let (mut command, _) = cores::urgent_command_on(cores::GENERATORS, &flood_binary());
+        let (mut command, is_urgent) = cores::urgent_command_on(cores::GENERATORS, &flood_binary());
+        if !is_urgent {
+            figures.warn(
+                "the honest don't go before attackers on their core (no right to chrt -f): they are late themselves",
+            );
+        }
         command.args(["--honest", &json!(plan).to_string()]);
         let mut process = Process::start_told(command);
         process.line_within(PATIENCE * 3).await;

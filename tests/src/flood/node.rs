@@ -100,7 +100,8 @@ impl Victim {
 
     /// Whether its log tells of a panic.
     pub fn has_panicked(&self) -> bool {
-        std::fs::read_to_string(&self.log).is_ok_and(|log| log.contains("panicked"))
+        let log = std::fs::read(&self.log).expect("the node's log");
+        String::from_utf8_lossy(&log).contains("panicked")
     }
 }
 

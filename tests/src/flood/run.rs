@@ -72,7 +72,7 @@ pub async fn run(figures: Figures, course: &Course) -> bool {
         }
     }
     if course.takes("guess-codes") && !course.quick {
-        codes::measure(figures, &Victim::start(false).await).await;
+        is_right &= codes::measure(figures, &Victim::start(false).await).await;
     }
     is_right
 }
@@ -80,7 +80,7 @@ pub async fn run(figures: Figures, course: &Course) -> bool {
 async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack], tls: bool) -> bool {
     let node = Victim::start(tls).await;
     figures.remark(&format!("{} pairs connect…", course.pairs()));
-    let honest = Honest::start(course.pairs(), &node).await;
+    let honest = Honest::start(figures, course.pairs(), &node).await;
     sleep(course.quiet()).await;
     let mut scene = Scene { figures, course, node, honest, quiet: 0 };
     let mut is_right = true;

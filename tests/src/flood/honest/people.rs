@@ -26,7 +26,7 @@ use tokio_tungstenite::{
 use super::{
     BY_CODE, Command,
     notice::{Notice, Noticed},
-    person::{Door, Person},
+    person::{Door, Person, fill},
 };
 use crate::{
     PATIENCE,
@@ -186,6 +186,7 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
         let person = Person {
             socket,
             to,
+            fills: [fill(number), fill(number ^ 1)],
             is_caller: number.is_multiple_of(2),
             // The callee speaks half a step after the caller.
             begin: begin + first + every / 2 * (number % 2),

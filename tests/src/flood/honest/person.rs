@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::people::{OF_CALL, Shared, Socket};
 
-/// Payload of a message in bytes: a sealed one of the second size.
-const PAYLOAD: usize = 2_800;
+/// What fills a payload, in times eight bytes: a sealed one of the second size.
+const FILL: usize = 350;
 
 /// To whom it speaks.
 pub(super) enum Door {
@@ -24,10 +24,17 @@ pub(super) enum Door {
     Code(&'static str),
 }
 
+/// What one of the honest fills its messages with.
+pub(super) fn fill(number: u32) -> String {
+    format!("{number:08}").repeat(FILL)
+}
+
 /// One side of a pair.
 pub(super) struct Person {
     pub(super) socket: Socket,
     pub(super) to: Door,
+    /// What its messages are filled with, and what those that it gets have to be: nobody else's are the same.
+    pub(super) fills: [String; 2],
     pub(super) is_caller: bool,
     /// When it says its first.
     pub(super) begin: Instant,
@@ -43,7 +50,6 @@ impl Person {
     /// Calls until the task is ended.
     pub(super) async fn call(mut self) {
         let (mut number, mut next) = (0_u32, 0_u32);
-        let fill = "x".repeat(PAYLOAD);
         loop {
             let due = self.begin + self.every * number;
             let is_stopped = *self.stopped.borrow();
@@ -56,7 +62,7 @@ impl Person {
                 },
                 _ = self.stopped.changed(), if !is_stopped => {}
                 () = sleep_until(due), if !is_stopped => {
-                    if self.say(number, due, &fill).await.is_none() {
+                    if self.say(number, due).await.is_none() {
                         break;
                     }
                     number += 1;
@@ -67,11 +73,11 @@ impl Person {
         self.shared.notice(None, |now| now.wrong += 1);
     }
 
-    async fn say(&mut self, number: u32, due: Instant, fill: &str) -> Option<()> {
+    async fn say(&mut self, number: u32, due: Instant) -> Option<()> {
         let (stretch, second) = self.shared.stretch();
         let sent = Instant::now();
         let since = |then: Instant| then.duration_since(self.epoch).as_nanos();
-        let payload = format!("{stretch} {number} {second} {} {} {fill}", since(due), since(sent));
+        let payload = format!("{stretch} {number} {second} {} {} {}", since(due), since(sent), self.fills[0]);
         let message = match (&self.to, number.is_multiple_of(OF_CALL)) {
             (Door::Inbox(to), is_first) => {
                 let kind = match (is_first, self.is_caller) {
@@ -109,7 +115,7 @@ impl Person {
         };
         let (stretch, number) = (stretch.parse().ok(), number.parse().ok());
         // Whoever lost one goes on behind it: the loss shows in the sum.
-        let is_right = number.is_some_and(|number| number >= *next) && fill.len() == PAYLOAD;
+        let is_right = number.is_some_and(|number| number >= *next) && fill == self.fills[1];
         *next = number.map_or(*next, |number: u32| number + 1);
         let millis = |since: &str| {
             let then = self.epoch + Duration::from_nanos(since.parse().unwrap_or(0));
