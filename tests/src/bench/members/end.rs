@@ -3,10 +3,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -37,6 +37,8 @@ use super::{
 const DIAL_WAIT: Duration = Duration::from_secs(4);
 /// How long an exchange may, as the node has it.
 const EXCHANGE_WAIT: Duration = Duration::from_secs(6);
+/// Two dials that cross are at most this far apart, as the node has it.
+const CROSSING: Duration = Duration::from_secs(1);
 /// After this silence a link is closed, as the node has it: the shorter of two ends' times counts.
 const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
 
@@ -76,6 +78,8 @@ pub(super) struct End {
     record: Bytes,
     /// Whether its own dial is under way.
     dialling: AtomicBool,
+    /// When the last began.
+    dialled: Mutex<Option<Instant>>,
     events: mpsc::Sender<(usize, Event)>,
 }
 
@@ -106,7 +110,16 @@ impl End {
         record: Bytes,
         events: mpsc::Sender<(usize, Event)>,
     ) -> Self {
-        Self { member, key, endpoint, node, record, dialling: AtomicBool::new(false), events }
+        Self {
+            member,
+            key,
+            endpoint,
+            node,
+            record,
+            dialling: AtomicBool::new(false),
+            dialled: Mutex::new(None),
+            events,
+        }
     }
 
     /// Accepts the node's links, and serves them.
@@ -136,7 +149,8 @@ impl End {
         }
         let greeting = greeting(words::hear_hello(&mut receive).await?)?;
         // Of two dials that cross the lower key's stays.
-        if self.dialling.load(Ordering::Relaxed) && self.key.node_id() < self.node.0 {
+        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        if dialled.is_some_and(|since| since.elapsed() < CROSSING) && self.key.node_id() < self.node.0 {
             words::say_hello(&mut send, &Hello::Refused(Refusal::Duplicate, SystemTime::now().into())).await?;
             connection.closed().await;
             return None;
@@ -153,6 +167,7 @@ impl End {
         if self.dialling.swap(true, Ordering::Relaxed) {
             return;
         }
+        *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let dialled = timeout(DIAL_WAIT, self.dial_once()).await.unwrap_or(Err(Event::Unreachable));
         self.dialling.store(false, Ordering::Relaxed);
         match dialled {
