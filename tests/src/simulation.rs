@@ -20,3 +20,5 @@ pub mod time;
 pub mod usage;
 mod watch;
 pub mod world;
+
+pub(crate) use self::node::sign_record;

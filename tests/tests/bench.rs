@@ -4,15 +4,21 @@
 
 use std::net::Ipv4Addr;
 
+use chappe_common::keys::SecretKey;
 use chappe_node::{Node, NodeConfig};
-use chappe_tests::bench::{
-    driver::Generator,
-    floors::Floor,
-    generator::{Depth, Faults, Load, Pace, Plan, Server, Speaks},
-    server::Servers,
-    tls::Files,
+use chappe_tests::{
+    bench::{
+        driver::Generator,
+        floors::Floor,
+        generator::{Depth, Faults, Load, Pace, Plan, Server, Speaks},
+        members::{self, Members},
+        server::Servers,
+        tls::Files,
+    },
+    eventually,
 };
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 const SESSIONS: u32 = 50;
 
@@ -95,5 +101,33 @@ async fn a_node_that_refuses_messages_is_found_out() {
     let faults = generator.load(load).await.faults;
     // What isn't forwarded is answered by an error to its sender, until that is closed for it.
     assert!(faults.lost > 0 && (1..=faults.lost).contains(&faults.unexpected), "{faults:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn simulated_members_are_a_nodes_members_and_take_what_it_registers() {
+    let dir = folder();
+    let root = SecretKey::from_bytes(&[7; 32]).public();
+    let (node, plan) = node(&dir, |config| {
+        config.federation.roots = vec![root];
+        config.federation.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+    })
+    .await;
+    let members = Members { root, count: 9, node: node.id(), quic: node.addrs().quic };
+    let (whole, is_whole) = oneshot::channel();
+    let served = async {
+        is_whole.await.expect("members that know the node");
+        eventually("the node has a link to each member", || {
+            let stats = node.stats();
+            (stats.members, stats.links) == (10, 9)
+        })
+        .await;
+        messages_arrive(&plan).await;
+    };
+    tokio::select! {
+        () = members::live(&members, whole) => unreachable!("they live for ever"),
+        () = served => {}
+    }
+    assert_eq!((node.stats().members, node.stats().links), (10, 9));
     node.shutdown().await;
 }

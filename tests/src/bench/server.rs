@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+use chappe_common::keys::SecretKey;
+use futures_util::future::join_all;
+use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -14,12 +17,12 @@ use super::{
     cores, cpu,
     floors::{Floor, Listening},
     generator::{Plan, Server, Speaks},
-    members::{self, Members},
+    members::Members,
     tls::Files,
 };
 use crate::process::{Process, http, init};
 
-/// How long nodes may take to find each other: hundreds of them on one core.
+/// How long nodes may take to find each other: hundreds of members on one core, each of which verifies all others' records.
 const TO_GATHER: Duration = Duration::from_secs(180);
 
 /// In such a time, nodes that have found each other and done with what that made them do use less than half of it.
@@ -99,29 +102,24 @@ impl Servers {
         servers
     }
 
-    /// A node in a federation of so many, the others of which are in one process and have no clients.
+    /// A node in a federation of so many, the others of which are simulated by one process and have no clients.
     ///
     /// # Panics
     /// They don't start, or don't find each other.
     pub async fn node_among(count: usize, dir: &Path) -> Self {
-        let registry = Registry::start(dir).await;
+        let root = SecretKey::from_bytes(&rand::rng().random()).public();
         let mut servers = Self::empty(None);
         let config = dir.join("node.toml");
-        fs::write(&config, node_config(0, None, Some(&registry))).expect("a config file");
-        let seconds = |key: &str, time: Duration| format!("membership.{key}={}s", time.as_secs());
-        let settings = [
-            seconds("probe_period", members::PROBE_PERIOD),
-            seconds("probe_timeout", members::PROBE_TIMEOUT),
-            seconds("exchange_every", members::EXCHANGE_EVERY),
-        ];
-        servers.start_node(&config, &settings).await;
-        let root = registry.root.parse().expect("a key");
-        let members = Members { registry: registry.url.clone(), root, count: count - 1, dir: dir.to_owned() };
+        fs::write(&config, node_config(0, None, &member_config(&root.to_string(), &[]))).expect("a config file");
+        let ready = servers.start_node(&config).await;
+        let node = serde_json::from_value(ready["id"].clone()).expect("an id");
+        let quic = serde_json::from_value(ready["quic_addr"].clone()).expect("an address");
+        let members = Members { root, count: count - 1, node, quic };
         let mut others = Process::start_bench_on(cores::GENERATORS, &["members", &json!(members).to_string()]);
         others.line_within(TO_GATHER).await;
         servers.wait_for_members(count).await;
         settle(others.id()).await;
-        servers.others.extend([registry.process, others]);
+        servers.others.push(others);
         servers
     }
 
@@ -138,35 +136,43 @@ impl Servers {
 
     async fn add_node(&mut self, number: usize, tls: Option<&Path>, registry: Option<&Registry>, dir: &Path) {
         let config = dir.join(format!("node{number}.toml"));
-        fs::write(&config, node_config(number, tls, registry)).expect("a config file");
-        self.start_node(&config, &[]).await;
+        let federation = registry.map(|Registry { url, root, .. }| member_config(root, &[url]));
+        fs::write(&config, node_config(number, tls, &federation.unwrap_or_default())).expect("a config file");
+        self.start_node(&config).await;
     }
 
-    async fn start_node(&mut self, config: &Path, settings: &[String]) {
-        let mut args = vec!["node", "run", "--config", config.to_str().expect("a path in UTF-8")];
-        args.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    /// Starts a node; what it says when it is ready.
+    async fn start_node(&mut self, config: &Path) -> Value {
+        let args = ["node", "run", "--config", config.to_str().expect("a path in UTF-8")];
         let mut process = Process::start_on(cores::SERVERS, &args);
         let ready = process.line().await;
         self.addrs.push(ready["client_addr"].as_str().and_then(|addr| addr.parse().ok()).expect("an address"));
         self.admin.extend(ready["admin_url"].as_str().map(str::to_owned));
         self.processes.push(process);
+        ready
     }
 
     async fn wait_for_members(&self, count: usize) {
+        let joined = async {
+            while self.members().await.iter().any(|members| *members != count) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(TO_GATHER, joined).await.expect("the nodes find each other in time");
+    }
+
+    /// How many members each node has, itself among them.
+    ///
+    /// # Panics
+    /// One doesn't answer.
+    pub async fn members(&self) -> Vec<usize> {
         let http = http();
-        for url in &self.admin {
-            let joined = async {
-                let members = async || {
-                    let answer = http.get(format!("{url}/members")).send().await.expect("an answer");
-                    let answer: Value = serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
-                    answer["members"].as_array().map_or(0, Vec::len)
-                };
-                while members().await != count {
-                    sleep(Duration::from_millis(50)).await;
-                }
-            };
-            timeout(TO_GATHER, joined).await.expect("the nodes find each other in time");
-        }
+        let of_node = async |url: &String| {
+            let answer = http.get(format!("{url}/members")).send().await.expect("an answer");
+            let answer: Value = serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
+            answer["members"].as_array().map_or(0, Vec::len)
+        };
+        join_all(self.admin.iter().map(of_node)).await
     }
 
     /// What drives them.
@@ -201,19 +207,21 @@ async fn start(floor: &Floor) -> (Process, Listening) {
     (process, listening)
 }
 
-fn node_config(number: usize, tls: Option<&Path>, registry: Option<&Registry>) -> String {
+fn node_config(number: usize, tls: Option<&Path>, federation: &str) -> String {
     let tls = tls.map_or_else(String::new, |dir| {
         let files = Files::in_folder(dir);
         format!("tls_cert = {:?}\ntls_key = {:?}\n", files.certificate(), files.key())
     });
-    let federation = registry.map_or_else(String::new, |Registry { url, root, .. }| {
-        format!(
-            "roots = [\"{root}\"]\nexempt = [\"127.0.0.0/8\"]\n[registry]\nurls = [\"{url}\"]\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n"
-        )
-    });
     format!(
         "[node]\ndata_dir = \"node{number}\"\n[client]\nlisten = \"127.0.0.1:0\"\nmax_connections = 19000\n{tls}\
          [limits]\nexempt = [\"127.0.0.0/8\"]\n[federation]\nlisten = \"127.0.0.1:0\"\n{federation}"
+    )
+}
+
+/// The rest of the configuration of a node that isn't alone.
+fn member_config(root: &str, registries: &[&String]) -> String {
+    format!(
+        "roots = [\"{root}\"]\nexempt = [\"127.0.0.0/8\"]\n[registry]\nurls = {registries:?}\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n"
     )
 }

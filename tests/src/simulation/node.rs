@@ -147,7 +147,7 @@ impl Node {
 ///
 /// # Panics
 /// It can't be signed: the fields are in bounds.
-pub(super) fn sign_record(
+pub(crate) fn sign_record(
     key: &SecretKey,
     federation: FederationId,
     epoch: u32,

@@ -1,0 +1,284 @@
+//! A member's end of its link with the node that is measured: dialled or accepted, greeted, and served until it ends.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use chappe_common::{
+    keys::{NodeId, SecretKey},
+    link_tls,
+    record::NodeRecord,
+    signed::Signed,
+};
+use chappe_node::membership::{Greeting, Verdict, admission::Refusal, exchange::ExchangeMessage};
+use quinn::{
+    ClientConfig, Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    engines::MESSAGES,
+    home,
+    words::{self, Hello},
+};
+
+/// How long a dial and its first words may take, as the node has it.
+const DIAL_WAIT: Duration = Duration::from_secs(4);
+/// How long an exchange may, as the node has it.
+const EXCHANGE_WAIT: Duration = Duration::from_secs(6);
+/// Two dials that cross are at most this far apart, as the node has it.
+const CROSSING: Duration = Duration::from_secs(1);
+/// After this silence a link is closed, as the node has it: the shorter of two ends' times counts.
+const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// What has happened at an end.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The node has shown this.
+    Greet {
+        greeting: Greeting,
+        /// Whether it was dialled at, or came from, the first address of that record.
+        reached: bool,
+        reply: oneshot::Sender<Verdict>,
+    },
+    /// There is a link.
+    Up(Connection),
+    /// Nobody answered with the node's key.
+    Unreachable,
+    /// A dial has come to nothing for another reason.
+    Undialled,
+    /// A packet has come.
+    Packet(Bytes),
+    /// An exchange begins.
+    OpenExchange(oneshot::Sender<ExchangeMessage>),
+    /// A message of one has come.
+    Exchange(ExchangeMessage, oneshot::Sender<Option<ExchangeMessage>>),
+}
+
+/// One member's end.
+#[derive(Debug)]
+pub(super) struct End {
+    /// Which member.
+    member: usize,
+    key: SecretKey,
+    endpoint: Endpoint,
+    node: (NodeId, SocketAddr),
+    /// What it shows.
+    record: Bytes,
+    /// Whether its own dial is under way.
+    dialling: AtomicBool,
+    /// When the last began.
+    dialled: Mutex<Option<Instant>>,
+    events: mpsc::Sender<(usize, Event)>,
+}
+
+/// A socket of a member's own.
+///
+/// # Panics
+/// There is none, or TLS doesn't take the key.
+pub(super) fn bind(key: &SecretKey) -> Endpoint {
+    let tls = link_tls::server_config(key).expect("TLS parameters");
+    let tls = QuicServerConfig::try_from(tls).expect("TLS 1.3");
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(Arc::new(transport()));
+    Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).expect("a free port")
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(Some(IdleTimeout::try_from(LINK_IDLE).expect("half an hour is a valid timeout")));
+    transport
+}
+
+impl End {
+    pub(super) const fn new(
+        member: usize,
+        key: SecretKey,
+        endpoint: Endpoint,
+        node: (NodeId, SocketAddr),
+        record: Bytes,
+        events: mpsc::Sender<(usize, Event)>,
+    ) -> Self {
+        Self {
+            member,
+            key,
+            endpoint,
+            node,
+            record,
+            dialling: AtomicBool::new(false),
+            dialled: Mutex::new(None),
+            events,
+        }
+    }
+
+    /// Accepts the node's links, and serves them.
+    pub(super) async fn accept(self: Arc<Self>) {
+        let mut links = JoinSet::new();
+        while let Some(incoming) = self.endpoint.accept().await {
+            while links.try_join_next().is_some() {}
+            let end = self.clone();
+            links.spawn(async move {
+                if let Ok(Some(connection)) = timeout(DIAL_WAIT, end.accept_one(incoming)).await {
+                    end.serve(connection).await;
+                }
+            });
+        }
+    }
+
+    async fn accept_one(&self, incoming: Incoming) -> Option<Connection> {
+        let connection = incoming.await.ok()?;
+        let peer = connection.peer_identity().and_then(|identity| link_tls::peer_id_of_any(&*identity));
+        if peer != Some(self.node.0) {
+            return None;
+        }
+        // Who only wanted to see the key proven closes now.
+        let (mut send, mut receive) = connection.accept_bi().await.ok()?;
+        if !words::is_hello(&mut receive).await {
+            return None;
+        }
+        let greeting = greeting(words::hear_hello(&mut receive).await?)?;
+        // Of two dials that cross the lower key's stays.
+        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        if dialled.is_some_and(|since| since.elapsed() < CROSSING) && self.key.node_id() < self.node.0 {
+            words::say_hello(&mut send, &Hello::Refused(Refusal::Duplicate, SystemTime::now().into())).await?;
+            connection.closed().await;
+            return None;
+        }
+        if self.judge(greeting, &connection).await? != Verdict::Welcome {
+            return None;
+        }
+        words::say_hello(&mut send, &self.hello()).await?;
+        Some(connection)
+    }
+
+    /// Dials the node and serves the link, unless a dial is under way.
+    pub(super) async fn dial(self: Arc<Self>) {
+        if self.dialling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let dialled = timeout(DIAL_WAIT, self.dial_once()).await.unwrap_or(Err(Event::Unreachable));
+        self.dialling.store(false, Ordering::Relaxed);
+        match dialled {
+            Ok(connection) => self.serve(connection).await,
+            Err(event) => {
+                let _ = self.tell(event).await;
+            }
+        }
+    }
+
+    async fn dial_once(&self) -> Result<Connection, Event> {
+        let connection = self.connect().await.ok_or(Event::Unreachable)?;
+        let hello = async {
+            let (mut send, mut receive) = connection.open_bi().await.ok()?;
+            words::begin_hello(&mut send).await?;
+            words::say_hello(&mut send, &self.hello()).await?;
+            words::hear_hello(&mut receive).await
+        };
+        // Where it is refused as a duplicate, the node's own dial is on its way.
+        let greeting = hello.await.and_then(greeting).ok_or(Event::Undialled)?;
+        match self.judge(greeting, &connection).await {
+            Some(Verdict::Welcome) => Ok(connection),
+            _ => Err(Event::Undialled),
+        }
+    }
+
+    async fn connect(&self) -> Option<Connection> {
+        let tls = link_tls::client_config(&self.key, self.node.0).ok()?;
+        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).ok()?));
+        config.transport_config(Arc::new(transport()));
+        self.endpoint.connect_with(config, self.node.1, link_tls::SERVER_NAME).ok()?.await.ok()
+    }
+
+    fn hello(&self) -> Hello {
+        Hello::Record(self.record.clone(), None, SystemTime::now().into())
+    }
+
+    async fn judge(&self, greeting: Greeting, connection: &Connection) -> Option<Verdict> {
+        let reached = greeting.record.quic_addrs.first() == Some(&connection.remote_address());
+        let (reply, verdict) = oneshot::channel();
+        self.tell(Event::Greet { greeting, reached, reply }).await?;
+        verdict.await.ok()
+    }
+
+    /// The driver ends with the process.
+    async fn tell(&self, event: Event) -> Option<()> {
+        self.events.send((self.member, event)).await.ok()
+    }
+
+    /// Serves a link until it ends.
+    async fn serve(&self, connection: Connection) {
+        let _ = self.tell(Event::Up(connection.clone())).await;
+        tokio::join!(
+            self.hear_packets(&connection),
+            self.answer_exchanges(&connection),
+            home::run(self.node.0, &connection),
+        );
+    }
+
+    async fn hear_packets(&self, connection: &Connection) {
+        while let Ok(packet) = connection.read_datagram().await {
+            let _ = self.tell(Event::Packet(packet)).await;
+        }
+    }
+
+    async fn answer_exchanges(&self, connection: &Connection) {
+        while let Ok((send, mut receive)) = connection.accept_bi().await {
+            let answered = async {
+                if words::is_exchange(&mut receive).await {
+                    self.answer_exchange(send, receive).await;
+                }
+            };
+            let _ = timeout(EXCHANGE_WAIT, answered).await;
+        }
+    }
+
+    async fn answer_exchange(&self, mut send: SendStream, mut receive: RecvStream) -> Option<()> {
+        for _ in 0..MESSAGES {
+            let theirs = words::hear(&mut receive).await?;
+            words::say(&mut send, &self.answer_to(theirs).await?).await?;
+        }
+        Some(())
+    }
+
+    /// Begins an exchange over a link.
+    pub(super) async fn exchange(self: Arc<Self>, connection: Connection) {
+        let _ = timeout(EXCHANGE_WAIT, self.ask(&connection)).await;
+    }
+
+    async fn ask(&self, connection: &Connection) -> Option<()> {
+        let (mut send, mut receive) = connection.open_bi().await.ok()?;
+        words::begin_exchange(&mut send).await?;
+        let (reply, first) = oneshot::channel();
+        self.tell(Event::OpenExchange(reply)).await?;
+        let mut next = first.await.ok()?;
+        for _ in 0..MESSAGES {
+            words::say(&mut send, &next).await?;
+            next = self.answer_to(words::hear(&mut receive).await?).await?;
+        }
+        Some(())
+    }
+
+    async fn answer_to(&self, message: ExchangeMessage) -> Option<ExchangeMessage> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Event::Exchange(message, reply)).await?;
+        answer.await.ok().flatten()
+    }
+}
+
+/// The record of first words that show one.
+fn greeting(hello: Hello) -> Option<Greeting> {
+    let Hello::Record(record, ticket, _) = hello else { return None };
+    Some(Greeting { record: Signed::<NodeRecord>::decode(record).ok()?, ticket })
+}
