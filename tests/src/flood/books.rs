@@ -110,7 +110,7 @@ impl Books<'_> {
             account("leases refused", self.told("leases refused"), 0, self.grown("leases_refused_total")),
         ];
         // Behind a breach nothing is answered.
-        if breaches == 0 {
+        if breaches == 0 && self.told("linked") > 0 {
             let dropped = self.grown("replies_dropped_total") + self.grown("notes_dropped_total");
             let served = self.sum("told ") + self.honest.asked + dropped;
             // What wants no answer may be dropped, too.
