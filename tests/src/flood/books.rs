@@ -59,7 +59,10 @@ impl Books<'_> {
             + if is_broken { self.told("cut off") } else { 0 };
         let answered = self.sum("answered ");
         let silent = self.told("cut off") + self.told("not refused by the end");
-        let mut accounts = vec![account("messages answered or cut off", self.told("sent to it"), 0, answered + silent)];
+        // A request that was shown and whose asker was cut off is both.
+        let both = shown.min(self.told("cut off"));
+        let sent = self.told("sent to it");
+        let mut accounts = vec![account("messages answered or cut off", sent, both, answered + silent)];
         // A connection either becomes a session or is counted among those that didn't; attackers may take for open what
         // the kernel has dropped, and may have given up what the node then found.
         let no_session = self.told("connected") + self.told("not opened");
