@@ -34,6 +34,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let only = after("--only").and_then(|rest| rest.first()).cloned();
+    let is_known = |arg: &String| matches!(arg.as_str(), "--json" | "--quick" | "--only") || Some(arg) == only.as_ref();
+    if let Some(unknown) = args.iter().find(|arg| !is_known(arg)) {
+        eprintln!("error: unknown argument {unknown}; there are --json, --quick, and --only NAME");
+        return ExitCode::FAILURE;
+    }
     if only.as_ref().is_some_and(|only| only != "guess-codes" && ATTACKS.iter().all(|attack| attack.name != only)) {
         let names: Vec<_> = ATTACKS.iter().map(|attack| attack.name).collect();
         eprintln!("error: no such attack; there are {} and guess-codes", names.join(", "));
