@@ -32,7 +32,7 @@ use crate::{
     socket::out::SayError,
 };
 
-/// Leases of another node that are put at once: their signatures take less than half a millisecond.
+/// Leases that are put at once: their signatures take less than half a millisecond.
 const AT_ONCE: usize = 8;
 
 /// How a node breaks the protocol of links.
@@ -121,8 +121,7 @@ pub(crate) fn handle(
     Ok(None)
 }
 
-/// Answers a question of another node. Sessions come in between: a few dozen leases whose signatures are to be verified
-/// take milliseconds.
+/// Answers a question of another node.
 ///
 /// # Errors
 /// The link has to be closed.
@@ -130,19 +129,7 @@ pub(crate) async fn answer_node(core: &Arc<Core>, link: &Link, id: u64, request:
     // The link's first words may be older than what the peer has signed since.
     let signed = core.records.find(&link.peer(), core.clock.now()).map_or(0, |record| record.epoch);
     let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
-    let response = match request {
-        Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
-            let mut puts = Vec::new();
-            for (number, lease) in leases.into_iter().enumerate() {
-                if number % AT_ONCE == 0 {
-                    tokio::task::yield_now().await;
-                }
-                puts.push(put_lease(core, Instant::now(), from, lease).ok_or(Breach::Lease)?);
-            }
-            Response::Leases(puts)
-        }
-        other => answer(core, from, other).ok_or(Breach::Lease)?,
-    };
+    let response = answer(core, from, request).await.ok_or(Breach::Lease)?;
     // A full lane costs the asker its answer; it asks other homes too.
     if link.try_control(&Header::Response { id, response }).is_err() {
         core.metrics.replies_dropped.inc();
@@ -220,13 +207,21 @@ pub(crate) fn answer_of_nobody(note: &Note) -> Option<Note> {
     }
 }
 
-/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. `None`: it shows what
-/// no node shows that keeps to the protocol.
-pub(crate) fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Option<Response> {
+/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. Sessions come in
+/// between: a few dozen leases whose signatures are to be verified take milliseconds. `None`: it shows what no node shows
+/// that keeps to the protocol.
+pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Option<Response> {
     let now = Instant::now();
     Some(match request {
         Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
-            Response::Leases(leases.into_iter().map(|lease| put_lease(core, now, from, lease)).collect::<Option<_>>()?)
+            let mut puts = Vec::new();
+            for (number, lease) in leases.into_iter().enumerate() {
+                if number % AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
+                puts.push(put_lease(core, Instant::now(), from, lease)?);
+            }
+            Response::Leases(puts)
         }
         Request::DropLeases(leases) if leases.len() <= MAX_BATCH => {
             let mut homes = core.homes();

@@ -33,7 +33,7 @@ use crate::{
 pub(crate) async fn ask(core: &Arc<Core>, node: NodeId, request: Request) -> Option<Response> {
     if node == core.me {
         let from = Registrant { node: core.me, epoch: core.own_record.load().epoch };
-        return dispatch::answer(core, from, request);
+        return dispatch::answer(core, from, request).await;
     }
     let wait = core.config.times.lookup;
     let asked = async { links::connect(core, node).await.ok()?.request(request, wait).await };
