@@ -121,6 +121,24 @@ pub struct FederationSection {
     pub max_links: usize,
     /// The most leases and codes that this node keeps for others as their home.
     pub max_leases: usize,
+    /// The most leases of others' clients that this node keeps once it has looked them up, 400 bytes each.
+    pub max_found: usize,
+    /// Bytes that may wait for one link, in each of its two lanes; beyond, senders are told that it is congested.
+    pub max_queued: usize,
+    /// Messages of one link whose outcome may be open at once.
+    pub max_outcomes: usize,
+    /// Questions to one home that may be open at once.
+    pub max_requests: usize,
+    /// Handshakes of others at once; those of one /24 or /48 take a sixteenth at the most.
+    pub max_handshakes: usize,
+    /// Handshakes from one /24 or /48 in a second, with a burst of ten times as many.
+    pub handshakes_per_second: u32,
+    /// Dials of this node at once.
+    pub max_dials: usize,
+    /// Checks at once that a node which dialled this one is reached where its record says.
+    pub max_dial_backs: usize,
+    /// Such checks into one /24 or /48 in a minute, and as many at once, where the one that dialled comes from elsewhere.
+    pub dial_backs_per_minute: u32,
 }
 
 impl Default for FederationSection {
@@ -137,6 +155,24 @@ impl Default for FederationSection {
             max_links: 1024,
             // A million clients over a thousand nodes are 3,000 leases a home; this is 50 MB at the most.
             max_leases: 250_000,
+            // 20 MB: those with whom the clients of a full node have calls under way.
+            max_found: 50_000,
+            // Half a second of a 100 Mbit/s uplink.
+            max_queued: 6 * 1024 * 1024,
+            // 10,000 a second for as long as an outcome may take.
+            max_outcomes: 20_000,
+            // Every session of a full node attaches anew within a few seconds, and a question takes one round trip.
+            max_requests: 4096,
+            // Half a millisecond of CPU each.
+            max_handshakes: 256,
+            // A restart of a whole test network fits the burst.
+            handshakes_per_second: 10,
+            // A joiner dials a whole federation.
+            max_dials: 2048,
+            // A federation that starts at once brings hundreds within seconds, a quarter second each.
+            max_dial_backs: 128,
+            // A record may name somebody else's address, and nobody is to be flooded by way of this node.
+            dial_backs_per_minute: 6,
         }
     }
 }
@@ -289,6 +325,9 @@ pub struct LimitsSection {
     pub max_message: usize,
     /// What may wait for one client in bytes; more, and the client is too slow.
     pub max_queued: usize,
+    /// The most sources whose rates are remembered at once, 160 bytes each; beyond, and where none can be forgotten,
+    /// connections are refused.
+    pub max_sources: usize,
     /// Sources to which no rate applies: a test network.
     pub exempt: Vec<IpNet>,
 }
@@ -305,6 +344,8 @@ impl Default for LimitsSection {
             max_inboxes: MAX_INBOXES,
             max_message: MAX_MESSAGE,
             max_queued: 256 * 1024,
+            // Four times the sources of a full node, each on a connection of its own.
+            max_sources: 65_536,
             exempt: Vec::new(),
         }
     }
@@ -323,6 +364,9 @@ pub struct TimesSection {
     /// A pinged session that stays silent for so long is closed.
     #[serde(with = "humantime_serde")]
     pub pong: Duration,
+    /// A client that takes nothing for so long of what waits for it is closed.
+    #[serde(with = "humantime_serde")]
+    pub write: Duration,
     /// How long a pair or link request waits for its answer.
     #[serde(with = "humantime_serde")]
     pub pair_request: Duration,
@@ -355,6 +399,8 @@ impl Default for TimesSection {
             upgrade: Duration::from_secs(5),
             idle: Duration::from_secs(60),
             pong: Duration::from_secs(30),
+            // As long as a silent client is borne.
+            write: Duration::from_secs(30),
             pair_request: Duration::from_secs(120),
             pair_warning: Duration::from_secs(30),
             // Within the second in which people expect an answer, and longer than a lookup takes.

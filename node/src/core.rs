@@ -106,9 +106,6 @@ pub(crate) struct Core {
     draining: AtomicBool,
 }
 
-/// How many leases that were looked up are kept: 20 MB at the most.
-const FOUND_LEASES: usize = 50_000;
-
 impl Core {
     /// The shared state of a node that is about to start.
     pub(crate) fn new(
@@ -121,6 +118,7 @@ impl Core {
     ) -> Self {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
+        let found = Cache::new(basics.config.federation.max_found);
         let view = View::new(&Placement::genesis(basics.federation), std::iter::once((&*own_record, true)));
         Self {
             basics,
@@ -131,7 +129,7 @@ impl Core {
             homes: Mutex::new(homes),
             links,
             records,
-            found: Cache::new(FOUND_LEASES),
+            found,
             sources,
             own_record: ArcSwap::from_pointee(own_record),
             own_record_changed: watch::Sender::new(()),

@@ -151,7 +151,7 @@ impl Node {
             None => None,
         };
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
-        let links = Links::bind(config.federation.listen, identity.key().clone(), config.federation.max_links)
+        let links = Links::bind(&config.federation, identity.key().clone())
             .map_err(bind_error)?;
         let addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,

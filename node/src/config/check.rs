@@ -8,6 +8,7 @@ use chappe_common::{
 };
 
 use super::{AdmissionPolicy, NodeConfig};
+use crate::federation::{frame::MAX_FRAME, links::HANDSHAKES_PART};
 
 /// The most keys that may sign tickets: a list that people keep.
 const MAX_ISSUERS: usize = 64;
@@ -76,6 +77,26 @@ impl NodeConfig {
                 "addresses with a host and a port that others can dial are allowed",
             ),
             (self.federation.max_links >= 1, "federation.max_links", "at least 1 is allowed"),
+            (self.federation.max_found >= 1, "federation.max_found", "at least 1 is allowed"),
+            (
+                self.federation.max_queued >= MAX_FRAME,
+                "federation.max_queued",
+                "at least 69632 bytes are allowed: the largest frame",
+            ),
+            (self.federation.max_outcomes >= 1, "federation.max_outcomes", "at least 1 is allowed"),
+            (self.federation.max_requests >= 1, "federation.max_requests", "at least 1 is allowed"),
+            (
+                self.federation.max_handshakes >= HANDSHAKES_PART,
+                "federation.max_handshakes",
+                "at least 16 are allowed: one network may take a sixteenth",
+            ),
+            (
+                self.federation.handshakes_per_second >= 1 && self.federation.dial_backs_per_minute >= 1,
+                "federation",
+                "every rate is at least 1",
+            ),
+            (self.federation.max_dials >= 1, "federation.max_dials", "at least 1 is allowed"),
+            (self.federation.max_dial_backs >= 1, "federation.max_dial_backs", "at least 1 is allowed"),
             (
                 self.federation.admission != AdmissionPolicy::Invite
                     || !self.federation.roots.is_empty()
@@ -138,6 +159,8 @@ impl NodeConfig {
                 "limits.max_queued",
                 "at least limits.max_message is allowed",
             ),
+            (self.limits.max_sources >= 1, "limits.max_sources", "at least 1 is allowed"),
+            (!self.times.write.is_zero(), "times.write", "more than 0s is allowed"),
             (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 256 are allowed"),
             (
                 self.times.pair_warning < self.times.pair_request,

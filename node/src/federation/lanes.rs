@@ -225,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::NodeConfig,
         federation::{
             frame::{Header, Outcome},
             link::SendError,
@@ -253,7 +254,7 @@ mod tests {
     async fn a_peer_that_does_not_read_fills_the_lane_and_each_message_has_its_outcome() {
         let (ours, theirs, _endpoints) = connected().await;
         let peer = SecretKey::from_bytes(&[2; 32]).node_id();
-        let (link, queues) = Link::new(peer, 1, true, ours, Duration::from_secs(2));
+        let (link, queues) = Link::new(peer, 1, true, ours, &NodeConfig::default());
         let _writer = tokio::spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
         let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
         let inbox = Inbox::new(PublicKey::from_bytes([3; 32]));

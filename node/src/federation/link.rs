@@ -22,18 +22,13 @@ use super::{
 };
 use crate::{
     bounded::{self, TrySendError},
+    config::NodeConfig,
     core::Core,
     session::{Origin, SessionId, handle::Batch},
 };
 
 /// What may wait for one lane in frames: a burst of small ones within one round trip.
 const LANE_FRAMES: usize = 4096;
-/// What may wait for one lane in bytes: half a second of a 100 Mbit/s uplink.
-const LANE_BYTES: usize = 6 * 1024 * 1024;
-/// Messages of one link whose outcome may be open at once: 10,000 a second for as long as an outcome may take.
-const OPEN_OUTCOMES: usize = 20_000;
-/// Questions to one home that may be open at once.
-const OPEN_REQUESTS: usize = 4096;
 
 /// Why a link was closed; the code of the QUIC close frame.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +90,7 @@ pub(crate) struct Link {
     control: bounded::Sender<Frame>,
     outcomes: Mutex<Outcomes<Origin>>,
     requests: Mutex<HashMap<u64, oneshot::Sender<Response>>>,
+    max_requests: usize,
     next_request: AtomicU64,
     /// Milliseconds from `opened` to the last frame or datagram.
     last_used: AtomicU64,
@@ -116,10 +112,11 @@ impl Link {
         epoch: u64,
         dialled: bool,
         connection: Connection,
-        wait: Duration,
+        config: &NodeConfig,
     ) -> (Arc<Self>, Queues) {
-        let (relay, relay_queue) = bounded::channel(LANE_FRAMES, LANE_BYTES);
-        let (control, control_queue) = bounded::channel(LANE_FRAMES, LANE_BYTES);
+        let bounds = &config.federation;
+        let (relay, relay_queue) = bounded::channel(LANE_FRAMES, bounds.max_queued);
+        let (control, control_queue) = bounded::channel(LANE_FRAMES, bounds.max_queued);
         let link = Self {
             peer,
             epoch,
@@ -128,8 +125,9 @@ impl Link {
             connection,
             relay,
             control,
-            outcomes: Mutex::new(Outcomes::new(OPEN_OUTCOMES, wait)),
+            outcomes: Mutex::new(Outcomes::new(bounds.max_outcomes, config.times.delivery)),
             requests: Mutex::default(),
+            max_requests: bounds.max_requests,
             next_request: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
         };
@@ -223,7 +221,7 @@ impl Link {
         let (sender, receiver) = oneshot::channel();
         {
             let mut requests = self.requests();
-            if requests.len() >= OPEN_REQUESTS {
+            if requests.len() >= self.max_requests {
                 return None;
             }
             requests.insert(id, sender);

@@ -29,21 +29,19 @@ use tokio::sync::Semaphore;
 pub(crate) use self::{
     accept::accept,
     dial::{DialError, connect, redial, send_datagram},
+    places::HANDSHAKES_PART,
 };
 use self::{
     dial::Dial,
-    places::{MAX_INCOMING, Places},
+    places::Places,
 };
 use super::link::{CloseReason, Link};
-use crate::{core::Core, placement::Network};
+use crate::{config::FederationSection, core::Core, placement::Network};
 
-/// Handshakes from one /24 or /48 in a second, with a burst of ten times as many: a restart of a whole test network.
-const HANDSHAKES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
-/// Dial-backs into one /24 or /48 in a minute, and as many at once, where the dialler itself comes from elsewhere: a
-/// record may name somebody else's address, and nobody is to be flooded by way of this node.
-const DIAL_BACKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(6).expect("not zero");
-/// Dial-backs at once: a federation that starts at once brings hundreds within seconds, a quarter second each.
-const MAX_DIAL_BACKS: usize = 128;
+/// The first packets of a connection that is not accepted yet, in bytes: one flight.
+const FIRST_FLIGHT: u64 = 8 * 1024;
+/// The burst of handshakes, as a multiple of what a second allows.
+const HANDSHAKES_BURST: u32 = 10;
 /// After this silence a link is closed. Two of a thousand members have something to say to each other every twelve
 /// minutes or so, and a new link for that costs more traffic, and more false alarms where packets are lost, than the
 /// 36 KiB that a link takes meanwhile.
@@ -57,6 +55,7 @@ pub(crate) struct Links {
     endpoint: Endpoint,
     key: SecretKey,
     max_links: usize,
+    max_dials: usize,
     table: DashMap<NodeId, Arc<Link>>,
     dials: Mutex<HashMap<NodeId, Dial>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
@@ -71,32 +70,33 @@ impl Links {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub(crate) fn bind(listen: SocketAddr, key: SecretKey, max_links: usize) -> io::Result<Self> {
-        let socket = UdpSocket::bind(listen)?;
+    pub(crate) fn bind(config: &FederationSection, key: SecretKey) -> io::Result<Self> {
+        let socket = UdpSocket::bind(config.listen)?;
         let crypto = link_tls::server_config(&key).map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server
             .transport_config(Arc::new(transport()))
-            .max_incoming(MAX_INCOMING)
-            // The first packets of connections that are not accepted yet: one flight each.
-            .incoming_buffer_size(8 * 1024)
-            .incoming_buffer_size_total(MAX_INCOMING as u64 * 8 * 1024)
+            .max_incoming(config.max_handshakes)
+            .incoming_buffer_size(FIRST_FLIGHT)
+            .incoming_buffer_size_total(config.max_handshakes as u64 * FIRST_FLIGHT)
             .migration(false);
         let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
-        let burst = HANDSHAKES_PER_SECOND.saturating_mul(NonZeroU32::new(10).expect("not zero"));
-        let handshakes = RateLimiter::dashmap(Quota::per_second(HANDSHAKES_PER_SECOND).allow_burst(burst));
+        let rate = |rate| NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
+        let per_second = rate(config.handshakes_per_second);
+        let burst = rate(config.handshakes_per_second.saturating_mul(HANDSHAKES_BURST));
         Ok(Self {
             endpoint,
             key,
-            max_links,
+            max_links: config.max_links,
+            max_dials: config.max_dials,
             table: DashMap::new(),
             dials: Mutex::default(),
-            handshakes,
-            incoming: Arc::default(),
-            dial_backs: RateLimiter::dashmap(Quota::per_minute(DIAL_BACKS_PER_MINUTE)),
-            dialling_back: Semaphore::new(MAX_DIAL_BACKS),
+            handshakes: RateLimiter::dashmap(Quota::per_second(per_second).allow_burst(burst)),
+            incoming: Arc::new(Places::new(config.max_handshakes)),
+            dial_backs: RateLimiter::dashmap(Quota::per_minute(rate(config.dial_backs_per_minute))),
+            dialling_back: Semaphore::new(config.max_dial_backs),
         })
     }
 
@@ -202,7 +202,7 @@ fn transport() -> TransportConfig {
 }
 
 fn up(core: &Arc<Core>, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
-    let (link, queues) = Link::new(peer, epoch, dialled, connection, core.config.times.delivery);
+    let (link, queues) = Link::new(peer, epoch, dialled, connection, &core.config);
     core.links.insert(&link);
     core.metrics.links_opened.inc();
     tracing::debug!(peer = peer.short(), dialled, "link up");

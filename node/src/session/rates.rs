@@ -11,10 +11,6 @@ use crate::config::LimitsSection;
 const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 const ICE_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 
-/// The most sources whose connections are counted at once, about 10 MB; only a source that has connected has any other
-/// rate. Beyond, the quiet are forgotten, and if that frees nothing, strangers are refused.
-const MAX_SOURCES: usize = 65_536;
-
 /// Which rate is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
@@ -76,6 +72,10 @@ pub(crate) struct SourceRates {
     connections: DefaultKeyedRateLimiter<Source>,
     messages: DefaultKeyedRateLimiter<Source>,
     asks: DefaultKeyedRateLimiter<Source>,
+    /// The most sources whose connections are counted at once; only a source that has connected has any other rate. Beyond,
+    /// the quiet are forgotten, and if that frees nothing, everybody is refused: by the default rates, that takes 300,000
+    /// connections a second.
+    most: usize,
     exempt: Vec<IpNet>,
 }
 
@@ -87,6 +87,7 @@ impl SourceRates {
             connections: RateLimiter::dashmap(per_minute(limits.source_connections_per_minute, NonZeroU32::MIN)),
             messages: RateLimiter::dashmap(per_minute(messages, MESSAGE_COST)),
             asks: RateLimiter::dashmap(per_minute(limits.source_pair_requests_per_minute, NonZeroU32::MIN)),
+            most: limits.max_sources,
             exempt: limits.exempt.clone(),
         }
     }
@@ -99,9 +100,9 @@ impl SourceRates {
 
     /// Whether one more connection may come from here.
     pub(crate) fn allows_connection(&self, source: Source) -> bool {
-        if self.connections.len() >= MAX_SOURCES {
+        if self.connections.len() >= self.most {
             self.connections.retain_recent();
-            if self.connections.len() >= MAX_SOURCES {
+            if self.connections.len() >= self.most {
                 return false;
             }
         }
@@ -231,6 +232,17 @@ mod tests {
             passed += (0..2).filter(|_| rates.check_message(&sources, Counts::Whole).is_ok()).count();
         }
         assert_eq!(passed, 4);
+    }
+
+    #[test]
+    fn beyond_the_most_sources_the_quiet_make_room() {
+        let limits = LimitsSection { source_connections_per_minute: 120, max_sources: 2, ..LimitsSection::default() };
+        let sources = SourceRates::new(&limits);
+        let from = |n: u8| sources.allows_connection(Source::of([203, 0, 113, n].into()));
+        assert!(from(1) && from(2));
+        assert!(!from(3), "both are remembered for a second");
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        assert!(from(3));
     }
 
     #[test]

@@ -60,8 +60,6 @@ use crate::{
 
 /// Questions of one session that may be open at once.
 const MAX_OPS: usize = 16;
-/// How long a client may take none of what waits for it: as long as a silent client is borne.
-const WRITE_WAIT: Duration = Duration::from_secs(30);
 /// How many nodes a client is told of when this one stops, and how many more are looked at, as some may be in reserve.
 const SUCCESSORS: usize = 3;
 const SPARE_SUCCESSORS: usize = 9;
@@ -363,7 +361,7 @@ impl Session {
         // Sessions that are idle wake together, which costs less.
         let over = idle.saturating_duration_since(self.core.started).as_nanos() % IDLE_TICK.as_nanos();
         let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
-        let stuck = self.waiting.since.map(|since| since + WRITE_WAIT);
+        let stuck = self.waiting.since.map(|since| since + times.write);
         let door = self.code_door.next_deadline(self.times());
         let flight = self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait()));
         door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
@@ -390,7 +388,7 @@ impl Session {
         while let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait)) {
             self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
         }
-        if self.waiting.since.is_some_and(|since| now >= since + WRITE_WAIT) {
+        if self.waiting.since.is_some_and(|since| now >= since + self.core.config.times.write) {
             self.core.metrics.sessions_slow.inc();
             return Err(Over);
         }

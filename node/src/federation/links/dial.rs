@@ -27,8 +27,6 @@ use crate::{
 
 /// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
 const DIAL_WAIT: Duration = Duration::from_secs(4);
-/// Dials at once; beyond, the caller is told that there are too many. A joiner dials a whole federation.
-const MAX_DIALS: usize = 2048;
 /// Packets that wait for a link to come up: probes of one or two periods.
 const EARLY_PACKETS: usize = 4;
 /// How long the next address of a peer waits for the one before it: a black hole costs no more.
@@ -106,7 +104,8 @@ fn start_dial(core: &Arc<Core>, node: NodeId, addrs: &[SocketAddr]) -> Result<Di
     if let Some(dial) = dials.get(&node) {
         return Ok(dial.clone());
     }
-    if dials.len() >= MAX_DIALS {
+    // Beyond, the caller is told that there are too many.
+    if dials.len() >= core.links.max_dials {
         core.metrics.dials_refused.inc();
         return Err(DialError::Busy);
     }
