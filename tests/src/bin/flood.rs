@@ -14,45 +14,62 @@ use chappe_tests::{
         attack::{ATTACKS, carry_out},
         honest,
         plan::{Plan, Tally},
-        run::{Course, run},
+        run::{Course, GUESS_CODES, run},
     },
     process,
 };
 use tokio::time::Instant;
 
 fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args().skip(1).collect();
-    let quick = args.iter().any(|arg| arg == "--quick");
-    let after = |name: &str| args.iter().position(|arg| arg == name).map(|at| &args[at + 1..]);
+    let args: Vec<String> = std::env::args().skip(1).collect();
     // The processes that the course starts of this program.
-    if let Some([plan, ..]) = after("--honest") {
-        honest::run(&serde_json::from_str(plan).expect("a plan"));
-        return ExitCode::SUCCESS;
+    match &args[..] {
+        [kind, plan] if kind == "--honest" => honest::run(&serde_json::from_str(plan).expect("a plan")),
+        [kind, name, node, quic, id, millis, rest @ ..] if kind == "--attack" => {
+            println!("{}", attack(name, [node, quic, id, millis], rest.iter().any(|arg| arg == "--quick")));
+        }
+        args => return course(args),
     }
-    if let Some([name, node, quic, id, millis, ..]) = after("--attack") {
-        println!("{}", attack(name, [node, quic, id, millis], quick));
-        return ExitCode::SUCCESS;
+    ExitCode::SUCCESS
+}
+
+fn course(args: &[String]) -> ExitCode {
+    let mut course = Course { only: None, quick: false };
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match arg.as_str() {
+            "--json" => {}
+            "--quick" => course.quick = true,
+            "--only" => match rest.next().filter(|name| is_attack(name)) {
+                Some(name) => course.only = Some(name.clone()),
+                None => {
+                    let names: Vec<_> = ATTACKS.iter().map(|attack| attack.name).collect();
+                    return fail(&format!("--only wants one of {} and {GUESS_CODES}", names.join(", ")));
+                }
+            },
+            unknown => return fail(&format!("unknown argument {unknown}; there are --json, --quick, and --only NAME")),
+        }
     }
-    let only = after("--only").and_then(|rest| rest.first()).cloned();
-    let is_known = |arg: &String| matches!(arg.as_str(), "--json" | "--quick" | "--only") || Some(arg) == only.as_ref();
-    if let Some(unknown) = args.iter().find(|arg| !is_known(arg)) {
-        eprintln!("error: unknown argument {unknown}; there are --json, --quick, and --only NAME");
-        return ExitCode::FAILURE;
-    }
-    if only.as_ref().is_some_and(|only| only != "guess-codes" && ATTACKS.iter().all(|attack| attack.name != only)) {
-        let names: Vec<_> = ATTACKS.iter().map(|attack| attack.name).collect();
-        eprintln!("error: no such attack; there are {} and guess-codes", names.join(", "));
-        return ExitCode::FAILURE;
+    if course.quick && course.only.as_deref() == Some(GUESS_CODES) {
+        return fail("guessing codes has no quick form: it would run nothing");
     }
     if !process::is_built() {
-        eprintln!("error: cargo build -p chappe failed");
-        return ExitCode::FAILURE;
+        return fail("cargo build -p chappe failed");
     }
     // The node has the other core to itself.
     cores::move_to(cores::GENERATORS);
     let figures = Figures::from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    if runtime.block_on(run(figures, &Course { only, quick })) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if runtime.block_on(run(figures, &course)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn is_attack(name: &str) -> bool {
+    name == GUESS_CODES || ATTACKS.iter().any(|attack| attack.name == name)
+}
+
+fn fail(text: &str) -> ExitCode {
+    eprintln!("error: {text}");
+    ExitCode::from(2)
 }
 
 /// Carries one attack out, on one thread, as it has one core.

@@ -28,6 +28,9 @@ const MEMORY: f64 = 1.1;
 /// Until the node is rid of attackers that have gone: a lingering close, and more of them than it does at once.
 const TO_BE_RID: Duration = Duration::from_secs(5);
 
+/// What is measured after all attacks, by this name, and not in a quick course.
+pub const GUESS_CODES: &str = "guess-codes";
+
 /// What is run, and how long.
 #[derive(Clone, Debug)]
 pub struct Course {
@@ -71,7 +74,7 @@ pub async fn run(figures: Figures, course: &Course) -> bool {
             is_right &= run_at_one_node(figures, course, &attacks, tls).await;
         }
     }
-    if course.takes("guess-codes") && !course.quick {
+    if course.takes(GUESS_CODES) && !course.quick {
         is_right &= codes::measure(figures, &Victim::start(false).await).await;
     }
     is_right
