@@ -10,7 +10,6 @@ pub mod books;
 pub mod codes;
 pub mod connections;
 pub mod floods;
-pub mod frames;
 pub mod honest;
 pub mod hostile;
 pub mod leases;

@@ -9,6 +9,7 @@ pub mod federation;
 pub mod figures;
 pub mod flood;
 pub mod hosts;
+pub mod link;
 pub mod process;
 pub mod raw;
 pub mod simulation;

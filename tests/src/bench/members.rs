@@ -6,7 +6,6 @@ mod driver;
 mod end;
 mod engines;
 mod home;
-mod words;
 
 use std::net::SocketAddr;
 

@@ -10,19 +10,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use chappe_common::{
     code::PairingCode,
     federation::FederationId,
     keys::SecretKey,
-    link_tls,
     record::{Abilities, NodeRecord},
     signed::Signed,
     time::UnixTime,
 };
-use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, crypto::rustls::QuicClientConfig,
-};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig};
 use rand::RngExt as _;
 use tokio::{
     task::JoinSet,
@@ -30,15 +26,16 @@ use tokio::{
 };
 
 use super::{
-    frames::{self, Header, LeasePut, Note, Outcome, Request, Response},
     node::root,
     plan::{Plan, Tally},
 };
+use crate::link::{
+    self,
+    frames::{self, Header, LeasePut, Note, Outcome, Request, Response},
+    open_lane,
+    words::{self, Hello},
+};
 
-/// The first byte of the relay lane.
-pub const RELAY: u8 = 1;
-/// The first byte of the control lane.
-pub const CONTROL: u8 = 2;
 /// The code of a link that was closed for a breach of the protocol.
 const BREACH: u32 = 3;
 
@@ -65,25 +62,21 @@ struct Answers {
 }
 
 impl Link {
-    /// Dials the node, shows a record, and hears it from then on.
-    pub async fn dial(plan: &Plan) -> Option<Self> {
+    /// Dials the node, shows a record, and hears it from then on. That the node won't have it is counted.
+    async fn dial(plan: &Plan) -> Option<Self> {
         let key = SecretKey::from_bytes(&rand::rng().random());
-        let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).ok()?;
-        let record = record(&key, endpoint.local_addr().ok()?);
-        let tls = link_tls::client_config(&key, plan.node_id()).ok()?;
-        let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).ok()?));
-        let connection = endpoint.connect_with(config, plan.quic, link_tls::SERVER_NAME).ok()?.await.ok()?;
-        let (mut send, mut receive) = connection.open_bi().await.ok()?;
-        // The stream of the first words; a record, no ticket, the time.
-        let hello = (record.as_bytes().clone(), None::<Bytes>, UnixTime::from(SystemTime::now()));
-        let hello = [&[1, 0][..], &postcard::to_allocvec(&hello).ok()?].concat();
-        send.write_all(&hello).await.ok()?;
-        send.finish().ok()?;
-        let answer = receive.read_to_end(1024).await.ok()?;
-        if answer.first() != Some(&0) {
+        let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+        let record = record(&key, endpoint.local_addr().expect("a bound socket"));
+        let node = (plan.node_id(), plan.quic);
+        let Some(connection) = link::connect(&endpoint, &key, node, TransportConfig::default()).await else {
             plan.tally.count("link refused");
             return None;
-        }
+        };
+        let hello = Hello::Record(record.as_bytes().clone(), None, SystemTime::now().into());
+        let Some(Hello::Record(..)) = words::greet(&connection, &hello).await else {
+            plan.tally.count("link refused");
+            return None;
+        };
         plan.tally.count("linked");
         let (mut answering, answers) = (JoinSet::new(), Arc::new(Answers::default()));
         answering.spawn(answer_probes(connection.clone()));
@@ -93,9 +86,7 @@ impl Link {
 
     /// Opens a lane.
     pub async fn lane(&self, first: u8) -> Option<SendStream> {
-        let mut lane = self.connection.open_uni().await.ok()?;
-        lane.write_all(&[first]).await.ok()?;
-        Some(lane)
+        open_lane(&self.connection, first).await
     }
 
     /// Writes frames, of which so many will be answered. `None`: the link has ended, or they aren't taken in time.

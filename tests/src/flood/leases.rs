@@ -9,12 +9,14 @@ use chappe_common::{
 };
 use rand::RngExt as _;
 
-use super::{
-    frames::{Header, Request, frame},
-    hostile::{self, CONTROL, RELAY},
-    plan::Plan,
+use super::{hostile, plan::Plan};
+use crate::{
+    link::{
+        CONTROL, RELAY,
+        frames::{Header, Request, frame},
+    },
+    raw::{lease, now_ms},
 };
-use crate::raw::{lease, now_ms};
 
 /// Requests with leases in a second: 32,000 leases.
 const REQUESTS: u32 = 500;

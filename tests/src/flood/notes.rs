@@ -4,12 +4,10 @@
 use chappe_common::{client::RelayKind, code::PairingCode};
 use rand::RngExt as _;
 
-use super::{
-    floods::random_code,
+use super::{floods::random_code, honest::BY_CODE, hostile, plan::Plan};
+use crate::link::{
+    CONTROL, RELAY,
     frames::{Header, Note, Outcome, frame},
-    honest::BY_CODE,
-    hostile::{self, CONTROL, RELAY},
-    plan::Plan,
 };
 
 /// Notes in a second.

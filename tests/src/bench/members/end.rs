@@ -18,8 +18,8 @@ use chappe_common::{
 };
 use chappe_node::membership::{Greeting, Verdict, admission::Refusal, exchange::ExchangeMessage};
 use quinn::{
-    ClientConfig, Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig,
+    crypto::rustls::QuicServerConfig,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -27,9 +27,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    engines::MESSAGES,
-    home,
+use super::{engines::MESSAGES, home};
+use crate::link::{
+    self,
     words::{self, Hello},
 };
 
@@ -179,26 +179,15 @@ impl End {
     }
 
     async fn dial_once(&self) -> Result<Connection, Event> {
-        let connection = self.connect().await.ok_or(Event::Unreachable)?;
-        let hello = async {
-            let (mut send, mut receive) = connection.open_bi().await.ok()?;
-            words::begin_hello(&mut send).await?;
-            words::say_hello(&mut send, &self.hello()).await?;
-            words::hear_hello(&mut receive).await
-        };
+        let connected = link::connect(&self.endpoint, &self.key, self.node, transport()).await;
+        let connection = connected.ok_or(Event::Unreachable)?;
         // Where it is refused as a duplicate, the node's own dial is on its way.
-        let greeting = hello.await.and_then(greeting).ok_or(Event::Undialled)?;
+        let hello = words::greet(&connection, &self.hello()).await;
+        let greeting = hello.and_then(greeting).ok_or(Event::Undialled)?;
         match self.judge(greeting, &connection).await {
             Some(Verdict::Welcome) => Ok(connection),
             _ => Err(Event::Undialled),
         }
-    }
-
-    async fn connect(&self) -> Option<Connection> {
-        let tls = link_tls::client_config(&self.key, self.node.0).ok()?;
-        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).ok()?));
-        config.transport_config(Arc::new(transport()));
-        self.endpoint.connect_with(config, self.node.1, link_tls::SERVER_NAME).ok()?.await.ok()
     }
 
     fn hello(&self) -> Hello {

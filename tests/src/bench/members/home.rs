@@ -9,9 +9,10 @@ use std::collections::{HashMap, hash_map::Entry};
 use chappe_common::{code::PairingCode, keys::NodeId};
 use quinn::{Connection, RecvStream, SendStream};
 
-use crate::flood::{
+use crate::link::{
+    CONTROL, RELAY,
     frames::{self, Header, LeasePut, Request, Response},
-    hostile::{CONTROL, RELAY},
+    open_lane,
 };
 
 /// What is read at once.
@@ -30,8 +31,8 @@ struct Home {
 /// Runs the lanes of a link with the node until it ends.
 pub(super) async fn run(node: NodeId, connection: &Connection) -> Option<()> {
     // No message goes to a session of a member: the relay lanes are there, and silent.
-    let _relay = open(connection, RELAY).await?;
-    let mut answers = open(connection, CONTROL).await?;
+    let _relay = open_lane(connection, RELAY).await?;
+    let mut answers = open_lane(connection, CONTROL).await?;
     let mut silent = Vec::new();
     loop {
         let mut lane = connection.accept_uni().await.ok()?;
@@ -43,12 +44,6 @@ pub(super) async fn run(node: NodeId, connection: &Connection) -> Option<()> {
         // A lane that is let go of would be ended.
         silent.push(lane);
     }
-}
-
-async fn open(connection: &Connection, first: u8) -> Option<SendStream> {
-    let mut lane = connection.open_uni().await.ok()?;
-    lane.write_all(&[first]).await.ok()?;
-    Some(lane)
 }
 
 async fn answer_all(mut home: Home, mut lane: RecvStream, answers: &mut SendStream) -> Option<()> {

@@ -7,7 +7,7 @@ use chappe_node::membership::{
     admission::Refusal,
     exchange::{ExchangeMessage, MAX_MESSAGE},
 };
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 
 /// The first byte of the first words.
@@ -19,30 +19,25 @@ const MAX_HELLO: usize = 1024;
 
 /// What either side says first.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Hello {
+pub enum Hello {
     /// Who it is: its signed record, its ticket, its clock.
     Record(Bytes, Option<Bytes>, UnixTime),
     /// Why it won't have this link, and its clock.
     Refused(Refusal, UnixTime),
 }
 
-/// Begins the first words.
-pub(super) async fn begin_hello(stream: &mut SendStream) -> Option<()> {
-    stream.write_all(&[HELLO]).await.ok()
-}
-
 /// Begins an exchange.
-pub(super) async fn begin_exchange(stream: &mut SendStream) -> Option<()> {
+pub async fn begin_exchange(stream: &mut SendStream) -> Option<()> {
     stream.write_all(&[EXCHANGE]).await.ok()
 }
 
 /// Whether the peer begins the first words with this stream.
-pub(super) async fn is_hello(stream: &mut RecvStream) -> bool {
+pub async fn is_hello(stream: &mut RecvStream) -> bool {
     begins_with(stream, HELLO).await
 }
 
 /// Whether the peer begins an exchange with this stream.
-pub(super) async fn is_exchange(stream: &mut RecvStream) -> bool {
+pub async fn is_exchange(stream: &mut RecvStream) -> bool {
     begins_with(stream, EXCHANGE).await
 }
 
@@ -51,26 +46,34 @@ async fn begins_with(stream: &mut RecvStream, byte: u8) -> bool {
     stream.read_exact(&mut first).await.is_ok() && first == [byte]
 }
 
+/// Says the first words over a link that was dialled, and hears the other side's.
+pub async fn greet(connection: &Connection, hello: &Hello) -> Option<Hello> {
+    let (mut send, mut receive) = connection.open_bi().await.ok()?;
+    send.write_all(&[HELLO]).await.ok()?;
+    say_hello(&mut send, hello).await?;
+    hear_hello(&mut receive).await
+}
+
 /// Says the first words, and ends the stream.
-pub(super) async fn say_hello(stream: &mut SendStream, hello: &Hello) -> Option<()> {
+pub async fn say_hello(stream: &mut SendStream, hello: &Hello) -> Option<()> {
     stream.write_all(&postcard::to_allocvec(hello).ok()?).await.ok()?;
     stream.finish().ok()
 }
 
 /// Hears the first words.
-pub(super) async fn hear_hello(stream: &mut RecvStream) -> Option<Hello> {
+pub async fn hear_hello(stream: &mut RecvStream) -> Option<Hello> {
     postcard::from_bytes(&stream.read_to_end(MAX_HELLO).await.ok()?).ok()
 }
 
 /// Says one message of an exchange.
-pub(super) async fn say(stream: &mut SendStream, message: &ExchangeMessage) -> Option<()> {
+pub async fn say(stream: &mut SendStream, message: &ExchangeMessage) -> Option<()> {
     let bytes = postcard::to_allocvec(message).ok()?;
     stream.write_all(&u32::try_from(bytes.len()).ok()?.to_le_bytes()).await.ok()?;
     stream.write_all(&bytes).await.ok()
 }
 
 /// Hears one; none where the peer has said all.
-pub(super) async fn hear(stream: &mut RecvStream) -> Option<ExchangeMessage> {
+pub async fn hear(stream: &mut RecvStream) -> Option<ExchangeMessage> {
     let mut len = [0; 4];
     stream.read_exact(&mut len).await.ok()?;
     let len = usize::try_from(u32::from_le_bytes(len)).ok().filter(|len| *len <= MAX_MESSAGE)?;
