@@ -105,7 +105,8 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
     }
     let all = scene.honest.finish().await;
     figures.print("all stretches: messages of the honest", count(all.sent), "", None);
-    is_right & figures.print("all stretches: messages of the honest that were lost", count(all.lost), "", Some(0.0))
+    is_right &= figures.print("all stretches: messages of the honest that were lost", count(all.lost), "", Some(0.0));
+    is_right & figures.print("all stretches: those whose outcome wasn't told", count(all.untold), "", Some(0.0))
 }
 
 struct Scene<'a> {
@@ -128,8 +129,8 @@ struct Seen {
     dropped: u64,
     /// In the two quiet stretches beside it.
     beside: Noticed,
-    /// Messages lost in the quiet stretch before it; what is lost behind it shows with the next, or in the sum.
-    lost_before: u64,
+    /// In the quiet stretch before it; what is lost behind it shows with the next, or in the sum.
+    quiet_before: Noticed,
     /// Under attack.
     noticed: Noticed,
     /// Under attack and in the quiet stretch behind it, as the node's counters are read.
@@ -162,7 +163,7 @@ impl Scene<'_> {
             peak,
             usage,
             dropped: self.node.connections_dropped() - dropped,
-            lost_before: self.honest.tell(&[self.quiet]).await.lost,
+            quiet_before: self.honest.tell(&[self.quiet]).await,
             beside: self.honest.tell(&[std::mem::replace(&mut self.quiet, quiet), quiet]).await,
             noticed: self.honest.tell(&[stretch]).await,
             counted: self.honest.tell(&[stretch, quiet]).await,
@@ -178,7 +179,9 @@ impl Scene<'_> {
         let grown = seen.rested.grown_since(&seen.before);
         self.figures.remark(&format!("  the node counted {}", serde_json::json!(grown)));
         let mut is_right = print("messages of the honest that were lost", count(noticed.lost), "", Some(0.0));
-        is_right &= print("messages of the honest that were lost before it", count(seen.lost_before), "", Some(0.0));
+        is_right &= print("those whose outcome wasn't told", count(noticed.untold), "", Some(0.0));
+        let before = &seen.quiet_before;
+        is_right &= print("the same of both before it", count(before.lost + before.untold), "", Some(0.0));
         is_right &=
             print("newcomers that weren't let in", count(noticed.not_let_in + beside.not_let_in), "", Some(0.0));
         self.judge_latency(attack, seen);

@@ -11,9 +11,12 @@ pub(super) struct Notice {
     pub(super) sent: u64,
     /// Those that arrived, whole, once, and in their order.
     pub(super) arrived: u64,
-    /// What arrived twice, altered, or out of order, and connections that broke.
+    /// What arrived twice, altered, or out of order; what was told twice, of nothing, or makes no sense; and connections that
+    /// broke.
     pub(super) wrong: u64,
-    /// Refusals by the node.
+    /// Those of which the node said that they were delivered.
+    pub(super) delivered: u64,
+    /// Those that the node refused.
     pub(super) refused: u64,
     /// Requests to pair that were shown to those whose code is known.
     pub(super) asked: u64,
@@ -34,8 +37,11 @@ pub(super) struct Notice {
 pub struct Noticed {
     /// Messages that were sent.
     pub sent: u64,
-    /// Those that did not arrive, arrived twice, altered or out of order, or were refused, and connections that broke.
+    /// Those that did not arrive, arrived twice, altered or out of order, or were refused; and what the node said that it
+    /// ought not to, and connections that broke.
     pub lost: u64,
+    /// Those of which the node told neither that they were delivered nor that they were refused.
+    pub untold: u64,
     /// Requests to pair that were shown to those whose code is known.
     pub asked: u64,
     /// People who came anew.
@@ -58,10 +64,11 @@ impl Noticed {
     /// What came of these stretches together.
     pub(super) fn of<'a>(stretches: impl IntoIterator<Item = &'a Notice>) -> Self {
         let mut all = Notice::default();
-        let mut lost = 0;
+        let (mut lost, mut untold) = (0, 0);
         for one in stretches {
             lost += one.sent.saturating_sub(one.arrived) + one.wrong + one.refused;
             all.sent += one.sent;
+            untold += one.sent.saturating_sub(one.delivered + one.refused);
             all.asked += one.asked;
             all.came += one.came;
             all.not_let_in += one.not_let_in;
@@ -75,6 +82,7 @@ impl Noticed {
         Self {
             sent: all.sent,
             lost,
+            untold,
             asked: all.asked,
             came: all.came,
             not_let_in: all.not_let_in,
@@ -98,10 +106,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_twice_or_refused_is_lost_in_any_stretch() {
-        let quiet = Notice { sent: 10, arrived: 9, ..Notice::default() };
-        let twice = Notice { sent: 5, arrived: 5, wrong: 1, ..Notice::default() };
-        let refused = Notice { sent: 5, arrived: 5, refused: 1, ..Notice::default() };
-        assert_eq!(Noticed::of([&quiet, &twice, &refused]).lost, 3);
+        let quiet = Notice { sent: 10, arrived: 9, delivered: 10, ..Notice::default() };
+        let twice = Notice { sent: 5, arrived: 5, delivered: 5, wrong: 1, ..Notice::default() };
+        let refused = Notice { sent: 5, arrived: 5, delivered: 4, refused: 1, ..Notice::default() };
+        let noticed = Noticed::of([&quiet, &twice, &refused]);
+        assert_eq!((noticed.lost, noticed.untold), (3, 0));
+    }
+
+    #[test]
+    fn what_arrived_and_was_never_said_to_be_delivered_is_untold_and_no_other_stretch_makes_up_for_it() {
+        let silent = Notice { sent: 10, arrived: 10, delivered: 8, refused: 1, ..Notice::default() };
+        let more = Notice { sent: 5, arrived: 5, delivered: 6, ..Notice::default() };
+        assert_eq!(Noticed::of([&silent, &more]).untold, 1);
     }
 
     #[test]

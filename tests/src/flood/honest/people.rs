@@ -1,6 +1,7 @@
 //! The process of the honest: people who call, by inbox and by code, at times that were fixed before.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -90,7 +91,7 @@ impl Shared {
 /// Lets them call, and answers what standard input asks, until that ends.
 ///
 /// # Panics
-/// One can't connect, or what is asked is nonsense.
+/// One can't connect, one makes a mistake, or what is asked is nonsense.
 pub fn run(plan: &Plan) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -104,6 +105,7 @@ pub fn run(plan: &Plan) {
             io::stdin().lines().map_while(Result::ok).try_for_each(|line| lines.blocking_send(line))
         });
         while let Some(line) = asked.recv().await {
+            people.look_after();
             let answer = match serde_json::from_str(&line).expect("a command") {
                 Command::NextStretch => {
                     shared.lock().push(Notice::default());
@@ -119,6 +121,7 @@ pub fn run(plan: &Plan) {
                 Command::Finish => {
                     people.stop.send_replace(true);
                     rest(&shared, |_| true).await;
+                    people.look_after();
                     people.tasks.shutdown().await;
                     json!(Noticed::of(shared.lock().iter()))
                 }
@@ -133,7 +136,9 @@ async fn rest(shared: &Shared, is_meant: impl Fn(usize) -> bool) {
     let is_there = || {
         let stretches = shared.lock();
         let mut meant = stretches.iter().enumerate().filter(|(number, _)| is_meant(*number));
-        meant.all(|(_, one)| one.arrived + one.wrong + one.refused >= one.sent)
+        meant.all(|(_, one)| {
+            one.arrived + one.wrong + one.refused >= one.sent && one.delivered + one.refused >= one.sent
+        })
     };
     let _ = timeout(REST, async {
         while !is_there() {
@@ -146,6 +151,16 @@ async fn rest(shared: &Shared, is_meant: impl Fn(usize) -> bool) {
 struct People {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
+}
+
+impl People {
+    /// Those whose connection has broken have written that down. But a mistake of their own would only show in their peers,
+    /// and not in those who come anew.
+    fn look_after(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended.expect("the honest make no mistake");
+        }
+    }
 }
 
 /// Connects them, and lets each begin at its time.
@@ -194,6 +209,7 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
             every,
             shared: shared.clone(),
             stopped: stopped.clone(),
+            open: HashMap::new(),
         };
         tasks.spawn(person.call());
     }

@@ -1,7 +1,7 @@
 //! One of the honest: says what a call consists of at its times, and checks what it hears. Latency counts from when a
 //! message was due, so that a node that stands still is seen to.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -11,7 +11,10 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use super::people::{OF_CALL, Shared, Socket};
+use super::{
+    notice::Notice,
+    people::{OF_CALL, Shared, Socket},
+};
 
 /// What fills a payload, in times eight bytes: a sealed one of the second size.
 const FILL: usize = 350;
@@ -44,6 +47,8 @@ pub(super) struct Person {
     pub(super) shared: Arc<Shared>,
     /// Whether no more is to be said.
     pub(super) stopped: watch::Receiver<bool>,
+    /// The stretch of each of its messages of which the node has not yet told what became of it, by the message's number.
+    pub(super) open: HashMap<u32, usize>,
 }
 
 impl Person {
@@ -78,6 +83,8 @@ impl Person {
         let sent = Instant::now();
         let since = |then: Instant| then.duration_since(self.epoch).as_nanos();
         let payload = format!("{stretch} {number} {second} {} {} {}", since(due), since(sent), self.fills[0]);
+        // Its own, so that what the node tells of it is told of no other.
+        let id = number.to_string();
         let message = match (&self.to, number.is_multiple_of(OF_CALL)) {
             (Door::Inbox(to), is_first) => {
                 let kind = match (is_first, self.is_caller) {
@@ -85,12 +92,13 @@ impl Person {
                     (true, false) => "call_answer",
                     (false, _) => "call_ice",
                 };
-                json!({"type": kind, "to": to, "payload": payload, "id": stretch.to_string()})
+                json!({"type": kind, "to": to, "payload": payload, "id": id})
             }
             (Door::Code(target), _) => {
-                json!({"type": "ice_candidate", "target": target, "payload": payload, "id": stretch.to_string()})
+                json!({"type": "ice_candidate", "target": target, "payload": payload, "id": id})
             }
         };
+        self.open.insert(number, stretch);
         self.shared.notice(Some(stretch), |now| {
             now.sent += 1;
             now.late.push(sent.duration_since(due).as_secs_f64() * 1000.0);
@@ -98,13 +106,13 @@ impl Person {
         self.socket.send(Message::text(message.to_string())).await.ok()
     }
 
-    fn hear(&self, text: &str, next: &mut u32) {
-        let message: Value = serde_json::from_str(text).expect("JSON");
+    fn hear(&mut self, text: &str, next: &mut u32) {
+        let Ok(message) = serde_json::from_str::<Value>(text) else {
+            return self.shared.notice(None, |now| now.wrong += 1);
+        };
         match message["type"].as_str() {
-            Some("error") => {
-                let stretch = message["id"].as_str().and_then(|id| id.parse().ok());
-                return self.shared.notice(stretch, |now| now.refused += 1);
-            }
+            Some("delivered") => return self.hear_of(&message, |then| then.delivered += 1),
+            Some("error") => return self.hear_of(&message, |then| then.refused += 1),
             Some("pair_incoming") => return self.shared.notice(None, |now| now.asked += 1),
             _ => {}
         }
@@ -133,5 +141,14 @@ impl Person {
                 now.by_code.push(from_due);
             }
         });
+    }
+
+    /// The node tells what became of a message: of each of them once.
+    fn hear_of(&mut self, told: &Value, outcome: impl FnOnce(&mut Notice)) {
+        let number = told["id"].as_str().and_then(|id| id.parse().ok());
+        match number.and_then(|number: u32| self.open.remove(&number)) {
+            Some(stretch) => self.shared.notice(Some(stretch), outcome),
+            None => self.shared.notice(None, |now| now.wrong += 1),
+        }
     }
 }
