@@ -199,6 +199,11 @@ impl Process {
         self.child.kill().await.expect("a process that ends");
     }
 
+    /// Whether it is still there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits until it ends by itself; whether it says that all went well.
     ///
     /// # Panics

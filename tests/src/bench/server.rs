@@ -181,6 +181,11 @@ impl Servers {
         Plan { servers, pids: self.processes.iter().map(Process::id).collect(), tls: self.tls.clone() }
     }
 
+    /// Whether all that runs for them still does.
+    pub fn are_whole(&mut self) -> bool {
+        self.others.iter_mut().all(Process::is_running)
+    }
+
     /// The memory that they hold, in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.processes.iter().map(Process::resident_kib).sum()

@@ -79,6 +79,9 @@ impl Driver {
     }
 
     /// Has the first of them dial the node, which hears from it of all others as any joiner does.
+    ///
+    /// # Panics
+    /// One of them does: without it, the federation is smaller than is said.
     pub(super) async fn run(mut self, whole: oneshot::Sender<()>) {
         let mut whole = Some(whole);
         let mut soonest = Instant::now();
@@ -92,7 +95,7 @@ impl Driver {
                     soonest = Instant::now() + GRAIN;
                 }
                 Some((member, event)) = self.events.recv() => self.handle_event(member, event),
-                Some(_) = self.tasks.join_next() => {}
+                Some(joined) = self.tasks.join_next() => joined.expect("a member that makes no mistake"),
             }
             while let Some((member, wanted)) = self.engines.poll_outside() {
                 self.act(member, wanted);

@@ -123,10 +123,15 @@ impl End {
     }
 
     /// Accepts the node's links, and serves them.
+    ///
+    /// # Panics
+    /// One of those that serve them does.
     pub(super) async fn accept(self: Arc<Self>) {
         let mut links = JoinSet::new();
         while let Some(incoming) = self.endpoint.accept().await {
-            while links.try_join_next().is_some() {}
+            while let Some(joined) = links.try_join_next() {
+                joined.expect("a link that is served without a mistake");
+            }
             let end = self.clone();
             links.spawn(async move {
                 if let Ok(Some(connection)) = timeout(DIAL_WAIT, end.accept_one(incoming)).await {

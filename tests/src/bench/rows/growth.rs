@@ -31,6 +31,9 @@ impl Bench {
             let share = usage.servers.as_secs_f64() / usage.elapsed.as_secs_f64() * 100.0;
             self.figures.print(&format!("{what}: CPU at rest, {}", contender.name), share, "%", None);
             let counted = contender.servers.members().await;
+            if !contender.servers.are_whole() {
+                self.figures.warn(&format!("{what}: not to be trusted: the others of {} have ended", contender.name));
+            }
             if counted != [expected] {
                 self.figures.warn(&format!("{what}: not to be trusted: {counted:?} of {expected} members are left"));
             }
