@@ -24,45 +24,65 @@ pub struct Attack {
     pub times: u32,
     /// Counters of the node of which at least one has to grow: a part of the name as `/metrics` has it.
     pub counted: &'static [&'static str],
+    /// What the attacker itself has to have counted, all of it, or it has tried nothing.
+    pub done: &'static [&'static str],
 }
 
-const fn attack(name: &'static str, counted: &'static [&'static str]) -> Attack {
-    Attack { name, tls: false, times: 1, counted }
+/// What no attacker may count: then it has not tried what it is there for.
+const MISHAPS: &[&str] = &["link refused", "codes not found"];
+/// What is counted where the node ends a link.
+const ENDED: &[&str] = &["links ended for a breach"];
+
+const fn attack(name: &'static str, counted: &'static [&'static str], done: &'static [&'static str]) -> Attack {
+    Attack { name, tls: false, times: 1, counted, done }
+}
+
+impl Attack {
+    /// What the attacker ought to have counted and hasn't, or has and ought not to.
+    pub fn mishaps(&self, told: &BTreeMap<String, u64>) -> Vec<String> {
+        let has = |what: &&&str| told.get(**what).is_some_and(|count| *count > 0);
+        let undone = self.done.iter().filter(|what| !has(what)).map(|what| format!("no «{what}»"));
+        undone.chain(MISHAPS.iter().filter(has).map(|what| format!("«{what}»"))).collect()
+    }
 }
 
 /// All of them, in the order in which they are run.
 pub const ATTACKS: &[Attack] = &[
-    attack("half-open", &["connections_refused", "connections_unfinished"]),
-    attack("drip", &["connections_unfinished"]),
-    attack("too-large", &["too_large"]),
-    attack("fragments", &["violations"]),
-    attack("pings", &["rate_limited"]),
-    attack("nested", &["bad_message", "rate_limited"]),
-    attack("duplicate-keys", &["bad_message", "rate_limited"]),
-    attack("not-utf8", &["violations"]),
-    attack("unknown-types", &["unknown_type", "rate_limited"]),
-    attack("binary", &["bad_message", "rate_limited"]),
-    attack("compressed", &["violations"]),
+    attack("half-open", &["connections_refused", "connections_unfinished"], &["connected"]),
+    attack("drip", &["connections_unfinished"], &["bytes dripped"]),
+    attack("too-large", &["too_large"], &["closed for a breach"]),
+    attack("fragments", &["violations"], &["closed for a breach"]),
+    attack("pings", &["rate_limited"], &["answered pong"]),
+    attack("nested", &["bad_message", "rate_limited"], &["answered bad_message"]),
+    attack("duplicate-keys", &["bad_message", "rate_limited"], &["answered bad_message"]),
+    attack("not-utf8", &["violations"], &["closed for a breach"]),
+    attack("unknown-types", &["unknown_type", "rate_limited"], &["answered unknown_type"]),
+    attack("binary", &["bad_message", "rate_limited"], &["answered bad_message"]),
+    attack("compressed", &["violations"], &["closed for a breach"]),
     // Until five hundred are filled.
-    Attack { name: "not-reading", tls: false, times: 3, counted: &["sessions_slow"] },
-    attack("pair-random-one-source", &["rate_limited"]),
-    attack("pair-random-many", &["rate_limited"]),
-    attack("pair-one-code-one-source", &["rate_limited"]),
-    attack("pair-one-code-many", &["rate_limited"]),
-    attack("attach-one-source", &["rate_limited", "bad_lease", "too_many"]),
-    attack("attach-many", &["rate_limited", "bad_lease", "too_many"]),
-    attack("resolve-one-source", &["rate_limited", "peer_offline"]),
-    attack("resolve-many", &["rate_limited", "peer_offline"]),
-    attack("call-offer-one-source", &["rate_limited", "peer_offline"]),
-    attack("call-offer-many", &["rate_limited", "peer_offline"]),
-    attack("register-and-leave", &[]),
-    attack("leave-at-once", &[]),
-    attack("leases-by-a-node", &[]),
-    attack("forged-leases-by-a-node", &["link_protocol_errors"]),
-    attack("frames-to-nobody", &[]),
-    attack("notes-to-a-session", &[]),
-    attack("deliveries-of-nothing", &["link_protocol_errors"]),
-    Attack { name: "tls-abandoned", tls: true, times: 1, counted: &["connections_unfinished", "connections_refused"] },
+    Attack { times: 3, ..attack("not-reading", &["sessions_slow"], &["clients that don't read"]) },
+    attack("pair-random-one-source", &["rate_limited"], &["answered pair_error"]),
+    attack("pair-random-many", &["rate_limited"], &["answered pair_error"]),
+    attack("pair-one-code-one-source", &["rate_limited"], &["answered pair_incoming"]),
+    attack("pair-one-code-many", &["rate_limited"], &["answered pair_incoming"]),
+    attack("attach-one-source", &["rate_limited", "bad_lease", "too_many"], &["answered attached"]),
+    attack("attach-many", &["rate_limited", "bad_lease", "too_many"], &["answered attached"]),
+    attack("resolve-one-source", &["rate_limited", "peer_offline"], &["sent to it"]),
+    attack("resolve-many", &["rate_limited", "peer_offline"], &["sent to it"]),
+    attack("call-offer-one-source", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
+    attack("call-offer-many", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
+    attack("register-and-leave", &[], &["answered registered"]),
+    attack("leave-at-once", &[], &["answered registered"]),
+    attack("leases-by-a-node", &[], &["leases kept"]),
+    attack("forged-leases-by-a-node", &["link_protocol_errors"], ENDED),
+    attack("frames-to-nobody", &[], &["told not here"]),
+    attack("notes-to-a-session", &["asks_refused"], &["told ask refused", "told closed", "told not here"]),
+    attack("words-to-a-session", &["answers_late"], &["words without an answer sent", "told not here"]),
+    attack("deliveries-of-nothing", &["link_protocol_errors"], ENDED),
+    Attack {
+        tls: true,
+        ..attack("tls-abandoned", &["connections_unfinished", "connections_refused"], &["closed by the node"])
+    },
 ];
 
 /// Carries an attack out, in this process, and gives what was counted as JSON.
@@ -80,7 +100,8 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
         "leases-by-a-node" => leases::flood(&plan, false).await,
         "forged-leases-by-a-node" => leases::flood(&plan, true).await,
         "frames-to-nobody" => leases::frames_to_nobody(&plan).await,
-        "notes-to-a-session" => notes::run(&plan).await,
+        "notes-to-a-session" => notes::run(&plan, notes::ANSWERED).await,
+        "words-to-a-session" => notes::run(&plan, notes::UNANSWERED).await,
         "deliveries-of-nothing" => notes::deliveries(&plan).await,
         other => match messages::Message::from_name(other) {
             Some(message) => messages::run(&plan, message).await,
@@ -105,4 +126,21 @@ pub async fn start(name: &str, node: &Victim, lasts: Duration, quick: bool) -> B
     let done = done.expect("a process");
     assert!(done.status.success(), "the attack {name} failed");
     serde_json::from_slice(&done.stdout).expect("JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attack_that_tried_nothing_or_was_turned_away_is_found() {
+        let leases = attack("leases-by-a-node", &[], &["leases kept"]);
+        let mishaps = |told: &[(&str, u64)]| {
+            leases.mishaps(&told.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect())
+        };
+        assert_eq!(mishaps(&[("leases kept", 1)]), Vec::<String>::new());
+        assert_eq!(mishaps(&[("linked", 1), ("leases kept", 0)]), ["no «leases kept»"]);
+        assert_eq!(mishaps(&[("link refused", 3)]), ["no «leases kept»", "«link refused»"]);
+        assert_eq!(mishaps(&[("leases kept", 1), ("codes not found", 1)]), ["«codes not found»"]);
+    }
 }

@@ -96,11 +96,11 @@ impl Books<'_> {
         let slack =
             self.told("reset") + self.told("ended without a word") + self.told("connections not refused by the end");
         accounts.push(account("breaches", self.told("closed for a breach"), slack, self.grown("violations_total")));
-        // Those of a client are counted as it is told, those of a hostile node as they are refused.
-        let refused = self.told("answered pair_error") + self.told("told ask refused");
-        // The word of a refusal may be lost.
-        let slack = unheard + self.grown("notes_dropped_total");
-        accounts.push(account("requests to pair refused", refused, slack, self.grown("asks_refused_total")));
+        // A client's; a node's are below.
+        if self.told("asks sent") == 0 {
+            let refused = self.told("answered pair_error");
+            accounts.push(account("requests to pair refused", refused, unheard, self.grown("asks_refused_total")));
+        }
         accounts
     }
 
@@ -111,14 +111,27 @@ impl Books<'_> {
             // The last may be on its way.
             account("breaches of links", breaches, unanswered.min(1), self.grown("link_protocol_errors_total")),
             account("leases refused", self.told("leases refused"), 0, self.grown("leases_refused_total")),
+            account("outcomes of nothing", self.told("outcomes of nothing sent"), 0, self.grown("answers_late_total")),
         ];
+        if breaches > 0 {
+            // All links but that of the last moment: a first breach is enough.
+            let all = self.told("linked");
+            accounts.push(account("links ended for a breach", all.saturating_sub(1), 1, breaches));
+        }
         // Behind a breach nothing is answered.
         if breaches == 0 && self.told("linked") > 0 {
             let dropped = self.grown("replies_dropped_total") + self.grown("notes_dropped_total");
             let served = self.sum("told ") + self.honest.asked + dropped;
-            // What wants no answer may be dropped, too.
+            // What wants no answer may be dropped, too; who sends it sends nothing else but what a node answers at once.
             let slack = self.told("words without an answer sent");
             accounts.push(account("frames answered, shown, or dropped", self.told("sent over a link"), slack, served));
+            // Refusals are counted as they are made: whether the word of one is lost is nothing to this.
+            let unwritten = self.told("asks that may not be written");
+            let asks = self.told("asks sent").saturating_sub(unwritten);
+            let node = self.grown("asks_refused_total") + self.honest.asked;
+            if self.told("asks sent") > 0 {
+                accounts.push(account("asks refused or shown", asks, unwritten, node));
+            }
             let leases = self.told("leases kept")
                 + self.told("leases refused")
                 + self.told("leases older than what is kept")
@@ -188,5 +201,38 @@ mod tests {
         let grown = |dropped| [("links_opened_total", 1.0), ("notes_dropped_total", dropped), NEWCOMERS, GONE];
         assert_eq!(wrong(&told, &grown(1.0), 0), Vec::<String>::new());
         assert_eq!(wrong(&told, &grown(0.0), 0), ["frames answered, shown, or dropped"]);
+    }
+
+    #[test]
+    fn an_ask_of_a_node_that_is_neither_refused_nor_shown_is_found_whatever_else_was_dropped() {
+        let told = |unwritten| {
+            [
+                ("linked", 1),
+                ("sent over a link", 9),
+                ("asks sent", 9),
+                ("told ask refused", 5),
+                ("asks that may not be written", unwritten),
+            ]
+        };
+        let grown = |refused| {
+            [
+                ("links_opened_total", 1.0),
+                ("notes_dropped_total", 2.0),
+                ("asks_refused_total", refused),
+                NEWCOMERS,
+                GONE,
+            ]
+        };
+        assert_eq!(wrong(&told(0), &grown(7.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&told(0), &grown(6.0), 0), ["asks refused or shown"]);
+        assert_eq!(wrong(&told(1), &grown(6.0), 0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_link_that_goes_on_after_a_breach_is_found_but_for_the_last() {
+        let told = |ended| [("linked", 5), ("links ended for a breach", ended), SHOWN];
+        let grown = |ended| [("links_opened_total", 5.0), ("link_protocol_errors_total", ended), NEWCOMERS, GONE];
+        assert_eq!(wrong(&told(4), &grown(4.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&told(3), &grown(3.0), 0), ["links ended for a breach"]);
     }
 }

@@ -58,7 +58,8 @@ pub struct Link {
 struct Answers {
     /// Messages, notes and requests that were sent and will be answered.
     open: AtomicU64,
-    found: Mutex<Option<u64>>,
+    /// The session of the code that was asked for, or that nobody has it; once that is answered.
+    found: Mutex<Option<Option<u64>>>,
 }
 
 impl Link {
@@ -95,13 +96,16 @@ impl Link {
         timeout_at(plan.listens_until(), lane.write_all(frames)).await.ok()?.ok()
     }
 
-    /// The session that has a code.
+    /// The session that has a code. That nobody has it is counted.
     pub async fn find(&self, plan: &Plan, lane: &mut SendStream, code: PairingCode) -> Option<u64> {
         plan.tally.count("sent over a link");
         self.write(plan, lane, &frames::frame(&Header::Request(u64::MAX, Request::FindCode(code)), b""), 1).await?;
         while !plan.is_over() {
             let found = *self.answers.found.lock().unwrap_or_else(PoisonError::into_inner);
-            if found.is_some() {
+            if let Some(found) = found {
+                if found.is_none() {
+                    plan.tally.count("codes not found");
+                }
                 return found;
             }
             sleep(Duration::from_millis(5)).await;
@@ -227,7 +231,7 @@ fn heard(header: Header, tally: &Tally, answers: &Answers) -> Option<(&'static s
             ("leases", 1)
         }
         Header::Response(_, Response::Code(found)) => {
-            *answers.found.lock().unwrap_or_else(PoisonError::into_inner) = found.map(|(_, session)| session);
+            *answers.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.map(|(_, session)| session));
             ("code", 1)
         }
         Header::Response(_, Response::Refused) => ("request refused", 1),

@@ -12,50 +12,117 @@ use crate::link::{
 
 /// Notes in a second.
 const NOTES: u32 = 20_000;
-/// How many are written at once: of each kind as many.
-const BURST: u32 = KINDS * 2;
-/// Kinds of what is sent.
-const KINDS: u32 = 9;
+/// How often each kind is written at once.
+const OF_EACH: usize = 4;
 /// Bytes of the payloads that notes carry.
 const PAYLOAD: usize = 1_000;
+
+/// A kind of what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A request to pair with who has the code.
+    Ask,
+    /// One with who has another code, which the session doesn't.
+    AskForAnother,
+    /// «Yes» to a request that was never made.
+    Acceptance,
+    /// A message of a pairing that doesn't exist.
+    Message,
+    /// «No» to a request that was never made.
+    Decline,
+    /// That such a request can't be processed.
+    Refusal,
+    /// That a request is taken back which was never made.
+    Withdrawal,
+    /// That a session has ended which is paired with nobody.
+    Closed,
+    /// What became of a message that was never sent.
+    Outcome,
+}
+
+/// What a node answers, unless it shows it to its client: all of it can be accounted for.
+pub const ANSWERED: &[Kind] = &[Kind::Ask, Kind::AskForAnother, Kind::Acceptance, Kind::Message];
+/// What no node answers. Where it meets a full queue it is counted as words are whose answers are lost: so it comes apart
+/// from what is answered.
+pub const UNANSWERED: &[Kind] = &[Kind::Decline, Kind::Refusal, Kind::Withdrawal, Kind::Closed, Kind::Outcome];
 
 /// Sends them until the time is over.
 ///
 /// # Panics
 /// The code of the honest is none.
-pub async fn run(plan: &Plan) {
+pub async fn run(plan: &Plan, kinds: &[Kind]) {
     let code: PairingCode = BY_CODE[0].parse().expect("a code");
     let payload = format!("\"{}\"", "x".repeat(PAYLOAD));
-    hostile::attack(plan, NOTES / BURST, async |link, turns| {
+    let burst = kinds.repeat(OF_EACH);
+    hostile::attack(plan, NOTES / burst.len() as u32, async |link, turns| {
         let (mut relay, mut control) = (link.lane(RELAY).await?, link.lane(CONTROL).await?);
-        let Some(session) = link.find(plan, &mut control, code).await else {
-            plan.tally.count("codes not found");
-            return None;
-        };
+        let session = link.find(plan, &mut control, code).await?;
         loop {
             let turn = turns.next().await?;
-            let (mut frames, mut answered) = (Vec::new(), 0);
-            for number in 0..BURST {
-                let (header, what) = one(number % KINDS, session, code, &payload);
-                let follows = if matches!(header, Header::ToSession(..)) { payload.as_bytes() } else { b"" };
+            let (mut frames, mut answered, mut asks) = (Vec::new(), 0, 0);
+            for kind in &burst {
+                let header = kind.header(session, code, &payload);
+                let follows = if *kind == Kind::Message { payload.as_bytes() } else { b"" };
                 frames.extend(frame(&header, follows));
-                plan.tally.count(&format!("{what} sent"));
-                answered += u64::from(is_answered(&header));
+                plan.tally.count(&format!("{} sent", kind.name()));
+                answered += u64::from(ANSWERED.contains(kind));
+                asks += u64::from(kind.name() == "asks");
             }
             // What stands at the end of a lane has been read when this is answered.
             let fence = Header::ToInbox(turn, RelayKind::CallIce, rand::rng().random());
             frames.extend(frame(&fence, payload.as_bytes()));
             plan.tally.count("messages sent");
             plan.tally.add("sent over a link", answered + 1);
-            link.write(plan, &mut relay, &frames, answered + 1).await?;
+            if link.write(plan, &mut relay, &frames, answered + 1).await.is_none() {
+                plan.tally.add("asks that may not be written", asks);
+                return None;
+            }
         }
     })
     .await;
 }
 
+impl Kind {
+    /// What it is called.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ask | Self::AskForAnother => "asks",
+            Self::Acceptance => "acceptances",
+            Self::Message => "messages",
+            Self::Outcome => "outcomes of nothing",
+            Self::Decline | Self::Refusal | Self::Withdrawal | Self::Closed => "words without an answer",
+        }
+    }
+
+    /// One of it, to the session `to`, which has the code. Each is from another session, with another number: nobody has
+    /// asked, and nobody waits.
+    fn header(self, to: u64, code: PairingCode, payload: &str) -> Header {
+        let (from, wild) = (rand::rng().random(), rand::rng().random());
+        let note = |note| Header::Note(to, from, note);
+        let payload = || Some(payload.to_owned().into());
+        match self {
+            Self::Ask | Self::AskForAnother => {
+                let own = random_code().parse().expect("a code");
+                let target = if self == Self::Ask { code } else { own };
+                note(Note::Ask((wild, 0, target, own, [7; 32], Some("somebody".to_owned()), payload())))
+            }
+            Self::Acceptance => note(Note::Answer(wild, Some(([7; 32], None, payload())))),
+            Self::Message => Header::ToSession(wild, RelayKind::IceCandidate, to, from),
+            Self::Decline => note(Note::Answer(wild, None)),
+            Self::Refusal => note(Note::AskRefused(wild)),
+            Self::Withdrawal => note(Note::AskWithdrawn(wild)),
+            Self::Closed => note(Note::Closed),
+            Self::Outcome => Header::Outcome(wild, Outcome::NotHere),
+        }
+    }
+}
+
+/// Words about deliveries in a second.
+const DELIVERIES: u32 = 1_000;
+
 /// Says that messages were delivered which nobody has sent.
 pub async fn deliveries(plan: &Plan) {
-    hostile::attack(plan, NOTES / BURST, async |link, turns| {
+    hostile::attack(plan, DELIVERIES, async |link, turns| {
         let mut relay = link.lane(RELAY).await?;
         loop {
             turns.next().await?;
@@ -65,32 +132,4 @@ pub async fn deliveries(plan: &Plan) {
         }
     })
     .await;
-}
-
-/// One of what a member may send to the session `to`, and what it is called.
-fn one(kind: u32, to: u64, code: PairingCode, payload: &str) -> (Header, &'static str) {
-    // Each from another session, with another number: nobody has asked, and nobody waits.
-    let (from, wild) = (rand::rng().random(), rand::rng().random());
-    let note = |note| Header::Note(to, from, note);
-    let payload = || Some(payload.to_owned().into());
-    match kind {
-        0 | 1 => {
-            let own = random_code().parse().expect("a code");
-            // Every second one for a code that the session doesn't have.
-            let target = if kind == 0 { code } else { own };
-            (note(Note::Ask((wild, 0, target, own, [7; 32], Some("somebody".to_owned()), payload()))), "asks")
-        }
-        2 => (note(Note::Answer(wild, Some(([7; 32], None, payload())))), "acceptances"),
-        3 => (note(Note::Answer(wild, None)), "words without an answer"),
-        4 => (note(Note::AskRefused(wild)), "words without an answer"),
-        5 => (note(Note::AskWithdrawn(wild)), "words without an answer"),
-        6 => (note(Note::Closed), "words without an answer"),
-        7 => (Header::Outcome(wild, Outcome::NotHere), "words without an answer"),
-        _ => (Header::ToSession(wild, RelayKind::IceCandidate, to, from), "messages"),
-    }
-}
-
-/// Whether a node answers it, unless it drops the answer, or shows an ask to its client.
-const fn is_answered(header: &Header) -> bool {
-    matches!(header, Header::Note(_, _, Note::Ask(_) | Note::Answer(_, Some(_))) | Header::ToSession(..))
 }

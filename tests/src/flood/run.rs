@@ -197,6 +197,9 @@ impl Scene<'_> {
             || (self.course.quick && attack.name.ends_with("-many"))
             || attack.counted.iter().any(|name| grown.keys().any(|counter| counter.contains(name)));
         is_right &= print("refusals that the node didn't count", f64::from(u8::from(!is_counted)), "", Some(0.0));
+        let mishaps = attack.mishaps(told);
+        is_right &= print("what the attacker didn't do", count(mishaps.len() as u64), "", Some(0.0));
+        mishaps.iter().for_each(|mishap| self.figures.warn(&format!("{}: the attacker counted {mishap}", attack.name)));
         let books = Books { told, grown: &grown, honest: &seen.counted, dropped: seen.dropped };
         let wrong: Vec<_> = books.accounts().into_iter().filter(|account| !account.balances()).collect();
         for account in &wrong {
