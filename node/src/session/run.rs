@@ -65,7 +65,7 @@ const SUCCESSORS: usize = 3;
 const SPARE_SUCCESSORS: usize = 9;
 
 /// Notes of one session that may wait for links: one for each that it may be paired with and each that it may have
-/// asked, twice, and a burst of refusals.
+/// asked, twice, and as many again.
 const MAX_NOTES: usize = 256;
 /// How exactly a session's idle time is kept: at 10,000 sessions, 17 wake at once, and others wait for a tenth of a millisecond.
 const IDLE_TICK: Duration = Duration::from_millis(100);
