@@ -363,7 +363,9 @@ impl Session {
         let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
         let stuck = self.waiting.since.map(|since| since + times.write);
         let door = self.code_door.next_deadline(self.times());
-        let flight = self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait()));
+        let flight = (self.handle.has_flights())
+            .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
+            .flatten();
         door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
     }
 
@@ -385,7 +387,9 @@ impl Session {
         let actions = self.code_door.pass(now, self.times());
         self.act(actions);
         let wait = self.flight_wait();
-        while let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait)) {
+        while self.handle.has_flights()
+            && let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait))
+        {
             self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
         }
         if self.waiting.since.is_some_and(|since| now >= since + self.core.config.times.write) {
