@@ -2,10 +2,14 @@
 
 use std::{fmt, ops::Deref};
 
+use serde::{Deserialize, Serialize};
+
 /// Holds a client address, a code, an inbox or a payload so that no log line, metric or error can show it.
 ///
-/// The value is reached by dereferencing, which is visible in review; `Debug` and `Display` print a fixed word.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The value is reached by dereferencing, which is visible in review; `Debug` and `Display` print a fixed word. Encoded, it is the
+/// value.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Redacted<T>(T);
 
 impl<T> Redacted<T> {

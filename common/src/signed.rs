@@ -82,27 +82,46 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// Says which of length, shape and signature was wrong, in the order of what they cost to check.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
-        Self::decode_unless_known(bytes, |_| None)
+        Unverified::decode(bytes)?.verify()
     }
+}
 
-    /// Decodes and verifies, unless `known` has the very same note, which was verified before: then that is given back.
-    /// `known` is asked with a value that anybody may have written.
+/// A value in its signed form whose signature has not been checked: anybody may have written it. For whoever can judge by the
+/// value whether the signature, which costs a thousand times as much, has to be looked at.
+pub struct Unverified<T>(Signed<T>);
+
+impl<T: Signable> Unverified<T> {
+    /// Decodes.
     ///
     /// # Errors
-    /// As [`Signed::decode`].
-    pub fn decode_unless_known(
-        bytes: impl Into<Bytes>,
-        known: impl FnOnce(&T) -> Option<Self>,
-    ) -> Result<Self, DecodeError> {
+    /// Says which of length and shape was wrong.
+    pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
         let bytes = bytes.into();
-        let (value, body, signature) = parts::<T>(&bytes)?;
-        if let Some(known) = known(&value).filter(|known| known.bytes == bytes) {
-            return Ok(known);
+        let (value, ..) = parts::<T>(&bytes)?;
+        Ok(Self(Signed { value, bytes }))
+    }
+
+    /// What somebody says.
+    pub const fn value(&self) -> &T {
+        &self.0.value
+    }
+
+    /// Whether this is the very same note as one that was verified.
+    pub fn is(&self, known: &Signed<T>) -> bool {
+        self.0.bytes == known.bytes
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// It is not the signer's.
+    pub fn verify(self) -> Result<Signed<T>, DecodeError> {
+        let Some((body, signature)) = self.0.bytes.split_last_chunk() else { return Err(DecodeError::Length) };
+        if self.0.value.signer().verify(&signing_input(T::KIND, body), signature) {
+            Ok(self.0)
+        } else {
+            Err(DecodeError::Signature)
         }
-        if !value.signer().verify(&signing_input(T::KIND, body), signature) {
-            return Err(DecodeError::Signature);
-        }
-        Ok(Self { value, bytes })
     }
 }
 

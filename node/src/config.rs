@@ -121,6 +121,8 @@ pub struct FederationSection {
     pub max_links: usize,
     /// The most leases and codes that this node keeps for others as their home.
     pub max_leases: usize,
+    /// Leases of one node that are new to this one, each of which has to be verified, in a minute, and as many at once.
+    pub new_leases_per_minute: u32,
     /// The most leases of others' clients that this node keeps once it has looked them up, 400 bytes each.
     pub max_found: usize,
     /// Bytes that may wait for one link, in each of its two lanes; beyond, senders are told that it is congested.
@@ -155,6 +157,8 @@ impl Default for FederationSection {
             max_links: 1024,
             // A million clients over a thousand nodes are 3,000 leases a home; this is 50 MB at the most.
             max_leases: 250_000,
+            // A twentieth of a core; the clients of a full node that was killed come within seconds.
+            new_leases_per_minute: 60_000,
             // 20 MB: those with whom the clients of a full node have calls under way.
             max_found: 50_000,
             // Half a second of a 100 Mbit/s uplink.

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +20,7 @@ use chappe_common::{
     record::{Abilities, SignedRecord},
     time::UnixTime,
 };
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use tokio::sync::{mpsc, watch};
 
@@ -87,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) records: Arc<Records>,
     /// Leases that were looked up, for the next message. Checked against time and view when used.
     pub(crate) found: Cache<Inbox, SignedLease>,
+    /// How many leases that have to be verified each node may register.
+    pub(crate) new_leases: DefaultKeyedRateLimiter<NodeId>,
     /// The limits of sources.
     pub(crate) sources: SourceRates,
     /// This node's own record. Set by membership.
@@ -119,6 +123,8 @@ impl Core {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
         let found = Cache::new(basics.config.federation.max_found);
+        let rate = NonZeroU32::new(basics.config.federation.new_leases_per_minute).unwrap_or(NonZeroU32::MIN);
+        let new_leases = RateLimiter::dashmap(Quota::per_minute(rate));
         let view = View::new(&Placement::genesis(basics.federation), std::iter::once((&*own_record, true)));
         Self {
             basics,
@@ -130,6 +136,7 @@ impl Core {
             links,
             records,
             found,
+            new_leases,
             sources,
             own_record: ArcSwap::from_pointee(own_record),
             own_record_changed: watch::Sender::new(()),

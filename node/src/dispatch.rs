@@ -1,39 +1,33 @@
 //! What a node does with the frames of a link.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, MAX_PAYLOAD, RelayKind},
-    keys::NodeId,
-    lease::{Inbox, Lease, SignedLease},
-    signed::Signed,
+    lease::Inbox,
 };
 use serde_json::value::RawValue;
 
 use crate::{
+    answer,
     bounded::TrySendError,
     core::Core,
     federation::{
-        frame::{FrameError, Header, LeasePut, MAX_BATCH, Note, Outcome, Request, Response},
+        frame::{FrameError, Header, Note, Outcome, Request},
         link::Link,
         outcomes::NotOpen,
         replies::Replies,
     },
-    homes::CodeHolder,
-    leases::table::{Put, Registrant},
-    publish,
     session::{
         Message, PeerAddr, ReplyTo, SessionEvent, SessionId, depth,
         handle::{Batch, Relayed, SessionHandle},
         plain,
         reply::{self, By},
+        request::MAX_NAME,
     },
     socket::out::SayError,
 };
-
-/// Leases that are put at once: their signatures take less than half a millisecond.
-const AT_ONCE: usize = 8;
 
 /// How a node breaks the protocol of links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,16 +35,19 @@ pub(crate) enum Breach {
     /// It sends what is no frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// It registers a lease that does not verify, which it has checked before.
+    /// It shows a lease that does not verify, which it has checked before.
     #[error("a lease that does not verify")]
     Lease,
+    /// It says for a client what no client could have said.
+    #[error("a note out of its bounds")]
+    Note,
     /// It says that messages were delivered which nobody has sent.
     #[error(transparent)]
     Delivered(#[from] NotOpen),
 }
 
 /// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`, and what the other node is told
-/// in `replies`. A question is given back, to be answered by [`answer_node`].
+/// in `replies`. A question is given back, to be answered by [`answer::answer_node`].
 ///
 /// # Errors
 /// The link has to be closed.
@@ -97,6 +94,9 @@ pub(crate) fn handle(
             link.handle_delivered(core, batch, first, count)?;
         }
         Header::Note { to, from, note } => {
+            if !is_within_bounds(&note) {
+                return Err(Breach::Note);
+            }
             let from = PeerAddr { node: link.peer(), session: from };
             // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.
             if note_to_session(core, to, from, note.clone()) {
@@ -116,25 +116,9 @@ pub(crate) fn handle(
                 core.metrics.answers_late.inc();
             }
         }
-        Header::Displaced { lease } => displaced(core, lease),
+        Header::Displaced { lease } => answer::displaced(core, lease.into_inner())?,
     }
     Ok(None)
-}
-
-/// Answers a question of another node.
-///
-/// # Errors
-/// The link has to be closed.
-pub(crate) async fn answer_node(core: &Arc<Core>, link: &Link, id: u64, request: Request) -> Result<(), Breach> {
-    // The link's first words may be older than what the peer has signed since.
-    let signed = core.records.find(&link.peer(), core.clock.now()).map_or(0, |record| record.epoch);
-    let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
-    let response = answer(core, from, request).await.ok_or(Breach::Lease)?;
-    // A full lane costs the asker its answer; it asks other homes too.
-    if link.try_control(&Header::Response { id, response }).is_err() {
-        core.metrics.replies_dropped.inc();
-    }
-    Ok(())
 }
 
 /// Hands a message to the client that has attached `inbox`.
@@ -207,109 +191,16 @@ pub(crate) fn answer_of_nobody(note: &Note) -> Option<Note> {
     }
 }
 
-/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. Sessions come in
-/// between: a few dozen leases whose signatures are to be verified take milliseconds. `None`: it shows what no node shows
-/// that keeps to the protocol.
-pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Option<Response> {
-    let now = Instant::now();
-    Some(match request {
-        Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
-            let mut puts = Vec::new();
-            for (number, lease) in leases.into_iter().enumerate() {
-                if number % AT_ONCE == 0 {
-                    tokio::task::yield_now().await;
-                }
-                puts.push(put_lease(core, Instant::now(), from, lease)?);
-            }
-            Response::Leases(puts)
-        }
-        Request::DropLeases(leases) if leases.len() <= MAX_BATCH => {
-            let mut homes = core.homes();
-            for (inbox, seq) in leases {
-                homes.leases.withdraw(from.node, &inbox, seq);
-            }
-            Response::Done
-        }
-        Request::FindLease(inbox) => {
-            Response::Lease(core.homes().leases.find(now, &inbox).map(|lease| lease.as_bytes().clone()))
-        }
-        Request::ClaimCodes(codes) if codes.len() <= MAX_BATCH => {
-            let mut homes = core.homes();
-            Response::Codes(
-                codes
-                    .into_iter()
-                    .map(|(code, session)| {
-                        homes.claim_code(now, code, CodeHolder { node: from.node, session }, from.epoch)
-                    })
-                    .collect(),
-            )
-        }
-        Request::DropCodes(codes) if codes.len() <= MAX_BATCH => {
-            let mut homes = core.homes();
-            for (code, session) in codes {
-                homes.drop_code(&code, CodeHolder { node: from.node, session });
-            }
-            Response::Done
-        }
-        Request::FindCode(code) => Response::Code(core.homes().code(now, &code)),
-        _ => {
-            core.metrics.link_protocol_errors.inc();
-            Response::Refused
-        }
-    })
-}
-
-/// Keeps a lease; `None` where it doesn't verify, which its node has checked before.
-fn put_lease(core: &Arc<Core>, now: Instant, from: Registrant, bytes: Bytes) -> Option<LeasePut> {
-    // A lease is put again and again while its client is there. Its signature is verified once.
-    let known = |lease: &Lease| {
-        let kept = core.homes().leases.known(&lease.inbox).cloned();
-        kept.or_else(|| core.local.lease(&lease.inbox).map(|own| SignedLease::clone(&own)))
+/// Whether a client could have said this to its node, which checks it as this one does. What is longer would be told to this
+/// one's client.
+fn is_within_bounds(note: &Note) -> bool {
+    let (name, payload) = match note {
+        Note::Ask(ask) => (&ask.name, &ask.payload),
+        Note::Answer { accepted: Some(accepted), .. } => (&accepted.device_id, &accepted.payload),
+        _ => return true,
     };
-    let lease = Signed::<Lease>::decode_unless_known(bytes, known).ok()?;
-    let put = core.homes().leases.put(now, core.clock.now(), from, lease.clone());
-    Some(match put {
-        Put::Kept(former) => {
-            if let Some(former) = former {
-                tell_displaced(core, former, &lease);
-            }
-            LeasePut::Kept
-        }
-        Put::Stale(newer) => LeasePut::Stale(newer.as_bytes().clone()),
-        Put::Refused | Put::Full => {
-            core.metrics.leases_refused.inc();
-            LeasePut::Refused
-        }
-    })
-}
-
-/// Tells the edge of an older lease that a newer one is kept.
-fn tell_displaced(core: &Arc<Core>, former: NodeId, lease: &SignedLease) {
-    let bytes = lease.as_bytes().clone();
-    if former == core.me {
-        displaced(core, bytes);
-    } else if let Some(link) = core.links.find(&former) {
-        // If it is lost, the former edge learns it when it registers its lease again.
-        if link.try_control(&Header::Displaced { lease: bytes }).is_err() {
-            core.metrics.notes_dropped.inc();
-        }
-    }
-}
-
-/// Takes a newer lease's word that an inbox is elsewhere now. Nobody but the inbox's key can have signed it.
-fn displaced(core: &Core, bytes: Bytes) {
-    let Ok(lease) = Signed::<Lease>::decode(bytes) else {
-        core.metrics.link_protocol_errors.inc();
-        return;
-    };
-    if lease.node != core.me {
-        core.found.insert(lease.inbox, lease.clone());
-    }
-    core.local.displace(&lease);
-    // A full queue costs that the older lease is registered once more, and refused by the homes.
-    if core.publisher.try_send(publish::Command::Forget(lease.inbox, lease.seq)).is_err() {
-        core.metrics.replies_dropped.inc();
-    }
+    name.as_ref().is_none_or(|name| name.len() <= MAX_NAME)
+        && payload.as_ref().is_none_or(|payload| is_payload(payload, MAX_MESSAGE))
 }
 
 /// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not

@@ -3,6 +3,7 @@
 //! A node takes WebSockets from clients and QUIC links from other nodes, and forwards sealed messages between them. It
 //! keeps sessions, leases and counters in memory, and its key, its epoch and its known members on disk.
 
+mod answer;
 mod bounded;
 pub mod clock;
 mod clock_watch;

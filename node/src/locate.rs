@@ -8,14 +8,15 @@ use chappe_common::{
     code::PairingCode,
     keys::NodeId,
     lease::{Inbox, Lease, SignedLease},
+    redacted::Redacted,
     signed::Signed,
 };
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tokio::time::sleep_until;
 
 use crate::{
+    answer,
     core::Core,
-    dispatch,
     federation::{
         frame::{LeasePut, MAX_BATCH, Request, Response},
         links,
@@ -33,7 +34,7 @@ use crate::{
 pub(crate) async fn ask(core: &Arc<Core>, node: NodeId, request: Request) -> Option<Response> {
     if node == core.me {
         let from = Registrant { node: core.me, epoch: core.own_record.load().epoch };
-        return dispatch::answer(core, from, request).await;
+        return answer::answer(core, from, request).await;
     }
     let wait = core.config.times.lookup;
     let asked = async { links::connect(core, node).await.ok()?.request(request, wait).await };
@@ -62,7 +63,7 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
             () = sleep_until(until.into()) => {}
             Some((home, answer)) = answers.next() => match answer {
                 Some(Response::Lease(bytes)) => {
-                    lookup.answer(Instant::now(), core.clock.now(), &core.view.load(), home, bytes);
+                    lookup.answer(Instant::now(), core.clock.now(), &core.view.load(), home, bytes.map(Redacted::into_inner));
                 }
                 _ => lookup.silent(Instant::now(), home),
             },
@@ -175,7 +176,7 @@ pub(crate) async fn put_batch(
     leases: &[SignedLease],
     batch: Vec<usize>,
 ) -> Vec<(usize, Registered)> {
-    let bytes = batch.iter().map(|index| leases[*index].as_bytes().clone()).collect();
+    let bytes = batch.iter().map(|index| leases[*index].as_bytes().clone()).map(Redacted::new).collect();
     let Some(Response::Leases(puts)) = ask(core, home, Request::PutLeases(bytes)).await else {
         return Vec::new();
     };
@@ -185,7 +186,7 @@ pub(crate) async fn put_batch(
         LeasePut::Stale(newer) => {
             // A home can't invent the newer lease: its inbox has signed it.
             let ours = &leases[index];
-            let newer = Signed::<Lease>::decode(newer);
+            let newer = Signed::<Lease>::decode(newer.into_inner());
             let is_newer = newer.is_ok_and(|newer| newer.inbox == ours.inbox && newer.seq > ours.seq);
             if is_newer { Registered::Stale } else { Registered::Nowhere }
         }

@@ -151,8 +151,7 @@ impl Node {
             None => None,
         };
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
-        let links = Links::bind(&config.federation, identity.key().clone())
-            .map_err(bind_error)?;
+        let links = Links::bind(&config.federation, identity.key().clone()).map_err(bind_error)?;
         let addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,
             quic: links.local_addr().map_err(bind_error)?,
@@ -289,6 +288,7 @@ async fn expire(core: Arc<Core>) {
         core.homes().expire(Instant::now());
         core.sources.expire();
         core.links.expire();
+        core.new_leases.retain_recent();
     }
 }
 

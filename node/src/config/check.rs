@@ -91,7 +91,9 @@ impl NodeConfig {
                 "at least 16 are allowed: one network may take a sixteenth",
             ),
             (
-                self.federation.handshakes_per_second >= 1 && self.federation.dial_backs_per_minute >= 1,
+                self.federation.handshakes_per_second >= 1
+                    && self.federation.dial_backs_per_minute >= 1
+                    && self.federation.new_leases_per_minute >= 1,
                 "federation",
                 "every rate is at least 1",
             ),

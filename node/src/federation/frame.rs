@@ -11,6 +11,7 @@ use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, RelayKind},
     code::PairingCode,
     lease::Inbox,
+    redacted::Redacted,
 };
 use serde::{Deserialize, Serialize};
 
@@ -150,7 +151,7 @@ impl fmt::Debug for Accepted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Keep these signed leases; at most [`MAX_BATCH`].
-    PutLeases(Vec<Bytes>),
+    PutLeases(Vec<Redacted<Bytes>>),
     /// Forget these leases up to this `seq`.
     DropLeases(Vec<(Inbox, u64)>),
     /// Where is this inbox?
@@ -169,7 +170,7 @@ pub(crate) enum Response {
     /// For each lease whether it is kept.
     Leases(Vec<LeasePut>),
     /// The signed lease.
-    Lease(Option<Bytes>),
+    Lease(Option<Redacted<Bytes>>),
     /// For each code whether it was granted.
     Codes(Vec<Claim>),
     /// Where the code is.
@@ -186,7 +187,7 @@ pub(crate) enum LeasePut {
     /// Kept.
     Kept,
     /// This newer one is kept.
-    Stale(Bytes),
+    Stale(Redacted<Bytes>),
     /// Not valid, or the table is full.
     Refused,
 }
@@ -247,7 +248,7 @@ pub(crate) enum Header {
     /// A home's word to the edge of an older lease: this newer one is kept.
     Displaced {
         /// The newer signed lease.
-        lease: Bytes,
+        lease: Redacted<Bytes>,
     },
     /// Messages in a row were delivered.
     Delivered {
@@ -456,6 +457,7 @@ mod tests {
         let note = |note| Header::Note { to, from, note };
         let request = |request| Header::Request { id: 300, request };
         let response = |response| Header::Response { id: 300, response };
+        let lease = || Redacted::new(Bytes::from_static(b"a lease"));
         let payload = Some(Bytes::from_static(b"\"x\""));
         let (public_key, name) = ([7; 32], Some("é".to_owned()));
         let (device_id, kind) = (name.clone(), RelayKind::CallIce);
@@ -470,16 +472,16 @@ mod tests {
             note(Note::AskWithdrawn { ask: 1 }),
             note(Note::Answer { ask: 1, accepted: Some(Accepted { public_key, device_id, payload }) }),
             note(Note::Answer { ask: 1, accepted: None }),
-            request(Request::PutLeases(vec![Bytes::from_static(b"a lease"), Bytes::new()])),
+            request(Request::PutLeases(vec![lease(), Redacted::new(Bytes::new())])),
             request(Request::DropLeases(vec![(inbox, 1_800_000_000_000)])),
             request(Request::FindLease(inbox)),
             request(Request::ClaimCodes(vec![(code, to), (code, from)])),
             request(Request::FindCode(code)),
-            response(Response::Leases(vec![LeasePut::Kept, LeasePut::Stale(Bytes::from_static(b"newer"))])),
-            response(Response::Lease(Some(Bytes::from_static(b"a lease")))),
+            response(Response::Leases(vec![LeasePut::Kept, LeasePut::Stale(lease())])),
+            response(Response::Lease(Some(lease()))),
             response(Response::Code(Some(holder))),
             response(Response::Refused),
-            Header::Displaced { lease: Bytes::from_static(b"a lease") },
+            Header::Displaced { lease: lease() },
             Header::Delivered { first: 300, count: 2 },
         ]
     }

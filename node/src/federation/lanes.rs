@@ -24,7 +24,7 @@ use super::{
     replies::Replies,
 };
 use crate::{
-    bounded,
+    answer, bounded,
     core::Core,
     dispatch::{self, Breach},
     session::handle::Batch,
@@ -161,7 +161,7 @@ async fn handle_frames(
         batch.expect(!buffer.is_empty());
         if let Some((id, request)) = dispatch::handle(core, link, &mut batch, replies, header, &payload)? {
             batch.flush();
-            dispatch::answer_node(core, link, id, request).await?;
+            answer::answer_node(core, link, id, request).await?;
         }
     }
     Ok(())

@@ -31,10 +31,7 @@ pub(crate) use self::{
     dial::{DialError, connect, redial, send_datagram},
     places::HANDSHAKES_PART,
 };
-use self::{
-    dial::Dial,
-    places::Places,
-};
+use self::{dial::Dial, places::Places};
 use super::link::{CloseReason, Link};
 use crate::{config::FederationSection, core::Core, placement::Network};
 

@@ -12,7 +12,7 @@ use std::{
 
 use chappe_common::{
     keys::NodeId,
-    lease::{Inbox, MAX_LEASE, SignedLease},
+    lease::{Inbox, Lease, MAX_LEASE, SignedLease},
     record::MAX_CLOCK_SKEW,
     time::UnixTime,
 };
@@ -31,15 +31,13 @@ pub struct Registrant {
     pub epoch: u64,
 }
 
-/// What became of a lease that was put.
+/// Why a lease that was put is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// It is kept. The node that had an older one of the same inbox, if that was another.
-    Kept(Option<NodeId>),
+pub enum Refused {
     /// A newer one was registered before, whether it still is or not.
-    Stale(SignedLease),
+    Stale(Box<SignedLease>),
     /// Only the lease's own node may register it, only while it lasts, and not once it has taken it back.
-    Refused,
+    Invalid,
     /// The table is at its bound.
     Full,
 }
@@ -91,34 +89,52 @@ impl LeaseTable {
         self.shares.divide(members);
     }
 
-    /// Keeps a lease that `from` registers.
-    pub fn put(&mut self, now: Instant, clock: UnixTime, from: Registrant, lease: SignedLease) -> Put {
+    /// Why a lease that `from` registers would not be kept; `None`: it would be. Its signature need not be checked for that.
+    pub fn refuses(&self, now: Instant, clock: UnixTime, from: Registrant, lease: &Lease) -> Option<Refused> {
         let lasts = lease.expires_at.saturating_since(clock);
         // A lease for a year, or a `seq` from the next one, would shut its inbox's owner out.
         let bounded = lasts <= MAX_LEASE + MAX_AHEAD && lease.seq / 1000 <= (clock + MAX_AHEAD).as_secs();
         if lease.node != from.node || lasts.is_zero() || !bounded {
-            return Put::Refused;
+            return Some(Refused::Invalid);
         }
-        let mut displaced = None;
         if let Some(old) = self.kept.get(&lease.inbox) {
             if old.lease.seq > lease.seq && old.ends > now {
-                return Put::Stale(old.lease.clone());
+                return Some(Refused::Stale(Box::new(old.lease.clone())));
             }
-            if old.lease.seq == lease.seq && old.withdrawn {
-                return Put::Refused;
-            }
-            displaced = (old.lease.node != from.node).then_some(old.lease.node);
-        } else if !self.shares.has_room(&from.node) {
-            return Put::Full;
-        } else if self.kept.len() >= self.capacity {
-            let Some((_, inbox)) = self.remembered.first().copied() else { return Put::Full };
+            return (old.lease.seq == lease.seq && old.withdrawn).then_some(Refused::Invalid);
+        }
+        let has_room =
+            self.shares.has_room(&from.node) && (self.kept.len() < self.capacity || !self.remembered.is_empty());
+        (!has_room).then_some(Refused::Full)
+    }
+
+    /// Keeps a lease that `from` registers. Gives back the node that had an older one of the same inbox, if that was another.
+    ///
+    /// # Errors
+    /// As [`LeaseTable::refuses`] says.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        clock: UnixTime,
+        from: Registrant,
+        lease: SignedLease,
+    ) -> Result<Option<NodeId>, Refused> {
+        if let Some(refused) = self.refuses(now, clock, from, &lease) {
+            return Err(refused);
+        }
+        let lasts = lease.expires_at.saturating_since(clock);
+        let displaced = self.kept.get(&lease.inbox).map(|old| old.lease.node).filter(|node| *node != from.node);
+        if !self.kept.contains_key(&lease.inbox)
+            && self.kept.len() >= self.capacity
+            && let Some((_, inbox)) = self.remembered.first().copied()
+        {
             self.forget(&inbox);
         }
         self.forget(&lease.inbox);
         self.shares.count_in(from.node);
         let registered = Some(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
         self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered, withdrawn: false });
-        Put::Kept(displaced)
+        Ok(displaced)
     }
 
     fn forget(&mut self, inbox: &Inbox) {
@@ -228,9 +244,9 @@ mod tests {
     fn the_newest_lease_wins_and_its_former_node_is_named() {
         let (mut table, now) = table(10);
         let (old, new) = (lease(1, 1, 5), lease(1, 2, 6));
-        assert_eq!(table.put(now, CLOCK, by(1), old.clone()), Put::Kept(None));
-        assert_eq!(table.put(now, CLOCK, by(2), new.clone()), Put::Kept(Some(node(1))));
-        assert_eq!(table.put(now, CLOCK, by(1), old), Put::Stale(new.clone()));
+        assert_eq!(table.put(now, CLOCK, by(1), old.clone()), Ok(None));
+        assert_eq!(table.put(now, CLOCK, by(2), new.clone()), Ok(Some(node(1))));
+        assert_eq!(table.put(now, CLOCK, by(1), old), Err(Refused::Stale(Box::new(new.clone()))));
         assert_eq!(table.find(now, &new.inbox), Some(&new));
     }
 
@@ -238,16 +254,20 @@ mod tests {
     fn only_the_leases_own_node_registers_or_withdraws_it() {
         let (mut table, now) = table(10);
         let lease = lease(1, 1, 5);
-        assert_eq!(table.put(now, CLOCK, by(2), lease.clone()), Put::Refused);
-        assert_eq!(table.put(now, CLOCK, by(1), lease.clone()), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(2), lease.clone()), Err(Refused::Invalid));
+        assert_eq!(table.put(now, CLOCK, by(1), lease.clone()), Ok(None));
         table.withdraw(node(2), &lease.inbox, 9);
         assert!(table.find(now, &lease.inbox).is_some());
         table.withdraw(node(1), &lease.inbox, 4);
         assert!(table.find(now, &lease.inbox).is_some(), "a late word of an older lease ends the newer one");
         table.withdraw(node(1), &lease.inbox, 5);
         assert!(table.find(now, &lease.inbox).is_none());
-        assert_eq!(table.put(now, CLOCK, by(1), lease), Put::Refused, "a renewal that the withdrawal has overtaken");
-        assert_eq!(table.put(now, CLOCK, by(1), self::lease(1, 1, 6)), Put::Kept(None));
+        assert_eq!(
+            table.put(now, CLOCK, by(1), lease),
+            Err(Refused::Invalid),
+            "a renewal that the withdrawal has overtaken"
+        );
+        assert_eq!(table.put(now, CLOCK, by(1), self::lease(1, 1, 6)), Ok(None));
     }
 
     #[test]
@@ -268,26 +288,26 @@ mod tests {
             };
             Signed::sign(lease, &key).expect("a lease")
         };
-        let kept = (0..100).filter(|n| table.put(now, CLOCK, by(1), many(*n)) == Put::Kept(None)).count();
+        let kept = (0..100).filter(|n| table.put(now, CLOCK, by(1), many(*n)) == Ok(None)).count();
         assert_eq!(kept, 80);
-        assert_eq!(table.put(now, CLOCK, by(1), many(0)), Put::Kept(None), "what it has it may renew");
-        assert_eq!(table.put(now, CLOCK, by(2), lease(200, 2, 5)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(1), many(0)), Ok(None), "what it has it may renew");
+        assert_eq!(table.put(now, CLOCK, by(2), lease(200, 2, 5)), Ok(None));
         // What has ended by itself counts no more.
         table.expire(now + Duration::from_secs(60));
-        assert_eq!(table.put(now, CLOCK, by(1), many(90)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(1), many(90)), Ok(None));
     }
 
     #[test]
     fn a_lease_ends_when_it_expires_or_is_not_registered_again() {
         let (mut table, now) = table(10);
         let lease = lease(1, 1, 5);
-        assert_eq!(table.put(now, CLOCK + 10 * MINUTE, by(1), lease.clone()), Put::Refused);
-        assert_eq!(table.put(now, CLOCK + 9 * MINUTE, by(1), lease.clone()), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK + 10 * MINUTE, by(1), lease.clone()), Err(Refused::Invalid));
+        assert_eq!(table.put(now, CLOCK + 9 * MINUTE, by(1), lease.clone()), Ok(None));
         assert!(table.find(now + MINUTE, &lease.inbox).is_none());
-        table.put(now, CLOCK, by(1), lease.clone());
+        table.put(now, CLOCK, by(1), lease.clone()).expect("kept");
         assert!(table.find(now + 3 * MINUTE, &lease.inbox).is_some());
         assert!(table.find(now + 4 * MINUTE, &lease.inbox).is_none());
-        assert_eq!(table.put(now + 5 * MINUTE, CLOCK + 5 * MINUTE, by(1), lease.clone()), Put::Kept(None));
+        assert_eq!(table.put(now + 5 * MINUTE, CLOCK + 5 * MINUTE, by(1), lease.clone()), Ok(None));
         assert!(table.find(now + 5 * MINUTE, &lease.inbox).is_some(), "a node that was slow registers it again");
         table.expire(now + 9 * MINUTE);
         assert!(table.is_empty());
@@ -315,29 +335,29 @@ mod tests {
             let (mut table, now) = table(10);
             let older = lease_with(1, 1, |lease| lease.expires_at = CLOCK + 30 * MINUTE);
             let newer = lease(1, 2, 6);
-            table.put(now, CLOCK, by(1), older.clone());
-            table.put(now, CLOCK, by(2), newer.clone());
+            table.put(now, CLOCK, by(1), older.clone()).expect("kept");
+            table.put(now, CLOCK, by(2), newer.clone()).expect("kept");
             let now = end(&mut table, now, &newer);
             assert_eq!((table.find(now, &newer.inbox), table.len()), (None, 0));
-            assert_eq!(table.put(now, CLOCK, by(1), older.clone()), Put::Stale(newer.clone()));
+            assert_eq!(table.put(now, CLOCK, by(1), older.clone()), Err(Refused::Stale(Box::new(newer.clone()))));
             assert_eq!(table.find(now, &newer.inbox), None);
             // It is remembered until it would have ended itself, and no longer.
             let later = now + 10 * MINUTE;
             table.expire(later);
-            assert_eq!(table.put(later, CLOCK + 15 * MINUTE, by(1), older), Put::Kept(None));
+            assert_eq!(table.put(later, CLOCK + 15 * MINUTE, by(1), older), Ok(None));
         }
     }
 
     #[test]
     fn a_full_table_gives_up_what_it_only_remembers_first() {
         let (mut table, now) = table(2);
-        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, 5)), Put::Kept(None));
-        assert_eq!(table.put(now, CLOCK, by(1), lease(2, 1, 5)), Put::Kept(None));
-        assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Put::Full);
-        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, 6)), Put::Kept(None), "who is in stays in");
+        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, 5)), Ok(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(2, 1, 5)), Ok(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Err(Refused::Full));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, 6)), Ok(None), "who is in stays in");
         table.withdraw(node(1), &lease(2, 1, 5).inbox, 5);
-        assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Put::Kept(None));
-        assert_eq!(table.put(now, CLOCK, by(1), lease(4, 1, 5)), Put::Full);
+        assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Ok(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(4, 1, 5)), Err(Refused::Full));
         assert_eq!((table.len(), table.kept.len()), (2, 2));
     }
 
@@ -345,22 +365,22 @@ mod tests {
     fn a_lease_for_longer_than_leases_last_and_a_number_from_the_future_are_refused() {
         let (mut table, now) = table(2);
         let long = |lasts: Duration| lease_with(1, 1, |lease| lease.expires_at = CLOCK + lasts);
-        assert_eq!(table.put(now, CLOCK, by(1), long(MAX_LEASE + MAX_AHEAD)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, by(1), long(MAX_LEASE + MAX_AHEAD)), Ok(None));
         let longer = long(MAX_LEASE + MAX_AHEAD + Duration::from_secs(1));
-        assert_eq!(table.put(now, CLOCK, by(1), longer), Put::Refused);
-        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, u64::MAX)), Put::Refused);
+        assert_eq!(table.put(now, CLOCK, by(1), longer), Err(Refused::Invalid));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(1, 1, u64::MAX)), Err(Refused::Invalid));
     }
 
     #[test]
     fn what_a_former_self_registered_ends_and_what_is_registered_anew_stays() {
         let (mut table, now) = table(10);
-        table.put(now, CLOCK, by(1), lease(1, 1, 5));
-        table.put(now, CLOCK, by(2), lease(2, 2, 5));
+        table.put(now, CLOCK, by(1), lease(1, 1, 5)).expect("kept");
+        table.put(now, CLOCK, by(2), lease(2, 2, 5)).expect("kept");
         // The news of the restart comes after the restarted node's own words.
-        table.put(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(3, 1, 6));
+        table.put(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(3, 1, 6)).expect("kept");
         table.end_before(node(1), 2);
         assert_eq!(table.len(), 2);
         assert!(table.find(now, &lease(1, 1, 5).inbox).is_none());
-        assert_eq!(table.put(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(1, 1, 5)), Put::Kept(None));
+        assert_eq!(table.put(now, CLOCK, Registrant { node: node(1), epoch: 2 }, lease(1, 1, 5)), Ok(None));
     }
 }

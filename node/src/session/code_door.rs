@@ -3,6 +3,8 @@
 //! Pure: one session's half of every conversation, driven by what its client says, what other sessions note, and the
 //! time. What is to be done comes back as actions.
 
+mod notes;
+
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -264,98 +266,6 @@ impl CodeDoor {
             Action::Say(said),
             Action::Bonds(state.bonds.clone()),
         ])
-    }
-
-    /// Takes another session's note in.
-    pub(crate) fn handle_note(&mut self, now: Instant, from: PeerAddr, note: Note, times: Times) -> Vec<Action> {
-        match note {
-            Note::Ask(ask) => self.handle_ask(now, from, ask, times),
-            Note::AskRefused { ask } => {
-                if self.asked(ask, from) {
-                    self.refused(ask, times);
-                }
-                Vec::new()
-            }
-            Note::AskWithdrawn { ask } => {
-                if let Some(state) = self.state.as_deref_mut() {
-                    for kind in [AskKind::Pair, AskKind::Link] {
-                        state.asks.take_received(kind, |waiting| waiting.from == from && waiting.ask.ask == ask);
-                    }
-                }
-                Vec::new()
-            }
-            Note::Answer { ask, accepted } => self.handle_answer(from, ask, accepted),
-            Note::Closed => self.unbond(from).into_iter().collect(),
-        }
-    }
-
-    fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times) -> Vec<Action> {
-        let refused = vec![Action::Answer(from, Note::AskRefused { ask: ask.ask })];
-        let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
-            return refused;
-        };
-        // Judged before a word of it is written: whoever asks too often costs little.
-        let Some(ask) = state.asks.receive(now, from, ask) else { return refused };
-        let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
-        let key = STANDARD.encode(ask.public_key);
-        let said = match ask.kind {
-            AskKind::Pair => Reply::PairIncoming {
-                from_code: ask.code.as_str(),
-                from_public_key: &key,
-                expires_in,
-                proposed_name: ask.name.as_deref(),
-                payload: raw(ask.payload.as_ref()),
-            },
-            AskKind::Link => Reply::LinkRequest {
-                link_code: ask.target.as_str(),
-                public_key: &key,
-                device_name: ask.name.as_deref(),
-                expires_in,
-            },
-        };
-        vec![Action::Say(said.encode())]
-    }
-
-    fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {
-        if !self.asked(ask, from) {
-            // The request has ended here: the other side must not think that it is paired.
-            return if accepted.is_some() { vec![Action::Answer(from, Note::Closed)] } else { Vec::new() };
-        }
-        let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
-        let Some(made) = state.asks.take_made(ask) else { return Vec::new() };
-        let code = made.target.as_str();
-        let Some(accepted) = accepted else {
-            let said = match made.kind {
-                AskKind::Pair => Reply::PairRejected { peer_code: code },
-                AskKind::Link => Reply::LinkRejected { link_code: code },
-            };
-            return vec![Action::Say(said.encode())];
-        };
-        state.bond(from, made.target);
-        let key = STANDARD.encode(accepted.public_key);
-        let said = match made.kind {
-            AskKind::Pair => Reply::PairMatched {
-                peer_code: code,
-                peer_public_key: &key,
-                is_initiator: true,
-                payload: raw(accepted.payload.as_ref()),
-            },
-            AskKind::Link => Reply::LinkMatched {
-                link_code: code,
-                peer_public_key: &key,
-                is_initiator: true,
-                device_id: accepted.device_id.as_deref(),
-                web_client_code: None,
-                device_name: None,
-            },
-        };
-        vec![Action::Say(said.encode()), Action::Bonds(state.bonds.clone())]
-    }
-
-    /// Whether this session has asked `from`, and waits for its answer.
-    fn asked(&mut self, ask: u64, from: PeerAddr) -> bool {
-        let made = self.state.as_deref_mut().and_then(|state| state.asks.made(ask));
-        made.is_some_and(|made| made.to == Some(from))
     }
 
     /// The session that is paired with this one under `code`.

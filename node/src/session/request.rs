@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use super::{depth, plain};
 
 /// The longest `proposedName`, `deviceName` or `deviceId` in bytes: what a screen shows.
-const MAX_NAME: usize = 128;
+pub(crate) const MAX_NAME: usize = 128;
 
 /// What is wrong with a request. The text is for the client, and never holds what others sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -65,7 +65,7 @@ const SUCCESSORS: usize = 3;
 const SPARE_SUCCESSORS: usize = 9;
 
 /// Notes of one session that may wait for links: one for each that it may be paired with and each that it may have
-/// asked, twice, and a burst of refusals.
+/// asked, twice, and as many again.
 const MAX_NOTES: usize = 256;
 /// How exactly a session's idle time is kept: at 10,000 sessions, 17 wake at once, and others wait for a tenth of a millisecond.
 const IDLE_TICK: Duration = Duration::from_millis(100);
@@ -363,7 +363,9 @@ impl Session {
         let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
         let stuck = self.waiting.since.map(|since| since + times.write);
         let door = self.code_door.next_deadline(self.times());
-        let flight = self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait()));
+        let flight = (self.handle.has_flights())
+            .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
+            .flatten();
         door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
     }
 
@@ -385,7 +387,9 @@ impl Session {
         let actions = self.code_door.pass(now, self.times());
         self.act(actions);
         let wait = self.flight_wait();
-        while let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait)) {
+        while self.handle.has_flights()
+            && let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait))
+        {
             self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
         }
         if self.waiting.since.is_some_and(|since| now >= since + self.core.config.times.write) {

@@ -16,6 +16,8 @@ use super::frame::{FrameHead, Opcode};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
+/// A frame of at most so many bytes is handed to the system in one piece: a ping, a word that something was delivered.
+const SHORT: usize = 128;
 
 /// Why something was not said. Nothing of it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,8 +118,18 @@ impl Out {
         } else {
             let mut gone = 0;
             if was_empty && !hold {
-                gone = taken(self.writer.try_write_vectored(slices))?;
-                if gone == slices.iter().map(|slice| slice.len()).sum::<usize>() {
+                let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
+                gone = taken(if len <= SHORT {
+                    let mut short = [0; SHORT];
+                    let mut rest = &mut short[..];
+                    for slice in slices {
+                        rest.put_slice(slice);
+                    }
+                    self.writer.try_write(&short[..len])
+                } else {
+                    self.writer.try_write_vectored(slices)
+                })?;
+                if gone == len {
                     return Ok(Said::Written);
                 }
             }

@@ -120,6 +120,8 @@ mod tests {
             }
             if alarm.is_due(Instant::now()) { alarm.poll(cx, timer.as_mut(), soon, SLACK) } else { Poll::Pending }
         });
+        // What ends the wait for it polls it once more, and finds it due.
         tokio::time::timeout(SLACK, fired).await.expect("it fires");
+        assert!(Instant::now() < soon + SLACK / 2, "nobody was woken by it");
     }
 }

@@ -56,11 +56,16 @@ impl Session {
         let inboxes = self.inbox_door.take_all();
         for inbox in inboxes {
             if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
-                publish(publish::Command::WithdrawLease(inbox, lease.seq)).await;
+                let seq = lease.seq;
+                if self.ordered > 0 {
+                    // It may be one that is being attached, and only what is kept can be withdrawn.
+                    publish(publish::Command::KeepLease(lease)).await;
+                }
+                publish(publish::Command::WithdrawLease(inbox, seq)).await;
             }
         }
         if let Some(code) = self.claiming.take() {
-            // Only what is kept can be withdrawn.
+            // As above.
             publish(publish::Command::KeepCode(code, self.handle.id())).await;
             publish(publish::Command::WithdrawCode(code, self.handle.id())).await;
         }
@@ -68,17 +73,14 @@ impl Session {
         for action in self.code_door.close() {
             match action {
                 Action::Release(code) => publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
-                Action::Tell(to, note) | Action::Answer(to, note) => notes.push((to, note)),
+                Action::Tell(to, note) => notes.push((to, note)),
+                Action::Answer(to, note) => self.answer(to, note),
                 Action::Bonds(_) | Action::Say(_) | Action::Refuse(_) => {}
             }
         }
         for (from, note) in answer_left(self.handle.close()) {
-            // An asker of this node is counted as it is told.
-            if matches!(note, Note::Ask(_)) && from.node != self.core.me {
-                self.core.metrics.asks_refused.inc();
-            }
             match dispatch::answer_of_nobody(&note) {
-                Some(answer) => notes.push((from, answer)),
+                Some(answer) => self.answer(from, answer),
                 None => drop(self.core.metrics.notes_dropped.inc()),
             }
         }
