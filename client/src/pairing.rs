@@ -15,18 +15,20 @@
 //! The states are values that each step consumes, so a code answers one request and no second one: one guess burns it.
 //! Knows no clock and no network.
 
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _, Nonce, aead::Aead as _};
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
+mod keys;
+
 use chappe_common::code::PairingCode;
-use hkdf::Hkdf;
-use hmac::{Hmac, Mac as _};
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use self::keys::{IDENTITY_LEN, Keys};
 use crate::{
     base64_bytes::Bytes,
-    contact::{Contact, MAX_NAME, PairingSecret, Role, clean_name},
+    contact::{Contact, Role},
     cpace::{self, Exchange, InvalidShare},
     phrase::Phrase,
     sealing_key::SealingKey,
@@ -34,8 +36,6 @@ use crate::{
 };
 
 const LABEL: &[u8] = b"chappe/pair/v1\0";
-/// nonce ‖ identity ‖ length of the name ‖ name, padded: every sealed identity has the same length.
-const IDENTITY_LEN: usize = 32 + 32 + 1 + MAX_NAME;
 
 /// Why a pairing came to nothing. The code is burnt; nothing was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -280,202 +280,13 @@ fn data(first: &[u8; 32], challenge: &[u8; 32]) -> [u8; 64] {
     data
 }
 
-/// What comes out of CPace.
-#[cfg_attr(any(test, fuzzing), derive(Clone))]
-struct Keys(Hkdf<Sha256>);
-
-impl Keys {
-    fn new(isk: &[u8; 64]) -> Self {
-        Self(Hkdf::new(None, isk))
-    }
-
-    fn expand<const N: usize>(&self, label: &[u8], context: &[&[u8]]) -> Zeroizing<[u8; N]> {
-        let mut out = Zeroizing::new([0; N]);
-        let info = [LABEL, label, &context.concat()].concat();
-        self.0.expand(&info, out.as_mut_slice()).expect("a few bytes are within HKDF's bound");
-        out
-    }
-
-    fn mac(&self, role: Role, share: &[u8; 32], data: &[u8; 64]) -> Hmac<Sha256> {
-        let key = self.expand::<32>(&[b"confirm-", [role.letter()].as_slice()].concat(), &[]);
-        let mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.as_slice()).expect("HMAC takes any key");
-        mac.chain_update(cpace::lv_cat(&[share, data]))
-    }
-
-    fn confirm(&self, role: Role, share: &[u8; 32], data: &[u8; 64]) -> [u8; 32] {
-        self.mac(role, share, data).finalize().into_bytes().into()
-    }
-
-    /// In constant time.
-    fn check(&self, role: Role, share: &[u8; 32], data: &[u8; 64], tag: &[u8; 32]) -> Result<(), PairingError> {
-        self.mac(role, share, data).verify_slice(tag).map_err(|_| PairingError::WrongSecret)
-    }
-
-    fn possession_mac(&self, role: Role, shared: &[u8; 32], identity: &[u8; 32]) -> Hmac<Sha256> {
-        let key = self.expand::<32>(&[b"possess-", [role.letter()].as_slice()].concat(), &[shared]);
-        let mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.as_slice()).expect("HMAC takes any key");
-        mac.chain_update(identity)
-    }
-
-    /// What only the holder of `identity`, or of the challenge's secret, can make.
-    fn possession(&self, role: Role, identity: &SealingKey, challenge: &[u8; 32]) -> Result<[u8; 32], PairingError> {
-        let shared = identity.agree(challenge).ok_or(PairingError::Possession)?;
-        Ok(self.possession_mac(role, &shared, &identity.public()).finalize().into_bytes().into())
-    }
-
-    /// In constant time.
-    fn check_possession(
-        &self,
-        role: Role,
-        challenge: &SealingKey,
-        identity: &[u8; 32],
-        tag: &[u8; 32],
-    ) -> Result<(), PairingError> {
-        let shared = challenge.agree(identity).ok_or(PairingError::Possession)?;
-        self.possession_mac(role, &shared, identity).verify_slice(tag).map_err(|_| PairingError::Possession)
-    }
-
-    fn cipher(&self, role: Role) -> ChaCha20Poly1305 {
-        let key = self.expand::<32>(&[b"seal-", [role.letter()].as_slice()].concat(), &[]);
-        ChaCha20Poly1305::new_from_slice(key.as_slice()).expect("the key has 32 bytes")
-    }
-
-    /// Each of the two keys seals one message, so the nonce can be zeros.
-    fn seal(&self, role: Role, nonce: &[u8; 32], myself: Myself<'_>) -> [u8; IDENTITY_LEN + 16] {
-        let name = clean_name(myself.name);
-        let mut plain = Zeroizing::new([0; IDENTITY_LEN]);
-        plain[..32].copy_from_slice(nonce);
-        plain[32..64].copy_from_slice(&myself.identity.public());
-        plain[64] = u8::try_from(name.len()).expect("a clean name is at most 64 bytes");
-        plain[65..65 + name.len()].copy_from_slice(name.as_bytes());
-        let sealed = self.cipher(role).encrypt(&Nonce::default(), plain.as_slice()).expect("a short message");
-        sealed.try_into().expect("the tag has 16 bytes")
-    }
-
-    fn open(&self, role: Role, sealed: &[u8]) -> Result<([u8; 32], [u8; 32], String), PairingError> {
-        let plain = self.cipher(role).decrypt(&Nonce::default(), sealed).map_err(|_| PairingError::Identity)?;
-        read_identity(&plain).ok_or(PairingError::Identity)
-    }
-
-    fn pairing_secret(&self, identity_a: &[u8; 32], identity_b: &[u8; 32]) -> PairingSecret {
-        PairingSecret::from_bytes(*self.expand(b"pairing-secret", &[identity_a, identity_b]))
-    }
-
-    fn words(&self, nonce_a: &[u8; 32], nonce_b: &[u8; 32]) -> [&'static str; words::COUNT] {
-        words::of_bytes(*self.expand(b"words", &[nonce_a, nonce_b]))
-    }
-}
-
-/// Nonce, identity and name of what was sealed. The other side, which wrote it, may be hostile.
-fn read_identity(plain: &[u8]) -> Option<([u8; 32], [u8; 32], String)> {
-    let plain: &[u8; IDENTITY_LEN] = plain.try_into().ok()?;
-    let (mut nonce, mut identity) = ([0; 32], [0; 32]);
-    nonce.copy_from_slice(&plain[..32]);
-    identity.copy_from_slice(&plain[32..64]);
-    let name = plain[65..].get(..usize::from(plain[64]))?;
-    Some((nonce, identity, std::str::from_utf8(name).ok()?.to_owned()))
-}
-
-/// What is checked of every input, by the tests and by the fuzzer.
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzed {
-    use std::sync::LazyLock;
-
-    use rand::{SeedableRng as _, rngs::StdRng};
-
-    use super::*;
-    use crate::message::fuzzed::reads;
-
-    pub(super) fn rng(n: u64) -> StdRng {
-        StdRng::seed_from_u64(n)
-    }
-
-    pub(super) fn phrase(text: &str) -> Phrase {
-        text.parse().expect("a code")
-    }
-
-    pub(super) fn own() -> PairingCode {
-        "QQQQQQ".parse().expect("a code")
-    }
-
-    pub(super) static ADA: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
-    pub(super) static BOB: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
-
-    fn ada() -> Myself<'static> {
-        Myself { identity: &ADA, name: "Ada" }
-    }
-
-    fn bob() -> Myself<'static> {
-        Myself { identity: &BOB, name: "Bob" }
-    }
-
-    /// A pairing: each side where it waits for a message, and the message.
-    pub(super) struct Valid {
-        pub(super) request: Request,
-        requester: Requester,
-        pub(super) response: Response,
-        responder: Responder,
-        pub(super) proof: Proof,
-        confirmed: Confirmed,
-        pub(super) reply: Reply,
-    }
-
-    pub(super) static VALID: LazyLock<Valid> = LazyLock::new(|| {
-        let code = phrase("ABC234-WXYZ");
-        let (requester, request) = Requester::new(&code, own(), &mut rng(1));
-        let (responder, response) = respond(&request).expect("a response");
-        let (confirmed, proof) = requester.clone().handle_response(&response, ada()).expect("a proof");
-        let (_, reply) = responder.clone().handle_proof(&proof, bob()).expect("a reply");
-        Valid { request, requester, response, responder, proof, confirmed, reply }
-    });
-
-    fn respond(request: &Request) -> Result<(Responder, Response), PairingError> {
-        Shower::new(phrase("ABC234-WXYZ")).handle_request(own(), request, &mut rng(2))
-    }
-
-    fn read<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> Option<T> {
-        reads::<T>(text).then(|| serde_json::from_slice(text).expect("it was read"))
-    }
-
-    /// A message of a pairing. Any request with a valid share is answered; of the others, nobody who doesn't know the code
-    /// changes anything.
-    pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
-        if let Some(request) = read::<Request>(text) {
-            let answered = respond(&request).map(|(_, response)| response);
-            assert!(answered.is_ok() || answered == Err(PairingError::Share(InvalidShare)));
-            assert_eq!(answered == Ok(VALID.response.clone()), request == VALID.request);
-            return true;
-        }
-        if let Some(response) = read::<Response>(text) {
-            let taken = VALID.requester.clone().handle_response(&response, ada()).is_ok();
-            assert_eq!(taken, response == VALID.response);
-            return true;
-        }
-        if let Some(proof) = read::<Proof>(text) {
-            let taken = VALID.responder.clone().handle_proof(&proof, bob()).is_ok();
-            assert_eq!(taken, proof == VALID.proof);
-            return true;
-        }
-        let Some(reply) = read::<Reply>(text) else { return false };
-        assert_eq!(VALID.confirmed.clone().handle_reply(&reply).is_ok(), reply == VALID.reply);
-        true
-    });
-
-    /// What is sealed in a pairing, by one who knows the code and is hostile.
-    pub const IDENTITY: (&str, fn(&[u8]) -> bool) = ("identity in a pairing", |plain| {
-        let Some((_, identity, name)) = read_identity(plain) else { return false };
-        let contact = Contact::new(&name, identity, Role::A, PairingSecret::from_bytes([0; 32]));
-        assert!(contact.name().len() <= MAX_NAME && !contact.name().contains(char::is_control));
-        true
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
         fuzzed::{ADA, BOB, VALID, own, phrase, rng},
         *,
     };
+    use crate::contact::MAX_NAME;
 
     const VECTORS: &str = include_str!("../../docs/protocol/vectors/pairing.json");
 

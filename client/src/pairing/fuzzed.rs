@@ -1,0 +1,94 @@
+//! What is checked of every message of a pairing, by the tests and by the fuzzer.
+
+use std::sync::LazyLock;
+
+use rand::{SeedableRng as _, rngs::StdRng};
+
+use super::{keys::read_identity, *};
+use crate::{
+    contact::{MAX_NAME, PairingSecret},
+    message::fuzzed::reads,
+};
+
+pub(super) fn rng(n: u64) -> StdRng {
+    StdRng::seed_from_u64(n)
+}
+
+pub(super) fn phrase(text: &str) -> Phrase {
+    text.parse().expect("a code")
+}
+
+pub(super) fn own() -> PairingCode {
+    "QQQQQQ".parse().expect("a code")
+}
+
+pub(super) static ADA: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
+pub(super) static BOB: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
+
+fn ada() -> Myself<'static> {
+    Myself { identity: &ADA, name: "Ada" }
+}
+
+fn bob() -> Myself<'static> {
+    Myself { identity: &BOB, name: "Bob" }
+}
+
+/// A pairing: each side where it waits for a message, and the message.
+pub(super) struct Valid {
+    pub(super) request: Request,
+    requester: Requester,
+    pub(super) response: Response,
+    responder: Responder,
+    pub(super) proof: Proof,
+    confirmed: Confirmed,
+    pub(super) reply: Reply,
+}
+
+pub(super) static VALID: LazyLock<Valid> = LazyLock::new(|| {
+    let code = phrase("ABC234-WXYZ");
+    let (requester, request) = Requester::new(&code, own(), &mut rng(1));
+    let (responder, response) = respond(&request).expect("a response");
+    let (confirmed, proof) = requester.clone().handle_response(&response, ada()).expect("a proof");
+    let (_, reply) = responder.clone().handle_proof(&proof, bob()).expect("a reply");
+    Valid { request, requester, response, responder, proof, confirmed, reply }
+});
+
+fn respond(request: &Request) -> Result<(Responder, Response), PairingError> {
+    Shower::new(phrase("ABC234-WXYZ")).handle_request(own(), request, &mut rng(2))
+}
+
+fn read<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> Option<T> {
+    reads::<T>(text).then(|| serde_json::from_slice(text).expect("it was read"))
+}
+
+/// A message of a pairing. Any request with a valid share is answered; of the others, nobody who doesn't know the code
+/// changes anything.
+pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
+    if let Some(request) = read::<Request>(text) {
+        let answered = respond(&request).map(|(_, response)| response);
+        assert!(answered.is_ok() || answered == Err(PairingError::Share(InvalidShare)));
+        assert_eq!(answered == Ok(VALID.response.clone()), request == VALID.request);
+        return true;
+    }
+    if let Some(response) = read::<Response>(text) {
+        let taken = VALID.requester.clone().handle_response(&response, ada()).is_ok();
+        assert_eq!(taken, response == VALID.response);
+        return true;
+    }
+    if let Some(proof) = read::<Proof>(text) {
+        let taken = VALID.responder.clone().handle_proof(&proof, bob()).is_ok();
+        assert_eq!(taken, proof == VALID.proof);
+        return true;
+    }
+    let Some(reply) = read::<Reply>(text) else { return false };
+    assert_eq!(VALID.confirmed.clone().handle_reply(&reply).is_ok(), reply == VALID.reply);
+    true
+});
+
+/// What is sealed in a pairing, by one who knows the code and is hostile.
+pub const IDENTITY: (&str, fn(&[u8]) -> bool) = ("identity in a pairing", |plain| {
+    let Some((_, identity, name)) = read_identity(plain) else { return false };
+    let contact = Contact::new(&name, identity, Role::A, PairingSecret::from_bytes([0; 32]));
+    assert!(contact.name().len() <= MAX_NAME && !contact.name().contains(char::is_control));
+    true
+});
