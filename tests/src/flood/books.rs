@@ -82,6 +82,10 @@ impl Books<'_> {
         accounts.push(account("sessions ended", all_opened, AT_THE_ENDS * 2, closed));
         // Pings are answered by a pong until the connection is closed, which is counted as a refusal.
         let pings = if self.told("answered pong") > 0 { self.told("closed with 1008") } else { 0 };
+        // Whoever reads nothing is closed with the code for that, and with no other, and reads it when it reads at last.
+        let slow = self.told("closed with 1013");
+        accounts.push(account("clients that don't read", self.told("clients that don't read"), 0, slow));
+        accounts.push(account("sessions too slow", slow, 0, self.grown("sessions_slow_total")));
         for code in
             ["bad_message", "unknown_type", "too_large", "peer_offline", "congested", "rate_limited", "bad_lease"]
         {
@@ -106,12 +110,21 @@ impl Books<'_> {
 
     fn of_links(&self) -> Vec<Account> {
         let (breaches, unanswered) = (self.told("links ended for a breach"), self.told("unanswered by the node"));
+        let unanswered_leases = self.grown("replies_dropped_total") * leases::BATCH;
+        let unawaited = if breaches == 0 { self.told("words of displaced leases sent") } else { 0 }
+            + self.told("outcomes of nothing sent");
         let mut accounts = vec![
             account("links", self.told("linked"), 0, self.grown("links_opened_total")),
             // The last may be on its way.
             account("breaches of links", breaches, unanswered.min(1), self.grown("link_protocol_errors_total")),
-            account("leases refused", self.told("leases refused"), 0, self.grown("leases_refused_total")),
-            account("outcomes of nothing", self.told("outcomes of nothing sent"), 0, self.grown("answers_late_total")),
+            // Those of which the answer was dropped are counted, too.
+            account(
+                "leases refused",
+                self.told("leases refused"),
+                unanswered_leases,
+                self.grown("leases_refused_total"),
+            ),
+            account("words that nobody waited for", unawaited, 0, self.grown("answers_late_total")),
         ];
         if breaches > 0 {
             // All links but that of the last moment: a first breach is enough.
@@ -135,7 +148,7 @@ impl Books<'_> {
             let leases = self.told("leases kept")
                 + self.told("leases refused")
                 + self.told("leases older than what is kept")
-                + self.grown("replies_dropped_total") * leases::BATCH;
+                + unanswered_leases;
             accounts.push(account("leases judged", self.told("leases sent"), 0, leases));
         }
         accounts

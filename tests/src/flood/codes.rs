@@ -14,7 +14,7 @@ use super::{
     node::Victim,
     plan::{Plan, Tally},
     talk::code_of,
-    wire::{Said, Wire},
+    wire::{Said, Takes, Wire},
 };
 use crate::{
     figures::{Figures, percentile},
@@ -88,7 +88,7 @@ async fn ask(wire: &mut Wire, target: &str) {
 
 /// A session with a code.
 async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Wire> {
-    let (mut wire, _) = Wire::open(hostile_source(source), plan.node, None).await.ok()?;
+    let (mut wire, _) = Wire::open(hostile_source(source), plan.node, Takes::All).await.ok()?;
     let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});
     wire.say(&register.to_string()).await.ok()?;
     match wire.next().await.ok()? {

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     MANY, hostile_source,
     plan::Plan,
-    wire::{UPGRADE, dial},
+    wire::{Takes, UPGRADE, dial},
 };
 use crate::ca::Ca;
 
@@ -39,7 +39,7 @@ async fn hold(plan: &Plan, most: u32, rate: u32, words: impl Fn(u32) -> Vec<u8>)
     plan.at_each_turn(rate, most, |number| {
         let (plan, words) = (plan.clone(), words(number));
         async move {
-            let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, None).await else {
+            let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, Takes::All).await else {
                 return plan.tally.count("not connected");
             };
             plan.tally.count("connected");
@@ -64,7 +64,7 @@ pub async fn drip(plan: &Plan) {
         let plan = plan.clone();
         async move {
             while !plan.is_over() {
-                let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, None).await else {
+                let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, Takes::All).await else {
                     plan.tally.count("not connected");
                     sleep(Duration::from_millis(500)).await;
                     continue;

@@ -5,6 +5,7 @@ mod notice;
 mod people;
 mod person;
 
+use chappe_common::keys::SecretKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -17,6 +18,13 @@ use crate::{PATIENCE, bench::cores, figures::Figures, process::Process};
 
 /// The codes of two of the honest, who are paired: one of them is who hostile nodes look up.
 pub const BY_CODE: [&str; 2] = ["HNSTAA", "HNSTBB"];
+
+/// The key of the inbox of one of the honest.
+pub fn inbox_key(number: u32) -> SecretKey {
+    let mut seed = [0xAB; 32];
+    seed[..4].copy_from_slice(&number.to_le_bytes());
+    SecretKey::from_bytes(&seed)
+}
 
 /// What the process is asked.
 #[derive(Debug, Serialize, Deserialize)]

@@ -156,7 +156,8 @@ pub async fn attack(plan: &Plan, rate: u32, flood: impl AsyncFn(&Link, &mut Turn
             flood(&link, &mut Turns { plan, since, rate, next }).await;
             link.listen_on(plan).await;
         }
-        sleep_until(plan.until.min(Instant::now() + PAUSE)).await;
+        let pause = if plan.quick { PAUSE / 20 } else { PAUSE };
+        sleep_until(plan.until.min(Instant::now() + pause)).await;
     }
 }
 
@@ -234,6 +235,7 @@ fn heard(header: Header, tally: &Tally, answers: &Answers) -> Option<(&'static s
             *answers.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.map(|(_, session)| session));
             ("code", 1)
         }
+        Header::Response(_, Response::Lease(_)) => ("lease", 1),
         Header::Response(_, Response::Refused) => ("request refused", 1),
         // What the node asks by itself.
         _ => return None,

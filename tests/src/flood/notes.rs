@@ -1,6 +1,8 @@
 //! Notes of a hostile node to a session whose code it has looked up: all that a member may send to another's session, and
 //! as much of it as it likes. The session is one of the honest, who is paired and calls meanwhile.
 
+use std::cell::Cell;
+
 use chappe_common::{client::RelayKind, code::PairingCode};
 use rand::RngExt as _;
 
@@ -14,6 +16,9 @@ use crate::link::{
 const NOTES: u32 = 20_000;
 /// How often each kind is written at once.
 const OF_EACH: usize = 4;
+/// Notes with a long name in a second, and its bytes: a frame takes no more.
+const LONG_NAMES: u32 = 500;
+const LONG_NAME: usize = 60 * 1024;
 /// Bytes of the payloads that notes carry.
 const PAYLOAD: usize = 1_000;
 
@@ -115,6 +120,35 @@ impl Kind {
             Self::Outcome => Header::Outcome(wild, Outcome::NotHere),
         }
     }
+}
+
+/// Asks the session with a name that is as long as fits, and takes six times as much in JSON; or accepts what it never asked,
+/// with such a name: by turns, a link for each, as the node ends the link.
+///
+/// # Panics
+/// The code of the honest is none.
+pub async fn long_names(plan: &Plan) {
+    let code: PairingCode = BY_CODE[0].parse().expect("a code");
+    let name = || Some("\u{1}".repeat(LONG_NAME));
+    let is_ask = Cell::new(false);
+    hostile::attack(plan, LONG_NAMES, async |link, turns| {
+        let (mut relay, mut control) = (link.lane(RELAY).await?, link.lane(CONTROL).await?);
+        let to = link.find(plan, &mut control, code).await?;
+        is_ask.set(!is_ask.get());
+        loop {
+            let turn = turns.next().await?;
+            let own = random_code().parse().expect("a code");
+            let (note, what) = if is_ask.get() {
+                (Note::Ask((turn, 0, code, own, [7; 32], name(), None)), "asks with a long name sent")
+            } else {
+                (Note::Answer(turn, Some(([7; 32], name(), None))), "acceptances with a long name sent")
+            };
+            plan.tally.count(what);
+            plan.tally.count("sent over a link");
+            link.write(plan, &mut relay, &frame(&Header::Note(to, turn, note), b""), 1).await?;
+        }
+    })
+    .await;
 }
 
 /// Words about deliveries in a second.

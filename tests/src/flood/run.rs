@@ -192,9 +192,8 @@ impl Scene<'_> {
             "%",
             None,
         );
-        // A few messages of each of many stay within their rates.
         let is_counted = attack.counted.is_empty()
-            || (self.course.quick && attack.name.ends_with("-many"))
+            || (self.course.quick && attack.may_be_allowed())
             || attack.counted.iter().any(|name| grown.keys().any(|counter| counter.contains(name)));
         is_right &= print("refusals that the node didn't count", f64::from(u8::from(!is_counted)), "", Some(0.0));
         let mishaps = attack.mishaps(told);

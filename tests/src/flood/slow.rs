@@ -1,59 +1,76 @@
 //! Clients that don't read: each attaches an inbox and takes nothing of what comes for it, while others fill it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::keys::{NodeId, SecretKey};
 use serde_json::{Value, json};
 use tokio::{
-    sync::Semaphore,
     task::JoinSet,
-    time::{sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     hostile_source,
     plan::Plan,
     talk::code_of,
-    wire::{Said, Wire},
+    wire::{Said, Takes, Wire},
 };
 use crate::raw::{attachment, lease, now_ms};
 
 /// How many don't read.
-const DEAF: u32 = 500;
-/// How many messages of the largest payload each is sent: more than its queue and the system's buffers hold.
-const MESSAGES: u32 = 120;
-/// How many are filled at once.
-const AT_ONCE: usize = 50;
+pub const DEAF: u32 = 500;
+/// How many messages of the largest payload each is sent at most: far more than its queue and the system's buffers hold.
+const MESSAGES: u64 = 30;
+/// How many come in a second.
+const COME: u32 = 250;
+/// How many messages all of them are sent in a second: each its next before any the one after that, so that all queues are
+/// full at the same time. Within the second that a node leaves them, half of them have to read their last word.
+const RATE: u32 = 250;
 
 /// Fills them until each is closed, and counts with which code.
 pub async fn run(plan: &Plan) {
-    let (mut clients, room) = (JoinSet::new(), Arc::new(Semaphore::new(AT_ONCE)));
-    for number in 0..plan.some(DEAF) {
-        let (plan, room) = (plan.clone(), room.clone());
-        clients.spawn(async move {
-            let _place = room.acquire_owned().await;
-            if timeout_at(plan.until, fill(&plan, number)).await.is_err() {
+    let count = plan.some(DEAF);
+    plan.tally.add("clients that don't read", count.into());
+    let mut coming = JoinSet::new();
+    for number in 0..count {
+        sleep(Duration::from_secs(1) / COME).await;
+        let plan = plan.clone();
+        coming.spawn(async move { (number, timeout_at(plan.until, gather(&plan, number)).await.ok().flatten()) });
+    }
+    // All are there before the first is filled.
+    let (all, mut filling, since) = (coming.join_all().await, JoinSet::new(), Instant::now());
+    for (number, gathered) in all {
+        let Some(gathered) = gathered else { continue };
+        let plan = plan.clone();
+        filling.spawn(async move {
+            if timeout_at(plan.until, fill(&plan, gathered, since, number, count)).await.is_err() {
                 plan.tally.count("out of time");
             }
         });
     }
-    clients.join_all().await;
+    filling.join_all().await;
 }
 
-async fn fill(plan: &Plan, number: u32) {
+/// One that won't read, who sends to it, and to which inbox.
+type Gathered = (Wire, Wire, String);
+
+async fn gather(plan: &Plan, number: u32) -> Option<Gathered> {
     // Each pusher comes from an address of its own: its rate is not what is tried here.
     let (deaf, pusher) = (hostile_source(number), hostile_source(2_000 + number));
     let mut seed = [0xDE; 32];
     seed[..4].copy_from_slice(&number.to_le_bytes());
     let key = SecretKey::from_bytes(&seed);
-    // As little as the system allows: what it takes is none of the node's queue.
-    let Some(mut deaf) = attached(deaf, plan, &key, Some(2048)).await else { return plan.tally.count("not attached") };
-    let Ok((mut pusher, _)) = Wire::open(pusher, plan.node, None).await else { return plan.tally.count("no pusher") };
+    let deaf = attached(deaf, plan, &key).await?;
+    let (pusher, _) = Wire::open(pusher, plan.node, Takes::All).await.ok()?;
     plan.tally.count("opened");
-    let to = key.public().to_base64url();
+    Some((deaf, pusher, key.public().to_base64url()))
+}
+
+async fn fill(plan: &Plan, (mut deaf, mut pusher, to): Gathered, since: Instant, number: u32, count: u32) {
     let message = json!({"type": "call_ice", "to": to, "payload": "x".repeat(48 * 1024), "id": "i"}).to_string();
-    for _ in 0..MESSAGES {
+    for turn in 0..MESSAGES {
+        plan.turn(since, turn * u64::from(count) + u64::from(number), RATE).await;
         if pusher.say(&message).await.is_err() {
             return plan.tally.count("pusher closed");
         }
@@ -61,11 +78,12 @@ async fn fill(plan: &Plan, number: u32) {
         let Ok(Said::Text(text)) = pusher.next().await else { return plan.tally.count("pusher closed") };
         let outcome = code_of(&text);
         plan.tally.count(&format!("answered {outcome}"));
-        if outcome == "peer_offline" {
+        if matches!(outcome.as_str(), "congested" | "peer_offline") {
             break;
         }
     }
-    // All that was said before, and the last word.
+    // It has read nothing until its session was over; now it reads all that was said before, and the last word.
+    deaf.take_all();
     loop {
         match deaf.next().await {
             Ok(Said::Close(code)) => return plan.tally.count(&format!("closed with {code}")),
@@ -76,10 +94,10 @@ async fn fill(plan: &Plan, number: u32) {
 }
 
 /// A session that has attached the inbox of `key`.
-pub async fn attached(source: IpAddr, plan: &Plan, key: &SecretKey, receive_buffer: Option<u32>) -> Option<Wire> {
+async fn attached(source: IpAddr, plan: &Plan, key: &SecretKey) -> Option<Wire> {
     // A node under attack may be slow to let it in.
     for _ in 0..10 {
-        if let Some(wire) = try_attach(source, plan, key, receive_buffer).await {
+        if let Some(wire) = try_attach(source, plan, key).await {
             return Some(wire);
         }
         sleep(Duration::from_millis(100)).await;
@@ -87,8 +105,8 @@ pub async fn attached(source: IpAddr, plan: &Plan, key: &SecretKey, receive_buff
     None
 }
 
-async fn try_attach(source: IpAddr, plan: &Plan, key: &SecretKey, receive_buffer: Option<u32>) -> Option<Wire> {
-    let (mut wire, info) = Wire::open(source, plan.node, receive_buffer).await.ok()?;
+async fn try_attach(source: IpAddr, plan: &Plan, key: &SecretKey) -> Option<Wire> {
+    let (mut wire, info) = Wire::open(source, plan.node, Takes::Little).await.ok()?;
     plan.tally.count("opened");
     let info: Value = serde_json::from_str(&info).ok()?;
     let node = NodeId::from_server_id(info["serverId"].as_str()?).ok()?;

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     plan::Plan,
-    wire::{OpenError, Said, Wire},
+    wire::{OpenError, Said, Takes, Wire},
 };
 
 /// An open WebSocket, and what is still to be answered.
@@ -30,7 +30,7 @@ impl Talk {
     /// # Errors
     /// The node doesn't take it. That is counted.
     pub async fn open(plan: &Plan, source: IpAddr, breaks: bool) -> Result<Self, OpenError> {
-        let opened = Wire::open(source, plan.node, None).await;
+        let opened = Wire::open(source, plan.node, Takes::All).await;
         plan.tally.count(match &opened {
             Ok(_) => "opened",
             Err(OpenError::NotConnected(_)) => "not connected",

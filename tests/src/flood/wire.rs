@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -18,14 +19,25 @@ pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: relay.example\r\nConnection
 /// How long a node may take for what it does at once.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// A TCP connection from `source`; `receive_buffer` makes the system take little of what the node says.
+/// How much of what a node says the systems on both sides take, as long as nobody reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// As much as they always do: over loopback a few MiB.
+    All,
+    /// Some tens of KiB: the rest waits in the node.
+    Little,
+}
+
+/// A TCP connection from `source`.
 ///
 /// # Errors
 /// The node, or the system, doesn't take it.
-pub async fn dial(source: IpAddr, node: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+pub async fn dial(source: IpAddr, node: SocketAddr, takes: Takes) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    if let Some(bytes) = receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
+    if takes == Takes::Little {
+        socket.set_recv_buffer_size(2048)?;
+        // The other side's buffer is as long as some of the largest segments, which over loopback have 64 KiB.
+        SockRef::from(&socket).set_tcp_mss(536)?;
     }
     socket.bind(SocketAddr::new(source, 0))?;
     timeout(WAIT, socket.connect(node)).await?
@@ -71,18 +83,20 @@ impl Wire {
     ///
     /// # Errors
     /// The node doesn't take it.
-    pub async fn open(
-        source: IpAddr,
-        node: SocketAddr,
-        receive_buffer: Option<u32>,
-    ) -> Result<(Self, String), OpenError> {
-        let stream = dial(source, node, receive_buffer).await.map_err(OpenError::NotConnected)?;
+    pub async fn open(source: IpAddr, node: SocketAddr, takes: Takes) -> Result<(Self, String), OpenError> {
+        let stream = dial(source, node, takes).await.map_err(OpenError::NotConnected)?;
         let mut wire = Self { stream, read: Vec::new() };
         match timeout(WAIT, wire.upgrade()).await.map_err(io::Error::from).flatten() {
             Ok(Said::Text(text)) => Ok((wire, text)),
             Ok(_) => Err(OpenError::NotServed(io::ErrorKind::ConnectionReset.into())),
             Err(error) => Err(OpenError::NotServed(error)),
         }
+    }
+
+    /// Takes as much as it can at once from now on.
+    pub fn take_all(&self) {
+        // It is read all the same where the system doesn't allow that, and slowly.
+        let _ = SockRef::from(&self.stream).set_recv_buffer_size(1024 * 1024);
     }
 
     async fn upgrade(&mut self) -> io::Result<Said> {

@@ -25,14 +25,17 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    BY_CODE, Command,
+    BY_CODE, Command, inbox_key,
     notice::{Notice, Noticed},
     person::{Door, Person, fill},
 };
 use crate::{
     PATIENCE,
     bench::tls::Files,
-    flood::{honest_source, wire::dial},
+    flood::{
+        honest_source,
+        wire::{Takes, dial},
+    },
     raw::{attachment, key_of, lease, now_ms},
 };
 
@@ -170,7 +173,7 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
     let (stop, stopped) = watch::channel(false);
     let mut sides = Vec::new();
     for number in 0..plan.pairs * 2 {
-        let (own, peer) = (key(number), key(number ^ 1));
+        let (own, peer) = (inbox_key(number), inbox_key(number ^ 1));
         let (mut socket, info) = place.open(honest_source(number)).await.expect("a node that takes clients");
         attach(&mut socket, &info, &own).await;
         sides.push((socket, Door::Inbox(peer.public().to_base64url())));
@@ -240,7 +243,7 @@ struct Place {
 impl Place {
     /// A connection, and the node's first message.
     async fn open(&self, source: IpAddr) -> io::Result<(Socket, Value)> {
-        let stream = dial(source, self.plan.addr, None).await?;
+        let stream = dial(source, self.plan.addr, Takes::All).await?;
         let connector = self.trusted.clone().map_or(Connector::Plain, Connector::Rustls);
         let opened = client_async_tls_with_config(&self.plan.url, stream, None, Some(connector)).await;
         let (mut socket, _) = opened.map_err(io::Error::other)?;
@@ -249,12 +252,6 @@ impl Place {
             _ => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
-}
-
-fn key(number: u32) -> SecretKey {
-    let mut seed = [0xAB; 32];
-    seed[..4].copy_from_slice(&number.to_le_bytes());
-    SecretKey::from_bytes(&seed)
 }
 
 async fn say(socket: &mut Socket, message: &Value) {
