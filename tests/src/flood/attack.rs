@@ -24,6 +24,8 @@ pub struct Attack {
     pub times: u32,
     /// Counters of the node of which at least one has to grow: a part of the name as `/metrics` has it.
     pub counted: &'static [&'static str],
+    /// How many clients' queues the node may have full at the same time.
+    pub queues: u32,
     /// What the attacker itself has to have counted, all of it, or it has tried nothing.
     pub done: &'static [&'static str],
 }
@@ -34,7 +36,7 @@ const MISHAPS: &[&str] = &["link refused", "codes not found"];
 const ENDED: &[&str] = &["links ended for a breach"];
 
 const fn attack(name: &'static str, counted: &'static [&'static str], done: &'static [&'static str]) -> Attack {
-    Attack { name, tls: false, times: 1, counted, done }
+    Attack { name, tls: false, times: 1, counted, queues: 0, done }
 }
 
 impl Attack {
@@ -65,7 +67,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("binary", &["bad_message", "rate_limited"], &["answered bad_message"]),
     attack("compressed", &["violations"], &["closed for a breach"]),
     // Until five hundred are filled.
-    Attack { times: 3, ..attack("not-reading", &["sessions_slow"], &["clients that don't read"]) },
+    Attack { times: 3, queues: slow::DEAF, ..attack("not-reading", &["sessions_slow"], &["closed with 1013"]) },
     attack("pair-random-one-source", &["rate_limited"], &["answered pair_error"]),
     attack("pair-random-many", &["rate_limited"], &["answered pair_error"]),
     attack("pair-one-code-one-source", &["rate_limited"], &["answered pair_incoming"]),

@@ -9,6 +9,7 @@ use super::{
     books::Books,
     codes,
     honest::{Honest, Noticed},
+    leases,
     node::Victim,
 };
 use crate::{
@@ -25,6 +26,11 @@ const ENOUGH: u64 = 1_000;
 const MAX_LATE: f64 = 3.0;
 /// How much more memory a node may hold after an attack than before: what an allocator has once had it gives back in part.
 const MEMORY: f64 = 1.1;
+/// What a client's queue may take, in MiB: `limits.max_queued`, and as much again while it grows.
+const MAX_QUEUE: f64 = 2.0 * 0.25;
+/// What a lease takes at a home, in MiB, half of which is room that the table has left: it is allowed to be full, and what was
+/// registered is remembered until it ends by itself, which is after the course.
+const LEASE: f64 = 1.0 / 1024.0;
 /// Until the node is rid of attackers that have gone: a lingering close, and more of them than it does at once.
 const TO_BE_RID: Duration = Duration::from_secs(5);
 
@@ -86,22 +92,33 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
     let honest = Honest::start(figures, course.pairs(), &node).await;
     sleep(course.quiet()).await;
     let mut scene = Scene { figures, course, node, honest, quiet: 0 };
-    let mut is_right = true;
+    let (mut is_right, mut first, mut last) = (true, None, 0.0);
     for attack in attacks {
         let seen = scene.play(attack).await;
         is_right &= scene.judge(attack, &seen);
         let bound = seen.before.memory * MEMORY;
+        first.get_or_insert(seen.before.memory);
         let print = |what: &str, value: f64, bound: Option<f64>| {
             figures.print(&format!("{}: memory of the node {what}", attack.name), value, "MiB", bound)
         };
         print("before", seen.before.memory, None);
-        print("at its peak", seen.peak, None);
+        // Only queues that are full are no leak, and bounded.
+        let queues = f64::from(attack.queues) * MAX_QUEUE;
+        is_right &= print("at its peak", seen.peak, (queues > 0.0 && !course.quick).then_some(bound + queues));
+        last = seen.rested.memory;
         // A leak grows with every attack; what an allocator keeps for the next time doesn't.
         if !print("afterwards", seen.rested.memory, (!course.quick).then_some(bound)) {
             let again = scene.play(attack).await;
+            last = again.rested.memory;
             is_right &= scene.judge(attack, &again);
             is_right &= print("after the same once more", again.rested.memory, Some(seen.rested.memory * MEMORY));
         }
+    }
+    // Each attack is held against the state just before it; small steps up would add up to a leak.
+    if let Some(first) = first {
+        let bound = MEMORY + count(leases::KEPT) * LEASE / first;
+        let stays = "all attacks: memory of the node at the end, of what it had at the beginning";
+        is_right &= figures.print(stays, last / first, "", (!course.quick).then_some(bound));
     }
     let all = scene.honest.finish().await;
     figures.print("all stretches: messages of the honest", count(all.sent), "", None);

@@ -227,7 +227,8 @@ impl Homes {
                 let mut table = LeaseTable::new(10, self.times.longest * 1000);
                 for lease in [older, newer, older] {
                     let from = Registrant { node: lease.node, epoch: 1 };
-                    table.put(self.start, CLOCK, from, lease.clone());
+                    // The older one is refused once the newer is there.
+                    let _ = table.put(self.start, CLOCK, from, lease.clone());
                 }
                 table.find(self.start, &newer.inbox).cloned()
             }
