@@ -83,9 +83,12 @@ impl Books<'_> {
         // Pings are answered by a pong until the connection is closed, which is counted as a refusal.
         let pings = if self.told("answered pong") > 0 { self.told("closed with 1008") } else { 0 };
         // Whoever reads nothing is closed with the code for that, and with no other, and reads it when it reads at last.
-        let slow = self.told("closed with 1013");
-        accounts.push(account("clients that don't read", self.told("clients that don't read"), 0, slow));
-        accounts.push(account("sessions too slow", slow, 0, self.grown("sessions_slow_total")));
+        let (deaf, slow) = (self.told("clients that don't read"), self.told("closed with 1013"));
+        let unseen = self.told("reset") + self.told("ended without a word");
+        accounts.push(account("sessions too slow", slow, unseen, self.grown("sessions_slow_total")));
+        if deaf > 0 {
+            accounts.push(account("clients that don't read", deaf, 0, slow));
+        }
         for code in
             ["bad_message", "unknown_type", "too_large", "peer_offline", "congested", "rate_limited", "bad_lease"]
         {
@@ -206,6 +209,15 @@ mod tests {
         let grown = [("connections_refused_total", 4.0), ("connections_unfinished_total", 5.0), NEWCOMERS, GONE];
         assert_eq!(wrong(&told, &grown, 0), ["connections that became no session"]);
         assert_eq!(wrong(&told, &grown, 1), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_client_that_does_not_read_and_is_not_closed_for_it_is_found() {
+        let told = |closed| [("clients that don't read", 10), ("closed with 1013", closed), SHOWN];
+        let grown = |slow| [("sessions_slow_total", slow), NEWCOMERS, GONE];
+        assert_eq!(wrong(&told(10), &grown(10.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&told(9), &grown(9.0), 0), ["clients that don't read"]);
+        assert_eq!(wrong(&told(10), &grown(11.0), 0), ["sessions too slow"]);
     }
 
     #[test]

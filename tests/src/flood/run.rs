@@ -26,8 +26,9 @@ const ENOUGH: u64 = 1_000;
 const MAX_LATE: f64 = 3.0;
 /// How much more memory a node may hold after an attack than before: what an allocator has once had it gives back in part.
 const MEMORY: f64 = 1.1;
-/// What a client's queue may take, in MiB: `limits.max_queued`, and as much again while it grows.
-const MAX_QUEUE: f64 = 2.0 * 0.25;
+/// What a client that doesn't read may take, in MiB: `limits.max_queued`, and a quarter of that for its session, for that of
+/// who sends to it, and for what a queue that grows leaves behind.
+const MAX_QUEUE: f64 = 0.25 * 1.25;
 /// What a lease takes at a home, in MiB, half of which is room that the table has left: it is allowed to be full, and what was
 /// registered is remembered until it ends by itself, which is after the course.
 const LEASE: f64 = 1.0 / 1024.0;
