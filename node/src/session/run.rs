@@ -7,6 +7,7 @@
 mod alarm;
 mod by_code;
 mod by_inbox;
+mod deadlines;
 mod done;
 mod hear;
 mod leave;
@@ -21,13 +22,13 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_common::{
-    client::{ErrorCode, MAX_PAYLOAD, PROTOCOL},
+    client::{MAX_PAYLOAD, PROTOCOL},
     code::PairingCode,
     keys::NodeId,
     lease::SignedLease,
@@ -39,7 +40,7 @@ use tokio::time::{Sleep, sleep_until};
 use self::{alarm::Alarm, ops::Ops};
 use super::{
     PeerAddr, SessionId, answer_left,
-    code_door::{CodeDoor, Registration, Times},
+    code_door::{CodeDoor, Registration},
     forward::Need,
     handle::{Batch, SessionHandle},
     inbox_door::InboxDoor,
@@ -48,11 +49,10 @@ use super::{
 };
 use crate::{
     core::Core,
-    federation::frame::{Note, Outcome},
+    federation::frame::Note,
     locate, publish,
     socket::{
         Connection,
-        frame::Opcode,
         incoming::{Ended, Incoming, Next},
         out::Waiting,
     },
@@ -67,8 +67,6 @@ const SPARE_SUCCESSORS: usize = 9;
 /// Notes of one session that may wait for links: one for each that it may be paired with and each that it may have
 /// asked, twice, and as many again.
 const MAX_NOTES: usize = 256;
-/// How exactly a session's idle time is kept: at 10,000 sessions, 17 wake at once, and others wait for a tenth of a millisecond.
-const IDLE_TICK: Duration = Duration::from_millis(100);
 /// What a session does in one turn, so that one that is told much leaves the others theirs.
 const TURNS: usize = 256;
 /// The part of `limits.max_queued` beyond which a client is not heard, and strangers can't ask it, until it has taken what
@@ -348,64 +346,5 @@ impl Session {
             },
         }
         .encode()
-    }
-
-    fn times(&self) -> Times {
-        let times = &self.core.config.times;
-        Times { life: times.pair_request, warning: times.pair_warning, error_after: times.pair_error }
-    }
-
-    fn next_deadline(&self) -> Instant {
-        let times = &self.core.config.times;
-        let idle = self.last_heard + times.idle + if self.pinged { times.pong } else { Duration::ZERO };
-        // Sessions that are idle wake together, which costs less.
-        let over = idle.saturating_duration_since(self.core.started).as_nanos() % IDLE_TICK.as_nanos();
-        let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
-        let stuck = self.waiting.since.map(|since| since + times.write);
-        let door = self.code_door.next_deadline(self.times());
-        let flight = (self.handle.has_flights())
-            .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
-            .flatten();
-        door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
-    }
-
-    /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
-    fn flight_wait(&self) -> Duration {
-        self.core.config.times.lookup + self.core.config.times.delivery * 2
-    }
-
-    /// Whether a deadline may have come.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, now: Instant) -> bool {
-        if !self.alarm.is_due(now) {
-            return false;
-        }
-        let next = self.next_deadline();
-        self.alarm.poll(cx, timer, next, self.core.config.times.idle / 4).is_ready()
-    }
-
-    fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
-        let actions = self.code_door.pass(now, self.times());
-        self.act(actions);
-        let wait = self.flight_wait();
-        while self.handle.has_flights()
-            && let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait))
-        {
-            self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
-        }
-        if self.waiting.since.is_some_and(|since| now >= since + self.core.config.times.write) {
-            self.core.metrics.sessions_slow.inc();
-            return Err(Over);
-        }
-        let times = &self.core.config.times;
-        let silent = now.saturating_duration_since(self.last_heard);
-        if self.pinged && silent >= times.idle + times.pong {
-            self.core.metrics.sessions_silent.inc();
-            return Err(Over);
-        }
-        if !self.pinged && silent >= times.idle {
-            self.pinged = true;
-            self.said(self.handle.say_control(Opcode::Ping, &[]));
-        }
-        Ok(())
     }
 }
