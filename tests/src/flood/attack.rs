@@ -97,7 +97,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("deliveries-of-nothing", &["link_protocol_errors"], ENDED),
     Attack {
         tls: true,
-        ..attack("tls-abandoned", &["connections_unfinished", "connections_refused"], &["closed by the node"])
+        ..attack("tls-abandoned", &["connections_unfinished", "connections_refused"], &["connected"])
     },
 ];
 
