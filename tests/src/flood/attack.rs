@@ -95,10 +95,7 @@ pub const ATTACKS: &[Attack] = &[
         &["asks with a long name sent", "acceptances with a long name sent", "links ended for a breach"],
     ),
     attack("deliveries-of-nothing", &["link_protocol_errors"], ENDED),
-    Attack {
-        tls: true,
-        ..attack("tls-abandoned", &["connections_unfinished", "connections_refused"], &["connected"])
-    },
+    Attack { tls: true, ..attack("tls-abandoned", &["connections_unfinished", "connections_refused"], &["connected"]) },
 ];
 
 /// Carries an attack out, in this process, and gives what was counted as JSON.

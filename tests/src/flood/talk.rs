@@ -68,6 +68,16 @@ impl Talk {
         true
     }
 
+    /// Sends one message, and hears at least one answer. Whether the connection is still there.
+    pub async fn write_and_hear(&mut self, plan: &Plan, bytes: &[u8]) -> bool {
+        let open = self.open;
+        if !self.write(plan, bytes, 1).await {
+            return false;
+        }
+        // What was heard while it was written may have been its answer.
+        self.open <= open || self.hear(plan, plan.listens_until()).await
+    }
+
     /// Hears the next that the node says, for which it has until then. Whether there is more to hear.
     pub async fn hear(&mut self, plan: &Plan, until: Instant) -> bool {
         match timeout_at(until, self.wire.next()).await {
