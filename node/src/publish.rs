@@ -15,7 +15,7 @@ use chappe_common::{
     lease::{Inbox, SignedLease},
 };
 use rand::RngExt as _;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep_until};
 
 use crate::{
     core::Core,
@@ -28,8 +28,8 @@ use crate::{
 
 /// Commands that may wait: what 18,000 sessions send when all attach within a second or two.
 pub(crate) const COMMANDS: usize = 16_384;
-/// How often due registrations are looked for.
-const TICK: Duration = Duration::from_millis(500);
+/// How long a registration that is due waits for others, which are sent with it.
+const TOGETHER: Duration = Duration::from_millis(500);
 /// The pauses before a home that did not answer is asked again: with the time that it is waited for, about as long as one
 /// that is down is taken for a member.
 const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
@@ -119,10 +119,10 @@ impl Publisher {
     /// Runs until the queue's senders are gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut view_changes = self.core.view_changes();
-        let mut tick = tokio::time::interval(TICK);
         let mut batch = Vec::new();
         loop {
             let mut errands = HashMap::new();
+            let due = self.schedule.first_key_value().map(|((at, _), _)| *at + TOGETHER);
             tokio::select! {
                 biased;
                 changed = view_changes.changed() => {
@@ -131,7 +131,9 @@ impl Publisher {
                     }
                     self.handle_view(&mut errands);
                 }
-                _ = tick.tick() => self.handle_due(Instant::now(), &mut errands),
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.handle_due(Instant::now(), &mut errands);
+                }
                 taken = commands.recv_many(&mut batch, 256) => {
                     if taken == 0 {
                         return;

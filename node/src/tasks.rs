@@ -38,7 +38,12 @@ impl Tasks {
             return;
         }
         set.reap();
-        set.running.spawn(future);
+        let tasks = self.clone();
+        set.running.spawn(async move {
+            future.await;
+            // Those that have ended before: they hold a little memory until then.
+            tasks.set().reap();
+        });
     }
 
     /// How many tasks there are. Forgets those that have ended.

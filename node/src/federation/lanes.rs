@@ -13,7 +13,7 @@ use governor::{Quota, RateLimiter};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
     task::JoinSet,
-    time::{interval, sleep_until},
+    time::{sleep, sleep_until},
 };
 
 use super::{
@@ -55,16 +55,22 @@ pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
     parts.spawn(read_lanes(core.clone(), link.clone()));
     parts.spawn(read_datagrams(core.clone(), link.clone()));
     parts.spawn(answer_exchanges(core.clone(), link.clone()));
-    let mut sweep = interval(SWEEP);
-    loop {
-        tokio::select! {
-            biased;
-            _ = link.connection().closed() => break,
-            _ = sweep.tick() => link.close_overdue(Instant::now()),
-        }
+    tokio::select! {
+        biased;
+        _ = link.connection().closed() => {}
+        () = sweep(&link) => {}
     }
     parts.shutdown().await;
     link.close_all();
+}
+
+/// Looks for overdue outcomes while any are open. Most of a large federation's links carry none for hours.
+async fn sweep(link: &Link) {
+    loop {
+        link.outcome_opened().await;
+        sleep(SWEEP).await;
+        link.close_overdue(Instant::now());
+    }
 }
 
 async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Receiver<Frame>) {
@@ -277,6 +283,38 @@ mod tests {
         for expected in 0..sent {
             let Some(SessionEvent::Outcome { ticket, outcome }) = session.take_event() else { panic!("an outcome") };
             assert_eq!((ticket, outcome), (expected, Outcome::Refused(ErrorCode::Unreachable)));
+        }
+        drop(theirs);
+    }
+
+    #[tokio::test]
+    async fn an_overdue_outcome_is_told_again_and_again_though_nobody_looks_while_none_is_open() {
+        let (ours, theirs, _endpoints) = connected().await;
+        let peer = SecretKey::from_bytes(&[2; 32]).node_id();
+        let mut config = NodeConfig::default();
+        config.times.delivery = Duration::from_millis(50);
+        let (link, _queues) = Link::new(peer, 1, true, ours, &config);
+        let swept = link.clone();
+        let _sweep = tokio::spawn(async move { sweep(&swept).await });
+        let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        for ticket in 0..3 {
+            let header = |token| Header::ToInbox {
+                token,
+                kind: RelayKind::CallIce,
+                inbox: Inbox::new(PublicKey::from_bytes([3; 32])),
+            };
+            let origin = Origin { session: session.clone(), ticket };
+            link.try_forward(header, Bytes::from_static(b"\"x\""), origin).expect("room");
+            let told = tokio::time::timeout(Duration::from_secs(10), async {
+                loop {
+                    sleep(Duration::from_millis(10)).await;
+                    if let Some(SessionEvent::Outcome { ticket, .. }) = session.take_event() {
+                        return ticket;
+                    }
+                }
+            });
+            assert_eq!(told.await, Ok(ticket));
+            sleep(SWEEP * 2).await;
         }
         drop(theirs);
     }

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use chappe_common::{client::ErrorCode, keys::NodeId};
 use quinn::{Connection, VarInt};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     frame::{Frame, Header, Note, Outcome, Request, Response},
@@ -89,6 +89,8 @@ pub(crate) struct Link {
     relay: bounded::Sender<Frame>,
     control: bounded::Sender<Frame>,
     outcomes: Mutex<Outcomes<Origin>>,
+    /// An outcome was opened where none was open.
+    opened_outcome: Notify,
     requests: Mutex<HashMap<u64, oneshot::Sender<Response>>>,
     max_requests: usize,
     next_request: AtomicU64,
@@ -125,6 +127,7 @@ impl Link {
             connection,
             relay,
             control,
+            opened_outcome: Notify::new(),
             outcomes: Mutex::new(Outcomes::new(bounds.max_outcomes, config.times.delivery)),
             requests: Mutex::default(),
             max_requests: bounds.max_requests,
@@ -187,6 +190,9 @@ impl Link {
         let mut outcomes = self.outcomes();
         let token = outcomes.next_token().ok_or(SendError::Full)?;
         self.relay.try_send(Frame::new(&header(token), payload))?;
+        if outcomes.is_empty() {
+            self.opened_outcome.notify_one();
+        }
         outcomes.open(now, origin);
         Ok(())
     }
@@ -281,6 +287,13 @@ impl Link {
 
     fn requests(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Response>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until an outcome is open.
+    pub(super) async fn outcome_opened(&self) {
+        while self.outcomes().is_empty() {
+            self.opened_outcome.notified().await;
+        }
     }
 
     /// Tells those who have waited too long.

@@ -41,6 +41,11 @@ impl<T> Outcomes<T> {
         (self.queue.len() < self.capacity).then(|| self.first + self.queue.len() as u64)
     }
 
+    /// Whether none is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Opens the outcome of the message with the next token.
     pub(crate) fn open(&mut self, now: Instant, sender: T) {
         self.queue.push_back(Open { sender: Some(sender), until: now + self.wait });
