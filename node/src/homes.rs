@@ -11,7 +11,7 @@ use std::{
 use chappe_common::{code::PairingCode, keys::NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{leases::table::LeaseTable, session::SessionId, shares::Shares};
+use crate::{leases::table::LeaseTable, room, session::SessionId, shares::Shares};
 
 /// Where a pairing code is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +123,7 @@ impl HomeTable {
             }
             stays
         });
+        room::give_back(&mut self.codes);
     }
 
     /// How many leases and how many codes are kept.

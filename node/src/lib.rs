@@ -26,6 +26,7 @@ mod node;
 pub mod placement;
 mod publish;
 mod register;
+mod room;
 mod session;
 mod shares;
 mod socket;

@@ -13,6 +13,7 @@ use dashmap::{DashMap, mapref::entry::Entry};
 use crate::{
     config::LimitsSection,
     federation::frame::Outcome,
+    room,
     session::{SessionEvent, SessionId, handle::SessionHandle, rates::OfferRate},
 };
 
@@ -36,6 +37,12 @@ impl Local {
     /// Takes a session in.
     pub(crate) fn insert(&self, session: SessionHandle) {
         self.sessions.insert(session.id(), session);
+    }
+
+    /// Gives back the room of sessions that have gone.
+    pub(crate) fn give_back(&self) {
+        room::give_back_sharded(&self.sessions);
+        room::give_back_sharded(&self.inboxes);
     }
 
     /// Lets a session go. Its inboxes are detached by itself.

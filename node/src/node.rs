@@ -287,6 +287,7 @@ async fn expire(core: Arc<Core>) {
         tick.tick().await;
         core.homes().expire(Instant::now());
         core.sources.expire();
+        core.local.give_back();
         core.links.expire();
         core.new_leases.retain_recent();
     }

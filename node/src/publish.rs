@@ -23,6 +23,7 @@ use crate::{
     locate::{self, Registered},
     membership::view::View,
     placement::{HOMES, Homes, Tag},
+    room,
     session::SessionId,
 };
 
@@ -198,6 +199,7 @@ impl Publisher {
     fn forget(&mut self, key: &Key) -> Option<Kept> {
         let kept = self.kept.remove(key)?;
         self.schedule.remove(&kept.slot);
+        room::give_back(&mut self.kept);
         Some(kept)
     }
 

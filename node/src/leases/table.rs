@@ -17,7 +17,7 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use crate::shares::Shares;
+use crate::{room, shares::Shares};
 
 /// How far a lease may be ahead of this clock: the client's may be ahead of its node's, and that one of this.
 const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
@@ -190,6 +190,7 @@ impl LeaseTable {
             }
             true
         });
+        room::give_back(&mut self.kept);
     }
 
     /// How many leases are registered, as of the last [`LeaseTable::expire`].

@@ -111,9 +111,10 @@ impl SourceRates {
 
     /// Forgets the sources that are back at their full rates.
     pub(crate) fn expire(&self) {
-        self.connections.retain_recent();
-        self.messages.retain_recent();
-        self.asks.retain_recent();
+        for rates in [&self.connections, &self.messages, &self.asks] {
+            rates.retain_recent();
+            rates.shrink_to_fit();
+        }
     }
 }
 
