@@ -172,6 +172,11 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
+    /// What of it is its own, in KiB: not the pages of files, which are its program's.
+    pub fn anonymous_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
     /// The most memory that it held since [`Self::forget_peak`], or since it started, in KiB.
     ///
     /// # Panics
