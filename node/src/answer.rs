@@ -106,8 +106,11 @@ fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes, verified: &mut us
     let inbox = lease.value().inbox;
     let known = {
         let homes = core.homes();
-        if let Some(refused) = homes.leases.refuses(now, clock, from, lease.value()) {
-            return Some(not_kept(core, refused));
+        match homes.leases.refuses(now, clock, from, lease.value()) {
+            // What is only remembered is shown to nobody but who has a lease of that inbox.
+            Some(Refused::Stale(_)) if homes.leases.find(now, &inbox).is_none() => {}
+            Some(refused) => return Some(not_kept(core, refused)),
+            None => {}
         }
         homes.leases.known(&inbox).cloned()
     };

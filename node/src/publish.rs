@@ -189,6 +189,10 @@ impl Publisher {
     }
 
     fn keep(&mut self, key: Key, lease: Option<Arc<SignedLease>>) {
+        let kept = self.kept.get(&key).and_then(|kept| kept.lease.as_ref());
+        if lease.as_ref().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
+            return;
+        }
         self.forget(&key);
         let tag = key.tag();
         let (homes, epochs) = placed(&self.core.view.load(), tag);
@@ -231,6 +235,7 @@ impl Publisher {
                 }
             }
         }
+        room::give_back(&mut self.kept);
     }
 
     fn handle_view(&mut self, errands: &mut HashMap<NodeId, Errand>) {

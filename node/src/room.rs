@@ -6,8 +6,8 @@ use dashmap::DashMap;
 
 /// A table for fewer entries than this is kept as it is.
 const SMALL: usize = 1024;
-/// A table is made smaller when less than this part of it is used, to twice what is used: so it costs little, however often
-/// the entries come and go.
+/// A table is made smaller when less than this part of it is used, and so it costs little, however often the entries come
+/// and go.
 const PART: usize = 8;
 
 const fn is_mostly_empty(len: usize, capacity: usize) -> bool {

@@ -28,7 +28,8 @@ impl Set {
 }
 
 impl Tasks {
-    /// Runs `future` until it ends or the set is ended: then it is dropped at its next `.await`.
+    /// Runs `future` until it ends or the set is ended: then it is dropped at its next `.await`. What it holds must not use
+    /// this set when it is dropped: on a runtime that stops, that happens in here.
     pub(crate) fn spawn<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -66,7 +67,7 @@ impl Tasks {
         set.running.abort_all();
     }
 
-    /// Ends all tasks and waits until they are gone.
+    /// Ends all tasks and waits until they are gone. Not for a task of this set, nor while another waits.
     pub(crate) async fn cancel(&self) {
         self.stop();
         poll_fn(|cx| self.poll_ended(cx)).await;

@@ -76,7 +76,7 @@ impl Links {
             .transport_config(Arc::new(transport()))
             .max_incoming(config.max_handshakes)
             .incoming_buffer_size(FIRST_FLIGHT)
-            .incoming_buffer_size_total(config.max_handshakes as u64 * FIRST_FLIGHT)
+            .incoming_buffer_size_total(FIRST_FLIGHT.saturating_mul(config.max_handshakes as u64))
             .migration(false);
         let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;

@@ -43,6 +43,8 @@ impl Victim {
         let mut settings = vec![
             "client.listen=127.0.0.1:0".to_owned(),
             "federation.listen=127.0.0.1:0".to_owned(),
+            // A tenth of the default, which one attacker cannot sign.
+            "federation.new_leases_per_minute=60000".to_owned(),
             "admin.listen=127.0.0.1:0".to_owned(),
             // Hostile nodes may come from the one address that there is; clients are limited as anywhere.
             "federation.exempt=[\"127.0.0.0/8\"]".to_owned(),
