@@ -38,7 +38,6 @@ impl Tasks {
         if set.ended {
             return;
         }
-        set.reap();
         let tasks = self.clone();
         set.running.spawn(async move {
             future.await;
