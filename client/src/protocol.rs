@@ -60,6 +60,13 @@ pub(crate) struct Rejection {
     pub(crate) code: String,
 }
 
+impl Rejection {
+    /// Whether the node takes it a minute later.
+    pub(crate) fn is_for_now(&self) -> bool {
+        error_code(Some(&self.code)) == Some(ErrorCode::RateLimited)
+    }
+}
+
 /// A STUN or TURN server, in the shape of `RTCIceServer`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IceServer {
@@ -193,6 +200,8 @@ mod tests {
             read(r#"{"type":"attached","id":"1","ttl":120,"rejected":[{"index":0,"code":"bad_lease"}],"more":1}"#),
             Ok(Reply::Attached { ttl: 120, rejected, .. }) if rejected[0].index == 0
         ));
+        let rejection = |code: &str| Rejection { index: 0, code: code.to_owned() };
+        assert!(rejection("rate_limited").is_for_now() && !rejection("bad_lease").is_for_now());
         assert!(matches!(
             read(r#"{"type":"pair_matched","peerCode":"A","isInitiator":true}"#),
             Ok(Reply::PairMatched { payload: None })

@@ -9,7 +9,7 @@ use chappe_common::{
     keys::NodeId,
     lease::{Inbox, Lease, SignedLease},
     redacted::Redacted,
-    signed::Signed,
+    signed::Unverified,
 };
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tokio::time::sleep_until;
@@ -186,9 +186,9 @@ pub(crate) async fn put_batch(
         LeasePut::Stale(newer) => {
             // A home can't invent the newer lease: its inbox has signed it.
             let ours = &leases[index];
-            let newer = Signed::<Lease>::decode(newer.into_inner());
-            let is_newer = newer.is_ok_and(|newer| newer.inbox == ours.inbox && newer.seq > ours.seq);
-            if is_newer { Registered::Stale } else { Registered::Nowhere }
+            let newer = Unverified::<Lease>::decode(newer.into_inner());
+            let newer = newer.ok().filter(|newer| newer.value().inbox == ours.inbox && newer.value().seq > ours.seq);
+            if newer.is_some_and(|newer| newer.verify().is_ok()) { Registered::Stale } else { Registered::Nowhere }
         }
     };
     batch.into_iter().zip(puts).map(|(index, put)| (index, judge(index, put))).collect()

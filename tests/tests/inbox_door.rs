@@ -196,6 +196,18 @@ async fn a_session_attaches_no_more_inboxes_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_lease_counts_a_tenth_of_a_message() {
+    let federation = Federation::start(1, |config| config.limits.messages_per_minute = 2).await;
+    let mut raw = Raw::connect(url(&federation, 0)).await;
+    let items: Vec<_> = (70..82).map(|n| raw.attachment(&inbox(n).0, now_ms(), Duration::from_secs(600))).collect();
+    raw.send(json!({"type": "attach", "id": "a", "inboxes": items})).await;
+    // One of two messages for itself, and ten leases for the other.
+    let limited = |index: u32| json!({"index": index, "code": "rate_limited"});
+    assert_eq!(raw.expect("attached").await["rejected"], json!([limited(10), limited(11)]));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reconnects_elsewhere_keeps_its_address_at_once() {
     let federation = federation(3).await;
     let (key, address) = inbox(70);

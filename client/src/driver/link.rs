@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     event::{DisconnectReason, Event, StepKind},
-    protocol::ToNode,
+    protocol::{Rejection, ToNode},
 };
 
 /// How often a search may begin without a pause. A node that takes a client and drops it again must not be able to keep
@@ -37,6 +37,9 @@ const FIRST_JITTER: Duration = Duration::from_millis(300);
 const MAX_AVOID: usize = 8;
 /// The most sessions at once: the one in use, the one that takes over, and the one that lingers.
 const MAX_SESSIONS: usize = 3;
+
+/// When a node has had too much for its rates, it takes the rest after this time.
+const RATES_REFILL: Duration = Duration::from_secs(60);
 
 /// From a quarter of a second to half a minute, with jitter, so that the clients of a node that dies don't fall upon the
 /// next one together.
@@ -167,15 +170,19 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_attached(&mut self, serial: u64, count: usize, ttl: Duration, rejected: usize) {
+    pub(super) fn handle_attached(&mut self, serial: u64, count: usize, ttl: Duration, rejected: &[Rejection]) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        if rejected > 0 {
-            tracing::warn!(rejected, "the node rejects inboxes; the clock may be wrong");
-            if rejected >= count {
-                self.lose(serial, DisconnectReason::NotAttached);
-                return;
-            }
+        let for_now = rejected.iter().filter(|rejection| rejection.is_for_now()).count();
+        let for_good = rejected.len() - for_now;
+        if for_good > 0 {
+            tracing::warn!(rejected = for_good, "the node rejects inboxes; the clock may be wrong");
         }
+        // A session that is in use has what it had attached before.
+        if for_good >= count || (rejected.len() >= count && !session.is_ready()) {
+            self.lose(serial, DisconnectReason::NotAttached);
+            return;
+        }
+        let ttl = if for_now > 0 { RATES_REFILL } else { ttl };
         if session.handle_attached(ttl, unix_now(), Instant::now()) {
             self.handle_ready(serial);
         }

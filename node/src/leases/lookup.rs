@@ -14,7 +14,7 @@ use bytes::Bytes;
 use chappe_common::{
     keys::NodeId,
     lease::{Inbox, Lease, SignedLease},
-    signed::Signed,
+    signed::Unverified,
     time::UnixTime,
 };
 
@@ -87,13 +87,15 @@ impl Lookup {
 
     /// A home has answered with the bytes of a lease, or with none. What is no lease of the inbox that counts is none.
     pub fn answer(&mut self, now: Instant, clock: UnixTime, view: &View, home: NodeId, bytes: Option<Bytes>) {
-        let lease = bytes.and_then(|bytes| {
-            let lease = Signed::<Lease>::decode(bytes).ok()?;
-            (lease.inbox == self.inbox && counts(&lease, clock, view)).then_some(lease)
-        });
         if self.has_answered(&home) {
             return;
         }
+        let lease = bytes.and_then(|bytes| {
+            let unverified = Unverified::<Lease>::decode(bytes).ok()?;
+            let lease = unverified.value();
+            let counts = lease.inbox == self.inbox && counts(lease, clock, view);
+            counts.then(|| unverified.verify().ok()).flatten()
+        });
         self.answers.push((home, lease.clone()));
         if let Some(lease) = lease {
             self.found(lease);
@@ -158,6 +160,7 @@ mod tests {
         federation::FederationId,
         keys::{PublicKey, SecretKey},
         record::{Abilities, NodeRecord},
+        signed::Signed,
     };
 
     use super::*;

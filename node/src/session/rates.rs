@@ -53,7 +53,8 @@ fn per_minute(rate: u32, cost: NonZeroU32) -> Quota {
 pub(crate) enum Counts {
     /// A message.
     Whole,
-    /// A tenth of one: candidates to somebody whose place is known, so that they make nobody look anything up.
+    /// A tenth of one: candidates to somebody whose place is known, so that they make nobody look anything up; and each lease
+    /// of an `attach`, besides the message.
     Tenth,
 }
 

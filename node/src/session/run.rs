@@ -98,7 +98,12 @@ enum Done {
         id: String,
         lease: Option<SignedLease>,
     },
-    Attached {
+    Verified {
+        id: String,
+        leases: Vec<(usize, Option<SignedLease>)>,
+        rejected: Vec<Rejected>,
+    },
+    Registered {
         id: String,
         leases: Vec<(usize, Arc<SignedLease>)>,
         rejected: Vec<Rejected>,

@@ -12,50 +12,76 @@ use crate::{
     locate::{self, Registered},
     publish,
     session::{
-        attach,
+        attach::{self, Claim},
         inbox_door::ttl,
+        rates::Counts,
         reply::{Rejected, Reply},
         request::Request,
     },
 };
 
 impl Session {
+    /// Each lease counts as a candidate does, besides the message: it takes two signatures to verify.
     pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let id = request.required_id()?.to_owned();
-        let items = request.attach_list()?;
         let now = self.core.clock.now();
-        let mut leases = Vec::new();
-        let mut rejected = Vec::new();
-        for (index, item) in items.iter().enumerate() {
+        let (mut claims, mut rejected) = (Vec::new(), Vec::new());
+        for (index, item) in request.attach_list()?.iter().enumerate() {
             let code = if index >= self.core.config.limits.max_inboxes {
                 ErrorCode::TooMany
-            } else if let Some(lease) = attach::judge(item, self.core.me, &self.nonce, now) {
-                let lease = Arc::new(lease);
-                let held = self.inbox_door.contains(&lease.inbox);
-                if !self.inbox_door.insert(lease.inbox, &self.core.config.limits) {
-                    ErrorCode::TooMany
-                } else if self.core.local.attach(&self.handle, lease.clone()) {
-                    leases.push((index, lease));
-                    continue;
-                } else {
-                    if !held {
-                        self.inbox_door.remove(&lease.inbox);
-                    }
-                    ErrorCode::BadLease
-                }
+            } else if self.rates.check_message(&self.core.sources, Counts::Tenth).is_err() {
+                ErrorCode::RateLimited
+            } else if let Some(claim) = Claim::read(item, self.core.me, now) {
+                claims.push((index, claim));
+                continue;
             } else {
                 ErrorCode::BadLease
             };
             self.core.metrics.refused(code);
             rejected.push(Rejected { index, code });
         }
+        let nonce = self.nonce;
+        self.start_ordered(async move { Done::Verified { id, leases: attach::verify(claims, nonce).await, rejected } });
+        Ok(Said::Nothing)
+    }
+
+    pub(super) fn register_leases(
+        &mut self,
+        id: String,
+        verified: Vec<(usize, Option<SignedLease>)>,
+        mut rejected: Vec<Rejected>,
+    ) {
+        let mut leases = Vec::new();
+        for (index, lease) in verified {
+            match lease.ok_or(ErrorCode::BadLease).and_then(|lease| self.take_in(lease)) {
+                Ok(lease) => leases.push((index, lease)),
+                Err(code) => {
+                    self.core.metrics.refused(code);
+                    rejected.push(Rejected { index, code });
+                }
+            }
+        }
         let core = self.core.clone();
         self.start_ordered(async move {
             let signed: Vec<_> = leases.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
             let registered = locate::put_leases(&core, &signed).await;
-            Done::Attached { id, leases, rejected, registered }
+            Done::Registered { id, leases, rejected, registered }
         });
-        Ok(Said::Nothing)
+    }
+
+    fn take_in(&mut self, lease: SignedLease) -> Result<Arc<SignedLease>, ErrorCode> {
+        let lease = Arc::new(lease);
+        let held = self.inbox_door.contains(&lease.inbox);
+        if !self.inbox_door.insert(lease.inbox, &self.core.config.limits) {
+            return Err(ErrorCode::TooMany);
+        }
+        if self.core.local.attach(&self.handle, lease.clone()) {
+            return Ok(lease);
+        }
+        if !held {
+            self.inbox_door.remove(&lease.inbox);
+        }
+        Err(ErrorCode::BadLease)
     }
 
     pub(super) fn attached(

@@ -45,7 +45,11 @@ impl Session {
                 }
                 None => self.refuse(Some(&id), ErrorCode::PeerOffline, "Nobody is connected at this inbox"),
             },
-            Done::Attached { id, leases, rejected, registered } => {
+            Done::Verified { id, leases, rejected } => {
+                self.ordered -= 1;
+                self.register_leases(id, leases, rejected);
+            }
+            Done::Registered { id, leases, rejected, registered } => {
                 self.ordered -= 1;
                 self.attached(&id, leases, rejected, &registered);
             }
