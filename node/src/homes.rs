@@ -191,6 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn one_member_of_two_fills_half_of_the_table() {
+        let mut table = HomeTable::new(1000, 4 * MINUTE);
+        let now = Instant::now();
+        table.share_among(2);
+        let mut claim = |n: u32, by: u8| table.claim_code(now, PairingCode::from_random(n), holder(by), 1);
+        assert_eq!((0..1000).filter(|n| claim(*n, 1) == Claim::Granted).count(), 500);
+        assert_eq!((1000..2000).filter(|n| claim(*n, 2) == Claim::Granted).count(), 500);
+    }
+
+    #[test]
     fn the_codes_of_a_former_self_are_forgotten_and_those_that_it_claimed_anew_stay() {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();

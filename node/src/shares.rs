@@ -6,6 +6,8 @@ use chappe_common::keys::NodeId;
 
 /// How many times its even share of a table one member may have: clients don't spread evenly.
 const SHARES: usize = 8;
+/// One member may have one in so many at the most: a hostile one of two or three leaves the others room.
+const MOST_OF: usize = 2;
 /// What any member may have at least: a small table serves a small federation.
 const FEWEST: usize = 64;
 
@@ -25,7 +27,8 @@ impl Shares {
 
     /// Says among how many members the table is shared.
     pub(crate) fn divide(&mut self, members: usize) {
-        self.each = (self.capacity * SHARES / members.max(1)).clamp(self.capacity.min(FEWEST), self.capacity);
+        let most = if members > 1 { self.capacity.div_ceil(MOST_OF) } else { self.capacity };
+        self.each = (self.capacity * SHARES / members.max(1)).max(FEWEST).min(most);
     }
 
     /// Whether a member may have one more. Where one may have all, the table's own bound is the only one.

@@ -42,7 +42,7 @@ const fn attack(name: &'static str, counted: &'static [&'static str], done: &'st
 impl Attack {
     /// Whether it is within rates, and nothing is refused, where it is small and short.
     pub fn may_be_allowed(&self) -> bool {
-        self.name.ends_with("-many") || self.name == "new-leases-by-a-node"
+        self.name.ends_with("-many") || self.name == "new-leases-by-a-node" || self.name == "leases-beyond-a-share"
     }
 
     /// What the attacker ought to have counted and hasn't, or has and ought not to.
@@ -74,6 +74,8 @@ pub const ATTACKS: &[Attack] = &[
     attack("pair-one-code-many", &["rate_limited"], &["answered pair_incoming"]),
     attack("attach-one-source", &["rate_limited", "bad_lease", "too_many"], &["answered attached"]),
     attack("attach-many", &["rate_limited", "bad_lease", "too_many"], &["answered attached"]),
+    attack("attach-full-one-source", &["rate_limited", "bad_lease"], &["rejected bad_lease"]),
+    attack("attach-full-many", &["rate_limited", "bad_lease"], &["rejected bad_lease"]),
     attack("resolve-one-source", &["rate_limited", "peer_offline"], &["sent to it"]),
     attack("resolve-many", &["rate_limited", "peer_offline"], &["sent to it"]),
     attack("call-offer-one-source", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
@@ -81,6 +83,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("register-and-leave", &[], &["answered registered"]),
     attack("leave-at-once", &[], &["answered registered"]),
     attack("leases-by-a-node", &[], &["leases kept"]),
+    attack("leases-beyond-a-share", &["leases_refused"], &["leases kept"]),
     attack("forged-leases-by-a-node", &["link_protocol_errors"], ENDED),
     attack("new-leases-by-a-node", &["leases_refused"], &["leases kept"]),
     attack("leases-refused", &["leases_refused"], &["leases older than what is kept", "leases refused"]),
@@ -111,6 +114,7 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
         "register-and-leave" => floods::register_and_leave(&plan).await,
         "leave-at-once" => floods::leave_at_once(&plan).await,
         "leases-by-a-node" => leases::flood(&plan, leases::Kind::Good).await,
+        "leases-beyond-a-share" => leases::flood(&plan, leases::Kind::Beyond).await,
         "forged-leases-by-a-node" => leases::flood(&plan, leases::Kind::Forged).await,
         "new-leases-by-a-node" => leases::flood(&plan, leases::Kind::New).await,
         "leases-refused" => leases::flood(&plan, leases::Kind::Refused).await,

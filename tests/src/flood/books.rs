@@ -92,13 +92,12 @@ impl Books<'_> {
         for code in
             ["bad_message", "unknown_type", "too_large", "peer_offline", "congested", "rate_limited", "bad_lease"]
         {
-            let more = match code {
-                "rate_limited" => pings,
-                "bad_lease" => self.told("answered attached"),
-                _ => 0,
-            };
+            let pings = if code == "rate_limited" { pings } else { 0 };
+            let told = self.told(&format!("answered {code}")) + self.told(&format!("rejected {code}")) + pings;
             let node = self.grown(&format!("refused_total{{code=\"{code}\"}}"));
-            accounts.push(account(code, self.told(&format!("answered {code}")) + more, unheard, node));
+            // An answer that was not heard may have told of all leases of a message.
+            let leases = self.told("leases to attach").div_ceil(sent.max(1)).max(1);
+            accounts.push(account(code, told, unheard * leases, node));
         }
         let slack =
             self.told("reset") + self.told("ended without a word") + self.told("connections not refused by the end");

@@ -1,17 +1,23 @@
 //! Floods of what honest clients send too, from one address and from thousands.
 
+use std::{sync::Arc, time::Duration};
+
 use chappe_common::{code::PairingCode, keys::SecretKey};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
-use crate::raw::key_of;
+use crate::raw::{attachment, key_of, lease, now_ms};
 
 /// How many connections one address opens: a minute's worth.
 const OF_ONE: u32 = 250;
 /// What all send in a second.
 const RATE: u32 = 10_000;
+/// The same of messages as large as they may be.
+const RATE_FULL: u32 = 500;
+/// As many leases as one message holds.
+const LEASES: u8 = 150;
 /// How many register and leave in a second.
 const REGISTRATIONS: u32 = 5_000;
 /// How many of them are under way at most.
@@ -29,6 +35,7 @@ enum Kind {
     PairRandom,
     PairOne,
     Attach,
+    AttachFull,
     Resolve,
     CallOffer,
 }
@@ -48,6 +55,7 @@ impl Flood {
             "pair-random" => Kind::PairRandom,
             "pair-one-code" => Kind::PairOne,
             "attach" => Kind::Attach,
+            "attach-full" => Kind::AttachFull,
             "resolve" => Kind::Resolve,
             "call-offer" => Kind::CallOffer,
             _ => return None,
@@ -55,7 +63,12 @@ impl Flood {
         Some(Self { kind, many })
     }
 
-    fn message(self, number: u64) -> Value {
+    /// What all send in a second.
+    const fn rate(self) -> u32 {
+        if matches!(self.kind, Kind::AttachFull) { RATE_FULL } else { RATE }
+    }
+
+    fn message(self, number: u64, full: &Value) -> Value {
         let id = number.to_string();
         match self.kind {
             Kind::PairRandom => json!({"type": "pair_request", "targetCode": random_code()}),
@@ -64,6 +77,7 @@ impl Flood {
             Kind::Attach => {
                 json!({"type": "attach", "id": id, "inboxes": [{"lease": "A".repeat(240), "proof": "A".repeat(86)}]})
             }
+            Kind::AttachFull => json!({"type": "attach", "id": id, "inboxes": full}),
             Kind::Resolve => json!({"type": "resolve", "id": id, "inbox": random_inbox()}),
             Kind::CallOffer => {
                 json!({"type": "call_offer", "to": random_inbox(), "payload": "x".repeat(1_000), "id": id})
@@ -81,8 +95,19 @@ fn random_inbox() -> String {
     SecretKey::from_bytes(&rand::rng().random()).public().to_base64url()
 }
 
+/// Good leases, with proofs of another session: both signatures have to be looked at.
+fn leases_unproven(plan: &Plan) -> Value {
+    let lasts = Duration::from_secs(3_000);
+    let leases = (0..LEASES).map(|number| {
+        let key = SecretKey::from_bytes(&[number; 32]);
+        attachment(&key, &[0; 32], &lease(&key, plan.node_id(), now_ms(), lasts))
+    });
+    leases.collect()
+}
+
 /// Sends until the time is over. Whoever is closed comes again.
 pub async fn run(plan: &Plan, flood: Flood) {
+    let full = Arc::new(if flood.kind == Kind::AttachFull { leases_unproven(plan) } else { Value::Null });
     // Asked, and silent. It stays until all the others have gone.
     let asked = async {
         let Some(mut talk) =
@@ -96,12 +121,12 @@ pub async fn run(plan: &Plan, flood: Flood) {
     let (since, count) = (Instant::now(), plan.some(if flood.many { MANY - 1 } else { OF_ONE }));
     // All are there within two seconds.
     let clients = plan.all(count, count.div_ceil(2), |number| {
-        let plan = plan.clone();
+        let (plan, full) = (plan.clone(), full.clone());
         async move {
             let source = if flood.many { number } else { 0 };
             while !plan.is_over() {
-                if client(&plan, flood, source, since, number, count).await.is_none() {
-                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                if client(&plan, flood, &full, source, since, (number, count)).await.is_none() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
                 }
             }
         }
@@ -109,12 +134,14 @@ pub async fn run(plan: &Plan, flood: Flood) {
     tokio::join!(asked, clients);
 }
 
-async fn client(plan: &Plan, flood: Flood, source: u32, since: Instant, number: u32, count: u32) -> Option<()> {
+/// Client number `of.0` of `of.1`.
+async fn client(plan: &Plan, flood: Flood, full: &Value, source: u32, since: Instant, of: (u32, u32)) -> Option<()> {
+    let (number, count) = of;
     let mut talk = match flood.kind {
         Kind::PairRandom | Kind::PairOne => registered(plan, source, &random_code()).await?,
         _ => Talk::open(plan, hostile_source(source), false).await.ok()?,
     };
-    let rate = plan.some(RATE);
+    let rate = plan.some(flood.rate());
     let mut turn = plan.first_turn(since, number, count, rate);
     loop {
         if !talk.hear_until(plan, plan.turn(since, turn, rate)).await {
@@ -123,7 +150,9 @@ async fn client(plan: &Plan, flood: Flood, source: u32, since: Instant, number: 
         if plan.is_over() {
             break;
         }
-        if !talk.write(plan, &text(&flood.message(turn)), 1).await {
+        let message = text(&flood.message(turn, full));
+        plan.tally.add("leases to attach", full.as_array().map_or(0, |leases| leases.len() as u64));
+        if !talk.write(plan, &message, 1).await {
             return None;
         }
         // A request takes the place of one before it to the same code that is still being looked up, of which nobody hears

@@ -14,6 +14,7 @@ use rand::RngExt as _;
 use super::{
     honest::inbox_key,
     hostile::{self, Link},
+    node::SHARE,
     plan::Plan,
 };
 use crate::{
@@ -30,6 +31,8 @@ const REQUESTS: u32 = 500;
 pub const BATCH: u64 = 64;
 /// Requests until the same leases come again: signing costs as much as checking.
 const REQUESTS_SIGNED: u64 = 100;
+/// The same of more than one member's share of what the node keeps.
+const REQUESTS_BEYOND: u64 = SHARE / BATCH + 50;
 /// Leases that a home may still keep when all attacks are over: until they end by themselves, an hour after they were signed.
 pub const KEPT: u64 = REQUESTS_SIGNED * BATCH + 2 * BATCH;
 /// Messages to nobody in a second.
@@ -38,12 +41,16 @@ const FRAMES: u32 = 20_000;
 const BURST: u32 = 20;
 /// How long leases last: within what a home takes.
 const LASTS: Duration = Duration::from_secs(3_000);
+/// The same of those that fill a share: until the attack and what is measured after it are over.
+const LASTS_BEYOND: Duration = Duration::from_secs(20);
 
 /// Which leases are registered, or shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Good ones, the same again and again.
     Good,
+    /// Good ones, of more inboxes than one member may fill its home with.
+    Beyond,
     /// Such as don't verify.
     Forged,
     /// Good ones of few inboxes, each newer than the last: each has to be verified.
@@ -56,7 +63,7 @@ impl Kind {
     /// The leases of one request.
     fn batch(self, node: NodeId, number: u64, seq: u64) -> Vec<Bytes> {
         match self {
-            Self::Good | Self::Forged => {
+            Self::Good | Self::Beyond | Self::Forged => {
                 (number * BATCH..(number + 1) * BATCH).map(|inbox| signed(inbox, node, seq, self)).collect()
             }
             Self::New => (0..BATCH).map(|inbox| signed(inbox, node, seq + number, self)).collect(),
@@ -72,6 +79,7 @@ impl Kind {
     const fn signed(self) -> u64 {
         match self {
             Self::Good | Self::Forged => REQUESTS_SIGNED,
+            Self::Beyond => REQUESTS_BEYOND,
             Self::New => u64::MAX,
             Self::Refused => 1,
         }
@@ -113,7 +121,8 @@ async fn put(plan: &Plan, link: &Link, lane: &mut SendStream, leases: Vec<Bytes>
 fn signed(inbox: u64, node: NodeId, seq: u64, kind: Kind) -> Bytes {
     let mut seed = [kind as u8; 32];
     seed[..8].copy_from_slice(&inbox.to_le_bytes());
-    let lease = lease(&SecretKey::from_bytes(&seed), node, seq, LASTS).as_bytes().clone();
+    let lasts = if kind == Kind::Beyond { LASTS_BEYOND } else { LASTS };
+    let lease = lease(&SecretKey::from_bytes(&seed), node, seq, lasts).as_bytes().clone();
     if kind == Kind::Forged { forged(&lease) } else { lease }
 }
 

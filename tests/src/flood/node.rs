@@ -11,6 +11,9 @@ use crate::{
     process::{Process, http, init},
 };
 
+/// How many leases one of two members may have the node keep: what an attacker can sign, and more than all attacks but one leave.
+pub const SHARE: u64 = 10_000;
+
 /// A node, as a volunteer starts one, alone.
 #[derive(Debug)]
 pub struct Victim {
@@ -45,6 +48,7 @@ impl Victim {
             "federation.listen=127.0.0.1:0".to_owned(),
             // A tenth of the default, which one attacker cannot sign.
             "federation.new_leases_per_minute=60000".to_owned(),
+            format!("federation.max_leases={}", 2 * SHARE),
             "admin.listen=127.0.0.1:0".to_owned(),
             // Hostile nodes may come from the one address that there is; clients are limited as anywhere.
             "federation.exempt=[\"127.0.0.0/8\"]".to_owned(),

@@ -124,7 +124,11 @@ impl Talk {
     fn heard(&mut self, plan: &Plan, said: io::Result<Said>) -> bool {
         match said {
             Ok(Said::Text(text)) => {
-                plan.tally.count(&format!("answered {}", code_of(&text)));
+                let answer = parsed(&text);
+                plan.tally.count(&format!("answered {}", word(&answer)));
+                for rejected in answer["rejected"].as_array().into_iter().flatten() {
+                    plan.tally.count(&format!("rejected {}", word(rejected)));
+                }
                 self.open = self.open.saturating_sub(1);
                 return true;
             }
@@ -151,6 +155,13 @@ impl Talk {
 
 /// What an answer is counted as: an error's code, or its type.
 pub fn code_of(text: &str) -> String {
-    let answer: Value = serde_json::from_str(text).unwrap_or_default();
-    answer["code"].as_str().or(answer["type"].as_str()).unwrap_or("no JSON").to_owned()
+    word(&parsed(text)).to_owned()
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn word(answer: &Value) -> &str {
+    answer["code"].as_str().or(answer["type"].as_str()).unwrap_or("no JSON")
 }
