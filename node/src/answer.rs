@@ -70,7 +70,7 @@ pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request)
             }
             Response::Done
         }
-        Request::FindLease(inbox) => Response::Lease(core.homes().leases.find(now, &inbox).map(shown)),
+        Request::FindLease(inbox) => Response::Lease(core.homes().leases.find(now, &inbox).map(|lease| shown(lease))),
         Request::ClaimCodes(codes) if codes.len() <= MAX_BATCH => {
             let mut homes = core.homes();
             Response::Codes(
@@ -114,13 +114,13 @@ fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes, verified: &mut us
         }
         homes.leases.known(&inbox).cloned()
     };
-    let known = known.or_else(|| core.local.lease(&inbox).map(|own| SignedLease::clone(&own)));
+    let known = known.or_else(|| core.local.lease(&inbox));
     let lease = match known.filter(|known| lease.is(known)) {
         Some(known) => known,
         None if core.new_leases.check_key(&from.node).is_err() => return Some(not_kept(core, Refused::Full)),
         None => {
             *verified += 1;
-            lease.verify().ok()?
+            Arc::new(lease.verify().ok()?)
         }
     };
     let put = core.homes().leases.put(now, clock, from, lease.clone());

@@ -3,6 +3,8 @@
 //! One task for all sessions: it registers again before the homes forget, and at once where a membership change has
 //! moved a home. Homes hand nothing over among themselves.
 
+mod places;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -17,12 +19,12 @@ use chappe_common::{
 use rand::RngExt as _;
 use tokio::{sync::mpsc, time::sleep_until};
 
+use self::places::{Placed, Places};
 use crate::{
     core::Core,
     federation::frame::{MAX_BATCH, Request},
     locate::{self, Registered},
-    membership::view::View,
-    placement::{HOMES, Homes, Tag},
+    placement::Tag,
     room,
     session::SessionId,
 };
@@ -81,9 +83,7 @@ struct Kept {
     tag: Tag,
     /// The lease, of an inbox.
     lease: Option<Arc<SignedLease>>,
-    homes: Homes,
-    /// The epochs of the homes when it was put: a home that has started anew has forgotten it.
-    epochs: [u64; HOMES],
+    placed: Placed,
     /// Where in the schedule it stands.
     slot: Slot,
 }
@@ -95,6 +95,8 @@ type Slot = (Instant, u64);
 pub(crate) struct Publisher {
     core: Arc<Core>,
     kept: HashMap<Key, Kept>,
+    /// The homes of all that is kept.
+    places: Places,
     /// Exactly one slot for each key that is kept.
     schedule: BTreeMap<Slot, Key>,
     slots: u64,
@@ -114,7 +116,7 @@ struct Errand {
 impl Publisher {
     /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, kept: HashMap::new(), schedule: BTreeMap::new(), slots: 0 }
+        Self { core, kept: HashMap::new(), places: Places::default(), schedule: BTreeMap::new(), slots: 0 }
     }
 
     /// Runs until the queue's senders are gone.
@@ -157,13 +159,13 @@ impl Publisher {
             Command::KeepCode(code, session) => self.keep(Key::Code(code, session), None),
             Command::WithdrawLease(inbox, seq) => {
                 let Some(kept) = self.forget_lease(inbox, seq) else { return };
-                for home in kept.homes.iter() {
+                for (home, _) in self.places.homes(kept.placed) {
                     errands.entry(home).or_default().drop_leases.push((inbox, seq));
                 }
             }
             Command::WithdrawCode(code, session) => {
                 let Some(kept) = self.forget(&Key::Code(code, session)) else { return };
-                for home in kept.homes.iter() {
+                for (home, _) in self.places.homes(kept.placed) {
                     errands.entry(home).or_default().drop_codes.push((code, session));
                 }
             }
@@ -171,7 +173,7 @@ impl Publisher {
             Command::PutAgain { home, keys, tries } => {
                 for key in keys {
                     let Some(kept) = self.kept.get(&key) else { continue };
-                    if kept.homes.iter().any(|own| own == home) {
+                    if self.places.homes(kept.placed).any(|(own, _)| own == home) {
                         let errand = errands.entry(home).or_default();
                         errand.tries = tries;
                         put(errand, key, kept);
@@ -195,9 +197,9 @@ impl Publisher {
         }
         self.forget(&key);
         let tag = key.tag();
-        let (homes, epochs) = placed(&self.core.view.load(), tag);
+        let placed = self.places.place(&self.core.view.load(), tag);
         let slot = self.schedule_next(key);
-        self.kept.insert(key, Kept { tag, lease, homes, epochs, slot });
+        self.kept.insert(key, Kept { tag, lease, placed, slot });
     }
 
     fn forget(&mut self, key: &Key) -> Option<Kept> {
@@ -230,7 +232,7 @@ impl Publisher {
             let slot = self.schedule_next(key);
             if let Some(kept) = self.kept.get_mut(&key) {
                 kept.slot = slot;
-                for home in kept.homes.iter() {
+                for (home, _) in self.places.homes(kept.placed) {
                     put(errands.entry(home).or_default(), key, kept);
                 }
             }
@@ -240,27 +242,17 @@ impl Publisher {
 
     fn handle_view(&mut self, errands: &mut HashMap<NodeId, Errand>) {
         let view = self.core.view.load_full();
+        let former = std::mem::take(&mut self.places);
         for (key, kept) in &mut self.kept {
-            let (homes, epochs) = placed(&view, kept.tag);
-            for (home, epoch) in homes.iter().zip(epochs) {
-                let has_it = kept.homes.iter().zip(kept.epochs).any(|known| known == (home, epoch));
-                if !has_it {
-                    put(errands.entry(home).or_default(), *key, kept);
+            let placed = self.places.place(&view, kept.tag);
+            for home in self.places.homes(placed) {
+                if !former.homes(kept.placed).any(|former| former == home) {
+                    put(errands.entry(home.0).or_default(), *key, kept);
                 }
             }
-            (kept.homes, kept.epochs) = (homes, epochs);
+            kept.placed = placed;
         }
     }
-}
-
-/// The homes of a tag, and the epochs that they are in.
-fn placed(view: &View, tag: Tag) -> (Homes, [u64; HOMES]) {
-    let homes = view.homes(tag);
-    let mut epochs = [0; HOMES];
-    for (epoch, home) in epochs.iter_mut().zip(homes.iter()) {
-        *epoch = view.epoch(&home).unwrap_or_default();
-    }
-    (homes, epochs)
 }
 
 fn put(errand: &mut Errand, key: Key, kept: &Kept) {

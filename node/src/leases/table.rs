@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -35,7 +36,7 @@ pub struct Registrant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// A newer one was registered before, whether it still is or not.
-    Stale(Box<SignedLease>),
+    Stale(Arc<SignedLease>),
     /// Only the lease's own node may register it, only while it lasts, and not once it has taken it back.
     Invalid,
     /// The table is at its bound.
@@ -44,7 +45,8 @@ pub enum Refused {
 
 #[derive(Debug)]
 struct Kept {
-    lease: SignedLease,
+    /// Shared with the session here that has it, where there is one.
+    lease: Arc<SignedLease>,
     /// When it ends by itself.
     ends: Instant,
     /// None: it is only remembered.
@@ -99,7 +101,7 @@ impl LeaseTable {
         }
         if let Some(old) = self.kept.get(&lease.inbox) {
             if old.lease.seq > lease.seq && old.ends > now {
-                return Some(Refused::Stale(Box::new(old.lease.clone())));
+                return Some(Refused::Stale(old.lease.clone()));
             }
             return (old.lease.seq == lease.seq && old.withdrawn).then_some(Refused::Invalid);
         }
@@ -117,7 +119,7 @@ impl LeaseTable {
         now: Instant,
         clock: UnixTime,
         from: Registrant,
-        lease: SignedLease,
+        lease: Arc<SignedLease>,
     ) -> Result<Option<NodeId>, Refused> {
         if let Some(refused) = self.refuses(now, clock, from, &lease) {
             return Err(refused);
@@ -156,12 +158,12 @@ impl LeaseTable {
     }
 
     /// The lease of an inbox, while it is registered.
-    pub fn find(&self, now: Instant, inbox: &Inbox) -> Option<&SignedLease> {
+    pub fn find(&self, now: Instant, inbox: &Inbox) -> Option<&Arc<SignedLease>> {
         self.kept.get(inbox).filter(|kept| kept.is_registered(now)).map(|kept| &kept.lease)
     }
 
     /// What is kept of an inbox, or only remembered.
-    pub fn known(&self, inbox: &Inbox) -> Option<&SignedLease> {
+    pub fn known(&self, inbox: &Inbox) -> Option<&Arc<SignedLease>> {
         self.kept.get(inbox).map(|kept| &kept.lease)
     }
 
@@ -225,15 +227,15 @@ mod tests {
         Registrant { node: node(n), epoch: 1 }
     }
 
-    fn lease_with(inbox: u8, at: u8, change: impl FnOnce(&mut Lease)) -> SignedLease {
+    fn lease_with(inbox: u8, at: u8, change: impl FnOnce(&mut Lease)) -> Arc<SignedLease> {
         let key = SecretKey::from_bytes(&[inbox; 32]);
         let inbox = Inbox::new(key.public());
         let mut lease = Lease { inbox, node: node(at), session_key: [0; 32], seq: 5, expires_at: CLOCK + 10 * MINUTE };
         change(&mut lease);
-        Signed::sign(lease, &key).expect("a lease")
+        Signed::sign(lease, &key).expect("a lease").into()
     }
 
-    fn lease(inbox: u8, at: u8, seq: u64) -> SignedLease {
+    fn lease(inbox: u8, at: u8, seq: u64) -> Arc<SignedLease> {
         lease_with(inbox, at, |lease| lease.seq = seq)
     }
 
@@ -247,7 +249,7 @@ mod tests {
         let (old, new) = (lease(1, 1, 5), lease(1, 2, 6));
         assert_eq!(table.put(now, CLOCK, by(1), old.clone()), Ok(None));
         assert_eq!(table.put(now, CLOCK, by(2), new.clone()), Ok(Some(node(1))));
-        assert_eq!(table.put(now, CLOCK, by(1), old), Err(Refused::Stale(Box::new(new.clone()))));
+        assert_eq!(table.put(now, CLOCK, by(1), old), Err(Refused::Stale(new.clone())));
         assert_eq!(table.find(now, &new.inbox), Some(&new));
     }
 
@@ -287,7 +289,7 @@ mod tests {
                 seq: 5,
                 expires_at: CLOCK + Duration::from_secs(60),
             };
-            Signed::sign(lease, &key).expect("a lease")
+            Signed::sign(lease, &key).expect("a lease").into()
         };
         let kept = (0..100).filter(|n| table.put(now, CLOCK, by(1), many(*n)) == Ok(None)).count();
         assert_eq!(kept, 80);
@@ -340,7 +342,7 @@ mod tests {
             table.put(now, CLOCK, by(2), newer.clone()).expect("kept");
             let now = end(&mut table, now, &newer);
             assert_eq!((table.find(now, &newer.inbox), table.len()), (None, 0));
-            assert_eq!(table.put(now, CLOCK, by(1), older.clone()), Err(Refused::Stale(Box::new(newer.clone()))));
+            assert_eq!(table.put(now, CLOCK, by(1), older.clone()), Err(Refused::Stale(newer.clone())));
             assert_eq!(table.find(now, &newer.inbox), None);
             // It is remembered until it would have ended itself, and no longer.
             let later = now + 10 * MINUTE;
