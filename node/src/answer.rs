@@ -9,7 +9,6 @@ use chappe_common::{
     redacted::Redacted,
     signed::Unverified,
 };
-use tokio::task::yield_now;
 
 use crate::{
     core::Core,
@@ -22,9 +21,6 @@ use crate::{
     leases::table::{Refused, Registrant},
     publish,
 };
-
-/// Leases that are verified at once: their signatures take less than half a millisecond.
-const AT_ONCE: usize = 8;
 
 /// Answers a question of another node.
 ///
@@ -42,24 +38,15 @@ pub(crate) async fn answer_node(core: &Arc<Core>, link: &Link, id: u64, request:
     Ok(())
 }
 
-/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. Sessions come in
-/// between: a few dozen leases whose signatures are to be verified take milliseconds. `None`: it shows what no node shows
+/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. `None`: it shows what no node shows
 /// that keeps to the protocol.
 pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Option<Response> {
     let now = Instant::now();
     Some(match request {
         Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
             let mut puts = Vec::new();
-            let mut verified = 0;
             for lease in leases {
-                puts.push(put_lease(core, from, lease.into_inner(), &mut verified)?);
-                if verified == AT_ONCE {
-                    verified = 0;
-                    yield_now().await;
-                }
-            }
-            if verified > 0 {
-                yield_now().await;
+                puts.push(put_lease(core, from, lease.into_inner()).await?);
             }
             Response::Leases(puts)
         }
@@ -97,10 +84,10 @@ pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request)
     })
 }
 
-/// Keeps a lease, and counts in `verified` whether that took a look at its signature: one that is known has been verified before, as
-/// a lease is put again and again while its client is there, and one that would be refused needs none. `None`: it does not
-/// verify, which its node has checked before.
-fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes, verified: &mut usize) -> Option<LeasePut> {
+/// Keeps a lease. Its signature is looked at last: one that is known has been verified before, as a lease is put again and
+/// again while its client is there, and one that would be refused needs none. `None`: it does not verify, which its node has
+/// checked before.
+async fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes) -> Option<LeasePut> {
     let (now, clock) = (Instant::now(), core.clock.now());
     let lease = Unverified::<Lease>::decode(bytes).ok()?;
     let inbox = lease.value().inbox;
@@ -118,10 +105,7 @@ fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes, verified: &mut us
     let lease = match known.filter(|known| lease.is(known)) {
         Some(known) => known,
         None if core.new_leases.check_key(&from.node).is_err() => return Some(not_kept(core, Refused::Full)),
-        None => {
-            *verified += 1;
-            Arc::new(lease.verify().ok()?)
-        }
+        None => Arc::new(core.home_turns.take(|| lease.verify()).await.ok()?),
     };
     let put = core.homes().leases.put(now, clock, from, lease.clone());
     Some(match put {

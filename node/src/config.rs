@@ -204,6 +204,8 @@ pub struct LimitsSection {
     pub offers_per_minute: u32,
     /// Inboxes of one session.
     pub max_inboxes: usize,
+    /// Inboxes of all sessions that wait to be verified, half a kilobyte and 80 µs each.
+    pub max_attaching: usize,
     /// The largest message in bytes.
     pub max_message: usize,
     /// What may wait for one client in bytes; more, and the client is too slow.
@@ -225,6 +227,8 @@ impl Default for LimitsSection {
             source_connections_per_minute: 300,
             offers_per_minute: 6,
             max_inboxes: MAX_INBOXES,
+            // Four seconds of a processor.
+            max_attaching: 50_000,
             max_message: MAX_MESSAGE,
             max_queued: 256 * 1024,
             // Four times the sources of a full node, each on a connection of its own.

@@ -22,7 +22,7 @@ use chappe_common::{
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     clock::Clock,
@@ -37,6 +37,7 @@ use crate::{
     publish,
     session::rates::SourceRates,
     tasks::Tasks,
+    turns::Turns,
 };
 
 /// What is fixed when the node starts.
@@ -91,6 +92,12 @@ pub(crate) struct Core {
     pub(crate) found: Cache<Inbox, SignedLease>,
     /// How many leases that have to be verified each node may register.
     pub(crate) new_leases: DefaultKeyedRateLimiter<NodeId>,
+    /// Turns at what others register here.
+    pub(crate) home_turns: Turns,
+    /// Turns at what clients attach.
+    pub(crate) attach_turns: Turns,
+    /// Room for leases that clients attach, until they are verified.
+    pub(crate) attaching: Arc<Semaphore>,
     /// The limits of sources.
     pub(crate) sources: SourceRates,
     /// This node's own record. Set by membership.
@@ -122,6 +129,7 @@ impl Core {
     ) -> Self {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
+        let attaching = basics.config.limits.max_attaching;
         let found = Cache::new(basics.config.federation.max_found);
         let rate = NonZeroU32::new(basics.config.federation.new_leases_per_minute).unwrap_or(NonZeroU32::MIN);
         let new_leases = RateLimiter::dashmap(Quota::per_minute(rate));
@@ -137,6 +145,9 @@ impl Core {
             records,
             found,
             new_leases,
+            home_turns: Turns::default(),
+            attach_turns: Turns::default(),
+            attaching: Arc::new(Semaphore::new(attaching)),
             sources,
             own_record: ArcSwap::from_pointee(own_record),
             own_record_changed: watch::Sender::new(()),

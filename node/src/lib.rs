@@ -31,6 +31,7 @@ mod session;
 mod shares;
 mod socket;
 mod tasks;
+mod turns;
 mod unfinished;
 #[cfg(test)]
 mod vectors;

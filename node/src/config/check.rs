@@ -16,6 +16,8 @@ const MAX_ISSUERS: usize = 64;
 const MAX_ALLOWED: usize = 4096;
 /// The most exempt networks.
 const MAX_EXEMPT: usize = 64;
+/// The most of `limits.max_attaching`: half a gigabyte, and over a minute of a processor.
+const MAX_ATTACHING: usize = 1_000_000;
 /// The longest probation: beyond it, a federation would be without new homes for a whole release.
 const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -163,6 +165,11 @@ impl NodeConfig {
             ),
             (self.limits.max_sources >= 1, "limits.max_sources", "at least 1 is allowed"),
             (!self.times.write.is_zero(), "times.write", "more than 0s is allowed"),
+            (
+                (self.limits.max_inboxes..=MAX_ATTACHING).contains(&self.limits.max_attaching),
+                "limits.max_attaching",
+                "limits.max_inboxes to 1000000 are allowed",
+            ),
             (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 256 are allowed"),
             (
                 self.times.pair_warning < self.times.pair_request,

@@ -8,12 +8,9 @@ use chappe_common::{
     signed::Unverified,
     time::UnixTime,
 };
-use tokio::task::yield_now;
 
 use super::request::AttachItem;
-
-/// Leases that are verified at once: two signatures each, which take a third of a millisecond together.
-const AT_ONCE: usize = 4;
+use crate::turns::Turns;
 
 /// A lease that may be attached if its signature and its proof are its inbox's, which is still to be checked.
 pub(crate) struct Claim {
@@ -41,17 +38,17 @@ impl Claim {
     }
 }
 
-/// Verifies claims, each with its place in the message. Other sessions come in between: as many as a message holds take
-/// fifteen milliseconds.
-pub(crate) async fn verify(claims: Vec<(usize, Claim)>, nonce: [u8; 32]) -> Vec<(usize, Option<SignedLease>)> {
-    let mut judged = Vec::with_capacity(claims.len());
+/// Verifies claims, each with its place in the message. Each takes a turn of two signatures.
+pub(crate) async fn verify(
+    turns: &Turns,
+    claims: Vec<(usize, Claim)>,
+    nonce: [u8; 32],
+) -> Vec<(usize, Option<SignedLease>)> {
+    let mut verified = Vec::with_capacity(claims.len());
     for (index, claim) in claims {
-        if judged.len() % AT_ONCE == AT_ONCE - 1 {
-            yield_now().await;
-        }
-        judged.push((index, claim.verify(&nonce)));
+        verified.push((index, turns.take(|| claim.verify(&nonce)).await));
     }
-    judged
+    verified
 }
 
 /// What is checked of every input, by the tests and by the fuzzer.

@@ -25,8 +25,11 @@ impl Session {
     pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let id = request.required_id()?.to_owned();
         let now = self.core.clock.now();
+        let items = request.attach_list()?;
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        let room = self.core.attaching.clone().try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
         let (mut claims, mut rejected) = (Vec::new(), Vec::new());
-        for (index, item) in request.attach_list()?.iter().enumerate() {
+        for (index, item) in items.iter().enumerate() {
             let code = if index >= self.core.config.limits.max_inboxes {
                 ErrorCode::TooMany
             } else if self.rates.check_message(&self.core.sources, Counts::Tenth).is_err() {
@@ -40,8 +43,12 @@ impl Session {
             self.core.metrics.refused(code);
             rejected.push(Rejected { index, code });
         }
-        let nonce = self.nonce;
-        self.start_ordered(async move { Done::Verified { id, leases: attach::verify(claims, nonce).await, rejected } });
+        let (core, nonce) = (self.core.clone(), self.nonce);
+        self.start_ordered(async move {
+            let leases = attach::verify(&core.attach_turns, claims, nonce).await;
+            drop(room);
+            Done::Verified { id, leases, rejected }
+        });
         Ok(Said::Nothing)
     }
 

@@ -25,6 +25,7 @@ use crate::{
 /// Protocol pings, and pongs that nobody asked for, that a client may send faster than one a second.
 const PING_BURST: u32 = 10;
 
+const BUSY: &str = "Too many inboxes are being attached. Try again.";
 const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 
 impl Session {
@@ -138,6 +139,7 @@ impl Session {
                 let message = format!("Peer not found: {target}");
                 self.refuse(request.id(), ErrorCode::PeerOffline, &message);
             }
+            Err(Refusal::Busy) => self.refuse(request.id(), ErrorCode::Congested, BUSY),
         }
         Ok(())
     }
@@ -207,6 +209,8 @@ pub(super) enum Refusal {
     Bad(BadRequest),
     /// No pairing with the code that the client named.
     NoPeer(String),
+    /// Too many inboxes of all clients wait to be verified.
+    Busy,
 }
 
 impl From<BadRequest> for Refusal {
