@@ -94,6 +94,8 @@ pub(crate) struct Core {
     pub(crate) new_leases: DefaultKeyedRateLimiter<NodeId>,
     /// Turns at what others register here.
     pub(crate) home_turns: Turns,
+    /// Turns at what homes answer.
+    pub(crate) lookup_turns: Turns,
     /// Turns at what clients attach.
     pub(crate) attach_turns: Turns,
     /// Room for leases that clients attach, until they are verified.
@@ -146,6 +148,7 @@ impl Core {
             found,
             new_leases,
             home_turns: Turns::default(),
+            lookup_turns: Turns::default(),
             attach_turns: Turns::default(),
             attaching: Arc::new(Semaphore::new(attaching)),
             sources,

@@ -23,7 +23,7 @@ use crate::{
     },
     homes::{Claim, CodeHolder},
     leases::{
-        lookup::{self, Decision, Lookup, LookupTimes},
+        lookup::{self, Decision, Lookup, LookupTimes, Read},
         table::Registrant,
     },
     placement::Tag,
@@ -63,7 +63,17 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
             () = sleep_until(until.into()) => {}
             Some((home, answer)) = answers.next() => match answer {
                 Some(Response::Lease(bytes)) => {
-                    lookup.answer(Instant::now(), core.clock.now(), &core.view.load(), home, bytes.map(Redacted::into_inner));
+                    let read = bytes.map_or(Read::Nothing, |bytes| {
+                        lookup.read(core.clock.now(), &core.view.load(), bytes.into_inner())
+                    });
+                    let lease = match read {
+                        Read::New(_) => {
+                            let turn = core.lookup_turns.take(|| read.verify());
+                            tokio::time::timeout_at(until.into(), turn).await.ok().flatten()
+                        }
+                        known => known.verify(),
+                    };
+                    lookup.answer(Instant::now(), home, lease);
                 }
                 _ => lookup.silent(Instant::now(), home),
             },

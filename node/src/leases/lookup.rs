@@ -44,6 +44,27 @@ pub enum Decision {
     Done(Option<SignedLease>),
 }
 
+/// What a home has answered with.
+pub enum Read {
+    /// No lease of the inbox that counts.
+    Nothing,
+    /// The newest lease that was found before.
+    Known(SignedLease),
+    /// A lease that is still to be verified.
+    New(Unverified<Lease>),
+}
+
+impl Read {
+    /// The lease, where there is one and it verifies.
+    pub fn verify(self) -> Option<SignedLease> {
+        match self {
+            Self::Nothing => None,
+            Self::Known(lease) => Some(lease),
+            Self::New(unverified) => unverified.verify().ok(),
+        }
+    }
+}
+
 /// A lookup under way.
 #[derive(Debug)]
 pub struct Lookup {
@@ -85,17 +106,25 @@ impl Lookup {
         self.homes.iter()
     }
 
-    /// A home has answered with the bytes of a lease, or with none. What is no lease of the inbox that counts is none.
-    pub fn answer(&mut self, now: Instant, clock: UnixTime, view: &View, home: NodeId, bytes: Option<Bytes>) {
+    /// What the bytes are that a home has answered with.
+    pub fn read(&self, clock: UnixTime, view: &View, bytes: Bytes) -> Read {
+        let Ok(unverified) = Unverified::<Lease>::decode(bytes) else { return Read::Nothing };
+        let lease = unverified.value();
+        if lease.inbox != self.inbox || !counts(lease, clock, view) {
+            return Read::Nothing;
+        }
+        // Homes mostly answer the same: the first of them is verified.
+        match self.newest.as_ref().filter(|newest| unverified.is(newest)) {
+            Some(known) => Read::Known(known.clone()),
+            None => Read::New(unverified),
+        }
+    }
+
+    /// A home has answered with a lease that was verified, or with none.
+    pub fn answer(&mut self, now: Instant, home: NodeId, lease: Option<SignedLease>) {
         if self.has_answered(&home) {
             return;
         }
-        let lease = bytes.and_then(|bytes| {
-            let unverified = Unverified::<Lease>::decode(bytes).ok()?;
-            let lease = unverified.value();
-            let counts = lease.inbox == self.inbox && counts(lease, clock, view);
-            counts.then(|| unverified.verify().ok()).flatten()
-        });
         self.answers.push((home, lease.clone()));
         if let Some(lease) = lease {
             self.found(lease);
@@ -224,7 +253,8 @@ mod tests {
         fn answer(&mut self, at: u64, home: usize, lease: Option<&SignedLease>) -> Decision {
             let now = self.start + ms(at);
             let bytes = lease.map(|lease| lease.as_bytes().clone());
-            self.lookup.answer(now, CLOCK, &self.view, self.homes[home], bytes);
+            let lease = bytes.and_then(|bytes| self.lookup.read(CLOCK, &self.view, bytes).verify());
+            self.lookup.answer(now, self.homes[home], lease);
             self.lookup.decide(now)
         }
 
@@ -329,7 +359,8 @@ mod tests {
         let mut run = Run::new(None);
         let mut forged = lease(9, |_| {}).as_bytes().to_vec();
         forged[40] ^= 1;
-        run.lookup.answer(run.start, CLOCK, &run.view, run.homes[0], Some(forged.into()));
+        let read = run.lookup.read(CLOCK, &run.view, forged.into());
+        run.lookup.answer(run.start, run.homes[0], read.verify());
         assert_eq!(run.lookup.decide(run.start), run.wait_until(800), "signed by another than the inbox");
     }
 
@@ -368,11 +399,13 @@ mod tests {
         assert_eq!(lookup.homes().count(), 6);
         // The old homes still hold the lease from before; it was renewed at the new ones alone.
         for home in then_homes.iter() {
-            lookup.answer(start, CLOCK, &view, home, Some(old.as_bytes().clone()));
+            let read = lookup.read(CLOCK, &view, old.as_bytes().clone());
+            lookup.answer(start, home, read.verify());
         }
         assert_eq!(lookup.decide(start), Decision::Wait(start + ms(250)));
         for home in now_homes.iter().take(2) {
-            lookup.answer(start, CLOCK, &view, home, Some(new.as_bytes().clone()));
+            let read = lookup.read(CLOCK, &view, new.as_bytes().clone());
+            lookup.answer(start, home, read.verify());
         }
         assert_eq!(lookup.decide(start), done(&new));
     }

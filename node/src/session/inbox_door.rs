@@ -10,27 +10,28 @@ use crate::config::LimitsSection;
 /// The inboxes of one session.
 #[derive(Debug, Default)]
 pub(crate) struct InboxDoor {
+    /// Sorted: one message may name a thousand.
     attached: Vec<Inbox>,
 }
 
 impl InboxDoor {
     /// Takes an inbox in. `false`: the session has as many as it may.
     pub(crate) fn insert(&mut self, inbox: Inbox, limits: &LimitsSection) -> bool {
-        if self.contains(&inbox) {
-            return true;
-        }
+        let Err(place) = self.attached.binary_search(&inbox) else { return true };
         if self.attached.len() >= limits.max_inboxes {
             return false;
         }
         // Most sessions attach one and no more.
         self.attached.reserve_exact(1);
-        self.attached.push(inbox);
+        self.attached.insert(place, inbox);
         true
     }
 
     /// Lets an inbox go.
     pub(crate) fn remove(&mut self, inbox: &Inbox) {
-        self.attached.retain(|attached| attached != inbox);
+        if let Ok(place) = self.attached.binary_search(inbox) {
+            self.attached.remove(place);
+        }
     }
 
     /// Takes all inboxes out.
@@ -40,7 +41,7 @@ impl InboxDoor {
 
     /// Whether the inbox is attached.
     pub(crate) fn contains(&self, inbox: &Inbox) -> bool {
-        self.attached.contains(inbox)
+        self.attached.binary_search(inbox).is_ok()
     }
 }
 

@@ -78,6 +78,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("attach-full-many", &["rate_limited", "bad_lease"], &["rejected bad_lease"]),
     attack("resolve-one-source", &["rate_limited", "peer_offline"], &["sent to it"]),
     attack("resolve-many", &["rate_limited", "peer_offline"], &["sent to it"]),
+    attack("resolve-known-many", &["rate_limited"], &["answered resolved"]),
     attack("call-offer-one-source", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
     attack("call-offer-many", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
     attack("register-and-leave", &[], &["answered registered"]),

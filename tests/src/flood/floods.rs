@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
+use super::{MANY, honest::inbox_key, hostile_source, plan::Plan, talk::Talk, wire::frame};
 use crate::raw::{attachment, key_of, lease, now_ms};
 
 /// How many connections one address opens: a minute's worth.
@@ -37,6 +37,7 @@ enum Kind {
     Attach,
     AttachFull,
     Resolve,
+    ResolveKnown,
     CallOffer,
 }
 
@@ -57,6 +58,7 @@ impl Flood {
             "attach" => Kind::Attach,
             "attach-full" => Kind::AttachFull,
             "resolve" => Kind::Resolve,
+            "resolve-known" => Kind::ResolveKnown,
             "call-offer" => Kind::CallOffer,
             _ => return None,
         };
@@ -79,6 +81,9 @@ impl Flood {
             }
             Kind::AttachFull => json!({"type": "attach", "id": id, "inboxes": full}),
             Kind::Resolve => json!({"type": "resolve", "id": id, "inbox": random_inbox()}),
+            Kind::ResolveKnown => {
+                json!({"type": "resolve", "id": id, "inbox": inbox_key(0).public().to_base64url()})
+            }
             Kind::CallOffer => {
                 json!({"type": "call_offer", "to": random_inbox(), "payload": "x".repeat(1_000), "id": id})
             }

@@ -17,7 +17,7 @@ use chappe_common::{
 use chappe_node::{
     NodeConfig,
     leases::{
-        lookup::{Decision, Lookup, LookupTimes},
+        lookup::{Decision, Lookup, LookupTimes, Read},
         table::{LeaseTable, Registrant},
     },
     membership::view::View,
@@ -256,7 +256,8 @@ impl Homes {
                 Some(Lie::Silent) => lookup.silent(now, home),
                 _ => {
                     let bytes = self.kept(lie, older, newer).map(|lease| lease.as_bytes().clone());
-                    lookup.answer(now, CLOCK, &self.view, home, bytes);
+                    let read = bytes.map(|bytes| lookup.read(CLOCK, &self.view, bytes));
+                    lookup.answer(now, home, read.and_then(Read::verify));
                 }
             }
             match lookup.decide(now) {
