@@ -38,8 +38,8 @@ pub(crate) async fn answer_node(core: &Arc<Core>, link: &Link, id: u64, request:
     Ok(())
 }
 
-/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. `None`: it shows what no node shows
-/// that keeps to the protocol.
+/// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. `None`: it shows what no
+/// node shows that keeps to the protocol.
 pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request) -> Option<Response> {
     let now = Instant::now();
     Some(match request {

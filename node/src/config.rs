@@ -210,6 +210,8 @@ pub struct LimitsSection {
     pub max_message: usize,
     /// What may wait for one client in bytes; more, and the client is too slow.
     pub max_queued: usize,
+    /// What may wait for all clients, and of their messages that are not whole, in bytes, besides 16 KiB of each.
+    pub max_held: usize,
     /// The most sources whose rates are remembered at once, 160 bytes each; beyond, and where none can be forgotten,
     /// connections are refused.
     pub max_sources: usize,
@@ -227,10 +229,12 @@ impl Default for LimitsSection {
             source_connections_per_minute: 300,
             offers_per_minute: 6,
             max_inboxes: MAX_INBOXES,
-            // Four seconds of a processor.
-            max_attaching: 50_000,
+            // Less than a second of a processor: who is let in is done before it gives up.
+            max_attaching: 10_000,
             max_message: MAX_MESSAGE,
             max_queued: 256 * 1024,
+            // A thousand clients that read nothing.
+            max_held: 256 * 1024 * 1024,
             // Four times the sources of a full node, each on a connection of its own.
             max_sources: 65_536,
             exempt: Vec::new(),

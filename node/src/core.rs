@@ -29,6 +29,7 @@ use crate::{
     clock_watch::ClockWatch,
     config::NodeConfig,
     federation::{hello::Hello, links::Links, membership, refused::Advice},
+    held::Held,
     homes::HomeTable,
     local::Local,
     membership::{admission::Refusal, records::Records, view::View},
@@ -39,6 +40,11 @@ use crate::{
     tasks::Tasks,
     turns::Turns,
 };
+
+/// New runs of one member, each of which ends all that the former has registered in tables of hundreds of thousands: a node
+/// that is being set up starts anew some thirty times, and none does for long.
+const NEW_RUNS: Quota =
+    Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
 
 /// What is fixed when the node starts.
 #[derive(Debug)]
@@ -92,14 +98,16 @@ pub(crate) struct Core {
     pub(crate) found: Cache<Inbox, SignedLease>,
     /// How many leases that have to be verified each node may register.
     pub(crate) new_leases: DefaultKeyedRateLimiter<NodeId>,
+    /// How often the run of a member may end and another begin.
+    pub(crate) new_runs: DefaultKeyedRateLimiter<NodeId>,
     /// Turns at what others register here.
     pub(crate) home_turns: Turns,
-    /// Turns at what homes answer.
-    pub(crate) lookup_turns: Turns,
     /// Turns at what clients attach.
     pub(crate) attach_turns: Turns,
     /// Room for leases that clients attach, until they are verified.
     pub(crate) attaching: Arc<Semaphore>,
+    /// What clients make this node hold.
+    pub(crate) held: Arc<Held>,
     /// The limits of sources.
     pub(crate) sources: SourceRates,
     /// This node's own record. Set by membership.
@@ -132,6 +140,7 @@ impl Core {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
         let attaching = basics.config.limits.max_attaching;
+        let held = basics.config.limits.max_held;
         let found = Cache::new(basics.config.federation.max_found);
         let rate = NonZeroU32::new(basics.config.federation.new_leases_per_minute).unwrap_or(NonZeroU32::MIN);
         let new_leases = RateLimiter::dashmap(Quota::per_minute(rate));
@@ -147,10 +156,11 @@ impl Core {
             records,
             found,
             new_leases,
+            new_runs: RateLimiter::dashmap(NEW_RUNS),
             home_turns: Turns::default(),
-            lookup_turns: Turns::default(),
             attach_turns: Turns::default(),
             attaching: Arc::new(Semaphore::new(attaching)),
+            held: Held::new(held),
             sources,
             own_record: ArcSwap::from_pointee(own_record),
             own_record_changed: watch::Sender::new(()),
@@ -177,7 +187,7 @@ impl Core {
 
     /// Replaces the view of the live members.
     pub(crate) fn set_view(&self, view: View) {
-        self.homes().share_among(view.len());
+        self.homes().share_among(view.len(), self.me);
         self.view.store(Arc::new(view));
         self.view_changed.send_replace(());
     }

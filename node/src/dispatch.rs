@@ -140,7 +140,7 @@ pub(crate) fn to_attached(
     let by = inbox.base64url_bytes();
     match session.say(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
         Ok(()) => Outcome::Delivered,
-        Err(SayError::Full) => Outcome::Refused(ErrorCode::Congested),
+        Err(SayError::Full | SayError::NoRoom) => Outcome::Refused(ErrorCode::Congested),
         Err(SayError::Closed) => Outcome::NotHere,
     }
 }

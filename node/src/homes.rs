@@ -61,9 +61,9 @@ impl HomeTable {
     }
 
     /// Says among how many members the tables are shared, so that none of them fills one.
-    pub(crate) fn share_among(&mut self, members: usize) {
-        self.leases.share_among(members);
-        self.shares.divide(members);
+    pub(crate) fn share_among(&mut self, members: usize, own: NodeId) {
+        self.leases.share_among(members, own);
+        self.shares.divide(members, own);
     }
 
     /// Gives a code to a session of a node in this epoch, or keeps it there for longer.
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn one_member_does_not_fill_the_table_of_a_large_federation() {
         let mut table = HomeTable::new(1000, 4 * MINUTE);
-        table.share_among(100);
+        table.share_among(100, node(9));
         let now = Instant::now();
         let mut claim =
             |n: u32, by: u8, now: Instant| table.claim_code(now, PairingCode::from_random(n), holder(by), 1);
@@ -194,10 +194,11 @@ mod tests {
     fn one_member_of_two_fills_half_of_the_table() {
         let mut table = HomeTable::new(1000, 4 * MINUTE);
         let now = Instant::now();
-        table.share_among(2);
+        table.share_among(2, node(2));
         let mut claim = |n: u32, by: u8| table.claim_code(now, PairingCode::from_random(n), holder(by), 1);
         assert_eq!((0..1000).filter(|n| claim(*n, 1) == Claim::Granted).count(), 500);
-        assert_eq!((1000..2000).filter(|n| claim(*n, 2) == Claim::Granted).count(), 500);
+        assert_eq!((1000..1400).filter(|n| claim(*n, 3) == Claim::Granted).count(), 400);
+        assert_eq!((2000..3000).filter(|n| claim(*n, 2) == Claim::Granted).count(), 100, "its own are all that fit");
     }
 
     #[test]

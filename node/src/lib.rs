@@ -13,6 +13,7 @@ mod dispatch;
 mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod held;
 mod homes;
 mod ice;
 pub mod identity;

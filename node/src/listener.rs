@@ -179,7 +179,7 @@ async fn begin(
         match in_time(&core, timeout(within, opening).await)? {
             (stream, First::WebSocket { answer, rest }) => {
                 let (stream, tls) = stream.into_inner();
-                Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits)
+                Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits, &core.held)
             }
             (stream, First::Http(head)) => {
                 serve(Rewound::new(head, stream), routes, within).boxed().await;
@@ -188,7 +188,9 @@ async fn begin(
         }
     } else {
         match in_time(&core, timeout(within, upgrade::read(&mut stream)).await)? {
-            First::WebSocket { answer, rest } => Connection::new(stream, None, &answer, rest, &core.config.limits),
+            First::WebSocket { answer, rest } => {
+                Connection::new(stream, None, &answer, rest, &core.config.limits, &core.held)
+            }
             First::Http(head) => {
                 serve(Rewound::new(head, stream), routes, within).boxed().await;
                 return None;

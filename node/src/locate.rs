@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use chappe_common::{
     code::PairingCode,
     keys::NodeId,
@@ -23,7 +24,7 @@ use crate::{
     },
     homes::{Claim, CodeHolder},
     leases::{
-        lookup::{self, Decision, Lookup, LookupTimes, Read},
+        lookup::{self, Decision, Lookup, LookupTimes},
         table::Registrant,
     },
     placement::Tag,
@@ -63,17 +64,7 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
             () = sleep_until(until.into()) => {}
             Some((home, answer)) = answers.next() => match answer {
                 Some(Response::Lease(bytes)) => {
-                    let read = bytes.map_or(Read::Nothing, |bytes| {
-                        lookup.read(core.clock.now(), &core.view.load(), bytes.into_inner())
-                    });
-                    let lease = match read {
-                        Read::New(_) => {
-                            let turn = core.lookup_turns.take(|| read.verify());
-                            tokio::time::timeout_at(until.into(), turn).await.ok().flatten()
-                        }
-                        known => known.verify(),
-                    };
-                    lookup.answer(Instant::now(), home, lease);
+                    lookup.answer(Instant::now(), core.clock.now(), &core.view.load(), home, bytes.map(Redacted::into_inner));
                 }
                 _ => lookup.silent(Instant::now(), home),
             },
@@ -190,16 +181,26 @@ pub(crate) async fn put_batch(
     let Some(Response::Leases(puts)) = ask(core, home, Request::PutLeases(bytes)).await else {
         return Vec::new();
     };
-    let judge = |index: usize, put| match put {
-        LeasePut::Kept => Registered::Kept,
-        LeasePut::Refused => Registered::Nowhere,
-        LeasePut::Stale(newer) => {
-            // A home can't invent the newer lease: its inbox has signed it.
-            let ours = &leases[index];
-            let newer = Unverified::<Lease>::decode(newer.into_inner());
-            let newer = newer.ok().filter(|newer| newer.value().inbox == ours.inbox && newer.value().seq > ours.seq);
-            if newer.is_some_and(|newer| newer.verify().is_ok()) { Registered::Stale } else { Registered::Nowhere }
-        }
+    // Each of its lies would cost a signature: behind the first, it is believed no more.
+    let mut lies = false;
+    let judge = |(index, put): (usize, LeasePut)| {
+        let registered = match put {
+            LeasePut::Kept => Registered::Kept,
+            LeasePut::Stale(newer) if !lies && is_newer(&newer, &leases[index]) => Registered::Stale,
+            LeasePut::Stale(_) => {
+                lies = true;
+                Registered::Nowhere
+            }
+            LeasePut::Refused => Registered::Nowhere,
+        };
+        (index, registered)
     };
-    batch.into_iter().zip(puts).map(|(index, put)| (index, judge(index, put))).collect()
+    batch.into_iter().zip(puts).map(judge).collect()
+}
+
+/// Whether these are a newer lease of the same inbox. A home can't invent one: its inbox has signed it.
+fn is_newer(bytes: &Bytes, ours: &Lease) -> bool {
+    let lease = Unverified::<Lease>::decode(bytes.clone()).ok();
+    let newer = lease.filter(|lease| lease.value().inbox == ours.inbox && lease.value().seq > ours.seq);
+    newer.is_some_and(|newer| newer.verify().is_ok())
 }

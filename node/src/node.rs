@@ -290,6 +290,7 @@ async fn expire(core: Arc<Core>) {
         core.local.give_back();
         core.links.expire();
         core.new_leases.retain_recent();
+        core.new_runs.retain_recent();
     }
 }
 

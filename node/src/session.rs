@@ -54,7 +54,7 @@ pub(crate) struct PeerAddr {
 /// Why a node ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndReason {
-    /// The client doesn't take its messages.
+    /// The client doesn't take its messages, or doesn't end one, and there is no room for them.
     SlowConsumer,
     /// The node stops.
     GoingAway,

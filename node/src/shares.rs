@@ -17,23 +17,28 @@ pub(crate) struct Shares {
     of_node: HashMap<NodeId, usize>,
     each: usize,
     capacity: usize,
+    /// This node, whose own clients' entries are bounded by how many it takes.
+    own: Option<NodeId>,
 }
 
 impl Shares {
     /// Of a table of `capacity` entries, all of which one member may have until [`Shares::divide`] says how many there are.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { of_node: HashMap::new(), each: capacity, capacity }
+        Self { of_node: HashMap::new(), each: capacity, capacity, own: None }
     }
 
-    /// Says among how many members the table is shared.
-    pub(crate) fn divide(&mut self, members: usize) {
+    /// Says among how many members the table is shared, and which of them has it.
+    pub(crate) fn divide(&mut self, members: usize, own: NodeId) {
+        self.own = Some(own);
         let most = if members > 1 { self.capacity.div_ceil(MOST_OF) } else { self.capacity };
         self.each = (self.capacity * SHARES / members.max(1)).max(FEWEST).min(most);
     }
 
     /// Whether a member may have one more. Where one may have all, the table's own bound is the only one.
     pub(crate) fn has_room(&self, node: &NodeId) -> bool {
-        self.each >= self.capacity || self.of_node.get(node).is_none_or(|count| *count < self.each)
+        self.each >= self.capacity
+            || self.own == Some(*node)
+            || self.of_node.get(node).is_none_or(|count| *count < self.each)
     }
 
     /// A member has one more.

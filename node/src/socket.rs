@@ -11,7 +11,7 @@ pub(crate) mod rewound;
 pub(crate) mod tls;
 pub(crate) mod upgrade;
 
-use std::io;
+use std::{io, sync::Arc};
 
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use self::{
     incoming::Incoming,
     out::{Out, SayError},
 };
-use crate::config::LimitsSection;
+use crate::{config::LimitsSection, held::Held};
 
 /// A connection that has become a WebSocket.
 pub(crate) struct Connection {
@@ -41,6 +41,7 @@ impl Connection {
         answer: &str,
         mut rest: Vec<u8>,
         limits: &LimitsSection,
+        held: &Arc<Held>,
     ) -> Result<Self, SayError> {
         let (reader, writer) = stream.into_split();
         let is_tls = tls.is_some();
@@ -54,8 +55,8 @@ impl Connection {
                 Err(_) => return Err(SayError::Closed),
             }
         }
-        let mut out = Out::new(writer, tls, limits.max_queued);
+        let mut out = Out::new(writer, tls, limits.max_queued, held.clone());
         out.put_before(answer.as_bytes())?;
-        Ok(Self { incoming: Incoming::new(reader, rest, limits.max_message), out, is_tls })
+        Ok(Self { incoming: Incoming::new(reader, rest, limits.max_message, held.clone()), out, is_tls })
     }
 }

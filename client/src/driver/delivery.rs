@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::{Driver, Held, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
 use crate::{
     call::Input,
-    event::{DisconnectReason, Event, StepKind},
+    event::{Event, StepKind},
     protocol::{IceServer, Relayed, Reply, ToNode, error_code},
     seal::CallId,
 };
@@ -257,7 +257,7 @@ impl Driver {
         now: Instant,
     ) {
         match wanted {
-            Wanted::Attached { .. } => self.lose(serial, DisconnectReason::NotAttached),
+            Wanted::Attached { .. } => self.handle_not_attached(serial, code),
             Wanted::Detached | Wanted::Resolved { recheck: true, .. } => {}
             Wanted::IceServers(reply) => {
                 // An app that has stopped waiting loses nothing.

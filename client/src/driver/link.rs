@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use chappe_common::keys::NodeId;
+use chappe_common::{client::ErrorCode, keys::NodeId};
 use chappe_discovery::{Aftermath, Connection, Found, Outcome};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
@@ -33,13 +33,14 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// The first search after a session was lost begins within this time, at random.
 const FIRST_JITTER: Duration = Duration::from_millis(300);
+/// When what a node had no room or no rate for is attached again: rates are those of a minute. And up to so much later, so that
+/// those whom it refused together don't come back together.
+const ATTACH_AGAIN: Duration = Duration::from_secs(60);
+const ATTACH_AGAIN_JITTER: Duration = Duration::from_secs(15);
 /// The most nodes that a search avoids.
 const MAX_AVOID: usize = 8;
 /// The most sessions at once: the one in use, the one that takes over, and the one that lingers.
 const MAX_SESSIONS: usize = 3;
-
-/// When a node has had too much for its rates, it takes the rest after this time.
-const RATES_REFILL: Duration = Duration::from_secs(60);
 
 /// From a quarter of a second to half a minute, with jitter, so that the clients of a node that dies don't fall upon the
 /// next one together.
@@ -62,6 +63,10 @@ pub(super) fn retry() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+fn attach_again() -> Duration {
+    ATTACH_AGAIN + ATTACH_AGAIN_JITTER.mul_f64(rand::rng().random_range(0.0..1.0))
 }
 
 impl Driver {
@@ -182,9 +187,19 @@ impl Driver {
             self.lose(serial, DisconnectReason::NotAttached);
             return;
         }
-        let ttl = if for_now > 0 { RATES_REFILL } else { ttl };
+        let ttl = if for_now > 0 { attach_again() } else { ttl };
         if session.handle_attached(ttl, unix_now(), Instant::now()) {
             self.handle_ready(serial);
+        }
+    }
+
+    /// The node doesn't attach anything for now. A session that is in use has what it had attached before.
+    pub(super) fn handle_not_attached(&mut self, serial: u64, code: Option<ErrorCode>) {
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+        if session.is_ready() && matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited)) {
+            session.handle_attached(attach_again(), unix_now(), Instant::now());
+        } else {
+            self.lose(serial, DisconnectReason::NotAttached);
         }
     }
 

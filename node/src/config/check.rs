@@ -163,6 +163,11 @@ impl NodeConfig {
                 "limits.max_queued",
                 "at least limits.max_message is allowed",
             ),
+            (
+                self.limits.max_held >= self.limits.max_queued,
+                "limits.max_held",
+                "at least limits.max_queued is allowed",
+            ),
             (self.limits.max_sources >= 1, "limits.max_sources", "at least 1 is allowed"),
             (!self.times.write.is_zero(), "times.write", "more than 0s is allowed"),
             (

@@ -44,27 +44,6 @@ pub enum Decision {
     Done(Option<SignedLease>),
 }
 
-/// What a home has answered with.
-pub enum Read {
-    /// No lease of the inbox that counts.
-    Nothing,
-    /// The newest lease that was found before.
-    Known(SignedLease),
-    /// A lease that is still to be verified.
-    New(Unverified<Lease>),
-}
-
-impl Read {
-    /// The lease, where there is one and it verifies.
-    pub fn verify(self) -> Option<SignedLease> {
-        match self {
-            Self::Nothing => None,
-            Self::Known(lease) => Some(lease),
-            Self::New(unverified) => unverified.verify().ok(),
-        }
-    }
-}
-
 /// A lookup under way.
 #[derive(Debug)]
 pub struct Lookup {
@@ -106,25 +85,21 @@ impl Lookup {
         self.homes.iter()
     }
 
-    /// What the bytes are that a home has answered with.
-    pub fn read(&self, clock: UnixTime, view: &View, bytes: Bytes) -> Read {
-        let Ok(unverified) = Unverified::<Lease>::decode(bytes) else { return Read::Nothing };
-        let lease = unverified.value();
-        if lease.inbox != self.inbox || !counts(lease, clock, view) {
-            return Read::Nothing;
-        }
-        // Homes mostly answer the same: the first of them is verified.
-        match self.newest.as_ref().filter(|newest| unverified.is(newest)) {
-            Some(known) => Read::Known(known.clone()),
-            None => Read::New(unverified),
-        }
-    }
-
-    /// A home has answered with a lease that was verified, or with none.
-    pub fn answer(&mut self, now: Instant, home: NodeId, lease: Option<SignedLease>) {
+    /// A home has answered with the bytes of a lease, or with none. What is no lease of the inbox that counts is none.
+    pub fn answer(&mut self, now: Instant, clock: UnixTime, view: &View, home: NodeId, bytes: Option<Bytes>) {
         if self.has_answered(&home) {
             return;
         }
+        let lease = bytes.and_then(|bytes| {
+            let unverified = Unverified::<Lease>::decode(bytes).ok()?;
+            let lease = unverified.value();
+            if lease.inbox != self.inbox || !counts(lease, clock, view) {
+                return None;
+            }
+            // Homes mostly answer the same: the first of them is verified.
+            let known = self.newest.as_ref().filter(|newest| unverified.is(newest));
+            known.cloned().or_else(|| unverified.verify().ok())
+        });
         self.answers.push((home, lease.clone()));
         if let Some(lease) = lease {
             self.found(lease);
@@ -253,8 +228,7 @@ mod tests {
         fn answer(&mut self, at: u64, home: usize, lease: Option<&SignedLease>) -> Decision {
             let now = self.start + ms(at);
             let bytes = lease.map(|lease| lease.as_bytes().clone());
-            let lease = bytes.and_then(|bytes| self.lookup.read(CLOCK, &self.view, bytes).verify());
-            self.lookup.answer(now, self.homes[home], lease);
+            self.lookup.answer(now, CLOCK, &self.view, self.homes[home], bytes);
             self.lookup.decide(now)
         }
 
@@ -359,8 +333,7 @@ mod tests {
         let mut run = Run::new(None);
         let mut forged = lease(9, |_| {}).as_bytes().to_vec();
         forged[40] ^= 1;
-        let read = run.lookup.read(CLOCK, &run.view, forged.into());
-        run.lookup.answer(run.start, run.homes[0], read.verify());
+        run.lookup.answer(run.start, CLOCK, &run.view, run.homes[0], Some(forged.into()));
         assert_eq!(run.lookup.decide(run.start), run.wait_until(800), "signed by another than the inbox");
     }
 
@@ -399,13 +372,11 @@ mod tests {
         assert_eq!(lookup.homes().count(), 6);
         // The old homes still hold the lease from before; it was renewed at the new ones alone.
         for home in then_homes.iter() {
-            let read = lookup.read(CLOCK, &view, old.as_bytes().clone());
-            lookup.answer(start, home, read.verify());
+            lookup.answer(start, CLOCK, &view, home, Some(old.as_bytes().clone()));
         }
         assert_eq!(lookup.decide(start), Decision::Wait(start + ms(250)));
         for home in now_homes.iter().take(2) {
-            let read = lookup.read(CLOCK, &view, new.as_bytes().clone());
-            lookup.answer(start, home, read.verify());
+            lookup.answer(start, CLOCK, &view, home, Some(new.as_bytes().clone()));
         }
         assert_eq!(lookup.decide(start), done(&new));
     }

@@ -87,8 +87,8 @@ impl LeaseTable {
     }
 
     /// Says among how many members the table is shared, so that none of them fills it.
-    pub fn share_among(&mut self, members: usize) {
-        self.shares.divide(members);
+    pub fn share_among(&mut self, members: usize, own: NodeId) {
+        self.shares.divide(members, own);
     }
 
     /// Why a lease that `from` registers would not be kept; `None`: it would be. Its signature need not be checked for that.
@@ -103,7 +103,12 @@ impl LeaseTable {
             if old.lease.seq > lease.seq && old.ends > now {
                 return Some(Refused::Stale(old.lease.clone()));
             }
-            return (old.lease.seq == lease.seq && old.withdrawn).then_some(Refused::Invalid);
+            if old.lease.seq == lease.seq && old.withdrawn {
+                return Some(Refused::Invalid);
+            }
+            // Two that hand leases to one another would else fill the table together.
+            let moves = old.lease.node != from.node;
+            return (moves && !self.shares.has_room(&from.node)).then_some(Refused::Full);
         }
         let has_room =
             self.shares.has_room(&from.node) && (self.kept.len() < self.capacity || !self.remembered.is_empty());
@@ -276,7 +281,7 @@ mod tests {
     #[test]
     fn one_member_does_not_fill_the_table_of_a_large_federation() {
         let (mut table, now) = table(1000);
-        table.share_among(100);
+        table.share_among(100, node(9));
         let many = |n: usize| {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&n.to_le_bytes());
@@ -295,6 +300,7 @@ mod tests {
         assert_eq!(kept, 80);
         assert_eq!(table.put(now, CLOCK, by(1), many(0)), Ok(None), "what it has it may renew");
         assert_eq!(table.put(now, CLOCK, by(2), lease(200, 2, 5)), Ok(None));
+        assert_eq!(table.put(now, CLOCK, by(1), lease(200, 1, 6)), Err(Refused::Full), "nor by those of others");
         // What has ended by itself counts no more.
         table.expire(now + Duration::from_secs(60));
         assert_eq!(table.put(now, CLOCK, by(1), many(90)), Ok(None));

@@ -49,3 +49,53 @@ impl Places {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{
+        federation::FederationId,
+        keys::PublicKey,
+        record::{Abilities, NodeRecord},
+        time::UnixTime,
+    };
+
+    use super::*;
+    use crate::placement::Placement;
+
+    fn view(members: u8, epoch: u64) -> View {
+        let federation = FederationId::of_roots(&[]);
+        let record = |n: u8| NodeRecord {
+            federation,
+            node: NodeId::new(PublicKey::from_bytes([n; 32])),
+            epoch,
+            seq: 1,
+            issued_at: UnixTime::from_secs(1),
+            expires_at: UnixTime::from_secs(1),
+            client_urls: Vec::new(),
+            quic_addrs: vec![([10, 0, n, 1], 1).into()],
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        };
+        let records: Vec<_> = (1..=members).map(record).collect();
+        View::new(&Placement::genesis(federation), records.iter().map(|record| (record, true)))
+    }
+
+    fn tag(n: u32) -> Tag {
+        Tag::of_code(&chappe_common::code::PairingCode::from_random(n))
+    }
+
+    #[test]
+    fn what_is_placed_is_at_the_homes_of_its_view_in_their_epochs() {
+        let mut places = Places::default();
+        for (members, epoch) in [(2, 1), (9, 1), (9, 2)] {
+            let view = view(members, epoch);
+            for n in 0..20 {
+                let placed = places.place(&view, tag(n));
+                let homes: Vec<_> = places.homes(placed).collect();
+                assert_eq!(homes, view.homes(tag(n)).iter().map(|home| (home, epoch)).collect::<Vec<_>>());
+            }
+        }
+        assert_eq!(places.homes.len(), 2 + 7 + 9, "each home has one number in each of its epochs");
+    }
+}

@@ -174,7 +174,7 @@ impl SessionHandle {
         let said = state.say(Opcode::Text, &reply::forwarded(kind, By::Code(code.as_str()), payload), batch.more);
         match self.said(state, batch, said) {
             Ok(()) => Relayed::Said,
-            Err(SayError::Full) => Relayed::Full,
+            Err(SayError::Full | SayError::NoRoom) => Relayed::Full,
             Err(SayError::Closed) => Relayed::Closed,
         }
     }
@@ -261,8 +261,8 @@ impl SessionHandle {
         match out.flush() {
             Ok(Said::Blocked) => wake(state),
             Ok(_) => {}
-            Err(_) => {
-                state.out = None;
+            Err(error) => {
+                state.break_off(error);
                 wake(state);
             }
         }
@@ -290,10 +290,14 @@ impl SessionHandle {
         if let Some(reason) = state.end {
             return (Poll::Ready(Told::End(reason)), Waiting::default());
         }
-        let flushed = state.out.as_mut().map(|out| out.poll_flush(cx));
-        if !matches!(flushed, Some(Poll::Ready(Ok(())) | Poll::Pending)) {
-            state.out = None;
-            return (Poll::Ready(Told::Broken), Waiting::default());
+        match state.out.as_mut().map(|out| out.poll_flush(cx)) {
+            Some(Poll::Ready(Ok(())) | Poll::Pending) => {}
+            None => return (Poll::Ready(Told::Broken), Waiting::default()),
+            Some(Poll::Ready(Err(error))) => {
+                state.break_off(error);
+                let told = state.end.map_or(Told::Broken, Told::End);
+                return (Poll::Ready(told), Waiting::default());
+            }
         }
         let waiting = state.out.as_ref().map(Out::waiting).unwrap_or_default();
         (state.pop().map_or(Poll::Pending, |event| Poll::Ready(Told::Event(event))), waiting)
@@ -355,10 +359,18 @@ impl State {
             return Err(SayError::Closed);
         }
         let said = self.out.as_mut().ok_or(SayError::Closed)?.say(opcode, pieces, hold);
-        if said == Err(SayError::Closed) {
-            self.out = None;
+        if let Err(error @ (SayError::Closed | SayError::NoRoom)) = said {
+            self.break_off(error);
         }
         said
+    }
+
+    /// Nothing more can be said.
+    fn break_off(&mut self, error: SayError) {
+        self.out = None;
+        if error == SayError::NoRoom {
+            self.end.get_or_insert(EndReason::SlowConsumer);
+        }
     }
 
     fn pop(&mut self) -> Option<SessionEvent> {

@@ -9,7 +9,7 @@ use crate::config::LimitsSection;
 
 /// What a message costs, and a tenth of it.
 const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
-const ICE_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
+const TENTH_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 
 /// Which rate is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Counts {
     const fn cost(self) -> NonZeroU32 {
         match self {
             Self::Whole => MESSAGE_COST,
-            Self::Tenth => ICE_COST,
+            Self::Tenth => TENTH_COST,
         }
     }
 }

@@ -23,6 +23,10 @@ use super::{depth, plain};
 /// The longest `proposedName`, `deviceName` or `deviceId` in bytes: what a screen shows.
 pub(crate) const MAX_NAME: usize = 128;
 
+/// The most elements of an `attach`: more than a session may have, so that those are refused one by one, and fewer than make
+/// an answer that is larger than the message.
+const MAX_ITEMS: usize = 1024;
+
 /// What is wrong with a request. The text is for the client, and never holds what others sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
@@ -212,7 +216,8 @@ impl<'a> Request<'a> {
     /// `inboxes` of `attach`.
     pub(crate) fn attach_list(&self) -> Result<Vec<AttachItem<'a>>, BadRequest> {
         let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
-        serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("inboxes"))
+        let items: Vec<_> = serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("inboxes"))?;
+        if items.len() > MAX_ITEMS { Err(BadRequest::Invalid("inboxes")) } else { Ok(items) }
     }
 
     /// `payload`, as it came; for keeping, since the message itself lies where the next one is read.

@@ -39,7 +39,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use self::{alarm::Alarm, ops::Ops};
 use super::{
-    PeerAddr, SessionId, answer_left,
+    EndReason, PeerAddr, SessionId, answer_left,
     code_door::{CodeDoor, Registration},
     forward::Need,
     handle::{Batch, SessionHandle},
@@ -113,7 +113,6 @@ enum Done {
         need: Need,
         lease: Option<SignedLease>,
     },
-    Detached,
     Connected(NodeId),
     Published,
 }
@@ -325,6 +324,7 @@ impl Session {
         match polled {
             _ if over => Poll::Ready(Err(Over)),
             Poll::Ready(Err(Ended::Closed)) => Poll::Ready(Err(Over)),
+            Poll::Ready(Err(Ended::NoRoom)) => Poll::Ready(self.end(EndReason::SlowConsumer)),
             Poll::Ready(Err(Ended::Violation(violation))) => {
                 self.handle_violation(violation);
                 Poll::Ready(Err(Over))

@@ -16,7 +16,7 @@ use super::{
     incoming::{Ended, Next},
     upgrade::{self, First},
 };
-use crate::config::LimitsSection;
+use crate::{config::LimitsSection, held::Held};
 
 /// More than the suite's largest message.
 const LARGEST: usize = 32 * 1024 * 1024;
@@ -29,7 +29,8 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let First::WebSocket { answer, rest } = upgrade::read(&mut stream).await.ok()? else { return None };
     let limits = LimitsSection { max_message: LARGEST, max_queued: LARGEST, ..LimitsSection::default() };
-    let Connection { mut incoming, mut out, .. } = Connection::new(stream, None, &answer, rest, &limits).ok()?;
+    let Connection { mut incoming, mut out, .. } =
+        Connection::new(stream, None, &answer, rest, &limits, &Held::new(4 * LARGEST)).ok()?;
     // The answer goes with the first frame; nobody has asked for one yet.
     out.flush().ok()?;
     let mut over = false;
@@ -66,7 +67,7 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
                     over = true;
                     let _ = out.say_last(Opcode::Close, &[&violation.close_code().to_be_bytes()]);
                 }
-                Err(Ended::Closed) => return Poll::Ready(()),
+                Err(Ended::Closed | Ended::NoRoom) => return Poll::Ready(()),
             }
         }
     })

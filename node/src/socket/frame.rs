@@ -241,6 +241,11 @@ impl Decoder {
         }
     }
 
+    /// How much memory is held by what is not whole yet, in bytes.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished.capacity() + self.parts.as_ref().map_or(0, |parts| parts.content.capacity())
+    }
+
     /// Lets go of what was given last.
     pub(crate) fn forget_given(&mut self) {
         self.given = Vec::new();

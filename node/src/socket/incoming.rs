@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,6 +16,7 @@ use super::{
     frame::{Decoder, Heard, Violation},
     out::SayError,
 };
+use crate::held::{Held, Part};
 
 /// What is read at once: the largest message, so that most frames are parsed where they were read.
 const BUFFER: usize = 64 * 1024;
@@ -33,6 +35,8 @@ pub(crate) enum Ended {
     Closed,
     /// The client broke the rules.
     Violation(Violation),
+    /// What has come of a message that is not whole can't be kept, as too much of all clients is.
+    NoRoom,
 }
 
 /// Whether to go on.
@@ -59,14 +63,17 @@ pub(crate) struct Incoming {
     decoder: Decoder,
     /// What was read and is to be heard later; at most one buffer.
     unheard: Vec<u8>,
+    /// That, and what is not whole yet.
+    held: Part,
     /// Nothing comes behind that: the client has ended its side of TLS.
     ended: bool,
 }
 
 impl Incoming {
-    /// From a connection, of which `unheard` was read already; messages of at most `max_message` bytes.
-    pub(crate) fn new(reader: OwnedReadHalf, unheard: Vec<u8>, max_message: usize) -> Self {
-        Self { reader, decoder: Decoder::new(max_message), unheard, ended: false }
+    /// From a connection, of which `unheard` was read already; messages of at most `max_message` bytes, and no
+    /// more than all clients may have `held`.
+    pub(crate) fn new(reader: OwnedReadHalf, unheard: Vec<u8>, max_message: usize, held: Arc<Held>) -> Self {
+        Self { reader, decoder: Decoder::new(max_message), unheard, held: Part::new(held), ended: false }
     }
 
     /// Hears what is there: gives each frame to `hear`, with whether more was read behind it. `decrypt` makes what was
@@ -86,6 +93,7 @@ impl Incoming {
                 self.unheard = unheard;
                 return Poll::Ready(Ok(()));
             }
+            self.count_held()?;
         }
         if self.ended {
             return Poll::Ready(Err(Ended::Closed));
@@ -144,7 +152,12 @@ impl Incoming {
     ) -> Result<Next, Ended> {
         let (used, next) = hear_all(&mut self.decoder, buffer, hear)?;
         self.unheard = buffer[used..].to_vec();
+        self.count_held()?;
         Ok(next)
+    }
+
+    fn count_held(&mut self) -> Result<(), Ended> {
+        self.held.set(self.unheard.len() + self.decoder.unfinished()).map_err(|_| Ended::NoRoom)
     }
 }
 

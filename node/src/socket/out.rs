@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IoSlice, Write as _},
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -13,18 +14,22 @@ use rustls::ServerConnection;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame::{FrameHead, Opcode};
+use crate::held::{Held, Part};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
 /// A frame of at most so many bytes is handed to the system in one piece: a ping, a word that something was delivered.
 const SHORT: usize = 128;
 
-/// Why something was not said. Nothing of it was.
+/// Why something was not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SayError {
     /// Too much waits already.
     #[error("the client doesn't take its messages")]
     Full,
+    /// There is no room for the rest of a frame of which the system has the beginning: the connection has to end.
+    #[error("there is no room for the rest of a frame")]
+    NoRoom,
     /// The connection is over.
     #[error("the connection is over")]
     Closed,
@@ -58,29 +63,43 @@ pub(crate) struct Out {
     tls: Option<Box<ServerConnection>>,
     /// Bytes as they go over the wire.
     queue: BytesMut,
+    /// What of the queue the system did not take.
+    held: Part,
     max_queued: usize,
     /// The system took no more, since then.
     blocked: Option<Instant>,
 }
 
 impl Out {
-    /// Over a connection; at most `max_queued` bytes wait.
-    pub(crate) fn new(writer: OwnedWriteHalf, tls: Option<Box<ServerConnection>>, max_queued: usize) -> Self {
-        Self { writer, tls, queue: BytesMut::new(), max_queued, blocked: None }
+    /// Over a connection; at most `max_queued` bytes wait, and no more than all clients may have `held`.
+    pub(crate) fn new(
+        writer: OwnedWriteHalf,
+        tls: Option<Box<ServerConnection>>,
+        max_queued: usize,
+        held: Arc<Held>,
+    ) -> Self {
+        Self { writer, tls, queue: BytesMut::new(), held: Part::new(held), max_queued, blocked: None }
     }
 
     /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
     pub(crate) fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let head = FrameHead::new(opcode, len);
-        if !self.queue.is_empty() && self.queue.len() + head.as_bytes().len() + len > self.max_queued {
-            // What is merely held may go first.
+        let len = head.as_bytes().len() + len;
+        if !self.queue.is_empty() && !self.may_wait(len) {
+            // What is merely held back may go first.
             self.flush()?;
-            if !self.queue.is_empty() && self.queue.len() + len > self.max_queued {
+            if !self.queue.is_empty() && !self.may_wait(len) {
                 return Err(SayError::Full);
             }
         }
-        self.put(&head, pieces, hold)
+        self.put(&head, pieces, hold && self.may_wait(len))
+    }
+
+    /// Whether `len` bytes more may wait.
+    fn may_wait(&self, len: usize) -> bool {
+        let all = self.queue.len() + len;
+        all <= self.max_queued && self.held.has_room(all)
     }
 
     /// Says the last frame, however much waits.
@@ -132,6 +151,9 @@ impl Out {
                 if gone == len {
                     return Ok(Said::Written);
                 }
+                if gone == 0 && !self.held.has_room(len) {
+                    return Err(SayError::Full);
+                }
             }
             for slice in slices {
                 self.queue.extend_from_slice(&slice[gone.min(slice.len())..]);
@@ -139,6 +161,9 @@ impl Out {
             }
         }
         if !was_empty && (hold || self.blocked.is_some()) {
+            if self.blocked.is_some() {
+                self.held.set(self.queue.len()).map_err(|_| SayError::NoRoom)?;
+            }
             return Ok(Said::Queued);
         }
         if hold {
@@ -153,6 +178,7 @@ impl Out {
             let gone = taken(self.writer.try_write(&self.queue))?;
             if gone == 0 {
                 self.blocked.get_or_insert_with(Instant::now);
+                self.held.set(self.queue.len()).map_err(|_| SayError::NoRoom)?;
                 return Ok(Said::Blocked);
             }
             self.queue.advance(gone);
@@ -162,6 +188,8 @@ impl Out {
         }
         self.queue = BytesMut::new();
         self.blocked = None;
+        // Nothing is more than nothing was.
+        let _ = self.held.set(0);
         Ok(Said::Written)
     }
 

@@ -24,8 +24,8 @@ pub struct Attack {
     pub times: u32,
     /// Counters of the node of which at least one has to grow: a part of the name as `/metrics` has it.
     pub counted: &'static [&'static str],
-    /// How many clients' queues the node may have full at the same time.
-    pub queues: u32,
+    /// What the node may hold of it at the same time, in MiB.
+    pub held: u32,
     /// What the attacker itself has to have counted, all of it, or it has tried nothing.
     pub done: &'static [&'static str],
 }
@@ -36,13 +36,14 @@ const MISHAPS: &[&str] = &["link refused", "codes not found"];
 const ENDED: &[&str] = &["links ended for a breach"];
 
 const fn attack(name: &'static str, counted: &'static [&'static str], done: &'static [&'static str]) -> Attack {
-    Attack { name, tls: false, times: 1, counted, queues: 0, done }
+    Attack { name, tls: false, times: 1, counted, held: 0, done }
 }
 
 impl Attack {
     /// Whether it is within rates, and nothing is refused, where it is small and short.
     pub fn may_be_allowed(&self) -> bool {
-        self.name.ends_with("-many") || self.name == "new-leases-by-a-node" || self.name == "leases-beyond-a-share"
+        self.name.ends_with("-many")
+            || ["new-leases-by-a-node", "leases-beyond-a-share", "unfinished-messages"].contains(&self.name)
     }
 
     /// What the attacker ought to have counted and hasn't, or has and ought not to.
@@ -67,7 +68,8 @@ pub const ATTACKS: &[Attack] = &[
     attack("binary", &["bad_message", "rate_limited"], &["answered bad_message"]),
     attack("compressed", &["violations"], &["closed for a breach"]),
     // Until five hundred are filled.
-    Attack { times: 3, queues: slow::DEAF, ..attack("not-reading", &["sessions_slow"], &["closed with 1013"]) },
+    Attack { times: 3, held: slow::HELD, ..attack("not-reading", &["sessions_slow"], &["closed with 1013"]) },
+    Attack { held: connections::HELD, ..attack("unfinished-messages", &["sessions_slow"], &["messages begun"]) },
     attack("pair-random-one-source", &["rate_limited"], &["answered pair_error"]),
     attack("pair-random-many", &["rate_limited"], &["answered pair_error"]),
     attack("pair-one-code-one-source", &["rate_limited"], &["answered pair_incoming"]),
@@ -78,7 +80,6 @@ pub const ATTACKS: &[Attack] = &[
     attack("attach-full-many", &["rate_limited", "bad_lease"], &["rejected bad_lease"]),
     attack("resolve-one-source", &["rate_limited", "peer_offline"], &["sent to it"]),
     attack("resolve-many", &["rate_limited", "peer_offline"], &["sent to it"]),
-    attack("resolve-known-many", &["rate_limited"], &["answered resolved"]),
     attack("call-offer-one-source", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
     attack("call-offer-many", &["rate_limited", "peer_offline"], &["answered peer_offline"]),
     attack("register-and-leave", &[], &["answered registered"]),
@@ -109,6 +110,7 @@ pub const ATTACKS: &[Attack] = &[
 pub async fn carry_out(name: &str, plan: Plan) -> String {
     match name {
         "half-open" => connections::half_open(&plan).await,
+        "unfinished-messages" => connections::unfinished_messages(&plan).await,
         "drip" => connections::drip(&plan).await,
         "tls-abandoned" => connections::abandon_tls(&plan).await,
         "not-reading" => slow::run(&plan).await,

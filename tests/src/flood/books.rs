@@ -97,7 +97,14 @@ impl Books<'_> {
             let node = self.grown(&format!("refused_total{{code=\"{code}\"}}"));
             // An answer that was not heard may have told of all leases of a message.
             let leases = self.told("leases to attach").div_ceil(sent.max(1)).max(1);
-            accounts.push(account(code, told, unheard * leases, node));
+            let put_off = if code == "congested" { self.honest.put_off } else { 0 };
+            accounts.push(account(code, told + put_off, unheard * leases, node));
+        }
+        // Of these leases none is attached.
+        let (leases, refused) = (self.told("leases to attach"), sent.saturating_sub(self.told("answered attached")));
+        let judged = self.sum("rejected ") + refused * leases.div_ceil(sent.max(1));
+        if leases > 0 {
+            accounts.push(account("leases rejected, one by one or with their message", leases, 0, judged));
         }
         let slack =
             self.told("reset") + self.told("ended without a word") + self.told("connections not refused by the end");

@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{MANY, honest::inbox_key, hostile_source, plan::Plan, talk::Talk, wire::frame};
+use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
 use crate::raw::{attachment, key_of, lease, now_ms};
 
 /// How many connections one address opens: a minute's worth.
@@ -37,7 +37,6 @@ enum Kind {
     Attach,
     AttachFull,
     Resolve,
-    ResolveKnown,
     CallOffer,
 }
 
@@ -58,7 +57,6 @@ impl Flood {
             "attach" => Kind::Attach,
             "attach-full" => Kind::AttachFull,
             "resolve" => Kind::Resolve,
-            "resolve-known" => Kind::ResolveKnown,
             "call-offer" => Kind::CallOffer,
             _ => return None,
         };
@@ -81,9 +79,6 @@ impl Flood {
             }
             Kind::AttachFull => json!({"type": "attach", "id": id, "inboxes": full}),
             Kind::Resolve => json!({"type": "resolve", "id": id, "inbox": random_inbox()}),
-            Kind::ResolveKnown => {
-                json!({"type": "resolve", "id": id, "inbox": inbox_key(0).public().to_base64url()})
-            }
             Kind::CallOffer => {
                 json!({"type": "call_offer", "to": random_inbox(), "payload": "x".repeat(1_000), "id": id})
             }
@@ -130,7 +125,7 @@ pub async fn run(plan: &Plan, flood: Flood) {
         async move {
             let source = if flood.many { number } else { 0 };
             while !plan.is_over() {
-                if client(&plan, flood, &full, source, since, (number, count)).await.is_none() {
+                if client(&plan, flood, &full, source, since, number, count).await.is_none() {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
             }
@@ -139,9 +134,15 @@ pub async fn run(plan: &Plan, flood: Flood) {
     tokio::join!(asked, clients);
 }
 
-/// Client number `of.0` of `of.1`.
-async fn client(plan: &Plan, flood: Flood, full: &Value, source: u32, since: Instant, of: (u32, u32)) -> Option<()> {
-    let (number, count) = of;
+async fn client(
+    plan: &Plan,
+    flood: Flood,
+    full: &Value,
+    source: u32,
+    since: Instant,
+    number: u32,
+    count: u32,
+) -> Option<()> {
     let mut talk = match flood.kind {
         Kind::PairRandom | Kind::PairOne => registered(plan, source, &random_code()).await?,
         _ => Talk::open(plan, hostile_source(source), false).await.ok()?,

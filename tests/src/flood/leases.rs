@@ -41,8 +41,8 @@ const FRAMES: u32 = 20_000;
 const BURST: u32 = 20;
 /// How long leases last: within what a home takes.
 const LASTS: Duration = Duration::from_secs(3_000);
-/// The same of those that fill a share: until the attack and what is measured after it are over.
-const LASTS_BEYOND: Duration = Duration::from_secs(20);
+/// The same of those that fill a share: until the attack and what is measured after it are over, and not until the course is.
+const LASTS_BEYOND: Duration = Duration::from_secs(40);
 
 /// Which leases are registered, or shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

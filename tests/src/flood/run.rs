@@ -26,9 +26,6 @@ const ENOUGH: u64 = 1_000;
 const MAX_LATE: f64 = 3.0;
 /// How much more memory a node may hold after an attack than before: what an allocator has once had it gives back in part.
 const MEMORY: f64 = 1.1;
-/// What a client that doesn't read may take, in MiB: `limits.max_queued`, and a quarter of that for its session, for that of
-/// who sends to it, and for what a queue that grows leaves behind.
-const MAX_QUEUE: f64 = 0.25 * 1.25;
 /// What a lease takes at a home, in MiB, half of which is room that the table has left: it is allowed to be full, and what was
 /// registered is remembered until it ends by itself, which is after the course.
 const LEASE: f64 = 1.0 / 1024.0;
@@ -105,9 +102,9 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
             figures.print(&format!("{}: memory of the node {what}", attack.name), value, "MiB", bound)
         };
         print("before", seen.before.memory, None);
-        // Only queues that are full are no leak, and bounded.
-        let queues = f64::from(attack.queues) * MAX_QUEUE;
-        is_right &= print("at its peak", seen.peak, (queues > 0.0 && !course.quick).then_some(bound + queues));
+        // What is held for clients is no leak, and bounded.
+        let held = f64::from(attack.held);
+        is_right &= print("at its peak", seen.peak, (held > 0.0 && !course.quick).then_some(bound + held));
         // A leak grows with every attack; what an allocator keeps for the next time doesn't.
         if !print("afterwards", seen.rested.memory, (!course.quick).then_some(bound)) {
             let again = scene.play(attack).await;
@@ -206,6 +203,9 @@ impl Scene<'_> {
         is_right &= print("the same of both before it", count(before.lost + before.untold), "", Some(0.0));
         is_right &=
             print("newcomers that weren't let in", count(noticed.not_let_in + beside.not_let_in), "", Some(0.0));
+        // In a quick course hostile nodes come faster than they are forgotten, and are all the homes that there are.
+        let not_attached = count(noticed.not_attached + beside.not_attached);
+        is_right &= print("newcomers that attached nothing", not_attached, "", (!self.course.quick).then_some(0.0));
         self.judge_latency(attack, seen);
         // Of one core; the time until the attackers are gone is counted in.
         print(

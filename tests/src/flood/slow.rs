@@ -20,6 +20,9 @@ use crate::raw::{attachment, lease, now_ms};
 
 /// How many don't read.
 pub const DEAF: u32 = 500;
+/// What they all may take, in MiB: `limits.max_queued` each, and a quarter of that for its session, for that of who sends to
+/// it, and for what a queue that grows leaves behind.
+pub const HELD: u32 = DEAF * 5 / 16;
 /// How many messages of the largest payload each is sent at most: far more than its queue and the system's buffers hold.
 const MESSAGES: u64 = 30;
 /// How many come in a second.

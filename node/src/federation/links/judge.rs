@@ -50,6 +50,10 @@ pub(super) async fn judge(
         return Err(Refusal::Record);
     }
     let epoch = record.epoch;
+    let former = core.records.find(&peer, ours).filter(|known| known.epoch < epoch);
+    if former.is_some() && core.new_runs.check_key(&peer).is_err() {
+        return Err(Refusal::Full);
+    }
     // Whoever dialled: its address was validated by a Retry, or by this node's own dial. A dial-back would go from this
     // node's one socket to that same address, and show nothing else.
     let reached = record.quic_addrs.first().is_some_and(|first| is_same(*first, from));

@@ -15,6 +15,7 @@ use tokio::{
 use super::*;
 use crate::{
     federation::frame::{Ask, AskKind, Note, Outcome},
+    held::Held,
     session::{Message, Origin, ReplyTo},
 };
 
@@ -22,13 +23,18 @@ const MAX_QUEUED: usize = 100_000;
 
 /// A session, and its client's end of the connection.
 async fn session() -> (SessionHandle, TcpStream) {
+    session_beside(Held::new(MAX_QUEUED)).await
+}
+
+/// The same, beside others for whom something is held.
+async fn session_beside(held: Arc<Held>) -> (SessionHandle, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
     let (stream, _) = accepted.expect("a connection");
     stream.writable().await.expect("an open connection");
     let (_reader, writer) = stream.into_split();
-    let out = Out::new(writer, None, MAX_QUEUED);
+    let out = Out::new(writer, None, MAX_QUEUED, held);
     (SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, Some(out)), client.expect("a connection"))
 }
 
@@ -73,6 +79,24 @@ async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
         assert_eq!(frame(&mut client).await, expected.as_bytes());
     }
     assert_eq!(session.state().out.as_ref().expect("open").waiting().bytes, 0);
+}
+
+#[tokio::test]
+async fn what_is_held_for_one_leaves_another_a_little() {
+    let held = Held::new(40_000);
+    let waiting = async |session: &SessionHandle| {
+        let text = vec![b'x'; 5_000];
+        let fill = std::iter::repeat_with(|| session.say(&mut Batch::default(), &[&text])).take(10_000);
+        assert_eq!(fill.filter_map(Result::err).next(), Some(SayError::Full));
+        session.state().out.as_ref().map_or(0, |out| out.waiting().bytes)
+    };
+    let ((one, _client), (other, _other_client)) = (session_beside(held.clone()).await, session_beside(held).await);
+    let (first, second) = (waiting(&one).await, waiting(&other).await);
+    assert!((45_000..=40_000 + 16 * 1024).contains(&first), "{first}");
+    // And what is left, of less than one text.
+    assert!((10_000..=16 * 1024 + 5_000).contains(&second), "{second}");
+    one.hang_up();
+    assert!((50_000..=40_000 + 16 * 1024).contains(&waiting(&other).await));
 }
 
 #[tokio::test]

@@ -26,11 +26,12 @@ impl Session {
         let id = request.required_id()?.to_owned();
         let now = self.core.clock.now();
         let items = request.attach_list()?;
-        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        let max = self.core.config.limits.max_inboxes;
+        let count = u32::try_from(items.len().min(max)).unwrap_or(u32::MAX);
         let room = self.core.attaching.clone().try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
         let (mut claims, mut rejected) = (Vec::new(), Vec::new());
         for (index, item) in items.iter().enumerate() {
-            let code = if index >= self.core.config.limits.max_inboxes {
+            let code = if index >= max {
                 ErrorCode::TooMany
             } else if self.rates.check_message(&self.core.sources, Counts::Tenth).is_err() {
                 ErrorCode::RateLimited
@@ -125,23 +126,14 @@ impl Session {
 
     pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let id = request.required_id()?;
-        let mut withdrawn = Vec::new();
         for inbox in request.inbox_list()? {
             if self.inbox_door.contains(&inbox) {
                 self.inbox_door.remove(&inbox);
                 if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
-                    withdrawn.push((inbox, lease.seq));
+                    self.publish(publish::Command::WithdrawLease(inbox, lease.seq));
                 }
             }
         }
-        let publisher = self.core.publisher.clone();
-        self.start_ordered(async move {
-            for (inbox, seq) in withdrawn {
-                // The publisher ends only with the node.
-                let _ = publisher.send(publish::Command::WithdrawLease(inbox, seq)).await;
-            }
-            Done::Detached
-        });
         Ok(Said::Text(Reply::Detached { id }.encode()))
     }
 

@@ -63,7 +63,6 @@ impl Session {
                 let tickets = self.handle.with_flights(|flights| flights.resume(need));
                 self.send_all(tickets);
             }
-            Done::Detached => self.ordered -= 1,
             Done::Connected(node) => {
                 self.ordered -= 1;
                 self.connecting = false;

@@ -13,7 +13,7 @@ use std::{
 use chappe_common::keys::NodeId;
 use futures_util::future::{join_all, poll_fn};
 
-use super::Session;
+use super::{Session, ops::Ops};
 use crate::{
     core::Core,
     dispatch,
@@ -38,6 +38,8 @@ const FRAME_COST: usize = 16;
 impl Session {
     /// What there is to do when the session is over.
     pub(super) async fn finish(&mut self, incoming: &mut Incoming) {
+        // Nobody polls its questions any more, and one of them may have a turn that others wait for.
+        self.ops = Ops::default();
         let notes = self.leave().await;
         let (core, id) = (self.core.clone(), self.handle.id());
         tokio::join!(self.linger(incoming), tell_others(&core, id, notes));

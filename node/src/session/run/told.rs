@@ -63,7 +63,7 @@ impl Session {
                 let pieces = reply::forwarded(message.kind, By::Code(code.as_str()), &message.payload);
                 match self.handle.say(&mut self.batch, &pieces) {
                     Ok(()) => Outcome::Delivered,
-                    Err(SayError::Full) => Outcome::Refused(ErrorCode::Congested),
+                    Err(SayError::Full | SayError::NoRoom) => Outcome::Refused(ErrorCode::Congested),
                     Err(SayError::Closed) => Outcome::NotHere,
                 }
             }

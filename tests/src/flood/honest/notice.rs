@@ -23,6 +23,10 @@ pub(super) struct Notice {
     /// People who came anew, and those of them who weren't let in within two seconds.
     pub(super) came: u64,
     pub(super) not_let_in: u64,
+    /// Those who had attached no inbox within two seconds more.
+    pub(super) not_attached: u64,
+    /// Times that one of them was told to try again.
+    pub(super) put_off: u64,
     /// Of each message: the second of the stretch in which it was due, and the milliseconds from when it was due, and from
     /// when it was sent, until it was there.
     pub(super) latencies: Vec<(u32, f64, f64)>,
@@ -48,6 +52,10 @@ pub struct Noticed {
     pub came: u64,
     /// Those of them who weren't let in within two seconds.
     pub not_let_in: u64,
+    /// Those who had attached no inbox within two seconds more.
+    pub not_attached: u64,
+    /// Times that one of them was told to try again.
+    pub put_off: u64,
     /// Milliseconds from when a message was due until it was there: 99 % took no longer. Zero where there was none.
     pub p99: f64,
     /// The same from when it was sent.
@@ -72,6 +80,8 @@ impl Noticed {
             all.asked += one.asked;
             all.came += one.came;
             all.not_let_in += one.not_let_in;
+            all.put_off += one.put_off;
+            all.not_attached += one.not_attached;
             all.latencies.extend_from_slice(&one.latencies);
             all.late.extend_from_slice(&one.late);
             all.by_code.extend_from_slice(&one.by_code);
@@ -86,6 +96,8 @@ impl Noticed {
             asked: all.asked,
             came: all.came,
             not_let_in: all.not_let_in,
+            put_off: all.put_off,
+            not_attached: all.not_attached,
             p99,
             p99_from_sent: self::p99(all.latencies.iter().map(|one| one.2)),
             late_p99: self::p99(all.late),

@@ -221,17 +221,45 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
     People { tasks, stop }
 }
 
-/// Somebody new comes twice a second.
+/// How often somebody new attaches before it gives up: a node that is attacked may have no room for a moment.
+const TRIES: u32 = 10;
+
+/// Somebody new comes twice a second, and attaches an inbox.
 async fn newcomers(place: Place, begin: Instant, shared: Arc<Shared>) {
     for number in 0.. {
         sleep_until(begin + Duration::from_millis(500) * number).await;
         let opened = timeout(Duration::from_secs(2), place.open(honest_source(1_000 + number % 1_000))).await;
-        let is_in = opened.is_ok_and(|opened| opened.is_ok());
+        let opened = opened.ok().and_then(Result::ok);
+        let is_in = opened.is_some();
+        let is_attached = match opened {
+            Some(opened) => timeout(Duration::from_secs(2), come(opened, number, &shared)).await == Ok(Some(())),
+            None => false,
+        };
         shared.notice(None, |now| {
             now.came += 1;
             now.not_let_in += u64::from(!is_in);
+            now.not_attached += u64::from(!is_attached);
         });
     }
+}
+
+/// Attaches an inbox of its own.
+async fn come((mut socket, info): (Socket, Value), number: u32, shared: &Shared) -> Option<()> {
+    let mut seed = [0xC0; 32];
+    seed[..4].copy_from_slice(&number.to_le_bytes());
+    let message = attach_message(&info, &SecretKey::from_bytes(&seed), Duration::from_secs(30));
+    for _ in 0..TRIES {
+        socket.send(Message::text(message.to_string())).await.ok()?;
+        let Some(Ok(Message::Text(text))) = socket.next().await else { return None };
+        let answer: Value = serde_json::from_str(text.as_str()).ok()?;
+        if answer["type"] == "attached" && answer["rejected"] == json!([]) {
+            return Some(());
+        }
+        let is_put_off = answer["code"] == "congested";
+        shared.notice(None, |now| now.put_off += u64::from(is_put_off));
+        sleep(Duration::from_millis(50)).await;
+    }
+    None
 }
 
 /// Where they connect.
@@ -268,10 +296,14 @@ async fn hear(socket: &mut Socket, kind: &str) -> Value {
 }
 
 async fn attach(socket: &mut Socket, info: &Value, key: &SecretKey) {
+    say(socket, &attach_message(info, key, Duration::from_secs(3_600))).await;
+    assert_eq!(hear(socket, "attached").await["rejected"], json!([]));
+}
+
+fn attach_message(info: &Value, key: &SecretKey, lasts: Duration) -> Value {
     let node = NodeId::from_server_id(info["serverId"].as_str().expect("an id")).expect("an id");
     let nonce = STANDARD.decode(info["nonce"].as_str().expect("a nonce")).expect("base64");
-    let lease = lease(key, node, now_ms(), Duration::from_secs(3_600));
+    let lease = lease(key, node, now_ms(), lasts);
     let item = attachment(key, &nonce.try_into().expect("32 bytes"), &lease);
-    say(socket, &json!({"type": "attach", "id": "a", "inboxes": [item]})).await;
-    assert_eq!(hear(socket, "attached").await["rejected"], json!([]));
+    json!({"type": "attach", "id": "a", "inboxes": [item]})
 }

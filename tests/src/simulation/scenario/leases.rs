@@ -17,7 +17,7 @@ use chappe_common::{
 use chappe_node::{
     NodeConfig,
     leases::{
-        lookup::{Decision, Lookup, LookupTimes, Read},
+        lookup::{Decision, Lookup, LookupTimes},
         table::{LeaseTable, Registrant},
     },
     membership::view::View,
@@ -256,8 +256,7 @@ impl Homes {
                 Some(Lie::Silent) => lookup.silent(now, home),
                 _ => {
                     let bytes = self.kept(lie, older, newer).map(|lease| lease.as_bytes().clone());
-                    let read = bytes.map(|bytes| lookup.read(CLOCK, &self.view, bytes));
-                    lookup.answer(now, home, read.and_then(Read::verify));
+                    lookup.answer(now, CLOCK, &self.view, home, bytes);
                 }
             }
             match lookup.decide(now) {

@@ -1,0 +1,102 @@
+//! The memory that clients make a node hold: what waits for those that don't read, and what has come of messages that are
+//! not whole. Each client's is bounded by itself; this bounds that of all, of whom there are thousands.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// What a client may have held besides, in bytes: nobody is refused for an offer or a few candidates, whatever others do.
+const FREE: usize = 16 * 1024;
+
+/// There is no room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoRoom;
+
+/// What is held for all clients, and how much of it there may be.
+#[derive(Debug)]
+pub(crate) struct Held {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+impl Held {
+    /// Of at most `most` bytes.
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), most })
+    }
+}
+
+/// What is held in one direction of one client.
+pub(crate) struct Part {
+    held: Arc<Held>,
+    counted: usize,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Part").field(&self.counted).finish()
+    }
+}
+
+impl Part {
+    /// Nothing yet.
+    pub(crate) const fn new(held: Arc<Held>) -> Self {
+        Self { held, counted: 0 }
+    }
+
+    /// Whether it may become `bytes`.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(FREE).saturating_sub(self.counted);
+        more == 0 || self.held.bytes.load(Ordering::Relaxed) + more <= self.held.most
+    }
+
+    /// It has become `bytes`. Where there is no room for them it is counted as what it was, and has to be let go of.
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let counted = bytes.saturating_sub(FREE);
+        if counted > self.counted {
+            let more = counted - self.counted;
+            if self.held.bytes.fetch_add(more, Ordering::Relaxed) + more > self.held.most {
+                self.held.bytes.fetch_sub(more, Ordering::Relaxed);
+                return Err(NoRoom);
+            }
+        } else if counted < self.counted {
+            self.held.bytes.fetch_sub(self.counted - counted, Ordering::Relaxed);
+        }
+        self.counted = counted;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.held.bytes.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_together_hold_no_more_than_allowed_and_each_a_little_at_any_time() {
+        let held = Held::new(100);
+        let part = || Part::new(held.clone());
+        let (mut one, mut other, mut third) = (part(), part(), part());
+        assert_eq!(one.set(FREE + 60), Ok(()));
+        assert_eq!(other.set(FREE + 41), Err(NoRoom));
+        assert!(!other.has_room(FREE + 41) && other.has_room(FREE + 40));
+        assert_eq!(other.set(FREE + 40), Ok(()));
+        assert_eq!(third.set(FREE), Ok(()));
+        assert_eq!(third.set(FREE + 1), Err(NoRoom));
+        assert_eq!(one.set(FREE + 50), Ok(()));
+        assert_eq!(third.set(FREE + 10), Ok(()));
+        drop((other, third));
+        assert_eq!(one.set(FREE + 100), Ok(()));
+        drop(one);
+        assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
+    }
+}
