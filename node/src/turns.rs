@@ -1,8 +1,8 @@
 //! Turns at what keeps a processor busy: signatures, of which anybody may show as many as fit a message.
 //!
 //! Whoever has something to verify takes a turn for each, in the order in which they came, so that one signature waits for
-//! one of each other, and not for all of theirs; and messages come in between, since half of the processors at most is at it,
-//! and none for longer than a turn.
+//! one of each other, and not for all of theirs; and messages come in between, since half of the processors at most take
+//! turns of one kind, and none for longer than one.
 
 use std::{num::NonZeroUsize, thread::available_parallelism};
 

@@ -203,9 +203,10 @@ impl Scene<'_> {
         is_right &= print("the same of both before it", count(before.lost + before.untold), "", Some(0.0));
         is_right &=
             print("newcomers that weren't let in", count(noticed.not_let_in + beside.not_let_in), "", Some(0.0));
-        // In a quick course hostile nodes come faster than they are forgotten, and are all the homes that there are.
+        // Hostile nodes are the most of so small a federation, and may be all the homes of an inbox.
         let not_attached = count(noticed.not_attached + beside.not_attached);
-        is_right &= print("newcomers that attached nothing", not_attached, "", (!self.course.quick).then_some(0.0));
+        let is_judged = !self.course.quick && !told.contains_key("linked");
+        is_right &= print("newcomers that attached nothing", not_attached, "", is_judged.then_some(0.0));
         self.judge_latency(attack, seen);
         // Of one core; the time until the attackers are gone is counted in.
         print(
