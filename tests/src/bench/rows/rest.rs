@@ -11,6 +11,8 @@ use crate::bench::{contender::Contender, generator::Depth, server::Servers};
 const PING_PERIOD: f64 = 60.0;
 /// Until a node has done with sessions that have gone.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Until it has given back the room of tables that they have left, which it looks at every ten seconds.
+const GIVE_BACK: Duration = Duration::from_secs(12);
 
 impl Bench {
     /// Idle sessions.
@@ -28,18 +30,19 @@ impl Bench {
         let (sessions, times) = if self.quick { (1000, 3) } else { (10_000, 10) };
         let node = Servers::nodes(1, None, &self.folder("churn")).await;
         let mut node = Contender::start("chappe", node, 2, Depth::Paired).await;
-        let mut first = None;
-        let mut last = 0;
-        for _ in 0..times {
+        let mut left = Vec::new();
+        for time in 1..=times {
             node.generator.disconnect().await;
             node.generator.connect(sessions, Depth::Paired).await;
             node.generator.disconnect().await;
             sleep(SETTLE).await;
-            last = node.servers.resident_kib();
-            first.get_or_insert(last);
+            if time == 1 || time == times {
+                sleep(if self.quick { SETTLE } else { GIVE_BACK }).await;
+                left.push(node.servers.resident_kib());
+            }
         }
         #[expect(clippy::cast_precision_loss, reason = "KiB of memory fit")]
-        let [first, last] = [first.unwrap_or(last), last].map(|kib| kib as f64);
+        let [first, last] = [left.first(), left.last()].map(|kib| kib.map_or(0.0, |kib| *kib as f64));
         let what = format!("{times} × {sessions} sessions come and go");
         self.figures.print(&format!("{what}: memory after the first time"), first / 1024.0, "MiB", None);
         self.figures.print(&format!("{what}: memory after the last ÷ first"), last / first, "", Some(1.1));

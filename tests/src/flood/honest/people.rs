@@ -224,21 +224,25 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
 /// How often somebody new attaches before it gives up: a node that is attacked may have no room for a moment.
 const TRIES: u32 = 10;
 
-/// Somebody new comes twice a second, and attaches an inbox.
+/// Somebody new comes twice a second, whoever is still there, and attaches an inbox.
 async fn newcomers(place: Place, begin: Instant, shared: Arc<Shared>) {
+    let (place, mut there) = (Arc::new(place), JoinSet::new());
     for number in 0.. {
         sleep_until(begin + Duration::from_millis(500) * number).await;
-        let opened = timeout(Duration::from_secs(2), place.open(honest_source(1_000 + number % 1_000))).await;
-        let opened = opened.ok().and_then(Result::ok);
-        let is_in = opened.is_some();
-        let is_attached = match opened {
-            Some(opened) => timeout(Duration::from_secs(2), come(opened, number, &shared)).await == Ok(Some(())),
-            None => false,
-        };
-        shared.notice(None, |now| {
-            now.came += 1;
-            now.not_let_in += u64::from(!is_in);
-            now.not_attached += u64::from(!is_attached);
+        while there.try_join_next().is_some() {}
+        let (place, shared) = (place.clone(), shared.clone());
+        there.spawn(async move {
+            let opened = timeout(Duration::from_secs(2), place.open(honest_source(1_000 + number % 1_000))).await;
+            let opened = opened.ok().and_then(Result::ok);
+            shared.notice(None, |now| {
+                now.came += 1;
+                now.not_let_in += u64::from(opened.is_none());
+            });
+            let is_attached = match opened {
+                Some(opened) => timeout(Duration::from_secs(2), come(opened, number, &shared)).await == Ok(Some(())),
+                None => false,
+            };
+            shared.notice(None, |now| now.not_attached += u64::from(!is_attached));
         });
     }
 }
