@@ -210,7 +210,8 @@ pub struct LimitsSection {
     pub max_message: usize,
     /// What may wait for one client in bytes; more, and the client is too slow.
     pub max_queued: usize,
-    /// What may wait for all clients, and of their messages that are not whole, in bytes, besides 16 KiB of each.
+    /// What may wait for all clients, and of their messages that are not whole, in bytes, besides 8 KiB of each
+    /// in each direction.
     pub max_held: usize,
     /// The most sources whose rates are remembered at once, 160 bytes each; beyond, and where none can be forgotten,
     /// connections are refused.

@@ -9,8 +9,9 @@ use std::{
     },
 };
 
-/// What a client may have held besides, in bytes: nobody is refused for an offer or a few candidates, whatever others do.
-const FREE: usize = 16 * 1024;
+/// What a client may have held besides in each direction, in bytes: nobody is refused for an offer or a few candidates,
+/// whatever others do.
+const FREE: usize = 8 * 1024;
 
 /// There is no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

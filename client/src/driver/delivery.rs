@@ -35,7 +35,6 @@ pub(super) enum Wanted {
     /// So many inboxes. `held` is dropped with the answer, or when there will be none: whoever waits then goes on.
     Attached {
         count: usize,
-        #[expect(dead_code, reason = "it is held to be dropped")]
         held: Option<Held>,
     },
     Detached,
@@ -257,7 +256,7 @@ impl Driver {
         now: Instant,
     ) {
         match wanted {
-            Wanted::Attached { .. } => self.handle_not_attached(serial, code),
+            Wanted::Attached { held, .. } => self.handle_not_attached(serial, held.is_some(), code),
             Wanted::Detached | Wanted::Resolved { recheck: true, .. } => {}
             Wanted::IceServers(reply) => {
                 // An app that has stopped waiting loses nothing.

@@ -188,16 +188,20 @@ impl Driver {
             return;
         }
         let ttl = if for_now > 0 { attach_again() } else { ttl };
+        session.refused = false;
         if session.handle_attached(ttl, unix_now(), Instant::now()) {
             self.handle_ready(serial);
         }
     }
 
-    /// The node doesn't attach anything for now. A session that is in use has what it had attached before.
-    pub(super) fn handle_not_attached(&mut self, serial: u64, code: Option<ErrorCode>) {
+    /// The node has refused a whole message. A session that is in use has what it had attached before, which lasts until another
+    /// try; behind a second refusal, or where `has_new` inboxes nobody could call at them, another node is better.
+    pub(super) fn handle_not_attached(&mut self, serial: u64, has_new: bool, code: Option<ErrorCode>) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        if session.is_ready() && matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited)) {
+        let is_for_now = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
+        if session.is_ready() && is_for_now && !has_new && !session.refused {
             session.handle_attached(attach_again(), unix_now(), Instant::now());
+            session.refused = true;
         } else {
             self.lose(serial, DisconnectReason::NotAttached);
         }

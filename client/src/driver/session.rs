@@ -55,6 +55,8 @@ pub(crate) struct Session {
     pub(crate) going_away: bool,
     attached: HashMap<Inbox, ContactId>,
     pub(crate) reattach_at: Option<Instant>,
+    /// The node has refused the last `attach`.
+    pub(crate) refused: bool,
     last_heard: Instant,
     pinged: bool,
     last_seq: u64,
@@ -82,6 +84,7 @@ impl Session {
             going_away: false,
             attached: HashMap::new(),
             reattach_at: None,
+            refused: false,
             last_heard: now,
             pinged: false,
             last_seq: 0,

@@ -313,7 +313,13 @@ impl SessionHandle {
     pub(crate) fn decrypt(&self, records: &[u8], plain: &mut Vec<u8>) -> Result<bool, SayError> {
         let mut state = self.state();
         let out = state.out.as_mut().ok_or(SayError::Closed)?;
-        let open = out.decrypt(records, plain)?;
+        let open = match out.decrypt(records, plain) {
+            Ok(open) => open,
+            Err(error) => {
+                state.break_off(error);
+                return Err(error);
+            }
+        };
         if out.waiting().since.is_some() {
             // TLS may have had an answer of its own, which the system didn't take.
             wake(state);

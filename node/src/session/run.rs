@@ -143,7 +143,7 @@ struct Session {
     reaching: bool,
     /// A link for waiting notes is being dialled.
     connecting: bool,
-    /// The client broke the rules, and what it sends is no frames any more.
+    /// What the client sends is no frames any more: it broke the rules, or the beginning of one was let go of.
     unread: bool,
     /// The client has said its last.
     closed: bool,
@@ -324,7 +324,10 @@ impl Session {
         match polled {
             _ if over => Poll::Ready(Err(Over)),
             Poll::Ready(Err(Ended::Closed)) => Poll::Ready(Err(Over)),
-            Poll::Ready(Err(Ended::NoRoom)) => Poll::Ready(self.end(EndReason::SlowConsumer)),
+            Poll::Ready(Err(Ended::NoRoom)) => {
+                self.unread = true;
+                Poll::Ready(self.end(EndReason::SlowConsumer))
+            }
             Poll::Ready(Err(Ended::Violation(violation))) => {
                 self.handle_violation(violation);
                 Poll::Ready(Err(Over))

@@ -241,9 +241,14 @@ impl Decoder {
         }
     }
 
-    /// How much memory is held by what is not whole yet, in bytes.
+    /// How much is held of what is not whole yet, in bytes: at least half of what it takes.
     pub(crate) fn unfinished(&self) -> usize {
-        self.unfinished.capacity() + self.parts.as_ref().map_or(0, |parts| parts.content.capacity())
+        self.unfinished.len() + self.parts.as_ref().map_or(0, |parts| parts.content.len())
+    }
+
+    /// Lets go of it. What comes is no frames any more.
+    pub(crate) fn forget_unfinished(&mut self) {
+        (self.unfinished, self.parts) = (Vec::new(), None);
     }
 
     /// Lets go of what was given last.

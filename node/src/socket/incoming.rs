@@ -157,7 +157,11 @@ impl Incoming {
     }
 
     fn count_held(&mut self) -> Result<(), Ended> {
-        self.held.set(self.unheard.len() + self.decoder.unfinished()).map_err(|_| Ended::NoRoom)
+        self.held.set(self.unheard.len() + self.decoder.unfinished()).map_err(|_| {
+            self.unheard = Vec::new();
+            self.decoder.forget_unfinished();
+            Ended::NoRoom
+        })
     }
 }
 

@@ -65,6 +65,8 @@ pub(crate) struct Out {
     queue: BytesMut,
     /// What of the queue the system did not take.
     held: Part,
+    /// Bytes that have gone from the queue's front, whose memory it keeps.
+    gone: usize,
     max_queued: usize,
     /// The system took no more, since then.
     blocked: Option<Instant>,
@@ -78,7 +80,7 @@ impl Out {
         max_queued: usize,
         held: Arc<Held>,
     ) -> Self {
-        Self { writer, tls, queue: BytesMut::new(), held: Part::new(held), max_queued, blocked: None }
+        Self { writer, tls, queue: BytesMut::new(), held: Part::new(held), gone: 0, max_queued, blocked: None }
     }
 
     /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
@@ -178,15 +180,20 @@ impl Out {
             let gone = taken(self.writer.try_write(&self.queue))?;
             if gone == 0 {
                 self.blocked.get_or_insert_with(Instant::now);
+                // Who reads a little at a time keeps no more than it is owed.
+                if self.gone > self.queue.len() {
+                    (self.queue, self.gone) = (BytesMut::from(&self.queue[..]), 0);
+                }
                 self.held.set(self.queue.len()).map_err(|_| SayError::NoRoom)?;
                 return Ok(Said::Blocked);
             }
             self.queue.advance(gone);
+            self.gone += gone;
             if self.blocked.is_some() {
                 self.blocked = Some(Instant::now());
             }
         }
-        self.queue = BytesMut::new();
+        (self.queue, self.gone) = (BytesMut::new(), 0);
         self.blocked = None;
         // Nothing is more than nothing was.
         let _ = self.held.set(0);
