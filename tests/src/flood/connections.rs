@@ -18,7 +18,7 @@ use crate::ca::Ca;
 const OPEN: u32 = 19_500;
 /// How many begin a message: more than a node has room for.
 const UNFINISHED: u32 = 9_000;
-/// What a node may hold of them, in MiB: `limits.max_held`, 16 KiB of each, and their sessions.
+/// What a node may hold of them, in MiB: `limits.max_held`, what of each is free of it, and their sessions.
 pub const HELD: u32 = 256 + 9_000 * 26 / 1024;
 /// How many are begun in a second: all places of a node within the time that it gives each.
 const RATE: u32 = 4_500;
