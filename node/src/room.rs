@@ -1,6 +1,9 @@
 //! The room of tables that a crowd has left goes back: else a flood's would stay for as long as the node runs.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+};
 
 use dashmap::DashMap;
 
@@ -21,6 +24,13 @@ pub(crate) fn give_back<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     }
 }
 
+/// The same of a queue.
+pub(crate) fn give_back_queue<T>(queue: &mut VecDeque<T>) {
+    if is_mostly_empty(queue.len(), queue.capacity()) {
+        queue.shrink_to(queue.len() * 2);
+    }
+}
+
 /// The same of a sharded one.
 pub(crate) fn give_back_sharded<K: Eq + Hash, V>(table: &DashMap<K, V>) {
     if is_mostly_empty(table.len(), table.capacity()) {
@@ -34,8 +44,9 @@ mod tests {
 
     #[test]
     fn the_room_of_a_crowd_that_has_left_goes_back_and_what_is_used_stays() {
-        let (mut table, sharded) = (HashMap::new(), DashMap::new());
+        let (mut table, mut queue, sharded) = (HashMap::new(), VecDeque::new(), DashMap::new());
         for n in 0..10_000 {
+            queue.push_back(n);
             table.insert(n, n);
             sharded.insert(n, n);
         }
@@ -44,9 +55,11 @@ mod tests {
         assert_eq!(table.capacity(), capacity);
         table.retain(|n, _| *n < 500);
         sharded.retain(|n, _| *n < 500);
+        queue.truncate(500);
         give_back(&mut table);
+        give_back_queue(&mut queue);
         give_back_sharded(&sharded);
-        assert!(table.capacity() < 2_000 && sharded.capacity() < 2_000);
+        assert!(table.capacity() < 2_000 && queue.capacity() < 2_000 && sharded.capacity() < 2_000);
         assert!((0..500).all(|n| table.get(&n) == Some(&n) && sharded.contains_key(&n)));
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! A lease is kept while its own node registers it. Once it is withdrawn, or not registered again, nobody is told of it
 //! any more; it is remembered until it ends by itself all the same, so that an older one of the same inbox does not
-//! come back. Bounded: at the bound a new lease takes the place of the remembered one that ends first, and where none is
-//! only remembered it is refused. What is forgotten so early could be replayed by the node of an older lease alone.
+//! come back. Bounded: at the bound a new lease takes the place of the one that has only been remembered for longest, and
+//! where none is it is refused. What is forgotten so early could be replayed by the node of an older lease alone.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,8 +72,10 @@ impl Kept {
 #[derive(Debug)]
 pub struct LeaseTable {
     kept: HashMap<Inbox, Kept>,
-    /// Those that are only remembered, by when they end.
-    remembered: BTreeSet<(Instant, Inbox)>,
+    /// How many are only remembered.
+    remembered: usize,
+    /// Those, the one that has been for longest first, with when they end; among them some that are so no more.
+    oldest: VecDeque<(Instant, Inbox)>,
     /// How many leases of each node are kept or remembered.
     shares: Shares,
     capacity: usize,
@@ -83,7 +85,14 @@ pub struct LeaseTable {
 impl LeaseTable {
     /// A table of at most `capacity` leases, each kept for `keep_for` after it was registered.
     pub fn new(capacity: usize, keep_for: Duration) -> Self {
-        Self { kept: HashMap::new(), remembered: BTreeSet::new(), shares: Shares::new(capacity), capacity, keep_for }
+        Self {
+            kept: HashMap::new(),
+            remembered: 0,
+            oldest: VecDeque::new(),
+            shares: Shares::new(capacity),
+            capacity,
+            keep_for,
+        }
     }
 
     /// Says among how many members the table is shared, so that none of them fills it.
@@ -110,8 +119,7 @@ impl LeaseTable {
             let moves = old.lease.node != from.node;
             return (moves && !self.shares.has_room(&from.node)).then_some(Refused::Full);
         }
-        let has_room =
-            self.shares.has_room(&from.node) && (self.kept.len() < self.capacity || !self.remembered.is_empty());
+        let has_room = self.shares.has_room(&from.node) && (self.kept.len() < self.capacity || self.remembered > 0);
         (!has_room).then_some(Refused::Full)
     }
 
@@ -131,11 +139,8 @@ impl LeaseTable {
         }
         let lasts = lease.expires_at.saturating_since(clock);
         let displaced = self.kept.get(&lease.inbox).map(|old| old.lease.node).filter(|node| *node != from.node);
-        if !self.kept.contains_key(&lease.inbox)
-            && self.kept.len() >= self.capacity
-            && let Some((_, inbox)) = self.remembered.first().copied()
-        {
-            self.forget(&inbox);
+        if !self.kept.contains_key(&lease.inbox) && self.kept.len() >= self.capacity {
+            self.forget_oldest();
         }
         self.forget(&lease.inbox);
         self.shares.count_in(from.node);
@@ -146,19 +151,37 @@ impl LeaseTable {
 
     fn forget(&mut self, inbox: &Inbox) {
         let Some(kept) = self.kept.remove(inbox) else { return };
-        self.remembered.remove(&(kept.ends, *inbox));
+        self.remembered -= usize::from(kept.registered.is_none());
         self.shares.count_out(kept.lease.node);
+    }
+
+    fn forget_oldest(&mut self) {
+        while let Some(entry) = self.oldest.pop_front() {
+            if is_remembered(&self.kept, &entry) {
+                return self.forget(&entry.1);
+            }
+        }
+    }
+
+    /// Takes out the entries of what is remembered no more, of which there are at most as many as leases.
+    fn tidy_oldest(&mut self) {
+        self.oldest.retain(|entry| is_remembered(&self.kept, entry));
+        room::give_back_queue(&mut self.oldest);
     }
 
     /// Withdraws a lease that `from` registered, unless a newer one than `seq` is kept.
     pub fn withdraw(&mut self, from: NodeId, inbox: &Inbox, seq: u64) {
-        if let Entry::Occupied(mut entry) = self.kept.entry(*inbox)
-            && entry.get().lease.node == from
-            && entry.get().lease.seq <= seq
-        {
-            entry.get_mut().registered = None;
-            entry.get_mut().withdrawn = true;
-            self.remembered.insert((entry.get().ends, *inbox));
+        let Some(kept) = self.kept.get_mut(inbox).filter(|kept| kept.lease.node == from && kept.lease.seq <= seq)
+        else {
+            return;
+        };
+        kept.withdrawn = true;
+        if kept.registered.take().is_some() {
+            self.remembered += 1;
+            self.oldest.push_back((kept.ends, *inbox));
+            if self.oldest.len() > 2 * self.kept.len() {
+                self.tidy_oldest();
+            }
         }
     }
 
@@ -177,38 +200,45 @@ impl LeaseTable {
         for (inbox, kept) in &mut self.kept {
             if kept.lease.node == node && kept.registered.is_some_and(|registered| registered.epoch < epoch) {
                 kept.registered = None;
-                self.remembered.insert((kept.ends, *inbox));
+                self.remembered += 1;
+                self.oldest.push_back((kept.ends, *inbox));
             }
         }
     }
 
     /// Ends what nobody has registered again, and forgets what has ended by itself.
     pub fn expire(&mut self, now: Instant) {
-        let (remembered, shares) = (&mut self.remembered, &mut self.shares);
         self.kept.retain(|inbox, kept| {
             if kept.ends <= now {
-                remembered.remove(&(kept.ends, *inbox));
-                shares.count_out(kept.lease.node);
+                self.remembered -= usize::from(kept.registered.is_none());
+                self.shares.count_out(kept.lease.node);
                 return false;
             }
             if kept.registered.is_some() && !kept.is_registered(now) {
                 kept.registered = None;
-                remembered.insert((kept.ends, *inbox));
+                self.remembered += 1;
+                self.oldest.push_back((kept.ends, *inbox));
             }
             true
         });
         room::give_back(&mut self.kept);
+        self.tidy_oldest();
     }
 
     /// How many leases are registered, as of the last [`LeaseTable::expire`].
     pub fn len(&self) -> usize {
-        self.kept.len() - self.remembered.len()
+        self.kept.len() - self.remembered
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Whether what was remembered, and was to end then, still is.
+fn is_remembered(kept: &HashMap<Inbox, Kept>, (ends, inbox): &(Instant, Inbox)) -> bool {
+    kept.get(inbox).is_some_and(|kept| kept.registered.is_none() && kept.ends == *ends)
 }
 
 #[cfg(test)]
@@ -368,6 +398,28 @@ mod tests {
         assert_eq!(table.put(now, CLOCK, by(1), lease(3, 1, 5)), Ok(None));
         assert_eq!(table.put(now, CLOCK, by(1), lease(4, 1, 5)), Err(Refused::Full));
         assert_eq!((table.len(), table.kept.len()), (2, 2));
+    }
+
+    #[test]
+    fn what_has_been_remembered_for_longest_goes_first_and_what_came_back_leaves_nothing_behind() {
+        let (mut table, mut now) = table(3);
+        for seq in 5..105 {
+            now += Duration::from_millis(1);
+            for inbox in 1..=3 {
+                assert_eq!(table.put(now, CLOCK, by(1), lease(inbox, 1, seq)), Ok(None));
+            }
+            for inbox in [2, 1] {
+                table.withdraw(node(1), &lease(inbox, 1, seq).inbox, seq);
+            }
+            assert!(table.oldest.len() <= 2 * 3 + 1);
+        }
+        assert_eq!((table.len(), table.kept.len()), (1, 3));
+        for (new, left) in [(4, 2), (5, 1)] {
+            assert_eq!(table.put(now, CLOCK, by(1), lease(new, 1, 5)), Ok(None));
+            assert_eq!(table.known(&lease(left, 1, 5).inbox), None);
+        }
+        assert_eq!(table.put(now, CLOCK, by(1), lease(6, 1, 5)), Err(Refused::Full));
+        assert_eq!((table.len(), table.remembered), (3, 0));
     }
 
     #[test]
