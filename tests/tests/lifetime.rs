@@ -13,6 +13,13 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame,
+        coding::{CloseCode, Data, OpCode},
+    },
+};
 
 fn no_limits(config: &mut NodeConfig) {
     config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -43,6 +50,43 @@ async fn a_client_that_vanishes_is_gone_from_the_federation() {
     caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
     assert_eq!(caller.expect("error").await["code"], "peer_offline");
     drop(vanishing);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_has_to_come_whole_within_the_idle_time_whatever_comes_between() {
+    let idle = Duration::from_millis(800);
+    let federation = Federation::start(1, |config| config.times.idle = idle).await;
+    let begins = |text: &'static str| Message::Frame(Frame::message(text, OpCode::Data(Data::Text), false));
+    let ends = |text: &'static str| Message::Frame(Frame::message(text, OpCode::Data(Data::Continue), true));
+    let url = federation.nodes[0].client_url();
+    let (mut never, mut slow) = (Raw::connect(url).await, Raw::connect(url).await);
+    never.send_frame(begins(r#"{"type":"#)).await;
+    let since = Instant::now();
+    let (never, slow) = tokio::join!(
+        async {
+            loop {
+                never.send_frame(Message::Ping(Vec::new().into())).await;
+                match never.next_frame().await.expect("a pong or a close frame") {
+                    Message::Close(close) => break (close.expect("a code"), since.elapsed()),
+                    _ => tokio::time::sleep(idle / 4).await,
+                }
+            }
+        },
+        async {
+            // Each takes half of the time, and all together twice as much as one may.
+            for _ in 0..4 {
+                slow.send_frame(begins(r#"{"type":"pi"#)).await;
+                tokio::time::sleep(idle / 2).await;
+                slow.send_frame(ends(r#"ng"}"#)).await;
+                slow.expect("pong").await;
+            }
+        }
+    );
+    let () = slow;
+    let (close, after) = never;
+    assert_eq!((close.code, close.reason.as_str()), (CloseCode::Policy, "too slow"));
+    assert!(after >= idle, "closed before its time: {after:?}");
     federation.shutdown().await;
 }
 

@@ -124,6 +124,8 @@ struct Session {
     core: Arc<Core>,
     handle: SessionHandle,
     last_heard: Instant,
+    /// Since when the message that is not whole yet has been coming.
+    unfinished_since: Option<Instant>,
     alarm: Alarm,
     ops: Ops,
     /// What is said while what was read at once is heard.
@@ -197,6 +199,7 @@ impl Running {
             unread: false,
             closed: false,
             last_heard: now,
+            unfinished_since: None,
             alarm: Alarm::new(now),
             pinged: false,
             pings: 0,
@@ -321,6 +324,11 @@ impl Session {
                 if over || !self.hears() { Next::Wait } else { Next::Hear }
             },
         );
+        if incoming.has_unfinished() {
+            self.unfinished_since.get_or_insert(now);
+        } else {
+            self.unfinished_since = None;
+        }
         match polled {
             _ if over => Poll::Ready(Err(Over)),
             Poll::Ready(Err(Ended::Closed)) => Poll::Ready(Err(Over)),

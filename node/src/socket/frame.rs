@@ -77,6 +77,9 @@ pub(crate) enum Violation {
     /// A message in parts without content and without end.
     #[error("too many parts")]
     Parts,
+    /// A message that did not come whole in time.
+    #[error("too slow")]
+    Slow,
 }
 
 impl Violation {
@@ -87,6 +90,7 @@ impl Violation {
             Self::Utf8 => "not UTF-8",
             Self::TooLarge => "too_large",
             Self::Parts => "too many parts",
+            Self::Slow => "too slow",
         }
     }
 
@@ -95,7 +99,7 @@ impl Violation {
         match self {
             Self::Protocol => 1002,
             Self::Utf8 => 1007,
-            Self::Parts => 1008,
+            Self::Parts | Self::Slow => 1008,
             Self::TooLarge => 1009,
         }
     }

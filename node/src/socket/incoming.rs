@@ -145,6 +145,11 @@ impl Incoming {
         Poll::Pending
     }
 
+    /// Whether the beginning of a message is here whose rest has not come.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        self.decoder.unfinished() > 0
+    }
+
     fn hear_buffer(
         &mut self,
         buffer: &mut [u8],

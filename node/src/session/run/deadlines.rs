@@ -10,10 +10,15 @@ use chappe_common::client::ErrorCode;
 use tokio::time::Sleep;
 
 use super::{Over, Session};
-use crate::{federation::frame::Outcome, session::code_door::Times, socket::frame::Opcode};
+use crate::{
+    federation::frame::Outcome,
+    session::code_door::Times,
+    socket::frame::{Opcode, Violation},
+};
 
 /// How exactly a session's idle time is kept: at 10,000 sessions, 17 wake at once, and others wait for a tenth of a millisecond.
 const IDLE_TICK: Duration = Duration::from_millis(100);
+
 impl Session {
     pub(super) fn times(&self) -> Times {
         let times = &self.core.config.times;
@@ -27,11 +32,12 @@ impl Session {
         let over = idle.saturating_duration_since(self.core.started).as_nanos() % IDLE_TICK.as_nanos();
         let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
         let stuck = self.waiting.since.map(|since| since + times.write);
+        let slow = self.unfinished_since.map(|since| since + times.idle);
         let door = self.code_door.next_deadline(self.times());
         let flight = (self.handle.has_flights())
             .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
             .flatten();
-        door.into_iter().chain(flight).chain(stuck).fold(idle, Instant::min)
+        door.into_iter().chain(flight).chain(stuck).chain(slow).fold(idle, Instant::min)
     }
 
     /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
@@ -62,6 +68,11 @@ impl Session {
             return Err(Over);
         }
         let times = &self.core.config.times;
+        // Its pings and pongs show that it lives, and not that the message will ever be whole.
+        if self.unfinished_since.is_some_and(|since| now >= since + times.idle) {
+            self.handle_violation(Violation::Slow);
+            return Err(Over);
+        }
         let silent = now.saturating_duration_since(self.last_heard);
         if self.pinged && silent >= times.idle + times.pong {
             self.core.metrics.sessions_silent.inc();
