@@ -170,6 +170,38 @@ async fn a_client_that_does_not_read_is_closed_and_costs_no_more_than_its_queue(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unfinished_messages_of_all_clients_are_held_up_to_a_bound_and_short_ones_beyond() {
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        (config.limits.max_queued, config.limits.max_held) = (64 * 1024, 64 * 1024);
+    })
+    .await;
+    let url = federation.nodes[0].client_url();
+    let begins = |text: String| Message::Frame(Frame::message(text, OpCode::Data(Data::Text), false));
+    let ends = || Message::Frame(Frame::message(r#""}"#, OpCode::Data(Data::Continue), true));
+    let long = format!(r#"{{"type":"ping","x":"{}"#, "x".repeat(50 * 1024));
+    let short = format!(r#"{{"type":"ping","x":"{}"#, "x".repeat(7 * 1024));
+    let mut holder = Raw::connect(url).await;
+    holder.send_frame(begins(long.clone())).await;
+    // Its pong says that the beginning is held.
+    holder.send_frame(Message::Ping(Vec::new().into())).await;
+    assert!(holder.next_frame().await.expect("a pong").is_pong());
+    let (mut other, mut brief) = (Raw::connect(url).await, Raw::connect(url).await);
+    other.send_frame(begins(long.clone())).await;
+    assert_eq!(other.close_code().await, Some(1013));
+    brief.send_frame(begins(short)).await;
+    for raw in [&mut brief, &mut holder] {
+        raw.send_frame(ends()).await;
+        raw.expect("pong").await;
+    }
+    // What has become whole is held no more.
+    brief.send_frame(begins(long)).await;
+    brief.send_frame(ends()).await;
+    brief.expect("pong").await;
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_never_becomes_a_session_is_dropped_in_time() {
     let federation = Federation::start(1, |config| config.times.upgrade = Duration::from_millis(300)).await;
     let addr = federation.nodes[0].addrs().client;

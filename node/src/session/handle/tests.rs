@@ -82,6 +82,17 @@ async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
 }
 
 #[tokio::test]
+async fn a_frame_whose_rest_has_no_room_ends_the_session_as_a_slow_one() {
+    let (session, client) = session_beside(Held::new(0)).await;
+    // More than the sockets of both sides take.
+    let frame = vec![b'x'; 64 << 20];
+    assert_eq!(session.say(&mut Batch::default(), &[&frame]), Err(SayError::NoRoom));
+    assert_eq!(session.state().end, Some(EndReason::SlowConsumer));
+    assert_eq!(session.say(&mut Batch::default(), &[b"more"]), Err(SayError::Closed));
+    drop(client);
+}
+
+#[tokio::test]
 async fn what_is_held_for_one_leaves_another_a_little() {
     let held = Held::new(40_000);
     let waiting = async |session: &SessionHandle| {
