@@ -20,6 +20,7 @@ pub mod plan;
 pub mod run;
 pub mod slow;
 pub mod talk;
+pub mod unfinished;
 pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -443,6 +443,16 @@ mod tests {
         assert_eq!(Request::parse(&long).map(|_| ()), Err(BadRequest::Invalid("id")));
     }
 
+    #[test]
+    fn an_attach_has_at_most_512_elements() {
+        for (count, outcome) in [(512, Ok(512)), (513, Err(BadRequest::Invalid("inboxes")))] {
+            let items = vec![r#"{"lease":"","proof":""}"#; count].join(",");
+            let text = format!(r#"{{"type":"attach","id":"1","inboxes":[{items}]}}"#);
+            let request = Request::parse(&text).expect("a message");
+            assert_eq!(request.attach_list().map(|items| items.len()), outcome);
+        }
+    }
+
     /// Messages of every kind, and of none.
     const MESSAGES: [&str; 9] = [
         r#"{"type":"call_ice","to":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","payload":"eyJ9","id":"7"}"#,

@@ -9,7 +9,7 @@ use super::{
     node::{Victim, flood_binary},
     notes,
     plan::Plan,
-    slow,
+    slow, unfinished,
 };
 use crate::bench::cores;
 
@@ -69,7 +69,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("compressed", &["violations"], &["closed for a breach"]),
     // Until five hundred are filled.
     Attack { times: 3, held: slow::HELD, ..attack("not-reading", &["sessions_slow"], &["closed with 1013"]) },
-    Attack { held: connections::HELD, ..attack("unfinished-messages", &["sessions_slow"], &["messages begun"]) },
+    Attack { held: unfinished::HELD, ..attack("unfinished-messages", &["sessions_slow"], &["messages begun"]) },
     attack("pair-random-one-source", &["rate_limited"], &["answered pair_error"]),
     attack("pair-random-many", &["rate_limited"], &["answered pair_error"]),
     attack("pair-one-code-one-source", &["rate_limited"], &["answered pair_incoming"]),
@@ -110,7 +110,7 @@ pub const ATTACKS: &[Attack] = &[
 pub async fn carry_out(name: &str, plan: Plan) -> String {
     match name {
         "half-open" => connections::half_open(&plan).await,
-        "unfinished-messages" => connections::unfinished_messages(&plan).await,
+        "unfinished-messages" => unfinished::run(&plan).await,
         "drip" => connections::drip(&plan).await,
         "tls-abandoned" => connections::abandon_tls(&plan).await,
         "not-reading" => slow::run(&plan).await,

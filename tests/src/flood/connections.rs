@@ -1,6 +1,6 @@
 //! Connections that never become sessions: half open, dripping, and with a handshake of TLS that is abandoned.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -10,16 +10,12 @@ use tokio::{
 use super::{
     MANY, hostile_source,
     plan::Plan,
-    wire::{Said, Takes, UPGRADE, Wire, dial, frame},
+    wire::{Takes, UPGRADE, dial},
 };
 use crate::ca::Ca;
 
 /// The most that one process may have open, with room for what else it needs.
 const OPEN: u32 = 19_500;
-/// How many begin a message: more than a node has room for.
-const UNFINISHED: u32 = 9_000;
-/// What a node may hold of them, in MiB: `limits.max_held`, what of each is free of it, and their sessions.
-pub const HELD: u32 = 256 + 9_000 * 26 / 1024;
 /// How many are begun in a second: all places of a node within the time that it gives each.
 const RATE: u32 = 4_500;
 
@@ -55,35 +51,6 @@ async fn hold(plan: &Plan, most: u32, rate: u32, words: impl Fn(u32) -> Vec<u8>)
                     plan.tally.count("open at the end");
                     plan.leave(number % most, most).await;
                 }
-            }
-        }
-    })
-    .await;
-}
-
-/// Messages of which all but the end is sent, by as many as take more than a node holds of all. It closes those for whom there is
-/// no room.
-pub async fn unfinished_messages(plan: &Plan) {
-    let mut message = frame(0x81, "x".repeat(60_000).as_bytes());
-    message.pop();
-    let message: Arc<[u8]> = message.into();
-    plan.all(plan.some(UNFINISHED), UNFINISHED / 5, |number| {
-        let (plan, message) = (plan.clone(), message.clone());
-        async move {
-            let Ok((mut wire, _)) = Wire::open(hostile_source(number % MANY), plan.node, Takes::All).await else {
-                return plan.tally.count("not opened");
-            };
-            plan.tally.count("opened");
-            // The node may close it before all is written.
-            if wire.stream.write_all(&message).await.is_ok() {
-                plan.tally.count("messages begun");
-            }
-            match timeout_at(plan.until, wire.next()).await {
-                Ok(Ok(Said::Close(code))) => plan.tally.count(&format!("closed with {code}")),
-                Ok(Ok(Said::End)) => plan.tally.count("ended without a word"),
-                Ok(Ok(_)) => plan.tally.count("answered what was not said"),
-                Ok(Err(_)) => plan.tally.count("reset"),
-                Err(_) => plan.leave(number, UNFINISHED).await,
             }
         }
     })

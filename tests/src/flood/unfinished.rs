@@ -1,0 +1,46 @@
+//! Messages of which all but the end is sent, by as many clients as take more than a node holds of all.
+
+use std::sync::Arc;
+
+use tokio::{io::AsyncWriteExt as _, time::timeout_at};
+
+use super::{
+    MANY, hostile_source,
+    plan::Plan,
+    wire::{Said, Takes, Wire, frame},
+};
+
+/// How many begin a message: more than a node has room for.
+const COUNT: u32 = 9_000;
+/// What a node may hold of them, in MiB: `limits.max_held`, what of each is free of it, and their sessions.
+pub const HELD: u32 = 256 + 9_000 * 26 / 1024;
+/// How many in a second.
+const RATE: u32 = 1_800;
+
+/// It closes those for whom there is no room.
+pub async fn run(plan: &Plan) {
+    let mut message = frame(0x81, "x".repeat(60_000).as_bytes());
+    message.pop();
+    let message: Arc<[u8]> = message.into();
+    plan.all(plan.some(COUNT), RATE, |number| {
+        let (plan, message) = (plan.clone(), message.clone());
+        async move {
+            let Ok((mut wire, _)) = Wire::open(hostile_source(number % MANY), plan.node, Takes::All).await else {
+                return plan.tally.count("not opened");
+            };
+            plan.tally.count("opened");
+            // The node may close it before all is written.
+            if wire.stream.write_all(&message).await.is_ok() {
+                plan.tally.count("messages begun");
+            }
+            match timeout_at(plan.until, wire.next()).await {
+                Ok(Ok(Said::Close(code))) => plan.tally.count(&format!("closed with {code}")),
+                Ok(Ok(Said::End)) => plan.tally.count("ended without a word"),
+                Ok(Ok(_)) => plan.tally.count("answered what was not said"),
+                Ok(Err(_)) => plan.tally.count("reset"),
+                Err(_) => plan.leave(number, COUNT).await,
+            }
+        }
+    })
+    .await;
+}
