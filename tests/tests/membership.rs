@@ -10,11 +10,23 @@ use chappe_common::{
     admission::Ticket,
     federation::FederationId,
     keys::{NodeId, SecretKey},
+    record::{Abilities, NodeRecord},
     signed::Signed,
     time::UnixTime,
 };
-use chappe_node::{Node, NodeConfig, clock::Clock, config::AdmissionPolicy, identity::load_or_create_key};
-use chappe_tests::{eventually, federation::Federation};
+use chappe_node::{
+    Node, NodeConfig, clock::Clock, config::AdmissionPolicy, identity::load_or_create_key,
+    membership::admission::Refusal,
+};
+use chappe_tests::{
+    eventually,
+    federation::Federation,
+    link::{
+        self,
+        words::{self, Hello},
+    },
+};
+use quinn::{Endpoint, TransportConfig};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged by this thread.
@@ -198,4 +210,41 @@ async fn a_clock_that_is_an_hour_off_is_told_and_admits_nobody() {
         wrong.shutdown().await;
         federation.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_starts_anew_without_end_is_not_heard_each_time() {
+    // The first greeting makes it a member; thirty more may each show a new run.
+    const HEARD: u64 = 31;
+    let federation = Federation::start(1, |_| {}).await;
+    let node = &federation.nodes[0];
+    let key = SecretKey::from_bytes(&[7; 32]);
+    let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
+    let now = UnixTime::from(std::time::SystemTime::now());
+    let greet = async |epoch: u64| {
+        let record = NodeRecord {
+            federation: FederationId::of_roots(&[federation.root()]),
+            node: NodeId::new(key.public()),
+            epoch,
+            seq: 1,
+            issued_at: now,
+            expires_at: now + Duration::from_secs(600),
+            client_urls: vec!["ws://127.0.0.1:1/".to_owned()],
+            quic_addrs: vec![endpoint.local_addr().expect("a bound socket")],
+            region: String::new(),
+            version: "1".to_owned(),
+            abilities: Abilities::default(),
+        };
+        let record = Signed::sign(record, &key).expect("a record");
+        let to = (node.id(), node.addrs().quic);
+        let link = link::connect(&endpoint, &key, to, TransportConfig::default()).await.expect("a connection");
+        words::greet(&link, &Hello::Record(record.as_bytes().clone(), None, now)).await.expect("an answer")
+    };
+    for epoch in 1..=HEARD {
+        assert!(matches!(greet(epoch).await, Hello::Record(..)), "{epoch}");
+    }
+    let refused = greet(HEARD + 1).await;
+    assert!(matches!(refused, Hello::Refused(Refusal::Full, _)), "{refused:?}");
+    assert!(matches!(greet(HEARD).await, Hello::Record(..)), "the run that it is in is heard");
+    federation.shutdown().await;
 }
