@@ -2,6 +2,7 @@
 //!
 //! Nothing waits for ever: every await here has a deadline, and a test that misses it says what it waited for.
 
+pub mod altered;
 pub mod bench;
 pub mod ca;
 pub mod faults;

@@ -8,9 +8,10 @@ use chappe_client::{
 };
 use chappe_common::{client::RelayKind, keys::NodeId};
 use chappe_node::NodeConfig;
-use chappe_tests::{PATIENCE, federation::Federation};
+use chappe_tests::{PATIENCE, altered::Altered, federation::Federation};
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
 fn no_limits(config: &mut NodeConfig) {
     config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -97,6 +98,14 @@ impl Person {
     async fn candidates(&mut self) -> Vec<String> {
         self.wait("candidates", |event| match event {
             Event::Candidates { candidates, .. } => Some(candidates.into_inner()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn disconnected(&mut self) -> DisconnectReason {
+        self.wait("the end of a session", |event| match event {
+            Event::Disconnected { reason, .. } => Some(reason),
             _ => None,
         })
         .await
@@ -338,6 +347,54 @@ async fn a_callee_whose_app_restarts_while_it_rings_is_rung_again() {
     incoming.accept("the answer").await.expect("accepted");
     assert_eq!(answer(&outgoing).await.as_deref(), Ok("the answer"));
     drop((ada, bob));
+    federation.shutdown().await;
+}
+
+/// Who has paired and attached, and whose first renewal, after five seconds, the node refuses with `code`.
+async fn refused(code: &'static str) -> (Federation, JoinHandle<()>, (Person, ContactId), (Person, ContactId)) {
+    let way = Altered::bind().await;
+    let url = way.url();
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.client.urls = vec![url.clone()];
+    })
+    .await;
+    let (said, mut refused) = tokio::sync::mpsc::channel(1);
+    let leading = tokio::spawn(way.lead_to(federation.nodes[0].addrs().client, move |client| {
+        let (said, mut attached) = (said.clone(), 0);
+        move |answer: &mut Value| {
+            if client > 0 || answer["type"] != "attached" {
+                return;
+            }
+            attached += 1;
+            answer["ttl"] = json!(1);
+            if attached == 2 {
+                *answer = json!({"type": "error", "code": code, "message": "not now", "id": answer["id"]});
+                said.try_send(()).expect("the first refusal");
+            }
+        }
+    }));
+    let (ada, bob) = friends(&federation, (Finds::Only(0), Finds::Only(0))).await;
+    timeout(PATIENCE, refused.recv()).await.expect("in time").expect("a refusal");
+    (federation, leading, ada, bob)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_stays_where_its_renewal_is_refused_for_now_and_leaves_where_it_is_refused_for_good() {
+    let (for_now, for_good) = tokio::join!(refused("congested"), refused("bad_message"));
+    let (federation, leading, (mut ada, _), (bob, to_ada)) = for_now;
+    let left = timeout(Duration::from_secs(2), ada.disconnected()).await;
+    assert!(left.is_err(), "{left:?}");
+    let ringing = call(&bob, to_ada).await;
+    let (incoming, _) = ada.incoming().await;
+    assert_eq!(incoming.id(), ringing.id(), "what was attached before is");
+    drop((ada, bob, leading));
+    federation.shutdown().await;
+
+    let (federation, leading, (mut ada, _), (bob, _)) = for_good;
+    let reason = ada.disconnected().await;
+    assert!(matches!(reason, DisconnectReason::NotAttached), "{reason:?}");
+    drop((ada, bob, leading));
     federation.shutdown().await;
 }
 

@@ -150,6 +150,7 @@ impl Driver {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return 0 };
         let outdated = session.outdated(self.profile.contacts().iter(), unix_now());
         let batches = session.attachments(self.profile.contacts().iter(), unix_now_ms());
+        session.refused_before = std::mem::take(&mut session.refused);
         if session.is_ready() {
             // Set again by the answers, of which the earliest counts; a missing one ends the session.
             session.reattach_at = None;
@@ -188,18 +189,17 @@ impl Driver {
             return;
         }
         let ttl = if for_now > 0 { attach_again() } else { ttl };
-        session.refused = false;
         if session.handle_attached(ttl, unix_now(), Instant::now()) {
             self.handle_ready(serial);
         }
     }
 
     /// The node has refused a whole message. A session that is in use has what it had attached before, which lasts until another
-    /// try; behind a second refusal, or where `has_new` inboxes nobody could call at them, another node is better.
+    /// try; if that is refused, too, or where `has_new` inboxes nobody could call at them, another node is better.
     pub(super) fn handle_not_attached(&mut self, serial: u64, has_new: bool, code: Option<ErrorCode>) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
         let is_for_now = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
-        if session.is_ready() && is_for_now && !has_new && !session.refused {
+        if session.is_ready() && is_for_now && !has_new && !session.refused_before {
             session.handle_attached(attach_again(), unix_now(), Instant::now());
             session.refused = true;
         } else {

@@ -55,8 +55,9 @@ pub(crate) struct Session {
     pub(crate) going_away: bool,
     attached: HashMap<Inbox, ContactId>,
     pub(crate) reattach_at: Option<Instant>,
-    /// The node has refused the last `attach`.
+    /// The node has refused an `attach` of the last try, and one of the try before.
     pub(crate) refused: bool,
+    pub(crate) refused_before: bool,
     last_heard: Instant,
     pinged: bool,
     last_seq: u64,
@@ -85,6 +86,7 @@ impl Session {
             attached: HashMap::new(),
             reattach_at: None,
             refused: false,
+            refused_before: false,
             last_heard: now,
             pinged: false,
             last_seq: 0,

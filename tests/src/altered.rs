@@ -1,0 +1,69 @@
+//! A way to a node on which something changes its answers: for refusals that a node gives only when thousands crowd it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message};
+
+/// The way's beginning. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Altered {
+    listener: TcpListener,
+}
+
+impl Altered {
+    /// A way that leads nowhere yet.
+    ///
+    /// # Panics
+    /// There is no port for it.
+    pub async fn bind() -> Self {
+        Self { listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port") }
+    }
+
+    /// What a client dials, and what the node has to name as its own.
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws", self.listener.local_addr().expect("a bound socket"))
+    }
+
+    /// Leads clients to the node, whose messages `change` may change: those of the first client, of the second, and so on.
+    pub async fn lead_to<C: FnMut(&mut Value) + Send + 'static>(
+        self,
+        node: SocketAddr,
+        mut change: impl FnMut(usize) -> C,
+    ) {
+        let mut clients = JoinSet::new();
+        for number in 0.. {
+            let Ok((stream, _)) = self.listener.accept().await else { return };
+            let mut change = change(number);
+            clients.spawn(async move {
+                let (Ok(client), Ok((to_node, _))) =
+                    tokio::join!(accept_async(stream), connect_async(format!("ws://{node}/ws")))
+                else {
+                    return;
+                };
+                let ((mut to_client, from_client), (to_node, from_node)) = (client.split(), to_node.split());
+                let answers = async {
+                    let mut from_node = from_node;
+                    while let Some(Ok(message)) = from_node.next().await {
+                        let altered = match &message {
+                            Message::Text(text) => serde_json::from_str(text).ok().map(|mut answer: Value| {
+                                change(&mut answer);
+                                Message::text(answer.to_string())
+                            }),
+                            _ => None,
+                        };
+                        if to_client.send(altered.unwrap_or(message)).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = answers => {}
+                    _ = from_client.forward(to_node) => {}
+                }
+            });
+        }
+    }
+}
