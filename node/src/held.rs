@@ -60,10 +60,8 @@ impl Part {
         let counted = bytes.saturating_sub(FREE);
         if counted > self.counted {
             let more = counted - self.counted;
-            if self.held.bytes.fetch_add(more, Ordering::Relaxed) + more > self.held.most {
-                self.held.bytes.fetch_sub(more, Ordering::Relaxed);
-                return Err(NoRoom);
-            }
+            let add = |held: usize| held.checked_add(more).filter(|all| *all <= self.held.most);
+            self.held.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map_err(|_| NoRoom)?;
         } else if counted < self.counted {
             self.held.bytes.fetch_sub(self.counted - counted, Ordering::Relaxed);
         }

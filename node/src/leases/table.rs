@@ -163,10 +163,17 @@ impl LeaseTable {
         }
     }
 
-    /// Takes out the entries of what is remembered no more, of which there are at most as many as leases.
+    /// Takes out the entries of what is remembered no more.
     fn tidy_oldest(&mut self) {
         self.oldest.retain(|entry| is_remembered(&self.kept, entry));
         room::give_back_queue(&mut self.oldest);
+    }
+
+    /// The same, once they may be as many as the leases.
+    fn bound_oldest(&mut self) {
+        if self.oldest.len() > 2 * self.kept.len() {
+            self.tidy_oldest();
+        }
     }
 
     /// Withdraws a lease that `from` registered, unless a newer one than `seq` is kept.
@@ -179,9 +186,7 @@ impl LeaseTable {
         if kept.registered.take().is_some() {
             self.remembered += 1;
             self.oldest.push_back((kept.ends, *inbox));
-            if self.oldest.len() > 2 * self.kept.len() {
-                self.tidy_oldest();
-            }
+            self.bound_oldest();
         }
     }
 
@@ -204,6 +209,7 @@ impl LeaseTable {
                 self.oldest.push_back((kept.ends, *inbox));
             }
         }
+        self.bound_oldest();
     }
 
     /// Ends what nobody has registered again, and forgets what has ended by itself.

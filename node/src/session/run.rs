@@ -274,6 +274,8 @@ impl Session {
                 continue;
             }
             if !self.hears() {
+                // It isn't the client that keeps the rest of it back.
+                self.unfinished_since = None;
                 return Poll::Pending;
             }
             let mut heard = false;

@@ -21,6 +21,13 @@ const MAX_PIECES: usize = 8;
 /// A frame of at most so many bytes is handed to the system in one piece: a ping, a word that something was delivered.
 const SHORT: usize = 128;
 
+/// What a client has to take within `times.write` of what waits, unless it takes all: whoever takes a byte now and then
+/// would have it wait for ever.
+const ENOUGH: usize = 8 * 1024;
+/// Bytes that a client may send behind its handshake without having said a word by them: the longest record of TLS, and what is
+/// read at once. TLS itself would join the parts of a message of 64 KiB.
+const MAX_UNSAID: usize = 22 * 1024;
+
 /// Why something was not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SayError {
@@ -68,8 +75,12 @@ pub(crate) struct Out {
     /// Bytes that have gone from the queue's front, whose memory it keeps.
     gone: usize,
     max_queued: usize,
-    /// The system took no more, since then.
+    /// The system took no more, since then, or not [`ENOUGH`].
     blocked: Option<Instant>,
+    /// What it took since then.
+    taken: usize,
+    /// Bytes of records since the last word of the client.
+    unsaid: usize,
 }
 
 impl Out {
@@ -80,7 +91,17 @@ impl Out {
         max_queued: usize,
         held: Arc<Held>,
     ) -> Self {
-        Self { writer, tls, queue: BytesMut::new(), held: Part::new(held), gone: 0, max_queued, blocked: None }
+        Self {
+            writer,
+            tls,
+            queue: BytesMut::new(),
+            held: Part::new(held),
+            gone: 0,
+            max_queued,
+            blocked: None,
+            taken: 0,
+            unsaid: 0,
+        }
     }
 
     /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
@@ -179,8 +200,10 @@ impl Out {
         while !self.queue.is_empty() {
             let gone = taken(self.writer.try_write(&self.queue))?;
             if gone == 0 {
-                self.blocked.get_or_insert_with(Instant::now);
-                // Who reads a little at a time keeps no more than it is owed.
+                if self.blocked.is_none() {
+                    (self.blocked, self.taken) = (Some(Instant::now()), 0);
+                }
+                // Who reads a little at a time keeps little more than it is owed.
                 if self.gone > self.queue.len() {
                     (self.queue, self.gone) = (BytesMut::from(&self.queue[..]), 0);
                 }
@@ -189,8 +212,9 @@ impl Out {
             }
             self.queue.advance(gone);
             self.gone += gone;
-            if self.blocked.is_some() {
-                self.blocked = Some(Instant::now());
+            self.taken += gone;
+            if self.blocked.is_some() && self.taken >= ENOUGH {
+                (self.blocked, self.taken) = (Some(Instant::now()), 0);
             }
         }
         (self.queue, self.gone) = (BytesMut::new(), 0);
@@ -225,8 +249,12 @@ impl Out {
         };
         let mut open = true;
         while !records.is_empty() && open {
-            tls.read_tls(&mut records).map_err(|_| SayError::Closed)?;
+            let read = tls.read_tls(&mut records).map_err(|_| SayError::Closed)?;
             let state = tls.process_new_packets().map_err(|_| SayError::Closed)?;
+            self.unsaid = if state.plaintext_bytes_to_read() > 0 { 0 } else { self.unsaid + read };
+            if self.unsaid > MAX_UNSAID {
+                return Err(SayError::Closed);
+            }
             io::Read::read_to_end(&mut io::Read::take(tls.reader(), state.plaintext_bytes_to_read() as u64), plain)
                 .map_err(|_| SayError::Closed)?;
             open = !state.peer_has_closed();

@@ -46,15 +46,12 @@ impl Session {
         if was_pinged {
             self.alarm.mark();
         }
+        if matches!(heard, Heard::Text(_) | Heard::Binary) {
+            self.unfinished_since = None;
+        }
         match heard {
-            Heard::Text(text) => {
-                self.unfinished_since = None;
-                self.handle_text(text)?;
-            }
-            Heard::Binary => {
-                self.unfinished_since = None;
-                self.handle_broken(&BadRequest::Json)?;
-            }
+            Heard::Text(text) => self.handle_text(text)?,
+            Heard::Binary => self.handle_broken(&BadRequest::Json)?,
             Heard::Pong if was_pinged => {}
             Heard::Pong => self.count_ping()?,
             Heard::Ping(content) => {
