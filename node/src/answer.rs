@@ -31,11 +31,21 @@ pub(crate) async fn answer_node(core: &Arc<Core>, link: &Link, id: u64, request:
     let signed = core.records.find(&link.peer(), core.clock.now()).map_or(0, |record| record.epoch);
     let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
     let response = answer(core, from, request).await.ok_or(Breach::Lease)?;
+    respond(core, link, id, response);
+    Ok(())
+}
+
+/// Refuses a question for which there is no time.
+pub(crate) fn refuse(core: &Core, link: &Link, id: u64) {
+    core.metrics.requests_refused.inc();
+    respond(core, link, id, Response::Refused);
+}
+
+fn respond(core: &Core, link: &Link, id: u64, response: Response) {
     // A full lane costs the asker its answer; it asks other homes too.
     if link.try_control(&Header::Response { id, response }).is_err() {
         core.metrics.replies_dropped.inc();
     }
-    Ok(())
 }
 
 /// Answers a question as a home. `from` is the node whose key the link proves, or this node itself. `None`: it shows what no

@@ -200,6 +200,8 @@ pub struct LimitsSection {
     pub source_factor: u32,
     /// New connections of one source in a minute.
     pub source_connections_per_minute: u32,
+    /// Connections of one source at once.
+    pub source_connections: usize,
     /// `call_offer`s to one inbox in a minute.
     pub offers_per_minute: u32,
     /// Inboxes of one session.
@@ -228,6 +230,8 @@ impl Default for LimitsSection {
             source_pair_requests_per_minute: 60,
             source_factor: 20,
             source_connections_per_minute: 300,
+            // A carrier's NAT; one address doesn't take the places of all.
+            source_connections: 1000,
             offers_per_minute: 6,
             max_inboxes: MAX_INBOXES,
             // Less than a second of a processor: who is let in is done before it gives up.

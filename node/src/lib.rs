@@ -25,6 +25,7 @@ pub mod membership;
 mod metrics;
 mod node;
 pub mod placement;
+mod places;
 mod publish;
 mod register;
 mod room;

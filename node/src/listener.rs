@@ -33,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     core::Core,
     metrics::levels,
+    places::{Place, Places},
     session::{rates::Source, run::Running},
     socket::{
         Connection,
@@ -70,15 +71,19 @@ pub(crate) fn admin_routes(core: Arc<Core>) -> Router {
 /// Accepts clients until the task is ended.
 pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let room = Arc::new(Semaphore::new(core.config.client.max_connections));
+    // How many there may be in all is the room's business.
+    let of_sources = Places::new(usize::MAX, core.config.limits.source_connections);
     let mut unfinished = Unfinished::new(core.config.client.max_connections);
     let routes = client_routes(core.clone());
     loop {
         let Some((stream, addr)) = accept(&listener).await else { continue };
-        let exempt = core.sources.exempts(addr.ip());
-        if !exempt && !core.sources.allows_connection(Source::of(addr.ip())) {
+        let source = (!core.sources.exempts(addr.ip())).then(|| Source::of(addr.ip()));
+        let is_allowed = source.is_none_or(|source| core.sources.allows_connection(source));
+        let of_source = if is_allowed { of_sources.try_take(source) } else { None };
+        let Some(of_source) = of_source else {
             core.metrics.connections_refused.inc();
             continue;
-        }
+        };
         let Some(place) = place(&room, &mut unfinished).await else {
             core.metrics.connections_refused.inc();
             continue;
@@ -93,7 +98,7 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
             routes.clone(),
             tls,
             waiting,
-            place,
+            (place, of_source),
         )));
     }
 }
@@ -137,7 +142,7 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-/// Serves one client. `_place` is its place among the connections.
+/// Serves one client. `_place` is its place among all connections, and among those of its source.
 async fn serve_client(
     core: Arc<Core>,
     stream: TcpStream,
@@ -145,7 +150,7 @@ async fn serve_client(
     routes: Router,
     tls: Option<TlsAcceptor>,
     waiting: Waiting,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Place<Source>),
 ) {
     let unfinished = core.metrics.connections_unfinished.clone();
     // Boxed: an idle session keeps nothing of how it began.
@@ -209,11 +214,13 @@ fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> 
     None
 }
 
-/// Serves one connection's HTTP: what it asks in twice the time that an upgrade may take.
+/// Serves one connection's HTTP: one request, in twice the time that an upgrade may take. Connections are counted, and requests
+/// aren't.
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router, within: Duration) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
+        .keep_alive(false)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // A connection that breaks, or takes too long, is its client's business.

@@ -65,6 +65,8 @@ pub(crate) struct Metrics {
     membership: Mutex<Counts>,
     /// Leases of other nodes that were refused: not valid, or no room.
     pub(crate) leases_refused: Counter,
+    /// Requests of other nodes to keep or drop leases for which there was no time.
+    pub(crate) requests_refused: Counter,
     /// Questions to homes without an answer in time: silent homes, or too many questions open.
     pub(crate) homes_silent: Counter,
 }
@@ -138,6 +140,7 @@ impl Metrics {
             ("answers_late", "Answers and outcomes that nobody waited for", &self.answers_late),
             ("notes_dropped", "Notes between sessions or nodes dropped", &self.notes_dropped),
             ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
+            ("requests_refused", "Requests of nodes about leases refused for want of time", &self.requests_refused),
             ("homes_silent", "Questions to homes without an answer in time", &self.homes_silent),
         ] {
             registry.register(name, help, counter.clone());

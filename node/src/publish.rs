@@ -1,12 +1,14 @@
 //! Keeps the leases and codes of this node's sessions registered with their homes.
 //!
 //! One task for all sessions: it registers again before the homes forget, and at once where a membership change has
-//! moved a home. Homes hand nothing over among themselves.
+//! moved a home. Homes hand nothing over among themselves. What it keeps can be a million things, and members come and go
+//! oftener than all of them can be looked at: it looks at a few at a time, and at all of them once a second at most.
 
 mod places;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +26,7 @@ use crate::{
     core::Core,
     federation::frame::{MAX_BATCH, Request},
     locate::{self, Registered},
+    membership::view::View,
     placement::Tag,
     room,
     session::SessionId,
@@ -33,6 +36,10 @@ use crate::{
 pub(crate) const COMMANDS: usize = 16_384;
 /// How long a registration that is due waits for others, which are sent with it.
 const TOGETHER: Duration = Duration::from_millis(500);
+/// From one time that all is looked at for moved homes to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many are looked at before others have their turn: about a millisecond's work among a thousand members.
+const LOOK_AT: usize = 256;
 /// The pauses before a home that did not answer is asked again: with the time that it is waited for, about as long as one
 /// that is down is taken for a member.
 const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
@@ -100,6 +107,22 @@ pub(crate) struct Publisher {
     /// Exactly one slot for each key that is kept.
     schedule: BTreeMap<Slot, Key>,
     slots: u64,
+    /// The view by which was placed last.
+    view: Arc<View>,
+    look: Look,
+    /// What has moved, by its new home, and is told with others.
+    moved: HashMap<NodeId, Vec<Key>>,
+}
+
+/// How far all that is kept has been looked at for homes that have moved.
+#[derive(Clone, Copy)]
+enum Look {
+    /// No home has moved since. The next time is not before `next`.
+    Done { next: Instant },
+    /// Homes have moved: it begins at this time.
+    Due { at: Instant },
+    /// Up to this slot; whatever is scheduled anew meanwhile stands behind it. `again`: homes have moved since it began.
+    At { slot: Slot, next: Instant, again: bool },
 }
 
 /// What one home is to be told.
@@ -116,7 +139,17 @@ struct Errand {
 impl Publisher {
     /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, kept: HashMap::new(), places: Places::default(), schedule: BTreeMap::new(), slots: 0 }
+        let view = core.view.load_full();
+        Self {
+            core,
+            kept: HashMap::new(),
+            places: Places::default(),
+            schedule: BTreeMap::new(),
+            slots: 0,
+            view,
+            look: Look::Done { next: Instant::now() },
+            moved: HashMap::new(),
+        }
     }
 
     /// Runs until the queue's senders are gone.
@@ -126,13 +159,17 @@ impl Publisher {
         loop {
             let mut errands = HashMap::new();
             let due = self.schedule.first_key_value().map(|((at, _), _)| *at + TOGETHER);
+            let look = self.next_look();
             tokio::select! {
-                biased;
                 changed = view_changes.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    self.handle_view(&mut errands);
+                    self.note_view();
+                }
+                () = sleep_until(look.unwrap_or_else(Instant::now).into()), if look.is_some() => {
+                    self.look_at_some(&mut errands);
+                    tokio::task::yield_now().await;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
                     self.handle_due(Instant::now(), &mut errands);
@@ -197,7 +234,8 @@ impl Publisher {
         }
         self.forget(&key);
         let tag = key.tag();
-        let placed = self.places.place(&self.core.view.load(), tag);
+        self.note_view();
+        let placed = self.places.place(&self.view, tag);
         let slot = self.schedule_next(key);
         self.kept.insert(key, Kept { tag, lease, placed, slot });
     }
@@ -240,17 +278,64 @@ impl Publisher {
         room::give_back(&mut self.kept);
     }
 
-    fn handle_view(&mut self, errands: &mut HashMap<NodeId, Errand>) {
+    /// Places by the present view from now on. Where its homes are others, all that was placed before is looked at.
+    fn note_view(&mut self) {
         let view = self.core.view.load_full();
-        let former = std::mem::take(&mut self.places);
-        for (key, kept) in &mut self.kept {
-            let placed = self.places.place(&view, kept.tag);
+        if Arc::ptr_eq(&view, &self.view) {
+            return;
+        }
+        if !view.has_homes_of(&self.view) {
+            match &mut self.look {
+                Look::Done { next } => self.look = Look::Due { at: *next },
+                Look::Due { .. } => {}
+                Look::At { again, .. } => *again = true,
+            }
+        }
+        self.view = view;
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        match self.look {
+            Look::Done { .. } => None,
+            Look::Due { at } => Some(at),
+            Look::At { .. } => Some(Instant::now()),
+        }
+    }
+
+    fn look_at_some(&mut self, errands: &mut HashMap<NodeId, Errand>) {
+        let (from, next, again) = match self.look {
+            Look::Done { .. } => return,
+            Look::Due { .. } => {
+                self.places.tidy(self.view.len(), self.kept.values_mut().map(|kept| &mut kept.placed));
+                (Bound::Unbounded, Instant::now() + LOOK_EVERY, false)
+            }
+            Look::At { slot, next, again } => (Bound::Excluded(slot), next, again),
+        };
+        let mut last = None;
+        for (slot, key) in self.schedule.range((from, Bound::Unbounded)).take(LOOK_AT) {
+            last = Some(*slot);
+            let Some(kept) = self.kept.get_mut(key) else { continue };
+            let placed = self.places.place(&self.view, kept.tag);
             for home in self.places.homes(placed) {
-                if !former.homes(kept.placed).any(|former| former == home) {
-                    put(errands.entry(home.0).or_default(), *key, kept);
+                if !self.places.homes(kept.placed).any(|former| former == home) {
+                    self.moved.entry(home.0).or_default().push(*key);
                 }
             }
             kept.placed = placed;
+        }
+        self.look = match last {
+            Some(slot) => Look::At { slot, next, again },
+            None if again => Look::Due { at: next },
+            None => Look::Done { next },
+        };
+        for (home, keys) in self.moved.extract_if(|_, keys| last.is_none() || keys.len() >= MAX_BATCH) {
+            let errand: &mut Errand = errands.entry(home).or_default();
+            for key in keys {
+                // What was given back meanwhile is not told.
+                if let Some(kept) = self.kept.get(&key) {
+                    put(errand, key, kept);
+                }
+            }
         }
     }
 }

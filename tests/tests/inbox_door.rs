@@ -312,6 +312,11 @@ async fn a_node_proves_its_key_for_its_own_url_alone() {
     assert!(!verify_node(&raw.node(), &[4; 32], &raw.nonce(), &url, &signature));
     raw.send(ask("wss://elsewhere.example")).await;
     assert_eq!(raw.expect("error").await["code"], "bad_message");
+    // Each costs a signature.
+    for _ in 0..12 {
+        raw.send(ask(&url)).await;
+    }
+    assert_eq!(raw.close_code().await, Some(1008));
     federation.shutdown().await;
 }
 

@@ -243,6 +243,26 @@ async fn a_source_connects_no_more_often_than_it_may_and_reconnecting_resets_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_has_no_more_connections_at_once_than_it_may() {
+    let federation = Federation::start(1, |config| config.limits.source_connections = 2).await;
+    let url = federation.nodes[0].client_url();
+    let (one, other) = (Raw::connect(url).await, Raw::connect(url).await);
+    assert!(tokio_tungstenite::connect_async(url).await.is_err());
+    drop(one);
+    eventually("the session is gone", || federation.nodes[0].stats().sessions == 1).await;
+    // Its place is free a moment later.
+    let mut again = tokio_tungstenite::connect_async(url).await;
+    let deadline = Instant::now() + chappe_tests::PATIENCE;
+    while again.is_err() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        again = tokio_tungstenite::connect_async(url).await;
+    }
+    assert!(again.is_ok());
+    drop(other);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leases_outlive_a_rolling_restart_of_their_homes() {
     let mut federation = Federation::start(4, no_limits).await;
     let mut callee = Raw::connect(federation.nodes[0].client_url()).await;

@@ -93,6 +93,16 @@ async fn a_handshake_of_tls_that_does_not_end_is_dropped_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_for_one_request() {
+    let federation = Federation::start(1, no_limits).await;
+    let stream = TcpStream::connect(federation.nodes[0].addrs().client).await.expect("a connection");
+    let requests = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3);
+    let answers = answer(stream, requests.as_bytes()).await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 1, "{answers}");
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_upgrade_is_answered_in_words() {
     let federation = Federation::start(1, no_limits).await;
     let addr = federation.nodes[0].addrs().client;

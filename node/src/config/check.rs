@@ -168,6 +168,7 @@ impl NodeConfig {
                 "limits.max_held",
                 "at least limits.max_queued is allowed",
             ),
+            (self.limits.source_connections >= 1, "limits.source_connections", "at least 1 is allowed"),
             (self.limits.max_sources >= 1, "limits.max_sources", "at least 1 is allowed"),
             (!self.times.write.is_zero(), "times.write", "more than 0s is allowed"),
             (

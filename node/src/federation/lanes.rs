@@ -12,13 +12,14 @@ use chappe_common::keys::NodeId;
 use governor::{Quota, RateLimiter};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
+    sync::mpsc,
     task::JoinSet,
     time::{sleep, sleep_until},
 };
 
 use super::{
     exchange,
-    frame::{self, Frame, Lane},
+    frame::{self, Frame, Lane, Request},
     link::{CloseReason, Link, Queues},
     membership::Event,
     replies::Replies,
@@ -40,6 +41,9 @@ const EXCHANGE_RATE: (NonZeroU32, NonZeroU32) = (per_second(1), per_second(8));
 const WRITE_FRAMES: usize = 64;
 /// How many pieces a lane reads at once; a piece is what one packet brought.
 const READ_PIECES: usize = 64;
+/// Requests of one peer to keep or drop leases that may wait: with 64 leases each, as many as can be verified while the peer
+/// waits for the answer.
+const REGISTRATIONS: usize = 256;
 /// How often overdue outcomes are looked for.
 const SWEEP: Duration = Duration::from_millis(250);
 
@@ -52,7 +56,9 @@ pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
     let mut parts = JoinSet::new();
     parts.spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
     parts.spawn(write_lane(link.connection().clone(), Lane::Control, queues.control));
-    parts.spawn(read_lanes(core.clone(), link.clone()));
+    let (registrations, to_register) = mpsc::channel(REGISTRATIONS);
+    parts.spawn(read_lanes(core.clone(), link.clone(), registrations));
+    parts.spawn(answer_registrations(core.clone(), link.clone(), to_register));
     parts.spawn(read_datagrams(core.clone(), link.clone()));
     parts.spawn(answer_exchanges(core.clone(), link.clone()));
     tokio::select! {
@@ -100,7 +106,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Rece
 }
 
 /// Reads the peer's lanes. Anything else than one of each is a breach of the protocol.
-async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
+async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sender<Registration>) {
     let mut lanes = JoinSet::new();
     let mut seen = Vec::new();
     while let Ok(mut stream) = link.connection().accept_uni().await {
@@ -109,7 +115,7 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
         match lane {
             Some(lane) if !seen.contains(&lane) => {
                 seen.push(lane);
-                lanes.spawn(read_lane(core.clone(), link.clone(), lane, stream));
+                lanes.spawn(read_lane(core.clone(), link.clone(), lane, stream, registrations.clone()));
             }
             _ => {
                 core.metrics.link_protocol_errors.inc();
@@ -119,7 +125,13 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>) {
     }
 }
 
-async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: RecvStream) {
+async fn read_lane(
+    core: Arc<Core>,
+    link: Arc<Link>,
+    lane: Lane,
+    mut stream: RecvStream,
+    registrations: mpsc::Sender<Registration>,
+) {
     let mut buffer = BytesMut::new();
     let mut pieces = vec![Bytes::new(); READ_PIECES];
     let mut replies = Replies::default();
@@ -138,11 +150,8 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
             buffer.extend_from_slice(&std::mem::take(piece));
         }
         link.touch(Instant::now());
-        if let Err(error) = handle_frames(&core, &link, lane, &mut buffer, &mut replies).await {
-            core.metrics.link_protocol_errors.inc();
-            tracing::debug!(peer = link.peer().short(), %error, "closing a link");
-            link.close(CloseReason::Protocol);
-            return;
+        if let Err(error) = handle_frames(&core, &link, lane, &mut buffer, &mut replies, &registrations).await {
+            return breach(&core, &link, &error);
         }
         match replies.deadline() {
             // A lane that is never read empty would never come to its timer.
@@ -154,6 +163,32 @@ async fn read_lane(core: Arc<Core>, link: Arc<Link>, lane: Lane, mut stream: Rec
     replies.send(&core, &link);
 }
 
+fn breach(core: &Core, link: &Link, error: &Breach) {
+    core.metrics.link_protocol_errors.inc();
+    tracing::debug!(peer = link.peer().short(), %error, "closing a link");
+    link.close(CloseReason::Protocol);
+}
+
+/// A request to keep or drop leases, its number, and when it came.
+type Registration = (Instant, u64, Request);
+
+/// Answers these in their order, beside the lane: lookups that come behind them don't wait for their signatures.
+async fn answer_registrations(core: Arc<Core>, link: Arc<Link>, mut registrations: mpsc::Receiver<Registration>) {
+    while let Some((since, id, request)) = registrations.recv().await {
+        // Nobody waits for the answer any more.
+        let is_late = since.elapsed() >= core.config.times.lookup && matches!(request, Request::PutLeases(_));
+        let answered = if is_late {
+            answer::refuse(&core, &link, id);
+            Ok(())
+        } else {
+            answer::answer_node(&core, &link, id, request).await
+        };
+        if let Err(error) = answered {
+            return breach(&core, &link, &error);
+        }
+    }
+}
+
 /// Handles all whole frames of what was read.
 async fn handle_frames(
     core: &Arc<Core>,
@@ -161,13 +196,18 @@ async fn handle_frames(
     lane: Lane,
     buffer: &mut BytesMut,
     replies: &mut Replies,
+    registrations: &mpsc::Sender<Registration>,
 ) -> Result<(), Breach> {
     let mut batch = Batch::default();
     while let Some((header, payload)) = frame::decode(buffer, lane)? {
         batch.expect(!buffer.is_empty());
         if let Some((id, request)) = dispatch::handle(core, link, &mut batch, replies, header, &payload)? {
             batch.flush();
-            answer::answer_node(core, link, id, request).await?;
+            if !matches!(request, Request::PutLeases(_) | Request::DropLeases(_)) {
+                answer::answer_node(core, link, id, request).await?;
+            } else if registrations.try_send((Instant::now(), id, request)).is_err() {
+                answer::refuse(core, link, id);
+            }
         }
     }
     Ok(())

@@ -3,7 +3,6 @@
 mod accept;
 mod dial;
 mod judge;
-mod places;
 
 use std::{
     collections::HashMap,
@@ -26,19 +25,21 @@ use quinn::{
 };
 use tokio::sync::Semaphore;
 
+use self::dial::Dial;
 pub(crate) use self::{
     accept::accept,
     dial::{DialError, connect, redial, send_datagram},
-    places::HANDSHAKES_PART,
 };
-use self::{dial::Dial, places::Places};
 use super::link::{CloseReason, Link};
-use crate::{config::FederationSection, core::Core, placement::Network};
+use crate::{config::FederationSection, core::Core, placement::Network, places::Places};
 
 /// The first packets of a connection that is not accepted yet, in bytes: one flight.
 const FIRST_FLIGHT: u64 = 8 * 1024;
 /// The burst of handshakes, as a multiple of what a second allows.
 const HANDSHAKES_BURST: u32 = 10;
+/// The part of the places for handshakes that one /24 or /48 may take, which has two members: whoever holds its connections
+/// open fills no more than this.
+pub(crate) const HANDSHAKES_PART: usize = 16;
 /// After this silence a link is closed. Two of a thousand members have something to say to each other every twelve
 /// minutes or so, and a new link for that costs more traffic, and more false alarms where packets are lost, than the
 /// 36 KiB that a link takes meanwhile.
@@ -57,7 +58,7 @@ pub(crate) struct Links {
     dials: Mutex<HashMap<NodeId, Dial>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
     /// Room for handshakes and first words of others.
-    incoming: Arc<Places>,
+    incoming: Arc<Places<Network>>,
     dial_backs: DefaultKeyedRateLimiter<Network>,
     dialling_back: Semaphore,
 }
@@ -91,7 +92,7 @@ impl Links {
             table: DashMap::new(),
             dials: Mutex::default(),
             handshakes: RateLimiter::dashmap(Quota::per_second(per_second).allow_burst(burst)),
-            incoming: Arc::new(Places::new(config.max_handshakes)),
+            incoming: Places::new(config.max_handshakes, config.max_handshakes / HANDSHAKES_PART),
             dial_backs: RateLimiter::dashmap(Quota::per_minute(rate(config.dial_backs_per_minute))),
             dialling_back: Semaphore::new(config.max_dial_backs),
         })

@@ -75,6 +75,12 @@ impl View {
         LookupHomes::new(current, next, other)
     }
 
+    /// Whether every tag has the same homes as in `other`, which are in the same epochs.
+    pub fn has_homes_of(&self, other: &Self) -> bool {
+        self.places == other.places
+            && self.places.iter().all(|place| self.epoch(&place.node()) == other.epoch(&place.node()))
+    }
+
     /// The members.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.iter().map(|(node, _)| *node)
@@ -165,6 +171,20 @@ mod tests {
         assert!(mixed.contains(&node(2)) && mixed.epoch(&node(5)) == Some(5) && mixed.nodes().count() == 5);
         let young = view(&placement, &[(1, true), (2, false), (3, true), (4, false)]);
         assert_eq!(used(&young).len(), 4);
+    }
+
+    #[test]
+    fn who_is_nobodys_home_may_come_and_go_and_a_home_that_starts_anew_is_another() {
+        let placement = Placement::new(genesis(), None);
+        let homes = [(1, true), (3, true), (4, true)];
+        let with = |more: &[(u32, bool)]| view(&placement, &[&homes[..], more].concat());
+        assert!(with(&[]).has_homes_of(&with(&[(2, false)])));
+        assert!(!with(&[]).has_homes_of(&with(&[(2, true)])) && !with(&[(2, true)]).has_homes_of(&with(&[])));
+        let mut again = record(3);
+        again.epoch += 1;
+        let records = [record(1), again, record(4)];
+        let again = View::new(&placement, records.iter().map(|record| (record, true)));
+        assert!(!again.has_homes_of(&with(&[])));
     }
 
     #[test]

@@ -20,7 +20,11 @@ pub(super) struct Placed([u32; HOMES]);
 /// No home: there are fewer members than homes.
 const NOBODY: u32 = u32::MAX;
 
-/// The homes that anything is placed at.
+/// Homes that nothing may be placed at any more, before they are forgotten: members come and go, and each time one starts
+/// anew it is another.
+const SPARE: usize = 1024;
+
+/// The homes that anything is placed at, and some more.
 #[derive(Default)]
 pub(super) struct Places {
     homes: Vec<Home>,
@@ -40,6 +44,18 @@ impl Places {
     /// The homes that were given those numbers.
     pub(super) fn homes(&self, placed: Placed) -> impl Iterator<Item = Home> + '_ {
         placed.0.into_iter().filter_map(|number| self.homes.get(usize::try_from(number).ok()?).copied())
+    }
+
+    /// Forgets the homes that nothing is placed at, if they may be many among so many members. `all`: what is placed.
+    pub(super) fn tidy<'a>(&mut self, members: usize, all: impl Iterator<Item = &'a mut Placed>) {
+        if self.homes.len() <= 2 * members + SPARE {
+            return;
+        }
+        let former = std::mem::take(self);
+        for number in all.flat_map(|placed| &mut placed.0) {
+            let home = usize::try_from(*number).ok().and_then(|number| former.homes.get(number));
+            *number = home.map_or(NOBODY, |home| self.number(*home));
+        }
     }
 
     fn number(&mut self, home: Home) -> u32 {
@@ -97,5 +113,21 @@ mod tests {
             }
         }
         assert_eq!(places.homes.len(), 2 + 7 + 9, "each home has one number in each of its epochs");
+    }
+
+    #[test]
+    fn homes_that_are_none_any_more_are_forgotten_and_what_is_placed_stays_where_it_is() {
+        let mut places = Places::default();
+        let homes = |places: &Places, placed: Placed| places.homes(placed).collect::<Vec<_>>();
+        let mut placed: Vec<_> = (0..20).map(|n| places.place(&view(9, 1), tag(n))).collect();
+        let before: Vec<_> = placed.iter().map(|placed| homes(&places, *placed)).collect();
+        for epoch in 2..1000 {
+            for n in 0..20 {
+                places.place(&view(9, epoch), tag(n));
+            }
+            places.tidy(9, placed.iter_mut());
+        }
+        assert_eq!(placed.iter().map(|placed| homes(&places, *placed)).collect::<Vec<_>>(), before);
+        assert!(places.homes.len() <= 2 * 9 + SPARE);
     }
 }

@@ -327,6 +327,11 @@ impl SessionHandle {
         Ok(open)
     }
 
+    /// Why the session has to end, if something was said of that.
+    pub(crate) fn end_reason(&self) -> Option<EndReason> {
+        self.state().end
+    }
+
     /// Takes nothing more; gives back what waited.
     pub(crate) fn close(&self) -> VecDeque<SessionEvent> {
         let mut state = self.state();

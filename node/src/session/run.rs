@@ -333,7 +333,10 @@ impl Session {
         }
         match polled {
             _ if over => Poll::Ready(Err(Over)),
-            Poll::Ready(Err(Ended::Closed)) => Poll::Ready(Err(Over)),
+            // What TLS had to say itself may have found no room.
+            Poll::Ready(Err(Ended::Closed)) => {
+                Poll::Ready(self.handle.end_reason().map_or(Err(Over), |end| self.end(end)))
+            }
             Poll::Ready(Err(Ended::NoRoom)) => {
                 self.unread = true;
                 Poll::Ready(self.end(EndReason::SlowConsumer))

@@ -133,6 +133,12 @@ impl Books<'_> {
                 unanswered_leases,
                 self.grown("leases_refused_total"),
             ),
+            account(
+                "requests refused",
+                self.told("told request refused"),
+                self.grown("replies_dropped_total"),
+                self.grown("requests_refused_total"),
+            ),
             account("words that nobody waited for", unawaited, 0, self.grown("answers_late_total")),
         ];
         if breaches > 0 {
@@ -157,6 +163,7 @@ impl Books<'_> {
             let leases = self.told("leases kept")
                 + self.told("leases refused")
                 + self.told("leases older than what is kept")
+                + self.told("told request refused") * leases::BATCH
                 + unanswered_leases;
             accounts.push(account("leases judged", self.told("leases sent"), 0, leases));
         }

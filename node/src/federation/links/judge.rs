@@ -50,8 +50,9 @@ pub(super) async fn judge(
         return Err(Refusal::Record);
     }
     let epoch = record.epoch;
-    let former = core.records.find(&peer, ours).filter(|known| known.epoch < epoch);
-    if former.is_some() && core.new_runs.check_key(&peer).is_err() {
+    // Whoever has left before is in no record.
+    let is_new_run = core.records.find(&peer, ours).is_none_or(|known| known.epoch < epoch);
+    if is_new_run && core.new_runs.check_key(&peer).is_err() {
         return Err(Refusal::Full);
     }
     // Whoever dialled: its address was validated by a Retry, or by this node's own dial. A dial-back would go from this

@@ -31,7 +31,7 @@ const ASK_MARGIN: Duration = Duration::from_millis(50);
 impl Session {
     pub(super) fn register(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let code = request.pairing_code()?;
-        let registration = Registration { code, public_key: request.public_key()?, payload: request.payload() };
+        let registration = Registration { code, public_key: request.public_key()?, payload: request.kept_payload()? };
         let (core, session) = (self.core.clone(), self.handle.id());
         self.claiming = Some(code);
         self.start_ordered(async move {
@@ -47,6 +47,7 @@ impl Session {
             AskKind::Pair => (request.target_code()?, None, request.proposed_name()?),
             AskKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
         };
+        let payload = request.kept_payload()?;
         if self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
             return Ok(Said::Exceeded);
         }
@@ -56,7 +57,7 @@ impl Session {
         let Requested::Find { withdrawn } = requested.ok_or(BadRequest::NotRegistered)? else {
             return Ok(Said::Nothing);
         };
-        let (core, payload) = (self.core.clone(), request.payload());
+        let core = self.core.clone();
         // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
         // at a node that is slow or dead, must not look different from one that nobody has.
         let deadline = now + self.core.config.times.pair_error.saturating_sub(ASK_MARGIN);

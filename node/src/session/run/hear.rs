@@ -22,7 +22,7 @@ use crate::{
     socket::frame::{Heard, Opcode, Violation},
 };
 
-/// Protocol pings, and pongs that nobody asked for, that a client may send faster than one a second.
+/// Protocol pings, pongs that nobody asked for and requests for a proof that a client may send faster than one a second.
 const PING_BURST: u32 = 10;
 
 const BUSY: &str = "Too many inboxes are being attached. Try again.";
@@ -76,7 +76,7 @@ impl Session {
         self.pings += 1;
         if self.pings.saturating_sub(since) > PING_BURST {
             self.core.metrics.refused(ErrorCode::RateLimited);
-            return self.close(CLOSE_POLICY, "too many pings");
+            return self.close(CLOSE_POLICY, "too many pings or proofs");
         }
         Ok(())
     }
@@ -127,6 +127,10 @@ impl Session {
             (None, Some(kind)) => self.send_to_code(&request, kind),
             (None, None) => {
                 self.alarm.mark();
+                // A signature each.
+                if request.kind() == "prove" {
+                    self.count_ping()?;
+                }
                 self.handle_request(&request).map(|said| match said {
                     Said::Nothing => {}
                     Said::Text(text) => self.say(&text),
@@ -163,7 +167,7 @@ impl Session {
             "pair_response" => {
                 self.check_registered()?;
                 let (target, accepted) = (request.target_code()?, request.accepted()?);
-                let actions = self.code_door.respond_pair(target, accepted, request.payload());
+                let actions = self.code_door.respond_pair(target, accepted, request.kept_payload()?);
                 Said::Actions(actions.ok_or(BadRequest::NotRegistered)?)
             }
             "link_response" => {
