@@ -1,6 +1,6 @@
 //! Connections that never become sessions: half open, dripping, and with a handshake of TLS that is abandoned.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -18,6 +18,10 @@ use crate::ca::Ca;
 const OPEN: u32 = 19_500;
 /// How many are begun in a second: all places of a node within the time that it gives each.
 const RATE: u32 = 4_500;
+
+/// Connections in a second on which HTTP is asked, and how often it is asked on each.
+const HTTP_RATE: u32 = 1_000;
+const REQUESTS: usize = 200;
 
 /// As many connections as a process may hold, of which a half say nothing at all and the others a half of a request.
 /// Whoever is closed comes again.
@@ -82,6 +86,28 @@ pub async fn drip(plan: &Plan) {
                     plan.leave(number, count).await;
                 }
             }
+        }
+    })
+    .await;
+}
+
+/// Requests that are no upgrade, as many as fit down each connection, from everywhere.
+pub async fn http_requests(plan: &Plan) {
+    let requests = "GET /stats HTTP/1.1\r\nHost: x\r\n\r\n".repeat(REQUESTS);
+    let requests: Arc<str> = requests.into();
+    plan.at_each_turn(HTTP_RATE, HTTP_RATE, |number| {
+        let (plan, requests) = (plan.clone(), requests.clone());
+        async move {
+            let Ok(mut stream) = dial(hostile_source(number % MANY), plan.node, Takes::All).await else {
+                return plan.tally.count("not connected");
+            };
+            let _ = stream.write_all(requests.as_bytes()).await;
+            let mut answers = Vec::new();
+            // What the node doesn't read any more makes it end with a reset.
+            let _ = timeout_at(plan.listens_until(), stream.read_to_end(&mut answers)).await;
+            let count = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count();
+            plan.tally.count(if count > 0 { "connections with requests" } else { "not opened" });
+            plan.tally.add("requests answered", count as u64);
         }
     })
     .await;

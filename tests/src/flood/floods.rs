@@ -36,6 +36,7 @@ enum Kind {
     PairOne,
     Attach,
     AttachFull,
+    Proofs,
     Resolve,
     CallOffer,
 }
@@ -56,6 +57,7 @@ impl Flood {
             "pair-one-code" => Kind::PairOne,
             "attach" => Kind::Attach,
             "attach-full" => Kind::AttachFull,
+            "proofs" => Kind::Proofs,
             "resolve" => Kind::Resolve,
             "call-offer" => Kind::CallOffer,
             _ => return None,
@@ -65,10 +67,21 @@ impl Flood {
 
     /// What all send in a second.
     const fn rate(self) -> u32 {
-        if matches!(self.kind, Kind::AttachFull) { RATE_FULL } else { RATE }
+        match self.kind {
+            Kind::AttachFull => RATE_FULL,
+            // One a second of each, which is what a session may ask for.
+            Kind::Proofs => {
+                if self.many {
+                    MANY
+                } else {
+                    OF_ONE
+                }
+            }
+            _ => RATE,
+        }
     }
 
-    fn message(self, number: u64, full: &Value) -> Value {
+    fn message(self, plan: &Plan, number: u64, full: &Value) -> Value {
         let id = number.to_string();
         match self.kind {
             Kind::PairRandom => json!({"type": "pair_request", "targetCode": random_code()}),
@@ -78,6 +91,10 @@ impl Flood {
                 json!({"type": "attach", "id": id, "inboxes": [{"lease": "A".repeat(240), "proof": "A".repeat(86)}]})
             }
             Kind::AttachFull => json!({"type": "attach", "id": id, "inboxes": full}),
+            Kind::Proofs => {
+                let (challenge, url) = (random_inbox(), format!("ws://{}", plan.node));
+                json!({"type": "prove", "id": id, "challenge": challenge, "url": url})
+            }
             Kind::Resolve => json!({"type": "resolve", "id": id, "inbox": random_inbox()}),
             Kind::CallOffer => {
                 json!({"type": "call_offer", "to": random_inbox(), "payload": "x".repeat(1_000), "id": id})
@@ -156,7 +173,7 @@ async fn client(
         if plan.is_over() {
             break;
         }
-        let message = text(&flood.message(turn, full));
+        let message = text(&flood.message(plan, turn, full));
         plan.tally.add("leases to attach", full.as_array().map_or(0, |leases| leases.len() as u64));
         if !talk.write(plan, &message, 1).await {
             return None;
