@@ -10,6 +10,7 @@ mod link;
 mod outbox;
 mod record;
 mod refer;
+mod refusals;
 mod session;
 
 use std::{

@@ -162,8 +162,8 @@ impl Driver {
         };
         match reply {
             Reply::Attached { id, ttl, rejected } => {
-                if let Some(Wanted::Attached { count, .. }) = self.answered(serial, &id) {
-                    self.handle_attached(serial, count, Duration::from_secs(ttl), &rejected);
+                if let Some(Wanted::Attached { count, held }) = self.answered(serial, &id) {
+                    self.handle_attached(serial, (count, held.is_some()), Duration::from_secs(ttl), &rejected);
                 }
             }
             Reply::Detached { id } => drop(self.answered(serial, &id)),

@@ -150,7 +150,6 @@ impl Driver {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return 0 };
         let outdated = session.outdated(self.profile.contacts().iter(), unix_now());
         let batches = session.attachments(self.profile.contacts().iter(), unix_now_ms());
-        session.refused_before = std::mem::take(&mut session.refused);
         if session.is_ready() {
             // Set again by the answers, of which the earliest counts; a missing one ends the session.
             session.reattach_at = None;
@@ -176,32 +175,41 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_attached(&mut self, serial: u64, count: usize, ttl: Duration, rejected: &[Rejection]) {
-        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+    /// The node has answered an `attach` of `count` inboxes, some of them new where it `has_new` ones.
+    pub(super) fn handle_attached(
+        &mut self,
+        serial: u64,
+        (count, has_new): (usize, bool),
+        ttl: Duration,
+        rejected: &[Rejection],
+    ) {
         let for_now = rejected.iter().filter(|rejection| rejection.is_for_now()).count();
         let for_good = rejected.len() - for_now;
         if for_good > 0 {
             tracing::warn!(rejected = for_good, "the node rejects inboxes; the clock may be wrong");
         }
-        // A session that is in use has what it had attached before.
-        if for_good >= count || (rejected.len() >= count && !session.is_ready()) {
-            self.lose(serial, DisconnectReason::NotAttached);
+        // One by one or at once, all are refused. And which of them are the new ones isn't known here.
+        if rejected.len() >= count || (for_now > 0 && has_new) {
+            self.handle_refused(serial, for_good < count, has_new);
             return;
         }
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
         let ttl = if for_now > 0 { attach_again() } else { ttl };
         if session.handle_attached(ttl, unix_now(), Instant::now()) {
             self.handle_ready(serial);
         }
     }
 
-    /// The node has refused a whole message. A session that is in use has what it had attached before, which lasts until another
-    /// try; if that is refused, too, or where `has_new` inboxes nobody could call at them, another node is better.
+    /// The node has refused a whole message.
     pub(super) fn handle_not_attached(&mut self, serial: u64, has_new: bool, code: Option<ErrorCode>) {
-        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
         let is_for_now = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
-        if session.is_ready() && is_for_now && !has_new && !session.refused_before {
+        self.handle_refused(serial, is_for_now, has_new);
+    }
+
+    fn handle_refused(&mut self, serial: u64, is_for_now: bool, has_new: bool) {
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+        if session.handle_refused(is_for_now, has_new) {
             session.handle_attached(attach_again(), unix_now(), Instant::now());
-            session.refused = true;
         } else {
             self.lose(serial, DisconnectReason::NotAttached);
         }
@@ -295,6 +303,9 @@ impl Driver {
                     self.say(serial, &ToNode::Ping).await;
                 }
                 Due::Reattach => {
+                    if let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) {
+                        session.begin_try();
+                    }
                     self.attach(serial, None).await;
                 }
                 Due::Silent => self.lose(serial, DisconnectReason::Silent),

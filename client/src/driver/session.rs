@@ -16,6 +16,7 @@ use chappe_discovery::{Connection, connection::ConnectionError};
 use futures_util::{FutureExt as _, future};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::refusals::{Refusal, Refusals};
 use crate::{
     contact::{Contact, ContactId, Day},
     protocol::Attachment,
@@ -55,9 +56,7 @@ pub(crate) struct Session {
     pub(crate) going_away: bool,
     attached: HashMap<Inbox, ContactId>,
     pub(crate) reattach_at: Option<Instant>,
-    /// The node has refused an `attach` of the last try, and one of the try before.
-    pub(crate) refused: bool,
-    pub(crate) refused_before: bool,
+    refusals: Refusals,
     last_heard: Instant,
     pinged: bool,
     last_seq: u64,
@@ -85,8 +84,7 @@ impl Session {
             going_away: false,
             attached: HashMap::new(),
             reattach_at: None,
-            refused: false,
-            refused_before: false,
+            refusals: Refusals::default(),
             last_heard: now,
             pinged: false,
             last_seq: 0,
@@ -177,6 +175,17 @@ impl Session {
             }
             Stage::Ready | Stage::Leaving { .. } => false,
         }
+    }
+
+    /// All leases are about to be renewed.
+    pub(crate) fn begin_try(&mut self) {
+        self.refusals.begin_try();
+    }
+
+    /// The node has not attached what it was asked for, some of it new where it `has_new` inboxes. Says whether the
+    /// session stays, for another try.
+    pub(crate) fn handle_refused(&mut self, is_for_now: bool, has_new: bool) -> bool {
+        self.refusals.handle_refused(Refusal { in_use: self.is_ready(), is_for_now, has_new })
     }
 
     /// Another session has taken over.
