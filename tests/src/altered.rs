@@ -6,8 +6,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message};
+use tokio_util::task::AbortOnDropHandle;
 
-/// The way's beginning. It ends when this is dropped.
+/// The way's beginning.
 #[derive(Debug)]
 pub struct Altered {
     listener: TcpListener,
@@ -28,11 +29,16 @@ impl Altered {
     }
 
     /// Leads clients to the node, whose messages `change` may change: those of the first client, of the second, and so on.
-    pub async fn lead_to<C: FnMut(&mut Value) + Send + 'static>(
+    /// The way and all that is under way on it end when what this returns is dropped.
+    pub fn lead_to<C: FnMut(&mut Value) + Send + 'static>(
         self,
         node: SocketAddr,
-        mut change: impl FnMut(usize) -> C,
-    ) {
+        change: impl FnMut(usize) -> C + Send + 'static,
+    ) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(self.lead(node, change)))
+    }
+
+    async fn lead<C: FnMut(&mut Value) + Send + 'static>(self, node: SocketAddr, mut change: impl FnMut(usize) -> C) {
         let mut clients = JoinSet::new();
         for number in 0.. {
             let Ok((stream, _)) = self.listener.accept().await else { return };

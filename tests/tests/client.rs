@@ -11,7 +11,8 @@ use chappe_node::NodeConfig;
 use chappe_tests::{PATIENCE, altered::Altered, federation::Federation};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 fn no_limits(config: &mut NodeConfig) {
     config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -350,8 +351,10 @@ async fn a_callee_whose_app_restarts_while_it_rings_is_rung_again() {
     federation.shutdown().await;
 }
 
-/// Who has paired and attached, and whose first renewal, after five seconds, the node refuses with `code`.
-async fn refused(code: &'static str) -> (Federation, JoinHandle<()>, (Person, ContactId), (Person, ContactId)) {
+/// A node, and a way to it that changes its answers.
+async fn altered<C: FnMut(&mut Value) + Send + 'static>(
+    change: impl FnMut(usize) -> C + Send + 'static,
+) -> (Federation, AbortOnDropHandle<()>) {
     let way = Altered::bind().await;
     let url = way.url();
     let federation = Federation::start(1, |config| {
@@ -359,8 +362,14 @@ async fn refused(code: &'static str) -> (Federation, JoinHandle<()>, (Person, Co
         config.client.urls = vec![url.clone()];
     })
     .await;
+    let leading = way.lead_to(federation.nodes[0].addrs().client, change);
+    (federation, leading)
+}
+
+/// Who has paired and attached, and whose first renewal, after five seconds, the node refuses with `code`.
+async fn refused(code: &'static str) -> (Federation, AbortOnDropHandle<()>, (Person, ContactId), (Person, ContactId)) {
     let (said, mut refused) = tokio::sync::mpsc::channel(1);
-    let leading = tokio::spawn(way.lead_to(federation.nodes[0].addrs().client, move |client| {
+    let (federation, leading) = altered(move |client| {
         let (said, mut attached) = (said.clone(), 0);
         move |answer: &mut Value| {
             if client > 0 || answer["type"] != "attached" {
@@ -373,7 +382,8 @@ async fn refused(code: &'static str) -> (Federation, JoinHandle<()>, (Person, Co
                 said.try_send(()).expect("the first refusal");
             }
         }
-    }));
+    })
+    .await;
     let (ada, bob) = friends(&federation, (Finds::Only(0), Finds::Only(0))).await;
     timeout(PATIENCE, refused.recv()).await.expect("in time").expect("a refusal");
     (federation, leading, ada, bob)
@@ -394,6 +404,26 @@ async fn a_client_stays_where_its_renewal_is_refused_for_now_and_leaves_where_it
     let (federation, leading, (mut ada, _), (bob, _)) = for_good;
     let reason = ada.disconnected().await;
     assert!(matches!(reason, DisconnectReason::NotAttached), "{reason:?}");
+    drop((ada, bob, leading));
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_leaves_at_once_where_one_of_its_new_inboxes_is_refused_for_now() {
+    let (federation, leading) = altered(|client| {
+        move |answer: &mut Value| {
+            if client == 0 && answer["type"] == "attached" {
+                answer["rejected"] = json!([{"index": 0, "code": "rate_limited"}]);
+            }
+        }
+    })
+    .await;
+    let ((mut ada, _), (bob, to_ada)) = friends(&federation, (Finds::Only(0), Finds::Only(0))).await;
+    let reason = ada.disconnected().await;
+    assert!(matches!(reason, DisconnectReason::NotAttached), "{reason:?}");
+    let ringing = call(&bob, to_ada).await;
+    let (incoming, _) = ada.incoming().await;
+    assert_eq!(incoming.id(), ringing.id());
     drop((ada, bob, leading));
     federation.shutdown().await;
 }
