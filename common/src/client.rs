@@ -10,8 +10,6 @@ pub const PROTOCOL: u32 = 1;
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// The largest payload of the inbox door in bytes: the largest padded plaintext, sealed and in base64, fits.
 pub const MAX_PAYLOAD: usize = 48 * 1024;
-/// The largest payload of `register`, `pair_request` and `pair_response` in bytes: a few keys in base64. Nodes keep it.
-pub const MAX_KEPT_PAYLOAD: usize = 4 * 1024;
 /// The deepest nesting of a message.
 pub const MAX_DEPTH: usize = 16;
 /// The longest request id in characters.

@@ -41,8 +41,8 @@ use crate::{
     turns::Turns,
 };
 
-/// New runs of one member, each of which ends all that the former has registered in tables of hundreds of thousands: a node
-/// that is being set up starts anew some thirty times, and none does for long.
+/// New runs of one node, each of which ends all that the former has registered in tables of hundreds of thousands: one that is
+/// being set up starts anew some thirty times, and none does for long.
 const NEW_RUNS: Quota =
     Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
 

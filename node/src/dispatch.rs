@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chappe_common::{
-    client::{ErrorCode, MAX_KEPT_PAYLOAD, MAX_MESSAGE, MAX_PAYLOAD, RelayKind},
+    client::{ErrorCode, MAX_MESSAGE, MAX_PAYLOAD, RelayKind},
     lease::Inbox,
 };
 use serde_json::value::RawValue;
@@ -200,7 +200,7 @@ fn is_within_bounds(note: &Note) -> bool {
         _ => return true,
     };
     name.as_ref().is_none_or(|name| name.len() <= MAX_NAME)
-        && payload.as_ref().is_none_or(|payload| is_payload(payload, MAX_KEPT_PAYLOAD))
+        && payload.as_ref().is_none_or(|payload| is_payload(payload, MAX_MESSAGE))
 }
 
 /// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not

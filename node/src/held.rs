@@ -1,5 +1,6 @@
-//! The memory that clients make a node hold: what waits for those that don't read, and what has come of messages that are
-//! not whole. Each client's is bounded by itself; this bounds that of all, of whom there are thousands.
+//! The memory that clients make a node hold: what waits for those that don't read, what has come of messages that are not
+//! whole, and payloads by which people pair. Each client's is bounded by itself; this bounds that of all, of whom there are
+//! thousands.
 
 use std::{
     fmt,
@@ -11,7 +12,9 @@ use std::{
 
 /// What a client may have held besides in each direction, in bytes: nobody is refused for an offer or a few candidates,
 /// whatever others do.
-const FREE: usize = 8 * 1024;
+pub(crate) const FREE: usize = 8 * 1024;
+/// What may be kept besides of each payload: keys.
+pub(crate) const FREE_PAYLOAD: usize = 1024;
 
 /// There is no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +34,26 @@ impl Held {
     }
 }
 
-/// What is held in one direction of one client.
-pub(crate) struct Part {
+/// What is held of one thing, such as one direction of one client; up to `FREE` bytes aren't counted.
+pub(crate) struct Part<const FREE: usize> {
     held: Arc<Held>,
     counted: usize,
 }
 
-impl fmt::Debug for Part {
+impl<const FREE: usize> fmt::Debug for Part<FREE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Part").field(&self.counted).finish()
     }
 }
 
-impl Part {
+impl<const FREE: usize> Part<FREE> {
+    /// So many bytes.
+    pub(crate) fn of(held: Arc<Held>, bytes: usize) -> Result<Self, NoRoom> {
+        let mut part = Self::new(held);
+        part.set(bytes)?;
+        Ok(part)
+    }
+
     /// Nothing yet.
     pub(crate) const fn new(held: Arc<Held>) -> Self {
         Self { held, counted: 0 }
@@ -70,7 +80,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl<const FREE: usize> Drop for Part<FREE> {
     fn drop(&mut self) {
         self.held.bytes.fetch_sub(self.counted, Ordering::Relaxed);
     }
@@ -83,7 +93,7 @@ mod tests {
     #[test]
     fn all_together_hold_no_more_than_allowed_and_each_a_little_at_any_time() {
         let held = Held::new(100);
-        let part = || Part::new(held.clone());
+        let part = || Part::<FREE>::new(held.clone());
         let (mut one, mut other, mut third) = (part(), part(), part());
         assert_eq!(one.set(FREE + 60), Ok(()));
         assert_eq!(other.set(FREE + 41), Err(NoRoom));

@@ -110,7 +110,7 @@ pub(crate) struct Publisher {
     /// The view by which was placed last.
     view: Arc<View>,
     look: Look,
-    /// What has moved, by its new home, and is told with others.
+    /// What has moved, by its new home, which is told of all of it at the end of the look.
     moved: HashMap<NodeId, Vec<Key>>,
 }
 
@@ -160,6 +160,7 @@ impl Publisher {
             let mut errands = HashMap::new();
             let due = self.schedule.first_key_value().map(|((at, _), _)| *at + TOGETHER);
             let look = self.next_look();
+            // In any order: while it looks, that is always ready.
             tokio::select! {
                 changed = view_changes.changed() => {
                     if changed.is_err() {
@@ -232,10 +233,13 @@ impl Publisher {
         if lease.as_ref().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
             return;
         }
-        self.forget(&key);
-        let tag = key.tag();
         self.note_view();
-        let placed = self.places.place(&self.view, tag);
+        let tag = key.tag();
+        // What is renewed stays placed as it was: where its homes have moved, they are told at the next look.
+        let placed = match self.forget(&key) {
+            Some(former) => former.placed,
+            None => self.places.place(&self.view, tag),
+        };
         let slot = self.schedule_next(key);
         self.kept.insert(key, Kept { tag, lease, placed, slot });
     }
@@ -328,7 +332,11 @@ impl Publisher {
             None if again => Look::Due { at: next },
             None => Look::Done { next },
         };
-        for (home, keys) in self.moved.extract_if(|_, keys| last.is_none() || keys.len() >= MAX_BATCH) {
+        if last.is_some() {
+            return;
+        }
+        // One errand for each home, which asks for one batch after the other.
+        for (home, keys) in std::mem::take(&mut self.moved) {
             let errand: &mut Errand = errands.entry(home).or_default();
             for key in keys {
                 // What was given back meanwhile is not told.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use chappe_node::NodeConfig;
 use chappe_tests::{
+    eventually,
     federation::Federation,
     raw::{Raw, key_of},
 };
@@ -469,6 +470,31 @@ async fn pings_and_heartbeats_are_answered() {
     let ack = raw.expect("heartbeat_ack").await;
     let after = chappe_tests::raw::now_ms();
     assert!((before..=after).contains(&ack["timestamp"].as_u64().expect("a number")));
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn payloads_that_are_kept_are_counted_among_all_and_short_ones_are_not() {
+    let (federation, mut first) = one_node(|config| {
+        no_limits(config);
+        (config.limits.max_queued, config.limits.max_held) = (64 * 1024, 64 * 1024);
+    })
+    .await;
+    let register = |code: &str, kib: usize| {
+        let payload = "p".repeat(kib * 1024 - 2);
+        json!({"type": "register", "pairingCode": code, "publicKey": key_of(code), "payload": payload})
+    };
+    first.send(register("FFFFFF", 50)).await;
+    first.expect("registered").await;
+    let mut second = Raw::connect(federation.nodes[0].client_url()).await;
+    second.send(register("SSSSSS", 50)).await;
+    assert_eq!(second.expect("error").await["code"], "congested");
+    second.send(register("SSSSSS", 1)).await;
+    second.expect("registered").await;
+    drop(first);
+    eventually("the first is gone", || federation.nodes[0].stats().sessions == 1).await;
+    second.send(register("SSSSSS", 50)).await;
+    second.expect("registered").await;
     federation.shutdown().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use chappe_common::keys::SecretKey;
 use chappe_node::NodeConfig;
 use chappe_tests::{
     eventually,
@@ -264,6 +265,38 @@ async fn a_source_has_no_more_connections_at_once_than_it_may() {
     }
     assert!(again.is_ok());
     drop(other);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_starts_anew_is_told_all_leases_though_they_are_many() {
+    // More than are looked at before others have their turn, and than one session may have.
+    const SESSIONS: u8 = 4;
+    const LEASES: u8 = 150;
+    let mut federation = Federation::start(3, no_limits).await;
+    let mut sessions = Vec::new();
+    for session in 0..SESSIONS {
+        let mut raw = Raw::connect(federation.nodes[0].client_url()).await;
+        let items = (0..LEASES).map(|number| {
+            let mut key = [number; 32];
+            key[0] = session;
+            raw.attachment(&SecretKey::from_bytes(&key), now_ms(), Duration::from_secs(600))
+        });
+        let inboxes: Vec<_> = items.collect();
+        raw.send(json!({"type": "attach", "id": "attach", "inboxes": inboxes})).await;
+        assert_eq!(raw.expect("attached").await["rejected"], json!([]));
+        sessions.push(raw);
+    }
+    let all = usize::from(SESSIONS) * usize::from(LEASES);
+    // Each of three members is a home of everything.
+    let have_all = |federation: &Federation| federation.nodes.iter().all(|node| node.stats().leases == all);
+    eventually("every home has all leases", || have_all(&federation)).await;
+    drop(federation.nodes.pop());
+    let again = federation.start_node(2, no_limits).await;
+    federation.nodes.push(again);
+    // Not when they are due again, which is after a minute and a half.
+    eventually("the home has all leases again", || have_all(&federation)).await;
+    drop(sessions);
     federation.shutdown().await;
 }
 

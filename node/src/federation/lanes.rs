@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     exchange,
-    frame::{self, Frame, Lane, Request},
+    frame::{self, Frame, Lane, MAX_BATCH, Request},
     link::{CloseReason, Link, Queues},
     membership::Event,
     replies::Replies,
@@ -42,7 +42,7 @@ const WRITE_FRAMES: usize = 64;
 /// How many pieces a lane reads at once; a piece is what one packet brought.
 const READ_PIECES: usize = 64;
 /// Requests of one peer to keep or drop leases that may wait: with 64 leases each, as many as can be verified while the peer
-/// waits for the answer.
+/// waits for the answer, and at most 17 MiB.
 const REGISTRATIONS: usize = 256;
 /// How often overdue outcomes are looked for.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -175,8 +175,8 @@ type Registration = (Instant, u64, Request);
 /// Answers these in their order, beside the lane: lookups that come behind them don't wait for their signatures.
 async fn answer_registrations(core: Arc<Core>, link: Arc<Link>, mut registrations: mpsc::Receiver<Registration>) {
     while let Some((since, id, request)) = registrations.recv().await {
-        // Nobody waits for the answer any more.
-        let is_late = since.elapsed() >= core.config.times.lookup && matches!(request, Request::PutLeases(_));
+        // Verified, its answer would come when nobody waits for it any more.
+        let is_late = since.elapsed() >= core.config.times.lookup / 2 && matches!(request, Request::PutLeases(_));
         let answered = if is_late {
             answer::refuse(&core, &link, id);
             Ok(())
@@ -203,10 +203,19 @@ async fn handle_frames(
         batch.expect(!buffer.is_empty());
         if let Some((id, request)) = dispatch::handle(core, link, &mut batch, replies, header, &payload)? {
             batch.flush();
-            if !matches!(request, Request::PutLeases(_) | Request::DropLeases(_)) {
-                answer::answer_node(core, link, id, request).await?;
-            } else if registrations.try_send((Instant::now(), id, request)).is_err() {
-                answer::refuse(core, link, id);
+            match request {
+                // What is put is put again where it is refused. What is more than a request may have is not kept waiting.
+                Request::PutLeases(ref leases) if leases.len() <= MAX_BATCH => {
+                    if registrations.try_send((Instant::now(), id, request)).is_err() {
+                        answer::refuse(core, link, id);
+                    }
+                }
+                // What is dropped is dropped once: the lane waits for it.
+                Request::DropLeases(ref leases) if leases.len() <= MAX_BATCH => {
+                    // They are answered as long as the link is up.
+                    let _ = registrations.send((Instant::now(), id, request)).await;
+                }
+                _ => answer::answer_node(core, link, id, request).await?,
             }
         }
     }

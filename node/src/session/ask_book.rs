@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chappe_common::code::PairingCode;
 
-use super::PeerAddr;
+use super::{PeerAddr, code_door::Kept};
 use crate::federation::frame::{Ask, AskKind};
 
 /// Requests that wait for one target at the most.
@@ -37,6 +37,8 @@ pub(crate) struct Incoming {
     pub(crate) from: PeerAddr,
     /// What was asked.
     pub(crate) ask: Ask,
+    /// That its payload is kept.
+    _kept: Kept,
     asked: Instant,
     warned: bool,
 }
@@ -90,7 +92,7 @@ impl AskBook {
     }
 
     /// Keeps a request that was made to this session, and gives it back to be said. `None`: it can't be processed.
-    pub(crate) fn receive(&mut self, now: Instant, from: PeerAddr, ask: Ask) -> Option<&Ask> {
+    pub(crate) fn receive(&mut self, now: Instant, from: PeerAddr, ask: Ask, kept: Kept) -> Option<&Ask> {
         self.incoming.retain(|waiting| waiting.from != from || waiting.ask.kind != ask.kind);
         let waiting = self.incoming.iter().filter(|waiting| waiting.ask.kind == ask.kind).count();
         let most = match ask.kind {
@@ -101,7 +103,7 @@ impl AskBook {
         if waiting >= most {
             return None;
         }
-        self.incoming.push(Incoming { from, ask, asked: now, warned: false });
+        self.incoming.push(Incoming { from, ask, _kept: kept, asked: now, warned: false });
         self.incoming.last().map(|waiting| &waiting.ask)
     }
 

@@ -5,7 +5,10 @@
 
 mod notes;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -18,7 +21,10 @@ use super::{
     handle::Bond,
     reply::Reply,
 };
-use crate::federation::frame::{Accepted, Ask, AskKind, Note};
+use crate::{
+    federation::frame::{Accepted, Ask, AskKind, Note},
+    held::{FREE_PAYLOAD, Held, NoRoom, Part},
+};
 
 /// Sessions that one session may be paired with or have asked at once.
 const MAX_BONDS: usize = 64;
@@ -67,7 +73,6 @@ pub(crate) enum Requested {
 }
 
 /// What a client registers.
-#[derive(Clone)]
 pub(crate) struct Registration {
     /// The code.
     pub(crate) code: PairingCode,
@@ -75,6 +80,16 @@ pub(crate) struct Registration {
     pub(crate) public_key: [u8; 32],
     /// What its pairing messages carry where they have no payload of their own.
     pub(crate) payload: Option<Bytes>,
+    /// That the payload is kept.
+    pub(crate) _kept: Kept,
+}
+
+/// What counts a payload, if there is one, among all that is held for clients.
+pub(crate) type Kept = Option<Part<FREE_PAYLOAD>>;
+
+/// Counts a payload that is to be kept.
+pub(crate) fn kept(payload: Option<&Bytes>, held: &Arc<Held>) -> Result<Kept, NoRoom> {
+    payload.map(|payload| Part::of(held.clone(), payload.len())).transpose()
 }
 
 struct State {

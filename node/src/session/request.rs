@@ -11,7 +11,7 @@ use base64::{
 };
 use bytes::Bytes;
 use chappe_common::{
-    client::{ErrorCode, MAX_ID, MAX_KEPT_PAYLOAD},
+    client::{ErrorCode, MAX_ID},
     code::PairingCode,
     lease::Inbox,
 };
@@ -219,13 +219,9 @@ impl<'a> Request<'a> {
         if items.len() > MAX_ITEMS { Err(BadRequest::Invalid("inboxes")) } else { Ok(items) }
     }
 
-    /// `payload` of a message of the code door that is kept: for as long as its session lives, or until it is answered. As it
-    /// came; copied, since the message itself lies where the next one is read.
-    pub(crate) fn kept_payload(&self) -> Result<Option<Bytes>, BadRequest> {
-        match self.fields.payload {
-            Some(raw) if raw.len() > MAX_KEPT_PAYLOAD => Err(BadRequest::TooLarge),
-            raw => Ok(raw.map(|raw| Bytes::copy_from_slice(raw.as_bytes()))),
-        }
+    /// `payload`, as it came; for keeping, since the message itself lies where the next one is read.
+    pub(crate) fn payload(&self) -> Option<Bytes> {
+        self.fields.payload.map(|raw| Bytes::copy_from_slice(raw.as_bytes()))
     }
 
     /// `payload`, where there has to be one, in its place.
@@ -356,11 +352,10 @@ pub(crate) mod fuzzed {
         let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
         let _ = (request.public_key(), request.accepted(), request.proposed_name(), request.device_name());
         let _ = (request.device_id(), request.check_peer_id(), request.challenge(), request.url());
-        let _ = request.kept_payload();
-        if let Ok(payload) = request.required_payload() {
-            let again = format!(r#"{{"type":"x","payload":{}}}"#, str::from_utf8(payload).expect("a part of a text"));
-            let again = Request::parse(&again).expect("a payload is JSON wherever it stands");
-            assert_eq!(again.required_payload().ok(), Some(payload));
+        if let Some(payload) = request.payload() {
+            let again = format!(r#"{{"type":"x","payload":{}}}"#, str::from_utf8(&payload).expect("a part of a text"));
+            let again = Request::parse(&again).expect("a payload is JSON wherever it stands").payload();
+            assert_eq!(again, Some(payload));
         }
     }
 
@@ -402,29 +397,16 @@ mod tests {
 
     #[test]
     fn a_payload_is_the_part_of_the_message_that_the_client_wrote() {
-        let payload =
-            parse(r#"{"type":"offer","payload":{ "a":[1, 2] },"target":"X"}"#, |request| request.kept_payload());
-        assert_eq!(payload, Ok(Ok(Some(Bytes::from_static(br#"{ "a":[1, 2] }"#)))));
+        let payload = parse(r#"{"type":"offer","payload":{ "a":[1, 2] },"target":"X"}"#, |request| request.payload());
+        assert_eq!(payload, Ok(Some(Bytes::from_static(br#"{ "a":[1, 2] }"#))));
     }
 
     #[test]
     fn a_payload_keeps_nothing_else_of_its_message_in_memory() {
         let text = format!(r#"{{"type":"call_ice","payload":"x","pad":"{}"}}"#, "p".repeat(60 * 1024));
-        let payload = Request::parse(&text).expect("a message").kept_payload().expect("short").expect("a payload");
+        let payload = Request::parse(&text).expect("a message").payload().expect("a payload");
         let own = payload.try_into_mut().expect("nobody else holds the payload");
         assert_eq!((&own[..], own.capacity()), (&br#""x""#[..], 3));
-    }
-
-    #[test]
-    fn a_payload_that_is_kept_is_short() {
-        for (len, kept) in [(MAX_KEPT_PAYLOAD, true), (MAX_KEPT_PAYLOAD + 1, false)] {
-            let text = format!(r#"{{"type":"register","payload":"{}"}}"#, "p".repeat(len - 2));
-            let payload = Request::parse(&text).expect("a message").kept_payload();
-            assert_eq!(
-                payload.map(|payload| payload.is_some()),
-                if kept { Ok(true) } else { Err(BadRequest::TooLarge) }
-            );
-        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustls::ServerConnection;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame::{FrameHead, Opcode};
-use crate::held::{Held, Part};
+use crate::held::{FREE, Held, Part};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
@@ -60,7 +60,7 @@ pub(crate) enum Said {
 pub(crate) struct Waiting {
     /// Bytes.
     pub(crate) bytes: usize,
-    /// Since when the system has taken none of them.
+    /// Since when the system has taken less than [`ENOUGH`] of them.
     pub(crate) since: Option<Instant>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Out {
     /// Bytes as they go over the wire.
     queue: BytesMut,
     /// What of the queue the system did not take.
-    held: Part,
+    held: Part<FREE>,
     /// Bytes that have gone from the queue's front, whose memory it keeps.
     gone: usize,
     max_queued: usize,
@@ -253,7 +253,7 @@ impl Out {
             let state = tls.process_new_packets().map_err(|_| SayError::Closed)?;
             self.unsaid = if state.plaintext_bytes_to_read() > 0 { 0 } else { self.unsaid + read };
             if self.unsaid > MAX_UNSAID {
-                return Err(SayError::Closed);
+                return Err(SayError::NoRoom);
             }
             io::Read::read_to_end(&mut io::Read::take(tls.reader(), state.plaintext_bytes_to_read() as u64), plain)
                 .map_err(|_| SayError::Closed)?;

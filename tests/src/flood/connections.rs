@@ -106,7 +106,7 @@ pub async fn http_requests(plan: &Plan) {
             // What the node doesn't read any more makes it end with a reset.
             let _ = timeout_at(plan.listens_until(), stream.read_to_end(&mut answers)).await;
             let count = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count();
-            plan.tally.count(if count > 0 { "connections with requests" } else { "not opened" });
+            plan.tally.count(if count > 0 { "connections with requests" } else { "not connected" });
             plan.tally.add("requests answered", count as u64);
         }
     })

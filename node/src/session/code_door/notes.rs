@@ -1,20 +1,28 @@
 //! What other sessions note to the code door.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Action, CodeDoor, Times, raw};
+use super::{Action, CodeDoor, Times, kept, raw};
 use crate::{
     federation::frame::{Accepted, Ask, AskKind, Note},
+    held::Held,
     session::{PeerAddr, reply::Reply},
 };
 
 impl CodeDoor {
     /// Takes another session's note in.
-    pub(crate) fn handle_note(&mut self, now: Instant, from: PeerAddr, note: Note, times: Times) -> Vec<Action> {
+    pub(crate) fn handle_note(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        note: Note,
+        times: Times,
+        held: &Arc<Held>,
+    ) -> Vec<Action> {
         match note {
-            Note::Ask(ask) => self.handle_ask(now, from, ask, times),
+            Note::Ask(ask) => self.handle_ask(now, from, ask, times, held),
             Note::AskRefused { ask } => {
                 if self.asked(ask, from) {
                     self.refused(ask, times);
@@ -34,13 +42,14 @@ impl CodeDoor {
         }
     }
 
-    fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times) -> Vec<Action> {
+    fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times, held: &Arc<Held>) -> Vec<Action> {
         let refused = vec![Action::Answer(from, Note::AskRefused { ask: ask.ask })];
         let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
             return refused;
         };
         // Judged before a word of it is written: whoever asks too often costs little.
-        let Some(ask) = state.asks.receive(now, from, ask) else { return refused };
+        let Ok(kept) = kept(ask.payload.as_ref(), held) else { return refused };
+        let Some(ask) = state.asks.receive(now, from, ask, kept) else { return refused };
         let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
         let key = STANDARD.encode(ask.public_key);
         let said = match ask.kind {

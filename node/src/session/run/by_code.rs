@@ -19,7 +19,7 @@ use crate::{
     locate, publish,
     session::{
         PeerAddr,
-        code_door::{Action, Registration, Requested},
+        code_door::{Action, Registration, Requested, kept},
         rates::Exceeded,
         request::{BadRequest, Request},
     },
@@ -31,7 +31,9 @@ const ASK_MARGIN: Duration = Duration::from_millis(50);
 impl Session {
     pub(super) fn register(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let code = request.pairing_code()?;
-        let registration = Registration { code, public_key: request.public_key()?, payload: request.kept_payload()? };
+        let (public_key, payload) = (request.public_key()?, request.payload());
+        let kept = kept(payload.as_ref(), &self.core.held).map_err(|_| Refusal::Busy)?;
+        let registration = Registration { code, public_key, payload, _kept: kept };
         let (core, session) = (self.core.clone(), self.handle.id());
         self.claiming = Some(code);
         self.start_ordered(async move {
@@ -47,7 +49,6 @@ impl Session {
             AskKind::Pair => (request.target_code()?, None, request.proposed_name()?),
             AskKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
         };
-        let payload = request.kept_payload()?;
         if self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
             return Ok(Said::Exceeded);
         }
@@ -57,7 +58,7 @@ impl Session {
         let Requested::Find { withdrawn } = requested.ok_or(BadRequest::NotRegistered)? else {
             return Ok(Said::Nothing);
         };
-        let core = self.core.clone();
+        let (core, payload) = (self.core.clone(), request.payload());
         // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
         // at a node that is slow or dead, must not look different from one that nobody has.
         let deadline = now + self.core.config.times.pair_error.saturating_sub(ASK_MARGIN);

@@ -25,7 +25,7 @@ use crate::{
 /// Protocol pings, pongs that nobody asked for and requests for a proof that a client may send faster than one a second.
 const PING_BURST: u32 = 10;
 
-const BUSY: &str = "Too many inboxes are being attached. Try again.";
+const BUSY: &str = "The node has too much to do. Try again.";
 const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 
 impl Session {
@@ -167,7 +167,7 @@ impl Session {
             "pair_response" => {
                 self.check_registered()?;
                 let (target, accepted) = (request.target_code()?, request.accepted()?);
-                let actions = self.code_door.respond_pair(target, accepted, request.kept_payload()?);
+                let actions = self.code_door.respond_pair(target, accepted, request.payload());
                 Said::Actions(actions.ok_or(BadRequest::NotRegistered)?)
             }
             "link_response" => {

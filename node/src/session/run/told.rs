@@ -44,7 +44,7 @@ impl Session {
                     // Whoever knows the code could otherwise end the session of a client on a slow line.
                     return self.answer(from, Note::AskRefused { ask: ask.ask });
                 }
-                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times());
+                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times(), &self.core.held);
                 self.act(actions);
             }
             SessionEvent::Displaced(inbox) => {
