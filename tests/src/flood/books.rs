@@ -6,6 +6,9 @@ use super::{honest::Noticed, leases};
 
 /// Newcomers that may come between the reading of the node's counters and that of what the honest noticed: one at each end.
 const AT_THE_ENDS: u64 = 2;
+/// Newcomers that may be there at either end: two come a second, and one may take four to attach, where the node waits for a
+/// home that has gone.
+const THERE: u64 = 8;
 
 /// What was counted on all sides.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +81,8 @@ impl Books<'_> {
         let least = opened.saturating_sub(AT_THE_ENDS);
         accounts.push(account("sessions opened", least, slack, self.grown("sessions_opened_total")));
         let closed = self.grown("sessions_closed_total");
-        let all_opened = self.grown("sessions_opened_total").saturating_sub(AT_THE_ENDS);
-        accounts.push(account("sessions ended", all_opened, AT_THE_ENDS * 2, closed));
+        let all_opened = self.grown("sessions_opened_total").saturating_sub(THERE);
+        accounts.push(account("sessions ended", all_opened, THERE * 2, closed));
         // Pings are answered by a pong until the connection is closed, which is counted as a refusal.
         let pings = if self.told("answered pong") > 0 { self.told("closed with 1008") } else { 0 };
         // Whoever reads nothing is closed with the code for that, and with no other, and reads it when it reads at last.
