@@ -4,11 +4,11 @@
 //! moved a home. Homes hand nothing over among themselves. What it keeps can be a million things, and members come and go
 //! oftener than all of them can be looked at: it looks at a few at a time, and at all of them once a second at most.
 
+mod look;
 mod places;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,7 +21,10 @@ use chappe_common::{
 use rand::RngExt as _;
 use tokio::{sync::mpsc, time::sleep_until};
 
-use self::places::{Placed, Places};
+use self::{
+    look::Look,
+    places::{Placed, Places},
+};
 use crate::{
     core::Core,
     federation::frame::{MAX_BATCH, Request},
@@ -36,10 +39,6 @@ use crate::{
 pub(crate) const COMMANDS: usize = 16_384;
 /// How long a registration that is due waits for others, which are sent with it.
 const TOGETHER: Duration = Duration::from_millis(500);
-/// From one time that all is looked at for moved homes to the next.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many are looked at before others have their turn: about a millisecond's work among a thousand members.
-const LOOK_AT: usize = 256;
 /// The pauses before a home that did not answer is asked again: with the time that it is waited for, about as long as one
 /// that is down is taken for a member.
 const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
@@ -112,17 +111,6 @@ pub(crate) struct Publisher {
     look: Look,
     /// What has moved, by its new home, which is told of all of it at the end of the look.
     moved: HashMap<NodeId, Vec<Key>>,
-}
-
-/// How far all that is kept has been looked at for homes that have moved.
-#[derive(Clone, Copy)]
-enum Look {
-    /// No home has moved since. The next time is not before `next`.
-    Done { next: Instant },
-    /// Homes have moved: it begins at this time.
-    Due { at: Instant },
-    /// Up to this slot; whatever is scheduled anew meanwhile stands behind it. `again`: homes have moved since it began.
-    At { slot: Slot, next: Instant, again: bool },
 }
 
 /// What one home is to be told.
@@ -280,71 +268,6 @@ impl Publisher {
             }
         }
         room::give_back(&mut self.kept);
-    }
-
-    /// Places by the present view from now on. Where its homes are others, all that was placed before is looked at.
-    fn note_view(&mut self) {
-        let view = self.core.view.load_full();
-        if Arc::ptr_eq(&view, &self.view) {
-            return;
-        }
-        if !view.has_homes_of(&self.view) {
-            match &mut self.look {
-                Look::Done { next } => self.look = Look::Due { at: *next },
-                Look::Due { .. } => {}
-                Look::At { again, .. } => *again = true,
-            }
-        }
-        self.view = view;
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        match self.look {
-            Look::Done { .. } => None,
-            Look::Due { at } => Some(at),
-            Look::At { .. } => Some(Instant::now()),
-        }
-    }
-
-    fn look_at_some(&mut self, errands: &mut HashMap<NodeId, Errand>) {
-        let (from, next, again) = match self.look {
-            Look::Done { .. } => return,
-            Look::Due { .. } => {
-                self.places.tidy(self.view.len(), self.kept.values_mut().map(|kept| &mut kept.placed));
-                (Bound::Unbounded, Instant::now() + LOOK_EVERY, false)
-            }
-            Look::At { slot, next, again } => (Bound::Excluded(slot), next, again),
-        };
-        let mut last = None;
-        for (slot, key) in self.schedule.range((from, Bound::Unbounded)).take(LOOK_AT) {
-            last = Some(*slot);
-            let Some(kept) = self.kept.get_mut(key) else { continue };
-            let placed = self.places.place(&self.view, kept.tag);
-            for home in self.places.homes(placed) {
-                if !self.places.homes(kept.placed).any(|former| former == home) {
-                    self.moved.entry(home.0).or_default().push(*key);
-                }
-            }
-            kept.placed = placed;
-        }
-        self.look = match last {
-            Some(slot) => Look::At { slot, next, again },
-            None if again => Look::Due { at: next },
-            None => Look::Done { next },
-        };
-        if last.is_some() {
-            return;
-        }
-        // One errand for each home, which asks for one batch after the other.
-        for (home, keys) in std::mem::take(&mut self.moved) {
-            let errand: &mut Errand = errands.entry(home).or_default();
-            for key in keys {
-                // What was given back meanwhile is not told.
-                if let Some(kept) = self.kept.get(&key) {
-                    put(errand, key, kept);
-                }
-            }
-        }
     }
 }
 
