@@ -22,7 +22,7 @@ use rand::RngExt as _;
 use tokio::{sync::mpsc, time::sleep_until};
 
 use self::{
-    look::Look,
+    look::{Look, note_moved},
     places::{Placed, Places},
 };
 use crate::{
@@ -223,11 +223,11 @@ impl Publisher {
         }
         self.note_view();
         let tag = key.tag();
-        // What is renewed stays placed as it was: where its homes have moved, they are told at the next look.
-        let placed = match self.forget(&key) {
-            Some(former) => former.placed,
-            None => self.places.place(&self.view, tag),
-        };
+        let placed = self.places.place(&self.view, tag);
+        // Its slot may be behind what was looked at.
+        if let Some(former) = self.forget(&key) {
+            note_moved(&mut self.moved, &self.places, key, former.placed, placed);
+        }
         let slot = self.schedule_next(key);
         self.kept.insert(key, Kept { tag, lease, placed, slot });
     }

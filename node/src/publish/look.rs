@@ -9,7 +9,11 @@ use std::{
 
 use chappe_common::keys::NodeId;
 
-use super::{Errand, Publisher, Slot, put};
+use super::{
+    Errand, Key, Publisher, Slot,
+    places::{Placed, Places},
+    put,
+};
 
 /// From one time that all is looked at for moved homes to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -68,11 +72,7 @@ impl Publisher {
             last = Some(*slot);
             let Some(kept) = self.kept.get_mut(key) else { continue };
             let placed = self.places.place(&self.view, kept.tag);
-            for home in self.places.homes(placed) {
-                if !self.places.homes(kept.placed).any(|former| former == home) {
-                    self.moved.entry(home.0).or_default().push(*key);
-                }
-            }
+            note_moved(&mut self.moved, &self.places, *key, kept.placed, placed);
             kept.placed = placed;
         }
         self.look = match last {
@@ -92,6 +92,21 @@ impl Publisher {
                     put(errand, key, kept);
                 }
             }
+        }
+    }
+}
+
+/// Notes the homes to which something has moved; they are told of it at the end of a look.
+pub(super) fn note_moved(
+    moved: &mut HashMap<NodeId, Vec<Key>>,
+    places: &Places,
+    key: Key,
+    former: Placed,
+    placed: Placed,
+) {
+    for home in places.homes(placed) {
+        if !places.homes(former).any(|former| former == home) {
+            moved.entry(home.0).or_default().push(key);
         }
     }
 }
