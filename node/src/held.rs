@@ -12,7 +12,7 @@ use std::{
 
 /// What a client may have held besides in each direction, in bytes: nobody is refused for an offer or a few candidates,
 /// whatever others do.
-pub(crate) const FREE: usize = 8 * 1024;
+pub(crate) const FREE_DIRECTION: usize = 8 * 1024;
 /// What may be kept besides of each payload: keys.
 pub(crate) const FREE_PAYLOAD: usize = 1024;
 
@@ -93,18 +93,18 @@ mod tests {
     #[test]
     fn all_together_hold_no_more_than_allowed_and_each_a_little_at_any_time() {
         let held = Held::new(100);
-        let part = || Part::<FREE>::new(held.clone());
+        let part = || Part::<FREE_DIRECTION>::new(held.clone());
         let (mut one, mut other, mut third) = (part(), part(), part());
-        assert_eq!(one.set(FREE + 60), Ok(()));
-        assert_eq!(other.set(FREE + 41), Err(NoRoom));
-        assert!(!other.has_room(FREE + 41) && other.has_room(FREE + 40));
-        assert_eq!(other.set(FREE + 40), Ok(()));
-        assert_eq!(third.set(FREE), Ok(()));
-        assert_eq!(third.set(FREE + 1), Err(NoRoom));
-        assert_eq!(one.set(FREE + 50), Ok(()));
-        assert_eq!(third.set(FREE + 10), Ok(()));
+        assert_eq!(one.set(FREE_DIRECTION + 60), Ok(()));
+        assert_eq!(other.set(FREE_DIRECTION + 41), Err(NoRoom));
+        assert!(!other.has_room(FREE_DIRECTION + 41) && other.has_room(FREE_DIRECTION + 40));
+        assert_eq!(other.set(FREE_DIRECTION + 40), Ok(()));
+        assert_eq!(third.set(FREE_DIRECTION), Ok(()));
+        assert_eq!(third.set(FREE_DIRECTION + 1), Err(NoRoom));
+        assert_eq!(one.set(FREE_DIRECTION + 50), Ok(()));
+        assert_eq!(third.set(FREE_DIRECTION + 10), Ok(()));
         drop((other, third));
-        assert_eq!(one.set(FREE + 100), Ok(()));
+        assert_eq!(one.set(FREE_DIRECTION + 100), Ok(()));
         drop(one);
         assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
     }

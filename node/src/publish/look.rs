@@ -27,7 +27,8 @@ pub(super) enum Look {
     Done { next: Instant },
     /// Homes have moved: it begins at this time.
     Due { at: Instant },
-    /// Up to this slot; whatever is scheduled anew meanwhile stands behind it. `again`: homes have moved since it began.
+    /// Up to this slot: what is scheduled anew meanwhile stands behind it, or is placed by the present view. `again`: homes
+    /// have moved since it began.
     At { slot: Slot, next: Instant, again: bool },
 }
 

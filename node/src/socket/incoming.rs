@@ -16,7 +16,7 @@ use super::{
     frame::{Decoder, Heard, Violation},
     out::SayError,
 };
-use crate::held::{FREE, Held, Part};
+use crate::held::{FREE_DIRECTION, Held, Part};
 
 /// What is read at once: the largest message, so that most frames are parsed where they were read.
 const BUFFER: usize = 64 * 1024;
@@ -64,7 +64,7 @@ pub(crate) struct Incoming {
     /// What was read and is to be heard later; at most one buffer.
     unheard: Vec<u8>,
     /// That, and what is not whole yet.
-    held: Part<FREE>,
+    held: Part<FREE_DIRECTION>,
     /// Nothing comes behind that: the client has ended its side of TLS.
     ended: bool,
 }

@@ -14,7 +14,7 @@ use rustls::ServerConnection;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame::{FrameHead, Opcode};
-use crate::held::{FREE, Held, Part};
+use crate::held::{FREE_DIRECTION, Held, Part};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
@@ -71,7 +71,7 @@ pub(crate) struct Out {
     /// Bytes as they go over the wire.
     queue: BytesMut,
     /// What of the queue the system did not take.
-    held: Part<FREE>,
+    held: Part<FREE_DIRECTION>,
     /// Bytes that have gone from the queue's front, whose memory it keeps.
     gone: usize,
     max_queued: usize,
