@@ -125,7 +125,7 @@ pub const DELEGATION_NOTE: (&str, fn(&[u8]) -> bool) = ("delegation", |body| ins
 /// A directory, and as a bundle what its online key would sign.
 pub const DIRECTORY: (&str, fn(&[u8]) -> bool) = ("directory", |body| {
     inside::<Directory>(body, |directory| {
-        let Ok(list) = Signed::sign(directory.clone(), &ONLINE) else { return };
+        let Ok(list) = Signed::sign(directory.clone(), &*ONLINE) else { return };
         let bytes = [&DELEGATION, &list.as_bytes()[..]].concat();
         // The records in it are as bad as their signatures.
         if let Ok(bundle) = DirectoryBundle::decode(bytes, &[ROOT.public()], NOW) {

@@ -5,7 +5,7 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The length of a signature in bytes.
@@ -172,9 +172,18 @@ impl FromStr for NodeId {
     }
 }
 
+/// A key that signs.
+pub trait Signer {
+    /// The public half.
+    fn public(&self) -> PublicKey;
+
+    /// Signs raw bytes. Whatever is part of the protocol goes through `signed` or `proof`, which separate domains.
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN];
+}
+
 /// An Ed25519 secret key; wiped from memory when dropped, never printed.
 #[derive(Clone)]
-pub struct SecretKey(SigningKey);
+pub struct SecretKey(pub(crate) SigningKey);
 
 impl SecretKey {
     /// A fresh key from the operating system's random source.
@@ -199,7 +208,7 @@ impl SecretKey {
 
     /// The public half.
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key().to_bytes())
+        Signer::public(self)
     }
 
     /// The public half as a node's id.
@@ -209,7 +218,17 @@ impl SecretKey {
 
     /// Signs raw bytes. Whatever is part of the protocol goes through `signed` or `proof`, which separate domains.
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
-        self.0.sign(message).to_bytes()
+        Signer::sign(self, message)
+    }
+}
+
+impl Signer for SecretKey {
+    fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key().to_bytes())
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        ed25519_dalek::Signer::sign(&self.0, message).to_bytes()
     }
 }
 

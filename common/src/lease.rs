@@ -2,11 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    keys::{NodeId, PublicKey, SIGNATURE_LEN, SecretKey},
+    keys::{NodeId, PublicKey, SIGNATURE_LEN, Signer},
     signed::{Signable, Signed, signing_input},
     time::UnixTime,
 };
@@ -15,9 +16,8 @@ use crate::{
 /// session can keep an inbox pointing at itself.
 pub const MAX_LEASE: Duration = Duration::from_secs(3600);
 
-/// An inbox: a public key under which a client can be reached by one contact, in one direction, for one day.
-///
-/// It is an address that only its two owners know, so it is never printed.
+/// An inbox: a public key under which a client can be reached by one contact, in one direction, for one day. Its owner
+/// alone can sign for it; its owner and the contact alone can tell whose it is, so it is never printed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Inbox(PublicKey);
@@ -58,6 +58,90 @@ impl fmt::Debug for Inbox {
     }
 }
 
+/// What a node has to be shown before it looks an inbox up or sends to it: 16 secret bytes that the inbox's owner and its
+/// contact derive from their pairing. A lease holds their hash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AccessToken([u8; 16]);
+
+impl AccessToken {
+    /// A token from its bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// What a lease holds of it: the first 16 bytes of `SHA-256("chappe/access/v1\0" ‖ token)`.
+    pub fn hash(&self) -> AccessHash {
+        let digest = Sha256::new_with_prefix(b"chappe/access/v1\0").chain_update(self.0).finalize();
+        AccessHash(*digest.first_chunk().expect("a digest has 32 bytes"))
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken([redacted])")
+    }
+}
+
+/// The hash of an [`AccessToken`].
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AccessHash([u8; 16]);
+
+impl fmt::Debug for AccessHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessHash([redacted])")
+    }
+}
+
+/// The length of an address as text.
+pub const ADDRESS_TEXT_LEN: usize = 64;
+
+/// Where to reach a contact: its inbox, and the token without which nobody is told that the inbox is there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Address {
+    /// The inbox.
+    pub inbox: Inbox,
+    /// The token.
+    pub token: AccessToken,
+}
+
+impl Address {
+    /// Reads the base64url text of the client protocol: 48 bytes, the inbox and the token.
+    ///
+    /// # Errors
+    /// The text is not the base64url of 48 bytes.
+    pub fn from_base64url(text: &str) -> Result<Self, crate::keys::ParseKeyError> {
+        let mut bytes = [0; 48];
+        // The length first: the decoder is asked for no more than fits.
+        if text.len() != ADDRESS_TEXT_LEN || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(48) {
+            return Err(crate::keys::ParseKeyError);
+        }
+        let (inbox, token) = bytes.split_first_chunk::<32>().expect("48 bytes are more than 32");
+        let token = AccessToken(token.try_into().expect("16 bytes are left"));
+        Ok(Self { inbox: Inbox::new(PublicKey::from_bytes(*inbox)), token })
+    }
+
+    /// The base64url text of the client protocol. Not for logs.
+    pub fn to_base64url(&self) -> String {
+        let mut bytes = [0; 48];
+        bytes[..32].copy_from_slice(self.inbox.key().as_bytes());
+        bytes[32..].copy_from_slice(&self.token.0);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Address([redacted])")
+    }
+}
+
 /// Where an inbox is, said by the inbox's own key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -65,12 +149,22 @@ pub struct Lease {
     pub inbox: Inbox,
     /// The node at which its owner is connected.
     pub node: NodeId,
-    /// The X25519 public key to which offers are sealed; the owner forgets its other half when the session ends.
+    /// The X25519 public key to which offers are sealed. It is this lease's own: the owner forgets its other half when the
+    /// lease has expired or the session ends.
     pub session_key: [u8; 32],
-    /// The newest wins. Clients use milliseconds since 1970, which needs no stored counter.
+    /// The hash of the token that has to be shown to be told of this lease.
+    pub access: AccessHash,
+    /// The newest wins. Clients use milliseconds since 1970, less a random time of up to half a minute.
     pub seq: u64,
     /// From when on it counts no more; at most [`MAX_LEASE`] ahead.
     pub expires_at: UnixTime,
+}
+
+impl Lease {
+    /// Whether `address` is this lease's inbox with the token that belongs to it.
+    pub fn admits(&self, address: &Address) -> bool {
+        self.inbox == address.inbox && self.access == address.token.hash()
+    }
 }
 
 impl Signable for Lease {
@@ -95,7 +189,7 @@ fn attach_input(nonce: &[u8; 32], lease: &SignedLease) -> Vec<u8> {
 }
 
 /// Makes the proof with which the session that was given `nonce` attaches `lease`.
-pub fn prove_attach(key: &SecretKey, nonce: &[u8; 32], lease: &SignedLease) -> [u8; SIGNATURE_LEN] {
+pub fn prove_attach(key: &impl Signer, nonce: &[u8; 32], lease: &SignedLease) -> [u8; SIGNATURE_LEN] {
     key.sign(&attach_input(nonce, lease))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod beacon;
+pub mod blinding;
 pub mod client;
 pub mod code;
 pub mod directory;

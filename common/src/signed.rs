@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::keys::{PublicKey, SIGNATURE_LEN, SecretKey};
+use crate::keys::{PublicKey, SIGNATURE_LEN, Signer};
 
 /// A value that its owner signs.
 pub trait Signable: Serialize + DeserializeOwned {
@@ -67,7 +67,7 @@ impl<T: Signable> Signed<T> {
     ///
     /// # Errors
     /// The value is out of its bounds or names another signer.
-    pub fn sign(value: T, key: &SecretKey) -> Result<Self, SignError> {
+    pub fn sign(value: T, key: &impl Signer) -> Result<Self, SignError> {
         if *value.signer() != key.public() {
             return Err(SignError::Malformed);
         }

@@ -10,7 +10,7 @@ use chappe_common::{
     directory::{Delegation, Directory, DirectoryBundle, DirectoryError},
     federation::FederationId,
     keys::SecretKey,
-    lease::{Inbox, Lease, prove_attach, verify_attach},
+    lease::{AccessToken, Address, Inbox, Lease, prove_attach, verify_attach},
     list_request::{ListRequest, Load},
     place::NodePlace,
     proof::{prove_node, verify_node},
@@ -75,6 +75,7 @@ fn lease() -> Signed<Lease> {
         inbox: Inbox::new(inbox().public()),
         node: node().node_id(),
         session_key: [5; 32],
+        access: AccessToken::from_bytes([9; 16]).hash(),
         seq: 1_800_000_000_123,
         expires_at: NOW + Duration::from_secs(600),
     };
@@ -167,6 +168,8 @@ fn vectors() -> Value {
         "node_removal": hex::encode(removal().as_bytes()),
         "list_request": hex::encode(list_request().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
+        "access_token": "09",
+        "address": Address { inbox: lease().inbox, token: AccessToken::from_bytes([9; 16]) }.to_base64url(),
         "ticket": hex::encode(ticket().as_bytes()),
         "ticket_text": ticket().to_string(),
         "beacon": hex::encode(beacon().as_bytes()),
@@ -345,7 +348,7 @@ proptest! {
     fn what_is_signed_reads_back(seq in any::<u64>(), key in any::<[u8; 32]>(), session_key in any::<[u8; 32]>()) {
         let key = SecretKey::from_bytes(&key);
         let lease = Lease {
-            inbox: Inbox::new(key.public()), node: node().node_id(), session_key, seq, expires_at: NOW,
+            inbox: Inbox::new(key.public()), node: node().node_id(), session_key, access: AccessToken::from_bytes([9; 16]).hash(), seq, expires_at: NOW,
         };
         let signed = Signed::sign(lease.clone(), &key).expect("a lease");
         prop_assert_eq!(Signed::<Lease>::decode(signed.as_bytes().clone()).map(Signed::into_value), Ok(lease));

@@ -67,7 +67,11 @@ pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request)
             }
             Response::Done
         }
-        Request::FindLease(inbox) => Response::Lease(core.homes().leases.find(now, &inbox).map(|lease| shown(lease))),
+        Request::FindLease(address) => {
+            let homes = core.homes();
+            let lease = homes.leases.find(now, &address.inbox).filter(|lease| lease.admits(&address));
+            Response::Lease(lease.map(|lease| shown(lease)))
+        }
         Request::ClaimCodes(codes) if codes.len() <= MAX_BATCH => {
             let mut homes = core.homes();
             Response::Codes(
@@ -100,10 +104,12 @@ pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request)
 async fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes) -> Option<LeasePut> {
     let (now, clock) = (Instant::now(), core.clock.now());
     let lease = Unverified::<Lease>::decode(bytes).ok()?;
-    let inbox = lease.value().inbox;
+    let Lease { inbox, access, .. } = *lease.value();
     let known = {
         let homes = core.homes();
         match homes.leases.refuses(now, clock, from, lease.value()) {
+            // A node that has never seen a lease of that inbox can't make up the hash in it, and is shown none.
+            Some(Refused::Stale(newer)) if newer.access != access => return Some(not_kept(core, Refused::Invalid)),
             // What is only remembered is shown to nobody but who has a lease of that inbox.
             Some(Refused::Stale(_)) if homes.leases.find(now, &inbox).is_none() => {}
             Some(refused) => return Some(not_kept(core, refused)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, MAX_PAYLOAD, RelayKind},
-    lease::Inbox,
+    lease::{Address, Inbox},
 };
 use serde_json::value::RawValue;
 
@@ -60,14 +60,14 @@ pub(crate) fn handle(
     payload: &[u8],
 ) -> Result<Option<(u64, Request)>, Breach> {
     match header {
-        Header::ToInbox { token, kind, inbox } => {
+        Header::ToInbox { token, kind, to } => {
             // A string of the longest payload, and its quotes.
             if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(payload, MAX_PAYLOAD + 2) {
                 core.metrics.link_protocol_errors.inc();
                 replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
                 return Ok(None);
             }
-            replies.add(core, link, token, to_inbox(core, batch, kind, &inbox, payload));
+            replies.add(core, link, token, to_inbox(core, batch, kind, &to, payload));
         }
         Header::ToSession { token, kind, to, from } => {
             if !is_payload(payload, MAX_MESSAGE) {
@@ -121,10 +121,10 @@ pub(crate) fn handle(
     Ok(None)
 }
 
-/// Hands a message to the client that has attached `inbox`.
-pub(crate) fn to_inbox(core: &Core, batch: &mut Batch, kind: RelayKind, inbox: &Inbox, payload: &[u8]) -> Outcome {
-    match core.local.admit(inbox, kind, &core.config.limits) {
-        Ok(session) => to_attached(&session, batch, kind, inbox, payload),
+/// Hands a message to the client that has attached the inbox of `to`.
+pub(crate) fn to_inbox(core: &Core, batch: &mut Batch, kind: RelayKind, to: &Address, payload: &[u8]) -> Outcome {
+    match core.local.admit(to, kind, &core.config.limits) {
+        Ok(session) => to_attached(&session, batch, kind, &to.inbox, payload),
         Err(outcome) => outcome,
     }
 }

@@ -5,3 +5,13 @@
 
 pub mod lookup;
 pub mod table;
+pub mod timing;
+
+/// An address for tests, all of whose bytes are `n`.
+#[cfg(test)]
+pub(crate) fn address_of(n: u8) -> chappe_common::lease::Address {
+    use chappe_common::lease::{AccessToken, Address, Inbox};
+
+    let inbox = Inbox::new(chappe_common::keys::PublicKey::from_bytes([n; 32]));
+    Address { inbox, token: AccessToken::from_bytes([n; 16]) }
+}

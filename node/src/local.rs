@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use chappe_common::{
     client::{ErrorCode, RelayKind},
-    lease::{Inbox, SignedLease},
+    lease::{Address, Inbox, SignedLease},
 };
 use dashmap::{DashMap, mapref::entry::Entry};
 
@@ -55,22 +55,29 @@ impl Local {
         self.sessions.get(&id).map(|session| session.clone())
     }
 
-    /// The session that has attached `inbox`.
-    pub(crate) fn inbox(&self, inbox: &Inbox) -> Option<SessionHandle> {
-        self.inboxes.get(inbox).map(|attached| attached.session.clone())
+    /// The session that has attached the inbox of `address`.
+    pub(crate) fn find(&self, address: &Address) -> Option<SessionHandle> {
+        let attached = self.inboxes.get(&address.inbox).filter(|attached| attached.lease.admits(address))?;
+        Some(attached.session.clone())
     }
 
-    /// The session to whose client a message to `inbox` may be handed; or what becomes of it instead.
+    /// Whether `session` has attached `inbox`.
+    pub(crate) fn is_attached(&self, inbox: &Inbox, session: SessionId) -> bool {
+        self.inboxes.get(inbox).is_some_and(|attached| attached.session.id() == session)
+    }
+
+    /// The session to whose client a message to `address` may be handed; or what becomes of it instead.
     pub(crate) fn admit(
         &self,
-        inbox: &Inbox,
+        address: &Address,
         kind: RelayKind,
         limits: &LimitsSection,
     ) -> Result<SessionHandle, Outcome> {
         if kind != RelayKind::CallOffer {
-            return self.inbox(inbox).ok_or(Outcome::NotHere);
+            return self.find(address).ok_or(Outcome::NotHere);
         }
-        let mut attached = self.inboxes.get_mut(inbox).ok_or(Outcome::NotHere)?;
+        let attached = self.inboxes.get_mut(&address.inbox).filter(|attached| attached.lease.admits(address));
+        let mut attached = attached.ok_or(Outcome::NotHere)?;
         if attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(limits))).allows() {
             Ok(attached.session.clone())
         } else {

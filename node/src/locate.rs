@@ -2,13 +2,13 @@
 //!
 //! All homes are asked at once. Which of their answers counts, and when, is [`Lookup`]'s rule.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use chappe_common::{
     code::PairingCode,
     keys::NodeId,
-    lease::{Inbox, Lease, SignedLease},
+    lease::{Address, Lease, SignedLease},
     redacted::Redacted,
     signed::Unverified,
 };
@@ -19,13 +19,14 @@ use crate::{
     answer,
     core::Core,
     federation::{
-        frame::{LeasePut, MAX_BATCH, Request, Response},
+        frame::{LeasePut, Request, Response},
         links,
     },
     homes::{Claim, CodeHolder},
     leases::{
         lookup::{self, Decision, Lookup, LookupTimes},
         table::Registrant,
+        timing,
     },
     placement::Tag,
     session::SessionId,
@@ -46,13 +47,14 @@ pub(crate) async fn ask(core: &Arc<Core>, node: NodeId, request: Request) -> Opt
     answer
 }
 
-/// The newest valid lease of an inbox that its homes know of.
-pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedLease> {
+/// The newest valid lease of the inbox of `address` that its homes know of.
+pub(crate) async fn find_lease(core: &Arc<Core>, address: Address) -> Option<SignedLease> {
+    let inbox = address.inbox;
     let times = LookupTimes { longest: core.config.times.lookup, hedge: core.config.times.lookup_hedge };
     let homes = core.view.load().lookup_homes(Tag::of_inbox(&inbox));
-    let own = core.local.lease(&inbox).map(Arc::unwrap_or_clone);
-    let mut lookup = Lookup::new(Instant::now(), inbox, homes, own, times);
-    let ask = |home| async move { (home, ask(core, home, Request::FindLease(inbox)).await) };
+    let own = core.local.lease(&inbox).filter(|lease| lease.admits(&address)).map(Arc::unwrap_or_clone);
+    let mut lookup = Lookup::new(Instant::now(), address, homes, own, times);
+    let ask = |home| async move { (home, ask(core, home, Request::FindLease(address)).await) };
     let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
     let newest = loop {
         let until = match lookup.decide(Instant::now()) {
@@ -75,11 +77,11 @@ pub(crate) async fn find_lease(core: &Arc<Core>, inbox: Inbox) -> Option<SignedL
 }
 
 /// A lease that was found before, if it still counts.
-pub(crate) fn found_lease(core: &Core, inbox: &Inbox) -> Option<SignedLease> {
-    let lease = core.found.get(inbox)?;
+pub(crate) fn found_lease(core: &Core, address: &Address) -> Option<SignedLease> {
+    let lease = core.found.get(&address.inbox).filter(|lease| lease.admits(address))?;
     let counts = lookup::counts(&lease, core.clock.now(), &core.view.load());
     if !counts {
-        core.found.remove(inbox);
+        core.found.remove(&address.inbox);
     }
     counts.then_some(lease)
 }
@@ -141,33 +143,36 @@ pub(crate) enum Registered {
     /// At least one home keeps it.
     Kept,
     /// A home knows a newer one of the same inbox.
-    Stale,
+    Stale {
+        /// The newer one's.
+        seq: u64,
+    },
     /// No home has answered, or none has room.
     Nowhere,
 }
 
-/// Registers leases with their homes, and says for each what became of it.
+/// Registers leases with their homes, each at a time of its own, and says for each what became of it.
 pub(crate) async fn put_leases(core: &Arc<Core>, leases: &[SignedLease]) -> Vec<Registered> {
-    let mut by_home: HashMap<NodeId, Vec<usize>> = HashMap::new();
-    let view = core.view.load_full();
-    for (index, lease) in leases.iter().enumerate() {
-        for home in view.homes(Tag::of_inbox(&lease.inbox)).iter() {
-            by_home.entry(home).or_default().push(index);
+    let puts = leases.iter().map(|lease| async {
+        let delay = timing::registration_delay(&mut rand::rng(), leases.len());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
-    }
-    let puts = by_home.into_iter().flat_map(|(home, indices)| {
-        let batches: Vec<_> = indices.chunks(MAX_BATCH).map(<[usize]>::to_vec).collect();
-        batches.into_iter().map(move |batch| put_batch(core, home, leases, batch))
+        put_lease(core, lease).await
     });
-    let mut registered = vec![Registered::Nowhere; leases.len()];
-    for (index, put) in join_all(puts).await.concat() {
-        registered[index] = match (registered[index], put) {
-            (Registered::Stale, _) | (_, Registered::Stale) => Registered::Stale,
-            (Registered::Kept, _) | (_, Registered::Kept) => Registered::Kept,
-            (Registered::Nowhere, Registered::Nowhere) => Registered::Nowhere,
-        };
-    }
-    registered
+    join_all(puts).await
+}
+
+async fn put_lease(core: &Arc<Core>, lease: &SignedLease) -> Registered {
+    let homes = core.view.load().homes(Tag::of_inbox(&lease.inbox));
+    let puts = homes.iter().map(|home| put_batch(core, home, std::slice::from_ref(lease), vec![0]));
+    let answers = join_all(puts).await.concat().into_iter().map(|(_, registered)| registered);
+    answers.fold(Registered::Nowhere, |one, other| match (one, other) {
+        (Registered::Stale { seq: one }, Registered::Stale { seq: other }) => Registered::Stale { seq: one.max(other) },
+        (stale @ Registered::Stale { .. }, _) | (_, stale @ Registered::Stale { .. }) => stale,
+        (Registered::Kept, _) | (_, Registered::Kept) => Registered::Kept,
+        (Registered::Nowhere, Registered::Nowhere) => Registered::Nowhere,
+    })
 }
 
 /// Registers some of `leases` with one home, and says for each that it has answered for what became of it.
@@ -186,11 +191,14 @@ pub(crate) async fn put_batch(
     let judge = |(index, put): (usize, LeasePut)| {
         let registered = match put {
             LeasePut::Kept => Registered::Kept,
-            LeasePut::Stale(newer) if !lies && is_newer(&newer, &leases[index]) => Registered::Stale,
-            LeasePut::Stale(_) => {
-                lies = true;
-                Registered::Nowhere
-            }
+            LeasePut::Stale(_) if lies => Registered::Nowhere,
+            LeasePut::Stale(newer) => match newer_seq(&newer, &leases[index]) {
+                Some(seq) => Registered::Stale { seq },
+                None => {
+                    lies = true;
+                    Registered::Nowhere
+                }
+            },
             LeasePut::Refused => Registered::Nowhere,
         };
         (index, registered)
@@ -198,9 +206,10 @@ pub(crate) async fn put_batch(
     batch.into_iter().zip(puts).map(judge).collect()
 }
 
-/// Whether these are a newer lease of the same inbox. A home can't invent one: its inbox has signed it.
-fn is_newer(bytes: &Bytes, ours: &Lease) -> bool {
-    let lease = Unverified::<Lease>::decode(bytes.clone()).ok();
-    let newer = lease.filter(|lease| lease.value().inbox == ours.inbox && lease.value().seq > ours.seq);
-    newer.is_some_and(|newer| newer.verify().is_ok())
+/// The `seq` of these bytes, where they are a newer lease of the same inbox. A home can't invent one: its inbox has signed
+/// it.
+fn newer_seq(bytes: &Bytes, ours: &Lease) -> Option<u64> {
+    let lease = Unverified::<Lease>::decode(bytes.clone()).ok()?;
+    let is_newer = lease.value().inbox == ours.inbox && lease.value().seq > ours.seq;
+    Some(lease).filter(|_| is_newer)?.verify().ok().map(|newer| newer.seq)
 }

@@ -18,7 +18,6 @@ use chappe_common::{
     keys::NodeId,
     lease::{Inbox, SignedLease},
 };
-use rand::RngExt as _;
 use tokio::{sync::mpsc, time::sleep_until};
 
 use self::{
@@ -28,6 +27,7 @@ use self::{
 use crate::{
     core::Core,
     federation::frame::{MAX_BATCH, Request},
+    leases::timing,
     locate::{self, Registered},
     membership::view::View,
     placement::Tag,
@@ -94,6 +94,14 @@ struct Kept {
     slot: Slot,
 }
 
+/// A lease that was taken back.
+struct Withdrawal {
+    inbox: Inbox,
+    /// The lease's, or a newer one's that its homes have not seen.
+    seq: u64,
+    homes: Vec<NodeId>,
+}
+
 /// A place in the schedule: the time, and a number that tells equal times apart.
 type Slot = (Instant, u64);
 
@@ -106,6 +114,8 @@ pub(crate) struct Publisher {
     /// Exactly one slot for each key that is kept.
     schedule: BTreeMap<Slot, Key>,
     slots: u64,
+    /// Withdrawals that their homes are still to be told of.
+    withdrawals: BTreeMap<Slot, Withdrawal>,
     /// The view by which was placed last.
     view: Arc<View>,
     look: Look,
@@ -134,6 +144,7 @@ impl Publisher {
             places: Places::default(),
             schedule: BTreeMap::new(),
             slots: 0,
+            withdrawals: BTreeMap::new(),
             view,
             look: Look::Done { next: Instant::now() },
             moved: HashMap::new(),
@@ -147,6 +158,7 @@ impl Publisher {
         loop {
             let mut errands = HashMap::new();
             let due = self.schedule.first_key_value().map(|((at, _), _)| *at + TOGETHER);
+            let withdrawal = self.withdrawals.first_key_value().map(|((at, _), _)| *at);
             let look = self.next_look();
             // In any order: while it looks, that is always ready.
             tokio::select! {
@@ -162,6 +174,9 @@ impl Publisher {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
                     self.handle_due(Instant::now(), &mut errands);
+                }
+                () = sleep_until(withdrawal.unwrap_or_else(Instant::now).into()), if withdrawal.is_some() => {
+                    self.handle_withdrawals(Instant::now(), &mut errands);
                 }
                 taken = commands.recv_many(&mut batch, 256) => {
                     if taken == 0 {
@@ -185,9 +200,9 @@ impl Publisher {
             Command::KeepCode(code, session) => self.keep(Key::Code(code, session), None),
             Command::WithdrawLease(inbox, seq) => {
                 let Some(kept) = self.forget_lease(inbox, seq) else { return };
-                for (home, _) in self.places.homes(kept.placed) {
-                    errands.entry(home).or_default().drop_leases.push((inbox, seq));
-                }
+                let homes = self.places.homes(kept.placed).map(|(home, _)| home).collect();
+                let slot = self.slot_after(timing::withdrawal_delay(&mut rand::rng()));
+                self.withdrawals.insert(slot, Withdrawal { inbox, seq, homes });
             }
             Command::WithdrawCode(code, session) => {
                 let Some(kept) = self.forget(&Key::Code(code, session)) else { return };
@@ -224,11 +239,14 @@ impl Publisher {
         self.note_view();
         let tag = key.tag();
         let placed = self.places.place(&self.view, tag);
-        // Its slot may be behind what was looked at.
-        if let Some(former) = self.forget(&key) {
+        let slot = if let Some(former) = self.kept.remove(&key) {
+            // Its slot may be behind what was looked at.
             note_moved(&mut self.moved, &self.places, key, former.placed, placed);
-        }
-        let slot = self.schedule_next(key);
+            // Its homes hear of the newer lease when they would have heard of the older one: a lease lasts longer.
+            former.slot
+        } else {
+            self.schedule(key, timing::first_refresh(&mut rand::rng(), self.core.config.times.registration))
+        };
         self.kept.insert(key, Kept { tag, lease, placed, slot });
     }
 
@@ -239,13 +257,24 @@ impl Publisher {
         Some(kept)
     }
 
-    fn schedule_next(&mut self, key: Key) -> Slot {
-        // Between 40 and 60 % of the time: spreads the load, and leaves room for a second try.
-        let wait = self.core.config.times.registration.mul_f64(rand::rng().random_range(0.4..0.6));
+    fn slot_after(&mut self, wait: Duration) -> Slot {
         self.slots += 1;
-        let slot = (Instant::now() + wait, self.slots);
+        (Instant::now() + wait, self.slots)
+    }
+
+    fn schedule(&mut self, key: Key, wait: Duration) -> Slot {
+        let slot = self.slot_after(wait);
         self.schedule.insert(slot, key);
         slot
+    }
+
+    fn handle_withdrawals(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
+        while let Some(entry) = self.withdrawals.first_entry().filter(|entry| entry.key().0 <= now) {
+            let Withdrawal { inbox, seq, homes } = entry.remove();
+            for home in homes {
+                errands.entry(home).or_default().drop_leases.push((inbox, seq));
+            }
+        }
     }
 
     fn handle_due(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
@@ -259,7 +288,7 @@ impl Publisher {
                 self.core.local.drop_lease(&lease);
                 continue;
             }
-            let slot = self.schedule_next(key);
+            let slot = self.schedule(key, timing::next_refresh(&mut rand::rng(), self.core.config.times.registration));
             if let Some(kept) = self.kept.get_mut(&key) {
                 kept.slot = slot;
                 for (home, _) in self.places.homes(kept.placed) {
@@ -312,7 +341,7 @@ async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
             missed.extend(leases.iter().map(|lease| Key::Inbox(lease.inbox)));
         }
         for (index, registered) in answers {
-            if registered != Registered::Stale {
+            if !matches!(registered, Registered::Stale { .. }) {
                 continue;
             }
             // Attached elsewhere meanwhile: the session here has lost it.

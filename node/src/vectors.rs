@@ -6,7 +6,7 @@ use chappe_common::{
     code::PairingCode,
     federation::FederationId,
     keys::SecretKey,
-    lease::Inbox,
+    lease::{AccessToken, Address, Inbox},
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,10 @@ fn key(seed: u8) -> SecretKey {
 
 fn inbox() -> Inbox {
     Inbox::new(key(4).public())
+}
+
+fn address() -> Address {
+    Address { inbox: inbox(), token: AccessToken::from_bytes([9; 16]) }
 }
 
 fn code() -> PairingCode {
@@ -70,13 +74,13 @@ fn frames() -> Value {
     };
     let holder = CodeHolder { node: key(2).node_id(), session: to };
     let frames = [
-        ("to_inbox", Header::ToInbox { token: 300, kind: RelayKind::CallOffer, inbox: inbox() }, payload.clone()),
+        ("to_inbox", Header::ToInbox { token: 300, kind: RelayKind::CallOffer, to: address() }, payload.clone()),
         ("to_session", Header::ToSession { token: 0, kind: RelayKind::IceCandidate, to, from }, payload),
         ("delivered", Header::Outcome { token: 300, outcome: Outcome::Delivered }, Bytes::new()),
         ("refused", Header::Outcome { token: 1, outcome: Outcome::Refused(ErrorCode::Congested) }, Bytes::new()),
         ("ask", Header::Note { to, from, note: Note::Ask(ask) }, Bytes::new()),
         ("closed", Header::Note { to, from, note: Note::Closed }, Bytes::new()),
-        ("find_lease", Header::Request { id: 9, request: Request::FindLease(inbox()) }, Bytes::new()),
+        ("find_lease", Header::Request { id: 9, request: Request::FindLease(address()) }, Bytes::new()),
         ("no_lease", Header::Response { id: 9, response: Response::Lease(None) }, Bytes::new()),
         ("claim_codes", Header::Request { id: 10, request: Request::ClaimCodes(vec![(code(), to)]) }, Bytes::new()),
         ("code_taken", Header::Response { id: 10, response: Response::Codes(vec![Claim::Taken]) }, Bytes::new()),

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, RelayKind},
     code::PairingCode,
-    lease::Inbox,
+    lease::{Address, Inbox},
     redacted::Redacted,
 };
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub(crate) const MAX_FRAME: usize = MAX_MESSAGE + 4096;
 pub(crate) const MAX_BATCH: usize = 64;
 
 /// What the header of a forwarded message and its length fit in.
-const SHORT_HEAD: usize = 64;
+const SHORT_HEAD: usize = 80;
 
 /// The two streams that each side of a link opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ pub(crate) enum Request {
     /// Forget these leases up to this `seq`.
     DropLeases(Vec<(Inbox, u64)>),
     /// Where is this inbox?
-    FindLease(Inbox),
+    FindLease(Address),
     /// Give these codes to these sessions of mine, or keep them there.
     ClaimCodes(Vec<(PairingCode, SessionId)>),
     /// These sessions of mine give their codes back.
@@ -202,7 +202,7 @@ pub(crate) enum Header {
         /// Which message.
         kind: RelayKind,
         /// To whom.
-        inbox: Inbox,
+        to: Address,
     },
     /// A message inside a pairing; the payload follows.
     ToSession {
@@ -391,19 +391,16 @@ mod tests {
     use chappe_common::keys::{NodeId, PublicKey};
 
     use super::{fuzzed::bytes_of, *};
+    use crate::leases::address_of;
 
     #[test]
     fn a_frame_has_exactly_these_bytes() {
-        let header = Header::ToInbox {
-            token: 300,
-            kind: RelayKind::CallOffer,
-            inbox: Inbox::new(PublicKey::from_bytes([0xab; 32])),
-        };
+        let header = Header::ToInbox { token: 300, kind: RelayKind::CallOffer, to: address_of(0xab) };
         let frame = Frame::new(&header, Bytes::from_static(b"\"x\""));
-        // Length 39; variant 0; token 300 as a varint; kind 3; the inbox; the payload.
+        // Length 55; variant 0; token 300 as a varint; kind 3; the inbox and its token; the payload.
         assert_eq!(
             hex::encode(bytes_of(&frame)),
-            format!("27000000{}{}{}{}{}", "00", "ac02", "03", "ab".repeat(32), "227822")
+            format!("37000000{}{}{}{}{}", "00", "ac02", "03", "ab".repeat(48), "227822")
         );
     }
 
@@ -429,8 +426,7 @@ mod tests {
 
     #[test]
     fn a_payload_is_what_stands_behind_the_header() {
-        let header =
-            Header::ToInbox { token: 1, kind: RelayKind::CallIce, inbox: Inbox::new(PublicKey::from_bytes([1; 32])) };
+        let header = Header::ToInbox { token: 1, kind: RelayKind::CallIce, to: address_of(1) };
         let mut buffer = bytes_of(&Frame::new(&header, Bytes::from_static(b"\"x\"")));
         buffer.extend_from_slice(&bytes_of(&Frame::new(&header, Bytes::from_static(b"\"behind\""))));
         let mut payload = || decode(&mut buffer, Lane::Relay).expect("a frame").expect("whole").1;
@@ -464,7 +460,7 @@ mod tests {
         let ask = Ask { ask: 1, kind: AskKind::Link, target: code, code, public_key, name, payload: payload.clone() };
         let holder = CodeHolder { node: NodeId::new(PublicKey::from_bytes([4; 32])), session: to };
         vec![
-            Header::ToInbox { token: 300, kind, inbox },
+            Header::ToInbox { token: 300, kind, to: address_of(3) },
             Header::ToSession { token: 0, kind: RelayKind::Offer, to, from },
             Header::Outcome { token: 1, outcome: Outcome::Refused(ErrorCode::Congested) },
             note(Note::Ask(ask)),
@@ -474,7 +470,7 @@ mod tests {
             note(Note::Answer { ask: 1, accepted: None }),
             request(Request::PutLeases(vec![lease(), Redacted::new(Bytes::new())])),
             request(Request::DropLeases(vec![(inbox, 1_800_000_000_000)])),
-            request(Request::FindLease(inbox)),
+            request(Request::FindLease(address_of(3))),
             request(Request::ClaimCodes(vec![(code, to), (code, from)])),
             request(Request::FindCode(code)),
             response(Response::Leases(vec![LeasePut::Kept, LeasePut::Stale(lease())])),

@@ -269,8 +269,7 @@ mod tests {
 
     use chappe_common::{
         client::{ErrorCode, RelayKind},
-        keys::{PublicKey, SecretKey},
-        lease::Inbox,
+        keys::SecretKey,
         link_tls,
     };
     use quinn::{
@@ -285,6 +284,7 @@ mod tests {
             frame::{Header, Outcome},
             link::SendError,
         },
+        leases::address_of,
         session::{Origin, SessionEvent, SessionId, handle::SessionHandle},
     };
 
@@ -312,9 +312,9 @@ mod tests {
         let (link, queues) = Link::new(peer, 1, true, ours, &NodeConfig::default());
         let _writer = tokio::spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
         let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
-        let inbox = Inbox::new(PublicKey::from_bytes([3; 32]));
+        let to = address_of(3);
         let payload = Bytes::from(vec![b'x'; 48 * 1024]);
-        let header = |token| Header::ToInbox { token, kind: RelayKind::CallOffer, inbox };
+        let header = |token| Header::ToInbox { token, kind: RelayKind::CallOffer, to };
         let mut sent = 0;
         let refused = loop {
             let origin = Origin { session: session.clone(), ticket: sent };
@@ -347,11 +347,7 @@ mod tests {
         let _sweep = tokio::spawn(async move { sweep(&swept).await });
         let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
         for ticket in 0..3 {
-            let header = |token| Header::ToInbox {
-                token,
-                kind: RelayKind::CallIce,
-                inbox: Inbox::new(PublicKey::from_bytes([3; 32])),
-            };
+            let header = |token| Header::ToInbox { token, kind: RelayKind::CallIce, to: address_of(3) };
             let origin = Origin { session: session.clone(), ticket };
             link.try_forward(header, Bytes::from_static(b"\"x\""), origin).expect("room");
             let told = tokio::time::timeout(Duration::from_secs(10), async {

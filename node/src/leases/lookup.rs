@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chappe_common::{
     keys::NodeId,
-    lease::{Inbox, Lease, SignedLease},
+    lease::{Address, Lease, SignedLease},
     signed::Unverified,
     time::UnixTime,
 };
@@ -47,7 +47,7 @@ pub enum Decision {
 /// A lookup under way.
 #[derive(Debug)]
 pub struct Lookup {
-    inbox: Inbox,
+    address: Address,
     homes: LookupHomes,
     /// What each home that has answered holds. A silent one holds nothing.
     answers: Vec<(NodeId, Option<SignedLease>)>,
@@ -62,9 +62,15 @@ pub struct Lookup {
 
 impl Lookup {
     /// Begins to ask `homes`. `known` is a lease that this node itself knows of.
-    pub fn new(now: Instant, inbox: Inbox, homes: LookupHomes, known: Option<SignedLease>, times: LookupTimes) -> Self {
+    pub fn new(
+        now: Instant,
+        address: Address,
+        homes: LookupHomes,
+        known: Option<SignedLease>,
+        times: LookupTimes,
+    ) -> Self {
         let mut lookup = Self {
-            inbox,
+            address,
             homes,
             answers: Vec::new(),
             newest: None,
@@ -93,7 +99,7 @@ impl Lookup {
         let lease = bytes.and_then(|bytes| {
             let unverified = Unverified::<Lease>::decode(bytes).ok()?;
             let lease = unverified.value();
-            if lease.inbox != self.inbox || !counts(lease, clock, view) {
+            if !lease.admits(&self.address) || !counts(lease, clock, view) {
                 return None;
             }
             // Homes mostly answer the same: the first of them is verified.
@@ -163,6 +169,7 @@ mod tests {
     use chappe_common::{
         federation::FederationId,
         keys::{PublicKey, SecretKey},
+        lease::{AccessToken, Inbox},
         record::{Abilities, NodeRecord},
         signed::Signed,
     };
@@ -181,9 +188,20 @@ mod tests {
         SecretKey::from_bytes(&[1; 32])
     }
 
+    fn address() -> Address {
+        Address { inbox: Inbox::new(key().public()), token: AccessToken::from_bytes([9; 16]) }
+    }
+
     fn lease(seq: u64, change: impl FnOnce(&mut Lease)) -> SignedLease {
         let (inbox, node) = (Inbox::new(key().public()), NodeId::new(PublicKey::from_bytes([1; 32])));
-        let mut lease = Lease { inbox, node, session_key: [0; 32], seq, expires_at: CLOCK + Duration::from_secs(60) };
+        let mut lease = Lease {
+            inbox,
+            node,
+            session_key: [0; 32],
+            access: AccessToken::from_bytes([9; 16]).hash(),
+            seq,
+            expires_at: CLOCK + Duration::from_secs(60),
+        };
         change(&mut lease);
         Signed::sign(lease, &key()).expect("a lease")
     }
@@ -218,9 +236,8 @@ mod tests {
     impl Run {
         fn new(known: Option<SignedLease>) -> Self {
             let (start, view) = (Instant::now(), view(9));
-            let inbox = Inbox::new(key().public());
-            let homes = view.lookup_homes(Tag::of_inbox(&inbox));
-            let lookup = Lookup::new(start, inbox, homes, known, TIMES);
+            let homes = view.lookup_homes(Tag::of_inbox(&address().inbox));
+            let lookup = Lookup::new(start, address(), homes, known, TIMES);
             Self { start, homes: homes.iter().collect(), view, lookup }
         }
 
@@ -326,7 +343,8 @@ mod tests {
         };
         let over = lease(9, |lease| lease.expires_at = CLOCK);
         let gone = lease(9, |lease| lease.node = stranger);
-        for wrong in [other, over, gone] {
+        let closed = lease(9, |lease| lease.access = AccessToken::from_bytes([8; 16]).hash());
+        for wrong in [other, over, gone, closed] {
             let mut run = Run::new(None);
             assert_eq!(run.answer(10, 0, Some(&wrong)), run.wait_until(800));
         }
@@ -360,7 +378,6 @@ mod tests {
     fn around_a_switch_the_homes_of_both_terms_have_to_be_heard() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let (start, view) = (Instant::now(), view(9));
-        let inbox = Inbox::new(key().public());
         let (now_homes, then_homes) = {
             // Tags stand in for terms: two that share no home.
             let homes = |n: u8| view.homes(Tag::of_inbox(&Inbox::new(PublicKey::from_bytes([n; 32]))));
@@ -368,7 +385,8 @@ mod tests {
             let apart = |homes: &Homes| homes.iter().all(|home| !first.contains(&home));
             (first, (1..).map(homes).find(apart).expect("such a tag"))
         };
-        let mut lookup = Lookup::new(start, inbox, LookupHomes::new(now_homes, None, Some(then_homes)), None, TIMES);
+        let mut lookup =
+            Lookup::new(start, address(), LookupHomes::new(now_homes, None, Some(then_homes)), None, TIMES);
         assert_eq!(lookup.homes().count(), 6);
         // The old homes still hold the lease from before; it was renewed at the new ones alone.
         for home in then_homes.iter() {

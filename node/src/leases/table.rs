@@ -251,7 +251,7 @@ fn is_remembered(kept: &HashMap<Inbox, Kept>, (ends, inbox): &(Instant, Inbox)) 
 mod tests {
     use chappe_common::{
         keys::{PublicKey, SecretKey},
-        lease::Lease,
+        lease::{AccessToken, Lease},
         signed::Signed,
     };
 
@@ -271,7 +271,14 @@ mod tests {
     fn lease_with(inbox: u8, at: u8, change: impl FnOnce(&mut Lease)) -> Arc<SignedLease> {
         let key = SecretKey::from_bytes(&[inbox; 32]);
         let inbox = Inbox::new(key.public());
-        let mut lease = Lease { inbox, node: node(at), session_key: [0; 32], seq: 5, expires_at: CLOCK + 10 * MINUTE };
+        let mut lease = Lease {
+            inbox,
+            node: node(at),
+            session_key: [0; 32],
+            access: AccessToken::from_bytes([9; 16]).hash(),
+            seq: 5,
+            expires_at: CLOCK + 10 * MINUTE,
+        };
         change(&mut lease);
         Signed::sign(lease, &key).expect("a lease").into()
     }
@@ -327,6 +334,7 @@ mod tests {
                 inbox,
                 node: node(1),
                 session_key: [0; 32],
+                access: AccessToken::from_bytes([9; 16]).hash(),
                 seq: 5,
                 expires_at: CLOCK + Duration::from_secs(60),
             };

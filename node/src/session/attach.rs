@@ -58,7 +58,7 @@ pub(crate) mod fuzzed {
 
     use chappe_common::{
         keys::{PublicKey, SecretKey},
-        lease::{Inbox, prove_attach},
+        lease::{AccessToken, Inbox, prove_attach},
         signed::Signed,
     };
 
@@ -76,7 +76,17 @@ pub(crate) mod fuzzed {
         let key = SecretKey::from_bytes(&[5; 32]);
         let (inbox, seq) = (Inbox::new(key.public()), NOW.as_secs() * 1000);
         let expires_at = NOW + Duration::from_secs(600);
-        let lease = Signed::sign(Lease { inbox, node: node(), session_key: [0; 32], seq, expires_at }, &key);
+        let lease = Signed::sign(
+            Lease {
+                inbox,
+                node: node(),
+                session_key: [0; 32],
+                access: AccessToken::from_bytes([9; 16]).hash(),
+                seq,
+                expires_at,
+            },
+            &key,
+        );
         let lease = lease.expect("a lease");
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         format!("{} {}", encode(lease.as_bytes()), encode(&prove_attach(&key, &NONCE, &lease)))
@@ -99,7 +109,7 @@ mod tests {
 
     use chappe_common::{
         keys::{PublicKey, SecretKey},
-        lease::{Inbox, prove_attach},
+        lease::{AccessToken, Inbox, prove_attach},
         signed::Signed,
     };
 
@@ -114,6 +124,7 @@ mod tests {
             inbox: Inbox::new(key.public()),
             node: node(),
             session_key: [0; 32],
+            access: AccessToken::from_bytes([9; 16]).hash(),
             seq: NOW.as_secs() * 1000,
             expires_at: NOW + Duration::from_secs(600),
         };

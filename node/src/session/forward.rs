@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use chappe_common::{client::RelayKind, code::PairingCode, keys::NodeId, lease::Inbox};
+use chappe_common::{client::RelayKind, code::PairingCode, keys::NodeId, lease::Address};
 
 use super::PeerAddr;
 
@@ -28,7 +28,7 @@ const MAX_FLIGHTS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
     /// To an inbox, wherever it is.
-    Inbox(Inbox),
+    Inbox(Address),
     /// To the other session of a pairing, named by its code.
     Peer(PeerAddr, PairingCode),
 }
@@ -59,7 +59,7 @@ pub(crate) struct Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Look an inbox up and reach its node.
-    Inbox(Inbox),
+    Inbox(Address),
     /// Reach a node.
     Node(NodeId),
 }
@@ -223,12 +223,16 @@ impl Flights {
 
 #[cfg(test)]
 mod tests {
-    use chappe_common::keys::PublicKey;
+    use chappe_common::{
+        keys::PublicKey,
+        lease::{AccessToken, Inbox},
+    };
 
     use super::*;
 
     fn inbox(n: u8) -> Destination {
-        Destination::Inbox(Inbox::new(PublicKey::from_bytes([n; 32])))
+        let inbox = Inbox::new(PublicKey::from_bytes([n; 32]));
+        Destination::Inbox(Address { inbox, token: AccessToken::from_bytes([n; 16]) })
     }
 
     fn node(n: u8) -> NodeId {

@@ -138,6 +138,9 @@ pub(crate) struct Limits {
 pub(crate) struct Rejected {
     pub(crate) index: usize,
     pub(crate) code: ErrorCode,
+    /// The `seq` of the newer lease of the same inbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seq: Option<u64>,
 }
 
 /// One server, in the shape of `RTCIceServer`.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, MAX_ID},
     code::PairingCode,
-    lease::Inbox,
+    lease::{Address, Inbox},
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -91,7 +91,7 @@ struct Fields<'a> {
     #[serde(deserialize_with = "json", borrow)]
     payload: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
-    inbox: Option<&'a str>,
+    address: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
     inboxes: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
@@ -196,13 +196,13 @@ impl<'a> Request<'a> {
     }
 
     /// `to`.
-    pub(crate) fn to(&self) -> Result<Inbox, BadRequest> {
-        inbox_of(self.fields.to, "to")
+    pub(crate) fn to(&self) -> Result<Address, BadRequest> {
+        address_of(self.fields.to, "to")
     }
 
-    /// `inbox`.
-    pub(crate) fn inbox(&self) -> Result<Inbox, BadRequest> {
-        inbox_of(self.fields.inbox, "inbox")
+    /// `address`.
+    pub(crate) fn address(&self) -> Result<Address, BadRequest> {
+        address_of(self.fields.address, "address")
     }
 
     /// `inboxes` of `detach`.
@@ -324,8 +324,8 @@ fn name_of(raw: Option<&str>, name: &'static str) -> Result<Option<String>, BadR
     Ok(Some(text.into_owned()))
 }
 
-fn inbox_of(raw: Option<&str>, name: &'static str) -> Result<Inbox, BadRequest> {
-    Inbox::from_base64url(&required_text(raw, name)?).map_err(|_| BadRequest::Invalid(name))
+fn address_of(raw: Option<&str>, name: &'static str) -> Result<Address, BadRequest> {
+    Address::from_base64url(&required_text(raw, name)?).map_err(|_| BadRequest::Invalid(name))
 }
 
 /// What is checked of every input, by the tests and by the fuzzer.
@@ -347,7 +347,7 @@ pub(crate) mod fuzzed {
 
     /// Everything that anybody may ask of a message.
     fn look_at_all(request: &Request<'_>) {
-        let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.inbox());
+        let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.address());
         let _ = (request.inbox_list(), request.attach_list().map(|list| list.len()), request.text_payload(20));
         let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
         let _ = (request.public_key(), request.accepted(), request.proposed_name(), request.device_name());
@@ -374,7 +374,7 @@ pub(crate) mod fuzzed {
             assert!(!is_deep);
             is_same((plain.kind, plain.id, plain.to), (general.kind, general.id, general.to));
             is_same((plain.target, plain.payload), (general.target, general.payload));
-            let others = [general.inbox, general.inboxes, general.pairing_code, general.url, general.challenge];
+            let others = [general.address, general.inboxes, general.pairing_code, general.url, general.challenge];
             assert_eq!(others, [None; 5]);
         }
         if let Ok(value) = serde_json::from_str::<Value>(text) {
@@ -454,14 +454,14 @@ mod tests {
 
     /// Messages of every kind, and of none.
     const MESSAGES: [&str; 9] = [
-        r#"{"type":"call_ice","to":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","payload":"eyJ9","id":"7"}"#,
+        r#"{"type":"call_ice","to":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD","payload":"eyJ9","id":"7"}"#,
         r#"{"type":"offer","target":"ABC234","payload":{"sdp":"v=0\r\n","n":[1,-2.5e3,null,true]},"id":"a"}"#,
         r#"{"type":"register","pairingCode":"ABC234","publicKey":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}"#,
         r#"{"type":"pair_request","targetCode":"ABC234","proposedName":"Zo\u00eb \"Z\"","payload":[]}"#,
         r#"{"type":"pair_response","targetCode":"ABC234","accepted":true}"#,
         r#"{"type":"link_response","linkCode":"ABC234","accepted":false,"deviceName":"x","deviceId":"y"}"#,
         r#"{"type":"attach","id":"1","inboxes":[{"lease":"AAEC","proof":"_-8"},{"lease":"\u0041","proof":"","x":{}}]}"#,
-        r#"{"type":"detach","id":"1","inboxes":["AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM"],"inbox":"AA"}"#,
+        r#"{"type":"detach","id":"1","inboxes":["AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM"],"address":"AA"}"#,
         r#"{"type":"prove","id":"1","challenge":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","url":"ws://a","peerId":"p"}"#,
     ];
 

@@ -83,36 +83,12 @@ struct Over;
 
 /// What a question brought.
 enum Done {
-    Claimed {
-        registration: Registration,
-        result: Result<(), locate::ClaimError>,
-    },
-    Found {
-        ask: u64,
-        to: Option<PeerAddr>,
-        name: Option<String>,
-        payload: Option<Bytes>,
-        key: Option<[u8; 32]>,
-    },
-    Resolved {
-        id: String,
-        lease: Option<SignedLease>,
-    },
-    Verified {
-        id: String,
-        leases: Vec<(usize, Option<SignedLease>)>,
-        rejected: Vec<Rejected>,
-    },
-    Registered {
-        id: String,
-        leases: Vec<(usize, Arc<SignedLease>)>,
-        rejected: Vec<Rejected>,
-        registered: Vec<locate::Registered>,
-    },
-    Reached {
-        need: Need,
-        lease: Option<SignedLease>,
-    },
+    Claimed { registration: Registration, result: Result<(), locate::ClaimError> },
+    Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
+    Resolved { id: String, lease: Option<SignedLease> },
+    Verified { id: String, leases: Vec<(usize, Option<SignedLease>)>, rejected: Vec<Rejected> },
+    Registered { id: String, leases: Vec<((usize, Arc<SignedLease>), locate::Registered)>, rejected: Vec<Rejected> },
+    Reached { need: Need, lease: Option<SignedLease> },
     Connected(NodeId),
     Published,
 }

@@ -5,14 +5,15 @@ use chappe_common::{
     client::{ErrorCode, RelayKind},
     code::PairingCode,
     keys::NodeId,
+    lease::Address,
 };
 use serde::{Deserialize, Serialize};
 
 /// A frame's header.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Header {
-    /// A message to an inbox: token, kind, inbox; the payload follows.
-    ToInbox(u64, RelayKind, [u8; 32]),
+    /// A message to an inbox: token, kind, address; the payload follows.
+    ToInbox(u64, RelayKind, Address),
     /// A message to a session: token, kind, to, from; the payload follows.
     ToSession(u64, RelayKind, u64, u64),
     /// What became of the message of a token.
@@ -69,7 +70,7 @@ pub enum Request {
     /// Forget these.
     DropLeases(Vec<([u8; 32], u64)>),
     /// Where is this inbox?
-    FindLease([u8; 32]),
+    FindLease(Address),
     /// These codes are these sessions'.
     ClaimCodes(Vec<(PairingCode, u64)>),
     /// These codes are given back.
@@ -128,12 +129,19 @@ pub fn take(read: &mut Vec<u8>) -> Option<Header> {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::{
+        keys::PublicKey,
+        lease::{AccessToken, Inbox},
+    };
+
     use super::*;
 
     #[test]
     fn frames_have_the_bytes_of_the_protocol() {
-        let to_inbox = frame(&Header::ToInbox(300, RelayKind::CallOffer, [0xab; 32]), b"\"x\"");
-        assert_eq!(hex::encode(to_inbox), format!("27000000{}{}{}{}{}", "00", "ac02", "03", "ab".repeat(32), "227822"));
+        let inbox = Inbox::new(PublicKey::from_bytes([0xab; 32]));
+        let address = Address { inbox, token: AccessToken::from_bytes([0xab; 16]) };
+        let to_inbox = frame(&Header::ToInbox(300, RelayKind::CallOffer, address), b"\"x\"");
+        assert_eq!(hex::encode(to_inbox), format!("37000000{}{}{}{}{}", "00", "ac02", "03", "ab".repeat(48), "227822"));
         let mut read = [frame(&Header::Note(1, 2, Note::Closed), b""), frame(&Header::Delivered(3, 300), b"")].concat();
         assert_eq!(hex::encode(&read), "0400000003010204".to_owned() + "040000000703ac02");
         assert!(matches!(take(&mut read), Some(Header::Note(1, 2, Note::Closed))));

@@ -20,6 +20,26 @@ use crate::{
     },
 };
 
+/// A lease that a session has attached, which its homes may not know of yet.
+struct Attached {
+    lease: Arc<SignedLease>,
+    /// The session did not have the inbox before.
+    is_new: bool,
+}
+
+/// Why a lease is not attached.
+struct NotAttached {
+    code: ErrorCode,
+    /// The `seq` of the newer lease that is known.
+    seq: Option<u64>,
+}
+
+impl From<ErrorCode> for NotAttached {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, seq: None }
+    }
+}
+
 impl Session {
     /// Each lease counts as a candidate does, besides the message: it takes two signatures to verify.
     pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
@@ -42,7 +62,7 @@ impl Session {
                 ErrorCode::BadLease
             };
             self.core.metrics.refused(code);
-            rejected.push(Rejected { index, code });
+            rejected.push(Rejected { index, code, seq: None });
         }
         let (core, nonce) = (self.core.clone(), self.nonce);
         self.start_ordered(async move {
@@ -53,71 +73,78 @@ impl Session {
         Ok(Said::Nothing)
     }
 
+    /// Attaches the leases that have verified. The homes hear at once of inboxes that this session did not have, and of
+    /// renewals when it is time to register the inbox again.
     pub(super) fn register_leases(
         &mut self,
         id: String,
         verified: Vec<(usize, Option<SignedLease>)>,
         mut rejected: Vec<Rejected>,
     ) {
-        let mut leases = Vec::new();
+        let (mut new, mut renewed) = (Vec::new(), Vec::new());
         for (index, lease) in verified {
-            match lease.ok_or(ErrorCode::BadLease).and_then(|lease| self.take_in(lease)) {
-                Ok(lease) => leases.push((index, lease)),
-                Err(code) => {
+            match lease.ok_or(NotAttached::from(ErrorCode::BadLease)).and_then(|lease| self.take_in(lease)) {
+                Ok(Attached { lease, is_new: true }) => new.push((index, lease)),
+                Ok(Attached { lease, is_new: false }) => renewed.push((index, lease)),
+                Err(NotAttached { code, seq }) => {
                     self.core.metrics.refused(code);
-                    rejected.push(Rejected { index, code });
+                    rejected.push(Rejected { index, code, seq });
                 }
             }
         }
         let core = self.core.clone();
         self.start_ordered(async move {
-            let signed: Vec<_> = leases.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
+            let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
             let registered = locate::put_leases(&core, &signed).await;
-            Done::Registered { id, leases, rejected, registered }
+            let mut leases: Vec<_> = new.into_iter().zip(registered).collect();
+            leases.extend(renewed.into_iter().map(|lease| (lease, Registered::Kept)));
+            Done::Registered { id, leases, rejected }
         });
     }
 
-    fn take_in(&mut self, lease: SignedLease) -> Result<Arc<SignedLease>, ErrorCode> {
+    fn take_in(&mut self, lease: SignedLease) -> Result<Attached, NotAttached> {
         let lease = Arc::new(lease);
-        let held = self.inbox_door.contains(&lease.inbox);
+        let is_new = !self.inbox_door.contains(&lease.inbox);
         if !self.inbox_door.insert(lease.inbox, &self.core.config.limits) {
-            return Err(ErrorCode::TooMany);
+            return Err(ErrorCode::TooMany.into());
         }
         if self.core.local.attach(&self.handle, lease.clone()) {
-            return Ok(lease);
+            return Ok(Attached { lease, is_new });
         }
-        if !held {
+        if is_new {
             self.inbox_door.remove(&lease.inbox);
         }
-        Err(ErrorCode::BadLease)
+        // Whoever is here has proved to be the inbox's owner, and may know its own newer lease.
+        let newer = self.core.local.lease(&lease.inbox);
+        Err(NotAttached { code: ErrorCode::BadLease, seq: newer.map(|newer| newer.seq) })
     }
 
     pub(super) fn attached(
         &mut self,
         id: &str,
-        leases: Vec<(usize, Arc<SignedLease>)>,
+        leases: Vec<((usize, Arc<SignedLease>), Registered)>,
         mut rejected: Vec<Rejected>,
-        registered: &[Registered],
     ) {
         let mut kept = Vec::new();
-        for ((index, lease), registered) in leases.into_iter().zip(registered) {
-            let code = match registered {
+        for ((index, lease), registered) in leases {
+            let (code, seq) = match registered {
                 Registered::Kept if self.inbox_door.contains(&lease.inbox) => {
                     self.publish(publish::Command::KeepLease(lease.clone()));
                     kept.push(lease);
                     continue;
                 }
                 // The client has attached elsewhere since.
-                Registered::Kept | Registered::Stale => ErrorCode::BadLease,
+                Registered::Kept => (ErrorCode::BadLease, None),
+                Registered::Stale { seq } => (ErrorCode::BadLease, Some(seq)),
                 // Nobody at another node could find the inbox: the client does better elsewhere.
-                Registered::Nowhere => ErrorCode::Internal,
+                Registered::Nowhere => (ErrorCode::Internal, None),
             };
             self.inbox_door.remove(&lease.inbox);
             self.core.local.detach(self.handle.id(), &lease.inbox);
             // An earlier lease of the same inbox may still be kept.
             self.publish(publish::Command::Forget(lease.inbox, lease.seq));
             self.core.metrics.refused(code);
-            rejected.push(Rejected { index, code });
+            rejected.push(Rejected { index, code, seq });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
         let ttl = ttl(kept.iter().map(|lease| &**lease), self.core.clock.now());
@@ -138,10 +165,10 @@ impl Session {
     }
 
     pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
-        let (id, inbox) = (request.required_id()?.to_owned(), request.inbox()?);
+        let (id, address) = (request.required_id()?.to_owned(), request.address()?);
         let core = self.core.clone();
         self.ops.push(async move {
-            let lease = locate::find_lease(&core, inbox).await;
+            let lease = locate::find_lease(&core, address).await;
             Done::Resolved { id, lease }
         });
         Ok(Said::Nothing)

@@ -1,7 +1,7 @@
 //! What the session's questions to other nodes bring.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_common::client::ErrorCode;
+use chappe_common::{client::ErrorCode, lease::Address};
 
 use super::{Done, Session};
 use crate::{
@@ -49,13 +49,13 @@ impl Session {
                 self.ordered -= 1;
                 self.register_leases(id, leases, rejected);
             }
-            Done::Registered { id, leases, rejected, registered } => {
+            Done::Registered { id, leases, rejected } => {
                 self.ordered -= 1;
-                self.attached(&id, leases, rejected, &registered);
+                self.attached(&id, leases, rejected);
             }
             Done::Reached { need, lease } => {
                 self.reaching = false;
-                if let Need::Inbox(inbox) = need
+                if let Need::Inbox(Address { inbox, .. }) = need
                     && lease.is_none()
                 {
                     self.core.found.remove(&inbox);

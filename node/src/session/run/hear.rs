@@ -105,11 +105,11 @@ impl Session {
         let to_inbox = kind.filter(|kind| kind.is_call() && request.is_to_inbox()).map(|kind| (kind, request.to()));
         // Offers are counted when they are handed over, and not before.
         let here = match &to_inbox {
-            Some((kind, Ok(inbox))) if kind.is_ice() => self.core.local.inbox(inbox),
+            Some((kind, Ok(to))) if kind.is_ice() => self.core.local.find(to),
             _ => None,
         };
         let is_known = || match &to_inbox {
-            Some((_, to)) => to.as_ref().is_ok_and(|inbox| locate::found_lease(&self.core, inbox).is_some()),
+            Some((_, to)) => to.as_ref().is_ok_and(|to| locate::found_lease(&self.core, to).is_some()),
             None => request.target().is_ok_and(|target| self.code_door.peer(&target).is_some()),
         };
         // Candidates to somebody whose place is known: paired with the sender, or an inbox that is attached here or was looked

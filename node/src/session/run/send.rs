@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chappe_common::{
     client::{ErrorCode, MAX_PAYLOAD, RelayKind},
     keys::NodeId,
-    lease::Inbox,
+    lease::Address,
 };
 
 use super::{Done, RATE_EXCEEDED, Session, hear::Refusal};
@@ -33,15 +33,15 @@ impl Session {
         &mut self,
         request: &Request<'_>,
         kind: RelayKind,
-        inbox: Inbox,
+        address: Address,
         here: Option<SessionHandle>,
     ) -> Result<(), Refusal> {
         let payload = request.text_payload(MAX_PAYLOAD)?;
-        let to = Destination::Inbox(inbox);
+        let to = Destination::Inbox(address);
         if !self.handle.has_flights() || !self.handle.with_flights(|flights| flights.is_under_way(to)) {
             let outcome = match here {
-                Some(session) => dispatch::to_attached(&session, &mut self.batch, kind, &inbox, payload),
-                None => dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, payload),
+                Some(session) => dispatch::to_attached(&session, &mut self.batch, kind, &address.inbox, payload),
+                None => dispatch::to_inbox(&self.core, &mut self.batch, kind, &address, payload),
             };
             if outcome != Outcome::NotHere {
                 self.tell_outcome(request.id(), to, outcome);
@@ -116,20 +116,20 @@ impl Session {
         let has_earlier_elsewhere =
             |via| self.handle.with_flights(|flights| flights.has_earlier_elsewhere(ticket, to, via));
         match to {
-            Destination::Inbox(inbox) => {
-                if self.core.local.inbox(&inbox).is_some() {
+            Destination::Inbox(to) => {
+                if self.core.local.find(&to).is_some() {
                     if has_earlier_elsewhere(self.core.me) {
                         return Sent::WaitsBehind;
                     }
-                    return Sent::Here(dispatch::to_inbox(&self.core, &mut self.batch, kind, &inbox, &payload));
+                    return Sent::Here(dispatch::to_inbox(&self.core, &mut self.batch, kind, &to, &payload));
                 }
-                let lease = locate::found_lease(&self.core, &inbox).filter(|lease| lease.node != self.core.me);
+                let lease = locate::found_lease(&self.core, &to).filter(|lease| lease.node != self.core.me);
                 match lease {
                     Some(lease) if has_earlier_elsewhere(lease.node) => Sent::WaitsBehind,
                     Some(lease) => self.forward(
                         lease.node,
                         looked_up,
-                        |token| Header::ToInbox { token, kind, inbox },
+                        |token| Header::ToInbox { token, kind, to },
                         payload,
                         origin,
                     ),
@@ -189,10 +189,10 @@ impl Session {
         let core = self.core.clone();
         self.ops.push(async move {
             let (lease, node) = match need {
-                Need::Inbox(inbox) => {
-                    let lease = match locate::found_lease(&core, &inbox) {
+                Need::Inbox(address) => {
+                    let lease = match locate::found_lease(&core, &address) {
                         Some(lease) => Some(lease),
-                        None => locate::find_lease(&core, inbox).await,
+                        None => locate::find_lease(&core, address).await,
                     };
                     let node = lease.as_ref().map(|lease| lease.node);
                     (lease, node)
@@ -221,7 +221,7 @@ impl Session {
         });
         if let Some((to, looked_up, via)) = flight {
             match to {
-                Destination::Inbox(inbox) if outcome == Outcome::NotHere && !looked_up => {
+                Destination::Inbox(Address { inbox, .. }) if outcome == Outcome::NotHere && !looked_up => {
                     // The lease that was cached is old: look it up anew, once. If it names another node than the
                     // message was forwarded to, it is newer.
                     let forwarded = via.filter(|via| *via != self.core.me);
@@ -272,7 +272,7 @@ impl Session {
                 (ErrorCode::PeerOffline, format!("Peer not found: {}", code.as_str()))
             }
             (Outcome::Refused(code), to) => {
-                if let (ErrorCode::Unreachable, Destination::Inbox(inbox)) = (code, to) {
+                if let (ErrorCode::Unreachable, Destination::Inbox(Address { inbox, .. })) = (code, to) {
                     // Where it was is no good any more: the next message looks it up anew.
                     self.core.found.remove(&inbox);
                 }

@@ -48,7 +48,7 @@ impl Session {
                 self.act(actions);
             }
             SessionEvent::Displaced(inbox) => {
-                if self.core.local.inbox(&inbox).is_none_or(|session| session.id() != self.handle.id()) {
+                if !self.core.local.is_attached(&inbox, self.handle.id()) {
                     self.inbox_door.remove(&inbox);
                 }
             }

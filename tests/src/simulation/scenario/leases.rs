@@ -9,7 +9,7 @@ use std::{
 use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
-    lease::{Inbox, Lease, SignedLease},
+    lease::{AccessToken, Address, Inbox, Lease, SignedLease},
     record::{Abilities, NodeRecord},
     signed::Signed,
     time::UnixTime,
@@ -27,6 +27,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use super::{Figure, Sizes, worst};
 
+const TOKEN: [u8; 16] = [9; 16];
 const CLOCK: UnixTime = UnixTime::from_secs(1_800_000_000);
 /// The shortest and the longest way to a home and back in milliseconds, over a link that is up.
 const ROUND_TRIP: std::ops::Range<u64> = 20..240;
@@ -209,7 +210,7 @@ impl Homes {
             let lease = Lease {
                 inbox: Inbox::new(key.public()),
                 node: self.members.records[node].node,
-                session_key: [0; 32],
+                session_key: [0; 32], access: AccessToken::from_bytes(TOKEN).hash(),
                 seq,
                 expires_at: CLOCK + Duration::from_secs(240),
             };
@@ -242,7 +243,8 @@ impl Homes {
         answers: &[(NodeId, Option<Lie>, Duration)],
     ) -> (Option<SignedLease>, Duration) {
         let homes = self.view.lookup_homes(Tag::of_inbox(&newer.inbox));
-        let mut lookup = Lookup::new(self.start, newer.inbox, homes, None, self.times);
+        let address = Address { inbox: newer.inbox, token: AccessToken::from_bytes(TOKEN) };
+        let mut lookup = Lookup::new(self.start, address, homes, None, self.times);
         let mut answers = answers.to_vec();
         answers.sort_by_key(|(_, lie, after)| if *lie == Some(Lie::Silent) { self.times.longest } else { *after });
         let mut deadline = self.times.longest;
