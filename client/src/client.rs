@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    contact::{Contact, ContactId},
+    contact::{Contact, ContactId, PairingId},
     driver::{COMMANDS, Command, Driver, IceServersError, LinkState},
     event::{self, Events},
     handle::{Call, CallActionError},
@@ -225,19 +225,36 @@ impl Client {
         contacts.await.map_err(|_| ContactsError::Stopped)
     }
 
-    /// Stores a contact, and returns when it can reach this client. Pairing does this by itself.
+    /// Stores a contact; within a few seconds it can reach this client. `stored`: the contact is known to have stored the
+    /// pairing as well. Pairing does this by itself.
     ///
     /// # Errors
     /// The profile is full, or the disk says no.
-    pub async fn add_contact(&self, contact: Contact) -> Result<Contact, ContactsError> {
-        let (reply, added) = oneshot::channel();
-        let (held, mut attached) = mpsc::channel(1);
-        let command = Command::AddContact { contact, reply, held };
-        self.inner.commands.send(command).await.map_err(|_| ContactsError::Stopped)?;
-        let contact = added.await.map_err(|_| ContactsError::Stopped)??;
-        // `None` once the node has answered. Where it hasn't, the next session attaches the inboxes.
-        while attached.recv().await.is_some() {}
-        Ok(contact)
+    pub async fn add_contact(&self, contact: Contact, stored: bool) -> Result<Contact, ContactsError> {
+        self.change_contacts(|reply| Command::AddContact { contact, stored, reply }).await
+    }
+
+    /// The contact has shown that it has stored this pairing: the ones before it are forgotten.
+    pub(crate) async fn confirm_pairing(&self, contact: ContactId, pairing: PairingId) -> Result<(), ContactsError> {
+        self.change_contacts(|reply| Command::ConfirmPairing { contact, pairing, reply }).await
+    }
+
+    /// Blocks a contact, or ends that: a blocked contact finds nobody when it calls, and stays a contact. Survives a
+    /// restart.
+    ///
+    /// # Errors
+    /// There is no such contact, or the disk says no.
+    pub async fn block_contact(&self, contact: ContactId, blocked: bool) -> Result<(), ContactsError> {
+        self.change_contacts(|reply| Command::BlockContact { contact, blocked, reply }).await
+    }
+
+    async fn change_contacts<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, ProfileError>>) -> Command,
+    ) -> Result<T, ContactsError> {
+        let (reply, changed) = oneshot::channel();
+        self.inner.commands.send(command(reply)).await.map_err(|_| ContactsError::Stopped)?;
+        Ok(changed.await.map_err(|_| ContactsError::Stopped)??)
     }
 
     /// Forgets a contact, for instance because the words of the pairing were not the same on both sides.
@@ -245,10 +262,7 @@ impl Client {
     /// # Errors
     /// There is no such contact, or the disk says no.
     pub async fn remove_contact(&self, contact: ContactId) -> Result<(), ContactsError> {
-        let (reply, removed) = oneshot::channel();
-        let command = Command::RemoveContact { contact, reply };
-        self.inner.commands.send(command).await.map_err(|_| ContactsError::Stopped)?;
-        Ok(removed.await.map_err(|_| ContactsError::Stopped)??)
+        self.change_contacts(|reply| Command::RemoveContact { contact, reply }).await
     }
 
     /// STUN and TURN servers, as the node names them.

@@ -1,10 +1,17 @@
-//! Pairing over a relay: a connection of its own, so that no node can tell a pairing's code from a client's inboxes, and
-//! nothing of it outlives it.
+//! Pairing over a relay, by a connection of its own to another node than the client's, so that no node sees a pairing's
+//! code and a client's inboxes together.
+//!
+//! Two may pair again. Each step that can be lost, forged or late leaves both with a pairing that the other has: the one
+//! who shows the code keeps the former pairing in use until the other has proved that it stored the new one
+//! ([`Stored`], or a call), and the other keeps the former one to be called by.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use chappe_common::code::PairingCode;
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use chappe_common::{code::PairingCode, code_claim::CodeClaim, keys::SecretKey, signed::Signed, time::UnixTime};
 use chappe_discovery::{
     Connection, DiscoverError,
     connection::ConnectionError,
@@ -18,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     client::{Client, ContactsError},
     contact::Contact,
-    pairing::{Myself, Paired as Agreed, PairingError, Requester, Shower},
+    pairing::{Myself, Paired as Agreed, PairingError, Requester, Shower, Stored},
     phrase::Phrase,
     protocol::{Reply, ToNode},
     words,
@@ -34,6 +41,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 const LINGER: Duration = Duration::from_secs(3);
 /// How many random codes are tried; one in a billion is taken.
 const MAX_COLLISIONS: usize = 5;
+/// The pauses before a shown code whose node has gone is registered again.
+const REGISTER_AGAIN: Duration = Duration::from_millis(250);
+const LONGEST_REGISTER_AGAIN: Duration = Duration::from_secs(15);
 
 /// Why a pairing came to nothing. Nothing was stored, and the code is of no more use, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +57,17 @@ pub enum PairError {
     /// Nobody shows this code, or not any more; the node doesn't say which. A mistyped one can be typed again.
     #[error("nobody shows this code now")]
     NoSuchCode,
+    /// Somebody asked by this code, was answered, and did not prove that it knows it: a guess that nobody else will see, or
+    /// the other side was cut off in that moment. The code is used up. Show a new one, and ask the other side what it saw.
+    #[error("somebody tried this code and did not prove to know it, and the code is used up")]
+    Unproven,
     /// The code was wrong, or somebody else has tried to guess it. Show a new one.
     #[error("pairing failed, and the code is used up: {0}")]
     Burnt(#[from] PairingError),
     /// The other side said something that belongs to no pairing. The code is used up.
     #[error("the other side does not keep to the protocol, and the code is used up")]
     Protocol,
-    /// Nobody used the code in time, or the other side stopped answering.
+    /// Nobody used the code in time, or the one who shows it stopped answering.
     #[error("the other side did not answer in time")]
     TimedOut,
     /// The other side declined.
@@ -77,12 +91,16 @@ pub struct Paired {
     pub contact: Contact,
     /// Both people see the same words, unless somebody sits in between.
     pub words: [&'static str; words::COUNT],
+    /// Whether the other side is known to have stored this pairing. If not, and the two had paired before, this side calls
+    /// by the former pairing until the other uses the new one; if they had not, the other side's screen tells.
+    pub confirmed: bool,
 }
 
 /// A code that is shown and waits for the one who types it in. Dropped, the code is void.
 pub struct ShownCode {
     client: Client,
     phrase: Phrase,
+    registration: Registration,
     connection: Connection,
     until: Instant,
 }
@@ -111,19 +129,22 @@ impl Client {
     }
 
     async fn show(&self, mut phrase: Phrase) -> Result<ShownCode, PairError> {
-        let mut connection = self.discovery().connect(&[]).await?;
+        let registration = Registration::new();
+        let mut connection = self.pairing_connection().await?;
         for _ in 0..MAX_COLLISIONS {
-            if register(&mut connection, phrase.locator()).await? {
-                return Ok(ShownCode {
-                    client: self.clone(),
-                    phrase,
-                    connection,
-                    until: Instant::now() + CODE_LIFETIME,
-                });
+            if registration.register(&mut connection, phrase.locator()).await? {
+                let until = Instant::now() + CODE_LIFETIME;
+                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, until });
             }
             phrase = phrase.relocated(&mut rand::rng());
         }
         Err(PairError::NotRegistered)
+    }
+
+    /// A connection to another node than the one that holds this client's inboxes, where there is another.
+    async fn pairing_connection(&self) -> Result<Connection, PairError> {
+        let inboxes_at: Vec<_> = self.node().into_iter().collect();
+        Ok(self.discovery().connect(&inboxes_at).await?)
     }
 
     /// Pairs with the one who shows this code.
@@ -131,10 +152,11 @@ impl Client {
     /// # Errors
     /// Says what went wrong; after a wrong guess the code is used up.
     pub async fn pair(&self, code: &Phrase) -> Result<Paired, PairError> {
-        let mut connection = self.discovery().connect(&[]).await?;
+        let registration = Registration::new();
+        let mut connection = self.pairing_connection().await?;
         let mut own = PairingCode::from_random(rand::rng().next_u32());
         let mut collisions = 0;
-        while !register(&mut connection, own).await? {
+        while !registration.register(&mut connection, own).await? {
             own = PairingCode::from_random(rand::rng().next_u32());
             collisions += 1;
             if collisions == MAX_COLLISIONS {
@@ -142,12 +164,12 @@ impl Client {
             }
         }
         let agreed = self.request(&mut connection, code, own).await?;
-        let paired = self.store(agreed).await?;
-        // The other side waits for this, so that whoever calls first finds the other one listening.
+        let stored = Stored::new(agreed.contact.pairing().secret());
+        // The other side has stored it before it answered.
+        let paired = self.store(agreed, true).await?;
         let locator = code.locator();
-        let payload = serde_json::json!({ "stored": true });
-        // Both sides have the contact: a node that fails now changes nothing of that.
-        let _ = say(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload }).await;
+        // The other side learns by the first call if this is lost.
+        let _ = say(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload: json(&stored) }).await;
         connection.close().await;
         Ok(paired)
     }
@@ -167,7 +189,7 @@ impl Client {
             }
         };
         let myself = Myself { identity: self.identity(), name: self.name() };
-        let (confirmed, proof) = match requester.handle_response(&response, myself) {
+        let (confirmed, proof) = match requester.handle_response(&response, myself, &mut rand::rng()) {
             Ok(confirmed) => confirmed,
             Err(error) => {
                 // No proof, and so the end: the other side need not wait for its timeout.
@@ -190,9 +212,9 @@ impl Client {
         }
     }
 
-    async fn store(&self, agreed: Agreed) -> Result<Paired, PairError> {
-        let contact = self.add_contact(agreed.contact).await?;
-        Ok(Paired { contact, words: agreed.words })
+    async fn store(&self, agreed: Agreed, confirmed: bool) -> Result<Paired, PairError> {
+        let contact = self.add_contact(agreed.contact, confirmed).await?;
+        Ok(Paired { contact, words: agreed.words, confirmed })
     }
 }
 
@@ -212,7 +234,7 @@ impl ShownCode {
         let here = (node, self.connection.url().to_owned());
         let others = self.client.discovery().remembered().into_iter().filter(|(other, _)| *other != node);
         let rest = self.until.saturating_duration_since(Instant::now());
-        let expires_at = chappe_common::time::UnixTime::from(std::time::SystemTime::now()) + rest;
+        let expires_at = UnixTime::from(SystemTime::now()) + rest;
         Link::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)
     }
 
@@ -226,9 +248,51 @@ impl ShownCode {
     /// # Errors
     /// Says what went wrong; the code is used up in any case.
     pub async fn paired(mut self) -> Result<Paired, PairError> {
-        let paired = respond(&mut self.connection, self.phrase, &self.client, self.until).await?;
-        self.connection.close().await;
+        let (from, payload) = self.requested().await?;
+        let Self { client, phrase, mut connection, .. } = self;
+        let paired = respond(&mut connection, phrase, &client, from, payload).await?;
+        connection.close().await;
         Ok(paired)
+    }
+
+    /// Waits for the one request. A node that stops or breaks on the way is left for another.
+    async fn requested(&mut self) -> Result<(PairingCode, Option<Value>), PairError> {
+        loop {
+            match hear(&mut self.connection, self.until).await {
+                Ok(Reply::PairIncoming { from_code, payload }) => {
+                    return Ok((from_code.parse().map_err(|_| PairError::Protocol)?, payload));
+                }
+                // It stops soon: a request that came now could not be finished.
+                Ok(Reply::GoingAway {}) | Err(PairError::Connection(_)) => self.register_again().await?,
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Registers the code at another node. The homes give it back to the key that had registered it, although the former
+    /// node may not have noticed so far that its client is gone.
+    async fn register_again(&mut self) -> Result<(), PairError> {
+        let left = self.connection.node();
+        let inboxes_at = self.client.node();
+        let mut pause = REGISTER_AGAIN;
+        loop {
+            let avoid: Vec<_> = inboxes_at.into_iter().chain([left]).collect();
+            let attempt = async {
+                let mut connection = self.client.discovery().connect(&avoid).await?;
+                let registered = self.registration.register(&mut connection, self.phrase.locator()).await?;
+                Ok::<_, PairError>(registered.then_some(connection))
+            };
+            // Whatever failed is tried again until the code is too old.
+            let attempt = timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)?;
+            if let Ok(Some(connection)) = attempt {
+                self.connection = connection;
+                return Ok(());
+            }
+            tracing::debug!("a shown code is not registered again so far");
+            timeout_at(self.until, tokio::time::sleep(pause)).await.map_err(|_| PairError::TimedOut)?;
+            pause = (pause * 2).min(LONGEST_REGISTER_AGAIN);
+        }
     }
 }
 
@@ -236,13 +300,9 @@ async fn respond(
     connection: &mut Connection,
     phrase: Phrase,
     client: &Client,
-    until: Instant,
+    from: PairingCode,
+    payload: Option<Value>,
 ) -> Result<Paired, PairError> {
-    let (from, payload) = loop {
-        if let Reply::PairIncoming { from_code, payload } = hear(connection, until).await? {
-            break (from_code.parse::<PairingCode>().map_err(|_| PairError::Protocol)?, payload);
-        }
-    };
     let target = (&from).into();
     let answered =
         read(payload).and_then(|request| Ok(Shower::new(phrase).handle_request(from, &request, &mut rand::rng())?));
@@ -255,50 +315,71 @@ async fn respond(
         }
     };
     say(connection, &ToNode::PairResponse { target_code: target, accepted: true, payload: json(&response) }).await?;
+    // From here on the other side, and every node on the way, can check its guess without telling.
     let until = Instant::now() + STEP_TIMEOUT;
     let proof = loop {
-        match hear(connection, until).await? {
+        match hear(connection, until).await {
             // Whoever else has asked meanwhile is not paired and can't get here; the check costs nothing.
-            Reply::Offer { from: sender, payload } if sender == from.as_str() => {
+            Ok(Reply::Offer { from: sender, payload }) if sender == from.as_str() => {
                 break serde_json::from_value(payload).map_err(|_| PairingError::WrongSecret)?;
             }
-            Reply::PairError | Reply::PairTimeout => return Err(PairError::PeerGone),
-            _ => {}
+            Ok(Reply::PairError | Reply::PairTimeout) | Err(_) => return Err(PairError::Unproven),
+            Ok(_) => {}
         }
     };
     let myself = Myself { identity: client.identity(), name: client.name() };
-    let (agreed, reply) = responder.handle_proof(&proof, myself)?;
-    // Stored and listening before the other side knows: it may call as soon as it does.
-    let paired = client.store(agreed).await?;
-    say(connection, &ToNode::Answer { target, payload: json(&reply) }).await?;
+    let (agreed, reply) = responder.handle_proof(&proof, myself, &mut rand::rng())?;
+    // Stored before the other side knows: it may call as soon as it does.
+    let mut paired = client.store(agreed, false).await?;
+    let pairing = paired.contact.pairings().last().expect("the one that was just stored").clone();
+    // Whether the other side gets it shows when it says so, or when it calls.
+    if say(connection, &ToNode::Answer { target, payload: json(&reply) }).await.is_err() {
+        return Ok(paired);
+    }
     let until = Instant::now() + LINGER;
-    loop {
-        match hear(connection, until).await {
-            Ok(Reply::IceCandidate {}) => return Ok(paired),
-            Ok(Reply::Error { code, .. }) if code.as_deref() == Some("peer_offline") => {
-                client.remove_contact(paired.contact.id()).await?;
-                return Err(PairError::PeerGone);
-            }
-            Ok(_) => {}
-            // Whether it has the answer is not known; if not, this contact is removed before they pair again.
-            Err(_) => return Ok(paired),
+    while let Ok(reply) = hear(connection, until).await {
+        let Reply::IceCandidate { payload } = reply else { continue };
+        if serde_json::from_value::<Stored>(payload).is_ok_and(|stored| stored.is_of(pairing.secret())) {
+            client.confirm_pairing(paired.contact.id(), pairing.id()).await?;
+            paired.confirmed = true;
+            break;
         }
     }
+    Ok(paired)
 }
 
-/// Whether the code is registered now; `false` where it is taken.
-async fn register(connection: &mut Connection, code: PairingCode) -> Result<bool, PairError> {
-    // Pairing proves keys of its own; to the node this one says nothing.
-    let mut key = [0; 32];
-    rand::rng().fill_bytes(&mut key);
-    say(connection, &ToNode::Register { pairing_code: (&code).into(), public_key: STANDARD.encode(key) }).await?;
-    let until = Instant::now() + STEP_TIMEOUT;
-    loop {
-        match hear(connection, until).await? {
-            Reply::Registered => return Ok(true),
-            Reply::CodeCollision => return Ok(false),
-            Reply::Error { .. } => return Err(PairError::NotRegistered),
-            _ => {}
+/// What a code is registered by: a key that has no other use, and takes the code back where the connection was lost.
+struct Registration {
+    key: SecretKey,
+}
+
+impl Registration {
+    fn new() -> Self {
+        let mut seed = zeroize::Zeroizing::new([0; 32]);
+        rand::rng().fill_bytes(&mut *seed);
+        Self { key: SecretKey::from_bytes(&seed) }
+    }
+
+    /// Whether the code is registered now; `false` where somebody else has it.
+    async fn register(&self, connection: &mut Connection, code: PairingCode) -> Result<bool, PairError> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let claim = CodeClaim { code, key: self.key.public(), node: connection.node(), seq };
+        let claim = Signed::sign(claim, &self.key).expect("a claim of its own key is within its bounds");
+        let register = ToNode::Register {
+            pairing_code: (&code).into(),
+            public_key: STANDARD.encode(self.key.public().as_bytes()),
+            claim: URL_SAFE_NO_PAD.encode(claim.as_bytes()),
+        };
+        say(connection, &register).await?;
+        let until = Instant::now() + STEP_TIMEOUT;
+        loop {
+            match hear(connection, until).await? {
+                Reply::Registered => return Ok(true),
+                Reply::CodeCollision => return Ok(false),
+                Reply::Error { .. } => return Err(PairError::NotRegistered),
+                _ => {}
+            }
         }
     }
 }

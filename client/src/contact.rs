@@ -1,22 +1,32 @@
-//! A contact: whom this profile has paired with, and what both derive from the secret of their pairing.
+//! A contact: whom this profile has paired with, and what both derive from their pairing.
 //!
-//! Owns the derivation of inboxes and of the sealing secret. The callee attaches the inboxes of yesterday, today and
-//! tomorrow; the caller sends to today's. That covers clocks that differ by up to a day, and a lease fails long before
-//! that, so a caller never tries another day.
+//! Owns the derivation of inboxes, of their access tokens and of the sealing secret. An inbox is the other side's inbox
+//! root key, blinded for one day: both compute it, and only its owner signs for it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use chappe_common::{keys::SecretKey, lease::Inbox, place::NodePlace, redacted::Redacted, time::UnixTime};
+use chappe_common::{
+    blinding::{BlindedKey, BlindingFactor},
+    keys::{PublicKey, SecretKey, Signer as _},
+    lease::{AccessToken, Address, Inbox},
+    place::NodePlace,
+    redacted::Redacted,
+    time::UnixTime,
+};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// How many inboxes of one contact are attached at a time.
-pub const DAYS_ATTACHED: usize = 3;
-/// The most contacts of one profile: a session attaches at most 256 inboxes.
-pub const MAX_CONTACTS: usize = chappe_common::client::MAX_INBOXES / DAYS_ATTACHED;
+/// How many inboxes of one pairing can be attached at a time: around midnight those of two days.
+pub const DAYS_ATTACHED: usize = 2;
+/// The most contacts of one profile. With the pairings that are not confirmed yet, their inboxes fit a session.
+pub const MAX_CONTACTS: usize = 200;
+/// The most pairings with one contact: the one in use, and others that the contact may or may not have stored.
+pub const MAX_PAIRINGS: usize = 3;
 /// The longest name of a contact in bytes.
 pub const MAX_NAME: usize = 64;
+/// How long before and after its day an inbox is attached at least: as far as the clocks of caller and callee may differ.
+pub const DAY_MARGIN: Duration = Duration::from_secs(3600);
 
 /// Which of the two a side was at the pairing. It tells the two directions apart for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -87,9 +97,19 @@ impl Day {
         Self(u32::try_from(now.as_secs() / Self::SECONDS).unwrap_or(u32::MAX))
     }
 
-    /// The days whose inboxes a callee has attached: the one before, this one, the next.
-    pub const fn attached(self) -> [Self; DAYS_ATTACHED] {
-        [Self(self.0.saturating_sub(1)), self, Self(self.0.saturating_add(1))]
+    /// The day before.
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// The day after.
+    pub const fn after(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// When it begins.
+    pub const fn start(self) -> UnixTime {
+        UnixTime::from_secs(self.0 as u64 * Self::SECONDS)
     }
 }
 
@@ -108,14 +128,32 @@ impl PairingSecret {
         &self.0
     }
 
-    /// The key of the inbox at which `owner` is reached on `day`:
-    /// `HKDF-SHA256(ikm = secret, no salt, info = "chappe/inbox/v1\0" ‖ letter ‖ day as u32 big endian)` is its seed.
-    pub fn inbox_key(&self, owner: Role, day: Day) -> SecretKey {
-        let mut info = Vec::with_capacity(21);
-        info.extend_from_slice(b"chappe/inbox/v1\0");
+    /// What blinds the inbox root key `root` of `owner` for `day`: the factor of
+    /// `"chappe/inbox/v2\0" ‖ HKDF-SHA256(ikm = secret, no salt, info = "chappe/inbox-blinding/v1\0") ‖ letter ‖ root ‖ day`,
+    /// the day as u32 big endian.
+    fn inbox_blinding(&self, owner: Role, root: &PublicKey, day: Day) -> BlindingFactor {
+        let mut context = Zeroizing::new([0; 16 + 32 + 1 + 32 + 4]);
+        context[..16].copy_from_slice(b"chappe/inbox/v2\0");
+        context[16..48].copy_from_slice(self.expand(b"chappe/inbox-blinding/v1\0").as_slice());
+        context[48] = owner.letter();
+        context[49..81].copy_from_slice(root.as_bytes());
+        context[81..].copy_from_slice(&day.0.to_be_bytes());
+        BlindingFactor::new(context.as_slice())
+    }
+
+    /// The token of the inbox of `owner` on `day`: the first 16 bytes of
+    /// `HKDF-SHA256(ikm = secret, no salt, info = "chappe/inbox-access/v1\0" ‖ letter ‖ day as u32 big endian)`.
+    fn access_token(&self, owner: Role, day: Day) -> AccessToken {
+        let mut info = Vec::with_capacity(28);
+        info.extend_from_slice(b"chappe/inbox-access/v1\0");
         info.push(owner.letter());
         info.extend_from_slice(&day.0.to_be_bytes());
-        SecretKey::from_bytes(&self.expand(&info))
+        AccessToken::from_bytes(*self.expand(&info).first_chunk().expect("32 bytes are more than 16"))
+    }
+
+    /// What A sends B once it has stored the pairing: `HKDF-SHA256(ikm = secret, no salt, info = "chappe/pair-stored/v1\0")`.
+    pub(crate) fn stored_tag(&self) -> Zeroizing<[u8; 32]> {
+        self.expand(b"chappe/pair-stored/v1\0")
     }
 
     /// The secret that sealing mixes in (the PSK of HPKE).
@@ -138,21 +176,126 @@ impl fmt::Debug for PairingSecret {
     }
 }
 
+/// An inbox of this side: its signing key, and what its contact has to show.
+#[derive(Debug)]
+pub struct OwnInbox {
+    /// Signs leases and the proofs that attach them.
+    pub key: BlindedKey,
+    /// The token.
+    pub token: AccessToken,
+}
+
+impl OwnInbox {
+    /// The inbox.
+    pub fn inbox(&self) -> Inbox {
+        Inbox::new(self.key.public())
+    }
+}
+
+/// Tells the pairings with one contact apart: this side's inbox root key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PairingId(PublicKey);
+
+/// What one pairing gave this side.
+#[derive(Clone)]
+pub struct Pairing {
+    role: Role,
+    secret: PairingSecret,
+    own_root: SecretKey,
+    peer_root: PublicKey,
+}
+
+impl Pairing {
+    /// A pairing as the two sides have made it, or as a profile's file has it. `role` is this side's own, `own_root` its
+    /// inbox root key, made for this pairing, and `peer_root` the other side's. `None` if that one can't be blinded.
+    pub fn new(role: Role, secret: PairingSecret, own_root: SecretKey, peer_root: PublicKey) -> Option<Self> {
+        let pairing = Self { role, secret, own_root, peer_root };
+        pairing.peer_inbox(Day::new(0)).map(|_| pairing)
+    }
+
+    /// The name of this pairing among those with the same contact.
+    pub fn id(&self) -> PairingId {
+        PairingId(self.own_root.public())
+    }
+
+    /// This side's role.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The secret.
+    pub const fn secret(&self) -> &PairingSecret {
+        &self.secret
+    }
+
+    /// This side's inbox root key.
+    pub const fn own_root(&self) -> &SecretKey {
+        &self.own_root
+    }
+
+    /// The other side's inbox root key.
+    pub const fn peer_root(&self) -> &PublicKey {
+        &self.peer_root
+    }
+
+    /// The inbox at which this side listens on `day`.
+    pub fn own_inbox(&self, day: Day) -> OwnInbox {
+        let factor = self.secret.inbox_blinding(self.role, &self.own_root.public(), day);
+        OwnInbox { key: self.own_root.blind(&factor), token: self.secret.access_token(self.role, day) }
+    }
+
+    /// Where the other side listens at `now`.
+    pub fn peer_address(&self, now: UnixTime) -> Address {
+        let day = Day::of(now);
+        let inbox = self.peer_inbox(day).expect("a root key that can't be blinded is refused when a pairing is made");
+        Address { inbox, token: self.secret.access_token(self.role.other(), day) }
+    }
+
+    fn peer_inbox(&self, day: Day) -> Option<Inbox> {
+        let factor = self.secret.inbox_blinding(self.role.other(), &self.peer_root, day);
+        self.peer_root.blind(&factor).map(Inbox::new)
+    }
+}
+
+impl fmt::Debug for Pairing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pairing").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
 /// Whom this profile has paired with.
 #[derive(Clone, Debug)]
 pub struct Contact {
     name: Redacted<String>,
     identity: [u8; 32],
-    role: Role,
-    secret: PairingSecret,
+    /// Never empty. Those before [`Contact::in_use`] are ones that the contact may still use, and those after it ones that
+    /// it may not have stored.
+    pairings: Vec<Pairing>,
+    in_use: usize,
+    blocked: bool,
     nodes: Vec<NodePlace>,
 }
 
 impl Contact {
-    /// A contact as a pairing or a profile's file has it; `role` is this side's own. Characters that would break a line
-    /// or a terminal are left out of the name, which the other side chose.
-    pub fn new(name: &str, identity: [u8; 32], role: Role, secret: PairingSecret) -> Self {
-        Self { name: Redacted::new(clean_name(name)), identity, role, secret, nodes: Vec::new() }
+    /// A contact as a pairing has made it. Characters that would break a line or a terminal are left out of the name,
+    /// which the other side chose.
+    pub fn new(name: &str, identity: [u8; 32], pairing: Pairing) -> Self {
+        Self {
+            name: Redacted::new(clean_name(name)),
+            identity,
+            pairings: vec![pairing],
+            in_use: 0,
+            blocked: false,
+            nodes: Vec::new(),
+        }
+    }
+
+    /// A contact as a profile's file has it: `in_use` is the pairing by which it is called. `None` if there is no such
+    /// pairing, or there are more than [`MAX_PAIRINGS`].
+    pub(crate) fn restore(name: &str, identity: [u8; 32], pairings: Vec<Pairing>, in_use: usize) -> Option<Self> {
+        let is_valid = in_use < pairings.len() && pairings.len() <= MAX_PAIRINGS;
+        let name = Redacted::new(clean_name(name));
+        is_valid.then_some(Self { name, identity, pairings, in_use, blocked: false, nodes: Vec::new() })
     }
 
     /// The name for people.
@@ -174,6 +317,18 @@ impl Contact {
         self
     }
 
+    /// The same contact, blocked or not: a blocked one finds nobody at this side's inboxes.
+    #[must_use]
+    pub const fn blocked(mut self, blocked: bool) -> Self {
+        self.blocked = blocked;
+        self
+    }
+
+    /// Whether it is blocked.
+    pub const fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
     /// Nodes that the contact uses, as it said in the last call; three at most.
     pub fn nodes(&self) -> &[NodePlace] {
         &self.nodes
@@ -189,24 +344,51 @@ impl Contact {
         &self.identity
     }
 
-    /// This side's role at the pairing.
-    pub const fn role(&self) -> Role {
-        self.role
+    /// The pairing by which this side calls.
+    pub fn pairing(&self) -> &Pairing {
+        &self.pairings[self.in_use]
     }
 
-    /// The secret of the pairing.
-    pub const fn secret(&self) -> &PairingSecret {
-        &self.secret
+    /// All pairings by which the contact may call, the oldest first.
+    pub fn pairings(&self) -> &[Pairing] {
+        &self.pairings
     }
 
-    /// The keys of the inboxes at which this side listens for the contact at `now`.
-    pub fn own_inbox_keys(&self, now: UnixTime) -> [SecretKey; DAYS_ATTACHED] {
-        Day::of(now).attached().map(|day| self.secret.inbox_key(self.role, day))
+    /// Which of the pairings is in use.
+    pub(crate) const fn in_use(&self) -> usize {
+        self.in_use
     }
 
-    /// The inbox at which the contact listens for this side at `now`.
-    pub fn peer_inbox(&self, now: UnixTime) -> Inbox {
-        Inbox::new(self.secret.inbox_key(self.role.other(), Day::of(now)).public())
+    /// Whether the contact is known to have stored the newest pairing.
+    pub fn is_confirmed(&self) -> bool {
+        self.in_use + 1 == self.pairings.len()
+    }
+
+    /// The two have paired again. `stored`: the contact is known to have stored the new pairing, which is then used at
+    /// once; if not, the former one is, until the contact shows that it has the new one. The contact can call by either.
+    pub(crate) fn paired_again(&mut self, pairing: Pairing, stored: bool) {
+        self.pairings.push(pairing);
+        if stored {
+            self.in_use = self.pairings.len() - 1;
+        }
+        if self.pairings.len() > MAX_PAIRINGS {
+            // The one in use stays: it is the last that the contact is known to have.
+            let oldest = usize::from(self.in_use == 0);
+            self.pairings.remove(oldest);
+            self.in_use -= usize::from(oldest < self.in_use);
+        }
+    }
+
+    /// The contact has used or confirmed this pairing, so it has stored it and uses no older one any more. Says whether
+    /// anything has changed.
+    pub(crate) fn confirm(&mut self, id: PairingId) -> bool {
+        let Some(index) = self.pairings.iter().position(|pairing| pairing.id() == id) else { return false };
+        if index < self.in_use || (index == 0 && self.in_use == 0) {
+            return false;
+        }
+        self.pairings.drain(..index);
+        self.in_use = 0;
+        true
     }
 }
 
@@ -227,39 +409,120 @@ mod tests {
 
     const VECTORS: &str = include_str!("../../docs/protocol/vectors/inbox.json");
 
+    fn root(role: Role) -> SecretKey {
+        SecretKey::from_bytes(&[role.letter(); 32])
+    }
+
+    fn pairing(role: Role, secret: u8) -> Pairing {
+        let secret = PairingSecret::from_bytes([secret; 32]);
+        Pairing::new(role, secret, root(role), root(role.other()).public()).expect("a usable key")
+    }
+
     fn contact(role: Role) -> Contact {
-        Contact::new("Ada", [1; 32], role, PairingSecret::from_bytes([2; 32]))
+        Contact::new("Ada", [1; 32], pairing(role, 2))
     }
 
     #[test]
     fn inboxes_are_those_of_the_vectors() {
-        let vectors: serde_json::Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
-        let secret = hex::decode(vectors["pairingSecret"].as_str().expect("a text")).expect("hexadecimal");
-        let secret = PairingSecret::from_bytes(secret.try_into().expect("32 bytes"));
-        assert_eq!(hex::encode(*secret.sealing_secret()), vectors["sealingSecret"]);
-        let inboxes = vectors["inboxes"].as_array().expect("a list");
-        assert_eq!(inboxes.len(), 4);
-        for vector in inboxes {
-            let owner = if vector["owner"] == "a" { Role::A } else { Role::B };
-            let day = Day(vector["day"].as_u64().expect("a number").try_into().expect("a day"));
-            let key = secret.inbox_key(owner, day);
-            assert_eq!(hex::encode(*key.to_bytes()), vector["seed"]);
-            assert_eq!(Inbox::new(key.public()).to_base64url(), vector["inbox"]);
-        }
+        let secret = PairingSecret::from_bytes([7; 32]);
+        let inboxes =
+            [(Role::A, 20_000), (Role::A, 20_001), (Role::B, 20_000), (Role::B, 20_001)].map(|(owner, day)| {
+                let pairing = Pairing::new(owner, secret.clone(), root(owner), root(owner.other()).public());
+                let own = pairing.expect("a usable key").own_inbox(Day(day));
+                let (token, message) = (own.token, b"message");
+                let address = Address { inbox: own.inbox(), token }.to_base64url();
+                serde_json::json!({
+                    "owner": char::from(owner.letter()).to_string(),
+                    "root_seed": hex::encode(root(owner).to_bytes()),
+                    "root": root(owner).public().to_base64url(),
+                    "day": day,
+                    "inbox": own.inbox().to_base64url(),
+                    "token": hex::encode(token.as_bytes()),
+                    "address": address,
+                    "signature_of_message": hex::encode(own.key.sign(message)),
+                })
+            });
+        let made = serde_json::json!({
+            "about": "Inboxes of one pairing. docs/protocol/sealing-and-pairing.md says how they are derived.",
+            "pairing_secret": hex::encode(secret.as_bytes()),
+            "sealing_secret": hex::encode(*secret.sealing_secret()),
+            "blinding": hex::encode(*secret.expand(b"chappe/inbox-blinding/v1\0")),
+            "inboxes": inboxes,
+        });
+        let expected: serde_json::Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
+        assert_eq!(made, expected, "\n{}", serde_json::to_string_pretty(&made).expect("JSON"));
     }
 
     #[test]
-    fn the_caller_s_inbox_is_one_that_the_callee_attaches_and_never_its_own() {
-        let now = UnixTime::from_secs(20_000 * Day::SECONDS + 5);
-        let own = |contact: &Contact, now| contact.own_inbox_keys(now).map(|key| Inbox::new(key.public()));
-        let (a, b) = (contact(Role::A), contact(Role::B));
-        let day = std::time::Duration::from_secs(Day::SECONDS);
-        for callee_now in [UnixTime::from_secs(now.as_secs() - Day::SECONDS), now, now + day] {
-            assert!(own(&b, callee_now).contains(&a.peer_inbox(now)));
+    fn both_sides_compute_an_inbox_and_only_its_owner_signs_for_it() {
+        let day = Day::new(20_000);
+        let now = UnixTime::from_secs(day.start().as_secs() + 5);
+        let (a, b) = (pairing(Role::A, 2), pairing(Role::B, 2));
+        let own = b.own_inbox(day);
+        assert_eq!(a.peer_address(now), Address { inbox: own.inbox(), token: own.token });
+        let (inbox, message) = (own.inbox(), b"a lease");
+        assert!(inbox.key().verify(message, &own.key.sign(message)));
+        // All that A can sign with: its own root and the blinding of either side and of both days.
+        let secret = PairingSecret::from_bytes([2; 32]);
+        for owner in [Role::A, Role::B] {
+            for blinded in [root(Role::A).public(), root(Role::B).public()] {
+                let factor = secret.inbox_blinding(owner, &blinded, day);
+                assert!(!inbox.key().verify(message, &root(Role::A).blind(&factor).sign(message)));
+            }
         }
-        assert!(!own(&b, now + day + day).contains(&a.peer_inbox(now)));
-        assert!(!own(&a, now).contains(&a.peer_inbox(now)), "the two directions have different inboxes");
-        assert_ne!(a.peer_inbox(now), a.peer_inbox(now + day), "and so have two days");
+        assert_ne!(a.own_inbox(day).inbox(), inbox, "the two directions have different inboxes");
+        assert_ne!(b.own_inbox(day.after()).inbox(), inbox, "and so have two days");
+        assert_ne!(pairing(Role::B, 3).own_inbox(day).inbox(), inbox, "and two pairings");
+    }
+
+    #[test]
+    fn a_root_key_that_cannot_be_blinded_makes_no_pairing() {
+        let secret = PairingSecret::from_bytes([2; 32]);
+        assert!(Pairing::new(Role::A, secret, root(Role::A), PublicKey::from_bytes([2; 32])).is_none());
+    }
+
+    fn roots(contact: &Contact) -> Vec<u8> {
+        contact.pairings().iter().map(|pairing| pairing.secret().as_bytes()[0]).collect()
+    }
+
+    fn other_pairing(n: u8) -> Pairing {
+        let own = SecretKey::from_bytes(&[n; 32]);
+        let secret = PairingSecret::from_bytes([n; 32]);
+        Pairing::new(Role::B, secret, own, root(Role::A).public()).expect("a usable key")
+    }
+
+    #[test]
+    fn a_new_pairing_is_used_once_the_contact_is_known_to_have_it() {
+        let mut contact = Contact::new("Ada", [1; 32], other_pairing(1));
+        assert!(contact.is_confirmed() && !contact.confirm(other_pairing(1).id()));
+        contact.paired_again(other_pairing(2), false);
+        assert_eq!((roots(&contact), contact.pairing().id()), (vec![1, 2], other_pairing(1).id()));
+        assert!(!contact.is_confirmed());
+        assert!(!contact.confirm(other_pairing(1).id()), "the former one says nothing about the new one");
+        assert!(!contact.confirm(other_pairing(9).id()));
+        assert!(contact.confirm(other_pairing(2).id()));
+        assert_eq!((roots(&contact), contact.is_confirmed()), (vec![2], true));
+        // The side that knows that the other has stored it uses it at once, and can still be called by the former one.
+        contact.paired_again(other_pairing(3), true);
+        assert_eq!((roots(&contact), contact.pairing().id()), (vec![2, 3], other_pairing(3).id()));
+        assert!(contact.confirm(other_pairing(3).id()));
+        assert_eq!(roots(&contact), [3]);
+    }
+
+    #[test]
+    fn the_pairing_in_use_outlives_any_number_of_new_ones() {
+        let mut contact = Contact::new("Ada", [1; 32], other_pairing(1));
+        for n in 2..20 {
+            contact.paired_again(other_pairing(n), false);
+            assert_eq!(contact.pairing().id(), other_pairing(1).id());
+            assert_eq!(contact.pairings().last().map(Pairing::id), Some(other_pairing(n).id()));
+            assert!(contact.pairings().len() <= MAX_PAIRINGS);
+        }
+        for n in 20..30 {
+            contact.paired_again(other_pairing(n), true);
+            assert_eq!(contact.pairing().id(), other_pairing(n).id());
+            assert!(contact.pairings().len() <= MAX_PAIRINGS);
+        }
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! The client's task: keeps a session with a node, and carries out what the app and the other sides ask.
 //!
 //! All state has this one owner. The loop here waits; `link` keeps a session up, `delivery` carries messages to nodes
-//! and takes their answers, `calling` moves calls through their states, `refer` passes nodes on.
+//! and takes their answers, `calling` moves calls through their states, `learned` writes down
+//! what contacts let it know.
 
 mod calling;
 mod delivery;
 mod finished;
+mod learned;
+pub(crate) mod leases;
 mod link;
 mod outbox;
 mod record;
-mod refer;
 mod refusals;
 mod session;
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -23,6 +24,7 @@ use backon::ExponentialBackoff;
 use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
 use chappe_discovery::{Aftermath, DiscoverError, Discovery, Outcome};
 use futures_util::future::{self, BoxFuture};
+use rand::RngExt as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{sleep_until, timeout},
@@ -37,7 +39,7 @@ use self::{
 };
 use crate::{
     call::Calls,
-    contact::{Contact, ContactId},
+    contact::{Contact, ContactId, PairingId},
     event::{Event, EventSender, Step, StepKind},
     handle::{Call, CallAction, CallActionError},
     profile::{Profile, ProfileError},
@@ -49,6 +51,9 @@ use crate::{
 pub(crate) const COMMANDS: usize = 64;
 /// How long a farewell may take when the client stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the inboxes of a new contact wait at most, at random, before they are attached: a node that took part in the
+/// pairing must not see them come in the same moment. A call to the contact doesn't wait.
+const HOLD_BACK: Duration = Duration::from_secs(3);
 /// The longest that the loop sleeps: nothing of its own is due that late.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -66,9 +71,6 @@ pub enum IceServersError {
     Stopped,
 }
 
-/// Nothing is ever sent on it: that all of its copies are gone is the news.
-pub(crate) type Held = mpsc::Sender<Infallible>;
-
 /// What the app asks of the task.
 pub(crate) enum Command {
     Place {
@@ -81,11 +83,22 @@ pub(crate) enum Command {
         action: CallAction,
         reply: oneshot::Sender<Result<(), CallActionError>>,
     },
-    /// `held` is dropped when the node has attached the new contact's inboxes, or there is none to do so.
+    /// `stored`: the contact is known to have stored the pairing as well.
     AddContact {
         contact: Contact,
+        stored: bool,
         reply: oneshot::Sender<Result<Contact, ProfileError>>,
-        held: Held,
+    },
+    /// The contact is known to have stored this pairing.
+    ConfirmPairing {
+        contact: ContactId,
+        pairing: PairingId,
+        reply: oneshot::Sender<Result<(), ProfileError>>,
+    },
+    BlockContact {
+        contact: ContactId,
+        blocked: bool,
+        reply: oneshot::Sender<Result<(), ProfileError>>,
     },
     RemoveContact {
         contact: ContactId,
@@ -124,6 +137,8 @@ pub(crate) struct Driver {
     backoff: ExponentialBackoff,
     /// The pauses between searches that find nobody.
     retry: ExponentialBackoff,
+    /// A pairing that its contact has used, to be written down.
+    confirmed: Option<(ContactId, PairingId)>,
     /// What a contact has passed on, to be written down.
     referred: Option<(ContactId, Vec<NodePlace>)>,
     /// Whether nodes in private networks count when a contact passes them on.
@@ -162,6 +177,7 @@ impl Driver {
             rest: None,
             backoff: link::backoff(),
             retry: link::retry(),
+            confirmed: None,
             referred: None,
             private,
             at_once: None,
@@ -192,6 +208,7 @@ impl Driver {
                 Some(command) = self.commands.recv() => self.handle_command(command).await,
                 (session, text) = next_text(&mut self.sessions) => {
                     self.handle_text(session, text).await;
+                    self.store_confirmation().await;
                     self.store_referral().await;
                 }
             }
@@ -223,7 +240,8 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Instant {
-        let sessions = self.sessions.iter().map(Session::next_deadline);
+        let unix = unix_now();
+        let sessions = self.sessions.iter().map(|session| session.next_deadline(unix));
         let requests = self.requests.values().map(|pending| pending.until);
         // Without a session nothing can be tried again, however late it is.
         let ready = self.sessions.iter().any(Session::is_ready);
@@ -235,7 +253,7 @@ impl Driver {
     async fn handle_time(&mut self) {
         let now = Instant::now();
         self.handle_session_time(now).await;
-        self.expire_requests(now);
+        self.expire_requests(now).await;
         self.handle_record_time(now).await;
         let outputs = self.calls.handle_timeout(now);
         self.perform(outputs, now);
@@ -251,15 +269,30 @@ impl Driver {
             Command::Act { call, action, reply } => {
                 let _ = reply.send(self.act(call, action, now));
             }
-            Command::AddContact { contact, reply, held } => {
-                let added = self.change_profile(move |profile| profile.add_contact(contact)).await;
+            Command::AddContact { contact, stored, reply } => {
+                let pairing = contact.pairing().id();
+                let added = self.change_profile(move |profile| profile.add_contact(contact, stored)).await;
                 let _ = reply.send(added);
-                self.attach_everywhere(Some(held)).await;
+                let until = now + HOLD_BACK.mul_f64(rand::rng().random_range(0.0..1.0));
+                for session in &mut self.sessions {
+                    session.leases.hold_back(pairing, until);
+                }
+                self.attach_everywhere().await;
+            }
+            Command::ConfirmPairing { contact, pairing, reply } => {
+                let confirmed = self.change_profile(move |profile| profile.confirm(contact, pairing)).await;
+                let _ = reply.send(confirmed);
+                self.attach_everywhere().await;
+            }
+            Command::BlockContact { contact, blocked, reply } => {
+                let changed = self.change_profile(move |profile| profile.block(contact, blocked)).await;
+                let _ = reply.send(changed);
+                self.attach_everywhere().await;
             }
             Command::RemoveContact { contact, reply } => {
                 let removed = self.change_profile(move |profile| profile.remove_contact(contact)).await;
                 let _ = reply.send(removed);
-                self.attach_everywhere(None).await;
+                self.attach_everywhere().await;
             }
             Command::Contacts { reply } => {
                 let _ = reply.send(self.profile.contacts().to_vec());

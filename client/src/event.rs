@@ -17,7 +17,7 @@ use chappe_common::{
 use chappe_discovery::{DiscoverError, connection::ConnectionError, race::confirm::Confirmation};
 use tokio::sync::mpsc;
 
-use crate::{call::EndReason, contact::ContactId, handle::Call, seal::CallId};
+use crate::{call::EndReason, contact::ContactId, driver::leases::Rejected, handle::Call, seal::CallId};
 
 /// How many events wait for the app: a call with its candidates and every step takes about thirty.
 const QUEUE: usize = 256;
@@ -37,6 +37,30 @@ pub enum DisconnectReason {
     /// The node had announced that it stops, and another one has taken over.
     #[error("the node is about to stop")]
     GoingAway,
+}
+
+/// Why a node has not attached an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InboxRejection {
+    /// A newer lease is known: another device with this profile is connected, or the clock was set back.
+    #[error("another device with this profile has it, or this device's clock was set back")]
+    Outdated,
+    /// The lease is not valid to the node: this device's clock is wrong, or the node's.
+    #[error("the node does not take the lease; is the clock right?")]
+    Invalid,
+    /// The node has no room or no rate for it now.
+    #[error("the node has no room for it now")]
+    Unavailable,
+}
+
+impl From<Rejected> for InboxRejection {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Outdated(_) => Self::Outdated,
+            Rejected::Invalid => Self::Invalid,
+            Rejected::Unavailable => Self::Unavailable,
+        }
+    }
 }
 
 /// Something that an app may want to know.
@@ -72,6 +96,14 @@ pub enum Event {
         node: NodeId,
         /// What came of it.
         confirmation: Confirmation,
+    },
+    /// The node has not attached the inbox at which this contact calls, so that it can't call now. The client tries again
+    /// after a minute, and stays with the node while it attaches others.
+    InboxRejected {
+        /// Who can't call.
+        contact: ContactId,
+        /// Why.
+        reason: InboxRejection,
     },
     /// A contact calls.
     IncomingCall {

@@ -44,6 +44,6 @@ pub mod words;
 pub use client::{Client, ClientBuilder, ContactsError, StartError};
 pub use code_door::{CODE_LIFETIME, PairError, Paired, ShownCode};
 pub use driver::IceServersError;
-pub use event::{DisconnectReason, Event, Events, Step, StepKind};
+pub use event::{DisconnectReason, Event, Events, InboxRejection, Step, StepKind};
 pub use handle::{Call, CallActionError, CallStatus, MAX_SDP};
 pub use protocol::IceServer;

@@ -9,6 +9,10 @@
 //! B → A  answer         { sealed, possession }                    identity and name of B
 //! ```
 //!
+//! A's identity comes with an ML-KEM-768 encapsulation key and B's with a ciphertext for it, so that who records the pairing
+//! and breaks X25519 and ristretto255 later does not get the secret. Both come with an inbox root key, made for this
+//! pairing.
+//!
 //! A challenge is an X25519 key made for this pairing; only who holds the identity key that it shows can answer it, so
 //! nobody passes as a person whose public key it knows.
 //!
@@ -19,23 +23,33 @@
 pub(crate) mod fuzzed;
 mod keys;
 
-use chappe_common::code::PairingCode;
+use std::borrow::Cow;
+
+use chappe_common::{code::PairingCode, keys::SecretKey};
+use ml_kem::{
+    Decapsulate as _, Encapsulate as _, FromSeed as _, KeyExport as _, MlKem768, TryKeyInit as _, ml_kem_768,
+};
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use self::keys::{IDENTITY_LEN, Keys};
+use self::keys::{IDENTITY_LEN, Identity, KemExchange, Keys, read_identity};
 use crate::{
     base64_bytes::Bytes,
-    contact::{Contact, Role},
+    contact::{Contact, Pairing, PairingSecret, Role},
     cpace::{self, Exchange, InvalidShare},
     phrase::Phrase,
     sealing_key::SealingKey,
     words,
 };
 
-const LABEL: &[u8] = b"chappe/pair/v1\0";
+const LABEL: &[u8] = b"chappe/pair/v2\0";
+/// ML-KEM-768 (FIPS 203, table 3).
+const ENCAPSULATION_KEY_LEN: usize = 1184;
+const CIPHERTEXT_LEN: usize = 1088;
+const TAG_LEN: usize = 16;
 
 /// Why a pairing came to nothing. The code is burnt; nothing was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +60,8 @@ pub enum PairingError {
     /// The other side's share was not valid: it isn't our software, or it is an attack.
     #[error("the other side does not keep to the protocol")]
     Share(#[from] InvalidShare),
-    /// A sealed identity did not open, was not what had been committed to, or is this side's own.
+    /// A sealed identity did not open, was not what had been committed to, is this side's own, or comes with a key that is
+    /// none.
     #[error("the other side's identity was not the one that it had committed to")]
     Identity,
     /// The other side does not hold the identity key that it shows.
@@ -75,14 +90,14 @@ pub struct Response {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     confirmation: Bytes<32>,
-    sealed: Bytes<{ IDENTITY_LEN + 16 }>,
+    sealed: Bytes<{ IDENTITY_LEN + ENCAPSULATION_KEY_LEN + TAG_LEN }>,
     possession: Bytes<32>,
 }
 
 /// B's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    sealed: Bytes<{ IDENTITY_LEN + 16 }>,
+    sealed: Bytes<{ IDENTITY_LEN + CIPHERTEXT_LEN + TAG_LEN }>,
     possession: Bytes<32>,
 }
 
@@ -137,7 +152,12 @@ impl Requester {
     ///
     /// # Errors
     /// B does not know it, or its challenge is none. Nothing about A's secret or identity has been told.
-    pub fn handle_response(self, response: &Response, myself: Myself<'_>) -> Result<(Confirmed, Proof), PairingError> {
+    pub fn handle_response(
+        self,
+        response: &Response,
+        myself: Myself<'_>,
+        random: &mut impl CryptoRng,
+    ) -> Result<(Confirmed, Proof), PairingError> {
         let own_share = *self.exchange.share();
         let (share, nonce) = (&response.share.0, &response.nonce.0);
         let ours = data(&self.commitment, &self.challenge.public());
@@ -145,14 +165,16 @@ impl Requester {
         let transcript = cpace::transcript(&own_share, &ours, share, &theirs);
         let keys = Keys::new(&*self.exchange.finish(share, &self.session, &transcript)?);
         keys.check(Role::B, share, &theirs, &response.confirmation.0)?;
+        let secrets = OwnSecrets::generate(random);
+        let kem = secrets.encapsulation_key();
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &own_share, &ours)),
-            sealed: Bytes(keys.seal(Role::A, &self.nonce, myself)),
+            sealed: Bytes(keys.seal(Role::A, &secrets.identity(myself, self.nonce, &kem))),
             possession: Bytes(keys.possession(Role::A, myself.identity, &response.challenge.0)?),
         };
         let words = keys.words(&self.nonce, nonce);
         let identity = myself.identity.public();
-        Ok((Confirmed { keys, identity, challenge: self.challenge, words }, proof))
+        Ok((Confirmed { keys, identity, challenge: self.challenge, secrets, words }, proof))
     }
 }
 
@@ -162,6 +184,7 @@ pub struct Confirmed {
     keys: Keys,
     identity: [u8; 32],
     challenge: SealingKey,
+    secrets: OwnSecrets,
     words: [&'static str; words::COUNT],
 }
 
@@ -171,13 +194,49 @@ impl Confirmed {
     /// # Errors
     /// It doesn't open, or isn't B's.
     pub fn handle_reply(self, reply: &Reply) -> Result<Paired, PairingError> {
-        let (_, identity, name) = self.keys.open(Role::B, &reply.sealed.0)?;
+        let plain = self.keys.open(Role::B, &reply.sealed.0)?;
+        let Identity { identity, root, name, kem, .. } = read_identity(&plain).ok_or(PairingError::Identity)?;
         if identity == self.identity {
             return Err(PairingError::Identity);
         }
         self.keys.check_possession(Role::B, &self.challenge, &identity, &reply.possession.0)?;
-        let secret = self.keys.pairing_secret(&self.identity, &identity);
-        Ok(Paired { contact: Contact::new(&name, identity, Role::A, secret), words: self.words })
+        let (decapsulation_key, _) = MlKem768::from_seed(&(*self.secrets.kem_seed).into());
+        let shared = decapsulation_key.decapsulate_slice(kem).map_err(|_| PairingError::Identity)?;
+        let exchange = KemExchange {
+            shared: &Zeroizing::new(<[u8; 32]>::from(shared))[..],
+            encapsulation_key: &self.secrets.encapsulation_key(),
+            ciphertext: kem,
+        };
+        let secret = self.keys.pairing_secret([&self.identity, &identity], &exchange);
+        let pairing = Pairing::new(Role::A, secret, self.secrets.root, root).ok_or(PairingError::Identity)?;
+        Ok(Paired { contact: Contact::new(&name, identity, pairing), words: self.words })
+    }
+}
+
+/// What a side makes for one pairing and keeps to itself.
+#[cfg_attr(any(test, fuzzing), derive(Clone))]
+struct OwnSecrets {
+    root: SecretKey,
+    /// Of A's ML-KEM key pair (FIPS 203, d and z).
+    kem_seed: Zeroizing<[u8; 64]>,
+}
+
+impl OwnSecrets {
+    fn generate(random: &mut impl CryptoRng) -> Self {
+        let (mut root, mut kem_seed) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 64]));
+        random.fill_bytes(&mut *root);
+        random.fill_bytes(&mut *kem_seed);
+        Self { root: SecretKey::from_bytes(&root), kem_seed }
+    }
+
+    fn encapsulation_key(&self) -> [u8; ENCAPSULATION_KEY_LEN] {
+        let (_, encapsulation_key) = MlKem768::from_seed(&(*self.kem_seed).into());
+        encapsulation_key.to_bytes().into()
+    }
+
+    fn identity<'a>(&self, myself: Myself<'a>, nonce: [u8; 32], kem: &'a [u8]) -> Identity<'a> {
+        let (identity, root) = (myself.identity.public(), self.root.public());
+        Identity { nonce, identity, root, name: Cow::Borrowed(myself.name), kem }
     }
 }
 
@@ -239,20 +298,55 @@ impl Responder {
     ///
     /// # Errors
     /// A does not know the secret, shows another nonce than it had committed to, or an identity that isn't its own.
-    pub fn handle_proof(self, proof: &Proof, myself: Myself<'_>) -> Result<(Paired, Reply), PairingError> {
+    pub fn handle_proof(
+        self,
+        proof: &Proof,
+        myself: Myself<'_>,
+        random: &mut impl CryptoRng,
+    ) -> Result<(Paired, Reply), PairingError> {
         let Request { share, commitment: committed, challenge } = &self.request;
         self.keys.check(Role::A, &share.0, &data(&committed.0, &challenge.0), &proof.confirmation.0)?;
-        let (nonce, identity, name) = self.keys.open(Role::A, &proof.sealed.0)?;
+        let plain = self.keys.open(Role::A, &proof.sealed.0)?;
+        let Identity { nonce, identity, root, name, kem } = read_identity(&plain).ok_or(PairingError::Identity)?;
         if commitment(&nonce) != committed.0 || identity == myself.identity.public() {
             return Err(PairingError::Identity);
         }
         self.keys.check_possession(Role::A, &self.challenge, &identity, &proof.possession.0)?;
         let possession = self.keys.possession(Role::B, myself.identity, &challenge.0)?;
-        let secret = self.keys.pairing_secret(&identity, &myself.identity.public());
-        let contact = Contact::new(&name, identity, Role::B, secret);
-        let sealed = self.keys.seal(Role::B, &[0; 32], myself);
+        let encapsulation_key = ml_kem_768::EncapsulationKey::new_from_slice(kem);
+        let encapsulation_key = encapsulation_key.map_err(|_| PairingError::Identity)?;
+        let (ciphertext, shared) = encapsulation_key.encapsulate_with_rng(random);
+        let exchange = KemExchange {
+            shared: &Zeroizing::new(<[u8; 32]>::from(shared))[..],
+            encapsulation_key: kem,
+            ciphertext: &ciphertext,
+        };
+        let secret = self.keys.pairing_secret([&identity, &myself.identity.public()], &exchange);
+        let secrets = OwnSecrets::generate(random);
+        let sealed = self.keys.seal(Role::B, &secrets.identity(myself, [0; 32], &ciphertext));
+        let pairing = Pairing::new(Role::B, secret, secrets.root, root).ok_or(PairingError::Identity)?;
+        let contact = Contact::new(&name, identity, pairing);
         let reply = Reply { sealed: Bytes(sealed), possession: Bytes(possession) };
         Ok((Paired { contact, words: self.keys.words(&nonce, &self.nonce) }, reply))
+    }
+}
+
+/// A's word that it has stored the pairing. Only who has the secret can make it, so no relay can make B forget a former
+/// pairing that A still uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    stored: Bytes<32>,
+}
+
+impl Stored {
+    /// For the pairing with this secret.
+    pub fn new(secret: &PairingSecret) -> Self {
+        Self { stored: Bytes(*secret.stored_tag()) }
+    }
+
+    /// Whether the other side of this pairing has said it. In constant time.
+    pub fn is_of(&self, secret: &PairingSecret) -> bool {
+        self.stored.0.ct_eq(secret.stored_tag().as_slice()).into()
     }
 }
 
@@ -282,8 +376,10 @@ fn data(first: &[u8; 32], challenge: &[u8; 32]) -> [u8; 64] {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
     use super::{
-        fuzzed::{ADA, BOB, VALID, own, phrase, rng},
+        fuzzed::{ADA, BOB, VALID, ada, bob, own, phrase, rng},
         *,
     };
     use crate::contact::MAX_NAME;
@@ -299,23 +395,33 @@ mod tests {
         let (ada, bob) = (Myself { identity: &ADA, name: "Ada" }, Myself { identity: &BOB, name: "Bob" });
         let (a, request) = Requester::new(&phrase(typed), own(), &mut rng(1));
         let (b, response) = Shower::new(phrase(shown)).handle_request(own(), &sent(&request), &mut rng(2))?;
-        let (a, proof) = a.handle_response(&sent(&response), ada)?;
-        let (at_b, reply) = b.handle_proof(&sent(&proof), bob)?;
+        let (a, proof) = a.handle_response(&sent(&response), ada, &mut rng(3))?;
+        let (at_b, reply) = b.handle_proof(&sent(&proof), bob, &mut rng(4))?;
         Ok((a.handle_reply(&sent(&reply))?, at_b))
+    }
+
+    /// A's sealed identity, as it makes it.
+    fn sealed<const N: usize>(keys: &Keys, nonce: [u8; 32], myself: Myself<'_>) -> [u8; N] {
+        let secrets = OwnSecrets::generate(&mut rng(5));
+        keys.seal(Role::A, &secrets.identity(myself, nonce, &secrets.encapsulation_key()))
     }
 
     #[test]
     fn the_same_code_on_both_sides_gives_both_the_same_keys_and_words() {
         let (at_a, at_b) = pair("ABC234-WXYZ", "ABC234-WXYZ").expect("a pairing");
         assert_eq!((at_a.contact.name(), at_b.contact.name()), ("Bob", "Ada"));
-        assert_eq!((at_a.contact.role(), at_b.contact.role()), (Role::A, Role::B));
+        let (a, b) = (at_a.contact.pairing(), at_b.contact.pairing());
+        assert_eq!((a.role(), b.role()), (Role::A, Role::B));
         assert_eq!(*at_a.contact.identity(), SealingKey::from_bytes(&[2; 32]).public());
         assert_eq!(*at_b.contact.identity(), SealingKey::from_bytes(&[1; 32]).public());
-        assert_eq!(at_a.contact.secret().as_bytes(), at_b.contact.secret().as_bytes());
+        assert_eq!(a.secret().as_bytes(), b.secret().as_bytes());
         assert_eq!(at_a.words, at_b.words);
         let now = chappe_common::time::UnixTime::from_secs(1_800_000_000);
-        let inboxes = at_b.contact.own_inbox_keys(now).map(|key| key.public());
-        assert!(inboxes.contains(at_a.contact.peer_inbox(now).key()), "and they find each other");
+        let own = b.own_inbox(crate::contact::Day::of(now));
+        let address = a.peer_address(now);
+        assert_eq!((address.inbox, address.token), (own.inbox(), own.token), "and they find each other");
+        assert!(Stored::new(a.secret()).is_of(b.secret()));
+        assert!(!Stored::new(&PairingSecret::from_bytes([0; 32])).is_of(b.secret()));
     }
 
     #[test]
@@ -338,10 +444,10 @@ mod tests {
         let myself = Myself { identity: &mallory, name: "Ada" };
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &ours)),
-            sealed: Bytes(keys.seal(Role::A, &m.nonce, myself)),
+            sealed: Bytes(sealed(&keys, m.nonce, myself)),
             possession: Bytes(keys.possession(Role::A, &mallory, &response.challenge.0).expect("a challenge")),
         };
-        assert_eq!(b.handle_proof(&proof, myself).map(|_| ()), Err(PairingError::WrongSecret));
+        assert_eq!(b.handle_proof(&proof, myself, &mut rng(4)).map(|_| ()), Err(PairingError::WrongSecret));
     }
 
     #[test]
@@ -353,8 +459,8 @@ mod tests {
         a.nonce = [0; 32];
         let shower = Shower::new(code);
         let (b, response) = shower.handle_request(own(), &request, &mut rng(2)).expect("a response");
-        let (_, proof) = a.handle_response(&response, myself).expect("a proof");
-        assert_eq!(b.handle_proof(&proof, myself).map(|_| ()), Err(PairingError::Identity));
+        let (_, proof) = a.handle_response(&response, myself, &mut rng(3)).expect("a proof");
+        assert_eq!(b.handle_proof(&proof, myself, &mut rng(4)).map(|_| ()), Err(PairingError::Identity));
     }
 
     #[test]
@@ -366,7 +472,7 @@ mod tests {
         let other = "RRRRRR".parse().expect("a code");
         let shower = Shower::new(code.clone());
         let (_, response) = shower.handle_request(other, &request, &mut rng(2)).expect("a response");
-        assert_eq!(a.handle_response(&response, myself).map(|_| ()), Err(PairingError::WrongSecret));
+        assert_eq!(a.handle_response(&response, myself, &mut rng(3)).map(|_| ()), Err(PairingError::WrongSecret));
         let bad = Request { share: Bytes([0; 32]), commitment: Bytes([0; 32]), challenge: Bytes([1; 32]) };
         let refused = Shower::new(code).handle_request(own(), &bad, &mut rng(2)).map(|_| ());
         assert_eq!(refused, Err(PairingError::Share(InvalidShare)));
@@ -384,10 +490,10 @@ mod tests {
         let keys = Keys::new(&*a.exchange.finish(&response.share.0, &a.session, &transcript)?);
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &ours)),
-            sealed: Bytes(keys.seal(Role::A, &a.nonce, Myself { identity: shown, name: "Ada" })),
+            sealed: Bytes(sealed(&keys, a.nonce, Myself { identity: shown, name: "Ada" })),
             possession: Bytes(keys.possession(Role::A, holds, &response.challenge.0)?),
         };
-        b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }).map(|_| ())
+        b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }, &mut rng(4)).map(|_| ())
     }
 
     #[test]
@@ -405,8 +511,10 @@ mod tests {
         let code = phrase("ABC234-WXYZ");
         let (a, request) = Requester::new(&code, own(), &mut rng(1));
         let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
-        let (a, proof) = a.handle_response(&response, Myself { identity: &ada, name: "Ada" }).expect("a proof");
-        let (_, mut reply) = b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }).expect("a reply");
+        let (a, proof) =
+            a.handle_response(&response, Myself { identity: &ada, name: "Ada" }, &mut rng(3)).expect("a proof");
+        let (_, mut reply) =
+            b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }, &mut rng(4)).expect("a reply");
         reply.possession.0[0] ^= 1;
         assert_eq!(a.handle_reply(&reply).map(|_| ()), Err(PairingError::Possession));
     }
@@ -444,36 +552,100 @@ mod tests {
     #[test]
     fn mutated_identities_have_a_clean_name_or_are_none() {
         let plain = |name: &str| {
-            let mut plain = [&[7; 64][..], &[u8::try_from(name.len()).expect("short")], name.as_bytes()].concat();
+            let mut plain = [&[7; 96][..], &[u8::try_from(name.len()).expect("short")], name.as_bytes()].concat();
             plain.resize(IDENTITY_LEN, 0);
             plain
         };
         chappe_mutations::run(fuzzed::IDENTITY, &[plain(""), plain("Zo\u{eb}"), plain(&"x".repeat(MAX_NAME))]);
     }
 
+    fn hexadecimal(value: &impl Serialize) -> String {
+        let text: String = serde_json::from_value(serde_json::to_value(value).expect("JSON")).expect("a text");
+        hex::encode(URL_SAFE_NO_PAD.decode(text).expect("base64url"))
+    }
+
+    /// One whole pairing, of which each intermediate value is named.
+    fn vectors() -> serde_json::Value {
+        let code = phrase("ABC234-WXYZ");
+        let (a, request) = Requester::new(&code, own(), &mut rng(1));
+        let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
+        let ours = data(&a.commitment, &a.challenge.public());
+        let theirs = data(&response.nonce.0, &response.challenge.0);
+        let transcript = cpace::transcript(a.exchange.share(), &ours, &response.share.0, &theirs);
+        let isk = a.clone().exchange.finish(&response.share.0, &a.session, &transcript).expect("a valid share");
+        let (nonce, challenges) = (a.nonce, [&a.challenge, &b.challenge].map(|key| hex::encode(&*key.to_bytes())));
+        let (confirmed, proof) = a.handle_response(&response, ada(), &mut rng(3)).expect("a proof");
+        let (at_b, reply) = b.handle_proof(&proof, bob(), &mut rng(4)).expect("a reply");
+        let opened = confirmed.keys.open(Role::B, &reply.sealed.0).expect("B's identity");
+        let ciphertext = read_identity(&opened).expect("an identity").kem.to_vec();
+        let (decapsulation_key, _) = MlKem768::from_seed(&(*confirmed.secrets.kem_seed).into());
+        let shared = decapsulation_key.decapsulate_slice(&ciphertext).expect("a ciphertext");
+        let keys = &confirmed.keys;
+        let classical = keys.expand::<32>(b"pairing-secret", &[&ADA.public(), &BOB.public()]);
+        let secret = at_b.contact.pairing().secret();
+        let roots = [confirmed.secrets.root.clone(), at_b.contact.pairing().own_root().clone()];
+        serde_json::json!({
+            "about": "One pairing: what follows from its secrets. Hexadecimal; docs/protocol/sealing-and-pairing.md says how.",
+            "code": "ABC234-WXYZ",
+            "requester": own().as_str(),
+            "identity_secret_a": hex::encode(&*ADA.to_bytes()),
+            "identity_secret_b": hex::encode(&*BOB.to_bytes()),
+            "name_a": "Ada",
+            "name_b": "Bob",
+            "nonce_a": hex::encode(nonce),
+            "nonce_b": hexadecimal(&response.nonce),
+            "challenge_secret_a": challenges[0],
+            "challenge_secret_b": challenges[1],
+            "share_a": hexadecimal(&request.share),
+            "share_b": hexadecimal(&response.share),
+            "commitment": hexadecimal(&request.commitment),
+            "isk": hex::encode(&isk[..]),
+            "confirmation_a": hexadecimal(&proof.confirmation),
+            "confirmation_b": hexadecimal(&response.confirmation),
+            "seal_key_a": hex::encode(*keys.expand::<32>(b"seal-a", &[])),
+            "seal_key_b": hex::encode(*keys.expand::<32>(b"seal-b", &[])),
+            "root_seed_a": hex::encode(&*roots[0].to_bytes()),
+            "root_seed_b": hex::encode(&*roots[1].to_bytes()),
+            "kem_seed_a": hex::encode(*confirmed.secrets.kem_seed),
+            "kem_ciphertext": hex::encode(&ciphertext),
+            "kem_shared": hex::encode(<[u8; 32]>::from(shared)),
+            "sealed_a": hexadecimal(&proof.sealed),
+            "sealed_b": hexadecimal(&reply.sealed),
+            "possession_a": hexadecimal(&proof.possession),
+            "possession_b": hexadecimal(&reply.possession),
+            "classical_secret": hex::encode(*classical),
+            "pairing_secret": hex::encode(secret.as_bytes()),
+            "stored": hexadecimal(&Stored::new(secret).stored),
+            "words": at_b.words,
+        })
+    }
+
     #[test]
-    fn what_follows_from_the_key_is_that_of_the_vectors() {
-        let vectors: serde_json::Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
-        let array = |name: &str| -> [u8; 32] {
-            let text = vectors[name].as_str().expect("a text");
-            hex::decode(text).expect("hexadecimal").try_into().expect("32 bytes")
+    fn a_pairing_has_the_values_of_the_vectors() {
+        let made = vectors();
+        let expected: serde_json::Value = serde_json::from_str(VECTORS).expect("JSON");
+        assert_eq!(made, expected, "\n{}", serde_json::to_string_pretty(&made).expect("JSON"));
+    }
+
+    #[test]
+    fn the_secret_takes_both_key_exchanges() {
+        let vectors = vectors();
+        let bytes = |name: &str| hex::decode(vectors[name].as_str().expect("a text")).expect("hexadecimal");
+        let isk = bytes("isk").try_into().expect("64 bytes");
+        let (shared, ciphertext) = (bytes("kem_shared"), bytes("kem_ciphertext"));
+        let secrets = OwnSecrets { root: SecretKey::from_bytes(&[0; 32]), kem_seed: Zeroizing::new([0; 64]) };
+        let encapsulation_key = {
+            let kem_seed = Zeroizing::new(bytes("kem_seed_a").try_into().expect("64 bytes"));
+            OwnSecrets { kem_seed, ..secrets }.encapsulation_key()
         };
-        let isk = hex::decode(vectors["isk"].as_str().expect("a text")).expect("hexadecimal");
-        let keys = Keys::new(&isk.try_into().expect("64 bytes"));
-        let (nonce_a, nonce_b) = (array("nonceA"), array("nonceB"));
-        assert_eq!(commitment(&nonce_a), array("commitment"));
-        let (challenge_a, challenge_b) = (array("challengeA"), array("challengeB"));
-        let data_a = data(&array("commitment"), &SealingKey::from_bytes(&challenge_a).public());
-        let data_b = data(&nonce_b, &SealingKey::from_bytes(&challenge_b).public());
-        assert_eq!(keys.confirm(Role::A, &array("shareA"), &data_a), array("confirmationA"));
-        assert_eq!(keys.confirm(Role::B, &array("shareB"), &data_b), array("confirmationB"));
-        let identity = SealingKey::from_bytes(&array("identitySecretA"));
-        let possession = keys.possession(Role::A, &identity, &SealingKey::from_bytes(&challenge_b).public());
-        assert_eq!(possession, Ok(array("possessionA")));
-        assert_eq!(*keys.expand::<32>(b"seal-a", &[]), array("sealA"));
-        assert_eq!(*keys.expand::<32>(b"seal-b", &[]), array("sealB"));
-        let secret = keys.pairing_secret(&array("identityA"), &array("identityB"));
-        assert_eq!(*secret.as_bytes(), array("pairingSecret"));
-        assert_eq!(serde_json::json!(keys.words(&nonce_a, &nonce_b)), vectors["words"]);
+        let secret = |isk: &[u8; 64], shared: &[u8], ciphertext: &[u8]| {
+            let exchange = KemExchange { shared, encapsulation_key: &encapsulation_key, ciphertext };
+            hex::encode(Keys::new(isk).pairing_secret([&ADA.public(), &BOB.public()], &exchange).as_bytes())
+        };
+        assert_eq!(secret(&isk, &shared, &ciphertext), vectors["pairing_secret"]);
+        // Who has broken CPace and X25519 lacks the one, who has broken ML-KEM the other.
+        assert_ne!(secret(&isk, &[0; 32], &ciphertext), vectors["pairing_secret"]);
+        assert_ne!(secret(&[0; 64], &shared, &ciphertext), vectors["pairing_secret"]);
+        assert_ne!(secret(&isk, &shared, &[0; CIPHERTEXT_LEN]), vectors["pairing_secret"]);
     }
 }

@@ -11,14 +11,14 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_common::{place::NodePlace, redacted::Redacted};
+use chappe_common::{keys::SecretKey, place::NodePlace, redacted::Redacted};
 use chappe_discovery::private_file;
 use rand::{TryRng as _, rngs::SysRng};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    contact::{Contact, ContactId, MAX_CONTACTS, PairingSecret, Role, clean_name},
+    contact::{Contact, ContactId, MAX_CONTACTS, Pairing, PairingId, PairingSecret, Role, clean_name},
     referral,
     sealing_key::SealingKey,
 };
@@ -27,8 +27,10 @@ const FILE: &str = "profile.json";
 const LOCK: &str = "profile.lock";
 /// The file in which the profile's searches remember nodes.
 const NODES: &str = "nodes.json";
-/// The largest file that is read: [`MAX_CONTACTS`] contacts take a tenth.
-const MAX_FILE: u64 = 256 * 1024;
+/// The form of [`FILE`]. Version 1 had no inbox root keys, without which a contact can't be reached.
+const VERSION: u32 = 2;
+/// The largest file that is read: [`MAX_CONTACTS`] contacts take a third.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// Why a profile cannot be used. What is on the disk is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +72,20 @@ struct FileForm {
 struct ContactForm {
     name: String,
     identity: String,
-    role: Role,
-    secret: Zeroizing<String>,
+    pairings: Vec<PairingForm>,
+    in_use: usize,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    blocked: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PairingForm {
+    role: Role,
+    secret: Zeroizing<String>,
+    own_root: Zeroizing<String>,
+    peer_root: String,
 }
 
 /// Keys and contacts.
@@ -136,16 +148,16 @@ impl Profile {
         self.folder.join(NODES)
     }
 
-    /// Adds a contact; a name that is taken gets a number. Who has paired before takes its own former place, and keeps
-    /// the name that it has here: pairing has proven that it is the same. Returns the contact as it was stored. Blocks
-    /// on the disk.
+    /// Adds a contact; a name that is taken gets a number. Who has paired before keeps its place, the name that it has
+    /// here, and its former pairing until the new one is confirmed: pairing has proven that it is the same. `stored`: the
+    /// contact is known to have stored the new pairing, too. Returns the contact as it was stored. Blocks on the disk.
     ///
     /// # Errors
     /// The profile is full, or the disk says no; the contact is not stored then.
-    pub fn add_contact(&mut self, contact: Contact) -> Result<Contact, ProfileError> {
+    pub fn add_contact(&mut self, contact: Contact, stored: bool) -> Result<Contact, ProfileError> {
         self.change(|contacts| {
             if let Some(known) = contacts.iter_mut().find(|known| known.id() == contact.id()) {
-                *known = contact.renamed(known.name()).with_nodes(known.nodes().to_vec());
+                known.paired_again(contact.pairing().clone(), stored);
                 return Ok(known.clone());
             }
             if contacts.len() >= MAX_CONTACTS {
@@ -175,14 +187,38 @@ impl Profile {
         })
     }
 
+    /// The contact is known to have stored this pairing: the ones before it are forgotten. Blocks on the disk.
+    ///
+    /// # Errors
+    /// There is no such contact, or the disk says no.
+    pub fn confirm(&mut self, id: ContactId, pairing: PairingId) -> Result<(), ProfileError> {
+        self.edit_contact(id, |contact| {
+            let mut confirmed = contact;
+            confirmed.confirm(pairing);
+            confirmed
+        })
+    }
+
+    /// Blocks a contact, or ends that. Blocks on the disk.
+    ///
+    /// # Errors
+    /// There is no such contact, or the disk says no.
+    pub fn block(&mut self, id: ContactId, blocked: bool) -> Result<(), ProfileError> {
+        self.edit_contact(id, |contact| contact.blocked(blocked))
+    }
+
     /// Keeps the nodes that a contact has passed on, in place of those before. Blocks on the disk.
     ///
     /// # Errors
     /// There is no such contact, or the disk says no.
     pub fn refer(&mut self, id: ContactId, nodes: Vec<NodePlace>) -> Result<(), ProfileError> {
+        self.edit_contact(id, |contact| contact.with_nodes(nodes))
+    }
+
+    fn edit_contact(&mut self, id: ContactId, edit: impl FnOnce(Contact) -> Contact) -> Result<(), ProfileError> {
         self.change(|contacts| {
             let known = contacts.iter_mut().find(|known| known.id() == id).ok_or(ProfileError::NoContact)?;
-            *known = known.clone().with_nodes(nodes);
+            *known = edit(known.clone());
             Ok(())
         })
     }
@@ -211,12 +247,13 @@ impl Profile {
         let contacts = self.contacts.iter().map(|contact| ContactForm {
             name: contact.name().to_owned(),
             identity: encode(contact.identity()),
-            role: contact.role(),
-            secret: Zeroizing::new(encode(contact.secret().as_bytes())),
+            pairings: contact.pairings().iter().map(pairing_form).collect(),
+            in_use: contact.in_use(),
+            blocked: contact.is_blocked(),
             nodes: contact.nodes().iter().map(referral::to_text).collect(),
         });
         let form = FileForm {
-            version: 1,
+            version: VERSION,
             name: self.name().to_owned(),
             identity: Zeroizing::new(encode(&self.identity.to_bytes())),
             contacts: contacts.collect(),
@@ -224,6 +261,16 @@ impl Profile {
         let text = Zeroizing::new(serde_json::to_vec_pretty(&form).expect("strings and numbers are JSON"));
         let path = self.folder.join(FILE);
         private_file::write(&path, &text).map_err(at(&path))
+    }
+}
+
+fn pairing_form(pairing: &Pairing) -> PairingForm {
+    let encode = |bytes: &[u8; 32]| URL_SAFE_NO_PAD.encode(bytes);
+    PairingForm {
+        role: pairing.role(),
+        secret: Zeroizing::new(encode(pairing.secret().as_bytes())),
+        own_root: Zeroizing::new(encode(&pairing.own_root().to_bytes())),
+        peer_root: pairing.peer_root().to_base64url(),
     }
 }
 
@@ -259,15 +306,21 @@ fn read(folder: &Path) -> Result<Option<Profile>, ProfileError> {
 
 fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
     let form: FileForm = serde_json::from_slice(text).ok()?;
-    if form.version != 1 || form.contacts.len() > MAX_CONTACTS {
+    if form.version != VERSION || form.contacts.len() > MAX_CONTACTS {
         return None;
     }
     let decode = |text: &str| -> Option<[u8; 32]> { URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok() };
     let contacts = form.contacts.iter().map(|contact| {
-        let secret = PairingSecret::from_bytes(decode(&contact.secret)?);
+        let pairings = contact.pairings.iter().map(|pairing| {
+            let secret = PairingSecret::from_bytes(decode(&pairing.secret)?);
+            let own_root = SecretKey::from_bytes(&Zeroizing::new(decode(&pairing.own_root)?));
+            Pairing::new(pairing.role, secret, own_root, pairing.peer_root.parse().ok()?)
+        });
+        let (pairings, identity) = (pairings.collect::<Option<Vec<_>>>()?, decode(&contact.identity)?);
+        let restored = Contact::restore(&contact.name, identity, pairings, contact.in_use)?;
         // What was stored had passed the check for its kind of profile.
         let nodes = referral::read(&contact.nodes, true);
-        Some(Contact::new(&contact.name, decode(&contact.identity)?, contact.role, secret).with_nodes(nodes))
+        Some(restored.blocked(contact.blocked).with_nodes(nodes))
     });
     let identity = SealingKey::from_bytes(&Zeroizing::new(decode(&form.identity)?));
     Some((form.name, identity, contacts.collect::<Option<_>>()?))
@@ -285,12 +338,15 @@ pub(crate) mod fuzzed {
 
 #[cfg(test)]
 mod tests {
-    use chappe_common::keys::SecretKey;
-
     use super::*;
 
+    fn pairing(n: u8) -> Pairing {
+        let (own, other) = (SecretKey::from_bytes(&[n; 32]), SecretKey::from_bytes(&[255; 32]).public());
+        Pairing::new(Role::B, PairingSecret::from_bytes([n; 32]), own, other).expect("a usable key")
+    }
+
     fn contact(n: u8, name: &str) -> Contact {
-        Contact::new(name, [n; 32], Role::B, PairingSecret::from_bytes([n; 32]))
+        Contact::new(name, [n; 32], pairing(n))
     }
 
     #[test]
@@ -298,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("profile");
         let mut profile = Profile::open_or_create(&path, "Ada").expect("a new profile");
-        profile.add_contact(contact(1, "Bob")).expect("a contact");
+        profile.add_contact(contact(1, "Bob"), true).expect("a contact");
         let referred =
             referral::read(&[format!("wss://8.8.8.8:1#{}", SecretKey::from_bytes(&[1; 32]).node_id())], false);
         profile.refer(ContactId::new([1; 32]), referred.clone()).expect("stored");
@@ -307,7 +363,9 @@ mod tests {
         assert_eq!(again.referrals().collect::<Vec<_>>(), referred);
         assert_eq!(again.identity().public(), profile.identity().public());
         let bob = again.contact_named("Bob").expect("the contact");
-        assert_eq!((bob.id(), bob.role(), bob.secret().as_bytes()), (ContactId::new([1; 32]), Role::B, &[1; 32]));
+        assert_eq!((bob.id(), bob.pairing().role()), (ContactId::new([1; 32]), Role::B));
+        assert_eq!((bob.pairing().id(), bob.is_blocked()), (pairing(1).id(), false));
+        assert_eq!(bob.pairing().secret().as_bytes(), &[1; 32]);
     }
 
     #[test]
@@ -324,8 +382,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut one = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
         let mut two = Profile::open_or_create(folder.path(), "Ada").expect("the profile");
-        one.add_contact(contact(1, "Bob")).expect("a contact");
-        two.add_contact(contact(2, "Bob")).expect("another");
+        one.add_contact(contact(1, "Bob"), true).expect("a contact");
+        two.add_contact(contact(2, "Bob"), true).expect("another");
         let names: Vec<_> = two.contacts().iter().map(Contact::name).collect();
         assert_eq!(names, ["Bob", "Bob 2"]);
         one.remove_contact(ContactId::new([2; 32])).expect("known from the disk");
@@ -338,14 +396,30 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut profile = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
         for n in 0..=u8::try_from(MAX_CONTACTS).expect("fewer than 256") {
-            let added = profile.add_contact(contact(n, "Bob"));
+            let added = profile.add_contact(contact(n, "Bob"), true);
             assert_eq!(added.is_ok(), usize::from(n) < MAX_CONTACTS, "{n}");
         }
         // Also in a profile that is full.
-        let again = Contact::new("Robert", [3; 32], Role::A, PairingSecret::from_bytes([200; 32]));
-        let stored = profile.add_contact(again).expect("the same person");
-        assert_eq!((stored.name(), stored.secret().as_bytes()[0], stored.role()), ("Bob 4", 200, Role::A));
+        let again = Contact::new("Robert", [3; 32], pairing(201));
+        let stored = profile.add_contact(again, true).expect("the same person");
+        assert_eq!((stored.name(), stored.pairing().id()), ("Bob 4", pairing(201).id()));
         assert_eq!(profile.contacts().len(), MAX_CONTACTS);
+    }
+
+    #[test]
+    fn the_former_pairing_is_kept_until_the_new_one_is_confirmed_also_across_a_restart() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let open = || Profile::open_or_create(folder.path(), "Ada").expect("the profile");
+        let ids = |profile: &Profile| profile.contacts()[0].pairings().iter().map(Pairing::id).collect::<Vec<_>>();
+        open().add_contact(contact(1, "Bob"), true).expect("a contact");
+        let again = Contact::new("Bob", [1; 32], pairing(2));
+        open().add_contact(again, false).expect("the same person");
+        assert_eq!(ids(&open()), [pairing(1).id(), pairing(2).id()]);
+        assert_eq!(open().contacts()[0].pairing().id(), pairing(1).id());
+        open().confirm(ContactId::new([1; 32]), pairing(2).id()).expect("a contact");
+        assert_eq!(ids(&open()), [pairing(2).id()]);
+        open().block(ContactId::new([1; 32]), true).expect("a contact");
+        assert!(open().contacts()[0].is_blocked());
     }
 
     #[test]
@@ -360,12 +434,13 @@ mod tests {
     #[test]
     fn mutated_profiles_are_read_or_refused() {
         let key = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM";
+        let root = SecretKey::from_bytes(&[3; 32]).public();
         let contact = format!(
-            r#"{{"name":"Zo\u00eb","identity":"{key}","role":"b","secret":"{key}","nodes":["wss://8.8.8.8:1#{key}","x"]}}"#
+            r#"{{"name":"Zo\u00eb","identity":"{key}","pairings":[{{"role":"b","secret":"{key}","own_root":"{key}","peer_root":"{root}"}}],"in_use":0,"blocked":true,"nodes":["wss://8.8.8.8:1#{key}","x"]}}"#
         );
         let valid = [
-            format!(r#"{{"version":1,"name":"Ada","identity":"{key}","contacts":[{contact}]}}"#),
-            format!(r#"{{"version":1,"name":"","identity":"{key}","contacts":[]}}"#),
+            format!(r#"{{"version":2,"name":"Ada","identity":"{key}","contacts":[{contact}]}}"#),
+            format!(r#"{{"version":2,"name":"","identity":"{key}","contacts":[]}}"#),
         ];
         chappe_mutations::run(fuzzed::PROFILE, &valid);
     }

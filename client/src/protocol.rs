@@ -1,6 +1,7 @@
 //! The messages between a client and a node, as JSON. Owns their shapes; the project's `docs/protocol/client.md` says
 //! what they mean.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     code::PairingCode,
@@ -8,11 +9,22 @@ use chappe_common::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::driver::leases::{self, Rejected};
+
 /// One inbox to be attached: the signed lease and the proof, base64url.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Attachment {
     pub(crate) lease: String,
     pub(crate) proof: String,
+}
+
+impl From<&leases::Attachment> for Attachment {
+    fn from(attachment: &leases::Attachment) -> Self {
+        Self {
+            lease: URL_SAFE_NO_PAD.encode(attachment.lease.as_bytes()),
+            proof: URL_SAFE_NO_PAD.encode(attachment.proof),
+        }
+    }
 }
 
 /// What a client says.
@@ -22,9 +34,9 @@ pub(crate) enum ToNode<'a> {
     Ping,
     Attach { id: String, inboxes: Vec<Attachment> },
     Detach { id: String, inboxes: Vec<String> },
-    Resolve { id: String, inbox: String },
+    Resolve { id: String, address: String },
     GetIceServers { id: String },
-    Register { pairing_code: PairingText<'a>, public_key: String },
+    Register { pairing_code: PairingText<'a>, public_key: String, claim: String },
     PairRequest { target_code: PairingText<'a>, payload: Value },
     PairResponse { target_code: PairingText<'a>, accepted: bool, payload: Value },
     Offer { target: PairingText<'a>, payload: Value },
@@ -58,12 +70,19 @@ pub(crate) struct Relayed<'a> {
 pub(crate) struct Rejection {
     pub(crate) index: usize,
     pub(crate) code: String,
+    /// The `seq` of the newer lease that the node knows.
+    #[serde(default)]
+    pub(crate) seq: Option<u64>,
 }
 
 impl Rejection {
-    /// Whether the node takes it a minute later.
-    pub(crate) fn is_for_now(&self) -> bool {
-        error_code(Some(&self.code)) == Some(ErrorCode::RateLimited)
+    /// Why the node did not attach it.
+    pub(crate) fn reason(&self) -> Rejected {
+        match (error_code(Some(&self.code)), self.seq) {
+            (Some(ErrorCode::BadLease), Some(seq)) => Rejected::Outdated(seq),
+            (Some(ErrorCode::BadLease), None) => Rejected::Invalid,
+            _ => Rejected::Unavailable,
+        }
     }
 }
 
@@ -129,7 +148,9 @@ pub(crate) enum Reply {
     Answer {
         payload: Value,
     },
-    IceCandidate {},
+    IceCandidate {
+        payload: Value,
+    },
     CallOffer(Incoming),
     CallAnswer(Incoming),
     CallIce(Incoming),
@@ -178,8 +199,8 @@ mod tests {
             (ToNode::Ping, r#"{"type":"ping"}"#),
             (ToNode::GetIceServers { id: "1".to_owned() }, r#"{"type":"get_ice_servers","id":"1"}"#),
             (
-                ToNode::Register { pairing_code: (&code).into(), public_key: "k".to_owned() },
-                r#"{"type":"register","pairingCode":"ABC234","publicKey":"k"}"#,
+                ToNode::Register { pairing_code: (&code).into(), public_key: "k".to_owned(), claim: "c".to_owned() },
+                r#"{"type":"register","pairingCode":"ABC234","publicKey":"k","claim":"c"}"#,
             ),
             (
                 ToNode::PairResponse { target_code: (&code).into(), accepted: true, payload },
@@ -200,8 +221,12 @@ mod tests {
             read(r#"{"type":"attached","id":"1","ttl":120,"rejected":[{"index":0,"code":"bad_lease"}],"more":1}"#),
             Ok(Reply::Attached { ttl: 120, rejected, .. }) if rejected[0].index == 0
         ));
-        let rejection = |code: &str| Rejection { index: 0, code: code.to_owned() };
-        assert!(rejection("rate_limited").is_for_now() && !rejection("bad_lease").is_for_now());
+        let reason = |code: &str, seq| Rejection { index: 0, code: code.to_owned(), seq }.reason();
+        assert_eq!(reason("bad_lease", Some(7)), Rejected::Outdated(7));
+        assert_eq!(reason("bad_lease", None), Rejected::Invalid);
+        for code in ["rate_limited", "internal", "from_the_future"] {
+            assert_eq!(reason(code, Some(7)), Rejected::Unavailable);
+        }
         assert!(matches!(
             read(r#"{"type":"pair_matched","peerCode":"A","isInitiator":true}"#),
             Ok(Reply::PairMatched { payload: None })

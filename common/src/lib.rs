@@ -8,6 +8,7 @@ pub mod beacon;
 pub mod blinding;
 pub mod client;
 pub mod code;
+pub mod code_claim;
 pub mod directory;
 pub mod federation;
 #[cfg(any(test, fuzzing))]

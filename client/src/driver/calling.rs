@@ -12,12 +12,13 @@ use super::{
 };
 use crate::{
     call::{CallError, EndReason, Input, Output},
-    contact::{Contact, ContactId},
+    contact::{Contact, ContactId, Pairing},
     event::{Event, StepKind},
     handle::{Call, CallAction, CallActionError, CallStatus, MAX_SDP},
     message::{Answer, Ice, Offer, Reject},
     protocol::Incoming,
     seal::{CallId, Envelope},
+    sealing_key::SealingKey,
 };
 
 /// The most calls that are known at once: the active one, and others whose end is still being told.
@@ -35,7 +36,12 @@ impl Driver {
         let call = CallId::generate(&mut rand::rng());
         let outputs = self.calls.handle(call, Input::Place(contact.id()), now)?;
         let side = Side::Caller { offer: Redacted::new(offer), lease: None, offered_to: None, recheck_at: None };
-        let record = Record::new(call, contact, side, None, now);
+        // The callee answers at the contact's own inbox.
+        for session in &mut self.sessions {
+            session.leases.hurry(contact.id(), now);
+        }
+        let pairing = contact.pairing().clone();
+        let record = Record::new(call, contact, pairing, side, None, now);
         let handle = self.handle_of(&record);
         self.records.insert(call, record);
         self.perform(outputs, now);
@@ -90,8 +96,10 @@ impl Driver {
     /// A sealed message has come. Whatever is not a contact's, not for us, or not new is dropped without a word.
     pub(super) fn handle_incoming(&mut self, serial: u64, kind: RelayKind, message: &Incoming, now: Instant) {
         let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
-        let owner = Inbox::from_base64url(&message.to).ok().and_then(|inbox| session.owner(inbox));
-        let Some(contact) = owner.and_then(|id| self.profile.contact(id)).cloned() else { return };
+        let Ok(inbox) = Inbox::from_base64url(&message.to) else { return };
+        let Some((contact, pairing)) = session.leases.owner(inbox) else { return };
+        let Some(contact) = self.profile.contact(contact).cloned() else { return };
+        let Some(pairing) = contact.pairings().iter().find(|known| known.id() == pairing).cloned() else { return };
         let Ok(envelope) = Envelope::parse(&message.payload) else {
             tracing::debug!(kind = kind.as_str(), "a payload is no envelope");
             return;
@@ -100,15 +108,17 @@ impl Driver {
         let call = envelope.call();
         let known = self.records.get_mut(&call);
         if known.is_none() && kind == RelayKind::CallOffer {
-            return self.handle_new_offer(serial, contact, &envelope, now);
+            return self.handle_new_offer(serial, inbox, contact, pairing, &envelope, now);
         }
-        let Some(record) = known.filter(|record| record.contact.id() == contact.id()) else { return };
-        let keys = self.sessions.iter().map(|session| &session.key);
+        let is_its = |record: &&mut Record| record.contact.id() == contact.id() && record.pairing.id() == pairing.id();
+        let Some(record) = known.filter(is_its) else { return };
+        let keys = self.sessions.iter().flat_map(|session| session.leases.keys(inbox));
         let Some(text) = record.open(&envelope, kind, keys) else {
             tracing::debug!(kind = kind.as_str(), "a payload does not open, or came before");
             return;
         };
         let caller = record.is_caller();
+        self.note_confirmation(contact.id(), pairing.id());
         self.step(Some(call), node, StepKind::Received(kind));
         match kind {
             RelayKind::CallOffer if !caller => self.handle_offer_again(call, contact.id(), &text, now),
@@ -123,14 +133,25 @@ impl Driver {
         }
     }
 
-    fn handle_new_offer(&mut self, serial: u64, contact: Contact, envelope: &Envelope, now: Instant) {
+    fn handle_new_offer(
+        &mut self,
+        serial: u64,
+        inbox: Inbox,
+        contact: Contact,
+        pairing: Pairing,
+        envelope: &Envelope,
+        now: Instant,
+    ) {
         let call = envelope.call();
         let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
-        let Some(offer) = open_offer(envelope, &contact, &session.key) else {
+        let open = |key| Some((open_offer(envelope, &contact, &pairing, key)?, SealingKey::clone(key)));
+        let opened = session.leases.keys(inbox).find_map(open);
+        let Some((offer, key)) = opened else {
             tracing::debug!("an offer does not open");
             return;
         };
-        let (node, key) = (session.node(), session.key.clone());
+        let node = session.node();
+        self.note_confirmation(contact.id(), pairing.id());
         // Only now: who is not a contact must not learn from our silence, nor fill any table.
         if !offer.is_fresh(unix_now()) || self.finished.contains(call) || self.records.len() >= MAX_RECORDS {
             tracing::debug!("an offer is old, or of a call that is over");
@@ -142,7 +163,7 @@ impl Driver {
         let wanted = outputs.iter().any(|output| [Output::Ring(call), Output::SendBusy(call)].contains(output));
         if wanted {
             let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key, answer: None };
-            let mut record = Record::new(call, contact, side, Some(offer.reply_key.0), now);
+            let mut record = Record::new(call, contact, pairing, side, Some(offer.reply_key.0), now);
             record.note(envelope.counter());
             self.records.insert(call, record);
         } else {

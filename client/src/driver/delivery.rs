@@ -5,14 +5,21 @@ use std::time::{Duration, Instant};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     client::{ErrorCode, RelayKind},
-    lease::{Inbox, Lease, SignedLease},
+    lease::{Address, Lease, SignedLease},
     signed::Signed,
 };
 use chappe_discovery::connection::ConnectionError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Driver, Held, IceServersError, outbox::Item, record::Side, session::Session, unix_now};
+use super::{
+    Driver, IceServersError,
+    leases::{Attachment, SlotId},
+    outbox::Item,
+    record::Side,
+    session::Session,
+    unix_now,
+};
 use crate::{
     call::Input,
     event::{Event, StepKind},
@@ -32,16 +39,13 @@ const RECHECK: Duration = Duration::from_secs(3);
 
 /// What a request waits for.
 pub(super) enum Wanted {
-    /// So many inboxes. `held` is dropped with the answer, or when there will be none: whoever waits then goes on.
-    Attached {
-        count: usize,
-        held: Option<Held>,
-    },
+    /// These inboxes, in the order of the message.
+    Attached(Vec<Requested>),
     Detached,
     /// Where the callee is, to go on with the first message of its outbox, or only to see whether it has moved.
     Resolved {
         call: CallId,
-        inbox: Inbox,
+        address: Address,
         recheck: bool,
     },
     Delivered {
@@ -50,6 +54,18 @@ pub(super) enum Wanted {
         recipient: [u8; 32],
     },
     IceServers(oneshot::Sender<Result<Vec<IceServer>, IceServersError>>),
+}
+
+/// An inbox of an `attach`.
+pub(super) struct Requested {
+    pub(super) slot: SlotId,
+    pub(super) is_renewal: bool,
+}
+
+impl From<&Attachment> for Requested {
+    fn from(attachment: &Attachment) -> Self {
+        Self { slot: attachment.slot, is_renewal: attachment.is_renewal }
+    }
 }
 
 /// A request that is not answered so far.
@@ -75,17 +91,17 @@ impl Driver {
     async fn attempt(&mut self, serial: u64, call: CallId, item: &Item, now: Instant) {
         let Some(record) = self.records.get_mut(&call) else { return };
         let unix = unix_now();
-        let inbox = record.contact.peer_inbox(unix);
+        let address = record.pairing.peer_address(unix);
         let node = self.sessions.iter().find(|session| session.serial == serial).map(Session::node);
         let Some(recipient) = record.recipient(item) else {
             let id = self.next_id();
             self.begin(call, id);
-            let wanted = Wanted::Resolved { call, inbox, recheck: false };
+            let wanted = Wanted::Resolved { call, address, recheck: false };
             if let Some(node) = node {
                 self.step(Some(call), node, StepKind::Resolving);
             }
-            self.send_request(serial, id, wanted, &ToNode::Resolve { id: text_of(id), inbox: inbox.to_base64url() })
-                .await;
+            let resolve = ToNode::Resolve { id: text_of(id), address: address.to_base64url() };
+            self.send_request(serial, id, wanted, &resolve).await;
             return;
         };
         let nodes = if matches!(item, Item::Offer | Item::Answer) { self.passed_on() } else { Vec::new() };
@@ -99,7 +115,7 @@ impl Driver {
             return;
         };
         let kind = item.kind();
-        let (id_text, to) = (text_of(id), inbox.to_base64url());
+        let (id_text, to) = (text_of(id), address.to_base64url());
         let relayed = Relayed { kind, id: &id_text, to: &to, payload: &payload };
         if let Some(node) = node {
             self.step(Some(call), node, StepKind::Sent(kind));
@@ -162,12 +178,12 @@ impl Driver {
         };
         match reply {
             Reply::Attached { id, ttl, rejected } => {
-                if let Some(Wanted::Attached { count, held }) = self.answered(serial, &id) {
-                    self.handle_attached(serial, (count, held.is_some()), Duration::from_secs(ttl), &rejected);
+                if let Some(Wanted::Attached(requested)) = self.answered(serial, &id) {
+                    self.handle_attached(serial, &requested, Some(Duration::from_secs(ttl)), &rejected).await;
                 }
             }
             Reply::Detached { id } => drop(self.answered(serial, &id)),
-            Reply::Resolved { id, lease } => self.handle_resolved(serial, &id, &lease, now),
+            Reply::Resolved { id, lease } => self.handle_resolved(serial, &id, &lease, now).await,
             Reply::Delivered { id } => self.handle_delivered(serial, &id, now),
             Reply::IceServers { id, ice_servers } => {
                 if let Some(Wanted::IceServers(reply)) = self.answered(serial, &id) {
@@ -178,7 +194,7 @@ impl Driver {
             Reply::Error { id: Some(id), code } => {
                 let code = error_code(code.as_deref());
                 if let (Some(wanted), Ok(id)) = (self.answered(serial, &id), id.parse()) {
-                    self.handle_failed(serial, id, wanted, code, now);
+                    self.handle_failed(serial, id, wanted, code, now).await;
                 }
             }
             Reply::GoingAway { .. } => self.handle_going_away(serial),
@@ -199,13 +215,13 @@ impl Driver {
         self.requests.remove(&id).map(|pending| pending.wanted)
     }
 
-    fn handle_resolved(&mut self, serial: u64, id: &str, lease: &str, now: Instant) {
+    async fn handle_resolved(&mut self, serial: u64, id: &str, lease: &str, now: Instant) {
         let (Some(wanted), Ok(id)) = (self.answered(serial, id), id.parse()) else { return };
-        let Wanted::Resolved { call, inbox, recheck } = wanted else { return };
-        let Some(found) = read_lease(lease, inbox) else {
+        let Wanted::Resolved { call, address, recheck } = wanted else { return };
+        let Some(found) = read_lease(lease, &address) else {
             // As if the node had found nothing: it has shown nothing that counts.
-            let wanted = Wanted::Resolved { call, inbox, recheck };
-            return self.handle_failed(serial, id, wanted, Some(ErrorCode::PeerOffline), now);
+            let wanted = Wanted::Resolved { call, address, recheck };
+            return self.handle_failed(serial, id, wanted, Some(ErrorCode::PeerOffline), now).await;
         };
         let Some(record) = self.records.get_mut(&call) else { return };
         let peer_node = found.node;
@@ -247,7 +263,7 @@ impl Driver {
         self.forget_if_done(call, now);
     }
 
-    pub(super) fn handle_failed(
+    pub(super) async fn handle_failed(
         &mut self,
         serial: u64,
         id: u64,
@@ -256,7 +272,7 @@ impl Driver {
         now: Instant,
     ) {
         match wanted {
-            Wanted::Attached { held, .. } => self.handle_not_attached(serial, held.is_some(), code),
+            Wanted::Attached(requested) => self.handle_attached(serial, &requested, None, &[]).await,
             Wanted::Detached | Wanted::Resolved { recheck: true, .. } => {}
             Wanted::IceServers(reply) => {
                 // An app that has stopped waiting loses nothing.
@@ -311,12 +327,12 @@ impl Driver {
         self.forget_if_done(call, now);
     }
 
-    pub(super) fn expire_requests(&mut self, now: Instant) {
+    pub(super) async fn expire_requests(&mut self, now: Instant) {
         let expired: Vec<_> =
             self.requests.iter().filter(|(_, pending)| pending.until <= now).map(|(id, _)| *id).collect();
         for id in expired {
             if let Some(pending) = self.requests.remove(&id) {
-                self.handle_failed(pending.session, id, pending.wanted, None, now);
+                self.handle_failed(pending.session, id, pending.wanted, None, now).await;
             }
         }
     }
@@ -357,22 +373,22 @@ impl Driver {
     /// Looks up whether the callee of a ringing call has moved.
     pub(super) async fn recheck(&mut self, call: CallId, now: Instant) {
         let Some(record) = self.records.get_mut(&call) else { return };
-        let inbox = record.contact.peer_inbox(unix_now());
+        let address = record.pairing.peer_address(unix_now());
         let pause = now.saturating_duration_since(record.placed_at).clamp(FIRST_RECHECK, RECHECK);
         if let Side::Caller { recheck_at, .. } = &mut record.side {
             *recheck_at = Some(now + pause);
         }
         if let Some(serial) = self.sessions.iter().find(|session| session.is_ready()).map(|session| session.serial) {
-            let wanted = Wanted::Resolved { call, inbox, recheck: true };
-            self.request(serial, wanted, |id| ToNode::Resolve { id, inbox: inbox.to_base64url() }).await;
+            let wanted = Wanted::Resolved { call, address, recheck: true };
+            self.request(serial, wanted, |id| ToNode::Resolve { id, address: address.to_base64url() }).await;
         }
     }
 }
 
 /// A lease that the inbox's own key has signed and that counts now.
-fn read_lease(text: &str, inbox: Inbox) -> Option<SignedLease> {
+fn read_lease(text: &str, address: &Address) -> Option<SignedLease> {
     let lease = Signed::<Lease>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    (lease.inbox == inbox && lease.expires_at > unix_now()).then_some(lease)
+    (lease.admits(address) && lease.expires_at > unix_now()).then_some(lease)
 }
 
 fn text_of(id: u64) -> String {

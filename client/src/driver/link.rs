@@ -3,22 +3,24 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use chappe_common::{client::ErrorCode, keys::NodeId};
+use chappe_common::{keys::NodeId, lease::Inbox};
 use chappe_discovery::{Aftermath, Connection, Found, Outcome};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
 
 use super::{
-    Driver, Held, LinkState,
-    delivery::Wanted,
+    Driver, LinkState,
+    delivery::{Requested, Wanted},
+    leases::Rejected,
     outbox::Item,
     record::Side,
-    session::{ATTACH_TIMEOUT, Due, Session, Stage},
+    refusals::Refusal,
+    session::{Due, Session, Stage},
     unix_now, unix_now_ms,
 };
 use crate::{
-    event::{DisconnectReason, Event, StepKind},
-    protocol::{Rejection, ToNode},
+    event::{DisconnectReason, Event, InboxRejection, StepKind},
+    protocol::{Attachment, Rejection, ToNode},
 };
 
 /// How often a search may begin without a pause. A node that takes a client and drops it again must not be able to keep
@@ -33,10 +35,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// The first search after a session was lost begins within this time, at random.
 const FIRST_JITTER: Duration = Duration::from_millis(300);
-/// When what a node had no room or no rate for is attached again: rates are those of a minute. And up to so much later, so that
-/// those whom it refused together don't come back together.
-const ATTACH_AGAIN: Duration = Duration::from_secs(60);
-const ATTACH_AGAIN_JITTER: Duration = Duration::from_secs(15);
+/// How many inboxes one `attach` carries: each takes about 380 bytes of the 64 KiB.
+const ATTACH_BATCH: usize = 96;
 /// The most nodes that a search avoids.
 const MAX_AVOID: usize = 8;
 /// The most sessions at once: the one in use, the one that takes over, and the one that lingers.
@@ -63,10 +63,6 @@ pub(super) fn retry() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-fn attach_again() -> Duration {
-    ATTACH_AGAIN + ATTACH_AGAIN_JITTER.mul_f64(rand::rng().random_range(0.0..1.0))
 }
 
 impl Driver {
@@ -134,82 +130,109 @@ impl Driver {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.sessions.push(Session::new(serial, connection, now));
-        let answers = self.attach(serial, None).await;
+        self.attach(serial).await;
+        self.settle(serial).await;
+    }
+
+    /// Attaches the inboxes that are due, and detaches those that are no contact's any more or whose day is over.
+    async fn attach(&mut self, serial: u64) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        if answers == 0 {
-            session.stage = Stage::Ready;
-            self.handle_ready(serial);
-        } else {
-            session.stage = Stage::Attaching { answers, until: now + ATTACH_TIMEOUT };
+        let (now, unix, contacts) = (Instant::now(), unix_now(), self.profile.contacts());
+        let detached = session.leases.update(contacts.iter(), &mut rand::rng(), now, unix);
+        let mut due = session.leases.due(contacts.iter(), &mut rand::rng(), now, unix_now_ms());
+        if !detached.is_empty() {
+            let inboxes = detached.iter().map(Inbox::to_base64url).collect();
+            self.request(serial, Wanted::Detached, |id| ToNode::Detach { id, inboxes }).await;
+        }
+        while !due.is_empty() {
+            let batch: Vec<_> = due.drain(..due.len().min(ATTACH_BATCH)).collect();
+            if let Some(Stage::Attaching { answers, .. }) = self.stage_of(serial) {
+                *answers += 1;
+            }
+            let requested = batch.iter().map(Requested::from).collect();
+            let inboxes = batch.iter().map(Attachment::from).collect();
+            self.request(serial, Wanted::Attached(requested), |id| ToNode::Attach { id, inboxes }).await;
         }
     }
 
-    /// Attaches the inboxes of all contacts, and detaches those that are no contact's any more. Says how many answers
-    /// are due.
-    async fn attach(&mut self, serial: u64, held: Option<Held>) -> usize {
-        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return 0 };
-        let outdated = session.outdated(self.profile.contacts().iter(), unix_now());
-        let batches = session.attachments(self.profile.contacts().iter(), unix_now_ms());
-        if session.is_ready() {
-            // Set again by the answers, of which the earliest counts; a missing one ends the session.
-            session.reattach_at = None;
-        }
-        if !outdated.is_empty() {
-            self.request(serial, Wanted::Detached, |id| ToNode::Detach { id, inboxes: outdated }).await;
-        }
-        let mut answers = 0;
-        for inboxes in batches {
-            let count = inboxes.len();
-            self.request(serial, Wanted::Attached { count, held: held.clone() }, |id| ToNode::Attach { id, inboxes })
-                .await;
-            answers += 1;
-        }
-        answers
+    fn stage_of(&mut self, serial: u64) -> Option<&mut Stage> {
+        self.sessions.iter_mut().find(|session| session.serial == serial).map(|session| &mut session.stage)
     }
 
-    /// The contacts have changed. `held` is dropped when the nodes know.
-    pub(super) async fn attach_everywhere(&mut self, held: Option<Held>) {
+    /// The contacts have changed.
+    pub(super) async fn attach_everywhere(&mut self) {
         let serials: Vec<_> = self.sessions.iter().filter(|session| session.is_ready()).map(|s| s.serial).collect();
         for serial in serials {
-            self.attach(serial, held.clone()).await;
+            self.attach(serial).await;
         }
     }
 
-    /// The node has answered an `attach` of `count` inboxes, some of them new where it `has_new` ones.
-    pub(super) fn handle_attached(
+    /// The node has answered an `attach`, or refused all of it where there is no `ttl`.
+    pub(super) async fn handle_attached(
         &mut self,
         serial: u64,
-        (count, has_new): (usize, bool),
-        ttl: Duration,
+        requested: &[Requested],
+        ttl: Option<Duration>,
         rejected: &[Rejection],
     ) {
-        let for_now = rejected.iter().filter(|rejection| rejection.is_for_now()).count();
-        let for_good = rejected.len() - for_now;
-        if for_good > 0 {
-            tracing::warn!(rejected = for_good, "the node rejects inboxes; the clock may be wrong");
-        }
-        // One by one or at once, all are refused. And which of them are the new ones isn't known here.
-        if rejected.len() >= count || (for_now > 0 && has_new) {
-            self.handle_refused(serial, for_good < count, has_new);
-            return;
-        }
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        let ttl = if for_now > 0 { attach_again() } else { ttl };
-        if session.handle_attached(ttl, unix_now(), Instant::now()) {
+        let now = Instant::now();
+        let (mut attached, mut refused, mut refused_new) = (0, 0, 0);
+        let mut told = Vec::new();
+        for (index, requested) in requested.iter().enumerate() {
+            let rejection = rejected.iter().find(|rejection| rejection.index == index).map(Rejection::reason);
+            let reason = match (ttl, rejection) {
+                (Some(ttl), None) => {
+                    session.leases.attached(requested.slot, ttl, &mut rand::rng(), now);
+                    attached += 1;
+                    continue;
+                }
+                (Some(_), Some(reason)) => reason,
+                (None, _) => Rejected::Unavailable,
+            };
+            if reason == Rejected::Unavailable {
+                refused += 1;
+                refused_new += usize::from(!requested.is_renewal);
+            }
+            if let Some(contact) = session.leases.rejected(requested.slot, reason, &mut rand::rng(), now) {
+                told.push((contact, reason));
+            }
+        }
+        let mut stays = true;
+        if let Stage::Attaching { answers, attached: all, unavailable, .. } = &mut session.stage {
+            *answers = answers.saturating_sub(1);
+            *all += attached;
+            *unavailable |= refused > 0;
+        } else if refused > 0 {
+            let refusal = Refusal { is_partial: attached > 0, has_new: refused_new > 0 };
+            stays = session.refusals.handle_refused(refusal);
+        } else {
+            session.refusals.handle_attached();
+        }
+        for (contact, reason) in told {
+            let reason = InboxRejection::from(reason);
+            tracing::debug!(%reason, "the node does not attach a contact's inbox");
+            self.events.send(Event::InboxRejected { contact, reason });
+        }
+        if !stays {
+            return self.lose(serial, DisconnectReason::NotAttached);
+        }
+        self.settle(serial).await;
+    }
+
+    /// Goes on with a session once the node has answered for all inboxes. It is used where it has attached any; one that
+    /// refuses all of them for reasons of its own is left. Where nodes in a row take none of the leases for valid, it is
+    /// not their fault, and the last of them is kept: one can pair there.
+    async fn settle(&mut self, serial: u64) {
+        let Some(Stage::Attaching { answers: 0, .. }) = self.stage_of(serial) else { return };
+        // Those that have to outbid a newer lease.
+        self.attach(serial).await;
+        let given_up = self.unattached + 1 >= UNATTACHED;
+        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
+        let Stage::Attaching { answers: 0, attached, unavailable, .. } = session.stage else { return };
+        if attached > 0 || !session.leases.is_wanting(unix_now(), Instant::now()) || (given_up && !unavailable) {
+            session.stage = Stage::Ready;
             self.handle_ready(serial);
-        }
-    }
-
-    /// The node has refused a whole message.
-    pub(super) fn handle_not_attached(&mut self, serial: u64, has_new: bool, code: Option<ErrorCode>) {
-        let is_for_now = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
-        self.handle_refused(serial, is_for_now, has_new);
-    }
-
-    fn handle_refused(&mut self, serial: u64, is_for_now: bool, has_new: bool) {
-        let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        if session.handle_refused(is_for_now, has_new) {
-            session.handle_attached(attach_again(), unix_now(), Instant::now());
         } else {
             self.lose(serial, DisconnectReason::NotAttached);
         }
@@ -228,7 +251,7 @@ impl Driver {
             url: session.connection.url().to_owned(),
             region: session.connection.region().map(str::to_owned),
         });
-        self.step(None, node, StepKind::Attached { inboxes: session.inboxes() });
+        self.step(None, node, StepKind::Attached { inboxes: session.leases.len() });
         self.link.send_replace(LinkState::Connected(node));
         self.avoid.clear();
         for record in self.records.values_mut() {
@@ -292,8 +315,9 @@ impl Driver {
     }
 
     pub(super) async fn handle_session_time(&mut self, now: Instant) {
+        let unix = unix_now();
         let due: Vec<_> =
-            self.sessions.iter().filter_map(|session| Some((session.serial, session.due(now)?))).collect();
+            self.sessions.iter().filter_map(|session| Some((session.serial, session.due(now, unix)?))).collect();
         for (serial, due) in due {
             match due {
                 Due::Ping => {
@@ -302,12 +326,7 @@ impl Driver {
                     }
                     self.say(serial, &ToNode::Ping).await;
                 }
-                Due::Reattach => {
-                    if let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) {
-                        session.begin_try();
-                    }
-                    self.attach(serial, None).await;
-                }
+                Due::Attach => self.attach(serial).await,
                 Due::Silent => self.lose(serial, DisconnectReason::Silent),
                 Due::NotAttached => self.lose(serial, DisconnectReason::NotAttached),
                 Due::Left => {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::outbox::{Item, Outbox};
 use crate::{
     base64_bytes::Bytes,
-    contact::Contact,
+    contact::{Contact, Pairing},
     handle::CallStatus,
     message::{Answer, Hangup, Ice, Offer, Reject},
     seal::{self, CallId, Direction, Envelope, Place, SealError, Seen},
@@ -40,6 +40,8 @@ pub(crate) enum Side {
 pub(crate) struct Record {
     pub(crate) call: CallId,
     pub(crate) contact: Contact,
+    /// The pairing by which the call came, or was placed.
+    pub(crate) pairing: Pairing,
     pub(crate) side: Side,
     /// Made for this call and forgotten with it.
     own_key: SealingKey,
@@ -57,10 +59,19 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(call: CallId, contact: Contact, side: Side, peer_key: Option<[u8; 32]>, now: Instant) -> Self {
+    /// The call is placed by `pairing`, or came by it.
+    pub(crate) fn new(
+        call: CallId,
+        contact: Contact,
+        pairing: Pairing,
+        side: Side,
+        peer_key: Option<[u8; 32]>,
+        now: Instant,
+    ) -> Self {
         Self {
             call,
             contact,
+            pairing,
             side,
             own_key: SealingKey::generate(&mut rand::rng()),
             peer_key,
@@ -142,14 +153,14 @@ impl Record {
         };
         let encode = |nodes| encode(nodes).expect("strings and numbers are JSON");
         let text = Some(encode(nodes)).filter(|text| text.len() <= seal::MAX_TEXT).unwrap_or_else(|| encode(&[]));
-        let secret = self.contact.secret().sealing_secret();
+        let secret = self.pairing.secret().sealing_secret();
         let payload = seal::seal(&secret, identity, recipient, place, &text, &mut rand::rng())?;
         self.counter += 1;
         Ok(payload)
     }
 
     /// Opens a message of the other side and counts it; `None` for what is not theirs, or has come before.
-    /// `session_keys`: those of the sessions that are open now.
+    /// `session_keys`: those of the inbox at which it came.
     pub(crate) fn open<'a>(
         &'a mut self,
         envelope: &Envelope,
@@ -160,7 +171,7 @@ impl Record {
             Direction::ToCallee => Direction::ToCaller,
             Direction::ToCaller => Direction::ToCallee,
         };
-        let secret = self.contact.secret().sealing_secret();
+        let secret = self.pairing.secret().sealing_secret();
         let opened_with = match &self.side {
             Side::Caller { .. } => None,
             Side::Callee { opened_with, .. } => Some(opened_with),
@@ -196,9 +207,14 @@ impl Record {
     }
 }
 
-/// Opens an offer of `contact` that belongs to no call known so far.
-pub(crate) fn open_offer(envelope: &Envelope, contact: &Contact, session_key: &SealingKey) -> Option<Offer> {
-    let secret = contact.secret().sealing_secret();
+/// Opens an offer of `contact`, which came by `pairing` and belongs to no call known so far.
+pub(crate) fn open_offer(
+    envelope: &Envelope,
+    contact: &Contact,
+    pairing: &Pairing,
+    session_key: &SealingKey,
+) -> Option<Offer> {
+    let secret = pairing.secret().sealing_secret();
     let (kind, direction) = (RelayKind::CallOffer, Direction::ToCallee);
     let text = envelope.open(&secret, contact.identity(), session_key, direction, kind).ok()?;
     serde_json::from_slice(&text).ok()
@@ -207,6 +223,8 @@ pub(crate) fn open_offer(envelope: &Envelope, contact: &Contact, session_key: &S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chappe_common::keys::SecretKey;
+
     use crate::contact::{PairingSecret, Role};
 
     const CALL: CallId = CallId::from_bytes([1; 16]);
@@ -217,7 +235,14 @@ mod tests {
     }
 
     fn contact(peer: u8, role: Role) -> Contact {
-        Contact::new("", key(peer).public(), role, PairingSecret::from_bytes([9; 32]))
+        let (own, other) = (SecretKey::from_bytes(&[7; 32]), SecretKey::from_bytes(&[8; 32]).public());
+        let pairing = Pairing::new(role, PairingSecret::from_bytes([9; 32]), own, other).expect("a usable key");
+        Contact::new("", key(peer).public(), pairing)
+    }
+
+    fn record(contact: Contact, side: Side, peer_key: Option<[u8; 32]>, now: Instant) -> Record {
+        let pairing = contact.pairing().clone();
+        Record::new(CALL, contact, pairing, side, peer_key, now)
     }
 
     /// Ada (key 1) calls Bob (key 2), whose session has the key 3; the offer has arrived.
@@ -225,16 +250,17 @@ mod tests {
         let now = Instant::now();
         let offer = Redacted::new("offer".to_owned());
         let side = Side::Caller { offer, lease: None, offered_to: None, recheck_at: None };
-        let mut ada = Record::new(CALL, contact(2, Role::A), side, None, now);
+        let mut ada = record(contact(2, Role::A), side, None, now);
         let payload = ada.seal(&Item::Offer, &key(3).public(), &key(1), &[], UNIX).expect("a payload");
         let envelope = Envelope::parse(&payload).expect("an envelope");
         let from_ada = contact(1, Role::B);
-        assert!(open_offer(&envelope, &from_ada, &key(4)).is_none(), "not for another session");
-        let offer = open_offer(&envelope, &from_ada, &key(3)).expect("an offer");
+        let open = |key: u8| open_offer(&envelope, &from_ada, from_ada.pairing(), &self::key(key));
+        assert!(open(4).is_none(), "not for another session");
+        let offer = open(3).expect("an offer");
         assert!(offer.is_fresh(UNIX) && !offer.is_fresh(UNIX + Duration::from_secs(3600)));
         let answer = Some(Redacted::new("answer".to_owned()));
         let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key(3), answer };
-        let mut bob = Record::new(envelope.call(), from_ada, side, Some(offer.reply_key.0), now);
+        let mut bob = record(from_ada, side, Some(offer.reply_key.0), now);
         bob.note(envelope.counter());
         (ada, bob)
     }

@@ -1,36 +1,37 @@
-//! What comes of a node's refusals to attach inboxes: whether the session stays, or another node is better. Pure; it is
-//! told when another try begins.
+//! What comes of a node's refusals to attach inboxes: whether the session stays, or another node is better. Pure.
+//!
+//! Only what the node refuses for reasons of its own counts: no room, no rate, no home that answers. A lease that is not
+//! valid, or outdated, is no reason to leave a node, as long as it attaches any other.
 
-/// The node has attached nothing of an `attach`, or not all of one that matters at once.
+/// The answer to one `attach`, of inboxes that the node had no room or no rate for, or could not register.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
-    /// The session is in use: what it had attached before lasts until another try.
-    pub(crate) in_use: bool,
-    /// The node may take it later.
-    pub(crate) is_for_now: bool,
-    /// Some inboxes were not attached before, so that nobody can call at them meanwhile.
+    /// Some inbox of the same message was attached.
+    pub(crate) is_partial: bool,
+    /// Some of the inboxes were not attached before, so that nobody can call at them meanwhile.
     pub(crate) has_new: bool,
 }
 
-/// Whether the node has refused in this try, and in the one before. A try is a renewal, which can have several
-/// messages; a change of contacts in between is none, since it says nothing about a later time.
+/// How many renewals in a row were refused.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
-    now: bool,
-    before: bool,
+    in_a_row: u32,
 }
 
 impl Refusals {
-    pub(crate) fn begin_try(&mut self) {
-        self.before = std::mem::take(&mut self.now);
+    /// The node has attached all that it was asked for, or refused none for reasons of its own.
+    pub(crate) const fn handle_attached(&mut self) {
+        self.in_a_row = 0;
     }
 
-    /// Says whether the session stays. Where two tries in a row are refused, another node is better before the leases
-    /// end.
-    pub(crate) fn handle_refused(&mut self, refusal: Refusal) -> bool {
-        let Refusal { in_use, is_for_now, has_new } = refusal;
-        self.now = true;
-        in_use && is_for_now && !has_new && !self.before
+    /// Says whether the session stays. Leases outlast two tries: with the second one another node is better.
+    pub(crate) const fn handle_refused(&mut self, refusal: Refusal) -> bool {
+        let Refusal { is_partial, has_new } = refusal;
+        if is_partial {
+            return true;
+        }
+        self.in_a_row += 1;
+        !has_new && self.in_a_row < 2
     }
 }
 
@@ -38,47 +39,34 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    const BEARABLE: Refusal = Refusal { in_use: true, is_for_now: true, has_new: false };
+    const RENEWAL: Refusal = Refusal { is_partial: false, has_new: false };
 
     #[test]
-    fn a_session_stays_where_one_try_is_refused_for_now_and_leaves_with_the_next() {
+    fn a_session_stays_where_one_renewal_is_refused_and_leaves_with_the_next() {
         let mut refusals = Refusals::default();
-        refusals.begin_try();
-        assert!(refusals.handle_refused(BEARABLE));
-        assert!(refusals.handle_refused(BEARABLE), "another message of the same try");
-        refusals.begin_try();
-        assert!(!refusals.handle_refused(BEARABLE));
+        assert!(refusals.handle_refused(RENEWAL));
+        assert!(!refusals.handle_refused(RENEWAL));
     }
 
     #[test]
-    fn what_is_refused_between_two_tries_counts_as_of_the_first() {
-        let mut refusals = Refusals::default();
-        assert!(refusals.handle_refused(BEARABLE), "a change of contacts before the first renewal");
-        assert!(refusals.handle_refused(BEARABLE), "and another");
-        refusals.begin_try();
-        assert!(!refusals.handle_refused(BEARABLE));
-    }
-
-    #[test]
-    fn a_try_without_a_refusal_forgets_those_before() {
+    fn a_renewal_that_is_attached_forgets_those_that_were_not() {
         let mut refusals = Refusals::default();
         for _ in 0..3 {
-            refusals.begin_try();
-            assert!(refusals.handle_refused(BEARABLE));
-            refusals.begin_try();
+            assert!(refusals.handle_refused(RENEWAL));
+            refusals.handle_attached();
         }
     }
 
     #[test]
-    fn a_session_leaves_at_once_where_waiting_helps_nobody() {
-        for refusal in [
-            Refusal { in_use: false, ..BEARABLE },
-            Refusal { is_for_now: false, ..BEARABLE },
-            Refusal { has_new: true, ..BEARABLE },
-        ] {
-            let mut refusals = Refusals::default();
-            refusals.begin_try();
-            assert!(!refusals.handle_refused(refusal), "{refusal:?}");
+    fn a_new_inbox_that_is_refused_is_better_attached_elsewhere_at_once() {
+        assert!(!Refusals::default().handle_refused(Refusal { has_new: true, ..RENEWAL }));
+    }
+
+    #[test]
+    fn a_node_that_attaches_some_of_the_inboxes_is_kept() {
+        let mut refusals = Refusals::default();
+        for _ in 0..3 {
+            assert!(refusals.handle_refused(Refusal { is_partial: true, has_new: true }));
         }
     }
 }

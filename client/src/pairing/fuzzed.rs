@@ -5,10 +5,7 @@ use std::sync::LazyLock;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{keys::read_identity, *};
-use crate::{
-    contact::{MAX_NAME, PairingSecret},
-    message::fuzzed::reads,
-};
+use crate::{contact::MAX_NAME, message::fuzzed::reads};
 
 pub(super) fn rng(n: u64) -> StdRng {
     StdRng::seed_from_u64(n)
@@ -25,11 +22,11 @@ pub(super) fn own() -> PairingCode {
 pub(super) static ADA: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
 pub(super) static BOB: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
 
-fn ada() -> Myself<'static> {
+pub(super) fn ada() -> Myself<'static> {
     Myself { identity: &ADA, name: "Ada" }
 }
 
-fn bob() -> Myself<'static> {
+pub(super) fn bob() -> Myself<'static> {
     Myself { identity: &BOB, name: "Bob" }
 }
 
@@ -48,8 +45,8 @@ pub(super) static VALID: LazyLock<Valid> = LazyLock::new(|| {
     let code = phrase("ABC234-WXYZ");
     let (requester, request) = Requester::new(&code, own(), &mut rng(1));
     let (responder, response) = respond(&request).expect("a response");
-    let (confirmed, proof) = requester.clone().handle_response(&response, ada()).expect("a proof");
-    let (_, reply) = responder.clone().handle_proof(&proof, bob()).expect("a reply");
+    let (confirmed, proof) = requester.clone().handle_response(&response, ada(), &mut rng(3)).expect("a proof");
+    let (_, reply) = responder.clone().handle_proof(&proof, bob(), &mut rng(4)).expect("a reply");
     Valid { request, requester, response, responder, proof, confirmed, reply }
 });
 
@@ -71,12 +68,12 @@ pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
         return true;
     }
     if let Some(response) = read::<Response>(text) {
-        let taken = VALID.requester.clone().handle_response(&response, ada()).is_ok();
+        let taken = VALID.requester.clone().handle_response(&response, ada(), &mut rng(3)).is_ok();
         assert_eq!(taken, response == VALID.response);
         return true;
     }
     if let Some(proof) = read::<Proof>(text) {
-        let taken = VALID.responder.clone().handle_proof(&proof, bob()).is_ok();
+        let taken = VALID.responder.clone().handle_proof(&proof, bob(), &mut rng(4)).is_ok();
         assert_eq!(taken, proof == VALID.proof);
         return true;
     }
@@ -87,8 +84,11 @@ pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
 
 /// What is sealed in a pairing, by one who knows the code and is hostile.
 pub const IDENTITY: (&str, fn(&[u8]) -> bool) = ("identity in a pairing", |plain| {
-    let Some((_, identity, name)) = read_identity(plain) else { return false };
-    let contact = Contact::new(&name, identity, Role::A, PairingSecret::from_bytes([0; 32]));
+    let Some(Identity { identity, name, .. }) = read_identity(plain) else { return false };
+    let root = SecretKey::from_bytes(&[0; 32]);
+    let peer_root = root.public();
+    let pairing = Pairing::new(Role::A, PairingSecret::from_bytes([0; 32]), root, peer_root).expect("a usable key");
+    let contact = Contact::new(&name, identity, pairing);
     assert!(contact.name().len() <= MAX_NAME && !contact.name().contains(char::is_control));
     true
 });

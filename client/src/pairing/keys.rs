@@ -1,12 +1,15 @@
 //! The keys of one pairing: who proves what to whom with them, and what they seal.
 
+use std::borrow::Cow;
+
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _, Nonce, aead::Aead as _};
+use chappe_common::keys::PublicKey;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{LABEL, Myself, PairingError};
+use super::{LABEL, PairingError};
 use crate::{
     contact::{MAX_NAME, PairingSecret, Role, clean_name},
     cpace,
@@ -14,8 +17,20 @@ use crate::{
     words,
 };
 
-/// nonce ‖ identity ‖ length of the name ‖ name, padded: every sealed identity has the same length.
-pub(super) const IDENTITY_LEN: usize = 32 + 32 + 1 + MAX_NAME;
+/// nonce ‖ identity ‖ inbox root key ‖ length of the name ‖ name, padded: every sealed identity has the same length. What
+/// the side contributes to the post-quantum key exchange follows.
+pub(super) const IDENTITY_LEN: usize = 32 + 32 + 32 + 1 + MAX_NAME;
+
+/// What a side seals for the other.
+pub(super) struct Identity<'a> {
+    /// A's nonce; zeros from B.
+    pub(super) nonce: [u8; 32],
+    pub(super) identity: [u8; 32],
+    pub(super) root: PublicKey,
+    pub(super) name: Cow<'a, str>,
+    /// A's encapsulation key, B's ciphertext.
+    pub(super) kem: &'a [u8],
+}
 
 /// What comes out of CPace.
 #[cfg_attr(any(test, fuzzing), derive(Clone))]
@@ -89,24 +104,36 @@ impl Keys {
     }
 
     /// Each of the two keys seals one message, so the nonce can be zeros.
-    pub(super) fn seal(&self, role: Role, nonce: &[u8; 32], myself: Myself<'_>) -> [u8; IDENTITY_LEN + 16] {
-        let name = clean_name(myself.name);
-        let mut plain = Zeroizing::new([0; IDENTITY_LEN]);
-        plain[..32].copy_from_slice(nonce);
-        plain[32..64].copy_from_slice(&myself.identity.public());
-        plain[64] = u8::try_from(name.len()).expect("a clean name is at most 64 bytes");
-        plain[65..65 + name.len()].copy_from_slice(name.as_bytes());
+    pub(super) fn seal<const N: usize>(&self, role: Role, own: &Identity<'_>) -> [u8; N] {
+        let name = clean_name(&own.name);
+        let mut plain = Zeroizing::new(vec![0; IDENTITY_LEN]);
+        plain[..32].copy_from_slice(&own.nonce);
+        plain[32..64].copy_from_slice(&own.identity);
+        plain[64..96].copy_from_slice(own.root.as_bytes());
+        plain[96] = u8::try_from(name.len()).expect("a clean name is at most 64 bytes");
+        plain[97..97 + name.len()].copy_from_slice(name.as_bytes());
+        plain.extend_from_slice(own.kem);
         let sealed = self.cipher(role).encrypt(&Nonce::default(), plain.as_slice()).expect("a short message");
-        sealed.try_into().expect("the tag has 16 bytes")
+        sealed.try_into().expect("an identity, the side's part of the key exchange, and a tag")
     }
 
-    pub(super) fn open(&self, role: Role, sealed: &[u8]) -> Result<([u8; 32], [u8; 32], String), PairingError> {
-        let plain = self.cipher(role).decrypt(&Nonce::default(), sealed).map_err(|_| PairingError::Identity)?;
-        read_identity(&plain).ok_or(PairingError::Identity)
+    /// What the other side has sealed, once it has proved that it knows the code.
+    pub(super) fn open(&self, role: Role, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, PairingError> {
+        let plain = self.cipher(role).decrypt(&Nonce::default(), sealed);
+        plain.map(Zeroizing::new).map_err(|_| PairingError::Identity)
     }
 
-    pub(super) fn pairing_secret(&self, identity_a: &[u8; 32], identity_b: &[u8; 32]) -> PairingSecret {
-        PairingSecret::from_bytes(*self.expand(b"pairing-secret", &[identity_a, identity_b]))
+    /// The secret of the pairing: what comes out of CPace, and what only the two ends of the ML-KEM exchange know. Whoever
+    /// breaks one of them later has nothing.
+    pub(super) fn pairing_secret(&self, identities: [&[u8; 32]; 2], exchange: &KemExchange<'_>) -> PairingSecret {
+        let [a, b] = identities;
+        let classical = self.expand::<32>(b"pairing-secret", &[a, b]);
+        let hybrid = Hkdf::<Sha256>::new(Some(classical.as_slice()), exchange.shared);
+        let mut secret = Zeroizing::new([0; 32]);
+        let transcript = [Sha256::digest(exchange.encapsulation_key), Sha256::digest(exchange.ciphertext)].concat();
+        let info = [LABEL, b"hybrid", &transcript].concat();
+        hybrid.expand(&info, secret.as_mut_slice()).expect("32 bytes are within HKDF's bound");
+        PairingSecret::from_bytes(*secret)
     }
 
     pub(super) fn words(&self, nonce_a: &[u8; 32], nonce_b: &[u8; 32]) -> [&'static str; words::COUNT] {
@@ -114,12 +141,23 @@ impl Keys {
     }
 }
 
-/// Nonce, identity and name of what was sealed. The other side, which wrote it, may be hostile.
-pub(super) fn read_identity(plain: &[u8]) -> Option<([u8; 32], [u8; 32], String)> {
-    let plain: &[u8; IDENTITY_LEN] = plain.try_into().ok()?;
-    let (mut nonce, mut identity) = ([0; 32], [0; 32]);
-    nonce.copy_from_slice(&plain[..32]);
-    identity.copy_from_slice(&plain[32..64]);
-    let name = plain[65..].get(..usize::from(plain[64]))?;
-    Some((nonce, identity, std::str::from_utf8(name).ok()?.to_owned()))
+/// A finished ML-KEM exchange, as both sides know it.
+pub(super) struct KemExchange<'a> {
+    pub(super) shared: &'a [u8],
+    pub(super) encapsulation_key: &'a [u8],
+    pub(super) ciphertext: &'a [u8],
+}
+
+/// What was sealed. The other side, which wrote it, may be hostile.
+pub(super) fn read_identity(plain: &[u8]) -> Option<Identity<'_>> {
+    let (plain, kem) = plain.split_first_chunk::<IDENTITY_LEN>()?;
+    let part = |at: usize| *plain[at..].first_chunk::<32>().expect("within an identity");
+    let name = plain[97..].get(..usize::from(plain[96]))?;
+    Some(Identity {
+        nonce: part(0),
+        identity: part(32),
+        root: PublicKey::from_bytes(part(64)),
+        name: Cow::Borrowed(std::str::from_utf8(name).ok()?),
+        kem,
+    })
 }

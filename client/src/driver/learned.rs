@@ -1,9 +1,13 @@
-//! Passing nodes on to contacts, and keeping what they pass on.
+//! What the client learns of its contacts by their messages, and writes down: nodes that they pass on, and pairings that
+//! they have stored. And which nodes it passes on itself.
 
 use chappe_common::place::NodePlace;
 
 use super::{Driver, session::Session};
-use crate::{contact::ContactId, referral};
+use crate::{
+    contact::{ContactId, PairingId},
+    referral,
+};
 
 impl Driver {
     /// The nodes that go along with an offer or an answer: the one in use, and others that this side remembers.
@@ -27,6 +31,24 @@ impl Driver {
         if !nodes.is_empty() && !known {
             self.referred = Some((contact, nodes));
         }
+    }
+
+    /// A message of the contact has opened that was sealed by this pairing.
+    pub(super) fn note_confirmation(&mut self, contact: ContactId, pairing: PairingId) {
+        let known = self.profile.contact(contact);
+        if known.is_some_and(|known| known.clone().confirm(pairing)) {
+            self.confirmed = Some((contact, pairing));
+        }
+    }
+
+    /// Writes down that a contact has stored a pairing, and forgets the ones before it.
+    pub(super) async fn store_confirmation(&mut self) {
+        let Some((contact, pairing)) = self.confirmed.take() else { return };
+        // A disk that says no keeps both pairings in use; the contact's next message confirms it again.
+        if let Err(error) = self.change_profile(move |profile| profile.confirm(contact, pairing)).await {
+            tracing::debug!(%error, "a pairing that its contact has confirmed is not stored");
+        }
+        self.attach_everywhere().await;
     }
 
     /// Writes down what a contact has passed on.
