@@ -48,8 +48,8 @@ pub enum InboxRejection {
     /// The lease is not valid to the node: this device's clock is wrong, or the node's.
     #[error("the node does not take the lease; is the clock right?")]
     Invalid,
-    /// The node has no room or no rate for it now.
-    #[error("the node has no room for it now")]
+    /// The node has no room or no rate for it now, or reaches none of the nodes that have to keep its lease.
+    #[error("the node can't attach it now")]
     Unavailable,
 }
 
@@ -58,7 +58,7 @@ impl From<Rejected> for InboxRejection {
         match rejected {
             Rejected::Outdated(_) => Self::Outdated,
             Rejected::Invalid => Self::Invalid,
-            Rejected::Unavailable => Self::Unavailable,
+            Rejected::Busy | Rejected::Unavailable => Self::Unavailable,
         }
     }
 }
@@ -96,6 +96,12 @@ pub enum Event {
         node: NodeId,
         /// What came of it.
         confirmation: Confirmation,
+    },
+    /// The node has attached the inbox at which this contact calls: from now on it reaches this client. Told once for each
+    /// session; after a pairing it takes up to three seconds.
+    Reachable {
+        /// Who can call.
+        contact: ContactId,
     },
     /// The node has not attached the inbox at which this contact calls, so that it can't call now. The client tries again
     /// after a minute, and stays with the node while it attaches others.

@@ -81,6 +81,7 @@ impl Rejection {
         match (error_code(Some(&self.code)), self.seq) {
             (Some(ErrorCode::BadLease), Some(seq)) => Rejected::Outdated(seq),
             (Some(ErrorCode::BadLease), None) => Rejected::Invalid,
+            (Some(ErrorCode::RateLimited | ErrorCode::Congested), _) => Rejected::Busy,
             _ => Rejected::Unavailable,
         }
     }
@@ -224,9 +225,9 @@ mod tests {
         let reason = |code: &str, seq| Rejection { index: 0, code: code.to_owned(), seq }.reason();
         assert_eq!(reason("bad_lease", Some(7)), Rejected::Outdated(7));
         assert_eq!(reason("bad_lease", None), Rejected::Invalid);
-        for code in ["rate_limited", "internal", "from_the_future"] {
-            assert_eq!(reason(code, Some(7)), Rejected::Unavailable);
-        }
+        assert_eq!((reason("rate_limited", None), reason("congested", None)), (Rejected::Busy, Rejected::Busy));
+        assert_eq!(reason("internal", None), Rejected::Unavailable);
+        assert_eq!(reason("from_the_future", Some(7)), Rejected::Unavailable);
         assert!(matches!(
             read(r#"{"type":"pair_matched","peerCode":"A","isInitiator":true}"#),
             Ok(Reply::PairMatched { payload: None })

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use chappe_common::{
+    code_claim::CodeClaim,
     keys::NodeId,
     lease::{Lease, SignedLease},
     redacted::Redacted,
@@ -14,10 +15,10 @@ use crate::{
     core::Core,
     dispatch::Breach,
     federation::{
-        frame::{Header, LeasePut, MAX_BATCH, Request, Response},
+        frame::{CodeRegistration, Header, LeasePut, MAX_BATCH, Request, Response},
         link::Link,
     },
-    homes::CodeHolder,
+    homes::{Claim, CodeHolder},
     leases::table::{Refused, Registrant},
     publish,
 };
@@ -73,15 +74,11 @@ pub(crate) async fn answer(core: &Arc<Core>, from: Registrant, request: Request)
             Response::Lease(lease.map(|lease| shown(lease)))
         }
         Request::ClaimCodes(codes) if codes.len() <= MAX_BATCH => {
-            let mut homes = core.homes();
-            Response::Codes(
-                codes
-                    .into_iter()
-                    .map(|(code, session)| {
-                        homes.claim_code(now, code, CodeHolder { node: from.node, session }, from.epoch)
-                    })
-                    .collect(),
-            )
+            let mut claims = Vec::new();
+            for registration in codes {
+                claims.push(claim_code(core, from, registration).await?);
+            }
+            Response::Codes(claims)
         }
         Request::DropCodes(codes) if codes.len() <= MAX_BATCH => {
             let mut homes = core.homes();
@@ -133,6 +130,28 @@ async fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes) -> Option<L
         }
         Err(refused) => not_kept(core, refused),
     })
+}
+
+/// Gives a code to a session. A client's claim is verified only where it would take the code from another session. `None`:
+/// it does not verify, which its node has checked before.
+async fn claim_code(core: &Arc<Core>, from: Registrant, registration: CodeRegistration) -> Option<Claim> {
+    let CodeRegistration { code, session, claim } = registration;
+    let (now, holder) = (Instant::now(), CodeHolder { node: from.node, session });
+    let claim = match claim {
+        Some(bytes) => Some(Unverified::<CodeClaim>::decode(bytes.into_inner()).ok()?),
+        None => None,
+    };
+    let Some(claim) = claim else {
+        return Some(core.homes().claim_code(now, code, holder, from.epoch, None, false));
+    };
+    if !core.homes().takes_back(now, code, holder, claim.value()) {
+        return Some(core.homes().claim_code(now, code, holder, from.epoch, Some(claim.value()), false));
+    }
+    if core.new_leases.check_key(&from.node).is_err() {
+        return Some(Claim::Full);
+    }
+    let claim = core.home_turns.take(|| claim.verify()).await.ok()?;
+    Some(core.homes().claim_code(now, code, holder, from.epoch, Some(&*claim), true))
 }
 
 fn not_kept(core: &Core, refused: Refused) -> LeasePut {

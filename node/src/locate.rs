@@ -19,17 +19,17 @@ use crate::{
     answer,
     core::Core,
     federation::{
-        frame::{LeasePut, Request, Response},
+        frame::{CodeRegistration, LeasePut, Request, Response},
         links,
     },
     homes::{Claim, CodeHolder},
     leases::{
+        code_lookup::CodeLookup,
         lookup::{self, Decision, Lookup, LookupTimes},
         table::Registrant,
         timing,
     },
     placement::Tag,
-    session::SessionId,
 };
 
 /// Asks one node, which may be this one; `None` where it did not answer in time.
@@ -86,23 +86,25 @@ pub(crate) fn found_lease(core: &Core, address: &Address) -> Option<SignedLease>
     counts.then_some(lease)
 }
 
-/// Where a code is registered.
+/// Where a code is registered, as two of its homes agree.
 pub(crate) async fn find_code(core: &Arc<Core>, code: PairingCode) -> Option<CodeHolder> {
     let homes = core.view.load().lookup_homes(Tag::of_code(&code));
-    let ask = |home| ask(core, home, Request::FindCode(code));
-    let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
-    // Nobody signs for a code, so the first home that knows it is as good as the next.
-    let first = async {
-        while let Some(answer) = answers.next().await {
-            if let Some(Response::Code(Some(holder))) = answer
-                && core.view.load().contains(&holder.node)
-            {
+    let ask = |home| async move { (home, ask(core, home, Request::FindCode(code)).await) };
+    let mut answers: FuturesUnordered<_> = homes.home_nodes().map(ask).collect();
+    let mut lookup = CodeLookup::new(homes);
+    let agreed = async {
+        while let Some((home, answer)) = answers.next().await {
+            let holder = match answer {
+                Some(Response::Code(holder)) => holder.filter(|holder| core.view.load().contains(&holder.node)),
+                _ => None,
+            };
+            if let Some(holder) = lookup.answer(home, holder) {
                 return Some(holder);
             }
         }
         None
     };
-    tokio::time::timeout(core.config.times.lookup, first).await.ok().flatten()
+    tokio::time::timeout(core.config.times.lookup, agreed).await.ok().flatten()
 }
 
 /// Why a code is not the session's.
@@ -116,9 +118,10 @@ pub(crate) enum ClaimError {
 
 /// Claims a code for a session at the code's homes. One home that knows another holder is enough to refuse: two
 /// clients that claim at once may both be refused, and both take another code.
-pub(crate) async fn claim_code(core: &Arc<Core>, code: PairingCode, session: SessionId) -> Result<(), ClaimError> {
+pub(crate) async fn claim_code(core: &Arc<Core>, registration: &CodeRegistration) -> Result<(), ClaimError> {
+    let &CodeRegistration { code, session, .. } = registration;
     let homes = core.view.load().homes(Tag::of_code(&code));
-    let claims = homes.iter().map(|home| ask(core, home, Request::ClaimCodes(vec![(code, session)])));
+    let claims = homes.iter().map(|home| ask(core, home, Request::ClaimCodes(vec![registration.clone()])));
     let mut granted = false;
     let mut taken = false;
     for answer in join_all(claims).await {

@@ -228,7 +228,13 @@ impl LookupHomes {
         [Some(&self.current), self.other.as_ref()].into_iter().flatten()
     }
 
-    /// All homes, each once.
+    /// The homes without the next in line, each once.
+    pub fn home_nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let others = self.other.iter().flat_map(Homes::iter).filter(|home| !self.current.contains(home));
+        self.current.iter().chain(others)
+    }
+
+    /// All that are asked, each once.
     pub fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
         let asked = |home: &NodeId| self.current.contains(home) || self.next == Some(*home);
         let others = self.other.iter().flat_map(Homes::iter).filter(move |home| !asked(home));

@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     core::Core,
-    federation::frame::{MAX_BATCH, Request},
+    federation::frame::{CodeRegistration, MAX_BATCH, Request},
     leases::timing,
     locate::{self, Registered},
     membership::view::View,
@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// The session has registered this lease; keep it so.
     KeepLease(Arc<SignedLease>),
     /// The session has registered this code; keep it so.
-    KeepCode(PairingCode, SessionId),
+    KeepCode(CodeRegistration),
     /// The session has detached the inbox: take its lease of up to this `seq` back.
     WithdrawLease(Inbox, u64),
     /// The session has given its code back: take it back.
@@ -87,11 +87,26 @@ pub(crate) enum Command {
 
 struct Kept {
     tag: Tag,
-    /// The lease, of an inbox.
-    lease: Option<Arc<SignedLease>>,
+    what: What,
     placed: Placed,
     /// Where in the schedule it stands.
     slot: Slot,
+}
+
+/// What its homes are told.
+enum What {
+    Lease(Arc<SignedLease>),
+    /// Boxed: a code is one of a few among many leases.
+    Code(Box<CodeRegistration>),
+}
+
+impl What {
+    const fn lease(&self) -> Option<&Arc<SignedLease>> {
+        match self {
+            Self::Lease(lease) => Some(lease),
+            Self::Code(_) => None,
+        }
+    }
 }
 
 /// A lease that was taken back.
@@ -127,7 +142,7 @@ pub(crate) struct Publisher {
 #[derive(Default)]
 struct Errand {
     leases: Vec<SignedLease>,
-    codes: Vec<(PairingCode, SessionId)>,
+    codes: Vec<CodeRegistration>,
     drop_leases: Vec<(Inbox, u64)>,
     drop_codes: Vec<(PairingCode, SessionId)>,
     /// How often the home did not answer before.
@@ -196,8 +211,8 @@ impl Publisher {
 
     fn handle_command(&mut self, command: Command, errands: &mut HashMap<NodeId, Errand>) {
         match command {
-            Command::KeepLease(lease) => self.keep(Key::Inbox(lease.inbox), Some(lease)),
-            Command::KeepCode(code, session) => self.keep(Key::Code(code, session), None),
+            Command::KeepLease(lease) => self.keep(Key::Inbox(lease.inbox), What::Lease(lease)),
+            Command::KeepCode(code) => self.keep(Key::Code(code.code, code.session), What::Code(Box::new(code))),
             Command::WithdrawLease(inbox, seq) => {
                 let Some(kept) = self.forget_lease(inbox, seq) else { return };
                 let homes = self.places.homes(kept.placed).map(|(home, _)| home).collect();
@@ -217,7 +232,7 @@ impl Publisher {
                     if self.places.homes(kept.placed).any(|(own, _)| own == home) {
                         let errand = errands.entry(home).or_default();
                         errand.tries = tries;
-                        put(errand, key, kept);
+                        put(errand, kept);
                     }
                 }
             }
@@ -227,13 +242,13 @@ impl Publisher {
     /// Keeps the lease of an inbox no more, unless it is newer than `seq`: another session's.
     fn forget_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Kept> {
         let key = Key::Inbox(inbox);
-        let older = self.kept.get(&key)?.lease.as_ref().is_some_and(|lease| lease.seq <= seq);
+        let older = self.kept.get(&key)?.what.lease().is_some_and(|lease| lease.seq <= seq);
         if older { self.forget(&key) } else { None }
     }
 
-    fn keep(&mut self, key: Key, lease: Option<Arc<SignedLease>>) {
-        let kept = self.kept.get(&key).and_then(|kept| kept.lease.as_ref());
-        if lease.as_ref().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
+    fn keep(&mut self, key: Key, what: What) {
+        let kept = self.kept.get(&key).and_then(|kept| kept.what.lease());
+        if what.lease().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
             return;
         }
         self.note_view();
@@ -247,7 +262,7 @@ impl Publisher {
         } else {
             self.schedule(key, timing::first_refresh(&mut rand::rng(), self.core.config.times.registration))
         };
-        self.kept.insert(key, Kept { tag, lease, placed, slot });
+        self.kept.insert(key, Kept { tag, what, placed, slot });
     }
 
     fn forget(&mut self, key: &Key) -> Option<Kept> {
@@ -281,7 +296,7 @@ impl Publisher {
         let clock = self.core.clock.now();
         while let Some(entry) = self.schedule.first_entry().filter(|entry| entry.key().0 <= now) {
             let key = entry.remove();
-            let Some(lease) = self.kept.get(&key).map(|kept| kept.lease.clone()) else { continue };
+            let Some(lease) = self.kept.get(&key).map(|kept| kept.what.lease().cloned()) else { continue };
             if let Some(lease) = lease.filter(|lease| lease.expires_at <= clock) {
                 // Its client has not renewed it: the homes have forgotten it by themselves.
                 self.kept.remove(&key);
@@ -292,7 +307,7 @@ impl Publisher {
             if let Some(kept) = self.kept.get_mut(&key) {
                 kept.slot = slot;
                 for (home, _) in self.places.homes(kept.placed) {
-                    put(errands.entry(home).or_default(), key, kept);
+                    put(errands.entry(home).or_default(), kept);
                 }
             }
         }
@@ -300,11 +315,10 @@ impl Publisher {
     }
 }
 
-fn put(errand: &mut Errand, key: Key, kept: &Kept) {
-    match (key, &kept.lease) {
-        (Key::Inbox(_), Some(lease)) => errand.leases.push(SignedLease::clone(lease)),
-        (Key::Inbox(_), None) => {}
-        (Key::Code(code, session), _) => errand.codes.push((code, session)),
+fn put(errand: &mut Errand, kept: &Kept) {
+    match &kept.what {
+        What::Lease(lease) => errand.leases.push(SignedLease::clone(lease)),
+        What::Code(code) => errand.codes.push(CodeRegistration::clone(code)),
     }
 }
 
@@ -355,7 +369,7 @@ async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
     for codes in errand.codes.chunks(MAX_BATCH) {
         let claim = Request::ClaimCodes(codes.to_vec());
         if !missed.is_empty() || locate::ask(core, home, claim).await.is_none() {
-            missed.extend(codes.iter().map(|(code, session)| Key::Code(*code, *session)));
+            missed.extend(codes.iter().map(|code| Key::Code(code.code, code.session)));
         }
     }
     missed

@@ -11,7 +11,7 @@ use chappe_common::{
 use serde_json::{Value, json};
 
 use crate::{
-    federation::frame::{Ask, AskKind, Frame, Header, Note, Outcome, Request, Response},
+    federation::frame::{Ask, AskKind, CodeRegistration, Frame, Header, Note, Outcome, Request, Response},
     homes::{Claim, CodeHolder},
     placement::{Beacon, Homes, Network, Place, Tag},
     session::SessionId,
@@ -72,6 +72,7 @@ fn frames() -> Value {
         name: Some("Ann".into()),
         payload: Some(Bytes::from_static(b"{}")),
     };
+    let registration = CodeRegistration { code: code(), session: to, claim: None };
     let holder = CodeHolder { node: key(2).node_id(), session: to };
     let frames = [
         ("to_inbox", Header::ToInbox { token: 300, kind: RelayKind::CallOffer, to: address() }, payload.clone()),
@@ -82,7 +83,7 @@ fn frames() -> Value {
         ("closed", Header::Note { to, from, note: Note::Closed }, Bytes::new()),
         ("find_lease", Header::Request { id: 9, request: Request::FindLease(address()) }, Bytes::new()),
         ("no_lease", Header::Response { id: 9, response: Response::Lease(None) }, Bytes::new()),
-        ("claim_codes", Header::Request { id: 10, request: Request::ClaimCodes(vec![(code(), to)]) }, Bytes::new()),
+        ("claim_codes", Header::Request { id: 10, request: Request::ClaimCodes(vec![registration]) }, Bytes::new()),
         ("code_taken", Header::Response { id: 10, response: Response::Codes(vec![Claim::Taken]) }, Bytes::new()),
         ("code_found", Header::Response { id: 11, response: Response::Code(Some(holder)) }, Bytes::new()),
     ];

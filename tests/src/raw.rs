@@ -11,11 +11,12 @@ use base64::{
 };
 use chappe_common::{
     keys::{NodeId, SecretKey},
-    lease::{Inbox, Lease, SignedLease, prove_attach},
+    lease::{AccessToken, Address, Inbox, Lease, SignedLease, prove_attach},
     signed::Signed,
     time::UnixTime,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+use rand::RngExt as _;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
@@ -214,7 +215,8 @@ impl Raw {
 /// Never: the key is the inbox's own.
 pub fn lease(key: &SecretKey, node: NodeId, seq: u64, lasts: Duration) -> SignedLease {
     let expires_at = UnixTime::from(SystemTime::now()) + lasts;
-    let lease = Lease { inbox: Inbox::new(key.public()), node, session_key: [7; 32], seq, expires_at };
+    let Address { inbox, token } = address_of(key);
+    let lease = Lease { inbox, node, session_key: [7; 32], access: token.hash(), seq, expires_at };
     Signed::sign(lease, key).expect("a lease by its own key")
 }
 
@@ -231,11 +233,22 @@ pub fn key_of(code: &str) -> String {
     STANDARD.encode([code.as_bytes()[0]; 32])
 }
 
-/// An inbox key made of a number, and the inbox's text.
+/// An inbox key made of a number, and the text of the inbox's address.
 pub fn inbox(number: u8) -> (SecretKey, String) {
     let key = SecretKey::from_bytes(&[number; 32]);
-    let text = key.public().to_base64url();
+    let text = address_of(&key).to_base64url();
     (key, text)
+}
+
+/// The address of the inbox of a key, as [`lease`] has it.
+pub fn address_of(key: &SecretKey) -> Address {
+    Address { inbox: Inbox::new(key.public()), token: AccessToken::from_bytes([9; 16]) }
+}
+
+/// An address that nobody has.
+pub fn random_address() -> Address {
+    let inbox = Inbox::new(SecretKey::from_bytes(&rand::rng().random()).public());
+    Address { inbox, token: AccessToken::from_bytes(rand::rng().random()) }
 }
 
 /// Milliseconds since 1970, as leases are numbered.

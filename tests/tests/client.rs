@@ -66,8 +66,12 @@ async fn pair(ada: &Person, bob: &Person) -> (Paired, Paired) {
 async fn friends(federation: &Federation, at: (Finds, Finds)) -> ((Person, ContactId), (Person, ContactId)) {
     let ada = person(federation, "Ada", at.0).await;
     let bob = person(federation, "Bob", at.1).await;
+    let (mut ada, mut bob) = (ada, bob);
     let (at_ada, at_bob) = pair(&ada, &bob).await;
-    ((ada, at_ada.contact.id()), (bob, at_bob.contact.id()))
+    let (to_bob, to_ada) = (at_ada.contact.id(), at_bob.contact.id());
+    ada.reachable(to_bob).await;
+    bob.reachable(to_ada).await;
+    ((ada, to_bob), (bob, to_ada))
 }
 
 impl Person {
@@ -102,6 +106,15 @@ impl Person {
             _ => None,
         })
         .await
+    }
+
+    /// Until this contact can call.
+    async fn reachable(&mut self, by: ContactId) {
+        self.wait("the contact's inbox to be attached", |event| match event {
+            Event::Reachable { contact } if contact == by => Some(()),
+            _ => None,
+        })
+        .await;
     }
 
     async fn disconnected(&mut self) -> DisconnectReason {

@@ -48,7 +48,9 @@ async fn the_five_messages_reach_the_inbox_with_one_outcome_each() {
         for kind in ["call_offer", "call_answer", "call_ice", "call_reject", "call_hangup"] {
             let sent = json!({"type": kind, "to": address, "payload": "sealed \u{fc} \n", "id": kind});
             assert_eq!(outcome(&mut caller, sent).await, json!({"type": "delivered", "id": kind}));
-            callee.expect_exactly(json!({"type": kind, "to": address, "payload": "sealed \u{fc} \n"})).await;
+            callee
+                .expect_exactly(json!({"type": kind, "to": key.public().to_base64url(), "payload": "sealed \u{fc} \n"}))
+                .await;
         }
         // Without an id there is no outcome; the message arrives all the same.
         caller.send(json!({"type": "call_ice", "to": address, "payload": "quiet"})).await;
@@ -110,7 +112,7 @@ async fn an_inbox_that_nobody_has_is_offline_for_messages_and_lookups() {
     let offline = |id: &str| json!({"type": "error", "code": "peer_offline", "message": "Nobody is connected at this inbox", "id": id});
     let sent = json!({"type": "call_offer", "to": address, "payload": "x", "id": "1"});
     assert_eq!(outcome(&mut raw, sent).await, offline("1"));
-    let asked = json!({"type": "resolve", "id": "2", "inbox": address});
+    let asked = json!({"type": "resolve", "id": "2", "address": address});
     assert_eq!(outcome(&mut raw, asked).await, offline("2"));
     raw.send(json!({"type": "call_offer", "to": address, "payload": "x"})).await;
     raw.expect_silence().await;
@@ -126,7 +128,7 @@ async fn a_lookup_gives_the_lease_that_the_inbox_has_signed() {
         let seq = now_ms();
         callee.attach(&key, seq).await;
         let mut caller = Raw::connect(url(&federation, from)).await;
-        caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+        caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
         let resolved = caller.expect("resolved").await;
         let bytes = URL_SAFE_NO_PAD.decode(resolved["lease"].as_str().expect("a text")).expect("base64url");
         let lease = Signed::<Lease>::decode(bytes).expect("a signed lease");
@@ -161,7 +163,7 @@ async fn a_lease_without_the_proof_for_this_session_attaches_nothing() {
         assert_eq!(answer["rejected"], json!([{"index": 0, "code": "bad_lease"}]), "{what}");
     }
     let mut caller = Raw::connect(url(&federation, 0)).await;
-    caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+    caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
     assert_eq!(caller.expect("error").await["code"], "peer_offline");
     // One bad lease rejects nothing but itself.
     let items = json!([json!({"lease": "AAAA", "proof": "AAAA"}), attachment(&key, &raw.nonce(), &good)]);
@@ -189,7 +191,7 @@ async fn a_session_attaches_no_more_inboxes_than_it_may() {
     assert_eq!(raw.expect("attached").await["rejected"], json!([{"index": 2, "code": "too_many"}]));
     // What is attached can be attached anew; and what is detached makes room.
     raw.attach(&inbox(60).0, now_ms() + 1).await;
-    raw.send(json!({"type": "detach", "id": "d", "inboxes": [inbox(60).1]})).await;
+    raw.send(json!({"type": "detach", "id": "d", "inboxes": [inbox(60).0.public().to_base64url()]})).await;
     raw.expect_exactly(json!({"type": "detached", "id": "d"})).await;
     raw.attach(&inbox(62).0, now_ms()).await;
     federation.shutdown().await;
@@ -245,13 +247,13 @@ async fn a_detached_or_left_inbox_is_offline_everywhere() {
     let mut caller = Raw::connect(url(&federation, 0)).await;
     let mut callee = Raw::connect(url(&federation, 1)).await;
     callee.attach(&key, now_ms()).await;
-    callee.send(json!({"type": "detach", "id": "d", "inboxes": [address]})).await;
+    callee.send(json!({"type": "detach", "id": "d", "inboxes": [key.public().to_base64url()]})).await;
     callee.expect_exactly(json!({"type": "detached", "id": "d"})).await;
     eventually("the homes forget the lease", || federation.nodes.iter().all(|node| node.stats().leases == 0)).await;
-    caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+    caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
     assert_eq!(caller.expect("error").await["code"], "peer_offline");
     callee.attach(&key, now_ms() + 1).await;
-    caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+    caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
     caller.expect("resolved").await;
     drop(callee);
     eventually("the homes forget the lease", || federation.nodes.iter().all(|node| node.stats().leases == 0)).await;
@@ -351,7 +353,7 @@ async fn a_killed_node_is_down_for_all_and_its_inboxes_are_nowhere() {
     let mut callee = Raw::connect(url(&federation, 3)).await;
     callee.attach(&key, now_ms()).await;
     let mut caller = Raw::connect(url(&federation, 0)).await;
-    caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+    caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
     caller.expect("resolved").await;
     // Dropped without a word: the process is killed.
     drop(federation.nodes.pop());

@@ -48,7 +48,7 @@ async fn a_client_that_vanishes_is_gone_from_the_federation() {
     .await;
     assert!(since.elapsed() >= Duration::from_millis(800), "closed before its time: {:?}", since.elapsed());
     let mut caller = Raw::connect(federation.nodes[0].client_url()).await;
-    caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+    caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
     assert_eq!(caller.expect("error").await["code"], "peer_offline");
     drop(vanishing);
     federation.shutdown().await;
@@ -321,7 +321,7 @@ async fn leases_outlive_a_rolling_restart_of_their_homes() {
     }
     let mut caller = Raw::connect(federation.nodes[1].client_url()).await;
     for address in &addresses {
-        caller.send(json!({"type": "resolve", "id": "r", "inbox": address})).await;
+        caller.send(json!({"type": "resolve", "id": "r", "address": address})).await;
         caller.expect("resolved").await;
     }
     federation.shutdown().await;

@@ -64,7 +64,7 @@ async fn over_tls_everything_is_as_without() {
         let payload = "x".repeat(size);
         caller.send(json!({"type": "call_ice", "to": address, "payload": payload, "id": "i"})).await;
         caller.expect_exactly(json!({"type": "delivered", "id": "i"})).await;
-        callee.expect_exactly(json!({"type": "call_ice", "to": address, "payload": payload})).await;
+        callee.expect_exactly(json!({"type": "call_ice", "to": key.public().to_base64url(), "payload": payload})).await;
     }
     caller.send_frame(Message::Close(None)).await;
     assert_eq!(caller.close_code().await, None);

@@ -179,7 +179,7 @@ impl Driver {
         match reply {
             Reply::Attached { id, ttl, rejected } => {
                 if let Some(Wanted::Attached(requested)) = self.answered(serial, &id) {
-                    self.handle_attached(serial, &requested, Some(Duration::from_secs(ttl)), &rejected).await;
+                    self.handle_attached(serial, &requested, Duration::from_secs(ttl), &rejected).await;
                 }
             }
             Reply::Detached { id } => drop(self.answered(serial, &id)),
@@ -272,7 +272,7 @@ impl Driver {
         now: Instant,
     ) {
         match wanted {
-            Wanted::Attached(requested) => self.handle_attached(serial, &requested, None, &[]).await,
+            Wanted::Attached(requested) => self.handle_not_attached(serial, &requested, code).await,
             Wanted::Detached | Wanted::Resolved { recheck: true, .. } => {}
             Wanted::IceServers(reply) => {
                 // An app that has stopped waiting loses nothing.

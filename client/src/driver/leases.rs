@@ -66,7 +66,9 @@ pub(crate) enum Rejected {
     Outdated(u64),
     /// The lease is not valid to it, mostly since one of the two clocks is wrong.
     Invalid,
-    /// It has no room or no rate for it now.
+    /// It has no room or no rate for it now, and may later.
+    Busy,
+    /// It can't attach it, for another reason of its own: none of the inbox's homes answers, or it takes no more of them.
     Unavailable,
 }
 
@@ -105,6 +107,8 @@ pub(crate) struct Leases {
     nonce: [u8; 32],
     slots: HashMap<SlotId, Slot>,
     inboxes: HashMap<Inbox, SlotId>,
+    /// Contacts who can call.
+    reachable: HashSet<ContactId>,
     /// Until when a pairing's inboxes wait.
     held_back: HashMap<PairingId, Instant>,
     /// When the days have to be looked at again.
@@ -114,8 +118,8 @@ pub(crate) struct Leases {
 impl Leases {
     /// No leases so far, for a session with `node` that was given `nonce`.
     pub(crate) fn new(node: NodeId, nonce: [u8; 32]) -> Self {
-        let (slots, inboxes, held_back) = Default::default();
-        Self { node, nonce, slots, inboxes, held_back, next_day_check: None }
+        let (slots, inboxes, reachable, held_back) = Default::default();
+        Self { node, nonce, slots, inboxes, reachable, held_back, next_day_check: None }
     }
 
     /// The inboxes of this pairing are not attached before `until`.
@@ -231,12 +235,20 @@ impl Leases {
         attachments
     }
 
-    /// The node has attached the lease; `ttl` is when it wants another.
-    pub(crate) fn attached(&mut self, id: SlotId, ttl: Duration, random: &mut impl Rng, now: Instant) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+    /// The node has attached the lease; `ttl` is when it wants another. Whose inbox it is, where its contact could not call
+    /// before.
+    pub(crate) fn attached(
+        &mut self,
+        id: SlotId,
+        ttl: Duration,
+        random: &mut impl Rng,
+        now: Instant,
+    ) -> Option<ContactId> {
+        let slot = self.slots.get_mut(&id)?;
         (slot.is_attached, slot.is_pending, slot.outbids) = (true, false, 0);
         let longest = ttl.clamp(SHORTEST_RENEWAL, LEASE.start / 2);
         slot.due = now + longest.mul_f64(random.random_range(0.5..1.0));
+        self.reachable.insert(slot.owner).then_some(slot.owner)
     }
 
     /// The node has not attached the lease. Whose inbox it is, where its contact can't call now.
@@ -257,12 +269,16 @@ impl Leases {
                 return None;
             }
             // What was attached before stays so.
-            Rejected::Unavailable => {}
+            Rejected::Busy | Rejected::Unavailable => {}
             Rejected::Outdated(_) | Rejected::Invalid => slot.is_attached = false,
         }
         slot.outbids = 0;
         slot.due = now + ATTACH_AGAIN + ATTACH_AGAIN_JITTER.mul_f64(random.random_range(0.0..1.0));
-        (!slot.is_attached).then_some(slot.owner)
+        if slot.is_attached {
+            return None;
+        }
+        self.reachable.remove(&slot.owner);
+        Some(slot.owner)
     }
 
     /// When something is due, by [`Leases::due`] or [`Leases::update`].

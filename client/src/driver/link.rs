@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use chappe_common::{keys::NodeId, lease::Inbox};
+use chappe_common::{client::ErrorCode, keys::NodeId, lease::Inbox};
 use chappe_discovery::{Aftermath, Connection, Found, Outcome};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
@@ -19,7 +19,7 @@ use super::{
     unix_now, unix_now_ms,
 };
 use crate::{
-    event::{DisconnectReason, Event, InboxRejection, StepKind},
+    event::{DisconnectReason, Event, StepKind},
     protocol::{Attachment, Rejection, ToNode},
 };
 
@@ -167,57 +167,67 @@ impl Driver {
         }
     }
 
-    /// The node has answered an `attach`, or refused all of it where there is no `ttl`.
+    /// The node has answered an `attach`.
     pub(super) async fn handle_attached(
         &mut self,
         serial: u64,
         requested: &[Requested],
-        ttl: Option<Duration>,
+        ttl: Duration,
         rejected: &[Rejection],
     ) {
+        let reason_of = |index| rejected.iter().find(|rejection| rejection.index == index).map(Rejection::reason);
+        let outcomes: Vec<_> = (0..requested.len()).map(|index| reason_of(index).map_or(Ok(ttl), Err)).collect();
+        self.handle_outcomes(serial, requested, &outcomes).await;
+    }
+
+    /// The node has refused a whole `attach`, or not answered it.
+    pub(super) async fn handle_not_attached(&mut self, serial: u64, requested: &[Requested], code: Option<ErrorCode>) {
+        let is_for_now = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
+        let reason = if is_for_now { Rejected::Busy } else { Rejected::Unavailable };
+        self.handle_outcomes(serial, requested, &vec![Err(reason); requested.len()]).await;
+    }
+
+    async fn handle_outcomes(&mut self, serial: u64, requested: &[Requested], outcomes: &[Result<Duration, Rejected>]) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        let now = Instant::now();
-        let (mut attached, mut refused, mut refused_new) = (0, 0, 0);
-        let mut told = Vec::new();
-        for (index, requested) in requested.iter().enumerate() {
-            let rejection = rejected.iter().find(|rejection| rejection.index == index).map(Rejection::reason);
-            let reason = match (ttl, rejection) {
-                (Some(ttl), None) => {
-                    session.leases.attached(requested.slot, ttl, &mut rand::rng(), now);
-                    attached += 1;
-                    continue;
-                }
-                (Some(_), Some(reason)) => reason,
-                (None, _) => Rejected::Unavailable,
+        let (now, mut random) = (Instant::now(), rand::rng());
+        for (requested, outcome) in requested.iter().zip(outcomes) {
+            let event = match *outcome {
+                Ok(ttl) => session
+                    .leases
+                    .attached(requested.slot, ttl, &mut random, now)
+                    .map(|contact| Event::Reachable { contact }),
+                Err(reason) => session
+                    .leases
+                    .rejected(requested.slot, reason, &mut random, now)
+                    .map(|contact| Event::InboxRejected { contact, reason: reason.into() }),
             };
-            if reason == Rejected::Unavailable {
-                refused += 1;
-                refused_new += usize::from(!requested.is_renewal);
-            }
-            if let Some(contact) = session.leases.rejected(requested.slot, reason, &mut rand::rng(), now) {
-                told.push((contact, reason));
+            if let Some(event) = event {
+                self.events.send(event);
             }
         }
+        drop(random);
+        let attached = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let is_refused = |outcome: &Result<_, _>| matches!(outcome, Err(Rejected::Busy | Rejected::Unavailable));
+        let refused = || requested.iter().zip(outcomes).filter(|(_, outcome)| is_refused(outcome));
         let mut stays = true;
         if let Stage::Attaching { answers, attached: all, unavailable, .. } = &mut session.stage {
             *answers = answers.saturating_sub(1);
             *all += attached;
-            *unavailable |= refused > 0;
-        } else if refused > 0 {
-            let refusal = Refusal { is_partial: attached > 0, has_new: refused_new > 0 };
-            stays = session.refusals.handle_refused(refusal);
+            *unavailable |= refused().next().is_some();
+        } else if refused().next().is_some() {
+            stays = session.refusals.handle_refused(Refusal {
+                is_partial: attached > 0,
+                has_new: refused().any(|(requested, _)| !requested.is_renewal),
+                is_for_now: refused().all(|(_, outcome)| *outcome == Err(Rejected::Busy)),
+            });
         } else {
             session.refusals.handle_attached();
         }
-        for (contact, reason) in told {
-            let reason = InboxRejection::from(reason);
-            tracing::debug!(%reason, "the node does not attach a contact's inbox");
-            self.events.send(Event::InboxRejected { contact, reason });
+        if stays {
+            self.settle(serial).await;
+        } else {
+            self.lose(serial, DisconnectReason::NotAttached);
         }
-        if !stays {
-            return self.lose(serial, DisconnectReason::NotAttached);
-        }
-        self.settle(serial).await;
     }
 
     /// Goes on with a session once the node has answered for all inboxes. It is used where it has attached any; one that

@@ -10,6 +10,8 @@ pub(crate) struct Refusal {
     pub(crate) is_partial: bool,
     /// Some of the inboxes were not attached before, so that nobody can call at them meanwhile.
     pub(crate) has_new: bool,
+    /// The node may take all of them later.
+    pub(crate) is_for_now: bool,
 }
 
 /// How many renewals in a row were refused.
@@ -26,12 +28,12 @@ impl Refusals {
 
     /// Says whether the session stays. Leases outlast two tries: with the second one another node is better.
     pub(crate) const fn handle_refused(&mut self, refusal: Refusal) -> bool {
-        let Refusal { is_partial, has_new } = refusal;
+        let Refusal { is_partial, has_new, is_for_now } = refusal;
         if is_partial {
             return true;
         }
         self.in_a_row += 1;
-        !has_new && self.in_a_row < 2
+        is_for_now && !has_new && self.in_a_row < 2
     }
 }
 
@@ -39,7 +41,7 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    const RENEWAL: Refusal = Refusal { is_partial: false, has_new: false };
+    const RENEWAL: Refusal = Refusal { is_partial: false, has_new: false, is_for_now: true };
 
     #[test]
     fn a_session_stays_where_one_renewal_is_refused_and_leaves_with_the_next() {
@@ -58,8 +60,9 @@ mod tests {
     }
 
     #[test]
-    fn a_new_inbox_that_is_refused_is_better_attached_elsewhere_at_once() {
+    fn a_session_leaves_at_once_where_waiting_helps_nobody() {
         assert!(!Refusals::default().handle_refused(Refusal { has_new: true, ..RENEWAL }));
+        assert!(!Refusals::default().handle_refused(Refusal { is_for_now: false, ..RENEWAL }));
     }
 
     #[test]

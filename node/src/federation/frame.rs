@@ -147,6 +147,17 @@ impl fmt::Debug for Accepted {
     }
 }
 
+/// A code that a session has registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CodeRegistration {
+    /// The code.
+    pub(crate) code: PairingCode,
+    /// The session, of the node that says so.
+    pub(crate) session: SessionId,
+    /// The client's signed claim, by which it can take the code back; clients need none.
+    pub(crate) claim: Option<Redacted<Bytes>>,
+}
+
 /// A question to a home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -157,7 +168,7 @@ pub(crate) enum Request {
     /// Where is this inbox?
     FindLease(Address),
     /// Give these codes to these sessions of mine, or keep them there.
-    ClaimCodes(Vec<(PairingCode, SessionId)>),
+    ClaimCodes(Vec<CodeRegistration>),
     /// These sessions of mine give their codes back.
     DropCodes(Vec<(PairingCode, SessionId)>),
     /// Where is this code?
@@ -471,7 +482,10 @@ mod tests {
             request(Request::PutLeases(vec![lease(), Redacted::new(Bytes::new())])),
             request(Request::DropLeases(vec![(inbox, 1_800_000_000_000)])),
             request(Request::FindLease(address_of(3))),
-            request(Request::ClaimCodes(vec![(code, to), (code, from)])),
+            request(Request::ClaimCodes(vec![
+                CodeRegistration { code, session: to, claim: None },
+                CodeRegistration { code, session: from, claim: Some(lease()) },
+            ])),
             request(Request::FindCode(code)),
             response(Response::Leases(vec![LeasePut::Kept, LeasePut::Stale(lease())])),
             response(Response::Lease(Some(lease()))),

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use chappe_common::code::PairingCode;
+use chappe_common::{code::PairingCode, keys::NodeId};
 
 use super::{PeerAddr, code_door::Kept};
 use crate::federation::frame::{Ask, AskKind};
@@ -83,6 +83,12 @@ impl AskBook {
     /// A request of this session that waits.
     pub(crate) fn made(&mut self, ask: u64) -> Option<&mut Outgoing> {
         self.outgoing.iter_mut().find(|made| made.ask == ask)
+    }
+
+    /// The requests of this session that have reached a node for which `is_gone` holds.
+    pub(crate) fn at_nodes(&self, is_gone: impl Fn(&NodeId) -> bool) -> impl Iterator<Item = u64> {
+        let gone = move |made: &&Outgoing| made.to.is_some_and(|to| is_gone(&to.node));
+        self.outgoing.iter().filter(gone).map(|made| made.ask)
     }
 
     /// Takes a request of this session out.

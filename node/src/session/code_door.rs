@@ -29,6 +29,9 @@ use crate::{
 /// Sessions that one session may be paired with or have asked at once.
 const MAX_BONDS: usize = 64;
 
+/// How often a session whose request waits for an answer looks whether the target's node is still a member.
+const MEMBER_CHECK: Duration = Duration::from_secs(1);
+
 const PAIR_ERROR: &str = "Pair request could not be processed";
 const NO_PENDING: &str = "No pending request from this peer";
 const LINK_ERROR: &str = "Link request could not be processed";
@@ -98,6 +101,7 @@ struct State {
     bonds: Vec<Bond>,
     /// Errors that are said at their time; in order, since all wait equally long.
     errors: Vec<(Instant, AskKind)>,
+    member_check: Instant,
 }
 
 /// One session's half of the code door. A session that never registers costs a pointer.
@@ -113,7 +117,7 @@ impl CodeDoor {
     }
 
     /// The session's claim to the code was granted: from now on it has this one and no other.
-    pub(crate) fn registered(&mut self, registration: Registration, node: NodeId) -> Vec<Action> {
+    pub(crate) fn registered(&mut self, now: Instant, registration: Registration, node: NodeId) -> Vec<Action> {
         let said = Action::Say(
             Reply::Registered { pairing_code: registration.code.as_str(), server_id: &node.to_server_id() }.encode(),
         );
@@ -127,6 +131,7 @@ impl CodeDoor {
                     asks: AskBook::default(),
                     bonds: Vec::new(),
                     errors: Vec::new(),
+                    member_check: now,
                 }));
             }
         }
@@ -203,6 +208,22 @@ impl CodeDoor {
         {
             state.errors.push((made.asked + times.error_after, made.kind));
             state.errors.sort_by_key(|(at, _)| *at);
+        }
+    }
+
+    /// When [`CodeDoor::check_members`] is due, where a request of this session waits for its target's answer.
+    pub(crate) fn next_member_check(&self) -> Option<Instant> {
+        let state = self.state.as_ref()?;
+        state.asks.at_nodes(|_| true).next().map(|_| state.member_check)
+    }
+
+    /// Refuses the requests of this session whose target's node is gone: nobody will answer them.
+    pub(crate) fn check_members(&mut self, now: Instant, is_gone: impl Fn(&NodeId) -> bool, times: Times) {
+        let Some(state) = self.state.as_deref_mut() else { return };
+        state.member_check = now + MEMBER_CHECK;
+        let gone: Vec<_> = state.asks.at_nodes(is_gone).collect();
+        for ask in gone {
+            self.refused(ask, times);
         }
     }
 

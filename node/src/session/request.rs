@@ -88,7 +88,7 @@ struct Fields<'a> {
     to: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
     target: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "json_or_null", borrow)]
     payload: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
     address: Option<&'a str>,
@@ -98,6 +98,8 @@ struct Fields<'a> {
     pairing_code: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
     public_key: Option<&'a str>,
+    #[serde(deserialize_with = "json", borrow)]
+    claim: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
     target_code: Option<&'a str>,
     #[serde(deserialize_with = "json", borrow)]
@@ -138,6 +140,11 @@ impl<'a> Fields<'a> {
 /// JSON as it came.
 fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
     Ok(Option::<&RawValue>::deserialize(deserializer)?.map(RawValue::get))
+}
+
+/// The same, where `null` is a value like any other.
+fn json_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
+    Ok(Some(<&RawValue>::deserialize(deserializer)?.get()))
 }
 
 /// A client's message: its type, its id, and its fields until they are asked for.
@@ -269,6 +276,13 @@ impl<'a> Request<'a> {
         bytes.try_into().map_err(|_| BadRequest::KeyLength)
     }
 
+    /// `claim`: base64url.
+    pub(crate) fn claim(&self) -> Result<Option<Vec<u8>>, BadRequest> {
+        let Some(raw) = self.fields.claim else { return Ok(None) };
+        let bytes = text_of(raw).and_then(|text| URL_SAFE_NO_PAD.decode(text.as_bytes()).ok());
+        bytes.map(Some).ok_or(BadRequest::Invalid("claim"))
+    }
+
     /// `accepted`.
     pub(crate) fn accepted(&self) -> Result<bool, BadRequest> {
         let raw = self.fields.accepted.ok_or(BadRequest::Missing("accepted"))?;
@@ -350,7 +364,8 @@ pub(crate) mod fuzzed {
         let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.address());
         let _ = (request.inbox_list(), request.attach_list().map(|list| list.len()), request.text_payload(20));
         let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
-        let _ = (request.public_key(), request.accepted(), request.proposed_name(), request.device_name());
+        let _ =
+            (request.public_key(), request.claim(), request.accepted(), request.proposed_name(), request.device_name());
         let _ = (request.device_id(), request.check_peer_id(), request.challenge(), request.url());
         if let Some(payload) = request.payload() {
             let again = format!(r#"{{"type":"x","payload":{}}}"#, str::from_utf8(&payload).expect("a part of a text"));

@@ -49,7 +49,7 @@ use super::{
 };
 use crate::{
     core::Core,
-    federation::frame::Note,
+    federation::frame::{CodeRegistration, Note},
     locate, publish,
     socket::{
         Connection,
@@ -83,7 +83,7 @@ struct Over;
 
 /// What a question brought.
 enum Done {
-    Claimed { registration: Registration, result: Result<(), locate::ClaimError> },
+    Claimed { code: CodeRegistration, registration: Registration, result: Result<(), locate::ClaimError> },
     Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
     Resolved { id: String, lease: Option<SignedLease> },
     Verified { id: String, leases: Vec<(usize, Option<SignedLease>)>, rejected: Vec<Rejected> },

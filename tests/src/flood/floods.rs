@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
-use crate::raw::{attachment, key_of, lease, now_ms};
+use crate::raw::{attachment, key_of, lease, now_ms, random_address};
 
 /// How many connections one address opens: a minute's worth.
 const OF_ONE: u32 = 250;
@@ -95,9 +95,9 @@ impl Flood {
                 let (challenge, url) = (random_inbox(), format!("ws://{}", plan.node));
                 json!({"type": "prove", "id": id, "challenge": challenge, "url": url})
             }
-            Kind::Resolve => json!({"type": "resolve", "id": id, "inbox": random_inbox()}),
+            Kind::Resolve => json!({"type": "resolve", "id": id, "address": random_address().to_base64url()}),
             Kind::CallOffer => {
-                json!({"type": "call_offer", "to": random_inbox(), "payload": "x".repeat(1_000), "id": id})
+                json!({"type": "call_offer", "to": random_address().to_base64url(), "payload": "x".repeat(1_000), "id": id})
             }
         }
     }

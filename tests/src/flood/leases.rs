@@ -22,6 +22,7 @@ use crate::{
         CONTROL, RELAY,
         frames::{Header, Request, frame},
     },
+    raw::random_address,
     raw::{lease, now_ms},
 };
 
@@ -153,7 +154,7 @@ pub async fn displaced(plan: &Plan, of_somebody: bool) {
             let frames = next.by_ref().take(BURST as usize);
             let mut frames: Vec<u8> = frames.flat_map(|lease| frame(&Header::Displaced(lease.clone()), b"")).collect();
             // What stands before a question has been read when it is answered.
-            frames.extend(frame(&Header::Request(turn, Request::FindLease(rand::rng().random())), b""));
+            frames.extend(frame(&Header::Request(turn, Request::FindLease(random_address())), b""));
             plan.tally.add("words of displaced leases sent", BURST.into());
             plan.tally.count("sent over a link");
             link.write(plan, &mut lane, &frames, 1).await?;
@@ -170,7 +171,7 @@ pub async fn frames_to_nobody(plan: &Plan) {
         loop {
             let turn = turns.next().await?;
             let frames = (0..u64::from(BURST)).flat_map(|number| {
-                let header = Header::ToInbox(turn * 100 + number, RelayKind::CallOffer, rand::rng().random());
+                let header = Header::ToInbox(turn * 100 + number, RelayKind::CallOffer, random_address());
                 frame(&header, payload.as_bytes())
             });
             plan.tally.add("sent over a link", BURST.into());

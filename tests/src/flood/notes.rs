@@ -11,6 +11,7 @@ use crate::link::{
     CONTROL, RELAY,
     frames::{Header, Note, Outcome, frame},
 };
+use crate::raw::random_address;
 
 /// Notes in a second.
 const NOTES: u32 = 20_000;
@@ -74,7 +75,7 @@ pub async fn run(plan: &Plan, kinds: &[Kind]) {
                 asks += u64::from(kind.name() == "asks");
             }
             // What stands at the end of a lane has been read when this is answered.
-            let fence = Header::ToInbox(turn, RelayKind::CallIce, rand::rng().random());
+            let fence = Header::ToInbox(turn, RelayKind::CallIce, random_address());
             frames.extend(frame(&fence, payload.as_bytes()));
             plan.tally.count("messages sent");
             plan.tally.add("sent over a link", answered + 1);

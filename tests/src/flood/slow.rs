@@ -16,7 +16,7 @@ use super::{
     talk::code_of,
     wire::{Said, Takes, Wire},
 };
-use crate::raw::{attachment, lease, now_ms};
+use crate::raw::{address_of, attachment, lease, now_ms};
 
 /// How many don't read.
 pub const DEAF: u32 = 500;
@@ -67,7 +67,7 @@ async fn gather(plan: &Plan, number: u32) -> Option<Gathered> {
     let deaf = attached(deaf, plan, &key).await?;
     let (pusher, _) = Wire::open(pusher, plan.node, Takes::All).await.ok()?;
     plan.tally.count("opened");
-    Some((deaf, pusher, key.public().to_base64url()))
+    Some((deaf, pusher, address_of(&key).to_base64url()))
 }
 
 async fn fill(plan: &Plan, (mut deaf, mut pusher, to): Gathered, since: Instant, number: u32, count: u32) {

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-use crate::raw::{Raw, now_ms};
+use crate::raw::{Raw, address_of, now_ms};
 
 /// How often a pair calls.
 const CALL_EVERY: Duration = Duration::from_millis(500);
@@ -86,7 +86,7 @@ async fn attached(url: &str, count: usize) -> (Raw, Vec<String>) {
         let items: Vec<_> = keys.iter().map(|key| raw.attachment(key, now_ms(), LEASE)).collect();
         raw.send(json!({"type": "attach", "id": "attach", "inboxes": items})).await;
         assert_eq!(raw.expect("attached").await["rejected"], json!([]));
-        inboxes.extend(keys.iter().map(|key| key.public().to_base64url()));
+        inboxes.extend(keys.iter().map(|key| address_of(key).to_base64url()));
     }
     (raw, inboxes)
 }

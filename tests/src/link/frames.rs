@@ -72,7 +72,7 @@ pub enum Request {
     /// Where is this inbox?
     FindLease(Address),
     /// These codes are these sessions'.
-    ClaimCodes(Vec<(PairingCode, u64)>),
+    ClaimCodes(Vec<(PairingCode, u64, Option<Bytes>)>),
     /// These codes are given back.
     DropCodes(Vec<(PairingCode, u64)>),
     /// Where is this code?

@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use chappe_common::keys::NodeId;
+use bytes::Bytes;
+use chappe_common::{
+    code::PairingCode, code_claim::CodeClaim, keys::NodeId, record::MAX_CLOCK_SKEW, redacted::Redacted,
+    signed::Unverified,
+};
 use rand::RngExt as _;
-use tokio::time::timeout_at;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::{
     Done, MAX_NOTES, Session,
@@ -13,10 +17,11 @@ use super::{
 use crate::{
     dispatch,
     federation::{
-        frame::{AskKind, Note},
+        frame::{AskKind, CodeRegistration, Note},
         links,
     },
-    locate, publish,
+    locate::{self, ClaimError},
+    publish,
     session::{
         PeerAddr,
         code_door::{Action, Registration, Requested, kept},
@@ -33,14 +38,41 @@ impl Session {
         let code = request.pairing_code()?;
         let (public_key, payload) = (request.public_key()?, request.payload());
         let kept = kept(payload.as_ref(), &self.core.held).map_err(|_| Refusal::Busy)?;
+        let claim = request.claim()?.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
+        // Whether a code is taken is what a request to pair must not tell faster or oftener.
+        if self.code_door.code() != Some(code) && self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
+            return Ok(Said::Exceeded);
+        }
         let registration = Registration { code, public_key, payload, _kept: kept };
-        let (core, session) = (self.core.clone(), self.handle.id());
-        self.claiming = Some(code);
+        let code = CodeRegistration { code, session: self.handle.id(), claim };
+        let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);
+        self.claiming = Some(registration.code);
         self.start_ordered(async move {
-            let result = locate::claim_code(&core, code, session).await;
-            Done::Claimed { registration, result }
+            let result = locate::claim_code(&core, &code).await;
+            if result == Err(ClaimError::Taken) {
+                sleep_until(error_at.into()).await;
+            }
+            Done::Claimed { code, registration, result }
         });
         Ok(Said::Nothing)
+    }
+
+    /// A client's claim to the code that it registers, once it is seen to be its own, for this node, and of this time.
+    fn check_claim(
+        &self,
+        bytes: Vec<u8>,
+        code: PairingCode,
+        public_key: &[u8; 32],
+    ) -> Result<Redacted<Bytes>, BadRequest> {
+        let claim = Unverified::<CodeClaim>::decode(bytes).map_err(|_| BadRequest::Invalid("claim"))?;
+        let CodeClaim { code: claimed, key, node, seq } = claim.value();
+        // A `seq` from far ahead would keep its own client from ever taking the code back.
+        let not_ahead = seq / 1000 <= (self.core.clock.now() + MAX_CLOCK_SKEW).as_secs();
+        if *claimed != code || key.as_bytes() != public_key || *node != self.core.me || !not_ahead {
+            return Err(BadRequest::Invalid("claim"));
+        }
+        let claim = claim.verify().map_err(|_| BadRequest::Invalid("claim"))?;
+        Ok(Redacted::new(claim.as_bytes().clone()))
     }
 
     pub(super) fn ask(&mut self, request: &Request<'_>, kind: AskKind) -> Result<Said, Refusal> {

@@ -34,10 +34,11 @@ impl Session {
         let stuck = self.waiting.since.map(|since| since + times.write);
         let slow = self.unfinished_since.map(|since| since + times.idle);
         let door = self.code_door.next_deadline(self.times());
+        let door = door.into_iter().chain(self.code_door.next_member_check());
         let flight = (self.handle.has_flights())
             .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
             .flatten();
-        door.into_iter().chain(flight).chain(stuck).chain(slow).fold(idle, Instant::min)
+        door.chain(flight).chain(stuck).chain(slow).fold(idle, Instant::min)
     }
 
     /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
@@ -55,6 +56,10 @@ impl Session {
     }
 
     pub(super) fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
+        if self.code_door.next_member_check().is_some_and(|at| at <= now) {
+            let view = self.core.view.load();
+            self.code_door.check_members(now, |node| !view.contains(node), self.times());
+        }
         let actions = self.code_door.pass(now, self.times());
         self.act(actions);
         let wait = self.flight_wait();

@@ -1,5 +1,7 @@
 //! What the session's questions to other nodes bring.
 
+use std::time::Instant;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{client::ErrorCode, lease::Address};
 
@@ -18,14 +20,13 @@ impl Session {
 
     pub(super) fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Claimed { registration, result } => {
+            Done::Claimed { code, registration, result } => {
                 self.ordered -= 1;
                 self.claiming = None;
                 match result {
                     Ok(()) => {
-                        let code = registration.code;
-                        self.publish(publish::Command::KeepCode(code, self.handle.id()));
-                        let actions = self.code_door.registered(registration, self.core.me);
+                        self.publish(publish::Command::KeepCode(code));
+                        let actions = self.code_door.registered(Instant::now(), registration, self.core.me);
                         self.act(actions);
                     }
                     Err(locate::ClaimError::Taken) => self.act([CodeDoor::collided()]),
@@ -35,6 +36,7 @@ impl Session {
                 }
             }
             Done::Found { ask, to, name, payload, key } => {
+                self.alarm.mark();
                 let actions = self.code_door.found(ask, to, name, payload, key, self.times());
                 self.act(actions);
             }

@@ -17,7 +17,10 @@ use super::{Session, ops::Ops};
 use crate::{
     core::Core,
     dispatch,
-    federation::{frame::Note, links},
+    federation::{
+        frame::{CodeRegistration, Note},
+        links,
+    },
     publish,
     session::{PeerAddr, SessionId, answer_left, code_door::Action},
     socket::{
@@ -68,8 +71,9 @@ impl Session {
         }
         if let Some(code) = self.claiming.take() {
             // As above.
-            publish(publish::Command::KeepCode(code, self.handle.id())).await;
-            publish(publish::Command::WithdrawCode(code, self.handle.id())).await;
+            let session = self.handle.id();
+            publish(publish::Command::KeepCode(CodeRegistration { code, session, claim: None })).await;
+            publish(publish::Command::WithdrawCode(code, session)).await;
         }
         let mut notes: Vec<_> = self.notes.drain(..).collect();
         for action in self.code_door.close() {

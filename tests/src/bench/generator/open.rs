@@ -27,6 +27,7 @@ use crate::{
         cpu::{Meter, Use},
         tls::Files,
     },
+    raw::address_of,
     raw::{attachment, lease, now_ms},
 };
 
@@ -169,7 +170,7 @@ impl Opener {
     /// A client under load, made of a connection.
     pub(super) fn session(&self, number: u32, connection: Connection) -> (Rc<Session>, Incoming) {
         let speaks = self.server(number).speaks;
-        Session::new(number, connection, envelope(speaks, number ^ 1), envelope(speaks, number))
+        Session::new(number, connection, sent(speaks, number ^ 1), heard(speaks, number))
     }
 
     /// Opens the connection of one client.
@@ -216,15 +217,23 @@ async fn pair(one: &mut Connection, other: &mut Connection, first: u32) -> io::R
     Ok(())
 }
 
-/// What stands around a payload for a client.
-fn envelope(speaks: Speaks, to: u32) -> Envelope {
+/// What stands around a payload that is sent to a client.
+fn sent(speaks: Speaks, to: u32) -> Envelope {
+    envelope(speaks, to, || address_of(&inbox_key(to)).to_base64url())
+}
+
+/// What stands around a payload that a client gets.
+fn heard(speaks: Speaks, to: u32) -> Envelope {
+    envelope(speaks, to, || inbox_key(to).public().to_base64url())
+}
+
+fn envelope(speaks: Speaks, number: u32, to: impl FnOnce() -> String) -> Envelope {
     match speaks {
         Speaks::Chappe => {
-            let inbox = inbox_key(to).public().to_base64url();
-            let before = format!("{{\"type\":\"call_ice\",\"to\":\"{inbox}\",\"payload\":\"").into_bytes();
+            let before = format!("{{\"type\":\"call_ice\",\"to\":\"{}\",\"payload\":\"", to()).into_bytes();
             Envelope { before, after: b"\"}" }
         }
-        Speaks::Frames | Speaks::Lengths => Envelope { before: u64::from(to).to_le_bytes().to_vec(), after: b"" },
+        Speaks::Frames | Speaks::Lengths => Envelope { before: u64::from(number).to_le_bytes().to_vec(), after: b"" },
     }
 }
 

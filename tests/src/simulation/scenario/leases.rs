@@ -210,7 +210,8 @@ impl Homes {
             let lease = Lease {
                 inbox: Inbox::new(key.public()),
                 node: self.members.records[node].node,
-                session_key: [0; 32], access: AccessToken::from_bytes(TOKEN).hash(),
+                session_key: [0; 32],
+                access: AccessToken::from_bytes(TOKEN).hash(),
                 seq,
                 expires_at: CLOCK + Duration::from_secs(240),
             };

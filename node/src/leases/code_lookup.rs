@@ -1,0 +1,115 @@
+//! The rule by which answers of homes become one: which session has this code?
+//!
+//! Nobody signs for a code, so a home can name any session. What counts is what two homes say alike: one that lies
+//! redirects no request, whether it is quick or not. It can only deny, where one of the two others does not answer.
+
+use chappe_common::keys::NodeId;
+
+use crate::placement::LookupHomes;
+
+/// How many homes of a tag have to agree, where there are as many.
+const AGREEING: usize = 2;
+
+/// A lookup under way. `H` is the holder of the code.
+#[derive(Debug)]
+pub struct CodeLookup<H> {
+    homes: LookupHomes,
+    answers: Vec<(NodeId, Option<H>)>,
+}
+
+impl<H: Copy + PartialEq> CodeLookup<H> {
+    /// A lookup at these homes, without the next in line: two of the three know a code also where a view lacks one of them.
+    pub const fn new(homes: LookupHomes) -> Self {
+        Self { homes, answers: Vec::new() }
+    }
+
+    /// A home has answered that `holder` has the code, or that it knows nobody. The holder, once enough homes agree.
+    pub fn answer(&mut self, home: NodeId, holder: Option<H>) -> Option<H> {
+        if self.answers.iter().any(|(answered, _)| *answered == home) {
+            return None;
+        }
+        self.answers.push((home, holder));
+        let holder = holder?;
+        let has_agreement = self.homes.groups().any(|homes| {
+            let agreeing = self.answers.iter().filter(|(home, named)| homes.contains(home) && *named == Some(holder));
+            agreeing.count() >= AGREEING.min(homes.iter().count()) && homes.contains(&home)
+        });
+        has_agreement.then_some(holder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::{code::PairingCode, federation::FederationId, keys::PublicKey};
+
+    use super::*;
+    use crate::placement::{Beacon, Homes, LookupHomes, Network, Place, Tag};
+
+    const HONEST: u8 = 1;
+    const LIE: u8 = 2;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::new(PublicKey::from_bytes([n; 32]))
+    }
+
+    fn homes(members: u8, code: u32) -> LookupHomes {
+        let beacon = Beacon::genesis(FederationId::of_roots(&[]));
+        let network = |n: u8| Network::of(&([10, 0, n, 1], 1).into());
+        let places: Vec<_> = (0..members).map(|n| Place::new(&beacon, node(n), network(n))).collect();
+        let (current, next) = Homes::with_next(&places, Tag::of_code(&PairingCode::from_random(code)));
+        LookupHomes::new(current, next, None)
+    }
+
+    #[test]
+    fn one_home_that_is_quick_and_lies_redirects_nobody() {
+        let homes = homes(9, 1);
+        let asked: Vec<_> = homes.home_nodes().collect();
+        let next = homes.next().expect("nine members");
+        let mut lookup = CodeLookup::new(homes);
+        assert_eq!(lookup.answer(asked[0], Some(LIE)), None);
+        assert_eq!(lookup.answer(asked[0], Some(LIE)), None, "twice is once");
+        assert_eq!(lookup.answer(next, Some(LIE)), None, "who is no home");
+        assert_eq!(lookup.answer(asked[1], Some(HONEST)), None);
+        assert_eq!(lookup.answer(asked[2], Some(HONEST)), Some(HONEST));
+    }
+
+    #[test]
+    fn one_home_is_enough_only_where_there_is_no_other() {
+        let asked = |members| homes(members, 1).home_nodes().next().expect("a home");
+        assert_eq!(CodeLookup::new(homes(1, 1)).answer(asked(1), Some(HONEST)), Some(HONEST));
+        assert_eq!(CodeLookup::new(homes(2, 1)).answer(asked(2), Some(LIE)), None);
+    }
+
+    /// Of 500 pairings: how many find the holder, how many are denied, and how many are redirected. The liars answer
+    /// first, and all name the same session.
+    fn pairings(members: u8, liars: u8) -> [usize; 3] {
+        let mut outcomes = [0; 3];
+        for number in 0..500 {
+            let homes = homes(members, number);
+            let is_liar = |home: &NodeId| (0..liars).map(node).any(|liar| liar == *home);
+            let (lying, honest): (Vec<_>, Vec<_>) = homes.home_nodes().partition(is_liar);
+            let mut lookup = CodeLookup::new(homes);
+            let answers =
+                lying.into_iter().map(|home| (home, LIE)).chain(honest.into_iter().map(|home| (home, HONEST)));
+            let found = answers.into_iter().find_map(|(home, holder)| lookup.answer(home, Some(holder)));
+            outcomes[match found {
+                Some(HONEST) => 0,
+                None => 1,
+                Some(_) => 2,
+            }] += 1;
+        }
+        println!("{members} members, {liars} of them lie: found, denied, redirected {outcomes:?}");
+        outcomes
+    }
+
+    #[test]
+    fn one_liar_redirects_none_of_500_pairings_and_two_only_where_both_are_homes() {
+        for members in [5, 12] {
+            assert_eq!(pairings(members, 1), [500, 0, 0]);
+            // Both are among the three homes of 3 in 10 codes of five members, and of 1 in 22 of twelve.
+            let [found, denied, redirected] = pairings(members, 2);
+            assert_eq!((found + redirected, denied), (500, 0));
+            assert!(redirected <= if members == 5 { 200 } else { 40 }, "{redirected}");
+        }
+    }
+}
