@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
 use chappe_discovery::{
@@ -85,6 +85,17 @@ pub(crate) struct Network {
 }
 
 impl ProfileArgs {
+    /// Forgets a contact of the profile.
+    pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        let unknown = || anyhow!("no contact is called `{name}`");
+        if !self.profile.exists() {
+            return Err(unknown());
+        }
+        let mut profile = Profile::open_or_create(&self.profile, &self.name)?;
+        let contact = profile.contact_named(name).ok_or_else(unknown)?.id();
+        Ok(profile.remove_contact(contact)?)
+    }
+
     /// Opens the profile, and says how its client finds nodes.
     pub(crate) fn builder(&self) -> Result<(Profile, ClientBuilder)> {
         self.builder_by(None).map(|(profile, builder, _)| (profile, builder))

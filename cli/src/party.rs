@@ -32,7 +32,7 @@ impl Party {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let mut pump = JoinSet::new();
         let (url_sender, url) = watch::channel(String::new());
-        pump.spawn(hand_on(name.to_owned(), events, (sender, url_sender), timeline.clone()));
+        pump.spawn(hand_on(name.to_owned(), client.clone(), events, (sender, url_sender), timeline.clone()));
         Ok(Self { name: name.to_owned(), client, timeline, url, events: receiver, _pump: pump })
     }
 
@@ -71,6 +71,7 @@ impl Party {
 
 async fn hand_on(
     name: String,
+    client: Client,
     mut events: Events,
     (sender, url_sender): (mpsc::Sender<Event>, watch::Sender<String>),
     timeline: Timeline,
@@ -86,9 +87,16 @@ async fn hand_on(
             url_sender.send_replace(url.clone());
         }
         timeline.client_event(&name, &event, peer_node);
+        if let Event::InboxRejected { contact, reason } = &event {
+            let contacts = client.contacts().await.unwrap_or_default();
+            let known = contacts.iter().find(|known| known.id() == *contact);
+            let who = known.map_or("a contact", chappe_client::contact::Contact::name);
+            timeline.now(&[&name], &format!("{who} can't call now: {reason}"));
+        }
         let of_a_call = match &event {
             Event::Step(step) => step.call.is_some(),
-            Event::IncomingCall { .. }
+            Event::Reachable { .. }
+            | Event::IncomingCall { .. }
             | Event::CallAnswered { .. }
             | Event::Candidates { .. }
             | Event::CallEnded { .. } => true,

@@ -534,7 +534,8 @@ async fn what_is_over_a_rate_is_refused_and_the_connection_stays_open() {
     let (federation, mut raw) = one_node(|config| {
         quick(config);
         config.limits.messages_per_minute = 6;
-        config.limits.pair_requests_per_minute = 2;
+        // One for the registration.
+        config.limits.pair_requests_per_minute = 3;
     })
     .await;
     raw.send(json!({"type": "register", "pairingCode": A, "publicKey": key_of(A)})).await;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf, time::Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use chappe_client::{Paired, phrase::Phrase};
 use clap::Args;
 use serde::Serialize;
@@ -46,6 +46,8 @@ struct Done<'a> {
     event: &'static str,
     contact: &'a str,
     words: &'a [&'a str],
+    /// Whether the other side is known to have stored the contact.
+    confirmed: bool,
 }
 
 pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
@@ -56,7 +58,12 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     if let Some(text) = link.filter(|text| !text.contains([':', '#'])) {
         text.parse::<Phrase>().context("CODE")?;
     }
-    let (profile, builder, link) = args.profile.builder_by(link)?;
+    // Before anything is connected: a contact can be forgotten where no node is reached.
+    if let Some(name) = &args.forget {
+        args.profile.forget(name)?;
+        output.remark(&format!("forgot {name}"));
+    }
+    let (_, builder, link) = args.profile.builder_by(link)?;
     let code = match link {
         Some(link) => {
             let code = link.code().context("this link names nodes and holds no code to pair by")?;
@@ -71,10 +78,6 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
         () = signals.stop() => bail!("stopped before a node was found"),
         party = Party::connect("you", builder, quiet) => party?,
     };
-    if let Some(name) = &args.forget {
-        let contact = profile.contact_named(name).ok_or_else(|| anyhow!("no contact is called `{name}`"))?;
-        party.client().remove_contact(contact.id()).await?;
-    }
     let paired = tokio::select! {
         biased;
         () = signals.stop() => None,
@@ -89,7 +92,13 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
          sits in between",
         paired.words.join(" ")
     );
-    output.say(&text, &Done { event: "paired", contact: name, words: &paired.words });
+    let text = if paired.confirmed {
+        text
+    } else {
+        format!("{text}\nthe other side has not confirmed it: ask whether it says «paired», and pair again if not")
+    };
+    let confirmed = paired.confirmed;
+    output.say(&text, &Done { event: "paired", contact: name, words: &paired.words, confirmed });
     Ok(())
 }
 

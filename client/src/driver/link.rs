@@ -189,23 +189,22 @@ impl Driver {
 
     async fn handle_outcomes(&mut self, serial: u64, requested: &[Requested], outcomes: &[Result<Duration, Rejected>]) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
-        let (now, mut random) = (Instant::now(), rand::rng());
+        let now = Instant::now();
         for (requested, outcome) in requested.iter().zip(outcomes) {
             let event = match *outcome {
                 Ok(ttl) => session
                     .leases
-                    .attached(requested.slot, ttl, &mut random, now)
+                    .attached(requested.slot, ttl, &mut rand::rng(), now)
                     .map(|contact| Event::Reachable { contact }),
                 Err(reason) => session
                     .leases
-                    .rejected(requested.slot, reason, &mut random, now)
+                    .rejected(requested.slot, reason, &mut rand::rng(), now)
                     .map(|contact| Event::InboxRejected { contact, reason: reason.into() }),
             };
             if let Some(event) = event {
                 self.events.send(event);
             }
         }
-        drop(random);
         let attached = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         let is_refused = |outcome: &Result<_, _>| matches!(outcome, Err(Rejected::Busy | Rejected::Unavailable));
         let refused = || requested.iter().zip(outcomes).filter(|(_, outcome)| is_refused(outcome));

@@ -33,6 +33,7 @@ pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: 
     let mut bob = step("bob connects to another node", connect("bob", alices_node.into_iter().collect())).await?;
 
     let contact = step("alice and bob pair", pair(&alice, &bob)).await?;
+    step("bob attaches the inbox for alice", reachable(&mut bob)).await?;
     let placed = talk::place(&mut alice, contact, Ipv4Addr::LOCALHOST.into(), SECONDS);
     let taken = take_call(&mut bob);
     let (caller, callee) = step("alice calls bob", async { tokio::try_join!(placed, taken) }).await?;
@@ -65,6 +66,18 @@ async fn pair(alice: &Party, bob: &Party) -> Result<chappe_client::contact::Cont
     }
     timeline.now(&["alice", "bob"], &format!("paired; both see the words: {}", at_alice.words.join(" ")));
     Ok(at_alice.contact.id())
+}
+
+/// Until the new contact can call.
+async fn reachable(bob: &mut Party) -> Result<()> {
+    while let Some(event) = bob.next_event().await {
+        if let Event::Reachable { .. } = event {
+            let text = "can be called: the inbox for alice is attached, a random time after the pairing";
+            bob.timeline().now(&["bob"], text);
+            return Ok(());
+        }
+    }
+    Err(anyhow!("the client has stopped"))
 }
 
 async fn take_call(bob: &mut Party) -> Result<Outcome> {

@@ -68,7 +68,7 @@ impl Home {
             Request::DropLeases(_) => Response::Done,
             Request::FindLease(_) => Response::Lease(None),
             Request::ClaimCodes(codes) => {
-                Response::Codes(codes.iter().map(|(code, session)| self.claim(*code, *session)).collect())
+                Response::Codes(codes.iter().map(|(code, session, _)| self.claim(*code, *session)).collect())
             }
             Request::DropCodes(codes) => {
                 for (code, session) in codes {
