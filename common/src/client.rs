@@ -14,8 +14,9 @@ pub const MAX_PAYLOAD: usize = 48 * 1024;
 pub const MAX_DEPTH: usize = 16;
 /// The longest request id in characters.
 pub const MAX_ID: usize = 64;
-/// The most inboxes of one session: 85 contacts with the keys of three days.
-pub const MAX_INBOXES: usize = 256;
+/// The most inboxes of one session: those of 200 contacts for two days around midnight, and of pairings that are not
+/// confirmed yet.
+pub const MAX_INBOXES: usize = 512;
 /// The close code for a client that doesn't take its messages: «try again later».
 pub const CLOSE_SLOW_CONSUMER: u16 = 1013;
 

@@ -69,7 +69,7 @@ mod tests {
     fn a_node_that_attaches_some_of_the_inboxes_is_kept() {
         let mut refusals = Refusals::default();
         for _ in 0..3 {
-            assert!(refusals.handle_refused(Refusal { is_partial: true, has_new: true }));
+            assert!(refusals.handle_refused(Refusal { is_partial: true, has_new: true, is_for_now: false }));
         }
     }
 }

@@ -176,7 +176,7 @@ impl NodeConfig {
                 "limits.max_attaching",
                 "limits.max_inboxes to 1000000 are allowed",
             ),
-            (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 256 are allowed"),
+            (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 512 are allowed"),
             (
                 self.times.pair_warning < self.times.pair_request,
                 "times.pair_warning",

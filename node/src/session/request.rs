@@ -23,7 +23,7 @@ use super::{depth, plain};
 /// The longest `proposedName`, `deviceName` or `deviceId` in bytes: what a screen shows.
 pub(crate) const MAX_NAME: usize = 128;
 
-/// The most elements of an `attach`: twice as many as `limits.max_inboxes` can be, as those beyond it are refused one by one.
+/// The most elements of an `attach`: as many as `limits.max_inboxes` can be; a message of the largest size holds fewer.
 const MAX_ITEMS: usize = 512;
 
 /// What is wrong with a request. The text is for the client, and never holds what others sent.

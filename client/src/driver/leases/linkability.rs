@@ -1,0 +1,218 @@
+//! What ten colluding homes of forty nodes can join in three days, of the leases of eight clients at one node.
+//!
+//! The clients are real [`Leases`], placed by the node's placement and registered at the node's times. The homes keep all
+//! that they are told, and when. The sessions last: what a new session shows is in `docs/threat-model.md`.
+
+use std::collections::BTreeMap;
+
+use chappe_common::{
+    federation::FederationId,
+    keys::{PublicKey, SecretKey},
+};
+use chappe_node::{
+    leases::timing,
+    placement::{Beacon, Homes, Network, Place, Tag},
+};
+use rand::{SeedableRng as _, rngs::StdRng};
+
+use super::*;
+use crate::contact::{PairingSecret, Role};
+
+const CLIENTS: u8 = 8;
+const CONTACTS: u8 = 8;
+const NODES: u8 = 40;
+const COLLUDING: u8 = 10;
+const DAYS: u64 = 3;
+const START: u64 = 20_000 * Day::SECONDS + Day::SECONDS / 2;
+/// For how long a home keeps what is registered (`times.registration`).
+const REGISTRATION: Duration = Duration::from_secs(240);
+
+/// A lease as the colluding homes have seen it, each version once.
+struct Seen {
+    /// Seconds after the start.
+    at: f64,
+    lease: Lease,
+}
+
+/// Whose inbox it is, which the homes don't know: the client and the contact.
+type Owner = (u8, u8);
+
+struct Edge {
+    random: StdRng,
+    clients: Vec<(Leases, Vec<Contact>)>,
+    places: Vec<Place>,
+    /// What is registered when, and what the edge keeps of each inbox.
+    due: BTreeMap<(u64, u64), Inbox>,
+    kept: HashMap<Inbox, SignedLease>,
+    owners: HashMap<Inbox, Owner>,
+    seen: Vec<Seen>,
+    start: Instant,
+}
+
+impl Edge {
+    fn new() -> Self {
+        let beacon = Beacon::genesis(FederationId::of_roots(&[]));
+        let node = |n: u8| NodeId::new(PublicKey::from_bytes([n; 32]));
+        let network = |n: u8| Network::of(&([10, 0, n, 1], 1).into());
+        let client = |client: u8| {
+            let contact = |n: u8| {
+                let number = client * CONTACTS + n;
+                let (own, peer) = (SecretKey::from_bytes(&[number; 32]), SecretKey::from_bytes(&[255; 32]));
+                let secret = PairingSecret::from_bytes([number; 32]);
+                let pairing = Pairing::new(Role::A, secret, own, peer.public()).expect("a usable key");
+                Contact::new("", [number; 32], pairing)
+            };
+            (Leases::new(node(1), [0; 32]), (0..CONTACTS).map(contact).collect())
+        };
+        Self {
+            random: StdRng::seed_from_u64(7),
+            clients: (0..CLIENTS).map(client).collect(),
+            places: (0..NODES).map(|n| Place::new(&beacon, node(n), network(n))).collect(),
+            due: BTreeMap::new(),
+            kept: HashMap::new(),
+            owners: HashMap::new(),
+            seen: Vec::new(),
+            start: Instant::now(),
+        }
+    }
+
+    /// The edge registers a lease: who of its homes colludes sees it.
+    fn register(&mut self, at: f64, inbox: Inbox) {
+        let lease = &self.kept[&inbox];
+        let colludes = |home: NodeId| home.as_bytes()[0] < COLLUDING;
+        if Homes::of(&self.places, Tag::of_inbox(&inbox)).iter().any(colludes) {
+            self.seen.push(Seen { at, lease: Lease::clone(lease) });
+        }
+    }
+
+    fn schedule(&mut self, at: f64, inbox: Inbox) {
+        let number = self.random.random();
+        self.due.insert(((at * 1000.0) as u64, number), inbox);
+    }
+
+    fn run(&mut self) {
+        let mut wake = vec![self.start; self.clients.len()];
+        for second in 0..DAYS * Day::SECONDS {
+            let (now, unix) = (self.start + Duration::from_secs(second), UnixTime::from_secs(START + second));
+            for client in 0..self.clients.len() {
+                let (leases, contacts) = &mut self.clients[client];
+                // The clients begin over an hour, each at its time, as they would have connected.
+                if second < client as u64 * 450 || wake[client] > now {
+                    continue;
+                }
+                leases.update(contacts.iter(), &mut self.random, now, unix);
+                let attachments = leases.due(contacts.iter(), &mut self.random, now, unix.as_secs() * 1000);
+                for attachment in &attachments {
+                    leases.attached(attachment.slot, Duration::from_secs(300), &mut self.random, now);
+                }
+                wake[client] = leases.next_deadline(unix).expect("a client with contacts");
+                let new = attachments.iter().filter(|attachment| !attachment.is_renewal).count();
+                for attachment in attachments {
+                    let inbox = attachment.lease.inbox;
+                    self.kept.insert(inbox, attachment.lease);
+                    if attachment.is_renewal {
+                        continue;
+                    }
+                    let contact = self.clients[client].0.owner(inbox).expect("an inbox of its own").0;
+                    self.owners.insert(inbox, (client as u8, contact.as_bytes()[0]));
+                    let at = second as f64 + timing::registration_delay(&mut self.random, new).as_secs_f64();
+                    self.register(at, inbox);
+                    let refresh = timing::first_refresh(&mut self.random, REGISTRATION).as_secs_f64();
+                    self.schedule(at + refresh, inbox);
+                }
+            }
+            while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= second * 1000) {
+                let ((at, _), inbox) = entry.remove_entry();
+                if self.kept[&inbox].expires_at <= unix {
+                    continue;
+                }
+                let at = at as f64 / 1000.0;
+                self.register(at, inbox);
+                let refresh = timing::next_refresh(&mut self.random, REGISTRATION).as_secs_f64();
+                self.schedule(at + refresh, inbox);
+            }
+        }
+    }
+}
+
+/// How often two inboxes of one client are closer than those of two clients: one half says nothing.
+fn advantage(values: &[(Owner, f64)]) -> f64 {
+    let (mut same, mut other) = (Vec::new(), Vec::new());
+    for (index, (one, at)) in values.iter().enumerate() {
+        for (two, then) in values[index + 1..].iter().filter(|(two, _)| one != two) {
+            if one.0 == two.0 { &mut same } else { &mut other }.push((at - then).abs());
+        }
+    }
+    other.sort_by(f64::total_cmp);
+    let farther = |distance: &f64| other.len() - other.partition_point(|other| other <= distance);
+    same.iter().map(farther).sum::<usize>() as f64 / (same.len() * other.len()) as f64
+}
+
+#[test]
+fn colluding_homes_join_no_inboxes_across_contacts_and_days() {
+    let mut edge = Edge::new();
+    edge.run();
+    let inboxes: HashSet<Inbox> = edge.seen.iter().map(|seen| seen.lease.inbox).collect();
+    // Ten of forty nodes are a home of 58 in 100 inboxes.
+    println!("{} registrations of {} of {} inboxes were seen", edge.seen.len(), inboxes.len(), edge.owners.len());
+    assert!(inboxes.len() > 120 && edge.seen.len() > 50_000);
+
+    // No part of a lease is that of another inbox; equal expiries and numbers are those of chance.
+    let mut parts: HashMap<Vec<u8>, HashSet<Inbox>> = HashMap::new();
+    for Seen { lease, .. } in &edge.seen {
+        let access = serde_json::to_vec(&lease.access).expect("bytes are JSON");
+        for part in [lease.session_key.to_vec(), access] {
+            parts.entry(part).or_default().insert(lease.inbox);
+        }
+    }
+    let joined = parts.values().filter(|inboxes| inboxes.len() > 1).count();
+    println!("session keys and access hashes that two inboxes have in common: {joined}");
+    assert_eq!(joined, 0);
+
+    // The moments of signing, as far as a lease shows them, beside those of other leases seen within the same minutes.
+    let near = |value: fn(&Seen) -> f64| {
+        let mut windows: BTreeMap<u64, Vec<(Owner, f64)>> = BTreeMap::new();
+        let mut known = HashSet::new();
+        for seen in &edge.seen {
+            // Each version once, and nothing of the hour in which the sessions begin.
+            if seen.at > 7200.0 && known.insert((seen.lease.inbox, seen.lease.seq)) {
+                let window = windows.entry(seen.at as u64 / 600).or_default();
+                window.push((edge.owners[&seen.lease.inbox], value(seen)));
+            }
+        }
+        let advantages: Vec<_> =
+            windows.values().map(|window| advantage(window)).filter(|advantage| advantage.is_finite()).collect();
+        advantages.iter().sum::<f64>() / advantages.len() as f64
+    };
+    let by_seq = near(|seen| seen.lease.seq as f64);
+    let by_expiry = near(|seen| seen.lease.expires_at.as_secs() as f64);
+    let by_arrival = near(|seen| seen.at);
+    println!(
+        "two leases of one client are closer than those of two, by seq {by_seq:.3}, expiry {by_expiry:.3}, arrival {by_arrival:.3}"
+    );
+    for advantage in [by_seq, by_expiry, by_arrival] {
+        assert!((advantage - 0.5).abs() < 0.03, "{advantage}");
+    }
+
+    // From day to day: the inbox that comes and the one that goes of the same contact, beside all others of that night.
+    let (mut first, mut last) = (HashMap::new(), HashMap::new());
+    for seen in &edge.seen {
+        first.entry(seen.lease.inbox).or_insert(seen.at);
+        last.insert(seen.lease.inbox, seen.at);
+    }
+    let (mut right, mut nights, mut expected) = (0, 0, 0.0);
+    for (comes, at) in first.iter().filter(|(_, at)| **at > 7200.0) {
+        let night: Vec<_> = last.iter().filter(|(_, gone)| (0.0..6.0 * 3600.0).contains(&(**gone - at))).collect();
+        let is_former = |inbox: &&Inbox| edge.owners[*inbox] == edge.owners[comes] && *inbox != comes;
+        if !night.iter().any(|(inbox, _)| is_former(inbox)) {
+            continue;
+        }
+        // The best guess: whatever the rule, the times are independent; this one takes the closest.
+        let guess = night.iter().min_by(|(_, one), (_, two)| (**one - at).abs().total_cmp(&(**two - at).abs()));
+        nights += 1;
+        expected += 1.0 / night.len() as f64;
+        right += usize::from(guess.is_some_and(|(inbox, _)| is_former(inbox)));
+    }
+    println!("inboxes whose former one was among those seen: {nights}; guessed right {right}, by chance {expected:.1}");
+    assert!(nights > 20 && (right as f64) < expected + 3.0 * expected.sqrt() + 3.0);
+}
