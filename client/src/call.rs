@@ -1,12 +1,13 @@
 //! The states of calls: `idle → outgoing | incoming → connecting → connected → ended`.
 //!
 //! Pure: takes events and the time, says what is to be done. One call is active at a time; a second one is busy. Where
-//! both sides call each other at once, the lower call id wins and the other call gives way. Owns every deadline of a
-//! call; how a message travels is the driver's business.
+//! both sides call each other at once, the lower call id wins and the other call gives way. A contact that rings too often
+//! is told that this side is busy ([`RingLimiter`]), and to place a call ends one that rings. Owns every deadline of a call;
+//! how a message travels is the driver's business.
 
 use std::time::{Duration, Instant};
 
-use crate::{contact::ContactId, seal::CallId};
+use crate::{contact::ContactId, ring_limiter::RingLimiter, seal::CallId};
 
 /// How long a call rings.
 pub const RINGING: Duration = Duration::from_secs(60);
@@ -146,6 +147,7 @@ pub enum CallError {
 #[derive(Debug, Default)]
 pub struct Calls {
     active: Option<Active>,
+    rings: RingLimiter,
 }
 
 impl Calls {
@@ -182,6 +184,7 @@ impl Calls {
         match (input, active.phase) {
             (Input::Accept, Phase::Incoming { .. }) => {
                 active.phase = connecting;
+                self.rings.answered(active.contact);
                 Ok(vec![Output::SendAnswer(call)])
             }
             (Input::Answered, Phase::Outgoing { .. }) => {
@@ -190,14 +193,14 @@ impl Calls {
             }
             // The answer again, because its first delivery was in doubt.
             (Input::Answered, Phase::Connecting { .. } | Phase::Connected { .. }) => Ok(Vec::new()),
-            (Input::Decline, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call))),
+            (Input::Decline, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call)), now),
             (Input::Rejected { busy }, _) if outgoing => {
-                self.end(if busy { EndReason::Busy } else { EndReason::Declined }, None)
+                self.end(if busy { EndReason::Busy } else { EndReason::Declined }, None, now)
             }
-            (Input::Undeliverable, _) if outgoing => self.end(EndReason::Offline, None),
-            (Input::Hangup, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call))),
-            (Input::Hangup, _) => self.end(EndReason::HungUp, Some(Output::SendHangup(call))),
-            (Input::PeerHangup, _) => self.end(EndReason::PeerHungUp, None),
+            (Input::Undeliverable, _) if outgoing => self.end(EndReason::Offline, None, now),
+            (Input::Hangup, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call)), now),
+            (Input::Hangup, _) => self.end(EndReason::HungUp, Some(Output::SendHangup(call)), now),
+            (Input::PeerHangup, _) => self.end(EndReason::PeerHungUp, None, now),
             (Input::MediaUp, Phase::Connecting { .. } | Phase::Connected { .. }) => {
                 active.phase = Phase::Connected { lost_until: None };
                 Ok(Vec::new())
@@ -229,38 +232,46 @@ impl Calls {
         let call = active.call;
         let hangup = Some(Output::SendHangup(call));
         let ended = match active.phase {
-            Phase::Outgoing { .. } => self.end(EndReason::NoAnswer, hangup),
+            Phase::Outgoing { .. } => self.end(EndReason::NoAnswer, hangup, now),
             // The caller has the same deadline and gives up by itself.
-            Phase::Incoming { .. } => self.end(EndReason::NoAnswer, None),
+            Phase::Incoming { .. } => self.end(EndReason::NoAnswer, None, now),
             Phase::Connecting { gathering_until: Some(_), until } => {
                 active.phase = Phase::Connecting { gathering_until: None, until };
                 Ok(vec![Output::StopGathering(call)])
             }
-            Phase::Connecting { gathering_until: None, .. } => self.end(EndReason::NotConnected, hangup),
-            Phase::Connected { .. } => self.end(EndReason::Lost, hangup),
+            Phase::Connecting { gathering_until: None, .. } => self.end(EndReason::NotConnected, hangup, now),
+            Phase::Connected { .. } => self.end(EndReason::Lost, hangup, now),
         };
         ended.unwrap_or_default()
     }
 
     /// Ends the active call because the client stops.
-    pub fn shutdown(&mut self) -> Vec<Output> {
+    pub fn shutdown(&mut self, now: Instant) -> Vec<Output> {
         match self.active {
-            Some(active) => self.end(EndReason::Shutdown, Some(Output::SendHangup(active.call))).unwrap_or_default(),
+            Some(active) => {
+                self.end(EndReason::Shutdown, Some(Output::SendHangup(active.call)), now).unwrap_or_default()
+            }
             None => Vec::new(),
         }
     }
 
     fn place(&mut self, call: CallId, contact: ContactId, now: Instant) -> Result<Vec<Output>, CallError> {
-        if self.active.is_some() {
-            return Err(CallError::Busy);
-        }
+        let mut outputs = match self.active {
+            Some(Active { call: ringing, phase: Phase::Incoming { .. }, .. }) => {
+                self.end(EndReason::Declined, Some(Output::SendReject(ringing)), now)?
+            }
+            Some(_) => return Err(CallError::Busy),
+            None => Vec::new(),
+        };
         self.active = Some(Active { call, contact, phase: Phase::Outgoing { until: now + RINGING } });
-        Ok(vec![Output::SendOffer(call)])
+        outputs.push(Output::SendOffer(call));
+        Ok(outputs)
     }
 
     fn offered(&mut self, call: CallId, contact: ContactId, now: Instant) -> Vec<Output> {
         let incoming = Active { call, contact, phase: Phase::Incoming { until: now + RINGING } };
         match self.active {
+            None if !self.rings.ring(contact, now) => vec![Output::SendBusy(call)],
             None => {
                 self.active = Some(incoming);
                 vec![Output::Ring(call)]
@@ -282,8 +293,11 @@ impl Calls {
         }
     }
 
-    fn end(&mut self, reason: EndReason, first: Option<Output>) -> Result<Vec<Output>, CallError> {
+    fn end(&mut self, reason: EndReason, first: Option<Output>, now: Instant) -> Result<Vec<Output>, CallError> {
         let active = self.active.take().ok_or(CallError::OutOfTurn)?;
+        if matches!(active.phase, Phase::Incoming { .. }) {
+            self.rings.unanswered(active.contact, now);
+        }
         Ok(first.into_iter().chain([Output::End(active.call, reason)]).collect())
     }
 }
@@ -336,7 +350,18 @@ mod tests {
         vec![
             (
                 Input::Place(ADA),
-                [to(Outgoing, &[Output::SendOffer(CALL)]), Err(Busy), Err(Busy), Err(Busy), Err(Busy), Err(Busy)],
+                [
+                    to(Outgoing, &[Output::SendOffer(CALL)]),
+                    Err(Busy),
+                    // The one that rings ends.
+                    to(
+                        Outgoing,
+                        &[Output::SendReject(CALL), Output::End(CALL, EndReason::Declined), Output::SendOffer(CALL)],
+                    ),
+                    Err(Busy),
+                    Err(Busy),
+                    Err(Busy),
+                ],
             ),
             (
                 Input::Offered(ADA),
@@ -385,6 +410,19 @@ mod tests {
                 assert_eq!(got, expected, "{input:?} in {state:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_contact_that_rings_again_at_once_is_told_that_this_side_is_busy_and_others_ring() {
+        let now = Instant::now();
+        let mut calls = at(State::Incoming, now);
+        calls.handle(CALL, Input::Decline, now).expect("it rings");
+        assert_eq!(calls.handle(LOWER, Input::Offered(ADA), now), Ok(vec![Output::SendBusy(LOWER)]));
+        assert_eq!(calls.handle(HIGHER, Input::Offered(BOB), now), Ok(vec![Output::Ring(HIGHER)]));
+        // To place a call, one need not wait for the end of a ring.
+        let placed = calls.handle(CALL, Input::Place(ADA), now).expect("a call");
+        let ended = [Output::SendReject(HIGHER), Output::End(HIGHER, EndReason::Declined), Output::SendOffer(CALL)];
+        assert_eq!(placed, ended);
     }
 
     #[test]
@@ -458,8 +496,8 @@ mod tests {
     #[test]
     fn a_shutdown_hangs_up() {
         let now = Instant::now();
-        assert!(at(State::Idle, now).shutdown().is_empty());
-        let ended = at(State::Connected, now).shutdown();
+        assert!(at(State::Idle, now).shutdown(now).is_empty());
+        let ended = at(State::Connected, now).shutdown(now);
         assert_eq!(ended, [Output::SendHangup(CALL), Output::End(CALL, EndReason::Shutdown)]);
     }
 }

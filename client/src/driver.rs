@@ -217,7 +217,7 @@ impl Driver {
     }
 
     async fn shut_down(mut self) {
-        let outputs = self.calls.shutdown();
+        let outputs = self.calls.shutdown(Instant::now());
         self.perform(outputs, Instant::now());
         self.connecting = None;
         let farewell = async {

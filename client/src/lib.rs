@@ -37,6 +37,7 @@ pub mod phrase;
 pub mod profile;
 mod protocol;
 mod referral;
+pub mod ring_limiter;
 pub mod seal;
 pub mod sealing_key;
 pub mod words;

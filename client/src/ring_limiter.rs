@@ -1,0 +1,109 @@
+//! How often a contact can make this side ring, so that nobody rings the phone out of use.
+//!
+//! Pure. A contact rings once in [`RING_EVERY`]. Each ring in a row that is not answered doubles the pause after it, up to
+//! [`LONGEST_PAUSE`]; an answered one, or [`FORGET_AFTER`] without a ring, ends that.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::contact::ContactId;
+
+/// The shortest time from one ring of a contact to the next.
+pub const RING_EVERY: Duration = Duration::from_secs(30);
+/// The longest pause after rings that were not answered.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// After so long without a ring a contact is as good as new.
+pub const FORGET_AFTER: Duration = Duration::from_secs(6 * 3600);
+
+#[derive(Debug)]
+struct Rings {
+    last: Instant,
+    next: Instant,
+    unanswered: u32,
+}
+
+/// Which contacts may ring. Only messages that a contact has sealed get here, so it holds as many entries as there are
+/// contacts.
+#[derive(Debug, Default)]
+pub struct RingLimiter {
+    contacts: HashMap<ContactId, Rings>,
+}
+
+impl RingLimiter {
+    /// Whether the contact may ring now; if so, it does.
+    pub fn ring(&mut self, contact: ContactId, now: Instant) -> bool {
+        self.contacts.retain(|_, rings| now.saturating_duration_since(rings.last) < FORGET_AFTER);
+        let rings = self.contacts.entry(contact).or_insert(Rings { last: now, next: now, unanswered: 0 });
+        let may_ring = rings.next <= now;
+        if may_ring {
+            (rings.last, rings.next) = (now, now + RING_EVERY);
+        }
+        may_ring
+    }
+
+    /// The contact's ring was answered.
+    pub fn answered(&mut self, contact: ContactId) {
+        self.contacts.remove(&contact);
+    }
+
+    /// The contact's ring ended without an answer: declined, given up, or not heard.
+    pub fn unanswered(&mut self, contact: ContactId, now: Instant) {
+        if let Some(rings) = self.contacts.get_mut(&contact) {
+            let pause = RING_EVERY.saturating_mul(2_u32.saturating_pow(rings.unanswered)).min(LONGEST_PAUSE);
+            rings.next = rings.next.max(now + pause);
+            rings.unanswered += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADA: ContactId = ContactId::new([1; 32]);
+    const BOB: ContactId = ContactId::new([2; 32]);
+
+    #[test]
+    fn a_contact_rings_once_in_half_a_minute_and_others_are_not_held_back() {
+        let (mut limiter, start) = (RingLimiter::default(), Instant::now());
+        assert!(limiter.ring(ADA, start));
+        assert!(!limiter.ring(ADA, start + RING_EVERY - Duration::from_secs(1)));
+        assert!(limiter.ring(BOB, start));
+        assert!(limiter.ring(ADA, start + RING_EVERY));
+    }
+
+    #[test]
+    fn rings_that_nobody_answers_become_rare_and_an_answer_forgives_them() {
+        let (mut limiter, mut now) = (RingLimiter::default(), Instant::now());
+        let mut rings = 0;
+        let end = now + Duration::from_secs(24 * 3600);
+        // It tries each second, and each ring lasts for its longest.
+        while now < end {
+            if limiter.ring(ADA, now) {
+                rings += 1;
+                now += crate::call::RINGING;
+                limiter.unanswered(ADA, now);
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!((20..40).contains(&rings), "{rings} in a day");
+        limiter.answered(ADA);
+        assert!(limiter.ring(ADA, now));
+    }
+
+    #[test]
+    fn a_contact_that_was_silent_for_hours_starts_anew() {
+        let (mut limiter, start) = (RingLimiter::default(), Instant::now());
+        for n in 0..5 {
+            let now = start + LONGEST_PAUSE * n;
+            assert!(limiter.ring(ADA, now));
+            limiter.unanswered(ADA, now);
+        }
+        let later = start + LONGEST_PAUSE * 5 + FORGET_AFTER;
+        assert!(limiter.ring(ADA, later));
+        limiter.unanswered(ADA, later);
+        assert!(limiter.ring(ADA, later + RING_EVERY));
+    }
+}
