@@ -1,4 +1,5 @@
-//! A way to a node on which something changes its answers: for refusals that a node gives only when thousands crowd it.
+//! A way to a node on which something changes its answers: for refusals that a node gives only when thousands crowd it, and
+//! for nodes that lie.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -29,6 +30,7 @@ impl Altered {
     }
 
     /// Leads clients to the node, whose messages `change` may change: those of the first client, of the second, and so on.
+    /// One that becomes `null` is dropped.
     /// The way and all that is under way on it end when what this returns is dropped.
     pub fn lead_to<C: FnMut(&mut Value) + Send + 'static>(
         self,
@@ -53,14 +55,21 @@ impl Altered {
                 let answers = async {
                     let mut from_node = from_node;
                     while let Some(Ok(message)) = from_node.next().await {
-                        let altered = match &message {
-                            Message::Text(text) => serde_json::from_str(text).ok().map(|mut answer: Value| {
-                                change(&mut answer);
-                                Message::text(answer.to_string())
-                            }),
+                        let answer = match &message {
+                            Message::Text(text) => serde_json::from_str(text).ok(),
                             _ => None,
                         };
-                        if to_client.send(altered.unwrap_or(message)).await.is_err() {
+                        let altered = match answer {
+                            Some(mut answer) => {
+                                change(&mut answer);
+                                if answer.is_null() {
+                                    continue;
+                                }
+                                Message::text(answer.to_string())
+                            }
+                            None => message,
+                        };
+                        if to_client.send(altered).await.is_err() {
                             return;
                         }
                     }

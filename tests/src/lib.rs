@@ -11,6 +11,7 @@ pub mod figures;
 pub mod flood;
 pub mod hosts;
 pub mod link;
+pub mod people;
 pub mod process;
 pub mod raw;
 pub mod simulation;

@@ -37,8 +37,10 @@ const ATTACH_AGAIN: Duration = Duration::from_secs(60);
 const ATTACH_AGAIN_JITTER: Duration = Duration::from_secs(15);
 /// How soon a lease may be renewed at the earliest, whatever the node says.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(5);
-/// What is due within this time is renewed together: the node sees all of it anyway, and counts messages.
-const TOGETHER: Duration = Duration::from_secs(10);
+/// What is due within this time is renewed together: the node sees all of it anyway, and counts messages. Less than half of
+/// [`SHORTEST_RENEWAL`], so that what was just attached is not due.
+const TOGETHER: Duration = Duration::from_secs(2);
+const _: () = assert!(2 * TOGETHER.as_secs() < SHORTEST_RENEWAL.as_secs());
 /// How often a lease is outbid at once: each of two devices with one profile would else outbid the other for ever.
 const MAX_OUTBIDS: u32 = 3;
 
@@ -435,6 +437,20 @@ mod tests {
         let third = world.attach().remove(0);
         assert!(!keys(&world).contains(&first.lease.session_key));
         assert_eq!(keys(&world)[0], third.lease.session_key);
+    }
+
+    #[test]
+    fn a_node_that_wants_leases_anew_at_once_gets_them_after_seconds() {
+        let mut world = World::new(3, NOON);
+        world.update();
+        let due = world.due();
+        let now = world.now();
+        for attachment in due {
+            world.leases.attached(attachment.slot, Duration::ZERO, &mut world.random, now);
+        }
+        assert!(world.due().is_empty());
+        world.seconds += SHORTEST_RENEWAL.as_secs();
+        assert_eq!(world.due().len(), 3);
     }
 
     #[test]

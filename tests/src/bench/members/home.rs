@@ -108,7 +108,7 @@ mod tests {
         let code = PairingCode::from_random(1);
         let mut claim = |claims: &[u64]| {
             let Response::Codes(answers) =
-                home.answer(&Request::ClaimCodes(claims.iter().map(|of| (code, *of)).collect()))
+                home.answer(&Request::ClaimCodes(claims.iter().map(|of| (code, *of, None)).collect()))
             else {
                 panic!("not of codes")
             };
