@@ -26,7 +26,7 @@ use chappe_common::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, ETAG},
+    header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER},
 };
 use serde_json::json;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -91,6 +91,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), bounds))
         .layer(cors)
         .with_state(app)
+}
+
+/// What is served where all places are taken: whether the registry is well, and that it is busy.
+pub(crate) fn spare_router(app: Arc<App>) -> Router {
+    let busy = || async { (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")]) };
+    Router::new().route("/health", get(health)).fallback(busy).with_state(app)
 }
 
 /// The operator's interface.

@@ -1,5 +1,6 @@
 //! What the registry counts. Labels are reasons from fixed lists; no key, address or URL is one.
 
+use chappe_common::lost_lines;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -80,6 +81,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_opened: Counter,
     /// Connections that have ended.
     pub(crate) connections_closed: Counter,
+    /// Times that the system had no connection to give, mostly for want of file descriptors.
+    pub(crate) accepts_failed: Counter,
     /// Connections that were not served, by reason.
     pub(crate) connections_refused: Family<ConnectionLabel, Counter>,
     /// Requests that were refused because of their source's rate.
@@ -119,6 +122,11 @@ impl Metrics {
         registry.register("connections_opened", "Connections that were served", self.connections_opened.clone());
         registry.register("connections_closed", "Connections that have ended", self.connections_closed.clone());
         registry.register(
+            "accepts_failed",
+            "Connections that the system could not hand over",
+            self.accepts_failed.clone(),
+        );
+        registry.register(
             "connections_refused",
             "Connections that were not served, by reason",
             self.connections_refused.clone(),
@@ -129,6 +137,9 @@ impl Metrics {
             self.requests_limited.clone(),
         );
         registry.register("requests_timed_out", "Requests that took too long", self.requests_timed_out.clone());
+        let lost = Counter::<u64>::default();
+        lost.inc_by(lost_lines::total());
+        registry.register("log_lines_lost", "Log lines of this process that could not be written", lost);
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a string does not fail");
         text

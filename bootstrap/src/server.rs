@@ -2,7 +2,12 @@
 //!
 //! hyper is driven here rather than by `axum::serve`, which bounds none of these.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -12,7 +17,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,11 +34,20 @@ use crate::{
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// How long accepting rests when the system has no more file descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections beyond the bound that are asked for their health alone. The oldest makes room: each is over within a round trip.
+const SPARE: usize = 16;
+/// The operator's connections at once: a scraper, a browser and a curl.
+pub(crate) const OPERATORS: usize = 32;
+/// The log says again after this long that connections are refused, or can't be accepted.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Serves one listener.
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
+    /// What is served beyond the bound.
+    pub(crate) spare: Router,
+    pub(crate) max_connections: usize,
     pub(crate) config: BootstrapConfig,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -43,26 +57,46 @@ impl Server {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let sources = SourceLimiter::new(self.config.limits.connections_per_minute, &self.config.limits.exempt);
         let mut connections = JoinSet::new();
+        let mut spare = VecDeque::<AbortHandle>::new();
+        let (mut full, mut failed) = (Said::default(), Said::default());
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = connections.join_next() => self.metrics.connections_closed.inc(),
+                Some(_) = connections.join_next() => {
+                    self.metrics.connections_closed.inc();
+                }
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, peer)) => match self.refusal(&sources, connections.len(), peer) {
-                        Some(reason) => {
-                            self.metrics.connections_refused.get_or_create(&ConnectionLabel { reason }).inc();
-                            0
+                    Ok((stream, peer)) => {
+                        spare.retain(|one| !one.is_finished());
+                        match self.refusal(&sources, connections.len() - spare.len(), peer) {
+                            Some(reason @ ConnectionRefusal::Full) => {
+                                self.count_refused(reason);
+                                if full.is_due() {
+                                    tracing::warn!("all places for connections are taken (limits.max_connections)");
+                                }
+                                if spare.len() >= SPARE
+                                    && let Some(oldest) = spare.pop_front()
+                                {
+                                    oldest.abort();
+                                }
+                                let serving = self.serve(stream, peer, Places::Spare, stop.clone());
+                                spare.push_back(connections.spawn(serving));
+                                self.metrics.connections_opened.inc();
+                            }
+                            Some(reason) => self.count_refused(reason),
+                            None => {
+                                connections.spawn(self.serve(stream, peer, Places::Free, stop.clone()));
+                                self.metrics.connections_opened.inc();
+                            }
                         }
-                        None => {
-                            connections.spawn(self.serve(stream, peer, stop.clone()));
-                            self.metrics.connections_opened.inc()
-                        }
-                    },
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept connections for now");
+                        self.metrics.accepts_failed.inc();
+                        if failed.is_due() {
+                            tracing::warn!(%error, "cannot accept connections; trying again");
+                        }
                         sleep(ACCEPT_PAUSE).await;
-                        0
                     }
                 },
             };
@@ -72,8 +106,12 @@ impl Server {
         connections.shutdown().await;
     }
 
+    fn count_refused(&self, reason: ConnectionRefusal) {
+        self.metrics.connections_refused.get_or_create(&ConnectionLabel { reason }).inc();
+    }
+
     fn refusal(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRefusal> {
-        if open >= self.config.limits.max_connections {
+        if open >= self.max_connections {
             Some(ConnectionRefusal::Full)
         } else if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
             // A proxy's connections are those of all whom it serves.
@@ -87,15 +125,18 @@ impl Server {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
+        places: Places,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
         let times = &self.config.times;
+        let router = if places == Places::Free { &self.router } else { &self.spare };
         let longest = times.connection;
-        let service = TowerToHyperService::new(self.router.clone().layer(Extension(Peer(peer.ip()))));
+        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip()))));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(times.headers)
             .max_header_size(MAX_HEADER_BYTES)
+            .keep_alive(places == Places::Free)
             .serve_connection(TokioIo::new(stream), service);
         async move {
             let mut connection = std::pin::pin!(connection);
@@ -114,5 +155,27 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+/// What is left for a connection that is accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Places {
+    Free,
+    Spare,
+}
+
+/// When something was said last.
+#[derive(Default)]
+struct Said(Option<Instant>);
+
+impl Said {
+    /// Whether it is to be said again; counts as said then.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.0.is_none_or(|said| said.elapsed() >= SAY_AGAIN);
+        if is_due {
+            self.0 = Some(Instant::now());
+        }
+        is_due
     }
 }

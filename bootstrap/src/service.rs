@@ -1,9 +1,10 @@
 //! A running registry: starts its parts in order, and stops them in order within a deadline.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
-use chappe_common::{federation::FederationId, keys::SecretKey};
+use chappe_common::{federation::FederationId, keys::SecretKey, task_failure::TaskFailure};
+use futures_util::FutureExt as _;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -16,7 +17,7 @@ use crate::{
     config::{BootstrapConfig, ConfigError},
     dial::Dialer,
     directory::OnlineKey,
-    http::{App, admin_router, router},
+    http::{App, admin_router, router, spare_router},
     keys::{KeyFileError, load_delegation, load_secret_key},
     limits::SourceLimiter,
     metrics::Metrics,
@@ -24,7 +25,7 @@ use crate::{
     probe,
     published::Published,
     rules::{Bounds, Caps, Registry},
-    server::Server,
+    server::{OPERATORS, Server},
     storage::{self, StoreError},
 };
 
@@ -83,8 +84,8 @@ pub struct Bootstrap {
     published: Arc<ArcSwap<Published>>,
     stop: CancellationToken,
     drain: Duration,
-    servers: JoinSet<()>,
-    rest: JoinSet<()>,
+    servers: Lasting,
+    rest: Lasting,
     rest_stop: CancellationToken,
 }
 
@@ -118,12 +119,12 @@ impl Bootstrap {
             published: owner.published(),
             stop: CancellationToken::new(),
             drain: config.times.drain,
-            servers: JoinSet::new(),
-            rest: JoinSet::new(),
+            servers: Lasting::default(),
+            rest: Lasting::default(),
             rest_stop: CancellationToken::new(),
         };
         let (handle, work) = owner.run(bootstrap.rest_stop.clone());
-        bootstrap.rest.spawn(work);
+        bootstrap.rest.spawn("owner", work);
         let limits = &config.limits;
         let app = Arc::new(App {
             owner: handle,
@@ -136,16 +137,20 @@ impl Bootstrap {
             started: Instant::now(),
             config: config.clone(),
         });
-        bootstrap.rest.spawn(probe::run(Arc::clone(&app), bootstrap.rest_stop.clone()));
-        bootstrap.rest.spawn(forget_quiet(Arc::clone(&app), bootstrap.rest_stop.clone()));
+        bootstrap.rest.spawn("probes", probe::run(Arc::clone(&app), bootstrap.rest_stop.clone()));
+        bootstrap.rest.spawn("expiry", forget_quiet(Arc::clone(&app), bootstrap.rest_stop.clone()));
         let federation = &config.federation;
         let file = BeaconFile::new(federation.beacon.clone(), federation.roots.clone(), Arc::clone(&app.beacon));
-        bootstrap.rest.spawn(file.watch(bootstrap.rest_stop.clone()));
-        let routers = [(Some(listener), router(Arc::clone(&app))), (admin_listener, admin_router(app))];
-        for (listener, router) in routers {
+        bootstrap.rest.spawn("beacon", file.watch(bootstrap.rest_stop.clone()));
+        let servers = [
+            ("http", Some(listener), router(Arc::clone(&app)), limits.max_connections),
+            ("admin", admin_listener, admin_router(Arc::clone(&app)), OPERATORS),
+        ];
+        for (task, listener, router, max_connections) in servers {
             if let Some(listener) = listener {
-                let server = Server { listener, router, config: config.clone(), metrics: Arc::clone(&metrics) };
-                bootstrap.servers.spawn(server.run(bootstrap.stop.clone()));
+                let (spare, metrics) = (spare_router(Arc::clone(&app)), Arc::clone(&metrics));
+                let server = Server { listener, router, spare, max_connections, config: config.clone(), metrics };
+                bootstrap.servers.spawn(task, server.run(bootstrap.stop.clone()));
             }
         }
         Ok(bootstrap)
@@ -166,21 +171,66 @@ impl Bootstrap {
         self.published.load().count()
     }
 
+    /// Waits until a task without which the registry is none has ended by itself; for ever if none does.
+    /// [`Bootstrap::shutdown`] is what remains to be done.
+    pub async fn failed(&mut self) -> TaskFailure {
+        let failure = tokio::select! {
+            biased;
+            failure = self.rest.failed() => failure,
+            failure = self.servers.failed() => failure,
+        };
+        tracing::error!(%failure, "this registry can't go on");
+        failure
+    }
+
     /// Stops accepting, lets requests finish within the configured drain time, and closes the store.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        let stopped = timeout(self.drain + STOP_MARGIN, async { while self.servers.join_next().await.is_some() {} });
+        let stopped = timeout(self.drain + STOP_MARGIN, self.servers.ended());
         if stopped.await.is_err() {
             tracing::warn!("requests were cut off at the deadline");
-            self.servers.shutdown().await;
+            self.servers.0.shutdown().await;
         }
         // The owner ends after the requests that ask it, and between two commits.
         self.rest_stop.cancel();
-        let stopped = timeout(STOP_MARGIN, async { while self.rest.join_next().await.is_some() {} });
+        let stopped = timeout(STOP_MARGIN, self.rest.ended());
         if stopped.await.is_err() {
             tracing::warn!("the store was not closed in time; what was answered with success is on disk all the same");
-            self.rest.shutdown().await;
+            self.rest.0.shutdown().await;
         }
+    }
+}
+
+/// Tasks that run as long as the registry.
+#[derive(Debug, Default)]
+struct Lasting(JoinSet<TaskFailure>);
+
+impl Lasting {
+    fn spawn(&mut self, task: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        let caught = AssertUnwindSafe(future).catch_unwind();
+        self.0.spawn(async move {
+            match caught.await {
+                Ok(()) => TaskFailure::Ended(task),
+                Err(_) => TaskFailure::Panicked(task),
+            }
+        });
+    }
+
+    /// The first that has ended by itself.
+    async fn failed(&mut self) -> TaskFailure {
+        loop {
+            match self.0.join_next().await {
+                Some(Ok(failure)) => return failure,
+                // The runtime stops.
+                Some(Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until all have ended.
+    async fn ended(&mut self) {
+        while self.0.join_next().await.is_some() {}
     }
 }
 
@@ -229,4 +279,22 @@ fn load_online_key(config: &BootstrapConfig) -> Result<OnlineKey, StartError> {
         return Err(StartError::DelegationTime);
     }
     Ok(OnlineKey { key, delegation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_or_returns_is_named() {
+        let ends: [(fn(), TaskFailure); 2] =
+            [(|| panic!("on purpose"), TaskFailure::Panicked("one")), (|| {}, TaskFailure::Ended("one"))];
+        for (end, expected) in ends {
+            let mut tasks = Lasting::default();
+            tasks.spawn("another", std::future::pending());
+            tasks.spawn("one", async move { end() });
+            assert_eq!(tasks.failed().await, expected);
+            tasks.0.shutdown().await;
+        }
+    }
 }

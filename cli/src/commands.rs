@@ -60,6 +60,14 @@ impl Command {
         }
     }
 
+    /// Whether it goes on where nobody reads its results.
+    pub(crate) const fn is_daemon(&self) -> bool {
+        matches!(
+            self,
+            Self::Node(node::NodeCommand::Run(_)) | Self::Bootstrap(bootstrap::BootstrapCommand::Run(_)) | Self::Up(_)
+        )
+    }
+
     /// Does it.
     pub(crate) async fn run(self, output: &Output) -> Result<()> {
         match self {

@@ -6,8 +6,10 @@
 mod commands;
 mod config;
 mod explain;
+mod log;
 mod media;
 mod network;
+mod open_files;
 mod output;
 mod party;
 mod qr;
@@ -16,12 +18,20 @@ mod signals;
 mod talk;
 mod timeline;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+};
 
+use anyhow::{Context as _, Error, Result, anyhow};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::{commands::Cli, output::Output};
+use crate::{
+    commands::{Cli, Command},
+    log::Log,
+    output::Output,
+};
 
 /// Sets the log's level, as `warn` or `chappe_node=debug`.
 const LOG_VARIABLE: &str = "CHAPPE_LOG";
@@ -33,25 +43,41 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(cli.command.default_log()));
-    // Colours are for people: in a file or a journal they would stand in the way of a search.
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let output = Output::new(cli.json);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: no threads to run on: {error}");
-            return ExitCode::FAILURE;
-        }
+    let (log, result) = match Log::start(filter) {
+        Ok(log) => (Some(log), run(cli.command, output)),
+        Err(error) => (None, Err(Error::new(error).context("no thread for the log"))),
     };
-    let result = runtime.block_on(cli.command.run(&output));
+    let (status, last) = match result {
+        Ok(()) => (ExitCode::SUCCESS, None),
+        Err(error) => (ExitCode::FAILURE, Some(format!("error: {error:#}"))),
+    };
+    match (log, last) {
+        (Some(log), last) => log.end_with(last),
+        // Whoever closed standard error doesn't want to know.
+        (None, Some(last)) => drop(writeln!(std::io::stderr(), "{last}")),
+        (None, None) => {}
+    }
+    status
+}
+
+fn run(command: Command, output: Output) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
+    let is_daemon = command.is_daemon();
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = command.run(&output) => result,
+            // Nobody reads the results any more, or they can't be written.
+            _ = output.failed(), if !is_daemon => Ok(()),
+        }
+    });
     // What still blocks, such as a disk, is not waited for: everything that matters is on it already.
     runtime.shutdown_background();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+    match output.failure() {
+        // As other programs end behind which `head` has read enough.
+        None | Some(ErrorKind::BrokenPipe) => result,
+        Some(_) if is_daemon => result,
+        Some(kind) => result.and(Err(anyhow!("cannot write to standard output: {kind}"))),
     }
 }

@@ -1,10 +1,14 @@
 //! Standard output: lines for people, or one JSON object a line.
 
-use std::io::Write as _;
+use std::{
+    io::{self, Write as _},
+    sync::OnceLock,
+};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 
-/// Where results go. A reader that has gone is no reason to stop a daemon, so failing to write is not an error.
+/// Where results go. Writing never fails; whoever depends on the reader asks for the failure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output(Form);
 
@@ -14,6 +18,16 @@ enum Form {
     Json,
     Nothing,
 }
+
+/// Standard output's first failure.
+#[derive(Debug)]
+struct State {
+    failure: OnceLock<io::ErrorKind>,
+    failed: Notify,
+}
+
+/// A process has one standard output.
+static STATE: State = State { failure: OnceLock::new(), failed: Notify::const_new() };
 
 impl Output {
     /// For programs with `json`, else for people.
@@ -41,9 +55,38 @@ impl Output {
             write_line(text);
         }
     }
+
+    /// Waits until a line could not be written, for ever if all can.
+    pub(crate) async fn failed(self) -> io::ErrorKind {
+        let mut failed = std::pin::pin!(STATE.failed.notified());
+        failed.as_mut().enable();
+        if let Some(failure) = self.failure() {
+            return failure;
+        }
+        failed.await;
+        self.failure().unwrap_or(io::ErrorKind::Other)
+    }
+
+    /// Why a line could not be written, the first time.
+    pub(crate) fn failure(self) -> Option<io::ErrorKind> {
+        STATE.failure.get().copied()
+    }
+
+    /// Writes a result that is no line of this module's, such as a file for DNS.
+    pub(crate) fn write(self, bytes: &[u8]) {
+        note(io::stdout().lock().write_all(bytes).and_then(|()| io::stdout().flush()));
+    }
 }
 
 fn write_line(line: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    let mut stdout = io::stdout().lock();
+    note(writeln!(stdout, "{line}").and_then(|()| stdout.flush()));
+}
+
+fn note(written: io::Result<()>) {
+    if let Err(error) = written
+        && STATE.failure.set(error.kind()).is_ok()
+    {
+        STATE.failed.notify_waiters();
+    }
 }

@@ -12,86 +12,11 @@ use std::{
 use chappe_common::{
     admission::SignedTicket, beacon::BeaconNote, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
 };
-use process::{Running, arg, chappe, finished, texts};
-use tempfile::TempDir;
-
-/// A registry and nodes, each a process, made by `init` and started by `run`.
-struct Federation {
-    dir: TempDir,
-    registry: Option<Running>,
-    nodes: Vec<Running>,
-    url: String,
-    root: String,
-}
-
-impl Federation {
-    fn start(count: usize) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let config = dir.path().join("registry/bootstrap.toml");
-        let mut init = Running::start(&mut chappe(&["--json", "bootstrap", "init", "--config", arg(&config)]));
-        let root = init.event("made")["root"].as_str().expect("a key").to_owned();
-        let (registry, url) = start_registry(&config);
-        let mut federation = Self { dir, registry: Some(registry), nodes: Vec::new(), url, root };
-        for number in 0..count {
-            let node = federation.start_node(number);
-            federation.nodes.push(node);
-        }
-        federation
-    }
-
-    fn start_node(&self, number: usize) -> Running {
-        let folder = self.dir.path().join(format!("node-{number}"));
-        fs::create_dir_all(&folder).expect("a folder");
-        let config = folder.join("node.toml");
-        let made = finished(&[
-            "node",
-            "init",
-            "--config",
-            arg(&config),
-            "--registry",
-            &self.url,
-            "--root",
-            &self.root,
-            "--region",
-            "here",
-        ]);
-        assert!(made.status.success(), "{:?}", texts(&made));
-        let mut node = Running::start(
-            chappe(&["--json", "node", "run", "--config", arg(&config), "--set", "federation.listen=127.0.0.1:0"])
-                .env("CHAPPE_CLIENT__LISTEN", "127.0.0.1:0")
-                .env("CHAPPE_FEDERATION__EXEMPT", "[\"127.0.0.0/8\"]")
-                .env("CHAPPE_TIMES__DRAIN", "1s"),
-        );
-        let ready = node.event("ready");
-        assert_eq!(ready["client_url"], format!("ws://{}", ready["client_addr"].as_str().expect("an address")));
-        node
-    }
-
-    fn network(&self) -> [&str; 4] {
-        ["--registry", &self.url, "--root", &self.root]
-    }
-
-    /// Waits until a client finds a node.
-    fn wait_for_a_node(&self) {
-        let deadline = Instant::now() + process::PATIENCE;
-        loop {
-            let output = finished(&[&["--json", "discover"][..], &self.network()].concat());
-            if output.status.success() {
-                assert!(texts(&output).0.contains("\"region\":\"here\""), "{:?}", texts(&output));
-                return;
-            }
-            assert!(Instant::now() < deadline, "{:?}", texts(&output));
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-fn start_registry(config: &Path) -> (Running, String) {
-    let args = ["--json", "bootstrap", "run", "--config", arg(config), "--set", "http.listen=127.0.0.1:0"];
-    let mut registry = Running::start(&mut chappe(&args));
-    let url = registry.event("ready")["registry"].as_str().expect("a URL").to_owned();
-    (registry, url)
-}
+use process::{
+    Running, arg, chappe,
+    federation::{Federation, start_registry},
+    finished, texts,
+};
 
 #[test]
 fn two_people_on_their_own_machines_pair_and_call() {

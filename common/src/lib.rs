@@ -18,6 +18,7 @@ pub mod lease;
 #[cfg(feature = "link-tls")]
 pub mod link_tls;
 pub mod list_request;
+pub mod lost_lines;
 pub mod place;
 pub mod proof;
 pub mod record;
@@ -26,4 +27,5 @@ pub mod removal;
 pub mod shard;
 pub mod signed;
 pub mod special;
+pub mod task_failure;
 pub mod time;

@@ -127,6 +127,17 @@ pub(crate) struct Core {
     draining: AtomicBool,
 }
 
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// A word for programs.
+    pub(crate) status: &'static str,
+    /// Whether clients should be sent here.
+    pub(crate) is_fit: bool,
+    /// What is wrong, for people.
+    pub(crate) problems: Vec<String>,
+}
+
 impl Core {
     /// The shared state of a node that is about to start.
     pub(crate) fn new(
@@ -144,12 +155,13 @@ impl Core {
         let found = Cache::new(basics.config.federation.max_found);
         let rate = NonZeroU32::new(basics.config.federation.new_leases_per_minute).unwrap_or(NonZeroU32::MIN);
         let new_leases = RateLimiter::dashmap(Quota::per_minute(rate));
+        let tasks = Tasks::default();
         let view = View::new(&Placement::genesis(basics.federation), std::iter::once((&*own_record, true)));
         Self {
             basics,
             metrics: Metrics::default(),
-            tasks: Tasks::default(),
-            connections: Tasks::default(),
+            connections: tasks.sibling(),
+            tasks,
             local: Local::default(),
             homes: Mutex::new(homes),
             links,
@@ -259,9 +271,44 @@ impl Core {
         }
     }
 
+    /// A client found no place.
+    pub(crate) fn note_full(&self) {
+        const ADVICE: &str =
+            "client.max_connections is reached, and clients go elsewhere: raise it, or find out who connects";
+        if self.is_due(ADVICE) {
+            tracing::warn!(connections = self.connections.len(), "{ADVICE}");
+        }
+    }
+
+    /// The system has no connection to give.
+    pub(crate) fn note_accept(&self, error: &std::io::Error) {
+        const ADVICE: &str = "cannot accept connections; trying again";
+        if self.is_due(ADVICE) {
+            tracing::warn!(%error, "{ADVICE}");
+        }
+    }
+
+    /// Whether the operator was not told so a moment ago.
+    fn is_due(&self, advice: &'static str) -> bool {
+        self.advice.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now(), advice)
+    }
+
     /// Takes no more clients from now on.
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// How the node is, for load balancers and operators.
+    pub(crate) fn condition(&self) -> Condition {
+        let problems: Vec<String> = self.tasks.failure().iter().map(ToString::to_string).collect();
+        let status = if !problems.is_empty() {
+            "failing"
+        } else if self.is_draining() {
+            "draining"
+        } else {
+            "healthy"
+        };
+        Condition { status, is_fit: problems.is_empty(), problems }
     }
 
     /// Whether the node is about to stop.

@@ -23,12 +23,12 @@ use hyper_util::{
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{error::Elapsed, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     core::Core,
@@ -48,6 +48,16 @@ use crate::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection that has to make room may take to do so: it ends the next time that its task runs.
 const PLACE_WAIT: Duration = Duration::from_millis(100);
+/// Connections of the operator at once: a scraper, a browser and a curl; not an attacker's flood, should the address be public
+/// by mistake.
+const OPERATORS: usize = 32;
+/// Connections beyond `client.max_connections` that are answered in HTTP, so that `/health` is, and that are told if they want
+/// more. The oldest makes room: each is over within a round trip.
+const SPARE: usize = 16;
+
+/// What a client is told that wants a WebSocket where no place is free.
+const FULL: &str =
+    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n";
 
 /// The routes for clients.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
@@ -73,10 +83,11 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
     let room = Arc::new(Semaphore::new(core.config.client.max_connections));
     // How many there may be in all is the room's business.
     let of_sources = Places::new(usize::MAX, core.config.limits.source_connections);
-    let mut unfinished = Unfinished::new(core.config.client.max_connections);
+    let mut unfinished = Unfinished::of(core.config.client.max_connections);
+    let mut spare = Unfinished::at_most(SPARE);
     let routes = client_routes(core.clone());
     loop {
-        let Some((stream, addr)) = accept(&listener).await else { continue };
+        let Some((stream, addr)) = accept(&core, &listener).await else { continue };
         let source = (!core.sources.exempts(addr.ip())).then(|| Source::of(addr.ip()));
         let is_allowed = source.is_none_or(|source| core.sources.allows_connection(source));
         let of_source = if is_allowed { of_sources.try_take(source) } else { None };
@@ -84,12 +95,21 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
             core.metrics.connections_refused.inc();
             continue;
         };
+        let tls = tls.as_ref().map(|tls| tls.acceptor());
         let Some(place) = place(&room, &mut unfinished).await else {
             core.metrics.connections_refused.inc();
+            core.note_full();
+            core.connections.spawn(Box::pin(serve_spare(
+                core.clone(),
+                stream,
+                routes.clone(),
+                tls,
+                spare.count_in(),
+                of_source,
+            )));
             continue;
         };
         let waiting = unfinished.count_in();
-        let tls = tls.as_ref().map(|tls| tls.acceptor());
         // Boxed: what wraps the future would hold it again.
         core.connections.spawn(Box::pin(serve_client(
             core.clone(),
@@ -117,11 +137,10 @@ async fn place(room: &Arc<Semaphore>, unfinished: &mut Unfinished) -> Option<Own
 
 /// Accepts the operator until the task is ended.
 pub(crate) async fn serve_admin(core: Arc<Core>, listener: TcpListener) {
-    // A scraper, a browser and a curl; not an attacker's flood, should the address be public by mistake.
-    let room = Arc::new(Semaphore::new(32));
+    let room = Arc::new(Semaphore::new(OPERATORS));
     let routes = admin_routes(core.clone());
     loop {
-        let Some((stream, _)) = accept(&listener).await else { continue };
+        let Some((stream, _)) = accept(&core, &listener).await else { continue };
         let Ok(place) = room.clone().try_acquire_owned() else {
             core.metrics.connections_refused.inc();
             continue;
@@ -131,11 +150,12 @@ pub(crate) async fn serve_admin(core: Arc<Core>, listener: TcpListener) {
     }
 }
 
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
-            tracing::debug!(%error, "cannot accept a connection");
+            core.metrics.accepts_failed.inc();
+            core.note_accept(&error);
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }
@@ -164,45 +184,76 @@ async fn serve_client(
     }
 }
 
+/// Answers one connection for which there is no place: HTTP as any other, and a WebSocket with what it means.
+async fn serve_spare(
+    core: Arc<Core>,
+    stream: TcpStream,
+    routes: Router,
+    tls: Option<TlsAcceptor>,
+    waiting: Waiting,
+    _of_source: Place<Source>,
+) {
+    let answering = async {
+        match open(&core, stream, routes, tls).await? {
+            Opened::Plain { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
+            Opened::Tls { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
+        }
+    };
+    // One that makes room was counted as refused already.
+    let _ = Box::pin(waiting.finish(timeout(core.config.times.upgrade * 2, answering))).await;
+}
+
+/// A client that asks for a WebSocket: its stream, the answer, and what came behind the request.
+enum Opened {
+    Plain { stream: TcpStream, answer: String, rest: Vec<u8> },
+    Tls { stream: Box<TlsStream<TcpStream>>, answer: String, rest: Vec<u8> },
+}
+
 /// The session that a client asks for in time; or else its HTTP is served. A connection that breaks, or takes too long, is
 /// its client's business.
 async fn begin(
     core: Arc<Core>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     ip: IpAddr,
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Box<Running>> {
-    let within = core.config.times.upgrade;
-    let connection = if let Some(acceptor) = tls {
-        // The handshake is part of what has to be done in time.
-        let opening = async {
-            let mut stream = acceptor.accept(stream).await?;
-            let first = upgrade::read(&mut stream).await?;
-            Ok::<_, io::Error>((stream, first))
-        };
-        match in_time(&core, timeout(within, opening).await)? {
-            (stream, First::WebSocket { answer, rest }) => {
-                let (stream, tls) = stream.into_inner();
-                Connection::new(stream, Some(Box::new(tls)), &answer, rest, &core.config.limits, &core.held)
-            }
-            (stream, First::Http(head)) => {
-                serve(Rewound::new(head, stream), routes, within).boxed().await;
-                return None;
-            }
-        }
-    } else {
-        match in_time(&core, timeout(within, upgrade::read(&mut stream)).await)? {
-            First::WebSocket { answer, rest } => {
-                Connection::new(stream, None, &answer, rest, &core.config.limits, &core.held)
-            }
-            First::Http(head) => {
-                serve(Rewound::new(head, stream), routes, within).boxed().await;
-                return None;
-            }
+    let (limits, held) = (&core.config.limits, &core.held);
+    let connection = match open(&core, stream, routes, tls).await? {
+        Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, held),
+        Opened::Tls { stream, answer, rest } => {
+            let (stream, tls) = stream.into_inner();
+            Connection::new(stream, Some(Box::new(tls)), &answer, rest, limits, held)
         }
     };
-    Some(Running::new(core, connection.ok()?, ip))
+    let connection = connection.ok()?;
+    Some(Running::new(core, connection, ip))
+}
+
+async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<TlsAcceptor>) -> Option<Opened> {
+    let within = core.config.times.upgrade;
+    let Some(acceptor) = tls else {
+        return match in_time(core, timeout(within, upgrade::read(&mut stream)).await)? {
+            First::WebSocket { answer, rest } => Some(Opened::Plain { stream, answer, rest }),
+            First::Http(head) => {
+                serve(Rewound::new(head, stream), routes, within).boxed().await;
+                None
+            }
+        };
+    };
+    // The handshake is part of what has to be done in time.
+    let opening = async {
+        let mut stream = acceptor.accept(stream).await?;
+        let first = upgrade::read(&mut stream).await?;
+        Ok::<_, io::Error>((stream, first))
+    };
+    match in_time(core, timeout(within, opening).await)? {
+        (stream, First::WebSocket { answer, rest }) => Some(Opened::Tls { stream: Box::new(stream), answer, rest }),
+        (stream, First::Http(head)) => {
+            serve(Rewound::new(head, stream), routes, within).boxed().await;
+            None
+        }
+    }
 }
 
 /// What was asked; counted where that took too long, or broke off.
@@ -236,14 +287,17 @@ async fn upgrade_required() -> Response {
 
 async fn health(State(core): State<Arc<Core>>) -> Response {
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-    Json(json!({
-        "status": if core.is_draining() { "draining" } else { "healthy" },
+    let condition = core.condition();
+    let status = if condition.is_fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "status": condition.status,
+        "problems": condition.problems,
         "serverId": core.me.to_server_id(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": core.started.elapsed().as_secs(),
         "timestamp": timestamp,
-    }))
-    .into_response()
+    });
+    (status, Json(body)).into_response()
 }
 
 async fn stats(State(core): State<Arc<Core>>) -> Response {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chappe_common::client::ErrorCode;
+use chappe_common::{client::ErrorCode, lost_lines};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) sessions_slow: Counter,
     /// Connections that were refused: over a rate or at the bound.
     pub(crate) connections_refused: Counter,
+    /// Times that the system had no connection to give, mostly for want of file descriptors.
+    pub(crate) accepts_failed: Counter,
     /// Connections that ended, or were dropped, before they asked for anything: a handshake or a request that wasn't
     /// whole in time.
     pub(crate) connections_unfinished: Counter,
@@ -90,6 +92,8 @@ pub(crate) struct Levels {
     pub(crate) tasks: usize,
     /// Seconds by which other nodes' clocks are ahead of this one's.
     pub(crate) clock_offset: i64,
+    /// Tasks that have panicked since the start.
+    pub(crate) panics: u64,
 }
 
 impl Metrics {
@@ -122,6 +126,7 @@ impl Metrics {
             ("sessions_silent", "Sessions closed for silence", &self.sessions_silent),
             ("sessions_slow", "Sessions closed because the client was too slow", &self.sessions_slow),
             ("connections_refused", "Client connections refused", &self.connections_refused),
+            ("accepts_failed", "Connections that the system could not hand over", &self.accepts_failed),
             (
                 "connections_unfinished",
                 "Client connections that asked for nothing in time",
@@ -158,6 +163,8 @@ impl Metrics {
             ("accusers_muted", "Members muted for false accusations", counts.muted),
             ("claims_failed", "Claimed nodes that were not there", counts.false_claims),
             ("stalls", "Times that this node had not run for a while", counts.stalls),
+            ("panics", "Tasks that have panicked", levels.panics),
+            ("log_lines_lost", "Log lines of this process that could not be written", lost_lines::total()),
         ] {
             let counter = Counter::<u64>::default();
             counter.inc_by(count);
@@ -202,5 +209,6 @@ pub(crate) fn levels(core: &Arc<crate::core::Core>) -> Levels {
         inboxes: core.local.inboxes(),
         tasks: core.tasks.len() + core.connections.len(),
         clock_offset: core.clock_offset().unwrap_or_default(),
+        panics: core.tasks.panics(),
     }
 }

@@ -12,6 +12,7 @@ use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
     signed::SignError,
+    task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::Registry};
 use tokio::{
@@ -173,23 +174,23 @@ impl Node {
         };
         let members_file = basics.config.node.data_dir.join("members");
         let core = Arc::new(Core::new(basics, links, records, own_record, membership, publisher));
-        core.tasks.spawn(Membership::new(core.clone(), &identity).run(events));
-        core.tasks.spawn(Publisher::new(core.clone()).run(commands));
-        core.tasks.spawn(links::accept(core.clone()));
-        core.tasks.spawn(expire(core.clone()));
-        let joining = Tasks::default();
-        joining.spawn(join::run(core.clone(), directory, members_file.clone()));
-        joining.spawn(register::renew_records(core.clone()));
+        core.tasks.spawn_lasting("membership", Membership::new(core.clone(), &identity).run(events));
+        core.tasks.spawn_lasting("publisher", Publisher::new(core.clone()).run(commands));
+        core.tasks.spawn_lasting("links", links::accept(core.clone()));
+        core.tasks.spawn_lasting("expiry", expire(core.clone()));
+        let joining = core.tasks.sibling();
+        joining.spawn_lasting("joining", join::run(core.clone(), directory, members_file.clone()));
+        joining.spawn_lasting("records", register::renew_records(core.clone()));
         if let Some(registries) = registries.clone() {
-            joining.spawn(registries.run(core.clone()));
+            joining.spawn_lasting("registries", registries.run(core.clone()));
         }
-        let listener = Tasks::default();
+        let listener = core.tasks.sibling();
         if let Some(tls) = tls.clone() {
-            core.tasks.spawn(tls.watch(LOOK_EVERY));
+            core.tasks.spawn_lasting("certificate", tls.watch(LOOK_EVERY));
         }
-        listener.spawn(listener::serve_clients(core.clone(), client, tls));
+        listener.spawn_lasting("clients", listener::serve_clients(core.clone(), client, tls));
         if let Some(admin) = admin {
-            core.tasks.spawn(listener::serve_admin(core.clone(), admin));
+            core.tasks.spawn_lasting("admin", listener::serve_admin(core.clone(), admin));
         }
         Ok(Self { core, addrs, listener, joining, registries, members_file, _locked: locked })
     }
@@ -212,6 +213,12 @@ impl Node {
     /// How many live members the node knows, itself included.
     pub fn members(&self) -> usize {
         self.core.view.load().len()
+    }
+
+    /// Waits until a task without which the node is none has ended by itself; for ever if none does. `/health` says so from then
+    /// on, and [`Node::shutdown`] is what remains to be done.
+    pub async fn failed(&self) -> TaskFailure {
+        self.core.tasks.failed().await
     }
 
     /// What the node holds at the moment.

@@ -1,18 +1,27 @@
-//! Tasks with an owner: what a node spawns ends when the node does.
+//! Tasks with an owner: what a node spawns ends when the node does, and a node whose lasting task ends is told.
 
 use std::{
-    future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::{pending, poll_fn},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::task::JoinSet;
+use chappe_common::task_failure::TaskFailure;
+use futures_util::FutureExt as _;
+use tokio::{sync::Notify, task::JoinSet};
 
 /// Spawns tasks and ends them. Clones share one set. A running task costs nothing for being in it: nothing is looked at when it
 /// is woken, where a token would be locked by all of them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tasks(Arc<Mutex<Set>>);
+pub(crate) struct Tasks {
+    set: Arc<Mutex<Set>>,
+    watch: Arc<Watch>,
+}
 
 #[derive(Debug, Default)]
 struct Set {
@@ -27,23 +36,111 @@ impl Set {
     }
 }
 
+/// What went wrong with the tasks of a node, in all of its sets.
+#[derive(Debug, Default)]
+struct Watch {
+    failure: OnceLock<TaskFailure>,
+    failed: Notify,
+    panics: AtomicU64,
+}
+
+impl Watch {
+    fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn fail(&self, failure: TaskFailure) {
+        // The first one is the cause: others end because of it.
+        if self.failure.set(failure).is_ok() {
+            tracing::error!(%failure, "this node can't go on");
+            self.failed.notify_waiters();
+        }
+    }
+}
+
 impl Tasks {
+    /// An empty set, whose failures count as this one's.
+    pub(crate) fn sibling(&self) -> Self {
+        Self { set: Arc::default(), watch: self.watch.clone() }
+    }
+
     /// Runs `future` until it ends or the set is ended: then it is dropped at its next `.await`. What it holds must not use
-    /// this set when it is dropped: on a runtime that stops, that happens in here.
+    /// this set when it is dropped: on a runtime that stops, that happens in here. A panic ends the task alone, and is counted.
     pub(crate) fn spawn<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut set = self.set();
-        if set.ended {
-            return;
-        }
         let tasks = self.clone();
-        set.running.spawn(async move {
-            future.await;
+        let caught = AssertUnwindSafe(future).catch_unwind();
+        self.start(async move {
+            if caught.await.is_err() {
+                tasks.watch.count_panic();
+            }
             // Those that have ended before: they hold a little memory until then.
             tasks.set().reap();
         });
+    }
+
+    /// The same for a task without which the node is none. If it ends before the set does, whoever waits in
+    /// [`Tasks::failed`] is told.
+    pub(crate) fn spawn_lasting<F>(&self, task: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tasks = self.clone();
+        let caught = AssertUnwindSafe(future).catch_unwind();
+        self.start(async move {
+            let failure = match caught.await {
+                Ok(()) => TaskFailure::Ended(task),
+                Err(_) => {
+                    tasks.watch.count_panic();
+                    TaskFailure::Panicked(task)
+                }
+            };
+            if !tasks.set().ended {
+                tasks.watch.fail(failure);
+            }
+        });
+    }
+
+    /// What `part` of a task gives, or `None` where it panics, which is counted: so that what depends on the part can end, too.
+    pub(crate) async fn caught<T>(&self, part: impl Future<Output = T>) -> Option<T> {
+        let done = AssertUnwindSafe(part).catch_unwind().await;
+        if done.is_err() {
+            self.watch.count_panic();
+        }
+        done.ok()
+    }
+
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut set = self.set();
+        if !set.ended {
+            set.running.spawn(task);
+        }
+    }
+
+    /// Waits until a lasting task of this set or a sibling has ended by itself; for ever if none does.
+    pub(crate) async fn failed(&self) -> TaskFailure {
+        let mut failed = std::pin::pin!(self.watch.failed.notified());
+        failed.as_mut().enable();
+        if let Some(failure) = self.failure() {
+            return failure;
+        }
+        failed.await;
+        match self.failure() {
+            Some(failure) => failure,
+            None => pending().await,
+        }
+    }
+
+    /// The first lasting task that has ended by itself.
+    pub(crate) fn failure(&self) -> Option<TaskFailure> {
+        self.watch.failure.get().copied()
+    }
+
+    /// How many tasks have panicked, in this set and its siblings.
+    pub(crate) fn panics(&self) -> u64 {
+        self.watch.panics.load(Ordering::Relaxed)
     }
 
     /// How many tasks there are. Forgets those that have ended.
@@ -84,14 +181,12 @@ impl Tasks {
     }
 
     fn set(&self) -> MutexGuard<'_, Set> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
-
     use tokio::sync::oneshot;
 
     use super::*;
@@ -138,5 +233,30 @@ mod tests {
         assert!(ended.await.is_err());
         tasks.wait(Duration::from_secs(10)).await;
         assert_eq!(tasks.len(), 0);
+    }
+    #[tokio::test]
+    async fn a_lasting_task_that_panics_or_returns_fails_all_sets_of_its_node_and_one_that_is_ended_does_not() {
+        let lasting: [(fn(), TaskFailure); 2] =
+            [(|| panic!("on purpose"), TaskFailure::Panicked("one")), (|| {}, TaskFailure::Ended("one"))];
+        for (end, expected) in lasting {
+            let tasks = Tasks::default();
+            let sibling = tasks.sibling();
+            tasks.spawn_lasting("another", pending());
+            sibling.spawn_lasting("one", async move { end() });
+            assert_eq!(tasks.failed().await, expected);
+            assert_eq!(tasks.failure(), Some(expected), "it stays known");
+        }
+        let tasks = Tasks::default();
+        tasks.spawn_lasting("one", pending());
+        tasks.cancel().await;
+        assert_eq!(tasks.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn a_short_task_that_panics_is_counted_and_forgotten() {
+        let tasks = Tasks::default();
+        tasks.spawn(async { panic!("on purpose") });
+        tasks.wait(Duration::from_secs(10)).await;
+        assert_eq!((tasks.len(), tasks.panics(), tasks.failure()), (0, 1, None));
     }
 }

@@ -22,8 +22,13 @@ pub(crate) struct Waiting(oneshot::Receiver<()>);
 
 impl Unfinished {
     /// Of at most `connections` at once.
-    pub(crate) fn new(connections: usize) -> Self {
-        Self { waiting: VecDeque::new(), most: (connections / PART).max(1) }
+    pub(crate) fn of(connections: usize) -> Self {
+        Self::at_most((connections / PART).max(1))
+    }
+
+    /// Up to `most`.
+    pub(crate) fn at_most(most: usize) -> Self {
+        Self { waiting: VecDeque::new(), most }
     }
 
     /// Counts one more in, at the cost of the oldest where there are too many.
@@ -74,7 +79,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_makes_room_and_the_finished_are_not_counted() {
-        let mut unfinished = Unfinished::new(3 * PART);
+        let mut unfinished = Unfinished::of(3 * PART);
         let first = unfinished.count_in();
         for _ in 0..100 {
             assert_eq!(unfinished.count_in().finish(ready(7)).await, Some(7));
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn where_nobody_waits_nobody_is_dropped() {
-        let mut unfinished = Unfinished::new(4);
+        let mut unfinished = Unfinished::of(4);
         drop(unfinished.count_in());
         assert!(!unfinished.drop_oldest());
     }

@@ -16,10 +16,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    daemon::{DaemonArgs, explain_start},
+    daemon::{DaemonArgs, ended, explain_start},
     init::{create, refuse_existing, toml_list},
 };
-use crate::{output::Output, signals::Signals};
+use crate::{open_files::OpenFiles, output::Output, signals::Signals};
 
 const TEMPLATE: &str = include_str!("../../templates/bootstrap.toml");
 
@@ -91,19 +91,25 @@ struct Made<'a> {
 pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()> {
     match command {
         BootstrapCommand::Run(args) => {
-            let mut signals = Signals::listen()?;
-            let config: BootstrapConfig = args.load()?;
-            let registry = Bootstrap::spawn(config).await.map_err(explain_start)?;
+            let mut signals = Signals::of_daemon()?;
+            let mut config: BootstrapConfig = args.load()?;
+            let connections = &mut config.limits.max_connections;
+            *connections = OpenFiles::raise().fit("limits.max_connections", *connections, 1);
+            let mut registry = Bootstrap::spawn(config).await.map_err(explain_start)?;
             let url = format!("http://{}", registry.addr());
             let admin_url = registry.admin_addr().map(|addr| format!("http://{addr}"));
             let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
             let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
             output.say(&text, &Ready { event: "ready", registry: url, admin_url });
-            signals.stop().await;
+            let failure = tokio::select! {
+                biased;
+                () = signals.stop() => None,
+                failure = registry.failed() => Some(failure),
+            };
             output.remark("stopping");
             registry.shutdown().await;
             output.say("stopped", &Stopped { event: "stopped" });
-            Ok(())
+            ended(failure)
         }
         BootstrapCommand::Init(args) => init(&args, output),
         BootstrapCommand::Delegate(args) => delegate(&args, output),

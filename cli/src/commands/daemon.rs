@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use anyhow::{Error, Result};
+use chappe_common::task_failure::TaskFailure;
 use clap::Args;
 
 use crate::config::{Config, Environment, Setting, load};
@@ -36,4 +37,12 @@ pub(crate) fn explain_start(error: impl Into<Error>) -> Error {
         return Error::msg(format!("{error:#}: {advice}"));
     }
     error
+}
+
+/// How a daemon that has stopped ends: well where it was told to stop.
+pub(crate) fn ended(failure: Option<TaskFailure>) -> Result<()> {
+    match failure {
+        None => Ok(()),
+        Some(failure) => Err(Error::new(failure).context("a part of the daemon is gone, so it has stopped")),
+    }
 }

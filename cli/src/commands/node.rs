@@ -16,10 +16,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    daemon::{DaemonArgs, explain_start},
+    daemon::{DaemonArgs, ended, explain_start},
     init::{create, refuse_existing, toml_list},
 };
-use crate::{output::Output, signals::Signals};
+use crate::{open_files::OpenFiles, output::Output, signals::Signals};
 
 const TEMPLATE: &str = include_str!("../../templates/node.toml");
 /// The folder of key and state beside the config file, as the template names it.
@@ -120,8 +120,10 @@ struct Made<'a> {
 pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
     match command {
         NodeCommand::Run(args) => {
-            let mut signals = Signals::listen()?;
-            let config: NodeConfig = args.load()?;
+            let mut signals = Signals::of_daemon()?;
+            let mut config: NodeConfig = args.load()?;
+            let connections = &mut config.client.max_connections;
+            *connections = OpenFiles::raise().fit("client.max_connections", *connections, 1);
             let node = Node::spawn(config).await.map_err(explain_start)?;
             let line = NodeLine::of(&node);
             let client_addr = node.addrs().client;
@@ -129,11 +131,15 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
                 &format!("node {}\nlistening for clients on {client_addr}", line.text()),
                 &Ready { event: "ready", node: line, client_addr },
             );
-            signals.stop().await;
+            let failure = tokio::select! {
+                biased;
+                () = signals.stop() => None,
+                failure = node.failed() => Some(failure),
+            };
             output.remark("stopping: clients are told to go elsewhere");
             node.shutdown().await;
             output.say("stopped", &Stopped { event: "stopped" });
-            Ok(())
+            ended(failure)
         }
         NodeCommand::Init(args) => init(&args, output),
         NodeCommand::Id(args) => invite::id(&args, output),

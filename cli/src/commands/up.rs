@@ -18,7 +18,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use self::federation::Federation;
-use super::node::NodeLine;
+use super::{daemon::ended, node::NodeLine};
 use crate::{config::Setting, output::Output, signals::Signals, talk::CallLine, timeline::Timeline};
 
 /// What to start.
@@ -56,18 +56,28 @@ struct Ready<'a> {
 
 pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
     let started = Instant::now();
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::of_daemon()?;
     let (dir, temporary) = folder(args.dir.as_deref())?;
     let mut starting = Federation::default();
     let result = tokio::select! {
         biased;
         () = signals.stop() => Err(anyhow!("stopped before the call was over")),
+        _ = output.failed() => Err(anyhow!("stopped before the call was over")),
         result = play(&args, &mut starting, &dir, started, output) => result,
     };
-    if result.is_ok() && !args.once {
-        output.remark("\nthe federation stays up; Ctrl-C stops it");
-        signals.stop().await;
-    }
+    let result = match result {
+        Ok(()) if !args.once => {
+            output.remark("\nthe federation stays up; Ctrl-C stops it");
+            tokio::select! {
+                biased;
+                () = signals.stop() => Ok(()),
+                failure = starting.failed() => ended(Some(failure)),
+                // As behind `head`.
+                _ = output.failed() => Ok(()),
+            }
+        }
+        result => result,
+    };
     if starting.is_started() {
         output.remark("stopping");
     }

@@ -1,7 +1,12 @@
 //! The real binary as a process of its own: its lines, its exit status, its end.
 
+// Each test binary takes what it needs.
+#[allow(dead_code)]
+pub(crate) mod federation;
+
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -40,7 +45,7 @@ impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut stderr = child.stderr.take().expect("a pipe");
+        let stderr = child.stderr.take();
         let (sender, lines) = channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
@@ -49,12 +54,14 @@ impl Running {
                 }
             }
         });
-        let errors = thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
+        let errors = stderr.map(|mut stderr| {
+            thread::spawn(move || {
+                let mut text = String::new();
+                let _ = stderr.read_to_string(&mut text);
+                text
+            })
         });
-        Self { child, lines, errors: Some(errors) }
+        Self { child, lines, errors }
     }
 
     /// The next line of standard output; `None` at its end.
@@ -87,6 +94,14 @@ impl Running {
         assert!(sent.success());
     }
 
+    /// Sends a signal several hundred times; the system joins those that come at once.
+    #[allow(dead_code)]
+    pub(crate) fn signal_often(&self, name: &str) {
+        let script = format!("for n in $(seq 300); do kill -{name} {}; done", self.child.id());
+        let sent = Command::new("sh").args(["-c", &script]).status().expect("a shell");
+        assert!(sent.success());
+    }
+
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Output {
         let deadline = Instant::now() + PATIENCE;
@@ -112,6 +127,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The status and the body of an answer to a request of the daemon that listens at this address.
+#[allow(dead_code)]
+pub(crate) fn get(addr: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").expect("it takes a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
 /// Both outputs of a finished process.

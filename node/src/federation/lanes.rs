@@ -9,6 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use chappe_common::keys::NodeId;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use governor::{Quota, RateLimiter};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
@@ -54,13 +55,14 @@ const fn per_second(count: u32) -> NonZeroU32 {
 /// Runs a link until its connection ends. Then every open outcome is told as unreachable.
 pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
     let mut parts = JoinSet::new();
-    parts.spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
-    parts.spawn(write_lane(link.connection().clone(), Lane::Control, queues.control));
+    let mut run = |part: BoxFuture<'static, ()>| parts.spawn(run_part(core.clone(), link.clone(), part));
     let (registrations, to_register) = mpsc::channel(REGISTRATIONS);
-    parts.spawn(read_lanes(core.clone(), link.clone(), registrations));
-    parts.spawn(answer_registrations(core.clone(), link.clone(), to_register));
-    parts.spawn(read_datagrams(core.clone(), link.clone()));
-    parts.spawn(answer_exchanges(core.clone(), link.clone()));
+    run(write_lane(link.connection().clone(), Lane::Relay, queues.relay).boxed());
+    run(write_lane(link.connection().clone(), Lane::Control, queues.control).boxed());
+    run(read_lanes(core.clone(), link.clone(), registrations).boxed());
+    run(answer_registrations(core.clone(), link.clone(), to_register).boxed());
+    run(read_datagrams(core.clone(), link.clone()).boxed());
+    run(answer_exchanges(core.clone(), link.clone()).boxed());
     tokio::select! {
         biased;
         _ = link.connection().closed() => {}
@@ -68,6 +70,13 @@ pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
     }
     parts.shutdown().await;
     link.close_all();
+}
+
+/// Runs one part of a link. A link of which a part has panicked would pass on one half of what it is given.
+async fn run_part(core: Arc<Core>, link: Arc<Link>, part: impl Future<Output = ()>) {
+    if core.tasks.caught(part).await.is_none() {
+        link.close(CloseReason::Lost);
+    }
 }
 
 /// Looks for overdue outcomes while any are open. Most of a large federation's links carry none for hours.
@@ -115,7 +124,8 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sende
         match lane {
             Some(lane) if !seen.contains(&lane) => {
                 seen.push(lane);
-                lanes.spawn(read_lane(core.clone(), link.clone(), lane, stream, registrations.clone()));
+                let lane = read_lane(core.clone(), link.clone(), lane, stream, registrations.clone());
+                lanes.spawn(run_part(core.clone(), link.clone(), lane));
             }
             _ => {
                 core.metrics.link_protocol_errors.inc();
@@ -250,7 +260,8 @@ async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
         while answers.len() >= EXCHANGES {
             answers.join_next().await;
         }
-        answers.spawn(answer_exchange(core.clone(), link.peer(), send, receive));
+        let answer = answer_exchange(core.clone(), link.peer(), send, receive);
+        answers.spawn(run_part(core.clone(), link.clone(), answer));
     }
 }
 

@@ -91,7 +91,7 @@ impl Tls {
                     let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::warn!(%error, reason, "the clients' former certificate stays in use");
                 }
-                Err(_) => return,
+                Err(error) => tracing::warn!(%error, "the clients' former certificate stays in use"),
             }
         }
     }

@@ -154,7 +154,7 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
             replace(file, &content).with_context(|| format!("cannot write {}", file.display()))?;
             output.say(&format!("wrote {} with {} nodes", file.display(), event.nodes), &event);
         }
-        None => io::stdout().lock().write_all(&content).context("cannot write to standard output")?,
+        None => output.write(&content),
     }
     Ok(())
 }

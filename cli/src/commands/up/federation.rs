@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    future::pending,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, SystemTime},
@@ -9,15 +10,22 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, keys};
-use chappe_common::keys::{NodeId, PublicKey};
+use chappe_common::{
+    keys::{NodeId, PublicKey},
+    task_failure::TaskFailure,
+};
 use chappe_node::{Node, NodeConfig};
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt as _,
+    future::{join_all, select_all},
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::NodeLine;
 use crate::{
     commands::{daemon::explain_start, init::toml_list},
     config::{Environment, Setting, load},
+    open_files::OpenFiles,
 };
 
 /// How long the nodes have to find each other: twenty of them take a second or two.
@@ -68,6 +76,7 @@ pub(super) struct Federation {
 impl Federation {
     /// Starts everything in `dir`, and waits until every node knows all others and the directory lists them.
     pub(super) async fn start(&mut self, dir: &Path, count: u8, ports: &Ports, settings: &[Setting]) -> Result<()> {
+        let files = OpenFiles::raise();
         let registry = start_registry(&dir.join("registry"), *ports).await?;
         let (registry, root) = self.registry.insert(registry);
         let url = format!("http://{}", registry.addr());
@@ -77,7 +86,9 @@ impl Federation {
             let text = node_config(index, *ports, &url, *root);
             make(&folder)?;
             fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-            let config: NodeConfig = load(&file, Environment::Read, settings)?;
+            let mut config: NodeConfig = load(&file, Environment::Read, settings)?;
+            let connections = &mut config.client.max_connections;
+            *connections = files.fit("client.max_connections", *connections, usize::from(count) + 1);
             let node = Node::spawn(config).await.map_err(explain_start);
             self.nodes.push(node.with_context(|| format!("node {} does not start", index + 1))?);
         }
@@ -126,6 +137,27 @@ impl Federation {
     /// The federation's root key.
     pub(super) fn root(&self) -> PublicKey {
         self.registry.as_ref().map_or_else(|| PublicKey::from_bytes([0; 32]), |(_, root)| *root)
+    }
+
+    /// Waits until a part of one of the daemons has ended by itself; for ever if none does.
+    pub(super) async fn failed(&mut self) -> TaskFailure {
+        let registry = async {
+            match &mut self.registry {
+                Some((registry, _)) => registry.failed().await,
+                None => pending().await,
+            }
+        };
+        let nodes = async {
+            match self.nodes.as_slice() {
+                [] => pending().await,
+                nodes => select_all(nodes.iter().map(|node| node.failed().boxed())).await.0,
+            }
+        };
+        tokio::select! {
+            biased;
+            failure = registry => failure,
+            failure = nodes => failure,
+        }
     }
 
     /// Stops the nodes, which take their records back, and then the registry.

@@ -115,9 +115,11 @@ fn start_dial(core: &Arc<Core>, node: NodeId, addrs: &[SocketAddr]) -> Result<Di
     drop(dials);
     let (core, addrs, early) = (core.clone(), addrs.to_vec(), dial.early.clone());
     core.tasks.clone().spawn(async move {
-        let result = match tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs, &early)).await {
-            Ok(result) => result,
-            Err(_) => Err(DialError::Unreachable),
+        let dialling = tokio::time::timeout(DIAL_WAIT, dial_node(&core, node, &addrs, &early));
+        // Also after a panic, nobody may wait for this dial any more.
+        let result = match core.tasks.caught(dialling).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => Err(DialError::Unreachable),
         };
         core.links.dials.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
         if let Ok(link) = &result {

@@ -1,0 +1,219 @@
+//! The log: lines for standard error, which a thread of its own writes.
+//!
+//! Invariant: whoever logs neither waits for the reader of standard error nor fails because of it. A line that can't be
+//! written, or that finds the queue full, is dropped and counted (`chappe_common::lost_lines`).
+
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use chappe_common::lost_lines;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// Lines that wait to be written: a second or so of a node that logs at the level `debug`. A line has some 200 bytes.
+const QUEUE: usize = 1024;
+/// How long the end of the process waits for a reader that does not read.
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
+/// How often the end of the process looks for room in a full queue.
+const FLUSH_LOOK: Duration = Duration::from_millis(10);
+
+/// The way to the thread that writes. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Log(SyncSender<Item>);
+
+#[derive(Debug)]
+enum Item {
+    Line(Vec<u8>),
+    /// Everything before is written, or lost, once the answer is sent.
+    Flush(SyncSender<()>),
+}
+
+impl Log {
+    /// Starts the thread, and sends what is traced and panics to it.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub(crate) fn start(filter: EnvFilter) -> io::Result<Self> {
+        let (sender, items) = sync_channel(QUEUE);
+        thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&items, &mut io::stderr()))?;
+        let log = Self(sender);
+        // Colours are for people: in a file or a journal they would stand in the way of a search.
+        let colours = io::stderr().is_terminal();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(colours)
+            // It would print to standard error itself, and panic where that fails.
+            .log_internal_errors(false)
+            .with_writer(log.clone())
+            .init();
+        std::panic::set_hook(Box::new(|panic| {
+            let backtrace = std::backtrace::Backtrace::capture();
+            tracing::error!("{panic}\n{backtrace}");
+        }));
+        Ok(log)
+    }
+
+    /// Says how the process ends, after all that was logged. Waits for at most [`FLUSH_WAIT`].
+    pub(crate) fn end_with(&self, last: Option<String>) {
+        let deadline = Instant::now() + FLUSH_WAIT;
+        if let Some(mut text) = last {
+            text.push('\n');
+            self.send_by(Item::Line(text.into_bytes()), deadline);
+        }
+        let (sender, flushed) = sync_channel(1);
+        if self.send_by(Item::Flush(sender), deadline) {
+            // A reader that does not read doesn't keep the process.
+            let _ = flushed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Whether there was room before the deadline.
+    fn send_by(&self, mut item: Item, deadline: Instant) -> bool {
+        loop {
+            item = match self.0.try_send(item) {
+                Ok(()) => return true,
+                Err(TrySendError::Full(item)) if Instant::now() < deadline => item,
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
+            };
+            thread::sleep(FLUSH_LOOK);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(&self.0)
+    }
+}
+
+/// Takes one whole line with each write, which is how the subscriber writes. It never fails.
+#[derive(Debug)]
+pub(crate) struct LineWriter<'a>(&'a SyncSender<Item>);
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Item::Line(line.to_vec())).is_err() {
+            lost_lines::count();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes what comes until the senders are gone.
+fn write_all(items: &Receiver<Item>, to: &mut impl Write) {
+    let mut lines = Lines { to, is_cut: false };
+    let mut told = 0;
+    let mut works = true;
+    loop {
+        let item = match items.try_recv() {
+            Ok(item) => item,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                let lost = lost_lines::total();
+                if works && lost > told {
+                    // It comes back to this thread as a line like any other.
+                    tracing::warn!(lines = lost - told, "log lines were lost; the log is written again");
+                    told = lost;
+                    continue;
+                }
+                let Ok(item) = items.recv() else { return };
+                item
+            }
+        };
+        match item {
+            Item::Line(line) => {
+                works = lines.write(&line).is_ok();
+                if !works {
+                    lost_lines::count();
+                }
+            }
+            // Nobody waits any more where the process is about to end.
+            Item::Flush(flushed) => drop(flushed.try_send(())),
+        }
+    }
+}
+
+/// Whole lines, also after one of which only a part could be written.
+struct Lines<'a, W> {
+    to: &'a mut W,
+    is_cut: bool,
+}
+
+impl<W: Write> Lines<'_, W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_cut {
+            self.to.write_all(b"\n")?;
+            self.is_cut = false;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    rest = &rest[written..];
+                    self.is_cut = !rest.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is full from its tenth byte on, until there is room again.
+    struct Disk {
+        bytes: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let written = bytes.len().min(self.room - self.bytes.len());
+            self.bytes.extend_from_slice(&bytes[..written]);
+            if written == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(written) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_which_a_part_was_written_does_not_run_into_the_next() {
+        let mut disk = Disk { bytes: Vec::new(), room: 10 };
+        let mut lines = Lines { to: &mut disk, is_cut: false };
+        assert!(lines.write(b"one\n").is_ok());
+        assert!(lines.write(b"the second\n").is_err());
+        assert!(lines.write(b"the third\n").is_err());
+        lines.to.room = 100;
+        assert!(lines.write(b"four\n").is_ok());
+        assert_eq!(disk.bytes, b"one\nthe se\nfour\n");
+    }
+
+    #[test]
+    fn a_full_queue_costs_the_line_and_not_who_logs() {
+        let (sender, items) = sync_channel(1);
+        let log = Log(sender);
+        let before = lost_lines::total();
+        for _ in 0..3 {
+            assert_eq!(log.make_writer().write(b"a line\n").ok(), Some(7));
+        }
+        assert_eq!(lost_lines::total() - before, 2);
+        drop(items);
+        log.end_with(Some("nobody reads".to_owned()));
+    }
+}

@@ -1,0 +1,252 @@
+//! The daemons and commands where their surroundings fail: outputs that can't be written, signals, few file descriptors.
+
+mod process;
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Command, Stdio},
+};
+
+use process::{
+    Running, arg, chappe,
+    federation::{Federation, Listening, metric, run_registry},
+    finished, get, texts,
+};
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").expect("the device").into()
+}
+
+/// The writing end of a pipe whose reader is gone.
+fn closed() -> Stdio {
+    let (_, writer) = std::io::pipe().expect("a pipe");
+    writer.into()
+}
+
+/// Two people at two nodes pair and call by them: attaching, homes, membership and links work.
+fn pair_and_call(federation: &Federation, [one, two]: [&str; 2]) {
+    let profile = |name: &str| federation.dir.path().join(name);
+    let (ada, ben) = (profile("ada"), profile("ben"));
+    let network = |node| ["--node", node];
+    let args = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
+    let mut showing = Running::start(&mut chappe(&[&args[..], &network(one)].concat()));
+    let code = showing.event("code")["code"].as_str().expect("a code").to_owned();
+    let args = ["--json", "pair", "--name", "Ben", "--profile", arg(&ben)];
+    let paired = finished(&[&args[..], &network(two), &[&code]].concat());
+    assert!(paired.status.success(), "{:?}", texts(&paired));
+    assert!(showing.finish().status.success());
+    let mut listening = Running::start(&mut chappe(&["--json", "listen", "--once", "--profile", arg(&ben)]));
+    assert_eq!(listening.event("ready")["contacts"], 1);
+    let called = finished(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]);
+    assert!(called.status.success(), "{:?}", texts(&called));
+    assert!(listening.finish().status.success());
+}
+
+fn plays_on_while_its_log_goes_nowhere(stderr: Stdio, level: &str) {
+    let federation = Federation::start(0);
+    let one = Listening::start(&mut federation.node(0));
+    let two = Listening::start(federation.node(1).env("CHAPPE_LOG", level).stderr(stderr));
+    two.wait_for("chappe_members", |members| members == 2);
+    two.process.signal("HUP");
+    two.wait_for("chappe_log_lines_lost_total", |lines| lines >= 2);
+    pair_and_call(&federation, [&one.address, &two.address]);
+    drop(one);
+    two.wait_for("chappe_members", |members| members == 1);
+    assert_eq!(two.metric("chappe_panics_total"), 0);
+    assert_eq!(two.health().1["status"], "healthy");
+    two.process.signal("TERM");
+    assert!(two.process.finish().status.success());
+}
+
+#[test]
+fn a_node_whose_log_disk_is_full_goes_on_and_counts_what_it_could_not_write() {
+    plays_on_while_its_log_goes_nowhere(full(), "info");
+}
+
+#[test]
+fn a_node_goes_on_when_the_reader_of_its_log_is_gone() {
+    plays_on_while_its_log_goes_nowhere(closed(), "info");
+}
+
+#[test]
+fn a_node_goes_on_when_the_reader_of_its_log_does_not_read_and_says_later_how_much_was_lost() {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    // As much as the system takes before somebody reads.
+    writer.write_all(&[b'\n'; 65_536]).expect("a pipe that nobody has written to");
+    let federation = Federation::start(0);
+    let one = Listening::start(&mut federation.node(0));
+    let two = Listening::start(federation.node(1).stderr(writer));
+    two.wait_for("chappe_members", |members| members == 2);
+    // Each is a line in the log.
+    two.wait_for("chappe_log_lines_lost_total", |lines| {
+        two.process.signal_often("USR1");
+        lines >= 1
+    });
+    pair_and_call(&federation, [&one.address, &two.address]);
+    let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
+    let told = lines.find(|line| line.contains("log lines were lost; the log is written again"));
+    assert!(told.is_some_and(|line| line.contains("lines=")));
+    // From here on nobody reads again, and stopping does not wait for it.
+    two.process.signal("TERM");
+    assert!(two.process.finish().status.success());
+    drop(lines);
+}
+
+#[test]
+fn a_command_that_cannot_say_what_is_wrong_fails_with_status_1() {
+    let missing = ["node", "run", "--config", "/nowhere/node.toml"];
+    for stderr in [full(), closed()] {
+        let output = Running::start(chappe(&missing).stderr(stderr)).finish();
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_command_behind_which_nobody_reads_ends_quietly_and_one_whose_disk_is_full_says_so() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let config = federation.dir.path().join("registry/bootstrap.toml");
+    let publish = ["bootstrap", "publish", "--registry", &federation.url, "--config", arg(&config), "--format", "txt"];
+    let commands = [[&["--json", "discover"][..], &federation.network()].concat(), publish.to_vec()];
+    for command in commands {
+        let run = |stdout| chappe(&command).stdout(stdout).output().expect("it runs");
+        let output = run(closed());
+        assert_eq!((output.status.code(), texts(&output).1.as_str()), (Some(0), ""), "{command:?}");
+        let output = run(full());
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert!(texts(&output).1.contains("cannot write to standard output"), "{:?}", texts(&output));
+    }
+    // It would wait for calls for ever.
+    let profile = federation.dir.path().join("zoe");
+    let args = ["--json", "listen", "--profile", arg(&profile), "--name", "Zoe"];
+    let mut listen = chappe(&[&args[..], &federation.network()].concat());
+    let output = listen.stdout(closed()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{:?}", texts(&output));
+}
+
+#[test]
+fn a_signal_that_means_nothing_ends_no_daemon_and_says_so_and_three_of_them_drain() {
+    for stop in ["TERM", "INT", "QUIT"] {
+        let federation = Federation::start(0);
+        let node = Listening::start(&mut federation.node(0));
+        let registry = federation.registry.as_ref().expect("it runs");
+        for name in ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "XFSZ"] {
+            node.process.signal(name);
+            registry.signal(name);
+        }
+        node.wait_for("chappe_members", |members| members == 1);
+        assert_eq!(node.health().1["status"], "healthy");
+        node.process.signal(stop);
+        let output = node.process.finish();
+        assert!(output.status.success());
+        let log = texts(&output).1;
+        assert!(log.contains("ignored SIGHUP: a configuration is read at the start alone"), "{log}");
+        registry.signal(stop);
+        let mut federation = federation;
+        let output = federation.registry.take().expect("it runs").finish();
+        assert!(output.status.success(), "{:?}", texts(&output));
+        assert!(texts(&output).1.contains("ignored SIGHUP"));
+    }
+}
+
+#[test]
+fn a_local_federation_outlives_a_hangup() {
+    let mut up = Running::start(&mut chappe(&["--json", "up", "--nodes", "1"]));
+    up.event("ready");
+    up.signal("HUP");
+    up.event("call");
+    up.signal("TERM");
+    assert!(up.finish().status.success());
+}
+
+/// The same command in a shell that has set a limit on open files.
+fn limited(command: &Command, limit: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
+}
+
+/// Asks for a WebSocket. Gives the connection and the status of the answer.
+fn upgrade(addr: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    stream.set_read_timeout(Some(process::PATIENCE)).expect("a socket");
+    let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it takes a request");
+    let mut status = [0; 12];
+    let _ = stream.read_exact(&mut status);
+    (stream, String::from_utf8_lossy(&status[9..]).into_owned())
+}
+
+#[test]
+fn a_node_with_few_files_says_so_and_at_the_limit_lets_its_operator_and_other_nodes_in() {
+    let federation = Federation::start(0);
+    let mut command = federation.node(0);
+    command.env("CHAPPE_LIMITS__EXEMPT", "[\"127.0.0.0/8\"]");
+    let node = Listening::start(&mut limited(&command, "-n 200"));
+    let clients: Vec<_> = (0..72).map(|_| upgrade(&node.client)).collect();
+    assert!(clients.iter().all(|(_, status)| status == "101"));
+    let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&node.client).expect("the system accepts")).collect();
+    assert_eq!(upgrade(&node.client).1, "503");
+    assert_eq!(node.health().0, 200);
+    assert_eq!(node.metric("chappe_sessions"), 72);
+    assert!(node.metric("chappe_connections_refused_total") >= 42);
+    let other = Listening::start(&mut federation.node(1));
+    other.wait_for("chappe_members", |members| members == 2);
+    node.wait_for("chappe_members", |members| members == 2);
+    assert_eq!(node.metric("chappe_accepts_failed_total"), 0);
+    // A place that is given back is taken by the next.
+    drop((clients, silent));
+    node.wait_for("chappe_sessions", |sessions| sessions == 0);
+    assert_eq!(upgrade(&node.client).1, "101");
+    node.process.signal("TERM");
+    let log = texts(&node.process.finish()).1;
+    assert!(log.contains("client.max_connections is 18000, and this process may open 200 files"), "{log}");
+    assert!(log.contains("client.max_connections is reached"), "{log}");
+}
+
+#[test]
+fn a_node_takes_all_files_that_the_system_allows_it() {
+    let federation = Federation::start(0);
+    let mut command = federation.node(0);
+    command.env("CHAPPE_LIMITS__EXEMPT", "[\"127.0.0.0/8\"]").env("CHAPPE_CLIENT__MAX_CONNECTIONS", "150");
+    let node = Listening::start(&mut limited(&command, "-Sn 64"));
+    let clients: Vec<_> = (0..150).map(|_| upgrade(&node.client)).collect();
+    assert!(clients.iter().all(|(_, status)| status == "101"));
+    node.process.signal("TERM");
+    let log = texts(&node.process.finish()).1;
+    assert!(!log.contains("this process may open"), "{log}");
+}
+
+#[test]
+fn a_registry_with_few_files_says_so_and_at_the_limit_answers_its_operator() {
+    let mut federation = Federation::start(0);
+    drop(federation.registry.take());
+    let mut command = run_registry(&federation.dir.path().join("registry/bootstrap.toml"));
+    command.env("CHAPPE_ADMIN__LISTEN", "127.0.0.1:0").env("CHAPPE_LIMITS__EXEMPT", "[\"127.0.0.0/8\"]");
+    let mut registry = Running::start(&mut limited(&command, "-n 160"));
+    let ready = registry.event("ready");
+    let addr = |key: &str| ready[key].as_str().expect("a URL").trim_start_matches("http://").to_owned();
+    let (public, admin) = (addr("registry"), addr("admin_url"));
+    let idle: Vec<_> = (0..60).map(|_| TcpStream::connect(&public).expect("the system accepts")).collect();
+    assert_eq!(get(&public, "/health").0, 200);
+    assert_eq!(get(&public, "/servers").0, 503);
+    assert_eq!(get(&admin, "/health").0, 200);
+    assert_eq!(metric(&admin, "chappe_bootstrap_accepts_failed_total"), 0);
+    assert!(metric(&admin, "chappe_bootstrap_connections_refused_total{reason=\"Full\"}") >= 30);
+    drop(idle);
+    registry.signal("TERM");
+    let log = texts(&registry.finish()).1;
+    assert!(log.contains("limits.max_connections is 1024, and this process may open 160 files"), "{log}");
+    assert!(log.contains("all places for connections are taken"), "{log}");
+}
