@@ -40,7 +40,7 @@ use crate::{
     dial::{DialError, Dialer},
     limits::SourceLimiter,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
-    owner::{Handle, OwnerError, clock},
+    owner::{Handle, OwnerError, StoreFailure, clock},
     published::{Page, Published},
     source, status,
 };
@@ -62,6 +62,7 @@ struct Asker(IpAddr);
 pub(crate) struct App {
     pub(crate) config: BootstrapConfig,
     pub(crate) owner: Handle,
+    pub(crate) store_failure: StoreFailure,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) beacon: Arc<ArcSwapOption<SignedBeacon>>,
     pub(crate) dialer: Dialer,
@@ -251,8 +252,11 @@ async fn status_page(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
 }
 
 async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let failure = app.store_failure.load_full();
     Json(json!({
-        "status": "healthy",
+        // What is served counts all the same, so a balancer has no reason to look elsewhere.
+        "status": if failure.is_some() { "read_only" } else { "healthy" },
+        "problems": failure.as_deref().into_iter().collect::<Vec<_>>(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": app.started.elapsed().as_secs(),
         "nodes": app.published.load().count(),

@@ -73,6 +73,8 @@ pub(crate) struct Metrics {
     pub(crate) silent: Gauge,
     /// Directories that were signed.
     pub(crate) directories_signed: Counter,
+    /// 1 while the store fails.
+    pub(crate) store_failing: Gauge,
     /// Commits that the store refused.
     pub(crate) failed_commits: Counter,
     /// Commits that were decided anew because another registry was faster.
@@ -113,6 +115,7 @@ impl Metrics {
         registry.register("silent_nodes", "Listed nodes that don't answer", self.silent.clone());
         registry.register("listed_nodes", "Nodes in the directory", self.listed.clone());
         registry.register("directories_signed", "Directories that were signed", self.directories_signed.clone());
+        registry.register("store_failing", "1 while the store fails", self.store_failing.clone());
         registry.register("failed_commits", "Commits that the store refused", self.failed_commits.clone());
         registry.register(
             "overtaken_commits",

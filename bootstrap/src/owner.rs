@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use chappe_common::{
     directory::{DirectoryBundle, DirectoryError, FRESH},
     keys::{NodeId, PublicKey},
@@ -96,10 +96,13 @@ pub(crate) struct Owner {
     newest: u64,
     /// The last requests of operators' keys for the list. They are few, and forgotten with the process.
     operators_asked: BTreeMap<PublicKey, u64>,
-    /// Whether the store failed when it was last looked at, and the log says so.
-    is_cut_off: bool,
+    /// Why the store failed when it was last used; the log has said so then.
+    store_failure: StoreFailure,
     metrics: Arc<Metrics>,
 }
+
+/// Why the store fails at the moment, for `/health`.
+pub(crate) type StoreFailure = Arc<ArcSwapOption<String>>;
 
 /// The clock of this process.
 pub(crate) fn clock() -> Millis {
@@ -130,7 +133,7 @@ impl Owner {
             published: Arc::new(ArcSwap::from_pointee(published)),
             newest: 0,
             operators_asked: BTreeMap::new(),
-            is_cut_off: false,
+            store_failure: Arc::default(),
             metrics,
         };
         // With this process's key and delegation, which may be new ones.
@@ -141,6 +144,11 @@ impl Owner {
     /// Where to read what is served.
     pub(crate) fn published(&self) -> Arc<ArcSwap<Published>> {
         Arc::clone(&self.published)
+    }
+
+    /// Where to read why the store fails, if it does.
+    pub(crate) fn store_failure(&self) -> StoreFailure {
+        Arc::clone(&self.store_failure)
     }
 
     /// The way to this owner, and its work, which ends when `stop` is cancelled.
@@ -210,15 +218,26 @@ impl Owner {
     }
 
     async fn handle_catch_up(&mut self, now: Millis) {
-        match self.catch_up(now).await {
-            Ok(_) if self.is_cut_off => tracing::info!("the store is back"),
-            Err(error) if !self.is_cut_off => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "cut off from the store: what is served gets old, and nothing is taken in");
+        // The failure is noted, and who depends on the store hears of it.
+        let _ = self.catch_up(now).await;
+    }
+
+    /// Notes whether the store works, for `/health`; the log says when that changes.
+    fn note_store(&self, failure: Option<&(dyn std::error::Error + 'static)>) {
+        match (failure, self.store_failure.load().is_some()) {
+            (Some(error), false) => {
+                tracing::error!(error, "the store fails: what is served gets old, and nothing is taken in");
+                let reasons = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+                self.store_failure.store(Some(Arc::new(reasons.collect::<Vec<_>>().join(": "))));
+                self.metrics.store_failing.set(1);
             }
-            Ok(_) | Err(_) => return,
+            (None, true) => {
+                tracing::info!("the store is back");
+                self.store_failure.store(None);
+                self.metrics.store_failing.set(0);
+            }
+            _ => {}
         }
-        self.is_cut_off = !self.is_cut_off;
     }
 
     async fn handle_tick(&mut self, now: Millis) {
@@ -238,10 +257,12 @@ impl Owner {
             (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
         let renew = renew || (published.names(public()) && !published.lists(public()));
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
-        if let Err(error) = expired
-            && !self.is_cut_off
-        {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
+        match expired {
+            // The log says when the store fails and when it is back.
+            Ok(()) | Err(OwnerError::Read(_) | OwnerError::Store(_)) => {}
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
+            }
         }
         let refreshed = self.published.load().refreshed(self.listings(), now);
         self.published.store(Arc::new(refreshed));
@@ -295,10 +316,14 @@ impl Owner {
             None
         };
         match self.store.commit(version, &changes, head.as_ref()).await {
-            Ok(version) => self.version = Some(version),
+            Ok(version) => {
+                self.version = Some(version);
+                self.note_store(None);
+            }
             Err(error) => {
                 if let CommitError::Failed(_) = error {
                     self.metrics.failed_commits.inc();
+                    self.note_store(Some(&error));
                 }
                 return Err(error.into());
             }
@@ -316,7 +341,12 @@ impl Owner {
 
     /// Takes in what others have committed.
     async fn catch_up(&mut self, now: Millis) -> Result<Version, OwnerError> {
-        match (self.store.news(self.version).await?, self.version) {
+        let news = self.store.news(self.version).await;
+        match &news {
+            Ok(_) => self.note_store(None),
+            Err(error) => self.note_store(Some(error)),
+        }
+        match (news?, self.version) {
             (Some(news), _) => Ok(self.take_in(news, now)),
             (None, Some(version)) => Ok(version),
             (None, None) => Err(ReadError("the store has no version".into()).into()),

@@ -123,11 +123,13 @@ impl Bootstrap {
             rest: Lasting::default(),
             rest_stop: CancellationToken::new(),
         };
+        let store_failure = owner.store_failure();
         let (handle, work) = owner.run(bootstrap.rest_stop.clone());
         bootstrap.rest.spawn("owner", work);
         let limits = &config.limits;
         let app = Arc::new(App {
             owner: handle,
+            store_failure,
             published: Arc::clone(&bootstrap.published),
             beacon: Arc::default(),
             dialer,

@@ -7,6 +7,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use process::{
@@ -23,6 +24,15 @@ fn full() -> Stdio {
 fn closed() -> Stdio {
     let (_, writer) = std::io::pipe().expect("a pipe");
     writer.into()
+}
+
+/// Waits until something holds.
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + process::PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: it does not");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Two people at two nodes pair and call by them: attaching, homes, membership and links work.
@@ -249,4 +259,44 @@ fn a_registry_with_few_files_says_so_and_at_the_limit_answers_its_operator() {
     let log = texts(&registry.finish()).1;
     assert!(log.contains("limits.max_connections is 1024, and this process may open 160 files"), "{log}");
     assert!(log.contains("all places for connections are taken"), "{log}");
+}
+
+/// Sets the soft limit on the size of files that a process may write: beyond it, writing fails.
+fn limit_file_size(process: &Running, bytes: &str) {
+    let set = Command::new("prlimit").args(["--pid", &process.id().to_string(), &format!("--fsize={bytes}:")]).status();
+    assert!(set.expect("prlimit (util-linux) is there").success());
+}
+
+#[test]
+fn a_registry_whose_disk_takes_nothing_for_a_while_says_so_and_takes_changes_again_afterwards() {
+    let mut federation = Federation::start(0);
+    drop(federation.registry.take());
+    let mut command = run_registry(&federation.dir.path().join("registry/bootstrap.toml"));
+    let mut registry = Running::start(command.env("CHAPPE_ADMIN__LISTEN", "127.0.0.1:0"));
+    let ready = registry.event("ready");
+    let addr = |key: &str| ready[key].as_str().expect("a URL").trim_start_matches("http://").to_owned();
+    let (public, admin) = (addr("registry"), addr("admin_url"));
+    federation.url = format!("http://{public}");
+    let health = || serde_json::from_str::<serde_json::Value>(&get(&public, "/health").1).expect("JSON");
+    assert_eq!((&health()["status"], &health()["problems"]), (&"healthy".into(), &serde_json::json!([])));
+
+    limit_file_size(&registry, "4096");
+    let node = Listening::start(&mut federation.node(0));
+    eventually("it notices", || health()["status"] == "read_only");
+    let problem = health()["problems"][0].as_str().expect("a text").to_owned();
+    assert!(problem.contains("File too large"), "{problem}");
+    assert_eq!(metric(&admin, "chappe_bootstrap_store_failing"), 1);
+    assert!(metric(&admin, "chappe_bootstrap_failed_commits_total") >= 1);
+    assert_eq!(get(&public, "/servers").0, 200, "what it has is served");
+
+    limit_file_size(&registry, "unlimited");
+    eventually("it recovers", || health()["status"] == "healthy");
+    // The node tries again by itself.
+    eventually("the node is listed", || health()["nodes"] == 1);
+    assert_eq!(metric(&admin, "chappe_bootstrap_store_failing"), 0);
+    drop(node);
+    registry.signal("TERM");
+    let log = texts(&registry.finish()).1;
+    assert_eq!(log.matches("the store fails").count(), log.matches("the store is back").count(), "{log}");
+    assert!(log.matches("the store fails").count() <= 3, "{log}");
 }

@@ -87,7 +87,12 @@ impl From<OwnerError> for Rejection {
         match error {
             OwnerError::Refused(refusal) => Self::Refused(refusal),
             OwnerError::Stopping => Self::Internal,
-            OwnerError::Read(_) | OwnerError::Store(_) | OwnerError::Sign(_) => {
+            // The owner says when the store fails and when it is back.
+            OwnerError::Read(_) | OwnerError::Store(_) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a change was not made");
+                Self::Internal
+            }
+            OwnerError::Sign(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a change was not made");
                 Self::Internal
             }

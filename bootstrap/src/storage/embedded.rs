@@ -1,9 +1,13 @@
 //! The embedded store: one redb file in the data folder, for one registry.
+//!
+//! redb gives up a handle on which reading or writing has failed once, whatever becomes of the disk. So a handle that has failed
+//! is closed, and the file opened again, with growing pauses while that fails.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,6 +27,10 @@ const ENTRIES: TableDefinition<'_, (u8, [u8; 32]), &[u8]> = TableDefinition::new
 const HEAD: TableDefinition<'_, u8, (u64, u64, u64, &[u8])> = TableDefinition::new("head");
 /// The whole state is under 2 MB; redb's default of a gigabyte is for other uses.
 const CACHE: usize = 4 * 1024 * 1024;
+
+/// The first and the longest pause before a store that has failed is opened again; each is twice the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why the store cannot be opened. It is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -45,25 +53,93 @@ pub enum OpenError {
     },
 }
 
-/// An open store; it holds the file's lock. Nobody else changes it, so its versions are this process's own.
+/// A store; while it is open it holds the file's lock. Nobody else changes it, so its versions are this process's own.
 pub(crate) struct Embedded {
-    database: Arc<Database>,
+    dir: PathBuf,
+    handle: Handle,
     version: Version,
+    /// How long the next failure keeps the store closed.
+    pause: Duration,
 }
+
+enum Handle {
+    Open(Arc<Database>),
+    Closed { until: Instant },
+}
+
+/// The store has failed, and it is too early to open it again.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has failed and is about to be opened again")]
+struct Closed;
 
 impl Embedded {
     /// Opens or makes the store in `dir`. Blocks.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         fs::create_dir_all(dir).map_err(|source| OpenError::Folder { path: dir.to_owned(), source })?;
-        let path = dir.join(FILE);
-        let open = || -> Result<_, redb::Error> {
-            let database = Database::builder().set_cache_size(CACHE).create(&path)?;
-            // Makes the tables, so that reading needs no case for a store without them.
-            write(&database, &[], None)?;
-            Ok(Self { database: Arc::new(database), version: Version(1) })
-        };
-        open().map_err(|source| OpenError::File { path: path.clone(), source: Box::new(source) })
+        let handle = Handle::Open(Arc::new(open(dir)?));
+        Ok(Self { dir: dir.to_owned(), handle, version: Version(1), pause: FIRST_PAUSE })
     }
+
+    /// The open store, which is opened if it has failed before.
+    async fn database(&mut self) -> Result<Arc<Database>, Failure> {
+        match &self.handle {
+            Handle::Open(database) => return Ok(Arc::clone(database)),
+            Handle::Closed { until } if Instant::now() < *until => return Err(Box::new(Closed)),
+            Handle::Closed { .. } => {}
+        }
+        let dir = self.dir.clone();
+        let opened = match tokio::task::spawn_blocking(move || open(&dir)).await {
+            Ok(Ok(database)) => Ok(Arc::new(database)),
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(error.into()),
+        };
+        match opened {
+            Ok(database) => {
+                // What became of the last commit isn't known: everything is read anew.
+                self.version = Version(self.version.0 + 1);
+                self.handle = Handle::Open(Arc::clone(&database));
+                Ok(database)
+            }
+            Err(error) => {
+                self.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Does one thing with the store. One on which something failed is closed.
+    async fn with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let database = self.database().await?;
+        // The last handle is given back in there, too: closing waits for the disk.
+        let failure: Failure = match tokio::task::spawn_blocking(move || work(&database)).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        };
+        self.close();
+        Err(failure)
+    }
+
+    fn close(&mut self) {
+        self.handle = Handle::Closed { until: Instant::now() + self.pause };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn open(dir: &Path) -> Result<Database, OpenError> {
+    let path = dir.join(FILE);
+    let open = || -> Result<_, redb::Error> {
+        let database = Database::builder().set_cache_size(CACHE).create(&path)?;
+        // Makes the tables, so that reading needs no case for a store without them, and shows that the disk takes a commit.
+        write(&database, &[], None)?;
+        Ok(database)
+    };
+    open().map_err(|source| OpenError::File { path: path.clone(), source: Box::new(source) })
 }
 
 fn read(database: &Database) -> Result<News, redb::Error> {
@@ -115,15 +191,13 @@ fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<
 impl Store for Embedded {
     fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>> {
         async move {
+            // A store that has failed is opened before anybody needs it, and read anew.
+            self.database().await.map_err(ReadError)?;
             if known == Some(self.version) {
                 return Ok(None);
             }
-            let database = Arc::clone(&self.database);
-            match tokio::task::spawn_blocking(move || read(&database)).await {
-                Ok(Ok(news)) => Ok(Some(News { version: self.version, ..news })),
-                Ok(Err(error)) => Err(ReadError(Box::new(error))),
-                Err(error) => Err(ReadError(Box::new(error))),
-            }
+            let news = self.with(read).await.map_err(ReadError)?;
+            Ok(Some(News { version: self.version, ..news }))
         }
         .boxed()
     }
@@ -140,14 +214,16 @@ impl Store for Embedded {
             }
             // Counted before it is tried: where it isn't known what became of a commit, everything is read anew.
             self.version = Version(self.version.0 + 1);
-            let (database, head) = (Arc::clone(&self.database), head.cloned());
+            let head = head.cloned();
             let entries: Vec<_> = changes.iter().map(Entry::of).collect();
             // A commit waits for the disk.
-            match tokio::task::spawn_blocking(move || write(&database, &entries, head.as_ref())).await {
-                Ok(Ok(true)) => Ok(self.version),
-                Ok(Ok(false)) => Err(CommitError::Failed("the directory is not newer than the stored one".into())),
-                Ok(Err(error)) => Err(CommitError::Failed(Box::new(error))),
-                Err(error) => Err(CommitError::Failed(Box::new(error))),
+            match self.with(move |database| write(database, &entries, head.as_ref())).await {
+                Ok(true) => {
+                    self.pause = FIRST_PAUSE;
+                    Ok(self.version)
+                }
+                Ok(false) => Err(CommitError::Failed("the directory is not newer than the stored one".into())),
+                Err(error) => Err(CommitError::Failed(error)),
             }
         }
         .boxed()

@@ -94,6 +94,12 @@ impl Running {
         assert!(sent.success());
     }
 
+    /// The process's number.
+    #[allow(dead_code)]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal several hundred times; the system joins those that come at once.
     #[allow(dead_code)]
     pub(crate) fn signal_often(&self, name: &str) {
