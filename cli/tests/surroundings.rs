@@ -3,16 +3,17 @@
 mod process;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use process::{
     Running, arg, chappe,
-    federation::{Federation, Listening, metric, run_registry},
+    federation::{Federation, Listening, metric, run_node, run_registry},
     finished, get, texts,
 };
 
@@ -27,7 +28,7 @@ fn closed() -> Stdio {
 }
 
 /// Waits until something holds.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + process::PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: it does not");
@@ -299,4 +300,73 @@ fn a_registry_whose_disk_takes_nothing_for_a_while_says_so_and_takes_changes_aga
     let log = texts(&registry.finish()).1;
     assert_eq!(log.matches("the store fails").count(), log.matches("the store is back").count(), "{log}");
     assert!(log.matches("the store fails").count() <= 3, "{log}");
+}
+
+/// Copies a node's folder, key and epoch included.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
+#[test]
+fn a_node_comes_back_by_itself_after_a_copy_of_its_folder_has_run() {
+    for end in ["TERM", "KILL"] {
+        let federation = Federation::start(0);
+        let nodes: Vec<_> = (0..3).map(|number| Listening::start(&mut federation.node(number))).collect();
+        let all = |nodes: &[Listening]| {
+            for node in nodes {
+                node.wait_for("chappe_members", |members| members == 3);
+            }
+        };
+        all(&nodes);
+        let copied = federation.dir.path().join("copy");
+        copy_folder(&federation.folder(0), &copied);
+        let copy = Listening::start(&mut run_node(&copied.join("node.toml")));
+        copy.wait_for("chappe_members", |members| members == 3);
+        copy.process.signal(end);
+        copy.process.finish();
+        eventually("the original is a member again", || {
+            let (status, health) = nodes[0].health();
+            (status, &health["status"]) == (200, &"healthy".into())
+                && nodes.iter().all(|node| node.metric("chappe_members") == 3)
+        });
+        pair_and_call(&federation, [&nodes[0].address, &nodes[1].address]);
+        all(&nodes);
+        let [original, ..] = <[_; 3]>::try_from(nodes).map_err(|_| "three nodes").expect("three nodes");
+        original.process.signal("TERM");
+        let log = texts(&original.process.finish()).1;
+        assert!(log.contains("other nodes know a later run with this node's key; beginning a new one"), "{log}");
+    }
+}
+
+#[test]
+fn a_node_that_nobody_reaches_sends_its_clients_to_those_that_the_registry_lists() {
+    let federation = Federation::start(0);
+    let one = Listening::start(federation.node(0).env("CHAPPE_MEMBERSHIP__CUT_OFF_AFTER", "3s"));
+    let two = Listening::start(&mut federation.node(1));
+    one.wait_for("chappe_members", |members| members == 2);
+    let (client, status) = upgrade(&one.client);
+    assert_eq!(status, "101");
+    // It stays listed: the registry looks after it every five minutes.
+    two.process.signal("STOP");
+    eventually("it knows that it is cut off", || one.health().0 == 503);
+    let (_, health) = one.health();
+    assert_eq!(health["status"], "cut_off");
+    assert!(health["problems"][0].as_str().is_some_and(|text| text.contains("no other node answers")), "{health}");
+    let mut told = Vec::new();
+    eventually("its client is sent away", || {
+        let mut piece = [0; 4096];
+        let count = (&client).read(&mut piece).expect("it says so");
+        told.extend_from_slice(&piece[..count]);
+        String::from_utf8_lossy(&told).contains("going_away")
+    });
+    two.process.signal("CONT");
+    eventually("it takes clients again", || one.health().0 == 200);
 }

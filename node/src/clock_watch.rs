@@ -1,6 +1,8 @@
-//! Whether this machine's clock is wrong, by what other nodes' clocks say as links are made.
+//! Whether this machine's clock is wrong, by what other nodes' clocks say as links are made, and by its own steps.
 //!
-//! Pure. One node may be wrong or lie: it takes several, and the middle of what they say.
+//! Pure. One node may be wrong or lie: it takes several, and the middle of what they say. A clock that is set while the node runs
+//! makes what was seen before worthless. Then the monotonic clock is a witness of its own: either the clock was right before, and is
+//! wrong now by the step, or it was wrong, and others will say so.
 
 use std::{
     collections::VecDeque,
@@ -18,11 +20,18 @@ const TOLERATED: u64 = 60;
 /// The operator is told again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// A wall clock that goes faster or slower than the monotonic one by more than this between two looks was set.
+const STEP: Duration = Duration::from_secs(5);
+
 /// How this clock compares with others.
 #[derive(Debug, Default)]
 pub(crate) struct ClockWatch {
     /// Seconds by which each node's clock is ahead of this one.
     ahead: VecDeque<(NodeId, i64)>,
+    /// When this clock was looked at, and what it showed in milliseconds.
+    looked: Option<(Instant, u64)>,
+    /// Seconds by which it has been set back since the start, by the monotonic clock.
+    set_back: i64,
     said: Option<Instant>,
 }
 
@@ -44,12 +53,29 @@ impl ClockWatch {
         Some(-wrong)
     }
 
-    /// Seconds by which the others' clocks are ahead, in the middle; none: too few were seen.
-    pub(crate) fn offset(&self) -> Option<i64> {
-        if self.ahead.len() < ENOUGH {
+    /// Looks at the clock itself. The seconds by which it was set since the last look, ahead where positive, if it was.
+    pub(crate) fn look(&mut self, at: Instant, millis: u64) -> Option<i64> {
+        let (looked, showed) = self.looked.replace((at, millis))?;
+        let signed = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+        let passed = i64::try_from(at.saturating_duration_since(looked).as_millis()).unwrap_or(i64::MAX);
+        let step = signed(millis).saturating_sub(signed(showed)).saturating_sub(passed);
+        if Duration::from_millis(step.unsigned_abs()) < STEP {
             return None;
         }
-        let mut ahead: Vec<_> = self.ahead.iter().map(|(_, ahead)| *ahead).collect();
+        let seconds = step / 1000;
+        self.set_back = self.set_back.saturating_sub(seconds);
+        self.ahead.clear();
+        self.said = None;
+        Some(seconds)
+    }
+
+    /// Seconds by which the others' clocks are ahead, in the middle; none: too few were seen.
+    pub(crate) fn offset(&self) -> Option<i64> {
+        let own = Some(self.set_back).filter(|set_back| set_back.unsigned_abs() > STEP.as_secs());
+        let mut ahead: Vec<_> = self.ahead.iter().map(|(_, ahead)| *ahead).chain(own).collect();
+        if ahead.len() < ENOUGH {
+            return None;
+        }
         ahead.sort_unstable_by_key(|ahead| ahead.unsigned_abs());
         // Of an even number the one nearer to this clock.
         ahead.get((ahead.len() - 1) / 2).copied()
@@ -86,6 +112,24 @@ mod tests {
         let mut watch = ClockWatch::default();
         for _ in 0..20 {
             assert_eq!(watch.note(at, node(1), NOW, NOW + Duration::from_secs(3600)), None);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_is_told_by_one_other_and_one_that_was_wrong_before_is_not() {
+        let at = Instant::now();
+        let second = Duration::from_secs(1);
+        for (set, theirs, wrong) in [(996_400_u64, 1_000_001, Some(-3600)), (1_003_600, 1_003_600, None)] {
+            let mut watch = ClockWatch::default();
+            assert_eq!(watch.look(at, 1_000_000_000), None);
+            assert_eq!(watch.note(at, node(1), NOW, NOW), None);
+            let step = i64::try_from(set).expect("small") - 1_000_001;
+            assert_eq!(watch.look(at + second, set * 1000), Some(step));
+            assert_eq!(watch.offset(), None, "one clock alone says nothing");
+            let told = watch.note(at + second, node(1), UnixTime::from_secs(set), UnixTime::from_secs(theirs));
+            assert_eq!(told.map(|told| told / 10), wrong.map(|wrong| wrong / 10));
+            // It is put right, or stays so.
+            assert_eq!(watch.look(at + second * 2, set * 1000 + 1000), None);
         }
     }
 

@@ -163,6 +163,9 @@ pub struct MembershipSection {
     /// How long a new member is nobody's home, and its accusations don't count.
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
+    /// How long a node may be alone, while the registry lists others, before it sends its clients to them.
+    #[serde(with = "humantime_serde")]
+    pub cut_off_after: Duration,
 }
 
 impl Default for MembershipSection {
@@ -174,6 +177,8 @@ impl Default for MembershipSection {
             exchange_every: Duration::from_secs(30),
             // To be a home for somebody, a stranger has to run a node for a day.
             probation: Duration::from_secs(24 * 3600),
+            // A registry lists nodes that are down for seven minutes: whoever is left alone by them is to go on.
+            cut_off_after: Duration::from_secs(10 * 60),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What all parts of a running node share. Each field says who changes it.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     num::NonZeroU32,
     ops::Deref,
@@ -17,7 +18,7 @@ use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
     lease::{Inbox, SignedLease},
-    record::{Abilities, SignedRecord},
+    record::{Abilities, MAX_CLOCK_SKEW, SignedRecord},
     time::UnixTime,
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -36,7 +37,7 @@ use crate::{
     metrics::Metrics,
     placement::Placement,
     publish,
-    session::rates::SourceRates,
+    session::{SessionEvent, rates::SourceRates},
     tasks::Tasks,
     turns::Turns,
 };
@@ -125,6 +126,25 @@ pub(crate) struct Core {
     /// What the operator was told about refusals.
     advice: Mutex<Advice>,
     draining: AtomicBool,
+    clock_set: watch::Sender<()>,
+    /// Why clients are sent elsewhere.
+    unfit: Mutex<BTreeSet<Unfit>>,
+}
+
+/// Why a node that runs can't serve clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// Other nodes know a later run with this node's key, and refuse this one.
+    #[error(
+        "other nodes know a later run with this node's key: is another process running with a copy of node.data_dir?"
+    )]
+    Overtaken,
+    /// Nobody answers, and a registry lists others.
+    #[error("no other node answers, though the registry lists some: see whether federation.advertise is reached")]
+    CutOff,
+    /// This clock is wrong.
+    #[error("this machine's clock is wrong by the clocks of other nodes (see timedatectl)")]
+    Clock,
 }
 
 /// How a node is.
@@ -183,6 +203,8 @@ impl Core {
             clock_watch: Mutex::default(),
             advice: Mutex::default(),
             draining: AtomicBool::new(false),
+            clock_set: watch::Sender::new(()),
+            unfit: Mutex::default(),
         }
     }
 
@@ -209,6 +231,11 @@ impl Core {
         self.own_record_changed.subscribe()
     }
 
+    /// Told whenever this machine's clock was set.
+    pub(crate) fn clock_sets(&self) -> watch::Receiver<()> {
+        self.clock_set.subscribe()
+    }
+
     /// Told whenever the view changes.
     pub(crate) fn view_changes(&self) -> watch::Receiver<()> {
         self.view_changed.subscribe()
@@ -233,7 +260,9 @@ impl Core {
     pub(crate) fn note_clock(&self, node: NodeId, theirs: UnixTime) {
         let mut watch = self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
         let wrong = watch.note(Instant::now(), node, self.clock.now(), theirs);
+        let offset = watch.offset();
         drop(watch);
+        self.judge_clock(offset);
         if let Some(wrong) = wrong {
             let direction = if wrong > 0 { "ahead of" } else { "behind" };
             tracing::error!(
@@ -242,6 +271,53 @@ impl Core {
                 wrong.unsigned_abs()
             );
         }
+    }
+
+    /// Looks whether this clock was set. By how many seconds, ahead where positive.
+    pub(crate) fn look_at_clock(&self) -> Option<i64> {
+        let mut watch = self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = watch.look(Instant::now(), self.clock.millis());
+        drop(watch);
+        if let Some(step) = step {
+            self.metrics.clock_steps.inc();
+            tracing::warn!(seconds = step, "this machine's clock was set; comparing it with other nodes' clocks");
+            // Whoever is asked now knows better than what was seen before.
+            self.judge_clock(None);
+            self.clock_set.send_replace(());
+        }
+        step
+    }
+
+    fn judge_clock(&self, offset: Option<i64>) {
+        self.set_unfit(Unfit::Clock, offset.is_some_and(|offset| offset.unsigned_abs() > MAX_CLOCK_SKEW.as_secs()));
+    }
+
+    /// Says whether there is a reason to send clients elsewhere. They are told when the first comes.
+    pub(crate) fn set_unfit(&self, reason: Unfit, holds: bool) {
+        let mut unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_fit = unfit.is_empty();
+        let changed = if holds { unfit.insert(reason) } else { unfit.remove(&reason) };
+        let is_fit = unfit.is_empty();
+        drop(unfit);
+        if !changed {
+            return;
+        }
+        if holds {
+            tracing::error!("clients are sent elsewhere: {reason}");
+        }
+        match (was_fit, is_fit) {
+            (true, false) => self.local.for_each(|session| {
+                // A session whose queue is full ends by that.
+                let _ = session.try_send(SessionEvent::GoingAway);
+            }),
+            (false, true) => tracing::info!("clients are taken again"),
+            _ => {}
+        }
+    }
+
+    /// Whether clients are sent elsewhere, since the node stops or can't serve them.
+    pub(crate) fn sends_away(&self) -> bool {
+        self.is_draining() || !self.unfit.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Seconds by which other nodes' clocks are ahead of this one; none: too few were seen.
@@ -256,6 +332,10 @@ impl Core {
         drop(advice);
         if let Some(advice) = told {
             tracing::warn!(by = node.short(), "refused: {refusal}; {advice}");
+        }
+        if refusal == Refusal::Stale {
+            // Where there is no room now, the next dial says so again.
+            let _ = self.membership.try_send(membership::Event::Overtaken(node));
         }
     }
 
@@ -300,14 +380,16 @@ impl Core {
 
     /// How the node is, for load balancers and operators.
     pub(crate) fn condition(&self) -> Condition {
-        let problems: Vec<String> = self.tasks.failure().iter().map(ToString::to_string).collect();
-        let status = if !problems.is_empty() {
-            "failing"
-        } else if self.is_draining() {
-            "draining"
-        } else {
-            "healthy"
+        let failure = self.tasks.failure();
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let status = match (&failure, self.is_draining()) {
+            (Some(_), _) => "failing",
+            (None, true) => "draining",
+            (None, false) if unfit.is_empty() => "healthy",
+            (None, false) => "cut_off",
         };
+        let failures = failure.iter().map(ToString::to_string);
+        let problems: Vec<_> = failures.chain(unfit.iter().map(ToString::to_string)).collect();
         Condition { status, is_fit: problems.is_empty(), problems }
     }
 

@@ -103,9 +103,7 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(source) => return Err(IdentityError::Io { path, source }),
         };
-        let epoch = last.saturating_add(1).max(now.as_secs());
-        private_file::write(&path, epoch.to_string().as_bytes())
-            .map_err(|source| IdentityError::Io { path, source })?;
+        let epoch = raise_epoch(dir, last, now)?;
         Ok(Self { key, epoch, dir: dir.to_owned() })
     }
 
@@ -123,6 +121,17 @@ impl Identity {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// The epoch after `last`, which is at least the time, and is stored.
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn raise_epoch(dir: &Path, last: u64, now: UnixTime) -> Result<u64, IdentityError> {
+    let path = dir.join("epoch");
+    let epoch = last.saturating_add(1).max(now.as_secs());
+    private_file::write(&path, epoch.to_string().as_bytes()).map_err(|source| IdentityError::Io { path, source })?;
+    Ok(epoch)
 }
 
 /// Reads `node.key` in `dir`, or makes it.

@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod gossip;
 pub mod member;
 pub mod news;
+pub(crate) mod overtaken;
 pub mod packet;
 pub mod records;
 mod roster;

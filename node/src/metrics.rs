@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     /// Requests to pair or link, and answers to them, that could not be processed: above all, codes that nobody has.
     pub(crate) asks_refused: Counter,
     refused: Family<Code, Counter>,
+    /// Times that this machine's clock was set.
+    pub(crate) clock_steps: Counter,
     /// Links that came up.
     pub(crate) links_opened: Counter,
     /// Links that went down.
@@ -135,6 +137,7 @@ impl Metrics {
             ("messages", "Client messages understood", &self.messages),
             ("delivered", "Client messages delivered", &self.delivered),
             ("asks_refused", "Requests to pair or link that could not be processed", &self.asks_refused),
+            ("clock_steps", "Times that this machine's clock was set", &self.clock_steps),
             ("links_opened", "Links opened", &self.links_opened),
             ("links_closed", "Links closed", &self.links_closed),
             ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),

@@ -27,7 +27,7 @@ use crate::{
     federation::{
         join,
         links::{self, Links},
-        membership::{self, Membership, sign_record},
+        membership::{self, Event, Membership, sign_record},
     },
     identity::{Identity, IdentityError, LockedDir},
     listener,
@@ -45,6 +45,8 @@ use crate::{
 const BACKLOG: u32 = 4096;
 /// How often what has expired is forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+/// How often this machine's clock is compared with the monotonic one.
+const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// How long links and registries have for the goodbye, after the clients have left.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -178,6 +180,7 @@ impl Node {
         core.tasks.spawn_lasting("publisher", Publisher::new(core.clone()).run(commands));
         core.tasks.spawn_lasting("links", links::accept(core.clone()));
         core.tasks.spawn_lasting("expiry", expire(core.clone()));
+        core.tasks.spawn_lasting("clock", watch_clock(core.clone()));
         let joining = core.tasks.sibling();
         joining.spawn_lasting("joining", join::run(core.clone(), directory, members_file.clone()));
         joining.spawn_lasting("records", register::renew_records(core.clone()));
@@ -298,6 +301,17 @@ async fn expire(core: Arc<Core>) {
         core.links.expire();
         core.new_leases.retain_recent();
         core.new_runs.retain_recent();
+    }
+}
+
+/// Looks whether this machine's clock was set, and has everything done again that depends on it.
+async fn watch_clock(core: Arc<Core>) {
+    let mut tick = tokio::time::interval(LOOK_AT_CLOCK_EVERY);
+    loop {
+        tick.tick().await;
+        if core.look_at_clock().is_some() && core.membership.send(Event::ClockSet).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -101,8 +101,17 @@ impl Registries {
                 }
             } else {
                 let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-                sleep(jittered).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                tokio::select! {
+                    biased;
+                    // A new record may be taken where the last one wasn't: the clock was set, or a new run begins.
+                    changed = changes.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        pause = FIRST_PAUSE;
+                    }
+                    () = sleep(jittered) => pause = (pause * 2).min(LONGEST_PAUSE),
+                }
             }
         }
     }

@@ -20,10 +20,10 @@ use super::{
     known::{self, LastRun},
     membership::Event,
 };
-use crate::core::Core;
+use crate::core::{Core, Unfit};
 
 /// How many nodes of each source a joiner seeks out at once: one of them may be gone, and another may lie.
-const ANCHORS: usize = 3;
+pub(super) const ANCHORS: usize = 3;
 /// The first and the longest pause between two tries to join; each is twice the last, and jittered.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -43,6 +43,8 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
     store_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut view_changes = core.view_changes();
     let mut was_alone = true;
+    let mut alone_since = Instant::now();
+    let mut clock_sets = core.clock_sets();
     loop {
         let alone = core.view.load().len() <= 1;
         if was_alone && !alone {
@@ -51,14 +53,26 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
         }
         if alone && !was_alone {
             next_try = Instant::now();
+            alone_since = next_try;
         }
         was_alone = alone;
         tokio::select! {
             biased;
             changed = view_changes.changed() => if changed.is_err() { return },
+            // What failed because of the clock may work now.
+            changed = clock_sets.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                (next_try, pause) = (Instant::now(), FIRST_PAUSE);
+            }
             () = sleep_until(next_try), if alone => {
                 seek_last_run(&core, &last).await;
-                seek_listed(&core, registry.as_ref()).await;
+                let listed = seek_listed(&core, registry.as_ref()).await;
+                let is_cut_off = alone_since.elapsed() >= core.config.membership.cut_off_after && listed > 0;
+                if is_cut_off || listed == 0 {
+                    core.set_unfit(Unfit::CutOff, is_cut_off);
+                }
                 next_try = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -82,8 +96,9 @@ async fn seek_last_run(core: &Core, last: &LastRun) {
     let _ = core.membership.send(Event::Remember(last.since.clone())).await;
 }
 
-async fn seek_listed(core: &Core, registry: Option<&Registry>) {
-    let Some(registry) = registry else { return };
+/// Seeks out a few of the nodes that the registry lists. How many others it lists; none where it doesn't answer.
+async fn seek_listed(core: &Core, registry: Option<&Registry>) -> usize {
+    let Some(registry) = registry else { return 0 };
     let now = core.clock.now();
     match registry.fetch_beacon(now).await {
         Ok(Some(beacon)) => {
@@ -97,12 +112,18 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) {
     let seq = core.clock.millis();
     let request = |registry| ListRequest::sign(core.federation, registry, &core.key, seq, load);
     match registry.fetch_whole(&request, now).await {
-        Ok(bundles) => seek(core, bundles.iter().flat_map(|bundle| bundle.records(now))).await,
+        Ok(bundles) => {
+            let records: Vec<_> = bundles.iter().flat_map(|bundle| bundle.records(now)).collect();
+            let listed = records.iter().filter(|record| record.node != core.me).count();
+            seek(core, records.into_iter()).await;
+            return listed;
+        }
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
             core.note_directory_clock(error);
         }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }
+    0
 }
 
 /// Seeks out a few of these nodes that are no members.

@@ -9,18 +9,21 @@ use chappe_common::{
     signed::{SignError, Signed},
     time::UnixTime,
 };
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     exchange,
+    join::ANCHORS,
     links::{self, DialError},
 };
 use crate::{
     config::NodeConfig,
-    core::{Basics, Core},
-    identity::Identity,
-    membership::{Engine, Greeting, Now, Output, Verdict, beacons::Beacons, exchange::ExchangeMessage},
+    core::{Basics, Core, Unfit},
+    identity::{self, Identity},
+    membership::{
+        Engine, Greeting, Now, Output, Verdict, beacons::Beacons, exchange::ExchangeMessage, overtaken::Overtaken,
+    },
 };
 
 /// What may wait for this task: a burst of packets of a thousand members.
@@ -75,6 +78,10 @@ pub(crate) enum Event {
     Known(oneshot::Sender<Known>),
     /// Sign a fresh record.
     RenewRecord,
+    /// This node has refused us as a former run.
+    Overtaken(NodeId),
+    /// This clock was set: sign a fresh record, and ask others for the time.
+    ClockSet,
     /// The node stops: tell everybody, and give the signed leave back.
     Leave(oneshot::Sender<Signed<NodeLeave>>),
 }
@@ -96,6 +103,7 @@ pub(crate) struct Membership {
     engine: Engine,
     epoch: u64,
     seq: u64,
+    overtaken: Overtaken,
 }
 
 /// Signs this node's record.
@@ -129,16 +137,8 @@ impl Membership {
     pub(crate) fn new(core: Arc<Core>, identity: &Identity) -> Self {
         let own = (**core.own_record.load()).clone();
         let seq = own.seq;
-        let engine = Engine::new(
-            now(&core),
-            core.config.membership_settings(),
-            core.key.clone(),
-            own,
-            core.records.clone(),
-            Beacons::new(core.federation, core.roots.clone()),
-            rand::rng().random(),
-        );
-        Self { core, engine, epoch: identity.epoch(), seq }
+        let engine = engine(&core, own);
+        Self { core, engine, epoch: identity.epoch(), seq, overtaken: Overtaken::new(Instant::now()) }
     }
 
     /// Runs until the queue's senders are gone.
@@ -187,6 +187,19 @@ impl Membership {
                 let _ = reply.send(known);
             }
             Event::RenewRecord => self.renew_record(),
+            Event::Overtaken(by) => {
+                let others = self.engine.members().count();
+                if self.overtaken.told(by, others) {
+                    self.core.set_unfit(Unfit::Overtaken, true);
+                    if self.overtaken.try_take(now.at) {
+                        self.take_new_epoch();
+                    }
+                }
+            }
+            Event::ClockSet => {
+                self.renew_record();
+                self.engine.compare_clocks();
+            }
             Event::Leave(reply) => match self.engine.leave(now) {
                 Ok(leave) => {
                     let _ = reply.send(leave);
@@ -205,6 +218,42 @@ impl Membership {
             }
             // The first record was signed from the same fields.
             Err(error) => tracing::error!(%error, "cannot sign this node's record"),
+        }
+    }
+
+    /// Begins a new run: others know a later one than this. What its clients have attached stays, and is registered again as
+    /// members are met.
+    fn take_new_epoch(&mut self) {
+        let time = now(&self.core);
+        let epoch = match identity::raise_epoch(&self.core.config.node.data_dir, self.epoch, time.clock) {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "cannot store a new epoch; trying again");
+                return;
+            }
+        };
+        let own = match sign_record(&self.core.basics, epoch, 1) {
+            Ok(own) => own,
+            // The first record was signed from the same fields.
+            Err(error) => return tracing::error!(%error, "cannot sign this node's record"),
+        };
+        tracing::warn!(epoch, "other nodes know a later run with this node's key; beginning a new one");
+        (self.epoch, self.seq) = (epoch, 1);
+        let (since, known, beacon) = (self.engine.since(), self.engine.known(), self.engine.beacon());
+        let counts = *self.engine.counts();
+        self.engine = engine(&self.core, own.clone());
+        self.engine.continue_counts(counts);
+        if let Some(beacon) = beacon {
+            self.engine.learn_beacon(time, &beacon);
+        }
+        self.engine.remember(self.core.me, since);
+        for (record, since) in &known {
+            self.engine.remember(record.node, *since);
+        }
+        self.core.set_own_record(own);
+        for (record, _) in known.into_iter().sample(&mut rand::rng(), ANCHORS) {
+            self.engine.seek(time, (*record).clone());
         }
     }
 
@@ -239,11 +288,30 @@ impl Membership {
                     self.core.forget_before(node, epoch);
                     self.core.links.close_former(&node, epoch);
                 }
-                Output::View => self.core.set_view(self.engine.view(now(&self.core))),
+                Output::View => {
+                    let view = self.engine.view(now(&self.core));
+                    if view.len() > 1 {
+                        self.core.set_unfit(Unfit::Overtaken, false);
+                        self.core.set_unfit(Unfit::CutOff, false);
+                    }
+                    self.core.set_view(view);
+                }
             }
         }
         self.core.metrics.set_membership(*self.engine.counts());
     }
+}
+
+fn engine(core: &Core, own: SignedRecord) -> Engine {
+    Engine::new(
+        now(core),
+        core.config.membership_settings(),
+        core.key.clone(),
+        own,
+        core.records.clone(),
+        Beacons::new(core.federation, core.roots.clone()),
+        rand::rng().random(),
+    )
 }
 
 fn now(core: &Core) -> Now {

@@ -60,6 +60,10 @@ const EXCHANGE_WAIT: Duration = Duration::from_secs(10);
 const RECORD_OLD: u32 = 4;
 /// Records that are asked for anew in one tick.
 const REFRESHED_PER_TICK: usize = 2;
+/// A wall clock that differs by more than this from the monotonic one since the last look was set. Until it is known which was
+/// right, for [`SET_PATIENCE`], no record expires: without the others' records a node can't find back.
+const SET: Duration = Duration::from_secs(60);
+const SET_PATIENCE: Duration = Duration::from_secs(600);
 /// How often a leave is told to a few members.
 const FAREWELLS: usize = 5;
 /// Probation counts only once so many members are past it: a young federation works all the same.
@@ -157,6 +161,9 @@ pub struct Engine {
     next_tick: Instant,
     next_exchange: Instant,
     last_exchange: Option<Instant>,
+    /// The time of the last look at the clocks, and until when no record expires.
+    looked: Now,
+    keep_until: Instant,
     last_heard: Option<Instant>,
     probes: u64,
     counts: Counts,
@@ -205,6 +212,8 @@ impl Engine {
             ticks: 0,
             next_tick: now.at + TICK,
             last_exchange: None,
+            looked: now,
+            keep_until: now.at,
             last_heard: None,
             probes: 0,
             counts: Counts::default(),
@@ -261,6 +270,11 @@ impl Engine {
 
     fn tick(&mut self, now: Now) {
         self.ticks += 1;
+        let expected = self.looked.clock + now.at.saturating_duration_since(self.looked.at);
+        if now.clock.saturating_since(expected).max(expected.saturating_since(now.clock)) > SET {
+            self.keep_until = now.at + SET_PATIENCE;
+        }
+        self.looked = now;
         if self.beacon_change.is_some_and(|change| change <= now.clock) {
             self.beacon_change = self.beacons.next_change(now.clock);
             self.view_changed = true;
@@ -276,7 +290,9 @@ impl Engine {
             if self.tellers.len() >= TELLERS {
                 self.told.clear();
             }
-            self.records.expire(now.clock);
+            if now.at >= self.keep_until {
+                self.records.expire(now.clock);
+            }
             for node in self.roster.forget_lost(now.at) {
                 self.records.forget(&node);
             }

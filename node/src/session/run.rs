@@ -208,7 +208,7 @@ impl Drop for Session {
 impl Session {
     async fn serve(&mut self, incoming: &mut Incoming) {
         self.say(&self.server_info());
-        if self.core.is_draining() {
+        if self.core.sends_away() {
             self.going_away();
         }
         let mut timer = pin!(sleep_until(self.next_deadline().into()));

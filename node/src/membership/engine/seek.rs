@@ -12,10 +12,21 @@ use crate::membership::{
     since::TELLERS,
 };
 
+/// How many members are asked for the time when this clock was set: one may be wrong or gone.
+const CLOCKS: usize = 5;
+
 impl Engine {
     pub(super) fn dial(&mut self, node: &NodeId) {
         if let Some(record) = self.records.any(node) {
             self.outputs.push_back(Output::Dial { record });
+        }
+    }
+
+    /// Makes new links to a few members, since each shows the other's clock as it is made.
+    pub fn compare_clocks(&mut self) {
+        let members: Vec<_> = self.roster.all_up().map(|(node, _)| node).sample(&mut self.rng, CLOCKS);
+        for node in members {
+            self.dial(&node);
         }
     }
 

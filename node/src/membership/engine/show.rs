@@ -72,6 +72,11 @@ impl Engine {
         self.roster.up(node).is_some()
     }
 
+    /// Goes on counting from what a former engine of this process has counted.
+    pub const fn continue_counts(&mut self, counts: Counts) {
+        self.counts = counts;
+    }
+
     /// What was counted since the start.
     pub const fn counts(&self) -> &Counts {
         &self.counts
