@@ -1,11 +1,13 @@
 //! Dialling a node back: only who answers at one of its addresses with its key is listed.
 //!
 //! Whoever sends a record makes the registry send packets to addresses of the sender's choice. So the number of dials
-//! at once is bounded, every address has a rate of its own whoever names it, and nothing is said beyond the handshake.
+//! at once is bounded, every address has a rate of its own whoever names it, and nothing is said beyond the handshake. What
+//! is at a private address is the registry's own network, which is no stranger's to choose: such an address is dialled where
+//! the operator has exempted it, or where it is the one from which the record came.
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -14,14 +16,17 @@ use chappe_common::{
     keys::{NodeId, SecretKey},
     link_tls::{SERVER_NAME, client_config},
     record::NodeRecord,
+    special,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use ipnet::IpNet;
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     config::BootstrapConfig,
     limits::SourceLimiter,
+    places::Places,
     rules::{Listing, counted_addrs},
 };
 
@@ -37,6 +42,12 @@ pub(crate) enum DialError {
     /// All addresses were dialled often enough for now; try again later.
     #[error("the addresses were dialled back too often; try again later")]
     TooOften,
+    /// All addresses that count are private or special ones.
+    #[error(
+        "the QUIC addresses are private or special ones, which this registry dials only where its operator allows it \
+         (limits.exempt) or for who asks from there"
+    )]
+    Private,
     /// No address answered with the key in time, of those that count.
     #[error("no QUIC address in the network of the first one answered with the node's key")]
     Unreachable,
@@ -47,7 +58,8 @@ pub(crate) struct Dialer {
     v4: Option<Endpoint>,
     v6: Option<Endpoint>,
     key: SecretKey,
-    places: Semaphore,
+    places: Arc<Places>,
+    exempt: Vec<IpNet>,
     targets: SourceLimiter,
     limit: Duration,
     transport: Arc<TransportConfig>,
@@ -75,24 +87,39 @@ impl Dialer {
             v4,
             v6,
             key,
-            places: Semaphore::new(config.limits.max_dials),
+            places: Places::new(config.limits.max_dials, &config.limits.exempt),
+            exempt: config.limits.exempt.clone(),
             targets: SourceLimiter::new(config.limits.dials_per_minute, &config.limits.exempt),
             limit,
             transport: Arc::new(transport),
         })
     }
 
-    /// Has the node of `record` prove its key, because somebody sent the record. Says where it did.
+    /// Has the node of `record`, which is listed or isn't, prove its key, because `asker` has sent the record. Says where it did.
     ///
     /// # Errors
     /// It didn't, or was not asked.
-    pub(crate) async fn prove(&self, record: &NodeRecord) -> Result<IpAddr, DialError> {
-        let _place = self.places.try_acquire().map_err(|_| DialError::Busy)?;
-        let allowed: Vec<_> = counted_addrs(record).filter(|addr| self.targets.allows(addr.ip())).collect();
+    pub(crate) async fn prove(&self, record: &NodeRecord, asker: IpAddr, is_listed: bool) -> Result<IpAddr, DialError> {
+        let named: Vec<_> = counted_addrs(record).filter(|addr| self.may_dial(addr.ip(), asker)).collect();
+        if named.is_empty() {
+            return Err(DialError::Private);
+        }
+        let _place = self.places.try_take(asker, is_listed).ok_or(DialError::Busy)?;
+        let allowed: Vec<_> = named.into_iter().filter(|addr| self.targets.allows(addr.ip())).collect();
         if allowed.is_empty() {
             return Err(DialError::TooOften);
         }
         self.dial_any(&allowed, record.node).await.ok_or(DialError::Unreachable)
+    }
+
+    fn may_dial(&self, address: IpAddr, asker: IpAddr) -> bool {
+        let (address, asker) = (address.to_canonical(), asker.to_canonical());
+        // One machine's two names for itself.
+        let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
+        special::is_public(address)
+            || address == asker
+            || (is_own(address) && is_own(asker))
+            || self.exempt.iter().any(|range| range.contains(&address))
     }
 
     /// Whether a listed node proves its key now, at the address where it proved it to be listed: it counts in that one's

@@ -6,7 +6,14 @@
 mod answer;
 mod rejection;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
@@ -69,6 +76,8 @@ pub(crate) struct App {
     pub(crate) requests: SourceLimiter,
     pub(crate) registrations: SourceLimiter,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether the log has said that a proxy can't be understood.
+    pub(crate) told_of_proxy: AtomicBool,
     pub(crate) started: Instant,
 }
 
@@ -112,7 +121,18 @@ async fn bounds(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let asker = source::of_request(peer, request.headers(), &app.config.http.trusted_proxies);
+    let source = source::of_request(peer, request.headers(), &app.config.http.trusted_proxies);
+    let asker = source.address;
+    if source.is_unreadable {
+        app.metrics.forwarded_unreadable.inc();
+        // Once is enough: it is a matter of how the proxy is set up.
+        if !app.told_of_proxy.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a proxy of http.trusted_proxies writes no address into X-Forwarded-For or Forwarded: all whom it serves \
+                 count as one source"
+            );
+        }
+    }
     if !app.requests.allows(asker) {
         app.metrics.requests_limited.inc();
         return Rejection::RateLimited.into_response();
@@ -140,11 +160,12 @@ async fn register(
 async fn try_register(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
     let record: SignedRecord = decode(app, asker, body).await?;
     app.owner.judge(record.clone()).await?;
-    let proof = app.dialer.prove(&record).await;
+    let is_listed = app.published.load().is_listed(&record.node);
+    let proof = app.dialer.prove(&record, asker, is_listed).await;
     let outcome = match proof {
         Ok(_) => DialOutcome::Proved,
         Err(DialError::Unreachable) => DialOutcome::Unreachable,
-        Err(DialError::Busy | DialError::TooOften) => DialOutcome::Refused,
+        Err(DialError::Busy | DialError::TooOften | DialError::Private) => DialOutcome::Refused,
     };
     app.metrics.dials.get_or_create(&DialLabel { outcome }).inc();
     let proved = proof?;

@@ -12,6 +12,7 @@ pub mod keys;
 mod limits;
 mod metrics;
 mod owner;
+mod places;
 mod pools;
 mod probe;
 pub mod publish;

@@ -89,6 +89,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Family<ConnectionLabel, Counter>,
     /// Requests that were refused because of their source's rate.
     pub(crate) requests_limited: Counter,
+    /// Requests of which a trusted proxy says in no readable way who has sent them.
+    pub(crate) forwarded_unreadable: Counter,
     /// Requests that took too long.
     pub(crate) requests_timed_out: Counter,
 }
@@ -138,6 +140,11 @@ impl Metrics {
             "requests_limited",
             "Requests that were refused because of their source's rate",
             self.requests_limited.clone(),
+        );
+        registry.register(
+            "forwarded_unreadable",
+            "Requests of which a trusted proxy doesn't say readably who sent them",
+            self.forwarded_unreadable.clone(),
         );
         registry.register("requests_timed_out", "Requests that took too long", self.requests_timed_out.clone());
         let lost = Counter::<u64>::default();

@@ -125,6 +125,11 @@ impl Published {
         self.directories.online.delegation.federation
     }
 
+    /// Whether the node is listed, be it public or not.
+    pub(crate) fn is_listed(&self, node: &NodeId) -> bool {
+        self.listings.contains_key(node)
+    }
+
     /// How many nodes are public.
     pub(crate) fn count(&self) -> usize {
         self.directories.nodes.len()

@@ -26,7 +26,7 @@ use chappe_common::{
 };
 
 pub(crate) use self::{
-    caps::{Caps, counted_addrs},
+    caps::{Caps, counted_addrs, wide_network},
     listing::{Change, KeptLeave, KeptRemoval, Listing, Millis},
     probes::Probes,
 };

@@ -1,6 +1,12 @@
 //! A running registry: starts its parts in order, and stops them in order within a deadline.
 
-use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use chappe_common::{federation::FederationId, keys::SecretKey, task_failure::TaskFailure};
@@ -136,6 +142,7 @@ impl Bootstrap {
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
             metrics: Arc::clone(&metrics),
+            told_of_proxy: AtomicBool::new(false),
             started: Instant::now(),
             config: config.clone(),
         });

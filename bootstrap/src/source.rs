@@ -1,34 +1,63 @@
 //! Who asks: the address of the connection, or the one that a trusted proxy in front says.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Whether the address is a trusted proxy's.
 pub(crate) fn is_proxy(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address.to_canonical()))
 }
 
+/// Who sent a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The address, as far as the proxies can be followed. Not for logs.
+    pub(crate) address: IpAddr,
+    /// Whether a trusted proxy has written something that is no address: then all whom it serves are one source.
+    pub(crate) is_unreadable: bool,
+}
+
 /// Who sent the request that came from `peer`. Each proxy appends whom it heard the request from, so the list is read
 /// from its end, and only as far as those who wrote it are trusted: what comes before is the sender's own invention.
-pub(crate) fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let mut source = peer.to_canonical();
-    let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
-    let entries = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
-    for entry in entries {
-        if !is_proxy(source, trusted) {
+/// `Forwarded` (RFC 7239) counts where there is no `X-Forwarded-For`.
+pub(crate) fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Source {
+    let list = |name: HeaderName| -> Vec<&str> {
+        let lines = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or_default());
+        lines.flat_map(|line| line.split(',')).map(str::trim).collect()
+    };
+    let mut entries: Vec<Option<IpAddr>> = list(FORWARDED_FOR).into_iter().map(address).collect();
+    if entries.is_empty() {
+        entries = list(FORWARDED).into_iter().map(forwarded_for).collect();
+    }
+    let mut source = Source { address: peer.to_canonical(), is_unreadable: false };
+    for entry in entries.into_iter().rev() {
+        if !is_proxy(source.address, trusted) {
             break;
         }
-        match entry.trim().parse::<IpAddr>() {
-            Ok(address) => source = address.to_canonical(),
-            // A proxy that writes something else can't be followed further.
-            Err(_) => break,
-        }
+        // A proxy that writes something else can't be followed further.
+        let Some(address) = entry else { return Source { is_unreadable: true, ..source } };
+        source.address = address;
     }
     source
+}
+
+/// An address as proxies write it: alone or with its port, an IPv6 one with brackets or without.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let parsed = bare.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|addr| addr.ip()));
+    parsed.ok().map(|address| address.to_canonical())
+}
+
+/// The address behind `for=` in one element of `Forwarded`.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    address(value.trim().trim_matches('"'))
 }
 
 #[cfg(test)]
@@ -36,12 +65,16 @@ mod tests {
     use super::*;
 
     fn source(peer: &str, lines: &[&'static str]) -> String {
+        source_by(FORWARDED_FOR, peer, lines).address.to_string()
+    }
+
+    fn source_by(name: HeaderName, peer: &str, lines: &[&'static str]) -> Source {
         let trusted = ["10.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")];
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(FORWARDED_FOR, line.parse().expect("a header"));
+            headers.append(name.clone(), line.parse().expect("a header"));
         }
-        of_request(peer.parse().expect("an address"), &headers, &trusted).to_string()
+        of_request(peer.parse().expect("an address"), &headers, &trusted)
     }
 
     #[test]
@@ -58,5 +91,35 @@ mod tests {
         assert_eq!(source("10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.9.9.9"]), "198.51.100.7");
         assert_eq!(source("10.0.0.1", &["nonsense"]), "10.0.0.1");
         assert_eq!(source("10.0.0.1", &["203.0.113.9, nonsense, 10.2.2.2"]), "10.2.2.2");
+    }
+
+    #[test]
+    fn an_address_is_read_however_a_proxy_writes_it() {
+        let is_read = |name: HeaderName, line| {
+            let source = source_by(name, "10.0.0.1", &[line]);
+            let address = source.address.to_string();
+            !source.is_unreadable && ["203.0.113.9", "2001:db8::9"].contains(&address.as_str())
+        };
+        for line in ["203.0.113.9:5123", "[2001:db8::9]:443", "[2001:db8::9]", "2001:db8::9", "::ffff:203.0.113.9"] {
+            assert!(is_read(FORWARDED_FOR, line), "{line}");
+        }
+        for line in [
+            "for=192.0.2.43, for=203.0.113.9:5123",
+            "proto=https;For=\"203.0.113.9:5123\";by=10.0.0.1",
+            "for=\"[2001:db8::9]:4711\"",
+            "for=unknown, for=203.0.113.9, for=10.0.0.7;host=x",
+        ] {
+            assert!(is_read(FORWARDED, line), "{line}");
+        }
+        assert_eq!(source_by(FORWARDED, "192.0.2.1", &["for=203.0.113.9"]).address.to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn only_what_a_trusted_proxy_writes_is_told_as_unreadable() {
+        let is_unreadable = |peer, line| source_by(FORWARDED_FOR, peer, &[line]).is_unreadable;
+        assert!(is_unreadable("10.0.0.1", "unknown") && is_unreadable("10.0.0.1", "203.0.113.9, _hidden"));
+        assert!(!is_unreadable("192.0.2.1", "unknown"), "a stranger may write what it likes");
+        assert!(!is_unreadable("10.0.0.1", "unknown, 203.0.113.9"));
+        assert!(source_by(FORWARDED, "10.0.0.1", &["for=_hidden"]).is_unreadable);
     }
 }

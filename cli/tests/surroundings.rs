@@ -370,3 +370,29 @@ fn a_node_that_nobody_reaches_sends_its_clients_to_those_that_the_registry_lists
     two.process.signal("CONT");
     eventually("it takes clients again", || one.health().0 == 200);
 }
+
+#[test]
+fn a_node_takes_every_spelling_of_a_request_that_http_allows() {
+    let federation = Federation::start(0);
+    let node = Listening::start(&mut federation.node(0));
+    let status = |head: &str| {
+        let mut stream = TcpStream::connect(&node.client).expect("it listens");
+        stream.set_read_timeout(Some(process::PATIENCE)).expect("a socket");
+        stream.write_all(head.as_bytes()).expect("it takes a request");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        String::from_utf8_lossy(&status[9..]).into_owned()
+    };
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    for (line, fields) in [
+        ("GET /ws", "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket"),
+        ("GET http://relay.example/ws?a=b", "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: WebSocket"),
+        ("GET http://relay.example", "connection: close, upgrade\r\nupgrade:websocket"),
+    ] {
+        assert_eq!(status(&format!("{line} HTTP/1.1\r\nHost: x\r\n{fields}\r\n{key}")), "101", "{line}");
+    }
+    for line in ["GET /health", "HEAD /health", "GET /health?x=1", "GET http://relay.example/health"] {
+        assert_eq!(status(&format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n")), "200", "{line}");
+    }
+    assert_eq!(status("GET /health HTTP/1.0\r\n\r\n"), "200");
+}

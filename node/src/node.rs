@@ -299,6 +299,7 @@ async fn expire(core: Arc<Core>) {
         core.sources.expire();
         core.local.give_back();
         core.links.expire();
+        core.links.forget_seen(|node| core.records.any(node).is_some());
         core.new_leases.retain_recent();
         core.new_runs.retain_recent();
     }

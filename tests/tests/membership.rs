@@ -178,6 +178,31 @@ async fn a_node_that_is_not_reached_at_its_address_is_nobodys_member() {
     federation.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_names_others_addresses_has_nobody_send_them_packets() {
+    let socket = |addr: &str| std::net::UdpSocket::bind(addr).expect("a socket");
+    let (near, far) = (socket("127.0.0.1:0"), socket("127.9.0.9:0"));
+    let heard = |socket: &std::net::UdpSocket| {
+        socket.set_nonblocking(true).expect("a socket");
+        std::iter::from_fn(|| socket.recv(&mut [0; 2048]).ok()).count()
+    };
+    let federation = Federation::start(1, |_| {}).await;
+    let own = socket("127.0.0.1:0").local_addr().expect("an address");
+    let liar = federation
+        .start_node(1, |config| {
+            config.federation.listen = own;
+            config.federation.advertise = vec![own, far.local_addr().expect("one"), near.local_addr().expect("one")];
+        })
+        .await;
+    eventually("it is a member", || federation.nodes[0].members() == 2).await;
+    // As if it were killed: it is probed over new links until it counts as down.
+    drop(liar);
+    eventually("it is down", || federation.nodes[0].members() == 1).await;
+    assert_eq!(heard(&far), 0);
+    assert!(heard(&near) > 0, "an address in the first one's network may be its node's own");
+    federation.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_new_node_whose_clock_is_behind_says_why_it_finds_nobody() {
     let log = Log::default();

@@ -50,6 +50,7 @@ impl Rejection {
             Self::Refused(Refusal::Removed) => "removed",
             Self::Refused(Refusal::Signer) => "signer",
             Self::Dial(DialError::Unreachable) => "unreachable",
+            Self::Dial(DialError::Private) => "private_address",
             Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => "rate_limited",
             Self::Internal => "internal",
         }
@@ -66,7 +67,7 @@ impl Rejection {
                 StatusCode::FORBIDDEN
             }
             Self::Refused(Refusal::Stale | Refusal::Full | Refusal::NetworkFull) => StatusCode::CONFLICT,
-            Self::Dial(DialError::Unreachable) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Dial(DialError::Unreachable | DialError::Private) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }

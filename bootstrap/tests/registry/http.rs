@@ -63,12 +63,36 @@ async fn one_of_several_addresses_is_enough() {
 
 #[tokio::test]
 async fn an_answer_from_another_network_than_that_of_the_first_address_is_none() {
-    let fixture = Fixture::start().await;
+    let fixture = Fixture::start_with(|config| config.limits.exempt = loopback()).await;
     let node = TestNode::start(1);
     let mut record = fixture.record(&node, 1, 1).into_value();
     record.quic_addrs.insert(0, ([127, 9, 0, 1], 9).into());
     let record = Signed::sign(record, &node.key).expect("a record within its bounds");
     assert_eq!(fixture.register(&record).await.1["error"], "unreachable");
+}
+
+fn loopback() -> Vec<ipnet::IpNet> {
+    vec!["127.0.0.0/8".parse().expect("a network")]
+}
+
+#[tokio::test]
+async fn a_private_address_that_a_stranger_names_gets_no_packet_unless_the_operator_allows_it() {
+    for (exempt, code) in [(Vec::new(), "private_address"), (loopback(), "unreachable")] {
+        let may_dial = !exempt.is_empty();
+        let fixture = Fixture::start_with(|config| config.limits.exempt = exempt).await;
+        let (key, mut heard) = (SecretKey::from_bytes(&[1; 32]), 0);
+        for _ in 0..4 {
+            let victim = tokio::net::UdpSocket::bind("127.0.7.9:0").await.expect("a free port");
+            let mut record = fixture.record_at(&key, victim.local_addr().expect("an address"), 1, 1).into_value();
+            record.quic_addrs.push(([127, 0, 7, 10], 9).into());
+            let record = Signed::sign(record, &key).expect("a record within its bounds");
+            assert_eq!(fixture.register(&record).await.1["error"], code);
+            while victim.try_recv(&mut [0; 2048]).is_ok() {
+                heard += 1;
+            }
+        }
+        assert_eq!(heard > 0, may_dial, "{heard} packets");
+    }
 }
 
 #[tokio::test]

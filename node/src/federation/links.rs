@@ -16,6 +16,7 @@ use std::{
 use chappe_common::{
     keys::{NodeId, SecretKey},
     link_tls,
+    record::NodeRecord,
 };
 use dashmap::DashMap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -44,6 +45,10 @@ pub(crate) const HANDSHAKES_PART: usize = 16;
 /// minutes or so, and a new link for that costs more traffic, and more false alarms where packets are lost, than the
 /// 36 KiB that a link takes meanwhile.
 const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
+/// Of how many nodes it is kept where they were seen, and how many addresses of each: as many nodes as are known, and as many
+/// addresses as a record has.
+const MAX_SEEN: usize = 4096;
+const MAX_SEEN_OF_ONE: usize = 4;
 /// Two dials that cross are at most this far apart: the first words of the longest paths.
 const CROSSING: Duration = Duration::from_secs(1);
 
@@ -59,6 +64,8 @@ pub(crate) struct Links {
     handshakes: DefaultKeyedRateLimiter<Network>,
     /// Room for handshakes and first words of others.
     incoming: Arc<Places<Network>>,
+    /// Where nodes have been seen with their keys, other than at their records' first addresses.
+    seen: DashMap<NodeId, Vec<SocketAddr>>,
     dial_backs: DefaultKeyedRateLimiter<Network>,
     dialling_back: Semaphore,
 }
@@ -93,6 +100,7 @@ impl Links {
             dials: Mutex::default(),
             handshakes: RateLimiter::dashmap(Quota::per_second(per_second).allow_burst(burst)),
             incoming: Places::new(config.max_handshakes, config.max_handshakes / HANDSHAKES_PART),
+            seen: DashMap::new(),
             dial_backs: RateLimiter::dashmap(Quota::per_minute(rate(config.dial_backs_per_minute))),
             dialling_back: Semaphore::new(config.max_dial_backs),
         })
@@ -106,6 +114,37 @@ impl Links {
     /// The link to a node, if it is up.
     pub(crate) fn find(&self, node: &NodeId) -> Option<Arc<Link>> {
         self.table.get(node).filter(|link| link.is_open()).map(|link| link.clone())
+    }
+
+    /// The addresses of a record that are its node's own: the first, at which it is a member, those of its network, and those at
+    /// which it has been seen with its key. The record may name anybody's besides, who is to get no packets by it.
+    pub(super) fn own_addrs(&self, record: &NodeRecord) -> Vec<SocketAddr> {
+        let Some(first) = record.quic_addrs.first() else { return Vec::new() };
+        let seen = self.seen.get(&record.node);
+        let is_own = |addr: &&SocketAddr| {
+            Network::of(addr) == Network::of(first)
+                || seen.as_ref().is_some_and(|seen| seen.contains(&canonical(**addr)))
+        };
+        record.quic_addrs.iter().filter(is_own).copied().collect()
+    }
+
+    /// The node has proved its key at this address.
+    fn note_seen(&self, node: NodeId, addr: SocketAddr) {
+        if self.seen.len() >= MAX_SEEN && !self.seen.contains_key(&node) {
+            return;
+        }
+        let mut seen = self.seen.entry(node).or_default();
+        let addr = canonical(addr);
+        seen.retain(|one| *one != addr);
+        if seen.len() >= MAX_SEEN_OF_ONE {
+            seen.remove(0);
+        }
+        seen.push(addr);
+    }
+
+    /// Forgets where nodes were seen that are not known any more.
+    pub(crate) fn forget_seen(&self, is_known: impl Fn(&NodeId) -> bool) {
+        self.seen.retain(|node, _| is_known(node));
     }
 
     /// Closes the link to a node that doesn't answer any more.
@@ -175,6 +214,10 @@ impl Links {
     }
 }
 
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     // Every other packet would be acknowledged at once, each time by a packet of its own. Five are half of what a new link
@@ -200,6 +243,7 @@ fn transport() -> TransportConfig {
 }
 
 fn up(core: &Arc<Core>, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
+    core.links.note_seen(peer, connection.remote_address());
     let (link, queues) = Link::new(peer, epoch, dialled, connection, &core.config);
     core.links.insert(&link);
     core.metrics.links_opened.inc();

@@ -64,21 +64,26 @@ fn first(head: &[u8]) -> Option<Option<(String, usize)>> {
 
 /// The answer to `request`, where it asks for a WebSocket as RFC 6455, 4.2.1 says.
 fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
-    let path = request.path?.split('?').next()?;
-    let of = |name: &str| {
-        let field = request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
-        str::from_utf8(field.value).ok().map(str::trim)
+    // Fields of one name are one list, in however many lines (RFC 9110, 5.3); empty elements don't count (5.6.1).
+    let list = |name: &str| -> Vec<&str> {
+        let lines = request.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+        let values = lines.map(|line| str::from_utf8(line.value).unwrap_or_default());
+        values.flat_map(|value| value.split(',')).map(str::trim).filter(|one| !one.is_empty()).collect()
     };
-    let names = |name, token: &str| {
-        of(name).is_some_and(|value| value.split(',').any(|one| one.trim().eq_ignore_ascii_case(token)))
-    };
+    let names = |name, token: &str| list(name).iter().any(|one| one.eq_ignore_ascii_case(token));
+    let versions = list("sec-websocket-version");
     let asks = request.method == Some("GET")
         && request.version == Some(1)
-        && matches!(path, "/" | "/ws")
+        && matches!(path(request.path?)?, "/" | "/ws")
         && names("upgrade", "websocket")
         && names("connection", "upgrade")
-        && of("sec-websocket-version") == Some("13");
-    let key = of("sec-websocket-key").filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16))?;
+        && !versions.is_empty()
+        && versions.iter().all(|version| *version == "13");
+    // Of two keys nobody could tell which one was answered (RFC 6455, 11.3.1).
+    let [key] = *list("sec-websocket-key") else { return None };
+    if !STANDARD.decode(key).is_ok_and(|key| key.len() == 16) {
+        return None;
+    }
     let accept = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     asks.then(|| {
         format!(
@@ -87,6 +92,19 @@ fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
             STANDARD.encode(accept)
         )
     })
+}
+
+/// The path of a request's target (RFC 9112, 3.2): in origin form, or in absolute form, which servers have to take. None: another
+/// form, which is no WebSocket's.
+fn path(target: &str) -> Option<&str> {
+    let path = if target.starts_with('/') {
+        target
+    } else {
+        let (_, rest) = target.split_once("://")?;
+        rest.find(['/', '?']).map_or("", |start| &rest[start..])
+    };
+    // An absolute URI may end with its authority.
+    path.split('?').next().map(|path| if path.is_empty() { "/" } else { path })
 }
 
 /// What is checked of every input, by the tests and by the fuzzer.
@@ -143,6 +161,35 @@ mod tests {
         }
         assert!(is_http("nonsense\r\n\r\n") && is_http("\0"));
         assert!(is_http(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD))));
+    }
+
+    #[test]
+    fn all_spellings_of_one_upgrade_are_one() {
+        for (from, to) in [
+            ("Connection: keep-alive, Upgrade", "Connection: keep-alive\r\nConnection: Upgrade"),
+            ("Connection: keep-alive, Upgrade", "connection:upgrade\r\nX: y\r\nCONNECTION:\t, keep-alive ,"),
+            ("UPGRADE: WebSocket", "Upgrade: h2c\r\nUpgrade: websocket"),
+            ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13"),
+            ("GET /ws?x=1", "GET http://relay.example/ws?x=1"),
+            ("GET /ws?x=1", "GET HTTP://relay.example:8710"),
+            ("GET /ws?x=1", "GET http://relay.example?x=/health"),
+            ("GET /ws?x=1", "GET /?http://other.example/x"),
+            ("GET /ws?x=1", "\r\nGET /ws?"),
+        ] {
+            let request = REQUEST.replace(from, to);
+            assert!(request != REQUEST && !is_http(&request), "{to}");
+        }
+        for (from, to) in [
+            ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 13, 8"),
+            ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"),
+            ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: "),
+            ("GET /ws?x=1", "GET http://relay.example/health"),
+            ("GET /ws?x=1", "GET *"),
+            ("GET /ws?x=1", "GET relay.example:80"),
+        ] {
+            let request = REQUEST.replace(from, to);
+            assert!(request != REQUEST && is_http(&request), "{to}");
+        }
     }
 
     #[test]

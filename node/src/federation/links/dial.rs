@@ -87,7 +87,7 @@ pub(crate) async fn connect(core: &Arc<Core>, node: NodeId) -> Result<Arc<Link>,
         return Ok(link);
     }
     let record = core.records.any(&node).ok_or(DialError::Unknown)?;
-    let dial = start_dial(core, node, &record.quic_addrs)?;
+    let dial = start_dial(core, node, &core.links.own_addrs(&record))?;
     dial.link.await.unwrap_or(Err(DialError::Unreachable))
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn send_datagram(core: &Arc<Core>, node: NodeId, packet: Bytes) {
         link.send_datagram(packet);
         return;
     }
-    let dial = core.records.any(&node).and_then(|record| start_dial(core, node, &record.quic_addrs).ok());
+    let dial = core.records.any(&node).and_then(|record| start_dial(core, node, &core.links.own_addrs(&record)).ok());
     match dial {
         Some(dial) => dial.early.push(packet),
         None => {

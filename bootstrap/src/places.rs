@@ -1,0 +1,122 @@
+//! Places for dial-backs: so many in all, so many for strangers, and so many for those who ask from one wide network.
+//!
+//! A dead address holds its place for `times.dial`, and names are free: without parts, a dozen sources keep every new node out.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::IpNet;
+
+use crate::rules::wide_network;
+
+/// The part of the places that keys which are listed have to themselves.
+const LISTED_PART: usize = 4;
+/// The part of the places that one wide network (IPv4 /16, IPv6 /32) may take.
+const NETWORK_PART: usize = 16;
+
+/// The places.
+#[derive(Debug)]
+pub(crate) struct Places {
+    most: usize,
+    exempt: Vec<IpNet>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    count: usize,
+    strangers: usize,
+    of: HashMap<IpNet, usize>,
+}
+
+impl Places {
+    /// `most` free places. Exempt ranges, and this machine itself, may take all of a stranger's.
+    pub(crate) fn new(most: usize, exempt: &[IpNet]) -> Arc<Self> {
+        Arc::new(Self { most, exempt: exempt.to_vec(), taken: Mutex::default() })
+    }
+
+    /// A place for who asks from this address, to have a node dialled that is listed or isn't.
+    pub(crate) fn try_take(self: &Arc<Self>, asker: IpAddr, is_listed: bool) -> Option<Place> {
+        let asker = asker.to_canonical();
+        let is_exempt = asker.is_loopback() || self.exempt.iter().any(|range| range.contains(&asker));
+        let network = (!is_exempt && !is_listed).then(|| wide_network(asker));
+        let mut taken = self.taken();
+        let for_strangers = (self.most - self.most / LISTED_PART).max(1);
+        if taken.count >= self.most || (!is_listed && taken.strangers >= for_strangers) {
+            return None;
+        }
+        if let Some(network) = network {
+            let of = taken.of.get(&network).copied().unwrap_or_default();
+            if of >= (self.most / NETWORK_PART).max(1) {
+                return None;
+            }
+            taken.of.insert(network, of + 1);
+        }
+        taken.count += 1;
+        taken.strangers += usize::from(!is_listed);
+        drop(taken);
+        Some(Place { places: Arc::clone(self), network, is_listed })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    network: Option<IpNet>,
+    is_listed: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        taken.count -= 1;
+        taken.strangers -= usize::from(!self.is_listed);
+        if let Some(network) = self.network
+            && let Entry::Occupied(mut entry) = taken.of.entry(network)
+        {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wide_network_does_not_take_all_places_and_strangers_leave_some_to_the_listed() {
+        let places = Places::new(32, &[]);
+        let ip = |a: u8, b: u8| IpAddr::from([a, 1, b, 1]);
+        let v6 = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, n, 0, 0, 0, 1]);
+        let mut taken: Vec<_> = (0..100).filter_map(|n| places.try_take(ip(1, n), false)).collect();
+        taken.extend((0..100).filter_map(|n| places.try_take(v6(n), false)));
+        assert_eq!(taken.len(), 4, "two of each");
+        taken.extend((2..100).filter_map(|n| places.try_take(ip(n, 1), false)));
+        assert_eq!(taken.len(), 24);
+        taken.extend((0..100).filter_map(|_| places.try_take(ip(1, 1), true)));
+        assert_eq!(taken.len(), 32);
+        taken.clear();
+        let left = places.taken();
+        assert_eq!((left.count, left.strangers, left.of.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_network_for_tests_and_a_single_place_are_no_trap() {
+        let exempt = ["10.0.0.0/8".parse().expect("a network")];
+        let places = Places::new(32, &exempt);
+        let taken: Vec<_> = (0..100).filter_map(|_| places.try_take([10, 0, 0, 1].into(), false)).collect();
+        assert_eq!(taken.len(), 24);
+        assert!(Places::new(1, &[]).try_take([192, 0, 2, 1].into(), false).is_some());
+    }
+}
