@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    os::unix::fs::{PermissionsExt as _, chown, symlink},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -395,4 +396,44 @@ fn a_node_takes_every_spelling_of_a_request_that_http_allows() {
         assert_eq!(status(&format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n")), "200", "{line}");
     }
     assert_eq!(status("GET /health HTTP/1.0\r\n\r\n"), "200");
+}
+
+#[test]
+fn a_daemon_neither_follows_a_link_in_its_folder_nor_uses_one_that_others_may_change() {
+    let federation = Federation::start(0);
+    let registry = federation.dir.path().join("registry");
+    let (node, store) = (federation.folder(0).join("node-data"), registry.join("bootstrap-data"));
+    let mut federation = federation;
+    drop(federation.registry.take());
+    let _made = federation.node(0);
+    let victim = federation.dir.path().join("victim");
+    fs::write(&victim, "precious").expect("a file");
+    let refused = |command: &mut Command, reason: &str| {
+        let output = Running::start(command).finish();
+        assert_eq!(output.status.code(), Some(1), "{:?}", texts(&output));
+        assert!(texts(&output).1.contains(reason), "{:?}", texts(&output));
+        assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
+    };
+    let registry_config = registry.join("bootstrap.toml");
+    symlink(&victim, node.join("lock")).expect("a link");
+    refused(&mut federation.node(0), "Too many levels of symbolic links");
+    fs::remove_file(node.join("lock")).expect("a link");
+    fs::rename(store.join("registry.redb"), registry.join("elsewhere")).expect("a store");
+    symlink(&victim, store.join("registry.redb")).expect("a link");
+    refused(&mut run_registry(&registry_config), "is a link");
+    for folder in [&node, &store] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("a folder of ours");
+    }
+    refused(&mut federation.node(0), "everybody may write in");
+    refused(&mut run_registry(&registry_config), "everybody may write in");
+    // Only root can give a folder away.
+    for folder in [&node, &store] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("a folder of ours");
+        if chown(folder, Some(12_345), None).is_err() {
+            println!("skipped: only root can give a folder to another user");
+            return;
+        }
+    }
+    refused(&mut federation.node(0), "belongs to another user (12345)");
+    refused(&mut run_registry(&registry_config), "belongs to another user (12345)");
 }

@@ -1,6 +1,6 @@
 //! What every part of Chappe agrees on: keys and ids, signed records, directories, leases and limits.
 //!
-//! Nothing here does I/O or reads a clock: functions that depend on time take it as an argument. Everything that
+//! Nothing here does I/O, but for `private_dir`, or reads a clock: functions that depend on time take it as an argument. Everything that
 //! decodes bytes of others checks their length first, takes exactly one value, and never panics.
 
 pub mod admission;
@@ -20,6 +20,8 @@ pub mod link_tls;
 pub mod list_request;
 pub mod lost_lines;
 pub mod place;
+#[cfg(feature = "private-dir")]
+pub mod private_dir;
 pub mod proof;
 pub mod record;
 pub mod redacted;

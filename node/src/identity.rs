@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use chappe_common::{keys::SecretKey, time::UnixTime};
+use chappe_common::{
+    keys::SecretKey,
+    private_dir::{self, DirError},
+    time::UnixTime,
+};
 use chappe_discovery::private_file;
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -26,6 +30,9 @@ pub enum IdentityError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The folder can't be used, or others may change what stands in it.
+    #[error("node.data_dir can't be used")]
+    Dir(#[from] DirError),
     /// The key file holds something else than a key.
     #[error("{path} holds no key: 64 hexadecimal digits are expected")]
     Key {
@@ -67,8 +74,8 @@ impl LockedDir {
     pub async fn lock(dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join("lock");
         let io = |source| IdentityError::Io { path: path.clone(), source };
-        fs::create_dir_all(dir).map_err(io)?;
-        let file = fs::File::create(&path).map_err(io)?;
+        private_dir::prepare(dir)?;
+        let file = private_dir::open_lock(&path).map_err(io)?;
         for _ in 0..LOCK_TRIES {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),

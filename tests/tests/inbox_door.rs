@@ -334,7 +334,16 @@ async fn ice_servers_come_with_credentials_that_end() {
     })
     .await;
     let mut raw = Raw::connect(url(&federation, 0)).await;
-    raw.send(json!({"type": "get_ice_servers", "id": "i"})).await;
+    let ask = json!({"type": "get_ice_servers", "id": "i"});
+    raw.send(ask.clone()).await;
+    let refused = raw.expect("error").await;
+    assert_eq!(
+        (&refused["id"], &refused["code"]),
+        (&json!("i"), &json!("not_registered")),
+        "passwords are not for all"
+    );
+    raw.attach(&inbox(1).0, now_ms()).await;
+    raw.send(ask.clone()).await;
     let answer = raw.expect("ice_servers").await;
     assert_eq!((&answer["id"], &answer["ttl"]), (&json!("i"), &json!(600)));
     assert_eq!(answer["iceServers"][0], json!({"urls": ["stun:stun.example:3478"]}));
@@ -343,6 +352,28 @@ async fn ice_servers_come_with_credentials_that_end() {
         turn["username"].as_str().and_then(|name| name.split(':').next()).expect("a name").parse().expect("a time");
     assert!(expiry.abs_diff(now_ms() / 1000 + 600) <= 5);
     assert!(turn["credential"].as_str().is_some_and(|text| text.len() == 28));
+    for _ in 0..10 {
+        raw.send(ask.clone()).await;
+    }
+    for _ in 0..9 {
+        raw.expect("ice_servers").await;
+    }
+    assert_eq!(raw.expect("error").await["code"], "rate_limited");
+
+    // By the code door, who has paired.
+    let (one, two) = ("AAACCC".to_owned(), "AAADDD".to_owned());
+    let (mut asks, mut answers) =
+        (Raw::register(url(&federation, 0), &one).await, Raw::register(url(&federation, 0), &two).await);
+    asks.send(ask.clone()).await;
+    assert_eq!(asks.expect("error").await["code"], "not_registered");
+    asks.send(json!({"type": "pair_request", "targetCode": two})).await;
+    answers.expect("pair_incoming").await;
+    answers.send(json!({"type": "pair_response", "targetCode": one, "accepted": true})).await;
+    for side in [&mut asks, &mut answers] {
+        side.expect("pair_matched").await;
+        side.send(ask.clone()).await;
+        side.expect("ice_servers").await;
+    }
     federation.shutdown().await;
 }
 

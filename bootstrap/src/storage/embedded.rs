@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use chappe_common::time::UnixTime;
+use chappe_common::{
+    private_dir::{self, DirError},
+    time::UnixTime,
+};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
@@ -35,13 +38,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Why the store cannot be opened. It is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The folder cannot be made.
-    #[error("cannot use the folder {path} (bootstrap.data_dir)")]
-    Folder {
-        /// The folder.
+    /// The folder can't be used, or others may change what stands in it.
+    #[error("bootstrap.data_dir can't be used")]
+    Folder(#[from] DirError),
+    /// The store is a link: it would be made wherever that leads.
+    #[error("the store {path} (bootstrap.data_dir) is a link")]
+    Link {
+        /// The file.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
     },
     /// The file is in use by another registry, or is damaged, or no store.
     #[error("cannot open the store {path} (bootstrap.data_dir)")]
@@ -75,7 +79,7 @@ struct Closed;
 impl Embedded {
     /// Opens or makes the store in `dir`. Blocks.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
-        fs::create_dir_all(dir).map_err(|source| OpenError::Folder { path: dir.to_owned(), source })?;
+        private_dir::prepare(dir)?;
         let handle = Handle::Open(Arc::new(open(dir)?));
         Ok(Self { dir: dir.to_owned(), handle, version: Version(1), pause: FIRST_PAUSE })
     }
@@ -133,6 +137,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn open(dir: &Path) -> Result<Database, OpenError> {
     let path = dir.join(FILE);
+    if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+        return Err(OpenError::Link { path });
+    }
     let open = || -> Result<_, redb::Error> {
         let database = Database::builder().set_cache_size(CACHE).create(&path)?;
         // Makes the tables, so that reading needs no case for a store without them, and shows that the disk takes a commit.

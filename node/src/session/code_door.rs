@@ -304,6 +304,11 @@ impl CodeDoor {
         ])
     }
 
+    /// Whether this session is paired or linked with another.
+    pub(crate) fn is_paired(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| !state.bonds.is_empty())
+    }
+
     /// The session that is paired with this one under `code`.
     pub(crate) fn peer(&self, code: &str) -> Option<PeerAddr> {
         let bonds = &self.state.as_ref()?.bonds;

@@ -39,6 +39,11 @@ impl InboxDoor {
         std::mem::take(&mut self.attached)
     }
 
+    /// Whether none is attached.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.attached.is_empty()
+    }
+
     /// Whether the inbox is attached.
     pub(crate) fn contains(&self, inbox: &Inbox) -> bool {
         self.attached.binary_search(inbox).is_ok()

@@ -11,6 +11,11 @@ use crate::config::LimitsSection;
 const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 const TENTH_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 
+/// How often a session, and all of one source, may ask for ICE servers in a minute: once or twice a call. The passwords are good
+/// for an hour, at somebody's cost.
+const ICE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+const SOURCE_ICE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("not zero");
+
 /// Which rate is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
@@ -73,6 +78,7 @@ pub(crate) struct SourceRates {
     connections: DefaultKeyedRateLimiter<Source>,
     messages: DefaultKeyedRateLimiter<Source>,
     asks: DefaultKeyedRateLimiter<Source>,
+    ice: DefaultKeyedRateLimiter<Source>,
     /// The most sources whose connections are counted at once; only a source that has connected has any other rate. Beyond,
     /// the quiet are forgotten, and if that frees nothing, everybody is refused: by the default rates, that takes 300,000
     /// connections a second.
@@ -88,6 +94,7 @@ impl SourceRates {
             connections: RateLimiter::dashmap(per_minute(limits.source_connections_per_minute, NonZeroU32::MIN)),
             messages: RateLimiter::dashmap(per_minute(messages, MESSAGE_COST)),
             asks: RateLimiter::dashmap(per_minute(limits.source_pair_requests_per_minute, NonZeroU32::MIN)),
+            ice: RateLimiter::dashmap(Quota::per_minute(SOURCE_ICE_PER_MINUTE)),
             most: limits.max_sources,
             exempt: limits.exempt.clone(),
         }
@@ -112,7 +119,7 @@ impl SourceRates {
 
     /// Forgets the sources that are back at their full rates.
     pub(crate) fn expire(&self) {
-        for rates in [&self.connections, &self.messages, &self.asks] {
+        for rates in [&self.connections, &self.messages, &self.asks, &self.ice] {
             rates.retain_recent();
             rates.shrink_to_fit();
         }
@@ -132,6 +139,7 @@ struct Limited {
     messages: DefaultDirectRateLimiter,
     asks: DefaultDirectRateLimiter,
     refusals: DefaultDirectRateLimiter,
+    ice: DefaultDirectRateLimiter,
 }
 
 impl SessionRates {
@@ -141,6 +149,7 @@ impl SessionRates {
             source: Source::of(ip),
             messages: RateLimiter::direct(per_minute(limits.messages_per_minute, MESSAGE_COST)),
             asks: RateLimiter::direct(per_minute(limits.pair_requests_per_minute, NonZeroU32::MIN)),
+            ice: RateLimiter::direct(Quota::per_minute(ICE_PER_MINUTE)),
             // Whoever sends twice as much as it may, although it is told.
             refusals: RateLimiter::direct(per_minute(limits.messages_per_minute, NonZeroU32::MIN)),
         });
@@ -161,6 +170,13 @@ impl SessionRates {
     /// with.
     pub(crate) fn bears_refusal(&self) -> bool {
         self.limited.as_ref().is_none_or(|limited| limited.refusals.check().is_ok())
+    }
+
+    /// Counts a request for ICE servers, which is counted as a message besides.
+    pub(crate) fn allows_ice(&self, sources: &SourceRates) -> bool {
+        self.limited
+            .as_ref()
+            .is_none_or(|limited| limited.ice.check().is_ok() && sources.ice.check_key(&limited.source).is_ok())
     }
 
     /// Counts a pair or link request, which is counted as a message besides.

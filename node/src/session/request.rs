@@ -62,6 +62,9 @@ pub(crate) enum BadRequest {
     /// The code door needs a registration.
     #[error("Not registered. Send register message first.")]
     NotRegistered,
+    /// Passwords of ICE servers need an inbox or a pairing.
+    #[error("Not registered. Attach an inbox or pair first.")]
+    NotAttached,
 }
 
 impl BadRequest {
@@ -70,7 +73,7 @@ impl BadRequest {
         match self {
             Self::TooLarge => ErrorCode::TooLarge,
             Self::UnknownType(_) => ErrorCode::UnknownType,
-            Self::NotRegistered => ErrorCode::NotRegistered,
+            Self::NotRegistered | Self::NotAttached => ErrorCode::NotRegistered,
             _ => ErrorCode::BadMessage,
         }
     }

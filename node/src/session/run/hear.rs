@@ -135,6 +135,7 @@ impl Session {
                     Said::Nothing => {}
                     Said::Text(text) => self.say(&text),
                     Said::Actions(actions) => self.act(actions),
+                    Said::TooOften => self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED),
                     Said::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED),
                 })
             }
@@ -181,6 +182,14 @@ impl Session {
             "resolve" => self.resolve(request)?,
             "get_ice_servers" => {
                 let id = request.required_id()?;
+                // A password is for who can be called, or is about to call whom it has paired with.
+                let holds_secrets = self.core.config.ice.servers.iter().any(|server| server.secret.is_some());
+                if holds_secrets && self.inbox_door.is_empty() && !self.code_door.is_paired() {
+                    return Err(BadRequest::NotAttached.into());
+                }
+                if !self.rates.allows_ice(&self.core.sources) {
+                    return Ok(Said::TooOften);
+                }
                 let now = self.core.clock.now();
                 let (servers, ttl) = ice::servers(&self.core.config.ice, now, rand::rng().random());
                 Said::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
@@ -209,6 +218,7 @@ pub(super) enum Said {
     Text(String),
     Actions(Vec<Action>),
     Exceeded,
+    TooOften,
 }
 
 /// Why a request is refused.

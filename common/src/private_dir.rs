@@ -1,0 +1,120 @@
+//! A daemon's folder: nobody but its user, and root, may change what stands in it.
+//!
+//! Whoever may write in it, or in a folder above, can put a link where a file is expected, and have the daemon empty or replace a
+//! file of its user's. Such a folder is refused, and no file is opened through a link.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{fs::OFlags, process::geteuid};
+
+const STICKY: u32 = 0o1000;
+const WRITABLE_BY_ALL: u32 = 0o002;
+/// What the kernel shows for an owner that has no number here, such as root's files in a container of another user.
+const NO_NUMBER: u32 = 65_534;
+
+/// Why a folder can't be used. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DirError {
+    /// It can't be made or looked at.
+    #[error("cannot use the folder {path}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It, or a folder above, is another user's.
+    #[error(
+        "{path} belongs to another user ({owner}), who could replace files in it: have it belong to this one (chown)"
+    )]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// The owner's number.
+        owner: u32,
+    },
+    /// Everybody may write in it, or replace it.
+    #[error("everybody may write in {path} and replace files: take that away (chmod o-w), or name another folder")]
+    Writable {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// Makes the folder, for its user alone, if it isn't there, and looks whether it can be trusted. Blocks.
+///
+/// # Errors
+/// It can't.
+pub fn prepare(dir: &Path) -> Result<(), DirError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DirError::Io { path, source }
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
+    let real = dir.canonicalize().map_err(io(dir))?;
+    for (above, path) in real.ancestors().enumerate() {
+        let is_itself = above == 0;
+        let found = fs::symlink_metadata(path).map_err(io(path))?;
+        let owner = found.uid();
+        if owner != geteuid().as_raw() && owner != 0 && (is_itself || owner != NO_NUMBER) {
+            return Err(DirError::Owner { path: path.to_owned(), owner });
+        }
+        // Above, a sticky folder such as /tmp lets nobody rename what is another's.
+        if found.mode() & WRITABLE_BY_ALL != 0 && (is_itself || found.mode() & STICKY == 0) {
+            return Err(DirError::Writable { path: path.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file to lock it: made if it isn't there, never emptied, and not through a link.
+///
+/// # Errors
+/// The system's.
+pub fn open_lock(path: &Path) -> io::Result<fs::File> {
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(no_link)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_in_which_everybody_writes_is_refused_and_a_new_one_is_for_its_user_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let new = dir.path().join("a/b");
+        prepare(&new).expect("a folder");
+        assert_eq!(fs::metadata(&new).expect("a folder").mode() & 0o777, 0o700);
+        for (path, mode) in [(&new, 0o777), (&new, 0o1777), (&dir.path().join("a"), 0o777)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a folder of ours");
+            assert!(matches!(prepare(&new), Err(DirError::Writable { path: named }) if named == *path), "{mode:o}");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a folder of ours");
+        }
+        prepare(&new).expect("a folder again");
+    }
+
+    #[test]
+    fn a_lock_neither_follows_a_link_nor_empties_a_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (victim, lock) = (dir.path().join("victim"), dir.path().join("lock"));
+        fs::write(&victim, "precious").expect("a file");
+        symlink(&victim, &lock).expect("a link");
+        assert!(open_lock(&lock).is_err());
+        open_lock(&victim).expect("a file of ours");
+        assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
+    }
+}
