@@ -437,3 +437,49 @@ fn a_daemon_neither_follows_a_link_in_its_folder_nor_uses_one_that_others_may_ch
     refused(&mut federation.node(0), "belongs to another user (12345)");
     refused(&mut run_registry(&registry_config), "belongs to another user (12345)");
 }
+
+#[test]
+fn a_node_follows_the_name_that_it_advertises_to_another_address() {
+    let federation = Federation::start(0);
+    let hosts = federation.dir.path().join("hosts");
+    let point_to = |addr: &str| fs::write(&hosts, format!("{addr} home.chappe.example\n")).expect("a file");
+    point_to("127.0.0.1");
+    // The system's resolver reads this file, in a namespace of the node's own.
+    let namespace = |command: &Command| {
+        let mut shell = Command::new("unshare");
+        shell.args(["-rm", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\"", arg(&hosts)]);
+        shell.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            value.map(|value| shell.env(name, value));
+        }
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell
+    };
+    if !namespace(&Command::new("true")).status().is_ok_and(|status| status.success()) {
+        println!("skipped: this system lets nobody make a mount namespace (unshare -rm)");
+        return;
+    }
+    let others: Vec<_> = (1..3).map(|number| Listening::start(&mut federation.node(number))).collect();
+    let port = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let mut command = federation.node(0);
+    command.args(["--set", &format!("federation.listen=0.0.0.0:{port}")]);
+    command.env("CHAPPE_FEDERATION__ADVERTISE", format!("[\"home.chappe.example:{port}\"]"));
+    let node = Listening::start(&mut namespace(&command));
+    let address_at = |other: &Listening| {
+        let (_, members) = get(&other.admin, "/members");
+        let members: serde_json::Value = serde_json::from_str(&members).expect("JSON");
+        let of_it = members["members"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|one| node.address.contains(one["node"].as_str().expect("an id")))
+            .cloned();
+        of_it.map(|one| one["quicAddrs"][0].as_str().expect("an address").to_owned())
+    };
+    let all_at = |addr: &str| others.iter().all(|other| address_at(other) == Some(format!("{addr}:{port}")));
+    eventually("all know it at its first address", || all_at("127.0.0.1"));
+    point_to("127.0.0.2");
+    eventually("all know it at its second address", || all_at("127.0.0.2"));
+    node.wait_for("chappe_members", |members| members == 3);
+    pair_and_call(&federation, [&node.address, &others[0].address]);
+}

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    advertised::{Advertised, AdvertisedError},
     check::ConfigError,
     federation::{AdmissionPolicy, FederationSection},
 };
@@ -22,6 +23,7 @@ use crate::membership::{
     admission::{Admission, Policy},
 };
 
+mod advertised;
 mod check;
 mod federation;
 

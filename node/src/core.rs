@@ -35,6 +35,7 @@ use crate::{
     local::Local,
     membership::{admission::Refusal, records::Records, view::View},
     metrics::Metrics,
+    own_addrs::ResolveError,
     placement::Placement,
     publish,
     session::{SessionEvent, rates::SourceRates},
@@ -64,8 +65,8 @@ pub(crate) struct Basics {
     pub(crate) roots: Vec<PublicKey>,
     /// The URLs that clients use, as in the record.
     pub(crate) client_urls: Vec<String>,
-    /// The addresses that nodes dial, as in the record.
-    pub(crate) quic_addrs: Vec<SocketAddr>,
+    /// The addresses that nodes dial, as in the record. Changed where a name's addresses do.
+    pub(crate) quic_addrs: ArcSwap<Vec<SocketAddr>>,
     /// As in the record.
     pub(crate) region: String,
     /// As in the record.
@@ -365,6 +366,14 @@ impl Core {
         const ADVICE: &str = "cannot accept connections; trying again";
         if self.is_due(ADVICE) {
             tracing::warn!(%error, "{ADVICE}");
+        }
+    }
+
+    /// A name of this node has no address at the moment.
+    pub(crate) fn note_unresolved(&self, error: &ResolveError) {
+        const ADVICE: &str = "cannot resolve this node's own name; the last address stays";
+        if self.is_due(ADVICE) {
+            tracing::warn!(error = error as &dyn std::error::Error, "{ADVICE}");
         }
     }
 

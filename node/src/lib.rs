@@ -24,6 +24,7 @@ mod locate;
 pub mod membership;
 mod metrics;
 mod node;
+mod own_addrs;
 pub mod placement;
 mod places;
 mod publish;
@@ -40,4 +41,5 @@ mod vectors;
 
 pub use config::NodeConfig;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
+pub use own_addrs::ResolveError;
 pub use socket::tls::TlsError;

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
@@ -33,6 +34,7 @@ use crate::{
     listener,
     membership::records::Records,
     metrics,
+    own_addrs::{self, ResolveError},
     publish::{self, Publisher},
     register::{self, Registries},
     session::EndReason,
@@ -69,6 +71,9 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A name under which other nodes dial this one has no address.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     /// The certificate for clients cannot be used.
     #[error("the certificate for clients cannot be used")]
     Tls(#[from] TlsError),
@@ -160,7 +165,11 @@ impl Node {
             quic: links.local_addr().map_err(bind_error)?,
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
         };
-        let basics = basics(config, &identity, addrs, clock);
+        let quic_addrs = match config.federation.advertise.as_slice() {
+            [] => vec![addrs.quic],
+            advertised => own_addrs::resolve_patiently(advertised).await?,
+        };
+        let basics = basics(config, &identity, addrs, quic_addrs, clock);
         // The longest record that these fields will ever make has to fit too.
         sign_record(&basics, u64::MAX, u64::MAX)?;
         let own_record = sign_record(&basics, identity.epoch(), 1)?;
@@ -183,6 +192,7 @@ impl Node {
         core.tasks.spawn_lasting("clock", watch_clock(core.clone()));
         let joining = core.tasks.sibling();
         joining.spawn_lasting("joining", join::run(core.clone(), directory, members_file.clone()));
+        joining.spawn_lasting("addresses", own_addrs::watch(core.clone()));
         joining.spawn_lasting("records", register::renew_records(core.clone()));
         if let Some(registries) = registries.clone() {
             joining.spawn_lasting("registries", registries.run(core.clone()));
@@ -328,7 +338,13 @@ fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError
     listen().map_err(|source| StartError::Bind { addr, key, source })
 }
 
-fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Clock) -> Basics {
+fn basics(
+    config: NodeConfig,
+    identity: &Identity,
+    addrs: NodeAddrs,
+    quic_addrs: Vec<SocketAddr>,
+    clock: Clock,
+) -> Basics {
     let me = identity.key().node_id();
     // A node without roots is a federation of its own: it trusts itself.
     let own: [PublicKey; 1] = [*me.key()];
@@ -338,10 +354,6 @@ fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Cloc
         [] => vec![format!("{}://{}", if config.client.tls_cert.is_some() { "wss" } else { "ws" }, addrs.client)],
         urls => urls.to_vec(),
     };
-    let quic_addrs = match config.federation.advertise.as_slice() {
-        [] => vec![addrs.quic],
-        advertised => advertised.to_vec(),
-    };
     Basics {
         clock,
         key: identity.key().clone(),
@@ -349,7 +361,7 @@ fn basics(config: NodeConfig, identity: &Identity, addrs: NodeAddrs, clock: Cloc
         federation,
         roots: roots.to_vec(),
         client_urls,
-        quic_addrs,
+        quic_addrs: ArcSwap::from_pointee(quic_addrs),
         region: config.node.region.clone(),
         abilities: membership::abilities(&config),
         record_lifetime: config.registry.record_lifetime,

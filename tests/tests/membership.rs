@@ -172,7 +172,7 @@ async fn a_node_that_is_not_reached_at_its_address_is_nobodys_member() {
     let silent = std::net::UdpSocket::bind(("127.0.0.1", 0)).expect("a socket");
     let addr = silent.local_addr().expect("an address");
     // The registry does not list it either; it knows the others by it.
-    let hidden = federation.start_node(2, |config| config.federation.advertise = vec![addr]).await;
+    let hidden = federation.start_node(2, |config| config.federation.advertise = vec![addr.into()]).await;
     is_refused(&federation, &hidden, &log, "they do not reach federation.advertise").await;
     hidden.shutdown().await;
     federation.shutdown().await;
@@ -191,7 +191,8 @@ async fn a_member_that_names_others_addresses_has_nobody_send_them_packets() {
     let liar = federation
         .start_node(1, |config| {
             config.federation.listen = own;
-            config.federation.advertise = vec![own, far.local_addr().expect("one"), near.local_addr().expect("one")];
+            config.federation.advertise =
+                [own, far.local_addr().expect("one"), near.local_addr().expect("one")].map(Into::into).to_vec();
         })
         .await;
     eventually("it is a member", || federation.nodes[0].members() == 2).await;

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use chappe_common::keys::PublicKey;
-use chappe_node::{Node, NodeConfig, identity::load_or_create_key};
+use chappe_node::{Node, NodeConfig, config::Advertised, identity::load_or_create_key};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -59,9 +59,9 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
 
-    /// The address that other nodes dial, such as 203.0.113.7:8711
+    /// The address that other nodes dial, such as 203.0.113.7:8711, or a name that is resolved again as it changes
     #[arg(long, value_name = "ADDRESS:PORT")]
-    advertise: Vec<SocketAddr>,
+    advertise: Vec<Advertised>,
 
     /// A short name of where the node stands, such as eu-west
     #[arg(long, default_value = "")]

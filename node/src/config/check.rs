@@ -7,7 +7,7 @@ use chappe_common::{
     federation::FederationId,
 };
 
-use super::{AdmissionPolicy, NodeConfig};
+use super::{AdmissionPolicy, Advertised, NodeConfig};
 use crate::federation::{frame::MAX_FRAME, links::HANDSHAKES_PART};
 
 /// The most keys that may sign tickets: a list that people keep.
@@ -74,7 +74,10 @@ impl NodeConfig {
             ),
             (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
             (
-                self.federation.advertise.iter().all(|addr| addr.port() != 0 && !addr.ip().is_unspecified()),
+                self.federation.advertise.iter().all(|advertised| {
+                    let is_all = matches!(advertised, Advertised::Addr(addr) if addr.ip().is_unspecified());
+                    advertised.port() != 0 && !is_all
+                }),
                 "federation.advertise",
                 "addresses with a host and a port that others can dial are allowed",
             ),
@@ -223,7 +226,7 @@ mod tests {
     fn config() -> NodeConfig {
         let mut config = NodeConfig::default();
         config.client.urls = vec!["wss://relay.example".into()];
-        config.federation.advertise = vec![(Ipv4Addr::new(192, 0, 2, 1), 8711).into()];
+        config.federation.advertise = vec![Advertised::Addr((Ipv4Addr::new(192, 0, 2, 1), 8711).into())];
         config
     }
 

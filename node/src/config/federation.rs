@@ -9,6 +9,8 @@ use chappe_common::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::Advertised;
+
 /// Where other nodes connect, and whom this node belongs to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,8 +30,9 @@ pub struct FederationSection {
     pub exempt: Vec<IpNet>,
     /// The UDP address for links; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The addresses that other nodes dial; empty: the bound address, which has to be one that others reach.
-    pub advertise: Vec<SocketAddr>,
+    /// The addresses that other nodes dial, or names that are resolved again as they change; empty: the bound address, which has
+    /// to be one that others reach.
+    pub advertise: Vec<Advertised>,
     /// The most links kept at once, 36 KiB each; the one idle for longest makes room.
     pub max_links: usize,
     /// The most leases and codes that this node keeps for others as their home.

@@ -78,6 +78,8 @@ pub(crate) enum Event {
     Known(oneshot::Sender<Known>),
     /// Sign a fresh record.
     RenewRecord,
+    /// This node is dialled at other addresses from now on.
+    Moved,
     /// This node has refused us as a former run.
     Overtaken(NodeId),
     /// This clock was set: sign a fresh record, and ask others for the time.
@@ -117,7 +119,7 @@ pub(crate) fn sign_record(core: &Basics, epoch: u64, seq: u64) -> Result<SignedR
         issued_at: now,
         expires_at: now + core.record_lifetime,
         client_urls: core.client_urls.clone(),
-        quic_addrs: core.quic_addrs.clone(),
+        quic_addrs: core.quic_addrs.load().to_vec(),
         region: core.region.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         abilities: core.abilities,
@@ -192,10 +194,13 @@ impl Membership {
                 if self.overtaken.told(by, others) {
                     self.core.set_unfit(Unfit::Overtaken, true);
                     if self.overtaken.try_take(now.at) {
+                        tracing::warn!("other nodes know a later run with this node's key; beginning a new one");
                         self.take_new_epoch();
                     }
                 }
             }
+            // A run is where its first record says. What moves is a new one, which members tell each other and dial at once.
+            Event::Moved => self.take_new_epoch(),
             Event::ClockSet => {
                 self.renew_record();
                 self.engine.compare_clocks();
@@ -221,7 +226,7 @@ impl Membership {
         }
     }
 
-    /// Begins a new run: others know a later one than this. What its clients have attached stays, and is registered again as
+    /// Begins a new run: others know a later one than this, or its addresses have changed. What its clients have attached stays, and is registered again as
     /// members are met.
     fn take_new_epoch(&mut self) {
         let time = now(&self.core);
@@ -238,7 +243,7 @@ impl Membership {
             // The first record was signed from the same fields.
             Err(error) => return tracing::error!(%error, "cannot sign this node's record"),
         };
-        tracing::warn!(epoch, "other nodes know a later run with this node's key; beginning a new one");
+        tracing::info!(epoch, "beginning a new run");
         (self.epoch, self.seq) = (epoch, 1);
         let (since, known, beacon) = (self.engine.since(), self.engine.known(), self.engine.beacon());
         let counts = *self.engine.counts();
