@@ -281,8 +281,9 @@ impl SessionHandle {
         self.state().bonds = bonds;
     }
 
-    /// What the session is told next, and what waits for its client. Only the session's task asks.
-    pub(crate) fn poll_told(&self, cx: &mut Context<'_>) -> (Poll<Told>, Waiting) {
+    /// What the session is told next, and what waits for its client. Only the session's task asks, and has what waits written on
+    /// once in each of its turns.
+    pub(crate) fn poll_told(&self, cx: &mut Context<'_>, is_first: bool) -> (Poll<Told>, Waiting) {
         let mut state = self.state();
         if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
@@ -290,7 +291,8 @@ impl SessionHandle {
         if let Some(reason) = state.end {
             return (Poll::Ready(Told::End(reason)), Waiting::default());
         }
-        match state.out.as_mut().map(|out| out.poll_flush(cx)) {
+        let flushed = |out: &mut Out| if is_first { out.poll_flush(cx) } else { Poll::Pending };
+        match state.out.as_mut().map(flushed) {
             Some(Poll::Ready(Ok(())) | Poll::Pending) => {}
             None => return (Poll::Ready(Told::Broken), Waiting::default()),
             Some(Poll::Ready(Err(error))) => {

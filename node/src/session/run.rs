@@ -223,8 +223,9 @@ impl Session {
     /// Does all there is to do, in the order: the end, what others tell, deadlines, answers, the client. Ready when the
     /// session is over.
     fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        for _ in 0..TURNS {
-            let (told, waiting) = self.handle.poll_told(cx);
+        for step in 0..TURNS {
+            // What this session itself queues meanwhile wakes it again.
+            let (told, waiting) = self.handle.poll_told(cx, step == 0);
             (self.waiting, self.said) = (waiting, 0);
             if waiting.since.is_some() {
                 self.alarm.mark();

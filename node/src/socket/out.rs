@@ -24,6 +24,9 @@ const SHORT: usize = 128;
 /// What a client has to take within `times.write` of what waits, unless it takes all: whoever takes a byte now and then
 /// would have it wait for ever.
 const ENOUGH: usize = 8 * 1024;
+/// What is handed to the system in one turn. A write takes as long as the kernel needs to send it on, 8 to 25 ms for a full queue of
+/// 256 KiB to a client that begins to read, and everybody else waits meanwhile.
+const WRITE_TURN: usize = 32 * 1024;
 /// Bytes that a client may send behind its handshake without having said a word by them: the longest record of TLS, and what is
 /// read at once. TLS itself would join the parts of a message of 64 KiB.
 const MAX_UNSAID: usize = 22 * 1024;
@@ -109,10 +112,11 @@ impl Out {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let head = FrameHead::new(opcode, len);
         let len = head.as_bytes().len() + len;
-        if !self.queue.is_empty() && !self.may_wait(len) {
-            // What is merely held back may go first.
+        while !self.queue.is_empty() && !self.may_wait(len) {
+            // What is merely held back, or left for another turn, may go first.
+            let before = self.queue.len();
             self.flush()?;
-            if !self.queue.is_empty() && !self.may_wait(len) {
+            if self.queue.len() == before {
                 return Err(SayError::Full);
             }
         }
@@ -195,10 +199,17 @@ impl Out {
         self.flush()
     }
 
-    /// Hands to the system what it takes.
+    /// Hands to the system what it takes, up to [`WRITE_TURN`]. The rest waits for the session's next turn, as what the system did
+    /// not take.
     pub(crate) fn flush(&mut self) -> Result<Said, SayError> {
+        let mut turn = WRITE_TURN;
         while !self.queue.is_empty() {
-            let gone = taken(self.writer.try_write(&self.queue))?;
+            if turn == 0 && self.held.set(self.queue.len()).is_err() {
+                // A client that takes everything isn't closed for want of room.
+                turn = WRITE_TURN;
+            }
+            let piece = self.queue.len().min(turn);
+            let gone = if piece == 0 { 0 } else { taken(self.writer.try_write(&self.queue[..piece]))? };
             if gone == 0 {
                 if self.blocked.is_none() {
                     (self.blocked, self.taken) = (Some(Instant::now()), 0);
@@ -210,6 +221,7 @@ impl Out {
                 self.held.set(self.queue.len()).map_err(|_| SayError::NoRoom)?;
                 return Ok(Said::Blocked);
             }
+            turn -= gone;
             self.queue.advance(gone);
             self.gone += gone;
             self.taken += gone;
@@ -224,11 +236,19 @@ impl Out {
         Ok(Said::Written)
     }
 
-    /// Goes on where the system took no more. Ready once nothing waits that it did not take.
+    /// Goes on where the system took no more, for one turn. Ready once nothing waits that it did not take.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SayError>> {
         while self.blocked.is_some() {
             match self.writer.as_ref().poll_write_ready(cx) {
-                Poll::Ready(Ok(())) => drop(self.flush()?),
+                Poll::Ready(Ok(())) => {
+                    let before = self.queue.len();
+                    self.flush()?;
+                    if before - self.queue.len() >= WRITE_TURN && self.blocked.is_some() {
+                        // It may take more at once; others have their turn first.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(SayError::Closed)),
                 Poll::Pending => return Poll::Pending,
             }
@@ -288,4 +308,49 @@ fn drain(tls: &mut ServerConnection, queue: &mut BytesMut) -> Result<(), SayErro
         tls.write_tls(&mut queue.writer()).map_err(|_| SayError::Closed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_begins_to_read_is_written_a_turn_at_a_time_and_gets_all() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let addr = listener.local_addr().expect("an address");
+        let (client, server) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let (mut client, (server, _)) = (client.expect("a connection"), server.expect("a connection"));
+        let (_reader, writer) = server.into_split();
+        let mut out = Out::new(writer, None, 8 * WRITE_TURN, Held::new(usize::MAX));
+        let message = vec![b'x'; 16 * 1024];
+        let mut said = 0;
+        // Until the system takes no more, and then as much as may wait.
+        while out.say(Opcode::Text, &[&message], false).is_ok() {
+            said += 1;
+        }
+        assert!(out.waiting().bytes > 7 * WRITE_TURN);
+
+        let mut turns = 0;
+        let mut read = 0;
+        let mut buffer = vec![0; 1024 * 1024];
+        while out.waiting().bytes > 0 {
+            read += client.read(&mut buffer).await.expect("it comes");
+            let before = out.waiting().bytes;
+            let polled = out.poll_flush(&mut Context::from_waker(Waker::noop()));
+            assert!(before - out.waiting().bytes <= WRITE_TURN, "more than a turn at once");
+            assert!(!matches!(polled, Poll::Ready(Err(_))));
+            turns += 1;
+        }
+        assert!(turns >= 7, "{turns}");
+        drop((out, _reader));
+        read += client.read_to_end(&mut Vec::new()).await.expect("the rest");
+        assert_eq!(read, said * (message.len() + 4), "nothing is lost or said twice");
+    }
 }

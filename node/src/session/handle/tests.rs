@@ -124,7 +124,7 @@ async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken
         assert!(said < 10_000, "100 MB went somewhere");
     };
     assert_eq!(error, SayError::Full);
-    let told = poll_fn(|cx| session.poll_told(cx).0).await;
+    let told = poll_fn(|cx| session.poll_told(cx, true).0).await;
     assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
     // The last word waits behind all that was taken before.
     session.say_close(Some(1013), "");
@@ -173,7 +173,7 @@ async fn a_session_takes_so_many_events_and_no_more() {
         assert_eq!(session.try_send(outcome()), Ok(()));
     }
     assert_eq!(session.try_send(outcome()), Err(TrySendError::Full));
-    let told = poll_fn(|cx| session.poll_told(cx).0).await;
+    let told = poll_fn(|cx| session.poll_told(cx, true).0).await;
     assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
 }
 
