@@ -83,6 +83,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_opened: Counter,
     /// Connections that have ended.
     pub(crate) connections_closed: Counter,
+    /// Requests whose answer panicked.
+    pub(crate) panics: Counter,
     /// Times that the system had no connection to give, mostly for want of file descriptors.
     pub(crate) accepts_failed: Counter,
     /// Connections that were not served, by reason.
@@ -147,6 +149,7 @@ impl Metrics {
             self.forwarded_unreadable.clone(),
         );
         registry.register("requests_timed_out", "Requests that took too long", self.requests_timed_out.clone());
+        registry.register("panics", "Connections that ended by a panic", self.panics.clone());
         let lost = Counter::<u64>::default();
         lost.inc_by(lost_lines::total());
         registry.register("log_lines_lost", "Log lines of this process that could not be written", lost);

@@ -63,8 +63,11 @@ impl Server {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = connections.join_next() => {
+                Some(ended) = connections.join_next() => {
                     self.metrics.connections_closed.inc();
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        self.metrics.panics.inc();
+                    }
                 }
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {

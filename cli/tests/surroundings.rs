@@ -155,6 +155,7 @@ fn a_signal_that_means_nothing_ends_no_daemon_and_says_so_and_three_of_them_drai
         assert!(output.status.success());
         let log = texts(&output).1;
         assert!(log.contains("ignored SIGHUP: a configuration is read at the start alone"), "{log}");
+        assert!(!log.contains("ERROR"), "stopping is no failure: {log}");
         registry.signal(stop);
         let mut federation = federation;
         let output = federation.registry.take().expect("it runs").finish();

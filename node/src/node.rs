@@ -253,6 +253,7 @@ impl Node {
     pub async fn shutdown(self) {
         let core = &self.core;
         core.start_draining();
+        core.tasks.expect_ends();
         self.listener.cancel().await;
         if let Some(registries) = &self.registries {
             // A registration under way is answered first: the leave has to come after it.
@@ -367,5 +368,40 @@ fn basics(
         record_lifetime: config.registry.record_lifetime,
         started: Instant::now(),
         config,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    async fn health(node: &Node) -> String {
+        let mut stream = TcpStream::connect(node.addrs().client).await.expect("it listens");
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        answer
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_loses_a_task_says_which_and_still_stops_in_order() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut config = NodeConfig::default();
+        config.node.data_dir = dir.path().join("data");
+        config.client.listen = ([127, 0, 0, 1], 0).into();
+        config.federation.listen = ([127, 0, 0, 1], 0).into();
+        let node = Node::spawn(config).await.expect("a node");
+        assert!(health(&node).await.starts_with("HTTP/1.1 200"));
+        node.core.tasks.spawn_lasting("of a test", async { panic!("on purpose") });
+        assert_eq!(node.failed().await, TaskFailure::Panicked("of a test"));
+        let told = health(&node).await;
+        assert!(told.starts_with("HTTP/1.1 503") && told.contains("\"failing\""), "{told}");
+        assert!(told.contains("the task «of a test» has panicked"), "{told}");
+        node.shutdown().await;
     }
 }

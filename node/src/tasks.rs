@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -41,6 +41,8 @@ impl Set {
 struct Watch {
     failure: OnceLock<TaskFailure>,
     failed: Notify,
+    /// The node stops: what its tasks depend on goes before they do.
+    stopping: AtomicBool,
     panics: AtomicU64,
 }
 
@@ -51,7 +53,7 @@ impl Watch {
 
     fn fail(&self, failure: TaskFailure) {
         // The first one is the cause: others end because of it.
-        if self.failure.set(failure).is_ok() {
+        if !self.stopping.load(Ordering::Relaxed) && self.failure.set(failure).is_ok() {
             tracing::error!(%failure, "this node can't go on");
             self.failed.notify_waiters();
         }
@@ -117,6 +119,11 @@ impl Tasks {
         if !set.ended {
             set.running.spawn(task);
         }
+    }
+
+    /// From now on, lasting tasks of this set and its siblings may end by themselves.
+    pub(crate) fn expect_ends(&self) {
+        self.watch.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Waits until a lasting task of this set or a sibling has ended by itself; for ever if none does.
@@ -248,6 +255,8 @@ mod tests {
         }
         let tasks = Tasks::default();
         tasks.spawn_lasting("one", pending());
+        tasks.expect_ends();
+        tasks.sibling().spawn_lasting("another", async {});
         tasks.cancel().await;
         assert_eq!(tasks.failure(), None);
     }

@@ -70,6 +70,8 @@ pub const ATTACKS: &[Attack] = &[
     attack("compressed", &["violations"], &["closed for a breach"]),
     // Until five hundred are filled.
     Attack { times: 3, held: slow::HELD, ..attack("not-reading", &["sessions_slow"], &["closed with 1013"]) },
+    Attack { times: 2, held: slow::SOME.held, ..attack("reading-at-once", &[], &["read all"]) },
+    Attack { times: 3, held: slow::MANY.held, ..attack("two-thousand-reading-at-once", &[], &["read all"]) },
     Attack { held: unfinished::HELD, ..attack("unfinished-messages", &["sessions_slow"], &["messages begun"]) },
     attack("pair-random-one-source", &["rate_limited"], &["answered pair_error"]),
     attack("pair-random-many", &["rate_limited"], &["answered pair_error"]),
@@ -118,6 +120,8 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
         "http-requests" => connections::http_requests(&plan).await,
         "tls-abandoned" => connections::abandon_tls(&plan).await,
         "not-reading" => slow::run(&plan).await,
+        "reading-at-once" => slow::read_at_once(&plan, slow::SOME).await,
+        "two-thousand-reading-at-once" => slow::read_at_once(&plan, slow::MANY).await,
         "register-and-leave" => floods::register_and_leave(&plan).await,
         "leave-at-once" => floods::leave_at_once(&plan).await,
         "leases-by-a-node" => leases::flood(&plan, leases::Kind::Good).await,

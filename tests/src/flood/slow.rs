@@ -1,11 +1,13 @@
-//! Clients that don't read: each attaches an inbox and takes nothing of what comes for it, while others fill it.
+//! Clients that don't read: each attaches an inbox and takes nothing of what comes for it, while others fill it. Some do so for ever,
+//! and some until all of them begin to read in the same moment.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::keys::{NodeId, SecretKey};
 use serde_json::{Value, json};
 use tokio::{
+    sync::Barrier,
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
@@ -30,6 +32,69 @@ const COME: u32 = 250;
 /// How many messages all of them are sent in a second: each its next before any the one after that, so that all queues are
 /// full at the same time. Within the second that a node leaves them, half of them have to read their last word.
 const RATE: u32 = 250;
+
+/// Clients that begin to read at once, and how many of the largest messages wait for each: no more than a session, and all of them
+/// together, may have waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Readers {
+    /// How many there are.
+    pub count: u32,
+    /// Messages for each.
+    pub messages: u32,
+    /// What all may take, in MiB: what waits, and a quarter more.
+    pub held: u32,
+}
+
+/// As many as don't read at all, with full queues.
+pub const SOME: Readers = Readers { count: DEAF, messages: 5, held: HELD };
+/// Four times as many, with what room there is for all.
+pub const MANY: Readers = Readers { count: 2_000, messages: 2, held: 2_000 * 2 * 48 / 1024 * 5 / 4 };
+/// How many messages all of them are sent in a second.
+const READERS_RATE: u32 = 1_000;
+
+/// Fills them, and has all read in the same moment.
+pub async fn read_at_once(plan: &Plan, Readers { count, messages, .. }: Readers) {
+    let count = plan.some(count);
+    let mut coming = JoinSet::new();
+    for number in 0..count {
+        sleep(Duration::from_secs(1) / COME).await;
+        let plan = plan.clone();
+        coming.spawn(async move { (number, timeout_at(plan.until, gather(&plan, number)).await.ok().flatten()) });
+    }
+    let all: Vec<_> = coming.join_all().await.into_iter().filter_map(|(number, all)| Some((number, all?))).collect();
+    let (filled, since) = (Arc::new(Barrier::new(all.len())), Instant::now());
+    let mut filling = JoinSet::new();
+    for (number, (mut deaf, mut pusher, to)) in all {
+        let (plan, filled) = (plan.clone(), filled.clone());
+        filling.spawn(async move {
+            let message =
+                json!({"type": "call_ice", "to": to, "payload": "x".repeat(48 * 1024), "id": "i"}).to_string();
+            for turn in 0..messages {
+                plan.turn(since, u64::from(turn) * u64::from(count) + u64::from(number), READERS_RATE).await;
+                if pusher.say(&message).await.is_err() {
+                    break;
+                }
+                plan.tally.count("sent to it");
+                let Ok(Said::Text(text)) = pusher.next().await else { break };
+                plan.tally.count(&format!("answered {}", code_of(&text)));
+            }
+            filled.wait().await;
+            deaf.take_all();
+            let mut read = 0;
+            while read < messages {
+                match timeout_at(plan.until, deaf.next()).await {
+                    Ok(Ok(Said::Text(_))) => read += 1,
+                    Ok(Ok(Said::Pong | Said::Other)) => {}
+                    Ok(Ok(Said::Close(code))) => return plan.tally.count(&format!("closed with {code}")),
+                    Ok(Ok(Said::End) | Err(_)) => return plan.tally.count("ended without a word"),
+                    Err(_) => return plan.tally.count("out of time"),
+                }
+            }
+            plan.tally.count("read all");
+        });
+    }
+    filling.join_all().await;
+}
 
 /// Fills them until each is closed, and counts with which code.
 pub async fn run(plan: &Plan) {
