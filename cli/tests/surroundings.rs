@@ -281,7 +281,7 @@ fn a_registry_whose_disk_takes_nothing_for_a_while_says_so_and_takes_changes_aga
     let (public, admin) = (addr("registry"), addr("admin_url"));
     federation.url = format!("http://{public}");
     let health = || serde_json::from_str::<serde_json::Value>(&get(&public, "/health").1).expect("JSON");
-    assert_eq!((&health()["status"], &health()["problems"]), (&"healthy".into(), &serde_json::json!([])));
+    assert_eq!(health()["status"], "healthy");
 
     limit_file_size(&registry, "4096");
     let node = Listening::start(&mut federation.node(0));
