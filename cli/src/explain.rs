@@ -96,7 +96,7 @@ fn reach(error: ReachError) -> Explanation {
         ),
         ReachError::Name(NameError::Private) => explain(
             "whoever runs that name would have you knock at your own network; or the provider of DNS lies",
-            "nothing; for a network of your own, --system-resolver",
+            "nothing; for a federation in a network of your own: --system-resolver --private-network",
         ),
         ReachError::Name(NameError::Invalid) => explain("what stands there is no name", "check the URL"),
     }

@@ -6,10 +6,7 @@
 mod engine;
 mod tone;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -108,27 +105,9 @@ impl Peer {
     }
 }
 
-/// The address of this machine from which `url`, a node's, is reached: good for media too, on all but odd networks.
-pub(crate) async fn route_ip(url: &str) -> Result<IpAddr> {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = authority.split(['/', '#']).next().unwrap_or(authority);
-    let default = if url.starts_with("wss:") { 443 } else { 80 };
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    let target = if has_port { authority.to_owned() } else { format!("{authority}:{default}") };
-    let find = async {
-        let target = tokio::net::lookup_host(&target).await?.next().ok_or(io::ErrorKind::NotFound)?;
-        let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        // Sends nothing: it makes the system choose a route.
-        socket.connect(target).await?;
-        Ok::<_, io::Error>(socket.local_addr()?.ip())
-    };
-    find.await.context("cannot tell which address media should use; say it with --media-ip")
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{net::Ipv4Addr, time::Duration};
 
     use tokio::time::timeout;
 
@@ -156,13 +135,6 @@ mod tests {
             assert_eq!(caller.report().received, caller.report().heard, "nothing but the tone comes in");
         };
         timeout(Duration::from_secs(20), talk).await.expect("in time");
-    }
-
-    #[tokio::test]
-    async fn a_node_on_loopback_is_reached_from_loopback() {
-        for url in ["ws://127.0.0.1:4711/ws", "wss://127.0.0.1", "ws://127.0.0.1:1#key"] {
-            assert_eq!(route_ip(url).await.expect("an address"), IpAddr::V4(Ipv4Addr::LOCALHOST), "{url}");
-        }
     }
 
     #[tokio::test]

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, doh::Provider, link::Link, manual::ManualNode, private_file, registry::Endpoint,
+    Discovery, DiscoveryBuilder, doh::Provider, link::Link, manual::ManualNode, net::Net, private_file,
+    registry::Endpoint, tls,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "URL", value_parser = parse_provider)]
     doh: Vec<String>,
 
-    /// Resolves names of registries and nodes by this system, and not over HTTPS; a profile remembers it
+    /// Resolve names of registries and nodes by this system (port 53), and not over HTTPS; a profile remembers it
     #[arg(long)]
     system_resolver: bool,
 
@@ -59,8 +60,8 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "KEY", value_parser = parse_root, allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
-    /// Takes links that name addresses in private networks: for tests; a profile remembers it
-    #[arg(long)]
+    /// Use addresses in private networks that links, contacts and the system's resolver give; a profile remembers it
+    #[arg(long = "private-network", alias = "test")]
     test: bool,
 
     /// A node, as wss://host:port#NODE-ID; a profile remembers it
@@ -68,8 +69,32 @@ pub(crate) struct NetworkArgs {
     node: Vec<String>,
 }
 
+/// How a command of the registry's operator resolves the registry's name.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ResolverArgs {
+    /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query,IP:PORT
+    #[arg(long, value_name = "URL", value_parser = parse_provider)]
+    doh: Vec<String>,
+
+    /// Resolve the registry's name by this system (port 53), and not over HTTPS
+    #[arg(long, conflicts_with = "doh")]
+    system_resolver: bool,
+}
+
+impl ResolverArgs {
+    /// How to reach a registry.
+    pub(crate) fn net(&self) -> Result<Net> {
+        if self.system_resolver {
+            return Ok(Net::default());
+        }
+        let given: Vec<Provider> = read_all(&self.doh)?;
+        let providers = if given.is_empty() { Provider::defaults() } else { given };
+        Ok(Net::over_https(&providers, tls::config())?)
+    }
+}
+
 /// Where to look for nodes, as the profile remembers it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Network {
     registries: Vec<String>,
@@ -105,24 +130,20 @@ impl ProfileArgs {
     /// yet remembers the link's nodes.
     pub(crate) fn builder_by(&self, link: Option<&str>) -> Result<(Profile, ClientBuilder, Option<Link>)> {
         // Before the profile is made: a command that fails for want of a network must not settle the name.
-        let given = self.network.given()?;
-        let known = match given.clone() {
-            Some(network) => Some(network),
-            None => Network::remembered(&self.profile)?,
-        };
+        let remembered = Network::remembered(&self.profile)?;
+        let known = self.network.applied_to(remembered.clone())?;
         let test = self.network.test || known.as_ref().is_some_and(|network| network.test);
         let now = UnixTime::from(SystemTime::now());
         let link = link.map(|text| Link::parse(text, now, test)).transpose()?;
-        let is_new = known.is_none();
         let network = match (known, &link) {
             (Some(network), _) => network,
-            (None, Some(link)) => Network { nodes: nodes_of(link), test, ..Network::default() },
+            (None, Some(link)) => self.network.options_on(Network { nodes: nodes_of(link), ..Network::default() }),
             (None, None) => {
                 bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
             }
         };
         let profile = Profile::open_or_create(&self.profile, &self.name)?;
-        if given.is_some() || is_new {
+        if remembered.as_ref() != Some(&network) {
             network.remember(&self.profile)?;
         }
         let mut builder = Client::builder(profile.clone());
@@ -145,10 +166,10 @@ fn nodes_of(link: &Link) -> Vec<String> {
 impl NetworkArgs {
     /// A search as the command line says, or else as a profile remembers.
     pub(crate) fn discovery(&self, profile: Option<&Path>) -> Result<Discovery> {
-        let network = match (self.given()?, profile) {
+        let remembered = profile.map(Network::remembered).transpose()?.flatten();
+        let network = match (self.applied_to(remembered)?, profile) {
             (Some(network), _) => network,
-            (None, Some(profile)) => Network::remembered(profile)?
-                .with_context(|| format!("{} is no profile that knows a network", profile.display()))?,
+            (None, Some(profile)) => bail!("{} is no profile that knows a network", profile.display()),
             (None, None) => bail!("say where to look: --registry URL --root KEY, or --node URL, or --profile DIR"),
         };
         let mut builder = network.sources()?.add_to(Discovery::builder());
@@ -157,6 +178,23 @@ impl NetworkArgs {
             builder = builder.referrals(profile.referrals()).cache(profile.nodes_file());
         }
         Ok(builder.build()?)
+    }
+
+    /// The network that the command line names, or else the remembered one with the options of the command line. `None`
+    /// if neither names one.
+    fn applied_to(&self, remembered: Option<Network>) -> Result<Option<Network>> {
+        let network = self.given()?.or(remembered);
+        Ok(network.map(|network| self.options_on(network)))
+    }
+
+    /// `network` with the options that say how to reach it, which count without a source beside them.
+    fn options_on(&self, mut network: Network) -> Network {
+        if !self.doh.is_empty() {
+            network.doh.clone_from(&self.doh);
+        }
+        network.system_resolver |= self.system_resolver;
+        network.test |= self.test;
+        network
     }
 
     fn given(&self) -> Result<Option<Network>> {
@@ -170,10 +208,8 @@ impl NetworkArgs {
             registries: self.registry.clone(),
             roots: self.root.clone(),
             dns: self.dns.clone(),
-            doh: self.doh.clone(),
-            system_resolver: self.system_resolver,
             nodes: self.node.clone(),
-            test: self.test,
+            ..Network::default()
         }))
     }
 }
@@ -186,6 +222,7 @@ struct Sources {
     zones: Vec<String>,
     providers: Vec<Provider>,
     system_resolver: bool,
+    private_network: bool,
     nodes: Vec<ManualNode>,
 }
 
@@ -194,6 +231,9 @@ impl Sources {
         let mut builder = builder.registry(self.endpoints, self.roots);
         if self.system_resolver {
             builder = builder.system_resolver();
+        }
+        if self.private_network {
+            builder = builder.private_network();
         }
         builder = self.zones.into_iter().fold(builder, DiscoveryBuilder::zone);
         builder = self.providers.into_iter().fold(builder, DiscoveryBuilder::provider);
@@ -221,6 +261,7 @@ impl Network {
             zones: self.dns.clone(),
             providers: read_all(&self.doh)?,
             system_resolver: self.system_resolver,
+            private_network: self.test,
             nodes,
         })
     }

@@ -2,6 +2,8 @@
 //!
 //! The task prints steps as they happen and hands on what concerns calls, so that whoever talks sees only that.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, anyhow};
 use chappe_client::{Client, ClientBuilder, Event, Events, StepKind};
 use tokio::{
@@ -20,7 +22,7 @@ pub(crate) struct Party {
     name: String,
     client: Client,
     timeline: Timeline,
-    url: watch::Receiver<String>,
+    local_ip: watch::Receiver<Option<IpAddr>>,
     events: mpsc::Receiver<Event>,
     _pump: JoinSet<()>,
 }
@@ -31,9 +33,9 @@ impl Party {
         let (client, events) = builder.connect().await?;
         let (sender, receiver) = mpsc::channel(EVENTS);
         let mut pump = JoinSet::new();
-        let (url_sender, url) = watch::channel(String::new());
-        pump.spawn(hand_on(name.to_owned(), client.clone(), events, (sender, url_sender), timeline.clone()));
-        Ok(Self { name: name.to_owned(), client, timeline, url, events: receiver, _pump: pump })
+        let (ip_sender, local_ip) = watch::channel(None);
+        pump.spawn(hand_on(name.to_owned(), client.clone(), events, (sender, ip_sender), timeline.clone()));
+        Ok(Self { name: name.to_owned(), client, timeline, local_ip, events: receiver, _pump: pump })
     }
 
     /// Who it is.
@@ -46,11 +48,11 @@ impl Party {
         &self.client
     }
 
-    /// The URL of the node at which the client is.
-    pub(crate) async fn url(&self) -> Result<String> {
-        let mut url = self.url.clone();
-        let known = url.wait_for(|url| !url.is_empty()).await;
-        known.map(|url| url.clone()).map_err(|_| anyhow!("the client has stopped"))
+    /// The address of this machine on the connection to its node: good for media too, on all but odd networks.
+    pub(crate) async fn local_ip(&self) -> Result<IpAddr> {
+        let mut local_ip = self.local_ip.clone();
+        let known = local_ip.wait_for(Option::is_some).await;
+        known.ok().and_then(|known| *known).ok_or_else(|| anyhow!("the client has stopped"))
     }
 
     /// Where this party's steps are printed.
@@ -73,7 +75,7 @@ async fn hand_on(
     name: String,
     client: Client,
     mut events: Events,
-    (sender, url_sender): (mpsc::Sender<Event>, watch::Sender<String>),
+    (sender, ip_sender): (mpsc::Sender<Event>, watch::Sender<Option<IpAddr>>),
     timeline: Timeline,
 ) {
     let mut peer_node = None;
@@ -83,8 +85,8 @@ async fn hand_on(
         {
             peer_node = Some(node);
         }
-        if let Event::Connected { url, .. } = &event {
-            url_sender.send_replace(url.clone());
+        if let Event::Connected { local_ip, .. } = &event {
+            ip_sender.send_replace(Some(*local_ip));
         }
         timeline.client_event(&name, &event, peer_node);
         if let Event::InboxRejected { contact, reason } = &event {

@@ -80,8 +80,16 @@ fn a_link_is_all_that_a_new_profile_needs_to_pair_and_be_called() {
 
     // What the camera saw, as it stands in the QR code.
     let qr = shown["qr"].as_str().expect("the QR code's text");
-    let mut typing =
-        Running::start(&mut chappe(&["--json", "pair", "--name", "Ben", "--profile", arg(&ben), "--test", qr]));
+    let mut typing = Running::start(&mut chappe(&[
+        "--json",
+        "pair",
+        "--name",
+        "Ben",
+        "--profile",
+        arg(&ben),
+        "--private-network",
+        qr,
+    ]));
     assert_eq!(showing.event("paired")["words"], typing.event("paired")["words"]);
     assert!(showing.finish().status.success() && typing.finish().status.success());
 

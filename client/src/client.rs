@@ -97,10 +97,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Takes nodes in private networks that contacts pass on, and passes on its own: for tests.
+    /// Takes nodes in private networks that contacts pass on or that the system's resolver leads to, and passes on its
+    /// own: for a federation in a network of one's own, and for tests.
     #[must_use]
-    pub const fn private(mut self) -> Self {
+    pub fn private(mut self) -> Self {
         self.private = true;
+        self.discovery = self.discovery.private_network();
         self
     }
 

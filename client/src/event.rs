@@ -2,6 +2,7 @@
 //! events and is told how many; calls go on, since a [`Call`] has its own state.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -74,6 +75,8 @@ pub enum Event {
         url: String,
         /// Where it says that it stands.
         region: Option<String>,
+        /// This machine's address on the connection: mostly one that media can use too.
+        local_ip: IpAddr,
     },
     /// No longer connected to that node. The client looks for another one by itself.
     Disconnected {

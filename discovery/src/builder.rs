@@ -14,6 +14,7 @@ use crate::{
     doh::{Doh, Provider},
     link::{Link, Links},
     manual::{Manual, ManualNode},
+    names::Scope,
     net::{Net, SetupError},
     referral::Referrals,
     registry::{Endpoint, Registry},
@@ -33,6 +34,7 @@ pub struct DiscoveryBuilder {
     zones: Vec<String>,
     providers: Vec<Provider>,
     system_resolver: bool,
+    private_network: bool,
     manual: Vec<ManualNode>,
     links: Vec<Link>,
     referrals: Vec<NodePlace>,
@@ -89,11 +91,20 @@ impl DiscoveryBuilder {
         self
     }
 
-    /// Has names of registries and nodes resolved by the system, and not over HTTPS: for networks of one's own, whose
-    /// names nobody else knows.
+    /// Has names of registries and nodes resolved by the system, and not over HTTPS: where those providers can't be
+    /// reached, or don't know the names. Addresses in private networks are passed over, as they are over HTTPS, unless
+    /// [`DiscoveryBuilder::private_network`] allows them.
     #[must_use]
     pub const fn system_resolver(mut self) -> Self {
         self.system_resolver = true;
+        self
+    }
+
+    /// Uses addresses in private networks where the system's resolver gives them: for a federation in a network of one's
+    /// own.
+    #[must_use]
+    pub const fn private_network(mut self) -> Self {
+        self.private_network = true;
         self
     }
 
@@ -160,7 +171,8 @@ impl DiscoveryBuilder {
         } else {
             self.providers
         };
-        let net = if self.system_resolver { Net::system(tls) } else { Net::over_https(&providers, tls)? };
+        let scope = if self.private_network { Scope::Private } else { Scope::Public };
+        let net = if self.system_resolver { Net::system(tls, scope) } else { Net::over_https(&providers, tls)? };
         let federation = FederationId::of_roots(&self.roots);
         let cache = Arc::new(match self.cache {
             Some(path) => Cache::open_or_empty(path, federation),

@@ -1,6 +1,6 @@
 //! A WebSocket to a node that has proved its key. Owns the frames; what the texts say is the client's business.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use chappe_common::keys::NodeId;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -42,6 +42,7 @@ pub struct Connection {
     pub(crate) url: String,
     pub(crate) nonce: [u8; 32],
     pub(crate) region: Option<String>,
+    pub(crate) local_ip: IpAddr,
 }
 
 impl Connection {
@@ -63,6 +64,11 @@ impl Connection {
     /// Where the node says that it stands.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
+    }
+
+    /// This machine's address on the connection.
+    pub const fn local_ip(&self) -> IpAddr {
+        self.local_ip
     }
 
     /// Sends one text message. Not to be cancelled in the middle: half a frame may be out.

@@ -150,6 +150,7 @@ async fn dial_unbounded(
     };
     let stream = connect(&uri, net).await.inspect_err(doubt)?;
     progressed();
+    let local_ip = stream.local_addr().map_err(|error| ReachError::of_io(&error))?.ip();
     // Nagle off: every message is a whole one that someone waits for. A socket that refuses that works, too.
     let _ = stream.set_nodelay(true);
     let connector = Connector::Rustls(net.tls().clone());
@@ -168,7 +169,7 @@ async fn dial_unbounded(
     // The node is only claimed until `prove` has passed; the connection leaves this function with a proven one alone.
     let unproven = NodeId::new(chappe_common::keys::PublicKey::from_bytes([0; 32]));
     let mut connection =
-        Connection { socket, node: unproven, url: candidate.url.clone(), nonce: [0; 32], region: None };
+        Connection { socket, node: unproven, url: candidate.url.clone(), nonce: [0; 32], region: None, local_ip };
     let Reply::ServerInfo(info) = read(&connection.next().await?)? else { return Err(DialError::NotANode) };
     if info.protocol != PROTOCOL {
         return Err(DialError::Version(info.protocol));

@@ -26,9 +26,19 @@ const MAX_NAMES: usize = 64;
 /// The most addresses of one name.
 const MAX_ADDRESSES: usize = 4;
 
+/// Which addresses a name may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the internet. A contact, a link or a list that names a host must not have this machine connect to its own
+    /// network.
+    Public,
+    /// Private networks too.
+    Private,
+}
+
 #[derive(Debug)]
 enum How {
-    System,
+    System(Scope),
     OverHttps { providers: Vec<Doh>, known: Mutex<HashMap<String, Known>> },
 }
 
@@ -48,9 +58,9 @@ struct Known {
 pub struct Names(Arc<How>);
 
 impl Names {
-    /// The system's resolver.
-    pub fn system() -> Self {
-        Self(Arc::new(How::System))
+    /// The system's resolver. With [`Scope::Public`] its answers are filtered like those over HTTPS.
+    pub fn system(scope: Scope) -> Self {
+        Self(Arc::new(How::System(scope)))
     }
 
     /// These providers, and nobody else.
@@ -72,10 +82,15 @@ impl Names {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         match &*self.0 {
-            How::System => {
+            How::System(scope) => {
                 let found = tokio::net::lookup_host((host.as_str(), 0)).await.map_err(|_| NameError::NoSuchName)?;
-                let found: Vec<_> = found.map(|addr| addr.ip()).take(MAX_ADDRESSES).collect();
-                if found.is_empty() { Err(NameError::NoSuchName) } else { Ok(found) }
+                let mut found: Vec<_> = found.map(|addr| addr.ip()).collect();
+                if found.is_empty() {
+                    return Err(NameError::NoSuchName);
+                }
+                found.retain(|ip| counts(*ip, *scope));
+                found.truncate(MAX_ADDRESSES);
+                if found.is_empty() { Err(NameError::Private) } else { Ok(found) }
             }
             How::OverHttps { providers, known } => {
                 let remembered = lock(known).get(&host).filter(|known| known.at.elapsed() < KEEP).cloned();
@@ -150,9 +165,14 @@ async fn ask(provider: &Doh, host: &str) -> Result<Vec<IpAddr>, DohError> {
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
     });
-    // A name in the internet that leads into a private network would have its visitors knock there.
-    let counts = |ip: &IpAddr| provider.is_private() || special::is_public(*ip);
-    failure.map_or_else(|| Ok(ips.filter(counts).take(MAX_ADDRESSES).collect()), Err)
+    let scope = if provider.is_private() { Scope::Private } else { Scope::Public };
+    failure.map_or_else(|| Ok(ips.filter(|ip| counts(*ip, scope)).take(MAX_ADDRESSES).collect()), Err)
+}
+
+/// Whether an address in an answer is used. A name on the internet that leads into a private network would have its
+/// visitors connect to machines there.
+fn counts(ip: IpAddr, scope: Scope) -> bool {
+    scope == Scope::Private || special::is_public(ip)
 }
 
 impl reqwest::dns::Resolve for Names {

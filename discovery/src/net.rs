@@ -6,7 +6,7 @@ use rustls::ClientConfig;
 
 use crate::{
     doh::{Doh, Provider},
-    names::Names,
+    names::{Names, Scope},
     tls,
 };
 
@@ -33,8 +33,8 @@ pub struct Net {
 
 impl Net {
     /// By the system's resolver: for servers, whose operator has set it up, and for networks where it is wanted.
-    pub fn system(tls: Arc<ClientConfig>) -> Self {
-        Self { tls, names: Names::system() }
+    pub fn system(tls: Arc<ClientConfig>, scope: Scope) -> Self {
+        Self { tls, names: Names::system(scope) }
     }
 
     /// By DNS over HTTPS alone: no packet goes to port 53.
@@ -58,8 +58,9 @@ impl Net {
 }
 
 impl Default for Net {
-    /// The system's resolver, and the roots that browsers trust.
+    /// For a server, which connects only to hosts that its operator names: the system's resolver, private networks
+    /// included, and the roots that browsers trust.
     fn default() -> Self {
-        Self::system(tls::config())
+        Self::system(tls::config(), Scope::Private)
     }
 }

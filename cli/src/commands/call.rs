@@ -6,7 +6,6 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::{
-    media::route_ip,
     network::ProfileArgs,
     output::Output,
     party::Party,
@@ -28,7 +27,7 @@ pub(crate) struct CallArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 
-    /// The address for media; without it, the one from which the node is reached
+    /// Address for media [default: the one from which the node is reached]
     #[arg(long, value_name = "ADDRESS")]
     media_ip: Option<IpAddr>,
 }
@@ -54,7 +53,7 @@ pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
         placed = async {
             let ip = match args.media_ip {
                 Some(ip) => ip,
-                None => route_ip(&party.url().await?).await?,
+                None => party.local_ip().await?,
             };
             talk::place(&mut party, contact, ip, args.seconds).await
         } => Some(placed),

@@ -8,7 +8,6 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    media::route_ip,
     network::ProfileArgs,
     output::Output,
     party::Party,
@@ -27,7 +26,7 @@ pub(crate) struct ListenArgs {
     #[arg(long)]
     once: bool,
 
-    /// The address for media; without it, the one from which the node is reached
+    /// Address for media [default: the one from which the node is reached]
     #[arg(long, value_name = "ADDRESS")]
     media_ip: Option<IpAddr>,
 }
@@ -71,7 +70,7 @@ async fn take_calls(args: &ListenArgs, party: &mut Party, output: Output) -> Res
         party.timeline().now(&[&name, "you"], "calls");
         let ip = match args.media_ip {
             Some(ip) => Ok(ip),
-            None => route_ip(&party.url().await?).await,
+            None => party.local_ip().await,
         };
         let answered = match ip {
             Ok(ip) => talk::answer(party, call, &offer, ip).await,

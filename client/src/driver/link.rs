@@ -259,6 +259,7 @@ impl Driver {
             node,
             url: session.connection.url().to_owned(),
             region: session.connection.region().map(str::to_owned),
+            local_ip: session.connection.local_ip(),
         });
         self.step(None, node, StepKind::Attached { inboxes: session.leases.len() });
         self.link.send_replace(LinkState::Connected(node));

@@ -17,12 +17,12 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_discovery::{net::Net, registry::Registry};
+use chappe_discovery::registry::Registry;
 use clap::Args;
 use serde::Serialize;
 
 use super::publish::{replace, whole_list_request};
-use crate::output::Output;
+use crate::{network::ResolverArgs, output::Output};
 
 /// What the new beacon is made of.
 #[derive(Args, Debug)]
@@ -39,6 +39,9 @@ pub(crate) struct BeaconArgs {
     /// A registry that lists the nodes, and has the last beacon
     #[arg(long, value_name = "URL", required_unless_present = "directory")]
     registry: Vec<String>,
+
+    #[command(flatten)]
+    resolver: ResolverArgs,
 
     /// A file with a directory that lists the nodes, for a machine that is not online; the last beacon has to be in --file
     #[arg(long, value_name = "FILE", conflicts_with = "registry")]
@@ -81,7 +84,7 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
             (vec![directory], None)
         }
         None => {
-            let registry = Registry::new(args.registry.clone(), roots.clone(), &Net::default())?;
+            let registry = Registry::new(args.registry.clone(), roots.clone(), &args.resolver.net()?)?;
             let request = |registry| whole_list_request(FederationId::of_roots(&roots), registry, &key);
             let directories =
                 registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;

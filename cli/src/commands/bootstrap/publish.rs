@@ -24,14 +24,11 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_discovery::{
-    net::Net,
-    registry::{Endpoint, Registry},
-};
+use chappe_discovery::registry::{Endpoint, Registry};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::{commands::daemon::DaemonArgs, output::Output};
+use crate::{commands::daemon::DaemonArgs, network::ResolverArgs, output::Output};
 
 /// What to publish, and where.
 #[derive(Args, Debug)]
@@ -42,6 +39,9 @@ pub(crate) struct PublishArgs {
     /// Ask the running registry at this URL; without it, its store is read, which has to be a database or not in use
     #[arg(long, value_name = "URL")]
     registry: Option<Endpoint>,
+
+    #[command(flatten)]
+    resolver: ResolverArgs,
 
     /// What is written
     #[arg(long, value_enum, default_value_t = Format::Zone)]
@@ -164,7 +164,7 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
     let roots = &config.federation.roots;
     match &args.registry {
         Some(url) => {
-            let registry = Registry::new([url.clone()], roots.clone(), &Net::default())?;
+            let registry = Registry::new([url.clone()], roots.clone(), &args.resolver.net()?)?;
             let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
             let fetched = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
             fetched.into_iter().next().context("the registry has given no directory")

@@ -15,14 +15,13 @@ use chappe_common::{
     time::UnixTime,
 };
 use chappe_discovery::{
-    net::Net,
     registry::{Endpoint, Registry},
     source::SourceError,
 };
 use clap::Args;
 use serde::Serialize;
 
-use crate::{commands::daemon::DaemonArgs, output::Output};
+use crate::{commands::daemon::DaemonArgs, network::ResolverArgs, output::Output};
 
 /// Which node, and who is told.
 #[derive(Args, Debug)]
@@ -38,6 +37,9 @@ pub(crate) struct WordArgs {
     /// The registry to tell; several times where there are several
     #[arg(long, value_name = "URL", required = true)]
     registry: Vec<Endpoint>,
+
+    #[command(flatten)]
+    resolver: ResolverArgs,
 
     /// The file with a root's key, which all registries heed; without it, the registry's own online key signs
     #[arg(long, value_name = "FILE")]
@@ -85,7 +87,7 @@ async fn tell(args: &WordArgs, until: UnixTime, event: &'static str, output: Out
     let removal = Signed::sign(removal, &key)?;
     let mut refused = false;
     for endpoint in &args.registry {
-        let told = Registry::new([endpoint.clone()], roots.clone(), &Net::default())?.tell(&removal).await;
+        let told = Registry::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?.tell(&removal).await;
         let reason = match told {
             Ok(()) => {
                 let text = format!("{}: {event} at {}", args.node, endpoint.url);
