@@ -13,6 +13,8 @@ use std::{
 use chappe_common::lost_lines;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
+use crate::output::LogFields;
+
 /// Lines that wait to be written: a second or so of a node that logs at the level `debug`. A line has some 200 bytes.
 const QUEUE: usize = 1024;
 /// How long the end of the process waits for a reader that does not read.
@@ -43,6 +45,7 @@ impl Log {
         // Colours are for people: in a file or a journal they would stand in the way of a search.
         let colours = io::stderr().is_terminal();
         tracing_subscriber::fmt()
+            .fmt_fields(LogFields)
             .with_env_filter(filter)
             .with_ansi(colours)
             // It would print to standard error itself, and panic where that fails.

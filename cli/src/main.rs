@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     };
     let (status, last) = match result {
         Ok(()) => (ExitCode::SUCCESS, None),
-        Err(error) => (ExitCode::FAILURE, Some(format!("error: {error:#}"))),
+        Err(error) => (ExitCode::FAILURE, Some(format!("error: {}", output::error_text(&error)))),
     };
     match (log, last) {
         (Some(log), last) => log.end_with(last),

@@ -1,12 +1,25 @@
 //! Standard output: lines for people, or one JSON object a line.
+//!
+//! Whatever a node, a registry or a contact says is shown escaped, in both forms and in the log: no control character and
+//! nothing that turns text around reaches a terminal.
 
 use std::{
+    error::Error,
+    fmt,
     io::{self, Write as _},
+    mem,
     sync::OnceLock,
 };
 
+use chappe_common::printable::{Escaped, EscapedLines, is_printable};
 use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 use tokio::sync::Notify;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::{
+    field::RecordFields,
+    fmt::{FormatFields, format::Writer},
+};
 
 /// Where results go. Writing never fails; whoever depends on the reader asks for the failure.
 #[derive(Clone, Copy, Debug)]
@@ -42,17 +55,23 @@ impl Output {
 
     /// Says one thing: `text` to people, `event` to programs.
     pub(crate) fn say(self, text: &str, event: &impl Serialize) {
-        match self.0 {
-            Form::Text => write_line(text),
-            Form::Json => write_line(&serde_json::to_string(event).expect("texts, numbers and lists are JSON")),
-            Form::Nothing => {}
+        if let Some(line) = self.rendered(text, event) {
+            write_line(&line);
         }
     }
 
     /// Says something that only people need.
     pub(crate) fn remark(self, text: &str) {
         if self.0 == Form::Text {
-            write_line(text);
+            write_line(&EscapedLines(text).to_string());
+        }
+    }
+
+    fn rendered(self, text: &str, event: &impl Serialize) -> Option<String> {
+        match self.0 {
+            Form::Text => Some(EscapedLines(text).to_string()),
+            Form::Json => Some(json(event)),
+            Form::Nothing => None,
         }
     }
 
@@ -88,5 +107,141 @@ fn note(written: io::Result<()>) {
         && STATE.failure.set(error.kind()).is_ok()
     {
         STATE.failed.notify_waiters();
+    }
+}
+
+/// The same values as any JSON writer's, with what isn't printable as `\u202e`.
+fn json(event: &impl Serialize) -> String {
+    let mut bytes = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut bytes, PrintableJson);
+    event.serialize(&mut serializer).expect("texts, numbers and lists are JSON");
+    String::from_utf8(bytes).expect("JSON is UTF-8")
+}
+
+struct PrintableJson;
+
+impl Formatter for PrintableJson {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_printable(*c)) {
+            writer.write_all(&rest.as_bytes()[..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            rest = &rest[at + c.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+
+    fn write_char_escape<W: ?Sized + io::Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        CompactFormatter.write_char_escape(writer, escape)
+    }
+}
+
+/// How the log writes messages and fields: an error with its causes, and everything escaped.
+pub(crate) struct LogFields;
+
+impl<'writer> FormatFields<'writer> for LogFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut written = WrittenFields { writer, separator: "", result: Ok(()) };
+        fields.record(&mut written);
+        written.result
+    }
+}
+
+struct WrittenFields<'writer> {
+    writer: Writer<'writer>,
+    separator: &'static str,
+    result: fmt::Result,
+}
+
+impl Visit for WrittenFields<'_> {
+    fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        self.record_debug(field, &format_args!("{text}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if self.result.is_err() {
+            return;
+        }
+        let text = format!("{value:?}");
+        let text = Escaped(&text);
+        let separator = mem::replace(&mut self.separator, " ");
+        self.result = match field.name() {
+            "message" => write!(self.writer, "{separator}{text}"),
+            name => write!(self.writer, "{separator}{name}={text}"),
+        };
+    }
+}
+
+/// An error for people, with its causes.
+pub(crate) fn error_text(error: &anyhow::Error) -> String {
+    EscapedLines(&format!("{error:#}")).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the log writes, collected.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("a buffer").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(text: &str) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let log = tracing_subscriber::fmt().fmt_fields(LogFields).with_ansi(false);
+        let log = log.with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            let error = io::Error::other(text.to_owned());
+            let _span = tracing::info_span!("span", text, shown = %text).entered();
+            tracing::error!(error = &error as &dyn Error, %text, debug = ?text, plain = text, "{text}");
+        });
+        let bytes = written.0.lock().expect("a buffer").clone();
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[derive(Serialize)]
+    struct Event<'a> {
+        text: &'a str,
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_leaves_as_printable_characters_and_json_keeps_its_value(text in any::<String>()) {
+            let line = Output::new(false).rendered(&text, &()).expect("a line");
+            prop_assert!(line.split('\n').all(|line| line.chars().all(is_printable)), "{:?}", line);
+            let line = Output::new(true).rendered("", &Event { text: &text }).expect("a line");
+            prop_assert!(line.chars().all(is_printable), "{:?}", line);
+            let line = logged(&text);
+            let (line, end) = line.split_at(line.len() - 1);
+            prop_assert!(end == "\n" && line.chars().all(is_printable), "{:?}", line);
+            let line = error_text(&anyhow::anyhow!(text.clone()).context("context"));
+            prop_assert!(line.split('\n').all(|line| line.chars().all(is_printable)), "{:?}", line);
+            let line = Output::new(true).rendered("", &Event { text: &text }).expect("a line");
+            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            prop_assert_eq!(value["text"].as_str(), Some(text.as_str()));
+        }
     }
 }

@@ -10,12 +10,15 @@ use chappe_common::{
     keys::{PublicKey, SecretKey, Signer as _},
     lease::{AccessToken, Address, Inbox},
     place::NodePlace,
+    printable::is_printable,
     redacted::Redacted,
     time::UnixTime,
 };
 use hkdf::Hkdf;
 use sha2::Sha256;
-use zeroize::{Zeroize as _, Zeroizing};
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_security::skeleton;
+use zeroize::Zeroizing;
 
 /// How many inboxes of one pairing can be attached at a time: around midnight those of two days.
 pub const DAYS_ATTACHED: usize = 2;
@@ -392,15 +395,39 @@ impl Contact {
     }
 }
 
-/// A name without control characters and of at most [`MAX_NAME`] bytes.
+/// A name that shows as what it is: composed (NFC), of printable characters, with single spaces, and of at most
+/// [`MAX_NAME`] bytes.
 pub(crate) fn clean_name(name: &str) -> String {
-    let mut clean: String = name.chars().filter(|c| !c.is_control()).collect();
-    while clean.len() > MAX_NAME {
-        clean.pop();
+    let shown = name.nfc().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| is_printable(*c));
+    let mut clean = Zeroizing::new(String::new());
+    for c in shown {
+        let doubles_a_space = c == ' ' && (clean.is_empty() || clean.ends_with(' '));
+        if !doubles_a_space && clean.len() + c.len_utf8() <= MAX_NAME {
+            clean.push(c);
+        }
     }
-    let trimmed = clean.trim().to_owned();
-    clean.zeroize();
-    trimmed
+    clean.trim_end().to_owned()
+}
+
+/// Whether two names look the same to a person, or differ in upper and lower case alone: by the skeletons of Unicode
+/// Technical Standard 39.
+fn look_the_same(a: &str, b: &str) -> bool {
+    let lower = |name: &str| skeleton(name).collect::<String>().to_lowercase();
+    let look = |name: &str| skeleton(&lower(name)).filter(|c| *c != ' ').collect::<String>();
+    look(a) == look(b)
+}
+
+/// `wanted`, or with a number behind it where one of `taken` looks the same.
+pub(crate) fn told_apart(wanted: &str, taken: &[Contact]) -> String {
+    let clean = clean_name(wanted);
+    let wanted = if clean.is_empty() { "contact" } else { &clean };
+    let numbered = (2..).map(|n| {
+        let number = format!(" {n}");
+        let end = wanted.floor_char_boundary(MAX_NAME - number.len());
+        format!("{}{number}", wanted[..end].trim_end())
+    });
+    let is_free = |name: &String| taken.iter().all(|known| !look_the_same(known.name(), name));
+    std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).expect("some number is free")
 }
 
 #[cfg(test)]
@@ -533,7 +560,36 @@ mod tests {
 
     #[test]
     fn a_name_from_the_other_side_cannot_break_a_line() {
-        assert_eq!(clean_name(" Ada\n\x1b[31m "), "Ada[31m");
+        assert_eq!(clean_name(" Ada\x1b[31m "), "Ada[31m");
+        assert_eq!(clean_name("Ada\nLovelace\u{2028}\u{3000}  x"), "Ada Lovelace x");
+        assert_eq!(clean_name("\u{202e}eci\u{2066}lA\u{200b}\u{feff}\u{3164}\u{2800}"), "ecilA");
+        assert_eq!(clean_name("Zoe\u{308}"), "Zo\u{eb}");
+        assert_eq!(clean_name("мир 东京"), "мир 东京");
         assert_eq!(clean_name(&"é".repeat(40)).len(), MAX_NAME);
+    }
+
+    #[test]
+    fn a_second_name_that_looks_like_the_first_gets_a_number() {
+        let named = |name: &str| Contact::new(name, [1; 32], pairing(Role::A, 2));
+        for (first, second) in [
+            ("Bob", "Bob"),
+            ("Bob", "B\u{200b}o\u{202e}b\u{2069}"),
+            ("Bob", "Bоb"),
+            ("Bob", "bob"),
+            ("Bob", "𝐁𝐨𝐛"),
+            ("paypal", "раураl"),
+            ("Ill", "lIl"),
+            ("Ann Lee", "AnnLee"),
+            ("Zoë", "Zoe\u{308}"),
+            ("contact", "\u{200b}"),
+        ] {
+            let told = told_apart(second, &[named(first)]);
+            assert!(told.ends_with(" 2"), "{first} and {second:?} become {told:?}");
+        }
+        for (first, second) in [("Bob", "Rob"), ("Ада", "Ева"), ("王", "玉")] {
+            assert_eq!(told_apart(second, &[named(first)]), second);
+        }
+        let long = "x".repeat(MAX_NAME);
+        assert_eq!(told_apart(&long, &[named(&long)]), format!("{} 2", "x".repeat(MAX_NAME - 2)));
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    contact::{Contact, ContactId, MAX_CONTACTS, Pairing, PairingId, PairingSecret, Role, clean_name},
+    contact::{Contact, ContactId, MAX_CONTACTS, Pairing, PairingId, PairingSecret, Role, clean_name, told_apart},
     referral,
     sealing_key::SealingKey,
 };
@@ -138,8 +138,9 @@ impl Profile {
         self.contacts.iter().find(|contact| contact.id() == id)
     }
 
-    /// The contact of that name; names are unique in a profile.
+    /// The contact of that name, however its letters are composed; names are unique in a profile.
     pub fn contact_named(&self, name: &str) -> Option<&Contact> {
+        let name = clean_name(name);
         self.contacts.iter().find(|contact| contact.name() == name)
     }
 
@@ -148,9 +149,10 @@ impl Profile {
         self.folder.join(NODES)
     }
 
-    /// Adds a contact; a name that is taken gets a number. Who has paired before keeps its place, the name that it has
-    /// here, and its former pairing until the new one is confirmed: pairing has proven that it is the same. `stored`: the
-    /// contact is known to have stored the new pairing, too. Returns the contact as it was stored. Blocks on the disk.
+    /// Adds a contact; a name that is taken, or looks like one that is, gets a number. Who has paired before keeps its place,
+    /// the name that it has here, and its former pairing until the new one is confirmed: pairing has proven that it is the
+    /// same. `stored`: the contact is known to have stored the new pairing, too. Returns the contact as it was stored.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// The profile is full, or the disk says no; the contact is not stored then.
@@ -163,12 +165,7 @@ impl Profile {
             if contacts.len() >= MAX_CONTACTS {
                 return Err(ProfileError::Full);
             }
-            let wanted = if contact.name().is_empty() { "contact" } else { contact.name() }.to_owned();
-            let numbered = (2..).map(|n| format!("{wanted} {n}"));
-            let name = std::iter::once(wanted.clone())
-                .chain(numbered)
-                .find(|name| contacts.iter().all(|known| known.name() != name))
-                .expect("one of a hundred names is free among fewer contacts");
+            let name = told_apart(contact.name(), contacts);
             let contact = contact.renamed(&name);
             contacts.push(contact.clone());
             Ok(contact)
@@ -310,20 +307,23 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
         return None;
     }
     let decode = |text: &str| -> Option<[u8; 32]> { URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok() };
-    let contacts = form.contacts.iter().map(|contact| {
+    let mut contacts = Vec::with_capacity(form.contacts.len());
+    for contact in &form.contacts {
         let pairings = contact.pairings.iter().map(|pairing| {
             let secret = PairingSecret::from_bytes(decode(&pairing.secret)?);
             let own_root = SecretKey::from_bytes(&Zeroizing::new(decode(&pairing.own_root)?));
             Pairing::new(pairing.role, secret, own_root, pairing.peer_root.parse().ok()?)
         });
         let (pairings, identity) = (pairings.collect::<Option<Vec<_>>>()?, decode(&contact.identity)?);
-        let restored = Contact::restore(&contact.name, identity, pairings, contact.in_use)?;
+        // An earlier version told names apart by their bytes.
+        let name = told_apart(&contact.name, &contacts);
+        let restored = Contact::restore(&name, identity, pairings, contact.in_use)?;
         // What was stored had passed the check for its kind of profile.
         let nodes = referral::read(&contact.nodes, true);
-        Some(restored.blocked(contact.blocked).with_nodes(nodes))
-    });
+        contacts.push(restored.blocked(contact.blocked).with_nodes(nodes));
+    }
     let identity = SealingKey::from_bytes(&Zeroizing::new(decode(&form.identity)?));
-    Some((form.name, identity, contacts.collect::<Option<_>>()?))
+    Some((form.name, identity, contacts))
 }
 
 /// What is checked of every input, by the tests and by the fuzzer.

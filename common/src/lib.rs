@@ -20,6 +20,7 @@ pub mod link_tls;
 pub mod list_request;
 pub mod lost_lines;
 pub mod place;
+pub mod printable;
 #[cfg(feature = "private-dir")]
 pub mod private_dir;
 pub mod proof;

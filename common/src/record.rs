@@ -83,9 +83,7 @@ impl Signable for NodeRecord {
             && self.quic_addrs.len() <= MAX_ADDRESSES
             && self.quic_addrs.iter().all(|addr| addr.port() != 0)
             && self.client_urls.len() <= MAX_ADDRESSES
-            && self.client_urls.iter().all(|url| {
-                url.len() <= MAX_URL_LEN && url.is_ascii() && (url.starts_with("ws://") || url.starts_with("wss://"))
-            })
+            && self.client_urls.iter().all(|url| is_client_url(url))
             && is_label(&self.region)
             && is_label(&self.version)
     }
@@ -177,7 +175,82 @@ impl NodeLeave {
     }
 }
 
-/// At most 32 printable ASCII characters, without spaces: these texts reach logs and web pages.
-fn is_label(text: &str) -> bool {
+/// Whether a text can be a client URL in a record: `ws://` or `wss://`, printable ASCII without spaces, and no longer than
+/// [`MAX_URL_LEN`]. It is shown to people.
+pub fn is_client_url(text: &str) -> bool {
+    text.len() <= MAX_URL_LEN
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && (text.starts_with("ws://") || text.starts_with("wss://"))
+}
+
+/// Whether a text can be a region or a version: at most 32 printable ASCII characters, without spaces. These texts reach
+/// terminals, logs and web pages.
+pub fn is_label(text: &str) -> bool {
     text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        keys::SecretKey,
+        printable::is_printable,
+        signed::{DecodeError, SignError},
+    };
+
+    /// A record that a hostile node signs: nothing is checked before.
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Unchecked(NodeRecord);
+
+    impl Signable for Unchecked {
+        const KIND: &'static str = NodeRecord::KIND;
+        const MAX_LEN: usize = 512;
+
+        fn signer(&self) -> &PublicKey {
+            self.0.signer()
+        }
+    }
+
+    fn signed(url: &str, region: &str, version: &str) -> Result<Signed<NodeRecord>, DecodeError> {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let record = NodeRecord {
+            federation: FederationId::of_roots(&[key.public()]),
+            node: key.node_id(),
+            epoch: 1,
+            seq: 1,
+            issued_at: UnixTime::from_secs(1),
+            expires_at: UnixTime::from_secs(2),
+            client_urls: vec![url.to_owned()],
+            quic_addrs: vec!["192.0.2.1:1".parse().expect("an address")],
+            region: region.to_owned(),
+            version: version.to_owned(),
+            abilities: Abilities::default(),
+        };
+        let signed = match Signed::sign(Unchecked(record), &key) {
+            Ok(signed) => signed,
+            Err(SignError::TooLong) => return Err(DecodeError::Length),
+            Err(SignError::Malformed) => panic!("nothing is checked"),
+        };
+        Signed::decode(signed.as_bytes().clone())
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_that_decodes_holds_printable_texts_alone(
+            url in "(ws://relay[ -~\\x00-\\x1f\\x7f]{0,4}|ws://\\PC{0,4}|ws://r\\.example/[\\x1b\\n]?)",
+            region in "(here|[a-z]{0,2}[\\x1b\\n\u{202e}\u{200b}]?)",
+            version in "(1\\.0|[0-9.]{0,2}[\\x1b\\n\u{2066}]?)",
+        ) {
+            let texts = [&url, &region, &version];
+            let is_clean = texts.iter().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+            let decoded = signed(&url, &region, &version);
+            prop_assert_eq!(decoded.is_ok(), is_clean);
+            if is_clean {
+                prop_assert!(texts.iter().all(|text| text.chars().all(is_printable)));
+            }
+        }
+    }
 }

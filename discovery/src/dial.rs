@@ -7,6 +7,7 @@ use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, PROTOCOL},
     keys::NodeId,
     proof,
+    record::is_label,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::Deserialize;
@@ -177,7 +178,8 @@ async fn dial_unbounded(
     connection.node = NodeId::from_server_id(&info.server_id).map_err(|_| DialError::NotANode)?;
     connection.nonce =
         STANDARD.decode(&info.nonce).ok().and_then(|nonce| nonce.try_into().ok()).ok_or(DialError::NotANode)?;
-    connection.region = info.region;
+    // A node may say anything here; what no record could hold is not shown to anybody.
+    connection.region = info.region.filter(|region| !region.is_empty() && is_label(region));
     if candidate.node.is_some_and(|expected| expected != connection.node) {
         return Err(DialError::OtherNode);
     }

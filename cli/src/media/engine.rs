@@ -3,11 +3,13 @@
 //! str0m's rule is one change, then polling until it names its next deadline; `drain` is called after each change.
 
 use std::{
+    fmt::Display,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Error, Result, anyhow};
+use chappe_common::printable::Escaped;
 use str0m::{
     Candidate, Event, Input, Output, Rtc, RtcConfig,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
@@ -27,6 +29,11 @@ use super::{
 
 /// More than any datagram of ours; a longer one is cut and then fails its check.
 const DATAGRAM: usize = 2048;
+
+/// An error about the other side's text, of which it may show a part: in one line.
+fn quoted(error: impl Display) -> Error {
+    anyhow!(Escaped(&error.to_string()).to_string())
+}
 
 /// What is asked of the peer.
 #[derive(Debug)]
@@ -163,20 +170,21 @@ impl Engine {
     }
 
     fn accept_offer(&mut self, offer: &str) -> Result<String> {
-        let offer = SdpOffer::from_sdp_string(offer).context("the offer is no session description")?;
+        let offer = SdpOffer::from_sdp_string(offer).map_err(quoted).context("the offer is no session description")?;
         self.tone = Tone::Callee;
-        let answer = self.rtc.sdp_api().accept_offer(offer).context("the offer can't be accepted")?;
+        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(quoted).context("the offer can't be accepted")?;
         Ok(answer.to_sdp_string())
     }
 
     fn accept_answer(&mut self, answer: &str) -> Result<()> {
-        let answer = SdpAnswer::from_sdp_string(answer).context("the answer is no session description")?;
+        let answer =
+            SdpAnswer::from_sdp_string(answer).map_err(quoted).context("the answer is no session description")?;
         let pending = self.pending.take().ok_or_else(|| anyhow!("there was no offer"))?;
-        self.rtc.sdp_api().accept_answer(pending, answer).context("the answer can't be accepted")
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(quoted).context("the answer can't be accepted")
     }
 
     fn add_candidate(&mut self, candidate: &str) -> Result<()> {
-        let candidate = Candidate::from_sdp_string(candidate).context("not a candidate")?;
+        let candidate = Candidate::from_sdp_string(candidate).map_err(quoted).context("not a candidate")?;
         self.rtc.add_remote_candidate(candidate);
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The real binary as a process of its own: its lines, its exit status, its end.
 
-// Each test binary takes what it needs.
-#[allow(dead_code)]
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 pub(crate) mod federation;
 
 use std::{

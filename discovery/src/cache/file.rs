@@ -15,7 +15,7 @@ use bytes::Bytes;
 use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
-    record::{MAX_ADDRESSES, MAX_URL_LEN, NodeRecord},
+    record::{MAX_ADDRESSES, NodeRecord, is_client_url},
     signed::Signed,
     time::UnixTime,
 };
@@ -144,8 +144,7 @@ fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
 }
 
 fn entry(form: NodeForm) -> Option<Entry> {
-    let is_url = |url: &String| url.len() <= MAX_URL_LEN && (url.starts_with("ws://") || url.starts_with("wss://"));
-    if form.urls.len() > MAX_ADDRESSES || !form.urls.iter().all(is_url) {
+    if form.urls.len() > MAX_ADDRESSES || !form.urls.iter().all(|url| is_client_url(url)) {
         return None;
     }
     // The signature is checked again: a record that is kept was verified, by whomever it was written.

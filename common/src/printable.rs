@@ -1,0 +1,106 @@
+//! Text from others, made safe to show: on a terminal, in a log, in a page.
+//!
+//! A control character can clear a screen or write to the clipboard, and a format character can turn text around or hide
+//! in it. What is shown is therefore printable or escaped as `\u{1b}`. Where text is written is the place to escape it;
+//! decoders refuse or drop such characters besides, for apps that show text themselves.
+
+use std::fmt::{self, Write as _};
+
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
+
+/// Characters that show nothing although their category is one of visible characters: fillers, joiners, variation
+/// selectors, and a Braille pattern without dots. The former are Unicode's `Default_Ignorable_Code_Point` as far as the
+/// general category doesn't say it.
+const INVISIBLE: [(char, char); 10] = [
+    ('\u{34f}', '\u{34f}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{2065}', '\u{2065}'),
+    ('\u{2800}', '\u{2800}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
+
+/// Whether `c` shows as itself and changes nothing around it. Spaces of all widths are printable; line ends aren't.
+pub fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    let hidden = matches!(
+        c.general_category(),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+            | GeneralCategory::PrivateUse
+            | GeneralCategory::Surrogate
+            | GeneralCategory::Unassigned
+    );
+    !hidden && !INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&c))
+}
+
+/// Text of others in one line: what isn't printable is escaped as in Rust, `\n` and `\u{202e}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<'a>(pub &'a str);
+
+/// Lines of this program's own, with text of others in them: the same, but for the line ends.
+#[derive(Clone, Copy, Debug)]
+pub struct EscapedLines<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, is_printable)
+    }
+}
+
+impl fmt::Display for EscapedLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, |c| c == '\n' || is_printable(c))
+    }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) -> bool) -> fmt::Result {
+    let mut rest = text;
+    while let Some(at) = rest.find(|c| !stays(c)) {
+        let (before, from) = rest.split_at(at);
+        f.write_str(before)?;
+        let mut chars = from.chars();
+        if let Some(c) = chars.next() {
+            c.escape_default().try_for_each(|c| f.write_char(c))?;
+        }
+        rest = chars.as_str();
+    }
+    f.write_str(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_changes_a_terminal_or_the_order_of_text_is_escaped_and_letters_are_not() {
+        for (text, escaped) in [
+            ("Zoë 东京 мир \u{200d}", "Zoë 东京 мир \\u{200d}"),
+            ("\u{1b}]52;c;eA==\u{7}", "\\u{1b}]52;c;eA==\\u{7}"),
+            ("a\u{202e}b\u{2066}c\u{9b}d", "a\\u{202e}b\\u{2066}c\\u{9b}d"),
+            ("one\ntwo\rthree\u{2028}\u{2029}", "one\\ntwo\\rthree\\u{2028}\\u{2029}"),
+            ("\u{feff}\u{ad}\u{61c}\u{e0041}\u{fe0f}\u{3164}", "\\u{feff}\\u{ad}\\u{61c}\\u{e0041}\\u{fe0f}\\u{3164}"),
+        ] {
+            assert_eq!(Escaped(text).to_string(), escaped);
+        }
+        assert_eq!(EscapedLines("one\ntwo\r").to_string(), "one\ntwo\\r");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_printable_characters_is_left(text in any::<String>()) {
+            prop_assert!(Escaped(&text).to_string().chars().all(is_printable));
+            prop_assert!(EscapedLines(&text).to_string().split('\n').all(|line| line.chars().all(is_printable)));
+        }
+    }
+}
