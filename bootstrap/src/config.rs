@@ -125,6 +125,8 @@ pub struct FederationSection {
     pub online_key: PathBuf,
     /// The file with the federation's newest beacon note, if there is one. It is read again when it changes.
     pub beacon: PathBuf,
+    /// The file with the revocations of online keys, if there are any. It is read again when it changes.
+    pub revocations: PathBuf,
 }
 
 impl Default for FederationSection {
@@ -134,6 +136,7 @@ impl Default for FederationSection {
             delegation: PathBuf::from(crate::keys::DELEGATION_FILE),
             online_key: PathBuf::from(crate::keys::ONLINE_KEY_FILE),
             beacon: PathBuf::from(crate::keys::BEACON_FILE),
+            revocations: PathBuf::from(crate::keys::REVOCATIONS_FILE),
         }
     }
 }

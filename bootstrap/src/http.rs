@@ -29,6 +29,7 @@ use chappe_common::{
     list_request::ListRequest,
     record::{NodeLeave, SignedRecord},
     removal::NodeRemoval,
+    revocation::KeyRevocation,
     signed::{Signable, Signed},
 };
 use http::{
@@ -49,6 +50,7 @@ use crate::{
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{Handle, OwnerError, StoreFailure, clock},
     published::{Page, Published},
+    revocations::RevocationsFile,
     source, status,
 };
 
@@ -72,6 +74,7 @@ pub(crate) struct App {
     pub(crate) store_failure: StoreFailure,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) beacon: Arc<ArcSwapOption<SignedBeacon>>,
+    pub(crate) revocations: Arc<RevocationsFile>,
     pub(crate) dialer: Dialer,
     pub(crate) requests: SourceLimiter,
     pub(crate) registrations: SourceLimiter,
@@ -95,6 +98,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/removals", post(remove))
         .route("/v1/directory", get(directory).post(whole_directory))
         .route("/v1/beacon", get(beacon))
+        .route(chappe_discovery::revocations::PATH, get(revocations).post(revoke))
         .route("/servers", get(servers))
         .route("/", get(status_page))
         .route("/health", get(health))
@@ -251,6 +255,23 @@ async fn beacon(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
         Some(note) => answer(Page::new(note.as_bytes().clone(), true), BYTES, &headers),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn revocations(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    answer(Page::new(app.revocations.known().all().encode().into(), true), BYTES, &headers)
+}
+
+/// Takes a root's word that an online key counts no more.
+async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(Asker(asker)): Extension<Asker>,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let note: Signed<KeyRevocation> = decode(&app, asker, body).await?;
+    let key = note.key.short();
+    app.revocations.take(note).await?;
+    tracing::info!(key, "applied a root's revocation");
+    Ok(Json(json!({ "kept": true })).into_response())
 }
 
 async fn servers(

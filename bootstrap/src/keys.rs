@@ -14,10 +14,11 @@ use chappe_common::{
     directory::{Delegation, MAX_DELEGATION},
     federation::FederationId,
     keys::{PublicKey, SecretKey},
+    revocation::{Revocations, SignedRevocation},
     signed::Signed,
     time::UnixTime,
 };
-use tempfile::NamedTempFile;
+use chappe_discovery::private_file;
 use zeroize::Zeroizing;
 
 /// The root key's file name.
@@ -28,6 +29,8 @@ pub const ONLINE_KEY_FILE: &str = "online.key";
 pub const DELEGATION_FILE: &str = "delegation";
 /// The beacon's file name: the note's bytes, as they are served.
 pub const BEACON_FILE: &str = "beacon";
+/// The file name of the revocations of online keys: the list's bytes, as they are served.
+pub const REVOCATIONS_FILE: &str = "revocations";
 
 /// Why key files cannot be used. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,12 @@ pub enum KeyFileError {
     /// The file holds something else than a delegation that verifies.
     #[error("{path} holds no delegation that verifies")]
     Delegation {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file holds something else than revocations.
+    #[error("{path} holds no list of revocations")]
+    Revocations {
         /// The file.
         path: PathBuf,
     },
@@ -103,12 +112,65 @@ pub fn renew_delegation(root: &Path, delegation: &Path, now: UnixTime) -> Result
         return Err(KeyFileError::Root { path: root.to_owned() });
     }
     let new = delegate(&key, old.federation, old.key, now);
-    let io = |source| KeyFileError::Io { path: delegation.to_owned(), source };
-    let dir = delegation.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = NamedTempFile::new_in(dir).map_err(io)?;
-    writeln!(file, "{}", hex::encode(new.as_bytes())).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-    file.persist(delegation).map_err(|error| io(error.error))?;
+    replace_delegation(delegation, &new)?;
     Ok(new)
+}
+
+/// Makes a new online key in the file `online`, and has the root in the file `root` delegate to it in place of the key that
+/// the file `delegation` names. The delegation is given back.
+///
+/// # Errors
+/// A file cannot be read or written, the delegation is by another root, or the new key's file exists. The old delegation
+/// stays then.
+pub fn delegate_to_new_key(
+    root: &Path,
+    delegation: &Path,
+    online: &Path,
+    now: UnixTime,
+) -> Result<Signed<Delegation>, KeyFileError> {
+    let key = load_secret_key(root)?;
+    let old = load_delegation(delegation)?;
+    if old.root != key.public() {
+        return Err(KeyFileError::Root { path: root.to_owned() });
+    }
+    let new_key = SecretKey::generate().map_err(KeyFileError::Random)?;
+    create_secret_key(online, &new_key)?;
+    let new = delegate(&key, old.federation, new_key.public(), now);
+    replace_delegation(delegation, &new)?;
+    Ok(new)
+}
+
+fn replace_delegation(path: &Path, new: &Signed<Delegation>) -> Result<(), KeyFileError> {
+    let io = |source| KeyFileError::Io { path: path.to_owned(), source };
+    let text = format!("{}\n", hex::encode(new.as_bytes()));
+    private_file::write(path, text.as_bytes()).map_err(io)
+}
+
+/// Reads the revocations of a federation; none where there is no such file.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn load_revocations(path: &Path, roots: &[PublicKey]) -> Result<Revocations, KeyFileError> {
+    let wrong = || KeyFileError::Revocations { path: path.to_owned() };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Revocations::default()),
+        Err(source) => return Err(KeyFileError::Io { path: path.to_owned(), source }),
+    };
+    Revocations::decode(bytes, roots).map_err(|_| wrong())
+}
+
+/// Adds a revocation to the file at `path`, in which the others stay.
+///
+/// # Errors
+/// The file cannot be read or written, or holds something else.
+pub fn add_revocation(path: &Path, note: SignedRevocation, roots: &[PublicKey]) -> Result<(), KeyFileError> {
+    let mut known = load_revocations(path, roots)?;
+    if known.add(note) {
+        private_file::write(path, &known.encode())
+            .map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 fn delegate(root: &SecretKey, federation: FederationId, key: PublicKey, now: UnixTime) -> Signed<Delegation> {

@@ -17,6 +17,7 @@ mod pools;
 mod probe;
 pub mod publish;
 mod published;
+mod revocations;
 mod rules;
 mod server;
 mod service;

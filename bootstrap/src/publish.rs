@@ -14,6 +14,7 @@ use chappe_common::{
     keys::SecretKey,
     place::NodePlace,
     record::SignedRecord,
+    revocation::{self, Revocations},
     shard::{Issue, ShardBundle},
     signed::{SignError, Signed},
     time::UnixTime,
@@ -43,6 +44,7 @@ pub struct Publication {
     nodes: usize,
     without_place: usize,
     shards: Vec<String>,
+    revocations: Vec<String>,
     mirror: Bytes,
 }
 
@@ -103,8 +105,16 @@ impl Publication {
             nodes: picked.len(),
             without_place: picked.len() - places.len(),
             shards: shards.iter().map(ShardBundle::to_text).collect(),
+            revocations: Vec::new(),
             mirror,
         })
+    }
+
+    /// The same with the revocations of online keys, which go into DNS as well.
+    #[must_use]
+    pub fn with_revocations(mut self, known: &Revocations) -> Self {
+        self.revocations = known.iter().map(revocation::to_text).collect();
+        self
     }
 
     /// The directory's number.
@@ -132,12 +142,15 @@ impl Publication {
         self.without_place
     }
 
-    /// The texts of the TXT records, at least one.
+    /// The texts of the TXT records, at least one: shards, and behind them revocations.
     ///
     /// # Errors
     /// No node has a place in DNS.
-    pub fn shards(&self) -> Result<&[String], PublishError> {
-        if self.places() == 0 { Err(PublishError::NoPlace) } else { Ok(&self.shards) }
+    pub fn texts(&self) -> Result<Vec<String>, PublishError> {
+        if self.places() == 0 {
+            return Err(PublishError::NoPlace);
+        }
+        Ok(self.shards.iter().chain(&self.revocations).cloned().collect())
     }
 
     /// The directory for a mirror: served as a file, it is what clients ask a registry for.

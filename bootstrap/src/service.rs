@@ -30,6 +30,7 @@ use crate::{
     owner::{Owner, Signing, clock},
     probe,
     published::Published,
+    revocations::RevocationsFile,
     rules::{Bounds, Caps, Registry},
     server::{OPERATORS, Server},
     storage::{self, StoreError},
@@ -77,6 +78,12 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The online key is revoked: nobody would take what it signs.
+    #[error(
+        "the online key is revoked; make a new one by `chappe bootstrap delegate --new-key FILE` where the root key is, and \
+         set federation.online_key"
+    )]
+    Revoked,
     /// No UDP socket can be had for dialling nodes back.
     #[error("no UDP socket for dialling nodes back")]
     Dialer(#[source] io::Error),
@@ -103,6 +110,13 @@ impl Bootstrap {
     pub async fn spawn(config: BootstrapConfig) -> Result<Self, StartError> {
         config.check()?;
         let online = load_online_key(&config)?;
+        let federation = &config.federation;
+        let own = online.key.public();
+        let revocations = RevocationsFile::load(federation.revocations.clone(), federation.roots.clone(), own)?;
+        if revocations.known().revokes(&own) {
+            return Err(StartError::Revoked);
+        }
+        let revocations = Arc::new(revocations);
         let listener = listen(config.http.listen, "http.listen").await?;
         let admin_listener = match config.admin.listen {
             Some(addr) => Some(listen(addr, "admin.listen").await?),
@@ -138,6 +152,7 @@ impl Bootstrap {
             store_failure,
             published: Arc::clone(&bootstrap.published),
             beacon: Arc::default(),
+            revocations: Arc::clone(&revocations),
             dialer,
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
@@ -151,6 +166,7 @@ impl Bootstrap {
         let federation = &config.federation;
         let file = BeaconFile::new(federation.beacon.clone(), federation.roots.clone(), Arc::clone(&app.beacon));
         bootstrap.rest.spawn("beacon", file.watch(bootstrap.rest_stop.clone()));
+        bootstrap.rest.spawn("revocations", revocations.watch(bootstrap.rest_stop.clone()));
         let servers = [
             ("http", Some(listener), router(Arc::clone(&app)), limits.max_connections),
             ("admin", admin_listener, admin_router(Arc::clone(&app)), OPERATORS),

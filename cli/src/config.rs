@@ -108,6 +108,7 @@ impl Config for BootstrapConfig {
             &mut federation.delegation,
             &mut federation.online_key,
             &mut federation.beacon,
+            &mut federation.revocations,
         ]
         .into_iter()
         .chain(&mut self.storage.ca)

@@ -60,6 +60,10 @@ pub(crate) fn source(kind: SourceKind, error: &SourceError) -> Explanation {
             "an old list is played back: an outdated mirror, or somebody who hides newer nodes",
             "nothing is lost; should it last, tell the operator of the registry",
         ),
+        SourceError::Revoked => explain(
+            "a root of the federation has revoked the key that signs this list: it was stolen, or the registry is outdated",
+            "don't trust that registry; other sources are not affected, and what is remembered stays",
+        ),
         SourceError::LinkExpired => explain(
             "the link or QR code is too old, or this machine's clock is ahead",
             "set the clock; where it is right, ask for a new link",

@@ -107,7 +107,17 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
     federation.wait_for_a_node();
     let folder = federation.dir.path().join("registry");
     let (key, file) = (folder.join("root.key"), folder.join("beacon"));
-    let args = ["--json", "bootstrap", "beacon", "--key", arg(&key), "--registry", &federation.url, "--file"];
+    let args = [
+        "--json",
+        "bootstrap",
+        "beacon",
+        "--key",
+        arg(&key),
+        "--registry",
+        &federation.url,
+        "--single-source",
+        "--file",
+    ];
     let make = |file: &Path, from: &str| {
         let mut made = Running::start(&mut chappe(&[&args[..], &[arg(file), "--from", from]].concat()));
         let made = made.event("made");

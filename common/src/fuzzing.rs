@@ -21,6 +21,7 @@ use crate::{
     place::NodePlace,
     record::{NodeLeave, NodeRecord},
     removal::NodeRemoval,
+    revocation::{KeyRevocation, Revocations},
     shard::{Shard, ShardBundle},
     signed::{self, Signable, Signed},
     special,
@@ -82,6 +83,9 @@ pub const SIGNED_LEAVE: (&str, fn(&[u8]) -> bool) =
 /// A removal with its signature.
 pub const SIGNED_REMOVAL: (&str, fn(&[u8]) -> bool) =
     ("signed removal", |bytes| outside_note::<NodeRemoval>(bytes, "node_removal"));
+/// A revocation with its signature.
+pub const SIGNED_REVOCATION: (&str, fn(&[u8]) -> bool) =
+    ("signed revocation", |bytes| outside_note::<KeyRevocation>(bytes, "key_revocation"));
 /// A list request with its signature.
 pub const SIGNED_LIST_REQUEST: (&str, fn(&[u8]) -> bool) =
     ("signed list request", |bytes| outside_note::<ListRequest>(bytes, "list_request"));
@@ -103,6 +107,18 @@ pub const RECORD: (&str, fn(&[u8]) -> bool) = ("record", |body| {
 pub const LEAVE: (&str, fn(&[u8]) -> bool) = ("leave", |body| inside::<NodeLeave>(body, |_| {}));
 /// A removal.
 pub const REMOVAL: (&str, fn(&[u8]) -> bool) = ("removal", |body| inside::<NodeRemoval>(body, |_| {}));
+/// A revocation.
+pub const REVOCATION: (&str, fn(&[u8]) -> bool) = ("revocation", |body| {
+    inside::<KeyRevocation>(body, |note| {
+        let _ = note.check(&[note.root]);
+    })
+});
+/// A list of revocations.
+pub const REVOCATIONS: (&str, fn(&[u8]) -> bool) = ("list of revocations", |bytes| {
+    let Ok(list) = Revocations::decode(bytes.to_vec(), &[ROOT.public()]) else { return false };
+    assert_eq!(Revocations::decode(list.encode(), &[ROOT.public()]), Ok(list.clone()));
+    !list.is_empty()
+});
 /// A list request.
 pub const LIST_REQUEST: (&str, fn(&[u8]) -> bool) = ("list request", |body| {
     inside::<ListRequest>(body, |request| {
@@ -211,6 +227,7 @@ mod tests {
         run(SIGNED_RECORD, &[bytes("node_record")]);
         run(SIGNED_LEAVE, &[bytes("node_leave")]);
         run(SIGNED_REMOVAL, &[bytes("node_removal")]);
+        run(SIGNED_REVOCATION, &[bytes("key_revocation")]);
         run(SIGNED_LIST_REQUEST, &[bytes("list_request")]);
         run(SIGNED_LEASE, &[bytes("lease")]);
         run(SIGNED_TICKET, &[bytes("ticket")]);
@@ -231,6 +248,10 @@ mod tests {
     fn mutated_notes_of_nodes_and_roots_read_as_they_are_written() {
         run(LEAVE, &[body("node_leave")]);
         run(REMOVAL, &[body("node_removal")]);
+        run(REVOCATION, &[body("key_revocation")]);
+        let note = bytes("key_revocation");
+        let len = u16::try_from(note.len()).expect("a short note").to_le_bytes();
+        run(REVOCATIONS, &[[&len[..], &note].concat()]);
         run(TICKET, &[body("ticket")]);
         run(LIST_REQUEST, &[body("list_request")]);
     }

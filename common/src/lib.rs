@@ -27,6 +27,7 @@ pub mod proof;
 pub mod record;
 pub mod redacted;
 pub mod removal;
+pub mod revocation;
 pub mod shard;
 pub mod signed;
 pub mod special;

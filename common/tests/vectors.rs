@@ -16,6 +16,7 @@ use chappe_common::{
     proof::{prove_node, verify_node},
     record::{Abilities, NodeLeave, NodeRecord},
     removal::NodeRemoval,
+    revocation::{KeyRevocation, to_text},
     shard::{Issue, MAX_SHARD_NODES, MAX_SHARD_TEXT, MAX_TXT_STRING, ShardBundle, txt_strings},
     signed::{DecodeError, Signed, Unverified},
     time::UnixTime,
@@ -115,6 +116,12 @@ fn removal() -> Signed<NodeRemoval> {
     Signed::sign(removal, &root()).expect("a removal")
 }
 
+fn revocation() -> Signed<KeyRevocation> {
+    let (federation, root_key) = (federation(), root().public());
+    let note = KeyRevocation { federation, root: root_key, key: online().public(), issued_at: NOW };
+    Signed::sign(note, &root()).expect("a revocation")
+}
+
 fn list_request() -> Signed<ListRequest> {
     ListRequest::sign(federation(), online().public(), &node(), 1_800_000_000_456, Load::Light)
 }
@@ -166,6 +173,8 @@ fn vectors() -> Value {
         "node_record": hex::encode(record().as_bytes()),
         "node_leave": hex::encode(leave().as_bytes()),
         "node_removal": hex::encode(removal().as_bytes()),
+        "key_revocation": hex::encode(revocation().as_bytes()),
+        "revocation_text": to_text(&revocation()),
         "list_request": hex::encode(list_request().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
         "access_token": "09",
@@ -216,6 +225,7 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeRecord>::decode(bytes("node_record")).expect("a record"), *record());
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
     assert_eq!(*Signed::<NodeRemoval>::decode(bytes("node_removal")).expect("a removal"), *removal());
+    assert_eq!(*Signed::<KeyRevocation>::decode(bytes("key_revocation")).expect("a revocation"), *revocation());
     assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());

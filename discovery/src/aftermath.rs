@@ -9,6 +9,7 @@ use crate::{
     discover::{Discovery, Search},
     race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Named, Proven},
     report::{SourceOutcome, SourceReport},
+    revocations::{self, Hosts},
     source::Candidate,
 };
 
@@ -42,8 +43,9 @@ impl Rest {
     pub async fn finish(mut self) -> Aftermath {
         let deadline = self.search.began + CONFIRM_TIMEOUT;
         let discovery = self.search.discovery.clone();
+        let url = self.first.url.clone();
         discovery.cache.flush().await;
-        self.hear(deadline).await;
+        tokio::join!(self.hear(deadline), learn_revocations(&discovery, &url));
         let first = Proven { node: self.node, via: confirm::via(&self.first) };
         let mut dialled = Vec::new();
         let mut second = None;
@@ -84,6 +86,20 @@ impl Rest {
         while let Ok(Some(step)) = timeout_at(deadline, self.search.steps.next()).await {
             self.search.take(step).await;
         }
+    }
+}
+
+/// Asks the node that was found which online keys are revoked: whoever has stolen one may hold the registry, too. It is
+/// asked at the URL at which it has just been dialled, so nobody is sent anywhere new.
+async fn learn_revocations(discovery: &Discovery, url: &str) {
+    if discovery.roots.is_empty() {
+        return;
+    }
+    match revocations::of_node(url, Hosts::All, &discovery.roots, &discovery.net).await {
+        Ok(list) => {
+            discovery.cache.revocations().add(list.iter().cloned());
+        }
+        Err(error) => tracing::debug!(%error, "the node says nothing of revoked keys"),
     }
 }
 

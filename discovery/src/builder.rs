@@ -189,7 +189,8 @@ impl DiscoveryBuilder {
         }
         sources.push(Arc::new(referrals.clone()));
         if !self.endpoints.is_empty() {
-            sources.push(Arc::new(Registry::new(self.endpoints, self.roots.clone(), &net)?));
+            let registry = Registry::new(self.endpoints, self.roots.clone(), &net)?;
+            sources.push(Arc::new(registry.with_revocations(cache.revocations())));
         }
         if !self.zones.is_empty() {
             for provider in providers {
@@ -207,6 +208,6 @@ impl DiscoveryBuilder {
             }
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
-        Ok(Discovery { sources, referrals, cache, net, clock })
+        Ok(Discovery { sources, referrals, cache, net, roots: self.roots, clock })
     }
 }

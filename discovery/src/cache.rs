@@ -25,6 +25,7 @@ use self::{
 };
 use crate::{
     private_file,
+    revocations::KnownRevocations,
     source::{Candidate, Listing, Source, SourceError, SourceKind},
 };
 
@@ -47,6 +48,8 @@ pub enum CacheError {
 struct State {
     entries: Entries,
     ledger: Ledger,
+    /// Never forgotten, as long as the file is there.
+    revocations: KnownRevocations,
 }
 
 /// What came of a listing.
@@ -109,7 +112,8 @@ impl Cache {
     /// Takes what a source has found. Written down with the next [`Cache::flush`], but for proofs.
     ///
     /// # Errors
-    /// [`SourceError::RolledBack`] where all of its lists are older than what was seen before.
+    /// [`SourceError::RolledBack`] where all of its lists are older than what was seen before, and
+    /// [`SourceError::Revoked`] where all are signed by revoked keys.
     pub async fn learn(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
         let learned = self.learn_in_memory(listing, now)?;
         if let Some(path) = self.path.clone() {
@@ -124,9 +128,15 @@ impl Cache {
     fn learn_in_memory(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
         let mut learned = Learned { candidates: listing.candidates, equivocations: Vec::new() };
-        let mut outdated = 0;
+        state.revocations.add(listing.revocations);
+        let (mut outdated, mut revoked) = (0, 0);
         let lists = listing.lists.len();
         for mut list in listing.lists {
+            // Before anything of it is remembered: its number would outdate what the next key signs.
+            if state.revocations.revokes(&list.key) {
+                revoked += 1;
+                continue;
+            }
             match state.ledger.judge(&list) {
                 Judgement::New | Judgement::Known => {}
                 Judgement::RolledBack => {
@@ -140,7 +150,17 @@ impl Cache {
             state.entries.learn(&list.candidates, &list.records, now);
             learned.candidates.append(&mut list.candidates);
         }
-        if outdated > 0 && outdated == lists { Err(SourceError::RolledBack) } else { Ok(learned) }
+        match lists {
+            0 => Ok(learned),
+            _ if revoked == lists => Err(SourceError::Revoked),
+            _ if outdated + revoked == lists => Err(SourceError::RolledBack),
+            _ => Ok(learned),
+        }
+    }
+
+    /// Which online keys are revoked.
+    pub fn revocations(&self) -> KnownRevocations {
+        self.state.lock().expect("nothing panics while the cache is locked").revocations.clone()
     }
 
     /// A node has proved its key. Written down with the next [`Cache::flush`].
@@ -167,6 +187,7 @@ impl Cache {
             if let Ok(others) = file::read(&path, federation) {
                 state.entries.merge(others.entries);
                 others.ledger.lists().for_each(|list| state.ledger.restore(&list));
+                state.revocations.add(others.revocations.all().iter().cloned());
             }
             private_file::write(&path, &file::encode(&state, federation))
         })
@@ -274,7 +295,7 @@ mod tests {
             candidates: records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry)).collect(),
             records,
         };
-        Listing { candidates: Vec::new(), lists: vec![list] }
+        Listing { lists: vec![list], ..Listing::default() }
     }
 
     async fn urls(cache: &Cache, now: UnixTime) -> Vec<String> {

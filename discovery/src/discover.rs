@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use chappe_common::keys::NodeId;
+use chappe_common::keys::{NodeId, PublicKey};
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{AbortHandle, BoxFuture, abortable},
@@ -37,6 +37,7 @@ pub struct Discovery {
     pub(crate) referrals: Referrals,
     pub(crate) cache: Arc<Cache>,
     pub(crate) net: Net,
+    pub(crate) roots: Vec<PublicKey>,
     pub(crate) clock: Clock,
 }
 
@@ -322,7 +323,7 @@ impl Search {
     async fn listed(&mut self, index: usize, listed: Result<Listing, SourceError>) {
         let now = (self.discovery.clock)();
         let learned = match listed {
-            Ok(listing) if listing.lists.is_empty() => {
+            Ok(listing) if listing.lists.is_empty() && listing.revocations.is_empty() => {
                 Ok(Learned { candidates: listing.candidates, ..Learned::default() })
             }
             Ok(listing) => self.discovery.cache.learn(listing, now).await,

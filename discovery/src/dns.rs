@@ -1,6 +1,13 @@
 //! Shards from DNS, over HTTPS: one provider, all zones. Each provider is a source of its own in the race.
 
-use chappe_common::{keys::PublicKey, place::NodePlace, shard::ShardBundle, special, time::UnixTime};
+use chappe_common::{
+    keys::PublicKey,
+    place::NodePlace,
+    revocation::{self, MAX_REVOCATIONS},
+    shard::ShardBundle,
+    special,
+    time::UnixTime,
+};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_proto::rr::{RData, RecordType};
 
@@ -12,6 +19,8 @@ use crate::{
 
 /// The most shards that are read of one name: what a DNS answer holds.
 const MAX_SHARDS: usize = 64;
+/// The most records that are looked at: shards, and as many revocations as there can be.
+const MAX_RECORDS: usize = MAX_SHARDS + MAX_REVOCATIONS;
 
 /// One provider, asked for the shards in these zones.
 #[derive(Clone, Debug)]
@@ -27,18 +36,26 @@ impl Dns {
         Self { provider, zones, roots }
     }
 
-    async fn zone(&self, zone: &str, now: UnixTime) -> Result<Vec<SignedList>, SourceError> {
+    async fn zone(&self, zone: &str, now: UnixTime) -> Result<Listing, SourceError> {
         let records = self.provider.ask(zone, RecordType::TXT).await?;
         let texts = records.into_iter().filter_map(|data| match data {
             RData::TXT(txt) => Some(txt.txt_data.concat()),
             _ => None,
         });
-        let mut lists = read_shards(texts, &self.roots, now)?;
+        let texts: Vec<_> = texts.take(MAX_RECORDS).collect();
+        let revoked = texts.iter().filter_map(|text| revocation::from_text(text, &self.roots)?.ok());
+        let revocations: Vec<_> = revoked.take(MAX_REVOCATIONS).collect();
+        let mut lists = match read_shards(texts.into_iter(), &self.roots, now) {
+            Ok(lists) => lists,
+            // What is known of stolen keys counts, also where there is no list.
+            Err(_) if !revocations.is_empty() => Vec::new(),
+            Err(error) => return Err(error),
+        };
         if !self.provider.is_private() {
             // A list from the internet sends nobody into a network of his own.
             lists.iter_mut().for_each(|list| list.candidates.retain(|one| special::is_public_url(&one.url)));
         }
-        Ok(lists)
+        Ok(Listing { lists, revocations, ..Listing::default() })
     }
 }
 
@@ -53,7 +70,7 @@ pub fn read_shards(
 ) -> Result<Vec<SignedList>, SourceError> {
     let mut lists = Vec::new();
     let mut failure = SourceError::NoShard;
-    for text in texts.take(MAX_SHARDS) {
+    for text in texts.take(MAX_RECORDS) {
         match ShardBundle::decode(&text, roots, now) {
             None => {}
             Some(Err(error)) => failure = error.into(),
@@ -87,8 +104,12 @@ impl Source for Dns {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         async move {
-            let answers = first_answers(self.zones.iter().map(|zone| self.zone(zone, now))).await?;
-            Ok(Listing { lists: answers.into_iter().flatten().collect(), ..Listing::default() })
+            let mut all = Listing::default();
+            for mut answer in first_answers(self.zones.iter().map(|zone| self.zone(zone, now))).await? {
+                all.lists.append(&mut answer.lists);
+                all.revocations.append(&mut answer.revocations);
+            }
+            Ok(all)
         }
         .boxed()
     }

@@ -8,6 +8,9 @@ use rustls::ClientConfig;
 /// How long a server has for connecting: three times a slow round trip for each of TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long one registry or node has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.
+pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// A client that goes where it is told and nowhere else.
 pub(crate) fn builder(tls: ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()

@@ -12,13 +12,19 @@ use chappe_common::{
     keys::PublicKey,
     list_request::ListRequest,
     removal::NodeRemoval,
+    revocation::{MAX_REVOCATION_LIST, Revocations, SignedRevocation},
     signed::Signed,
     special,
     time::UnixTime,
 };
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, join},
+    stream::FuturesUnordered,
+};
 use reqwest::{RequestBuilder, Url, header::HOST};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::{
     answers::first_answers,
@@ -26,11 +32,13 @@ use crate::{
     names::Names,
     net::{Net, SetupError},
     reach::ReachError,
+    revocations::{self, KnownRevocations},
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
 };
 
-/// How long one registry has altogether; the largest directory passes a link of 1 Mbit/s in four seconds.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long the registries' revocations are waited for once a directory is there: who holds them back must not delay a
+/// search.
+const REVOCATIONS_GRACE: Duration = Duration::from_millis(150);
 
 /// What a registry says when it was told something is a line of JSON.
 const MAX_ANSWER: usize = 1024;
@@ -124,7 +132,7 @@ impl Prepared {
         let mut tls = (**net.tls()).clone();
         // A `Host` that differs from the URL's is a thing of HTTP/1.1 alone.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let mut http = http::builder(tls).timeout(FETCH_TIMEOUT).dns_resolver(net.names().clone());
+        let mut http = http::builder(tls).timeout(http::FETCH_TIMEOUT).dns_resolver(net.names().clone());
         if let Some(addr) = endpoint.connect_to {
             // The port of a URL counts for more than that of a resolved address.
             base.set_port(Some(addr.port())).map_err(|()| wrong())?;
@@ -195,6 +203,7 @@ impl Prepared {
 pub struct Registry {
     endpoints: Vec<Prepared>,
     roots: Vec<PublicKey>,
+    revocations: KnownRevocations,
 }
 
 impl Registry {
@@ -208,7 +217,66 @@ impl Registry {
         net: &Net,
     ) -> Result<Self, SetupError> {
         let endpoints = endpoints.into_iter().map(|endpoint| Prepared::new(&endpoint.into(), net));
-        Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, roots })
+        let endpoints = endpoints.collect::<Result<_, _>>()?;
+        Ok(Self { endpoints, roots, revocations: KnownRevocations::default() })
+    }
+
+    /// The same, with what is known of revoked keys. What the registries say of them is added to it.
+    #[must_use]
+    pub fn with_revocations(mut self, known: KnownRevocations) -> Self {
+        self.revocations = known;
+        self
+    }
+
+    /// The revocations that the registries serve and that count. Waits for `enough` and a moment, or for all.
+    async fn fetch_revocations(&self, enough: impl Future<Output = ()>) -> Vec<SignedRevocation> {
+        let mut asked: FuturesUnordered<_> = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| !endpoint.is_file())
+            .map(|endpoint| endpoint.get(revocations::PATH, MAX_REVOCATION_LIST))
+            .collect();
+        let mut all = Vec::new();
+        let until = async {
+            enough.await;
+            tokio::time::sleep(REVOCATIONS_GRACE).await;
+        };
+        tokio::pin!(until);
+        loop {
+            let answered = tokio::select! {
+                biased;
+                answered = asked.next() => answered,
+                () = &mut until => return all,
+            };
+            let Some(answered) = answered else { return all };
+            // One that doesn't answer, or knows of none, says nothing of the others.
+            let list = answered.ok().and_then(|bytes| Revocations::decode(bytes, &self.roots).ok());
+            all.extend(list.unwrap_or_default().iter().cloned());
+        }
+    }
+
+    /// Asks the registries which online keys are revoked, and adds what they say to what is known.
+    pub async fn refresh_revocations(&self) {
+        let fetched = self.fetch_revocations(std::future::pending()).await;
+        self.revocations.add(fetched);
+    }
+
+    /// What `work` comes to, while the revocations are fetched beside it; these are known then.
+    async fn with_fetched_revocations<T>(&self, work: impl Future<Output = T>) -> (T, Vec<SignedRevocation>) {
+        let (done, enough) = oneshot::channel();
+        let worked = async {
+            let result = work.await;
+            // Nobody waits for it any more where all have answered.
+            let _ = done.send(());
+            result
+        };
+        let enough = async {
+            // The sender is dropped after it has sent.
+            let _ = enough.await;
+        };
+        let (result, fetched) = join(worked, self.fetch_revocations(enough)).await;
+        self.revocations.add(fetched.iter().cloned());
+        (result, fetched)
     }
 
     /// All directories that come within a moment of the first good one.
@@ -245,7 +313,12 @@ impl Registry {
                 answered => Ok(decode(answered?)?),
             }
         });
-        let mut all = first_answers(asked).await?;
+        let (answered, _) = self.with_fetched_revocations(first_answers(asked)).await;
+        let mut all = answered?;
+        all.retain(|bundle| !self.revocations.revokes(&bundle.directory().key_id));
+        if all.is_empty() {
+            return Err(SourceError::Revoked);
+        }
         // A part of a newer one says less than the whole of another.
         let rank = |bundle: &DirectoryBundle| (bundle.directory().is_whole(), bundle.directory().seq);
         all.sort_by_key(|bundle| (bundle.directory().key_id, std::cmp::Reverse(rank(bundle))));
@@ -260,6 +333,17 @@ impl Registry {
     pub async fn tell(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
             endpoint.post("/v1/removals", removal.as_bytes().clone(), MAX_ANSWER).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells all of the registries that an online key is revoked.
+    ///
+    /// # Errors
+    /// What the first one that doesn't take it said.
+    pub async fn tell_revocation(&self, revocation: &SignedRevocation) -> Result<(), SourceError> {
+        for endpoint in &self.endpoints {
+            endpoint.post(revocations::PATH, revocation.as_bytes().clone(), MAX_ANSWER).await?;
         }
         Ok(())
     }
@@ -288,7 +372,13 @@ impl Source for Registry {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
         async move {
-            let all = newest_of_each_key(self.fetch_all(now).await?);
+            let (fetched, revocations) = self.with_fetched_revocations(self.fetch_all(now)).await;
+            let all = match fetched {
+                Ok(all) => newest_of_each_key(all),
+                // What is known of stolen keys counts, also where there is no list.
+                Err(_) if !revocations.is_empty() => Vec::new(),
+                Err(error) => return Err(error),
+            };
             let lists = all.into_iter().map(|Fetched { bundle, bytes, is_private }| {
                 let directory = bundle.directory();
                 let records: Vec<_> = bundle.records_old(now).collect();
@@ -308,7 +398,7 @@ impl Source for Registry {
                     records,
                 }
             });
-            Ok(Listing { lists: lists.collect(), ..Listing::default() })
+            Ok(Listing { lists: lists.collect(), revocations, ..Listing::default() })
         }
         .boxed()
     }

@@ -34,7 +34,7 @@ impl Snapshot {
         let records: Vec<_> = bundle.records_old(now).collect();
         let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Snapshot)).collect();
         // Not as a list: how new a directory is that was built in says nothing of what is newest now.
-        Ok(Listing { candidates, lists: Vec::new() })
+        Ok(Listing { candidates, ..Listing::default() })
     }
 }
 

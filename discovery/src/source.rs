@@ -8,6 +8,7 @@ use chappe_common::{
     directory::DirectoryError,
     keys::{NodeId, PublicKey},
     record::SignedRecord,
+    revocation::SignedRevocation,
     time::UnixTime,
 };
 use futures_util::future::BoxFuture;
@@ -215,6 +216,8 @@ pub struct Listing {
     pub candidates: Vec<Candidate>,
     /// Signed lists of nodes. Whether one is older than what was seen before is judged by whoever asked.
     pub lists: Vec<SignedList>,
+    /// Revocations of online keys, verified against the pinned roots.
+    pub revocations: Vec<SignedRevocation>,
 }
 
 /// Why a source named nobody. Nothing that was known before is lost by any of these.
@@ -242,14 +245,17 @@ pub enum SourceError {
     #[error("the DNS records are none of a federation")]
     NoShard,
     /// The answer is no directory that counts.
-    #[error("{0}")]
+    #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The answer is no beacon that counts.
-    #[error("{0}")]
+    #[error(transparent)]
     Beacon(#[from] BeaconError),
     /// An older directory than one that was seen before: someone plays back an old one.
     #[error("the directory is older than one that was seen before")]
     RolledBack,
+    /// All lists are signed by a key that a root has revoked: it was stolen, or a registry has not been told.
+    #[error("the list is signed by a key that was revoked")]
+    Revoked,
     /// The time of all links is over, or the clock is wrong.
     #[error("has expired; the clock may be wrong")]
     LinkExpired,

@@ -21,6 +21,7 @@ use chappe_common::{
     record::{Abilities, MAX_CLOCK_SKEW, SignedRecord},
     time::UnixTime,
 };
+use chappe_discovery::revocations::KnownRevocations;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -94,6 +95,8 @@ pub(crate) struct Core {
     homes: Mutex<HomeTable>,
     /// Links to other nodes.
     pub(crate) links: Links,
+    /// Which online keys of registries are revoked.
+    pub(crate) revocations: KnownRevocations,
     /// The signed records of nodes.
     pub(crate) records: Arc<Records>,
     /// Leases that were looked up, for the next message. Checked against time and view when used.
@@ -165,6 +168,7 @@ impl Core {
         basics: Basics,
         links: Links,
         records: Arc<Records>,
+        revocations: KnownRevocations,
         own_record: SignedRecord,
         membership: mpsc::Sender<membership::Event>,
         publisher: mpsc::Sender<publish::Command>,
@@ -187,6 +191,7 @@ impl Core {
             homes: Mutex::new(homes),
             links,
             records,
+            revocations,
             found,
             new_leases,
             new_runs: RateLimiter::dashmap(NEW_RUNS),

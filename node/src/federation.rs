@@ -12,3 +12,4 @@ pub(crate) mod membership;
 pub(crate) mod outcomes;
 pub(crate) mod refused;
 pub(crate) mod replies;
+pub(crate) mod revocations;

@@ -66,6 +66,7 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
         .route("/ws", get(upgrade_required))
         .route("/health", get(health))
         .route("/stats", get(stats))
+        .route(chappe_discovery::revocations::PATH, get(revocations))
         .with_state(core)
 }
 
@@ -303,6 +304,11 @@ async fn health(State(core): State<Arc<Core>>) -> Response {
 async fn stats(State(core): State<Arc<Core>>) -> Response {
     let levels = levels(&core);
     Json(json!({ "sessions": levels.sessions, "members": levels.members, "leases": levels.leases })).into_response()
+}
+
+/// The online keys that are revoked, for clients and other nodes.
+async fn revocations(State(core): State<Arc<Core>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/octet-stream")], core.revocations.all().encode()).into_response()
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> Response {

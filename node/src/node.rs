@@ -29,6 +29,7 @@ use crate::{
         join,
         links::{self, Links},
         membership::{self, Event, Membership, sign_record},
+        revocations,
     },
     identity::{Identity, IdentityError, LockedDir},
     listener,
@@ -183,14 +184,19 @@ impl Node {
                 Some(Registry::new(urls.to_vec(), basics.config.federation.roots.clone(), &Net::default())?),
             ),
         };
+        let revocations_file = basics.config.node.data_dir.join(revocations::FILE);
+        let revoked = revocations::load(&revocations_file, &basics.roots);
+        let directory = directory.map(|registry| registry.with_revocations(revoked.clone()));
         let members_file = basics.config.node.data_dir.join("members");
-        let core = Arc::new(Core::new(basics, links, records, own_record, membership, publisher));
+        let core = Arc::new(Core::new(basics, links, records, revoked, own_record, membership, publisher));
         core.tasks.spawn_lasting("membership", Membership::new(core.clone(), &identity).run(events));
         core.tasks.spawn_lasting("publisher", Publisher::new(core.clone()).run(commands));
         core.tasks.spawn_lasting("links", links::accept(core.clone()));
         core.tasks.spawn_lasting("expiry", expire(core.clone()));
         core.tasks.spawn_lasting("clock", watch_clock(core.clone()));
         let joining = core.tasks.sibling();
+        let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
+        joining.spawn_lasting("revocations", revocations);
         joining.spawn_lasting("joining", join::run(core.clone(), directory, members_file.clone()));
         joining.spawn_lasting("addresses", own_addrs::watch(core.clone()));
         joining.spawn_lasting("records", register::renew_records(core.clone()));

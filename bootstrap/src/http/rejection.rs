@@ -4,11 +4,11 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
-use chappe_common::signed::DecodeError;
+use chappe_common::{revocation::RevocationError, signed::DecodeError};
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use serde_json::json;
 
-use crate::{dial::DialError, owner::OwnerError, rules::Refusal};
+use crate::{dial::DialError, owner::OwnerError, revocations::TakeError, rules::Refusal};
 
 /// Why a record or another note was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub(crate) enum Rejection {
     /// The source sends too much.
     #[error("too many requests; try again later")]
     RateLimited,
+    /// A revocation does not count.
+    #[error(transparent)]
+    Revocation(#[from] RevocationError),
     /// A fault of the registry. Try again.
     #[error("the registry could not store it; try again later")]
     Internal,
@@ -37,9 +40,11 @@ impl Rejection {
     /// The word for it.
     pub(super) const fn code(&self) -> &'static str {
         match self {
-            Self::Malformed | Self::Refused(Refusal::Lifetime) => "malformed",
+            Self::Malformed | Self::Refused(Refusal::Lifetime) | Self::Revocation(RevocationError::Decode(_)) => {
+                "malformed"
+            }
             Self::Signature => "signature",
-            Self::Refused(Refusal::Federation) => "federation",
+            Self::Refused(Refusal::Federation) | Self::Revocation(RevocationError::Federation) => "federation",
             Self::Refused(Refusal::Registry) => "registry",
             Self::Refused(Refusal::Clock) => "clock",
             Self::Refused(Refusal::Expired) => "expired",
@@ -48,7 +53,7 @@ impl Rejection {
             Self::Refused(Refusal::Full) => "full",
             Self::Refused(Refusal::NetworkFull) => "network_full",
             Self::Refused(Refusal::Removed) => "removed",
-            Self::Refused(Refusal::Signer) => "signer",
+            Self::Refused(Refusal::Signer) | Self::Revocation(RevocationError::Root) => "signer",
             Self::Dial(DialError::Unreachable) => "unreachable",
             Self::Dial(DialError::Private) => "private_address",
             Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => "rate_limited",
@@ -59,10 +64,12 @@ impl Rejection {
     const fn status(&self) -> StatusCode {
         match self {
             Self::Malformed
+            | Self::Revocation(RevocationError::Decode(_))
             | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired | Refusal::PrivateUrl) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Signature
+            | Self::Revocation(RevocationError::Federation | RevocationError::Root)
             | Self::Refused(Refusal::Federation | Refusal::Registry | Refusal::Removed | Refusal::Signer) => {
                 StatusCode::FORBIDDEN
             }
@@ -79,6 +86,18 @@ impl From<DecodeError> for Rejection {
         match error {
             DecodeError::Length | DecodeError::Malformed => Self::Malformed,
             DecodeError::Signature => Self::Signature,
+        }
+    }
+}
+
+impl From<TakeError> for Rejection {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Revocation(error) => Self::Revocation(error),
+            TakeError::File(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a revocation was not stored");
+                Self::Internal
+            }
         }
     }
 }

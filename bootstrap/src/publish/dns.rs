@@ -30,7 +30,7 @@ impl RecordSet {
     /// `name` is none, or no node has a place in DNS.
     pub fn new(publication: &Publication, name: &str, ttl: Duration) -> Result<Self, PublishError> {
         let ttl = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-        Ok(Self { name: parse_name(name)?, ttl, texts: publication.shards()?.to_vec() })
+        Ok(Self { name: parse_name(name)?, ttl, texts: publication.texts()? })
     }
 
     /// The name, with its final dot.

@@ -120,7 +120,7 @@ fn a_small_federation_is_published_as_it_is() {
     let publication = publication(&bundle);
     assert_eq!((publication.nodes(), publication.without_place()), (20, 0));
     assert_eq!(publication.mirror(), &Bytes::from(bundle.encode()));
-    let urls = read(publication.shards().expect("texts"));
+    let urls = read(publication.texts().expect("texts"));
     assert_eq!(urls.len(), 20);
     assert_eq!(urls.get("wss://node7.example"), Some(&bundle.directory().seq));
 }
@@ -130,13 +130,13 @@ fn of_a_large_federation_a_part_is_published_always_the_same() {
     let bundle = bundle(120, 0, (0, 1));
     let publication = publication(&bundle);
     assert_eq!(publication.nodes(), MAX_PUBLISHED);
-    assert_eq!(read(publication.shards().expect("texts")).len(), MAX_PUBLISHED);
+    assert_eq!(read(publication.texts().expect("texts")).len(), MAX_PUBLISHED);
     let mirror = DirectoryBundle::decode(publication.mirror().clone(), &[key_of_root().public()], now());
     let mirror = mirror.expect("a directory");
     assert_eq!((mirror.directory().seq, mirror.directory().shard), (bundle.directory().seq, MIRROR));
     assert_eq!(mirror.records(now()).count(), MAX_PUBLISHED);
     let again = self::publication(&bundle);
-    let texts = |publication: &Publication| publication.shards().expect("texts").to_vec();
+    let texts = |publication: &Publication| publication.texts().expect("texts").to_vec();
     assert_eq!((texts(&again), again.mirror()), (texts(&publication), publication.mirror()));
 }
 
@@ -144,9 +144,9 @@ fn of_a_large_federation_a_part_is_published_always_the_same() {
 fn another_delegation_changes_nothing_of_what_is_signed() {
     let roots = [key_of_root().public()];
     let decode = |publication: &Publication| -> Vec<_> {
-        let texts = publication.shards().expect("texts").iter();
+        let texts = publication.texts().expect("texts");
         let shard = |text: &String| ShardBundle::decode(text.as_bytes(), &roots, now());
-        texts.map(|text| shard(text).expect("a shard").expect("one that counts").shard().clone()).collect()
+        texts.iter().map(|text| shard(text).expect("a shard").expect("one that counts").shard().clone()).collect()
     };
     let (bundle, soon) = (bundle(20, 0, (0, 1)), now() + Duration::from_secs(60));
     let renewed = Publication::of(&bundle, delegation_until(soon), key(2)).expect("a publication");
@@ -159,7 +159,7 @@ fn where_no_node_fits_into_dns_there_are_no_records_to_replace_the_old_ones() {
     let with_path = |index| record(index, format!("wss://node{index}.example/chappe"));
     let none = publication(&bundle_of((0..3).map(with_path), 0, (0, 1)));
     assert_eq!((none.nodes(), none.places(), none.without_place()), (3, 0, 3));
-    assert!(matches!(none.shards(), Err(PublishError::NoPlace)));
+    assert!(matches!(none.texts(), Err(PublishError::NoPlace)));
     let set = RecordSet::new(&none, NAME, Duration::from_secs(300));
     assert!(matches!(set, Err(PublishError::NoPlace)), "{set:?}");
 
@@ -239,7 +239,7 @@ async fn takes_updates(server: SocketAddr, good: &TsigKey, bad: &TsigKey) {
     assert_eq!(served(server).await, [b"old".to_vec()], "nothing has changed");
 
     update(server, ZONE, &set(&first), good).await.expect("an update");
-    let mut expected = publication(&first).shards().expect("texts").to_vec();
+    let mut expected = publication(&first).texts().expect("texts").to_vec();
     expected.sort_unstable();
     let served_texts = async || {
         let mut texts: Vec<_> =

@@ -3,6 +3,7 @@
 mod beacon;
 mod publish;
 mod removal;
+mod revoke;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,8 +31,10 @@ pub(crate) enum BootstrapCommand {
     Run(DaemonArgs),
     /// Start a federation: a root key, an online key for 90 days, and a commented config file
     Init(InitArgs),
-    /// Have the root key delegate to the registry's online key for another 90 days
+    /// Have the root key delegate to the registry's online key for another 90 days, or to a new one
     Delegate(DelegateArgs),
+    /// Revoke an online key that was stolen, before its delegation ends
+    Revoke(revoke::RevokeArgs),
     /// Make the next beacon, with the root key: who may be a home, and by what is placed
     Beacon(beacon::BeaconArgs),
     /// Write the public nodes for DNS or for a mirror, or have a DNS server take them
@@ -60,6 +63,10 @@ pub(crate) struct DelegateArgs {
     /// The registry's delegation; the new one takes its place
     #[arg(long, value_name = "FILE", default_value = keys::DELEGATION_FILE)]
     delegation: PathBuf,
+
+    /// Make a new online key in this file, and delegate to it in place of the former one
+    #[arg(long, value_name = "FILE")]
+    new_key: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +120,7 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
         }
         BootstrapCommand::Init(args) => init(&args, output),
         BootstrapCommand::Delegate(args) => delegate(&args, output),
+        BootstrapCommand::Revoke(args) => revoke::run(&args, output).await,
         BootstrapCommand::Beacon(args) => beacon::run(&args, output).await,
         BootstrapCommand::Publish(args) => publish::run(&args, output).await,
         BootstrapCommand::Remove(args) => removal::remove(&args, output).await,
@@ -143,10 +151,19 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
 }
 
 fn delegate(args: &DelegateArgs, output: Output) -> Result<()> {
-    let new = keys::renew_delegation(&args.key, &args.delegation, SystemTime::now().into())?;
+    let now = SystemTime::now().into();
+    let (new, files) = match &args.new_key {
+        Some(file) => {
+            let new = keys::delegate_to_new_key(&args.key, &args.delegation, file, now)?;
+            (new, format!("{} and {}", args.delegation.display(), file.display()))
+        }
+        None => {
+            let new = keys::renew_delegation(&args.key, &args.delegation, now)?;
+            (new, args.delegation.display().to_string())
+        }
+    };
     let text = format!(
-        "{} counts for another {} days; put it beside the registry's config and start the registry anew",
-        args.delegation.display(),
+        "the delegation counts for another {} days; put {files} beside the registry's config and restart the registry",
         MAX_DELEGATION.as_secs() / 86_400
     );
     let event = Delegated { event: "delegated", delegation: &args.delegation, expires_at: new.expires_at.as_secs() };
@@ -182,6 +199,7 @@ mod tests {
         expected.federation.delegation = dir.path().join(keys::DELEGATION_FILE);
         expected.federation.online_key = dir.path().join(keys::ONLINE_KEY_FILE);
         expected.federation.beacon = dir.path().join(keys::BEACON_FILE);
+        expected.federation.revocations = dir.path().join(keys::REVOCATIONS_FILE);
         // What the template sets itself.
         expected.bootstrap.data_dir = dir.path().join("bootstrap-data");
         expected.admin.listen = config.admin.listen;

@@ -16,6 +16,7 @@ use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
     record::{MAX_ADDRESSES, NodeRecord, is_client_url},
+    revocation::{KeyRevocation, MAX_REVOCATIONS},
     signed::Signed,
     time::UnixTime,
 };
@@ -45,6 +46,8 @@ struct File {
     federation: String,
     nodes: Vec<NodeForm>,
     lists: Vec<ListFormat>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revocations: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,8 +104,14 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
         issued_at: list.issued_at,
         bytes: URL_SAFE_NO_PAD.encode(&list.bytes),
     });
-    let file =
-        File { version: VERSION, federation: federation.to_string(), nodes: nodes.collect(), lists: lists.collect() };
+    let revocations = state.revocations.all();
+    let file = File {
+        version: VERSION,
+        federation: federation.to_string(),
+        nodes: nodes.collect(),
+        lists: lists.collect(),
+        revocations: revocations.iter().map(|note| URL_SAFE_NO_PAD.encode(note.as_bytes())).collect(),
+    };
     serde_json::to_vec(&file).expect("strings and numbers are JSON")
 }
 
@@ -140,6 +149,12 @@ fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
             records: Vec::new(),
         });
     }
+    // Only what a pinned root had signed was stored; the federation's id stands for the roots.
+    let revocations = file.revocations.iter().take(MAX_REVOCATIONS).map(|text| {
+        let note = Signed::<KeyRevocation>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        (note.federation == federation).then_some(note)
+    });
+    state.revocations.add(revocations.collect::<Option<Vec<_>>>().ok_or(CacheError::Damaged)?);
     Ok(state)
 }
 

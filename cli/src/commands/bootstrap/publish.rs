@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Error, Result, bail};
 use chappe_bootstrap::{
     BootstrapConfig,
-    keys::{load_delegation, load_secret_key},
+    keys::{load_delegation, load_revocations, load_secret_key},
     publish::{Publication, RecordSet, TsigKey, update},
     stored::{self, StoredError},
 };
@@ -124,7 +124,11 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     let key = load_secret_key(&config.federation.online_key)?;
     let delegation = load_delegation(&config.federation.delegation)?;
     let bundle = directory(args, &config, &key).await?;
-    let publication = Publication::of(&bundle, delegation, key)?;
+    let revoked = load_revocations(&config.federation.revocations, &config.federation.roots)?;
+    if revoked.revokes(&key.public()) {
+        bail!("the online key is revoked: nobody takes what it signs");
+    }
+    let publication = Publication::of(&bundle, delegation, key)?.with_revocations(&revoked);
     if publication.without_place() > 0 {
         tracing::warn!(nodes = publication.without_place(), "left out of DNS: their URLs have a path or are too long");
     }
@@ -187,7 +191,7 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
     let name = || args.name.as_deref().context("--name is needed for this format");
     Ok(match args.format {
         Format::Zone => RecordSet::new(publication, name()?, args.ttl)?.zone().into_bytes(),
-        Format::Txt => publication.shards()?.iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
+        Format::Txt => publication.texts()?.iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
         Format::Json => {
             let set = RecordSet::new(publication, name()?, args.ttl)?;
             let records = Records {
@@ -196,7 +200,7 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
                 ttl: args.ttl.as_secs(),
                 seq: publication.seq(),
                 expires_at: publication.expires_at().as_secs(),
-                values: publication.shards()?,
+                values: &publication.texts()?,
             };
             let mut json = serde_json::to_vec_pretty(&records)?;
             json.push(b'\n');
