@@ -4,6 +4,7 @@
 //! business. Times are written as `60s` or `500ms`.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -14,6 +15,7 @@ use chappe_common::{
     directory::{MAX_DIRECTORY_LIFETIME, MAX_NODES},
     keys::PublicKey,
     record::MAX_RECORD_LIFETIME,
+    server_url::{Rest, check_url},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -289,13 +291,13 @@ impl Default for TimesSection {
 }
 
 /// A value that is out of its bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct ConfigError {
     /// The key, as in the file: `section.key`.
     pub key: &'static str,
     /// What is wrong and what is allowed.
-    pub problem: &'static str,
+    pub problem: Cow<'static, str>,
 }
 
 impl BootstrapConfig {
@@ -315,14 +317,6 @@ impl BootstrapConfig {
                 "one of the keys is no Ed25519 key",
             ),
             (
-                self.http
-                    .cors_origins
-                    .iter()
-                    .all(|origin| origin == "*" || origin.starts_with("https://") || origin.starts_with("http://")),
-                "http.cors_origins",
-                "* or origins such as https://example.org are allowed",
-            ),
-            (
                 (Duration::from_secs(60)..=MAX_DIRECTORY_LIFETIME).contains(&self.directory.lifetime),
                 "directory.lifetime",
                 "60s to 7days are allowed",
@@ -335,6 +329,7 @@ impl BootstrapConfig {
             (
                 self.storage.url.as_ref().is_none_or(|url| {
                     ["postgres://", "postgresql://"].iter().any(|scheme| url.as_str().starts_with(scheme))
+                        && url.as_str().parse::<tokio_postgres::Config>().is_ok_and(|url| !url.get_hosts().is_empty())
                 }),
                 "storage.url",
                 "a URL such as postgres://user@host/database is allowed",
@@ -379,11 +374,24 @@ impl BootstrapConfig {
                 "times",
                 "every time is more than 0s",
             ),
+            (
+                [times.headers, times.request, times.connection, times.dial, times.drain]
+                    .iter()
+                    .all(|time| *time <= Duration::from_secs(24 * 3600)),
+                "times",
+                "every time is at most 1day",
+            ),
         ];
-        match rules.iter().find(|(holds, ..)| !holds) {
-            Some(&(_, key, problem)) => Err(ConfigError { key, problem }),
-            None => Ok(()),
+        if let Some(&(_, key, problem)) = rules.iter().find(|(holds, ..)| !holds) {
+            return Err(ConfigError { key, problem: problem.into() });
         }
+        for origin in self.http.cors_origins.iter().filter(|origin| *origin != "*") {
+            check_url(origin, &["https://", "http://"], Rest::Nothing).map_err(|error| ConfigError {
+                key: "http.cors_origins",
+                problem: format!("`{origin}`: {error}; or write * for all").into(),
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -400,6 +408,22 @@ mod tests {
         config.probing.every = config.directory.seen_within;
         assert_eq!(config.check().map_err(|error| error.key), Err("probing.every"));
         config.probing = ProbingSection::default();
+        for (origin, is_one) in [
+            ("*", true),
+            ("https://example.org", true),
+            ("https://", false),
+            ("https://a:99999", false),
+            ("https://a/b", false),
+        ] {
+            config.http.cors_origins = vec![origin.to_owned()];
+            assert_eq!(
+                config.check().map_err(|error| error.key),
+                if is_one { Ok(()) } else { Err("http.cors_origins") }
+            );
+        }
+        config.http = HttpSection::default();
+        config.storage.url = Some(DatabaseUrl::new("postgres://host:99999/database".to_owned()));
+        assert_eq!(config.check().map_err(|error| error.key), Err("storage.url"));
         config.storage.url = Some(DatabaseUrl::new("mysql://secret@host".to_owned()));
         assert_eq!(config.check().map_err(|error| error.key), Err("storage.url"));
         assert!(!format!("{config:?}").contains("secret"));

@@ -79,40 +79,42 @@ fn merge(all: &mut Dict, one: Dict) {
 /// A daemon's configuration.
 pub(crate) trait Config: Serialize + DeserializeOwned + Default {
     /// What the daemon itself finds wrong: the key, and the problem with it.
-    fn problem(&self) -> Option<(&'static str, &'static str)>;
+    fn problem(&self) -> Option<(&'static str, String)>;
 
-    /// The paths that are relative to the file's folder.
-    fn paths(&mut self) -> Vec<&mut PathBuf>;
+    /// The paths that are relative to the file's folder, with their keys.
+    fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)>;
 }
 
 impl Config for NodeConfig {
-    fn problem(&self) -> Option<(&'static str, &'static str)> {
-        self.check().err().map(|error| (error.key, error.problem))
+    fn problem(&self) -> Option<(&'static str, String)> {
+        self.check().err().map(|error| (error.key, error.problem.into_owned()))
     }
 
-    fn paths(&mut self) -> Vec<&mut PathBuf> {
+    fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
         let client = &mut self.client;
-        std::iter::once(&mut self.node.data_dir).chain(&mut client.tls_cert).chain(&mut client.tls_key).collect()
+        let mut paths = vec![("node.data_dir", &mut self.node.data_dir)];
+        paths.extend(client.tls_cert.as_mut().map(|path| ("client.tls_cert", path)));
+        paths.extend(client.tls_key.as_mut().map(|path| ("client.tls_key", path)));
+        paths
     }
 }
 
 impl Config for BootstrapConfig {
-    fn problem(&self) -> Option<(&'static str, &'static str)> {
-        self.check().err().map(|error| (error.key, error.problem))
+    fn problem(&self) -> Option<(&'static str, String)> {
+        self.check().err().map(|error| (error.key, error.problem.into_owned()))
     }
 
-    fn paths(&mut self) -> Vec<&mut PathBuf> {
+    fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
         let federation = &mut self.federation;
-        vec![
-            &mut self.bootstrap.data_dir,
-            &mut federation.delegation,
-            &mut federation.online_key,
-            &mut federation.beacon,
-            &mut federation.revocations,
-        ]
-        .into_iter()
-        .chain(&mut self.storage.ca)
-        .collect()
+        let mut paths = vec![
+            ("bootstrap.data_dir", &mut self.bootstrap.data_dir),
+            ("federation.delegation", &mut federation.delegation),
+            ("federation.online_key", &mut federation.online_key),
+            ("federation.beacon", &mut federation.beacon),
+            ("federation.revocations", &mut federation.revocations),
+        ];
+        paths.extend(self.storage.ca.as_mut().map(|path| ("storage.ca", path)));
+        paths
     }
 }
 
@@ -131,23 +133,58 @@ pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &
         std::fs::read_to_string(file).with_context(|| format!("cannot read the config file {}", file.display()))?;
     let mut figment = Figment::from(Toml::string(&text));
     if environment == Environment::Read {
-        // Without a section it is no key: CHAPPE_LOG and the like are the binary's own.
+        check_names(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()), &keys_of::<C>())?;
         let keys = Env::prefixed(ENV_PREFIX).filter(|key| key.as_str().contains("__"));
         figment = figment.merge(keys.split("__"));
     }
     let figment = figment.merge(Settings(settings));
     // The first of several errors; the next one shows when this one is mended.
     let mut config: C = figment.extract().map_err(|error| explain::<C>(&figment, file, &error))?;
+    let origin_of = |key: &str| {
+        figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key))
+    };
     if let Some((key, problem)) = config.problem() {
-        let origin =
-            figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key));
-        bail!("{origin}: {key}: {problem}");
+        bail!("{}: {key}: {problem}", origin_of(key));
     }
     let folder = file.parent().unwrap_or(Path::new(""));
-    for path in config.paths() {
+    for (key, path) in config.paths() {
+        // Joined with the folder, it would be the folder.
+        if path.as_os_str().is_empty() {
+            bail!("{}: {key}: the path is empty; write one, or leave the key out", origin_of(key));
+        }
         *path = folder.join(&*path);
     }
     Ok(config)
+}
+
+/// Variables of the environment that are the binary's own, and no keys.
+const OWN_VARIABLES: [&str; 2] = ["CHAPPE_LOG", "CHAPPE_SNAPSHOT"];
+
+/// Every key as `section.key`.
+fn keys_of<C: Config>() -> Vec<String> {
+    let default = serde_json::to_value(C::default()).expect("a configuration is JSON");
+    let sections = default.as_object().expect("sections").iter();
+    sections
+        .flat_map(|(section, keys)| keys.as_object().expect("keys").keys().map(move |key| format!("{section}.{key}")))
+        .collect()
+}
+
+/// Refuses variables of the environment that look like a key and are none: what is set there would count for nothing.
+/// Keys with a section are read and checked with the rest.
+fn check_names(names: impl Iterator<Item = String>, keys: &[String]) -> Result<()> {
+    for name in names {
+        let upper = name.to_ascii_uppercase();
+        let is_meant = upper.starts_with(ENV_PREFIX) && !OWN_VARIABLES.contains(&upper.as_str());
+        let is_key = upper.strip_prefix(ENV_PREFIX).is_some_and(|rest| rest.contains("__"));
+        if !is_meant || is_key {
+            continue;
+        }
+        let variables = keys.iter().map(|key| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));
+        let all = variables.chain(OWN_VARIABLES.map(str::to_owned));
+        let near = all.min_by_key(|known| strsim::damerau_levenshtein(known, &upper)).unwrap_or_default();
+        bail!("{name} in the environment is no key: {near} is meant? (a section and two underscores before the key)");
+    }
+    Ok(())
 }
 
 /// Where the value of `key` stands.
@@ -191,11 +228,42 @@ fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::
     written.map_or_else(|error| anyhow!(error), |()| anyhow!(text))
 }
 
-/// A value that the key takes: its default.
+/// Values of keys whose default is nothing, or nothing to learn from.
+const EXAMPLES: [(&str, &str); 21] = [
+    ("node.region", r#""eu-west""#),
+    ("client.urls", r#"["wss://node.example.org"]"#),
+    ("client.tls_cert", r#""fullchain.pem""#),
+    ("client.tls_key", r#""privkey.pem""#),
+    ("federation.roots", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
+    ("federation.issuers", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
+    ("federation.allow", r#"["F8cTagOZCMHFf5bRobXUl0a1jfovZgfRvMFDPw5Do2M"]"#),
+    ("federation.ticket", "the text that `chappe node invite` prints, in quotes"),
+    ("federation.exempt", r#"["10.0.0.0/8"]"#),
+    ("federation.advertise", r#"["203.0.113.7:8711"]"#),
+    ("registry.urls", r#"["https://registry.example.org"]"#),
+    ("admin.listen", r#""127.0.0.1:8712""#),
+    ("ice.servers", r#"[{ urls = ["stun:stun.example.org"] }]"#),
+    ("ice.servers.urls", r#"["stun:stun.example.org"]"#),
+    ("ice.servers.secret", r#""the secret that the server knows""#),
+    ("limits.exempt", r#"["10.0.0.0/8"]"#),
+    ("http.cors_origins", r#"["https://example.org"]"#),
+    ("http.trusted_proxies", r#"["127.0.0.1/32"]"#),
+    ("storage.url", r#""postgres://chappe@localhost/chappe""#),
+    ("storage.ca", r#""ca.pem""#),
+    ("federation.admission", r#""open", "invite" or "allowlist""#),
+];
+
+/// A value that the key takes: an example, or its default.
 fn example<C: Config>(path: &[String]) -> String {
-    let default = Figment::from(Serialized::defaults(C::default())).find_value(&path.join("."));
-    let shown = default.ok().and_then(|value| toml_text(&value));
-    shown.map_or_else(String::new, |shown| format!("; allowed is a value such as {shown}"))
+    // The numbers of items in lists are no part of the key.
+    let key: Vec<_> = path.iter().filter(|part| part.parse::<usize>().is_err()).map(String::as_str).collect();
+    let key = key.join(".");
+    let example = EXAMPLES.iter().find(|(known, _)| *known == key).map(|(_, value)| (*value).to_owned());
+    let shown = example.or_else(|| {
+        let default = Figment::from(Serialized::defaults(C::default())).find_value(&key);
+        default.ok().and_then(|value| toml_text(&value)).filter(|text| !matches!(text.as_str(), "[]" | "\"\""))
+    });
+    shown.map_or_else(String::new, |shown| format!("; write a value such as {shown}"))
 }
 
 fn toml_text(value: &Value) -> Option<String> {
@@ -273,6 +341,49 @@ mod tests {
         assert!(text.contains("node.toml: ice.credential_lifetime: at most 1h is allowed"), "{text}");
         let text = message("[client\n", &[]);
         assert!(text.contains("node.toml: ") && text.contains("line 1"), "{text}");
+    }
+
+    #[test]
+    fn every_key_says_by_an_example_what_to_write() {
+        for key in keys_of::<NodeConfig>() {
+            let text = message("", &[&format!("{key}=[[1]]")]);
+            let (_, example) = text.split_once("such as ").unwrap_or_else(|| panic!("{key}: {text}"));
+            assert!(!example.is_empty() && !matches!(example, "[]" | "\"\""), "{key}: {text}");
+        }
+        // The examples are values that are taken.
+        for (key, value) in EXAMPLES.iter().filter(|(key, _)| !key.starts_with("ice.servers.")) {
+            if !keys_of::<NodeConfig>().contains(&(*key).to_owned()) || value.contains('`') || value.contains(" or ") {
+                continue;
+            }
+            let set = format!("{key}={value}");
+            let Err(error) = load_node("", &[&set]) else { continue };
+            let text = format!("{error:#}");
+            assert!(!text.contains("such as"), "{set}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_no_key_is_refused_with_the_one_that_is_meant() {
+        let keys = keys_of::<NodeConfig>();
+        let told = |name: &str| check_names([name.to_owned()].into_iter(), &keys).map_err(|error| error.to_string());
+        for (name, meant) in [
+            ("CHAPPE_CLIENT_LISTEN", "CHAPPE_CLIENT__LISTEN"),
+            ("CHAPPE_LIMITS_MAX_HELD", "CHAPPE_LIMITS__MAX_HELD"),
+            ("chappe_client_listen", "CHAPPE_CLIENT__LISTEN"),
+            ("CHAPPE_LOGS", "CHAPPE_LOG"),
+        ] {
+            let text = told(name).expect_err("no key");
+            assert!(text.contains(name) && text.contains(&format!("{meant} is meant")), "{text}");
+        }
+        for name in ["CHAPPE_LOG", "CHAPPE_CLIENT__LISTEN", "PATH", "CHAPPERONE"] {
+            assert_eq!(told(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_empty_path_is_no_folder() {
+        let text = message("", &["client.tls_cert=\"\"", "client.tls_key=key.pem"]);
+        assert!(text.contains("--set: client.tls_cert: the path is empty; write one, or leave the key out"), "{text}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, doh::Provider, link::Link, manual::ManualNode, net::Net, private_file,
+    Discovery, DiscoveryBuilder, dns, doh::Provider, link::Link, manual::ManualNode, net::Net, private_file,
     registry::Endpoint, tls,
 };
 use clap::Args;
@@ -43,7 +43,7 @@ pub(crate) struct NetworkArgs {
     registry: Vec<String>,
 
     /// A name in DNS under which the federation's nodes stand, asked for over HTTPS; a profile remembers it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_zone)]
     dns: Vec<String>,
 
     /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query,IP:PORT; a profile
@@ -291,6 +291,14 @@ fn parse_root(text: &str) -> Result<PublicKey, String> {
 
 fn parse_registry(text: &str) -> Result<String, String> {
     text.parse::<Endpoint>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn parse_zone(text: &str) -> Result<String, String> {
+    if dns::is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name in DNS, such as nodes.example.org, is expected".to_owned())
+    }
 }
 
 fn parse_provider(text: &str) -> Result<String, String> {

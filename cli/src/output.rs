@@ -157,12 +157,7 @@ struct WrittenFields<'writer> {
 
 impl Visit for WrittenFields<'_> {
     fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
+        let text = with_causes(error);
         self.record_debug(field, &format_args!("{text}"));
     }
 
@@ -182,7 +177,21 @@ impl Visit for WrittenFields<'_> {
 
 /// An error for people, with its causes.
 pub(crate) fn error_text(error: &anyhow::Error) -> String {
-    EscapedLines(&format!("{error:#}")).to_string()
+    EscapedLines(&with_causes(error.as_ref())).to_string()
+}
+
+/// An error and its causes in one text. A cause that the text ends with already is not said twice.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(&format!(": {next}"));
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -225,6 +234,12 @@ mod tests {
     #[derive(Serialize)]
     struct Event<'a> {
         text: &'a str,
+    }
+
+    #[test]
+    fn a_reason_is_said_once() {
+        let error = anyhow::anyhow!("the disk is full").context("cannot write: the disk is full").context("stopped");
+        assert_eq!(error_text(&error), "stopped: cannot write: the disk is full");
     }
 
     proptest! {

@@ -349,7 +349,33 @@ fn a_wrong_config_is_explained() {
     assert!(text.contains("node.toml: unknown key client.lissten; the keys of [client] are listen, urls"), "{text}");
     let text = run("", Some("many"));
     assert!(text.contains("CHAPPE_CLIENT__MAX_CONNECTIONS in the environment: client.max_connections: "), "{text}");
-    assert!(text.contains("allowed is a value such as 18000"), "{text}");
+    assert!(text.contains("write a value such as 18000"), "{text}");
+    for (text, told) in [
+        ("[client]\nurls = ['wss://wss://host']", "client.urls: `wss://wss://host`: name the scheme once"),
+        ("[client]\nurls = ['wss://bücher.example']", "write the host as it stands in DNS: xn--bcher-kva.example"),
+        ("[ice]\nservers = [{ urls = ['stun://host'] }]", "ice.servers: `stun://host`: write stun:host and no //"),
+        ("[ice]\nservers = [{ urls = ['turn:host'] }]", "ice.servers: add secret"),
+        ("[client]\nurls = 'wss://host'", "write a value such as [\"wss://node.example.org\"]"),
+    ] {
+        let private = "[federation]\nlisten = '127.0.0.1:0'\n";
+        let listen = if text.starts_with("[client]") { "" } else { "[client]\nlisten = '127.0.0.1:0'\n" };
+        let text = run(&format!("{private}{listen}{text}"), None);
+        assert!(text.contains(told), "{text}");
+    }
+    fs::write(&config, "").expect("a writable folder");
+    for (variable, value, told) in [
+        (
+            "CHAPPE_CLIENT_LISTEN",
+            "127.0.0.1:0",
+            "CHAPPE_CLIENT_LISTEN in the environment is no key: CHAPPE_CLIENT__LISTEN is meant",
+        ),
+        ("CHAPPE_NODE__DATA_DIR", "", "CHAPPE_NODE__DATA_DIR in the environment: node.data_dir: the path is empty"),
+    ] {
+        let mut command = chappe(&["node", "run", "--config", arg(&config), "--set", "client.listen=127.0.0.1:0"]);
+        command.args(["--set", "federation.listen=127.0.0.1:0"]).env(variable, value);
+        let (_, text) = texts(&Running::start(&mut command).finish());
+        assert!(text.contains(told), "{text}");
+    }
     let missing = dir.path().join("missing.toml");
     let (_, text) = texts(&finished(&["bootstrap", "run", "--config", arg(&missing)]));
     assert!(text.contains("cannot read the config file") && text.contains("missing.toml"), "{text}");

@@ -28,6 +28,7 @@ pub mod record;
 pub mod redacted;
 pub mod removal;
 pub mod revocation;
+pub mod server_url;
 pub mod shard;
 pub mod signed;
 pub mod special;

@@ -13,7 +13,7 @@ use hickory_proto::rr::{RData, RecordType};
 
 use crate::{
     answers::first_answers,
-    doh::Doh,
+    doh::{self, Doh},
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
 };
 
@@ -21,6 +21,11 @@ use crate::{
 const MAX_SHARDS: usize = 64;
 /// The most records that are looked at: shards, and as many revocations as there can be.
 const MAX_RECORDS: usize = MAX_SHARDS + MAX_REVOCATIONS;
+
+/// Whether a text can be a name under which shards stand.
+pub fn is_name(text: &str) -> bool {
+    !text.contains(|c: char| c.is_whitespace() || c.is_control()) && doh::question(text, RecordType::TXT).is_ok()
+}
 
 /// One provider, asked for the shards in these zones.
 #[derive(Clone, Debug)]

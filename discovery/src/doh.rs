@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use chappe_common::special;
+use chappe_common::{
+    server_url::{Rest, ServerUrlError, check_url},
+    special,
+};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, RecordType},
@@ -41,9 +44,15 @@ pub struct Provider {
 }
 
 /// The text is no provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a provider of DNS over HTTPS: https://host/path[,IP:PORT] is expected")]
-pub struct ParseProviderError;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseProviderError {
+    /// What follows the URL is no address with a port.
+    #[error("not a provider of DNS over HTTPS: https://host/path[,IP:PORT] is expected")]
+    Form,
+    /// The URL names no server that there can be.
+    #[error("not a provider of DNS over HTTPS: {0}")]
+    Url(ServerUrlError),
+}
 
 impl FromStr for Provider {
     type Err = ParseProviderError;
@@ -51,8 +60,12 @@ impl FromStr for Provider {
     /// `https://host/path[,IP:PORT]…`.
     fn from_str(text: &str) -> Result<Self, ParseProviderError> {
         let mut parts = text.split(',');
-        let url = parts.next().filter(|url| url.starts_with("https://")).ok_or(ParseProviderError)?.to_owned();
-        let connect_to = parts.map(|addr| addr.parse().map_err(|_| ParseProviderError));
+        let url = parts.next().unwrap_or_default().to_owned();
+        check_url(&url, &["https://"], Rest::Path).map_err(ParseProviderError::Url)?;
+        let connect_to = parts.map(|addr| {
+            let addr: SocketAddr = addr.parse().map_err(|_| ParseProviderError::Form)?;
+            if addr.port() == 0 { Err(ParseProviderError::Form) } else { Ok(addr) }
+        });
         Ok(Self { url, connect_to: connect_to.collect::<Result<_, _>>()? })
     }
 }

@@ -5,17 +5,25 @@
 
 use std::str::FromStr;
 
-use chappe_common::{keys::NodeId, record::MAX_URL_LEN, time::UnixTime};
+use chappe_common::{
+    keys::NodeId,
+    record::MAX_URL_LEN,
+    server_url::{Rest, ServerUrlError, check_url},
+    time::UnixTime,
+};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
 
 /// The text names no node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseManualError {
-    /// Neither of the three schemes, or no host.
+    /// None of the three schemes.
     #[error("not a node's address: ws://, wss:// or chappe:// and a host are expected")]
-    Url,
+    Scheme,
+    /// The URL names no server that there can be.
+    #[error("not a node's address: {0}")]
+    Url(ServerUrlError),
     /// Longer than any node's URL.
     #[error("not a node's address: it is longer than {MAX_URL_LEN} characters")]
     TooLong,
@@ -56,9 +64,10 @@ impl FromStr for ManualNode {
                 None => (text.to_owned(), None),
             }
         };
-        let host = url.strip_prefix("ws://").or_else(|| url.strip_prefix("wss://")).ok_or(ParseManualError::Url)?;
-        if host.is_empty() || host.starts_with('/') || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(ParseManualError::Url);
+        match check_url(&url, &["ws://", "wss://"], Rest::Path) {
+            Ok(()) => {}
+            Err(ServerUrlError::Scheme(_)) => return Err(ParseManualError::Scheme),
+            Err(error) => return Err(ParseManualError::Url(error)),
         }
         if url.len() > MAX_URL_LEN {
             return Err(ParseManualError::TooLong);
@@ -128,17 +137,18 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_and_no_pin_is_lost_silently() {
         for (text, error) in [
-            ("http://relay.example", ParseManualError::Url),
-            ("ws://", ParseManualError::Url),
-            ("ws:///path", ParseManualError::Url),
-            ("ws://a b", ParseManualError::Url),
+            ("http://relay.example", ParseManualError::Scheme),
+            ("ws://", ParseManualError::Url(ServerUrlError::Host)),
+            ("ws:///path", ParseManualError::Url(ServerUrlError::Host)),
+            ("ws://a b", ParseManualError::Url(ServerUrlError::Space)),
+            ("wss://a:99999", ParseManualError::Url(ServerUrlError::Port)),
             ("ws://relay.example#", ParseManualError::NodeId),
             ("ws://relay.example#short", ParseManualError::NodeId),
             ("chappe://relay.example", ParseManualError::NodeId),
         ] {
             assert_eq!(text.parse::<ManualNode>(), Err(error), "{text}");
         }
-        assert_eq!(format!("ws://{}", "a".repeat(200)).parse::<ManualNode>(), Err(ParseManualError::TooLong));
+        assert_eq!(format!("ws://a/{}", "a".repeat(200)).parse::<ManualNode>(), Err(ParseManualError::TooLong));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use chappe_common::{
     list_request::ListRequest,
     removal::NodeRemoval,
     revocation::{MAX_REVOCATION_LIST, Revocations, SignedRevocation},
+    server_url::{Rest, ServerUrlError, check_host, check_url},
     signed::Signed,
     special,
     time::UnixTime,
@@ -63,8 +64,17 @@ pub struct Endpoint {
 
 /// The text is no endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an endpoint: URL[,connect_to=IP:PORT][,sni=NAME][,host=NAME] is expected")]
-pub struct ParseEndpointError;
+pub enum ParseEndpointError {
+    /// Something else follows the URL than what may.
+    #[error("not an endpoint: URL[,connect_to=IP:PORT][,sni=NAME][,host=NAME[:PORT]] is expected")]
+    Form,
+    /// The URL names no server that there can be.
+    #[error("not a registry's URL: {0}")]
+    Url(ServerUrlError),
+    /// `sni` or `host` is none that there can be.
+    #[error("not a host: {0}")]
+    Host(ServerUrlError),
+}
 
 impl FromStr for Endpoint {
     type Err = ParseEndpointError;
@@ -73,16 +83,27 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, ParseEndpointError> {
         let mut parts = text.split(',');
         let url = parts.next().unwrap_or_default().to_owned();
-        if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(ParseEndpointError);
-        }
+        check_url(&url, &["https://", "http://"], Rest::Path).map_err(ParseEndpointError::Url)?;
         let mut endpoint = Self { url, ..Self::default() };
         for part in parts {
             match part.split_once('=') {
-                Some(("connect_to", addr)) => endpoint.connect_to = Some(addr.parse().map_err(|_| ParseEndpointError)?),
-                Some(("sni", name)) => endpoint.sni = Some(name.to_owned()),
-                Some(("host", name)) => endpoint.host = Some(name.to_owned()),
-                _ => return Err(ParseEndpointError),
+                Some(("connect_to", addr)) => {
+                    let addr: SocketAddr = addr.parse().map_err(|_| ParseEndpointError::Form)?;
+                    if addr.port() == 0 {
+                        return Err(ParseEndpointError::Host(ServerUrlError::Port));
+                    }
+                    endpoint.connect_to = Some(addr);
+                }
+                Some(("sni", name)) => {
+                    check_host(name).map_err(ParseEndpointError::Host)?;
+                    endpoint.sni = Some(name.to_owned());
+                }
+                Some(("host", name)) => {
+                    check_url(&format!("https://{name}"), &["https://"], Rest::Nothing)
+                        .map_err(ParseEndpointError::Host)?;
+                    endpoint.host = Some(name.to_owned());
+                }
+                _ => return Err(ParseEndpointError::Form),
             }
         }
         Ok(endpoint)
@@ -495,7 +516,7 @@ mod tests {
     fn what_is_no_endpoint_is_refused() {
         for text in ["", "registry.example", "ftp://a", "http://a,connect_to=b", "http://a,colour=red", "http://a,sni"]
         {
-            assert_eq!(text.parse::<Endpoint>(), Err(ParseEndpointError), "{text}");
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
         assert!(matches!(
             Prepared::new(&Endpoint::from("http://".to_owned()), &Net::default()),

@@ -40,7 +40,9 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// The epoch file holds something else than a number.
-    #[error("{path} holds no number; write the last epoch into it, or a larger one")]
+    #[error(
+        "{path} holds no number; check that the clock is right, and delete the file: the epoch is then the time in seconds"
+    )]
     Epoch {
         /// The epoch file.
         path: PathBuf,

@@ -204,7 +204,7 @@ mod tests {
     fn args() -> InitArgs {
         InitArgs {
             config: PathBuf::new(),
-            registry: vec!["https://a \"b\"".to_owned()],
+            registry: vec!["https://registry.example/\"b\"".to_owned()],
             root: vec![PublicKey::from_bytes([7; 32])],
             url: vec!["wss://node.example.org".to_owned()],
             advertise: vec!["203.0.113.7:8711".parse().expect("an address")],

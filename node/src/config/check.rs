@@ -1,10 +1,12 @@
 //! What the types of the configuration's values can't say: their bounds, each with what is allowed.
 
-use std::time::Duration;
+use std::{borrow::Cow, net::Ipv4Addr, time::Duration};
 
 use chappe_common::{
     client::{MAX_INBOXES, MAX_MESSAGE},
     federation::FederationId,
+    record::MAX_URL_LEN,
+    server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
 
 use super::{AdmissionPolicy, Advertised, NodeConfig};
@@ -21,6 +23,9 @@ const MAX_ATTACHING: usize = 1_000_000;
 /// The longest probation: beyond it, a federation would be without new homes for a whole release.
 const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// The longest of all times: beyond it, nobody means what stands there, and a clock could not count it.
+const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
+
 /// A value that is out of its bounds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -28,7 +33,7 @@ pub struct ConfigError {
     /// The key, as in the file: `section.key`.
     pub key: &'static str,
     /// What is wrong and what is allowed.
-    pub problem: &'static str,
+    pub problem: Cow<'static, str>,
 }
 
 impl NodeConfig {
@@ -44,13 +49,6 @@ impl NodeConfig {
                 "at most 32 printable ASCII characters without spaces are allowed",
             ),
             (self.client.urls.len() <= 4, "client.urls", "at most 4 URLs are allowed"),
-            (
-                self.client.urls.iter().all(|url| {
-                    url.len() <= 128 && url.is_ascii() && (url.starts_with("ws://") || url.starts_with("wss://"))
-                }),
-                "client.urls",
-                "ws:// or wss:// URLs of at most 128 characters are allowed",
-            ),
             (
                 !self.client.urls.is_empty() || !self.client.listen.ip().is_unspecified(),
                 "client.urls",
@@ -75,8 +73,9 @@ impl NodeConfig {
             (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
             (
                 self.federation.advertise.iter().all(|advertised| {
-                    let is_all = matches!(advertised, Advertised::Addr(addr) if addr.ip().is_unspecified());
-                    advertised.port() != 0 && !is_all
+                    let cannot_be_dialled = matches!(advertised, Advertised::Addr(addr)
+                        if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.ip() == Ipv4Addr::BROADCAST);
+                    advertised.port() != 0 && !cannot_be_dialled
                 }),
                 "federation.advertise",
                 "addresses with a host and a port that others can dial are allowed",
@@ -198,26 +197,84 @@ impl NodeConfig {
             ),
             (self.ice.servers.len() <= 8, "ice.servers", "at most 8 servers are allowed"),
             (
-                self.ice
-                    .servers
-                    .iter()
-                    .flat_map(|server| &server.urls)
-                    .all(|url| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme))),
+                self.ice.servers.iter().all(|server| !server.urls.is_empty()),
                 "ice.servers",
-                "URLs with stun:, stuns:, turn: or turns: are allowed",
+                "name at least one URL of each server, such as urls = [\"stun:stun.example.org\"]",
+            ),
+            (
+                self.ice.servers.iter().all(|server| {
+                    !server.urls.iter().any(|url| is_turn(url))
+                        || server.secret.as_ref().is_some_and(|secret| !secret.as_bytes().is_empty())
+                }),
+                "ice.servers",
+                "add secret = \"…\" (coturn's static-auth-secret) to each server with a turn: or turns: URL: browsers \
+                 refuse the whole list without a password",
             ),
         ];
-        match rules.iter().find(|(holds, ..)| !holds) {
-            Some(&(_, key, problem)) => Err(ConfigError { key, problem }),
+        if let Some(&(_, key, problem)) = rules.iter().find(|(holds, ..)| !holds) {
+            return Err(ConfigError { key, problem: problem.into() });
+        }
+        self.check_urls()?;
+        self.check_times()
+    }
+
+    fn check_urls(&self) -> Result<(), ConfigError> {
+        let of_client = |url: &String| match check_url(url, &["ws://", "wss://"], Rest::Path) {
+            Ok(()) if url.len() > MAX_URL_LEN => Err(ServerUrlError::TooLong(MAX_URL_LEN)),
+            checked => checked,
+        };
+        all("client.urls", &self.client.urls, of_client)?;
+        let of_registry = |url: &String| check_url(url, &["https://", "http://"], Rest::Path);
+        all("registry.urls", &self.registry.urls, of_registry)?;
+        let ice = self.ice.servers.iter().flat_map(|server| &server.urls);
+        all("ice.servers", ice, |url| check_ice_url(url))
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        let times = &self.times;
+        let positive = [
+            ("times.upgrade", times.upgrade),
+            ("times.idle", times.idle),
+            ("times.pong", times.pong),
+            ("times.pair_request", times.pair_request),
+            ("times.lookup", times.lookup),
+            ("times.delivery", times.delivery),
+            ("times.write", times.write),
+            ("membership.probe_period", self.membership.probe_period),
+            ("membership.exchange_every", self.membership.exchange_every),
+            ("ice.credential_lifetime", self.ice.credential_lifetime),
+        ];
+        let others = [
+            ("times.pair_warning", times.pair_warning),
+            ("times.pair_error", times.pair_error),
+            ("times.lookup_hedge", times.lookup_hedge),
+            ("times.drain", times.drain),
+        ];
+        let is_short = |time: Duration| time <= MAX_TIME;
+        let wrong = positive.iter().find(|(_, time)| time.is_zero() || !is_short(*time));
+        let wrong = wrong.or_else(|| others.iter().find(|(_, time)| !is_short(*time)));
+        match wrong {
+            Some((key, time)) if time.is_zero() => Err(ConfigError { key, problem: "more than 0s is allowed".into() }),
+            Some((key, _)) => Err(ConfigError { key, problem: "at most 1day is allowed".into() }),
             None => Ok(()),
         }
     }
 }
 
+/// Checks each of the texts of `key`; the error names the one that is wrong.
+fn all<'a>(
+    key: &'static str,
+    texts: impl IntoIterator<Item = &'a String>,
+    check: impl Fn(&String) -> Result<(), ServerUrlError>,
+) -> Result<(), ConfigError> {
+    for text in texts {
+        check(text).map_err(|error| ConfigError { key, problem: format!("`{text}`: {error}").into() })?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use chappe_common::keys::SecretKey;
 
     use super::*;
@@ -245,6 +302,41 @@ mod tests {
         assert_eq!(config.check().map_err(|error| error.key), Err("ice.credential_lifetime"));
         config.client.tls_cert = Some("cert.pem".into());
         assert_eq!(config.check().map_err(|error| error.key), Err("client.tls_key"));
+    }
+
+    #[test]
+    fn a_url_that_nobody_could_reach_is_refused_with_what_to_write() {
+        let problem = |set: &dyn Fn(&mut NodeConfig)| {
+            let mut config = config();
+            set(&mut config);
+            config.check().map(|()| String::new()).unwrap_or_else(|error| error.to_string())
+        };
+        let ice = |urls: &[&str], secret: Option<&str>| {
+            let server = serde_json::json!({ "urls": urls, "secret": secret });
+            let server: crate::config::IceServer = serde_json::from_value(server).expect("a server");
+            problem(&move |config| config.ice.servers = vec![server.clone()])
+        };
+        for (url, expected) in [
+            ("wss://", "client.urls: `wss://`: name a host"),
+            ("wss://wss://host", "client.urls: `wss://wss://host`: name the scheme once"),
+            ("wss://host:99999", "client.urls: `wss://host:99999`: name a port from 1 to 65535"),
+            ("wss://bücher.example", "write the host as it stands in DNS: xn--bcher-kva.example"),
+        ] {
+            let told = problem(&move |config| config.client.urls = vec![url.to_owned()]);
+            assert!(told.contains(expected), "{told}");
+        }
+        let told = problem(&|config| config.registry.urls = vec!["registry.example".to_owned()]);
+        assert!(told.contains("registry.urls: `registry.example`: begin it with https:// or http://"), "{told}");
+        assert!(ice(&["stun://host"], None).contains("write stun:host and no //"));
+        assert!(ice(&["stun:host:99999"], None).contains("name a port"));
+        assert!(ice(&["turn:host"], None).contains("add secret"));
+        assert!(ice(&["turn:host"], Some("")).contains("add secret"));
+        assert!(ice(&[], None).contains("name at least one URL"));
+        assert_eq!(ice(&["turn:host", "stun:host"], Some("north")), "");
+        let told = problem(&|config| config.times.idle = Duration::ZERO);
+        assert_eq!(told, "times.idle: more than 0s is allowed");
+        let told = problem(&|config| config.times.drain = Duration::MAX);
+        assert_eq!(told, "times.drain: at most 1day is allowed");
     }
 
     #[test]
