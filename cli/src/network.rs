@@ -18,6 +18,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "network.json";
+/// The largest such file that is read: a few lines.
+const MAX_FILE: u64 = 64 * 1024;
 
 /// The profile, and where to look for nodes.
 #[derive(Args, Debug)]
@@ -142,7 +144,8 @@ impl ProfileArgs {
                 bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
             }
         };
-        let profile = Profile::open_or_create(&self.profile, &self.name)?;
+        let mut profile = Profile::open_or_create(&self.profile, &self.name)?;
+        profile.hold()?;
         if remembered.as_ref() != Some(&network) {
             network.remember(&self.profile)?;
         }
@@ -165,7 +168,9 @@ fn nodes_of(link: &Link) -> Vec<String> {
 
 impl NetworkArgs {
     /// A search as the command line says, or else as a profile remembers.
-    pub(crate) fn discovery(&self, profile: Option<&Path>) -> Result<Discovery> {
+    ///
+    /// The profile is held as long as what is given back with the search.
+    pub(crate) fn discovery(&self, profile: Option<&Path>) -> Result<(Discovery, Option<Profile>)> {
         let remembered = profile.map(Network::remembered).transpose()?.flatten();
         let network = match (self.applied_to(remembered)?, profile) {
             (Some(network), _) => network,
@@ -173,11 +178,14 @@ impl NetworkArgs {
             (None, None) => bail!("say where to look: --registry URL --root KEY, or --node URL, or --profile DIR"),
         };
         let mut builder = network.sources()?.add_to(Discovery::builder());
+        let mut held = None;
         if let Some(folder) = profile {
-            let profile = Profile::open_or_create(folder, "somebody")?;
+            let mut profile = Profile::open_or_create(folder, "somebody")?;
+            profile.hold()?;
             builder = builder.referrals(profile.referrals()).cache(profile.nodes_file());
+            held = Some(profile);
         }
-        Ok(builder.build()?)
+        Ok((builder.build()?, held))
     }
 
     /// The network that the command line names, or else the remembered one with the options of the command line. `None`
@@ -269,13 +277,13 @@ impl Network {
     fn remember(&self, profile: &Path) -> Result<()> {
         let path = profile.join(FILE);
         let text = serde_json::to_vec_pretty(self)?;
-        private_file::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))
+        private_file::write_own(&path, &text).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// What the profile remembers; none: nothing yet.
     fn remembered(profile: &Path) -> Result<Option<Self>> {
         let path = profile.join(FILE);
-        match std::fs::read(&path) {
+        match private_file::read_own(&path, MAX_FILE) {
             Ok(text) => {
                 serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
             }

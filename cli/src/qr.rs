@@ -1,8 +1,9 @@
 //! QR codes: in a terminal, or as a PNG or SVG file.
 
-use std::{fs::File, io::BufWriter, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use chappe_discovery::private_file;
 use qrcode::{
     Color, EcLevel, QrCode,
     render::{svg, unicode},
@@ -24,24 +25,25 @@ pub(crate) fn for_terminal(text: &str) -> Result<String> {
     Ok(image.dark_color(unicode::Dense1x2::Light).light_color(unicode::Dense1x2::Dark).build())
 }
 
-/// Writes the code into a file that ends in `.png` or `.svg`.
+/// Writes the code into a file that ends in `.png` or `.svg`, for its owner alone: whoever reads it can pair.
 pub(crate) fn write(text: &str, path: &Path) -> Result<()> {
     let code = code(text)?;
     let written = || format!("cannot write {}", path.display());
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("svg") => {
             let image = code.render::<svg::Color<'_>>().min_dimensions(256, 256).build();
-            std::fs::write(path, image).with_context(written)
+            private_file::write(path, image.as_bytes()).with_context(written)
         }
         Some("png") => {
-            let file = BufWriter::new(File::create(path).with_context(written)?);
+            let mut file = Vec::new();
             let (side, pixels) = pixels(&code);
-            let mut encoder = png::Encoder::new(file, side, side);
+            let mut encoder = png::Encoder::new(&mut file, side, side);
             encoder.set_color(png::ColorType::Grayscale);
             encoder.set_depth(png::BitDepth::Eight);
             let mut writer = encoder.write_header().with_context(written)?;
             writer.write_image_data(&pixels).with_context(written)?;
-            writer.finish().with_context(written)
+            writer.finish().with_context(written)?;
+            private_file::write(path, &file).with_context(written)
         }
         _ => bail!("{}: a file that ends in .png or .svg is expected", path.display()),
     }
@@ -63,6 +65,8 @@ fn pixels(code: &QrCode) -> (u32, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -74,6 +78,8 @@ mod tests {
             let path = dir.path().join(name);
             write(text, &path).expect("a file");
             assert!(std::fs::read(&path).expect("a file").starts_with(start), "{name}");
+            let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         assert!(write(text, &dir.path().join("code.gif")).is_err());
     }

@@ -225,6 +225,50 @@ fn the_operator_publishes_the_nodes_and_removes_one() {
 }
 
 #[test]
+fn publish_keeps_a_link_and_writes_straight_into_a_pipe() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let folder = federation.dir.path();
+    let config = folder.join("registry/bootstrap.toml");
+    let publish = |output: &Path| {
+        let args = ["bootstrap", "publish", "--registry", &federation.url, "--config", arg(&config), "--format", "txt"];
+        let output = finished(&[&args[..], &["--output", arg(output)]].concat());
+        assert!(output.status.success(), "{:?}", texts(&output));
+        texts(&output).0
+    };
+    let (served, link) = (folder.join("served.txt"), folder.join("current.txt"));
+    fs::write(&served, "the old directory").expect("a file");
+    std::os::unix::fs::symlink("served.txt", &link).expect("a link");
+    publish(&link);
+    assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
+    assert!(fs::read_to_string(&served).expect("the target").starts_with("chappe1="));
+
+    let pipe = folder.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    assert!(made.success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read_to_string(pipe).expect("what was written")
+    });
+    publish(&pipe);
+    assert!(reader.join().expect("a reader").starts_with("chappe1="));
+    assert!(!fs::metadata(&pipe).expect("the pipe").is_file());
+    let stdout = publish(Path::new("/dev/stdout"));
+    assert_eq!(stdout.lines().count(), 1, "the records alone: {stdout}");
+
+    // The same for what the root's holder has replaced.
+    let (key, delegation) = (folder.join("registry/root.key"), folder.join("registry/delegation"));
+    let link = folder.join("delegation");
+    std::os::unix::fs::symlink(&delegation, &link).expect("a link");
+    let before = fs::read(&delegation).expect("a delegation");
+    std::thread::sleep(Duration::from_millis(1100));
+    let delegated = finished(&["bootstrap", "delegate", "--key", arg(&key), "--delegation", arg(&link)]);
+    assert!(delegated.status.success(), "{:?}", texts(&delegated));
+    assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
+    assert_ne!(fs::read(&delegation).expect("a delegation"), before);
+}
+
+#[test]
 fn sigterm_stops_every_daemon_in_time_and_a_node_takes_its_record_back() {
     let mut federation = Federation::start(1);
     federation.wait_for_a_node();
@@ -329,6 +373,77 @@ fn a_ticket_names_its_node_and_stands_in_the_config() {
     let id = format!("-{}", &id[1..]);
     let invited = finished(&["node", "invite", &id, "--key", arg(&key), "--root", &id]);
     assert!(texts(&invited).0.contains("federation.issuers"), "{:?}", texts(&invited));
+}
+
+#[test]
+fn one_process_at_a_time_uses_a_profile_and_codes_are_seen_by_nobody_else() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let network = federation.network();
+
+    // The code comes by standard input, and stands in no list of processes.
+    let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
+    let picture = federation.dir.path().join("code.png");
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &network, &["--qr", arg(&picture)]].concat()));
+    let code = showing.event("code")["code"].as_str().expect("a code").to_owned();
+    let mode = fs::metadata(&picture).expect("the picture").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "whoever reads the picture can pair");
+    let profile = ["--json", "pair", "--name", "Ben", "--profile", arg(&ben), "-"];
+    let mut typing = chappe(&[&profile[..], &network].concat());
+    let mut typing = Running::start(typing.stdin(std::process::Stdio::piped()));
+    typing.tell(&code);
+    let arguments = fs::read(format!("/proc/{}/cmdline", typing.id())).expect("Linux");
+    assert!(!String::from_utf8_lossy(&arguments).contains(&code));
+    showing.event("paired");
+    typing.event("paired");
+    assert!(showing.finish().status.success() && typing.finish().status.success());
+
+    // While one listens, no other command uses the profile.
+    let mut listening = Running::start(&mut chappe(&["--json", "listen", "--profile", arg(&ben)]));
+    listening.event("ready");
+    let before = fs::read(ben.join("network.json")).expect("the network");
+    let id = listening.id();
+    for command in [
+        &["listen", "--profile", arg(&ben)][..],
+        &["call", "--profile", arg(&ben), "Ada"],
+        &["pair", "--profile", arg(&ben), "--system-resolver"],
+        &["discover", "--profile", arg(&ben)],
+        &["doctor", "--profile", arg(&ben)],
+    ] {
+        let refused = finished(command);
+        let told = texts(&refused).1;
+        assert_eq!(refused.status.code(), Some(1), "{command:?}: {told}");
+        assert!(told.contains(&format!("another process uses the profile {} (process {id})", ben.display())), "{told}");
+    }
+    assert_eq!(fs::read(ben.join("network.json")).expect("the network"), before);
+    // Also one that was killed lets go of it.
+    listening.signal("KILL");
+    assert!(!listening.finish().status.success());
+    let again = finished(&["discover", "--profile", arg(&ben)]);
+    assert!(again.status.success(), "{:?}", texts(&again));
+
+    // Others' folders and links are not used.
+    fs::set_permissions(&ben, fs::Permissions::from_mode(0o755)).expect("the owner");
+    let refused = texts(&finished(&["discover", "--profile", arg(&ben)])).1;
+    assert!(refused.contains(&format!("chmod 700 {}", ben.display())), "{refused}");
+    fs::set_permissions(&ben, fs::Permissions::from_mode(0o700)).expect("the owner");
+    let target = federation.dir.path().join("target");
+    fs::write(&target, "mine").expect("a file");
+    fs::remove_file(ben.join("in-use.lock")).expect("the lock");
+    std::os::unix::fs::symlink(&target, ben.join("in-use.lock")).expect("a link");
+    let refused = texts(&finished(&["discover", "--profile", arg(&ben)])).1;
+    assert!(refused.contains("it is a symbolic link, which is not followed here: remove it"), "{refused}");
+    assert_eq!(fs::read_to_string(&target).expect("a file"), "mine");
+    let data = federation.dir.path().join("node-0/node-data");
+    drop(federation.nodes);
+    fs::remove_file(data.join("lock")).expect("the node's lock");
+    std::os::unix::fs::symlink(&target, data.join("lock")).expect("a link");
+    let config = federation.dir.path().join("node-0/node.toml");
+    let node = ["node", "run", "--config", arg(&config), "--set", "client.listen=127.0.0.1:0"];
+    let refused = texts(&finished(&[&node[..], &["--set", "federation.listen=127.0.0.1:0"]].concat())).1;
+    assert!(refused.contains("it is a symbolic link"), "{refused}");
+    assert_eq!(fs::read_to_string(&target).expect("a file"), "mine", "the node does not empty it");
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub enum StartError {
     /// The search for nodes can't be set up.
     #[error("cannot set up the search for nodes")]
     Search(#[from] SetupError),
+    /// Another process uses the profile, or its folder is not to be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// No node was found. The client is not running then.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
@@ -124,8 +127,9 @@ impl ClientBuilder {
     /// Starts the client and returns at once; it connects by itself and tells by events. Reads the cache from the disk.
     ///
     /// # Errors
-    /// The search can't be set up.
-    pub fn start(self) -> Result<(Client, Events), StartError> {
+    /// The search can't be set up, or another process uses the profile.
+    pub fn start(mut self) -> Result<(Client, Events), StartError> {
+        self.profile.hold()?;
         let cache = self.cache.unwrap_or_else(|| self.profile.nodes_file());
         let discovery = self.discovery.referrals(self.profile.referrals()).cache(cache).build()?;
         let (command_sender, commands) = mpsc::channel(COMMANDS);

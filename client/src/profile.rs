@@ -1,18 +1,23 @@
 //! A profile: the folder with a person's identity key and contacts, which only its owner can read.
 //!
-//! One file, `profile.json`, replaced as a whole, so a crash leaves the old or the new. Several processes may use one
-//! profile: a change reads the file again under a lock, so none of them writes over another's contact.
+//! One file, `profile.json`, replaced as a whole, so a crash leaves the old or the new. One process uses a profile at a time:
+//! two would take each other's inboxes, and neither would hear of the other's new contacts. A client holds the profile's
+//! lock as long as it runs. A change reads the file again under a lock of its own, so that nobody who doesn't hold the
+//! profile writes over a contact.
 
 use std::{
     fs, io,
-    io::Read as _,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    io::{Read as _, Write as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{keys::SecretKey, place::NodePlace, redacted::Redacted};
-use chappe_discovery::private_file;
+use chappe_discovery::private_file::{self, FolderError};
 use rand::{TryRng as _, rngs::SysRng};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -25,8 +30,15 @@ use crate::{
 
 const FILE: &str = "profile.json";
 const LOCK: &str = "profile.lock";
+/// The file that says which process uses the profile: locked as long as it does, with its id.
+const HOLD: &str = "in-use.lock";
+/// How often, and after how long, a profile is tried again: a process that is just ending lets go of it in a moment.
+const HOLD_TRIES: u32 = 20;
+const HOLD_PAUSE: Duration = Duration::from_millis(50);
 /// The file in which the profile's searches remember nodes.
 const NODES: &str = "nodes.json";
+/// The most digits of a process's id.
+const MAX_PROCESS_ID: u64 = 20;
 /// The form of [`FILE`]. Version 1 had no inbox root keys, without which a contact can't be reached.
 const VERSION: u32 = 2;
 /// The largest file that is read: [`MAX_CONTACTS`] contacts take a third.
@@ -43,6 +55,17 @@ pub enum ProfileError {
         /// What the system says.
         source: io::Error,
     },
+    /// The folder is another's, or open to others.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Another process uses the profile, or another client in this one.
+    #[error("another process uses the profile {path}{}: stop it first, or use another profile", holder(*.process))]
+    InUse {
+        /// The profile's folder.
+        path: PathBuf,
+        /// The process, where it is known.
+        process: Option<u32>,
+    },
     /// The file is there and is no profile; it is not touched.
     #[error("{path} is not a profile of this version")]
     Damaged {
@@ -58,6 +81,10 @@ pub enum ProfileError {
     /// The system has no random bytes to give.
     #[error("no randomness from the system")]
     Random,
+}
+
+fn holder(process: Option<u32>) -> String {
+    process.map_or_else(String::new, |process| format!(" (process {process})"))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,6 +122,8 @@ pub struct Profile {
     name: Redacted<String>,
     identity: SealingKey,
     contacts: Vec<Contact>,
+    /// Locked while the profile is held; clones hold it together.
+    held: Option<Arc<fs::File>>,
 }
 
 impl Profile {
@@ -102,10 +131,11 @@ impl Profile {
     /// `name` as what contacts will see first. Blocks on the disk.
     ///
     /// # Errors
-    /// The disk, or a file that is no profile: it is never replaced.
+    /// The disk, a folder that is another user's or open to others, or a file that is no profile: it is never replaced.
     pub fn open_or_create(folder: impl Into<PathBuf>, name: &str) -> Result<Self, ProfileError> {
         let folder = folder.into();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+        private_file::check_folder(&folder)?;
         let _lock = lock(&folder)?;
         if let Some(profile) = read(&folder)? {
             return Ok(profile);
@@ -113,9 +143,39 @@ impl Profile {
         let mut secret = Zeroizing::new([0; 32]);
         SysRng.try_fill_bytes(&mut *secret).map_err(|_| ProfileError::Random)?;
         let identity = SealingKey::from_bytes(&secret);
-        let profile = Self { folder, name: Redacted::new(clean_name(name)), identity, contacts: Vec::new() };
+        let profile =
+            Self { folder, name: Redacted::new(clean_name(name)), identity, contacts: Vec::new(), held: None };
         profile.write()?;
         Ok(profile)
+    }
+
+    /// Keeps other processes from using the profile until this value and its clones are dropped. A client does this by
+    /// itself when it starts. Waits for a second for a process that is ending.
+    ///
+    /// # Errors
+    /// Another process uses the profile, or the disk refuses.
+    pub fn hold(&mut self) -> Result<(), ProfileError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        let path = self.folder.join(HOLD);
+        let mut file = private_file::open_lock(&path).map_err(at(&path))?;
+        for _ in 0..HOLD_TRIES {
+            match file.try_lock() {
+                Ok(()) => {
+                    file.set_len(0).map_err(at(&path))?;
+                    write!(file, "{}", std::process::id()).map_err(at(&path))?;
+                    self.held = Some(Arc::new(file));
+                    return Ok(());
+                }
+                Err(fs::TryLockError::WouldBlock) => thread::sleep(HOLD_PAUSE),
+                Err(fs::TryLockError::Error(source)) => return Err(at(&path)(source)),
+            }
+        }
+        let mut text = String::new();
+        let read = file.take(MAX_PROCESS_ID).read_to_string(&mut text);
+        let process = read.ok().and_then(|_| text.trim().parse().ok());
+        Err(ProfileError::InUse { path: self.folder.clone(), process })
     }
 
     /// What contacts see first.
@@ -235,6 +295,7 @@ impl Profile {
         let mut changed = read(&self.folder)?.unwrap_or_else(|| self.clone());
         let result = edit(&mut changed.contacts)?;
         changed.write()?;
+        changed.held = self.held.take();
         *self = changed;
         Ok(result)
     }
@@ -257,7 +318,7 @@ impl Profile {
         };
         let text = Zeroizing::new(serde_json::to_vec_pretty(&form).expect("strings and numbers are JSON"));
         let path = self.folder.join(FILE);
-        private_file::write(&path, &text).map_err(at(&path))
+        private_file::write_own(&path, &text).map_err(at(&path))
     }
 }
 
@@ -279,24 +340,22 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> ProfileError {
 /// Held until it is dropped. Another process waits; it holds the lock for one write.
 fn lock(folder: &Path) -> Result<fs::File, ProfileError> {
     let path = folder.join(LOCK);
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(at(&path))?;
+    let file = private_file::open_lock(&path).map_err(at(&path))?;
     file.lock().map_err(at(&path))?;
     Ok(file)
 }
 
 fn read(folder: &Path) -> Result<Option<Profile>, ProfileError> {
     let path = folder.join(FILE);
-    let file = match fs::File::open(&path) {
-        Ok(file) => file,
+    let text = match private_file::read_own(&path, MAX_FILE) {
+        Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(ProfileError::Damaged { path }),
         Err(error) => return Err(at(&path)(error)),
     };
-    let mut text = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(at(&path))?;
     parse(&text)
         .map(|(name, identity, contacts)| {
-            Some(Profile { folder: folder.to_owned(), name: Redacted::new(name), identity, contacts })
+            Some(Profile { folder: folder.to_owned(), name: Redacted::new(name), identity, contacts, held: None })
         })
         .ok_or(ProfileError::Damaged { path })
 }
@@ -338,6 +397,8 @@ pub(crate) mod fuzzed {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn pairing(n: u8) -> Pairing {
@@ -380,8 +441,8 @@ mod tests {
     #[test]
     fn two_processes_do_not_lose_each_other_s_contacts() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut one = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
-        let mut two = Profile::open_or_create(folder.path(), "Ada").expect("the profile");
+        let mut one = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a new profile");
+        let mut two = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("the profile");
         one.add_contact(contact(1, "Bob"), true).expect("a contact");
         two.add_contact(contact(2, "Bob"), true).expect("another");
         let names: Vec<_> = two.contacts().iter().map(Contact::name).collect();
@@ -392,9 +453,48 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_that_is_held_is_nobody_else_s_until_it_is_let_go() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut one = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a new profile");
+        one.hold().and_then(|()| one.hold()).expect("held once");
+        one.add_contact(contact(1, "Bob")).expect("a contact");
+        let clone = one.clone();
+        drop(one);
+        let mut two = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("the profile");
+        let refused = two.hold().expect_err("a clone holds it");
+        let ProfileError::InUse { process, .. } = refused else { panic!("{refused}") };
+        assert_eq!(process, Some(std::process::id()));
+        drop(clone);
+        two.hold().expect("nobody holds it");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_use_and_links_in_it_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (profile, target) = (folder.path().join("profile"), folder.path().join("target"));
+        fs::create_dir(&profile).expect("a folder");
+        for mode in [0o750, 0o705, 0o720] {
+            fs::set_permissions(&profile, fs::Permissions::from_mode(mode)).expect("the owner");
+            let refused = Profile::open_or_create(&profile, "Ada").expect_err("others may use it");
+            assert!(refused.to_string().contains("chmod 700"), "{refused}");
+        }
+        fs::set_permissions(&profile, fs::Permissions::from_mode(0o700)).expect("the owner");
+        fs::write(&target, b"mine").expect("a file");
+        for file in [LOCK, HOLD, FILE] {
+            let _ = fs::remove_file(profile.join(file));
+            std::os::unix::fs::symlink(&target, profile.join(file)).expect("a link");
+            let opened = Profile::open_or_create(&profile, "Ada").and_then(|mut profile| profile.hold());
+            assert!(matches!(opened, Err(ProfileError::Io { .. })), "{file}: {opened:?}");
+            assert_eq!(fs::read(&target).expect("a file"), b"mine");
+            fs::remove_file(profile.join(file)).expect("a link");
+        }
+        assert!(Profile::open_or_create(&profile, "Ada").is_ok());
+    }
+
+    #[test]
     fn who_pairs_again_takes_its_own_place_and_the_number_is_bounded() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut profile = Profile::open_or_create(folder.path(), "Ada").expect("a new profile");
+        let mut profile = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a new profile");
         for n in 0..=u8::try_from(MAX_CONTACTS).expect("fewer than 256") {
             let added = profile.add_contact(contact(n, "Bob"), true);
             assert_eq!(added.is_ok(), usize::from(n) < MAX_CONTACTS, "{n}");
@@ -409,7 +509,7 @@ mod tests {
     #[test]
     fn the_former_pairing_is_kept_until_the_new_one_is_confirmed_also_across_a_restart() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let open = || Profile::open_or_create(folder.path(), "Ada").expect("the profile");
+        let open = || Profile::open_or_create(folder.path().join("profile"), "Ada").expect("the profile");
         let ids = |profile: &Profile| profile.contacts()[0].pairings().iter().map(Pairing::id).collect::<Vec<_>>();
         open().add_contact(contact(1, "Bob"), true).expect("a contact");
         let again = Contact::new("Bob", [1; 32], pairing(2));
@@ -425,10 +525,12 @@ mod tests {
     #[test]
     fn a_damaged_file_is_reported_and_kept() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join(FILE), "{}").expect("a file");
-        let opened = Profile::open_or_create(folder.path(), "Ada");
+        let path = folder.path().join("profile");
+        Profile::open_or_create(&path, "Ada").expect("a new profile");
+        fs::write(path.join(FILE), "{}").expect("a file");
+        let opened = Profile::open_or_create(&path, "Ada");
         assert!(matches!(opened, Err(ProfileError::Damaged { .. })));
-        assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), b"{}");
+        assert_eq!(fs::read(path.join(FILE)).expect("the file"), b"{}");
     }
 
     #[test]

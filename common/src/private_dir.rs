@@ -1,15 +1,15 @@
 //! A daemon's folder: nobody but its user, and root, may change what stands in it.
 //!
 //! Whoever may write in it, or in a folder above, can put a link where a file is expected, and have the daemon empty or replace a
-//! file of its user's. Such a folder is refused, and no file is opened through a link.
+//! file of its user's. Such a folder is refused.
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::OFlags, process::geteuid};
+use rustix::process::geteuid;
 
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_ALL: u32 = 0o002;
@@ -71,25 +71,9 @@ pub fn prepare(dir: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
-/// Opens a file to lock it: made if it isn't there, never emptied, and not through a link.
-///
-/// # Errors
-/// The system's.
-pub fn open_lock(path: &Path) -> io::Result<fs::File> {
-    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(no_link)
-        .open(path)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -105,16 +89,5 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a folder of ours");
         }
         prepare(&new).expect("a folder again");
-    }
-
-    #[test]
-    fn a_lock_neither_follows_a_link_nor_empties_a_file() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let (victim, lock) = (dir.path().join("victim"), dir.path().join("lock"));
-        fs::write(&victim, "precious").expect("a file");
-        symlink(&victim, &lock).expect("a link");
-        assert!(open_lock(&lock).is_err());
-        open_lock(&victim).expect("a file of ours");
-        assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
     }
 }

@@ -189,7 +189,7 @@ impl Cache {
                 others.ledger.lists().for_each(|list| state.ledger.restore(&list));
                 state.revocations.add(others.revocations.all().iter().cloned());
             }
-            private_file::write(&path, &file::encode(&state, federation))
+            private_file::write_own(&path, &file::encode(&state, federation))
         })
         .await;
     }

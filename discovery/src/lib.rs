@@ -29,6 +29,7 @@ pub mod race;
 pub mod reach;
 pub mod referral;
 pub mod registry;
+pub mod replaced_file;
 pub mod report;
 pub mod revocations;
 pub mod snapshot;

@@ -1,32 +1,122 @@
 //! Files that only their owner reads, written so that a crash leaves the old content or the new.
 
 use std::{
-    fs, io,
-    io::Write as _,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-/// Replaces the content of `path`: a temporary file beside it (mode 0600), synced, then renamed over it, then the
-/// folder synced, so that a power cut cannot bring back an empty file. Blocks on the disk.
+use rustix::{fs::OFlags, io::Errno, process::geteuid};
+
+use crate::replaced_file::{Access, Links, replace};
+
+/// Replaces the content of `path` (mode 0600), or of the file that a link at `path` leads to. Blocks on the disk.
 ///
 /// # Errors
 /// The disk's. The old content is then still there.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    // `tempfile` creates with mode 0600 and removes the file when anything below fails.
-    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    fs::File::open(&folder)?.sync_all()
+    replace(path, content, Links::Follow, Access::Owner)
+}
+
+/// The same for a file in a folder of this program's own, where no link belongs.
+///
+/// # Errors
+/// The disk's, or a link is there. The old content is then still there.
+pub fn write_own(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, Links::Refuse, Access::Owner)
+}
+
+/// Why a folder of this program's own is not to be used. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It can't be looked at.
+    #[error("cannot use the folder {path}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It is another user's, who could put anything there.
+    #[error(
+        "the folder {path} belongs to the user with the id {owner}, and this is {user}: use a folder of your own, or chown it"
+    )]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who this is.
+        user: u32,
+    },
+    /// Others may read or write what is in it.
+    #[error("others may use the folder {path} (mode {mode:03o}): chmod 700 {path}")]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+}
+
+/// Whether a folder belongs to the user of this process.
+///
+/// # Errors
+/// It doesn't.
+fn check_owner(folder: &Path) -> Result<(), FolderError> {
+    let path = || folder.to_owned();
+    let found = fs::metadata(folder).map_err(|source| FolderError::Io { path: path(), source })?;
+    let user = geteuid().as_raw();
+    if found.uid() == user { Ok(()) } else { Err(FolderError::Owner { path: path(), owner: found.uid(), user }) }
+}
+
+/// Whether a folder belongs to the user of this process, and nobody else may use it.
+///
+/// # Errors
+/// It doesn't, or others may.
+pub fn check_folder(folder: &Path) -> Result<(), FolderError> {
+    check_owner(folder)?;
+    let path = || folder.to_owned();
+    let found = fs::metadata(folder).map_err(|source| FolderError::Io { path: path(), source })?;
+    let mode = found.mode() & 0o777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(FolderError::Open { path: path(), mode }) }
+}
+
+/// Opens a file to lock it; makes it (mode 0600) if it isn't there. What is in it stays.
+///
+/// # Errors
+/// The disk's, or a link is there.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
+    open.open(path).map_err(explain_link)
+}
+
+/// Reads a file that [`write_own`] has written. Blocks on the disk.
+///
+/// # Errors
+/// The disk's, a link is there, or it is longer than `longest`.
+pub fn read_own(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path).map_err(explain_link)?;
+    let mut content = Vec::new();
+    file.take(longest + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > longest { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(content) }
+}
+
+const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+
+fn explain_link(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+        io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, which is not followed here: remove it")
+    } else {
+        error
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -39,5 +129,16 @@ mod tests {
         assert_eq!(fs::read(&path).expect("the file"), b"new");
         assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn a_lock_neither_follows_a_link_nor_empties_a_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (victim, lock) = (dir.path().join("victim"), dir.path().join("lock"));
+        fs::write(&victim, "precious").expect("a file");
+        symlink(&victim, &lock).expect("a link");
+        assert!(open_lock(&lock).is_err());
+        open_lock(&victim).expect("a file of ours");
+        assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
     }
 }

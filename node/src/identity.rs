@@ -77,7 +77,7 @@ impl LockedDir {
         let path = dir.join("lock");
         let io = |source| IdentityError::Io { path: path.clone(), source };
         private_dir::prepare(dir)?;
-        let file = private_dir::open_lock(&path).map_err(io)?;
+        let file = private_file::open_lock(&path).map_err(io)?;
         for _ in 0..LOCK_TRIES {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),

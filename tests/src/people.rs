@@ -45,7 +45,7 @@ pub enum Finds {
 /// # Panics
 /// It finds no node in time.
 pub async fn start(federation: &Federation, profile: TempDir, name: &str, finds: Finds) -> Person {
-    let opened = Profile::open_or_create(profile.path(), name).expect("a profile");
+    let opened = Profile::open_or_create(profile.path().join("profile"), name).expect("a profile");
     let builder = match finds {
         Finds::Only(number) => {
             let node = &federation.nodes[number];

@@ -30,7 +30,7 @@ async fn contacts_pass_on_their_nodes_and_who_knows_nobody_else_finds_one_there(
         (ada, bob_id)
     };
     let place = |person: &Person| {
-        let profile = Profile::open_or_create(person.profile.path(), "").expect("the profile");
+        let profile = Profile::open_or_create(person.profile.path().join("profile"), "").expect("the profile");
         profile.contact(bob_id).expect("the contact").nodes().to_vec()
     };
     let stored = async {
@@ -43,7 +43,7 @@ async fn contacts_pass_on_their_nodes_and_who_knows_nobody_else_finds_one_there(
     assert!(place(&ada).iter().any(|place| place.node() == bobs.id()));
     ada.client.shutdown().await;
     // Neither a registry nor a node is configured now.
-    let profile = Profile::open_or_create(ada.profile.path(), "").expect("the profile");
+    let profile = Profile::open_or_create(ada.profile.path().join("profile"), "").expect("the profile");
     let (client, events) =
         timeout(PATIENCE, Client::builder(profile).private().connect()).await.expect("in time").expect("a connection");
     (ada.client, ada.events) = (client, events);

@@ -46,7 +46,7 @@ fn pairing(number: u8) -> (Pairing, Pairing) {
 /// A profile with so many contacts, and what the last of them has of the pairing.
 fn profile(contacts: u8) -> (TempDir, Profile, Pairing) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut profile = Profile::open_or_create(folder.path(), "Ada").expect("a profile");
+    let mut profile = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a profile");
     for number in 1..=contacts {
         let contact = Contact::new(&format!("contact {number}"), [number; 32], pairing(number).0);
         profile.add_contact(contact, true).expect("a contact");

@@ -47,7 +47,7 @@ struct NotFound {
 }
 
 pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
-    let discovery = args.network.discovery(args.profile.as_deref())?;
+    let (discovery, _held) = args.network.discovery(args.profile.as_deref())?;
     let outcome = discovery.search(&[]).await;
     if args.verbose {
         search_report::say(&outcome.report, output);

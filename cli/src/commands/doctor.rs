@@ -48,7 +48,7 @@ struct Verdict<'a> {
 }
 
 pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
-    let discovery = args.network.discovery(args.profile.as_deref())?;
+    let (discovery, _held) = args.network.discovery(args.profile.as_deref())?;
     let cache = discovery.cache();
     let cached = Cached {
         event: "cache",

@@ -1,6 +1,11 @@
 //! `chappe pair`: one side shows a code, the other types it in, and both compare the words.
 
-use std::{collections::HashMap, path::PathBuf, time::Instant};
+use std::{
+    collections::HashMap,
+    io::{self, BufRead as _, Read as _},
+    path::PathBuf,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, bail};
 use chappe_client::{Paired, phrase::Phrase};
@@ -9,13 +14,17 @@ use serde::Serialize;
 
 use crate::{network::ProfileArgs, output::Output, party::Party, qr, signals::Signals, timeline::Timeline};
 
+/// The longest line that is read as a code: a link with a long site's name.
+const MAX_CODE: u64 = 2048;
+
 /// Who pairs, and by which code.
 #[derive(Args, Debug)]
 pub(crate) struct PairArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// The code that the other side shows, or its link or what its QR code says; without it, this side shows one
+    /// The code that the other side shows, or its link or what its QR code says; `-` reads it from standard input, so that
+    /// other users of this machine don't see it in the list of processes; without it, this side shows one
     code: Option<String>,
 
     /// Shows a QR code and a link: in the terminal, or in a file that ends in .png or .svg
@@ -52,9 +61,17 @@ struct Done<'a> {
 
 pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let typed: Option<Phrase> = args.code.as_deref().and_then(|code| code.parse().ok());
+    let code = match args.code.as_deref() {
+        Some("-") => tokio::select! {
+            biased;
+            () = signals.stop() => bail!("stopped before a code was read"),
+            code = read_code() => Some(code?),
+        },
+        code => code.map(str::to_owned),
+    };
+    let typed: Option<Phrase> = code.as_deref().and_then(|code| code.parse().ok());
     // What is no code is a link, or says what is wrong with it.
-    let link = args.code.as_deref().filter(|_| typed.is_none());
+    let link = code.as_deref().filter(|_| typed.is_none());
     if let Some(text) = link.filter(|text| !text.contains([':', '#'])) {
         text.parse::<Phrase>().context("CODE")?;
     }
@@ -100,6 +117,16 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let confirmed = paired.confirmed;
     output.say(&text, &Done { event: "paired", contact: name, words: &paired.words, confirmed });
     Ok(())
+}
+
+/// A line of standard input.
+async fn read_code() -> Result<String> {
+    let read = || {
+        let mut line = String::new();
+        io::stdin().lock().take(MAX_CODE).read_line(&mut line).map(|_| line.trim().to_owned())
+    };
+    let code = tokio::task::spawn_blocking(read).await?.context("cannot read the code from standard input")?;
+    if code.is_empty() { bail!("standard input holds no code") } else { Ok(code) }
 }
 
 async fn pair(party: &Party, code: Option<Phrase>, args: &PairArgs, output: Output) -> Result<Paired> {

@@ -88,17 +88,22 @@ impl Running {
         panic!("no `{kind}` came, but {seen:#?}\n{errors}");
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes a line to its standard input, which has to be a pipe, and closes it.
+    pub(crate) fn tell(&mut self, line: &str) {
+        let mut input = self.child.stdin.take().expect("a pipe");
+        writeln!(input, "{line}").expect("a process that reads");
+    }
+
     /// Sends a signal, as `kill` names it.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is there");
         assert!(sent.success());
-    }
-
-    /// The process's number.
-    #[allow(dead_code)]
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Sends a signal several hundred times; the system joins those that come at once.

@@ -1,7 +1,5 @@
 //! The cache's file, and the one for proofs beside it: JSON, bounded, replaced as a whole.
 
-#[cfg(unix)]
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::{
     fs::{self, TryLockError},
     io,
@@ -117,10 +115,11 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
 
 /// Reads the file; empty for another federation's.
 pub(super) fn read(path: &Path, federation: FederationId) -> Result<State, CacheError> {
-    if fs::metadata(path)?.len() > MAX_FILE {
-        return Err(CacheError::Damaged);
-    }
-    decode(&fs::read(path)?, federation)
+    let content = match private_file::read_own(path, MAX_FILE) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(CacheError::Damaged),
+        read => read?,
+    };
+    decode(&content, federation)
 }
 
 fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
@@ -182,12 +181,7 @@ fn entry(form: NodeForm) -> Option<Entry> {
 /// Keeps other processes from writing until it is dropped. Waits for one that does, and not for ever: a search waits for
 /// this, and the other process may stand still.
 pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
-    let mut open = fs::OpenOptions::new();
-    open.write(true).create(true).truncate(false);
-    // As the cache itself: for its owner alone.
-    #[cfg(unix)]
-    open.mode(0o600);
-    let lock = open.open(beside(path, "lock"))?;
+    let lock = private_file::open_lock(&beside(path, "lock"))?;
     for _ in 0..LOCK_TRIES {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
@@ -232,7 +226,7 @@ pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
     };
     if proofs.len() < MAX_PROOFS && !proofs.contains(&form) {
         proofs.push(form);
-        private_file::write(path, &serde_json::to_vec(&proofs).expect("strings and numbers are JSON"))?;
+        private_file::write_own(path, &serde_json::to_vec(&proofs).expect("strings and numbers are JSON"))?;
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ impl Processes {
 
 async fn client(node: &Running, name: &str) -> (Client, Events, TempDir) {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let profile = Profile::open_or_create(dir.path(), name).expect("a profile");
+    let profile = Profile::open_or_create(dir.path().join("profile"), name).expect("a profile");
     let address = format!("{}#{}", node.url, node.id).parse().expect("an address");
     let (client, events) = Client::builder(profile).node(address).connect().await.expect("a connection");
     (client, events, dir)

@@ -1,10 +1,8 @@
 //! `chappe bootstrap publish`: the public nodes for DNS and for mirrors.
 
 use std::{
-    fs::Permissions,
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -24,7 +22,10 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_discovery::registry::{Endpoint, Registry};
+use chappe_discovery::{
+    registry::{Endpoint, Registry},
+    replaced_file::{self, Access, Links},
+};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -156,7 +157,10 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     match &args.output {
         Some(file) => {
             replace(file, &content).with_context(|| format!("cannot write {}", file.display()))?;
-            output.say(&format!("wrote {} with {} nodes", file.display(), event.nodes), &event);
+            // Standard output then holds what was written, and nothing else.
+            if file != Path::new("/dev/stdout") {
+                output.say(&format!("wrote {} with {} nodes", file.display(), event.nodes), &event);
+            }
         }
         None => output.write(&content),
     }
@@ -212,14 +216,8 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
     })
 }
 
-/// Writes the file as a whole or not at all: a web server may read it at any time.
+/// Writes the file as a whole or not at all: a web server may read it at any time. It is no secret: whoever a server runs as
+/// may read it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // No secret: whoever a server runs as may read it.
-    let mode = Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    replaced_file::replace(path, bytes, Links::Follow, Access::AsBefore)
 }

@@ -1,0 +1,138 @@
+//! Files that are replaced as a whole, so that a reader, or a crash, sees the old content or the new.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
+    path::{Path, PathBuf},
+};
+
+/// What to do where a symbolic link stands in a file's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Its target is replaced, and the link stays.
+    Follow,
+    /// It is an error: nobody puts a link there but by mistake, or to have another file overwritten.
+    Refuse,
+}
+
+/// Who may read the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The owner alone, whatever it was before.
+    Owner,
+    /// Everybody, or whoever could read the file that is replaced.
+    AsBefore,
+}
+
+/// Replaces the content of the file at `path`: a temporary file beside it, synced, then renamed over it, then the folder
+/// synced, so that a power cut can't bring back an empty file. What is no regular file, such as a pipe or a device, is
+/// written to as it is. Blocks on the disk.
+///
+/// # Errors
+/// The disk's, or a link that is refused. The old content of a regular file is then still there.
+pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io::Result<()> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link && links == Links::Refuse {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is a symbolic link, which is not followed here: remove it",
+        ));
+    }
+    let found = match fs::metadata(path) {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    // Below these are files that are open already, `/dev/stdout` above all: whoever has them open would not see a new one.
+    let is_open = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+    if found.as_ref().is_some_and(|found| !found.is_file() || is_open) {
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        file.write_all(content)?;
+        return file.flush();
+    }
+    let target = if is_link { target_of(path)? } else { path.to_owned() };
+    let folder = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mode = match (access, &found) {
+        (Access::Owner, _) => 0o600,
+        (Access::AsBefore, Some(found)) => found.mode() & 0o777,
+        (Access::AsBefore, None) => 0o644,
+    };
+    // Removed again when anything below fails.
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&folder)?;
+    file.write_all(content)?;
+    if let Some(found) = &found {
+        // Only root may give a file away; for others it is theirs already, or can't be kept as it was.
+        let _ = fchown(file.as_file(), Some(found.uid()), Some(found.gid()));
+    }
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    file.persist(&target).map_err(|error| error.error)?;
+    File::open(&folder)?.sync_all()
+}
+
+/// Where a link leads, also if nothing is there yet.
+fn target_of(path: &Path) -> io::Result<PathBuf> {
+    /// As the system has it.
+    const MAX_LINKS: usize = 40;
+    let mut at = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&at) {
+            // A relative target is relative to the link's folder.
+            Ok(target) => at = at.parent().unwrap_or(Path::new("")).join(target),
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
+                return Ok(at);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("a file").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_link_stays_and_its_target_has_the_new_content_and_the_old_access() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (inner, link, far) = (folder.path().join("inner"), folder.path().join("link"), folder.path().join("far"));
+        fs::create_dir(&inner).expect("a folder");
+        let target = inner.join("file");
+        fs::write(&target, b"old").expect("a file");
+        fs::set_permissions(&target, Permissions::from_mode(0o640)).expect("the owner");
+        symlink("inner/file", &link).expect("a link");
+        symlink("link", &far).expect("a link to the link");
+        replace(&far, b"new", Links::Follow, Access::AsBefore).expect("written");
+        assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
+        assert!(fs::symlink_metadata(&far).expect("a link").is_symlink());
+        assert_eq!((fs::read(&target).expect("a file"), mode(&target)), (b"new".to_vec(), 0o640));
+        assert!(replace(&link, b"x", Links::Refuse, Access::AsBefore).is_err());
+        assert_eq!(fs::read(&target).expect("a file"), b"new");
+        let dangling = folder.path().join("dangling");
+        symlink("inner/later", &dangling).expect("a link");
+        replace(&dangling, b"first", Links::Follow, Access::AsBefore).expect("written");
+        assert_eq!(
+            (fs::read(inner.join("later")).expect("a file"), mode(&inner.join("later"))),
+            (b"first".to_vec(), 0o644)
+        );
+        assert_eq!(fs::read_dir(&inner).expect("the folder").count(), 2, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn links_in_a_circle_are_an_error() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        symlink(&two, &one).and_then(|()| symlink(&one, &two)).expect("links");
+        assert!(replace(&one, b"x", Links::Follow, Access::Owner).is_err());
+    }
+}
