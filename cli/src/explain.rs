@@ -68,6 +68,10 @@ pub(crate) fn source(kind: SourceKind, error: &SourceError) -> Explanation {
             "the link or QR code is too old, or this machine's clock is ahead",
             "set the clock; where it is right, ask for a new link",
         ),
+        SourceError::Insecure => explain(
+            "only nodes with TLS are wanted (--wss-only), and it names none",
+            "add another source; or give the profile's sources anew without --wss-only",
+        ),
         SourceError::Empty if kind == SourceKind::Cache => {
             explain("nothing is remembered yet", "nothing: it fills with the first node that is found")
         }

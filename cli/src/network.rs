@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, dns, doh::Provider, link::Link, manual::ManualNode, net::Net, private_file,
-    registry::Endpoint, tls,
+    Discovery, DiscoveryBuilder, dns, doh::Provider, federation, link::Link, manual::ManualNode, names::Scope,
+    net::Net, private_file, registry::Endpoint, revocations::Hosts, tls,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,10 @@ pub(crate) struct NetworkArgs {
     #[arg(long)]
     system_resolver: bool,
 
+    /// Connect only to nodes with TLS (wss://), and on this machine; a profile remembers it
+    #[arg(long)]
+    wss_only: bool,
+
     /// A root key of the federation, which the registry's directory has to rest on; a profile remembers it
     // Keys are base64url: one in 64 begins with a hyphen.
     #[arg(long, value_name = "KEY", value_parser = parse_root, allow_hyphen_values = true)]
@@ -89,10 +93,15 @@ impl ResolverArgs {
         if self.system_resolver {
             return Ok(Net::default());
         }
-        let given: Vec<Provider> = read_all(&self.doh)?;
-        let providers = if given.is_empty() { Provider::defaults() } else { given };
-        Ok(Net::over_https(&providers, tls::config())?)
+        over_https(&self.doh)
     }
+}
+
+/// By these providers of DNS over HTTPS, or the ones that are built in.
+fn over_https(texts: &[String]) -> Result<Net> {
+    let given: Vec<Provider> = read_all(texts)?;
+    let providers = if given.is_empty() { Provider::defaults() } else { given };
+    Ok(Net::over_https(&providers, tls::config())?)
 }
 
 /// Where to look for nodes, as the profile remembers it.
@@ -109,6 +118,8 @@ pub(crate) struct Network {
     system_resolver: bool,
     nodes: Vec<String>,
     test: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    wss_only: bool,
 }
 
 impl ProfileArgs {
@@ -126,6 +137,11 @@ impl ProfileArgs {
     /// Opens the profile, and says how its client finds nodes.
     pub(crate) fn builder(&self) -> Result<(Profile, ClientBuilder)> {
         self.builder_by(None).map(|(profile, builder, _)| (profile, builder))
+    }
+
+    /// The profile's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.profile
     }
 
     /// The same by the nodes of a link, where there is one; it is given back as read. A profile that knows no network
@@ -160,6 +176,32 @@ impl ProfileArgs {
         }
         Ok((profile, builder, link))
     }
+}
+
+/// Learns the roots and registries of a link's federation from its nodes, so that the profile doesn't depend on these for
+/// good, and remembers them. Does nothing where the profile knows a root already, or the link names no federation.
+pub(crate) async fn learn_federation(profile: &Path, link: &Link) -> Result<()> {
+    let (Some(federation), Some(mut network)) = (link.federation(), Network::remembered(profile)?) else {
+        return Ok(());
+    };
+    if !network.roots.is_empty() {
+        return Ok(());
+    }
+    let (net, hosts) = (network.net()?, if network.test { Hosts::All } else { Hosts::Public });
+    for (node, url) in link.nodes() {
+        match federation::of_node(&url, hosts, federation, &net).await {
+            Ok(info) => {
+                network.roots = info.roots;
+                network.registries.extend(info.registries);
+                return network.remember(profile);
+            }
+            Err(error) => {
+                tracing::debug!(node = node.short(), %error, "a node of the link says nothing of its federation")
+            }
+        }
+    }
+    tracing::warn!("none of the link's nodes says which federation it is: the profile knows these nodes alone");
+    Ok(())
 }
 
 fn nodes_of(link: &Link) -> Vec<String> {
@@ -202,6 +244,7 @@ impl NetworkArgs {
         }
         network.system_resolver |= self.system_resolver;
         network.test |= self.test;
+        network.wss_only |= self.wss_only;
         network
     }
 
@@ -231,6 +274,7 @@ struct Sources {
     providers: Vec<Provider>,
     system_resolver: bool,
     private_network: bool,
+    wss_only: bool,
     nodes: Vec<ManualNode>,
 }
 
@@ -242,6 +286,9 @@ impl Sources {
         }
         if self.private_network {
             builder = builder.private_network();
+        }
+        if self.wss_only {
+            builder = builder.wss_only();
         }
         builder = self.zones.into_iter().fold(builder, DiscoveryBuilder::zone);
         builder = self.providers.into_iter().fold(builder, DiscoveryBuilder::provider);
@@ -270,8 +317,18 @@ impl Network {
             providers: read_all(&self.doh)?,
             system_resolver: self.system_resolver,
             private_network: self.test,
+            wss_only: self.wss_only,
             nodes,
         })
+    }
+
+    /// How others are reached.
+    fn net(&self) -> Result<Net> {
+        if self.system_resolver {
+            let scope = if self.test { Scope::Private } else { Scope::Public };
+            return Ok(Net::system(tls::config(), scope));
+        }
+        over_https(&self.doh)
     }
 
     fn remember(&self, profile: &Path) -> Result<()> {

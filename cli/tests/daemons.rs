@@ -447,6 +447,38 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_seen_by_nobody_else() {
 }
 
 #[test]
+fn a_profile_made_by_a_link_learns_the_root_and_outlives_the_link_s_nodes() {
+    let mut federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let profile = ["--json", "pair", "--qr", "--profile", arg(&ada)];
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &federation.network()].concat()));
+    let link = showing.event("code")["link"].as_str().expect("a link").to_owned();
+    let opened = ["--json", "pair", "--profile", arg(&ben), "--private-network", &link];
+    let mut opening = Running::start(&mut chappe(&opened));
+    showing.event("paired");
+    opening.event("paired");
+    assert!(showing.finish().status.success() && opening.finish().status.success());
+    let known: serde_json::Value =
+        serde_json::from_slice(&fs::read(ben.join("network.json")).expect("the network")).expect("JSON");
+    assert_eq!(
+        (&known["roots"][0], &known["registries"][0]),
+        (&federation.root.as_str().into(), &federation.url.as_str().into())
+    );
+
+    // The link's only node ends, and another begins.
+    let other = federation.start_node(1);
+    federation.nodes.clear();
+    let deadline = Instant::now() + process::PATIENCE;
+    while !finished(&["discover", "--profile", arg(&ben)]).status.success() {
+        assert!(Instant::now() < deadline, "the profile depends on the link's nodes");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    other.signal("TERM");
+    assert!(other.finish().status.success());
+}
+
+#[test]
 fn a_wrong_config_is_explained() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let config = dir.path().join("node.toml");

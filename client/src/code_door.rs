@@ -235,7 +235,12 @@ impl ShownCode {
         let others = self.client.discovery().remembered().into_iter().filter(|(other, _)| *other != node);
         let rest = self.until.saturating_duration_since(Instant::now());
         let expires_at = UnixTime::from(SystemTime::now()) + rest;
-        Link::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)
+        let link = Link::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)?;
+        // Whoever opens the link can learn the federation's roots by this, and is not bound to these nodes.
+        Ok(match self.client.discovery().federation() {
+            Some(federation) => link.with_federation(federation),
+            None => link,
+        })
     }
 
     /// The node at which the code waits.

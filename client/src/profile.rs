@@ -457,7 +457,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut one = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a new profile");
         one.hold().and_then(|()| one.hold()).expect("held once");
-        one.add_contact(contact(1, "Bob")).expect("a contact");
+        one.add_contact(contact(1, "Bob"), true).expect("a contact");
         let clone = one.clone();
         drop(one);
         let mut two = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("the profile");

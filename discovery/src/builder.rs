@@ -35,6 +35,7 @@ pub struct DiscoveryBuilder {
     providers: Vec<Provider>,
     system_resolver: bool,
     private_network: bool,
+    wss_only: bool,
     manual: Vec<ManualNode>,
     links: Vec<Link>,
     referrals: Vec<NodePlace>,
@@ -105,6 +106,13 @@ impl DiscoveryBuilder {
     #[must_use]
     pub const fn private_network(mut self) -> Self {
         self.private_network = true;
+        self
+    }
+
+    /// Connects only to nodes with TLS (`wss://`), and on this machine. Without it they are preferred.
+    #[must_use]
+    pub const fn wss_only(mut self) -> Self {
+        self.wss_only = true;
         self
     }
 
@@ -208,6 +216,6 @@ impl DiscoveryBuilder {
             }
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
-        Ok(Discovery { sources, referrals, cache, net, roots: self.roots, clock })
+        Ok(Discovery { sources, referrals, cache, net, roots: self.roots, wss_only: self.wss_only, clock })
     }
 }

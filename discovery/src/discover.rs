@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use chappe_common::keys::{NodeId, PublicKey};
+use chappe_common::{
+    federation::FederationId,
+    keys::{NodeId, PublicKey},
+};
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{AbortHandle, BoxFuture, abortable},
@@ -13,6 +16,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
+use url::{Host, Url};
 
 use crate::{
     aftermath::Rest,
@@ -38,6 +42,7 @@ pub struct Discovery {
     pub(crate) cache: Arc<Cache>,
     pub(crate) net: Net,
     pub(crate) roots: Vec<PublicKey>,
+    pub(crate) wss_only: bool,
     pub(crate) clock: Clock,
 }
 
@@ -154,6 +159,11 @@ impl Discovery {
     /// The list of nodes that contacts passed on.
     pub const fn referrals(&self) -> &Referrals {
         &self.referrals
+    }
+
+    /// The federation whose lists are believed; `None` without a pinned root.
+    pub fn federation(&self) -> Option<FederationId> {
+        (!self.roots.is_empty()).then(|| FederationId::of_roots(&self.roots))
     }
 
     /// What is remembered.
@@ -329,8 +339,15 @@ impl Search {
             Ok(listing) => self.discovery.cache.learn(listing, now).await,
             Err(error) => Err(error),
         };
-        let learned = learned
-            .and_then(|learned| if learned.candidates.is_empty() { Err(SourceError::Empty) } else { Ok(learned) });
+        let learned = learned.and_then(|mut learned| {
+            if learned.candidates.is_empty() {
+                return Err(SourceError::Empty);
+            }
+            if self.discovery.wss_only {
+                learned.candidates.retain(|candidate| candidate.has_tls() || is_this_machine(&candidate.url));
+            }
+            if learned.candidates.is_empty() { Err(SourceError::Insecure) } else { Ok(learned) }
+        });
         let at = self.began.elapsed();
         let report = &mut self.report.sources[index];
         report.answered_at = Some(at);
@@ -350,6 +367,16 @@ impl Search {
     }
 }
 
+/// Whether a URL's host is this machine, to which nobody is on the way.
+fn is_this_machine(url: &str) -> bool {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
 fn wait_until(wake: Option<Instant>) -> impl Future<Output = ()> {
     let wake = wake.map(sleep_until);
     async {
@@ -363,6 +390,28 @@ fn wait_until(wake: Option<Instant>) -> impl Future<Output = ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_is_known_in_each_spelling() {
+        for (url, is_here) in [
+            ("ws://127.0.0.1:1", true),
+            ("ws://127.1:1", true),
+            ("ws://[::1]", true),
+            ("ws://node.localhost", true),
+            ("ws://localhost.example", false),
+            ("ws://10.0.0.1", false),
+        ] {
+            assert_eq!(is_this_machine(url), is_here, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_search_for_nodes_with_tls_alone_dials_no_other() {
+        let discovery = Discovery::builder().wss_only().manual("ws://192.0.2.1:9".parse().expect("an address")).build();
+        let outcome = discovery.expect("a client").search(&[]).await;
+        assert!(outcome.report.dials.is_empty());
+        assert!(outcome.found.expect_err("nobody").to_string().contains("names no node with TLS"));
+    }
 
     #[tokio::test]
     async fn a_failed_search_says_why_for_each_source() {

@@ -15,6 +15,7 @@ pub mod dial;
 mod discover;
 pub mod dns;
 pub mod doh;
+pub mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod http;

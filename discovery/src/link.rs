@@ -8,7 +8,9 @@
 
 use std::{fmt, time::Duration};
 
-use chappe_common::{keys::NodeId, place::NodePlace, redacted::Redacted, special, time::UnixTime};
+use chappe_common::{
+    federation::FederationId, keys::NodeId, place::NodePlace, redacted::Redacted, special, time::UnixTime,
+};
 use data_encoding::BASE32_NOPAD;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
@@ -24,7 +26,7 @@ pub const MAX_LINK_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const MAX_BYTES: usize = 190;
 /// The longest code: six characters, a dash, and a secret of 128 bits.
 const MAX_CODE: usize = 33;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKSUM: usize = 4;
 const PREFIX: &str = "CHAPPE:";
 /// The longest text that is looked at: a link with a long site's name.
@@ -64,6 +66,7 @@ struct Body {
     expires_at: UnixTime,
     code: Option<String>,
     nodes: Vec<NodePlace>,
+    federation: Option<FederationId>,
 }
 
 /// A link: nodes with pinned keys, and where it is an invitation to pair, the code.
@@ -72,6 +75,7 @@ pub struct Link {
     expires_at: UnixTime,
     code: Option<Redacted<String>>,
     nodes: Vec<NodePlace>,
+    federation: Option<FederationId>,
 }
 
 impl fmt::Debug for Link {
@@ -94,7 +98,8 @@ impl Link {
         if code.is_some_and(|code| code.len() > MAX_CODE) {
             return Err(LinkError::TooLong);
         }
-        let mut link = Self { expires_at, code: code.map(|code| Redacted::new(code.to_owned())), nodes: Vec::new() };
+        let code = code.map(|code| Redacted::new(code.to_owned()));
+        let mut link = Self { expires_at, code, nodes: Vec::new(), federation: None };
         for (node, url) in nodes {
             let Ok(node) = NodePlace::new(node, &url) else { continue };
             link.nodes.push(node);
@@ -106,6 +111,21 @@ impl Link {
             }
         }
         if link.nodes.is_empty() { Err(LinkError::Url) } else { Ok(link) }
+    }
+
+    /// The same with the id of the nodes' federation, which commits to its roots: whoever opens the link can then learn the
+    /// roots from any node, and doesn't depend on these nodes. Where there is no room for it, the last of several nodes
+    /// is left out.
+    #[must_use]
+    pub fn with_federation(mut self, federation: FederationId) -> Self {
+        self.federation = Some(federation);
+        while self.bytes().len() > MAX_BYTES && self.nodes.len() > 1 {
+            self.nodes.pop();
+        }
+        if self.bytes().len() > MAX_BYTES {
+            self.federation = None;
+        }
+        self
     }
 
     /// Reads what a person pasted or a camera saw. `private`: addresses in private networks are taken, for tests.
@@ -148,14 +168,14 @@ impl Link {
         if *version != VERSION {
             return Err(LinkError::Version);
         }
-        let (Body { expires_at, code, nodes }, rest) =
+        let (Body { expires_at, code, nodes, federation }, rest) =
             postcard::take_from_bytes(body).map_err(|_| LinkError::Malformed)?;
         let is_well_formed = rest.is_empty()
             && (1..=MAX_LINK_NODES).contains(&nodes.len())
             && nodes.iter().all(NodePlace::is_well_formed)
             && code.as_ref().is_none_or(|code: &String| code.len() <= MAX_CODE && code.is_ascii());
         if is_well_formed {
-            Ok(Self { expires_at, code: code.map(Redacted::new), nodes })
+            Ok(Self { expires_at, code: code.map(Redacted::new), nodes, federation })
         } else {
             Err(LinkError::Malformed)
         }
@@ -163,7 +183,8 @@ impl Link {
 
     fn bytes(&self) -> Vec<u8> {
         let code = self.code().map(str::to_owned);
-        let body = Body { expires_at: self.expires_at, code, nodes: self.nodes.clone() };
+        let (nodes, federation) = (self.nodes.clone(), self.federation);
+        let body = Body { expires_at: self.expires_at, code, nodes, federation };
         let mut bytes = postcard::to_extend(&body, vec![VERSION]).expect("owned values always encode");
         let check = checksum(&bytes);
         bytes.extend_from_slice(&check);
@@ -188,6 +209,11 @@ impl Link {
     /// Until when it counts.
     pub const fn expires_at(&self) -> UnixTime {
         self.expires_at
+    }
+
+    /// The federation of the nodes, where the sender knew it.
+    pub const fn federation(&self) -> Option<FederationId> {
+        self.federation
     }
 
     /// The nodes and their URLs.
@@ -312,7 +338,12 @@ mod tests {
     #[test]
     fn three_nodes_and_a_code_fit_a_qr_code_of_version_10() {
         let full = |url: &dyn Fn(u8) -> String| {
-            Link::new((1..=5).map(|n| (node(n), url(n))), Some(CODE), later()).expect("a link")
+            let link = Link::new((1..=5).map(|n| (node(n), url(n))), Some(CODE), later()).expect("a link");
+            let federation = FederationId::of_roots(&[*node(9).key()]);
+            let link = link.with_federation(federation);
+            assert_eq!(link.federation(), Some(federation));
+            assert_eq!(Link::parse(&link.to_qr_text(), NOW, true), Ok(link.clone()));
+            link
         };
         let v4 = full(&|n| format!("wss://203.113.255.25{n}:65535"));
         assert_eq!(v4.nodes().count(), MAX_LINK_NODES);
@@ -343,7 +374,7 @@ mod tests {
         assert_eq!(Link::parse(&qr, later(), false), Err(LinkError::Expired));
         let mut newer = link().bytes();
         newer.truncate(newer.len() - CHECKSUM);
-        newer[0] = 2;
+        newer[0] = VERSION + 1;
         let check = checksum(&newer);
         newer.extend_from_slice(&check);
         assert_eq!(parse(&format!("CHAPPE:{}", BASE32_NOPAD.encode(&newer))), Err(LinkError::Version));

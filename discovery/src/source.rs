@@ -162,6 +162,11 @@ impl Candidate {
         record.client_urls.iter().map(move |url| Self::new(url.clone(), Some(node), source))
     }
 
+    /// Whether the connection is encrypted beneath the protocol.
+    pub fn has_tls(&self) -> bool {
+        self.url.starts_with("wss://")
+    }
+
     /// The network of its address.
     pub const fn network(&self) -> &Network {
         &self.network
@@ -259,6 +264,9 @@ pub enum SourceError {
     /// The time of all links is over, or the clock is wrong.
     #[error("has expired; the clock may be wrong")]
     LinkExpired,
+    /// Only nodes with TLS are wanted, and it names none.
+    #[error("names no node with TLS (wss://)")]
+    Insecure,
     /// The source works and knows nobody.
     #[error("knows no node")]
     Empty,

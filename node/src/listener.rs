@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse as _, Json, Response},
     routing::get,
 };
+use chappe_discovery::federation::FederationInfo;
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -67,6 +68,7 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
         .route("/health", get(health))
         .route("/stats", get(stats))
         .route(chappe_discovery::revocations::PATH, get(revocations))
+        .route(chappe_discovery::federation::PATH, get(federation))
         .with_state(core)
 }
 
@@ -304,6 +306,12 @@ async fn health(State(core): State<Arc<Core>>) -> Response {
 async fn stats(State(core): State<Arc<Core>>) -> Response {
     let levels = levels(&core);
     Json(json!({ "sessions": levels.sessions, "members": levels.members, "leases": levels.leases })).into_response()
+}
+
+/// The federation's roots and registries, for who has only its id from a link.
+async fn federation(State(core): State<Arc<Core>>) -> Response {
+    let registries = core.config.registry.urls.clone();
+    Json(FederationInfo { roots: core.roots.clone(), registries }).into_response()
 }
 
 /// The online keys that are revoked, for clients and other nodes.

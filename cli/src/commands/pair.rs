@@ -12,7 +12,14 @@ use chappe_client::{Paired, phrase::Phrase};
 use clap::Args;
 use serde::Serialize;
 
-use crate::{network::ProfileArgs, output::Output, party::Party, qr, signals::Signals, timeline::Timeline};
+use crate::{
+    network::{ProfileArgs, learn_federation},
+    output::Output,
+    party::Party,
+    qr,
+    signals::Signals,
+    timeline::Timeline,
+};
 
 /// The longest line that is read as a code: a link with a long site's name.
 const MAX_CODE: u64 = 2048;
@@ -81,7 +88,7 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
         output.remark(&format!("forgot {name}"));
     }
     let (_, builder, link) = args.profile.builder_by(link)?;
-    let code = match link {
+    let code = match &link {
         Some(link) => {
             let code = link.code().context("this link names nodes and holds no code to pair by")?;
             Some(code.parse().context("the link's code")?)
@@ -98,7 +105,20 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
     let paired = tokio::select! {
         biased;
         () = signals.stop() => None,
-        paired = pair(&party, code, args, output) => Some(paired),
+        (paired, learned) = async {
+            let learn = async {
+                match &link {
+                    Some(link) => learn_federation(args.profile.folder(), link).await,
+                    None => Ok(()),
+                }
+            };
+            tokio::join!(pair(&party, code, args, output), learn)
+        } => {
+            if let Err(error) = learned {
+                tracing::warn!(error = format!("{error:#}"), "the profile does not remember the link's federation");
+            }
+            Some(paired)
+        }
     };
     party.shutdown().await;
     let Some(paired) = paired else { bail!("stopped before the other side had paired") };

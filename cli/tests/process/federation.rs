@@ -36,7 +36,8 @@ impl Federation {
         federation
     }
 
-    fn start_node(&self, number: usize) -> Running {
+    /// Starts the node of that number, and waits until it is ready.
+    pub(crate) fn start_node(&self, number: usize) -> Running {
         let mut node = Running::start(&mut self.node(number));
         let ready = node.event("ready");
         assert_eq!(ready["client_url"], format!("ws://{}", ready["client_addr"].as_str().expect("an address")));

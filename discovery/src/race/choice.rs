@@ -72,8 +72,14 @@ impl Tally {
         let Some(party) = weighted(open.iter().map(|party| self.share(*party)), rng).map(|at| open[at]) else {
             return Chosen::NoneEligible;
         };
+        let of_party = |at: &usize| eligible(*at) && candidates[*at].party() == party;
+        // What a person has typed is meant as it is. Of others, those without TLS wait for those with it: on such a link,
+        // everybody on the network sees what the node sees.
+        let has_tls = |at: &usize| party == SourceKind::Manual || candidates[*at].has_tls();
+        let any_has_tls = (0..candidates.len()).filter(of_party).any(|at| has_tls(&at));
         let mine: Vec<_> = (0..candidates.len())
-            .filter(|at| eligible(*at) && candidates[*at].party() == party)
+            .filter(of_party)
+            .filter(|at| !any_has_tls || has_tls(at))
             .map(|at| (at, candidates[at].network(), candidates[at].weight))
             .collect();
         // A network weighs as much as the best of it, and one that was dialled already waits for those that weren't.
@@ -158,6 +164,27 @@ mod tests {
             }
         }
         counts
+    }
+
+    #[test]
+    fn nodes_without_tls_wait_for_those_with_it_unless_a_person_has_typed_them() {
+        let candidate = |source, url: &str| Candidate::new(url, None, source);
+        let listed = [
+            candidate(SourceKind::Registry, "ws://20.1.0.1:1"),
+            candidate(SourceKind::Registry, "wss://20.2.0.1:1"),
+            candidate(SourceKind::Registry, "ws://20.3.0.1:1"),
+        ];
+        let typed = listed.clone().map(|one| candidate(SourceKind::Manual, &one.url));
+        let first = |candidates: &[Candidate], seed| {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut tally = Tally::default();
+            tally.name(candidates[0].party());
+            tally.choose(candidates, |_| true, &mut rng)
+        };
+        assert!((0..100).all(|seed| first(&listed, seed) == Chosen::One(1)));
+        assert!((0..100).any(|seed| first(&typed, seed) != Chosen::One(1)));
+        let plain = [listed[0].clone(), listed[2].clone()];
+        assert!((0..100).all(|seed| matches!(first(&plain, seed), Chosen::One(_))), "alone, they are dialled");
     }
 
     #[test]
