@@ -1,5 +1,7 @@
 //! What the causes of a failed search mean, and what a person can do about it.
 
+use std::borrow::Cow;
+
 use chappe_common::directory::DirectoryError;
 use chappe_discovery::{
     CauseError,
@@ -11,16 +13,16 @@ use chappe_discovery::{
 };
 
 /// What a cause means, and what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Explanation {
     /// What it means.
-    pub(crate) means: &'static str,
+    pub(crate) means: Cow<'static, str>,
     /// What to do.
-    pub(crate) advice: &'static str,
+    pub(crate) advice: Cow<'static, str>,
 }
 
 const fn explain(means: &'static str, advice: &'static str) -> Explanation {
-    Explanation { means, advice }
+    Explanation { means: Cow::Borrowed(means), advice: Cow::Borrowed(advice) }
 }
 
 const CLOCK: Explanation = explain(
@@ -132,9 +134,21 @@ pub(crate) fn dial(error: &DialError) -> Explanation {
         DialError::Reach(error) => reach(*error),
         DialError::NotANode => INTERCEPTED,
         DialError::Version(_) => explain("the node is of a newer version", "update this software"),
-        DialError::OtherNode | DialError::OtherUrl => {
+        DialError::OtherNode => {
             explain("the address has been given to another node", "nothing: it is forgotten with time")
         }
+        DialError::OtherUrl { own } => Explanation {
+            means: match own {
+                Some(own) => {
+                    format!("a node answers, and signs only for the URLs of its own record, such as {own}").into()
+                }
+                None => "a node answers, and this URL is none of its own record".into(),
+            },
+            advice: match own {
+                Some(own) => format!("name the node by {own}; or have its operator add this URL to client.urls").into(),
+                None => "have the node's operator add this URL to client.urls".into(),
+            },
+        },
         DialError::Proof => explain(
             "somebody stands between this machine and the node, or passes itself off as it",
             "try another network; other nodes are not affected",

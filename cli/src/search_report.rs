@@ -1,6 +1,6 @@
 //! A search in lines: for people with what it means and what to do, for programs as JSON.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use chappe_discovery::{
     Cause, Report,
@@ -17,8 +17,8 @@ pub(crate) struct CauseLine {
     source: &'static str,
     label: Option<String>,
     error: String,
-    means: &'static str,
-    advice: &'static str,
+    means: Cow<'static, str>,
+    advice: Cow<'static, str>,
 }
 
 impl CauseLine {
@@ -50,8 +50,8 @@ struct SourceLine<'a> {
     answered_ms: Option<u128>,
     listed: Option<usize>,
     error: Option<String>,
-    means: Option<&'static str>,
-    advice: Option<&'static str>,
+    means: Option<&'a str>,
+    advice: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -64,8 +64,8 @@ struct DialLine<'a> {
     ended_ms: Option<u128>,
     outcome: &'static str,
     error: Option<String>,
-    means: Option<&'static str>,
-    advice: Option<&'static str>,
+    means: Option<&'a str>,
+    advice: Option<&'a str>,
 }
 
 /// What came of asking for a second opinion.
@@ -126,7 +126,7 @@ pub(crate) fn say_source(source: &SourceReport, output: Output) {
         SourceOutcome::NoAnswer => "had not answered by then".to_owned(),
     };
     let mut text = format!("{}  {name}: {what}", span(source.asked_at, source.answered_at));
-    if let Some(explained) = explained {
+    if let Some(explained) = &explained {
         text.push_str(&format!("\n{INDENT}it means: {}\n{INDENT}to do: {}", explained.means, explained.advice));
     }
     let line = SourceLine {
@@ -137,24 +137,24 @@ pub(crate) fn say_source(source: &SourceReport, output: Output) {
         answered_ms: source.answered_at.map(|at| at.as_millis()),
         listed,
         error: error.map(ToString::to_string),
-        means: explained.map(|explained| explained.means),
-        advice: explained.map(|explained| explained.advice),
+        means: explained.as_ref().map(|explained| &*explained.means),
+        advice: explained.as_ref().map(|explained| &*explained.advice),
     };
     output.say(&text, &line);
 }
 
 fn say_dial(dial: &DialReport, output: Output) {
-    let (outcome, error) = match dial.outcome {
+    let (outcome, error) = match &dial.outcome {
         DialOutcome::Unfinished => ("unfinished", None),
         DialOutcome::Abandoned => ("too slow, and others waited", None),
         DialOutcome::Failed(error) => ("failed", Some(error)),
         DialOutcome::Proved => ("has proved its key", None),
     };
-    let explained = error.as_ref().map(explain::dial);
+    let explained = error.map(explain::dial);
     let what = error.map_or_else(|| outcome.to_owned(), |error| error.to_string());
     let mut text =
         format!("{}  dial of {}, from the {}: {what}", span(Some(dial.began_at), dial.ended_at), dial.url, dial.source);
-    if let Some(explained) = explained {
+    if let Some(explained) = &explained {
         text.push_str(&format!("\n{INDENT}it means: {}", explained.means));
     }
     let line = DialLine {
@@ -165,9 +165,9 @@ fn say_dial(dial: &DialReport, output: Output) {
         began_ms: dial.began_at.as_millis(),
         ended_ms: dial.ended_at.map(|at| at.as_millis()),
         outcome,
-        error: error.map(|error| error.to_string()),
-        means: explained.map(|explained| explained.means),
-        advice: explained.map(|explained| explained.advice),
+        error: error.map(ToString::to_string),
+        means: explained.as_ref().map(|explained| &*explained.means),
+        advice: explained.as_ref().map(|explained| &*explained.advice),
     };
     output.say(&text, &line);
 }

@@ -479,6 +479,19 @@ fn a_profile_made_by_a_link_learns_the_root_and_outlives_the_link_s_nodes() {
 }
 
 #[test]
+fn a_node_that_is_named_by_another_url_says_which_is_its_own() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let found = texts(&finished(&[&["--json", "discover"][..], &federation.network()].concat())).0;
+    let found: serde_json::Value = serde_json::from_str(found.trim()).expect("JSON");
+    let (own, node) = (found["url"].as_str().expect("a URL"), found["node"].as_str().expect("an id"));
+    let other = format!("{}#{node}", own.replace("127.0.0.1", "localhost"));
+    let told = texts(&finished(&["discover", "--node", &other])).0;
+    assert!(told.contains(&format!("the node does not go by this URL, but by {own}")), "{told}");
+    assert!(told.contains(&format!("to do: name the node by {own}")) && !told.contains("another node"), "{told}");
+}
+
+#[test]
 fn a_wrong_config_is_explained() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let config = dir.path().join("node.toml");

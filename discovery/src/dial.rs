@@ -7,7 +7,7 @@ use chappe_common::{
     client::{ErrorCode, MAX_MESSAGE, PROTOCOL},
     keys::NodeId,
     proof,
-    record::is_label,
+    record::{is_client_url, is_label},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::Deserialize;
@@ -35,7 +35,7 @@ const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
 const MAX_STRAY: usize = 8;
 
 /// Why a candidate is not connected. Another one may be tried at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// Nothing, or not enough, within [`DIAL_TIMEOUT`].
     #[error("no answer in time")]
@@ -52,9 +52,12 @@ pub enum DialError {
     /// Another node than the expected one is at the address.
     #[error("another node is at this address")]
     OtherNode,
-    /// The node won't sign for the URL that was dialled: it does not call itself by it.
-    #[error("the node does not go by this URL")]
-    OtherUrl,
+    /// The node won't sign for the URL that was dialled: it is none of its record.
+    #[error("the node does not go by this URL{}", .own.as_ref().map_or_else(String::new, |own| format!(", but by {own}")))]
+    OtherUrl {
+        /// The URL that the node says it goes by. Nothing has proved it.
+        own: Option<String>,
+    },
     /// The signature is not the node's: someone stands in between.
     #[error("the node's proof of its key does not verify")]
     Proof,
@@ -183,10 +186,15 @@ async fn dial_unbounded(
     if candidate.node.is_some_and(|expected| expected != connection.node) {
         return Err(DialError::OtherNode);
     }
+    let own = Some(info.endpoint.clone()).filter(|own| is_client_url(own) && *own != candidate.url);
     // People write one URL in several ways; the node signs for its own spelling of the same.
     let url = if same_url(&candidate.url, &info.endpoint) { info.endpoint } else { candidate.url.clone() };
-    prove(&mut connection, &url).await?;
-    Ok(connection)
+    match prove(&mut connection, &url).await {
+        Ok(()) => Ok(connection),
+        // Another path of the same server, or a name that leads there.
+        Err(DialError::OtherUrl { .. }) => Err(DialError::OtherUrl { own }),
+        Err(error) => Err(error),
+    }
 }
 
 async fn prove(connection: &mut Connection, url: &str) -> Result<(), DialError> {
@@ -211,7 +219,7 @@ async fn prove(connection: &mut Connection, url: &str) -> Result<(), DialError> 
             }
             Reply::Error { id, code } if id.as_deref() == Some(ID) => {
                 let other_url = code == Some(ErrorCode::BadMessage);
-                return Err(if other_url { DialError::OtherUrl } else { DialError::NotANode });
+                return Err(if other_url { DialError::OtherUrl { own: None } } else { DialError::NotANode });
             }
             Reply::GoingAway => return Err(DialError::Leaving),
             _ => {}

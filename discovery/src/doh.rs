@@ -19,7 +19,7 @@ use hickory_proto::{
 };
 use reqwest::{
     Url,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
@@ -199,8 +199,7 @@ impl Doh {
         if response.status() != reqwest::StatusCode::OK {
             return Err(DohError::Status(response.status().as_u16()));
         }
-        let is_dns = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == MEDIA_TYPE);
-        if !is_dns {
+        if !response.headers().get(CONTENT_TYPE).is_some_and(is_dns_message) {
             return Err(DohError::NotDns);
         }
         let body = http::body(response, MAX_ANSWER).await.map_err(|error| match error {
@@ -210,6 +209,12 @@ impl Doh {
         })?;
         read_answer(&body, name, kind)
     }
+}
+
+/// Whether a `Content-Type` is that of DNS messages: a media type has no case, and parameters may follow (RFC 9110, 8.3.1).
+fn is_dns_message(value: &HeaderValue) -> bool {
+    let text = value.to_str().unwrap_or_default();
+    text.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
 /// A question as bytes. The id is 0, so that caches can help (RFC 8484, 4.1).
@@ -316,6 +321,22 @@ mod tests {
         assert_eq!(read(b"<html>blocked</html>"), Err(DohError::NotDns));
         assert_eq!(question("", RecordType::TXT), Err(DohError::Name));
         assert_eq!(question("a..b", RecordType::TXT), Err(DohError::Name));
+    }
+
+    #[test]
+    fn a_media_type_has_no_case_and_may_have_parameters() {
+        for (value, is_dns) in [
+            ("application/dns-message", true),
+            ("application/dns-message; charset=utf-8", true),
+            ("Application/DNS-Message ;charset=utf-8", true),
+            ("application/dns-message;", true),
+            ("application/dns-messages", false),
+            ("text/html; x=application/dns-message", false),
+            ("", false),
+        ] {
+            assert_eq!(is_dns_message(&HeaderValue::from_static(value)), is_dns, "{value}");
+        }
+        assert!(!is_dns_message(&HeaderValue::from_bytes(b"\xff").expect("a value")));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct SourceReport {
 }
 
 /// What came of a dial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DialOutcome {
     /// It was under way when the search ended.
     Unfinished,
@@ -156,8 +156,8 @@ impl Report {
     }
 
     fn dials_of(&self, kind: SourceKind) -> CauseError {
-        let mut failed = self.dials.iter().filter(|dial| dial.source == kind).filter_map(|dial| match dial.outcome {
-            DialOutcome::Failed(error) => Some(error),
+        let mut failed = self.dials.iter().filter(|dial| dial.source == kind).filter_map(|dial| match &dial.outcome {
+            DialOutcome::Failed(error) => Some(error.clone()),
             DialOutcome::Abandoned => Some(DialError::Timeout),
             DialOutcome::Unfinished | DialOutcome::Proved => None,
         });

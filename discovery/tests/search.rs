@@ -38,7 +38,7 @@ async fn a_node_that_does_not_prove_the_expected_key_is_refused_with_the_reason(
     for (manner, expected, error) in [
         (Manner::Honest, 2, DialError::OtherNode),
         (Manner::Forges, 1, DialError::Proof),
-        (Manner::Renamed, 1, DialError::OtherUrl),
+        (Manner::Renamed, 1, DialError::OtherUrl { own: Some("ws://relay.example".to_owned()) }),
         (Manner::Silent, 1, DialError::Timeout),
         (Manner::Newer, 1, DialError::Version(2)),
     ] {

@@ -113,7 +113,8 @@ pub fn answer(lie: &Lie, question: &[u8]) -> Response {
         Lie::Texts(_) | Lie::Addr(_) => {}
     }
     match message.to_vec() {
-        Ok(bytes) => ([(CONTENT_TYPE, "application/dns-message")], bytes).into_response(),
+        // As some servers write it: parameters and case mean nothing.
+        Ok(bytes) => ([(CONTENT_TYPE, "Application/DNS-Message; charset=utf-8")], bytes).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
