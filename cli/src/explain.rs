@@ -108,6 +108,18 @@ fn reach(error: ReachError) -> Explanation {
             "whoever runs that name would have you knock at your own network; or the provider of DNS lies",
             "nothing; for a federation in a network of your own: --system-resolver --private-network",
         ),
+        ReachError::Name(NameError::Proxy) => explain(
+            "the environment names the proxy by a name, and nobody can be asked for it before the proxy is reached",
+            "name the proxy by its address, as in HTTPS_PROXY=http://192.0.2.1:3128; or add --system-resolver",
+        ),
+        ReachError::Proxy(Some(407)) => explain(
+            "the proxy that the environment names wants a user and a password, or others",
+            "write them into the variable: HTTPS_PROXY=http://user:password@host:port",
+        ),
+        ReachError::Proxy(_) => explain(
+            "the proxy that the environment names does not lead to that host or port, or is no HTTP proxy",
+            "ask who runs the proxy to allow it; choose a node at port 443; or name the host in NO_PROXY",
+        ),
         ReachError::Name(NameError::Invalid) => explain("what stands there is no name", "check the URL"),
     }
 }

@@ -12,7 +12,7 @@ use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
 use chappe_discovery::{
     Discovery, DiscoveryBuilder, dns, doh::Provider, federation, link::Link, manual::ManualNode, names::Scope,
-    net::Net, private_file, registry::Endpoint, revocations::Hosts, tls,
+    net::Net, private_file, proxy::Proxies, registry::Endpoint, revocations::Hosts, tls,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,7 @@ impl ResolverArgs {
     /// How to reach a registry.
     pub(crate) fn net(&self) -> Result<Net> {
         if self.system_resolver {
-            return Ok(Net::default());
+            return Ok(Net::system_by(tls::config(), Scope::Private, Proxies::from_env()?));
         }
         over_https(&self.doh)
     }
@@ -101,7 +101,7 @@ impl ResolverArgs {
 fn over_https(texts: &[String]) -> Result<Net> {
     let given: Vec<Provider> = read_all(texts)?;
     let providers = if given.is_empty() { Provider::defaults() } else { given };
-    Ok(Net::over_https(&providers, tls::config())?)
+    Ok(Net::over_https_by(&providers, tls::config(), Proxies::from_env()?)?)
 }
 
 /// Where to look for nodes, as the profile remembers it.
@@ -326,7 +326,7 @@ impl Network {
     fn net(&self) -> Result<Net> {
         if self.system_resolver {
             let scope = if self.test { Scope::Private } else { Scope::Public };
-            return Ok(Net::system(tls::config(), scope));
+            return Ok(Net::system_by(tls::config(), scope, Proxies::from_env()?));
         }
         over_https(&self.doh)
     }

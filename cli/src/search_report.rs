@@ -4,6 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use chappe_discovery::{
     Cause, Report,
+    proxy::Proxies,
     race::confirm::{Confirmation, Disagreement},
     report::{DialOutcome, DialReport, SourceOutcome, SourceReport},
 };
@@ -101,6 +102,23 @@ impl ConfirmationLine {
             text: explain::confirmation(confirmation),
         }
     }
+}
+
+#[derive(Serialize)]
+struct ProxyLine {
+    event: &'static str,
+    proxies: Vec<String>,
+}
+
+/// Says through which proxies others are reached.
+pub(crate) fn say_proxies(proxies: &Proxies, output: Output) {
+    let all: Vec<_> = proxies.all().iter().map(ToString::to_string).collect();
+    let text = if all.is_empty() {
+        "the environment names no proxy: others are reached directly".to_owned()
+    } else {
+        format!("others are reached through the proxy {}, but for this machine and NO_PROXY", all.join(" or "))
+    };
+    output.say(&text, &ProxyLine { event: "proxy", proxies: all });
 }
 
 /// Says everything that was tried.

@@ -237,7 +237,7 @@ fn inside() {
     let (beacon, id) = (dir.path().join("beacon"), federation.nodes[0].rsplit('#').next().expect("a node id"));
     let operate = |url: &str, more: &[&str]| {
         let commands = [
-            vec!["bootstrap", "beacon", "--key", arg(&key), "--file", arg(&beacon), "--single-source"],
+            vec!["bootstrap", "beacon", "--key", arg(&key), "--file", arg(&beacon), "--single-source", "--force"],
             vec!["bootstrap", "publish", "--config", arg(&config), "--format", "txt"],
             vec!["bootstrap", "remove", id, "--config", arg(&config), "--for", "1s"],
             vec!["bootstrap", "restore", id, "--config", arg(&config)],

@@ -16,6 +16,7 @@ use crate::{
     manual::{Manual, ManualNode},
     names::Scope,
     net::{Net, SetupError},
+    proxy::Proxies,
     referral::Referrals,
     registry::{Endpoint, Registry},
     snapshot::Snapshot,
@@ -36,6 +37,7 @@ pub struct DiscoveryBuilder {
     system_resolver: bool,
     private_network: bool,
     wss_only: bool,
+    proxies: Option<Proxies>,
     manual: Vec<ManualNode>,
     links: Vec<Link>,
     referrals: Vec<NodePlace>,
@@ -116,6 +118,13 @@ impl DiscoveryBuilder {
         self
     }
 
+    /// Goes through these proxies, in place of those that the environment names.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
     /// Adds a node that a person named.
     #[must_use]
     pub fn manual(mut self, node: ManualNode) -> Self {
@@ -180,7 +189,15 @@ impl DiscoveryBuilder {
             self.providers
         };
         let scope = if self.private_network { Scope::Private } else { Scope::Public };
-        let net = if self.system_resolver { Net::system(tls, scope) } else { Net::over_https(&providers, tls)? };
+        let proxies = match self.proxies {
+            Some(proxies) => proxies,
+            None => Proxies::from_env()?,
+        };
+        let net = if self.system_resolver {
+            Net::system_by(tls, scope, proxies)
+        } else {
+            Net::over_https_by(&providers, tls, proxies)?
+        };
         let federation = FederationId::of_roots(&self.roots);
         let cache = Arc::new(match self.cache {
             Some(path) => Cache::open_or_empty(path, federation),
@@ -202,7 +219,7 @@ impl DiscoveryBuilder {
         }
         if !self.zones.is_empty() {
             for provider in providers {
-                let provider = Doh::new(provider, net.tls())?;
+                let provider = Doh::by(provider, net.tls(), net.proxies(), net.proxy_names())?;
                 sources.push(Arc::new(Dns::new(provider, self.zones.clone(), self.roots.clone())));
             }
         }

@@ -1,6 +1,10 @@
 //! One dial: connect, hear who the node says it is, and have it prove that.
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
@@ -22,6 +26,7 @@ use tokio_tungstenite::{
 
 use crate::{
     connection::{Connection, ConnectionError},
+    discover::is_this_machine,
     net::Net,
     reach::{NameError, ReachError},
     source::Candidate,
@@ -117,6 +122,16 @@ pub async fn dial(candidate: &Candidate, net: &Net, progressed: impl Fn() + Send
 async fn connect(uri: &Uri, net: &Net) -> Result<TcpStream, ReachError> {
     let host = uri.host().ok_or(NameError::Invalid)?;
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("wss") { 443 } else { 80 });
+    if let Some(proxy) = net.proxies().for_url(&uri.to_string()) {
+        // The proxy resolves the name: it is asked for nowhere else.
+        let mut stream = connect_to(proxy.host(), proxy.port(), net).await?;
+        proxy.tunnel(&mut stream, host, port).await?;
+        return Ok(stream);
+    }
+    connect_to(host, port, net).await
+}
+
+async fn connect_to(host: &str, port: u16, net: &Net) -> Result<TcpStream, ReachError> {
     let ips = net.names().lookup(host).await?;
     let mut tries: FuturesUnordered<_> = (0..)
         .zip(ips)
@@ -133,6 +148,23 @@ async fn connect(uri: &Uri, net: &Net) -> Result<TcpStream, ReachError> {
         }
     }
     Err(failure)
+}
+
+/// This machine's address on the connection. Where a proxy on this machine leads to a node elsewhere, the one that packets to
+/// the internet have.
+fn local_ip(stream: &TcpStream, url: &str) -> io::Result<IpAddr> {
+    /// An address for documentation (RFC 5737): nothing is sent to it.
+    const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let ip = stream.local_addr()?.ip();
+    if !ip.is_loopback() || is_this_machine(url) {
+        return Ok(ip);
+    }
+    // It makes the system choose a route.
+    let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(ANYWHERE)?;
+        socket.local_addr()
+    });
+    Ok(routed.map_or(ip, |addr| addr.ip()))
 }
 
 async fn dial_unbounded(
@@ -154,7 +186,7 @@ async fn dial_unbounded(
     };
     let stream = connect(&uri, net).await.inspect_err(doubt)?;
     progressed();
-    let local_ip = stream.local_addr().map_err(|error| ReachError::of_io(&error))?.ip();
+    let local_ip = local_ip(&stream, &candidate.url).map_err(|error| ReachError::of_io(&error))?;
     // Nagle off: every message is a whole one that someone waits for. A socket that refuses that works, too.
     let _ = stream.set_nodelay(true);
     let connector = Connector::Rustls(net.tls().clone());

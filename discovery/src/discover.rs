@@ -25,6 +25,7 @@ use crate::{
     connection::Connection,
     dial::{DialError, dial},
     net::Net,
+    proxy::Proxies,
     race::{Action, DialId, Race},
     referral::Referrals,
     report::{DialOutcome, DialReport, DiscoverError, Report, SourceOutcome, SourceReport},
@@ -164,6 +165,11 @@ impl Discovery {
     /// The federation whose lists are believed; `None` without a pinned root.
     pub fn federation(&self) -> Option<FederationId> {
         (!self.roots.is_empty()).then(|| FederationId::of_roots(&self.roots))
+    }
+
+    /// The proxies through which others are reached.
+    pub const fn proxies(&self) -> &Proxies {
+        self.net.proxies()
     }
 
     /// What is remembered.
@@ -368,7 +374,7 @@ impl Search {
 }
 
 /// Whether a URL's host is this machine, to which nobody is on the way.
-fn is_this_machine(url: &str) -> bool {
+pub(crate) fn is_this_machine(url: &str) -> bool {
     match Url::parse(url).ok().as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(ip)) => ip.is_loopback(),

@@ -24,7 +24,7 @@ use reqwest::{
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{http, net::SetupError, reach::ReachError};
+use crate::{http, names::Names, net::SetupError, proxy::Proxies, reach::ReachError};
 
 /// How long a provider has altogether. Those that are blocked mostly let it time out, and the next is asked meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -150,6 +150,14 @@ impl Doh {
     /// # Errors
     /// The URL is none, or its host is a name without addresses.
     pub fn new(provider: Provider, tls: &ClientConfig) -> Result<Self, SetupError> {
+        Self::by(provider, tls, &Proxies::none(), Names::over_https(Vec::new()))
+    }
+
+    /// The same through proxies, whose names `names` resolves.
+    ///
+    /// # Errors
+    /// As [`Doh::new`].
+    pub fn by(provider: Provider, tls: &ClientConfig, proxies: &Proxies, names: Names) -> Result<Self, SetupError> {
         let url = Url::parse(&provider.url).map_err(|_| SetupError::Url(provider.url.clone()))?;
         let host = url.host_str().filter(|_| url.scheme() == "https").unwrap_or_default();
         let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -158,7 +166,7 @@ impl Doh {
         }
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let mut http = http::builder(tls).timeout(TIMEOUT);
+        let mut http = http::builder(tls, proxies).timeout(TIMEOUT).dns_resolver(names);
         let mut provider = provider;
         if let Some(first) = provider.connect_to.first() {
             http = http.resolve_to_addrs(host, &provider.connect_to);

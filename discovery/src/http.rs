@@ -1,9 +1,11 @@
-//! What all HTTP requests here have in common: no redirects, no proxy, and a bounded body.
+//! What all HTTP requests here have in common: no redirects, the same proxies, and a bounded body.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustls::ClientConfig;
+
+use crate::proxy::Proxies;
 
 /// How long a server has for connecting: three times a slow round trip for each of TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -12,14 +14,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A client that goes where it is told and nowhere else.
-pub(crate) fn builder(tls: ClientConfig) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+pub(crate) fn builder(tls: ClientConfig, proxies: &Proxies) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         // What is asked for lives where it is asked for; a redirect would show the client to a third party.
         .redirect(reqwest::redirect::Policy::none())
-        // Addresses that are configured for a server would mean nothing behind a proxy.
+        // Those that the environment names were read once, for all; see below.
         .no_proxy()
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT);
+    proxies.for_http().into_iter().fold(builder, reqwest::ClientBuilder::proxy)
 }
 
 /// Why a body is not whole.

@@ -26,6 +26,7 @@ pub mod names;
 pub mod net;
 pub mod network;
 pub mod private_file;
+pub mod proxy;
 pub mod race;
 pub mod reach;
 pub mod referral;

@@ -61,7 +61,9 @@ pub async fn fetch(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
         return Err(wrong());
     }
     url.set_path("/members");
-    let client = http::builder((**net.tls()).clone()).timeout(http::FETCH_TIMEOUT).dns_resolver(net.names().clone());
+    let client = http::builder((**net.tls()).clone(), net.proxies())
+        .timeout(http::FETCH_TIMEOUT)
+        .dns_resolver(net.names().clone());
     let client = client.build().map_err(SetupError::Http)?;
     let response = client.get(url).send().await.map_err(|error| ReachError::of_request(&error))?;
     if response.status() != reqwest::StatusCode::OK {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     doh::{Doh, DohError},
+    proxy::Proxies,
     reach::NameError,
 };
 
@@ -55,17 +56,34 @@ struct Known {
 
 /// Who resolves names. Clones share what is remembered.
 #[derive(Clone, Debug)]
-pub struct Names(Arc<How>);
+pub struct Names {
+    how: Arc<How>,
+    proxies: Proxies,
+}
 
 impl Names {
     /// The system's resolver. With [`Scope::Public`] its answers are filtered like those over HTTPS.
     pub fn system(scope: Scope) -> Self {
-        Self(Arc::new(How::System(scope)))
+        Self { how: Arc::new(How::System(scope)), proxies: Proxies::none() }
     }
 
     /// These providers, and nobody else.
     pub fn over_https(providers: Vec<Doh>) -> Self {
-        Self(Arc::new(How::OverHttps { providers, known: Mutex::default() }))
+        Self { how: Arc::new(How::OverHttps { providers, known: Mutex::default() }), proxies: Proxies::none() }
+    }
+
+    /// The same by nobody over HTTPS.
+    pub(crate) fn without_providers(self) -> Self {
+        match &*self.how {
+            How::System(_) => self,
+            How::OverHttps { .. } => Self::over_https(Vec::new()).with_proxies(self.proxies),
+        }
+    }
+
+    /// The same where these proxies are: their own names are resolved by the system's resolver, or not at all.
+    pub(crate) fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
     }
 
     /// The addresses of a host, at least one. An address is its own, and `localhost` is this machine without anybody
@@ -81,14 +99,17 @@ impl Names {
         if host == "localhost" || host.ends_with(".localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        match &*self.0 {
+        let is_proxy = self.proxies.has_host(&host);
+        match &*self.how {
+            How::OverHttps { .. } if is_proxy => Err(NameError::Proxy),
             How::System(scope) => {
                 let found = tokio::net::lookup_host((host.as_str(), 0)).await.map_err(|_| NameError::NoSuchName)?;
                 let mut found: Vec<_> = found.map(|addr| addr.ip()).collect();
                 if found.is_empty() {
                     return Err(NameError::NoSuchName);
                 }
-                found.retain(|ip| counts(*ip, *scope));
+                // Who has set the environment has chosen the proxy, which mostly stands in a private network.
+                found.retain(|ip| is_proxy || counts(*ip, *scope));
                 found.truncate(MAX_ADDRESSES);
                 if found.is_empty() { Err(NameError::Private) } else { Ok(found) }
             }
@@ -115,7 +136,7 @@ impl Names {
     /// What was to be found at a name's addresses wasn't there, or not with a certificate that fits: the next lookup asks
     /// those providers first that haven't named them. Whether there are any.
     pub fn doubt(&self, host: &str) -> bool {
-        let How::OverHttps { providers, known } = &*self.0 else { return false };
+        let How::OverHttps { providers, known } = &*self.how else { return false };
         let mut known = lock(known);
         let Some(known) = known.get_mut(&host.trim_end_matches('.').to_ascii_lowercase()) else { return false };
         known.is_doubted = true;

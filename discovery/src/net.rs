@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use crate::{
     doh::{Doh, Provider},
     names::{Names, Scope},
+    proxy::Proxies,
     tls,
 };
 
@@ -19,6 +20,9 @@ pub enum SetupError {
     /// Not a URL of that kind.
     #[error("`{0}` is not an http:// or https:// URL")]
     Url(String),
+    /// The environment names a proxy of another kind than HTTP.
+    #[error("the environment names the proxy {0}: only http://host:port is supported; unset it, or name another one")]
+    Proxy(String),
     /// A provider of DNS over HTTPS whose own address would have to be resolved first.
     #[error("`{0}` is not an https:// URL with an address, and no addresses stand with it")]
     Provider(String),
@@ -29,12 +33,18 @@ pub enum SetupError {
 pub struct Net {
     tls: Arc<ClientConfig>,
     names: Names,
+    proxies: Proxies,
 }
 
 impl Net {
     /// By the system's resolver: for servers, whose operator has set it up, and for networks where it is wanted.
     pub fn system(tls: Arc<ClientConfig>, scope: Scope) -> Self {
-        Self { tls, names: Names::system(scope) }
+        Self::system_by(tls, scope, Proxies::none())
+    }
+
+    /// The same through proxies.
+    pub fn system_by(tls: Arc<ClientConfig>, scope: Scope, proxies: Proxies) -> Self {
+        Self { tls, names: Names::system(scope).with_proxies(proxies.clone()), proxies }
     }
 
     /// By DNS over HTTPS alone: no packet goes to port 53.
@@ -42,8 +52,29 @@ impl Net {
     /// # Errors
     /// A provider is not usable.
     pub fn over_https(providers: &[Provider], tls: Arc<ClientConfig>) -> Result<Self, SetupError> {
-        let providers: Result<Vec<_>, _> = providers.iter().map(|provider| Doh::new(provider.clone(), &tls)).collect();
-        Ok(Self { names: Names::over_https(providers?), tls })
+        Self::over_https_by(providers, tls, Proxies::none())
+    }
+
+    /// The same through proxies.
+    ///
+    /// # Errors
+    /// A provider is not usable.
+    pub fn over_https_by(providers: &[Provider], tls: Arc<ClientConfig>, proxies: Proxies) -> Result<Self, SetupError> {
+        // Nobody is asked before the proxy is reached: its name has to be an address.
+        let nobody = Names::over_https(Vec::new()).with_proxies(proxies.clone());
+        let by = |provider: &Provider| Doh::by(provider.clone(), &tls, &proxies, nobody.clone());
+        let providers: Result<Vec<_>, _> = providers.iter().map(by).collect();
+        Ok(Self { names: Names::over_https(providers?).with_proxies(proxies.clone()), tls, proxies })
+    }
+
+    /// Who resolves the names of proxies.
+    pub(crate) fn proxy_names(&self) -> Names {
+        self.names.clone().without_providers()
+    }
+
+    /// The proxies that lead to others.
+    pub const fn proxies(&self) -> &Proxies {
+        &self.proxies
     }
 
     /// Whom TLS trusts.

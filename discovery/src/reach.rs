@@ -23,6 +23,9 @@ pub enum ReachError {
     /// The two sides can't agree on TLS; a server without TLS, or somebody in between.
     #[error("it does not speak TLS as it should")]
     Tls,
+    /// The proxy that the environment names doesn't lead there: with this HTTP status, or it is none.
+    #[error("the proxy does not lead there{}", .0.map_or_else(String::new, |status| format!(" (HTTP status {status})")))]
+    Proxy(Option<u16>),
     /// Its name leads nowhere.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -43,6 +46,9 @@ pub enum NameError {
     /// It leads into a private network, where nobody who names it to the world can be.
     #[error("its name leads into a private network")]
     Private,
+    /// It is the proxy's, which nobody can be asked for over HTTPS.
+    #[error("the proxy's name is not resolved over HTTPS")]
+    Proxy,
     /// What stands there can't be a name.
     #[error("its name is not one")]
     Invalid,

@@ -153,7 +153,7 @@ impl Prepared {
         let mut tls = (**net.tls()).clone();
         // A `Host` that differs from the URL's is a thing of HTTP/1.1 alone.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let mut http = http::builder(tls).timeout(http::FETCH_TIMEOUT).dns_resolver(net.names().clone());
+        let mut http = http::builder(tls, net.proxies()).timeout(http::FETCH_TIMEOUT).dns_resolver(net.names().clone());
         if let Some(addr) = endpoint.connect_to {
             // The port of a URL counts for more than that of a resolved address.
             base.set_port(Some(addr.port())).map_err(|()| wrong())?;

@@ -65,7 +65,9 @@ pub async fn of_node(url: &str, hosts: Hosts, roots: &[PublicKey], net: &Net) ->
     let mut url = Url::parse(&url.replacen("ws", "http", 1)).map_err(|_| RevocationsError::Url)?;
     url.set_path(PATH);
     url.set_query(None);
-    let client = http::builder((**net.tls()).clone()).timeout(http::FETCH_TIMEOUT).dns_resolver(net.names().clone());
+    let client = http::builder((**net.tls()).clone(), net.proxies())
+        .timeout(http::FETCH_TIMEOUT)
+        .dns_resolver(net.names().clone());
     let client = client.build().map_err(SetupError::Http)?;
     let response = client.get(url).send().await.map_err(|error| ReachError::of_request(&error))?;
     if response.status() != reqwest::StatusCode::OK {

@@ -50,6 +50,7 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
     let (discovery, _held) = args.network.discovery(args.profile.as_deref())?;
     let outcome = discovery.search(&[]).await;
     if args.verbose {
+        search_report::say_proxies(discovery.proxies(), output);
         search_report::say(&outcome.report, output);
     }
     let found = say_found(outcome, output)?;

@@ -58,6 +58,7 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     };
     let age = if cached.fresh { "of today" } else { "none of today" };
     output.say(&format!("{} nodes are remembered; lists: {age}", cached.nodes), &cached);
+    search_report::say_proxies(discovery.proxies(), output);
     let mut problems = Vec::new();
     if cached.damaged {
         problems.push("the file of remembered nodes was damaged, and is set aside".to_owned());

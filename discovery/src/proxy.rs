@@ -1,0 +1,221 @@
+//! HTTP proxies that the environment names, as curl reads it: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in
+//! capitals or small letters. Connections with TLS and WebSockets go through one by `CONNECT`.
+//!
+//! The proxy resolves the names of those that are reached through it. Its own is never asked for over HTTPS, since nobody
+//! is reached before the proxy is; so it is an address, or the system's resolver is allowed.
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderValue, Uri, header::PROXY_AUTHORIZATION};
+use hyper_util::client::proxy::matcher::Matcher;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{net::SetupError, reach::ReachError};
+
+/// The longest answer to `CONNECT`: a status and a few fields.
+const MAX_ANSWER: usize = 8 * 1024;
+/// The most fields of one.
+const MAX_FIELDS: usize = 64;
+
+/// Which proxy leads to which host. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies(Option<Arc<Matcher>>);
+
+impl Proxies {
+    /// None: all is reached directly.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// As the environment says.
+    ///
+    /// # Errors
+    /// It names a proxy of another kind than HTTP. To go past it would show those who are to be hidden by it.
+    pub fn from_env() -> Result<Self, SetupError> {
+        Self::new(Matcher::from_env())
+    }
+
+    fn new(matcher: Matcher) -> Result<Self, SetupError> {
+        let proxies = Self(Some(Arc::new(matcher)));
+        let all = proxies.all();
+        if let Some(other) = all.iter().find(|proxy| proxy.uri.scheme_str() != Some("http")) {
+            return Err(SetupError::Proxy(other.to_string()));
+        }
+        Ok(if all.is_empty() { Self::none() } else { proxies })
+    }
+
+    /// Whether there is none.
+    pub const fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Every proxy: for `https://` and `wss://`, and for `http://` and `ws://`.
+    pub fn all(&self) -> Vec<Proxy> {
+        let mut all: Vec<_> = ["https", "http"].iter().filter_map(|scheme| self.of_scheme(scheme)).collect();
+        all.dedup();
+        all
+    }
+
+    fn of_scheme(&self, scheme: &str) -> Option<Proxy> {
+        // A host that no NO_PROXY names.
+        self.for_uri(&format!("{scheme}://proxied.invalid").parse().ok()?)
+    }
+
+    /// The proxy for a URL of HTTP or of a WebSocket. This machine is always reached directly.
+    pub fn for_url(&self, url: &str) -> Option<Proxy> {
+        let http = match url.strip_prefix("ws") {
+            Some(rest) => format!("http{rest}"),
+            None => url.to_owned(),
+        };
+        self.for_uri(&http.parse().ok()?)
+    }
+
+    fn for_uri(&self, uri: &Uri) -> Option<Proxy> {
+        let matcher = self.0.as_ref()?;
+        if is_this_machine(uri.host()?) {
+            return None;
+        }
+        let found = matcher.intercept(uri)?;
+        let authorization = found.basic_auth().cloned();
+        Some(Proxy { uri: found.uri().clone(), authorization })
+    }
+
+    /// Whether this is the host of a proxy.
+    pub(crate) fn has_host(&self, host: &str) -> bool {
+        self.all().iter().any(|proxy| proxy.host().eq_ignore_ascii_case(host))
+    }
+
+    /// What an HTTP client needs to go through them.
+    pub(crate) fn for_http(&self) -> Vec<reqwest::Proxy> {
+        let of_scheme = |scheme: &'static str| {
+            let proxy = self.of_scheme(scheme)?;
+            let proxies = self.clone();
+            let through = reqwest::Proxy::custom(move |url| {
+                let proxy = proxies.for_url(url.as_str()).filter(|_| url.scheme() == scheme);
+                proxy.map(|proxy| proxy.uri.to_string())
+            });
+            Some(match proxy.authorization {
+                Some(authorization) => through.custom_http_auth(authorization),
+                None => through,
+            })
+        };
+        ["https", "http"].into_iter().filter_map(of_scheme).collect()
+    }
+}
+
+/// Whether a host is this machine.
+fn is_this_machine(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let ip = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// One proxy.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    uri: Uri,
+    authorization: Option<HeaderValue>,
+}
+
+impl fmt::Display for Proxy {
+    /// Without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.uri.scheme_str().unwrap_or("http"), self.host(), self.port())
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proxy({self})")
+    }
+}
+
+impl Proxy {
+    /// Its host.
+    pub(crate) fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default()
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or(80)
+    }
+
+    /// Has a proxy to which there is a connection lead it on to `host:port` (RFC 9110, 9.3.6).
+    pub(crate) async fn tunnel(&self, stream: &mut TcpStream, host: &str, port: u16) -> Result<(), ReachError> {
+        let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
+        if let Some(authorization) = &self.authorization {
+            request.extend_from_slice(format!("{PROXY_AUTHORIZATION}: ").as_bytes());
+            request.extend_from_slice(authorization.as_bytes());
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"\r\n");
+        let broken = |error: std::io::Error| ReachError::of_io(&error);
+        stream.write_all(&request).await.map_err(broken)?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            if answer.len() == MAX_ANSWER {
+                return Err(ReachError::Proxy(None));
+            }
+            // Byte by byte: what follows the head belongs to whoever is at the other end.
+            answer.push(stream.read_u8().await.map_err(broken)?);
+        }
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut head = httparse::Response::new(&mut fields);
+        match head.parse(&answer) {
+            Ok(httparse::Status::Complete(_)) => match head.code {
+                Some(200..=299) => Ok(()),
+                code => Err(ReachError::Proxy(code)),
+            },
+            _ => Err(ReachError::Proxy(None)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxies(all: &str, https: &str, no: &str) -> Result<Proxies, SetupError> {
+        Proxies::new(Matcher::builder().all(all).https(https).no(no).build())
+    }
+
+    fn found(proxies: &Proxies, url: &str) -> Option<String> {
+        proxies.for_url(url).map(|proxy| proxy.to_string())
+    }
+
+    #[test]
+    fn websockets_go_where_https_and_http_go_and_this_machine_is_reached_directly() {
+        let some = proxies("", "http://me:secret@192.0.2.1:3128", "direct.example,10.0.0.0/8").expect("a proxy");
+        let through = Some("http://192.0.2.1:3128".to_owned());
+        for (url, expected) in [
+            ("wss://relay.example", through.clone()),
+            ("https://registry.example/v1", through.clone()),
+            ("ws://relay.example", None),
+            ("wss://direct.example", None),
+            ("wss://node.direct.example", None),
+            ("wss://10.1.2.3:8710", None),
+            ("wss://127.0.0.1:8710", None),
+            ("wss://[::1]:8710", None),
+            ("wss://relay7.localhost", None),
+        ] {
+            assert_eq!(found(&some, url), expected, "{url}");
+        }
+        let all = proxies("http://192.0.2.1:3128", "", "").expect("a proxy");
+        assert_eq!(found(&all, "ws://relay.example"), through);
+        assert!(!format!("{some:?} {:?}", some.all()).contains("secret"));
+        assert!(some.has_host("192.0.2.1") && !some.has_host("relay.example"));
+        assert!(proxies("", "", "").expect("none").is_none());
+    }
+
+    #[test]
+    fn a_proxy_of_another_kind_is_an_error_and_nobody_is_reached_past_it() {
+        for url in ["socks5://192.0.2.1:1080", "https://192.0.2.1"] {
+            let SetupError::Proxy(told) = proxies(url, "", "").expect_err("not HTTP") else { panic!("{url}") };
+            assert!(told.contains("192.0.2.1"), "{told}");
+        }
+    }
+}
