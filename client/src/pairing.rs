@@ -573,7 +573,7 @@ mod tests {
         let theirs = data(&response.nonce.0, &response.challenge.0);
         let transcript = cpace::transcript(a.exchange.share(), &ours, &response.share.0, &theirs);
         let isk = a.clone().exchange.finish(&response.share.0, &a.session, &transcript).expect("a valid share");
-        let (nonce, challenges) = (a.nonce, [&a.challenge, &b.challenge].map(|key| hex::encode(&*key.to_bytes())));
+        let (nonce, challenges) = (a.nonce, [&a.challenge, &b.challenge].map(|key| hex::encode(*key.to_bytes())));
         let (confirmed, proof) = a.handle_response(&response, ada(), &mut rng(3)).expect("a proof");
         let (at_b, reply) = b.handle_proof(&proof, bob(), &mut rng(4)).expect("a reply");
         let opened = confirmed.keys.open(Role::B, &reply.sealed.0).expect("B's identity");
@@ -588,8 +588,8 @@ mod tests {
             "about": "One pairing: what follows from its secrets. Hexadecimal; docs/protocol/sealing-and-pairing.md says how.",
             "code": "ABC234-WXYZ",
             "requester": own().as_str(),
-            "identity_secret_a": hex::encode(&*ADA.to_bytes()),
-            "identity_secret_b": hex::encode(&*BOB.to_bytes()),
+            "identity_secret_a": hex::encode(*ADA.to_bytes()),
+            "identity_secret_b": hex::encode(*BOB.to_bytes()),
             "name_a": "Ada",
             "name_b": "Bob",
             "nonce_a": hex::encode(nonce),
@@ -604,8 +604,8 @@ mod tests {
             "confirmation_b": hexadecimal(&response.confirmation),
             "seal_key_a": hex::encode(*keys.expand::<32>(b"seal-a", &[])),
             "seal_key_b": hex::encode(*keys.expand::<32>(b"seal-b", &[])),
-            "root_seed_a": hex::encode(&*roots[0].to_bytes()),
-            "root_seed_b": hex::encode(&*roots[1].to_bytes()),
+            "root_seed_a": hex::encode(*roots[0].to_bytes()),
+            "root_seed_b": hex::encode(*roots[1].to_bytes()),
             "kem_seed_a": hex::encode(*confirmed.secrets.kem_seed),
             "kem_ciphertext": hex::encode(&ciphertext),
             "kem_shared": hex::encode(<[u8; 32]>::from(shared)),

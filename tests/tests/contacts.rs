@@ -95,33 +95,35 @@ fn days() -> usize {
     }
 }
 
-/// All keys that a contact can make of what it has: its own root key, blinded as either side's for these days.
-fn forgeries(own: &Pairing, victim: &Address) -> Vec<(Box<dyn Fn(&[u8]) -> [u8; 64]>, Lease)> {
+/// Signs with some key.
+type Sign = Box<dyn Fn(&[u8]) -> [u8; 64]>;
+
+/// The keys that a contact has: its own root key, and that blinded for these days.
+fn keys_of(own: &Pairing) -> Vec<Sign> {
     let day = Day::of(now());
-    let mut forgeries: Vec<(Box<dyn Fn(&[u8]) -> [u8; 64]>, Lease)> = Vec::new();
-    let lease = |seq| Lease {
-        inbox: victim.inbox,
-        node: SecretKey::from_bytes(&[0; 32]).node_id(),
-        session_key: [9; 32],
-        access: victim.token.hash(),
-        seq,
-        expires_at: now() + Duration::from_secs(600),
-    };
+    let mut keys: Vec<Sign> = Vec::new();
     for day in [day.before(), day, day.after()] {
         let key = own.own_inbox(day).key;
-        forgeries.push((Box::new(move |message| key.sign(message)), lease(now_ms() + 100_000)));
+        keys.push(Box::new(move |message| key.sign(message)));
     }
     let root = own.own_root().clone();
-    forgeries.push((Box::new(move |message| root.sign(message)), lease(now_ms() + 100_000)));
-    forgeries
+    keys.push(Box::new(move |message| root.sign(message)));
+    keys
 }
 
-/// Mallory, the last of so many contacts, tries to attach the other side's inbox by all keys that it can make.
+/// Mallory, the last of so many contacts, tries to attach the other side's inbox by all keys that it has.
 async fn attack(federation: &Federation, own: &Pairing) {
     let victim = own.peer_address(now());
     let mut mallory = Raw::connect(federation.nodes[0].client_url()).await;
-    for (sign, lease) in forgeries(own, &victim) {
-        let lease = Lease { node: mallory.node(), ..lease };
+    for sign in keys_of(own) {
+        let lease = Lease {
+            inbox: victim.inbox,
+            node: mallory.node(),
+            session_key: [9; 32],
+            access: victim.token.hash(),
+            seq: now_ms() + 100_000,
+            expires_at: now() + Duration::from_secs(600),
+        };
         // The bytes of a signed lease, and of the proof, as the protocol has them.
         let body = postcard::to_allocvec(&lease).expect("a lease");
         let signature = sign(&[b"chappe/lease/v1\0", &body[..]].concat());

@@ -97,10 +97,10 @@ impl Edge {
         let mut wake = vec![self.start; self.clients.len()];
         for second in 0..DAYS * Day::SECONDS {
             let (now, unix) = (self.start + Duration::from_secs(second), UnixTime::from_secs(START + second));
-            for client in 0..self.clients.len() {
+            for (client, wake) in wake.iter_mut().enumerate() {
                 let (leases, contacts) = &mut self.clients[client];
                 // The clients begin over an hour, each at its time, as they would have connected.
-                if second < client as u64 * 450 || wake[client] > now {
+                if second < client as u64 * 450 || *wake > now {
                     continue;
                 }
                 leases.update(contacts.iter(), &mut self.random, now, unix);
@@ -108,7 +108,7 @@ impl Edge {
                 for attachment in &attachments {
                     leases.attached(attachment.slot, Duration::from_secs(300), &mut self.random, now);
                 }
-                wake[client] = leases.next_deadline(unix).expect("a client with contacts");
+                *wake = leases.next_deadline(unix).expect("a client with contacts");
                 let new = attachments.iter().filter(|attachment| !attachment.is_renewal).count();
                 for attachment in attachments {
                     let inbox = attachment.lease.inbox;
