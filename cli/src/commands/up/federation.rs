@@ -195,9 +195,13 @@ async fn start_registry(folder: &Path, ports: Ports) -> Result<(Bootstrap, Publi
     Ok((registry, root))
 }
 
+/// The most clients of each node: all nodes are one process, which may open some thousands of files.
+const MAX_CONNECTIONS: usize = 1000;
+
 fn node_config(index: u8, ports: Ports, registry: &str, root: PublicKey) -> String {
     format!(
-        "{REMARK}\n[node]\ndata_dir = \".\"\n\n[client]\nlisten = \"{}\"\n\n[federation]\nlisten = \"{}\"\n\
+        "{REMARK}\n[node]\ndata_dir = \".\"\n\n[client]\nlisten = \"{}\"\n\
+         max_connections = {MAX_CONNECTIONS}\n\n[federation]\nlisten = \"{}\"\n\
          roots = {}\nexempt = [\"127.0.0.0/8\"]\n\n[registry]\nurls = {}\n\n[admin]\nlisten = \"{}\"\n",
         ports.node(index, 0),
         ports.node(index, 1),
