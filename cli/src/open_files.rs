@@ -22,16 +22,20 @@ impl OpenFiles {
         Self { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
     }
 
-    /// How many connections fit of those that `key` asks for, in each of so many daemons of this process. Says so where that
-    /// is fewer.
-    pub(crate) fn fit(self, key: &str, asked: usize, daemons: usize) -> usize {
-        let room = (self.limit / daemons.max(1)).saturating_sub(RESERVED).max(1);
+    /// How many connections fit in each of so many daemons of this process.
+    pub(crate) fn room(self, daemons: usize) -> usize {
+        (self.limit / daemons.max(1)).saturating_sub(RESERVED).max(1)
+    }
+
+    /// How many connections fit of those that `key` asks for, in the one daemon of this process. Says so where that is fewer.
+    pub(crate) fn fit(self, key: &str, asked: usize) -> usize {
+        let room = self.room(1);
         if asked > room {
             tracing::warn!(
                 "{key} is {asked}, and this process may open {} files, {RESERVED} of them for other uses: it takes {room} \
                  connections. Let it open {} (LimitNOFILE= of systemd, ulimit -n), or lower the key",
                 self.limit,
-                asked.saturating_add(RESERVED).saturating_mul(daemons),
+                asked.saturating_add(RESERVED),
             );
         }
         asked.min(room)
@@ -45,9 +49,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_cut_and_what_fits_is_not() {
         let files = OpenFiles { limit: 1024 };
-        assert_eq!(files.fit("client.max_connections", 18_000, 1), 896);
-        assert_eq!(files.fit("client.max_connections", 18_000, 2), 384);
-        assert_eq!(files.fit("client.max_connections", 896, 1), 896);
-        assert_eq!(OpenFiles { limit: 64 }.fit("client.max_connections", 10, 1), 1);
+        assert_eq!(files.fit("client.max_connections", 18_000), 896);
+        assert_eq!(files.fit("client.max_connections", 896), 896);
+        assert_eq!(files.room(2), 384);
+        assert_eq!(OpenFiles { limit: 64 }.fit("client.max_connections", 10), 1);
     }
 }

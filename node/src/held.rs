@@ -4,11 +4,15 @@
 
 use std::{
     fmt,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread::available_parallelism,
 };
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a client may have held besides in each direction, in bytes: nobody is refused for an offer or a few candidates,
 /// whatever others do.
@@ -25,12 +29,21 @@ pub(crate) struct NoRoom;
 pub(crate) struct Held {
     bytes: AtomicUsize,
     most: usize,
+    /// Turns at writing it on to clients that take it again.
+    writing: Arc<Semaphore>,
 }
+
+/// A turn at writing on; over when it is dropped.
+#[derive(Debug)]
+pub(crate) struct WriteTurn(#[expect(dead_code, reason = "kept until it is dropped")] Option<OwnedSemaphorePermit>);
 
 impl Held {
     /// Of at most `most` bytes.
     pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicUsize::new(0), most })
+        // Half of the processors, as for signatures: whatever else is ready comes in between.
+        let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+        let writing = Arc::new(Semaphore::new(processors.div_ceil(2)));
+        Arc::new(Self { bytes: AtomicUsize::new(0), most, writing })
     }
 }
 
@@ -57,6 +70,13 @@ impl<const FREE: usize> Part<FREE> {
     /// Nothing yet.
     pub(crate) const fn new(held: Arc<Held>) -> Self {
         Self { held, counted: 0 }
+    }
+
+    /// A turn at writing some of it on, in the order in which turns are asked for.
+    pub(crate) fn write_turn(&self) -> impl Future<Output = WriteTurn> + Send + use<FREE> {
+        let writing = self.held.writing.clone();
+        // Nobody closes it.
+        async move { WriteTurn(writing.acquire_owned().await.ok()) }
     }
 
     /// Whether it may become `bytes`.

@@ -101,7 +101,7 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
             let mut signals = Signals::of_daemon()?;
             let mut config: BootstrapConfig = args.load()?;
             let connections = &mut config.limits.max_connections;
-            *connections = OpenFiles::raise().fit("limits.max_connections", *connections, 1);
+            *connections = OpenFiles::raise().fit("limits.max_connections", *connections);
             let mut registry = Bootstrap::spawn(config).await.map_err(explain_start)?;
             let url = format!("http://{}", registry.addr());
             let admin_url = registry.admin_addr().map(|addr| format!("http://{addr}"));

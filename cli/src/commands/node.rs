@@ -123,7 +123,7 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
             let mut signals = Signals::of_daemon()?;
             let mut config: NodeConfig = args.load()?;
             let connections = &mut config.client.max_connections;
-            *connections = OpenFiles::raise().fit("client.max_connections", *connections, 1);
+            *connections = OpenFiles::raise().fit("client.max_connections", *connections);
             let node = Node::spawn(config).await.map_err(explain_start)?;
             let line = NodeLine::of(&node);
             let client_addr = node.addrs().client;

@@ -4,8 +4,9 @@
 
 use std::{
     io::{self, IoSlice, Write as _},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -14,7 +15,7 @@ use rustls::ServerConnection;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame::{FrameHead, Opcode};
-use crate::held::{FREE_DIRECTION, Held, Part};
+use crate::held::{FREE_DIRECTION, Held, Part, WriteTurn};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
@@ -67,6 +68,39 @@ pub(crate) struct Waiting {
     pub(crate) since: Option<Instant>,
 }
 
+/// Since when the system has taken less than [`ENOUGH`], what it took since then, and whose turn it is to write on.
+struct Blocked {
+    since: Instant,
+    taken: usize,
+    turn: Turn,
+}
+
+/// A turn at writing on what waits.
+enum Turn {
+    None,
+    Awaited(Pin<Box<dyn Future<Output = WriteTurn> + Send>>),
+    /// It is over when whoever else was ready has run.
+    Had(#[expect(dead_code, reason = "kept until it is dropped")] WriteTurn),
+}
+
+impl Default for Blocked {
+    fn default() -> Self {
+        Self { since: Instant::now(), taken: 0, turn: Turn::None }
+    }
+}
+
+impl Blocked {
+    fn poll_turn(&mut self, held: &Part<FREE_DIRECTION>, cx: &mut Context<'_>) -> Poll<WriteTurn> {
+        if !matches!(self.turn, Turn::Awaited(_)) {
+            self.turn = Turn::Awaited(Box::pin(held.write_turn()));
+        }
+        let Turn::Awaited(awaited) = &mut self.turn else { return Poll::Pending };
+        let turn = ready!(awaited.as_mut().poll(cx));
+        self.turn = Turn::None;
+        Poll::Ready(turn)
+    }
+}
+
 /// The way out.
 pub(crate) struct Out {
     writer: OwnedWriteHalf,
@@ -78,10 +112,8 @@ pub(crate) struct Out {
     /// Bytes that have gone from the queue's front, whose memory it keeps.
     gone: usize,
     max_queued: usize,
-    /// The system took no more, since then, or not [`ENOUGH`].
-    blocked: Option<Instant>,
-    /// What it took since then.
-    taken: usize,
+    /// The system took no more, or a turn was over. In a box: sessions are idle for hours.
+    blocked: Option<Box<Blocked>>,
     /// Bytes of records since the last word of the client.
     unsaid: usize,
 }
@@ -102,7 +134,6 @@ impl Out {
             gone: 0,
             max_queued,
             blocked: None,
-            taken: 0,
             unsaid: 0,
         }
     }
@@ -211,9 +242,7 @@ impl Out {
             let piece = self.queue.len().min(turn);
             let gone = if piece == 0 { 0 } else { taken(self.writer.try_write(&self.queue[..piece]))? };
             if gone == 0 {
-                if self.blocked.is_none() {
-                    (self.blocked, self.taken) = (Some(Instant::now()), 0);
-                }
+                self.blocked.get_or_insert_with(Box::default);
                 // Who reads a little at a time keeps little more than it is owed.
                 if self.gone > self.queue.len() {
                     (self.queue, self.gone) = (BytesMut::from(&self.queue[..]), 0);
@@ -224,9 +253,11 @@ impl Out {
             turn -= gone;
             self.queue.advance(gone);
             self.gone += gone;
-            self.taken += gone;
-            if self.blocked.is_some() && self.taken >= ENOUGH {
-                (self.blocked, self.taken) = (Some(Instant::now()), 0);
+            if let Some(blocked) = &mut self.blocked {
+                blocked.taken += gone;
+                if blocked.taken >= ENOUGH {
+                    (blocked.since, blocked.taken) = (Instant::now(), 0);
+                }
             }
         }
         (self.queue, self.gone) = (BytesMut::new(), 0);
@@ -237,20 +268,28 @@ impl Out {
     }
 
     /// Goes on where the system took no more, for one turn. Ready once nothing waits that it did not take.
+    ///
+    /// A turn is kept until this is polled again: whoever else was ready has run by then, before the next client has its turn.
+    /// So what thousands of clients begin to take at once delays nobody by more than a write or two.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SayError>> {
-        while self.blocked.is_some() {
-            match self.writer.as_ref().poll_write_ready(cx) {
-                Poll::Ready(Ok(())) => {
-                    let before = self.queue.len();
-                    self.flush()?;
-                    if before - self.queue.len() >= WRITE_TURN && self.blocked.is_some() {
-                        // It may take more at once; others have their turn first.
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(SayError::Closed)),
-                Poll::Pending => return Poll::Pending,
+        while let Some(blocked) = &mut self.blocked {
+            let ready = self.writer.as_ref().poll_write_ready(cx);
+            if matches!(blocked.turn, Turn::Had(_)) || ready.is_pending() {
+                // Nobody waits for a client that takes nothing.
+                blocked.turn = Turn::None;
+            }
+            if ready!(ready).is_err() {
+                return Poll::Ready(Err(SayError::Closed));
+            }
+            let turn = ready!(blocked.poll_turn(&self.held, cx));
+            let before = self.queue.len();
+            self.flush()?;
+            if let Some(blocked) = &mut self.blocked
+                && before - self.queue.len() >= WRITE_TURN
+            {
+                blocked.turn = Turn::Had(turn);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         Poll::Ready(Ok(()))
@@ -258,7 +297,8 @@ impl Out {
 
     /// What waits for the system to take it. What is merely held is not among it: whoever holds it is about to flush it.
     pub(crate) fn waiting(&self) -> Waiting {
-        Waiting { bytes: if self.blocked.is_some() { self.queue.len() } else { 0 }, since: self.blocked }
+        let since = self.blocked.as_ref().map(|blocked| blocked.since);
+        Waiting { bytes: if since.is_some() { self.queue.len() } else { 0 }, since }
     }
 
     /// Takes TLS records in, and appends what they hold to `plain`. `false`: the client has ended its side.
