@@ -100,8 +100,8 @@ pub enum Event {
         /// What came of it.
         confirmation: Confirmation,
     },
-    /// The node has attached the inbox at which this contact calls: from now on it reaches this client. Told once for each
-    /// session; after a pairing it takes up to three seconds.
+    /// The node has attached the inbox at which this contact calls, after the others: from now on it reaches this client. After
+    /// a pairing that takes up to three seconds. When [`Event::Connected`] is told, all other contacts reach it.
     Reachable {
         /// Who can call.
         contact: ContactId,

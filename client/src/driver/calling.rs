@@ -23,6 +23,8 @@ use crate::{
 
 /// The most calls that are known at once: the active one, and others whose end is still being told.
 const MAX_RECORDS: usize = 16;
+/// The most of them with one contact, so that none fills them with calls that are refused.
+const MAX_RECORDS_OF_A_CONTACT: usize = 4;
 
 impl Driver {
     pub(super) fn place(&mut self, contact: ContactId, offer: String, now: Instant) -> Result<Call, CallActionError> {
@@ -155,6 +157,11 @@ impl Driver {
         // Only now: who is not a contact must not learn from our silence, nor fill any table.
         if !offer.is_fresh(unix_now()) || self.finished.contains(call) || self.records.len() >= MAX_RECORDS {
             tracing::debug!("an offer is old, or of a call that is over");
+            return;
+        }
+        let with_contact = self.records.values().filter(|record| record.contact.id() == contact.id()).count();
+        if with_contact >= MAX_RECORDS_OF_A_CONTACT {
+            tracing::debug!("a contact has too many calls that are just over");
             return;
         }
         self.step(Some(call), node, StepKind::Received(RelayKind::CallOffer));

@@ -190,11 +190,14 @@ impl Driver {
     async fn handle_outcomes(&mut self, serial: u64, requested: &[Requested], outcomes: &[Result<Duration, Rejected>]) {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
         let now = Instant::now();
+        // Those of a session that begins are told at once, by its being connected.
+        let is_ready = session.is_ready();
         for (requested, outcome) in requested.iter().zip(outcomes) {
             let event = match *outcome {
                 Ok(ttl) => session
                     .leases
                     .attached(requested.slot, ttl, &mut rand::rng(), now)
+                    .filter(|_| is_ready)
                     .map(|contact| Event::Reachable { contact }),
                 Err(reason) => session
                     .leases
