@@ -62,7 +62,7 @@ pub enum PairError {
     #[error("somebody tried this code and did not prove to know it, and the code is used up")]
     Unproven,
     /// The code was wrong, or somebody else has tried to guess it. Show a new one.
-    #[error("pairing failed, and the code is used up: {0}")]
+    #[error("pairing failed, and the code is used up")]
     Burnt(#[from] PairingError),
     /// The other side said something that belongs to no pairing. The code is used up.
     #[error("the other side does not keep to the protocol, and the code is used up")]

@@ -209,6 +209,8 @@ mod tests {
         assert!(!format!("{some:?} {:?}", some.all()).contains("secret"));
         assert!(some.has_host("192.0.2.1") && !some.has_host("relay.example"));
         assert!(proxies("", "", "").expect("none").is_none());
+        let past = Proxies::new(Matcher::builder().all("http://192.0.2.1:3128").no("*").build()).expect("none");
+        assert_eq!(found(&past, "wss://relay.example"), None);
     }
 
     #[test]
