@@ -251,6 +251,8 @@ impl Owner {
             tracing::debug!(error = &error as &dyn std::error::Error, "not caught up");
         }
         let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
+        // Whether a store that has failed takes commits again shows by one.
+        let renew = renew || self.store_failure.load().is_some();
         // Who comes or goes was decided with its change: were it looked at here as well, two registries whose configs differ
         // would sign against each other without an end.
         let (public, published) =
@@ -342,9 +344,9 @@ impl Owner {
     /// Takes in what others have committed.
     async fn catch_up(&mut self, now: Millis) -> Result<Version, OwnerError> {
         let news = self.store.news(self.version).await;
-        match &news {
-            Ok(_) => self.note_store(None),
-            Err(error) => self.note_store(Some(error)),
+        // That it can be read says nothing of a full disk: it is back with the next commit.
+        if let Err(error) = &news {
+            self.note_store(Some(error));
         }
         match (news?, self.version) {
             (Some(news), _) => Ok(self.take_in(news, now)),
