@@ -129,7 +129,7 @@ impl Client {
     }
 
     async fn show(&self, mut phrase: Phrase) -> Result<ShownCode, PairError> {
-        let registration = Registration::new();
+        let mut registration = Registration::new();
         let mut connection = self.pairing_connection().await?;
         for _ in 0..MAX_COLLISIONS {
             if registration.register(&mut connection, phrase.locator()).await? {
@@ -152,7 +152,7 @@ impl Client {
     /// # Errors
     /// Says what went wrong; after a wrong guess the code is used up.
     pub async fn pair(&self, code: &Phrase) -> Result<Paired, PairError> {
-        let registration = Registration::new();
+        let mut registration = Registration::new();
         let mut connection = self.pairing_connection().await?;
         let mut own = PairingCode::from_random(rand::rng().next_u32());
         let mut collisions = 0;
@@ -356,35 +356,51 @@ async fn respond(
 /// What a code is registered by: a key that has no other use, and takes the code back where the connection was lost.
 struct Registration {
     key: SecretKey,
+    /// The newest `seq` that was claimed.
+    seq: u64,
 }
 
 impl Registration {
     fn new() -> Self {
         let mut seed = zeroize::Zeroizing::new([0; 32]);
         rand::rng().fill_bytes(&mut *seed);
-        Self { key: SecretKey::from_bytes(&seed) }
+        Self { key: SecretKey::from_bytes(&seed), seq: 0 }
     }
 
-    /// Whether the code is registered now; `false` where somebody else has it.
-    async fn register(&self, connection: &mut Connection, code: PairingCode) -> Result<bool, PairError> {
+    /// Whether the code is registered now; `false` where somebody else has it. A node that does not take the claim, as this
+    /// device's clock is ahead of it, is asked without one: then the code can't be taken back.
+    async fn register(&mut self, connection: &mut Connection, code: PairingCode) -> Result<bool, PairError> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let claim = CodeClaim { code, key: self.key.public(), node: connection.node(), seq };
+        self.seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(self.seq.saturating_add(1));
+        let claim = CodeClaim { code, key: self.key.public(), node: connection.node(), seq: self.seq };
         let claim = Signed::sign(claim, &self.key).expect("a claim of its own key is within its bounds");
-        let register = ToNode::Register {
-            pairing_code: (&code).into(),
-            public_key: STANDARD.encode(self.key.public().as_bytes()),
-            claim: URL_SAFE_NO_PAD.encode(claim.as_bytes()),
-        };
-        say(connection, &register).await?;
-        let until = Instant::now() + STEP_TIMEOUT;
+        let mut claim = Some(URL_SAFE_NO_PAD.encode(claim.as_bytes()));
         loop {
-            match hear(connection, until).await? {
-                Reply::Registered => return Ok(true),
-                Reply::CodeCollision => return Ok(false),
-                Reply::Error { .. } => return Err(PairError::NotRegistered),
-                _ => {}
+            let with_claim = claim.is_some();
+            let register = ToNode::Register {
+                pairing_code: (&code).into(),
+                public_key: STANDARD.encode(self.key.public().as_bytes()),
+                claim: claim.take(),
+            };
+            say(connection, &register).await?;
+            match registered(connection).await? {
+                Some(registered) => return Ok(registered),
+                None if with_claim => {}
+                None => return Err(PairError::NotRegistered),
             }
+        }
+    }
+}
+
+/// The answer to a registration; `None` if the node refuses it.
+async fn registered(connection: &mut Connection) -> Result<Option<bool>, PairError> {
+    let until = Instant::now() + STEP_TIMEOUT;
+    loop {
+        match hear(connection, until).await? {
+            Reply::Registered => return Ok(Some(true)),
+            Reply::CodeCollision => return Ok(Some(false)),
+            Reply::Error { .. } => return Ok(None),
+            _ => {}
         }
     }
 }

@@ -22,10 +22,12 @@ use zeroize::Zeroizing;
 
 /// How many inboxes of one pairing can be attached at a time: around midnight those of two days.
 pub const DAYS_ATTACHED: usize = 2;
-/// The most contacts of one profile. With the pairings that are not confirmed yet, their inboxes fit a session.
+/// The most contacts of one profile: their inboxes fit a session around midnight too, with 56 pairings that are not
+/// confirmed yet.
 pub const MAX_CONTACTS: usize = 200;
-/// The most pairings with one contact: the one in use, and others that the contact may or may not have stored.
-pub const MAX_PAIRINGS: usize = 3;
+/// The most pairings with one contact: the last one that both have used, and others that the contact may or may not have
+/// stored. As long as fewer are made between two calls, one of them is on both sides.
+pub const MAX_PAIRINGS: usize = 6;
 /// The longest name of a contact in bytes.
 pub const MAX_NAME: usize = 64;
 /// How long before and after its day an inbox is attached at least: as far as the clocks of caller and callee may differ.
@@ -271,10 +273,12 @@ impl fmt::Debug for Pairing {
 pub struct Contact {
     name: Redacted<String>,
     identity: [u8; 32],
-    /// Never empty. Those before [`Contact::in_use`] are ones that the contact may still use, and those after it ones that
-    /// it may not have stored.
+    /// Never empty, the oldest first. The first is the last one that both have used, where there is one; those after
+    /// `in_use` may not be stored on the other side.
     pairings: Vec<Pairing>,
     in_use: usize,
+    /// Whether the contact is known to have the pairing in use.
+    is_proved: bool,
     blocked: bool,
     nodes: Vec<NodePlace>,
 }
@@ -288,17 +292,23 @@ impl Contact {
             identity,
             pairings: vec![pairing],
             in_use: 0,
+            is_proved: false,
             blocked: false,
             nodes: Vec::new(),
         }
     }
 
-    /// A contact as a profile's file has it: `in_use` is the pairing by which it is called. `None` if there is no such
-    /// pairing, or there are more than [`MAX_PAIRINGS`].
-    pub(crate) fn restore(name: &str, identity: [u8; 32], pairings: Vec<Pairing>, in_use: usize) -> Option<Self> {
+    /// A contact as a profile's file has it: `in_use` is the pairing by which it is called first, and `is_proved` whether
+    /// the contact is known to have it. `None` if there is no such pairing, or there are more than [`MAX_PAIRINGS`].
+    pub(crate) fn restore(
+        name: &str,
+        identity: [u8; 32],
+        pairings: Vec<Pairing>,
+        (in_use, is_proved): (usize, bool),
+    ) -> Option<Self> {
         let is_valid = in_use < pairings.len() && pairings.len() <= MAX_PAIRINGS;
         let name = Redacted::new(clean_name(name));
-        is_valid.then_some(Self { name, identity, pairings, in_use, blocked: false, nodes: Vec::new() })
+        is_valid.then_some(Self { name, identity, pairings, in_use, is_proved, blocked: false, nodes: Vec::new() })
     }
 
     /// The name for people.
@@ -347,9 +357,15 @@ impl Contact {
         &self.identity
     }
 
-    /// The pairing by which this side calls.
+    /// The pairing by which this side calls first.
     pub fn pairing(&self) -> &Pairing {
         &self.pairings[self.in_use]
+    }
+
+    /// The pairing to call by where nobody was found by that one: the next of all, and after the last the first.
+    pub(crate) fn pairing_after(&self, id: PairingId) -> &Pairing {
+        let at = self.pairings.iter().position(|pairing| pairing.id() == id).unwrap_or(self.in_use);
+        &self.pairings[(at + 1) % self.pairings.len()]
     }
 
     /// All pairings by which the contact may call, the oldest first.
@@ -357,40 +373,48 @@ impl Contact {
         &self.pairings
     }
 
-    /// Which of the pairings is in use.
-    pub(crate) const fn in_use(&self) -> usize {
-        self.in_use
+    /// Which of the pairings is in use, and whether the contact is known to have it.
+    pub(crate) const fn in_use(&self) -> (usize, bool) {
+        (self.in_use, self.is_proved)
     }
 
     /// Whether the contact is known to have stored the newest pairing.
     pub fn is_confirmed(&self) -> bool {
-        self.in_use + 1 == self.pairings.len()
+        self.is_proved && self.in_use + 1 == self.pairings.len()
+    }
+
+    /// The same contact, which is known to have stored its one pairing, or not.
+    #[must_use]
+    pub(crate) const fn stored(mut self, stored: bool) -> Self {
+        self.is_proved = stored;
+        self
     }
 
     /// The two have paired again. `stored`: the contact is known to have stored the new pairing, which is then used at
-    /// once; if not, the former one is, until the contact shows that it has the new one. The contact can call by either.
+    /// once. If not, the former one is, where the contact is known to have that, until it shows that it has the new one.
+    /// The contact can call by any of them.
     pub(crate) fn paired_again(&mut self, pairing: Pairing, stored: bool) {
         self.pairings.push(pairing);
-        if stored {
-            self.in_use = self.pairings.len() - 1;
+        if stored || !self.is_proved {
+            (self.in_use, self.is_proved) = (self.pairings.len() - 1, stored);
         }
         if self.pairings.len() > MAX_PAIRINGS {
-            // The one in use stays: it is the last that the contact is known to have.
-            let oldest = usize::from(self.in_use == 0);
-            self.pairings.remove(oldest);
-            self.in_use -= usize::from(oldest < self.in_use);
+            // The first stays: it is the last one that both sides are known to have.
+            let given_up = if self.in_use == 1 { 2 } else { 1 };
+            self.pairings.remove(given_up);
+            self.in_use -= usize::from(given_up < self.in_use);
         }
     }
 
-    /// The contact has used or confirmed this pairing, so it has stored it and uses no older one any more. Says whether
+    /// The contact has used or confirmed this pairing: it has stored it, and calls by no older one any more. Says whether
     /// anything has changed.
     pub(crate) fn confirm(&mut self, id: PairingId) -> bool {
         let Some(index) = self.pairings.iter().position(|pairing| pairing.id() == id) else { return false };
-        if index < self.in_use || (index == 0 && self.in_use == 0) {
+        if index < self.in_use || (index == 0 && self.is_proved) {
             return false;
         }
         self.pairings.drain(..index);
-        self.in_use = 0;
+        (self.in_use, self.is_proved) = (0, true);
         true
     }
 }
@@ -520,7 +544,7 @@ mod tests {
 
     #[test]
     fn a_new_pairing_is_used_once_the_contact_is_known_to_have_it() {
-        let mut contact = Contact::new("Ada", [1; 32], other_pairing(1));
+        let mut contact = Contact::new("Ada", [1; 32], other_pairing(1)).stored(true);
         assert!(contact.is_confirmed() && !contact.confirm(other_pairing(1).id()));
         contact.paired_again(other_pairing(2), false);
         assert_eq!((roots(&contact), contact.pairing().id()), (vec![1, 2], other_pairing(1).id()));
@@ -537,18 +561,75 @@ mod tests {
     }
 
     #[test]
-    fn the_pairing_in_use_outlives_any_number_of_new_ones() {
+    fn a_first_pairing_that_came_to_nothing_gives_way_to_the_next() {
         let mut contact = Contact::new("Ada", [1; 32], other_pairing(1));
-        for n in 2..20 {
-            contact.paired_again(other_pairing(n), false);
-            assert_eq!(contact.pairing().id(), other_pairing(1).id());
-            assert_eq!(contact.pairings().last().map(Pairing::id), Some(other_pairing(n).id()));
-            assert!(contact.pairings().len() <= MAX_PAIRINGS);
+        assert!(!contact.is_confirmed());
+        contact.paired_again(other_pairing(2), false);
+        assert_eq!(contact.pairing().id(), other_pairing(2).id());
+        assert_eq!(contact.pairing_after(other_pairing(2).id()).id(), other_pairing(1).id());
+        assert!(contact.confirm(other_pairing(2).id()) && contact.is_confirmed());
+    }
+
+    /// Which message of a pairing is lost.
+    #[derive(Clone, Copy, Debug)]
+    enum Lost {
+        Answer,
+        Stored,
+        Nothing,
+    }
+
+    /// One side calls the other by each of its pairings, until one is the other's too; both learn of it.
+    fn call(from: &mut Contact, to: &mut Contact) -> bool {
+        let mut id = from.pairing().id();
+        for _ in 0..from.pairings().len() {
+            let secret = *from.pairings().iter().find(|one| one.id() == id).expect("its own").secret().as_bytes();
+            let known = to.pairings().iter().find(|one| *one.secret().as_bytes() == secret).map(Pairing::id);
+            if let Some(known) = known {
+                to.confirm(known);
+                from.confirm(id);
+                return true;
+            }
+            id = from.pairing_after(id).id();
         }
-        for n in 20..30 {
-            contact.paired_again(other_pairing(n), true);
-            assert_eq!(contact.pairing().id(), other_pairing(n).id());
-            assert!(contact.pairings().len() <= MAX_PAIRINGS);
+        false
+    }
+
+    #[test]
+    fn whatever_is_lost_of_up_to_five_pairings_between_two_calls_each_can_call_the_other() {
+        use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+        let mut random = StdRng::seed_from_u64(1);
+        let all: Vec<_> = (1..=31).map(other_pairing).collect();
+        let other_pairing = |n: usize| all[n - 1].clone();
+        for _ in 0..1000 {
+            let mut number = 1;
+            let first = |stored| Contact::new("", [1; 32], other_pairing(1)).stored(stored);
+            let mut sides = [first(true), first(random.random())];
+            let mut since_call = 0;
+            for _ in 0..30 {
+                if since_call == MAX_PAIRINGS - 1 || random.random_range(0..4) == 0 {
+                    for order in [[0, 1], [1, 0]] {
+                        // What the other would come to is looked at on copies; then one of them calls.
+                        let [mut from, mut to] = order.map(|side| sides[side].clone());
+                        assert!(call(&mut from, &mut to), "{:?} {:?}", roots(&sides[0]), roots(&sides[1]));
+                    }
+                    let [one, two] = &mut sides;
+                    let called = if random.random() { call(one, two) } else { call(two, one) };
+                    assert!(called);
+                    since_call = 0;
+                    continue;
+                }
+                (number, since_call) = (number + 1, since_call + 1);
+                let shows = usize::from(random.random::<bool>());
+                let lost = [Lost::Answer, Lost::Stored, Lost::Nothing][random.random_range(0..3)];
+                sides[shows].paired_again(other_pairing(number), false);
+                if !matches!(lost, Lost::Answer) {
+                    sides[1 - shows].paired_again(other_pairing(number), true);
+                }
+                if matches!(lost, Lost::Nothing) {
+                    sides[shows].confirm(other_pairing(number).id());
+                }
+            }
         }
     }
 

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     delivery::Pending,
     finished::Finished,
+    leases::SlotId,
     record::Record,
     session::{Session, next_text},
 };
@@ -137,6 +138,8 @@ pub(crate) struct Driver {
     backoff: ExponentialBackoff,
     /// The pauses between searches that find nobody.
     retry: ExponentialBackoff,
+    /// The newest `seq` of each inbox, in whichever session it was signed.
+    seqs: HashMap<SlotId, u64>,
     /// A pairing that its contact has used, to be written down.
     confirmed: Option<(ContactId, PairingId)>,
     /// What a contact has passed on, to be written down.
@@ -177,6 +180,7 @@ impl Driver {
             rest: None,
             backoff: link::backoff(),
             retry: link::retry(),
+            seqs: HashMap::new(),
             confirmed: None,
             referred: None,
             private,

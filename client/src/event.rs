@@ -101,13 +101,14 @@ pub enum Event {
         confirmation: Confirmation,
     },
     /// The node has attached the inbox at which this contact calls, after the others: from now on it reaches this client. After
-    /// a pairing that takes up to three seconds. When [`Event::Connected`] is told, all other contacts reach it.
+    /// a pairing that takes up to three seconds. When [`Event::Connected`] is told, all others reach it, but for those of
+    /// [`Event::InboxRejected`].
     Reachable {
         /// Who can call.
         contact: ContactId,
     },
     /// The node has not attached the inbox at which this contact calls, so that it can't call now. The client tries again
-    /// after a minute, and stays with the node while it attaches others.
+    /// after a minute, and stays with the node as long as any other inbox is attached there.
     InboxRejected {
         /// Who can't call.
         contact: ContactId,

@@ -101,6 +101,7 @@ struct ContactForm {
     identity: String,
     pairings: Vec<PairingForm>,
     in_use: usize,
+    is_proved: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     blocked: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -226,7 +227,7 @@ impl Profile {
                 return Err(ProfileError::Full);
             }
             let name = told_apart(contact.name(), contacts);
-            let contact = contact.renamed(&name);
+            let contact = contact.renamed(&name).stored(stored);
             contacts.push(contact.clone());
             Ok(contact)
         })
@@ -306,7 +307,8 @@ impl Profile {
             name: contact.name().to_owned(),
             identity: encode(contact.identity()),
             pairings: contact.pairings().iter().map(pairing_form).collect(),
-            in_use: contact.in_use(),
+            in_use: contact.in_use().0,
+            is_proved: contact.in_use().1,
             blocked: contact.is_blocked(),
             nodes: contact.nodes().iter().map(referral::to_text).collect(),
         });
@@ -376,7 +378,7 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
         let (pairings, identity) = (pairings.collect::<Option<Vec<_>>>()?, decode(&contact.identity)?);
         // An earlier version told names apart by their bytes.
         let name = told_apart(&contact.name, &contacts);
-        let restored = Contact::restore(&name, identity, pairings, contact.in_use)?;
+        let restored = Contact::restore(&name, identity, pairings, (contact.in_use, contact.is_proved))?;
         // What was stored had passed the check for its kind of profile.
         let nodes = referral::read(&contact.nodes, true);
         contacts.push(restored.blocked(contact.blocked).with_nodes(nodes));
@@ -538,7 +540,7 @@ mod tests {
         let key = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM";
         let root = SecretKey::from_bytes(&[3; 32]).public();
         let contact = format!(
-            r#"{{"name":"Zo\u00eb","identity":"{key}","pairings":[{{"role":"b","secret":"{key}","own_root":"{key}","peer_root":"{root}"}}],"in_use":0,"blocked":true,"nodes":["wss://8.8.8.8:1#{key}","x"]}}"#
+            r#"{{"name":"Zo\u00eb","identity":"{key}","pairings":[{{"role":"b","secret":"{key}","own_root":"{key}","peer_root":"{root}"}}],"in_use":0,"is_proved":true,"blocked":true,"nodes":["wss://8.8.8.8:1#{key}","x"]}}"#
         );
         let valid = [
             format!(r#"{{"version":2,"name":"Ada","identity":"{key}","contacts":[{contact}]}}"#),

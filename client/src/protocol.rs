@@ -5,6 +5,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     code::PairingCode,
+    lease::{Inbox, Lease},
+    signed::Signed,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,16 +34,48 @@ impl From<&leases::Attachment> for Attachment {
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub(crate) enum ToNode<'a> {
     Ping,
-    Attach { id: String, inboxes: Vec<Attachment> },
-    Detach { id: String, inboxes: Vec<String> },
-    Resolve { id: String, address: String },
-    GetIceServers { id: String },
-    Register { pairing_code: PairingText<'a>, public_key: String, claim: String },
-    PairRequest { target_code: PairingText<'a>, payload: Value },
-    PairResponse { target_code: PairingText<'a>, accepted: bool, payload: Value },
-    Offer { target: PairingText<'a>, payload: Value },
-    Answer { target: PairingText<'a>, payload: Value },
-    IceCandidate { target: PairingText<'a>, payload: Value },
+    Attach {
+        id: String,
+        inboxes: Vec<Attachment>,
+    },
+    Detach {
+        id: String,
+        inboxes: Vec<String>,
+    },
+    Resolve {
+        id: String,
+        address: String,
+    },
+    GetIceServers {
+        id: String,
+    },
+    Register {
+        pairing_code: PairingText<'a>,
+        public_key: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        claim: Option<String>,
+    },
+    PairRequest {
+        target_code: PairingText<'a>,
+        payload: Value,
+    },
+    PairResponse {
+        target_code: PairingText<'a>,
+        accepted: bool,
+        payload: Value,
+    },
+    Offer {
+        target: PairingText<'a>,
+        payload: Value,
+    },
+    Answer {
+        target: PairingText<'a>,
+        payload: Value,
+    },
+    IceCandidate {
+        target: PairingText<'a>,
+        payload: Value,
+    },
 }
 
 /// A code as its text.
@@ -70,20 +104,25 @@ pub(crate) struct Relayed<'a> {
 pub(crate) struct Rejection {
     pub(crate) index: usize,
     pub(crate) code: String,
-    /// The `seq` of the newer lease that the node knows.
+    /// The newer lease that the node knows, signed, as base64url.
     #[serde(default)]
-    pub(crate) seq: Option<u64>,
+    pub(crate) lease: Option<String>,
 }
 
 impl Rejection {
-    /// Why the node did not attach it.
-    pub(crate) fn reason(&self) -> Rejected {
-        match (error_code(Some(&self.code)), self.seq) {
+    /// Why the node did not attach `inbox`. Of a newer lease it has to show that the inbox has signed it.
+    pub(crate) fn reason(&self, inbox: Option<Inbox>) -> Rejected {
+        match (error_code(Some(&self.code)), self.newer_seq(inbox)) {
             (Some(ErrorCode::BadLease), Some(seq)) => Rejected::Outdated(seq),
             (Some(ErrorCode::BadLease), None) => Rejected::Invalid,
             (Some(ErrorCode::RateLimited | ErrorCode::Congested), _) => Rejected::Busy,
             _ => Rejected::Unavailable,
         }
+    }
+
+    fn newer_seq(&self, inbox: Option<Inbox>) -> Option<u64> {
+        let lease = Signed::<Lease>::decode(URL_SAFE_NO_PAD.decode(self.lease.as_ref()?).ok()?).ok()?;
+        (Some(lease.inbox) == inbox).then_some(lease.seq)
     }
 }
 
@@ -190,6 +229,8 @@ pub(crate) mod fuzzed {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::{keys::SecretKey, lease::AccessToken, time::UnixTime};
+
     use super::*;
 
     #[test]
@@ -200,7 +241,11 @@ mod tests {
             (ToNode::Ping, r#"{"type":"ping"}"#),
             (ToNode::GetIceServers { id: "1".to_owned() }, r#"{"type":"get_ice_servers","id":"1"}"#),
             (
-                ToNode::Register { pairing_code: (&code).into(), public_key: "k".to_owned(), claim: "c".to_owned() },
+                ToNode::Register {
+                    pairing_code: (&code).into(),
+                    public_key: "k".to_owned(),
+                    claim: Some("c".to_owned()),
+                },
                 r#"{"type":"register","pairingCode":"ABC234","publicKey":"k","claim":"c"}"#,
             ),
             (
@@ -222,12 +267,29 @@ mod tests {
             read(r#"{"type":"attached","id":"1","ttl":120,"rejected":[{"index":0,"code":"bad_lease"}],"more":1}"#),
             Ok(Reply::Attached { ttl: 120, rejected, .. }) if rejected[0].index == 0
         ));
-        let reason = |code: &str, seq| Rejection { index: 0, code: code.to_owned(), seq }.reason();
-        assert_eq!(reason("bad_lease", Some(7)), Rejected::Outdated(7));
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let inbox = Inbox::new(key.public());
+        let newer = Lease {
+            inbox,
+            node: key.node_id(),
+            session_key: [0; 32],
+            access: AccessToken::from_bytes([0; 16]).hash(),
+            seq: 7,
+            expires_at: UnixTime::from_secs(1),
+        };
+        let newer = URL_SAFE_NO_PAD.encode(Signed::sign(newer, &key).expect("a lease").as_bytes());
+        let reason = |code: &str, lease: Option<&str>| {
+            Rejection { index: 0, code: code.to_owned(), lease: lease.map(str::to_owned) }.reason(Some(inbox))
+        };
+        assert_eq!(reason("bad_lease", Some(&newer)), Rejected::Outdated(7));
+        assert_eq!(reason("bad_lease", Some(&newer[1..])), Rejected::Invalid, "nobody has signed that");
+        let other = Inbox::new(SecretKey::from_bytes(&[2; 32]).public());
+        let shown = Rejection { index: 0, code: "bad_lease".to_owned(), lease: Some(newer.clone()) };
+        assert_eq!(shown.reason(Some(other)), Rejected::Invalid, "another inbox's");
         assert_eq!(reason("bad_lease", None), Rejected::Invalid);
         assert_eq!((reason("rate_limited", None), reason("congested", None)), (Rejected::Busy, Rejected::Busy));
         assert_eq!(reason("internal", None), Rejected::Unavailable);
-        assert_eq!(reason("from_the_future", Some(7)), Rejected::Unavailable);
+        assert_eq!(reason("from_the_future", Some(&newer)), Rejected::Unavailable);
         assert!(matches!(
             read(r#"{"type":"pair_matched","peerCode":"A","isInitiator":true}"#),
             Ok(Reply::PairMatched { payload: None })

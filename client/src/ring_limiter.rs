@@ -1,6 +1,6 @@
 //! How often a contact can make this side ring, so that nobody rings the phone out of use.
 //!
-//! Pure. A contact rings once in [`RING_EVERY`]. Each ring in a row that is not answered doubles the pause after it, up to
+//! Pure. A contact rings once in [`RING_EVERY`], or again at once after a call that was answered. Each ring in a row that is not answered doubles the pause after it, up to
 //! [`LONGEST_PAUSE`]; an answered one, or [`FORGET_AFTER`] without a ring, ends that.
 
 use std::{

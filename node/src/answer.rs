@@ -107,8 +107,8 @@ async fn put_lease(core: &Arc<Core>, from: Registrant, bytes: Bytes) -> Option<L
         match homes.leases.refuses(now, clock, from, lease.value()) {
             // A node that has never seen a lease of that inbox can't make up the hash in it, and is shown none.
             Some(Refused::Stale(newer)) if newer.access != access => return Some(not_kept(core, Refused::Invalid)),
-            // What is only remembered is shown to nobody but who has a lease of that inbox.
-            Some(Refused::Stale(_)) if homes.leases.find(now, &inbox).is_none() => {}
+            // A newer one is shown to nobody but who has a lease of that inbox: its signature is to be checked first.
+            Some(Refused::Stale(_)) => {}
             Some(refused) => return Some(not_kept(core, refused)),
             None => {}
         }

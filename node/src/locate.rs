@@ -52,7 +52,9 @@ pub(crate) async fn find_lease(core: &Arc<Core>, address: Address) -> Option<Sig
     let inbox = address.inbox;
     let times = LookupTimes { longest: core.config.times.lookup, hedge: core.config.times.lookup_hedge };
     let homes = core.view.load().lookup_homes(Tag::of_inbox(&inbox));
-    let own = core.local.lease(&inbox).filter(|lease| lease.admits(&address)).map(Arc::unwrap_or_clone);
+    let counts =
+        |lease: &Arc<SignedLease>| lease.admits(&address) && lookup::counts(lease, core.clock.now(), &core.view.load());
+    let own = core.local.lease(&inbox).filter(counts).map(Arc::unwrap_or_clone);
     let mut lookup = Lookup::new(Instant::now(), address, homes, own, times);
     let ask = |home| async move { (home, ask(core, home, Request::FindLease(address)).await) };
     let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
@@ -141,14 +143,16 @@ pub(crate) async fn claim_code(core: &Arc<Core>, registration: &CodeRegistration
 }
 
 /// What became of a lease at its homes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Registered {
     /// At least one home keeps it.
     Kept,
+    /// It renews one that is registered, and its homes are told when that is registered again.
+    Before,
     /// A home knows a newer one of the same inbox.
     Stale {
-        /// The newer one's.
-        seq: u64,
+        /// The newer one.
+        newer: Arc<SignedLease>,
     },
     /// No home has answered, or none has room.
     Nowhere,
@@ -171,10 +175,12 @@ async fn put_lease(core: &Arc<Core>, lease: &SignedLease) -> Registered {
     let puts = homes.iter().map(|home| put_batch(core, home, std::slice::from_ref(lease), vec![0]));
     let answers = join_all(puts).await.concat().into_iter().map(|(_, registered)| registered);
     answers.fold(Registered::Nowhere, |one, other| match (one, other) {
-        (Registered::Stale { seq: one }, Registered::Stale { seq: other }) => Registered::Stale { seq: one.max(other) },
+        (Registered::Stale { newer: one }, Registered::Stale { newer: other }) => {
+            Registered::Stale { newer: if one.seq < other.seq { other } else { one } }
+        }
         (stale @ Registered::Stale { .. }, _) | (_, stale @ Registered::Stale { .. }) => stale,
-        (Registered::Kept, _) | (_, Registered::Kept) => Registered::Kept,
-        (Registered::Nowhere, Registered::Nowhere) => Registered::Nowhere,
+        (Registered::Nowhere, other) => other,
+        (one, _) => one,
     })
 }
 
@@ -195,8 +201,8 @@ pub(crate) async fn put_batch(
         let registered = match put {
             LeasePut::Kept => Registered::Kept,
             LeasePut::Stale(_) if lies => Registered::Nowhere,
-            LeasePut::Stale(newer) => match newer_seq(&newer, &leases[index]) {
-                Some(seq) => Registered::Stale { seq },
+            LeasePut::Stale(newer) => match newer_lease(&newer, &leases[index]) {
+                Some(newer) => Registered::Stale { newer: Arc::new(newer) },
                 None => {
                     lies = true;
                     Registered::Nowhere
@@ -209,10 +215,9 @@ pub(crate) async fn put_batch(
     batch.into_iter().zip(puts).map(judge).collect()
 }
 
-/// The `seq` of these bytes, where they are a newer lease of the same inbox. A home can't invent one: its inbox has signed
-/// it.
-fn newer_seq(bytes: &Bytes, ours: &Lease) -> Option<u64> {
+/// The lease of these bytes, where it is a newer one of the same inbox. A home can't invent one: its inbox has signed it.
+fn newer_lease(bytes: &Bytes, ours: &Lease) -> Option<SignedLease> {
     let lease = Unverified::<Lease>::decode(bytes.clone()).ok()?;
     let is_newer = lease.value().inbox == ours.inbox && lease.value().seq > ours.seq;
-    Some(lease).filter(|_| is_newer)?.verify().ok().map(|newer| newer.seq)
+    Some(lease).filter(|_| is_newer)?.verify().ok()
 }

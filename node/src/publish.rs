@@ -65,7 +65,12 @@ impl Key {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// The session has registered this lease; keep it so.
-    KeepLease(Arc<SignedLease>),
+    KeepLease {
+        /// The lease.
+        lease: Arc<SignedLease>,
+        /// Its homes know an earlier one of the inbox, and hear of this one when that is registered again.
+        is_renewal: bool,
+    },
     /// The session has registered this code; keep it so.
     KeepCode(CodeRegistration),
     /// The session has detached the inbox: take its lease of up to this `seq` back.
@@ -211,8 +216,10 @@ impl Publisher {
 
     fn handle_command(&mut self, command: Command, errands: &mut HashMap<NodeId, Errand>) {
         match command {
-            Command::KeepLease(lease) => self.keep(Key::Inbox(lease.inbox), What::Lease(lease)),
-            Command::KeepCode(code) => self.keep(Key::Code(code.code, code.session), What::Code(Box::new(code))),
+            Command::KeepLease { lease, is_renewal } => {
+                self.keep(Key::Inbox(lease.inbox), What::Lease(lease), is_renewal);
+            }
+            Command::KeepCode(code) => self.keep(Key::Code(code.code, code.session), What::Code(Box::new(code)), false),
             Command::WithdrawLease(inbox, seq) => {
                 let Some(kept) = self.forget_lease(inbox, seq) else { return };
                 let homes = self.places.homes(kept.placed).map(|(home, _)| home).collect();
@@ -246,7 +253,7 @@ impl Publisher {
         if older { self.forget(&key) } else { None }
     }
 
-    fn keep(&mut self, key: Key, what: What) {
+    fn keep(&mut self, key: Key, what: What, is_renewal: bool) {
         let kept = self.kept.get(&key).and_then(|kept| kept.what.lease());
         if what.lease().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
             return;
@@ -260,7 +267,10 @@ impl Publisher {
             // Its homes hear of the newer lease when they would have heard of the older one: a lease lasts longer.
             former.slot
         } else {
-            self.schedule(key, timing::first_refresh(&mut rand::rng(), self.core.config.times.registration))
+            // What a renewal follows may have been forgotten meanwhile: then no home knows the inbox.
+            let registration = self.core.config.times.registration;
+            let first = || timing::first_refresh(&mut rand::rng(), registration);
+            self.schedule(key, if is_renewal { Duration::ZERO } else { first() })
         };
         self.kept.insert(key, Kept { tag, what, placed, slot });
     }

@@ -165,9 +165,12 @@ impl Driver {
             return;
         }
         self.step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
-        self.note_referral(contact.id(), &offer.nodes);
         let Ok(outputs) = self.calls.handle(call, Input::Offered(contact.id()), now) else { return };
         let wanted = outputs.iter().any(|output| [Output::Ring(call), Output::SendBusy(call)].contains(output));
+        if outputs.contains(&Output::Ring(call)) {
+            // Not of a ring too many: what is learned is written to the disk.
+            self.note_referral(contact.id(), &offer.nodes);
+        }
         if wanted {
             let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key, answer: None };
             let mut record = Record::new(call, contact, pairing, side, Some(offer.reply_key.0), now);

@@ -303,6 +303,10 @@ impl Driver {
         let kind = sent.unwrap_or_else(|| item.kind());
         let offer = *item == Item::Offer;
         let never_reached = matches!(record.side, Side::Caller { offered_to: None, .. });
+        if let Some(contact) = self.profile.contact(record.contact.id()).filter(|_| offer && never_reached) {
+            // Which of several pairings the other side has may not be known.
+            record.pairing = contact.pairing_after(record.pairing.id()).clone();
+        }
         let out_of_patience = now.saturating_duration_since(record.placed_at) >= PATIENCE;
         if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
             self.step(Some(call), session.node(), StepKind::Failed(kind, code));

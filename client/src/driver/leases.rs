@@ -23,7 +23,10 @@ use crate::{
 
 /// How long a lease lasts, at random within these. Short enough that a node which hides a session's end misleads nobody
 /// for long.
-const LEASE: std::ops::Range<Duration> = Duration::from_secs(600)..Duration::from_secs(900);
+const LEASE: std::ops::Range<Duration> = Duration::from_secs(900)..Duration::from_secs(1200);
+/// When a lease is renewed at the latest. Its homes hear of it up to two and a half minutes later, and clocks of homes and
+/// callers may be ahead by four.
+const LONGEST_RENEWAL: Duration = Duration::from_secs(300);
 /// By how much a `seq` is behind the clock at most.
 const SEQ_JITTER_MS: u64 = 30_000;
 /// By how much a `seq` is ahead of the one that it follows, where the clock has not passed that one.
@@ -43,12 +46,24 @@ const TOGETHER: Duration = Duration::from_secs(2);
 const _: () = assert!(2 * TOGETHER.as_secs() < SHORTEST_RENEWAL.as_secs());
 /// How often a lease is outbid at once: each of two devices with one profile would else outbid the other for ever.
 const MAX_OUTBIDS: u32 = 3;
+/// How far a lease that is outbid may be ahead of this clock. A node that could have leases signed for a later time would
+/// take the inbox back with one of them once the client has left it.
+const MAX_AHEAD_MS: u64 = 5_000;
+/// The most session keys of one inbox: a lease is renewed a few times before it expires.
+const MAX_KEYS: usize = 8;
 
 /// Which inbox a lease is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlotId {
     pairing: PairingId,
     day: Day,
+}
+
+impl SlotId {
+    /// Whether the inbox's day is not long ago.
+    pub(crate) fn is_near(&self, unix: UnixTime) -> bool {
+        days_around(unix).contains(&self.day)
+    }
 }
 
 /// A lease that is to be attached.
@@ -64,7 +79,7 @@ pub(crate) struct Attachment {
 /// Why the node did not attach a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
-    /// It knows this newer `seq` of the same inbox.
+    /// It knows a newer lease of the same inbox with this `seq`.
     Outdated(u64),
     /// The lease is not valid to it, mostly since one of the two clocks is wrong.
     Invalid,
@@ -139,6 +154,11 @@ impl Leases {
         }
     }
 
+    /// The inbox of a slot.
+    pub(crate) fn inbox_of(&self, id: SlotId) -> Option<Inbox> {
+        self.slots.get(&id)?.inbox.as_ref().map(OwnInbox::inbox)
+    }
+
     /// Brings the inboxes in line with `contacts` and the day. Returns those that have to be detached at the node.
     pub(crate) fn update<'a>(
         &mut self,
@@ -174,8 +194,9 @@ impl Leases {
         }
         self.held_back.retain(|_, until| *until > now);
         let mut detached = Vec::new();
-        let inboxes = &mut self.inboxes;
+        let (inboxes, reachable) = (&mut self.inboxes, &mut self.reachable);
         self.slots.retain(|id, slot| {
+            slot.keys.retain(|key| key.until > unix);
             let is_wanted = wanted.contains(id);
             if !is_wanted || slot.until <= unix {
                 if let Some(inbox) = slot.inbox.take().map(|own| own.inbox()) {
@@ -186,6 +207,9 @@ impl Leases {
                 }
                 slot.keys.clear();
                 slot.is_attached = false;
+                if !is_wanted {
+                    reachable.remove(&slot.owner);
+                }
             }
             // One whose time is over stays as long as its day is near, so that no other time is drawn for it.
             is_wanted
@@ -195,10 +219,12 @@ impl Leases {
         detached
     }
 
-    /// Signs the leases that are due. An answer to each is awaited from now on.
+    /// Signs the leases that are due. An answer to each is awaited from now on. `seqs` are the newest of each inbox in any
+    /// session: one that a former node still holds must not be newer.
     pub(crate) fn due<'a>(
         &mut self,
         contacts: impl Iterator<Item = &'a Contact>,
+        seqs: &mut HashMap<SlotId, u64>,
         random: &mut impl CryptoRng,
         now: Instant,
         unix_ms: u64,
@@ -216,7 +242,9 @@ impl Leases {
             let own = slot.inbox.get_or_insert_with(|| pairing.own_inbox(id.day));
             self.inboxes.insert(own.inbox(), *id);
             let behind = unix_ms.saturating_sub(random.random_range(0..SEQ_JITTER_MS));
-            slot.seq = behind.max(slot.seq.saturating_add(random.random_range(SEQ_STEP)));
+            let former = seqs.get(id).map_or(slot.seq, |former| slot.seq.max(*former));
+            slot.seq = behind.max(former.saturating_add(random.random_range(SEQ_STEP)));
+            seqs.insert(*id, slot.seq);
             let lasts = random.random_range(LEASE.start.as_secs()..LEASE.end.as_secs());
             let (expires_at, key) = (unix + Duration::from_secs(lasts), SealingKey::generate(random));
             let lease = Lease {
@@ -229,7 +257,7 @@ impl Leases {
             };
             let lease = Signed::sign(lease, &own.key).expect("a lease of its own inbox is within its bounds");
             let proof = prove_attach(&own.key, &self.nonce, &lease);
-            slot.keys.retain(|key| key.until > unix);
+            slot.keys.drain(..slot.keys.len().saturating_sub(MAX_KEYS - 1));
             slot.keys.push(SessionKey { key, until: expires_at });
             slot.is_pending = true;
             attachments.push(Attachment { slot: *id, is_renewal: slot.is_attached, lease, proof });
@@ -248,7 +276,7 @@ impl Leases {
     ) -> Option<ContactId> {
         let slot = self.slots.get_mut(&id)?;
         (slot.is_attached, slot.is_pending, slot.outbids) = (true, false, 0);
-        let longest = ttl.clamp(SHORTEST_RENEWAL, LEASE.start / 2);
+        let longest = ttl.clamp(SHORTEST_RENEWAL, LONGEST_RENEWAL);
         slot.due = now + longest.mul_f64(random.random_range(0.5..1.0));
         self.reachable.insert(slot.owner).then_some(slot.owner)
     }
@@ -260,11 +288,12 @@ impl Leases {
         reason: Rejected,
         random: &mut impl Rng,
         now: Instant,
+        unix_ms: u64,
     ) -> Option<ContactId> {
         let slot = self.slots.get_mut(&id)?;
         slot.is_pending = false;
         match reason {
-            Rejected::Outdated(seq) if slot.outbids < MAX_OUTBIDS => {
+            Rejected::Outdated(seq) if slot.outbids < MAX_OUTBIDS && seq <= unix_ms + MAX_AHEAD_MS => {
                 slot.outbids += 1;
                 slot.seq = slot.seq.max(seq);
                 slot.due = now;
@@ -276,11 +305,12 @@ impl Leases {
         }
         slot.outbids = 0;
         slot.due = now + ATTACH_AGAIN + ATTACH_AGAIN_JITTER.mul_f64(random.random_range(0.0..1.0));
-        if slot.is_attached {
+        let owner = slot.owner;
+        if self.slots.values().any(|slot| slot.owner == owner && slot.is_attached) {
             return None;
         }
-        self.reachable.remove(&slot.owner);
-        Some(slot.owner)
+        self.reachable.remove(&owner);
+        Some(owner)
     }
 
     /// When something is due, by [`Leases::due`] or [`Leases::update`].
@@ -350,6 +380,7 @@ mod tests {
     struct World {
         leases: Leases,
         contacts: Vec<Contact>,
+        seqs: HashMap<SlotId, u64>,
         random: StdRng,
         start: Instant,
         seconds: u64,
@@ -360,6 +391,7 @@ mod tests {
             Self {
                 leases: Leases::new(SecretKey::from_bytes(&[1; 32]).node_id(), [2; 32]),
                 contacts: (1..=contacts).map(contact).collect(),
+                seqs: HashMap::new(),
                 random: StdRng::seed_from_u64(1),
                 start: Instant::now(),
                 seconds,
@@ -381,7 +413,7 @@ mod tests {
 
         fn due(&mut self) -> Vec<Attachment> {
             let now = self.now();
-            self.leases.due(self.contacts.iter(), &mut self.random, now, self.seconds * 1000)
+            self.leases.due(self.contacts.iter(), &mut self.seqs, &mut self.random, now, self.seconds * 1000)
         }
 
         /// Attaches what is due.
@@ -396,7 +428,7 @@ mod tests {
 
         fn rejected(&mut self, slot: SlotId, reason: Rejected) -> Option<ContactId> {
             let now = self.now();
-            self.leases.rejected(slot, reason, &mut self.random, now)
+            self.leases.rejected(slot, reason, &mut self.random, now, self.seconds * 1000)
         }
     }
 
@@ -503,20 +535,39 @@ mod tests {
     fn an_outdated_lease_outbids_the_newer_one_a_few_times_and_then_tells_whose_it_is() {
         let mut world = World::new(1, NOON);
         world.update();
-        let mut newer = NOON * 1000 + 60_000;
+        let mut newer = NOON * 1000;
         for _ in 0..MAX_OUTBIDS {
             let attachment = world.due().remove(0);
             assert!(attachment.lease.seq < newer);
             assert_eq!(world.rejected(attachment.slot, Rejected::Outdated(newer)), None);
-            newer += 2000;
+            newer += 1500;
         }
         let attachment = world.due().remove(0);
-        assert!(attachment.lease.seq > newer - 2000);
+        assert!(attachment.lease.seq > newer - 1500);
         let told = world.rejected(attachment.slot, Rejected::Outdated(newer));
         assert_eq!(told, Some(world.contacts[0].id()));
         assert!(world.due().is_empty(), "it waits for a minute");
         world.seconds += 90;
         assert_eq!(world.attach().len(), 1);
+    }
+
+    #[test]
+    fn a_node_has_no_lease_signed_for_a_later_time_and_a_new_session_goes_on_behind_the_former_one() {
+        let mut world = World::new(1, NOON);
+        world.update();
+        let attachment = world.due().remove(0);
+        let ahead = NOON * 1000 + 100_000;
+        assert_eq!(world.rejected(attachment.slot, Rejected::Outdated(ahead)), Some(world.contacts[0].id()));
+        world.seconds += 90;
+        assert!(world.attach()[0].lease.seq <= world.seconds * 1000);
+        // The clock was set back, or the former session had drawn a later number.
+        let mut world = World::new(1, NOON);
+        world.update();
+        let former = world.attach().remove(0);
+        world.leases = Leases::new(SecretKey::from_bytes(&[9; 32]).node_id(), [3; 32]);
+        world.seconds -= 600;
+        world.update();
+        assert!(world.attach()[0].lease.seq > former.lease.seq);
     }
 
     #[test]

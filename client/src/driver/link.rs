@@ -139,7 +139,8 @@ impl Driver {
         let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) else { return };
         let (now, unix, contacts) = (Instant::now(), unix_now(), self.profile.contacts());
         let detached = session.leases.update(contacts.iter(), &mut rand::rng(), now, unix);
-        let mut due = session.leases.due(contacts.iter(), &mut rand::rng(), now, unix_now_ms());
+        let mut due = session.leases.due(contacts.iter(), &mut self.seqs, &mut rand::rng(), now, unix_now_ms());
+        self.seqs.retain(|slot, _| slot.is_near(unix));
         if !detached.is_empty() {
             let inboxes = detached.iter().map(Inbox::to_base64url).collect();
             self.request(serial, Wanted::Detached, |id| ToNode::Detach { id, inboxes }).await;
@@ -175,8 +176,12 @@ impl Driver {
         ttl: Duration,
         rejected: &[Rejection],
     ) {
-        let reason_of = |index| rejected.iter().find(|rejection| rejection.index == index).map(Rejection::reason);
-        let outcomes: Vec<_> = (0..requested.len()).map(|index| reason_of(index).map_or(Ok(ttl), Err)).collect();
+        let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
+        let outcome = |(index, requested): (usize, &Requested)| {
+            let rejection = rejected.iter().find(|rejection| rejection.index == index);
+            rejection.map_or(Ok(ttl), |rejection| Err(rejection.reason(session.leases.inbox_of(requested.slot))))
+        };
+        let outcomes: Vec<_> = requested.iter().enumerate().map(outcome).collect();
         self.handle_outcomes(serial, requested, &outcomes).await;
     }
 
@@ -201,7 +206,7 @@ impl Driver {
                     .map(|contact| Event::Reachable { contact }),
                 Err(reason) => session
                     .leases
-                    .rejected(requested.slot, reason, &mut rand::rng(), now)
+                    .rejected(requested.slot, reason, &mut rand::rng(), now, unix_now_ms())
                     .map(|contact| Event::InboxRejected { contact, reason: reason.into() }),
             };
             if let Some(event) = event {
@@ -218,7 +223,7 @@ impl Driver {
             *unavailable |= refused().next().is_some();
         } else if refused().next().is_some() {
             stays = session.refusals.handle_refused(Refusal {
-                is_partial: attached > 0,
+                is_partial: attached > 0 || session.leases.len() > refused().filter(|(of, _)| of.is_renewal).count(),
                 has_new: refused().any(|(requested, _)| !requested.is_renewal),
                 is_for_now: refused().all(|(_, outcome)| *outcome == Err(Rejected::Busy)),
             });
@@ -234,7 +239,7 @@ impl Driver {
 
     /// Goes on with a session once the node has answered for all inboxes. It is used where it has attached any; one that
     /// refuses all of them for reasons of its own is left. Where nodes in a row take none of the leases for valid, it is
-    /// not their fault, and the last of them is kept: one can pair there.
+    /// not their fault, and the last of them is kept: one can pair there, and be called once the clock is right.
     async fn settle(&mut self, serial: u64) {
         let Some(Stage::Attaching { answers: 0, .. }) = self.stage_of(serial) else { return };
         // Those that have to outbid a newer lease.

@@ -6,7 +6,7 @@
 /// The answer to one `attach`, of inboxes that the node had no room or no rate for, or could not register.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
-    /// Some inbox of the same message was attached.
+    /// Some inbox was attached, or is: the contacts of those can call.
     pub(crate) is_partial: bool,
     /// Some of the inboxes were not attached before, so that nobody can call at them meanwhile.
     pub(crate) has_new: bool,

@@ -1,7 +1,13 @@
 //! What a node says to a client, as JSON.
 
-use chappe_common::client::{ErrorCode, RelayKind};
-use serde::Serialize;
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::{
+    client::{ErrorCode, RelayKind},
+    lease::SignedLease,
+};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// A message from node to client. Names and texts are the protocol's.
@@ -134,13 +140,17 @@ pub(crate) struct Limits {
 }
 
 /// A lease that was not attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Rejected {
     pub(crate) index: usize,
     pub(crate) code: ErrorCode,
-    /// The `seq` of the newer lease of the same inbox.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) seq: Option<u64>,
+    /// The newer lease of the same inbox, signed, as base64url.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "base64url")]
+    pub(crate) lease: Option<Arc<SignedLease>>,
+}
+
+fn base64url<S: Serializer>(lease: &Option<Arc<SignedLease>>, serializer: S) -> Result<S::Ok, S::Error> {
+    lease.as_ref().map(|lease| URL_SAFE_NO_PAD.encode(lease.as_bytes())).serialize(serializer)
 }
 
 /// One server, in the shape of `RTCIceServer`.

@@ -48,6 +48,7 @@ struct Edge {
     due: BTreeMap<(u64, u64), Inbox>,
     kept: HashMap<Inbox, SignedLease>,
     owners: HashMap<Inbox, Owner>,
+    seqs: HashMap<SlotId, u64>,
     seen: Vec<Seen>,
     start: Instant,
 }
@@ -74,6 +75,7 @@ impl Edge {
             due: BTreeMap::new(),
             kept: HashMap::new(),
             owners: HashMap::new(),
+            seqs: HashMap::new(),
             seen: Vec::new(),
             start: Instant::now(),
         }
@@ -104,7 +106,8 @@ impl Edge {
                     continue;
                 }
                 leases.update(contacts.iter(), &mut self.random, now, unix);
-                let attachments = leases.due(contacts.iter(), &mut self.random, now, unix.as_secs() * 1000);
+                let attachments =
+                    leases.due(contacts.iter(), &mut self.seqs, &mut self.random, now, unix.as_secs() * 1000);
                 for attachment in &attachments {
                     leases.attached(attachment.slot, Duration::from_secs(300), &mut self.random, now);
                 }

@@ -38,11 +38,14 @@ impl Session {
         let code = request.pairing_code()?;
         let (public_key, payload) = (request.public_key()?, request.payload());
         let kept = kept(payload.as_ref(), &self.core.held).map_err(|_| Refusal::Busy)?;
-        let claim = request.claim()?.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
-        // Whether a code is taken is what a request to pair must not tell faster or oftener.
-        if self.code_door.code() != Some(code) && self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
+        // Registering must not tell more often than a request to pair whether a code is taken, and a claim takes signatures
+        // here and at the homes. The same code again without one costs nothing and tells nothing.
+        let claim = request.claim()?;
+        let is_free = claim.is_none() && self.code_door.code() == Some(code);
+        if !is_free && self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
             return Ok(Said::Exceeded);
         }
+        let claim = claim.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
         let registration = Registration { code, public_key, payload, _kept: kept };
         let code = CodeRegistration { code, session: self.handle.id(), claim };
         let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);

@@ -30,13 +30,13 @@ struct Attached {
 /// Why a lease is not attached.
 struct NotAttached {
     code: ErrorCode,
-    /// The `seq` of the newer lease that is known.
-    seq: Option<u64>,
+    /// The newer lease that is known.
+    newer: Option<Arc<SignedLease>>,
 }
 
 impl From<ErrorCode> for NotAttached {
     fn from(code: ErrorCode) -> Self {
-        Self { code, seq: None }
+        Self { code, newer: None }
     }
 }
 
@@ -62,7 +62,7 @@ impl Session {
                 ErrorCode::BadLease
             };
             self.core.metrics.refused(code);
-            rejected.push(Rejected { index, code, seq: None });
+            rejected.push(Rejected { index, code, lease: None });
         }
         let (core, nonce) = (self.core.clone(), self.nonce);
         self.start_ordered(async move {
@@ -86,9 +86,9 @@ impl Session {
             match lease.ok_or(NotAttached::from(ErrorCode::BadLease)).and_then(|lease| self.take_in(lease)) {
                 Ok(Attached { lease, is_new: true }) => new.push((index, lease)),
                 Ok(Attached { lease, is_new: false }) => renewed.push((index, lease)),
-                Err(NotAttached { code, seq }) => {
+                Err(NotAttached { code, newer }) => {
                     self.core.metrics.refused(code);
-                    rejected.push(Rejected { index, code, seq });
+                    rejected.push(Rejected { index, code, lease: newer });
                 }
             }
         }
@@ -97,7 +97,7 @@ impl Session {
             let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
             let registered = locate::put_leases(&core, &signed).await;
             let mut leases: Vec<_> = new.into_iter().zip(registered).collect();
-            leases.extend(renewed.into_iter().map(|lease| (lease, Registered::Kept)));
+            leases.extend(renewed.into_iter().map(|lease| (lease, Registered::Before)));
             Done::Registered { id, leases, rejected }
         });
     }
@@ -115,8 +115,7 @@ impl Session {
             self.inbox_door.remove(&lease.inbox);
         }
         // Whoever is here has proved to be the inbox's owner, and may know its own newer lease.
-        let newer = self.core.local.lease(&lease.inbox);
-        Err(NotAttached { code: ErrorCode::BadLease, seq: newer.map(|newer| newer.seq) })
+        Err(NotAttached { code: ErrorCode::BadLease, newer: self.core.local.lease(&lease.inbox) })
     }
 
     pub(super) fn attached(
@@ -127,15 +126,16 @@ impl Session {
     ) {
         let mut kept = Vec::new();
         for ((index, lease), registered) in leases {
-            let (code, seq) = match registered {
-                Registered::Kept if self.inbox_door.contains(&lease.inbox) => {
-                    self.publish(publish::Command::KeepLease(lease.clone()));
+            let is_renewal = registered == Registered::Before;
+            let (code, newer) = match registered {
+                Registered::Kept | Registered::Before if self.inbox_door.contains(&lease.inbox) => {
+                    self.publish(publish::Command::KeepLease { lease: lease.clone(), is_renewal });
                     kept.push(lease);
                     continue;
                 }
                 // The client has attached elsewhere since.
-                Registered::Kept => (ErrorCode::BadLease, None),
-                Registered::Stale { seq } => (ErrorCode::BadLease, Some(seq)),
+                Registered::Kept | Registered::Before => (ErrorCode::BadLease, None),
+                Registered::Stale { newer } => (ErrorCode::BadLease, Some(newer)),
                 // Nobody at another node could find the inbox: the client does better elsewhere.
                 Registered::Nowhere => (ErrorCode::Internal, None),
             };
@@ -144,7 +144,7 @@ impl Session {
             // An earlier lease of the same inbox may still be kept.
             self.publish(publish::Command::Forget(lease.inbox, lease.seq));
             self.core.metrics.refused(code);
-            rejected.push(Rejected { index, code, seq });
+            rejected.push(Rejected { index, code, lease: newer });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
         let ttl = ttl(kept.iter().map(|lease| &**lease), self.core.clock.now());

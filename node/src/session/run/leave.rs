@@ -64,7 +64,7 @@ impl Session {
                 let seq = lease.seq;
                 if self.ordered > 0 {
                     // It may be one that is being attached, and only what is kept can be withdrawn.
-                    publish(publish::Command::KeepLease(lease)).await;
+                    publish(publish::Command::KeepLease { lease, is_renewal: false }).await;
                 }
                 publish(publish::Command::WithdrawLease(inbox, seq)).await;
             }
