@@ -399,7 +399,7 @@ mod tests {
         }
 
         fn now(&self) -> Instant {
-            self.start + Duration::from_secs(self.seconds - NOON + DAY)
+            self.start + Duration::from_secs(self.seconds + DAY - NOON)
         }
 
         fn unix(&self) -> UnixTime {
@@ -466,6 +466,7 @@ mod tests {
         assert_eq!(keys(&world), [second.lease.session_key, first.lease.session_key]);
         // The first has expired when the next one is made.
         world.seconds = first.lease.expires_at.as_secs() + 1;
+        world.update();
         let third = world.attach().remove(0);
         assert!(!keys(&world).contains(&first.lease.session_key));
         assert_eq!(keys(&world)[0], third.lease.session_key);
