@@ -3,12 +3,7 @@
 //! The id commits to the roots, so a node can't show others. Registries are places to ask alone: what they list has to
 //! rest on the roots.
 
-use chappe_common::{
-    federation::FederationId,
-    keys::PublicKey,
-    server_url::{Rest, check_url},
-    special,
-};
+use chappe_common::{federation::FederationId, keys::PublicKey, special};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +11,7 @@ use crate::{
     http,
     net::{Net, SetupError},
     reach::ReachError,
+    registry::Endpoint,
     revocations::Hosts,
 };
 
@@ -90,7 +86,56 @@ pub async fn of_node(
     if FederationId::of_roots(&info.roots) != federation {
         return Err(FederationError::Other);
     }
-    info.registries.retain(|url| check_url(url, &["https://", "http://"], Rest::Path).is_ok() && is_asked(url));
+    info.registries.retain(|url| is_bare_url(url) && is_asked(url));
     info.registries.truncate(MAX_REGISTRIES);
     Ok(info)
+}
+
+/// Whether a text is a URL alone, and reads as the same endpoint wherever it is stored. A node must not choose the address,
+/// the TLS name or the host by which a client connects.
+fn is_bare_url(text: &str) -> bool {
+    text.parse::<Endpoint>().is_ok_and(|endpoint| endpoint == Endpoint::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::SecretKey;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{names::Scope, tls};
+
+    #[tokio::test]
+    async fn a_node_names_registries_by_their_urls_and_says_nothing_of_how_they_are_reached() {
+        let roots = vec![SecretKey::from_bytes(&[1; 32]).public()];
+        let registries = [
+            "https://8.8.8.8/x,connect_to=10.0.0.1:80",
+            "https://8.8.8.8,sni=other.example",
+            "https://8.8.8.8/x,y",
+            "https://8.8.8.8/,",
+            "https://me@8.8.8.8",
+            "https://8.8.8.8/v1",
+        ];
+        let info =
+            FederationInfo { roots: roots.clone(), registries: registries.map(str::to_owned).into_iter().collect() };
+        let body = serde_json::to_vec(&info).expect("JSON");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("ws://{}", listener.local_addr().expect("an address"));
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("an open connection");
+        };
+        let net = Net::system(tls::config(), Scope::Private);
+        let asking = of_node(&url, Hosts::All, FederationId::of_roots(&roots), &net);
+        let (learned, ()) = tokio::join!(asking, serving);
+        assert_eq!(learned.expect("a federation").registries, ["https://8.8.8.8/v1"]);
+    }
 }
