@@ -27,7 +27,8 @@ pub enum Access {
 
 /// Replaces the content of the file at `path`: a temporary file beside it, synced, then renamed over it, then the folder
 /// synced, so that a power cut can't bring back an empty file. What is no regular file, such as a pipe or a device, is
-/// written to as it is. Blocks on the disk.
+/// written to as it is. Neither is a descriptor of a process renamed over (`/dev/stdout`, `/proc/self/fd/1`). Blocks on the
+/// disk.
 ///
 /// # Errors
 /// The disk's, or a link that is refused. The old content of a regular file is then still there.
@@ -44,9 +45,7 @@ pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io:
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // Below these are files that are open already, `/dev/stdout` above all: whoever has them open would not see a new one.
-    let is_open = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
-    if found.as_ref().is_some_and(|found| !found.is_file() || is_open) {
+    if found.as_ref().is_some_and(|found| !found.is_file()) || is_descriptor(path) {
         let mut file = OpenOptions::new().append(true).open(path)?;
         file.write_all(content)?;
         return file.flush();
@@ -74,6 +73,25 @@ pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io:
     File::open(&folder)?.sync_all()
 }
 
+/// Whether a path leads to a descriptor of a process, maybe by links: whoever has the file open would not see a new one.
+fn is_descriptor(path: &Path) -> bool {
+    /// Enough for `/dev/stdout` and a few links to it.
+    const MAX_LINKS: usize = 8;
+    let mut at = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let folder = at.parent().and_then(|folder| folder.canonicalize().ok());
+        // `/proc/<process>/fd`, also by way of `/dev/fd`, `/proc/self/fd` and a thread's.
+        if folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with("fd")) {
+            return true;
+        }
+        match fs::read_link(&at) {
+            Ok(target) => at = at.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
 /// Where a link leads, also if nothing is there yet.
 fn target_of(path: &Path) -> io::Result<PathBuf> {
     /// As the system has it.
@@ -94,7 +112,10 @@ fn target_of(path: &Path) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{
+        io::{Read as _, Seek as _, SeekFrom},
+        os::{fd::AsRawFd as _, unix::fs::symlink},
+    };
 
     use super::*;
 
@@ -134,5 +155,22 @@ mod tests {
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         symlink(&two, &one).and_then(|()| symlink(&one, &two)).expect("links");
         assert!(replace(&one, b"x", Links::Follow, Access::Owner).is_err());
+    }
+
+    #[test]
+    fn a_regular_file_in_memory_is_replaced_and_an_open_descriptor_is_written_to() {
+        let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+        let file = memory.path().join("file");
+        for content in ["old and long", "new"] {
+            replace(&file, content.as_bytes(), Links::Follow, Access::Owner).expect("written");
+            assert_eq!(fs::read_to_string(&file).expect("the file"), content);
+        }
+        let mut open = tempfile::tempfile().expect("a file");
+        let link = memory.path().join("link");
+        symlink(format!("/dev/fd/{}", open.as_raw_fd()), &link).expect("a link");
+        replace(&link, b"whole", Links::Follow, Access::AsBefore).expect("written");
+        let mut read = String::new();
+        open.seek(SeekFrom::Start(0)).and_then(|_| open.read_to_string(&mut read)).expect("the file");
+        assert_eq!(read, "whole");
     }
 }
