@@ -211,6 +211,11 @@ fn what_is_wrong_with_a_proxy_is_told_and_nobody_is_reached_past_it() {
     assert!(ok && !text.contains("secret"), "{text}");
     let (ok, text) = run(&by_node, &[("ALL_PROXY", "socks5://127.0.0.1:1080")]);
     assert!(!ok && text.contains("only http://host:port is supported"), "{text}");
+    for value in ["socks://me:secret@127.0.0.1:9050", "nonsense here"] {
+        let (ok, text) = run(&by_node, &[("ALL_PROXY", value)]);
+        assert!(!ok && text.contains("ALL_PROXY in the environment names no proxy"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
     // Nobody is asked for its name: that would show it on port 53, or can't be answered before it is reached.
     let (ok, text) = run(&by_node, &[("ALL_PROXY", "http://proxy.example.org:3128")]);
     assert!(!ok && text.contains("name the proxy by its address"), "{text}");

@@ -4,7 +4,7 @@
 //! The proxy resolves the names of those that are reached through it. Its own is never asked for over HTTPS, since nobody
 //! is reached before the proxy is; so it is an address, or the system's resolver is allowed.
 
-use std::{fmt, sync::Arc};
+use std::{ffi::OsString, fmt, sync::Arc};
 
 use http::{HeaderValue, Uri, header::PROXY_AUTHORIZATION};
 use hyper_util::client::proxy::matcher::Matcher;
@@ -33,18 +33,33 @@ impl Proxies {
     /// As the environment says.
     ///
     /// # Errors
-    /// It names a proxy of another kind than HTTP. To go past it would show those who are to be hidden by it.
+    /// A variable has a value that names no proxy of HTTP. To go past it would show those who are to be hidden by it.
     pub fn from_env() -> Result<Self, SetupError> {
-        Self::new(Matcher::from_env())
+        Self::by(|name| std::env::var_os(name))
     }
 
-    fn new(matcher: Matcher) -> Result<Self, SetupError> {
-        let proxies = Self(Some(Arc::new(matcher)));
-        let all = proxies.all();
-        if let Some(other) = all.iter().find(|proxy| proxy.uri.scheme_str() != Some("http")) {
-            return Err(SetupError::Proxy(other.to_string()));
+    fn by(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SetupError> {
+        let read = |capitals: &'static str, small: &'static str| {
+            // A CGI program's HTTP_PROXY is a header of the request.
+            let names = [capitals, small].into_iter().filter(|name| *name != "HTTP_PROXY" || !is_cgi(&variable));
+            let found = names.filter_map(|name| Some((name, variable(name)?))).next();
+            let Some((name, value)) = found else { return Ok(None) };
+            let value = value.into_string().map_err(|_| SetupError::ProxyVariable(name))?;
+            Ok(Some((name, value.trim().to_owned())))
+        };
+        let text = |found: &Option<(&'static str, String)>| found.clone().map(|(_, value)| value).unwrap_or_default();
+        let no = text(&read("NO_PROXY", "no_proxy")?);
+        if no == "*" {
+            return Ok(Self::none());
         }
-        Ok(if all.is_empty() { Self::none() } else { proxies })
+        let found =
+            [read("ALL_PROXY", "all_proxy")?, read("HTTPS_PROXY", "https_proxy")?, read("HTTP_PROXY", "http_proxy")?];
+        for (name, value) in found.iter().flatten() {
+            check(name, value)?;
+        }
+        let [all, https, http] = found.each_ref().map(text);
+        let proxies = Self(Some(Arc::new(Matcher::builder().all(all).https(https).http(http).no(no).build())));
+        Ok(if proxies.all().is_empty() { Self::none() } else { proxies })
     }
 
     /// Whether there is none.
@@ -103,6 +118,25 @@ impl Proxies {
             })
         };
         ["https", "http"].into_iter().filter_map(of_scheme).collect()
+    }
+}
+
+fn is_cgi(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
+    variable("REQUEST_METHOD").is_some()
+}
+
+/// Whether a variable is empty or names a proxy of HTTP. The matcher treats one that it can't read as none.
+fn check(name: &'static str, value: &str) -> Result<(), SetupError> {
+    if value.is_empty() {
+        return Ok(());
+    }
+    let found = Matcher::builder().all(value).build().intercept(&Uri::from_static("http://proxied.invalid"));
+    let Some(found) = found else { return Err(SetupError::ProxyVariable(name)) };
+    let proxy = Proxy { uri: found.uri().clone(), authorization: None };
+    let has_host = !proxy.host().is_empty();
+    match proxy.uri.scheme_str() {
+        Some("http") if has_host => Ok(()),
+        _ => Err(SetupError::Proxy(proxy.to_string())),
     }
 }
 
@@ -179,8 +213,12 @@ impl Proxy {
 mod tests {
     use super::*;
 
+    fn by(variables: &[(&str, &str)]) -> Result<Proxies, SetupError> {
+        Proxies::by(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into()))
+    }
+
     fn proxies(all: &str, https: &str, no: &str) -> Result<Proxies, SetupError> {
-        Proxies::new(Matcher::builder().all(all).https(https).no(no).build())
+        by(&[("ALL_PROXY", all), ("HTTPS_PROXY", https), ("NO_PROXY", no)])
     }
 
     fn found(proxies: &Proxies, url: &str) -> Option<String> {
@@ -209,7 +247,7 @@ mod tests {
         assert!(!format!("{some:?} {:?}", some.all()).contains("secret"));
         assert!(some.has_host("192.0.2.1") && !some.has_host("relay.example"));
         assert!(proxies("", "", "").expect("none").is_none());
-        let past = Proxies::new(Matcher::builder().all("http://192.0.2.1:3128").no("*").build()).expect("none");
+        let past = proxies("http://192.0.2.1:3128", "", "*").expect("none");
         assert_eq!(found(&past, "wss://relay.example"), None);
     }
 
@@ -219,5 +257,24 @@ mod tests {
             let SetupError::Proxy(told) = proxies(url, "", "").expect_err("not HTTP") else { panic!("{url}") };
             assert!(told.contains("192.0.2.1"), "{told}");
         }
+    }
+    #[test]
+    fn a_variable_that_names_no_proxy_is_an_error_and_its_value_is_not_shown() {
+        for value in
+            ["socks://me:secret@127.0.0.1:9050", "tor://127.0.0.1:9050", "not a proxy", "/127.0.0.1:9050", "http://"]
+        {
+            for name in ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
+                let error = by(&[(name, value)]).expect_err("no proxy");
+                assert!(matches!(error, SetupError::ProxyVariable(told) if told == name), "{name}={value}: {error}");
+                assert!(!error.to_string().contains("secret"), "{error}");
+            }
+            // One that can be read makes the other no better.
+            assert!(by(&[("HTTPS_PROXY", "http://192.0.2.1:3128"), ("ALL_PROXY", value)]).is_err(), "{value}");
+        }
+        assert!(by(&[("ALL_PROXY", "socks://127.0.0.1:9050"), ("NO_PROXY", "*")]).expect("none").is_none());
+        assert!(by(&[("ALL_PROXY", " "), ("HTTPS_PROXY", "")]).expect("none").is_none());
+        assert!(!by(&[("all_proxy", "192.0.2.1:3128")]).expect("a proxy").is_none());
+        // A request's header to a CGI program is no proxy.
+        assert!(by(&[("HTTP_PROXY", "http://192.0.2.1:3128"), ("REQUEST_METHOD", "GET")]).expect("none").is_none());
     }
 }

@@ -44,6 +44,8 @@ impl Registries {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls::config()).clone())
             .redirect(reqwest::redirect::Policy::none())
+            // A node is a server: it uses no proxy of the environment.
+            .no_proxy()
             .timeout(WAIT)
             .build()?;
         let urls = urls.iter().map(|url| format!("{}/v1/nodes", url.trim_end_matches('/'))).collect();
