@@ -132,8 +132,9 @@ async fn bounds(
         // Once is enough: it is a matter of how the proxy is set up.
         if !app.told_of_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "a proxy of http.trusted_proxies writes no address into X-Forwarded-For or Forwarded: all whom it serves \
-                 count as one source"
+                "a proxy of http.trusted_proxies writes no address into X-Forwarded-For or Forwarded, or passes on a client's \
+                 own header of the other kind: such requests count as one source. Have the proxy remove the header that \
+                 it doesn't write"
             );
         }
     }

@@ -14,28 +14,38 @@ pub(crate) fn is_proxy(address: IpAddr, trusted: &[IpNet]) -> bool {
 }
 
 /// Who sent a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     /// The address, as far as the proxies can be followed. Not for logs.
     pub(crate) address: IpAddr,
-    /// Whether a trusted proxy has written something that is no address: then all whom it serves are one source.
+    /// Whether a trusted proxy has written something that is no address, or the request's headers contradict each other:
+    /// then all whom the proxy serves are one source.
     pub(crate) is_unreadable: bool,
 }
 
 /// Who sent the request that came from `peer`. Each proxy appends whom it heard the request from, so the list is read
 /// from its end, and only as far as those who wrote it are trusted: what comes before is the sender's own invention.
-/// `Forwarded` (RFC 7239) counts where there is no `X-Forwarded-For`.
+///
+/// `Forwarded` (RFC 7239) counts as well as `X-Forwarded-For`. Which of the two the proxy writes isn't known, and it passes on
+/// the other one as the client has written it. So where both are present they have to lead to the same address.
 pub(crate) fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Source {
     let list = |name: HeaderName| -> Vec<&str> {
         let lines = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or_default());
         lines.flat_map(|line| line.split(',')).map(str::trim).collect()
     };
-    let mut entries: Vec<Option<IpAddr>> = list(FORWARDED_FOR).into_iter().map(address).collect();
-    if entries.is_empty() {
-        entries = list(FORWARDED).into_iter().map(forwarded_for).collect();
+    let by_list = followed(peer, list(FORWARDED_FOR).into_iter().map(address), trusted);
+    let by_forwarded = followed(peer, list(FORWARDED).into_iter().map(forwarded_for), trusted);
+    let has_both = headers.contains_key(FORWARDED_FOR) && headers.contains_key(FORWARDED);
+    if has_both && is_proxy(peer, trusted) && by_list != by_forwarded {
+        return Source { address: peer.to_canonical(), is_unreadable: true };
     }
+    if headers.contains_key(FORWARDED_FOR) { by_list } else { by_forwarded }
+}
+
+/// The source by the entries of one header.
+fn followed(peer: IpAddr, entries: impl DoubleEndedIterator<Item = Option<IpAddr>>, trusted: &[IpNet]) -> Source {
     let mut source = Source { address: peer.to_canonical(), is_unreadable: false };
-    for entry in entries.into_iter().rev() {
+    for entry in entries.rev() {
         if !is_proxy(source.address, trusted) {
             break;
         }
@@ -112,6 +122,29 @@ mod tests {
             assert!(is_read(FORWARDED, line), "{line}");
         }
         assert_eq!(source_by(FORWARDED, "192.0.2.1", &["for=203.0.113.9"]).address.to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn a_clients_own_header_of_the_other_kind_does_not_choose_its_source() {
+        let trusted = ["10.0.0.0/8".parse().expect("a network")];
+        let by = |peer: &str, list: &'static str, forwarded: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(FORWARDED_FOR, list.parse().expect("a header"));
+            headers.insert(FORWARDED, forwarded.parse().expect("a header"));
+            let source = of_request(peer.parse().expect("an address"), &headers, &trusted);
+            (source.address.to_string(), source.is_unreadable)
+        };
+        // One is the client's and one is the proxy's, whichever way round.
+        for (list, forwarded) in [
+            ("203.0.113.9", "for=198.51.100.7"),
+            ("198.51.100.7", "for=203.0.113.9"),
+            ("198.51.100.7", "for=_hidden"),
+            ("nonsense", "for=198.51.100.7"),
+        ] {
+            assert_eq!(by("10.0.0.1", list, forwarded), ("10.0.0.1".to_owned(), true), "{list} {forwarded}");
+        }
+        assert_eq!(by("10.0.0.1", "198.51.100.7", "for=\"198.51.100.7:1\""), ("198.51.100.7".to_owned(), false));
+        assert_eq!(by("192.0.2.1", "203.0.113.9", "for=198.51.100.7"), ("192.0.2.1".to_owned(), false));
     }
 
     #[test]
