@@ -169,7 +169,11 @@ fn keys_of<C: Config>() -> Vec<String> {
         .collect()
 }
 
-/// Refuses variables of the environment that look like a key and are none: what is set there would count for nothing.
+/// How many letters of a key may be wrong for it to be meant.
+const MISSPELT: usize = 2;
+
+/// Refuses variables of the environment that are nearly a key: what is set there would count for nothing. Others that
+/// begin alike are somebody else's: Kubernetes sets `CHAPPE_SERVICE_HOST` and its like for a service named `chappe`.
 /// Keys with a section are read and checked with the rest.
 fn check_names(names: impl Iterator<Item = String>, keys: &[String]) -> Result<()> {
     for name in names {
@@ -179,10 +183,18 @@ fn check_names(names: impl Iterator<Item = String>, keys: &[String]) -> Result<(
         if !is_meant || is_key {
             continue;
         }
-        let variables = keys.iter().map(|key| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));
-        let all = variables.chain(OWN_VARIABLES.map(str::to_owned));
-        let near = all.min_by_key(|known| strsim::damerau_levenshtein(known, &upper)).unwrap_or_default();
-        bail!("{name} in the environment is no key: {near} is meant? (a section and two underscores before the key)");
+        // The underscores are what is mistaken most often: they don't count.
+        let distance = |key: &String| strsim::damerau_levenshtein(&key.to_uppercase().replace('.', "_"), &upper);
+        let with_prefix = |key: &String| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+        let by_key = keys.iter().map(|key| (distance(&format!("{ENV_PREFIX}{key}")), MISSPELT, with_prefix(key)));
+        // These are short: with two wrong letters many words are near them.
+        let own = OWN_VARIABLES.map(|own| (strsim::damerau_levenshtein(own, &upper), 1, own.to_owned()));
+        let near = by_key.chain(own).filter(|(distance, most, _)| distance <= most).min();
+        if let Some((_, _, near)) = near {
+            bail!(
+                "{name} in the environment is no key: {near} is meant? (a section and two underscores before the key)"
+            );
+        }
     }
     Ok(())
 }
@@ -370,13 +382,36 @@ mod tests {
             ("CHAPPE_CLIENT_LISTEN", "CHAPPE_CLIENT__LISTEN"),
             ("CHAPPE_LIMITS_MAX_HELD", "CHAPPE_LIMITS__MAX_HELD"),
             ("chappe_client_listen", "CHAPPE_CLIENT__LISTEN"),
+            ("CHAPPE_CLIENT_LISTN", "CHAPPE_CLIENT__LISTEN"),
             ("CHAPPE_LOGS", "CHAPPE_LOG"),
         ] {
             let text = told(name).expect_err("no key");
             assert!(text.contains(name) && text.contains(&format!("{meant} is meant")), "{text}");
         }
-        for name in ["CHAPPE_LOG", "CHAPPE_CLIENT__LISTEN", "PATH", "CHAPPERONE"] {
+        for name in ["CHAPPE_LOG", "CHAPPE_CLIENT__LISTEN", "PATH", "CHAPPERONE", "CHAPPE_IMAGE"] {
             assert_eq!(told(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_kubernetes_sets_for_a_service_keeps_no_daemon_from_starting() {
+        let of_service = [
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "SERVICE_PORT_HTTP",
+            "PORT",
+            "PORT_8700_TCP",
+            "PORT_8700_TCP_PROTO",
+            "PORT_8700_TCP_PORT",
+            "PORT_8700_TCP_ADDR",
+        ];
+        for service in ["CHAPPE", "CHAPPE_NODE", "CHAPPE_CLIENT", "CHAPPE_REGISTRY", "CHAPPE_HTTP", "CHAPPE_LOG"] {
+            for rest in of_service {
+                let name = format!("{service}_{rest}");
+                for keys in [keys_of::<NodeConfig>(), keys_of::<BootstrapConfig>()] {
+                    check_names([name.clone()].into_iter(), &keys).expect("somebody else's");
+                }
+            }
         }
     }
 
