@@ -104,7 +104,7 @@ impl Dialer {
         if named.is_empty() {
             return Err(DialError::Private);
         }
-        let _place = self.places.try_take(asker, is_listed).ok_or(DialError::Busy)?;
+        let _place = self.places.try_take(asker, record.node, is_listed).ok_or(DialError::Busy)?;
         let allowed: Vec<_> = named.into_iter().filter(|addr| self.targets.allows(addr.ip())).collect();
         if allowed.is_empty() {
             return Err(DialError::TooOften);

@@ -1,21 +1,25 @@
-//! Places for dial-backs: so many in all, so many for strangers, and so many for those who ask from one wide network.
+//! Places for dial-backs: bounds for all, for strangers, for one wide network, and for one listed key.
 //!
 //! A dead address holds its place for `times.dial`, and names are free: without parts, a dozen sources keep every new node out.
+//! A key that is listed may name dead addresses as well, so it has one place at a time.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use chappe_common::keys::NodeId;
 use ipnet::IpNet;
 
 use crate::rules::wide_network;
 
 /// The part of the places that keys which are listed have to themselves.
 const LISTED_PART: usize = 4;
-/// The part of the places that one wide network (IPv4 /16, IPv6 /32) may take.
+/// The part of the places that one wide network (IPv4 /16, IPv6 /32) may take for strangers.
 const NETWORK_PART: usize = 16;
+/// The same for keys that are listed: many honest nodes may stand in one network, and their dials take a moment.
+const LISTED_NETWORK_PART: usize = 8;
 
 /// The places.
 #[derive(Debug)]
@@ -29,7 +33,9 @@ pub(crate) struct Places {
 struct Taken {
     count: usize,
     strangers: usize,
-    of: HashMap<IpNet, usize>,
+    /// By network, and whether the key is listed.
+    of: HashMap<(IpNet, bool), usize>,
+    listed: HashSet<NodeId>,
 }
 
 impl Places {
@@ -38,27 +44,34 @@ impl Places {
         Arc::new(Self { most, exempt: exempt.to_vec(), taken: Mutex::default() })
     }
 
-    /// A place for who asks from this address, to have a node dialled that is listed or isn't.
-    pub(crate) fn try_take(self: &Arc<Self>, asker: IpAddr, is_listed: bool) -> Option<Place> {
+    /// A place for who asks from this address, to have `node` dialled, which is listed or isn't.
+    pub(crate) fn try_take(self: &Arc<Self>, asker: IpAddr, node: NodeId, is_listed: bool) -> Option<Place> {
         let asker = asker.to_canonical();
         let is_exempt = asker.is_loopback() || self.exempt.iter().any(|range| range.contains(&asker));
-        let network = (!is_exempt && !is_listed).then(|| wide_network(asker));
+        let network = (!is_exempt).then(|| (wide_network(asker), is_listed));
         let mut taken = self.taken();
         let for_strangers = (self.most - self.most / LISTED_PART).max(1);
         if taken.count >= self.most || (!is_listed && taken.strangers >= for_strangers) {
             return None;
         }
+        if is_listed && taken.listed.contains(&node) {
+            return None;
+        }
         if let Some(network) = network {
             let of = taken.of.get(&network).copied().unwrap_or_default();
-            if of >= (self.most / NETWORK_PART).max(1) {
+            let part = if is_listed { LISTED_NETWORK_PART } else { NETWORK_PART };
+            if of >= (self.most / part).max(1) {
                 return None;
             }
             taken.of.insert(network, of + 1);
         }
         taken.count += 1;
         taken.strangers += usize::from(!is_listed);
+        if is_listed {
+            taken.listed.insert(node);
+        }
         drop(taken);
-        Some(Place { places: Arc::clone(self), network, is_listed })
+        Some(Place { places: Arc::clone(self), network, node, is_listed })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -70,7 +83,8 @@ impl Places {
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
-    network: Option<IpNet>,
+    network: Option<(IpNet, bool)>,
+    node: NodeId,
     is_listed: bool,
 }
 
@@ -79,6 +93,9 @@ impl Drop for Place {
         let mut taken = self.places.taken();
         taken.count -= 1;
         taken.strangers -= usize::from(!self.is_listed);
+        if self.is_listed {
+            taken.listed.remove(&self.node);
+        }
         if let Some(network) = self.network
             && let Entry::Occupied(mut entry) = taken.of.entry(network)
         {
@@ -92,31 +109,50 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::keys::PublicKey;
+
     use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::new(PublicKey::from_bytes([n; 32]))
+    }
 
     #[test]
     fn one_wide_network_does_not_take_all_places_and_strangers_leave_some_to_the_listed() {
         let places = Places::new(32, &[]);
         let ip = |a: u8, b: u8| IpAddr::from([a, 1, b, 1]);
         let v6 = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, n, 0, 0, 0, 1]);
-        let mut taken: Vec<_> = (0..100).filter_map(|n| places.try_take(ip(1, n), false)).collect();
-        taken.extend((0..100).filter_map(|n| places.try_take(v6(n), false)));
+        let mut taken: Vec<_> = (0..100).filter_map(|n| places.try_take(ip(1, n), node(n), false)).collect();
+        taken.extend((0..100).filter_map(|n| places.try_take(v6(n), node(1), false)));
         assert_eq!(taken.len(), 4, "two of each");
-        taken.extend((2..100).filter_map(|n| places.try_take(ip(n, 1), false)));
+        taken.extend((2..100).filter_map(|n| places.try_take(ip(n, 1), node(n), false)));
         assert_eq!(taken.len(), 24);
-        taken.extend((0..100).filter_map(|_| places.try_take(ip(1, 1), true)));
+        taken.extend((0..100).filter_map(|n| places.try_take(ip(1, 1), node(n), true)));
+        assert_eq!(taken.len(), 28, "four of one network");
+        taken.extend((100..200).filter_map(|n| places.try_take(ip(n, 1), node(n), true)));
         assert_eq!(taken.len(), 32);
         taken.clear();
         let left = places.taken();
-        assert_eq!((left.count, left.strangers, left.of.len()), (0, 0, 0));
+        assert_eq!((left.count, left.strangers, left.of.len(), left.listed.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_key_that_is_listed_holds_one_place_at_a_time_from_wherever_it_asks() {
+        let places = Places::new(32, &["10.0.0.0/8".parse().expect("a network")]);
+        let ip = |a: u8| IpAddr::from([a, 1, 1, 1]);
+        let taken: Vec<_> = (1..100).filter_map(|n| places.try_take(ip(n), node(1), true)).collect();
+        assert_eq!(taken.len(), 1);
+        assert!(places.try_take(ip(1), node(2), true).is_some());
+        drop(taken);
+        assert!(places.try_take(ip(10), node(1), true).is_some());
     }
 
     #[test]
     fn a_network_for_tests_and_a_single_place_are_no_trap() {
         let exempt = ["10.0.0.0/8".parse().expect("a network")];
         let places = Places::new(32, &exempt);
-        let taken: Vec<_> = (0..100).filter_map(|_| places.try_take([10, 0, 0, 1].into(), false)).collect();
+        let taken: Vec<_> = (0..100).filter_map(|_| places.try_take([10, 0, 0, 1].into(), node(1), false)).collect();
         assert_eq!(taken.len(), 24);
-        assert!(Places::new(1, &[]).try_take([192, 0, 2, 1].into(), false).is_some());
+        assert!(Places::new(1, &[]).try_take([192, 0, 2, 1].into(), node(1), false).is_some());
     }
 }

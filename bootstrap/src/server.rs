@@ -114,11 +114,12 @@ impl Server {
     }
 
     fn refusal(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRefusal> {
-        if open >= self.max_connections {
-            Some(ConnectionRefusal::Full)
-        } else if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
-            // A proxy's connections are those of all whom it serves.
+        // The rate comes first: where all places are taken, one source must not have the spare ones to itself as well. A
+        // proxy's connections are those of all whom it serves.
+        if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
             Some(ConnectionRefusal::RateLimited)
+        } else if open >= self.max_connections {
+            Some(ConnectionRefusal::Full)
         } else {
             None
         }
