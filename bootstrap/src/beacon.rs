@@ -42,12 +42,15 @@ pub(crate) struct BeaconFile {
     served: Arc<ArcSwapOption<SignedBeacon>>,
     /// Length and time of the file when it was last read.
     read: Option<(u64, SystemTime)>,
+    /// The same of the file that was last said to be of no use, which is read again each time: the disk, or a clock, may
+    /// be the reason.
+    told: Option<(u64, SystemTime)>,
 }
 
 impl BeaconFile {
     /// The file at `path`, whose note is served from `served`.
     pub(crate) const fn new(path: PathBuf, roots: Vec<PublicKey>, served: Arc<ArcSwapOption<SignedBeacon>>) -> Self {
-        Self { path, roots, served, read: None }
+        Self { path, roots, served, read: None, told: None }
     }
 
     /// Looks now, and then every few seconds until `stop`.
@@ -75,10 +78,14 @@ impl BeaconFile {
                     tracing::info!(number = note.number, from = %note.from, "a beacon is served");
                     self.served.store(Some(Arc::new(note)));
                 }
+                self.read = Some(version);
             }
-            Err(error) => self.complain(&error),
+            Err(error) => {
+                if self.told.replace(version) != Some(version) {
+                    self.complain(&error);
+                }
+            }
         }
-        self.read = Some(version);
     }
 
     fn complain(&self, error: &BeaconFileError) {
@@ -134,5 +141,25 @@ mod tests {
         assert_eq!(look(note(4, &root).as_bytes()).await, Some(5));
         assert_eq!(look(&vec![0; MAX_BEACON + 1]).await, Some(5));
         assert_eq!(look(note(6, &root).as_bytes()).await, Some(6));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_could_not_be_read_is_read_again_though_it_looks_the_same() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("beacon");
+        let root = SecretKey::from_bytes(&[1; 32]);
+        let note = note(5, &root);
+        let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
+        let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
+        // Half written, at a length and a time that the whole has as well.
+        std::fs::write(&path, vec![0; note.as_bytes().len()]).expect("a writable folder");
+        let written = std::fs::metadata(&path).and_then(|file| file.modified()).expect("a file");
+        file.look().await;
+        assert!(served.load().is_none());
+        std::fs::write(&path, note.as_bytes()).expect("a writable folder");
+        let open = std::fs::File::options().write(true).open(&path).expect("a file");
+        open.set_modified(written).expect("a file of ours");
+        file.look().await;
+        assert_eq!(served.load().as_ref().map(|note| note.number), Some(5));
     }
 }
