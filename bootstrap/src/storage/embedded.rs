@@ -105,7 +105,7 @@ impl Embedded {
                 Ok(database)
             }
             Err(error) => {
-                self.close();
+                self.close().await;
                 Err(error)
             }
         }
@@ -117,19 +117,20 @@ impl Embedded {
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, Failure> {
         let database = self.database().await?;
-        // The last handle is given back in there, too: closing waits for the disk.
         let failure: Failure = match tokio::task::spawn_blocking(move || work(&database)).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error.into(),
             Err(error) => error.into(),
         };
-        self.close();
+        self.close().await;
         Err(failure)
     }
 
-    fn close(&mut self) {
-        self.handle = Handle::Closed { until: Instant::now() + self.pause };
+    async fn close(&mut self) {
+        let open = std::mem::replace(&mut self.handle, Handle::Closed { until: Instant::now() + self.pause });
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        // Closing waits for the disk. A panic in there has been logged, and leaves nothing to do here.
+        let _ = tokio::task::spawn_blocking(move || drop(open)).await;
     }
 }
 
