@@ -1,7 +1,7 @@
 //! The signals of a command that runs until it is stopped: which ones stop it, and which it ignores.
 //!
-//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP does so for a client, whose terminal has closed. A daemon ignores
-//! it, as it does the rest: left at their default they would end the process at once, without a word to its clients. A write
+//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP does so for a client and for `up`, whose terminal has closed. A
+//! daemon ignores it, as it does the rest: left at their default they would end the process at once, without a word to its clients. A write
 //! beyond a limit on files (SIGXFSZ) fails instead. SIGPIPE is ignored by Rust's runtime.
 
 use anyhow::{Context as _, Result};
@@ -44,7 +44,7 @@ impl Signals {
         Ok(Self { stopping, _ignoring: ignoring })
     }
 
-    /// The same of a client that runs until it is stopped.
+    /// The same of a client, or of another command in the foreground, that runs until it is stopped.
     pub(crate) fn listen() -> Result<Self> {
         let stopping = STOPPING.into_iter().chain([Number::HUP]).map(take).collect::<Result<_>>()?;
         Ok(Self { stopping, _ignoring: JoinSet::new() })

@@ -165,13 +165,14 @@ fn a_signal_that_means_nothing_ends_no_daemon_and_says_so_and_three_of_them_drai
 }
 
 #[test]
-fn a_local_federation_outlives_a_hangup() {
+fn a_local_federation_stops_when_its_terminal_closes() {
     let mut up = Running::start(&mut chappe(&["--json", "up", "--nodes", "1"]));
-    up.event("ready");
-    up.signal("HUP");
     up.event("call");
-    up.signal("TERM");
-    assert!(up.finish().status.success());
+    up.signal("HUP");
+    let output = up.finish();
+    assert!(output.status.success(), "{:?}", texts(&output));
+    let log = texts(&output).1;
+    assert!(!log.contains("ignored SIGHUP"), "{log}");
 }
 
 /// The same command in a shell that has set a limit on open files.

@@ -56,7 +56,7 @@ struct Ready<'a> {
 
 pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
     let started = Instant::now();
-    let mut signals = Signals::of_daemon()?;
+    let mut signals = Signals::listen()?;
     let (dir, temporary) = folder(args.dir.as_deref())?;
     let mut starting = Federation::default();
     let result = tokio::select! {
