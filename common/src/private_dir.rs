@@ -9,10 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_ALL: u32 = 0o002;
+const WRITABLE_BY_GROUP: u32 = 0o020;
 /// What the kernel shows for an owner that has no number here, such as root's files in a container of another user.
 const NO_NUMBER: u32 = 65_534;
 
@@ -43,6 +44,17 @@ pub enum DirError {
         /// The folder.
         path: PathBuf,
     },
+    /// A group may write in it, or replace it, that is not the one that this process runs with.
+    #[error(
+        "the group {group} may write in {path} and replace files: take that away (chmod g-w), or run with that group as \
+         the primary one"
+    )]
+    WritableByGroup {
+        /// The folder.
+        path: PathBuf,
+        /// The group's number.
+        group: u32,
+    },
 }
 
 /// Makes the folder, for its user alone, if it isn't there, and looks whether it can be trusted. Blocks.
@@ -67,8 +79,18 @@ pub fn prepare(dir: &Path) -> Result<(), DirError> {
         if found.mode() & WRITABLE_BY_ALL != 0 && (is_itself || found.mode() & STICKY == 0) {
             return Err(DirError::Writable { path: path.to_owned() });
         }
+        let (is_sticky, group) = (!is_itself && found.mode() & STICKY != 0, found.gid());
+        if !is_sticky && is_writable_by_another_group(found.mode(), group, getegid().as_raw()) {
+            return Err(DirError::WritableByGroup { path: path.to_owned(), group });
+        }
     }
     Ok(())
+}
+
+/// Whether a folder's group may write in it, which isn't the process's own. That one is a group of the user alone on most
+/// systems, and the group of a volume in Kubernetes (`fsGroup`).
+const fn is_writable_by_another_group(mode: u32, group: u32, own: u32) -> bool {
+    mode & WRITABLE_BY_GROUP != 0 && group != own
 }
 
 #[cfg(test)]
@@ -89,5 +111,32 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a folder of ours");
         }
         prepare(&new).expect("a folder again");
+    }
+
+    #[test]
+    fn a_folder_in_which_another_group_writes_is_refused() {
+        assert!(is_writable_by_another_group(0o770, 4242, 1000) && is_writable_by_another_group(0o2775, 4242, 1000));
+        assert!(!is_writable_by_another_group(0o770, 1000, 1000) && !is_writable_by_another_group(0o755, 4242, 1000));
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (above, new) = (dir.path().join("a"), dir.path().join("a/b"));
+        prepare(&new).expect("a folder");
+        // Only root may give a folder to a group in which it isn't.
+        if !geteuid().is_root() {
+            return;
+        }
+        for path in [&above, &new] {
+            for mode in [0o770, 0o775, 0o2775] {
+                std::os::unix::fs::chown(path, None, Some(4242)).expect("root");
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a folder of ours");
+                let refused = prepare(&new);
+                assert!(
+                    matches!(&refused, Err(DirError::WritableByGroup { path: named, group: 4242 }) if named == path),
+                    "{mode:o}: {refused:?}"
+                );
+                std::os::unix::fs::chown(path, None, Some(getegid().as_raw())).expect("root");
+                prepare(&new).expect("the own group may");
+            }
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a folder of ours");
+        }
     }
 }

@@ -139,7 +139,8 @@ impl Identity {
 pub(crate) fn raise_epoch(dir: &Path, last: u64, now: UnixTime) -> Result<u64, IdentityError> {
     let path = dir.join("epoch");
     let epoch = last.saturating_add(1).max(now.as_secs());
-    private_file::write(&path, epoch.to_string().as_bytes()).map_err(|source| IdentityError::Io { path, source })?;
+    private_file::write_own(&path, epoch.to_string().as_bytes())
+        .map_err(|source| IdentityError::Io { path, source })?;
     Ok(epoch)
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn store(path: &Path, known: Known) {
     let members = known.members.into_iter().map(|(record, since)| (record.as_bytes().clone(), since)).collect();
     // Byte strings always encode.
     let Ok(bytes) = postcard::to_allocvec(&File { since: known.since, members, beacon: known.beacon }) else { return };
-    if let Err(error) = private_file::write(path, &bytes) {
+    if let Err(error) = private_file::write_own(path, &bytes) {
         tracing::warn!(%error, path = %path.display(), "cannot write the known members down");
     }
 }

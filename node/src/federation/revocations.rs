@@ -73,7 +73,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, path: PathB
                 "an online key of a registry is revoked; what it signs counts for nothing"
             );
             let (path, bytes) = (path.clone(), known.encode());
-            let written = tokio::task::spawn_blocking(move || private_file::write(&path, &bytes)).await;
+            let written = tokio::task::spawn_blocking(move || private_file::write_own(&path, &bytes)).await;
             match written {
                 Ok(Ok(())) => stored = known,
                 Ok(Err(error)) => tracing::warn!(%error, "cannot write the revoked keys down"),
