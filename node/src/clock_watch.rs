@@ -1,8 +1,9 @@
 //! Whether this machine's clock is wrong, by what other nodes' clocks say as links are made, and by its own steps.
 //!
 //! Pure. One node may be wrong or lie: it takes several, and the middle of what they say. A clock that is set while the node runs
-//! makes what was seen before worthless. Then the monotonic clock is a witness of its own: either the clock was right before, and is
-//! wrong now by the step, or it was wrong, and others will say so.
+//! makes what was seen before worthless. Then the monotonic clock is a witness of its own for an hour: either the clock was right
+//! before, and is wrong now by the step, or it was wrong, and others will say so. It counts beside one other node alone: where
+//! several have been seen, they decide.
 
 use std::{
     collections::VecDeque,
@@ -23,6 +24,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A wall clock that goes faster or slower than the monotonic one by more than this between two looks was set.
 const STEP: Duration = Duration::from_secs(5);
 
+/// How long a step is a witness. Members are asked for the time at once after it.
+const STEP_COUNTS_FOR: Duration = Duration::from_secs(3600);
+
 /// How this clock compares with others.
 #[derive(Debug, Default)]
 pub(crate) struct ClockWatch {
@@ -30,8 +34,9 @@ pub(crate) struct ClockWatch {
     ahead: VecDeque<(NodeId, i64)>,
     /// When this clock was looked at, and what it showed in milliseconds.
     looked: Option<(Instant, u64)>,
-    /// Seconds by which it has been set back since the start, by the monotonic clock.
+    /// Seconds by which it has been set back lately, by the monotonic clock.
     set_back: i64,
+    set_at: Option<Instant>,
     said: Option<Instant>,
 }
 
@@ -45,7 +50,7 @@ impl ClockWatch {
         if self.ahead.len() > NODES {
             self.ahead.pop_front();
         }
-        let wrong = self.offset().filter(|offset| offset.unsigned_abs() > TOLERATED)?;
+        let wrong = self.offset(at).filter(|offset| offset.unsigned_abs() > TOLERATED)?;
         if self.said.is_some_and(|said| said + AGAIN_AFTER > at) {
             return None;
         }
@@ -63,15 +68,22 @@ impl ClockWatch {
             return None;
         }
         let seconds = step / 1000;
-        self.set_back = self.set_back.saturating_sub(seconds);
+        let before = self.set_back_at(at).unwrap_or_default();
+        self.set_back = before.saturating_sub(seconds);
+        self.set_at = Some(at);
         self.ahead.clear();
         self.said = None;
         Some(seconds)
     }
 
+    fn set_back_at(&self, at: Instant) -> Option<i64> {
+        self.set_at.filter(|set_at| at < *set_at + STEP_COUNTS_FOR).map(|_| self.set_back)
+    }
+
     /// Seconds by which the others' clocks are ahead, in the middle; none: too few were seen.
-    pub(crate) fn offset(&self) -> Option<i64> {
-        let own = Some(self.set_back).filter(|set_back| set_back.unsigned_abs() > STEP.as_secs());
+    pub(crate) fn offset(&self, at: Instant) -> Option<i64> {
+        let own = self.set_back_at(at).filter(|set_back| set_back.unsigned_abs() > STEP.as_secs());
+        let own = own.filter(|_| self.ahead.len() < ENOUGH);
         let mut ahead: Vec<_> = self.ahead.iter().map(|(_, ahead)| *ahead).chain(own).collect();
         if ahead.len() < ENOUGH {
             return None;
@@ -125,12 +137,31 @@ mod tests {
             assert_eq!(watch.note(at, node(1), NOW, NOW), None);
             let step = i64::try_from(set).expect("small") - 1_000_001;
             assert_eq!(watch.look(at + second, set * 1000), Some(step));
-            assert_eq!(watch.offset(), None, "one clock alone says nothing");
+            assert_eq!(watch.offset(at), None, "one clock alone says nothing");
             let told = watch.note(at + second, node(1), UnixTime::from_secs(set), UnixTime::from_secs(theirs));
             assert_eq!(told.map(|told| told / 10), wrong.map(|wrong| wrong / 10));
             // It is put right, or stays so.
             assert_eq!(watch.look(at + second * 2, set * 1000 + 1000), None);
         }
+    }
+
+    #[test]
+    fn a_step_neither_outvotes_other_nodes_nor_counts_for_ever() {
+        let at = Instant::now();
+        let set_back = || {
+            let mut watch = ClockWatch::default();
+            assert_eq!(watch.look(at, 1_003_600_000), None);
+            // It was wrong before, and is right now.
+            assert_eq!(watch.look(at, 1_000_000_000), Some(-3600));
+            watch
+        };
+        let (lie, mut watch) = (NOW + Duration::from_secs(3600), set_back());
+        assert_eq!(watch.note(at, node(1), NOW, NOW), None);
+        assert_eq!(watch.note(at, node(2), NOW, lie), None, "one honest node, and one that lies");
+        assert_eq!(watch.offset(at), Some(0));
+        let (later, mut watch) = (at + STEP_COUNTS_FOR, set_back());
+        assert_eq!(watch.note(later, node(2), NOW, lie), None, "the step is too long ago");
+        assert_eq!(watch.offset(later), None);
     }
 
     #[test]
@@ -142,6 +173,6 @@ mod tests {
             let told = watch.note(at, node(n), NOW, theirs);
             assert!(n < 5 || told.is_none());
         }
-        assert_eq!(watch.offset(), Some(0));
+        assert_eq!(watch.offset(at), Some(0));
     }
 }

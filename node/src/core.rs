@@ -143,7 +143,7 @@ pub(crate) enum Unfit {
         "other nodes know a later run with this node's key: is another process running with a copy of node.data_dir?"
     )]
     Overtaken,
-    /// Nobody answers, and a registry lists others.
+    /// Nobody answers, and a registry lists nodes that this one was a member with.
     #[error("no other node answers, though the registry lists some: see whether federation.advertise is reached")]
     CutOff,
     /// This clock is wrong.
@@ -266,7 +266,7 @@ impl Core {
     pub(crate) fn note_clock(&self, node: NodeId, theirs: UnixTime) {
         let mut watch = self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
         let wrong = watch.note(Instant::now(), node, self.clock.now(), theirs);
-        let offset = watch.offset();
+        let offset = watch.offset(Instant::now());
         drop(watch);
         self.judge_clock(offset);
         if let Some(wrong) = wrong {
@@ -328,7 +328,7 @@ impl Core {
 
     /// Seconds by which other nodes' clocks are ahead of this one; none: too few were seen.
     pub(crate) fn clock_offset(&self) -> Option<i64> {
-        self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).offset()
+        self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).offset(Instant::now())
     }
 
     /// Another node has refused this one.
