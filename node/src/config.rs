@@ -13,6 +13,7 @@ use chappe_common::client::{MAX_INBOXES, MAX_MESSAGE};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::advertised::can_be_dialled;
 pub use self::{
     advertised::{Advertised, AdvertisedError},
     check::ConfigError,

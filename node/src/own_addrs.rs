@@ -2,16 +2,28 @@
 //!
 //! The system's resolver does it: the name is the node's own, and its operator has written it down.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use backon::{ExponentialBuilder, Retryable as _};
 
-use crate::{config::Advertised, core::Core, federation::membership::Event};
+use crate::{
+    config::{Advertised, can_be_dialled},
+    core::Core,
+    federation::membership::Event,
+};
 
 /// The most addresses of a record.
 const MAX_ADDRS: usize = 4;
 /// How often names are resolved again. The system's resolver keeps an answer for as long as it is good.
 const RESOLVE_EVERY: Duration = Duration::from_secs(20);
+/// How long a node stays after it has moved: each move is a new run, and members let a key begin few of them. A name whose
+/// resolver gives other addresses each time must not have it begin one every 20 s.
+const STAY: Duration = Duration::from_secs(300);
 /// How often, and after which pauses, a name is tried at the start: a machine's network may come up after its services.
 const START_TRIES: usize = 5;
 const START_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -41,6 +53,7 @@ pub(crate) async fn resolve(advertise: &[Advertised]) -> Result<Vec<SocketAddr>,
                 let fail = |source| ResolveError { advertised: advertised.clone(), source };
                 let asking = tokio::time::timeout(RESOLVE_WAIT, tokio::net::lookup_host((host.as_str(), *port)));
                 let mut found: Vec<_> = asking.await.map_err(|late| fail(late.into()))?.map_err(fail)?.collect();
+                found.retain(can_be_dialled);
                 if found.is_empty() {
                     return Err(fail(io::ErrorKind::NotFound.into()));
                 }
@@ -80,10 +93,11 @@ pub(crate) async fn watch(core: Arc<Core>) {
     if !advertise.iter().any(|advertised| matches!(advertised, Advertised::Name { .. })) {
         return std::future::pending().await;
     }
+    let mut moves = Moves::default();
     loop {
         tokio::time::sleep(RESOLVE_EVERY).await;
         match resolve(advertise).await {
-            Ok(addrs) if addrs == **core.quic_addrs.load() => {}
+            Ok(addrs) if addrs == **core.quic_addrs.load() || !moves.try_move(Instant::now()) => {}
             Ok(addrs) => {
                 tracing::info!("the name in federation.advertise has another address; moving there");
                 core.quic_addrs.store(Arc::new(addrs));
@@ -94,5 +108,43 @@ pub(crate) async fn watch(core: Arc<Core>) {
             // The last address may be right all the same.
             Err(error) => core.note_unresolved(&error),
         }
+    }
+}
+
+/// When the node has moved last.
+#[derive(Debug, Default)]
+struct Moves {
+    last: Option<Instant>,
+}
+
+impl Moves {
+    /// Whether the node may move now; it counts as moved then.
+    fn try_move(&mut self, now: Instant) -> bool {
+        let may_move = self.last.is_none_or(|last| now >= last + STAY);
+        if may_move {
+            self.last = Some(now);
+        }
+        may_move
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_whose_address_changes_each_time_moves_the_node_every_few_minutes_at_most() {
+        let (start, mut moves) = (Instant::now(), Moves::default());
+        let looks = (0..180).map(|look| start + RESOLVE_EVERY * look);
+        assert_eq!(looks.filter(|now| moves.try_move(*now)).count(), 12, "in an hour");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_no_host_has_no_address() {
+        let named = |host: &str| [Advertised::Name { host: host.to_owned(), port: 8711 }];
+        for host in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+            assert!(resolve(&named(host)).await.is_err(), "{host}");
+        }
+        assert_eq!(resolve(&named("127.0.0.1")).await.expect("an address"), ["127.0.0.1:8711".parse().expect("one")]);
     }
 }

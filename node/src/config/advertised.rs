@@ -1,6 +1,10 @@
 //! What other nodes dial: an address, or a name that is resolved again as it changes.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -33,6 +37,12 @@ impl Advertised {
             Self::Name { port, .. } => *port,
         }
     }
+}
+
+/// Whether an address can be one host's: others are refused, also where a name leads to them.
+pub(crate) fn can_be_dialled(addr: &SocketAddr) -> bool {
+    let ip = addr.ip().to_canonical();
+    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
 }
 
 impl From<SocketAddr> for Advertised {

@@ -1,6 +1,6 @@
 //! What the types of the configuration's values can't say: their bounds, each with what is allowed.
 
-use std::{borrow::Cow, net::Ipv4Addr, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use chappe_common::{
     client::{MAX_INBOXES, MAX_MESSAGE},
@@ -9,7 +9,7 @@ use chappe_common::{
     server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
 
-use super::{AdmissionPolicy, Advertised, NodeConfig};
+use super::{AdmissionPolicy, Advertised, NodeConfig, can_be_dialled};
 use crate::federation::{frame::MAX_FRAME, links::HANDSHAKES_PART};
 
 /// The most keys that may sign tickets: a list that people keep.
@@ -73,8 +73,7 @@ impl NodeConfig {
             (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
             (
                 self.federation.advertise.iter().all(|advertised| {
-                    let cannot_be_dialled = matches!(advertised, Advertised::Addr(addr)
-                        if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.ip() == Ipv4Addr::BROADCAST);
+                    let cannot_be_dialled = matches!(advertised, Advertised::Addr(addr) if !can_be_dialled(addr));
                     advertised.port() != 0 && !cannot_be_dialled
                 }),
                 "federation.advertise",
@@ -276,6 +275,8 @@ fn all<'a>(
 #[cfg(test)]
 mod tests {
     use chappe_common::keys::SecretKey;
+
+    use std::net::Ipv4Addr;
 
     use super::*;
     use crate::membership::admission::Policy;
