@@ -1,7 +1,7 @@
 //! Joining the federation, and staying in one piece: nodes that are known from the registry or the last run are sought
 //! out. The engine does the rest.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use chappe_common::{
     directory::DirectoryError,
@@ -32,6 +32,17 @@ const STORE_EVERY: Duration = Duration::from_secs(300);
 /// The first time comes soon: a node that crashes in its first minutes finds back as well.
 const FIRST_STORE: Duration = Duration::from_secs(5);
 
+/// How many nodes are remembered as former members; each is 32 bytes.
+const MAX_MET: usize = 4096;
+
+/// What a registry lists.
+enum Listed {
+    /// There is no registry, or no answer.
+    Unknown,
+    /// These nodes beside this one.
+    Others(Vec<NodeId>),
+}
+
 /// Joins, and keeps the federation in one piece, until the task is ended.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
     let last = known::load(&members_file, core.me);
@@ -45,8 +56,17 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
     let mut was_alone = true;
     let mut alone_since = Instant::now();
     let mut clock_sets = core.clock_sets();
+    // Nodes that this one has been a member with, in this run or the last. Whoever else is listed may be anybody's invention.
+    let mut met: HashSet<NodeId> = last.records.iter().map(|record| record.node).take(MAX_MET).collect();
     loop {
-        let alone = core.view.load().len() <= 1;
+        let view = core.view.load_full();
+        let alone = view.len() <= 1;
+        for node in view.nodes().filter(|node| *node != core.me) {
+            if met.len() >= MAX_MET {
+                break;
+            }
+            met.insert(node);
+        }
         if was_alone && !alone {
             tracing::info!("joined the federation");
             pause = FIRST_PAUSE;
@@ -68,10 +88,12 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
             }
             () = sleep_until(next_try), if alone => {
                 seek_last_run(&core, &last).await;
-                let listed = seek_listed(&core, registry.as_ref()).await;
-                let is_cut_off = alone_since.elapsed() >= core.config.membership.cut_off_after && listed > 0;
-                if is_cut_off || listed == 0 {
-                    core.set_unfit(Unfit::CutOff, is_cut_off);
+                let was_alone_for = alone_since.elapsed();
+                if let Listed::Others(others) = seek_listed(&core, registry.as_ref()).await {
+                    let is_listed = others.iter().any(|node| met.contains(node));
+                    if !is_listed || was_alone_for >= core.config.membership.cut_off_after {
+                        core.set_unfit(Unfit::CutOff, is_listed);
+                    }
                 }
                 next_try = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -96,9 +118,9 @@ async fn seek_last_run(core: &Core, last: &LastRun) {
     let _ = core.membership.send(Event::Remember(last.since.clone())).await;
 }
 
-/// Seeks out a few of the nodes that the registry lists. How many others it lists; none where it doesn't answer.
-async fn seek_listed(core: &Core, registry: Option<&Registry>) -> usize {
-    let Some(registry) = registry else { return 0 };
+/// Seeks out a few of the nodes that the registry lists.
+async fn seek_listed(core: &Core, registry: Option<&Registry>) -> Listed {
+    let Some(registry) = registry else { return Listed::Unknown };
     let now = core.clock.now();
     match registry.fetch_beacon(now).await {
         Ok(Some(beacon)) => {
@@ -114,16 +136,16 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) -> usize {
     match registry.fetch_whole(&request, now).await {
         Ok(bundles) => {
             let records: Vec<_> = bundles.iter().flat_map(|bundle| bundle.records(now)).collect();
-            let listed = records.iter().filter(|record| record.node != core.me).count();
+            let others = records.iter().map(|record| record.node).filter(|node| *node != core.me).collect();
             seek(core, records.into_iter()).await;
-            return listed;
+            return Listed::Others(others);
         }
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
             core.note_directory_clock(error);
         }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }
-    0
+    Listed::Unknown
 }
 
 /// Seeks out a few of these nodes that are no members.

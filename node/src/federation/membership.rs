@@ -1,6 +1,9 @@
 //! The membership task: drives the engine with this node's clocks, links and streams.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chappe_common::{
@@ -22,9 +25,15 @@ use crate::{
     core::{Basics, Core, Unfit},
     identity::{self, Identity},
     membership::{
-        Engine, Greeting, Now, Output, Verdict, beacons::Beacons, exchange::ExchangeMessage, overtaken::Overtaken,
+        Engine, Greeting, Now, Output, Verdict,
+        beacons::Beacons,
+        exchange::ExchangeMessage,
+        overtaken::{Belief, Overtaken},
     },
 };
+
+/// How long after a failure a new epoch is stored again: as long as a full disk takes to be noticed.
+const STORE_AGAIN: Duration = Duration::from_secs(30);
 
 /// What may wait for this task: a burst of packets of a thousand members.
 pub(crate) const EVENTS: usize = 1024;
@@ -106,6 +115,24 @@ pub(crate) struct Membership {
     epoch: u64,
     seq: u64,
     overtaken: Overtaken,
+    /// A new run that couldn't be stored.
+    pending: Option<PendingRun>,
+}
+
+/// A new run that is to be begun.
+#[derive(Clone, Copy, Debug)]
+struct PendingRun {
+    at: Instant,
+    reason: NewRun,
+}
+
+/// Why a new run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NewRun {
+    /// Members know a later run.
+    Overtaken,
+    /// A stranger knows one, or the addresses have changed. Clients stay.
+    Other,
 }
 
 /// Signs this node's record.
@@ -140,7 +167,7 @@ impl Membership {
         let own = (**core.own_record.load()).clone();
         let seq = own.seq;
         let engine = engine(&core, own);
-        Self { core, engine, epoch: identity.epoch(), seq, overtaken: Overtaken::new(Instant::now()) }
+        Self { core, engine, epoch: identity.epoch(), seq, overtaken: Overtaken::new(Instant::now()), pending: None }
     }
 
     /// Runs until the queue's senders are gone.
@@ -148,8 +175,14 @@ impl Membership {
         self.act();
         loop {
             let wake_at = self.engine.wake_at();
+            let pending = self.pending;
             tokio::select! {
                 biased;
+                () = sleep_until(pending.map(|pending| pending.at)) => {
+                    if let Some(pending) = pending {
+                        self.take_new_epoch(pending.reason);
+                    }
+                }
                 () = sleep_until(wake_at) => self.engine.wake(now(&self.core)),
                 event = events.recv() => match event {
                     Some(event) => self.handle_event(event),
@@ -190,17 +223,20 @@ impl Membership {
             }
             Event::RenewRecord => self.renew_record(),
             Event::Overtaken(by) => {
-                let others = self.engine.members().count();
-                if self.overtaken.told(by, others) {
-                    self.core.set_unfit(Unfit::Overtaken, true);
-                    if self.overtaken.try_take(now.at) {
-                        tracing::warn!("other nodes know a later run with this node's key; beginning a new one");
-                        self.take_new_epoch();
-                    }
+                let (others, is_member) =
+                    (self.engine.members().count(), self.engine.members().any(|(node, _)| node == by));
+                let reason = match self.overtaken.told(now.at, by, is_member, others) {
+                    Belief::Doubted => return,
+                    Belief::Alone => NewRun::Other,
+                    Belief::Members => NewRun::Overtaken,
+                };
+                if self.overtaken.try_take(now.at) {
+                    tracing::warn!("other nodes know a later run with this node's key; beginning a new one");
+                    self.take_new_epoch(reason);
                 }
             }
             // A run is where its first record says. What moves is a new one, which members tell each other and dial at once.
-            Event::Moved => self.take_new_epoch(),
+            Event::Moved => self.take_new_epoch(NewRun::Other),
             Event::ClockSet => {
                 self.renew_record();
                 self.engine.compare_clocks();
@@ -228,13 +264,15 @@ impl Membership {
 
     /// Begins a new run: others know a later one than this, or its addresses have changed. What its clients have attached stays, and is registered again as
     /// members are met.
-    fn take_new_epoch(&mut self) {
+    fn take_new_epoch(&mut self, reason: NewRun) {
+        self.pending = None;
         let time = now(&self.core);
         let epoch = match identity::raise_epoch(&self.core.config.node.data_dir, self.epoch, time.clock) {
             Ok(epoch) => epoch,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(error, "cannot store a new epoch; trying again");
+                self.pending = Some(PendingRun { at: time.at + STORE_AGAIN, reason });
                 return;
             }
         };
@@ -244,6 +282,9 @@ impl Membership {
             Err(error) => return tracing::error!(%error, "cannot sign this node's record"),
         };
         tracing::info!(epoch, "beginning a new run");
+        if reason == NewRun::Overtaken {
+            self.core.set_unfit(Unfit::Overtaken, true);
+        }
         (self.epoch, self.seq) = (epoch, 1);
         let (since, known, beacon) = (self.engine.since(), self.engine.known(), self.engine.beacon());
         let counts = *self.engine.counts();

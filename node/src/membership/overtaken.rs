@@ -1,10 +1,11 @@
 //! When a node that runs takes a new epoch: the others know a later run with its key, and refuse this one.
 //!
-//! A copy of the node's folder does that, be it for seconds. Pure. One member may lie, and a tenth of them together: it takes a
-//! quarter of those that are up, or that nobody is left.
+//! A copy of the node's folder does that, be it for seconds. Pure. One member may lie, and a tenth of them together: it takes
+//! a quarter of the members, at least two. Nodes that were no members when they refused don't count. A node that is alone
+//! loses nothing by a new epoch, so it believes anybody; but its clients stay where only strangers say so.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
@@ -12,30 +13,49 @@ use chappe_common::keys::NodeId;
 
 /// The part of the members that have to say so.
 const PART: usize = 4;
+/// How long a refusal counts: members that refuse a run do so at each dial, many times in this time.
+const COUNTS_FOR: Duration = Duration::from_secs(600);
 /// The first and the longest pause between two new epochs; each is twice the last. Two processes with one key take turns by
 /// it, and its members aren't told of a new run more often than they allow.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Who has said so, and when an epoch was taken.
+/// Which members have said so, and when an epoch was taken.
 #[derive(Debug)]
 pub(crate) struct Overtaken {
-    by: HashSet<NodeId>,
+    by: HashMap<NodeId, Instant>,
     next: Instant,
     pause: Duration,
+}
+
+/// What to make of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Belief {
+    /// Too few say so.
+    Doubted,
+    /// A stranger says so to a node that is alone: a new epoch does no harm, and may help.
+    Alone,
+    /// Members say so: clients are better off elsewhere until a new run is known.
+    Members,
 }
 
 impl Overtaken {
     /// Nobody has.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { by: HashSet::new(), next: now, pause: FIRST_PAUSE }
+        Self { by: HashMap::new(), next: now, pause: FIRST_PAUSE }
     }
 
-    /// A node has refused this one as a former run; `others` are up. Whether it is to be believed.
-    pub(crate) fn told(&mut self, by: NodeId, others: usize) -> bool {
-        self.by.insert(by);
-        // Who says so and is no member any more doesn't count for less: it was one.
-        others == 0 || self.by.len() >= (others / PART).max(2)
+    /// A node, which is a member or isn't, has refused this one as a former run; `others` are up.
+    pub(crate) fn told(&mut self, now: Instant, by: NodeId, is_member: bool, others: usize) -> Belief {
+        self.by.retain(|_, at| now < *at + COUNTS_FOR);
+        // Members that refuse this run are soon declared down; they count all the same.
+        if is_member || self.by.contains_key(&by) {
+            self.by.insert(by, now);
+        } else if others == 0 {
+            return Belief::Alone;
+        }
+        let enough = if others == 0 { 1 } else { (others / PART).max(2) };
+        if self.by.len() >= enough { Belief::Members } else { Belief::Doubted }
     }
 
     /// Whether a new epoch may be taken now; it counts as taken then.
@@ -65,17 +85,30 @@ mod tests {
 
     #[test]
     fn a_tenth_of_the_members_is_not_believed_and_a_quarter_is() {
-        let mut overtaken = Overtaken::new(Instant::now());
-        assert!((0..25).all(|n| !overtaken.told(node(n % 10), 100)));
-        assert!((10..24).all(|n| !overtaken.told(node(n), 100)));
-        assert!(overtaken.told(node(24), 100));
+        let (now, mut overtaken) = (Instant::now(), Overtaken::new(Instant::now()));
+        let mut told = |n| overtaken.told(now, node(n), true, 100);
+        assert!((0..25).all(|n| told(n % 10) == Belief::Doubted));
+        assert!((10..24).all(|n| told(n) == Belief::Doubted));
+        assert_eq!(told(24), Belief::Members);
     }
 
     #[test]
-    fn one_is_believed_by_who_is_alone_and_by_nobody_else() {
-        let mut overtaken = Overtaken::new(Instant::now());
-        assert!(!overtaken.told(node(1), 3));
-        assert!(overtaken.told(node(1), 0));
+    fn strangers_are_not_counted_and_refusals_expire() {
+        let (now, mut overtaken) = (Instant::now(), Overtaken::new(Instant::now()));
+        assert!((10..100).all(|n| overtaken.told(now, node(n), false, 3) == Belief::Doubted));
+        assert_eq!(overtaken.told(now, node(1), true, 3), Belief::Doubted);
+        let later = now + COUNTS_FOR;
+        assert_eq!(overtaken.told(later, node(2), true, 3), Belief::Doubted, "the first one is too old");
+        assert_eq!(overtaken.told(later, node(3), true, 3), Belief::Members);
+    }
+
+    #[test]
+    fn a_node_that_is_alone_keeps_its_clients_unless_a_former_member_says_so() {
+        let (now, mut overtaken) = (Instant::now(), Overtaken::new(Instant::now()));
+        assert_eq!(overtaken.told(now, node(9), false, 0), Belief::Alone);
+        assert_eq!(overtaken.told(now, node(1), true, 1), Belief::Doubted);
+        assert_eq!(overtaken.told(now, node(9), false, 0), Belief::Alone);
+        assert_eq!(overtaken.told(now, node(1), false, 0), Belief::Members, "it was a member when it refused first");
     }
 
     #[test]
