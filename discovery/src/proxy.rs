@@ -35,7 +35,7 @@ impl Proxies {
     /// # Errors
     /// A variable has a value that names no proxy of HTTP. To go past it would show those who are to be hidden by it.
     pub fn from_env() -> Result<Self, SetupError> {
-        Self::by(|name| std::env::var_os(name))
+        Self::by(std::env::var_os)
     }
 
     fn by(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SetupError> {
