@@ -376,6 +376,24 @@ fn a_node_that_nobody_reaches_sends_its_clients_to_those_that_the_registry_lists
 }
 
 #[test]
+fn a_node_that_was_never_a_member_with_anybody_keeps_its_clients_whatever_the_registry_lists() {
+    let federation = Federation::start(0);
+    let stranger = Listening::start(&mut federation.node(1));
+    federation.wait_for_a_node();
+    // It stays listed, and answers nobody.
+    stranger.process.signal("KILL");
+    let mut node = federation.node(0);
+    let one = Listening::start(node.env("CHAPPE_MEMBERSHIP__CUT_OFF_AFTER", "1s"));
+    // It looks at what the registry lists several times meanwhile, and is to come to no other conclusion.
+    let until = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < until {
+        let (status, health) = one.health();
+        assert_eq!((status, &health["status"]), (200, &"healthy".into()), "{health}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn a_node_takes_every_spelling_of_a_request_that_http_allows() {
     let federation = Federation::start(0);
     let node = Listening::start(&mut federation.node(0));
@@ -429,6 +447,15 @@ fn a_daemon_neither_follows_a_link_in_its_folder_nor_uses_one_that_others_may_ch
     }
     refused(&mut federation.node(0), "everybody may write in");
     refused(&mut run_registry(&registry_config), "everybody may write in");
+    for folder in [&node, &store] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o770)).expect("a folder of ours");
+        if chown(folder, None, Some(12_345)).is_err() {
+            println!("skipped: only root can give a folder to another group");
+            return;
+        }
+    }
+    refused(&mut federation.node(0), "the group 12345 may write in");
+    refused(&mut run_registry(&registry_config), "the group 12345 may write in");
     // Only root can give a folder away.
     for folder in [&node, &store] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("a folder of ours");
