@@ -155,7 +155,13 @@ impl ProfileArgs {
         let link = link.map(|text| Link::parse(text, now, test)).transpose()?;
         let network = match (known, &link) {
             (Some(network), _) => network,
-            (None, Some(link)) => self.network.options_on(Network { nodes: nodes_of(link), ..Network::default() }),
+            (None, Some(link)) => {
+                let nodes = nodes_of(link);
+                if nodes.is_empty() {
+                    bail!("the link names no node that can be dialled: ask for a new one");
+                }
+                self.network.options_on(Network { nodes, ..Network::default() })
+            }
             (None, None) => {
                 bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
             }
@@ -204,8 +210,10 @@ pub(crate) async fn learn_federation(profile: &Path, link: &Link) -> Result<()> 
     Ok(())
 }
 
+/// The link's nodes as a profile remembers them. Whoever makes a link may put in what no later command could read.
 fn nodes_of(link: &Link) -> Vec<String> {
-    link.nodes().map(|(node, url)| format!("{url}#{node}")).collect()
+    let texts = link.nodes().map(|(node, url)| format!("{url}#{node}"));
+    texts.filter(|text| text.parse::<ManualNode>().is_ok()).collect()
 }
 
 impl NetworkArgs {
@@ -372,4 +380,24 @@ fn parse_provider(text: &str) -> Result<String, String> {
 
 fn parse_node(text: &str) -> Result<String, String> {
     text.parse::<ManualNode>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chappe_common::keys::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn a_profile_remembers_only_those_nodes_of_a_link_that_a_later_command_can_read() {
+        let now = UnixTime::from(SystemTime::now());
+        let node = SecretKey::from_bytes(&[1; 32]).node_id();
+        // Whoever makes a link writes its bytes, and these pass for the text of a host.
+        let urls = ["wss://8.8.8.8", "wss://a:b:c", "wss://[", "wss://relay.example:99999"];
+        let nodes = urls.map(|url| (node, url.to_owned()));
+        let link = Link::new(nodes, None, now + Duration::from_secs(60)).expect("it fits");
+        assert_eq!(nodes_of(&link), [format!("{}#{node}", "wss://8.8.8.8")]);
+    }
 }
