@@ -376,6 +376,19 @@ fn a_node_that_nobody_reaches_sends_its_clients_to_those_that_the_registry_lists
 }
 
 #[test]
+fn a_node_uses_no_proxy_of_the_environment() {
+    let federation = Federation::start(0);
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    proxy.set_nonblocking(true).expect("a socket of ours");
+    let url = format!("http://{}", proxy.local_addr().expect("an address"));
+    let mut node = federation.node(0);
+    node.env_remove("NO_PROXY").env_remove("no_proxy");
+    let _node = Listening::start(node.env("HTTP_PROXY", &url).env("HTTPS_PROXY", &url).env("ALL_PROXY", &url));
+    federation.wait_for_a_node();
+    assert!(proxy.accept().is_err(), "nobody has come to the proxy");
+}
+
+#[test]
 fn a_node_that_was_never_a_member_with_anybody_keeps_its_clients_whatever_the_registry_lists() {
     let federation = Federation::start(0);
     let stranger = Listening::start(&mut federation.node(1));
