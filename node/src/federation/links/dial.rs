@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use chappe_common::{keys::NodeId, link_tls, record::SignedRecord, time::UnixTime};
+use chappe_common::{keys::NodeId, link_tls, record::SignedRecord};
 use futures_util::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
 use quinn::{Connection, crypto::rustls::QuicClientConfig};
 use tokio::{sync::oneshot, time::sleep};
@@ -200,31 +200,20 @@ async fn greet(core: &Arc<Core>, node: NodeId, connection: Connection, early: &E
     early.send(&connection);
     match hello::receive(&mut receive).await {
         Ok(Hello::Record { record, ticket, clock }) => {
+            core.note_clock(node, clock);
             match judge(core, node, connection.remote_address(), Shown { record, ticket, clock }).await {
-                Ok(epoch) => {
-                    core.note_clock(node, clock);
-                    Ok(up(core, node, epoch, true, connection))
-                }
+                Ok(epoch) => Ok(up(core, node, epoch, true, connection)),
                 Err(refusal) => {
-                    note_members_clock(core, node, clock);
                     CloseReason::Refused.close(&connection);
                     Err(DialError::Refused(refusal))
                 }
             }
         }
         Ok(Hello::Refused { refusal, clock }) => {
-            note_members_clock(core, node, clock);
+            core.note_clock(node, clock);
             core.note_refusal(node, refusal);
             Err(DialError::Refused(refusal))
         }
         Err(_) => Err(DialError::Unreachable),
-    }
-}
-
-/// Notes the clock of a node to which there is no link. Strangers have nothing to say about the time: whoever gets a few
-/// keys listed would have this node send its clients away.
-fn note_members_clock(core: &Core, node: NodeId, clock: UnixTime) {
-    if core.view.load().contains(&node) {
-        core.note_clock(node, clock);
     }
 }
