@@ -1,6 +1,7 @@
 //! Whether this machine's clock is wrong, by what other nodes' clocks say as links are made, and by its own steps.
 //!
-//! Pure. One node may be wrong or lie: it takes several, and the middle of what they say. A clock that is set while the node runs
+//! Pure. One node may be wrong or lie: it takes several, and the middle of what they say. The caller says which nodes are
+//! witnesses: any node may make this one warn its operator, but strangers don't decide whether it serves clients. A clock that is set while the node runs
 //! makes what was seen before worthless. Then the monotonic clock is a witness of its own for an hour: either the clock was right
 //! before, and is wrong now by the step, or it was wrong, and others will say so. It counts beside one other node alone: where
 //! several have been seen, they decide.
@@ -50,7 +51,7 @@ impl ClockWatch {
         if self.ahead.len() > NODES {
             self.ahead.pop_front();
         }
-        let wrong = self.offset(at).filter(|offset| offset.unsigned_abs() > TOLERATED)?;
+        let wrong = self.offset(at, |_| true).filter(|offset| offset.unsigned_abs() > TOLERATED)?;
         if self.said.is_some_and(|said| said + AGAIN_AFTER > at) {
             return None;
         }
@@ -80,11 +81,13 @@ impl ClockWatch {
         self.set_at.filter(|set_at| at < *set_at + STEP_COUNTS_FOR).map(|_| self.set_back)
     }
 
-    /// Seconds by which the others' clocks are ahead, in the middle; none: too few were seen.
-    pub(crate) fn offset(&self, at: Instant) -> Option<i64> {
-        let own = self.set_back_at(at).filter(|set_back| set_back.unsigned_abs() > STEP.as_secs());
-        let own = own.filter(|_| self.ahead.len() < ENOUGH);
-        let mut ahead: Vec<_> = self.ahead.iter().map(|(_, ahead)| *ahead).chain(own).collect();
+    /// The median of the seconds by which the witnesses' clocks are ahead. `None` if there are too few.
+    pub(crate) fn offset(&self, at: Instant, is_witness: impl Fn(&NodeId) -> bool) -> Option<i64> {
+        let mut ahead: Vec<_> =
+            self.ahead.iter().filter(|(node, _)| is_witness(node)).map(|(_, ahead)| *ahead).collect();
+        if ahead.len() < ENOUGH {
+            ahead.extend(self.set_back_at(at).filter(|set_back| set_back.unsigned_abs() > STEP.as_secs()));
+        }
         if ahead.len() < ENOUGH {
             return None;
         }
@@ -137,7 +140,7 @@ mod tests {
             assert_eq!(watch.note(at, node(1), NOW, NOW), None);
             let step = i64::try_from(set).expect("small") - 1_000_001;
             assert_eq!(watch.look(at + second, set * 1000), Some(step));
-            assert_eq!(watch.offset(at), None, "one clock alone says nothing");
+            assert_eq!(watch.offset(at, |_| true), None, "one clock alone says nothing");
             let told = watch.note(at + second, node(1), UnixTime::from_secs(set), UnixTime::from_secs(theirs));
             assert_eq!(told.map(|told| told / 10), wrong.map(|wrong| wrong / 10));
             // It is put right, or stays so.
@@ -158,10 +161,22 @@ mod tests {
         let (lie, mut watch) = (NOW + Duration::from_secs(3600), set_back());
         assert_eq!(watch.note(at, node(1), NOW, NOW), None);
         assert_eq!(watch.note(at, node(2), NOW, lie), None, "one honest node, and one that lies");
-        assert_eq!(watch.offset(at), Some(0));
+        assert_eq!(watch.offset(at, |_| true), Some(0));
         let (later, mut watch) = (at + STEP_COUNTS_FOR, set_back());
         assert_eq!(watch.note(later, node(2), NOW, lie), None, "the step is too long ago");
-        assert_eq!(watch.offset(later), None);
+        assert_eq!(watch.offset(later, |_| true), None);
+    }
+
+    #[test]
+    fn strangers_can_warn_and_do_not_count_among_witnesses() {
+        let at = Instant::now();
+        let mut watch = ClockWatch::default();
+        let lie = NOW + Duration::from_secs(3600);
+        let warned = [(1, NOW), (2, NOW), (3, lie), (4, lie), (5, lie), (6, lie), (7, lie)]
+            .map(|(n, theirs)| watch.note(at, node(n), NOW, theirs));
+        assert!(warned.contains(&Some(-3600)));
+        assert_eq!(watch.offset(at, |of| [1, 2].contains(&of.as_bytes()[0])), Some(0));
+        assert_eq!(watch.offset(at, |of| *of == node(1)), None, "one witness is too few");
     }
 
     #[test]
@@ -173,6 +188,6 @@ mod tests {
             let told = watch.note(at, node(n), NOW, theirs);
             assert!(n < 5 || told.is_none());
         }
-        assert_eq!(watch.offset(at), Some(0));
+        assert_eq!(watch.offset(at, |_| true), Some(0));
     }
 }

@@ -230,6 +230,8 @@ impl Core {
         self.homes().share_among(view.len(), self.me);
         self.view.store(Arc::new(view));
         self.view_changed.send_replace(());
+        // Other nodes are witnesses now.
+        self.judge_clock(self.clock_offset());
     }
 
     /// Told whenever the own record changes.
@@ -266,9 +268,8 @@ impl Core {
     pub(crate) fn note_clock(&self, node: NodeId, theirs: UnixTime) {
         let mut watch = self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
         let wrong = watch.note(Instant::now(), node, self.clock.now(), theirs);
-        let offset = watch.offset(Instant::now());
         drop(watch);
-        self.judge_clock(offset);
+        self.judge_clock(self.clock_offset());
         if let Some(wrong) = wrong {
             let direction = if wrong > 0 { "ahead of" } else { "behind" };
             tracing::error!(
@@ -326,9 +327,13 @@ impl Core {
         self.is_draining() || !self.unfit.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Seconds by which other nodes' clocks are ahead of this one; none: too few were seen.
+    /// Seconds by which other nodes' clocks are ahead of this one. `None` if too few were seen. Only members count, since a
+    /// listed stranger can refuse links and lie about the time; a node that has no other members listens to all.
     pub(crate) fn clock_offset(&self) -> Option<i64> {
-        self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).offset(Instant::now())
+        let view = self.view.load();
+        let is_alone = view.len() <= 1;
+        let watch = self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.offset(Instant::now(), |node| is_alone || view.contains(node))
     }
 
     /// Another node has refused this one.
