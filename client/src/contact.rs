@@ -10,15 +10,14 @@ use chappe_common::{
     keys::{PublicKey, SecretKey, Signer as _},
     lease::{AccessToken, Address, Inbox},
     place::NodePlace,
-    printable::is_printable,
     redacted::Redacted,
     time::UnixTime,
 };
 use hkdf::Hkdf;
 use sha2::Sha256;
-use unicode_normalization::UnicodeNormalization as _;
-use unicode_security::skeleton;
 use zeroize::Zeroizing;
+
+use crate::contact_name::clean_name;
 
 /// How many inboxes of one pairing can be attached at a time: around midnight those of two days.
 pub const DAYS_ATTACHED: usize = 2;
@@ -28,8 +27,6 @@ pub const MAX_CONTACTS: usize = 200;
 /// The most pairings with one contact: the last one that both have used, and others that the contact may or may not have
 /// stored. As long as fewer are made between two calls, one of them is on both sides.
 pub const MAX_PAIRINGS: usize = 6;
-/// The longest name of a contact in bytes.
-pub const MAX_NAME: usize = 64;
 /// How long before and after its day an inbox is attached at least: as far as the clocks of caller and callee may differ.
 pub const DAY_MARGIN: Duration = Duration::from_secs(3600);
 
@@ -406,271 +403,26 @@ impl Contact {
         }
     }
 
-    /// The contact has used or confirmed this pairing: it has stored it, and calls by no older one any more. Says whether
-    /// anything has changed.
+    /// Whether [`Self::confirm`] would change anything.
+    pub(crate) fn would_confirm(&self, id: PairingId) -> bool {
+        self.confirmed_index(id).is_some()
+    }
+
+    /// Records that the contact has stored this pairing, since it has used or confirmed it, and drops the older ones, by
+    /// which it no longer calls. Returns whether anything has changed.
     pub(crate) fn confirm(&mut self, id: PairingId) -> bool {
-        let Some(index) = self.pairings.iter().position(|pairing| pairing.id() == id) else { return false };
-        if index < self.in_use || (index == 0 && self.is_proved) {
-            return false;
-        }
+        let Some(index) = self.confirmed_index(id) else { return false };
         self.pairings.drain(..index);
         (self.in_use, self.is_proved) = (0, true);
         true
     }
-}
 
-/// A name that shows as what it is: composed (NFC), of printable characters, with single spaces, and of at most
-/// [`MAX_NAME`] bytes.
-pub(crate) fn clean_name(name: &str) -> String {
-    let shown = name.nfc().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| is_printable(*c));
-    let mut clean = Zeroizing::new(String::new());
-    for c in shown {
-        let doubles_a_space = c == ' ' && (clean.is_empty() || clean.ends_with(' '));
-        if !doubles_a_space && clean.len() + c.len_utf8() <= MAX_NAME {
-            clean.push(c);
-        }
+    fn confirmed_index(&self, id: PairingId) -> Option<usize> {
+        let index = self.pairings.iter().position(|pairing| pairing.id() == id)?;
+        let is_known = index < self.in_use || (index == 0 && self.is_proved);
+        (!is_known).then_some(index)
     }
-    clean.trim_end().to_owned()
-}
-
-/// Whether two names look the same to a person, or differ in upper and lower case alone: by the skeletons of Unicode
-/// Technical Standard 39.
-fn look_the_same(a: &str, b: &str) -> bool {
-    let lower = |name: &str| skeleton(name).collect::<String>().to_lowercase();
-    let look = |name: &str| skeleton(&lower(name)).filter(|c| *c != ' ').collect::<String>();
-    look(a) == look(b)
-}
-
-/// `wanted`, or with a number behind it where one of `taken` looks the same.
-pub(crate) fn told_apart(wanted: &str, taken: &[Contact]) -> String {
-    let clean = clean_name(wanted);
-    let wanted = if clean.is_empty() { "contact" } else { &clean };
-    let numbered = (2..).map(|n| {
-        let number = format!(" {n}");
-        let end = wanted.floor_char_boundary(MAX_NAME - number.len());
-        format!("{}{number}", wanted[..end].trim_end())
-    });
-    let is_free = |name: &String| taken.iter().all(|known| !look_the_same(known.name(), name));
-    std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).expect("some number is free")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const VECTORS: &str = include_str!("../../docs/protocol/vectors/inbox.json");
-
-    fn root(role: Role) -> SecretKey {
-        SecretKey::from_bytes(&[role.letter(); 32])
-    }
-
-    fn pairing(role: Role, secret: u8) -> Pairing {
-        let secret = PairingSecret::from_bytes([secret; 32]);
-        Pairing::new(role, secret, root(role), root(role.other()).public()).expect("a usable key")
-    }
-
-    fn contact(role: Role) -> Contact {
-        Contact::new("Ada", [1; 32], pairing(role, 2))
-    }
-
-    #[test]
-    fn inboxes_are_those_of_the_vectors() {
-        let secret = PairingSecret::from_bytes([7; 32]);
-        let inboxes =
-            [(Role::A, 20_000), (Role::A, 20_001), (Role::B, 20_000), (Role::B, 20_001)].map(|(owner, day)| {
-                let pairing = Pairing::new(owner, secret.clone(), root(owner), root(owner.other()).public());
-                let own = pairing.expect("a usable key").own_inbox(Day(day));
-                let (token, message) = (own.token, b"message");
-                let address = Address { inbox: own.inbox(), token }.to_base64url();
-                serde_json::json!({
-                    "owner": char::from(owner.letter()).to_string(),
-                    "root_seed": hex::encode(root(owner).to_bytes()),
-                    "root": root(owner).public().to_base64url(),
-                    "day": day,
-                    "inbox": own.inbox().to_base64url(),
-                    "token": hex::encode(token.as_bytes()),
-                    "address": address,
-                    "signature_of_message": hex::encode(own.key.sign(message)),
-                })
-            });
-        let made = serde_json::json!({
-            "about": "Inboxes of one pairing. docs/protocol/sealing-and-pairing.md says how they are derived.",
-            "pairing_secret": hex::encode(secret.as_bytes()),
-            "sealing_secret": hex::encode(*secret.sealing_secret()),
-            "blinding": hex::encode(*secret.expand(b"chappe/inbox-blinding/v1\0")),
-            "inboxes": inboxes,
-        });
-        let expected: serde_json::Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
-        assert_eq!(made, expected, "\n{}", serde_json::to_string_pretty(&made).expect("JSON"));
-    }
-
-    #[test]
-    fn both_sides_compute_an_inbox_and_only_its_owner_signs_for_it() {
-        let day = Day::new(20_000);
-        let now = UnixTime::from_secs(day.start().as_secs() + 5);
-        let (a, b) = (pairing(Role::A, 2), pairing(Role::B, 2));
-        let own = b.own_inbox(day);
-        assert_eq!(a.peer_address(now), Address { inbox: own.inbox(), token: own.token });
-        let (inbox, message) = (own.inbox(), b"a lease");
-        assert!(inbox.key().verify(message, &own.key.sign(message)));
-        // All that A can sign with: its own root and the blinding of either side and of both days.
-        let secret = PairingSecret::from_bytes([2; 32]);
-        for owner in [Role::A, Role::B] {
-            for blinded in [root(Role::A).public(), root(Role::B).public()] {
-                let factor = secret.inbox_blinding(owner, &blinded, day);
-                assert!(!inbox.key().verify(message, &root(Role::A).blind(&factor).sign(message)));
-            }
-        }
-        assert_ne!(a.own_inbox(day).inbox(), inbox, "the two directions have different inboxes");
-        assert_ne!(b.own_inbox(day.after()).inbox(), inbox, "and so have two days");
-        assert_ne!(pairing(Role::B, 3).own_inbox(day).inbox(), inbox, "and two pairings");
-    }
-
-    #[test]
-    fn a_root_key_that_cannot_be_blinded_makes_no_pairing() {
-        let secret = PairingSecret::from_bytes([2; 32]);
-        assert!(Pairing::new(Role::A, secret, root(Role::A), PublicKey::from_bytes([2; 32])).is_none());
-    }
-
-    fn roots(contact: &Contact) -> Vec<u8> {
-        contact.pairings().iter().map(|pairing| pairing.secret().as_bytes()[0]).collect()
-    }
-
-    fn other_pairing(n: u8) -> Pairing {
-        let own = SecretKey::from_bytes(&[n; 32]);
-        let secret = PairingSecret::from_bytes([n; 32]);
-        Pairing::new(Role::B, secret, own, root(Role::A).public()).expect("a usable key")
-    }
-
-    #[test]
-    fn a_new_pairing_is_used_once_the_contact_is_known_to_have_it() {
-        let mut contact = Contact::new("Ada", [1; 32], other_pairing(1)).stored(true);
-        assert!(contact.is_confirmed() && !contact.confirm(other_pairing(1).id()));
-        contact.paired_again(other_pairing(2), false);
-        assert_eq!((roots(&contact), contact.pairing().id()), (vec![1, 2], other_pairing(1).id()));
-        assert!(!contact.is_confirmed());
-        assert!(!contact.confirm(other_pairing(1).id()), "the former one says nothing about the new one");
-        assert!(!contact.confirm(other_pairing(9).id()));
-        assert!(contact.confirm(other_pairing(2).id()));
-        assert_eq!((roots(&contact), contact.is_confirmed()), (vec![2], true));
-        // The side that knows that the other has stored it uses it at once, and can still be called by the former one.
-        contact.paired_again(other_pairing(3), true);
-        assert_eq!((roots(&contact), contact.pairing().id()), (vec![2, 3], other_pairing(3).id()));
-        assert!(contact.confirm(other_pairing(3).id()));
-        assert_eq!(roots(&contact), [3]);
-    }
-
-    #[test]
-    fn a_first_pairing_that_came_to_nothing_gives_way_to_the_next() {
-        let mut contact = Contact::new("Ada", [1; 32], other_pairing(1));
-        assert!(!contact.is_confirmed());
-        contact.paired_again(other_pairing(2), false);
-        assert_eq!(contact.pairing().id(), other_pairing(2).id());
-        assert_eq!(contact.pairing_after(other_pairing(2).id()).id(), other_pairing(1).id());
-        assert!(contact.confirm(other_pairing(2).id()) && contact.is_confirmed());
-    }
-
-    /// Which message of a pairing is lost.
-    #[derive(Clone, Copy, Debug)]
-    enum Lost {
-        Answer,
-        Stored,
-        Nothing,
-    }
-
-    /// One side calls the other by each of its pairings, until one is the other's too; both learn of it.
-    fn call(from: &mut Contact, to: &mut Contact) -> bool {
-        let mut id = from.pairing().id();
-        for _ in 0..from.pairings().len() {
-            let secret = *from.pairings().iter().find(|one| one.id() == id).expect("its own").secret().as_bytes();
-            let known = to.pairings().iter().find(|one| *one.secret().as_bytes() == secret).map(Pairing::id);
-            if let Some(known) = known {
-                to.confirm(known);
-                from.confirm(id);
-                return true;
-            }
-            id = from.pairing_after(id).id();
-        }
-        false
-    }
-
-    #[test]
-    fn whatever_is_lost_of_up_to_five_pairings_between_two_calls_each_can_call_the_other() {
-        use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-
-        let mut random = StdRng::seed_from_u64(1);
-        let all: Vec<_> = (1..=31).map(other_pairing).collect();
-        let other_pairing = |n: usize| all[n - 1].clone();
-        for _ in 0..1000 {
-            let mut number = 1;
-            let first = |stored| Contact::new("", [1; 32], other_pairing(1)).stored(stored);
-            let mut sides = [first(true), first(random.random())];
-            let mut since_call = 0;
-            for _ in 0..30 {
-                if since_call == MAX_PAIRINGS - 1 || random.random_range(0..4) == 0 {
-                    for order in [[0, 1], [1, 0]] {
-                        // What the other would come to is looked at on copies; then one of them calls.
-                        let [mut from, mut to] = order.map(|side| sides[side].clone());
-                        assert!(call(&mut from, &mut to), "{:?} {:?}", roots(&sides[0]), roots(&sides[1]));
-                    }
-                    let [one, two] = &mut sides;
-                    let called = if random.random() { call(one, two) } else { call(two, one) };
-                    assert!(called);
-                    since_call = 0;
-                    continue;
-                }
-                (number, since_call) = (number + 1, since_call + 1);
-                let shows = usize::from(random.random::<bool>());
-                let lost = [Lost::Answer, Lost::Stored, Lost::Nothing][random.random_range(0..3)];
-                sides[shows].paired_again(other_pairing(number), false);
-                if !matches!(lost, Lost::Answer) {
-                    sides[1 - shows].paired_again(other_pairing(number), true);
-                }
-                if matches!(lost, Lost::Nothing) {
-                    sides[shows].confirm(other_pairing(number).id());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_contact_prints_neither_name_nor_secret() {
-        let printed = format!("{:?} {:?}", contact(Role::A), contact(Role::A).id());
-        assert!(!printed.contains("Ada") && !printed.contains("[2, 2"), "{printed}");
-    }
-
-    #[test]
-    fn a_name_from_the_other_side_cannot_break_a_line() {
-        assert_eq!(clean_name(" Ada\x1b[31m "), "Ada[31m");
-        assert_eq!(clean_name("Ada\nLovelace\u{2028}\u{3000}  x"), "Ada Lovelace x");
-        assert_eq!(clean_name("\u{202e}eci\u{2066}lA\u{200b}\u{feff}\u{3164}\u{2800}"), "ecilA");
-        assert_eq!(clean_name("Zoe\u{308}"), "Zo\u{eb}");
-        assert_eq!(clean_name("мир 东京"), "мир 东京");
-        assert_eq!(clean_name(&"é".repeat(40)).len(), MAX_NAME);
-    }
-
-    #[test]
-    fn a_second_name_that_looks_like_the_first_gets_a_number() {
-        let named = |name: &str| Contact::new(name, [1; 32], pairing(Role::A, 2));
-        for (first, second) in [
-            ("Bob", "Bob"),
-            ("Bob", "B\u{200b}o\u{202e}b\u{2069}"),
-            ("Bob", "Bоb"),
-            ("Bob", "bob"),
-            ("Bob", "𝐁𝐨𝐛"),
-            ("paypal", "раураl"),
-            ("Ill", "lIl"),
-            ("Ann Lee", "AnnLee"),
-            ("Zoë", "Zoe\u{308}"),
-            ("contact", "\u{200b}"),
-        ] {
-            let told = told_apart(second, &[named(first)]);
-            assert!(told.ends_with(" 2"), "{first} and {second:?} become {told:?}");
-        }
-        for (first, second) in [("Bob", "Rob"), ("Ада", "Ева"), ("王", "玉")] {
-            assert_eq!(told_apart(second, &[named(first)]), second);
-        }
-        let long = "x".repeat(MAX_NAME);
-        assert_eq!(told_apart(&long, &[named(&long)]), format!("{} 2", "x".repeat(MAX_NAME - 2)));
-    }
-}
+mod tests;

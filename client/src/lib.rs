@@ -25,6 +25,7 @@ pub mod call;
 mod client;
 mod code_door;
 pub mod contact;
+pub mod contact_name;
 pub mod cpace;
 mod driver;
 mod event;

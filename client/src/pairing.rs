@@ -165,16 +165,16 @@ impl Requester {
         let transcript = cpace::transcript(&own_share, &ours, share, &theirs);
         let keys = Keys::new(&*self.exchange.finish(share, &self.session, &transcript)?);
         keys.check(Role::B, share, &theirs, &response.confirmation.0)?;
-        let secrets = OwnSecrets::generate(random);
-        let kem = secrets.encapsulation_key();
+        let (root, kem_seed) = (generate_root(random), generate_kem_seed(random));
+        let kem = encapsulation_key(&kem_seed);
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &own_share, &ours)),
-            sealed: Bytes(keys.seal(Role::A, &secrets.identity(myself, self.nonce, &kem))),
+            sealed: Bytes(keys.seal(Role::A, &own_identity(myself, &root, self.nonce, &kem))),
             possession: Bytes(keys.possession(Role::A, myself.identity, &response.challenge.0)?),
         };
         let words = keys.words(&self.nonce, nonce);
         let identity = myself.identity.public();
-        Ok((Confirmed { keys, identity, challenge: self.challenge, secrets, words }, proof))
+        Ok((Confirmed { keys, identity, challenge: self.challenge, root, kem_seed, words }, proof))
     }
 }
 
@@ -184,7 +184,9 @@ pub struct Confirmed {
     keys: Keys,
     identity: [u8; 32],
     challenge: SealingKey,
-    secrets: OwnSecrets,
+    root: SecretKey,
+    /// The seed of A's ML-KEM key pair (FIPS 203, d and z).
+    kem_seed: Zeroizing<[u8; 64]>,
     words: [&'static str; words::COUNT],
 }
 
@@ -200,44 +202,40 @@ impl Confirmed {
             return Err(PairingError::Identity);
         }
         self.keys.check_possession(Role::B, &self.challenge, &identity, &reply.possession.0)?;
-        let (decapsulation_key, _) = MlKem768::from_seed(&(*self.secrets.kem_seed).into());
+        let (decapsulation_key, _) = MlKem768::from_seed(&(*self.kem_seed).into());
         let shared = decapsulation_key.decapsulate_slice(kem).map_err(|_| PairingError::Identity)?;
         let exchange = KemExchange {
             shared: &Zeroizing::new(<[u8; 32]>::from(shared))[..],
-            encapsulation_key: &self.secrets.encapsulation_key(),
+            encapsulation_key: &encapsulation_key(&self.kem_seed),
             ciphertext: kem,
         };
         let secret = self.keys.pairing_secret([&self.identity, &identity], &exchange);
-        let pairing = Pairing::new(Role::A, secret, self.secrets.root, root).ok_or(PairingError::Identity)?;
+        let pairing = Pairing::new(Role::A, secret, self.root, root).ok_or(PairingError::Identity)?;
         Ok(Paired { contact: Contact::new(&name, identity, pairing), words: self.words })
     }
 }
 
-/// What a side makes for one pairing and keeps to itself.
-#[cfg_attr(any(test, fuzzing), derive(Clone))]
-struct OwnSecrets {
-    root: SecretKey,
-    /// Of A's ML-KEM key pair (FIPS 203, d and z).
-    kem_seed: Zeroizing<[u8; 64]>,
+/// This side's inbox root key of one pairing.
+fn generate_root(random: &mut impl CryptoRng) -> SecretKey {
+    let mut seed = Zeroizing::new([0; 32]);
+    random.fill_bytes(&mut *seed);
+    SecretKey::from_bytes(&seed)
 }
 
-impl OwnSecrets {
-    fn generate(random: &mut impl CryptoRng) -> Self {
-        let (mut root, mut kem_seed) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 64]));
-        random.fill_bytes(&mut *root);
-        random.fill_bytes(&mut *kem_seed);
-        Self { root: SecretKey::from_bytes(&root), kem_seed }
-    }
+fn generate_kem_seed(random: &mut impl CryptoRng) -> Zeroizing<[u8; 64]> {
+    let mut seed = Zeroizing::new([0; 64]);
+    random.fill_bytes(&mut *seed);
+    seed
+}
 
-    fn encapsulation_key(&self) -> [u8; ENCAPSULATION_KEY_LEN] {
-        let (_, encapsulation_key) = MlKem768::from_seed(&(*self.kem_seed).into());
-        encapsulation_key.to_bytes().into()
-    }
+fn own_identity<'a>(myself: Myself<'a>, root: &SecretKey, nonce: [u8; 32], kem: &'a [u8]) -> Identity<'a> {
+    let (identity, root) = (myself.identity.public(), root.public());
+    Identity { nonce, identity, root, name: Cow::Borrowed(myself.name), kem }
+}
 
-    fn identity<'a>(&self, myself: Myself<'a>, nonce: [u8; 32], kem: &'a [u8]) -> Identity<'a> {
-        let (identity, root) = (myself.identity.public(), self.root.public());
-        Identity { nonce, identity, root, name: Cow::Borrowed(myself.name), kem }
-    }
+fn encapsulation_key(kem_seed: &[u8; 64]) -> [u8; ENCAPSULATION_KEY_LEN] {
+    let (_, encapsulation_key) = MlKem768::from_seed(&(*kem_seed).into());
+    encapsulation_key.to_bytes().into()
 }
 
 /// B, who shows a code.
@@ -322,9 +320,9 @@ impl Responder {
             ciphertext: &ciphertext,
         };
         let secret = self.keys.pairing_secret([&identity, &myself.identity.public()], &exchange);
-        let secrets = OwnSecrets::generate(random);
-        let sealed = self.keys.seal(Role::B, &secrets.identity(myself, [0; 32], &ciphertext));
-        let pairing = Pairing::new(Role::B, secret, secrets.root, root).ok_or(PairingError::Identity)?;
+        let own_root = generate_root(random);
+        let sealed = self.keys.seal(Role::B, &own_identity(myself, &own_root, [0; 32], &ciphertext));
+        let pairing = Pairing::new(Role::B, secret, own_root, root).ok_or(PairingError::Identity)?;
         let contact = Contact::new(&name, identity, pairing);
         let reply = Reply { sealed: Bytes(sealed), possession: Bytes(possession) };
         Ok((Paired { contact, words: self.keys.words(&nonce, &self.nonce) }, reply))
@@ -382,7 +380,7 @@ mod tests {
         fuzzed::{ADA, BOB, VALID, ada, bob, own, phrase, rng},
         *,
     };
-    use crate::contact::MAX_NAME;
+    use crate::contact_name::MAX_NAME;
 
     const VECTORS: &str = include_str!("../../docs/protocol/vectors/pairing.json");
 
@@ -402,8 +400,9 @@ mod tests {
 
     /// A's sealed identity, as it makes it.
     fn sealed<const N: usize>(keys: &Keys, nonce: [u8; 32], myself: Myself<'_>) -> [u8; N] {
-        let secrets = OwnSecrets::generate(&mut rng(5));
-        keys.seal(Role::A, &secrets.identity(myself, nonce, &secrets.encapsulation_key()))
+        let random = &mut rng(5);
+        let (root, kem_seed) = (generate_root(random), generate_kem_seed(random));
+        keys.seal(Role::A, &own_identity(myself, &root, nonce, &encapsulation_key(&kem_seed)))
     }
 
     #[test]
@@ -578,12 +577,12 @@ mod tests {
         let (at_b, reply) = b.handle_proof(&proof, bob(), &mut rng(4)).expect("a reply");
         let opened = confirmed.keys.open(Role::B, &reply.sealed.0).expect("B's identity");
         let ciphertext = read_identity(&opened).expect("an identity").kem.to_vec();
-        let (decapsulation_key, _) = MlKem768::from_seed(&(*confirmed.secrets.kem_seed).into());
+        let (decapsulation_key, _) = MlKem768::from_seed(&(*confirmed.kem_seed).into());
         let shared = decapsulation_key.decapsulate_slice(&ciphertext).expect("a ciphertext");
         let keys = &confirmed.keys;
         let classical = keys.expand::<32>(b"pairing-secret", &[&ADA.public(), &BOB.public()]);
         let secret = at_b.contact.pairing().secret();
-        let roots = [confirmed.secrets.root.clone(), at_b.contact.pairing().own_root().clone()];
+        let roots = [confirmed.root.clone(), at_b.contact.pairing().own_root().clone()];
         serde_json::json!({
             "about": "One pairing: what follows from its secrets. Hexadecimal; docs/protocol/sealing-and-pairing.md says how.",
             "code": "ABC234-WXYZ",
@@ -606,7 +605,7 @@ mod tests {
             "seal_key_b": hex::encode(*keys.expand::<32>(b"seal-b", &[])),
             "root_seed_a": hex::encode(*roots[0].to_bytes()),
             "root_seed_b": hex::encode(*roots[1].to_bytes()),
-            "kem_seed_a": hex::encode(*confirmed.secrets.kem_seed),
+            "kem_seed_a": hex::encode(*confirmed.kem_seed),
             "kem_ciphertext": hex::encode(&ciphertext),
             "kem_shared": hex::encode(<[u8; 32]>::from(shared)),
             "sealed_a": hexadecimal(&proof.sealed),
@@ -633,11 +632,7 @@ mod tests {
         let bytes = |name: &str| hex::decode(vectors[name].as_str().expect("a text")).expect("hexadecimal");
         let isk = bytes("isk").try_into().expect("64 bytes");
         let (shared, ciphertext) = (bytes("kem_shared"), bytes("kem_ciphertext"));
-        let secrets = OwnSecrets { root: SecretKey::from_bytes(&[0; 32]), kem_seed: Zeroizing::new([0; 64]) };
-        let encapsulation_key = {
-            let kem_seed = Zeroizing::new(bytes("kem_seed_a").try_into().expect("64 bytes"));
-            OwnSecrets { kem_seed, ..secrets }.encapsulation_key()
-        };
+        let encapsulation_key = encapsulation_key(&bytes("kem_seed_a").try_into().expect("64 bytes"));
         let secret = |isk: &[u8; 64], shared: &[u8], ciphertext: &[u8]| {
             let exchange = KemExchange { shared, encapsulation_key: &encapsulation_key, ciphertext };
             hex::encode(Keys::new(isk).pairing_secret([&ADA.public(), &BOB.public()], &exchange).as_bytes())

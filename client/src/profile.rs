@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    contact::{Contact, ContactId, MAX_CONTACTS, Pairing, PairingId, PairingSecret, Role, clean_name, told_apart},
+    contact::{Contact, ContactId, MAX_CONTACTS, Pairing, PairingId, PairingSecret, Role},
+    contact_name::{clean_name, distinct_name},
     referral,
     sealing_key::SealingKey,
 };
@@ -226,7 +227,7 @@ impl Profile {
             if contacts.len() >= MAX_CONTACTS {
                 return Err(ProfileError::Full);
             }
-            let name = told_apart(contact.name(), contacts);
+            let name = distinct_name(contact.name(), contacts.iter().map(Contact::name));
             let contact = contact.renamed(&name).stored(stored);
             contacts.push(contact.clone());
             Ok(contact)
@@ -377,7 +378,7 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
         });
         let (pairings, identity) = (pairings.collect::<Option<Vec<_>>>()?, decode(&contact.identity)?);
         // An earlier version told names apart by their bytes.
-        let name = told_apart(&contact.name, &contacts);
+        let name = distinct_name(&contact.name, contacts.iter().map(Contact::name));
         let restored = Contact::restore(&name, identity, pairings, (contact.in_use, contact.is_proved))?;
         // What was stored had passed the check for its kind of profile.
         let nodes = referral::read(&contact.nodes, true);

@@ -1,7 +1,7 @@
 //! How often a contact can make this side ring, so that nobody rings the phone out of use.
 //!
-//! Pure. A contact rings once in [`RING_EVERY`], or again at once after a call that was answered. Each ring in a row that is not answered doubles the pause after it, up to
-//! [`LONGEST_PAUSE`]; an answered one, or [`FORGET_AFTER`] without a ring, ends that.
+//! Pure. A contact rings at most once in [`RING_EVERY`]; after an answered call it may ring again at once. Each unanswered
+//! ring in a row doubles the pause, up to [`LONGEST_PAUSE`]. An answered ring, or [`FORGET_AFTER`] without one, resets it.
 
 use std::{
     collections::HashMap,

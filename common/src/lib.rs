@@ -1,7 +1,7 @@
 //! What every part of Chappe agrees on: keys and ids, signed records, directories, leases and limits.
 //!
-//! Nothing here does I/O, but for `private_dir`, or reads a clock: functions that depend on time take it as an argument. Everything that
-//! decodes bytes of others checks their length first, takes exactly one value, and never panics.
+//! Only `private_dir` does I/O, and nothing here reads a clock: functions that depend on time take it as an argument. Every
+//! decoder of untrusted bytes checks their length first, accepts exactly one value, and never panics.
 
 pub mod admission;
 pub mod beacon;

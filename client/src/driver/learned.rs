@@ -36,7 +36,7 @@ impl Driver {
     /// A message of the contact has opened that was sealed by this pairing.
     pub(super) fn note_confirmation(&mut self, contact: ContactId, pairing: PairingId) {
         let known = self.profile.contact(contact);
-        if known.is_some_and(|known| known.clone().confirm(pairing)) {
+        if known.is_some_and(|known| known.would_confirm(pairing)) {
             self.confirmed = Some((contact, pairing));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{keys::read_identity, *};
-use crate::{contact::MAX_NAME, message::fuzzed::reads};
+use crate::{contact_name::MAX_NAME, message::fuzzed::reads};
 
 pub(super) fn rng(n: u64) -> StdRng {
     StdRng::seed_from_u64(n)

@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use super::{LABEL, PairingError};
 use crate::{
-    contact::{MAX_NAME, PairingSecret, Role, clean_name},
+    contact::{PairingSecret, Role},
+    contact_name::{MAX_NAME, clean_name},
     cpace,
     sealing_key::SealingKey,
     words,
