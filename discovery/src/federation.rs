@@ -4,12 +4,11 @@
 //! rest on the roots.
 
 use chappe_common::{federation::FederationId, keys::PublicKey, special};
-use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    http,
     net::{Net, SetupError},
+    node_http::{self, GetError},
     reach::ReachError,
     registry::Endpoint,
     revocations::Hosts,
@@ -53,6 +52,16 @@ pub enum FederationError {
     Other,
 }
 
+impl From<GetError> for FederationError {
+    fn from(error: GetError) -> Self {
+        match error {
+            GetError::Setup(error) => Self::Setup(error),
+            GetError::Reach(error) => Self::Reach(error),
+            GetError::Status(_) | GetError::Body => Self::Answer,
+        }
+    }
+}
+
 /// Asks a node at the host of its client URL for the roots of `federation`. Takes six seconds at most.
 ///
 /// # Errors
@@ -67,18 +76,8 @@ pub async fn of_node(
     if !is_asked(url) {
         return Err(FederationError::Url);
     }
-    let mut url = Url::parse(&url.replacen("ws", "http", 1)).map_err(|_| FederationError::Url)?;
-    url.set_path(PATH);
-    url.set_query(None);
-    let client = http::builder((**net.tls()).clone(), net.proxies())
-        .timeout(http::FETCH_TIMEOUT)
-        .dns_resolver(net.names().clone());
-    let client = client.build().map_err(SetupError::Http)?;
-    let response = client.get(url).send().await.map_err(|error| ReachError::of_request(&error))?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(FederationError::Answer);
-    }
-    let bytes = http::body(response, MAX_ANSWER).await.map_err(|_| FederationError::Answer)?;
+    let url = node_http::url_of_node(url, PATH).map_err(|_| FederationError::Url)?;
+    let bytes = node_http::get(url, MAX_ANSWER, net).await?;
     let mut info: FederationInfo = serde_json::from_slice(&bytes).map_err(|_| FederationError::Answer)?;
     if info.roots.is_empty() || info.roots.len() > MAX_ROOTS || !info.roots.iter().all(PublicKey::is_usable) {
         return Err(FederationError::Answer);

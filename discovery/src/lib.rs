@@ -25,6 +25,7 @@ pub mod members;
 pub mod names;
 pub mod net;
 pub mod network;
+mod node_http;
 pub mod private_file;
 pub mod proxy;
 pub mod race;

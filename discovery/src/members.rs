@@ -9,8 +9,8 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use crate::{
-    http,
     net::{Net, SetupError},
+    node_http::{self, GetError},
     reach::ReachError,
 };
 
@@ -50,6 +50,17 @@ pub enum MembersError {
     Answer,
 }
 
+impl From<GetError> for MembersError {
+    fn from(error: GetError) -> Self {
+        match error {
+            GetError::Setup(error) => Self::Setup(error),
+            GetError::Reach(error) => Self::Reach(error),
+            GetError::Status(status) => Self::Status(status),
+            GetError::Body => Self::Answer,
+        }
+    }
+}
+
 /// Asks at this base URL of an operator's interface. Takes six seconds at most.
 ///
 /// # Errors
@@ -61,15 +72,7 @@ pub async fn fetch(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
         return Err(wrong());
     }
     url.set_path("/members");
-    let client = http::builder((**net.tls()).clone(), net.proxies())
-        .timeout(http::FETCH_TIMEOUT)
-        .dns_resolver(net.names().clone());
-    let client = client.build().map_err(SetupError::Http)?;
-    let response = client.get(url).send().await.map_err(|error| ReachError::of_request(&error))?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(MembersError::Status(response.status().as_u16()));
-    }
-    read(&http::body(response, MAX_ANSWER).await.map_err(|_| MembersError::Answer)?)
+    read(&node_http::get(url, MAX_ANSWER, net).await?)
 }
 
 /// Reads an answer that was kept in a file.

@@ -7,11 +7,10 @@ use chappe_common::{
     revocation::{MAX_REVOCATION_LIST, Revocations, SignedRevocation},
     special,
 };
-use reqwest::Url;
 
 use crate::{
-    http,
     net::{Net, SetupError},
+    node_http::{self, GetError},
     reach::ReachError,
 };
 
@@ -62,18 +61,8 @@ pub async fn of_node(url: &str, hosts: Hosts, roots: &[PublicKey], net: &Net) ->
     if hosts == Hosts::Public && !special::is_public_url(url) {
         return Err(RevocationsError::Private);
     }
-    let mut url = Url::parse(&url.replacen("ws", "http", 1)).map_err(|_| RevocationsError::Url)?;
-    url.set_path(PATH);
-    url.set_query(None);
-    let client = http::builder((**net.tls()).clone(), net.proxies())
-        .timeout(http::FETCH_TIMEOUT)
-        .dns_resolver(net.names().clone());
-    let client = client.build().map_err(SetupError::Http)?;
-    let response = client.get(url).send().await.map_err(|error| ReachError::of_request(&error))?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(RevocationsError::Answer);
-    }
-    let bytes = http::body(response, MAX_REVOCATION_LIST).await.map_err(|_| RevocationsError::Answer)?;
+    let url = node_http::url_of_node(url, PATH).map_err(|_| RevocationsError::Url)?;
+    let bytes = node_http::get(url, MAX_REVOCATION_LIST, net).await?;
     Revocations::decode(bytes, roots).map_err(|_| RevocationsError::Answer)
 }
 
@@ -95,4 +84,14 @@ pub enum RevocationsError {
     /// The answer is no list of revocations.
     #[error("the answer is no list of revocations")]
     Answer,
+}
+
+impl From<GetError> for RevocationsError {
+    fn from(error: GetError) -> Self {
+        match error {
+            GetError::Setup(error) => Self::Setup(error),
+            GetError::Reach(error) => Self::Reach(error),
+            GetError::Status(_) | GetError::Body => Self::Answer,
+        }
+    }
 }
