@@ -37,8 +37,8 @@ pub(crate) enum Claim {
     Full,
 }
 
-/// By which key a client can take a code back.
-#[derive(Clone, Copy, Debug)]
+/// The key by which a client can take a code back.
+#[derive(Debug)]
 struct Owner {
     key: PublicKey,
     seq: u64,
@@ -47,7 +47,8 @@ struct Owner {
 #[derive(Debug)]
 struct Kept {
     holder: CodeHolder,
-    owner: Option<Owner>,
+    /// Boxed, since most clients show no key and the table has room for twice its entries.
+    owner: Option<Box<Owner>>,
     until: Instant,
     /// The epoch of the node when it registered this: what a former self registered ends with it.
     epoch: u64,
@@ -86,7 +87,7 @@ impl HomeTable {
         };
         claim.code == code
             && claim.node == holder.node
-            && kept.owner.is_some_and(|owner| owner.key == claim.key && owner.seq < claim.seq)
+            && kept.owner.as_ref().is_some_and(|owner| owner.key == claim.key && owner.seq < claim.seq)
     }
 
     /// Gives a code to a session of a node in this epoch, or keeps it there for longer. `claim` is the client's, and
@@ -101,7 +102,7 @@ impl HomeTable {
         verified: bool,
     ) -> Claim {
         let takes_back = verified && claim.is_some_and(|claim| self.takes_back(now, code, holder, claim));
-        let owner = claim.map(|claim| Owner { key: claim.key, seq: claim.seq });
+        let owner = claim.map(|claim| Box::new(Owner { key: claim.key, seq: claim.seq }));
         let kept = Kept { holder, owner, until: now + self.keep_for, epoch };
         let full = self.codes.len() >= self.capacity || !self.shares.has_room(&holder.node);
         match self.codes.entry(code) {

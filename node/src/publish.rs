@@ -13,10 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use chappe_common::{
     code::PairingCode,
     keys::NodeId,
     lease::{Inbox, SignedLease},
+    redacted::Redacted,
 };
 use tokio::{sync::mpsc, time::sleep_until};
 
@@ -101,8 +103,8 @@ struct Kept {
 /// What its homes are told.
 enum What {
     Lease(Arc<SignedLease>),
-    /// Boxed: a code is one of a few among many leases.
-    Code(Box<CodeRegistration>),
+    /// A code, with its client's claim. Boxed, since most clients make none.
+    Code(Option<Box<Redacted<Bytes>>>),
 }
 
 impl What {
@@ -219,7 +221,9 @@ impl Publisher {
             Command::KeepLease { lease, is_renewal } => {
                 self.keep(Key::Inbox(lease.inbox), What::Lease(lease), is_renewal);
             }
-            Command::KeepCode(code) => self.keep(Key::Code(code.code, code.session), What::Code(Box::new(code)), false),
+            Command::KeepCode(CodeRegistration { code, session, claim }) => {
+                self.keep(Key::Code(code, session), What::Code(claim.map(Box::new)), false);
+            }
             Command::WithdrawLease(inbox, seq) => {
                 let Some(kept) = self.forget_lease(inbox, seq) else { return };
                 let homes = self.places.homes(kept.placed).map(|(home, _)| home).collect();
@@ -239,7 +243,7 @@ impl Publisher {
                     if self.places.homes(kept.placed).any(|(own, _)| own == home) {
                         let errand = errands.entry(home).or_default();
                         errand.tries = tries;
-                        put(errand, kept);
+                        put(errand, &key, kept);
                     }
                 }
             }
@@ -317,7 +321,7 @@ impl Publisher {
             if let Some(kept) = self.kept.get_mut(&key) {
                 kept.slot = slot;
                 for (home, _) in self.places.homes(kept.placed) {
-                    put(errands.entry(home).or_default(), kept);
+                    put(errands.entry(home).or_default(), &key, kept);
                 }
             }
         }
@@ -325,10 +329,13 @@ impl Publisher {
     }
 }
 
-fn put(errand: &mut Errand, kept: &Kept) {
-    match &kept.what {
-        What::Lease(lease) => errand.leases.push(SignedLease::clone(lease)),
-        What::Code(code) => errand.codes.push(CodeRegistration::clone(code)),
+fn put(errand: &mut Errand, key: &Key, kept: &Kept) {
+    match (&kept.what, *key) {
+        (What::Code(claim), Key::Code(code, session)) => {
+            errand.codes.push(CodeRegistration { code, session, claim: claim.as_deref().cloned() });
+        }
+        (What::Lease(lease), _) => errand.leases.push(SignedLease::clone(lease)),
+        (What::Code(_), Key::Inbox(_)) => debug_assert!(false, "an inbox has a lease"),
     }
 }
 

@@ -90,7 +90,7 @@ impl Publisher {
             for key in keys {
                 // What was given back meanwhile is not told.
                 if let Some(kept) = self.kept.get(&key) {
-                    put(errand, kept);
+                    put(errand, &key, kept);
                 }
             }
         }
