@@ -18,10 +18,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    command::{COMMANDS, CallActionError, Command, IceServersError, PlacedCall},
     contact::{Contact, ContactId, PairingId},
-    driver::{COMMANDS, Command, Driver, IceServersError, LinkState},
+    driver::{Driver, LinkState},
     event::{self, Events},
-    handle::{Call, CallActionError},
+    handle::Call,
     profile::{Profile, ProfileError},
     protocol::IceServer,
     sealing_key::SealingKey,
@@ -137,7 +138,7 @@ impl ClientBuilder {
         let (event_sender, events) = event::queue();
         let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
         let cancel = CancellationToken::new();
-        let queue = (command_sender.clone(), commands);
+        let queue = (command_sender.downgrade(), commands);
         let driver =
             Driver::new(self.profile, (discovery.clone(), self.avoid, self.private), event_sender, queue, link_sender);
         let mut tasks = JoinSet::new();
@@ -218,7 +219,8 @@ impl Client {
         let (reply, placed) = oneshot::channel();
         let command = Command::Place { contact, offer: offer_sdp.into(), reply };
         self.inner.commands.send(command).await.map_err(|_| CallActionError::Stopped)?;
-        placed.await.map_err(|_| CallActionError::Stopped)?
+        let PlacedCall { id, status } = placed.await.map_err(|_| CallActionError::Stopped)??;
+        Ok(Call { id, contact, commands: self.inner.commands.clone(), status })
     }
 
     /// The contacts.

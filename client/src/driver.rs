@@ -22,11 +22,11 @@ use std::{
 
 use backon::ExponentialBackoff;
 use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
-use chappe_discovery::{Aftermath, DiscoverError, Discovery, Outcome};
+use chappe_discovery::{DiscoverError, Discovery, Outcome, SearchSummary};
 use futures_util::future::{self, BoxFuture};
 use rand::RngExt as _;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,16 +40,13 @@ use self::{
 };
 use crate::{
     call::Calls,
-    contact::{Contact, ContactId, PairingId},
+    command::Command,
+    contact::{ContactId, PairingId},
     event::{Event, EventSender, Step, StepKind},
-    handle::{Call, CallAction, CallActionError},
     profile::{Profile, ProfileError},
-    protocol::IceServer,
     seal::CallId,
 };
 
-/// How many wishes of the app wait; it waits itself when there are more.
-pub(crate) const COMMANDS: usize = 64;
 /// How long a farewell may take when the client stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the inboxes of a new contact wait at most, at random, before they are attached: a node that took part in the
@@ -57,61 +54,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const HOLD_BACK: Duration = Duration::from_secs(3);
 /// The longest that the loop sleeps: nothing of its own is due that late.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// No STUN and TURN servers were given. Worth another try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IceServersError {
-    /// There is no session with a node right now, or it was lost before the answer.
-    #[error("not connected")]
-    NotConnected,
-    /// The node refused.
-    #[error("the node gives no ICE servers now")]
-    Refused,
-    /// The client has stopped.
-    #[error("the client has stopped")]
-    Stopped,
-}
-
-/// What the app asks of the task.
-pub(crate) enum Command {
-    Place {
-        contact: ContactId,
-        offer: String,
-        reply: oneshot::Sender<Result<Call, CallActionError>>,
-    },
-    Act {
-        call: CallId,
-        action: CallAction,
-        reply: oneshot::Sender<Result<(), CallActionError>>,
-    },
-    /// `stored`: the contact is known to have stored the pairing as well.
-    AddContact {
-        contact: Contact,
-        stored: bool,
-        reply: oneshot::Sender<Result<Contact, ProfileError>>,
-    },
-    /// The contact is known to have stored this pairing.
-    ConfirmPairing {
-        contact: ContactId,
-        pairing: PairingId,
-        reply: oneshot::Sender<Result<(), ProfileError>>,
-    },
-    BlockContact {
-        contact: ContactId,
-        blocked: bool,
-        reply: oneshot::Sender<Result<(), ProfileError>>,
-    },
-    RemoveContact {
-        contact: ContactId,
-        reply: oneshot::Sender<Result<(), ProfileError>>,
-    },
-    Contacts {
-        reply: oneshot::Sender<Vec<Contact>>,
-    },
-    IceServers {
-        reply: oneshot::Sender<Result<Vec<IceServer>, IceServersError>>,
-    },
-}
 
 /// Whether there is a session.
 #[derive(Clone, Debug)]
@@ -128,13 +70,13 @@ pub(crate) struct Driver {
     discovery: Discovery,
     events: EventSender,
     commands: mpsc::Receiver<Command>,
-    /// For the handles of calls.
-    command_sender: mpsc::Sender<Command>,
+    /// For the handles of incoming calls. Weak, so that the queue closes with the app's last handle.
+    command_sender: mpsc::WeakSender<Command>,
     link: watch::Sender<LinkState>,
     sessions: Vec<Session>,
     connecting: Option<BoxFuture<'static, Outcome>>,
     /// What is left of the last search.
-    rest: Option<BoxFuture<'static, (NodeId, Aftermath)>>,
+    background_search: Option<BoxFuture<'static, (NodeId, SearchSummary)>>,
     backoff: ExponentialBackoff,
     /// The pauses between searches that find nobody.
     retry: ExponentialBackoff,
@@ -165,7 +107,7 @@ impl Driver {
         profile: Profile,
         (discovery, avoid, private): (Discovery, Vec<NodeId>, bool),
         events: EventSender,
-        commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+        commands: (mpsc::WeakSender<Command>, mpsc::Receiver<Command>),
         link: watch::Sender<LinkState>,
     ) -> Self {
         Self {
@@ -177,7 +119,7 @@ impl Driver {
             link,
             sessions: Vec::new(),
             connecting: None,
-            rest: None,
+            background_search: None,
             backoff: link::backoff(),
             retry: link::retry(),
             seqs: HashMap::new(),
@@ -207,7 +149,7 @@ impl Driver {
                 () = cancel.cancelled() => break,
                 () = sleep_until(deadline.into()) => self.handle_time().await,
                 outcome = finished_or_never(&mut self.connecting) => self.handle_search(outcome).await,
-                (node, aftermath) = finished_or_never(&mut self.rest) => self.handle_aftermath(node, aftermath),
+                (node, summary) = finished_or_never(&mut self.background_search) => self.handle_search_summary(node, summary),
                 // Before the nodes' words: one that floods must not keep the app from hanging up.
                 Some(command) = self.commands.recv() => self.handle_command(command).await,
                 (session, text) = next_text(&mut self.sessions) => {

@@ -18,7 +18,7 @@ use chappe_common::{
 use chappe_discovery::{DiscoverError, connection::ConnectionError, race::confirm::Confirmation};
 use tokio::sync::mpsc;
 
-use crate::{call::EndReason, contact::ContactId, driver::leases::Rejected, handle::Call, seal::CallId};
+use crate::{call::EndReason, contact::ContactId, handle::Call, seal::CallId};
 
 /// How many events wait for the app: a call with its candidates and every step takes about thirty.
 const QUEUE: usize = 256;
@@ -52,16 +52,6 @@ pub enum InboxRejection {
     /// The node has no room or no rate for it now, or reaches none of the nodes that have to keep its lease.
     #[error("the node can't attach it now")]
     Unavailable,
-}
-
-impl From<Rejected> for InboxRejection {
-    fn from(rejected: Rejected) -> Self {
-        match rejected {
-            Rejected::Outdated(_) => Self::Outdated,
-            Rejected::Invalid => Self::Invalid,
-            Rejected::Busy | Rejected::Unavailable => Self::Unavailable,
-        }
-    }
 }
 
 /// Something that an app may want to know.

@@ -4,61 +4,18 @@ use chappe_common::redacted::Redacted;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    call::{CallError, EndReason},
+    call::EndReason,
+    command::{CallAction, CallActionError, CallStatus, Command, MAX_SDP},
     contact::ContactId,
     seal::CallId,
 };
-
-/// The longest session description in bytes: with its JSON around it, it fits the largest sealed message.
-pub const MAX_SDP: usize = 24 * 1024;
-
-/// How far a call is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallStatus {
-    /// Not answered so far.
-    Ringing,
-    /// Answered, with the callee's session description.
-    Answered(Redacted<String>),
-    /// Over.
-    Ended(EndReason),
-}
-
-/// What was asked of a call was not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallActionError {
-    /// The call is not at the point where this can be done.
-    #[error(transparent)]
-    State(#[from] CallError),
-    /// Too much is waiting to be sent already, or a candidate is too long. Nothing of it was taken.
-    #[error("too much is waiting to be sent")]
-    Full,
-    /// Longer than [`MAX_SDP`].
-    #[error("the session description is too long")]
-    TooLong,
-    /// No such contact.
-    #[error("there is no such contact")]
-    NoContact,
-    /// The client has stopped.
-    #[error("the client has stopped")]
-    Stopped,
-}
-
-/// What an app asks of the client's task.
-#[derive(Debug)]
-pub(crate) enum CallAction {
-    Accept(Redacted<String>),
-    Decline,
-    HangUp,
-    Candidates(Redacted<Vec<String>>),
-    Media { up: bool },
-}
 
 /// One call, placed or received.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub(crate) id: CallId,
     pub(crate) contact: ContactId,
-    pub(crate) commands: mpsc::Sender<super::driver::Command>,
+    pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<CallStatus>,
 }
 
@@ -160,7 +117,7 @@ impl Call {
 
     async fn act(&self, action: CallAction) -> Result<(), CallActionError> {
         let (reply, done) = oneshot::channel();
-        let command = super::driver::Command::Act { call: self.id, action, reply };
+        let command = Command::Act { call: self.id, action, reply };
         self.commands.send(command).await.map_err(|_| CallActionError::Stopped)?;
         done.await.map_err(|_| CallActionError::Stopped)?
     }

@@ -24,6 +24,7 @@ mod base64_bytes;
 pub mod call;
 mod client;
 mod code_door;
+mod command;
 pub mod contact;
 pub mod contact_name;
 pub mod cpace;
@@ -45,7 +46,7 @@ pub mod words;
 
 pub use client::{Client, ClientBuilder, ContactsError, StartError};
 pub use code_door::{CODE_LIFETIME, PairError, Paired, ShownCode};
-pub use driver::IceServersError;
+pub use command::{CallActionError, CallStatus, IceServersError, MAX_SDP};
 pub use event::{DisconnectReason, Event, Events, InboxRejection, Step, StepKind};
-pub use handle::{Call, CallActionError, CallStatus, MAX_SDP};
+pub use handle::Call;
 pub use protocol::IceServer;

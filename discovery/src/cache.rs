@@ -6,6 +6,7 @@
 mod entries;
 mod file;
 mod ledger;
+mod state;
 
 use std::{
     io,
@@ -13,44 +14,18 @@ use std::{
     sync::Mutex,
 };
 
-use chappe_common::{directory::MAX_NODES, federation::FederationId, keys::NodeId, time::UnixTime};
+use chappe_common::{federation::FederationId, keys::NodeId, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::file::fuzzed;
-pub use self::ledger::Equivocation;
-use self::{
-    entries::Entries,
-    ledger::{Judgement, Ledger},
-};
+pub use self::{entries::MAX_ENTRIES, file::CacheError, ledger::Equivocation};
+use self::{ledger::Judgement, state::State};
 use crate::{
     private_file,
     revocations::KnownRevocations,
     source::{Candidate, Listing, Source, SourceError, SourceKind},
 };
-
-/// The most nodes that are kept: enough to find one alive after a month, some 200 KB on disk.
-pub const MAX_ENTRIES: usize = 256;
-const _: () = assert!(MAX_ENTRIES <= MAX_NODES);
-
-/// Why the cache file could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// The disk says no.
-    #[error("cannot use the cache file")]
-    Io(#[from] io::Error),
-    /// The file is not a cache of this version.
-    #[error("the cache file is damaged")]
-    Damaged,
-}
-
-#[derive(Clone, Debug, Default)]
-struct State {
-    entries: Entries,
-    ledger: Ledger,
-    /// Never forgotten, as long as the file is there.
-    revocations: KnownRevocations,
-}
 
 /// What came of a listing.
 #[derive(Debug, Default)]

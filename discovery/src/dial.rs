@@ -26,10 +26,10 @@ use tokio_tungstenite::{
 
 use crate::{
     connection::{Connection, ConnectionError},
-    discover::is_this_machine,
     net::Net,
     reach::{NameError, ReachError},
     source::Candidate,
+    this_machine::is_this_machine,
 };
 
 /// How long a dial may take altogether: a slow mobile link needs four round trips of half a second.

@@ -19,12 +19,18 @@ use hickory_proto::{
 };
 use reqwest::{
     Url,
+    dns::{Resolve, Resolving},
     header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{http, names::Names, net::SetupError, proxy::Proxies, reach::ReachError};
+use crate::{
+    http,
+    proxy::Proxies,
+    reach::{NameError, ReachError},
+    setup_error::SetupError,
+};
 
 /// How long a provider has altogether. Those that are blocked mostly let it time out, and the next is asked meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,20 +150,34 @@ pub struct Doh {
     http: reqwest::Client,
 }
 
+/// Resolves nothing: a provider is reached at addresses that are known before.
+struct NoNames;
+
+impl Resolve for NoNames {
+    fn resolve(&self, _name: reqwest::dns::Name) -> Resolving {
+        Box::pin(std::future::ready(Err(NameError::NoSuchName.into())))
+    }
+}
+
 impl Doh {
     /// Prepares to ask.
     ///
     /// # Errors
     /// The URL is none, or its host is a name without addresses.
     pub fn new(provider: Provider, tls: &ClientConfig) -> Result<Self, SetupError> {
-        Self::by(provider, tls, &Proxies::none(), Names::over_https(Vec::new()))
+        Self::by(provider, tls, &Proxies::none(), NoNames)
     }
 
     /// The same through proxies, whose names `names` resolves.
     ///
     /// # Errors
     /// As [`Doh::new`].
-    pub fn by(provider: Provider, tls: &ClientConfig, proxies: &Proxies, names: Names) -> Result<Self, SetupError> {
+    pub fn by(
+        provider: Provider,
+        tls: &ClientConfig,
+        proxies: &Proxies,
+        names: impl Resolve + 'static,
+    ) -> Result<Self, SetupError> {
         let url = Url::parse(&provider.url).map_err(|_| SetupError::Url(provider.url.clone()))?;
         let host = url.host_str().filter(|_| url.scheme() == "https").unwrap_or_default();
         let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();

@@ -7,11 +7,12 @@ use chappe_common::{federation::FederationId, keys::PublicKey, special};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    net::{Net, SetupError},
+    net::Net,
     node_http::{self, GetError},
     reach::ReachError,
     registry::Endpoint,
     revocations::Hosts,
+    setup_error::SetupError,
 };
 
 /// Where a node serves it.

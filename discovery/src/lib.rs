@@ -6,9 +6,8 @@
 //! HTTPS, the cache, what contacts pass on, links and QR codes, and what a person types in; and a directory that was built
 //! into the program, for a first start.
 
-mod aftermath;
 mod answers;
-mod builder;
+mod background_search;
 pub mod cache;
 pub mod connection;
 pub mod dial;
@@ -35,13 +34,15 @@ pub mod registry;
 pub mod replaced_file;
 pub mod report;
 pub mod revocations;
+mod search;
+mod setup_error;
 pub mod snapshot;
 pub mod source;
+mod this_machine;
 pub mod tls;
 
-pub use aftermath::{Aftermath, Rest};
-pub use builder::DiscoveryBuilder;
+pub use background_search::{BackgroundSearch, SearchSummary};
 pub use connection::Connection;
-pub use discover::{Discovery, Found, Outcome};
-pub use net::SetupError;
+pub use discover::{Discovery, DiscoveryBuilder, Found, Outcome};
 pub use report::{Cause, CauseError, DiscoverError, Report};
+pub use setup_error::SetupError;

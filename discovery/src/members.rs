@@ -9,9 +9,10 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use crate::{
-    net::{Net, SetupError},
+    net::Net,
     node_http::{self, GetError},
     reach::ReachError,
+    setup_error::SetupError,
 };
 
 /// The longest answer: four thousand members, half a KiB each.

@@ -3,11 +3,7 @@
 use bytes::Bytes;
 use reqwest::Url;
 
-use crate::{
-    http,
-    net::{Net, SetupError},
-    reach::ReachError,
-};
+use crate::{http, net::Net, reach::ReachError, setup_error::SetupError};
 
 /// Why a server gave no body.
 pub(crate) enum GetError {

@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{net::SetupError, reach::ReachError};
+use crate::{reach::ReachError, setup_error::SetupError};
 
 /// The longest answer to `CONNECT`: a status and a few fields.
 const MAX_ANSWER: usize = 8 * 1024;

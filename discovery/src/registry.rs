@@ -31,9 +31,10 @@ use crate::{
     answers::first_answers,
     http,
     names::Names,
-    net::{Net, SetupError},
+    net::Net,
     reach::ReachError,
     revocations::{self, KnownRevocations},
+    setup_error::SetupError,
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
 };
 

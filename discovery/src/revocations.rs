@@ -9,9 +9,10 @@ use chappe_common::{
 };
 
 use crate::{
-    net::{Net, SetupError},
+    net::Net,
     node_http::{self, GetError},
     reach::ReachError,
+    setup_error::SetupError,
 };
 
 /// Where registries and nodes serve their list.

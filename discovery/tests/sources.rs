@@ -130,8 +130,8 @@ async fn a_second_node_of_another_source_and_network_confirms_the_first() {
     let search = asks(&dns).registry([registry_url], []).cache(&cache).build().expect("a search");
     let found = timeout(LIMIT, search.search(&[])).await.expect("in time").found.expect("a node");
     let chosen = found.connection.node();
-    let aftermath = timeout(LIMIT, found.rest.finish()).await.expect("in time");
-    let Confirmation::Confirmed { second, vouched: false } = aftermath.confirmation else { panic!("{aftermath:?}") };
+    let summary = timeout(LIMIT, found.background.finish()).await.expect("in time");
+    let Confirmation::Confirmed { second, vouched: false } = summary.confirmation else { panic!("{summary:?}") };
     let mut pair = [chosen, second.node];
     pair.sort_unstable();
     let mut both = [key(1).node_id(), key(2).node_id()];
@@ -156,9 +156,9 @@ async fn two_directories_of_one_number_are_a_disagreement_and_the_node_stays() {
     let search = Discovery::builder().registry([one, other], [key(40).public()]).build().expect("a search");
     let found = timeout(LIMIT, search.search(&[])).await.expect("in time").found.expect("a node");
     assert_eq!(found.connection.node(), key(1).node_id());
-    let aftermath = timeout(LIMIT, found.rest.finish()).await.expect("in time");
-    let Confirmation::Disagreement { what: Disagreement::Equivocation(proofs), .. } = aftermath.confirmation else {
-        panic!("{aftermath:?}")
+    let summary = timeout(LIMIT, found.background.finish()).await.expect("in time");
+    let Confirmation::Disagreement { what: Disagreement::Equivocation(proofs), .. } = summary.confirmation else {
+        panic!("{summary:?}")
     };
     assert_eq!((proofs.len(), proofs[0].seq, proofs[0].key), (1, seq, key(50).public()));
 }
@@ -173,8 +173,8 @@ async fn a_referral_leads_to_a_node_and_one_that_is_alone_is_not_confirmed() {
     search.referrals().set([place]);
     let found = timeout(LIMIT, search.search(&[])).await.expect("in time").found.expect("a node");
     assert_eq!(found.via, SourceKind::Referral);
-    let aftermath = timeout(LIMIT, found.rest.finish()).await.expect("in time");
-    assert_eq!(aftermath.confirmation, Confirmation::Unconfirmed(Unconfirmed::NoOther));
+    let summary = timeout(LIMIT, found.background.finish()).await.expect("in time");
+    assert_eq!(summary.confirmation, Confirmation::Unconfirmed(Unconfirmed::NoOther));
 }
 
 #[tokio::test]
@@ -190,10 +190,10 @@ async fn a_directory_that_was_built_in_is_for_a_first_start_however_old_it_is() 
     };
     assert!(search(41).connect(&[]).await.is_err(), "of a root that is not pinned");
     let outcome = timeout(LIMIT, search(40).search(&[])).await.expect("in time");
-    let Found { connection, via, rest } = outcome.found.expect("a node");
+    let Found { connection, via, background } = outcome.found.expect("a node");
     assert_eq!(via, SourceKind::Snapshot);
     connection.close().await;
-    rest.finish().await;
+    background.finish().await;
     let outcome = timeout(LIMIT, search(40).search(&[])).await.expect("in time");
     assert_eq!(outcome.found.expect("a node").via, SourceKind::Cache, "the second time it is remembered");
 }

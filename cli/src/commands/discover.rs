@@ -54,11 +54,11 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
         search_report::say(&outcome.report, output);
     }
     let found = say_found(outcome, output)?;
-    let Found { connection, rest, .. } = found;
+    let Found { connection, background, .. } = found;
     if args.verbose {
-        let aftermath = rest.finish().await;
-        let text = explain::confirmation(&aftermath.confirmation);
-        output.say(&text, &ConfirmationLine::new(&aftermath.confirmation));
+        let summary = background.finish().await;
+        let text = explain::confirmation(&summary.confirmation);
+        output.say(&text, &ConfirmationLine::new(&summary.confirmation));
     } else {
         discovery.cache().flush().await;
     }

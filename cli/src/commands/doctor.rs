@@ -69,12 +69,12 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     let found = say_found(outcome, output);
     output.remark("\nEvery source by itself:");
     let ok = found.is_ok();
-    let sources = if let Ok(Found { connection, rest, .. }) = found {
-        let (sources, aftermath) = tokio::join!(discovery.ask_all(), rest.finish());
+    let sources = if let Ok(Found { connection, background, .. }) = found {
+        let (sources, summary) = tokio::join!(discovery.ask_all(), background.finish());
         sources.iter().for_each(|source| search_report::say_source(source, output));
-        let text = explain::confirmation(&aftermath.confirmation);
-        output.say(&format!("\n{text}"), &ConfirmationLine::new(&aftermath.confirmation));
-        if matches!(aftermath.confirmation, Confirmation::Disagreement { .. }) {
+        let text = explain::confirmation(&summary.confirmation);
+        output.say(&format!("\n{text}"), &ConfirmationLine::new(&summary.confirmation));
+        if matches!(summary.confirmation, Confirmation::Disagreement { .. }) {
             problems.push(text);
         }
         connection.close().await;

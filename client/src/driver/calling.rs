@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     call::{CallError, EndReason, Input, Output},
+    command::{CallAction, CallActionError, CallStatus, MAX_SDP, PlacedCall},
     contact::{Contact, ContactId, Pairing},
     event::{Event, StepKind},
-    handle::{Call, CallAction, CallActionError, CallStatus, MAX_SDP},
+    handle::Call,
     message::{Answer, Ice, Offer, Reject},
     protocol::Incoming,
     seal::{CallId, Envelope},
@@ -27,7 +28,12 @@ const MAX_RECORDS: usize = 16;
 const MAX_RECORDS_OF_A_CONTACT: usize = 4;
 
 impl Driver {
-    pub(super) fn place(&mut self, contact: ContactId, offer: String, now: Instant) -> Result<Call, CallActionError> {
+    pub(super) fn place(
+        &mut self,
+        contact: ContactId,
+        offer: String,
+        now: Instant,
+    ) -> Result<PlacedCall, CallActionError> {
         if offer.len() > MAX_SDP {
             return Err(CallActionError::TooLong);
         }
@@ -44,19 +50,10 @@ impl Driver {
         }
         let pairing = contact.pairing().clone();
         let record = Record::new(call, contact, pairing, side, None, now);
-        let handle = self.handle_of(&record);
+        let placed = PlacedCall { id: call, status: record.status.subscribe() };
         self.records.insert(call, record);
         self.perform(outputs, now);
-        Ok(handle)
-    }
-
-    fn handle_of(&self, record: &Record) -> Call {
-        Call {
-            id: record.call,
-            contact: record.contact.id(),
-            commands: self.command_sender.clone(),
-            status: record.status.subscribe(),
-        }
+        Ok(placed)
     }
 
     pub(super) fn act(&mut self, call: CallId, action: CallAction, now: Instant) -> Result<(), CallActionError> {
@@ -264,8 +261,11 @@ impl Driver {
     fn ring(&self, call: CallId) {
         let Some(record) = self.records.get(&call) else { return };
         let Side::Callee { offer, .. } = &record.side else { return };
+        // Without an app's handle nobody could take the call.
+        let Some(commands) = self.command_sender.upgrade() else { return };
+        let (id, contact, status) = (record.call, record.contact.id(), record.status.subscribe());
         self.events.send(Event::IncomingCall {
-            call: self.handle_of(record),
+            call: Call { id, contact, commands, status },
             contact: record.contact.id(),
             name: Redacted::new(record.contact.name().to_owned()),
             offer: offer.clone(),

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
-    Driver, IceServersError,
+    Driver,
     leases::{Attachment, SlotId},
     outbox::Item,
     record::Side,
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     call::Input,
+    command::IceServersError,
     event::{Event, StepKind},
     protocol::{IceServer, Relayed, Reply, ToNode, error_code},
     seal::CallId,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use chappe_common::{client::ErrorCode, keys::NodeId, lease::Inbox};
-use chappe_discovery::{Aftermath, Connection, Found, Outcome};
+use chappe_discovery::{Connection, Found, Outcome, SearchSummary};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
 
@@ -98,10 +98,10 @@ impl Driver {
     pub(super) async fn handle_search(&mut self, outcome: Outcome) {
         self.connecting = None;
         match outcome.found {
-            Ok(Found { connection, rest, .. }) => {
+            Ok(Found { connection, background, .. }) => {
                 self.retry = retry();
                 let node = connection.node();
-                self.rest = Some(rest.finish().map(move |aftermath| (node, aftermath)).boxed());
+                self.background_search = Some(background.finish().map(move |summary| (node, summary)).boxed());
                 self.begin_session(connection).await;
             }
             Err(error) => {
@@ -116,9 +116,9 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_aftermath(&mut self, node: NodeId, aftermath: Aftermath) {
-        self.rest = None;
-        self.events.send(Event::NodeChecked { node, confirmation: aftermath.confirmation });
+    pub(super) fn handle_search_summary(&mut self, node: NodeId, summary: SearchSummary) {
+        self.background_search = None;
+        self.events.send(Event::NodeChecked { node, confirmation: summary.confirmation });
     }
 
     async fn begin_session(&mut self, connection: Connection) {

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::outbox::{Item, Outbox};
 use crate::{
     base64_bytes::Bytes,
+    command::CallStatus,
     contact::{Contact, Pairing},
-    handle::CallStatus,
     message::{Answer, Hangup, Ice, Offer, Reject},
     seal::{self, CallId, Direction, Envelope, Place, SealError, Seen},
     sealing_key::SealingKey,

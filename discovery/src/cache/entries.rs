@@ -6,17 +6,20 @@ use std::{
 };
 
 use chappe_common::{
+    directory::MAX_NODES,
     keys::NodeId,
     record::{MAX_ADDRESSES, SignedRecord},
     time::UnixTime,
 };
 
-use super::MAX_ENTRIES;
 use crate::{
     network::Network,
     source::{Candidate, MAX_WEIGHT, Origins, SourceKind, UNKNOWN_WEIGHT},
 };
 
+/// The most nodes that are kept: enough to find one alive after a month, some 200 KB on disk.
+pub const MAX_ENTRIES: usize = 256;
+const _: () = assert!(MAX_ENTRIES <= MAX_NODES);
 /// How long after it was last listed, or last proved its key, a node is kept. Servers rarely keep an address for longer
 /// than they are rented.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -20,7 +20,11 @@ use chappe_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{CacheError, MAX_ENTRIES, State, entries::Entry, ledger::Equivocation};
+use super::{
+    entries::{Entry, MAX_ENTRIES},
+    ledger::Equivocation,
+    state::State,
+};
 use crate::{
     private_file,
     source::{ListForm, SignedList, SourceKind},
@@ -37,6 +41,17 @@ const MAX_PROOF_FILE: u64 = 8 * 1024 * 1024;
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 const VERSION: u32 = 2;
+
+/// Why the cache file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The disk says no.
+    #[error("cannot use the cache file")]
+    Io(#[from] io::Error),
+    /// The file is not a cache of this version.
+    #[error("the cache file is damaged")]
+    Damaged,
+}
 
 #[derive(Serialize, Deserialize)]
 struct File {

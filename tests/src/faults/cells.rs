@@ -173,7 +173,7 @@ async fn run(
     let ended = match found {
         Ok(found) => {
             let node = found.connection.node();
-            let rest = matches!(fault, Fault::Equivocation).then(|| found.rest.finish());
+            let rest = matches!(fault, Fault::Equivocation).then(|| found.background.finish());
             let confirmation = match rest {
                 Some(rest) => Some(rest.await.confirmation),
                 None => None,

@@ -1,4 +1,4 @@
-//! What is left of a search when a node is found: the sources that have not answered, and a second opinion.
+//! The remainder of a search after a node is found: the sources that have not answered yet, and a second opinion.
 
 use chappe_common::keys::NodeId;
 use futures_util::StreamExt as _;
@@ -6,50 +6,50 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     dial::dial,
-    discover::{Discovery, Search},
     race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Named, Proven},
     report::{SourceOutcome, SourceReport},
     revocations::{self, Hosts},
+    search::{Search, SearchContext},
     source::Candidate,
 };
 
 /// How many second nodes are dialled at once.
 const AT_ONCE: usize = 2;
 
-/// The rest of a search. Dropped, it ends; the cache then knows what was heard until then.
+/// The remainder of a search. Dropping it ends it; the cache keeps what was learned until then.
 #[derive(Debug)]
-pub struct Rest {
+pub struct BackgroundSearch {
     search: Search,
     first: Candidate,
     node: NodeId,
 }
 
-/// What the rest of a search came to.
+/// The result of a [`BackgroundSearch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Aftermath {
+pub struct SearchSummary {
     /// Whether another source bears the choice out.
     pub confirmation: Confirmation,
     /// All sources, with those that answered late.
     pub sources: Vec<SourceReport>,
 }
 
-impl Rest {
+impl BackgroundSearch {
     pub(crate) const fn new(search: Search, first: Candidate, node: NodeId) -> Self {
         Self { search, first, node }
     }
 
     /// Hears the sources that have been asked, asks the others where nothing fresh is known or nobody else could
     /// confirm the choice, and has a second node prove its key. Takes [`CONFIRM_TIMEOUT`] since the search began at most.
-    pub async fn finish(mut self) -> Aftermath {
+    pub async fn finish(mut self) -> SearchSummary {
         let deadline = self.search.began + CONFIRM_TIMEOUT;
-        let discovery = self.search.discovery.clone();
+        let context = self.search.context.clone();
         let url = self.first.url.clone();
-        discovery.cache.flush().await;
-        tokio::join!(self.hear(deadline), learn_revocations(&discovery, &url));
+        context.cache.flush().await;
+        tokio::join!(self.hear(deadline), learn_revocations(&context, &url));
         let first = Proven { node: self.node, via: confirm::via(&self.first) };
         let mut dialled = Vec::new();
         let mut second = None;
-        if discovery.cache.is_fresh((discovery.clock)()) {
+        if context.cache.is_fresh((context.clock)()) {
             second = self.second(first, &mut dialled, deadline).await;
         }
         if second.is_none() && self.ask_the_others() {
@@ -58,10 +58,10 @@ impl Rest {
         if second.is_none() {
             second = self.second(first, &mut dialled, deadline).await;
         }
-        discovery.cache.flush().await;
+        context.cache.flush().await;
         let named = self.search.race.named();
         let confirmation = confirm::judge(first, second, dialled.len(), named, self.search.equivocations);
-        Aftermath { confirmation, sources: self.search.report.sources }
+        SearchSummary { confirmation, sources: self.search.report.sources }
     }
 
     /// Asks those that haven't been asked; says whether there are any.
@@ -78,8 +78,8 @@ impl Rest {
         let fresh = self.search.all.iter().filter(|candidate| !dialled.contains(&candidate.url)).cloned();
         let seconds = confirm::seconds(&self.first, self.node, fresh, &named, &mut rand::rng());
         dialled.extend(seconds.iter().map(|candidate| candidate.url.clone()));
-        let discovery = self.search.discovery.clone();
-        first_proven(&discovery, seconds, first, &named, deadline).await
+        let context = self.search.context.clone();
+        first_proven(&context, seconds, first, &named, deadline).await
     }
 
     async fn hear(&mut self, deadline: Instant) {
@@ -91,13 +91,13 @@ impl Rest {
 
 /// Asks the node that was found which online keys are revoked: whoever has stolen one may hold the registry, too. It is
 /// asked at the URL at which it has just been dialled, so nobody is sent anywhere new.
-async fn learn_revocations(discovery: &Discovery, url: &str) {
-    if discovery.roots.is_empty() {
+async fn learn_revocations(context: &SearchContext, url: &str) {
+    if context.roots.is_empty() {
         return;
     }
-    match revocations::of_node(url, Hosts::All, &discovery.roots, &discovery.net).await {
+    match revocations::of_node(url, Hosts::All, &context.roots, &context.net).await {
         Ok(list) => {
-            discovery.cache.revocations().add(list.iter().cloned());
+            context.cache.revocations().add(list.iter().cloned());
         }
         Err(error) => tracing::debug!(%error, "the node says nothing of revoked keys"),
     }
@@ -105,7 +105,7 @@ async fn learn_revocations(discovery: &Discovery, url: &str) {
 
 /// The first of `seconds` that proves its key.
 async fn first_proven(
-    discovery: &Discovery,
+    context: &SearchContext,
     seconds: Vec<Candidate>,
     first: Proven,
     named: &Named,
@@ -113,25 +113,25 @@ async fn first_proven(
 ) -> Option<Proven> {
     let dialling = futures_util::stream::iter(seconds)
         .map(|candidate| async move {
-            let dialled = dial(&candidate, &discovery.net, || {}).await;
+            let dialled = dial(&candidate, &context.net, || {}).await;
             (candidate, dialled)
         })
         .buffer_unordered(AT_ONCE);
     tokio::pin!(dialling);
     loop {
         let (candidate, dialled) = timeout_at(deadline, dialling.next()).await.ok()??;
-        let now = (discovery.clock)();
+        let now = (context.clock)();
         match dialled {
             Ok(connection) => {
                 let node = connection.node();
-                discovery.cache.proved(node, &candidate, now);
+                context.cache.proved(node, &candidate, now);
                 connection.close().await;
                 // The word of another source than the first one's is what makes it a second opinion.
                 let ever = named.get(&node).map(|word| word.ever).unwrap_or_default();
                 let via = ever.union(candidate.origins).iter().find(|origin| *origin != first.via);
                 return Some(Proven { node, via: via.unwrap_or(candidate.source) });
             }
-            Err(_) => discovery.cache.failed(&candidate, now),
+            Err(_) => context.cache.failed(&candidate, now),
         }
     }
 }

@@ -7,25 +7,24 @@ use chappe_common::{federation::FederationId, keys::PublicKey, place::NodePlace,
 use rand::seq::SliceRandom as _;
 use rustls::ClientConfig;
 
+use super::Discovery;
 use crate::{
     cache::Cache,
-    discover::Discovery,
     dns::Dns,
     doh::{Doh, Provider},
     link::{Link, Links},
     manual::{Manual, ManualNode},
     names::Scope,
-    net::{Net, SetupError},
+    net::Net,
     proxy::Proxies,
     referral::Referrals,
     registry::{Endpoint, Registry},
+    search::{Clock, SearchContext},
+    setup_error::SetupError,
     snapshot::Snapshot,
     source::Source,
     tls,
 };
-
-/// Where a search has the time of day from.
-pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
 
 /// Says which sources a search asks.
 #[derive(Default)]
@@ -233,6 +232,7 @@ impl DiscoveryBuilder {
             }
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
-        Ok(Discovery { sources, referrals, cache, net, roots: self.roots, wss_only: self.wss_only, clock })
+        let context = SearchContext { cache, net, roots: self.roots, wss_only: self.wss_only, clock };
+        Ok(Discovery { sources, referrals, context })
     }
 }

@@ -1,0 +1,271 @@
+//! One search: does what the race says, with sockets and a clock.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use chappe_common::{
+    keys::{NodeId, PublicKey},
+    time::UnixTime,
+};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{AbortHandle, BoxFuture, abortable},
+    stream::FuturesUnordered,
+};
+use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    cache::{Cache, Equivocation, Learned},
+    connection::Connection,
+    dial::{DialError, dial},
+    net::Net,
+    race::{Action, DialId, Race},
+    report::{DialOutcome, DialReport, Report, SourceOutcome, SourceReport},
+    source::{Candidate, Listing, Source, SourceError},
+    this_machine::is_this_machine,
+};
+
+/// Steps of dials that may wait to be handled. One that doesn't fit only makes its dial seem slower than it is.
+const STEPS: usize = 64;
+
+/// Where a search has the time of day from.
+pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// What all searches of one client share.
+#[derive(Clone)]
+pub(crate) struct SearchContext {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) net: Net,
+    pub(crate) roots: Vec<PublicKey>,
+    pub(crate) wss_only: bool,
+    pub(crate) clock: Clock,
+}
+
+/// What one of the futures of a search came to.
+pub(crate) enum Step {
+    Listed(usize, Result<Listing, SourceError>),
+    Dialled(DialId, Result<Box<Connection>, DialError>),
+    Aborted,
+}
+
+/// A search under way.
+pub(crate) struct Search {
+    pub(crate) context: SearchContext,
+    pub(crate) sources: Vec<Arc<dyn Source>>,
+    pub(crate) race: Race,
+    pub(crate) began: Instant,
+    pub(crate) steps: FuturesUnordered<BoxFuture<'static, Step>>,
+    pub(crate) report: Report,
+    /// All who were named, for confirming.
+    pub(crate) all: Vec<Candidate>,
+    pub(crate) equivocations: Vec<Equivocation>,
+    dials: HashMap<DialId, (usize, Candidate, AbortHandle)>,
+    progress: (mpsc::Sender<DialId>, mpsc::Receiver<DialId>),
+}
+
+impl fmt::Debug for Search {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Search").field("race", &self.race).finish_non_exhaustive()
+    }
+}
+
+impl Search {
+    pub(crate) fn new(context: SearchContext, sources: Vec<Arc<dyn Source>>, avoid: &[NodeId]) -> Self {
+        let warm = !context.cache.is_empty();
+        let rng = StdRng::from_rng(&mut rand::rng());
+        let race = Race::new(sources.iter().map(|source| source.kind()), avoid, warm, rng);
+        let reports = sources.iter().map(|source| SourceReport {
+            kind: source.kind(),
+            label: source.label(),
+            asked_at: None,
+            answered_at: None,
+            outcome: SourceOutcome::NotAsked,
+        });
+        Self {
+            report: Report { sources: reports.collect(), ..Report::default() },
+            context,
+            sources,
+            race,
+            began: Instant::now(),
+            steps: FuturesUnordered::new(),
+            all: Vec::new(),
+            equivocations: Vec::new(),
+            dials: HashMap::new(),
+            progress: mpsc::channel(STEPS),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Asks and dials until a node has proved its key, or nobody is left to ask.
+    pub(crate) async fn run(&mut self) -> Option<(Connection, Candidate)> {
+        loop {
+            let mut done = false;
+            let now = self.now();
+            while let Some(action) = self.race.poll(now) {
+                match action {
+                    Action::List(index) => self.list(index),
+                    Action::Dial(id, candidate) => self.dial(id, candidate),
+                    Action::Abandon(id) => self.abandon(id),
+                    Action::Done => {
+                        done = true;
+                        break;
+                    }
+                }
+            }
+            if done {
+                self.report.took = self.now();
+                return None;
+            }
+            let wake = self.race.next_timeout(now).map(|at| self.began + at);
+            tokio::select! {
+                biased;
+                () = wait_until(wake) => {}
+                Some(id) = self.progress.1.recv() => {
+                    let now = self.now();
+                    self.race.progressed(id, now);
+                }
+                Some(step) = self.steps.next() => {
+                    if let Some(won) = self.take(step).await {
+                        self.report.took = self.now();
+                        self.end_dials();
+                        return Some(won);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks a source.
+    pub(crate) fn list(&mut self, index: usize) {
+        let (source, now) = (self.sources[index].clone(), (self.context.clock)());
+        let report = &mut self.report.sources[index];
+        report.asked_at = Some(self.began.elapsed());
+        report.outcome = SourceOutcome::NoAnswer;
+        self.steps.push(async move { Step::Listed(index, source.list(now).await) }.boxed());
+    }
+
+    fn dial(&mut self, id: DialId, candidate: Candidate) {
+        let (net, progress) = (self.context.net.clone(), self.progress.0.clone());
+        let at = self.report.dials.len();
+        self.report.dials.push(DialReport {
+            url: candidate.url.clone(),
+            node: candidate.node,
+            source: candidate.source,
+            began_at: self.began.elapsed(),
+            ended_at: None,
+            outcome: DialOutcome::Unfinished,
+        });
+        let target = candidate.clone();
+        let (dialling, handle) = abortable(async move {
+            // A step that is not noticed makes the dial seem slower than it is, and no more.
+            let progressed = move || {
+                let _ = progress.try_send(id);
+            };
+            dial(&target, &net, progressed).await.map(Box::new)
+        });
+        self.dials.insert(id, (at, candidate, handle));
+        self.steps.push(
+            dialling.map(move |dialled| dialled.map_or(Step::Aborted, |dialled| Step::Dialled(id, dialled))).boxed(),
+        );
+    }
+
+    fn abandon(&mut self, id: DialId) {
+        if let Some((at, _, handle)) = self.dials.remove(&id) {
+            handle.abort();
+            self.report.dials[at].ended_at = Some(self.began.elapsed());
+            self.report.dials[at].outcome = DialOutcome::Abandoned;
+        }
+    }
+
+    /// Who has won has won; the others need not go on.
+    fn end_dials(&mut self) {
+        for (_, _, handle) in self.dials.values() {
+            handle.abort();
+        }
+        self.dials.clear();
+    }
+
+    /// Takes note of what a future came to; a connection where it is one.
+    pub(crate) async fn take(&mut self, step: Step) -> Option<(Connection, Candidate)> {
+        match step {
+            Step::Aborted => None,
+            Step::Listed(index, listed) => {
+                self.listed(index, listed).await;
+                None
+            }
+            Step::Dialled(id, dialled) => {
+                let (at, candidate, _) = self.dials.remove(&id)?;
+                let now = (self.context.clock)();
+                let report = &mut self.report.dials[at];
+                report.ended_at = Some(self.began.elapsed());
+                match dialled {
+                    Ok(connection) => {
+                        report.outcome = DialOutcome::Proved;
+                        self.context.cache.proved(connection.node(), &candidate, now);
+                        self.race.proved(id);
+                        Some((*connection, candidate))
+                    }
+                    Err(error) => {
+                        tracing::debug!(source = %candidate.source, %error, "a dial failed");
+                        report.outcome = DialOutcome::Failed(error);
+                        self.context.cache.failed(&candidate, now);
+                        self.race.failed(id);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    async fn listed(&mut self, index: usize, listed: Result<Listing, SourceError>) {
+        let now = (self.context.clock)();
+        let learned = match listed {
+            Ok(listing) if listing.lists.is_empty() && listing.revocations.is_empty() => {
+                Ok(Learned { candidates: listing.candidates, ..Learned::default() })
+            }
+            Ok(listing) => self.context.cache.learn(listing, now).await,
+            Err(error) => Err(error),
+        };
+        let learned = learned.and_then(|mut learned| {
+            if learned.candidates.is_empty() {
+                return Err(SourceError::Empty);
+            }
+            if self.context.wss_only {
+                learned.candidates.retain(|candidate| candidate.has_tls() || is_this_machine(&candidate.url));
+            }
+            if learned.candidates.is_empty() { Err(SourceError::Insecure) } else { Ok(learned) }
+        });
+        let at = self.began.elapsed();
+        let report = &mut self.report.sources[index];
+        report.answered_at = Some(at);
+        match learned {
+            Ok(learned) => {
+                report.outcome = SourceOutcome::Listed(learned.candidates.len());
+                self.equivocations.extend(learned.equivocations);
+                self.all.extend(learned.candidates.iter().cloned());
+                self.race.listed(index, learned.candidates, at);
+            }
+            Err(error) => {
+                tracing::debug!(source = %report.kind, %error, "a source names nobody");
+                report.outcome = SourceOutcome::Failed(error);
+                self.race.unlisted(index, at);
+            }
+        }
+    }
+}
+
+fn wait_until(wake: Option<Instant>) -> impl Future<Output = ()> {
+    let wake = wake.map(sleep_until);
+    async {
+        match wake {
+            Some(sleep) => sleep.await,
+            None => std::future::pending().await,
+        }
+    }
+}
