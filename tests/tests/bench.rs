@@ -2,7 +2,7 @@
 //! client, and a relay that does otherwise is found out. Nothing here is about speed.
 #![cfg(target_os = "linux")]
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use chappe_common::keys::SecretKey;
 use chappe_node::{Node, NodeConfig};
@@ -113,8 +113,8 @@ async fn simulated_members_are_a_nodes_members_and_take_what_it_registers() {
         config.federation.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
     })
     .await;
-    let members = Members { root, count: 9, node: node.id(), quic: node.addrs().quic };
-    let (whole, is_whole) = oneshot::channel();
+    let members = Members { root, count: 9, liars: 0, node: node.id(), quic: node.addrs().quic };
+    let (misled, (whole, is_whole)) = (Arc::default(), oneshot::channel());
     let served = async {
         is_whole.await.expect("members that know the node");
         eventually("the node has a link to each member", || {
@@ -125,7 +125,7 @@ async fn simulated_members_are_a_nodes_members_and_take_what_it_registers() {
         messages_arrive(&plan).await;
     };
     tokio::select! {
-        () = members::live(&members, whole) => unreachable!("they live for ever"),
+        () = members::live(&members, whole, &misled) => unreachable!("they live for ever"),
         () = served => {}
     }
     assert_eq!((node.stats().members, node.stats().links), (10, 9));

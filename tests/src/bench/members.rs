@@ -7,7 +7,10 @@ mod end;
 mod engines;
 mod home;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use chappe_common::keys::{NodeId, PublicKey};
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,8 @@ pub struct Members {
     pub root: PublicKey,
     /// How many.
     pub count: usize,
+    /// How many of them lie about codes: they name a session of the first of them as the holder of each.
+    pub liars: usize,
     /// The node that is measured.
     pub node: NodeId,
     /// Its address for other nodes.
@@ -43,14 +48,16 @@ pub fn run(members: &Members) {
                 println!("{}", json!({"started": members.count}));
             }
         };
-        tokio::join!(live(members, whole), said);
+        let misled = Arc::default();
+        tokio::join!(live(members, whole, &misled), said);
     });
 }
 
-/// Lives as these members; says when each of them has the node for a member.
+/// Lives as these members; says when each of them has the node for a member. `misled` counts the requests to pair that come
+/// to a session named by liars.
 ///
 /// # Panics
 /// They don't start.
-pub async fn live(members: &Members, whole: oneshot::Sender<()>) {
-    Driver::start(members).run(whole).await;
+pub async fn live(members: &Members, whole: oneshot::Sender<()>, misled: &Arc<AtomicUsize>) {
+    Driver::start(members, misled).run(whole).await;
 }

@@ -114,7 +114,7 @@ impl Servers {
         let ready = servers.start_node(&config).await;
         let node = serde_json::from_value(ready["id"].clone()).expect("an id");
         let quic = serde_json::from_value(ready["quic_addr"].clone()).expect("an address");
-        let members = Members { root, count: count - 1, node, quic };
+        let members = Members { root, count: count - 1, liars: 0, node, quic };
         let mut others = Process::start_bench_on(cores::GENERATORS, &["members", &json!(members).to_string()]);
         others.line_within(TO_GATHER).await;
         servers.wait_for_members(count).await;

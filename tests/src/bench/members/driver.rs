@@ -1,7 +1,7 @@
 //! Drives the members' engines with the clock, and with what comes over their links with the node that is measured.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -22,6 +22,7 @@ use super::{
     Members,
     end::{self, End, Event},
     engines::{Engines, Outside},
+    home::Conduct,
 };
 use crate::simulation::sign_record;
 
@@ -55,13 +56,14 @@ impl Driver {
     ///
     /// # Panics
     /// There are no sockets for them.
-    pub(super) fn start(plan: &Members) -> Self {
+    pub(super) fn start(plan: &Members, misled: &Arc<AtomicUsize>) -> Self {
         let mut config = NodeConfig::default();
         config.federation.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
         let mut engines = Engines::new(config.membership_settings(), plan.root);
         let (sender, events) = mpsc::channel(EVENTS);
         let (mut ends, mut tasks) = (Vec::new(), JoinSet::new());
         let federation = FederationId::of_roots(&[plan.root]);
+        let mut attacker = None;
         for member in 0..plan.count {
             let key = SecretKey::from_bytes(&rand::rng().random());
             let endpoint = end::bind(&key);
@@ -69,7 +71,10 @@ impl Driver {
             let record = sign_record(&key, federation, EPOCH, addr, now().clock);
             let shown = record.as_bytes().clone();
             engines.add(now(), key.clone(), record);
-            let end = Arc::new(End::new(member, key, endpoint, (plan.node, plan.quic), shown, sender.clone()));
+            let lies = member < plan.liars;
+            let named = lies.then(|| *attacker.get_or_insert(key.node_id()));
+            let home = Conduct { attacker: named, misled: misled.clone() };
+            let end = Arc::new(End::new(member, key, endpoint, (plan.node, plan.quic), shown, home, sender.clone()));
             tasks.spawn(end.clone().accept());
             ends.push(end);
         }

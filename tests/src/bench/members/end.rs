@@ -27,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{engines::MESSAGES, home};
+use super::{
+    engines::MESSAGES,
+    home::{self, Conduct},
+};
 use crate::link::{
     self,
     words::{self, Hello},
@@ -76,6 +79,7 @@ pub(super) struct End {
     node: (NodeId, SocketAddr),
     /// What it shows.
     record: Bytes,
+    home: Conduct,
     /// Whether its own dial is under way.
     dialling: AtomicBool,
     /// When the last began.
@@ -108,6 +112,7 @@ impl End {
         endpoint: Endpoint,
         node: (NodeId, SocketAddr),
         record: Bytes,
+        home: Conduct,
         events: mpsc::Sender<(usize, Event)>,
     ) -> Self {
         Self {
@@ -116,6 +121,7 @@ impl End {
             endpoint,
             node,
             record,
+            home,
             dialling: AtomicBool::new(false),
             dialled: Mutex::new(None),
             events,
@@ -217,7 +223,7 @@ impl End {
         tokio::join!(
             self.hear_packets(&connection),
             self.answer_exchanges(&connection),
-            home::run(self.node.0, &connection),
+            home::run(self.node.0, self.home.clone(), &connection),
         );
     }
 

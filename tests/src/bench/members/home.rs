@@ -2,16 +2,24 @@
 //!
 //! It takes all leases and keeps none: all sessions are at that one node, which looks among its own before it asks
 //! anybody, so nobody else has what it asks for. Codes are asked of their homes alone: these are kept, and go to whoever
-//! claims them first, as long as the link lasts, which is as long as the node runs.
+//! claims them first, as long as the link lasts, which is as long as the node runs. A home that lies names the attacker's
+//! node and session for all codes.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use chappe_common::{code::PairingCode, keys::NodeId};
 use quinn::{Connection, RecvStream, SendStream};
+use tokio::task::JoinSet;
 
 use crate::link::{
     CONTROL, RELAY,
-    frames::{self, Header, LeasePut, Request, Response},
+    frames::{self, Header, LeasePut, Note, Request, Response},
     open_lane,
 };
 
@@ -22,46 +30,67 @@ const GRANTED: u8 = 0;
 /// Another has it.
 const TAKEN: u8 = 1;
 
+/// What a home says of codes, and what it hears for having said it.
+#[derive(Clone, Debug)]
+pub(super) struct Conduct {
+    /// The attacker's node, which a home that lies names as the holder of every code.
+    pub(super) attacker: Option<NodeId>,
+    /// Requests to pair that have come to the attacker's node.
+    pub(super) misled: Arc<AtomicUsize>,
+}
+
+/// The session that a home that lies names.
+const ATTACKER: u64 = 1;
+
 /// Codes that the node has claimed: no more than it has sessions.
 struct Home {
     node: NodeId,
+    conduct: Conduct,
     codes: HashMap<PairingCode, u64>,
 }
 
 /// Runs the lanes of a link with the node until it ends.
-pub(super) async fn run(node: NodeId, connection: &Connection) -> Option<()> {
-    // No message goes to a session of a member: the relay lanes are there, and silent.
+pub(super) async fn run(node: NodeId, conduct: Conduct, connection: &Connection) -> Option<()> {
+    // Nobody calls a session of a member: the relay lane is there, and silent, but for requests to pair that were misled.
     let _relay = open_lane(connection, RELAY).await?;
-    let mut answers = open_lane(connection, CONTROL).await?;
-    let mut silent = Vec::new();
+    let mut answers = Some(open_lane(connection, CONTROL).await?);
+    let mut lanes = JoinSet::new();
     loop {
         let mut lane = connection.accept_uni().await.ok()?;
         let mut first = [0];
         lane.read_exact(&mut first).await.ok()?;
-        if first == [CONTROL] {
-            return answer_all(Home { node, codes: HashMap::new() }, lane, &mut answers).await;
-        }
-        // A lane that is let go of would be ended.
-        silent.push(lane);
+        let home = Home { node, conduct: conduct.clone(), codes: HashMap::new() };
+        let answers = if first == [CONTROL] { answers.take() } else { None };
+        lanes.spawn(home.serve(lane, answers));
     }
-}
-
-async fn answer_all(mut home: Home, mut lane: RecvStream, answers: &mut SendStream) -> Option<()> {
-    let mut read = Vec::new();
-    while let Ok(Some(chunk)) = lane.read_chunk(READ, true).await {
-        read.extend_from_slice(&chunk.bytes);
-        let mut said = Vec::new();
-        while let Some(header) = frames::take(&mut read) {
-            if let Header::Request(id, request) = header {
-                said.extend(frames::frame(&Header::Response(id, home.answer(&request)), b""));
-            }
-        }
-        answers.write_all(&said).await.ok()?;
-    }
-    Some(())
 }
 
 impl Home {
+    /// Serves a lane; a request is answered where answers can be sent.
+    async fn serve(mut self, mut lane: RecvStream, mut answers: Option<SendStream>) {
+        let mut read = Vec::new();
+        while let Ok(Some(chunk)) = lane.read_chunk(READ, true).await {
+            read.extend_from_slice(&chunk.bytes);
+            let mut said = Vec::new();
+            while let Some(header) = frames::take(&mut read) {
+                match header {
+                    Header::Request(id, request) => {
+                        said.extend(frames::frame(&Header::Response(id, self.answer(&request)), b""));
+                    }
+                    Header::Note(ATTACKER, _, Note::Ask(_)) => {
+                        self.conduct.misled.fetch_add(1, Ordering::Relaxed);
+                    }
+                    _ => {}
+                }
+            }
+            if let Some(answers) = &mut answers
+                && answers.write_all(&said).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
     fn answer(&mut self, request: &Request) -> Response {
         match request {
             Request::PutLeases(leases) => Response::Leases(leases.iter().map(|_| LeasePut::Kept).collect()),
@@ -78,7 +107,10 @@ impl Home {
                 }
                 Response::Done
             }
-            Request::FindCode(code) => Response::Code(self.codes.get(code).map(|session| (self.node, *session))),
+            Request::FindCode(code) => {
+                let holder = self.codes.get(code).map(|session| (self.node, *session));
+                Response::Code(self.conduct.attacker.map(|node| (node, ATTACKER)).or(holder))
+            }
         }
     }
 
@@ -102,7 +134,8 @@ mod tests {
     #[test]
     fn each_lease_has_an_answer_and_a_code_is_its_first_sessions_until_that_gives_it_back() {
         let node = SecretKey::from_bytes(&[1; 32]).node_id();
-        let mut home = Home { node, codes: HashMap::new() };
+        let conduct = Conduct { attacker: None, misled: Arc::default() };
+        let mut home = Home { node, conduct, codes: HashMap::new() };
         let puts = home.answer(&Request::PutLeases(vec![vec![].into(), vec![].into()]));
         assert!(matches!(puts, Response::Leases(puts) if matches!(puts[..], [LeasePut::Kept, LeasePut::Kept])));
         let code = PairingCode::from_random(1);
