@@ -30,9 +30,10 @@ async fn main() -> ExitCode {
     let figures = Figures::from_args();
     figures.remark("building the binary…");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let built = Command::new(env!("CARGO")).current_dir(root).args(["build", "--release", "--quiet"]).status();
+    let built =
+        Command::new(env!("CARGO")).current_dir(root).args(["build", "--release", "--quiet", "-p", "chappe"]).status();
     if !built.is_ok_and(|status| status.success()) {
-        eprintln!("error: cargo build --release failed");
+        eprintln!("error: cargo build --release -p chappe failed");
         return ExitCode::FAILURE;
     }
     measure_up(figures).await;
