@@ -1,0 +1,156 @@
+//! The everyday commands of a contributor: `cargo xtask` lists them, `cargo xtask NAME [ARGS]` runs one.
+//!
+//! Owns their command lines. Each runs from the repository's root, gets the further arguments unchanged, and its exit status
+//! is that of the command.
+
+mod fuzz;
+
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    path::PathBuf,
+    process::{Command, ExitCode, ExitStatus},
+};
+
+/// A command of the list.
+struct Task {
+    name: &'static str,
+    about: &'static str,
+    run: Run,
+}
+
+/// How a task is run.
+enum Run {
+    /// A script of the repository.
+    Script(&'static str),
+    /// Cargo, with a variable of the environment where one is named. The further arguments stand between `first` and `last`.
+    Cargo {
+        variable: Option<(&'static str, &'static str)>,
+        first: &'static [&'static str],
+        last: &'static [&'static str],
+    },
+    /// The measurement program of the task's name, optimised.
+    Program,
+    /// A fuzz target, which the first argument names.
+    Fuzz,
+}
+
+static TASKS: [Task; 12] = [
+    Task { name: "ci", about: "all that has to hold before a change lands", run: Run::Script(".ci/run") },
+    Task { name: "fmt", about: "format all crates", run: cargo(&["fmt", "--all"], &[]) },
+    Task {
+        name: "lint",
+        about: "run clippy on all targets",
+        run: cargo(&["clippy", "--workspace", "--all-targets", "--locked"], &["--", "-D", "warnings"]),
+    },
+    Task {
+        name: "docs",
+        about: "build the API documentation, warnings are errors",
+        run: Run::Cargo {
+            variable: Some(("RUSTDOCFLAGS", "-D warnings")),
+            first: &["doc", "--workspace", "--no-deps", "--locked"],
+            last: &[],
+        },
+    },
+    Task { name: "test", about: "run the tests of all crates", run: cargo(&["test", "--locked"], &[]) },
+    Task { name: "fuzz", about: "fuzz one decoder: fuzz TARGET [LIBFUZZER-ARGS]", run: Run::Fuzz },
+    Task { name: "bench", about: "CPU, latency and memory beside minimal relays, 10 min", run: Run::Program },
+    Task { name: "flood", about: "attack a node while others call", run: Run::Program },
+    Task { name: "simulate", about: "membership on virtual time", run: Run::Program },
+    Task { name: "hosts", about: "20 nodes in network namespaces, 15 min", run: Run::Program },
+    Task { name: "discovery-faults", about: "discovery against faults of its sources", run: Run::Program },
+    Task { name: "measure", about: "start time, call setup time and memory", run: Run::Program },
+];
+
+const fn cargo(first: &'static [&'static str], last: &'static [&'static str]) -> Run {
+    Run::Cargo { variable: None, first, last }
+}
+
+fn main() -> ExitCode {
+    let mut args = env::args_os().skip(1);
+    let Some(name) = args.next() else {
+        print!("{}", list());
+        return ExitCode::SUCCESS;
+    };
+    let Some(task) = TASKS.iter().find(|task| name == task.name) else {
+        eprint!("error: no task is named {}\n\n{}", name.display(), list());
+        return ExitCode::from(2);
+    };
+    match task.run(&args.collect::<Vec<_>>()) {
+        // A command that a signal has ended has no status.
+        Ok(status) => status.code().map_or(ExitCode::FAILURE, |code| u8::try_from(code).unwrap_or(1).into()),
+        Err(error) => {
+            eprintln!("error: cannot run {}: {error}", task.name);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Task {
+    fn run(&self, args: &[OsString]) -> io::Result<ExitStatus> {
+        let mut command = match &self.run {
+            Run::Script(path) => Command::new(root().join(path)),
+            Run::Cargo { variable, first, .. } => {
+                let mut command = own_cargo();
+                command.envs(*variable).args(*first);
+                command
+            }
+            Run::Program => {
+                let mut command = own_cargo();
+                command.args(["run", "--release", "--package", "chappe-tests", "--bin", self.name, "--"]);
+                command
+            }
+            Run::Fuzz => return fuzz::run(args),
+        };
+        command.args(args);
+        if let Run::Cargo { last, .. } = &self.run {
+            command.args(*last);
+        }
+        command.current_dir(root()).status()
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
+
+/// The cargo that runs this.
+fn own_cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn list() -> String {
+    let line = |task: &Task| format!("  {:<18}{}\n", task.name, task.about);
+    let lines: String = TASKS.iter().map(line).collect();
+    format!("usage: cargo xtask NAME [ARGS]\n\n{lines}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use super::*;
+
+    #[test]
+    fn every_measurement_program_is_a_task() {
+        let files = fs::read_dir(root().join("tests/src/bin")).expect("the programs");
+        let name = |file: io::Result<fs::DirEntry>| file.expect("a file").file_name().into_string().expect("a name");
+        let programs: BTreeSet<String> = files.map(|file| name(file).trim_end_matches(".rs").to_owned()).collect();
+        let tasks = TASKS.iter().filter(|task| matches!(task.run, Run::Program));
+        assert_eq!(tasks.map(|task| task.name.to_owned()).collect::<BTreeSet<_>>(), programs);
+    }
+
+    #[test]
+    fn lints_and_docs_are_those_that_decide_whether_a_change_lands() {
+        let script = fs::read_to_string(root().join(".ci/run")).expect("the script");
+        for name in ["fmt", "lint", "docs"] {
+            let task = TASKS.iter().find(|task| task.name == name).expect("a task");
+            let Run::Cargo { first, .. } = task.run else { panic!("{name} is cargo's") };
+            assert!(script.contains(&format!("cargo {}", first.join(" "))), "{name}");
+        }
+    }
+}
