@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Builds a static binary and the image chappe:latest, or the name that is given. Needs cargo, a C compiler and buildah.
+#
+#   deploy/container/build.sh [NAME[:TAG]]
+#
+# As root, or with CHAPPE_ISOLATION=rootless where users may make namespaces.
+set -euo pipefail
+umask 022
+cd "$(dirname "$0")/../.."
+name=${1:-chappe:latest}
+
+missing() {
+  printf 'missing: %s\n' "$1" >&2
+  exit 1
+}
+for tool in cargo rustc cc make readelf strip buildah; do
+  command -v "$tool" >/dev/null || missing "$tool"
+done
+[[ $(id -u) == 0 || -n ${CHAPPE_ISOLATION:-} ]] || missing 'root (buildah --isolation chroot), or CHAPPE_ISOLATION=rootless'
+
+# The target is named, so that build scripts and procedural macros are not linked statically.
+target=$(rustc -vV | sed -n 's/^host: //p')
+[[ $target == *-linux-gnu ]] || missing "a host of *-linux-gnu (this one is $target)"
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p chappe --target "$target"
+binary=${CARGO_TARGET_DIR:-target}/$target/release/chappe
+if readelf -l "$binary" 2>/dev/null | grep -q INTERP; then missing 'a static C library (Debian: libc6-dev)'; fi
+
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+install -D -m 755 "$binary" "$context/root/bin/chappe"
+strip "$context/root/bin/chappe"
+install -d -m 755 "$context/root/var/lib"
+install -d -m 700 "$context/root/var/lib/chappe"
+# Whoever owns a folder above that of a daemon could replace it: only the last one is the daemon's.
+pack() { tar --directory "$context/root" --mtime @0 --numeric-owner --no-recursion "$@"; }
+pack --create --file "$context/rootfs.tar" --owner 0 --group 0 bin bin/chappe var var/lib
+pack --append --file "$context/rootfs.tar" --owner 65532 --group 65532 var/lib/chappe
+
+buildah build --isolation "${CHAPPE_ISOLATION:-chroot}" --tag "$name" --file deploy/container/Containerfile "$context"
+printf 'built %s, binary of %s\n' "$name" "$(du -h "$context/root/bin/chappe" | cut -f1)"
