@@ -4,7 +4,8 @@
 #   deploy/compose/setup.sh [HOST]
 #
 # HOST is where clients reach this machine [default: 127.0.0.1, for clients on it alone]. CHAPPE_IMAGE names the image
-# [default: chappe:latest], CONTAINER_ENGINE the program that runs it [default: docker].
+# [default: chappe:latest], CONTAINER_ENGINE the program that runs it [default: docker], and CHAPPE_USER whom the daemons run
+# as, whose the folders are [default: UID:GID of the caller; for root 65532:65532, the image's user].
 set -euo pipefail
 umask 077
 cd "$(dirname "$0")"
@@ -18,16 +19,19 @@ if [[ -e federation ]]; then
   echo 'federation/ exists: nothing was changed. Remove it to start another federation.' >&2
   exit 1
 fi
-# The daemons run as whoever runs this, so that the folders are theirs; for root, as the image's user.
-user=$(id -u) group=$(id -g)
-if [[ $user == 0 ]]; then user=65532 group=65532; fi
+user=$(id -u):$(id -g)
+if [[ $user == 0:* ]]; then user=65532:65532; fi
+user=${CHAPPE_USER:-$user}
 
-folder() { install -d -m 700 -o "$user" -g "$group" "federation/$1"; }
+folder() { install -d -m 700 -o "${user%:*}" -g "${user#*:}" "federation/$1"; }
 # Runs chappe in the folder of one daemon; prints the JSON that it prints.
 chappe() {
-  "$engine" run --rm --network none --user "$user:$group" --volume "$PWD/federation/$1:/var/lib/chappe" "$image" --json "${@:2}"
+  "$engine" run --rm --network none --user "$user" --volume "$PWD/federation/$1:/var/lib/chappe" "$image" --json "${@:2}"
 }
 
+# Half a federation is of no use.
+done=
+trap '[[ $done ]] || rm -rf federation' EXIT
 install -d -m 755 federation
 folder registry
 root=$(chappe registry bootstrap init --config bootstrap.toml | sed -n 's/.*"root":"\([^"]*\)".*/\1/p')
@@ -39,10 +43,12 @@ for number in 1 2 3; do
   chappe "node$number" node init --config node.toml --registry http://10.87.0.2:8700 --root="$root" \
     --url "ws://$host:872$number" --advertise "10.87.0.$((8 + number)):8711" --region "compose$number" >/dev/null
 done
-printf 'CHAPPE_IMAGE=%s\nCHAPPE_USER=%s:%s\nCHAPPE_BIND=%s\n' "$image" "$user" "$group" "$bind" >.env
+printf 'CHAPPE_IMAGE=%s\nCHAPPE_USER=%s\nCHAPPE_BIND=%s\n' "$image" "$user" "$bind" >.env
+done=1
 
 cat <<END
 made federation/ and .env
-next: take $PWD/federation/root.key to a place that is not online, and start: $engine compose up --detach
+next: take $PWD/federation/root.key to a place that is not online, and start:
+  $engine compose --project-directory $PWD up --detach
 clients: chappe discover --registry http://$host:8700 --root=$root
 END
