@@ -347,6 +347,11 @@ impl SessionHandle {
         self.state().out.as_mut().map_or(Poll::Ready(()), |out| out.poll_flush(cx).map(drop))
     }
 
+    /// How many bytes the system has not taken yet.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.state().out.as_ref().map_or(0, |out| out.waiting().bytes)
+    }
+
     /// Lets the connection go, whoever else still holds the handle.
     pub(crate) fn hang_up(&self) {
         self.with_flights(|flights| *flights = Flights::default());

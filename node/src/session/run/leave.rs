@@ -31,8 +31,11 @@ use crate::{
 
 /// How long the members are told of a session's end: as long as a dial may take.
 const TELL_WAIT: Duration = Duration::from_secs(2);
-/// How long a connection is read on after its end: several round trips.
+/// How long a connection stays open after its session's end while its client takes nothing: several round trips.
 const LINGER: Duration = Duration::from_secs(1);
+/// How many times [`LINGER`] it stays open in total. A client that reads can't help waiting its turn where hundreds of
+/// others read too: 500 full queues take a core about six seconds.
+const LONGEST_LINGER: u32 = 10;
 /// How much is read on then: what a client had under way, such as a few of the largest messages.
 const LINGER_BYTES: usize = 512 * 1024;
 /// What a frame counts besides its content, so that empty ones are bounded too.
@@ -98,7 +101,7 @@ impl Session {
     /// its own last frame, for a moment and up to a bound.
     async fn linger(&mut self, incoming: &mut Incoming) {
         let mut left = LINGER_BYTES;
-        let rest = poll_fn(|cx| {
+        let mut rest = poll_fn(|cx| {
             let gone = self.handle.poll_gone(cx);
             if self.closed {
                 return gone;
@@ -131,8 +134,16 @@ impl Session {
             // No reading on: as above.
             if enough { Poll::Pending } else { polled.map(drop) }
         });
-        // Whoever takes longer is gone.
-        let _ = tokio::time::timeout(LINGER, rest).await;
+        let mut unwritten = self.handle.unwritten();
+        for _ in 0..LONGEST_LINGER {
+            if tokio::time::timeout(LINGER, &mut rest).await.is_ok() {
+                break;
+            }
+            let before = std::mem::replace(&mut unwritten, self.handle.unwritten());
+            if unwritten >= before {
+                break;
+            }
+        }
         self.handle.hang_up();
     }
 }
