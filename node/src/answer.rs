@@ -13,14 +13,14 @@ use chappe_common::{
 
 use crate::{
     core::Core,
-    dispatch::Breach,
-    federation::{
-        frame::{CodeRegistration, Header, LeasePut, MAX_BATCH, Request, Response},
-        link::Link,
-    },
-    homes::{Claim, CodeHolder},
+    federation::link::Link,
     leases::table::{Refused, Registrant},
-    publish,
+    publish::command::Command,
+    wire::{
+        breach::Breach,
+        frame::{CodeRegistration, Header, LeasePut, MAX_BATCH, Request, Response},
+        ids::{Claim, CodeHolder},
+    },
 };
 
 /// Answers a question of another node.
@@ -203,7 +203,7 @@ fn displace(core: &Core, lease: &SignedLease) {
     }
     core.local.displace(lease);
     // A full queue costs that the older lease is registered once more, and refused by the homes.
-    if core.publisher.try_send(publish::Command::Forget(lease.inbox, lease.seq)).is_err() {
+    if core.publisher.try_send(Command::Forget(lease.inbox, lease.seq)).is_err() {
         core.metrics.replies_dropped.inc();
     }
 }

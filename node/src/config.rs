@@ -28,6 +28,10 @@ mod advertised;
 mod check;
 mod federation;
 
+/// The part of the places for handshakes that one /24 or /48 may take, which has two members: whoever holds its connections
+/// open fills no more than this.
+pub(crate) const HANDSHAKES_PART: usize = 16;
+
 /// The whole configuration of a node.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -30,15 +30,14 @@ use crate::{
     clock::Clock,
     clock_watch::ClockWatch,
     config::NodeConfig,
-    federation::{hello::Hello, links::Links, membership, refused::Advice},
+    federation::{hello::Hello, links::Links, refused::Advice},
     held::Held,
     homes::HomeTable,
     local::Local,
-    membership::{admission::Refusal, records::Records, view::View},
+    membership::{admission::Refusal, event::Event, records::Records, view::View},
     metrics::Metrics,
-    own_addrs::ResolveError,
     placement::Placement,
-    publish,
+    publish::command::Command,
     session::{SessionEvent, rates::SourceRates},
     tasks::Tasks,
     turns::Turns,
@@ -122,9 +121,9 @@ pub(crate) struct Core {
     pub(crate) view: ArcSwap<View>,
     view_changed: watch::Sender<()>,
     /// The membership task.
-    pub(crate) membership: mpsc::Sender<membership::Event>,
+    pub(crate) membership: mpsc::Sender<Event>,
     /// The task that keeps leases and codes registered.
-    pub(crate) publisher: mpsc::Sender<publish::Command>,
+    pub(crate) publisher: mpsc::Sender<Command>,
     /// How this node's clock compares with others'. Fed by the first words of links.
     clock_watch: Mutex<ClockWatch>,
     /// What the operator was told about refusals.
@@ -170,8 +169,8 @@ impl Core {
         records: Arc<Records>,
         revocations: KnownRevocations,
         own_record: SignedRecord,
-        membership: mpsc::Sender<membership::Event>,
-        publisher: mpsc::Sender<publish::Command>,
+        membership: mpsc::Sender<Event>,
+        publisher: mpsc::Sender<Command>,
     ) -> Self {
         let homes = HomeTable::new(basics.config.federation.max_leases, basics.config.times.registration);
         let sources = SourceRates::new(&basics.config.limits);
@@ -346,7 +345,7 @@ impl Core {
         }
         if refusal == Refusal::Stale {
             // Where there is no room now, the next dial says so again.
-            let _ = self.membership.try_send(membership::Event::Overtaken(node));
+            let _ = self.membership.try_send(Event::Overtaken(node));
         }
     }
 
@@ -380,10 +379,10 @@ impl Core {
     }
 
     /// A name of this node has no address at the moment.
-    pub(crate) fn note_unresolved(&self, error: &ResolveError) {
+    pub(crate) fn note_unresolved(&self, error: &(dyn std::error::Error + 'static)) {
         const ADVICE: &str = "cannot resolve this node's own name; the last address stays";
         if self.is_due(ADVICE) {
-            tracing::warn!(error = error as &dyn std::error::Error, "{ADVICE}");
+            tracing::warn!(error, "{ADVICE}");
         }
     }
 

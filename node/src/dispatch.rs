@@ -13,38 +13,21 @@ use crate::{
     answer,
     bounded::TrySendError,
     core::Core,
-    federation::{
-        frame::{FrameError, Header, Note, Outcome, Request},
-        link::Link,
-        outcomes::NotOpen,
-        replies::Replies,
-    },
+    federation::{link::Link, replies::Replies},
     session::{
-        Message, PeerAddr, ReplyTo, SessionEvent, SessionId, depth,
+        Message, ReplyTo, SessionEvent, depth,
         handle::{Batch, Relayed, SessionHandle},
         plain,
         reply::{self, By},
         request::MAX_NAME,
     },
     socket::out::SayError,
+    wire::{
+        breach::Breach,
+        frame::{Header, Note, Outcome, Request},
+        ids::{PeerAddr, SessionId},
+    },
 };
-
-/// How a node breaks the protocol of links.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Breach {
-    /// It sends what is no frame.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// It shows a lease that does not verify, which it has checked before.
-    #[error("a lease that does not verify")]
-    Lease,
-    /// It says for a client what no client could have said.
-    #[error("a note out of its bounds")]
-    Note,
-    /// It says that messages were delivered which nobody has sent.
-    #[error(transparent)]
-    Delivered(#[from] NotOpen),
-}
 
 /// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`, and what the other node is told
 /// in `replies`. A question is given back, to be answered by [`answer::answer_node`].

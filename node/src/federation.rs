@@ -1,7 +1,6 @@
 //! Links to other nodes, membership, and what is said over them.
 
 pub(crate) mod exchange;
-pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod join;
 pub(crate) mod known;

@@ -1,7 +1,7 @@
 //! What the fuzzer calls: each decoder's target stands beside it.
 
 pub use crate::{
-    federation::{frame::fuzzed::FRAME as LINK_FRAME, hello::fuzzed::HELLO, known::fuzzed::KNOWN},
+    federation::{hello::fuzzed::HELLO, known::fuzzed::KNOWN},
     membership::{
         accusation::fuzzed::ACCUSATION, exchange::fuzzed::EXCHANGE, gossip::fuzzed::GOSSIP, news::fuzzed::NEWS,
         packet::fuzzed::PACKET,
@@ -9,4 +9,5 @@ pub use crate::{
     register::fuzzed::REFUSED,
     session::{attach::fuzzed::ATTACH, plain::fuzzed::STRING, request::fuzzed::MESSAGE},
     socket::{frame::fuzzed::FRAMES, upgrade::fuzzed::HEAD},
+    wire::frame::fuzzed::FRAME as LINK_FRAME,
 };

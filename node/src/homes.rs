@@ -13,29 +13,13 @@ use chappe_common::{
     code_claim::CodeClaim,
     keys::{NodeId, PublicKey},
 };
-use serde::{Deserialize, Serialize};
 
-use crate::{leases::table::LeaseTable, room, session::SessionId, shares::Shares};
-
-/// Where a pairing code is registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CodeHolder {
-    /// The node of the client.
-    pub(crate) node: NodeId,
-    /// The client's session there.
-    pub(crate) session: SessionId,
-}
-
-/// What became of a code that was claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Claim {
-    /// It is the claimer's.
-    Granted,
-    /// Another session has it.
-    Taken,
-    /// The table is at its bound, or the node has its share of it.
-    Full,
-}
+use crate::{
+    leases::table::LeaseTable,
+    room,
+    shares::Shares,
+    wire::ids::{Claim, CodeHolder},
+};
 
 /// The key by which a client can take a code back.
 #[derive(Debug)]
@@ -174,6 +158,7 @@ mod tests {
     use chappe_common::keys::PublicKey;
 
     use super::*;
+    use crate::wire::ids::SessionId;
 
     const MINUTE: Duration = Duration::from_secs(60);
 

@@ -18,6 +18,7 @@ mod homes;
 mod ice;
 pub mod identity;
 pub mod leases;
+mod levels;
 mod listener;
 mod local;
 mod locate;
@@ -38,6 +39,7 @@ mod turns;
 mod unfinished;
 #[cfg(test)]
 mod vectors;
+mod wire;
 
 pub use config::NodeConfig;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};

@@ -33,7 +33,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     core::Core,
-    metrics::levels,
+    levels::levels,
     places::{Place, Places},
     session::{rates::Source, run::Running},
     socket::{

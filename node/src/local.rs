@@ -12,9 +12,9 @@ use dashmap::{DashMap, mapref::entry::Entry};
 
 use crate::{
     config::LimitsSection,
-    federation::frame::Outcome,
     room,
-    session::{SessionEvent, SessionId, handle::SessionHandle, rates::OfferRate},
+    session::{SessionEvent, handle::SessionHandle, rates::OfferRate},
+    wire::{frame::Outcome, ids::SessionId},
 };
 
 #[derive(Debug)]

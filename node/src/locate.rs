@@ -18,11 +18,7 @@ use tokio::time::sleep_until;
 use crate::{
     answer,
     core::Core,
-    federation::{
-        frame::{CodeRegistration, LeasePut, Request, Response},
-        links,
-    },
-    homes::{Claim, CodeHolder},
+    federation::links,
     leases::{
         code_lookup::CodeLookup,
         lookup::{self, Decision, Lookup, LookupTimes},
@@ -30,6 +26,10 @@ use crate::{
         timing,
     },
     placement::Tag,
+    wire::{
+        frame::{CodeRegistration, LeasePut, Request, Response},
+        ids::{Claim, CodeHolder},
+    },
 };
 
 /// Asks one node, which may be this one; `None` where it did not answer in time.

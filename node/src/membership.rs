@@ -10,6 +10,7 @@ mod checks;
 mod conduct;
 pub mod counts;
 pub mod engine;
+pub(crate) mod event;
 pub mod exchange;
 pub mod gossip;
 pub mod member;

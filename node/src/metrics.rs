@@ -1,6 +1,6 @@
 //! What a node counts. No label holds a peer, an address or a URL.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use chappe_common::{client::ErrorCode, lost_lines};
 use prometheus_client::{
@@ -197,21 +197,5 @@ impl Metrics {
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("a string takes any text");
         text
-    }
-}
-
-/// What stands at the moment in a node.
-pub(crate) fn levels(core: &Arc<crate::core::Core>) -> Levels {
-    let (leases, codes) = core.homes().len();
-    Levels {
-        sessions: core.local.sessions(),
-        members: core.view.load().len(),
-        links: core.links.len(),
-        leases,
-        codes,
-        inboxes: core.local.inboxes(),
-        tasks: core.tasks.len() + core.connections.len(),
-        clock_offset: core.clock_offset().unwrap_or_default(),
-        panics: core.tasks.panics(),
     }
 }

@@ -28,13 +28,13 @@ use crate::{
     federation::{
         join,
         links::{self, Links},
-        membership::{self, Event, Membership, sign_record},
+        membership::{self, Membership, sign_record},
         revocations,
     },
     identity::{Identity, IdentityError, LockedDir},
+    levels::levels,
     listener,
-    membership::records::Records,
-    metrics,
+    membership::{event::Event, records::Records},
     own_addrs::{self, ResolveError},
     publish::{self, Publisher},
     register::{self, Registries},
@@ -242,7 +242,7 @@ impl Node {
 
     /// What the node holds at the moment.
     pub fn stats(&self) -> NodeStats {
-        let levels = metrics::levels(&self.core);
+        let levels = levels(&self.core);
         NodeStats {
             sessions: levels.sessions,
             members: levels.members,

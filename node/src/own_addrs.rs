@@ -14,7 +14,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use crate::{
     config::{Advertised, can_be_dialled},
     core::Core,
-    federation::membership::Event,
+    membership::event::Event,
 };
 
 /// The most addresses of a record.

@@ -4,6 +4,7 @@
 //! moved a home. Homes hand nothing over among themselves. What it keeps can be a million things, and members come and go
 //! oftener than all of them can be looked at: it looks at a few at a time, and at all of them once a second at most.
 
+pub(crate) mod command;
 mod look;
 mod places;
 
@@ -23,18 +24,21 @@ use chappe_common::{
 use tokio::{sync::mpsc, time::sleep_until};
 
 use self::{
+    command::{Command, Key},
     look::{Look, note_moved},
     places::{Placed, Places},
 };
 use crate::{
     core::Core,
-    federation::frame::{CodeRegistration, MAX_BATCH, Request},
     leases::timing,
     locate::{self, Registered},
     membership::view::View,
     placement::Tag,
     room,
-    session::SessionId,
+    wire::{
+        frame::{CodeRegistration, MAX_BATCH, Request},
+        ids::SessionId,
+    },
 };
 
 /// Commands that may wait: what 18,000 sessions send when all attach within a second or two.
@@ -44,53 +48,6 @@ const TOGETHER: Duration = Duration::from_millis(500);
 /// The pauses before a home that did not answer is asked again: with the time that it is waited for, about as long as one
 /// that is down is taken for a member.
 const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
-
-/// What is kept registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Key {
-    /// An inbox.
-    Inbox(Inbox),
-    /// A code of a session.
-    Code(PairingCode, SessionId),
-}
-
-impl Key {
-    fn tag(&self) -> Tag {
-        match self {
-            Self::Inbox(inbox) => Tag::of_inbox(inbox),
-            Self::Code(code, _) => Tag::of_code(code),
-        }
-    }
-}
-
-/// What the sessions tell the task.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// The session has registered this lease; keep it so.
-    KeepLease {
-        /// The lease.
-        lease: Arc<SignedLease>,
-        /// Its homes know an earlier one of the inbox, and hear of this one when that is registered again.
-        is_renewal: bool,
-    },
-    /// The session has registered this code; keep it so.
-    KeepCode(CodeRegistration),
-    /// The session has detached the inbox: take its lease of up to this `seq` back.
-    WithdrawLease(Inbox, u64),
-    /// The session has given its code back: take it back.
-    WithdrawCode(PairingCode, SessionId),
-    /// The inbox is attached elsewhere: keep its lease of up to this `seq` no more. The homes know already.
-    Forget(Inbox, u64),
-    /// A home has not answered for these: put them again where they are still kept, and it still is their home.
-    PutAgain {
-        /// The home.
-        home: NodeId,
-        /// What it did not answer.
-        keys: Vec<Key>,
-        /// How often it was asked before.
-        tries: usize,
-    },
-}
 
 struct Kept {
     tag: Tag,

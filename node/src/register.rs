@@ -11,7 +11,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{core::Core, federation::membership::Event};
+use crate::{core::Core, membership::event::Event};
 
 /// How long one registry may take: it dials back before it answers.
 const WAIT: Duration = Duration::from_secs(8);

@@ -16,40 +16,19 @@ pub(crate) mod run;
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use chappe_common::{client::RelayKind, keys::NodeId, lease::Inbox};
+use chappe_common::{client::RelayKind, lease::Inbox};
 use prometheus_client::metrics::counter::Counter;
-use serde::{Deserialize, Serialize};
 
 use self::handle::{Batch, SessionHandle};
 use crate::{
     bounded::Weigh,
     core::Core,
-    federation::{
+    federation::link::Link,
+    wire::{
         frame::{Header, Note, Outcome},
-        link::Link,
+        ids::PeerAddr,
     },
 };
-
-/// A session's id: random, so that nobody who has not been told it can send to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct SessionId(u64);
-
-impl SessionId {
-    /// An id from a random number.
-    pub(crate) const fn from_raw(raw: u64) -> Self {
-        Self(raw)
-    }
-}
-
-/// A session of any node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PeerAddr {
-    /// The node.
-    pub(crate) node: NodeId,
-    /// The session there.
-    pub(crate) session: SessionId,
-}
 
 /// Why a node ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,12 +184,15 @@ impl ReplyTo {
 
 #[cfg(test)]
 mod tests {
-    use chappe_common::keys::PublicKey;
+    use chappe_common::keys::{NodeId, PublicKey};
 
     use super::*;
     use crate::{
         bounded::TrySendError,
-        federation::frame::{Accepted, Ask, AskKind},
+        wire::{
+            frame::{Accepted, Ask, AskKind},
+            ids::SessionId,
+        },
     };
 
     #[test]

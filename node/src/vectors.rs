@@ -11,10 +11,11 @@ use chappe_common::{
 use serde_json::{Value, json};
 
 use crate::{
-    federation::frame::{Ask, AskKind, CodeRegistration, Frame, Header, Note, Outcome, Request, Response},
-    homes::{Claim, CodeHolder},
     placement::{Beacon, Homes, Network, Place, Tag},
-    session::SessionId,
+    wire::{
+        frame::{Ask, AskKind, CodeRegistration, Frame, Header, Note, Outcome, Request, Response},
+        ids::{Claim, CodeHolder, SessionId},
+    },
 };
 
 const VECTORS: &str = include_str!("../../docs/protocol/vectors/federation.json");

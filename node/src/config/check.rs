@@ -10,7 +10,7 @@ use chappe_common::{
 };
 
 use super::{AdmissionPolicy, Advertised, NodeConfig, can_be_dialled};
-use crate::federation::{frame::MAX_FRAME, links::HANDSHAKES_PART};
+use crate::{config::HANDSHAKES_PART, wire::frame::MAX_FRAME};
 
 /// The most keys that may sign tickets: a list that people keep.
 const MAX_ISSUERS: usize = 64;

@@ -7,7 +7,8 @@ use chappe_common::keys::NodeId;
 use quinn::{RecvStream, SendStream};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{links, membership::Event};
+use super::links;
+use crate::membership::event::Event;
 use crate::{
     core::Core,
     membership::exchange::{ExchangeMessage, MAX_MESSAGE},

@@ -16,11 +16,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::{
-    known::{self, LastRun},
-    membership::Event,
-};
+use super::known::{self, LastRun};
 use crate::core::{Core, Unfit};
+use crate::membership::event::Event;
 
 /// How many nodes of each source a joiner seeks out at once: one of them may be gone, and another may lie.
 pub(super) const ANCHORS: usize = 3;

@@ -12,7 +12,7 @@ use chappe_common::{
 use chappe_discovery::private_file;
 use serde::{Deserialize, Serialize};
 
-use super::membership::Known;
+use crate::membership::event::Known;
 
 /// The longest file in bytes: four thousand records of the longest kind, and a beacon.
 const MAX_LEN: u64 = 4096 * 600;

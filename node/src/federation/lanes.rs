@@ -20,16 +20,19 @@ use tokio::{
 
 use super::{
     exchange,
-    frame::{self, Frame, Lane, MAX_BATCH, Request},
     link::{CloseReason, Link, Queues},
-    membership::Event,
     replies::Replies,
 };
 use crate::{
     answer, bounded,
     core::Core,
-    dispatch::{self, Breach},
+    dispatch::{self},
     session::handle::Batch,
+    wire::breach::Breach,
+};
+use crate::{
+    membership::event::Event,
+    wire::frame::{self, Frame, Lane, MAX_BATCH, Request},
 };
 
 /// Exchanges of one link at once: one that each side asked for.
@@ -291,12 +294,13 @@ mod tests {
     use super::*;
     use crate::{
         config::NodeConfig,
-        federation::{
-            frame::{Header, Outcome},
-            link::SendError,
-        },
+        federation::link::SendError,
         leases::address_of,
-        session::{Origin, SessionEvent, SessionId, handle::SessionHandle},
+        session::{Origin, SessionEvent, handle::SessionHandle},
+        wire::{
+            frame::{Header, Outcome},
+            ids::SessionId,
+        },
     };
 
     /// Both ends of a connection, and what keeps it.

@@ -16,15 +16,14 @@ use chappe_common::{client::ErrorCode, keys::NodeId};
 use quinn::{Connection, VarInt};
 use tokio::sync::{Notify, oneshot};
 
-use super::{
-    frame::{Frame, Header, Note, Outcome, Request, Response},
-    outcomes::{NotOpen, Outcomes},
-};
+use super::outcomes::{NotOpen, Outcomes};
+use crate::wire::frame::{Frame, Header, Note, Outcome, Request, Response};
 use crate::{
     bounded::{self, TrySendError},
     config::NodeConfig,
     core::Core,
-    session::{Origin, SessionId, handle::Batch},
+    session::{Origin, handle::Batch},
+    wire::ids::SessionId,
 };
 
 /// What may wait for one lane in frames: a burst of small ones within one round trip.

@@ -32,15 +32,18 @@ pub(crate) use self::{
     dial::{DialError, connect, redial, send_datagram},
 };
 use super::link::{CloseReason, Link};
-use crate::{config::FederationSection, core::Core, placement::Network, places::Places};
+use crate::{
+    config::{FederationSection, HANDSHAKES_PART},
+    core::Core,
+    placement::Network,
+    places::Places,
+};
 
 /// The first packets of a connection that is not accepted yet, in bytes: one flight.
 const FIRST_FLIGHT: u64 = 8 * 1024;
 /// The burst of handshakes, as a multiple of what a second allows.
 const HANDSHAKES_BURST: u32 = 10;
-/// The part of the places for handshakes that one /24 or /48 may take, which has two members: whoever holds its connections
-/// open fills no more than this.
-pub(crate) const HANDSHAKES_PART: usize = 16;
+
 /// After this silence a link is closed. Two of a thousand members have something to say to each other every twelve
 /// minutes or so, and a new link for that costs more traffic, and more false alarms where packets are lost, than the
 /// 36 KiB that a link takes meanwhile.

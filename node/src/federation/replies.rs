@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    frame::{Header, Outcome},
-    link::Link,
-};
+use super::link::Link;
 use crate::core::Core;
+use crate::wire::frame::{Header, Outcome};
 
 /// How long a delivery may wait for others to be told with it. Nobody waits for the word, but whoever asked for
 /// `delivered`, and packets are what costs most between nodes.

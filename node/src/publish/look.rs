@@ -10,10 +10,11 @@ use std::{
 use chappe_common::keys::NodeId;
 
 use super::{
-    Errand, Key, Publisher, Slot,
+    Errand, Publisher, Slot,
     places::{Placed, Places},
     put,
 };
+use crate::publish::command::Key;
 
 /// From one time that all is looked at for moved homes to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

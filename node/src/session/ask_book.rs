@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use chappe_common::{code::PairingCode, keys::NodeId};
 
-use super::{PeerAddr, code_door::Kept};
-use crate::federation::frame::{Ask, AskKind};
+use super::code_door::Kept;
+use crate::wire::frame::{Ask, AskKind};
+use crate::wire::ids::PeerAddr;
 
 /// Requests that wait for one target at the most.
 const MAX_INCOMING: usize = 10;

@@ -16,14 +16,14 @@ use chappe_common::{code::PairingCode, keys::NodeId};
 use serde_json::value::RawValue;
 
 use super::{
-    PeerAddr,
     ask_book::{AskBook, Passed},
     handle::Bond,
     reply::Reply,
 };
+use crate::wire::ids::PeerAddr;
 use crate::{
-    federation::frame::{Accepted, Ask, AskKind, Note},
     held::{FREE_PAYLOAD, Held, NoRoom, Part},
+    wire::frame::{Accepted, Ask, AskKind, Note},
 };
 
 /// Sessions that one session may be paired with or have asked at once.

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use chappe_common::{client::RelayKind, code::PairingCode, keys::NodeId, lease::Address};
 
-use super::PeerAddr;
+use crate::wire::ids::PeerAddr;
 
 /// Messages of one session under way at the most: a burst of candidates. Beyond, the client is heard later.
 const MAX_FLIGHTS: usize = 64;

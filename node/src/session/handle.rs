@@ -17,10 +17,11 @@ use std::{
 use chappe_common::{client::RelayKind, code::PairingCode};
 
 use super::{
-    EndReason, PeerAddr, SessionEvent, SessionId,
+    EndReason, SessionEvent,
     forward::Flights,
     reply::{self, By, Reply},
 };
+use crate::wire::ids::{PeerAddr, SessionId};
 use crate::{
     bounded::{TrySendError, Weigh as _},
     socket::{

@@ -39,7 +39,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use self::{alarm::Alarm, ops::Ops};
 use super::{
-    EndReason, PeerAddr, SessionId, answer_left,
+    EndReason, answer_left,
     code_door::{CodeDoor, Registration},
     forward::Need,
     handle::{Batch, SessionHandle},
@@ -47,15 +47,17 @@ use super::{
     rates::SessionRates,
     reply::{Limits, Rejected, Reply},
 };
+use crate::wire::ids::{PeerAddr, SessionId};
 use crate::{
     core::Core,
-    federation::frame::{CodeRegistration, Note},
-    locate, publish,
+    locate,
+    publish::command::Command,
     socket::{
         Connection,
         incoming::{Ended, Incoming, Next},
         out::Waiting,
     },
+    wire::frame::{CodeRegistration, Note},
 };
 
 /// Questions of one session that may be open at once.
@@ -132,7 +134,7 @@ struct Session {
     /// The code that is being claimed: granted or not, it is given back if the session ends first.
     claiming: Option<PairingCode>,
     /// What the publisher had no room for. The client is not heard while there is any.
-    commands: Vec<publish::Command>,
+    commands: Vec<Command>,
     pings_since: Instant,
     nonce: [u8; 32],
 }

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use super::dial::handshake;
 use crate::{
     core::Core,
-    federation::{link::CloseReason, membership::Event},
-    membership::{Greeting, Verdict, admission::Refusal},
+    federation::link::CloseReason,
+    membership::{Greeting, Verdict, admission::Refusal, event::Event},
     placement::Network,
 };
 

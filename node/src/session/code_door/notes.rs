@@ -6,9 +6,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Action, CodeDoor, Times, kept, raw};
 use crate::{
-    federation::frame::{Accepted, Ask, AskKind, Note},
     held::Held,
-    session::{PeerAddr, reply::Reply},
+    session::reply::Reply,
+    wire::{
+        frame::{Accepted, Ask, AskKind, Note},
+        ids::PeerAddr,
+    },
 };
 
 impl CodeDoor {

@@ -14,9 +14,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    federation::frame::{Ask, AskKind, Note, Outcome},
     held::Held,
     session::{Message, Origin, ReplyTo},
+    wire::frame::{Ask, AskKind, Note, Outcome},
 };
 
 const MAX_QUEUED: usize = 100_000;

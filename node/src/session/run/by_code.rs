@@ -16,17 +16,17 @@ use super::{
 };
 use crate::{
     dispatch,
-    federation::{
-        frame::{AskKind, CodeRegistration, Note},
-        links,
-    },
+    federation::links,
     locate::{self, ClaimError},
-    publish,
+    publish::command::Command,
     session::{
-        PeerAddr,
         code_door::{Action, Registration, Requested, kept},
         rates::Exceeded,
         request::{BadRequest, Request},
+    },
+    wire::{
+        frame::{AskKind, CodeRegistration, Note},
+        ids::PeerAddr,
     },
 };
 
@@ -122,7 +122,7 @@ impl Session {
                 Action::Tell(to, note) => self.tell(to, note),
                 Action::Answer(to, note) => self.answer(to, note),
                 Action::Bonds(bonds) => self.handle.publish_bonds(bonds),
-                Action::Release(code) => self.publish(publish::Command::WithdrawCode(code, self.handle.id())),
+                Action::Release(code) => self.publish(Command::WithdrawCode(code, self.handle.id())),
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     locate::{self, Registered},
-    publish,
+    publish::command::Command,
     session::{
         attach::{self, Claim},
         inbox_door::ttl,
@@ -129,7 +129,7 @@ impl Session {
             let is_renewal = registered == Registered::Before;
             let (code, newer) = match registered {
                 Registered::Kept | Registered::Before if self.inbox_door.contains(&lease.inbox) => {
-                    self.publish(publish::Command::KeepLease { lease: lease.clone(), is_renewal });
+                    self.publish(Command::KeepLease { lease: lease.clone(), is_renewal });
                     kept.push(lease);
                     continue;
                 }
@@ -142,7 +142,7 @@ impl Session {
             self.inbox_door.remove(&lease.inbox);
             self.core.local.detach(self.handle.id(), &lease.inbox);
             // An earlier lease of the same inbox may still be kept.
-            self.publish(publish::Command::Forget(lease.inbox, lease.seq));
+            self.publish(Command::Forget(lease.inbox, lease.seq));
             self.core.metrics.refused(code);
             rejected.push(Rejected { index, code, lease: newer });
         }
@@ -157,7 +157,7 @@ impl Session {
             if self.inbox_door.contains(&inbox) {
                 self.inbox_door.remove(&inbox);
                 if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
-                    self.publish(publish::Command::WithdrawLease(inbox, lease.seq));
+                    self.publish(Command::WithdrawLease(inbox, lease.seq));
                 }
             }
         }

@@ -11,9 +11,9 @@ use tokio::time::Sleep;
 
 use super::{Over, Session};
 use crate::{
-    federation::frame::Outcome,
     session::code_door::Times,
     socket::frame::{Opcode, Violation},
+    wire::frame::Outcome,
 };
 
 /// How exactly a session's idle time is kept: at 10,000 sessions, 17 wake at once, and others wait for a tenth of a millisecond.

@@ -7,7 +7,8 @@ use chappe_common::{client::ErrorCode, lease::Address};
 
 use super::{Done, Session};
 use crate::{
-    locate, publish,
+    locate,
+    publish::command::Command,
     session::{code_door::CodeDoor, forward::Need, reply::Reply},
 };
 
@@ -25,7 +26,7 @@ impl Session {
                 self.claiming = None;
                 match result {
                     Ok(()) => {
-                        self.publish(publish::Command::KeepCode(code));
+                        self.publish(Command::KeepCode(code));
                         let actions = self.code_door.registered(Instant::now(), registration, self.core.me);
                         self.act(actions);
                     }

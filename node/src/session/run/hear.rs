@@ -11,7 +11,6 @@ use rand::RngExt as _;
 
 use super::{CLOSE_POLICY, Over, RATE_EXCEEDED, Session};
 use crate::{
-    federation::frame::AskKind,
     ice, locate,
     session::{
         code_door::Action,
@@ -20,6 +19,7 @@ use crate::{
         request::{BadRequest, Request},
     },
     socket::frame::{Heard, Opcode, Violation},
+    wire::frame::AskKind,
 };
 
 /// Protocol pings, pongs that nobody asked for and requests for a proof that a client may send faster than one a second.

@@ -17,15 +17,16 @@ use super::{Session, ops::Ops};
 use crate::{
     core::Core,
     dispatch,
-    federation::{
-        frame::{CodeRegistration, Note},
-        links,
-    },
-    publish,
-    session::{PeerAddr, SessionId, answer_left, code_door::Action},
+    federation::links,
+    publish::command::Command,
+    session::{answer_left, code_door::Action},
     socket::{
         frame::Heard,
         incoming::{Discarded, Incoming, Next},
+    },
+    wire::{
+        frame::{CodeRegistration, Note},
+        ids::{PeerAddr, SessionId},
     },
 };
 
@@ -67,21 +68,21 @@ impl Session {
                 let seq = lease.seq;
                 if self.ordered > 0 {
                     // It may be one that is being attached, and only what is kept can be withdrawn.
-                    publish(publish::Command::KeepLease { lease, is_renewal: false }).await;
+                    publish(Command::KeepLease { lease, is_renewal: false }).await;
                 }
-                publish(publish::Command::WithdrawLease(inbox, seq)).await;
+                publish(Command::WithdrawLease(inbox, seq)).await;
             }
         }
         if let Some(code) = self.claiming.take() {
             // As above.
             let session = self.handle.id();
-            publish(publish::Command::KeepCode(CodeRegistration { code, session, claim: None })).await;
-            publish(publish::Command::WithdrawCode(code, session)).await;
+            publish(Command::KeepCode(CodeRegistration { code, session, claim: None })).await;
+            publish(Command::WithdrawCode(code, session)).await;
         }
         let mut notes: Vec<_> = self.notes.drain(..).collect();
         for action in self.code_door.close() {
             match action {
-                Action::Release(code) => publish(publish::Command::WithdrawCode(code, self.handle.id())).await,
+                Action::Release(code) => publish(Command::WithdrawCode(code, self.handle.id())).await,
                 Action::Tell(to, note) => notes.push((to, note)),
                 Action::Answer(to, note) => self.answer(to, note),
                 Action::Bonds(_) | Action::Say(_) | Action::Refuse(_) => {}

@@ -12,18 +12,18 @@ use chappe_common::{
 use super::{Done, RATE_EXCEEDED, Session, hear::Refusal};
 use crate::{
     dispatch,
-    federation::{
-        frame::{Header, Outcome},
-        link::SendError,
-        links,
-    },
+    federation::{link::SendError, links},
     locate,
     session::{
-        Message, Origin, PeerAddr, ReplyTo,
+        Message, Origin, ReplyTo,
         forward::{Destination, Need},
         handle::SessionHandle,
         reply::Reply,
         request::Request,
+    },
+    wire::{
+        frame::{Header, Outcome},
+        ids::PeerAddr,
     },
 };
 

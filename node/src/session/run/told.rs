@@ -7,14 +7,14 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Done, Over, Session};
 use crate::{
-    federation::frame::{Note, Outcome},
-    publish,
+    publish::command::Command,
     session::{
         Message, SessionEvent,
         handle::Told,
         reply::{self, By},
     },
     socket::out::SayError,
+    wire::frame::{Note, Outcome},
 };
 
 impl Session {
@@ -73,7 +73,7 @@ impl Session {
     }
 
     /// Tells the publisher, after all that it was told before.
-    pub(super) fn publish(&mut self, command: publish::Command) {
+    pub(super) fn publish(&mut self, command: Command) {
         if self.commands.is_empty() {
             match self.core.publisher.try_send(command) {
                 Ok(()) => {}

@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bounded::Weigh,
-    homes::{Claim, CodeHolder},
-    session::SessionId,
+    wire::ids::{Claim, CodeHolder, SessionId},
 };
 
 /// The longest frame in bytes, without its length: the largest client message and a header.
