@@ -18,7 +18,6 @@ use rand::{CryptoRng, Rng, RngExt as _};
 
 use crate::{
     contact::{Contact, ContactId, DAY_MARGIN, Day, OwnInbox, Pairing, PairingId},
-    event::InboxRejection,
     sealing_key::SealingKey,
 };
 
@@ -88,16 +87,6 @@ pub(crate) enum Rejected {
     Busy,
     /// It can't attach it, for another reason of its own: none of the inbox's homes answers, or it takes no more of them.
     Unavailable,
-}
-
-impl From<Rejected> for InboxRejection {
-    fn from(rejected: Rejected) -> Self {
-        match rejected {
-            Rejected::Outdated(_) => Self::Outdated,
-            Rejected::Invalid => Self::Invalid,
-            Rejected::Busy | Rejected::Unavailable => Self::Unavailable,
-        }
-    }
 }
 
 /// A key to which callers may have sealed, until its lease has expired.

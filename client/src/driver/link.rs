@@ -19,7 +19,7 @@ use super::{
     unix_now, unix_now_ms,
 };
 use crate::{
-    event::{DisconnectReason, Event, StepKind},
+    event::{DisconnectReason, Event, InboxRejection, StepKind},
     protocol::{Attachment, Rejection, ToNode},
 };
 
@@ -63,6 +63,16 @@ pub(super) fn retry() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+impl From<Rejected> for InboxRejection {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Outdated(_) => Self::Outdated,
+            Rejected::Invalid => Self::Invalid,
+            Rejected::Busy | Rejected::Unavailable => Self::Unavailable,
+        }
+    }
 }
 
 impl Driver {
