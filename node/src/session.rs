@@ -7,6 +7,7 @@ pub(crate) mod depth;
 pub(crate) mod forward;
 pub(crate) mod handle;
 pub(crate) mod inbox_door;
+pub(crate) mod kept_payload;
 pub(crate) mod plain;
 pub(crate) mod rates;
 pub(crate) mod reply;

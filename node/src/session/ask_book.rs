@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chappe_common::{code::PairingCode, keys::NodeId};
 
-use super::code_door::Kept;
+use super::kept_payload::Kept;
 use crate::wire::frame::{Ask, AskKind};
 use crate::wire::ids::PeerAddr;
 

@@ -5,10 +5,7 @@
 
 mod notes;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -18,12 +15,12 @@ use serde_json::value::RawValue;
 use super::{
     ask_book::{AskBook, Passed},
     handle::Bond,
+    kept_payload::Kept,
     reply::Reply,
 };
-use crate::wire::ids::PeerAddr;
-use crate::{
-    held::{FREE_PAYLOAD, Held, NoRoom, Part},
-    wire::frame::{Accepted, Ask, AskKind, Note},
+use crate::wire::{
+    frame::{Accepted, Ask, AskKind, Note},
+    ids::PeerAddr,
 };
 
 /// Sessions that one session may be paired with or have asked at once.
@@ -85,14 +82,6 @@ pub(crate) struct Registration {
     pub(crate) payload: Option<Bytes>,
     /// That the payload is kept.
     pub(crate) _kept: Kept,
-}
-
-/// What counts a payload, if there is one, among all that is held for clients.
-pub(crate) type Kept = Option<Part<FREE_PAYLOAD>>;
-
-/// Counts a payload that is to be kept.
-pub(crate) fn kept(payload: Option<&Bytes>, held: &Arc<Held>) -> Result<Kept, NoRoom> {
-    payload.map(|payload| Part::of(held.clone(), payload.len())).transpose()
 }
 
 struct State {

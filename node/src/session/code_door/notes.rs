@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Action, CodeDoor, Times, kept, raw};
+use super::{Action, CodeDoor, Times, raw};
 use crate::{
     held::Held,
-    session::reply::Reply,
+    session::{kept_payload::kept, reply::Reply},
     wire::{
         frame::{Accepted, Ask, AskKind, Note},
         ids::PeerAddr,

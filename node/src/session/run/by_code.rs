@@ -20,7 +20,8 @@ use crate::{
     locate::{self, ClaimError},
     publish::command::Command,
     session::{
-        code_door::{Action, Registration, Requested, kept},
+        code_door::{Action, Registration, Requested},
+        kept_payload::kept,
         rates::Exceeded,
         request::{BadRequest, Request},
     },
