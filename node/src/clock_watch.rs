@@ -1,8 +1,9 @@
 //! Whether this machine's clock is wrong, by what other nodes' clocks say as links are made, and by its own steps.
 //!
 //! Pure. One node may be wrong or lie: it takes several, and the middle of what they say. The caller says which nodes are
-//! witnesses: any node may make this one warn its operator, but strangers don't decide whether it serves clients. A clock that is set while the node runs
-//! makes what was seen before worthless. Then the monotonic clock is a witness of its own for an hour: either the clock was right
+//! witnesses: any node may make this one warn its operator, but strangers don't decide whether it serves clients.
+//!
+//! A clock that is set while the node runs makes earlier observations worthless. Then the monotonic clock is a witness of its own for an hour: either the clock was right
 //! before, and is wrong now by the step, or it was wrong, and others will say so. It counts beside one other node alone: where
 //! several have been seen, they decide.
 

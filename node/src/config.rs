@@ -28,8 +28,8 @@ mod advertised;
 mod check;
 mod federation;
 
-/// The part of the places for handshakes that one /24 or /48 may take, which has two members: whoever holds its connections
-/// open fills no more than this.
+/// One /24 or /48 may have `max_handshakes / HANDSHAKES_PART` handshakes under way. Others admit two of its nodes at most, and
+/// connections that are held open from one network must not fill all slots.
 pub(crate) const HANDSHAKES_PART: usize = 16;
 
 /// The whole configuration of a node.

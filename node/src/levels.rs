@@ -1,10 +1,9 @@
-//! What stands at the moment in a node, for `/metrics` and `/stats`.
+//! Reads a node's gauges, for `/metrics` and `/stats`. Apart from [`crate::metrics`], which knows nobody.
 
 use std::sync::Arc;
 
 use crate::{core::Core, metrics::Levels};
 
-/// What stands at the moment in a node.
 pub(crate) fn levels(core: &Arc<Core>) -> Levels {
     let (leases, codes) = core.homes().len();
     Levels {
