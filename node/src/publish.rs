@@ -9,7 +9,7 @@ mod look;
 mod places;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,7 +33,6 @@ use crate::{
     leases::timing,
     locate::{self, Registered},
     membership::view::View,
-    placement::Tag,
     room,
     wire::{
         frame::{CodeRegistration, MAX_BATCH, Request},
@@ -49,52 +48,41 @@ const TOGETHER: Duration = Duration::from_millis(500);
 /// that is down is taken for a member.
 const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
+/// A registration that is kept. A node has one for each of its sessions, so each byte counts.
 struct Kept {
-    tag: Tag,
-    what: What,
+    /// The lease of an inbox. A code has none.
+    lease: Option<Arc<SignedLease>>,
     placed: Placed,
-    /// Where in the schedule it stands.
-    slot: Slot,
-}
-
-/// What its homes are told.
-enum What {
-    Lease(Arc<SignedLease>),
-    /// A code, with its client's claim. Boxed, since most clients make none.
-    Code(Option<Box<Redacted<Bytes>>>),
-}
-
-impl What {
-    const fn lease(&self) -> Option<&Arc<SignedLease>> {
-        match self {
-            Self::Lease(lease) => Some(lease),
-            Self::Code(_) => None,
-        }
-    }
+    /// When it is due in the schedule.
+    due: Instant,
 }
 
 /// A lease that was taken back.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Withdrawal {
+    /// When its homes are told.
+    due: Instant,
     inbox: Inbox,
     /// The lease's, or a newer one's that its homes have not seen.
     seq: u64,
     homes: Vec<NodeId>,
 }
 
-/// A place in the schedule: the time, and a number that tells equal times apart.
-type Slot = (Instant, u64);
+/// A place in the schedule: when the registration is due, and its key, which tells equal times apart.
+type Slot = (Instant, Key);
 
 /// The task's state.
 pub(crate) struct Publisher {
     core: Arc<Core>,
     kept: HashMap<Key, Kept>,
+    /// The claims of the codes that are kept. Apart, since most clients make none.
+    claims: HashMap<Key, Redacted<Bytes>>,
     /// The homes of all that is kept.
     places: Places,
     /// Exactly one slot for each key that is kept.
-    schedule: BTreeMap<Slot, Key>,
-    slots: u64,
+    schedule: BTreeSet<Slot>,
     /// Withdrawals that their homes are still to be told of.
-    withdrawals: BTreeMap<Slot, Withdrawal>,
+    withdrawals: BTreeSet<Withdrawal>,
     /// The view by which was placed last.
     view: Arc<View>,
     look: Look,
@@ -120,10 +108,10 @@ impl Publisher {
         Self {
             core,
             kept: HashMap::new(),
+            claims: HashMap::new(),
             places: Places::default(),
-            schedule: BTreeMap::new(),
-            slots: 0,
-            withdrawals: BTreeMap::new(),
+            schedule: BTreeSet::new(),
+            withdrawals: BTreeSet::new(),
             view,
             look: Look::Done { next: Instant::now() },
             moved: HashMap::new(),
@@ -136,8 +124,8 @@ impl Publisher {
         let mut batch = Vec::new();
         loop {
             let mut errands = HashMap::new();
-            let due = self.schedule.first_key_value().map(|((at, _), _)| *at + TOGETHER);
-            let withdrawal = self.withdrawals.first_key_value().map(|((at, _), _)| *at);
+            let due = self.schedule.first().map(|(due, _)| *due + TOGETHER);
+            let withdrawal = self.withdrawals.first().map(|withdrawal| withdrawal.due);
             let look = self.next_look();
             // In any order: while it looks, that is always ready.
             tokio::select! {
@@ -176,16 +164,21 @@ impl Publisher {
     fn handle_command(&mut self, command: Command, errands: &mut HashMap<NodeId, Errand>) {
         match command {
             Command::KeepLease { lease, is_renewal } => {
-                self.keep(Key::Inbox(lease.inbox), What::Lease(lease), is_renewal);
+                self.keep(Key::Inbox(lease.inbox), Some(lease), is_renewal);
             }
             Command::KeepCode(CodeRegistration { code, session, claim }) => {
-                self.keep(Key::Code(code, session), What::Code(claim.map(Box::new)), false);
+                let key = Key::Code(code, session);
+                match claim {
+                    Some(claim) => drop(self.claims.insert(key, claim)),
+                    None => drop(self.claims.remove(&key)),
+                }
+                self.keep(key, None, false);
             }
             Command::WithdrawLease(inbox, seq) => {
                 let Some(kept) = self.forget_lease(inbox, seq) else { return };
                 let homes = self.places.homes(kept.placed).map(|(home, _)| home).collect();
-                let slot = self.slot_after(timing::withdrawal_delay(&mut rand::rng()));
-                self.withdrawals.insert(slot, Withdrawal { inbox, seq, homes });
+                let due = Instant::now() + timing::withdrawal_delay(&mut rand::rng());
+                self.withdrawals.insert(Withdrawal { due, inbox, seq, homes });
             }
             Command::WithdrawCode(code, session) => {
                 let Some(kept) = self.forget(&Key::Code(code, session)) else { return };
@@ -200,7 +193,7 @@ impl Publisher {
                     if self.places.homes(kept.placed).any(|(own, _)| own == home) {
                         let errand = errands.entry(home).or_default();
                         errand.tries = tries;
-                        put(errand, &key, kept);
+                        put(errand, &key, kept, &self.claims);
                     }
                 }
             }
@@ -210,53 +203,49 @@ impl Publisher {
     /// Keeps the lease of an inbox no more, unless it is newer than `seq`: another session's.
     fn forget_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Kept> {
         let key = Key::Inbox(inbox);
-        let older = self.kept.get(&key)?.what.lease().is_some_and(|lease| lease.seq <= seq);
+        let older = self.kept.get(&key)?.lease.as_ref().is_some_and(|lease| lease.seq <= seq);
         if older { self.forget(&key) } else { None }
     }
 
-    fn keep(&mut self, key: Key, what: What, is_renewal: bool) {
-        let kept = self.kept.get(&key).and_then(|kept| kept.what.lease());
-        if what.lease().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
+    fn keep(&mut self, key: Key, lease: Option<Arc<SignedLease>>, is_renewal: bool) {
+        let kept = self.kept.get(&key).and_then(|kept| kept.lease.as_ref());
+        if lease.as_ref().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
             return;
         }
         self.note_view();
-        let tag = key.tag();
-        let placed = self.places.place(&self.view, tag);
-        let slot = if let Some(former) = self.kept.remove(&key) {
+        let placed = self.places.place(&self.view, key.tag());
+        let due = if let Some(former) = self.kept.remove(&key) {
             // Its slot may be behind what was looked at.
             note_moved(&mut self.moved, &self.places, key, former.placed, placed);
             // Its homes hear of the newer lease when they would have heard of the older one: a lease lasts longer.
-            former.slot
+            former.due
         } else {
             // What a renewal follows may have been forgotten meanwhile: then no home knows the inbox.
             let registration = self.core.config.times.registration;
             let first = || timing::first_refresh(&mut rand::rng(), registration);
             self.schedule(key, if is_renewal { Duration::ZERO } else { first() })
         };
-        self.kept.insert(key, Kept { tag, what, placed, slot });
+        self.kept.insert(key, Kept { lease, placed, due });
     }
 
     fn forget(&mut self, key: &Key) -> Option<Kept> {
         let kept = self.kept.remove(key)?;
-        self.schedule.remove(&kept.slot);
+        self.claims.remove(key);
+        self.schedule.remove(&(kept.due, *key));
         room::give_back(&mut self.kept);
+        room::give_back(&mut self.claims);
         Some(kept)
     }
 
-    fn slot_after(&mut self, wait: Duration) -> Slot {
-        self.slots += 1;
-        (Instant::now() + wait, self.slots)
-    }
-
-    fn schedule(&mut self, key: Key, wait: Duration) -> Slot {
-        let slot = self.slot_after(wait);
-        self.schedule.insert(slot, key);
-        slot
+    fn schedule(&mut self, key: Key, wait: Duration) -> Instant {
+        let due = Instant::now() + wait;
+        self.schedule.insert((due, key));
+        due
     }
 
     fn handle_withdrawals(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
-        while let Some(entry) = self.withdrawals.first_entry().filter(|entry| entry.key().0 <= now) {
-            let Withdrawal { inbox, seq, homes } = entry.remove();
+        while self.withdrawals.first().is_some_and(|withdrawal| withdrawal.due <= now) {
+            let Some(Withdrawal { inbox, seq, homes, .. }) = self.withdrawals.pop_first() else { return };
             for home in homes {
                 errands.entry(home).or_default().drop_leases.push((inbox, seq));
             }
@@ -265,20 +254,20 @@ impl Publisher {
 
     fn handle_due(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
         let clock = self.core.clock.now();
-        while let Some(entry) = self.schedule.first_entry().filter(|entry| entry.key().0 <= now) {
-            let key = entry.remove();
-            let Some(lease) = self.kept.get(&key).map(|kept| kept.what.lease().cloned()) else { continue };
+        while self.schedule.first().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, key)) = self.schedule.pop_first() else { break };
+            let Some(lease) = self.kept.get(&key).map(|kept| kept.lease.clone()) else { continue };
             if let Some(lease) = lease.filter(|lease| lease.expires_at <= clock) {
                 // Its client has not renewed it: the homes have forgotten it by themselves.
                 self.kept.remove(&key);
                 self.core.local.drop_lease(&lease);
                 continue;
             }
-            let slot = self.schedule(key, timing::next_refresh(&mut rand::rng(), self.core.config.times.registration));
+            let due = self.schedule(key, timing::next_refresh(&mut rand::rng(), self.core.config.times.registration));
             if let Some(kept) = self.kept.get_mut(&key) {
-                kept.slot = slot;
+                kept.due = due;
                 for (home, _) in self.places.homes(kept.placed) {
-                    put(errands.entry(home).or_default(), &key, kept);
+                    put(errands.entry(home).or_default(), &key, kept, &self.claims);
                 }
             }
         }
@@ -286,13 +275,12 @@ impl Publisher {
     }
 }
 
-fn put(errand: &mut Errand, key: &Key, kept: &Kept) {
-    match (&kept.what, *key) {
-        (What::Code(claim), Key::Code(code, session)) => {
-            errand.codes.push(CodeRegistration { code, session, claim: claim.as_deref().cloned() });
+fn put(errand: &mut Errand, key: &Key, kept: &Kept, claims: &HashMap<Key, Redacted<Bytes>>) {
+    match *key {
+        Key::Inbox(_) => errand.leases.extend(kept.lease.as_deref().cloned()),
+        Key::Code(code, session) => {
+            errand.codes.push(CodeRegistration { code, session, claim: claims.get(key).cloned() });
         }
-        (What::Lease(lease), _) => errand.leases.push(SignedLease::clone(lease)),
-        (What::Code(_), Key::Inbox(_)) => debug_assert!(false, "an inbox has a lease"),
     }
 }
 

@@ -49,10 +49,17 @@ struct Kept {
     lease: Arc<SignedLease>,
     /// When it ends by itself.
     ends: Instant,
-    /// None: it is only remembered.
-    registered: Option<Registered>,
-    /// Its node has taken it back. A registration that the withdrawal has overtaken doesn't bring it again.
-    withdrawn: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Its node registers it, and others are told of it.
+    Registered(Registered),
+    /// Its node has stopped registering it. It is remembered, so that an older lease can't take its place.
+    Expired,
+    /// Its node has withdrawn it. A registration that arrives after the withdrawal doesn't bring it back.
+    Withdrawn,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +70,16 @@ struct Registered {
 }
 
 impl Kept {
+    /// The registration, also when it has run out and was not expired yet.
+    const fn registered(&self) -> Option<Registered> {
+        match self.state {
+            State::Registered(registered) => Some(registered),
+            State::Expired | State::Withdrawn => None,
+        }
+    }
+
     fn is_registered(&self, now: Instant) -> bool {
-        self.registered.is_some_and(|registered| registered.until > now)
+        self.registered().is_some_and(|registered| registered.until > now)
     }
 }
 
@@ -112,7 +127,7 @@ impl LeaseTable {
             if old.lease.seq > lease.seq && old.ends > now {
                 return Some(Refused::Stale(old.lease.clone()));
             }
-            if old.lease.seq == lease.seq && old.withdrawn {
+            if old.lease.seq == lease.seq && matches!(old.state, State::Withdrawn) {
                 return Some(Refused::Invalid);
             }
             // Two that hand leases to one another would else fill the table together.
@@ -144,14 +159,14 @@ impl LeaseTable {
         }
         self.forget(&lease.inbox);
         self.shares.count_in(from.node);
-        let registered = Some(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
-        self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, registered, withdrawn: false });
+        let state = State::Registered(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
+        self.kept.insert(lease.inbox, Kept { lease, ends: now + lasts, state });
         Ok(displaced)
     }
 
     fn forget(&mut self, inbox: &Inbox) {
         let Some(kept) = self.kept.remove(inbox) else { return };
-        self.remembered -= usize::from(kept.registered.is_none());
+        self.remembered -= usize::from(kept.registered().is_none());
         self.shares.count_out(kept.lease.node);
     }
 
@@ -182,8 +197,8 @@ impl LeaseTable {
         else {
             return;
         };
-        kept.withdrawn = true;
-        if kept.registered.take().is_some() {
+        let former = std::mem::replace(&mut kept.state, State::Withdrawn);
+        if matches!(former, State::Registered(_)) {
             self.remembered += 1;
             self.oldest.push_back((kept.ends, *inbox));
             self.bound_oldest();
@@ -203,8 +218,8 @@ impl LeaseTable {
     /// Ends all that a node registered before `epoch`: it went down, or has started anew.
     pub fn end_before(&mut self, node: NodeId, epoch: u64) {
         for (inbox, kept) in &mut self.kept {
-            if kept.lease.node == node && kept.registered.is_some_and(|registered| registered.epoch < epoch) {
-                kept.registered = None;
+            if kept.lease.node == node && kept.registered().is_some_and(|registered| registered.epoch < epoch) {
+                kept.state = State::Expired;
                 self.remembered += 1;
                 self.oldest.push_back((kept.ends, *inbox));
             }
@@ -216,12 +231,12 @@ impl LeaseTable {
     pub fn expire(&mut self, now: Instant) {
         self.kept.retain(|inbox, kept| {
             if kept.ends <= now {
-                self.remembered -= usize::from(kept.registered.is_none());
+                self.remembered -= usize::from(kept.registered().is_none());
                 self.shares.count_out(kept.lease.node);
                 return false;
             }
-            if kept.registered.is_some() && !kept.is_registered(now) {
-                kept.registered = None;
+            if kept.registered().is_some() && !kept.is_registered(now) {
+                kept.state = State::Expired;
                 self.remembered += 1;
                 self.oldest.push_back((kept.ends, *inbox));
             }
@@ -244,7 +259,7 @@ impl LeaseTable {
 
 /// Whether what was remembered, and was to end then, still is.
 fn is_remembered(kept: &HashMap<Inbox, Kept>, (ends, inbox): &(Instant, Inbox)) -> bool {
-    kept.get(inbox).is_some_and(|kept| kept.registered.is_none() && kept.ends == *ends)
+    kept.get(inbox).is_some_and(|kept| kept.registered().is_none() && kept.ends == *ends)
 }
 
 #[cfg(test)]

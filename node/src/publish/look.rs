@@ -70,10 +70,11 @@ impl Publisher {
             Look::At { slot, next, again } => (Bound::Excluded(slot), next, again),
         };
         let mut last = None;
-        for (slot, key) in self.schedule.range((from, Bound::Unbounded)).take(LOOK_AT) {
+        for slot in self.schedule.range((from, Bound::Unbounded)).take(LOOK_AT) {
             last = Some(*slot);
+            let (_, key) = slot;
             let Some(kept) = self.kept.get_mut(key) else { continue };
-            let placed = self.places.place(&self.view, kept.tag);
+            let placed = self.places.place(&self.view, key.tag());
             note_moved(&mut self.moved, &self.places, *key, kept.placed, placed);
             kept.placed = placed;
         }
@@ -91,7 +92,7 @@ impl Publisher {
             for key in keys {
                 // What was given back meanwhile is not told.
                 if let Some(kept) = self.kept.get(&key) {
-                    put(errand, &key, kept);
+                    put(errand, &key, kept, &self.claims);
                 }
             }
         }
