@@ -1,14 +1,9 @@
-//! Links to other nodes, membership, and what is said over them.
+//! Joining the federation and staying in it: the membership task, and what it exchanges with other nodes and registries.
 
 pub(crate) mod exchange;
-pub(crate) mod hello;
 pub(crate) mod join;
-pub(crate) mod known;
-pub(crate) mod lanes;
-pub(crate) mod link;
-pub(crate) mod links;
-pub(crate) mod membership;
-pub(crate) mod outcomes;
-pub(crate) mod refused;
-pub(crate) mod replies;
+pub(crate) mod members_file;
+pub(crate) mod membership_runtime;
+pub(crate) mod own_addrs;
+pub(crate) mod registration;
 pub(crate) mod revocations;

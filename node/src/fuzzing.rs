@@ -1,13 +1,14 @@
 //! What the fuzzer calls: each decoder's target stands beside it.
 
 pub use crate::{
-    federation::{hello::fuzzed::HELLO, known::fuzzed::KNOWN},
+    client_protocol::{plain::fuzzed::STRING, request::fuzzed::MESSAGE},
+    federation::{members_file::fuzzed::KNOWN, registration::fuzzed::REFUSED},
+    links::hello::fuzzed::HELLO,
     membership::{
         accusation::fuzzed::ACCUSATION, exchange::fuzzed::EXCHANGE, gossip::fuzzed::GOSSIP, news::fuzzed::NEWS,
         packet::fuzzed::PACKET,
     },
-    register::fuzzed::REFUSED,
-    session::{attach::fuzzed::ATTACH, plain::fuzzed::STRING, request::fuzzed::MESSAGE},
+    session::attach::fuzzed::ATTACH,
     socket::{frame::fuzzed::FRAMES, upgrade::fuzzed::HEAD},
     wire::frame::fuzzed::FRAME as LINK_FRAME,
 };

@@ -1,264 +1,100 @@
-//! What this node keeps for others as their home: pairing codes, and the leases of [`LeaseTable`].
-//!
-//! Pure: the caller gives the time. Bounded: at the bound new entries are refused and old ones stay. Everything here
-//! is soft state that its edge node registers again; nothing is on disk.
+//! Homes: the nodes at which leases and codes are looked up. This node asks them, and is one of them.
+
+mod client;
+mod server;
+mod table;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    time::{Duration, Instant},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use chappe_common::{
-    code::PairingCode,
-    code_claim::CodeClaim,
-    keys::{NodeId, PublicKey},
+    keys::NodeId,
+    lease::{Inbox, SignedLease},
 };
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use quick_cache::sync::Cache;
+use tokio::sync::mpsc;
 
+pub(crate) use self::client::{ClaimError, Registered};
+use self::table::HomeTable;
 use crate::{
-    leases::table::LeaseTable,
-    room,
-    shares::Shares,
-    wire::ids::{Claim, CodeHolder},
+    context::Context, limits::fair_semaphore::Turns, links::Links, members::Members, publisher::command::Command,
+    sessions::Sessions,
 };
 
-/// The key by which a client can take a code back.
+/// What this node keeps as a home, and what it has learned from others.
 #[derive(Debug)]
-struct Owner {
-    key: PublicKey,
-    seq: u64,
+pub(crate) struct Homes {
+    context: Arc<Context>,
+    members: Arc<Members>,
+    links: Arc<Links>,
+    sessions: Arc<Sessions>,
+    publisher: mpsc::Sender<Command>,
+    /// What is kept for others. Changed by requests of any node. Never locked over an `.await`.
+    table: Mutex<HomeTable>,
+    /// Leases that were looked up, for the next message. Checked against time and view when used.
+    cache: Cache<Inbox, SignedLease>,
+    /// How many leases that have to be verified each node may register.
+    new_leases: DefaultKeyedRateLimiter<NodeId>,
+    /// Turns at verifying what others register here.
+    turns: Turns,
 }
 
-#[derive(Debug)]
-struct Kept {
-    holder: CodeHolder,
-    /// Boxed, since most clients show no key and the table has room for twice its entries.
-    owner: Option<Box<Owner>>,
-    until: Instant,
-    /// The epoch of the node when it registered this: what a former self registered ends with it.
-    epoch: u64,
-}
+impl Homes {
+    /// A home that keeps nothing yet.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        members: Arc<Members>,
+        links: Arc<Links>,
+        sessions: Arc<Sessions>,
+        publisher: mpsc::Sender<Command>,
+    ) -> Self {
+        let config = &context.config.federation;
+        let new_leases = NonZeroU32::new(config.new_leases_per_minute).unwrap_or(NonZeroU32::MIN);
+        Self {
+            table: Mutex::new(HomeTable::new(config.max_leases, context.config.times.registration)),
+            cache: Cache::new(config.max_found),
+            new_leases: RateLimiter::dashmap(Quota::per_minute(new_leases)),
+            turns: Turns::default(),
+            context,
+            members,
+            links,
+            sessions,
+            publisher,
+        }
+    }
 
-/// The leases and codes of which this node is a home.
-#[derive(Debug)]
-pub(crate) struct HomeTable {
-    /// The leases.
-    pub(crate) leases: LeaseTable,
-    codes: HashMap<PairingCode, Kept>,
-    /// How many codes of each node are kept.
-    shares: Shares,
-    capacity: usize,
-    keep_for: Duration,
-}
-
-impl HomeTable {
-    /// A table of at most `capacity` leases and as many codes, each kept for `keep_for` after it was registered.
-    pub(crate) fn new(capacity: usize, keep_for: Duration) -> Self {
-        let leases = LeaseTable::new(capacity, keep_for);
-        Self { leases, codes: HashMap::new(), shares: Shares::new(capacity), capacity, keep_for }
+    /// How many leases and how many codes are kept for others.
+    pub(crate) fn len(&self) -> (usize, usize) {
+        self.table().len()
     }
 
     /// Says among how many members the tables are shared, so that none of them fills one.
-    pub(crate) fn share_among(&mut self, members: usize, own: NodeId) {
-        self.leases.share_among(members, own);
-        self.shares.divide(members, own);
+    pub(crate) fn share_among(&self, members: usize) {
+        self.table().share_among(members, self.context.me);
     }
 
-    /// Whether `claim`, if its signature is its key's, takes `code` from the session that has it: the same key had
-    /// registered it there, by an earlier claim.
-    pub(crate) fn takes_back(&self, now: Instant, code: PairingCode, holder: CodeHolder, claim: &CodeClaim) -> bool {
-        let Some(kept) = self.codes.get(&code).filter(|kept| kept.holder != holder && kept.until > now) else {
-            return false;
-        };
-        claim.code == code
-            && claim.node == holder.node
-            && kept.owner.as_ref().is_some_and(|owner| owner.key == claim.key && owner.seq < claim.seq)
+    /// Forgets the codes of a node that doesn't answer.
+    pub(crate) fn forget_codes_of(&self, node: NodeId) {
+        self.table().drop_codes_of(node);
     }
 
-    /// Gives a code to a session of a node in this epoch, or keeps it there for longer. `claim` is the client's, and
-    /// `verified` where its signature was checked because it takes the code back.
-    pub(crate) fn claim_code(
-        &mut self,
-        now: Instant,
-        code: PairingCode,
-        holder: CodeHolder,
-        epoch: u64,
-        claim: Option<&CodeClaim>,
-        verified: bool,
-    ) -> Claim {
-        let takes_back = verified && claim.is_some_and(|claim| self.takes_back(now, code, holder, claim));
-        let owner = claim.map(|claim| Box::new(Owner { key: claim.key, seq: claim.seq }));
-        let kept = Kept { holder, owner, until: now + self.keep_for, epoch };
-        let full = self.codes.len() >= self.capacity || !self.shares.has_room(&holder.node);
-        match self.codes.entry(code) {
-            Entry::Occupied(entry) if entry.get().holder != holder && entry.get().until > now && !takes_back => {
-                return Claim::Taken;
-            }
-            Entry::Vacant(_) if full => return Claim::Full,
-            Entry::Occupied(mut entry) => self.shares.count_out(entry.insert(kept).holder.node),
-            Entry::Vacant(entry) => {
-                entry.insert(kept);
-            }
-        }
-        self.shares.count_in(holder.node);
-        Claim::Granted
+    /// Forgets all that a node registered here before `epoch`: it went down, or has started anew.
+    pub(crate) fn forget_before(&self, node: NodeId, epoch: u64) {
+        self.table().drop_before(node, epoch);
+        self.cache.retain(|_, lease| lease.node != node);
     }
 
-    /// Gives a code back.
-    pub(crate) fn drop_code(&mut self, code: &PairingCode, holder: CodeHolder) {
-        if let Entry::Occupied(entry) = self.codes.entry(*code)
-            && entry.get().holder == holder
-        {
-            entry.remove();
-            self.shares.count_out(holder.node);
-        }
+    /// Forgets what was not registered again, and the rates of nodes that were not seen recently.
+    pub(crate) fn expire(&self) {
+        self.table().expire(Instant::now());
+        self.new_leases.retain_recent();
     }
 
-    /// Where a code is registered.
-    pub(crate) fn code(&self, now: Instant, code: &PairingCode) -> Option<CodeHolder> {
-        self.codes.get(code).filter(|kept| kept.until > now).map(|kept| kept.holder)
-    }
-
-    /// Forgets the codes of a node that doesn't answer any more: its clients will ask for them elsewhere.
-    pub(crate) fn drop_codes_of(&mut self, node: NodeId) {
-        self.retain_codes(|kept| kept.holder.node != node);
-    }
-
-    /// Forgets all that a node registered before `epoch`: it went down, or has started anew.
-    pub(crate) fn drop_before(&mut self, node: NodeId, epoch: u64) {
-        self.leases.end_before(node, epoch);
-        self.retain_codes(|kept| kept.holder.node != node || kept.epoch >= epoch);
-    }
-
-    /// Forgets what nobody has registered again.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        self.leases.expire(now);
-        self.retain_codes(|kept| kept.until > now);
-    }
-
-    fn retain_codes(&mut self, keep: impl Fn(&Kept) -> bool) {
-        let shares = &mut self.shares;
-        self.codes.retain(|_, kept| {
-            let stays = keep(kept);
-            if !stays {
-                shares.count_out(kept.holder.node);
-            }
-            stays
-        });
-        room::give_back(&mut self.codes);
-    }
-
-    /// How many leases and how many codes are kept.
-    pub(crate) fn len(&self) -> (usize, usize) {
-        (self.leases.len(), self.codes.len())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use chappe_common::keys::PublicKey;
-
-    use super::*;
-    use crate::wire::ids::SessionId;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn node(n: u8) -> NodeId {
-        NodeId::new(PublicKey::from_bytes([n; 32]))
-    }
-
-    fn holder(n: u8) -> CodeHolder {
-        CodeHolder { node: node(n), session: SessionId::from_raw(u64::from(n)) }
-    }
-
-    #[test]
-    fn a_code_belongs_to_one_session_until_it_is_given_back_or_forgotten() {
-        let mut table = HomeTable::new(10, 4 * MINUTE);
-        let now = Instant::now();
-        let code = PairingCode::from_random(7);
-        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(2), 1, None, false), Claim::Taken);
-        table.drop_code(&code, holder(2));
-        assert_eq!(table.code(now, &code), Some(holder(1)));
-        table.drop_code(&code, holder(1));
-        assert_eq!(table.claim_code(now, code, holder(2), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now + 5 * MINUTE, code, holder(1), 1, None, false), Claim::Granted);
-    }
-
-    #[test]
-    fn a_newer_claim_by_the_same_key_takes_a_code_back() {
-        let now = Instant::now();
-        let code = PairingCode::from_random(7);
-        let claim =
-            |key: u8, at: u8, seq| CodeClaim { code, key: PublicKey::from_bytes([key; 32]), node: node(at), seq };
-        let mut table = HomeTable::new(10, 4 * MINUTE);
-        let mut take =
-            |by: u8, claim: Option<&CodeClaim>, verified| table.claim_code(now, code, holder(by), 1, claim, verified);
-        assert_eq!(take(1, Some(&claim(1, 1, 5)), false), Claim::Granted);
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), Claim::Taken, "not verified");
-        assert_eq!(take(2, Some(&claim(2, 2, 6)), true), Claim::Taken, "another key");
-        assert_eq!(take(2, Some(&claim(1, 2, 5)), true), Claim::Taken, "not newer");
-        assert_eq!(take(2, Some(&claim(1, 3, 6)), true), Claim::Taken, "another node's");
-        let other = CodeClaim { code: PairingCode::from_random(8), ..claim(1, 2, 6) };
-        assert_eq!(take(2, Some(&other), true), Claim::Taken, "another code");
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), true), Claim::Granted);
-        assert_eq!(take(1, Some(&claim(1, 1, 5)), true), Claim::Taken, "the former session registers it again");
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), Claim::Granted, "who has it keeps it");
-        // A client that shows no key can take nothing back, and none takes from it.
-        let mut table = HomeTable::new(10, 4 * MINUTE);
-        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(2), 1, Some(&claim(1, 2, 6)), true), Claim::Taken);
-    }
-
-    #[test]
-    fn a_full_table_refuses_new_codes_and_keeps_the_old() {
-        let mut table = HomeTable::new(1, 4 * MINUTE);
-        let now = Instant::now();
-        assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, PairingCode::from_random(2), holder(1), 1, None, false), Claim::Full);
-    }
-
-    #[test]
-    fn one_member_does_not_fill_the_table_of_a_large_federation() {
-        let mut table = HomeTable::new(1000, 4 * MINUTE);
-        table.share_among(100, node(9));
-        let now = Instant::now();
-        let mut claim = |n: u32, by: u8, now: Instant| {
-            table.claim_code(now, PairingCode::from_random(n), holder(by), 1, None, false)
-        };
-        assert_eq!((0..100).filter(|n| claim(*n, 1, now) == Claim::Granted).count(), 80);
-        assert_eq!(claim(0, 1, now), Claim::Granted, "what it has it may renew");
-        assert_eq!(claim(200, 2, now), Claim::Granted, "others have their own share");
-        // What nobody renews makes room, by whichever way it goes.
-        assert_eq!(claim(0, 2, now + 5 * MINUTE), Claim::Granted);
-        assert_eq!(claim(300, 1, now + 5 * MINUTE), Claim::Granted);
-        table.drop_codes_of(node(1));
-        let kept = (0..100).filter(|n| {
-            table.claim_code(now, PairingCode::from_random(*n), holder(1), 1, None, false) == Claim::Granted
-        });
-        assert_eq!(kept.count(), 80);
-    }
-
-    #[test]
-    fn one_member_of_two_fills_half_of_the_table() {
-        let mut table = HomeTable::new(1000, 4 * MINUTE);
-        let now = Instant::now();
-        table.share_among(2, node(2));
-        let mut claim = |n: u32, by: u8| table.claim_code(now, PairingCode::from_random(n), holder(by), 1, None, false);
-        assert_eq!((0..1000).filter(|n| claim(*n, 1) == Claim::Granted).count(), 500);
-        assert_eq!((1000..1400).filter(|n| claim(*n, 3) == Claim::Granted).count(), 400);
-        assert_eq!((2000..3000).filter(|n| claim(*n, 2) == Claim::Granted).count(), 100, "its own are all that fit");
-    }
-
-    #[test]
-    fn the_codes_of_a_former_self_are_forgotten_and_those_that_it_claimed_anew_stay() {
-        let mut table = HomeTable::new(10, 4 * MINUTE);
-        let now = Instant::now();
-        table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false);
-        table.claim_code(now, PairingCode::from_random(2), holder(2), 1, None, false);
-        // The news of the restart comes after the restarted node's own words.
-        table.claim_code(now, PairingCode::from_random(3), holder(1), 2, None, false);
-        table.drop_before(node(1), 2);
-        assert_eq!(table.len(), (0, 2));
+    fn table(&self) -> MutexGuard<'_, HomeTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@ use chappe_common::time::UnixTime;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 
-use crate::{config::IceSection, session::reply::IceServerReply};
+use crate::{client_protocol::reply::IceServerReply, config::IceSection};
 
 /// The servers of `config`, with fresh credentials where a secret is shared with them; and for how long they are good.
 ///

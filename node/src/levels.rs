@@ -5,16 +5,16 @@ use std::sync::Arc;
 use crate::{core::Core, metrics::Levels};
 
 pub(crate) fn levels(core: &Arc<Core>) -> Levels {
-    let (leases, codes) = core.homes().len();
+    let (leases, codes) = core.homes.len();
     Levels {
-        sessions: core.local.sessions(),
-        members: core.view.load().len(),
+        sessions: core.sessions.sessions(),
+        members: core.members.view.load().len(),
         links: core.links.len(),
         leases,
         codes,
-        inboxes: core.local.inboxes(),
-        tasks: core.tasks.len() + core.connections.len(),
-        clock_offset: core.clock_offset().unwrap_or_default(),
-        panics: core.tasks.panics(),
+        inboxes: core.sessions.inboxes(),
+        tasks: core.context.tasks.len() + core.connections.len(),
+        clock_offset: core.health.clock_offset().unwrap_or_default(),
+        panics: core.context.tasks.panics(),
     }
 }

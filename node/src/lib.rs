@@ -2,46 +2,45 @@
 //!
 //! A node takes WebSockets from clients and QUIC links from other nodes, and forwards sealed messages between them. It
 //! keeps sessions, leases and counters in memory, and its key, its epoch and its known members on disk.
+//!
+//! Modules import downwards: `node` and `admin` know everybody; below them stand the listener, the sessions' tasks, the
+//! publisher and the router of peers' frames; then homes and federation; then `sessions` and `links`; then what is pure.
 
-mod answer;
-mod bounded;
+mod admin;
+mod client_protocol;
 pub mod clock;
-mod clock_watch;
 pub mod config;
+mod context;
 mod core;
-mod dispatch;
 mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-mod held;
+mod health;
 mod homes;
 mod ice;
 pub mod identity;
 pub mod leases;
 mod levels;
+mod limits;
+mod links;
 mod listener;
-mod local;
-mod locate;
+mod members;
 pub mod membership;
 mod metrics;
 mod node;
-mod own_addrs;
+mod peer_router;
+mod pending_connections;
 pub mod placement;
-mod places;
-mod publish;
-mod register;
-mod room;
+mod publisher;
 mod session;
-mod shares;
+mod sessions;
 mod socket;
 mod tasks;
-mod turns;
-mod unfinished;
 #[cfg(test)]
 mod vectors;
 mod wire;
 
 pub use config::NodeConfig;
+pub use federation::own_addrs::ResolveError;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
-pub use own_addrs::ResolveError;
 pub use socket::tls::TlsError;

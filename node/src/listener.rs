@@ -9,8 +9,8 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Extension, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::State,
+    http::{StatusCode, header},
     response::{IntoResponse as _, Json, Response},
     routing::get,
 };
@@ -34,24 +34,24 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{
     core::Core,
     levels::levels,
-    places::{Place, Places},
-    session::{rates::Source, run::Running},
+    limits::{
+        connection_limiter::{Place, Places},
+        rates::Source,
+    },
+    pending_connections::{Unfinished, Waiting},
+    session::run::Running,
     socket::{
         Connection,
         rewound::Rewound,
         tls::Tls,
         upgrade::{self, First},
     },
-    unfinished::{Unfinished, Waiting},
 };
 
 /// A failed `accept` is mostly a full table of files; trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection that has to make room may take to do so: it ends the next time that its task runs.
 const PLACE_WAIT: Duration = Duration::from_millis(100);
-/// Connections of the operator at once: a scraper, a browser and a curl; not an attacker's flood, should the address be public
-/// by mistake.
-const OPERATORS: usize = 32;
 /// Connections beyond `client.max_connections` that are answered in HTTP, so that `/health` is, and that are told if they want
 /// more. The oldest makes room: each is over within a round trip.
 const SPARE: usize = 16;
@@ -72,36 +72,27 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-/// The routes for the operator.
-pub(crate) fn admin_routes(core: Arc<Core>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/members", get(members))
-        .route("/health", get(health))
-        .with_state(core)
-}
-
 /// Accepts clients until the task is ended.
 pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
-    let room = Arc::new(Semaphore::new(core.config.client.max_connections));
+    let room = Arc::new(Semaphore::new(core.context.config.client.max_connections));
     // How many there may be in all is the room's business.
-    let of_sources = Places::new(usize::MAX, core.config.limits.source_connections);
-    let mut unfinished = Unfinished::of(core.config.client.max_connections);
+    let of_sources = Places::new(usize::MAX, core.context.config.limits.source_connections);
+    let mut unfinished = Unfinished::of(core.context.config.client.max_connections);
     let mut spare = Unfinished::at_most(SPARE);
     let routes = client_routes(core.clone());
     loop {
         let Some((stream, addr)) = accept(&core, &listener).await else { continue };
-        let source = (!core.sources.exempts(addr.ip())).then(|| Source::of(addr.ip()));
-        let is_allowed = source.is_none_or(|source| core.sources.allows_connection(source));
+        let source = (!core.clients.sources.exempts(addr.ip())).then(|| Source::of(addr.ip()));
+        let is_allowed = source.is_none_or(|source| core.clients.sources.allows_connection(source));
         let of_source = if is_allowed { of_sources.try_take(source) } else { None };
         let Some(of_source) = of_source else {
-            core.metrics.connections_refused.inc();
+            core.context.metrics.connections_refused.inc();
             continue;
         };
         let tls = tls.as_ref().map(|tls| tls.acceptor());
         let Some(place) = place(&room, &mut unfinished).await else {
-            core.metrics.connections_refused.inc();
-            core.note_full();
+            core.context.metrics.connections_refused.inc();
+            core.health.note_full(core.connections.len());
             core.connections.spawn(Box::pin(serve_spare(
                 core.clone(),
                 stream,
@@ -138,27 +129,13 @@ async fn place(room: &Arc<Semaphore>, unfinished: &mut Unfinished) -> Option<Own
     timeout(PLACE_WAIT, room.clone().acquire_owned()).await.ok()?.ok()
 }
 
-/// Accepts the operator until the task is ended.
-pub(crate) async fn serve_admin(core: Arc<Core>, listener: TcpListener) {
-    let room = Arc::new(Semaphore::new(OPERATORS));
-    let routes = admin_routes(core.clone());
-    loop {
-        let Some((stream, _)) = accept(&core, &listener).await else { continue };
-        let Ok(place) = room.clone().try_acquire_owned() else {
-            core.metrics.connections_refused.inc();
-            continue;
-        };
-        let routes = routes.clone().layer(Extension(Arc::new(place)));
-        core.tasks.spawn(serve(stream, routes, core.config.times.upgrade));
-    }
-}
-
-async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+/// The next connection. Waits a moment and returns none if the system has none to give.
+pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
-            core.metrics.accepts_failed.inc();
-            core.note_accept(&error);
+            core.context.metrics.accepts_failed.inc();
+            core.health.note_accept(&error);
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }
@@ -175,7 +152,7 @@ async fn serve_client(
     waiting: Waiting,
     _place: (OwnedSemaphorePermit, Place<Source>),
 ) {
-    let unfinished = core.metrics.connections_unfinished.clone();
+    let unfinished = core.context.metrics.connections_unfinished.clone();
     // Boxed: an idle session keeps nothing of how it began.
     match Box::pin(waiting.finish(begin(core, stream, ip, routes, tls))).await {
         Some(Some(session)) => {
@@ -203,7 +180,7 @@ async fn serve_spare(
         }
     };
     // One that makes room was counted as refused already.
-    let _ = Box::pin(waiting.finish(timeout(core.config.times.upgrade * 2, answering))).await;
+    let _ = Box::pin(waiting.finish(timeout(core.context.config.times.upgrade * 2, answering))).await;
 }
 
 /// A client that asks for a WebSocket: its stream, the answer, and what came behind the request.
@@ -221,7 +198,7 @@ async fn begin(
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Box<Running>> {
-    let (limits, held) = (&core.config.limits, &core.held);
+    let (limits, held) = (&core.context.config.limits, &core.clients.held);
     let connection = match open(&core, stream, routes, tls).await? {
         Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, held),
         Opened::Tls { stream, answer, rest } => {
@@ -234,7 +211,7 @@ async fn begin(
 }
 
 async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<TlsAcceptor>) -> Option<Opened> {
-    let within = core.config.times.upgrade;
+    let within = core.context.config.times.upgrade;
     let Some(acceptor) = tls else {
         return match in_time(core, timeout(within, upgrade::read(&mut stream)).await)? {
             First::WebSocket { answer, rest } => Some(Opened::Plain { stream, answer, rest }),
@@ -264,13 +241,13 @@ fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> 
     if let Ok(Ok(opened)) = opened {
         return Some(opened);
     }
-    core.metrics.connections_unfinished.inc();
+    core.context.metrics.connections_unfinished.inc();
     None
 }
 
 /// Serves one connection's HTTP: one request, in twice the time that an upgrade may take. Connections are counted, and requests
 /// aren't.
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router, within: Duration) {
+pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router, within: Duration) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
@@ -288,16 +265,17 @@ async fn upgrade_required() -> Response {
     (StatusCode::UPGRADE_REQUIRED, fields, "a WebSocket, version 13, is served here").into_response()
 }
 
-async fn health(State(core): State<Arc<Core>>) -> Response {
+/// The node's condition.
+pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-    let condition = core.condition();
+    let condition = core.health.condition();
     let status = if condition.is_fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": condition.status,
         "problems": condition.problems,
-        "serverId": core.me.to_server_id(),
+        "serverId": core.context.me.to_server_id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime": core.started.elapsed().as_secs(),
+        "uptime": core.context.started.elapsed().as_secs(),
         "timestamp": timestamp,
     });
     (status, Json(body)).into_response()
@@ -310,38 +288,11 @@ async fn stats(State(core): State<Arc<Core>>) -> Response {
 
 /// The federation's roots and registries, for who has only its id from a link.
 async fn federation(State(core): State<Arc<Core>>) -> Response {
-    let registries = core.config.registry.urls.clone();
-    Json(FederationInfo { roots: core.roots.clone(), registries }).into_response()
+    let registries = core.context.config.registry.urls.clone();
+    Json(FederationInfo { roots: core.context.roots.clone(), registries }).into_response()
 }
 
 /// The online keys that are revoked, for clients and other nodes.
 async fn revocations(State(core): State<Arc<Core>>) -> Response {
     ([(header::CONTENT_TYPE, "application/octet-stream")], core.revocations.all().encode()).into_response()
-}
-
-async fn metrics(State(core): State<Arc<Core>>) -> Response {
-    let text = core.metrics.encode(levels(&core));
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text).into_response()
-}
-
-async fn members(State(core): State<Arc<Core>>) -> Response {
-    let view = core.view.load_full();
-    let members: Vec<_> = view
-        .nodes()
-        .map(|node| {
-            let record = if node == core.me { Some(core.own_record.load_full()) } else { core.records.any(&node) };
-            json!({
-                "node": node.to_string(),
-                "self": node == core.me,
-                "epoch": record.as_ref().map(|record| record.epoch),
-                "seq": record.as_ref().map(|record| record.seq),
-                "version": record.as_ref().map(|record| record.version.clone()),
-                "region": record.as_ref().map(|record| record.region.clone()),
-                "quicAddrs": record.as_ref().map(|record| record.quic_addrs.clone()),
-                "link": core.links.find(&node).is_some(),
-            })
-        })
-        .collect();
-    Json(json!({ "members": members })).into_response()
 }

@@ -18,27 +18,39 @@ use chappe_common::{
 use chappe_discovery::{SetupError, net::Net, registry::Registry};
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::mpsc,
+    sync::{Semaphore, mpsc, watch},
 };
 
 use crate::{
+    admin,
     clock::Clock,
     config::{ConfigError, NodeConfig},
-    core::{Basics, Core},
+    context::Context,
+    core::{ClientLimits, Core},
     federation::{
         join,
-        links::{self, Links},
-        membership::{self, Membership, sign_record},
+        membership_runtime::{self, Membership},
+        own_addrs::{self, ResolveError},
+        registration::{self, Registries},
         revocations,
     },
+    health::Health,
+    homes::Homes,
     identity::{Identity, IdentityError, LockedDir},
     levels::levels,
+    limits::{fair_semaphore::Turns, memory_budget::Held, rates::SourceRates},
+    links::{Links, endpoint},
     listener,
-    membership::{event::Event, records::Records},
-    own_addrs::{self, ResolveError},
-    publish::{self, Publisher},
-    register::{self, Registries},
-    session::EndReason,
+    members::Members,
+    membership::{event::Event, records::Records, view::View},
+    metrics::Metrics,
+    peer_router,
+    placement::Placement,
+    publisher::{self, Publisher},
+    sessions::{
+        Sessions,
+        event::{EndReason, SessionEvent},
+    },
     socket::tls::{LOOK_EVERY, Tls, TlsError},
     tasks::Tasks,
 };
@@ -160,63 +172,95 @@ impl Node {
             None => None,
         };
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
-        let links = Links::bind(&config.federation, identity.key().clone()).map_err(bind_error)?;
+        let endpoint = endpoint::bind(&config.federation, identity.key()).map_err(bind_error)?;
         let addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,
-            quic: links.local_addr().map_err(bind_error)?,
+            quic: endpoint.local_addr().map_err(bind_error)?,
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
         };
         let quic_addrs = match config.federation.advertise.as_slice() {
             [] => vec![addrs.quic],
             advertised => own_addrs::resolve_patiently(advertised).await?,
         };
-        let basics = basics(config, &identity, addrs, quic_addrs, clock);
+        let context = Arc::new(context(config, &identity, addrs, quic_addrs, clock));
         // The longest record that these fields will ever make has to fit too.
-        sign_record(&basics, u64::MAX, u64::MAX)?;
-        let own_record = sign_record(&basics, identity.epoch(), 1)?;
-        let records = Arc::new(Records::new(basics.federation));
-        let (membership, events) = mpsc::channel(membership::EVENTS);
-        let (publisher, commands) = mpsc::channel(publish::COMMANDS);
-        let (registries, directory) = match basics.config.registry.urls.as_slice() {
+        context.sign_record(u64::MAX, u64::MAX)?;
+        let (registries, directory) = match context.config.registry.urls.as_slice() {
             [] => (None, None),
             urls => (
                 Some(Registries::new(urls).map_err(StartError::Http)?),
-                Some(Registry::new(urls.to_vec(), basics.config.federation.roots.clone(), &Net::default())?),
+                Some(Registry::new(urls.to_vec(), context.config.federation.roots.clone(), &Net::default())?),
             ),
         };
-        let revocations_file = basics.config.node.data_dir.join(revocations::FILE);
-        let revoked = revocations::load(&revocations_file, &basics.roots);
+        let revocations_file = context.config.node.data_dir.join(revocations::FILE);
+        let revoked = revocations::load(&revocations_file, &context.roots);
         let directory = directory.map(|registry| registry.with_revocations(revoked.clone()));
-        let members_file = basics.config.node.data_dir.join("members");
-        let core = Arc::new(Core::new(basics, links, records, revoked, own_record, membership, publisher));
-        core.tasks.spawn_lasting("membership", Membership::new(core.clone(), &identity).run(events));
-        core.tasks.spawn_lasting("publisher", Publisher::new(core.clone()).run(commands));
-        core.tasks.spawn_lasting("links", links::accept(core.clone()));
-        core.tasks.spawn_lasting("expiry", expire(core.clone()));
-        core.tasks.spawn_lasting("clock", watch_clock(core.clone()));
-        let joining = core.tasks.sibling();
+        let members_file = context.config.node.data_dir.join("members");
+
+        let own_record = context.sign_record(identity.epoch(), 1)?;
+        let records = Arc::new(Records::new(context.federation));
+        let view = View::new(&Placement::genesis(context.federation), std::iter::once((&*own_record, true)));
+        let members = Arc::new(Members::new(records, own_record, view));
+        let health = Arc::new(Health::new(context.clone(), members.clone()));
+        let (membership, events) = mpsc::channel(membership_runtime::EVENTS);
+        let (publisher, commands) = mpsc::channel(publisher::COMMANDS);
+        let (links, links_up) =
+            Links::new(endpoint, context.clone(), members.clone(), health.clone(), membership.clone());
+        let links = Arc::new(links);
+        let sessions = Arc::new(Sessions::new(context.config.limits.clone(), &context.metrics));
+        let homes = Homes::new(context.clone(), members.clone(), links.clone(), sessions.clone(), publisher.clone());
+        let limits = &context.config.limits;
+        let clients = ClientLimits {
+            attach_turns: Turns::default(),
+            attaching: Arc::new(Semaphore::new(limits.max_attaching)),
+            held: Held::new(limits.max_held),
+            sources: SourceRates::new(limits),
+        };
+        let connections = context.tasks.sibling();
+        let core = Arc::new(Core {
+            context,
+            members,
+            health,
+            links: links.clone(),
+            sessions,
+            homes,
+            revocations: revoked,
+            membership,
+            publisher,
+            connections,
+            clients,
+        });
+        core.context.tasks.spawn_lasting("membership", Membership::new(core.clone(), &identity).run(events));
+        core.context.tasks.spawn_lasting("publisher", Publisher::new(core.clone()).run(commands));
+        core.context.tasks.spawn_lasting("links", links.accept());
+        core.context.tasks.spawn_lasting("router", peer_router::run(core.clone(), links_up));
+        let unfit = core.health.unfit_changes();
+        core.context.tasks.spawn_lasting("fitness", send_clients_away(core.sessions.clone(), unfit));
+        core.context.tasks.spawn_lasting("expiry", expire(core.clone()));
+        core.context.tasks.spawn_lasting("clock", watch_clock(core.clone()));
+        let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
         joining.spawn_lasting("revocations", revocations);
         joining.spawn_lasting("joining", join::run(core.clone(), directory, members_file.clone()));
         joining.spawn_lasting("addresses", own_addrs::watch(core.clone()));
-        joining.spawn_lasting("records", register::renew_records(core.clone()));
+        joining.spawn_lasting("records", registration::renew_records(core.clone()));
         if let Some(registries) = registries.clone() {
             joining.spawn_lasting("registries", registries.run(core.clone()));
         }
-        let listener = core.tasks.sibling();
+        let listener = core.context.tasks.sibling();
         if let Some(tls) = tls.clone() {
-            core.tasks.spawn_lasting("certificate", tls.watch(LOOK_EVERY));
+            core.context.tasks.spawn_lasting("certificate", tls.watch(LOOK_EVERY));
         }
         listener.spawn_lasting("clients", listener::serve_clients(core.clone(), client, tls));
         if let Some(admin) = admin {
-            core.tasks.spawn_lasting("admin", listener::serve_admin(core.clone(), admin));
+            core.context.tasks.spawn_lasting("admin", admin::run(core.clone(), admin));
         }
         Ok(Self { core, addrs, listener, joining, registries, members_file, _locked: locked })
     }
 
     /// The node's id.
     pub fn id(&self) -> NodeId {
-        self.core.me
+        self.core.context.me
     }
 
     /// What the node listens on.
@@ -226,18 +270,18 @@ impl Node {
 
     /// The first URL that clients use.
     pub fn client_url(&self) -> &str {
-        self.core.client_urls.first().map_or("", String::as_str)
+        self.core.context.client_urls.first().map_or("", String::as_str)
     }
 
     /// How many live members the node knows, itself included.
     pub fn members(&self) -> usize {
-        self.core.view.load().len()
+        self.core.members.view.load().len()
     }
 
     /// Waits until a task without which the node is none has ended by itself; for ever if none does. `/health` says so from then
     /// on, and [`Node::shutdown`] is what remains to be done.
     pub async fn failed(&self) -> TaskFailure {
-        self.core.tasks.failed().await
+        self.core.context.tasks.failed().await
     }
 
     /// What the node holds at the moment.
@@ -258,21 +302,21 @@ impl Node {
     /// registries with a signed word, and ends. Takes at most `times.drain` and a few seconds.
     pub async fn shutdown(self) {
         let core = &self.core;
-        core.start_draining();
-        core.tasks.expect_ends();
+        core.health.start_draining();
+        core.context.tasks.expect_ends();
         self.listener.cancel().await;
         if let Some(registries) = &self.registries {
             // A registration under way is answered first: the leave has to come after it.
             let _ = tokio::time::timeout(GOODBYE, registries.stop()).await;
         }
         self.joining.cancel().await;
-        core.local.for_each(|session| {
+        core.sessions.for_each(|session| {
             // A session whose queue is full ends by that.
-            let _ = session.try_send(crate::session::SessionEvent::GoingAway);
+            let _ = session.try_send(SessionEvent::GoingAway);
         });
         // Before the leave: a node that has left knows nobody.
         let _ = tokio::time::timeout(GOODBYE, join::store(core, self.members_file.clone())).await;
-        let leave = tokio::time::timeout(GOODBYE, register::leave_members(core)).await.ok().flatten();
+        let leave = tokio::time::timeout(GOODBYE, registration::leave_members(core)).await.ok().flatten();
         let told = async {
             if let (Some(registries), Some(leave)) = (&self.registries, &leave) {
                 registries.leave(leave).await;
@@ -283,17 +327,17 @@ impl Node {
         core.connections.cancel().await;
         // Datagrams of the goodbye are on their way; closing the links tells whoever did not get them.
         let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
-        core.tasks.cancel().await;
+        core.context.tasks.cancel().await;
     }
 
     /// Waits until the clients have left, and closes the rest.
     async fn drain(&self) {
         let core = &self.core;
-        let deadline = Instant::now() + core.config.times.drain;
-        while core.local.sessions() > 0 && Instant::now() < deadline {
+        let deadline = Instant::now() + core.context.config.times.drain;
+        while core.sessions.sessions() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        core.local.for_each(|session| session.end(EndReason::GoingAway));
+        core.sessions.for_each(|session| session.end(EndReason::GoingAway));
         core.connections.wait(Duration::from_secs(1)).await;
     }
 }
@@ -303,7 +347,7 @@ impl Drop for Node {
         self.listener.stop();
         self.joining.stop();
         self.core.connections.stop();
-        self.core.tasks.stop();
+        self.core.context.tasks.stop();
     }
 }
 
@@ -312,13 +356,20 @@ async fn expire(core: Arc<Core>) {
     let mut tick = tokio::time::interval(EXPIRE_EVERY);
     loop {
         tick.tick().await;
-        core.homes().expire(Instant::now());
-        core.sources.expire();
-        core.local.give_back();
+        core.homes.expire();
+        core.clients.sources.expire();
+        core.sessions.give_back();
         core.links.expire();
-        core.links.forget_seen(|node| core.records.any(node).is_some());
-        core.new_leases.retain_recent();
-        core.new_runs.retain_recent();
+    }
+}
+
+/// Tells the clients to go elsewhere each time that the node can't serve them any more.
+async fn send_clients_away(sessions: Arc<Sessions>, mut unfit: watch::Receiver<()>) {
+    while unfit.changed().await.is_ok() {
+        // A session whose queue is full ends by that.
+        sessions.for_each(|session| {
+            let _ = session.try_send(SessionEvent::GoingAway);
+        });
     }
 }
 
@@ -327,7 +378,7 @@ async fn watch_clock(core: Arc<Core>) {
     let mut tick = tokio::time::interval(LOOK_AT_CLOCK_EVERY);
     loop {
         tick.tick().await;
-        if core.look_at_clock().is_some() && core.membership.send(Event::ClockSet).await.is_err() {
+        if core.health.check_clock_step().is_some() && core.membership.send(Event::ClockSet).await.is_err() {
             return;
         }
     }
@@ -345,13 +396,13 @@ fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError
     listen().map_err(|source| StartError::Bind { addr, key, source })
 }
 
-fn basics(
+fn context(
     config: NodeConfig,
     identity: &Identity,
     addrs: NodeAddrs,
     quic_addrs: Vec<SocketAddr>,
     clock: Clock,
-) -> Basics {
+) -> Context {
     let me = identity.key().node_id();
     // A node without roots is a federation of its own: it trusts itself.
     let own: [PublicKey; 1] = [*me.key()];
@@ -361,7 +412,7 @@ fn basics(
         [] => vec![format!("{}://{}", if config.client.tls_cert.is_some() { "wss" } else { "ws" }, addrs.client)],
         urls => urls.to_vec(),
     };
-    Basics {
+    Context {
         clock,
         key: identity.key().clone(),
         me,
@@ -370,9 +421,11 @@ fn basics(
         client_urls,
         quic_addrs: ArcSwap::from_pointee(quic_addrs),
         region: config.node.region.clone(),
-        abilities: membership::abilities(&config),
+        abilities: membership_runtime::abilities(&config),
         record_lifetime: config.registry.record_lifetime,
         started: Instant::now(),
+        metrics: Metrics::default(),
+        tasks: Tasks::default(),
         config,
     }
 }
@@ -403,7 +456,7 @@ mod tests {
         config.federation.listen = ([127, 0, 0, 1], 0).into();
         let node = Node::spawn(config).await.expect("a node");
         assert!(health(&node).await.starts_with("HTTP/1.1 200"));
-        node.core.tasks.spawn_lasting("of a test", async { panic!("on purpose") });
+        node.core.context.tasks.spawn_lasting("of a test", async { panic!("on purpose") });
         assert_eq!(node.failed().await, TaskFailure::Panicked("of a test"));
         let told = health(&node).await;
         assert!(told.starts_with("HTTP/1.1 503") && told.contains("\"failing\""), "{told}");

@@ -20,7 +20,7 @@ use self::{
     incoming::Incoming,
     out::{Out, SayError},
 };
-use crate::{config::LimitsSection, held::Held};
+use crate::{config::LimitsSection, limits::memory_budget::Held};
 
 /// A connection that has become a WebSocket.
 pub(crate) struct Connection {

@@ -9,8 +9,9 @@ use chappe_common::{
     server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
 
+use super::HANDSHAKES_PART;
 use super::{AdmissionPolicy, Advertised, NodeConfig, can_be_dialled};
-use crate::{config::HANDSHAKES_PART, wire::frame::MAX_FRAME};
+use crate::wire::frame::MAX_FRAME;
 
 /// The most keys that may sign tickets: a list that people keep.
 const MAX_ISSUERS: usize = 64;

@@ -7,11 +7,13 @@ use chappe_common::keys::NodeId;
 use quinn::{RecvStream, SendStream};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::links;
-use crate::membership::event::Event;
 use crate::{
     core::Core,
-    membership::exchange::{ExchangeMessage, MAX_MESSAGE},
+    links::DialError,
+    membership::{
+        event::Event,
+        exchange::{ExchangeMessage, MAX_MESSAGE},
+    },
 };
 
 /// The first byte of the stream.
@@ -26,7 +28,7 @@ const MESSAGES: usize = 2;
 pub(crate) enum ExchangeError {
     /// There is no link.
     #[error(transparent)]
-    Dial(#[from] links::DialError),
+    Dial(#[from] DialError),
     /// The stream broke.
     #[error("the stream of the exchange broke")]
     Stream,
@@ -45,7 +47,7 @@ pub(crate) async fn ask(core: &Arc<Core>, with: NodeId) {
 }
 
 async fn try_ask(core: &Arc<Core>, with: NodeId) -> Result<(), ExchangeError> {
-    let link = links::connect(core, with).await?;
+    let link = core.links.connect(with).await?;
     let (mut send, mut receive) = link.connection().open_bi().await.map_err(|_| ExchangeError::Stream)?;
     send.write_all(&[EXCHANGE_STREAM]).await.map_err(|_| ExchangeError::Stream)?;
     let (reply, first) = oneshot::channel();
@@ -68,7 +70,7 @@ pub(crate) async fn answer(core: &Core, peer: NodeId, send: SendStream, receive:
     match timeout(WAIT, try_answer(core, peer, send, receive)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            core.metrics.link_protocol_errors.inc();
+            core.context.metrics.link_protocol_errors.inc();
             tracing::debug!(%error, peer = peer.short(), "an exchange broke off");
         }
         Err(_) => tracing::debug!(peer = peer.short(), "an exchange took too long"),

@@ -16,9 +16,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::known::{self, LastRun};
-use crate::core::{Core, Unfit};
+use super::members_file::{self, LastRun};
 use crate::membership::event::Event;
+use crate::{core::Core, health::Unfit};
 
 /// How many nodes of each source a joiner seeks out at once: one of them may be gone, and another may lie.
 pub(super) const ANCHORS: usize = 3;
@@ -43,23 +43,23 @@ enum Listed {
 
 /// Joins, and keeps the federation in one piece, until the task is ended.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
-    let last = known::load(&members_file, core.me);
+    let last = members_file::load(&members_file, core.context.me);
     let mut pause = FIRST_PAUSE;
     let mut next_try = Instant::now();
-    let renew = core.config.registry.renew_every;
+    let renew = core.context.config.registry.renew_every;
     let mut heal_tick = interval_at(Instant::now() + renew, renew);
     let mut store_tick = interval_at(Instant::now() + FIRST_STORE, STORE_EVERY);
     store_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut view_changes = core.view_changes();
+    let mut view_changes = core.members.view_changes();
     let mut was_alone = true;
     let mut alone_since = Instant::now();
-    let mut clock_sets = core.clock_sets();
+    let mut clock_sets = core.health.clock_sets();
     // Nodes that this one has been a member with, in this run or the last. Whoever else is listed may be anybody's invention.
     let mut met: HashSet<NodeId> = last.records.iter().map(|record| record.node).take(MAX_MET).collect();
     loop {
-        let view = core.view.load_full();
+        let view = core.members.view.load_full();
         let alone = view.len() <= 1;
-        for node in view.nodes().filter(|node| *node != core.me) {
+        for node in view.nodes().filter(|node| *node != core.context.me) {
             if met.len() >= MAX_MET {
                 break;
             }
@@ -89,8 +89,8 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
                 let was_alone_for = alone_since.elapsed();
                 if let Listed::Others(others) = seek_listed(&core, registry.as_ref()).await {
                     let is_listed = others.iter().any(|node| met.contains(node));
-                    if !is_listed || was_alone_for >= core.config.membership.cut_off_after {
-                        core.set_unfit(Unfit::CutOff, is_listed);
+                    if !is_listed || was_alone_for >= core.context.config.membership.cut_off_after {
+                        core.health.set_unfit(Unfit::CutOff, is_listed);
                     }
                 }
                 next_try = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
@@ -119,7 +119,7 @@ async fn seek_last_run(core: &Core, last: &LastRun) {
 /// Seeks out a few of the nodes that the registry lists.
 async fn seek_listed(core: &Core, registry: Option<&Registry>) -> Listed {
     let Some(registry) = registry else { return Listed::Unknown };
-    let now = core.clock.now();
+    let now = core.context.clock.now();
     match registry.fetch_beacon(now).await {
         Ok(Some(beacon)) => {
             let _ = core.membership.send(Event::Beacon(beacon.as_bytes().clone())).await;
@@ -128,18 +128,18 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) -> Listed {
         Err(error) => tracing::debug!(%error, "no beacon from the registry"),
     }
     // Coarse on purpose: the registry sums it up for everybody to see.
-    let load = Load::of(core.connections.len(), core.config.client.max_connections);
-    let seq = core.clock.millis();
-    let request = |registry| ListRequest::sign(core.federation, registry, &core.key, seq, load);
+    let load = Load::of(core.connections.len(), core.context.config.client.max_connections);
+    let seq = core.context.clock.millis();
+    let request = |registry| ListRequest::sign(core.context.federation, registry, &core.context.key, seq, load);
     match registry.fetch_whole(&request, now).await {
         Ok(bundles) => {
             let records: Vec<_> = bundles.iter().flat_map(|bundle| bundle.records(now)).collect();
-            let others = records.iter().map(|record| record.node).filter(|node| *node != core.me).collect();
+            let others = records.iter().map(|record| record.node).filter(|node| *node != core.context.me).collect();
             seek(core, records.into_iter()).await;
             return Listed::Others(others);
         }
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
-            core.note_directory_clock(error);
+            core.health.note_directory_clock(error);
         }
         Err(error) => tracing::debug!(%error, "no directory from the registry"),
     }
@@ -148,8 +148,8 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) -> Listed {
 
 /// Seeks out a few of these nodes that are no members.
 async fn seek(core: &Core, records: impl Iterator<Item = SignedRecord>) {
-    let view = core.view.load_full();
-    let is_stranger = |node: &NodeId| *node != core.me && !view.contains(node);
+    let view = core.members.view.load_full();
+    let is_stranger = |node: &NodeId| *node != core.context.me && !view.contains(node);
     let sought = records.filter(|record| is_stranger(&record.node)).sample(&mut rand::rng(), ANCHORS);
     for record in sought {
         let _ = core.membership.send(Event::Seek(record)).await;
@@ -164,5 +164,5 @@ pub(crate) async fn store(core: &Core, path: PathBuf) {
     }
     let Ok(known) = known.await else { return };
     // The disk may take its time. A write that is lost when the node ends is done once more at its end.
-    let _ = tokio::task::spawn_blocking(move || known::store(&path, known)).await;
+    let _ = tokio::task::spawn_blocking(move || members_file::store(&path, known)).await;
 }

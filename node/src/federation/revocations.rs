@@ -59,7 +59,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, path: PathB
             registry.refresh_revocations().await;
         }
         if let Some(url) = url_of_a_member(&core) {
-            match of_node(&url, hosts(&core), &core.roots, &net).await {
+            match of_node(&url, hosts(&core), &core.context.roots, &net).await {
                 Ok(list) => {
                     core.revocations.add(list.iter().cloned());
                 }
@@ -81,20 +81,20 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, path: PathB
                 Err(_) => return,
             }
         }
-        let pause = core.config.registry.renew_every.mul_f64(rand::rng().random_range(0.5..1.0));
+        let pause = core.context.config.registry.renew_every.mul_f64(rand::rng().random_range(0.5..1.0));
         sleep(pause).await;
     }
 }
 
 fn url_of_a_member(core: &Core) -> Option<String> {
-    let view = core.view.load_full();
-    let others = view.nodes().filter(|node| *node != core.me);
-    let record = core.records.find(&others.choose(&mut rand::rng())?, core.clock.now())?;
+    let view = core.members.view.load_full();
+    let others = view.nodes().filter(|node| *node != core.context.me);
+    let record = core.members.records.find(&others.choose(&mut rand::rng())?, core.context.clock.now())?;
     record.client_urls.first().cloned()
 }
 
 /// A node that is itself in a private network asks others there.
 fn hosts(core: &Core) -> Hosts {
-    let is_public = core.quic_addrs.load().first().is_some_and(|addr| special::is_public(addr.ip()));
+    let is_public = core.context.quic_addrs.load().first().is_some_and(|addr| special::is_public(addr.ip()));
     if is_public { Hosts::Public } else { Hosts::All }
 }

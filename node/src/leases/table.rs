@@ -18,7 +18,7 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use crate::{room, shares::Shares};
+use crate::limits::{member_quota::Shares, shrink};
 
 /// How far a lease may be ahead of this clock: the client's may be ahead of its node's, and that one of this.
 const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
@@ -181,7 +181,7 @@ impl LeaseTable {
     /// Takes out the entries of what is remembered no more.
     fn tidy_oldest(&mut self) {
         self.oldest.retain(|entry| is_remembered(&self.kept, entry));
-        room::give_back_queue(&mut self.oldest);
+        shrink::give_back_queue(&mut self.oldest);
     }
 
     /// The same, once they may be as many as the leases.
@@ -242,7 +242,7 @@ impl LeaseTable {
             }
             true
         });
-        room::give_back(&mut self.kept);
+        shrink::give_back(&mut self.kept);
         self.tidy_oldest();
     }
 

@@ -132,7 +132,7 @@ mod tests {
     use chappe_common::{federation::FederationId, keys::SecretKey, signed::Signed};
 
     use super::*;
-    use crate::{federation::known::fuzzed::record, membership::accusation};
+    use crate::{federation::members_file::fuzzed::record, membership::accusation};
 
     #[test]
     fn mutated_news_are_known_by_what_they_are_about_or_are_none() {

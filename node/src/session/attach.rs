@@ -9,8 +9,8 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use super::request::AttachItem;
-use crate::turns::Turns;
+use crate::client_protocol::request::AttachItem;
+use crate::limits::fair_semaphore::Turns;
 
 /// A lease that may be attached if its signature and its proof are its inbox's, which is still to be checked.
 pub(crate) struct Claim {

@@ -14,14 +14,13 @@ use serde_json::value::RawValue;
 
 use super::{
     ask_book::{AskBook, Passed},
-    handle::Bond,
     kept_payload::Kept,
-    reply::Reply,
 };
 use crate::wire::{
     frame::{Accepted, Ask, AskKind, Note},
     ids::PeerAddr,
 };
+use crate::{client_protocol::reply::Reply, sessions::handle::Bond};
 
 /// Sessions that one session may be paired with or have asked at once.
 const MAX_BONDS: usize = 64;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::held::{FREE_PAYLOAD, Held, NoRoom, Part};
+use crate::limits::memory_budget::{FREE_PAYLOAD, Held, NoRoom, Part};
 
 /// What counts a payload, if there is one, among all that is held for clients.
 pub(crate) type Kept = Option<Part<FREE_PAYLOAD>>;

@@ -39,19 +39,23 @@ use tokio::time::{Sleep, sleep_until};
 
 use self::{alarm::Alarm, ops::Ops};
 use super::{
-    EndReason, answer_left,
     code_door::{CodeDoor, Registration},
-    forward::Need,
-    handle::{Batch, SessionHandle},
     inbox_door::InboxDoor,
-    rates::SessionRates,
-    reply::{Limits, Rejected, Reply},
 };
 use crate::wire::ids::{PeerAddr, SessionId};
 use crate::{
+    client_protocol::reply::{Limits, Rejected, Reply},
+    limits::rates::SessionRates,
+    sessions::{
+        event::EndReason,
+        flights::Need,
+        handle::{Batch, SessionHandle},
+    },
+};
+use crate::{
     core::Core,
-    locate,
-    publish::command::Command,
+    homes::{ClaimError, Registered},
+    publisher::command::Command,
     socket::{
         Connection,
         incoming::{Ended, Incoming, Next},
@@ -85,11 +89,11 @@ struct Over;
 
 /// What a question brought.
 enum Done {
-    Claimed { code: CodeRegistration, registration: Registration, result: Result<(), locate::ClaimError> },
+    Claimed { code: CodeRegistration, registration: Registration, result: Result<(), ClaimError> },
     Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
     Resolved { id: String, lease: Option<SignedLease> },
     Verified { id: String, leases: Vec<(usize, Option<SignedLease>)>, rejected: Vec<Rejected> },
-    Registered { id: String, leases: Vec<((usize, Arc<SignedLease>), locate::Registered)>, rejected: Vec<Rejected> },
+    Registered { id: String, leases: Vec<((usize, Arc<SignedLease>), Registered)>, rejected: Vec<Rejected> },
     Reached { need: Need, lease: Option<SignedLease> },
     Connected(NodeId),
     Published,
@@ -152,12 +156,12 @@ impl Running {
         // A cryptographic generator, seeded by the system.
         let mut random = rand::rng();
         let (nonce, id) = (random.random(), SessionId::from_raw(random.random()));
-        let handle = SessionHandle::new(id, core.config.limits.max_queued, Some(out));
-        core.local.insert(handle.clone());
-        core.metrics.sessions_opened.inc();
+        let handle = SessionHandle::new(id, core.context.config.limits.max_queued, Some(out));
+        core.sessions.insert(handle.clone());
+        core.context.metrics.sessions_opened.inc();
         let now = Instant::now();
         let session = Session {
-            rates: SessionRates::new(&core.config.limits, &core.sources, ip),
+            rates: SessionRates::new(&core.context.config.limits, &core.clients.sources, ip),
             core,
             handle,
             batch: Batch::default(),
@@ -197,20 +201,20 @@ impl Running {
 impl Drop for Session {
     /// Whatever ends the task, nobody reaches the session any more.
     fn drop(&mut self) {
-        self.core.local.remove(self.handle.id());
+        self.core.sessions.remove(self.handle.id());
         for inbox in self.inbox_door.take_all() {
-            self.core.local.detach(self.handle.id(), &inbox);
+            self.core.sessions.detach(self.handle.id(), &inbox);
         }
-        answer_left(self.handle.close());
+        self.core.sessions.answer_left(self.handle.close());
         self.handle.hang_up();
-        self.core.metrics.sessions_closed.inc();
+        self.core.context.metrics.sessions_closed.inc();
     }
 }
 
 impl Session {
     async fn serve(&mut self, incoming: &mut Incoming) {
         self.say(&self.server_info());
-        if self.core.sends_away() {
+        if self.core.health.sends_away() {
             self.going_away();
         }
         let mut timer = pin!(sleep_until(self.next_deadline().into()));
@@ -282,7 +286,7 @@ impl Session {
 
     /// Whether the client has yet to take much of what was said to it.
     fn is_behind(&self) -> bool {
-        self.waiting.bytes + self.said > self.core.config.limits.max_queued / HEARD_PART
+        self.waiting.bytes + self.said > self.core.context.config.limits.max_queued / HEARD_PART
     }
 
     fn poll_hear(
@@ -330,11 +334,11 @@ impl Session {
     }
 
     fn server_info(&self) -> String {
-        let limits = &self.core.config.limits;
+        let limits = &self.core.context.config.limits;
         Reply::ServerInfo {
-            server_id: &self.core.me.to_server_id(),
-            endpoint: self.core.client_urls.first().map_or("", String::as_str),
-            region: Some(self.core.region.as_str()).filter(|region| !region.is_empty()),
+            server_id: &self.core.context.me.to_server_id(),
+            endpoint: self.core.context.client_urls.first().map_or("", String::as_str),
+            region: Some(self.core.context.region.as_str()).filter(|region| !region.is_empty()),
             protocol: PROTOCOL,
             nonce: &STANDARD.encode(self.nonce),
             limits: Limits {

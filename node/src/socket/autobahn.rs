@@ -16,7 +16,7 @@ use super::{
     incoming::{Ended, Next},
     upgrade::{self, First},
 };
-use crate::{config::LimitsSection, held::Held};
+use crate::{config::LimitsSection, limits::memory_budget::Held};
 
 /// More than the suite's largest message.
 const LARGEST: usize = 32 * 1024 * 1024;

@@ -16,7 +16,7 @@ use super::{
     frame::{Decoder, Heard, Violation},
     out::SayError,
 };
-use crate::held::{FREE_DIRECTION, Held, Part};
+use crate::limits::memory_budget::{FREE_DIRECTION, Held, Part};
 
 /// What is read at once: the largest message, so that most frames are parsed where they were read.
 const BUFFER: usize = 64 * 1024;

@@ -15,7 +15,7 @@ use rustls::ServerConnection;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame::{FrameHead, Opcode};
-use crate::held::{FREE_DIRECTION, Held, Part, WriteTurn};
+use crate::limits::memory_budget::{FREE_DIRECTION, Held, Part, WriteTurn};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;

@@ -1,7 +1,6 @@
 //! How a node breaks the protocol of links.
 
 use super::frame::FrameError;
-use crate::federation::outcomes::NotOpen;
 
 /// How a node breaks the protocol of links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,3 +18,8 @@ pub(crate) enum Breach {
     #[error(transparent)]
     Delivered(#[from] NotOpen),
 }
+
+/// No outcome is open for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message is not in flight")]
+pub(crate) struct NotOpen;

@@ -15,10 +15,8 @@ use chappe_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    bounded::Weigh,
-    wire::ids::{Claim, CodeHolder, SessionId},
-};
+use super::ids::{Claim, CodeHolder, SessionId};
+use crate::limits::byte_channel::Weigh;
 
 /// The longest frame in bytes, without its length: the largest client message and a header.
 pub(crate) const MAX_FRAME: usize = MAX_MESSAGE + 4096;
@@ -91,6 +89,17 @@ pub(crate) enum Note {
     },
     /// The session that says so has ended, or has another code now: no more messages to it.
     Closed,
+}
+
+impl Note {
+    /// The answer of a node where the session isn't, to a session that asked it or thinks that it is paired with it.
+    pub(crate) const fn answer_of_nobody(&self) -> Option<Self> {
+        match self {
+            Self::Ask(ask) => Some(Self::AskRefused { ask: ask.ask }),
+            Self::Answer { accepted: Some(_), .. } => Some(Self::Closed),
+            _ => None,
+        }
+    }
 }
 
 /// Whether two sessions become a pair of people or two devices of one.

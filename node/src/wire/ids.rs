@@ -15,6 +15,15 @@ impl SessionId {
     }
 }
 
+/// A message of a session of this node: what its outcome comes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// The session that sent it.
+    pub(crate) session: SessionId,
+    /// Which of its messages.
+    pub(crate) number: u64,
+}
+
 /// A session of any node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PeerAddr {

@@ -6,8 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Action, CodeDoor, Times, raw};
 use crate::{
-    held::Held,
-    session::{kept_payload::kept, reply::Reply},
+    client_protocol::reply::Reply,
+    limits::memory_budget::Held,
+    session::kept_payload::kept,
     wire::{
         frame::{Accepted, Ask, AskKind, Note},
         ids::PeerAddr,

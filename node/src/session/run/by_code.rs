@@ -15,15 +15,13 @@ use super::{
     hear::{Refusal, Said},
 };
 use crate::{
-    dispatch,
-    federation::links,
-    locate::{self, ClaimError},
-    publish::command::Command,
+    client_protocol::request::{BadRequest, Request},
+    homes::ClaimError,
+    limits::rates::Exceeded,
+    publisher::command::Command,
     session::{
         code_door::{Action, Registration, Requested},
         kept_payload::kept,
-        rates::Exceeded,
-        request::{BadRequest, Request},
     },
     wire::{
         frame::{AskKind, CodeRegistration, Note},
@@ -38,12 +36,12 @@ impl Session {
     pub(super) fn register(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let code = request.pairing_code()?;
         let (public_key, payload) = (request.public_key()?, request.payload());
-        let kept = kept(payload.as_ref(), &self.core.held).map_err(|_| Refusal::Busy)?;
+        let kept = kept(payload.as_ref(), &self.core.clients.held).map_err(|_| Refusal::Busy)?;
         // Registering must not tell more often than a request to pair whether a code is taken, and a claim takes signatures
         // here and at the homes. The same code again without one costs nothing and tells nothing.
         let claim = request.claim()?;
         let is_free = claim.is_none() && self.code_door.code() == Some(code);
-        if !is_free && self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
+        if !is_free && self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
             return Ok(Said::Exceeded);
         }
         let claim = claim.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
@@ -52,7 +50,7 @@ impl Session {
         let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);
         self.claiming = Some(registration.code);
         self.start_ordered(async move {
-            let result = locate::claim_code(&core, &code).await;
+            let result = core.homes.claim_code(&code).await;
             if result == Err(ClaimError::Taken) {
                 sleep_until(error_at.into()).await;
             }
@@ -71,8 +69,8 @@ impl Session {
         let claim = Unverified::<CodeClaim>::decode(bytes).map_err(|_| BadRequest::Invalid("claim"))?;
         let CodeClaim { code: claimed, key, node, seq } = claim.value();
         // A `seq` from far ahead would keep its own client from ever taking the code back.
-        let not_ahead = seq / 1000 <= (self.core.clock.now() + MAX_CLOCK_SKEW).as_secs();
-        if *claimed != code || key.as_bytes() != public_key || *node != self.core.me || !not_ahead {
+        let not_ahead = seq / 1000 <= (self.core.context.clock.now() + MAX_CLOCK_SKEW).as_secs();
+        if *claimed != code || key.as_bytes() != public_key || *node != self.core.context.me || !not_ahead {
             return Err(BadRequest::Invalid("claim"));
         }
         let claim = claim.verify().map_err(|_| BadRequest::Invalid("claim"))?;
@@ -85,7 +83,7 @@ impl Session {
             AskKind::Pair => (request.target_code()?, None, request.proposed_name()?),
             AskKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
         };
-        if self.rates.check_ask(&self.core.sources) == Err(Exceeded::Asks) {
+        if self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
             return Ok(Said::Exceeded);
         }
         let ask = rand::rng().random();
@@ -97,12 +95,12 @@ impl Session {
         let (core, payload) = (self.core.clone(), request.payload());
         // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
         // at a node that is slow or dead, must not look different from one that nobody has.
-        let deadline = now + self.core.config.times.pair_error.saturating_sub(ASK_MARGIN);
+        let deadline = now + self.core.context.config.times.pair_error.saturating_sub(ASK_MARGIN);
         self.ops.push(async move {
             let find = async {
-                let holder = locate::find_code(&core, target).await?;
-                if holder.node != core.me {
-                    links::connect(&core, holder.node).await.ok()?;
+                let holder = core.homes.find_code(target).await?;
+                if holder.node != core.context.me {
+                    core.links.connect(holder.node).await.ok()?;
                 }
                 Some(PeerAddr { node: holder.node, session: holder.session })
             };
@@ -117,7 +115,7 @@ impl Session {
             match action {
                 Action::Say(text) => self.say(&text),
                 Action::Refuse(text) => {
-                    self.core.metrics.asks_refused.inc();
+                    self.core.context.metrics.asks_refused.inc();
                     self.say(&text);
                 }
                 Action::Tell(to, note) => self.tell(to, note),
@@ -132,17 +130,17 @@ impl Session {
     /// its time, or with its next message. A dial would let any member keep the client from being heard meanwhile.
     pub(super) fn answer(&mut self, to: PeerAddr, note: Note) {
         // An asker of this node is counted as it is told.
-        if matches!(note, Note::AskRefused { .. }) && to.node != self.core.me {
-            self.core.metrics.asks_refused.inc();
+        if matches!(note, Note::AskRefused { .. }) && to.node != self.core.context.me {
+            self.core.context.metrics.asks_refused.inc();
         }
-        let told = if to.node == self.core.me {
-            dispatch::note_to_session(&self.core, to.session, self.addr(), note)
+        let told = if to.node == self.core.context.me {
+            self.core.sessions.send_note(to.session, self.addr(), note)
         } else {
             let link = self.core.links.find(&to.node);
             link.is_some_and(|link| link.try_note(to.session, self.handle.id(), note).is_ok())
         };
         if !told {
-            self.core.metrics.notes_dropped.inc();
+            self.core.context.metrics.notes_dropped.inc();
         }
     }
 
@@ -160,8 +158,8 @@ impl Session {
     /// Sends the notes that can be sent, and dials for the first that can't. `tried`: a node that was just dialled.
     pub(super) fn send_notes(&mut self, tried: Option<NodeId>) {
         for (to, note) in std::mem::take(&mut self.notes) {
-            let sent = if to.node == self.core.me {
-                dispatch::note_to_session(&self.core, to.session, self.addr(), note.clone())
+            let sent = if to.node == self.core.context.me {
+                self.core.sessions.send_note(to.session, self.addr(), note.clone())
             } else if self.notes.iter().any(|(earlier, _)| earlier.node == to.node) {
                 self.notes.push_back((to, note));
                 continue;
@@ -169,7 +167,7 @@ impl Session {
                 link.try_note(to.session, self.handle.id(), note.clone()).is_ok()
             } else if matches!(note, Note::Ask(_))
                 || tried == Some(to.node)
-                || !self.core.view.load().contains(&to.node)
+                || !self.core.members.view.load().contains(&to.node)
             {
                 // For an ask, the node was dialled when the code was looked up, within the ask's time.
                 false
@@ -189,14 +187,14 @@ impl Session {
         let core = self.core.clone();
         self.start_ordered(async move {
             // Whether it worked shows when the notes are sent.
-            let _ = links::connect(&core, node).await;
+            let _ = core.links.connect(node).await;
             Done::Connected(node)
         });
     }
 
     /// Nobody got the note: as if the other session had said that it is not there.
     fn note_lost(&mut self, to: PeerAddr, note: &Note) {
-        self.core.metrics.notes_dropped.inc();
+        self.core.context.metrics.notes_dropped.inc();
         match note {
             Note::Ask(ask) => self.code_door.refused(ask.ask, self.times()),
             Note::Answer { accepted: Some(_), .. } => {
@@ -208,6 +206,6 @@ impl Session {
     }
 
     pub(super) fn addr(&self) -> PeerAddr {
-        PeerAddr { node: self.core.me, session: self.handle.id() }
+        PeerAddr { node: self.core.context.me, session: self.handle.id() }
     }
 }

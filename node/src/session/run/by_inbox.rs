@@ -9,14 +9,16 @@ use super::{
     hear::{Refusal, Said},
 };
 use crate::{
-    locate::{self, Registered},
-    publish::command::Command,
+    client_protocol::{
+        reply::{Rejected, Reply},
+        request::Request,
+    },
+    homes::Registered,
+    limits::rates::Counts,
+    publisher::command::Command,
     session::{
         attach::{self, Claim},
         inbox_door::ttl,
-        rates::Counts,
-        reply::{Rejected, Reply},
-        request::Request,
     },
 };
 
@@ -44,29 +46,29 @@ impl Session {
     /// Each lease counts as a candidate does, besides the message: it takes two signatures to verify.
     pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
         let id = request.required_id()?.to_owned();
-        let now = self.core.clock.now();
+        let now = self.core.context.clock.now();
         let items = request.attach_list()?;
-        let max = self.core.config.limits.max_inboxes;
+        let max = self.core.context.config.limits.max_inboxes;
         let count = u32::try_from(items.len().min(max)).unwrap_or(u32::MAX);
-        let room = self.core.attaching.clone().try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
+        let room = self.core.clients.attaching.clone().try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
         let (mut claims, mut rejected) = (Vec::new(), Vec::new());
         for (index, item) in items.iter().enumerate() {
             let code = if index >= max {
                 ErrorCode::TooMany
-            } else if self.rates.check_message(&self.core.sources, Counts::Tenth).is_err() {
+            } else if self.rates.check_message(&self.core.clients.sources, Counts::Tenth).is_err() {
                 ErrorCode::RateLimited
-            } else if let Some(claim) = Claim::read(item, self.core.me, now) {
+            } else if let Some(claim) = Claim::read(item, self.core.context.me, now) {
                 claims.push((index, claim));
                 continue;
             } else {
                 ErrorCode::BadLease
             };
-            self.core.metrics.refused(code);
+            self.core.context.metrics.refused(code);
             rejected.push(Rejected { index, code, lease: None });
         }
         let (core, nonce) = (self.core.clone(), self.nonce);
         self.start_ordered(async move {
-            let leases = attach::verify(&core.attach_turns, claims, nonce).await;
+            let leases = attach::verify(&core.clients.attach_turns, claims, nonce).await;
             drop(room);
             Done::Verified { id, leases, rejected }
         });
@@ -87,7 +89,7 @@ impl Session {
                 Ok(Attached { lease, is_new: true }) => new.push((index, lease)),
                 Ok(Attached { lease, is_new: false }) => renewed.push((index, lease)),
                 Err(NotAttached { code, newer }) => {
-                    self.core.metrics.refused(code);
+                    self.core.context.metrics.refused(code);
                     rejected.push(Rejected { index, code, lease: newer });
                 }
             }
@@ -95,7 +97,7 @@ impl Session {
         let core = self.core.clone();
         self.start_ordered(async move {
             let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
-            let registered = locate::put_leases(&core, &signed).await;
+            let registered = core.homes.put_leases(&signed).await;
             let mut leases: Vec<_> = new.into_iter().zip(registered).collect();
             leases.extend(renewed.into_iter().map(|lease| (lease, Registered::Before)));
             Done::Registered { id, leases, rejected }
@@ -105,17 +107,17 @@ impl Session {
     fn take_in(&mut self, lease: SignedLease) -> Result<Attached, NotAttached> {
         let lease = Arc::new(lease);
         let is_new = !self.inbox_door.contains(&lease.inbox);
-        if !self.inbox_door.insert(lease.inbox, &self.core.config.limits) {
+        if !self.inbox_door.insert(lease.inbox, &self.core.context.config.limits) {
             return Err(ErrorCode::TooMany.into());
         }
-        if self.core.local.attach(&self.handle, lease.clone()) {
+        if self.core.sessions.attach(&self.handle, lease.clone()) {
             return Ok(Attached { lease, is_new });
         }
         if is_new {
             self.inbox_door.remove(&lease.inbox);
         }
         // Whoever is here has proved to be the inbox's owner, and may know its own newer lease.
-        Err(NotAttached { code: ErrorCode::BadLease, newer: self.core.local.lease(&lease.inbox) })
+        Err(NotAttached { code: ErrorCode::BadLease, newer: self.core.sessions.lease(&lease.inbox) })
     }
 
     pub(super) fn attached(
@@ -140,14 +142,14 @@ impl Session {
                 Registered::Nowhere => (ErrorCode::Internal, None),
             };
             self.inbox_door.remove(&lease.inbox);
-            self.core.local.detach(self.handle.id(), &lease.inbox);
+            self.core.sessions.detach(self.handle.id(), &lease.inbox);
             // An earlier lease of the same inbox may still be kept.
             self.publish(Command::Forget(lease.inbox, lease.seq));
-            self.core.metrics.refused(code);
+            self.core.context.metrics.refused(code);
             rejected.push(Rejected { index, code, lease: newer });
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
-        let ttl = ttl(kept.iter().map(|lease| &**lease), self.core.clock.now());
+        let ttl = ttl(kept.iter().map(|lease| &**lease), self.core.context.clock.now());
         self.say(&Reply::Attached { id, ttl, rejected: &rejected }.encode());
     }
 
@@ -156,7 +158,7 @@ impl Session {
         for inbox in request.inbox_list()? {
             if self.inbox_door.contains(&inbox) {
                 self.inbox_door.remove(&inbox);
-                if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
+                if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                     self.publish(Command::WithdrawLease(inbox, lease.seq));
                 }
             }
@@ -168,7 +170,7 @@ impl Session {
         let (id, address) = (request.required_id()?.to_owned(), request.address()?);
         let core = self.core.clone();
         self.ops.push(async move {
-            let lease = locate::find_lease(&core, address).await;
+            let lease = core.homes.find_lease(address).await;
             Done::Resolved { id, lease }
         });
         Ok(Said::Nothing)

@@ -21,15 +21,15 @@ const IDLE_TICK: Duration = Duration::from_millis(100);
 
 impl Session {
     pub(super) fn times(&self) -> Times {
-        let times = &self.core.config.times;
+        let times = &self.core.context.config.times;
         Times { life: times.pair_request, warning: times.pair_warning, error_after: times.pair_error }
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
-        let times = &self.core.config.times;
+        let times = &self.core.context.config.times;
         let idle = self.last_heard + times.idle + if self.pinged { times.pong } else { Duration::ZERO };
         // Sessions that are idle wake together, which costs less.
-        let over = idle.saturating_duration_since(self.core.started).as_nanos() % IDLE_TICK.as_nanos();
+        let over = idle.saturating_duration_since(self.core.context.started).as_nanos() % IDLE_TICK.as_nanos();
         let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
         let stuck = self.waiting.since.map(|since| since + times.write);
         let slow = self.unfinished_since.map(|since| since + times.idle);
@@ -43,7 +43,7 @@ impl Session {
 
     /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
     pub(super) fn flight_wait(&self) -> Duration {
-        self.core.config.times.lookup + self.core.config.times.delivery * 2
+        self.core.context.config.times.lookup + self.core.context.config.times.delivery * 2
     }
 
     /// Whether a deadline may have come.
@@ -52,12 +52,12 @@ impl Session {
             return false;
         }
         let next = self.next_deadline();
-        self.alarm.poll(cx, timer, next, self.core.config.times.idle / 4).is_ready()
+        self.alarm.poll(cx, timer, next, self.core.context.config.times.idle / 4).is_ready()
     }
 
     pub(super) fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
         if self.code_door.next_member_check().is_some_and(|at| at <= now) {
-            let view = self.core.view.load();
+            let view = self.core.members.view.load();
             self.code_door.check_members(now, |node| !view.contains(node), self.times());
         }
         let actions = self.code_door.pass(now, self.times());
@@ -68,11 +68,11 @@ impl Session {
         {
             self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
         }
-        if self.waiting.since.is_some_and(|since| now >= since + self.core.config.times.write) {
-            self.core.metrics.sessions_slow.inc();
+        if self.waiting.since.is_some_and(|since| now >= since + self.core.context.config.times.write) {
+            self.core.context.metrics.sessions_slow.inc();
             return Err(Over);
         }
-        let times = &self.core.config.times;
+        let times = &self.core.context.config.times;
         // Its pings and pongs show that it lives, and not that the message will ever be whole.
         if self.unfinished_since.is_some_and(|since| now >= since + times.idle) {
             self.handle_violation(Violation::Slow);
@@ -80,7 +80,7 @@ impl Session {
         }
         let silent = now.saturating_duration_since(self.last_heard);
         if self.pinged && silent >= times.idle + times.pong {
-            self.core.metrics.sessions_silent.inc();
+            self.core.context.metrics.sessions_silent.inc();
             return Err(Over);
         }
         if !self.pinged && silent >= times.idle {

@@ -7,9 +7,8 @@ use chappe_common::{client::ErrorCode, lease::Address};
 
 use super::{Done, Session};
 use crate::{
-    locate,
-    publish::command::Command,
-    session::{code_door::CodeDoor, forward::Need, reply::Reply},
+    client_protocol::reply::Reply, homes::ClaimError, publisher::command::Command, session::code_door::CodeDoor,
+    sessions::flights::Need,
 };
 
 impl Session {
@@ -27,11 +26,11 @@ impl Session {
                 match result {
                     Ok(()) => {
                         self.publish(Command::KeepCode(code));
-                        let actions = self.code_door.registered(Instant::now(), registration, self.core.me);
+                        let actions = self.code_door.registered(Instant::now(), registration, self.core.context.me);
                         self.act(actions);
                     }
-                    Err(locate::ClaimError::Taken) => self.act([CodeDoor::collided()]),
-                    Err(locate::ClaimError::Unavailable) => {
+                    Err(ClaimError::Taken) => self.act([CodeDoor::collided()]),
+                    Err(ClaimError::Unavailable) => {
                         self.refuse(None, ErrorCode::Internal, "The code could not be registered. Try again.");
                     }
                 }
@@ -61,7 +60,7 @@ impl Session {
                 if let Need::Inbox(Address { inbox, .. }) = need
                     && lease.is_none()
                 {
-                    self.core.found.remove(&inbox);
+                    self.core.homes.forget_found(&inbox);
                 }
                 let tickets = self.handle.with_flights(|flights| flights.resume(need));
                 self.send_all(tickets);

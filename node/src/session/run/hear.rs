@@ -11,13 +11,13 @@ use rand::RngExt as _;
 
 use super::{CLOSE_POLICY, Over, RATE_EXCEEDED, Session};
 use crate::{
-    ice, locate,
-    session::{
-        code_door::Action,
-        rates::Counts,
+    client_protocol::{
         reply::Reply,
         request::{BadRequest, Request},
     },
+    ice,
+    limits::rates::Counts,
+    session::code_door::Action,
     socket::frame::{Heard, Opcode, Violation},
     wire::frame::AskKind,
 };
@@ -31,7 +31,7 @@ const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 impl Session {
     pub(super) fn handle_violation(&mut self, violation: Violation) {
         self.unread = true;
-        self.core.metrics.violated(violation);
+        self.core.context.metrics.violated(violation);
         if violation == Violation::TooLarge {
             self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
         }
@@ -75,7 +75,7 @@ impl Session {
         }
         self.pings += 1;
         if self.pings.saturating_sub(since) > PING_BURST {
-            self.core.metrics.refused(ErrorCode::RateLimited);
+            self.core.context.metrics.refused(ErrorCode::RateLimited);
             return self.close(CLOSE_POLICY, "too many pings or proofs");
         }
         Ok(())
@@ -83,7 +83,7 @@ impl Session {
 
     /// What can't be understood counts as a message all the same.
     fn handle_broken(&mut self, error: &BadRequest) -> Result<(), Over> {
-        if self.rates.check_message(&self.core.sources, Counts::Whole).is_err() {
+        if self.rates.check_message(&self.core.clients.sources, Counts::Whole).is_err() {
             return self.refuse_for_rate(None);
         }
         self.refuse(None, error.code(), &error.to_string());
@@ -105,21 +105,21 @@ impl Session {
         let to_inbox = kind.filter(|kind| kind.is_call() && request.is_to_inbox()).map(|kind| (kind, request.to()));
         // Offers are counted when they are handed over, and not before.
         let here = match &to_inbox {
-            Some((kind, Ok(to))) if kind.is_ice() => self.core.local.find(to),
+            Some((kind, Ok(to))) if kind.is_ice() => self.core.sessions.find(to),
             _ => None,
         };
         let is_known = || match &to_inbox {
-            Some((_, to)) => to.as_ref().is_ok_and(|to| locate::found_lease(&self.core, to).is_some()),
+            Some((_, to)) => to.as_ref().is_ok_and(|to| self.core.homes.found_lease(to).is_some()),
             None => request.target().is_ok_and(|target| self.code_door.peer(&target).is_some()),
         };
         // Candidates to somebody whose place is known: paired with the sender, or an inbox that is attached here or was looked
         // up before. Candidates to anybody else can cost a lookup each.
         let is_cheap = kind.is_some_and(RelayKind::is_ice) && (here.is_some() || is_known());
         let counts = if is_cheap { Counts::Tenth } else { Counts::Whole };
-        if self.rates.check_message(&self.core.sources, counts).is_err() {
+        if self.rates.check_message(&self.core.clients.sources, counts).is_err() {
             return self.refuse_for_rate(request.id());
         }
-        self.core.metrics.messages.inc();
+        self.core.context.metrics.messages.inc();
         let handled = match (to_inbox, kind) {
             (Some((kind, to)), _) => {
                 to.map_err(Refusal::from).and_then(|to| self.send_to_inbox(&request, kind, to, here))
@@ -183,15 +183,15 @@ impl Session {
             "get_ice_servers" => {
                 let id = request.required_id()?;
                 // A password is for who can be called, or is about to call whom it has paired with.
-                let holds_secrets = self.core.config.ice.servers.iter().any(|server| server.secret.is_some());
+                let holds_secrets = self.core.context.config.ice.servers.iter().any(|server| server.secret.is_some());
                 if holds_secrets && self.inbox_door.is_empty() && !self.code_door.is_paired() {
                     return Err(BadRequest::NotAttached.into());
                 }
-                if !self.rates.allows_ice(&self.core.sources) {
+                if !self.rates.allows_ice(&self.core.clients.sources) {
                     return Ok(Said::TooOften);
                 }
-                let now = self.core.clock.now();
-                let (servers, ttl) = ice::servers(&self.core.config.ice, now, rand::rng().random());
+                let now = self.core.context.clock.now();
+                let (servers, ttl) = ice::servers(&self.core.context.config.ice, now, rand::rng().random());
                 Said::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
             }
             _ => return Err(request.unknown_type().into()),
@@ -204,10 +204,10 @@ impl Session {
 
     pub(super) fn prove(&self, request: &Request<'_>) -> Result<Said, Refusal> {
         let (id, challenge, url) = (request.required_id()?, request.challenge()?, request.url()?);
-        if !self.core.client_urls.iter().any(|own| *own == url) {
+        if !self.core.context.client_urls.iter().any(|own| *own == url) {
             return Err(BadRequest::Invalid("url").into());
         }
-        let signature = prove_node(&self.core.key, &challenge, &self.nonce, &url);
+        let signature = prove_node(&self.core.context.key, &challenge, &self.nonce, &url);
         Ok(Said::Text(Reply::Proof { id, signature: &URL_SAFE_NO_PAD.encode(signature) }.encode()))
     }
 }

@@ -16,10 +16,8 @@ use futures_util::future::{join_all, poll_fn};
 use super::{Session, ops::Ops};
 use crate::{
     core::Core,
-    dispatch,
-    federation::links,
-    publish::command::Command,
-    session::{answer_left, code_door::Action},
+    publisher::command::Command,
+    session::code_door::Action,
     socket::{
         frame::Heard,
         incoming::{Discarded, Incoming, Next},
@@ -55,7 +53,7 @@ impl Session {
     /// The session is over: gives back what it has registered, before anything that could take time, since a client
     /// that reloads is about to register the same code. Gives back what others are to be told.
     async fn leave(&mut self) -> Vec<(PeerAddr, Note)> {
-        self.core.local.remove(self.handle.id());
+        self.core.sessions.remove(self.handle.id());
         let publisher = self.core.publisher.clone();
         // It ends only with the node.
         let publish = async |command| drop(publisher.send(command).await);
@@ -64,7 +62,7 @@ impl Session {
         }
         let inboxes = self.inbox_door.take_all();
         for inbox in inboxes {
-            if let Some(lease) = self.core.local.detach(self.handle.id(), &inbox) {
+            if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                 let seq = lease.seq;
                 if self.ordered > 0 {
                     // It may be one that is being attached, and only what is kept can be withdrawn.
@@ -88,10 +86,10 @@ impl Session {
                 Action::Bonds(_) | Action::Say(_) | Action::Refuse(_) => {}
             }
         }
-        for (from, note) in answer_left(self.handle.close()) {
-            match dispatch::answer_of_nobody(&note) {
+        for (from, note) in self.core.sessions.answer_left(self.handle.close()) {
+            match note.answer_of_nobody() {
                 Some(answer) => self.answer(from, answer),
-                None => drop(self.core.metrics.notes_dropped.inc()),
+                None => drop(self.core.context.metrics.notes_dropped.inc()),
             }
         }
         notes
@@ -155,16 +153,16 @@ pub(super) async fn tell_others(core: &Arc<Core>, from: SessionId, notes: Vec<(P
     let told = || untold.fetch_sub(1, Ordering::Relaxed);
     let mut by_node: HashMap<NodeId, Vec<(SessionId, Note)>> = HashMap::new();
     for (to, note) in notes {
-        if to.node != core.me {
+        if to.node != core.context.me {
             by_node.entry(to.node).or_default().push((to.session, note));
-        } else if dispatch::note_to_session(core, to.session, PeerAddr { node: core.me, session: from }, note) {
+        } else if core.sessions.send_note(to.session, PeerAddr { node: core.context.me, session: from }, note) {
             told();
         }
     }
-    let view = core.view.load_full();
+    let view = core.members.view.load_full();
     let telling = by_node.into_iter().filter(|(node, _)| view.contains(node)).map(|(node, notes)| async move {
         // What is lost, the other side learns with its next message.
-        let Ok(link) = links::connect(core, node).await else { return };
+        let Ok(link) = core.links.connect(node).await else { return };
         for (to, note) in notes {
             if link.try_note(to, from, note).is_ok() {
                 told();
@@ -172,5 +170,5 @@ pub(super) async fn tell_others(core: &Arc<Core>, from: SessionId, notes: Vec<(P
         }
     });
     let _ = tokio::time::timeout(TELL_WAIT, join_all(telling)).await;
-    core.metrics.notes_dropped.inc_by(untold.load(Ordering::Relaxed) as u64);
+    core.context.metrics.notes_dropped.inc_by(untold.load(Ordering::Relaxed) as u64);
 }

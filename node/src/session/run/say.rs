@@ -5,10 +5,7 @@ use chappe_common::client::{CLOSE_SLOW_CONSUMER, ErrorCode};
 use rand::seq::IteratorRandom as _;
 
 use super::{CLOSE_GOING_AWAY, Over, SPARE_SUCCESSORS, SUCCESSORS, Session};
-use crate::{
-    session::{EndReason, reply::Reply},
-    socket::out::SayError,
-};
+use crate::{client_protocol::reply::Reply, sessions::event::EndReason, socket::out::SayError};
 
 impl Session {
     /// Says something to the client.
@@ -26,7 +23,7 @@ impl Session {
     }
 
     pub(super) fn refuse(&mut self, id: Option<&str>, code: ErrorCode, message: &str) {
-        self.core.metrics.refused(code);
+        self.core.context.metrics.refused(code);
         self.say(&Reply::Error { message, code, id }.encode());
     }
 
@@ -40,7 +37,7 @@ impl Session {
     pub(super) fn end(&mut self, reason: EndReason) -> Result<(), Over> {
         match reason {
             EndReason::SlowConsumer => {
-                self.core.metrics.sessions_slow.inc();
+                self.core.context.metrics.sessions_slow.inc();
                 self.close(CLOSE_SLOW_CONSUMER, "slow_consumer")
             }
             EndReason::GoingAway => self.close(CLOSE_GOING_AWAY, "going_away"),
@@ -48,18 +45,18 @@ impl Session {
     }
 
     pub(super) fn going_away(&mut self) {
-        let view = self.core.view.load_full();
-        let others = view.nodes().filter(|node| *node != self.core.me);
+        let view = self.core.members.view.load_full();
+        let others = view.nodes().filter(|node| *node != self.core.context.me);
         let chosen = others.sample(&mut rand::rng(), SUCCESSORS + SPARE_SUCCESSORS);
         let records: Vec<_> = chosen
             .iter()
-            .filter_map(|node| self.core.records.find(node, self.core.clock.now()))
+            .filter_map(|node| self.core.members.records.find(node, self.core.context.clock.now()))
             // Everybody who connects would hear of it.
             .filter(|record| !record.is_reserve())
             .take(SUCCESSORS)
             .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
             .collect();
-        let grace_seconds = self.core.config.times.drain.as_secs();
+        let grace_seconds = self.core.context.config.times.drain.as_secs();
         self.say(&Reply::GoingAway { reason: "shutdown", nodes: &records, grace_seconds }.encode());
     }
 }

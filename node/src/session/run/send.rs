@@ -11,19 +11,17 @@ use chappe_common::{
 
 use super::{Done, RATE_EXCEEDED, Session, hear::Refusal};
 use crate::{
-    dispatch,
-    federation::{link::SendError, links},
-    locate,
-    session::{
-        Message, Origin, ReplyTo,
-        forward::{Destination, Need},
+    client_protocol::{reply::Reply, request::Request},
+    links::link::SendError,
+    sessions::{
+        self,
+        event::{Message, ReplyTo},
+        flights::{Destination, Need},
         handle::SessionHandle,
-        reply::Reply,
-        request::Request,
     },
     wire::{
         frame::{Header, Outcome},
-        ids::PeerAddr,
+        ids::{PeerAddr, Ticket},
     },
 };
 
@@ -40,8 +38,8 @@ impl Session {
         let to = Destination::Inbox(address);
         if !self.handle.has_flights() || !self.handle.with_flights(|flights| flights.is_under_way(to)) {
             let outcome = match here {
-                Some(session) => dispatch::to_attached(&session, &mut self.batch, kind, &address.inbox, payload),
-                None => dispatch::to_inbox(&self.core, &mut self.batch, kind, &address, payload),
+                Some(session) => sessions::deliver(&session, &mut self.batch, kind, &address.inbox, payload),
+                None => self.core.sessions.deliver_to_inbox(&mut self.batch, kind, &address, payload),
             };
             if outcome != Outcome::NotHere {
                 self.tell_outcome(request.id(), to, outcome);
@@ -60,8 +58,9 @@ impl Session {
         let to = Destination::Peer(peer, code);
         let from = self.addr();
         // Where messages before it have no outcome yet, the peer's own queue keeps the order.
-        if peer.node == self.core.me
-            && let Some(outcome) = dispatch::to_session(&self.core, &mut self.batch, kind, peer.session, from, payload)
+        if peer.node == self.core.context.me
+            && let Some(outcome) =
+                self.core.sessions.deliver_to_session(&mut self.batch, kind, peer.session, from, payload)
         {
             self.outcome_of_peer(peer, outcome);
             self.tell_outcome(request.id(), to, outcome);
@@ -98,7 +97,7 @@ impl Session {
             // Its outcome may be there already.
             Sent::UnderWay(via) => self.handle.with_flights(|flights| flights.sent(ticket, via)),
             Sent::Here(outcome) => {
-                self.handle.with_flights(|flights| flights.sent(ticket, self.core.me));
+                self.handle.with_flights(|flights| flights.sent(ticket, self.core.context.me));
                 self.finish_flight(ticket, outcome);
             }
             Sent::Ended(outcome) => match to {
@@ -112,18 +111,18 @@ impl Session {
     }
 
     fn try_send(&mut self, ticket: u64, kind: RelayKind, to: Destination, payload: Bytes, looked_up: bool) -> Sent {
-        let origin = Origin { session: self.handle.clone(), ticket };
+        let origin = Ticket { session: self.handle.id(), number: ticket };
         let has_earlier_elsewhere =
             |via| self.handle.with_flights(|flights| flights.has_earlier_elsewhere(ticket, to, via));
         match to {
             Destination::Inbox(to) => {
-                if self.core.local.find(&to).is_some() {
-                    if has_earlier_elsewhere(self.core.me) {
+                if self.core.sessions.find(&to).is_some() {
+                    if has_earlier_elsewhere(self.core.context.me) {
                         return Sent::WaitsBehind;
                     }
-                    return Sent::Here(dispatch::to_inbox(&self.core, &mut self.batch, kind, &to, &payload));
+                    return Sent::Here(self.core.sessions.deliver_to_inbox(&mut self.batch, kind, &to, &payload));
                 }
-                let lease = locate::found_lease(&self.core, &to).filter(|lease| lease.node != self.core.me);
+                let lease = self.core.homes.found_lease(&to).filter(|lease| lease.node != self.core.context.me);
                 match lease {
                     Some(lease) if has_earlier_elsewhere(lease.node) => Sent::WaitsBehind,
                     Some(lease) => self.forward(
@@ -137,13 +136,13 @@ impl Session {
                     None => Sent::Waits,
                 }
             }
-            Destination::Peer(peer, _) if peer.node == self.core.me => {
+            Destination::Peer(peer, _) if peer.node == self.core.context.me => {
                 let from = self.addr();
-                match dispatch::to_session(&self.core, &mut self.batch, kind, peer.session, from, &payload) {
+                match self.core.sessions.deliver_to_session(&mut self.batch, kind, peer.session, from, &payload) {
                     Some(outcome) => Sent::Here(outcome),
                     None => {
                         let message = Message { kind, from, payload, reply: ReplyTo::Session(origin) };
-                        dispatch::to_judge(&self.core, peer.session, message);
+                        self.core.sessions.submit(peer.session, message);
                         Sent::UnderWay(peer.node)
                     }
                 }
@@ -164,9 +163,9 @@ impl Session {
         tried: bool,
         header: impl FnOnce(u64) -> Header,
         payload: Bytes,
-        origin: Origin,
+        origin: Ticket,
     ) -> Sent {
-        if !self.core.view.load().contains(&node) {
+        if !self.core.members.view.load().contains(&node) {
             return Sent::Ended(Outcome::NotHere);
         }
         let Some(link) = self.core.links.find(&node) else {
@@ -190,18 +189,18 @@ impl Session {
         self.ops.push(async move {
             let (lease, node) = match need {
                 Need::Inbox(address) => {
-                    let lease = match locate::found_lease(&core, &address) {
+                    let lease = match core.homes.found_lease(&address) {
                         Some(lease) => Some(lease),
-                        None => locate::find_lease(&core, address).await,
+                        None => core.homes.find_lease(address).await,
                     };
                     let node = lease.as_ref().map(|lease| lease.node);
                     (lease, node)
                 }
                 Need::Node(node) => (None, Some(node)),
             };
-            if let Some(node) = node.filter(|node| *node != core.me) {
+            if let Some(node) = node.filter(|node| *node != core.context.me) {
                 // Whether it worked shows when the message is sent.
-                let _ = links::connect(&core, node).await;
+                let _ = core.links.connect(node).await;
             }
             Done::Reached { need, lease }
         });
@@ -224,10 +223,10 @@ impl Session {
                 Destination::Inbox(Address { inbox, .. }) if outcome == Outcome::NotHere && !looked_up => {
                     // The lease that was cached is old: look it up anew, once. If it names another node than the
                     // message was forwarded to, it is newer.
-                    let forwarded = via.filter(|via| *via != self.core.me);
-                    let cached = self.core.found.get(&inbox);
-                    if cached.is_some_and(|lease| forwarded.is_none_or(|via| via == lease.node)) {
-                        self.core.found.remove(&inbox);
+                    let forwarded = via.filter(|via| *via != self.core.context.me);
+                    let found = self.core.homes.found_node(&inbox);
+                    if found.is_some_and(|node| forwarded.is_none_or(|via| via == node)) {
+                        self.core.homes.forget_found(&inbox);
                     }
                     self.handle.with_flights(|flights| flights.hold(ticket));
                     self.reach_next();
@@ -259,7 +258,7 @@ impl Session {
     fn tell_outcome(&mut self, id: Option<&str>, to: Destination, outcome: Outcome) {
         let (code, message) = match (outcome, to) {
             (Outcome::Delivered, _) => {
-                self.core.metrics.delivered.inc();
+                self.core.context.metrics.delivered.inc();
                 if let Some(id) = id {
                     self.say(&Reply::Delivered { id }.encode());
                 }
@@ -274,14 +273,14 @@ impl Session {
             (Outcome::Refused(code), to) => {
                 if let (ErrorCode::Unreachable, Destination::Inbox(Address { inbox, .. })) = (code, to) {
                     // Where it was is no good any more: the next message looks it up anew.
-                    self.core.found.remove(&inbox);
+                    self.core.homes.forget_found(&inbox);
                 }
                 (code, refusal_text(code).to_owned())
             }
         };
         match (id, to) {
             // Without an id the inbox door says nothing; the code door always did.
-            (None, Destination::Inbox(_)) => self.core.metrics.refused(code),
+            (None, Destination::Inbox(_)) => self.core.context.metrics.refused(code),
             _ => self.refuse(id, code, &message),
         }
     }

@@ -7,11 +7,11 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Done, Over, Session};
 use crate::{
-    publish::command::Command,
-    session::{
-        Message, SessionEvent,
+    client_protocol::reply::{self, By},
+    publisher::command::Command,
+    sessions::{
+        event::{Message, SessionEvent},
         handle::Told,
-        reply::{self, By},
     },
     socket::out::SayError,
     wire::frame::{Note, Outcome},
@@ -44,11 +44,12 @@ impl Session {
                     // Whoever knows the code could otherwise end the session of a client on a slow line.
                     return self.answer(from, Note::AskRefused { ask: ask.ask });
                 }
-                let actions = self.code_door.handle_note(Instant::now(), from, note, self.times(), &self.core.held);
+                let actions =
+                    self.code_door.handle_note(Instant::now(), from, note, self.times(), &self.core.clients.held);
                 self.act(actions);
             }
             SessionEvent::Displaced(inbox) => {
-                if !self.core.local.is_attached(&inbox, self.handle.id()) {
+                if !self.core.sessions.is_attached(&inbox, self.handle.id()) {
                     self.inbox_door.remove(&inbox);
                 }
             }
@@ -69,7 +70,7 @@ impl Session {
             }
             None => Outcome::NotHere,
         };
-        message.reply.tell(outcome);
+        self.core.sessions.reply(&message.reply, outcome);
     }
 
     /// Tells the publisher, after all that it was told before.

@@ -5,22 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chappe_common::{
-    record::{Abilities, NodeRecord, SignedRecord},
-    signed::{SignError, Signed},
-};
+use chappe_common::record::{Abilities, SignedRecord};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::sync::mpsc;
 
-use super::{
-    exchange,
-    join::ANCHORS,
-    links::{self, DialError},
-};
+use super::{exchange, join::ANCHORS};
 use crate::{
     config::NodeConfig,
-    core::{Basics, Core, Unfit},
+    core::Core,
+    health::Unfit,
     identity::{self, Identity},
+    links::DialError,
     membership::{
         Engine, Now, Output,
         beacons::Beacons,
@@ -62,25 +57,6 @@ enum NewRun {
     Other,
 }
 
-/// Signs this node's record.
-pub(crate) fn sign_record(core: &Basics, epoch: u64, seq: u64) -> Result<SignedRecord, SignError> {
-    let now = core.clock.now();
-    let record = NodeRecord {
-        federation: core.federation,
-        node: core.me,
-        epoch,
-        seq,
-        issued_at: now,
-        expires_at: now + core.record_lifetime,
-        client_urls: core.client_urls.clone(),
-        quic_addrs: core.quic_addrs.load().to_vec(),
-        region: core.region.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        abilities: core.abilities,
-    };
-    Signed::sign(record, &core.key)
-}
-
 /// What a node offers, by its configuration.
 pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
     let offered = [(!config.ice.servers.is_empty(), Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
@@ -91,7 +67,7 @@ pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
 impl Membership {
     /// The membership of a node that has signed its first record.
     pub(crate) fn new(core: Arc<Core>, identity: &Identity) -> Self {
-        let own = (**core.own_record.load()).clone();
+        let own = (**core.members.own_record.load()).clone();
         let seq = own.seq;
         let engine = engine(&core, own);
         Self { core, engine, epoch: identity.epoch(), seq, overtaken: Overtaken::new(Instant::now()), pending: None }
@@ -179,10 +155,10 @@ impl Membership {
 
     fn renew_record(&mut self) {
         self.seq += 1;
-        match sign_record(&self.core.basics, self.epoch, self.seq) {
+        match self.core.context.sign_record(self.epoch, self.seq) {
             Ok(record) => {
                 self.engine.renew(record.clone());
-                self.core.set_own_record(record);
+                self.core.members.set_own_record(record);
             }
             // The first record was signed from the same fields.
             Err(error) => tracing::error!(%error, "cannot sign this node's record"),
@@ -194,7 +170,7 @@ impl Membership {
     fn take_new_epoch(&mut self, reason: NewRun) {
         self.pending = None;
         let time = now(&self.core);
-        let epoch = match identity::raise_epoch(&self.core.config.node.data_dir, self.epoch, time.clock) {
+        let epoch = match identity::raise_epoch(&self.core.context.config.node.data_dir, self.epoch, time.clock) {
             Ok(epoch) => epoch,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -203,14 +179,14 @@ impl Membership {
                 return;
             }
         };
-        let own = match sign_record(&self.core.basics, epoch, 1) {
+        let own = match self.core.context.sign_record(epoch, 1) {
             Ok(own) => own,
             // The first record was signed from the same fields.
             Err(error) => return tracing::error!(%error, "cannot sign this node's record"),
         };
         tracing::info!(epoch, "beginning a new run");
         if reason == NewRun::Overtaken {
-            self.core.set_unfit(Unfit::Overtaken, true);
+            self.core.health.set_unfit(Unfit::Overtaken, true);
         }
         (self.epoch, self.seq) = (epoch, 1);
         let (since, known, beacon) = (self.engine.since(), self.engine.known(), self.engine.beacon());
@@ -220,11 +196,11 @@ impl Membership {
         if let Some(beacon) = beacon {
             self.engine.learn_beacon(time, &beacon);
         }
-        self.engine.remember(self.core.me, since);
+        self.engine.remember(self.core.context.me, since);
         for (record, since) in &known {
             self.engine.remember(record.node, *since);
         }
-        self.core.set_own_record(own);
+        self.core.members.set_own_record(own);
         for (record, _) in known.into_iter().sample(&mut rand::rng(), ANCHORS) {
             self.engine.seek(time, (*record).clone());
         }
@@ -234,11 +210,11 @@ impl Membership {
     fn act(&mut self) {
         while let Some(output) = self.engine.poll() {
             match output {
-                Output::Send { to, packet } => links::send_datagram(&self.core, to, packet),
+                Output::Send { to, packet } => self.core.links.send_datagram(to, packet),
                 Output::Dial { record } => {
                     let core = self.core.clone();
-                    self.core.tasks.spawn(async move {
-                        let event = match links::redial(&core, &record).await {
+                    self.core.context.tasks.spawn(async move {
+                        let event = match core.links.redial(&record).await {
                             Ok(_) => return,
                             Err(DialError::Unreachable) => Event::Unreachable(record.node),
                             Err(DialError::Unknown | DialError::Refused(_) | DialError::Busy) => {
@@ -251,44 +227,47 @@ impl Membership {
                 }
                 Output::Exchange { with } => {
                     let core = self.core.clone();
-                    self.core.tasks.spawn(async move { exchange::ask(&core, with).await });
+                    self.core.context.tasks.spawn(async move { exchange::ask(&core, with).await });
                 }
                 Output::Lost { node } => {
-                    self.core.homes().drop_codes_of(node);
+                    self.core.homes.forget_codes_of(node);
                     self.core.links.close(&node);
                 }
                 Output::Gone { node, epoch } => {
-                    self.core.forget_before(node, epoch);
+                    self.core.homes.forget_before(node, epoch);
                     self.core.links.close_former(&node, epoch);
                 }
                 Output::View => {
                     let view = self.engine.view(now(&self.core));
                     if view.len() > 1 {
-                        self.core.set_unfit(Unfit::Overtaken, false);
-                        self.core.set_unfit(Unfit::CutOff, false);
+                        self.core.health.set_unfit(Unfit::Overtaken, false);
+                        self.core.health.set_unfit(Unfit::CutOff, false);
                     }
-                    self.core.set_view(view);
+                    self.core.homes.share_among(view.len());
+                    self.core.members.set_view(view);
+                    // Other nodes are witnesses of the time now.
+                    self.core.health.judge_clock();
                 }
             }
         }
-        self.core.metrics.set_membership(*self.engine.counts());
+        self.core.context.metrics.set_membership(*self.engine.counts());
     }
 }
 
 fn engine(core: &Core, own: SignedRecord) -> Engine {
     Engine::new(
         now(core),
-        core.config.membership_settings(),
-        core.key.clone(),
+        core.context.config.membership_settings(),
+        core.context.key.clone(),
         own,
-        core.records.clone(),
-        Beacons::new(core.federation, core.roots.clone()),
+        core.members.records.clone(),
+        Beacons::new(core.context.federation, core.context.roots.clone()),
         rand::rng().random(),
     )
 }
 
 fn now(core: &Core) -> Now {
-    Now { at: Instant::now(), clock: core.clock.now() }
+    Now { at: Instant::now(), clock: core.context.clock.now() }
 }
 
 async fn sleep_until(at: Option<Instant>) {

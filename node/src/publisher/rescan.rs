@@ -9,12 +9,12 @@ use std::{
 
 use chappe_common::keys::NodeId;
 
+use super::command::Key;
 use super::{
     Errand, Publisher, Slot,
-    places::{Placed, Places},
+    home_index::{Placed, Places},
     put,
 };
-use crate::publish::command::Key;
 
 /// From one time that all is looked at for moved homes to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub(super) enum Look {
 impl Publisher {
     /// Places by the present view from now on. Where its homes are others, all that was placed before is looked at.
     pub(super) fn note_view(&mut self) {
-        let view = self.core.view.load_full();
+        let view = self.core.members.view.load_full();
         if Arc::ptr_eq(&view, &self.view) {
             return;
         }

@@ -1,4 +1,10 @@
-//! What runs while a link is up: its lanes are written and read, its datagrams and exchanges taken in.
+//! Serves the links that are up: writes and reads their lanes, and routes their frames, datagrams and exchanges.
+//!
+//! The one place that knows both the links and what the frames on them are for.
+
+pub(crate) mod frames;
+mod replies;
+mod requests;
 
 use std::{
     num::NonZeroU32,
@@ -8,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use chappe_common::keys::NodeId;
+use chappe_common::{client::ErrorCode, keys::NodeId};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use governor::{Quota, RateLimiter};
 use quinn::{Connection, RecvStream, SendStream};
@@ -18,21 +24,22 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use super::{
-    exchange,
-    link::{CloseReason, Link, Queues},
-    replies::Replies,
-};
+use self::replies::Replies;
 use crate::{
-    answer, bounded,
     core::Core,
-    dispatch::{self},
-    session::handle::Batch,
-    wire::breach::Breach,
-};
-use crate::{
+    federation::exchange,
+    limits::byte_channel,
+    links::{
+        LinkUp,
+        link::{CloseReason, Link, Queues},
+    },
     membership::event::Event,
-    wire::frame::{self, Frame, Lane, MAX_BATCH, Request},
+    sessions::{Sessions, handle::Batch},
+    wire::{
+        breach::Breach,
+        frame::{self, Frame, Lane, MAX_BATCH, Outcome, Request},
+        ids::Ticket,
+    },
 };
 
 /// Exchanges of one link at once: one that each side asked for.
@@ -55,8 +62,24 @@ const fn per_second(count: u32) -> NonZeroU32 {
     NonZeroU32::new(count).expect("not zero")
 }
 
-/// Runs a link until its connection ends. Then every open outcome is told as unreachable.
-pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
+/// Serves each link that comes up, until the node ends.
+pub(crate) async fn run(core: Arc<Core>, mut links: mpsc::Receiver<LinkUp>) {
+    while let Some(LinkUp { link, queues }) = links.recv().await {
+        let serving = core.clone();
+        core.context.tasks.spawn(async move {
+            let (core, started) = (serving, Instant::now());
+            core.context.metrics.links_opened.inc();
+            tracing::debug!(peer = link.peer().short(), dialled = link.dialled(), "link up");
+            serve(&core, &link, queues).await;
+            core.links.remove(&link);
+            core.context.metrics.links_closed.inc();
+            tracing::debug!(peer = link.peer().short(), after = ?started.elapsed(), "link down");
+        });
+    }
+}
+
+/// Serves a link until its connection ends. Then every open outcome is told as unreachable.
+async fn serve(core: &Arc<Core>, link: &Arc<Link>, queues: Queues) {
     let mut parts = JoinSet::new();
     let mut run = |part: BoxFuture<'static, ()>| parts.spawn(run_part(core.clone(), link.clone(), part));
     let (registrations, to_register) = mpsc::channel(REGISTRATIONS);
@@ -69,29 +92,35 @@ pub(crate) async fn run(core: Arc<Core>, link: Arc<Link>, queues: Queues) {
     tokio::select! {
         biased;
         _ = link.connection().closed() => {}
-        () = sweep(&link) => {}
+        () = sweep(&core.sessions, link) => {}
     }
     parts.shutdown().await;
-    link.close_all();
+    tell_unreachable(&core.sessions, link.close_all());
+}
+
+fn tell_unreachable(sessions: &Sessions, tickets: Vec<Ticket>) {
+    for ticket in tickets {
+        sessions.handle_outcome(ticket, Outcome::Refused(ErrorCode::Unreachable));
+    }
 }
 
 /// Runs one part of a link. A link of which a part has panicked would pass on one half of what it is given.
 async fn run_part(core: Arc<Core>, link: Arc<Link>, part: impl Future<Output = ()>) {
-    if core.tasks.caught(part).await.is_none() {
+    if core.context.tasks.caught(part).await.is_none() {
         link.close(CloseReason::Lost);
     }
 }
 
 /// Looks for overdue outcomes while any are open. Most of a large federation's links carry none for hours.
-async fn sweep(link: &Link) {
+async fn sweep(sessions: &Sessions, link: &Link) {
     loop {
         link.outcome_opened().await;
         sleep(SWEEP).await;
-        link.close_overdue(Instant::now());
+        tell_unreachable(sessions, link.close_overdue(Instant::now()));
     }
 }
 
-async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Receiver<Frame>) {
+async fn write_lane(connection: Connection, lane: Lane, mut queue: byte_channel::Receiver<Frame>) {
     let Ok(mut stream) = connection.open_uni().await else { return };
     if stream.write_all(&[lane.first_byte()]).await.is_err() {
         return;
@@ -102,7 +131,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: bounded::Rece
         // Whoever else is ready now adds its frames first: they share packets and system calls.
         tokio::task::yield_now().await;
         queue.take_ready(&mut frames, WRITE_FRAMES);
-        let weight = frames.iter().map(bounded::Weigh::weight).sum();
+        let weight = frames.iter().map(byte_channel::Weigh::weight).sum();
         for frame in frames.drain(..) {
             chunks.push(frame.head);
             if !frame.payload.is_empty() {
@@ -131,7 +160,7 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sende
                 lanes.spawn(run_part(core.clone(), link.clone(), lane));
             }
             _ => {
-                core.metrics.link_protocol_errors.inc();
+                core.context.metrics.link_protocol_errors.inc();
                 link.close(CloseReason::Protocol);
             }
         }
@@ -177,7 +206,7 @@ async fn read_lane(
 }
 
 fn breach(core: &Core, link: &Link, error: &Breach) {
-    core.metrics.link_protocol_errors.inc();
+    core.context.metrics.link_protocol_errors.inc();
     tracing::debug!(peer = link.peer().short(), %error, "closing a link");
     link.close(CloseReason::Protocol);
 }
@@ -189,12 +218,13 @@ type Registration = (Instant, u64, Request);
 async fn answer_registrations(core: Arc<Core>, link: Arc<Link>, mut registrations: mpsc::Receiver<Registration>) {
     while let Some((since, id, request)) = registrations.recv().await {
         // Verified, its answer would come when nobody waits for it any more.
-        let is_late = since.elapsed() >= core.config.times.lookup / 2 && matches!(request, Request::PutLeases(_));
+        let is_late =
+            since.elapsed() >= core.context.config.times.lookup / 2 && matches!(request, Request::PutLeases(_));
         let answered = if is_late {
-            answer::refuse(&core, &link, id);
+            requests::refuse(&core, &link, id);
             Ok(())
         } else {
-            answer::answer_node(&core, &link, id, request).await
+            requests::answer(&core, &link, id, request).await
         };
         if let Err(error) = answered {
             return breach(&core, &link, &error);
@@ -214,13 +244,13 @@ async fn handle_frames(
     let mut batch = Batch::default();
     while let Some((header, payload)) = frame::decode(buffer, lane)? {
         batch.expect(!buffer.is_empty());
-        if let Some((id, request)) = dispatch::handle(core, link, &mut batch, replies, header, &payload)? {
+        if let Some((id, request)) = frames::handle(core, link, &mut batch, replies, header, &payload)? {
             batch.flush();
             match request {
                 // What is put is put again where it is refused. What is more than a request may have is not kept waiting.
                 Request::PutLeases(ref leases) if leases.len() <= MAX_BATCH => {
                     if registrations.try_send((Instant::now(), id, request)).is_err() {
-                        answer::refuse(core, link, id);
+                        requests::refuse(core, link, id);
                     }
                 }
                 // What is dropped is dropped once: the lane waits for it.
@@ -228,7 +258,7 @@ async fn handle_frames(
                     // They are answered as long as the link is up.
                     let _ = registrations.send((Instant::now(), id, request)).await;
                 }
-                _ => answer::answer_node(core, link, id, request).await?,
+                _ => requests::answer(core, link, id, request).await?,
             }
         }
     }
@@ -241,12 +271,12 @@ async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
     while let Ok(packet) = link.connection().read_datagram().await {
         link.touch(Instant::now());
         if rate.check().is_err() {
-            core.metrics.datagrams_dropped.inc();
+            core.context.metrics.datagrams_dropped.inc();
             continue;
         }
         // A full queue is a lost datagram, which the protocol bears.
         if core.membership.try_send(Event::Datagram { from: link.peer(), packet }).is_err() {
-            core.metrics.datagrams_dropped.inc();
+            core.context.metrics.datagrams_dropped.inc();
         }
     }
 }
@@ -257,7 +287,7 @@ async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
     while let Ok((send, receive)) = link.connection().accept_bi().await {
         if rate.check().is_err() {
             // Dropped, the streams are reset: the asker asks another.
-            core.metrics.link_protocol_errors.inc();
+            core.context.metrics.link_protocol_errors.inc();
             continue;
         }
         while answers.len() >= EXCHANGES {
@@ -271,7 +301,7 @@ async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
 async fn answer_exchange(core: Arc<Core>, peer: NodeId, send: SendStream, mut receive: RecvStream) {
     let mut first = [0];
     if receive.read_exact(&mut first).await.is_err() || first[0] != exchange::EXCHANGE_STREAM {
-        core.metrics.link_protocol_errors.inc();
+        core.context.metrics.link_protocol_errors.inc();
         return;
     }
     exchange::answer(&core, peer, send, receive).await;
@@ -293,14 +323,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::NodeConfig,
-        federation::link::SendError,
+        config::{LimitsSection, NodeConfig},
         leases::address_of,
-        session::{Origin, SessionEvent, handle::SessionHandle},
-        wire::{
-            frame::{Header, Outcome},
-            ids::SessionId,
-        },
+        links::link::SendError,
+        metrics::Metrics,
+        sessions::{event::SessionEvent, handle::SessionHandle},
+        wire::{frame::Header, ids::SessionId},
     };
 
     /// Both ends of a connection, and what keeps it.
@@ -320,20 +348,27 @@ mod tests {
         (ours.expect("a handshake"), theirs.expect("a handshake"), [client, server])
     }
 
+    fn one_session() -> (Sessions, SessionHandle) {
+        let sessions = Sessions::new(LimitsSection::default(), &Metrics::default());
+        let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        sessions.insert(session.clone());
+        (sessions, session)
+    }
+
     #[tokio::test]
     async fn a_peer_that_does_not_read_fills_the_lane_and_each_message_has_its_outcome() {
         let (ours, theirs, _endpoints) = connected().await;
         let peer = SecretKey::from_bytes(&[2; 32]).node_id();
         let (link, queues) = Link::new(peer, 1, true, ours, &NodeConfig::default());
         let _writer = tokio::spawn(write_lane(link.connection().clone(), Lane::Relay, queues.relay));
-        let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        let (sessions, session) = one_session();
         let to = address_of(3);
         let payload = Bytes::from(vec![b'x'; 48 * 1024]);
         let header = |token| Header::ToInbox { token, kind: RelayKind::CallOffer, to };
         let mut sent = 0;
         let refused = loop {
-            let origin = Origin { session: session.clone(), ticket: sent };
-            match link.try_forward(header, payload.clone(), origin) {
+            let ticket = Ticket { session: session.id(), number: sent };
+            match link.try_forward(header, payload.clone(), ticket) {
                 Ok(()) => sent += 1,
                 Err(error) => break error,
             }
@@ -343,7 +378,7 @@ mod tests {
         };
         assert_eq!(refused, SendError::Full);
         // Nothing was lost without a word: each that was taken is told as unreachable when its time is over.
-        link.close_overdue(Instant::now() + Duration::from_secs(3));
+        tell_unreachable(&sessions, link.close_overdue(Instant::now() + Duration::from_secs(3)));
         for expected in 0..sent {
             let Some(SessionEvent::Outcome { ticket, outcome }) = session.take_event() else { panic!("an outcome") };
             assert_eq!((ticket, outcome), (expected, Outcome::Refused(ErrorCode::Unreachable)));
@@ -358,13 +393,13 @@ mod tests {
         let mut config = NodeConfig::default();
         config.times.delivery = Duration::from_millis(50);
         let (link, _queues) = Link::new(peer, 1, true, ours, &config);
+        let (sessions, session) = one_session();
         let swept = link.clone();
-        let _sweep = tokio::spawn(async move { sweep(&swept).await });
-        let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        let _sweep = tokio::spawn(async move { sweep(&sessions, &swept).await });
         for ticket in 0..3 {
             let header = |token| Header::ToInbox { token, kind: RelayKind::CallIce, to: address_of(3) };
-            let origin = Origin { session: session.clone(), ticket };
-            link.try_forward(header, Bytes::from_static(b"\"x\""), origin).expect("room");
+            let sent = Ticket { session: session.id(), number: ticket };
+            link.try_forward(header, Bytes::from_static(b"\"x\""), sent).expect("room");
             let told = tokio::time::timeout(Duration::from_secs(10), async {
                 loop {
                     sleep(Duration::from_millis(10)).await;

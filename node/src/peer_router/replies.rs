@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::link::Link;
 use crate::core::Core;
+use crate::links::link::Link;
 use crate::wire::frame::{Header, Outcome};
 
 /// How long a delivery may wait for others to be told with it. Nobody waits for the word, but whoever asked for
@@ -57,6 +57,6 @@ impl Replies {
 /// What the link doesn't take is lost: its sender is told «unreachable» when its time is over.
 fn tell(core: &Core, link: &Link, header: &Header) {
     if link.try_relay(header).is_err() {
-        core.metrics.replies_dropped.inc();
+        core.context.metrics.replies_dropped.inc();
     }
 }

@@ -64,7 +64,7 @@ impl Registries {
 
     /// Registers with one registry whenever the record changes, and tries again where that fails.
     async fn keep_registered(&self, core: &Core, url: &str) {
-        let mut changes = core.own_record_changes();
+        let mut changes = core.members.own_record_changes();
         let mut pause = FIRST_PAUSE;
         let mut listed = false;
         loop {
@@ -72,7 +72,7 @@ impl Registries {
             if *stopped {
                 return;
             }
-            let record = core.own_record.load().as_bytes().clone();
+            let record = core.members.own_record.load().as_bytes().clone();
             let answered = self.http.post(url).body(record).send().await;
             drop(stopped);
             let registered = match answered {
@@ -132,7 +132,7 @@ impl Registries {
 /// Signs a fresh record before the last one gets old, for registries and members.
 pub(crate) async fn renew_records(core: Arc<Core>) {
     loop {
-        let jittered = core.config.registry.renew_every.mul_f64(rand::rng().random_range(0.9..1.0));
+        let jittered = core.context.config.registry.renew_every.mul_f64(rand::rng().random_range(0.9..1.0));
         sleep(jittered).await;
         if core.membership.send(Event::RenewRecord).await.is_err() {
             return;

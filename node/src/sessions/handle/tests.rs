@@ -14,9 +14,12 @@ use tokio::{
 
 use super::*;
 use crate::{
-    held::Held,
-    session::{Message, Origin, ReplyTo},
-    wire::frame::{Ask, AskKind, Note, Outcome},
+    limits::memory_budget::Held,
+    sessions::event::{Message, ReplyTo},
+    wire::{
+        frame::{Ask, AskKind, Note, Outcome},
+        ids::Ticket,
+    },
 };
 
 const MAX_QUEUED: usize = 100_000;
@@ -156,9 +159,9 @@ async fn a_pairings_message_overtakes_neither_the_word_of_the_pairing_nor_what_w
     session.handled();
     assert_eq!(relay(&mut batch), Relayed::Said);
     // So it is with a message that the session has yet to judge.
-    let origin = Origin { session: session.clone(), ticket: 1 };
+    let ticket = Ticket { session: session.id(), number: 1 };
     let payload = Bytes::from_static(b"2");
-    let message = Message { kind: RelayKind::Offer, from: peer(), payload, reply: ReplyTo::Session(origin) };
+    let message = Message { kind: RelayKind::Offer, from: peer(), payload, reply: ReplyTo::Session(ticket) };
     assert_eq!(session.try_send(SessionEvent::Message(Box::new(message))), Ok(()));
     assert_eq!(relay(&mut batch), Relayed::Unjudged);
     session.close();

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::wire::breach::NotOpen;
+
 /// Open outcomes of one link, each with what `T` says of its sender.
 #[derive(Debug)]
 pub(crate) struct Outcomes<T> {
@@ -24,11 +26,6 @@ struct Open<T> {
     sender: Option<T>,
     until: Instant,
 }
-
-/// No outcome is open for a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the message is not under way")]
-pub(crate) struct NotOpen;
 
 impl<T> Outcomes<T> {
     /// No open outcomes, and room for `capacity`, each for as long as `wait`.

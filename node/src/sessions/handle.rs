@@ -17,17 +17,17 @@ use std::{
 use chappe_common::{client::RelayKind, code::PairingCode};
 
 use super::{
-    EndReason, SessionEvent,
-    forward::Flights,
-    reply::{self, By, Reply},
+    event::{EndReason, SessionEvent},
+    flights::Flights,
 };
-use crate::wire::ids::{PeerAddr, SessionId};
 use crate::{
-    bounded::{TrySendError, Weigh as _},
+    client_protocol::reply::{self, By, Reply},
+    limits::byte_channel::{TrySendError, Weigh as _},
     socket::{
         frame::Opcode,
         out::{Out, Said, SayError, Waiting},
     },
+    wire::ids::{PeerAddr, SessionId},
 };
 
 /// Events that may wait for one session: more small ones than a client gets in its busiest second.

@@ -12,18 +12,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use chappe_common::{client::ErrorCode, keys::NodeId};
+use chappe_common::keys::NodeId;
 use quinn::{Connection, VarInt};
 use tokio::sync::{Notify, oneshot};
 
-use super::outcomes::{NotOpen, Outcomes};
-use crate::wire::frame::{Frame, Header, Note, Outcome, Request, Response};
+use super::outcomes::Outcomes;
 use crate::{
-    bounded::{self, TrySendError},
     config::NodeConfig,
-    core::Core,
-    session::{Origin, handle::Batch},
-    wire::ids::SessionId,
+    limits::byte_channel::{self, TrySendError},
+    wire::{
+        breach::NotOpen,
+        frame::{Frame, Header, Note, Request, Response},
+        ids::{SessionId, Ticket},
+    },
 };
 
 /// What may wait for one lane in frames: a burst of small ones within one round trip.
@@ -85,9 +86,9 @@ pub(crate) struct Link {
     dialled: bool,
     opened: Instant,
     connection: Connection,
-    relay: bounded::Sender<Frame>,
-    control: bounded::Sender<Frame>,
-    outcomes: Mutex<Outcomes<Origin>>,
+    relay: byte_channel::Sender<Frame>,
+    control: byte_channel::Sender<Frame>,
+    outcomes: Mutex<Outcomes<Ticket>>,
     /// An outcome was opened where none was open.
     opened_outcome: Notify,
     requests: Mutex<HashMap<u64, oneshot::Sender<Response>>>,
@@ -101,9 +102,9 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Queues {
     /// For the relay lane.
-    pub(super) relay: bounded::Receiver<Frame>,
+    pub(crate) relay: byte_channel::Receiver<Frame>,
     /// For the control lane.
-    pub(super) control: bounded::Receiver<Frame>,
+    pub(crate) control: byte_channel::Receiver<Frame>,
 }
 
 impl Link {
@@ -116,8 +117,8 @@ impl Link {
         config: &NodeConfig,
     ) -> (Arc<Self>, Queues) {
         let bounds = &config.federation;
-        let (relay, relay_queue) = bounded::channel(LANE_FRAMES, bounds.max_queued);
-        let (control, control_queue) = bounded::channel(LANE_FRAMES, bounds.max_queued);
+        let (relay, relay_queue) = byte_channel::channel(LANE_FRAMES, bounds.max_queued);
+        let (control, control_queue) = byte_channel::channel(LANE_FRAMES, bounds.max_queued);
         let link = Self {
             peer,
             epoch,
@@ -181,7 +182,7 @@ impl Link {
         &self,
         header: impl FnOnce(u64) -> Header,
         payload: Bytes,
-        origin: Origin,
+        ticket: Ticket,
     ) -> Result<(), SendError> {
         let now = Instant::now();
         self.touch(now);
@@ -192,7 +193,7 @@ impl Link {
         if outcomes.is_empty() {
             self.opened_outcome.notify_one();
         }
-        outcomes.open(now, origin);
+        outcomes.open(now, ticket);
         Ok(())
     }
 
@@ -244,43 +245,30 @@ impl Link {
         sender.is_some_and(|sender| sender.send(response).is_ok())
     }
 
-    /// Takes an outcome in.
+    /// Handles the outcome of a message. Returns whose it was.
     ///
     /// # Errors
     /// Its time was over, or nothing was sent.
-    pub(crate) fn handle_outcome(&self, token: u64, outcome: Outcome) -> Result<(), NotOpen> {
-        let origin = self.outcomes().close(token).ok_or(NotOpen)?;
-        origin.tell(outcome);
-        Ok(())
+    pub(crate) fn handle_outcome(&self, token: u64) -> Result<Ticket, NotOpen> {
+        self.outcomes().close(token).ok_or(NotOpen)
     }
 
-    /// Takes in that messages in a row were delivered.
+    /// Handles the delivery of `count` messages in a row. Appends to `tickets` whose they were.
     ///
     /// # Errors
-    /// Not all of them were under way, which no node says that keeps to the protocol. Those before the first that wasn't are
-    /// told.
-    pub(crate) fn handle_delivered(
-        &self,
-        core: &Core,
-        batch: &mut Batch,
-        first: u64,
-        count: u32,
-    ) -> Result<(), NotOpen> {
-        let mut origins = Vec::new();
-        let closed = self.outcomes().close_row(first, count, &mut origins);
-        for origin in origins {
-            origin.tell_delivered(core, batch);
-        }
-        closed
+    /// Not all of them were in flight, which no node says that keeps to the protocol. `tickets` has those before the first
+    /// that wasn't.
+    pub(crate) fn handle_delivered(&self, first: u64, count: u32, tickets: &mut Vec<Ticket>) -> Result<(), NotOpen> {
+        self.outcomes().close_row(first, count, tickets)
     }
 
     /// Something was sent or received.
-    pub(super) fn touch(&self, now: Instant) {
+    pub(crate) fn touch(&self, now: Instant) {
         let age = u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_used.store(age, Ordering::Relaxed);
     }
 
-    fn outcomes(&self) -> MutexGuard<'_, Outcomes<Origin>> {
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes<Ticket>> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -289,28 +277,22 @@ impl Link {
     }
 
     /// Waits until an outcome is open.
-    pub(super) async fn outcome_opened(&self) {
+    pub(crate) async fn outcome_opened(&self) {
         while self.outcomes().is_empty() {
             self.opened_outcome.notified().await;
         }
     }
 
-    /// Tells those who have waited too long.
-    pub(super) fn close_overdue(&self, now: Instant) {
-        loop {
-            let overdue = self.outcomes().close_overdue(now);
-            let Some(origin) = overdue else { break };
-            origin.tell(Outcome::Refused(ErrorCode::Unreachable));
-        }
+    /// Closes the outcomes that were open for too long. Returns whose messages they were.
+    pub(crate) fn close_overdue(&self, now: Instant) -> Vec<Ticket> {
+        let mut outcomes = self.outcomes();
+        std::iter::from_fn(|| outcomes.close_overdue(now)).collect()
     }
 
-    /// The connection is over: tells all who wait.
-    pub(super) fn close_all(&self) {
+    /// The connection is over: wakes the requests in flight and closes all outcomes. Returns whose messages they were.
+    pub(crate) fn close_all(&self) -> Vec<Ticket> {
         self.requests().clear();
-        let open = self.outcomes().close_all();
-        for origin in open {
-            origin.tell(Outcome::Refused(ErrorCode::Unreachable));
-        }
+        self.outcomes().close_all()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::room;
+use super::shrink;
 
 /// The places.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl<K: Copy + Eq + Hash> Drop for Place<K> {
                 entry.remove();
             }
         }
-        room::give_back(&mut taken.of);
+        shrink::give_back(&mut taken.of);
     }
 }
 

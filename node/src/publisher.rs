@@ -5,8 +5,8 @@
 //! oftener than all of them can be looked at: it looks at a few at a time, and at all of them once a second at most.
 
 pub(crate) mod command;
-mod look;
-mod places;
+mod home_index;
+mod rescan;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,15 +25,15 @@ use tokio::{sync::mpsc, time::sleep_until};
 
 use self::{
     command::{Command, Key},
-    look::{Look, note_moved},
-    places::{Placed, Places},
+    home_index::{Placed, Places},
+    rescan::{Look, note_moved},
 };
 use crate::{
     core::Core,
+    homes::Registered,
     leases::timing,
-    locate::{self, Registered},
+    limits::shrink,
     membership::view::View,
-    room,
     wire::{
         frame::{CodeRegistration, MAX_BATCH, Request},
         ids::SessionId,
@@ -104,7 +104,7 @@ struct Errand {
 impl Publisher {
     /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        let view = core.view.load_full();
+        let view = core.members.view.load_full();
         Self {
             core,
             kept: HashMap::new(),
@@ -120,7 +120,7 @@ impl Publisher {
 
     /// Runs until the queue's senders are gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut view_changes = self.core.view_changes();
+        let mut view_changes = self.core.members.view_changes();
         let mut batch = Vec::new();
         loop {
             let mut errands = HashMap::new();
@@ -156,7 +156,7 @@ impl Publisher {
             }
             for (home, errand) in errands {
                 let core = self.core.clone();
-                self.core.tasks.spawn(async move { run_errand(&core, home, errand).await });
+                self.core.context.tasks.spawn(async move { run_errand(&core, home, errand).await });
             }
         }
     }
@@ -221,7 +221,7 @@ impl Publisher {
             former.due
         } else {
             // What a renewal follows may have been forgotten meanwhile: then no home knows the inbox.
-            let registration = self.core.config.times.registration;
+            let registration = self.core.context.config.times.registration;
             let first = || timing::first_refresh(&mut rand::rng(), registration);
             self.schedule(key, if is_renewal { Duration::ZERO } else { first() })
         };
@@ -232,8 +232,8 @@ impl Publisher {
         let kept = self.kept.remove(key)?;
         self.claims.remove(key);
         self.schedule.remove(&(kept.due, *key));
-        room::give_back(&mut self.kept);
-        room::give_back(&mut self.claims);
+        shrink::give_back(&mut self.kept);
+        shrink::give_back(&mut self.claims);
         Some(kept)
     }
 
@@ -253,17 +253,18 @@ impl Publisher {
     }
 
     fn handle_due(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
-        let clock = self.core.clock.now();
+        let clock = self.core.context.clock.now();
         while self.schedule.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, key)) = self.schedule.pop_first() else { break };
             let Some(lease) = self.kept.get(&key).map(|kept| kept.lease.clone()) else { continue };
             if let Some(lease) = lease.filter(|lease| lease.expires_at <= clock) {
                 // Its client has not renewed it: the homes have forgotten it by themselves.
                 self.kept.remove(&key);
-                self.core.local.drop_lease(&lease);
+                self.core.sessions.drop_lease(&lease);
                 continue;
             }
-            let due = self.schedule(key, timing::next_refresh(&mut rand::rng(), self.core.config.times.registration));
+            let due =
+                self.schedule(key, timing::next_refresh(&mut rand::rng(), self.core.context.config.times.registration));
             if let Some(kept) = self.kept.get_mut(&key) {
                 kept.due = due;
                 for (home, _) in self.places.homes(kept.placed) {
@@ -271,7 +272,7 @@ impl Publisher {
                 }
             }
         }
-        room::give_back(&mut self.kept);
+        shrink::give_back(&mut self.kept);
     }
 }
 
@@ -289,10 +290,10 @@ fn put(errand: &mut Errand, key: &Key, kept: &Kept, claims: &HashMap<Key, Redact
 async fn run_errand(core: &Arc<Core>, home: NodeId, errand: Errand) {
     let missed = put_all(core, home, &errand).await;
     for leases in errand.drop_leases.chunks(MAX_BATCH) {
-        locate::ask(core, home, Request::DropLeases(leases.to_vec())).await;
+        core.homes.ask(home, Request::DropLeases(leases.to_vec())).await;
     }
     for codes in errand.drop_codes.chunks(MAX_BATCH) {
-        locate::ask(core, home, Request::DropCodes(codes.to_vec())).await;
+        core.homes.ask(home, Request::DropCodes(codes.to_vec())).await;
     }
     if missed.is_empty() {
         return;
@@ -309,7 +310,7 @@ async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
     let mut missed = Vec::new();
     for leases in errand.leases.chunks(MAX_BATCH) {
         let answers = if missed.is_empty() {
-            locate::put_batch(core, home, leases, (0..leases.len()).collect()).await
+            core.homes.put_batch(home, leases, (0..leases.len()).collect()).await
         } else {
             Vec::new()
         };
@@ -322,15 +323,15 @@ async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
             }
             // Attached elsewhere meanwhile: the session here has lost it.
             let lease = &leases[index];
-            core.found.remove(&lease.inbox);
-            core.local.drop_lease(lease);
+            core.homes.forget_found(&lease.inbox);
+            core.sessions.drop_lease(lease);
             // The publisher ends only with the node.
             let _ = core.publisher.send(Command::Forget(lease.inbox, lease.seq)).await;
         }
     }
     for codes in errand.codes.chunks(MAX_BATCH) {
         let claim = Request::ClaimCodes(codes.to_vec());
-        if !missed.is_empty() || locate::ask(core, home, claim).await.is_none() {
+        if !missed.is_empty() || core.homes.ask(home, claim).await.is_none() {
             missed.extend(codes.iter().map(|code| Key::Code(code.code, code.session)));
         }
     }

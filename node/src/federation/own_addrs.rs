@@ -89,7 +89,7 @@ pub(crate) async fn resolve_patiently(advertise: &[Advertised]) -> Result<Vec<So
 
 /// Has the node move where its names do.
 pub(crate) async fn watch(core: Arc<Core>) {
-    let advertise = &core.config.federation.advertise;
+    let advertise = &core.context.config.federation.advertise;
     if !advertise.iter().any(|advertised| matches!(advertised, Advertised::Name { .. })) {
         return std::future::pending().await;
     }
@@ -97,16 +97,16 @@ pub(crate) async fn watch(core: Arc<Core>) {
     loop {
         tokio::time::sleep(RESOLVE_EVERY).await;
         match resolve(advertise).await {
-            Ok(addrs) if addrs == **core.quic_addrs.load() || !moves.try_move(Instant::now()) => {}
+            Ok(addrs) if addrs == **core.context.quic_addrs.load() || !moves.try_move(Instant::now()) => {}
             Ok(addrs) => {
                 tracing::info!("the name in federation.advertise has another address; moving there");
-                core.quic_addrs.store(Arc::new(addrs));
+                core.context.quic_addrs.store(Arc::new(addrs));
                 if core.membership.send(Event::Moved).await.is_err() {
                     return;
                 }
             }
             // The last address may be right all the same.
-            Err(error) => core.note_unresolved(&error),
+            Err(error) => core.health.note_unresolved(&error),
         }
     }
 }

@@ -1,0 +1,78 @@
+//! The operator's listener: metrics and members over HTTP.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Extension, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Json, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{
+    core::Core,
+    levels::levels,
+    listener::{accept, health, serve},
+};
+
+/// Connections of the operator at once: a scraper, a browser and a curl; not an attacker's flood, should the address be public
+/// by mistake.
+const OPERATORS: usize = 32;
+
+/// Accepts the operator until the task is ended.
+pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
+    let room = Arc::new(Semaphore::new(OPERATORS));
+    let routes = routes(core.clone());
+    loop {
+        let Some((stream, _)) = accept(&core, &listener).await else { continue };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            core.context.metrics.connections_refused.inc();
+            continue;
+        };
+        let routes = routes.clone().layer(Extension(Arc::new(place)));
+        core.context.tasks.spawn(serve(stream, routes, core.context.config.times.upgrade));
+    }
+}
+
+/// The routes for the operator.
+fn routes(core: Arc<Core>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/members", get(members))
+        .route("/health", get(health))
+        .with_state(core)
+}
+
+async fn metrics(State(core): State<Arc<Core>>) -> Response {
+    let text = core.context.metrics.encode(levels(&core));
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn members(State(core): State<Arc<Core>>) -> Response {
+    let view = core.members.view.load_full();
+    let members: Vec<_> = view
+        .nodes()
+        .map(|node| {
+            let record = if node == core.context.me {
+                Some(core.members.own_record.load_full())
+            } else {
+                core.members.records.any(&node)
+            };
+            json!({
+                "node": node.to_string(),
+                "self": node == core.context.me,
+                "epoch": record.as_ref().map(|record| record.epoch),
+                "seq": record.as_ref().map(|record| record.seq),
+                "version": record.as_ref().map(|record| record.version.clone()),
+                "region": record.as_ref().map(|record| record.region.clone()),
+                "quicAddrs": record.as_ref().map(|record| record.quic_addrs.clone()),
+                "link": core.links.find(&node).is_some(),
+            })
+        })
+        .collect();
+    Json(json!({ "members": members })).into_response()
+}

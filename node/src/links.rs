@@ -1,0 +1,184 @@
+//! The QUIC links to other nodes: dialling, accepting, and the table of those that are up.
+//!
+//! Knows nothing of what travels over a link. Each link that comes up is handed to whoever drains the receiver of
+//! [`Links::new`].
+
+mod accept;
+mod admission;
+mod dial;
+pub(crate) mod endpoint;
+pub(crate) mod hello;
+pub(crate) mod link;
+mod outcomes;
+mod seen_addrs;
+mod table;
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chappe_common::keys::NodeId;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use quinn::{Connection, Endpoint, VarInt};
+use tokio::sync::{Semaphore, mpsc};
+
+pub(crate) use self::dial::DialError;
+use self::{
+    dial::Dial,
+    hello::Hello,
+    link::{CloseReason, Link, Queues},
+    seen_addrs::SeenAddrs,
+    table::LinkTable,
+};
+use crate::{
+    config::HANDSHAKES_PART, context::Context, health::Health, limits::connection_limiter::Places, members::Members,
+    membership::event::Event, placement::Network,
+};
+
+/// The burst of handshakes, as a multiple of what a second allows.
+const HANDSHAKES_BURST: u32 = 10;
+/// Two dials that cross are at most this far apart: the hellos of the longest paths.
+const CROSSING: Duration = Duration::from_secs(1);
+/// New runs of one node. Each ends all that the former run has registered, in tables of hundreds of thousands. A node that
+/// is being set up starts some thirty times, and none does for long.
+const NEW_RUNS: Quota =
+    Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
+/// Links that may wait to be served. Serving one is a spawn, so a handful would do.
+const LINKS_UP: usize = 64;
+
+/// A link that has come up.
+#[derive(Debug)]
+pub(crate) struct LinkUp {
+    pub(crate) link: Arc<Link>,
+    pub(crate) queues: Queues,
+}
+
+/// The links of a node.
+#[derive(Debug)]
+pub(crate) struct Links {
+    context: Arc<Context>,
+    members: Arc<Members>,
+    health: Arc<Health>,
+    /// The membership task, which decides whom to admit.
+    membership: mpsc::Sender<Event>,
+    up: mpsc::Sender<LinkUp>,
+    endpoint: Endpoint,
+    table: LinkTable,
+    seen: SeenAddrs,
+    dials: Mutex<HashMap<NodeId, Dial>>,
+    handshakes: DefaultKeyedRateLimiter<Network>,
+    /// Permits for others' handshakes and hellos.
+    incoming: Arc<Places<Network>>,
+    dial_backs: DefaultKeyedRateLimiter<Network>,
+    dialling_back: Semaphore,
+    new_runs: DefaultKeyedRateLimiter<NodeId>,
+}
+
+impl Links {
+    /// The links of a node over a bound endpoint, and the receiver of those that come up.
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        context: Arc<Context>,
+        members: Arc<Members>,
+        health: Arc<Health>,
+        membership: mpsc::Sender<Event>,
+    ) -> (Self, mpsc::Receiver<LinkUp>) {
+        let config = &context.config.federation;
+        let rate = |rate| NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
+        let per_second = rate(config.handshakes_per_second);
+        let burst = rate(config.handshakes_per_second.saturating_mul(HANDSHAKES_BURST));
+        let (up, ups) = mpsc::channel(LINKS_UP);
+        let links = Self {
+            table: LinkTable::new(config.max_links),
+            seen: SeenAddrs::default(),
+            dials: Mutex::default(),
+            handshakes: RateLimiter::dashmap(Quota::per_second(per_second).allow_burst(burst)),
+            incoming: Places::new(config.max_handshakes, config.max_handshakes / HANDSHAKES_PART),
+            dial_backs: RateLimiter::dashmap(Quota::per_minute(rate(config.dial_backs_per_minute))),
+            dialling_back: Semaphore::new(config.max_dial_backs),
+            new_runs: RateLimiter::dashmap(NEW_RUNS),
+            context,
+            members,
+            health,
+            membership,
+            up,
+            endpoint,
+        };
+        (links, ups)
+    }
+
+    /// The open link to a node.
+    pub(crate) fn find(&self, node: &NodeId) -> Option<Arc<Link>> {
+        self.table.find(node)
+    }
+
+    /// How many links are up.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Closes the link to a node that doesn't answer any more.
+    pub(crate) fn close(&self, node: &NodeId) {
+        self.table.close(node);
+    }
+
+    /// Closes the link to a former run of a node.
+    pub(crate) fn close_former(&self, node: &NodeId, epoch: u64) {
+        self.table.close_former(node, epoch);
+    }
+
+    /// A link has ended. Another to the same peer may have taken its place.
+    pub(crate) fn remove(&self, link: &Arc<Link>) {
+        self.table.remove(link);
+    }
+
+    /// Closes everything, and waits until the peers have been told.
+    pub(crate) async fn shutdown(&self) {
+        self.endpoint.close(VarInt::from_u32(CloseReason::Shutdown as u32), b"");
+        self.endpoint.wait_idle().await;
+    }
+
+    /// Forgets the rates of networks and nodes that were not seen recently, and the addresses of unknown nodes.
+    pub(crate) fn expire(&self) {
+        self.handshakes.retain_recent();
+        self.dial_backs.retain_recent();
+        self.new_runs.retain_recent();
+        self.seen.retain(|node| self.members.records.any(node).is_some());
+    }
+
+    /// Two nodes that dial each other at once keep the lower key's dial. Returns whether a dial of `peer`, which shows this
+    /// epoch, has to give way. A dial that takes long may never arrive, and a link to a former run is dead: neither counts.
+    fn gives_way(&self, peer: NodeId, epoch: u64) -> bool {
+        let dialling = self.dials().get(&peer).is_some_and(|dial| dial.since.elapsed() < CROSSING);
+        self.context.me < peer && (dialling || self.table.has_dialled_within(CROSSING, &peer, epoch))
+    }
+
+    /// This node's own hello.
+    fn hello(&self) -> Hello {
+        Hello::Record {
+            record: self.members.own_record.load().as_bytes().clone(),
+            ticket: self.context.config.federation.ticket.as_ref().map(|ticket| ticket.as_bytes().clone()),
+            clock: self.context.clock.now(),
+        }
+    }
+
+    /// Both hellos went well: adds the link to the table, and hands it over to be served.
+    async fn link_up(&self, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
+        self.seen.add(peer, connection.remote_address());
+        let (link, queues) = Link::new(peer, epoch, dialled, connection, &self.context.config);
+        // Waited for first: a caller that stops waiting leaves no link in the table that nobody serves. The receiver ends
+        // only with the node.
+        if let Ok(up) = self.up.reserve().await {
+            self.table.insert(&link);
+            up.send(LinkUp { link: link.clone(), queues });
+        }
+        link
+    }
+
+    fn dials(&self) -> MutexGuard<'_, HashMap<NodeId, Dial>> {
+        self.dials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

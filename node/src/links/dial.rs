@@ -1,0 +1,230 @@
+//! Dialling: one dial for all who want the same node, and the first packets with it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use chappe_common::{keys::NodeId, link_tls, record::SignedRecord};
+use futures_util::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
+use quinn::{Connection, crypto::rustls::QuicClientConfig};
+use tokio::{sync::oneshot, time::sleep};
+
+use super::{
+    Links,
+    admission::Shown,
+    endpoint::transport,
+    hello::{self, HELLO_STREAM, Hello},
+    link::{CloseReason, Link},
+};
+use crate::membership::{admission::Refusal, event::Event};
+
+/// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
+const DIAL_WAIT: Duration = Duration::from_secs(4);
+/// Packets that wait for a link to come up: probes of one or two periods.
+const EARLY_PACKETS: usize = 4;
+/// How long the next address of a peer waits for the one before it: a black hole costs no more.
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+
+/// Why there is no link to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DialError {
+    /// No record of the node is known, so there is no address to dial.
+    #[error("no record of the node is known")]
+    Unknown,
+    /// No address of the node answered with its key in time.
+    #[error("no address of the node answered with its key")]
+    Unreachable,
+    /// The node refused.
+    #[error("the node refused the link: {0}")]
+    Refused(Refusal),
+    /// Too many dials are under way.
+    #[error("too many dials are under way")]
+    Busy,
+}
+
+type Dialled = Shared<oneshot::Receiver<Result<Arc<Link>, DialError>>>;
+
+/// A dial under way.
+#[derive(Clone, Debug)]
+pub(super) struct Dial {
+    pub(super) since: Instant,
+    link: Dialled,
+    early: Arc<Early>,
+}
+
+/// Packets that are sent as soon as a new connection can carry them: they spare a round trip.
+#[derive(Debug, Default)]
+struct Early(Mutex<Vec<Bytes>>);
+
+impl Early {
+    /// Beyond the bound a packet is lost, as packets may be.
+    fn push(&self, packet: Bytes) {
+        let mut packets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if packets.len() < EARLY_PACKETS {
+            packets.push(packet);
+        }
+    }
+
+    fn send(&self, connection: &Connection) {
+        let packets = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for packet in packets {
+            // It may be lost, as packets may be.
+            let _ = connection.send_datagram(packet);
+        }
+    }
+}
+
+impl Links {
+    /// The link to a node; dials where there is none. Callers that want the same node share one dial.
+    pub(crate) async fn connect(self: &Arc<Self>, node: NodeId) -> Result<Arc<Link>, DialError> {
+        if let Some(link) = self.find(&node) {
+            return Ok(link);
+        }
+        let record = self.members.records.any(&node).ok_or(DialError::Unknown)?;
+        let dial = self.start_dial(node, &self.seen.own_addrs(&record))?;
+        dial.link.await.unwrap_or(Err(DialError::Unreachable))
+    }
+
+    /// A new link by a record, even where there is one. Callers that want the same node share one dial. Only the first
+    /// address is dialled: it is the one that is counted, and a record may name anybody's after it.
+    pub(crate) async fn redial(self: &Arc<Self>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
+        let first = record.quic_addrs.first().map(std::slice::from_ref).unwrap_or_default();
+        let dial = self.start_dial(record.node, first)?;
+        dial.link.await.unwrap_or(Err(DialError::Unreachable))
+    }
+
+    fn start_dial(self: &Arc<Self>, node: NodeId, addrs: &[SocketAddr]) -> Result<Dial, DialError> {
+        let mut dials = self.dials();
+        if let Some(dial) = dials.get(&node) {
+            return Ok(dial.clone());
+        }
+        // Beyond, the caller is told that there are too many.
+        if dials.len() >= self.context.config.federation.max_dials {
+            self.context.metrics.dials_refused.inc();
+            return Err(DialError::Busy);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let dial = Dial { since: Instant::now(), link: receiver.shared(), early: Arc::default() };
+        dials.insert(node, dial.clone());
+        drop(dials);
+        let (links, addrs, early) = (self.clone(), addrs.to_vec(), dial.early.clone());
+        self.context.tasks.spawn(async move {
+            let dialling = tokio::time::timeout(DIAL_WAIT, links.dial_node(node, &addrs, &early));
+            // Also after a panic, nobody may wait for this dial any more.
+            let result = match links.context.tasks.caught(dialling).await {
+                Some(Ok(result)) => result,
+                Some(Err(_)) | None => Err(DialError::Unreachable),
+            };
+            links.dials().remove(&node);
+            if let Ok(link) = &result {
+                early.send(link.connection());
+            }
+            // Nobody may be waiting any more; the link is in the table all the same.
+            let _ = sender.send(result);
+        });
+        Ok(dial)
+    }
+
+    /// Sends a membership packet, over a new link where there is none yet.
+    pub(crate) fn send_datagram(self: &Arc<Self>, node: NodeId, packet: Bytes) {
+        if let Some(link) = self.find(&node) {
+            link.send_datagram(packet);
+            return;
+        }
+        let dial = self
+            .members
+            .records
+            .any(&node)
+            .and_then(|record| self.start_dial(node, &self.seen.own_addrs(&record)).ok());
+        match dial {
+            Some(dial) => dial.early.push(packet),
+            None => {
+                self.context.metrics.datagrams_dropped.inc();
+            }
+        }
+    }
+
+    async fn dial_node(
+        self: &Arc<Self>,
+        node: NodeId,
+        addrs: &[SocketAddr],
+        early: &Early,
+    ) -> Result<Arc<Link>, DialError> {
+        match self.greet(node, self.handshake(node, addrs).await?, early).await {
+            Err(DialError::Refused(Refusal::Duplicate)) => {
+                // The peer's own dial is on its way: wait for it here.
+                while self.find(&node).is_none() {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                self.find(&node).ok_or(DialError::Unreachable)
+            }
+            result => result,
+        }
+    }
+
+    /// A connection to the first address that answers with the node's key; each starts a moment after the one before.
+    pub(super) async fn handshake(&self, node: NodeId, addrs: &[SocketAddr]) -> Result<Connection, DialError> {
+        let mut stagger = Duration::ZERO;
+        let mut dials = FuturesUnordered::new();
+        for addr in addrs {
+            let wait = stagger;
+            stagger += ADDRESS_STAGGER;
+            dials.push(async move {
+                sleep(wait).await;
+                self.handshake_with(node, *addr).await
+            });
+        }
+        while let Some(connection) = dials.next().await {
+            if let Some(connection) = connection {
+                return Ok(connection);
+            }
+        }
+        Err(DialError::Unreachable)
+    }
+
+    async fn handshake_with(&self, node: NodeId, addr: SocketAddr) -> Option<Connection> {
+        let crypto = link_tls::client_config(&self.context.key, node).ok()?;
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).ok()?));
+        config.transport_config(Arc::new(transport()));
+        self.endpoint.connect_with(config, addr, link_tls::SERVER_NAME).ok()?.await.ok()
+    }
+
+    /// The first words on a connection that this node has dialled.
+    async fn greet(
+        self: &Arc<Self>,
+        node: NodeId,
+        connection: Connection,
+        early: &Early,
+    ) -> Result<Arc<Link>, DialError> {
+        let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
+        send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
+        hello::send(&mut send, &self.hello()).await.map_err(|_| DialError::Unreachable)?;
+        // The other side reads them once it has taken the link.
+        early.send(&connection);
+        match hello::receive(&mut receive).await {
+            Ok(Hello::Record { record, ticket, clock }) => {
+                self.health.note_clock(node, clock);
+                match self.judge(node, connection.remote_address(), Shown { record, ticket, clock }).await {
+                    Ok(epoch) => Ok(self.link_up(node, epoch, true, connection).await),
+                    Err(refusal) => {
+                        CloseReason::Refused.close(&connection);
+                        Err(DialError::Refused(refusal))
+                    }
+                }
+            }
+            Ok(Hello::Refused { refusal, clock }) => {
+                self.health.note_clock(node, clock);
+                self.health.note_refusal(node, refusal);
+                if refusal == Refusal::Stale {
+                    // If there is no room now, the next dial says so again.
+                    let _ = self.membership.try_send(Event::Overtaken(node));
+                }
+                Err(DialError::Refused(refusal))
+            }
+            Err(_) => Err(DialError::Unreachable),
+        }
+    }
+}

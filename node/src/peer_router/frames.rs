@@ -1,0 +1,122 @@
+//! What a node does with the frames of a link.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chappe_common::client::{ErrorCode, MAX_MESSAGE, MAX_PAYLOAD};
+use serde_json::value::RawValue;
+
+use super::replies::Replies;
+use crate::{
+    client_protocol::{depth, plain, request::MAX_NAME},
+    core::Core,
+    links::link::Link,
+    sessions::{
+        event::{Message, ReplyTo},
+        handle::Batch,
+    },
+    wire::{
+        breach::Breach,
+        frame::{Header, Note, Outcome, Request},
+        ids::PeerAddr,
+    },
+};
+
+/// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`, and what the other node is told
+/// in `replies`. A question is given back, to be answered by [`super::requests::answer`].
+///
+/// # Errors
+/// The link has to be closed.
+pub(crate) fn handle(
+    core: &Arc<Core>,
+    link: &Arc<Link>,
+    batch: &mut Batch,
+    replies: &mut Replies,
+    header: Header,
+    payload: &[u8],
+) -> Result<Option<(u64, Request)>, Breach> {
+    match header {
+        Header::ToInbox { token, kind, to } => {
+            // A string of the longest payload, and its quotes.
+            if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(payload, MAX_PAYLOAD + 2) {
+                core.context.metrics.link_protocol_errors.inc();
+                replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
+                return Ok(None);
+            }
+            replies.add(core, link, token, core.sessions.deliver_to_inbox(batch, kind, &to, payload));
+        }
+        Header::ToSession { token, kind, to, from } => {
+            if !is_payload(payload, MAX_MESSAGE) {
+                core.context.metrics.link_protocol_errors.inc();
+                replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
+                return Ok(None);
+            }
+            let from = PeerAddr { node: link.peer(), session: from };
+            if let Some(outcome) = core.sessions.deliver_to_session(batch, kind, to, from, payload) {
+                replies.add(core, link, token, outcome);
+            } else {
+                let reply = ReplyTo::Link { link: link.clone(), token };
+                // Copied: as a part of what was read, a small payload that waits would keep all of that in memory, and
+                // queues bound what payloads weigh.
+                core.sessions.submit(to, Message { kind, from, payload: Bytes::copy_from_slice(payload), reply });
+            }
+        }
+        Header::Outcome { token, outcome } => match link.handle_outcome(token) {
+            Ok(ticket) => core.sessions.handle_outcome(ticket, outcome),
+            Err(_) => drop(core.context.metrics.answers_late.inc()),
+        },
+        Header::Delivered { first, count } => {
+            let mut tickets = Vec::new();
+            let handled = link.handle_delivered(first, count, &mut tickets);
+            for ticket in tickets {
+                core.sessions.handle_delivered(batch, ticket);
+            }
+            handled?;
+        }
+        Header::Note { to, from, note } => {
+            if !is_within_bounds(&note) {
+                return Err(Breach::Note);
+            }
+            let from = PeerAddr { node: link.peer(), session: from };
+            // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.
+            if core.sessions.send_note(to, from, note.clone()) {
+                return Ok(None);
+            }
+            if matches!(note, Note::Ask(_)) {
+                core.context.metrics.asks_refused.inc();
+            }
+            let told = note.answer_of_nobody().is_some_and(|answer| link.try_note(from.session, to, answer).is_ok());
+            if !told {
+                core.context.metrics.notes_dropped.inc();
+            }
+        }
+        Header::Request { id, request } => return Ok(Some((id, request))),
+        Header::Response { id, response } => {
+            if !link.handle_response(id, response) {
+                core.context.metrics.answers_late.inc();
+            }
+        }
+        Header::Displaced { lease } => core.homes.handle_displaced(lease.into_inner())?,
+    }
+    Ok(None)
+}
+
+/// Whether a client could have said this to its node, which checks it as this one does. What is longer would be told to this
+/// one's client.
+fn is_within_bounds(note: &Note) -> bool {
+    let (name, payload) = match note {
+        Note::Ask(ask) => (&ask.name, &ask.payload),
+        Note::Answer { accepted: Some(accepted), .. } => (&accepted.device_id, &accepted.payload),
+        _ => return true,
+    };
+    name.as_ref().is_none_or(|name| name.len() <= MAX_NAME)
+        && payload.as_ref().is_none_or(|payload| is_payload(payload, MAX_MESSAGE))
+}
+
+/// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not
+/// trusted to have checked what its client wrote: text that ends early would let it write the rest of our message.
+fn is_payload(payload: &[u8], longest: usize) -> bool {
+    payload.len() <= longest
+        && (plain::is_string(payload)
+            || (depth::is_within_bounds(payload) && serde_json::from_slice::<&RawValue>(payload).is_ok()))
+}

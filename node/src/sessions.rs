@@ -1,0 +1,315 @@
+//! The sessions of this node, by id and by the inboxes they have attached, and how others reach them.
+//!
+//! Sharded maps: a message takes one look-up in one shard of one of them.
+
+pub(crate) mod event;
+pub(crate) mod flights;
+pub(crate) mod handle;
+
+use std::sync::Arc;
+
+use chappe_common::{
+    client::{ErrorCode, RelayKind},
+    lease::{Address, Inbox, SignedLease},
+};
+use dashmap::{DashMap, mapref::entry::Entry};
+use prometheus_client::metrics::counter::Counter;
+
+use self::{
+    event::{Message, ReplyTo, SessionEvent},
+    handle::{Batch, Relayed, SessionHandle},
+};
+use crate::{
+    client_protocol::reply::{self, By},
+    config::LimitsSection,
+    limits::{byte_channel::TrySendError, rates::OfferRate, shrink},
+    metrics::Metrics,
+    socket::out::SayError,
+    wire::{
+        frame::{Header, Note, Outcome},
+        ids::{PeerAddr, SessionId, Ticket},
+    },
+};
+
+#[derive(Debug)]
+struct Attached {
+    session: SessionHandle,
+    /// Shared with the publisher.
+    lease: Arc<SignedLease>,
+    /// Made with the first offer: most inboxes never get one.
+    offers: Option<Box<OfferRate>>,
+}
+
+/// The sessions of this node.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    by_id: DashMap<SessionId, SessionHandle>,
+    inboxes: DashMap<Inbox, Attached>,
+    limits: LimitsSection,
+    /// Counts the messages that were delivered.
+    delivered: Counter,
+    /// Counts the outcomes that a link did not take.
+    replies_dropped: Counter,
+}
+
+impl Sessions {
+    /// No sessions yet.
+    pub(crate) fn new(limits: LimitsSection, metrics: &Metrics) -> Self {
+        Self {
+            by_id: DashMap::new(),
+            inboxes: DashMap::new(),
+            limits,
+            delivered: metrics.delivered.clone(),
+            replies_dropped: metrics.replies_dropped.clone(),
+        }
+    }
+
+    /// Takes a session in.
+    pub(crate) fn insert(&self, session: SessionHandle) {
+        self.by_id.insert(session.id(), session);
+    }
+
+    /// Gives back the room of sessions that have gone.
+    pub(crate) fn give_back(&self) {
+        shrink::give_back_sharded(&self.by_id);
+        shrink::give_back_sharded(&self.inboxes);
+    }
+
+    /// Lets a session go. Its inboxes are detached by itself.
+    pub(crate) fn remove(&self, id: SessionId) {
+        self.by_id.remove(&id);
+    }
+
+    /// The session with this id.
+    pub(crate) fn session(&self, id: SessionId) -> Option<SessionHandle> {
+        self.by_id.get(&id).map(|session| session.clone())
+    }
+
+    /// The session that has attached the inbox of `address`.
+    pub(crate) fn find(&self, address: &Address) -> Option<SessionHandle> {
+        let attached = self.inboxes.get(&address.inbox).filter(|attached| attached.lease.admits(address))?;
+        Some(attached.session.clone())
+    }
+
+    /// Whether `session` has attached `inbox`.
+    pub(crate) fn is_attached(&self, inbox: &Inbox, session: SessionId) -> bool {
+        self.inboxes.get(inbox).is_some_and(|attached| attached.session.id() == session)
+    }
+
+    /// The session to whose client a message to `address` may be handed; or what becomes of it instead.
+    fn admit(&self, address: &Address, kind: RelayKind) -> Result<SessionHandle, Outcome> {
+        if kind != RelayKind::CallOffer {
+            return self.find(address).ok_or(Outcome::NotHere);
+        }
+        let attached = self.inboxes.get_mut(&address.inbox).filter(|attached| attached.lease.admits(address));
+        let mut attached = attached.ok_or(Outcome::NotHere)?;
+        if attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(&self.limits))).allows() {
+            Ok(attached.session.clone())
+        } else {
+            Err(Outcome::Refused(ErrorCode::RateLimited))
+        }
+    }
+
+    /// The lease with which `inbox` is attached here.
+    pub(crate) fn lease(&self, inbox: &Inbox) -> Option<Arc<SignedLease>> {
+        self.inboxes.get(inbox).map(|attached| attached.lease.clone())
+    }
+
+    /// Attaches an inbox to a session, unless a newer lease has it. The session that had it is told.
+    pub(crate) fn attach(&self, session: &SessionHandle, lease: Arc<SignedLease>) -> bool {
+        match self.inboxes.entry(lease.inbox) {
+            Entry::Occupied(mut entry) => {
+                if entry.get().lease.seq > lease.seq {
+                    return false;
+                }
+                // The rate of offers is the inbox's, whoever has it.
+                let offers = entry.get_mut().offers.take();
+                let former = entry.insert(Attached { session: session.clone(), lease, offers });
+                if former.session.id() != session.id() {
+                    // A session whose queue is full is closed, and detaches all it has.
+                    let _ = former.session.try_send(SessionEvent::Displaced(Box::new(former.lease.inbox)));
+                }
+                true
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Attached { session: session.clone(), lease, offers: None });
+                true
+            }
+        }
+    }
+
+    /// Detaches an inbox from a session; gives the lease back where it was attached to this one.
+    pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<Arc<SignedLease>> {
+        let (_, attached) = self.inboxes.remove_if(inbox, |_, attached| attached.session.id() == session)?;
+        Some(attached.lease)
+    }
+
+    /// A newer lease is known: detaches an older one of the same inbox, and tells its session.
+    pub(crate) fn displace(&self, newer: &SignedLease) {
+        if let Some((inbox, attached)) =
+            self.inboxes.remove_if(&newer.inbox, |_, attached| attached.lease.seq < newer.seq)
+        {
+            let _ = attached.session.try_send(SessionEvent::Displaced(Box::new(inbox)));
+        }
+    }
+
+    /// A lease of a session here counts no more: detaches it unless it was replaced, and tells its session.
+    pub(crate) fn drop_lease(&self, lease: &SignedLease) {
+        if let Some((inbox, attached)) =
+            self.inboxes.remove_if(&lease.inbox, |_, attached| attached.lease.seq == lease.seq)
+        {
+            let _ = attached.session.try_send(SessionEvent::Displaced(Box::new(inbox)));
+        }
+    }
+
+    /// Tells every session.
+    pub(crate) fn for_each(&self, tell: impl Fn(&SessionHandle)) {
+        for session in &self.by_id {
+            tell(&session);
+        }
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn sessions(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// How many inboxes are attached.
+    pub(crate) fn inboxes(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Delivers a message to the client that has attached the inbox of `to`.
+    pub(crate) fn deliver_to_inbox(&self, batch: &mut Batch, kind: RelayKind, to: &Address, payload: &[u8]) -> Outcome {
+        match self.admit(to, kind) {
+            Ok(session) => deliver(&session, batch, kind, &to.inbox, payload),
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Delivers a message of a pairing. `None` if the session has to judge it first ([`Sessions::submit`]).
+    pub(crate) fn deliver_to_session(
+        &self,
+        batch: &mut Batch,
+        kind: RelayKind,
+        to: SessionId,
+        from: PeerAddr,
+        payload: &[u8],
+    ) -> Option<Outcome> {
+        let Some(session) = self.session(to) else { return Some(Outcome::NotHere) };
+        match session.relay(batch, from, kind, payload) {
+            Relayed::Said => Some(Outcome::Delivered),
+            Relayed::Unjudged => None,
+            Relayed::Full => Some(Outcome::Refused(ErrorCode::Congested)),
+            Relayed::Closed => Some(Outcome::NotHere),
+        }
+    }
+
+    /// Gives a message of a pairing to a session to judge. Its outcome goes to the message's `reply`.
+    pub(crate) fn submit(&self, to: SessionId, message: Message) {
+        let reply = message.reply.clone();
+        let Some(session) = self.session(to) else { return self.reply(&reply, Outcome::NotHere) };
+        match session.try_send(SessionEvent::Message(Box::new(message))) {
+            Ok(()) => {}
+            Err(TrySendError::Full) => self.reply(&reply, Outcome::Refused(ErrorCode::Congested)),
+            Err(TrySendError::Closed) => self.reply(&reply, Outcome::NotHere),
+        }
+    }
+
+    /// Sends a note to a session. Returns whether the session is here and has room.
+    pub(crate) fn send_note(&self, to: SessionId, from: PeerAddr, note: Note) -> bool {
+        self.session(to).is_some_and(|session| session.try_send(SessionEvent::Note(Box::new((from, note)))).is_ok())
+    }
+
+    /// Sends an outcome to where it is waited for.
+    pub(crate) fn reply(&self, to: &ReplyTo, outcome: Outcome) {
+        match to {
+            ReplyTo::Session(ticket) => self.handle_outcome(*ticket, outcome),
+            // If it is lost, the sender is told «unreachable» when its time is over.
+            ReplyTo::Link { link, token } => {
+                if link.try_relay(&Header::Outcome { token: *token, outcome }).is_err() {
+                    self.replies_dropped.inc();
+                }
+            }
+        }
+    }
+
+    /// A session's message has its outcome.
+    pub(crate) fn handle_outcome(&self, ticket: Ticket, outcome: Outcome) {
+        // The session may have ended. One whose queue is full ends, and with it all that it waits for.
+        if let Some(session) = self.session(ticket.session) {
+            let _ = session.try_send(SessionEvent::Outcome { ticket: ticket.number, outcome });
+        }
+    }
+
+    /// A session's message was delivered. The session is not woken where nothing else depends on it.
+    pub(crate) fn handle_delivered(&self, batch: &mut Batch, ticket: Ticket) {
+        let Some(session) = self.session(ticket.session) else { return };
+        if session.delivered(batch, ticket.number) {
+            self.delivered.inc();
+        } else {
+            let _ = session.try_send(SessionEvent::Outcome { ticket: ticket.number, outcome: Outcome::Delivered });
+        }
+    }
+
+    /// Answers the events that a session has left in its queue: whoever sent a message learns at once that nobody took it.
+    /// Returns the notes.
+    pub(crate) fn answer_left(&self, events: impl IntoIterator<Item = SessionEvent>) -> Vec<(PeerAddr, Note)> {
+        let mut notes = Vec::new();
+        for event in events {
+            match event {
+                SessionEvent::Message(message) => self.reply(&message.reply, Outcome::NotHere),
+                SessionEvent::Note(noted) => notes.push(*noted),
+                _ => {}
+            }
+        }
+        notes
+    }
+}
+
+/// Delivers a message to the client of a session that has attached `inbox`. Not for offers, whose rate it doesn't count.
+pub(crate) fn deliver(
+    session: &SessionHandle,
+    batch: &mut Batch,
+    kind: RelayKind,
+    inbox: &Inbox,
+    payload: &[u8],
+) -> Outcome {
+    let by = inbox.base64url_bytes();
+    match session.say(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
+        Ok(()) => Outcome::Delivered,
+        Err(SayError::Full | SayError::NoRoom) => Outcome::Refused(ErrorCode::Congested),
+        Err(SayError::Closed) => Outcome::NotHere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chappe_common::keys::{NodeId, PublicKey};
+
+    use super::*;
+
+    #[test]
+    fn messages_that_wait_for_a_session_that_ends_are_answered() {
+        let sessions = Sessions::new(LimitsSection::default(), &Metrics::default());
+        let sender = SessionHandle::new(SessionId::from_raw(1), 1024, None);
+        sessions.insert(sender.clone());
+        let ending = SessionHandle::new(SessionId::from_raw(2), 1024, None);
+        let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: sender.id() };
+        let message = |ticket: u64| {
+            SessionEvent::Message(Box::new(Message {
+                kind: RelayKind::Offer,
+                from,
+                payload: Bytes::from_static(b"1"),
+                reply: ReplyTo::Session(Ticket { session: sender.id(), number: ticket }),
+            }))
+        };
+        assert_eq!(ending.try_send(message(7)), Ok(()));
+        assert_eq!(ending.try_send(SessionEvent::Note(Box::new((from, Note::Closed)))), Ok(()));
+        assert_eq!(sessions.answer_left(ending.close()), vec![(from, Note::Closed)]);
+        let told = sender.take_event();
+        assert!(matches!(told, Some(SessionEvent::Outcome { ticket: 7, outcome: Outcome::NotHere })), "{told:?}");
+        assert_eq!(ending.try_send(message(8)), Err(TrySendError::Closed));
+    }
+}

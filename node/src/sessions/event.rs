@@ -1,0 +1,156 @@
+//! What others send to a session.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use chappe_common::{client::RelayKind, lease::Inbox};
+
+use crate::{
+    limits::byte_channel::Weigh,
+    links::link::Link,
+    wire::{
+        frame::{Note, Outcome},
+        ids::{PeerAddr, Ticket},
+    },
+};
+
+/// Why a node ends a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndReason {
+    /// The client doesn't take its messages, or doesn't end one, and there is no room for them.
+    SlowConsumer,
+    /// The node stops.
+    GoingAway,
+}
+
+/// A message of a pairing that the session itself has to judge: it may not know of the pairing yet.
+#[derive(Clone)]
+pub(crate) struct Message {
+    /// Which.
+    pub(crate) kind: RelayKind,
+    /// From the other session of the pairing.
+    pub(crate) from: PeerAddr,
+    /// JSON, as the sender wrote it.
+    pub(crate) payload: Bytes,
+    /// Where its outcome goes.
+    pub(crate) reply: ReplyTo,
+}
+
+impl fmt::Debug for Message {
+    /// Without the payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message").field("kind", &self.kind).field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+/// What others tell a session.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// A message for the client.
+    Message(Box<Message>),
+    /// What became of a message of the client.
+    Outcome {
+        /// The number of the message's ticket.
+        ticket: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// A note of another session.
+    Note(Box<(PeerAddr, Note)>),
+    /// The inbox is attached elsewhere now, or its lease has ended.
+    Displaced(Box<Inbox>),
+    /// The node is about to stop.
+    GoingAway,
+}
+
+impl SessionEvent {
+    /// Whether later messages of a pairing may not overtake it.
+    pub(crate) const fn is_in_order(&self) -> bool {
+        matches!(self, Self::Message(_) | Self::Note(_))
+    }
+
+    /// The session that is behind it, where that is another client's.
+    pub(crate) const fn from(&self) -> Option<PeerAddr> {
+        match self {
+            Self::Note(noted) => Some(noted.0),
+            Self::Message(message) => Some(message.from),
+            _ => None,
+        }
+    }
+}
+
+impl Weigh for SessionEvent {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Message(message) => message.payload.len(),
+            Self::Note(noted) => match &noted.1 {
+                Note::Ask(ask) => ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len),
+                Note::Answer { accepted: Some(accepted), .. } => {
+                    accepted.payload.as_ref().map_or(0, Bytes::len) + accepted.device_id.as_ref().map_or(0, String::len)
+                }
+                _ => 0,
+            },
+            Self::Outcome { .. } | Self::Displaced(_) | Self::GoingAway => 0,
+        }
+    }
+}
+
+/// Where the outcome of a message goes.
+#[derive(Clone, Debug)]
+pub(crate) enum ReplyTo {
+    /// To a session of this node.
+    Session(Ticket),
+    /// To the node that forwarded the message.
+    Link {
+        /// The link that it came over.
+        link: Arc<Link>,
+        /// The message's token there.
+        token: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_common::keys::{NodeId, PublicKey};
+
+    use super::*;
+    use crate::wire::{
+        frame::{Accepted, Ask, AskKind},
+        ids::SessionId,
+    };
+
+    #[test]
+    fn what_clients_write_is_not_printed() {
+        let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: SessionId::from_raw(1) };
+        let code = "ABC234".parse().expect("a code");
+        let ask = Ask {
+            ask: 1,
+            kind: AskKind::Pair,
+            target: code,
+            code,
+            public_key: [231; 32],
+            name: Some("secret".into()),
+            payload: Some(Bytes::from_static(b"secret")),
+        };
+        let accepted = Accepted {
+            public_key: [231; 32],
+            device_id: Some("secret".into()),
+            payload: Some(Bytes::from_static(b"secret")),
+        };
+        let message = Message {
+            kind: RelayKind::Offer,
+            from,
+            payload: Bytes::from_static(b"secret"),
+            reply: ReplyTo::Session(Ticket { session: SessionId::from_raw(1), number: 1 }),
+        };
+        let printed = format!(
+            "{:?}",
+            [
+                SessionEvent::Note(Box::new((from, Note::Ask(ask)))),
+                SessionEvent::Note(Box::new((from, Note::Answer { ask: 1, accepted: Some(accepted) }))),
+                SessionEvent::Message(Box::new(message)),
+            ]
+        );
+        assert!(!["secret", "231", "ABC234"].iter().any(|word| printed.contains(word)), "{printed}");
+    }
+}
