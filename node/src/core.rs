@@ -9,7 +9,7 @@ use crate::{
     context::Context,
     health::Health,
     homes::Homes,
-    limits::{fair_semaphore::Turns, memory_budget::Held, rates::SourceRates},
+    limits::{fair_semaphore::FairSemaphore, memory_budget::MemoryBudget, rates::SourceRates},
     links::Links,
     members::Members,
     membership::event::Event,
@@ -43,11 +43,11 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub(crate) struct ClientLimits {
     /// Turns at verifying what clients attach.
-    pub(crate) attach_turns: Turns,
+    pub(crate) attach_turns: FairSemaphore,
     /// Permits for leases that clients attach, until they are verified.
     pub(crate) attaching: Arc<Semaphore>,
     /// The memory that clients make this node hold.
-    pub(crate) held: Arc<Held>,
+    pub(crate) held: Arc<MemoryBudget>,
     /// The rates of clients' networks.
     pub(crate) sources: SourceRates,
 }

@@ -9,6 +9,6 @@ pub use crate::{
         packet::fuzzed::PACKET,
     },
     session::attach::fuzzed::ATTACH,
-    socket::{frame::fuzzed::FRAMES, upgrade::fuzzed::HEAD},
+    websocket::{codec::fuzzed::FRAMES, upgrade::fuzzed::HEAD},
     wire::frame::fuzzed::FRAME as LINK_FRAME,
 };

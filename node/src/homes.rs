@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 pub(crate) use self::client::{ClaimError, Registered};
 use self::table::HomeTable;
 use crate::{
-    context::Context, limits::fair_semaphore::Turns, links::Links, members::Members, publisher::command::Command,
-    sessions::Sessions,
+    context::Context, limits::fair_semaphore::FairSemaphore, links::Links, members::Members,
+    publisher::command::Command, sessions::Sessions,
 };
 
 /// What this node keeps as a home, and what it has learned from others.
@@ -40,7 +40,7 @@ pub(crate) struct Homes {
     /// How many leases that have to be verified each node may register.
     new_leases: DefaultKeyedRateLimiter<NodeId>,
     /// Turns at verifying what others register here.
-    turns: Turns,
+    turns: FairSemaphore,
 }
 
 impl Homes {
@@ -58,7 +58,7 @@ impl Homes {
             table: Mutex::new(HomeTable::new(config.max_leases, context.config.times.registration)),
             cache: Cache::new(config.max_found),
             new_leases: RateLimiter::dashmap(Quota::per_minute(new_leases)),
-            turns: Turns::default(),
+            turns: FairSemaphore::default(),
             context,
             members,
             links,

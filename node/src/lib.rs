@@ -34,13 +34,13 @@ pub mod placement;
 mod publisher;
 mod session;
 mod sessions;
-mod socket;
 mod tasks;
 #[cfg(test)]
 mod vectors;
+mod websocket;
 mod wire;
 
 pub use config::NodeConfig;
 pub use federation::own_addrs::ResolveError;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
-pub use socket::tls::TlsError;
+pub use websocket::tls::TlsError;

@@ -34,8 +34,8 @@ use self::{
     table::LinkTable,
 };
 use crate::{
-    config::HANDSHAKES_PART, context::Context, health::Health, limits::connection_limiter::Places, members::Members,
-    membership::event::Event, placement::Network,
+    config::HANDSHAKES_PART, context::Context, health::Health, limits::connection_limiter::ConnectionLimiter,
+    members::Members, membership::event::Event, placement::Network,
 };
 
 /// The burst of handshakes, as a multiple of what a second allows.
@@ -71,7 +71,7 @@ pub(crate) struct Links {
     dials: Mutex<HashMap<NodeId, Dial>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
     /// Permits for others' handshakes and hellos.
-    incoming: Arc<Places<Network>>,
+    incoming: Arc<ConnectionLimiter<Network>>,
     dial_backs: DefaultKeyedRateLimiter<Network>,
     dialling_back: Semaphore,
     new_runs: DefaultKeyedRateLimiter<NodeId>,
@@ -96,7 +96,7 @@ impl Links {
             seen: SeenAddrs::default(),
             dials: Mutex::default(),
             handshakes: RateLimiter::dashmap(Quota::per_second(per_second).allow_burst(burst)),
-            incoming: Places::new(config.max_handshakes, config.max_handshakes / HANDSHAKES_PART),
+            incoming: ConnectionLimiter::new(config.max_handshakes, config.max_handshakes / HANDSHAKES_PART),
             dial_backs: RateLimiter::dashmap(Quota::per_minute(rate(config.dial_backs_per_minute))),
             dialling_back: Semaphore::new(config.max_dial_backs),
             new_runs: RateLimiter::dashmap(NEW_RUNS),

@@ -35,12 +35,12 @@ use crate::{
     core::Core,
     levels::levels,
     limits::{
-        connection_limiter::{Place, Places},
+        connection_limiter::{ConnectionLimiter, Permit},
         rates::Source,
     },
-    pending_connections::{Unfinished, Waiting},
+    pending_connections::{PendingConnections, PendingGuard},
     session::run::Running,
-    socket::{
+    websocket::{
         Connection,
         rewound::Rewound,
         tls::Tls,
@@ -76,9 +76,9 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
 pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let room = Arc::new(Semaphore::new(core.context.config.client.max_connections));
     // How many there may be in all is the room's business.
-    let of_sources = Places::new(usize::MAX, core.context.config.limits.source_connections);
-    let mut unfinished = Unfinished::of(core.context.config.client.max_connections);
-    let mut spare = Unfinished::at_most(SPARE);
+    let of_sources = ConnectionLimiter::new(usize::MAX, core.context.config.limits.source_connections);
+    let mut pending = PendingConnections::of(core.context.config.client.max_connections);
+    let mut spare = PendingConnections::at_most(SPARE);
     let routes = client_routes(core.clone());
     loop {
         let Some((stream, addr)) = accept(&core, &listener).await else { continue };
@@ -90,7 +90,7 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
             continue;
         };
         let tls = tls.as_ref().map(|tls| tls.acceptor());
-        let Some(place) = place(&room, &mut unfinished).await else {
+        let Some(place) = place(&room, &mut pending).await else {
             core.context.metrics.connections_refused.inc();
             core.health.note_full(core.connections.len());
             core.connections.spawn(Box::pin(serve_spare(
@@ -103,7 +103,7 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
             )));
             continue;
         };
-        let waiting = unfinished.count_in();
+        let waiting = pending.count_in();
         // Boxed: what wraps the future would hold it again.
         core.connections.spawn(Box::pin(serve_client(
             core.clone(),
@@ -118,11 +118,11 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
 }
 
 /// A place among the connections: a free one, or that of the one which has said nothing for longest.
-async fn place(room: &Arc<Semaphore>, unfinished: &mut Unfinished) -> Option<OwnedSemaphorePermit> {
+async fn place(room: &Arc<Semaphore>, pending: &mut PendingConnections) -> Option<OwnedSemaphorePermit> {
     if let Ok(place) = room.clone().try_acquire_owned() {
         return Some(place);
     }
-    if !unfinished.drop_oldest() {
+    if !pending.drop_oldest() {
         return None;
     }
     // It has only to be told.
@@ -149,18 +149,18 @@ async fn serve_client(
     ip: IpAddr,
     routes: Router,
     tls: Option<TlsAcceptor>,
-    waiting: Waiting,
-    _place: (OwnedSemaphorePermit, Place<Source>),
+    waiting: PendingGuard,
+    _place: (OwnedSemaphorePermit, Permit<Source>),
 ) {
-    let unfinished = core.context.metrics.connections_unfinished.clone();
+    let pending = core.context.metrics.connections_unfinished.clone();
     // Boxed: an idle session keeps nothing of how it began.
     match Box::pin(waiting.finish(begin(core, stream, ip, routes, tls))).await {
         Some(Some(session)) => {
-            drop(unfinished);
+            drop(pending);
             session.run().await;
         }
         Some(None) => {}
-        None => drop(unfinished.inc()),
+        None => drop(pending.inc()),
     }
 }
 
@@ -170,8 +170,8 @@ async fn serve_spare(
     stream: TcpStream,
     routes: Router,
     tls: Option<TlsAcceptor>,
-    waiting: Waiting,
-    _of_source: Place<Source>,
+    waiting: PendingGuard,
+    _of_source: Permit<Source>,
 ) {
     let answering = async {
         match open(&core, stream, routes, tls).await? {

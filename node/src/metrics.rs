@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use crate::{
     membership::counts::{Counts, Reason},
-    socket::frame::Violation,
+    websocket::codec::Violation,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

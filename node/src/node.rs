@@ -38,7 +38,7 @@ use crate::{
     homes::Homes,
     identity::{Identity, IdentityError, LockedDir},
     levels::levels,
-    limits::{fair_semaphore::Turns, memory_budget::Held, rates::SourceRates},
+    limits::{fair_semaphore::FairSemaphore, memory_budget::MemoryBudget, rates::SourceRates},
     links::{Links, endpoint},
     listener,
     members::Members,
@@ -51,8 +51,8 @@ use crate::{
         Sessions,
         event::{EndReason, SessionEvent},
     },
-    socket::tls::{LOOK_EVERY, Tls, TlsError},
     tasks::Tasks,
+    websocket::tls::{LOOK_EVERY, Tls, TlsError},
 };
 
 /// Connections that may wait to be accepted: those of a second in which another node's ten thousand sessions come. The
@@ -211,9 +211,9 @@ impl Node {
         let homes = Homes::new(context.clone(), members.clone(), links.clone(), sessions.clone(), publisher.clone());
         let limits = &context.config.limits;
         let clients = ClientLimits {
-            attach_turns: Turns::default(),
+            attach_turns: FairSemaphore::default(),
             attaching: Arc::new(Semaphore::new(limits.max_attaching)),
-            held: Held::new(limits.max_held),
+            held: MemoryBudget::new(limits.max_held),
             sources: SourceRates::new(limits),
         };
         let connections = context.tasks.sibling();
@@ -358,7 +358,7 @@ async fn expire(core: Arc<Core>) {
         tick.tick().await;
         core.homes.expire();
         core.clients.sources.expire();
-        core.sessions.give_back();
+        core.sessions.shrink();
         core.links.expire();
     }
 }

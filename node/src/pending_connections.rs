@@ -10,7 +10,7 @@ const PART: usize = 2;
 
 /// Owned by who accepts.
 #[derive(Debug)]
-pub(crate) struct Unfinished {
+pub(crate) struct PendingConnections {
     /// The oldest first. Those that have finished since are still among them.
     waiting: VecDeque<oneshot::Sender<()>>,
     most: usize,
@@ -18,9 +18,9 @@ pub(crate) struct Unfinished {
 
 /// A connection's own side of it. Dropped, the connection counts as finished.
 #[derive(Debug)]
-pub(crate) struct Waiting(oneshot::Receiver<()>);
+pub(crate) struct PendingGuard(oneshot::Receiver<()>);
 
-impl Unfinished {
+impl PendingConnections {
     /// Of at most `connections` at once.
     pub(crate) fn of(connections: usize) -> Self {
         Self::at_most((connections / PART).max(1))
@@ -32,7 +32,7 @@ impl Unfinished {
     }
 
     /// Counts one more in, at the cost of the oldest where there are too many.
-    pub(crate) fn count_in(&mut self) -> Waiting {
+    pub(crate) fn count_in(&mut self) -> PendingGuard {
         // Most are finished in the order in which they came.
         while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
             self.waiting.pop_front();
@@ -45,7 +45,7 @@ impl Unfinished {
         }
         let (drop, dropped) = oneshot::channel();
         self.waiting.push_back(drop);
-        Waiting(dropped)
+        PendingGuard(dropped)
     }
 
     /// Drops the oldest; whether there was one.
@@ -59,7 +59,7 @@ impl Unfinished {
     }
 }
 
-impl Waiting {
+impl PendingGuard {
     /// Does what finishes the connection; `None` where it had to make room first.
     pub(crate) async fn finish<T>(self, opening: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
@@ -73,31 +73,31 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::future::{self, ready};
 
     use super::*;
 
     #[tokio::test]
     async fn the_oldest_makes_room_and_the_finished_are_not_counted() {
-        let mut unfinished = Unfinished::of(3 * PART);
-        let first = unfinished.count_in();
+        let mut pending = PendingConnections::of(3 * PART);
+        let first = pending.count_in();
         for _ in 0..100 {
-            assert_eq!(unfinished.count_in().finish(ready(7)).await, Some(7));
+            assert_eq!(pending.count_in().finish(ready(7)).await, Some(7));
         }
-        let (second, third) = (unfinished.count_in(), unfinished.count_in());
-        let fourth = unfinished.count_in();
-        assert_eq!(first.finish(pending::<()>()).await, None);
-        assert!(unfinished.drop_oldest());
-        assert_eq!(second.finish(pending::<()>()).await, None);
+        let (second, third) = (pending.count_in(), pending.count_in());
+        let fourth = pending.count_in();
+        assert_eq!(first.finish(future::pending::<()>()).await, None);
+        assert!(pending.drop_oldest());
+        assert_eq!(second.finish(future::pending::<()>()).await, None);
         assert_eq!(third.finish(ready(7)).await, Some(7));
-        drop(unfinished);
+        drop(pending);
         assert_eq!(fourth.finish(ready(7)).await, Some(7), "nobody accepts any more");
     }
 
     #[test]
     fn where_nobody_waits_nobody_is_dropped() {
-        let mut unfinished = Unfinished::of(4);
-        drop(unfinished.count_in());
-        assert!(!unfinished.drop_oldest());
+        let mut pending = PendingConnections::of(4);
+        drop(pending.count_in());
+        assert!(!pending.drop_oldest());
     }
 }

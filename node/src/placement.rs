@@ -139,14 +139,14 @@ impl Network {
 
 /// A member as placement sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Candidate {
     node: NodeId,
     network: Network,
     /// The hash of beacon and key, computed once and not for every tag.
     salt: u64,
 }
 
-impl Place {
+impl Candidate {
     /// The place of a member under a beacon.
     pub fn new(beacon: &Beacon, node: NodeId, network: Network) -> Self {
         let mut input = [0; 64];
@@ -182,12 +182,12 @@ impl Homes {
     pub const NONE: Self = Self { nodes: [None; HOMES] };
 
     /// The homes of `tag` among `places`. No two are in one network where there are others.
-    pub fn of(places: &[Place], tag: Tag) -> Self {
+    pub fn of(places: &[Candidate], tag: Tag) -> Self {
         Self { nodes: first(places, tag) }
     }
 
     /// The homes, and who would be one if one of them weren't there: by a view that lacks a member, it is.
-    pub fn with_next(places: &[Place], tag: Tag) -> (Self, Option<NodeId>) {
+    pub fn with_next(places: &[Candidate], tag: Tag) -> (Self, Option<NodeId>) {
         let [a, b, c, next] = first(places, tag);
         (Self { nodes: [a, b, c] }, next)
     }
@@ -243,21 +243,21 @@ impl LookupHomes {
 }
 
 /// The members with the highest scores. No two are in one network where there are others.
-fn first<const N: usize>(places: &[Place], tag: Tag) -> [Option<NodeId>; N] {
+fn first<const N: usize>(places: &[Candidate], tag: Tag) -> [Option<NodeId>; N] {
     let mut nodes = [None; N];
     let mut networks = [None; N];
     // A pass for each: no sort, no allocation.
     for i in 0..N {
-        let fresh = |place: &&Place| !networks[..i].contains(&Some(place.network));
-        let free = |place: &&Place| !nodes[..i].contains(&Some(place.node));
+        let fresh = |place: &&Candidate| !networks[..i].contains(&Some(place.network));
+        let free = |place: &&Candidate| !nodes[..i].contains(&Some(place.node));
         let best = highest(places.iter().filter(fresh), tag).or_else(|| highest(places.iter().filter(free), tag));
-        nodes[i] = best.map(Place::node);
+        nodes[i] = best.map(Candidate::node);
         networks[i] = best.map(|place| place.network);
     }
     nodes
 }
 
-fn highest<'a>(places: impl Iterator<Item = &'a Place>, tag: Tag) -> Option<&'a Place> {
+fn highest<'a>(places: impl Iterator<Item = &'a Candidate>, tag: Tag) -> Option<&'a Candidate> {
     places.max_by_key(|place| (place.score(tag), place.node))
 }
 
@@ -272,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    fn places(count: u32, network: impl Fn(u32) -> u32) -> Vec<Place> {
+    fn places(count: u32, network: impl Fn(u32) -> u32) -> Vec<Candidate> {
         let beacon = Beacon::genesis(FederationId::of_roots(&[]));
         (0..count)
             .map(|i| {
@@ -280,7 +280,7 @@ mod tests {
                 key[..4].copy_from_slice(&i.to_le_bytes());
                 let [a, b, c, _] = network(i).to_be_bytes();
                 let addr = SocketAddr::from(([a, b, c, 1], 1));
-                Place::new(&beacon, NodeId::new(PublicKey::from_bytes(key)), Network::of(&addr))
+                Candidate::new(&beacon, NodeId::new(PublicKey::from_bytes(key)), Network::of(&addr))
             })
             .collect()
     }

@@ -25,8 +25,8 @@ use tokio::{sync::mpsc, time::sleep_until};
 
 use self::{
     command::{Command, Key},
-    home_index::{Placed, Places},
-    rescan::{Look, note_moved},
+    home_index::{HomeIndex, HomeSet},
+    rescan::{Rescan, note_moved},
 };
 use crate::{
     core::Core,
@@ -52,7 +52,7 @@ const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3)
 struct Kept {
     /// The lease of an inbox. A code has none.
     lease: Option<Arc<SignedLease>>,
-    placed: Placed,
+    placed: HomeSet,
     /// When it is due in the schedule.
     due: Instant,
 }
@@ -78,21 +78,21 @@ pub(crate) struct Publisher {
     /// The claims of the codes that are kept. Apart, since most clients make none.
     claims: HashMap<Key, Redacted<Bytes>>,
     /// The homes of all that is kept.
-    places: Places,
+    places: HomeIndex,
     /// Exactly one slot for each key that is kept.
     schedule: BTreeSet<Slot>,
     /// Withdrawals that their homes are still to be told of.
     withdrawals: BTreeSet<Withdrawal>,
     /// The view by which was placed last.
     view: Arc<View>,
-    look: Look,
+    rescan: Rescan,
     /// What has moved, by its new home, which is told of all of it at the end of the look.
     moved: HashMap<NodeId, Vec<Key>>,
 }
 
 /// What one home is to be told.
 #[derive(Default)]
-struct Errand {
+struct HomeBatch {
     leases: Vec<SignedLease>,
     codes: Vec<CodeRegistration>,
     drop_leases: Vec<(Inbox, u64)>,
@@ -109,11 +109,11 @@ impl Publisher {
             core,
             kept: HashMap::new(),
             claims: HashMap::new(),
-            places: Places::default(),
+            places: HomeIndex::default(),
             schedule: BTreeSet::new(),
             withdrawals: BTreeSet::new(),
             view,
-            look: Look::Done { next: Instant::now() },
+            rescan: Rescan::Done { next: Instant::now() },
             moved: HashMap::new(),
         }
     }
@@ -123,10 +123,10 @@ impl Publisher {
         let mut view_changes = self.core.members.view_changes();
         let mut batch = Vec::new();
         loop {
-            let mut errands = HashMap::new();
+            let mut batches = HashMap::new();
             let due = self.schedule.first().map(|(due, _)| *due + TOGETHER);
             let withdrawal = self.withdrawals.first().map(|withdrawal| withdrawal.due);
-            let look = self.next_look();
+            let rescan = self.next_rescan();
             // In any order: while it looks, that is always ready.
             tokio::select! {
                 changed = view_changes.changed() => {
@@ -135,33 +135,33 @@ impl Publisher {
                     }
                     self.note_view();
                 }
-                () = sleep_until(look.unwrap_or_else(Instant::now).into()), if look.is_some() => {
-                    self.look_at_some(&mut errands);
+                () = sleep_until(rescan.unwrap_or_else(Instant::now).into()), if rescan.is_some() => {
+                    self.rescan_step(&mut batches);
                     tokio::task::yield_now().await;
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    self.handle_due(Instant::now(), &mut errands);
+                    self.handle_due(Instant::now(), &mut batches);
                 }
                 () = sleep_until(withdrawal.unwrap_or_else(Instant::now).into()), if withdrawal.is_some() => {
-                    self.handle_withdrawals(Instant::now(), &mut errands);
+                    self.handle_withdrawals(Instant::now(), &mut batches);
                 }
                 taken = commands.recv_many(&mut batch, 256) => {
                     if taken == 0 {
                         return;
                     }
                     for command in batch.drain(..) {
-                        self.handle_command(command, &mut errands);
+                        self.handle_command(command, &mut batches);
                     }
                 }
             }
-            for (home, errand) in errands {
+            for (home, batch) in batches {
                 let core = self.core.clone();
-                self.core.context.tasks.spawn(async move { run_errand(&core, home, errand).await });
+                self.core.context.tasks.spawn(async move { send_batch(&core, home, batch).await });
             }
         }
     }
 
-    fn handle_command(&mut self, command: Command, errands: &mut HashMap<NodeId, Errand>) {
+    fn handle_command(&mut self, command: Command, batches: &mut HashMap<NodeId, HomeBatch>) {
         match command {
             Command::KeepLease { lease, is_renewal } => {
                 self.keep(Key::Inbox(lease.inbox), Some(lease), is_renewal);
@@ -183,7 +183,7 @@ impl Publisher {
             Command::WithdrawCode(code, session) => {
                 let Some(kept) = self.forget(&Key::Code(code, session)) else { return };
                 for (home, _) in self.places.homes(kept.placed) {
-                    errands.entry(home).or_default().drop_codes.push((code, session));
+                    batches.entry(home).or_default().drop_codes.push((code, session));
                 }
             }
             Command::Forget(inbox, seq) => drop(self.forget_lease(inbox, seq)),
@@ -191,9 +191,9 @@ impl Publisher {
                 for key in keys {
                     let Some(kept) = self.kept.get(&key) else { continue };
                     if self.places.homes(kept.placed).any(|(own, _)| own == home) {
-                        let errand = errands.entry(home).or_default();
-                        errand.tries = tries;
-                        put(errand, &key, kept, &self.claims);
+                        let batch = batches.entry(home).or_default();
+                        batch.tries = tries;
+                        put(batch, &key, kept, &self.claims);
                     }
                 }
             }
@@ -232,8 +232,8 @@ impl Publisher {
         let kept = self.kept.remove(key)?;
         self.claims.remove(key);
         self.schedule.remove(&(kept.due, *key));
-        shrink::give_back(&mut self.kept);
-        shrink::give_back(&mut self.claims);
+        shrink::shrink_if_sparse(&mut self.kept);
+        shrink::shrink_if_sparse(&mut self.claims);
         Some(kept)
     }
 
@@ -243,16 +243,16 @@ impl Publisher {
         due
     }
 
-    fn handle_withdrawals(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
+    fn handle_withdrawals(&mut self, now: Instant, batches: &mut HashMap<NodeId, HomeBatch>) {
         while self.withdrawals.first().is_some_and(|withdrawal| withdrawal.due <= now) {
             let Some(Withdrawal { inbox, seq, homes, .. }) = self.withdrawals.pop_first() else { return };
             for home in homes {
-                errands.entry(home).or_default().drop_leases.push((inbox, seq));
+                batches.entry(home).or_default().drop_leases.push((inbox, seq));
             }
         }
     }
 
-    fn handle_due(&mut self, now: Instant, errands: &mut HashMap<NodeId, Errand>) {
+    fn handle_due(&mut self, now: Instant, batches: &mut HashMap<NodeId, HomeBatch>) {
         let clock = self.core.context.clock.now();
         while self.schedule.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, key)) = self.schedule.pop_first() else { break };
@@ -268,47 +268,47 @@ impl Publisher {
             if let Some(kept) = self.kept.get_mut(&key) {
                 kept.due = due;
                 for (home, _) in self.places.homes(kept.placed) {
-                    put(errands.entry(home).or_default(), &key, kept, &self.claims);
+                    put(batches.entry(home).or_default(), &key, kept, &self.claims);
                 }
             }
         }
-        shrink::give_back(&mut self.kept);
+        shrink::shrink_if_sparse(&mut self.kept);
     }
 }
 
-fn put(errand: &mut Errand, key: &Key, kept: &Kept, claims: &HashMap<Key, Redacted<Bytes>>) {
+fn put(batch: &mut HomeBatch, key: &Key, kept: &Kept, claims: &HashMap<Key, Redacted<Bytes>>) {
     match *key {
-        Key::Inbox(_) => errand.leases.extend(kept.lease.as_deref().cloned()),
+        Key::Inbox(_) => batch.leases.extend(kept.lease.as_deref().cloned()),
         Key::Code(code, session) => {
-            errand.codes.push(CodeRegistration { code, session, claim: claims.get(key).cloned() });
+            batch.codes.push(CodeRegistration { code, session, claim: claims.get(key).cloned() });
         }
     }
 }
 
 /// Tells one home. What it is to keep is put again where it did not answer: a home that has just started knows its members
 /// a moment later than they know it. What fails all the same is tried when it is due.
-async fn run_errand(core: &Arc<Core>, home: NodeId, errand: Errand) {
-    let missed = put_all(core, home, &errand).await;
-    for leases in errand.drop_leases.chunks(MAX_BATCH) {
+async fn send_batch(core: &Arc<Core>, home: NodeId, batch: HomeBatch) {
+    let missed = put_all(core, home, &batch).await;
+    for leases in batch.drop_leases.chunks(MAX_BATCH) {
         core.homes.ask(home, Request::DropLeases(leases.to_vec())).await;
     }
-    for codes in errand.drop_codes.chunks(MAX_BATCH) {
+    for codes in batch.drop_codes.chunks(MAX_BATCH) {
         core.homes.ask(home, Request::DropCodes(codes.to_vec())).await;
     }
     if missed.is_empty() {
         return;
     }
-    let Some(pause) = PUT_AGAIN.get(errand.tries) else { return };
+    let Some(pause) = PUT_AGAIN.get(batch.tries) else { return };
     tokio::time::sleep(*pause).await;
     // By way of the publisher, which knows what was given back meanwhile. It ends only with the node.
-    let _ = core.publisher.send(Command::PutAgain { home, keys: missed, tries: errand.tries + 1 }).await;
+    let _ = core.publisher.send(Command::PutAgain { home, keys: missed, tries: batch.tries + 1 }).await;
 }
 
 /// Registers leases and codes with one home; gives back what it did not answer. Who doesn't answer once isn't asked for
 /// the rest: each question would be waited for.
-async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
+async fn put_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<Key> {
     let mut missed = Vec::new();
-    for leases in errand.leases.chunks(MAX_BATCH) {
+    for leases in batch.leases.chunks(MAX_BATCH) {
         let answers = if missed.is_empty() {
             core.homes.put_batch(home, leases, (0..leases.len()).collect()).await
         } else {
@@ -329,7 +329,7 @@ async fn put_all(core: &Arc<Core>, home: NodeId, errand: &Errand) -> Vec<Key> {
             let _ = core.publisher.send(Command::Forget(lease.inbox, lease.seq)).await;
         }
     }
-    for codes in errand.codes.chunks(MAX_BATCH) {
+    for codes in batch.codes.chunks(MAX_BATCH) {
         let claim = Request::ClaimCodes(codes.to_vec());
         if !missed.is_empty() || core.homes.ask(home, claim).await.is_none() {
             missed.extend(codes.iter().map(|code| Key::Code(code.code, code.session)));

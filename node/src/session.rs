@@ -1,8 +1,8 @@
 //! The session of one client: its task, pairing by code, and the inboxes that it has attached.
 
-pub(crate) mod ask_book;
 pub(crate) mod attach;
-pub(crate) mod code_door;
-pub(crate) mod inbox_door;
+pub(crate) mod attached_inboxes;
 mod kept_payload;
+pub(crate) mod pair_requests;
+pub(crate) mod pairing;
 pub(crate) mod run;

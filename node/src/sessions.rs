@@ -24,7 +24,7 @@ use crate::{
     config::LimitsSection,
     limits::{byte_channel::TrySendError, rates::OfferRate, shrink},
     metrics::Metrics,
-    socket::out::SayError,
+    websocket::writer::WriteError,
     wire::{
         frame::{Header, Note, Outcome},
         ids::{PeerAddr, SessionId, Ticket},
@@ -70,9 +70,9 @@ impl Sessions {
     }
 
     /// Gives back the room of sessions that have gone.
-    pub(crate) fn give_back(&self) {
-        shrink::give_back_sharded(&self.by_id);
-        shrink::give_back_sharded(&self.inboxes);
+    pub(crate) fn shrink(&self) {
+        shrink::shrink_sharded_if_sparse(&self.by_id);
+        shrink::shrink_sharded_if_sparse(&self.inboxes);
     }
 
     /// Lets a session go. Its inboxes are detached by itself.
@@ -198,8 +198,8 @@ impl Sessions {
     ) -> Option<Outcome> {
         let Some(session) = self.session(to) else { return Some(Outcome::NotHere) };
         match session.relay(batch, from, kind, payload) {
-            Relayed::Said => Some(Outcome::Delivered),
-            Relayed::Unjudged => None,
+            Relayed::Delivered => Some(Outcome::Delivered),
+            Relayed::Undecided => None,
             Relayed::Full => Some(Outcome::Refused(ErrorCode::Congested)),
             Relayed::Closed => Some(Outcome::NotHere),
         }
@@ -278,8 +278,8 @@ pub(crate) fn deliver(
     let by = inbox.base64url_bytes();
     match session.say(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
         Ok(()) => Outcome::Delivered,
-        Err(SayError::Full | SayError::NoRoom) => Outcome::Refused(ErrorCode::Congested),
-        Err(SayError::Closed) => Outcome::NotHere,
+        Err(WriteError::Full | WriteError::BudgetExceeded) => Outcome::Refused(ErrorCode::Congested),
+        Err(WriteError::Closed) => Outcome::NotHere,
     }
 }
 

@@ -11,10 +11,10 @@ use chappe_common::{
 use serde_json::{Value, json};
 
 use crate::{
-    placement::{Beacon, Homes, Network, Place, Tag},
+    placement::{Beacon, Candidate, Homes, Network, Tag},
     wire::{
-        frame::{Ask, AskKind, CodeRegistration, Frame, Header, Note, Outcome, Request, Response},
-        ids::{Claim, CodeHolder, SessionId},
+        frame::{CodeRegistration, Frame, Header, Note, Outcome, PairRequest, PairRequestKind, Request, Response},
+        ids::{ClaimResult, CodeHolder, SessionId},
     },
 };
 
@@ -42,7 +42,9 @@ fn placement() -> Value {
     let nets = [(10, "192.0.2.1:1"), (11, "192.0.2.2:1"), (12, "198.51.100.1:1"), (13, "[2001:db8::1]:1")];
     let places: Vec<_> = nets
         .iter()
-        .map(|(seed, addr)| Place::new(&beacon, key(*seed).node_id(), Network::of(&addr.parse().expect("an address"))))
+        .map(|(seed, addr)| {
+            Candidate::new(&beacon, key(*seed).node_id(), Network::of(&addr.parse().expect("an address")))
+        })
         .collect();
     let homes = |tag| {
         let seed_of = |node| nets.iter().find(|(seed, _)| key(*seed).node_id() == node).map(|(seed, _)| *seed);
@@ -64,9 +66,9 @@ fn placement() -> Value {
 fn frames() -> Value {
     let (to, from) = (SessionId::from_raw(1), SessionId::from_raw(u64::MAX));
     let payload = Bytes::from_static(b"\"sealed\"");
-    let ask = Ask {
+    let ask = PairRequest {
         ask: 5,
-        kind: AskKind::Pair,
+        kind: PairRequestKind::Pair,
         target: code(),
         code: "DEF567".parse().expect("a code"),
         public_key: [8; 32],
@@ -80,12 +82,12 @@ fn frames() -> Value {
         ("to_session", Header::ToSession { token: 0, kind: RelayKind::IceCandidate, to, from }, payload),
         ("delivered", Header::Outcome { token: 300, outcome: Outcome::Delivered }, Bytes::new()),
         ("refused", Header::Outcome { token: 1, outcome: Outcome::Refused(ErrorCode::Congested) }, Bytes::new()),
-        ("ask", Header::Note { to, from, note: Note::Ask(ask) }, Bytes::new()),
+        ("ask", Header::Note { to, from, note: Note::PairRequest(ask) }, Bytes::new()),
         ("closed", Header::Note { to, from, note: Note::Closed }, Bytes::new()),
         ("find_lease", Header::Request { id: 9, request: Request::FindLease(address()) }, Bytes::new()),
         ("no_lease", Header::Response { id: 9, response: Response::Lease(None) }, Bytes::new()),
         ("claim_codes", Header::Request { id: 10, request: Request::ClaimCodes(vec![registration]) }, Bytes::new()),
-        ("code_taken", Header::Response { id: 10, response: Response::Codes(vec![Claim::Taken]) }, Bytes::new()),
+        ("code_taken", Header::Response { id: 10, response: Response::Codes(vec![ClaimResult::Taken]) }, Bytes::new()),
         ("code_found", Header::Response { id: 11, response: Response::Code(Some(holder)) }, Bytes::new()),
     ];
     frames

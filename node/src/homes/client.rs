@@ -26,7 +26,7 @@ use crate::{
     placement::Tag,
     wire::{
         frame::{CodeRegistration, LeasePut, Request, Response},
-        ids::{Claim, CodeHolder},
+        ids::{ClaimResult, CodeHolder},
     },
 };
 
@@ -147,8 +147,8 @@ impl Homes {
         let mut taken = false;
         for answer in join_all(claims).await {
             match answer {
-                Some(Response::Codes(claims)) if claims.first() == Some(&Claim::Granted) => granted = true,
-                Some(Response::Codes(claims)) if claims.first() == Some(&Claim::Taken) => taken = true,
+                Some(Response::Codes(claims)) if claims.first() == Some(&ClaimResult::Granted) => granted = true,
+                Some(Response::Codes(claims)) if claims.first() == Some(&ClaimResult::Taken) => taken = true,
                 _ => {}
             }
         }

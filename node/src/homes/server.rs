@@ -18,7 +18,7 @@ use crate::{
     wire::{
         breach::Breach,
         frame::{CodeRegistration, Header, LeasePut, MAX_BATCH, Request, Response},
-        ids::{Claim, CodeHolder},
+        ids::{ClaimResult, CodeHolder},
     },
 };
 
@@ -108,7 +108,7 @@ impl Homes {
 
     /// Gives a code to a session. A client's claim is verified only where it would take the code from another session. `None`:
     /// it does not verify, which its node has checked before.
-    async fn grant_code(&self, from: Registrant, registration: CodeRegistration) -> Option<Claim> {
+    async fn grant_code(&self, from: Registrant, registration: CodeRegistration) -> Option<ClaimResult> {
         let CodeRegistration { code, session, claim } = registration;
         let (now, holder) = (Instant::now(), CodeHolder { node: from.node, session });
         let claim = match claim {
@@ -122,7 +122,7 @@ impl Homes {
             return Some(self.table().claim_code(now, code, holder, from.epoch, Some(claim.value()), false));
         }
         if self.new_leases.check_key(&from.node).is_err() {
-            return Some(Claim::Full);
+            return Some(ClaimResult::Full);
         }
         let claim = self.turns.take(|| claim.verify()).await.ok()?;
         Some(self.table().claim_code(now, code, holder, from.epoch, Some(&*claim), true))

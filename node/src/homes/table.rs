@@ -16,8 +16,8 @@ use chappe_common::{
 
 use crate::{
     leases::table::LeaseTable,
-    limits::{member_quota::Shares, shrink},
-    wire::ids::{Claim, CodeHolder},
+    limits::{member_quota::MemberQuota, shrink},
+    wire::ids::{ClaimResult, CodeHolder},
 };
 
 /// The key by which a client can take a code back.
@@ -44,7 +44,7 @@ pub(crate) struct HomeTable {
     pub(crate) leases: LeaseTable,
     codes: HashMap<PairingCode, Kept>,
     /// How many codes of each node are kept.
-    shares: Shares,
+    shares: MemberQuota,
     capacity: usize,
     keep_for: Duration,
 }
@@ -53,7 +53,7 @@ impl HomeTable {
     /// A table of at most `capacity` leases and as many codes, each kept for `keep_for` after it was registered.
     pub(crate) fn new(capacity: usize, keep_for: Duration) -> Self {
         let leases = LeaseTable::new(capacity, keep_for);
-        Self { leases, codes: HashMap::new(), shares: Shares::new(capacity), capacity, keep_for }
+        Self { leases, codes: HashMap::new(), shares: MemberQuota::new(capacity), capacity, keep_for }
     }
 
     /// Says among how many members the tables are shared, so that none of them fills one.
@@ -83,23 +83,23 @@ impl HomeTable {
         epoch: u64,
         claim: Option<&CodeClaim>,
         verified: bool,
-    ) -> Claim {
+    ) -> ClaimResult {
         let takes_back = verified && claim.is_some_and(|claim| self.takes_back(now, code, holder, claim));
         let owner = claim.map(|claim| Box::new(Owner { key: claim.key, seq: claim.seq }));
         let kept = Kept { holder, owner, until: now + self.keep_for, epoch };
         let full = self.codes.len() >= self.capacity || !self.shares.has_room(&holder.node);
         match self.codes.entry(code) {
             Entry::Occupied(entry) if entry.get().holder != holder && entry.get().until > now && !takes_back => {
-                return Claim::Taken;
+                return ClaimResult::Taken;
             }
-            Entry::Vacant(_) if full => return Claim::Full,
+            Entry::Vacant(_) if full => return ClaimResult::Full,
             Entry::Occupied(mut entry) => self.shares.count_out(entry.insert(kept).holder.node),
             Entry::Vacant(entry) => {
                 entry.insert(kept);
             }
         }
         self.shares.count_in(holder.node);
-        Claim::Granted
+        ClaimResult::Granted
     }
 
     /// Gives a code back.
@@ -143,7 +143,7 @@ impl HomeTable {
             }
             stays
         });
-        shrink::give_back(&mut self.codes);
+        shrink::shrink_if_sparse(&mut self.codes);
     }
 
     /// How many leases and how many codes are kept.
@@ -174,14 +174,14 @@ mod tests {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         let code = PairingCode::from_random(7);
-        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(2), 1, None, false), Claim::Taken);
+        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), ClaimResult::Granted);
+        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), ClaimResult::Granted);
+        assert_eq!(table.claim_code(now, code, holder(2), 1, None, false), ClaimResult::Taken);
         table.drop_code(&code, holder(2));
         assert_eq!(table.code(now, &code), Some(holder(1)));
         table.drop_code(&code, holder(1));
-        assert_eq!(table.claim_code(now, code, holder(2), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now + 5 * MINUTE, code, holder(1), 1, None, false), Claim::Granted);
+        assert_eq!(table.claim_code(now, code, holder(2), 1, None, false), ClaimResult::Granted);
+        assert_eq!(table.claim_code(now + 5 * MINUTE, code, holder(1), 1, None, false), ClaimResult::Granted);
     }
 
     #[test]
@@ -193,28 +193,28 @@ mod tests {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let mut take =
             |by: u8, claim: Option<&CodeClaim>, verified| table.claim_code(now, code, holder(by), 1, claim, verified);
-        assert_eq!(take(1, Some(&claim(1, 1, 5)), false), Claim::Granted);
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), Claim::Taken, "not verified");
-        assert_eq!(take(2, Some(&claim(2, 2, 6)), true), Claim::Taken, "another key");
-        assert_eq!(take(2, Some(&claim(1, 2, 5)), true), Claim::Taken, "not newer");
-        assert_eq!(take(2, Some(&claim(1, 3, 6)), true), Claim::Taken, "another node's");
+        assert_eq!(take(1, Some(&claim(1, 1, 5)), false), ClaimResult::Granted);
+        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), ClaimResult::Taken, "not verified");
+        assert_eq!(take(2, Some(&claim(2, 2, 6)), true), ClaimResult::Taken, "another key");
+        assert_eq!(take(2, Some(&claim(1, 2, 5)), true), ClaimResult::Taken, "not newer");
+        assert_eq!(take(2, Some(&claim(1, 3, 6)), true), ClaimResult::Taken, "another node's");
         let other = CodeClaim { code: PairingCode::from_random(8), ..claim(1, 2, 6) };
-        assert_eq!(take(2, Some(&other), true), Claim::Taken, "another code");
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), true), Claim::Granted);
-        assert_eq!(take(1, Some(&claim(1, 1, 5)), true), Claim::Taken, "the former session registers it again");
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), Claim::Granted, "who has it keeps it");
+        assert_eq!(take(2, Some(&other), true), ClaimResult::Taken, "another code");
+        assert_eq!(take(2, Some(&claim(1, 2, 6)), true), ClaimResult::Granted);
+        assert_eq!(take(1, Some(&claim(1, 1, 5)), true), ClaimResult::Taken, "the former session registers it again");
+        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), ClaimResult::Granted, "who has it keeps it");
         // A client that shows no key can take nothing back, and none takes from it.
         let mut table = HomeTable::new(10, 4 * MINUTE);
-        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, code, holder(2), 1, Some(&claim(1, 2, 6)), true), Claim::Taken);
+        assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), ClaimResult::Granted);
+        assert_eq!(table.claim_code(now, code, holder(2), 1, Some(&claim(1, 2, 6)), true), ClaimResult::Taken);
     }
 
     #[test]
     fn a_full_table_refuses_new_codes_and_keeps_the_old() {
         let mut table = HomeTable::new(1, 4 * MINUTE);
         let now = Instant::now();
-        assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false), Claim::Granted);
-        assert_eq!(table.claim_code(now, PairingCode::from_random(2), holder(1), 1, None, false), Claim::Full);
+        assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false), ClaimResult::Granted);
+        assert_eq!(table.claim_code(now, PairingCode::from_random(2), holder(1), 1, None, false), ClaimResult::Full);
     }
 
     #[test]
@@ -225,15 +225,15 @@ mod tests {
         let mut claim = |n: u32, by: u8, now: Instant| {
             table.claim_code(now, PairingCode::from_random(n), holder(by), 1, None, false)
         };
-        assert_eq!((0..100).filter(|n| claim(*n, 1, now) == Claim::Granted).count(), 80);
-        assert_eq!(claim(0, 1, now), Claim::Granted, "what it has it may renew");
-        assert_eq!(claim(200, 2, now), Claim::Granted, "others have their own share");
+        assert_eq!((0..100).filter(|n| claim(*n, 1, now) == ClaimResult::Granted).count(), 80);
+        assert_eq!(claim(0, 1, now), ClaimResult::Granted, "what it has it may renew");
+        assert_eq!(claim(200, 2, now), ClaimResult::Granted, "others have their own share");
         // What nobody renews makes room, by whichever way it goes.
-        assert_eq!(claim(0, 2, now + 5 * MINUTE), Claim::Granted);
-        assert_eq!(claim(300, 1, now + 5 * MINUTE), Claim::Granted);
+        assert_eq!(claim(0, 2, now + 5 * MINUTE), ClaimResult::Granted);
+        assert_eq!(claim(300, 1, now + 5 * MINUTE), ClaimResult::Granted);
         table.drop_codes_of(node(1));
         let kept = (0..100).filter(|n| {
-            table.claim_code(now, PairingCode::from_random(*n), holder(1), 1, None, false) == Claim::Granted
+            table.claim_code(now, PairingCode::from_random(*n), holder(1), 1, None, false) == ClaimResult::Granted
         });
         assert_eq!(kept.count(), 80);
     }
@@ -244,9 +244,13 @@ mod tests {
         let now = Instant::now();
         table.share_among(2, node(2));
         let mut claim = |n: u32, by: u8| table.claim_code(now, PairingCode::from_random(n), holder(by), 1, None, false);
-        assert_eq!((0..1000).filter(|n| claim(*n, 1) == Claim::Granted).count(), 500);
-        assert_eq!((1000..1400).filter(|n| claim(*n, 3) == Claim::Granted).count(), 400);
-        assert_eq!((2000..3000).filter(|n| claim(*n, 2) == Claim::Granted).count(), 100, "its own are all that fit");
+        assert_eq!((0..1000).filter(|n| claim(*n, 1) == ClaimResult::Granted).count(), 500);
+        assert_eq!((1000..1400).filter(|n| claim(*n, 3) == ClaimResult::Granted).count(), 400);
+        assert_eq!(
+            (2000..3000).filter(|n| claim(*n, 2) == ClaimResult::Granted).count(),
+            100,
+            "its own are all that fit"
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use crate::limits::{member_quota::Shares, shrink};
+use crate::limits::{member_quota::MemberQuota, shrink};
 
 /// How far a lease may be ahead of this clock: the client's may be ahead of its node's, and that one of this.
 const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
@@ -92,7 +92,7 @@ pub struct LeaseTable {
     /// Those, the one that has been for longest first, with when they end; among them some that are so no more.
     oldest: VecDeque<(Instant, Inbox)>,
     /// How many leases of each node are kept or remembered.
-    shares: Shares,
+    shares: MemberQuota,
     capacity: usize,
     keep_for: Duration,
 }
@@ -104,7 +104,7 @@ impl LeaseTable {
             kept: HashMap::new(),
             remembered: 0,
             oldest: VecDeque::new(),
-            shares: Shares::new(capacity),
+            shares: MemberQuota::new(capacity),
             capacity,
             keep_for,
         }
@@ -181,7 +181,7 @@ impl LeaseTable {
     /// Takes out the entries of what is remembered no more.
     fn tidy_oldest(&mut self) {
         self.oldest.retain(|entry| is_remembered(&self.kept, entry));
-        shrink::give_back_queue(&mut self.oldest);
+        shrink::shrink_queue_if_sparse(&mut self.oldest);
     }
 
     /// The same, once they may be as many as the leases.
@@ -242,7 +242,7 @@ impl LeaseTable {
             }
             true
         });
-        shrink::give_back(&mut self.kept);
+        shrink::shrink_if_sparse(&mut self.kept);
         self.tidy_oldest();
     }
 

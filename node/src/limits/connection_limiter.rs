@@ -10,7 +10,7 @@ use super::shrink;
 
 /// The places.
 #[derive(Debug)]
-pub(crate) struct Places<K: Copy + Eq + Hash> {
+pub(crate) struct ConnectionLimiter<K: Copy + Eq + Hash> {
     most: usize,
     most_of_one: usize,
     taken: Mutex<Taken<K>>,
@@ -23,14 +23,14 @@ struct Taken<K> {
     of: HashMap<K, usize>,
 }
 
-impl<K: Copy + Eq + Hash> Places<K> {
+impl<K: Copy + Eq + Hash> ConnectionLimiter<K> {
     /// `most` free places, of which anyone may have `most_of_one`.
     pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
         Arc::new(Self { most, most_of_one, taken: Mutex::new(Taken { count: 0, of: HashMap::new() }) })
     }
 
     /// A place for one of `whom`; none: it is in an exempt range.
-    pub(crate) fn try_take(self: &Arc<Self>, whom: Option<K>) -> Option<Place<K>> {
+    pub(crate) fn try_take(self: &Arc<Self>, whom: Option<K>) -> Option<Permit<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.count >= self.most {
             return None;
@@ -42,18 +42,18 @@ impl<K: Copy + Eq + Hash> Places<K> {
             }
         }
         taken.count += 1;
-        Some(Place { places: self.clone(), whom })
+        Some(Permit { places: self.clone(), whom })
     }
 }
 
 /// A place, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place<K: Copy + Eq + Hash> {
-    places: Arc<Places<K>>,
+pub(crate) struct Permit<K: Copy + Eq + Hash> {
+    places: Arc<ConnectionLimiter<K>>,
     whom: Option<K>,
 }
 
-impl<K: Copy + Eq + Hash> Drop for Place<K> {
+impl<K: Copy + Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.count -= 1;
@@ -65,7 +65,7 @@ impl<K: Copy + Eq + Hash> Drop for Place<K> {
                 entry.remove();
             }
         }
-        shrink::give_back(&mut taken.of);
+        shrink::shrink_if_sparse(&mut taken.of);
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn one_network_does_not_take_all_places_and_each_place_is_given_back() {
-        let places = Places::new(256, 16);
+        let places = ConnectionLimiter::new(256, 16);
         let mut taken: Vec<_> = (0..100).filter_map(|_| places.try_take(Some(1))).collect();
         assert_eq!(taken.len(), 16);
         taken.extend((0..=255).flat_map(|n| [n, n]).filter_map(|n| places.try_take(Some(n))));

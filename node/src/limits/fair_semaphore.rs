@@ -10,16 +10,16 @@ use tokio::{sync::Semaphore, task::yield_now};
 
 /// The turns that may be under way.
 #[derive(Debug)]
-pub(crate) struct Turns(Semaphore);
+pub(crate) struct FairSemaphore(Semaphore);
 
-impl Default for Turns {
+impl Default for FairSemaphore {
     fn default() -> Self {
         let processors = available_parallelism().map_or(1, NonZeroUsize::get);
         Self(Semaphore::new(processors.div_ceil(2)))
     }
 }
 
-impl Turns {
+impl FairSemaphore {
     /// Does `work` when it is its turn.
     pub(crate) async fn take<T>(&self, work: impl FnOnce() -> T) -> T {
         // Nobody closes it.
@@ -41,7 +41,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_of_each_comes_before_the_second_of_any() {
-        let turns = Turns(Semaphore::new(1));
+        let turns = FairSemaphore(Semaphore::new(1));
         let order = Arc::new(Mutex::new(Vec::new()));
         let take = |who: usize, count: usize| {
             let (turns, order) = (&turns, order.clone());

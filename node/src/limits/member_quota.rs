@@ -13,7 +13,7 @@ const FEWEST: usize = 64;
 
 /// What each member has in a table, and may have.
 #[derive(Debug)]
-pub(crate) struct Shares {
+pub(crate) struct MemberQuota {
     of_node: HashMap<NodeId, usize>,
     each: usize,
     capacity: usize,
@@ -21,8 +21,8 @@ pub(crate) struct Shares {
     own: Option<NodeId>,
 }
 
-impl Shares {
-    /// Of a table of `capacity` entries, all of which one member may have until [`Shares::divide`] says how many there are.
+impl MemberQuota {
+    /// Of a table of `capacity` entries, all of which one member may have until [`MemberQuota::divide`] says how many there are.
     pub(crate) fn new(capacity: usize) -> Self {
         Self { of_node: HashMap::new(), each: capacity, capacity, own: None }
     }

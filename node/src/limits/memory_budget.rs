@@ -22,11 +22,11 @@ pub(crate) const FREE_PAYLOAD: usize = 1024;
 
 /// There is no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NoRoom;
+pub(crate) struct BudgetExceeded;
 
 /// What is held for all clients, and how much of it there may be.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct MemoryBudget {
     bytes: AtomicUsize,
     most: usize,
     /// Turns at writing it on to clients that take it again.
@@ -37,7 +37,7 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct WriteTurn(#[expect(dead_code, reason = "kept until it is dropped")] Option<OwnedSemaphorePermit>);
 
-impl Held {
+impl MemoryBudget {
     /// Of at most `most` bytes.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         // Half of the processors, as for signatures: whatever else is ready comes in between.
@@ -48,27 +48,27 @@ impl Held {
 }
 
 /// What is held of one thing, such as one direction of one client; up to `FREE` bytes aren't counted.
-pub(crate) struct Part<const FREE: usize> {
-    held: Arc<Held>,
+pub(crate) struct Reservation<const FREE: usize> {
+    held: Arc<MemoryBudget>,
     counted: usize,
 }
 
-impl<const FREE: usize> fmt::Debug for Part<FREE> {
+impl<const FREE: usize> fmt::Debug for Reservation<FREE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Part").field(&self.counted).finish()
     }
 }
 
-impl<const FREE: usize> Part<FREE> {
+impl<const FREE: usize> Reservation<FREE> {
     /// So many bytes.
-    pub(crate) fn of(held: Arc<Held>, bytes: usize) -> Result<Self, NoRoom> {
+    pub(crate) fn reserve(held: Arc<MemoryBudget>, bytes: usize) -> Result<Self, BudgetExceeded> {
         let mut part = Self::new(held);
-        part.set(bytes)?;
+        part.resize(bytes)?;
         Ok(part)
     }
 
     /// Nothing yet.
-    pub(crate) const fn new(held: Arc<Held>) -> Self {
+    pub(crate) const fn new(held: Arc<MemoryBudget>) -> Self {
         Self { held, counted: 0 }
     }
 
@@ -86,12 +86,12 @@ impl<const FREE: usize> Part<FREE> {
     }
 
     /// It has become `bytes`. Where there is no room for them it is counted as what it was, and has to be let go of.
-    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), NoRoom> {
+    pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
         let counted = bytes.saturating_sub(FREE);
         if counted > self.counted {
             let more = counted - self.counted;
             let add = |held: usize| held.checked_add(more).filter(|all| *all <= self.held.most);
-            self.held.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map_err(|_| NoRoom)?;
+            self.held.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map_err(|_| BudgetExceeded)?;
         } else if counted < self.counted {
             self.held.bytes.fetch_sub(self.counted - counted, Ordering::Relaxed);
         }
@@ -100,7 +100,7 @@ impl<const FREE: usize> Part<FREE> {
     }
 }
 
-impl<const FREE: usize> Drop for Part<FREE> {
+impl<const FREE: usize> Drop for Reservation<FREE> {
     fn drop(&mut self) {
         self.held.bytes.fetch_sub(self.counted, Ordering::Relaxed);
     }
@@ -112,19 +112,19 @@ mod tests {
 
     #[test]
     fn all_together_hold_no_more_than_allowed_and_each_a_little_at_any_time() {
-        let held = Held::new(100);
-        let part = || Part::<FREE_DIRECTION>::new(held.clone());
+        let held = MemoryBudget::new(100);
+        let part = || Reservation::<FREE_DIRECTION>::new(held.clone());
         let (mut one, mut other, mut third) = (part(), part(), part());
-        assert_eq!(one.set(FREE_DIRECTION + 60), Ok(()));
-        assert_eq!(other.set(FREE_DIRECTION + 41), Err(NoRoom));
+        assert_eq!(one.resize(FREE_DIRECTION + 60), Ok(()));
+        assert_eq!(other.resize(FREE_DIRECTION + 41), Err(BudgetExceeded));
         assert!(!other.has_room(FREE_DIRECTION + 41) && other.has_room(FREE_DIRECTION + 40));
-        assert_eq!(other.set(FREE_DIRECTION + 40), Ok(()));
-        assert_eq!(third.set(FREE_DIRECTION), Ok(()));
-        assert_eq!(third.set(FREE_DIRECTION + 1), Err(NoRoom));
-        assert_eq!(one.set(FREE_DIRECTION + 50), Ok(()));
-        assert_eq!(third.set(FREE_DIRECTION + 10), Ok(()));
+        assert_eq!(other.resize(FREE_DIRECTION + 40), Ok(()));
+        assert_eq!(third.resize(FREE_DIRECTION), Ok(()));
+        assert_eq!(third.resize(FREE_DIRECTION + 1), Err(BudgetExceeded));
+        assert_eq!(one.resize(FREE_DIRECTION + 50), Ok(()));
+        assert_eq!(third.resize(FREE_DIRECTION + 10), Ok(()));
         drop((other, third));
-        assert_eq!(one.set(FREE_DIRECTION + 100), Ok(()));
+        assert_eq!(one.resize(FREE_DIRECTION + 100), Ok(()));
         drop(one);
         assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
     }

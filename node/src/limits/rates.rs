@@ -168,7 +168,7 @@ impl SessionRates {
 
     /// Counts a refusal for the rate of messages: telling costs the node more than not telling. Whether the client is borne
     /// with.
-    pub(crate) fn bears_refusal(&self) -> bool {
+    pub(crate) fn tolerates_violation(&self) -> bool {
         self.limited.as_ref().is_none_or(|limited| limited.refusals.check().is_ok())
     }
 
@@ -236,7 +236,8 @@ mod tests {
         let limits = LimitsSection { messages_per_minute: 5, ..LimitsSection::default() };
         let sources = SourceRates::new(&limits);
         let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
-        let borne = (0..20).filter(|_| rates.check_message(&sources, Counts::Whole).is_ok() || rates.bears_refusal());
+        let borne =
+            (0..20).filter(|_| rates.check_message(&sources, Counts::Whole).is_ok() || rates.tolerates_violation());
         assert_eq!(borne.count(), 10);
     }
 

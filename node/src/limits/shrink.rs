@@ -18,21 +18,21 @@ const fn is_mostly_empty(len: usize, capacity: usize) -> bool {
 }
 
 /// Gives back the room of a table that is mostly empty.
-pub(crate) fn give_back<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+pub(crate) fn shrink_if_sparse<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     if is_mostly_empty(table.len(), table.capacity()) {
         table.shrink_to(table.len() * 2);
     }
 }
 
 /// The same of a queue.
-pub(crate) fn give_back_queue<T>(queue: &mut VecDeque<T>) {
+pub(crate) fn shrink_queue_if_sparse<T>(queue: &mut VecDeque<T>) {
     if is_mostly_empty(queue.len(), queue.capacity()) {
         queue.shrink_to(queue.len() * 2);
     }
 }
 
 /// The same of a sharded one.
-pub(crate) fn give_back_sharded<K: Eq + Hash, V>(table: &DashMap<K, V>) {
+pub(crate) fn shrink_sharded_if_sparse<K: Eq + Hash, V>(table: &DashMap<K, V>) {
     if is_mostly_empty(table.len(), table.capacity()) {
         table.shrink_to_fit();
     }
@@ -51,14 +51,14 @@ mod tests {
             sharded.insert(n, n);
         }
         let capacity = table.capacity();
-        give_back(&mut table);
+        shrink_if_sparse(&mut table);
         assert_eq!(table.capacity(), capacity);
         table.retain(|n, _| *n < 500);
         sharded.retain(|n, _| *n < 500);
         queue.truncate(500);
-        give_back(&mut table);
-        give_back_queue(&mut queue);
-        give_back_sharded(&sharded);
+        shrink_if_sparse(&mut table);
+        shrink_queue_if_sparse(&mut queue);
+        shrink_sharded_if_sparse(&sharded);
         assert!(table.capacity() < 2_000 && queue.capacity() < 2_000 && sharded.capacity() < 2_000);
         assert!((0..500).all(|n| table.get(&n) == Some(&n) && sharded.contains_key(&n)));
     }

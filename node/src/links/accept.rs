@@ -7,7 +7,7 @@ use quinn::Incoming;
 
 use super::{
     Links,
-    admission::Shown,
+    admission::PeerHello,
     hello::{self, HELLO_STREAM, Hello},
     link::CloseReason,
 };
@@ -60,7 +60,8 @@ impl Links {
         }
         let refusal = match hello::receive(&mut receive).await {
             Ok(Hello::Record { record, ticket, clock }) => {
-                match self.judge(peer, connection.remote_address(), Shown { record, ticket, clock }).await {
+                match self.check_admission(peer, connection.remote_address(), PeerHello { record, ticket, clock }).await
+                {
                     Ok(epoch) if self.gives_way(peer, epoch) => Refusal::Duplicate,
                     Ok(epoch) => {
                         // Strangers have nothing to say about the time.

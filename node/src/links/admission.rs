@@ -21,7 +21,7 @@ use crate::{
 const DIAL_BACK_WAIT: Duration = Duration::from_secs(2);
 
 /// What the other side's hello holds.
-pub(super) struct Shown {
+pub(super) struct PeerHello {
     /// The signed record.
     pub(super) record: Bytes,
     /// The ticket.
@@ -32,11 +32,11 @@ pub(super) struct Shown {
 
 impl Links {
     /// Has membership judge what a peer has shown, and gives its epoch back.
-    pub(super) async fn judge(
+    pub(super) async fn check_admission(
         &self,
         peer: NodeId,
         from: SocketAddr,
-        Shown { record, ticket, clock }: Shown,
+        PeerHello { record, ticket, clock }: PeerHello,
     ) -> Result<u64, Refusal> {
         // One of the two would take the other's records for expired or from the future: both see it now, and alike.
         let ours = self.context.clock.now();

@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     Links,
-    admission::Shown,
+    admission::PeerHello,
     endpoint::transport,
     hello::{self, HELLO_STREAM, Hello},
     link::{CloseReason, Link},
@@ -207,7 +207,8 @@ impl Links {
         match hello::receive(&mut receive).await {
             Ok(Hello::Record { record, ticket, clock }) => {
                 self.health.note_clock(node, clock);
-                match self.judge(node, connection.remote_address(), Shown { record, ticket, clock }).await {
+                match self.check_admission(node, connection.remote_address(), PeerHello { record, ticket, clock }).await
+                {
                     Ok(epoch) => Ok(self.link_up(node, epoch, true, connection).await),
                     Err(refusal) => {
                         CloseReason::Refused.close(&connection);

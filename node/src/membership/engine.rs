@@ -32,13 +32,13 @@ use super::{
     admission::Admission,
     beacons::Beacons,
     checks::{Checks, Step},
-    conduct::Conduct,
     counts::Counts,
     member::MemberId,
+    member_age::{AGE_WITNESSES, MemberAge},
+    member_table::MemberTable,
     news::NewsKind,
     records::Records,
-    roster::Roster,
-    since::{Since, TELLERS},
+    reputation::Reputation,
     swim::Swim,
 };
 
@@ -137,22 +137,22 @@ pub struct Engine {
     me: NodeId,
     key: SecretKey,
     own: SignedRecord,
-    own_since: Since,
+    own_age: MemberAge,
     /// Who has told this node how long all others have been members; three are asked after the start.
     tellers: Vec<NodeId>,
     /// With whom this node has begun an exchange, until its answer or for a moment.
     asked: HashMap<NodeId, Instant>,
     /// What they told of nodes that weren't up then.
-    told: HashMap<NodeId, Since>,
+    reported_ages: HashMap<NodeId, MemberAge>,
     records: Arc<Records>,
     beacons: Beacons,
     /// When placement changes by itself.
     beacon_change: Option<UnixTime>,
     rng: StdRng,
     swim: Swim,
-    roster: Roster,
+    table: MemberTable,
     checks: Checks,
-    conduct: Conduct,
+    reputation: Reputation,
     outputs: VecDeque<Output>,
     view_changed: bool,
     /// Members past probation at the last look, this node among them.
@@ -185,27 +185,27 @@ impl Engine {
         let mut rng = StdRng::seed_from_u64(seed);
         let id = MemberId { node: own.node, epoch: own.epoch };
         let swim = Swim::new(id, settings.probe_period, settings.probe_timeout, StdRng::from_rng(&mut rng));
-        let roster = Roster::new(settings.admission.network(&own));
-        let mut own_since = Since::default();
-        own_since.seen(now.clock);
+        let table = MemberTable::new(settings.admission.network(&own));
+        let mut own_age = MemberAge::default();
+        own_age.seen(now.clock);
         let mut engine = Self {
             next_exchange: now.at + settings.exchange_every.mul_f64(rng.random_range(0.5..1.0)),
             settings,
             me: own.node,
             key,
             own,
-            own_since,
+            own_age,
             tellers: Vec::new(),
             asked: HashMap::new(),
-            told: HashMap::new(),
+            reported_ages: HashMap::new(),
             records,
             beacon_change: beacons.next_change(now.clock),
             beacons,
             rng,
             swim,
-            roster,
+            table,
             checks: Checks::default(),
-            conduct: Conduct::new(now.at),
+            reputation: Reputation::new(now.at),
             outputs: VecDeque::new(),
             view_changed: true,
             mature: 0,
@@ -228,7 +228,7 @@ impl Engine {
         if self.left {
             return None;
         }
-        let due = [self.swim.wake_at(), self.checks.wake_at(), self.roster.wake_at()];
+        let due = [self.swim.wake_at(), self.checks.wake_at(), self.table.wake_at()];
         due.into_iter().flatten().chain([self.next_tick, self.next_exchange]).min()
     }
 
@@ -243,7 +243,7 @@ impl Engine {
             self.last_heard = None;
         }
         if let Some(failed) = self.swim.wake(now.at) {
-            self.doubt(now, failed);
+            self.handle_probe_failed(now, failed);
         }
         for step in self.checks.step(now.at) {
             match step {
@@ -252,10 +252,10 @@ impl Engine {
                     self.dial(&node);
                     self.probe(node);
                 }
-                Step::Failed(node) => self.lose(now, node),
+                Step::Failed(node) => self.declare_down(now, node),
             }
         }
-        for node in self.roster.overdue(now.at) {
+        for node in self.table.overdue(now.at) {
             self.dial_failed(now, node, !stalled);
         }
         if now.at >= self.next_tick {
@@ -279,21 +279,21 @@ impl Engine {
             self.beacon_change = self.beacons.next_change(now.clock);
             self.view_changed = true;
         }
-        if self.roster.has_lost() {
-            for node in self.roster.retry(now.at, &mut self.rng) {
+        if self.table.has_lost() {
+            for node in self.table.retry(now.at, &mut self.rng) {
                 self.dial(&node);
             }
         }
         if self.ticks.is_multiple_of(EXPIRE_EVERY) {
-            self.conduct.expire(now.at);
+            self.reputation.expire(now.at);
             self.asked.retain(|_, at| *at + EXCHANGE_WAIT > now.at);
-            if self.tellers.len() >= TELLERS {
-                self.told.clear();
+            if self.tellers.len() >= AGE_WITNESSES {
+                self.reported_ages.clear();
             }
             if now.at >= self.keep_until {
                 self.records.expire(now.clock);
             }
-            for node in self.roster.forget_lost(now.at) {
+            for node in self.table.forget_lost(now.at) {
                 self.records.forget(&node);
             }
             self.count_mature(now);
@@ -340,7 +340,7 @@ impl Engine {
 
     /// Does what the last input gave reason for.
     fn settle(&mut self, now: Now) {
-        while let Some(node) = self.roster.dial_next(now.at) {
+        while let Some(node) = self.table.dial_next(now.at) {
             self.dial(&node);
         }
         for (to, packet) in self.swim.take_packets() {

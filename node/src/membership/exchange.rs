@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How many buckets there are, by the first byte of the key.
 pub const BUCKETS: usize = 64;
 /// The most members in one message: all that can be known.
-pub const MAX_MEMBERS: usize = super::roster::MAX_KNOWN;
+pub const MAX_MEMBERS: usize = crate::membership::member_table::MAX_KNOWN;
 /// The most records, or nodes whose records are wanted, in one message; the rest follows with the next exchange.
 pub const MAX_RECORDS: usize = 1024;
 /// The longest message in bytes: that many of the longest records, and a beacon.

@@ -11,7 +11,7 @@ use chappe_common::{
 };
 use dashmap::DashMap;
 
-use super::roster::MAX_KNOWN;
+use super::member_table::MAX_KNOWN;
 
 /// The most leaves that are remembered. Beyond, a record that ended may come back by gossip, and costs a dial.
 const MAX_LEAVES: usize = MAX_KNOWN;

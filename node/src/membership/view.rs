@@ -2,7 +2,7 @@
 
 use chappe_common::{keys::NodeId, record::NodeRecord};
 
-use crate::placement::{Election, Homes, LookupHomes, Network, Place, Placement, Tag};
+use crate::placement::{Candidate, Election, Homes, LookupHomes, Network, Placement, Tag};
 
 /// With fewer who may be homes than a tag has homes, everybody may be one: a young federation works too.
 const FEWEST_ELIGIBLE: usize = crate::placement::HOMES;
@@ -13,9 +13,9 @@ pub struct View {
     /// Sorted by node, each with its epoch.
     members: Vec<(NodeId, u64)>,
     /// The members that may be homes: what placement scans.
-    places: Vec<Place>,
+    places: Vec<Candidate>,
     /// The same by the other term, around a switch from one to the next.
-    other_places: Option<Vec<Place>>,
+    other_places: Option<Vec<Candidate>>,
 }
 
 /// A live member.
@@ -92,11 +92,11 @@ impl View {
 }
 
 /// The places of those members that may be homes.
-fn places(election: &Election, members: &[Member]) -> Vec<Place> {
+fn places(election: &Election, members: &[Member]) -> Vec<Candidate> {
     let may = |member: &&Member| election.names(&member.node).unwrap_or(member.proven);
     let enough = members.iter().filter(may).count() >= FEWEST_ELIGIBLE;
     let chosen = members.iter().filter(|member| !enough || may(member));
-    chosen.map(|member| Place::new(election.beacon(), member.node, member.network)).collect()
+    chosen.map(|member| Candidate::new(election.beacon(), member.node, member.network)).collect()
 }
 
 #[cfg(test)]
@@ -195,7 +195,7 @@ mod tests {
         let homes = view(&placement, &before).homes(tag);
         // Who knows the beacon makes keys until one scores highest of all: it takes seconds.
         let forged = (1000..).find(|n| {
-            let place = |n: u32| Place::new(&Beacon::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
+            let place = |n: u32| Candidate::new(&Beacon::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
             let places: Vec<_> = (1..=20).chain([*n]).map(place).collect();
             Homes::of(&places, tag).contains(&node(*n))
         });

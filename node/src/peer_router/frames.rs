@@ -82,7 +82,7 @@ pub(crate) fn handle(
             if core.sessions.send_note(to, from, note.clone()) {
                 return Ok(None);
             }
-            if matches!(note, Note::Ask(_)) {
+            if matches!(note, Note::PairRequest(_)) {
                 core.context.metrics.asks_refused.inc();
             }
             let told = note.answer_of_nobody().is_some_and(|answer| link.try_note(from.session, to, answer).is_ok());
@@ -105,7 +105,7 @@ pub(crate) fn handle(
 /// one's client.
 fn is_within_bounds(note: &Note) -> bool {
     let (name, payload) = match note {
-        Note::Ask(ask) => (&ask.name, &ask.payload),
+        Note::PairRequest(ask) => (&ask.name, &ask.payload),
         Note::Answer { accepted: Some(accepted), .. } => (&accepted.device_id, &accepted.payload),
         _ => return true,
     };

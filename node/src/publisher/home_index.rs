@@ -13,42 +13,42 @@ use crate::{
 /// A home, and the epoch that it is in: one that has started anew has forgotten what it kept.
 pub(super) type Home = (NodeId, u64);
 
-/// The homes of one thing, as numbers in [`Places`].
+/// The homes of one thing, as numbers in [`HomeIndex`].
 #[derive(Clone, Copy)]
-pub(super) struct Placed([u32; HOMES]);
+pub(super) struct HomeSet([u32; HOMES]);
 
 /// No home: there are fewer members than homes.
 const NOBODY: u32 = u32::MAX;
 
 /// Homes that nothing may be placed at any more, before they are forgotten: members come and go, and each time one starts
 /// anew it is another.
-const SPARE: usize = 1024;
+const MAX_UNUSED: usize = 1024;
 
 /// The homes that anything is placed at, and some more.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct HomeIndex {
     homes: Vec<Home>,
     numbers: HashMap<Home, u32>,
 }
 
-impl Places {
+impl HomeIndex {
     /// Where a view places a tag.
-    pub(super) fn place(&mut self, view: &View, tag: Tag) -> Placed {
+    pub(super) fn place(&mut self, view: &View, tag: Tag) -> HomeSet {
         let mut placed = [NOBODY; HOMES];
         for (place, home) in placed.iter_mut().zip(view.homes(tag).iter()) {
             *place = self.number((home, view.epoch(&home).unwrap_or_default()));
         }
-        Placed(placed)
+        HomeSet(placed)
     }
 
     /// The homes that were given those numbers.
-    pub(super) fn homes(&self, placed: Placed) -> impl Iterator<Item = Home> + '_ {
+    pub(super) fn homes(&self, placed: HomeSet) -> impl Iterator<Item = Home> + '_ {
         placed.0.into_iter().filter_map(|number| self.homes.get(usize::try_from(number).ok()?).copied())
     }
 
     /// Forgets the homes that nothing is placed at, if they may be many among so many members. `all`: what is placed.
-    pub(super) fn tidy<'a>(&mut self, members: usize, all: impl Iterator<Item = &'a mut Placed>) {
-        if self.homes.len() <= 2 * members + SPARE {
+    pub(super) fn tidy<'a>(&mut self, members: usize, all: impl Iterator<Item = &'a mut HomeSet>) {
+        if self.homes.len() <= 2 * members + MAX_UNUSED {
             return;
         }
         let former = std::mem::take(self);
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_placed_is_at_the_homes_of_its_view_in_their_epochs() {
-        let mut places = Places::default();
+        let mut places = HomeIndex::default();
         for (members, epoch) in [(2, 1), (9, 1), (9, 2)] {
             let view = view(members, epoch);
             for n in 0..20 {
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn homes_that_are_none_any_more_are_forgotten_and_what_is_placed_stays_where_it_is() {
-        let mut places = Places::default();
-        let homes = |places: &Places, placed: Placed| places.homes(placed).collect::<Vec<_>>();
+        let mut places = HomeIndex::default();
+        let homes = |places: &HomeIndex, placed: HomeSet| places.homes(placed).collect::<Vec<_>>();
         let mut placed: Vec<_> = (0..20).map(|n| places.place(&view(9, 1), tag(n))).collect();
         let before: Vec<_> = placed.iter().map(|placed| homes(&places, *placed)).collect();
         for epoch in 2..1000 {
@@ -128,6 +128,6 @@ mod tests {
             places.tidy(9, placed.iter_mut());
         }
         assert_eq!(placed.iter().map(|placed| homes(&places, *placed)).collect::<Vec<_>>(), before);
-        assert!(places.homes.len() <= 2 * 9 + SPARE);
+        assert!(places.homes.len() <= 2 * 9 + MAX_UNUSED);
     }
 }

@@ -11,19 +11,19 @@ use chappe_common::keys::NodeId;
 
 use super::command::Key;
 use super::{
-    Errand, Publisher, Slot,
-    home_index::{Placed, Places},
+    HomeBatch, Publisher, Slot,
+    home_index::{HomeIndex, HomeSet},
     put,
 };
 
 /// From one time that all is looked at for moved homes to the next.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const RESCAN_EVERY: Duration = Duration::from_secs(1);
 /// How many are looked at before others have their turn: about a millisecond's work among a thousand members.
-const LOOK_AT: usize = 256;
+const RESCAN_STEP: usize = 256;
 
 /// How far all that is kept has been looked at for homes that have moved.
 #[derive(Clone, Copy)]
-pub(super) enum Look {
+pub(super) enum Rescan {
     /// No home has moved since. The next time is not before `next`.
     Done { next: Instant },
     /// Homes have moved: it begins at this time.
@@ -41,36 +41,36 @@ impl Publisher {
             return;
         }
         if !view.has_homes_of(&self.view) {
-            match &mut self.look {
-                Look::Done { next } => self.look = Look::Due { at: *next },
-                Look::Due { .. } => {}
-                Look::At { again, .. } => *again = true,
+            match &mut self.rescan {
+                Rescan::Done { next } => self.rescan = Rescan::Due { at: *next },
+                Rescan::Due { .. } => {}
+                Rescan::At { again, .. } => *again = true,
             }
         }
         self.view = view;
     }
 
     /// When some are to be looked at.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        match self.look {
-            Look::Done { .. } => None,
-            Look::Due { at } => Some(at),
-            Look::At { .. } => Some(Instant::now()),
+    pub(super) fn next_rescan(&self) -> Option<Instant> {
+        match self.rescan {
+            Rescan::Done { .. } => None,
+            Rescan::Due { at } => Some(at),
+            Rescan::At { .. } => Some(Instant::now()),
         }
     }
 
     /// Looks at the next few. At the end each home is told what has moved to it.
-    pub(super) fn look_at_some(&mut self, errands: &mut HashMap<NodeId, Errand>) {
-        let (from, next, again) = match self.look {
-            Look::Done { .. } => return,
-            Look::Due { .. } => {
+    pub(super) fn rescan_step(&mut self, batches: &mut HashMap<NodeId, HomeBatch>) {
+        let (from, next, again) = match self.rescan {
+            Rescan::Done { .. } => return,
+            Rescan::Due { .. } => {
                 self.places.tidy(self.view.len(), self.kept.values_mut().map(|kept| &mut kept.placed));
-                (Bound::Unbounded, Instant::now() + LOOK_EVERY, false)
+                (Bound::Unbounded, Instant::now() + RESCAN_EVERY, false)
             }
-            Look::At { slot, next, again } => (Bound::Excluded(slot), next, again),
+            Rescan::At { slot, next, again } => (Bound::Excluded(slot), next, again),
         };
         let mut last = None;
-        for slot in self.schedule.range((from, Bound::Unbounded)).take(LOOK_AT) {
+        for slot in self.schedule.range((from, Bound::Unbounded)).take(RESCAN_STEP) {
             last = Some(*slot);
             let (_, key) = slot;
             let Some(kept) = self.kept.get_mut(key) else { continue };
@@ -78,21 +78,21 @@ impl Publisher {
             note_moved(&mut self.moved, &self.places, *key, kept.placed, placed);
             kept.placed = placed;
         }
-        self.look = match last {
-            Some(slot) => Look::At { slot, next, again },
-            None if again => Look::Due { at: next },
-            None => Look::Done { next },
+        self.rescan = match last {
+            Some(slot) => Rescan::At { slot, next, again },
+            None if again => Rescan::Due { at: next },
+            None => Rescan::Done { next },
         };
         if last.is_some() {
             return;
         }
         // One errand for each home, which asks for one batch after the other.
         for (home, keys) in std::mem::take(&mut self.moved) {
-            let errand: &mut Errand = errands.entry(home).or_default();
+            let batch: &mut HomeBatch = batches.entry(home).or_default();
             for key in keys {
                 // What was given back meanwhile is not told.
                 if let Some(kept) = self.kept.get(&key) {
-                    put(errand, &key, kept, &self.claims);
+                    put(batch, &key, kept, &self.claims);
                 }
             }
         }
@@ -102,10 +102,10 @@ impl Publisher {
 /// Notes the homes to which something has moved; they are told of it at the end of a look.
 pub(super) fn note_moved(
     moved: &mut HashMap<NodeId, Vec<Key>>,
-    places: &Places,
+    places: &HomeIndex,
     key: Key,
-    former: Placed,
-    placed: Placed,
+    former: HomeSet,
+    placed: HomeSet,
 ) {
     for home in places.homes(placed) {
         if !places.homes(former).any(|former| former == home) {

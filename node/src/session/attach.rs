@@ -10,15 +10,15 @@ use chappe_common::{
 };
 
 use crate::client_protocol::request::AttachItem;
-use crate::limits::fair_semaphore::Turns;
+use crate::limits::fair_semaphore::FairSemaphore;
 
 /// A lease that may be attached if its signature and its proof are its inbox's, which is still to be checked.
-pub(crate) struct Claim {
+pub(crate) struct UnverifiedAttach {
     lease: Unverified<Lease>,
     proof: [u8; SIGNATURE_LEN],
 }
 
-impl Claim {
+impl UnverifiedAttach {
     /// Reads what costs little: the shape, the node, and the times. `None`: it can't be attached at `node` now.
     pub(crate) fn read(item: &AttachItem<'_>, node: NodeId, now: UnixTime) -> Option<Self> {
         let unverified = Unverified::<Lease>::decode(URL_SAFE_NO_PAD.decode(item.lease.as_bytes()).ok()?).ok()?;
@@ -40,8 +40,8 @@ impl Claim {
 
 /// Verifies claims, each with its place in the message. Each takes a turn of two signatures.
 pub(crate) async fn verify(
-    turns: &Turns,
-    claims: Vec<(usize, Claim)>,
+    turns: &FairSemaphore,
+    claims: Vec<(usize, UnverifiedAttach)>,
     nonce: [u8; 32],
 ) -> Vec<(usize, Option<SignedLease>)> {
     let mut verified = Vec::with_capacity(claims.len());
@@ -97,7 +97,8 @@ pub(crate) mod fuzzed {
         let Ok(text) = str::from_utf8(bytes) else { return false };
         let Some((lease, proof)) = text.split_once(' ') else { return false };
         let item = AttachItem { lease: Cow::Borrowed(lease), proof: Cow::Borrowed(proof) };
-        let is_attached = Claim::read(&item, node(), NOW).is_some_and(|claim| claim.verify(&NONCE).is_some());
+        let is_attached =
+            UnverifiedAttach::read(&item, node(), NOW).is_some_and(|claim| claim.verify(&NONCE).is_some());
         assert!(!is_attached || text == *VALID);
         is_attached
     });
@@ -134,7 +135,7 @@ mod tests {
             lease: Cow::Owned(URL_SAFE_NO_PAD.encode(lease.as_bytes())),
             proof: Cow::Owned(URL_SAFE_NO_PAD.encode(prove_attach(&key, &nonce, &lease))),
         };
-        Claim::read(&item, node(), NOW).is_some_and(|claim| claim.verify(&NONCE).is_some())
+        UnverifiedAttach::read(&item, node(), NOW).is_some_and(|claim| claim.verify(&NONCE).is_some())
     }
 
     #[test]

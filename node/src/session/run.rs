@@ -4,17 +4,17 @@
 //! what has to be asked of other nodes runs beside it, and the client is heard again when an answer that its next message
 //! depends on is there.
 
-mod alarm;
 mod by_code;
 mod by_inbox;
 mod deadlines;
-mod done;
-mod hear;
+mod lazy_timer;
 mod leave;
 mod ops;
-mod say;
+mod receive;
+mod reply;
+mod results;
 mod send;
-mod told;
+mod signals;
 
 use std::{
     collections::VecDeque,
@@ -37,10 +37,10 @@ use futures_util::future::poll_fn;
 use rand::RngExt as _;
 use tokio::time::{Sleep, sleep_until};
 
-use self::{alarm::Alarm, ops::Ops};
+use self::{lazy_timer::LazyTimer, ops::Ops};
 use super::{
-    code_door::{CodeDoor, Registration},
-    inbox_door::InboxDoor,
+    attached_inboxes::AttachedInboxes,
+    pairing::{PairingSession, Registration},
 };
 use crate::wire::ids::{PeerAddr, SessionId};
 use crate::{
@@ -56,10 +56,10 @@ use crate::{
     core::Core,
     homes::{ClaimError, Registered},
     publisher::command::Command,
-    socket::{
+    websocket::{
         Connection,
-        incoming::{Ended, Incoming, Next},
-        out::Waiting,
+        reader::{Ended, Next, Reader},
+        writer::Backlog,
     },
     wire::frame::{CodeRegistration, Note},
 };
@@ -77,7 +77,7 @@ const MAX_NOTES: usize = 256;
 const TURNS: usize = 256;
 /// The part of `limits.max_queued` beyond which a client is not heard, and strangers can't ask it, until it has taken what
 /// waits: the rest is for what others say to it.
-const HEARD_PART: usize = 4;
+const READ_PAUSE_FRACTION: usize = 4;
 
 const CLOSE_GOING_AWAY: u16 = 1001;
 const CLOSE_POLICY: u16 = 1008;
@@ -88,7 +88,7 @@ const RATE_EXCEEDED: &str = "Rate limit exceeded. Please slow down.";
 struct Over;
 
 /// What a question brought.
-enum Done {
+enum OpResult {
     Claimed { code: CodeRegistration, registration: Registration, result: Result<(), ClaimError> },
     Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
     Resolved { id: String, lease: Option<SignedLease> },
@@ -108,16 +108,16 @@ struct Session {
     last_heard: Instant,
     /// Since when the message that is not whole yet has been coming.
     unfinished_since: Option<Instant>,
-    alarm: Alarm,
+    timer: LazyTimer,
     ops: Ops,
     /// What is said while what was read at once is heard.
     batch: Batch,
     /// What waits for the client.
-    waiting: Waiting,
+    waiting: Backlog,
     /// Bytes that were said to the client since that was looked at.
     said: usize,
     /// How many questions are open on which the client's next message depends.
-    ordered: usize,
+    blocking_ops: usize,
     /// Notes that wait for a link, in order; at most [`MAX_NOTES`]. The client is not heard while there are any.
     notes: VecDeque<(PeerAddr, Note)>,
     pinged: bool,
@@ -133,8 +133,8 @@ struct Session {
     closed: bool,
     pings: u32,
     rates: SessionRates,
-    code_door: CodeDoor,
-    inbox_door: InboxDoor,
+    pairing: PairingSession,
+    attached: AttachedInboxes,
     /// The code that is being claimed: granted or not, it is given back if the session ends first.
     claiming: Option<PairingCode>,
     /// What the publisher had no room for. The client is not heard while there is any.
@@ -146,7 +146,7 @@ struct Session {
 /// A session that is to be run.
 pub(crate) struct Running {
     session: Session,
-    incoming: Incoming,
+    incoming: Reader,
 }
 
 impl Running {
@@ -166,23 +166,23 @@ impl Running {
             handle,
             batch: Batch::default(),
             nonce,
-            code_door: CodeDoor::default(),
-            inbox_door: InboxDoor::default(),
+            pairing: PairingSession::default(),
+            attached: AttachedInboxes::default(),
             ops: Ops::default(),
-            ordered: 0,
+            blocking_ops: 0,
             reaching: false,
             claiming: None,
             notes: VecDeque::new(),
             connecting: false,
             commands: Vec::new(),
             is_tls,
-            waiting: Waiting::default(),
+            waiting: Backlog::default(),
             said: 0,
             unread: false,
             closed: false,
             last_heard: now,
             unfinished_since: None,
-            alarm: Alarm::new(now),
+            timer: LazyTimer::new(now),
             pinged: false,
             pings: 0,
             pings_since: now,
@@ -202,7 +202,7 @@ impl Drop for Session {
     /// Whatever ends the task, nobody reaches the session any more.
     fn drop(&mut self) {
         self.core.sessions.remove(self.handle.id());
-        for inbox in self.inbox_door.take_all() {
+        for inbox in self.attached.take_all() {
             self.core.sessions.detach(self.handle.id(), &inbox);
         }
         self.core.sessions.answer_left(self.handle.close());
@@ -212,7 +212,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn serve(&mut self, incoming: &mut Incoming) {
+    async fn serve(&mut self, incoming: &mut Reader) {
         self.say(&self.server_info());
         if self.core.health.sends_away() {
             self.going_away();
@@ -228,45 +228,45 @@ impl Session {
 
     /// Does all there is to do, in the order: the end, what others tell, deadlines, answers, the client. Ready when the
     /// session is over.
-    fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Incoming, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+    fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Reader, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         for step in 0..TURNS {
             // What this session itself queues meanwhile wakes it again.
-            let (told, waiting) = self.handle.poll_told(cx, step == 0);
+            let (signal, waiting) = self.handle.poll_signal(cx, step == 0);
             (self.waiting, self.said) = (waiting, 0);
             if waiting.since.is_some() {
-                self.alarm.mark();
+                self.timer.invalidate();
             }
-            if let Poll::Ready(told) = told {
-                self.alarm.mark();
-                if self.handle_told(told).is_err() {
+            if let Poll::Ready(signal) = signal {
+                self.timer.invalidate();
+                if self.handle_signal(signal).is_err() {
                     return Poll::Ready(());
                 }
                 continue;
             }
             let now = Instant::now();
             if self.poll_timer(cx, timer.as_mut(), now) {
-                self.alarm.mark();
+                self.timer.invalidate();
                 if self.handle_time(now).is_err() {
                     return Poll::Ready(());
                 }
                 continue;
             }
             if let Poll::Ready(done) = self.ops.poll_next(cx) {
-                self.alarm.mark();
-                self.handle_done(done);
+                self.timer.invalidate();
+                self.handle_result(done);
                 continue;
             }
-            if !self.hears() {
+            if !self.can_read() {
                 // It isn't the client that keeps the rest of it back.
                 self.unfinished_since = None;
                 return Poll::Pending;
             }
-            let mut heard = false;
-            match self.poll_hear(cx, incoming, now, &mut heard) {
+            let mut received = false;
+            match self.poll_read(cx, incoming, now, &mut received) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Over)) => return Poll::Ready(()),
                 // What was heard may have set a deadline or asked a question. What others tell wakes the task by itself.
-                Poll::Pending if heard && (self.alarm.is_stale() || !self.ops.is_empty()) => {}
+                Poll::Pending if received && (self.timer.is_stale() || !self.ops.is_empty()) => {}
                 Poll::Pending => return Poll::Pending,
             }
             self.batch.flush();
@@ -276,37 +276,37 @@ impl Session {
     }
 
     /// Whether the client's next message may be heard.
-    fn hears(&self) -> bool {
-        self.ordered == 0
+    fn can_read(&self) -> bool {
+        self.blocking_ops == 0
             && self.notes.is_empty()
             && self.ops.len() < MAX_OPS
             && (!self.handle.has_flights() || self.handle.with_flights(|flights| flights.has_room()))
-            && !self.is_behind()
+            && !self.is_backpressured()
     }
 
     /// Whether the client has yet to take much of what was said to it.
-    fn is_behind(&self) -> bool {
-        self.waiting.bytes + self.said > self.core.context.config.limits.max_queued / HEARD_PART
+    fn is_backpressured(&self) -> bool {
+        self.waiting.bytes + self.said > self.core.context.config.limits.max_queued / READ_PAUSE_FRACTION
     }
 
-    fn poll_hear(
+    fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        incoming: &mut Incoming,
+        incoming: &mut Reader,
         now: Instant,
         any: &mut bool,
     ) -> Poll<Result<(), Over>> {
         let (handle, is_tls) = (self.handle.clone(), self.is_tls);
         let mut over = false;
-        let polled = incoming.poll_hear(
+        let polled = incoming.poll_read(
             cx,
             is_tls,
             |records, plain| handle.decrypt(records, plain),
-            |heard, more| {
+            |received, more| {
                 *any = true;
                 self.batch.expect(more);
-                over = self.handle_heard(now, heard).is_err();
-                if over || !self.hears() { Next::Wait } else { Next::Hear }
+                over = self.handle_message(now, received).is_err();
+                if over || !self.can_read() { Next::Wait } else { Next::Read }
             },
         );
         if incoming.has_unfinished() {
@@ -320,7 +320,7 @@ impl Session {
             Poll::Ready(Err(Ended::Closed)) => {
                 Poll::Ready(self.handle.end_reason().map_or(Err(Over), |end| self.end(end)))
             }
-            Poll::Ready(Err(Ended::NoRoom)) => {
+            Poll::Ready(Err(Ended::BudgetExceeded)) => {
                 self.unread = true;
                 Poll::Ready(self.end(EndReason::SlowConsumer))
             }

@@ -84,7 +84,9 @@ impl Weigh for SessionEvent {
         match self {
             Self::Message(message) => message.payload.len(),
             Self::Note(noted) => match &noted.1 {
-                Note::Ask(ask) => ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len),
+                Note::PairRequest(ask) => {
+                    ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len)
+                }
                 Note::Answer { accepted: Some(accepted), .. } => {
                     accepted.payload.as_ref().map_or(0, Bytes::len) + accepted.device_id.as_ref().map_or(0, String::len)
                 }
@@ -115,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::wire::{
-        frame::{Accepted, Ask, AskKind},
+        frame::{Accepted, PairRequest, PairRequestKind},
         ids::SessionId,
     };
 
@@ -123,9 +125,9 @@ mod tests {
     fn what_clients_write_is_not_printed() {
         let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: SessionId::from_raw(1) };
         let code = "ABC234".parse().expect("a code");
-        let ask = Ask {
+        let ask = PairRequest {
             ask: 1,
-            kind: AskKind::Pair,
+            kind: PairRequestKind::Pair,
             target: code,
             code,
             public_key: [231; 32],
@@ -146,7 +148,7 @@ mod tests {
         let printed = format!(
             "{:?}",
             [
-                SessionEvent::Note(Box::new((from, Note::Ask(ask)))),
+                SessionEvent::Note(Box::new((from, Note::PairRequest(ask)))),
                 SessionEvent::Note(Box::new((from, Note::Answer { ask: 1, accepted: Some(accepted) }))),
                 SessionEvent::Message(Box::new(message)),
             ]

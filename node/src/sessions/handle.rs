@@ -23,9 +23,9 @@ use super::{
 use crate::{
     client_protocol::reply::{self, By, Reply},
     limits::byte_channel::{TrySendError, Weigh as _},
-    socket::{
-        frame::Opcode,
-        out::{Out, Said, SayError, Waiting},
+    websocket::{
+        codec::Opcode,
+        writer::{Backlog, WriteError, WriteOutcome, Writer},
     },
     wire::ids::{PeerAddr, SessionId},
 };
@@ -52,7 +52,7 @@ struct Shared {
 
 struct State {
     /// None once the connection has ended.
-    out: Option<Out>,
+    out: Option<Writer>,
     /// Whether the session takes events, and others' messages.
     open: bool,
     events: VecDeque<SessionEvent>,
@@ -61,7 +61,7 @@ struct State {
     /// Messages and notes that wait or are being handled. Meanwhile messages of pairings wait behind them.
     in_order: usize,
     /// The pairings that the client has been told of.
-    bonds: Vec<Bond>,
+    pairings: Vec<Pairing>,
     end: Option<EndReason>,
     /// The session's task.
     waker: Option<Waker>,
@@ -69,7 +69,7 @@ struct State {
 
 /// A pairing of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bond {
+pub(crate) struct Pairing {
     /// The other session.
     pub(crate) peer: PeerAddr,
     /// Its code.
@@ -78,7 +78,7 @@ pub(crate) struct Bond {
 
 /// What the session's task is told.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum SessionSignal {
     /// To end the session.
     End(EndReason),
     /// That the connection is broken.
@@ -91,9 +91,9 @@ pub(crate) enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relayed {
     /// It is with the client's connection.
-    Said,
+    Delivered,
     /// The session itself has to judge it.
-    Unjudged,
+    Undecided,
     /// Too much waits for the client.
     Full,
     /// The session is over.
@@ -108,14 +108,14 @@ impl fmt::Debug for SessionHandle {
 
 impl SessionHandle {
     /// A session's handle; at most `max_queued` bytes of events wait for it.
-    pub(crate) fn new(id: SessionId, max_queued: usize, out: Option<Out>) -> Self {
+    pub(crate) fn new(id: SessionId, max_queued: usize, out: Option<Writer>) -> Self {
         let state = State {
             out,
             open: true,
             events: VecDeque::new(),
             weight: 0,
             in_order: 0,
-            bonds: Vec::new(),
+            pairings: Vec::new(),
             end: None,
             waker: None,
         };
@@ -138,7 +138,8 @@ impl SessionHandle {
     pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
         let weight = event.weight();
         let mut state = self.state();
-        let is_by_stranger = event.from().is_some_and(|from| !state.bonds.iter().any(|bond| bond.peer == from));
+        let is_by_stranger =
+            event.from().is_some_and(|from| !state.pairings.iter().any(|pairing| pairing.peer == from));
         let part = if is_by_stranger { STRANGERS_PART } else { 1 };
         if !state.open {
             return Err(TrySendError::Closed);
@@ -158,7 +159,7 @@ impl SessionHandle {
 
     /// Says a text to the client: `pieces` one after the other. A client that has too much waiting is too slow, and its
     /// session ends.
-    pub(crate) fn say(&self, batch: &mut Batch, pieces: &[&[u8]]) -> Result<(), SayError> {
+    pub(crate) fn say(&self, batch: &mut Batch, pieces: &[&[u8]]) -> Result<(), WriteError> {
         let mut state = self.state();
         let said = state.say(Opcode::Text, pieces, batch.more);
         self.said(state, batch, said)
@@ -170,13 +171,14 @@ impl SessionHandle {
         if !state.open {
             return Relayed::Closed;
         }
-        let bond = if state.in_order == 0 { state.bonds.iter().find(|bond| bond.peer == from) } else { None };
-        let Some(code) = bond.map(|bond| bond.code) else { return Relayed::Unjudged };
+        let pairing =
+            if state.in_order == 0 { state.pairings.iter().find(|pairing| pairing.peer == from) } else { None };
+        let Some(code) = pairing.map(|pairing| pairing.code) else { return Relayed::Undecided };
         let said = state.say(Opcode::Text, &reply::forwarded(kind, By::Code(code.as_str()), payload), batch.more);
         match self.said(state, batch, said) {
-            Ok(()) => Relayed::Said,
-            Err(SayError::Full | SayError::NoRoom) => Relayed::Full,
-            Err(SayError::Closed) => Relayed::Closed,
+            Ok(()) => Relayed::Delivered,
+            Err(WriteError::Full | WriteError::BudgetExceeded) => Relayed::Full,
+            Err(WriteError::Closed) => Relayed::Closed,
         }
     }
 
@@ -184,20 +186,20 @@ impl SessionHandle {
         &self,
         mut state: MutexGuard<'_, State>,
         batch: &mut Batch,
-        said: Result<Said, SayError>,
-    ) -> Result<(), SayError> {
+        said: Result<WriteOutcome, WriteError>,
+    ) -> Result<(), WriteError> {
         match said {
-            Ok(Said::Written | Said::Queued) => Ok(()),
-            Ok(Said::Held) => {
+            Ok(WriteOutcome::Written | WriteOutcome::Queued) => Ok(()),
+            Ok(WriteOutcome::Held) => {
                 batch.held.push(self.clone());
                 Ok(())
             }
-            Ok(Said::Blocked) => {
+            Ok(WriteOutcome::Blocked) => {
                 wake(state);
                 Ok(())
             }
             Err(error) => {
-                if error == SayError::Full {
+                if error == WriteError::Full {
                     state.end.get_or_insert(EndReason::SlowConsumer);
                 }
                 wake(state);
@@ -238,7 +240,7 @@ impl SessionHandle {
     }
 
     /// Says a control frame.
-    pub(crate) fn say_control(&self, opcode: Opcode, content: &[u8]) -> Result<(), SayError> {
+    pub(crate) fn say_control(&self, opcode: Opcode, content: &[u8]) -> Result<(), WriteError> {
         let mut state = self.state();
         let said = state.say(opcode, &[content], false);
         self.said(state, &mut Batch::default(), said)
@@ -260,7 +262,7 @@ impl SessionHandle {
         let mut state = self.state();
         let Some(out) = &mut state.out else { return };
         match out.flush() {
-            Ok(Said::Blocked) => wake(state),
+            Ok(WriteOutcome::Blocked) => wake(state),
             Ok(_) => {}
             Err(error) => {
                 state.break_off(error);
@@ -278,32 +280,32 @@ impl SessionHandle {
     }
 
     /// Makes known with whom the session is paired, once the client has been told.
-    pub(crate) fn publish_bonds(&self, bonds: Vec<Bond>) {
-        self.state().bonds = bonds;
+    pub(crate) fn publish_pairings(&self, pairings: Vec<Pairing>) {
+        self.state().pairings = pairings;
     }
 
     /// What the session is told next, and what waits for its client. Only the session's task asks, and has what waits written on
     /// once in each of its turns.
-    pub(crate) fn poll_told(&self, cx: &mut Context<'_>, is_first: bool) -> (Poll<Told>, Waiting) {
+    pub(crate) fn poll_signal(&self, cx: &mut Context<'_>, is_first: bool) -> (Poll<SessionSignal>, Backlog) {
         let mut state = self.state();
         if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
         if let Some(reason) = state.end {
-            return (Poll::Ready(Told::End(reason)), Waiting::default());
+            return (Poll::Ready(SessionSignal::End(reason)), Backlog::default());
         }
-        let flushed = |out: &mut Out| if is_first { out.poll_flush(cx) } else { Poll::Pending };
+        let flushed = |out: &mut Writer| if is_first { out.poll_flush(cx) } else { Poll::Pending };
         match state.out.as_mut().map(flushed) {
             Some(Poll::Ready(Ok(())) | Poll::Pending) => {}
-            None => return (Poll::Ready(Told::Broken), Waiting::default()),
+            None => return (Poll::Ready(SessionSignal::Broken), Backlog::default()),
             Some(Poll::Ready(Err(error))) => {
                 state.break_off(error);
-                let told = state.end.map_or(Told::Broken, Told::End);
-                return (Poll::Ready(told), Waiting::default());
+                let signal = state.end.map_or(SessionSignal::Broken, SessionSignal::End);
+                return (Poll::Ready(signal), Backlog::default());
             }
         }
-        let waiting = state.out.as_ref().map(Out::waiting).unwrap_or_default();
-        (state.pop().map_or(Poll::Pending, |event| Poll::Ready(Told::Event(event))), waiting)
+        let waiting = state.out.as_ref().map(Writer::waiting).unwrap_or_default();
+        (state.pop().map_or(Poll::Pending, |event| Poll::Ready(SessionSignal::Event(event))), waiting)
     }
 
     /// The event that was taken last is handled.
@@ -313,9 +315,9 @@ impl SessionHandle {
     }
 
     /// Takes TLS records of the client in.
-    pub(crate) fn decrypt(&self, records: &[u8], plain: &mut Vec<u8>) -> Result<bool, SayError> {
+    pub(crate) fn decrypt(&self, records: &[u8], plain: &mut Vec<u8>) -> Result<bool, WriteError> {
         let mut state = self.state();
-        let out = state.out.as_mut().ok_or(SayError::Closed)?;
+        let out = state.out.as_mut().ok_or(WriteError::Closed)?;
         let open = match out.decrypt(records, plain) {
             Ok(open) => open,
             Err(error) => {
@@ -339,7 +341,7 @@ impl SessionHandle {
     pub(crate) fn close(&self) -> VecDeque<SessionEvent> {
         let mut state = self.state();
         state.open = false;
-        state.bonds = Vec::new();
+        state.pairings = Vec::new();
         std::mem::take(&mut state.events)
     }
 
@@ -373,21 +375,21 @@ impl SessionHandle {
 }
 
 impl State {
-    fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
+    fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
         if !self.open {
-            return Err(SayError::Closed);
+            return Err(WriteError::Closed);
         }
-        let said = self.out.as_mut().ok_or(SayError::Closed)?.say(opcode, pieces, hold);
-        if let Err(error @ (SayError::Closed | SayError::NoRoom)) = said {
+        let said = self.out.as_mut().ok_or(WriteError::Closed)?.say(opcode, pieces, hold);
+        if let Err(error @ (WriteError::Closed | WriteError::BudgetExceeded)) = said {
             self.break_off(error);
         }
         said
     }
 
     /// Nothing more can be said.
-    fn break_off(&mut self, error: SayError) {
+    fn break_off(&mut self, error: WriteError) {
         self.out = None;
-        if error == SayError::NoRoom {
+        if error == WriteError::BudgetExceeded {
             self.end.get_or_insert(EndReason::SlowConsumer);
         }
     }

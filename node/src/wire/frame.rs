@@ -15,7 +15,7 @@ use chappe_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Claim, CodeHolder, SessionId};
+use super::ids::{ClaimResult, CodeHolder, SessionId};
 use crate::limits::byte_channel::Weigh;
 
 /// The longest frame in bytes, without its length: the largest client message and a header.
@@ -69,14 +69,14 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// «Will you pair, or link?»
-    Ask(Ask),
+    PairRequest(PairRequest),
     /// The ask cannot be processed.
-    AskRefused {
+    PairRequestRefused {
         /// Which ask.
         ask: u64,
     },
     /// The asking session is gone, or asked again.
-    AskWithdrawn {
+    PairRequestWithdrawn {
         /// Which ask.
         ask: u64,
     },
@@ -95,7 +95,7 @@ impl Note {
     /// The answer of a node where the session isn't, to a session that asked it or thinks that it is paired with it.
     pub(crate) const fn answer_of_nobody(&self) -> Option<Self> {
         match self {
-            Self::Ask(ask) => Some(Self::AskRefused { ask: ask.ask }),
+            Self::PairRequest(ask) => Some(Self::PairRequestRefused { ask: ask.ask }),
             Self::Answer { accepted: Some(_), .. } => Some(Self::Closed),
             _ => None,
         }
@@ -104,7 +104,7 @@ impl Note {
 
 /// Whether two sessions become a pair of people or two devices of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum AskKind {
+pub(crate) enum PairRequestKind {
     /// `pair_request`.
     Pair,
     /// `link_request`.
@@ -113,11 +113,11 @@ pub(crate) enum AskKind {
 
 /// A pair or link request.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ask {
+pub(crate) struct PairRequest {
     /// Chosen by the asking session.
     pub(crate) ask: u64,
     /// Pair or link.
-    pub(crate) kind: AskKind,
+    pub(crate) kind: PairRequestKind,
     /// The code that was asked for; the session may have another by now.
     pub(crate) target: PairingCode,
     /// The asking client's code.
@@ -130,7 +130,7 @@ pub(crate) struct Ask {
     pub(crate) payload: Option<Bytes>,
 }
 
-impl fmt::Debug for Ask {
+impl fmt::Debug for PairRequest {
     /// Without key, name and payload.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ask").field("ask", &self.ask).field("kind", &self.kind).finish_non_exhaustive()
@@ -191,7 +191,7 @@ pub(crate) enum Response {
     /// The signed lease.
     Lease(Option<Redacted<Bytes>>),
     /// For each code whether it was granted.
-    Codes(Vec<Claim>),
+    Codes(Vec<ClaimResult>),
     /// Where the code is.
     Code(Option<CodeHolder>),
     /// Done.
@@ -476,15 +476,23 @@ mod tests {
         let payload = Some(Bytes::from_static(b"\"x\""));
         let (public_key, name) = ([7; 32], Some("é".to_owned()));
         let (device_id, kind) = (name.clone(), RelayKind::CallIce);
-        let ask = Ask { ask: 1, kind: AskKind::Link, target: code, code, public_key, name, payload: payload.clone() };
+        let ask = PairRequest {
+            ask: 1,
+            kind: PairRequestKind::Link,
+            target: code,
+            code,
+            public_key,
+            name,
+            payload: payload.clone(),
+        };
         let holder = CodeHolder { node: NodeId::new(PublicKey::from_bytes([4; 32])), session: to };
         vec![
             Header::ToInbox { token: 300, kind, to: address_of(3) },
             Header::ToSession { token: 0, kind: RelayKind::Offer, to, from },
             Header::Outcome { token: 1, outcome: Outcome::Refused(ErrorCode::Congested) },
-            note(Note::Ask(ask)),
-            note(Note::AskRefused { ask: 1 }),
-            note(Note::AskWithdrawn { ask: 1 }),
+            note(Note::PairRequest(ask)),
+            note(Note::PairRequestRefused { ask: 1 }),
+            note(Note::PairRequestWithdrawn { ask: 1 }),
             note(Note::Answer { ask: 1, accepted: Some(Accepted { public_key, device_id, payload }) }),
             note(Note::Answer { ask: 1, accepted: None }),
             request(Request::PutLeases(vec![lease(), Redacted::new(Bytes::new())])),

@@ -44,7 +44,7 @@ pub(crate) struct CodeHolder {
 
 /// What became of a code that was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Claim {
+pub(crate) enum ClaimResult {
     /// It is the claimer's.
     Granted,
     /// Another session has it.

@@ -9,8 +9,8 @@ use super::{Engine, Now};
 use crate::membership::{
     counts::Reason,
     exchange::{BUCKETS, ExchangeMessage, KnownMember, MAX_MEMBERS, MAX_RECORDS},
-    roster::{Heard, State},
-    since::TELLERS,
+    member_age::AGE_WITNESSES,
+    member_table::{LearnedVia, State},
 };
 
 /// So many new nodes in one exchange are reason for another soon: this node is joining, or a network has healed.
@@ -30,7 +30,7 @@ impl Engine {
         }
         self.asked.insert(with, now.at);
         // Who is new asks three members for all that they know, since when included.
-        let asks_all = self.tellers.len() < TELLERS && !self.tellers.contains(&with);
+        let asks_all = self.tellers.len() < AGE_WITNESSES && !self.tellers.contains(&with);
         let hash = |bucket| if asks_all { 0 } else { self.hash(bucket) };
         ExchangeMessage::Summary { buckets: (0..BUCKETS).map(hash).collect(), beacon: self.beacons.newest_number() }
     }
@@ -49,13 +49,13 @@ impl Engine {
     fn in_bucket(&self, bucket: u8) -> Vec<KnownMember> {
         let (first, last) = range(bucket);
         let mut members: Vec<_> = self
-            .roster
+            .table
             .up_in(first, last)
             .map(|(node, entry)| KnownMember { node, epoch: entry.epoch, since: entry.since.get().unwrap_or_default() })
             .collect();
         if (first..=last).contains(&self.me.as_bytes()[0]) {
             let me =
-                KnownMember { node: self.me, epoch: self.own.epoch, since: self.own_since.get().unwrap_or_default() };
+                KnownMember { node: self.me, epoch: self.own.epoch, since: self.own_age.get().unwrap_or_default() };
             members.push(me);
             members.sort_unstable_by_key(|member| member.node);
         }
@@ -64,7 +64,7 @@ impl Engine {
 
     /// The answer to a word of an exchange; none: it is over.
     pub fn exchange(&mut self, now: Now, from: NodeId, message: ExchangeMessage) -> Option<ExchangeMessage> {
-        if self.left || self.roster.up(&from).is_none() {
+        if self.left || self.table.up(&from).is_none() {
             self.counts.refuse(Reason::Stranger);
             return None;
         }
@@ -123,42 +123,42 @@ impl Engine {
         }
         let mut theirs = BTreeMap::new();
         let mut wanted = Vec::new();
-        let muted = self.conduct.is_muted(now.at, &from);
-        if self.tellers.len() < TELLERS && !self.tellers.contains(&from) {
+        let muted = self.reputation.is_muted(now.at, &from);
+        if self.tellers.len() < AGE_WITNESSES && !self.tellers.contains(&from) {
             self.tellers.push(from);
         }
         for member in members {
             theirs.insert(member.node, member.epoch);
             if member.node == self.me {
-                self.own_since.told(from, member.since);
+                self.own_age.record_age_report(from, member.since);
                 continue;
             }
             // Of itself, nobody is asked how old it is.
             if member.node != from {
-                match self.roster.since_mut(&member.node) {
-                    Some(since) => since.told(from, member.since),
-                    None if self.told.len() < MAX_MEMBERS => {
-                        self.told.entry(member.node).or_default().told(from, member.since);
+                match self.table.age_mut(&member.node) {
+                    Some(since) => since.record_age_report(from, member.since),
+                    None if self.reported_ages.len() < MAX_MEMBERS => {
+                        self.reported_ages.entry(member.node).or_default().record_age_report(from, member.since);
                     }
                     None => {}
                 }
             }
             let record = self.records.any(&member.node).filter(|record| record.epoch >= member.epoch);
-            let is_lost = match self.roster.get(&member.node).map(|known| (known.state, known.epoch)) {
+            let is_lost = match self.table.get(&member.node).map(|known| (known.state, known.epoch)) {
                 Some((State::Up, epoch)) if epoch >= member.epoch => continue,
                 Some((State::Claimed | State::Dialling(_), _)) => continue,
                 Some((State::Lost { .. }, _)) => true,
                 _ => false,
             };
             if let Some(record) = record.filter(|_| is_lost) {
-                if !muted && self.conduct.may_claim(now.at, from) {
-                    self.claim(now, &record, Some(from), Heard::Compared);
+                if !muted && self.reputation.may_claim(now.at, from) {
+                    self.claim(now, &record, Some(from), LearnedVia::Compared);
                 }
             } else if wanted.len() < MAX_RECORDS {
                 wanted.push(member.node);
             }
         }
-        if wanted.len() >= MUCH || self.tellers.len() < TELLERS {
+        if wanted.len() >= MUCH || self.tellers.len() < AGE_WITNESSES {
             self.hurry_exchange(now);
         }
         let lacked = buckets
@@ -187,14 +187,14 @@ impl Engine {
             self.hurry_exchange(now);
         }
         for record in records {
-            if self.conduct.is_muted(now.at, &from) {
+            if self.reputation.is_muted(now.at, &from) {
                 self.counts.refuse(Reason::Muted);
                 break;
             }
-            if let Err(reason) = self.take_record(now, from, record, Heard::Compared) {
+            if let Err(reason) = self.take_record(now, from, record, LearnedVia::Compared) {
                 self.counts.refuse(reason);
                 if matches!(reason, Reason::Signature | Reason::Malformed) {
-                    self.conduct.lied(now.at, from);
+                    self.reputation.penalize(now.at, from);
                 }
             }
         }
@@ -211,11 +211,11 @@ impl Engine {
     }
 
     fn hear_beacon(&mut self, now: Now, from: NodeId, note: Option<&bytes::Bytes>) {
-        let Some(note) = note.filter(|_| !self.conduct.is_muted(now.at, &from)) else { return };
+        let Some(note) = note.filter(|_| !self.reputation.is_muted(now.at, &from)) else { return };
         if let Err(reason) = self.take_beacon(now, note) {
             self.counts.refuse(reason);
             if matches!(reason, Reason::Signature | Reason::Malformed) {
-                self.conduct.lied(now.at, from);
+                self.reputation.penalize(now.at, from);
             }
         }
     }
@@ -225,7 +225,7 @@ impl Engine {
         if *node == self.me {
             return Some(self.own.as_bytes().clone());
         }
-        self.roster.up(node)?;
+        self.table.up(node)?;
         self.records.any(node).map(|record| record.as_bytes().clone())
     }
 }

@@ -7,8 +7,8 @@ use super::{Engine, Now, Output};
 use crate::membership::{
     admission::Refusal,
     member::MemberId,
+    member_table::{LearnedVia, State},
     news::NewsKind,
-    roster::{Heard, State},
 };
 
 /// What a node shows when a link is made.
@@ -60,17 +60,17 @@ impl Engine {
         if !self.settings.admission.may_dial(&self.own, record) {
             return Verdict::Refused(Refusal::Address);
         }
-        let known = self.roster.get(&record.node);
+        let known = self.table.get(&record.node);
         if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.left {
             return Verdict::Refused(Refusal::Stale);
         }
         if let Err(refusal) = self.settings.admission.judge(record, greeting.ticket.as_ref(), now.clock) {
             return Verdict::Refused(refusal);
         }
-        if !self.roster.has_room(&record.node, self.settings.admission.network(record)) {
+        if !self.table.has_room(&record.node, self.settings.admission.network(record)) {
             return Verdict::Refused(Refusal::Network);
         }
-        if known.is_none() && self.roster.is_full() {
+        if known.is_none() && self.table.is_full() {
             return Verdict::Refused(Refusal::Full);
         }
         if reached { Verdict::Welcome } else { Verdict::DialBack }
@@ -78,20 +78,20 @@ impl Engine {
 
     fn welcome(&mut self, now: Now, record: &SignedRecord) {
         let node = record.node;
-        let known = self.roster.get(&node);
+        let known = self.table.get(&node);
         let (epoch_before, heard) = (known.map(|entry| entry.epoch), known.map(|entry| entry.heard));
         self.records.keep(record.clone());
         let network = self.settings.admission.network(record);
         if known.is_none()
-            && let Some(forgotten) = self.roster.make_room()
+            && let Some(forgotten) = self.table.make_room()
         {
             self.records.forget(&forgotten);
         }
-        let before = self.roster.bring_up(node, record.epoch, network, now.clock);
-        if let Some(told) = self.told.remove(&node)
-            && let Some(since) = self.roster.since_mut(&node)
+        let before = self.table.bring_up(node, record.epoch, network, now.clock);
+        if let Some(reported_ages) = self.reported_ages.remove(&node)
+            && let Some(since) = self.table.age_mut(&node)
         {
-            since.take_over(told);
+            since.take_over(reported_ages);
         }
         if epoch_before.is_some_and(|before| before < record.epoch) {
             // Who says that its former run doesn't answer is right.
@@ -113,19 +113,19 @@ impl Engine {
         }
         // Passed on now that it is known to be true. A joiner that told a thousand records of old members, which it has
         // from one, would gossip for minutes.
-        let is_news = heard != Some(Heard::Compared);
+        let is_news = heard != Some(LearnedVia::Compared);
         self.swim.add(now.at, MemberId { node, epoch: record.epoch }, is_news);
         if is_news {
             self.swim.spread(&NewsKind::Record.item(record.as_bytes()));
         }
-        self.roster.note_heard(&node, Heard::News);
+        self.table.note_heard(&node, LearnedVia::News);
         self.view_changed = true;
         // Who was lost lost others, too; and the first member that is met knows the rest.
-        if matches!(before, Some(State::Lost { .. })) || self.roster.len_up() == 1 {
+        if matches!(before, Some(State::Lost { .. })) || self.table.len_up() == 1 {
             self.exchange_with(now, node);
         }
         // All are counted anew every half minute: a thousand who come at once would otherwise cost a million looks.
-        let entry = self.roster.get(&node);
+        let entry = self.table.get(&node);
         if !was_up {
             self.mature += usize::from(entry.is_some_and(|entry| self.is_mature(entry.since.get(), now.clock)));
         }

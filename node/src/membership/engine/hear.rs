@@ -9,8 +9,8 @@ use crate::membership::{
     counts::Reason,
     gossip::Gossip,
     member::MemberId,
+    member_table::{LearnedVia, State},
     packet::Packet,
-    roster::{Heard, State},
 };
 
 impl Engine {
@@ -26,16 +26,16 @@ impl Engine {
     }
 
     fn take_packet(&mut self, now: Now, from: NodeId, packet: &Bytes) -> Result<(), Reason> {
-        if !self.conduct.may_send(now.at, from) {
+        if !self.reputation.may_send(now.at, from) {
             return Err(Reason::Rate);
         }
         let packet = Packet::decode(packet).map_err(|_| Reason::Malformed)?;
-        match self.roster.get(&from).map(|entry| entry.state) {
+        match self.table.get(&from).map(|entry| entry.state) {
             Some(State::Up) => {}
             Some(State::Lost { .. }) => {
                 // It is there after all, or at least its words arrive: a dial will tell.
                 if let Some(record) = self.records.any(&from) {
-                    self.claim(now, &record, None, Heard::News);
+                    self.claim(now, &record, None, LearnedVia::News);
                 }
             }
             _ => return Err(Reason::Stranger),
@@ -47,7 +47,7 @@ impl Engine {
             }
             Packet::Answer(_) => self.heard(now, from),
             Packet::Swim(packet) => {
-                let epoch = self.roster.up(&from).ok_or(Reason::Stranger)?;
+                let epoch = self.table.up(&from).ok_or(Reason::Stranger)?;
                 let gossip = Gossip::decode(&packet).map_err(|_| Reason::Malformed)?;
                 self.judge_header(&gossip.header, MemberId { node: from, epoch })?;
                 self.heard(now, from);
@@ -61,7 +61,7 @@ impl Engine {
                         self.counts.refuse(reason);
                         if matches!(reason, Reason::Signature | Reason::Malformed) {
                             // Nobody passes on what it hasn't verified.
-                            self.conduct.lied(now.at, from);
+                            self.reputation.penalize(now.at, from);
                         }
                     }
                 }
@@ -85,7 +85,7 @@ impl Engine {
         if header.src_incarnation != 0 {
             return Err(Reason::Incarnation);
         }
-        let is_up = |id: &MemberId| self.roster.up(&id.node) == Some(id.epoch);
+        let is_up = |id: &MemberId| self.table.up(&id.node) == Some(id.epoch);
         match &header.message {
             Message::Ping(_)
             | Message::Ack(_)
@@ -110,7 +110,7 @@ impl Engine {
         if update.incarnation() != 0 {
             return Err(Reason::Incarnation);
         }
-        if id.node == self.me || self.roster.up(&id.node).is_some_and(|epoch| epoch >= id.epoch) {
+        if id.node == self.me || self.table.up(&id.node).is_some_and(|epoch| epoch >= id.epoch) {
             return Ok(());
         }
         // Its record comes by itself. Without one there is nobody to ask.
@@ -118,13 +118,13 @@ impl Engine {
         if id.epoch > record.epoch {
             return Err(Reason::Epoch);
         }
-        if self.roster.get(&id.node).is_none_or(|entry| !matches!(entry.state, State::Lost { .. })) {
+        if self.table.get(&id.node).is_none_or(|entry| !matches!(entry.state, State::Lost { .. })) {
             return Ok(());
         }
-        if !self.conduct.may_claim(now.at, from) {
+        if !self.reputation.may_claim(now.at, from) {
             return Err(Reason::Rate);
         }
-        self.claim(now, &record, Some(from), Heard::News);
+        self.claim(now, &record, Some(from), LearnedVia::News);
         Ok(())
     }
 }

@@ -14,8 +14,8 @@ use crate::membership::{
     accusation::Accusation,
     counts::Reason,
     member::MemberId,
+    member_table::{LearnedVia, State},
     news::NewsKind,
-    roster::{Heard, State},
 };
 
 /// How old an accusation may be, and how far from the future: clocks of servers differ by less, and nobody gains by
@@ -25,22 +25,22 @@ const ACCUSATION_AGE: Duration = Duration::from_secs(120);
 impl Engine {
     /// Takes one item of what `from` passes on.
     pub(super) fn take_item(&mut self, now: Now, from: NodeId, item: &[u8]) -> Result<(), Reason> {
-        if self.conduct.is_muted(now.at, &from) {
+        if self.reputation.is_muted(now.at, &from) {
             return Err(Reason::Muted);
         }
         // A kind that a later version has is no lie.
         let (kind, note) = NewsKind::split(item).ok_or(Reason::Kind)?;
         match kind {
-            NewsKind::Record => self.take_record(now, from, note, Heard::News),
+            NewsKind::Record => self.take_record(now, from, note, LearnedVia::News),
             NewsKind::Leave => self.take_leave(now, note),
             NewsKind::Accusation => self.take_accusation(now, note),
         }
     }
 
     /// A record of a node that isn't up, or of a new run of one that is: it is dialled. A fresh one of a member is kept.
-    pub(super) fn take_record(&mut self, now: Now, from: NodeId, note: &[u8], heard: Heard) -> Result<(), Reason> {
+    pub(super) fn take_record(&mut self, now: Now, from: NodeId, note: &[u8], heard: LearnedVia) -> Result<(), Reason> {
         let (record, _) = postcard::take_from_bytes::<NodeRecord>(note).map_err(|_| Reason::Malformed)?;
-        let known = self.roster.get(&record.node);
+        let known = self.table.get(&record.node);
         let is_fresher = match known.map(|known| (known.epoch, known.state)) {
             // At the same address: where it moves, it is reached anew.
             Some((epoch, State::Up)) => {
@@ -60,7 +60,7 @@ impl Engine {
         if record.node == self.me || is_old {
             return Ok(());
         }
-        if !self.conduct.may_claim(now.at, from) {
+        if !self.reputation.may_claim(now.at, from) {
             return Err(Reason::Rate);
         }
         let record: SignedRecord = decode(note)?;
@@ -89,7 +89,7 @@ impl Engine {
         let epoch = record.epoch;
         self.records.leave(leave.clone());
         self.close_check(now, leave.node, false);
-        if self.roster.remove(&leave.node).is_some() {
+        if self.table.remove(&leave.node).is_some() {
             self.counts.left += 1;
             tracing::info!(member = leave.node.short(), "member left");
             self.swim.remove(now.at, MemberId { node: leave.node, epoch });
@@ -104,7 +104,7 @@ impl Engine {
     fn take_accusation(&mut self, now: Now, note: &[u8]) -> Result<(), Reason> {
         let (said, _) = postcard::take_from_bytes::<Accusation>(note).map_err(|_| Reason::Malformed)?;
         // Of this node itself it knows better; of who isn't up here there is nothing to check.
-        if said.accuser == self.me || said.accused == self.me || self.roster.up(&said.accused) != Some(said.epoch) {
+        if said.accuser == self.me || said.accused == self.me || self.table.up(&said.accused) != Some(said.epoch) {
             return Ok(());
         }
         if said.federation != self.own.federation
@@ -113,19 +113,19 @@ impl Engine {
         {
             return Err(Reason::Clock);
         }
-        if self.conduct.has_accused(&said.accuser, &said.accused, said.at) {
+        if self.reputation.has_accused(&said.accuser, &said.accused, said.at) {
             return Ok(());
         }
         if !self.is_believed(&said.accuser, now.clock)
-            || !self.conduct.may_accuse(now.at, &said.accuser, &said.accused, said.at)
+            || !self.reputation.may_accuse(now.at, &said.accuser, &said.accused, said.at)
         {
             return Err(Reason::Muted);
         }
-        if self.conduct.is_acquitted(now.at, &said.accused) && !self.checks.is_open(&said.accused) {
+        if self.reputation.is_acquitted(now.at, &said.accused) && !self.checks.is_open(&said.accused) {
             return Err(Reason::Rate);
         }
         let accusation: Signed<Accusation> = decode(note)?;
-        if !self.conduct.accuses(now.at, said.accuser, said.accused, said.at) {
+        if !self.reputation.accuses(now.at, said.accuser, said.accused, said.at) {
             return Err(Reason::Rate);
         }
         let is_new = !self.checks.is_open(&said.accused);
@@ -134,7 +134,7 @@ impl Engine {
             self.counts.checks += u64::from(is_new);
         } else {
             // One of many: nothing depends on it.
-            self.conduct.closed(now.at, said.accuser, &said.accused, false);
+            self.reputation.closed(now.at, said.accuser, &said.accused, false);
         }
         self.swim.spread(&NewsKind::Accusation.item(accusation.as_bytes()));
         Ok(())

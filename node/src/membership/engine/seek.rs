@@ -8,8 +8,8 @@ use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRE
 use crate::membership::{
     beacons::Unlearned,
     counts::Reason,
-    roster::{Claimed, Heard, MAX_KNOWN},
-    since::TELLERS,
+    member_age::AGE_WITNESSES,
+    member_table::{Claimed, LearnedVia, MAX_KNOWN},
 };
 
 /// How many members are asked for the time when this clock was set: one may be wrong or gone.
@@ -24,7 +24,7 @@ impl Engine {
 
     /// Makes new links to a few members, since each shows the other's clock as it is made.
     pub fn compare_clocks(&mut self) {
-        let members: Vec<_> = self.roster.all_up().map(|(node, _)| node).sample(&mut self.rng, CLOCKS);
+        let members: Vec<_> = self.table.all_up().map(|(node, _)| node).sample(&mut self.rng, CLOCKS);
         for node in members {
             self.dial(&node);
         }
@@ -46,14 +46,14 @@ impl Engine {
     }
 
     pub(super) fn dial_failed(&mut self, now: Now, node: NodeId, blame: bool) {
-        let network = self.roster.get(&node).and_then(|entry| entry.network);
-        let (by, forgotten) = self.roster.failed(&node);
+        let network = self.table.get(&node).and_then(|entry| entry.network);
+        let (by, forgotten) = self.table.failed(&node);
         if forgotten {
             self.records.forget(&node);
         }
         if let Some(by) = by.filter(|_| blame) {
             self.counts.false_claims += 1;
-            self.conduct.claim_failed(now.at, by, network);
+            self.reputation.claim_failed(now.at, by, network);
         }
     }
 
@@ -68,35 +68,35 @@ impl Engine {
             return;
         }
         self.records.keep(record.clone());
-        self.claim(now, &record, None, Heard::News);
+        self.claim(now, &record, None, LearnedVia::News);
         self.settle(now);
     }
 
     /// Since when a node was a member, by what this one wrote down in its last run.
     pub fn remember(&mut self, node: NodeId, since: UnixTime) {
         if node == self.me {
-            self.own_since.remembered(since);
-        } else if let Some(known) = self.roster.since_mut(&node) {
+            self.own_age.remembered(since);
+        } else if let Some(known) = self.table.age_mut(&node) {
             known.remembered(since);
-        } else if self.told.len() < MAX_KNOWN {
-            self.told.entry(node).or_default().remembered(since);
+        } else if self.reported_ages.len() < MAX_KNOWN {
+            self.reported_ages.entry(node).or_default().remembered(since);
         }
     }
 
     /// Has the node of a known record dialled, unless it is up.
-    pub(super) fn claim(&mut self, now: Now, record: &SignedRecord, by: Option<NodeId>, heard: Heard) {
+    pub(super) fn claim(&mut self, now: Now, record: &SignedRecord, by: Option<NodeId>, heard: LearnedVia) {
         let network = self.settings.admission.network(record);
-        let known = self.roster.get(&record.node).is_some();
-        if !known && !self.roster.has_room(&record.node, network) {
+        let known = self.table.get(&record.node).is_some();
+        if !known && !self.table.has_room(&record.node, network) {
             self.counts.refuse(Reason::Admission);
             self.records.forget(&record.node);
             return;
         }
-        if !known && let Some(forgotten) = self.roster.make_room() {
+        if !known && let Some(forgotten) = self.table.make_room() {
             self.records.forget(&forgotten);
         }
-        match self.roster.claim(now.at, record.node, record.epoch, network, by) {
-            Claimed::Queued => self.roster.note_heard(&record.node, heard),
+        match self.table.claim(now.at, record.node, record.epoch, network, by) {
+            Claimed::Queued => self.table.note_heard(&record.node, heard),
             Claimed::Known => {}
             Claimed::Full => {
                 self.counts.refuse(Reason::Full);
@@ -107,9 +107,9 @@ impl Engine {
 
     pub(super) fn exchange_with_any(&mut self, now: Now) {
         self.next_exchange = now.at + self.settings.exchange_every.mul_f64(self.rng.random_range(0.75..1.25));
-        let up = || self.roster.all_up().map(|(node, _)| node);
+        let up = || self.table.all_up().map(|(node, _)| node);
         // Three different ones are asked for all that they know.
-        let is_new = |node: &NodeId| self.tellers.len() < TELLERS && !self.tellers.contains(node);
+        let is_new = |node: &NodeId| self.tellers.len() < AGE_WITNESSES && !self.tellers.contains(node);
         let with = up().filter(is_new).choose(&mut self.rng).or_else(|| up().choose(&mut self.rng));
         if let Some(with) = with {
             self.last_exchange = Some(now.at);
@@ -143,7 +143,7 @@ impl Engine {
 
     /// Asks members for their records that will expire soon. Where links come and go, each has shown a fresh one.
     pub(super) fn refresh_records(&mut self, now: Now) {
-        let up = self.roster.all_up().map(|(node, _)| node);
+        let up = self.table.all_up().map(|(node, _)| node);
         let old: Vec<_> = up
             .filter(|node| self.is_old(now, node))
             .take(REFRESHED_PER_TICK * usize::try_from(EXPIRE_EVERY).unwrap_or(usize::MAX))

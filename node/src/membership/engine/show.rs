@@ -10,7 +10,7 @@ use crate::membership::{counts::Counts, view::View};
 
 impl Engine {
     pub(super) fn members_since(&self) -> impl Iterator<Item = Option<UnixTime>> {
-        self.roster.all_up().map(|(_, entry)| entry.since.get()).chain([self.own_since.get()])
+        self.table.all_up().map(|(_, entry)| entry.since.get()).chain([self.own_age.get()])
     }
 
     pub(super) fn is_mature(&self, since: Option<UnixTime>, clock: UnixTime) -> bool {
@@ -32,34 +32,34 @@ impl Engine {
 
     /// The live members and how the leases are placed among them, this node among them.
     pub fn view(&self, now: Now) -> View {
-        let up = self.roster.all_up();
+        let up = self.table.all_up();
         let records: Vec<_> = up
             .filter_map(|(node, entry)| Some((self.records.any(&node)?, self.is_mature(entry.since.get(), now.clock))))
             .collect();
-        let own = (&*self.own, self.is_mature(self.own_since.get(), now.clock));
+        let own = (&*self.own, self.is_mature(self.own_age.get(), now.clock));
         let all = records.iter().map(|(record, mature)| (&***record, *mature)).chain([own]);
         View::new(&self.beacons.placement(now.clock), all)
     }
 
     /// Since when this node has been a member.
     pub fn since(&self) -> UnixTime {
-        self.own_since.get().unwrap_or_default()
+        self.own_age.get().unwrap_or_default()
     }
 
     /// The records of members, lost ones too, and since when they have been members: what is worth writing down.
     pub fn known(&self) -> Vec<(Arc<SignedRecord>, UnixTime)> {
-        let known = self.roster.members_and_lost();
+        let known = self.table.members_and_lost();
         known.filter_map(|(node, entry)| Some((self.records.any(&node)?, entry.since.get()?))).collect()
     }
 
     /// The members that are up and their epochs, this node not among them.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
-        self.roster.all_up().map(|(node, entry)| (node, entry.epoch))
+        self.table.all_up().map(|(node, entry)| (node, entry.epoch))
     }
 
     /// How many members are up, this node not counted.
     pub const fn len(&self) -> usize {
-        self.roster.len_up()
+        self.table.len_up()
     }
 
     /// Whether this node knows no other member.
@@ -69,7 +69,7 @@ impl Engine {
 
     /// Whether this member is up here.
     pub fn is_up(&self, node: &NodeId) -> bool {
-        self.roster.up(node).is_some()
+        self.table.up(node).is_some()
     }
 
     /// Goes on counting from what a former engine of this process has counted.
@@ -84,7 +84,7 @@ impl Engine {
 
     /// Open checks, claims that wait, and dials under way: all bounded.
     pub fn open(&self) -> (usize, usize, usize) {
-        let (claimed, dialling) = self.roster.waiting();
+        let (claimed, dialling) = self.table.waiting();
         (self.checks.len(), claimed, dialling)
     }
 }

@@ -350,7 +350,7 @@ fn what_members_may_not_send_is_counted_and_changes_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run(Duration::from_secs(10));
     let (me, liar, honest) = (member(1, 1), member(2, 1), member(3, 1));
-    let told = |state| [Member::new(honest, 0, state)];
+    let reported_ages = |state| [Member::new(honest, 0, state)];
     let raised = Header { src: liar, src_incarnation: 7, dst: me, message: Message::Gossip };
     let raised = Packet::Swim(postcard::to_allocvec(&raised).expect("a header").into());
     for (reason, packet) in [
@@ -361,8 +361,8 @@ fn what_members_may_not_send_is_counted_and_changes_nothing() {
         (Reason::Kind, swim(liar, me, Message::TurnUndead, &[])),
         (Reason::Kind, swim(liar, me, Message::Announce, &[])),
         (Reason::Stranger, swim(liar, me, Message::PingReq { target: member(7, 1), probe_number: 1 }, &[])),
-        (Reason::Hearsay, swim(liar, me, Message::Gossip, &told(Said::Down))),
-        (Reason::Hearsay, swim(liar, me, Message::Gossip, &told(Said::Suspect))),
+        (Reason::Hearsay, swim(liar, me, Message::Gossip, &reported_ages(Said::Down))),
+        (Reason::Hearsay, swim(liar, me, Message::Gossip, &reported_ages(Said::Suspect))),
         (Reason::Epoch, swim(liar, me, Message::Gossip, &[Member::new(member(3, 8), 0, Said::Alive)])),
         (Reason::Malformed, Packet::Swim(Bytes::from_static(b"\xff\xff\xff"))),
     ] {
@@ -453,8 +453,8 @@ fn equal_views_have_nothing_to_exchange_and_others_become_equal() {
 fn an_answer_that_nobody_asked_for_tells_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     let now = net.now();
-    let told = ExchangeMessage::Members { buckets: vec![0], members: Vec::new(), beacon: None, newest: 0 };
-    assert_eq!(net.of(1).exchange(now, id(2), told), None);
+    let reported_ages = ExchangeMessage::Members { buckets: vec![0], members: Vec::new(), beacon: None, newest: 0 };
+    assert_eq!(net.of(1).exchange(now, id(2), reported_ages), None);
     assert_eq!(net.refused(1, Reason::Kind), 1);
 }
 
@@ -559,7 +559,7 @@ fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
     for n in 5..=6 {
         assert_eq!(net.greet(1, known(n), true), Verdict::Welcome);
     }
-    let mut told = Vec::new();
+    let mut reported_ages = Vec::new();
     for _ in 0..50 {
         net.elapsed += Duration::from_millis(100);
         let now = net.now();
@@ -570,11 +570,11 @@ fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
             let Ok(Packet::Swim(packet)) = Packet::decode(&packet) else { continue };
             for item in Gossip::decode(&packet).expect("a packet").items {
                 if let Some((NewsKind::Record, note)) = NewsKind::split(item) {
-                    told.push(postcard::take_from_bytes::<NodeRecord>(note).expect("a record").0.node);
+                    reported_ages.push(postcard::take_from_bytes::<NodeRecord>(note).expect("a record").0.node);
                 }
             }
         }
     }
-    assert!(told.contains(&id(6)) && told.contains(&id(2)));
-    assert!(!told.contains(&id(5)));
+    assert!(reported_ages.contains(&id(6)) && reported_ages.contains(&id(2)));
+    assert!(!reported_ages.contains(&id(5)));
 }

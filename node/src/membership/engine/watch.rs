@@ -3,12 +3,14 @@
 use chappe_common::{keys::NodeId, signed::Signed, time::UnixTime};
 
 use super::{DEAF, Engine, MATURE, Now, Output};
-use crate::membership::{accusation::Accusation, member::MemberId, news::NewsKind, packet::Packet, roster::State};
+use crate::membership::{
+    accusation::Accusation, member::MemberId, member_table::State, news::NewsKind, packet::Packet,
+};
 
 impl Engine {
     /// This node's own probe of a member has failed.
-    pub(super) fn doubt(&mut self, now: Now, id: MemberId) {
-        if self.roster.up(&id.node) != Some(id.epoch) {
+    pub(super) fn handle_probe_failed(&mut self, now: Now, id: MemberId) {
+        if self.table.up(&id.node) != Some(id.epoch) {
             return;
         }
         self.counts.checks += u64::from(!self.checks.is_open(&id.node));
@@ -16,8 +18,8 @@ impl Engine {
         let deaf = self.is_deaf(now);
         // What others would refuse isn't said.
         if deaf
-            || !self.conduct.may_accuse(now.at, &self.me, &id.node, now.clock)
-            || !self.conduct.accuses(now.at, self.me, id.node, now.clock)
+            || !self.reputation.may_accuse(now.at, &self.me, &id.node, now.clock)
+            || !self.reputation.accuses(now.at, self.me, id.node, now.clock)
         {
             return;
         }
@@ -39,7 +41,7 @@ impl Engine {
 
     /// Whether a member's accusations count.
     pub(super) fn is_believed(&self, node: &NodeId, clock: UnixTime) -> bool {
-        let Some(entry) = self.roster.get(node).filter(|entry| entry.state == State::Up) else { return false };
+        let Some(entry) = self.table.get(node).filter(|entry| entry.state == State::Up) else { return false };
         self.mature < MATURE || self.is_mature(entry.since.get(), clock)
     }
 
@@ -64,10 +66,10 @@ impl Engine {
 
     pub(super) fn close_check(&mut self, now: Now, node: NodeId, there: bool) {
         // What is held against others is held against this node, which then says no more.
-        self.conduct.closed(now.at, self.me, &node, there);
+        self.reputation.closed(now.at, self.me, &node, there);
         for accuser in self.checks.close(&node) {
             self.counts.disproved += u64::from(there);
-            if self.conduct.closed(now.at, accuser, &node, there) {
+            if self.reputation.closed(now.at, accuser, &node, there) {
                 self.counts.muted += 1;
                 tracing::warn!(
                     member = accuser.short(),
@@ -78,10 +80,10 @@ impl Engine {
     }
 
     /// This node's own probes have failed.
-    pub(super) fn lose(&mut self, now: Now, node: NodeId) {
+    pub(super) fn declare_down(&mut self, now: Now, node: NodeId) {
         self.close_check(now, node, false);
-        let Some(epoch) = self.roster.lose(now.at, &node) else { return };
-        for forgotten in self.roster.take_forgotten() {
+        let Some(epoch) = self.table.declare_down(now.at, &node) else { return };
+        for forgotten in self.table.take_forgotten() {
             self.records.forget(&forgotten);
         }
         self.counts.down += 1;

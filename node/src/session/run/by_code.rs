@@ -11,8 +11,8 @@ use rand::RngExt as _;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::{
-    Done, MAX_NOTES, Session,
-    hear::{Refusal, Said},
+    MAX_NOTES, OpResult, Session,
+    receive::{Refusal, RequestReply},
 };
 use crate::{
     client_protocol::request::{BadRequest, Request},
@@ -20,11 +20,11 @@ use crate::{
     limits::rates::Exceeded,
     publisher::command::Command,
     session::{
-        code_door::{Action, Registration, Requested},
         kept_payload::kept,
+        pairing::{Action, Registration, Requested},
     },
     wire::{
-        frame::{AskKind, CodeRegistration, Note},
+        frame::{CodeRegistration, Note, PairRequestKind},
         ids::PeerAddr,
     },
 };
@@ -33,30 +33,30 @@ use crate::{
 const ASK_MARGIN: Duration = Duration::from_millis(50);
 
 impl Session {
-    pub(super) fn register(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
+    pub(super) fn register(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let code = request.pairing_code()?;
         let (public_key, payload) = (request.public_key()?, request.payload());
         let kept = kept(payload.as_ref(), &self.core.clients.held).map_err(|_| Refusal::Busy)?;
         // Registering must not tell more often than a request to pair whether a code is taken, and a claim takes signatures
         // here and at the homes. The same code again without one costs nothing and tells nothing.
         let claim = request.claim()?;
-        let is_free = claim.is_none() && self.code_door.code() == Some(code);
+        let is_free = claim.is_none() && self.pairing.code() == Some(code);
         if !is_free && self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
-            return Ok(Said::Exceeded);
+            return Ok(RequestReply::Exceeded);
         }
         let claim = claim.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
         let registration = Registration { code, public_key, payload, _kept: kept };
         let code = CodeRegistration { code, session: self.handle.id(), claim };
         let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);
         self.claiming = Some(registration.code);
-        self.start_ordered(async move {
+        self.start_blocking(async move {
             let result = core.homes.claim_code(&code).await;
             if result == Err(ClaimError::Taken) {
                 sleep_until(error_at.into()).await;
             }
-            Done::Claimed { code, registration, result }
+            OpResult::Claimed { code, registration, result }
         });
-        Ok(Said::Nothing)
+        Ok(RequestReply::Nothing)
     }
 
     /// A client's claim to the code that it registers, once it is seen to be its own, for this node, and of this time.
@@ -77,20 +77,20 @@ impl Session {
         Ok(Redacted::new(claim.as_bytes().clone()))
     }
 
-    pub(super) fn ask(&mut self, request: &Request<'_>, kind: AskKind) -> Result<Said, Refusal> {
+    pub(super) fn ask(&mut self, request: &Request<'_>, kind: PairRequestKind) -> Result<RequestReply, Refusal> {
         self.check_registered()?;
         let (target, key, name) = match kind {
-            AskKind::Pair => (request.target_code()?, None, request.proposed_name()?),
-            AskKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
+            PairRequestKind::Pair => (request.target_code()?, None, request.proposed_name()?),
+            PairRequestKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
         };
         if self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
-            return Ok(Said::Exceeded);
+            return Ok(RequestReply::Exceeded);
         }
         let ask = rand::rng().random();
         let now = Instant::now();
-        let requested = self.code_door.request(now, ask, kind, target, self.times());
+        let requested = self.pairing.request(now, ask, kind, target, self.times());
         let Requested::Find { withdrawn } = requested.ok_or(BadRequest::NotRegistered)? else {
-            return Ok(Said::Nothing);
+            return Ok(RequestReply::Nothing);
         };
         let (core, payload) = (self.core.clone(), request.payload());
         // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
@@ -105,9 +105,9 @@ impl Session {
                 Some(PeerAddr { node: holder.node, session: holder.session })
             };
             let to = timeout_at(deadline.into(), find).await.ok().flatten();
-            Done::Found { ask, to, name, payload, key }
+            OpResult::Found { ask, to, name, payload, key }
         });
-        Ok(Said::Actions(withdrawn.into_iter().collect()))
+        Ok(RequestReply::Actions(withdrawn.into_iter().collect()))
     }
 
     pub(super) fn act(&mut self, actions: impl IntoIterator<Item = Action>) {
@@ -120,7 +120,7 @@ impl Session {
                 }
                 Action::Tell(to, note) => self.tell(to, note),
                 Action::Answer(to, note) => self.answer(to, note),
-                Action::Bonds(bonds) => self.handle.publish_bonds(bonds),
+                Action::Pairings(pairings) => self.handle.publish_pairings(pairings),
                 Action::Release(code) => self.publish(Command::WithdrawCode(code, self.handle.id())),
             }
         }
@@ -130,7 +130,7 @@ impl Session {
     /// its time, or with its next message. A dial would let any member keep the client from being heard meanwhile.
     pub(super) fn answer(&mut self, to: PeerAddr, note: Note) {
         // An asker of this node is counted as it is told.
-        if matches!(note, Note::AskRefused { .. }) && to.node != self.core.context.me {
+        if matches!(note, Note::PairRequestRefused { .. }) && to.node != self.core.context.me {
             self.core.context.metrics.asks_refused.inc();
         }
         let told = if to.node == self.core.context.me {
@@ -165,7 +165,7 @@ impl Session {
                 continue;
             } else if let Some(link) = self.core.links.find(&to.node) {
                 link.try_note(to.session, self.handle.id(), note.clone()).is_ok()
-            } else if matches!(note, Note::Ask(_))
+            } else if matches!(note, Note::PairRequest(_))
                 || tried == Some(to.node)
                 || !self.core.members.view.load().contains(&to.node)
             {
@@ -185,10 +185,10 @@ impl Session {
         let Some(node) = self.notes.front().map(|(to, _)| to.node) else { return };
         self.connecting = true;
         let core = self.core.clone();
-        self.start_ordered(async move {
+        self.start_blocking(async move {
             // Whether it worked shows when the notes are sent.
             let _ = core.links.connect(node).await;
-            Done::Connected(node)
+            OpResult::Connected(node)
         });
     }
 
@@ -196,9 +196,9 @@ impl Session {
     fn note_lost(&mut self, to: PeerAddr, note: &Note) {
         self.core.context.metrics.notes_dropped.inc();
         match note {
-            Note::Ask(ask) => self.code_door.refused(ask.ask, self.times()),
+            Note::PairRequest(ask) => self.pairing.refused(ask.ask, self.times()),
             Note::Answer { accepted: Some(_), .. } => {
-                let unbound = self.code_door.unbond(to);
+                let unbound = self.pairing.unpair(to);
                 self.act(unbound);
             }
             _ => {}

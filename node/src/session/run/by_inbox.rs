@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chappe_common::{client::ErrorCode, lease::SignedLease};
 
 use super::{
-    Done, Session,
-    hear::{Refusal, Said},
+    OpResult, Session,
+    receive::{Refusal, RequestReply},
 };
 use crate::{
     client_protocol::{
@@ -17,8 +17,8 @@ use crate::{
     limits::rates::Counts,
     publisher::command::Command,
     session::{
-        attach::{self, Claim},
-        inbox_door::ttl,
+        attach::{self, UnverifiedAttach},
+        attached_inboxes::ttl,
     },
 };
 
@@ -44,7 +44,7 @@ impl From<ErrorCode> for NotAttached {
 
 impl Session {
     /// Each lease counts as a candidate does, besides the message: it takes two signatures to verify.
-    pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
+    pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let id = request.required_id()?.to_owned();
         let now = self.core.context.clock.now();
         let items = request.attach_list()?;
@@ -57,7 +57,7 @@ impl Session {
                 ErrorCode::TooMany
             } else if self.rates.check_message(&self.core.clients.sources, Counts::Tenth).is_err() {
                 ErrorCode::RateLimited
-            } else if let Some(claim) = Claim::read(item, self.core.context.me, now) {
+            } else if let Some(claim) = UnverifiedAttach::read(item, self.core.context.me, now) {
                 claims.push((index, claim));
                 continue;
             } else {
@@ -67,12 +67,12 @@ impl Session {
             rejected.push(Rejected { index, code, lease: None });
         }
         let (core, nonce) = (self.core.clone(), self.nonce);
-        self.start_ordered(async move {
+        self.start_blocking(async move {
             let leases = attach::verify(&core.clients.attach_turns, claims, nonce).await;
             drop(room);
-            Done::Verified { id, leases, rejected }
+            OpResult::Verified { id, leases, rejected }
         });
-        Ok(Said::Nothing)
+        Ok(RequestReply::Nothing)
     }
 
     /// Attaches the leases that have verified. The homes hear at once of inboxes that this session did not have, and of
@@ -95,26 +95,26 @@ impl Session {
             }
         }
         let core = self.core.clone();
-        self.start_ordered(async move {
+        self.start_blocking(async move {
             let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
             let registered = core.homes.put_leases(&signed).await;
             let mut leases: Vec<_> = new.into_iter().zip(registered).collect();
             leases.extend(renewed.into_iter().map(|lease| (lease, Registered::Before)));
-            Done::Registered { id, leases, rejected }
+            OpResult::Registered { id, leases, rejected }
         });
     }
 
     fn take_in(&mut self, lease: SignedLease) -> Result<Attached, NotAttached> {
         let lease = Arc::new(lease);
-        let is_new = !self.inbox_door.contains(&lease.inbox);
-        if !self.inbox_door.insert(lease.inbox, &self.core.context.config.limits) {
+        let is_new = !self.attached.contains(&lease.inbox);
+        if !self.attached.insert(lease.inbox, &self.core.context.config.limits) {
             return Err(ErrorCode::TooMany.into());
         }
         if self.core.sessions.attach(&self.handle, lease.clone()) {
             return Ok(Attached { lease, is_new });
         }
         if is_new {
-            self.inbox_door.remove(&lease.inbox);
+            self.attached.remove(&lease.inbox);
         }
         // Whoever is here has proved to be the inbox's owner, and may know its own newer lease.
         Err(NotAttached { code: ErrorCode::BadLease, newer: self.core.sessions.lease(&lease.inbox) })
@@ -130,7 +130,7 @@ impl Session {
         for ((index, lease), registered) in leases {
             let is_renewal = registered == Registered::Before;
             let (code, newer) = match registered {
-                Registered::Kept | Registered::Before if self.inbox_door.contains(&lease.inbox) => {
+                Registered::Kept | Registered::Before if self.attached.contains(&lease.inbox) => {
                     self.publish(Command::KeepLease { lease: lease.clone(), is_renewal });
                     kept.push(lease);
                     continue;
@@ -141,7 +141,7 @@ impl Session {
                 // Nobody at another node could find the inbox: the client does better elsewhere.
                 Registered::Nowhere => (ErrorCode::Internal, None),
             };
-            self.inbox_door.remove(&lease.inbox);
+            self.attached.remove(&lease.inbox);
             self.core.sessions.detach(self.handle.id(), &lease.inbox);
             // An earlier lease of the same inbox may still be kept.
             self.publish(Command::Forget(lease.inbox, lease.seq));
@@ -153,26 +153,26 @@ impl Session {
         self.say(&Reply::Attached { id, ttl, rejected: &rejected }.encode());
     }
 
-    pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
+    pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let id = request.required_id()?;
         for inbox in request.inbox_list()? {
-            if self.inbox_door.contains(&inbox) {
-                self.inbox_door.remove(&inbox);
+            if self.attached.contains(&inbox) {
+                self.attached.remove(&inbox);
                 if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                     self.publish(Command::WithdrawLease(inbox, lease.seq));
                 }
             }
         }
-        Ok(Said::Text(Reply::Detached { id }.encode()))
+        Ok(RequestReply::Text(Reply::Detached { id }.encode()))
     }
 
-    pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
+    pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let (id, address) = (request.required_id()?.to_owned(), request.address()?);
         let core = self.core.clone();
         self.ops.push(async move {
             let lease = core.homes.find_lease(address).await;
-            Done::Resolved { id, lease }
+            OpResult::Resolved { id, lease }
         });
-        Ok(Said::Nothing)
+        Ok(RequestReply::Nothing)
     }
 }

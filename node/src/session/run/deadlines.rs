@@ -11,8 +11,8 @@ use tokio::time::Sleep;
 
 use super::{Over, Session};
 use crate::{
-    session::code_door::Times,
-    socket::frame::{Opcode, Violation},
+    session::pairing::Times,
+    websocket::codec::{Opcode, Violation},
     wire::frame::Outcome,
 };
 
@@ -33,8 +33,8 @@ impl Session {
         let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
         let stuck = self.waiting.since.map(|since| since + times.write);
         let slow = self.unfinished_since.map(|since| since + times.idle);
-        let door = self.code_door.next_deadline(self.times());
-        let door = door.into_iter().chain(self.code_door.next_member_check());
+        let door = self.pairing.next_deadline(self.times());
+        let door = door.into_iter().chain(self.pairing.next_member_check());
         let flight = (self.handle.has_flights())
             .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
             .flatten();
@@ -48,19 +48,19 @@ impl Session {
 
     /// Whether a deadline may have come.
     pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, now: Instant) -> bool {
-        if !self.alarm.is_due(now) {
+        if !self.timer.is_due(now) {
             return false;
         }
         let next = self.next_deadline();
-        self.alarm.poll(cx, timer, next, self.core.context.config.times.idle / 4).is_ready()
+        self.timer.poll(cx, timer, next, self.core.context.config.times.idle / 4).is_ready()
     }
 
     pub(super) fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
-        if self.code_door.next_member_check().is_some_and(|at| at <= now) {
+        if self.pairing.next_member_check().is_some_and(|at| at <= now) {
             let view = self.core.members.view.load();
-            self.code_door.check_members(now, |node| !view.contains(node), self.times());
+            self.pairing.check_members(now, |node| !view.contains(node), self.times());
         }
-        let actions = self.code_door.pass(now, self.times());
+        let actions = self.pairing.handle_timeout(now, self.times());
         self.act(actions);
         let wait = self.flight_wait();
         while self.handle.has_flights()

@@ -17,10 +17,10 @@ use super::{Session, ops::Ops};
 use crate::{
     core::Core,
     publisher::command::Command,
-    session::code_door::Action,
-    socket::{
-        frame::Heard,
-        incoming::{Discarded, Incoming, Next},
+    session::pairing::Action,
+    websocket::{
+        codec::Incoming,
+        reader::{Discarded, Next, Reader},
     },
     wire::{
         frame::{CodeRegistration, Note},
@@ -42,7 +42,7 @@ const FRAME_COST: usize = 16;
 
 impl Session {
     /// What there is to do when the session is over.
-    pub(super) async fn finish(&mut self, incoming: &mut Incoming) {
+    pub(super) async fn finish(&mut self, incoming: &mut Reader) {
         // Nobody polls its questions any more, and one of them may have a turn that others wait for.
         self.ops = Ops::default();
         let notes = self.leave().await;
@@ -60,11 +60,11 @@ impl Session {
         for command in std::mem::take(&mut self.commands) {
             publish(command).await;
         }
-        let inboxes = self.inbox_door.take_all();
+        let inboxes = self.attached.take_all();
         for inbox in inboxes {
             if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                 let seq = lease.seq;
-                if self.ordered > 0 {
+                if self.blocking_ops > 0 {
                     // It may be one that is being attached, and only what is kept can be withdrawn.
                     publish(Command::KeepLease { lease, is_renewal: false }).await;
                 }
@@ -78,12 +78,12 @@ impl Session {
             publish(Command::WithdrawCode(code, session)).await;
         }
         let mut notes: Vec<_> = self.notes.drain(..).collect();
-        for action in self.code_door.close() {
+        for action in self.pairing.close() {
             match action {
                 Action::Release(code) => publish(Command::WithdrawCode(code, self.handle.id())).await,
                 Action::Tell(to, note) => notes.push((to, note)),
                 Action::Answer(to, note) => self.answer(to, note),
-                Action::Bonds(_) | Action::Say(_) | Action::Refuse(_) => {}
+                Action::Pairings(_) | Action::Say(_) | Action::Refuse(_) => {}
             }
         }
         for (from, note) in self.core.sessions.answer_left(self.handle.close()) {
@@ -98,7 +98,7 @@ impl Session {
     /// Ends the connection so that the client gets all that was said to it. Input that nobody has read makes the system
     /// reset the connection, which can take the last frames with it. So the client's rest is read and thrown away, until
     /// its own last frame, for a moment and up to a bound.
-    async fn linger(&mut self, incoming: &mut Incoming) {
+    async fn linger(&mut self, incoming: &mut Reader) {
         let mut left = LINGER_BYTES;
         let mut rest = poll_fn(|cx| {
             let gone = self.handle.poll_gone(cx);
@@ -114,16 +114,16 @@ impl Session {
             }
             let handle = self.handle.clone();
             let (mut closed, mut enough) = (false, false);
-            let polled = incoming.poll_hear(
+            let polled = incoming.poll_read(
                 cx,
                 self.is_tls,
                 |records, plain| handle.decrypt(records, plain),
-                |heard, _| {
-                    let len = if let Heard::Text(text) = heard { text.len() } else { 0 };
-                    closed = matches!(heard, Heard::Close(_));
+                |received, _| {
+                    let len = if let Incoming::Text(text) = received { text.len() } else { 0 };
+                    closed = matches!(received, Incoming::Close(_));
                     enough = left < len + FRAME_COST;
                     left = left.saturating_sub(len + FRAME_COST);
-                    if closed || enough { Next::Wait } else { Next::Hear }
+                    if closed || enough { Next::Wait } else { Next::Read }
                 },
             );
             if closed {

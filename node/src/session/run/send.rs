@@ -9,7 +9,7 @@ use chappe_common::{
     lease::Address,
 };
 
-use super::{Done, RATE_EXCEEDED, Session, hear::Refusal};
+use super::{OpResult, RATE_EXCEEDED, Session, receive::Refusal};
 use crate::{
     client_protocol::{reply::Reply, request::Request},
     links::link::SendError,
@@ -53,7 +53,7 @@ impl Session {
     pub(super) fn send_to_code(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), Refusal> {
         self.check_registered()?;
         let (target, payload) = (request.target()?, request.required_payload()?);
-        let peer = self.code_door.peer(&target).and_then(|peer| Some((peer, self.code_door.code_of(peer)?)));
+        let peer = self.pairing.peer(&target).and_then(|peer| Some((peer, self.pairing.code_of(peer)?)));
         let Some((peer, code)) = peer else { return Err(Refusal::NoPeer(target.chars().take(64).collect())) };
         let to = Destination::Peer(peer, code);
         let from = self.addr();
@@ -72,7 +72,7 @@ impl Session {
 
     /// Sends a message whose outcome is not known at once.
     fn start(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
-        self.alarm.mark();
+        self.timer.invalidate();
         let id = request.id().map(Box::from);
         let payload = Bytes::copy_from_slice(payload);
         let ticket = self.handle.with_flights(|flights| flights.start(Instant::now(), id, kind, to, payload));
@@ -202,7 +202,7 @@ impl Session {
                 // Whether it worked shows when the message is sent.
                 let _ = core.links.connect(node).await;
             }
-            Done::Reached { need, lease }
+            OpResult::Reached { need, lease }
         });
     }
 
@@ -243,7 +243,7 @@ impl Session {
     /// may be back in a moment, and the other side would still think that it is paired.
     fn outcome_of_peer(&mut self, peer: PeerAddr, outcome: Outcome) {
         if outcome == Outcome::NotHere {
-            let unbound = self.code_door.unbond(peer);
+            let unbound = self.pairing.unpair(peer);
             self.act(unbound);
         }
     }

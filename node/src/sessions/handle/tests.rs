@@ -14,10 +14,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    limits::memory_budget::Held,
+    limits::memory_budget::MemoryBudget,
     sessions::event::{Message, ReplyTo},
     wire::{
-        frame::{Ask, AskKind, Note, Outcome},
+        frame::{Note, Outcome, PairRequest, PairRequestKind},
         ids::Ticket,
     },
 };
@@ -26,18 +26,18 @@ const MAX_QUEUED: usize = 100_000;
 
 /// A session, and its client's end of the connection.
 async fn session() -> (SessionHandle, TcpStream) {
-    session_beside(Held::new(MAX_QUEUED)).await
+    session_beside(MemoryBudget::new(MAX_QUEUED)).await
 }
 
 /// The same, beside others for whom something is held.
-async fn session_beside(held: Arc<Held>) -> (SessionHandle, TcpStream) {
+async fn session_beside(held: Arc<MemoryBudget>) -> (SessionHandle, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
     let (stream, _) = accepted.expect("a connection");
     stream.writable().await.expect("an open connection");
     let (_reader, writer) = stream.into_split();
-    let out = Out::new(writer, None, MAX_QUEUED, held);
+    let out = Writer::new(writer, None, MAX_QUEUED, held);
     (SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, Some(out)), client.expect("a connection"))
 }
 
@@ -45,8 +45,8 @@ fn peer() -> PeerAddr {
     PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: SessionId::from_raw(2) }
 }
 
-fn bond() -> Bond {
-    Bond { peer: peer(), code: "ABC234".parse().expect("a code") }
+fn pairing() -> Pairing {
+    Pairing { peer: peer(), code: "ABC234".parse().expect("a code") }
 }
 
 async fn frame(client: &mut TcpStream) -> Vec<u8> {
@@ -86,22 +86,22 @@ async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
 
 #[tokio::test]
 async fn a_frame_whose_rest_has_no_room_ends_the_session_as_a_slow_one() {
-    let (session, client) = session_beside(Held::new(0)).await;
+    let (session, client) = session_beside(MemoryBudget::new(0)).await;
     // More than the sockets of both sides take.
     let frame = vec![b'x'; 64 << 20];
-    assert_eq!(session.say(&mut Batch::default(), &[&frame]), Err(SayError::NoRoom));
+    assert_eq!(session.say(&mut Batch::default(), &[&frame]), Err(WriteError::BudgetExceeded));
     assert_eq!(session.state().end, Some(EndReason::SlowConsumer));
-    assert_eq!(session.say(&mut Batch::default(), &[b"more"]), Err(SayError::Closed));
+    assert_eq!(session.say(&mut Batch::default(), &[b"more"]), Err(WriteError::Closed));
     drop(client);
 }
 
 #[tokio::test]
 async fn what_is_held_for_one_leaves_another_a_little() {
-    let held = Held::new(40_000);
+    let held = MemoryBudget::new(40_000);
     let waiting = async |session: &SessionHandle| {
         let text = vec![b'x'; 5_000];
         let fill = std::iter::repeat_with(|| session.say(&mut Batch::default(), &[&text])).take(10_000);
-        assert_eq!(fill.filter_map(Result::err).next(), Some(SayError::Full));
+        assert_eq!(fill.filter_map(Result::err).next(), Some(WriteError::Full));
         session.state().out.as_ref().map_or(0, |out| out.waiting().bytes)
     };
     let ((one, _client), (other, _other_client)) = (session_beside(held.clone()).await, session_beside(held).await);
@@ -126,12 +126,12 @@ async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken
         }
         assert!(said < 10_000, "100 MB went somewhere");
     };
-    assert_eq!(error, SayError::Full);
-    let told = poll_fn(|cx| session.poll_told(cx, true).0).await;
-    assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
+    assert_eq!(error, WriteError::Full);
+    let signal = poll_fn(|cx| session.poll_signal(cx, true).0).await;
+    assert!(matches!(signal, SessionSignal::End(EndReason::SlowConsumer)), "{signal:?}");
     // The last word waits behind all that was taken before.
     session.say_close(Some(1013), "");
-    assert_eq!(session.say(&mut batch, &[b"more"]), Err(SayError::Closed));
+    assert_eq!(session.say(&mut batch, &[b"more"]), Err(WriteError::Closed));
     let reading = async {
         for number in 0..said {
             let frame = frame(&mut client).await;
@@ -147,23 +147,23 @@ async fn a_pairings_message_overtakes_neither_the_word_of_the_pairing_nor_what_w
     let (session, mut client) = session().await;
     let mut batch = Batch::default();
     let relay = |batch: &mut Batch| session.relay(batch, peer(), RelayKind::Offer, b"1");
-    assert_eq!(relay(&mut batch), Relayed::Unjudged, "the client doesn't know of the pairing");
-    session.publish_bonds(vec![bond()]);
-    assert_eq!(relay(&mut batch), Relayed::Said);
+    assert_eq!(relay(&mut batch), Relayed::Undecided, "the client doesn't know of the pairing");
+    session.publish_pairings(vec![pairing()]);
+    assert_eq!(relay(&mut batch), Relayed::Delivered);
     assert_eq!(frame(&mut client).await, br#"{"type":"offer","from":"ABC234","payload":1}"#);
     // While a note waits or is being handled, messages wait behind it.
     assert_eq!(session.try_send(SessionEvent::Note(Box::new((peer(), Note::Closed)))), Ok(()));
-    assert_eq!(relay(&mut batch), Relayed::Unjudged);
+    assert_eq!(relay(&mut batch), Relayed::Undecided);
     assert!(session.take_event().is_some());
-    assert_eq!(relay(&mut batch), Relayed::Unjudged);
+    assert_eq!(relay(&mut batch), Relayed::Undecided);
     session.handled();
-    assert_eq!(relay(&mut batch), Relayed::Said);
+    assert_eq!(relay(&mut batch), Relayed::Delivered);
     // So it is with a message that the session has yet to judge.
     let ticket = Ticket { session: session.id(), number: 1 };
     let payload = Bytes::from_static(b"2");
     let message = Message { kind: RelayKind::Offer, from: peer(), payload, reply: ReplyTo::Session(ticket) };
     assert_eq!(session.try_send(SessionEvent::Message(Box::new(message))), Ok(()));
-    assert_eq!(relay(&mut batch), Relayed::Unjudged);
+    assert_eq!(relay(&mut batch), Relayed::Undecided);
     session.close();
     assert_eq!(relay(&mut batch), Relayed::Closed);
 }
@@ -176,34 +176,34 @@ async fn a_session_takes_so_many_events_and_no_more() {
         assert_eq!(session.try_send(outcome()), Ok(()));
     }
     assert_eq!(session.try_send(outcome()), Err(TrySendError::Full));
-    let told = poll_fn(|cx| session.poll_told(cx, true).0).await;
-    assert!(matches!(told, Told::End(EndReason::SlowConsumer)), "{told:?}");
+    let signal = poll_fn(|cx| session.poll_signal(cx, true).0).await;
+    assert!(matches!(signal, SessionSignal::End(EndReason::SlowConsumer)), "{signal:?}");
 }
 
 #[test]
 fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
     let session = SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, None);
     let ask = |len| {
-        let ask = Ask {
+        let ask = PairRequest {
             ask: 1,
-            kind: AskKind::Pair,
-            target: bond().code,
-            code: bond().code,
+            kind: PairRequestKind::Pair,
+            target: pairing().code,
+            code: pairing().code,
             public_key: [1; 32],
             name: None,
             payload: Some(vec![b'1'; len].into()),
         };
-        session.try_send(SessionEvent::Note(Box::new((peer(), Note::Ask(ask)))))
+        session.try_send(SessionEvent::Note(Box::new((peer(), Note::PairRequest(ask)))))
     };
     let tell = |note| session.try_send(SessionEvent::Note(Box::new((peer(), note))));
     assert_eq!(ask(MAX_QUEUED / 2), Ok(()));
     assert_eq!(ask(1), Err(TrySendError::Full), "too many bytes");
     let events = QUEUE_EVENTS / STRANGERS_PART;
-    assert!((1..events).all(|_| tell(Note::AskWithdrawn { ask: 1 }).is_ok()));
-    assert_eq!(tell(Note::AskWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
+    assert!((1..events).all(|_| tell(Note::PairRequestWithdrawn { ask: 1 }).is_ok()));
+    assert_eq!(tell(Note::PairRequestWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
     assert_eq!(tell(Note::Closed), Err(TrySendError::Full), "whatever a stranger's node says");
     // Whom the client is paired with is heard, and the session goes on.
-    session.publish_bonds(vec![bond()]);
+    session.publish_pairings(vec![pairing()]);
     assert_eq!(tell(Note::Closed), Ok(()));
     assert_eq!(session.state().end, None);
 }

@@ -14,8 +14,8 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 use rustls::ServerConnection;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::frame::{FrameHead, Opcode};
-use crate::limits::memory_budget::{FREE_DIRECTION, Held, Part, WriteTurn};
+use super::codec::{FrameHead, Opcode};
+use crate::limits::memory_budget::{FREE_DIRECTION, MemoryBudget, Reservation, WriteTurn};
 
 /// The most pieces of one text: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
@@ -34,13 +34,13 @@ const MAX_UNSAID: usize = 22 * 1024;
 
 /// Why something was not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SayError {
+pub(crate) enum WriteError {
     /// Too much waits already.
     #[error("the client doesn't take its messages")]
     Full,
     /// There is no room for the rest of a frame of which the system has the beginning: the connection has to end.
     #[error("there is no room for the rest of a frame")]
-    NoRoom,
+    BudgetExceeded,
     /// The connection is over.
     #[error("the connection is over")]
     Closed,
@@ -48,7 +48,7 @@ pub(crate) enum SayError {
 
 /// Where what was said is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum WriteOutcome {
     /// With the system.
     Written,
     /// In the queue, which somebody is going to flush.
@@ -61,7 +61,7 @@ pub(crate) enum Said {
 
 /// What waits for a client.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct Backlog {
     /// Bytes.
     pub(crate) bytes: usize,
     /// Since when the system has taken less than [`ENOUGH`] of them.
@@ -90,7 +90,7 @@ impl Default for Blocked {
 }
 
 impl Blocked {
-    fn poll_turn(&mut self, held: &Part<FREE_DIRECTION>, cx: &mut Context<'_>) -> Poll<WriteTurn> {
+    fn poll_turn(&mut self, held: &Reservation<FREE_DIRECTION>, cx: &mut Context<'_>) -> Poll<WriteTurn> {
         if !matches!(self.turn, Turn::Awaited(_)) {
             self.turn = Turn::Awaited(Box::pin(held.write_turn()));
         }
@@ -102,13 +102,13 @@ impl Blocked {
 }
 
 /// The way out.
-pub(crate) struct Out {
+pub(crate) struct Writer {
     writer: OwnedWriteHalf,
     tls: Option<Box<ServerConnection>>,
     /// Bytes as they go over the wire.
     queue: BytesMut,
     /// What of the queue the system did not take.
-    held: Part<FREE_DIRECTION>,
+    held: Reservation<FREE_DIRECTION>,
     /// Bytes that have gone from the queue's front, whose memory it keeps.
     gone: usize,
     max_queued: usize,
@@ -118,19 +118,19 @@ pub(crate) struct Out {
     unsaid: usize,
 }
 
-impl Out {
+impl Writer {
     /// Over a connection; at most `max_queued` bytes wait, and no more than all clients may have `held`.
     pub(crate) fn new(
         writer: OwnedWriteHalf,
         tls: Option<Box<ServerConnection>>,
         max_queued: usize,
-        held: Arc<Held>,
+        held: Arc<MemoryBudget>,
     ) -> Self {
         Self {
             writer,
             tls,
             queue: BytesMut::new(),
-            held: Part::new(held),
+            held: Reservation::new(held),
             gone: 0,
             max_queued,
             blocked: None,
@@ -139,7 +139,7 @@ impl Out {
     }
 
     /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
-    pub(crate) fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
+    pub(crate) fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let head = FrameHead::new(opcode, len);
         let len = head.as_bytes().len() + len;
@@ -148,7 +148,7 @@ impl Out {
             let before = self.queue.len();
             self.flush()?;
             if self.queue.len() == before {
-                return Err(SayError::Full);
+                return Err(WriteError::Full);
             }
         }
         self.put(&head, pieces, hold && self.may_wait(len))
@@ -161,7 +161,7 @@ impl Out {
     }
 
     /// Says the last frame, however much waits.
-    pub(crate) fn say_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<Said, SayError> {
+    pub(crate) fn say_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<WriteOutcome, WriteError> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let said = self.put(&FrameHead::new(opcode, len), pieces, false)?;
         let Some(tls) = &mut self.tls else { return Ok(said) };
@@ -171,7 +171,7 @@ impl Out {
     }
 
     /// Puts bytes before the first frame: the answer to the upgrade. They go with it.
-    pub(crate) fn put_before(&mut self, bytes: &[u8]) -> Result<(), SayError> {
+    pub(crate) fn put_before(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         match &mut self.tls {
             Some(tls) => encrypt(tls, &[IoSlice::new(bytes)], &mut self.queue)?,
             None => self.queue.extend_from_slice(bytes),
@@ -179,7 +179,7 @@ impl Out {
         Ok(())
     }
 
-    fn put(&mut self, head: &FrameHead, pieces: &[&[u8]], hold: bool) -> Result<Said, SayError> {
+    fn put(&mut self, head: &FrameHead, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
         let all = std::iter::once(head.as_bytes()).chain(pieces.iter().copied());
         let mut count = 0;
@@ -207,10 +207,10 @@ impl Out {
                     self.writer.try_write_vectored(slices)
                 })?;
                 if gone == len {
-                    return Ok(Said::Written);
+                    return Ok(WriteOutcome::Written);
                 }
                 if gone == 0 && !self.held.has_room(len) {
-                    return Err(SayError::Full);
+                    return Err(WriteError::Full);
                 }
             }
             for slice in slices {
@@ -220,22 +220,22 @@ impl Out {
         }
         if !was_empty && (hold || self.blocked.is_some()) {
             if self.blocked.is_some() {
-                self.held.set(self.queue.len()).map_err(|_| SayError::NoRoom)?;
+                self.held.resize(self.queue.len()).map_err(|_| WriteError::BudgetExceeded)?;
             }
-            return Ok(Said::Queued);
+            return Ok(WriteOutcome::Queued);
         }
         if hold {
-            return Ok(Said::Held);
+            return Ok(WriteOutcome::Held);
         }
         self.flush()
     }
 
     /// Hands to the system what it takes, up to [`WRITE_TURN`]. The rest waits for the session's next turn, as what the system did
     /// not take.
-    pub(crate) fn flush(&mut self) -> Result<Said, SayError> {
+    pub(crate) fn flush(&mut self) -> Result<WriteOutcome, WriteError> {
         let mut turn = WRITE_TURN;
         while !self.queue.is_empty() {
-            if turn == 0 && self.held.set(self.queue.len()).is_err() {
+            if turn == 0 && self.held.resize(self.queue.len()).is_err() {
                 // A client that takes everything isn't closed for want of room.
                 turn = WRITE_TURN;
             }
@@ -247,8 +247,8 @@ impl Out {
                 if self.gone > self.queue.len() {
                     (self.queue, self.gone) = (BytesMut::from(&self.queue[..]), 0);
                 }
-                self.held.set(self.queue.len()).map_err(|_| SayError::NoRoom)?;
-                return Ok(Said::Blocked);
+                self.held.resize(self.queue.len()).map_err(|_| WriteError::BudgetExceeded)?;
+                return Ok(WriteOutcome::Blocked);
             }
             turn -= gone;
             self.queue.advance(gone);
@@ -263,15 +263,15 @@ impl Out {
         (self.queue, self.gone) = (BytesMut::new(), 0);
         self.blocked = None;
         // Nothing is more than nothing was.
-        let _ = self.held.set(0);
-        Ok(Said::Written)
+        let _ = self.held.resize(0);
+        Ok(WriteOutcome::Written)
     }
 
     /// Goes on where the system took no more, for one turn. Ready once nothing waits that it did not take.
     ///
     /// A turn is kept until this is polled again: whoever else was ready has run by then, before the next client has its turn.
     /// So what thousands of clients begin to take at once delays nobody by more than a write or two.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SayError>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
         while let Some(blocked) = &mut self.blocked {
             let ready = self.writer.as_ref().poll_write_ready(cx);
             if matches!(blocked.turn, Turn::Had(_)) || ready.is_pending() {
@@ -279,7 +279,7 @@ impl Out {
                 blocked.turn = Turn::None;
             }
             if ready!(ready).is_err() {
-                return Poll::Ready(Err(SayError::Closed));
+                return Poll::Ready(Err(WriteError::Closed));
             }
             let turn = ready!(blocked.poll_turn(&self.held, cx));
             let before = self.queue.len();
@@ -296,27 +296,27 @@ impl Out {
     }
 
     /// What waits for the system to take it. What is merely held is not among it: whoever holds it is about to flush it.
-    pub(crate) fn waiting(&self) -> Waiting {
+    pub(crate) fn waiting(&self) -> Backlog {
         let since = self.blocked.as_ref().map(|blocked| blocked.since);
-        Waiting { bytes: if since.is_some() { self.queue.len() } else { 0 }, since }
+        Backlog { bytes: if since.is_some() { self.queue.len() } else { 0 }, since }
     }
 
     /// Takes TLS records in, and appends what they hold to `plain`. `false`: the client has ended its side.
-    pub(crate) fn decrypt(&mut self, mut records: &[u8], plain: &mut Vec<u8>) -> Result<bool, SayError> {
+    pub(crate) fn decrypt(&mut self, mut records: &[u8], plain: &mut Vec<u8>) -> Result<bool, WriteError> {
         let Some(tls) = &mut self.tls else {
             plain.extend_from_slice(records);
             return Ok(true);
         };
         let mut open = true;
         while !records.is_empty() && open {
-            let read = tls.read_tls(&mut records).map_err(|_| SayError::Closed)?;
-            let state = tls.process_new_packets().map_err(|_| SayError::Closed)?;
+            let read = tls.read_tls(&mut records).map_err(|_| WriteError::Closed)?;
+            let state = tls.process_new_packets().map_err(|_| WriteError::Closed)?;
             self.unsaid = if state.plaintext_bytes_to_read() > 0 { 0 } else { self.unsaid + read };
             if self.unsaid > MAX_UNSAID {
-                return Err(SayError::NoRoom);
+                return Err(WriteError::BudgetExceeded);
             }
             io::Read::read_to_end(&mut io::Read::take(tls.reader(), state.plaintext_bytes_to_read() as u64), plain)
-                .map_err(|_| SayError::Closed)?;
+                .map_err(|_| WriteError::Closed)?;
             open = !state.peer_has_closed();
         }
         if tls.wants_write() {
@@ -328,24 +328,24 @@ impl Out {
 }
 
 /// How much the system took; none where it would have had to wait.
-fn taken(written: io::Result<usize>) -> Result<usize, SayError> {
+fn taken(written: io::Result<usize>) -> Result<usize, WriteError> {
     match written {
-        Ok(0) => Err(SayError::Closed),
+        Ok(0) => Err(WriteError::Closed),
         Ok(count) => Ok(count),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(_) => Err(SayError::Closed),
+        Err(_) => Err(WriteError::Closed),
     }
 }
 
-fn encrypt(tls: &mut ServerConnection, pieces: &[IoSlice<'_>], queue: &mut BytesMut) -> Result<(), SayError> {
-    let written = tls.writer().write_vectored(pieces).map_err(|_| SayError::Closed)?;
+fn encrypt(tls: &mut ServerConnection, pieces: &[IoSlice<'_>], queue: &mut BytesMut) -> Result<(), WriteError> {
+    let written = tls.writer().write_vectored(pieces).map_err(|_| WriteError::Closed)?;
     debug_assert_eq!(written, pieces.iter().map(|piece| piece.len()).sum::<usize>(), "the buffer has no limit");
     drain(tls, queue)
 }
 
-fn drain(tls: &mut ServerConnection, queue: &mut BytesMut) -> Result<(), SayError> {
+fn drain(tls: &mut ServerConnection, queue: &mut BytesMut) -> Result<(), WriteError> {
     while tls.wants_write() {
-        tls.write_tls(&mut queue.writer()).map_err(|_| SayError::Closed)?;
+        tls.write_tls(&mut queue.writer()).map_err(|_| WriteError::Closed)?;
     }
     Ok(())
 }
@@ -368,7 +368,7 @@ mod tests {
         let (client, server) = tokio::join!(TcpStream::connect(addr), listener.accept());
         let (mut client, (server, _)) = (client.expect("a connection"), server.expect("a connection"));
         let (_reader, writer) = server.into_split();
-        let mut out = Out::new(writer, None, 8 * WRITE_TURN, Held::new(usize::MAX));
+        let mut out = Writer::new(writer, None, 8 * WRITE_TURN, MemoryBudget::new(usize::MAX));
         let message = vec![b'x'; 16 * 1024];
         let mut said = 0;
         // Until the system takes no more, and then as much as may wait.

@@ -68,7 +68,7 @@ fn rates((per_second, burst): (u32, u32), clock: &DriverClock) -> Rates {
 
 /// What is known of one peer's conduct.
 #[derive(Debug, Default)]
-struct Record {
+struct PeerScore {
     disproved: VecDeque<Instant>,
     /// When a node that it had claimed was not there, and in which network: one network counts once.
     false_claims: VecDeque<(Instant, Option<Network>)>,
@@ -80,7 +80,7 @@ struct Record {
     accused: VecDeque<(NodeId, UnixTime)>,
 }
 
-impl Record {
+impl PeerScore {
     fn is_blank(&self, now: Instant) -> bool {
         let over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
         let old = |last: Option<Instant>| last.is_none_or(|last| last + FORGIVE_AFTER <= now);
@@ -94,18 +94,18 @@ impl Record {
 
 /// The conduct of all peers.
 #[derive(Debug)]
-pub(super) struct Conduct {
+pub(super) struct Reputation {
     started: Instant,
     clock: DriverClock,
     packets: Rates,
     claims: Rates,
     accusations: Rates,
-    peers: HashMap<NodeId, Record>,
+    peers: HashMap<NodeId, PeerScore>,
     /// Who was falsely accused by whom of late.
     acquitted: HashMap<NodeId, VecDeque<(Instant, NodeId)>>,
 }
 
-impl Conduct {
+impl Reputation {
     /// Nothing is known of anybody.
     pub(super) fn new(now: Instant) -> Self {
         let clock = DriverClock::default();
@@ -125,7 +125,7 @@ impl Conduct {
         self.clock.0.store(nanos.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn of(&mut self, node: NodeId) -> Option<&mut Record> {
+    fn of(&mut self, node: NodeId) -> Option<&mut PeerScore> {
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&node) {
             return None;
         }
@@ -158,7 +158,7 @@ impl Conduct {
     }
 
     /// A peer passed on what no honest member passes on: nothing that it says of others counts from now on.
-    pub(super) fn lied(&mut self, now: Instant, peer: NodeId) {
+    pub(super) fn penalize(&mut self, now: Instant, peer: NodeId) {
         let Some(record) = self.of(peer) else { return };
         record.claims_muted_until = Some(now + MUTED_FOR);
         record.accuses_muted_until = Some(now + MUTED_FOR);
@@ -185,7 +185,7 @@ impl Conduct {
         said.filter(|(who, _)| who == accused).any(|(_, last)| *last >= at)
     }
 
-    /// An accusation counts: it is open until [`Conduct::closed`]. Whether its accuser may accuse at this rate.
+    /// An accusation counts: it is open until [`Reputation::closed`]. Whether its accuser may accuse at this rate.
     pub(super) fn accuses(&mut self, now: Instant, accuser: NodeId, accused: NodeId, at: UnixTime) -> bool {
         self.set(now);
         if self.accusations.check_key(&accuser).is_err() {
@@ -269,118 +269,118 @@ mod tests {
 
     const AT: UnixTime = UnixTime::from_secs(1_000_000);
 
-    fn accuse_falsely(conduct: &mut Conduct, now: Instant, accused: u8) -> bool {
-        assert!(conduct.may_accuse(now, &node(0), &node(accused), AT));
-        assert!(conduct.accuses(now, node(0), node(accused), AT));
-        conduct.closed(now, node(0), &node(accused), true)
+    fn accuse_falsely(reputation: &mut Reputation, now: Instant, accused: u8) -> bool {
+        assert!(reputation.may_accuse(now, &node(0), &node(accused), AT));
+        assert!(reputation.accuses(now, node(0), node(accused), AT));
+        reputation.closed(now, node(0), &node(accused), true)
     }
 
     #[test]
     fn three_disproved_accusations_mute_for_an_hour_and_two_are_forgiven() {
         let start = Instant::now();
-        let mut conduct = Conduct::new(start);
-        assert!(!accuse_falsely(&mut conduct, start, 1));
-        assert!(!accuse_falsely(&mut conduct, start, 2));
+        let mut reputation = Reputation::new(start);
+        assert!(!accuse_falsely(&mut reputation, start, 1));
+        assert!(!accuse_falsely(&mut reputation, start, 2));
         let later = start + FORGIVE_AFTER;
-        assert!(!accuse_falsely(&mut conduct, later, 3));
-        assert!(!accuse_falsely(&mut conduct, later, 4));
-        assert!(accuse_falsely(&mut conduct, later, 5));
-        assert!(!conduct.may_accuse(later, &node(0), &node(6), AT));
-        assert!(conduct.may_accuse(later, &node(1), &node(6), AT));
-        assert!(conduct.may_accuse(later + MUTED_FOR, &node(0), &node(6), AT));
+        assert!(!accuse_falsely(&mut reputation, later, 3));
+        assert!(!accuse_falsely(&mut reputation, later, 4));
+        assert!(accuse_falsely(&mut reputation, later, 5));
+        assert!(!reputation.may_accuse(later, &node(0), &node(6), AT));
+        assert!(reputation.may_accuse(later, &node(1), &node(6), AT));
+        assert!(reputation.may_accuse(later + MUTED_FOR, &node(0), &node(6), AT));
     }
 
     #[test]
     fn accusations_that_prove_true_are_not_held_against_anybody() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
+        let mut reputation = Reputation::new(now);
         for accused in 1..=5 {
-            assert!(conduct.accuses(now, node(0), node(accused), AT));
-            assert!(!conduct.closed(now, node(0), &node(accused), false));
+            assert!(reputation.accuses(now, node(0), node(accused), AT));
+            assert!(!reputation.closed(now, node(0), &node(accused), false));
         }
-        assert!(conduct.may_accuse(now, &node(0), &node(6), AT));
+        assert!(reputation.may_accuse(now, &node(0), &node(6), AT));
     }
 
     #[test]
     fn who_has_not_accused_is_not_blamed_when_a_check_ends() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
+        let mut reputation = Reputation::new(now);
         for accused in 1..=5 {
-            assert!(!conduct.closed(now, node(0), &node(accused), true));
-            assert!(!conduct.is_acquitted(now, &node(accused)));
+            assert!(!reputation.closed(now, node(0), &node(accused), true));
+            assert!(!reputation.is_acquitted(now, &node(accused)));
         }
-        assert!(conduct.may_accuse(now, &node(0), &node(6), AT));
+        assert!(reputation.may_accuse(now, &node(0), &node(6), AT));
     }
 
     #[test]
     fn an_accusation_counts_once_and_three_may_be_open() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
-        conduct.accuses(now, node(0), node(1), AT);
-        assert!(!conduct.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)), "it is open");
-        conduct.closed(now, node(0), &node(1), false);
-        assert!(!conduct.may_accuse(now, &node(0), &node(1), AT), "it is replayed");
-        assert!(conduct.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)));
+        let mut reputation = Reputation::new(now);
+        reputation.accuses(now, node(0), node(1), AT);
+        assert!(!reputation.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)), "it is open");
+        reputation.closed(now, node(0), &node(1), false);
+        assert!(!reputation.may_accuse(now, &node(0), &node(1), AT), "it is replayed");
+        assert!(reputation.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)));
         for accused in 2..=4 {
-            conduct.accuses(now, node(0), node(accused), AT);
+            reputation.accuses(now, node(0), node(accused), AT);
         }
-        assert!(!conduct.may_accuse(now, &node(0), &node(5), AT));
+        assert!(!reputation.may_accuse(now, &node(0), &node(5), AT));
     }
 
     #[test]
     fn packets_and_claims_have_a_rate_that_refills() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
-        assert_eq!((0..500).filter(|_| conduct.may_send(now, node(1))).count(), PACKETS.1 as usize);
-        assert!(conduct.may_send(now, node(2)));
-        assert!(conduct.may_send(now + Duration::from_secs(1), node(1)));
-        assert_eq!((0..5000).filter(|_| conduct.may_claim(now, node(1))).count(), CLAIMS.1 as usize);
+        let mut reputation = Reputation::new(now);
+        assert_eq!((0..500).filter(|_| reputation.may_send(now, node(1))).count(), PACKETS.1 as usize);
+        assert!(reputation.may_send(now, node(2)));
+        assert!(reputation.may_send(now + Duration::from_secs(1), node(1)));
+        assert_eq!((0..5000).filter(|_| reputation.may_claim(now, node(1))).count(), CLAIMS.1 as usize);
         for _ in 0..FALSE_CLAIMS {
-            assert!(conduct.may_claim(now, node(3)));
-            conduct.claim_failed(now, node(3), None);
+            assert!(reputation.may_claim(now, node(3)));
+            reputation.claim_failed(now, node(3), None);
         }
-        assert!(!conduct.may_claim(now, node(3)));
+        assert!(!reputation.may_claim(now, node(3)));
     }
 
     #[test]
     fn who_comes_and_goes_in_one_network_silences_nobody_who_speaks_of_it() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
+        let mut reputation = Reputation::new(now);
         let network = |n: u8| Some(Network::of(&std::net::SocketAddr::from(([10, 0, n, 1], 1))));
         for _ in 0..10 * FALSE_CLAIMS {
-            conduct.claim_failed(now, node(1), network(1));
+            reputation.claim_failed(now, node(1), network(1));
         }
-        assert!(!conduct.is_muted(now, &node(1)));
+        assert!(!reputation.is_muted(now, &node(1)));
         for n in 2..=FALSE_CLAIMS {
-            conduct.claim_failed(now, node(1), network(u8::try_from(n).expect("few")));
+            reputation.claim_failed(now, node(1), network(u8::try_from(n).expect("few")));
         }
-        assert!(conduct.is_muted(now, &node(1)));
+        assert!(reputation.is_muted(now, &node(1)));
     }
 
     #[test]
     fn a_member_that_answers_some_and_not_others_silences_two_at_most() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
+        let mut reputation = Reputation::new(now);
         for accuser in 10..30 {
             for _ in 0..DISPROVED {
-                conduct.accuses(now, node(accuser), node(1), AT);
-                conduct.closed(now, node(accuser), &node(1), true);
+                reputation.accuses(now, node(accuser), node(1), AT);
+                reputation.closed(now, node(accuser), &node(1), true);
             }
         }
-        let muted = (10..30).filter(|accuser| !conduct.may_accuse(now, &node(*accuser), &node(2), AT)).count();
+        let muted = (10..30).filter(|accuser| !reputation.may_accuse(now, &node(*accuser), &node(2), AT)).count();
         assert!(muted <= 2, "{muted}");
-        assert!(conduct.is_acquitted(now, &node(1)) && !conduct.is_acquitted(now + ACQUITTED_FOR, &node(1)));
+        assert!(reputation.is_acquitted(now, &node(1)) && !reputation.is_acquitted(now + ACQUITTED_FOR, &node(1)));
     }
 
     #[test]
     fn what_is_over_is_forgotten() {
         let now = Instant::now();
-        let mut conduct = Conduct::new(now);
-        accuse_falsely(&mut conduct, now, 1);
-        conduct.lied(now, node(2));
-        conduct.expire(now + FORGIVE_AFTER);
-        assert_eq!(conduct.peers.len(), 1);
-        conduct.expire(now + MUTED_FOR);
-        assert_eq!(conduct.peers.len(), 0);
+        let mut reputation = Reputation::new(now);
+        accuse_falsely(&mut reputation, now, 1);
+        reputation.penalize(now, node(2));
+        reputation.expire(now + FORGIVE_AFTER);
+        assert_eq!(reputation.peers.len(), 1);
+        reputation.expire(now + MUTED_FOR);
+        assert_eq!(reputation.peers.len(), 0);
     }
 }

@@ -4,12 +4,12 @@
 
 #[cfg(test)]
 mod autobahn;
-pub(crate) mod frame;
-pub(crate) mod incoming;
-pub(crate) mod out;
+pub(crate) mod codec;
+pub(crate) mod reader;
 pub(crate) mod rewound;
 pub(crate) mod tls;
 pub(crate) mod upgrade;
+pub(crate) mod writer;
 
 use std::{io, sync::Arc};
 
@@ -17,17 +17,17 @@ use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
 use self::{
-    incoming::Incoming,
-    out::{Out, SayError},
+    reader::Reader,
+    writer::{WriteError, Writer},
 };
-use crate::{config::LimitsSection, limits::memory_budget::Held};
+use crate::{config::LimitsSection, limits::memory_budget::MemoryBudget};
 
 /// A connection that has become a WebSocket.
 pub(crate) struct Connection {
     /// From the client.
-    pub(crate) incoming: Incoming,
+    pub(crate) incoming: Reader,
     /// To the client.
-    pub(crate) out: Out,
+    pub(crate) out: Writer,
     /// Whether what is read has to be decrypted.
     pub(crate) is_tls: bool,
 }
@@ -41,8 +41,8 @@ impl Connection {
         answer: &str,
         mut rest: Vec<u8>,
         limits: &LimitsSection,
-        held: &Arc<Held>,
-    ) -> Result<Self, SayError> {
+        held: &Arc<MemoryBudget>,
+    ) -> Result<Self, WriteError> {
         let (reader, writer) = stream.into_split();
         let is_tls = tls.is_some();
         if let Some(tls) = &mut tls {
@@ -50,13 +50,13 @@ impl Connection {
             tls.set_buffer_limit(None);
             // What came with the request is there already; «would block» says that it is all.
             match io::Read::read_to_end(&mut tls.reader(), &mut rest) {
-                Ok(_) => return Err(SayError::Closed),
+                Ok(_) => return Err(WriteError::Closed),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(SayError::Closed),
+                Err(_) => return Err(WriteError::Closed),
             }
         }
-        let mut out = Out::new(writer, tls, limits.max_queued, held.clone());
+        let mut out = Writer::new(writer, tls, limits.max_queued, held.clone());
         out.put_before(answer.as_bytes())?;
-        Ok(Self { incoming: Incoming::new(reader, rest, limits.max_message, held.clone()), out, is_tls })
+        Ok(Self { incoming: Reader::new(reader, rest, limits.max_message, held.clone()), out, is_tls })
     }
 }

@@ -13,17 +13,17 @@ use chappe_common::{code::PairingCode, keys::NodeId};
 use serde_json::value::RawValue;
 
 use super::{
-    ask_book::{AskBook, Passed},
     kept_payload::Kept,
+    pair_requests::{Expiry, PairRequests},
 };
 use crate::wire::{
-    frame::{Accepted, Ask, AskKind, Note},
+    frame::{Accepted, Note, PairRequest, PairRequestKind},
     ids::PeerAddr,
 };
-use crate::{client_protocol::reply::Reply, sessions::handle::Bond};
+use crate::{client_protocol::reply::Reply, sessions::handle::Pairing};
 
 /// Sessions that one session may be paired with or have asked at once.
-const MAX_BONDS: usize = 64;
+const MAX_PAIRINGS: usize = 64;
 
 /// How often a session whose request waits for an answer looks whether the target's node is still a member.
 const MEMBER_CHECK: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ pub(crate) enum Action {
     /// Answer another session, which need not be one that this one knows: it is worth no dial.
     Answer(PeerAddr, Note),
     /// Let these pairings' messages through to the client, and no others'.
-    Bonds(Vec<Bond>),
+    Pairings(Vec<Pairing>),
     /// Give this code back to its homes.
     Release(PairingCode),
 }
@@ -64,7 +64,7 @@ pub(crate) enum Action {
 pub(crate) enum Requested {
     /// It can't be processed; the error is said at its time.
     Refused,
-    /// The session of the target is to be found; then [`CodeDoor::found`].
+    /// The session of the target is to be found; then [`PairingSession::found`].
     Find {
         /// An earlier request to the same target is replaced.
         withdrawn: Option<Action>,
@@ -85,20 +85,20 @@ pub(crate) struct Registration {
 
 struct State {
     own: Registration,
-    asks: AskBook,
-    bonds: Vec<Bond>,
+    asks: PairRequests,
+    pairings: Vec<Pairing>,
     /// Errors that are said at their time; in order, since all wait equally long.
-    errors: Vec<(Instant, AskKind)>,
+    errors: Vec<(Instant, PairRequestKind)>,
     member_check: Instant,
 }
 
 /// One session's half of the code door. A session that never registers costs a pointer.
 #[derive(Default)]
-pub(crate) struct CodeDoor {
+pub(crate) struct PairingSession {
     state: Option<Box<State>>,
 }
 
-impl CodeDoor {
+impl PairingSession {
     /// The code of the session.
     pub(crate) fn code(&self) -> Option<PairingCode> {
         self.state.as_ref().map(|state| state.own.code)
@@ -116,8 +116,8 @@ impl CodeDoor {
                 actions = self.close();
                 self.state = Some(Box::new(State {
                     own: registration,
-                    asks: AskBook::default(),
-                    bonds: Vec::new(),
+                    asks: PairRequests::default(),
+                    pairings: Vec::new(),
                     errors: Vec::new(),
                     member_check: now,
                 }));
@@ -137,20 +137,21 @@ impl CodeDoor {
         &mut self,
         now: Instant,
         ask: u64,
-        kind: AskKind,
+        kind: PairRequestKind,
         target: PairingCode,
         times: Times,
     ) -> Option<Requested> {
         let state = self.state.as_deref_mut()?;
-        let room = state.bonds.len() + state.asks.outgoing() < MAX_BONDS;
+        let room = state.pairings.len() + state.asks.outgoing() < MAX_PAIRINGS;
         if target == state.own.code || !room {
             state.errors.push((now + times.error_after, kind));
             return Some(Requested::Refused);
         }
         Some(match state.asks.make(now, ask, kind, target) {
             Ok(earlier) => Requested::Find {
-                withdrawn: earlier
-                    .and_then(|earlier| Some(Action::Tell(earlier.to?, Note::AskWithdrawn { ask: earlier.ask }))),
+                withdrawn: earlier.and_then(|earlier| {
+                    Some(Action::Tell(earlier.to?, Note::PairRequestWithdrawn { ask: earlier.ask }))
+                }),
             },
             Err(()) => {
                 state.errors.push((now + times.error_after, kind));
@@ -177,7 +178,7 @@ impl CodeDoor {
         // Replaced or ended meanwhile.
         let Some(made) = state.asks.made(ask) else { return Vec::new() };
         made.to = Some(to);
-        let ask = Ask {
+        let ask = PairRequest {
             ask,
             kind: made.kind,
             target: made.target,
@@ -186,7 +187,7 @@ impl CodeDoor {
             name,
             payload: payload.or_else(|| state.own.payload.clone()),
         };
-        vec![Action::Tell(to, Note::Ask(ask))]
+        vec![Action::Tell(to, Note::PairRequest(ask))]
     }
 
     /// A request of this session can't be processed: its error is said at its time, whatever the reason.
@@ -199,7 +200,7 @@ impl CodeDoor {
         }
     }
 
-    /// When [`CodeDoor::check_members`] is due, where a request of this session waits for its target's answer.
+    /// When [`PairingSession::check_members`] is due, where a request of this session waits for its target's answer.
     pub(crate) fn next_member_check(&self) -> Option<Instant> {
         let state = self.state.as_ref()?;
         state.asks.at_nodes(|_| true).next().map(|_| state.member_check)
@@ -223,16 +224,17 @@ impl CodeDoor {
         payload: Option<Bytes>,
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
-        let Some(waiting) = state.asks.take_received(AskKind::Pair, |waiting| waiting.ask.code == target) else {
+        let Some(waiting) = state.asks.take_received(PairRequestKind::Pair, |waiting| waiting.ask.code == target)
+        else {
             return Some(vec![Action::Refuse(Reply::PairError { error: NO_PENDING }.encode())]);
         };
         let ask = waiting.ask;
         if !accepted {
             return Some(vec![Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
         }
-        if state.bonds.len() >= MAX_BONDS {
+        if state.pairings.len() >= MAX_PAIRINGS {
             return Some(vec![
-                Action::Tell(waiting.from, Note::AskRefused { ask: ask.ask }),
+                Action::Tell(waiting.from, Note::PairRequestRefused { ask: ask.ask }),
                 Action::Refuse(Reply::PairError { error: PAIR_ERROR }.encode()),
             ]);
         }
@@ -241,7 +243,7 @@ impl CodeDoor {
             device_id: None,
             payload: payload.or_else(|| state.own.payload.clone()),
         };
-        state.bond(waiting.from, ask.code);
+        state.pair(waiting.from, ask.code);
         let said = Reply::PairMatched {
             peer_code: ask.code.as_str(),
             peer_public_key: &STANDARD.encode(ask.public_key),
@@ -252,7 +254,7 @@ impl CodeDoor {
         Some(vec![
             Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
             Action::Say(said),
-            Action::Bonds(state.bonds.clone()),
+            Action::Pairings(state.pairings.clone()),
         ])
     }
 
@@ -264,17 +266,18 @@ impl CodeDoor {
         device_id: Option<String>,
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
-        let waiting = if code == state.own.code { state.asks.take_received(AskKind::Link, |_| true) } else { None };
+        let waiting =
+            if code == state.own.code { state.asks.take_received(PairRequestKind::Link, |_| true) } else { None };
         let error = || Action::Refuse(Reply::LinkError { error: LINK_ERROR }.encode());
         let Some(waiting) = waiting else { return Some(vec![error()]) };
         let ask = waiting.ask;
         if !accepted {
             return Some(vec![Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
         }
-        if state.bonds.len() >= MAX_BONDS {
-            return Some(vec![Action::Tell(waiting.from, Note::AskRefused { ask: ask.ask }), error()]);
+        if state.pairings.len() >= MAX_PAIRINGS {
+            return Some(vec![Action::Tell(waiting.from, Note::PairRequestRefused { ask: ask.ask }), error()]);
         }
-        state.bond(waiting.from, ask.code);
+        state.pair(waiting.from, ask.code);
         let said = Reply::LinkMatched {
             link_code: code.as_str(),
             peer_public_key: &STANDARD.encode(ask.public_key),
@@ -288,35 +291,35 @@ impl CodeDoor {
         Some(vec![
             Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
             Action::Say(said),
-            Action::Bonds(state.bonds.clone()),
+            Action::Pairings(state.pairings.clone()),
         ])
     }
 
     /// Whether this session is paired or linked with another.
     pub(crate) fn is_paired(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| !state.bonds.is_empty())
+        self.state.as_ref().is_some_and(|state| !state.pairings.is_empty())
     }
 
     /// The session that is paired with this one under `code`.
     pub(crate) fn peer(&self, code: &str) -> Option<PeerAddr> {
-        let bonds = &self.state.as_ref()?.bonds;
-        bonds.iter().find(|bond| bond.code.as_str() == code).map(|bond| bond.peer)
+        let pairings = &self.state.as_ref()?.pairings;
+        pairings.iter().find(|pairing| pairing.code.as_str() == code).map(|pairing| pairing.peer)
     }
 
     /// The code under which `peer` is paired with this session.
     pub(crate) fn code_of(&self, peer: PeerAddr) -> Option<PairingCode> {
-        let bonds = &self.state.as_ref()?.bonds;
-        bonds.iter().find(|bond| bond.peer == peer).map(|bond| bond.code)
+        let pairings = &self.state.as_ref()?.pairings;
+        pairings.iter().find(|pairing| pairing.peer == peer).map(|pairing| pairing.code)
     }
 
     /// The other session is gone.
-    pub(crate) fn unbond(&mut self, peer: PeerAddr) -> Option<Action> {
+    pub(crate) fn unpair(&mut self, peer: PeerAddr) -> Option<Action> {
         let state = self.state.as_deref_mut()?;
-        state.bonds.retain(|bond| bond.peer != peer);
-        Some(Action::Bonds(state.bonds.clone()))
+        state.pairings.retain(|pairing| pairing.peer != peer);
+        Some(Action::Pairings(state.pairings.clone()))
     }
 
-    /// When [`CodeDoor::pass`] has something to do next.
+    /// When [`PairingSession::handle_timeout`] has something to do next.
     pub(crate) fn next_deadline(&self, times: Times) -> Option<Instant> {
         let state = self.state.as_ref()?;
         let error = state.errors.first().map(|(at, _)| *at);
@@ -324,26 +327,28 @@ impl CodeDoor {
     }
 
     /// Does what the time has brought by `now`.
-    pub(crate) fn pass(&mut self, now: Instant, times: Times) -> Vec<Action> {
+    pub(crate) fn handle_timeout(&mut self, now: Instant, times: Times) -> Vec<Action> {
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
         let mut actions = Vec::new();
         let due = state.errors.iter().take_while(|(at, _)| *at <= now).count();
         for (_, kind) in state.errors.drain(..due) {
             let error = match kind {
-                AskKind::Pair => Reply::PairError { error: PAIR_ERROR },
-                AskKind::Link => Reply::LinkError { error: LINK_ERROR },
+                PairRequestKind::Pair => Reply::PairError { error: PAIR_ERROR },
+                PairRequestKind::Link => Reply::LinkError { error: LINK_ERROR },
             };
             actions.push(Action::Refuse(error.encode()));
         }
-        for passed in state.asks.pass(now, times.life, times.warning) {
+        for passed in state.asks.handle_timeout(now, times.life, times.warning) {
             let said = match &passed {
-                Passed::Expiring(code) => {
+                Expiry::Expiring(code) => {
                     Reply::PairExpiring { peer_code: code.as_str(), remaining_seconds: times.warning.as_secs() }
                 }
-                Passed::OutgoingEnded(AskKind::Pair, code) => Reply::PairTimeout { peer_code: code.as_str() },
-                Passed::OutgoingEnded(AskKind::Link, code) => Reply::LinkTimeout { link_code: code.as_str() },
-                Passed::IncomingEnded(AskKind::Link) => Reply::LinkTimeout { link_code: state.own.code.as_str() },
-                Passed::IncomingEnded(AskKind::Pair) => continue,
+                Expiry::OutgoingEnded(PairRequestKind::Pair, code) => Reply::PairTimeout { peer_code: code.as_str() },
+                Expiry::OutgoingEnded(PairRequestKind::Link, code) => Reply::LinkTimeout { link_code: code.as_str() },
+                Expiry::IncomingEnded(PairRequestKind::Link) => {
+                    Reply::LinkTimeout { link_code: state.own.code.as_str() }
+                }
+                Expiry::IncomingEnded(PairRequestKind::Pair) => continue,
             };
             actions.push(Action::Say(said.encode()));
         }
@@ -353,10 +358,10 @@ impl CodeDoor {
     /// The session ends, or gets another code: tells all that it was paired with or has asked.
     pub(crate) fn close(&mut self) -> Vec<Action> {
         let Some(mut state) = self.state.take() else { return Vec::new() };
-        let closed = state.bonds.iter().map(|bond| Action::Tell(bond.peer, Note::Closed));
+        let closed = state.pairings.iter().map(|pairing| Action::Tell(pairing.peer, Note::Closed));
         let withdrawn = state.asks.close();
-        let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Tell(to, Note::AskWithdrawn { ask }));
-        std::iter::once(Action::Bonds(Vec::new()))
+        let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Tell(to, Note::PairRequestWithdrawn { ask }));
+        std::iter::once(Action::Pairings(Vec::new()))
             .chain(closed)
             .chain(withdrawn)
             .chain([Action::Release(state.own.code)])
@@ -365,9 +370,9 @@ impl CodeDoor {
 }
 
 impl State {
-    fn bond(&mut self, peer: PeerAddr, code: PairingCode) {
-        self.bonds.retain(|bond| bond.peer != peer && bond.code != code);
-        self.bonds.push(Bond { peer, code });
+    fn pair(&mut self, peer: PeerAddr, code: PairingCode) {
+        self.pairings.retain(|pairing| pairing.peer != peer && pairing.code != code);
+        self.pairings.push(Pairing { peer, code });
     }
 }
 

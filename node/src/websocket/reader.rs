@@ -13,10 +13,10 @@ use tokio::{
 };
 
 use super::{
-    frame::{Decoder, Heard, Violation},
-    out::SayError,
+    codec::{Decoder, Incoming, Violation},
+    writer::WriteError,
 };
-use crate::limits::memory_budget::{FREE_DIRECTION, Held, Part};
+use crate::limits::memory_budget::{FREE_DIRECTION, MemoryBudget, Reservation};
 
 /// What is read at once: the largest message, so that most frames are parsed where they were read.
 const BUFFER: usize = 64 * 1024;
@@ -36,14 +36,14 @@ pub(crate) enum Ended {
     /// The client broke the rules.
     Violation(Violation),
     /// What has come of a message that is not whole can't be kept, as too much of all clients is.
-    NoRoom,
+    BudgetExceeded,
 }
 
 /// Whether to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// With the next frame.
-    Hear,
+    Read,
     /// Not now: what was read is kept.
     Wait,
 }
@@ -58,32 +58,32 @@ pub(crate) enum Discarded {
 }
 
 /// The way in.
-pub(crate) struct Incoming {
+pub(crate) struct Reader {
     reader: OwnedReadHalf,
     decoder: Decoder,
     /// What was read and is to be heard later; at most one buffer.
     unheard: Vec<u8>,
     /// That, and what is not whole yet.
-    held: Part<FREE_DIRECTION>,
+    held: Reservation<FREE_DIRECTION>,
     /// Nothing comes behind that: the client has ended its side of TLS.
     ended: bool,
 }
 
-impl Incoming {
+impl Reader {
     /// From a connection, of which `unheard` was read already; messages of at most `max_message` bytes, and no
     /// more than all clients may have `held`.
-    pub(crate) fn new(reader: OwnedReadHalf, unheard: Vec<u8>, max_message: usize, held: Arc<Held>) -> Self {
-        Self { reader, decoder: Decoder::new(max_message), unheard, held: Part::new(held), ended: false }
+    pub(crate) fn new(reader: OwnedReadHalf, unheard: Vec<u8>, max_message: usize, held: Arc<MemoryBudget>) -> Self {
+        Self { reader, decoder: Decoder::new(max_message), unheard, held: Reservation::new(held), ended: false }
     }
 
     /// Hears what is there: gives each frame to `hear`, with whether more was read behind it. `decrypt` makes what was
     /// read what was said, where that differs. Ready when nothing more can be heard, or `hear` says so.
-    pub(crate) fn poll_hear(
+    pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         is_tls: bool,
-        mut decrypt: impl FnMut(&[u8], &mut Vec<u8>) -> Result<bool, SayError>,
-        mut hear: impl FnMut(Heard<'_>, bool) -> Next,
+        mut decrypt: impl FnMut(&[u8], &mut Vec<u8>) -> Result<bool, WriteError>,
+        mut hear: impl FnMut(Incoming<'_>, bool) -> Next,
     ) -> Poll<Result<(), Ended>> {
         if !self.unheard.is_empty() {
             let mut unheard = std::mem::take(&mut self.unheard);
@@ -153,7 +153,7 @@ impl Incoming {
     fn hear_buffer(
         &mut self,
         buffer: &mut [u8],
-        hear: &mut impl FnMut(Heard<'_>, bool) -> Next,
+        hear: &mut impl FnMut(Incoming<'_>, bool) -> Next,
     ) -> Result<Next, Ended> {
         let (used, next) = hear_all(&mut self.decoder, buffer, hear)?;
         self.unheard = buffer[used..].to_vec();
@@ -162,10 +162,10 @@ impl Incoming {
     }
 
     fn count_held(&mut self) -> Result<(), Ended> {
-        self.held.set(self.unheard.len() + self.decoder.unfinished()).map_err(|_| {
+        self.held.resize(self.unheard.len() + self.decoder.unfinished()).map_err(|_| {
             self.unheard = Vec::new();
             self.decoder.forget_unfinished();
-            Ended::NoRoom
+            Ended::BudgetExceeded
         })
     }
 }
@@ -176,10 +176,10 @@ impl Incoming {
 fn hear_all(
     decoder: &mut Decoder,
     buffer: &mut [u8],
-    hear: &mut impl FnMut(Heard<'_>, bool) -> Next,
+    hear: &mut impl FnMut(Incoming<'_>, bool) -> Next,
 ) -> Result<(usize, Next), Ended> {
-    let (mut at, len, mut next) = (0, buffer.len(), Next::Hear);
-    while at < len && next == Next::Hear {
+    let (mut at, len, mut next) = (0, buffer.len(), Next::Read);
+    while at < len && next == Next::Read {
         let Some(heard) = decoder.decode(buffer, &mut at).map_err(Ended::Violation)? else { break };
         next = hear(heard, at < len);
     }

@@ -6,16 +6,16 @@
 use chappe_common::{keys::NodeId, time::UnixTime};
 
 /// How many peers are asked.
-pub(super) const TELLERS: usize = 3;
+pub(super) const AGE_WITNESSES: usize = 3;
 
 /// Since when a node has been a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Since {
+pub(super) struct MemberAge {
     seen: Option<UnixTime>,
-    told: Vec<(NodeId, UnixTime)>,
+    record_age_report: Vec<(NodeId, UnixTime)>,
 }
 
-impl Since {
+impl MemberAge {
     /// Seen as a member now; what was seen before stays.
     pub(super) fn seen(&mut self, clock: UnixTime) {
         self.seen.get_or_insert(clock);
@@ -24,8 +24,8 @@ impl Since {
     /// Takes over what was remembered and told before the node was seen.
     pub(super) fn take_over(&mut self, before: Self) {
         self.seen = self.seen.min(before.seen).or(self.seen).or(before.seen);
-        for (by, since) in before.told {
-            self.told(by, since);
+        for (by, since) in before.record_age_report {
+            self.record_age_report(by, since);
         }
     }
 
@@ -35,18 +35,18 @@ impl Since {
     }
 
     /// A peer says since when.
-    pub(super) fn told(&mut self, by: NodeId, since: UnixTime) {
-        if self.told.len() < TELLERS && self.told.iter().all(|(peer, _)| *peer != by) {
-            self.told.push((by, since));
+    pub(super) fn record_age_report(&mut self, by: NodeId, since: UnixTime) {
+        if self.record_age_report.len() < AGE_WITNESSES && self.record_age_report.iter().all(|(peer, _)| *peer != by) {
+            self.record_age_report.push((by, since));
         }
     }
 
     /// Since when; none: it never was one.
     pub(super) fn get(&self) -> Option<UnixTime> {
-        let mut told: Vec<_> = self.told.iter().map(|(_, since)| *since).collect();
-        told.sort_unstable();
+        let mut record_age_report: Vec<_> = self.record_age_report.iter().map(|(_, since)| *since).collect();
+        record_age_report.sort_unstable();
         // Of three the middle one, of two the later: both are the second.
-        let believed = told.get(1).copied();
+        let believed = record_age_report.get(1).copied();
         match (self.seen, believed) {
             (Some(seen), Some(believed)) => Some(seen.min(believed)),
             (seen, None) => seen,
@@ -61,31 +61,31 @@ mod tests {
 
     use super::*;
 
-    fn told(times: &[u64]) -> Option<u64> {
-        let mut since = Since::default();
+    fn record_age_report(times: &[u64]) -> Option<u64> {
+        let mut since = MemberAge::default();
         since.seen(UnixTime::from_secs(1000));
         for (n, time) in (0..).zip(times) {
-            since.told(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
+            since.record_age_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
         }
         since.get().map(UnixTime::as_secs)
     }
 
     #[test]
     fn one_peer_makes_nobody_older_and_two_that_agree_do() {
-        assert_eq!(told(&[]), Some(1000));
-        assert_eq!(told(&[5]), Some(1000));
-        assert_eq!(told(&[5, 900]), Some(900));
-        assert_eq!(told(&[900, 5, 910]), Some(900));
-        assert_eq!(told(&[5, 2000, 2000]), Some(1000));
-        assert_eq!(told(&[900, 910, 920, 5, 5]), Some(910));
+        assert_eq!(record_age_report(&[]), Some(1000));
+        assert_eq!(record_age_report(&[5]), Some(1000));
+        assert_eq!(record_age_report(&[5, 900]), Some(900));
+        assert_eq!(record_age_report(&[900, 5, 910]), Some(900));
+        assert_eq!(record_age_report(&[5, 2000, 2000]), Some(1000));
+        assert_eq!(record_age_report(&[900, 910, 920, 5, 5]), Some(910));
     }
 
     #[test]
     fn what_this_node_remembers_counts_for_more_than_that_it_sees_it_now() {
-        let (mut since, mut before) = (Since::default(), Since::default());
+        let (mut since, mut before) = (MemberAge::default(), MemberAge::default());
         since.seen(UnixTime::from_secs(1000));
         before.remembered(UnixTime::from_secs(10));
-        since.take_over(Since::default());
+        since.take_over(MemberAge::default());
         assert_eq!(since.get(), Some(UnixTime::from_secs(1000)));
         since.take_over(before);
         assert_eq!(since.get(), Some(UnixTime::from_secs(10)));
@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn who_was_never_seen_is_no_member_whatever_is_told() {
-        let mut since = Since::default();
+        let mut since = MemberAge::default();
         for n in 0..3 {
-            since.told(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
+            since.record_age_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
         }
         assert_eq!(since.get(), None);
     }

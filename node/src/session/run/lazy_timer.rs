@@ -10,25 +10,25 @@ use tokio::{task::coop::unconstrained, time::Sleep};
 
 /// A session's next deadline, as its timer knows it. Has to be polled by one task alone: the timer keeps the waker that
 /// it had when it was last looked at.
-pub(super) struct Alarm {
+pub(super) struct LazyTimer {
     /// When the timer fires.
     at: Instant,
     /// Something may be due earlier than that.
     is_stale: bool,
 }
 
-impl Alarm {
+impl LazyTimer {
     /// For a timer that has not been looked at.
     pub(super) const fn new(now: Instant) -> Self {
         Self { at: now, is_stale: true }
     }
 
     /// Something may be due earlier than the timer knows.
-    pub(super) const fn mark(&mut self) {
+    pub(super) const fn invalidate(&mut self) {
         self.is_stale = true;
     }
 
-    /// Whether [`Alarm::mark`] was called since the timer was last looked at.
+    /// Whether [`LazyTimer::invalidate`] was called since the timer was last looked at.
     pub(super) const fn is_stale(&self) -> bool {
         self.is_stale
     }
@@ -72,25 +72,25 @@ mod tests {
     #[tokio::test]
     async fn a_timer_is_left_alone_until_something_may_be_due() {
         let now = Instant::now();
-        let mut alarm = Alarm::new(now);
-        let mut timer = pin!(sleep_until((now + SLACK).into()));
-        assert!(alarm.is_due(now), "nobody would be woken by it");
+        let mut timer = LazyTimer::new(now);
+        let mut sleep = pin!(sleep_until((now + SLACK).into()));
+        assert!(timer.is_due(now), "nobody would be woken by it");
         poll_fn(|cx| {
-            assert!(alarm.poll(cx, timer.as_mut(), now + SLACK, SLACK).is_pending());
+            assert!(timer.poll(cx, sleep.as_mut(), now + SLACK, SLACK).is_pending());
             Poll::Ready(())
         })
         .await;
-        assert!(!alarm.is_due(now) && !alarm.is_stale());
-        assert!(alarm.is_due(now + SLACK), "it fires");
-        alarm.mark();
-        assert!(alarm.is_due(now) && alarm.is_stale());
+        assert!(!timer.is_due(now) && !timer.is_stale());
+        assert!(timer.is_due(now + SLACK), "it fires");
+        timer.invalidate();
+        assert!(timer.is_due(now) && timer.is_stale());
     }
 
     #[tokio::test]
     async fn a_timer_is_set_for_what_is_earlier_or_much_later() {
         let now = Instant::now();
-        let mut alarm = Alarm::new(now);
-        let mut timer = pin!(sleep_until((now + SLACK * 2).into()));
+        let mut timer = LazyTimer::new(now);
+        let mut sleep = pin!(sleep_until((now + SLACK * 2).into()));
         poll_fn(|cx| {
             for (next, fires) in [
                 (SLACK * 2, SLACK * 2),
@@ -98,8 +98,8 @@ mod tests {
                 (SLACK * 3 + Duration::from_secs(1), SLACK * 3 + Duration::from_secs(1)),
                 (SLACK, SLACK),
             ] {
-                assert!(alarm.poll(cx, timer.as_mut(), now + next, SLACK).is_pending());
-                assert_eq!(alarm.at, now + fires);
+                assert!(timer.poll(cx, sleep.as_mut(), now + next, SLACK).is_pending());
+                assert_eq!(timer.at, now + fires);
             }
             Poll::Ready(())
         })
@@ -109,8 +109,8 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_has_used_up_its_budget_is_woken_all_the_same() {
         let soon = Instant::now() + Duration::from_millis(20);
-        let mut alarm = Alarm::new(soon);
-        let mut timer = pin!(sleep_until((soon + SLACK).into()));
+        let mut timer = LazyTimer::new(soon);
+        let mut sleep = pin!(sleep_until((soon + SLACK).into()));
         let mut is_first = true;
         let fired = poll_fn(|cx| {
             while tokio::task::coop::has_budget_remaining() && std::mem::take(&mut is_first) {
@@ -118,7 +118,7 @@ mod tests {
                     spent.made_progress();
                 }
             }
-            if alarm.is_due(Instant::now()) { alarm.poll(cx, timer.as_mut(), soon, SLACK) } else { Poll::Pending }
+            if timer.is_due(Instant::now()) { timer.poll(cx, sleep.as_mut(), soon, SLACK) } else { Poll::Pending }
         });
         // What ends the wait for it polls it once more, and finds it due.
         tokio::time::timeout(SLACK, fired).await.expect("it fires");

@@ -5,7 +5,7 @@ use chappe_common::client::{CLOSE_SLOW_CONSUMER, ErrorCode};
 use rand::seq::IteratorRandom as _;
 
 use super::{CLOSE_GOING_AWAY, Over, SPARE_SUCCESSORS, SUCCESSORS, Session};
-use crate::{client_protocol::reply::Reply, sessions::event::EndReason, socket::out::SayError};
+use crate::{client_protocol::reply::Reply, sessions::event::EndReason, websocket::writer::WriteError};
 
 impl Session {
     /// Says something to the client.
@@ -16,7 +16,7 @@ impl Session {
     }
 
     /// A client to which nothing can be said any more has a session that ends: the handle tells so.
-    pub(super) fn said(&self, said: Result<(), SayError>) {
+    pub(super) fn said(&self, said: Result<(), WriteError>) {
         if let Err(error) = said {
             tracing::trace!(%error, "not said");
         }

@@ -5,24 +5,24 @@ use std::time::Instant;
 use chappe_common::client::ErrorCode;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Done, Over, Session};
+use super::{OpResult, Over, Session};
 use crate::{
     client_protocol::reply::{self, By},
     publisher::command::Command,
     sessions::{
         event::{Message, SessionEvent},
-        handle::Told,
+        handle::SessionSignal,
     },
-    socket::out::SayError,
+    websocket::writer::WriteError,
     wire::frame::{Note, Outcome},
 };
 
 impl Session {
-    pub(super) fn handle_told(&mut self, told: Told) -> Result<(), Over> {
-        let event = match told {
-            Told::End(reason) => return self.end(reason),
-            Told::Broken => return Err(Over),
-            Told::Event(event) => event,
+    pub(super) fn handle_signal(&mut self, signal: SessionSignal) -> Result<(), Over> {
+        let event = match signal {
+            SessionSignal::End(reason) => return self.end(reason),
+            SessionSignal::Broken => return Err(Over),
+            SessionSignal::Event(event) => event,
         };
         let is_in_order = event.is_in_order();
         self.handle_event(event);
@@ -38,19 +38,19 @@ impl Session {
             SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
             SessionEvent::Note(noted) => {
                 let (from, note) = *noted;
-                if let Note::Ask(ask) = &note
-                    && self.is_behind()
+                if let Note::PairRequest(ask) = &note
+                    && self.is_backpressured()
                 {
                     // Whoever knows the code could otherwise end the session of a client on a slow line.
-                    return self.answer(from, Note::AskRefused { ask: ask.ask });
+                    return self.answer(from, Note::PairRequestRefused { ask: ask.ask });
                 }
                 let actions =
-                    self.code_door.handle_note(Instant::now(), from, note, self.times(), &self.core.clients.held);
+                    self.pairing.handle_note(Instant::now(), from, note, self.times(), &self.core.clients.held);
                 self.act(actions);
             }
             SessionEvent::Displaced(inbox) => {
                 if !self.core.sessions.is_attached(&inbox, self.handle.id()) {
-                    self.inbox_door.remove(&inbox);
+                    self.attached.remove(&inbox);
                 }
             }
             SessionEvent::GoingAway => self.going_away(),
@@ -59,13 +59,13 @@ impl Session {
 
     /// Hands a message of a pairing to the client, where there is such a pairing.
     pub(super) fn judge(&mut self, message: &Message) {
-        let outcome = match self.code_door.code_of(message.from) {
+        let outcome = match self.pairing.code_of(message.from) {
             Some(code) => {
                 let pieces = reply::forwarded(message.kind, By::Code(code.as_str()), &message.payload);
                 match self.handle.say(&mut self.batch, &pieces) {
                     Ok(()) => Outcome::Delivered,
-                    Err(SayError::Full | SayError::NoRoom) => Outcome::Refused(ErrorCode::Congested),
-                    Err(SayError::Closed) => Outcome::NotHere,
+                    Err(WriteError::Full | WriteError::BudgetExceeded) => Outcome::Refused(ErrorCode::Congested),
+                    Err(WriteError::Closed) => Outcome::NotHere,
                 }
             }
             None => Outcome::NotHere,
@@ -93,10 +93,10 @@ impl Session {
     /// Waits, beside the session, until the publisher has room for what it is to be told.
     pub(super) fn publish_rest(&mut self) {
         let publisher = self.core.publisher.clone();
-        self.start_ordered(async move {
+        self.start_blocking(async move {
             // It ends only with the node.
             drop(publisher.reserve().await);
-            Done::Published
+            OpResult::Published
         });
     }
 }

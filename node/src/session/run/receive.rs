@@ -17,9 +17,9 @@ use crate::{
     },
     ice,
     limits::rates::Counts,
-    session::code_door::Action,
-    socket::frame::{Heard, Opcode, Violation},
-    wire::frame::AskKind,
+    session::pairing::Action,
+    websocket::codec::{Incoming, Opcode, Violation},
+    wire::frame::PairRequestKind,
 };
 
 /// Protocol pings, pongs that nobody asked for and requests for a proof that a client may send faster than one a second.
@@ -39,26 +39,26 @@ impl Session {
         let _ = self.close(violation.close_code(), violation.as_str());
     }
 
-    pub(super) fn handle_heard(&mut self, now: Instant, heard: Heard<'_>) -> Result<(), Over> {
+    pub(super) fn handle_message(&mut self, now: Instant, received: Incoming<'_>) -> Result<(), Over> {
         self.last_heard = now;
         let was_pinged = std::mem::take(&mut self.pinged);
         // The timer is set for the pong.
         if was_pinged {
-            self.alarm.mark();
+            self.timer.invalidate();
         }
-        if matches!(heard, Heard::Text(_) | Heard::Binary) {
+        if matches!(received, Incoming::Text(_) | Incoming::Binary) {
             self.unfinished_since = None;
         }
-        match heard {
-            Heard::Text(text) => self.handle_text(text)?,
-            Heard::Binary => self.handle_broken(&BadRequest::Json)?,
-            Heard::Pong if was_pinged => {}
-            Heard::Pong => self.count_ping()?,
-            Heard::Ping(content) => {
+        match received {
+            Incoming::Text(text) => self.handle_text(text)?,
+            Incoming::Binary => self.handle_broken(&BadRequest::Json)?,
+            Incoming::Pong if was_pinged => {}
+            Incoming::Pong => self.count_ping()?,
+            Incoming::Ping(content) => {
                 self.count_ping()?;
                 self.said(self.handle.say_control(Opcode::Pong, content));
             }
-            Heard::Close(code) => {
+            Incoming::Close(code) => {
                 self.batch.flush();
                 self.handle.say_close(code, "");
                 self.closed = true;
@@ -93,7 +93,7 @@ impl Session {
     /// A client that sends on and on although it is told is closed: each refusal costs as much as a message.
     fn refuse_for_rate(&mut self, id: Option<&str>) -> Result<(), Over> {
         self.refuse(id, ErrorCode::RateLimited, RATE_EXCEEDED);
-        if self.rates.bears_refusal() { Ok(()) } else { self.close(CLOSE_POLICY, "too many messages") }
+        if self.rates.tolerates_violation() { Ok(()) } else { self.close(CLOSE_POLICY, "too many messages") }
     }
 
     fn handle_text(&mut self, text: &str) -> Result<(), Over> {
@@ -110,7 +110,7 @@ impl Session {
         };
         let is_known = || match &to_inbox {
             Some((_, to)) => to.as_ref().is_ok_and(|to| self.core.homes.found_lease(to).is_some()),
-            None => request.target().is_ok_and(|target| self.code_door.peer(&target).is_some()),
+            None => request.target().is_ok_and(|target| self.pairing.peer(&target).is_some()),
         };
         // Candidates to somebody whose place is known: paired with the sender, or an inbox that is attached here or was looked
         // up before. Candidates to anybody else can cost a lookup each.
@@ -126,17 +126,17 @@ impl Session {
             }
             (None, Some(kind)) => self.send_to_code(&request, kind),
             (None, None) => {
-                self.alarm.mark();
+                self.timer.invalidate();
                 // A signature each.
                 if request.kind() == "prove" {
                     self.count_ping()?;
                 }
                 self.handle_request(&request).map(|said| match said {
-                    Said::Nothing => {}
-                    Said::Text(text) => self.say(&text),
-                    Said::Actions(actions) => self.act(actions),
-                    Said::TooOften => self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED),
-                    Said::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED),
+                    RequestReply::Nothing => {}
+                    RequestReply::Text(text) => self.say(&text),
+                    RequestReply::Actions(actions) => self.act(actions),
+                    RequestReply::TooOften => self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED),
+                    RequestReply::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED),
                 })
             }
         };
@@ -152,30 +152,30 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<Said, Refusal> {
+    pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         Ok(match request.kind() {
-            "ping" => Said::Text(Reply::Pong {}.encode()),
+            "ping" => RequestReply::Text(Reply::Pong {}.encode()),
             "heartbeat" => {
                 request.check_peer_id()?;
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let timestamp = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                Said::Text(Reply::HeartbeatAck { timestamp }.encode())
+                RequestReply::Text(Reply::HeartbeatAck { timestamp }.encode())
             }
             "prove" => self.prove(request)?,
             "register" => self.register(request)?,
-            "pair_request" => self.ask(request, AskKind::Pair)?,
-            "link_request" => self.ask(request, AskKind::Link)?,
+            "pair_request" => self.ask(request, PairRequestKind::Pair)?,
+            "link_request" => self.ask(request, PairRequestKind::Link)?,
             "pair_response" => {
                 self.check_registered()?;
                 let (target, accepted) = (request.target_code()?, request.accepted()?);
-                let actions = self.code_door.respond_pair(target, accepted, request.payload());
-                Said::Actions(actions.ok_or(BadRequest::NotRegistered)?)
+                let actions = self.pairing.respond_pair(target, accepted, request.payload());
+                RequestReply::Actions(actions.ok_or(BadRequest::NotRegistered)?)
             }
             "link_response" => {
                 self.check_registered()?;
                 let (code, accepted) = (request.link_code()?, request.accepted()?);
-                let actions = self.code_door.respond_link(code, accepted, request.device_id()?);
-                Said::Actions(actions.ok_or(BadRequest::NotRegistered)?)
+                let actions = self.pairing.respond_link(code, accepted, request.device_id()?);
+                RequestReply::Actions(actions.ok_or(BadRequest::NotRegistered)?)
             }
             "attach" => self.attach(request)?,
             "detach" => self.detach(request)?,
@@ -184,36 +184,36 @@ impl Session {
                 let id = request.required_id()?;
                 // A password is for who can be called, or is about to call whom it has paired with.
                 let holds_secrets = self.core.context.config.ice.servers.iter().any(|server| server.secret.is_some());
-                if holds_secrets && self.inbox_door.is_empty() && !self.code_door.is_paired() {
+                if holds_secrets && self.attached.is_empty() && !self.pairing.is_paired() {
                     return Err(BadRequest::NotAttached.into());
                 }
                 if !self.rates.allows_ice(&self.core.clients.sources) {
-                    return Ok(Said::TooOften);
+                    return Ok(RequestReply::TooOften);
                 }
                 let now = self.core.context.clock.now();
                 let (servers, ttl) = ice::servers(&self.core.context.config.ice, now, rand::rng().random());
-                Said::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
+                RequestReply::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
             }
             _ => return Err(request.unknown_type().into()),
         })
     }
 
     pub(super) fn check_registered(&self) -> Result<(), BadRequest> {
-        self.code_door.code().map(drop).ok_or(BadRequest::NotRegistered)
+        self.pairing.code().map(drop).ok_or(BadRequest::NotRegistered)
     }
 
-    pub(super) fn prove(&self, request: &Request<'_>) -> Result<Said, Refusal> {
+    pub(super) fn prove(&self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let (id, challenge, url) = (request.required_id()?, request.challenge()?, request.url()?);
         if !self.core.context.client_urls.iter().any(|own| *own == url) {
             return Err(BadRequest::Invalid("url").into());
         }
         let signature = prove_node(&self.core.context.key, &challenge, &self.nonce, &url);
-        Ok(Said::Text(Reply::Proof { id, signature: &URL_SAFE_NO_PAD.encode(signature) }.encode()))
+        Ok(RequestReply::Text(Reply::Proof { id, signature: &URL_SAFE_NO_PAD.encode(signature) }.encode()))
     }
 }
 
 /// What a request makes the session say.
-pub(super) enum Said {
+pub(super) enum RequestReply {
     Nothing,
     Text(String),
     Actions(Vec<Action>),

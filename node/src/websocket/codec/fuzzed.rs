@@ -8,7 +8,7 @@ pub(super) const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
 /// What was heard, with content of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum WriteOutcome {
     Text(String),
     Binary,
     Ping(Vec<u8>),
@@ -36,18 +36,18 @@ pub(super) fn frame(first: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// Hears `bytes` in reads of `step` bytes.
-pub(super) fn hear(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<Said>, Violation> {
+pub(super) fn hear(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<WriteOutcome>, Violation> {
     let mut decoder = Decoder::new(max_message);
     let mut heard = Vec::new();
     for read in bytes.chunks(step) {
         let (mut read, mut at) = (read.to_vec(), 0);
         while let Some(one) = decoder.decode(&mut read, &mut at)? {
             heard.push(match one {
-                Heard::Text(text) => Said::Text(text.to_owned()),
-                Heard::Binary => Said::Binary,
-                Heard::Ping(content) => Said::Ping(content.to_vec()),
-                Heard::Pong => Said::Pong,
-                Heard::Close(code) => Said::Close(code),
+                Incoming::Text(text) => WriteOutcome::Text(text.to_owned()),
+                Incoming::Binary => WriteOutcome::Binary,
+                Incoming::Ping(content) => WriteOutcome::Ping(content.to_vec()),
+                Incoming::Pong => WriteOutcome::Pong,
+                Incoming::Close(code) => WriteOutcome::Close(code),
             });
         }
         assert_eq!(at, read.len());
@@ -61,13 +61,15 @@ pub(super) fn hear(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<
 }
 
 /// A client's side of a message that was heard.
-fn say(said: &Said) -> Vec<u8> {
+fn say(said: &WriteOutcome) -> Vec<u8> {
     match said {
-        Said::Text(text) => frame(0x81, text.as_bytes()),
-        Said::Binary => frame(0x82, b""),
-        Said::Ping(content) => frame(0x89, content),
-        Said::Pong => frame(0x8A, b""),
-        Said::Close(code) => frame(0x88, &code.map(u16::to_be_bytes).unwrap_or_default()[..code.map_or(0, |_| 2)]),
+        WriteOutcome::Text(text) => frame(0x81, text.as_bytes()),
+        WriteOutcome::Binary => frame(0x82, b""),
+        WriteOutcome::Ping(content) => frame(0x89, content),
+        WriteOutcome::Pong => frame(0x8A, b""),
+        WriteOutcome::Close(code) => {
+            frame(0x88, &code.map(u16::to_be_bytes).unwrap_or_default()[..code.map_or(0, |_| 2)])
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use chappe_common::{keys::NodeId, time::UnixTime};
 use rand::RngExt;
 
-use super::{admission::MAX_PER_NETWORK, since::Since};
+use super::{admission::MAX_PER_NETWORK, member_age::MemberAge};
 use crate::placement::Network;
 
 /// The most nodes that are known: four times the members of a large federation, so that those who come and go don't
@@ -60,7 +60,7 @@ pub(super) enum State {
 
 /// How a node was heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum LearnedVia {
     /// As news, or from itself: others may not have heard it.
     News,
     /// By comparing views: others hear of it in the same way.
@@ -75,11 +75,11 @@ pub(super) struct Entry {
     /// Who claims it, where a member does.
     pub(super) by: Option<NodeId>,
     /// How it was heard of.
-    pub(super) heard: Heard,
+    pub(super) heard: LearnedVia,
     /// The network that it counts in.
     pub(super) network: Option<Network>,
     /// Since when it has been a member.
-    pub(super) since: Since,
+    pub(super) since: MemberAge,
 }
 
 /// What became of a claim.
@@ -95,7 +95,7 @@ pub(super) enum Claimed {
 
 /// All nodes that are known, by key.
 #[derive(Debug, Default)]
-pub(super) struct Roster {
+pub(super) struct MemberTable {
     entries: BTreeMap<NodeId, Entry>,
     /// Members in each network, this node among them.
     members_in: HashMap<Network, usize>,
@@ -113,7 +113,7 @@ pub(super) struct Roster {
     queue: VecDeque<NodeId>,
 }
 
-impl Roster {
+impl MemberTable {
     /// The roster of a node in this network, which knows nobody.
     pub(super) fn new(own: Option<Network>) -> Self {
         Self { members_in: own.into_iter().map(|network| (network, 1)).collect(), ..Self::default() }
@@ -125,7 +125,7 @@ impl Roster {
     }
 
     /// The same, to note what peers say of its age.
-    pub(super) fn since_mut(&mut self, node: &NodeId) -> Option<&mut Since> {
+    pub(super) fn age_mut(&mut self, node: &NodeId) -> Option<&mut MemberAge> {
         self.entries.get_mut(node).map(|entry| &mut entry.since)
     }
 
@@ -145,7 +145,7 @@ impl Roster {
         self.entries.iter().filter(move |(_, entry)| was_member(entry)).map(|(node, entry)| (*node, entry))
     }
 
-    /// The same as [`Roster::all_up`], of keys whose first byte is in this range.
+    /// The same as [`MemberTable::all_up`], of keys whose first byte is in this range.
     pub(super) fn up_in(&self, first: u8, last: u8) -> impl Iterator<Item = (NodeId, &Entry)> {
         let bound = |first, rest| {
             let mut key = [rest; 32];
@@ -210,8 +210,14 @@ impl Roster {
                     }
                     *strangers += 1;
                 }
-                let entry =
-                    Entry { epoch, state: State::Claimed, by, heard: Heard::News, network, since: Since::default() };
+                let entry = Entry {
+                    epoch,
+                    state: State::Claimed,
+                    by,
+                    heard: LearnedVia::News,
+                    network,
+                    since: MemberAge::default(),
+                };
                 self.entries.insert(node, entry);
                 self.queue.push_back(node);
                 Claimed::Queued
@@ -220,7 +226,7 @@ impl Roster {
     }
 
     /// How the node was heard of when it was claimed.
-    pub(super) fn note_heard(&mut self, node: &NodeId, heard: Heard) {
+    pub(super) fn note_heard(&mut self, node: &NodeId, heard: LearnedVia) {
         if let Some(entry) = self.entries.get_mut(node) {
             entry.heard = heard;
         }
@@ -285,9 +291,9 @@ impl Roster {
             epoch,
             state: State::Up,
             by: None,
-            heard: Heard::News,
+            heard: LearnedVia::News,
             network: None,
-            since: Since::default(),
+            since: MemberAge::default(),
         });
         (entry.epoch, entry.state) = (epoch, State::Up);
         entry.since.seen(clock);
@@ -325,7 +331,7 @@ impl Roster {
     }
 
     /// A member doesn't answer. Its epoch; none: it wasn't up.
-    pub(super) fn lose(&mut self, now: Instant, node: &NodeId) -> Option<u64> {
+    pub(super) fn declare_down(&mut self, now: Instant, node: &NodeId) -> Option<u64> {
         let epoch = self.up(node)?;
         self.leave_state(node);
         let network = self.entries.get(node)?.network;
@@ -454,55 +460,55 @@ mod tests {
         Some(Network::of(&std::net::SocketAddr::from(([10, 0, n, 1], 1))))
     }
 
-    fn up(roster: &mut Roster, n: usize, network: Option<Network>) {
-        roster.bring_up(node(n), 1, network, CLOCK);
+    fn up(table: &mut MemberTable, n: usize, network: Option<Network>) {
+        table.bring_up(node(n), 1, network, CLOCK);
     }
 
     #[test]
     fn two_strangers_of_a_network_are_looked_into_at_a_time() {
         let now = Instant::now();
-        let mut roster = Roster::default();
-        assert_eq!(roster.claim(now, node(1), 1, network(1), None), Claimed::Queued);
-        assert_eq!(roster.claim(now, node(2), 1, network(1), None), Claimed::Queued);
-        assert_eq!(roster.claim(now, node(3), 1, network(1), None), Claimed::Full);
-        assert_eq!(roster.claim(now, node(4), 1, None, None), Claimed::Queued, "exempt");
-        assert_eq!(roster.dial_next(now), Some(node(1)));
-        assert_eq!(roster.failed(&node(1)), (None, true));
-        assert_eq!(roster.claim(now, node(3), 1, network(1), None), Claimed::Queued);
+        let mut table = MemberTable::default();
+        assert_eq!(table.claim(now, node(1), 1, network(1), None), Claimed::Queued);
+        assert_eq!(table.claim(now, node(2), 1, network(1), None), Claimed::Queued);
+        assert_eq!(table.claim(now, node(3), 1, network(1), None), Claimed::Full);
+        assert_eq!(table.claim(now, node(4), 1, None, None), Claimed::Queued, "exempt");
+        assert_eq!(table.dial_next(now), Some(node(1)));
+        assert_eq!(table.failed(&node(1)), (None, true));
+        assert_eq!(table.claim(now, node(3), 1, network(1), None), Claimed::Queued);
     }
 
     #[test]
     fn this_node_counts_in_its_own_network_and_who_leaves_makes_room() {
-        let mut roster = Roster::new(network(1));
-        up(&mut roster, 1, network(1));
-        assert!(!roster.has_room(&node(2), network(1)) && roster.has_room(&node(1), network(1)));
-        assert!(roster.has_room(&node(2), network(2)) && roster.has_room(&node(2), None));
-        assert_eq!(roster.remove(&node(1)), Some(1));
-        assert!(roster.has_room(&node(2), network(1)));
+        let mut table = MemberTable::new(network(1));
+        up(&mut table, 1, network(1));
+        assert!(!table.has_room(&node(2), network(1)) && table.has_room(&node(1), network(1)));
+        assert!(table.has_room(&node(2), network(2)) && table.has_room(&node(2), None));
+        assert_eq!(table.remove(&node(1)), Some(1));
+        assert!(table.has_room(&node(2), network(1)));
         // Moving to another network, and being lost, make room too.
-        up(&mut roster, 2, network(1));
-        up(&mut roster, 2, network(2));
-        assert!(roster.has_room(&node(3), network(1)));
-        up(&mut roster, 3, network(1));
-        assert_eq!(roster.lose(Instant::now(), &node(3)), Some(1));
-        assert!(roster.has_room(&node(4), network(1)));
-        assert_eq!(roster.len_up(), 1);
+        up(&mut table, 2, network(1));
+        up(&mut table, 2, network(2));
+        assert!(table.has_room(&node(3), network(1)));
+        up(&mut table, 3, network(1));
+        assert_eq!(table.declare_down(Instant::now(), &node(3)), Some(1));
+        assert!(table.has_room(&node(4), network(1)));
+        assert_eq!(table.len_up(), 1);
     }
 
     #[test]
     fn dials_are_bounded_and_end_by_an_answer_a_failure_or_their_time() {
         let now = Instant::now();
-        let mut roster = Roster::default();
+        let mut table = MemberTable::default();
         for n in 0..MAX_DIALLING + 3 {
-            roster.claim(now, node(n), 1, None, Some(node(9999)));
+            table.claim(now, node(n), 1, None, Some(node(9999)));
         }
-        let dialled: Vec<_> = std::iter::from_fn(|| roster.dial_next(now)).collect();
-        assert_eq!((dialled.len(), roster.waiting()), (MAX_DIALLING, (3, MAX_DIALLING)));
-        up(&mut roster, 0, None);
-        assert_eq!(roster.failed(&node(1)), (Some(node(9999)), true));
-        assert_eq!(roster.dial_next(now), Some(node(MAX_DIALLING)));
-        assert_eq!(roster.overdue(now + DIAL_WAIT).len(), MAX_DIALLING - 1);
-        assert!(roster.overdue(now + DIAL_WAIT).is_empty());
+        let dialled: Vec<_> = std::iter::from_fn(|| table.dial_next(now)).collect();
+        assert_eq!((dialled.len(), table.waiting()), (MAX_DIALLING, (3, MAX_DIALLING)));
+        up(&mut table, 0, None);
+        assert_eq!(table.failed(&node(1)), (Some(node(9999)), true));
+        assert_eq!(table.dial_next(now), Some(node(MAX_DIALLING)));
+        assert_eq!(table.overdue(now + DIAL_WAIT).len(), MAX_DIALLING - 1);
+        assert!(table.overdue(now + DIAL_WAIT).is_empty());
     }
 
     #[test]
@@ -510,40 +516,40 @@ mod tests {
         let now = Instant::now();
         let mut rng = StdRng::seed_from_u64(1);
         let mut dials = |members: usize| {
-            let mut roster = Roster::default();
+            let mut table = MemberTable::default();
             for n in 0..members {
-                up(&mut roster, n, None);
+                up(&mut table, n, None);
             }
-            roster.lose(now, &node(0));
-            (1..=600).map(|second| roster.retry(now + Duration::from_secs(second), &mut rng).len()).sum::<usize>()
+            table.declare_down(now, &node(0));
+            (1..=600).map(|second| table.retry(now + Duration::from_secs(second), &mut rng).len()).sum::<usize>()
         };
         // Ten minutes, a dial every five seconds at the most; and of a thousand members every five hundred.
         assert!((80..=200).contains(&dials(4)), "{}", dials(4));
         assert!((1..=3).contains(&dials(1000)), "{}", dials(1000));
-        let mut roster = Roster::default();
-        up(&mut roster, 1, None);
-        roster.lose(now, &node(1));
+        let mut table = MemberTable::default();
+        up(&mut table, 1, None);
+        table.declare_down(now, &node(1));
         let later = now + CLAIM_PAUSE;
-        assert_eq!(roster.claim(now, node(1), 1, None, None), Claimed::Known, "it was lost just now");
-        assert_eq!(roster.claim(later, node(1), 1, None, None), Claimed::Queued);
-        assert_eq!(roster.dial_next(later), Some(node(1)));
-        assert_eq!(roster.failed(&node(1)), (None, false), "it is remembered");
-        assert_eq!(roster.forget_lost(now + REMEMBERED), [node(1)]);
-        assert!(!roster.has_lost());
+        assert_eq!(table.claim(now, node(1), 1, None, None), Claimed::Known, "it was lost just now");
+        assert_eq!(table.claim(later, node(1), 1, None, None), Claimed::Queued);
+        assert_eq!(table.dial_next(later), Some(node(1)));
+        assert_eq!(table.failed(&node(1)), (None, false), "it is remembered");
+        assert_eq!(table.forget_lost(now + REMEMBERED), [node(1)]);
+        assert!(!table.has_lost());
     }
 
     #[test]
     fn where_there_is_no_room_the_longest_lost_makes_some() {
         let now = Instant::now();
-        let mut roster = Roster::default();
+        let mut table = MemberTable::default();
         for n in 0..MAX_KNOWN {
-            up(&mut roster, n, None);
+            up(&mut table, n, None);
         }
-        assert_eq!(roster.make_room(), None);
-        assert_eq!(roster.claim(now, node(MAX_KNOWN), 1, None, None), Claimed::Full);
-        roster.lose(now + Duration::from_secs(1), &node(5));
-        roster.lose(now, &node(7));
-        assert_eq!(roster.make_room(), Some(node(7)));
-        assert_eq!(roster.claim(now, node(MAX_KNOWN), 1, None, None), Claimed::Queued);
+        assert_eq!(table.make_room(), None);
+        assert_eq!(table.claim(now, node(MAX_KNOWN), 1, None, None), Claimed::Full);
+        table.declare_down(now + Duration::from_secs(1), &node(5));
+        table.declare_down(now, &node(7));
+        assert_eq!(table.make_room(), Some(node(7)));
+        assert_eq!(table.claim(now, node(MAX_KNOWN), 1, None, None), Claimed::Queued);
     }
 }

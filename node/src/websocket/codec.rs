@@ -49,7 +49,7 @@ impl Opcode {
 
 /// What a client said.
 #[cfg_attr(test, derive(Debug, PartialEq, Eq))]
-pub(crate) enum Heard<'a> {
+pub(crate) enum Incoming<'a> {
     /// A whole text message.
     Text(&'a str),
     /// A whole binary message, whose content is nobody's business.
@@ -216,7 +216,7 @@ impl Decoder {
         &'a mut self,
         input: &'a mut [u8],
         at: &mut usize,
-    ) -> Result<Option<Heard<'a>>, Violation> {
+    ) -> Result<Option<Incoming<'a>>, Violation> {
         self.forget_given();
         loop {
             let Some((head, place)) = self.next_frame(input, at)? else { return Ok(None) };
@@ -306,27 +306,27 @@ impl Decoder {
         if so_far + (head.end - head.start) > self.max_message { Err(Violation::TooLarge) } else { Ok(()) }
     }
 
-    fn give_parts(&mut self) -> Result<Heard<'_>, Violation> {
+    fn give_parts(&mut self) -> Result<Incoming<'_>, Violation> {
         let parts = self.parts.take().ok_or(Violation::Protocol)?;
         self.given = parts.content;
         if !parts.is_text {
-            return Ok(Heard::Binary);
+            return Ok(Incoming::Binary);
         }
-        str::from_utf8(&self.given).map(Heard::Text).map_err(|_| Violation::Utf8)
+        str::from_utf8(&self.given).map(Incoming::Text).map_err(|_| Violation::Utf8)
     }
 
-    fn give<'a>(&'a self, input: &'a [u8], head: Head, place: &Place) -> Result<Heard<'a>, Violation> {
+    fn give<'a>(&'a self, input: &'a [u8], head: Head, place: &Place) -> Result<Incoming<'a>, Violation> {
         let frame = match place {
             Place::Input(from) => &input[*from..],
             Place::Given => &self.given,
         };
         let content = &frame[head.start..head.end];
         Ok(match head.opcode {
-            Opcode::Text => Heard::Text(str::from_utf8(content).map_err(|_| Violation::Utf8)?),
-            Opcode::Binary | Opcode::Continuation => Heard::Binary,
-            Opcode::Ping => Heard::Ping(content),
-            Opcode::Pong => Heard::Pong,
-            Opcode::Close => Heard::Close(close_code(content)?),
+            Opcode::Text => Incoming::Text(str::from_utf8(content).map_err(|_| Violation::Utf8)?),
+            Opcode::Binary | Opcode::Continuation => Incoming::Binary,
+            Opcode::Ping => Incoming::Ping(content),
+            Opcode::Pong => Incoming::Pong,
+            Opcode::Close => Incoming::Close(close_code(content)?),
         })
     }
 }

@@ -12,11 +12,11 @@ use tokio::{
 
 use super::{
     Connection,
-    frame::{Heard, Opcode},
-    incoming::{Ended, Next},
+    codec::{Incoming, Opcode},
+    reader::{Ended, Next},
     upgrade::{self, First},
 };
-use crate::{config::LimitsSection, limits::memory_budget::Held};
+use crate::{config::LimitsSection, limits::memory_budget::MemoryBudget};
 
 /// More than the suite's largest message.
 const LARGEST: usize = 32 * 1024 * 1024;
@@ -30,7 +30,7 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
     let First::WebSocket { answer, rest } = upgrade::read(&mut stream).await.ok()? else { return None };
     let limits = LimitsSection { max_message: LARGEST, max_queued: LARGEST, ..LimitsSection::default() };
     let Connection { mut incoming, mut out, .. } =
-        Connection::new(stream, None, &answer, rest, &limits, &Held::new(4 * LARGEST)).ok()?;
+        Connection::new(stream, None, &answer, rest, &limits, &MemoryBudget::new(4 * LARGEST)).ok()?;
     // The answer goes with the first frame; nobody has asked for one yet.
     out.flush().ok()?;
     let mut over = false;
@@ -40,17 +40,17 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
             if over {
                 return Poll::Ready(());
             }
-            let polled = incoming.poll_hear(
+            let polled = incoming.poll_read(
                 cx,
                 false,
                 |_, _| Ok(true),
                 |heard, _| {
                     let said = match heard {
-                        Heard::Text(text) => out.say(Opcode::Text, &[text.as_bytes()], false),
-                        Heard::Ping(content) => out.say(Opcode::Pong, &[content], false),
-                        Heard::Binary => out.say(Opcode::Binary, &[], false),
-                        Heard::Pong => return Next::Hear,
-                        Heard::Close(code) => {
+                        Incoming::Text(text) => out.say(Opcode::Text, &[text.as_bytes()], false),
+                        Incoming::Ping(content) => out.say(Opcode::Pong, &[content], false),
+                        Incoming::Binary => out.say(Opcode::Binary, &[], false),
+                        Incoming::Pong => return Next::Read,
+                        Incoming::Close(code) => {
                             over = true;
                             let code = code.map(u16::to_be_bytes);
                             out.say_last(Opcode::Close, &[code.as_ref().map_or(&[], |code| &code[..])])
@@ -67,7 +67,7 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
                     over = true;
                     let _ = out.say_last(Opcode::Close, &[&violation.close_code().to_be_bytes()]);
                 }
-                Err(Ended::Closed | Ended::NoRoom) => return Poll::Ready(()),
+                Err(Ended::Closed | Ended::BudgetExceeded) => return Poll::Ready(()),
             }
         }
     })

@@ -3,18 +3,18 @@
 use proptest::prelude::*;
 
 use super::{
-    fuzzed::{MASK, Said, frame, hear},
+    fuzzed::{MASK, WriteOutcome, frame, hear},
     *,
 };
 
-fn all(bytes: &[u8]) -> Result<Vec<Said>, Violation> {
+fn all(bytes: &[u8]) -> Result<Vec<WriteOutcome>, Violation> {
     let whole = hear(1024, bytes, usize::MAX);
     assert_eq!(hear(1024, bytes, 1), whole, "byte by byte");
     whole
 }
 
-fn text(text: &str) -> Said {
-    Said::Text(text.to_owned())
+fn text(text: &str) -> WriteOutcome {
+    WriteOutcome::Text(text.to_owned())
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_text_is_given_as_the_bytes_that_were_read() {
     let mut bytes = frame(0x81, b"in place");
     let place = bytes.as_ptr_range();
     let mut decoder = Decoder::new(1024);
-    let Ok(Some(Heard::Text(text))) = decoder.decode(&mut bytes, &mut 0) else { panic!("a text") };
+    let Ok(Some(Incoming::Text(text))) = decoder.decode(&mut bytes, &mut 0) else { panic!("a text") };
     assert!(text == "in place" && place.contains(&text.as_ptr()));
 }
 
@@ -36,10 +36,10 @@ fn a_text_is_given_as_the_bytes_that_were_read() {
 fn lengths_have_one_form_each_and_the_bound_is_the_message() {
     for len in [0, 1, 125, 126, 1023, 1024] {
         let said = "x".repeat(len);
-        assert_eq!(all(&frame(0x81, said.as_bytes())), Ok(vec![Said::Text(said)]));
+        assert_eq!(all(&frame(0x81, said.as_bytes())), Ok(vec![WriteOutcome::Text(said)]));
     }
     let large = "x".repeat(70_000);
-    assert_eq!(hear(70_000, &frame(0x81, large.as_bytes()), 4096), Ok(vec![Said::Text(large)]));
+    assert_eq!(hear(70_000, &frame(0x81, large.as_bytes()), 4096), Ok(vec![WriteOutcome::Text(large)]));
     let longer_than_needed: [&[u8]; 2] = [&[0x81, 0xFE, 0, 125], &[0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]];
     for bytes in longer_than_needed {
         assert_eq!(all(&[bytes, &MASK].concat()), Err(Violation::Protocol));
@@ -72,20 +72,20 @@ fn frames_without_a_mask_reserved_bits_and_unknown_opcodes_are_refused() {
 
 #[test]
 fn control_frames_are_short_and_whole_and_may_stand_between_parts() {
-    assert_eq!(all(&frame(0x89, b"ping")), Ok(vec![Said::Ping(b"ping".to_vec())]));
-    assert_eq!(all(&frame(0x8A, b"")), Ok(vec![Said::Pong]));
+    assert_eq!(all(&frame(0x89, b"ping")), Ok(vec![WriteOutcome::Ping(b"ping".to_vec())]));
+    assert_eq!(all(&frame(0x8A, b"")), Ok(vec![WriteOutcome::Pong]));
     assert_eq!(all(&frame(0x89, &[0; 125])).map(|said| said.len()), Ok(1));
     assert_eq!(all(&frame(0x89, &[0; 126])), Err(Violation::Protocol));
     assert_eq!(all(&frame(0x09, b"")), Err(Violation::Protocol));
     let between = [frame(0x01, b"Hel"), frame(0x89, b"?"), frame(0x80, b"lo")].concat();
-    assert_eq!(all(&between), Ok(vec![Said::Ping(b"?".to_vec()), text("Hello")]));
+    assert_eq!(all(&between), Ok(vec![WriteOutcome::Ping(b"?".to_vec()), text("Hello")]));
 }
 
 #[test]
 fn parts_belong_to_one_message() {
     let three = [frame(0x01, b"a"), frame(0x00, b""), frame(0x00, b"b"), frame(0x80, b"c")].concat();
     assert_eq!(all(&three), Ok(vec![text("abc")]));
-    assert_eq!(all(&[frame(0x02, b"a"), frame(0x80, &[0xFF])].concat()), Ok(vec![Said::Binary]));
+    assert_eq!(all(&[frame(0x02, b"a"), frame(0x80, &[0xFF])].concat()), Ok(vec![WriteOutcome::Binary]));
     assert_eq!(all(&frame(0x80, b"x")), Err(Violation::Protocol), "goes on with nothing");
     assert_eq!(all(&frame(0x00, b"x")), Err(Violation::Protocol), "goes on with nothing");
     let second = [frame(0x01, b"a"), frame(0x81, b"b")].concat();
@@ -97,7 +97,7 @@ fn parts_that_carry_nothing_come_to_an_end() {
     let empty = [frame(0x01, b""), frame(0x00, b"").repeat(100)].concat();
     assert_eq!(all(&empty), Err(Violation::Parts));
     let spoken = [frame(0x01, b""), frame(0x00, b"x").repeat(1000), frame(0x80, b"")].concat();
-    assert_eq!(all(&spoken), Ok(vec![Said::Text("x".repeat(1000))]));
+    assert_eq!(all(&spoken), Ok(vec![WriteOutcome::Text("x".repeat(1000))]));
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn a_text_is_utf_8_also_where_a_character_spans_parts() {
 
 #[test]
 fn a_close_frame_names_an_allowed_code_or_none() {
-    assert_eq!(all(&frame(0x88, b"")), Ok(vec![Said::Close(None)]));
-    assert_eq!(all(&frame(0x88, &[0x03, 0xE8, b'o', b'k'])), Ok(vec![Said::Close(Some(1000))]));
+    assert_eq!(all(&frame(0x88, b"")), Ok(vec![WriteOutcome::Close(None)]));
+    assert_eq!(all(&frame(0x88, &[0x03, 0xE8, b'o', b'k'])), Ok(vec![WriteOutcome::Close(Some(1000))]));
     for code in [1001_u16, 1003, 1007, 1011, 1013, 3000, 4999] {
-        assert_eq!(all(&frame(0x88, &code.to_be_bytes())), Ok(vec![Said::Close(Some(code))]));
+        assert_eq!(all(&frame(0x88, &code.to_be_bytes())), Ok(vec![WriteOutcome::Close(Some(code))]));
     }
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, u16::MAX] {
         assert_eq!(all(&frame(0x88, &code.to_be_bytes())), Err(Violation::Protocol), "{code}");
@@ -137,7 +137,7 @@ fn own_heads_are_the_shortest() {
 }
 
 /// Messages as a client may say them, each in some number of parts.
-fn said() -> impl Strategy<Value = Vec<(Said, Vec<u8>)>> {
+fn said() -> impl Strategy<Value = Vec<(WriteOutcome, Vec<u8>)>> {
     let parts = |first: u8, content: Vec<u8>, cuts: Vec<usize>| {
         let mut bytes = Vec::new();
         let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut % (content.len() + 1)).collect();
@@ -154,15 +154,15 @@ fn said() -> impl Strategy<Value = Vec<(Said, Vec<u8>)>> {
     let one = prop_oneof![
         (".{0,200}", cuts.clone()).prop_map(move |(said, cuts)| {
             let bytes = parts(1, said.clone().into_bytes(), cuts);
-            (Said::Text(said), bytes)
+            (WriteOutcome::Text(said), bytes)
         }),
         (prop::collection::vec(any::<u8>(), 0..200), cuts)
-            .prop_map(move |(said, cuts)| (Said::Binary, parts(2, said, cuts))),
+            .prop_map(move |(said, cuts)| (WriteOutcome::Binary, parts(2, said, cuts))),
         prop::collection::vec(any::<u8>(), 0..=125).prop_map(|said| {
             let bytes = frame(0x89, &said);
-            (Said::Ping(said), bytes)
+            (WriteOutcome::Ping(said), bytes)
         }),
-        Just((Said::Pong, frame(0x8A, b"?"))),
+        Just((WriteOutcome::Pong, frame(0x8A, b"?"))),
     ];
     prop::collection::vec(one, 0..6)
 }

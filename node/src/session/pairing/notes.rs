@@ -4,18 +4,18 @@ use std::{sync::Arc, time::Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Action, CodeDoor, Times, raw};
+use super::{Action, PairingSession, Times, raw};
 use crate::{
     client_protocol::reply::Reply,
-    limits::memory_budget::Held,
+    limits::memory_budget::MemoryBudget,
     session::kept_payload::kept,
     wire::{
-        frame::{Accepted, Ask, AskKind, Note},
+        frame::{Accepted, Note, PairRequest, PairRequestKind},
         ids::PeerAddr,
     },
 };
 
-impl CodeDoor {
+impl PairingSession {
     /// Takes another session's note in.
     pub(crate) fn handle_note(
         &mut self,
@@ -23,31 +23,38 @@ impl CodeDoor {
         from: PeerAddr,
         note: Note,
         times: Times,
-        held: &Arc<Held>,
+        held: &Arc<MemoryBudget>,
     ) -> Vec<Action> {
         match note {
-            Note::Ask(ask) => self.handle_ask(now, from, ask, times, held),
-            Note::AskRefused { ask } => {
+            Note::PairRequest(ask) => self.handle_ask(now, from, ask, times, held),
+            Note::PairRequestRefused { ask } => {
                 if self.asked(ask, from) {
                     self.refused(ask, times);
                 }
                 Vec::new()
             }
-            Note::AskWithdrawn { ask } => {
+            Note::PairRequestWithdrawn { ask } => {
                 if let Some(state) = self.state.as_deref_mut() {
-                    for kind in [AskKind::Pair, AskKind::Link] {
+                    for kind in [PairRequestKind::Pair, PairRequestKind::Link] {
                         state.asks.take_received(kind, |waiting| waiting.from == from && waiting.ask.ask == ask);
                     }
                 }
                 Vec::new()
             }
             Note::Answer { ask, accepted } => self.handle_answer(from, ask, accepted),
-            Note::Closed => self.unbond(from).into_iter().collect(),
+            Note::Closed => self.unpair(from).into_iter().collect(),
         }
     }
 
-    fn handle_ask(&mut self, now: Instant, from: PeerAddr, ask: Ask, times: Times, held: &Arc<Held>) -> Vec<Action> {
-        let refused = vec![Action::Answer(from, Note::AskRefused { ask: ask.ask })];
+    fn handle_ask(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        ask: PairRequest,
+        times: Times,
+        held: &Arc<MemoryBudget>,
+    ) -> Vec<Action> {
+        let refused = vec![Action::Answer(from, Note::PairRequestRefused { ask: ask.ask })];
         let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
             return refused;
         };
@@ -57,14 +64,14 @@ impl CodeDoor {
         let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
         let key = STANDARD.encode(ask.public_key);
         let said = match ask.kind {
-            AskKind::Pair => Reply::PairIncoming {
+            PairRequestKind::Pair => Reply::PairIncoming {
                 from_code: ask.code.as_str(),
                 from_public_key: &key,
                 expires_in,
                 proposed_name: ask.name.as_deref(),
                 payload: raw(ask.payload.as_ref()),
             },
-            AskKind::Link => Reply::LinkRequest {
+            PairRequestKind::Link => Reply::LinkRequest {
                 link_code: ask.target.as_str(),
                 public_key: &key,
                 device_name: ask.name.as_deref(),
@@ -84,21 +91,21 @@ impl CodeDoor {
         let code = made.target.as_str();
         let Some(accepted) = accepted else {
             let said = match made.kind {
-                AskKind::Pair => Reply::PairRejected { peer_code: code },
-                AskKind::Link => Reply::LinkRejected { link_code: code },
+                PairRequestKind::Pair => Reply::PairRejected { peer_code: code },
+                PairRequestKind::Link => Reply::LinkRejected { link_code: code },
             };
             return vec![Action::Say(said.encode())];
         };
-        state.bond(from, made.target);
+        state.pair(from, made.target);
         let key = STANDARD.encode(accepted.public_key);
         let said = match made.kind {
-            AskKind::Pair => Reply::PairMatched {
+            PairRequestKind::Pair => Reply::PairMatched {
                 peer_code: code,
                 peer_public_key: &key,
                 is_initiator: true,
                 payload: raw(accepted.payload.as_ref()),
             },
-            AskKind::Link => Reply::LinkMatched {
+            PairRequestKind::Link => Reply::LinkMatched {
                 link_code: code,
                 peer_public_key: &key,
                 is_initiator: true,
@@ -107,7 +114,7 @@ impl CodeDoor {
                 device_name: None,
             },
         };
-        vec![Action::Say(said.encode()), Action::Bonds(state.bonds.clone())]
+        vec![Action::Say(said.encode()), Action::Pairings(state.pairings.clone())]
     }
 
     /// Whether this session has asked `from`, and waits for its answer.

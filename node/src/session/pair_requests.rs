@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chappe_common::{code::PairingCode, keys::NodeId};
 
 use super::kept_payload::Kept;
-use crate::wire::frame::{Ask, AskKind};
+use crate::wire::frame::{PairRequest, PairRequestKind};
 use crate::wire::ids::PeerAddr;
 
 /// Requests that wait for one target at the most.
@@ -21,7 +21,7 @@ pub(crate) struct Outgoing {
     /// The request's number.
     pub(crate) ask: u64,
     /// Pair or link.
-    pub(crate) kind: AskKind,
+    pub(crate) kind: PairRequestKind,
     /// Whom it asks.
     pub(crate) target: PairingCode,
     /// The target's session, once it was found.
@@ -37,7 +37,7 @@ pub(crate) struct Incoming {
     /// Who asks.
     pub(crate) from: PeerAddr,
     /// What was asked.
-    pub(crate) ask: Ask,
+    pub(crate) ask: PairRequest,
     /// That its payload is kept.
     _kept: Kept,
     asked: Instant,
@@ -46,30 +46,30 @@ pub(crate) struct Incoming {
 
 /// What the time brings.
 #[derive(Debug)]
-pub(crate) enum Passed {
+pub(crate) enum Expiry {
     /// A pair request is about to end: both sides are told of the other's code.
     Expiring(PairingCode),
     /// A request that this session made has ended.
-    OutgoingEnded(AskKind, PairingCode),
+    OutgoingEnded(PairRequestKind, PairingCode),
     /// A request that was made to this session has ended.
-    IncomingEnded(AskKind),
+    IncomingEnded(PairRequestKind),
 }
 
 /// The waiting requests of one session.
 #[derive(Debug, Default)]
-pub(crate) struct AskBook {
+pub(crate) struct PairRequests {
     outgoing: Vec<Outgoing>,
     incoming: Vec<Incoming>,
 }
 
-impl AskBook {
+impl PairRequests {
     /// Notes a request that this session makes; gives back an earlier one to the same target, which it replaces.
     /// `Err`: too many wait.
     pub(crate) fn make(
         &mut self,
         now: Instant,
         ask: u64,
-        kind: AskKind,
+        kind: PairRequestKind,
         target: PairingCode,
     ) -> Result<Option<Outgoing>, ()> {
         let earlier = self.outgoing.iter().position(|made| made.kind == kind && made.target == target);
@@ -99,13 +99,19 @@ impl AskBook {
     }
 
     /// Keeps a request that was made to this session, and gives it back to be said. `None`: it can't be processed.
-    pub(crate) fn receive(&mut self, now: Instant, from: PeerAddr, ask: Ask, kept: Kept) -> Option<&Ask> {
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        from: PeerAddr,
+        ask: PairRequest,
+        kept: Kept,
+    ) -> Option<&PairRequest> {
         self.incoming.retain(|waiting| waiting.from != from || waiting.ask.kind != ask.kind);
         let waiting = self.incoming.iter().filter(|waiting| waiting.ask.kind == ask.kind).count();
         let most = match ask.kind {
-            AskKind::Pair => MAX_INCOMING,
+            PairRequestKind::Pair => MAX_INCOMING,
             // The answer to a link request names no requester, so only one can wait.
-            AskKind::Link => 1,
+            PairRequestKind::Link => 1,
         };
         if waiting >= most {
             return None;
@@ -115,7 +121,11 @@ impl AskBook {
     }
 
     /// Takes out the request of that kind which `matches`.
-    pub(crate) fn take_received(&mut self, kind: AskKind, matches: impl Fn(&Incoming) -> bool) -> Option<Incoming> {
+    pub(crate) fn take_received(
+        &mut self,
+        kind: PairRequestKind,
+        matches: impl Fn(&Incoming) -> bool,
+    ) -> Option<Incoming> {
         let index = self.incoming.iter().position(|waiting| waiting.ask.kind == kind && matches(waiting))?;
         Some(self.incoming.remove(index))
     }
@@ -131,40 +141,41 @@ impl AskBook {
         self.outgoing.len()
     }
 
-    /// When [`AskBook::pass`] has something to say next.
+    /// When [`PairRequests::handle_timeout`] has something to say next.
     pub(crate) fn next_deadline(&self, life: Duration, warning: Duration) -> Option<Instant> {
-        let made = self.outgoing.iter().map(|made| (made.asked, made.warned || made.kind == AskKind::Link));
-        let received = self.incoming.iter().map(|made| (made.asked, made.warned || made.ask.kind == AskKind::Link));
+        let made = self.outgoing.iter().map(|made| (made.asked, made.warned || made.kind == PairRequestKind::Link));
+        let received =
+            self.incoming.iter().map(|made| (made.asked, made.warned || made.ask.kind == PairRequestKind::Link));
         made.chain(received).map(|(asked, warned)| if warned { asked + life } else { asked + life - warning }).min()
     }
 
     /// What the time has brought by `now`.
-    pub(crate) fn pass(&mut self, now: Instant, life: Duration, warning: Duration) -> Vec<Passed> {
+    pub(crate) fn handle_timeout(&mut self, now: Instant, life: Duration, warning: Duration) -> Vec<Expiry> {
         let mut passed = Vec::new();
         let warn = |asked: Instant| now >= asked + life - warning;
         for made in &mut self.outgoing {
-            if made.kind == AskKind::Pair && !made.warned && warn(made.asked) {
+            if made.kind == PairRequestKind::Pair && !made.warned && warn(made.asked) {
                 made.warned = true;
-                passed.push(Passed::Expiring(made.target));
+                passed.push(Expiry::Expiring(made.target));
             }
         }
         for waiting in &mut self.incoming {
-            if waiting.ask.kind == AskKind::Pair && !waiting.warned && warn(waiting.asked) {
+            if waiting.ask.kind == PairRequestKind::Pair && !waiting.warned && warn(waiting.asked) {
                 waiting.warned = true;
-                passed.push(Passed::Expiring(waiting.ask.code));
+                passed.push(Expiry::Expiring(waiting.ask.code));
             }
         }
         self.outgoing.retain(|made| {
             let over = now >= made.asked + life;
             if over {
-                passed.push(Passed::OutgoingEnded(made.kind, made.target));
+                passed.push(Expiry::OutgoingEnded(made.kind, made.target));
             }
             !over
         });
         self.incoming.retain(|waiting| {
             let over = now >= waiting.asked + life;
             if over {
-                passed.push(Passed::IncomingEnded(waiting.ask.kind));
+                passed.push(Expiry::IncomingEnded(waiting.ask.kind));
             }
             !over
         });

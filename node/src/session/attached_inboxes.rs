@@ -9,12 +9,12 @@ use crate::config::LimitsSection;
 
 /// The inboxes of one session.
 #[derive(Debug, Default)]
-pub(crate) struct InboxDoor {
+pub(crate) struct AttachedInboxes {
     /// Sorted: one message may name a thousand.
     attached: Vec<Inbox>,
 }
 
-impl InboxDoor {
+impl AttachedInboxes {
     /// Takes an inbox in. `false`: the session has as many as it may.
     pub(crate) fn insert(&mut self, inbox: Inbox, limits: &LimitsSection) -> bool {
         let Err(place) = self.attached.binary_search(&inbox) else { return true };
