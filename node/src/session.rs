@@ -1,7 +1,6 @@
 //! The session of one client: its task, pairing by code, and the inboxes that it has attached.
 
 pub(crate) mod attach;
-pub(crate) mod attached_inboxes;
 mod kept_payload;
 pub(crate) mod pair_requests;
 pub(crate) mod pairing;

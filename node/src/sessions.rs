@@ -2,6 +2,7 @@
 //!
 //! Sharded maps: a message takes one look-up in one shard of one of them.
 
+mod attached_inboxes;
 pub(crate) mod event;
 pub(crate) mod flights;
 pub(crate) mod handle;
@@ -16,6 +17,7 @@ use dashmap::{DashMap, mapref::entry::Entry};
 use prometheus_client::metrics::counter::Counter;
 
 use self::{
+    attached_inboxes::TooMany,
     event::{Message, ReplyTo, SessionEvent},
     handle::{Batch, Relayed, SessionHandle},
 };
@@ -38,6 +40,24 @@ struct Attached {
     lease: Arc<SignedLease>,
     /// Made with the first offer: most inboxes never get one.
     offers: Option<Box<OfferRate>>,
+}
+
+/// Why a lease is not attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotAttached {
+    /// The session has as many inboxes as it may.
+    TooMany,
+    /// A newer lease of the inbox is attached. Whoever asked has proved to be the inbox's owner, and may know it.
+    Stale {
+        /// The newer lease.
+        newer: Arc<SignedLease>,
+    },
+}
+
+impl From<TooMany> for NotAttached {
+    fn from(_: TooMany) -> Self {
+        Self::TooMany
+    }
 }
 
 /// The sessions of this node.
@@ -115,51 +135,61 @@ impl Sessions {
         self.inboxes.get(inbox).map(|attached| attached.lease.clone())
     }
 
-    /// Attaches an inbox to a session, unless a newer lease has it. The session that had it is told.
-    pub(crate) fn attach(&self, session: &SessionHandle, lease: Arc<SignedLease>) -> bool {
-        match self.inboxes.entry(lease.inbox) {
+    /// Attaches an inbox to a session, unless a newer lease has it. Another session that had it loses it. Returns whether the
+    /// session did not have it before.
+    ///
+    /// # Errors
+    /// The inbox is not attached; the session keeps an earlier lease of it.
+    pub(crate) fn attach(&self, session: &SessionHandle, lease: Arc<SignedLease>) -> Result<bool, NotAttached> {
+        let inbox = lease.inbox;
+        // Its entry is locked meanwhile: what the map says of an inbox, and what its session says, changes together.
+        match self.inboxes.entry(inbox) {
             Entry::Occupied(mut entry) => {
+                let is_new = session.add_inbox(inbox, self.limits.max_inboxes)?;
                 if entry.get().lease.seq > lease.seq {
-                    return false;
+                    if is_new {
+                        session.remove_inbox(&inbox);
+                    }
+                    return Err(NotAttached::Stale { newer: entry.get().lease.clone() });
                 }
                 // The rate of offers is the inbox's, whoever has it.
                 let offers = entry.get_mut().offers.take();
                 let former = entry.insert(Attached { session: session.clone(), lease, offers });
                 if former.session.id() != session.id() {
-                    // A session whose queue is full is closed, and detaches all it has.
-                    let _ = former.session.try_send(SessionEvent::Displaced(Box::new(former.lease.inbox)));
+                    former.session.remove_inbox(&inbox);
                 }
-                true
+                Ok(is_new)
             }
             Entry::Vacant(entry) => {
+                let is_new = session.add_inbox(inbox, self.limits.max_inboxes)?;
                 entry.insert(Attached { session: session.clone(), lease, offers: None });
-                true
+                Ok(is_new)
             }
         }
     }
 
-    /// Detaches an inbox from a session; gives the lease back where it was attached to this one.
+    /// Detaches an inbox from a session. Returns its lease, if it was attached to this session.
     pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<Arc<SignedLease>> {
-        let (_, attached) = self.inboxes.remove_if(inbox, |_, attached| attached.session.id() == session)?;
-        Some(attached.lease)
+        self.detach_if(inbox, |attached| attached.session.id() == session)
     }
 
-    /// A newer lease is known: detaches an older one of the same inbox, and tells its session.
+    /// A newer lease is known: detaches an older one of the same inbox.
     pub(crate) fn displace(&self, newer: &SignedLease) {
-        if let Some((inbox, attached)) =
-            self.inboxes.remove_if(&newer.inbox, |_, attached| attached.lease.seq < newer.seq)
-        {
-            let _ = attached.session.try_send(SessionEvent::Displaced(Box::new(inbox)));
-        }
+        self.detach_if(&newer.inbox, |attached| attached.lease.seq < newer.seq);
     }
 
-    /// A lease of a session here counts no more: detaches it unless it was replaced, and tells its session.
+    /// A lease is not valid any more: detaches it unless it was replaced.
     pub(crate) fn drop_lease(&self, lease: &SignedLease) {
-        if let Some((inbox, attached)) =
-            self.inboxes.remove_if(&lease.inbox, |_, attached| attached.lease.seq == lease.seq)
-        {
-            let _ = attached.session.try_send(SessionEvent::Displaced(Box::new(inbox)));
+        self.detach_if(&lease.inbox, |attached| attached.lease.seq == lease.seq);
+    }
+
+    fn detach_if(&self, inbox: &Inbox, condition: impl Fn(&Attached) -> bool) -> Option<Arc<SignedLease>> {
+        let Entry::Occupied(entry) = self.inboxes.entry(*inbox) else { return None };
+        if !condition(entry.get()) {
+            return None;
         }
+        entry.get().session.remove_inbox(inbox);
+        Some(entry.remove().lease)
     }
 
     /// Tells every session.
@@ -276,7 +306,7 @@ pub(crate) fn deliver(
     payload: &[u8],
 ) -> Outcome {
     let by = inbox.base64url_bytes();
-    match session.say(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
+    match session.write(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
         Ok(()) => Outcome::Delivered,
         Err(WriteError::Full | WriteError::BudgetExceeded) => Outcome::Refused(ErrorCode::Congested),
         Err(WriteError::Closed) => Outcome::NotHere,

@@ -126,11 +126,16 @@ impl SourceRates {
     }
 }
 
+/// Pings, pongs that nobody asked for and requests for a proof of one client: the burst, and one a second.
+const PINGS: Quota = Quota::per_second(NonZeroU32::MIN).allow_burst(NonZeroU32::new(10).expect("not zero"));
+
 /// The rates of one session.
 #[derive(Debug)]
 pub(crate) struct SessionRates {
     /// `None` for a session of an exempt network.
     limited: Option<Limited>,
+    /// Of control frames and proofs, for exempt networks too.
+    pings: DefaultDirectRateLimiter,
 }
 
 #[derive(Debug)]
@@ -153,7 +158,7 @@ impl SessionRates {
             // Whoever sends twice as much as it may, although it is told.
             refusals: RateLimiter::direct(per_minute(limits.messages_per_minute, NonZeroU32::MIN)),
         });
-        Self { limited }
+        Self { limited, pings: RateLimiter::direct(PINGS) }
     }
 
     /// Counts a message.
@@ -170,6 +175,11 @@ impl SessionRates {
     /// with.
     pub(crate) fn tolerates_violation(&self) -> bool {
         self.limited.as_ref().is_none_or(|limited| limited.refusals.check().is_ok())
+    }
+
+    /// Counts a ping, a pong that was not asked for, or a request for a proof.
+    pub(crate) fn allows_ping(&self) -> bool {
+        self.pings.check().is_ok()
     }
 
     /// Counts a request for ICE servers, which is counted as a message besides.

@@ -47,11 +47,11 @@ pub(crate) struct Times {
 /// What the session is to do.
 pub(crate) enum Action {
     /// Say this to the client.
-    Say(String),
+    Reply(String),
     /// Say this to the client: its request, or its answer to one, can't be processed.
     Refuse(String),
     /// Note this to another session.
-    Tell(PeerAddr, Note),
+    Send(PeerAddr, Note),
     /// Answer another session, which need not be one that this one knows: it is worth no dial.
     Answer(PeerAddr, Note),
     /// Let these pairings' messages through to the client, and no others'.
@@ -106,7 +106,7 @@ impl PairingSession {
 
     /// The session's claim to the code was granted: from now on it has this one and no other.
     pub(crate) fn registered(&mut self, now: Instant, registration: Registration, node: NodeId) -> Vec<Action> {
-        let said = Action::Say(
+        let said = Action::Reply(
             Reply::Registered { pairing_code: registration.code.as_str(), server_id: &node.to_server_id() }.encode(),
         );
         let mut actions = Vec::new();
@@ -129,7 +129,7 @@ impl PairingSession {
 
     /// The code is taken.
     pub(crate) fn collided() -> Action {
-        Action::Say(Reply::CodeCollision { message: COLLISION }.encode())
+        Action::Reply(Reply::CodeCollision { message: COLLISION }.encode())
     }
 
     /// The client asks to pair or link. `None`: it is not registered.
@@ -150,7 +150,7 @@ impl PairingSession {
         Some(match state.asks.make(now, ask, kind, target) {
             Ok(earlier) => Requested::Find {
                 withdrawn: earlier.and_then(|earlier| {
-                    Some(Action::Tell(earlier.to?, Note::PairRequestWithdrawn { ask: earlier.ask }))
+                    Some(Action::Send(earlier.to?, Note::PairRequestWithdrawn { ask: earlier.ask }))
                 }),
             },
             Err(()) => {
@@ -187,7 +187,7 @@ impl PairingSession {
             name,
             payload: payload.or_else(|| state.own.payload.clone()),
         };
-        vec![Action::Tell(to, Note::PairRequest(ask))]
+        vec![Action::Send(to, Note::PairRequest(ask))]
     }
 
     /// A request of this session can't be processed: its error is said at its time, whatever the reason.
@@ -230,11 +230,11 @@ impl PairingSession {
         };
         let ask = waiting.ask;
         if !accepted {
-            return Some(vec![Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
+            return Some(vec![Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
         }
         if state.pairings.len() >= MAX_PAIRINGS {
             return Some(vec![
-                Action::Tell(waiting.from, Note::PairRequestRefused { ask: ask.ask }),
+                Action::Send(waiting.from, Note::PairRequestRefused { ask: ask.ask }),
                 Action::Refuse(Reply::PairError { error: PAIR_ERROR }.encode()),
             ]);
         }
@@ -252,8 +252,8 @@ impl PairingSession {
         }
         .encode();
         Some(vec![
-            Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
-            Action::Say(said),
+            Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Reply(said),
             Action::Pairings(state.pairings.clone()),
         ])
     }
@@ -272,10 +272,10 @@ impl PairingSession {
         let Some(waiting) = waiting else { return Some(vec![error()]) };
         let ask = waiting.ask;
         if !accepted {
-            return Some(vec![Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
+            return Some(vec![Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
         }
         if state.pairings.len() >= MAX_PAIRINGS {
-            return Some(vec![Action::Tell(waiting.from, Note::PairRequestRefused { ask: ask.ask }), error()]);
+            return Some(vec![Action::Send(waiting.from, Note::PairRequestRefused { ask: ask.ask }), error()]);
         }
         state.pair(waiting.from, ask.code);
         let said = Reply::LinkMatched {
@@ -289,8 +289,8 @@ impl PairingSession {
         .encode();
         let accepted = Accepted { public_key: state.own.public_key, device_id, payload: None };
         Some(vec![
-            Action::Tell(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
-            Action::Say(said),
+            Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Reply(said),
             Action::Pairings(state.pairings.clone()),
         ])
     }
@@ -350,7 +350,7 @@ impl PairingSession {
                 }
                 Expiry::IncomingEnded(PairRequestKind::Pair) => continue,
             };
-            actions.push(Action::Say(said.encode()));
+            actions.push(Action::Reply(said.encode()));
         }
         actions
     }
@@ -358,9 +358,9 @@ impl PairingSession {
     /// The session ends, or gets another code: tells all that it was paired with or has asked.
     pub(crate) fn close(&mut self) -> Vec<Action> {
         let Some(mut state) = self.state.take() else { return Vec::new() };
-        let closed = state.pairings.iter().map(|pairing| Action::Tell(pairing.peer, Note::Closed));
+        let closed = state.pairings.iter().map(|pairing| Action::Send(pairing.peer, Note::Closed));
         let withdrawn = state.asks.close();
-        let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Tell(to, Note::PairRequestWithdrawn { ask }));
+        let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Send(to, Note::PairRequestWithdrawn { ask }));
         std::iter::once(Action::Pairings(Vec::new()))
             .chain(closed)
             .chain(withdrawn)

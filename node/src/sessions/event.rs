@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use chappe_common::{client::RelayKind, lease::Inbox};
+use chappe_common::client::RelayKind;
 
 use crate::{
     limits::byte_channel::Weigh,
@@ -57,8 +57,6 @@ pub(crate) enum SessionEvent {
     },
     /// A note of another session.
     Note(Box<(PeerAddr, Note)>),
-    /// The inbox is attached elsewhere now, or its lease has ended.
-    Displaced(Box<Inbox>),
     /// The node is about to stop.
     GoingAway,
 }
@@ -92,7 +90,7 @@ impl Weigh for SessionEvent {
                 }
                 _ => 0,
             },
-            Self::Outcome { .. } | Self::Displaced(_) | Self::GoingAway => 0,
+            Self::Outcome { .. } | Self::GoingAway => 0,
         }
     }
 }

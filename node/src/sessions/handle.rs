@@ -14,9 +14,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use chappe_common::{client::RelayKind, code::PairingCode};
+use chappe_common::{client::RelayKind, code::PairingCode, lease::Inbox};
 
 use super::{
+    attached_inboxes::{AttachedInboxes, TooMany},
     event::{EndReason, SessionEvent},
     flights::Flights,
 };
@@ -60,6 +61,7 @@ struct State {
     weight: usize,
     /// Messages and notes that wait or are being handled. Meanwhile messages of pairings wait behind them.
     in_order: usize,
+    attached: AttachedInboxes,
     /// The pairings that the client has been told of.
     pairings: Vec<Pairing>,
     end: Option<EndReason>,
@@ -115,6 +117,7 @@ impl SessionHandle {
             events: VecDeque::new(),
             weight: 0,
             in_order: 0,
+            attached: AttachedInboxes::default(),
             pairings: Vec::new(),
             end: None,
             waker: None,
@@ -159,10 +162,10 @@ impl SessionHandle {
 
     /// Says a text to the client: `pieces` one after the other. A client that has too much waiting is too slow, and its
     /// session ends.
-    pub(crate) fn say(&self, batch: &mut Batch, pieces: &[&[u8]]) -> Result<(), WriteError> {
+    pub(crate) fn write(&self, batch: &mut Batch, pieces: &[&[u8]]) -> Result<(), WriteError> {
         let mut state = self.state();
-        let said = state.say(Opcode::Text, pieces, batch.more);
-        self.said(state, batch, said)
+        let written = state.write(Opcode::Text, pieces, batch.more);
+        self.handle_written(state, batch, written)
     }
 
     /// Hands a message of a pairing to the client, where the pairing is known and nothing is before it.
@@ -174,21 +177,21 @@ impl SessionHandle {
         let pairing =
             if state.in_order == 0 { state.pairings.iter().find(|pairing| pairing.peer == from) } else { None };
         let Some(code) = pairing.map(|pairing| pairing.code) else { return Relayed::Undecided };
-        let said = state.say(Opcode::Text, &reply::forwarded(kind, By::Code(code.as_str()), payload), batch.more);
-        match self.said(state, batch, said) {
+        let written = state.write(Opcode::Text, &reply::forwarded(kind, By::Code(code.as_str()), payload), batch.more);
+        match self.handle_written(state, batch, written) {
             Ok(()) => Relayed::Delivered,
             Err(WriteError::Full | WriteError::BudgetExceeded) => Relayed::Full,
             Err(WriteError::Closed) => Relayed::Closed,
         }
     }
 
-    fn said(
+    fn handle_written(
         &self,
         mut state: MutexGuard<'_, State>,
         batch: &mut Batch,
-        said: Result<WriteOutcome, WriteError>,
+        written: Result<WriteOutcome, WriteError>,
     ) -> Result<(), WriteError> {
-        match said {
+        match written {
             Ok(WriteOutcome::Written | WriteOutcome::Queued) => Ok(()),
             Ok(WriteOutcome::Held) => {
                 batch.held.push(self.clone());
@@ -231,7 +234,7 @@ impl SessionHandle {
         let Some(flight) = flight else { return false };
         if let Some(id) = flight.id {
             // A client to which nothing can be said has a session that ends.
-            let _ = self.say(batch, &[Reply::Delivered { id: &id }.encode().as_bytes()]);
+            let _ = self.write(batch, &[Reply::Delivered { id: &id }.encode().as_bytes()]);
         }
         if !had_room {
             wake(self.state());
@@ -240,20 +243,20 @@ impl SessionHandle {
     }
 
     /// Says a control frame.
-    pub(crate) fn say_control(&self, opcode: Opcode, content: &[u8]) -> Result<(), WriteError> {
+    pub(crate) fn write_control(&self, opcode: Opcode, content: &[u8]) -> Result<(), WriteError> {
         let mut state = self.state();
-        let said = state.say(opcode, &[content], false);
-        self.said(state, &mut Batch::default(), said)
+        let written = state.write(opcode, &[content], false);
+        self.handle_written(state, &mut Batch::default(), written)
     }
 
     /// Says the last frame, and takes nothing more.
-    pub(crate) fn say_close(&self, code: Option<u16>, reason: &str) {
+    pub(crate) fn write_close(&self, code: Option<u16>, reason: &str) {
         let mut state = self.state();
         state.open = false;
         if let Some(out) = &mut state.out {
             let code = code.map(u16::to_be_bytes);
             // A client that doesn't even take this is gone.
-            let _ = out.say_last(Opcode::Close, &[code.as_ref().map_or(&[], <[u8; 2]>::as_slice), reason.as_bytes()]);
+            let _ = out.write_last(Opcode::Close, &[code.as_ref().map_or(&[], <[u8; 2]>::as_slice), reason.as_bytes()]);
         }
     }
 
@@ -269,6 +272,27 @@ impl SessionHandle {
                 wake(state);
             }
         }
+    }
+
+    /// Adds an inbox to those of the session. Returns whether it is new. Only [`super::Sessions`] adds and removes inboxes,
+    /// with the inbox's own entry locked.
+    pub(super) fn add_inbox(&self, inbox: Inbox, max: usize) -> Result<bool, TooMany> {
+        self.state().attached.insert(inbox, max)
+    }
+
+    /// Removes an inbox from those of the session.
+    pub(super) fn remove_inbox(&self, inbox: &Inbox) {
+        self.state().attached.remove(inbox);
+    }
+
+    /// Takes all inboxes of the session, which is over.
+    pub(crate) fn take_inboxes(&self) -> Vec<Inbox> {
+        self.state().attached.take()
+    }
+
+    /// Whether the session has attached an inbox.
+    pub(crate) fn has_inboxes(&self) -> bool {
+        !self.state().attached.is_empty()
     }
 
     /// Ends the session.
@@ -375,15 +399,15 @@ impl SessionHandle {
 }
 
 impl State {
-    fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
+    fn write(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
         if !self.open {
             return Err(WriteError::Closed);
         }
-        let said = self.out.as_mut().ok_or(WriteError::Closed)?.say(opcode, pieces, hold);
-        if let Err(error @ (WriteError::Closed | WriteError::BudgetExceeded)) = said {
+        let written = self.out.as_mut().ok_or(WriteError::Closed)?.write(opcode, pieces, hold);
+        if let Err(error @ (WriteError::Closed | WriteError::BudgetExceeded)) = written {
             self.break_off(error);
         }
-        said
+        written
     }
 
     /// Nothing more can be said.

@@ -46,14 +46,14 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
                 |_, _| Ok(true),
                 |heard, _| {
                     let said = match heard {
-                        Incoming::Text(text) => out.say(Opcode::Text, &[text.as_bytes()], false),
-                        Incoming::Ping(content) => out.say(Opcode::Pong, &[content], false),
-                        Incoming::Binary => out.say(Opcode::Binary, &[], false),
+                        Incoming::Text(text) => out.write(Opcode::Text, &[text.as_bytes()], false),
+                        Incoming::Ping(content) => out.write(Opcode::Pong, &[content], false),
+                        Incoming::Binary => out.write(Opcode::Binary, &[], false),
                         Incoming::Pong => return Next::Read,
                         Incoming::Close(code) => {
                             over = true;
                             let code = code.map(u16::to_be_bytes);
-                            out.say_last(Opcode::Close, &[code.as_ref().map_or(&[], |code| &code[..])])
+                            out.write_last(Opcode::Close, &[code.as_ref().map_or(&[], |code| &code[..])])
                         }
                     };
                     over |= said.is_err();
@@ -65,7 +65,7 @@ async fn echo(mut stream: TcpStream) -> Option<()> {
                 Ok(()) => {}
                 Err(Ended::Violation(violation)) => {
                     over = true;
-                    let _ = out.say_last(Opcode::Close, &[&violation.close_code().to_be_bytes()]);
+                    let _ = out.write_last(Opcode::Close, &[&violation.close_code().to_be_bytes()]);
                 }
                 Err(Ended::Closed | Ended::BudgetExceeded) => return Poll::Ready(()),
             }

@@ -139,7 +139,7 @@ impl Writer {
     }
 
     /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
-    pub(crate) fn say(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
+    pub(crate) fn write(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let head = FrameHead::new(opcode, len);
         let len = head.as_bytes().len() + len;
@@ -161,7 +161,7 @@ impl Writer {
     }
 
     /// Says the last frame, however much waits.
-    pub(crate) fn say_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<WriteOutcome, WriteError> {
+    pub(crate) fn write_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<WriteOutcome, WriteError> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let said = self.put(&FrameHead::new(opcode, len), pieces, false)?;
         let Some(tls) = &mut self.tls else { return Ok(said) };
@@ -372,7 +372,7 @@ mod tests {
         let message = vec![b'x'; 16 * 1024];
         let mut said = 0;
         // Until the system takes no more, and then as much as may wait.
-        while out.say(Opcode::Text, &[&message], false).is_ok() {
+        while out.write(Opcode::Text, &[&message], false).is_ok() {
             said += 1;
         }
         assert!(out.waiting().bytes > 7 * WRITE_TURN);

@@ -78,7 +78,7 @@ impl PairingSession {
                 expires_in,
             },
         };
-        vec![Action::Say(said.encode())]
+        vec![Action::Reply(said.encode())]
     }
 
     fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {
@@ -94,7 +94,7 @@ impl PairingSession {
                 PairRequestKind::Pair => Reply::PairRejected { peer_code: code },
                 PairRequestKind::Link => Reply::LinkRejected { link_code: code },
             };
-            return vec![Action::Say(said.encode())];
+            return vec![Action::Reply(said.encode())];
         };
         state.pair(from, made.target);
         let key = STANDARD.encode(accepted.public_key);
@@ -114,7 +114,7 @@ impl PairingSession {
                 device_name: None,
             },
         };
-        vec![Action::Say(said.encode()), Action::Pairings(state.pairings.clone())]
+        vec![Action::Reply(said.encode()), Action::Pairings(state.pairings.clone())]
     }
 
     /// Whether this session has asked `from`, and waits for its answer.

@@ -1,6 +1,7 @@
-//! When a session has something to do by itself, and what.
+//! The deadlines of a session, and what is done at each.
 
 use std::{
+    ops::ControlFlow,
     pin::Pin,
     task::Context,
     time::{Duration, Instant},
@@ -9,41 +10,70 @@ use std::{
 use chappe_common::client::ErrorCode;
 use tokio::time::Sleep;
 
-use super::{Over, Session};
+use super::{Session, output::log_lost};
 use crate::{
     session::pairing::Times,
     websocket::codec::{Opcode, Violation},
     wire::frame::Outcome,
 };
 
-/// How exactly a session's idle time is kept: at 10,000 sessions, 17 wake at once, and others wait for a tenth of a millisecond.
-const IDLE_TICK: Duration = Duration::from_millis(100);
+/// A deadline of a session.
+#[derive(Clone, Copy)]
+enum Deadline {
+    /// Nodes of sessions that have yet to answer a pair request may have left the federation.
+    MemberCheck,
+    /// A pair request is to be warned about, has expired, or has an error to be told.
+    PairRequest,
+    /// A message in flight has no outcome.
+    Outcome,
+    /// The client takes nothing of what is written to it.
+    Write,
+    /// The client doesn't complete a message.
+    Message,
+    /// A client that was pinged is silent.
+    Pong,
+    /// The client is silent, and is pinged.
+    Ping,
+}
+
+impl Deadline {
+    const ALL: [Self; 7] =
+        [Self::MemberCheck, Self::PairRequest, Self::Outcome, Self::Write, Self::Message, Self::Pong, Self::Ping];
+}
 
 impl Session {
+    /// The times of pair requests.
     pub(super) fn times(&self) -> Times {
         let times = &self.core.context.config.times;
         Times { life: times.pair_request, warning: times.pair_warning, error_after: times.pair_error }
     }
 
-    pub(super) fn next_deadline(&self) -> Instant {
-        let times = &self.core.context.config.times;
-        let idle = self.last_heard + times.idle + if self.pinged { times.pong } else { Duration::ZERO };
-        // Sessions that are idle wake together, which costs less.
-        let over = idle.saturating_duration_since(self.core.context.started).as_nanos() % IDLE_TICK.as_nanos();
-        let idle = idle + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default());
-        let stuck = self.waiting.since.map(|since| since + times.write);
-        let slow = self.unfinished_since.map(|since| since + times.idle);
-        let door = self.pairing.next_deadline(self.times());
-        let door = door.into_iter().chain(self.pairing.next_member_check());
-        let flight = (self.handle.has_flights())
-            .then(|| self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait())))
-            .flatten();
-        door.chain(flight).chain(stuck).chain(slow).fold(idle, Instant::min)
+    /// How long a message may be in flight: a lookup, and twice the time that the callee's node has.
+    fn flight_wait(&self) -> Duration {
+        self.core.context.config.times.lookup + self.core.context.config.times.delivery * 2
     }
 
-    /// How long a message may be under way: a lookup, and twice the time that the callee's node has.
-    pub(super) fn flight_wait(&self) -> Duration {
-        self.core.context.config.times.lookup + self.core.context.config.times.delivery * 2
+    /// When a deadline is, where there is one.
+    fn deadline(&self, deadline: Deadline) -> Option<Instant> {
+        let (times, started) = (&self.core.context.config.times, self.core.context.started);
+        match deadline {
+            Deadline::MemberCheck => self.pairing.next_member_check(),
+            Deadline::PairRequest => self.pairing.next_deadline(self.times()),
+            Deadline::Outcome if self.handle.has_flights() => {
+                self.handle.with_flights(|flights| flights.next_deadline(self.flight_wait()))
+            }
+            Deadline::Outcome => None,
+            Deadline::Write => self.output.backlog.since.map(|since| since + times.write),
+            Deadline::Message => self.liveness.message_until(times),
+            Deadline::Pong => self.liveness.pong_until(times, started),
+            Deadline::Ping => self.liveness.ping_at(times, started),
+        }
+    }
+
+    /// When the session has something to do by itself.
+    pub(super) fn next_deadline(&self) -> Instant {
+        let next = Deadline::ALL.into_iter().filter_map(|deadline| self.deadline(deadline)).min();
+        next.expect("a client is pinged, or its pong waited for")
     }
 
     /// Whether a deadline may have come.
@@ -55,38 +85,49 @@ impl Session {
         self.timer.poll(cx, timer, next, self.core.context.config.times.idle / 4).is_ready()
     }
 
-    pub(super) fn handle_time(&mut self, now: Instant) -> Result<(), Over> {
-        if self.pairing.next_member_check().is_some_and(|at| at <= now) {
-            let view = self.core.members.view.load();
-            self.pairing.check_members(now, |node| !view.contains(node), self.times());
+    /// Handles all deadlines that have come.
+    pub(super) fn handle_deadlines(&mut self, now: Instant) -> ControlFlow<()> {
+        for deadline in Deadline::ALL {
+            if self.deadline(deadline).is_some_and(|at| at <= now) {
+                self.handle_deadline(now, deadline)?;
+            }
         }
-        let actions = self.pairing.handle_timeout(now, self.times());
-        self.act(actions);
-        let wait = self.flight_wait();
-        while self.handle.has_flights()
-            && let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait))
-        {
-            self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
+        ControlFlow::Continue(())
+    }
+
+    fn handle_deadline(&mut self, now: Instant, deadline: Deadline) -> ControlFlow<()> {
+        match deadline {
+            Deadline::MemberCheck => {
+                let view = self.core.members.view.load();
+                self.pairing.check_members(now, |node| !view.contains(node), self.times());
+            }
+            Deadline::PairRequest => {
+                let actions = self.pairing.handle_timeout(now, self.times());
+                self.apply(actions);
+            }
+            Deadline::Outcome => {
+                let wait = self.flight_wait();
+                while let Some(ticket) = self.handle.with_flights(|flights| flights.overdue(now, wait)) {
+                    self.end_flight(ticket, Outcome::Refused(ErrorCode::Unreachable));
+                }
+            }
+            Deadline::Write => {
+                self.core.context.metrics.sessions_slow.inc();
+                return ControlFlow::Break(());
+            }
+            Deadline::Message => {
+                self.handle_violation(Violation::Slow);
+                return ControlFlow::Break(());
+            }
+            Deadline::Pong => {
+                self.core.context.metrics.sessions_silent.inc();
+                return ControlFlow::Break(());
+            }
+            Deadline::Ping => {
+                self.liveness.set_pinged();
+                log_lost(self.handle.write_control(Opcode::Ping, &[]));
+            }
         }
-        if self.waiting.since.is_some_and(|since| now >= since + self.core.context.config.times.write) {
-            self.core.context.metrics.sessions_slow.inc();
-            return Err(Over);
-        }
-        let times = &self.core.context.config.times;
-        // Its pings and pongs show that it lives, and not that the message will ever be whole.
-        if self.unfinished_since.is_some_and(|since| now >= since + times.idle) {
-            self.handle_violation(Violation::Slow);
-            return Err(Over);
-        }
-        let silent = now.saturating_duration_since(self.last_heard);
-        if self.pinged && silent >= times.idle + times.pong {
-            self.core.context.metrics.sessions_silent.inc();
-            return Err(Over);
-        }
-        if !self.pinged && silent >= times.idle {
-            self.pinged = true;
-            self.said(self.handle.say_control(Opcode::Ping, &[]));
-        }
-        Ok(())
+        ControlFlow::Continue(())
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use chappe_common::keys::NodeId;
 use futures_util::future::{join_all, poll_fn};
 
-use super::{Session, ops::Ops};
+use super::{InputState, Session};
 use crate::{
     core::Core,
     publisher::command::Command,
@@ -44,7 +44,7 @@ impl Session {
     /// What there is to do when the session is over.
     pub(super) async fn finish(&mut self, incoming: &mut Reader) {
         // Nobody polls its questions any more, and one of them may have a turn that others wait for.
-        self.ops = Ops::default();
+        self.ops.abort();
         let notes = self.leave().await;
         let (core, id) = (self.core.clone(), self.handle.id());
         tokio::join!(self.linger(incoming), tell_others(&core, id, notes));
@@ -57,38 +57,38 @@ impl Session {
         let publisher = self.core.publisher.clone();
         // It ends only with the node.
         let publish = async |command| drop(publisher.send(command).await);
-        for command in std::mem::take(&mut self.commands) {
+        for command in self.outbox.take_commands() {
             publish(command).await;
         }
-        let inboxes = self.attached.take_all();
+        let inboxes = self.handle.take_inboxes();
         for inbox in inboxes {
             if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                 let seq = lease.seq;
-                if self.blocking_ops > 0 {
+                if self.ops.is_blocking() {
                     // It may be one that is being attached, and only what is kept can be withdrawn.
                     publish(Command::KeepLease { lease, is_renewal: false }).await;
                 }
                 publish(Command::WithdrawLease(inbox, seq)).await;
             }
         }
-        if let Some(code) = self.claiming.take() {
+        if let Some(code) = self.ops.claiming.take() {
             // As above.
             let session = self.handle.id();
             publish(Command::KeepCode(CodeRegistration { code, session, claim: None })).await;
             publish(Command::WithdrawCode(code, session)).await;
         }
-        let mut notes: Vec<_> = self.notes.drain(..).collect();
+        let mut notes = self.outbox.take_notes();
         for action in self.pairing.close() {
             match action {
                 Action::Release(code) => publish(Command::WithdrawCode(code, self.handle.id())).await,
-                Action::Tell(to, note) => notes.push((to, note)),
-                Action::Answer(to, note) => self.answer(to, note),
-                Action::Pairings(_) | Action::Say(_) | Action::Refuse(_) => {}
+                Action::Send(to, note) => notes.push((to, note)),
+                Action::Answer(to, note) => self.answer_note(to, note),
+                Action::Pairings(_) | Action::Reply(_) | Action::Refuse(_) => {}
             }
         }
         for (from, note) in self.core.sessions.answer_left(self.handle.close()) {
             match note.answer_of_nobody() {
-                Some(answer) => self.answer(from, answer),
+                Some(answer) => self.answer_note(from, answer),
                 None => drop(self.core.context.metrics.notes_dropped.inc()),
             }
         }
@@ -102,10 +102,10 @@ impl Session {
         let mut left = LINGER_BYTES;
         let mut rest = poll_fn(|cx| {
             let gone = self.handle.poll_gone(cx);
-            if self.closed {
+            if self.input.state == InputState::Closed {
                 return gone;
             }
-            if self.unread {
+            if self.input.state == InputState::Broken {
                 return match ready!(incoming.poll_discard(cx, &mut left)) {
                     Discarded::All => Poll::Ready(()),
                     // No reading on: all that can be done is to leave the client time to take what was said.
@@ -116,7 +116,7 @@ impl Session {
             let (mut closed, mut enough) = (false, false);
             let polled = incoming.poll_read(
                 cx,
-                self.is_tls,
+                self.input.is_tls,
                 |records, plain| handle.decrypt(records, plain),
                 |received, _| {
                     let len = if let Incoming::Text(text) = received { text.len() } else { 0 };
@@ -127,7 +127,7 @@ impl Session {
                 },
             );
             if closed {
-                self.closed = true;
+                self.input.state = InputState::Closed;
                 return gone;
             }
             // No reading on: as above.

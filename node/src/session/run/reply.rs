@@ -1,40 +1,33 @@
 //! Saying something to the session's own client, and the last of it.
 
+use std::ops::ControlFlow;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::client::{CLOSE_SLOW_CONSUMER, ErrorCode};
 use rand::seq::IteratorRandom as _;
 
-use super::{CLOSE_GOING_AWAY, Over, SPARE_SUCCESSORS, SUCCESSORS, Session};
-use crate::{client_protocol::reply::Reply, sessions::event::EndReason, websocket::writer::WriteError};
+use super::{CLOSE_GOING_AWAY, SPARE_SUCCESSORS, SUCCESSORS, Session};
+use crate::{client_protocol::reply::Reply, sessions::event::EndReason};
 
 impl Session {
-    /// Says something to the client.
-    pub(super) fn say(&mut self, text: &str) {
-        self.said += text.len();
-        let said = self.handle.say(&mut self.batch, &[text.as_bytes()]);
-        self.said(said);
-    }
-
-    /// A client to which nothing can be said any more has a session that ends: the handle tells so.
-    pub(super) fn said(&self, said: Result<(), WriteError>) {
-        if let Err(error) = said {
-            tracing::trace!(%error, "not said");
-        }
+    /// Writes a message to the client.
+    pub(super) fn reply(&mut self, text: &str) {
+        self.output.write(&self.handle, text);
     }
 
     pub(super) fn refuse(&mut self, id: Option<&str>, code: ErrorCode, message: &str) {
         self.core.context.metrics.refused(code);
-        self.say(&Reply::Error { message, code, id }.encode());
+        self.reply(&Reply::Error { message, code, id }.encode());
     }
 
     /// Ends the session with a close frame, after all that was said.
-    pub(super) fn close(&mut self, code: u16, reason: &'static str) -> Result<(), Over> {
-        self.batch.flush();
-        self.handle.say_close(Some(code), reason);
-        Err(Over)
+    pub(super) fn close(&mut self, code: u16, reason: &'static str) -> ControlFlow<()> {
+        self.output.batch.flush();
+        self.handle.write_close(Some(code), reason);
+        ControlFlow::Break(())
     }
 
-    pub(super) fn end(&mut self, reason: EndReason) -> Result<(), Over> {
+    pub(super) fn end(&mut self, reason: EndReason) -> ControlFlow<()> {
         match reason {
             EndReason::SlowConsumer => {
                 self.core.context.metrics.sessions_slow.inc();
@@ -57,6 +50,6 @@ impl Session {
             .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))
             .collect();
         let grace_seconds = self.core.context.config.times.drain.as_secs();
-        self.say(&Reply::GoingAway { reason: "shutdown", nodes: &records, grace_seconds }.encode());
+        self.reply(&Reply::GoingAway { reason: "shutdown", nodes: &records, grace_seconds }.encode());
     }
 }

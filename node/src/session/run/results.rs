@@ -5,31 +5,24 @@ use std::time::Instant;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{client::ErrorCode, lease::Address};
 
-use super::{OpResult, Session};
+use super::{Session, ops::OpResult};
 use crate::{
     client_protocol::reply::Reply, homes::ClaimError, publisher::command::Command, session::pairing::PairingSession,
     sessions::flights::Need,
 };
 
 impl Session {
-    /// Starts a question on which the client's next message depends.
-    pub(super) fn start_blocking(&mut self, op: impl Future<Output = OpResult> + Send + 'static) {
-        self.blocking_ops += 1;
-        self.ops.push(op);
-    }
-
     pub(super) fn handle_result(&mut self, done: OpResult) {
         match done {
             OpResult::Claimed { code, registration, result } => {
-                self.blocking_ops -= 1;
-                self.claiming = None;
+                self.ops.claiming = None;
                 match result {
                     Ok(()) => {
                         self.publish(Command::KeepCode(code));
                         let actions = self.pairing.registered(Instant::now(), registration, self.core.context.me);
-                        self.act(actions);
+                        self.apply(actions);
                     }
-                    Err(ClaimError::Taken) => self.act([PairingSession::collided()]),
+                    Err(ClaimError::Taken) => self.apply([PairingSession::collided()]),
                     Err(ClaimError::Unavailable) => {
                         self.refuse(None, ErrorCode::Internal, "The code could not be registered. Try again.");
                     }
@@ -38,25 +31,18 @@ impl Session {
             OpResult::Found { ask, to, name, payload, key } => {
                 self.timer.invalidate();
                 let actions = self.pairing.found(ask, to, name, payload, key, self.times());
-                self.act(actions);
+                self.apply(actions);
             }
             OpResult::Resolved { id, lease } => match lease {
                 Some(lease) => {
                     let lease = URL_SAFE_NO_PAD.encode(lease.as_bytes());
-                    self.say(&Reply::Resolved { id: &id, lease: &lease }.encode());
+                    self.reply(&Reply::Resolved { id: &id, lease: &lease }.encode());
                 }
                 None => self.refuse(Some(&id), ErrorCode::PeerOffline, "Nobody is connected at this inbox"),
             },
-            OpResult::Verified { id, leases, rejected } => {
-                self.blocking_ops -= 1;
-                self.register_leases(id, leases, rejected);
-            }
-            OpResult::Registered { id, leases, rejected } => {
-                self.blocking_ops -= 1;
-                self.attached(&id, leases, rejected);
-            }
+            OpResult::Attached { id, leases, rejected } => self.finish_attach(&id, leases, rejected),
             OpResult::Reached { need, lease } => {
-                self.reaching = false;
+                self.ops.is_reaching = false;
                 if let Need::Inbox(Address { inbox, .. }) = need
                     && lease.is_none()
                 {
@@ -66,13 +52,10 @@ impl Session {
                 self.send_all(tickets);
             }
             OpResult::Connected(node) => {
-                self.blocking_ops -= 1;
-                self.connecting = false;
                 self.send_notes(Some(node));
             }
             OpResult::Published => {
-                self.blocking_ops -= 1;
-                for command in std::mem::take(&mut self.commands) {
+                for command in self.outbox.take_commands() {
                     self.publish(command);
                 }
             }

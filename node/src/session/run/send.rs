@@ -9,7 +9,7 @@ use chappe_common::{
     lease::Address,
 };
 
-use super::{OpResult, RATE_EXCEEDED, Session, receive::Refusal};
+use super::{RATE_EXCEEDED, Session, ops::OpResult, requests::Refusal};
 use crate::{
     client_protocol::{reply::Reply, request::Request},
     links::link::SendError,
@@ -38,8 +38,8 @@ impl Session {
         let to = Destination::Inbox(address);
         if !self.handle.has_flights() || !self.handle.with_flights(|flights| flights.is_under_way(to)) {
             let outcome = match here {
-                Some(session) => sessions::deliver(&session, &mut self.batch, kind, &address.inbox, payload),
-                None => self.core.sessions.deliver_to_inbox(&mut self.batch, kind, &address, payload),
+                Some(session) => sessions::deliver(&session, &mut self.output.batch, kind, &address.inbox, payload),
+                None => self.core.sessions.deliver_to_inbox(&mut self.output.batch, kind, &address, payload),
             };
             if outcome != Outcome::NotHere {
                 self.tell_outcome(request.id(), to, outcome);
@@ -60,7 +60,7 @@ impl Session {
         // Where messages before it have no outcome yet, the peer's own queue keeps the order.
         if peer.node == self.core.context.me
             && let Some(outcome) =
-                self.core.sessions.deliver_to_session(&mut self.batch, kind, peer.session, from, payload)
+                self.core.sessions.deliver_to_session(&mut self.output.batch, kind, peer.session, from, payload)
         {
             self.outcome_of_peer(peer, outcome);
             self.tell_outcome(request.id(), to, outcome);
@@ -120,7 +120,12 @@ impl Session {
                     if has_earlier_elsewhere(self.core.context.me) {
                         return Sent::WaitsBehind;
                     }
-                    return Sent::Here(self.core.sessions.deliver_to_inbox(&mut self.batch, kind, &to, &payload));
+                    return Sent::Here(self.core.sessions.deliver_to_inbox(
+                        &mut self.output.batch,
+                        kind,
+                        &to,
+                        &payload,
+                    ));
                 }
                 let lease = self.core.homes.found_lease(&to).filter(|lease| lease.node != self.core.context.me);
                 match lease {
@@ -138,7 +143,8 @@ impl Session {
             }
             Destination::Peer(peer, _) if peer.node == self.core.context.me => {
                 let from = self.addr();
-                match self.core.sessions.deliver_to_session(&mut self.batch, kind, peer.session, from, &payload) {
+                match self.core.sessions.deliver_to_session(&mut self.output.batch, kind, peer.session, from, &payload)
+                {
                     Some(outcome) => Sent::Here(outcome),
                     None => {
                         let message = Message { kind, from, payload, reply: ReplyTo::Session(origin) };
@@ -180,13 +186,13 @@ impl Session {
 
     /// Starts the question that lets the first waiting message go on.
     pub(super) fn reach_next(&mut self) {
-        if self.reaching {
+        if self.ops.is_reaching {
             return;
         }
         let Some(need) = self.handle.with_flights(|flights| flights.need()) else { return };
-        self.reaching = true;
+        self.ops.is_reaching = true;
         let core = self.core.clone();
-        self.ops.push(async move {
+        self.ops.start(async move {
             let (lease, node) = match need {
                 Need::Inbox(address) => {
                     let lease = match core.homes.found_lease(&address) {
@@ -244,7 +250,7 @@ impl Session {
     fn outcome_of_peer(&mut self, peer: PeerAddr, outcome: Outcome) {
         if outcome == Outcome::NotHere {
             let unbound = self.pairing.unpair(peer);
-            self.act(unbound);
+            self.apply(unbound);
         }
     }
 
@@ -260,7 +266,7 @@ impl Session {
             (Outcome::Delivered, _) => {
                 self.core.context.metrics.delivered.inc();
                 if let Some(id) = id {
-                    self.say(&Reply::Delivered { id }.encode());
+                    self.reply(&Reply::Delivered { id }.encode());
                 }
                 return;
             }

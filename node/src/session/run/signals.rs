@@ -1,11 +1,10 @@
 //! What others tell the session, and what it tells the publisher.
 
-use std::time::Instant;
+use std::{ops::ControlFlow, time::Instant};
 
 use chappe_common::client::ErrorCode;
-use tokio::sync::mpsc::error::TrySendError;
 
-use super::{OpResult, Over, Session};
+use super::{Session, ops::OpResult};
 use crate::{
     client_protocol::reply::{self, By},
     publisher::command::Command,
@@ -18,10 +17,10 @@ use crate::{
 };
 
 impl Session {
-    pub(super) fn handle_signal(&mut self, signal: SessionSignal) -> Result<(), Over> {
+    pub(super) fn handle_signal(&mut self, signal: SessionSignal) -> ControlFlow<()> {
         let event = match signal {
             SessionSignal::End(reason) => return self.end(reason),
-            SessionSignal::Broken => return Err(Over),
+            SessionSignal::Broken => return ControlFlow::Break(()),
             SessionSignal::Event(event) => event,
         };
         let is_in_order = event.is_in_order();
@@ -29,7 +28,7 @@ impl Session {
         if is_in_order {
             self.handle.handled();
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     pub(super) fn handle_event(&mut self, event: SessionEvent) {
@@ -39,19 +38,14 @@ impl Session {
             SessionEvent::Note(noted) => {
                 let (from, note) = *noted;
                 if let Note::PairRequest(ask) = &note
-                    && self.is_backpressured()
+                    && self.output.is_backpressured(self.core.context.config.limits.max_queued)
                 {
                     // Whoever knows the code could otherwise end the session of a client on a slow line.
-                    return self.answer(from, Note::PairRequestRefused { ask: ask.ask });
+                    return self.answer_note(from, Note::PairRequestRefused { ask: ask.ask });
                 }
                 let actions =
                     self.pairing.handle_note(Instant::now(), from, note, self.times(), &self.core.clients.held);
-                self.act(actions);
-            }
-            SessionEvent::Displaced(inbox) => {
-                if !self.core.sessions.is_attached(&inbox, self.handle.id()) {
-                    self.attached.remove(&inbox);
-                }
+                self.apply(actions);
             }
             SessionEvent::GoingAway => self.going_away(),
         }
@@ -62,7 +56,7 @@ impl Session {
         let outcome = match self.pairing.code_of(message.from) {
             Some(code) => {
                 let pieces = reply::forwarded(message.kind, By::Code(code.as_str()), &message.payload);
-                match self.handle.say(&mut self.batch, &pieces) {
+                match self.handle.write(&mut self.output.batch, &pieces) {
                     Ok(()) => Outcome::Delivered,
                     Err(WriteError::Full | WriteError::BudgetExceeded) => Outcome::Refused(ErrorCode::Congested),
                     Err(WriteError::Closed) => Outcome::NotHere,
@@ -73,30 +67,15 @@ impl Session {
         self.core.sessions.reply(&message.reply, outcome);
     }
 
-    /// Tells the publisher, after all that it was told before.
+    /// Gives the publisher a command, after all earlier ones. If it has no room, the client is not read until it has.
     pub(super) fn publish(&mut self, command: Command) {
-        if self.commands.is_empty() {
-            match self.core.publisher.try_send(command) {
-                Ok(()) => {}
+        if self.outbox.publish(&self.core.publisher, command) {
+            let publisher = self.core.publisher.clone();
+            self.ops.start_blocking(async move {
                 // It ends only with the node.
-                Err(TrySendError::Closed(_)) => {}
-                Err(TrySendError::Full(command)) => {
-                    self.commands.push(command);
-                    self.publish_rest();
-                }
-            }
-        } else {
-            self.commands.push(command);
+                drop(publisher.reserve().await);
+                OpResult::Published
+            });
         }
-    }
-
-    /// Waits, beside the session, until the publisher has room for what it is to be told.
-    pub(super) fn publish_rest(&mut self) {
-        let publisher = self.core.publisher.clone();
-        self.start_blocking(async move {
-            // It ends only with the node.
-            drop(publisher.reserve().await);
-            OpResult::Published
-        });
     }
 }

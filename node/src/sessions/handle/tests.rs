@@ -67,8 +67,8 @@ async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
     let (session, mut client) = session().await;
     let mut batch = Batch::default();
     batch.expect(true);
-    assert_eq!(session.say(&mut batch, &[b"one"]), Ok(()));
-    assert_eq!(session.say(&mut batch, &[b"t", b"wo"]), Ok(()));
+    assert_eq!(session.write(&mut batch, &[b"one"]), Ok(()));
+    assert_eq!(session.write(&mut batch, &[b"t", b"wo"]), Ok(()));
     let mut byte = [0];
     assert!(client.try_read(&mut byte).is_err(), "nothing is there yet");
     assert_eq!(batch.held.len(), 1);
@@ -77,7 +77,7 @@ async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
     batch.flush();
     // Another task's batch may still be open when this is dropped.
     drop(batch);
-    assert_eq!(session.say(&mut Batch::default(), &[b"three"]), Ok(()));
+    assert_eq!(session.write(&mut Batch::default(), &[b"three"]), Ok(()));
     for expected in ["one", "two", "three"] {
         assert_eq!(frame(&mut client).await, expected.as_bytes());
     }
@@ -89,9 +89,9 @@ async fn a_frame_whose_rest_has_no_room_ends_the_session_as_a_slow_one() {
     let (session, client) = session_beside(MemoryBudget::new(0)).await;
     // More than the sockets of both sides take.
     let frame = vec![b'x'; 64 << 20];
-    assert_eq!(session.say(&mut Batch::default(), &[&frame]), Err(WriteError::BudgetExceeded));
+    assert_eq!(session.write(&mut Batch::default(), &[&frame]), Err(WriteError::BudgetExceeded));
     assert_eq!(session.state().end, Some(EndReason::SlowConsumer));
-    assert_eq!(session.say(&mut Batch::default(), &[b"more"]), Err(WriteError::Closed));
+    assert_eq!(session.write(&mut Batch::default(), &[b"more"]), Err(WriteError::Closed));
     drop(client);
 }
 
@@ -100,7 +100,7 @@ async fn what_is_held_for_one_leaves_another_a_little() {
     let held = MemoryBudget::new(40_000);
     let waiting = async |session: &SessionHandle| {
         let text = vec![b'x'; 5_000];
-        let fill = std::iter::repeat_with(|| session.say(&mut Batch::default(), &[&text])).take(10_000);
+        let fill = std::iter::repeat_with(|| session.write(&mut Batch::default(), &[&text])).take(10_000);
         assert_eq!(fill.filter_map(Result::err).next(), Some(WriteError::Full));
         session.state().out.as_ref().map_or(0, |out| out.waiting().bytes)
     };
@@ -120,7 +120,7 @@ async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken
     let text = vec![b'x'; 10_000];
     let mut said = 0;
     let error = loop {
-        match session.say(&mut batch, &[said.to_string().as_bytes(), &text]) {
+        match session.write(&mut batch, &[said.to_string().as_bytes(), &text]) {
             Ok(()) => said += 1,
             Err(error) => break error,
         }
@@ -130,8 +130,8 @@ async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken
     let signal = poll_fn(|cx| session.poll_signal(cx, true).0).await;
     assert!(matches!(signal, SessionSignal::End(EndReason::SlowConsumer)), "{signal:?}");
     // The last word waits behind all that was taken before.
-    session.say_close(Some(1013), "");
-    assert_eq!(session.say(&mut batch, &[b"more"]), Err(WriteError::Closed));
+    session.write_close(Some(1013), "");
+    assert_eq!(session.write(&mut batch, &[b"more"]), Err(WriteError::Closed));
     let reading = async {
         for number in 0..said {
             let frame = frame(&mut client).await;

@@ -1,6 +1,9 @@
 //! Hearing the client: from a frame to what is done about it.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    ops::ControlFlow,
+    time::{Instant, SystemTime},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
@@ -9,7 +12,7 @@ use chappe_common::{
 };
 use rand::RngExt as _;
 
-use super::{CLOSE_POLICY, Over, RATE_EXCEEDED, Session};
+use super::{CLOSE_POLICY, InputState, RATE_EXCEEDED, Session, output::log_lost};
 use crate::{
     client_protocol::{
         reply::Reply,
@@ -22,15 +25,12 @@ use crate::{
     wire::frame::PairRequestKind,
 };
 
-/// Protocol pings, pongs that nobody asked for and requests for a proof that a client may send faster than one a second.
-const PING_BURST: u32 = 10;
-
 const BUSY: &str = "The node has too much to do. Try again.";
 const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 
 impl Session {
     pub(super) fn handle_violation(&mut self, violation: Violation) {
-        self.unread = true;
+        self.input.state = InputState::Broken;
         self.core.context.metrics.violated(violation);
         if violation == Violation::TooLarge {
             self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
@@ -39,15 +39,14 @@ impl Session {
         let _ = self.close(violation.close_code(), violation.as_str());
     }
 
-    pub(super) fn handle_message(&mut self, now: Instant, received: Incoming<'_>) -> Result<(), Over> {
-        self.last_heard = now;
-        let was_pinged = std::mem::take(&mut self.pinged);
+    pub(super) fn handle_message(&mut self, now: Instant, received: Incoming<'_>) -> ControlFlow<()> {
+        let was_pinged = self.liveness.handle_received(now);
         // The timer is set for the pong.
         if was_pinged {
             self.timer.invalidate();
         }
         if matches!(received, Incoming::Text(_) | Incoming::Binary) {
-            self.unfinished_since = None;
+            self.liveness.set_incomplete(now, false);
         }
         match received {
             Incoming::Text(text) => self.handle_text(text)?,
@@ -56,47 +55,46 @@ impl Session {
             Incoming::Pong => self.count_ping()?,
             Incoming::Ping(content) => {
                 self.count_ping()?;
-                self.said(self.handle.say_control(Opcode::Pong, content));
+                log_lost(self.handle.write_control(Opcode::Pong, content));
             }
             Incoming::Close(code) => {
-                self.batch.flush();
-                self.handle.say_close(code, "");
-                self.closed = true;
-                return Err(Over);
+                self.output.batch.flush();
+                self.handle.write_close(code, "");
+                self.input.state = InputState::Closed;
+                return ControlFlow::Break(());
             }
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
-    fn count_ping(&mut self) -> Result<(), Over> {
-        let since = u32::try_from(self.pings_since.elapsed().as_secs()).unwrap_or(u32::MAX);
-        if self.pings.saturating_sub(since) == 0 {
-            (self.pings, self.pings_since) = (0, Instant::now());
-        }
-        self.pings += 1;
-        if self.pings.saturating_sub(since) > PING_BURST {
+    fn count_ping(&mut self) -> ControlFlow<()> {
+        if !self.rates.allows_ping() {
             self.core.context.metrics.refused(ErrorCode::RateLimited);
             return self.close(CLOSE_POLICY, "too many pings or proofs");
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     /// What can't be understood counts as a message all the same.
-    fn handle_broken(&mut self, error: &BadRequest) -> Result<(), Over> {
+    fn handle_broken(&mut self, error: &BadRequest) -> ControlFlow<()> {
         if self.rates.check_message(&self.core.clients.sources, Counts::Whole).is_err() {
             return self.refuse_for_rate(None);
         }
         self.refuse(None, error.code(), &error.to_string());
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     /// A client that sends on and on although it is told is closed: each refusal costs as much as a message.
-    fn refuse_for_rate(&mut self, id: Option<&str>) -> Result<(), Over> {
+    fn refuse_for_rate(&mut self, id: Option<&str>) -> ControlFlow<()> {
         self.refuse(id, ErrorCode::RateLimited, RATE_EXCEEDED);
-        if self.rates.tolerates_violation() { Ok(()) } else { self.close(CLOSE_POLICY, "too many messages") }
+        if self.rates.tolerates_violation() {
+            ControlFlow::Continue(())
+        } else {
+            self.close(CLOSE_POLICY, "too many messages")
+        }
     }
 
-    fn handle_text(&mut self, text: &str) -> Result<(), Over> {
+    fn handle_text(&mut self, text: &str) -> ControlFlow<()> {
         let request = match Request::parse(text) {
             Ok(request) => request,
             Err(error) => return self.handle_broken(&error),
@@ -133,8 +131,8 @@ impl Session {
                 }
                 self.handle_request(&request).map(|said| match said {
                     RequestReply::Nothing => {}
-                    RequestReply::Text(text) => self.say(&text),
-                    RequestReply::Actions(actions) => self.act(actions),
+                    RequestReply::Text(text) => self.reply(&text),
+                    RequestReply::Actions(actions) => self.apply(actions),
                     RequestReply::TooOften => self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED),
                     RequestReply::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED),
                 })
@@ -149,7 +147,7 @@ impl Session {
             }
             Err(Refusal::Busy) => self.refuse(request.id(), ErrorCode::Congested, BUSY),
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
@@ -184,7 +182,7 @@ impl Session {
                 let id = request.required_id()?;
                 // A password is for who can be called, or is about to call whom it has paired with.
                 let holds_secrets = self.core.context.config.ice.servers.iter().any(|server| server.secret.is_some());
-                if holds_secrets && self.attached.is_empty() && !self.pairing.is_paired() {
+                if holds_secrets && !self.handle.has_inboxes() && !self.pairing.is_paired() {
                     return Err(BadRequest::NotAttached.into());
                 }
                 if !self.rates.allows_ice(&self.core.clients.sources) {

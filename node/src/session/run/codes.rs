@@ -11,8 +11,9 @@ use rand::RngExt as _;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::{
-    MAX_NOTES, OpResult, Session,
-    receive::{Refusal, RequestReply},
+    Session,
+    ops::OpResult,
+    requests::{Refusal, RequestReply},
 };
 use crate::{
     client_protocol::request::{BadRequest, Request},
@@ -48,8 +49,8 @@ impl Session {
         let registration = Registration { code, public_key, payload, _kept: kept };
         let code = CodeRegistration { code, session: self.handle.id(), claim };
         let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);
-        self.claiming = Some(registration.code);
-        self.start_blocking(async move {
+        self.ops.claiming = Some(registration.code);
+        self.ops.start_blocking(async move {
             let result = core.homes.claim_code(&code).await;
             if result == Err(ClaimError::Taken) {
                 sleep_until(error_at.into()).await;
@@ -96,7 +97,7 @@ impl Session {
         // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
         // at a node that is slow or dead, must not look different from one that nobody has.
         let deadline = now + self.core.context.config.times.pair_error.saturating_sub(ASK_MARGIN);
-        self.ops.push(async move {
+        self.ops.start(async move {
             let find = async {
                 let holder = core.homes.find_code(target).await?;
                 if holder.node != core.context.me {
@@ -110,16 +111,16 @@ impl Session {
         Ok(RequestReply::Actions(withdrawn.into_iter().collect()))
     }
 
-    pub(super) fn act(&mut self, actions: impl IntoIterator<Item = Action>) {
+    pub(super) fn apply(&mut self, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
             match action {
-                Action::Say(text) => self.say(&text),
+                Action::Reply(text) => self.reply(&text),
                 Action::Refuse(text) => {
                     self.core.context.metrics.asks_refused.inc();
-                    self.say(&text);
+                    self.reply(&text);
                 }
-                Action::Tell(to, note) => self.tell(to, note),
-                Action::Answer(to, note) => self.answer(to, note),
+                Action::Send(to, note) => self.send_note(to, note),
+                Action::Answer(to, note) => self.answer_note(to, note),
                 Action::Pairings(pairings) => self.handle.publish_pairings(pairings),
                 Action::Release(code) => self.publish(Command::WithdrawCode(code, self.handle.id())),
             }
@@ -128,7 +129,7 @@ impl Session {
 
     /// Answers another session over the link that it came by. Where that is gone the answer is lost: its client learns by
     /// its time, or with its next message. A dial would let any member keep the client from being heard meanwhile.
-    pub(super) fn answer(&mut self, to: PeerAddr, note: Note) {
+    pub(super) fn answer_note(&mut self, to: PeerAddr, note: Note) {
         // An asker of this node is counted as it is told.
         if matches!(note, Note::PairRequestRefused { .. }) && to.node != self.core.context.me {
             self.core.context.metrics.asks_refused.inc();
@@ -144,48 +145,24 @@ impl Session {
         }
     }
 
-    /// Notes something to another session, over a new link where there is none: then later notes to the same node wait
-    /// with it, and the client's messages, which must not overtake them.
-    pub(super) fn tell(&mut self, to: PeerAddr, note: Note) {
-        if self.notes.len() >= MAX_NOTES {
-            self.note_lost(to, &note);
-            return;
+    /// Sends a note to another session, over a new link where there is none. Later notes to the same node wait with it then,
+    /// and the client's messages, which must not overtake them.
+    pub(super) fn send_note(&mut self, to: PeerAddr, note: Note) {
+        if !self.outbox.has_room() {
+            return self.handle_note_lost(to, &note);
         }
-        self.notes.push_back((to, note));
+        self.outbox.push_note(to, note);
         self.send_notes(None);
     }
 
-    /// Sends the notes that can be sent, and dials for the first that can't. `tried`: a node that was just dialled.
+    /// Sends the notes that can be sent, and dials for the first that can't. `tried` is a node that was just dialled.
     pub(super) fn send_notes(&mut self, tried: Option<NodeId>) {
-        for (to, note) in std::mem::take(&mut self.notes) {
-            let sent = if to.node == self.core.context.me {
-                self.core.sessions.send_note(to.session, self.addr(), note.clone())
-            } else if self.notes.iter().any(|(earlier, _)| earlier.node == to.node) {
-                self.notes.push_back((to, note));
-                continue;
-            } else if let Some(link) = self.core.links.find(&to.node) {
-                link.try_note(to.session, self.handle.id(), note.clone()).is_ok()
-            } else if matches!(note, Note::PairRequest(_))
-                || tried == Some(to.node)
-                || !self.core.members.view.load().contains(&to.node)
-            {
-                // For an ask, the node was dialled when the code was looked up, within the ask's time.
-                false
-            } else {
-                self.notes.push_back((to, note));
-                continue;
-            };
-            if !sent {
-                self.note_lost(to, &note);
-            }
+        for (to, note) in self.outbox.send_notes(&self.core, self.handle.id(), tried) {
+            self.handle_note_lost(to, &note);
         }
-        if self.connecting {
-            return;
-        }
-        let Some(node) = self.notes.front().map(|(to, _)| to.node) else { return };
-        self.connecting = true;
+        let Some(node) = self.outbox.start_dial() else { return };
         let core = self.core.clone();
-        self.start_blocking(async move {
+        self.ops.start_blocking(async move {
             // Whether it worked shows when the notes are sent.
             let _ = core.links.connect(node).await;
             OpResult::Connected(node)
@@ -193,13 +170,13 @@ impl Session {
     }
 
     /// Nobody got the note: as if the other session had said that it is not there.
-    fn note_lost(&mut self, to: PeerAddr, note: &Note) {
+    fn handle_note_lost(&mut self, to: PeerAddr, note: &Note) {
         self.core.context.metrics.notes_dropped.inc();
         match note {
             Note::PairRequest(ask) => self.pairing.refused(ask.ask, self.times()),
             Note::Answer { accepted: Some(_), .. } => {
                 let unbound = self.pairing.unpair(to);
-                self.act(unbound);
+                self.apply(unbound);
             }
             _ => {}
         }

@@ -1,0 +1,154 @@
+//! Attaching, detaching and resolving inboxes.
+
+use std::{sync::Arc, time::Duration};
+
+use chappe_common::{client::ErrorCode, lease::SignedLease, time::UnixTime};
+
+use super::{
+    Session,
+    ops::{AttachedLease, OpResult},
+    requests::{Refusal, RequestReply},
+};
+use crate::{
+    client_protocol::{
+        reply::{Rejected, Reply},
+        request::Request,
+    },
+    core::Core,
+    homes::Registered,
+    limits::rates::Counts,
+    publisher::command::Command,
+    session::attach::{self, UnverifiedAttach},
+    sessions::{NotAttached, handle::SessionHandle},
+};
+
+impl Session {
+    /// Attaches leases: checks what is cheap, then verifies, attaches and registers them beside the session, whose client is
+    /// not read meanwhile. [`Session::finish_attach`] answers. Each lease counts as a candidate does, besides the message: it
+    /// takes two signatures to verify.
+    pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+        let id = request.required_id()?.to_owned();
+        let now = self.core.context.clock.now();
+        let items = request.attach_list()?;
+        let max = self.core.context.config.limits.max_inboxes;
+        let count = u32::try_from(items.len().min(max)).unwrap_or(u32::MAX);
+        let permits = self.core.clients.attaching.clone().try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
+        let (mut unverified, mut rejected) = (Vec::new(), Vec::new());
+        for (index, item) in items.iter().enumerate() {
+            let code = if index >= max {
+                ErrorCode::TooMany
+            } else if self.rates.check_message(&self.core.clients.sources, Counts::Tenth).is_err() {
+                ErrorCode::RateLimited
+            } else if let Some(attach) = UnverifiedAttach::read(item, self.core.context.me, now) {
+                unverified.push((index, attach));
+                continue;
+            } else {
+                ErrorCode::BadLease
+            };
+            rejected.push(Rejected { index, code, lease: None });
+        }
+        let (core, handle, nonce) = (self.core.clone(), self.handle.clone(), self.nonce);
+        self.ops.start_blocking(async move {
+            let verified = attach::verify(&core.clients.attach_turns, unverified, nonce).await;
+            drop(permits);
+            let (new, renewed) = attach_verified(&core, &handle, verified, &mut rejected);
+            let leases = register(&core, new, renewed).await;
+            OpResult::Attached { id, leases, rejected }
+        });
+        Ok(RequestReply::Nothing)
+    }
+
+    /// Keeps the leases registered that their homes have taken, detaches the others, and answers the client.
+    pub(super) fn finish_attach(&mut self, id: &str, leases: Vec<AttachedLease>, mut rejected: Vec<Rejected>) {
+        let mut kept = Vec::new();
+        for AttachedLease { index, lease, registered } in leases {
+            let is_renewal = registered == Registered::Before;
+            let (code, newer) = match registered {
+                Registered::Kept | Registered::Before
+                    if self.core.sessions.is_attached(&lease.inbox, self.handle.id()) =>
+                {
+                    self.publish(Command::KeepLease { lease: lease.clone(), is_renewal });
+                    kept.push(lease);
+                    continue;
+                }
+                // The client has attached elsewhere since.
+                Registered::Kept | Registered::Before => (ErrorCode::BadLease, None),
+                Registered::Stale { newer } => (ErrorCode::BadLease, Some(newer)),
+                // Nobody at another node could find the inbox: the client does better elsewhere.
+                Registered::Nowhere => (ErrorCode::Internal, None),
+            };
+            self.core.sessions.detach(self.handle.id(), &lease.inbox);
+            // An earlier lease of the same inbox may still be kept.
+            self.publish(Command::Forget(lease.inbox, lease.seq));
+            rejected.push(Rejected { index, code, lease: newer });
+        }
+        for Rejected { code, .. } in &rejected {
+            self.core.context.metrics.refused(*code);
+        }
+        rejected.sort_unstable_by_key(|rejected| rejected.index);
+        let renew_after = renew_after(kept.iter().map(|lease| &**lease), self.core.context.clock.now());
+        self.reply(&Reply::Attached { id, ttl: renew_after.as_secs(), rejected: &rejected }.encode());
+    }
+
+    pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+        let id = request.required_id()?;
+        for inbox in request.inbox_list()? {
+            if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
+                self.publish(Command::WithdrawLease(inbox, lease.seq));
+            }
+        }
+        Ok(RequestReply::Text(Reply::Detached { id }.encode()))
+    }
+
+    pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+        let (id, address) = (request.required_id()?.to_owned(), request.address()?);
+        let core = self.core.clone();
+        self.ops.start(async move {
+            let lease = core.homes.find_lease(address).await;
+            OpResult::Resolved { id, lease }
+        });
+        Ok(RequestReply::Nothing)
+    }
+}
+
+/// A lease with its index in the request.
+type Indexed = (usize, Arc<SignedLease>);
+
+/// Attaches the leases that have verified. Returns those of inboxes that the session did not have, and the renewals.
+fn attach_verified(
+    core: &Core,
+    handle: &SessionHandle,
+    verified: Vec<(usize, Option<SignedLease>)>,
+    rejected: &mut Vec<Rejected>,
+) -> (Vec<Indexed>, Vec<Indexed>) {
+    let (mut new, mut renewed) = (Vec::new(), Vec::new());
+    for (index, lease) in verified {
+        let Some(lease) = lease.map(Arc::new) else {
+            rejected.push(Rejected { index, code: ErrorCode::BadLease, lease: None });
+            continue;
+        };
+        match core.sessions.attach(handle, lease.clone()) {
+            Ok(true) => new.push((index, lease)),
+            Ok(false) => renewed.push((index, lease)),
+            Err(NotAttached::TooMany) => rejected.push(Rejected { index, code: ErrorCode::TooMany, lease: None }),
+            Err(NotAttached::Stale { newer }) => {
+                rejected.push(Rejected { index, code: ErrorCode::BadLease, lease: Some(newer) });
+            }
+        }
+    }
+    (new, renewed)
+}
+
+/// Registers new leases with their homes. A renewal is registered when it is time to register its inbox again.
+async fn register(core: &Core, new: Vec<Indexed>, renewed: Vec<Indexed>) -> Vec<AttachedLease> {
+    let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
+    let registered = core.homes.put_leases(&signed).await;
+    let new = new.into_iter().zip(registered);
+    let renewed = renewed.into_iter().map(|renewed| (renewed, Registered::Before));
+    new.chain(renewed).map(|((index, lease), registered)| AttachedLease { index, lease, registered }).collect()
+}
+
+/// By when a client should have attached these leases again: half of the shortest one's remaining time.
+fn renew_after<'a>(leases: impl Iterator<Item = &'a SignedLease>, now: UnixTime) -> Duration {
+    leases.map(|lease| lease.expires_at.saturating_since(now) / 2).min().unwrap_or_default()
+}

@@ -1,0 +1,114 @@
+//! What a session has for other tasks that have no room or no link for it yet. The client is not read meanwhile, so that
+//! nothing overtakes it and nothing piles up.
+
+use std::collections::VecDeque;
+
+use chappe_common::keys::NodeId;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::{
+    core::Core,
+    publisher::command::Command,
+    wire::{
+        frame::Note,
+        ids::{PeerAddr, SessionId},
+    },
+};
+
+/// Notes of one session that may wait for links: twice one for each session that it may be paired with and each that it may
+/// have asked, and as many again.
+const MAX_NOTES: usize = 256;
+
+/// Notes for other sessions, and commands for the publisher.
+#[derive(Default)]
+pub(super) struct Outbox {
+    /// In order; at most [`MAX_NOTES`], which [`Outbox::has_room`] checks.
+    notes: VecDeque<(PeerAddr, Note)>,
+    /// In order. Only those of one message of the client.
+    commands: Vec<Command>,
+    /// A link for the first note is being dialled.
+    is_dialling: bool,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.notes.is_empty() && self.commands.is_empty()
+    }
+
+    /// Whether one more note fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.notes.len() < MAX_NOTES
+    }
+
+    /// Adds a note.
+    pub(super) fn push_note(&mut self, to: PeerAddr, note: Note) {
+        self.notes.push_back((to, note));
+    }
+
+    /// Sends the notes that can be sent, and returns those that are lost. `tried` is a node that was just dialled.
+    pub(super) fn send_notes(&mut self, core: &Core, from: SessionId, tried: Option<NodeId>) -> Vec<(PeerAddr, Note)> {
+        self.is_dialling &= tried.is_none();
+        let own = PeerAddr { node: core.context.me, session: from };
+        let mut lost = Vec::new();
+        for (to, note) in std::mem::take(&mut self.notes) {
+            let is_sent = if to.node == core.context.me {
+                core.sessions.send_note(to.session, own, note.clone())
+            } else if self.notes.iter().any(|(earlier, _)| earlier.node == to.node) {
+                self.notes.push_back((to, note));
+                continue;
+            } else if let Some(link) = core.links.find(&to.node) {
+                link.try_note(to.session, from, note.clone()).is_ok()
+            } else if matches!(note, Note::PairRequest(_))
+                || tried == Some(to.node)
+                || !core.members.view.load().contains(&to.node)
+            {
+                // For a pair request, the node was dialled when the code was looked up, within the request's time.
+                false
+            } else {
+                self.notes.push_back((to, note));
+                continue;
+            };
+            if !is_sent {
+                lost.push((to, note));
+            }
+        }
+        lost
+    }
+
+    /// The node to dial now for the first waiting note. The caller dials it, and calls [`Outbox::send_notes`] then.
+    pub(super) fn start_dial(&mut self) -> Option<NodeId> {
+        if self.is_dialling {
+            return None;
+        }
+        let node = self.notes.front().map(|(to, _)| to.node)?;
+        self.is_dialling = true;
+        Some(node)
+    }
+
+    /// Gives a command to the publisher, after all earlier ones. Returns whether the caller has to wait for the publisher to
+    /// have room, and to call [`Outbox::take_commands`] then.
+    pub(super) fn publish(&mut self, publisher: &mpsc::Sender<Command>, command: Command) -> bool {
+        if !self.commands.is_empty() {
+            self.commands.push(command);
+            return false;
+        }
+        match publisher.try_send(command) {
+            // The publisher ends only with the node.
+            Ok(()) | Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(command)) => {
+                self.commands.push(command);
+                true
+            }
+        }
+    }
+
+    /// The commands that wait.
+    pub(super) fn take_commands(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
+    }
+
+    /// The notes that wait.
+    pub(super) fn take_notes(&mut self) -> Vec<(PeerAddr, Note)> {
+        self.notes.drain(..).collect()
+    }
+}

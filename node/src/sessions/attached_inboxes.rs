@@ -1,0 +1,46 @@
+//! The inboxes that one session has attached.
+
+use chappe_common::lease::Inbox;
+
+/// A session has as many inboxes as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many inboxes")]
+pub(crate) struct TooMany;
+
+/// The inboxes of one session, sorted, since one request may name a thousand.
+#[derive(Debug, Default)]
+pub(super) struct AttachedInboxes {
+    sorted: Vec<Inbox>,
+}
+
+impl AttachedInboxes {
+    /// Adds an inbox. Returns whether it is new.
+    ///
+    /// # Errors
+    /// The session has `max` already.
+    pub(super) fn insert(&mut self, inbox: Inbox, max: usize) -> Result<bool, TooMany> {
+        let Err(index) = self.sorted.binary_search(&inbox) else { return Ok(false) };
+        if self.sorted.len() >= max {
+            return Err(TooMany);
+        }
+        // Most sessions attach one and no more.
+        self.sorted.reserve_exact(1);
+        self.sorted.insert(index, inbox);
+        Ok(true)
+    }
+
+    /// Removes an inbox. Returns whether it was there.
+    pub(super) fn remove(&mut self, inbox: &Inbox) -> bool {
+        let index = self.sorted.binary_search(inbox);
+        index.map(|index| self.sorted.remove(index)).is_ok()
+    }
+
+    /// Takes all inboxes out.
+    pub(super) fn take(&mut self) -> Vec<Inbox> {
+        std::mem::take(&mut self.sorted)
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+}
