@@ -5,22 +5,27 @@
 
 pub mod accusation;
 pub mod admission;
+mod ages;
 pub mod beacons;
 mod checks;
 pub mod counts;
 pub mod engine;
 pub(crate) mod event;
 pub mod exchange;
+mod exchange_schedule;
 pub mod gossip;
 pub mod member;
 mod member_age;
 mod member_table;
 pub mod news;
+mod now;
 pub(crate) mod overtaken;
 pub mod packet;
+mod record_expiry;
 pub mod records;
 mod reputation;
 mod swim;
 pub mod view;
 
-pub use engine::{Engine, Greeting, Now, Output, Settings, Verdict};
+pub use engine::{Engine, Greeting, Output, Settings, Verdict};
+pub use now::Now;

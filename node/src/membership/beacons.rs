@@ -36,12 +36,14 @@ pub struct Beacons {
     newest: Option<SignedBeacon>,
     /// The elections before and from the note on, made once.
     terms: Option<(Election, Election)>,
+    /// When [`Beacons::placement`] changes next.
+    change_at: Option<UnixTime>,
 }
 
 impl Beacons {
     /// Without a note yet.
     pub fn new(federation: FederationId, roots: Vec<PublicKey>) -> Self {
-        Self { federation, roots, newest: None, terms: None }
+        Self { federation, roots, newest: None, terms: None, change_at: None }
     }
 
     /// Takes a verified note, if it counts and its number is higher than what was known.
@@ -57,7 +59,17 @@ impl Beacons {
         let before = note.before.as_ref().map_or_else(|| self.genesis(), election);
         self.terms = Some((before, election(&note.term)));
         self.newest = Some(note);
+        self.change_at = self.next_change(now);
         Ok(())
+    }
+
+    /// Whether [`Beacons::placement`] has changed since it was last asked.
+    pub(super) fn poll_change(&mut self, now: UnixTime) -> bool {
+        let has_changed = self.change_at.is_some_and(|change| change <= now);
+        if has_changed {
+            self.change_at = self.next_change(now);
+        }
+        has_changed
     }
 
     /// By what is placed at `now`.
@@ -71,7 +83,7 @@ impl Beacons {
     }
 
     /// When [`Beacons::placement`] changes next, as far as is known.
-    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
+    fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
         let from = self.newest.as_ref()?.from;
         let first = UnixTime::from_secs(from.as_secs().saturating_sub(AROUND.as_secs()));
         [first, from, from + AROUND].into_iter().find(|change| *change > now)

@@ -56,17 +56,27 @@ impl Check {
 
 /// The open checks.
 #[derive(Debug, Default)]
-pub(super) struct Checks(HashMap<NodeId, Check>);
+pub(super) struct Checks {
+    open: HashMap<NodeId, Check>,
+    /// The number of the last probe.
+    probes: u64,
+}
 
 impl Checks {
+    /// The number of the next probe.
+    pub(super) const fn next_probe(&mut self) -> u64 {
+        self.probes += 1;
+        self.probes
+    }
+
     /// Checks `node` from `starts` on, for this accuser if there is one. Whether the accuser's word is what the check
     /// is for: it is held against it if it proves false.
     pub(super) fn open(&mut self, node: NodeId, accuser: Option<NodeId>, starts: Instant) -> bool {
-        let full = self.0.len() >= MAX_OPEN;
-        if full && !self.0.contains_key(&node) {
+        let full = self.open.len() >= MAX_OPEN;
+        if full && !self.open.contains_key(&node) {
             return false;
         }
-        let check = self.0.entry(node).or_insert_with(|| Check { starts, sent: 0, accusers: Vec::new() });
+        let check = self.open.entry(node).or_insert_with(|| Check { starts, sent: 0, accusers: Vec::new() });
         // Where this node has its own doubts, there is no reason to wait.
         if check.sent == 0 {
             check.starts = check.starts.min(starts);
@@ -82,35 +92,35 @@ impl Checks {
 
     /// Whether `node` is being checked.
     pub(super) fn is_open(&self, node: &NodeId) -> bool {
-        self.0.contains_key(node)
+        self.open.contains_key(node)
     }
 
     /// How many checks are open.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.open.len()
     }
 
     /// Ends a check: the member was heard, has left, or is down. Its accusers.
     pub(super) fn close(&mut self, node: &NodeId) -> Vec<NodeId> {
-        self.0.remove(node).map(|check| check.accusers).unwrap_or_default()
+        self.open.remove(node).map(|check| check.accusers).unwrap_or_default()
     }
 
     /// Begins all checks anew: this node itself was not there to hear the answers.
     pub(super) fn restart(&mut self, now: Instant) {
-        for check in self.0.values_mut() {
+        for check in self.open.values_mut() {
             (check.starts, check.sent) = (now, 0);
         }
     }
 
     /// When [`Checks::step`] has something to do.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.0.values().map(Check::due).min()
+        self.open.values().map(Check::due).min()
     }
 
     /// What is due, in no particular order. A check that has failed stays open until it is closed.
     pub(super) fn step(&mut self, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();
-        for (node, check) in &mut self.0 {
+        for (node, check) in &mut self.open {
             if check.due() > now {
                 continue;
             }

@@ -4,16 +4,16 @@
 //! link to the first address of the signed record makes a member; two series of unanswered probes, or the member's own signed
 //! leave, unmake it. All that others say is where to look.
 
-mod compare;
-mod greet;
-mod hear;
+mod dialling;
+mod exchanges;
+mod greetings;
 mod news;
-mod seek;
-mod show;
-mod watch;
+mod packets;
+mod probing;
+mod queries;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,20 +23,22 @@ use chappe_common::{
     keys::{NodeId, SecretKey},
     record::{NodeLeave, SignedRecord},
     signed::{SignError, Signed},
-    time::UnixTime,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-pub use self::greet::{Greeting, Verdict};
+pub use self::greetings::{Greeting, Verdict};
 use super::{
     admission::Admission,
+    ages::Ages,
     beacons::Beacons,
     checks::{Checks, Step},
     counts::Counts,
+    exchange_schedule::ExchangeSchedule,
     member::MemberId,
-    member_age::{AGE_WITNESSES, MemberAge},
     member_table::MemberTable,
     news::NewsKind,
+    now::Now,
+    record_expiry::RecordExpiry,
     records::Records,
     reputation::Reputation,
     swim::Swim,
@@ -52,31 +54,14 @@ const EXPIRE_EVERY: u64 = 30;
 const CHECK_JITTER: Duration = Duration::from_secs(1);
 /// Who has heard nobody for this long accuses nobody: its own network is the nearest cause.
 const DEAF: Duration = Duration::from_secs(3);
-/// Exchanges that something gives reason for follow each other by at least this much.
-const EXCHANGE_PAUSE: Duration = Duration::from_secs(2);
-/// How long the answer to an exchange may take.
-const EXCHANGE_WAIT: Duration = Duration::from_secs(10);
 /// A record that has less than this part of its life left is asked for anew, by a new link.
 const RECORD_OLD: u32 = 4;
 /// Records that are asked for anew in one tick.
 const REFRESHED_PER_TICK: usize = 2;
-/// A wall clock that differs by more than this from the monotonic one since the last look was set. Until it is known which was
-/// right, for [`SET_PATIENCE`], no record expires: without the others' records a node can't find back.
-const SET: Duration = Duration::from_secs(60);
-const SET_PATIENCE: Duration = Duration::from_secs(600);
 /// How often a leave is told to a few members.
 const FAREWELLS: usize = 5;
 /// Probation counts only once so many members are past it: a young federation works all the same.
 pub const MATURE: usize = 3;
-
-/// The time, by both clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// The monotonic clock: for waiting.
-    pub at: Instant,
-    /// The wall clock: for signed notes.
-    pub clock: UnixTime,
-}
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -134,20 +119,12 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
-    me: NodeId,
-    key: SecretKey,
-    own: SignedRecord,
-    own_age: MemberAge,
-    /// Who has told this node how long all others have been members; three are asked after the start.
-    tellers: Vec<NodeId>,
-    /// With whom this node has begun an exchange, until its answer or for a moment.
-    asked: HashMap<NodeId, Instant>,
-    /// What they told of nodes that weren't up then.
-    reported_ages: HashMap<NodeId, MemberAge>,
+    own: OwnNode,
+    ages: Ages,
+    exchanges: ExchangeSchedule,
     records: Arc<Records>,
+    record_expiry: RecordExpiry,
     beacons: Beacons,
-    /// When placement changes by itself.
-    beacon_change: Option<UnixTime>,
     rng: StdRng,
     swim: Swim,
     table: MemberTable,
@@ -155,20 +132,20 @@ pub struct Engine {
     reputation: Reputation,
     outputs: VecDeque<Output>,
     view_changed: bool,
-    /// Members past probation at the last look, this node among them.
-    mature: usize,
     ticks: u64,
     next_tick: Instant,
-    next_exchange: Instant,
-    last_exchange: Option<Instant>,
-    /// The time of the last look at the clocks, and until when no record expires.
-    looked: Now,
-    keep_until: Instant,
     last_heard: Option<Instant>,
-    probes: u64,
     counts: Counts,
-    /// This node has said that it leaves. It says nothing more.
-    left: bool,
+}
+
+/// This node, as others know it.
+#[derive(Debug)]
+struct OwnNode {
+    id: NodeId,
+    key: SecretKey,
+    record: SignedRecord,
+    /// It has said that it leaves. It says nothing more.
+    has_left: bool,
 }
 
 impl Engine {
@@ -186,20 +163,13 @@ impl Engine {
         let id = MemberId { node: own.node, epoch: own.epoch };
         let swim = Swim::new(id, settings.probe_period, settings.probe_timeout, StdRng::from_rng(&mut rng));
         let table = MemberTable::new(settings.admission.network(&own));
-        let mut own_age = MemberAge::default();
-        own_age.seen(now.clock);
         let mut engine = Self {
-            next_exchange: now.at + settings.exchange_every.mul_f64(rng.random_range(0.5..1.0)),
+            exchanges: ExchangeSchedule::new(now.at, settings.exchange_every, rng.random_range(0.5..1.0)),
+            ages: Ages::new(settings.probation, now.clock),
             settings,
-            me: own.node,
-            key,
-            own,
-            own_age,
-            tellers: Vec::new(),
-            asked: HashMap::new(),
-            reported_ages: HashMap::new(),
+            own: OwnNode { id: own.node, key, record: own, has_left: false },
             records,
-            beacon_change: beacons.next_change(now.clock),
+            record_expiry: RecordExpiry::new(now),
             beacons,
             rng,
             swim,
@@ -208,16 +178,10 @@ impl Engine {
             reputation: Reputation::new(now.at),
             outputs: VecDeque::new(),
             view_changed: true,
-            mature: 0,
             ticks: 0,
             next_tick: now.at + TICK,
-            last_exchange: None,
-            looked: now,
-            keep_until: now.at,
             last_heard: None,
-            probes: 0,
             counts: Counts::default(),
-            left: false,
         };
         engine.spread_own_record();
         engine
@@ -225,11 +189,11 @@ impl Engine {
 
     /// When [`Engine::wake`] is to be called next.
     pub fn wake_at(&self) -> Option<Instant> {
-        if self.left {
+        if self.own.has_left {
             return None;
         }
         let due = [self.swim.wake_at(), self.checks.wake_at(), self.table.wake_at()];
-        due.into_iter().flatten().chain([self.next_tick, self.next_exchange]).min()
+        due.into_iter().flatten().chain([self.next_tick, self.exchanges.next()]).min()
     }
 
     /// Does what is due.
@@ -262,7 +226,7 @@ impl Engine {
             self.next_tick = now.at + TICK;
             self.tick(now);
         }
-        if now.at >= self.next_exchange {
+        if now.at >= self.exchanges.next() {
             self.exchange_with_any(now);
         }
         self.settle(now);
@@ -270,15 +234,8 @@ impl Engine {
 
     fn tick(&mut self, now: Now) {
         self.ticks += 1;
-        let expected = self.looked.clock + now.at.saturating_duration_since(self.looked.at);
-        if now.clock.saturating_since(expected).max(expected.saturating_since(now.clock)) > SET {
-            self.keep_until = now.at + SET_PATIENCE;
-        }
-        self.looked = now;
-        if self.beacon_change.is_some_and(|change| change <= now.clock) {
-            self.beacon_change = self.beacons.next_change(now.clock);
-            self.view_changed = true;
-        }
+        self.record_expiry.check_clocks(now);
+        self.view_changed |= self.beacons.poll_change(now.clock);
         if self.table.has_lost() {
             for node in self.table.retry(now.at, &mut self.rng) {
                 self.dial(&node);
@@ -286,17 +243,15 @@ impl Engine {
         }
         if self.ticks.is_multiple_of(EXPIRE_EVERY) {
             self.reputation.expire(now.at);
-            self.asked.retain(|_, at| *at + EXCHANGE_WAIT > now.at);
-            if self.tellers.len() >= AGE_WITNESSES {
-                self.reported_ages.clear();
-            }
-            if now.at >= self.keep_until {
+            self.exchanges.expire(now.at);
+            self.ages.expire();
+            if self.record_expiry.is_allowed(now.at) {
                 self.records.expire(now.clock);
             }
             for node in self.table.forget_lost(now.at) {
                 self.records.forget(&node);
             }
-            self.count_mature(now);
+            self.view_changed |= self.ages.count_mature(&self.table, now.clock);
             self.refresh_records(now);
         }
     }
@@ -304,8 +259,8 @@ impl Engine {
     /// Shows a record that was signed anew from now on. It is told by gossip only where its addresses are others: links
     /// show it as they are made.
     pub fn renew(&mut self, own: SignedRecord) {
-        let moved = own.quic_addrs != self.own.quic_addrs;
-        self.own = own;
+        let moved = own.quic_addrs != self.own.record.quic_addrs;
+        self.own.record = own;
         self.view_changed = true;
         if moved {
             self.spread_own_record();
@@ -313,7 +268,7 @@ impl Engine {
     }
 
     fn spread_own_record(&mut self) {
-        self.swim.spread(&NewsKind::Record.item(self.own.as_bytes()));
+        self.swim.spread(&NewsKind::Record.item(self.own.record.as_bytes()));
     }
 
     /// Tells the members that this node leaves, and does nothing more.
@@ -322,19 +277,19 @@ impl Engine {
     /// The leave can't be signed.
     pub fn leave(&mut self, now: Now) -> Result<Signed<NodeLeave>, SignError> {
         let leave = NodeLeave {
-            federation: self.own.federation,
-            node: self.me,
-            epoch: self.own.epoch,
-            seq: self.own.seq,
+            federation: self.own.record.federation,
+            node: self.own.id,
+            epoch: self.own.record.epoch,
+            seq: self.own.record.seq,
             issued_at: now.clock,
         };
-        let leave = Signed::sign(leave, &self.key)?;
+        let leave = Signed::sign(leave, &self.own.key)?;
         self.swim.spread(&NewsKind::Leave.item(leave.as_bytes()));
         for _ in 0..FAREWELLS {
             self.swim.broadcast(now.at);
         }
         self.settle(now);
-        self.left = true;
+        self.own.has_left = true;
         Ok(leave)
     }
 

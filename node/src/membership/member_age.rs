@@ -12,7 +12,7 @@ pub(super) const AGE_WITNESSES: usize = 3;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct MemberAge {
     seen: Option<UnixTime>,
-    record_age_report: Vec<(NodeId, UnixTime)>,
+    reports: Vec<(NodeId, UnixTime)>,
 }
 
 impl MemberAge {
@@ -24,8 +24,8 @@ impl MemberAge {
     /// Takes over what was remembered and told before the node was seen.
     pub(super) fn take_over(&mut self, before: Self) {
         self.seen = self.seen.min(before.seen).or(self.seen).or(before.seen);
-        for (by, since) in before.record_age_report {
-            self.record_age_report(by, since);
+        for (by, since) in before.reports {
+            self.record_report(by, since);
         }
     }
 
@@ -35,18 +35,18 @@ impl MemberAge {
     }
 
     /// A peer says since when.
-    pub(super) fn record_age_report(&mut self, by: NodeId, since: UnixTime) {
-        if self.record_age_report.len() < AGE_WITNESSES && self.record_age_report.iter().all(|(peer, _)| *peer != by) {
-            self.record_age_report.push((by, since));
+    pub(super) fn record_report(&mut self, by: NodeId, since: UnixTime) {
+        if self.reports.len() < AGE_WITNESSES && self.reports.iter().all(|(peer, _)| *peer != by) {
+            self.reports.push((by, since));
         }
     }
 
     /// Since when; none: it never was one.
     pub(super) fn get(&self) -> Option<UnixTime> {
-        let mut record_age_report: Vec<_> = self.record_age_report.iter().map(|(_, since)| *since).collect();
-        record_age_report.sort_unstable();
+        let mut reports: Vec<_> = self.reports.iter().map(|(_, since)| *since).collect();
+        reports.sort_unstable();
         // Of three the middle one, of two the later: both are the second.
-        let believed = record_age_report.get(1).copied();
+        let believed = reports.get(1).copied();
         match (self.seen, believed) {
             (Some(seen), Some(believed)) => Some(seen.min(believed)),
             (seen, None) => seen,
@@ -61,23 +61,23 @@ mod tests {
 
     use super::*;
 
-    fn record_age_report(times: &[u64]) -> Option<u64> {
+    fn age(times: &[u64]) -> Option<u64> {
         let mut since = MemberAge::default();
         since.seen(UnixTime::from_secs(1000));
         for (n, time) in (0..).zip(times) {
-            since.record_age_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
+            since.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
         }
         since.get().map(UnixTime::as_secs)
     }
 
     #[test]
     fn one_peer_makes_nobody_older_and_two_that_agree_do() {
-        assert_eq!(record_age_report(&[]), Some(1000));
-        assert_eq!(record_age_report(&[5]), Some(1000));
-        assert_eq!(record_age_report(&[5, 900]), Some(900));
-        assert_eq!(record_age_report(&[900, 5, 910]), Some(900));
-        assert_eq!(record_age_report(&[5, 2000, 2000]), Some(1000));
-        assert_eq!(record_age_report(&[900, 910, 920, 5, 5]), Some(910));
+        assert_eq!(age(&[]), Some(1000));
+        assert_eq!(age(&[5]), Some(1000));
+        assert_eq!(age(&[5, 900]), Some(900));
+        assert_eq!(age(&[900, 5, 910]), Some(900));
+        assert_eq!(age(&[5, 2000, 2000]), Some(1000));
+        assert_eq!(age(&[900, 910, 920, 5, 5]), Some(910));
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
     fn who_was_never_seen_is_no_member_whatever_is_told() {
         let mut since = MemberAge::default();
         for n in 0..3 {
-            since.record_age_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
+            since.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
         }
         assert_eq!(since.get(), None);
     }

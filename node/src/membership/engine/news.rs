@@ -57,19 +57,19 @@ impl Engine {
             None => false,
         };
         // What is known already costs no signature check.
-        if record.node == self.me || is_old {
+        if record.node == self.own.id || is_old {
             return Ok(());
         }
         if !self.reputation.may_claim(now.at, from) {
             return Err(Reason::Rate);
         }
         let record: SignedRecord = decode(note)?;
-        if record.check(self.own.federation, now.clock).is_err() || self.records.has_left(&record) {
+        if record.check(self.own.record.federation, now.clock).is_err() || self.records.has_left(&record) {
             // No fault of who passed it on: clocks differ, and news cross.
             return Err(Reason::Clock);
         }
         let admission = &self.settings.admission;
-        if !admission.may_be_listed(&record.node) || !admission.may_dial(&self.own, &record) {
+        if !admission.may_be_listed(&record.node) || !admission.may_dial(&self.own.record, &record) {
             return Err(Reason::Admission);
         }
         self.records.keep(record.clone());
@@ -104,10 +104,13 @@ impl Engine {
     fn take_accusation(&mut self, now: Now, note: &[u8]) -> Result<(), Reason> {
         let (said, _) = postcard::take_from_bytes::<Accusation>(note).map_err(|_| Reason::Malformed)?;
         // Of this node itself it knows better; of who isn't up here there is nothing to check.
-        if said.accuser == self.me || said.accused == self.me || self.table.up(&said.accused) != Some(said.epoch) {
+        if said.accuser == self.own.id
+            || said.accused == self.own.id
+            || self.table.up(&said.accused) != Some(said.epoch)
+        {
             return Ok(());
         }
-        if said.federation != self.own.federation
+        if said.federation != self.own.record.federation
             || said.at + ACCUSATION_AGE < now.clock
             || now.clock + ACCUSATION_AGE < said.at
         {

@@ -5,6 +5,7 @@ use chappe_common::{
     federation::FederationId,
     keys::PublicKey,
     record::{Abilities, NodeRecord},
+    time::UnixTime,
 };
 use foca::{Header, Member, Message, State as Said};
 
@@ -98,7 +99,7 @@ impl Net {
 
     fn seek(&mut self, n: u8, anchor: u8) {
         let now = self.now();
-        let record = self.of(anchor).own.clone();
+        let record = self.of(anchor).own.record.clone();
         self.of(n).seek(now, record);
         self.settle();
     }
@@ -117,7 +118,7 @@ impl Net {
 
     fn dial(&mut self, from: NodeId, to: NodeId) {
         let now = self.now();
-        let greeting = |engine: &Engine| Greeting { record: engine.own.clone(), ticket: None };
+        let greeting = |engine: &Engine| Greeting { record: engine.own.record.clone(), ticket: None };
         let (Some(ours), Some(theirs)) = (
             self.engines.get(&from).map(greeting),
             self.engines.get(&to).filter(|_| !self.silent.contains(&to)).map(greeting),

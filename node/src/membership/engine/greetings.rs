@@ -50,18 +50,18 @@ impl Engine {
 
     fn judge(&self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
         let record = &greeting.record;
-        if let Err(error) = record.check(self.own.federation, now.clock) {
+        if let Err(error) = record.check(self.own.record.federation, now.clock) {
             return Verdict::Refused(match error {
                 RecordError::Federation => Refusal::Federation,
                 RecordError::Future | RecordError::Expired => Refusal::Clock,
                 RecordError::Lifetime => Refusal::Record,
             });
         }
-        if !self.settings.admission.may_dial(&self.own, record) {
+        if !self.settings.admission.may_dial(&self.own.record, record) {
             return Verdict::Refused(Refusal::Address);
         }
         let known = self.table.get(&record.node);
-        if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.left {
+        if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.own.has_left {
             return Verdict::Refused(Refusal::Stale);
         }
         if let Err(refusal) = self.settings.admission.judge(record, greeting.ticket.as_ref(), now.clock) {
@@ -88,11 +88,7 @@ impl Engine {
             self.records.forget(&forgotten);
         }
         let before = self.table.bring_up(node, record.epoch, network, now.clock);
-        if let Some(reported_ages) = self.reported_ages.remove(&node)
-            && let Some(since) = self.table.age_mut(&node)
-        {
-            since.take_over(reported_ages);
-        }
+        self.ages.adopt(&mut self.table, &node);
         if epoch_before.is_some_and(|before| before < record.epoch) {
             // Who says that its former run doesn't answer is right.
             self.close_check(now, node, false);
@@ -124,10 +120,9 @@ impl Engine {
         if matches!(before, Some(State::Lost { .. })) || self.table.len_up() == 1 {
             self.exchange_with(now, node);
         }
-        // All are counted anew every half minute: a thousand who come at once would otherwise cost a million looks.
-        let entry = self.table.get(&node);
         if !was_up {
-            self.mature += usize::from(entry.is_some_and(|entry| self.is_mature(entry.since.get(), now.clock)));
+            let since = self.table.get(&node).and_then(|entry| entry.since.get());
+            self.ages.count_new(since, now.clock);
         }
     }
 }

@@ -9,22 +9,6 @@ use super::{Engine, Now};
 use crate::membership::{counts::Counts, view::View};
 
 impl Engine {
-    pub(super) fn members_since(&self) -> impl Iterator<Item = Option<UnixTime>> {
-        self.table.all_up().map(|(_, entry)| entry.since.get()).chain([self.own_age.get()])
-    }
-
-    pub(super) fn is_mature(&self, since: Option<UnixTime>, clock: UnixTime) -> bool {
-        since.is_some_and(|since| since + self.settings.probation <= clock)
-    }
-
-    pub(super) fn count_mature(&mut self, now: Now) {
-        let mature = self.members_since().filter(|since| self.is_mature(*since, now.clock)).count();
-        if mature != self.mature {
-            self.mature = mature;
-            self.view_changed = true;
-        }
-    }
-
     /// The newest beacon's signed note.
     pub fn beacon(&self) -> Option<Bytes> {
         self.beacons.newest_bytes()
@@ -34,16 +18,18 @@ impl Engine {
     pub fn view(&self, now: Now) -> View {
         let up = self.table.all_up();
         let records: Vec<_> = up
-            .filter_map(|(node, entry)| Some((self.records.any(&node)?, self.is_mature(entry.since.get(), now.clock))))
+            .filter_map(|(node, entry)| {
+                Some((self.records.any(&node)?, self.ages.is_mature(entry.since.get(), now.clock)))
+            })
             .collect();
-        let own = (&*self.own, self.is_mature(self.own_age.get(), now.clock));
+        let own = (&*self.own.record, self.ages.is_mature(self.ages.own(), now.clock));
         let all = records.iter().map(|(record, mature)| (&***record, *mature)).chain([own]);
         View::new(&self.beacons.placement(now.clock), all)
     }
 
     /// Since when this node has been a member.
     pub fn since(&self) -> UnixTime {
-        self.own_age.get().unwrap_or_default()
+        self.ages.own().unwrap_or_default()
     }
 
     /// The records of members, lost ones too, and since when they have been members: what is worth writing down.

@@ -4,12 +4,11 @@ use bytes::Bytes;
 use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
-use super::{EXCHANGE_PAUSE, EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRESHED_PER_TICK, news};
+use super::{EXPIRE_EVERY, Engine, Now, Output, RECORD_OLD, REFRESHED_PER_TICK, news};
 use crate::membership::{
     beacons::Unlearned,
     counts::Reason,
-    member_age::AGE_WITNESSES,
-    member_table::{Claimed, LearnedVia, MAX_KNOWN},
+    member_table::{Claimed, LearnedVia},
 };
 
 /// How many members are asked for the time when this clock was set: one may be wrong or gone.
@@ -60,10 +59,10 @@ impl Engine {
     /// Takes in a node that was heard of outside of gossip, from a registry or the last run: it is dialled, and asked
     /// for all that it knows.
     pub fn seek(&mut self, now: Now, record: SignedRecord) {
-        if record.node == self.me || self.left {
+        if record.node == self.own.id || self.own.has_left {
             return;
         }
-        if !self.settings.admission.may_dial(&self.own, &record) {
+        if !self.settings.admission.may_dial(&self.own.record, &record) {
             self.counts.refuse(Reason::Admission);
             return;
         }
@@ -74,13 +73,7 @@ impl Engine {
 
     /// Since when a node was a member, by what this one wrote down in its last run.
     pub fn remember(&mut self, node: NodeId, since: UnixTime) {
-        if node == self.me {
-            self.own_age.remembered(since);
-        } else if let Some(known) = self.table.age_mut(&node) {
-            known.remembered(since);
-        } else if self.reported_ages.len() < MAX_KNOWN {
-            self.reported_ages.entry(node).or_default().remembered(since);
-        }
+        self.ages.remember(&mut self.table, self.own.id, node, since);
     }
 
     /// Has the node of a known record dialled, unless it is up.
@@ -106,31 +99,22 @@ impl Engine {
     }
 
     pub(super) fn exchange_with_any(&mut self, now: Now) {
-        self.next_exchange = now.at + self.settings.exchange_every.mul_f64(self.rng.random_range(0.75..1.25));
+        self.exchanges.schedule_next(now.at, self.rng.random_range(0.75..1.25));
         let up = || self.table.all_up().map(|(node, _)| node);
         // Three different ones are asked for all that they know.
-        let is_new = |node: &NodeId| self.tellers.len() < AGE_WITNESSES && !self.tellers.contains(node);
+        let is_new = |node: &NodeId| self.ages.should_ask(node);
         let with = up().filter(is_new).choose(&mut self.rng).or_else(|| up().choose(&mut self.rng));
         if let Some(with) = with {
-            self.last_exchange = Some(now.at);
+            self.exchanges.start(now.at);
             self.outputs.push_back(Output::Exchange { with });
         }
     }
 
-    /// Compares views with this member now, or if one was just compared with any, with some member soon.
+    /// Compares views with this member now, or, shortly after another exchange, with some member soon.
     pub(super) fn exchange_with(&mut self, now: Now, with: NodeId) {
-        if self.last_exchange.is_some_and(|last| last + EXCHANGE_PAUSE > now.at) {
-            self.hurry_exchange(now);
-            return;
+        if self.exchanges.try_start(now.at) {
+            self.outputs.push_back(Output::Exchange { with });
         }
-        self.last_exchange = Some(now.at);
-        self.outputs.push_back(Output::Exchange { with });
-    }
-
-    /// There is reason to think that much is new: not later than in a moment.
-    pub(super) fn hurry_exchange(&mut self, now: Now) {
-        let soonest = self.last_exchange.map_or(now.at, |last| last + EXCHANGE_PAUSE);
-        self.next_exchange = self.next_exchange.min(soonest.max(now.at));
     }
 
     /// Whether the record of a member has little of its life left.
@@ -166,7 +150,6 @@ impl Engine {
         match self.beacons.learn(note, now.clock) {
             Ok(()) => {
                 tracing::info!(number = self.beacons.newest_number(), "a new beacon");
-                self.beacon_change = self.beacons.next_change(now.clock);
                 self.view_changed = true;
                 Ok(())
             }

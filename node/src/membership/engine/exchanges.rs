@@ -9,7 +9,6 @@ use super::{Engine, Now};
 use crate::membership::{
     counts::Reason,
     exchange::{BUCKETS, ExchangeMessage, KnownMember, MAX_MEMBERS, MAX_RECORDS},
-    member_age::AGE_WITNESSES,
     member_table::{LearnedVia, State},
 };
 
@@ -28,9 +27,9 @@ impl Engine {
         if self.is_old(now, &with) {
             return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
         }
-        self.asked.insert(with, now.at);
+        self.exchanges.add_asked(with, now.at);
         // Who is new asks three members for all that they know, since when included.
-        let asks_all = self.tellers.len() < AGE_WITNESSES && !self.tellers.contains(&with);
+        let asks_all = self.ages.should_ask(&with);
         let hash = |bucket| if asks_all { 0 } else { self.hash(bucket) };
         ExchangeMessage::Summary { buckets: (0..BUCKETS).map(hash).collect(), beacon: self.beacons.newest_number() }
     }
@@ -53,9 +52,12 @@ impl Engine {
             .up_in(first, last)
             .map(|(node, entry)| KnownMember { node, epoch: entry.epoch, since: entry.since.get().unwrap_or_default() })
             .collect();
-        if (first..=last).contains(&self.me.as_bytes()[0]) {
-            let me =
-                KnownMember { node: self.me, epoch: self.own.epoch, since: self.own_age.get().unwrap_or_default() };
+        if (first..=last).contains(&self.own.id.as_bytes()[0]) {
+            let me = KnownMember {
+                node: self.own.id,
+                epoch: self.own.record.epoch,
+                since: self.ages.own().unwrap_or_default(),
+            };
             members.push(me);
             members.sort_unstable_by_key(|member| member.node);
         }
@@ -64,14 +66,14 @@ impl Engine {
 
     /// The answer to a word of an exchange; none: it is over.
     pub fn exchange(&mut self, now: Now, from: NodeId, message: ExchangeMessage) -> Option<ExchangeMessage> {
-        if self.left || self.table.up(&from).is_none() {
+        if self.own.has_left || self.table.up(&from).is_none() {
             self.counts.refuse(Reason::Stranger);
             return None;
         }
         self.heard(now, from);
         let answer = match message {
             ExchangeMessage::Summary { buckets, beacon } => self.answer_summary(&buckets, beacon),
-            ExchangeMessage::Members { .. } if self.asked.remove(&from).is_none() => Err(Reason::Kind),
+            ExchangeMessage::Members { .. } if !self.exchanges.take_asked(&from) => Err(Reason::Kind),
             ExchangeMessage::Members { buckets, members, beacon, newest } => {
                 self.hear_beacon(now, from, beacon.as_ref());
                 self.answer_members(now, from, &buckets, members, newest)
@@ -124,24 +126,12 @@ impl Engine {
         let mut theirs = BTreeMap::new();
         let mut wanted = Vec::new();
         let muted = self.reputation.is_muted(now.at, &from);
-        if self.tellers.len() < AGE_WITNESSES && !self.tellers.contains(&from) {
-            self.tellers.push(from);
-        }
+        self.ages.add_witness(from);
         for member in members {
             theirs.insert(member.node, member.epoch);
-            if member.node == self.me {
-                self.own_age.record_age_report(from, member.since);
+            self.ages.record_report(&mut self.table, self.own.id, from, (member.node, member.since));
+            if member.node == self.own.id {
                 continue;
-            }
-            // Of itself, nobody is asked how old it is.
-            if member.node != from {
-                match self.table.age_mut(&member.node) {
-                    Some(since) => since.record_age_report(from, member.since),
-                    None if self.reported_ages.len() < MAX_MEMBERS => {
-                        self.reported_ages.entry(member.node).or_default().record_age_report(from, member.since);
-                    }
-                    None => {}
-                }
             }
             let record = self.records.any(&member.node).filter(|record| record.epoch >= member.epoch);
             let is_lost = match self.table.get(&member.node).map(|known| (known.state, known.epoch)) {
@@ -158,8 +148,8 @@ impl Engine {
                 wanted.push(member.node);
             }
         }
-        if wanted.len() >= MUCH || self.tellers.len() < AGE_WITNESSES {
-            self.hurry_exchange(now);
+        if wanted.len() >= MUCH || self.ages.lacks_witnesses() {
+            self.exchanges.hurry(now.at);
         }
         let lacked = buckets
             .iter()
@@ -184,7 +174,7 @@ impl Engine {
             return Err(Reason::Malformed);
         }
         if records.len() >= MUCH {
-            self.hurry_exchange(now);
+            self.exchanges.hurry(now.at);
         }
         for record in records {
             if self.reputation.is_muted(now.at, &from) {
@@ -222,8 +212,8 @@ impl Engine {
 
     /// The signed record of a member that is up, or of this node.
     fn record_of(&self, node: &NodeId) -> Option<bytes::Bytes> {
-        if *node == self.me {
-            return Some(self.own.as_bytes().clone());
+        if *node == self.own.id {
+            return Some(self.own.record.as_bytes().clone());
         }
         self.table.up(node)?;
         self.records.any(node).map(|record| record.as_bytes().clone())

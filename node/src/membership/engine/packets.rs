@@ -16,7 +16,7 @@ use crate::membership::{
 impl Engine {
     /// Takes a packet that came over the link to `from`.
     pub fn packet(&mut self, now: Now, from: NodeId, packet: &Bytes) {
-        if self.left {
+        if self.own.has_left {
             return;
         }
         if let Err(reason) = self.take_packet(now, from, packet) {
@@ -76,10 +76,10 @@ impl Engine {
     /// Whether a packet is from the member that the link proves to this run of this node, and asks for nothing that it
     /// may not.
     fn judge_header(&self, header: &Header<MemberId>, from: MemberId) -> Result<(), Reason> {
-        if header.src.node != from.node || header.dst.node != self.me {
+        if header.src.node != from.node || header.dst.node != self.own.id {
             return Err(Reason::Forged);
         }
-        if header.src.epoch != from.epoch || header.dst.epoch != self.own.epoch {
+        if header.src.epoch != from.epoch || header.dst.epoch != self.own.record.epoch {
             return Err(Reason::Epoch);
         }
         if header.src_incarnation != 0 {
@@ -110,7 +110,7 @@ impl Engine {
         if update.incarnation() != 0 {
             return Err(Reason::Incarnation);
         }
-        if id.node == self.me || self.table.up(&id.node).is_some_and(|epoch| epoch >= id.epoch) {
+        if id.node == self.own.id || self.table.up(&id.node).is_some_and(|epoch| epoch >= id.epoch) {
             return Ok(());
         }
         // Its record comes by itself. Without one there is nobody to ask.

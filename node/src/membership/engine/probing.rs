@@ -18,19 +18,19 @@ impl Engine {
         let deaf = self.is_deaf(now);
         // What others would refuse isn't said.
         if deaf
-            || !self.reputation.may_accuse(now.at, &self.me, &id.node, now.clock)
-            || !self.reputation.accuses(now.at, self.me, id.node, now.clock)
+            || !self.reputation.may_accuse(now.at, &self.own.id, &id.node, now.clock)
+            || !self.reputation.accuses(now.at, self.own.id, id.node, now.clock)
         {
             return;
         }
         let accusation = Accusation {
-            federation: self.own.federation,
-            accuser: self.me,
+            federation: self.own.record.federation,
+            accuser: self.own.id,
             accused: id.node,
             epoch: id.epoch,
             at: now.clock,
         };
-        match Signed::sign(accusation, &self.key) {
+        match Signed::sign(accusation, &self.own.key) {
             Ok(accusation) => {
                 self.counts.accused += 1;
                 self.swim.spread(&NewsKind::Accusation.item(accusation.as_bytes()));
@@ -42,7 +42,7 @@ impl Engine {
     /// Whether a member's accusations count.
     pub(super) fn is_believed(&self, node: &NodeId, clock: UnixTime) -> bool {
         let Some(entry) = self.table.get(node).filter(|entry| entry.state == State::Up) else { return false };
-        self.mature < MATURE || self.is_mature(entry.since.get(), clock)
+        self.ages.mature() < MATURE || self.ages.is_mature(entry.since.get(), clock)
     }
 
     /// Whether this node has heard nobody for a while.
@@ -51,8 +51,7 @@ impl Engine {
     }
 
     pub(super) fn probe(&mut self, node: NodeId) {
-        self.probes += 1;
-        let packet = Packet::Probe(self.probes).encode();
+        let packet = Packet::Probe(self.checks.next_probe()).encode();
         self.outputs.push_back(Output::Send { to: node, packet });
     }
 
@@ -66,7 +65,7 @@ impl Engine {
 
     pub(super) fn close_check(&mut self, now: Now, node: NodeId, there: bool) {
         // What is held against others is held against this node, which then says no more.
-        self.reputation.closed(now.at, self.me, &node, there);
+        self.reputation.closed(now.at, self.own.id, &node, there);
         for accuser in self.checks.close(&node) {
             self.counts.disproved += u64::from(there);
             if self.reputation.closed(now.at, accuser, &node, there) {
