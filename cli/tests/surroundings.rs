@@ -218,7 +218,7 @@ fn a_node_with_few_files_says_so_and_at_the_limit_lets_its_operator_and_other_no
     let other = Listening::start(&mut federation.node(1));
     other.wait_for("chappe_members", |members| members == 2);
     node.wait_for("chappe_members", |members| members == 2);
-    assert_eq!(node.metric("chappe_accepts_failed_total"), 0);
+    assert_eq!(node.metric("chappe_accept_errors_total"), 0);
     // A place that is given back is taken by the next.
     drop((clients, silent));
     node.wait_for("chappe_sessions", |sessions| sessions == 0);

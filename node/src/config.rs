@@ -219,14 +219,14 @@ pub struct LimitsSection {
     /// Inboxes of one session.
     pub max_inboxes: usize,
     /// Inboxes of all sessions that wait to be verified, half a kilobyte and 80 µs each.
-    pub max_attaching: usize,
+    pub max_pending_leases: usize,
     /// The largest message in bytes.
     pub max_message: usize,
     /// What may wait for one client in bytes; more, and the client is too slow.
     pub max_queued: usize,
     /// What may wait for all clients, and of their messages that are not whole, in bytes, besides 8 KiB of each
     /// in each direction.
-    pub max_held: usize,
+    pub memory_budget: usize,
     /// The most sources whose rates are remembered at once, 160 bytes each; beyond, and where none can be forgotten,
     /// connections are refused.
     pub max_sources: usize,
@@ -247,11 +247,11 @@ impl Default for LimitsSection {
             offers_per_minute: 6,
             max_inboxes: MAX_INBOXES,
             // Less than a second of a processor: who is let in is done before it gives up.
-            max_attaching: 10_000,
+            max_pending_leases: 10_000,
             max_message: MAX_MESSAGE,
             max_queued: 256 * 1024,
             // A thousand clients that read nothing.
-            max_held: 256 * 1024 * 1024,
+            memory_budget: 256 * 1024 * 1024,
             // Four times the sources of a full node, each on a connection of its own.
             max_sources: 65_536,
             exempt: Vec::new(),

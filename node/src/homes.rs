@@ -56,7 +56,7 @@ impl Homes {
         let new_leases = NonZeroU32::new(config.new_leases_per_minute).unwrap_or(NonZeroU32::MIN);
         Self {
             table: Mutex::new(HomeTable::new(config.max_leases, context.config.times.registration)),
-            cache: Cache::new(config.max_found),
+            cache: Cache::new(config.max_cached_leases),
             new_leases: RateLimiter::dashmap(Quota::per_minute(new_leases)),
             turns: FairSemaphore::default(),
             context,

@@ -134,7 +134,7 @@ pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpSt
     match listener.accept().await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
-            core.context.metrics.accepts_failed.inc();
+            core.context.metrics.accept_errors.inc();
             core.health.note_accept(&error);
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
@@ -152,7 +152,7 @@ async fn serve_client(
     waiting: PendingGuard,
     _place: (OwnedSemaphorePermit, Permit<Source>),
 ) {
-    let pending = core.context.metrics.connections_unfinished.clone();
+    let pending = core.context.metrics.client_handshakes_failed.clone();
     // Boxed: an idle session keeps nothing of how it began.
     match Box::pin(waiting.finish(begin(core, stream, ip, routes, tls))).await {
         Some(Some(session)) => {
@@ -241,7 +241,7 @@ fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> 
     if let Ok(Ok(opened)) = opened {
         return Some(opened);
     }
-    core.context.metrics.connections_unfinished.inc();
+    core.context.metrics.client_handshakes_failed.inc();
     None
 }
 

@@ -1,11 +1,12 @@
-//! What a node counts. No label holds a peer, an address or a URL.
+//! A node's metrics. No label holds a peer, an address or a URL.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chappe_common::{client::ErrorCode, lost_lines};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
+    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -19,83 +20,155 @@ struct Code {
     code: &'static str,
 }
 
-/// The counters of a node.
-#[derive(Debug, Default)]
+/// The metrics of a node, each registered under its field's name.
+#[derive(Debug)]
 pub(crate) struct Metrics {
-    /// Sessions that were opened.
+    registry: Registry,
+    /// Sessions opened.
     pub(crate) sessions_opened: Counter,
-    /// Sessions that ended, for whatever reason.
+    /// Sessions ended.
     pub(crate) sessions_closed: Counter,
-    /// Sessions that were closed because they fell silent.
-    pub(crate) sessions_silent: Counter,
-    /// Sessions that were closed because their client did not take its messages.
+    /// Sessions closed because the client was silent.
+    pub(crate) sessions_timed_out: Counter,
+    /// Sessions closed because the client did not take its messages.
     pub(crate) sessions_slow: Counter,
-    /// Connections that were refused: over a rate or at the bound.
+    /// Client connections refused: over a rate, or all are taken.
     pub(crate) connections_refused: Counter,
-    /// Times that the system had no connection to give, mostly for want of file descriptors.
-    pub(crate) accepts_failed: Counter,
-    /// Connections that ended, or were dropped, before they asked for anything: a handshake or a request that wasn't
-    /// whole in time.
-    pub(crate) connections_unfinished: Counter,
-    violations: Family<Code, Counter>,
-    /// Messages of clients that were understood.
+    /// Connections that the system could not hand over. Mostly for want of file descriptors.
+    pub(crate) accept_errors: Counter,
+    /// Client connections that ended or were dropped before a whole request.
+    pub(crate) client_handshakes_failed: Counter,
+    /// Client messages understood.
     pub(crate) messages: Counter,
-    /// Messages of this node's clients that were delivered.
+    /// Client messages delivered.
     pub(crate) delivered: Counter,
-    /// Requests to pair or link, and answers to them, that could not be processed: above all, codes that nobody has.
-    pub(crate) asks_refused: Counter,
-    refused: Family<Code, Counter>,
+    /// Requests to pair or link that could not be processed. Above all with codes that nobody has. Answers to requests count too.
+    pub(crate) pair_requests_refused: Counter,
     /// Times that this machine's clock was set.
     pub(crate) clock_steps: Counter,
-    /// Links that came up.
+    /// Links opened.
     pub(crate) links_opened: Counter,
-    /// Links that went down.
+    /// Links closed.
     pub(crate) links_closed: Counter,
-    /// Frames, streams or payloads of other nodes that break the protocol.
+    /// Frames, streams and payloads of nodes that break the protocol.
     pub(crate) link_protocol_errors: Counter,
-    /// Dials that were not begun: too many were under way.
+    /// Dials not started: too many in progress.
     pub(crate) dials_refused: Counter,
-    /// Handshakes or first words of other nodes that were refused.
+    /// Link handshakes and hellos refused.
     pub(crate) handshakes_refused: Counter,
-    /// Membership packets that were dropped: a full queue, or no record of the receiver.
+    /// Membership packets dropped. A full queue, or no record of the receiver.
     pub(crate) datagrams_dropped: Counter,
-    /// Answers that found a full lane.
-    pub(crate) replies_dropped: Counter,
-    /// Answers and outcomes of other nodes that came when nobody waited for them any more, or that nobody asked for.
-    pub(crate) answers_late: Counter,
-    /// Notes between sessions, and words of a home, that were dropped: nobody there, no link, or a full queue.
-    pub(crate) notes_dropped: Counter,
-    /// What membership counted, as of its last step.
-    membership: Mutex<Counts>,
-    /// Leases of other nodes that were refused: not valid, or no room.
+    /// Responses dropped at a full lane.
+    pub(crate) responses_dropped: Counter,
+    /// Responses and outcomes that nobody waited for.
+    pub(crate) responses_unexpected: Counter,
+    /// Messages between sessions or homes dropped. Nobody there, no link, or a full queue.
+    pub(crate) session_messages_dropped: Counter,
+    /// Leases of other nodes refused. Not valid, or no room.
     pub(crate) leases_refused: Counter,
-    /// Requests of other nodes to keep or drop leases for which there was no time.
+    /// Requests of nodes about leases refused for want of time.
     pub(crate) requests_refused: Counter,
-    /// Questions to homes without an answer in time: silent homes, or too many questions open.
-    pub(crate) homes_silent: Counter,
+    /// Requests to homes without a response in time. A silent home, or too many open requests.
+    pub(crate) home_timeouts: Counter,
+    refused: Family<Code, Counter>,
+    violations: Family<Code, Counter>,
+    /// What membership counted, as of its last step.
+    membership: Arc<Mutex<Counts>>,
+    gauges: Gauges,
 }
 
-/// What stands at the moment.
+/// The state of a node at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Levels {
-    /// Sessions.
     pub(crate) sessions: usize,
     /// Live members, this node among them.
     pub(crate) members: usize,
-    /// Links.
     pub(crate) links: usize,
-    /// Leases kept for others.
+    /// Leases kept as a home.
     pub(crate) leases: usize,
-    /// Codes kept for others.
+    /// Pairing codes kept as a home.
     pub(crate) codes: usize,
     /// Inboxes attached here.
     pub(crate) inboxes: usize,
-    /// Tasks.
     pub(crate) tasks: usize,
     /// Seconds by which other nodes' clocks are ahead of this one's.
     pub(crate) clock_offset: i64,
     /// Tasks that have panicked since the start.
     pub(crate) panics: u64,
+}
+
+/// Metrics that are set at each scrape.
+#[derive(Debug)]
+struct Gauges {
+    sessions: Gauge,
+    members: Gauge,
+    links: Gauge,
+    leases: Gauge,
+    codes: Gauge,
+    inboxes: Gauge,
+    tasks: Gauge,
+    clock_offset: Gauge,
+    panics: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("chappe");
+        let refused = Family::default();
+        registry.register("refused", "Client requests refused", refused.clone());
+        let violations = Family::default();
+        registry.register("violations", "Sessions ended because the client broke the framing", violations.clone());
+        let membership = Arc::new(Mutex::new(Counts::default()));
+        registry.register_collector(Box::new(MembershipCollector(membership.clone())));
+        let gauges = Gauges::new(&mut registry);
+        let mut counter = |name, help| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        Self {
+            sessions_opened: counter("sessions_opened", "Sessions opened"),
+            sessions_closed: counter("sessions_closed", "Sessions ended"),
+            sessions_timed_out: counter("sessions_timed_out", "Sessions closed because the client was silent"),
+            sessions_slow: counter("sessions_slow", "Sessions closed because the client did not take its messages"),
+            connections_refused: counter(
+                "connections_refused",
+                "Client connections refused: over a rate, or all are taken",
+            ),
+            accept_errors: counter("accept_errors", "Connections that the system could not hand over"),
+            client_handshakes_failed: counter(
+                "client_handshakes_failed",
+                "Client connections that ended or were dropped before a whole request",
+            ),
+            messages: counter("messages", "Client messages understood"),
+            delivered: counter("delivered", "Client messages delivered"),
+            pair_requests_refused: counter(
+                "pair_requests_refused",
+                "Requests to pair or link that could not be processed",
+            ),
+            clock_steps: counter("clock_steps", "Times that this machine's clock was set"),
+            links_opened: counter("links_opened", "Links opened"),
+            links_closed: counter("links_closed", "Links closed"),
+            link_protocol_errors: counter(
+                "link_protocol_errors",
+                "Frames, streams and payloads of nodes that break the protocol",
+            ),
+            dials_refused: counter("dials_refused", "Dials not started: too many in progress"),
+            handshakes_refused: counter("handshakes_refused", "Link handshakes and hellos refused"),
+            datagrams_dropped: counter("datagrams_dropped", "Membership packets dropped"),
+            responses_dropped: counter("responses_dropped", "Responses dropped at a full lane"),
+            responses_unexpected: counter("responses_unexpected", "Responses and outcomes that nobody waited for"),
+            session_messages_dropped: counter("session_messages_dropped", "Messages between sessions or homes dropped"),
+            leases_refused: counter("leases_refused", "Leases of other nodes refused"),
+            requests_refused: counter("requests_refused", "Requests of nodes about leases refused for want of time"),
+            home_timeouts: counter("home_timeouts", "Requests to homes without a response in time"),
+            refused,
+            violations,
+            membership,
+            gauges,
+            registry,
+        }
+    }
 }
 
 impl Metrics {
@@ -109,53 +182,66 @@ impl Metrics {
         self.violations.get_or_create(&Code { code: violation.as_str() }).inc();
     }
 
-    /// Takes what membership has counted.
+    /// Replaces what membership has counted.
     pub(crate) fn set_membership(&self, counts: Counts) {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    /// What membership has counted.
-    pub(crate) fn membership(&self) -> Counts {
-        *self.membership.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The text that Prometheus scrapes.
     pub(crate) fn encode(&self, levels: Levels) -> String {
-        let mut registry = Registry::with_prefix("chappe");
-        for (name, help, counter) in [
-            ("sessions_opened", "Sessions opened", &self.sessions_opened),
-            ("sessions_closed", "Sessions ended", &self.sessions_closed),
-            ("sessions_silent", "Sessions closed for silence", &self.sessions_silent),
-            ("sessions_slow", "Sessions closed because the client was too slow", &self.sessions_slow),
-            ("connections_refused", "Client connections refused", &self.connections_refused),
-            ("accepts_failed", "Connections that the system could not hand over", &self.accepts_failed),
-            (
-                "connections_unfinished",
-                "Client connections that asked for nothing in time",
-                &self.connections_unfinished,
-            ),
-            ("messages", "Client messages understood", &self.messages),
-            ("delivered", "Client messages delivered", &self.delivered),
-            ("asks_refused", "Requests to pair or link that could not be processed", &self.asks_refused),
-            ("clock_steps", "Times that this machine's clock was set", &self.clock_steps),
-            ("links_opened", "Links opened", &self.links_opened),
-            ("links_closed", "Links closed", &self.links_closed),
-            ("link_protocol_errors", "Breaches of the link protocol", &self.link_protocol_errors),
-            ("dials_refused", "Dials not begun: too many under way", &self.dials_refused),
-            ("handshakes_refused", "Link handshakes refused", &self.handshakes_refused),
-            ("datagrams_dropped", "Membership packets dropped", &self.datagrams_dropped),
-            ("replies_dropped", "Answers dropped at a full lane", &self.replies_dropped),
-            ("answers_late", "Answers and outcomes that nobody waited for", &self.answers_late),
-            ("notes_dropped", "Notes between sessions or nodes dropped", &self.notes_dropped),
-            ("leases_refused", "Leases of other nodes refused", &self.leases_refused),
-            ("requests_refused", "Requests of nodes about leases refused for want of time", &self.requests_refused),
-            ("homes_silent", "Questions to homes without an answer in time", &self.homes_silent),
-        ] {
-            registry.register(name, help, counter.clone());
+        self.gauges.set(levels);
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("a string takes any text");
+        text
+    }
+}
+
+impl Gauges {
+    fn new(registry: &mut Registry) -> Self {
+        let panics = Counter::default();
+        registry.register("panics", "Tasks that have panicked", panics.clone());
+        let mut gauge = |name, help| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Self {
+            sessions: gauge("sessions", "Sessions"),
+            members: gauge("members", "Live members, this node among them"),
+            links: gauge("links", "Links"),
+            leases: gauge("leases", "Leases kept as a home"),
+            codes: gauge("codes", "Pairing codes kept as a home"),
+            inboxes: gauge("inboxes", "Inboxes attached"),
+            tasks: gauge("tasks", "Tasks"),
+            clock_offset: gauge("clock_offset_seconds", "Seconds by which other nodes' clocks are ahead"),
+            panics,
         }
-        registry.register("refused", "Client requests refused", self.refused.clone());
-        registry.register("violations", "Sessions ended because the client broke the framing", self.violations.clone());
-        let counts = self.membership();
+    }
+
+    fn set(&self, levels: Levels) {
+        for (gauge, level) in [
+            (&self.sessions, levels.sessions),
+            (&self.members, levels.members),
+            (&self.links, levels.links),
+            (&self.leases, levels.leases),
+            (&self.codes, levels.codes),
+            (&self.inboxes, levels.inboxes),
+            (&self.tasks, levels.tasks),
+        ] {
+            gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
+        }
+        self.clock_offset.set(levels.clock_offset);
+        self.panics.inner().store(levels.panics, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// The counts of membership, which has counters of its own since it is pure, and those of the process.
+#[derive(Debug)]
+struct MembershipCollector(Arc<Mutex<Counts>>);
+
+impl Collector for MembershipCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counts = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, help, count) in [
             ("members_up", "Members that came up", counts.up),
             ("members_down", "Members found down by this node's own probes", counts.down),
@@ -164,38 +250,18 @@ impl Metrics {
             ("accusations_made", "Accusations signed by this node", counts.accused),
             ("accusations_disproved", "Accusations that proved false", counts.disproved),
             ("accusers_muted", "Members muted for false accusations", counts.muted),
-            ("claims_failed", "Claimed nodes that were not there", counts.false_claims),
-            ("stalls", "Times that this node had not run for a while", counts.stalls),
-            ("panics", "Tasks that have panicked", levels.panics),
+            ("sightings_failed", "Reported nodes that were not there", counts.false_claims),
+            ("stalls", "Scheduler stalls detected", counts.stalls),
             ("log_lines_lost", "Log lines of this process that could not be written", lost_lines::total()),
         ] {
-            let counter = Counter::<u64>::default();
-            counter.inc_by(count);
-            registry.register(name, help, counter);
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         let refused = Family::<Code, Counter>::default();
         for reason in Reason::ALL {
             refused.get_or_create(&Code { code: reason.as_str() }).inc_by(counts.refused(reason));
         }
-        registry.register("membership_refused", "What members sent and was refused", refused);
-        for (name, help, level) in [
-            ("sessions", "Sessions", levels.sessions),
-            ("members", "Live members, this node among them", levels.members),
-            ("links", "Links", levels.links),
-            ("leases", "Leases kept as a home", levels.leases),
-            ("codes", "Pairing codes kept as a home", levels.codes),
-            ("inboxes", "Inboxes attached", levels.inboxes),
-            ("tasks", "Tasks", levels.tasks),
-        ] {
-            let gauge = Gauge::<i64>::default();
-            gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
-            registry.register(name, help, gauge);
-        }
-        let offset = Gauge::<i64>::default();
-        offset.set(levels.clock_offset);
-        registry.register("clock_offset_seconds", "Seconds by which other nodes' clocks are ahead", offset);
-        let mut text = String::new();
-        text::encode(&mut text, &registry).expect("a string takes any text");
-        text
+        let help = "Items of members that were refused";
+        refused.encode(encoder.encode_descriptor("membership_refused", help, None, refused.metric_type())?)
     }
 }

@@ -212,8 +212,8 @@ impl Node {
         let limits = &context.config.limits;
         let clients = ClientLimits {
             attach_turns: FairSemaphore::default(),
-            attaching: Arc::new(Semaphore::new(limits.max_attaching)),
-            held: MemoryBudget::new(limits.max_held),
+            attaching: Arc::new(Semaphore::new(limits.max_pending_leases)),
+            held: MemoryBudget::new(limits.memory_budget),
             sources: SourceRates::new(limits),
         };
         let connections = context.tasks.sibling();

@@ -69,7 +69,7 @@ pub(crate) struct Sessions {
     /// Counts the messages that were delivered.
     delivered: Counter,
     /// Counts the outcomes that a link did not take.
-    replies_dropped: Counter,
+    responses_dropped: Counter,
 }
 
 impl Sessions {
@@ -80,7 +80,7 @@ impl Sessions {
             inboxes: DashMap::new(),
             limits,
             delivered: metrics.delivered.clone(),
-            replies_dropped: metrics.replies_dropped.clone(),
+            responses_dropped: metrics.responses_dropped.clone(),
         }
     }
 
@@ -258,7 +258,7 @@ impl Sessions {
             // If it is lost, the sender is told «unreachable» when its time is over.
             ReplyTo::Link { link, token } => {
                 if link.try_relay(&Header::Outcome { token: *token, outcome }).is_err() {
-                    self.replies_dropped.inc();
+                    self.responses_dropped.inc();
                 }
             }
         }

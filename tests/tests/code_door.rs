@@ -477,7 +477,7 @@ async fn pings_and_heartbeats_are_answered() {
 async fn payloads_that_are_kept_are_counted_among_all_and_short_ones_are_not() {
     let (federation, mut first) = one_node(|config| {
         no_limits(config);
-        (config.limits.max_queued, config.limits.max_held) = (64 * 1024, 64 * 1024);
+        (config.limits.max_queued, config.limits.memory_budget) = (64 * 1024, 64 * 1024);
     })
     .await;
     let register = |code: &str, kib: usize| {

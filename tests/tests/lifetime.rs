@@ -174,7 +174,7 @@ async fn a_client_that_does_not_read_is_closed_and_costs_no_more_than_its_queue(
 async fn unfinished_messages_of_all_clients_are_held_up_to_a_bound_and_short_ones_beyond() {
     let federation = Federation::start(1, |config| {
         no_limits(config);
-        (config.limits.max_queued, config.limits.max_held) = (64 * 1024, 64 * 1024);
+        (config.limits.max_queued, config.limits.memory_budget) = (64 * 1024, 64 * 1024);
     })
     .await;
     let url = federation.nodes[0].client_url();

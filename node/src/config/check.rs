@@ -19,7 +19,7 @@ const MAX_ISSUERS: usize = 64;
 const MAX_ALLOWED: usize = 4096;
 /// The most exempt networks.
 const MAX_EXEMPT: usize = 64;
-/// The most of `limits.max_attaching`: half a gigabyte, and over a minute of a processor.
+/// The most of `limits.max_pending_leases`: half a gigabyte, and over a minute of a processor.
 const MAX_ATTACHING: usize = 1_000_000;
 /// The longest probation: beyond it, a federation would be without new homes for a whole release.
 const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -81,13 +81,13 @@ impl NodeConfig {
                 "addresses with a host and a port that others can dial are allowed",
             ),
             (self.federation.max_links >= 1, "federation.max_links", "at least 1 is allowed"),
-            (self.federation.max_found >= 1, "federation.max_found", "at least 1 is allowed"),
+            (self.federation.max_cached_leases >= 1, "federation.max_cached_leases", "at least 1 is allowed"),
             (
                 self.federation.max_queued >= MAX_FRAME,
                 "federation.max_queued",
                 "at least 69632 bytes are allowed: the largest frame",
             ),
-            (self.federation.max_outcomes >= 1, "federation.max_outcomes", "at least 1 is allowed"),
+            (self.federation.max_in_flight >= 1, "federation.max_in_flight", "at least 1 is allowed"),
             (self.federation.max_requests >= 1, "federation.max_requests", "at least 1 is allowed"),
             (
                 self.federation.max_handshakes >= HANDSHAKES_PART,
@@ -166,16 +166,16 @@ impl NodeConfig {
                 "at least limits.max_message is allowed",
             ),
             (
-                self.limits.max_held >= self.limits.max_queued,
-                "limits.max_held",
+                self.limits.memory_budget >= self.limits.max_queued,
+                "limits.memory_budget",
                 "at least limits.max_queued is allowed",
             ),
             (self.limits.source_connections >= 1, "limits.source_connections", "at least 1 is allowed"),
             (self.limits.max_sources >= 1, "limits.max_sources", "at least 1 is allowed"),
             (!self.times.write.is_zero(), "times.write", "more than 0s is allowed"),
             (
-                (self.limits.max_inboxes..=MAX_ATTACHING).contains(&self.limits.max_attaching),
-                "limits.max_attaching",
+                (self.limits.max_inboxes..=MAX_ATTACHING).contains(&self.limits.max_pending_leases),
+                "limits.max_pending_leases",
                 "limits.max_inboxes to 1000000 are allowed",
             ),
             (self.limits.max_inboxes <= MAX_INBOXES, "limits.max_inboxes", "at most 512 are allowed"),

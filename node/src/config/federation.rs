@@ -40,11 +40,11 @@ pub struct FederationSection {
     /// Leases of one node that are new to this one, each of which has to be verified, in a minute, and as many at once.
     pub new_leases_per_minute: u32,
     /// The most leases of others' clients that this node keeps once it has looked them up, 400 bytes each.
-    pub max_found: usize,
+    pub max_cached_leases: usize,
     /// Bytes that may wait for one link, in each of its two lanes; beyond, senders are told that it is congested.
     pub max_queued: usize,
     /// Messages of one link whose outcome may be open at once.
-    pub max_outcomes: usize,
+    pub max_in_flight: usize,
     /// Questions to one home that may be open at once.
     pub max_requests: usize,
     /// Handshakes of others at once; those of one /24 or /48 take a sixteenth at the most.
@@ -77,11 +77,11 @@ impl Default for FederationSection {
             // uses it up for the others, and more than a home that starts anew is told.
             new_leases_per_minute: 600_000,
             // 20 MB: those with whom the clients of a full node have calls under way.
-            max_found: 50_000,
+            max_cached_leases: 50_000,
             // Half a second of a 100 Mbit/s uplink.
             max_queued: 6 * 1024 * 1024,
             // 10,000 a second for as long as an outcome may take.
-            max_outcomes: 20_000,
+            max_in_flight: 20_000,
             // Every session of a full node attaches anew within a few seconds, and a question takes one round trip.
             max_requests: 4096,
             // Half a millisecond of CPU each.

@@ -66,7 +66,7 @@ impl Homes {
         let asked = async { self.links.connect(node).await.ok()?.request(request, wait).await };
         let answer = tokio::time::timeout(wait, asked).await.ok().flatten();
         if answer.is_none() {
-            self.context.metrics.homes_silent.inc();
+            self.context.metrics.home_timeouts.inc();
         }
         answer
     }

@@ -145,7 +145,7 @@ impl Homes {
         } else if let Some(link) = self.links.find(&former) {
             // If it is lost, the former edge learns it when it registers its lease again.
             if link.try_control(&Header::Displaced { lease: shown(lease) }).is_err() {
-                self.context.metrics.notes_dropped.inc();
+                self.context.metrics.session_messages_dropped.inc();
             }
         }
     }
@@ -159,7 +159,7 @@ impl Homes {
         let Lease { inbox, seq, .. } = *lease.value();
         // Its session has ended meanwhile, or never was here: then nobody needs to know whether it is true.
         if self.sessions.lease(&inbox).is_none_or(|own| own.seq >= seq) {
-            self.context.metrics.answers_late.inc();
+            self.context.metrics.responses_unexpected.inc();
             return Ok(());
         }
         self.displace(&lease.verify().map_err(|_| Breach::Lease)?);
@@ -173,7 +173,7 @@ impl Homes {
         self.sessions.displace(lease);
         // A full queue costs that the older lease is registered once more, and refused by the homes.
         if self.publisher.try_send(Command::Forget(lease.inbox, lease.seq)).is_err() {
-            self.context.metrics.replies_dropped.inc();
+            self.context.metrics.responses_dropped.inc();
         }
     }
 }

@@ -128,7 +128,7 @@ impl Link {
             relay,
             control,
             opened_outcome: Notify::new(),
-            outcomes: Mutex::new(Outcomes::new(bounds.max_outcomes, config.times.delivery)),
+            outcomes: Mutex::new(Outcomes::new(bounds.max_in_flight, config.times.delivery)),
             requests: Mutex::default(),
             max_requests: bounds.max_requests,
             next_request: AtomicU64::new(0),

@@ -63,7 +63,7 @@ pub(crate) fn handle(
         }
         Header::Outcome { token, outcome } => match link.handle_outcome(token) {
             Ok(ticket) => core.sessions.handle_outcome(ticket, outcome),
-            Err(_) => drop(core.context.metrics.answers_late.inc()),
+            Err(_) => drop(core.context.metrics.responses_unexpected.inc()),
         },
         Header::Delivered { first, count } => {
             let mut tickets = Vec::new();
@@ -83,17 +83,17 @@ pub(crate) fn handle(
                 return Ok(None);
             }
             if matches!(note, Note::PairRequest(_)) {
-                core.context.metrics.asks_refused.inc();
+                core.context.metrics.pair_requests_refused.inc();
             }
             let told = note.answer_of_nobody().is_some_and(|answer| link.try_note(from.session, to, answer).is_ok());
             if !told {
-                core.context.metrics.notes_dropped.inc();
+                core.context.metrics.session_messages_dropped.inc();
             }
         }
         Header::Request { id, request } => return Ok(Some((id, request))),
         Header::Response { id, response } => {
             if !link.handle_response(id, response) {
-                core.context.metrics.answers_late.inc();
+                core.context.metrics.responses_unexpected.inc();
             }
         }
         Header::Displaced { lease } => core.homes.handle_displaced(lease.into_inner())?,

@@ -57,6 +57,6 @@ impl Replies {
 /// What the link doesn't take is lost: its sender is told «unreachable» when its time is over.
 fn tell(core: &Core, link: &Link, header: &Header) {
     if link.try_relay(header).is_err() {
-        core.context.metrics.replies_dropped.inc();
+        core.context.metrics.responses_dropped.inc();
     }
 }

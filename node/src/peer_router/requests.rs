@@ -32,6 +32,6 @@ pub(super) fn refuse(core: &Core, link: &Link, id: u64) {
 fn respond(core: &Core, link: &Link, id: u64, response: Response) {
     // A full lane costs the asker its answer; it asks other homes too.
     if link.try_control(&Header::Response { id, response }).is_err() {
-        core.context.metrics.replies_dropped.inc();
+        core.context.metrics.responses_dropped.inc();
     }
 }

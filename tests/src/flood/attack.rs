@@ -56,8 +56,8 @@ impl Attack {
 
 /// All of them, in the order in which they are run.
 pub const ATTACKS: &[Attack] = &[
-    attack("half-open", &["connections_refused", "connections_unfinished"], &["connected"]),
-    attack("drip", &["connections_unfinished"], &["bytes dripped"]),
+    attack("half-open", &["connections_refused", "client_handshakes_failed"], &["connected"]),
+    attack("drip", &["client_handshakes_failed"], &["bytes dripped"]),
     attack("http-requests", &[], &["requests answered"]),
     attack("too-large", &["too_large"], &["closed for a breach"]),
     attack("fragments", &["violations"], &["closed for a breach"]),
@@ -94,18 +94,21 @@ pub const ATTACKS: &[Attack] = &[
     attack("forged-leases-by-a-node", &["link_protocol_errors"], ENDED),
     attack("new-leases-by-a-node", &["leases_refused"], &["leases kept"]),
     attack("leases-refused", &["leases_refused"], &["leases older than what is kept", "leases refused"]),
-    attack("displaced-for-nobody", &["answers_late"], &["words of displaced leases sent", "told lease"]),
+    attack("displaced-for-nobody", &["responses_unexpected"], &["words of displaced leases sent", "told lease"]),
     attack("displaced-forged", &["link_protocol_errors"], ENDED),
     attack("frames-to-nobody", &[], &["told not here"]),
-    attack("notes-to-a-session", &["asks_refused"], &["told ask refused", "told closed", "told not here"]),
-    attack("words-to-a-session", &["answers_late"], &["words without an answer sent", "told not here"]),
+    attack("notes-to-a-session", &["pair_requests_refused"], &["told ask refused", "told closed", "told not here"]),
+    attack("words-to-a-session", &["responses_unexpected"], &["words without an answer sent", "told not here"]),
     attack(
         "long-names",
         &["link_protocol_errors"],
         &["asks with a long name sent", "acceptances with a long name sent", "links ended for a breach"],
     ),
     attack("deliveries-of-nothing", &["link_protocol_errors"], ENDED),
-    Attack { tls: true, ..attack("tls-abandoned", &["connections_unfinished", "connections_refused"], &["connected"]) },
+    Attack {
+        tls: true,
+        ..attack("tls-abandoned", &["client_handshakes_failed", "connections_refused"], &["connected"])
+    },
 ];
 
 /// Carries an attack out, in this process, and gives what was counted as JSON.

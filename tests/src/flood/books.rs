@@ -74,7 +74,7 @@ impl Books<'_> {
             "connections that became no session",
             no_session.saturating_sub(self.dropped),
             slack,
-            self.grown("connections_refused_total") + self.grown("connections_unfinished_total"),
+            self.grown("connections_refused_total") + self.grown("client_handshakes_failed_total"),
         ));
         let opened = self.told("opened") + self.honest.came - self.honest.not_let_in;
         let slack = AT_THE_ENDS * 2 + self.told("not opened") + self.honest.not_let_in;
@@ -115,14 +115,19 @@ impl Books<'_> {
         // A client's; a node's are below.
         if self.told("asks sent") == 0 {
             let refused = self.told("answered pair_error");
-            accounts.push(account("requests to pair refused", refused, unheard, self.grown("asks_refused_total")));
+            accounts.push(account(
+                "requests to pair refused",
+                refused,
+                unheard,
+                self.grown("pair_requests_refused_total"),
+            ));
         }
         accounts
     }
 
     fn of_links(&self) -> Vec<Account> {
         let (breaches, unanswered) = (self.told("links ended for a breach"), self.told("unanswered by the node"));
-        let unanswered_leases = self.grown("replies_dropped_total") * leases::BATCH;
+        let unanswered_leases = self.grown("responses_dropped_total") * leases::BATCH;
         let unawaited = if breaches == 0 { self.told("words of displaced leases sent") } else { 0 }
             + self.told("outcomes of nothing sent");
         let mut accounts = vec![
@@ -139,10 +144,10 @@ impl Books<'_> {
             account(
                 "requests refused",
                 self.told("told request refused"),
-                self.grown("replies_dropped_total"),
+                self.grown("responses_dropped_total"),
                 self.grown("requests_refused_total"),
             ),
-            account("words that nobody waited for", unawaited, 0, self.grown("answers_late_total")),
+            account("words that nobody waited for", unawaited, 0, self.grown("responses_unexpected_total")),
         ];
         if breaches > 0 {
             // All links but that of the last moment: a first breach is enough.
@@ -151,7 +156,7 @@ impl Books<'_> {
         }
         // Behind a breach nothing is answered.
         if breaches == 0 && self.told("linked") > 0 {
-            let dropped = self.grown("replies_dropped_total") + self.grown("notes_dropped_total");
+            let dropped = self.grown("responses_dropped_total") + self.grown("session_messages_dropped_total");
             let served = self.sum("told ") + self.honest.asked + dropped;
             // What wants no answer may be dropped, too; who sends it sends nothing else but what a node answers at once.
             let slack = self.told("words without an answer sent");
@@ -159,7 +164,7 @@ impl Books<'_> {
             // Refusals are counted as they are made: whether the word of one is lost is nothing to this.
             let unwritten = self.told("asks that may not be written");
             let asks = self.told("asks sent").saturating_sub(unwritten);
-            let node = self.grown("asks_refused_total") + self.honest.asked;
+            let node = self.grown("pair_requests_refused_total") + self.honest.asked;
             if self.told("asks sent") > 0 {
                 accounts.push(account("asks refused or shown", asks, unwritten, node));
             }
@@ -222,7 +227,7 @@ mod tests {
     #[test]
     fn a_connection_that_is_in_no_count_is_found_unless_the_kernel_dropped_it() {
         let told = [("connected", 10), SHOWN];
-        let grown = [("connections_refused_total", 4.0), ("connections_unfinished_total", 5.0), NEWCOMERS, GONE];
+        let grown = [("connections_refused_total", 4.0), ("client_handshakes_failed_total", 5.0), NEWCOMERS, GONE];
         assert_eq!(wrong(&told, &grown, 0), ["connections that became no session"]);
         assert_eq!(wrong(&told, &grown, 1), Vec::<String>::new());
     }
@@ -239,7 +244,8 @@ mod tests {
     #[test]
     fn what_a_hostile_node_sends_is_answered_shown_or_dropped_and_counted() {
         let told = [("linked", 1), ("sent over a link", 10), ("told not here", 5), ("told closed", 2)];
-        let grown = |dropped| [("links_opened_total", 1.0), ("notes_dropped_total", dropped), NEWCOMERS, GONE];
+        let grown =
+            |dropped| [("links_opened_total", 1.0), ("session_messages_dropped_total", dropped), NEWCOMERS, GONE];
         assert_eq!(wrong(&told, &grown(1.0), 0), Vec::<String>::new());
         assert_eq!(wrong(&told, &grown(0.0), 0), ["frames answered, shown, or dropped"]);
     }
@@ -258,8 +264,8 @@ mod tests {
         let grown = |refused| {
             [
                 ("links_opened_total", 1.0),
-                ("notes_dropped_total", 2.0),
-                ("asks_refused_total", refused),
+                ("session_messages_dropped_total", 2.0),
+                ("pair_requests_refused_total", refused),
                 NEWCOMERS,
                 GONE,
             ]

@@ -12,7 +12,7 @@ use super::{
 
 /// How many begin a message: more than a node has room for.
 const COUNT: u32 = 9_000;
-/// What a node may hold of them, in MiB: `limits.max_held`, what of each is free of it, and their sessions.
+/// What a node may hold of them, in MiB: `limits.memory_budget`, what of each is free of it, and their sessions.
 pub const HELD: u32 = 256 + COUNT * 18 / 1024;
 /// How many in a second.
 const RATE: u32 = 1_800;

@@ -11,7 +11,7 @@ use chappe_common::{
 };
 use chappe_node::{
     leases::timing,
-    placement::{Beacon, Homes, Network, Place, Tag},
+    placement::{Beacon, Homes, Network, Candidate, Tag},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -43,7 +43,7 @@ type Owner = (u8, u8);
 struct Edge {
     random: StdRng,
     clients: Vec<(Leases, Vec<Contact>)>,
-    places: Vec<Place>,
+    places: Vec<Candidate>,
     /// What is registered when, and what the edge keeps of each inbox.
     due: BTreeMap<(u64, u64), Inbox>,
     kept: HashMap<Inbox, SignedLease>,
@@ -71,7 +71,7 @@ impl Edge {
         Self {
             random: StdRng::seed_from_u64(7),
             clients: (0..CLIENTS).map(client).collect(),
-            places: (0..NODES).map(|n| Place::new(&beacon, node(n), network(n))).collect(),
+            places: (0..NODES).map(|n| Candidate::new(&beacon, node(n), network(n))).collect(),
             due: BTreeMap::new(),
             kept: HashMap::new(),
             owners: HashMap::new(),

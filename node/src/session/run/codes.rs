@@ -116,7 +116,7 @@ impl Session {
             match action {
                 Action::Reply(text) => self.reply(&text),
                 Action::Refuse(text) => {
-                    self.core.context.metrics.asks_refused.inc();
+                    self.core.context.metrics.pair_requests_refused.inc();
                     self.reply(&text);
                 }
                 Action::Send(to, note) => self.send_note(to, note),
@@ -132,7 +132,7 @@ impl Session {
     pub(super) fn answer_note(&mut self, to: PeerAddr, note: Note) {
         // An asker of this node is counted as it is told.
         if matches!(note, Note::PairRequestRefused { .. }) && to.node != self.core.context.me {
-            self.core.context.metrics.asks_refused.inc();
+            self.core.context.metrics.pair_requests_refused.inc();
         }
         let told = if to.node == self.core.context.me {
             self.core.sessions.send_note(to.session, self.addr(), note)
@@ -141,7 +141,7 @@ impl Session {
             link.is_some_and(|link| link.try_note(to.session, self.handle.id(), note).is_ok())
         };
         if !told {
-            self.core.context.metrics.notes_dropped.inc();
+            self.core.context.metrics.session_messages_dropped.inc();
         }
     }
 
@@ -171,7 +171,7 @@ impl Session {
 
     /// Nobody got the note: as if the other session had said that it is not there.
     fn handle_note_lost(&mut self, to: PeerAddr, note: &Note) {
-        self.core.context.metrics.notes_dropped.inc();
+        self.core.context.metrics.session_messages_dropped.inc();
         match note {
             Note::PairRequest(ask) => self.pairing.refused(ask.ask, self.times()),
             Note::Answer { accepted: Some(_), .. } => {

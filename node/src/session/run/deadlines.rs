@@ -120,7 +120,7 @@ impl Session {
                 return ControlFlow::Break(());
             }
             Deadline::Pong => {
-                self.core.context.metrics.sessions_silent.inc();
+                self.core.context.metrics.sessions_timed_out.inc();
                 return ControlFlow::Break(());
             }
             Deadline::Ping => {

@@ -89,7 +89,7 @@ impl Session {
         for (from, note) in self.core.sessions.answer_left(self.handle.close()) {
             match note.answer_of_nobody() {
                 Some(answer) => self.answer_note(from, answer),
-                None => drop(self.core.context.metrics.notes_dropped.inc()),
+                None => drop(self.core.context.metrics.session_messages_dropped.inc()),
             }
         }
         notes
@@ -170,5 +170,5 @@ pub(super) async fn tell_others(core: &Arc<Core>, from: SessionId, notes: Vec<(P
         }
     });
     let _ = tokio::time::timeout(TELL_WAIT, join_all(telling)).await;
-    core.context.metrics.notes_dropped.inc_by(untold.load(Ordering::Relaxed) as u64);
+    core.context.metrics.session_messages_dropped.inc_by(untold.load(Ordering::Relaxed) as u64);
 }
