@@ -22,6 +22,7 @@ use hpke::{
     single_shot_open, single_shot_seal_with_rng,
 };
 use rand::CryptoRng;
+use uuid::Uuid;
 
 use crate::sealing_key::{Kem, SealingKey};
 
@@ -37,33 +38,32 @@ pub const MAX_TEXT: usize = 32768 - 4;
 const MAX_ENVELOPE: usize = HEADER_LEN + ENC_LEN + 32768 + TAG_LEN;
 const _: () = assert!(MAX_ENVELOPE.div_ceil(3) * 4 <= MAX_PAYLOAD);
 
-/// The name of a call: 16 random bytes. Where both sides call at once, the lower one wins.
+/// The id of a call, shown as a UUID. Where both sides call at once, the lower one wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId([u8; 16]);
+pub struct CallId(Uuid);
 
 impl CallId {
-    /// A call's name from its bytes.
+    /// A call's id from its 16 bytes, which another client may have made in its own way.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+        Self(Uuid::from_bytes(bytes))
     }
 
-    /// A fresh name.
+    /// A fresh id: a random UUID (version 4).
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut bytes = [0; 16];
         random.fill_bytes(&mut bytes);
-        Self(bytes)
+        Self(uuid::Builder::from_random_bytes(bytes).into_uuid())
     }
 
     /// The 16 bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
+        self.0.as_bytes()
     }
 }
 
 impl fmt::Display for CallId {
-    /// The first eight hexadecimal digits: enough to tell the calls of a log apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0.fmt(f)
     }
 }
 
@@ -163,7 +163,7 @@ impl Envelope {
         let mut call = [0; 16];
         call.copy_from_slice(&header[1..17]);
         let counter = u32::from_be_bytes([header[17], header[18], header[19], header[20]]);
-        Ok(Self { call: CallId(call), counter, bytes })
+        Ok(Self { call: CallId::from_bytes(call), counter, bytes })
     }
 
     /// The call that it claims to belong to.
@@ -228,7 +228,7 @@ pub fn seal(
     let padded = pad(text).ok_or(SealError::TooLong)?;
     let mut envelope = Vec::with_capacity(HEADER_LEN + ENC_LEN + padded.len() + TAG_LEN);
     envelope.push(VERSION);
-    envelope.extend_from_slice(&place.call.0);
+    envelope.extend_from_slice(place.call.as_bytes());
     envelope.extend_from_slice(&place.counter.to_be_bytes());
     let recipient = <Kem as hpke::Kem>::PublicKey::from_bytes(recipient).map_err(|_| SealError::Key)?;
     let mode = OpModeS::AuthPsk((sender.secret.clone(), sender.public.clone()), psk(sealing_secret));
@@ -313,7 +313,7 @@ pub(crate) mod fuzzed {
     use super::*;
 
     pub(super) const PLACE: Place =
-        Place { call: CallId([3; 16]), direction: Direction::ToCallee, kind: RelayKind::CallOffer, counter: 7 };
+        Place { call: CallId::from_bytes([3; 16]), direction: Direction::ToCallee, kind: RelayKind::CallOffer, counter: 7 };
     static SENDER: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
     static RECIPIENT: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
 
@@ -341,7 +341,7 @@ pub(crate) mod fuzzed {
     pub const ENVELOPE: (&str, fn(&[u8]) -> bool) = ("envelope", |bytes| {
         let Ok(envelope) = Envelope::parse(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
         assert_eq!(envelope.bytes, bytes);
-        assert_eq!((&bytes[1..17], &bytes[17..21]), (&envelope.call().0[..], &envelope.counter().to_be_bytes()[..]));
+        assert_eq!((&bytes[1..17], &bytes[17..21]), (&envelope.call().as_bytes()[..], &envelope.counter().to_be_bytes()[..]));
         true
     });
 
@@ -464,7 +464,7 @@ mod tests {
             let envelope = Envelope::parse(payload).expect("an envelope");
             assert_eq!(envelope.open(&secret, &sender.public(), &recipient, direction, kind), Ok(text.to_vec()));
             let place = Place { call: envelope.call(), direction, kind, counter: envelope.counter() };
-            assert_eq!(place.call.0, bytes(&vector["callId"]));
+            assert_eq!(place.call.as_bytes(), &bytes(&vector["callId"]));
             assert_eq!(u64::from(place.counter), vector["counter"]);
             let mut random = Fixed(bytes(&vector["ephemeralIkm"]));
             assert_eq!(seal(&secret, &sender, &recipient.public(), place, text, &mut random).as_deref(), Ok(payload));

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use chappe_common::{
     directory::DirectoryError,
     keys::NodeId,
@@ -10,7 +11,7 @@ use chappe_common::{
     record::SignedRecord,
 };
 use chappe_discovery::{registry::Registry, source::SourceError};
-use rand::{RngExt as _, seq::IteratorRandom as _};
+use rand::seq::IteratorRandom as _;
 use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
@@ -22,9 +23,12 @@ use crate::{core::Core, health::Unfit};
 
 /// How many nodes of each source a joiner seeks out at once: one of them may be gone, and another may lie.
 pub(super) const ANCHORS: usize = 3;
-/// The first and the longest pause between two tries to join; each is twice the last, and jittered.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses between attempts to join. Jitter makes each up to twice as long.
+const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(250))
+    .with_max_delay(Duration::from_secs(15))
+    .with_jitter()
+    .without_max_times();
 /// How often the known members are written down.
 const STORE_EVERY: Duration = Duration::from_secs(300);
 /// The first time comes soon: a node that crashes in its first minutes finds back as well.
@@ -44,7 +48,7 @@ enum Listed {
 /// Joins, and keeps the federation in one piece, until the task is ended.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
     let last = members_file::load(&members_file, core.context.me);
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = RETRIES.build();
     let mut next_try = Instant::now();
     let renew = core.context.config.registry.renew_every;
     let mut heal_tick = interval_at(Instant::now() + renew, renew);
@@ -67,7 +71,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
         }
         if was_alone && !alone {
             tracing::info!("joined the federation");
-            pause = FIRST_PAUSE;
+            pauses = RETRIES.build();
         }
         if alone && !was_alone {
             next_try = Instant::now();
@@ -82,7 +86,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
                 if changed.is_err() {
                     return;
                 }
-                (next_try, pause) = (Instant::now(), FIRST_PAUSE);
+                (next_try, pauses) = (Instant::now(), RETRIES.build());
             }
             () = sleep_until(next_try), if alone => {
                 seek_last_run(&core, &last).await;
@@ -93,8 +97,8 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_fil
                         core.health.set_unfit(Unfit::CutOff, is_listed);
                     }
                 }
-                next_try = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                let Some(pause) = pauses.next() else { return };
+                next_try = Instant::now() + pause;
             }
             // Two halves that lost each other meet again through what the registry knows, or the last run.
             _ = heal_tick.tick() => {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use chappe_common::{record::NodeLeave, signed::Signed};
 use chappe_discovery::tls;
 use futures_util::future::join_all;
@@ -15,9 +16,12 @@ use crate::{core::Core, membership::event::Event};
 
 /// How long one registry may take: it dials back before it answers.
 const WAIT: Duration = Duration::from_secs(8);
-/// The first and the longest pause after a failure; each is twice the last, and jittered.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pauses after failures. Jitter makes each up to twice as long.
+const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(500))
+    .with_max_delay(Duration::from_secs(30))
+    .with_jitter()
+    .without_max_times();
 
 /// What a registry says when it refuses; for people.
 #[derive(Default, serde::Deserialize)]
@@ -65,7 +69,7 @@ impl Registries {
     /// Registers with one registry whenever the record changes, and tries again where that fails.
     async fn keep_registered(&self, core: &Core, url: &str) {
         let mut changes = core.members.own_record_changes();
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = RETRIES.build();
         let mut listed = false;
         loop {
             let stopped = self.stopped.read().await;
@@ -97,12 +101,12 @@ impl Registries {
             };
             listed = registered;
             if registered {
-                pause = FIRST_PAUSE;
+                pauses = RETRIES.build();
                 if changes.changed().await.is_err() {
                     return;
                 }
             } else {
-                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                let Some(pause) = pauses.next() else { return };
                 tokio::select! {
                     biased;
                     // A new record may be taken where the last one wasn't: the clock was set, or a new run begins.
@@ -110,9 +114,9 @@ impl Registries {
                         if changed.is_err() {
                             return;
                         }
-                        pause = FIRST_PAUSE;
+                        pauses = RETRIES.build();
                     }
-                    () = sleep(jittered) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    () = sleep(pause) => {}
                 }
             }
         }
