@@ -312,8 +312,12 @@ pub(crate) mod fuzzed {
 
     use super::*;
 
-    pub(super) const PLACE: Place =
-        Place { call: CallId::from_bytes([3; 16]), direction: Direction::ToCallee, kind: RelayKind::CallOffer, counter: 7 };
+    pub(super) const PLACE: Place = Place {
+        call: CallId::from_bytes([3; 16]),
+        direction: Direction::ToCallee,
+        kind: RelayKind::CallOffer,
+        counter: 7,
+    };
     static SENDER: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
     static RECIPIENT: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
 
@@ -341,7 +345,10 @@ pub(crate) mod fuzzed {
     pub const ENVELOPE: (&str, fn(&[u8]) -> bool) = ("envelope", |bytes| {
         let Ok(envelope) = Envelope::parse(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
         assert_eq!(envelope.bytes, bytes);
-        assert_eq!((&bytes[1..17], &bytes[17..21]), (&envelope.call().as_bytes()[..], &envelope.counter().to_be_bytes()[..]));
+        assert_eq!(
+            (&bytes[1..17], &bytes[17..21]),
+            (&envelope.call().as_bytes()[..], &envelope.counter().to_be_bytes()[..])
+        );
         true
     });
 

@@ -30,6 +30,7 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::Instrument as _;
 
 use crate::{
     core::Core,
@@ -154,10 +155,12 @@ async fn serve_client(
 ) {
     let pending = core.context.metrics.client_handshakes_failed.clone();
     // Boxed: an idle session keeps nothing of how it began.
-    match Box::pin(waiting.finish(begin(core, stream, ip, routes, tls))).await {
+    match Box::pin(waiting.finish(begin(core.clone(), stream, ip, routes, tls))).await {
         Some(Some(session)) => {
             drop(pending);
-            session.run().await;
+            // A number that says nothing of the client, and tells its lines in the log from others'.
+            let span = tracing::debug_span!("session", number = core.context.metrics.sessions_opened.get());
+            session.run().instrument(span).await;
         }
         Some(None) => {}
         None => drop(pending.inc()),

@@ -23,6 +23,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
 };
+use tracing::Instrument as _;
 
 use self::replies::Replies;
 use crate::{
@@ -66,22 +67,25 @@ const fn per_second(count: u32) -> NonZeroU32 {
 pub(crate) async fn run(core: Arc<Core>, mut links: mpsc::Receiver<LinkUp>) {
     while let Some(LinkUp { link, queues }) = links.recv().await {
         let serving = core.clone();
-        core.context.tasks.spawn(async move {
+        let span = tracing::debug_span!("link", peer = link.peer().short());
+        let task = async move {
             let (core, started) = (serving, Instant::now());
             core.context.metrics.links_opened.inc();
-            tracing::debug!(peer = link.peer().short(), dialled = link.dialled(), "link up");
+            tracing::debug!(dialled = link.dialled(), "link up");
             serve(&core, &link, queues).await;
             core.links.remove(&link);
             core.context.metrics.links_closed.inc();
-            tracing::debug!(peer = link.peer().short(), after = ?started.elapsed(), "link down");
-        });
+            tracing::debug!(after = ?started.elapsed(), "link down");
+        };
+        core.context.tasks.spawn(task.instrument(span));
     }
 }
 
 /// Serves a link until its connection ends. Then every open outcome is told as unreachable.
 async fn serve(core: &Arc<Core>, link: &Arc<Link>, queues: Queues) {
     let mut parts = JoinSet::new();
-    let mut run = |part: BoxFuture<'static, ()>| parts.spawn(run_part(core.clone(), link.clone(), part));
+    let mut run =
+        |part: BoxFuture<'static, ()>| parts.spawn(run_part(core.clone(), link.clone(), part).in_current_span());
     let (registrations, to_register) = mpsc::channel(REGISTRATIONS);
     run(write_lane(link.connection().clone(), Lane::Relay, queues.relay).boxed());
     run(write_lane(link.connection().clone(), Lane::Control, queues.control).boxed());
@@ -157,7 +161,7 @@ async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sende
             Some(lane) if !seen.contains(&lane) => {
                 seen.push(lane);
                 let lane = read_lane(core.clone(), link.clone(), lane, stream, registrations.clone());
-                lanes.spawn(run_part(core.clone(), link.clone(), lane));
+                lanes.spawn(run_part(core.clone(), link.clone(), lane).in_current_span());
             }
             _ => {
                 core.context.metrics.link_protocol_errors.inc();
@@ -207,7 +211,7 @@ async fn read_lane(
 
 fn breach(core: &Core, link: &Link, error: &Breach) {
     core.context.metrics.link_protocol_errors.inc();
-    tracing::debug!(peer = link.peer().short(), %error, "closing a link");
+    tracing::debug!(%error, "closing the link");
     link.close(CloseReason::Protocol);
 }
 
@@ -294,7 +298,7 @@ async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
             answers.join_next().await;
         }
         let answer = answer_exchange(core.clone(), link.peer(), send, receive);
-        answers.spawn(run_part(core.clone(), link.clone(), answer));
+        answers.spawn(run_part(core.clone(), link.clone(), answer).in_current_span());
     }
 }
 
@@ -369,7 +373,7 @@ mod tests {
         let refused = loop {
             let ticket = Ticket { session: session.id(), number: sent };
             match link.try_forward(header, payload.clone(), ticket) {
-                Ok(()) => sent += 1,
+                Ok(_) => sent += 1,
                 Err(error) => break error,
             }
             // Lets the writer fill what the connection takes.

@@ -72,6 +72,7 @@ impl Homes {
     }
 
     /// The newest valid lease of the inbox of `address` that its homes know of.
+    #[tracing::instrument(level = "debug", name = "lookup", skip_all)]
     pub(crate) async fn find_lease(&self, address: Address) -> Option<SignedLease> {
         let inbox = address.inbox;
         let times =
@@ -115,6 +116,7 @@ impl Homes {
     }
 
     /// Where a code is registered, as two of its homes agree.
+    #[tracing::instrument(level = "debug", name = "code_lookup", skip_all)]
     pub(crate) async fn find_code(&self, code: PairingCode) -> Option<CodeHolder> {
         let homes = self.members.view.load().lookup_homes(Tag::of_code(&code));
         let ask = |home| async move { (home, self.ask(home, Request::FindCode(code)).await) };

@@ -11,6 +11,7 @@ use chappe_common::{keys::NodeId, link_tls, record::SignedRecord};
 use futures_util::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
 use quinn::{Connection, crypto::rustls::QuicClientConfig};
 use tokio::{sync::oneshot, time::sleep};
+use tracing::Instrument as _;
 
 use super::{
     Links,
@@ -111,7 +112,8 @@ impl Links {
         dials.insert(node, dial.clone());
         drop(dials);
         let (links, addrs, early) = (self.clone(), addrs.to_vec(), dial.early.clone());
-        self.context.tasks.spawn(async move {
+        let span = tracing::debug_span!("dial", peer = node.short());
+        let task = async move {
             let dialling = tokio::time::timeout(DIAL_WAIT, links.dial_node(node, &addrs, &early));
             // Also after a panic, nobody may wait for this dial any more.
             let result = match links.context.tasks.caught(dialling).await {
@@ -124,7 +126,8 @@ impl Links {
             }
             // Nobody may be waiting any more; the link is in the table all the same.
             let _ = sender.send(result);
-        });
+        };
+        self.context.tasks.spawn(task.instrument(span));
         Ok(dial)
     }
 

@@ -177,13 +177,13 @@ impl Link {
         reason.close(&self.connection);
     }
 
-    /// Forwards a message; `header` is given the token that the outcome comes back with.
+    /// Forwards a message. `header` is given the token that the outcome comes back with, and which is returned.
     pub(crate) fn try_forward(
         &self,
         header: impl FnOnce(u64) -> Header,
         payload: Bytes,
         ticket: Ticket,
-    ) -> Result<(), SendError> {
+    ) -> Result<u64, SendError> {
         let now = Instant::now();
         self.touch(now);
         // Held over the queueing, so that tokens are in the order of the frames. Nothing waits inside.
@@ -194,7 +194,7 @@ impl Link {
             self.opened_outcome.notify_one();
         }
         outcomes.open(now, ticket);
-        Ok(())
+        Ok(token)
     }
 
     /// Sends what has no payload over the relay lane.

@@ -43,7 +43,9 @@ pub(crate) fn handle(
                 replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
                 return Ok(None);
             }
-            replies.add(core, link, token, core.sessions.deliver_to_inbox(batch, kind, &to, payload));
+            let outcome = core.sessions.deliver_to_inbox(batch, kind, &to, payload);
+            tracing::debug!(token, kind = kind.as_str(), ?outcome, "received a message for an inbox");
+            replies.add(core, link, token, outcome);
         }
         Header::ToSession { token, kind, to, from } => {
             if !is_payload(payload, MAX_MESSAGE) {
@@ -52,6 +54,7 @@ pub(crate) fn handle(
                 return Ok(None);
             }
             let from = PeerAddr { node: link.peer(), session: from };
+            tracing::debug!(token, kind = kind.as_str(), "received a message for a session");
             if let Some(outcome) = core.sessions.deliver_to_session(batch, kind, to, from, payload) {
                 replies.add(core, link, token, outcome);
             } else {
@@ -61,11 +64,15 @@ pub(crate) fn handle(
                 core.sessions.submit(to, Message { kind, from, payload: Bytes::copy_from_slice(payload), reply });
             }
         }
-        Header::Outcome { token, outcome } => match link.handle_outcome(token) {
-            Ok(ticket) => core.sessions.handle_outcome(ticket, outcome),
-            Err(_) => drop(core.context.metrics.responses_unexpected.inc()),
-        },
+        Header::Outcome { token, outcome } => {
+            tracing::debug!(token, ?outcome, "a message has its outcome");
+            match link.handle_outcome(token) {
+                Ok(ticket) => core.sessions.handle_outcome(ticket, outcome),
+                Err(_) => drop(core.context.metrics.responses_unexpected.inc()),
+            }
+        }
         Header::Delivered { first, count } => {
+            tracing::debug!(first, count, "messages were delivered");
             let mut tickets = Vec::new();
             let handled = link.handle_delivered(first, count, &mut tickets);
             for ticket in tickets {

@@ -11,7 +11,7 @@ use chappe_common::{
 };
 use chappe_node::{
     leases::timing,
-    placement::{Beacon, Homes, Network, Candidate, Tag},
+    placement::{Beacon, Candidate, Homes, Network, Tag},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 

@@ -178,7 +178,10 @@ impl Session {
             return if tried { Sent::Ended(Outcome::Refused(ErrorCode::Unreachable)) } else { Sent::Waits };
         };
         match link.try_forward(header, payload, origin) {
-            Ok(()) => Sent::UnderWay(node),
+            Ok(token) => {
+                tracing::debug!(peer = node.short(), token, "forwarded a message");
+                Sent::UnderWay(node)
+            }
             Err(SendError::Full) => Sent::Ended(Outcome::Refused(ErrorCode::Congested)),
             Err(SendError::Closed) => Sent::Ended(Outcome::Refused(ErrorCode::Unreachable)),
         }
@@ -262,6 +265,7 @@ impl Session {
 
     /// Tells the client what became of its message to `to`.
     fn tell_outcome(&mut self, id: Option<&str>, to: Destination, outcome: Outcome) {
+        tracing::debug!(?outcome, "a message of the client has its outcome");
         let (code, message) = match (outcome, to) {
             (Outcome::Delivered, _) => {
                 self.core.context.metrics.delivered.inc();
