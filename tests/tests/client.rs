@@ -7,7 +7,7 @@ use chappe_client::{
     profile::Profile,
 };
 use chappe_common::{client::RelayKind, keys::NodeId};
-use chappe_tests::{
+use chappe_testkit::{
     PATIENCE,
     altered::Altered,
     federation::Federation,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chappe_node::{Node, clock::Clock};
-use chappe_tests::{eventually, federation::Federation, raw::Raw};
+use chappe_testkit::{eventually, federation::Federation, raw::Raw};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -22,7 +22,7 @@ async fn health(node: &Node) -> (u16, Value) {
 }
 
 async fn eventually_is(node: &Node, status: u16, word: &str) -> Value {
-    let deadline = tokio::time::Instant::now() + chappe_tests::PATIENCE;
+    let deadline = tokio::time::Instant::now() + chappe_testkit::PATIENCE;
     loop {
         let (code, health) = health(node).await;
         if (code, &health["status"]) == (status, &word.into()) {
@@ -58,7 +58,7 @@ async fn a_running_node_whose_clock_is_set_wrong_sends_its_clients_away_until_it
             eventually_is(&node, 200, "healthy").await;
             assert_eq!(node.members(), others + 1);
             let mut client = Raw::connect(node.client_url()).await;
-            client.attach(&chappe_tests::raw::inbox(1).0, chappe_tests::raw::now_ms()).await;
+            client.attach(&chappe_testkit::raw::inbox(1).0, chappe_testkit::raw::now_ms()).await;
             node.shutdown().await;
             federation.shutdown().await;
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chappe_node::NodeConfig;
-use chappe_tests::{
+use chappe_testkit::{
     eventually,
     federation::Federation,
     raw::{Raw, key_of},
@@ -465,10 +465,10 @@ async fn pings_and_heartbeats_are_answered() {
     let (federation, mut raw) = one_node(|_| {}).await;
     raw.send(json!({"type": "ping", "unknown": {"field": 1}})).await;
     raw.expect_exactly(json!({"type": "pong"})).await;
-    let before = chappe_tests::raw::now_ms();
+    let before = chappe_testkit::raw::now_ms();
     raw.send(json!({"type": "heartbeat", "peerId": "me"})).await;
     let ack = raw.expect("heartbeat_ack").await;
-    let after = chappe_tests::raw::now_ms();
+    let after = chappe_testkit::raw::now_ms();
     assert!((before..=after).contains(&ack["timestamp"].as_u64().expect("a number")));
     federation.shutdown().await;
 }

@@ -15,7 +15,7 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_tests::{
+use chappe_testkit::{
     PATIENCE,
     altered::Altered,
     federation::Federation,

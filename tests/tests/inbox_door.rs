@@ -10,7 +10,7 @@ use chappe_common::{
     signed::Signed,
 };
 use chappe_node::NodeConfig;
-use chappe_tests::{
+use chappe_testkit::{
     eventually,
     federation::Federation,
     raw::{Raw, attachment, inbox, lease, now_ms},

@@ -1,6 +1,6 @@
 //! Memory and tasks return to where they were. Alone in its process, since it counts the whole process's memory.
 
-use chappe_tests::{
+use chappe_testkit::{
     eventually,
     federation::Federation,
     raw::{Raw, inbox, now_ms},

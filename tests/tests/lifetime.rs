@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chappe_common::keys::SecretKey;
 use chappe_node::NodeConfig;
-use chappe_tests::{
+use chappe_testkit::{
     eventually,
     federation::Federation,
     raw::{Raw, inbox, now_ms},
@@ -121,7 +121,7 @@ async fn a_node_that_is_killed_and_started_again_is_a_member_with_a_higher_epoch
     callee.attach(&key, now_ms()).await;
     let mut caller = Raw::connect(federation.nodes[0].client_url()).await;
     // A message that went to the former self is unreachable; as soon as the new one is known, it arrives.
-    let deadline = Instant::now() + chappe_tests::PATIENCE;
+    let deadline = Instant::now() + chappe_testkit::PATIENCE;
     loop {
         caller.send(json!({"type": "call_ice", "to": address, "payload": "x", "id": "o"})).await;
         let outcome = caller.next().await;
@@ -217,7 +217,7 @@ async fn a_connection_that_never_becomes_a_session_is_dropped_in_time() {
         let since = Instant::now();
         let mut answer = Vec::new();
         // Whatever it answers, it hangs up.
-        let read = tokio::time::timeout(chappe_tests::PATIENCE, stream.read_to_end(&mut answer)).await;
+        let read = tokio::time::timeout(chappe_testkit::PATIENCE, stream.read_to_end(&mut answer)).await;
         assert!(read.is_ok(), "still open after {:?}", since.elapsed());
         assert!(since.elapsed() >= Duration::from_millis(250));
     }
@@ -258,7 +258,7 @@ async fn a_source_has_no_more_connections_at_once_than_it_may() {
     eventually("the session is gone", || federation.nodes[0].stats().sessions == 1).await;
     // Its place is free a moment later.
     let mut again = tokio_tungstenite::connect_async(url).await;
-    let deadline = Instant::now() + chappe_tests::PATIENCE;
+    let deadline = Instant::now() + chappe_testkit::PATIENCE;
     while again.is_err() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
         again = tokio_tungstenite::connect_async(url).await;
@@ -335,7 +335,7 @@ async fn a_node_that_has_left_is_in_no_view_and_no_directory_any_more() {
         config.times.drain = Duration::from_secs(2);
     })
     .await;
-    let http = chappe_tests::process::http();
+    let http = chappe_testkit::http::client();
     let servers = format!("{}/servers", federation.registry_url());
     let listed = async || {
         let body = http.get(&servers).send().await.expect("an answer").text().await.expect("a body");

@@ -12,9 +12,9 @@ use std::{
 
 use chappe_common::{code::PairingCode, keys::SecretKey};
 use chappe_node::{Node, NodeConfig};
-use chappe_tests::{
-    bench::members::{self, Members},
+use chappe_testkit::{
     eventually,
+    members::{self, Members},
     people::no_limits,
     raw::Raw,
 };

@@ -18,7 +18,7 @@ use chappe_node::{
     Node, NodeConfig, clock::Clock, config::AdmissionPolicy, identity::load_or_create_key,
     membership::admission::Refusal,
 };
-use chappe_tests::{
+use chappe_testkit::{
     eventually,
     federation::Federation,
     link::{

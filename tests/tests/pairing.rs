@@ -18,7 +18,7 @@ use chappe_common::{
     signed::Signed,
 };
 use chappe_node::{Node, NodeConfig};
-use chappe_tests::{
+use chappe_testkit::{
     PATIENCE,
     altered::Altered,
     federation::Federation,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chappe_discovery::{registry::Registry, source::Source as _};
-use chappe_tests::{federation::Federation, raw::Raw};
+use chappe_testkit::{federation::Federation, raw::Raw};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_node::NodeConfig;
-use chappe_tests::{
+use chappe_testkit::{
     PATIENCE,
     ca::Ca,
     eventually,

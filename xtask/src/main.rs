@@ -30,8 +30,8 @@ enum Run {
         first: &'static [&'static str],
         last: &'static [&'static str],
     },
-    /// The measurement program of the task's name, optimised.
-    Program,
+    /// The measurement program of the task's name, optimised, of this package in `tools/`.
+    Program(&'static str),
     /// A fuzz target, which the first argument names.
     Fuzz,
 }
@@ -55,12 +55,20 @@ static TASKS: [Task; 12] = [
     },
     Task { name: "test", about: "run the tests of all crates", run: cargo(&["test", "--locked"], &[]) },
     Task { name: "fuzz", about: "fuzz one decoder: fuzz TARGET [LIBFUZZER-ARGS]", run: Run::Fuzz },
-    Task { name: "bench", about: "CPU, latency and memory beside minimal relays, 10 min", run: Run::Program },
-    Task { name: "flood", about: "attack a node while others call", run: Run::Program },
-    Task { name: "simulate", about: "membership on virtual time", run: Run::Program },
-    Task { name: "hosts", about: "20 nodes in network namespaces, 15 min", run: Run::Program },
-    Task { name: "discovery-faults", about: "discovery against faults of its sources", run: Run::Program },
-    Task { name: "measure", about: "start time, call setup time and memory", run: Run::Program },
+    Task {
+        name: "bench",
+        about: "CPU, latency and memory beside minimal relays, 10 min",
+        run: Run::Program("chappe-bench"),
+    },
+    Task { name: "flood", about: "attack a node while others call", run: Run::Program("chappe-flood") },
+    Task { name: "simulate", about: "membership on virtual time", run: Run::Program("chappe-simulator") },
+    Task { name: "hosts", about: "20 nodes in network namespaces, 15 min", run: Run::Program("chappe-hosts") },
+    Task {
+        name: "discovery-faults",
+        about: "discovery against faults of its sources",
+        run: Run::Program("chappe-discovery-faults"),
+    },
+    Task { name: "measure", about: "start time, call setup time and memory", run: Run::Program("chappe-measure") },
 ];
 
 const fn cargo(first: &'static [&'static str], last: &'static [&'static str]) -> Run {
@@ -96,9 +104,9 @@ impl Task {
                 command.envs(*variable).args(*first);
                 command
             }
-            Run::Program => {
+            Run::Program(package) => {
                 let mut command = own_cargo();
-                command.args(["run", "--release", "--package", "chappe-tests", "--bin", self.name, "--"]);
+                command.args(["run", "--release", "--package", *package, "--bin", self.name, "--"]);
                 command
             }
             Run::Fuzz => return fuzz::run(args),
@@ -137,11 +145,22 @@ mod tests {
 
     #[test]
     fn every_measurement_program_is_a_task() {
-        let files = fs::read_dir(root().join("tests/src/bin")).expect("the programs");
-        let name = |file: io::Result<fs::DirEntry>| file.expect("a file").file_name().into_string().expect("a name");
-        let programs: BTreeSet<String> = files.map(|file| name(file).trim_end_matches(".rs").to_owned()).collect();
-        let tasks = TASKS.iter().filter(|task| matches!(task.run, Run::Program));
-        assert_eq!(tasks.map(|task| task.name.to_owned()).collect::<BTreeSet<_>>(), programs);
+        let folders = fs::read_dir(root().join("tools")).expect("the programs' folders");
+        let manifests: Vec<_> = folders
+            .map(|folder| fs::read_to_string(folder.expect("a folder").path().join("Cargo.toml")).expect("a manifest"))
+            .collect();
+        // The package's name comes before that of its program.
+        let names = |manifest: &str| -> Vec<String> {
+            let lines = manifest.lines().filter_map(|line| line.strip_prefix("name = \""));
+            lines.map(|name| name.trim_end_matches('"').to_owned()).collect()
+        };
+        let programs: BTreeSet<_> =
+            manifests.iter().map(|manifest| names(manifest)).filter(|names| names.len() > 1).collect();
+        let tasks = TASKS.iter().filter_map(|task| match task.run {
+            Run::Program(package) => Some(vec![package.to_owned(), task.name.to_owned()]),
+            _ => None,
+        });
+        assert_eq!(tasks.collect::<BTreeSet<_>>(), programs);
     }
 
     #[test]

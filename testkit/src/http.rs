@@ -1,0 +1,12 @@
+//! An HTTP client for the endpoints of nodes and registries.
+
+use crate::PATIENCE;
+
+/// A client whose requests time out after [`PATIENCE`].
+///
+/// # Panics
+/// It can't be set up, which does not depend on anything.
+pub fn client() -> reqwest::Client {
+    let tls = (*chappe_discovery::tls::config()).clone();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(PATIENCE).build().expect("an HTTP client")
+}

@@ -1,0 +1,83 @@
+//! A certificate made at the run's start, in a folder that all processes of the run read.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+
+use crate::ca::{self, Ca};
+
+/// The files of one certificate.
+#[derive(Debug)]
+pub struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Makes a certificate for 127.0.0.1 and `localhost`, and the authority that signed it.
+    ///
+    /// # Panics
+    /// The folder can't be written to.
+    pub fn make(dir: &Path) -> Self {
+        let files = Self::in_folder(dir);
+        let ca = Ca::new("bench");
+        let (certificate, key) = ca.issue(&["localhost"]);
+        let write = |path: PathBuf, label: &str, der: &[u8]| {
+            let text = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
+            fs::write(path, text).expect("a writable folder");
+        };
+        write(files.authority(), "CERTIFICATE", ca.certificate());
+        write(files.certificate(), "CERTIFICATE", &certificate);
+        write(files.key(), "PRIVATE KEY", key.secret_der());
+        files
+    }
+
+    /// Those that [`Files::make`] made.
+    pub fn in_folder(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// The server's certificate, PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("certificate.pem")
+    }
+
+    /// Its private key, PEM.
+    pub fn key(&self) -> PathBuf {
+        self.dir.join("key.pem")
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.dir.join("authority.pem")
+    }
+
+    /// A server with this certificate. Nothing is kept for resuming, as our node keeps nothing.
+    ///
+    /// # Panics
+    /// The files can't be read.
+    pub fn server(&self) -> ServerConfig {
+        let certificate = CertificateDer::from_pem_file(self.certificate()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(self.key()).expect("a key");
+        let mut config = ca::serving(certificate, key);
+        config.send_tls13_tickets = 0;
+        config
+    }
+
+    /// A client that trusts its authority, and makes a full handshake each time.
+    ///
+    /// # Panics
+    /// The files can't be read.
+    pub fn client(&self) -> ClientConfig {
+        let authority = CertificateDer::from_pem_file(self.authority()).expect("a certificate");
+        let mut config = ca::trusting(authority);
+        config.resumption = Resumption::disabled();
+        config
+    }
+}

@@ -1,0 +1,232 @@
+//! Floods of what honest clients send too, from one address and from thousands.
+
+use std::{sync::Arc, time::Duration};
+
+use chappe_common::{code::PairingCode, keys::SecretKey};
+use chappe_testkit::raw::{attachment, key_of, lease, now_ms, random_address};
+use rand::RngExt as _;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
+
+/// How many connections one address opens: a minute's worth.
+const OF_ONE: u32 = 250;
+/// What all send in a second.
+const RATE: u32 = 10_000;
+/// The same of messages as large as they may be.
+const RATE_FULL: u32 = 500;
+/// As many leases as one message holds.
+const LEASES: u8 = 150;
+/// How many register and leave in a second.
+const REGISTRATIONS: u32 = 5_000;
+/// How many of them are under way at most.
+const AT_ONCE: u32 = 2_000;
+
+/// What is sent how often, and from how many addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Flood {
+    kind: Kind,
+    many: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    PairRandom,
+    PairOne,
+    Attach,
+    AttachFull,
+    Proofs,
+    Resolve,
+    CallOffer,
+}
+
+/// The code that everybody asks for, and where from somebody has it.
+const ASKED: &str = "ASKED2";
+const ASKED_SOURCE: u32 = MANY - 1;
+
+impl Flood {
+    /// By the attack's name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (kind, many) = match name.strip_suffix("-one-source") {
+            Some(kind) => (kind, false),
+            None => (name.strip_suffix("-many")?, true),
+        };
+        let kind = match kind {
+            "pair-random" => Kind::PairRandom,
+            "pair-one-code" => Kind::PairOne,
+            "attach" => Kind::Attach,
+            "attach-full" => Kind::AttachFull,
+            "proofs" => Kind::Proofs,
+            "resolve" => Kind::Resolve,
+            "call-offer" => Kind::CallOffer,
+            _ => return None,
+        };
+        Some(Self { kind, many })
+    }
+
+    /// What all send in a second.
+    const fn rate(self) -> u32 {
+        match self.kind {
+            Kind::AttachFull => RATE_FULL,
+            // One a second of each, which is what a session may ask for.
+            Kind::Proofs => {
+                if self.many {
+                    MANY
+                } else {
+                    OF_ONE
+                }
+            }
+            _ => RATE,
+        }
+    }
+
+    fn message(self, plan: &Plan, number: u64, full: &Value) -> Value {
+        let id = number.to_string();
+        match self.kind {
+            Kind::PairRandom => json!({"type": "pair_request", "targetCode": random_code()}),
+            Kind::PairOne => json!({"type": "pair_request", "targetCode": ASKED}),
+            // A lease of the right length, which has to be decoded, and of nobody.
+            Kind::Attach => {
+                json!({"type": "attach", "id": id, "inboxes": [{"lease": "A".repeat(240), "proof": "A".repeat(86)}]})
+            }
+            Kind::AttachFull => json!({"type": "attach", "id": id, "inboxes": full}),
+            Kind::Proofs => {
+                let (challenge, url) = (random_inbox(), format!("ws://{}", plan.node));
+                json!({"type": "prove", "id": id, "challenge": challenge, "url": url})
+            }
+            Kind::Resolve => json!({"type": "resolve", "id": id, "address": random_address().to_base64url()}),
+            Kind::CallOffer => {
+                json!({"type": "call_offer", "to": random_address().to_base64url(), "payload": "x".repeat(1_000), "id": id})
+            }
+        }
+    }
+}
+
+/// Any code.
+pub fn random_code() -> String {
+    PairingCode::from_random(rand::rng().random()).as_str().to_owned()
+}
+
+fn random_inbox() -> String {
+    SecretKey::from_bytes(&rand::rng().random()).public().to_base64url()
+}
+
+/// Good leases, with proofs of another session: both signatures have to be looked at.
+fn leases_unproven(plan: &Plan) -> Value {
+    let lasts = Duration::from_secs(3_000);
+    let leases = (0..LEASES).map(|number| {
+        let key = SecretKey::from_bytes(&[number; 32]);
+        attachment(&key, &[0; 32], &lease(&key, plan.node_id(), now_ms(), lasts))
+    });
+    leases.collect()
+}
+
+/// Sends until the time is over. Whoever is closed comes again.
+pub async fn run(plan: &Plan, flood: Flood) {
+    let full = Arc::new(if flood.kind == Kind::AttachFull { leases_unproven(plan) } else { Value::Null });
+    // Asked, and silent. It stays until all the others have gone.
+    let asked = async {
+        let Some(mut talk) =
+            (if flood.kind == Kind::PairOne { registered(plan, ASKED_SOURCE, ASKED).await } else { None })
+        else {
+            return;
+        };
+        talk.hear_until(plan, sleep_until(plan.listens_until())).await;
+        plan.leave(1, 1).await;
+    };
+    let (since, count) = (Instant::now(), plan.some(if flood.many { MANY - 1 } else { OF_ONE }));
+    // All are there within two seconds.
+    let clients = plan.all(count, count.div_ceil(2), |number| {
+        let (plan, full) = (plan.clone(), full.clone());
+        async move {
+            let source = if flood.many { number } else { 0 };
+            while !plan.is_over() {
+                if client(&plan, flood, &full, source, since, number, count).await.is_none() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    });
+    tokio::join!(asked, clients);
+}
+
+async fn client(
+    plan: &Plan,
+    flood: Flood,
+    full: &Value,
+    source: u32,
+    since: Instant,
+    number: u32,
+    count: u32,
+) -> Option<()> {
+    let mut talk = match flood.kind {
+        Kind::PairRandom | Kind::PairOne => registered(plan, source, &random_code()).await?,
+        _ => Talk::open(plan, hostile_source(source), false).await.ok()?,
+    };
+    let rate = plan.some(flood.rate());
+    let mut turn = plan.first_turn(since, number, count, rate);
+    loop {
+        if !talk.hear_until(plan, plan.turn(since, turn, rate)).await {
+            return None;
+        }
+        if plan.is_over() {
+            break;
+        }
+        let message = text(&flood.message(plan, turn, full));
+        plan.tally.add("leases to attach", full.as_array().map_or(0, |leases| leases.len() as u64));
+        if !talk.write(plan, &message, 1).await {
+            return None;
+        }
+        // A request takes the place of one before it to the same code that is still being looked up, of which nobody hears
+        // then. Behind this answer the request is where it is going, or refused.
+        if flood.kind == Kind::PairOne && !talk.write_and_hear(plan, &text(&json!({"type": "fence"}))).await {
+            return None;
+        }
+        turn += u64::from(count);
+    }
+    talk.listen_on(plan).await;
+    plan.leave(number, count).await;
+    Some(())
+}
+
+fn text(message: &Value) -> Vec<u8> {
+    frame(0x81, message.to_string().as_bytes())
+}
+
+/// A session with a code.
+async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Talk> {
+    let mut talk = Talk::open(plan, hostile_source(source), false).await.ok()?;
+    let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});
+    let is_there = talk.write(plan, &text(&register), 1).await;
+    (is_there && (!talk.is_unanswered() || talk.hear(plan, plan.listens_until()).await)).then_some(talk)
+}
+
+/// Sessions that register a code and leave at once, each from another address.
+pub async fn register_and_leave(plan: &Plan) {
+    plan.at_each_turn(REGISTRATIONS, AT_ONCE, |number| {
+        let plan = plan.clone();
+        async move {
+            if let Some(mut talk) = registered(&plan, number % MANY, &random_code()).await {
+                talk.listen_on(&plan).await;
+            }
+        }
+    })
+    .await;
+}
+
+/// Sessions with a code, which all leave in the same moment, in the middle of the time.
+pub async fn leave_at_once(plan: &Plan) {
+    let count = plan.some(MANY);
+    let leave = Instant::now() + plan.until.saturating_duration_since(Instant::now()) / 2;
+    plan.all(count, count.div_ceil(3), |number| {
+        let plan = plan.clone();
+        async move {
+            if let Some(mut talk) = registered(&plan, number, &random_code()).await {
+                talk.hear_until(&plan, sleep_until(leave)).await;
+            }
+        }
+    })
+    .await;
+    sleep_until(plan.until).await;
+}

@@ -1,0 +1,147 @@
+//! What the honest notice, stretch by stretch. Pure.
+
+use chappe_harness::figures::percentile;
+use serde::{Deserialize, Serialize};
+
+/// What the honest notice in one stretch of time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notice {
+    /// Messages that were due and sent.
+    pub(super) sent: u64,
+    /// Those that arrived, whole, once, and in their order.
+    pub(super) arrived: u64,
+    /// What arrived twice, altered, or out of order; what was told twice, of nothing, or makes no sense; and connections that
+    /// broke.
+    pub(super) wrong: u64,
+    /// Those of which the node said that they were delivered.
+    pub(super) delivered: u64,
+    /// Those that the node refused.
+    pub(super) refused: u64,
+    /// Requests to pair that were shown to those whose code is known.
+    pub(super) asked: u64,
+    /// People who came anew, and those of them who weren't let in within two seconds.
+    pub(super) came: u64,
+    pub(super) not_let_in: u64,
+    /// Those who had attached no inbox within two seconds more.
+    pub(super) not_attached: u64,
+    /// Times that one of them was told to try again.
+    pub(super) put_off: u64,
+    /// Of each message: the second of the stretch in which it was due, and the milliseconds from when it was due, and from
+    /// when it was sent, until it was there.
+    pub(super) latencies: Vec<(u32, f64, f64)>,
+    /// Milliseconds by which each was sent after it was due.
+    pub(super) late: Vec<f64>,
+    /// Milliseconds from due to there of those between the two whose codes are known.
+    pub(super) by_code: Vec<f64>,
+}
+
+/// What came of one stretch, or of several together.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Noticed {
+    /// Messages that were sent.
+    pub sent: u64,
+    /// Those that did not arrive, arrived twice, altered or out of order, or were refused; and what the node said that it
+    /// ought not to, and connections that broke.
+    pub lost: u64,
+    /// Those of which the node told neither that they were delivered nor that they were refused.
+    pub untold: u64,
+    /// Requests to pair that were shown to those whose code is known.
+    pub asked: u64,
+    /// People who came anew.
+    pub came: u64,
+    /// Those of them who weren't let in within two seconds.
+    pub not_let_in: u64,
+    /// Those who had attached no inbox within two seconds more.
+    pub not_attached: u64,
+    /// Times that one of them was told to try again.
+    pub put_off: u64,
+    /// Milliseconds from when a message was due until it was there: 99 % took no longer. Zero where there was none.
+    pub p99: f64,
+    /// The same from when it was sent.
+    pub p99_from_sent: f64,
+    /// The same from when it was due until it was sent: what the honest are themselves to blame for.
+    pub late_p99: f64,
+    /// As [`Self::p99`], between the two whose codes are known.
+    pub by_code_p99: f64,
+    /// The second of the stretch in which most of the slowest hundredth were due, and how many of them they were.
+    pub slowest_second: (u32, usize),
+}
+
+impl Noticed {
+    /// What came of these stretches together.
+    pub(super) fn of<'a>(stretches: impl IntoIterator<Item = &'a Notice>) -> Self {
+        let mut all = Notice::default();
+        let (mut lost, mut untold) = (0, 0);
+        for one in stretches {
+            lost += one.sent.saturating_sub(one.arrived) + one.wrong + one.refused;
+            all.sent += one.sent;
+            untold += one.sent.saturating_sub(one.delivered + one.refused);
+            all.asked += one.asked;
+            all.came += one.came;
+            all.not_let_in += one.not_let_in;
+            all.put_off += one.put_off;
+            all.not_attached += one.not_attached;
+            all.latencies.extend_from_slice(&one.latencies);
+            all.late.extend_from_slice(&one.late);
+            all.by_code.extend_from_slice(&one.by_code);
+        }
+        let p99 = p99(all.latencies.iter().map(|one| one.1));
+        let slow = || all.latencies.iter().filter(|one| one.1 >= p99).map(|one| one.0);
+        let in_second = |second| (second, slow().filter(|other| *other == second).count());
+        Self {
+            sent: all.sent,
+            lost,
+            untold,
+            asked: all.asked,
+            came: all.came,
+            not_let_in: all.not_let_in,
+            put_off: all.put_off,
+            not_attached: all.not_attached,
+            p99,
+            p99_from_sent: self::p99(all.latencies.iter().map(|one| one.2)),
+            late_p99: self::p99(all.late),
+            by_code_p99: self::p99(all.by_code),
+            slowest_second: slow().map(in_second).max_by_key(|(_, count)| *count).unwrap_or_default(),
+        }
+    }
+}
+
+fn p99(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    if values.is_empty() { 0.0 } else { percentile(&mut values, 0.99) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_twice_or_refused_is_lost_in_any_stretch() {
+        let quiet = Notice { sent: 10, arrived: 9, delivered: 10, ..Notice::default() };
+        let twice = Notice { sent: 5, arrived: 5, delivered: 5, wrong: 1, ..Notice::default() };
+        let refused = Notice { sent: 5, arrived: 5, delivered: 4, refused: 1, ..Notice::default() };
+        let noticed = Noticed::of([&quiet, &twice, &refused]);
+        assert_eq!((noticed.lost, noticed.untold), (3, 0));
+    }
+
+    #[test]
+    fn what_arrived_and_was_never_said_to_be_delivered_is_untold_and_no_other_stretch_makes_up_for_it() {
+        let silent = Notice { sent: 10, arrived: 10, delivered: 8, refused: 1, ..Notice::default() };
+        let more = Notice { sent: 5, arrived: 5, delivered: 6, ..Notice::default() };
+        assert_eq!(Noticed::of([&silent, &more]).untold, 1);
+    }
+
+    #[test]
+    fn a_stretch_in_which_nobody_sends_has_lost_nothing() {
+        let noticed = Noticed::of([&Notice::default()]);
+        assert_eq!((noticed.sent, noticed.lost, noticed.p99), (0, 0, 0.0));
+    }
+
+    #[test]
+    fn the_second_of_the_slowest_is_told() {
+        let mut latencies: Vec<_> = (0..300).map(|number| (number / 100, 1.0, 1.0)).collect();
+        latencies.extend([(7, 90.0, 2.0); 4]);
+        let noticed = Noticed::of([&Notice { latencies, ..Notice::default() }]);
+        assert_eq!((noticed.p99, noticed.p99_from_sent, noticed.slowest_second), (90.0, 2.0, (7, 4)));
+    }
+}

@@ -1,0 +1,299 @@
+//! All attacks in turn, each between two quiet stretches, and what is wanted of the node meanwhile.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chappe_harness::{
+    cores,
+    cpu::{MAX_OTHERS, Meter, Use},
+    figures::Figures,
+};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    attack::{ATTACKS, Attack, start},
+    books::Books,
+    codes,
+    honest::{Honest, Noticed},
+    leases,
+    node::Victim,
+};
+
+/// The messages that a 99th percentile takes: ten are beyond it.
+const ENOUGH: u64 = 1_000;
+/// How late the honest themselves may be, in milliseconds: timers wake on whole ones.
+const MAX_LATE: f64 = 3.0;
+/// How much more memory a node may hold after an attack than before: what an allocator has once had it gives back in part.
+const MEMORY: f64 = 1.1;
+/// What a lease takes at a home, in MiB, half of which is room that the table has left: it is allowed to be full, and what was
+/// registered is remembered until it ends by itself, which is after the course.
+const LEASE: f64 = 1.0 / 1024.0;
+/// What an allocator may keep at the end of a course of the most that it had: pages that are partly used. Each attack that leaves
+/// some is played again, and then leaves no more.
+const PARTLY_USED: f64 = 0.02;
+/// Until the node is rid of attackers that have gone: a lingering close, and more of them than it does at once.
+const TO_BE_RID: Duration = Duration::from_secs(5);
+
+/// What is measured after all attacks, by this name, and not in a quick course.
+pub const GUESS_CODES: &str = "guess-codes";
+
+/// What is run, and how long.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// Only the attack of this name.
+    pub only: Option<String>,
+    /// Everything small and short: to see that it works. Speed and memory say nothing then.
+    pub quick: bool,
+}
+
+impl Course {
+    const fn pairs(&self) -> u32 {
+        if self.quick { 10 } else { 200 }
+    }
+
+    const fn attack(&self) -> Duration {
+        if self.quick { Duration::from_millis(600) } else { Duration::from_secs(12) }
+    }
+
+    /// Longer than what is left over from an attack may live: a request's time, a handshake's, a lingering close.
+    const fn quiet(&self) -> Duration {
+        if self.quick { Duration::from_millis(200) } else { Duration::from_secs(8) }
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == name)
+    }
+}
+
+/// Runs the course; whether all is as it has to be, apart from speed.
+///
+/// # Panics
+/// A process doesn't start, or ends.
+pub async fn run(figures: Figures, course: &Course) -> bool {
+    if !cores::are_two() {
+        figures.warn("no two cores (or no taskset, of util-linux): the node shares one with attackers, and no latency is to be trusted");
+    }
+    let mut is_right = true;
+    for tls in [false, true] {
+        let attacks: Vec<_> = ATTACKS.iter().filter(|one| one.tls == tls && course.takes(one.name)).collect();
+        if !attacks.is_empty() {
+            is_right &= run_at_one_node(figures, course, &attacks, tls).await;
+        }
+    }
+    if course.takes(GUESS_CODES) && !course.quick {
+        is_right &= codes::measure(figures, &Victim::start(false).await).await;
+    }
+    is_right
+}
+
+async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack], tls: bool) -> bool {
+    let node = Victim::start(tls).await;
+    figures.remark(&format!("{} pairs connect…", course.pairs()));
+    let honest = Honest::start(figures, course.pairs(), &node).await;
+    sleep(course.quiet()).await;
+    let mut scene = Scene { figures, course, node, honest, quiet: 0 };
+    let (mut is_right, own, mut peak) = (true, scene.own_memory(), 0.0_f64);
+    for attack in attacks {
+        let seen = scene.play(attack).await;
+        is_right &= scene.judge(attack, &seen);
+        let bound = seen.before.memory * MEMORY;
+        peak = peak.max(seen.peak);
+        let print = |what: &str, value: f64, bound: Option<f64>| {
+            figures.print(&format!("{}: memory of the node {what}", attack.name), value, "MiB", bound)
+        };
+        print("before", seen.before.memory, None);
+        // What is held for clients is no leak, and bounded.
+        let held = f64::from(attack.held);
+        is_right &= print("at its peak", seen.peak, (held > 0.0 && !course.quick).then_some(bound + held));
+        // A leak grows with every attack; what an allocator keeps for the next time doesn't.
+        if !print("afterwards", seen.rested.memory, (!course.quick).then_some(bound)) {
+            let again = scene.play(attack).await;
+            is_right &= scene.judge(attack, &again);
+            is_right &= print("after the same once more", again.rested.memory, Some(seen.rested.memory * MEMORY));
+        }
+    }
+    // Each attack is held against the state just before it; small steps up would add up to a leak.
+    figures.print("all attacks: the node's own memory before", own, "MiB", None);
+    let bound = own + count(leases::KEPT) * LEASE + peak * PARTLY_USED;
+    let stays = "all attacks: the node's own memory afterwards";
+    is_right &= figures.print(stays, scene.own_memory(), "MiB", (!course.quick).then_some(bound));
+    let all = scene.honest.finish().await;
+    figures.print("all stretches: messages of the honest", count(all.sent), "", None);
+    is_right &= figures.print("all stretches: messages of the honest that were lost", count(all.lost), "", Some(0.0));
+    is_right & figures.print("all stretches: those whose outcome wasn't told", count(all.untold), "", Some(0.0))
+}
+
+struct Scene<'a> {
+    figures: Figures,
+    course: &'a Course,
+    node: Victim,
+    honest: Honest,
+    /// The number of the quiet stretch before the next attack.
+    quiet: usize,
+}
+
+/// What was seen of one attack.
+struct Seen {
+    told: BTreeMap<String, u64>,
+    before: State,
+    rested: State,
+    /// The most memory of the node, in MiB.
+    peak: f64,
+    usage: Use,
+    dropped: u64,
+    /// In the two quiet stretches beside it.
+    beside: Noticed,
+    /// In the quiet stretch before it; what is lost behind it shows with the next, or in the sum.
+    quiet_before: Noticed,
+    /// Under attack.
+    noticed: Noticed,
+    /// Under attack and in the quiet stretch behind it, as the node's counters are read.
+    counted: Noticed,
+}
+
+impl Scene<'_> {
+    /// The memory of the node that is no file's, in MiB.
+    fn own_memory(&self) -> f64 {
+        mib(self.node.process().anonymous_kib())
+    }
+
+    async fn play(&mut self, attack: &Attack) -> Seen {
+        self.figures.remark(&format!("{}…", attack.name));
+        let (before, dropped) = (State::of(&self.node).await, self.node.connections_dropped());
+        self.node.process().forget_peak();
+        let stretch = self.honest.next_stretch().await;
+        let meter = Meter::start(&[self.node.process().id()]);
+        let told = start(attack.name, &self.node, self.course.attack() * attack.times, self.course.quick).await;
+        // What the node has to do for those who leave is a part of the attack.
+        let _ = timeout(TO_BE_RID, async {
+            while State::of(&self.node).await.sessions > before.sessions + 1.0 {
+                sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        let usage = meter.stop();
+        let quiet = self.honest.next_stretch().await;
+        let peak = mib(self.node.process().peak_kib());
+        sleep(self.course.quiet()).await;
+        Seen {
+            told,
+            before,
+            rested: State::of(&self.node).await,
+            peak,
+            usage,
+            dropped: self.node.connections_dropped() - dropped,
+            quiet_before: self.honest.tell(&[self.quiet]).await,
+            beside: self.honest.tell(&[std::mem::replace(&mut self.quiet, quiet), quiet]).await,
+            noticed: self.honest.tell(&[stretch]).await,
+            counted: self.honest.tell(&[stretch, quiet]).await,
+        }
+    }
+
+    fn judge(&self, attack: &Attack, seen: &Seen) -> bool {
+        let Seen { told, noticed, beside, .. } = seen;
+        let print = |what: &str, value: f64, unit, target| {
+            self.figures.print(&format!("{}: {what}", attack.name), value, unit, target)
+        };
+        self.figures.remark(&format!("  the attacker counted {}", serde_json::json!(told)));
+        let grown = seen.rested.grown_since(&seen.before);
+        self.figures.remark(&format!("  the node counted {}", serde_json::json!(grown)));
+        let mut is_right = print("messages of the honest that were lost", count(noticed.lost), "", Some(0.0));
+        is_right &= print("those whose outcome wasn't told", count(noticed.untold), "", Some(0.0));
+        let before = &seen.quiet_before;
+        is_right &= print("the same of both before it", count(before.lost + before.untold), "", Some(0.0));
+        is_right &=
+            print("newcomers that weren't let in", count(noticed.not_let_in + beside.not_let_in), "", Some(0.0));
+        // Hostile nodes are the most of so small a federation, and may be all the homes of an inbox.
+        let not_attached = count(noticed.not_attached + beside.not_attached);
+        let is_judged = !self.course.quick && !told.contains_key("linked");
+        is_right &= print("newcomers that attached nothing", not_attached, "", is_judged.then_some(0.0));
+        self.judge_latency(attack, seen);
+        // Of one core; the time until the attackers are gone is counted in.
+        print(
+            "processor of the node",
+            seen.usage.servers.as_secs_f64() / seen.usage.elapsed.as_secs_f64() * 100.0,
+            "%",
+            None,
+        );
+        let is_counted = attack.counted.is_empty()
+            || (self.course.quick && attack.may_be_allowed())
+            || attack.counted.iter().any(|name| grown.keys().any(|counter| counter.contains(name)));
+        is_right &= print("refusals that the node didn't count", f64::from(u8::from(!is_counted)), "", Some(0.0));
+        let mishaps = attack.mishaps(told);
+        is_right &= print("what the attacker didn't do", count(mishaps.len() as u64), "", Some(0.0));
+        mishaps.iter().for_each(|mishap| self.figures.warn(&format!("{}: the attacker counted {mishap}", attack.name)));
+        let books = Books { told, grown: &grown, honest: &seen.counted, dropped: seen.dropped };
+        let wrong: Vec<_> = books.accounts().into_iter().filter(|account| !account.balances()).collect();
+        for account in &wrong {
+            self.figures.warn(&format!(
+                "{}: {}: {} to {} by the attacker, {} by the node",
+                attack.name, account.what, account.least, account.most, account.node
+            ));
+        }
+        is_right &= print("accounts that don't balance", count(wrong.len() as u64), "", Some(0.0));
+        is_right & print("panics", f64::from(u8::from(self.node.has_panicked())), "", Some(0.0))
+    }
+
+    /// Speed is told and not judged; where it isn't the node's, that is told too.
+    fn judge_latency(&self, attack: &Attack, Seen { noticed, beside, usage, told, .. }: &Seen) {
+        let figures = self.figures;
+        let print = |what: &str, value: f64, target| {
+            figures.print(&format!("{}: {what}", attack.name), value, "ms", target);
+        };
+        let is_enough = noticed.sent.min(beside.sent) >= ENOUGH;
+        figures.remark(&format!("  {} messages of the honest, {} in quiet times", noticed.sent, beside.sent));
+        print("p99 of the honest in quiet times", beside.p99, None);
+        print("p99 of the honest", noticed.p99, is_enough.then_some(beside.p99 * 2.0));
+        print("p99 of the honest from when they sent", noticed.p99_from_sent, None);
+        print("p99 of the two whose codes are known", noticed.by_code_p99, None);
+        let (second, slow) = noticed.slowest_second;
+        figures.remark(&format!("  of the slowest hundredth, {slow} were due in second {second}"));
+        if !is_enough {
+            return;
+        }
+        let late = noticed.late_p99.max(beside.late_p99);
+        if late > MAX_LATE {
+            figures.warn(&format!("{}: the honest themselves were late by {late:.1} ms (p99)", attack.name));
+        }
+        let others = usage.others_on_servers * 100.0;
+        if cores::are_two() && others > MAX_OTHERS {
+            figures.warn(&format!("{}: other processes took {others:.0} % of the node's core", attack.name));
+        }
+        if let Some(put_off) = told.get("put off: too many under way") {
+            figures.warn(&format!(
+                "{}: the attacker was the limit, or the node: {put_off} turns were put off",
+                attack.name
+            ));
+        }
+    }
+}
+
+/// What the node says of itself.
+struct State {
+    counters: BTreeMap<String, f64>,
+    sessions: f64,
+    /// In MiB.
+    memory: f64,
+}
+
+impl State {
+    async fn of(node: &Victim) -> Self {
+        let counters = node.counters().await;
+        let sessions = counters.get("sessions").copied().unwrap_or(0.0);
+        Self { counters, sessions, memory: mib(node.process().resident_kib()) }
+    }
+
+    fn grown_since(&self, before: &Self) -> BTreeMap<String, f64> {
+        let of = |name: &String| before.counters.get(name).copied().unwrap_or(0.0);
+        let counters = self.counters.iter().filter(|(name, _)| name.contains("_total"));
+        counters.map(|(name, value)| (name.clone(), value - of(name))).filter(|(_, grown)| *grown > 0.0).collect()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "messages of some seconds")]
+const fn count(number: u64) -> f64 {
+    number as f64
+}
+
+fn mib(kib: u64) -> f64 {
+    count(kib) / 1024.0
+}
