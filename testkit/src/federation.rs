@@ -9,6 +9,14 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
+/// Exempts loopback, and so all clients of a test, from a node's limits.
+///
+/// # Panics
+/// Never: the network is one.
+pub fn no_limits(config: &mut NodeConfig) {
+    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+}
+
 /// A registry and its nodes, which know each other.
 #[derive(Debug)]
 pub struct Federation {

@@ -6,19 +6,10 @@ use chappe_client::{
     Call, Client, DisconnectReason, Event, Events, Paired, call::EndReason, contact::ContactId, profile::Profile,
 };
 use chappe_common::keys::NodeId;
-use chappe_node::NodeConfig;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::{PATIENCE, federation::Federation};
-
-/// Exempts this machine from a node's limits.
-///
-/// # Panics
-/// Never: the network is one.
-pub fn no_limits(config: &mut NodeConfig) {
-    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-}
 
 /// Somebody with a profile and a running client.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use chappe_common::{client::RelayKind, keys::NodeId};
 use chappe_testkit::{
     PATIENCE,
     altered::Altered,
-    federation::Federation,
-    people::{Finds, Person, answer, call, end, friends, no_limits, pair, paired, person, start},
+    federation::{Federation, no_limits},
+    people::{Finds, Person, answer, call, end, friends, pair, paired, person, start},
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chappe_node::NodeConfig;
 use chappe_testkit::{
     eventually,
-    federation::Federation,
+    federation::{Federation, no_limits},
     raw::{Raw, key_of},
 };
 use serde_json::{Value, json};
@@ -27,9 +27,9 @@ fn quick(config: &mut NodeConfig) {
     config.times.pair_error = Duration::from_millis(400);
 }
 
-fn no_limits(config: &mut NodeConfig) {
+fn quick_no_limits(config: &mut NodeConfig) {
     quick(config);
-    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+    no_limits(config);
 }
 
 /// A federation and where the two clients of a scenario connect.
@@ -91,7 +91,7 @@ macro_rules! both_ways {
 }
 
 both_ways! {
-    a_registration_is_answered_and_a_taken_code_collides(place, no_limits) {
+    a_registration_is_answered_and_a_taken_code_collides(place, quick_no_limits) {
         let mut a = Raw::connect(&place.a).await;
         let server = a.server_info["serverId"].clone();
         a.send(json!({"type": "register", "pairingCode": A, "publicKey": key_of(A)})).await;
@@ -107,7 +107,7 @@ both_ways! {
         b.expect("registered").await;
     }
 
-    a_code_is_free_again_when_its_session_has_ended_or_has_another(place, no_limits) {
+    a_code_is_free_again_when_its_session_has_ended_or_has_another(place, quick_no_limits) {
         let mut a = Raw::register(&place.a, A).await;
         a.send(json!({"type": "register", "pairingCode": C, "publicKey": key_of(A)})).await;
         a.expect("registered").await;
@@ -117,7 +117,7 @@ both_ways! {
         register_eventually(&place.b, C).await;
     }
 
-    an_accepted_pair_request_matches_both(place, no_limits) {
+    an_accepted_pair_request_matches_both(place, quick_no_limits) {
         let (mut a, mut b) = place.two().await;
         a.send(json!({"type": "pair_request", "targetCode": B, "proposedName": "Ann", "payload": {"n": 1}})).await;
         b.expect_exactly(json!({
@@ -134,7 +134,7 @@ both_ways! {
         })).await;
     }
 
-    optional_fields_are_left_out_and_the_registered_payload_stands_in(place, no_limits) {
+    optional_fields_are_left_out_and_the_registered_payload_stands_in(place, quick_no_limits) {
         let mut a = Raw::connect(&place.a).await;
         a.send(json!({"type": "register", "pairingCode": A, "publicKey": key_of(A), "payload": "from a"})).await;
         a.expect("registered").await;
@@ -150,7 +150,7 @@ both_ways! {
         })).await;
     }
 
-    a_declined_pair_request_is_told_to_the_requester_alone(place, no_limits) {
+    a_declined_pair_request_is_told_to_the_requester_alone(place, quick_no_limits) {
         let (mut a, mut b) = place.two().await;
         a.send(json!({"type": "pair_request", "targetCode": B})).await;
         b.expect("pair_incoming").await;
@@ -162,7 +162,7 @@ both_ways! {
         b.expect_exactly(json!({"type": "pair_error", "error": "No pending request from this peer"})).await;
     }
 
-    every_forwarded_kind_reaches_the_peer_as_it_was_sent(place, no_limits) {
+    every_forwarded_kind_reaches_the_peer_as_it_was_sent(place, quick_no_limits) {
         let (mut a, mut b) = place.paired().await;
         for kind in
             ["offer", "answer", "ice_candidate", "call_offer", "call_answer", "call_reject", "call_hangup", "call_ice"]
@@ -178,7 +178,7 @@ both_ways! {
         assert_eq!(b.next_text().await, format!("{{\"type\":\"offer\",\"from\":\"{A}\",\"payload\":{{ \"b\" : 1.0,\"a\":\"\\u0041\" }}}}"));
     }
 
-    messages_of_one_sender_stay_in_order(place, no_limits) {
+    messages_of_one_sender_stay_in_order(place, quick_no_limits) {
         let (mut a, mut b) = place.paired().await;
         for n in 0..300 {
             a.send(json!({"type": "ice_candidate", "target": B, "payload": n})).await;
@@ -188,7 +188,7 @@ both_ways! {
         }
     }
 
-    a_forwarded_message_with_an_id_has_exactly_one_outcome(place, no_limits) {
+    a_forwarded_message_with_an_id_has_exactly_one_outcome(place, quick_no_limits) {
         let (mut a, mut b) = place.paired().await;
         a.send(json!({"type": "call_offer", "target": B, "payload": 1, "id": "one"})).await;
         b.expect("call_offer").await;
@@ -200,7 +200,7 @@ both_ways! {
         a.expect_silence().await;
     }
 
-    without_a_pairing_nothing_is_forwarded(place, no_limits) {
+    without_a_pairing_nothing_is_forwarded(place, quick_no_limits) {
         let (mut a, mut b) = place.two().await;
         for target in [B, C, "nonsense"] {
             a.send(json!({"type": "offer", "target": target, "payload": 1})).await;
@@ -209,7 +209,7 @@ both_ways! {
         b.expect_silence().await;
     }
 
-    a_pairing_ends_with_the_session_of_either_side(place, no_limits) {
+    a_pairing_ends_with_the_session_of_either_side(place, quick_no_limits) {
         let (mut a, b) = place.paired().await;
         drop(b);
         until_offline(&mut a, B).await;
@@ -221,7 +221,7 @@ both_ways! {
     }
 
     what_is_wrong_with_a_pair_request_is_not_told_and_takes_the_same_time(place, |config: &mut NodeConfig| {
-        no_limits(config);
+        quick_no_limits(config);
         config.times.pair_request = Duration::from_secs(60);
     }) {
         let mut a = Raw::register(&place.a, A).await;
@@ -250,7 +250,7 @@ both_ways! {
         assert_eq!(target.expect("pair_incoming").await["proposedName"], "again");
     }
 
-    a_pair_request_warns_both_and_ends_for_the_requester(place, no_limits) {
+    a_pair_request_warns_both_and_ends_for_the_requester(place, quick_no_limits) {
         let (mut a, mut b) = place.two().await;
         let asked = Instant::now();
         a.send(json!({"type": "pair_request", "targetCode": B})).await;
@@ -265,7 +265,7 @@ both_ways! {
         b.expect_exactly(json!({"type": "pair_error", "error": "No pending request from this peer"})).await;
     }
 
-    a_request_ends_with_the_session_that_made_it(place, no_limits) {
+    a_request_ends_with_the_session_that_made_it(place, quick_no_limits) {
         let (mut a, mut b) = place.two().await;
         a.send(json!({"type": "pair_request", "targetCode": B})).await;
         b.expect("pair_incoming").await;
@@ -275,7 +275,7 @@ both_ways! {
         b.expect_exactly(json!({"type": "pair_error", "error": "No pending request from this peer"})).await;
     }
 
-    an_accepted_link_request_matches_both_devices_and_they_can_talk(place, no_limits) {
+    an_accepted_link_request_matches_both_devices_and_they_can_talk(place, quick_no_limits) {
         let (mut web, mut phone) = place.two().await;
         let web_key = key_of("W");
         web.send(json!({"type": "link_request", "linkCode": B, "publicKey": web_key, "deviceName": "Browser"})).await;
@@ -296,7 +296,7 @@ both_ways! {
         web.expect_exactly(json!({"type": "answer", "from": B, "payload": 2})).await;
     }
 
-    a_declined_link_request_is_told_to_the_asking_device(place, no_limits) {
+    a_declined_link_request_is_told_to_the_asking_device(place, quick_no_limits) {
         let (mut web, mut phone) = place.two().await;
         web.send(json!({"type": "link_request", "linkCode": B, "publicKey": key_of(A)})).await;
         phone.expect("link_request").await;
@@ -305,7 +305,7 @@ both_ways! {
         phone.expect_silence().await;
     }
 
-    a_link_request_ends_for_both(place, no_limits) {
+    a_link_request_ends_for_both(place, quick_no_limits) {
         let (mut web, mut phone) = place.two().await;
         web.send(json!({"type": "link_request", "linkCode": B, "publicKey": key_of(A)})).await;
         phone.expect("link_request").await;
@@ -313,7 +313,7 @@ both_ways! {
         phone.expect_exactly(json!({"type": "link_timeout", "linkCode": B})).await;
     }
 
-    what_is_wrong_with_a_link_request_or_response_is_not_told(place, no_limits) {
+    what_is_wrong_with_a_link_request_or_response_is_not_told(place, quick_no_limits) {
         let (mut web, mut phone) = place.two().await;
         let error = json!({"type": "link_error", "error": LINK_ERROR});
         for code in [C, A] {
@@ -385,7 +385,7 @@ async fn a_node_says_who_it_is_on_both_paths() {
 
 #[tokio::test]
 async fn every_error_has_its_text_and_leaves_the_connection_open() {
-    let (federation, mut raw) = one_node(no_limits).await;
+    let (federation, mut raw) = one_node(quick_no_limits).await;
     let key = key_of(A);
     let not_registered = ("not_registered", "Not registered. Send register message first.");
     let unregistered: Vec<(Value, (&str, &str))> = vec![
@@ -476,7 +476,7 @@ async fn pings_and_heartbeats_are_answered() {
 #[tokio::test]
 async fn payloads_that_are_kept_are_counted_among_all_and_short_ones_are_not() {
     let (federation, mut first) = one_node(|config| {
-        no_limits(config);
+        quick_no_limits(config);
         (config.limits.max_queued, config.limits.memory_budget) = (64 * 1024, 64 * 1024);
     })
     .await;
@@ -500,7 +500,7 @@ async fn payloads_that_are_kept_are_counted_among_all_and_short_ones_are_not() {
 
 #[tokio::test]
 async fn a_message_over_64_kib_is_told_and_closes_with_1009() {
-    let (federation, mut raw) = one_node(no_limits).await;
+    let (federation, mut raw) = one_node(quick_no_limits).await;
     let room = 64 * 1024 - r#"{"type":"ping","pad":""}"#.len();
     raw.send_text(format!(r#"{{"type":"ping","pad":"{}"}}"#, "x".repeat(room))).await;
     raw.expect_exactly(json!({"type": "pong"})).await;
@@ -512,7 +512,7 @@ async fn a_message_over_64_kib_is_told_and_closes_with_1009() {
 
 #[tokio::test]
 async fn a_clients_close_is_answered_before_the_connection_ends() {
-    let (federation, mut raw) = one_node(no_limits).await;
+    let (federation, mut raw) = one_node(quick_no_limits).await;
     raw.send_frame(Message::Close(Some(CloseFrame { code: CloseCode::Away, reason: "".into() }))).await;
     assert_eq!(raw.close_code().await, Some(1001));
     assert!(raw.next_frame().await.is_none(), "the end of the connection");
@@ -521,7 +521,7 @@ async fn a_clients_close_is_answered_before_the_connection_ends() {
 
 #[tokio::test]
 async fn pongs_that_nobody_asked_for_are_limited() {
-    let (federation, mut raw) = one_node(no_limits).await;
+    let (federation, mut raw) = one_node(quick_no_limits).await;
     for _ in 0..12 {
         raw.send_frame(Message::Pong(Vec::new().into())).await;
     }

@@ -18,8 +18,8 @@ use chappe_common::{
 use chappe_testkit::{
     PATIENCE,
     altered::Altered,
-    federation::Federation,
-    people::{Finds, answer, call, end, friends, no_limits},
+    federation::{Federation, no_limits},
+    people::{Finds, answer, call, end, friends},
     raw::{Raw, now_ms},
 };
 

@@ -9,17 +9,12 @@ use chappe_common::{
     proof::verify_node,
     signed::Signed,
 };
-use chappe_node::NodeConfig;
 use chappe_testkit::{
     eventually,
-    federation::Federation,
+    federation::{Federation, no_limits},
     raw::{Raw, attachment, inbox, lease, now_ms},
 };
 use serde_json::{Value, json};
-
-fn no_limits(config: &mut NodeConfig) {
-    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-}
 
 async fn federation(count: usize) -> Federation {
     Federation::start(count, no_limits).await

@@ -6,7 +6,7 @@ use chappe_common::keys::SecretKey;
 use chappe_node::NodeConfig;
 use chappe_testkit::{
     eventually,
-    federation::Federation,
+    federation::{Federation, no_limits},
     raw::{Raw, inbox, now_ms},
 };
 use serde_json::json;
@@ -21,10 +21,6 @@ use tokio_tungstenite::tungstenite::{
         coding::{CloseCode, Data, OpCode},
     },
 };
-
-fn no_limits(config: &mut NodeConfig) {
-    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_vanishes_is_gone_from_the_federation() {

@@ -14,8 +14,8 @@ use chappe_common::{code::PairingCode, keys::SecretKey};
 use chappe_node::{Node, NodeConfig};
 use chappe_testkit::{
     eventually,
+    federation::no_limits,
     members::{self, Members},
-    people::no_limits,
     raw::Raw,
 };
 use serde_json::json;

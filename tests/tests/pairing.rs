@@ -21,8 +21,8 @@ use chappe_node::{Node, NodeConfig};
 use chappe_testkit::{
     PATIENCE,
     altered::Altered,
-    federation::Federation,
-    people::{Finds, Person, answer, call, no_limits, paired, person},
+    federation::{Federation, no_limits},
+    people::{Finds, Person, answer, call, paired, person},
     raw::{Raw, key_of, now_ms},
 };
 use serde_json::{Value, json};

@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use chappe_node::NodeConfig;
 use chappe_testkit::{
     PATIENCE,
     ca::Ca,
     eventually,
-    federation::Federation,
+    federation::{Federation, no_limits},
     raw::{Raw, inbox, now_ms},
 };
 use futures_util::future::join_all;
@@ -20,10 +19,6 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Message;
-
-fn no_limits(config: &mut NodeConfig) {
-    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-}
 
 /// A node with a certificate by `ca`.
 async fn tls_node(ca: &Ca, dir: &tempfile::TempDir) -> Federation {
