@@ -98,7 +98,7 @@ impl Engines {
             self.link(now(), 0, member);
         }
         for member in 1..self.members.len() {
-            self.talk(now(), member, 0);
+            self.exchange(now(), member, 0);
         }
         self.carry(&now);
         // They began at once; from here on they probe at moments of their own, as nodes on machines of their own do.
@@ -190,7 +190,7 @@ impl Engines {
                 self.touched.push_back(to);
             }
             Outside::Dial => self.link(now, from, to),
-            Outside::Exchange => self.talk(now, from, to),
+            Outside::Exchange => self.exchange(now, from, to),
         }
     }
 
@@ -205,7 +205,7 @@ impl Engines {
     }
 
     /// An exchange of two members.
-    fn talk(&mut self, now: Now, from: usize, with: usize) {
+    fn exchange(&mut self, now: Now, from: usize, with: usize) {
         let (asker, answerer) = (self.members[from].id, self.members[with].id);
         let mut next: Option<ExchangeMessage> = Some(self.members[from].engine.open_exchange(now, answerer));
         for _ in 0..MESSAGES {

@@ -11,11 +11,11 @@ use tokio::{
 };
 
 use super::{
+    client::code_of,
     floods::random_code,
     hostile_source,
     node::Victim,
     plan::{Plan, Tally},
-    talk::code_of,
     wire::{Said, Takes, Wire},
 };
 

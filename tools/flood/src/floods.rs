@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
+use super::{MANY, client::Client, hostile_source, plan::Plan, wire::frame};
 
 /// How many connections one address opens: a minute's worth.
 const OF_ONE: u32 = 250;
@@ -127,12 +127,12 @@ pub async fn run(plan: &Plan, flood: Flood) {
     let full = Arc::new(if flood.kind == Kind::AttachFull { leases_unproven(plan) } else { Value::Null });
     // Asked, and silent. It stays until all the others have gone.
     let asked = async {
-        let Some(mut talk) =
+        let Some(mut client) =
             (if flood.kind == Kind::PairOne { registered(plan, ASKED_SOURCE, ASKED).await } else { None })
         else {
             return;
         };
-        talk.hear_until(plan, sleep_until(plan.listens_until())).await;
+        client.hear_until(plan, sleep_until(plan.listens_until())).await;
         plan.leave(1, 1).await;
     };
     let (since, count) = (Instant::now(), plan.some(if flood.many { MANY - 1 } else { OF_ONE }));
@@ -160,14 +160,14 @@ async fn client(
     number: u32,
     count: u32,
 ) -> Option<()> {
-    let mut talk = match flood.kind {
+    let mut client = match flood.kind {
         Kind::PairRandom | Kind::PairOne => registered(plan, source, &random_code()).await?,
-        _ => Talk::open(plan, hostile_source(source), false).await.ok()?,
+        _ => Client::open(plan, hostile_source(source), false).await.ok()?,
     };
     let rate = plan.some(flood.rate());
     let mut turn = plan.first_turn(since, number, count, rate);
     loop {
-        if !talk.hear_until(plan, plan.turn(since, turn, rate)).await {
+        if !client.hear_until(plan, plan.turn(since, turn, rate)).await {
             return None;
         }
         if plan.is_over() {
@@ -175,17 +175,17 @@ async fn client(
         }
         let message = text(&flood.message(plan, turn, full));
         plan.tally.add("leases to attach", full.as_array().map_or(0, |leases| leases.len() as u64));
-        if !talk.write(plan, &message, 1).await {
+        if !client.write(plan, &message, 1).await {
             return None;
         }
         // A request takes the place of one before it to the same code that is still being looked up, of which nobody hears
         // then. Behind this answer the request is where it is going, or refused.
-        if flood.kind == Kind::PairOne && !talk.write_and_hear(plan, &text(&json!({"type": "fence"}))).await {
+        if flood.kind == Kind::PairOne && !client.write_and_hear(plan, &text(&json!({"type": "fence"}))).await {
             return None;
         }
         turn += u64::from(count);
     }
-    talk.listen_on(plan).await;
+    client.listen_on(plan).await;
     plan.leave(number, count).await;
     Some(())
 }
@@ -195,11 +195,11 @@ fn text(message: &Value) -> Vec<u8> {
 }
 
 /// A session with a code.
-async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Talk> {
-    let mut talk = Talk::open(plan, hostile_source(source), false).await.ok()?;
+async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Client> {
+    let mut client = Client::open(plan, hostile_source(source), false).await.ok()?;
     let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});
-    let is_there = talk.write(plan, &text(&register), 1).await;
-    (is_there && (!talk.is_unanswered() || talk.hear(plan, plan.listens_until()).await)).then_some(talk)
+    let is_there = client.write(plan, &text(&register), 1).await;
+    (is_there && (!client.is_unanswered() || client.hear(plan, plan.listens_until()).await)).then_some(client)
 }
 
 /// Sessions that register a code and leave at once, each from another address.
@@ -207,8 +207,8 @@ pub async fn register_and_leave(plan: &Plan) {
     plan.at_each_turn(REGISTRATIONS, AT_ONCE, |number| {
         let plan = plan.clone();
         async move {
-            if let Some(mut talk) = registered(&plan, number % MANY, &random_code()).await {
-                talk.listen_on(&plan).await;
+            if let Some(mut client) = registered(&plan, number % MANY, &random_code()).await {
+                client.listen_on(&plan).await;
             }
         }
     })
@@ -222,8 +222,8 @@ pub async fn leave_at_once(plan: &Plan) {
     plan.all(count, count.div_ceil(3), |number| {
         let plan = plan.clone();
         async move {
-            if let Some(mut talk) = registered(&plan, number, &random_code()).await {
-                talk.hear_until(&plan, sleep_until(leave)).await;
+            if let Some(mut client) = registered(&plan, number, &random_code()).await {
+                client.hear_until(&plan, sleep_until(leave)).await;
             }
         }
     })

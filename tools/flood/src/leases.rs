@@ -19,7 +19,7 @@ use quinn::SendStream;
 use rand::RngExt as _;
 
 use super::{
-    honest::inbox_key,
+    baseline::inbox_key,
     hostile::{self, Link},
     node::SHARE,
     plan::Plan,

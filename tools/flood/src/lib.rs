@@ -6,20 +6,20 @@
 //! attackers, and are as limited as any client: nothing is exempt.
 
 pub mod attack;
-pub mod books;
+pub mod baseline;
+pub mod client;
 pub mod codes;
 pub mod connections;
 pub mod floods;
-pub mod honest;
 pub mod hostile;
 pub mod leases;
+pub mod ledger;
 pub mod messages;
 pub mod node;
 pub mod notes;
 pub mod plan;
 pub mod run;
 pub mod slow;
-pub mod talk;
 pub mod unfinished;
 pub mod wire;
 
@@ -34,7 +34,7 @@ pub fn hostile_source(number: u32) -> IpAddr {
 }
 
 /// One of the addresses of the honest: 127.1.0.1 and on, one for each person.
-pub fn honest_source(number: u32) -> IpAddr {
+pub fn baseline_source(number: u32) -> IpAddr {
     source(0x7F01_0000, number)
 }
 

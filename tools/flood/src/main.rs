@@ -10,7 +10,7 @@ use std::{process::ExitCode, time::Duration};
 
 use chappe_flood::{
     attack::{ATTACKS, carry_out},
-    honest,
+    baseline,
     plan::{Plan, Tally},
     run::{Course, GUESS_CODES, run},
 };
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // The processes that the course starts of this program.
     match &args[..] {
-        [kind, plan] if kind == "--honest" => honest::run(&serde_json::from_str(plan).expect("a plan")),
+        [kind, plan] if kind == "--honest" => baseline::run(&serde_json::from_str(plan).expect("a plan")),
         [kind, name, node, quic, id, millis, rest @ ..] if kind == "--attack" => {
             println!("{}", attack(name, [node, quic, id, millis], rest.iter().any(|arg| arg == "--quick")));
         }

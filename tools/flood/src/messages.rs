@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::{MANY, hostile_source, plan::Plan, talk::Talk, wire::frame};
+use super::{MANY, client::Client, hostile_source, plan::Plan, wire::frame};
 
 /// How many do it at once.
 const WORKERS: u32 = 200;
@@ -103,7 +103,7 @@ async fn work(plan: &Plan, message: Message, since: Instant, worker: u32, count:
         opened += 1;
         plan.turn(since, turn, rate).await;
         turn += u64::from(count);
-        let Ok(mut talk) = Talk::open(plan, source, message.breaks()).await else { continue };
+        let Ok(mut client) = Client::open(plan, source, message.breaks()).await else { continue };
         let mut number = 0;
         loop {
             let bytes: Vec<u8> = (0..burst as u64).flat_map(|one| message.bytes(number + one)).collect();
@@ -111,10 +111,10 @@ async fn work(plan: &Plan, message: Message, since: Instant, worker: u32, count:
             plan.turn(since, turn, rate).await;
             turn += u64::from(count);
             if plan.is_over() {
-                talk.listen_on(plan).await;
+                client.listen_on(plan).await;
                 break;
             }
-            if !talk.write(plan, &bytes, burst as u64).await {
+            if !client.write(plan, &bytes, burst as u64).await {
                 break;
             }
         }

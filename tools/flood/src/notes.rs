@@ -13,7 +13,7 @@ use chappe_testkit::{
 };
 use rand::RngExt as _;
 
-use super::{floods::random_code, honest::BY_CODE, hostile, plan::Plan};
+use super::{baseline::BY_CODE, floods::random_code, hostile, plan::Plan};
 
 /// Notes in a second.
 const NOTES: u32 = 20_000;

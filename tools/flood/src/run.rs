@@ -11,10 +11,9 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     attack::{ATTACKS, Attack, start},
-    books::Books,
-    codes,
-    honest::{Honest, Noticed},
-    leases,
+    baseline::{Baseline, Observed},
+    codes, leases,
+    ledger::Ledger,
     node::Victim,
 };
 
@@ -88,13 +87,13 @@ pub async fn run(figures: Figures, course: &Course) -> bool {
 async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack], tls: bool) -> bool {
     let node = Victim::start(tls).await;
     figures.remark(&format!("{} pairs connect…", course.pairs()));
-    let honest = Honest::start(figures, course.pairs(), &node).await;
+    let baseline = Baseline::start(figures, course.pairs(), &node).await;
     sleep(course.quiet()).await;
-    let mut scene = Scene { figures, course, node, honest, quiet: 0 };
-    let (mut is_right, own, mut peak) = (true, scene.own_memory(), 0.0_f64);
+    let mut scenario = Scenario { figures, course, node, baseline, quiet: 0 };
+    let (mut is_right, own, mut peak) = (true, scenario.own_memory(), 0.0_f64);
     for attack in attacks {
-        let seen = scene.play(attack).await;
-        is_right &= scene.judge(attack, &seen);
+        let seen = scenario.play(attack).await;
+        is_right &= scenario.judge(attack, &seen);
         let bound = seen.before.memory * MEMORY;
         peak = peak.max(seen.peak);
         let print = |what: &str, value: f64, bound: Option<f64>| {
@@ -106,8 +105,8 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
         is_right &= print("at its peak", seen.peak, (held > 0.0 && !course.quick).then_some(bound + held));
         // A leak grows with every attack; what an allocator keeps for the next time doesn't.
         if !print("afterwards", seen.rested.memory, (!course.quick).then_some(bound)) {
-            let again = scene.play(attack).await;
-            is_right &= scene.judge(attack, &again);
+            let again = scenario.play(attack).await;
+            is_right &= scenario.judge(attack, &again);
             is_right &= print("after the same once more", again.rested.memory, Some(seen.rested.memory * MEMORY));
         }
     }
@@ -115,18 +114,18 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
     figures.print("all attacks: the node's own memory before", own, "MiB", None);
     let bound = own + count(leases::KEPT) * LEASE + peak * PARTLY_USED;
     let stays = "all attacks: the node's own memory afterwards";
-    is_right &= figures.print(stays, scene.own_memory(), "MiB", (!course.quick).then_some(bound));
-    let all = scene.honest.finish().await;
+    is_right &= figures.print(stays, scenario.own_memory(), "MiB", (!course.quick).then_some(bound));
+    let all = scenario.baseline.finish().await;
     figures.print("all stretches: messages of the honest", count(all.sent), "", None);
     is_right &= figures.print("all stretches: messages of the honest that were lost", count(all.lost), "", Some(0.0));
     is_right & figures.print("all stretches: those whose outcome wasn't told", count(all.untold), "", Some(0.0))
 }
 
-struct Scene<'a> {
+struct Scenario<'a> {
     figures: Figures,
     course: &'a Course,
     node: Victim,
-    honest: Honest,
+    baseline: Baseline,
     /// The number of the quiet stretch before the next attack.
     quiet: usize,
 }
@@ -141,16 +140,16 @@ struct Seen {
     usage: Use,
     dropped: u64,
     /// In the two quiet stretches beside it.
-    beside: Noticed,
+    beside: Observed,
     /// In the quiet stretch before it; what is lost behind it shows with the next, or in the sum.
-    quiet_before: Noticed,
+    quiet_before: Observed,
     /// Under attack.
-    noticed: Noticed,
+    noticed: Observed,
     /// Under attack and in the quiet stretch behind it, as the node's counters are read.
-    counted: Noticed,
+    counted: Observed,
 }
 
-impl Scene<'_> {
+impl Scenario<'_> {
     /// The memory of the node that is no file's, in MiB.
     fn own_memory(&self) -> f64 {
         mib(self.node.process().anonymous_kib())
@@ -160,7 +159,7 @@ impl Scene<'_> {
         self.figures.remark(&format!("{}…", attack.name));
         let (before, dropped) = (State::of(&self.node).await, self.node.connections_dropped());
         self.node.process().forget_peak();
-        let stretch = self.honest.next_stretch().await;
+        let stretch = self.baseline.next_stretch().await;
         let meter = Meter::start(&[self.node.process().id()]);
         let told = start(attack.name, &self.node, self.course.attack() * attack.times, self.course.quick).await;
         // What the node has to do for those who leave is a part of the attack.
@@ -171,7 +170,7 @@ impl Scene<'_> {
         })
         .await;
         let usage = meter.stop();
-        let quiet = self.honest.next_stretch().await;
+        let quiet = self.baseline.next_stretch().await;
         let peak = mib(self.node.process().peak_kib());
         sleep(self.course.quiet()).await;
         Seen {
@@ -181,10 +180,10 @@ impl Scene<'_> {
             peak,
             usage,
             dropped: self.node.connections_dropped() - dropped,
-            quiet_before: self.honest.tell(&[self.quiet]).await,
-            beside: self.honest.tell(&[std::mem::replace(&mut self.quiet, quiet), quiet]).await,
-            noticed: self.honest.tell(&[stretch]).await,
-            counted: self.honest.tell(&[stretch, quiet]).await,
+            quiet_before: self.baseline.report(&[self.quiet]).await,
+            beside: self.baseline.report(&[std::mem::replace(&mut self.quiet, quiet), quiet]).await,
+            noticed: self.baseline.report(&[stretch]).await,
+            counted: self.baseline.report(&[stretch, quiet]).await,
         }
     }
 
@@ -221,8 +220,8 @@ impl Scene<'_> {
         let mishaps = attack.mishaps(told);
         is_right &= print("what the attacker didn't do", count(mishaps.len() as u64), "", Some(0.0));
         mishaps.iter().for_each(|mishap| self.figures.warn(&format!("{}: the attacker counted {mishap}", attack.name)));
-        let books = Books { told, grown: &grown, honest: &seen.counted, dropped: seen.dropped };
-        let wrong: Vec<_> = books.accounts().into_iter().filter(|account| !account.balances()).collect();
+        let ledger = Ledger { attacker: told, grown: &grown, baseline: &seen.counted, dropped: seen.dropped };
+        let wrong: Vec<_> = ledger.accounts().into_iter().filter(|account| !account.balances()).collect();
         for account in &wrong {
             self.figures.warn(&format!(
                 "{}: {}: {} to {} by the attacker, {} by the node",

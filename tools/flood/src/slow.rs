@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
+    client::code_of,
     hostile_source,
     plan::Plan,
-    talk::code_of,
     wire::{Said, Takes, Wire},
 };
 

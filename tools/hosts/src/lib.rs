@@ -8,7 +8,7 @@ pub mod firewall;
 pub mod fleet;
 pub mod relay;
 pub mod sandbox;
-pub mod scenes;
+pub mod scenarios;
 pub mod simulated;
 pub mod topology;
 pub mod views;

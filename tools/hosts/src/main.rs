@@ -9,7 +9,7 @@ use chappe_harness::{figures::Figures, process};
 use chappe_hosts::{
     fleet::Fleet,
     sandbox::{self, SandboxError},
-    scenes::Stage,
+    scenarios::Scenarios,
     topology,
 };
 use tokio::time::{Instant, timeout};
@@ -67,12 +67,12 @@ async fn inside() -> ExitCode {
         figures.remark(&format!("{HOSTS} hosts start…"));
         let since = Instant::now();
         let fleet = Fleet::start(HOSTS, latency).await;
-        let mut stage = Stage::start(fleet, since, figures).await;
+        let mut scenarios = Scenarios::start(fleet, since, figures).await;
         for loss in LOSSES {
-            stage.crashes(loss, &CRASHES).await;
+            scenarios.crashes(loss, &CRASHES).await;
         }
-        stage.stall(USUAL_LOSS, 7).await;
-        stage.partition(USUAL_LOSS).await;
+        scenarios.stall(USUAL_LOSS, 7).await;
+        scenarios.partition(USUAL_LOSS).await;
     };
     if timeout(LONGEST, run).await.is_err() {
         eprintln!("error: it is not over after {LONGEST:?}");

@@ -185,7 +185,7 @@ impl World {
     fn say_anyhow(&mut self, ix: Ix, to: NodeId, message: ExchangeMessage) {
         match self.ids.get(&to) {
             Some(&peer) if self.nodes[ix.index()].links.find(peer, self.time).is_some() => {
-                self.say_first(ix, peer, message);
+                self.send_first(ix, peer, message);
             }
             _ => {
                 if let Some(record) = self.record_to_dial(ix, &to) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chappe_common::keys::NodeId;
 use chappe_node::membership::{Greeting, admission::Refusal};
 
-use super::{node::Ix, talk::Talk, time::Time};
+use super::{exchange::Exchange, node::Ix, time::Time};
 
 /// A dial, by who dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(super) enum Event {
     /// The engine hears that a dial has failed.
     Failed { node: Ix, epoch: u32, peer: NodeId },
     /// A message of an exchange arrives.
-    Talk(Box<Talk>),
+    Exchange(Box<Exchange>),
     /// A node that may still be alone tries to join again.
     Join { node: Ix, epoch: u32, attempt: u32 },
     /// A node looks at what the registry lists.
@@ -77,7 +77,7 @@ impl Event {
             | Self::Connected { dial, .. }
             | Self::Answer { dial, .. }
             | Self::GiveUp(dial) => dial.from,
-            Self::Talk(talk) => talk.to(),
+            Self::Exchange(exchange) => exchange.to(),
         }
     }
 
@@ -93,7 +93,7 @@ impl Event {
             Self::Seen { .. } => 6,
             Self::Answer { .. } => 7,
             Self::GiveUp(_) => 8,
-            Self::Talk(_) => 9,
+            Self::Exchange(_) => 9,
             Self::Join { .. } => 10,
             Self::Registry { .. } => 11,
             Self::Act(_) => 12,

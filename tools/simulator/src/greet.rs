@@ -185,10 +185,10 @@ impl World {
             self.hand_over(key.from, peer, &packet);
         }
         if dial.exchange {
-            self.begin_talk(key.from, peer);
+            self.begin_exchange(key.from, peer);
         }
         if let Some(message) = dial.say {
-            self.say_first(key.from, peer, message);
+            self.send_first(key.from, peer, message);
         }
     }
 }

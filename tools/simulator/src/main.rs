@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     };
     let mut run = Run { args, figures: Figures::from_args(), started: Instant::now(), missed: 0 };
     #[expect(clippy::cast_precision_loss, reason = "for people to read")]
-    run.show("seed", vec![Figure::told("seed", run.args.seed as f64, "")]);
+    run.show("seed", vec![Figure::info("seed", run.args.seed as f64, "")]);
     let members = run.args.members;
     let conditions = Conditions::new(run.args.seed);
     for size in SMALLER.into_iter().filter(|size| *size < members) {

@@ -27,12 +27,12 @@ pub struct Figure {
 
 impl Figure {
     /// A figure for which there is no target.
-    pub fn told(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+    pub fn info(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { name: name.into(), value, unit, target: None }
     }
 
     /// A figure that is to be at most `target`.
-    pub fn wanted(name: impl Into<String>, value: f64, unit: &'static str, target: f64) -> Self {
+    pub fn target(name: impl Into<String>, value: f64, unit: &'static str, target: f64) -> Self {
         Self { name: name.into(), value, unit, target: Some(target) }
     }
 

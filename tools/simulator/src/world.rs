@@ -178,7 +178,7 @@ impl World {
             Event::Answer { dial, from, reply } => self.answered(dial, from, reply),
             Event::GiveUp(dial) => self.fail(dial),
             Event::Failed { node, epoch, peer } => self.failed(node, epoch, peer),
-            Event::Talk(talk) => self.hear_talk(*talk),
+            Event::Exchange(exchange) => self.handle_exchange(*exchange),
             Event::Join { node, epoch, attempt } => self.join(node, epoch, attempt),
             Event::Registry { node, epoch } => self.consult_registry(node, epoch),
             Event::Act(node) => self.misbehave(node),
@@ -206,7 +206,7 @@ impl World {
                 Output::Send { to, packet } => self.send_of_engine(ix, to, packet),
                 Output::Dial { record } => self.dial(ix, &record, Want::Link),
                 Output::Exchange { with } => match self.ids.get(&with) {
-                    Some(&peer) if self.nodes[i].links.find(peer, self.time).is_some() => self.begin_talk(ix, peer),
+                    Some(&peer) if self.nodes[i].links.find(peer, self.time).is_some() => self.begin_exchange(ix, peer),
                     _ => {
                         if let Some(record) = self.record_to_dial(ix, &with) {
                             self.dial(ix, &record, Want::Exchange);

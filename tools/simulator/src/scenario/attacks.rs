@@ -166,20 +166,20 @@ pub fn attack(conditions: Conditions, sizes: Sizes, name: &str, attack: Attack) 
         let minutes = honest.len() as f64 * sizes.attack.as_secs_f64() / 60.0;
         figures.extend(attacked.harm(&name));
         let over = checks.saturating_sub(MOST_CHECKS) + claims.saturating_sub(MOST_CLAIMS);
-        figures.push(Figure::wanted(name("open checks and claims over their bounds"), over as f64, "", 0.0));
-        figures.push(Figure::told(name("refused, disproved or in vain"), attacked.noticed() as f64, ""));
-        figures.push(Figure::told(
+        figures.push(Figure::target(name("open checks and claims over their bounds"), over as f64, "", 0.0));
+        figures.push(Figure::info(name("refused, disproved or in vain"), attacked.noticed() as f64, ""));
+        figures.push(Figure::info(
             name("vain dials of an honest member"),
             (cost.0 - before.0) as f64 / minutes,
             "/min",
         ));
-        figures.push(Figure::told(
+        figures.push(Figure::info(
             name("messages of an honest member"),
             (cost.1 - before.1) as f64 / minutes / 60.0,
             "/s",
         ));
         let known = attacked.crash();
-        figures.push(Figure::wanted(
+        figures.push(Figure::target(
             name("a crash of the victim known by all honest members"),
             known,
             "s",
@@ -225,9 +225,9 @@ impl Attacked {
         let revived: usize = revived.sum();
         let lack = honest.iter().filter(|ix| self.world.missing(**ix, &honest) > 0).count();
         vec![
-            Figure::wanted(name("honest members evicted"), evicted as f64, "members", 0.0),
-            Figure::wanted(name("views that lack an honest member"), lack as f64, "views", 0.0),
-            Figure::wanted(name("members in views that aren't there"), (revived + invented) as f64, "members", 0.0),
+            Figure::target(name("honest members evicted"), evicted as f64, "members", 0.0),
+            Figure::target(name("views that lack an honest member"), lack as f64, "views", 0.0),
+            Figure::target(name("members in views that aren't there"), (revived + invented) as f64, "members", 0.0),
         ]
     }
 }
@@ -271,9 +271,9 @@ pub fn strangers(conditions: Conditions, sizes: Sizes) -> Vec<Figure> {
     let false_addresses: usize = honest.iter().map(|ix| seen(ix, &liars)).sum();
     let name = |figure: &str| format!("strangers: {figure} (N = {members})");
     let mut figures = vec![
-        Figure::wanted(name("members of one /24 in a view"), most as f64, "members", 2.0),
-        Figure::wanted(name("members at addresses that aren't theirs"), false_addresses as f64, "members", 0.0),
-        Figure::told(name("vain dials of an honest member"), dials, "/min"),
+        Figure::target(name("members of one /24 in a view"), most as f64, "members", 2.0),
+        Figure::target(name("members at addresses that aren't theirs"), false_addresses as f64, "members", 0.0),
+        Figure::info(name("vain dials of an honest member"), dials, "/min"),
     ];
     figures.extend(attacked.harm(&name));
     figures
@@ -303,7 +303,7 @@ pub fn anchors(conditions: Conditions, sizes: Sizes) -> Vec<Figure> {
         let after = if whole { (world.time() - since).as_secs_f64() } else { NEVER };
         let name = format!("{what}: the joiner's view whole after (N = {members})");
         #[expect(clippy::cast_precision_loss, reason = "a few minutes")]
-        figures.push(Figure::wanted(name, after, "s", longest as f64));
+        figures.push(Figure::target(name, after, "s", longest as f64));
     }
     figures
 }

@@ -55,8 +55,8 @@ impl Calm {
         self.world.run_for(SETTLE);
         let all_know = if whole { share_of(&answers, 100) } else { NEVER };
         vec![
-            Figure::told(self.name("start of all at once: half of the views complete"), share_of(&answers, 50), "s"),
-            Figure::wanted(self.name("start of all at once: every view complete"), all_know, "s", 60.0),
+            Figure::info(self.name("start of all at once: half of the views complete"), share_of(&answers, 50), "s"),
+            Figure::target(self.name("start of all at once: every view complete"), all_know, "s", 60.0),
         ]
     }
 
@@ -75,14 +75,14 @@ impl Calm {
         let links: usize = all.iter().map(|ix| self.world.links(*ix)).sum();
         let memory = usage::memory().saturating_sub(self.memory_before) as f64;
         vec![
-            Figure::wanted(self.name("steady load"), per_second(before.messages, after.messages), "messages/s", 2.0),
-            Figure::wanted(self.name("steady gossip payload"), per_second(before.bytes, after.bytes), "B/s", 300.0),
-            Figure::told(self.name("steady: links dialled"), per_second(before.links, after.links), "/s"),
-            Figure::told(self.name("steady: records shown on links"), per_second(before.greeted, after.greeted), "B/s"),
-            Figure::told(self.name("links of one node"), links as f64 / all.len() as f64, "links"),
-            Figure::told(self.name("accusations signed since the start"), accused as f64 / age, "/node-hour"),
-            Figure::told(self.name("memory of one node's membership"), memory / all.len() as f64 / 1024.0, "KiB"),
-            Figure::told(self.name("CPU of one node's membership"), processor / node_seconds * 1e6, "µs/s"),
+            Figure::target(self.name("steady load"), per_second(before.messages, after.messages), "messages/s", 2.0),
+            Figure::target(self.name("steady gossip payload"), per_second(before.bytes, after.bytes), "B/s", 300.0),
+            Figure::info(self.name("steady: links dialled"), per_second(before.links, after.links), "/s"),
+            Figure::info(self.name("steady: records shown on links"), per_second(before.greeted, after.greeted), "B/s"),
+            Figure::info(self.name("links of one node"), links as f64 / all.len() as f64, "links"),
+            Figure::info(self.name("accusations signed since the start"), accused as f64 / age, "/node-hour"),
+            Figure::info(self.name("memory of one node's membership"), memory / all.len() as f64 / 1024.0, "KiB"),
+            Figure::info(self.name("CPU of one node's membership"), processor / node_seconds * 1e6, "µs/s"),
         ]
     }
 
@@ -103,10 +103,10 @@ impl Calm {
             self.world.run_for(APART);
         }
         vec![
-            Figure::wanted(self.name("crash known by 99 %, mean"), mean(&most), "s", 12.0),
-            Figure::wanted(self.name("crash known by all, mean"), mean(&all_know), "s", 15.0),
-            Figure::told(self.name("crash known by 99 %, worst"), worst(&most), "s"),
-            Figure::told(self.name("crash known by all, worst"), worst(&all_know), "s"),
+            Figure::target(self.name("crash known by 99 %, mean"), mean(&most), "s", 12.0),
+            Figure::target(self.name("crash known by all, mean"), mean(&all_know), "s", 15.0),
+            Figure::info(self.name("crash known by 99 %, worst"), worst(&most), "s"),
+            Figure::info(self.name("crash known by all, worst"), worst(&all_know), "s"),
             self.incomplete("views that lack somebody after each crashed member has started again"),
         ]
     }
@@ -127,10 +127,10 @@ impl Calm {
         }
         self.world.run_for(APART * 2);
         vec![
-            Figure::wanted(self.name("join known by 99 %, mean"), mean(&known), "s", 3.0),
-            Figure::wanted(self.name("joiner knows 99 %, mean"), mean(&knows), "s", 5.0),
-            Figure::told(self.name("join known by 99 %, worst"), worst(&known), "s"),
-            Figure::told(self.name("joiner knows 99 %, worst"), worst(&knows), "s"),
+            Figure::target(self.name("join known by 99 %, mean"), mean(&known), "s", 3.0),
+            Figure::target(self.name("joiner knows 99 %, mean"), mean(&knows), "s", 5.0),
+            Figure::info(self.name("join known by 99 %, worst"), worst(&known), "s"),
+            Figure::info(self.name("joiner knows 99 %, worst"), worst(&knows), "s"),
             self.incomplete("views that lack somebody after the joins"),
         ]
     }
@@ -148,9 +148,9 @@ impl Calm {
         let unjust = self.world.unjust().len() - before;
         let halves = (all.len() * all.len()) as f64 / 2.0;
         vec![
-            Figure::told(self.name("partition of 50/50: lost across it"), lost as f64 / halves * 100.0, "%"),
-            Figure::wanted(self.name("partition of 50/50 heals, all views whole"), after, "s", 150.0),
-            Figure::wanted(self.name("members of one's own half declared down"), unjust as f64, "members", 0.0),
+            Figure::info(self.name("partition of 50/50: lost across it"), lost as f64 / halves * 100.0, "%"),
+            Figure::target(self.name("partition of 50/50 heals, all views whole"), after, "s", 150.0),
+            Figure::target(self.name("members of one's own half declared down"), unjust as f64, "members", 0.0),
         ]
     }
 
@@ -174,7 +174,7 @@ impl Calm {
             }
             let evicted = self.world.unjust().len() as u64 + self.world.ended() - before;
             let name = self.name(&format!("honest members evicted by {by}"));
-            figures.push(Figure::wanted(name, evicted as f64, "members", 0.0));
+            figures.push(Figure::target(name, evicted as f64, "members", 0.0));
             figures.push(self.incomplete(&format!("views that lack an honest member under attack by {by}")));
         }
         // The rest is measured without them.
@@ -196,8 +196,8 @@ impl Calm {
             self.name(&format!("honest members declared down at {loss} loss in {hours:.0} node-hours"))
         };
         vec![
-            Figure::wanted(name("5 %", five), at_five, "members", 0.0),
-            Figure::wanted(
+            Figure::target(name("5 %", five), at_five, "members", 0.0),
+            Figure::target(
                 self.name("honest members declared down at 15 % loss"),
                 at_fifteen / fifteen,
                 "/node-hour",
@@ -217,7 +217,7 @@ impl Calm {
     fn incomplete(&self, figure: &str) -> Figure {
         let all = self.world.honest();
         let lacks = |ix: &&Ix| self.world.missing(**ix, &all) > 0;
-        Figure::wanted(self.name(figure), all.iter().filter(lacks).count() as f64, "views", 0.0)
+        Figure::target(self.name(figure), all.iter().filter(lacks).count() as f64, "views", 0.0)
     }
 }
 

@@ -84,7 +84,7 @@ fn sick(
     let after = if whole { (world.time() - since).as_secs_f64() } else { NEVER };
     let name = |figure: &str| format!("{what}: {figure} (N = {})", sizes.attacked);
     vec![
-        Figure::wanted(name("others declared down"), unjust as f64, "members", 0.0),
-        Figure::wanted(name("all views whole after they are well"), after, "s", 150.0),
+        Figure::target(name("others declared down"), unjust as f64, "members", 0.0),
+        Figure::target(name("all views whole after they are well"), after, "s", 150.0),
     ]
 }

@@ -119,8 +119,8 @@ pub fn placement(seed: u64, sizes: Sizes) -> Vec<Figure> {
     // With few leases for each home, chance alone makes the most loaded one: that many deviations are allowed for.
     let even = 1.0 + 0.10_f64.max(4.5 / mean.sqrt());
     vec![
-        Figure::wanted(name(format!("most loaded home / mean, {leases} leases")), f64::from(most) / mean, "", even),
-        Figure::wanted(
+        Figure::target(name(format!("most loaded home / mean, {leases} leases")), f64::from(most) / mean, "", even),
+        Figure::target(
             name("lookups that find no honest home, 5 % of the views different, 10 % hostile".to_owned()),
             share,
             "%",
@@ -144,9 +144,9 @@ pub fn lookups(seed: u64, sizes: Sizes) -> Vec<Figure> {
             delays.push(delay.as_secs_f64() * 1000.0);
         }
         let name = |figure: &str| format!("one home of three {}: {figure} (N = {})", lie.text(), sizes.members);
-        figures.push(Figure::wanted(name("lookups misled"), f64::from(misled), "lookups", 0.0));
-        figures.push(Figure::wanted(name("longest delay"), worst(&delays), "ms", hedge));
-        figures.push(Figure::told(name("mean delay"), super::mean(&delays), "ms"));
+        figures.push(Figure::target(name("lookups misled"), f64::from(misled), "lookups", 0.0));
+        figures.push(Figure::target(name("longest delay"), worst(&delays), "ms", hedge));
+        figures.push(Figure::info(name("mean delay"), super::mean(&delays), "ms"));
     }
     let (mut older, mut none) = (0, 0);
     for _ in 0..count {
@@ -158,8 +158,8 @@ pub fn lookups(seed: u64, sizes: Sizes) -> Vec<Figure> {
     }
     let name = |figure: &str| format!("10 % hostile homes that lie as they like: {figure} (N = {})", sizes.members);
     let share = |lookups: u32| f64::from(lookups) / f64::from(count) * 100.0;
-    figures.push(Figure::told(name("lookups that end at an older lease of the same inbox"), share(older), "%"));
-    figures.push(Figure::told(name("lookups that find nothing"), share(none), "%"));
+    figures.push(Figure::info(name("lookups that end at an older lease of the same inbox"), share(older), "%"));
+    figures.push(Figure::info(name("lookups that find nothing"), share(none), "%"));
     figures
 }
 

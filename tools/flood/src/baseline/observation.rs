@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the honest notice in one stretch of time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Notice {
+pub(super) struct Observation {
     /// Messages that were due and sent.
     pub(super) sent: u64,
     /// Those that arrived, whole, once, and in their order.
@@ -37,7 +37,7 @@ pub(super) struct Notice {
 
 /// What came of one stretch, or of several together.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Noticed {
+pub struct Observed {
     /// Messages that were sent.
     pub sent: u64,
     /// Those that did not arrive, arrived twice, altered or out of order, or were refused; and what the node said that it
@@ -67,10 +67,10 @@ pub struct Noticed {
     pub slowest_second: (u32, usize),
 }
 
-impl Noticed {
+impl Observed {
     /// What came of these stretches together.
-    pub(super) fn of<'a>(stretches: impl IntoIterator<Item = &'a Notice>) -> Self {
-        let mut all = Notice::default();
+    pub(super) fn of<'a>(stretches: impl IntoIterator<Item = &'a Observation>) -> Self {
+        let mut all = Observation::default();
         let (mut lost, mut untold) = (0, 0);
         for one in stretches {
             lost += one.sent.saturating_sub(one.arrived) + one.wrong + one.refused;
@@ -117,23 +117,23 @@ mod tests {
 
     #[test]
     fn what_is_missing_twice_or_refused_is_lost_in_any_stretch() {
-        let quiet = Notice { sent: 10, arrived: 9, delivered: 10, ..Notice::default() };
-        let twice = Notice { sent: 5, arrived: 5, delivered: 5, wrong: 1, ..Notice::default() };
-        let refused = Notice { sent: 5, arrived: 5, delivered: 4, refused: 1, ..Notice::default() };
-        let noticed = Noticed::of([&quiet, &twice, &refused]);
+        let quiet = Observation { sent: 10, arrived: 9, delivered: 10, ..Observation::default() };
+        let twice = Observation { sent: 5, arrived: 5, delivered: 5, wrong: 1, ..Observation::default() };
+        let refused = Observation { sent: 5, arrived: 5, delivered: 4, refused: 1, ..Observation::default() };
+        let noticed = Observed::of([&quiet, &twice, &refused]);
         assert_eq!((noticed.lost, noticed.untold), (3, 0));
     }
 
     #[test]
     fn what_arrived_and_was_never_said_to_be_delivered_is_untold_and_no_other_stretch_makes_up_for_it() {
-        let silent = Notice { sent: 10, arrived: 10, delivered: 8, refused: 1, ..Notice::default() };
-        let more = Notice { sent: 5, arrived: 5, delivered: 6, ..Notice::default() };
-        assert_eq!(Noticed::of([&silent, &more]).untold, 1);
+        let silent = Observation { sent: 10, arrived: 10, delivered: 8, refused: 1, ..Observation::default() };
+        let more = Observation { sent: 5, arrived: 5, delivered: 6, ..Observation::default() };
+        assert_eq!(Observed::of([&silent, &more]).untold, 1);
     }
 
     #[test]
     fn a_stretch_in_which_nobody_sends_has_lost_nothing() {
-        let noticed = Noticed::of([&Notice::default()]);
+        let noticed = Observed::of([&Observation::default()]);
         assert_eq!((noticed.sent, noticed.lost, noticed.p99), (0, 0, 0.0));
     }
 
@@ -141,7 +141,7 @@ mod tests {
     fn the_second_of_the_slowest_is_told() {
         let mut latencies: Vec<_> = (0..300).map(|number| (number / 100, 1.0, 1.0)).collect();
         latencies.extend([(7, 90.0, 2.0); 4]);
-        let noticed = Noticed::of([&Notice { latencies, ..Notice::default() }]);
+        let noticed = Observed::of([&Observation { latencies, ..Observation::default() }]);
         assert_eq!((noticed.p99, noticed.p99_from_sent, noticed.slowest_second), (90.0, 2.0, (7, 4)));
     }
 }

@@ -1,9 +1,9 @@
 //! People who call while others attack, in a process of their own that goes before attackers on the core that both have:
 //! what they notice is the node's doing, and how late they are themselves is measured, too.
 
-mod notice;
-mod people;
-mod person;
+mod caller;
+mod callers;
+mod observation;
 
 use chappe_common::keys::SecretKey;
 use chappe_harness::{cores, figures::Figures, process::Process};
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use self::{
-    notice::Noticed,
-    people::{Plan, run},
+    callers::{Plan, run},
+    observation::Observed,
 };
 use super::node::{Victim, flood_binary};
 
@@ -33,16 +33,16 @@ enum Command {
     /// A new stretch begins; its number.
     NextStretch,
     /// What was noticed in these: what was sent in one may arrive later.
-    Tell(Vec<usize>),
+    Report(Vec<usize>),
     /// No more is sent, and what is under way may arrive: what was noticed in all.
     Finish,
 }
 
 /// The honest, until this is dropped.
 #[derive(Debug)]
-pub struct Honest(Process);
+pub struct Baseline(Process);
 
-impl Honest {
+impl Baseline {
     /// Lets so many pairs connect and call.
     ///
     /// # Panics
@@ -78,15 +78,15 @@ impl Honest {
     ///
     /// # Panics
     /// The process has ended.
-    pub async fn tell(&mut self, stretches: &[usize]) -> Noticed {
-        serde_json::from_value(self.ask(&Command::Tell(stretches.to_vec())).await).expect("what was noticed")
+    pub async fn report(&mut self, stretches: &[usize]) -> Observed {
+        serde_json::from_value(self.ask(&Command::Report(stretches.to_vec())).await).expect("what was noticed")
     }
 
     /// Lets them say no more, waits for what is under way, and gives what was noticed in all stretches.
     ///
     /// # Panics
     /// The process has ended.
-    pub async fn finish(mut self) -> Noticed {
+    pub async fn finish(mut self) -> Observed {
         serde_json::from_value(self.ask(&Command::Finish).await).expect("what was noticed")
     }
 }

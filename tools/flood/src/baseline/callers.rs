@@ -30,12 +30,13 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    BY_CODE, Command, inbox_key,
-    notice::{Notice, Noticed},
-    person::{Door, Person, fill},
+    BY_CODE, Command,
+    caller::{Caller, Recipient, fill},
+    inbox_key,
+    observation::{Observation, Observed},
 };
 use crate::{
-    honest_source,
+    baseline_source,
     wire::{Takes, dial},
 };
 
@@ -66,13 +67,13 @@ pub(super) type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 /// What all of them share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    stretches: Mutex<Vec<Notice>>,
+    stretches: Mutex<Vec<Observation>>,
     since: Mutex<Instant>,
 }
 
 impl Shared {
     /// Writes something down in a stretch, the present one where none is named.
-    pub(super) fn notice(&self, stretch: Option<usize>, write: impl FnOnce(&mut Notice)) {
+    pub(super) fn record(&self, stretch: Option<usize>, write: impl FnOnce(&mut Observation)) {
         let mut stretches = self.lock();
         let at = stretch.unwrap_or(stretches.len() - 1);
         if let Some(stretch) = stretches.get_mut(at) {
@@ -86,7 +87,7 @@ impl Shared {
         (self.lock().len() - 1, since.elapsed().as_secs())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Notice>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Observation>> {
         self.stretches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,7 +100,7 @@ pub fn run(plan: &Plan) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let shared =
-            Arc::new(Shared { stretches: Mutex::new(vec![Notice::default()]), since: Mutex::new(Instant::now()) });
+            Arc::new(Shared { stretches: Mutex::new(vec![Observation::default()]), since: Mutex::new(Instant::now()) });
         let mut people = gather(plan, &shared).await;
         println!("{}", json!("calling"));
         let (lines, mut asked) = mpsc::channel(1);
@@ -111,22 +112,22 @@ pub fn run(plan: &Plan) {
             people.look_after();
             let answer = match serde_json::from_str(&line).expect("a command") {
                 Command::NextStretch => {
-                    shared.lock().push(Notice::default());
+                    shared.lock().push(Observation::default());
                     *shared.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     json!(shared.stretch().0)
                 }
-                Command::Tell(stretches) => {
+                Command::Report(stretches) => {
                     let present = shared.stretch().0;
                     rest(&shared, |number| number < present && stretches.contains(&number)).await;
                     let all = shared.lock();
-                    json!(Noticed::of(stretches.iter().filter_map(|number| all.get(*number))))
+                    json!(Observed::of(stretches.iter().filter_map(|number| all.get(*number))))
                 }
                 Command::Finish => {
                     people.stop.send_replace(true);
                     rest(&shared, |_| true).await;
                     people.look_after();
                     people.tasks.shutdown().await;
-                    json!(Noticed::of(shared.lock().iter()))
+                    json!(Observed::of(shared.lock().iter()))
                 }
             };
             println!("{answer}");
@@ -151,12 +152,12 @@ async fn rest(shared: &Shared, is_meant: impl Fn(usize) -> bool) {
     .await;
 }
 
-struct People {
+struct Callers {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
-impl People {
+impl Callers {
     /// Those whose connection has broken have written that down. But a mistake of their own would only show in their peers,
     /// and not in those who come anew.
     fn look_after(&mut self) {
@@ -167,20 +168,21 @@ impl People {
 }
 
 /// Connects them, and lets each begin at its time.
-async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
+async fn gather(plan: &Plan, shared: &Arc<Shared>) -> Callers {
     let place =
         Place { plan: plan.clone(), trusted: plan.tls.as_ref().map(|dir| Arc::new(Files::in_folder(dir).client())) };
     let (stop, stopped) = watch::channel(false);
     let mut sides = Vec::new();
     for number in 0..plan.pairs * 2 {
         let (own, peer) = (inbox_key(number), inbox_key(number ^ 1));
-        let (mut socket, info) = place.open(honest_source(number)).await.expect("a node that takes clients");
+        let (mut socket, info) = place.open(baseline_source(number)).await.expect("a node that takes clients");
         attach(&mut socket, &info, &own).await;
-        sides.push((socket, Door::Inbox(address_of(&peer).to_base64url())));
+        sides.push((socket, Recipient::Inbox(address_of(&peer).to_base64url())));
     }
     let mut by_code = Vec::new();
     for (number, code) in BY_CODE.iter().enumerate() {
-        let (mut socket, _) = place.open(honest_source(900 + number as u32)).await.expect("a node that takes clients");
+        let (mut socket, _) =
+            place.open(baseline_source(900 + number as u32)).await.expect("a node that takes clients");
         say(&mut socket, &json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)})).await;
         hear(&mut socket, "registered").await;
         by_code.push(socket);
@@ -192,16 +194,18 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
         hear(other, "pair_matched").await;
         hear(one, "pair_matched").await;
     }
-    let doors = [BY_CODE[1], BY_CODE[0]].map(Door::Code);
+    let doors = [BY_CODE[1], BY_CODE[0]].map(Recipient::Code);
     sides.extend(by_code.into_iter().zip(doors));
     let (mut tasks, begin) = (JoinSet::new(), Instant::now() + Duration::from_millis(500));
     for (number, (socket, to)) in (0_u32..).zip(sides) {
         // Calls are spread over the time between two of a pair.
         let (every, first) = match to {
-            Door::Inbox(_) => (CALL_EVERY / OF_CALL, CALL_EVERY.mul_f64(f64::from(number / 2) / f64::from(plan.pairs))),
-            Door::Code(_) => (BY_CODE_EVERY, Duration::ZERO),
+            Recipient::Inbox(_) => {
+                (CALL_EVERY / OF_CALL, CALL_EVERY.mul_f64(f64::from(number / 2) / f64::from(plan.pairs)))
+            }
+            Recipient::Code(_) => (BY_CODE_EVERY, Duration::ZERO),
         };
-        let person = Person {
+        let person = Caller {
             socket,
             to,
             fills: [fill(number), fill(number ^ 1)],
@@ -218,7 +222,7 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> People {
     }
     tasks.spawn(newcomers(place, begin, shared.clone()));
     sleep_until(begin).await;
-    People { tasks, stop }
+    Callers { tasks, stop }
 }
 
 /// How often somebody new attaches before it gives up: a node that is attacked may have no room for a moment.
@@ -232,9 +236,9 @@ async fn newcomers(place: Place, begin: Instant, shared: Arc<Shared>) {
         while there.try_join_next().is_some() {}
         let (place, shared) = (place.clone(), shared.clone());
         there.spawn(async move {
-            let opened = timeout(Duration::from_secs(2), place.open(honest_source(1_000 + number % 1_000))).await;
+            let opened = timeout(Duration::from_secs(2), place.open(baseline_source(1_000 + number % 1_000))).await;
             let opened = opened.ok().and_then(Result::ok);
-            shared.notice(None, |now| {
+            shared.record(None, |now| {
                 now.came += 1;
                 now.not_let_in += u64::from(opened.is_none());
             });
@@ -242,7 +246,7 @@ async fn newcomers(place: Place, begin: Instant, shared: Arc<Shared>) {
                 Some(opened) => timeout(Duration::from_secs(2), come(opened, number, &shared)).await == Ok(Some(())),
                 None => false,
             };
-            shared.notice(None, |now| now.not_attached += u64::from(!is_attached));
+            shared.record(None, |now| now.not_attached += u64::from(!is_attached));
         });
     }
 }
@@ -260,7 +264,7 @@ async fn come((mut socket, info): (Socket, Value), number: u32, shared: &Shared)
             return Some(());
         }
         let is_put_off = answer["code"] == "congested";
-        shared.notice(None, |now| now.put_off += u64::from(is_put_off));
+        shared.record(None, |now| now.put_off += u64::from(is_put_off));
         sleep(Duration::from_millis(50)).await;
     }
     None

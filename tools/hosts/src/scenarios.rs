@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The hosts, what they say, and where the figures go.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Scenarios {
     /// The hosts.
     pub fleet: Fleet,
     /// What they say.
@@ -44,17 +44,17 @@ pub struct Stage {
     pub figures: Figures,
 }
 
-impl Stage {
+impl Scenarios {
     /// From the start of all nodes at once until every view is whole.
     ///
     /// # Panics
     /// It takes too long.
     pub async fn start(fleet: Fleet, since: Instant, figures: Figures) -> Self {
         let views = Views::watch(&fleet);
-        let stage = Self { fleet, views, figures };
-        stage.settle("after the start").await;
-        stage.print("all start at once, every view is whole", "", since.elapsed(), Some(60.0));
-        stage
+        let scenarios = Self { fleet, views, figures };
+        scenarios.settle("after the start").await;
+        scenarios.print("all start at once, every view is whole", "", since.elapsed(), Some(60.0));
+        scenarios
     }
 
     /// Crashes and joins, one after the other, and mistakes, while so many packets in a hundred are lost.
@@ -82,9 +82,9 @@ impl Stage {
         }
         self.mistakes(since, &away, &what, if loss > 5 { 0.05 } else { 0.0 });
         // The targets are for a network that works; beyond that, the figures say how it bends.
-        let wanted = |most: f64| (loss <= 2).then_some(most);
+        let target = |most: f64| (loss <= 2).then_some(most);
         let measured = percentile(&mut known.by_all, 0.5);
-        known.print(self.figures, "crash known", &what, wanted(15.0));
+        known.print(self.figures, "crash known", &what, target(15.0));
         let members = self.fleet.hosts.len();
         let simulated = tokio::task::spawn_blocking(move || crash_known_by_all(members, loss)).await;
         let simulated = simulated.expect("the simulator ends");
@@ -92,8 +92,8 @@ impl Stage {
         self.figures.print(&format!("crash known by all{what}, median, simulated"), simulated, "s", None);
         let apart = (measured / simulated - 1.0).abs() * 100.0;
         self.figures.print(&format!("simulator and hosts differ{what} by"), apart, "%", Some(25.0));
-        joined.print(self.figures, "join known", &what, wanted(3.0));
-        self.figures.print(&format!("joiner knows all{what}, mean"), mean(&knows), "s", wanted(5.0));
+        joined.print(self.figures, "join known", &what, target(3.0));
+        self.figures.print(&format!("joiner knows all{what}, mean"), mean(&knows), "s", target(5.0));
     }
 
     /// A node stands still, and goes on.
@@ -269,10 +269,10 @@ impl Times {
         self.by_all.push(percentile(&mut times, 1.0));
     }
 
-    /// `wanted`: of the mean by all.
-    fn print(mut self, figures: Figures, what: &str, when: &str, wanted: Option<f64>) {
+    /// `target`: of the mean by all.
+    fn print(mut self, figures: Figures, what: &str, when: &str, target: Option<f64>) {
         figures.print(&format!("{what} by half{when}, mean"), mean(&self.by_half), "s", None);
-        figures.print(&format!("{what} by all{when}, mean"), mean(&self.by_all), "s", wanted);
+        figures.print(&format!("{what} by all{when}, mean"), mean(&self.by_all), "s", target);
         if self.by_all.len() > 1 {
             figures.print(&format!("{what} by all{when}, slowest"), percentile(&mut self.by_all, 1.0), "s", None);
         }

@@ -13,7 +13,7 @@ const MESSAGES: u8 = 4;
 
 /// A message of an exchange, under way.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct Exchange {
     asker: (Ix, u32),
     answerer: (Ix, u32),
     /// Which message of the exchange; the asker says the first, the third…
@@ -22,7 +22,7 @@ pub(super) struct Talk {
     deadline: Time,
 }
 
-impl Talk {
+impl Exchange {
     const fn sides(&self) -> ((Ix, u32), (Ix, u32)) {
         if self.turn.is_multiple_of(2) { (self.asker, self.answerer) } else { (self.answerer, self.asker) }
     }
@@ -35,53 +35,55 @@ impl Talk {
 
 impl World {
     /// Begins an exchange over a link that is up.
-    pub(super) fn begin_talk(&mut self, from: Ix, with: Ix) {
+    pub(super) fn begin_exchange(&mut self, from: Ix, with: Ix) {
         let now = self.now();
         let id = self.nodes[with.index()].id;
         let Some(engine) = &mut self.nodes[from.index()].engine else { return };
         let message = engine.open_exchange(now, id);
-        self.say_first(from, with, message);
+        self.send_first(from, with, message);
     }
 
     /// Begins an exchange with this message.
-    pub(super) fn say_first(&mut self, from: Ix, with: Ix, message: ExchangeMessage) {
+    pub(super) fn send_first(&mut self, from: Ix, with: Ix, message: ExchangeMessage) {
         let Some(link) = self.nodes[from.index()].links.find(with, self.time) else { return };
         let asker = (from, self.nodes[from.index()].epoch);
-        let talk = Talk { asker, answerer: (with, link.epoch), turn: 0, message, deadline: self.time + WAIT };
-        self.say(Box::new(talk));
+        let exchange = Exchange { asker, answerer: (with, link.epoch), turn: 0, message, deadline: self.time + WAIT };
+        self.say(Box::new(exchange));
     }
 
-    fn say(&mut self, mut talk: Box<Talk>) {
-        let ((from, _), (to, _)) = talk.sides();
+    fn say(&mut self, mut exchange: Box<Exchange>) {
+        let ((from, _), (to, _)) = exchange.sides();
         if let Some(behaviour) = &mut self.nodes[from.index()].behaviour
-            && !behaviour.says(&mut talk.message)
+            && !behaviour.says(&mut exchange.message)
         {
             return;
         }
         // Chappe's own types always encode.
-        let len = postcard::to_allocvec(&talk.message).map_or(0, |bytes| bytes.len());
+        let len = postcard::to_allocvec(&exchange.message).map_or(0, |bytes| bytes.len());
         let load = &mut self.nodes[from.index()].load;
         load.messages += 1;
         load.bytes += len as u64;
         let at = self.time + self.network.stream(from, to, len);
-        self.queue.push(at, Event::Talk(talk));
+        self.queue.push(at, Event::Exchange(exchange));
     }
 
     /// A message of an exchange has arrived.
-    pub(super) fn hear_talk(&mut self, talk: Talk) {
-        let ((from, from_epoch), (to, to_epoch)) = talk.sides();
-        if self.time > talk.deadline || !self.network.connects(from, to) || !self.passes(to, to_epoch, from, from_epoch)
+    pub(super) fn handle_exchange(&mut self, exchange: Exchange) {
+        let ((from, from_epoch), (to, to_epoch)) = exchange.sides();
+        if self.time > exchange.deadline
+            || !self.network.connects(from, to)
+            || !self.passes(to, to_epoch, from, from_epoch)
         {
             return;
         }
-        let Talk { asker, answerer, turn, message, deadline } = talk;
+        let Exchange { asker, answerer, turn, message, deadline } = exchange;
         let (now, id) = (self.now(), self.nodes[from.index()].id);
         let node = &mut self.nodes[to.index()];
         let Some(engine) = &mut node.engine else { return };
         let answer = engine.exchange(now, id, message);
         self.act(to);
         if let Some(message) = answer.filter(|_| turn + 1 < MESSAGES) {
-            self.say(Box::new(Talk { asker, answerer, turn: turn + 1, message, deadline }));
+            self.say(Box::new(Exchange { asker, answerer, turn: turn + 1, message, deadline }));
         }
     }
 }

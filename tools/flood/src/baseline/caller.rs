@@ -12,15 +12,15 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    notice::Notice,
-    people::{OF_CALL, Shared, Socket},
+    callers::{OF_CALL, Shared, Socket},
+    observation::Observation,
 };
 
 /// What fills a payload, in times eight bytes: a sealed one of the second size.
 const FILL: usize = 350;
 
 /// To whom it speaks.
-pub(super) enum Door {
+pub(super) enum Recipient {
     /// An inbox.
     Inbox(String),
     /// A code that it is paired with.
@@ -33,9 +33,9 @@ pub(super) fn fill(number: u32) -> String {
 }
 
 /// One side of a pair.
-pub(super) struct Person {
+pub(super) struct Caller {
     pub(super) socket: Socket,
-    pub(super) to: Door,
+    pub(super) to: Recipient,
     /// What its messages are filled with, and what those that it gets have to be: nobody else's are the same.
     pub(super) fills: [String; 2],
     pub(super) is_caller: bool,
@@ -51,7 +51,7 @@ pub(super) struct Person {
     pub(super) open: HashMap<u32, usize>,
 }
 
-impl Person {
+impl Caller {
     /// Calls until the task is ended.
     pub(super) async fn call(mut self) {
         let (mut number, mut next) = (0_u32, 0_u32);
@@ -75,7 +75,7 @@ impl Person {
             }
         }
         // Nobody closes an honest client.
-        self.shared.notice(None, |now| now.wrong += 1);
+        self.shared.record(None, |now| now.wrong += 1);
     }
 
     async fn say(&mut self, number: u32, due: Instant) -> Option<()> {
@@ -86,7 +86,7 @@ impl Person {
         // Its own, so that what the node tells of it is told of no other.
         let id = number.to_string();
         let message = match (&self.to, number.is_multiple_of(OF_CALL)) {
-            (Door::Inbox(to), is_first) => {
+            (Recipient::Inbox(to), is_first) => {
                 let kind = match (is_first, self.is_caller) {
                     (true, true) => "call_offer",
                     (true, false) => "call_answer",
@@ -94,12 +94,12 @@ impl Person {
                 };
                 json!({"type": kind, "to": to, "payload": payload, "id": id})
             }
-            (Door::Code(target), _) => {
+            (Recipient::Code(target), _) => {
                 json!({"type": "ice_candidate", "target": target, "payload": payload, "id": id})
             }
         };
         self.open.insert(number, stretch);
-        self.shared.notice(Some(stretch), |now| {
+        self.shared.record(Some(stretch), |now| {
             now.sent += 1;
             now.late.push(sent.duration_since(due).as_secs_f64() * 1000.0);
         });
@@ -108,18 +108,18 @@ impl Person {
 
     fn hear(&mut self, text: &str, next: &mut u32) {
         let Ok(message) = serde_json::from_str::<Value>(text) else {
-            return self.shared.notice(None, |now| now.wrong += 1);
+            return self.shared.record(None, |now| now.wrong += 1);
         };
         match message["type"].as_str() {
             Some("delivered") => return self.hear_of(&message, |then| then.delivered += 1),
             Some("error") => return self.hear_of(&message, |then| then.refused += 1),
-            Some("pair_incoming") => return self.shared.notice(None, |now| now.asked += 1),
+            Some("pair_incoming") => return self.shared.record(None, |now| now.asked += 1),
             _ => {}
         }
         let Some(payload) = message["payload"].as_str() else { return };
         let words: Vec<_> = payload.split(' ').collect();
         let [stretch, number, second, due, sent, fill] = words[..] else {
-            return self.shared.notice(None, |now| now.wrong += 1);
+            return self.shared.record(None, |now| now.wrong += 1);
         };
         let (stretch, number) = (stretch.parse().ok(), number.parse().ok());
         // Whoever lost one goes on behind it: the loss shows in the sum.
@@ -130,25 +130,25 @@ impl Person {
             then.elapsed().as_secs_f64() * 1000.0
         };
         let (from_due, from_sent) = (millis(due), millis(sent));
-        self.shared.notice(stretch, |now| {
+        self.shared.record(stretch, |now| {
             if is_right {
                 now.arrived += 1
             } else {
                 now.wrong += 1
             }
             now.latencies.push((second.parse().unwrap_or(0), from_due, from_sent));
-            if matches!(self.to, Door::Code(_)) {
+            if matches!(self.to, Recipient::Code(_)) {
                 now.by_code.push(from_due);
             }
         });
     }
 
     /// The node tells what became of a message: of each of them once.
-    fn hear_of(&mut self, told: &Value, outcome: impl FnOnce(&mut Notice)) {
+    fn hear_of(&mut self, told: &Value, outcome: impl FnOnce(&mut Observation)) {
         let number = told["id"].as_str().and_then(|id| id.parse().ok());
         match number.and_then(|number: u32| self.open.remove(&number)) {
-            Some(stretch) => self.shared.notice(Some(stretch), outcome),
-            None => self.shared.notice(None, |now| now.wrong += 1),
+            Some(stretch) => self.shared.record(Some(stretch), outcome),
+            None => self.shared.record(None, |now| now.wrong += 1),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
 
 /// An open WebSocket, and what is still to be answered.
 #[derive(Debug)]
-pub struct Talk {
+pub struct Client {
     wire: Wire,
     /// Messages that were sent and not answered.
     open: u64,
@@ -24,7 +24,7 @@ pub struct Talk {
     breaks: bool,
 }
 
-impl Talk {
+impl Client {
     /// Opens one; `breaks`: what will be sent breaks the framing, so that the connection is to be closed for it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{honest::Noticed, leases};
+use super::{baseline::Observed, leases};
 
 /// Newcomers that may come between the reading of the node's counters and that of what the honest noticed: one at each end.
 const AT_THE_ENDS: u64 = 2;
@@ -12,13 +12,13 @@ const THERE: u64 = 8;
 
 /// What was counted on all sides.
 #[derive(Clone, Copy, Debug)]
-pub struct Books<'a> {
+pub struct Ledger<'a> {
     /// By the attacker.
-    pub told: &'a BTreeMap<String, u64>,
+    pub attacker: &'a BTreeMap<String, u64>,
     /// By the node: by how much each of its counters has grown since before the attack.
     pub grown: &'a BTreeMap<String, f64>,
     /// By the honest, in the same time.
-    pub honest: &'a Noticed,
+    pub baseline: &'a Observed,
     /// Connections that the kernel dropped after the attacker took them for open.
     pub dropped: u64,
 }
@@ -43,7 +43,7 @@ impl Account {
     }
 }
 
-impl Books<'_> {
+impl Ledger<'_> {
     /// All accounts of which either side has anything.
     pub fn accounts(&self) -> Vec<Account> {
         let mut accounts = self.of_clients();
@@ -54,40 +54,40 @@ impl Books<'_> {
 
     fn of_clients(&self) -> Vec<Account> {
         // What was answered and never heard: the connection broke before, or the attacker's time was over.
-        let is_broken = self.told("reset") + self.told("ended without a word") > 0;
+        let is_broken = self.counted("reset") + self.counted("ended without a word") > 0;
         // A request to pair that was shown to whom it was for is answered by nothing else.
-        let shown = self.told("answered pair_incoming");
-        let unheard = self.told("unanswered at the end").saturating_sub(shown)
-            + self.told("not written by the end")
-            + if is_broken { self.told("cut off") } else { 0 };
+        let shown = self.counted("answered pair_incoming");
+        let unheard = self.counted("unanswered at the end").saturating_sub(shown)
+            + self.counted("not written by the end")
+            + if is_broken { self.counted("cut off") } else { 0 };
         let answered = self.sum("answered ");
-        let silent = self.told("cut off") + self.told("not refused by the end");
+        let silent = self.counted("cut off") + self.counted("not refused by the end");
         // A request that was shown and whose asker was cut off is both.
-        let both = shown.min(self.told("cut off"));
-        let sent = self.told("sent to it");
+        let both = shown.min(self.counted("cut off"));
+        let sent = self.counted("sent to it");
         let mut accounts = vec![account("messages answered or cut off", sent, both, answered + silent)];
         // A connection either becomes a session or is counted among those that didn't; attackers may take for open what
         // the kernel has dropped, and may have given up what the node then found.
-        let no_session = self.told("connected") + self.told("not opened");
-        let slack = self.told("not connected") + self.dropped;
+        let no_session = self.counted("connected") + self.counted("not opened");
+        let slack = self.counted("not connected") + self.dropped;
         accounts.push(account(
             "connections that became no session",
             no_session.saturating_sub(self.dropped),
             slack,
             self.grown("connections_refused_total") + self.grown("client_handshakes_failed_total"),
         ));
-        let opened = self.told("opened") + self.honest.came - self.honest.not_let_in;
-        let slack = AT_THE_ENDS * 2 + self.told("not opened") + self.honest.not_let_in;
+        let opened = self.counted("opened") + self.baseline.came - self.baseline.not_let_in;
+        let slack = AT_THE_ENDS * 2 + self.counted("not opened") + self.baseline.not_let_in;
         let least = opened.saturating_sub(AT_THE_ENDS);
         accounts.push(account("sessions opened", least, slack, self.grown("sessions_opened_total")));
         let closed = self.grown("sessions_closed_total");
         let all_opened = self.grown("sessions_opened_total").saturating_sub(THERE);
         accounts.push(account("sessions ended", all_opened, THERE * 2, closed));
         // Pings are answered by a pong until the connection is closed, which is counted as a refusal.
-        let pings = if self.told("answered pong") > 0 { self.told("closed with 1008") } else { 0 };
+        let pings = if self.counted("answered pong") > 0 { self.counted("closed with 1008") } else { 0 };
         // Whoever reads nothing is closed with the code for that, and with no other, and reads it when it reads at last.
-        let (deaf, slow) = (self.told("clients that don't read"), self.told("closed with 1013"));
-        let unseen = self.told("reset") + self.told("ended without a word");
+        let (deaf, slow) = (self.counted("clients that don't read"), self.counted("closed with 1013"));
+        let unseen = self.counted("reset") + self.counted("ended without a word");
         accounts.push(account("sessions too slow", slow, unseen, self.grown("sessions_slow_total")));
         if deaf > 0 {
             accounts.push(account("clients that don't read", deaf, 0, slow));
@@ -96,25 +96,28 @@ impl Books<'_> {
             ["bad_message", "unknown_type", "too_large", "peer_offline", "congested", "rate_limited", "bad_lease"]
         {
             let pings = if code == "rate_limited" { pings } else { 0 };
-            let told = self.told(&format!("answered {code}")) + self.told(&format!("rejected {code}")) + pings;
+            let answered =
+                self.counted(&format!("answered {code}")) + self.counted(&format!("rejected {code}")) + pings;
             let node = self.grown(&format!("refused_total{{code=\"{code}\"}}"));
             // An answer that was not heard may have told of all leases of a message.
-            let leases = self.told("leases to attach").div_ceil(sent.max(1)).max(1);
-            let put_off = if code == "congested" { self.honest.put_off } else { 0 };
-            accounts.push(account(code, told + put_off, unheard * leases, node));
+            let leases = self.counted("leases to attach").div_ceil(sent.max(1)).max(1);
+            let put_off = if code == "congested" { self.baseline.put_off } else { 0 };
+            accounts.push(account(code, answered + put_off, unheard * leases, node));
         }
         // Of these leases none is attached.
-        let (leases, refused) = (self.told("leases to attach"), sent.saturating_sub(self.told("answered attached")));
+        let (leases, refused) =
+            (self.counted("leases to attach"), sent.saturating_sub(self.counted("answered attached")));
         let judged = self.sum("rejected ") + refused * leases.div_ceil(sent.max(1));
         if leases > 0 {
             accounts.push(account("leases rejected, one by one or with their message", leases, 0, judged));
         }
-        let slack =
-            self.told("reset") + self.told("ended without a word") + self.told("connections not refused by the end");
-        accounts.push(account("breaches", self.told("closed for a breach"), slack, self.grown("violations_total")));
+        let slack = self.counted("reset")
+            + self.counted("ended without a word")
+            + self.counted("connections not refused by the end");
+        accounts.push(account("breaches", self.counted("closed for a breach"), slack, self.grown("violations_total")));
         // A client's; a node's are below.
-        if self.told("asks sent") == 0 {
-            let refused = self.told("answered pair_error");
+        if self.counted("asks sent") == 0 {
+            let refused = self.counted("answered pair_error");
             accounts.push(account(
                 "requests to pair refused",
                 refused,
@@ -126,24 +129,24 @@ impl Books<'_> {
     }
 
     fn of_links(&self) -> Vec<Account> {
-        let (breaches, unanswered) = (self.told("links ended for a breach"), self.told("unanswered by the node"));
+        let (breaches, unanswered) = (self.counted("links ended for a breach"), self.counted("unanswered by the node"));
         let unanswered_leases = self.grown("responses_dropped_total") * leases::BATCH;
-        let unawaited = if breaches == 0 { self.told("words of displaced leases sent") } else { 0 }
-            + self.told("outcomes of nothing sent");
+        let unawaited = if breaches == 0 { self.counted("words of displaced leases sent") } else { 0 }
+            + self.counted("outcomes of nothing sent");
         let mut accounts = vec![
-            account("links", self.told("linked"), 0, self.grown("links_opened_total")),
+            account("links", self.counted("linked"), 0, self.grown("links_opened_total")),
             // The last may be on its way.
             account("breaches of links", breaches, unanswered.min(1), self.grown("link_protocol_errors_total")),
             // Those of which the answer was dropped are counted, too.
             account(
                 "leases refused",
-                self.told("leases refused"),
+                self.counted("leases refused"),
                 unanswered_leases,
                 self.grown("leases_refused_total"),
             ),
             account(
                 "requests refused",
-                self.told("told request refused"),
+                self.counted("told request refused"),
                 self.grown("responses_dropped_total"),
                 self.grown("requests_refused_total"),
             ),
@@ -151,39 +154,44 @@ impl Books<'_> {
         ];
         if breaches > 0 {
             // All links but that of the last moment: a first breach is enough.
-            let all = self.told("linked");
+            let all = self.counted("linked");
             accounts.push(account("links ended for a breach", all.saturating_sub(1), 1, breaches));
         }
         // Behind a breach nothing is answered.
-        if breaches == 0 && self.told("linked") > 0 {
+        if breaches == 0 && self.counted("linked") > 0 {
             let dropped = self.grown("responses_dropped_total") + self.grown("session_messages_dropped_total");
-            let served = self.sum("told ") + self.honest.asked + dropped;
+            let served = self.sum("told ") + self.baseline.asked + dropped;
             // What wants no answer may be dropped, too; who sends it sends nothing else but what a node answers at once.
-            let slack = self.told("words without an answer sent");
-            accounts.push(account("frames answered, shown, or dropped", self.told("sent over a link"), slack, served));
+            let slack = self.counted("words without an answer sent");
+            accounts.push(account(
+                "frames answered, shown, or dropped",
+                self.counted("sent over a link"),
+                slack,
+                served,
+            ));
             // Refusals are counted as they are made: whether the word of one is lost is nothing to this.
-            let unwritten = self.told("asks that may not be written");
-            let asks = self.told("asks sent").saturating_sub(unwritten);
-            let node = self.grown("pair_requests_refused_total") + self.honest.asked;
-            if self.told("asks sent") > 0 {
+            let unwritten = self.counted("asks that may not be written");
+            let asks = self.counted("asks sent").saturating_sub(unwritten);
+            let node = self.grown("pair_requests_refused_total") + self.baseline.asked;
+            if self.counted("asks sent") > 0 {
                 accounts.push(account("asks refused or shown", asks, unwritten, node));
             }
-            let leases = self.told("leases kept")
-                + self.told("leases refused")
-                + self.told("leases older than what is kept")
-                + self.told("told request refused") * leases::BATCH
+            let leases = self.counted("leases kept")
+                + self.counted("leases refused")
+                + self.counted("leases older than what is kept")
+                + self.counted("told request refused") * leases::BATCH
                 + unanswered_leases;
-            accounts.push(account("leases judged", self.told("leases sent"), 0, leases));
+            accounts.push(account("leases judged", self.counted("leases sent"), 0, leases));
         }
         accounts
     }
 
-    fn told(&self, what: &str) -> u64 {
-        self.told.get(what).copied().unwrap_or(0)
+    fn counted(&self, what: &str) -> u64 {
+        self.attacker.get(what).copied().unwrap_or(0)
     }
 
     fn sum(&self, beginning: &str) -> u64 {
-        self.told.iter().filter(|(what, _)| what.starts_with(beginning)).map(|(_, count)| count).sum()
+        self.attacker.iter().filter(|(what, _)| what.starts_with(beginning)).map(|(_, count)| count).sum()
     }
 
     /// By how much the counters have grown whose names begin so: all labels together.
@@ -201,12 +209,12 @@ fn account(what: &str, least: u64, slack: u64, node: u64) -> Account {
 mod tests {
     use super::*;
 
-    fn wrong(told: &[(&str, u64)], grown: &[(&str, f64)], dropped: u64) -> Vec<String> {
-        let told = told.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect();
+    fn wrong(counted: &[(&str, u64)], grown: &[(&str, f64)], dropped: u64) -> Vec<String> {
+        let counted = counted.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect();
         let grown = grown.iter().map(|(name, grown)| ((*name).to_owned(), *grown)).collect();
-        let honest = Noticed { came: 4, asked: 2, ..Noticed::default() };
-        let books = Books { told: &told, grown: &grown, honest: &honest, dropped };
-        books.accounts().into_iter().filter(|account| !account.balances()).map(|account| account.what).collect()
+        let baseline = Observed { came: 4, asked: 2, ..Observed::default() };
+        let ledger = Ledger { attacker: &counted, grown: &grown, baseline: &baseline, dropped };
+        ledger.accounts().into_iter().filter(|account| !account.balances()).map(|account| account.what).collect()
     }
 
     /// Requests to pair that the honest were shown were sent by somebody.
@@ -216,43 +224,43 @@ mod tests {
 
     #[test]
     fn what_the_node_swallows_or_does_not_count_is_found() {
-        let told = [("sent to it", 10), ("answered rate_limited", 7), ("cut off", 3), SHOWN];
+        let counted = [("sent to it", 10), ("answered rate_limited", 7), ("cut off", 3), SHOWN];
         let limited = |count| ("refused_total{code=\"rate_limited\"}", count);
-        assert_eq!(wrong(&told, &[limited(7.0), NEWCOMERS, GONE], 0), Vec::<String>::new());
-        assert_eq!(wrong(&told, &[limited(6.0), NEWCOMERS, GONE], 0), ["rate_limited"]);
-        let told = [("sent to it", 10), ("answered rate_limited", 7), SHOWN];
-        assert_eq!(wrong(&told, &[limited(7.0), NEWCOMERS, GONE], 0), ["messages answered or cut off"]);
+        assert_eq!(wrong(&counted, &[limited(7.0), NEWCOMERS, GONE], 0), Vec::<String>::new());
+        assert_eq!(wrong(&counted, &[limited(6.0), NEWCOMERS, GONE], 0), ["rate_limited"]);
+        let counted = [("sent to it", 10), ("answered rate_limited", 7), SHOWN];
+        assert_eq!(wrong(&counted, &[limited(7.0), NEWCOMERS, GONE], 0), ["messages answered or cut off"]);
     }
 
     #[test]
     fn a_connection_that_is_in_no_count_is_found_unless_the_kernel_dropped_it() {
-        let told = [("connected", 10), SHOWN];
+        let counted = [("connected", 10), SHOWN];
         let grown = [("connections_refused_total", 4.0), ("client_handshakes_failed_total", 5.0), NEWCOMERS, GONE];
-        assert_eq!(wrong(&told, &grown, 0), ["connections that became no session"]);
-        assert_eq!(wrong(&told, &grown, 1), Vec::<String>::new());
+        assert_eq!(wrong(&counted, &grown, 0), ["connections that became no session"]);
+        assert_eq!(wrong(&counted, &grown, 1), Vec::<String>::new());
     }
 
     #[test]
     fn one_client_that_does_not_read_and_is_not_closed_for_it_is_found() {
-        let told = |closed| [("clients that don't read", 10), ("closed with 1013", closed), SHOWN];
+        let counted = |closed| [("clients that don't read", 10), ("closed with 1013", closed), SHOWN];
         let grown = |slow| [("sessions_slow_total", slow), NEWCOMERS, GONE];
-        assert_eq!(wrong(&told(10), &grown(10.0), 0), Vec::<String>::new());
-        assert_eq!(wrong(&told(9), &grown(9.0), 0), ["clients that don't read"]);
-        assert_eq!(wrong(&told(10), &grown(11.0), 0), ["sessions too slow"]);
+        assert_eq!(wrong(&counted(10), &grown(10.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&counted(9), &grown(9.0), 0), ["clients that don't read"]);
+        assert_eq!(wrong(&counted(10), &grown(11.0), 0), ["sessions too slow"]);
     }
 
     #[test]
     fn what_a_hostile_node_sends_is_answered_shown_or_dropped_and_counted() {
-        let told = [("linked", 1), ("sent over a link", 10), ("told not here", 5), ("told closed", 2)];
+        let counted = [("linked", 1), ("sent over a link", 10), ("told not here", 5), ("told closed", 2)];
         let grown =
             |dropped| [("links_opened_total", 1.0), ("session_messages_dropped_total", dropped), NEWCOMERS, GONE];
-        assert_eq!(wrong(&told, &grown(1.0), 0), Vec::<String>::new());
-        assert_eq!(wrong(&told, &grown(0.0), 0), ["frames answered, shown, or dropped"]);
+        assert_eq!(wrong(&counted, &grown(1.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&counted, &grown(0.0), 0), ["frames answered, shown, or dropped"]);
     }
 
     #[test]
     fn an_ask_of_a_node_that_is_neither_refused_nor_shown_is_found_whatever_else_was_dropped() {
-        let told = |unwritten| {
+        let counted = |unwritten| {
             [
                 ("linked", 1),
                 ("sent over a link", 9),
@@ -270,16 +278,16 @@ mod tests {
                 GONE,
             ]
         };
-        assert_eq!(wrong(&told(0), &grown(7.0), 0), Vec::<String>::new());
-        assert_eq!(wrong(&told(0), &grown(6.0), 0), ["asks refused or shown"]);
-        assert_eq!(wrong(&told(1), &grown(6.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&counted(0), &grown(7.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&counted(0), &grown(6.0), 0), ["asks refused or shown"]);
+        assert_eq!(wrong(&counted(1), &grown(6.0), 0), Vec::<String>::new());
     }
 
     #[test]
     fn a_link_that_goes_on_after_a_breach_is_found_but_for_the_last() {
-        let told = |ended| [("linked", 5), ("links ended for a breach", ended), SHOWN];
+        let counted = |ended| [("linked", 5), ("links ended for a breach", ended), SHOWN];
         let grown = |ended| [("links_opened_total", 5.0), ("link_protocol_errors_total", ended), NEWCOMERS, GONE];
-        assert_eq!(wrong(&told(4), &grown(4.0), 0), Vec::<String>::new());
-        assert_eq!(wrong(&told(3), &grown(3.0), 0), ["links ended for a breach"]);
+        assert_eq!(wrong(&counted(4), &grown(4.0), 0), Vec::<String>::new());
+        assert_eq!(wrong(&counted(3), &grown(3.0), 0), ["links ended for a breach"]);
     }
 }
