@@ -1,5 +1,5 @@
-//! A way to a node on which something changes its answers: for refusals that a node gives only when thousands crowd it, and
-//! for nodes that lie.
+//! A proxy in front of a node that changes the node's messages. Tests use it for refusals that a node gives only under
+//! load, and for nodes that lie.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,29 +9,29 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message};
 use tokio_util::task::AbortOnDropHandle;
 
-/// The way's beginning.
+/// The proxy, bound and not yet serving.
 #[derive(Debug)]
 pub struct Altered {
     listener: TcpListener,
 }
 
 impl Altered {
-    /// A way that leads nowhere yet.
+    /// Binds a free port on loopback.
     ///
     /// # Panics
-    /// There is no port for it.
+    /// No port is free.
     pub async fn bind() -> Self {
         Self { listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port") }
     }
 
-    /// What a client dials, and what the node has to name as its own.
+    /// The URL for clients. The node has to advertise it as its own.
     pub fn url(&self) -> String {
         format!("ws://{}/ws", self.listener.local_addr().expect("a bound socket"))
     }
 
-    /// Leads clients to the node, whose messages `change` may change: those of the first client, of the second, and so on.
-    /// One that becomes `null` is dropped.
-    /// The way and all that is under way on it end when what this returns is dropped.
+    /// Forwards clients to the node. `change` returns, for the number of a client, the function that edits the node's messages
+    /// to it. A message that it sets to `null` is dropped.
+    /// Dropping the handle ends the proxy and its connections.
     pub fn lead_to<C: FnMut(&mut Value) + Send + 'static>(
         self,
         node: SocketAddr,

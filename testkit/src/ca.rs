@@ -1,4 +1,4 @@
-//! Certificate authorities: one that clients trust, and one that they don't.
+//! Certificate authorities for TLS in tests.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -16,10 +16,10 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// A new one.
+    /// Makes an authority with this common name.
     ///
     /// # Panics
-    /// No certificate can be made.
+    /// The certificate can't be made.
     pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([]).expect("no names");
@@ -29,15 +29,15 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
-    /// Its own certificate.
+    /// The authority's own certificate.
     pub const fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// A certificate of these names, and of 127.0.0.1, with its key.
+    /// Issues a certificate for these names and 127.0.0.1, and its key.
     ///
     /// # Panics
-    /// A name is none.
+    /// A name is not valid in a certificate.
     pub fn issue(&self, names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let mut names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         names.push(Ipv4Addr::LOCALHOST.to_string());
@@ -47,10 +47,10 @@ impl Ca {
         (certificate, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
     }
 
-    /// A server of these names, and of 127.0.0.1.
+    /// The configuration of a server for these names and 127.0.0.1, with this ALPN protocol.
     ///
     /// # Panics
-    /// A name is none.
+    /// A name is not valid in a certificate.
     pub fn server(&self, names: &[&str], protocol: &[u8]) -> Arc<ServerConfig> {
         let (certificate, key) = self.issue(names);
         let mut config = serving(certificate, key);
@@ -58,16 +58,16 @@ impl Ca {
         Arc::new(config)
     }
 
-    /// What a client trusts that trusts this authority and no other.
+    /// The configuration of a client that trusts this authority alone.
     ///
     /// # Panics
-    /// Never: the certificate is its own.
+    /// Never: the authority's certificate is valid.
     pub fn trusted(&self) -> Arc<ClientConfig> {
         Arc::new(trusting(self.certificate.clone()))
     }
 }
 
-/// A server with this certificate.
+/// The configuration of a server with this certificate.
 ///
 /// # Panics
 /// The key isn't the certificate's.
@@ -80,10 +80,10 @@ pub fn serving(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>
         .expect("a certificate of that key")
 }
 
-/// A client that trusts this authority and no other.
+/// The configuration of a client that trusts this authority alone.
 ///
 /// # Panics
-/// It is no certificate.
+/// It isn't a certificate.
 pub fn trusting(authority: CertificateDer<'static>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority).expect("a certificate");

@@ -17,10 +17,10 @@ pub fn no_limits(config: &mut NodeConfig) {
     config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
 }
 
-/// A registry and its nodes, which know each other.
+/// A registry and nodes that know each other.
 #[derive(Debug)]
 pub struct Federation {
-    /// The nodes; a test may take one out and stop it.
+    /// The running nodes. A test may remove one and stop it.
     pub nodes: Vec<Node>,
     registry: Option<Bootstrap>,
     registry_url: String,
@@ -55,7 +55,7 @@ impl Federation {
         federation
     }
 
-    /// Starts a node with the folder of that number: the same node as before, if there was one.
+    /// Starts a node with the data folder of that number. It is the same node as before if that folder was used before.
     ///
     /// # Panics
     /// It does not start.
@@ -63,7 +63,7 @@ impl Federation {
         Node::spawn(self.node_config(number, change)).await.expect("a node")
     }
 
-    /// The configuration of the node of that number.
+    /// The configuration that [`Self::start_node`] starts a node with.
     pub fn node_config(&self, number: usize, change: impl Fn(&mut NodeConfig)) -> NodeConfig {
         let mut config = NodeConfig::default();
         config.node.data_dir = self.dir.path().join(format!("node{number}"));
@@ -87,14 +87,14 @@ impl Federation {
         self.root
     }
 
-    /// Stops the registry, and leaves the nodes to themselves.
+    /// Stops the registry. The nodes keep running.
     pub async fn stop_registry(&mut self) {
         if let Some(registry) = self.registry.take() {
             registry.shutdown().await;
         }
     }
 
-    /// Waits until every node knows all that are in `nodes`, and nobody else.
+    /// Waits until every node has exactly the nodes of [`Self::nodes`] as members.
     pub async fn settle(&self) {
         let count = self.nodes.len();
         eventually("every node knows all others", || self.nodes.iter().all(|node| node.members() == count)).await;

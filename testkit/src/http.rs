@@ -5,7 +5,7 @@ use crate::PATIENCE;
 /// A client whose requests time out after [`PATIENCE`].
 ///
 /// # Panics
-/// It can't be set up, which does not depend on anything.
+/// Never: the TLS configuration is valid.
 pub fn client() -> reqwest::Client {
     let tls = (*chappe_discovery::tls::config()).clone();
     reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(PATIENCE).build().expect("an HTTP client")

@@ -1,5 +1,5 @@
-//! A link as `docs/protocol/federation.md` has it, for what passes for a node and is none: its connection, what stands on
-//! its streams, and its lanes. Nothing here is the node's own code but what it admits members by.
+//! A link as `docs/protocol/federation.md` defines it: its connection, lanes and streams. For programs that act as a node.
+//! The code is independent of the node's own, except for the rules that admit members.
 
 pub mod frames;
 pub mod words;
@@ -17,7 +17,7 @@ pub const RELAY: u8 = 1;
 /// The first byte of the control lane.
 pub const CONTROL: u8 = 2;
 
-/// Connects to a node as the node of this key.
+/// Connects to a node with the identity of this key.
 pub async fn connect(
     endpoint: &Endpoint,
     key: &SecretKey,
@@ -30,7 +30,7 @@ pub async fn connect(
     endpoint.connect_with(config, addr, link_tls::SERVER_NAME).ok()?.await.ok()
 }
 
-/// Opens a lane.
+/// Opens a lane, and writes its first byte.
 pub async fn open_lane(connection: &Connection, first: u8) -> Option<SendStream> {
     let mut lane = connection.open_uni().await.ok()?;
     lane.write_all(&[first]).await.ok()?;

@@ -1,6 +1,6 @@
-//! The other members of a large federation, in one process: each has its own key, record, address and membership engine.
-//! What they say to one another goes through memory. What they say to the node that is measured, and it to them, goes
-//! over real links, so that the node can't tell them from nodes. They have no clients.
+//! Simulated members of a federation with one real node, in one process. Each has its own key, record, address and
+//! membership engine. Messages among them go through memory. Messages to and from the real node go over real links, so
+//! that it can't distinguish them from nodes. They have no clients.
 
 mod driver;
 mod end;
@@ -19,27 +19,27 @@ use tokio::sync::oneshot;
 
 use self::driver::Driver;
 
-/// Which members.
+/// The parameters of the simulated members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Members {
-    /// The root of their federation.
+    /// The federation's root.
     pub root: PublicKey,
-    /// How many.
+    /// The number of members.
     pub count: usize,
-    /// How many of them lie about codes: they name a session of the first of them as the holder of each.
+    /// How many of them lie about codes: they name a session of the first member as the holder of each.
     pub liars: usize,
-    /// The node that is measured.
+    /// The real node.
     pub node: NodeId,
-    /// Its address for other nodes.
+    /// The real node's address for links.
     pub quic: SocketAddr,
 }
 
-/// Runs them until the process is killed.
+/// Runs the members until the process is killed.
 ///
 /// # Panics
 /// They don't start.
 pub fn run(members: &Members) {
-    // One core is all that they have.
+    // The process has one core.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let (whole, is_whole) = oneshot::channel();
@@ -53,8 +53,8 @@ pub fn run(members: &Members) {
     });
 }
 
-/// Lives as these members; says when each of them has the node for a member. `misled` counts the requests to pair that come
-/// to a session named by liars.
+/// Runs the members in this task. Sends on `whole` once each of them has the real node as a member. `misled` counts the
+/// requests to pair that arrive at the session that liars name.
 ///
 /// # Panics
 /// They don't start.

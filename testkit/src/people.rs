@@ -1,4 +1,4 @@
-//! People who use the client library against a real federation.
+//! Users of the client library in a real federation.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use tokio::time::timeout;
 
 use crate::{PATIENCE, federation::Federation};
 
-/// Somebody with a profile and a running client.
+/// A user with a profile and a running client.
 #[derive(Debug)]
 pub struct Person {
     /// The client.
     pub client: Client,
-    /// What it tells.
+    /// The client's events.
     pub events: Events,
-    /// The profile's folder.
+    /// The folder that contains the profile.
     pub profile: TempDir,
 }
 
-/// Where a client looks for nodes.
+/// How a client finds its node.
 #[derive(Clone, Copy, Debug)]
 pub enum Finds {
-    /// The node of that number, and no other.
+    /// Only the node with this index in [`Federation::nodes`].
     Only(usize),
-    /// Whatever the registry lists.
+    /// Any node that the registry lists.
     Any,
 }
 
 /// Starts the client of a profile, and waits until it is connected.
 ///
 /// # Panics
-/// It finds no node in time.
+/// It connects to no node in time.
 pub async fn start(federation: &Federation, profile: TempDir, name: &str, finds: Finds) -> Person {
     let opened = Profile::open_or_create(profile.path().join("profile"), name).expect("a profile");
     let builder = match finds {
@@ -45,7 +45,7 @@ pub async fn start(federation: &Federation, profile: TempDir, name: &str, finds:
         }
         Finds::Any => Client::builder(opened).registry(federation.registry_url(), [federation.root()]),
     };
-    // The federation is in this machine alone.
+    // The federation is on loopback.
     let (client, events) =
         timeout(PATIENCE, builder.private().connect()).await.expect("in time").expect("a connection");
     let mut person = Person { client, events, profile };
@@ -53,7 +53,7 @@ pub async fn start(federation: &Federation, profile: TempDir, name: &str, finds:
     person
 }
 
-/// The same with a profile that is new.
+/// Starts a client with a new profile, and waits until it is connected.
 ///
 /// # Panics
 /// As [`start`].
@@ -61,10 +61,10 @@ pub async fn person(federation: &Federation, name: &str, finds: Finds) -> Person
     start(federation, tempfile::tempdir().expect("a temporary folder"), name, finds).await
 }
 
-/// Pairs the two: Bob shows the code.
+/// Pairs two users: Bob shows the code.
 ///
 /// # Panics
-/// They do not pair in time.
+/// They don't pair in time.
 pub async fn pair(ada: &Person, bob: &Person) -> (Paired, Paired) {
     let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
     let code = shown.code().parse().expect("the code reads back");
@@ -73,7 +73,7 @@ pub async fn pair(ada: &Person, bob: &Person) -> (Paired, Paired) {
     (at_ada.expect("paired"), at_bob.expect("paired"))
 }
 
-/// Two who have paired, at these nodes, and the ids by which they know each other.
+/// Two paired users at these nodes, each with the other's contact id.
 pub async fn paired(federation: &Federation, at: (Finds, Finds)) -> ((Person, ContactId), (Person, ContactId)) {
     let ada = person(federation, "Ada", at.0).await;
     let bob = person(federation, "Bob", at.1).await;
@@ -81,7 +81,7 @@ pub async fn paired(federation: &Federation, at: (Finds, Finds)) -> ((Person, Co
     ((ada, at_ada.contact.id()), (bob, at_bob.contact.id()))
 }
 
-/// The same, once they can call each other.
+/// [`paired`], and waits until they can call each other.
 pub async fn friends(federation: &Federation, at: (Finds, Finds)) -> ((Person, ContactId), (Person, ContactId)) {
     let ((mut ada, to_bob), (mut bob, to_ada)) = paired(federation, at).await;
     ada.reachable(to_bob).await;
@@ -90,15 +90,15 @@ pub async fn friends(federation: &Federation, at: (Finds, Finds)) -> ((Person, C
 }
 
 impl Person {
-    /// The first event for which `pick` gives something.
+    /// Waits up to [`PATIENCE`] for the first event for which `pick` returns a value.
     pub async fn wait<T>(&mut self, what: &str, pick: impl FnMut(Event) -> Option<T>) -> T {
         self.wait_for(what, PATIENCE, pick).await
     }
 
-    /// The same within `limit`.
+    /// Waits up to `limit` for the first event for which `pick` returns a value.
     ///
     /// # Panics
-    /// It does not come in time.
+    /// No such event comes in time.
     pub async fn wait_for<T>(&mut self, what: &str, limit: Duration, mut pick: impl FnMut(Event) -> Option<T>) -> T {
         let found = async {
             loop {
@@ -111,7 +111,7 @@ impl Person {
         timeout(limit, found).await.unwrap_or_else(|_| panic!("never came: {what}"))
     }
 
-    /// The next incoming call, and its offer.
+    /// Waits for the next incoming call, and returns it with its offer.
     pub async fn incoming(&mut self) -> (Call, String) {
         self.wait("an incoming call", |event| match event {
             Event::IncomingCall { call, offer, .. } => Some((call, offer.into_inner())),
@@ -120,7 +120,7 @@ impl Person {
         .await
     }
 
-    /// The next candidates.
+    /// Waits for the next candidates.
     pub async fn candidates(&mut self) -> Vec<String> {
         self.wait("candidates", |event| match event {
             Event::Candidates { candidates, .. } => Some(candidates.into_inner()),
@@ -129,7 +129,7 @@ impl Person {
         .await
     }
 
-    /// Until this contact can call.
+    /// Waits until this contact can call.
     pub async fn reachable(&mut self, by: ContactId) {
         self.wait("the contact's inbox to be attached", |event| match event {
             Event::Reachable { contact } if contact == by => Some(()),
@@ -138,7 +138,7 @@ impl Person {
         .await;
     }
 
-    /// Until a session ends, and why.
+    /// Waits until a session ends, and returns why.
     pub async fn disconnected(&mut self) -> DisconnectReason {
         self.wait("the end of a session", |event| match event {
             Event::Disconnected { reason, .. } => Some(reason),
@@ -147,7 +147,7 @@ impl Person {
         .await
     }
 
-    /// Until a node is connected.
+    /// Waits until a node is connected.
     pub async fn connected(&mut self) -> NodeId {
         self.wait("a connection", |event| match event {
             Event::Connected { node, .. } => Some(node),
@@ -156,24 +156,24 @@ impl Person {
         .await
     }
 
-    /// The node at which the client is.
+    /// The node that the client is connected to.
     ///
     /// # Panics
-    /// It is at none.
+    /// It is connected to none.
     pub fn node(&self) -> NodeId {
         self.client.node().expect("connected")
     }
 }
 
-/// Calls a contact.
+/// Places a call to a contact.
 ///
 /// # Panics
-/// The call is not placed in time.
+/// The call isn't placed in time.
 pub async fn call(from: &Person, to: ContactId) -> Call {
     timeout(PATIENCE, from.client.call(to, "the offer")).await.expect("in time").expect("a call")
 }
 
-/// The answer of a call, or why there is none.
+/// Waits for the answer of a call, or the reason why there is none.
 ///
 /// # Panics
 /// Neither comes in time.
@@ -181,10 +181,10 @@ pub async fn answer(call: &Call) -> Result<String, EndReason> {
     timeout(PATIENCE, call.answered()).await.expect("an answer in time")
 }
 
-/// Why a call is over.
+/// Waits until a call ends, and returns why.
 ///
 /// # Panics
-/// It does not end in time.
+/// It doesn't end in time.
 pub async fn end(call: &Call) -> EndReason {
     timeout(PATIENCE, call.ended()).await.expect("an end in time")
 }

@@ -1,4 +1,4 @@
-//! A client that speaks raw WebSocket frames, as clients in the field do.
+//! A client that sends and receives raw WebSocket frames, without the client library.
 
 use std::{
     sync::Arc,
@@ -26,11 +26,11 @@ use tokio_tungstenite::{
 
 use crate::PATIENCE;
 
-/// One raw connection.
+/// A raw connection to a node.
 #[derive(Debug)]
 pub struct Raw {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// The first message of the node.
+    /// The node's first message.
     pub server_info: Value,
 }
 
@@ -38,15 +38,15 @@ impl Raw {
     /// Connects and reads `server_info`.
     ///
     /// # Panics
-    /// The node does not answer with it.
+    /// The node doesn't send it.
     pub async fn connect(url: &str) -> Self {
         Self::open(url, None).await
     }
 
-    /// Connects over TLS with that trust, and reads `server_info`.
+    /// Connects over TLS with this configuration, and reads `server_info`.
     ///
     /// # Panics
-    /// The node does not answer with it.
+    /// The node doesn't send it.
     pub async fn connect_tls(url: &str, trusted: Arc<ClientConfig>) -> Self {
         Self::open(url, Some(Connector::Rustls(trusted))).await
     }
@@ -60,7 +60,7 @@ impl Raw {
         raw
     }
 
-    /// Connects and registers a code, with a key that is 32 times the code's first byte.
+    /// Connects and registers a code, with the key of [`key_of`].
     pub async fn register(url: &str, code: &str) -> Self {
         let mut raw = Self::connect(url).await;
         raw.send(json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)})).await;
@@ -71,15 +71,15 @@ impl Raw {
     /// Sends a message.
     ///
     /// # Panics
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn send(&mut self, message: Value) {
         self.send_text(message.to_string()).await;
     }
 
-    /// Sends a text frame as it is.
+    /// Sends a text frame unchanged.
     ///
     /// # Panics
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn send_text(&mut self, text: impl Into<String>) {
         self.send_frame(Message::text(text.into())).await;
     }
@@ -87,12 +87,12 @@ impl Raw {
     /// Sends any frame.
     ///
     /// # Panics
-    /// The connection is gone.
+    /// The connection is closed.
     pub async fn send_frame(&mut self, frame: Message) {
         timeout(PATIENCE, self.socket.send(frame)).await.expect("sent in time").expect("an open connection");
     }
 
-    /// The next frame; `None` once the connection is over.
+    /// The next frame; `None` once the connection is closed.
     ///
     /// # Panics
     /// None comes in time.
@@ -100,7 +100,7 @@ impl Raw {
         timeout(PATIENCE, self.socket.next()).await.expect("a frame in time")?.ok()
     }
 
-    /// The next message, passing over protocol pings.
+    /// The next message. Skips WebSocket pings and pongs.
     ///
     /// # Panics
     /// None comes in time, or the connection ends.
@@ -108,7 +108,7 @@ impl Raw {
         serde_json::from_str(&self.next_text().await).expect("JSON")
     }
 
-    /// The next message as it came.
+    /// The text of the next message. Skips WebSocket pings and pongs.
     ///
     /// # Panics
     /// None comes in time, or the connection ends.
@@ -122,7 +122,7 @@ impl Raw {
         }
     }
 
-    /// The next message, which has to be of this type.
+    /// Expects the next message to have this type, and returns it.
     ///
     /// # Panics
     /// It is another, or none comes.
@@ -132,7 +132,7 @@ impl Raw {
         message
     }
 
-    /// The next message, which has to be this one.
+    /// Expects the next message to be this one.
     ///
     /// # Panics
     /// It is another, or none comes.
@@ -140,7 +140,7 @@ impl Raw {
         assert_eq!(self.next().await, expected);
     }
 
-    /// The next message, which has to be this error.
+    /// Expects the next message to be this error.
     ///
     /// # Panics
     /// It is another, or none comes.
@@ -148,26 +148,26 @@ impl Raw {
         self.expect_exactly(json!({"type": "error", "code": code, "message": message})).await;
     }
 
-    /// Nothing was said before now: what is asked next is answered next.
+    /// Expects that no message is pending: sends a ping, and the next message has to be its pong.
     ///
     /// # Panics
-    /// Something else comes first.
+    /// Another message comes first.
     pub async fn expect_silence(&mut self) {
         self.send(json!({"type": "ping"})).await;
         self.expect_exactly(json!({"type": "pong"})).await;
     }
 
-    /// Nothing comes for this long.
+    /// Expects no frame for this long.
     ///
     /// # Panics
-    /// Something comes.
+    /// A frame comes.
     pub async fn expect_nothing_for(&mut self, time: Duration) {
         if let Ok(frame) = timeout(time, self.socket.next()).await {
             panic!("nothing was expected, not {frame:?}");
         }
     }
 
-    /// The close frame's code, after any other frames.
+    /// Skips other frames until the close frame, and returns its code.
     pub async fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.next_frame().await? {
@@ -177,15 +177,15 @@ impl Raw {
         }
     }
 
-    /// The node of this connection.
+    /// The node's id, from `server_info`.
     ///
     /// # Panics
-    /// The node named itself in another form.
+    /// `server_info` has no valid id.
     pub fn node(&self) -> NodeId {
         NodeId::from_server_id(self.server_info["serverId"].as_str().expect("an id")).expect("an id")
     }
 
-    /// The nonce of this session.
+    /// The session's nonce, from `server_info`.
     ///
     /// # Panics
     /// It isn't 32 bytes in standard base64.
@@ -194,13 +194,13 @@ impl Raw {
         STANDARD.decode(text).expect("base64").try_into().expect("32 bytes")
     }
 
-    /// One element of `attach` for an inbox at this session's node.
+    /// An element of `attach` for an inbox at this session's node.
     pub fn attachment(&self, key: &SecretKey, seq: u64, lasts: Duration) -> Value {
         let lease = lease(key, self.node(), seq, lasts);
         attachment(key, &self.nonce(), &lease)
     }
 
-    /// Attaches an inbox, and waits until that is done.
+    /// Attaches an inbox, and waits until it is attached.
     pub async fn attach(&mut self, key: &SecretKey, seq: u64) {
         let item = self.attachment(key, seq, Duration::from_secs(600));
         self.send(json!({"type": "attach", "id": "attach", "inboxes": [item]})).await;
@@ -209,7 +209,7 @@ impl Raw {
     }
 }
 
-/// A lease for a node.
+/// Signs the lease of an inbox at a node.
 ///
 /// # Panics
 /// Never: the key is the inbox's own.
@@ -220,7 +220,7 @@ pub fn lease(key: &SecretKey, node: NodeId, seq: u64, lasts: Duration) -> Signed
     Signed::sign(lease, key).expect("a lease by its own key")
 }
 
-/// One element of `attach`: a lease, and the proof for the session with that nonce.
+/// An element of `attach`: a lease, and its proof for the session with this nonce.
 pub fn attachment(key: &SecretKey, nonce: &[u8; 32], lease: &SignedLease) -> Value {
     json!({
         "lease": URL_SAFE_NO_PAD.encode(lease.as_bytes()),
@@ -228,33 +228,33 @@ pub fn attachment(key: &SecretKey, nonce: &[u8; 32], lease: &SignedLease) -> Val
     })
 }
 
-/// The public key that [`Raw::register`] gives a code.
+/// The public key that [`Raw::register`] registers with a code: 32 times the code's first byte, in base64.
 pub fn key_of(code: &str) -> String {
     STANDARD.encode([code.as_bytes()[0]; 32])
 }
 
-/// An inbox key made of a number, and the text of the inbox's address.
+/// An inbox key derived from a number, and the text of the inbox's address.
 pub fn inbox(number: u8) -> (SecretKey, String) {
     let key = SecretKey::from_bytes(&[number; 32]);
     let text = address_of(&key).to_base64url();
     (key, text)
 }
 
-/// The address of the inbox of a key, as [`lease`] has it.
+/// The address of the inbox of a key, with the token that [`lease`] uses.
 pub fn address_of(key: &SecretKey) -> Address {
     Address { inbox: Inbox::new(key.public()), token: AccessToken::from_bytes([9; 16]) }
 }
 
-/// An address that nobody has.
+/// A random address, which nobody has.
 pub fn random_address() -> Address {
     let inbox = Inbox::new(SecretKey::from_bytes(&rand::rng().random()).public());
     Address { inbox, token: AccessToken::from_bytes(rand::rng().random()) }
 }
 
-/// Milliseconds since 1970, as leases are numbered.
+/// Milliseconds since 1970, the sequence number of a new lease.
 ///
 /// # Panics
-/// The clock stands before 1970.
+/// The clock is before 1970.
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
     u64::try_from(since.as_millis()).expect("milliseconds that fit")

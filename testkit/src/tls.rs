@@ -1,4 +1,4 @@
-//! A certificate made at the run's start, in a folder that all processes of the run read.
+//! The certificate of a run, in files that all its processes read.
 
 use std::{
     fs,
@@ -39,17 +39,17 @@ impl Files {
         files
     }
 
-    /// Those that [`Files::make`] made.
+    /// The files that [`Files::make`] wrote to this folder.
     pub fn in_folder(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
     }
 
-    /// The server's certificate, PEM.
+    /// The path of the server's certificate, PEM.
     pub fn certificate(&self) -> PathBuf {
         self.dir.join("certificate.pem")
     }
 
-    /// Its private key, PEM.
+    /// The path of its private key, PEM.
     pub fn key(&self) -> PathBuf {
         self.dir.join("key.pem")
     }
@@ -58,7 +58,7 @@ impl Files {
         self.dir.join("authority.pem")
     }
 
-    /// A server with this certificate. Nothing is kept for resuming, as our node keeps nothing.
+    /// A server with this certificate. It offers no resumption, as the node offers none.
     ///
     /// # Panics
     /// The files can't be read.
@@ -70,7 +70,7 @@ impl Files {
         config
     }
 
-    /// A client that trusts its authority, and makes a full handshake each time.
+    /// A client that trusts the certificate's authority and makes a full handshake each time.
     ///
     /// # Panics
     /// The files can't be read.

@@ -1,4 +1,4 @@
-//! Frames between nodes as `docs/protocol/federation.md` has them, written and read by a node that keeps to nothing else.
+//! Frames between nodes as `docs/protocol/federation.md` defines them.
 
 use bytes::Bytes;
 use chappe_common::{
@@ -16,112 +16,112 @@ pub enum Header {
     ToInbox(u64, RelayKind, Address),
     /// A message to a session: token, kind, to, from; the payload follows.
     ToSession(u64, RelayKind, u64, u64),
-    /// What became of the message of a token.
+    /// The outcome of a message: its token.
     Outcome(u64, Outcome),
     /// A note: to, from.
     Note(u64, u64, Note),
-    /// A question with its id.
+    /// A request: its id.
     Request(u64, Request),
-    /// Its answer.
+    /// The response to the request of this id.
     Response(u64, Response),
-    /// A newer lease.
+    /// A newer lease has displaced an inbox.
     Displaced(Bytes),
-    /// So many messages from a token on were delivered.
+    /// A run of messages was delivered: the first token, and how many.
     Delivered(u64, u32),
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Outcome {
-    /// The client has it.
+    /// It was delivered to the client.
     Delivered,
-    /// Nobody is here.
+    /// The inbox or session isn't at this node.
     NotHere,
     /// It was refused.
     Refused(ErrorCode),
 }
 
-/// What a session tells another.
+/// A note from one session to another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
-    /// «Will you pair?»
+    /// A request to pair.
     Ask(Ask),
-    /// An ask can't be processed.
+    /// The request to pair of this number can't be processed.
     AskRefused(u64),
-    /// An ask is taken back.
+    /// The request to pair of this number is withdrawn.
     AskWithdrawn(u64),
-    /// The answer to an ask; none: declined.
+    /// The answer to the request of this number; `None` if it was declined.
     Answer(u64, Option<Accepted>),
     /// The session has ended.
     Closed,
 }
 
-/// A request to pair: its number, 0 for a pair, the code that is asked for, the asker's code and key, name, payload.
+/// A request to pair: its number, 0 for a pair, the target code, the requester's code, key, name and payload.
 pub type Ask = (u64, u8, PairingCode, PairingCode, [u8; 32], Option<String>, Option<Bytes>);
 
-/// What who accepts says: key, device, payload.
+/// An acceptance: key, device, payload.
 pub type Accepted = ([u8; 32], Option<String>, Option<Bytes>);
 
-/// A question to a home.
+/// A request to a home.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Keep these leases.
+    /// Register these leases.
     PutLeases(Vec<Bytes>),
-    /// Forget these.
+    /// Forget these leases.
     DropLeases(Vec<([u8; 32], u64)>),
-    /// Where is this inbox?
+    /// Find the lease of this inbox.
     FindLease(Address),
-    /// These codes are these sessions'.
+    /// Claim these codes for these sessions.
     ClaimCodes(Vec<(PairingCode, u64, Option<Bytes>)>),
-    /// These codes are given back.
+    /// Release these codes.
     DropCodes(Vec<(PairingCode, u64)>),
-    /// Where is this code?
+    /// Find the holder of this code.
     FindCode(PairingCode),
 }
 
-/// A home's answer.
+/// A home's response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Response {
-    /// Of each lease.
+    /// The result for each lease.
     Leases(Vec<LeasePut>),
-    /// A lease.
+    /// The lease, if there is one.
     Lease(Option<Bytes>),
-    /// Of each code.
+    /// The result for each code.
     Codes(Vec<u8>),
-    /// The node and the session of a code.
+    /// The node and session that hold the code.
     Code(Option<(NodeId, u64)>),
-    /// Done.
+    /// The request was carried out.
     Done,
-    /// Out of bounds.
+    /// The request exceeded a bound.
     Refused,
 }
 
-/// What became of a lease.
+/// The result of registering a lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum LeasePut {
-    /// Kept.
+    /// It is registered.
     Kept,
-    /// This newer one is.
+    /// This newer lease is already registered.
     Stale(Bytes),
-    /// Refused.
+    /// It was refused.
     Refused,
 }
 
-/// A frame: its length, its header, and what follows.
+/// Encodes a frame: length, header, payload.
 ///
 /// # Panics
-/// It is longer than any frame.
+/// The frame is longer than 4 GiB.
 pub fn frame(header: &Header, payload: &[u8]) -> Vec<u8> {
     let header = postcard::to_allocvec(header).expect("a header of owned values always encodes");
     let len = u32::try_from(header.len() + payload.len()).expect("a short frame");
     [&len.to_le_bytes()[..], &header, payload].concat()
 }
 
-/// Takes the first frame's header out of what was read; `None` until it is whole.
+/// Removes the first frame from the bytes read, and returns its header. Returns `None` while the frame is incomplete.
 pub fn take(read: &mut Vec<u8>) -> Option<Header> {
     let len = u32::from_le_bytes(*read.first_chunk()?) as usize;
     let header = read.get(4..4 + len)?;
-    // The node is honest: what doesn't decode is this tool's own fault, and shows as what was never answered.
+    // The node under test sends valid frames. A frame that doesn't decode is a bug here, and shows as a missing answer.
     let header = postcard::take_from_bytes(header).ok().map(|(header, _)| header);
     drop(read.drain(..4 + len));
     header

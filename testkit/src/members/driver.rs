@@ -1,4 +1,4 @@
-//! Drives the members' engines with the clock, and with what comes over their links with the node that is measured.
+//! Drives the members' engines with the clock and with messages from the real node.
 
 use std::{
     net::SocketAddr,
@@ -29,26 +29,26 @@ use super::{
     home::Conduct,
 };
 
-/// What may wait for the engines: a few words for each of a thousand members. Who has more to say waits.
+/// Capacity of the event queue: a few events for each of a thousand members. Senders wait while it is full.
 const EVENTS: usize = 4096;
-/// Hundreds of engines have something to do at two thousand moments of a second, at each of which the generator would have
-/// to make room. They wait for each other so long, which is little to a probe.
+/// The shortest time between two wake-ups. Hundreds of engines are due about two thousand times a second, and each wake-up
+/// would interrupt the generator on the same core. The delay is short compared with a probe's timeout.
 const GRAIN: Duration = Duration::from_millis(5);
-/// A member's run: none of them starts anew.
+/// The epoch of each record: no member restarts.
 const EPOCH: u64 = 1;
 /// How long a member's record is valid, as a node has it.
 const RECORD_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The members, and what they are driven with.
+/// The members, their links, and the queue of events.
 pub(super) struct Driver {
-    /// The node that is measured.
+    /// The real node.
     node: NodeId,
     engines: Engines,
     ends: Vec<Arc<End>>,
     /// Each member's newest link with the node.
     links: Vec<Option<Connection>>,
     events: mpsc::Receiver<(usize, Event)>,
-    /// Dials, exchanges, and what accepts and serves links.
+    /// Dials, exchanges, and tasks that accept and serve links.
     tasks: JoinSet<()>,
 }
 
@@ -57,10 +57,10 @@ fn now() -> Now {
 }
 
 impl Driver {
-    /// Members that know each other, and not the node.
+    /// Creates members that know each other and not the real node.
     ///
     /// # Panics
-    /// There are no sockets for them.
+    /// A socket can't be bound.
     pub(super) fn start(plan: &Members, misled: &Arc<AtomicUsize>) -> Self {
         let mut config = NodeConfig::default();
         config.federation.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -88,10 +88,10 @@ impl Driver {
         Self { node: plan.node, engines, ends, links, events, tasks }
     }
 
-    /// Has the first of them dial the node, which hears from it of all others as any joiner does.
+    /// Has the first member dial the real node, which learns of the others from it, as any joiner does.
     ///
     /// # Panics
-    /// One of them does: without it, the federation is smaller than is said.
+    /// A member's task panics: without it, the federation is smaller than configured.
     pub(super) async fn run(mut self, whole: oneshot::Sender<()>) {
         let mut whole = Some(whole);
         let mut soonest = Instant::now();
@@ -111,13 +111,13 @@ impl Driver {
                 self.act(member, wanted);
             }
             if let Some(whole) = whole.take_if(|_| self.engines.all_know(&self.node)) {
-                // Nobody may be waiting.
+                // The receiver may be gone: ignore the error.
                 let _ = whole.send(());
             }
         }
     }
 
-    /// A reply that nobody waits for any more is none that is missed.
+    /// The requester of a reply may be gone: ignore the error.
     fn handle_event(&mut self, member: usize, event: Event) {
         let (engines, node) = (&mut self.engines, self.node);
         match event {
@@ -138,12 +138,12 @@ impl Driver {
         }
     }
 
-    /// Without a link, one is dialled; what was to go over it is lost, as packets may be, and comes again.
+    /// Sends over the member's link, or dials one. The message is lost in that case, as a packet may be, and is repeated.
     fn act(&mut self, member: usize, wanted: Outside) {
         let link = self.links[member].as_ref().filter(|link| link.close_reason().is_none());
         match (wanted, link) {
             (Outside::Packet(packet), Some(link)) => {
-                // It may be lost.
+                // A datagram may be lost: ignore the error.
                 let _ = link.send_datagram(packet);
             }
             (Outside::Exchange, Some(link)) => {

@@ -1,4 +1,4 @@
-//! A member's end of its link with the node that is measured: dialled or accepted, greeted, and served until it ends.
+//! A member's end of its link with the real node: it dials or accepts, greets, and serves the link until it ends.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -36,61 +36,61 @@ use crate::link::{
     words::{self, Hello},
 };
 
-/// How long a dial and its first words may take, as the node has it.
+/// The timeout of a dial with its greeting; the node's own.
 const DIAL_WAIT: Duration = Duration::from_secs(4);
-/// How long an exchange may, as the node has it.
+/// The timeout of an exchange; the node's own.
 const EXCHANGE_WAIT: Duration = Duration::from_secs(6);
-/// Two dials that cross are at most this far apart, as the node has it.
+/// Two dials cross if they begin within this time; the node's own.
 const CROSSING: Duration = Duration::from_secs(1);
-/// After this silence a link is closed, as the node has it: the shorter of two ends' times counts.
+/// The idle timeout of a link; the node's own. QUIC uses the shorter of the two ends' timeouts.
 const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
 
-/// What has happened at an end.
+/// An event at a member's end, for its engine.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The node has shown this.
+    /// The node has greeted with this record.
     Greet {
         greeting: Greeting,
-        /// Whether it was dialled at, or came from, the first address of that record.
+        /// Whether the connection's remote address is the first address of that record.
         reached: bool,
         reply: oneshot::Sender<Verdict>,
     },
-    /// There is a link.
+    /// A link is up.
     Up(Connection),
-    /// Nobody answered with the node's key.
+    /// A dial failed: nobody answered with the node's key.
     Unreachable,
-    /// A dial has come to nothing for another reason.
+    /// A dial failed for another reason.
     Undialled,
-    /// A packet has come.
+    /// A packet has arrived.
     Packet(Bytes),
-    /// An exchange begins.
+    /// The member opens an exchange.
     OpenExchange(oneshot::Sender<ExchangeMessage>),
-    /// A message of one has come.
+    /// A message of an exchange has arrived.
     Exchange(ExchangeMessage, oneshot::Sender<Option<ExchangeMessage>>),
 }
 
 /// One member's end.
 #[derive(Debug)]
 pub(super) struct End {
-    /// Which member.
+    /// The member's index.
     member: usize,
     key: SecretKey,
     endpoint: Endpoint,
     node: (NodeId, SocketAddr),
-    /// What it shows.
+    /// The record in its greeting.
     record: Bytes,
     home: Conduct,
-    /// Whether its own dial is under way.
+    /// Whether its own dial is in progress.
     dialling: AtomicBool,
-    /// When the last began.
+    /// When its last dial began.
     dialled: Mutex<Option<Instant>>,
     events: mpsc::Sender<(usize, Event)>,
 }
 
-/// A socket of a member's own.
+/// Binds a member's own socket.
 ///
 /// # Panics
-/// There is none, or TLS doesn't take the key.
+/// No port is free, or TLS rejects the key.
 pub(super) fn bind(key: &SecretKey) -> Endpoint {
     let tls = link_tls::server_config(key).expect("TLS parameters");
     let tls = QuicServerConfig::try_from(tls).expect("TLS 1.3");
@@ -131,7 +131,7 @@ impl End {
     /// Accepts the node's links, and serves them.
     ///
     /// # Panics
-    /// One of those that serve them does.
+    /// A task that serves a link panics.
     pub(super) async fn accept(self: Arc<Self>) {
         let mut links = JoinSet::new();
         while let Some(incoming) = self.endpoint.accept().await {
@@ -153,13 +153,13 @@ impl End {
         if peer != Some(self.node.0) {
             return None;
         }
-        // Who only wanted to see the key proven closes now.
+        // A peer that only verified the key closes the connection here.
         let (mut send, mut receive) = connection.accept_bi().await.ok()?;
         if !words::is_hello(&mut receive).await {
             return None;
         }
         let greeting = greeting(words::hear_hello(&mut receive).await?)?;
-        // Of two dials that cross the lower key's stays.
+        // Of two dials that cross, the lower key's link stays.
         let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
         if dialled.is_some_and(|since| since.elapsed() < CROSSING) && self.key.node_id() < self.node.0 {
             words::say_hello(&mut send, &Hello::Refused(Refusal::Duplicate, SystemTime::now().into())).await?;
@@ -173,7 +173,7 @@ impl End {
         Some(connection)
     }
 
-    /// Dials the node and serves the link, unless a dial is under way.
+    /// Dials the node and serves the link, unless a dial is in progress.
     pub(super) async fn dial(self: Arc<Self>) {
         if self.dialling.swap(true, Ordering::Relaxed) {
             return;
@@ -192,7 +192,7 @@ impl End {
     async fn dial_once(&self) -> Result<Connection, Event> {
         let connected = link::connect(&self.endpoint, &self.key, self.node, transport()).await;
         let connection = connected.ok_or(Event::Unreachable)?;
-        // Where it is refused as a duplicate, the node's own dial is on its way.
+        // If the greeting is refused as a duplicate, the node's own dial is about to arrive.
         let hello = words::greet(&connection, &self.hello()).await;
         let greeting = hello.and_then(greeting).ok_or(Event::Undialled)?;
         match self.judge(greeting, &connection).await {
@@ -277,7 +277,7 @@ impl End {
     }
 }
 
-/// The record of first words that show one.
+/// The record of a greeting that has one.
 fn greeting(hello: Hello) -> Option<Greeting> {
     let Hello::Record(record, ticket, _) = hello else { return None };
     Some(Greeting { record: Signed::<NodeRecord>::decode(record).ok()?, ticket })

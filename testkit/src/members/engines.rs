@@ -1,8 +1,8 @@
-//! The members' engines, and what they say to each other, which arrives at once and always. Knows the time as it is told,
-//! and no sockets: what goes to the node that is measured is handed out.
+//! The members' engines. Messages among them arrive immediately and are never lost; messages to the real node are returned
+//! by `poll_outside`. Takes the time as an argument and uses no sockets.
 //!
-//! What an engine has its process do besides (close a link, forget leases, place by a new view) is left out: none of the
-//! members ever ends, and none has clients.
+//! Other outputs of an engine (close a link, forget leases, place by a new view) are ignored: no member ever leaves, and none
+//! has clients.
 
 use std::{
     cmp::Reverse,
@@ -22,17 +22,17 @@ use chappe_node::membership::{
 };
 use rand::RngExt as _;
 
-/// Messages of one side in one exchange, as the node has it.
+/// Messages of one side in one exchange; the node's own bound.
 pub(super) const MESSAGES: usize = 2;
 
-/// What a member wants of the node that is measured.
+/// A member's request to the real node.
 #[derive(Debug)]
 pub(super) enum Outside {
-    /// Send it this packet.
+    /// Send this packet.
     Packet(Bytes),
-    /// Make a link to it.
+    /// Dial a link.
     Dial,
-    /// Begin an exchange with it.
+    /// Open an exchange.
     Exchange,
 }
 
@@ -41,21 +41,21 @@ struct Member {
     id: NodeId,
     engine: Engine,
     greeting: Greeting,
-    /// Before, its engine isn't woken.
+    /// Its engine isn't woken before.
     begins: Instant,
-    /// For when its wake is queued.
+    /// The time of its queued wake-up.
     wake_at: Option<Instant>,
 }
 
-/// All members of this process.
+/// All simulated members.
 pub(super) struct Engines {
     settings: Settings,
     root: PublicKey,
     members: Vec<Member>,
     places: HashMap<NodeId, usize>,
-    /// Whose engines may have something to do; for each once for every word that it was told, so bounded by these.
+    /// Members whose engines may have output. Each input adds its member once.
     touched: VecDeque<usize>,
-    /// Wakes; one that is no longer its member's is passed over.
+    /// Queued wake-ups. An entry that differs from its member's `wake_at` is stale and skipped.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     outside: VecDeque<(usize, Outside)>,
 }
@@ -91,8 +91,8 @@ impl Engines {
         self.members.push(Member { id, engine, greeting, begins: now.at, wake_at: None });
     }
 
-    /// Makes them a federation: all greet the first, hear from it of all others, and greet them. Nobody is news to anybody
-    /// then but to the first; had each joined alone, they would gossip of it for minutes.
+    /// Introduces the members to each other: all greet the first, learn of the others from it, and greet them. This leaves
+    /// almost no gossip. Had each joined alone, they would gossip about it for minutes.
     pub(super) fn introduce(&mut self, now: impl Fn() -> Now) {
         for member in 1..self.members.len() {
             self.link(now(), 0, member);
@@ -101,7 +101,7 @@ impl Engines {
             self.exchange(now(), member, 0);
         }
         self.carry(&now);
-        // They began at once; from here on they probe at moments of their own, as nodes on machines of their own do.
+        // All engines began at the same time. Spread their probes over the period, as those of separate machines are.
         let (begin, period) = (now().at, self.settings.probe_period);
         for member in &mut self.members {
             member.begins = begin + period.mul_f64(rand::rng().random());
@@ -110,7 +110,7 @@ impl Engines {
         self.carry(&now);
     }
 
-    /// Whether each member has this node for one.
+    /// Whether each member has this node as a member.
     pub(super) fn all_know(&self, node: &NodeId) -> bool {
         self.members.iter().all(|member| member.engine.is_up(node))
     }
@@ -126,7 +126,7 @@ impl Engines {
         None
     }
 
-    /// Wakes those engines whose time has come.
+    /// Wakes the engines that are due.
     pub(super) fn wake(&mut self, now: impl Fn() -> Now) {
         let until = now().at;
         while let Some(at) = self.wake_at().filter(|at| *at <= until) {
@@ -139,7 +139,7 @@ impl Engines {
         self.carry(&now);
     }
 
-    /// Tells one engine something, and carries what comes of it.
+    /// Passes an input to one engine, and handles the resulting outputs.
     pub(super) fn tell<T>(
         &mut self,
         now: impl Fn() -> Now,
@@ -152,7 +152,7 @@ impl Engines {
         answer
     }
 
-    /// The next thing that a member wants of the node; to be asked until there is none.
+    /// The next request of a member to the real node. Call it until it returns `None`.
     pub(super) fn poll_outside(&mut self) -> Option<(usize, Outside)> {
         self.outside.pop_front()
     }
@@ -194,7 +194,7 @@ impl Engines {
         }
     }
 
-    /// A link between two members: each shows the other its record, and both are where they say.
+    /// Links two members: each greets the other, from the address in its record.
     fn link(&mut self, now: Now, from: usize, to: usize) {
         for (own, other) in [(to, from), (from, to)] {
             let shown = self.members[other].greeting.clone();
@@ -204,7 +204,7 @@ impl Engines {
         }
     }
 
-    /// An exchange of two members.
+    /// Runs an exchange between two members.
     fn exchange(&mut self, now: Now, from: usize, with: usize) {
         let (asker, answerer) = (self.members[from].id, self.members[with].id);
         let mut next: Option<ExchangeMessage> = Some(self.members[from].engine.open_exchange(now, answerer));

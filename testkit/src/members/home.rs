@@ -1,9 +1,8 @@
-//! What a member answers to the node that is measured as a home of its leases and codes.
+//! A member as a home of the real node's leases and codes.
 //!
-//! It takes all leases and keeps none: all sessions are at that one node, which looks among its own before it asks
-//! anybody, so nobody else has what it asks for. Codes are asked of their homes alone: these are kept, and go to whoever
-//! claims them first, as long as the link lasts, which is as long as the node runs. A home that lies names the attacker's
-//! node and session for all codes.
+//! It accepts all leases and stores none: all sessions are at the real node, which looks among its own first. Codes are
+//! looked up at their homes only. A home stores them for the first session that claims them, until the link ends. A home
+//! that lies names the attacker's node and session for all codes.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -23,26 +22,26 @@ use crate::link::{
     open_lane,
 };
 
-/// What is read at once.
+/// Bytes read at a time.
 const READ: usize = 64 * 1024;
-/// A code was given to the session that claims it.
+/// The code is the claiming session's.
 const GRANTED: u8 = 0;
-/// Another has it.
+/// Another session holds the code.
 const TAKEN: u8 = 1;
 
-/// What a home says of codes, and what it hears for having said it.
+/// How a home answers requests for codes.
 #[derive(Clone, Debug)]
 pub(super) struct Conduct {
-    /// The attacker's node, which a home that lies names as the holder of every code.
+    /// The attacker's node, which a lying home names as the holder of every code. `None` for an honest home.
     pub(super) attacker: Option<NodeId>,
-    /// Requests to pair that have come to the attacker's node.
+    /// Counts requests to pair that arrive at the attacker's node.
     pub(super) misled: Arc<AtomicUsize>,
 }
 
-/// The session that a home that lies names.
+/// The session that a lying home names.
 const ATTACKER: u64 = 1;
 
-/// Codes that the node has claimed: no more than it has sessions.
+/// Codes that the node has claimed, at most one for each of its sessions.
 struct Home {
     node: NodeId,
     conduct: Conduct,
@@ -51,7 +50,7 @@ struct Home {
 
 /// Runs the lanes of a link with the node until it ends.
 pub(super) async fn run(node: NodeId, conduct: Conduct, connection: &Connection) -> Option<()> {
-    // Nobody calls a session of a member: the relay lane is there, and silent, but for requests to pair that were misled.
+    // The relay lane has no traffic except misled requests to pair, since no member has clients.
     let _relay = open_lane(connection, RELAY).await?;
     let mut answers = Some(open_lane(connection, CONTROL).await?);
     let mut lanes = JoinSet::new();
@@ -66,7 +65,7 @@ pub(super) async fn run(node: NodeId, conduct: Conduct, connection: &Connection)
 }
 
 impl Home {
-    /// Serves a lane; a request is answered where answers can be sent.
+    /// Serves a lane. Requests are answered if `answers` is given.
     async fn serve(mut self, mut lane: RecvStream, mut answers: Option<SendStream>) {
         let mut read = Vec::new();
         while let Ok(Some(chunk)) = lane.read_chunk(READ, true).await {

@@ -1,15 +1,15 @@
-//! What the kernel counts of a listening socket whose queue of accepted connections was full.
+//! Connections that the kernel dropped because the accept queue of a listening socket was full.
 
 use std::{net::SocketAddr, process::Command};
 
-/// How often a connection was dropped at these sockets; none where there is no `ss`.
+/// How many connections were dropped at these sockets. Returns `None` without `ss`.
 pub fn drops(addrs: &[SocketAddr]) -> Option<u64> {
     let output = Command::new("ss").args(["--listening", "--tcp", "--numeric", "--memory", "--no-header"]).output();
     let text = String::from_utf8(output.ok()?.stdout).ok()?;
     Some(addrs.iter().map(|addr| drops_of(&text, &addr.to_string()).unwrap_or(0)).sum())
 }
 
-/// The drops of one socket, in what `ss` prints: a line for the socket, and behind it or below it one for its memory.
+/// The drops of one socket in the output of `ss`. Its memory is printed after the socket, on the same or the next line.
 fn drops_of(text: &str, addr: &str) -> Option<u64> {
     let (_, after) = text.split_once(&format!(" {addr} "))?;
     let (_, memory) = after.split_once("skmem:(")?;

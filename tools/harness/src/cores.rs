@@ -1,4 +1,4 @@
-//! Which core is whose: servers on the first, what drives them on the second.
+//! Which core runs what: the servers on the first, generators on the second.
 
 use std::{
     path::Path,
@@ -6,12 +6,12 @@ use std::{
     sync::OnceLock,
 };
 
-/// The core of the servers that are measured.
+/// The core of the measured servers.
 pub const SERVERS: usize = 0;
-/// The core of what drives them, and of the bench itself.
+/// The core of the generators and of the measurement program itself.
 pub const GENERATORS: usize = 1;
 
-/// Whether there is a core for each, and `taskset` to put them there; else all run anywhere, and figures say little.
+/// Whether the machine has both cores and `taskset`. Without them processes run on any core, and figures are not reliable.
 pub fn are_two() -> bool {
     static TWO: OnceLock<bool> = OnceLock::new();
     *TWO.get_or_init(|| {
@@ -23,7 +23,7 @@ pub fn are_two() -> bool {
     })
 }
 
-/// A command that runs `program` on one core. It becomes the process that it starts: signals reach that.
+/// A command that runs `program` on one core, by `exec`, so that signals reach the program.
 pub fn command_on(core: usize, program: &Path) -> Command {
     if !are_two() {
         return Command::new(program);
@@ -33,8 +33,8 @@ pub fn command_on(core: usize, program: &Path) -> Command {
     command
 }
 
-/// A command that runs `program` on one core before all that has no such priority, and whether the system allows that
-/// priority. What has it must leave the core most of the time.
+/// A command that runs `program` on one core with real-time priority, and whether the system allows that priority. The
+/// program must leave the core idle most of the time.
 pub fn urgent_command_on(core: usize, program: &Path) -> (Command, bool) {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     let is_allowed = *ALLOWED.get_or_init(|| {
@@ -50,7 +50,7 @@ pub fn urgent_command_on(core: usize, program: &Path) -> (Command, bool) {
     (command, true)
 }
 
-/// Moves this process to one core. To be called before it has more than one thread.
+/// Moves this process to one core. Call it before starting threads.
 ///
 /// # Panics
 /// The system doesn't allow it.

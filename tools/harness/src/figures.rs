@@ -1,4 +1,4 @@
-//! Figures: a table for people, or a JSON object a line for each.
+//! Output of figures: a table for people, or one JSON object a line.
 
 use serde_json::{Value, json};
 
@@ -9,12 +9,12 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// As the program's arguments want it: `--json` or not.
+    /// Prints JSON if the program's arguments contain `--json`.
     pub fn from_args() -> Self {
         Self { json: std::env::args().any(|arg| arg == "--json") }
     }
 
-    /// Prints one figure; `target` is the most that is wanted, where anything is. Whether it is reached.
+    /// Prints one figure. `target` is its upper limit, if it has one. Returns whether the value is within it.
     #[expect(clippy::must_use_candidate, reason = "most are printed for themselves")]
     pub fn print(self, figure: &str, value: f64, unit: &str, target: Option<f64>) -> bool {
         let ok = target.is_none_or(|target| value <= target);
@@ -22,7 +22,7 @@ impl Figures {
         ok
     }
 
-    /// Prints one figure; `target` is the least that is wanted, where anything is.
+    /// Prints one figure. `target` is its lower limit, if it has one.
     pub fn print_least(self, figure: &str, value: f64, unit: &str, target: Option<f64>) {
         self.print_if(figure, value, unit, target, "≥", target.is_none_or(|target| value >= target));
     }
@@ -38,7 +38,7 @@ impl Figures {
         println!("{mark} {figure:<64} {:>10} {unit}{wanted}", round(value).to_string());
     }
 
-    /// Says what is wrong with figures, to whoever reads them.
+    /// Prints a warning about the figures.
     pub fn warn(self, text: &str) {
         if self.json {
             println!("{}", json!({"warning": text}));
@@ -47,7 +47,7 @@ impl Figures {
         }
     }
 
-    /// Says what goes on, to people alone.
+    /// Prints progress to standard error, unless the output is JSON.
     pub fn remark(self, text: &str) {
         if !self.json {
             eprintln!("{text}");
@@ -59,7 +59,7 @@ fn round(value: f64) -> Value {
     json!((value * 100.0).round() / 100.0)
 }
 
-/// The value below which `share` (0 to 1) of the values lie.
+/// The percentile `share` (0 to 1) of the values, by nearest rank. Sorts them.
 ///
 /// # Panics
 /// There are no values.

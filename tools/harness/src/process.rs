@@ -1,4 +1,4 @@
-//! Real processes of the `chappe` binary, which end with what started them.
+//! Processes of the `chappe` binary and of other programs that print JSON. They are killed when dropped.
 
 use std::{
     fs::OpenOptions,
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::cores;
 
-/// How long a process may take to print a line or to end.
+/// The timeout of waiting for a line, or for the end of a process.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The `chappe` binary beside this one.
@@ -28,7 +28,7 @@ pub fn binary() -> PathBuf {
     beside("chappe")
 }
 
-/// A binary of this name beside this one.
+/// The binary of this name in the same target folder as this program.
 ///
 /// # Panics
 /// It has not been built.
@@ -38,7 +38,8 @@ pub fn beside(name: &str) -> PathBuf {
     beside.unwrap_or_else(|| panic!("{name} is not built; build it first: cargo build, with --release if this is"))
 }
 
-/// Builds the binary where cargo runs this; else the one beside this program is used as it is.
+/// Builds the binary if cargo runs this program, in the same profile. Otherwise the existing binary is used. Returns
+/// whether the build succeeded.
 pub fn is_built() -> bool {
     let Some(cargo) = std::env::var_os("CARGO") else { return true };
     let mut build = std::process::Command::new(cargo);
@@ -65,7 +66,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `chappe --json` with these arguments. Its log goes to this process's standard error where it warns.
+    /// Starts `chappe --json` with these arguments. Its warnings go to this process's standard error.
     ///
     /// # Panics
     /// It doesn't start.
@@ -107,7 +108,7 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts another program, which prints JSON, too, and is told what to do by [`Process::tell`].
+    /// Starts another program that prints JSON and takes commands from [`Process::tell`].
     ///
     /// # Panics
     /// It doesn't start.
@@ -135,7 +136,7 @@ impl Process {
     /// Writes a line to its standard input.
     ///
     /// # Panics
-    /// It has ended, or it was not started to be told.
+    /// It has ended, or has no piped standard input.
     pub async fn tell(&mut self, line: &Value) {
         let input = self.child.stdin.as_mut().expect("an input");
         input.write_all(format!("{line}\n").as_bytes()).await.expect("a process that reads");
@@ -144,15 +145,15 @@ impl Process {
     /// The next line.
     ///
     /// # Panics
-    /// None comes in time, or it is no JSON.
+    /// None comes in time, or it isn't JSON.
     pub async fn line(&mut self) -> Value {
         self.line_within(PATIENCE).await
     }
 
-    /// The next line, for which that long is waited.
+    /// The next line, with this timeout.
     ///
     /// # Panics
-    /// None comes in time, or it is no JSON.
+    /// None comes in time, or it isn't JSON.
     pub async fn line_within(&mut self, patience: Duration) -> Value {
         let line = timeout(patience, self.lines.next_line()).await.expect("a line in time").expect("a readable line");
         serde_json::from_str(&line.expect("a line, not the end")).expect("JSON")
@@ -166,7 +167,7 @@ impl Process {
         self.child.id().expect("a running process")
     }
 
-    /// The memory that it holds, in KiB.
+    /// Its resident memory, in KiB.
     ///
     /// # Panics
     /// It has ended, or this is not Linux.
@@ -174,12 +175,12 @@ impl Process {
         self.status_kib("VmRSS:")
     }
 
-    /// What of it is its own, in KiB: not the pages of files, which are its program's.
+    /// Its resident anonymous memory, in KiB: without pages of files, such as the program's code.
     pub fn anonymous_kib(&self) -> u64 {
         self.status_kib("RssAnon:")
     }
 
-    /// The most memory that it held since [`Self::forget_peak`], or since it started, in KiB.
+    /// Its peak resident memory since [`Self::forget_peak`], or since it started, in KiB.
     ///
     /// # Panics
     /// It has ended, or this is not Linux.
@@ -187,7 +188,7 @@ impl Process {
         self.status_kib("VmHWM:")
     }
 
-    /// Forgets what it held before; where the kernel doesn't offer that, the peak stays that of its whole life.
+    /// Resets the peak. If the kernel doesn't support that, the peak stays that since the start.
     pub fn forget_peak(&self) {
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
     }
@@ -198,7 +199,7 @@ impl Process {
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills it with SIGKILL.
     ///
     /// # Panics
     /// It can't be killed.
@@ -206,12 +207,12 @@ impl Process {
         self.child.kill().await.expect("a process that ends");
     }
 
-    /// Whether it is still there.
+    /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits until it ends by itself; whether it says that all went well.
+    /// Waits until it ends by itself, and returns whether its status is success.
     ///
     /// # Panics
     /// It doesn't end in time.
@@ -224,7 +225,7 @@ fn log_file(path: &Path) -> std::fs::File {
     OpenOptions::new().create(true).append(true).open(path).expect("a file for the log")
 }
 
-/// Writes a config file with `init`, and gives the line that it prints.
+/// Writes a config file with `init`, and returns the line that it prints.
 ///
 /// # Panics
 /// `init` fails.
