@@ -29,8 +29,8 @@ impl Altered {
         format!("ws://{}/ws", self.listener.local_addr().expect("a bound socket"))
     }
 
-    /// Forwards clients to the node. `change` returns, for the number of a client, the function that edits the node's messages
-    /// to it. A message that it sets to `null` is dropped.
+    /// Forwards clients to the node. `change` returns, for the number of a client, the function that edits the node's
+    /// messages to it. A message that it sets to `null` is dropped.
     /// Dropping the handle ends the proxy and its connections.
     pub fn lead_to<C: FnMut(&mut Value) + Send + 'static>(
         self,

@@ -1,5 +1,5 @@
-//! What the tests of several crates and the measurement programs share: a federation in one process, clients that send raw
-//! frames, links that are no node's, and simulated members.
+//! What the tests of several crates and the measurement programs share: a federation in one process, clients that send
+//! raw frames, links that are no node's, and simulated members.
 //!
 //! Every await has a deadline. A test that misses it panics and names what it waited for.
 

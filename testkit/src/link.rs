@@ -1,5 +1,5 @@
-//! A link as `docs/protocol/federation.md` defines it: its connection, lanes and streams. For programs that act as a node.
-//! The code is independent of the node's own, except for the rules that admit members.
+//! A link as `docs/protocol/federation.md` defines it: its connection, lanes and streams. For programs that act as a
+//! node. The code is independent of the node's own, except for the rules that admit members.
 
 pub mod frames;
 pub mod words;

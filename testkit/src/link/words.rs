@@ -1,5 +1,5 @@
-//! Greetings and exchanges on the streams of a link, as `docs/protocol/federation.md` defines them. A message that is too
-//! large or doesn't decode ends the stream.
+//! Greetings and exchanges on the streams of a link, as `docs/protocol/federation.md` defines them. A message that is
+//! too large or doesn't decode ends the stream.
 
 use bytes::Bytes;
 use chappe_common::time::UnixTime;

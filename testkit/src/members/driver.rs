@@ -31,8 +31,8 @@ use super::{
 
 /// Capacity of the event queue: a few events for each of a thousand members. Senders wait while it is full.
 const EVENTS: usize = 4096;
-/// The shortest time between two wake-ups. Hundreds of engines are due about two thousand times a second, and each wake-up
-/// would interrupt the generator on the same core. The delay is short compared with a probe's timeout.
+/// The shortest time between two wake-ups. Hundreds of engines are due about two thousand times a second, and each
+/// wake-up would interrupt the generator on the same core. The delay is short compared with a probe's timeout.
 const GRAIN: Duration = Duration::from_millis(5);
 /// The epoch of each record: no member restarts.
 const EPOCH: u64 = 1;
@@ -138,7 +138,8 @@ impl Driver {
         }
     }
 
-    /// Sends over the member's link, or dials one. The message is lost in that case, as a packet may be, and is repeated.
+    /// Sends over the member's link, or dials one. The message is lost in that case, as a packet may be, and is
+    /// repeated.
     fn act(&mut self, member: usize, wanted: Outside) {
         let link = self.links[member].as_ref().filter(|link| link.close_reason().is_none());
         match (wanted, link) {

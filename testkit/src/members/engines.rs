@@ -1,8 +1,8 @@
-//! The members' engines. Messages among them arrive immediately and are never lost; messages to the real node are returned
-//! by `poll_outside`. Takes the time as an argument and uses no sockets.
+//! The members' engines. Messages among them arrive immediately and are never lost; messages to the real node are
+//! returned by `poll_outside`. Takes the time as an argument and uses no sockets.
 //!
-//! Other outputs of an engine (close a link, forget leases, place by a new view) are ignored: no member ever leaves, and none
-//! has clients.
+//! Other outputs of an engine (close a link, forget leases, place by a new view) are ignored: no member ever leaves,
+//! and none has clients.
 
 use std::{
     cmp::Reverse,
@@ -91,8 +91,8 @@ impl Engines {
         self.members.push(Member { id, engine, greeting, begins: now.at, wake_at: None });
     }
 
-    /// Introduces the members to each other: all greet the first, learn of the others from it, and greet them. This leaves
-    /// almost no gossip. Had each joined alone, they would gossip about it for minutes.
+    /// Introduces the members to each other: all greet the first, learn of the others from it, and greet them. This
+    /// leaves almost no gossip. Had each joined alone, they would gossip about it for minutes.
     pub(super) fn introduce(&mut self, now: impl Fn() -> Now) {
         for member in 1..self.members.len() {
             self.link(now(), 0, member);

@@ -1,8 +1,8 @@
 //! A member as a home of the real node's leases and codes.
 //!
 //! It accepts all leases and stores none: all sessions are at the real node, which looks among its own first. Codes are
-//! looked up at their homes only. A home stores them for the first session that claims them, until the link ends. A home
-//! that lies names the attacker's node and session for all codes.
+//! looked up at their homes only. A home stores them for the first session that claims them, until the link ends. A
+//! home that lies names the attacker's node and session for all codes.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

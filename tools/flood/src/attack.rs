@@ -20,19 +20,19 @@ pub struct Attack {
     pub name: &'static str,
     /// Whether it is for a node with TLS.
     pub tls: bool,
-    /// How many times as long as others it takes.
+    /// Its duration, as a multiple of an ordinary attack's.
     pub times: u32,
-    /// Counters of the node of which at least one has to grow: a part of the name as `/metrics` has it.
+    /// Parts of names in `/metrics`. At least one counter with such a name has to grow.
     pub counted: &'static [&'static str],
-    /// What the node may hold of it at the same time, in MiB.
+    /// The most that the node may buffer for the attack, in MiB.
     pub held: u32,
-    /// What the attacker itself has to have counted, all of it, or it has tried nothing.
+    /// Counts that the attacker must have; otherwise the attack wasn't tried.
     pub done: &'static [&'static str],
 }
 
-/// What no attacker may count: then it has not tried what it is there for.
+/// Counts that no attacker may have: they show that the attack wasn't tried.
 const MISHAPS: &[&str] = &["link refused", "codes not found"];
-/// What is counted where the node ends a link.
+/// The count of links that the node has ended.
 const ENDED: &[&str] = &["links ended for a breach"];
 
 const fn attack(name: &'static str, counted: &'static [&'static str], done: &'static [&'static str]) -> Attack {
@@ -40,13 +40,13 @@ const fn attack(name: &'static str, counted: &'static [&'static str], done: &'st
 }
 
 impl Attack {
-    /// Whether it is within rates, and nothing is refused, where it is small and short.
+    /// Whether a quick run may stay within the node's limits, so that nothing is refused.
     pub fn may_be_allowed(&self) -> bool {
         self.name.ends_with("-many")
             || ["new-leases-by-a-node", "leases-beyond-a-share", "unfinished-messages"].contains(&self.name)
     }
 
-    /// What the attacker ought to have counted and hasn't, or has and ought not to.
+    /// Counts that the attacker lacks, or must not have.
     pub fn mishaps(&self, told: &BTreeMap<String, u64>) -> Vec<String> {
         let has = |what: &&&str| told.get(**what).is_some_and(|count| *count > 0);
         let undone = self.done.iter().filter(|what| !has(what)).map(|what| format!("no «{what}»"));
@@ -54,7 +54,7 @@ impl Attack {
     }
 }
 
-/// All of them, in the order in which they are run.
+/// All attacks, in the order in which they run.
 pub const ATTACKS: &[Attack] = &[
     attack("half-open", &["connections_refused", "client_handshakes_failed"], &["connected"]),
     attack("drip", &["client_handshakes_failed"], &["bytes dripped"]),
@@ -68,7 +68,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("unknown-types", &["unknown_type", "rate_limited"], &["answered unknown_type"]),
     attack("binary", &["bad_message", "rate_limited"], &["answered bad_message"]),
     attack("compressed", &["violations"], &["closed for a breach"]),
-    // Until five hundred are filled.
+    // Long enough to fill five hundred queues.
     Attack { times: 3, held: slow::HELD, ..attack("not-reading", &["sessions_slow"], &["closed with 1013"]) },
     Attack { times: 2, held: slow::SOME.held, ..attack("reading-at-once", &[], &["read all"]) },
     Attack { times: 3, held: slow::MANY.held, ..attack("two-thousand-reading-at-once", &[], &["read all"]) },
@@ -111,7 +111,7 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// Carries an attack out, in this process, and gives what was counted as JSON.
+/// Carries out an attack in this process, and returns its counts as JSON.
 ///
 /// # Panics
 /// There is no such attack.
@@ -147,13 +147,13 @@ pub async fn carry_out(name: &str, plan: Plan) -> String {
     serde_json::to_string(&plan.tally.counts()).expect("names and numbers are JSON")
 }
 
-/// Starts an attack in a process of its own, beside the honest and not the node, and gives what it counted when it is over.
+/// Runs an attack in its own process, on the baseline's core, and returns its counts.
 ///
 /// # Panics
 /// It can't be started, or fails.
 pub async fn start(name: &str, node: &Victim, lasts: Duration, quick: bool) -> BTreeMap<String, u64> {
     let mut command = Command::from(cores::command_on(cores::GENERATORS, Path::new("nice")));
-    // Where speed says nothing, a busy machine is no reason to do nothing.
+    // A quick run doesn't judge latency, and has to attack on a busy machine, too.
     command.args(["-n", if quick { "0" } else { "19" }]).arg(flood_binary()).args(["--attack", name]);
     command.args([&node.addr.to_string(), &node.quic.to_string(), &node.id, &lasts.as_millis().to_string()]);
     if quick {

@@ -1,5 +1,5 @@
-//! People who call while others attack, in a process of their own that goes before attackers on the core that both have:
-//! what they notice is the node's doing, and how late they are themselves is measured, too.
+//! The baseline: honest clients that call during attacks, in a process that has priority over attackers on their common
+//! core. So the node is the cause of what they observe. How late the process itself is is measured, too.
 
 mod caller;
 mod callers;
@@ -17,36 +17,36 @@ pub use self::{
 };
 use super::node::{Victim, flood_binary};
 
-/// The codes of two of the honest, who are paired: one of them is who hostile nodes look up.
+/// The codes of two baseline clients that are paired. Hostile nodes look up one of them.
 pub const BY_CODE: [&str; 2] = ["HNSTAA", "HNSTBB"];
 
-/// The key of the inbox of one of the honest.
+/// The inbox key of a baseline client.
 pub fn inbox_key(number: u32) -> SecretKey {
     let mut seed = [0xAB; 32];
     seed[..4].copy_from_slice(&number.to_le_bytes());
     SecretKey::from_bytes(&seed)
 }
 
-/// What the process is asked.
+/// A command to the process, as a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 enum Command {
-    /// A new stretch begins; its number.
+    /// Begin a stretch, and answer its number.
     NextStretch,
-    /// What was noticed in these: what was sent in one may arrive later.
+    /// Report these stretches together, once their messages have arrived.
     Report(Vec<usize>),
-    /// No more is sent, and what is under way may arrive: what was noticed in all.
+    /// Stop sending, wait for messages in flight, and report all stretches.
     Finish,
 }
 
-/// The honest, until this is dropped.
+/// The baseline's process. It is killed when dropped.
 #[derive(Debug)]
 pub struct Baseline(Process);
 
 impl Baseline {
-    /// Lets so many pairs connect and call.
+    /// Starts it with this many pairs that call.
     ///
     /// # Panics
-    /// One can't connect.
+    /// A client can't connect.
     pub async fn start(figures: Figures, pairs: u32, node: &Victim) -> Self {
         let plan = Plan { pairs, url: node.url.clone(), addr: node.addr, tls: node.tls.clone() };
         let (mut command, is_urgent) = cores::urgent_command_on(cores::GENERATORS, &flood_binary());
@@ -66,7 +66,7 @@ impl Baseline {
         self.0.line().await
     }
 
-    /// A new stretch begins; its number.
+    /// Begins a stretch, and returns its number.
     ///
     /// # Panics
     /// The process has ended.
@@ -74,7 +74,7 @@ impl Baseline {
         serde_json::from_value(self.ask(&Command::NextStretch).await).expect("a number")
     }
 
-    /// What was noticed in these stretches together: what was sent in one may arrive later.
+    /// Reports these stretches together, once their messages have arrived.
     ///
     /// # Panics
     /// The process has ended.
@@ -82,7 +82,7 @@ impl Baseline {
         serde_json::from_value(self.ask(&Command::Report(stretches.to_vec())).await).expect("what was noticed")
     }
 
-    /// Lets them say no more, waits for what is under way, and gives what was noticed in all stretches.
+    /// Stops sending, waits for messages in flight, and reports all stretches.
     ///
     /// # Panics
     /// The process has ended.

@@ -1,5 +1,5 @@
-//! A hostile client's conversation: every message that it sends is answered, or cut off by the connection's end, or left
-//! open; and each is counted as what it came to.
+//! A hostile client. Each message that it sends is counted once: answered, cut off by the connection's end, or
+//! unanswered.
 
 use std::{io, net::IpAddr};
 
@@ -14,21 +14,21 @@ use super::{
     wire::{OpenError, Said, Takes, Wire},
 };
 
-/// An open WebSocket, and what is still to be answered.
+/// An open WebSocket, and the number of unanswered messages.
 #[derive(Debug)]
 pub struct Client {
     wire: Wire,
-    /// Messages that were sent and not answered.
+    /// Messages sent and not yet answered.
     open: u64,
-    /// Whether what is sent breaks the framing: nothing is answered, and the connection is to be closed.
+    /// Whether the client breaks the framing. The node has to close the connection then, without an answer.
     breaks: bool,
 }
 
 impl Client {
-    /// Opens one; `breaks`: what will be sent breaks the framing, so that the connection is to be closed for it.
+    /// Opens a connection. `breaks`: the client will break the framing, so that the node has to close the connection.
     ///
     /// # Errors
-    /// The node doesn't take it. That is counted.
+    /// The node doesn't accept it. That is counted.
     pub async fn open(plan: &Plan, source: IpAddr, breaks: bool) -> Result<Self, OpenError> {
         let opened = Wire::open(source, plan.node, Takes::All).await;
         plan.tally.count(match &opened {
@@ -39,7 +39,8 @@ impl Client {
         opened.map(|(wire, _)| Self { wire, open: 0, breaks })
     }
 
-    /// Sends what is so many messages, and hears what is answered meanwhile. Whether the connection is still there.
+    /// Sends `bytes`, which contain `count` messages, and receives answers meanwhile. Returns whether the connection is
+    /// open.
     pub async fn write(&mut self, plan: &Plan, bytes: &[u8], count: u64) -> bool {
         plan.tally.add("sent to it", count);
         self.open += count;
@@ -53,7 +54,7 @@ impl Client {
                         return self.end(plan, "not written by the end");
                     }
                 }
-                // What the node said last, where it said anything.
+                // Receive what the node sent last.
                 Err(_) => {
                     while self.hear(plan, plan.listens_until()).await {}
                     return false;
@@ -68,17 +69,17 @@ impl Client {
         true
     }
 
-    /// Sends one message, and hears at least one answer. Whether the connection is still there.
+    /// Sends one message, and receives at least one answer. Returns whether the connection is open.
     pub async fn write_and_hear(&mut self, plan: &Plan, bytes: &[u8]) -> bool {
         let open = self.open;
         if !self.write(plan, bytes, 1).await {
             return false;
         }
-        // What was heard while it was written may have been its answer.
+        // Its answer may have arrived while it was written.
         self.open <= open || self.hear(plan, plan.listens_until()).await
     }
 
-    /// Hears the next that the node says, for which it has until then. Whether there is more to hear.
+    /// Receives one message until the deadline. Returns whether more may come.
     pub async fn hear(&mut self, plan: &Plan, until: Instant) -> bool {
         match timeout_at(until, self.wire.next()).await {
             Ok(said) => self.heard(plan, said),
@@ -86,12 +87,12 @@ impl Client {
         }
     }
 
-    /// Whether anything is still to be answered.
+    /// Whether any message is unanswered.
     pub const fn is_unanswered(&self) -> bool {
         self.open > 0
     }
 
-    /// Hears, beside something else that ends it. Whether the connection is still there.
+    /// Receives until `due` is ready. Returns whether the connection is open.
     pub async fn hear_until(&mut self, plan: &Plan, due: impl Future<Output = ()>) -> bool {
         tokio::pin!(due);
         loop {
@@ -107,9 +108,9 @@ impl Client {
         }
     }
 
-    /// Says no more, and hears what is still to be answered.
+    /// Sends nothing more, and receives the remaining answers.
     pub async fn listen_on(&mut self, plan: &Plan) {
-        // A connection that breaks the framing is to be closed, whatever was answered.
+        // A connection that breaks the framing has to be closed, whether or not all is answered.
         while (self.open > 0 || self.breaks) && Instant::now() < plan.listens_until() {
             if !self.hear(plan, plan.listens_until()).await && Instant::now() < plan.listens_until() {
                 return;
@@ -146,14 +147,14 @@ impl Client {
         self.end(plan, "cut off")
     }
 
-    /// What is open will never be answered.
+    /// Counts the unanswered messages under this name.
     fn end(&mut self, plan: &Plan, how: &str) -> bool {
         plan.tally.add(how, std::mem::take(&mut self.open));
         false
     }
 }
 
-/// What an answer is counted as: an error's code, or its type.
+/// The name that an answer is counted by: an error's code, or its type.
 pub fn code_of(text: &str) -> String {
     word(&parsed(text)).to_owned()
 }

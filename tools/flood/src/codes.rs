@@ -28,8 +28,8 @@ const WAITING: u32 = 10;
 /// By how many milliseconds the medians may differ: by what one wake-up may take on a busy machine.
 const APART: f64 = 5.0;
 
-/// Guesses codes that nobody has, one's own, and one for which enough wait already, and compares what comes of it. A code
-/// that somebody has is another matter: the protocol answers nothing until its owner does.
+/// Guesses codes that nobody has, one's own, and one for which enough wait already, and compares what comes of it. A
+/// code that somebody has is another matter: the protocol answers nothing until its owner does.
 ///
 /// # Panics
 /// A guess is answered by nothing, or with other words.

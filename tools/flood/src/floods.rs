@@ -178,8 +178,8 @@ async fn client(
         if !client.write(plan, &message, 1).await {
             return None;
         }
-        // A request takes the place of one before it to the same code that is still being looked up, of which nobody hears
-        // then. Behind this answer the request is where it is going, or refused.
+        // A request takes the place of one before it to the same code that is still being looked up, of which nobody
+        // hears then. Behind this answer the request is where it is going, or refused.
         if flood.kind == Kind::PairOne && !client.write_and_hear(plan, &text(&json!({"type": "fence"}))).await {
             return None;
         }

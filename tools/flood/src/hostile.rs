@@ -146,8 +146,8 @@ impl Turns<'_> {
     }
 }
 
-/// Links, and does `flood` until the time is over, with so many turns a second. Whose link is ended comes again within a
-/// second, as another node.
+/// Links, and does `flood` until the time is over, with so many turns a second. Whose link is ended comes again within
+/// a second, as another node.
 pub async fn attack(plan: &Plan, rate: u32, flood: impl AsyncFn(&Link, &mut Turns<'_>) -> Option<()>) {
     let (since, rate) = (Instant::now(), plan.some(rate));
     while !plan.is_over() {

@@ -1,5 +1,5 @@
-//! What a hostile node floods homes with: leases, good, forged and refused, words that leases were displaced, and messages to
-//! inboxes that nobody has.
+//! What a hostile node floods homes with: leases, good, forged and refused, words that leases were displaced, and
+//! messages to inboxes that nobody has.
 
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ pub const BATCH: u64 = 64;
 const REQUESTS_SIGNED: u64 = 100;
 /// The same of more than one member's share of what the node keeps.
 const REQUESTS_BEYOND: u64 = SHARE / BATCH + 50;
-/// Leases that a home may still keep when all attacks are over: until they end by themselves, an hour after they were signed.
+/// Leases that a home may still keep when all attacks are over: until they end by themselves, an hour after they were
+/// signed.
 pub const KEPT: u64 = REQUESTS_SIGNED * BATCH + 2 * BATCH;
 /// Messages to nobody in a second.
 const FRAMES: u32 = 20_000;
@@ -41,7 +42,8 @@ const FRAMES: u32 = 20_000;
 const BURST: u32 = 20;
 /// How long leases last: within what a home takes.
 const LASTS: Duration = Duration::from_secs(3_000);
-/// The same of those that fill a share: until the attack and what is measured after it are over, and not until the course is.
+/// The same of those that fill a share: until the attack and what is measured after it are over, and not until the
+/// course is.
 const LASTS_BEYOND: Duration = Duration::from_secs(40);
 
 /// Which leases are registered, or shown.
@@ -135,8 +137,8 @@ fn forged(lease: &Bytes) -> Bytes {
     bytes.into()
 }
 
-/// Says that leases were displaced by newer ones: by good ones of inboxes that nobody has attached here; or, `of_somebody`, by
-/// forged ones of one that somebody has.
+/// Says that leases were displaced by newer ones: by good ones of inboxes that nobody has attached here; or,
+/// `of_somebody`, by forged ones of one that somebody has.
 pub async fn displaced(plan: &Plan, of_somebody: bool) {
     let elsewhere = SecretKey::from_bytes(&rand::rng().random()).node_id();
     let leases: Vec<_> = if of_somebody {

@@ -1,38 +1,38 @@
-//! Whether what an attacker counted is what the node counted: all that was sent was served, or refused and counted. Pure.
+//! Compares the attacker's counts with the node's: each message was served, or refused and counted. Pure.
 
 use std::collections::BTreeMap;
 
 use super::{baseline::Observed, leases};
 
-/// Newcomers that may come between the reading of the node's counters and that of what the honest noticed: one at each end.
+/// Newcomers between the reading of the node's counters and of the baseline's: one at each end.
 const AT_THE_ENDS: u64 = 2;
-/// Newcomers that may be there at either end: two come a second, and one may take four to attach, where the node waits for a
-/// home that has gone.
+/// Newcomers that may be connected at either end: two come a second, and each takes up to four to attach, if the node
+/// waits for a home that has left.
 const THERE: u64 = 8;
 
-/// What was counted on all sides.
+/// The counts of all sides.
 #[derive(Clone, Copy, Debug)]
 pub struct Ledger<'a> {
-    /// By the attacker.
+    /// The attacker's counts.
     pub attacker: &'a BTreeMap<String, u64>,
-    /// By the node: by how much each of its counters has grown since before the attack.
+    /// By how much each of the node's counters has grown since before the attack.
     pub grown: &'a BTreeMap<String, f64>,
-    /// By the honest, in the same time.
+    /// The baseline's counts, of the same period.
     pub baseline: &'a Observed,
-    /// Connections that the kernel dropped after the attacker took them for open.
+    /// Connections that the kernel dropped after they were open at the attacker.
     pub dropped: u64,
 }
 
-/// One kind of what was counted on two sides.
+/// One comparison of two sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// What.
+    /// What is compared.
     pub what: String,
-    /// By the attacker and the honest: the least and the most that it comes to.
+    /// The least that the attacker and the baseline expect.
     pub least: u64,
-    /// See [`Self::least`].
+    /// The most that they expect.
     pub most: u64,
-    /// By the node.
+    /// The node's count.
     pub node: u64,
 }
 
@@ -44,7 +44,7 @@ impl Account {
 }
 
 impl Ledger<'_> {
-    /// All accounts of which either side has anything.
+    /// All accounts that aren't zero on both sides.
     pub fn accounts(&self) -> Vec<Account> {
         let mut accounts = self.of_clients();
         accounts.extend(self.of_links());
@@ -53,21 +53,22 @@ impl Ledger<'_> {
     }
 
     fn of_clients(&self) -> Vec<Account> {
-        // What was answered and never heard: the connection broke before, or the attacker's time was over.
+        // Answers that the attacker may not have received: the connection broke before, or the attacker's time was
+        // over.
         let is_broken = self.counted("reset") + self.counted("ended without a word") > 0;
-        // A request to pair that was shown to whom it was for is answered by nothing else.
+        // A request to pair that was shown to its target has no other answer.
         let shown = self.counted("answered pair_incoming");
         let unheard = self.counted("unanswered at the end").saturating_sub(shown)
             + self.counted("not written by the end")
             + if is_broken { self.counted("cut off") } else { 0 };
         let answered = self.sum("answered ");
         let silent = self.counted("cut off") + self.counted("not refused by the end");
-        // A request that was shown and whose asker was cut off is both.
+        // A request that was shown, and whose requester was cut off, is counted twice.
         let both = shown.min(self.counted("cut off"));
         let sent = self.counted("sent to it");
         let mut accounts = vec![account("messages answered or cut off", sent, both, answered + silent)];
-        // A connection either becomes a session or is counted among those that didn't; attackers may take for open what
-        // the kernel has dropped, and may have given up what the node then found.
+        // A connection either becomes a session or is counted among those that didn't. The kernel may have dropped a
+        // connection that is open at the attacker, and the node may find one that the attacker has given up.
         let no_session = self.counted("connected") + self.counted("not opened");
         let slack = self.counted("not connected") + self.dropped;
         accounts.push(account(
@@ -83,9 +84,9 @@ impl Ledger<'_> {
         let closed = self.grown("sessions_closed_total");
         let all_opened = self.grown("sessions_opened_total").saturating_sub(THERE);
         accounts.push(account("sessions ended", all_opened, THERE * 2, closed));
-        // Pings are answered by a pong until the connection is closed, which is counted as a refusal.
+        // Pings are answered by pongs until the connection is closed, which counts as a refusal.
         let pings = if self.counted("answered pong") > 0 { self.counted("closed with 1008") } else { 0 };
-        // Whoever reads nothing is closed with the code for that, and with no other, and reads it when it reads at last.
+        // A client that doesn't read is closed with code 1013 and no other, and finds it when it reads at the end.
         let (deaf, slow) = (self.counted("clients that don't read"), self.counted("closed with 1013"));
         let unseen = self.counted("reset") + self.counted("ended without a word");
         accounts.push(account("sessions too slow", slow, unseen, self.grown("sessions_slow_total")));
@@ -99,12 +100,12 @@ impl Ledger<'_> {
             let answered =
                 self.counted(&format!("answered {code}")) + self.counted(&format!("rejected {code}")) + pings;
             let node = self.grown(&format!("refused_total{{code=\"{code}\"}}"));
-            // An answer that was not heard may have told of all leases of a message.
+            // An answer that wasn't received may have been about all leases of a message.
             let leases = self.counted("leases to attach").div_ceil(sent.max(1)).max(1);
             let put_off = if code == "congested" { self.baseline.put_off } else { 0 };
             accounts.push(account(code, answered + put_off, unheard * leases, node));
         }
-        // Of these leases none is attached.
+        // None of these leases may be attached.
         let (leases, refused) =
             (self.counted("leases to attach"), sent.saturating_sub(self.counted("answered attached")));
         let judged = self.sum("rejected ") + refused * leases.div_ceil(sent.max(1));
@@ -115,7 +116,7 @@ impl Ledger<'_> {
             + self.counted("ended without a word")
             + self.counted("connections not refused by the end");
         accounts.push(account("breaches", self.counted("closed for a breach"), slack, self.grown("violations_total")));
-        // A client's; a node's are below.
+        // Requests of clients; those of nodes are below.
         if self.counted("asks sent") == 0 {
             let refused = self.counted("answered pair_error");
             accounts.push(account(
@@ -135,9 +136,9 @@ impl Ledger<'_> {
             + self.counted("outcomes of nothing sent");
         let mut accounts = vec![
             account("links", self.counted("linked"), 0, self.grown("links_opened_total")),
-            // The last may be on its way.
+            // The last one may be in flight.
             account("breaches of links", breaches, unanswered.min(1), self.grown("link_protocol_errors_total")),
-            // Those of which the answer was dropped are counted, too.
+            // Requests whose answer was dropped are counted, too.
             account(
                 "leases refused",
                 self.counted("leases refused"),
@@ -153,15 +154,16 @@ impl Ledger<'_> {
             account("words that nobody waited for", unawaited, 0, self.grown("responses_unexpected_total")),
         ];
         if breaches > 0 {
-            // All links but that of the last moment: a first breach is enough.
+            // All links, except one opened at the end: a first breach ends a link.
             let all = self.counted("linked");
             accounts.push(account("links ended for a breach", all.saturating_sub(1), 1, breaches));
         }
-        // Behind a breach nothing is answered.
+        // After a breach nothing is answered.
         if breaches == 0 && self.counted("linked") > 0 {
             let dropped = self.grown("responses_dropped_total") + self.grown("session_messages_dropped_total");
             let served = self.sum("told ") + self.baseline.asked + dropped;
-            // What wants no answer may be dropped, too; who sends it sends nothing else but what a node answers at once.
+            // Messages without an answer may be dropped, too. Whoever sends them sends only requests besides, which the
+            // node answers at once.
             let slack = self.counted("words without an answer sent");
             accounts.push(account(
                 "frames answered, shown, or dropped",
@@ -169,7 +171,7 @@ impl Ledger<'_> {
                 slack,
                 served,
             ));
-            // Refusals are counted as they are made: whether the word of one is lost is nothing to this.
+            // A refusal is counted when it is made, even if its answer is lost.
             let unwritten = self.counted("asks that may not be written");
             let asks = self.counted("asks sent").saturating_sub(unwritten);
             let node = self.grown("pair_requests_refused_total") + self.baseline.asked;
@@ -194,7 +196,7 @@ impl Ledger<'_> {
         self.attacker.iter().filter(|(what, _)| what.starts_with(beginning)).map(|(_, count)| count).sum()
     }
 
-    /// By how much the counters have grown whose names begin so: all labels together.
+    /// The growth of all counters whose names begin with this, over all labels.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole, and grow")]
     fn grown(&self, beginning: &str) -> u64 {
         self.grown.iter().filter(|(name, _)| name.starts_with(beginning)).map(|(_, grown)| *grown as u64).sum()
@@ -217,7 +219,7 @@ mod tests {
         ledger.accounts().into_iter().filter(|account| !account.balances()).map(|account| account.what).collect()
     }
 
-    /// Requests to pair that the honest were shown were sent by somebody.
+    /// The attacker sent the requests to pair that were shown to the baseline.
     const SHOWN: (&str, u64) = ("sent over a link", 2);
     const NEWCOMERS: (&str, f64) = ("sessions_opened_total", 4.0);
     const GONE: (&str, f64) = ("sessions_closed_total", 4.0);

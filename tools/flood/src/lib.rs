@@ -1,9 +1,10 @@
-//! Hostile clients against a real node while honest people call: what the honest notice, and what it costs the node.
+//! Attacks on a real node while honest clients, the baseline, call through it. Measures what the baseline loses, and
+//! what the attack costs the node.
 //!
-//! The node has a core of its own, and attackers and the honest share the other: each attack is a process with the lowest
-//! priority, the honest are one with real-time priority. So what the honest notice is what the node does, and not how
-//! processes share a processor. An attack is bounded in time and rate. The honest come from other addresses than
-//! attackers, and are as limited as any client: nothing is exempt.
+//! The node has one core. The attacker, a process with the lowest priority, and the baseline, a process with real-time
+//! priority, share the other. So the baseline's delays are the node's, and not those of a shared processor. An attack
+//! is bounded in time and rate. Baseline clients connect from other addresses than attackers. No address is exempt from
+//! the node's limits.
 
 pub mod attack;
 pub mod baseline;
@@ -25,20 +26,20 @@ pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// How many addresses attackers have, where an attack comes from many.
+/// The number of addresses of an attack from many addresses.
 pub const MANY: u32 = 4_000;
 
-/// One of the attackers' addresses: 127.2.0.1 and on.
+/// An address of attackers, from 127.2.0.1 on.
 pub fn hostile_source(number: u32) -> IpAddr {
     source(0x7F02_0000, number)
 }
 
-/// One of the addresses of the honest: 127.1.0.1 and on, one for each person.
+/// An address of the baseline, from 127.1.0.1 on: one for each client.
 pub fn baseline_source(number: u32) -> IpAddr {
     source(0x7F01_0000, number)
 }
 
 fn source(first: u32, number: u32) -> IpAddr {
-    // Neither .0 nor .255 of any block.
+    // Skips .0 and .255 of each block.
     Ipv4Addr::from_bits(first + (number / 250) * 256 + number % 250 + 1).into()
 }

@@ -1,10 +1,10 @@
-//! Attacks a real node while honest people call: `cargo xtask flood [--json]
-//! [--only NAME] [--quick] [--buffers MIB]`. With `--buffers` it runs in a network namespace of its own, in which the system's
-//! buffers of a TCP connection grow up to so many MiB.
+//! Attacks a real node while honest clients call: `cargo xtask flood [--json] [--only NAME] [--quick] [--buffers MIB]`.
+//! With `--buffers` it runs in its own network namespace, in which the system's buffers of a TCP connection grow up to
+//! that many MiB.
 //!
-//! Fails where an honest message was lost, somebody new wasn't let in, the node panicked, refused without counting it, or
-//! counted otherwise than the attacker did, where guessing codes tells anything, and where the same attack played twice leaves more memory behind each time.
-//! Latency is printed with what is wanted.
+//! Fails if a message of the baseline was lost or a newcomer wasn't let in; if the node panicked, refused something
+//! without counting it, or counted differently from the attacker; if guessing codes reveals anything; or if an attack
+//! leaves more memory in use each time it runs. Latency is printed with its target and doesn't fail the run.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    // The processes that the course starts of this program.
+    // Processes of this program that the course starts.
     match &args[..] {
         [kind, plan] if kind == "--honest" => baseline::run(&serde_json::from_str(plan).expect("a plan")),
         [kind, name, node, quic, id, millis, rest @ ..] if kind == "--attack" => {
@@ -67,7 +67,7 @@ fn course(args: &[String]) -> ExitCode {
     if let Some(mib) = buffers {
         return in_a_namespace(mib, args);
     }
-    // The node has the other core to itself.
+    // The node has the other core.
     cores::move_to(cores::GENERATORS);
     let figures = Figures::from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -83,7 +83,7 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Carries one attack out, on one thread, as it has one core.
+/// Carries out one attack, on one thread, since the process has one core.
 fn attack(name: &str, [node, quic, id, millis]: [&String; 4], quick: bool) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -93,7 +93,7 @@ fn attack(name: &str, [node, quic, id, millis]: [&String; 4], quick: bool) -> St
     })
 }
 
-/// The same course in a network namespace of its own, with these bounds on buffers.
+/// Runs the course again in its own network namespace, with this bound on buffers.
 fn in_a_namespace(mib: u32, args: &[String]) -> ExitCode {
     let at = args.iter().position(|arg| arg == "--buffers").unwrap_or(args.len());
     let rest = args.iter().enumerate().filter(|(index, _)| *index != at && *index != at + 1).map(|(_, arg)| arg);

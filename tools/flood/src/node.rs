@@ -1,4 +1,4 @@
-//! The node under attack: a real process, and what it says of itself.
+//! The node under attack: a real process, its counters and its log.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -11,10 +11,11 @@ use chappe_testkit::{http, tls::Files};
 use reqwest::Client;
 use tempfile::TempDir;
 
-/// How many leases one of two members may have the node keep: what an attacker can sign, and more than all attacks but one leave.
+/// The node's bound on the leases of one of two members. An attacker can sign that many, and only one attack reaches
+/// it.
 pub const SHARE: u64 = 10_000;
 
-/// A node, as a volunteer starts one, alone.
+/// A node, as a volunteer starts one.
 #[derive(Debug)]
 pub struct Victim {
     process: Process,
@@ -23,19 +24,19 @@ pub struct Victim {
     log: PathBuf,
     /// Its URL for clients.
     pub url: String,
-    /// Where that is.
+    /// Its address for clients.
     pub addr: SocketAddr,
-    /// Its address for other nodes.
+    /// Its address for links.
     pub quic: SocketAddr,
     /// Its id.
     pub id: String,
-    /// The folder of its certificate, where it has one.
+    /// The folder of its certificate, if it serves TLS.
     pub tls: Option<PathBuf>,
     _dir: TempDir,
 }
 
 impl Victim {
-    /// Starts one, on a core of its own; with a certificate, where there is to be TLS.
+    /// Starts a node on its own core, with TLS or without.
     ///
     /// # Panics
     /// It doesn't start.
@@ -46,11 +47,11 @@ impl Victim {
         let mut settings = vec![
             "client.listen=127.0.0.1:0".to_owned(),
             "federation.listen=127.0.0.1:0".to_owned(),
-            // A tenth of the default, which one attacker cannot sign.
+            // A tenth of the default, which one attacker can't sign.
             "federation.new_leases_per_minute=60000".to_owned(),
             format!("federation.max_leases={}", 2 * SHARE),
             "admin.listen=127.0.0.1:0".to_owned(),
-            // Hostile nodes may come from the one address that there is; clients are limited as anywhere.
+            // All hostile nodes share one address. Clients have the default limits.
             "federation.exempt=[\"127.0.0.0/8\"]".to_owned(),
         ];
         if with_tls {
@@ -78,7 +79,7 @@ impl Victim {
         }
     }
 
-    /// Its counters, by the names that `/metrics` has, with their labels.
+    /// Its counters from `/metrics`, by name with labels, without the prefix `chappe_`.
     ///
     /// # Panics
     /// It doesn't answer.
@@ -94,29 +95,29 @@ impl Victim {
         )
     }
 
-    /// Its process, for what the kernel counts of it.
+    /// Its process, for the kernel's counts.
     pub const fn process(&self) -> &Process {
         &self.process
     }
 
-    /// How often the kernel dropped a connection because too many waited for the node to accept them.
+    /// How many connections the kernel dropped because the node's accept queue was full.
     pub fn connections_dropped(&self) -> u64 {
         accept_queue::drops(&[self.addr]).unwrap_or(0)
     }
 
-    /// Whether its log tells of a panic.
+    /// Whether its log contains a panic.
     pub fn has_panicked(&self) -> bool {
         let log = std::fs::read(&self.log).expect("the node's log");
         String::from_utf8_lossy(&log).contains("panicked")
     }
 }
 
-/// The root of the node's federation, of which a hostile node is a member.
+/// The root key of the node's federation, which also admits hostile nodes.
 pub fn root() -> SecretKey {
     SecretKey::from_bytes(&[0x42; 32])
 }
 
-/// The program that carries attacks out: this one, or the one beside a test.
+/// The program that carries out attacks: this one, or the one that cargo has built with a test.
 ///
 /// # Panics
 /// It hasn't been built.

@@ -1,5 +1,5 @@
-//! Notes of a hostile node to a session whose code it has looked up: all that a member may send to another's session, and
-//! as much of it as it likes. The session is one of the honest, who is paired and calls meanwhile.
+//! Notes of a hostile node to a session whose code it has looked up: all that a member may send to another's session,
+//! and as much of it as it likes. The session is one of the honest, who is paired and calls meanwhile.
 
 use std::cell::Cell;
 
@@ -50,8 +50,8 @@ pub enum Kind {
 
 /// What a node answers, unless it shows it to its client: all of it can be accounted for.
 pub const ANSWERED: &[Kind] = &[Kind::Ask, Kind::AskForAnother, Kind::Acceptance, Kind::Message];
-/// What no node answers. Where it meets a full queue it is counted as words are whose answers are lost: so it comes apart
-/// from what is answered.
+/// What no node answers. Where it meets a full queue it is counted as words are whose answers are lost: so it comes
+/// apart from what is answered.
 pub const UNANSWERED: &[Kind] = &[Kind::Decline, Kind::Refusal, Kind::Withdrawal, Kind::Closed, Kind::Outcome];
 
 /// Sends them until the time is over.
@@ -102,8 +102,8 @@ impl Kind {
         }
     }
 
-    /// One of it, to the session `to`, which has the code. Each is from another session, with another number: nobody has
-    /// asked, and nobody waits.
+    /// One of it, to the session `to`, which has the code. Each is from another session, with another number: nobody
+    /// has asked, and nobody waits.
     fn header(self, to: u64, code: PairingCode, payload: &str) -> Header {
         let (from, wild) = (rand::rng().random(), rand::rng().random());
         let note = |note| Header::Note(to, from, note);
@@ -125,8 +125,8 @@ impl Kind {
     }
 }
 
-/// Asks the session with a name that is as long as fits, and takes six times as much in JSON; or accepts what it never asked,
-/// with such a name: by turns, a link for each, as the node ends the link.
+/// Asks the session with a name that is as long as fits, and takes six times as much in JSON; or accepts what it never
+/// asked, with such a name: by turns, a link for each, as the node ends the link.
 ///
 /// # Panics
 /// The code of the honest is none.

@@ -1,4 +1,4 @@
-//! All attacks in turn, each between two quiet stretches, and what is wanted of the node meanwhile.
+//! Runs the attacks in turn, each between two quiet stretches, and judges the node.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,30 +17,31 @@ use super::{
     node::Victim,
 };
 
-/// The messages that a 99th percentile takes: ten are beyond it.
+/// The fewest messages for a 99th percentile: ten are above it.
 const ENOUGH: u64 = 1_000;
-/// How late the honest themselves may be, in milliseconds: timers wake on whole ones.
+/// How late the baseline may send, in milliseconds. Timers have a resolution of one.
 const MAX_LATE: f64 = 3.0;
-/// How much more memory a node may hold after an attack than before: what an allocator has once had it gives back in part.
+/// The ratio by which a node's memory may grow from before an attack to after it: an allocator returns only part of it.
 const MEMORY: f64 = 1.1;
-/// What a lease takes at a home, in MiB, half of which is room that the table has left: it is allowed to be full, and what was
-/// registered is remembered until it ends by itself, which is after the course.
+/// The memory of a lease at a home, in MiB; half of it is spare capacity of the table. The table may be full, since
+/// leases stay until they expire, which is after the course.
 const LEASE: f64 = 1.0 / 1024.0;
-/// What an allocator may keep at the end of a course of the most that it had: pages that are partly used. Each attack that leaves
-/// some is played again, and then leaves no more.
+/// The share of its peak that an allocator may keep at the end of a course, in partly used pages. An attack that leaves
+/// some is repeated, and must then leave no more.
 const PARTLY_USED: f64 = 0.02;
-/// Until the node is rid of attackers that have gone: a lingering close, and more of them than it does at once.
+/// How long the node may take to close the sessions of attackers that have left: lingering closes, of which only some
+/// run at once.
 const TO_BE_RID: Duration = Duration::from_secs(5);
 
-/// What is measured after all attacks, by this name, and not in a quick course.
+/// The name of the measurement after all attacks. It isn't part of a quick course.
 pub const GUESS_CODES: &str = "guess-codes";
 
-/// What is run, and how long.
+/// Which attacks run, and how long.
 #[derive(Clone, Debug)]
 pub struct Course {
     /// Only the attack of this name.
     pub only: Option<String>,
-    /// Everything small and short: to see that it works. Speed and memory say nothing then.
+    /// Run everything small and short, to check that it works. Latency and memory aren't judged.
     pub quick: bool,
 }
 
@@ -53,7 +54,7 @@ impl Course {
         if self.quick { Duration::from_millis(600) } else { Duration::from_secs(12) }
     }
 
-    /// Longer than what is left over from an attack may live: a request's time, a handshake's, a lingering close.
+    /// Longer than anything left over from an attack may last: a request, a handshake, a lingering close.
     const fn quiet(&self) -> Duration {
         if self.quick { Duration::from_millis(200) } else { Duration::from_secs(8) }
     }
@@ -63,7 +64,7 @@ impl Course {
     }
 }
 
-/// Runs the course; whether all is as it has to be, apart from speed.
+/// Runs the course. Returns whether the node passed, without regard to latency.
 ///
 /// # Panics
 /// A process doesn't start, or ends.
@@ -100,17 +101,18 @@ async fn run_at_one_node(figures: Figures, course: &Course, attacks: &[&Attack],
             figures.print(&format!("{}: memory of the node {what}", attack.name), value, "MiB", bound)
         };
         print("before", seen.before.memory, None);
-        // What is held for clients is no leak, and bounded.
+        // Memory buffered for clients is bounded, and isn't a leak.
         let held = f64::from(attack.held);
         is_right &= print("at its peak", seen.peak, (held > 0.0 && !course.quick).then_some(bound + held));
-        // A leak grows with every attack; what an allocator keeps for the next time doesn't.
+        // A leak grows with each attack; the allocator's spare memory doesn't.
         if !print("afterwards", seen.rested.memory, (!course.quick).then_some(bound)) {
             let again = scenario.play(attack).await;
             is_right &= scenario.judge(attack, &again);
             is_right &= print("after the same once more", again.rested.memory, Some(seen.rested.memory * MEMORY));
         }
     }
-    // Each attack is held against the state just before it; small steps up would add up to a leak.
+    // Each attack is compared with the state just before it. Compare the whole course too, since small steps may add
+    // up.
     figures.print("all attacks: the node's own memory before", own, "MiB", None);
     let bound = own + count(leases::KEPT) * LEASE + peak * PARTLY_USED;
     let stays = "all attacks: the node's own memory afterwards";
@@ -130,27 +132,27 @@ struct Scenario<'a> {
     quiet: usize,
 }
 
-/// What was seen of one attack.
+/// The measurements of one attack.
 struct Seen {
     told: BTreeMap<String, u64>,
     before: State,
     rested: State,
-    /// The most memory of the node, in MiB.
+    /// The node's peak memory, in MiB.
     peak: f64,
     usage: Use,
     dropped: u64,
-    /// In the two quiet stretches beside it.
+    /// The baseline in the quiet stretches before and after the attack.
     beside: Observed,
-    /// In the quiet stretch before it; what is lost behind it shows with the next, or in the sum.
+    /// The baseline in the quiet stretch before the attack. Losses after it show in the next attack's, or in the sum.
     quiet_before: Observed,
-    /// Under attack.
+    /// The baseline during the attack.
     noticed: Observed,
-    /// Under attack and in the quiet stretch behind it, as the node's counters are read.
+    /// The baseline during the attack and the quiet stretch after it, the same period as the node's counters.
     counted: Observed,
 }
 
 impl Scenario<'_> {
-    /// The memory of the node that is no file's, in MiB.
+    /// The node's anonymous memory, in MiB.
     fn own_memory(&self) -> f64 {
         mib(self.node.process().anonymous_kib())
     }
@@ -162,7 +164,7 @@ impl Scenario<'_> {
         let stretch = self.baseline.next_stretch().await;
         let meter = Meter::start(&[self.node.process().id()]);
         let told = start(attack.name, &self.node, self.course.attack() * attack.times, self.course.quick).await;
-        // What the node has to do for those who leave is a part of the attack.
+        // Closing the attackers' sessions is part of the attack.
         let _ = timeout(TO_BE_RID, async {
             while State::of(&self.node).await.sessions > before.sessions + 1.0 {
                 sleep(Duration::from_millis(100)).await;
@@ -201,12 +203,12 @@ impl Scenario<'_> {
         is_right &= print("the same of both before it", count(before.lost + before.untold), "", Some(0.0));
         is_right &=
             print("newcomers that weren't let in", count(noticed.not_let_in + beside.not_let_in), "", Some(0.0));
-        // Hostile nodes are the most of so small a federation, and may be all the homes of an inbox.
+        // Most nodes of this small federation are hostile, and may be all the homes of an inbox.
         let not_attached = count(noticed.not_attached + beside.not_attached);
         let is_judged = !self.course.quick && !told.contains_key("linked");
         is_right &= print("newcomers that attached nothing", not_attached, "", is_judged.then_some(0.0));
         self.judge_latency(attack, seen);
-        // Of one core; the time until the attackers are gone is counted in.
+        // Of one core, including the time until the attackers' sessions are closed.
         print(
             "processor of the node",
             seen.usage.servers.as_secs_f64() / seen.usage.elapsed.as_secs_f64() * 100.0,
@@ -232,7 +234,7 @@ impl Scenario<'_> {
         is_right & print("panics", f64::from(u8::from(self.node.has_panicked())), "", Some(0.0))
     }
 
-    /// Speed is told and not judged; where it isn't the node's, that is told too.
+    /// Prints latencies without judging them, and warns if the node isn't their cause.
     fn judge_latency(&self, attack: &Attack, Seen { noticed, beside, usage, told, .. }: &Seen) {
         let figures = self.figures;
         let print = |what: &str, value: f64, target| {
@@ -266,7 +268,7 @@ impl Scenario<'_> {
     }
 }
 
-/// What the node says of itself.
+/// The node's counters and memory.
 struct State {
     counters: BTreeMap<String, f64>,
     sessions: f64,

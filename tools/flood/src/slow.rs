@@ -1,5 +1,5 @@
-//! Clients that don't read: each attaches an inbox and takes nothing of what comes for it, while others fill it. Some do so for ever,
-//! and some until all of them begin to read in the same moment.
+//! Clients that don't read: each attaches an inbox and takes nothing of what comes for it, while others fill it. Some
+//! do so for ever, and some until all of them begin to read in the same moment.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -22,19 +22,20 @@ use super::{
 
 /// How many don't read.
 pub const DEAF: u32 = 500;
-/// What they all may take, in MiB: `limits.max_queued` each, and a quarter of that for its session, for that of who sends to
-/// it, and for what a queue that grows leaves behind.
+/// What they all may take, in MiB: `limits.max_queued` each, and a quarter of that for its session, for that of who
+/// sends to it, and for what a queue that grows leaves behind.
 pub const HELD: u32 = DEAF * 5 / 16;
-/// How many messages of the largest payload each is sent at most: far more than its queue and the system's buffers hold.
+/// How many messages of the largest payload each is sent at most: far more than its queue and the system's buffers
+/// hold.
 const MESSAGES: u64 = 30;
 /// How many come in a second.
 const COME: u32 = 250;
-/// How many messages all of them are sent in a second: each its next before any the one after that, so that all queues are
-/// full at the same time. Within the second that a node leaves them, half of them have to read their last word.
+/// How many messages all of them are sent in a second: each its next before any the one after that, so that all queues
+/// are full at the same time. Within the second that a node leaves them, half of them have to read their last word.
 const RATE: u32 = 250;
 
-/// Clients that begin to read at once, and how many of the largest messages wait for each: no more than a session, and all of them
-/// together, may have waiting.
+/// Clients that begin to read at once, and how many of the largest messages wait for each: no more than a session, and
+/// all of them together, may have waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct Readers {
     /// How many there are.

@@ -1,4 +1,5 @@
-//! A client that may say anything: a socket from a chosen address, frames that nobody checks, and answers read as they come.
+//! A client that may say anything: a socket from a chosen address, frames that nobody checks, and answers read as they
+//! come.
 
 use std::{
     io,

@@ -11,7 +11,8 @@ pub const SERVERS: usize = 0;
 /// The core of the generators and of the measurement program itself.
 pub const GENERATORS: usize = 1;
 
-/// Whether the machine has both cores and `taskset`. Without them processes run on any core, and figures are not reliable.
+/// Whether the machine has both cores and `taskset`. Without them processes run on any core, and figures are not
+/// reliable.
 pub fn are_two() -> bool {
     static TWO: OnceLock<bool> = OnceLock::new();
     *TWO.get_or_init(|| {

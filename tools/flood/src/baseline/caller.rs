@@ -1,5 +1,5 @@
-//! One of the honest: says what a call consists of at its times, and checks what it hears. Latency counts from when a
-//! message was due, so that a node that stands still is seen to.
+//! A baseline client: sends the messages of calls when they are due, and checks what it receives. Latency counts from
+//! when a message was due, so that a node that stalls is charged for it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,18 +16,18 @@ use super::{
     observation::Observation,
 };
 
-/// What fills a payload, in times eight bytes: a sealed one of the second size.
+/// Repetitions of eight bytes in a payload: the second size of a sealed payload.
 const FILL: usize = 350;
 
-/// To whom it speaks.
+/// Where a client sends its messages.
 pub(super) enum Recipient {
     /// An inbox.
     Inbox(String),
-    /// A code that it is paired with.
+    /// The code of the paired client.
     Code(&'static str),
 }
 
-/// What one of the honest fills its messages with.
+/// The padding of a client's messages.
 pub(super) fn fill(number: u32) -> String {
     format!("{number:08}").repeat(FILL)
 }
@@ -36,23 +36,23 @@ pub(super) fn fill(number: u32) -> String {
 pub(super) struct Caller {
     pub(super) socket: Socket,
     pub(super) to: Recipient,
-    /// What its messages are filled with, and what those that it gets have to be: nobody else's are the same.
+    /// The padding of its messages, and that of its peer's. No two clients have the same.
     pub(super) fills: [String; 2],
     pub(super) is_caller: bool,
-    /// When it says its first.
+    /// When its first message is due.
     pub(super) begin: Instant,
-    /// From when all count.
+    /// The origin of all times in payloads.
     pub(super) epoch: Instant,
     pub(super) every: Duration,
     pub(super) shared: Arc<Shared>,
-    /// Whether no more is to be said.
+    /// Whether to stop sending.
     pub(super) stopped: watch::Receiver<bool>,
-    /// The stretch of each of its messages of which the node has not yet told what became of it, by the message's number.
+    /// The stretch of each message without an outcome yet, by the message's number.
     pub(super) open: HashMap<u32, usize>,
 }
 
 impl Caller {
-    /// Calls until the task is ended.
+    /// Calls until the connection ends or the task is aborted.
     pub(super) async fn call(mut self) {
         let (mut number, mut next) = (0_u32, 0_u32);
         loop {
@@ -74,7 +74,7 @@ impl Caller {
                 }
             }
         }
-        // Nobody closes an honest client.
+        // The node must not close an honest client.
         self.shared.record(None, |now| now.wrong += 1);
     }
 
@@ -83,7 +83,7 @@ impl Caller {
         let sent = Instant::now();
         let since = |then: Instant| then.duration_since(self.epoch).as_nanos();
         let payload = format!("{stretch} {number} {second} {} {} {}", since(due), since(sent), self.fills[0]);
-        // Its own, so that what the node tells of it is told of no other.
+        // Unique, so that an outcome belongs to one message.
         let id = number.to_string();
         let message = match (&self.to, number.is_multiple_of(OF_CALL)) {
             (Recipient::Inbox(to), is_first) => {
@@ -122,7 +122,7 @@ impl Caller {
             return self.shared.record(None, |now| now.wrong += 1);
         };
         let (stretch, number) = (stretch.parse().ok(), number.parse().ok());
-        // Whoever lost one goes on behind it: the loss shows in the sum.
+        // Continue after a lost message: the loss shows in the sum.
         let is_right = number.is_some_and(|number| number >= *next) && fill == self.fills[1];
         *next = number.map_or(*next, |number: u32| number + 1);
         let millis = |since: &str| {
@@ -143,7 +143,7 @@ impl Caller {
         });
     }
 
-    /// The node tells what became of a message: of each of them once.
+    /// Handles the outcome of a message. Each message has exactly one.
     fn hear_of(&mut self, told: &Value, outcome: impl FnOnce(&mut Observation)) {
         let number = told["id"].as_str().and_then(|id| id.parse().ok());
         match number.and_then(|number: u32| self.open.remove(&number)) {

@@ -1,4 +1,4 @@
-//! The process of the honest: people who call, by inbox and by code, at times that were fixed before.
+//! The process of the baseline: clients that call, by inbox and by code, on a fixed schedule.
 
 use std::{
     collections::HashMap,
@@ -40,31 +40,31 @@ use crate::{
     wire::{Takes, dial},
 };
 
-/// A call of a pair: as often as an inbox may be called.
+/// The time between two calls of a pair: as often as the node lets an inbox be called.
 const CALL_EVERY: Duration = Duration::from_secs(10);
 /// Messages of each side in a call: an offer or an answer, and candidates.
 pub(super) const OF_CALL: u32 = 10;
-/// Between two candidates of the pair whose codes are known: enough for a percentile, and within the rate of candidates.
+/// The time between two candidates of the pair by code: enough for a percentile, and within the rate limit.
 const BY_CODE_EVERY: Duration = Duration::from_millis(200);
-/// How long what is under way at the end may take.
+/// How long messages in flight may take to arrive.
 const REST: Duration = Duration::from_secs(5);
 
-/// Who calls, and where.
+/// The parameters of the baseline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// How many pairs call by inbox; one more does by code.
+    /// The number of pairs that call by inbox. One more pair calls by code.
     pub pairs: u32,
     /// The node's URL.
     pub url: String,
-    /// Where that is.
+    /// The node's address for clients.
     pub addr: SocketAddr,
-    /// The folder of the certificate, where there is TLS.
+    /// The folder of the certificate, if the node serves TLS.
     pub tls: Option<PathBuf>,
 }
 
 pub(super) type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
-/// What all of them share.
+/// The observations of all clients.
 #[derive(Debug)]
 pub(super) struct Shared {
     stretches: Mutex<Vec<Observation>>,
@@ -72,7 +72,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Writes something down in a stretch, the present one where none is named.
+    /// Updates the observation of a stretch; of the current one if `stretch` is `None`.
     pub(super) fn record(&self, stretch: Option<usize>, write: impl FnOnce(&mut Observation)) {
         let mut stretches = self.lock();
         let at = stretch.unwrap_or(stretches.len() - 1);
@@ -81,7 +81,7 @@ impl Shared {
         }
     }
 
-    /// The present stretch, and how many seconds it has lasted.
+    /// The number of the current stretch, and its age in seconds.
     pub(super) fn stretch(&self) -> (usize, u64) {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         (self.lock().len() - 1, since.elapsed().as_secs())
@@ -92,10 +92,10 @@ impl Shared {
     }
 }
 
-/// Lets them call, and answers what standard input asks, until that ends.
+/// Runs the clients, and answers the commands on standard input until it ends.
 ///
 /// # Panics
-/// One can't connect, one makes a mistake, or what is asked is nonsense.
+/// A client can't connect, a client's task panics, or a command isn't valid.
 pub fn run(plan: &Plan) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -104,7 +104,7 @@ pub fn run(plan: &Plan) {
         let mut people = gather(plan, &shared).await;
         println!("{}", json!("calling"));
         let (lines, mut asked) = mpsc::channel(1);
-        // The course waits for each answer; its end is this process's.
+        // The course waits for each answer. This process ends with it.
         std::thread::spawn(move || {
             io::stdin().lines().map_while(Result::ok).try_for_each(|line| lines.blocking_send(line))
         });
@@ -135,7 +135,7 @@ pub fn run(plan: &Plan) {
     });
 }
 
-/// Waits, though not for ever, until all that was sent in these stretches is there.
+/// Waits up to [`REST`] until all messages of these stretches have arrived and have outcomes.
 async fn rest(shared: &Shared, is_meant: impl Fn(usize) -> bool) {
     let is_there = || {
         let stretches = shared.lock();
@@ -158,8 +158,8 @@ struct Callers {
 }
 
 impl Callers {
-    /// Those whose connection has broken have written that down. But a mistake of their own would only show in their peers,
-    /// and not in those who come anew.
+    /// A client whose connection ended has recorded that. Panics have to be found here: in a newcomer they would show
+    /// nowhere.
     fn look_after(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             ended.expect("the honest make no mistake");
@@ -167,7 +167,7 @@ impl Callers {
     }
 }
 
-/// Connects them, and lets each begin at its time.
+/// Connects the clients, and starts each on its schedule.
 async fn gather(plan: &Plan, shared: &Arc<Shared>) -> Callers {
     let place =
         Place { plan: plan.clone(), trusted: plan.tls.as_ref().map(|dir| Arc::new(Files::in_folder(dir).client())) };
@@ -198,7 +198,7 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> Callers {
     sides.extend(by_code.into_iter().zip(doors));
     let (mut tasks, begin) = (JoinSet::new(), Instant::now() + Duration::from_millis(500));
     for (number, (socket, to)) in (0_u32..).zip(sides) {
-        // Calls are spread over the time between two of a pair.
+        // Spread the pairs' calls over the time between two calls of a pair.
         let (every, first) = match to {
             Recipient::Inbox(_) => {
                 (CALL_EVERY / OF_CALL, CALL_EVERY.mul_f64(f64::from(number / 2) / f64::from(plan.pairs)))
@@ -210,7 +210,7 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> Callers {
             to,
             fills: [fill(number), fill(number ^ 1)],
             is_caller: number.is_multiple_of(2),
-            // The callee speaks half a step after the caller.
+            // The callee sends half an interval after the caller.
             begin: begin + first + every / 2 * (number % 2),
             epoch: begin,
             every,
@@ -225,10 +225,10 @@ async fn gather(plan: &Plan, shared: &Arc<Shared>) -> Callers {
     Callers { tasks, stop }
 }
 
-/// How often somebody new attaches before it gives up: a node that is attacked may have no room for a moment.
+/// Attempts of a newcomer to attach: a node under attack may be congested for a moment.
 const TRIES: u32 = 10;
 
-/// Somebody new comes twice a second, whoever is still there, and attaches an inbox.
+/// Twice a second a newcomer connects and attaches an inbox.
 async fn newcomers(place: Place, begin: Instant, shared: Arc<Shared>) {
     let (place, mut there) = (Arc::new(place), JoinSet::new());
     for number in 0.. {
@@ -251,7 +251,7 @@ async fn newcomers(place: Place, begin: Instant, shared: Arc<Shared>) {
     }
 }
 
-/// Attaches an inbox of its own.
+/// Attaches a newcomer's inbox.
 async fn come((mut socket, info): (Socket, Value), number: u32, shared: &Shared) -> Option<()> {
     let mut seed = [0xC0; 32];
     seed[..4].copy_from_slice(&number.to_le_bytes());
@@ -270,14 +270,14 @@ async fn come((mut socket, info): (Socket, Value), number: u32, shared: &Shared)
     None
 }
 
-/// Where they connect.
+/// How to connect to the node.
 struct Place {
     plan: Plan,
     trusted: Option<Arc<ClientConfig>>,
 }
 
 impl Place {
-    /// A connection, and the node's first message.
+    /// Opens a connection, and returns it with the node's first message.
     async fn open(&self, source: IpAddr) -> io::Result<(Socket, Value)> {
         let stream = dial(source, self.plan.addr, Takes::All).await?;
         let connector = self.trusted.clone().map_or(Connector::Plain, Connector::Rustls);
@@ -294,7 +294,7 @@ async fn say(socket: &mut Socket, message: &Value) {
     socket.send(Message::text(message.to_string())).await.expect("an open connection");
 }
 
-/// The next message, which has to be of this type.
+/// Expects the next message to have this type.
 async fn hear(socket: &mut Socket, kind: &str) -> Value {
     let next = timeout(PATIENCE, socket.next()).await.expect("an answer in time");
     let text = next.expect("an answer").expect("an answer").into_text().expect("a text");

@@ -1,74 +1,74 @@
-//! What the honest notice, stretch by stretch. Pure.
+//! What the baseline observes, by stretches of time. Pure.
 
 use chappe_harness::figures::percentile;
 use serde::{Deserialize, Serialize};
 
-/// What the honest notice in one stretch of time.
+/// The baseline's observations in one stretch.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Observation {
-    /// Messages that were due and sent.
+    /// Messages sent.
     pub(super) sent: u64,
-    /// Those that arrived, whole, once, and in their order.
+    /// Messages that arrived once, unaltered and in order.
     pub(super) arrived: u64,
-    /// What arrived twice, altered, or out of order; what was told twice, of nothing, or makes no sense; and connections that
-    /// broke.
+    /// Messages that arrived twice, altered or out of order; outcomes that came twice, or of no message; messages that
+    /// don't parse; and connections that broke.
     pub(super) wrong: u64,
-    /// Those of which the node said that they were delivered.
+    /// Messages whose outcome is `delivered`.
     pub(super) delivered: u64,
-    /// Those that the node refused.
+    /// Messages whose outcome is a refusal.
     pub(super) refused: u64,
-    /// Requests to pair that were shown to those whose code is known.
+    /// Requests to pair that were shown to the pair by code.
     pub(super) asked: u64,
-    /// People who came anew, and those of them who weren't let in within two seconds.
+    /// Newcomers, and those of them that weren't let in within two seconds.
     pub(super) came: u64,
     pub(super) not_let_in: u64,
-    /// Those who had attached no inbox within two seconds more.
+    /// Newcomers that attached no inbox within two more seconds.
     pub(super) not_attached: u64,
-    /// Times that one of them was told to try again.
+    /// How often a newcomer was told to try again.
     pub(super) put_off: u64,
-    /// Of each message: the second of the stretch in which it was due, and the milliseconds from when it was due, and from
-    /// when it was sent, until it was there.
+    /// For each message: the second of the stretch in which it was due, and the milliseconds until it arrived, from
+    /// when it was due and from when it was sent.
     pub(super) latencies: Vec<(u32, f64, f64)>,
-    /// Milliseconds by which each was sent after it was due.
+    /// For each message, the milliseconds from when it was due until it was sent.
     pub(super) late: Vec<f64>,
-    /// Milliseconds from due to there of those between the two whose codes are known.
+    /// The latencies from when a message was due, in milliseconds, of the pair by code.
     pub(super) by_code: Vec<f64>,
 }
 
-/// What came of one stretch, or of several together.
+/// The summary of one or more stretches.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Observed {
-    /// Messages that were sent.
+    /// Messages sent.
     pub sent: u64,
-    /// Those that did not arrive, arrived twice, altered or out of order, or were refused; and what the node said that it
-    /// ought not to, and connections that broke.
+    /// Messages that didn't arrive, arrived twice, altered or out of order, or were refused; wrong outcomes; and
+    /// connections that broke.
     pub lost: u64,
-    /// Those of which the node told neither that they were delivered nor that they were refused.
+    /// Messages without an outcome.
     pub untold: u64,
-    /// Requests to pair that were shown to those whose code is known.
+    /// Requests to pair that were shown to the pair by code.
     pub asked: u64,
-    /// People who came anew.
+    /// Newcomers.
     pub came: u64,
-    /// Those of them who weren't let in within two seconds.
+    /// Newcomers that weren't let in within two seconds.
     pub not_let_in: u64,
-    /// Those who had attached no inbox within two seconds more.
+    /// Newcomers that attached no inbox within two more seconds.
     pub not_attached: u64,
-    /// Times that one of them was told to try again.
+    /// How often a newcomer was told to try again.
     pub put_off: u64,
-    /// Milliseconds from when a message was due until it was there: 99 % took no longer. Zero where there was none.
+    /// The 99th percentile of latency, in milliseconds from when a message was due. Zero without messages.
     pub p99: f64,
-    /// The same from when it was sent.
+    /// The 99th percentile of latency from when a message was sent.
     pub p99_from_sent: f64,
-    /// The same from when it was due until it was sent: what the honest are themselves to blame for.
+    /// The 99th percentile of the time from when a message was due until it was sent: the baseline's own delay.
     pub late_p99: f64,
-    /// As [`Self::p99`], between the two whose codes are known.
+    /// As [`Self::p99`], of the pair by code.
     pub by_code_p99: f64,
-    /// The second of the stretch in which most of the slowest hundredth were due, and how many of them they were.
+    /// The second of a stretch in which most of the slowest hundredth were due, and how many were.
     pub slowest_second: (u32, usize),
 }
 
 impl Observed {
-    /// What came of these stretches together.
+    /// Summarises these stretches.
     pub(super) fn of<'a>(stretches: impl IntoIterator<Item = &'a Observation>) -> Self {
         let mut all = Observation::default();
         let (mut lost, mut untold) = (0, 0);
