@@ -1,4 +1,4 @@
-//! What a stranger who guesses codes can see: the words and the time of a refusal.
+//! What an attacker learns by guessing codes: the text and the time of a refusal.
 
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ use super::{
     wire::{Said, Takes, Wire},
 };
 
-/// Guesses of each kind, each from an address of its own.
+/// Guesses of each kind, each from its own address.
 const GUESSES: u32 = 40;
-/// How many of all kinds are made in a second.
+/// Guesses of all kinds in a second.
 const GUESSES_PER_SECOND: u32 = 30;
-/// How many may wait for one code.
+/// The node's bound on requests that wait for one code.
 const WAITING: u32 = 10;
-/// By how many milliseconds the medians may differ: by what one wake-up may take on a busy machine.
+/// The most by which the medians may differ, in milliseconds: a wake-up on a busy machine.
 const APART: f64 = 5.0;
 
-/// Guesses codes that nobody has, one's own, and one for which enough wait already, and compares what comes of it. A
-/// code that somebody has is another matter: the protocol answers nothing until its owner does.
+/// Guesses codes that nobody has, the own code, and a code for which as many requests wait as may, and compares the
+/// refusals. A code in use isn't compared: by the protocol its requester gets no answer until the owner gives one.
 ///
 /// # Panics
-/// A guess is answered by nothing, or with other words.
+/// A guess gets no answer, or another text.
 pub async fn measure(figures: Figures, node: &Victim) -> bool {
     let plan = Plan {
         node: node.addr,
@@ -51,7 +51,7 @@ pub async fn measure(figures: Figures, node: &Victim) -> bool {
     }
     let kinds = ["nobody's", "one's own", "one for which ten wait"];
     let (mut guesses, since) = (JoinSet::new(), Instant::now());
-    // The kinds in turn, one guess after the other: what the machine does meanwhile is the same for all.
+    // Alternate the kinds, so that the machine's load is the same for all.
     for turn in 0..GUESSES * 3 {
         let (plan, kind) = (plan.clone(), turn as usize % kinds.len());
         guesses.spawn(async move {
@@ -84,7 +84,7 @@ async fn ask(wire: &mut Wire, target: &str) {
     wire.say(&ask).await.expect("an open connection");
 }
 
-/// A session with a code.
+/// Registers a session with this code.
 async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Wire> {
     let (mut wire, _) = Wire::open(hostile_source(source), plan.node, Takes::All).await.ok()?;
     let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});

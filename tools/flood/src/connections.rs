@@ -1,4 +1,4 @@
-//! Connections that never become sessions: half open, dripping, and with a handshake of TLS that is abandoned.
+//! Connections that never become sessions: half-open, dripping, and with an abandoned TLS handshake.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,22 +14,22 @@ use super::{
     wire::{Takes, UPGRADE, dial},
 };
 
-/// The most that one process may have open, with room for what else it needs.
+/// Connections of one process: its limit on open files, less some for itself.
 const OPEN: u32 = 19_500;
-/// How many are begun in a second: all places of a node within the time that it gives each.
+/// Connections opened in a second: enough to fill all of a node's places within the timeout of one.
 const RATE: u32 = 4_500;
 
-/// Connections in a second on which HTTP is asked, and how often it is asked on each.
+/// Connections in a second that send HTTP requests, and the requests on each.
 const HTTP_RATE: u32 = 1_000;
 const REQUESTS: usize = 200;
 
-/// As many connections as a process may hold, of which a half say nothing at all and the others a half of a request.
-/// Whoever is closed comes again.
+/// Holds as many connections as the process may. Half of them send nothing, and half of them half a request. A closed
+/// connection is replaced.
 pub async fn half_open(plan: &Plan) {
     hold(plan, OPEN, RATE, |number| if number % 2 == 0 { Vec::new() } else { UPGRADE.as_bytes()[..80].to_vec() }).await;
 }
 
-/// Handshakes of TLS: the first words, whole or cut, and no more.
+/// Begins TLS handshakes with a whole or truncated `ClientHello`, and sends no more.
 pub async fn abandon_tls(plan: &Plan) {
     let hello = client_hello();
     hold(plan, OPEN / 4, RATE / 3, |number| {
@@ -61,7 +61,7 @@ async fn hold(plan: &Plan, most: u32, rate: u32, words: impl Fn(u32) -> Vec<u8>)
     .await;
 }
 
-/// A byte of a request's head every half second, by two thousand at once.
+/// Sends a byte of a request's head every half second, on two thousand connections at once.
 pub async fn drip(plan: &Plan) {
     let count = plan.some(2_000);
     plan.all(count, RATE, |number| {
@@ -75,7 +75,7 @@ pub async fn drip(plan: &Plan) {
                 };
                 plan.tally.count("connected");
                 for byte in UPGRADE.bytes() {
-                    // A write to what the node has closed fails at the second byte.
+                    // A write to a closed connection fails at the second byte.
                     if plan.is_over() || stream.write_all(&[byte]).await.is_err() {
                         break;
                     }
@@ -91,7 +91,7 @@ pub async fn drip(plan: &Plan) {
     .await;
 }
 
-/// Requests that are no upgrade, as many as fit down each connection, from everywhere.
+/// Sends requests without an upgrade, as many as each connection takes, from many addresses.
 pub async fn http_requests(plan: &Plan) {
     let requests = "GET /stats HTTP/1.1\r\nHost: x\r\n\r\n".repeat(REQUESTS);
     let requests: Arc<str> = requests.into();
@@ -103,7 +103,7 @@ pub async fn http_requests(plan: &Plan) {
             };
             let _ = stream.write_all(requests.as_bytes()).await;
             let mut answers = Vec::new();
-            // What the node doesn't read any more makes it end with a reset.
+            // Unread bytes make the node end the connection with a reset.
             let _ = timeout_at(plan.listens_until(), stream.read_to_end(&mut answers)).await;
             let count = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count();
             plan.tally.count(if count > 0 { "connections with requests" } else { "not connected" });
@@ -113,7 +113,7 @@ pub async fn http_requests(plan: &Plan) {
     .await;
 }
 
-/// The first words of a client, as its library writes them.
+/// The `ClientHello` of rustls.
 fn client_hello() -> Vec<u8> {
     let config = Ca::new("nobody's").trusted();
     let name = "relay.example".try_into().expect("a name");

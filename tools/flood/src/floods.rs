@@ -1,4 +1,4 @@
-//! Floods of what honest clients send too, from one address and from thousands.
+//! Floods of messages that honest clients send, too, from one address and from thousands.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,20 +10,20 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{MANY, client::Client, hostile_source, plan::Plan, wire::frame};
 
-/// How many connections one address opens: a minute's worth.
+/// Connections from one address: a minute's worth of the rate limit.
 const OF_ONE: u32 = 250;
-/// What all send in a second.
+/// Messages of all connections in a second.
 const RATE: u32 = 10_000;
-/// The same of messages as large as they may be.
+/// Messages of all connections in a second, of the largest size.
 const RATE_FULL: u32 = 500;
-/// As many leases as one message holds.
+/// Leases of one message: the most that it may contain.
 const LEASES: u8 = 150;
-/// How many register and leave in a second.
+/// Sessions that register and leave in a second.
 const REGISTRATIONS: u32 = 5_000;
-/// How many of them are under way at most.
+/// The most of them at once.
 const AT_ONCE: u32 = 2_000;
 
-/// What is sent how often, and from how many addresses.
+/// A flood: its messages, their rate and the number of addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Flood {
     kind: Kind,
@@ -41,12 +41,12 @@ enum Kind {
     CallOffer,
 }
 
-/// The code that everybody asks for, and where from somebody has it.
+/// The code that all requests are for, and the number of its owner's address.
 const ASKED: &str = "ASKED2";
 const ASKED_SOURCE: u32 = MANY - 1;
 
 impl Flood {
-    /// By the attack's name.
+    /// The flood of the attack of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         let (kind, many) = match name.strip_suffix("-one-source") {
             Some(kind) => (kind, false),
@@ -65,11 +65,11 @@ impl Flood {
         Some(Self { kind, many })
     }
 
-    /// What all send in a second.
+    /// Messages of all connections in a second.
     const fn rate(self) -> u32 {
         match self.kind {
             Kind::AttachFull => RATE_FULL,
-            // One a second of each, which is what a session may ask for.
+            // One a second from each session: its rate limit.
             Kind::Proofs => {
                 if self.many {
                     MANY
@@ -86,7 +86,7 @@ impl Flood {
         match self.kind {
             Kind::PairRandom => json!({"type": "pair_request", "targetCode": random_code()}),
             Kind::PairOne => json!({"type": "pair_request", "targetCode": ASKED}),
-            // A lease of the right length, which has to be decoded, and of nobody.
+            // A lease of valid length that doesn't decode.
             Kind::Attach => {
                 json!({"type": "attach", "id": id, "inboxes": [{"lease": "A".repeat(240), "proof": "A".repeat(86)}]})
             }
@@ -103,7 +103,7 @@ impl Flood {
     }
 }
 
-/// Any code.
+/// A random code.
 pub fn random_code() -> String {
     PairingCode::from_random(rand::rng().random()).as_str().to_owned()
 }
@@ -112,7 +112,7 @@ fn random_inbox() -> String {
     SecretKey::from_bytes(&rand::rng().random()).public().to_base64url()
 }
 
-/// Good leases, with proofs of another session: both signatures have to be looked at.
+/// Valid leases with proofs of another session: the node has to verify both signatures.
 fn leases_unproven(plan: &Plan) -> Value {
     let lasts = Duration::from_secs(3_000);
     let leases = (0..LEASES).map(|number| {
@@ -122,10 +122,10 @@ fn leases_unproven(plan: &Plan) -> Value {
     leases.collect()
 }
 
-/// Sends until the time is over. Whoever is closed comes again.
+/// Sends until the time is over. A closed connection is replaced.
 pub async fn run(plan: &Plan, flood: Flood) {
     let full = Arc::new(if flood.kind == Kind::AttachFull { leases_unproven(plan) } else { Value::Null });
-    // Asked, and silent. It stays until all the others have gone.
+    // The code's owner, which never answers and stays until all others have left.
     let asked = async {
         let Some(mut client) =
             (if flood.kind == Kind::PairOne { registered(plan, ASKED_SOURCE, ASKED).await } else { None })
@@ -136,7 +136,7 @@ pub async fn run(plan: &Plan, flood: Flood) {
         plan.leave(1, 1).await;
     };
     let (since, count) = (Instant::now(), plan.some(if flood.many { MANY - 1 } else { OF_ONE }));
-    // All are there within two seconds.
+    // All connect within two seconds.
     let clients = plan.all(count, count.div_ceil(2), |number| {
         let (plan, full) = (plan.clone(), full.clone());
         async move {
@@ -178,8 +178,8 @@ async fn client(
         if !client.write(plan, &message, 1).await {
             return None;
         }
-        // A request takes the place of one before it to the same code that is still being looked up, of which nobody
-        // hears then. Behind this answer the request is where it is going, or refused.
+        // A request replaces an earlier one to the same code whose lookup is in progress, without an answer to that.
+        // Once the fence is answered, the request has been forwarded or refused.
         if flood.kind == Kind::PairOne && !client.write_and_hear(plan, &text(&json!({"type": "fence"}))).await {
             return None;
         }
@@ -194,7 +194,7 @@ fn text(message: &Value) -> Vec<u8> {
     frame(0x81, message.to_string().as_bytes())
 }
 
-/// A session with a code.
+/// Registers a session with this code.
 async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Client> {
     let mut client = Client::open(plan, hostile_source(source), false).await.ok()?;
     let register = json!({"type": "register", "pairingCode": code, "publicKey": key_of(code)});
@@ -202,7 +202,7 @@ async fn registered(plan: &Plan, source: u32, code: &str) -> Option<Client> {
     (is_there && (!client.is_unanswered() || client.hear(plan, plan.listens_until()).await)).then_some(client)
 }
 
-/// Sessions that register a code and leave at once, each from another address.
+/// Sessions that register a code and leave immediately, each from another address.
 pub async fn register_and_leave(plan: &Plan) {
     plan.at_each_turn(REGISTRATIONS, AT_ONCE, |number| {
         let plan = plan.clone();
@@ -215,7 +215,7 @@ pub async fn register_and_leave(plan: &Plan) {
     .await;
 }
 
-/// Sessions with a code, which all leave in the same moment, in the middle of the time.
+/// Sessions with a code that all leave at the same time, in the middle of the attack.
 pub async fn leave_at_once(plan: &Plan) {
     let count = plan.some(MANY);
     let leave = Instant::now() + plan.until.saturating_duration_since(Instant::now()) / 2;

@@ -1,5 +1,5 @@
-//! A hostile node: a member with a record and a link as any other has, which says what no honest node would, as fast as
-//! it likes, and counts what it is answered.
+//! A hostile node: a member with a valid record and link that sends what no honest node sends, without limits on its
+//! rate, and counts the answers.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -36,10 +36,10 @@ use super::{
     plan::{Plan, Tally},
 };
 
-/// The code of a link that was closed for a breach of the protocol.
+/// The close code of a link after a protocol violation.
 const BREACH: u32 = 3;
 
-/// Before a node whose link was ended comes again.
+/// The pause before a hostile node whose link was closed dials again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The hostile node's end of a link.
@@ -53,17 +53,17 @@ pub struct Link {
     _answering: JoinSet<()>,
 }
 
-/// What is still to be answered, and what was looked up.
+/// Outstanding answers, and the result of a lookup.
 #[derive(Debug, Default)]
 struct Answers {
-    /// Messages, notes and requests that were sent and will be answered.
+    /// The number of messages, notes and requests without an answer yet.
     open: AtomicU64,
-    /// The session of the code that was asked for, or that nobody has it; once that is answered.
+    /// The result of the last lookup: the code's session, or `None` inside if nobody has the code.
     found: Mutex<Option<Option<u64>>>,
 }
 
 impl Link {
-    /// Dials the node, shows a record, and hears it from then on. That the node won't have it is counted.
+    /// Dials the node, greets, and receives from then on. A refusal is counted.
     async fn dial(plan: &Plan) -> Option<Self> {
         let key = SecretKey::from_bytes(&rand::rng().random());
         let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
@@ -90,13 +90,14 @@ impl Link {
         open_lane(&self.connection, first).await
     }
 
-    /// Writes frames, of which so many will be answered. `None`: the link has ended, or they aren't taken in time.
+    /// Writes frames, `answered` of which will be answered. Returns `None` if the link has ended, or isn't read in
+    /// time.
     pub async fn write(&self, plan: &Plan, lane: &mut SendStream, frames: &[u8], answered: u64) -> Option<()> {
         self.answers.open.fetch_add(answered, Ordering::Relaxed);
         timeout_at(plan.listens_until(), lane.write_all(frames)).await.ok()?.ok()
     }
 
-    /// The session that has a code. That nobody has it is counted.
+    /// Looks up the session that has a code. A failure is counted.
     pub async fn find(&self, plan: &Plan, lane: &mut SendStream, code: PairingCode) -> Option<u64> {
         plan.tally.count("sent over a link");
         self.write(plan, lane, &frames::frame(&Header::Request(u64::MAX, Request::FindCode(code)), b""), 1).await?;
@@ -113,7 +114,7 @@ impl Link {
         None
     }
 
-    /// Says no more, and hears what is still to be answered.
+    /// Sends nothing more, and receives the remaining answers.
     pub async fn listen_on(self, plan: &Plan) {
         let is_open = || self.connection.close_reason().is_none();
         while self.answers.open.load(Ordering::Relaxed) > 0 && is_open() && Instant::now() < plan.listens_until() {
@@ -138,7 +139,7 @@ pub struct Turns<'a> {
 }
 
 impl Turns<'_> {
-    /// Waits for the next turn, and gives its number. `None`: it is time to stop.
+    /// Waits for the next turn, and returns its number; `None` once the time is over.
     pub async fn next(&mut self) -> Option<u64> {
         self.plan.turn(self.since, self.next, self.rate).await;
         self.next += 1;
@@ -146,8 +147,8 @@ impl Turns<'_> {
     }
 }
 
-/// Links, and does `flood` until the time is over, with so many turns a second. Whose link is ended comes again within
-/// a second, as another node.
+/// Links and runs `flood` until the time is over, at `rate` turns a second. If the link is closed, links again within a
+/// second as another node.
 pub async fn attack(plan: &Plan, rate: u32, flood: impl AsyncFn(&Link, &mut Turns<'_>) -> Option<()>) {
     let (since, rate) = (Instant::now(), plan.some(rate));
     while !plan.is_over() {
@@ -179,7 +180,7 @@ fn record(key: &SecretKey, addr: SocketAddr) -> Signed<NodeRecord> {
     Signed::sign(record, key).expect("a record")
 }
 
-/// «Are you there?», with the number that the answer repeats.
+/// Answers probes with their number.
 async fn answer_probes(connection: Connection) {
     while let Ok(packet) = connection.read_datagram().await {
         if let Some((1, number)) = packet.split_first() {
@@ -212,7 +213,7 @@ async fn hear_lane(mut lane: RecvStream, tally: Tally, answers: Arc<Answers>) {
     }
 }
 
-/// Which answer it is, and to how much of what was sent.
+/// The kind of an answer, and how many messages it answers.
 fn heard(header: Header, tally: &Tally, answers: &Answers) -> Option<(&'static str, u64)> {
     Some(match header {
         Header::Outcome(_, Outcome::Delivered) => ("delivered", 1),
@@ -237,7 +238,7 @@ fn heard(header: Header, tally: &Tally, answers: &Answers) -> Option<(&'static s
         }
         Header::Response(_, Response::Lease(_)) => ("lease", 1),
         Header::Response(_, Response::Refused) => ("request refused", 1),
-        // What the node asks by itself.
+        // Requests by the node itself.
         _ => return None,
     })
 }

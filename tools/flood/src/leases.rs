@@ -1,5 +1,5 @@
-//! What a hostile node floods homes with: leases, good, forged and refused, words that leases were displaced, and
-//! messages to inboxes that nobody has.
+//! Floods of a home by a hostile node: valid, forged and refused leases, notices of displaced leases, and messages to
+//! inboxes that nobody has.
 
 use std::time::Duration;
 
@@ -25,39 +25,38 @@ use super::{
     plan::Plan,
 };
 
-/// Requests with leases in a second: 32,000 leases.
+/// Requests in a second: 32,000 leases.
 const REQUESTS: u32 = 500;
-/// Leases of one request: the most that are allowed.
+/// Leases of one request: the most that it may contain.
 pub const BATCH: u64 = 64;
-/// Requests until the same leases come again: signing costs as much as checking.
+/// Requests until leases repeat: signing a lease costs as much as verifying it.
 const REQUESTS_SIGNED: u64 = 100;
-/// The same of more than one member's share of what the node keeps.
+/// Requests with more leases than one member's share.
 const REQUESTS_BEYOND: u64 = SHARE / BATCH + 50;
-/// Leases that a home may still keep when all attacks are over: until they end by themselves, an hour after they were
-/// signed.
+/// Leases that a home may still have after all attacks: they expire an hour after signing.
 pub const KEPT: u64 = REQUESTS_SIGNED * BATCH + 2 * BATCH;
-/// Messages to nobody in a second.
+/// Messages to unknown inboxes in a second.
 const FRAMES: u32 = 20_000;
-/// How many of them are written at once.
+/// Messages in one write.
 const BURST: u32 = 20;
-/// How long leases last: within what a home takes.
+/// The lifetime of leases, within the home's limit.
 const LASTS: Duration = Duration::from_secs(3_000);
-/// The same of those that fill a share: until the attack and what is measured after it are over, and not until the
-/// course is.
+/// The lifetime of leases that fill a share: until the attack and its measurements are over, but not until the end of
+/// the course.
 const LASTS_BEYOND: Duration = Duration::from_secs(40);
 
-/// Which leases are registered, or shown.
+/// A kind of leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Good ones, the same again and again.
+    /// Valid ones, repeated.
     Good,
-    /// Good ones, of more inboxes than one member may fill its home with.
+    /// Valid ones, of more inboxes than one member's share.
     Beyond,
-    /// Such as don't verify.
+    /// With an invalid signature.
     Forged,
-    /// Good ones of few inboxes, each newer than the last: each has to be verified.
+    /// Valid ones of few inboxes, each newer than the last, so that each has to be verified.
     New,
-    /// Such as verify and are not kept: older than one that is, or another node's.
+    /// Valid ones that a home refuses: older than a registered one, or of another node.
     Refused,
 }
 
@@ -77,7 +76,7 @@ impl Kind {
         }
     }
 
-    /// How many requests are signed before the first comes again.
+    /// Requests until the first repeats.
     const fn signed(self) -> u64 {
         match self {
             Self::Good | Self::Forged => REQUESTS_SIGNED,
@@ -94,7 +93,7 @@ pub async fn flood(plan: &Plan, kind: Kind) {
         let mut lane = link.lane(CONTROL).await?;
         let (node, seq) = (link.key.node_id(), now_ms());
         if kind == Kind::Refused {
-            // What the others are older than.
+            // The newer lease that makes the others stale.
             let newest = (0..BATCH / 2).map(|inbox| signed(inbox, node, seq, kind)).collect();
             put(plan, link, &mut lane, newest).await?;
         }
@@ -119,7 +118,7 @@ async fn put(plan: &Plan, link: &Link, lane: &mut SendStream, leases: Vec<Bytes>
     link.write(plan, lane, &frame(&Header::Request(0, Request::PutLeases(leases)), b""), 1).await
 }
 
-/// A lease of inbox number `inbox` of a kind: no kind has another's.
+/// A lease of inbox number `inbox` of a kind. Kinds have different inboxes.
 fn signed(inbox: u64, node: NodeId, seq: u64, kind: Kind) -> Bytes {
     let mut seed = [kind as u8; 32];
     seed[..8].copy_from_slice(&inbox.to_le_bytes());
@@ -128,7 +127,7 @@ fn signed(inbox: u64, node: NodeId, seq: u64, kind: Kind) -> Bytes {
     if kind == Kind::Forged { forged(&lease) } else { lease }
 }
 
-/// The same with another signature.
+/// The lease with an invalid signature.
 fn forged(lease: &Bytes) -> Bytes {
     let mut bytes = lease.to_vec();
     if let Some(last) = bytes.last_mut() {
@@ -137,8 +136,8 @@ fn forged(lease: &Bytes) -> Bytes {
     bytes.into()
 }
 
-/// Says that leases were displaced by newer ones: by good ones of inboxes that nobody has attached here; or,
-/// `of_somebody`, by forged ones of one that somebody has.
+/// Sends notices of displaced leases: with valid leases of inboxes that nobody has attached here, or, with
+/// `of_somebody`, with forged leases of a baseline client's inbox.
 pub async fn displaced(plan: &Plan, of_somebody: bool) {
     let elsewhere = SecretKey::from_bytes(&rand::rng().random()).node_id();
     let leases: Vec<_> = if of_somebody {
@@ -154,7 +153,7 @@ pub async fn displaced(plan: &Plan, of_somebody: bool) {
             let turn = turns.next().await?;
             let frames = next.by_ref().take(BURST as usize);
             let mut frames: Vec<u8> = frames.flat_map(|lease| frame(&Header::Displaced(lease.clone()), b"")).collect();
-            // What stands before a question has been read when it is answered.
+            // Once this request is answered, everything before it has been read.
             frames.extend(frame(&Header::Request(turn, Request::FindLease(random_address())), b""));
             plan.tally.add("words of displaced leases sent", BURST.into());
             plan.tally.count("sent over a link");
@@ -164,7 +163,7 @@ pub async fn displaced(plan: &Plan, of_somebody: bool) {
     .await;
 }
 
-/// Forwards messages to inboxes that nobody has.
+/// Sends messages to inboxes that nobody has.
 pub async fn frames_to_nobody(plan: &Plan) {
     let payload = format!("\"{}\"", "x".repeat(1_000));
     hostile::attack(plan, FRAMES / BURST, async |link, turns| {

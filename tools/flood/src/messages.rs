@@ -1,42 +1,42 @@
-//! Messages that no honest client sends, from a few hundred connections at once, as fast as the node takes them up to a
-//! bound.
+//! Messages that no honest client sends, from a few hundred connections at once, as fast as the node reads them, up to
+//! a rate.
 
 use tokio::time::Instant;
 
 use super::{MANY, client::Client, hostile_source, plan::Plan, wire::frame};
 
-/// How many do it at once.
+/// Connections at once.
 const WORKERS: u32 = 200;
-/// The most of them all in a second: a million in ten.
+/// Messages of all connections in a second: a million in ten seconds.
 const RATE: u32 = 100_000;
-/// How many are written at once.
+/// Messages in one write.
 const BURST: usize = 20;
 
-/// What is sent.
+/// A kind of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// One byte more than allowed.
     TooLarge,
-    /// Parts of a message without end, empty and of one byte.
+    /// Endless fragments of a message, empty and of one byte.
     Fragments,
     /// Pings.
     Pings,
-    /// JSON of as many levels as fit.
+    /// JSON nested as deeply as fits.
     Nested,
-    /// A field that stands there twice.
+    /// A duplicate field.
     DuplicateKeys,
-    /// A text that is none.
+    /// Text that isn't UTF-8.
     NotUtf8,
-    /// Types that nobody knows.
+    /// Unknown types.
     UnknownTypes,
     /// Binary messages.
     Binary,
-    /// Frames that say that they are compressed.
+    /// Frames marked as compressed.
     Compressed,
 }
 
 impl Message {
-    /// By the attack's name.
+    /// The kind of the attack of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "too-large" => Self::TooLarge,
@@ -52,10 +52,10 @@ impl Message {
         })
     }
 
-    /// One of them. The first of a connection may differ.
+    /// The bytes of a message. The first of a connection may differ.
     fn bytes(self, number: u64) -> Vec<u8> {
         match self {
-            // The node stops reading at the header; the rest is sent all the same.
+            // The node stops reading at the header. Send the rest anyway.
             Self::TooLarge => frame(0x81, &[b'x'; 65_537]),
             Self::Fragments if number == 0 => frame(0x01, b"x"),
             Self::Fragments => frame(0x00, if number.is_multiple_of(2) { b"x" } else { b"" }),
@@ -69,12 +69,12 @@ impl Message {
         }
     }
 
-    /// Whether it breaks the framing; all others are answered one by one, as long as the connection lasts.
+    /// Whether it violates the framing. Each message of another kind is answered while the connection lasts.
     const fn breaks(self) -> bool {
         matches!(self, Self::TooLarge | Self::Fragments | Self::NotUtf8 | Self::Compressed)
     }
 
-    /// How many at once, and in a second of all: what is large is sent less often.
+    /// Messages in one write, and of all connections in a second. Large messages have a lower rate.
     const fn pace(self) -> (usize, u32) {
         match self {
             Self::TooLarge | Self::Nested => (1, 2_000),
@@ -83,7 +83,7 @@ impl Message {
     }
 }
 
-/// Sends them until the time is over. Whoever is closed comes again, as often as its address may.
+/// Sends until the time is over. A closed connection is replaced, within the rate limit of its address.
 pub async fn run(plan: &Plan, message: Message) {
     let since = Instant::now();
     let count = plan.some(WORKERS);

@@ -1,5 +1,5 @@
-//! Notes of a hostile node to a session whose code it has looked up: all that a member may send to another's session,
-//! and as much of it as it likes. The session is one of the honest, who is paired and calls meanwhile.
+//! Notes of a hostile node to a session whose code it has looked up: all kinds that a member may send to a session of
+//! another node, at any rate. The session is a baseline client's, which is paired and calls meanwhile.
 
 use std::cell::Cell;
 
@@ -17,47 +17,47 @@ use super::{baseline::BY_CODE, floods::random_code, hostile, plan::Plan};
 
 /// Notes in a second.
 const NOTES: u32 = 20_000;
-/// How often each kind is written at once.
+/// Notes of each kind in one write.
 const OF_EACH: usize = 4;
-/// Notes with a long name in a second, and its bytes: a frame takes no more.
+/// Notes with a long name in a second, and the bytes of the name: the most that fit in a frame.
 const LONG_NAMES: u32 = 500;
 const LONG_NAME: usize = 60 * 1024;
 /// Bytes of the payloads that notes carry.
 const PAYLOAD: usize = 1_000;
 
-/// A kind of what is sent.
+/// A kind of note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A request to pair with who has the code.
+    /// A request to pair with the session's own code.
     Ask,
-    /// One with who has another code, which the session doesn't.
+    /// A request to pair with a code that the session doesn't have.
     AskForAnother,
-    /// «Yes» to a request that was never made.
+    /// An acceptance of a request that was never made.
     Acceptance,
-    /// A message of a pairing that doesn't exist.
+    /// A message of a pair that doesn't exist.
     Message,
-    /// «No» to a request that was never made.
+    /// A decline of a request that was never made.
     Decline,
-    /// That such a request can't be processed.
+    /// A refusal of a request that was never made.
     Refusal,
-    /// That a request is taken back which was never made.
+    /// A withdrawal of a request that was never made.
     Withdrawal,
-    /// That a session has ended which is paired with nobody.
+    /// The end of a session that is paired with nobody.
     Closed,
-    /// What became of a message that was never sent.
+    /// The outcome of a message that was never sent.
     Outcome,
 }
 
-/// What a node answers, unless it shows it to its client: all of it can be accounted for.
+/// Kinds that a node answers or shows to its client. Each note can be accounted for.
 pub const ANSWERED: &[Kind] = &[Kind::Ask, Kind::AskForAnother, Kind::Acceptance, Kind::Message];
-/// What no node answers. Where it meets a full queue it is counted as words are whose answers are lost: so it comes
-/// apart from what is answered.
+/// Kinds that a node doesn't answer. With a full queue they are counted like lost answers, so they are sent in a
+/// separate attack.
 pub const UNANSWERED: &[Kind] = &[Kind::Decline, Kind::Refusal, Kind::Withdrawal, Kind::Closed, Kind::Outcome];
 
-/// Sends them until the time is over.
+/// Sends notes of these kinds until the time is over.
 ///
 /// # Panics
-/// The code of the honest is none.
+/// Never: the baseline's code is valid.
 pub async fn run(plan: &Plan, kinds: &[Kind]) {
     let code: PairingCode = BY_CODE[0].parse().expect("a code");
     let payload = format!("\"{}\"", "x".repeat(PAYLOAD));
@@ -76,7 +76,7 @@ pub async fn run(plan: &Plan, kinds: &[Kind]) {
                 answered += u64::from(ANSWERED.contains(kind));
                 asks += u64::from(kind.name() == "asks");
             }
-            // What stands at the end of a lane has been read when this is answered.
+            // Once this is answered, everything before it on the lane has been read.
             let fence = Header::ToInbox(turn, RelayKind::CallIce, random_address());
             frames.extend(frame(&fence, payload.as_bytes()));
             plan.tally.count("messages sent");
@@ -91,7 +91,7 @@ pub async fn run(plan: &Plan, kinds: &[Kind]) {
 }
 
 impl Kind {
-    /// What it is called.
+    /// The name that it is counted by.
     const fn name(self) -> &'static str {
         match self {
             Self::Ask | Self::AskForAnother => "asks",
@@ -102,8 +102,8 @@ impl Kind {
         }
     }
 
-    /// One of it, to the session `to`, which has the code. Each is from another session, with another number: nobody
-    /// has asked, and nobody waits.
+    /// The header of a note to the session `to`, which has the code. Each has another sender and number, which match no
+    /// request.
     fn header(self, to: u64, code: PairingCode, payload: &str) -> Header {
         let (from, wild) = (rand::rng().random(), rand::rng().random());
         let note = |note| Header::Note(to, from, note);
@@ -125,11 +125,11 @@ impl Kind {
     }
 }
 
-/// Asks the session with a name that is as long as fits, and takes six times as much in JSON; or accepts what it never
-/// asked, with such a name: by turns, a link for each, as the node ends the link.
+/// Sends requests to pair and acceptances with the longest name that fits in a frame, and that takes six times as much
+/// in JSON. They alternate, with a link for each, since the node closes the link.
 ///
 /// # Panics
-/// The code of the honest is none.
+/// Never: the baseline's code is valid.
 pub async fn long_names(plan: &Plan) {
     let code: PairingCode = BY_CODE[0].parse().expect("a code");
     let name = || Some("\u{1}".repeat(LONG_NAME));
@@ -154,10 +154,10 @@ pub async fn long_names(plan: &Plan) {
     .await;
 }
 
-/// Words about deliveries in a second.
+/// Frames about deliveries in a second.
 const DELIVERIES: u32 = 1_000;
 
-/// Says that messages were delivered which nobody has sent.
+/// Reports deliveries of messages that were never sent.
 pub async fn deliveries(plan: &Plan) {
     hostile::attack(plan, DELIVERIES, async |link, turns| {
         let mut relay = link.lane(RELAY).await?;

@@ -1,5 +1,5 @@
-//! Clients that don't read: each attaches an inbox and takes nothing of what comes for it, while others fill it. Some
-//! do so for ever, and some until all of them begin to read in the same moment.
+//! Clients that don't read: each attaches an inbox and reads nothing while others send to it. Some never read, and some
+//! begin to read all at the same time.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -20,40 +20,39 @@ use super::{
     wire::{Said, Takes, Wire},
 };
 
-/// How many don't read.
+/// Clients that never read.
 pub const DEAF: u32 = 500;
-/// What they all may take, in MiB: `limits.max_queued` each, and a quarter of that for its session, for that of who
-/// sends to it, and for what a queue that grows leaves behind.
+/// The memory that they may take, in MiB: `limits.max_queued` each, and a quarter more for the two sessions and for
+/// what growing queues leave behind.
 pub const HELD: u32 = DEAF * 5 / 16;
-/// How many messages of the largest payload each is sent at most: far more than its queue and the system's buffers
-/// hold.
+/// The most messages of the largest payload to each: far more than its queue and the system's buffers hold.
 const MESSAGES: u64 = 30;
-/// How many come in a second.
+/// Clients that connect in a second.
 const COME: u32 = 250;
-/// How many messages all of them are sent in a second: each its next before any the one after that, so that all queues
-/// are full at the same time. Within the second that a node leaves them, half of them have to read their last word.
+/// Messages to all clients in a second. Clients take turns, so that all queues are full at the same time. Half of the
+/// clients have to read their close frame within the second that a node waits.
 const RATE: u32 = 250;
 
-/// Clients that begin to read at once, and how many of the largest messages wait for each: no more than a session, and
-/// all of them together, may have waiting.
+/// Clients that begin to read at the same time, and how many of the largest messages are queued for each: within the
+/// bounds for a session and for all of them together.
 #[derive(Clone, Copy, Debug)]
 pub struct Readers {
-    /// How many there are.
+    /// The number of clients.
     pub count: u32,
-    /// Messages for each.
+    /// Queued messages of each.
     pub messages: u32,
-    /// What all may take, in MiB: what waits, and a quarter more.
+    /// The memory that they may take, in MiB: the queued messages, and a quarter more.
     pub held: u32,
 }
 
-/// As many as don't read at all, with full queues.
+/// As many as [`DEAF`], with full queues.
 pub const SOME: Readers = Readers { count: DEAF, messages: 5, held: HELD };
-/// Four times as many, with what room there is for all.
+/// Four times as many, up to the bound for all together.
 pub const MANY: Readers = Readers { count: 2_000, messages: 2, held: 2_000 * 2 * 48 / 1024 * 5 / 4 };
-/// How many messages all of them are sent in a second.
+/// Messages to all clients in a second.
 const READERS_RATE: u32 = 1_000;
 
-/// Fills them, and has all read in the same moment.
+/// Fills the queues, and lets all read at the same time.
 pub async fn read_at_once(plan: &Plan, Readers { count, messages, .. }: Readers) {
     let count = plan.some(count);
     let mut coming = JoinSet::new();
@@ -97,7 +96,7 @@ pub async fn read_at_once(plan: &Plan, Readers { count, messages, .. }: Readers)
     filling.join_all().await;
 }
 
-/// Fills them until each is closed, and counts with which code.
+/// Fills the queues until each client is closed, and counts the close codes.
 pub async fn run(plan: &Plan) {
     let count = plan.some(DEAF);
     plan.tally.add("clients that don't read", count.into());
@@ -107,7 +106,7 @@ pub async fn run(plan: &Plan) {
         let plan = plan.clone();
         coming.spawn(async move { (number, timeout_at(plan.until, gather(&plan, number)).await.ok().flatten()) });
     }
-    // All are there before the first is filled.
+    // All are connected before the first queue is filled.
     let (all, mut filling, since) = (coming.join_all().await, JoinSet::new(), Instant::now());
     for (number, gathered) in all {
         let Some(gathered) = gathered else { continue };
@@ -121,11 +120,11 @@ pub async fn run(plan: &Plan) {
     filling.join_all().await;
 }
 
-/// One that won't read, who sends to it, and to which inbox.
+/// A client that doesn't read, the client that sends to it, and its inbox.
 type Gathered = (Wire, Wire, String);
 
 async fn gather(plan: &Plan, number: u32) -> Option<Gathered> {
-    // Each pusher comes from an address of its own: its rate is not what is tried here.
+    // Each sender has its own address, so that rate limits don't apply.
     let (deaf, pusher) = (hostile_source(number), hostile_source(2_000 + number));
     let mut seed = [0xDE; 32];
     seed[..4].copy_from_slice(&number.to_le_bytes());
@@ -151,7 +150,7 @@ async fn fill(plan: &Plan, (mut deaf, mut pusher, to): Gathered, since: Instant,
             break;
         }
     }
-    // It has read nothing until its session was over; now it reads all that was said before, and the last word.
+    // The session is over. Read everything sent before, and the close frame.
     deaf.take_all();
     loop {
         match deaf.next().await {
@@ -162,9 +161,9 @@ async fn fill(plan: &Plan, (mut deaf, mut pusher, to): Gathered, since: Instant,
     }
 }
 
-/// A session that has attached the inbox of `key`.
+/// Opens a session and attaches the inbox of `key`.
 async fn attached(source: IpAddr, plan: &Plan, key: &SecretKey) -> Option<Wire> {
-    // A node under attack may be slow to let it in.
+    // A node under attack may be slow to accept it.
     for _ in 0..10 {
         if let Some(wire) = try_attach(source, plan, key).await {
             return Some(wire);

@@ -1,4 +1,4 @@
-//! Messages of which all but the end is sent, by as many clients as take more than a node holds of all.
+//! Messages that lack their end, from more clients than the node has memory to buffer.
 
 use std::sync::Arc;
 
@@ -10,14 +10,15 @@ use super::{
     wire::{Said, Takes, Wire, frame},
 };
 
-/// How many begin a message: more than a node has room for.
+/// Clients that begin a message: more than fit into `limits.memory_budget`.
 const COUNT: u32 = 9_000;
-/// What a node may hold of them, in MiB: `limits.memory_budget`, what of each is free of it, and their sessions.
+/// The memory that they may take, in MiB: `limits.memory_budget`, the part of each that is exempt from it, and the
+/// sessions.
 pub const HELD: u32 = 256 + COUNT * 18 / 1024;
-/// How many in a second.
+/// Clients in a second.
 const RATE: u32 = 1_800;
 
-/// It closes those for whom there is no room.
+/// Sends the messages. The node closes clients that it has no memory for.
 pub async fn run(plan: &Plan) {
     let mut message = frame(0x81, "x".repeat(60_000).as_bytes());
     message.pop();
@@ -29,7 +30,7 @@ pub async fn run(plan: &Plan) {
                 return plan.tally.count("not opened");
             };
             plan.tally.count("opened");
-            // The node may close it before all is written.
+            // The node may close the connection before all is written.
             if wire.stream.write_all(&message).await.is_ok() {
                 plan.tally.count("messages begun");
             }

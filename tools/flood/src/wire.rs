@@ -1,5 +1,4 @@
-//! A client that may say anything: a socket from a chosen address, frames that nobody checks, and answers read as they
-//! come.
+//! A WebSocket client without checks: it connects from a chosen address, sends any frames, and reads answers.
 
 use std::{
     io,
@@ -14,57 +13,57 @@ use tokio::{
     time::timeout,
 };
 
-/// A WebSocket's request, as browsers send it.
+/// The upgrade request, as browsers send it.
 pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-/// How long a node may take for what it does at once.
+/// How long a node may take to accept and to upgrade.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// How much of what a node says the systems on both sides take, as long as nobody reads it.
+/// How much the system's buffers take while nobody reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// As much as they always do: over loopback a few MiB.
+    /// The system's default: a few MiB over loopback.
     All,
-    /// Some tens of KiB: the rest waits in the node.
+    /// Some tens of KiB: the rest stays queued in the node.
     Little,
 }
 
-/// A TCP connection from `source`.
+/// Opens a TCP connection from `source`.
 ///
 /// # Errors
-/// The node, or the system, doesn't take it.
+/// The node or the system refuses it.
 pub async fn dial(source: IpAddr, node: SocketAddr, takes: Takes) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     if takes == Takes::Little {
         socket.set_recv_buffer_size(2048)?;
-        // The other side's buffer is as long as some of the largest segments, which over loopback have 64 KiB.
+        // The receive buffer holds a few of the largest segments, which have 64 KiB over loopback.
         SockRef::from(&socket).set_tcp_mss(536)?;
     }
     socket.bind(SocketAddr::new(source, 0))?;
     timeout(WAIT, socket.connect(node)).await?
 }
 
-/// Why a WebSocket was not opened.
+/// Why a WebSocket wasn't opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no connection: the node never saw one, or never took it.
+    /// There was no connection: the node never saw or never accepted it.
     #[error("not connected")]
     NotConnected(#[source] io::Error),
-    /// The node has dropped the connection, or has not answered in time.
+    /// The node dropped the connection, or didn't answer in time.
     #[error("not served")]
     NotServed(#[source] io::Error),
 }
 
-/// A WebSocket that was opened and says nothing yet.
+/// An open WebSocket.
 #[derive(Debug)]
 pub struct Wire {
     /// The socket.
     pub stream: TcpStream,
-    /// What was read and not taken.
+    /// Bytes read and not yet parsed.
     read: Vec<u8>,
 }
 
-/// What a node says.
+/// A message of the node.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     /// A text.
@@ -75,15 +74,15 @@ pub enum Said {
     Pong,
     /// Any other frame.
     Other,
-    /// Nothing more: the connection is over.
+    /// The connection is closed.
     End,
 }
 
 impl Wire {
-    /// Opens a WebSocket and takes `server_info`, which it gives.
+    /// Opens a WebSocket, and returns it with the text of `server_info`.
     ///
     /// # Errors
-    /// The node doesn't take it.
+    /// The node doesn't accept it.
     pub async fn open(source: IpAddr, node: SocketAddr, takes: Takes) -> Result<(Self, String), OpenError> {
         let stream = dial(source, node, takes).await.map_err(OpenError::NotConnected)?;
         let mut wire = Self { stream, read: Vec::new() };
@@ -94,9 +93,9 @@ impl Wire {
         }
     }
 
-    /// Takes as much as it can at once from now on.
+    /// Enlarges the receive buffer, to read as fast as possible from now on.
     pub fn take_all(&self) {
-        // It is read all the same where the system doesn't allow that, and slowly.
+        // If the system doesn't allow that, reading is only slower.
         let _ = SockRef::from(&self.stream).set_recv_buffer_size(1024 * 1024);
     }
 
@@ -113,15 +112,15 @@ impl Wire {
         }
     }
 
-    /// Says a text.
+    /// Sends a text.
     ///
     /// # Errors
-    /// The connection is over.
+    /// The connection is closed.
     pub async fn say(&mut self, text: &str) -> io::Result<()> {
         self.stream.write_all(&frame(0x81, text.as_bytes())).await
     }
 
-    /// The next that the node says.
+    /// Waits for the node's next message.
     ///
     /// # Errors
     /// The connection breaks.
@@ -137,7 +136,7 @@ impl Wire {
         }
     }
 
-    /// The same, where it is there already.
+    /// Returns the node's next message if it has already arrived.
     ///
     /// # Errors
     /// The connection breaks.
@@ -157,7 +156,7 @@ impl Wire {
     }
 }
 
-/// A client's frame. The mask is zeros, which the RFC allows: nobody's proxy stands between.
+/// Encodes a client's frame. The mask is zero, as RFC 6455 allows: no proxy is on the path.
 pub fn frame(first: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match content.len() {
@@ -176,7 +175,7 @@ pub fn frame(first: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The frame at the start of `bytes`, and how long it is.
+/// Parses the frame at the start of `bytes`, and returns its length, too.
 fn take(bytes: &[u8]) -> Option<(Said, usize)> {
     let [first, second, ..] = *bytes else { return None };
     let (len, start) = match second & 0x7F {

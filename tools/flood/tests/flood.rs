@@ -1,4 +1,4 @@
-//! Every attack, small and short: nothing honest is lost, nothing panics, and what is refused is counted.
+//! Every attack, small and short: the baseline loses nothing, nothing panics, and each refusal is counted.
 
 use chappe_flood::run::{Course, run};
 use chappe_harness::figures::Figures;
