@@ -1,5 +1,5 @@
-//! Contenders: servers with the clients that drive them, which take turns, so that a machine that gets slower or faster
-//! meanwhile decides nothing.
+//! Contenders: servers with their generators. They take turns under load, so that changes in the machine's speed affect
+//! all of them.
 
 use chappe_harness::{cpu::MAX_OTHERS, figures::percentile};
 
@@ -9,32 +9,32 @@ use super::{
     server::Servers,
 };
 
-/// How late the generator may be: a small part of the latencies that are wanted.
+/// How late the generator may send, in microseconds: a small part of the target latencies.
 const MAX_LATE_US: f64 = 500.0;
-/// The percentage of its core that a server uses that is the limit.
+/// The percentage of its core from which on a server counts as saturated.
 const MIN_SERVER: f64 = 95.0;
 
-/// Servers, and what drives them.
+/// Servers and their generator.
 #[derive(Debug)]
 pub struct Contender {
-    /// What it is called in figures.
+    /// Its name in figures.
     pub name: &'static str,
     /// The servers.
     pub servers: Servers,
-    /// What drives them.
+    /// Their generator.
     pub generator: Generator,
-    /// The memory without a session, in KiB.
+    /// The servers' memory without sessions, in KiB.
     pub bare_kib: u64,
     /// What opening the sessions cost.
     pub opened: Opened,
 }
 
-/// What came of the same load, several times.
+/// The results of the same load in several rounds.
 #[derive(Debug)]
 pub struct Rounds(Vec<Loaded>);
 
 impl Contender {
-    /// Opens sessions at servers.
+    /// Starts a generator, and opens sessions at the servers.
     ///
     /// # Panics
     /// One isn't opened.
@@ -43,7 +43,7 @@ impl Contender {
         Self::start_as(name, servers, &plan, sessions, depth).await
     }
 
-    /// The same, with all sessions at the first of the servers.
+    /// Starts a generator, and opens all sessions at the first of the servers.
     ///
     /// # Panics
     /// One isn't opened.
@@ -60,7 +60,7 @@ impl Contender {
         Self { name, servers, generator, bare_kib, opened }
     }
 
-    /// The memory of a session, in KiB.
+    /// The servers' memory for each session, in KiB.
     pub fn session_kib(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "KiB of memory fit")]
         let grown = self.servers.resident_kib().saturating_sub(self.bare_kib) as f64;
@@ -68,7 +68,7 @@ impl Contender {
     }
 }
 
-/// Puts the same load on each, in turn.
+/// Puts the same load on each contender, in turn.
 ///
 /// # Panics
 /// A generator has ended.
@@ -115,7 +115,7 @@ impl Rounds {
         percentile(&mut self.0.iter().zip(&to.0).map(|(own, other)| of(own) / of(other)).collect::<Vec<_>>(), 0.5)
     }
 
-    /// What was wrong with messages, in all rounds together.
+    /// The faulty messages of all rounds together.
     pub fn faults(&self) -> Faults {
         self.0.iter().fold(Faults::default(), |sum, loaded| {
             let one = loaded.faults;
@@ -129,7 +129,7 @@ impl Rounds {
         })
     }
 
-    /// Why its figures are not to be trusted, where they are not.
+    /// Why its figures aren't reliable, if they aren't.
     pub fn limit(&self, pace: Pace) -> Option<String> {
         let others = self.median(|loaded| loaded.usage.others * 100.0);
         if others > MAX_OTHERS {

@@ -1,4 +1,4 @@
-//! A generator as the bench sees it: told what to do, and asked what came of it.
+//! A generator's process: sends it commands, and receives its measurements.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::generator::{Answer, Command, Depth, Load, Loaded, Moved, Opened, Plan, Server};
 
-/// However much a generator is told to do at once, it takes no longer.
+/// The timeout of a command.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// Starts this program with these arguments on one core. Beside a test, it is the one that cargo has built with it.
+/// Starts the bench's own program with these arguments on one core. In a test, it is the one that cargo has built with
+/// it.
 ///
 /// # Panics
 /// It doesn't start.
@@ -79,7 +80,7 @@ impl Generator {
         }
     }
 
-    /// Attaches the clients at other servers when theirs is gone, as `end` sees to.
+    /// Runs `end`, which ends the clients' server, and waits until they are attached at these servers.
     ///
     /// # Panics
     /// They aren't attached within minutes.

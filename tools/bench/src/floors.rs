@@ -1,8 +1,8 @@
-//! The floors: relays that forward frames by id and know nothing else, each a process of its own.
+//! The floors: relays that forward frames by id. Each is its own process.
 //!
-//! All of them speak the same bodies: the first is the sender's id, which comes back as the greeting; each later one begins
-//! with the id it is for, and is forwarded as it is. Each pair's order is kept, nothing waits for a slow client, and one
-//! that lets too much pile up is dropped.
+//! All have the same frame bodies. A client's first body is its id, which the floor echoes as a greeting. Each later
+//! one begins with the receiver's id, and is forwarded unchanged. Messages of a pair stay in order. Frames for a client
+//! whose queue is full are dropped.
 
 mod bare;
 mod link;
@@ -25,7 +25,7 @@ const ID: usize = 8;
 /// Frames that may wait for one client.
 const QUEUE_FRAMES: usize = 1024;
 
-/// Which floor.
+/// A kind of floor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Floor {
@@ -33,9 +33,9 @@ pub enum Floor {
     Bare,
     /// WebSockets of axum.
     WebSocket,
-    /// The same over TLS, with the certificate in this folder.
+    /// WebSockets of axum over TLS, with the certificate in this folder.
     Tls(PathBuf),
-    /// WebSockets of axum, joined to another such relay by one QUIC stream; it is dialled where it is named.
+    /// WebSockets of axum, joined to another such relay by one QUIC stream. A relay with a `peer` dials it.
     Linked {
         /// The folder of the certificate.
         tls: PathBuf,
@@ -44,7 +44,7 @@ pub enum Floor {
     },
 }
 
-/// What a floor says once it listens.
+/// The line that a floor prints once it listens.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Listening {
     /// For clients.
@@ -58,7 +58,7 @@ pub struct Listening {
 /// # Panics
 /// It can't listen.
 pub fn run(floor: &Floor) {
-    // As our node has it: the threads of the cores that the process may use.
+    // As in the node: one thread for each core that the process may use.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");

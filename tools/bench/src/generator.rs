@@ -1,7 +1,7 @@
-//! The generator: a process with a few thousand clients of one server, which does what the bench tells it, a JSON object a
-//! line, and answers with what it measured.
+//! The generator: a process with a few thousand clients of one server. It reads commands, a JSON object a line, and
+//! answers with measurements.
 //!
-//! One thread, and framing of its own, so that one core drives a server at more than the server can do.
+//! It has one thread and its own framing, so that one core can saturate a server.
 
 mod connection;
 mod framing;
@@ -26,14 +26,14 @@ pub use self::{
     relocate::Moved,
 };
 
-/// Whom a generator drives.
+/// The servers of a generator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Where clients connect: of two servers, every second client to the second.
+    /// The servers. With two, every second client connects to the second.
     pub servers: Vec<Server>,
-    /// The processes whose time is measured.
+    /// The processes whose CPU time is measured.
     pub pids: Vec<u32>,
-    /// The folder of the certificate, where the servers want TLS.
+    /// The folder of the certificate, if the servers use TLS.
     pub tls: Option<PathBuf>,
 }
 
@@ -42,27 +42,27 @@ pub struct Plan {
 pub struct Server {
     /// Its address for clients.
     pub addr: SocketAddr,
-    /// What it speaks.
+    /// Its protocol.
     pub speaks: Speaks,
 }
 
-/// What a server speaks.
+/// A server's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Speaks {
     /// The client protocol.
     Chappe,
-    /// What floors speak, in WebSocket frames.
+    /// The floors' bodies in WebSocket frames.
     Frames,
-    /// What floors speak, each with its length before it.
+    /// The floors' bodies, each after its length.
     Lengths,
 }
 
-/// What a generator is told.
+/// A command to a generator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "do")]
 pub enum Command {
-    /// Opens so many sessions, an even number.
+    /// Open sessions.
     Connect {
         /// How many.
         sessions: u32,
@@ -76,7 +76,7 @@ pub enum Command {
         /// For how many seconds.
         seconds: f64,
     },
-    /// Waits until the server is gone, and attaches the clients at others.
+    /// Wait until the server has ended, and attach the clients at others.
     Relocate {
         /// The others.
         servers: Vec<Server>,
@@ -85,7 +85,7 @@ pub enum Command {
     Disconnect,
 }
 
-/// What a generator answers.
+/// A generator's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -101,29 +101,29 @@ pub enum Answer {
     Disconnected,
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Loaded {
     /// The cost of the measured window.
     pub usage: Use,
-    /// Messages in that window: due in it (open loop), or received in it (closed loop).
+    /// Messages of that window: due in it (open loop), or received in it (closed loop).
     pub messages: u64,
-    /// Messages sent in all, and received in all, before and after the window too.
+    /// Messages sent, including those before and after the window.
     pub sent: u64,
-    /// The same.
+    /// Messages received, including those before and after the window.
     pub received: u64,
-    /// From when a message was due until it was there, in microseconds: half, 99 % and 99.9 % took no longer.
+    /// Latency from when a message was due, in microseconds: median, 99th and 99.9th percentile.
     pub latency_us: [f64; 3],
-    /// From when a message was due until it was sent, in microseconds: 99 % took no longer.
+    /// The 99th percentile of the time from when a message was due until it was sent, in microseconds.
     pub late_us: f64,
-    /// What was wrong with what was received.
+    /// Faulty messages.
     pub faults: Faults,
 }
 
-/// Does what standard input says until its end.
+/// Carries out the commands on standard input until it ends.
 ///
 /// # Panics
-/// The server doesn't answer, or it is told nonsense.
+/// The server doesn't answer, or a command isn't valid.
 pub fn run(plan: &Plan) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = LocalSet::new();

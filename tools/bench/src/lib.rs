@@ -1,7 +1,7 @@
-//! The bench: what a message, a session and a connection cost, measured on real processes beside floors.
+//! Measures the CPU, latency and memory of messages, sessions and connections on real processes, beside floors.
 //!
-//! A floor is the least that does the same job with the same parts: it forwards frames by id and knows nothing else. Servers
-//! have one core and what drives them the other, so that each figure is of one core.
+//! A floor is a minimal relay that does the same job with the same libraries: it forwards frames by id. Servers have
+//! one core and generators the other, so that each figure is of one core.
 
 pub mod contender;
 pub mod driver;

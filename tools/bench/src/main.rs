@@ -1,7 +1,6 @@
-//! Measures what messages, sessions and connections cost: `cargo xtask bench [--json]
-//! [--quick] [--only ROW]…`.
+//! Measures what messages, sessions and connections cost: `cargo xtask bench [--json] [--quick] [--only ROW]…`.
 //!
-//! Real processes over loopback, our node beside floors; `docs/benchmarks.md` says what each figure means.
+//! Real processes over loopback: the node beside floors. `docs/benchmarks.md` defines the figures.
 
 use std::process::ExitCode;
 
@@ -16,7 +15,7 @@ const USAGE: &str = "usage: bench [--json] [--quick] [--only ROW]…";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    // What the bench starts of itself.
+    // Processes of this program that the bench starts.
     match &args[..] {
         [kind, plan] if kind == "generate" => generator::run(&serde_json::from_str(plan).expect("a plan")),
         [kind, floor] if kind == "floor" => {

@@ -1,4 +1,4 @@
-//! What is measured: rows of figures, each of which can be asked for by its name.
+//! The rows of figures, each selected by name.
 
 mod connect;
 mod cross;
@@ -21,7 +21,7 @@ use super::{
 /// The rows, in the order of a whole run.
 pub const ROWS: [&str; 10] = ["plain", "tls", "cross", "1000", "18000", "connect", "idle", "churn", "killed", "growth"];
 
-/// Those of a quick run, which has a thousand sessions anyway.
+/// The rows of a quick run. It has no row for a thousand sessions, since all its rows have a thousand.
 pub const QUICK_ROWS: [&str; 7] = ["plain", "tls", "cross", "connect", "idle", "churn", "killed"];
 
 /// A payload of a candidate with its description, sealed and padded; and the next larger ones.
@@ -36,7 +36,7 @@ pub struct Bench {
     quick: bool,
 }
 
-/// What the last of the contenders is held against.
+/// Targets for the last of the contenders, relative to others.
 #[derive(Clone, Copy, Debug)]
 struct Targets<'a> {
     /// Of the processor's time for a message: the contender and the most that is wanted of its.

@@ -1,4 +1,4 @@
-//! The servers that are measured: our node, alone or as one of several, and the floors.
+//! The measured servers: the node, alone or as one of several, and the floors.
 
 use std::{
     fs,
@@ -24,13 +24,13 @@ use super::{
     generator::{Plan, Server, Speaks},
 };
 
-/// How long nodes may take to find each other: hundreds of members on one core, each of which verifies all others' records.
+/// How long nodes may take to find each other: hundreds of members on one core verify each other's records.
 const TO_GATHER: Duration = Duration::from_secs(180);
 
-/// In such a time, nodes that have found each other and done with what that made them do use less than half of it.
+/// The period over which [`settle`] measures CPU time.
 const AT_REST: Duration = Duration::from_secs(5);
 
-/// Servers that do one job together.
+/// Servers that forward messages together.
 #[derive(Debug)]
 pub struct Servers {
     /// The processes, in the order of the addresses.
@@ -41,7 +41,7 @@ pub struct Servers {
     tls: Option<PathBuf>,
     /// Where the nodes of a federation list its members.
     admin: Vec<String>,
-    /// What else runs for them.
+    /// Other processes that they need.
     others: Vec<Process>,
 }
 
@@ -88,8 +88,8 @@ impl Servers {
         Self { processes: vec![one, other], addrs, speaks: Speaks::Frames, ..Self::empty(None) }
     }
 
-    /// Nodes of one federation, as they come but for the rates of loopback, with their state in `dir`. One alone is a
-    /// federation of its own.
+    /// Nodes of one federation with the default settings, except that loopback is exempt from limits. Their state is in
+    /// `dir`. A single node is a federation of its own.
     ///
     /// # Panics
     /// They don't start, or don't find each other.
@@ -104,7 +104,7 @@ impl Servers {
         servers
     }
 
-    /// A node in a federation of so many, the others of which are simulated by one process and have no clients.
+    /// A node in a federation of `count` members. The others are simulated by one process and have no clients.
     ///
     /// # Panics
     /// They don't start, or don't find each other.
@@ -143,7 +143,7 @@ impl Servers {
         self.start_node(&config).await;
     }
 
-    /// Starts a node; what it says when it is ready.
+    /// Starts a node, and returns the line that it prints when it is ready.
     async fn start_node(&mut self, config: &Path) -> Value {
         let args = ["node", "run", "--config", config.to_str().expect("a path in UTF-8")];
         let mut process = Process::start_on(cores::SERVERS, &args);
@@ -177,24 +177,24 @@ impl Servers {
         join_all(self.admin.iter().map(of_node)).await
     }
 
-    /// What drives them.
+    /// The plan for a generator of these servers.
     pub fn plan(&self) -> Plan {
         let servers = self.addrs.iter().map(|addr| Server { addr: *addr, speaks: self.speaks }).collect();
         Plan { servers, pids: self.processes.iter().map(Process::id).collect(), tls: self.tls.clone() }
     }
 
-    /// Whether all that runs for them still does.
+    /// Whether all their processes are running.
     pub fn are_whole(&mut self) -> bool {
         self.others.iter_mut().all(Process::is_running)
     }
 
-    /// The memory that they hold, in KiB.
+    /// Their resident memory, in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.processes.iter().map(Process::resident_kib).sum()
     }
 }
 
-/// Waits until a process has little to do.
+/// Waits until a process uses less than half of a core.
 async fn settle(pid: u32) {
     let at_rest = async {
         loop {
@@ -225,7 +225,7 @@ fn node_config(number: usize, tls: Option<&Path>, federation: &str) -> String {
     )
 }
 
-/// The rest of the configuration of a node that isn't alone.
+/// The federation's part of a node's configuration.
 fn member_config(root: &str, registries: &[&String]) -> String {
     format!(
         "roots = [\"{root}\"]\nexempt = [\"127.0.0.0/8\"]\n[registry]\nurls = {registries:?}\n\

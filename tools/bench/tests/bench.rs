@@ -1,5 +1,5 @@
-//! The bench's generator against the floors and a node: every message arrives once, unaltered, in order and at the right
-//! client, and a relay that does otherwise is found out. Nothing here is about speed.
+//! The bench's generator against the floors and a node: every message arrives once, unaltered, in order and at the
+//! right client, and errors of a relay are detected. Speed isn't judged.
 #![cfg(target_os = "linux")]
 
 use std::{net::Ipv4Addr, sync::Arc};
@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 const SESSIONS: u32 = 50;
 
-/// A moment of each pace.
+/// Runs a short load of each pace.
 async fn messages_arrive(plan: &Plan) {
     let mut generator = Generator::start(plan);
     generator.connect(SESSIONS, Depth::Paired).await;
@@ -33,7 +33,7 @@ async fn messages_arrive(plan: &Plan) {
         let loaded = generator.load(load).await;
         assert_eq!(loaded.faults, Faults::default(), "{plan:?}, {load:?}");
         assert!(loaded.messages > 100 && loaded.received == loaded.sent, "{plan:?}, {load:?}: {loaded:?}");
-        // Of this process, threads of other tests end meanwhile, and take their time with them.
+        // In this process, threads of other tests end meanwhile, and their time is no longer counted.
         assert!(plan.pids.contains(&std::process::id()) || loaded.cpu_us() > 0.0, "the kernel counts no time");
     }
     generator.disconnect().await;
@@ -100,7 +100,7 @@ async fn a_node_that_refuses_messages_is_found_out() {
     generator.connect(2, Depth::Inbox).await;
     let load = Load { pace: Pace::Open { rate: 4000.0 }, size: 1024, seconds: 0.5 };
     let faults = generator.load(load).await.faults;
-    // What isn't forwarded is answered by an error to its sender, until that is closed for it.
+    // The sender of a refused message gets an error, until its session is closed.
     assert!(faults.lost > 0 && (1..=faults.lost).contains(&faults.unexpected), "{faults:?}");
     node.shutdown().await;
 }

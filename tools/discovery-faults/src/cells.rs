@@ -1,5 +1,5 @@
-//! The matrix: each fault against each source that it applies to. Once with nothing else that works, to see what the
-//! client says; once beside a node that a contact passed on, to see that it costs nobody a call.
+//! The matrix: each fault against each source that it applies to. Each cell is tried with no other source, to check the
+//! client's report, and with a working referral, to check that the fault doesn't delay finding a node.
 
 use std::{
     net::SocketAddr,
@@ -35,7 +35,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// What the clock of a test may be late by: the machine does other things, too.
 const LATE: Duration = Duration::from_millis(500);
 
-/// What came of one cell.
+/// The result of one cell.
 #[derive(Clone, Debug)]
 pub struct Cell {
     /// The source.
@@ -48,11 +48,11 @@ pub struct Cell {
     pub alone: Duration,
     /// How long until a node was found where a contact's works.
     pub beside: Option<Duration>,
-    /// What is not as it should be.
+    /// Unexpected results.
     pub wrong: Vec<String>,
 }
 
-/// What should come of a cell.
+/// The expected result of a cell.
 enum Expected {
     /// A cause that says this.
     Cause(&'static str),

@@ -1,7 +1,7 @@
-//! A gate in front of a server: what happens to its connections, and how long the way is.
+//! A proxy in front of a server that adds latency and faults to its connections.
 //!
-//! Loopback has no latency, so the gate makes it: every byte is half a round trip under way, and the first one of a
-//! connection a whole one more, which is the handshake that the kernel did in no time.
+//! Loopback has no latency, so the gate adds it. Each byte takes half a round trip, and the first byte of a connection
+//! a whole one more, for the TCP handshake.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// What happens at a gate.
+/// The behaviour of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
     /// Everything passes.

@@ -56,15 +56,15 @@ pub enum Distance {
     Near,
 }
 
-/// A client that knows nobody: the registry answers, and three providers of DNS do, three round trips of 100 ms after they
-/// were asked, or a little later. All hostile nodes are alive; of the honest ones, one in ten is gone.
+/// A client that knows nobody: the registry answers, and three providers of DNS do, three round trips of 100 ms after
+/// they were asked, or a little later. All hostile nodes are alive; of the honest ones, one in ten is gone.
 pub fn choose(seed: u64, hostile_are: Distance) -> Choice {
     let world = World::new(seed, hostile_are);
     world.search(seed, Vec::new(), Vec::new()).0
 }
 
-/// The same client's second search, when it has remembered the lists and its first node, and a contact has passed on its
-/// own: which the contact has found in the same way.
+/// The same client's second search, when it has remembered the lists and its first node, and a contact has passed on
+/// its own: which the contact has found in the same way.
 pub fn choose_again(seed: u64, hostile_are: Distance) -> Choice {
     let world = World::new(seed, hostile_are);
     let winner = |seed| world.search(seed, Vec::new(), Vec::new()).1;

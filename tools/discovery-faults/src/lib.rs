@@ -1,7 +1,7 @@
-//! Discovery against everything that a censor, a broken network or a lying server does, over real sockets.
+//! Discovery against censors, broken networks and lying servers, over real sockets.
 //!
-//! Every server is real: nodes, a registry, DNS over HTTPS. What goes wrong is made at the socket in front of it
-//! ([`gate`]), or is what a server of that kind would say ([`web`], [`dns`], [`issuer`]).
+//! Nodes, the registry and DNS over HTTPS are real servers. Faults are made at the socket in front of a server
+//! ([`gate`]), or are false answers of such a server ([`web`], [`dns`], [`issuer`]).
 
 pub mod cells;
 pub mod dns;

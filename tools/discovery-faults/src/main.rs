@@ -1,9 +1,8 @@
-//! Discovery against faults, over real sockets: `cargo xtask discovery-faults [--json]
-//! [--only NAME] [--runs N]`.
+//! Discovery against faults, over real sockets: `cargo xtask discovery-faults [--json] [--only NAME] [--runs N]`.
 //!
 //! Prints the matrix of faults and sources, the times until the first proven node with round trips of 100 ms beside
-//! those of a ladder, and how often a hostile registry is believed. Ends with 1 where a target was missed. `--only` runs
-//! one of `matrix`, `times` and `hostile`.
+//! those of a ladder, and how often clients choose a hostile registry's nodes. The exit status is 1 if a target was
+//! missed. `--only` runs one of `matrix`, `times` and `hostile`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -19,11 +18,11 @@ use futures_util::{StreamExt as _, stream};
 
 /// Seeds of the hostile registry.
 const SEEDS: u32 = 1000;
-/// Cells at once: most of their time they wait.
+/// Cells at once: most of their time is waiting.
 const CELLS: usize = 6;
-/// How often a ladder is climbed: it takes up to a minute.
+/// Runs of the ladder: one takes up to a minute.
 const CLIMBS: usize = 10;
-/// How long a node may take beside a source with which something is wrong.
+/// How long finding a node may take, in seconds, when another source is faulty.
 const BESIDE: f64 = 1.0;
 
 struct Args {
@@ -132,7 +131,7 @@ async fn times(figures: Figures, runs: usize) -> bool {
 fn hostile_registry(figures: Figures) -> bool {
     let share = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / f64::from(SEEDS) * 100.0;
     let mut ok = true;
-    // Whoever has nodes next to every client wins races; what that is worth shows with the second node.
+    // A registry whose nodes are near every client wins races. The second node shows what that is worth.
     for (distance, what, target) in [(Distance::Same, "as far as others", Some(40.0)), (Distance::Near, "near", None)] {
         type Choose = fn(u64, Distance) -> Choice;
         for (choose, when) in [(hostile::choose as Choose, "first search"), (hostile::choose_again, "second search")] {

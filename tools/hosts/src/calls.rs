@@ -1,6 +1,6 @@
-//! Calls that go on whatever happens: an offer through two nodes, and its answer back, twice a second for a pair.
+//! Continuous calls: an offer through two nodes and its answer back, twice a second for each pair.
 //!
-//! Each call is to another inbox of the callee, so that its node has to ask the homes first, as for most calls of people.
+//! Each call is to another inbox of the callee, so that the caller's node has to look it up, as for most real calls.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,23 +19,23 @@ use tokio::{
 const CALL_EVERY: Duration = Duration::from_millis(500);
 /// How long a caller waits for the answer: a lookup, a second one, and both ways.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// A callee that hears nothing for so long says that it is still there.
+/// How long a callee waits for a message before it sends a ping.
 const QUIET: Duration = Duration::from_secs(5);
-/// The inboxes of a callee: nearly one for each call of the longest scene, and as many as a session may have.
+/// The inboxes of a callee: nearly one for each call of the longest scenario, and as many as a session may have.
 const INBOXES: usize = 250;
 /// Inboxes attached by one message, which is at most 64 KiB.
 const BATCH: usize = 50;
-/// How long an inbox stays attached: longer than any scene.
+/// How long an inbox stays attached: longer than any scenario.
 const LEASE: Duration = Duration::from_secs(3600);
 
 /// One attempt to call.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// Which pair.
+    /// The index of the pair.
     pub pair: usize,
     /// When it began.
     pub at: Instant,
-    /// How long the answer took; none: there was none.
+    /// How long the answer took; `None` without an answer.
     pub took: Option<Duration>,
 }
 
@@ -50,7 +50,7 @@ impl Calls {
     /// Connects a caller and a callee for each pair of URLs, and begins.
     ///
     /// # Panics
-    /// A node takes no clients.
+    /// A node accepts no clients.
     pub async fn start(pairs: &[(String, String)]) -> Self {
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
@@ -97,7 +97,7 @@ async fn answer(mut callee: Raw) {
             continue;
         };
         if message["type"] == "call_offer" {
-            // The offer says by whom and which.
+            // The offer names the caller and the call.
             let offer: Value = serde_json::from_str(message["payload"].as_str().unwrap_or("")).unwrap_or_default();
             callee.send(json!({"type": "call_answer", "to": offer["from"], "payload": offer["call"]})).await;
         }
@@ -119,7 +119,7 @@ async fn call(pair: usize, mut caller: Raw, own: String, inboxes: Vec<String>, a
     }
 }
 
-/// Whether the call is answered; not so once the node says that it can't be delivered.
+/// Waits for the answer. Returns `false` if the node reports that the offer can't be delivered.
 async fn answer_of(caller: &mut Raw, call: &str) -> bool {
     loop {
         let message = caller.next().await;

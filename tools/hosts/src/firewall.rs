@@ -1,23 +1,23 @@
-//! What is lost and what is cut, by nftables on the bridge's side.
+//! Loss and partitions, by nftables on the bridge's side.
 //!
-//! Each packet from one node to another passes the relay of one of the two, and so the bridge's own addresses once from
-//! or to another host: there it is lost with the given chance, or cut off.
+//! Each packet from one node to another passes the relay of one of them, and so the bridge's addresses. There it is
+//! dropped with the given probability, or if the two hosts are partitioned.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::topology::{BRIDGE, HostNumber, RELAY_PORT, run};
 
-/// What happens to packets between hosts.
+/// Rules for packets between hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Firewall {
-    /// Of a hundred packets, in each direction.
+    /// The percentage of packets lost in each direction.
     pub loss: u32,
-    /// Two groups of hosts that don't reach each other.
+    /// Two groups of hosts that can't reach each other.
     pub cut: Option<(Vec<HostNumber>, Vec<HostNumber>)>,
 }
 
 impl Firewall {
-    /// Puts this into force, in place of what was.
+    /// Replaces the rules in force by these.
     ///
     /// # Panics
     /// nftables refuses.

@@ -89,7 +89,7 @@ impl Fleet {
         fleet
     }
 
-    /// Starts the node of a host, the same as before if there was one. Gives when it listened.
+    /// Starts the node of a host, with its previous state if there is one. Returns when it listened.
     ///
     /// # Panics
     /// It doesn't start.
@@ -98,7 +98,7 @@ impl Fleet {
         self.ready(index).await
     }
 
-    /// Kills the node of a host, as a power cut would. Gives when.
+    /// Kills the node of a host with SIGKILL. Returns when.
     ///
     /// # Panics
     /// It doesn't run.

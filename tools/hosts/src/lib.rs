@@ -1,7 +1,7 @@
 //! Twenty hosts on one machine: a network namespace for each, latency, loss and partitions between them, and a real
 //! node process in each.
 //!
-//! All of it stands in namespaces of its own (network, mounts, processes), so whatever ends this program ends them.
+//! All of it runs in its own namespaces (network, mounts, processes), which end with this program.
 
 pub mod calls;
 pub mod firewall;

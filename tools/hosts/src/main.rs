@@ -1,7 +1,7 @@
 //! Twenty nodes on hosts of their own, with latency, loss, crashes and partitions: `cargo xtask hosts [--json]`.
 //!
-//! Needs network namespaces (root, or a system that lets users make them), iproute2 and nftables; takes a quarter
-//! of an hour. Figures are seen from outside: what each node's `/members` says, ten times a second, and what clients get.
+//! Needs network namespaces (root, or a system that lets users make them), iproute2 and nftables; takes a quarter of an
+//! hour. Figures are seen from outside: what each node's `/members` says, ten times a second, and what clients get.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -16,16 +16,16 @@ use tokio::time::{Instant, timeout};
 
 /// How many hosts there are.
 const HOSTS: u8 = 20;
-/// What a packet takes from one host to another, in milliseconds: so long, more or less by so much.
+/// The latency of a packet from one host to another and its jitter, in milliseconds.
 const LATENCY_MS: u32 = 50;
 const SPREAD_MS: u32 = 20;
-/// What is lost of a hundred packets.
+/// The percentages of lost packets.
 const LOSSES: [u32; 4] = [0, 2, 5, 15];
-/// Which nodes are killed, one after the other, with each loss.
+/// The nodes that are killed, one after the other, at each loss.
 const CRASHES: [usize; 5] = [4, 8, 11, 14, 17];
-/// The loss during stalls and partitions.
+/// The percentage of lost packets during stalls and partitions.
 const USUAL_LOSS: u32 = 2;
-/// However long anything takes, it ends.
+/// The timeout of a run.
 const LONGEST: Duration = Duration::from_secs(1800);
 
 fn main() -> ExitCode {

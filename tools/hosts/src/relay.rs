@@ -1,7 +1,7 @@
-//! A UDP relay in front of one node: every packet, in each direction, arrives later by a random time.
+//! A UDP relay in front of one node that delays each packet by a random time, in both directions.
 //!
-//! The kernels of test machines often have no netem. Packets overtake each other, as they do there. To the node each
-//! peer is a port of its relay.
+//! The kernels of test machines often lack netem. As with netem, packets may overtake each other. To the node, each
+//! peer is a port of the relay.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,7 +20,7 @@ use tokio::{
 
 /// The largest packet.
 const MAX_PACKET: usize = 2048;
-/// Packets under way at once: beyond them they are lost, as in any queue.
+/// The most packets in flight. Further packets are lost.
 const MAX_UNDER_WAY: usize = 8192;
 /// Peers of one node: three times the hosts, and the registry.
 const MAX_PEERS: usize = 64;
@@ -43,7 +43,7 @@ enum To {
 }
 
 impl Relay {
-    /// Stands at `public` for the node at `node`, and speaks to it from `inside`.
+    /// Relays between `public`, the address for peers, and the node at `node`, with sockets at `inside`.
     ///
     /// # Panics
     /// The address is taken.
@@ -59,7 +59,7 @@ async fn run(public: UdpSocket, node: SocketAddr, inside: IpAddr, latency: Range
     let mut peers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut readers = JoinSet::new();
     let (replies, mut from_node) = mpsc::channel(MAX_UNDER_WAY);
-    // By when they arrive; the number tells equal times apart.
+    // Ordered by arrival time, and by number for equal times.
     let mut under_way: BTreeMap<(Instant, u64), Packet> = BTreeMap::new();
     let mut number = 0;
     let mut buffer = vec![0; MAX_PACKET];
@@ -68,7 +68,7 @@ async fn run(public: UdpSocket, node: SocketAddr, inside: IpAddr, latency: Range
         let packet = tokio::select! {
             biased;
             () = async { match next { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
-                // What can't be sent is lost, as packets are.
+                // A packet may be lost: ignore the error.
                 match under_way.pop_first() {
                     Some((_, Packet { to: To::Node(socket), bytes })) => drop(socket.send(&bytes).await),
                     Some((_, Packet { to: To::Peer(peer), bytes })) => drop(public.send_to(&bytes, peer).await),
@@ -78,7 +78,7 @@ async fn run(public: UdpSocket, node: SocketAddr, inside: IpAddr, latency: Range
             }
             Some(packet) = from_node.recv() => packet,
             received = public.recv_from(&mut buffer) => {
-                // An error is word that a peer's port is closed.
+                // An error means that a peer's port is closed.
                 let Ok((len, peer)) = received else { continue };
                 let socket = match peers.get(&peer) {
                     Some(socket) => Arc::clone(socket),
@@ -107,11 +107,11 @@ async fn connect(inside: IpAddr, node: SocketAddr) -> std::io::Result<Arc<UdpSoc
     Ok(Arc::new(socket))
 }
 
-/// Takes what the node says to one peer.
+/// Receives the node's packets to one peer.
 async fn read(socket: Arc<UdpSocket>, peer: SocketAddr, replies: mpsc::Sender<Packet>) {
     let mut buffer = vec![0; MAX_PACKET];
     loop {
-        // A node that was killed is silent to its peers: the refusal of its port ends here.
+        // A killed node is silent to its peers: don't forward that its port is closed.
         let Ok(len) = socket.recv(&mut buffer).await else { continue };
         let packet = Packet { to: To::Peer(peer), bytes: buffer[..len].to_vec() };
         if replies.send(packet).await.is_err() {

@@ -1,8 +1,8 @@
-//! The namespaces in which everything happens, and which end with this program.
+//! The namespaces in which everything runs, and which end with this program.
 //!
-//! The program starts itself again by `unshare` with network, mounts and process ids of its own. Its second self is
-//! process 1 there: when that ends, the kernel ends every process inside, and with them the namespaces. It reads a pipe
-//! that nobody writes to, and ends when the first self has, however that happened.
+//! The program starts itself again by `unshare` with its own network, mounts and process ids. The child is process 1
+//! there: when it ends, the kernel ends all processes inside, and with them the namespaces. The child reads a pipe that
+//! nobody writes to, and ends when the parent has, for whatever reason.
 
 use std::{
     io,
@@ -10,10 +10,10 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
-/// The argument that tells the second self from the first.
+/// The argument that distinguishes the child from the parent.
 const INSIDE: &str = "--inside";
 
-/// Why there are no namespaces.
+/// Why the namespaces can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The system doesn't let this user make them, or a tool is missing.
@@ -35,7 +35,7 @@ pub fn is_inside() -> bool {
 /// Runs this program inside, and waits for its end.
 ///
 /// # Errors
-/// Namespaces aren't to be had here.
+/// Namespaces can't be made here.
 pub fn run_inside() -> Result<ExitStatus, SandboxError> {
     for (tool, version) in [("ip", "-V"), ("nft", "-v")] {
         let found = Command::new(tool).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -54,7 +54,7 @@ pub fn run_inside() -> Result<ExitStatus, SandboxError> {
     }
     let mut inside = unshare();
     inside.arg(std::env::current_exe()?).arg(INSIDE).args(std::env::args().skip(1));
-    // Held open until this process ends: the other end of the pipe tells the second self.
+    // Keep the pipe open until this process ends: its end tells the child.
     let mut child = inside.stdin(Stdio::piped()).spawn()?;
     let pipe = child.stdin.take();
     let status = child.wait();
@@ -68,7 +68,7 @@ fn not_allowed(what: String) -> SandboxError {
 
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
-    // Who isn't root may be it in a namespace of users, where that is allowed.
+    // Without root, become root in a user namespace.
     if !std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
         command.args(["--user", "--map-root-user"]);
     }

@@ -1,4 +1,4 @@
-//! What is done to the hosts, and the figures that it gives.
+//! The scenarios on the hosts, and their figures.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,36 +16,36 @@ use super::{
 
 /// How long the nodes may take to agree on who is there.
 const SETTLING: Duration = Duration::from_secs(180);
-/// How long nothing happens, so that whoever is taken for down is so by mistake.
+/// How long nothing happens: a node that is declared down in this time is so by mistake.
 const STEADY: Duration = Duration::from_secs(60);
 /// How long a crash may take to be known, and a node to be back.
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
-/// How long a node stands still.
+/// How long a node is stopped.
 const STALL: Duration = Duration::from_secs(30);
 /// How long calls go on before a partition, how long it lasts, and how long they go on after it.
 const BEFORE: Duration = Duration::from_secs(15);
 const PARTED: Duration = Duration::from_secs(60);
 const AFTER: Duration = Duration::from_secs(60);
-/// Within so long after a cut, members on the other side still are members, and may be the homes that are asked.
+/// How long after a cut unreachable members are still in views, and may be the homes of a lookup.
 const NOTICING: Duration = Duration::from_secs(20);
 /// How long most calls take to be answered.
 const ANSWERING: Duration = Duration::from_secs(1);
-/// How often a condition is looked at.
+/// How often conditions are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The hosts, what they say, and where the figures go.
+/// The hosts, their views, and the output of figures.
 #[derive(Debug)]
 pub struct Scenarios {
     /// The hosts.
     pub fleet: Fleet,
-    /// What they say.
+    /// Their views.
     pub views: Views,
-    /// Where the figures go.
+    /// The output of figures.
     pub figures: Figures,
 }
 
 impl Scenarios {
-    /// From the start of all nodes at once until every view is whole.
+    /// Measures the time from the start of all nodes until every view is complete.
     ///
     /// # Panics
     /// It takes too long.
@@ -57,7 +57,7 @@ impl Scenarios {
         scenarios
     }
 
-    /// Crashes and joins, one after the other, and mistakes, while so many packets in a hundred are lost.
+    /// Kills and restarts nodes one after the other while packets are lost. Counts nodes declared down by mistake.
     pub async fn crashes(&mut self, loss: u32, crashes: &[usize]) {
         Firewall { loss, cut: None }.apply();
         let what = format!(", {loss} % loss");
@@ -81,7 +81,7 @@ impl Scenarios {
             knows.push(last.max().map_or(KNOWN_WITHIN, |at| at - started).as_secs_f64());
         }
         self.mistakes(since, &away, &what, if loss > 5 { 0.05 } else { 0.0 });
-        // The targets are for a network that works; beyond that, the figures say how it bends.
+        // Targets apply to a working network. With more loss, figures are for information.
         let target = |most: f64| (loss <= 2).then_some(most);
         let measured = percentile(&mut known.by_all, 0.5);
         known.print(self.figures, "crash known", &what, target(15.0));
@@ -96,7 +96,7 @@ impl Scenarios {
         self.figures.print(&format!("joiner knows all{what}, mean"), mean(&knows), "s", target(5.0));
     }
 
-    /// A node stands still, and goes on.
+    /// Stops a node's process, and continues it.
     pub async fn stall(&self, loss: u32, index: usize) {
         Firewall { loss, cut: None }.apply();
         self.settle("before a stall").await;
@@ -119,7 +119,7 @@ impl Scenarios {
         self.count("others taken for down because of a stopped process", others, Some(0.0));
     }
 
-    /// Half of the hosts don't reach the other half for a minute, and calls go on.
+    /// Partitions the hosts in two halves for a minute, while calls go on.
     pub async fn partition(&self, loss: u32) {
         Firewall { loss, cut: None }.apply();
         self.settle("before a partition").await;
@@ -153,7 +153,7 @@ impl Scenarios {
         sleep_until(healed + AFTER).await;
         let end = Instant::now();
 
-        // One that the cut has overtaken is of neither time.
+        // A call in progress at the cut is in neither period.
         self.answered("calls answered before the partition", &calls.between(begun, cut - ANSWERING), Some(99.0));
         let parted: Vec<_> = calls.between(cut, healed).into_iter().filter(|attempt| !is_across(attempt)).collect();
         let (first, then): (Vec<_>, Vec<_>) = parted.into_iter().partition(|attempt| attempt.at < cut + NOTICING);
@@ -212,7 +212,7 @@ impl Scenarios {
         None
     }
 
-    /// Who was taken for down since then, apart from those who were away, and from what they thought themselves.
+    /// Counts nodes declared down since then, except for nodes that were away, and declarations by these.
     fn mistakes(&self, since: Instant, away: &[(usize, Instant, Instant)], what: &str, most: f64) {
         let is_away =
             |index: usize, at| away.iter().any(|(who, from, until)| *who == index && (*from..=*until).contains(&at));
@@ -255,7 +255,7 @@ impl Scenarios {
     }
 }
 
-/// How long some things took to be seen, each by half of the others and by all of them.
+/// How long events took to be seen by half of the other nodes, and by all of them.
 #[derive(Debug, Default)]
 struct Times {
     by_half: Vec<f64>,
@@ -263,13 +263,13 @@ struct Times {
 }
 
 impl Times {
-    /// One more, by the times of those who saw it.
+    /// Adds an event, by the times at which each node saw it.
     fn add(&mut self, mut times: Vec<f64>) {
         self.by_half.push(percentile(&mut times, 0.5));
         self.by_all.push(percentile(&mut times, 1.0));
     }
 
-    /// `target`: of the mean by all.
+    /// `target` applies to the mean time by all nodes.
     fn print(mut self, figures: Figures, what: &str, when: &str, target: Option<f64>) {
         figures.print(&format!("{what} by half{when}, mean"), mean(&self.by_half), "s", None);
         figures.print(&format!("{what} by all{when}, mean"), mean(&self.by_all), "s", target);

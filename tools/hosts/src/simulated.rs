@@ -1,19 +1,19 @@
-//! What the simulator says of as many members, to hold the hosts' figures against.
+//! The simulator's figures for the same number of members, to compare with the hosts'.
 
 use std::time::Duration;
 
 use chappe_harness::figures::percentile;
 use chappe_simulator::world::{Conditions, World};
 
-/// Crashes in the simulator: they cost nothing, so their median is the exact one of the two.
+/// Crashes in the simulator. They are cheap, so that its median is the more exact one.
 const CRASHES: usize = 100;
 /// How long the members may take to find each other, and a crash to be known.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Between a start and the next crash.
+/// The pause between a start and the next crash.
 const PAUSE: Duration = Duration::from_secs(20);
 
-/// How long a crash takes to be known by all members, in seconds, while so many packets in a hundred are lost: the
-/// median, as a few that take long with much loss would decide a mean.
+/// How long a crash takes to be known by all members, in seconds, at this percentage of loss. The median, since with
+/// much loss a few slow ones would dominate a mean.
 pub fn crash_known_by_all(members: usize, loss: u32) -> f64 {
     let mut world = World::new(Conditions { loss: f64::from(loss) / 100.0, ..Conditions::new(1) });
     for _ in 0..members {

@@ -1,4 +1,4 @@
-//! What each node says of who is a member, asked ten times a second, and what changed when.
+//! The members of each node's view, polled ten times a second, and their changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,13 +15,13 @@ use tokio::{
 
 use super::fleet::Fleet;
 
-/// How often each node is asked: how exact the figures are.
+/// The polling interval, and so the resolution of the figures.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// A member has come into a node's view, or gone from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When that was seen.
+    /// When the change was seen.
     pub at: Instant,
     /// Whose view.
     pub observer: usize,
@@ -33,7 +33,7 @@ pub struct Change {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Who each node said last is a member. None: it doesn't answer.
+    /// The latest view of each node; `None` if it doesn't answer.
     latest: Vec<Option<BTreeSet<usize>>>,
     changes: Vec<Change>,
 }
@@ -47,7 +47,7 @@ pub struct Views {
 }
 
 impl Views {
-    /// Begins to ask all nodes of a fleet.
+    /// Starts polling all nodes of a fleet.
     pub fn watch(fleet: &Fleet) -> Self {
         let count = fleet.hosts.len();
         let seen = Arc::new(Mutex::new(Seen { latest: vec![None; count], changes: Vec::new() }));
@@ -65,7 +65,7 @@ impl Views {
         lock(&self.seen).changes.iter().filter(|change| change.at >= since).copied().collect()
     }
 
-    /// Whether each of these nodes knows exactly these.
+    /// Whether each of these nodes knows exactly these members.
     pub fn are(&self, observers: &[usize], members: &[usize]) -> bool {
         let seen = lock(&self.seen);
         let knows = |observer: &usize| seen.latest[*observer].as_ref().is_some_and(|view| view.iter().eq(members));

@@ -1,7 +1,7 @@
-//! Measures what a newcomer and a volunteer notice, on real processes: `cargo xtask measure [--json]`.
+//! Measures start, call setup and memory of real processes: `cargo xtask measure [--json]`.
 //!
-//! The time of `chappe up --once`; from a call's offer to its answer, over one node and over two; the memory of a node
-//! without sessions and with a thousand idle ones.
+//! The time of `chappe up --once`; the time from a call's offer to its answer, over one node and over two; the memory
+//! of a node without sessions and with a thousand idle ones.
 
 use std::{
     process::ExitCode,

@@ -1,7 +1,7 @@
-//! Malicious members: nodes whose engine takes part like any other, with a mind of their own around it.
+//! Malicious members: nodes with an ordinary engine and an additional behaviour.
 //!
-//! So they answer probes and are members, whatever else they do. They know everybody's key, run and record, and may send
-//! whatever they like to whomever they like, as often as they like.
+//! They answer probes, and so stay members. They know the key, run and record of every node, and may send any message
+//! to any node at any rate.
 
 pub mod accuse;
 pub mod claim;
@@ -30,7 +30,7 @@ use super::{
     world::World,
 };
 
-/// What a malicious member does besides what its engine does.
+/// The behaviour of a malicious member, besides its engine's.
 pub trait Behaviour {
     /// How often it acts.
     fn every(&self) -> Duration;

@@ -1,4 +1,4 @@
-//! Exchanges: messages of two engines over a stream, in turns.
+//! Exchanges: alternating messages of two engines over a stream.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use chappe_node::membership::exchange::ExchangeMessage;
 
 use super::{event::Event, node::Ix, time::Time, world::World};
 
-/// How long an exchange may take, as the node has it.
+/// The timeout of an exchange; the node's own.
 const WAIT: Duration = Duration::from_secs(6);
 /// Messages in one exchange, two of each side.
 const MESSAGES: u8 = 4;
 
-/// A message of an exchange, under way.
+/// A message of an exchange, in flight.
 #[derive(Debug)]
 pub(super) struct Exchange {
     asker: (Ix, u32),
     answerer: (Ix, u32),
-    /// Which message of the exchange; the asker says the first, the third…
+    /// The number of the message in the exchange. The asker sends the even ones.
     turn: u8,
     message: ExchangeMessage,
     deadline: Time,
@@ -27,14 +27,14 @@ impl Exchange {
         if self.turn.is_multiple_of(2) { (self.asker, self.answerer) } else { (self.answerer, self.asker) }
     }
 
-    /// Who hears it.
+    /// The receiver.
     pub(super) const fn to(&self) -> Ix {
         self.sides().1.0
     }
 }
 
 impl World {
-    /// Begins an exchange over a link that is up.
+    /// Opens an exchange over a link that is up.
     pub(super) fn begin_exchange(&mut self, from: Ix, with: Ix) {
         let now = self.now();
         let id = self.nodes[with.index()].id;
@@ -43,7 +43,7 @@ impl World {
         self.send_first(from, with, message);
     }
 
-    /// Begins an exchange with this message.
+    /// Opens an exchange with this message.
     pub(super) fn send_first(&mut self, from: Ix, with: Ix, message: ExchangeMessage) {
         let Some(link) = self.nodes[from.index()].links.find(with, self.time) else { return };
         let asker = (from, self.nodes[from.index()].epoch);
@@ -67,7 +67,7 @@ impl World {
         self.queue.push(at, Event::Exchange(exchange));
     }
 
-    /// A message of an exchange has arrived.
+    /// Handles the arrival of a message.
     pub(super) fn handle_exchange(&mut self, exchange: Exchange) {
         let ((from, from_epoch), (to, to_epoch)) = exchange.sides();
         if self.time > exchange.deadline

@@ -1,4 +1,5 @@
-//! First words on a connection: each side shows its record, after a dial-back where one is wanted, and then the link is up.
+//! First words on a connection: each side shows its record, after a dial-back where one is wanted, and then the link is
+//! up.
 //!
 //! The dialler's greeting and its first packets travel together.
 

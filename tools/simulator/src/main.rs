@@ -1,9 +1,8 @@
-//! Runs the simulator: `cargo xtask simulate --members 1000 [--json] [--seed S]
-//! [--only NAME]`.
+//! Runs the simulator: `cargo xtask simulate --members 1000 [--json] [--seed S] [--only NAME]`.
 //!
-//! Progress goes to stderr, figures to stdout: a table, or a JSON object a line. It ends with 1 where a target was
-//! missed. `--only` runs what has NAME in its name: start, steady, crash, join, partition, attacked, loss, stalls, flaps,
-//! attack with the name of one, placement, lookups.
+//! Progress goes to stderr, figures to stdout: a table, or a JSON object a line. The exit status is 1 if a target was
+//! missed. `--only` selects scenarios with NAME in their name: start, steady, crash, join, partition, attacked, loss,
+//! stalls, flaps, attack with the name of one, placement, lookups.
 
 use std::{process::ExitCode, time::Instant};
 
@@ -18,7 +17,7 @@ use chappe_simulator::{
     world::Conditions,
 };
 
-/// The sizes at which all is stated besides the one that is asked for.
+/// Sizes that are measured in addition to the one of `--members`.
 const SMALLER: [usize; 2] = [100, 300];
 
 struct Args {
@@ -48,7 +47,7 @@ impl Args {
     }
 }
 
-/// What has been run and printed.
+/// A run of the program.
 struct Run {
     args: Args,
     figures: Figures,
@@ -91,7 +90,7 @@ impl Run {
         self.args.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// What is tried in one world, one thing after the other.
+    /// Runs the scenarios without attackers, all in one world.
     fn calm(&mut self, conditions: Conditions, sizes: Sizes) {
         type Try = fn(&mut Calm) -> Vec<Figure>;
         let tries: [(&str, Try); 6] = [

@@ -1,4 +1,4 @@
-//! What is tried, and the figures that come of it.
+//! The scenarios, and their figures.
 
 pub mod attacks;
 pub mod calm;
@@ -9,40 +9,40 @@ use std::time::Duration;
 
 use super::world::World;
 
-/// What hasn't happened when it was waited for long enough: so many seconds.
+/// The value of a duration that exceeded its deadline, in seconds.
 const NEVER: f64 = 1e6;
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// What it is.
+    /// Its name.
     pub name: String,
     /// Its value.
     pub value: f64,
-    /// In what.
+    /// Its unit.
     pub unit: &'static str,
-    /// The most that is wanted, where anything is.
+    /// The most that it may be, if it has a target.
     pub target: Option<f64>,
 }
 
 impl Figure {
-    /// A figure for which there is no target.
+    /// A figure without a target.
     pub fn info(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { name: name.into(), value, unit, target: None }
     }
 
-    /// A figure that is to be at most `target`.
+    /// A figure that has to be at most `target`.
     pub fn target(name: impl Into<String>, value: f64, unit: &'static str, target: f64) -> Self {
         Self { name: name.into(), value, unit, target: Some(target) }
     }
 
-    /// Whether it reaches its target.
+    /// Whether it is within its target.
     pub fn is_ok(&self) -> bool {
         self.target.is_none_or(|target| self.value <= target)
     }
 }
 
-/// How much is tried.
+/// The sizes of the scenarios.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Members of the federation.
@@ -55,7 +55,7 @@ pub struct Sizes {
     pub partition: Duration,
     /// Node-hours at 5 % loss, and at 15 %.
     pub node_hours: (f64, f64),
-    /// Members in the worlds of the faults and the attackers.
+    /// Members in the scenarios with faults and attackers.
     pub attacked: usize,
     /// How long each attack lasts.
     pub attack: Duration,
@@ -64,7 +64,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// All that there are targets for.
+    /// The sizes that have targets.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand members")]
     pub fn full(members: usize) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Sizes {
         }
     }
 
-    /// What a test has time for.
+    /// Sizes for a test.
     pub const fn small() -> Self {
         Self {
             members: 30,
@@ -94,7 +94,7 @@ impl Sizes {
     }
 }
 
-/// Lets the world's nodes all start and find each other. Whether they do within ten minutes.
+/// Starts all nodes. Returns whether they find each other within ten minutes.
 fn start_all(world: &mut World) -> bool {
     for ix in world.all() {
         world.start(ix);
@@ -102,8 +102,7 @@ fn start_all(world: &mut World) -> bool {
     world.run_until(Duration::from_secs(600), World::is_whole)
 }
 
-/// The share of a sorted list of answers that has to be there: the answer that completes it, in seconds. One that isn't
-/// there yet is as late as late can be.
+/// The percentile of a sorted list of durations, in seconds; [`NEVER`] if it is missing.
 fn share_of(answers: &[Option<Duration>], percent: usize) -> f64 {
     let index = (answers.len() * percent).div_ceil(100).saturating_sub(1);
     answers.get(index).copied().flatten().map_or(NEVER, |after| after.as_secs_f64())

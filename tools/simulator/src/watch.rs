@@ -1,4 +1,4 @@
-//! What is watched for: who takes whom for down, and when everybody knows something.
+//! Observations of all views: who declares whom down, and when each node knows a fact.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use chappe_node::membership::Engine;
 
 use super::{node::Ix, time::Time};
 
-/// What a node may know.
+/// A fact that a node may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// A member isn't up.

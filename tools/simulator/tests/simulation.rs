@@ -1,4 +1,4 @@
-//! The simulator at a size for which every test run has time. At full size: `cargo xtask simulate`.
+//! The simulator at a small size. At full size: `cargo xtask simulate`.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ fn no_attacker_evicts_hides_or_invents_a_member() {
     for (name, attack) in Attack::all() {
         let figures = attacks::attack(Conditions::new(SEED), Sizes::small(), &name, attack);
         assert_reached(&figures);
-        // An attack that nobody notices is none.
+        // An attack without refusals has not been tried.
         let noticed = figures.iter().filter(|figure| figure.name.contains("refused"));
         assert!(noticed.clone().count() == 2 && noticed.clone().all(|figure| figure.value > 0.0), "{figures:#?}");
     }

@@ -1,7 +1,7 @@
 //! A relay of bare TCP frames: a length of four bytes (little-endian), then the body.
 //!
-//! Whoever has a frame writes it to the receiver's socket, and queues only what the system doesn't take. What one read
-//! holds for one receiver goes in one write.
+//! The sender's task writes a frame to the receiver's socket, and queues only what the system doesn't take. Frames of
+//! one read for one receiver go in one write.
 
 use std::{
     cell::RefCell,
@@ -26,7 +26,7 @@ use super::{ID, id_of};
 
 const HEAD: usize = 4;
 const BUFFER: usize = 64 * 1024;
-/// What may wait for one client: as much as our node lets wait.
+/// The bytes that may be queued for one client; the node's own bound.
 const MAX_WAITING: usize = 256 * 1024;
 
 thread_local! {
@@ -47,7 +47,7 @@ impl Peer {
     fn write(&self, bytes: &[u8]) {
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = if out.waiting.is_empty() { out.writer.try_write(bytes).unwrap_or(0) } else { 0 };
-        // Beyond the bound frames are lost, and the generator says so.
+        // Frames beyond the bound are lost, which the generator reports.
         if gone < bytes.len() && (gone > 0 || out.waiting.len() < MAX_WAITING) {
             out.waiting.extend_from_slice(&bytes[gone..]);
             if let Some(waker) = &out.waker {
@@ -94,7 +94,7 @@ async fn serve_client(stream: TcpStream, peers: Peers) {
     let (reader, writer) = stream.into_split();
     let own = Arc::new(Peer(Mutex::new(Out { writer, waiting: Vec::new(), waker: None })));
     let mut client = Client { reader, own, id: None, partial: Vec::new(), peers };
-    // A connection that breaks is its client's business.
+    // The generator reports broken connections: ignore the error.
     let _ = poll_fn(|cx| client.poll(cx)).await;
     if let Some(id) = client.id {
         client.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -134,7 +134,7 @@ impl Client {
         }
     }
 
-    /// Forwards all whole frames, neighbours for one receiver together; gives how many bytes they were.
+    /// Forwards all complete frames, adjacent ones for one receiver together. Returns their length in bytes.
     fn forward(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         let mut run: Option<(u64, usize)> = None;

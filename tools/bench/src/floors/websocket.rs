@@ -1,4 +1,4 @@
-//! A minimal axum relay: a task for each client, which takes frames from its socket to others' queues and from its own queue
+//! A minimal axum relay. A task for each client moves frames from its socket to others' queues, and from its own queue
 //! to its socket.
 
 use std::{
@@ -28,12 +28,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{QUEUE_FRAMES, id_of, link};
 
-/// The library's own 128 KiB cost 2.6 times the CPU, and are held by each idle client.
+/// The library's default of 128 KiB costs 2.6 times the CPU, and that memory for each idle client.
 const READ_BUFFER: usize = 4096;
-/// What is ready goes in one write. Allocated as it is used.
+/// Bytes in one write. Allocated as needed.
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// The clients, and the way to those of the other relay.
+/// The queues of the clients, and the queue to the other relay.
 #[derive(Clone, Debug)]
 pub(super) struct Peers {
     local: Arc<RwLock<HashMap<u64, mpsc::Sender<Bytes>>>>,
@@ -49,7 +49,8 @@ impl Peers {
         self.local.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Hands a frame to its receiver, here or at the other relay. What doesn't fit is lost, and the generator says so.
+    /// Queues a frame for its receiver, here or at the other relay. If the queue is full the frame is lost, which the
+    /// generator reports.
     fn send(&self, body: Bytes) {
         let Some(id) = id_of(&body) else { return };
         let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +59,7 @@ impl Peers {
         }
     }
 
-    /// The same, for a frame that the other relay sent.
+    /// Queues a frame from the other relay.
     pub(super) fn send_here(&self, body: Bytes) {
         let Some(id) = id_of(&body) else { return };
         if let Some(sender) = self.local.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
@@ -67,7 +68,7 @@ impl Peers {
     }
 }
 
-/// Serves until the task is ended; a link takes what is for nobody here.
+/// Serves until the task is aborted. Frames for unknown ids go over the link, if there is one.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -101,7 +102,7 @@ pub(super) async fn serve(
 async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Router) {
     let http = http1::Builder::new();
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).with_upgrades();
-    // A connection that breaks is its client's business.
+    // The generator reports broken connections: ignore the error.
     let _ = connection.await;
 }
 

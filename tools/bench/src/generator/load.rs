@@ -1,4 +1,4 @@
-//! Load on a server: messages that are due at random moments (open loop), or each as soon as the one before it was
+//! Load on a server: messages that are due at random times (open loop), or each as soon as the one before it was
 //! received (closed loop).
 
 use std::time::Duration;
@@ -13,21 +13,21 @@ use tokio::{
 
 use super::{Loaded, open::Clients};
 
-/// Before the window: until buffers are as large as they get, and queues as long.
+/// The warm-up before the measured window: buffers and queues reach their full size.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// How long messages may take to arrive when no more are sent. What takes longer is lost.
+/// How long messages may take to arrive after the last was sent. Later ones count as lost.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Messages that are sent before receivers are heard again, where many are due.
+/// The most messages to send before reading from receivers again.
 const BURST: usize = 32;
 
-/// What is sent.
+/// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Load {
-    /// When.
+    /// When messages are sent.
     pub pace: Pace,
     /// Characters of a payload.
     pub size: usize,
-    /// How long it is measured.
+    /// How long to measure, in seconds.
     pub seconds: f64,
 }
 
@@ -35,12 +35,12 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pace {
-    /// By random clients, so many a second, with exponential gaps between them.
+    /// From random clients at a fixed mean rate, with exponential gaps.
     Open {
         /// Messages a second.
         rate: f64,
     },
-    /// By so many pairs, each with so many messages under way.
+    /// From some pairs, each with a fixed number of messages in flight.
     Closed {
         /// Pairs.
         pairs: usize,
@@ -88,13 +88,13 @@ impl Clients {
     async fn send_when_due(&self, rate: f64, size: usize) -> Use {
         let shared = &self.shared;
         let (start, end) = shared.window.get();
-        // The same arrivals for every server.
+        // The same schedule for every server.
         let mut rng = StdRng::seed_from_u64(1);
         let mut meter = None;
         #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a run fit")]
         let mut due = shared.now() as f64;
         loop {
-            // The clock's thousandth of a second is too long to sleep: receivers are heard meanwhile.
+            // Timers have a resolution of a millisecond, which is too coarse. Read from receivers instead of sleeping.
             for _ in 0..BURST {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after the start")]
                 let moment = due as u64;

@@ -1,5 +1,5 @@
-//! Clients that lose their server and go to others, as the client library's do: each after a moment of its own, and again,
-//! later each time, where it fails.
+//! Clients that lose their server and go to others, as the client library's do: each after a moment of its own, and
+//! again, later each time, where it fails.
 
 use std::{rc::Rc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One client under load: says messages to its partner, and holds what it hears against what it should.
+//! One client under load: sends messages to its partner, and checks those that it receives.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,10 +17,10 @@ use super::{
     outgoing::Outgoing,
 };
 
-/// The longest latency that is told apart, in nanoseconds: longer than any run.
+/// The longest latency that the histogram records, in nanoseconds: longer than any run.
 const LONGEST: u64 = 600_000_000_000;
 
-/// What stands around a payload.
+/// The JSON before and after a payload.
 #[derive(Clone, Debug)]
 pub(super) struct Envelope {
     pub(super) before: Vec<u8>,
@@ -33,7 +33,7 @@ pub(super) struct Session {
     number: u32,
     framing: Framing,
     outgoing: RefCell<Outgoing>,
-    /// Around what it says, and around what it hears.
+    /// The envelopes of sent and of received messages.
     out: Envelope,
     heard: Envelope,
     sent: Cell<u32>,
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub(super) sent: Cell<u64>,
     pub(super) received: Cell<u64>,
     pub(super) faults: Cell<Faults>,
-    /// What is due from then until then is measured.
+    /// The measured window.
     pub(super) window: Cell<(u64, u64)>,
     pub(super) latency: RefCell<Histogram<u64>>,
     pub(super) late: RefCell<Histogram<u64>>,
@@ -82,7 +82,7 @@ impl Shared {
         u64::try_from(self.epoch.elapsed().as_nanos()).expect("less than centuries")
     }
 
-    /// Masks of frames needn't be secret here, only as good as a client's: xorshift.
+    /// Masks of frames needn't be secret here: xorshift.
     fn next_mask(&self) -> u32 {
         let mut mask = self.mask.get();
         mask ^= mask << 13;
@@ -105,7 +105,7 @@ impl Shared {
 }
 
 impl Session {
-    /// A client under load, made of a connection. What is left is to [`listen`].
+    /// Makes a client under load of a connection, and returns the half to [`listen`] to.
     pub(super) fn new(number: u32, connection: Connection, out: Envelope, heard: Envelope) -> (Rc<Self>, Incoming) {
         let Connection { incoming, outgoing } = connection;
         let session = Self {
@@ -124,7 +124,7 @@ impl Session {
         self.number
     }
 
-    /// Says a message that was due then. `hold`: more is said before a flush.
+    /// Sends a message that was due at that time. `hold`: more messages follow before a flush.
     pub(super) fn send(&self, shared: &Shared, due: u64, size: usize, hold: bool) {
         let stamp = Stamp { sender: self.number, sequence: self.sent.get(), due };
         self.sent.set(stamp.sequence.wrapping_add(1));
@@ -136,7 +136,7 @@ impl Session {
             shared.filler.put(to, stamp, size);
             to.extend_from_slice(self.out.after);
         });
-        // A connection that is gone shows as messages lost.
+        // A closed connection shows as lost messages.
         let _ = self.outgoing.borrow_mut().say(&frame, hold);
         shared.sent.set(shared.sent.get() + 1);
         if shared.is_measured(due) {
@@ -144,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Takes for received what the partner says that it has sent; gives how much was not.
+    /// Compares with the number of messages that the partner has sent. Returns how many were lost.
     pub(super) fn settle(&self, partner: &Self) -> u32 {
         let missing = partner.sent.get().wrapping_sub(self.next.get());
         self.next.set(partner.sent.get());
@@ -188,7 +188,7 @@ impl Session {
     }
 }
 
-/// Hears a client until its connection is over. Gives its number.
+/// Reads a client's messages until its connection ends. Returns the client's number.
 pub(super) async fn listen(session: Rc<Session>, mut incoming: Incoming, shared: Rc<Shared>) -> u32 {
     poll_fn(|cx| {
         loop {
@@ -200,7 +200,7 @@ pub(super) async fn listen(session: Rc<Session>, mut incoming: Incoming, shared:
                 let now = *now.get_or_insert_with(|| shared.now());
                 session.hear(&shared, now, opcode, body);
             });
-            // What was answered meanwhile goes in one write.
+            // Answers to one read go in one write.
             let flushed = session.outgoing.borrow_mut().flush();
             if ready!(polled).and(flushed).is_err() {
                 return std::task::Poll::Ready(());

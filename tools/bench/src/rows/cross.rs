@@ -1,5 +1,5 @@
-//! Forwarding from node to node, beside two relays that one QUIC stream joins, and what the hop adds to a message's time.
-//! Both nodes share the servers' core.
+//! Forwarding from node to node, beside two relays joined by one QUIC stream, and the latency that the hop adds. Both
+//! nodes share the servers' core.
 
 use super::{Bench, NO_TARGETS, SMALL, Targets};
 use crate::{
@@ -24,7 +24,7 @@ impl Bench {
             Contender::start(NODES, nodes, sessions, Depth::Both).await,
         ];
         let open = |rate| Load { pace: Pace::Open { rate }, size: SMALL, seconds: 1.5 };
-        // Unmeasured: each inbox's lease is looked up once.
+        // Not measured: the first message to each inbox looks up its lease.
         for contender in &mut contenders {
             contender.generator.load(Load { seconds: if self.quick { 1.0 } else { 5.0 }, ..open(10_000.0) }).await;
         }

@@ -1,4 +1,4 @@
-//! Forwarding at one node, beside the floors: plain and over TLS, and what sessions hold before and after.
+//! Forwarding at one node, beside the floors: plain and over TLS, and the memory of sessions before and after.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const BARE: &str = "bare TCP";
 const AXUM: &str = "axum";
 const NODE: &str = "chappe";
 
-/// Until what opening took is given back.
+/// How long servers may take to return the memory that opening sessions took.
 const SETTLE: Duration = Duration::from_secs(2);
 
 const fn open(rate: f64, size: usize) -> Load {
@@ -85,7 +85,7 @@ impl Bench {
         self.compare(&format!("{what}, 1 KiB, 20,000/s"), &mut contenders, open(20_000.0, SMALL), targets).await;
     }
 
-    /// Prints what a session holds; gives what the last contender's servers do.
+    /// Prints the memory of a session. Returns that of the last contender's servers.
     async fn print_idle(&self, what: &str, contenders: &[Contender], most: f64) -> f64 {
         sleep(SETTLE).await;
         for contender in contenders {

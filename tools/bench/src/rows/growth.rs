@@ -1,5 +1,5 @@
-//! What forwarding costs a node as its federation grows. The other members are simulated by one process, which has the
-//! generator's core to itself but for the generator.
+//! The cost of forwarding as the federation grows. The other members are simulated by one process on the generator's
+//! core.
 
 use super::{Bench, NO_TARGETS, SMALL, Targets};
 use crate::{

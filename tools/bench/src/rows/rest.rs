@@ -1,4 +1,4 @@
-//! What sessions cost that do nothing, and what is left of those that have gone.
+//! The cost of idle sessions, and the memory left after sessions have ended.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::sleep;
 use super::Bench;
 use crate::{contender::Contender, generator::Depth, server::Servers};
 
-/// In this time a node pings each session that says nothing, once.
+/// The time in which a node pings each idle session once.
 const PING_PERIOD: f64 = 60.0;
-/// Until a node has done with sessions that have gone.
+/// How long a node may take to clean up after ended sessions.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Until it has given back the room of tables that they have left, which it looks at every ten seconds.
+/// How long a node may take to shrink its tables, which it checks every ten seconds.
 const GIVE_BACK: Duration = Duration::from_secs(12);
 
 impl Bench {
@@ -25,7 +25,7 @@ impl Bench {
         self.figures.print(&format!("idle: CPU of {sessions} sessions"), share, "%", Some(0.2));
     }
 
-    /// All sessions come and go, ten times.
+    /// Opens and closes all sessions ten times.
     pub(super) async fn come_and_go(&self) {
         let (sessions, times) = if self.quick { (1000, 3) } else { (10_000, 10) };
         let node = Servers::nodes(1, None, &self.folder("churn")).await;

@@ -1,4 +1,4 @@
-//! Malicious members, each rule's own: what they could do, and what they could not.
+//! Scenarios with malicious members: which attacks fail, and which have an effect.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -30,7 +30,7 @@ const CRASH_KNOWN: f64 = 30.0;
 const MOST_CHECKS: usize = 256;
 const MOST_CLAIMS: usize = 4096;
 
-/// What malicious members try.
+/// An attack by malicious members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
     /// Packets that lie.
@@ -70,7 +70,7 @@ impl Attack {
         words.chain(others.into_iter().map(|attack| (format!("{attack:?}"), attack))).collect()
     }
 
-    /// The mind of a member that tries this. `victim` is whom all accuse; `dead` are members that have died.
+    /// The behaviour of a member that tries this. All accuse `victim`; `dead` are members that have crashed.
     pub(super) fn behaviour(self, world: &mut World, victim: Ix, dead: &[Ix], rng: &mut StdRng) -> Box<dyn Behaviour> {
         match self {
             Self::Words(words) => Box::new(words),
@@ -108,7 +108,7 @@ impl Attacked {
         Self { world, dead: Vec::new(), victim: None, rng: StdRng::seed_from_u64(conditions.seed ^ 0x6576_696c) }
     }
 
-    /// Turns so many members.
+    /// Makes members malicious.
     fn turn(&mut self, count: usize, attack: Attack) {
         let victim = self.world.any_honest();
         self.victim = Some(victim);
@@ -126,7 +126,7 @@ impl Attacked {
         }
     }
 
-    /// Members leave, crash and start again, so that there is something old to tell.
+    /// Lets members leave, crash and restart, so that there is old gossip to replay.
     fn come_and_go(&mut self) {
         let leaver = self.world.any_honest();
         self.world.leave(leaver);
@@ -216,7 +216,7 @@ impl Attacked {
         counts.map(|counts| refused(counts) + counts.disproved + counts.false_claims).sum()
     }
 
-    /// What nobody may do to a federation.
+    /// Figures that no attack may affect.
     fn harm(&mut self, name: &impl Fn(&str) -> String) -> Vec<Figure> {
         let evicted = self.world.unjust().len() as u64 + self.world.ended();
         let honest = self.world.honest();

@@ -1,4 +1,4 @@
-//! A federation without enemies: it starts, is steady, members crash and join and start again, and it is split in two.
+//! Scenarios without attackers: start, steady state, crashes, joins and a partition.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::{
     world::{Conditions, World},
 };
 
-/// How long the news of a start take to be old, at the longest.
+/// How long gossip about a start lasts at most.
 const SETTLE: Duration = Duration::from_secs(120);
-/// Between two crashes: each is over before the next.
+/// The pause between two crashes: each is known before the next.
 const APART: Duration = Duration::from_secs(25);
 
-/// A federation, and what is to be tried with it.
+/// A federation, and the sizes of its scenarios.
 pub struct Calm {
     world: World,
     sizes: Sizes,
@@ -26,7 +26,7 @@ pub struct Calm {
 
 #[expect(clippy::cast_precision_loss, reason = "counts of messages and bytes")]
 impl Calm {
-    /// A federation of nodes that don't run yet.
+    /// Creates a federation whose nodes don't run yet.
     pub fn new(conditions: Conditions, sizes: Sizes) -> Self {
         let memory_before = usage::memory();
         let mut world = World::new(conditions);
@@ -45,7 +45,7 @@ impl Calm {
         format!("{figure} (N = {})", self.sizes.members)
     }
 
-    /// All nodes start at once, and then nothing happens until the news of it are old.
+    /// Starts all nodes at once, and waits until gossip about it has ended.
     pub fn start(&mut self) -> Vec<Figure> {
         let all: Vec<_> = self.world.all().collect();
         let complete = self.world.watch_for(Fact::Others(all.len() - 1));
@@ -60,7 +60,7 @@ impl Calm {
         ]
     }
 
-    /// What each member sends, and what it costs, when nothing happens.
+    /// Measures the load and cost of each member in the steady state.
     pub fn steady(&mut self) -> Vec<Figure> {
         let all = self.world.honest();
         let load = |world: &World| all.iter().map(|ix| world.load(*ix)).fold(Load::default(), add);
@@ -135,7 +135,7 @@ impl Calm {
         ]
     }
 
-    /// Half of the members are cut off from the other half, and find each other again.
+    /// Splits the federation in two halves, and heals it.
     pub fn partition(&mut self) -> Vec<Figure> {
         let (all, before) = (self.world.honest(), self.world.unjust().len());
         self.world.partition(|ix| u8::from(ix.0.is_multiple_of(2)));
@@ -154,7 +154,8 @@ impl Calm {
         ]
     }
 
-    /// One member is malicious, and then a tenth of them: first all accuse the same one, then they try everything.
+    /// Makes one member malicious, and then a tenth of them. First all accuse the same member, then they try
+    /// everything.
     pub fn attacked(&mut self) -> Vec<Figure> {
         let mut rng = StdRng::seed_from_u64(self.world.rng.random());
         let (victim, died) = (self.world.any_honest(), self.world.any_honest());
@@ -177,7 +178,7 @@ impl Calm {
             figures.push(Figure::target(name, evicted as f64, "members", 0.0));
             figures.push(self.incomplete(&format!("views that lack an honest member under attack by {by}")));
         }
-        // The rest is measured without them.
+        // The remaining scenarios have no malicious members.
         for ix in self.world.all() {
             self.world.cure(ix);
         }
@@ -186,7 +187,7 @@ impl Calm {
         figures
     }
 
-    /// Nothing happens but loss: who is declared down?
+    /// Counts members declared down by mistake when packets are lost.
     pub fn loss(&mut self) -> Vec<Figure> {
         let (five, fifteen) = self.sizes.node_hours;
         let at_five = self.declared_down(0.05, five);

@@ -1,4 +1,4 @@
-//! Members that are sick and mean no harm: they stall, or come and go.
+//! Scenarios with faulty members: they stall, or restart again and again.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     world::{Conditions, World},
 };
 
-/// One member in so many is sick.
+/// One member in this many is faulty.
 const SICK: usize = 20;
 
-/// What a sick member does next.
+/// The next step of a faulty member.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     Stop,
@@ -41,7 +41,7 @@ pub fn flaps(conditions: Conditions, sizes: Sizes) -> Vec<Figure> {
     sick(conditions, sizes, "5 % of the members flap", Turn::Crash, cycle)
 }
 
-/// Lets some members go through turns for a while, then has all run and find each other.
+/// Lets some members take such steps for a while, then lets all run and find each other.
 #[expect(clippy::cast_precision_loss, reason = "few members")]
 fn sick(
     conditions: Conditions,

@@ -1,4 +1,4 @@
-//! Leases: how they spread over the homes, and what homes that lie do to those who look for them.
+//! Scenarios with leases: how evenly they spread over homes, and how lying homes affect lookups.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,7 +29,7 @@ use super::{Figure, Sizes, worst};
 
 const TOKEN: [u8; 16] = [9; 16];
 const CLOCK: UnixTime = UnixTime::from_secs(1_800_000_000);
-/// The shortest and the longest way to a home and back in milliseconds, over a link that is up.
+/// The shortest and the longest round trip to a home over a link that is up, in milliseconds.
 const ROUND_TRIP: std::ops::Range<u64> = 20..240;
 
 /// What a hostile home answers.
@@ -86,7 +86,7 @@ impl Members {
     }
 }
 
-/// How evenly leases spread, and who finds no honest home.
+/// Measures how evenly leases spread, and how many inboxes have no honest home.
 #[expect(clippy::cast_precision_loss, reason = "a few million")]
 pub fn placement(seed: u64, sizes: Sizes) -> Vec<Figure> {
     let mut members = Members::new(seed, sizes.members);
@@ -130,7 +130,7 @@ pub fn placement(seed: u64, sizes: Sizes) -> Vec<Figure> {
     ]
 }
 
-/// What hostile homes do to lookups by the node's own rule.
+/// Measures how hostile homes affect lookups by the node's own rule.
 pub fn lookups(seed: u64, sizes: Sizes) -> Vec<Figure> {
     let mut homes = Homes::new(seed, sizes.members);
     let count = sizes.leases.1.min(3000);
