@@ -5,10 +5,12 @@
 
 pub mod altered;
 pub mod ca;
+#[cfg(feature = "federation")]
 pub mod federation;
 pub mod http;
 pub mod link;
 pub mod members;
+#[cfg(feature = "federation")]
 pub mod people;
 pub mod raw;
 pub mod tls;

@@ -14,7 +14,6 @@ use chappe_common::keys::SecretKey;
 use chappe_node::{Node, NodeConfig};
 use chappe_testkit::{
     eventually,
-    federation::no_limits,
     members::{self, Members},
     tls::Files,
 };
@@ -50,7 +49,7 @@ async fn node(dir: &TempDir, change: impl FnOnce(&mut NodeConfig)) -> (Node, Pla
     config.node.data_dir = dir.path().join("node");
     config.client.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.federation.listen = (Ipv4Addr::LOCALHOST, 0).into();
-    no_limits(&mut config);
+    config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
     change(&mut config);
     let tls = config.client.tls_cert.is_some().then(|| dir.path().to_owned());
     let node = Node::spawn(config).await.expect("a node");
