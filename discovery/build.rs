@@ -1,5 +1,5 @@
-//! Puts the directory that `CHAPPE_SNAPSHOT` names into the program, for a first start without anybody's help. It is a
-//! file as a registry serves it at `/v1/directory`; whether it counts is checked when it is read.
+//! Embeds the directory file that `CHAPPE_SNAPSHOT` names, for a first start without any reachable source. It has the
+//! format of a registry's `/v1/directory`, and is verified when it is read.
 
 use std::{env, fs, path::PathBuf};
 

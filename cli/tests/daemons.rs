@@ -170,7 +170,7 @@ fn discover_and_doctor_say_what_was_tried_what_it_means_and_what_to_do() {
     let (told, status) = lines(&[&["--json", "doctor"][..], &federation.network(), &dns].concat());
     assert_eq!(status, Some(0));
     let dns_line = find(&told, "source", "DNS");
-    assert_eq!((&dns_line["label"], &dns_line["error"]), (&"dns.example".into(), &"the connection is refused".into()));
+    assert_eq!((&dns_line["label"], &dns_line["error"]), (&"dns.example".into(), &"connection refused".into()));
     assert!(dns_line["means"].is_string() && dns_line["advice"].is_string());
     let verdict = find(&told, "verdict", "");
     assert_eq!((&verdict["ok"], &verdict["problems"][0]), (&true.into(), &"1 of 2 sources on the network fail".into()));

@@ -1,4 +1,4 @@
-//! Several who are asked the same at once: whoever answers first decides when it is over, and not whoever is silent.
+//! Concurrent requests for the same thing, which end shortly after the first valid response instead of waiting for all.
 
 use std::time::Duration;
 
@@ -6,13 +6,15 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use crate::source::SourceError;
 
-/// How long the others have once one has answered well: a newer directory is worth a moment, not a stalled start.
+/// How long to wait for more responses after the first valid one: a newer directory is worth a short wait, but not a
+/// stall.
 const GRACE: Duration = Duration::from_millis(150);
 
-/// The good answers that come within a moment of the first one.
+/// The valid responses that arrive within [`GRACE`] after the first one.
 ///
 /// # Errors
-/// None is good: what was wrong with the last.
+///
+/// No response is valid: the error of the last one.
 pub(crate) async fn first_answers<T>(
     asked: impl Iterator<Item = impl Future<Output = Result<T, SourceError>>>,
 ) -> Result<Vec<T>, SourceError> {

@@ -1,4 +1,4 @@
-//! The remainder of a search after a node is found: the sources that have not answered yet, and a second opinion.
+//! The rest of a search after a node is found: sources that have not answered yet, and confirmation by a second node.
 
 use chappe_common::keys::NodeId;
 use futures_util::StreamExt as _;
@@ -13,10 +13,10 @@ use crate::{
     source::Candidate,
 };
 
-/// How many second nodes are dialled at once.
+/// How many nodes are dialled concurrently for confirmation.
 const AT_ONCE: usize = 2;
 
-/// The remainder of a search. Dropping it ends it; the cache keeps what was learned until then.
+/// The rest of a search. Dropping it stops it; what it has learned by then stays in the cache.
 #[derive(Debug)]
 pub struct BackgroundSearch {
     search: Search,
@@ -27,9 +27,9 @@ pub struct BackgroundSearch {
 /// The result of a [`BackgroundSearch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchSummary {
-    /// Whether another source bears the choice out.
+    /// Whether a second node confirms the choice.
     pub confirmation: Confirmation,
-    /// All sources, with those that answered late.
+    /// All sources, including those that answered late.
     pub sources: Vec<SourceReport>,
 }
 
@@ -38,8 +38,9 @@ impl BackgroundSearch {
         Self { search, first, node }
     }
 
-    /// Hears the sources that have been asked, asks the others where nothing fresh is known or nobody else could
-    /// confirm the choice, and has a second node prove its key. Takes [`CONFIRM_TIMEOUT`] since the search began at most.
+    /// Waits for the sources that were queried, and dials other nodes until one of them confirms the choice. Queries
+    /// the remaining sources if no recent list is known, or if no other node could confirm. Ends at most
+    /// [`CONFIRM_TIMEOUT`] after the start of the search.
     pub async fn finish(mut self) -> SearchSummary {
         let deadline = self.search.began + CONFIRM_TIMEOUT;
         let context = self.search.context.clone();
@@ -64,7 +65,7 @@ impl BackgroundSearch {
         SearchSummary { confirmation, sources: self.search.report.sources }
     }
 
-    /// Asks those that haven't been asked; says whether there are any.
+    /// Queries the sources that were not queried yet. Returns whether there are any.
     fn ask_the_others(&mut self) -> bool {
         let of_report = self.search.report.sources.iter().enumerate();
         let others = of_report.filter(|(_, source)| source.outcome == SourceOutcome::NotAsked);
@@ -89,8 +90,8 @@ impl BackgroundSearch {
     }
 }
 
-/// Asks the node that was found which online keys are revoked: whoever has stolen one may hold the registry, too. It is
-/// asked at the URL at which it has just been dialled, so nobody is sent anywhere new.
+/// Asks the found node for revoked keys, because a thief of an online key may control the registry as well. The request
+/// goes to the URL that was just dialled, so it reaches no new host.
 async fn learn_revocations(context: &SearchContext, url: &str) {
     if context.roots.is_empty() {
         return;
@@ -99,11 +100,11 @@ async fn learn_revocations(context: &SearchContext, url: &str) {
         Ok(list) => {
             context.cache.revocations().add(list.iter().cloned());
         }
-        Err(error) => tracing::debug!(%error, "the node says nothing of revoked keys"),
+        Err(error) => tracing::debug!(%error, "cannot fetch revocations from the node"),
     }
 }
 
-/// The first of `seconds` that proves its key.
+/// Dials `seconds` until one of them proves its key.
 async fn first_proven(
     context: &SearchContext,
     seconds: Vec<Candidate>,
@@ -126,7 +127,7 @@ async fn first_proven(
                 let node = connection.node();
                 context.cache.proved(node, &candidate, now);
                 connection.close().await;
-                // The word of another source than the first one's is what makes it a second opinion.
+                // Only a source other than the first node's makes this a confirmation.
                 let ever = named.get(&node).map(|word| word.ever).unwrap_or_default();
                 let via = ever.union(candidate.origins).iter().find(|origin| *origin != first.via);
                 return Some(Proven { node, via: via.unwrap_or(candidate.source) });

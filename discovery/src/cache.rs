@@ -1,7 +1,7 @@
-//! What is remembered between searches: nodes, how they worked, and how new the newest list of each key was.
+//! What a client remembers between searches: nodes, the results of dials, and the newest list of each key.
 //!
-//! An empty, broken or forged answer of a source never erases anything. A node outlives its record's `expires_at` here:
-//! as an address and a key it is still worth a dial, and it proves its key anew.
+//! An empty, invalid or forged response of a source never erases anything. A node stays here after its record's
+//! `expires_at`: its address and key are still worth a dial, and it has to prove the key again.
 
 mod entries;
 mod file;
@@ -27,28 +27,28 @@ use crate::{
     source::{Candidate, Listing, Source, SourceError, SourceKind},
 };
 
-/// What came of a listing.
+/// The result of storing a source's response.
 #[derive(Debug, Default)]
 pub struct Learned {
-    /// Where to dial, without what only an outdated list names.
+    /// The candidates, except those that only an outdated list names.
     pub candidates: Vec<Candidate>,
-    /// Lists that contradict what was seen before. The proofs are on the disk by now.
+    /// Lists that contradict an earlier list with the same number. The proofs are already on disk.
     pub equivocations: Vec<Equivocation>,
 }
 
-/// The cache: in memory, and in a file where it was given one.
+/// The cache of one federation: in memory, and optionally in a file.
 #[derive(Debug)]
 pub struct Cache {
     path: Option<PathBuf>,
     federation: FederationId,
     was_damaged: bool,
     state: Mutex<State>,
-    /// One writer at a time, so that the newest content is the last.
+    /// Serializes writes, so that the newest content is written last.
     writing: tokio::sync::Mutex<()>,
 }
 
 impl Cache {
-    /// A cache of one federation's nodes that is forgotten with the process.
+    /// A cache without a file: its content is lost when the process ends.
     pub fn in_memory(federation: FederationId) -> Self {
         Self::new(None, federation, State::default())
     }
@@ -58,11 +58,12 @@ impl Cache {
         Self { path, federation, was_damaged: false, state: Mutex::new(state), writing }
     }
 
-    /// The cache of one federation's nodes in the file at `path`; empty where there is no such file yet, or it is another
-    /// federation's. Blocks on the disk.
+    /// Opens the cache in the file at `path`. It is empty if the file does not exist, or belongs to another federation.
+    /// Blocks on the disk.
     ///
     /// # Errors
-    /// The file is there and cannot be read, or is no cache.
+    ///
+    /// The file cannot be read, or is not a valid cache.
     pub fn open(path: impl Into<PathBuf>, federation: FederationId) -> Result<Self, CacheError> {
         let path = path.into();
         let state = match file::read(&path, federation) {
@@ -72,23 +73,25 @@ impl Cache {
         Ok(Self::new(Some(path), federation, state))
     }
 
-    /// The same, but a file that cannot be used is set aside, and said so: a client that cannot remember still finds a
-    /// node.
+    /// As [`Cache::open`], but renames an unusable file and starts with an empty cache: a client can find nodes without
+    /// one.
     pub fn open_or_empty(path: impl Into<PathBuf>, federation: FederationId) -> Self {
         let path = path.into();
         Self::open(path.clone(), federation).unwrap_or_else(|error| {
-            tracing::warn!(%error, "starting with an empty cache of nodes; the old file is set aside");
-            // Where even that fails, the next write replaces it.
+            tracing::warn!(%error, "cannot use the node cache: renamed the file, starting with an empty one");
+            // If the rename fails, the next write replaces the file.
             let _ = file::set_aside(&path);
             Self { was_damaged: true, ..Self::new(Some(path), federation, State::default()) }
         })
     }
 
-    /// Takes what a source has found. Written down with the next [`Cache::flush`], but for proofs.
+    /// Stores a source's response in memory. [`Cache::flush`] writes it to disk; proofs of equivocation are written at
+    /// once.
     ///
     /// # Errors
-    /// [`SourceError::RolledBack`] where all of its lists are older than what was seen before, and
-    /// [`SourceError::Revoked`] where all are signed by revoked keys.
+    ///
+    /// - [`SourceError::RolledBack`] if all lists are older than known ones.
+    /// - [`SourceError::Revoked`] if all lists are signed by revoked keys.
     pub async fn learn(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
         let learned = self.learn_in_memory(listing, now)?;
         if let Some(path) = self.path.clone() {
@@ -107,7 +110,7 @@ impl Cache {
         let (mut outdated, mut revoked) = (0, 0);
         let lists = listing.lists.len();
         for mut list in listing.lists {
-            // Before anything of it is remembered: its number would outdate what the next key signs.
+            // Checked before the list's number is stored: it would make the lists of the next key look outdated.
             if state.revocations.revokes(&list.key) {
                 revoked += 1;
                 continue;
@@ -118,7 +121,7 @@ impl Cache {
                     outdated += 1;
                     continue;
                 }
-                // Its nodes still prove their own keys; whom to believe is not decided here.
+                // The nodes prove their own keys anyway. Which list to believe is not decided here.
                 Judgement::Equivocation(proof) => learned.equivocations.push(*proof),
             }
             list.records.retain(|record| record.federation == self.federation);
@@ -133,31 +136,32 @@ impl Cache {
         }
     }
 
-    /// Which online keys are revoked.
+    /// The revoked online keys. The value is shared with the cache.
     pub fn revocations(&self) -> KnownRevocations {
         self.state.lock().expect("nothing panics while the cache is locked").revocations.clone()
     }
 
-    /// A node has proved its key. Written down with the next [`Cache::flush`].
+    /// Records that `node` has proved its key. [`Cache::flush`] writes it to disk.
     pub fn proved(&self, node: NodeId, candidate: &Candidate, now: UnixTime) {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
         state.entries.proved(node, candidate, now);
     }
 
-    /// A dial came to nothing. Written down with the next [`Cache::flush`].
+    /// Records a failed dial. [`Cache::flush`] writes it to disk.
     pub fn failed(&self, candidate: &Candidate, now: UnixTime) {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
         state.entries.failed(candidate, now);
     }
 
-    /// Writes everything down. A disk that cannot be written is logged and costs nothing but the memory.
+    /// Writes the cache to its file. A write error is only logged: the content stays in memory.
     pub async fn flush(&self) {
         let Some(path) = self.path.clone() else { return };
         let _writing = self.writing.lock().await;
         let mut state = self.state.lock().expect("nothing panics while the cache is locked").clone();
         let federation = self.federation;
         write_down(move || {
-            // Another process of the same profile may have written meanwhile: what it knows must not be lost by this.
+            // Another process with the same profile may have written in the meantime. Merge its content instead of
+            // losing it.
             let _lock = file::lock(&path)?;
             if let Ok(others) = file::read(&path, federation) {
                 state.entries.merge(others.entries);
@@ -169,33 +173,33 @@ impl Cache {
         .await;
     }
 
-    /// The nodes that have proved their keys of late, with a URL of each.
+    /// The nodes that have recently proved their keys, each with one URL.
     pub fn nodes(&self, now: UnixTime) -> Vec<(NodeId, String)> {
         let state = self.state.lock().expect("nothing panics while the cache is locked");
         state.entries.current(now).map(|(node, url)| (node, url.to_owned())).collect()
     }
 
-    /// How many nodes there are.
+    /// Number of nodes.
     pub fn len(&self) -> usize {
         self.state.lock().expect("nothing panics while the cache is locked").entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no nodes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether a list of these days is known, so that it need not be asked for again.
+    /// Whether a recent list is known, so that sources need not be queried again.
     pub fn is_fresh(&self, now: UnixTime) -> bool {
         self.state.lock().expect("nothing panics while the cache is locked").ledger.is_fresh(now)
     }
 
-    /// Whether the file was damaged when it was opened, and set aside.
+    /// Whether the file was damaged when it was opened, and renamed.
     pub const fn was_damaged(&self) -> bool {
         self.was_damaged
     }
 
-    /// Where it is kept.
+    /// The path of the file, or `None` for a cache in memory.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
@@ -203,7 +207,7 @@ impl Cache {
 
 async fn write_down(write: impl FnOnce() -> io::Result<()> + Send + 'static) {
     if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
-        tracing::warn!(%error, "cannot write the cache of nodes");
+        tracing::warn!(%error, "cannot write the node cache");
     }
 }
 

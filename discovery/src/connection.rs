@@ -1,4 +1,4 @@
-//! A WebSocket to a node that has proved its key. Owns the frames; what the texts say is the client's business.
+//! A WebSocket connection to a node that has proved its key. It owns the frames; the client interprets the texts.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,31 +10,31 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, Utf8Bytes, protocol::frame::coding::CloseCode},
 };
 
-/// How long a node may take to accept one message into the socket. A node that reads nothing for that long is gone.
+/// How long a node may take to accept one message. A node that reads nothing for that long is considered gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a close may take; the connection is dropped in any case.
+/// How long the closing handshake may take. After that the socket is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Why a connection has ended. It is of no more use; find another node, or this one again.
+/// Why a connection has ended. It cannot be used any more: connect again, to this node or another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectionError {
-    /// The node closed it, with this WebSocket close code if it said one.
+    /// The node closed it, with this WebSocket close code if any.
     #[error("the node closed the connection (code {0:?})")]
     Closed(Option<u16>),
-    /// The network or the node went away without a word.
+    /// The network or the node failed without a closing handshake.
     #[error("the connection to the node broke")]
     Broken,
-    /// The node breaks the WebSocket protocol or its limits.
-    #[error("the node does not keep to the protocol")]
+    /// The node violated the WebSocket protocol or its limits.
+    #[error("the node violated the protocol")]
     Protocol,
-    /// The node takes no messages any more.
-    #[error("the node takes no more messages")]
+    /// The node has stopped reading.
+    #[error("the node has stopped reading messages")]
     Stalled,
 }
 
-/// An open connection. The node at the other end has signed a challenge of this very connection.
+/// An open connection. The node has signed a challenge of this connection.
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) socket: Socket,
@@ -46,22 +46,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The node, as it has proved.
+    /// The node's proven id.
     pub const fn node(&self) -> NodeId {
         self.node
     }
 
-    /// The URL at which it is connected.
+    /// The URL that was dialled.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The nonce that the node gave this session; attaching an inbox signs it.
+    /// The session's nonce, which a client signs to attach an inbox.
     pub const fn nonce(&self) -> &[u8; 32] {
         &self.nonce
     }
 
-    /// Where the node says that it stands.
+    /// The region that the node claims.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
     }
@@ -71,9 +71,10 @@ impl Connection {
         self.local_ip
     }
 
-    /// Sends one text message. Not to be cancelled in the middle: half a frame may be out.
+    /// Sends a text message. Not cancel-safe: a part of the frame may already be sent.
     ///
     /// # Errors
+    ///
     /// The connection has ended.
     pub async fn send(&mut self, text: String) -> Result<(), ConnectionError> {
         match timeout(SEND_TIMEOUT, self.socket.send(Message::text(text))).await {
@@ -82,15 +83,16 @@ impl Connection {
         }
     }
 
-    /// The next text message. Pings are answered on the way. Can be cancelled and called again.
+    /// Receives the next text message and answers pings. Cancel-safe.
     ///
     /// # Errors
+    ///
     /// The connection has ended.
     pub async fn next(&mut self) -> Result<Utf8Bytes, ConnectionError> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => return Ok(text),
-                // tungstenite answers a ping by itself on the next read.
+                // tungstenite answers a ping on the next read.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(frame))) => {
                     return Err(ConnectionError::Closed(frame.map(|frame| frame.code.into())));
@@ -102,13 +104,13 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, so that the node need not wait for a timeout to know.
+    /// Closes the connection, so that the node does not have to wait for a timeout.
     pub async fn close(mut self) {
         let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
             code: CloseCode::Normal,
             reason: Utf8Bytes::default(),
         };
-        // Whether the node hears it or not, the socket is dropped.
+        // The socket is dropped even if the handshake fails.
         let _ = timeout(CLOSE_TIMEOUT, self.socket.close(Some(frame))).await;
     }
 }

@@ -1,4 +1,4 @@
-//! One dial: connect, hear who the node says it is, and have it prove that.
+//! One dial: connect, read the node's claim of its id, and make the node prove it.
 
 use std::{
     io,
@@ -32,48 +32,48 @@ use crate::{
     this_machine::is_this_machine,
 };
 
-/// How long a dial may take altogether: a slow mobile link needs four round trips of half a second.
+/// Time limit of a dial: a slow mobile connection takes four round trips of half a second.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one of a host's addresses is ahead of the next, as RFC 8305 has it.
+/// Delay between connection attempts to successive addresses of a host (RFC 8305).
 const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
-/// How many other messages may come before the proof; a node sends none.
+/// How many other messages are skipped before the proof. A correct node sends none.
 const MAX_STRAY: usize = 8;
 
-/// Why a candidate is not connected. Another one may be tried at once.
+/// Why a dial failed. Another candidate can be tried at once.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
-    /// Nothing, or not enough, within [`DIAL_TIMEOUT`].
+    /// No complete response within [`DIAL_TIMEOUT`].
     #[error("no answer in time")]
     Timeout,
     /// No connection.
     #[error(transparent)]
     Reach(ReachError),
-    /// There is a server, and it is no Chappe node.
-    #[error("not a node")]
+    /// The server is not a Chappe node.
+    #[error("the server is not a Chappe node")]
     NotANode,
-    /// A node of a protocol version that this client doesn't speak.
-    #[error("speaks protocol {0}, which this client does not know")]
+    /// The node speaks another version of the protocol.
+    #[error("protocol version {0} is not supported")]
     Version(u32),
-    /// Another node than the expected one is at the address.
+    /// The address belongs to another node than the expected one.
     #[error("another node is at this address")]
     OtherNode,
-    /// The node won't sign for the URL that was dialled: it is none of its record.
-    #[error("the node does not go by this URL{}", .own.as_ref().map_or_else(String::new, |own| format!(", but by {own}")))]
+    /// The node does not sign for the dialled URL, because its record does not contain it.
+    #[error("the node does not use this URL{}", .own.as_ref().map_or_else(String::new, |own| format!("; it uses {own}")))]
     OtherUrl {
-        /// The URL that the node says it goes by. Nothing has proved it.
+        /// The URL that the node claims. It is not verified.
         own: Option<String>,
     },
-    /// The signature is not the node's: someone stands in between.
-    #[error("the node's proof of its key does not verify")]
+    /// The signature is invalid: the connection may be intercepted.
+    #[error("the node's proof of its key is invalid")]
     Proof,
-    /// The node is about to stop and takes nobody any more.
-    #[error("the node is about to stop")]
+    /// The node is shutting down and accepts no new clients.
+    #[error("the node is shutting down")]
     Leaving,
     /// The connection ended before the proof.
     #[error(transparent)]
     Ended(#[from] ConnectionError),
-    /// The system has no random bytes to give.
-    #[error("no randomness from the system")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Random,
 }
 
@@ -110,20 +110,21 @@ impl From<ReachError> for DialError {
     }
 }
 
-/// Connects to `candidate` and has the node prove its key. `progressed` is called at each step on the way.
+/// Connects to `candidate` and makes the node prove its key. Calls `progressed` after each step.
 ///
 /// # Errors
-/// Says what was wrong; the connection is closed then.
+///
+/// Why the dial failed. The connection is closed.
 pub async fn dial(candidate: &Candidate, net: &Net, progressed: impl Fn() + Send) -> Result<Connection, DialError> {
     timeout(DIAL_TIMEOUT, dial_unbounded(candidate, net, progressed)).await.unwrap_or(Err(DialError::Timeout))
 }
 
-/// The first of a host's addresses that takes a connection.
+/// Connects to the host of `uri`, through a proxy if one is configured.
 async fn connect(uri: &Uri, net: &Net) -> Result<TcpStream, ReachError> {
     let host = uri.host().ok_or(NameError::Invalid)?;
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("wss") { 443 } else { 80 });
     if let Some(proxy) = net.proxies().for_url(&uri.to_string()) {
-        // The proxy resolves the name: it is asked for nowhere else.
+        // The proxy resolves the name, so no other resolver sees it.
         let mut stream = connect_to(proxy.host(), proxy.port(), net).await?;
         proxy.tunnel(&mut stream, host, port).await?;
         return Ok(stream);
@@ -150,16 +151,16 @@ async fn connect_to(host: &str, port: u16, net: &Net) -> Result<TcpStream, Reach
     Err(failure)
 }
 
-/// This machine's address on the connection. Where a proxy on this machine leads to a node elsewhere, the one that packets to
-/// the internet have.
+/// This machine's address on the connection. If a proxy on this machine leads to a remote node, the address of the
+/// default route.
 fn local_ip(stream: &TcpStream, url: &str) -> io::Result<IpAddr> {
-    /// An address for documentation (RFC 5737): nothing is sent to it.
+    /// A documentation address (RFC 5737). No packet is sent to it.
     const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
     let ip = stream.local_addr()?.ip();
     if !ip.is_loopback() || is_this_machine(url) {
         return Ok(ip);
     }
-    // It makes the system choose a route.
+    // Connecting a UDP socket only selects the route.
     let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         socket.connect(ANYWHERE)?;
         socket.local_addr()
@@ -187,7 +188,7 @@ async fn dial_unbounded(
     let stream = connect(&uri, net).await.inspect_err(doubt)?;
     progressed();
     let local_ip = local_ip(&stream, &candidate.url).map_err(|error| ReachError::of_io(&error))?;
-    // Nagle off: every message is a whole one that someone waits for. A socket that refuses that works, too.
+    // Disable Nagle's algorithm: each message is complete and is awaited. The dial also works if this fails.
     let _ = stream.set_nodelay(true);
     let connector = Connector::Rustls(net.tls().clone());
     let (socket, _) =
@@ -202,7 +203,7 @@ async fn dial_unbounded(
             }
         })?;
     progressed();
-    // The node is only claimed until `prove` has passed; the connection leaves this function with a proven one alone.
+    // The id is only claimed until `prove` succeeds. No unproven connection leaves this function.
     let unproven = NodeId::new(chappe_common::keys::PublicKey::from_bytes([0; 32]));
     let mut connection =
         Connection { socket, node: unproven, url: candidate.url.clone(), nonce: [0; 32], region: None, local_ip };
@@ -213,17 +214,17 @@ async fn dial_unbounded(
     connection.node = NodeId::from_server_id(&info.server_id).map_err(|_| DialError::NotANode)?;
     connection.nonce =
         STANDARD.decode(&info.nonce).ok().and_then(|nonce| nonce.try_into().ok()).ok_or(DialError::NotANode)?;
-    // A node may say anything here; what no record could hold is not shown to anybody.
+    // Ignore a region that no valid record could contain: the node may send anything.
     connection.region = info.region.filter(|region| !region.is_empty() && is_label(region));
     if candidate.node.is_some_and(|expected| expected != connection.node) {
         return Err(DialError::OtherNode);
     }
     let own = Some(info.endpoint.clone()).filter(|own| is_client_url(own) && *own != candidate.url);
-    // People write one URL in several ways; the node signs for its own spelling of the same.
+    // URLs can be spelled in several ways. The node only signs for its own spelling.
     let url = if same_url(&candidate.url, &info.endpoint) { info.endpoint } else { candidate.url.clone() };
     match prove(&mut connection, &url).await {
         Ok(()) => Ok(connection),
-        // Another path of the same server, or a name that leads there.
+        // Another path of the same server, or another name for it.
         Err(DialError::OtherUrl { .. }) => Err(DialError::OtherUrl { own }),
         Err(error) => Err(error),
     }
@@ -264,7 +265,7 @@ fn read(text: &Utf8Bytes) -> Result<Reply, DialError> {
     serde_json::from_str(text).map_err(|_| DialError::NotANode)
 }
 
-/// Whether both are the same address: scheme and host in any case, a single `/` as the path or none.
+/// Whether two URLs are equivalent: scheme and host ignore case, and a path of `/` equals an empty one.
 fn same_url(a: &str, b: &str) -> bool {
     fn normal(url: &str) -> Option<(String, &str)> {
         let (scheme, rest) = url.split_once("://")?;
@@ -274,12 +275,12 @@ fn same_url(a: &str, b: &str) -> bool {
     normal(a).is_some() && normal(a) == normal(b)
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// What a node says while it is dialled.
+    /// A node's message during a dial.
     pub const REPLY: (&str, fn(&[u8]) -> bool) =
         ("reply to a dial", |text| str::from_utf8(text).is_ok_and(|text| read(&Utf8Bytes::from(text)).is_ok()));
 }

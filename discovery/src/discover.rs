@@ -1,4 +1,4 @@
-//! The search for a node that works, as its user has it.
+//! The search for a node: the public interface.
 
 use std::{fmt, sync::Arc};
 
@@ -21,7 +21,7 @@ mod builder;
 
 pub use self::builder::DiscoveryBuilder;
 
-/// The search for a node that works. Clones share the cache and the referrals.
+/// Searches for nodes. Clones share the cache and the referrals.
 #[derive(Clone)]
 pub struct Discovery {
     sources: Vec<Arc<dyn Source>>,
@@ -38,41 +38,42 @@ impl fmt::Debug for Discovery {
 /// A node that has proved its key, and how it was found.
 #[derive(Debug)]
 pub struct Found {
-    /// The connection to it.
+    /// The connection to the node.
     pub connection: Connection,
-    /// Who named it.
+    /// The source that named the node.
     pub via: SourceKind,
-    /// The remainder of the search, to be finished in the background or dropped.
+    /// The rest of the search: finish it in the background, or drop it.
     pub background: BackgroundSearch,
 }
 
-/// A search that is over.
+/// The result of a search.
 #[derive(Debug)]
 pub struct Outcome {
     /// What was tried.
     pub report: Report,
-    /// What came of it.
+    /// The node, or why none was found.
     pub found: Result<Found, DiscoverError>,
 }
 
 impl Discovery {
-    /// A search without any source, to add some to.
+    /// Starts a builder without any source.
     pub fn builder() -> DiscoveryBuilder {
         DiscoveryBuilder::default()
     }
 
-    /// Connects to a node that proves its key, and drops what is left of the search. Those in `avoid` are taken only when
-    /// no other is left. Ten seconds at most.
+    /// Connects to a node that proves its key, and drops the rest of the search. Nodes in `avoid` are used only if no
+    /// other is left. Takes at most ten seconds.
     ///
     /// # Errors
-    /// Says for each source why it came to nothing.
+    ///
+    /// No node was found: a cause for each source.
     pub async fn connect(&self, avoid: &[NodeId]) -> Result<Connection, DiscoverError> {
         let found = self.search(avoid).await.found;
         self.context.cache.flush().await;
         found.map(|found| found.connection)
     }
 
-    /// The same, with everything that was tried, and what is left of the search.
+    /// As [`Discovery::connect`], but also returns the report and the rest of the search.
     pub async fn search(&self, avoid: &[NodeId]) -> Outcome {
         let mut search = self.start(avoid);
         let connection = search.run().await;
@@ -91,7 +92,7 @@ impl Discovery {
         Outcome { report, found }
     }
 
-    /// Asks every source once, dials nobody, and says what each said: for finding out what is wrong.
+    /// Queries every source once, without dialling, and returns their results: for diagnosis.
     pub async fn ask_all(&self) -> Vec<SourceReport> {
         let mut search = self.start(&[]);
         for index in 0..search.sources.len() {
@@ -104,38 +105,38 @@ impl Discovery {
         search.report.sources
     }
 
-    /// Some nodes that are remembered, in random order, with a URL of each: to be passed on.
+    /// The recently proven nodes in random order, each with one URL, to be passed on to others.
     pub fn remembered(&self) -> Vec<(NodeId, String)> {
         let mut nodes = self.context.cache.nodes((self.context.clock)());
         nodes.shuffle(&mut rand::rng());
         nodes
     }
 
-    /// The list of nodes that contacts passed on.
+    /// The nodes that contacts have passed on.
     pub const fn referrals(&self) -> &Referrals {
         &self.referrals
     }
 
-    /// The federation whose lists are believed; `None` without a pinned root.
+    /// The federation whose lists are accepted, or `None` without a pinned root.
     pub fn federation(&self) -> Option<FederationId> {
         (!self.context.roots.is_empty()).then(|| FederationId::of_roots(&self.context.roots))
     }
 
-    /// The proxies through which others are reached.
+    /// The proxies of outgoing connections.
     pub const fn proxies(&self) -> &Proxies {
         self.context.net.proxies()
     }
 
-    /// What is remembered.
+    /// The node cache.
     pub fn cache(&self) -> &Cache {
         &self.context.cache
     }
 
     fn start(&self, avoid: &[NodeId]) -> Search {
         let is_asked = |source: &&Arc<dyn Source>| match source.kind() {
-            // The directory that was built in is for a first start.
+            // The built-in directory is only for the first start.
             SourceKind::Snapshot => self.context.cache.is_empty(),
-            // Without referrals it would be reported as a source that knows nobody.
+            // An empty list of referrals would be reported as a failed source.
             SourceKind::Referral => !self.referrals.is_empty(),
             _ => true,
         };
@@ -158,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_search_says_why_for_each_source() {
-        // Port 9 of loopback: nothing listens there.
+        // Nothing listens on port 9 of loopback.
         let root = chappe_common::keys::SecretKey::from_bytes(&[1; 32]).public();
         let discovery = Discovery::builder()
             .registry(["http://127.0.0.1:9"], [root])
@@ -168,8 +169,8 @@ mod tests {
         let error = discovery.connect(&[]).await.expect_err("nobody is there");
         assert_eq!(
             error.to_string(),
-            "no node found: manual entry: 1 of its nodes tried, none connected; the last: the connection is refused; \
-             registry: the connection is refused; cache: knows no node"
+            "no node found: manual entry: 1 of its nodes tried, none connected; the last: connection refused; \
+             registry: connection refused; cache: knows no node"
         );
         assert_eq!(DiscoverError::default().to_string(), "no node found: no source is configured");
     }

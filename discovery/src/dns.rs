@@ -1,4 +1,5 @@
-//! Shards from DNS, over HTTPS: one provider, all zones. Each provider is a source of its own in the race.
+//! Shards from DNS over HTTPS. A source queries one provider for all zones, so each provider is a separate source in
+//! the race.
 
 use chappe_common::{
     keys::PublicKey,
@@ -17,17 +18,17 @@ use crate::{
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
 };
 
-/// The most shards that are read of one name: what a DNS answer holds.
+/// Maximal number of shards read for one name: what a DNS answer can hold.
 const MAX_SHARDS: usize = 64;
-/// The most records that are looked at: shards, and as many revocations as there can be.
+/// Maximal number of TXT records read for one name: shards and revocations.
 const MAX_RECORDS: usize = MAX_SHARDS + MAX_REVOCATIONS;
 
-/// Whether a text can be a name under which shards stand.
+/// Whether a text is a DNS name that can hold shards.
 pub fn is_name(text: &str) -> bool {
     !text.contains(|c: char| c.is_whitespace() || c.is_control()) && doh::question(text, RecordType::TXT).is_ok()
 }
 
-/// One provider, asked for the shards in these zones.
+/// A source that queries one provider for the shards of all zones.
 #[derive(Clone, Debug)]
 pub struct Dns {
     provider: Doh,
@@ -36,7 +37,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// A source that asks `provider` for the TXT records of these names and believes `roots`.
+    /// A source that queries `provider` for the TXT records of `zones`, and accepts only what `roots` have delegated.
     pub const fn new(provider: Doh, zones: Vec<String>, roots: Vec<PublicKey>) -> Self {
         Self { provider, zones, roots }
     }
@@ -52,22 +53,23 @@ impl Dns {
         let revocations: Vec<_> = revoked.take(MAX_REVOCATIONS).collect();
         let mut lists = match read_shards(texts.into_iter(), &self.roots, now) {
             Ok(lists) => lists,
-            // What is known of stolen keys counts, also where there is no list.
+            // Revocations count even without a list.
             Err(_) if !revocations.is_empty() => Vec::new(),
             Err(error) => return Err(error),
         };
         if !self.provider.is_private() {
-            // A list from the internet sends nobody into a network of his own.
+            // A public list must not make clients connect to addresses in their own private network.
             lists.iter_mut().for_each(|list| list.candidates.retain(|one| special::is_public_url(&one.url)));
         }
         Ok(Listing { lists, revocations, ..Listing::default() })
     }
 }
 
-/// Those of the TXT records that are shards; one that doesn't count says nothing of the others.
+/// Decodes the shards among TXT records. An invalid shard does not affect the others.
 ///
 /// # Errors
-/// None counts: why the last one doesn't, or that none is a shard.
+///
+/// No shard is valid: the error of the last invalid one, or [`SourceError::NoShard`].
 pub fn read_shards(
     texts: impl Iterator<Item = Vec<u8>>,
     roots: &[PublicKey],

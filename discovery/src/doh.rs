@@ -1,7 +1,7 @@
-//! DNS over HTTPS (RFC 8484): one provider, one question, one answer, and every way in which that fails, told apart.
+//! DNS over HTTPS (RFC 8484): one query to one provider, with a separate error for each kind of failure.
 //!
-//! What an answer is worth is the asker's business: shards are signed, and whoever is reached under an address has to
-//! prove a key. So a provider can hide and can't lie.
+//! The caller verifies what it gets: shards are signed, and a server at an address has to prove a key. So a provider
+//! can withhold answers, but not forge them.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -32,9 +32,9 @@ use crate::{
     setup_error::SetupError,
 };
 
-/// How long a provider has altogether. Those that are blocked mostly let it time out, and the next is asked meanwhile.
+/// Time limit of a query. Blocked providers usually time out; the next one is queried in the meantime.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest message: DNS has 16 bits for it.
+/// Maximal length of a DNS message (16 bits).
 const MAX_ANSWER: usize = 65_535;
 const MEDIA_TYPE: &str = "application/dns-message";
 
@@ -42,20 +42,20 @@ const MEDIA_TYPE: &str = "application/dns-message";
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
-    /// Where it takes questions, such as `https://dns.example/dns-query`.
+    /// The URL of its endpoint, such as `https://dns.example/dns-query`.
     pub url: String,
-    /// Its addresses, so that no name has to be resolved first. Needed unless the URL has an address for a host.
+    /// Its IP addresses. Required unless the URL's host is an IP address, so that no name has to be resolved first.
     #[serde(default)]
     pub connect_to: Vec<SocketAddr>,
 }
 
-/// The text is no provider.
+/// The text is not a provider.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseProviderError {
-    /// What follows the URL is no address with a port.
+    /// A part after the URL is not an IP address with a port.
     #[error("not a provider of DNS over HTTPS: https://host/path[,IP:PORT] is expected")]
     Form,
-    /// The URL names no server that there can be.
+    /// The URL is not a valid server URL.
     #[error("not a provider of DNS over HTTPS: {0}")]
     Url(ServerUrlError),
 }
@@ -77,13 +77,13 @@ impl FromStr for Provider {
 }
 
 impl Provider {
-    /// A provider at these addresses.
+    /// A provider with these IP addresses.
     pub fn new(url: impl Into<String>, connect_to: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self { url: url.into(), connect_to: connect_to.into_iter().collect() }
     }
 
-    /// The providers that are asked where none are configured: each of another operator, and none of a country alone.
-    /// The first works by its address alone, whose certificate names it; the last two are small, and so on few lists.
+    /// The default providers, by different operators in several countries. The first one is reached by its IP address,
+    /// which its certificate contains. The last two are small, and so on few block lists.
     pub fn defaults() -> Vec<Self> {
         let named = |host: &str, path: &str, ips: &[[u8; 4]]| {
             let addrs = ips.iter().map(|ip| SocketAddr::from((*ip, 443)));
@@ -98,59 +98,59 @@ impl Provider {
         ]
     }
 
-    /// The host, for people.
+    /// The host of the URL, for messages.
     pub fn host(&self) -> String {
         let host = Url::parse(&self.url).ok().and_then(|url| url.host_str().map(str::to_owned));
         host.unwrap_or_else(|| self.url.clone())
     }
 }
 
-/// Why a provider gave no answer to a question.
+/// Why a query failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DohError {
-    /// No connection, or no answer in time.
+    /// No connection, or no response in time.
     #[error(transparent)]
     Reach(#[from] ReachError),
-    /// The connection broke in the middle of the answer.
-    #[error("the answer broke off")]
+    /// The connection broke during the response.
+    #[error("the response is incomplete")]
     Broken,
-    /// Another HTTP status than 200.
-    #[error("answers with HTTP status {0}")]
+    /// An HTTP status other than 200.
+    #[error("HTTP status {0}")]
     Status(u16),
-    /// Something else than a DNS message, or one that answers another question: a page that says «blocked».
-    #[error("what answers is no DNS server")]
+    /// The response is not a DNS message, or answers another question. Often it is a page that says «blocked».
+    #[error("the response is not a DNS message")]
     NotDns,
-    /// Longer than a DNS message can be.
-    #[error("the answer is too long")]
+    /// The response is longer than a DNS message can be.
+    #[error("the response is too long")]
     TooLong,
-    /// Says that there is no such name.
-    #[error("says that there is no such name (NXDOMAIN)")]
+    /// The name does not exist.
+    #[error("the name does not exist (NXDOMAIN)")]
     NoSuchName,
-    /// Says that it couldn't find out.
-    #[error("says that it could not find out (SERVFAIL)")]
+    /// The provider failed to resolve the name.
+    #[error("the provider failed to resolve the name (SERVFAIL)")]
     ServFail,
-    /// Says that it doesn't want to answer, or another response code.
-    #[error("refuses to answer (response code {0})")]
+    /// The provider refuses to answer, or returned another response code.
+    #[error("the provider refused the query (response code {0})")]
     Refused(u16),
-    /// The answer is not whole.
+    /// The answer is truncated.
     #[error("the answer is truncated")]
     Truncated,
-    /// The name is there, and has no such records.
+    /// The name exists, but has no such records.
     #[error("the name has no such records")]
     NoRecords,
-    /// What was to be asked for is no name.
-    #[error("not a name")]
+    /// The text is not a DNS name.
+    #[error("invalid DNS name")]
     Name,
 }
 
-/// A provider that can be asked.
+/// A client for one provider.
 #[derive(Clone, Debug)]
 pub struct Doh {
     provider: Provider,
     http: reqwest::Client,
 }
 
-/// Resolves nothing: a provider is reached at addresses that are known before.
+/// Resolves no names: a provider is reached at configured addresses only.
 struct NoNames;
 
 impl Resolve for NoNames {
@@ -160,17 +160,19 @@ impl Resolve for NoNames {
 }
 
 impl Doh {
-    /// Prepares to ask.
+    /// Creates a client without proxies.
     ///
     /// # Errors
-    /// The URL is none, or its host is a name without addresses.
+    ///
+    /// The URL is invalid, or its host is a name without addresses.
     pub fn new(provider: Provider, tls: &ClientConfig) -> Result<Self, SetupError> {
         Self::by(provider, tls, &Proxies::none(), NoNames)
     }
 
-    /// The same through proxies, whose names `names` resolves.
+    /// As [`Doh::new`], with proxies whose names `names` resolves.
     ///
     /// # Errors
+    ///
     /// As [`Doh::new`].
     pub fn by(
         provider: Provider,
@@ -190,7 +192,7 @@ impl Doh {
         let mut provider = provider;
         if let Some(first) = provider.connect_to.first() {
             http = http.resolve_to_addrs(host, &provider.connect_to);
-            // A port in the URL counts for more than one that stands with an address.
+            // A port in the URL takes precedence over the port of an address.
             let mut url = url.clone();
             if url.port().is_none() && url.set_port(Some(first.port())).is_ok() {
                 provider.url = url.into();
@@ -199,12 +201,12 @@ impl Doh {
         Ok(Self { provider, http: http.build().map_err(SetupError::Http)? })
     }
 
-    /// Who it is.
+    /// The provider.
     pub const fn provider(&self) -> &Provider {
         &self.provider
     }
 
-    /// Whether it is in a private network itself, so that what it names may be.
+    /// Whether the provider is in a private network. Only then may its answers contain private addresses.
     pub fn is_private(&self) -> bool {
         match self.provider.connect_to.first() {
             Some(addr) => !special::is_public(addr.ip()),
@@ -212,10 +214,11 @@ impl Doh {
         }
     }
 
-    /// Asks for the records of one kind that a name has; at least one is in an answer.
+    /// Queries the records of one type. The answer has at least one.
     ///
     /// # Errors
-    /// Says why there is no answer.
+    ///
+    /// Why there is no answer.
     pub async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
         let request = self
             .http
@@ -239,31 +242,34 @@ impl Doh {
     }
 }
 
-/// Whether a `Content-Type` is that of DNS messages: a media type has no case, and parameters may follow (RFC 9110, 8.3.1).
+/// Whether a `Content-Type` is that of DNS messages. Media types ignore case and may have parameters (RFC 9110, section
+/// 8.3.1).
 fn is_dns_message(value: &HeaderValue) -> bool {
     let text = value.to_str().unwrap_or_default();
     text.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
-/// A question as bytes. The id is 0, so that caches can help (RFC 8484, 4.1).
+/// Encodes a query. The id is 0, so that HTTP caches can reuse the response (RFC 8484, section 4.1).
 ///
 /// # Errors
-/// The name is none.
+///
+/// `name` is not a DNS name.
 pub fn question(name: &str, kind: RecordType) -> Result<Vec<u8>, DohError> {
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(absolute(name)?, kind));
     let mut edns = Edns::new();
-    // Some providers cut answers to what the asker says, although nothing is limited over HTTPS.
+    // Some providers truncate answers to this size, although HTTPS needs no limit.
     edns.set_max_payload(u16::MAX);
     message.set_edns(edns);
     message.to_vec().map_err(|_| DohError::Name)
 }
 
-/// The records of an answer to that very question. They need not be the asked name's own: it may be an alias.
+/// Decodes the answer to a query for `name` and `kind`. Its records may be for another name, if `name` is an alias.
 ///
 /// # Errors
-/// Says why the bytes answer nothing.
+///
+/// The bytes are not an answer to this query, or an answer without records.
 pub fn read_answer(bytes: &[u8], name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
     let message = Message::from_vec(bytes).map_err(|_| DohError::NotDns)?;
     if message.metadata.message_type != MessageType::Response {
@@ -287,7 +293,7 @@ pub fn read_answer(bytes: &[u8], name: &str, kind: RecordType) -> Result<Vec<RDa
     if records.is_empty() { Err(DohError::NoRecords) } else { Ok(records) }
 }
 
-/// With the final dot, so that nobody adds a search domain.
+/// Adds the final dot, so that no search domain is appended.
 fn absolute(name: &str) -> Result<Name, DohError> {
     let mut name = Name::from_str(name).map_err(|_| DohError::Name)?;
     if name.num_labels() == 0 {
@@ -297,12 +303,12 @@ fn absolute(name: &str) -> Result<Name, DohError> {
     Ok(name)
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// An answer to a question for records of `nodes.example`, of any kind that is asked for.
+    /// An answer for `nodes.example`, of any of the queried types.
     pub const ANSWER: (&str, fn(&[u8]) -> bool) = ("answer", |bytes| {
         let read = [RecordType::TXT, RecordType::A, RecordType::AAAA].map(|kind| {
             let Ok(records) = read_answer(bytes, "nodes.example", kind) else { return false };

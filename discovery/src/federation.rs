@@ -1,7 +1,8 @@
-//! A federation's roots and registries, from a node, for who knows only the federation's id: somebody who was sent a link.
+//! Fetches the roots and registries of a federation from a node, for a client that knows only the federation's id from
+//! a link.
 //!
-//! The id commits to the roots, so a node can't show others. Registries are places to ask alone: what they list has to
-//! rest on the roots.
+//! The id commits to the roots, so the node cannot send wrong ones. It can send wrong registries, but their lists are
+//! verified against the roots.
 
 use chappe_common::{federation::FederationId, keys::PublicKey, special};
 use serde::{Deserialize, Serialize};
@@ -15,41 +16,41 @@ use crate::{
     setup_error::SetupError,
 };
 
-/// Where a node serves it.
+/// The path at nodes.
 pub const PATH: &str = "/v1/federation";
-/// The longest answer: eight keys, and a few URLs.
+/// Maximal length of the response: eight keys and a few URLs.
 const MAX_ANSWER: usize = 4096;
-/// The most roots of a federation.
+/// Maximal number of roots.
 const MAX_ROOTS: usize = 8;
-/// The most registries that are taken over.
+/// Maximal number of registries that are used.
 const MAX_REGISTRIES: usize = 4;
 
-/// What a node says of its federation.
+/// A node's information about its federation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FederationInfo {
-    /// Its roots.
+    /// The federation's root keys.
     pub roots: Vec<PublicKey>,
     /// The base URLs of its registries, as far as the node knows them.
     pub registries: Vec<String>,
 }
 
-/// Why nothing was learned. Another node can be asked.
+/// Why the request failed. Another node may answer.
 #[derive(Debug, thiserror::Error)]
 pub enum FederationError {
-    /// The URL is none, or in a private network, where this side doesn't ask.
-    #[error("the node's URL is none that is asked")]
+    /// The URL is invalid, or is in a private network and only public hosts are allowed.
+    #[error("the node's URL is invalid or in a private network")]
     Url,
-    /// The HTTP client can't be set up.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// No connection, or no answer in time.
+    /// No connection, or no response in time.
     #[error(transparent)]
     Reach(#[from] ReachError),
-    /// Something else than a federation's roots.
-    #[error("the answer is no federation's roots")]
+    /// The response is not a valid list of roots.
+    #[error("the response contains no valid root keys")]
     Answer,
-    /// The roots are another federation's than the one that was asked for.
-    #[error("the roots are of another federation than the link's")]
+    /// The roots belong to another federation.
+    #[error("the roots belong to another federation than the link")]
     Other,
 }
 
@@ -63,10 +64,11 @@ impl From<GetError> for FederationError {
     }
 }
 
-/// Asks a node at the host of its client URL for the roots of `federation`. Takes six seconds at most.
+/// Fetches the roots of `federation` from a node, at the host of its client URL. Takes at most six seconds.
 ///
 /// # Errors
-/// There is no answer, or one of another federation.
+///
+/// The URL is not usable, there is no valid response, or it is for another federation.
 pub async fn of_node(
     url: &str,
     hosts: Hosts,
@@ -91,8 +93,8 @@ pub async fn of_node(
     Ok(info)
 }
 
-/// Whether a text is a URL alone, and reads as the same endpoint wherever it is stored. A node must not choose the address,
-/// the TLS name or the host by which a client connects.
+/// Whether a text is a plain URL without options, however it is stored. A node must not choose the address, TLS name or
+/// host by which a client connects.
 fn is_bare_url(text: &str) -> bool {
     text.parse::<Endpoint>().is_ok_and(|endpoint| endpoint == Endpoint::from(text))
 }

@@ -1,10 +1,18 @@
-//! Finding a node that works: sources, verification and the cache.
+//! Node discovery: sources, verification and the cache.
 //!
-//! A *source* names candidates, a *dial* has one of them prove its key, and a [`Discovery`] runs both by the schedule of a
-//! [`race`] until one has. No source is trusted: whatever it says of a node is either signed or pinned, and is proved
-//! again at the handshake. There are six, behind one trait, [`source::Source`]: registries and mirrors over HTTPS, DNS over
-//! HTTPS, the cache, what contacts pass on, links and QR codes, and what a person types in; and a directory that was built
-//! into the program, for a first start.
+//! A *source* names candidates. A *dial* connects to a candidate and makes it prove its key. A [`Discovery`] runs both
+//! by the schedule of a [`race`] until a node has proved its key.
+//!
+//! No source is trusted: what it says about a node is signed or pinned, and the node proves its key again in the
+//! handshake. The sources implement [`source::Source`]:
+//!
+//! - registries and mirrors over HTTPS;
+//! - DNS over HTTPS;
+//! - the cache;
+//! - referrals by contacts;
+//! - links and QR codes;
+//! - nodes that a person enters;
+//! - a directory built into the program, for the first start.
 
 mod answers;
 mod background_search;

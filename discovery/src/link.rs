@@ -1,10 +1,12 @@
-//! Links and QR codes: one to three nodes with their keys, and where two people are to pair, a code.
+//! Links and QR codes: one to three nodes with their keys, and for pairing also a code.
 //!
-//! A QR code holds `CHAPPE:` and base32 in capitals, which QR's alphanumeric mode takes at 5.5 bits a character; a link is
-//! `https://<any site>/i#` and the same base32, which no server sees. The bytes are `version ‖ postcard ‖ checksum`, the
-//! checksum being the first four bytes of SHA-256 over what is before it: it finds typos, and signs nothing. Whoever can
-//! make somebody open a link can name nodes of its own; they see what nodes see, and the sender's contacts stay unknown
-//! to them.
+//! A QR code holds `CHAPPE:` and base32 in capitals, which QR's alphanumeric mode encodes in 5.5 bits per character. A
+//! link is `https://<any site>/i#` and the same base32; browsers do not send that part to the server. The bytes are
+//! `version ‖ postcard ‖ checksum`. The checksum is the first four bytes of SHA-256 of the bytes before it: it detects
+//! typos, and is not a signature.
+//!
+//! An attacker who makes somebody open a link can name nodes of his own. They see what any node sees, but do not learn
+//! the sender's contacts.
 
 use std::{fmt, time::Duration};
 
@@ -18,45 +20,45 @@ use sha2::{Digest as _, Sha256};
 
 use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
 
-/// The most nodes in a link: more would not fit the QR code, and one of three is alive.
+/// Maximal number of nodes. More would not fit the QR code, and one of three is alive.
 pub const MAX_LINK_NODES: usize = 3;
-/// The longest life of a link. One that is printed and forgotten should not lead anywhere for ever.
+/// Maximal lifetime. A printed link must not stay valid for ever.
 pub const MAX_LINK_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The most bytes: what a QR code of version 10 at level M holds after `CHAPPE:`.
+/// Maximal length in bytes: what a QR code of version 10 at level M holds after `CHAPPE:`.
 const MAX_BYTES: usize = 190;
-/// The longest code: six characters, a dash, and a secret of 128 bits.
+/// Maximal length of a code: six characters, a dash, and a secret of 128 bits.
 const MAX_CODE: usize = 33;
 const VERSION: u8 = 2;
 const CHECKSUM: usize = 4;
 const PREFIX: &str = "CHAPPE:";
-/// The longest text that is looked at: a link with a long site's name.
+/// Maximal length of a text that is parsed: a link with a long host name.
 const MAX_TEXT: usize = 1024;
 
-/// Why a text is no link, or can't be made one.
+/// Why a link cannot be parsed or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// Neither `CHAPPE:…` nor `https://…/i#…`, or not base32.
+    /// The text is neither `CHAPPE:…` nor `https://…/i#…`, or is not base32.
     #[error("not a link: CHAPPE:… or https://…/i#… is expected")]
     Text,
-    /// Longer than a link can be.
+    /// The text is longer than a link can be.
     #[error("the link is too long")]
     TooLong,
-    /// The checksum doesn't fit: a character is missing or wrong.
+    /// The checksum is wrong: a character is missing or wrong.
     #[error("a character of the link is missing or wrong")]
     Checksum,
-    /// Of a later version of this software.
+    /// The link is for a later version of this software.
     #[error("the link is of a newer version; update this software")]
     Version,
-    /// Its bytes are not what they should be, or it names no node, or more than [`MAX_LINK_NODES`].
+    /// The content is invalid, or has no node, or more than [`MAX_LINK_NODES`].
     #[error("the link is damaged")]
     Malformed,
-    /// Its time is over.
+    /// The link has expired, or its lifetime is longer than [`MAX_LINK_LIFETIME`].
     #[error("the link has expired: ask for a new one")]
     Expired,
-    /// It names an address in a private network, at which nobody is reached from elsewhere.
-    #[error("the link names an address in a private network")]
+    /// The link contains a private address, which cannot be reached from elsewhere.
+    #[error("the link contains an address in a private network")]
     Private,
-    /// A URL with a path, or a host that is too long: it doesn't fit.
+    /// A node's URL has a path, or its host name is too long.
     #[error("a node's URL does not fit into a link")]
     Url,
 }
@@ -69,7 +71,7 @@ struct Body {
     federation: Option<FederationId>,
 }
 
-/// A link: nodes with pinned keys, and where it is an invitation to pair, the code.
+/// A link with nodes and pinned keys, and for pairing also a code.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Link {
     expires_at: UnixTime,
@@ -79,17 +81,18 @@ pub struct Link {
 }
 
 impl fmt::Debug for Link {
-    /// Without the code.
+    /// Omits the code.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("expires_at", &self.expires_at).field("nodes", &self.nodes).finish_non_exhaustive()
     }
 }
 
 impl Link {
-    /// A link to these nodes, at their URLs; the first [`MAX_LINK_NODES`] that fit. `code` is the whole pairing code.
+    /// Creates a link to the first [`MAX_LINK_NODES`] nodes whose URLs fit. `code` is the whole pairing code.
     ///
     /// # Errors
-    /// No node's URL fits, or the code doesn't.
+    ///
+    /// No node's URL fits, or the code is too long.
     pub fn new(
         nodes: impl IntoIterator<Item = (NodeId, String)>,
         code: Option<&str>,
@@ -113,9 +116,8 @@ impl Link {
         if link.nodes.is_empty() { Err(LinkError::Url) } else { Ok(link) }
     }
 
-    /// The same with the id of the nodes' federation, which commits to its roots: whoever opens the link can then learn the
-    /// roots from any node, and doesn't depend on these nodes. Where there is no room for it, the last of several nodes
-    /// is left out.
+    /// Adds the federation's id, which commits to the root keys: whoever opens the link can get the roots from any
+    /// node. If the id does not fit, drops the last nodes, but never the only one.
     #[must_use]
     pub fn with_federation(mut self, federation: FederationId) -> Self {
         self.federation = Some(federation);
@@ -128,10 +130,11 @@ impl Link {
         self
     }
 
-    /// Reads what a person pasted or a camera saw. `private`: addresses in private networks are taken, for tests.
+    /// Parses a text that a person has pasted or a camera has read. `private` allows private addresses, for tests.
     ///
     /// # Errors
-    /// Says what is wrong with it, in words for the person.
+    ///
+    /// What is wrong with the text, in words for the user.
     pub fn parse(text: &str, now: UnixTime, private: bool) -> Result<Self, LinkError> {
         let text = text.trim();
         if text.len() > MAX_TEXT {
@@ -191,27 +194,27 @@ impl Link {
         bytes
     }
 
-    /// What a QR code holds.
+    /// The content of the QR code.
     pub fn to_qr_text(&self) -> String {
         format!("{PREFIX}{}", BASE32_NOPAD.encode(&self.bytes()))
     }
 
-    /// A link that a person can send; `site` is any `https://…`, which may tell what to install.
+    /// The link as a URL. `site` is any `https://…`, perhaps a page that explains what to install.
     pub fn to_url(&self, site: &str) -> String {
         format!("{}/i#{}", site.trim_end_matches('/'), BASE32_NOPAD.encode(&self.bytes()))
     }
 
-    /// The pairing code, where the link is an invitation.
+    /// The pairing code, if any.
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref().map(String::as_str)
     }
 
-    /// Until when it counts.
+    /// When the link expires.
     pub const fn expires_at(&self) -> UnixTime {
         self.expires_at
     }
 
-    /// The federation of the nodes, where the sender knew it.
+    /// The federation of the nodes, if the sender knew it.
     pub const fn federation(&self) -> Option<FederationId> {
         self.federation
     }
@@ -227,7 +230,7 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
     [digest[0], digest[1], digest[2], digest[3]]
 }
 
-/// The source of the nodes that links name.
+/// The source of the nodes in links.
 #[derive(Debug, Default)]
 pub struct Links(Vec<Link>);
 
@@ -253,7 +256,7 @@ impl Source for Links {
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use std::sync::LazyLock;
@@ -279,7 +282,7 @@ pub(crate) mod fuzzed {
         SecretKey::from_bytes(&[n; 32]).node_id()
     }
 
-    /// A link's bytes without their checksum, which is nobody's secret.
+    /// The bytes of a link, to which the right checksum is appended.
     pub const LINK: (&str, fn(&[u8]) -> bool) = ("link", |bytes| {
         let bytes = [bytes, &checksum(bytes)].concat();
         let Ok(link) = Link::decode(&bytes) else { return false };
@@ -291,11 +294,11 @@ pub(crate) mod fuzzed {
         true
     });
 
-    /// A link as people send it: [`VALID`], or none.
+    /// A link as text: either [`VALID`] or an error.
     pub const TEXT: (&str, fn(&[u8]) -> bool) = ("link as a text", |text| {
         let Ok(text) = str::from_utf8(text) else { return false };
         let read = Link::parse(text, NOW, false);
-        // Four bytes of a checksum: no accident passes, and a fuzzer can't count on one.
+        // With a checksum of four bytes, no other input should pass.
         assert!(read.as_ref().is_err() || read.as_ref() == Ok(&*VALID), "{text}");
         read.is_ok()
     });
@@ -347,7 +350,7 @@ mod tests {
         };
         let v4 = full(&|n| format!("wss://203.113.255.25{n}:65535"));
         assert_eq!(v4.nodes().count(), MAX_LINK_NODES);
-        // Of longer addresses there are two.
+        // Only two longer addresses fit.
         let v6 = full(&|n| format!("wss://[2606:4700:1234:5678:9abc:def0:1234:567{n}]:65535"));
         assert_eq!(v6.nodes().count(), 2);
         for link in [v4, v6, link()] {

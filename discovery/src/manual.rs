@@ -1,7 +1,7 @@
-//! Nodes that a person names.
+//! Nodes that a person enters.
 //!
-//! `wss://host:port/#<NodeId>` or `ws://…#<NodeId>` pins a key; without the part after `#` whichever key the node
-//! proves is taken, as at the first visit by SSH. `chappe://<NodeId>@host:port` is short for `wss://host:port#<NodeId>`.
+//! `wss://host:port/#<NodeId>` and `ws://…#<NodeId>` pin a key. Without the part after `#`, any key is accepted, as on
+//! the first connection with SSH. `chappe://<NodeId>@host:port` is short for `wss://host:port#<NodeId>`.
 
 use std::str::FromStr;
 
@@ -15,24 +15,24 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
 
-/// The text names no node.
+/// The text is not a node's address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseManualError {
-    /// None of the three schemes.
+    /// The text has none of the three schemes.
     #[error("not a node's address: ws://, wss:// or chappe:// and a host are expected")]
     Scheme,
-    /// The URL names no server that there can be.
+    /// The URL is not a valid server URL.
     #[error("not a node's address: {0}")]
     Url(ServerUrlError),
-    /// Longer than any node's URL.
+    /// The URL is longer than any node's.
     #[error("not a node's address: it is longer than {MAX_URL_LEN} characters")]
     TooLong,
-    /// The part that should be a node id isn't one.
-    #[error("not a node's address: the part after # (or before @) is no node id")]
+    /// The part for the node id is not one.
+    #[error("not a node's address: the part after # (or before @) is not a node id")]
     NodeId,
 }
 
-/// A node that a person named.
+/// A node that a person has entered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManualNode {
     url: String,
@@ -45,7 +45,7 @@ impl ManualNode {
         &self.url
     }
 
-    /// The pinned key, if there is one.
+    /// The pinned key, if any.
     pub const fn node(&self) -> Option<NodeId> {
         self.node
     }
@@ -77,7 +77,7 @@ impl FromStr for ManualNode {
     }
 }
 
-/// The source of nodes that a person named.
+/// The source of nodes that a person has entered.
 #[derive(Debug, Default)]
 pub struct Manual(Vec<ManualNode>);
 
@@ -100,12 +100,12 @@ impl Source for Manual {
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// A node's address, as a person types it.
+    /// A node's address, as a person enters it.
     pub const NODE: (&str, fn(&[u8]) -> bool) = ("node named by hand", |text| {
         let Ok(text) = str::from_utf8(text) else { return false };
         let Ok(node) = text.parse::<ManualNode>() else { return false };

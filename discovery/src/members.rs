@@ -1,5 +1,5 @@
-//! The live members as a node's operator sees them: `/members` of its `admin.listen`. Nothing there is signed; it is for
-//! whoever trusts that node.
+//! The live members of a federation, from the `/members` page of a node's `admin.listen`. They are not signed, so only
+//! somebody who trusts the node should use them.
 
 use std::net::SocketAddr;
 
@@ -15,16 +15,16 @@ use crate::{
     setup_error::SetupError,
 };
 
-/// The longest answer: four thousand members, half a KiB each.
+/// Maximal length of the response: half a KiB for each of four thousand members.
 const MAX_ANSWER: usize = 2 * 1024 * 1024;
 
 /// A live member.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Member {
-    /// Its key.
+    /// Its node id.
     pub node: NodeId,
-    /// Where nodes dial it; none where its record isn't known yet.
+    /// The addresses at which nodes dial it, or `None` if its record is not known yet.
     #[serde(default)]
     pub quic_addrs: Option<Vec<SocketAddr>>,
 }
@@ -34,20 +34,20 @@ struct Answer {
     members: Vec<Member>,
 }
 
-/// Why there is no list.
+/// Why there is no list of members.
 #[derive(Debug, thiserror::Error)]
 pub enum MembersError {
-    /// No connection, or no answer in time.
+    /// No connection, or no response in time.
     #[error(transparent)]
     Reach(#[from] ReachError),
-    /// The HTTP client can't be set up, or the URL is none.
+    /// The HTTP client cannot be set up, or the URL is invalid.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// Another HTTP status than 200.
-    #[error("answers with HTTP status {0}")]
+    /// An HTTP status other than 200.
+    #[error("HTTP status {0}")]
     Status(u16),
-    /// Something else than a list of members.
-    #[error("the answer is no list of members")]
+    /// The response is not a list of members.
+    #[error("the response is not a list of members")]
     Answer,
 }
 
@@ -62,10 +62,11 @@ impl From<GetError> for MembersError {
     }
 }
 
-/// Asks at this base URL of an operator's interface. Takes six seconds at most.
+/// Fetches the members from the operator's interface at this base URL. Takes at most six seconds.
 ///
 /// # Errors
-/// Says why there is no list.
+///
+/// The URL is invalid, or there is no valid response.
 pub async fn fetch(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
     let wrong = || MembersError::Setup(SetupError::Url(base.to_owned()));
     let mut url = Url::parse(base).map_err(|_| wrong())?;
@@ -76,10 +77,11 @@ pub async fn fetch(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
     read(&node_http::get(url, MAX_ANSWER, net).await?)
 }
 
-/// Reads an answer that was kept in a file.
+/// Decodes a response, for instance one saved in a file.
 ///
 /// # Errors
-/// It is none.
+///
+/// It is not a list of members.
 pub fn read(bytes: &Bytes) -> Result<Vec<Member>, MembersError> {
     serde_json::from_slice::<Answer>(bytes).map(|answer| answer.members).map_err(|_| MembersError::Answer)
 }

@@ -1,4 +1,4 @@
-//! Names of registries and nodes: over HTTPS, or where that is wanted by the system's resolver.
+//! Name resolution for registries and nodes: over HTTPS, or by the system's resolver if configured.
 
 use std::{
     collections::HashMap,
@@ -18,22 +18,22 @@ use crate::{
     reach::NameError,
 };
 
-/// How long one provider is ahead of the next.
+/// Delay between the queries to successive providers.
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long an answer is used: a search and the few after it, whatever the answer says of itself.
+/// How long an answer is cached, whatever its TTL: long enough for a search and its retries.
 const KEEP: Duration = Duration::from_secs(300);
-/// The most names that are remembered: those of one search.
+/// Maximal number of cached names: those of one search.
 const MAX_NAMES: usize = 64;
-/// The most addresses of one name.
+/// Maximal number of addresses used for one name.
 const MAX_ADDRESSES: usize = 4;
 
-/// Which addresses a name may lead to.
+/// Which addresses are accepted for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of the internet. A contact, a link or a list that names a host must not have this machine connect to its own
-    /// network.
+    /// Public addresses only. A contact, link or list that names a host must not make this machine connect to its own
+    /// private network.
     Public,
-    /// Private networks too.
+    /// Addresses in private networks as well.
     Private,
 }
 
@@ -43,18 +43,18 @@ enum How {
     OverHttps { providers: Vec<Doh>, known: Mutex<HashMap<String, Known>> },
 }
 
-/// What is remembered of a name.
+/// A cached answer.
 #[derive(Clone, Debug)]
 struct Known {
     at: Instant,
     ips: Vec<IpAddr>,
-    /// Which provider said so.
+    /// Index of the provider that gave the answer.
     by: usize,
-    /// Nothing good was at the addresses: the others are asked first, this one last.
+    /// Connecting to the addresses has failed. The next lookup asks this provider last.
     is_doubted: bool,
 }
 
-/// Who resolves names. Clones share what is remembered.
+/// Resolves names. Clones share the cached answers.
 #[derive(Clone, Debug)]
 pub struct Names {
     how: Arc<How>,
@@ -62,17 +62,17 @@ pub struct Names {
 }
 
 impl Names {
-    /// The system's resolver. With [`Scope::Public`] its answers are filtered like those over HTTPS.
+    /// Uses the system's resolver. [`Scope::Public`] drops private addresses, as lookups over HTTPS do.
     pub fn system(scope: Scope) -> Self {
         Self { how: Arc::new(How::System(scope)), proxies: Proxies::none() }
     }
 
-    /// These providers, and nobody else.
+    /// Uses only these providers of DNS over HTTPS.
     pub fn over_https(providers: Vec<Doh>) -> Self {
         Self { how: Arc::new(How::OverHttps { providers, known: Mutex::default() }), proxies: Proxies::none() }
     }
 
-    /// The same by nobody over HTTPS.
+    /// The same without its providers of DNS over HTTPS, so that it sends no query over HTTPS.
     pub(crate) fn without_providers(self) -> Self {
         match &*self.how {
             How::System(_) => self,
@@ -80,17 +80,19 @@ impl Names {
         }
     }
 
-    /// The same where these proxies are: their own names are resolved by the system's resolver, or not at all.
+    /// The same for connections through these proxies. Proxy names are resolved by the system's resolver, or not at
+    /// all.
     pub(crate) fn with_proxies(mut self, proxies: Proxies) -> Self {
         self.proxies = proxies;
         self
     }
 
-    /// The addresses of a host, at least one. An address is its own, and `localhost` is this machine without anybody
-    /// being asked (RFC 6761, 6.3).
+    /// Resolves a host to one or more addresses. IP addresses and `localhost` (RFC 6761, section 6.3) are resolved
+    /// without a query.
     ///
     /// # Errors
-    /// Says why there is none.
+    ///
+    /// Why there is no usable address.
     pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
         if let Ok(ip) = host.trim_matches(['[', ']']).parse() {
             return Ok(vec![ip]);
@@ -108,7 +110,7 @@ impl Names {
                 if found.is_empty() {
                     return Err(NameError::NoSuchName);
                 }
-                // Who has set the environment has chosen the proxy, which mostly stands in a private network.
+                // The proxy is the choice of whoever set the environment, and is usually in a private network.
                 found.retain(|ip| is_proxy || counts(*ip, *scope));
                 found.truncate(MAX_ADDRESSES);
                 if found.is_empty() { Err(NameError::Private) } else { Ok(found) }
@@ -133,8 +135,8 @@ impl Names {
         }
     }
 
-    /// What was to be found at a name's addresses wasn't there, or not with a certificate that fits: the next lookup asks
-    /// those providers first that haven't named them. Whether there are any.
+    /// Reports that the cached addresses of a host did not lead to the expected server. The next lookup asks the other
+    /// providers first. Returns whether there are other providers.
     pub fn doubt(&self, host: &str) -> bool {
         let How::OverHttps { providers, known } = &*self.how else { return false };
         let mut known = lock(known);
@@ -148,10 +150,11 @@ fn lock(known: &Mutex<HashMap<String, Known>>) -> MutexGuard<'_, HashMap<String,
     known.lock().expect("nothing panics while it is locked")
 }
 
-/// The first answer with an address counts. That there is no such name is believed only where nobody says otherwise:
-/// blocking a name often looks like that.
+/// Asks the providers with a stagger. The first answer with an address wins. «No such name» is returned only if no
+/// provider knows better, because censors often fake it.
 ///
-/// `doubted`: the provider to ask last. With the addresses comes the number of the provider that named them.
+/// The provider with the index `doubted` is asked last. Returns the addresses with the index of the provider that gave
+/// them.
 async fn ask_all(providers: &[Doh], host: &str, doubted: Option<usize>) -> Result<(usize, Vec<IpAddr>), NameError> {
     let mut order: Vec<_> = (0..providers.len()).collect();
     order.sort_by_key(|number| doubted == Some(*number));
@@ -190,8 +193,8 @@ async fn ask(provider: &Doh, host: &str) -> Result<Vec<IpAddr>, DohError> {
     failure.map_or_else(|| Ok(ips.filter(|ip| counts(*ip, scope)).take(MAX_ADDRESSES).collect()), Err)
 }
 
-/// Whether an address in an answer is used. A name on the internet that leads into a private network would have its
-/// visitors connect to machines there.
+/// Whether an address in an answer may be used. A public name that resolves to a private address would make clients
+/// connect to machines in their own network.
 fn counts(ip: IpAddr, scope: Scope) -> bool {
     scope == Scope::Private || special::is_public(ip)
 }

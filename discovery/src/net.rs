@@ -1,4 +1,4 @@
-//! How this side gets at others: whom TLS trusts, and who resolves names. One for all sources and dials of a search.
+//! How connections are made: TLS roots, name resolution and proxies. Shared by all sources and dials of a search.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     tls,
 };
 
-/// How others are reached.
+/// Settings of outgoing connections.
 #[derive(Clone, Debug)]
 pub struct Net {
     tls: Arc<ClientConfig>,
@@ -21,60 +21,62 @@ pub struct Net {
 }
 
 impl Net {
-    /// By the system's resolver: for servers, whose operator has set it up, and for networks where it is wanted.
+    /// Uses the system's resolver: for servers, and for clients that are configured so.
     pub fn system(tls: Arc<ClientConfig>, scope: Scope) -> Self {
         Self::system_by(tls, scope, Proxies::none())
     }
 
-    /// The same through proxies.
+    /// The same with proxies.
     pub fn system_by(tls: Arc<ClientConfig>, scope: Scope, proxies: Proxies) -> Self {
         Self { tls, names: Names::system(scope).with_proxies(proxies.clone()), proxies }
     }
 
-    /// By DNS over HTTPS alone: no packet goes to port 53.
+    /// Resolves names only by DNS over HTTPS: no packet is sent to port 53.
     ///
     /// # Errors
-    /// A provider is not usable.
+    ///
+    /// A provider is invalid.
     pub fn over_https(providers: &[Provider], tls: Arc<ClientConfig>) -> Result<Self, SetupError> {
         Self::over_https_by(providers, tls, Proxies::none())
     }
 
-    /// The same through proxies.
+    /// The same with proxies.
     ///
     /// # Errors
-    /// A provider is not usable.
+    ///
+    /// A provider is invalid.
     pub fn over_https_by(providers: &[Provider], tls: Arc<ClientConfig>, proxies: Proxies) -> Result<Self, SetupError> {
-        // Nobody is asked before the proxy is reached: its name has to be an address.
+        // A proxy's name cannot be resolved before the proxy is reached, so it has to be an IP address.
         let nobody = Names::over_https(Vec::new()).with_proxies(proxies.clone());
         let by = |provider: &Provider| Doh::by(provider.clone(), &tls, &proxies, nobody.clone());
         let providers: Result<Vec<_>, _> = providers.iter().map(by).collect();
         Ok(Self { names: Names::over_https(providers?).with_proxies(proxies.clone()), tls, proxies })
     }
 
-    /// Who resolves the names of proxies.
+    /// The resolver for the names of proxies.
     pub(crate) fn proxy_names(&self) -> Names {
         self.names.clone().without_providers()
     }
 
-    /// The proxies that lead to others.
+    /// The proxies of outgoing connections.
     pub const fn proxies(&self) -> &Proxies {
         &self.proxies
     }
 
-    /// Whom TLS trusts.
+    /// The TLS configuration of outgoing connections.
     pub const fn tls(&self) -> &Arc<ClientConfig> {
         &self.tls
     }
 
-    /// Who resolves names.
+    /// The name resolver.
     pub const fn names(&self) -> &Names {
         &self.names
     }
 }
 
 impl Default for Net {
-    /// For a server, which connects only to hosts that its operator names: the system's resolver, private networks
-    /// included, and the roots that browsers trust.
+    /// For servers, whose operator configures all hosts: the system's resolver with private addresses, and the roots of
+    /// browsers.
     fn default() -> Self {
         Self::system(tls::config(), Scope::Private)
     }

@@ -1,21 +1,21 @@
-//! Which network an address is in: whoever runs many nodes for show mostly rents them in few.
+//! The network of an address. Attackers who run many nodes usually rent them in few networks.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// An IPv4 /16, an IPv6 /32, or where there is only a name, what somebody has registered of it.
+/// An IPv4 /16, an IPv6 /32, or the registered domain of a host name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Network {
-    /// The first two bytes.
+    /// The first two bytes of the address.
     V4([u8; 2]),
-    /// The first four bytes.
+    /// The first four bytes of the address.
     V6([u8; 4]),
-    /// The last two labels of a name: whether it was registered under a top-level domain or a deeper one isn't known
-    /// without a long list, and two sites under `co.uk` lose nothing but their difference here.
+    /// The last two labels of the name. Finding the registered domain exactly would take the public suffix list. Two
+    /// sites below `co.uk` merely count as one network.
     Name(String),
 }
 
 impl Network {
-    /// The network of an address.
+    /// The network of an IP address.
     pub fn of_ip(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
@@ -29,7 +29,7 @@ impl Network {
         }
     }
 
-    /// The network of a WebSocket URL's host.
+    /// The network of the host in a WebSocket URL.
     pub fn of_url(url: &str) -> Self {
         let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
         if let Ok(addr) = authority.parse::<SocketAddr>() {

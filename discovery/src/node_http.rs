@@ -1,20 +1,20 @@
-//! One GET request to a node, for what it serves over HTTP beside its client URL or to operators.
+//! One GET request to a node's HTTP interface, public or for operators.
 
 use bytes::Bytes;
 use reqwest::Url;
 
 use crate::{http, net::Net, reach::ReachError, setup_error::SetupError};
 
-/// Why a server gave no body.
+/// Why a request returned no body.
 pub(crate) enum GetError {
     Setup(SetupError),
     Reach(ReachError),
-    /// Another status than 200.
+    /// A status other than 200.
     Status(u16),
     Body,
 }
 
-/// Requests one document of at most `longest` bytes. Takes [`http::FETCH_TIMEOUT`] at most.
+/// Requests a document of at most `longest` bytes. Takes at most [`http::FETCH_TIMEOUT`].
 pub(crate) async fn get(url: Url, longest: usize, net: &Net) -> Result<Bytes, GetError> {
     let client = http::builder((**net.tls()).clone(), net.proxies())
         .timeout(http::FETCH_TIMEOUT)
@@ -27,7 +27,7 @@ pub(crate) async fn get(url: Url, longest: usize, net: &Net) -> Result<Bytes, Ge
     http::body(response, longest).await.map_err(|_| GetError::Body)
 }
 
-/// Where a node serves `path` over HTTP: at the host and port of its client URL.
+/// The URL of `path` at the host and port of a node's client URL.
 pub(crate) fn url_of_node(client_url: &str, path: &str) -> Result<Url, <Url as std::str::FromStr>::Err> {
     let mut url = Url::parse(&client_url.replacen("ws", "http", 1))?;
     url.set_path(path);

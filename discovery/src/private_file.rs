@@ -1,4 +1,4 @@
-//! Files that only their owner reads, written so that a crash leaves the old content or the new.
+//! Files that only their owner can read. A crash leaves either the old or the new content.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,46 +11,48 @@ use rustix::{fs::OFlags, io::Errno, process::geteuid};
 
 use crate::replaced_file::{Access, Links, replace};
 
-/// Replaces the content of `path` (mode 0600), or of the file that a link at `path` leads to. Blocks on the disk.
+/// Replaces the content of `path` (mode 0600). Follows a symbolic link at `path`. Blocks on the disk.
 ///
 /// # Errors
-/// The disk's. The old content is then still there.
+///
+/// The disk's. The old content is still there.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, Links::Follow, Access::Owner)
 }
 
-/// The same for a file in a folder of this program's own, where no link belongs.
+/// As [`write`], for files in the program's own folders: a symbolic link is an error.
 ///
 /// # Errors
-/// The disk's, or a link is there. The old content is then still there.
+///
+/// The disk's, or `path` is a symbolic link. The old content is still there.
 pub fn write_own(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, Links::Refuse, Access::Owner)
 }
 
-/// Why a folder of this program's own is not to be used. Nothing was changed.
+/// Why a folder cannot be used for private files. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It can't be looked at.
+    /// The folder's metadata cannot be read.
     #[error("cannot use the folder {path}")]
     Io {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is another user's, who could put anything there.
+    /// The folder belongs to another user, who could replace its files.
     #[error(
         "the folder {path} belongs to the user with the id {owner}, and this is {user}: use a folder of your own, or chown it"
     )]
     Owner {
         /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner's user id.
         owner: u32,
-        /// Who this is.
+        /// The user id of this process.
         user: u32,
     },
-    /// Others may read or write what is in it.
+    /// Other users can access the folder.
     #[error("others may use the folder {path} (mode {mode:03o}): chmod 700 {path}")]
     Open {
         /// The folder.
@@ -60,10 +62,11 @@ pub enum FolderError {
     },
 }
 
-/// Whether a folder belongs to the user of this process.
+/// Checks that a folder belongs to the user of this process.
 ///
 /// # Errors
-/// It doesn't.
+///
+/// It belongs to another user, or cannot be read.
 fn check_owner(folder: &Path) -> Result<(), FolderError> {
     let path = || folder.to_owned();
     let found = fs::metadata(folder).map_err(|source| FolderError::Io { path: path(), source })?;
@@ -71,10 +74,11 @@ fn check_owner(folder: &Path) -> Result<(), FolderError> {
     if found.uid() == user { Ok(()) } else { Err(FolderError::Owner { path: path(), owner: found.uid(), user }) }
 }
 
-/// Whether a folder belongs to the user of this process, and nobody else may use it.
+/// Checks that a folder belongs to the user of this process, and that nobody else can access it.
 ///
 /// # Errors
-/// It doesn't, or others may.
+///
+/// It belongs to another user, others can access it, or it cannot be read.
 pub fn check_folder(folder: &Path) -> Result<(), FolderError> {
     check_owner(folder)?;
     let path = || folder.to_owned();
@@ -83,10 +87,11 @@ pub fn check_folder(folder: &Path) -> Result<(), FolderError> {
     if mode & 0o077 == 0 { Ok(()) } else { Err(FolderError::Open { path: path(), mode }) }
 }
 
-/// Opens a file to lock it; makes it (mode 0600) if it isn't there. What is in it stays.
+/// Opens a file for locking, and creates it (mode 0600) if needed. Its content is not changed.
 ///
 /// # Errors
-/// The disk's, or a link is there.
+///
+/// The disk's, or `path` is a symbolic link.
 pub fn open_lock(path: &Path) -> io::Result<File> {
     let mut open = OpenOptions::new();
     open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
@@ -96,7 +101,8 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
 /// Reads a file that [`write_own`] has written. Blocks on the disk.
 ///
 /// # Errors
-/// The disk's, a link is there, or it is longer than `longest`.
+///
+/// The disk's, `path` is a symbolic link, or the file is longer than `longest`.
 pub fn read_own(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path).map_err(explain_link)?;
     let mut content = Vec::new();

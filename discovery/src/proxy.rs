@@ -1,8 +1,8 @@
-//! HTTP proxies that the environment names, as curl reads it: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in
-//! capitals or small letters. Connections with TLS and WebSockets go through one by `CONNECT`.
+//! HTTP proxies from the environment, as curl reads it: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in
+//! upper or lower case. TLS connections and WebSockets use `CONNECT`.
 //!
-//! The proxy resolves the names of those that are reached through it. Its own is never asked for over HTTPS, since nobody
-//! is reached before the proxy is; so it is an address, or the system's resolver is allowed.
+//! The proxy resolves the names of the servers behind it. Its own name cannot be resolved over HTTPS, because no
+//! resolver can be reached before the proxy. So it has to be an IP address, or the system's resolver must be allowed.
 
 use std::{ffi::OsString, fmt, sync::Arc};
 
@@ -15,32 +15,34 @@ use tokio::{
 
 use crate::{reach::ReachError, setup_error::SetupError};
 
-/// The longest answer to `CONNECT`: a status and a few fields.
+/// Maximal length of the response to `CONNECT`: a status line and a few header fields.
 const MAX_ANSWER: usize = 8 * 1024;
-/// The most fields of one.
+/// Maximal number of header fields in it.
 const MAX_FIELDS: usize = 64;
 
-/// Which proxy leads to which host. Clones share it.
+/// The proxies for outgoing connections. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies(Option<Arc<Matcher>>);
 
 impl Proxies {
-    /// None: all is reached directly.
+    /// No proxies: everything is reached directly.
     pub const fn none() -> Self {
         Self(None)
     }
 
-    /// As the environment says.
+    /// Reads the proxies from the environment.
     ///
     /// # Errors
-    /// A variable has a value that names no proxy of HTTP. To go past it would show those who are to be hidden by it.
+    ///
+    /// A variable does not name an HTTP proxy. Ignoring it would reveal the client to the servers from which the proxy
+    /// hides it.
     pub fn from_env() -> Result<Self, SetupError> {
         Self::by(std::env::var_os)
     }
 
     fn by(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SetupError> {
         let read = |capitals: &'static str, small: &'static str| {
-            // A CGI program's HTTP_PROXY is a header of the request.
+            // In a CGI program, `HTTP_PROXY` is a header of the request.
             let names = [capitals, small].into_iter().filter(|name| *name != "HTTP_PROXY" || !is_cgi(&variable));
             let found = names.filter_map(|name| Some((name, variable(name)?))).next();
             let Some((name, value)) = found else { return Ok(None) };
@@ -62,12 +64,12 @@ impl Proxies {
         Ok(if proxies.all().is_empty() { Self::none() } else { proxies })
     }
 
-    /// Whether there is none.
+    /// Whether no proxy is configured.
     pub const fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Every proxy: for `https://` and `wss://`, and for `http://` and `ws://`.
+    /// All proxies: the one for `https://` and `wss://`, and the one for `http://` and `ws://`.
     pub fn all(&self) -> Vec<Proxy> {
         let mut all: Vec<_> = ["https", "http"].iter().filter_map(|scheme| self.of_scheme(scheme)).collect();
         all.dedup();
@@ -75,11 +77,11 @@ impl Proxies {
     }
 
     fn of_scheme(&self, scheme: &str) -> Option<Proxy> {
-        // A host that no NO_PROXY names.
+        // A host that matches no `NO_PROXY`.
         self.for_uri(&format!("{scheme}://proxied.invalid").parse().ok()?)
     }
 
-    /// The proxy for a URL of HTTP or of a WebSocket. This machine is always reached directly.
+    /// The proxy for an HTTP or WebSocket URL. This machine is always reached directly.
     pub fn for_url(&self, url: &str) -> Option<Proxy> {
         let http = match url.strip_prefix("ws") {
             Some(rest) => format!("http{rest}"),
@@ -98,12 +100,12 @@ impl Proxies {
         Some(Proxy { uri: found.uri().clone(), authorization })
     }
 
-    /// Whether this is the host of a proxy.
+    /// Whether a proxy has this host.
     pub(crate) fn has_host(&self, host: &str) -> bool {
         self.all().iter().any(|proxy| proxy.host().eq_ignore_ascii_case(host))
     }
 
-    /// What an HTTP client needs to go through them.
+    /// The proxies for an HTTP client.
     pub(crate) fn for_http(&self) -> Vec<reqwest::Proxy> {
         let of_scheme = |scheme: &'static str| {
             let proxy = self.of_scheme(scheme)?;
@@ -125,7 +127,7 @@ fn is_cgi(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
     variable("REQUEST_METHOD").is_some()
 }
 
-/// Whether a variable is empty or names a proxy of HTTP. The matcher treats one that it can't read as none.
+/// Checks that a variable is empty or names an HTTP proxy. The matcher would ignore a malformed value.
 fn check(name: &'static str, value: &str) -> Result<(), SetupError> {
     if value.is_empty() {
         return Ok(());
@@ -147,7 +149,7 @@ fn is_this_machine(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// One proxy.
+/// An HTTP proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     uri: Uri,
@@ -155,7 +157,7 @@ pub struct Proxy {
 }
 
 impl fmt::Display for Proxy {
-    /// Without user and password.
+    /// Omits user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}:{}", self.uri.scheme_str().unwrap_or("http"), self.host(), self.port())
     }
@@ -168,17 +170,15 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Its host.
     pub(crate) fn host(&self) -> &str {
         self.uri.host().unwrap_or_default()
     }
 
-    /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or(80)
     }
 
-    /// Has a proxy to which there is a connection lead it on to `host:port` (RFC 9110, 9.3.6).
+    /// Makes the proxy at the other end of `stream` connect to `host:port` (RFC 9110, section 9.3.6).
     pub(crate) async fn tunnel(&self, stream: &mut TcpStream, host: &str, port: u16) -> Result<(), ReachError> {
         let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
         if let Some(authorization) = &self.authorization {
@@ -194,7 +194,7 @@ impl Proxy {
             if answer.len() == MAX_ANSWER {
                 return Err(ReachError::Proxy(None));
             }
-            // Byte by byte: what follows the head belongs to whoever is at the other end.
+            // Read byte by byte: what follows the head belongs to the tunnelled connection.
             answer.push(stream.read_u8().await.map_err(broken)?);
         }
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -268,13 +268,13 @@ mod tests {
                 assert!(matches!(error, SetupError::ProxyVariable(told) if told == name), "{name}={value}: {error}");
                 assert!(!error.to_string().contains("secret"), "{error}");
             }
-            // One that can be read makes the other no better.
+            // A second, valid variable does not excuse a malformed one.
             assert!(by(&[("HTTPS_PROXY", "http://192.0.2.1:3128"), ("ALL_PROXY", value)]).is_err(), "{value}");
         }
         assert!(by(&[("ALL_PROXY", "socks://127.0.0.1:9050"), ("NO_PROXY", "*")]).expect("none").is_none());
         assert!(by(&[("ALL_PROXY", " "), ("HTTPS_PROXY", "")]).expect("none").is_none());
         assert!(!by(&[("all_proxy", "192.0.2.1:3128")]).expect("a proxy").is_none());
-        // A request's header to a CGI program is no proxy.
+        // In a CGI program, the variable is a header of the request.
         assert!(by(&[("HTTP_PROXY", "http://192.0.2.1:3128"), ("REQUEST_METHOD", "GET")]).expect("none").is_none());
     }
 }

@@ -1,13 +1,13 @@
-//! The race's schedule: when which source is asked, and which candidate is dialled when. Pure: no sockets and no clock;
-//! points in time are durations since the search began.
+//! The schedule of a search: when each source is queried, and when each candidate is dialled. Pure: it has no sockets
+//! and no clock. Points in time are durations since the search began.
 //!
-//! - What needs no network (cache, referrals, links, manual entries, a built-in directory) is asked at once, the registry
-//!   at once or, where the cache knows somebody, after [`WARM_DELAY`], each provider of DNS [`STAGGER`] after the one
-//!   before. A source that fails, or whose nodes have all failed, has the next asked at once.
-//! - At most [`MAX_DIALS`] dials run at a time, two of them to cached nodes in the first [`STAGGER`]. A dial that makes no
-//!   progress for [`PATIENCE`] makes room for others, and gets a second turn when all have had their first. A party that
-//!   has no dial running takes the place of one that has been silent for [`STAGGER`].
-//! - Who is dialled next is [`choice`]'s business.
+//! - Local sources (cache, referrals, links, manual entries, the built-in directory) are queried at once. So is the
+//!   registry, but with nodes in the cache only after [`WARM_DELAY`]. The DNS providers follow at intervals of
+//!   [`STAGGER`]. When a source fails, or all its nodes have failed, the next source is queried at once.
+//! - At most [`MAX_DIALS`] dials run concurrently; in the first [`STAGGER`] at most two of them are to cached nodes. A
+//!   dial without progress for [`PATIENCE`] is dropped if others are waiting, and is retried after they have been
+//!   tried. A source without a running dial may replace a dial without progress already after [`STAGGER`].
+//! - [`choice`] selects the next candidate.
 //! - The first node that proves its key wins.
 
 pub mod choice;
@@ -24,46 +24,47 @@ use self::{
 };
 use crate::source::{Candidate, SourceKind};
 
-/// How many dials run at once: enough that a few dead nodes don't hold up the search, few enough for a phone.
+/// Maximal number of concurrent dials: enough that a few dead nodes do not delay the search, and few enough for a
+/// phone.
 pub const MAX_DIALS: usize = 4;
-/// How many of them are to cached nodes in the beginning.
+/// Maximal number of dials to cached nodes in the first [`STAGGER`].
 const FIRST_CACHED: usize = 2;
-/// How long the registry waits where the cache knows somebody: a cached node that is near has proved its key by then.
+/// Delay of the registry if the cache has nodes. A nearby cached node has proved its key by then.
 pub const WARM_DELAY: Duration = Duration::from_millis(250);
-/// How long each provider of DNS waits for what comes before it.
+/// Delay of each DNS provider after the previous source.
 pub const STAGGER: Duration = Duration::from_millis(250);
-/// How long a dial may be without progress while others wait: five times a round trip around the world, and short enough
-/// that twenty cached nodes, all dead but one, are through in six seconds.
+/// How long a dial may make no progress while others wait. It is five round trips around the world. With it, twenty
+/// cached nodes, of which one is alive, take at most six seconds.
 pub const PATIENCE: Duration = Duration::from_millis(1000);
-/// How long the registry's nodes wait for those of DNS, which is asked later by as much, in a search that knows nobody
-/// else: otherwise who runs the registry would choose everybody's first node.
+/// How long the registry's nodes wait for DNS if no other source has nodes. It makes up for the later query of DNS:
+/// otherwise a registry could choose the first node of every new client.
 pub const HOLD: Duration = Duration::from_millis(350);
-/// How long the registry's nodes let those of others go ahead, once one of these is dialled and as long as one of them is:
-/// whoever has nodes next to everybody would otherwise win every race that it is in.
+/// Head start of other sources' nodes over the registry's, from their first dial and while one of them is being
+/// dialled. Otherwise an operator with nodes close to everybody would win every race.
 pub const HEAD_START: Duration = Duration::from_millis(400);
-/// How long a search may take; after ten seconds people take it for broken, and the report takes a moment.
+/// Time limit of a search. People think a program is broken after ten seconds, and the report takes a moment.
 pub const SEARCH_TIMEOUT: Duration = Duration::from_millis(9500);
 
-/// What to do next.
+/// The next step of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask this source; its number is its place among those that the race was made with.
+    /// Query the source with this index.
     List(usize),
     /// Dial this candidate.
     Dial(DialId, Candidate),
-    /// Drop this dial. It counts as neither failed nor proved.
+    /// Drop this dial. It counts neither as failed nor as successful.
     Abandon(DialId),
-    /// Nothing more is to be done: a node has won, there is nobody left, or the time is over.
+    /// The search is over: a node has won, nothing is left to try, or the time is up.
     Done,
 }
 
-/// A dial's number.
+/// Identifies a dial within its race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DialId(u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
-    /// Not before then.
+    /// To be queried at this time.
     Due(Duration),
     Running,
     Answered,
@@ -84,13 +85,13 @@ struct Dial {
     second_turn: bool,
 }
 
-/// A race under way.
+/// The state of one search.
 #[derive(Debug)]
 pub struct Race {
     slots: Vec<Slot>,
     avoid: HashSet<NodeId>,
     seen: HashSet<(String, Option<NodeId>)>,
-    /// All who were named, and by whom.
+    /// The sources that have named each node.
     named: Named,
     first: Vec<Candidate>,
     again: Vec<Candidate>,
@@ -100,7 +101,7 @@ pub struct Race {
     tally: Tally,
     next_dial: u64,
     cached_dials: usize,
-    /// When a node that the registry doesn't answer for was first dialled.
+    /// When a node of a source other than the registry was first dialled.
     others_at: Option<Duration>,
     hold_until: Option<Duration>,
     winner: Option<Candidate>,
@@ -108,8 +109,8 @@ pub struct Race {
 }
 
 impl Race {
-    /// A race between these sources. `avoid`: nodes that are dialled only when no other is left. `warm`: the cache knows
-    /// somebody. The same `rng` and the same course of things make the same race.
+    /// Creates a race between these sources. Nodes in `avoid` are dialled only if no other is left. `warm` says that
+    /// the cache has nodes. The same `rng` and the same events lead to the same actions.
     pub fn new(kinds: impl IntoIterator<Item = SourceKind>, avoid: &[NodeId], warm: bool, rng: StdRng) -> Self {
         let mut dns = 0;
         let slots = kinds.into_iter().map(|kind| {
@@ -143,7 +144,7 @@ impl Race {
         }
     }
 
-    /// A source has named these.
+    /// Handles the response of a source.
     pub fn listed(&mut self, source: usize, candidates: impl IntoIterator<Item = Candidate>, now: Duration) {
         let Some(slot) = self.slots.get_mut(source) else { return };
         slot.asked = Asked::Answered;
@@ -154,7 +155,7 @@ impl Race {
                 word.now = word.now.with(candidate.source);
                 word.ever = word.ever.union(candidate.origins);
             }
-            // The key counts too: an old record must not hide the new node at its address.
+            // The key is compared too: an old record must not hide a new node at the same address.
             if !self.seen.insert((candidate.url.clone(), candidate.node)) {
                 continue;
             }
@@ -171,7 +172,7 @@ impl Race {
         }
     }
 
-    /// A source has named nobody.
+    /// Handles a source that has failed, or has named no usable candidate.
     pub fn unlisted(&mut self, source: usize, now: Duration) {
         let Some(slot) = self.slots.get_mut(source) else { return };
         slot.asked = Asked::Answered;
@@ -180,19 +181,19 @@ impl Race {
         }
     }
 
-    /// A dial has come a step further.
+    /// Handles progress of a dial, such as an established connection.
     pub fn progressed(&mut self, dial: DialId, now: Duration) {
         if let Some(dial) = self.dials.iter_mut().find(|running| running.id == dial) {
             dial.progress_at = now;
         }
     }
 
-    /// A dial has come to nothing.
+    /// Handles a failed dial.
     pub fn failed(&mut self, dial: DialId) {
         self.dials.retain(|running| running.id != dial);
     }
 
-    /// The node at the other end has proved its key.
+    /// Handles a dial whose node has proved its key.
     pub fn proved(&mut self, dial: DialId) {
         if self.winner.is_none() {
             let won = self.dials.iter().find(|running| running.id == dial);
@@ -200,17 +201,17 @@ impl Race {
         }
     }
 
-    /// Who has won.
+    /// The candidate whose node has proved its key first.
     pub const fn winner(&self) -> Option<&Candidate> {
         self.winner.as_ref()
     }
 
-    /// All who have named whom so far.
+    /// The sources that have named each node so far.
     pub const fn named(&self) -> &Named {
         &self.named
     }
 
-    /// What to do now. To be called until there is nothing; the state has changed as if it were done.
+    /// Returns the next action, which the state already takes as done. Call it until it returns `None`.
     pub fn poll(&mut self, now: Duration) -> Option<Action> {
         if let Some(dial) = self.abandoned.pop() {
             return Some(Action::Abandon(dial));
@@ -246,7 +247,7 @@ impl Race {
         over.then_some(Action::Done)
     }
 
-    /// When to poll again, if nothing happens before.
+    /// When to poll again if no event happens before.
     pub fn next_timeout(&self, now: Duration) -> Option<Duration> {
         let due = self.slots.iter().filter_map(|slot| match slot.asked {
             Asked::Due(at) => Some(at),
@@ -258,12 +259,12 @@ impl Race {
         due.chain(silent).chain(own).filter(|at| *at > now).min()
     }
 
-    /// How many wait for a turn, their first or second.
+    /// Number of candidates that wait for their first or second attempt.
     fn waiting(&self) -> usize {
         self.first.len() + self.again.len()
     }
 
-    /// Whether nothing is under way that could bring a node.
+    /// Whether nothing is under way that could lead to a node.
     fn is_starving(&self) -> bool {
         self.dials.is_empty()
             && self.waiting() == 0
@@ -280,7 +281,7 @@ impl Race {
         }
     }
 
-    /// Drops dials that make no progress, where others wait for their place.
+    /// Drops a dial without progress if other candidates wait for its slot.
     fn make_room(&mut self, now: Duration) {
         if self.dials.len() < MAX_DIALS || self.is_held(now) {
             return;
@@ -301,13 +302,13 @@ impl Race {
         }
     }
 
-    /// Whether the registry's nodes wait for another source's.
+    /// Whether dials wait for DNS; see [`HOLD`].
     fn is_held(&self, now: Duration) -> bool {
         let another = |slot: &Slot| slot.kind == SourceKind::Dns && slot.asked != Asked::Answered;
         self.hold_until.is_some_and(|until| now < until) && self.slots.iter().any(another)
     }
 
-    /// Whether a candidate of the registry's waits for those of others that are being dialled.
+    /// Whether a candidate of the registry waits for other sources' dials; see [`HEAD_START`].
     fn lets_others_ahead(&self, candidate: &Candidate, now: Duration) -> bool {
         candidate.party() == SourceKind::Registry
             && self.others_at.is_some_and(|at| now < at + HEAD_START)
@@ -329,7 +330,7 @@ impl Race {
         if let Chosen::One(at) = self.tally.choose(&self.again, |_| true, &mut self.rng) {
             return Some((self.again.swap_remove(at), true));
         }
-        // Those to avoid wait until all sources have answered and all other dials have failed.
+        // Avoided nodes wait until all sources have answered and all other dials have failed.
         let others = !self.dials.is_empty() || self.slots.iter().any(|slot| slot.asked != Asked::Answered);
         match self.tally.choose(&self.avoided, |_| !others, &mut self.rng) {
             Chosen::One(at) => Some((self.avoided.swap_remove(at), true)),

@@ -1,61 +1,61 @@
-//! Why a server can't be reached, told apart: what a person can do about it differs.
+//! Why a server cannot be reached. The variants differ in what a user can do about them.
 
 use std::{error::Error, io};
 
-/// Why there is no connection to a server.
+/// Why a connection to a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReachError {
-    /// No answer in time: packets are dropped, or the server is down.
+    /// No response in time: packets are dropped, or the server is down.
     #[error("no answer in time")]
     Timeout,
-    /// The machine is there, and nothing listens at the port.
-    #[error("the connection is refused")]
+    /// The machine is reachable, but nothing listens on the port.
+    #[error("connection refused")]
     Refused,
-    /// The connection was cut off.
-    #[error("the connection is cut off")]
+    /// The connection was reset or closed.
+    #[error("the connection was reset")]
     Reset,
-    /// There is no way to that network from here.
-    #[error("there is no route to it")]
+    /// There is no route to the server's network.
+    #[error("no route to the server")]
     Unreachable,
-    /// The certificate is not that server's, or nobody who is trusted has signed it: somebody may sit in between.
-    #[error("its certificate is not to be trusted")]
+    /// The certificate is for another server, or its issuer is not trusted: the connection may be intercepted.
+    #[error("the server's certificate is not trusted")]
     Certificate,
-    /// The two sides can't agree on TLS; a server without TLS, or somebody in between.
-    #[error("it does not speak TLS as it should")]
+    /// The TLS handshake failed: the server does not speak TLS, or the connection is intercepted.
+    #[error("the TLS handshake failed")]
     Tls,
-    /// The proxy that the environment names doesn't lead there: with this HTTP status, or it is none.
-    #[error("the proxy does not lead there{}", .0.map_or_else(String::new, |status| format!(" (HTTP status {status})")))]
+    /// The proxy did not connect to the server. The status is `None` if the response was not HTTP.
+    #[error("the proxy did not connect to the server{}", .0.map_or_else(String::new, |status| format!(" (HTTP status {status})")))]
     Proxy(Option<u16>),
-    /// Its name leads nowhere.
+    /// The server's name could not be resolved.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Anything else that the system says.
+    /// Any other error of the system.
     #[error("cannot be reached")]
     Other,
 }
 
-/// Why a name led to no address.
+/// Why a name could not be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// All who were asked say that there is no such name, or that it has no address.
+    /// All providers say that the name does not exist, or has no address.
     #[error("its name does not exist")]
     NoSuchName,
-    /// Nobody who was asked gave an answer.
-    #[error("nobody can be asked for its name's address")]
+    /// No provider answered.
+    #[error("no name server answered")]
     NoAnswer,
-    /// It leads into a private network, where nobody who names it to the world can be.
-    #[error("its name leads into a private network")]
+    /// The name has only private addresses, which are not accepted.
+    #[error("its name resolves to a private address")]
     Private,
-    /// It is the proxy's, which nobody can be asked for over HTTPS.
-    #[error("the proxy's name is not resolved over HTTPS")]
+    /// It is the name of a proxy, which cannot be resolved over HTTPS.
+    #[error("the proxy's name cannot be resolved over HTTPS")]
     Proxy,
-    /// What stands there can't be a name.
-    #[error("its name is not one")]
+    /// The text is not a host name.
+    #[error("its host name is invalid")]
     Invalid,
 }
 
 impl ReachError {
-    /// What an error of a socket means.
+    /// Maps the error of a socket.
     pub fn of_io(error: &io::Error) -> Self {
         if let Some(inner) = error.get_ref() {
             match Self::of_error(inner) {
@@ -75,7 +75,7 @@ impl ReachError {
         }
     }
 
-    /// The first cause in a chain of errors that says something.
+    /// Finds the first known cause in a chain of errors.
     pub fn of_error(error: &(dyn Error + 'static)) -> Self {
         let known = if let Some(error) = error.downcast_ref::<io::Error>() {
             Self::of_io(error)
@@ -95,7 +95,7 @@ impl ReachError {
         }
     }
 
-    /// What an HTTP request that got no answer failed of.
+    /// Maps the error of an HTTP request without a response.
     pub fn of_request(error: &reqwest::Error) -> Self {
         match Self::of_error(error) {
             Self::Other if error.is_timeout() => Self::Timeout,

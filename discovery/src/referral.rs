@@ -1,6 +1,6 @@
 //! Nodes that contacts passed on over their sealed channel.
 //!
-//! The list can change while searches run: a call may bring newer nodes. Who keeps it between runs is the client.
+//! The list can change during a search, because a call may bring newer nodes. The client stores it between runs.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,21 +9,21 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
 
-/// The most nodes that are held: three of each of twenty contacts are more than a search dials.
+/// Maximal number of nodes. Three for each of twenty contacts are more than a search dials.
 pub const MAX_REFERRALS: usize = 64;
 
-/// The source of nodes that contacts named. Clones share the list.
+/// The source of nodes that contacts passed on. Clones share the list.
 #[derive(Clone, Debug, Default)]
 pub struct Referrals(Arc<Mutex<Vec<NodePlace>>>);
 
 impl Referrals {
-    /// Replaces the list; the first [`MAX_REFERRALS`] count.
+    /// Replaces the list with the first [`MAX_REFERRALS`] of `nodes`.
     pub fn set(&self, nodes: impl IntoIterator<Item = NodePlace>) {
         let nodes = nodes.into_iter().take(MAX_REFERRALS).collect();
         *self.0.lock().expect("nothing panics while it is locked") = nodes;
     }
 
-    /// Whether nobody has passed anything on.
+    /// Whether there are no referrals.
     pub fn is_empty(&self) -> bool {
         self.0.lock().expect("nothing panics while it is locked").is_empty()
     }

@@ -1,7 +1,7 @@
 //! Directories and beacons from registries over HTTP.
 //!
-//! Any static host of the same bytes is as good as the registry: both are checked against pinned roots. All
-//! endpoints are asked at once, so a blocked one costs no time, and the newest directory of those that answer is taken.
+//! Any static host of the same bytes is as good as the registry: both are checked against pinned roots. All endpoints
+//! are requested concurrently, so a blocked one costs no time. The newest valid directory wins.
 
 use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -38,41 +38,41 @@ use crate::{
     source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
 };
 
-/// How long the registries' revocations are waited for once a directory is there: who holds them back must not delay a
+/// How long to wait for revocations after a directory has arrived. A registry that withholds them must not delay a
 /// search.
 const REVOCATIONS_GRACE: Duration = Duration::from_millis(150);
 
-/// What a registry says when it was told something is a line of JSON.
+/// The longest response to a POST: one line of JSON.
 const MAX_ANSWER: usize = 1024;
 
-/// Where a registry or a mirror of it is, and how to get there.
+/// The address of a registry or a mirror, and how to connect to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// A registry's base (`https://registry.example`), or a file that is a directory: any whose last part has a dot
-    /// (`https://files.example/nodes/directory.bin`).
+    /// The base URL of a registry (`https://registry.example`), or the URL of a directory file. A URL whose last path
+    /// segment contains a dot is a file (`https://files.example/nodes/directory.bin`).
     pub url: String,
-    /// The address to connect to, so that the URL's name need not be resolved, or is fronted by another server.
+    /// The address to connect to instead of resolving the URL's host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_to: Option<SocketAddr>,
-    /// The name that TLS asks for and that the certificate has to be for, where it is not the URL's.
+    /// The TLS server name, if it differs from the URL's host. The certificate must be valid for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// The host that the request names, where it is not the URL's.
+    /// The `Host` header, if it differs from the URL's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
 }
 
-/// The text is no endpoint.
+/// The text is not a valid endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseEndpointError {
-    /// Something else follows the URL than what may.
+    /// An option after the URL is unknown or malformed.
     #[error("not an endpoint: URL[,connect_to=IP:PORT][,sni=NAME][,host=NAME[:PORT]] is expected")]
     Form,
-    /// The URL names no server that there can be.
+    /// The URL is not a valid server URL.
     #[error("not a registry's URL: {0}")]
     Url(ServerUrlError),
-    /// `sni` or `host` is none that there can be.
+    /// `sni` or `host` is not a valid host name, or the port is 0.
     #[error("not a host: {0}")]
     Host(ServerUrlError),
 }
@@ -123,14 +123,15 @@ impl From<&str> for Endpoint {
     }
 }
 
-/// An endpoint that can be asked.
+/// An endpoint with its HTTP client.
 #[derive(Clone, Debug)]
 struct Prepared {
-    /// With the name that TLS asks for as its host.
+    /// The base URL, with the TLS server name as its host.
     base: Url,
-    /// What the request names as the host, where that is another.
+    /// The `Host` header, if it differs from the URL's host.
     host: Option<String>,
-    /// It is in a private network itself, so that its nodes may be: a test, or a federation of one's own.
+    /// Whether the endpoint is in a private network. Only then may its nodes be in one: in tests, or in a private
+    /// federation.
     is_private: bool,
     http: reqwest::Client,
     names: Names,
@@ -152,11 +153,11 @@ impl Prepared {
             base.set_host(Some(sni)).map_err(|_| wrong())?;
         }
         let mut tls = (**net.tls()).clone();
-        // A `Host` that differs from the URL's is a thing of HTTP/1.1 alone.
+        // HTTP/2 does not allow a `Host` that differs from the URL's.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut http = http::builder(tls, net.proxies()).timeout(http::FETCH_TIMEOUT).dns_resolver(net.names().clone());
         if let Some(addr) = endpoint.connect_to {
-            // The port of a URL counts for more than that of a resolved address.
+            // reqwest uses the URL's port, not that of the resolved address.
             base.set_port(Some(addr.port())).map_err(|()| wrong())?;
             match base.domain().map(str::to_owned) {
                 Some(name) => http = http.resolve(&name, addr),
@@ -172,7 +173,7 @@ impl Prepared {
         Ok(Self { base, host, is_private, http: http.build().map_err(SetupError::Http)?, names: net.names().clone() })
     }
 
-    /// `path` under the base; a file is itself, whatever is asked of it.
+    /// The URL of `path` below the base. For a mirror it is always the URL of the file.
     fn url(&self, path: &str) -> String {
         let base = self.base.as_str();
         if self.is_file() { base.to_owned() } else { format!("{}{path}", base.trim_end_matches('/')) }
@@ -197,7 +198,7 @@ impl Prepared {
         let again = request.try_clone();
         let response = match request.send().await.map_err(|error| ReachError::of_request(&error)) {
             Ok(response) => response,
-            // Nothing was there, or somebody else: perhaps who named the address lies, and another knows better.
+            // The address may be wrong because a DNS provider lies. Retry with the answers of the other providers.
             Err(error) if error != ReachError::Timeout && self.doubt_address() => {
                 let again = again.ok_or(error)?;
                 again.send().await.map_err(|error| ReachError::of_request(&error))?
@@ -214,13 +215,13 @@ impl Prepared {
         })
     }
 
-    /// Has the name resolved anew, by others. Whether that can lead elsewhere.
+    /// Makes the next lookup of the host prefer other DNS providers. Returns whether a retry may get another address.
     fn doubt_address(&self) -> bool {
         self.base.domain().is_some_and(|name| self.names.doubt(name))
     }
 }
 
-/// The registry as a source.
+/// A client for the registries and mirrors of one federation. It implements [`Source`].
 #[derive(Clone, Debug)]
 pub struct Registry {
     endpoints: Vec<Prepared>,
@@ -229,10 +230,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A source that asks these endpoints and believes `roots`.
+    /// Creates a client for these endpoints that accepts only what `roots` have signed or delegated.
     ///
     /// # Errors
-    /// An endpoint's URL is none, or the HTTP client cannot be set up.
+    ///
+    /// An endpoint's URL is invalid, or the HTTP client cannot be set up. Nothing was sent.
     pub fn new(
         endpoints: impl IntoIterator<Item = impl Into<Endpoint>>,
         roots: Vec<PublicKey>,
@@ -243,14 +245,15 @@ impl Registry {
         Ok(Self { endpoints, roots, revocations: KnownRevocations::default() })
     }
 
-    /// The same, with what is known of revoked keys. What the registries say of them is added to it.
+    /// Shares `known` with this client, which adds the revocations that it fetches.
     #[must_use]
     pub fn with_revocations(mut self, known: KnownRevocations) -> Self {
         self.revocations = known;
         self
     }
 
-    /// The revocations that the registries serve and that count. Waits for `enough` and a moment, or for all.
+    /// Fetches the valid revocations of all registries. Stops [`REVOCATIONS_GRACE`] after `enough`, or when all have
+    /// answered.
     async fn fetch_revocations(&self, enough: impl Future<Output = ()>) -> Vec<SignedRevocation> {
         let mut asked: FuturesUnordered<_> = self
             .endpoints
@@ -271,29 +274,29 @@ impl Registry {
                 () = &mut until => return all,
             };
             let Some(answered) = answered else { return all };
-            // One that doesn't answer, or knows of none, says nothing of the others.
+            // A registry without an answer, or without revocations, does not affect the others.
             let list = answered.ok().and_then(|bytes| Revocations::decode(bytes, &self.roots).ok());
             all.extend(list.unwrap_or_default().iter().cloned());
         }
     }
 
-    /// Asks the registries which online keys are revoked, and adds what they say to what is known.
+    /// Fetches the revocations of all registries and adds them to the known ones.
     pub async fn refresh_revocations(&self) {
         let fetched = self.fetch_revocations(std::future::pending()).await;
         self.revocations.add(fetched);
     }
 
-    /// What `work` comes to, while the revocations are fetched beside it; these are known then.
+    /// Runs `work` while the revocations are fetched concurrently. They are known when it returns.
     async fn with_fetched_revocations<T>(&self, work: impl Future<Output = T>) -> (T, Vec<SignedRevocation>) {
         let (done, enough) = oneshot::channel();
         let worked = async {
             let result = work.await;
-            // Nobody waits for it any more where all have answered.
+            // The receiver is gone if all registries have already answered.
             let _ = done.send(());
             result
         };
         let enough = async {
-            // The sender is dropped after it has sent.
+            // An error means that the sender was dropped, which also ends the wait.
             let _ = enough.await;
         };
         let (result, fetched) = join(worked, self.fetch_revocations(enough)).await;
@@ -301,7 +304,7 @@ impl Registry {
         (result, fetched)
     }
 
-    /// All directories that come within a moment of the first good one.
+    /// All valid directories that arrive within the grace period after the first one.
     async fn fetch_all(&self, now: UnixTime) -> Result<Vec<Fetched>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             let bytes = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
@@ -311,12 +314,15 @@ impl Registry {
         first_answers(asked).await
     }
 
-    /// All public nodes, where a registry shows them to whoever signs a `request` to its online key; else what it shows to
-    /// anybody, as a mirror does, or a registry at which the node isn't listed yet. A request is good once. One directory of
-    /// each key that signs, since independent registries list different nodes; at least one.
+    /// Fetches the full directories. A registry returns all public nodes for a signed `request` of a listed node.
+    /// Mirrors, and registries that do not list the node, return the public sample instead.
+    ///
+    /// `request` signs a new request for the online key that it is given: each is accepted only once. Returns at least
+    /// one directory, and one for each online key, since independent registries list different nodes.
     ///
     /// # Errors
-    /// Why the last of the registries to fail has given none.
+    ///
+    /// No registry returned a valid directory: the error of the last one to fail.
     pub async fn fetch_whole(
         &self,
         request: &(impl Fn(PublicKey) -> Signed<ListRequest> + Sync),
@@ -326,7 +332,7 @@ impl Registry {
             let decode = |bytes| DirectoryBundle::decode(bytes, &self.roots, now);
             let shown = decode(endpoint.get("/v1/directory", MAX_BUNDLE).await?)?;
             if endpoint.is_file() {
-                // A mirror can do nothing with the request, but play it to the registry before this does.
+                // A mirror has no use for the request, and could replay it to the registry before this node sends it.
                 return Ok(shown);
             }
             let request = request(shown.directory().key_id);
@@ -341,17 +347,18 @@ impl Registry {
         if all.is_empty() {
             return Err(SourceError::Revoked);
         }
-        // A part of a newer one says less than the whole of another.
+        // A full older directory lists more nodes than a newer sample.
         let rank = |bundle: &DirectoryBundle| (bundle.directory().is_whole(), bundle.directory().seq);
         all.sort_by_key(|bundle| (bundle.directory().key_id, std::cmp::Reverse(rank(bundle))));
         all.dedup_by_key(|bundle| bundle.directory().key_id);
         Ok(all)
     }
 
-    /// Tells all of the registries that a node is removed.
+    /// Sends a removal to all registries, one after the other.
     ///
     /// # Errors
-    /// What the first one that doesn't heed it said.
+    ///
+    /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
     pub async fn tell(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
             endpoint.post("/v1/removals", removal.as_bytes().clone(), MAX_ANSWER).await?;
@@ -359,10 +366,11 @@ impl Registry {
         Ok(())
     }
 
-    /// Tells all of the registries that an online key is revoked.
+    /// Sends a revocation to all registries, one after the other.
     ///
     /// # Errors
-    /// What the first one that doesn't take it said.
+    ///
+    /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
     pub async fn tell_revocation(&self, revocation: &SignedRevocation) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
             endpoint.post(revocations::PATH, revocation.as_bytes().clone(), MAX_ANSWER).await?;
@@ -370,10 +378,11 @@ impl Registry {
         Ok(())
     }
 
-    /// The newest beacon note that a registry has and that counts at `now`; none where the registries have none.
+    /// Fetches the newest beacon that is valid at `now`. Returns `None` if no registry has a beacon.
     ///
     /// # Errors
-    /// Why the last of the registries to fail has given no answer.
+    ///
+    /// No registry answered: the error of the last one to fail.
     pub async fn fetch_beacon(&self, now: UnixTime) -> Result<Option<SignedBeacon>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             match endpoint.get("/v1/beacon", MAX_BEACON).await {
@@ -397,14 +406,14 @@ impl Source for Registry {
             let (fetched, revocations) = self.with_fetched_revocations(self.fetch_all(now)).await;
             let all = match fetched {
                 Ok(all) => newest_of_each_key(all),
-                // What is known of stolen keys counts, also where there is no list.
+                // Revocations count even without a directory.
                 Err(_) if !revocations.is_empty() => Vec::new(),
                 Err(error) => return Err(error),
             };
             let lists = all.into_iter().map(|Fetched { bundle, bytes, is_private }| {
                 let directory = bundle.directory();
                 let records: Vec<_> = bundle.records_old(now).collect();
-                // A list from the internet sends nobody into a network of his own.
+                // A public registry must not make clients connect to addresses in their own private network.
                 let candidates = records
                     .iter()
                     .flat_map(|record| Candidate::of_record(record, SourceKind::Registry))
@@ -426,16 +435,16 @@ impl Source for Registry {
     }
 }
 
-/// A directory that an endpoint has given.
+/// A directory with its raw bytes.
 #[derive(Debug)]
 struct Fetched {
     bundle: DirectoryBundle,
     bytes: Bytes,
-    /// By an endpoint in a private network.
+    /// Whether it came from an endpoint in a private network.
     is_private: bool,
 }
 
-/// What is older than another of the same key says nothing. Numbers of different keys don't compare: one registry that is
+/// Keeps only the newest directories of each key. Numbers of different keys are not comparable: a registry that is
 /// ahead of the others must not hide what they list.
 fn newest_of_each_key(mut all: Vec<Fetched>) -> Vec<Fetched> {
     let mut newest: BTreeMap<PublicKey, u64> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Files that are replaced as a whole, so that a reader, or a crash, sees the old content or the new.
+//! Atomic replacement of files: readers see either the old or the new content, even after a crash.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -7,31 +7,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What to do where a symbolic link stands in a file's place.
+/// What to do if the path is a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// Its target is replaced, and the link stays.
+    /// Replace the target and keep the link.
     Follow,
-    /// It is an error: nobody puts a link there but by mistake, or to have another file overwritten.
+    /// Fail. In the program's own folders a link is a mistake, or an attack that overwrites another file.
     Refuse,
 }
 
-/// Who may read the file.
+/// The permissions of the new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// The owner alone, whatever it was before.
+    /// Only the owner can read it, whatever it was before.
     Owner,
-    /// Everybody, or whoever could read the file that is replaced.
+    /// As the replaced file, or readable by everybody if it is new.
     AsBefore,
 }
 
-/// Replaces the content of the file at `path`: a temporary file beside it, synced, then renamed over it, then the folder
-/// synced, so that a power cut can't bring back an empty file. What is no regular file, such as a pipe or a device, is
-/// written to as it is. Neither is a descriptor of a process renamed over (`/dev/stdout`, `/proc/self/fd/1`). Blocks on the
-/// disk.
+/// Replaces the content of the file at `path`. Writes and syncs a temporary file beside it, renames it, and syncs the
+/// folder, so that a power cut cannot leave an empty file.
+///
+/// Pipes, devices and open descriptors (`/dev/stdout`, `/proc/self/fd/1`) are written to directly. Blocks on the disk.
 ///
 /// # Errors
-/// The disk's, or a link that is refused. The old content of a regular file is then still there.
+///
+/// The disk's, or `path` is a symbolic link that is rejected. The old content of a regular file is still there.
 pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io::Result<()> {
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     if is_link && links == Links::Refuse {
@@ -60,11 +61,11 @@ pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io:
         (Access::AsBefore, Some(found)) => found.mode() & 0o777,
         (Access::AsBefore, None) => 0o644,
     };
-    // Removed again when anything below fails.
+    // Dropping the temporary file removes it if a later step fails.
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&folder)?;
     file.write_all(content)?;
     if let Some(found) = &found {
-        // Only root may give a file away; for others it is theirs already, or can't be kept as it was.
+        // Only root can change the owner. For others it is already correct, or cannot be kept.
         let _ = fchown(file.as_file(), Some(found.uid()), Some(found.gid()));
     }
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
@@ -73,14 +74,15 @@ pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io:
     File::open(&folder)?.sync_all()
 }
 
-/// Whether a path leads to a descriptor of a process, maybe by links: whoever has the file open would not see a new one.
+/// Whether a path leads, perhaps by links, to an open descriptor of a process. A rename would not change what that
+/// descriptor refers to.
 fn is_descriptor(path: &Path) -> bool {
     /// Enough for `/dev/stdout` and a few links to it.
     const MAX_LINKS: usize = 8;
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
         let folder = at.parent().and_then(|folder| folder.canonicalize().ok());
-        // `/proc/<process>/fd`, also by way of `/dev/fd`, `/proc/self/fd` and a thread's.
+        // Resolves `/dev/fd`, `/proc/self/fd` and threads to `/proc/<process>/fd`.
         if folder.is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with("fd")) {
             return true;
         }
@@ -92,9 +94,9 @@ fn is_descriptor(path: &Path) -> bool {
     false
 }
 
-/// Where a link leads, also if nothing is there yet.
+/// The final target of a symbolic link. It need not exist.
 fn target_of(path: &Path) -> io::Result<PathBuf> {
-    /// As the system has it.
+    /// The limit of Linux.
     const MAX_LINKS: usize = 40;
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {

@@ -1,4 +1,4 @@
-//! What a search came to: what was tried, how long each took, and why it led to nothing where it did.
+//! The report of a search: what was tried, how long each step took, and why it failed.
 
 use std::{fmt, time::Duration};
 
@@ -9,42 +9,42 @@ use crate::{
     source::{SourceError, SourceKind},
 };
 
-/// What came of asking a source.
+/// The result of querying a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceOutcome {
-    /// It was not its turn.
+    /// It was not queried before the search ended.
     NotAsked,
     /// It had not answered when the search ended.
     NoAnswer,
-    /// It named so many candidates.
+    /// It named this number of candidates.
     Listed(usize),
-    /// It named nobody.
+    /// It named no node.
     Failed(SourceError),
 }
 
 /// A source in a search. Points in time are durations since the search began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceReport {
-    /// Which it is.
+    /// The kind of source.
     pub kind: SourceKind,
-    /// Which of several of its kind: a host.
+    /// A host that distinguishes sources of the same kind.
     pub label: Option<String>,
-    /// When it was asked.
+    /// When it was queried.
     pub asked_at: Option<Duration>,
-    /// When it had answered.
+    /// When it answered.
     pub answered_at: Option<Duration>,
-    /// What came of it.
+    /// The result.
     pub outcome: SourceOutcome,
 }
 
-/// What came of a dial.
+/// The result of a dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DialOutcome {
-    /// It was under way when the search ended.
+    /// It was still running when the search ended.
     Unfinished,
-    /// It was too slow, and others waited.
+    /// It made no progress while others waited.
     Abandoned,
-    /// No connection, or no proof.
+    /// It failed before or during the proof.
     Failed(DialError),
     /// The node has proved its key.
     Proved,
@@ -55,63 +55,63 @@ pub enum DialOutcome {
 pub struct DialReport {
     /// The URL.
     pub url: String,
-    /// The node that was expected there; none where a person named a URL alone.
+    /// The expected node, or `None` for a URL that a person entered without a key.
     pub node: Option<NodeId>,
-    /// Who named it.
+    /// The source that named it.
     pub source: SourceKind,
     /// When it began.
     pub began_at: Duration,
     /// When it ended.
     pub ended_at: Option<Duration>,
-    /// What came of it.
+    /// The result.
     pub outcome: DialOutcome,
 }
 
-/// A search, step by step.
+/// The steps of a search.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// All sources.
     pub sources: Vec<SourceReport>,
     /// All dials, in the order in which they began.
     pub dials: Vec<DialReport>,
-    /// How long it took until the first node had proved its key, or until the search was given up.
+    /// Time until the first node proved its key, or until the search gave up.
     pub took: Duration,
 }
 
-/// What went wrong with one source.
+/// Why a source has led to no node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CauseError {
-    /// It named nobody.
+    /// It named no node.
     #[error("{0}")]
     Source(#[from] SourceError),
-    /// It named nodes, and none of those that were dialled is connected; this is what the last of them said.
+    /// It named nodes, and all dials to them failed.
     #[error("{tried} of its nodes tried, none connected; the last: {last}")]
     Dials {
-        /// How many dials failed.
+        /// Number of failed dials.
         tried: usize,
         /// Why the last one failed.
         last: DialError,
     },
-    /// It named nodes, and the time was over before one of them was dialled to the end.
+    /// It named nodes, but time ran out before a dial to one of them ended.
     #[error("its nodes did not answer in time")]
     OutOfTime,
 }
 
-/// A source and what went wrong with it.
+/// A source and why it has led to no node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     /// The source.
     pub source: SourceKind,
-    /// Which of several of its kind: a host.
+    /// A host that distinguishes sources of the same kind.
     pub label: Option<String>,
-    /// What went wrong.
+    /// The reason.
     pub error: CauseError,
 }
 
-/// No node is connected. Nothing has changed; worth another try with growing pauses.
+/// No node was found. Nothing has changed. Retry with growing delays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiscoverError {
-    /// One for each source; none where there is no source.
+    /// One cause for each source; empty if no source is configured.
     pub causes: Vec<Cause>,
 }
 
@@ -141,7 +141,7 @@ impl fmt::Display for DiscoverError {
 impl std::error::Error for DiscoverError {}
 
 impl Report {
-    /// Why no node was found: a cause for each source.
+    /// Why no node was found, with a cause for each source.
     pub fn error(&self) -> DiscoverError {
         let causes = self.sources.iter().map(|source| Cause {
             source: source.kind,

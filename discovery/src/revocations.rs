@@ -1,4 +1,4 @@
-//! Which online keys a federation's roots have revoked, as far as it is known here: shared by all who judge lists.
+//! The revoked online keys that are known, shared by everything that verifies lists.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,49 +15,50 @@ use crate::{
     setup_error::SetupError,
 };
 
-/// Where registries and nodes serve their list.
+/// The path at registries and nodes.
 pub const PATH: &str = "/v1/revocations";
 
-/// The revocations that are known. Clones share them.
+/// The known revocations. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct KnownRevocations(Arc<RwLock<Revocations>>);
 
 impl KnownRevocations {
-    /// These, to begin with.
+    /// Starts with these revocations.
     pub fn new(known: Revocations) -> Self {
         Self(Arc::new(RwLock::new(known)))
     }
 
-    /// Whether the key has been revoked.
+    /// Whether the key is revoked.
     pub fn revokes(&self, key: &PublicKey) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).revokes(key)
     }
 
-    /// Adds verified ones; whether there is a new one among them.
+    /// Adds verified revocations. Returns whether any of them is new.
     pub fn add(&self, more: impl IntoIterator<Item = SignedRevocation>) -> bool {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         more.into_iter().fold(false, |any, note| known.add(note) | any)
     }
 
-    /// All of them, at this moment.
+    /// A copy of all known revocations.
     pub fn all(&self) -> Revocations {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Which URLs of nodes are asked.
+/// Which nodes may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hosts {
-    /// Those that a public server may have.
+    /// Only nodes with public addresses.
     Public,
-    /// All: for who is in a private network itself.
+    /// All nodes, for clients that are in a private network themselves.
     All,
 }
 
-/// What a node knows, asked over HTTP at the host of its client URL. Takes six seconds at most.
+/// Fetches a node's revocations over HTTP, from the host of its client URL. Takes at most six seconds.
 ///
 /// # Errors
-/// There is no answer, or none that is a list of revocations.
+///
+/// The URL is not usable, or there is no valid response.
 pub async fn of_node(url: &str, hosts: Hosts, roots: &[PublicKey], net: &Net) -> Result<Revocations, RevocationsError> {
     if hosts == Hosts::Public && !special::is_public_url(url) {
         return Err(RevocationsError::Private);
@@ -67,23 +68,23 @@ pub async fn of_node(url: &str, hosts: Hosts, roots: &[PublicKey], net: &Net) ->
     Revocations::decode(bytes, roots).map_err(|_| RevocationsError::Answer)
 }
 
-/// Why a node has given no list. Nothing has changed; another node can be asked.
+/// Why a node returned no revocations. Nothing has changed; another node may answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationsError {
-    /// The URL is none.
-    #[error("the node's URL is none")]
+    /// The URL is invalid.
+    #[error("the node's URL is invalid")]
     Url,
-    /// It is in a private network, where this side doesn't ask.
-    #[error("the node's URL leads into a private network")]
+    /// The URL is in a private network, and only public hosts are allowed.
+    #[error("the node's URL is in a private network")]
     Private,
-    /// The HTTP client can't be set up.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// No connection, or no answer in time.
+    /// No connection, or no response in time.
     #[error(transparent)]
     Reach(#[from] ReachError),
-    /// The answer is no list of revocations.
-    #[error("the answer is no list of revocations")]
+    /// The response is not a list of revocations.
+    #[error("the response is not a list of revocations")]
     Answer,
 }
 

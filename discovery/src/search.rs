@@ -1,4 +1,4 @@
-//! One search: does what the race says, with sockets and a clock.
+//! One search: the driver of the race, with sockets and a clock.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -28,13 +28,13 @@ use crate::{
     this_machine::is_this_machine,
 };
 
-/// Steps of dials that may wait to be handled. One that doesn't fit only makes its dial seem slower than it is.
+/// Capacity of the channel for dials' progress. If it is full, a dial only looks slower than it is.
 const STEPS: usize = 64;
 
-/// Where a search has the time of day from.
+/// Returns the current time of day.
 pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
 
-/// What all searches of one client share.
+/// What all searches of a [`Discovery`] share.
 #[derive(Clone)]
 pub(crate) struct SearchContext {
     pub(crate) cache: Arc<Cache>,
@@ -44,14 +44,14 @@ pub(crate) struct SearchContext {
     pub(crate) clock: Clock,
 }
 
-/// What one of the futures of a search came to.
+/// The result of one of a search's futures.
 pub(crate) enum Step {
     Listed(usize, Result<Listing, SourceError>),
     Dialled(DialId, Result<Box<Connection>, DialError>),
     Aborted,
 }
 
-/// A search under way.
+/// A running search.
 pub(crate) struct Search {
     pub(crate) context: SearchContext,
     pub(crate) sources: Vec<Arc<dyn Source>>,
@@ -59,7 +59,7 @@ pub(crate) struct Search {
     pub(crate) began: Instant,
     pub(crate) steps: FuturesUnordered<BoxFuture<'static, Step>>,
     pub(crate) report: Report,
-    /// All who were named, for confirming.
+    /// All candidates so far, for confirmation.
     pub(crate) all: Vec<Candidate>,
     pub(crate) equivocations: Vec<Equivocation>,
     dials: HashMap<DialId, (usize, Candidate, AbortHandle)>,
@@ -102,7 +102,7 @@ impl Search {
         self.began.elapsed()
     }
 
-    /// Asks and dials until a node has proved its key, or nobody is left to ask.
+    /// Queries sources and dials candidates until a node has proved its key, or nothing is left to try.
     pub(crate) async fn run(&mut self) -> Option<(Connection, Candidate)> {
         loop {
             let mut done = false;
@@ -141,7 +141,7 @@ impl Search {
         }
     }
 
-    /// Asks a source.
+    /// Starts a query of the source with this index.
     pub(crate) fn list(&mut self, index: usize) {
         let (source, now) = (self.sources[index].clone(), (self.context.clock)());
         let report = &mut self.report.sources[index];
@@ -163,7 +163,7 @@ impl Search {
         });
         let target = candidate.clone();
         let (dialling, handle) = abortable(async move {
-            // A step that is not noticed makes the dial seem slower than it is, and no more.
+            // A lost notification only makes the dial look slower than it is.
             let progressed = move || {
                 let _ = progress.try_send(id);
             };
@@ -183,7 +183,7 @@ impl Search {
         }
     }
 
-    /// Who has won has won; the others need not go on.
+    /// Aborts the other dials once a node has won.
     fn end_dials(&mut self) {
         for (_, _, handle) in self.dials.values() {
             handle.abort();
@@ -191,7 +191,7 @@ impl Search {
         self.dials.clear();
     }
 
-    /// Takes note of what a future came to; a connection where it is one.
+    /// Handles the result of a future. Returns the connection if a node has proved its key.
     pub(crate) async fn take(&mut self, step: Step) -> Option<(Connection, Candidate)> {
         match step {
             Step::Aborted => None,
@@ -252,7 +252,7 @@ impl Search {
                 self.race.listed(index, learned.candidates, at);
             }
             Err(error) => {
-                tracing::debug!(source = %report.kind, %error, "a source names nobody");
+                tracing::debug!(source = %report.kind, %error, "a source named no node");
                 report.outcome = SourceOutcome::Failed(error);
                 self.race.unlisted(index, at);
             }

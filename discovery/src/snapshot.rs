@@ -1,6 +1,6 @@
-//! The directory that was built into the program: where to look at a first start that reaches no source.
+//! The directory built into the program, for a first start that reaches no other source.
 //!
-//! Its time may be over. Its nodes have to prove their keys as all others do, and a newer word of theirs is found there.
+//! It may have expired: its nodes still have to prove their keys, and have newer information.
 
 use bytes::Bytes;
 use chappe_common::{directory::DirectoryBundle, keys::PublicKey, time::UnixTime};
@@ -8,10 +8,10 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
 
-/// What `CHAPPE_SNAPSHOT` named when this was built; empty where it named nothing.
+/// The content of the file that `CHAPPE_SNAPSHOT` named at build time, or nothing.
 const BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snapshot"));
 
-/// The source of the nodes in a directory of some day.
+/// The source of the nodes in a built-in directory.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     bytes: Bytes,
@@ -19,12 +19,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A source of this directory's nodes, as far as it rests on `roots`.
+    /// A source of this directory's nodes, if it is valid under `roots`.
     pub fn new(bytes: impl Into<Bytes>, roots: Vec<PublicKey>) -> Self {
         Self { bytes: bytes.into(), roots }
     }
 
-    /// The one that was built in, where there is one.
+    /// The built-in directory, or `None` if there is none.
     pub fn built_in(roots: Vec<PublicKey>) -> Option<Self> {
         (!BUILT_IN.is_empty()).then(|| Self::new(BUILT_IN, roots))
     }
@@ -33,7 +33,7 @@ impl Snapshot {
         let bundle = DirectoryBundle::decode_old(self.bytes.clone(), &self.roots, now)?;
         let records: Vec<_> = bundle.records_old(now).collect();
         let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Snapshot)).collect();
-        // Not as a list: how new a directory is that was built in says nothing of what is newest now.
+        // Not returned as a list: the number of a built-in directory must not affect the check for newer ones.
         Ok(Listing { candidates, ..Listing::default() })
     }
 }

@@ -1,4 +1,4 @@
-//! What a source of nodes is. Owns no transport and no schedule.
+//! The sources of nodes: their trait, kinds, responses and errors.
 
 use std::fmt;
 
@@ -16,28 +16,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{doh::DohError, network::Network, reach::ReachError};
 
-/// Where a candidate came from.
+/// The kind of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
-    /// A registry's directory over HTTP, or a mirror's.
+    /// The directory of a registry or a mirror, over HTTP.
     Registry,
     /// Shards in DNS, over HTTPS.
     Dns,
-    /// What worked or was listed before.
+    /// Nodes that this client has connected to, or that were listed before.
     Cache,
-    /// What contacts passed on.
+    /// Nodes that contacts have passed on.
     Referral,
     /// A link or QR code.
     Link,
-    /// Typed in or configured by a person.
+    /// A URL that a person has entered or configured.
     Manual,
-    /// The directory that was built into the program.
+    /// The directory built into the program.
     Snapshot,
 }
 
 impl SourceKind {
-    /// The word for people and logs.
+    /// The name in messages and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Registry => "registry",
@@ -50,12 +50,12 @@ impl SourceKind {
         }
     }
 
-    /// Whether asking it takes a network. The others answer at once.
+    /// Whether a query uses the network. Other sources answer at once.
     pub const fn is_remote(self) -> bool {
         matches!(self, Self::Registry | Self::Dns)
     }
 
-    /// Whether it is one party's list of many nodes, and not what this side has seen or a person has vouched for.
+    /// Whether it is a list by one operator, as opposed to own experience or the word of a person.
     pub const fn is_bulk(self) -> bool {
         matches!(self, Self::Registry | Self::Dns | Self::Snapshot)
     }
@@ -67,7 +67,7 @@ impl fmt::Display for SourceKind {
     }
 }
 
-/// A set of kinds of sources: all that have named a node.
+/// A set of source kinds: those that have named a node.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origins(u8);
 
@@ -82,24 +82,24 @@ impl Origins {
         SourceKind::Snapshot,
     ];
 
-    /// The set with `kind` in it as well.
+    /// Adds `kind` to the set.
     #[must_use]
     pub const fn with(self, kind: SourceKind) -> Self {
         Self(self.0 | 1 << kind as u8)
     }
 
-    /// Both sets together.
+    /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether `kind` is in it.
+    /// Whether the set contains `kind`.
     pub const fn contains(self, kind: SourceKind) -> bool {
         self.0 & 1 << kind as u8 != 0
     }
 
-    /// The kinds in it.
+    /// The kinds in the set.
     pub fn iter(self) -> impl Iterator<Item = SourceKind> {
         Self::ALL.into_iter().filter(move |kind| self.contains(*kind))
     }
@@ -128,28 +128,28 @@ impl fmt::Debug for Origins {
 pub struct Candidate {
     /// The WebSocket URL to dial.
     pub url: String,
-    /// The key that the node has to prove. `None` only for a URL that a person entered without one: whichever key the
-    /// node proves then is taken.
+    /// The key that the node has to prove. `None` only for a URL that a person entered without a key: then any key is
+    /// accepted.
     pub node: Option<NodeId>,
-    /// Who names it now.
+    /// The source that names it in this search.
     pub source: SourceKind,
-    /// Who has ever named it. For the cache, whoever it learned it from; the cache itself names nobody.
+    /// The sources that have ever named it. A cached node has those that the cache learned it from, without the cache
+    /// itself.
     pub origins: Origins,
-    /// How much this side's own experience speaks for it: [`UNKNOWN_WEIGHT`] for a node that it knows nothing of, from 1 to
-    /// [`MAX_WEIGHT`] for others. What a node says of itself counts for nothing.
+    /// Weight by this client's own experience, from 1 to [`MAX_WEIGHT`]. A node that was never dialled has
+    /// [`UNKNOWN_WEIGHT`]. What a node says about itself does not count.
     pub weight: u32,
-    /// The network of its address, made of the URL.
+    /// The network of the URL's host.
     pub(crate) network: Network,
 }
 
 /// The weight of a node that was never dialled.
 pub const UNKNOWN_WEIGHT: u32 = 4;
-/// The most that own experience counts: a node that always worked is chosen a few times as often as a new one, and never
-/// always.
+/// Maximal weight by own experience. A reliable node is chosen a few times as often as a new one, but not always.
 pub const MAX_WEIGHT: u32 = 9 * UNKNOWN_WEIGHT;
 
 impl Candidate {
-    /// A candidate that nothing is known of, but who named it.
+    /// A candidate without any history.
     pub fn new(url: impl Into<String>, node: Option<NodeId>, source: SourceKind) -> Self {
         let url = url.into();
         let network = Network::of_url(&url);
@@ -162,18 +162,18 @@ impl Candidate {
         record.client_urls.iter().map(move |url| Self::new(url.clone(), Some(node), source))
     }
 
-    /// Whether the connection is encrypted beneath the protocol.
+    /// Whether the URL uses TLS.
     pub fn has_tls(&self) -> bool {
         self.url.starts_with("wss://")
     }
 
-    /// The network of its address.
+    /// The network of the URL's host.
     pub const fn network(&self) -> &Network {
         &self.network
     }
 
-    /// Whose word it rests on, for judging how much of the choice one party has. What the cache has from one bulk source
-    /// and never saw at work still counts as that source's.
+    /// The source whose share of the dials this candidate counts towards. A cached node that only one bulk source has
+    /// named, and that has never worked, still counts as that source's.
     pub fn party(&self) -> SourceKind {
         let mut origins = self.origins.iter();
         match (self.source, origins.next(), origins.next()) {
@@ -183,91 +183,91 @@ impl Candidate {
     }
 }
 
-/// Which of the forms a signed list of nodes has.
+/// The form of a signed list of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListForm {
-    /// A directory with nodes' own records.
+    /// A directory, with the nodes' own records.
     Directory,
     /// A shard from DNS.
     Shard,
 }
 
-/// A signed list as it came, for remembering how new each key's newest was, and what it said.
+/// A signed list of nodes with its raw bytes, for comparison with earlier lists of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedList {
-    /// Its form: the lists of one key count separately for each.
+    /// The form. The numbers of a key's lists are separate for each form.
     pub form: ListForm,
-    /// The key that signed it.
+    /// The key that signed the list.
     pub key: PublicKey,
-    /// Its `seq`.
+    /// The list's `seq`.
     pub seq: u64,
-    /// `(index, of how many)`.
+    /// `(index, count)` of this part of the list.
     pub part: (u16, u16),
     /// When it was signed.
     pub issued_at: UnixTime,
-    /// What was signed, with its delegation.
+    /// The signed bytes with their delegation.
     pub bytes: Bytes,
-    /// Where to dial the nodes that it names.
+    /// The URLs of the listed nodes.
     pub candidates: Vec<Candidate>,
-    /// The nodes' verified records; none in a shard.
+    /// The nodes' verified records. Shards have none.
     pub records: Vec<SignedRecord>,
 }
 
-/// What a source knows.
+/// The response of a source.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Where to dial, apart from what the lists say.
+    /// Candidates that are not from a signed list.
     pub candidates: Vec<Candidate>,
-    /// Signed lists of nodes. Whether one is older than what was seen before is judged by whoever asked.
+    /// Verified lists of nodes. The receiver checks whether they are older than known ones.
     pub lists: Vec<SignedList>,
     /// Revocations of online keys, verified against the pinned roots.
     pub revocations: Vec<SignedRevocation>,
 }
 
-/// Why a source named nobody. Nothing that was known before is lost by any of these.
+/// Why a source named no node. What was known before is never lost.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// No answer in time. Worth another try later.
+    /// No response in time. Retrying later may help.
     #[error("no answer in time")]
     Timeout,
-    /// No connection. Worth another try later.
+    /// No connection. Retrying later may help.
     #[error(transparent)]
     Reach(ReachError),
-    /// The connection broke in the middle of the answer. Worth another try.
-    #[error("the answer broke off")]
+    /// The connection broke during the response. Retrying may help.
+    #[error("the response is incomplete")]
     Broken,
-    /// Another HTTP status than 200.
-    #[error("answers with HTTP status {0}")]
+    /// An HTTP status other than 200.
+    #[error("HTTP status {0}")]
     Status(u16),
-    /// The answer is longer than what was asked for can be.
-    #[error("the answer is too long")]
+    /// The response is longer than the requested document can be.
+    #[error("the response is too long")]
     TooLong,
-    /// The provider of DNS over HTTPS gave no answer.
+    /// The query over HTTPS to a DNS provider failed.
     #[error(transparent)]
     Doh(DohError),
-    /// There are such DNS records, and none of them is a shard.
-    #[error("the DNS records are none of a federation")]
+    /// There are TXT records, and none of them is a shard.
+    #[error("the DNS records contain no list of nodes")]
     NoShard,
-    /// The answer is no directory that counts.
+    /// The directory is invalid.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The answer is no beacon that counts.
+    /// The beacon is invalid.
     #[error(transparent)]
     Beacon(#[from] BeaconError),
-    /// An older directory than one that was seen before: someone plays back an old one.
-    #[error("the directory is older than one that was seen before")]
+    /// The directory is older than a known one: somebody replays an old one.
+    #[error("the directory is older than one seen before")]
     RolledBack,
-    /// All lists are signed by a key that a root has revoked: it was stolen, or a registry has not been told.
-    #[error("the list is signed by a key that was revoked")]
+    /// All lists are signed by a revoked key. Either it was stolen, or the registry still uses it by mistake.
+    #[error("the list is signed by a revoked key")]
     Revoked,
-    /// The time of all links is over, or the clock is wrong.
+    /// All links have expired, or the clock is wrong.
     #[error("has expired; the clock may be wrong")]
     LinkExpired,
-    /// Only nodes with TLS are wanted, and it names none.
+    /// Only nodes with TLS are allowed, and the source names none.
     #[error("names no node with TLS (wss://)")]
     Insecure,
-    /// The source works and knows nobody.
+    /// The source works, but names no node.
     #[error("knows no node")]
     Empty,
 }
@@ -289,15 +289,15 @@ impl From<DohError> for SourceError {
 
 /// A source of candidates.
 pub trait Source: Send + Sync {
-    /// Which it is.
+    /// The kind of source.
     fn kind(&self) -> SourceKind;
 
-    /// Which of several of its kind, for people: a host.
+    /// A host that distinguishes sources of the same kind in messages.
     fn label(&self) -> Option<String> {
         None
     }
 
-    /// Everything that it knows at `now`. Called again for each search; may be dropped at any point.
+    /// Queries the source at time `now`. Called again for each search. The future may be dropped at any point.
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>>;
 }
 

@@ -1,8 +1,8 @@
-//! Whether a URL leads to this machine, to which nobody is on the way.
+//! Whether a URL's host is this machine, so that nobody can intercept the connection.
 
 use url::{Host, Url};
 
-/// Whether a URL's host is this machine.
+/// Whether the host of `url` is this machine.
 pub(crate) fn is_this_machine(url: &str) -> bool {
     match Url::parse(url).ok().as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

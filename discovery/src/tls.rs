@@ -1,5 +1,5 @@
-//! The one TLS configuration of outgoing connections: ring, and the roots that browsers trust, compiled in, so that a
-//! container without certificates works.
+//! The TLS configuration of outgoing connections: ring, with the roots of browsers compiled in, so that it works in a
+//! container without certificates.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,7 +15,7 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     Arc::new(config)
 });
 
-/// The shared configuration.
+/// Returns the shared configuration.
 pub fn config() -> Arc<ClientConfig> {
     CONFIG.clone()
 }

@@ -30,7 +30,7 @@ fn asks(dns: &Dns) -> DiscoveryBuilder {
     Discovery::builder().roots([key(40).public()]).provider(dns.provider.clone()).tls(dns.trust.clone()).zone(ZONE)
 }
 
-/// Why a search by these sources finds nobody, for the sources of that kind.
+/// Why a search with these sources fails, for sources of the given kind.
 async fn causes(builder: DiscoveryBuilder, kind: SourceKind) -> Vec<CauseError> {
     let search = builder.build().expect("a search");
     let failed = timeout(LIMIT, search.connect(&[])).await.expect("in time").expect_err("no node");
@@ -52,7 +52,7 @@ async fn shards_in_dns_lead_to_a_node() {
 async fn names_of_registries_and_nodes_are_resolved_over_https() {
     let (url, _node) = node(1, Manner::Renamed).await;
     let port = url.rsplit_once(':').expect("a port").1;
-    // The stand-in calls itself `relay.example`, whose port is no part of that here: so it refuses to sign for it.
+    // The stand-in calls itself `relay.example` without a port, so it refuses to sign for this URL.
     let named = format!("ws://relay.example:{port}");
     let body = directory(40, 0, &[(1, &named)]);
     let (registry_url, _registry) = registry(Answer { status: 200, body }).await;
@@ -137,7 +137,7 @@ async fn a_second_node_of_another_source_and_network_confirms_the_first() {
     let mut both = [key(1).node_id(), key(2).node_id()];
     both.sort_unstable();
     assert_eq!(pair, both);
-    // Both are remembered, as having worked.
+    // The cache remembers both as working.
     let again = Discovery::builder().roots([key(40).public()]).cache(&cache).build().expect("a search");
     let found = timeout(LIMIT, again.search(&[])).await.expect("in time").found.expect("a node from the cache");
     assert_eq!((found.via, again.cache().len()), (SourceKind::Cache, 2));
@@ -167,7 +167,7 @@ async fn two_directories_of_one_number_are_a_disagreement_and_the_node_stays() {
 async fn a_referral_leads_to_a_node_and_one_that_is_alone_is_not_confirmed() {
     let (url, _node) = node(1, Manner::Honest).await;
     let place = NodePlace::new(key(1).node_id(), &format!("{url}/")).expect("a place");
-    // The stand-in is known by the URL with a slash at its end, which the compact form leaves out.
+    // The stand-in's URL ends in a slash, which the compact form omits.
     let search = Discovery::builder().build().expect("a search");
     assert!(search.connect(&[]).await.expect_err("no source").causes.is_empty());
     search.referrals().set([place]);

@@ -1,4 +1,4 @@
-//! The nodes that are remembered: what is learned of them, and which is forgotten when there are too many. Pure.
+//! The remembered nodes, and which are evicted when there are too many. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,17 +17,17 @@ use crate::{
     source::{Candidate, MAX_WEIGHT, Origins, SourceKind, UNKNOWN_WEIGHT},
 };
 
-/// The most nodes that are kept: enough to find one alive after a month, some 200 KB on disk.
+/// Maximal number of nodes: enough to find a live one after a month; about 200 KB on disk.
 pub const MAX_ENTRIES: usize = 256;
 const _: () = assert!(MAX_ENTRIES <= MAX_NODES);
-/// How long after it was last listed, or last proved its key, a node is kept. Servers rarely keep an address for longer
-/// than they are rented.
+/// How long a node is kept after it was last listed or last proved its key. Servers rarely keep an address for longer
+/// than that.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// So many of those that last proved their keys are never forgotten, whatever is listed, and however long ago it was.
+/// Number of nodes that are never evicted: those that proved their keys last, however long ago.
 const KEPT: usize = 8;
-/// In this time failures count half: a node that was down yesterday is worth a dial today.
+/// Half-life of the failure count: a node that was down yesterday is worth a dial today.
 const HALF_LIFE: Duration = Duration::from_secs(6 * 3600);
-/// The most successes and failures that count.
+/// Maximal count of successes and of failures.
 const MAX_COUNT: u32 = 8;
 
 /// One node.
@@ -36,9 +36,9 @@ pub(super) struct Entry {
     pub(super) urls: Vec<String>,
     pub(super) record: Option<SignedRecord>,
     pub(super) origins: Origins,
-    /// When it was last listed.
+    /// When a source last listed the node.
     pub(super) seen_at: UnixTime,
-    /// When it last proved its key to this side.
+    /// When the node last proved its key to this client.
     pub(super) proven_at: Option<UnixTime>,
     pub(super) successes: u32,
     pub(super) failures: u32,
@@ -63,7 +63,7 @@ impl Entry {
         self.seen_at.max(self.proven_at.unwrap_or_default()) + MAX_AGE > now
     }
 
-    /// A clock that was ahead has written down times that are still to come; they would pin the node, and its failures.
+    /// Clamps times that a fast clock has stored: future times would keep the node, and its failures, for too long.
     fn forget_the_future(&mut self, now: UnixTime) {
         self.seen_at = self.seen_at.min(now);
         self.proven_at = self.proven_at.map(|at| at.min(now));
@@ -79,7 +79,7 @@ impl Entry {
         u32::try_from(halvings).ok().and_then(|halvings| self.failures.checked_shr(halvings)).unwrap_or(0)
     }
 
-    /// More for each success, less for each failure since.
+    /// Grows with each success and shrinks with each recent failure.
     fn weight(&self, now: UnixTime) -> u32 {
         let weight = UNKNOWN_WEIGHT * (1 + self.successes) / (1 + self.failures_now(now));
         weight.clamp(1, MAX_WEIGHT)
@@ -97,12 +97,13 @@ impl Entry {
     }
 }
 
-/// All that are remembered.
+/// The remembered nodes by id.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries(BTreeMap<NodeId, Entry>);
 
 impl Entries {
-    /// A source has listed these, in a list that counts at `now`: so the clock is right, and what is too old is forgotten.
+    /// Stores nodes that a source has listed. A valid list shows that the clock is about right, so expired nodes are
+    /// removed.
     pub(super) fn learn(&mut self, candidates: &[Candidate], records: &[SignedRecord], now: UnixTime) {
         for entry in self.0.values_mut() {
             entry.forget_the_future(now);
@@ -128,7 +129,7 @@ impl Entries {
         self.bound();
     }
 
-    /// A node has proved its key at that URL.
+    /// Records that a node has proved its key at the candidate's URL.
     pub(super) fn proved(&mut self, node: NodeId, candidate: &Candidate, now: UnixTime) {
         let entry = self.0.entry(node).or_insert_with(|| Entry::new(now));
         entry.add_url(&candidate.url);
@@ -139,14 +140,14 @@ impl Entries {
         self.bound();
     }
 
-    /// A dial came to nothing.
+    /// Records a failed dial.
     pub(super) fn failed(&mut self, candidate: &Candidate, now: UnixTime) {
         let Some(entry) = candidate.node.and_then(|node| self.0.get_mut(&node)) else { return };
         entry.failures = (entry.failures_now(now) + 1).min(MAX_COUNT);
         entry.failed_at = now;
     }
 
-    /// Where to dial.
+    /// One candidate for each URL of each usable node.
     pub(super) fn candidates(&self, now: UnixTime) -> Vec<Candidate> {
         let entries = self.0.iter().filter(|(_, entry)| entry.proven_at.is_some() || entry.is_current(now));
         let candidates = entries.flat_map(|(node, entry)| {
@@ -159,12 +160,12 @@ impl Entries {
         candidates.collect()
     }
 
-    /// Those that have proved their keys of late, with a URL of each. What is only listed would pass a lister's word on as
-    /// one's own.
+    /// The nodes that have recently proved their keys, each with one URL. Listed nodes are left out: passing them on
+    /// would only spread a source's claims.
     pub(super) fn current(&self, now: UnixTime) -> impl Iterator<Item = (NodeId, &str)> + '_ {
         let entries = self.0.iter().filter(move |(_, entry)| {
             let proven = entry.proven_at.is_some_and(|at| at + chappe_common::directory::FRESH > now);
-            // What one contact passed on, in confidence perhaps, is not for another.
+            // A contact may have passed on a node in confidence, so it is not passed on to others.
             proven && entry.origins.iter().any(|origin| origin != SourceKind::Referral)
         });
         entries.filter_map(|(node, entry)| Some((*node, entry.urls.first()?.as_str())))
@@ -182,14 +183,14 @@ impl Entries {
         self.0.len()
     }
 
-    /// The last that proved their keys.
+    /// The [`KEPT`] nodes that proved their keys last.
     fn kept(&self) -> Vec<NodeId> {
         let mut proven: Vec<_> = self.0.iter().filter_map(|(node, entry)| Some((entry.proven_at?, *node))).collect();
         proven.sort_unstable_by(|a, b| b.cmp(a));
         proven.into_iter().take(KEPT).map(|(_, node)| node).collect()
     }
 
-    /// Takes in what another process has remembered meanwhile.
+    /// Merges the nodes that another process has stored. The more recent entry of a node wins.
     pub(super) fn merge(&mut self, others: Self) {
         for (node, other) in others.0 {
             let entry = self.0.entry(node).or_insert_with(|| other.clone());
@@ -200,8 +201,8 @@ impl Entries {
         self.bound();
     }
 
-    /// Forgets of the network that fills most what is too much: so nobody drives the others out by listing thousands of
-    /// its own.
+    /// Evicts nodes of the largest network until at most [`MAX_ENTRIES`] are left. So nobody can drive out others by
+    /// listing thousands of nodes.
     fn bound(&mut self) {
         if self.0.len() <= MAX_ENTRIES {
             return;
@@ -217,7 +218,7 @@ impl Entries {
         for (_, network, ..) in &others {
             *sizes.entry(network.clone()).or_default() += 1;
         }
-        // Within a network those go first that never proved a key, then those that were listed longest ago.
+        // Within a network, nodes that never proved a key are evicted first, then those listed longest ago.
         others.sort_unstable_by_key(|(node, _, proven, seen_at)| std::cmp::Reverse((*proven, *seen_at, *node)));
         while self.0.len() > MAX_ENTRIES {
             let Some(most) =

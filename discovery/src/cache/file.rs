@@ -1,4 +1,4 @@
-//! The cache's file, and the one for proofs beside it: JSON, bounded, replaced as a whole.
+//! The cache's file and its file of proofs: JSON of bounded size, replaced atomically.
 
 use std::{
     fs::{self, TryLockError},
@@ -30,14 +30,14 @@ use crate::{
     source::{ListForm, SignedList, SourceKind},
 };
 
-/// The largest file that is read: a full cache with the longest directory in base64 is half of it.
+/// Maximal size of the cache file: twice that of a full cache with the longest directory in base64.
 const MAX_FILE: u64 = 2 * 1024 * 1024;
-/// The most proofs that are kept. One is enough to be done with a key.
+/// Maximal number of proofs. One is enough to discredit a key.
 const MAX_PROOFS: usize = 4;
-/// The largest file of proofs: two of the longest directories in base64 for each.
+/// Maximal size of the file of proofs: two of the longest directories in base64 for each proof.
 const MAX_PROOF_FILE: u64 = 8 * 1024 * 1024;
-/// How often, and with which pause, a lock that another process holds is tried: a write takes a few milliseconds, and what
-/// isn't written now is written with the next flush.
+/// Number of attempts, and the pause between them, to lock the file. A write takes a few milliseconds. Without the
+/// lock, the next flush writes the content.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 const VERSION: u32 = 2;
@@ -45,7 +45,7 @@ const VERSION: u32 = 2;
 /// Why the cache file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// The disk says no.
+    /// The file cannot be read or written.
     #[error("cannot use the cache file")]
     Io(#[from] io::Error),
     /// The file is not a cache of this version.
@@ -86,7 +86,7 @@ struct ListFormat {
     bytes: String,
 }
 
-/// Two lists that contradict each other, as they are kept.
+/// Two contradicting lists, as stored in the file.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct ProofForm {
     form: ListForm,
@@ -128,7 +128,7 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
     serde_json::to_vec(&file).expect("strings and numbers are JSON")
 }
 
-/// Reads the file; empty for another federation's.
+/// Reads the file. The result is empty if the file belongs to another federation.
 pub(super) fn read(path: &Path, federation: FederationId) -> Result<State, CacheError> {
     let content = match private_file::read_own(path, MAX_FILE) {
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(CacheError::Damaged),
@@ -163,7 +163,7 @@ fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
             records: Vec::new(),
         });
     }
-    // Only what a pinned root had signed was stored; the federation's id stands for the roots.
+    // Only verified revocations are stored. Their federation id stands for the pinned roots.
     let revocations = file.revocations.iter().take(MAX_REVOCATIONS).map(|text| {
         let note = Signed::<KeyRevocation>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         (note.federation == federation).then_some(note)
@@ -176,7 +176,7 @@ fn entry(form: NodeForm) -> Option<Entry> {
     if form.urls.len() > MAX_ADDRESSES || !form.urls.iter().all(|url| is_client_url(url)) {
         return None;
     }
-    // The signature is checked again: a record that is kept was verified, by whomever it was written.
+    // Verify the signature again, because any program may have written the file.
     let record = match form.record {
         Some(text) => Some(Signed::<NodeRecord>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?),
         None => None,
@@ -193,8 +193,8 @@ fn entry(form: NodeForm) -> Option<Entry> {
     })
 }
 
-/// Keeps other processes from writing until it is dropped. Waits for one that does, and not for ever: a search waits for
-/// this, and the other process may stand still.
+/// Locks the cache against writes by other processes until the result is dropped. Gives up after [`LOCK_TRIES`],
+/// because a search waits for this and the other process may hang.
 pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
     let lock = private_file::open_lock(&beside(path, "lock"))?;
     for _ in 0..LOCK_TRIES {
@@ -207,12 +207,12 @@ pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Where a damaged file is put, so that somebody can look at it.
+/// Renames a damaged file, so that it can be inspected.
 pub(super) fn set_aside(path: &Path) -> io::Result<()> {
     fs::rename(path, beside(path, "damaged"))
 }
 
-/// The file of proofs that belongs to a cache.
+/// The path of a cache's file of proofs.
 pub(super) fn proofs_of(path: &Path) -> PathBuf {
     beside(path, "proofs")
 }
@@ -224,7 +224,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Adds a proof, as long as there is room. Blocks on the disk.
+/// Adds a proof, up to [`MAX_PROOFS`]. Blocks on the disk.
 pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
     let encode = |bytes: &Bytes| URL_SAFE_NO_PAD.encode(bytes);
     let form = ProofForm {
@@ -246,17 +246,17 @@ pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
     Ok(())
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// The federation whose cache it is.
+    /// The federation of the test inputs.
     pub(super) fn federation() -> FederationId {
         FederationId::of_roots(&[])
     }
 
-    /// The cache's file.
+    /// Decodes the cache's file.
     pub const CACHE: (&str, fn(&[u8]) -> bool) = ("cache", |bytes| {
         let Ok(state) = decode(bytes, federation()) else { return false };
         assert!(state.entries.len() <= MAX_ENTRIES);

@@ -1,5 +1,5 @@
-//! How new the newest list of each key was, and what it said: so that nobody plays back an old one unnoticed, and two
-//! different ones of the same number are kept as proof. Pure.
+//! The newest list of each key. Detects replayed older lists, and keeps two different lists with the same number as
+//! proof. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,17 @@ use chappe_common::{
 
 use crate::source::{ListForm, SignedList};
 
-/// The most keys that are remembered: a root delegates to one or two at a time.
+/// Maximal number of keys. A root delegates to one or two at a time.
 const MAX_KEYS: usize = 16;
-/// The most parts of one list whose bytes are remembered: as many shards as one DNS answer holds.
+/// Maximal number of parts of a list whose bytes are stored: the number of shards in one DNS answer.
 const MAX_PARTS: usize = 64;
-/// The most bytes of lists that are kept, of all keys together: one directory of the longest, and shards.
+/// Maximal total of stored bytes for all keys: the longest directory, and shards.
 const MAX_BYTES: usize = MAX_BUNDLE + 128 * 1024;
 
-/// Two lists of one key with the same number and different words. Who holds them can show anybody that the key is not to
-/// be trusted.
+/// Two different lists that one key signed with the same number. They prove to anybody that the key is not trustworthy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Equivocation {
-    /// What they are.
+    /// The form of both lists.
     pub form: ListForm,
     /// The key that signed both.
     pub key: PublicKey,
@@ -32,22 +31,22 @@ pub struct Equivocation {
     pub seq: u64,
     /// The part of both.
     pub part: (u16, u16),
-    /// The one that came first, with its delegation.
+    /// The list that arrived first, with its delegation.
     pub first: Bytes,
-    /// The other.
+    /// The other list, with its delegation.
     pub second: Bytes,
 }
 
-/// What a list is, seen against those before it.
+/// A list compared with the earlier ones of its key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// Newer than all before.
+    /// Newer than all earlier lists.
     New,
-    /// Has been seen, or is another part of the newest.
+    /// Known already, or another part of the newest list.
     Known,
-    /// Older than one that was seen.
+    /// Older than a known list.
     RolledBack,
-    /// As new as one that was seen, and says something else.
+    /// Has the number of a known list, and different content.
     Equivocation(Box<Equivocation>),
 }
 
@@ -58,12 +57,12 @@ struct Newest {
     parts: BTreeMap<(u16, u16), Bytes>,
 }
 
-/// The newest lists of each key, for each form.
+/// The newest list of each key, for each form.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger(BTreeMap<(ListForm, PublicKey), Newest>);
 
 impl Ledger {
-    /// Judges a list that verifies, and remembers it where it is not older than what is known.
+    /// Compares a verified list with the known ones, and stores it unless it is older.
     pub(super) fn judge(&mut self, list: &SignedList) -> Judgement {
         let Some(newest) = self.0.get_mut(&(list.form, list.key)).filter(|newest| newest.seq >= list.seq) else {
             self.insert(list);
@@ -102,7 +101,7 @@ impl Ledger {
         self.bound();
     }
 
-    /// Forgets bytes, never numbers, until the rest fits: those of the key with the oldest list first.
+    /// Drops bytes, but never numbers, until the rest fits. Those of the oldest list go first.
     fn bound(&mut self) {
         let size = |newest: &Newest| newest.parts.values().map(Bytes::len).sum::<usize>();
         while self.0.values().map(size).sum::<usize>() > MAX_BYTES {
@@ -112,12 +111,12 @@ impl Ledger {
         }
     }
 
-    /// Whether one of the newest lists is of these days.
+    /// Whether any of the newest lists is recent.
     pub(super) fn is_fresh(&self, now: UnixTime) -> bool {
         self.0.values().any(|newest| newest.issued_at + FRESH > now)
     }
 
-    /// Everything that is remembered, each part on its own; a key whose bytes were forgotten, with none.
+    /// All stored lists, one item for each part. A key whose bytes were dropped has one item without bytes.
     pub(super) fn lists(&self) -> impl Iterator<Item = SignedList> + '_ {
         self.0.iter().flat_map(|((form, key), newest)| {
             let no_bytes = newest.parts.is_empty().then_some(((0, 1), Bytes::new()));
@@ -135,7 +134,7 @@ impl Ledger {
         })
     }
 
-    /// Takes back what [`Ledger::lists`] gave.
+    /// Restores an item of [`Ledger::lists`].
     pub(super) fn restore(&mut self, list: &SignedList) {
         self.judge(list);
         if list.bytes.is_empty()
@@ -146,7 +145,7 @@ impl Ledger {
     }
 }
 
-/// Whether two lists say the same. Their delegations may differ: a root renews them while lists go on.
+/// Whether two lists have the same signed content. Their delegations may differ: a root renews them independently.
 fn says_the_same(form: ListForm, one: &Bytes, other: &Bytes) -> bool {
     let signed = |bytes: &Bytes| match form {
         ListForm::Directory => DirectoryBundle::list_of(bytes),
@@ -190,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_renewed_delegation_contradicts_nothing() {
-        // The delegation's length, the delegation, and the list.
+        // Length of the delegation, the delegation, and the list.
         let with = |delegation: &'static [u8]| list(ListForm::Directory, 5, 0, delegation);
         let mut ledger = Ledger::default();
         assert_eq!(ledger.judge(&with(b"\x02\x00oneverybody")), Judgement::New);

@@ -1,4 +1,4 @@
-//! What is remembered, as the cache's file has it.
+//! The content of the cache's file.
 
 use super::{entries::Entries, ledger::Ledger};
 use crate::revocations::KnownRevocations;
@@ -7,6 +7,6 @@ use crate::revocations::KnownRevocations;
 pub(super) struct State {
     pub(super) entries: Entries,
     pub(super) ledger: Ledger,
-    /// Never forgotten, as long as the file is there.
+    /// Never deleted while the file exists.
     pub(super) revocations: KnownRevocations,
 }

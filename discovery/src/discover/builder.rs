@@ -1,4 +1,4 @@
-//! Which sources a search asks, and how.
+//! Configures a search.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -26,7 +26,7 @@ use crate::{
     tls,
 };
 
-/// Says which sources a search asks.
+/// Configures which sources a search queries, and how.
 #[derive(Default)]
 pub struct DiscoveryBuilder {
     roots: Vec<PublicKey>,
@@ -56,7 +56,7 @@ impl fmt::Debug for DiscoveryBuilder {
 }
 
 impl DiscoveryBuilder {
-    /// Asks the registry at these endpoints, and believes directories that rest on these roots.
+    /// Queries the registry at these endpoints, and accepts directories under `roots`.
     #[must_use]
     pub fn registry(
         mut self,
@@ -67,7 +67,7 @@ impl DiscoveryBuilder {
         self.roots(roots)
     }
 
-    /// Believes what rests on these roots.
+    /// Pins these root keys.
     #[must_use]
     pub fn roots(mut self, roots: impl IntoIterator<Item = PublicKey>) -> Self {
         for root in roots {
@@ -78,53 +78,52 @@ impl DiscoveryBuilder {
         self
     }
 
-    /// Asks for shards under this name in DNS, over HTTPS; each provider for all names.
+    /// Queries DNS over HTTPS for shards under this name. Every provider is queried for all names.
     #[must_use]
     pub fn zone(mut self, name: impl Into<String>) -> Self {
         self.zones.push(name.into());
         self
     }
 
-    /// Asks this provider of DNS over HTTPS, in place of [`Provider::defaults`]; several in the order in which they are
-    /// given.
+    /// Queries this provider of DNS over HTTPS instead of [`Provider::defaults`]. Several providers are queried in the
+    /// given order.
     #[must_use]
     pub fn provider(mut self, provider: Provider) -> Self {
         self.providers.push(provider);
         self
     }
 
-    /// Has names of registries and nodes resolved by the system, and not over HTTPS: where those providers can't be
-    /// reached, or don't know the names. Addresses in private networks are passed over, as they are over HTTPS, unless
-    /// [`DiscoveryBuilder::private_network`] allows them.
+    /// Uses the system's resolver instead of DNS over HTTPS, for instance where its providers are blocked. Private
+    /// addresses are ignored unless [`DiscoveryBuilder::private_network`] allows them.
     #[must_use]
     pub const fn system_resolver(mut self) -> Self {
         self.system_resolver = true;
         self
     }
 
-    /// Uses addresses in private networks where the system's resolver gives them: for a federation in a network of one's
-    /// own.
+    /// Accepts private addresses from the system's resolver, for a federation in a private network.
     #[must_use]
     pub const fn private_network(mut self) -> Self {
         self.private_network = true;
         self
     }
 
-    /// Connects only to nodes with TLS (`wss://`), and on this machine. Without it they are preferred.
+    /// Connects only to nodes with TLS (`wss://`) and to nodes on this machine. By default nodes with TLS are only
+    /// preferred.
     #[must_use]
     pub const fn wss_only(mut self) -> Self {
         self.wss_only = true;
         self
     }
 
-    /// Goes through these proxies, in place of those that the environment names.
+    /// Uses these proxies instead of those in the environment.
     #[must_use]
     pub fn proxies(mut self, proxies: Proxies) -> Self {
         self.proxies = Some(proxies);
         self
     }
 
-    /// Adds a node that a person named.
+    /// Adds a node that a person has entered.
     #[must_use]
     pub fn manual(mut self, node: ManualNode) -> Self {
         self.manual.push(node);
@@ -138,35 +137,35 @@ impl DiscoveryBuilder {
         self
     }
 
-    /// Adds nodes that contacts passed on. [`Discovery::referrals`] changes them later.
+    /// Adds nodes that contacts have passed on. [`Discovery::referrals`] can change them later.
     #[must_use]
     pub fn referrals(mut self, nodes: impl IntoIterator<Item = NodePlace>) -> Self {
         self.referrals.extend(nodes);
         self
     }
 
-    /// Begins with this directory where the cache knows nobody, in place of the one that was built in.
+    /// Uses this directory instead of the built-in one if the cache is empty.
     #[must_use]
     pub fn snapshot(mut self, directory: impl Into<Bytes>) -> Self {
         self.snapshot = Some(directory.into());
         self
     }
 
-    /// Remembers nodes in this file; without it they are remembered until the process ends.
+    /// Stores the node cache in this file. Without it, the cache is lost when the process ends.
     #[must_use]
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache = Some(path.into());
         self
     }
 
-    /// Trusts what this says in TLS, in place of the roots that browsers trust.
+    /// Uses this TLS configuration instead of one with the roots of browsers.
     #[must_use]
     pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
         self.tls = Some(config);
         self
     }
 
-    /// Takes the time of day from here, in place of the system's clock.
+    /// Uses this clock instead of the system's.
     #[must_use]
     pub fn clock(mut self, clock: impl Fn() -> UnixTime + Send + Sync + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
@@ -176,12 +175,13 @@ impl DiscoveryBuilder {
     /// Reads the cache and sets up the sources. Blocks on the disk.
     ///
     /// # Errors
-    /// A URL or a provider is not usable, or the HTTP client cannot be set up.
+    ///
+    /// A URL or provider is invalid, or the HTTP client cannot be set up.
     pub fn build(self) -> Result<Discovery, SetupError> {
         let tls = self.tls.unwrap_or_else(tls::config);
         let providers = if self.providers.is_empty() {
             let mut defaults = Provider::defaults();
-            // Nobody's clients all ask the same one first.
+            // Random order, so that no provider gets the first query of all clients.
             defaults.shuffle(&mut rand::rng());
             defaults
         } else {
@@ -223,7 +223,7 @@ impl DiscoveryBuilder {
             }
         }
         if !self.roots.is_empty() {
-            // What the cache holds is what was once listed under these roots, and who proved a key since.
+            // The cache only has nodes that were listed under these roots or have proved their keys.
             sources.push(cache.clone());
             let built_in = || Snapshot::built_in(self.roots.clone());
             let snapshot = self.snapshot.map(|bytes| Snapshot::new(bytes, self.roots.clone())).or_else(built_in);

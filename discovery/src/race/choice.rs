@@ -1,5 +1,5 @@
-//! Who is dialled next: first by party, then by network, then by one's own experience, and at random throughout. So it
-//! helps nobody to list a thousand nodes, or to praise one's own. Pure.
+//! Chooses the next candidate to dial: first a source, then a network, then a node, each at random by weight. Listing
+//! many nodes, or praising them, gives a source no advantage. Pure.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,18 +10,18 @@ use crate::{
     source::{Candidate, SourceKind},
 };
 
-/// What came of a choice.
+/// The result of a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chosen {
-    /// The candidate at this place.
+    /// Index of the chosen candidate.
     One(usize),
-    /// There are candidates, and none may be dialled now.
+    /// There are candidates, but none may be dialled now.
     NoneEligible,
-    /// There are none.
+    /// There are no candidates.
     Empty,
 }
 
-/// Who has named candidates, and how many of each were chosen.
+/// The sources that have named candidates, and how often each was chosen.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     chosen: HashMap<SourceKind, u32>,
@@ -31,13 +31,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// A party has named somebody.
+    /// Records that a source has named a candidate.
     pub fn name(&mut self, party: SourceKind) {
         self.named.insert(party);
     }
 
-    /// The most that a party may have of the choices, in sixtieths: as much as any other, and a third at most. Where there
-    /// are two, the one that speaks for more than a single operator has two thirds; a party that is alone has all.
+    /// A source's maximal share of the choices, in sixtieths: an equal share, and at most a third. With two sources,
+    /// the one of higher [`rank`] gets two thirds. A single source gets everything.
     fn share(&self, party: SourceKind) -> u32 {
         let highest = self.named.iter().copied().max_by_key(|party| rank(*party));
         match self.named.len() {
@@ -51,7 +51,7 @@ impl Tally {
         }
     }
 
-    /// Chooses among those at the places for which `eligible` holds, and counts the choice.
+    /// Chooses among the candidates whose index is `eligible`, and counts the choice.
     pub fn choose(&mut self, candidates: &[Candidate], eligible: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Chosen {
         if candidates.is_empty() {
             return Chosen::Empty;
@@ -60,7 +60,7 @@ impl Tally {
             (0..candidates.len()).filter(|at| eligible(*at)).map(|at| candidates[at].party()).collect();
         parties.sort_unstable();
         parties.dedup();
-        // Those that had their share wait, as long as another has somebody.
+        // A source that has used up its share waits while another one has eligible candidates.
         let within = |party: &SourceKind| {
             let count = self.chosen.get(party).copied().unwrap_or(0);
             (count + 1) * 60 <= (self.share(*party) * (self.total + 1)).next_multiple_of(60)
@@ -73,8 +73,8 @@ impl Tally {
             return Chosen::NoneEligible;
         };
         let of_party = |at: &usize| eligible(*at) && candidates[*at].party() == party;
-        // What a person has typed is meant as it is. Of others, those without TLS wait for those with it: on such a link,
-        // everybody on the network sees what the node sees.
+        // Without TLS, everybody on the network path sees what the node sees. So candidates without TLS wait for those
+        // with it, except for URLs that a person entered.
         let has_tls = |at: &usize| party == SourceKind::Manual || candidates[*at].has_tls();
         let any_has_tls = (0..candidates.len()).filter(of_party).any(|at| has_tls(&at));
         let mine: Vec<_> = (0..candidates.len())
@@ -82,7 +82,7 @@ impl Tally {
             .filter(|at| !any_has_tls || has_tls(at))
             .map(|at| (at, candidates[at].network(), candidates[at].weight))
             .collect();
-        // A network weighs as much as the best of it, and one that was dialled already waits for those that weren't.
+        // A network has the weight of its best node. Networks that were already dialled wait for the others.
         let mut networks: HashMap<&Network, u32> = HashMap::new();
         for (_, network, weight) in &mine {
             let known = networks.entry(network).or_default();
@@ -91,7 +91,7 @@ impl Tally {
         let fresh = networks.keys().any(|network| !self.networks.contains(*network));
         let mut networks: Vec<_> =
             networks.into_iter().filter(|(network, _)| !fresh || !self.networks.contains(*network)).collect();
-        // A map's order is not the same in every run.
+        // Sort, because the order of a hash map differs between runs.
         networks.sort_unstable();
         let Some(network) = weighted(networks.iter().map(|(_, weight)| *weight), rng).map(|at| networks[at].0.clone())
         else {
@@ -108,8 +108,8 @@ impl Tally {
     }
 }
 
-/// How many people a party speaks for or how near it is to this one: what this side has seen and what people vouch for is
-/// above what one operator lists. DNS says the same to all, and others copy it; a registry can answer each as it likes.
+/// How far a source is to be trusted. Own experience and people rank above a list by a single operator. DNS ranks above
+/// a registry: it gives everybody the same answer, while a registry can answer each client differently.
 const fn rank(party: SourceKind) -> u8 {
     match party {
         SourceKind::Registry => 0,
@@ -122,7 +122,7 @@ const fn rank(party: SourceKind) -> u8 {
     }
 }
 
-/// A place, at random by weight; none where there is none.
+/// A random index by weight, or `None` if all weights are 0.
 fn weighted(weights: impl Iterator<Item = u32> + Clone, rng: &mut impl Rng) -> Option<usize> {
     let total: u32 = weights.clone().sum();
     if total == 0 {
@@ -151,7 +151,7 @@ mod tests {
 
     const SEEDS: usize = 100;
 
-    /// How the first `n` choices fall, by party, over many seeds.
+    /// How often each source is among the first `n` choices, over many seeds.
     fn choices(candidates: &[Candidate], n: usize) -> HashMap<SourceKind, usize> {
         let mut counts = HashMap::new();
         for seed in 0..SEEDS {

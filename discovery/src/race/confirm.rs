@@ -1,10 +1,10 @@
-//! Confirming a choice: a second node, named by another source and in another network, proves its key, and what the two
-//! sources say is compared. Pure.
+//! Confirmation of a search's result. A second node, of another source and in another network, must prove its key, and
+//! the sources' lists are compared. Pure.
 //!
-//! Lists are samples: a registry names eight nodes of hundreds, DNS others. So that a source does not name a node says
-//! little. But two lists of one federation that have *no* node in common are more than chance, and two that one key signed
-//! under one number and that differ are proof. Both are told, and nothing is decided by them: who to believe is a
-//! person's business.
+//! Lists are samples: a registry lists eight nodes out of hundreds, DNS others. So it means little that a source does
+//! not list a node. But two long lists of one federation without any common node are suspicious. Two different lists
+//! that one key signed with the same number are proof of misbehaviour. Both are only reported: which source to trust is
+//! for people to decide.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,72 +16,73 @@ use crate::{
     source::{Candidate, Origins, SourceKind},
 };
 
-/// How long after the search began the choice is confirmed, or it is told that it isn't.
+/// How long after the start of a search the confirmation is given up.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many nodes are dialled for it: one of six is alive.
+/// Maximal number of nodes dialled for confirmation: one of six is alive.
 pub const MAX_SECONDS: usize = 6;
 
-/// Who has named a node.
+/// The sources that have named a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Word {
     /// In this search.
     pub now: Origins,
-    /// Ever, as far as is remembered.
+    /// In any search, as far as the cache knows.
     pub ever: Origins,
 }
 
-/// All who have named whom.
+/// The sources that have named each node.
 pub type Named = HashMap<NodeId, Word>;
 
-/// The node that was chosen, or the second one.
+/// A node that has proved its key, and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proven {
     /// The node.
     pub node: NodeId,
-    /// The source that named it: where the cache did, the one that the cache has it from.
+    /// The source that named it. For a cached node, it is the source that the cache learned it from.
     pub via: SourceKind,
 }
 
-/// What came of confirming a choice.
+/// The result of a confirmation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// A second node, of another source and another network, has proved its key, and nothing contradicts.
+    /// A second node, of another source and network, has proved its key, and the lists do not contradict each other.
     Confirmed {
         /// The second node.
         second: Proven,
-        /// Whether another source names the first one, too. Where not: lists are samples, and a node in reserve is in none.
+        /// Whether another source names the first node as well. Often none does: lists are samples, and reserve nodes
+        /// are in none.
         vouched: bool,
     },
-    /// What two sources say doesn't fit together.
+    /// The lists of two sources contradict each other.
     Disagreement {
-        /// The second node, where one was reached.
+        /// The second node, if one was reached.
         second: Option<Proven>,
-        /// What doesn't fit.
+        /// The contradiction.
         what: Disagreement,
     },
-    /// There is no second opinion.
+    /// No second node has confirmed the choice.
     Unconfirmed(Unconfirmed),
 }
 
-/// What two sources contradict each other in.
+/// How the lists of two sources contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disagreement {
-    /// The lists of these two sources have no node in common: one of them may show a federation that isn't there.
+    /// The lists of these two sources have no common node: one of them may show a fake federation.
     Strangers(SourceKind, SourceKind),
-    /// A key has signed two lists under one number. The proofs are kept beside the cache.
+    /// A key has signed two lists with the same number. The proofs are stored beside the cache.
     Equivocation(Vec<Equivocation>),
 }
 
-/// Why there is no second opinion.
+/// Why no second node has confirmed the choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unconfirmed {
     /// No other source names a node in another network.
     NoOther,
-    /// Others are named, and none of those that were dialled answered.
+    /// Such nodes were dialled, and none has proved its key.
     NoAnswer,
 }
 
-/// The source on whose word a candidate was dialled.
+/// The source that a candidate depends on.
 pub fn via(candidate: &Candidate) -> SourceKind {
     if candidate.source == SourceKind::Cache {
         candidate.origins.iter().next().unwrap_or(SourceKind::Cache)
@@ -90,8 +91,8 @@ pub fn via(candidate: &Candidate) -> SourceKind {
     }
 }
 
-/// Those that may confirm `first`, in the order in which to dial them: another node, in another network, named by another
-/// source than the one that `first` rests on.
+/// The candidates that may confirm `first`, in the order in which to dial them. Each is another node, in another
+/// network, that a source other than that of `first` names.
 pub fn seconds(
     first: &Candidate,
     first_node: NodeId,
@@ -107,9 +108,8 @@ pub fn seconds(
     };
     let mut seconds: Vec<_> = all.into_iter().filter(independent).collect();
     seconds.shuffle(rng);
-    // Those last that a registry alone names: it answers each as it likes, and what a contact or the cache named first
-    // may be its own, too. Then one node of each network before a second of any, so that a source with many in one place
-    // isn't asked twice.
+    // Nodes that only a registry names come last. A registry can answer each client differently, and may also be behind
+    // what the cache or a contact named first. Before that, take one node of each network before a second of any.
     let mut networks = Vec::new();
     seconds.sort_by_cached_key(|candidate| {
         let network = candidate.network().clone();
@@ -123,7 +123,7 @@ pub fn seconds(
     seconds
 }
 
-/// What `second` says of `first`. `named`: who has named whom in this search.
+/// Evaluates the confirmation of `first`, after `dialled` dials.
 pub fn judge(
     first: Proven,
     second: Option<Proven>,
@@ -144,9 +144,9 @@ pub fn judge(
     Confirmation::Confirmed { second, vouched }
 }
 
-/// Two lists of which each has several nodes, and none that the other has.
+/// The two bulk sources, if each lists several nodes and they have none in common.
 fn strangers(named: &Named) -> Option<(SourceKind, SourceKind)> {
-    /// Fewer than this may differ by chance: a young federation, a reserve.
+    /// Shorter lists may be disjoint by chance: in a young federation, or with reserve nodes.
     const SEVERAL: usize = 3;
     let (a, b) = (SourceKind::Registry, SourceKind::Dns);
     let count = |of: &dyn Fn(&Origins) -> bool| named.values().filter(|word| of(&word.now)).count();

@@ -1,4 +1,4 @@
-//! The rules of the race, on virtual time.
+//! The race's rules on virtual time.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ fn node(n: u16) -> NodeId {
     SecretKey::from_bytes(&seed).node_id()
 }
 
-/// Node `n`, in a network of its own.
+/// A candidate for node `n`, which is alone in its network.
 fn of(source: SourceKind, n: u16) -> Candidate {
     let [a, b] = n.to_le_bytes();
     Candidate::new(format!("ws://{}.{a}.0.1:1", 20 + b), Some(node(n)), source)
@@ -28,7 +28,7 @@ fn all_of(source: SourceKind, nodes: std::ops::Range<u16>) -> Vec<Candidate> {
     nodes.map(|n| of(source, n)).collect()
 }
 
-/// What a source does when it is asked.
+/// How a source reacts to a query.
 #[derive(Clone)]
 enum Answer {
     Names(Duration, Vec<Candidate>),
@@ -36,7 +36,7 @@ enum Answer {
     Silent,
 }
 
-/// What a node does when it is dialled.
+/// How a node reacts to a dial.
 #[derive(Clone, Copy)]
 enum Manner {
     Proves(Duration),
@@ -44,7 +44,7 @@ enum Manner {
     Silent,
 }
 
-/// A world in which everything takes as long as it says.
+/// Simulated sources and nodes with fixed delays.
 struct World {
     sources: Vec<(SourceKind, Answer)>,
     manner: Box<dyn Fn(&Candidate) -> Manner>,
@@ -82,7 +82,7 @@ impl World {
         loop {
             let mut schedule = |at: Duration, event| {
                 serial += 1;
-                // A little noise, so that what is equally far is not always in the same order.
+                // A little noise varies the order of simultaneous events.
                 events.insert((now + at + Duration::from_micros(noise.random_range(0..2000)), serial), event);
             };
             while let Some(action) = race.poll(now) {
@@ -98,7 +98,7 @@ impl World {
                         match (self.manner)(&candidate) {
                             Manner::Proves(after) => schedule(after, Event::Dialled(id, true)),
                             Manner::Fails(after) => schedule(after, Event::Dialled(id, false)),
-                            // As the driver's own timeout ends it.
+                            // The driver's own timeout ends such a dial.
                             Manner::Silent => schedule(ms(3000), Event::Dialled(id, false)),
                         }
                         course.dialled.push((candidate, now));
@@ -149,7 +149,7 @@ fn asked_at(course: &Course, source: usize) -> Option<Duration> {
     course.asked.iter().find(|(index, _)| *index == source).map(|(_, at)| *at)
 }
 
-/// Within the noise.
+/// Whether a time is as expected, up to the noise.
 fn about(at: Option<Duration>, expected: Duration) -> bool {
     at.is_some_and(|at| at >= expected && at < expected + ms(20))
 }
@@ -196,7 +196,7 @@ fn sources_whose_nodes_have_all_failed_have_the_next_asked_at_once() {
 #[test]
 fn two_cached_nodes_of_different_networks_and_what_people_named_are_dialled_at_once() {
     let mut cached = all_of(SourceKind::Cache, 0..1);
-    // Many in one network, one elsewhere.
+    // Many nodes in one network, and one in another.
     cached.extend((1..20).map(|n| Candidate::new(format!("ws://99.9.0.{n}:1"), Some(node(n)), SourceKind::Cache)));
     let mut world = World::new(
         vec![
@@ -313,7 +313,7 @@ fn the_registry_s_nodes_wait_a_moment_for_those_of_dns_and_for_nobody_who_cannot
     assert!(about(Some(first(vec![registry, link])), ms(0)));
 }
 
-/// A registry that lists a thousand nodes of its own in three networks, all as near as the honest ones.
+/// A registry that lists a thousand hostile nodes in three networks.
 fn flooded(cached: u16, hostile_are: Duration) -> World {
     let flood = (1000..2000)
         .map(|n| Candidate::new(format!("ws://200.{}.0.1:{n}", n % 3), Some(node(n)), SourceKind::Registry))
@@ -334,8 +334,8 @@ fn flooded(cached: u16, hostile_are: Duration) -> World {
 #[test]
 fn a_registry_that_lists_a_thousand_of_its_own_is_seldom_the_first_and_hardly_ever_both_of_a_pair() {
     let hostile: HashSet<NodeId> = (1000..2000).map(node).collect();
-    // Where the cache knows somebody the registry is late; that needs fewer runs to see.
-    // Being nearer than all others doesn't help it either.
+    // With nodes in the cache the registry comes late, so fewer runs are enough. Being closer than all others does not
+    // help the registry either.
     for (cached, far, runs) in [(0, 300, 400), (0, 50, 400), (5, 300, 50)] {
         let world = flooded(cached, ms(far));
         let (mut first, mut both) = (0_u64, 0_u64);

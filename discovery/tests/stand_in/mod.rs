@@ -45,26 +45,26 @@ pub fn key(n: u8) -> SecretKey {
     SecretKey::from_bytes(&[n; 32])
 }
 
-/// How a stand-in behaves.
+/// How a stand-in node behaves.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Manner {
     Honest,
-    /// Signs with another key than it claims.
+    /// Signs with a key other than the one it claims.
     Forges,
-    /// Knows itself only by another URL.
+    /// Accepts only another URL.
     Renamed,
-    /// Says nothing.
+    /// Sends nothing.
     Silent,
-    /// Speaks a protocol of the future.
+    /// Speaks a future protocol version.
     Newer,
 }
 
-/// A node that proves its key and echoes what comes after; ends with the returned set.
+/// A node that proves its key and echoes later messages. It stops when the returned set is dropped.
 pub async fn node(claims: u8, manner: Manner) -> (String, JoinSet<()>) {
     node_at([127, 0, 0, 1], claims, manner).await
 }
 
-/// The same at an address of this machine, so that two can be in different networks.
+/// The same at a given loopback address, so that nodes can be in different networks.
 pub async fn node_at(ip: [u8; 4], claims: u8, manner: Manner) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind((IpAddr::from(ip), 0)).await.expect("a port");
     let url = format!("ws://{}", listener.local_addr().expect("an address"));
@@ -76,7 +76,7 @@ pub async fn node_at(ip: [u8; 4], claims: u8, manner: Manner) -> (String, JoinSe
             if manner == Manner::Silent {
                 tokio::time::sleep(FOREVER).await;
             }
-            // What is asked over HTTP besides is answered by nobody.
+            // Other HTTP requests get no response.
             let Ok(mut socket) = accept_async(stream).await else { continue };
             let info = serde_json::json!({
                 "type": "server_info",
@@ -111,7 +111,7 @@ pub async fn node_at(ip: [u8; 4], claims: u8, manner: Manner) -> (String, JoinSe
     (url, tasks)
 }
 
-/// What a stand-in for a registry answers with.
+/// The response of a stand-in registry.
 pub struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
@@ -150,13 +150,13 @@ fn delegation(root: u8, now: UnixTime) -> Signed<Delegation> {
     Signed::sign(delegation, &root).expect("a delegation")
 }
 
-/// The directory that `root` has delegated and that lists these nodes.
+/// A directory of these nodes under `root`, issued `seq_ms_ago` milliseconds ago.
 pub fn directory(root: u8, seq_ms_ago: u64, nodes: &[(u8, &str)]) -> Vec<u8> {
     let now = UnixTime::from(SystemTime::now());
     directory_at(now, root, now.as_secs() * 1000 - seq_ms_ago, nodes)
 }
 
-/// The same of some day.
+/// The same with a given time and number.
 pub fn directory_at(now: UnixTime, root: u8, seq: u64, nodes: &[(u8, &str)]) -> Vec<u8> {
     let federation = FederationId::of_roots(&[key(root).public()]);
     let records = nodes.iter().map(|(n, url)| {
@@ -187,7 +187,7 @@ pub fn directory_at(now: UnixTime, root: u8, seq: u64, nodes: &[(u8, &str)]) -> 
     DirectoryBundle::sign(delegation(root, now), directory, &key(50)).expect("a directory").encode()
 }
 
-/// The shards of these nodes, as texts.
+/// The shards of these nodes, as TXT texts.
 pub fn shards(root: u8, nodes: &[(u8, &str)]) -> Vec<String> {
     let now = UnixTime::from(SystemTime::now());
     let places = nodes.iter().map(|(n, url)| NodePlace::new(key(*n).node_id(), url).expect("a place"));
@@ -196,10 +196,10 @@ pub fn shards(root: u8, nodes: &[(u8, &str)]) -> Vec<String> {
     shards.expect("shards").iter().map(ShardBundle::to_text).collect()
 }
 
-/// A provider of DNS over HTTPS that knows one zone, `example.`, and ends when it is dropped.
+/// A provider of DNS over HTTPS for the zone `example.`. It stops when it is dropped.
 pub struct Dns {
     pub provider: Provider,
-    /// Trusts the provider's certificate, and no other.
+    /// Trusts only the provider's certificate.
     pub trust: Arc<ClientConfig>,
     _server: Server<Catalog>,
 }
@@ -210,7 +210,7 @@ fn name(text: &str) -> Name {
     name
 }
 
-/// TXT records: the texts of a name.
+/// TXT records for the name `of`.
 pub fn txt(of: &str, texts: &[String]) -> Vec<Record> {
     let record = |text: &String| {
         let strings = chappe_common::shard::txt_strings(text).map(str::to_owned).collect();
@@ -219,7 +219,7 @@ pub fn txt(of: &str, texts: &[String]) -> Vec<Record> {
     texts.iter().map(record).collect()
 }
 
-/// An address of a name.
+/// An A record for the name `of`.
 pub fn a(of: &str, ip: [u8; 4]) -> Record {
     Record::from_rdata(name(of), 60, RData::A(A(ip.into())))
 }
