@@ -66,7 +66,7 @@ pub(crate) fn source(kind: SourceKind, error: &SourceError) -> Explanation {
             "a root of the federation has revoked the key that signs this list: it was stolen, or the registry is outdated",
             "don't trust that registry; other sources are not affected, and what is remembered stays",
         ),
-        SourceError::LinkExpired => explain(
+        SourceError::InviteExpired => explain(
             "the link or QR code is too old, or this machine's clock is ahead",
             "set the clock; where it is right, ask for a new link",
         ),
@@ -183,7 +183,7 @@ pub(crate) fn cause(kind: SourceKind, error: &CauseError) -> Explanation {
 /// What two sources contradict each other in.
 pub(crate) fn disagreement(what: &Disagreement) -> String {
     match what {
-        Disagreement::Strangers(a, b) => format!(
+        Disagreement::DisjointLists(a, b) => format!(
             "{a} and {b} name nodes that have nobody in common: one of them may show a federation that is not there; \
              ask the operator by another way which nodes there are"
         ),

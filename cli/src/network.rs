@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
 use chappe_common::{keys::PublicKey, time::UnixTime};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, dns, doh::Provider, federation, link::Link, manual::ManualNode, names::Scope,
-    net::Net, private_file, proxy::Proxies, registry::Endpoint, revocations::Hosts, tls,
+    Discovery, DiscoveryBuilder, dns, doh::Provider, federation, invite::Invite, manual::ManualNode, names::Scope,
+    net::Net, private_file, proxy::Proxies, registry::Endpoint, tls,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,7 @@ impl ResolverArgs {
     /// How to reach a registry.
     pub(crate) fn net(&self) -> Result<Net> {
         if self.system_resolver {
-            return Ok(Net::system_by(tls::config(), Scope::Private, Proxies::from_env()?));
+            return Ok(Net::system_with_proxies(tls::config(), Scope::Private, Proxies::from_env()?));
         }
         over_https(&self.doh)
     }
@@ -101,7 +101,7 @@ impl ResolverArgs {
 fn over_https(texts: &[String]) -> Result<Net> {
     let given: Vec<Provider> = read_all(texts)?;
     let providers = if given.is_empty() { Provider::defaults() } else { given };
-    Ok(Net::over_https_by(&providers, tls::config(), Proxies::from_env()?)?)
+    Ok(Net::over_https_with_proxies(&providers, tls::config(), Proxies::from_env()?)?)
 }
 
 /// Where to look for nodes, as the profile remembers it.
@@ -146,13 +146,13 @@ impl ProfileArgs {
 
     /// The same by the nodes of a link, where there is one; it is given back as read. A profile that knows no network
     /// yet remembers the link's nodes.
-    pub(crate) fn builder_by(&self, link: Option<&str>) -> Result<(Profile, ClientBuilder, Option<Link>)> {
+    pub(crate) fn builder_by(&self, link: Option<&str>) -> Result<(Profile, ClientBuilder, Option<Invite>)> {
         // Before the profile is made: a command that fails for want of a network must not settle the name.
         let remembered = Network::remembered(&self.profile)?;
         let known = self.network.applied_to(remembered.clone())?;
         let test = self.network.test || known.as_ref().is_some_and(|network| network.test);
         let now = UnixTime::from(SystemTime::now());
-        let link = link.map(|text| Link::parse(text, now, test)).transpose()?;
+        let link = link.map(|text| Invite::parse(text, now, test)).transpose()?;
         let network = match (known, &link) {
             (Some(network), _) => network,
             (None, Some(link)) => {
@@ -186,16 +186,16 @@ impl ProfileArgs {
 
 /// Learns the roots and registries of a link's federation from its nodes, so that the profile doesn't depend on these for
 /// good, and remembers them. Does nothing where the profile knows a root already, or the link names no federation.
-pub(crate) async fn learn_federation(profile: &Path, link: &Link) -> Result<()> {
+pub(crate) async fn learn_federation(profile: &Path, link: &Invite) -> Result<()> {
     let (Some(federation), Some(mut network)) = (link.federation(), Network::remembered(profile)?) else {
         return Ok(());
     };
     if !network.roots.is_empty() {
         return Ok(());
     }
-    let (net, hosts) = (network.net()?, if network.test { Hosts::All } else { Hosts::Public });
+    let (net, hosts) = (network.net()?, if network.test { Scope::Private } else { Scope::Public });
     for (node, url) in link.nodes() {
-        match federation::of_node(&url, hosts, federation, &net).await {
+        match federation::fetch_from_node(&url, hosts, federation, &net).await {
             Ok(info) => {
                 network.roots = info.roots;
                 network.registries.extend(info.registries);
@@ -211,7 +211,7 @@ pub(crate) async fn learn_federation(profile: &Path, link: &Link) -> Result<()> 
 }
 
 /// The link's nodes as a profile remembers them. Whoever makes a link may put in what no later command could read.
-fn nodes_of(link: &Link) -> Vec<String> {
+fn nodes_of(link: &Invite) -> Vec<String> {
     let texts = link.nodes().map(|(node, url)| format!("{url}#{node}"));
     texts.filter(|text| text.parse::<ManualNode>().is_ok()).collect()
 }
@@ -334,7 +334,7 @@ impl Network {
     fn net(&self) -> Result<Net> {
         if self.system_resolver {
             let scope = if self.test { Scope::Private } else { Scope::Public };
-            return Ok(Net::system_by(tls::config(), scope, Proxies::from_env()?));
+            return Ok(Net::system_with_proxies(tls::config(), scope, Proxies::from_env()?));
         }
         over_https(&self.doh)
     }
@@ -397,7 +397,7 @@ mod tests {
         // Whoever makes a link writes its bytes, and these pass for the text of a host.
         let urls = ["wss://8.8.8.8", "wss://a:b:c", "wss://[", "wss://relay.example:99999"];
         let nodes = urls.map(|url| (node, url.to_owned()));
-        let link = Link::new(nodes, None, now + Duration::from_secs(60)).expect("it fits");
+        let link = Invite::new(nodes, None, now + Duration::from_secs(60)).expect("it fits");
         assert_eq!(nodes_of(&link), [format!("{}#{node}", "wss://8.8.8.8")]);
     }
 }

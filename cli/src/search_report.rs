@@ -85,7 +85,7 @@ impl ConfirmationLine {
     pub(crate) fn new(confirmation: &Confirmation) -> Self {
         let (outcome, second, vouched) = match confirmation {
             Confirmation::Confirmed { second, vouched } => ("confirmed", Some(second), *vouched),
-            Confirmation::Disagreement { second, what: Disagreement::Strangers(..) } => {
+            Confirmation::Disagreement { second, what: Disagreement::DisjointLists(..) } => {
                 ("strangers", second.as_ref(), false)
             }
             Confirmation::Disagreement { second, what: Disagreement::Equivocation(_) } => {

@@ -8,7 +8,7 @@ use std::{
 
 use chappe_common::keys::{NodeId, PublicKey};
 use chappe_discovery::{
-    DiscoverError, Discovery, DiscoveryBuilder, SetupError, link::Link, manual::ManualNode, registry::Endpoint,
+    DiscoverError, Discovery, DiscoveryBuilder, SetupError, invite::Invite, manual::ManualNode, registry::Endpoint,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -89,8 +89,8 @@ impl ClientBuilder {
 
     /// Adds the nodes of a link or QR code.
     #[must_use]
-    pub fn link(mut self, link: Link) -> Self {
-        self.discovery = self.discovery.link(link);
+    pub fn link(mut self, link: Invite) -> Self {
+        self.discovery = self.discovery.invite(link);
         self
     }
 

@@ -15,7 +15,7 @@ use chappe_common::{code::PairingCode, code_claim::CodeClaim, keys::SecretKey, s
 use chappe_discovery::{
     Connection, DiscoverError,
     connection::ConnectionError,
-    link::{Link, LinkError},
+    invite::{Invite, InviteError},
 };
 use rand::Rng as _;
 use serde::{Serialize, de::DeserializeOwned};
@@ -229,13 +229,13 @@ impl ShownCode {
     ///
     /// # Errors
     /// No node's URL fits.
-    pub fn link(&self) -> Result<Link, LinkError> {
+    pub fn link(&self) -> Result<Invite, InviteError> {
         let node = self.connection.node();
         let here = (node, self.connection.url().to_owned());
         let others = self.client.discovery().remembered().into_iter().filter(|(other, _)| *other != node);
         let rest = self.until.saturating_duration_since(Instant::now());
         let expires_at = UnixTime::from(SystemTime::now()) + rest;
-        let link = Link::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)?;
+        let link = Invite::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)?;
         // Whoever opens the link can learn the federation's roots by this, and is not bound to these nodes.
         Ok(match self.client.discovery().federation() {
             Some(federation) => link.with_federation(federation),

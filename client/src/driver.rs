@@ -22,7 +22,7 @@ use std::{
 
 use backon::ExponentialBackoff;
 use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
-use chappe_discovery::{DiscoverError, Discovery, Outcome, SearchSummary};
+use chappe_discovery::{DiscoverError, Discovery, SearchOutcome, SearchSummary};
 use futures_util::future::{self, BoxFuture};
 use rand::RngExt as _;
 use tokio::{
@@ -74,7 +74,7 @@ pub(crate) struct Driver {
     command_sender: mpsc::WeakSender<Command>,
     link: watch::Sender<LinkState>,
     sessions: Vec<Session>,
-    connecting: Option<BoxFuture<'static, Outcome>>,
+    connecting: Option<BoxFuture<'static, SearchOutcome>>,
     /// What is left of the last search.
     background_search: Option<BoxFuture<'static, (NodeId, SearchSummary)>>,
     backoff: ExponentialBackoff,

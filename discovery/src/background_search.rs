@@ -6,15 +6,16 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     dial::dial,
-    race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Named, Proven},
+    names::Scope,
+    race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Endorsements, Proven},
     report::{SourceOutcome, SourceReport},
-    revocations::{self, Hosts},
+    revocations,
     search::{Search, SearchContext},
     source::Candidate,
 };
 
 /// How many nodes are dialled concurrently for confirmation.
-const AT_ONCE: usize = 2;
+const MAX_CONCURRENT_DIALS: usize = 2;
 
 /// The rest of a search. Dropping it stops it; what it has learned by then stays in the cache.
 #[derive(Debug)]
@@ -46,57 +47,62 @@ impl BackgroundSearch {
         let context = self.search.context.clone();
         let url = self.first.url.clone();
         context.cache.flush().await;
-        tokio::join!(self.hear(deadline), learn_revocations(&context, &url));
-        let first = Proven { node: self.node, via: confirm::via(&self.first) };
+        tokio::join!(self.handle_remaining_steps(deadline), fetch_revocations(&context, &url));
+        let first = Proven { node: self.node, via: confirm::source_of(&self.first) };
         let mut dialled = Vec::new();
         let mut second = None;
         if context.cache.is_fresh((context.clock)()) {
-            second = self.second(first, &mut dialled, deadline).await;
+            second = self.prove_second_node(first, &mut dialled, deadline).await;
         }
-        if second.is_none() && self.ask_the_others() {
-            self.hear(deadline).await;
+        if second.is_none() && self.query_unasked_sources() {
+            self.handle_remaining_steps(deadline).await;
         }
         if second.is_none() {
-            second = self.second(first, &mut dialled, deadline).await;
+            second = self.prove_second_node(first, &mut dialled, deadline).await;
         }
         context.cache.flush().await;
-        let named = self.search.race.named();
-        let confirmation = confirm::judge(first, second, dialled.len(), named, self.search.equivocations);
+        let endorsements = self.search.race.endorsements();
+        let confirmation = confirm::evaluate(first, second, dialled.len(), endorsements, self.search.equivocations);
         SearchSummary { confirmation, sources: self.search.report.sources }
     }
 
     /// Queries the sources that were not queried yet. Returns whether there are any.
-    fn ask_the_others(&mut self) -> bool {
+    fn query_unasked_sources(&mut self) -> bool {
         let of_report = self.search.report.sources.iter().enumerate();
         let others = of_report.filter(|(_, source)| source.outcome == SourceOutcome::NotAsked);
         let others: Vec<_> = others.map(|(index, _)| index).collect();
-        others.iter().for_each(|index| self.search.list(*index));
+        others.iter().for_each(|index| self.search.query_source(*index));
         !others.is_empty()
     }
 
-    async fn second(&mut self, first: Proven, dialled: &mut Vec<String>, deadline: Instant) -> Option<Proven> {
-        let named = self.search.race.named().clone();
-        let fresh = self.search.all.iter().filter(|candidate| !dialled.contains(&candidate.url)).cloned();
-        let seconds = confirm::seconds(&self.first, self.node, fresh, &named, &mut rand::rng());
+    async fn prove_second_node(
+        &mut self,
+        first: Proven,
+        dialled: &mut Vec<String>,
+        deadline: Instant,
+    ) -> Option<Proven> {
+        let endorsements = self.search.race.endorsements().clone();
+        let fresh = self.search.candidates.iter().filter(|candidate| !dialled.contains(&candidate.url)).cloned();
+        let seconds = confirm::confirming_candidates(&self.first, self.node, fresh, &endorsements, &mut rand::rng());
         dialled.extend(seconds.iter().map(|candidate| candidate.url.clone()));
         let context = self.search.context.clone();
-        first_proven(&context, seconds, first, &named, deadline).await
+        first_proven(&context, seconds, first, &endorsements, deadline).await
     }
 
-    async fn hear(&mut self, deadline: Instant) {
+    async fn handle_remaining_steps(&mut self, deadline: Instant) {
         while let Ok(Some(step)) = timeout_at(deadline, self.search.steps.next()).await {
-            self.search.take(step).await;
+            self.search.handle_step(step).await;
         }
     }
 }
 
 /// Asks the found node for revoked keys, because a thief of an online key may control the registry as well. The request
 /// goes to the URL that was just dialled, so it reaches no new host.
-async fn learn_revocations(context: &SearchContext, url: &str) {
+async fn fetch_revocations(context: &SearchContext, url: &str) {
     if context.roots.is_empty() {
         return;
     }
-    match revocations::of_node(url, Hosts::All, &context.roots, &context.net).await {
+    match revocations::fetch_from_node(url, Scope::Private, &context.roots, &context.net).await {
         Ok(list) => {
             context.cache.revocations().add(list.iter().cloned());
         }
@@ -109,7 +115,7 @@ async fn first_proven(
     context: &SearchContext,
     seconds: Vec<Candidate>,
     first: Proven,
-    named: &Named,
+    endorsements: &Endorsements,
     deadline: Instant,
 ) -> Option<Proven> {
     let dialling = futures_util::stream::iter(seconds)
@@ -117,7 +123,7 @@ async fn first_proven(
             let dialled = dial(&candidate, &context.net, || {}).await;
             (candidate, dialled)
         })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(MAX_CONCURRENT_DIALS);
     tokio::pin!(dialling);
     loop {
         let (candidate, dialled) = timeout_at(deadline, dialling.next()).await.ok()??;
@@ -125,14 +131,14 @@ async fn first_proven(
         match dialled {
             Ok(connection) => {
                 let node = connection.node();
-                context.cache.proved(node, &candidate, now);
+                context.cache.record_proof(node, &candidate, now);
                 connection.close().await;
                 // Only a source other than the first node's makes this a confirmation.
-                let ever = named.get(&node).map(|word| word.ever).unwrap_or_default();
+                let ever = endorsements.get(&node).map(|endorsement| endorsement.ever).unwrap_or_default();
                 let via = ever.union(candidate.origins).iter().find(|origin| *origin != first.via);
                 return Some(Proven { node, via: via.unwrap_or(candidate.source) });
             }
-            Err(_) => context.cache.failed(&candidate, now),
+            Err(_) => context.cache.record_failure(&candidate, now),
         }
     }
 }

@@ -20,16 +20,16 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::file::fuzzed;
 pub use self::{entries::MAX_ENTRIES, file::CacheError, ledger::Equivocation};
-use self::{ledger::Judgement, state::State};
+use self::{ledger::ListOrder, state::State};
 use crate::{
     private_file,
     revocations::KnownRevocations,
-    source::{Candidate, Listing, Source, SourceError, SourceKind},
+    source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
 };
 
 /// The result of storing a source's response.
 #[derive(Debug, Default)]
-pub struct Learned {
+pub struct LearnResult {
     /// The candidates, except those that only an outdated list names.
     pub candidates: Vec<Candidate>,
     /// Lists that contradict an earlier list with the same number. The proofs are already on disk.
@@ -44,7 +44,7 @@ pub struct Cache {
     was_damaged: bool,
     state: Mutex<State>,
     /// Serializes writes, so that the newest content is written last.
-    writing: tokio::sync::Mutex<()>,
+    write_lock: tokio::sync::Mutex<()>,
 }
 
 impl Cache {
@@ -54,8 +54,8 @@ impl Cache {
     }
 
     fn new(path: Option<PathBuf>, federation: FederationId, state: State) -> Self {
-        let writing = tokio::sync::Mutex::default();
-        Self { path, federation, was_damaged: false, state: Mutex::new(state), writing }
+        let write_lock = tokio::sync::Mutex::default();
+        Self { path, federation, was_damaged: false, state: Mutex::new(state), write_lock }
     }
 
     /// Opens the cache in the file at `path`. It is empty if the file does not exist, or belongs to another federation.
@@ -80,7 +80,7 @@ impl Cache {
         Self::open(path.clone(), federation).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot use the node cache: renamed the file, starting with an empty one");
             // If the rename fails, the next write replaces the file.
-            let _ = file::set_aside(&path);
+            let _ = file::rename_damaged(&path);
             Self { was_damaged: true, ..Self::new(Some(path), federation, State::default()) }
         })
     }
@@ -92,37 +92,37 @@ impl Cache {
     ///
     /// - [`SourceError::RolledBack`] if all lists are older than known ones.
     /// - [`SourceError::Revoked`] if all lists are signed by revoked keys.
-    pub async fn learn(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
-        let learned = self.learn_in_memory(listing, now)?;
+    pub async fn learn(&self, response: SourceResponse, now: UnixTime) -> Result<LearnResult, SourceError> {
+        let learned = self.learn_in_memory(response, now)?;
         if let Some(path) = self.path.clone() {
             for proof in learned.equivocations.clone() {
-                let path = file::proofs_of(&path);
-                write_down(move || file::add_proof(&path, &proof)).await;
+                let path = file::proofs_path(&path);
+                write_blocking(move || file::add_proof(&path, &proof)).await;
             }
         }
         Ok(learned)
     }
 
-    fn learn_in_memory(&self, listing: Listing, now: UnixTime) -> Result<Learned, SourceError> {
+    fn learn_in_memory(&self, response: SourceResponse, now: UnixTime) -> Result<LearnResult, SourceError> {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
-        let mut learned = Learned { candidates: listing.candidates, equivocations: Vec::new() };
-        state.revocations.add(listing.revocations);
+        let mut learned = LearnResult { candidates: response.candidates, equivocations: Vec::new() };
+        state.revocations.add(response.revocations);
         let (mut outdated, mut revoked) = (0, 0);
-        let lists = listing.lists.len();
-        for mut list in listing.lists {
+        let lists = response.lists.len();
+        for mut list in response.lists {
             // Checked before the list's number is stored: it would make the lists of the next key look outdated.
             if state.revocations.revokes(&list.key) {
                 revoked += 1;
                 continue;
             }
-            match state.ledger.judge(&list) {
-                Judgement::New | Judgement::Known => {}
-                Judgement::RolledBack => {
+            match state.ledger.insert_list(&list) {
+                ListOrder::New | ListOrder::Known => {}
+                ListOrder::RolledBack => {
                     outdated += 1;
                     continue;
                 }
                 // The nodes prove their own keys anyway. Which list to believe is not decided here.
-                Judgement::Equivocation(proof) => learned.equivocations.push(*proof),
+                ListOrder::Equivocation(proof) => learned.equivocations.push(*proof),
             }
             list.records.retain(|record| record.federation == self.federation);
             state.entries.learn(&list.candidates, &list.records, now);
@@ -142,24 +142,24 @@ impl Cache {
     }
 
     /// Records that `node` has proved its key. [`Cache::flush`] writes it to disk.
-    pub fn proved(&self, node: NodeId, candidate: &Candidate, now: UnixTime) {
+    pub fn record_proof(&self, node: NodeId, candidate: &Candidate, now: UnixTime) {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
-        state.entries.proved(node, candidate, now);
+        state.entries.record_proof(node, candidate, now);
     }
 
     /// Records a failed dial. [`Cache::flush`] writes it to disk.
-    pub fn failed(&self, candidate: &Candidate, now: UnixTime) {
+    pub fn record_failure(&self, candidate: &Candidate, now: UnixTime) {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
-        state.entries.failed(candidate, now);
+        state.entries.record_failure(candidate, now);
     }
 
     /// Writes the cache to its file. A write error is only logged: the content stays in memory.
     pub async fn flush(&self) {
         let Some(path) = self.path.clone() else { return };
-        let _writing = self.writing.lock().await;
+        let _write_lock = self.write_lock.lock().await;
         let mut state = self.state.lock().expect("nothing panics while the cache is locked").clone();
         let federation = self.federation;
-        write_down(move || {
+        write_blocking(move || {
             // Another process with the same profile may have written in the meantime. Merge its content instead of
             // losing it.
             let _lock = file::lock(&path)?;
@@ -176,7 +176,7 @@ impl Cache {
     /// The nodes that have recently proved their keys, each with one URL.
     pub fn nodes(&self, now: UnixTime) -> Vec<(NodeId, String)> {
         let state = self.state.lock().expect("nothing panics while the cache is locked");
-        state.entries.current(now).map(|(node, url)| (node, url.to_owned())).collect()
+        state.entries.recently_proven(now).map(|(node, url)| (node, url.to_owned())).collect()
     }
 
     /// Number of nodes.
@@ -205,7 +205,7 @@ impl Cache {
     }
 }
 
-async fn write_down(write: impl FnOnce() -> io::Result<()> + Send + 'static) {
+async fn write_blocking(write: impl FnOnce() -> io::Result<()> + Send + 'static) {
     if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
         tracing::warn!(%error, "cannot write the node cache");
     }
@@ -216,10 +216,10 @@ impl Source for Cache {
         SourceKind::Cache
     }
 
-    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         let state = self.state.lock().expect("nothing panics while the cache is locked");
         let candidates = state.entries.candidates(now);
-        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+        future::ready(Ok(SourceResponse { candidates, ..SourceResponse::default() })).boxed()
     }
 }
 
@@ -263,7 +263,7 @@ mod tests {
         Signed::sign(record, &key).expect("a record")
     }
 
-    fn listing(records: Vec<SignedRecord>, seq: u64) -> Listing {
+    fn listing(records: Vec<SignedRecord>, seq: u64) -> SourceResponse {
         let list = SignedList {
             form: ListForm::Directory,
             key: SecretKey::from_bytes(&[9; 32]).public(),
@@ -274,12 +274,12 @@ mod tests {
             candidates: records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Registry)).collect(),
             records,
         };
-        Listing { lists: vec![list], ..Listing::default() }
+        SourceResponse { lists: vec![list], ..SourceResponse::default() }
     }
 
     async fn urls(cache: &Cache, now: UnixTime) -> Vec<String> {
-        let listing = cache.list(now).await.expect("the cache always answers");
-        listing.candidates.into_iter().map(|candidate| candidate.url).collect()
+        let response = cache.list(now).await.expect("the cache always answers");
+        response.candidates.into_iter().map(|candidate| candidate.url).collect()
     }
 
     #[tokio::test]
@@ -289,15 +289,15 @@ mod tests {
         let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
         assert!(!cache.is_fresh(NOW));
         cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
-        let worked = Candidate::new("ws://127.0.0.1:1002", Some(record(1, 1).node), SourceKind::Link);
-        cache.proved(record(1, 1).node, &worked, NOW);
+        let worked = Candidate::new("ws://127.0.0.1:1002", Some(record(1, 1).node), SourceKind::Invite);
+        cache.record_proof(record(1, 1).node, &worked, NOW);
         cache.flush().await;
         let cache = Cache::open(&path, federation()).expect("the file that was written");
         assert!(cache.is_fresh(NOW));
         let known = cache.list(NOW).await.expect("the cache always answers").candidates.remove(0);
         assert_eq!((known.url.as_str(), known.source), ("ws://127.0.0.1:1002", SourceKind::Cache));
         assert!(known.weight > crate::source::UNKNOWN_WEIGHT);
-        assert_eq!(known.origins.iter().collect::<Vec<_>>(), [SourceKind::Registry, SourceKind::Link]);
+        assert_eq!(known.origins.iter().collect::<Vec<_>>(), [SourceKind::Registry, SourceKind::Invite]);
         let older = cache.learn(listing(vec![record(2, 1)], 19), NOW).await;
         assert_eq!(older.map(|learned| learned.candidates), Err(SourceError::RolledBack));
         assert!(cache.learn(listing(vec![record(1, 1)], 20), NOW).await.is_ok(), "the same directory again");

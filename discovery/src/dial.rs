@@ -182,7 +182,7 @@ async fn dial_unbounded(
     let uri: Uri = candidate.url.parse().map_err(|_| ReachError::Name(NameError::Invalid))?;
     let doubt = |error: &ReachError| {
         if *error != ReachError::Timeout {
-            net.names().doubt(uri.host().unwrap_or_default());
+            net.names().distrust_addresses(uri.host().unwrap_or_default());
         }
     };
     let stream = connect(&uri, net).await.inspect_err(doubt)?;

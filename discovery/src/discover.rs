@@ -37,7 +37,7 @@ impl fmt::Debug for Discovery {
 
 /// A node that has proved its key, and how it was found.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundNode {
     /// The connection to the node.
     pub connection: Connection,
     /// The source that named the node.
@@ -48,11 +48,11 @@ pub struct Found {
 
 /// The result of a search.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct SearchOutcome {
     /// What was tried.
     pub report: Report,
     /// The node, or why none was found.
-    pub found: Result<Found, DiscoverError>,
+    pub found: Result<FoundNode, DiscoverError>,
 }
 
 impl Discovery {
@@ -74,7 +74,7 @@ impl Discovery {
     }
 
     /// As [`Discovery::connect`], but also returns the report and the rest of the search.
-    pub async fn search(&self, avoid: &[NodeId]) -> Outcome {
+    pub async fn search(&self, avoid: &[NodeId]) -> SearchOutcome {
         let mut search = self.start(avoid);
         let connection = search.run().await;
         let report = search.report.clone();
@@ -82,24 +82,24 @@ impl Discovery {
             Some((connection, candidate)) => {
                 let via = candidate.source;
                 let background = BackgroundSearch::new(search, candidate, connection.node());
-                Ok(Found { connection, via, background })
+                Ok(FoundNode { connection, via, background })
             }
             None => {
                 self.context.cache.flush().await;
                 Err(report.error())
             }
         };
-        Outcome { report, found }
+        SearchOutcome { report, found }
     }
 
     /// Queries every source once, without dialling, and returns their results: for diagnosis.
     pub async fn ask_all(&self) -> Vec<SourceReport> {
         let mut search = self.start(&[]);
         for index in 0..search.sources.len() {
-            search.list(index);
+            search.query_source(index);
         }
         while let Some(step) = search.steps.next().await {
-            search.take(step).await;
+            search.handle_step(step).await;
         }
         search.context.cache.flush().await;
         search.report.sources

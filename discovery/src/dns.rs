@@ -14,8 +14,8 @@ use hickory_proto::rr::{RData, RecordType};
 
 use crate::{
     answers::first_answers,
-    doh::{self, Doh},
-    source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
+    doh::{self, DohClient},
+    source::{Candidate, ListForm, SignedList, Source, SourceError, SourceKind, SourceResponse},
 };
 
 /// Maximal number of shards read for one name: what a DNS answer can hold.
@@ -25,25 +25,25 @@ const MAX_RECORDS: usize = MAX_SHARDS + MAX_REVOCATIONS;
 
 /// Whether a text is a DNS name that can hold shards.
 pub fn is_name(text: &str) -> bool {
-    !text.contains(|c: char| c.is_whitespace() || c.is_control()) && doh::question(text, RecordType::TXT).is_ok()
+    !text.contains(|c: char| c.is_whitespace() || c.is_control()) && doh::encode_query(text, RecordType::TXT).is_ok()
 }
 
 /// A source that queries one provider for the shards of all zones.
 #[derive(Clone, Debug)]
-pub struct Dns {
-    provider: Doh,
+pub struct DnsSource {
+    provider: DohClient,
     zones: Vec<String>,
     roots: Vec<PublicKey>,
 }
 
-impl Dns {
+impl DnsSource {
     /// A source that queries `provider` for the TXT records of `zones`, and accepts only what `roots` have delegated.
-    pub const fn new(provider: Doh, zones: Vec<String>, roots: Vec<PublicKey>) -> Self {
+    pub const fn new(provider: DohClient, zones: Vec<String>, roots: Vec<PublicKey>) -> Self {
         Self { provider, zones, roots }
     }
 
-    async fn zone(&self, zone: &str, now: UnixTime) -> Result<Listing, SourceError> {
-        let records = self.provider.ask(zone, RecordType::TXT).await?;
+    async fn query_zone(&self, zone: &str, now: UnixTime) -> Result<SourceResponse, SourceError> {
+        let records = self.provider.query(zone, RecordType::TXT).await?;
         let texts = records.into_iter().filter_map(|data| match data {
             RData::TXT(txt) => Some(txt.txt_data.concat()),
             _ => None,
@@ -51,7 +51,7 @@ impl Dns {
         let texts: Vec<_> = texts.take(MAX_RECORDS).collect();
         let revoked = texts.iter().filter_map(|text| revocation::from_text(text, &self.roots)?.ok());
         let revocations: Vec<_> = revoked.take(MAX_REVOCATIONS).collect();
-        let mut lists = match read_shards(texts.into_iter(), &self.roots, now) {
+        let mut lists = match decode_shards(texts.into_iter(), &self.roots, now) {
             Ok(lists) => lists,
             // Revocations count even without a list.
             Err(_) if !revocations.is_empty() => Vec::new(),
@@ -61,7 +61,7 @@ impl Dns {
             // A public list must not make clients connect to addresses in their own private network.
             lists.iter_mut().for_each(|list| list.candidates.retain(|one| special::is_public_url(&one.url)));
         }
-        Ok(Listing { lists, revocations, ..Listing::default() })
+        Ok(SourceResponse { lists, revocations, ..SourceResponse::default() })
     }
 }
 
@@ -70,7 +70,7 @@ impl Dns {
 /// # Errors
 ///
 /// No shard is valid: the error of the last invalid one, or [`SourceError::NoShard`].
-pub fn read_shards(
+pub fn decode_shards(
     texts: impl Iterator<Item = Vec<u8>>,
     roots: &[PublicKey],
     now: UnixTime,
@@ -100,7 +100,7 @@ pub fn read_shards(
     if lists.is_empty() { Err(failure) } else { Ok(lists) }
 }
 
-impl Source for Dns {
+impl Source for DnsSource {
     fn kind(&self) -> SourceKind {
         SourceKind::Dns
     }
@@ -109,10 +109,10 @@ impl Source for Dns {
         Some(self.provider.provider().host())
     }
 
-    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         async move {
-            let mut all = Listing::default();
-            for mut answer in first_answers(self.zones.iter().map(|zone| self.zone(zone, now))).await? {
+            let mut all = SourceResponse::default();
+            for mut answer in first_answers(self.zones.iter().map(|zone| self.query_zone(zone, now))).await? {
                 all.lists.append(&mut answer.lists);
                 all.revocations.append(&mut answer.revocations);
             }

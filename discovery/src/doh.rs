@@ -145,36 +145,36 @@ pub enum DohError {
 
 /// A client for one provider.
 #[derive(Clone, Debug)]
-pub struct Doh {
+pub struct DohClient {
     provider: Provider,
     http: reqwest::Client,
 }
 
 /// Resolves no names: a provider is reached at configured addresses only.
-struct NoNames;
+struct NoResolver;
 
-impl Resolve for NoNames {
+impl Resolve for NoResolver {
     fn resolve(&self, _name: reqwest::dns::Name) -> Resolving {
         Box::pin(std::future::ready(Err(NameError::NoSuchName.into())))
     }
 }
 
-impl Doh {
+impl DohClient {
     /// Creates a client without proxies.
     ///
     /// # Errors
     ///
     /// The URL is invalid, or its host is a name without addresses.
     pub fn new(provider: Provider, tls: &ClientConfig) -> Result<Self, SetupError> {
-        Self::by(provider, tls, &Proxies::none(), NoNames)
+        Self::with_proxies(provider, tls, &Proxies::none(), NoResolver)
     }
 
-    /// As [`Doh::new`], with proxies whose names `names` resolves.
+    /// As [`DohClient::new`], with proxies whose names `names` resolves.
     ///
     /// # Errors
     ///
-    /// As [`Doh::new`].
-    pub fn by(
+    /// As [`DohClient::new`].
+    pub fn with_proxies(
         provider: Provider,
         tls: &ClientConfig,
         proxies: &Proxies,
@@ -219,13 +219,13 @@ impl Doh {
     /// # Errors
     ///
     /// Why there is no answer.
-    pub async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
+    pub async fn query(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
         let request = self
             .http
             .post(&self.provider.url)
             .header(CONTENT_TYPE, MEDIA_TYPE)
             .header(ACCEPT, MEDIA_TYPE)
-            .body(question(name, kind)?);
+            .body(encode_query(name, kind)?);
         let response = request.send().await.map_err(|error| ReachError::of_request(&error))?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(DohError::Status(response.status().as_u16()));
@@ -238,7 +238,7 @@ impl Doh {
             http::BodyError::Broken => DohError::Broken,
             http::BodyError::TooLong => DohError::TooLong,
         })?;
-        read_answer(&body, name, kind)
+        decode_answer(&body, name, kind)
     }
 }
 
@@ -254,7 +254,7 @@ fn is_dns_message(value: &HeaderValue) -> bool {
 /// # Errors
 ///
 /// `name` is not a DNS name.
-pub fn question(name: &str, kind: RecordType) -> Result<Vec<u8>, DohError> {
+pub fn encode_query(name: &str, kind: RecordType) -> Result<Vec<u8>, DohError> {
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(absolute(name)?, kind));
@@ -270,7 +270,7 @@ pub fn question(name: &str, kind: RecordType) -> Result<Vec<u8>, DohError> {
 /// # Errors
 ///
 /// The bytes are not an answer to this query, or an answer without records.
-pub fn read_answer(bytes: &[u8], name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
+pub fn decode_answer(bytes: &[u8], name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
     let message = Message::from_vec(bytes).map_err(|_| DohError::NotDns)?;
     if message.metadata.message_type != MessageType::Response {
         return Err(DohError::NotDns);
@@ -311,7 +311,7 @@ pub(crate) mod fuzzed {
     /// An answer for `nodes.example`, of any of the queried types.
     pub const ANSWER: (&str, fn(&[u8]) -> bool) = ("answer", |bytes| {
         let read = [RecordType::TXT, RecordType::A, RecordType::AAAA].map(|kind| {
-            let Ok(records) = read_answer(bytes, "nodes.example", kind) else { return false };
+            let Ok(records) = decode_answer(bytes, "nodes.example", kind) else { return false };
             assert!(!records.is_empty() && records.iter().all(|data| data.record_type() == kind));
             true
         });
@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Result<usize, DohError> {
-        read_answer(bytes, "nodes.example", RecordType::TXT).map(|records| records.len())
+        decode_answer(bytes, "nodes.example", RecordType::TXT).map(|records| records.len())
     }
 
     #[test]
@@ -351,10 +351,10 @@ mod tests {
             assert_eq!(read(&answer(|message| message.metadata.response_code = code)), Err(error));
         }
         assert_eq!(read(&answer(|message| message.queries.clear())), Err(DohError::NotDns), "another question's");
-        assert_eq!(read(&question("nodes.example", RecordType::TXT).expect("a name")), Err(DohError::NotDns));
+        assert_eq!(read(&encode_query("nodes.example", RecordType::TXT).expect("a name")), Err(DohError::NotDns));
         assert_eq!(read(b"<html>blocked</html>"), Err(DohError::NotDns));
-        assert_eq!(question("", RecordType::TXT), Err(DohError::Name));
-        assert_eq!(question("a..b", RecordType::TXT), Err(DohError::Name));
+        assert_eq!(encode_query("", RecordType::TXT), Err(DohError::Name));
+        assert_eq!(encode_query("a..b", RecordType::TXT), Err(DohError::Name));
     }
 
     #[test]
@@ -378,12 +378,12 @@ mod tests {
         let providers = Provider::defaults();
         assert!(providers.len() >= 4);
         for provider in &providers {
-            assert!(Doh::new(provider.clone(), &crate::tls::config()).is_ok(), "{provider:?}");
+            assert!(DohClient::new(provider.clone(), &crate::tls::config()).is_ok(), "{provider:?}");
         }
         let by_address = |provider: &&Provider| provider.host().parse::<IpAddr>().is_ok();
         assert_eq!(providers.iter().filter(by_address).count(), 1);
         let unknown = Provider::new("https://dns.example/dns-query", []);
-        assert!(matches!(Doh::new(unknown, &crate::tls::config()), Err(SetupError::Provider(_))));
+        assert!(matches!(DohClient::new(unknown, &crate::tls::config()), Err(SetupError::Provider(_))));
     }
 
     #[test]

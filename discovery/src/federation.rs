@@ -8,11 +8,11 @@ use chappe_common::{federation::FederationId, keys::PublicKey, special};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    names::Scope,
     net::Net,
     node_http::{self, GetError},
     reach::ReachError,
     registry::Endpoint,
-    revocations::Hosts,
     setup_error::SetupError,
 };
 
@@ -69,13 +69,13 @@ impl From<GetError> for FederationError {
 /// # Errors
 ///
 /// The URL is not usable, there is no valid response, or it is for another federation.
-pub async fn of_node(
+pub async fn fetch_from_node(
     url: &str,
-    hosts: Hosts,
+    scope: Scope,
     federation: FederationId,
     net: &Net,
 ) -> Result<FederationInfo, FederationError> {
-    let is_asked = |url: &str| hosts == Hosts::All || special::is_public_url(url);
+    let is_asked = |url: &str| scope == Scope::Private || special::is_public_url(url);
     if !is_asked(url) {
         return Err(FederationError::Url);
     }
@@ -136,7 +136,7 @@ mod tests {
             stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("an open connection");
         };
         let net = Net::system(tls::config(), Scope::Private);
-        let asking = of_node(&url, Hosts::All, FederationId::of_roots(&roots), &net);
+        let asking = fetch_from_node(&url, Scope::Private, FederationId::of_roots(&roots), &net);
         let (learned, ()) = tokio::join!(asking, serving);
         assert_eq!(learned.expect("a federation").registries, ["https://8.8.8.8/v1"]);
     }

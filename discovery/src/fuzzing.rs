@@ -4,6 +4,6 @@ pub use crate::{
     cache::fuzzed::CACHE,
     dial::fuzzed::REPLY,
     doh::fuzzed::ANSWER,
-    link::fuzzed::{LINK, TEXT as LINK_TEXT},
+    invite::fuzzed::{INVITE, TEXT as INVITE_TEXT},
     manual::fuzzed::NODE,
 };

@@ -26,7 +26,7 @@ pub mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod http;
-pub mod link;
+pub mod invite;
 pub mod manual;
 pub mod members;
 pub mod names;
@@ -51,6 +51,6 @@ pub mod tls;
 
 pub use background_search::{BackgroundSearch, SearchSummary};
 pub use connection::Connection;
-pub use discover::{Discovery, DiscoveryBuilder, Found, Outcome};
+pub use discover::{Discovery, DiscoveryBuilder, FoundNode, SearchOutcome};
 pub use report::{Cause, CauseError, DiscoverError, Report};
 pub use setup_error::SetupError;

@@ -13,7 +13,7 @@ use chappe_common::{
 };
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
-use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
+use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
 
 /// The text is not a node's address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,24 +79,24 @@ impl FromStr for ManualNode {
 
 /// The source of nodes that a person has entered.
 #[derive(Debug, Default)]
-pub struct Manual(Vec<ManualNode>);
+pub struct ManualNodes(Vec<ManualNode>);
 
-impl Manual {
+impl ManualNodes {
     /// A source of these nodes.
     pub const fn new(nodes: Vec<ManualNode>) -> Self {
         Self(nodes)
     }
 }
 
-impl Source for Manual {
+impl Source for ManualNodes {
     fn kind(&self) -> SourceKind {
         SourceKind::Manual
     }
 
-    fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+    fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         let candidates =
             self.0.iter().map(|node| Candidate::new(node.url.clone(), node.node, SourceKind::Manual)).collect();
-        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+        future::ready(Ok(SourceResponse { candidates, ..SourceResponse::default() })).boxed()
     }
 }
 

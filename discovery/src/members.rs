@@ -67,14 +67,14 @@ impl From<GetError> for MembersError {
 /// # Errors
 ///
 /// The URL is invalid, or there is no valid response.
-pub async fn fetch(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
+pub async fn fetch_members(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
     let wrong = || MembersError::Setup(SetupError::Url(base.to_owned()));
     let mut url = Url::parse(base).map_err(|_| wrong())?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(wrong());
     }
     url.set_path("/members");
-    read(&node_http::get(url, MAX_ANSWER, net).await?)
+    decode_members(&node_http::get(url, MAX_ANSWER, net).await?)
 }
 
 /// Decodes a response, for instance one saved in a file.
@@ -82,6 +82,6 @@ pub async fn fetch(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
 /// # Errors
 ///
 /// It is not a list of members.
-pub fn read(bytes: &Bytes) -> Result<Vec<Member>, MembersError> {
+pub fn decode_members(bytes: &Bytes) -> Result<Vec<Member>, MembersError> {
     serde_json::from_slice::<Answer>(bytes).map(|answer| answer.members).map_err(|_| MembersError::Answer)
 }

@@ -13,15 +13,15 @@ use hickory_proto::rr::{RData, RecordType};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    doh::{Doh, DohError},
+    doh::{DohClient, DohError},
     proxy::Proxies,
     reach::NameError,
 };
 
 /// Delay between the queries to successive providers.
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long an answer is cached, whatever its TTL: long enough for a search and its retries.
-const KEEP: Duration = Duration::from_secs(300);
+/// Backend long an answer is cached, whatever its TTL: long enough for a search and its retries.
+const CACHE_TIME: Duration = Duration::from_secs(300);
 /// Maximal number of cached names: those of one search.
 const MAX_NAMES: usize = 64;
 /// Maximal number of addresses used for one name.
@@ -38,45 +38,45 @@ pub enum Scope {
 }
 
 #[derive(Debug)]
-enum How {
+enum Backend {
     System(Scope),
-    OverHttps { providers: Vec<Doh>, known: Mutex<HashMap<String, Known>> },
+    OverHttps { providers: Vec<DohClient>, known: Mutex<HashMap<String, CachedName>> },
 }
 
 /// A cached answer.
 #[derive(Clone, Debug)]
-struct Known {
+struct CachedName {
     at: Instant,
     ips: Vec<IpAddr>,
     /// Index of the provider that gave the answer.
     by: usize,
     /// Connecting to the addresses has failed. The next lookup asks this provider last.
-    is_doubted: bool,
+    is_distrusted: bool,
 }
 
 /// Resolves names. Clones share the cached answers.
 #[derive(Clone, Debug)]
-pub struct Names {
-    how: Arc<How>,
+pub struct NameResolver {
+    backend: Arc<Backend>,
     proxies: Proxies,
 }
 
-impl Names {
+impl NameResolver {
     /// Uses the system's resolver. [`Scope::Public`] drops private addresses, as lookups over HTTPS do.
     pub fn system(scope: Scope) -> Self {
-        Self { how: Arc::new(How::System(scope)), proxies: Proxies::none() }
+        Self { backend: Arc::new(Backend::System(scope)), proxies: Proxies::none() }
     }
 
     /// Uses only these providers of DNS over HTTPS.
-    pub fn over_https(providers: Vec<Doh>) -> Self {
-        Self { how: Arc::new(How::OverHttps { providers, known: Mutex::default() }), proxies: Proxies::none() }
+    pub fn over_https(providers: Vec<DohClient>) -> Self {
+        Self { backend: Arc::new(Backend::OverHttps { providers, known: Mutex::default() }), proxies: Proxies::none() }
     }
 
     /// The same without its providers of DNS over HTTPS, so that it sends no query over HTTPS.
     pub(crate) fn without_providers(self) -> Self {
-        match &*self.how {
-            How::System(_) => self,
-            How::OverHttps { .. } => Self::over_https(Vec::new()).with_proxies(self.proxies),
+        match &*self.backend {
+            Backend::System(_) => self,
+            Backend::OverHttps { .. } => Self::over_https(Vec::new()).with_proxies(self.proxies),
         }
     }
 
@@ -102,33 +102,33 @@ impl Names {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         let is_proxy = self.proxies.has_host(&host);
-        match &*self.how {
-            How::OverHttps { .. } if is_proxy => Err(NameError::Proxy),
-            How::System(scope) => {
+        match &*self.backend {
+            Backend::OverHttps { .. } if is_proxy => Err(NameError::Proxy),
+            Backend::System(scope) => {
                 let found = tokio::net::lookup_host((host.as_str(), 0)).await.map_err(|_| NameError::NoSuchName)?;
                 let mut found: Vec<_> = found.map(|addr| addr.ip()).collect();
                 if found.is_empty() {
                     return Err(NameError::NoSuchName);
                 }
                 // The proxy is the choice of whoever set the environment, and is usually in a private network.
-                found.retain(|ip| is_proxy || counts(*ip, *scope));
+                found.retain(|ip| is_proxy || is_allowed(*ip, *scope));
                 found.truncate(MAX_ADDRESSES);
                 if found.is_empty() { Err(NameError::Private) } else { Ok(found) }
             }
-            How::OverHttps { providers, known } => {
-                let remembered = lock(known).get(&host).filter(|known| known.at.elapsed() < KEEP).cloned();
+            Backend::OverHttps { providers, known } => {
+                let remembered = lock(known).get(&host).filter(|known| known.at.elapsed() < CACHE_TIME).cloned();
                 if let Some(known) = &remembered
-                    && !known.is_doubted
+                    && !known.is_distrusted
                 {
                     return Ok(known.ips.clone());
                 }
-                let (by, ips) = ask_all(providers, &host, remembered.map(|known| known.by)).await?;
+                let (by, ips) = resolve_over_https(providers, &host, remembered.map(|known| known.by)).await?;
                 let mut known = lock(known);
                 if known.len() >= MAX_NAMES {
-                    known.retain(|_, known| known.at.elapsed() < KEEP);
+                    known.retain(|_, known| known.at.elapsed() < CACHE_TIME);
                 }
                 if known.len() < MAX_NAMES || known.contains_key(&host) {
-                    known.insert(host, Known { at: Instant::now(), ips: ips.clone(), by, is_doubted: false });
+                    known.insert(host, CachedName { at: Instant::now(), ips: ips.clone(), by, is_distrusted: false });
                 }
                 Ok(ips)
             }
@@ -137,32 +137,36 @@ impl Names {
 
     /// Reports that the cached addresses of a host did not lead to the expected server. The next lookup asks the other
     /// providers first. Returns whether there are other providers.
-    pub fn doubt(&self, host: &str) -> bool {
-        let How::OverHttps { providers, known } = &*self.how else { return false };
+    pub fn distrust_addresses(&self, host: &str) -> bool {
+        let Backend::OverHttps { providers, known } = &*self.backend else { return false };
         let mut known = lock(known);
         let Some(known) = known.get_mut(&host.trim_end_matches('.').to_ascii_lowercase()) else { return false };
-        known.is_doubted = true;
+        known.is_distrusted = true;
         providers.len() > 1
     }
 }
 
-fn lock(known: &Mutex<HashMap<String, Known>>) -> MutexGuard<'_, HashMap<String, Known>> {
+fn lock(known: &Mutex<HashMap<String, CachedName>>) -> MutexGuard<'_, HashMap<String, CachedName>> {
     known.lock().expect("nothing panics while it is locked")
 }
 
 /// Asks the providers with a stagger. The first answer with an address wins. «No such name» is returned only if no
 /// provider knows better, because censors often fake it.
 ///
-/// The provider with the index `doubted` is asked last. Returns the addresses with the index of the provider that gave
+/// The provider with the index `distrusted` is asked last. Returns the addresses with the index of the provider that gave
 /// them.
-async fn ask_all(providers: &[Doh], host: &str, doubted: Option<usize>) -> Result<(usize, Vec<IpAddr>), NameError> {
+async fn resolve_over_https(
+    providers: &[DohClient],
+    host: &str,
+    distrusted: Option<usize>,
+) -> Result<(usize, Vec<IpAddr>), NameError> {
     let mut order: Vec<_> = (0..providers.len()).collect();
-    order.sort_by_key(|number| doubted == Some(*number));
+    order.sort_by_key(|number| distrusted == Some(*number));
     let mut asked: FuturesUnordered<_> = (0..)
         .zip(order)
         .map(|(n, number)| async move {
             sleep(STAGGER * n).await;
-            ask(&providers[number], host).await.map(|ips| (number, ips))
+            query_provider(&providers[number], host).await.map(|ips| (number, ips))
         })
         .collect();
     let mut failure = NameError::NoAnswer;
@@ -178,8 +182,8 @@ async fn ask_all(providers: &[Doh], host: &str, doubted: Option<usize>) -> Resul
     Err(failure)
 }
 
-async fn ask(provider: &Doh, host: &str) -> Result<Vec<IpAddr>, DohError> {
-    let (v4, v6) = join(provider.ask(host, RecordType::A), provider.ask(host, RecordType::AAAA)).await;
+async fn query_provider(provider: &DohClient, host: &str) -> Result<Vec<IpAddr>, DohError> {
+    let (v4, v6) = join(provider.query(host, RecordType::A), provider.query(host, RecordType::AAAA)).await;
     let failure = match (&v4, &v6) {
         (Err(error), Err(_)) => Some(*error),
         _ => None,
@@ -190,16 +194,16 @@ async fn ask(provider: &Doh, host: &str) -> Result<Vec<IpAddr>, DohError> {
         _ => None,
     });
     let scope = if provider.is_private() { Scope::Private } else { Scope::Public };
-    failure.map_or_else(|| Ok(ips.filter(|ip| counts(*ip, scope)).take(MAX_ADDRESSES).collect()), Err)
+    failure.map_or_else(|| Ok(ips.filter(|ip| is_allowed(*ip, scope)).take(MAX_ADDRESSES).collect()), Err)
 }
 
 /// Whether an address in an answer may be used. A public name that resolves to a private address would make clients
 /// connect to machines in their own network.
-fn counts(ip: IpAddr, scope: Scope) -> bool {
+fn is_allowed(ip: IpAddr, scope: Scope) -> bool {
     scope == Scope::Private || special::is_public(ip)
 }
 
-impl reqwest::dns::Resolve for Names {
+impl reqwest::dns::Resolve for NameResolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         let names = self.clone();
         Box::pin(async move {
@@ -216,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_is_asked_for_an_address_or_for_this_machine() {
-        let nobody = Names::over_https(Vec::new());
+        let nobody = NameResolver::over_https(Vec::new());
         assert_eq!(nobody.lookup("192.0.2.1").await, Ok(vec![IpAddr::from([192, 0, 2, 1])]));
         assert_eq!(nobody.lookup("[2001:db8::1]").await.map(|ips| ips.len()), Ok(1));
         assert_eq!(nobody.lookup("LOCALHOST.").await.map(|ips| ips[0]), Ok(IpAddr::from([127, 0, 0, 1])));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::{
-    doh::{Doh, Provider},
-    names::{Names, Scope},
+    doh::{DohClient, Provider},
+    names::{NameResolver, Scope},
     proxy::Proxies,
     setup_error::SetupError,
     tls,
@@ -16,19 +16,19 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Net {
     tls: Arc<ClientConfig>,
-    names: Names,
+    names: NameResolver,
     proxies: Proxies,
 }
 
 impl Net {
     /// Uses the system's resolver: for servers, and for clients that are configured so.
     pub fn system(tls: Arc<ClientConfig>, scope: Scope) -> Self {
-        Self::system_by(tls, scope, Proxies::none())
+        Self::system_with_proxies(tls, scope, Proxies::none())
     }
 
     /// The same with proxies.
-    pub fn system_by(tls: Arc<ClientConfig>, scope: Scope, proxies: Proxies) -> Self {
-        Self { tls, names: Names::system(scope).with_proxies(proxies.clone()), proxies }
+    pub fn system_with_proxies(tls: Arc<ClientConfig>, scope: Scope, proxies: Proxies) -> Self {
+        Self { tls, names: NameResolver::system(scope).with_proxies(proxies.clone()), proxies }
     }
 
     /// Resolves names only by DNS over HTTPS: no packet is sent to port 53.
@@ -37,7 +37,7 @@ impl Net {
     ///
     /// A provider is invalid.
     pub fn over_https(providers: &[Provider], tls: Arc<ClientConfig>) -> Result<Self, SetupError> {
-        Self::over_https_by(providers, tls, Proxies::none())
+        Self::over_https_with_proxies(providers, tls, Proxies::none())
     }
 
     /// The same with proxies.
@@ -45,16 +45,20 @@ impl Net {
     /// # Errors
     ///
     /// A provider is invalid.
-    pub fn over_https_by(providers: &[Provider], tls: Arc<ClientConfig>, proxies: Proxies) -> Result<Self, SetupError> {
+    pub fn over_https_with_proxies(
+        providers: &[Provider],
+        tls: Arc<ClientConfig>,
+        proxies: Proxies,
+    ) -> Result<Self, SetupError> {
         // A proxy's name cannot be resolved before the proxy is reached, so it has to be an IP address.
-        let nobody = Names::over_https(Vec::new()).with_proxies(proxies.clone());
-        let by = |provider: &Provider| Doh::by(provider.clone(), &tls, &proxies, nobody.clone());
-        let providers: Result<Vec<_>, _> = providers.iter().map(by).collect();
-        Ok(Self { names: Names::over_https(providers?).with_proxies(proxies.clone()), tls, proxies })
+        let nobody = NameResolver::over_https(Vec::new()).with_proxies(proxies.clone());
+        let client_of = |provider: &Provider| DohClient::with_proxies(provider.clone(), &tls, &proxies, nobody.clone());
+        let providers: Result<Vec<_>, _> = providers.iter().map(client_of).collect();
+        Ok(Self { names: NameResolver::over_https(providers?).with_proxies(proxies.clone()), tls, proxies })
     }
 
     /// The resolver for the names of proxies.
-    pub(crate) fn proxy_names(&self) -> Names {
+    pub(crate) fn proxy_names(&self) -> NameResolver {
         self.names.clone().without_providers()
     }
 
@@ -69,7 +73,7 @@ impl Net {
     }
 
     /// The name resolver.
-    pub const fn names(&self) -> &Names {
+    pub const fn names(&self) -> &NameResolver {
         &self.names
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{fs::OFlags, io::Errno, process::geteuid};
 
-use crate::replaced_file::{Access, Links, replace};
+use crate::replaced_file::{Access, SymlinkPolicy, replace};
 
 /// Replaces the content of `path` (mode 0600). Follows a symbolic link at `path`. Blocks on the disk.
 ///
@@ -17,7 +17,7 @@ use crate::replaced_file::{Access, Links, replace};
 ///
 /// The disk's. The old content is still there.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    replace(path, content, Links::Follow, Access::Owner)
+    replace(path, content, SymlinkPolicy::Follow, Access::Owner)
 }
 
 /// As [`write`], for files in the program's own folders: a symbolic link is an error.
@@ -26,7 +26,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 ///
 /// The disk's, or `path` is a symbolic link. The old content is still there.
 pub fn write_own(path: &Path, content: &[u8]) -> io::Result<()> {
-    replace(path, content, Links::Refuse, Access::Owner)
+    replace(path, content, SymlinkPolicy::Reject, Access::Owner)
 }
 
 /// Why a folder cannot be used for private files. Nothing was changed.

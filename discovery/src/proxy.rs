@@ -37,10 +37,10 @@ impl Proxies {
     /// A variable does not name an HTTP proxy. Ignoring it would reveal the client to the servers from which the proxy
     /// hides it.
     pub fn from_env() -> Result<Self, SetupError> {
-        Self::by(std::env::var_os)
+        Self::from_variables(std::env::var_os)
     }
 
-    fn by(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SetupError> {
+    fn from_variables(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SetupError> {
         let read = |capitals: &'static str, small: &'static str| {
             // In a CGI program, `HTTP_PROXY` is a header of the request.
             let names = [capitals, small].into_iter().filter(|name| *name != "HTTP_PROXY" || !is_cgi(&variable));
@@ -213,12 +213,14 @@ impl Proxy {
 mod tests {
     use super::*;
 
-    fn by(variables: &[(&str, &str)]) -> Result<Proxies, SetupError> {
-        Proxies::by(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into()))
+    fn proxies_from(variables: &[(&str, &str)]) -> Result<Proxies, SetupError> {
+        Proxies::from_variables(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into())
+        })
     }
 
     fn proxies(all: &str, https: &str, no: &str) -> Result<Proxies, SetupError> {
-        by(&[("ALL_PROXY", all), ("HTTPS_PROXY", https), ("NO_PROXY", no)])
+        proxies_from(&[("ALL_PROXY", all), ("HTTPS_PROXY", https), ("NO_PROXY", no)])
     }
 
     fn found(proxies: &Proxies, url: &str) -> Option<String> {
@@ -264,17 +266,24 @@ mod tests {
             ["socks://me:secret@127.0.0.1:9050", "tor://127.0.0.1:9050", "not a proxy", "/127.0.0.1:9050", "http://"]
         {
             for name in ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
-                let error = by(&[(name, value)]).expect_err("no proxy");
+                let error = proxies_from(&[(name, value)]).expect_err("no proxy");
                 assert!(matches!(error, SetupError::ProxyVariable(told) if told == name), "{name}={value}: {error}");
                 assert!(!error.to_string().contains("secret"), "{error}");
             }
             // A second, valid variable does not excuse a malformed one.
-            assert!(by(&[("HTTPS_PROXY", "http://192.0.2.1:3128"), ("ALL_PROXY", value)]).is_err(), "{value}");
+            assert!(
+                proxies_from(&[("HTTPS_PROXY", "http://192.0.2.1:3128"), ("ALL_PROXY", value)]).is_err(),
+                "{value}"
+            );
         }
-        assert!(by(&[("ALL_PROXY", "socks://127.0.0.1:9050"), ("NO_PROXY", "*")]).expect("none").is_none());
-        assert!(by(&[("ALL_PROXY", " "), ("HTTPS_PROXY", "")]).expect("none").is_none());
-        assert!(!by(&[("all_proxy", "192.0.2.1:3128")]).expect("a proxy").is_none());
+        assert!(proxies_from(&[("ALL_PROXY", "socks://127.0.0.1:9050"), ("NO_PROXY", "*")]).expect("none").is_none());
+        assert!(proxies_from(&[("ALL_PROXY", " "), ("HTTPS_PROXY", "")]).expect("none").is_none());
+        assert!(!proxies_from(&[("all_proxy", "192.0.2.1:3128")]).expect("a proxy").is_none());
         // In a CGI program, the variable is a header of the request.
-        assert!(by(&[("HTTP_PROXY", "http://192.0.2.1:3128"), ("REQUEST_METHOD", "GET")]).expect("none").is_none());
+        assert!(
+            proxies_from(&[("HTTP_PROXY", "http://192.0.2.1:3128"), ("REQUEST_METHOD", "GET")])
+                .expect("none")
+                .is_none()
+        );
     }
 }

@@ -5,7 +5,7 @@
 //!   registry, but with nodes in the cache only after [`WARM_DELAY`]. The DNS providers follow at intervals of
 //!   [`STAGGER`]. When a source fails, or all its nodes have failed, the next source is queried at once.
 //! - At most [`MAX_DIALS`] dials run concurrently; in the first [`STAGGER`] at most two of them are to cached nodes. A
-//!   dial without progress for [`PATIENCE`] is dropped if others are waiting, and is retried after they have been
+//!   dial without progress for [`STALL_TIMEOUT`] is dropped if others are waiting, and is retried after they have been
 //!   tried. A source without a running dial may replace a dial without progress already after [`STAGGER`].
 //! - [`choice`] selects the next candidate.
 //! - The first node that proves its key wins.
@@ -19,8 +19,8 @@ use chappe_common::keys::NodeId;
 use rand::rngs::StdRng;
 
 use self::{
-    choice::{Chosen, Tally},
-    confirm::Named,
+    choice::{CandidateSelector, Choice},
+    confirm::Endorsements,
 };
 use crate::source::{Candidate, SourceKind};
 
@@ -35,10 +35,10 @@ pub const WARM_DELAY: Duration = Duration::from_millis(250);
 pub const STAGGER: Duration = Duration::from_millis(250);
 /// How long a dial may make no progress while others wait. It is five round trips around the world. With it, twenty
 /// cached nodes, of which one is alive, take at most six seconds.
-pub const PATIENCE: Duration = Duration::from_millis(1000);
+pub const STALL_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How long the registry's nodes wait for DNS if no other source has nodes. It makes up for the later query of DNS:
 /// otherwise a registry could choose the first node of every new client.
-pub const HOLD: Duration = Duration::from_millis(350);
+pub const DNS_HOLD: Duration = Duration::from_millis(350);
 /// Head start of other sources' nodes over the registry's, from their first dial and while one of them is being
 /// dialled. Otherwise an operator with nodes close to everybody would win every race.
 pub const HEAD_START: Duration = Duration::from_millis(400);
@@ -49,7 +49,7 @@ pub const SEARCH_TIMEOUT: Duration = Duration::from_millis(9500);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Query the source with this index.
-    List(usize),
+    Query(usize),
     /// Dial this candidate.
     Dial(DialId, Candidate),
     /// Drop this dial. It counts neither as failed nor as successful.
@@ -63,7 +63,7 @@ pub enum Action {
 pub struct DialId(u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum QueryState {
     /// To be queried at this time.
     Due(Duration),
     Running,
@@ -71,16 +71,16 @@ enum Asked {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct SourceSlot {
     kind: SourceKind,
-    asked: Asked,
+    query: QueryState,
 }
 
 #[derive(Debug)]
 struct Dial {
     id: DialId,
     candidate: Candidate,
-    party: SourceKind,
+    source: SourceKind,
     progress_at: Duration,
     second_turn: bool,
 }
@@ -88,21 +88,21 @@ struct Dial {
 /// The state of one search.
 #[derive(Debug)]
 pub struct Race {
-    slots: Vec<Slot>,
+    slots: Vec<SourceSlot>,
     avoid: HashSet<NodeId>,
     seen: HashSet<(String, Option<NodeId>)>,
     /// The sources that have named each node.
-    named: Named,
-    first: Vec<Candidate>,
-    again: Vec<Candidate>,
+    endorsements: Endorsements,
+    untried: Vec<Candidate>,
+    to_retry: Vec<Candidate>,
     avoided: Vec<Candidate>,
     dials: Vec<Dial>,
     abandoned: Vec<DialId>,
-    tally: Tally,
+    selector: CandidateSelector,
     next_dial: u64,
     cached_dials: usize,
     /// When a node of a source other than the registry was first dialled.
-    others_at: Option<Duration>,
+    others_dialled_at: Option<Duration>,
     hold_until: Option<Duration>,
     winner: Option<Candidate>,
     rng: StdRng,
@@ -122,22 +122,22 @@ impl Race {
                 }
                 _ => Duration::ZERO,
             };
-            Slot { kind, asked: Asked::Due(at) }
+            SourceSlot { kind, query: QueryState::Due(at) }
         });
         Self {
             slots: slots.collect(),
             avoid: avoid.iter().copied().collect(),
             seen: HashSet::new(),
-            named: Named::new(),
-            first: Vec::new(),
-            again: Vec::new(),
+            endorsements: Endorsements::new(),
+            untried: Vec::new(),
+            to_retry: Vec::new(),
             avoided: Vec::new(),
             dials: Vec::new(),
             abandoned: Vec::new(),
-            tally: Tally::default(),
+            selector: CandidateSelector::default(),
             next_dial: 0,
             cached_dials: 0,
-            others_at: None,
+            others_dialled_at: None,
             hold_until: None,
             winner: None,
             rng,
@@ -145,56 +145,57 @@ impl Race {
     }
 
     /// Handles the response of a source.
-    pub fn listed(&mut self, source: usize, candidates: impl IntoIterator<Item = Candidate>, now: Duration) {
+    pub fn handle_candidates(&mut self, source: usize, candidates: impl IntoIterator<Item = Candidate>, now: Duration) {
         let Some(slot) = self.slots.get_mut(source) else { return };
-        slot.asked = Asked::Answered;
+        slot.query = QueryState::Answered;
         let kind = slot.kind;
         for candidate in candidates {
             if let Some(node) = candidate.node {
-                let word = self.named.entry(node).or_default();
-                word.now = word.now.with(candidate.source);
-                word.ever = word.ever.union(candidate.origins);
+                let endorsement = self.endorsements.entry(node).or_default();
+                endorsement.now = endorsement.now.with(candidate.source);
+                endorsement.ever = endorsement.ever.union(candidate.origins);
             }
             // The key is compared too: an old record must not hide a new node at the same address.
             if !self.seen.insert((candidate.url.clone(), candidate.node)) {
                 continue;
             }
-            self.tally.name(candidate.party());
+            self.selector.add_source(candidate.attributed_source());
             let avoided = candidate.node.is_some_and(|node| self.avoid.contains(&node));
-            if avoided { &mut self.avoided } else { &mut self.first }.push(candidate);
+            if avoided { &mut self.avoided } else { &mut self.untried }.push(candidate);
         }
         if kind == SourceKind::Registry {
-            let parties = self.first.iter().map(Candidate::party).chain(self.dials.iter().map(|dial| dial.party));
-            let alone = parties.into_iter().all(|party| party == SourceKind::Registry);
-            self.hold_until = alone.then_some(now + HOLD);
-        } else if !self.first.is_empty() {
+            let sources =
+                self.untried.iter().map(Candidate::attributed_source).chain(self.dials.iter().map(|dial| dial.source));
+            let alone = sources.into_iter().all(|source| source == SourceKind::Registry);
+            self.hold_until = alone.then_some(now + DNS_HOLD);
+        } else if !self.untried.is_empty() {
             self.hold_until = None;
         }
     }
 
     /// Handles a source that has failed, or has named no usable candidate.
-    pub fn unlisted(&mut self, source: usize, now: Duration) {
+    pub fn handle_source_failed(&mut self, source: usize, now: Duration) {
         let Some(slot) = self.slots.get_mut(source) else { return };
-        slot.asked = Asked::Answered;
+        slot.query = QueryState::Answered;
         if slot.kind.is_remote() {
-            self.ask_next(now);
+            self.query_next_source(now);
         }
     }
 
     /// Handles progress of a dial, such as an established connection.
-    pub fn progressed(&mut self, dial: DialId, now: Duration) {
+    pub fn handle_progress(&mut self, dial: DialId, now: Duration) {
         if let Some(dial) = self.dials.iter_mut().find(|running| running.id == dial) {
             dial.progress_at = now;
         }
     }
 
     /// Handles a failed dial.
-    pub fn failed(&mut self, dial: DialId) {
+    pub fn handle_dial_failed(&mut self, dial: DialId) {
         self.dials.retain(|running| running.id != dial);
     }
 
     /// Handles a dial whose node has proved its key.
-    pub fn proved(&mut self, dial: DialId) {
+    pub fn handle_proof(&mut self, dial: DialId) {
         if self.winner.is_none() {
             let won = self.dials.iter().find(|running| running.id == dial);
             self.winner = won.map(|dial| dial.candidate.clone());
@@ -207,12 +208,12 @@ impl Race {
     }
 
     /// The sources that have named each node so far.
-    pub const fn named(&self) -> &Named {
-        &self.named
+    pub const fn endorsements(&self) -> &Endorsements {
+        &self.endorsements
     }
 
     /// Returns the next action, which the state already takes as done. Call it until it returns `None`.
-    pub fn poll(&mut self, now: Duration) -> Option<Action> {
+    pub fn poll_action(&mut self, now: Duration) -> Option<Action> {
         if let Some(dial) = self.abandoned.pop() {
             return Some(Action::Abandon(dial));
         }
@@ -220,121 +221,124 @@ impl Race {
             return Some(Action::Done);
         }
         if self.is_starving() {
-            self.ask_next(now);
+            self.query_next_source(now);
         }
-        if let Some(due) = self.slots.iter().position(|slot| matches!(slot.asked, Asked::Due(at) if at <= now)) {
-            self.slots[due].asked = Asked::Running;
-            return Some(Action::List(due));
+        if let Some(due) = self.slots.iter().position(|slot| matches!(slot.query, QueryState::Due(at) if at <= now)) {
+            self.slots[due].query = QueryState::Running;
+            return Some(Action::Query(due));
         }
-        self.make_room(now);
+        self.drop_stalled_dial(now);
         if let Some(dial) = self.abandoned.pop() {
             return Some(Action::Abandon(dial));
         }
         if let Some((candidate, second_turn)) = self.next_candidate(now) {
-            let (id, party) = (DialId(self.next_dial), candidate.party());
+            let (id, source) = (DialId(self.next_dial), candidate.attributed_source());
             self.next_dial += 1;
-            if party != SourceKind::Registry {
-                self.others_at.get_or_insert(now);
+            if source != SourceKind::Registry {
+                self.others_dialled_at.get_or_insert(now);
             }
             self.cached_dials += usize::from(candidate.source == SourceKind::Cache);
-            self.dials.push(Dial { id, candidate: candidate.clone(), party, progress_at: now, second_turn });
+            self.dials.push(Dial { id, candidate: candidate.clone(), source, progress_at: now, second_turn });
             return Some(Action::Dial(id, candidate));
         }
         let over = self.dials.is_empty()
-            && self.waiting() == 0
+            && self.waiting_candidates() == 0
             && self.avoided.is_empty()
-            && self.slots.iter().all(|slot| slot.asked == Asked::Answered);
+            && self.slots.iter().all(|slot| slot.query == QueryState::Answered);
         over.then_some(Action::Done)
     }
 
     /// When to poll again if no event happens before.
-    pub fn next_timeout(&self, now: Duration) -> Option<Duration> {
-        let due = self.slots.iter().filter_map(|slot| match slot.asked {
-            Asked::Due(at) => Some(at),
-            Asked::Running | Asked::Answered => None,
+    pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
+        let due = self.slots.iter().filter_map(|slot| match slot.query {
+            QueryState::Due(at) => Some(at),
+            QueryState::Running | QueryState::Answered => None,
         });
-        let silent = self.dials.iter().flat_map(|dial| [dial.progress_at + STAGGER, dial.progress_at + PATIENCE]);
-        let ahead = self.others_at.map(|at| at + HEAD_START);
+        let silent = self.dials.iter().flat_map(|dial| [dial.progress_at + STAGGER, dial.progress_at + STALL_TIMEOUT]);
+        let ahead = self.others_dialled_at.map(|at| at + HEAD_START);
         let own = self.hold_until.into_iter().chain(ahead).chain([STAGGER, SEARCH_TIMEOUT]);
         due.chain(silent).chain(own).filter(|at| *at > now).min()
     }
 
     /// Number of candidates that wait for their first or second attempt.
-    fn waiting(&self) -> usize {
-        self.first.len() + self.again.len()
+    fn waiting_candidates(&self) -> usize {
+        self.untried.len() + self.to_retry.len()
     }
 
     /// Whether nothing is under way that could lead to a node.
     fn is_starving(&self) -> bool {
         self.dials.is_empty()
-            && self.waiting() == 0
-            && !self.slots.iter().any(|slot| slot.asked == Asked::Running || slot.asked == Asked::Due(Duration::ZERO))
+            && self.waiting_candidates() == 0
+            && !self
+                .slots
+                .iter()
+                .any(|slot| slot.query == QueryState::Running || slot.query == QueryState::Due(Duration::ZERO))
     }
 
-    fn ask_next(&mut self, now: Duration) {
-        let waiting = self.slots.iter_mut().filter_map(|slot| match slot.asked {
-            Asked::Due(at) => Some((at, &mut slot.asked)),
-            Asked::Running | Asked::Answered => None,
+    fn query_next_source(&mut self, now: Duration) {
+        let waiting = self.slots.iter_mut().filter_map(|slot| match slot.query {
+            QueryState::Due(at) => Some((at, &mut slot.query)),
+            QueryState::Running | QueryState::Answered => None,
         });
-        if let Some((at, asked)) = waiting.min_by_key(|(at, _)| *at) {
-            *asked = Asked::Due(at.min(now));
+        if let Some((at, query)) = waiting.min_by_key(|(at, _)| *at) {
+            *query = QueryState::Due(at.min(now));
         }
     }
 
     /// Drops a dial without progress if other candidates wait for its slot.
-    fn make_room(&mut self, now: Duration) {
-        if self.dials.len() < MAX_DIALS || self.is_held(now) {
+    fn drop_stalled_dial(&mut self, now: Duration) {
+        if self.dials.len() < MAX_DIALS || self.is_held_for_dns(now) {
             return;
         }
         let silent = |dial: &&Dial, time| now >= dial.progress_at + time;
         let longest = self.dials.iter().filter(|dial| !dial.second_turn).min_by_key(|dial| dial.progress_at);
         let Some(longest) = longest else { return };
-        let absent = |candidate: &Candidate| self.dials.iter().all(|dial| dial.party != candidate.party());
+        let absent = |candidate: &Candidate| self.dials.iter().all(|dial| dial.source != candidate.attributed_source());
         let newcomer =
-            self.first.iter().any(|one| absent(one) && !self.lets_others_ahead(one, now)) && silent(&longest, STAGGER);
-        if newcomer || (silent(&longest, PATIENCE) && !self.first.is_empty()) {
+            self.untried.iter().any(|one| absent(one) && !self.yields_to_others(one, now)) && silent(&longest, STAGGER);
+        if newcomer || (silent(&longest, STALL_TIMEOUT) && !self.untried.is_empty()) {
             let id = longest.id;
             let dropped = self.dials.iter().position(|dial| dial.id == id);
             if let Some(at) = dropped {
-                self.again.push(self.dials.remove(at).candidate);
+                self.to_retry.push(self.dials.remove(at).candidate);
                 self.abandoned.push(id);
             }
         }
     }
 
-    /// Whether dials wait for DNS; see [`HOLD`].
-    fn is_held(&self, now: Duration) -> bool {
-        let another = |slot: &Slot| slot.kind == SourceKind::Dns && slot.asked != Asked::Answered;
+    /// Whether dials wait for DNS; see [`DNS_HOLD`].
+    fn is_held_for_dns(&self, now: Duration) -> bool {
+        let another = |slot: &SourceSlot| slot.kind == SourceKind::Dns && slot.query != QueryState::Answered;
         self.hold_until.is_some_and(|until| now < until) && self.slots.iter().any(another)
     }
 
     /// Whether a candidate of the registry waits for other sources' dials; see [`HEAD_START`].
-    fn lets_others_ahead(&self, candidate: &Candidate, now: Duration) -> bool {
-        candidate.party() == SourceKind::Registry
-            && self.others_at.is_some_and(|at| now < at + HEAD_START)
-            && self.dials.iter().any(|dial| dial.party != SourceKind::Registry)
+    fn yields_to_others(&self, candidate: &Candidate, now: Duration) -> bool {
+        candidate.attributed_source() == SourceKind::Registry
+            && self.others_dialled_at.is_some_and(|at| now < at + HEAD_START)
+            && self.dials.iter().any(|dial| dial.source != SourceKind::Registry)
     }
 
     fn next_candidate(&mut self, now: Duration) -> Option<(Candidate, bool)> {
-        if self.dials.len() >= MAX_DIALS || self.is_held(now) {
+        if self.dials.len() >= MAX_DIALS || self.is_held_for_dns(now) {
             return None;
         }
         let few_cached = now < STAGGER && self.cached_dials >= FIRST_CACHED;
-        let waits: Vec<bool> = self.first.iter().map(|one| self.lets_others_ahead(one, now)).collect();
-        let eligible = |at: usize| !waits[at] && (!few_cached || self.first[at].source != SourceKind::Cache);
-        match self.tally.choose(&self.first, eligible, &mut self.rng) {
-            Chosen::One(at) => return Some((self.first.swap_remove(at), false)),
-            Chosen::NoneEligible => return None,
-            Chosen::Empty => {}
+        let waits: Vec<bool> = self.untried.iter().map(|one| self.yields_to_others(one, now)).collect();
+        let eligible = |at: usize| !waits[at] && (!few_cached || self.untried[at].source != SourceKind::Cache);
+        match self.selector.choose(&self.untried, eligible, &mut self.rng) {
+            Choice::One(at) => return Some((self.untried.swap_remove(at), false)),
+            Choice::NoneEligible => return None,
+            Choice::Empty => {}
         }
-        if let Chosen::One(at) = self.tally.choose(&self.again, |_| true, &mut self.rng) {
-            return Some((self.again.swap_remove(at), true));
+        if let Choice::One(at) = self.selector.choose(&self.to_retry, |_| true, &mut self.rng) {
+            return Some((self.to_retry.swap_remove(at), true));
         }
         // Avoided nodes wait until all sources have answered and all other dials have failed.
-        let others = !self.dials.is_empty() || self.slots.iter().any(|slot| slot.asked != Asked::Answered);
-        match self.tally.choose(&self.avoided, |_| !others, &mut self.rng) {
-            Chosen::One(at) => Some((self.avoided.swap_remove(at), true)),
-            Chosen::NoneEligible | Chosen::Empty => None,
+        let others = !self.dials.is_empty() || self.slots.iter().any(|slot| slot.query != QueryState::Answered);
+        match self.selector.choose(&self.avoided, |_| !others, &mut self.rng) {
+            Choice::One(at) => Some((self.avoided.swap_remove(at), true)),
+            Choice::NoneEligible | Choice::Empty => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use chappe_common::{place::NodePlace, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
-use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
+use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
 
 /// Maximal number of nodes. Three for each of twenty contacts are more than a search dials.
 pub const MAX_REFERRALS: usize = 64;
@@ -34,10 +34,10 @@ impl Source for Referrals {
         SourceKind::Referral
     }
 
-    fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+    fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         let nodes = self.0.lock().expect("nothing panics while it is locked");
         let candidate = |place: &NodePlace| Candidate::new(place.url(), Some(place.node()), SourceKind::Referral);
         let candidates = nodes.iter().map(candidate).collect();
-        future::ready(Ok(Listing { candidates, ..Listing::default() })).boxed()
+        future::ready(Ok(SourceResponse { candidates, ..SourceResponse::default() })).boxed()
     }
 }

@@ -30,12 +30,12 @@ use tokio::sync::oneshot;
 use crate::{
     answers::first_answers,
     http,
-    names::Names,
+    names::NameResolver,
     net::Net,
     reach::ReachError,
     revocations::{self, KnownRevocations},
     setup_error::SetupError,
-    source::{Candidate, ListForm, Listing, SignedList, Source, SourceError, SourceKind},
+    source::{Candidate, ListForm, SignedList, Source, SourceError, SourceKind, SourceResponse},
 };
 
 /// How long to wait for revocations after a directory has arrived. A registry that withholds them must not delay a
@@ -125,7 +125,7 @@ impl From<&str> for Endpoint {
 
 /// An endpoint with its HTTP client.
 #[derive(Clone, Debug)]
-struct Prepared {
+struct EndpointClient {
     /// The base URL, with the TLS server name as its host.
     base: Url,
     /// The `Host` header, if it differs from the URL's host.
@@ -134,10 +134,10 @@ struct Prepared {
     /// federation.
     is_private: bool,
     http: reqwest::Client,
-    names: Names,
+    names: NameResolver,
 }
 
-impl Prepared {
+impl EndpointClient {
     fn new(endpoint: &Endpoint, net: &Net) -> Result<Self, SetupError> {
         let wrong = || SetupError::Url(endpoint.url.clone());
         let mut base = Url::parse(&endpoint.url).map_err(|_| wrong())?;
@@ -184,14 +184,14 @@ impl Prepared {
     }
 
     async fn get(&self, path: &str, longest: usize) -> Result<Bytes, SourceError> {
-        self.ask(self.http.get(self.url(path)), longest).await
+        self.send(self.http.get(self.url(path)), longest).await
     }
 
     async fn post(&self, path: &str, body: Bytes, longest: usize) -> Result<Bytes, SourceError> {
-        self.ask(self.http.post(self.url(path)).body(body), longest).await
+        self.send(self.http.post(self.url(path)).body(body), longest).await
     }
 
-    async fn ask(&self, mut request: RequestBuilder, longest: usize) -> Result<Bytes, SourceError> {
+    async fn send(&self, mut request: RequestBuilder, longest: usize) -> Result<Bytes, SourceError> {
         if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }
@@ -199,7 +199,7 @@ impl Prepared {
         let response = match request.send().await.map_err(|error| ReachError::of_request(&error)) {
             Ok(response) => response,
             // The address may be wrong because a DNS provider lies. Retry with the answers of the other providers.
-            Err(error) if error != ReachError::Timeout && self.doubt_address() => {
+            Err(error) if error != ReachError::Timeout && self.distrust_address() => {
                 let again = again.ok_or(error)?;
                 again.send().await.map_err(|error| ReachError::of_request(&error))?
             }
@@ -216,20 +216,20 @@ impl Prepared {
     }
 
     /// Makes the next lookup of the host prefer other DNS providers. Returns whether a retry may get another address.
-    fn doubt_address(&self) -> bool {
-        self.base.domain().is_some_and(|name| self.names.doubt(name))
+    fn distrust_address(&self) -> bool {
+        self.base.domain().is_some_and(|name| self.names.distrust_addresses(name))
     }
 }
 
 /// A client for the registries and mirrors of one federation. It implements [`Source`].
 #[derive(Clone, Debug)]
-pub struct Registry {
-    endpoints: Vec<Prepared>,
+pub struct RegistryClient {
+    endpoints: Vec<EndpointClient>,
     roots: Vec<PublicKey>,
     revocations: KnownRevocations,
 }
 
-impl Registry {
+impl RegistryClient {
     /// Creates a client for these endpoints that accepts only what `roots` have signed or delegated.
     ///
     /// # Errors
@@ -240,7 +240,7 @@ impl Registry {
         roots: Vec<PublicKey>,
         net: &Net,
     ) -> Result<Self, SetupError> {
-        let endpoints = endpoints.into_iter().map(|endpoint| Prepared::new(&endpoint.into(), net));
+        let endpoints = endpoints.into_iter().map(|endpoint| EndpointClient::new(&endpoint.into(), net));
         let endpoints = endpoints.collect::<Result<_, _>>()?;
         Ok(Self { endpoints, roots, revocations: KnownRevocations::default() })
     }
@@ -305,11 +305,11 @@ impl Registry {
     }
 
     /// All valid directories that arrive within the grace period after the first one.
-    async fn fetch_all(&self, now: UnixTime) -> Result<Vec<Fetched>, SourceError> {
+    async fn fetch_directories(&self, now: UnixTime) -> Result<Vec<FetchedDirectory>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             let bytes = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
             let bundle = DirectoryBundle::decode(bytes.clone(), &self.roots, now)?;
-            Ok(Fetched { bundle, bytes, is_private: endpoint.is_private })
+            Ok(FetchedDirectory { bundle, bytes, is_private: endpoint.is_private })
         });
         first_answers(asked).await
     }
@@ -323,7 +323,7 @@ impl Registry {
     /// # Errors
     ///
     /// No registry returned a valid directory: the error of the last one to fail.
-    pub async fn fetch_whole(
+    pub async fn fetch_full_directories(
         &self,
         request: &(impl Fn(PublicKey) -> Signed<ListRequest> + Sync),
         now: UnixTime,
@@ -359,7 +359,7 @@ impl Registry {
     /// # Errors
     ///
     /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
-    pub async fn tell(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
+    pub async fn publish_removal(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
             endpoint.post("/v1/removals", removal.as_bytes().clone(), MAX_ANSWER).await?;
         }
@@ -371,7 +371,7 @@ impl Registry {
     /// # Errors
     ///
     /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
-    pub async fn tell_revocation(&self, revocation: &SignedRevocation) -> Result<(), SourceError> {
+    pub async fn publish_revocation(&self, revocation: &SignedRevocation) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
             endpoint.post(revocations::PATH, revocation.as_bytes().clone(), MAX_ANSWER).await?;
         }
@@ -396,21 +396,21 @@ impl Registry {
     }
 }
 
-impl Source for Registry {
+impl Source for RegistryClient {
     fn kind(&self) -> SourceKind {
         SourceKind::Registry
     }
 
-    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         async move {
-            let (fetched, revocations) = self.with_fetched_revocations(self.fetch_all(now)).await;
+            let (fetched, revocations) = self.with_fetched_revocations(self.fetch_directories(now)).await;
             let all = match fetched {
                 Ok(all) => newest_of_each_key(all),
                 // Revocations count even without a directory.
                 Err(_) if !revocations.is_empty() => Vec::new(),
                 Err(error) => return Err(error),
             };
-            let lists = all.into_iter().map(|Fetched { bundle, bytes, is_private }| {
+            let lists = all.into_iter().map(|FetchedDirectory { bundle, bytes, is_private }| {
                 let directory = bundle.directory();
                 let records: Vec<_> = bundle.records_old(now).collect();
                 // A public registry must not make clients connect to addresses in their own private network.
@@ -429,7 +429,7 @@ impl Source for Registry {
                     records,
                 }
             });
-            Ok(Listing { lists: lists.collect(), revocations, ..Listing::default() })
+            Ok(SourceResponse { lists: lists.collect(), revocations, ..SourceResponse::default() })
         }
         .boxed()
     }
@@ -437,7 +437,7 @@ impl Source for Registry {
 
 /// A directory with its raw bytes.
 #[derive(Debug)]
-struct Fetched {
+struct FetchedDirectory {
     bundle: DirectoryBundle,
     bytes: Bytes,
     /// Whether it came from an endpoint in a private network.
@@ -446,7 +446,7 @@ struct Fetched {
 
 /// Keeps only the newest directories of each key. Numbers of different keys are not comparable: a registry that is
 /// ahead of the others must not hide what they list.
-fn newest_of_each_key(mut all: Vec<Fetched>) -> Vec<Fetched> {
+fn newest_of_each_key(mut all: Vec<FetchedDirectory>) -> Vec<FetchedDirectory> {
     let mut newest: BTreeMap<PublicKey, u64> = BTreeMap::new();
     for fetched in &all {
         let directory = fetched.bundle.directory();
@@ -467,7 +467,7 @@ mod tests {
 
     use super::*;
 
-    fn fetched(online: u8, seq: u64) -> Fetched {
+    fn fetched(online: u8, seq: u64) -> FetchedDirectory {
         let (root, key) = (SecretKey::from_bytes(&[9; 32]), SecretKey::from_bytes(&[online; 32]));
         let federation = FederationId::of_roots(&[root.public()]);
         let (issued_at, expires_at) = (UnixTime::from_secs(1000), UnixTime::from_secs(2000));
@@ -478,7 +478,7 @@ mod tests {
             Directory { federation, key_id: key.public(), seq, issued_at, expires_at, shard: (0, 1), nodes };
         let delegation = Signed::sign(delegation, &root).expect("a delegation");
         let bundle = DirectoryBundle::sign(delegation, directory, &key).expect("a directory");
-        Fetched { bytes: bundle.encode().into(), bundle, is_private: false }
+        FetchedDirectory { bytes: bundle.encode().into(), bundle, is_private: false }
     }
 
     #[test]
@@ -488,37 +488,37 @@ mod tests {
         assert_eq!(newest.iter().map(|fetched| fetched.bundle.directory().seq).collect::<Vec<_>>(), [9000, 7, 1]);
     }
 
-    fn prepared(text: &str) -> Prepared {
-        Prepared::new(&text.parse().expect("an endpoint"), &Net::default()).expect("a usable endpoint")
+    fn endpoint_client(text: &str) -> EndpointClient {
+        EndpointClient::new(&text.parse().expect("an endpoint"), &Net::default()).expect("a usable endpoint")
     }
 
     #[test]
     fn an_endpoint_says_where_to_connect_what_tls_asks_for_and_what_the_request_names() {
-        let plain = prepared("https://registry.example/");
+        let plain = endpoint_client("https://registry.example/");
         assert_eq!((plain.url("/v1/directory").as_str(), plain.host), ("https://registry.example/v1/directory", None));
-        let mirror = prepared("http://files.example/a/directory.bin");
+        let mirror = endpoint_client("http://files.example/a/directory.bin");
         assert_eq!(mirror.url("/v1/directory"), "http://files.example/a/directory.bin");
-        let below = prepared("http://files.example/chappe");
+        let below = endpoint_client("http://files.example/chappe");
         assert_eq!(below.url("/v1/directory"), "http://files.example/chappe/v1/directory");
-        let fronted = prepared("https://registry.example,connect_to=192.0.2.1:8443,sni=shop.example");
+        let fronted = endpoint_client("https://registry.example,connect_to=192.0.2.1:8443,sni=shop.example");
         assert_eq!(fronted.url("/v1/directory"), "https://shop.example:8443/v1/directory");
         assert_eq!(fronted.host.as_deref(), Some("registry.example"));
-        let named = prepared("https://registry.example:444,connect_to=192.0.2.1:8443,host=other.example");
+        let named = endpoint_client("https://registry.example:444,connect_to=192.0.2.1:8443,host=other.example");
         assert_eq!(named.url("/x"), "https://registry.example:8443/x");
         assert_eq!(named.host.as_deref(), Some("other.example"));
-        let address = prepared("http://192.0.2.9,connect_to=127.0.0.1:81");
+        let address = endpoint_client("http://192.0.2.9,connect_to=127.0.0.1:81");
         assert_eq!(address.url("/x"), "http://127.0.0.1:81/x");
     }
 
     #[test]
     fn only_an_endpoint_in_a_private_network_may_name_what_is_there() {
         for public in ["https://registry.example.org", "https://10.0.0.1,connect_to=9.9.9.9:443", "http://9.9.9.9"] {
-            assert!(!prepared(public).is_private, "{public}");
+            assert!(!endpoint_client(public).is_private, "{public}");
         }
         for private in
             ["http://127.0.0.1:8700", "http://registry.lan", "https://registry.example.org,connect_to=10.0.0.1:1"]
         {
-            assert!(prepared(private).is_private, "{private}");
+            assert!(endpoint_client(private).is_private, "{private}");
         }
     }
 
@@ -529,7 +529,7 @@ mod tests {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
         assert!(matches!(
-            Prepared::new(&Endpoint::from("http://".to_owned()), &Net::default()),
+            EndpointClient::new(&Endpoint::from("http://".to_owned()), &Net::default()),
             Err(SetupError::Url(_))
         ));
     }

@@ -9,11 +9,11 @@ use std::{
 
 /// What to do if the path is a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Links {
+pub enum SymlinkPolicy {
     /// Replace the target and keep the link.
     Follow,
     /// Fail. In the program's own folders a link is a mistake, or an attack that overwrites another file.
-    Refuse,
+    Reject,
 }
 
 /// The permissions of the new file.
@@ -33,9 +33,9 @@ pub enum Access {
 /// # Errors
 ///
 /// The disk's, or `path` is a symbolic link that is rejected. The old content of a regular file is still there.
-pub fn replace(path: &Path, content: &[u8], links: Links, access: Access) -> io::Result<()> {
+pub fn replace(path: &Path, content: &[u8], symlinks: SymlinkPolicy, access: Access) -> io::Result<()> {
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
-    if is_link && links == Links::Refuse {
+    if is_link && symlinks == SymlinkPolicy::Reject {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is a symbolic link, which is not followed here: remove it",
@@ -135,15 +135,15 @@ mod tests {
         fs::set_permissions(&target, Permissions::from_mode(0o640)).expect("the owner");
         symlink("inner/file", &link).expect("a link");
         symlink("link", &far).expect("a link to the link");
-        replace(&far, b"new", Links::Follow, Access::AsBefore).expect("written");
+        replace(&far, b"new", SymlinkPolicy::Follow, Access::AsBefore).expect("written");
         assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
         assert!(fs::symlink_metadata(&far).expect("a link").is_symlink());
         assert_eq!((fs::read(&target).expect("a file"), mode(&target)), (b"new".to_vec(), 0o640));
-        assert!(replace(&link, b"x", Links::Refuse, Access::AsBefore).is_err());
+        assert!(replace(&link, b"x", SymlinkPolicy::Reject, Access::AsBefore).is_err());
         assert_eq!(fs::read(&target).expect("a file"), b"new");
         let dangling = folder.path().join("dangling");
         symlink("inner/later", &dangling).expect("a link");
-        replace(&dangling, b"first", Links::Follow, Access::AsBefore).expect("written");
+        replace(&dangling, b"first", SymlinkPolicy::Follow, Access::AsBefore).expect("written");
         assert_eq!(
             (fs::read(inner.join("later")).expect("a file"), mode(&inner.join("later"))),
             (b"first".to_vec(), 0o644)
@@ -156,7 +156,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         symlink(&two, &one).and_then(|()| symlink(&one, &two)).expect("links");
-        assert!(replace(&one, b"x", Links::Follow, Access::Owner).is_err());
+        assert!(replace(&one, b"x", SymlinkPolicy::Follow, Access::Owner).is_err());
     }
 
     #[test]
@@ -164,13 +164,13 @@ mod tests {
         let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
         let file = memory.path().join("file");
         for content in ["old and long", "new"] {
-            replace(&file, content.as_bytes(), Links::Follow, Access::Owner).expect("written");
+            replace(&file, content.as_bytes(), SymlinkPolicy::Follow, Access::Owner).expect("written");
             assert_eq!(fs::read_to_string(&file).expect("the file"), content);
         }
         let mut open = tempfile::tempfile().expect("a file");
         let link = memory.path().join("link");
         symlink(format!("/dev/fd/{}", open.as_raw_fd()), &link).expect("a link");
-        replace(&link, b"whole", Links::Follow, Access::AsBefore).expect("written");
+        replace(&link, b"whole", SymlinkPolicy::Follow, Access::AsBefore).expect("written");
         let mut read = String::new();
         open.seek(SeekFrom::Start(0)).and_then(|_| open.read_to_string(&mut read)).expect("the file");
         assert_eq!(read, "whole");

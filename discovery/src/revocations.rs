@@ -9,6 +9,7 @@ use chappe_common::{
 };
 
 use crate::{
+    names::Scope,
     net::Net,
     node_http::{self, GetError},
     reach::ReachError,
@@ -45,22 +46,18 @@ impl KnownRevocations {
     }
 }
 
-/// Which nodes may be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hosts {
-    /// Only nodes with public addresses.
-    Public,
-    /// All nodes, for clients that are in a private network themselves.
-    All,
-}
-
 /// Fetches a node's revocations over HTTP, from the host of its client URL. Takes at most six seconds.
 ///
 /// # Errors
 ///
 /// The URL is not usable, or there is no valid response.
-pub async fn of_node(url: &str, hosts: Hosts, roots: &[PublicKey], net: &Net) -> Result<Revocations, RevocationsError> {
-    if hosts == Hosts::Public && !special::is_public_url(url) {
+pub async fn fetch_from_node(
+    url: &str,
+    scope: Scope,
+    roots: &[PublicKey],
+    net: &Net,
+) -> Result<Revocations, RevocationsError> {
+    if scope == Scope::Public && !special::is_public_url(url) {
         return Err(RevocationsError::Private);
     }
     let url = node_http::url_of_node(url, PATH).map_err(|_| RevocationsError::Url)?;

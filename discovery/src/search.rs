@@ -18,18 +18,18 @@ use tokio::{
 };
 
 use crate::{
-    cache::{Cache, Equivocation, Learned},
+    cache::{Cache, Equivocation, LearnResult},
     connection::Connection,
     dial::{DialError, dial},
     net::Net,
     race::{Action, DialId, Race},
     report::{DialOutcome, DialReport, Report, SourceOutcome, SourceReport},
-    source::{Candidate, Listing, Source, SourceError},
+    source::{Candidate, Source, SourceError, SourceResponse},
     this_machine::is_this_machine,
 };
 
 /// Capacity of the channel for dials' progress. If it is full, a dial only looks slower than it is.
-const STEPS: usize = 64;
+const PROGRESS_QUEUE: usize = 64;
 
 /// Returns the current time of day.
 pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
@@ -46,7 +46,7 @@ pub(crate) struct SearchContext {
 
 /// The result of one of a search's futures.
 pub(crate) enum Step {
-    Listed(usize, Result<Listing, SourceError>),
+    Listed(usize, Result<SourceResponse, SourceError>),
     Dialled(DialId, Result<Box<Connection>, DialError>),
     Aborted,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Search {
     pub(crate) steps: FuturesUnordered<BoxFuture<'static, Step>>,
     pub(crate) report: Report,
     /// All candidates so far, for confirmation.
-    pub(crate) all: Vec<Candidate>,
+    pub(crate) candidates: Vec<Candidate>,
     pub(crate) equivocations: Vec<Equivocation>,
     dials: HashMap<DialId, (usize, Candidate, AbortHandle)>,
     progress: (mpsc::Sender<DialId>, mpsc::Receiver<DialId>),
@@ -91,10 +91,10 @@ impl Search {
             race,
             began: Instant::now(),
             steps: FuturesUnordered::new(),
-            all: Vec::new(),
+            candidates: Vec::new(),
             equivocations: Vec::new(),
             dials: HashMap::new(),
-            progress: mpsc::channel(STEPS),
+            progress: mpsc::channel(PROGRESS_QUEUE),
         }
     }
 
@@ -107,9 +107,9 @@ impl Search {
         loop {
             let mut done = false;
             let now = self.now();
-            while let Some(action) = self.race.poll(now) {
+            while let Some(action) = self.race.poll_action(now) {
                 match action {
-                    Action::List(index) => self.list(index),
+                    Action::Query(index) => self.query_source(index),
                     Action::Dial(id, candidate) => self.dial(id, candidate),
                     Action::Abandon(id) => self.abandon(id),
                     Action::Done => {
@@ -122,18 +122,18 @@ impl Search {
                 self.report.took = self.now();
                 return None;
             }
-            let wake = self.race.next_timeout(now).map(|at| self.began + at);
+            let wake = self.race.poll_timeout(now).map(|at| self.began + at);
             tokio::select! {
                 biased;
-                () = wait_until(wake) => {}
+                () = sleep_until_opt(wake) => {}
                 Some(id) = self.progress.1.recv() => {
                     let now = self.now();
-                    self.race.progressed(id, now);
+                    self.race.handle_progress(id, now);
                 }
                 Some(step) = self.steps.next() => {
-                    if let Some(won) = self.take(step).await {
+                    if let Some(won) = self.handle_step(step).await {
                         self.report.took = self.now();
-                        self.end_dials();
+                        self.abort_dials();
                         return Some(won);
                     }
                 }
@@ -142,7 +142,7 @@ impl Search {
     }
 
     /// Starts a query of the source with this index.
-    pub(crate) fn list(&mut self, index: usize) {
+    pub(crate) fn query_source(&mut self, index: usize) {
         let (source, now) = (self.sources[index].clone(), (self.context.clock)());
         let report = &mut self.report.sources[index];
         report.asked_at = Some(self.began.elapsed());
@@ -184,7 +184,7 @@ impl Search {
     }
 
     /// Aborts the other dials once a node has won.
-    fn end_dials(&mut self) {
+    fn abort_dials(&mut self) {
         for (_, _, handle) in self.dials.values() {
             handle.abort();
         }
@@ -192,11 +192,11 @@ impl Search {
     }
 
     /// Handles the result of a future. Returns the connection if a node has proved its key.
-    pub(crate) async fn take(&mut self, step: Step) -> Option<(Connection, Candidate)> {
+    pub(crate) async fn handle_step(&mut self, step: Step) -> Option<(Connection, Candidate)> {
         match step {
             Step::Aborted => None,
             Step::Listed(index, listed) => {
-                self.listed(index, listed).await;
+                self.handle_response(index, listed).await;
                 None
             }
             Step::Dialled(id, dialled) => {
@@ -207,15 +207,15 @@ impl Search {
                 match dialled {
                     Ok(connection) => {
                         report.outcome = DialOutcome::Proved;
-                        self.context.cache.proved(connection.node(), &candidate, now);
-                        self.race.proved(id);
+                        self.context.cache.record_proof(connection.node(), &candidate, now);
+                        self.race.handle_proof(id);
                         Some((*connection, candidate))
                     }
                     Err(error) => {
                         tracing::debug!(source = %candidate.source, %error, "a dial failed");
                         report.outcome = DialOutcome::Failed(error);
-                        self.context.cache.failed(&candidate, now);
-                        self.race.failed(id);
+                        self.context.cache.record_failure(&candidate, now);
+                        self.race.handle_dial_failed(id);
                         None
                     }
                 }
@@ -223,13 +223,13 @@ impl Search {
         }
     }
 
-    async fn listed(&mut self, index: usize, listed: Result<Listing, SourceError>) {
+    async fn handle_response(&mut self, index: usize, listed: Result<SourceResponse, SourceError>) {
         let now = (self.context.clock)();
         let learned = match listed {
-            Ok(listing) if listing.lists.is_empty() && listing.revocations.is_empty() => {
-                Ok(Learned { candidates: listing.candidates, ..Learned::default() })
+            Ok(response) if response.lists.is_empty() && response.revocations.is_empty() => {
+                Ok(LearnResult { candidates: response.candidates, ..LearnResult::default() })
             }
-            Ok(listing) => self.context.cache.learn(listing, now).await,
+            Ok(response) => self.context.cache.learn(response, now).await,
             Err(error) => Err(error),
         };
         let learned = learned.and_then(|mut learned| {
@@ -248,19 +248,19 @@ impl Search {
             Ok(learned) => {
                 report.outcome = SourceOutcome::Listed(learned.candidates.len());
                 self.equivocations.extend(learned.equivocations);
-                self.all.extend(learned.candidates.iter().cloned());
-                self.race.listed(index, learned.candidates, at);
+                self.candidates.extend(learned.candidates.iter().cloned());
+                self.race.handle_candidates(index, learned.candidates, at);
             }
             Err(error) => {
                 tracing::debug!(source = %report.kind, %error, "a source named no node");
                 report.outcome = SourceOutcome::Failed(error);
-                self.race.unlisted(index, at);
+                self.race.handle_source_failed(index, at);
             }
         }
     }
 }
 
-fn wait_until(wake: Option<Instant>) -> impl Future<Output = ()> {
+fn sleep_until_opt(wake: Option<Instant>) -> impl Future<Output = ()> {
     let wake = wake.map(sleep_until);
     async {
         match wake {

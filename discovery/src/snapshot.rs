@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chappe_common::{directory::DirectoryBundle, keys::PublicKey, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
-use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
+use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
 
 /// The content of the file that `CHAPPE_SNAPSHOT` named at build time, or nothing.
 const BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snapshot"));
@@ -29,12 +29,12 @@ impl Snapshot {
         (!BUILT_IN.is_empty()).then(|| Self::new(BUILT_IN, roots))
     }
 
-    fn read(&self, now: UnixTime) -> Result<Listing, SourceError> {
+    fn read(&self, now: UnixTime) -> Result<SourceResponse, SourceError> {
         let bundle = DirectoryBundle::decode_old(self.bytes.clone(), &self.roots, now)?;
         let records: Vec<_> = bundle.records_old(now).collect();
         let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Snapshot)).collect();
         // Not returned as a list: the number of a built-in directory must not affect the check for newer ones.
-        Ok(Listing { candidates, ..Listing::default() })
+        Ok(SourceResponse { candidates, ..SourceResponse::default() })
     }
 }
 
@@ -43,7 +43,7 @@ impl Source for Snapshot {
         SourceKind::Snapshot
     }
 
-    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         future::ready(self.read(now)).boxed()
     }
 }

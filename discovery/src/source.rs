@@ -29,7 +29,8 @@ pub enum SourceKind {
     /// Nodes that contacts have passed on.
     Referral,
     /// A link or QR code.
-    Link,
+    #[serde(rename = "link")]
+    Invite,
     /// A URL that a person has entered or configured.
     Manual,
     /// The directory built into the program.
@@ -44,7 +45,7 @@ impl SourceKind {
             Self::Dns => "DNS",
             Self::Cache => "cache",
             Self::Referral => "referral",
-            Self::Link => "link",
+            Self::Invite => "link",
             Self::Manual => "manual entry",
             Self::Snapshot => "snapshot",
         }
@@ -77,7 +78,7 @@ impl Origins {
         SourceKind::Dns,
         SourceKind::Cache,
         SourceKind::Referral,
-        SourceKind::Link,
+        SourceKind::Invite,
         SourceKind::Manual,
         SourceKind::Snapshot,
     ];
@@ -174,7 +175,7 @@ impl Candidate {
 
     /// The source whose share of the dials this candidate counts towards. A cached node that only one bulk source has
     /// named, and that has never worked, still counts as that source's.
-    pub fn party(&self) -> SourceKind {
+    pub fn attributed_source(&self) -> SourceKind {
         let mut origins = self.origins.iter();
         match (self.source, origins.next(), origins.next()) {
             (SourceKind::Cache, Some(only), None) if only.is_bulk() && self.weight <= UNKNOWN_WEIGHT => only,
@@ -216,7 +217,7 @@ pub struct SignedList {
 
 /// The response of a source.
 #[derive(Clone, Debug, Default)]
-pub struct Listing {
+pub struct SourceResponse {
     /// Candidates that are not from a signed list.
     pub candidates: Vec<Candidate>,
     /// Verified lists of nodes. The receiver checks whether they are older than known ones.
@@ -263,7 +264,7 @@ pub enum SourceError {
     Revoked,
     /// All links have expired, or the clock is wrong.
     #[error("has expired; the clock may be wrong")]
-    LinkExpired,
+    InviteExpired,
     /// Only nodes with TLS are allowed, and the source names none.
     #[error("names no node with TLS (wss://)")]
     Insecure,
@@ -298,7 +299,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Queries the source at time `now`. Called again for each search. The future may be dropped at any point.
-    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>>;
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>>;
 }
 
 #[cfg(test)]
@@ -312,12 +313,16 @@ mod tests {
             weight,
             ..Candidate::new("ws://a", None, SourceKind::Cache)
         };
-        assert_eq!(cached(&[SourceKind::Registry], UNKNOWN_WEIGHT).party(), SourceKind::Registry);
-        assert_eq!(cached(&[SourceKind::Dns], 1).party(), SourceKind::Dns);
-        assert_eq!(cached(&[SourceKind::Registry], 8).party(), SourceKind::Cache, "it has worked");
-        assert_eq!(cached(&[SourceKind::Registry, SourceKind::Dns], 1).party(), SourceKind::Cache, "two say so");
-        assert_eq!(cached(&[SourceKind::Link], 1).party(), SourceKind::Cache);
-        assert_eq!(Candidate::new("ws://a", None, SourceKind::Registry).party(), SourceKind::Registry);
+        assert_eq!(cached(&[SourceKind::Registry], UNKNOWN_WEIGHT).attributed_source(), SourceKind::Registry);
+        assert_eq!(cached(&[SourceKind::Dns], 1).attributed_source(), SourceKind::Dns);
+        assert_eq!(cached(&[SourceKind::Registry], 8).attributed_source(), SourceKind::Cache, "it has worked");
+        assert_eq!(
+            cached(&[SourceKind::Registry, SourceKind::Dns], 1).attributed_source(),
+            SourceKind::Cache,
+            "two say so"
+        );
+        assert_eq!(cached(&[SourceKind::Invite], 1).attributed_source(), SourceKind::Cache);
+        assert_eq!(Candidate::new("ws://a", None, SourceKind::Registry).attributed_source(), SourceKind::Registry);
     }
 
     #[test]

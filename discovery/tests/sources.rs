@@ -9,7 +9,7 @@ use std::{
 
 use chappe_common::{place::NodePlace, time::UnixTime};
 use chappe_discovery::{
-    CauseError, Discovery, DiscoveryBuilder, Found,
+    CauseError, Discovery, DiscoveryBuilder, FoundNode,
     doh::{DohError, Provider},
     race::confirm::{Confirmation, Disagreement, Unconfirmed},
     reach::{NameError, ReachError},
@@ -190,7 +190,7 @@ async fn a_directory_that_was_built_in_is_for_a_first_start_however_old_it_is() 
     };
     assert!(search(41).connect(&[]).await.is_err(), "of a root that is not pinned");
     let outcome = timeout(LIMIT, search(40).search(&[])).await.expect("in time");
-    let Found { connection, via, background } = outcome.found.expect("a node");
+    let FoundNode { connection, via, background } = outcome.found.expect("a node");
     assert_eq!(via, SourceKind::Snapshot);
     connection.close().await;
     background.finish().await;

@@ -2,8 +2,8 @@
 #![no_main]
 
 chappe_fuzz::fuzz!(
-    chappe_discovery::fuzzing::LINK,
-    chappe_discovery::fuzzing::LINK_TEXT,
+    chappe_discovery::fuzzing::INVITE,
+    chappe_discovery::fuzzing::INVITE_TEXT,
     chappe_discovery::fuzzing::NODE,
     chappe_common::fuzzing::TICKET_TEXT,
     chappe_client::fuzzing::CODE,

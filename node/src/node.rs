@@ -15,7 +15,7 @@ use chappe_common::{
     signed::SignError,
     task_failure::TaskFailure,
 };
-use chappe_discovery::{SetupError, net::Net, registry::Registry};
+use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Semaphore, mpsc, watch},
@@ -189,7 +189,7 @@ impl Node {
             [] => (None, None),
             urls => (
                 Some(Registries::new(urls).map_err(StartError::Http)?),
-                Some(Registry::new(urls.to_vec(), context.config.federation.roots.clone(), &Net::default())?),
+                Some(RegistryClient::new(urls.to_vec(), context.config.federation.roots.clone(), &Net::default())?),
             ),
         };
         let revocations_file = context.config.node.data_dir.join(revocations::FILE);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chappe_discovery::{registry::Registry, source::Source as _};
+use chappe_discovery::{registry::RegistryClient, source::Source as _};
 use chappe_testkit::{federation::Federation, raw::Raw};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -42,7 +42,7 @@ async fn a_node_in_reserve_is_a_member_and_nobody_is_told_of_it() {
     let reserve = federation.start_node(1, |config| config.node.reserve = true).await;
     federation.nodes.push(reserve);
     federation.settle().await;
-    let registry = Registry::new([federation.registry_url()], vec![federation.root()], &Default::default());
+    let registry = RegistryClient::new([federation.registry_url()], vec![federation.root()], &Default::default());
     let now = std::time::SystemTime::now().into();
     let listing = registry.expect("a registry").list(now).await.expect("a directory");
     let listed: Vec<_> = listing.lists.iter().flat_map(|list| &list.records).map(|record| record.node).collect();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use chappe_discovery::{Found, Outcome};
+use chappe_discovery::{FoundNode, SearchOutcome};
 use clap::Args;
 use serde::Serialize;
 
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
         search_report::say(&outcome.report, output);
     }
     let found = say_found(outcome, output)?;
-    let Found { connection, background, .. } = found;
+    let FoundNode { connection, background, .. } = found;
     if args.verbose {
         let summary = background.finish().await;
         let text = explain::confirmation(&summary.confirmation);
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
 ///
 /// # Errors
 /// Nothing, which has been said as well.
-pub(super) fn say_found(outcome: Outcome, output: Output) -> Result<Found> {
+pub(super) fn say_found(outcome: SearchOutcome, output: Output) -> Result<FoundNode> {
     let ms = outcome.report.took.as_millis();
     match outcome.found {
         Ok(found) => {

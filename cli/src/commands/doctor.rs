@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use chappe_common::directory::DirectoryError;
 use chappe_discovery::{
-    Found,
+    FoundNode,
     race::confirm::Confirmation,
     report::{SourceOutcome, SourceReport},
     source::{SourceError, SourceKind},
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     let found = say_found(outcome, output);
     output.remark("\nEvery source by itself:");
     let ok = found.is_ok();
-    let sources = if let Ok(Found { connection, background, .. }) = found {
+    let sources = if let Ok(FoundNode { connection, background, .. }) = found {
         let (sources, summary) = tokio::join!(discovery.ask_all(), background.finish());
         sources.iter().for_each(|source| search_report::say_source(source, output));
         let text = explain::confirmation(&summary.confirmation);
@@ -114,7 +114,7 @@ fn findings(sources: &[SourceReport]) -> Vec<String> {
         findings.push(format!("{count} of {} sources on the network fail", remote.len()));
     }
     let has = |kind: SourceKind| sources.iter().any(|source| source.kind == kind);
-    if !has(SourceKind::Dns) && !has(SourceKind::Link) && !has(SourceKind::Manual) {
+    if !has(SourceKind::Dns) && !has(SourceKind::Invite) && !has(SourceKind::Manual) {
         findings.push("there is nothing to fall back on where the registry is blocked: add --dns or --node".to_owned());
     }
     findings

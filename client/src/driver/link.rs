@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use chappe_common::{client::ErrorCode, keys::NodeId, lease::Inbox};
-use chappe_discovery::{Connection, Found, Outcome, SearchSummary};
+use chappe_discovery::{Connection, FoundNode, SearchOutcome, SearchSummary};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
 
@@ -105,10 +105,10 @@ impl Driver {
         );
     }
 
-    pub(super) async fn handle_search(&mut self, outcome: Outcome) {
+    pub(super) async fn handle_search(&mut self, outcome: SearchOutcome) {
         self.connecting = None;
         match outcome.found {
-            Ok(Found { connection, background, .. }) => {
+            Ok(FoundNode { connection, background, .. }) => {
                 self.retry = retry();
                 let node = connection.node();
                 self.background_search = Some(background.finish().map(move |summary| (node, summary)).boxed());

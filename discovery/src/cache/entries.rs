@@ -24,7 +24,7 @@ const _: () = assert!(MAX_ENTRIES <= MAX_NODES);
 /// than that.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Number of nodes that are never evicted: those that proved their keys last, however long ago.
-const KEPT: usize = 8;
+const PINNED: usize = 8;
 /// Half-life of the failure count: a node that was down yesterday is worth a dial today.
 const HALF_LIFE: Duration = Duration::from_secs(6 * 3600);
 /// Maximal count of successes and of failures.
@@ -32,7 +32,7 @@ const MAX_COUNT: u32 = 8;
 
 /// One node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct NodeEntry {
     pub(super) urls: Vec<String>,
     pub(super) record: Option<SignedRecord>,
     pub(super) origins: Origins,
@@ -45,7 +45,7 @@ pub(super) struct Entry {
     pub(super) failed_at: UnixTime,
 }
 
-impl Entry {
+impl NodeEntry {
     fn new(now: UnixTime) -> Self {
         Self {
             urls: Vec::new(),
@@ -64,24 +64,24 @@ impl Entry {
     }
 
     /// Clamps times that a fast clock has stored: future times would keep the node, and its failures, for too long.
-    fn forget_the_future(&mut self, now: UnixTime) {
+    fn clamp_future_times(&mut self, now: UnixTime) {
         self.seen_at = self.seen_at.min(now);
         self.proven_at = self.proven_at.map(|at| at.min(now));
         self.failed_at = self.failed_at.min(now);
     }
 
-    fn last_heard(&self) -> UnixTime {
+    fn last_update(&self) -> UnixTime {
         self.seen_at.max(self.proven_at.unwrap_or_default()).max(self.failed_at)
     }
 
-    fn failures_now(&self, now: UnixTime) -> u32 {
+    fn decayed_failures(&self, now: UnixTime) -> u32 {
         let halvings = now.saturating_since(self.failed_at).as_secs() / HALF_LIFE.as_secs();
         u32::try_from(halvings).ok().and_then(|halvings| self.failures.checked_shr(halvings)).unwrap_or(0)
     }
 
     /// Grows with each success and shrinks with each recent failure.
     fn weight(&self, now: UnixTime) -> u32 {
-        let weight = UNKNOWN_WEIGHT * (1 + self.successes) / (1 + self.failures_now(now));
+        let weight = UNKNOWN_WEIGHT * (1 + self.successes) / (1 + self.decayed_failures(now));
         weight.clamp(1, MAX_WEIGHT)
     }
 
@@ -99,18 +99,18 @@ impl Entry {
 
 /// The remembered nodes by id.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Entries(BTreeMap<NodeId, Entry>);
+pub(super) struct NodeEntries(BTreeMap<NodeId, NodeEntry>);
 
-impl Entries {
+impl NodeEntries {
     /// Stores nodes that a source has listed. A valid list shows that the clock is about right, so expired nodes are
     /// removed.
     pub(super) fn learn(&mut self, candidates: &[Candidate], records: &[SignedRecord], now: UnixTime) {
         for entry in self.0.values_mut() {
-            entry.forget_the_future(now);
+            entry.clamp_future_times(now);
         }
         for candidate in candidates {
             let Some(node) = candidate.node else { continue };
-            let entry = self.0.entry(node).or_insert_with(|| Entry::new(now));
+            let entry = self.0.entry(node).or_insert_with(|| NodeEntry::new(now));
             entry.seen_at = entry.seen_at.max(now);
             entry.origins = entry.origins.union(candidate.origins);
             if entry.record.is_none() {
@@ -124,26 +124,26 @@ impl Entries {
                 entry.record = Some(record.clone());
             }
         }
-        let kept = self.kept();
-        self.0.retain(|node, entry| kept.contains(node) || entry.is_current(now));
-        self.bound();
+        let pinned = self.pinned_nodes();
+        self.0.retain(|node, entry| pinned.contains(node) || entry.is_current(now));
+        self.evict_excess();
     }
 
     /// Records that a node has proved its key at the candidate's URL.
-    pub(super) fn proved(&mut self, node: NodeId, candidate: &Candidate, now: UnixTime) {
-        let entry = self.0.entry(node).or_insert_with(|| Entry::new(now));
+    pub(super) fn record_proof(&mut self, node: NodeId, candidate: &Candidate, now: UnixTime) {
+        let entry = self.0.entry(node).or_insert_with(|| NodeEntry::new(now));
         entry.add_url(&candidate.url);
         entry.origins = entry.origins.union(candidate.origins);
         entry.proven_at = Some(now);
         entry.successes = (entry.successes + 1).min(MAX_COUNT);
         entry.failures = 0;
-        self.bound();
+        self.evict_excess();
     }
 
     /// Records a failed dial.
-    pub(super) fn failed(&mut self, candidate: &Candidate, now: UnixTime) {
+    pub(super) fn record_failure(&mut self, candidate: &Candidate, now: UnixTime) {
         let Some(entry) = candidate.node.and_then(|node| self.0.get_mut(&node)) else { return };
-        entry.failures = (entry.failures_now(now) + 1).min(MAX_COUNT);
+        entry.failures = (entry.decayed_failures(now) + 1).min(MAX_COUNT);
         entry.failed_at = now;
     }
 
@@ -162,7 +162,7 @@ impl Entries {
 
     /// The nodes that have recently proved their keys, each with one URL. Listed nodes are left out: passing them on
     /// would only spread a source's claims.
-    pub(super) fn current(&self, now: UnixTime) -> impl Iterator<Item = (NodeId, &str)> + '_ {
+    pub(super) fn recently_proven(&self, now: UnixTime) -> impl Iterator<Item = (NodeId, &str)> + '_ {
         let entries = self.0.iter().filter(move |(_, entry)| {
             let proven = entry.proven_at.is_some_and(|at| at + chappe_common::directory::FRESH > now);
             // A contact may have passed on a node in confidence, so it is not passed on to others.
@@ -171,11 +171,11 @@ impl Entries {
         entries.filter_map(|(node, entry)| Some((*node, entry.urls.first()?.as_str())))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Entry)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &NodeEntry)> {
         self.0.iter()
     }
 
-    pub(super) fn insert(&mut self, node: NodeId, entry: Entry) {
+    pub(super) fn insert(&mut self, node: NodeId, entry: NodeEntry) {
         self.0.insert(node, entry);
     }
 
@@ -183,36 +183,36 @@ impl Entries {
         self.0.len()
     }
 
-    /// The [`KEPT`] nodes that proved their keys last.
-    fn kept(&self) -> Vec<NodeId> {
+    /// The [`PINNED`] nodes that proved their keys last.
+    fn pinned_nodes(&self) -> Vec<NodeId> {
         let mut proven: Vec<_> = self.0.iter().filter_map(|(node, entry)| Some((entry.proven_at?, *node))).collect();
         proven.sort_unstable_by(|a, b| b.cmp(a));
-        proven.into_iter().take(KEPT).map(|(_, node)| node).collect()
+        proven.into_iter().take(PINNED).map(|(_, node)| node).collect()
     }
 
     /// Merges the nodes that another process has stored. The more recent entry of a node wins.
     pub(super) fn merge(&mut self, others: Self) {
         for (node, other) in others.0 {
             let entry = self.0.entry(node).or_insert_with(|| other.clone());
-            if other.last_heard() > entry.last_heard() {
+            if other.last_update() > entry.last_update() {
                 *entry = other;
             }
         }
-        self.bound();
+        self.evict_excess();
     }
 
     /// Evicts nodes of the largest network until at most [`MAX_ENTRIES`] are left. So nobody can drive out others by
     /// listing thousands of nodes.
-    fn bound(&mut self) {
+    fn evict_excess(&mut self) {
         if self.0.len() <= MAX_ENTRIES {
             return;
         }
-        let kept = self.kept();
+        let pinned = self.pinned_nodes();
         let mut sizes: HashMap<Network, usize> = HashMap::new();
         let mut others: Vec<_> = self
             .0
             .iter()
-            .filter(|(node, _)| !kept.contains(node))
+            .filter(|(node, _)| !pinned.contains(node))
             .map(|(node, entry)| (*node, entry.network(), entry.proven_at.is_some(), entry.seen_at))
             .collect();
         for (_, network, ..) in &others {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_list_of_thousands_in_three_networks_drives_nobody_else_out() {
-        let mut entries = Entries::default();
+        let mut entries = NodeEntries::default();
         let honest: Vec<_> = (0..40).map(|n| listed(n, u8::try_from(n).expect("small"))).collect();
         entries.learn(&honest, &[], NOW);
         let flood: Vec<_> = (1000..2000).map(|n| listed(n, 200 + u8::try_from(n % 3).expect("small"))).collect();
@@ -271,22 +271,22 @@ mod tests {
 
     #[test]
     fn the_last_eight_that_proved_their_keys_stay_whatever_is_listed_and_however_old_they_are() {
-        let mut entries = Entries::default();
+        let mut entries = NodeEntries::default();
         for n in 0..10 {
-            entries.proved(node(n), &listed(n, 1), NOW + Duration::from_secs(n.into()));
+            entries.record_proof(node(n), &listed(n, 1), NOW + Duration::from_secs(n.into()));
         }
         let flood: Vec<_> = (1000..1300).map(|n| listed(n, u8::try_from(n % 250).expect("small"))).collect();
         entries.learn(&flood, &[], day(100));
-        let kept: Vec<_> = (0..10).filter(|n| entries.0.contains_key(&node(*n))).collect();
-        assert_eq!(kept, (2..10).collect::<Vec<_>>());
+        let pinned: Vec<_> = (0..10).filter(|n| entries.0.contains_key(&node(*n))).collect();
+        assert_eq!(pinned, (2..10).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_clock_that_is_ahead_erases_nothing_and_pins_nothing() {
-        let mut entries = Entries::default();
+        let mut entries = NodeEntries::default();
         entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
-        entries.proved(node(1), &listed(1, 1), day(365));
-        entries.failed(&listed(2, 2), day(365));
+        entries.record_proof(node(1), &listed(1, 1), day(365));
+        entries.record_failure(&listed(2, 2), day(365));
         assert_eq!(entries.len(), 2);
         entries.learn(&[listed(3, 3)], &[], day(1));
         let entry = |n| &entries.0[&node(n)];
@@ -295,19 +295,19 @@ mod tests {
 
     #[test]
     fn only_what_was_seen_at_work_is_passed_on_and_nothing_that_a_contact_alone_has_named() {
-        let mut entries = Entries::default();
+        let mut entries = NodeEntries::default();
         entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
-        entries.proved(node(2), &listed(2, 2), NOW);
-        entries.proved(node(3), &Candidate { origins: SourceKind::Referral.into(), ..listed(3, 3) }, NOW);
-        assert_eq!(entries.current(NOW).map(|(node, _)| node).collect::<Vec<_>>(), [node(2)]);
+        entries.record_proof(node(2), &listed(2, 2), NOW);
+        entries.record_proof(node(3), &Candidate { origins: SourceKind::Referral.into(), ..listed(3, 3) }, NOW);
+        assert_eq!(entries.recently_proven(NOW).map(|(node, _)| node).collect::<Vec<_>>(), [node(2)]);
     }
 
     #[test]
     fn two_processes_lose_nothing_of_each_other_s() {
-        let (mut one, mut other) = (Entries::default(), Entries::default());
+        let (mut one, mut other) = (NodeEntries::default(), NodeEntries::default());
         one.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
         other.learn(&[listed(2, 2), listed(3, 3)], &[], day(1));
-        other.proved(node(2), &listed(2, 2), day(1));
+        other.record_proof(node(2), &listed(2, 2), day(1));
         one.merge(other);
         assert_eq!(one.len(), 3);
         assert_eq!(one.0[&node(2)].proven_at, Some(day(1)));
@@ -315,22 +315,22 @@ mod tests {
 
     #[test]
     fn own_successes_weigh_and_failures_are_forgiven_with_time() {
-        let mut entries = Entries::default();
+        let mut entries = NodeEntries::default();
         entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
-        let weight = |entries: &Entries, n, now| {
+        let weight = |entries: &NodeEntries, n, now| {
             let candidates = entries.candidates(now);
             candidates.iter().find(|candidate| candidate.node == Some(node(n))).expect("remembered").weight
         };
-        entries.proved(node(1), &listed(1, 1), NOW);
+        entries.record_proof(node(1), &listed(1, 1), NOW);
         assert!(weight(&entries, 1, NOW) > weight(&entries, 2, NOW));
         for _ in 0..3 {
-            entries.failed(&listed(1, 1), NOW);
-            entries.failed(&listed(2, 2), NOW);
+            entries.record_failure(&listed(1, 1), NOW);
+            entries.record_failure(&listed(2, 2), NOW);
         }
         assert!(weight(&entries, 1, NOW) < UNKNOWN_WEIGHT && weight(&entries, 2, NOW) == 1);
         assert_eq!(weight(&entries, 2, day(1)), UNKNOWN_WEIGHT);
         for _ in 0..100 {
-            entries.proved(node(1), &listed(1, 1), NOW);
+            entries.record_proof(node(1), &listed(1, 1), NOW);
         }
         assert_eq!(weight(&entries, 1, NOW), MAX_WEIGHT);
     }

@@ -21,7 +21,7 @@ use chappe_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    entries::{Entry, MAX_ENTRIES},
+    entries::{MAX_ENTRIES, NodeEntry},
     ledger::Equivocation,
     state::State,
 };
@@ -58,7 +58,7 @@ struct File {
     version: u32,
     federation: String,
     nodes: Vec<NodeForm>,
-    lists: Vec<ListFormat>,
+    lists: Vec<ListEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     revocations: Vec<String>,
 }
@@ -77,7 +77,7 @@ struct NodeForm {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ListFormat {
+struct ListEntry {
     form: ListForm,
     key: PublicKey,
     seq: u64,
@@ -109,7 +109,7 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
         failures: entry.failures,
         failed_at: entry.failed_at,
     });
-    let lists = state.ledger.lists().map(|list| ListFormat {
+    let lists = state.ledger.lists().map(|list| ListEntry {
         form: list.form,
         key: list.key,
         seq: list.seq,
@@ -123,7 +123,7 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
         federation: federation.to_string(),
         nodes: nodes.collect(),
         lists: lists.collect(),
-        revocations: revocations.iter().map(|note| URL_SAFE_NO_PAD.encode(note.as_bytes())).collect(),
+        revocations: revocations.iter().map(|revocation| URL_SAFE_NO_PAD.encode(revocation.as_bytes())).collect(),
     };
     serde_json::to_vec(&file).expect("strings and numbers are JSON")
 }
@@ -148,7 +148,7 @@ fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
     }
     for form in file.nodes.into_iter().take(MAX_ENTRIES) {
         let node = form.node;
-        state.entries.insert(node, entry(form).ok_or(CacheError::Damaged)?);
+        state.entries.insert(node, decode_entry(form).ok_or(CacheError::Damaged)?);
     }
     for list in file.lists {
         let bytes = URL_SAFE_NO_PAD.decode(&list.bytes).map_err(|_| CacheError::Damaged)?;
@@ -165,14 +165,14 @@ fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
     }
     // Only verified revocations are stored. Their federation id stands for the pinned roots.
     let revocations = file.revocations.iter().take(MAX_REVOCATIONS).map(|text| {
-        let note = Signed::<KeyRevocation>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        (note.federation == federation).then_some(note)
+        let revocation = Signed::<KeyRevocation>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        (revocation.federation == federation).then_some(revocation)
     });
     state.revocations.add(revocations.collect::<Option<Vec<_>>>().ok_or(CacheError::Damaged)?);
     Ok(state)
 }
 
-fn entry(form: NodeForm) -> Option<Entry> {
+fn decode_entry(form: NodeForm) -> Option<NodeEntry> {
     if form.urls.len() > MAX_ADDRESSES || !form.urls.iter().all(|url| is_client_url(url)) {
         return None;
     }
@@ -181,7 +181,7 @@ fn entry(form: NodeForm) -> Option<Entry> {
         Some(text) => Some(Signed::<NodeRecord>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?),
         None => None,
     };
-    Some(Entry {
+    Some(NodeEntry {
         urls: form.urls,
         record: record.filter(|record| record.node == form.node),
         origins: form.origins.into_iter().collect(),
@@ -196,7 +196,7 @@ fn entry(form: NodeForm) -> Option<Entry> {
 /// Locks the cache against writes by other processes until the result is dropped. Gives up after [`LOCK_TRIES`],
 /// because a search waits for this and the other process may hang.
 pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
-    let lock = private_file::open_lock(&beside(path, "lock"))?;
+    let lock = private_file::open_lock(&sibling_path(path, "lock"))?;
     for _ in 0..LOCK_TRIES {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
@@ -208,16 +208,16 @@ pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
 }
 
 /// Renames a damaged file, so that it can be inspected.
-pub(super) fn set_aside(path: &Path) -> io::Result<()> {
-    fs::rename(path, beside(path, "damaged"))
+pub(super) fn rename_damaged(path: &Path) -> io::Result<()> {
+    fs::rename(path, sibling_path(path, "damaged"))
 }
 
 /// The path of a cache's file of proofs.
-pub(super) fn proofs_of(path: &Path) -> PathBuf {
-    beside(path, "proofs")
+pub(super) fn proofs_path(path: &Path) -> PathBuf {
+    sibling_path(path, "proofs")
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn sibling_path(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".");
     name.push(suffix);
@@ -278,10 +278,10 @@ mod tests {
         let (key, federation) = (SecretKey::from_bytes(&[1; 32]), fuzzed::federation());
         let at = UnixTime::from_secs(1_800_000_000);
         let mut state = State::default();
-        let entry = Entry {
+        let entry = NodeEntry {
             urls: vec!["wss://relay.example".to_owned()],
             record: None,
-            origins: [SourceKind::Dns, SourceKind::Link].into_iter().collect(),
+            origins: [SourceKind::Dns, SourceKind::Invite].into_iter().collect(),
             seen_at: at,
             proven_at: Some(at),
             successes: 3,

@@ -39,7 +39,7 @@ pub struct Equivocation {
 
 /// A list compared with the earlier ones of its key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(super) enum ListOrder {
     /// Newer than all earlier lists.
     New,
     /// Known already, or another part of the newest list.
@@ -51,7 +51,7 @@ pub(super) enum Judgement {
 }
 
 #[derive(Clone, Debug)]
-struct Newest {
+struct NewestList {
     seq: u64,
     issued_at: UnixTime,
     parts: BTreeMap<(u16, u16), Bytes>,
@@ -59,21 +59,21 @@ struct Newest {
 
 /// The newest list of each key, for each form.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(BTreeMap<(ListForm, PublicKey), Newest>);
+pub(super) struct ListLedger(BTreeMap<(ListForm, PublicKey), NewestList>);
 
-impl Ledger {
+impl ListLedger {
     /// Compares a verified list with the known ones, and stores it unless it is older.
-    pub(super) fn judge(&mut self, list: &SignedList) -> Judgement {
+    pub(super) fn insert_list(&mut self, list: &SignedList) -> ListOrder {
         let Some(newest) = self.0.get_mut(&(list.form, list.key)).filter(|newest| newest.seq >= list.seq) else {
-            self.insert(list);
-            return Judgement::New;
+            self.replace_newest(list);
+            return ListOrder::New;
         };
         if newest.seq > list.seq {
-            return Judgement::RolledBack;
+            return ListOrder::RolledBack;
         }
         match newest.parts.get(&list.part) {
-            Some(known) if says_the_same(list.form, known, &list.bytes) => Judgement::Known,
-            Some(known) => Judgement::Equivocation(Box::new(Equivocation {
+            Some(known) if same_content(list.form, known, &list.bytes) => ListOrder::Known,
+            Some(known) => ListOrder::Equivocation(Box::new(Equivocation {
                 form: list.form,
                 key: list.key,
                 seq: list.seq,
@@ -84,26 +84,26 @@ impl Ledger {
             None => {
                 if newest.parts.len() < MAX_PARTS {
                     newest.parts.insert(list.part, list.bytes.clone());
-                    self.bound();
+                    self.drop_excess_bytes();
                 }
-                Judgement::Known
+                ListOrder::Known
             }
         }
     }
 
-    fn insert(&mut self, list: &SignedList) {
+    fn replace_newest(&mut self, list: &SignedList) {
         let parts = BTreeMap::from([(list.part, list.bytes.clone())]);
-        self.0.insert((list.form, list.key), Newest { seq: list.seq, issued_at: list.issued_at, parts });
+        self.0.insert((list.form, list.key), NewestList { seq: list.seq, issued_at: list.issued_at, parts });
         while self.0.len() > MAX_KEYS {
             let oldest = self.0.iter().min_by_key(|(_, newest)| newest.seq).map(|(key, _)| *key);
             oldest.and_then(|key| self.0.remove(&key));
         }
-        self.bound();
+        self.drop_excess_bytes();
     }
 
     /// Drops bytes, but never numbers, until the rest fits. Those of the oldest list go first.
-    fn bound(&mut self) {
-        let size = |newest: &Newest| newest.parts.values().map(Bytes::len).sum::<usize>();
+    fn drop_excess_bytes(&mut self) {
+        let size = |newest: &NewestList| newest.parts.values().map(Bytes::len).sum::<usize>();
         while self.0.values().map(size).sum::<usize>() > MAX_BYTES {
             let with_bytes = self.0.values_mut().filter(|newest| !newest.parts.is_empty());
             let Some(oldest) = with_bytes.min_by_key(|newest| newest.seq) else { return };
@@ -134,9 +134,9 @@ impl Ledger {
         })
     }
 
-    /// Restores an item of [`Ledger::lists`].
+    /// Restores an item of [`ListLedger::lists`].
     pub(super) fn restore(&mut self, list: &SignedList) {
-        self.judge(list);
+        self.insert_list(list);
         if list.bytes.is_empty()
             && let Some(newest) = self.0.get_mut(&(list.form, list.key))
         {
@@ -146,7 +146,7 @@ impl Ledger {
 }
 
 /// Whether two lists have the same signed content. Their delegations may differ: a root renews them independently.
-fn says_the_same(form: ListForm, one: &Bytes, other: &Bytes) -> bool {
+fn same_content(form: ListForm, one: &Bytes, other: &Bytes) -> bool {
     let signed = |bytes: &Bytes| match form {
         ListForm::Directory => DirectoryBundle::list_of(bytes),
         ListForm::Shard => ShardBundle::list_of(bytes),
@@ -176,54 +176,60 @@ mod tests {
 
     #[test]
     fn a_number_never_goes_back_and_the_same_number_says_one_thing() {
-        let mut ledger = Ledger::default();
+        let mut ledger = ListLedger::default();
         let directory = |seq, bytes| list(ListForm::Directory, seq, 0, bytes);
-        assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::New);
-        assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::Known);
-        assert_eq!(ledger.judge(&directory(4, b"four")), Judgement::RolledBack);
-        let Judgement::Equivocation(proof) = ledger.judge(&directory(5, b"other")) else { panic!("a contradiction") };
+        assert_eq!(ledger.insert_list(&directory(5, b"five")), ListOrder::New);
+        assert_eq!(ledger.insert_list(&directory(5, b"five")), ListOrder::Known);
+        assert_eq!(ledger.insert_list(&directory(4, b"four")), ListOrder::RolledBack);
+        let ListOrder::Equivocation(proof) = ledger.insert_list(&directory(5, b"other")) else {
+            panic!("a contradiction")
+        };
         assert_eq!((&proof.first[..], &proof.second[..], proof.seq), (&b"five"[..], &b"other"[..], 5));
-        assert_eq!(ledger.judge(&directory(6, b"six")), Judgement::New);
-        assert_eq!(ledger.judge(&directory(5, b"five")), Judgement::RolledBack);
+        assert_eq!(ledger.insert_list(&directory(6, b"six")), ListOrder::New);
+        assert_eq!(ledger.insert_list(&directory(5, b"five")), ListOrder::RolledBack);
     }
 
     #[test]
     fn a_renewed_delegation_contradicts_nothing() {
         // Length of the delegation, the delegation, and the list.
         let with = |delegation: &'static [u8]| list(ListForm::Directory, 5, 0, delegation);
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.judge(&with(b"\x02\x00oneverybody")), Judgement::New);
-        assert!(matches!(ledger.judge(&with(b"\x02\x00twverybody")), Judgement::Equivocation(_)));
-        assert_eq!(ledger.judge(&with(b"\x02\x00ineverybody")), Judgement::Known);
+        let mut ledger = ListLedger::default();
+        assert_eq!(ledger.insert_list(&with(b"\x02\x00oneverybody")), ListOrder::New);
+        assert!(matches!(ledger.insert_list(&with(b"\x02\x00twverybody")), ListOrder::Equivocation(_)));
+        assert_eq!(ledger.insert_list(&with(b"\x02\x00ineverybody")), ListOrder::Known);
     }
 
     #[test]
     fn parts_of_one_list_do_not_contradict_each_other_and_forms_count_separately() {
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.judge(&list(ListForm::Directory, 9, 0, b"d")), Judgement::New);
-        assert_eq!(ledger.judge(&list(ListForm::Shard, 5, 0, b"a")), Judgement::New, "shards are published later");
-        assert_eq!(ledger.judge(&list(ListForm::Shard, 5, 1, b"b")), Judgement::Known);
-        assert!(matches!(ledger.judge(&list(ListForm::Shard, 5, 1, b"c")), Judgement::Equivocation(_)));
-        let mut restored = Ledger::default();
+        let mut ledger = ListLedger::default();
+        assert_eq!(ledger.insert_list(&list(ListForm::Directory, 9, 0, b"d")), ListOrder::New);
+        assert_eq!(
+            ledger.insert_list(&list(ListForm::Shard, 5, 0, b"a")),
+            ListOrder::New,
+            "shards are published later"
+        );
+        assert_eq!(ledger.insert_list(&list(ListForm::Shard, 5, 1, b"b")), ListOrder::Known);
+        assert!(matches!(ledger.insert_list(&list(ListForm::Shard, 5, 1, b"c")), ListOrder::Equivocation(_)));
+        let mut restored = ListLedger::default();
         ledger.lists().for_each(|list| restored.restore(&list));
-        assert!(matches!(restored.judge(&list(ListForm::Shard, 5, 1, b"c")), Judgement::Equivocation(_)));
-        assert_eq!(restored.judge(&list(ListForm::Directory, 8, 0, b"d")), Judgement::RolledBack);
+        assert!(matches!(restored.insert_list(&list(ListForm::Shard, 5, 1, b"c")), ListOrder::Equivocation(_)));
+        assert_eq!(restored.insert_list(&list(ListForm::Directory, 8, 0, b"d")), ListOrder::RolledBack);
     }
 
     #[test]
     fn the_bytes_are_bounded_and_the_numbers_stay() {
         static BIG: [u8; MAX_BYTES / 2 + 1] = [0; MAX_BYTES / 2 + 1];
-        let mut ledger = Ledger::default();
-        ledger.judge(&list(ListForm::Directory, 5, 0, &BIG));
-        ledger.judge(&list(ListForm::Shard, 6, 0, &BIG));
+        let mut ledger = ListLedger::default();
+        ledger.insert_list(&list(ListForm::Directory, 5, 0, &BIG));
+        ledger.insert_list(&list(ListForm::Shard, 6, 0, &BIG));
         let kept: usize = ledger.lists().map(|list| list.bytes.len()).sum();
         assert!(kept <= MAX_BYTES);
-        let mut restored = Ledger::default();
+        let mut restored = ListLedger::default();
         ledger.lists().for_each(|list| restored.restore(&list));
-        assert_eq!(restored.judge(&list(ListForm::Directory, 4, 0, b"")), Judgement::RolledBack);
+        assert_eq!(restored.insert_list(&list(ListForm::Directory, 4, 0, b"")), ListOrder::RolledBack);
         assert_eq!(
-            restored.judge(&list(ListForm::Directory, 5, 0, b"x")),
-            Judgement::Known,
+            restored.insert_list(&list(ListForm::Directory, 5, 0, b"x")),
+            ListOrder::Known,
             "forgotten, not contradicted"
         );
     }

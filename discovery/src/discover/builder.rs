@@ -10,15 +10,15 @@ use rustls::ClientConfig;
 use super::Discovery;
 use crate::{
     cache::Cache,
-    dns::Dns,
-    doh::{Doh, Provider},
-    link::{Link, Links},
-    manual::{Manual, ManualNode},
+    dns::DnsSource,
+    doh::{DohClient, Provider},
+    invite::{Invite, Invites},
+    manual::{ManualNode, ManualNodes},
     names::Scope,
     net::Net,
     proxy::Proxies,
     referral::Referrals,
-    registry::{Endpoint, Registry},
+    registry::{Endpoint, RegistryClient},
     search::{Clock, SearchContext},
     setup_error::SetupError,
     snapshot::Snapshot,
@@ -38,7 +38,7 @@ pub struct DiscoveryBuilder {
     wss_only: bool,
     proxies: Option<Proxies>,
     manual: Vec<ManualNode>,
-    links: Vec<Link>,
+    invites: Vec<Invite>,
     referrals: Vec<NodePlace>,
     snapshot: Option<Bytes>,
     cache: Option<PathBuf>,
@@ -132,8 +132,8 @@ impl DiscoveryBuilder {
 
     /// Adds the nodes of a link or QR code.
     #[must_use]
-    pub fn link(mut self, link: Link) -> Self {
-        self.links.push(link);
+    pub fn invite(mut self, invite: Invite) -> Self {
+        self.invites.push(invite);
         self
     }
 
@@ -193,9 +193,9 @@ impl DiscoveryBuilder {
             None => Proxies::from_env()?,
         };
         let net = if self.system_resolver {
-            Net::system_by(tls, scope, proxies)
+            Net::system_with_proxies(tls, scope, proxies)
         } else {
-            Net::over_https_by(&providers, tls, proxies)?
+            Net::over_https_with_proxies(&providers, tls, proxies)?
         };
         let federation = FederationId::of_roots(&self.roots);
         let cache = Arc::new(match self.cache {
@@ -206,20 +206,20 @@ impl DiscoveryBuilder {
         referrals.set(self.referrals);
         let mut sources: Vec<Arc<dyn Source>> = Vec::new();
         if !self.manual.is_empty() {
-            sources.push(Arc::new(Manual::new(self.manual)));
+            sources.push(Arc::new(ManualNodes::new(self.manual)));
         }
-        if !self.links.is_empty() {
-            sources.push(Arc::new(Links::new(self.links)));
+        if !self.invites.is_empty() {
+            sources.push(Arc::new(Invites::new(self.invites)));
         }
         sources.push(Arc::new(referrals.clone()));
         if !self.endpoints.is_empty() {
-            let registry = Registry::new(self.endpoints, self.roots.clone(), &net)?;
+            let registry = RegistryClient::new(self.endpoints, self.roots.clone(), &net)?;
             sources.push(Arc::new(registry.with_revocations(cache.revocations())));
         }
         if !self.zones.is_empty() {
             for provider in providers {
-                let provider = Doh::by(provider, net.tls(), net.proxies(), net.proxy_names())?;
-                sources.push(Arc::new(Dns::new(provider, self.zones.clone(), self.roots.clone())));
+                let provider = DohClient::with_proxies(provider, net.tls(), net.proxies(), net.proxy_names())?;
+                sources.push(Arc::new(DnsSource::new(provider, self.zones.clone(), self.roots.clone())));
             }
         }
         if !self.roots.is_empty() {

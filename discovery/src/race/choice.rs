@@ -12,7 +12,7 @@ use crate::{
 
 /// The result of a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chosen {
+pub enum Choice {
     /// Index of the chosen candidate.
     One(usize),
     /// There are candidates, but none may be dialled now.
@@ -23,26 +23,26 @@ pub enum Chosen {
 
 /// The sources that have named candidates, and how often each was chosen.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub struct CandidateSelector {
     chosen: HashMap<SourceKind, u32>,
     named: HashSet<SourceKind>,
     networks: HashSet<Network>,
     total: u32,
 }
 
-impl Tally {
+impl CandidateSelector {
     /// Records that a source has named a candidate.
-    pub fn name(&mut self, party: SourceKind) {
-        self.named.insert(party);
+    pub fn add_source(&mut self, source: SourceKind) {
+        self.named.insert(source);
     }
 
     /// A source's maximal share of the choices, in sixtieths: an equal share, and at most a third. With two sources,
-    /// the one of higher [`rank`] gets two thirds. A single source gets everything.
-    fn share(&self, party: SourceKind) -> u32 {
-        let highest = self.named.iter().copied().max_by_key(|party| rank(*party));
+    /// the one of higher [`trust_rank`] gets two thirds. A single source gets everything.
+    fn share(&self, source: SourceKind) -> u32 {
+        let highest = self.named.iter().copied().max_by_key(|source| trust_rank(*source));
         match self.named.len() {
             0 | 1 => 60,
-            2 if highest == Some(party) => 40,
+            2 if highest == Some(source) => 40,
             2 | 3 => 20,
             4 => 15,
             5 => 12,
@@ -52,33 +52,33 @@ impl Tally {
     }
 
     /// Chooses among the candidates whose index is `eligible`, and counts the choice.
-    pub fn choose(&mut self, candidates: &[Candidate], eligible: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Chosen {
+    pub fn choose(&mut self, candidates: &[Candidate], eligible: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Choice {
         if candidates.is_empty() {
-            return Chosen::Empty;
+            return Choice::Empty;
         }
-        let mut parties: Vec<_> =
-            (0..candidates.len()).filter(|at| eligible(*at)).map(|at| candidates[at].party()).collect();
-        parties.sort_unstable();
-        parties.dedup();
+        let mut sources: Vec<_> =
+            (0..candidates.len()).filter(|at| eligible(*at)).map(|at| candidates[at].attributed_source()).collect();
+        sources.sort_unstable();
+        sources.dedup();
         // A source that has used up its share waits while another one has eligible candidates.
-        let within = |party: &SourceKind| {
-            let count = self.chosen.get(party).copied().unwrap_or(0);
-            (count + 1) * 60 <= (self.share(*party) * (self.total + 1)).next_multiple_of(60)
+        let within = |source: &SourceKind| {
+            let count = self.chosen.get(source).copied().unwrap_or(0);
+            (count + 1) * 60 <= (self.share(*source) * (self.total + 1)).next_multiple_of(60)
         };
-        let mut open: Vec<_> = parties.iter().copied().filter(within).collect();
+        let mut open: Vec<_> = sources.iter().copied().filter(within).collect();
         if open.is_empty() {
-            open = parties;
+            open = sources;
         }
-        let Some(party) = weighted(open.iter().map(|party| self.share(*party)), rng).map(|at| open[at]) else {
-            return Chosen::NoneEligible;
+        let Some(source) = weighted(open.iter().map(|source| self.share(*source)), rng).map(|at| open[at]) else {
+            return Choice::NoneEligible;
         };
-        let of_party = |at: &usize| eligible(*at) && candidates[*at].party() == party;
+        let of_source = |at: &usize| eligible(*at) && candidates[*at].attributed_source() == source;
         // Without TLS, everybody on the network path sees what the node sees. So candidates without TLS wait for those
         // with it, except for URLs that a person entered.
-        let has_tls = |at: &usize| party == SourceKind::Manual || candidates[*at].has_tls();
-        let any_has_tls = (0..candidates.len()).filter(of_party).any(|at| has_tls(&at));
+        let has_tls = |at: &usize| source == SourceKind::Manual || candidates[*at].has_tls();
+        let any_has_tls = (0..candidates.len()).filter(of_source).any(|at| has_tls(&at));
         let mine: Vec<_> = (0..candidates.len())
-            .filter(of_party)
+            .filter(of_source)
             .filter(|at| !any_has_tls || has_tls(at))
             .map(|at| (at, candidates[at].network(), candidates[at].weight))
             .collect();
@@ -95,27 +95,27 @@ impl Tally {
         networks.sort_unstable();
         let Some(network) = weighted(networks.iter().map(|(_, weight)| *weight), rng).map(|at| networks[at].0.clone())
         else {
-            return Chosen::NoneEligible;
+            return Choice::NoneEligible;
         };
         let there: Vec<_> = mine.iter().filter(|(_, other, _)| **other == network).collect();
         let Some(at) = weighted(there.iter().map(|(.., weight)| *weight), rng).map(|at| there[at].0) else {
-            return Chosen::NoneEligible;
+            return Choice::NoneEligible;
         };
         self.networks.insert(network);
-        *self.chosen.entry(party).or_default() += 1;
+        *self.chosen.entry(source).or_default() += 1;
         self.total += 1;
-        Chosen::One(at)
+        Choice::One(at)
     }
 }
 
 /// How far a source is to be trusted. Own experience and people rank above a list by a single operator. DNS ranks above
 /// a registry: it gives everybody the same answer, while a registry can answer each client differently.
-const fn rank(party: SourceKind) -> u8 {
-    match party {
+const fn trust_rank(source: SourceKind) -> u8 {
+    match source {
         SourceKind::Registry => 0,
         SourceKind::Snapshot => 1,
         SourceKind::Dns => 2,
-        SourceKind::Link => 3,
+        SourceKind::Invite => 3,
         SourceKind::Referral => 4,
         SourceKind::Cache => 5,
         SourceKind::Manual => 6,
@@ -156,11 +156,11 @@ mod tests {
         let mut counts = HashMap::new();
         for seed in 0..SEEDS {
             let mut rng = StdRng::seed_from_u64(seed as u64);
-            let (mut tally, mut left) = (Tally::default(), candidates.to_vec());
-            left.iter().for_each(|candidate| tally.name(candidate.party()));
+            let (mut selector, mut left) = (CandidateSelector::default(), candidates.to_vec());
+            left.iter().for_each(|candidate| selector.add_source(candidate.attributed_source()));
             for _ in 0..n {
-                let Chosen::One(at) = tally.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
-                *counts.entry(left.swap_remove(at).party()).or_default() += 1;
+                let Choice::One(at) = selector.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
+                *counts.entry(left.swap_remove(at).attributed_source()).or_default() += 1;
             }
         }
         counts
@@ -177,18 +177,18 @@ mod tests {
         let typed = listed.clone().map(|one| candidate(SourceKind::Manual, &one.url));
         let first = |candidates: &[Candidate], seed| {
             let mut rng = StdRng::seed_from_u64(seed);
-            let mut tally = Tally::default();
-            tally.name(candidates[0].party());
-            tally.choose(candidates, |_| true, &mut rng)
+            let mut selector = CandidateSelector::default();
+            selector.add_source(candidates[0].attributed_source());
+            selector.choose(candidates, |_| true, &mut rng)
         };
-        assert!((0..100).all(|seed| first(&listed, seed) == Chosen::One(1)));
-        assert!((0..100).any(|seed| first(&typed, seed) != Chosen::One(1)));
+        assert!((0..100).all(|seed| first(&listed, seed) == Choice::One(1)));
+        assert!((0..100).any(|seed| first(&typed, seed) != Choice::One(1)));
         let plain = [listed[0].clone(), listed[2].clone()];
-        assert!((0..100).all(|seed| matches!(first(&plain, seed), Chosen::One(_))), "alone, they are dialled");
+        assert!((0..100).all(|seed| matches!(first(&plain, seed), Choice::One(_))), "alone, they are dialled");
     }
 
     #[test]
-    fn no_party_has_more_than_a_third_where_others_have_any() {
+    fn no_source_has_more_than_a_third_where_others_have_any() {
         let mut candidates: Vec<_> = (0..200).map(|n| of(SourceKind::Registry, n, n)).collect();
         candidates.extend((0..14).map(|n| of(SourceKind::Dns, 200 + n, n)));
         for n in [1, 3, 6, 12] {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_party_that_is_alone_or_left_over_is_dialled_all_the_same() {
+    fn a_source_that_is_alone_or_left_over_is_dialled_all_the_same() {
         let mut candidates: Vec<_> = (0..9).map(|n| of(SourceKind::Registry, n, n)).collect();
         assert_eq!(choices(&candidates, 9)[&SourceKind::Registry], SEEDS * 9);
         candidates.push(of(SourceKind::Dns, 100, 1));
@@ -217,10 +217,10 @@ mod tests {
         candidates.push(of(SourceKind::Registry, 3, 0));
         for seed in 0..50 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let (mut tally, mut left) = (Tally::default(), candidates.clone());
+            let (mut selector, mut left) = (CandidateSelector::default(), candidates.clone());
             let mut networks = HashSet::new();
             for _ in 0..3 {
-                let Chosen::One(at) = tally.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
+                let Choice::One(at) = selector.choose(&left, |_| true, &mut rng) else { panic!("somebody") };
                 networks.insert(left.swap_remove(at).network().clone());
             }
             assert_eq!(networks.len(), 3);
@@ -234,8 +234,8 @@ mod tests {
         let mut firsts = [0; 2];
         for seed in 0..1000 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let chosen = Tally::default().choose(&[known.clone(), unknown.clone()], |_| true, &mut rng);
-            let Chosen::One(at) = chosen else { panic!("somebody") };
+            let chosen = CandidateSelector::default().choose(&[known.clone(), unknown.clone()], |_| true, &mut rng);
+            let Choice::One(at) = chosen else { panic!("somebody") };
             firsts[at] += 1;
         }
         assert!((850..950).contains(&firsts[0]), "{firsts:?}");
@@ -244,8 +244,8 @@ mod tests {
     #[test]
     fn where_nobody_may_be_dialled_now_or_nobody_is_there_it_says_so() {
         let mut rng = StdRng::seed_from_u64(1);
-        assert_eq!(Tally::default().choose(&[], |_| true, &mut rng), Chosen::Empty);
+        assert_eq!(CandidateSelector::default().choose(&[], |_| true, &mut rng), Choice::Empty);
         let one = [of(SourceKind::Dns, 1, 1)];
-        assert_eq!(Tally::default().choose(&one, |_| false, &mut rng), Chosen::NoneEligible);
+        assert_eq!(CandidateSelector::default().choose(&one, |_| false, &mut rng), Choice::NoneEligible);
     }
 }

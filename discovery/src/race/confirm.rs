@@ -19,11 +19,11 @@ use crate::{
 /// How long after the start of a search the confirmation is given up.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximal number of nodes dialled for confirmation: one of six is alive.
-pub const MAX_SECONDS: usize = 6;
+pub const MAX_CONFIRMING_DIALS: usize = 6;
 
 /// The sources that have named a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Word {
+pub struct Endorsement {
     /// In this search.
     pub now: Origins,
     /// In any search, as far as the cache knows.
@@ -31,7 +31,7 @@ pub struct Word {
 }
 
 /// The sources that have named each node.
-pub type Named = HashMap<NodeId, Word>;
+pub type Endorsements = HashMap<NodeId, Endorsement>;
 
 /// A node that has proved its key, and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub enum Confirmation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disagreement {
     /// The lists of these two sources have no common node: one of them may show a fake federation.
-    Strangers(SourceKind, SourceKind),
+    DisjointLists(SourceKind, SourceKind),
     /// A key has signed two lists with the same number. The proofs are stored beside the cache.
     Equivocation(Vec<Equivocation>),
 }
@@ -83,7 +83,7 @@ pub enum Unconfirmed {
 }
 
 /// The source that a candidate depends on.
-pub fn via(candidate: &Candidate) -> SourceKind {
+pub fn source_of(candidate: &Candidate) -> SourceKind {
     if candidate.source == SourceKind::Cache {
         candidate.origins.iter().next().unwrap_or(SourceKind::Cache)
     } else {
@@ -93,17 +93,17 @@ pub fn via(candidate: &Candidate) -> SourceKind {
 
 /// The candidates that may confirm `first`, in the order in which to dial them. Each is another node, in another
 /// network, that a source other than that of `first` names.
-pub fn seconds(
+pub fn confirming_candidates(
     first: &Candidate,
     first_node: NodeId,
     all: impl IntoIterator<Item = Candidate>,
-    named: &Named,
+    endorsements: &Endorsements,
     rng: &mut impl Rng,
 ) -> Vec<Candidate> {
-    let (network, first_via) = (first.network(), via(first));
+    let (network, first_via) = (first.network(), source_of(first));
     let independent = |candidate: &Candidate| {
         let Some(node) = candidate.node else { return false };
-        let origins = named.get(&node).copied().unwrap_or_default().ever.union(candidate.origins);
+        let origins = endorsements.get(&node).copied().unwrap_or_default().ever.union(candidate.origins);
         node != first_node && candidate.network() != network && origins.iter().any(|origin| origin != first_via)
     };
     let mut seconds: Vec<_> = all.into_iter().filter(independent).collect();
@@ -115,41 +115,45 @@ pub fn seconds(
         let network = candidate.network().clone();
         let again = networks.contains(&network);
         networks.push(network);
-        let word = candidate.node.and_then(|node| named.get(&node)).copied().unwrap_or_default();
-        let by_registry_alone = word.ever.union(candidate.origins).iter().all(|origin| origin == SourceKind::Registry);
+        let endorsement = candidate.node.and_then(|node| endorsements.get(&node)).copied().unwrap_or_default();
+        let by_registry_alone =
+            endorsement.ever.union(candidate.origins).iter().all(|origin| origin == SourceKind::Registry);
         (by_registry_alone, again)
     });
-    seconds.truncate(MAX_SECONDS);
+    seconds.truncate(MAX_CONFIRMING_DIALS);
     seconds
 }
 
 /// Evaluates the confirmation of `first`, after `dialled` dials.
-pub fn judge(
+pub fn evaluate(
     first: Proven,
     second: Option<Proven>,
     dialled: usize,
-    named: &Named,
+    endorsements: &Endorsements,
     equivocations: Vec<Equivocation>,
 ) -> Confirmation {
     if !equivocations.is_empty() {
         return Confirmation::Disagreement { second, what: Disagreement::Equivocation(equivocations) };
     }
-    if let Some((a, b)) = strangers(named) {
-        return Confirmation::Disagreement { second, what: Disagreement::Strangers(a, b) };
+    if let Some((a, b)) = disjoint_lists(endorsements) {
+        return Confirmation::Disagreement { second, what: Disagreement::DisjointLists(a, b) };
     }
     let Some(second) = second else {
         return Confirmation::Unconfirmed(if dialled == 0 { Unconfirmed::NoOther } else { Unconfirmed::NoAnswer });
     };
-    let vouched = named.get(&first.node).is_some_and(|word| word.ever.iter().any(|origin| origin != first.via));
+    let vouched = endorsements
+        .get(&first.node)
+        .is_some_and(|endorsement| endorsement.ever.iter().any(|origin| origin != first.via));
     Confirmation::Confirmed { second, vouched }
 }
 
 /// The two bulk sources, if each lists several nodes and they have none in common.
-fn strangers(named: &Named) -> Option<(SourceKind, SourceKind)> {
+fn disjoint_lists(endorsements: &Endorsements) -> Option<(SourceKind, SourceKind)> {
     /// Shorter lists may be disjoint by chance: in a young federation, or with reserve nodes.
     const SEVERAL: usize = 3;
     let (a, b) = (SourceKind::Registry, SourceKind::Dns);
-    let count = |of: &dyn Fn(&Origins) -> bool| named.values().filter(|word| of(&word.now)).count();
+    let count =
+        |of: &dyn Fn(&Origins) -> bool| endorsements.values().filter(|endorsement| of(&endorsement.now)).count();
     let both = count(&|origins| origins.contains(a) && origins.contains(b));
     let (of_a, of_b) = (count(&|origins| origins.contains(a)), count(&|origins| origins.contains(b)));
     (both == 0 && of_a >= SEVERAL && of_b >= SEVERAL).then_some((a, b))
@@ -170,14 +174,14 @@ mod tests {
         Candidate::new(format!("ws://10.{network}.0.{n}:1"), Some(node(n)), source)
     }
 
-    fn names(all: &[Candidate]) -> Named {
-        let mut named = Named::new();
+    fn names(all: &[Candidate]) -> Endorsements {
+        let mut endorsements = Endorsements::new();
         for candidate in all {
-            let word = named.entry(candidate.node.expect("pinned")).or_default();
-            word.now = word.now.with(candidate.source);
-            word.ever = word.ever.union(candidate.origins);
+            let endorsement = endorsements.entry(candidate.node.expect("pinned")).or_default();
+            endorsement.now = endorsement.now.with(candidate.source);
+            endorsement.ever = endorsement.ever.union(candidate.origins);
         }
-        named
+        endorsements
     }
 
     #[test]
@@ -189,17 +193,17 @@ mod tests {
             of(SourceKind::Registry, 2, 2),
             of(SourceKind::Dns, 1, 3),
             of(SourceKind::Dns, 3, 4),
-            of(SourceKind::Link, 4, 1),
+            of(SourceKind::Invite, 4, 1),
             cached(SourceKind::Registry, 5, 5),
-            cached(SourceKind::Link, 6, 6),
+            cached(SourceKind::Invite, 6, 6),
         ];
         let mut rng = StdRng::seed_from_u64(1);
-        let seconds = seconds(&first, node(1), all.clone(), &names(&all), &mut rng);
+        let seconds = confirming_candidates(&first, node(1), all.clone(), &names(&all), &mut rng);
         let mut nodes: Vec<_> = seconds.iter().filter_map(|candidate| candidate.node).collect();
         nodes.sort_unstable();
         let mut expected = [node(4), node(6)];
         expected.sort_unstable();
-        assert_eq!(nodes, expected, "what the cache has from the same source is that source's word");
+        assert_eq!(nodes, expected, "what the cache has from the same source is that source's endorsement");
     }
 
     #[test]
@@ -208,10 +212,10 @@ mod tests {
         let first = Proven { node: node(1), via: SourceKind::Registry };
         let second = Proven { node: node(2), via: SourceKind::Dns };
         let confirmed = |vouched| Confirmation::Confirmed { second, vouched };
-        assert_eq!(judge(first, Some(second), 1, &names(&all), Vec::new()), confirmed(false));
+        assert_eq!(evaluate(first, Some(second), 1, &names(&all), Vec::new()), confirmed(false));
         let vouched = [all.as_slice(), &[of(SourceKind::Dns, 1, 1)]].concat();
-        assert_eq!(judge(first, Some(second), 1, &names(&vouched), Vec::new()), confirmed(true));
-        let unconfirmed = |dialled| judge(first, None, dialled, &names(&all), Vec::new());
+        assert_eq!(evaluate(first, Some(second), 1, &names(&vouched), Vec::new()), confirmed(true));
+        let unconfirmed = |dialled| evaluate(first, None, dialled, &names(&all), Vec::new());
         assert_eq!(unconfirmed(0), Confirmation::Unconfirmed(Unconfirmed::NoOther));
         assert_eq!(unconfirmed(3), Confirmation::Unconfirmed(Unconfirmed::NoAnswer));
     }
@@ -222,11 +226,14 @@ mod tests {
         let second = Proven { node: node(11), via: SourceKind::Dns };
         let mut all: Vec<_> = (1..4).map(|n| of(SourceKind::Registry, n, n)).collect();
         all.extend((11..14).map(|n| of(SourceKind::Dns, n, n)));
-        let judged = |all: &[Candidate]| judge(first, Some(second), 1, &names(all), Vec::new());
-        let what = Disagreement::Strangers(SourceKind::Registry, SourceKind::Dns);
-        assert_eq!(judged(&all), Confirmation::Disagreement { second: Some(second), what });
-        assert!(matches!(judged(&all[..5]), Confirmation::Confirmed { .. }), "two nodes are no list to compare");
+        let evaluated = |all: &[Candidate]| evaluate(first, Some(second), 1, &names(all), Vec::new());
+        let what = Disagreement::DisjointLists(SourceKind::Registry, SourceKind::Dns);
+        assert_eq!(evaluated(&all), Confirmation::Disagreement { second: Some(second), what });
+        assert!(matches!(evaluated(&all[..5]), Confirmation::Confirmed { .. }), "two nodes are no list to compare");
         all.push(of(SourceKind::Dns, 3, 3));
-        assert!(matches!(judged(&all), Confirmation::Confirmed { .. }), "samples of one federation overlap somewhere");
+        assert!(
+            matches!(evaluated(&all), Confirmation::Confirmed { .. }),
+            "samples of one federation overlap somewhere"
+        );
     }
 }

@@ -31,7 +31,7 @@ fn all_of(source: SourceKind, nodes: std::ops::Range<u16>) -> Vec<Candidate> {
 /// How a source reacts to a query.
 #[derive(Clone)]
 enum Answer {
-    Names(Duration, Vec<Candidate>),
+    NameResolver(Duration, Vec<Candidate>),
     Fails(Duration),
     Silent,
 }
@@ -59,7 +59,7 @@ struct Course {
     most_dials: usize,
     won: Option<Candidate>,
     took: Duration,
-    named: Named,
+    endorsements: Endorsements,
 }
 
 enum Event {
@@ -85,12 +85,14 @@ impl World {
                 // A little noise varies the order of simultaneous events.
                 events.insert((now + at + Duration::from_micros(noise.random_range(0..2000)), serial), event);
             };
-            while let Some(action) = race.poll(now) {
+            while let Some(action) = race.poll_action(now) {
                 match action {
-                    Action::List(index) => {
+                    Action::Query(index) => {
                         course.asked.push((index, now));
                         match &self.sources[index].1 {
-                            Answer::Names(after, _) | Answer::Fails(after) => schedule(*after, Event::Answered(index)),
+                            Answer::NameResolver(after, _) | Answer::Fails(after) => {
+                                schedule(*after, Event::Answered(index))
+                            }
                             Answer::Silent => {}
                         }
                     }
@@ -108,12 +110,12 @@ impl World {
                     Action::Abandon(id) => assert!(running.remove(&id), "it was running"),
                     Action::Done => {
                         course.took = now;
-                        course.named = race.named().clone();
+                        course.endorsements = race.endorsements().clone();
                         return course;
                     }
                 }
             }
-            let timeout = race.next_timeout(now);
+            let timeout = race.poll_timeout(now);
             let event = events.first_key_value().map(|((at, _), _)| *at);
             now = match (timeout, event) {
                 (Some(timeout), Some(event)) => timeout.min(event.max(now)),
@@ -122,16 +124,18 @@ impl World {
             while let Some(entry) = events.first_entry().filter(|entry| entry.key().0 <= now) {
                 match entry.remove() {
                     Event::Answered(index) => match &self.sources[index].1 {
-                        Answer::Names(_, candidates) => race.listed(index, candidates.iter().cloned(), now),
-                        Answer::Fails(_) | Answer::Silent => race.unlisted(index, now),
+                        Answer::NameResolver(_, candidates) => {
+                            race.handle_candidates(index, candidates.iter().cloned(), now)
+                        }
+                        Answer::Fails(_) | Answer::Silent => race.handle_source_failed(index, now),
                     },
                     Event::Dialled(id, proved) if running.contains(&id) => {
                         if proved {
-                            race.proved(id);
+                            race.handle_proof(id);
                             course.won = race.winner().cloned();
                         } else {
                             running.remove(&id);
-                            race.failed(id);
+                            race.handle_dial_failed(id);
                         }
                     }
                     Event::Dialled(..) => {}
@@ -142,7 +146,7 @@ impl World {
 }
 
 fn at_once(source: SourceKind, candidates: Vec<Candidate>) -> (SourceKind, Answer) {
-    (source, Answer::Names(Duration::ZERO, candidates))
+    (source, Answer::NameResolver(Duration::ZERO, candidates))
 }
 
 fn asked_at(course: &Course, source: usize) -> Option<Duration> {
@@ -156,9 +160,9 @@ fn about(at: Option<Duration>, expected: Duration) -> bool {
 
 #[test]
 fn sources_that_need_no_network_are_asked_at_once_and_the_others_in_their_turn() {
-    use SourceKind::{Cache, Dns, Link, Manual, Referral, Registry};
+    use SourceKind::{Cache, Dns, Invite, Manual, Referral, Registry};
     let silent = |kind| (kind, Answer::Silent);
-    let kinds = [Manual, Link, Referral, Cache, Registry, Dns, Dns, Dns];
+    let kinds = [Manual, Invite, Referral, Cache, Registry, Dns, Dns, Dns];
     let mut world = World::new(kinds.map(silent).into(), |_| Manner::Silent);
     for (warm, registry) in [(false, ms(0)), (true, ms(250))] {
         world.warm = warm;
@@ -201,7 +205,7 @@ fn two_cached_nodes_of_different_networks_and_what_people_named_are_dialled_at_o
     let mut world = World::new(
         vec![
             at_once(SourceKind::Cache, cached),
-            at_once(SourceKind::Link, all_of(SourceKind::Link, 100..101)),
+            at_once(SourceKind::Invite, all_of(SourceKind::Invite, 100..101)),
             at_once(SourceKind::Manual, all_of(SourceKind::Manual, 200..201)),
         ],
         |_| Manner::Silent,
@@ -270,7 +274,7 @@ fn a_source_that_comes_late_takes_the_place_of_a_silent_dial() {
     let mut world = World::new(
         vec![
             at_once(SourceKind::Cache, all_of(SourceKind::Cache, 0..20)),
-            (SourceKind::Registry, Answer::Names(ms(300), all_of(SourceKind::Registry, 50..58))),
+            (SourceKind::Registry, Answer::NameResolver(ms(300), all_of(SourceKind::Registry, 50..58))),
         ],
         manner,
     );
@@ -287,7 +291,7 @@ fn avoided_nodes_are_dialled_only_when_nothing_else_is_left() {
     let mut world = World::new(
         vec![
             at_once(SourceKind::Manual, all_of(SourceKind::Manual, 0..2)),
-            (SourceKind::Registry, Answer::Names(ms(300), all_of(SourceKind::Registry, 2..4))),
+            (SourceKind::Registry, Answer::NameResolver(ms(300), all_of(SourceKind::Registry, 2..4))),
         ],
         |_| Manner::Fails(ms(50)),
     );
@@ -299,7 +303,7 @@ fn avoided_nodes_are_dialled_only_when_nothing_else_is_left() {
 
 #[test]
 fn the_registry_s_nodes_wait_a_moment_for_those_of_dns_and_for_nobody_who_cannot_come() {
-    let registry = (SourceKind::Registry, Answer::Names(ms(100), all_of(SourceKind::Registry, 0..8)));
+    let registry = (SourceKind::Registry, Answer::NameResolver(ms(100), all_of(SourceKind::Registry, 0..8)));
     let first = |sources| {
         let course = World::new(sources, |_| Manner::Proves(ms(300))).run(1);
         course.dialled[0].1
@@ -309,7 +313,7 @@ fn the_registry_s_nodes_wait_a_moment_for_those_of_dns_and_for_nobody_who_cannot
     assert!(about(Some(first(vec![registry.clone(), silent])), ms(450)));
     let fails = (SourceKind::Dns, Answer::Fails(ms(10)));
     assert!(about(Some(first(vec![registry.clone(), fails])), ms(260)));
-    let link = at_once(SourceKind::Link, all_of(SourceKind::Link, 50..51));
+    let link = at_once(SourceKind::Invite, all_of(SourceKind::Invite, 50..51));
     assert!(about(Some(first(vec![registry, link])), ms(0)));
 }
 
@@ -318,8 +322,8 @@ fn flooded(cached: u16, hostile_are: Duration) -> World {
     let flood = (1000..2000)
         .map(|n| Candidate::new(format!("ws://200.{}.0.1:{n}", n % 3), Some(node(n)), SourceKind::Registry))
         .collect();
-    let dns = || (SourceKind::Dns, Answer::Names(ms(300), all_of(SourceKind::Dns, 0..14)));
-    let mut sources = vec![(SourceKind::Registry, Answer::Names(ms(300), flood)), dns(), dns(), dns(), dns()];
+    let dns = || (SourceKind::Dns, Answer::NameResolver(ms(300), all_of(SourceKind::Dns, 0..14)));
+    let mut sources = vec![(SourceKind::Registry, Answer::NameResolver(ms(300), flood)), dns(), dns(), dns(), dns()];
     if cached > 0 {
         sources.push(at_once(SourceKind::Cache, all_of(SourceKind::Cache, 0..cached)));
     }
@@ -348,11 +352,11 @@ fn a_registry_that_lists_a_thousand_of_its_own_is_seldom_the_first_and_hardly_ev
             }
             first += 1;
             let all = world.sources.iter().filter_map(|(_, answer)| match answer {
-                Answer::Names(_, candidates) => Some(candidates.clone()),
+                Answer::NameResolver(_, candidates) => Some(candidates.clone()),
                 Answer::Fails(_) | Answer::Silent => None,
             });
             let mut rng = StdRng::seed_from_u64(seed);
-            let seconds = confirm::seconds(&won, winner, all.flatten(), &course.named, &mut rng);
+            let seconds = confirm::confirming_candidates(&won, winner, all.flatten(), &course.endorsements, &mut rng);
             assert!(!seconds.is_empty(), "somebody can confirm it");
             both += u64::from(seconds[0].node.is_some_and(|node| hostile.contains(&node)));
         }

@@ -10,7 +10,7 @@ use chappe_common::{
     list_request::{ListRequest, Load},
     record::SignedRecord,
 };
-use chappe_discovery::{registry::Registry, source::SourceError};
+use chappe_discovery::{registry::RegistryClient, source::SourceError};
 use rand::seq::IteratorRandom as _;
 use tokio::{
     sync::oneshot,
@@ -46,7 +46,7 @@ enum Listed {
 }
 
 /// Joins, and keeps the federation in one piece, until the task is ended.
-pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, members_file: PathBuf) {
+pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, members_file: PathBuf) {
     let last = members_file::load(&members_file, core.context.me);
     let mut pauses = RETRIES.build();
     let mut next_try = Instant::now();
@@ -121,7 +121,7 @@ async fn seek_last_run(core: &Core, last: &LastRun) {
 }
 
 /// Seeks out a few of the nodes that the registry lists.
-async fn seek_listed(core: &Core, registry: Option<&Registry>) -> Listed {
+async fn seek_listed(core: &Core, registry: Option<&RegistryClient>) -> Listed {
     let Some(registry) = registry else { return Listed::Unknown };
     let now = core.context.clock.now();
     match registry.fetch_beacon(now).await {
@@ -135,7 +135,7 @@ async fn seek_listed(core: &Core, registry: Option<&Registry>) -> Listed {
     let load = Load::of(core.connections.len(), core.context.config.client.max_connections);
     let seq = core.context.clock.millis();
     let request = |registry| ListRequest::sign(core.context.federation, registry, &core.context.key, seq, load);
-    match registry.fetch_whole(&request, now).await {
+    match registry.fetch_full_directories(&request, now).await {
         Ok(bundles) => {
             let records: Vec<_> = bundles.iter().flat_map(|bundle| bundle.records(now)).collect();
             let others = records.iter().map(|record| record.node).filter(|node| *node != core.context.me).collect();

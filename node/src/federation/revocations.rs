@@ -18,8 +18,8 @@ use chappe_discovery::{
     names::Scope,
     net::Net,
     private_file,
-    registry::Registry,
-    revocations::{Hosts, KnownRevocations, of_node},
+    registry::RegistryClient,
+    revocations::{KnownRevocations, fetch_from_node},
     tls,
 };
 use rand::{RngExt as _, seq::IteratorRandom as _};
@@ -50,7 +50,7 @@ pub(crate) fn load(path: &Path, roots: &[PublicKey]) -> KnownRevocations {
 }
 
 /// Asks the registries and one member after each other's interval, until the task is ended.
-pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, path: PathBuf) {
+pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, path: PathBuf) {
     // By the system's resolver, as registries are reached, but nowhere into a private network because a member says so.
     let net = Net::system(tls::config(), Scope::Public);
     let mut stored = core.revocations.all();
@@ -59,7 +59,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<Registry>, path: PathB
             registry.refresh_revocations().await;
         }
         if let Some(url) = url_of_a_member(&core) {
-            match of_node(&url, hosts(&core), &core.context.roots, &net).await {
+            match fetch_from_node(&url, hosts(&core), &core.context.roots, &net).await {
                 Ok(list) => {
                     core.revocations.add(list.iter().cloned());
                 }
@@ -94,7 +94,7 @@ fn url_of_a_member(core: &Core) -> Option<String> {
 }
 
 /// A node that is itself in a private network asks others there.
-fn hosts(core: &Core) -> Hosts {
+fn hosts(core: &Core) -> Scope {
     let is_public = core.context.quic_addrs.load().first().is_some_and(|addr| special::is_public(addr.ip()));
-    if is_public { Hosts::Public } else { Hosts::All }
+    if is_public { Scope::Public } else { Scope::Private }
 }

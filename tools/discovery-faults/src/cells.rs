@@ -15,7 +15,8 @@ use axum::{
 use bytes::Bytes;
 use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, Outcome, cache::Cache, link::Link, race::confirm::Confirmation, source::SourceKind,
+    Discovery, DiscoveryBuilder, SearchOutcome, cache::Cache, invite::Invite, race::confirm::Confirmation,
+    source::SourceKind,
 };
 use chappe_testkit::ca::Ca;
 use tokio::time::{Instant, timeout};
@@ -168,7 +169,7 @@ async fn run(
         *switch.shown.lock().unwrap_or_else(PoisonError::into_inner) = switch.next;
     }
     let began = Instant::now();
-    let Outcome { found, report } = search(&discovery).await;
+    let SearchOutcome { found, report } = search(&discovery).await;
     let took = if found.is_ok() { report.took } else { began.elapsed() };
     let ended = match found {
         Ok(found) => {
@@ -185,7 +186,7 @@ async fn run(
     (ended, took, lost(path, world, fault, kept))
 }
 
-async fn search(discovery: &Discovery) -> Outcome {
+async fn search(discovery: &Discovery) -> SearchOutcome {
     timeout(3 * LONGEST, discovery.search(&[])).await.expect("a search ends by itself")
 }
 
@@ -247,7 +248,7 @@ fn expected(source: SourceKind, fault: Fault) -> Expected {
         (_, Fault::OtherNode) => Cause("another node is at this address"),
         (_, Fault::CorruptCache) => Cause("knows no node"),
         // What somebody printed a year ago should not lead anywhere.
-        (SourceKind::Link, Fault::ClockAhead) => Cause("expired"),
+        (SourceKind::Invite, Fault::ClockAhead) => Cause("expired"),
         // The key and the address are what counts.
         _ => Found,
     }
@@ -270,7 +271,9 @@ async fn set_up(world: &World, source: SourceKind, fault: Fault) -> Try {
             let mut cached = Vec::new();
             let client = match source {
                 SourceKind::Referral => client.referrals([NodePlace::new(node, &url).expect("a place")]),
-                SourceKind::Link => client.link(Link::new([(node, url)], None, now() + YEAR / 10).expect("a link")),
+                SourceKind::Invite => {
+                    client.invite(Invite::new([(node, url)], None, now() + YEAR / 10).expect("a link"))
+                }
                 SourceKind::Manual => client.manual(format!("{url}#{node}").parse().expect("an address")),
                 _ => {
                     cached.push((node, url));

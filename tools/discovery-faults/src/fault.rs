@@ -81,7 +81,7 @@ pub const SOURCES: [SourceKind; 6] = [
     SourceKind::Dns,
     SourceKind::Cache,
     SourceKind::Referral,
-    SourceKind::Link,
+    SourceKind::Invite,
     SourceKind::Manual,
 ];
 
@@ -91,7 +91,7 @@ pub fn of(source: SourceKind) -> Vec<Fault> {
         SourceKind::Registry => vec![&OF_SOCKETS, &OF_NAMES, &[ForgedAddress], &OF_WEB, &OF_LISTS, &OF_CLOCKS],
         SourceKind::Dns => vec![&OF_SOCKETS, &OF_NAMES, &[Truncated], &OF_WEB, &OF_LISTS, &OF_CLOCKS],
         SourceKind::Cache => vec![&OF_SOCKETS, &[OtherNode, CorruptCache], &OF_CLOCKS],
-        SourceKind::Referral | SourceKind::Link | SourceKind::Manual => vec![&OF_SOCKETS, &[OtherNode], &OF_CLOCKS],
+        SourceKind::Referral | SourceKind::Invite | SourceKind::Manual => vec![&OF_SOCKETS, &[OtherNode], &OF_CLOCKS],
         SourceKind::Snapshot => Vec::new(),
     };
     groups.concat()

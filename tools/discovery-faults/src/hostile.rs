@@ -15,7 +15,7 @@ use chappe_common::{
 use chappe_discovery::{
     cache::Cache,
     race::{Action, DialId, Race, confirm},
-    source::{Candidate, ListForm, Listing, SignedList, Source as _, SourceKind},
+    source::{Candidate, ListForm, SignedList, Source as _, SourceKind, SourceResponse},
 };
 use futures_util::FutureExt as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -83,9 +83,9 @@ pub fn choose_again(seed: u64, hostile_are: Distance) -> Choice {
     };
     let lists = vec![list(ListForm::Directory, 1, &world.hostile), list(ListForm::Shard, 2, &world.honest)];
     // Without a file there is nothing to wait for.
-    let _ = cache.learn(Listing { lists, ..Listing::default() }, now).now_or_never();
+    let _ = cache.learn(SourceResponse { lists, ..SourceResponse::default() }, now).now_or_never();
     if let Some((node, own)) = own.as_ref().and_then(|own| Some((own.node?, own))) {
-        cache.proved(node, own, now);
+        cache.record_proof(node, own, now);
     }
     let cached = cache.list(now).now_or_never().and_then(Result::ok).unwrap_or_default().candidates;
     let referred = contacts.map(|contacts| Candidate::new(contacts.url, contacts.node, SourceKind::Referral));
@@ -134,10 +134,10 @@ impl World {
         let (mut now, mut count) = (Duration::ZERO, 0);
         let mut all: Vec<Candidate> = Vec::new();
         loop {
-            while let Some(action) = race.poll(now) {
+            while let Some(action) = race.poll_action(now) {
                 count += 1;
                 match action {
-                    Action::List(source) => {
+                    Action::Query(source) => {
                         let near = matches!(sources[source].0, SourceKind::Cache | SourceKind::Referral);
                         let took = if near { Duration::ZERO } else { ms(300, 350, &mut rng) };
                         events.insert((now + took, count), Event::Listed(source));
@@ -153,19 +153,19 @@ impl World {
                 }
             }
             let next = events.first_key_value().map(|((at, _), _)| *at);
-            let Some(at) = next.into_iter().chain(race.next_timeout(now)).min() else {
+            let Some(at) = next.into_iter().chain(race.poll_timeout(now)).min() else {
                 return Self::judge(&race, &all, &mut rng);
             };
             now = at;
             while let Some(entry) = events.first_entry().filter(|entry| entry.key().0 <= now) {
                 match entry.remove() {
-                    Event::Listed(source) if sources[source].1.is_empty() => race.unlisted(source, now),
+                    Event::Listed(source) if sources[source].1.is_empty() => race.handle_source_failed(source, now),
                     Event::Listed(source) => {
                         all.extend(sources[source].1.iter().cloned());
-                        race.listed(source, sources[source].1.iter().cloned(), now);
+                        race.handle_candidates(source, sources[source].1.iter().cloned(), now);
                     }
-                    Event::Dialled(id, true) => race.proved(id),
-                    Event::Dialled(id, false) => race.failed(id),
+                    Event::Dialled(id, true) => race.handle_proof(id),
+                    Event::Dialled(id, false) => race.handle_dial_failed(id),
                 }
             }
         }
@@ -174,7 +174,9 @@ impl World {
     fn judge(race: &Race, all: &[Candidate], rng: &mut StdRng) -> (Choice, Option<Candidate>) {
         let Some(winner) = race.winner() else { return (Choice { first: false, both: false }, None) };
         let first = Self::is_hostile(winner);
-        let seconds = winner.node.map(|node| confirm::seconds(winner, node, all.iter().cloned(), race.named(), rng));
+        let seconds = winner
+            .node
+            .map(|node| confirm::confirming_candidates(winner, node, all.iter().cloned(), race.endorsements(), rng));
         let both = first && seconds.into_iter().flatten().next().is_some_and(|second| Self::is_hostile(&second));
         (Choice { first, both }, Some(winner.clone()))
     }

@@ -6,10 +6,10 @@ use chappe_common::keys::PublicKey;
 use chappe_discovery::{
     cache::Cache,
     dial::dial,
-    dns::Dns,
-    doh::{Doh, Provider},
+    dns::DnsSource,
+    doh::{DohClient, Provider},
     net::Net,
-    registry::{Endpoint, Registry},
+    registry::{Endpoint, RegistryClient},
     source::Source,
 };
 use rand::seq::SliceRandom as _;
@@ -45,11 +45,11 @@ impl Ladder {
             sources.push(Box::new(cache));
         }
         if let Some(registry) = registry {
-            sources.push(Box::new(Registry::new([registry], vec![root], &net).expect("a registry")));
+            sources.push(Box::new(RegistryClient::new([registry], vec![root], &net).expect("a registry")));
         }
         for provider in providers {
-            let provider = Doh::new(provider.clone(), net.tls()).expect("a provider");
-            sources.push(Box::new(Dns::new(provider, vec![ZONE.to_owned()], vec![root])));
+            let provider = DohClient::new(provider.clone(), net.tls()).expect("a provider");
+            sources.push(Box::new(DnsSource::new(provider, vec![ZONE.to_owned()], vec![root])));
         }
         Self { net, sources }
     }

@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use chappe_common::{keys::NodeId, place::NodePlace};
-use chappe_discovery::{Discovery, cache::Cache, doh::Provider, link::Link, registry::Endpoint};
+use chappe_discovery::{Discovery, cache::Cache, doh::Provider, invite::Invite, registry::Endpoint};
 use chappe_testkit::ca::Ca;
 use futures_util::{StreamExt as _, stream};
 
@@ -88,7 +88,7 @@ pub struct Stage<'a> {
     providers: Vec<Provider>,
     cached: Vec<(NodeId, String)>,
     referral: Option<NodePlace>,
-    link: Option<Link>,
+    link: Option<Invite>,
     _gates: Vec<Gate>,
     _webs: Vec<Web>,
     _dns: Option<Dns>,
@@ -118,7 +118,7 @@ impl<'a> Stage<'a> {
                 return stage;
             }
             Situation::OnlyLink => {
-                let link = Link::new([(node.node(), node.url)], None, now() + Duration::from_secs(3600));
+                let link = Invite::new([(node.node(), node.url)], None, now() + Duration::from_secs(3600));
                 stage.link = Some(link.expect("a link"));
                 return stage;
             }
@@ -201,7 +201,7 @@ impl<'a> Stage<'a> {
         }
         client = client.referrals(self.referral.clone());
         if let Some(link) = &self.link {
-            client = client.link(link.clone());
+            client = client.invite(link.clone());
         }
         client.build().expect("a client")
     }

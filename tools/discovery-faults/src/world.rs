@@ -201,7 +201,7 @@ pub fn nobody() -> SecretKey {
 pub async fn cache_of(path: &Path, federation: FederationId, nodes: &[(NodeId, String)]) {
     let cache = Cache::open(path, federation).expect("a cache");
     for (node, url) in nodes {
-        cache.proved(*node, &Candidate::new(url.clone(), Some(*node), SourceKind::Link), now());
+        cache.record_proof(*node, &Candidate::new(url.clone(), Some(*node), SourceKind::Invite), now());
     }
     cache.flush().await;
 }

@@ -24,7 +24,7 @@ use chappe_discovery::{
     dial::dial,
     members::{self, Member},
     net::Net,
-    registry::Registry,
+    registry::RegistryClient,
     revocations::KnownRevocations,
     source::{Candidate, SourceKind},
 };
@@ -190,9 +190,10 @@ async fn listed(
         }
         return Ok((vec![directory], None));
     }
-    let registry = Registry::new(args.registry.clone(), roots.to_vec(), net)?.with_revocations(revoked);
+    let registry = RegistryClient::new(args.registry.clone(), roots.to_vec(), net)?.with_revocations(revoked);
     let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
-    let directories = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
+    let directories =
+        registry.fetch_full_directories(&request, now).await.context("the registry has given no directory")?;
     // Without the last beacon, the new one would end it at once.
     let last = registry.fetch_beacon(now).await.context("the registry has not said what the last beacon is")?;
     Ok((directories, last))
@@ -201,10 +202,10 @@ async fn listed(
 /// What a node or a file says of the live members.
 async fn members(source: &str, net: &Net) -> Result<Vec<Member>> {
     if source.starts_with("http://") || source.starts_with("https://") {
-        return members::fetch(source, net).await.with_context(|| format!("--members {source}"));
+        return members::fetch_members(source, net).await.with_context(|| format!("--members {source}"));
     }
     let bytes = fs::read(source).with_context(|| format!("--members: cannot read {source}"))?;
-    members::read(&bytes.into()).with_context(|| format!("--members {source}"))
+    members::decode_members(&bytes.into()).with_context(|| format!("--members {source}"))
 }
 
 /// How the eligible nodes differ from those of the last term.

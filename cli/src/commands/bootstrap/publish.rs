@@ -23,8 +23,8 @@ use chappe_common::{
     time::UnixTime,
 };
 use chappe_discovery::{
-    registry::{Endpoint, Registry},
-    replaced_file::{self, Access, Links},
+    registry::{Endpoint, RegistryClient},
+    replaced_file::{self, Access, SymlinkPolicy},
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -172,9 +172,10 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
     let roots = &config.federation.roots;
     match &args.registry {
         Some(url) => {
-            let registry = Registry::new([url.clone()], roots.clone(), &args.resolver.net()?)?;
+            let registry = RegistryClient::new([url.clone()], roots.clone(), &args.resolver.net()?)?;
             let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
-            let fetched = registry.fetch_whole(&request, now).await.context("the registry has given no directory")?;
+            let fetched =
+                registry.fetch_full_directories(&request, now).await.context("the registry has given no directory")?;
             fetched.into_iter().next().context("the registry has given no directory")
         }
         None => {
@@ -219,5 +220,5 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
 /// Writes the file as a whole or not at all: a web server may read it at any time. It is no secret: whoever a server runs as
 /// may read it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replaced_file::replace(path, bytes, Links::Follow, Access::AsBefore)
+    replaced_file::replace(path, bytes, SymlinkPolicy::Follow, Access::AsBefore)
 }

@@ -15,7 +15,7 @@ use chappe_common::{
     time::UnixTime,
 };
 use chappe_discovery::{
-    registry::{Endpoint, Registry},
+    registry::{Endpoint, RegistryClient},
     source::SourceError,
 };
 use clap::Args;
@@ -87,7 +87,9 @@ async fn tell(args: &WordArgs, until: UnixTime, event: &'static str, output: Out
     let removal = Signed::sign(removal, &key)?;
     let mut refused = false;
     for endpoint in &args.registry {
-        let told = Registry::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?.tell(&removal).await;
+        let told = RegistryClient::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?
+            .publish_removal(&removal)
+            .await;
         let reason = match told {
             Ok(()) => {
                 let text = format!("{}: {event} at {}", args.node, endpoint.url);

@@ -10,7 +10,7 @@ use chappe_common::{
     revocation::{KeyRevocation, to_text},
     signed::Signed,
 };
-use chappe_discovery::registry::{Endpoint, Registry};
+use chappe_discovery::registry::{Endpoint, RegistryClient};
 use clap::Args;
 use serde::Serialize;
 
@@ -91,8 +91,8 @@ pub(super) async fn run(args: &RevokeArgs, output: Output) -> Result<()> {
     output.say(&text, &event);
     let mut refused = false;
     for endpoint in &args.registry {
-        let registry = Registry::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?;
-        match registry.tell_revocation(&note).await {
+        let registry = RegistryClient::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?;
+        match registry.publish_revocation(&note).await {
             Ok(()) => output.remark(&format!("{} has it", endpoint.url)),
             Err(error) => {
                 tracing::error!("{}: {error}", endpoint.url);

@@ -1,4 +1,4 @@
-//! Links and QR codes: one to three nodes with their keys, and for pairing also a code.
+//! Invites and QR codes: one to three nodes with their keys, and for pairing also a code.
 //!
 //! A QR code holds `CHAPPE:` and base32 in capitals, which QR's alphanumeric mode encodes in 5.5 bits per character. A
 //! link is `https://<any site>/i#` and the same base32; browsers do not send that part to the server. The bytes are
@@ -18,12 +18,12 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::source::{Candidate, Listing, Source, SourceError, SourceKind};
+use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
 
 /// Maximal number of nodes. More would not fit the QR code, and one of three is alive.
-pub const MAX_LINK_NODES: usize = 3;
+pub const MAX_INVITE_NODES: usize = 3;
 /// Maximal lifetime. A printed link must not stay valid for ever.
-pub const MAX_LINK_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+pub const MAX_INVITE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Maximal length in bytes: what a QR code of version 10 at level M holds after `CHAPPE:`.
 const MAX_BYTES: usize = 190;
 /// Maximal length of a code: six characters, a dash, and a secret of 128 bits.
@@ -36,7 +36,7 @@ const MAX_TEXT: usize = 1024;
 
 /// Why a link cannot be parsed or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
+pub enum InviteError {
     /// The text is neither `CHAPPE:…` nor `https://…/i#…`, or is not base32.
     #[error("not a link: CHAPPE:… or https://…/i#… is expected")]
     Text,
@@ -47,12 +47,12 @@ pub enum LinkError {
     #[error("a character of the link is missing or wrong")]
     Checksum,
     /// The link is for a later version of this software.
-    #[error("the link is of a newer version; update this software")]
+    #[error("the link needs a newer version: update this software")]
     Version,
-    /// The content is invalid, or has no node, or more than [`MAX_LINK_NODES`].
+    /// The content is invalid, or has no node, or more than [`MAX_INVITE_NODES`].
     #[error("the link is damaged")]
     Malformed,
-    /// The link has expired, or its lifetime is longer than [`MAX_LINK_LIFETIME`].
+    /// The link has expired, or its lifetime is longer than [`MAX_INVITE_LIFETIME`].
     #[error("the link has expired: ask for a new one")]
     Expired,
     /// The link contains a private address, which cannot be reached from elsewhere.
@@ -73,22 +73,25 @@ struct Body {
 
 /// A link with nodes and pinned keys, and for pairing also a code.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct Invite {
     expires_at: UnixTime,
     code: Option<Redacted<String>>,
     nodes: Vec<NodePlace>,
     federation: Option<FederationId>,
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Invite {
     /// Omits the code.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("expires_at", &self.expires_at).field("nodes", &self.nodes).finish_non_exhaustive()
+        f.debug_struct("Invite")
+            .field("expires_at", &self.expires_at)
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
     }
 }
 
-impl Link {
-    /// Creates a link to the first [`MAX_LINK_NODES`] nodes whose URLs fit. `code` is the whole pairing code.
+impl Invite {
+    /// Creates a link to the first [`MAX_INVITE_NODES`] nodes whose URLs fit. `code` is the whole pairing code.
     ///
     /// # Errors
     ///
@@ -97,23 +100,23 @@ impl Link {
         nodes: impl IntoIterator<Item = (NodeId, String)>,
         code: Option<&str>,
         expires_at: UnixTime,
-    ) -> Result<Self, LinkError> {
+    ) -> Result<Self, InviteError> {
         if code.is_some_and(|code| code.len() > MAX_CODE) {
-            return Err(LinkError::TooLong);
+            return Err(InviteError::TooLong);
         }
         let code = code.map(|code| Redacted::new(code.to_owned()));
-        let mut link = Self { expires_at, code, nodes: Vec::new(), federation: None };
+        let mut invite = Self { expires_at, code, nodes: Vec::new(), federation: None };
         for (node, url) in nodes {
             let Ok(node) = NodePlace::new(node, &url) else { continue };
-            link.nodes.push(node);
-            if link.bytes().len() > MAX_BYTES {
-                link.nodes.pop();
+            invite.nodes.push(node);
+            if invite.bytes().len() > MAX_BYTES {
+                invite.nodes.pop();
             }
-            if link.nodes.len() == MAX_LINK_NODES {
+            if invite.nodes.len() == MAX_INVITE_NODES {
                 break;
             }
         }
-        if link.nodes.is_empty() { Err(LinkError::Url) } else { Ok(link) }
+        if invite.nodes.is_empty() { Err(InviteError::Url) } else { Ok(invite) }
     }
 
     /// Adds the federation's id, which commits to the root keys: whoever opens the link can get the roots from any
@@ -135,52 +138,52 @@ impl Link {
     /// # Errors
     ///
     /// What is wrong with the text, in words for the user.
-    pub fn parse(text: &str, now: UnixTime, private: bool) -> Result<Self, LinkError> {
+    pub fn parse(text: &str, now: UnixTime, private: bool) -> Result<Self, InviteError> {
         let text = text.trim();
         if text.len() > MAX_TEXT {
-            return Err(LinkError::TooLong);
+            return Err(InviteError::TooLong);
         }
         let text = match text.split_once('#') {
             Some((site, rest)) if site.starts_with("https://") && site.ends_with("/i") => rest,
-            Some(_) => return Err(LinkError::Text),
+            Some(_) => return Err(InviteError::Text),
             None if text.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX)) => text,
-            None => return Err(LinkError::Text),
+            None => return Err(InviteError::Text),
         };
         let text = text.to_ascii_uppercase();
         let text = text.strip_prefix(PREFIX).unwrap_or(&text);
-        let bytes = BASE32_NOPAD.decode(text.as_bytes()).map_err(|_| LinkError::Text)?;
-        let link = Self::decode(&bytes)?;
-        if link.expires_at <= now || link.expires_at > now + MAX_LINK_LIFETIME {
-            return Err(LinkError::Expired);
+        let bytes = BASE32_NOPAD.decode(text.as_bytes()).map_err(|_| InviteError::Text)?;
+        let invite = Self::decode(&bytes)?;
+        if invite.expires_at <= now || invite.expires_at > now + MAX_INVITE_LIFETIME {
+            return Err(InviteError::Expired);
         }
-        if !private && !link.nodes.iter().all(special::is_public_place) {
-            return Err(LinkError::Private);
+        if !private && !invite.nodes.iter().all(special::is_public_place) {
+            return Err(InviteError::Private);
         }
-        Ok(link)
+        Ok(invite)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, LinkError> {
+    fn decode(bytes: &[u8]) -> Result<Self, InviteError> {
         if bytes.len() > MAX_BYTES {
-            return Err(LinkError::TooLong);
+            return Err(InviteError::TooLong);
         }
-        let (bytes, check) = bytes.split_last_chunk::<CHECKSUM>().ok_or(LinkError::Checksum)?;
+        let (bytes, check) = bytes.split_last_chunk::<CHECKSUM>().ok_or(InviteError::Checksum)?;
         if checksum(bytes) != *check {
-            return Err(LinkError::Checksum);
+            return Err(InviteError::Checksum);
         }
-        let (version, body) = bytes.split_first().ok_or(LinkError::Malformed)?;
+        let (version, body) = bytes.split_first().ok_or(InviteError::Malformed)?;
         if *version != VERSION {
-            return Err(LinkError::Version);
+            return Err(InviteError::Version);
         }
         let (Body { expires_at, code, nodes, federation }, rest) =
-            postcard::take_from_bytes(body).map_err(|_| LinkError::Malformed)?;
+            postcard::take_from_bytes(body).map_err(|_| InviteError::Malformed)?;
         let is_well_formed = rest.is_empty()
-            && (1..=MAX_LINK_NODES).contains(&nodes.len())
+            && (1..=MAX_INVITE_NODES).contains(&nodes.len())
             && nodes.iter().all(NodePlace::is_well_formed)
             && code.as_ref().is_none_or(|code: &String| code.len() <= MAX_CODE && code.is_ascii());
         if is_well_formed {
             Ok(Self { expires_at, code: code.map(Redacted::new), nodes, federation })
         } else {
-            Err(LinkError::Malformed)
+            Err(InviteError::Malformed)
         }
     }
 
@@ -232,27 +235,27 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
 
 /// The source of the nodes in links.
 #[derive(Debug, Default)]
-pub struct Links(Vec<Link>);
+pub struct Invites(Vec<Invite>);
 
-impl Links {
+impl Invites {
     /// A source of these links' nodes.
-    pub const fn new(links: Vec<Link>) -> Self {
-        Self(links)
+    pub const fn new(invites: Vec<Invite>) -> Self {
+        Self(invites)
     }
 }
 
-impl Source for Links {
+impl Source for Invites {
     fn kind(&self) -> SourceKind {
-        SourceKind::Link
+        SourceKind::Invite
     }
 
-    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<Listing, SourceError>> {
-        let current = self.0.iter().filter(|link| link.expires_at > now);
-        let candidate = |(node, url)| Candidate::new(url, Some(node), SourceKind::Link);
-        let candidates: Vec<_> = current.flat_map(Link::nodes).map(candidate).collect();
+    fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
+        let current = self.0.iter().filter(|invite| invite.expires_at > now);
+        let candidate = |(node, url)| Candidate::new(url, Some(node), SourceKind::Invite);
+        let candidates: Vec<_> = current.flat_map(Invite::nodes).map(candidate).collect();
         let is_over = candidates.is_empty() && !self.0.is_empty();
-        let listing = Listing { candidates, ..Listing::default() };
-        future::ready(if is_over { Err(SourceError::LinkExpired) } else { Ok(listing) }).boxed()
+        let response = SourceResponse { candidates, ..SourceResponse::default() };
+        future::ready(if is_over { Err(SourceError::InviteExpired) } else { Ok(response) }).boxed()
     }
 }
 
@@ -269,13 +272,13 @@ pub(crate) mod fuzzed {
     pub(super) const CODE: &str = "ABC234-ABCDEFGHJKLMNPQRSTUVWXYZ23";
 
     /// A link to three nodes, with a code.
-    pub(super) static VALID: LazyLock<Link> = LazyLock::new(|| {
+    pub(super) static VALID: LazyLock<Invite> = LazyLock::new(|| {
         let nodes = [
             (node(1), "wss://relay.example.org".to_owned()),
             (node(2), "wss://8.8.8.8:8710".to_owned()),
             (node(3), "ws://9.9.9.9:8710/".to_owned()),
         ];
-        Link::new(nodes, Some(CODE), NOW + Duration::from_secs(600)).expect("a link")
+        Invite::new(nodes, Some(CODE), NOW + Duration::from_secs(600)).expect("a link")
     });
 
     pub(super) fn node(n: u8) -> NodeId {
@@ -283,13 +286,13 @@ pub(crate) mod fuzzed {
     }
 
     /// The bytes of a link, to which the right checksum is appended.
-    pub const LINK: (&str, fn(&[u8]) -> bool) = ("link", |bytes| {
+    pub const INVITE: (&str, fn(&[u8]) -> bool) = ("link", |bytes| {
         let bytes = [bytes, &checksum(bytes)].concat();
-        let Ok(link) = Link::decode(&bytes) else { return false };
-        assert_eq!(Link::decode(&link.bytes()), Ok(link.clone()));
-        for text in [link.to_qr_text(), link.to_url("https://calls.example")] {
-            let read = Link::parse(&text, NOW, true);
-            assert!(matches!(read, Err(LinkError::Expired)) || read == Ok(link.clone()), "{read:?}");
+        let Ok(invite) = Invite::decode(&bytes) else { return false };
+        assert_eq!(Invite::decode(&invite.bytes()), Ok(invite.clone()));
+        for text in [invite.to_qr_text(), invite.to_url("https://calls.example")] {
+            let read = Invite::parse(&text, NOW, true);
+            assert!(matches!(read, Err(InviteError::Expired)) || read == Ok(invite.clone()), "{read:?}");
         }
         true
     });
@@ -297,7 +300,7 @@ pub(crate) mod fuzzed {
     /// A link as text: either [`VALID`] or an error.
     pub const TEXT: (&str, fn(&[u8]) -> bool) = ("link as a text", |text| {
         let Ok(text) = str::from_utf8(text) else { return false };
-        let read = Link::parse(text, NOW, false);
+        let read = Invite::parse(text, NOW, false);
         // With a checksum of four bytes, no other input should pass.
         assert!(read.as_ref().is_err() || read.as_ref() == Ok(&*VALID), "{text}");
         read.is_ok()
@@ -315,48 +318,48 @@ mod tests {
         NOW + Duration::from_secs(600)
     }
 
-    fn link() -> Link {
+    fn invite() -> Invite {
         VALID.clone()
     }
 
-    fn parse(text: &str) -> Result<Link, LinkError> {
-        Link::parse(text, NOW, false)
+    fn parse(text: &str) -> Result<Invite, InviteError> {
+        Invite::parse(text, NOW, false)
     }
 
     #[test]
     fn a_link_and_a_qr_code_say_the_same_in_either_case() {
-        let link = link();
-        let (qr, url) = (link.to_qr_text(), link.to_url("https://calls.example/"));
+        let invite = invite();
+        let (qr, url) = (invite.to_qr_text(), invite.to_url("https://calls.example/"));
         assert!(qr.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b':'), "{qr}");
         assert!(url.starts_with("https://calls.example/i#"));
         for text in [qr.clone(), qr.to_lowercase(), format!("  {url}\n"), url.replace("#", "#CHAPPE:")] {
-            assert_eq!(parse(&text).as_ref(), Ok(&link), "{text}");
+            assert_eq!(parse(&text).as_ref(), Ok(&invite), "{text}");
         }
-        let urls: Vec<_> = link.nodes().collect();
+        let urls: Vec<_> = invite.nodes().collect();
         assert_eq!(urls[0], (node(1), "wss://relay.example.org".to_owned()));
         assert_eq!(urls[2], (node(3), "ws://9.9.9.9:8710".to_owned()));
-        assert_eq!(link.code(), Some(CODE));
+        assert_eq!(invite.code(), Some(CODE));
     }
 
     #[test]
     fn three_nodes_and_a_code_fit_a_qr_code_of_version_10() {
         let full = |url: &dyn Fn(u8) -> String| {
-            let link = Link::new((1..=5).map(|n| (node(n), url(n))), Some(CODE), later()).expect("a link");
+            let invite = Invite::new((1..=5).map(|n| (node(n), url(n))), Some(CODE), later()).expect("a link");
             let federation = FederationId::of_roots(&[*node(9).key()]);
-            let link = link.with_federation(federation);
-            assert_eq!(link.federation(), Some(federation));
-            assert_eq!(Link::parse(&link.to_qr_text(), NOW, true), Ok(link.clone()));
-            link
+            let invite = invite.with_federation(federation);
+            assert_eq!(invite.federation(), Some(federation));
+            assert_eq!(Invite::parse(&invite.to_qr_text(), NOW, true), Ok(invite.clone()));
+            invite
         };
         let v4 = full(&|n| format!("wss://203.113.255.25{n}:65535"));
-        assert_eq!(v4.nodes().count(), MAX_LINK_NODES);
+        assert_eq!(v4.nodes().count(), MAX_INVITE_NODES);
         // Only two longer addresses fit.
         let v6 = full(&|n| format!("wss://[2606:4700:1234:5678:9abc:def0:1234:567{n}]:65535"));
         assert_eq!(v6.nodes().count(), 2);
-        for link in [v4, v6, link()] {
-            assert!(link.bytes().len() <= MAX_BYTES);
+        for invite in [v4, v6, invite()] {
+            assert!(invite.bytes().len() <= MAX_BYTES);
             let qr =
-                qrcode::QrCode::with_error_correction_level(link.to_qr_text(), qrcode::EcLevel::M).expect("a code");
+                qrcode::QrCode::with_error_correction_level(invite.to_qr_text(), qrcode::EcLevel::M).expect("a code");
             let qrcode::Version::Normal(version) = qr.version() else { panic!("a normal code") };
             assert!(version <= 10, "{version}");
         }
@@ -364,23 +367,23 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_link_is_told() {
-        let qr = link().to_qr_text();
+        let qr = invite().to_qr_text();
         let mut typo = qr.clone().into_bytes();
         typo[20] = if typo[20] == b'A' { b'B' } else { b'A' };
         let cut = &qr[..qr.len() - 4];
-        assert_eq!(parse(&String::from_utf8(typo).expect("ASCII")), Err(LinkError::Checksum));
-        assert!(matches!(parse(cut), Err(LinkError::Checksum | LinkError::Text)));
+        assert_eq!(parse(&String::from_utf8(typo).expect("ASCII")), Err(InviteError::Checksum));
+        assert!(matches!(parse(cut), Err(InviteError::Checksum | InviteError::Text)));
         for text in ["", "CHAPPE", "CHAPPE:0", "http://x/i#AA", "https://x/j#AA", "chappe:\u{fc}", "hello"] {
-            assert_eq!(parse(text), Err(LinkError::Text), "{text}");
+            assert_eq!(parse(text), Err(InviteError::Text), "{text}");
         }
-        assert_eq!(parse(&"A".repeat(MAX_TEXT + 1)), Err(LinkError::TooLong));
-        assert_eq!(Link::parse(&qr, later(), false), Err(LinkError::Expired));
-        let mut newer = link().bytes();
+        assert_eq!(parse(&"A".repeat(MAX_TEXT + 1)), Err(InviteError::TooLong));
+        assert_eq!(Invite::parse(&qr, later(), false), Err(InviteError::Expired));
+        let mut newer = invite().bytes();
         newer.truncate(newer.len() - CHECKSUM);
         newer[0] = VERSION + 1;
         let check = checksum(&newer);
         newer.extend_from_slice(&check);
-        assert_eq!(parse(&format!("CHAPPE:{}", BASE32_NOPAD.encode(&newer))), Err(LinkError::Version));
+        assert_eq!(parse(&format!("CHAPPE:{}", BASE32_NOPAD.encode(&newer))), Err(InviteError::Version));
     }
 
     #[test]
@@ -388,9 +391,9 @@ mod tests {
         for url in
             ["ws://127.0.0.1:1", "wss://10.0.0.1:443", "wss://[::1]:1", "wss://[fd00::1]", "wss://router.local:1"]
         {
-            let link = Link::new([(node(1), url.to_owned())], None, later()).expect("a link").to_qr_text();
-            assert_eq!(parse(&link), Err(LinkError::Private), "{url}");
-            assert!(Link::parse(&link, NOW, true).is_ok(), "{url}");
+            let invite = Invite::new([(node(1), url.to_owned())], None, later()).expect("a link").to_qr_text();
+            assert_eq!(parse(&invite), Err(InviteError::Private), "{url}");
+            assert!(Invite::parse(&invite, NOW, true).is_ok(), "{url}");
         }
     }
 
@@ -399,28 +402,28 @@ mod tests {
         let long = format!("wss://{}.example", "a".repeat(80));
         let nodes =
             [(node(1), long.clone()), (node(2), "https://x".to_owned()), (node(3), "wss://8.8.8.8:1".to_owned())];
-        let link = Link::new(nodes, None, later()).expect("one fits");
-        assert_eq!(link.nodes().map(|(node, _)| node).collect::<Vec<_>>(), [node(3)]);
-        assert_eq!(Link::new([(node(1), long)], None, later()), Err(LinkError::Url));
-        assert_eq!(Link::new([], None, later()), Err(LinkError::Url));
-        assert_eq!(Link::new([], Some(&"A".repeat(34)), later()), Err(LinkError::TooLong));
+        let invite = Invite::new(nodes, None, later()).expect("one fits");
+        assert_eq!(invite.nodes().map(|(node, _)| node).collect::<Vec<_>>(), [node(3)]);
+        assert_eq!(Invite::new([(node(1), long)], None, later()), Err(InviteError::Url));
+        assert_eq!(Invite::new([], None, later()), Err(InviteError::Url));
+        assert_eq!(Invite::new([], Some(&"A".repeat(34)), later()), Err(InviteError::TooLong));
     }
 
     #[test]
     fn the_code_is_not_printed() {
-        assert!(!format!("{:?}", link()).contains("ABC234"));
+        assert!(!format!("{:?}", invite()).contains("ABC234"));
     }
 
     #[test]
     fn mutated_links_read_as_they_are_written() {
-        let no_code = Link::new([(node(1), "ws://[2606:4700::1]:1".to_owned())], None, later()).expect("a link");
-        let corpus = [link(), no_code].map(|link| link.bytes()[..link.bytes().len() - CHECKSUM].to_vec());
-        chappe_mutations::run(fuzzed::LINK, &corpus);
+        let no_code = Invite::new([(node(1), "ws://[2606:4700::1]:1".to_owned())], None, later()).expect("a link");
+        let corpus = [invite(), no_code].map(|invite| invite.bytes()[..invite.bytes().len() - CHECKSUM].to_vec());
+        chappe_mutations::run(fuzzed::INVITE, &corpus);
     }
 
     #[test]
     fn mutated_texts_are_the_same_link_or_none() {
-        let corpus = [link().to_qr_text(), link().to_url("https://calls.example")];
+        let corpus = [invite().to_qr_text(), invite().to_url("https://calls.example")];
         chappe_mutations::run(fuzzed::TEXT, &corpus);
     }
 }
