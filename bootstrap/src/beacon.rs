@@ -1,7 +1,6 @@
-//! The beacon note that the registry serves: read from its file, and again when the file changes.
+//! The beacon that the registry serves. It is read from a file, and again when the file changes.
 //!
-//! The registry can't make one: only a root signs them, offline. A file with an older note than the one that is served
-//! changes nothing.
+//! Only a root can sign a beacon, offline. A file with an older beacon than the served one is ignored.
 
 use std::{
     fs::Metadata,
@@ -21,39 +20,38 @@ use tokio_util::sync::CancellationToken;
 
 use crate::owner::clock;
 
-/// How often the file is looked at.
+/// How often the file is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Why the file is of no use.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum BeaconFileError {
-    #[error("cannot be read")]
+    #[error("cannot read the file")]
     Io(#[from] io::Error),
-    #[error("is too long for a beacon")]
+    #[error("too long for a beacon")]
     TooLong,
     #[error(transparent)]
     Beacon(#[from] BeaconError),
 }
 
-/// Looks at the file, and keeps `served` as new as it is.
+/// Watches the file and updates `served`.
 pub(crate) struct BeaconFile {
     path: PathBuf,
     roots: Vec<PublicKey>,
     served: Arc<ArcSwapOption<SignedBeacon>>,
-    /// Length and time of the file when it was last read.
+    /// Length and modification time of the file when it was last read.
     read: Option<(u64, SystemTime)>,
-    /// The same of the file that was last said to be of no use, which is read again each time: the disk, or a clock, may
-    /// be the reason.
+    /// Length and modification time of the file when its last error was logged. Such a file is read again each time,
+    /// because a disk error or a wrong clock may be the cause.
     told: Option<(u64, SystemTime)>,
 }
 
 impl BeaconFile {
-    /// The file at `path`, whose note is served from `served`.
     pub(crate) const fn new(path: PathBuf, roots: Vec<PublicKey>, served: Arc<ArcSwapOption<SignedBeacon>>) -> Self {
         Self { path, roots, served, read: None, told: None }
     }
 
-    /// Looks now, and then every few seconds until `stop`.
+    /// Checks the file now, and then at intervals of [`LOOK_EVERY`] until `stop`.
     pub(crate) async fn watch(mut self, stop: CancellationToken) {
         let mut every = interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,7 +73,7 @@ impl BeaconFile {
         match read(&self.path, &self.roots).await {
             Ok(note) => {
                 if self.served.load().as_ref().is_none_or(|served| served.number < note.number) {
-                    tracing::info!(number = note.number, from = %note.from, "a beacon is served");
+                    tracing::info!(number = note.number, from = %note.from, "serving a new beacon");
                     self.served.store(Some(Arc::new(note)));
                 }
                 self.read = Some(version);
@@ -90,7 +88,7 @@ impl BeaconFile {
 
     fn complain(&self, error: &BeaconFileError) {
         let error: &dyn std::error::Error = error;
-        tracing::warn!(file = %self.path.display(), error, "the beacon's file is of no use; what was served stays");
+        tracing::warn!(file = %self.path.display(), error, "cannot use the beacon file; still serving the previous beacon");
     }
 }
 
@@ -129,7 +127,7 @@ mod tests {
         let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
         let mut look = async |content: &[u8]| {
             std::fs::write(&path, content).expect("a writable folder");
-            // Written twice within one tick of the file system's clock, it is another file all the same.
+            // A second write within one tick of the file system's clock would look unchanged.
             file.read = None;
             file.look().await;
             served.load().as_ref().map(|note| note.number)
@@ -151,7 +149,7 @@ mod tests {
         let note = note(5, &root);
         let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
         let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
-        // Half written, at a length and a time that the whole has as well.
+        // A half-written file with the length and time of the complete one.
         std::fs::write(&path, vec![0; note.as_bytes().len()]).expect("a writable folder");
         let written = std::fs::metadata(&path).and_then(|file| file.modified()).expect("a file");
         file.look().await;

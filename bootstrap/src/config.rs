@@ -1,7 +1,7 @@
-//! What the operator of a registry can set, with defaults that are safe on a small server.
+//! The registry's configuration, with defaults that are safe on a small server.
 //!
-//! Owns names, defaults and bounds. Where the values come from (file, environment, command line) is the binary's
-//! business. Times are written as `60s` or `500ms`.
+//! Defines names, defaults and limits. The binary reads the values from the file, the environment and the command line.
+//! Durations are written as `60s` or `500ms`.
 
 use std::{
     borrow::Cow,
@@ -20,29 +20,29 @@ use chappe_common::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The whole configuration of a registry.
+/// The configuration of a registry.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BootstrapConfig {
     /// The registry itself.
     pub bootstrap: BootstrapSection,
-    /// Where the records are stored.
+    /// The store.
     pub storage: StorageSection,
-    /// Where nodes and clients connect.
+    /// The public interface.
     pub http: HttpSection,
-    /// Which federation this is, with what its directories are signed, and by what it places.
+    /// The federation and its key files.
     pub federation: FederationSection,
-    /// What is served.
+    /// The signed directories.
     pub directory: DirectorySection,
-    /// How listed nodes are looked after.
+    /// Probes of listed nodes.
     pub probing: ProbingSection,
-    /// How many nodes of one network are listed.
+    /// Limits for the nodes of one network.
     pub caps: CapsSection,
-    /// Metrics for the operator.
+    /// The operator's interface.
     pub admin: AdminSection,
-    /// How much one source may do, and how much all may do together.
+    /// Limits for each source, and in total.
     pub limits: LimitsSection,
-    /// How long things may take.
+    /// Time limits.
     pub times: TimesSection,
 }
 
@@ -50,7 +50,7 @@ pub struct BootstrapConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BootstrapSection {
-    /// The folder for the stored records.
+    /// The folder of the embedded store.
     pub data_dir: PathBuf,
 }
 
@@ -60,28 +60,29 @@ impl Default for BootstrapSection {
     }
 }
 
-/// Where the records are stored.
+/// The store.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
-    /// A PostgreSQL database that several registries share; none: a file in `bootstrap.data_dir`.
+    /// The URL of a PostgreSQL database that several registries can share. Without it, a file in `bootstrap.data_dir`
+    /// is used.
     pub url: Option<DatabaseUrl>,
-    /// A file with the certificates that the database's is signed by; none: those of the web.
+    /// A file with the certificates of the database's issuers. Without it, those of browsers are used.
     pub ca: Option<PathBuf>,
 }
 
-/// A database's URL. It may hold a password, so it is not printed.
+/// The URL of a database. It may contain a password, so `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// The URL.
+    /// Wraps a URL.
     pub const fn new(url: String) -> Self {
         Self(url)
     }
 
-    /// The text.
+    /// The URL as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -93,15 +94,16 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Where nodes and clients connect.
+/// The public interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSection {
-    /// The address; port 0 takes a free one.
+    /// The address to listen on. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// The origins of web pages that may read the answers; `*` for all.
+    /// The origins of web pages that may read responses; `*` allows all.
     pub cors_origins: Vec<String>,
-    /// Proxies whose `X-Forwarded-For` is believed: the last address in it that isn't one of theirs is who asks.
+    /// Proxies whose `X-Forwarded-For` and `Forwarded` headers are trusted. The last address that is not a trusted
+    /// proxy's is the client's.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -115,19 +117,19 @@ impl Default for HttpSection {
     }
 }
 
-/// Which federation this is, with what its directories are signed, and by what it places.
+/// The federation and its key files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FederationSection {
     /// The federation's root keys, in base64url.
     pub roots: Vec<PublicKey>,
-    /// The file with the delegation from one of the roots to the online key.
+    /// The file with the delegation of a root to the online key.
     pub delegation: PathBuf,
     /// The file with the online key.
     pub online_key: PathBuf,
-    /// The file with the federation's newest beacon note, if there is one. It is read again when it changes.
+    /// The file with the federation's newest beacon, if any. It is read again when it changes.
     pub beacon: PathBuf,
-    /// The file with the revocations of online keys, if there are any. It is read again when it changes.
+    /// The file with the revocations of online keys, if any. It is read again when it changes.
     pub revocations: PathBuf,
 }
 
@@ -143,100 +145,101 @@ impl Default for FederationSection {
     }
 }
 
-/// What is served.
+/// The signed directories.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DirectorySection {
-    /// How long a signed directory counts. It is signed anew when a quarter of that has passed, and every six hours.
+    /// Lifetime of a signed directory. It is renewed after a quarter of this, and at least every six hours.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
-    /// A node that hasn't proved its key for so long is listed no more: its record may live for far longer.
+    /// A node is delisted if it has not proved its key for this time. Its record may be valid for longer.
     #[serde(with = "humantime_serde")]
     pub seen_within: Duration,
 }
 
 impl Default for DirectorySection {
     fn default() -> Self {
-        // As long as is allowed: a mirror that nobody tends to is of use for a week.
+        // The maximum, so that an unattended mirror works for a week.
         Self {
             lifetime: MAX_DIRECTORY_LIFETIME,
-            // Three times a node's interval: two lost registrations are bad luck, three are a node that is gone.
+            // Three registration intervals of a node: after three lost registrations it is considered gone.
             seen_within: Duration::from_secs(30 * 60),
         }
     }
 }
 
-/// How listed nodes are looked after.
+/// Probes of listed nodes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbingSection {
-    /// How often a listed node has to prove its key; one that has failed to is asked again after a fifth of that.
+    /// Interval of probes to a listed node. After a failure, the next probe follows after a fifth of it.
     #[serde(with = "humantime_serde")]
     pub every: Duration,
-    /// After so many failures in a row a node is in no public answer, until it answers again.
+    /// After this number of consecutive failures a node is not public until it answers again.
     pub failures: u8,
-    /// Nodes probed at once.
+    /// Maximal number of concurrent probes.
     pub max_at_once: usize,
 }
 
 impl Default for ProbingSection {
     fn default() -> Self {
-        // A handshake for each node in five minutes: 1,000 nodes are three a second, and one that is gone leaves the
-        // public list within seven minutes or so. One lost probe is bad luck, three in a row are not.
+        // Probing 1,000 nodes every five minutes takes three handshakes a second. A dead node leaves the public list
+        // within about seven minutes. A single lost probe is common, three in a row are not.
         Self { every: Duration::from_secs(300), failures: 3, max_at_once: 16 }
     }
 }
 
-/// How many nodes of one network are listed. A node counts where it proved its key. Loopback and `limits.exempt` have
-/// no caps.
+/// Limits for the nodes of one network. A node counts at the address where it proved its key. Loopback and
+/// `limits.exempt` have no limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CapsSection {
-    /// Of an IPv4 /24.
+    /// Maximal number of nodes in an IPv4 /24.
     pub ipv4_24: usize,
-    /// Of an IPv4 /16.
+    /// Maximal number of nodes in an IPv4 /16.
     pub ipv4_16: usize,
-    /// Of an IPv6 /48.
+    /// Maximal number of nodes in an IPv6 /48.
     pub ipv6_48: usize,
-    /// Of an IPv6 /32.
+    /// Maximal number of nodes in an IPv6 /32.
     pub ipv6_32: usize,
 }
 
 impl Default for CapsSection {
     fn default() -> Self {
-        // Two in what one customer rents: nodes admit no more of one /24 or /48 either. Twenty in what a hosting company
-        // has many of: whoever rents a thousand addresses there still lists a fiftieth of a large federation.
+        // Two for what one customer rents, because nodes admit no more of a /24 or /48 either. Twenty for a range of a
+        // hosting company: an operator who rents a thousand addresses there lists only a fiftieth of a large
+        // federation.
         Self { ipv4_24: 2, ipv4_16: 20, ipv6_48: 2, ipv6_32: 20 }
     }
 }
 
-/// Metrics for the operator.
+/// The operator's interface.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSection {
-    /// The address of `/metrics`; none: not served. Keep it private.
+    /// The address for `/metrics`, which should be private. Without it, no metrics are served.
     pub listen: Option<SocketAddr>,
 }
 
-/// How much one source may do, and how much all may do together. A source is an IPv4 address or an IPv6 /64.
+/// Limits for each source, and in total. A source is an IPv4 address or an IPv6 /64.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Nodes listed at once.
+    /// Maximal number of listed nodes.
     pub max_nodes: usize,
-    /// Connections open at once.
+    /// Maximal number of open connections.
     pub max_connections: usize,
-    /// Nodes dialled back at once.
+    /// Maximal number of concurrent dial-backs.
     pub max_dials: usize,
     /// New connections of one source in a minute.
     pub connections_per_minute: u32,
     /// Requests of one source in a minute.
     pub requests_per_minute: u32,
-    /// Signed notes of all kinds from one source in a minute.
+    /// Signed requests of all kinds from one source in a minute.
     pub registrations_per_minute: u32,
-    /// How often one IP address is dialled back in a minute, whoever asks for it.
+    /// Dial-backs to one IP address in a minute, for all sources together.
     pub dials_per_minute: u32,
-    /// Networks to which no rate and no cap applies: a test network.
+    /// Networks without rate limits and caps, for tests.
     pub exempt: Vec<IpNet>,
 }
 
@@ -248,8 +251,8 @@ impl Default for LimitsSection {
             max_dials: 32,
             connections_per_minute: 300,
             requests_per_minute: 600,
-            // A node registers and asks for the list every ten minutes; twenty behind one address may all restart twice in a
-            // minute, and each asks again a few times while it is alone.
+            // A node registers and requests the list every ten minutes. Twenty nodes behind one address may all restart
+            // twice in a minute, and repeat their list requests until they know other nodes.
             registrations_per_minute: 120,
             dials_per_minute: 120,
             exempt: Vec::new(),
@@ -257,23 +260,23 @@ impl Default for LimitsSection {
     }
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimesSection {
-    /// For the headers of a request, and for an idle connection to send the next one.
+    /// Time limit for the headers of a request, and for an idle connection until its next request.
     #[serde(with = "humantime_serde")]
     pub headers: Duration,
-    /// For a whole request, its dial-back included.
+    /// Time limit for a request, including its dial-back.
     #[serde(with = "humantime_serde")]
     pub request: Duration,
-    /// For a connection, however busy.
+    /// Time limit for a connection, even if it is busy.
     #[serde(with = "humantime_serde")]
     pub connection: Duration,
-    /// For each address of a node that is dialled back.
+    /// Time limit for dialling one address of a node.
     #[serde(with = "humantime_serde")]
     pub dial: Duration,
-    /// For the requests that are under way when the registry stops.
+    /// Time limit for running requests when the registry shuts down.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
 }
@@ -290,21 +293,22 @@ impl Default for TimesSection {
     }
 }
 
-/// A value that is out of its bounds.
+/// A configured value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct ConfigError {
-    /// The key, as in the file: `section.key`.
+    /// The key as in the file: `section.key`.
     pub key: &'static str,
-    /// What is wrong and what is allowed.
+    /// What is wrong, and what is allowed.
     pub problem: Cow<'static, str>,
 }
 
 impl BootstrapConfig {
-    /// Checks what the types of the values can't.
+    /// Checks the values beyond their types.
     ///
     /// # Errors
-    /// Names the first key whose value is out of its bounds.
+    ///
+    /// The first key with an invalid value.
     pub fn check(&self) -> Result<(), ConfigError> {
         let limits = &self.limits;
         let times = &self.times;
@@ -314,7 +318,7 @@ impl BootstrapConfig {
             (
                 self.federation.roots.iter().all(PublicKey::is_usable),
                 "federation.roots",
-                "one of the keys is no Ed25519 key",
+                "one of the keys is not an Ed25519 key",
             ),
             (
                 (Duration::from_secs(60)..=MAX_DIRECTORY_LIFETIME).contains(&self.directory.lifetime),

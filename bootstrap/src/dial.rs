@@ -1,9 +1,10 @@
-//! Dialling a node back: only who answers at one of its addresses with its key is listed.
+//! Dial-backs: a node is listed only if it proves its key at one of its addresses.
 //!
-//! Whoever sends a record makes the registry send packets to addresses of the sender's choice. So the number of dials
-//! at once is bounded, every address has a rate of its own whoever names it, and nothing is said beyond the handshake. What
-//! is at a private address is the registry's own network, which is no stranger's to choose: such an address is dialled where
-//! the operator has exempted it, or where it is the one from which the record came.
+//! A record makes the registry send packets to addresses that its sender has chosen. So concurrent dials are limited,
+//! each address has a rate limit for all senders together, and nothing is sent beyond the handshake.
+//!
+//! Private addresses are in the registry's own network. They are dialled only if the operator has exempted them, or if
+//! the record came from the same address.
 
 use std::{
     io,
@@ -30,30 +31,30 @@ use crate::{
     rules::{Listing, counted_addrs},
 };
 
-/// How long an address that is named earlier has once another has answered: a round trip between continents.
+/// How long a dial to a preferred address may take after another one has succeeded: a round trip between continents.
 const PREFERENCE: Duration = Duration::from_millis(250);
 
-/// Why a node was not found to be who it says. Nothing has changed.
+/// Why a node did not prove its key. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DialError {
-    /// All places are taken; try again later.
+    /// The limit of concurrent dials is reached. Retry later.
     #[error("too many nodes are being dialled back; try again later")]
     Busy,
-    /// All addresses were dialled often enough for now; try again later.
+    /// The rate limits of all addresses are reached. Retry later.
     #[error("the addresses were dialled back too often; try again later")]
     TooOften,
-    /// All addresses that count are private or special ones.
+    /// All usable addresses are private or special.
     #[error(
-        "the QUIC addresses are private or special ones, which this registry dials only where its operator allows it \
-         (limits.exempt) or for who asks from there"
+        "the QUIC addresses are private or special; this registry dials them only if its operator exempts them \
+                 (limits.exempt), or for a request from the same address"
     )]
     Private,
-    /// No address answered with the key in time, of those that count.
+    /// No usable address answered with the node's key in time.
     #[error("no QUIC address in the network of the first one answered with the node's key")]
     Unreachable,
 }
 
-/// Dials nodes back with a key that lives as long as the process.
+/// Dials nodes back, with a key that is created at start.
 pub(crate) struct Dialer {
     v4: Option<Endpoint>,
     v6: Option<Endpoint>,
@@ -95,10 +96,11 @@ impl Dialer {
         })
     }
 
-    /// Has the node of `record`, which is listed or isn't, prove its key, because `asker` has sent the record. Says where it did.
+    /// Makes the node of `record` prove its key, for a request from `asker`. Returns the address at which it did.
     ///
     /// # Errors
-    /// It didn't, or was not asked.
+    ///
+    /// The node did not prove its key, or was not dialled.
     pub(crate) async fn prove(&self, record: &NodeRecord, asker: IpAddr, is_listed: bool) -> Result<IpAddr, DialError> {
         let named: Vec<_> = counted_addrs(record).filter(|addr| self.may_dial(addr.ip(), asker)).collect();
         if named.is_empty() {
@@ -114,7 +116,7 @@ impl Dialer {
 
     fn may_dial(&self, address: IpAddr, asker: IpAddr) -> bool {
         let (address, asker) = (address.to_canonical(), asker.to_canonical());
-        // One machine's two names for itself.
+        // Both loopback addresses are this machine.
         let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
         special::is_public(address)
             || address == asker
@@ -122,19 +124,19 @@ impl Dialer {
             || self.exempt.iter().any(|range| range.contains(&address))
     }
 
-    /// Whether a listed node proves its key now, at the address where it proved it to be listed: it counts in that one's
-    /// network, so an answer from elsewhere would let one machine hold the places of many networks that it was once in.
+    /// Whether a listed node proves its key at the address for which it is listed. Other addresses do not count:
+    /// otherwise one machine could occupy the limits of many networks in which it once was.
     ///
-    /// How often and how many at once is for the prober to bound: strangers who use up an address's rate must not make
-    /// its node seem gone.
+    /// The prober limits rate and concurrency. The rate limit for strangers does not apply, because they could use it
+    /// up to make a node look unresponsive.
     pub(crate) async fn probe(&self, listing: &Listing) -> bool {
         let is_proved = |addr: &SocketAddr| addr.ip().to_canonical() == listing.proved.to_canonical();
         let addrs: Vec<_> = listing.record.quic_addrs.iter().copied().filter(is_proved).collect();
         self.dial_any(&addrs, listing.record.node).await.is_some()
     }
 
-    /// Dials all at once. The address that is named first wins if it answers soon after another: a node with two
-    /// networks counts in the same one each time.
+    /// Dials all addresses concurrently. The first one in the list is preferred if it answers soon after another, so
+    /// that a node in two networks always counts in the same one.
     async fn dial_any(&self, addrs: &[SocketAddr], node: NodeId) -> Option<IpAddr> {
         let dial = |(rank, addr): (usize, SocketAddr)| async move { self.dial(addr, node).await.then_some(rank) };
         let mut dials: FuturesUnordered<_> = addrs.iter().copied().enumerate().map(dial).collect();
@@ -156,7 +158,7 @@ impl Dialer {
         addrs.get(best).map(|addr| addr.ip())
     }
 
-    /// Forgets the addresses that were not dialled lately.
+    /// Drops the rate limits of addresses that were not dialled recently.
     pub(crate) fn forget_quiet(&self) {
         self.targets.forget_quiet();
     }

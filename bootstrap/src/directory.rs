@@ -1,7 +1,7 @@
-//! Signing what the registry serves: the directory of all public nodes, its parts, and the older list of servers.
+//! Signs what the registry serves: the directory of all public nodes, its parts, and the older list of servers.
 //!
-//! Pure. The parts of a directory have its `seq`, its times and a shard of their own, and follow from it alone: made
-//! twice, or by two registries with one key, they are the same bytes.
+//! Pure. A part has the directory's `seq` and times, and its own shard number. Parts depend only on the directory:
+//! signed twice, or by two registries with the same key, they are the same bytes.
 
 use std::time::Duration;
 
@@ -21,12 +21,11 @@ use crate::{
     storage::Head,
 };
 
-/// The online key with what it may be used for.
+/// The online key with its delegation.
 #[derive(Debug)]
 pub(crate) struct OnlineKey {
-    /// The key.
     pub(crate) key: SecretKey,
-    /// The root's word that the key may sign.
+    /// The root's permission for the key to sign.
     pub(crate) delegation: Signed<Delegation>,
 }
 
@@ -48,10 +47,11 @@ struct Servers<'a> {
 }
 
 impl OnlineKey {
-    /// Signs the directory of all these nodes. It counts for `lifetime`, or until the delegation ends.
+    /// Signs the directory of all public nodes. It expires after `lifetime`, or with the delegation.
     ///
     /// # Errors
-    /// The nodes do not fit into one directory, which the bounds of the registry rule out.
+    ///
+    /// The nodes do not fit into one directory. The registry's limits rule this out.
     pub(crate) fn sign_directory<'a>(
         &self,
         nodes: impl IntoIterator<Item = &'a SignedRecord>,
@@ -68,7 +68,8 @@ impl OnlineKey {
     /// Signs a part of the directory `head`.
     ///
     /// # Errors
-    /// The nodes do not fit into one directory, which the bounds of the registry rule out.
+    ///
+    /// The nodes do not fit into one directory. The registry's limits rule this out.
     pub(crate) fn sign_shard<'a>(
         &self,
         nodes: impl IntoIterator<Item = &'a SignedRecord>,
@@ -87,8 +88,8 @@ impl OnlineKey {
         Ok(DirectoryBundle::sign(self.delegation.clone(), directory, &self.key)?.encode().into())
     }
 
-    /// Signs the list of servers, for clients that know no directory: the JSON, and the signature over exactly these
-    /// bytes in standard base64. A node that names no client URL is of no use to these clients and left out.
+    /// Signs the list of servers for clients that do not read directories. Returns the JSON and the signature of its
+    /// bytes in standard base64. Nodes without a client URL are left out.
     pub(crate) fn sign_servers<'a>(
         &self,
         nodes: impl IntoIterator<Item = &'a Listing>,

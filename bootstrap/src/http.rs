@@ -1,7 +1,7 @@
-//! The registry's HTTP interface: what is asked, in which order it is checked, and how it is answered.
+//! The registry's HTTP interface: routes, checks and responses.
 //!
-//! Checks go from cheap to dear: length, rate, signature, rules, and only then a dial-back. Nothing here changes the
-//! state; that is asked of the owner.
+//! Cheap checks come first: length, rate, signature, rules, and then the dial-back. Handlers do not change the state;
+//! they send requests to the owner.
 
 mod answer;
 mod rejection;
@@ -59,15 +59,15 @@ const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The address of the connection that a request came by. Not for logs.
+/// The peer address of the connection. Must not be logged.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// The address of who asks: the peer's, or what a trusted proxy says. Not for logs.
+/// The client's address: the peer's, or the one that a trusted proxy reports. Must not be logged.
 #[derive(Clone, Copy)]
 struct Asker(IpAddr);
 
-/// What the handlers share.
+/// The state shared by all handlers.
 pub(crate) struct App {
     pub(crate) config: BootstrapConfig,
     pub(crate) owner: Handle,
@@ -79,12 +79,12 @@ pub(crate) struct App {
     pub(crate) requests: SourceLimiter,
     pub(crate) registrations: SourceLimiter,
     pub(crate) metrics: Arc<Metrics>,
-    /// Whether the log has said that a proxy can't be understood.
+    /// Whether the warning about a proxy's headers was logged.
     pub(crate) told_of_proxy: AtomicBool,
     pub(crate) started: Instant,
 }
 
-/// The public interface.
+/// The routes of the public interface.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let origins = &app.config.http.cors_origins;
     let origin = if origins.iter().any(|origin| origin == "*") {
@@ -107,18 +107,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What is served where all places are taken: whether the registry is well, and that it is busy.
+/// The routes for connections above the limit: `/health`, and «busy» for everything else.
 pub(crate) fn spare_router(app: Arc<App>) -> Router {
     let busy = || async { (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")]) };
     Router::new().route("/health", get(health)).fallback(busy).with_state(app)
 }
 
-/// The operator's interface.
+/// The routes of the operator's interface.
 pub(crate) fn admin_router(app: Arc<App>) -> Router {
     Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(app)
 }
 
-/// Every request's source, rate and time.
+/// Determines the client's address, and applies the rate and time limits of requests.
 async fn bounds(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -129,12 +129,12 @@ async fn bounds(
     let asker = source.address;
     if source.is_unreadable {
         app.metrics.forwarded_unreadable.inc();
-        // Once is enough: it is a matter of how the proxy is set up.
+        // Once is enough, because it is a matter of the proxy's configuration.
         if !app.told_of_proxy.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "a proxy of http.trusted_proxies writes no address into X-Forwarded-For or Forwarded, or passes on a client's \
-                 own header of the other kind: such requests count as one source. Have the proxy remove the header that \
-                 it doesn't write"
+                "a proxy of http.trusted_proxies sends no address in X-Forwarded-For or Forwarded, or passes on a client's \
+                 own header of the other kind: all such requests count as one source. Configure the proxy to remove the \
+                 header that it does not set"
             );
         }
     }
@@ -207,7 +207,7 @@ async fn try_remove(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejectio
     let removal: Signed<NodeRemoval> = decode(app, asker, body).await?;
     let node = removal.node.short();
     app.owner.remove(removal).await?;
-    tracing::info!(node, "heeded an operator's word about a node");
+    tracing::info!(node, "applied operator removal");
     Ok(())
 }
 
@@ -223,7 +223,7 @@ fn outcome_label(outcome: &Result<(), Rejection>) -> OutcomeLabel {
     OutcomeLabel { outcome: outcome.as_ref().map_or_else(Rejection::code, |()| "accepted") }
 }
 
-/// What the asker's network is shown.
+/// The part of the directory for the client's network.
 async fn directory(
     State(app): State<Arc<App>>,
     Extension(Asker(asker)): Extension<Asker>,
@@ -233,7 +233,7 @@ async fn directory(
     Ok(answer(page, BYTES, &headers))
 }
 
-/// All public nodes, for a listed node or an operator who proves it.
+/// All public nodes, for a listed node or an operator that signs a request.
 async fn whole_directory(
     State(app): State<Arc<App>>,
     Extension(Asker(asker)): Extension<Asker>,
@@ -242,7 +242,7 @@ async fn whole_directory(
     let outcome = try_see_all(&app, asker, body).await;
     app.metrics.list_requests.get_or_create(&outcome_label(&outcome)).inc();
     outcome?;
-    // Not to be had again for the same request, so there is nothing to keep.
+    // The request cannot be repeated, so there is nothing to cache.
     Ok(([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, NOT_KEPT)], app.published.load().whole().body).into_response())
 }
 
@@ -262,7 +262,7 @@ async fn revocations(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
     answer(Page::new(app.revocations.known().all().encode().into(), true), BYTES, &headers)
 }
 
-/// Takes a root's word that an online key counts no more.
+/// Adds a root's revocation of an online key.
 async fn revoke(
     State(app): State<Arc<App>>,
     Extension(Asker(asker)): Extension<Asker>,
@@ -283,7 +283,7 @@ async fn servers(
     answer(app.published.load().servers(asker), JSON, &headers)
 }
 
-/// The page for people.
+/// The status page for people.
 async fn status_page(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let published = app.published.load();
     let page = published.status(|| status::render(&published, clock()));
@@ -297,7 +297,7 @@ async fn status_page(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
 async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
     let failure = app.store_failure.load_full();
     Json(json!({
-        // What is served counts all the same, so a balancer has no reason to look elsewhere.
+        // The served content is still valid, so a load balancer has no reason to switch.
         "status": if failure.is_some() { "read_only" } else { "healthy" },
         "problems": failure.as_deref().into_iter().collect::<Vec<_>>(),
         "version": env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,8 @@
-//! The files that a federation starts with: a root key, an online key and the root's delegation to it.
+//! The key files of a federation: a root key, an online key, and the root's delegation to the online key.
 //!
-//! The root key belongs offline: it is needed again only to delegate anew. Keys are 64 hexadecimal digits in files of
-//! mode 0600; the delegation is its signed bytes in hexadecimal digits. No key is ever overwritten.
+//! The root key should be kept offline, because it is only needed for new delegations, beacons and revocations. Keys
+//! are 64 hexadecimal digits in files of mode 0600. The delegation is in hexadecimal as well. Keys are never
+//! overwritten.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,22 +22,22 @@ use chappe_common::{
 use chappe_discovery::private_file;
 use zeroize::Zeroizing;
 
-/// The root key's file name.
+/// File name of the root key.
 pub const ROOT_KEY_FILE: &str = "root.key";
-/// The online key's file name.
+/// File name of the online key.
 pub const ONLINE_KEY_FILE: &str = "online.key";
-/// The delegation's file name.
+/// File name of the delegation.
 pub const DELEGATION_FILE: &str = "delegation";
-/// The beacon's file name: the note's bytes, as they are served.
+/// File name of the beacon. It contains the bytes that are served.
 pub const BEACON_FILE: &str = "beacon";
-/// The file name of the revocations of online keys: the list's bytes, as they are served.
+/// File name of the revocations of online keys. It contains the bytes that are served.
 pub const REVOCATIONS_FILE: &str = "revocations";
 
-/// Why key files cannot be used. Nothing was overwritten.
+/// Why a key file cannot be used. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// The file is there already, and keys are never overwritten.
-    #[error("{path} exists already and is not overwritten")]
+    /// The file exists, and keys are never overwritten.
+    #[error("{path} already exists and is not overwritten")]
     Exists {
         /// The file.
         path: PathBuf,
@@ -44,44 +45,45 @@ pub enum KeyFileError {
     /// The file cannot be read or written.
     #[error("cannot use {path}")]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file holds something else than a key.
-    #[error("{path} holds no key: 64 hexadecimal digits are expected")]
+    /// The file does not contain a key.
+    #[error("{path} does not contain a key (64 hexadecimal digits)")]
     Key {
         /// The file.
         path: PathBuf,
     },
-    /// The file holds something else than a delegation that verifies.
-    #[error("{path} holds no delegation that verifies")]
+    /// The file does not contain a delegation with a valid signature.
+    #[error("{path} does not contain a valid delegation")]
     Delegation {
         /// The file.
         path: PathBuf,
     },
-    /// The file holds something else than revocations.
-    #[error("{path} holds no list of revocations")]
+    /// The file does not contain a list of revocations.
+    #[error("{path} does not contain a list of revocations")]
     Revocations {
         /// The file.
         path: PathBuf,
     },
-    /// The key is another than the root that has signed the delegation.
-    #[error("{path} is not the root key that the delegation is signed by")]
+    /// The key is not the root that signed the delegation.
+    #[error("{path} is not the root key that signed the delegation")]
     Root {
         /// The key's file.
         path: PathBuf,
     },
-    /// The system has no random bytes to give.
-    #[error("no random bytes for a key")]
+    /// The system returned no random bytes.
+    #[error("cannot generate a key: no random bytes")]
     Random(#[source] getrandom::Error),
 }
 
-/// Makes a federation of one root in `dir`: root key, online key, and a delegation from `now` on for 90 days. Returns
+/// Creates a federation with one root in `dir`: root key, online key, and a delegation for 90 days from `now`. Returns
 /// the root's public key.
 ///
 /// # Errors
+///
 /// One of the files exists or cannot be written. Files that were written before the failure stay.
 pub fn create_federation(dir: &Path, now: UnixTime) -> Result<PublicKey, KeyFileError> {
     for file in [ROOT_KEY_FILE, ONLINE_KEY_FILE, DELEGATION_FILE] {
@@ -100,11 +102,12 @@ pub fn create_federation(dir: &Path, now: UnixTime) -> Result<PublicKey, KeyFile
     Ok(root.public())
 }
 
-/// Has the root in the file `root` delegate to the same online key for another 90 days from `now` on. The new delegation
-/// takes the place of the one in the file `delegation`, and is given back.
+/// Signs a new delegation to the same online key for 90 days from `now`, with the root key in the file `root`. Replaces
+/// the file `delegation` and returns the new delegation.
 ///
 /// # Errors
-/// A file cannot be read or written, or the delegation is by another root. The old one stays then.
+///
+/// A file cannot be read or written, or another root signed the old delegation. The old delegation stays.
 pub fn renew_delegation(root: &Path, delegation: &Path, now: UnixTime) -> Result<Signed<Delegation>, KeyFileError> {
     let key = load_secret_key(root)?;
     let old = load_delegation(delegation)?;
@@ -116,12 +119,13 @@ pub fn renew_delegation(root: &Path, delegation: &Path, now: UnixTime) -> Result
     Ok(new)
 }
 
-/// Makes a new online key in the file `online`, and has the root in the file `root` delegate to it in place of the key that
-/// the file `delegation` names. The delegation is given back.
+/// Creates a new online key in the file `online`, and a delegation to it with the root key in the file `root`. Replaces
+/// the file `delegation` and returns the new delegation.
 ///
 /// # Errors
-/// A file cannot be read or written, the delegation is by another root, or the new key's file exists. The old delegation
-/// stays then.
+///
+/// A file cannot be read or written, another root signed the old delegation, or the file `online` exists. The old
+/// delegation stays.
 pub fn delegate_to_new_key(
     root: &Path,
     delegation: &Path,
@@ -146,10 +150,11 @@ fn replace_delegation(path: &Path, new: &Signed<Delegation>) -> Result<(), KeyFi
     private_file::write(path, text.as_bytes()).map_err(io)
 }
 
-/// Reads the revocations of a federation; none where there is no such file.
+/// Reads the revocations of a federation. The list is empty if the file does not exist.
 ///
 /// # Errors
-/// The file cannot be read, or holds something else.
+///
+/// The file cannot be read, or is not a list of revocations.
 pub fn load_revocations(path: &Path, roots: &[PublicKey]) -> Result<Revocations, KeyFileError> {
     let wrong = || KeyFileError::Revocations { path: path.to_owned() };
     let bytes = match fs::read(path) {
@@ -160,10 +165,11 @@ pub fn load_revocations(path: &Path, roots: &[PublicKey]) -> Result<Revocations,
     Revocations::decode(bytes, roots).map_err(|_| wrong())
 }
 
-/// Adds a revocation to the file at `path`, in which the others stay.
+/// Adds a revocation to the file at `path`.
 ///
 /// # Errors
-/// The file cannot be read or written, or holds something else.
+///
+/// The file cannot be read or written, or is not a list of revocations.
 pub fn add_revocation(path: &Path, note: SignedRevocation, roots: &[PublicKey]) -> Result<(), KeyFileError> {
     let mut known = load_revocations(path, roots)?;
     if known.add(note) {
@@ -182,6 +188,7 @@ fn delegate(root: &SecretKey, federation: FederationId, key: PublicKey, now: Uni
 /// Writes `key` to a new file.
 ///
 /// # Errors
+///
 /// The file exists or cannot be written.
 pub fn create_secret_key(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
     create_file(path, Zeroizing::new(hex::encode(*key.to_bytes())).as_bytes())
@@ -190,7 +197,8 @@ pub fn create_secret_key(path: &Path, key: &SecretKey) -> Result<(), KeyFileErro
 /// Reads a key.
 ///
 /// # Errors
-/// The file cannot be read or holds no key.
+///
+/// The file cannot be read, or does not contain a key.
 pub fn load_secret_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let text = Zeroizing::new(read(path)?);
     let mut seed = Zeroizing::new([0; 32]);
@@ -198,10 +206,11 @@ pub fn load_secret_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     Ok(SecretKey::from_bytes(&seed))
 }
 
-/// Reads a delegation and verifies its signature. Whether it counts now is for the caller to check.
+/// Reads a delegation and verifies its signature. The caller checks the federation, the root and the times.
 ///
 /// # Errors
-/// The file cannot be read or holds no delegation.
+///
+/// The file cannot be read, or does not contain a valid delegation.
 pub fn load_delegation(path: &Path) -> Result<Signed<Delegation>, KeyFileError> {
     let wrong = || KeyFileError::Delegation { path: path.to_owned() };
     let bytes = hex::decode(read(path)?.trim()).map_err(|_| wrong())?;

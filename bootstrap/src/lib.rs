@@ -1,7 +1,7 @@
-//! The registry: checks node records, keeps them while they are fresh, signs directories.
+//! The registry: verifies node records, stores them while the nodes are alive, and signs directories.
 //!
-//! A node sends its signed record; the registry dials it back, has it prove its key, stores the record and lists it.
-//! Nothing that is unsigned changes anything here, and what is answered with success has reached the disk.
+//! A node sends its signed record. The registry dials the node, makes it prove its key, stores the record and lists the
+//! node. Only signed requests change the state, and a success response means that the change is on disk.
 
 mod beacon;
 mod config;

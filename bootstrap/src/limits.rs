@@ -1,6 +1,7 @@
-//! How often a source may do something.
+//! Rate limits for each source.
 //!
-//! A source is an IPv4 address or an IPv6 /64: what one customer of a network has. Exempt ranges are never refused.
+//! A source is an IPv4 address or an IPv6 /64, which is what one customer of a network has. Exempt ranges have no
+//! limit.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -10,16 +11,16 @@ use std::{
 use governor::{DefaultKeyedRateLimiter, Quota};
 use ipnet::IpNet;
 
-/// The most sources that one limiter remembers, about 10 MB. Beyond it, whoever was quiet is forgotten, and if that
-/// frees nothing, strangers are refused: the table must not be a way to exhaust memory.
+/// Maximal number of sources in a limiter, about 10 MB. Above it, inactive sources are dropped. If that is not enough,
+/// new sources are rejected, so that an attacker cannot exhaust the memory.
 const MAX_SOURCES: usize = 65_536;
 
-/// An IPv4 address, or an IPv6 /64. Not for logs.
+/// An IPv4 address or an IPv6 /64. Must not be logged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Source(IpAddr);
 
 impl Source {
-    /// The source that an address belongs to.
+    /// The source of an address.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
@@ -28,20 +29,20 @@ impl Source {
     }
 }
 
-/// A rate for each source.
+/// A rate limit for each source.
 pub(crate) struct SourceLimiter {
     limiter: DefaultKeyedRateLimiter<Source>,
     exempt: Vec<IpNet>,
 }
 
 impl SourceLimiter {
-    /// `per_minute` each minute, all at once if need be.
+    /// Allows `per_minute` actions in a minute, also in one burst.
     pub(crate) fn new(per_minute: u32, exempt: &[IpNet]) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         Self { limiter: DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute)), exempt: exempt.to_vec() }
     }
 
-    /// Whether the source of `address` may do it once more; counts it if so.
+    /// Whether the source of `address` may act once more. If so, counts the action.
     pub(crate) fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if self.exempt.iter().any(|range| range.contains(&address)) {
@@ -56,7 +57,7 @@ impl SourceLimiter {
         self.limiter.check_key(&Source::of(address)).is_ok()
     }
 
-    /// Forgets the sources that have been quiet for long enough.
+    /// Drops the sources that have been inactive for long enough.
     pub(crate) fn forget_quiet(&self) {
         self.limiter.retain_recent();
     }

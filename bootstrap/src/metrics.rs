@@ -1,4 +1,4 @@
-//! What the registry counts. Labels are reasons from fixed lists; no key, address or URL is one.
+//! The registry's metrics. Labels are reasons from fixed lists, never keys, addresses or URLs.
 
 use chappe_common::lost_lines;
 use prometheus_client::{
@@ -9,96 +9,94 @@ use prometheus_client::{
 
 use crate::rules;
 
-/// Why a connection was not served.
+/// Why a connection was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum ConnectionRefusal {
-    /// Its source opens too many.
+    /// The source opens too many connections.
     RateLimited,
-    /// All places are taken.
+    /// The connection limit is reached.
     Full,
 }
 
-/// How a dial-back ended.
+/// The result of a dial-back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum DialOutcome {
     /// The node proved its key.
     Proved,
     /// No address answered with the expected key.
     Unreachable,
-    /// All places were taken, or the address was dialled too often.
+    /// The node was not dialled: a limit was reached, or its addresses are not allowed.
     Refused,
 }
 
-/// The label of a counter of refused connections.
+/// The label of rejected connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ConnectionLabel {
-    /// Why.
     pub(crate) reason: ConnectionRefusal,
 }
 
-/// The label of a counter of dial-backs.
+/// The label of dial-backs and probes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct DialLabel {
-    /// How it ended.
     pub(crate) outcome: DialOutcome,
 }
 
-/// The label of counters of records and leaves.
+/// The label of records and other signed requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OutcomeLabel {
-    /// `accepted`, or the code that the sender was told.
+    /// `accepted`, or the error code of the response.
     pub(crate) outcome: &'static str,
 }
 
-/// All counters.
+/// The registry's metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// Records that were sent, by outcome.
+    /// Received records, by outcome.
     pub(crate) records: Family<OutcomeLabel, Counter>,
-    /// Leaves that were sent, by outcome.
+    /// Received leaves, by outcome.
     pub(crate) leaves: Family<OutcomeLabel, Counter>,
-    /// Nodes that were dialled back, by outcome.
+    /// Dial-backs, by outcome.
     pub(crate) dials: Family<DialLabel, Counter>,
-    /// Removals that were sent, by outcome.
+    /// Received removals, by outcome.
     pub(crate) removals: Family<OutcomeLabel, Counter>,
     /// Requests for all public nodes, by outcome.
     pub(crate) list_requests: Family<OutcomeLabel, Counter>,
     /// Probes of listed nodes, by outcome.
     pub(crate) probes: Family<DialLabel, Counter>,
-    /// Nodes in the directory.
+    /// Public nodes in the directory.
     pub(crate) listed: Gauge,
-    /// Listed nodes that are in reserve.
+    /// Listed reserve nodes.
     pub(crate) reserve: Gauge,
-    /// Listed nodes that don't answer.
+    /// Listed nodes that do not answer probes.
     pub(crate) silent: Gauge,
-    /// Directories that were signed.
+    /// Signed directories.
     pub(crate) directories_signed: Counter,
-    /// 1 while the store fails.
+    /// 1 while the store fails, otherwise 0.
     pub(crate) store_failing: Gauge,
-    /// Commits that the store refused.
+    /// Failed commits of the store.
     pub(crate) failed_commits: Counter,
-    /// Commits that were decided anew because another registry was faster.
+    /// Commits that conflicted with another registry's and were decided again.
     pub(crate) overtaken_commits: Counter,
     /// Connections that were served.
     pub(crate) connections_opened: Counter,
     /// Connections that have ended.
     pub(crate) connections_closed: Counter,
-    /// Requests whose answer panicked.
+    /// Connections that ended with a panic.
     pub(crate) panics: Counter,
-    /// Times that the system had no connection to give, mostly for want of file descriptors.
+    /// Failed accepts, usually for lack of file descriptors.
     pub(crate) accepts_failed: Counter,
-    /// Connections that were not served, by reason.
+    /// Rejected connections, by reason.
     pub(crate) connections_refused: Family<ConnectionLabel, Counter>,
-    /// Requests that were refused because of their source's rate.
+    /// Requests rejected by the rate limit of their source.
     pub(crate) requests_limited: Counter,
-    /// Requests of which a trusted proxy says in no readable way who has sent them.
+    /// Requests for which a trusted proxy sent no readable client address.
     pub(crate) forwarded_unreadable: Counter,
-    /// Requests that took too long.
+    /// Requests that exceeded their time limit.
     pub(crate) requests_timed_out: Counter,
 }
 
 impl Metrics {
-    /// Counts the nodes anew.
+    /// Updates the gauges of nodes.
     pub(crate) fn observe(&self, registry: &rules::Registry) {
         let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         set(&self.listed, registry.public().count());
@@ -106,7 +104,7 @@ impl Metrics {
         set(&self.silent, registry.listings().filter(|listing| registry.is_silent(listing)).count());
     }
 
-    /// All counters in the Prometheus text format.
+    /// Encodes all metrics in the OpenMetrics text format.
     pub(crate) fn encode(&self) -> String {
         let mut registry = Registry::with_prefix("chappe_bootstrap");
         registry.register("records", "Records that were sent, by outcome", self.records.clone());

@@ -1,8 +1,8 @@
-//! The task that owns the registry's state: stores every change before it applies it, and publishes what follows.
+//! The task that owns the registry's state. It stores each change before it applies it, and publishes the result.
 //!
-//! Invariant: what is published was stored before, so that no `seq` goes back or is seen with two contents, whatever
-//! kills the process. Where others share the store, the owner catches up with them before it decides, and decides anew
-//! where one of them was faster.
+//! Invariant: everything published was stored before. So no `seq` goes back or has two contents, even if the process is
+//! killed. With a shared store, the owner reads the other registries' updates before it decides, and decides again if
+//! one of them has committed in the meantime.
 
 mod handle;
 
@@ -37,54 +37,54 @@ use crate::{
     storage::{CommitError, Head, News, ReadError, Store, Version},
 };
 
-/// Requests that wait for the owner: as many as a disk commits in a second or so. More wait in their own tasks, which
-/// the bound on connections bounds.
+/// Capacity of the request queue: about what a disk commits in a second. Further requests wait in their own tasks,
+/// which the connection limit bounds.
 const WAITING: usize = 64;
-/// How often the owner looks for what others have committed: a node that registers with one registry and then leaves or
-/// asks at another is known there.
+/// How often the owner reads other registries' commits. So a node that registers at one registry can soon leave or
+/// request the list at another.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// How often expired listings are looked for and the list of servers gets a new timestamp. Also how soon after a
-/// directory the next one is signed that only has newer records of the same nodes: to sign, store and send out all of a
-/// large federation takes much, and one node can register 120 times a minute.
+/// How often listings expire and the list of servers gets a new timestamp. Also the minimal interval between
+/// directories that differ only in the nodes' records. Signing, storing and sending the full directory of a large
+/// federation is expensive, and one node can register 120 times a minute.
 const TICK: Duration = Duration::from_secs(5);
-/// How often a change is decided anew because another registry was faster. Each time somebody got ahead, so it ends.
+/// How often a change is decided again after a commit conflict. In each conflict another registry makes progress, so
+/// this is enough.
 const TRIES: u32 = 16;
-/// How long before its end a delegation is spoken of in the log.
+/// How long before a delegation expires the log warns.
 const DELEGATION_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// Why a record or a note was not taken.
+/// Why the owner rejected a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OwnerError {
-    /// The rules are against it.
+    /// The rules reject it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// What others have changed can't be read.
+    /// The other registries' updates cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// It did not reach the disk.
+    /// The change was not committed.
     #[error(transparent)]
     Store(#[from] CommitError),
-    /// The new directory could not be signed.
+    /// The new directory cannot be signed.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// The registry is stopping.
-    #[error("the registry is stopping")]
+    /// The registry is shutting down.
+    #[error("the registry is shutting down")]
     Stopping,
 }
 
-/// What directories are signed with, and for how long.
+/// How directories are signed.
 pub(crate) struct Signing {
-    /// The key.
     pub(crate) online: Arc<OnlineKey>,
     /// The federation's roots.
     pub(crate) roots: Vec<PublicKey>,
-    /// How long a directory counts.
+    /// The lifetime of a directory.
     pub(crate) lifetime: Duration,
 }
 
-/// The state and what it takes to change it.
+/// The owner's state.
 pub(crate) struct Owner {
-    /// As it was before anything was read: what a complete reading starts from.
+    /// The state before anything was read. A complete read starts from it.
     blank: Registry,
     registry: Registry,
     version: Option<Version>,
@@ -92,26 +92,26 @@ pub(crate) struct Owner {
     signing: Signing,
     pools: PoolKey,
     published: Arc<ArcSwap<Published>>,
-    /// The highest number of a directory in the store, whether it could be served or not.
+    /// The highest directory number in the store, even if that directory could not be served.
     newest: u64,
-    /// The last requests of operators' keys for the list. They are few, and forgotten with the process.
+    /// The last list requests of operators' keys. They are few, and kept in memory only.
     operators_asked: BTreeMap<PublicKey, u64>,
-    /// Why the store failed when it was last used; the log has said so then.
+    /// Why the store failed when it was last used. The log has reported it.
     store_failure: StoreFailure,
     metrics: Arc<Metrics>,
 }
 
-/// Why the store fails at the moment, for `/health`.
+/// The current failure of the store, for `/health`.
 pub(crate) type StoreFailure = Arc<ArcSwapOption<String>>;
 
-/// The clock of this process.
+/// The system's time.
 pub(crate) fn clock() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Owner {
-    /// Takes over what the store held and signs a new directory.
+    /// Reads the store and signs a new directory.
     pub(crate) async fn start(
         registry: Registry,
         store: Box<dyn Store>,
@@ -136,22 +136,22 @@ impl Owner {
             store_failure: Arc::default(),
             metrics,
         };
-        // With this process's key and delegation, which may be new ones.
+        // Sign with this process's key and delegation, which may be new.
         owner.change(now, true, |registry| Ok(registry.expire(now.secs()))).await?;
         Ok(owner)
     }
 
-    /// Where to read what is served.
+    /// The published state, for readers.
     pub(crate) fn published(&self) -> Arc<ArcSwap<Published>> {
         Arc::clone(&self.published)
     }
 
-    /// Where to read why the store fails, if it does.
+    /// The current failure of the store, for readers.
     pub(crate) fn store_failure(&self) -> StoreFailure {
         Arc::clone(&self.store_failure)
     }
 
-    /// The way to this owner, and its work, which ends when `stop` is cancelled.
+    /// Returns a handle and the owner's future, which ends after `stop`.
     pub(crate) fn run(self, stop: CancellationToken) -> (Handle, impl Future<Output = ()> + Send) {
         let (requests, inbox) = mpsc::channel(WAITING);
         (Handle { requests }, self.work(inbox, stop))
@@ -177,7 +177,7 @@ impl Owner {
 
     async fn handle_request(&mut self, request: Request, now: Millis) {
         let secs = now.secs();
-        // Whoever asked may have gone; what was decided holds all the same.
+        // The requester may be gone. The decision holds anyway.
         let _ = match request {
             Request::Judge(record, reply) => reply.send(self.registry.judge(&record, secs).map_err(OwnerError::from)),
             Request::Admit(record, proved, reply) => {
@@ -218,21 +218,21 @@ impl Owner {
     }
 
     async fn handle_catch_up(&mut self, now: Millis) {
-        // The failure is noted, and who depends on the store hears of it.
+        // The failure is recorded, and requests that need the store fail.
         let _ = self.catch_up(now).await;
     }
 
-    /// Notes whether the store works, for `/health`; the log says when that changes.
+    /// Records whether the store works, for `/health`. Logs only changes.
     fn note_store(&self, failure: Option<&(dyn std::error::Error + 'static)>) {
         match (failure, self.store_failure.load().is_some()) {
             (Some(error), false) => {
-                tracing::error!(error, "the store fails: what is served gets old, and nothing is taken in");
+                tracing::error!(error, "the store fails: served content gets old, and changes are rejected");
                 let reasons = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
                 self.store_failure.store(Some(Arc::new(reasons.collect::<Vec<_>>().join(": "))));
                 self.metrics.store_failing.set(1);
             }
             (None, true) => {
-                tracing::info!("the store is back");
+                tracing::info!("the store works again");
                 self.store_failure.store(None);
                 self.metrics.store_failing.set(0);
             }
@@ -243,27 +243,28 @@ impl Owner {
     async fn handle_tick(&mut self, now: Millis) {
         let signed_at = self.published.load().head().issued_at;
         let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
-        // Later, and not just another: where two clocks differ, the one behind would sign against the other for minutes.
+        // Compare with `<`: if two clocks differ, the slower registry would otherwise sign against the faster one for
+        // minutes.
         let rotates = Slot::of(signed_at) < Slot::of(now.secs());
-        // One registry renews, and the others find that it did: what is decided anew has to be true still.
+        // Only one registry has to renew. The others find the new directory in the store, and check again.
         let renewed_from = self.published.load().head().seq;
         if let Err(error) = self.catch_up(now).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "not caught up");
+            tracing::debug!(error = &error as &dyn std::error::Error, "cannot read the other registries' commits");
         }
         let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
-        // Whether a store that has failed takes commits again shows by one.
+        // Only a commit shows whether a failed store accepts commits again.
         let renew = renew || self.store_failure.load().is_some();
-        // Who comes or goes was decided with its change: were it looked at here as well, two registries whose configs differ
-        // would sign against each other without an end.
+        // Only compare records here, because changes of the set of nodes were published with the change. Otherwise two
+        // registries with different configurations would sign against each other endlessly.
         let (public, published) =
             (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
         let renew = renew || (published.names(public()) && !published.lists(public()));
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
         match expired {
-            // The log says when the store fails and when it is back.
+            // The store's failures are logged when they start and end.
             Ok(()) | Err(OwnerError::Read(_) | OwnerError::Store(_)) => {}
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; trying again");
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; retrying");
             }
         }
         let refreshed = self.published.load().refreshed(self.listings(), now);
@@ -275,9 +276,10 @@ impl Owner {
         self.registry.listings().map(|listing| (listing.record.node, Arc::clone(listing))).collect()
     }
 
-    /// Decides on a change, stores it, and puts it into force; again where another registry was faster. Signs a new
-    /// directory where nodes come or go, or where one is to be signed in any case; where only their records are newer,
-    /// now or with the next tick.
+    /// Decides on a change, commits and applies it. Decides again after a conflict with another registry.
+    ///
+    /// A new directory is signed if `renew` is set or the set of public nodes changes. If only records change, it is
+    /// signed now or with the next tick.
     async fn change(
         &mut self,
         now: Millis,
@@ -311,7 +313,7 @@ impl Owner {
         let last = self.published.load_full();
         let age = now.secs().saturating_since(last.head().issued_at);
         let head = if renew || !last.names(public()) || (age >= TICK && !last.lists(public())) {
-            // The clock may stand still or go back; the number does neither.
+            // The clock may stand still or go back, but the number must increase.
             let seq = now.0.max(self.newest.saturating_add(1));
             Some(self.signing.online.sign_directory(public(), seq, self.signing.lifetime, now)?)
         } else {
@@ -341,10 +343,10 @@ impl Owner {
         Ok(())
     }
 
-    /// Takes in what others have committed.
+    /// Reads and applies the other registries' commits.
     async fn catch_up(&mut self, now: Millis) -> Result<Version, OwnerError> {
         let news = self.store.news(self.version).await;
-        // That it can be read says nothing of a full disk: it is back with the next commit.
+        // A successful read does not clear a failure: the disk may still be full. Only a commit does.
         if let Err(error) = &news {
             self.note_store(Some(error));
         }
@@ -357,7 +359,7 @@ impl Owner {
 
     fn take_in(&mut self, news: News, now: Millis) -> Version {
         if news.damaged > 0 {
-            tracing::warn!(entries = news.damaged, "the store holds entries that do not decode; they are ignored");
+            tracing::warn!(entries = news.damaged, "ignoring damaged entries in the store");
         }
         if news.complete {
             self.registry = self.blank.clone();
@@ -367,27 +369,28 @@ impl Owner {
         if let Some(head) = news.head.filter(|head| head.seq > self.newest) {
             if Millis(head.seq).secs() > now.secs() + MAX_CLOCK_SKEW {
                 tracing::warn!(
-                    "the directory is from the future: this clock is behind, or clients will refuse the next ones"
+                    "the directory is from the future: either this clock is slow, or clients will reject the next directories"
                 );
             }
             self.newest = head.seq;
             match self.nodes_of(&head, now) {
                 Ok(nodes) => self.publish(head, nodes, now),
-                // What strangers are shown can't follow from it. The last one is served until one of the registries
-                // signs the next, and the log says this once for each.
-                Err(error) => tracing::error!(%error, "the store's directory does not count, and is not served"),
+                // Parts cannot be made from it. The previous directory is served until a registry signs the next one.
+                // This is logged once for each directory.
+                Err(error) => tracing::error!(%error, "the store's directory is invalid and not served"),
             }
         }
         news.version
     }
 
-    /// The records in a directory that another registry, or this one before it started, has signed.
+    /// The records in a directory that another registry, or an earlier process, has signed.
     ///
-    /// Whether it counts now isn't asked: a registry whose clock is behind serves the same as the others, and to the same
-    /// people. Without the nodes it would take a long list for an empty one, which everybody is shown.
+    /// Expiry is not checked, so that a registry with a slow clock serves the same as the others. Without the nodes, it
+    /// would take a long list for an empty one and show it to everybody.
     ///
     /// # Errors
-    /// It is none by the roots.
+    ///
+    /// The directory is not valid under the roots.
     fn nodes_of(&self, head: &Head, now: Millis) -> Result<Vec<SignedRecord>, DirectoryError> {
         let latest = now.secs().max(head.issued_at).max(Millis(head.seq).secs());
         let bundle = match DirectoryBundle::decode_old(head.bundle.clone(), &self.signing.roots, latest) {
@@ -399,7 +402,7 @@ impl Owner {
         let known: BTreeMap<&[u8], &SignedRecord> =
             known.values().map(|listing| (listing.record.as_bytes().as_ref(), &listing.record)).collect();
         let record = |bytes: &bytes::Bytes| match known.get(bytes.as_ref()) {
-            // To verify a signature costs a hundred times as much as to find that one holds it.
+            // A map lookup is about 100 times cheaper than verifying the signature again.
             Some(record) => Some((*record).clone()),
             None => Signed::decode(bytes.clone()).ok(),
         };
@@ -417,7 +420,7 @@ impl Owner {
         let rest = self.signing.online.delegation.expires_at.saturating_since(now.secs());
         if rest <= DELEGATION_WARNING {
             let days = rest.as_secs() / (24 * 3600);
-            tracing::warn!(days, "the delegation to the online key ends soon; have the root sign a new one");
+            tracing::warn!(days, "the delegation of the online key expires soon; sign a new one with the root key");
         }
     }
 }

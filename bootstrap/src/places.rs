@@ -1,7 +1,7 @@
-//! Places for dial-backs: bounds for all, for strangers, for one wide network, and for one listed key.
+//! Limits concurrent dial-backs: in total, for unlisted nodes, for each wide network, and for each listed node.
 //!
-//! A dead address holds its place for `times.dial`, and names are free: without parts, a dozen sources keep every new node out.
-//! A key that is listed may name dead addresses as well, so it has one place at a time.
+//! A dial to a dead address keeps its permit for `times.dial`, and keys cost nothing. Without separate limits, a dozen
+//! sources could lock out all new nodes. A listed node can name dead addresses too, so it has one permit at a time.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -14,14 +14,14 @@ use ipnet::IpNet;
 
 use crate::rules::wide_network;
 
-/// The part of the places that keys which are listed have to themselves.
+/// This fraction of the permits (one in four) is reserved for listed nodes.
 const LISTED_PART: usize = 4;
-/// The part of the places that one wide network (IPv4 /16, IPv6 /32) may take for strangers.
+/// Fraction of the permits that unlisted nodes of one wide network (IPv4 /16, IPv6 /32) may hold.
 const NETWORK_PART: usize = 16;
-/// The same for keys that are listed: many honest nodes may stand in one network, and their dials take a moment.
+/// The same for listed nodes. Many honest nodes may be in one network, and dials to them are short.
 const LISTED_NETWORK_PART: usize = 8;
 
-/// The places.
+/// A limiter for concurrent dial-backs.
 #[derive(Debug)]
 pub(crate) struct Places {
     most: usize,
@@ -33,18 +33,18 @@ pub(crate) struct Places {
 struct Taken {
     count: usize,
     strangers: usize,
-    /// By network, and whether the key is listed.
+    /// Permits in use, by network and by whether the node is listed.
     of: HashMap<(IpNet, bool), usize>,
     listed: HashSet<NodeId>,
 }
 
 impl Places {
-    /// `most` free places. Exempt ranges, and this machine itself, may take all of a stranger's.
+    /// A limiter with `most` permits. Exempt ranges and loopback have no limit for each network.
     pub(crate) fn new(most: usize, exempt: &[IpNet]) -> Arc<Self> {
         Arc::new(Self { most, exempt: exempt.to_vec(), taken: Mutex::default() })
     }
 
-    /// A place for who asks from this address, to have `node` dialled, which is listed or isn't.
+    /// Takes a permit to dial `node` for a request from `asker`. Returns `None` if a limit is reached.
     pub(crate) fn try_take(self: &Arc<Self>, asker: IpAddr, node: NodeId, is_listed: bool) -> Option<Place> {
         let asker = asker.to_canonical();
         let is_exempt = asker.is_loopback() || self.exempt.iter().any(|range| range.contains(&asker));
@@ -79,7 +79,7 @@ impl Places {
     }
 }
 
-/// A place, given back when dropped.
+/// A permit, returned on drop.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,

@@ -1,11 +1,11 @@
-//! Which few of the public nodes a stranger is shown.
+//! Selects the few public nodes that an unauthenticated client gets.
 //!
-//! All who ask from one network are shown the same few for three hours, so that nobody who wants to block all nodes gets
-//! their list by asking often. The networks are spread over a fixed number of parts by a keyed hash, and each part has
-//! its nodes by another: who doesn't have the key can't know which networks see what. The key follows from the
-//! online key, so it outlives restarts, and registries that sign with one key agree.
+//! All clients of one network get the same nodes for three hours, so that nobody can collect the full list by asking
+//! often. A keyed hash maps networks to a fixed number of parts, and another one selects the nodes of each part.
+//! Without the key, nobody can compute which networks get which nodes. The key is derived from the online key, so it
+//! survives restarts, and registries with the same online key agree.
 //!
-//! Pure: the same nodes, key and time make the same parts.
+//! Pure: the same nodes, key and time lead to the same parts.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -16,20 +16,20 @@ use sha2::Sha256;
 
 use crate::rules::caps::wide_network;
 
-/// The most nodes that a stranger is shown: enough that some work, few enough that listing all is work.
+/// Maximal number of nodes in a part: enough that some work, and few enough that collecting all of them is laborious.
 pub(crate) const SHOWN: usize = 8;
-/// How many different parts there are. More than there can be nodes by far, so that two networks rarely share a part;
-/// few enough that all of them together fit into 10 MB.
+/// Number of parts. It is far more than the number of nodes, so that two networks rarely share a part. All parts
+/// together fit into 10 MB.
 pub(crate) const PARTS: u16 = 1024;
-/// For how long a network is shown the same.
+/// How long a network gets the same nodes.
 const SLOT: Duration = Duration::from_secs(3 * 3600);
 
-/// Three hours, counted from 1970.
+/// A period of three hours, counted from 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(u64);
 
 impl Slot {
-    /// The one that `time` is in.
+    /// The period that contains `time`.
     pub(crate) const fn of(time: UnixTime) -> Self {
         Self(time.as_secs() / SLOT.as_secs())
     }
@@ -40,7 +40,7 @@ impl Slot {
 pub(crate) struct PoolKey(Hmac<Sha256>);
 
 impl PoolKey {
-    /// The one that follows from the online key.
+    /// Derives the key from the online key.
     pub(crate) fn of(online: &SecretKey) -> Self {
         let keyed = |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
         let derived = keyed(&*online.to_bytes()).chain_update(b"chappe/pools/v1\0").finalize().into_bytes();
@@ -54,7 +54,7 @@ impl PoolKey {
         u64::from_le_bytes(*first)
     }
 
-    /// The part that those at `address` are shown.
+    /// The part for clients at `address`.
     pub(crate) fn part(&self, address: IpAddr, slot: Slot) -> u16 {
         let network = match wide_network(address) {
             IpNet::V4(net) => net.network().octets().to_vec(),
@@ -69,7 +69,8 @@ impl PoolKey {
         self.pick_many(nodes, part, slot, SHOWN)
     }
 
-    /// At most so many of the nodes, in the order of `nodes`. No two are of one wide network as long as there are others.
+    /// Selects at most `most` nodes, in the order of `nodes`. Takes one node of each wide network before a second of
+    /// any.
     pub(crate) fn pick_many<'a>(
         &self,
         nodes: &'a [SignedRecord],
@@ -82,10 +83,10 @@ impl PoolKey {
             self.hash(&[b"node", &slot.0.to_le_bytes(), &part.to_le_bytes(), node.as_bytes()])
         };
         let mut ranked: Vec<usize> = (0..nodes.len()).collect();
-        // A node that comes or goes changes few of the eight.
+        // When a node is added or removed, the scores of the others stay, so few of the selected nodes change.
         ranked.sort_by_cached_key(score);
         let mut networks = BTreeSet::new();
-        // In the network of the first address a listed node has proved its key.
+        // Listed nodes have proved their keys in the network of their first address.
         let (first, rest): (Vec<_>, Vec<_>) = ranked.into_iter().partition(|&place| {
             let first = nodes[place].quic_addrs.first();
             first.is_some_and(|addr| networks.insert(wide_network(addr.ip())))

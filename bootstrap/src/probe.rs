@@ -1,7 +1,7 @@
-//! Probing the listed nodes, each every few minutes, paced and few at once.
+//! Probes each listed node every few minutes, with limited rate and concurrency.
 //!
-//! When which node is due is kept with its listing, so registries that share a store share the work: who is first
-//! puts the next probe off for all.
+//! The due time is stored with the listing, so registries with a shared store share the work: the first one to probe a
+//! node defers the next probe for all.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::{
     owner::Probed,
 };
 
-/// How often the owner is asked who is due. What is found in one round is stored in one commit.
+/// Interval at which due nodes are probed. The results of one round are stored in one commit.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Probes until `stop`.
+/// Probes nodes until `stop`.
 pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
     let probe = async {
         let mut rounds = interval(ROUND);
@@ -34,7 +34,8 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
 
 async fn round(app: &App) {
     let at_once = app.config.probing.max_at_once;
-    // After a standstill many are due; a round takes as many as are probed at once, so that no commit waits for long.
+    // After an outage many nodes are due. A round probes only as many as run concurrently, so that their results are
+    // committed soon.
     let due = app.owner.due().await.into_iter().take(at_once);
     let probed: Vec<_> = stream::iter(due)
         .map(|listing| async move {
@@ -50,14 +51,14 @@ async fn round(app: &App) {
         return;
     }
     if let Err(error) = app.owner.probed(probed).await {
-        // They stay due. Where the store is gone, the owner says so.
+        // The nodes stay due. The owner logs failures of the store.
         tracing::debug!(error = &error as &dyn std::error::Error, "the results of probes are lost");
     }
 }
 
-/// From 0 to 1 by chance.
+/// A random number from 0 to 1.
 fn jitter(node: NodeId) -> f64 {
-    // Without randomness, nodes are still spread by their keys.
+    // If the system has no random bytes, the node's key still spreads the probes.
     let byte = getrandom::u32().map_or(node.as_bytes()[0], |random| random.to_le_bytes()[0]);
     f64::from(byte) / 255.0
 }

@@ -1,7 +1,7 @@
-//! Publishing the public nodes where no registry runs: in DNS, and in a file that any web server can serve.
+//! Publishes the public nodes outside of registries: in DNS, and as a file for any web server.
 //!
-//! Pure: everything follows from one directory that a registry has signed, with its `seq`. Published twice, it is the same
-//! bytes; published anew, the number has gone on.
+//! Pure: the result depends only on one signed directory and its `seq`. Publishing the same directory twice gives the
+//! same bytes; a newer directory has a higher number.
 
 mod dns;
 mod update;
@@ -30,10 +30,10 @@ use crate::{
     storage::Head,
 };
 
-/// The most nodes that are published: six records of fourteen. DNS hosts take about 8,192 characters for a name; and whoever
-/// wants to block all nodes shall not find their list here.
+/// Maximal number of published nodes: six records of fourteen. DNS hosts accept about 8,192 characters for a name. The
+/// limit also keeps the full list from those who want to block all nodes.
 pub const MAX_PUBLISHED: usize = 84;
-/// The shard that a mirror's directory is, where it isn't all: none of those that a registry answers with.
+/// The shard number of a mirror's directory that is not complete. No registry uses it.
 const MIRROR: (u16, u16) = (PARTS, PARTS + 1);
 
 /// What is published of one directory.
@@ -51,28 +51,29 @@ pub struct Publication {
 /// Why nothing can be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The directory lists only a part of the nodes, such as a registry shows to anybody.
-    #[error("the directory lists only a part of the nodes")]
+    /// The directory lists only some of the nodes, as a registry returns to unauthenticated clients.
+    #[error("the directory lists only some of the nodes")]
     Part,
-    /// The directory is by another key: its number means nothing beside this key's.
+    /// Another key signed the directory. Numbers of different keys are not comparable.
     #[error("the directory is signed by another online key")]
     Key,
-    /// No node has a URL that fits into DNS: the records of the name would be taken away, with nothing in their place.
-    #[error("no node has a URL that is a host and a port alone: there is nothing for DNS")]
+    /// No node has a URL that fits into DNS. Publishing would delete the records of the name without a replacement.
+    #[error("no node has a URL that consists only of host and port, so there is nothing to publish in DNS")]
     NoPlace,
-    /// The name for the records is none.
+    /// The name for the records is not a DNS name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// It can't be signed: the delegation is for another key, or a bound was passed.
-    #[error("cannot sign what is to be published")]
+    /// The result cannot be signed: the delegation is for another key, or a bound is exceeded.
+    #[error("cannot sign the publication")]
     Sign(#[from] SignError),
 }
 
 impl Publication {
-    /// What follows from the directory of all public nodes, by the online key that signed it.
+    /// The publication of a directory of all public nodes, signed by the same online key.
     ///
     /// # Errors
-    /// It is another directory, or the delegation is for another key.
+    ///
+    /// It is another kind of directory, another key signed it, or the delegation is for another key.
     pub fn of(bundle: &DirectoryBundle, delegation: Signed<Delegation>, key: SecretKey) -> Result<Self, PublishError> {
         let directory = bundle.directory();
         if !directory.is_whole() {
@@ -81,11 +82,11 @@ impl Publication {
         if directory.key_id != key.public() {
             return Err(PublishError::Key);
         }
-        // The directory's own, also where the delegation that goes with it now is another one that ends earlier: what is
-        // signed under one number has to be the same whenever it is published.
+        // Use the directory's own expiry, even if the current delegation ends earlier: what is signed under one number
+        // must be the same whenever it is published.
         let (seq, issued_at, expires_at) = (directory.seq, directory.issued_at, directory.expires_at);
         let counts_until = expires_at.min(delegation.expires_at);
-        // Whether one of the records has expired meanwhile is not asked: the same directory has to make the same bytes.
+        // Include records that have expired in the meantime: the same directory must lead to the same bytes.
         let all: Vec<SignedRecord> =
             directory.nodes.iter().filter_map(|bytes| Signed::decode(bytes.clone()).ok()).collect();
         let pools = PoolKey::of(&key);
@@ -110,7 +111,7 @@ impl Publication {
         })
     }
 
-    /// The same with the revocations of online keys, which go into DNS as well.
+    /// Adds the revocations of online keys to the records for DNS.
     #[must_use]
     pub fn with_revocations(mut self, known: &Revocations) -> Self {
         self.revocations = known.iter().map(revocation::to_text).collect();
@@ -122,30 +123,31 @@ impl Publication {
         self.seq
     }
 
-    /// From when on what is published counts no more.
+    /// When the publication expires.
     pub const fn expires_at(&self) -> UnixTime {
         self.expires_at
     }
 
-    /// How many nodes a mirror is given.
+    /// Number of nodes in the mirror's directory.
     pub const fn nodes(&self) -> usize {
         self.nodes
     }
 
-    /// How many nodes DNS is given: all but those [without a place](Self::without_place).
+    /// Number of nodes in DNS: all but those [without a place](Self::without_place).
     pub const fn places(&self) -> usize {
         self.nodes - self.without_place
     }
 
-    /// How many of the nodes have no URL that fits into DNS.
+    /// Number of nodes without a URL that fits into DNS.
     pub const fn without_place(&self) -> usize {
         self.without_place
     }
 
-    /// The texts of the TXT records, at least one: shards, and behind them revocations.
+    /// The contents of the TXT records: shards, then revocations. There is at least one.
     ///
     /// # Errors
-    /// No node has a place in DNS.
+    ///
+    /// No node fits into DNS.
     pub fn texts(&self) -> Result<Vec<String>, PublishError> {
         if self.places() == 0 {
             return Err(PublishError::NoPlace);
@@ -153,13 +155,13 @@ impl Publication {
         Ok(self.shards.iter().chain(&self.revocations).cloned().collect())
     }
 
-    /// The directory for a mirror: served as a file, it is what clients ask a registry for.
+    /// The directory for a mirror. Served as a file, it replaces a registry's response.
     pub const fn mirror(&self) -> &Bytes {
         &self.mirror
     }
 }
 
-/// The first URL of a node that has a compact form, with TLS where there is one.
+/// The node's first URL that has a compact form, preferably one with TLS.
 fn place(record: &SignedRecord) -> Option<NodePlace> {
     let places = || record.client_urls.iter().filter_map(|url| NodePlace::new(record.node, url).ok());
     places().find(|place| place.url().starts_with("wss://")).or_else(|| places().next())

@@ -1,6 +1,6 @@
-//! What is served at one point in time: the directory of all public nodes, and for strangers a part of it.
+//! The responses at one point in time: the directory of all public nodes, and its parts for unauthenticated clients.
 //!
-//! Replaced as a whole, so that a reader never waits. What few ask for is signed when somebody does, once.
+//! It is replaced as a whole, so readers never wait. Parts and rarely used pages are built on the first request.
 
 use std::{
     collections::BTreeMap,
@@ -25,21 +25,19 @@ use crate::{
     storage::Head,
 };
 
-/// An answer: its bytes and what they are known by.
+/// A response body with its entity tag.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
-    /// The bytes.
     pub(crate) body: Bytes,
-    /// An entity tag: the same for the same bytes, by whichever registry.
+    /// The entity tag. Registries with the same content use the same tag.
     pub(crate) etag: HeaderValue,
-    /// For `/servers`: the signature that goes with it.
+    /// The signature of `/servers`.
     pub(crate) signature: Option<HeaderValue>,
-    /// Whether everybody is answered the same, so that caches may pass it on.
+    /// Whether all clients get the same response, so that shared caches may store it.
     pub(crate) same_for_all: bool,
 }
 
 impl Page {
-    /// An answer of these bytes.
     pub(crate) fn new(body: Bytes, same_for_all: bool) -> Self {
         let digest: [u8; 32] = Sha256::digest(&body).into();
         let etag = HeaderValue::try_from(format!("\"{}\"", hex::encode(&digest[..12]))).expect("hexadecimal is ASCII");
@@ -53,19 +51,19 @@ struct Directories {
     online: Arc<OnlineKey>,
     pools: PoolKey,
     head: Head,
-    /// Exactly those that the directory lists, in its order.
+    /// The listed nodes in the directory's order.
     nodes: Vec<SignedRecord>,
     whole: Page,
     parts: Box<[OnceLock<Page>]>,
 }
 
-/// All that is served. To copy it costs little.
+/// All responses. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     directories: Arc<Directories>,
     servers: Arc<[OnceLock<Page>]>,
     status: Arc<OnceLock<Page>>,
-    /// The listed nodes as they are now: their probes and times are younger than the directory.
+    /// The listed nodes as of `at`. Their probes and times are newer than the directory.
     listings: Arc<BTreeMap<NodeId, Arc<Listing>>>,
     at: Millis,
 }
@@ -75,7 +73,7 @@ fn empty(parts: u16) -> impl Iterator<Item = OnceLock<Page>> {
 }
 
 impl Published {
-    /// What follows from the directory `head`, which lists `nodes` in that order.
+    /// The responses for the directory `head`, which lists `nodes` in this order.
     pub(crate) fn new(
         online: Arc<OnlineKey>,
         pools: PoolKey,
@@ -84,7 +82,7 @@ impl Published {
         listings: BTreeMap<NodeId, Arc<Listing>>,
         at: Millis,
     ) -> Self {
-        // Where all nodes are few, there is one part, which everybody is shown.
+        // With few nodes, there is only one part, which everybody gets.
         let count = if nodes.len() <= SHOWN { 1 } else { PARTS };
         let whole = Page::new(head.bundle.clone(), count == 1);
         let directories = Arc::new(Directories { online, pools, head, nodes, whole, parts: empty(count).collect() });
@@ -92,7 +90,7 @@ impl Published {
         Self { directories, servers: empty(count).collect(), status, listings, at }
     }
 
-    /// The same directory, with what is known of its nodes at `at`.
+    /// The same directory with the state of the nodes at `at`.
     #[must_use]
     pub(crate) fn refreshed(&self, listings: BTreeMap<NodeId, Arc<Listing>>, at: Millis) -> Self {
         let directories = Arc::clone(&self.directories);
@@ -100,37 +98,36 @@ impl Published {
         Self { directories, servers, status: Arc::default(), listings: Arc::new(listings), at }
     }
 
-    /// Whether the directory lists exactly these.
+    /// Whether the directory consists of exactly these records.
     pub(crate) fn lists<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
         self.directories.nodes.iter().map(Signed::as_bytes).eq(nodes.map(Signed::as_bytes))
     }
 
-    /// Whether the directory lists these, with whatever records.
+    /// Whether the directory lists exactly these nodes, perhaps with other records.
     pub(crate) fn names<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
         self.directories.nodes.iter().map(|record| record.node).eq(nodes.map(|record| record.node))
     }
 
-    /// The directory that all of this follows from.
+    /// The directory from which the responses follow.
     pub(crate) fn head(&self) -> &Head {
         &self.directories.head
     }
 
-    /// The listed nodes, public or not.
+    /// All listed nodes, including those that are not public.
     pub(crate) fn listings(&self) -> &BTreeMap<NodeId, Arc<Listing>> {
         &self.listings
     }
 
-    /// The federation.
     pub(crate) fn federation(&self) -> FederationId {
         self.directories.online.delegation.federation
     }
 
-    /// Whether the node is listed, be it public or not.
+    /// Whether the node is listed, even if it is not public.
     pub(crate) fn is_listed(&self, node: &NodeId) -> bool {
         self.listings.contains_key(node)
     }
 
-    /// How many nodes are public.
+    /// Number of public nodes.
     pub(crate) fn count(&self) -> usize {
         self.directories.nodes.len()
     }
@@ -140,10 +137,11 @@ impl Published {
         self.directories.whole.clone()
     }
 
-    /// What a stranger at `address` is shown.
+    /// The part of the directory for an unauthenticated client at `address`.
     ///
     /// # Errors
-    /// It can't be signed, which the bounds of a directory rule out.
+    ///
+    /// It cannot be signed. The bounds of a directory rule this out.
     pub(crate) fn directory(&self, address: IpAddr) -> Result<Page, SignError> {
         let directories = &*self.directories;
         match directories.part_of(address) {
@@ -160,7 +158,7 @@ impl Published {
         }
     }
 
-    /// The list of servers for a client at `address` that knows no directory.
+    /// The list of servers for a client at `address` that does not read directories.
     pub(crate) fn servers(&self, address: IpAddr) -> Page {
         let Directories { online, pools, nodes, .. } = &*self.directories;
         let part = self.directories.part_of(address);
@@ -177,9 +175,9 @@ impl Published {
     }
 }
 
-/// Rendering the page for people belongs to its own file; it is made once.
+/// The status page is rendered in its own module.
 impl Published {
-    /// The status page, by `render` where it wasn't asked for yet.
+    /// The status page. It is rendered on the first request.
     pub(crate) fn status(&self, render: impl FnOnce() -> Bytes) -> Page {
         self.status.get_or_init(|| Page::new(render(), true)).clone()
     }
@@ -191,8 +189,8 @@ impl Directories {
     }
 
     fn slot(&self) -> Slot {
-        // The directory's, not the clock's: what is shown follows from the directory alone. A new one is signed when the
-        // three hours are over.
+        // Use the directory's time, not the clock's: the response depends only on the directory. A new directory is
+        // signed when the three hours are over.
         Slot::of(self.head.issued_at)
     }
 

@@ -1,5 +1,5 @@
-//! The revocations of online keys that the registry serves: read from their file, again when it changes, and added to by
-//! whoever sends one that a root has signed.
+//! The revocations of online keys that the registry serves. They come from a file, which is read again when it changes,
+//! and from requests with a root's signature.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,29 +16,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keys::{KeyFileError, add_revocation, load_revocations};
 
-/// How often the file is looked at. It has 12 KiB at most.
+/// How often the file is checked. It has at most 12 KiB.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Why a revocation was not taken in.
+/// Why a revocation was not added.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TakeError {
-    /// It does not count.
+    /// The revocation is invalid.
     #[error(transparent)]
     Revocation(#[from] RevocationError),
-    /// It cannot be stored.
+    /// The revocation cannot be stored.
     #[error(transparent)]
     File(#[from] KeyFileError),
 }
 
-/// The file and what is served of it.
+/// The file and the revocations that are served.
 #[derive(Debug)]
 pub(crate) struct RevocationsFile {
     path: PathBuf,
     roots: Vec<PublicKey>,
-    /// The registry's own key, which may be among them.
+    /// The registry's own online key, which may itself be revoked.
     online: PublicKey,
     known: KnownRevocations,
-    /// One writer at a time.
+    /// Serializes writes.
     writing: Mutex<()>,
 }
 
@@ -46,24 +46,25 @@ impl RevocationsFile {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// It is there, and cannot be read.
+    ///
+    /// The file exists and cannot be read.
     pub(crate) fn load(path: PathBuf, roots: Vec<PublicKey>, online: PublicKey) -> Result<Self, KeyFileError> {
         let known = KnownRevocations::new(load_revocations(&path, &roots)?);
         Ok(Self { path, roots, online, known, writing: Mutex::default() })
     }
 
-    /// What is served.
+    /// The revocations that are served.
     pub(crate) const fn known(&self) -> &KnownRevocations {
         &self.known
     }
 
-    /// Takes one in and stores it.
+    /// Verifies a revocation, stores it, and serves it.
     pub(crate) async fn take(self: &Arc<Self>, note: SignedRevocation) -> Result<(), TakeError> {
         note.check(&self.roots)?;
         let _writing = self.writing.lock().await;
         let (file, stored) = (Arc::clone(self), note.clone());
         let written = tokio::task::spawn_blocking(move || add_revocation(&file.path, stored, &file.roots)).await;
-        // A panic in there is a bug; the note is not stored then.
+        // A panic here is a bug. The revocation was not stored then.
         written.expect("writing a file does not panic")?;
         self.add([note]);
         Ok(())
@@ -72,13 +73,13 @@ impl RevocationsFile {
     fn add(&self, notes: impl IntoIterator<Item = SignedRevocation>) {
         if self.known.add(notes) && self.known.revokes(&self.online) {
             tracing::error!(
-                "this registry's online key is revoked: nobody takes its lists any more; make a new one by \
-                 `chappe bootstrap delegate --new-key`, and start the registry with it"
+                "this registry's online key is revoked, so clients reject its lists; create a new key with \
+                                 `chappe bootstrap delegate --new-key`, and restart the registry with it"
             );
         }
     }
 
-    /// Looks at the file every few seconds until `stop`.
+    /// Checks the file at intervals of [`LOOK_EVERY`] until `stop`.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut every = interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,7 +96,7 @@ impl RevocationsFile {
                 Err(error) if was_readable => {
                     was_readable = false;
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "the revocations' file is of no use; what was served stays");
+                    tracing::warn!(error, "cannot use the revocations file; still serving the previous revocations");
                 }
                 Err(_) => {}
             }

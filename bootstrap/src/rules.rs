@@ -1,7 +1,7 @@
-//! The rules of the registry: which record is accepted, what replaces what, when it expires, what ends it, who is shown.
+//! The registry's rules: which records are accepted, what replaces them, when they expire, and which nodes are public.
 //!
-//! Pure: time and chance come as arguments, changes come out as values that the owner stores before it applies them.
-//! Whether a node proved its key when it was dialled is known outside; here, `admit` means that it did.
+//! Pure: time and randomness are arguments. Changes are returned as values, which the owner stores before it applies
+//! them. Dialling happens outside: `admit` is called for a node that has proved its key.
 
 pub(crate) mod caps;
 mod listing;
@@ -31,46 +31,46 @@ pub(crate) use self::{
     probes::Probes,
 };
 
-/// Kept leaves for each node that may be listed. A node that comes and goes leaves one; the oldest make room.
+/// Number of stored leaves for each node that may be listed. At the limit the oldest is dropped.
 const LEAVES_PER_NODE: usize = 4;
-/// Removals that are kept, under 1 MB. They are an operator's own; beyond so many the caps are what to set.
+/// Maximal number of stored removals, which take less than 1 MB. Only operators can add them.
 const MAX_REMOVALS: usize = 4096;
 
-/// Why a record or a note changes nothing.
+/// Why the rules reject a record or another signed request. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// It is of another federation.
-    #[error("it is of another federation")]
+    /// It belongs to another federation.
+    #[error("it belongs to another federation")]
     Federation,
     /// It is for another registry.
     #[error("it is for another registry")]
     Registry,
-    /// It was signed in the future.
-    #[error("it was issued in the future; one of the two clocks is wrong")]
+    /// It was issued in the future.
+    #[error("it was issued in the future; one of the clocks is wrong")]
     Clock,
-    /// Its time is over.
-    #[error("it has expired; one of the two clocks may be wrong")]
+    /// It has expired.
+    #[error("it has expired; one of the clocks may be wrong")]
     Expired,
-    /// It names a URL in a private network, and is not in one.
-    #[error("a client URL names a private or local host, and a QUIC address is public")]
+    /// The record has a public QUIC address and a private client URL.
+    #[error("a client URL has a private or local host, but a QUIC address is public")]
     PrivateUrl,
-    /// It claims to live for too long.
-    #[error("it lives longer than is allowed")]
+    /// Its lifetime is longer than allowed.
+    #[error("its lifetime is longer than allowed")]
     Lifetime,
-    /// A record or a note with the same or a higher epoch, sequence or time is known.
-    #[error("the same or a newer epoch and sequence is known")]
+    /// The same or a higher epoch, sequence number or time is known.
+    #[error("the same or a newer epoch and sequence number is known")]
     Stale,
-    /// No more nodes are listed.
+    /// The maximal number of nodes is listed.
     #[error("the registry is full")]
     Full,
-    /// Its network has as many listed nodes as it may.
-    #[error("as many nodes of its network are listed as may be")]
+    /// The maximal number of nodes in its network is listed.
+    #[error("the maximal number of nodes in its network is listed")]
     NetworkFull,
-    /// The operator has removed the node.
+    /// An operator has removed the node.
     #[error("the operator of the registry has removed this node")]
     Removed,
-    /// The key may not remove nodes, or see them all.
-    #[error("the key may not do that here")]
+    /// The key may not remove nodes, or may not get the full list.
+    #[error("the key is not authorized")]
     Signer,
 }
 
@@ -106,28 +106,27 @@ impl From<ListRequestError> for Refusal {
     }
 }
 
-/// What the rules are told by the config.
+/// The configuration of the rules.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
-    /// The federation.
     pub(crate) federation: FederationId,
-    /// The online key, by which this registry is known.
+    /// The online key, which identifies this registry.
     pub(crate) online: PublicKey,
-    /// Who may remove nodes: the roots and the online key.
+    /// The keys that may remove nodes: the roots and the online key.
     pub(crate) operators: Vec<PublicKey>,
-    /// Nodes listed at once.
+    /// Maximal number of listed nodes.
     pub(crate) max_nodes: usize,
-    /// A node that has not proved its key for so long is delisted.
+    /// A node is delisted if it has not proved its key for this time.
     pub(crate) seen_within: Duration,
-    /// Nodes of one network.
+    /// Limits for the nodes of one network.
     pub(crate) caps: Caps,
-    /// How often a node that answers is probed.
+    /// Interval of probes to a node that answers.
     pub(crate) probe_every: Duration,
-    /// After so many failed probes in a row a node is not public.
+    /// After this number of consecutive failed probes a node is not public.
     pub(crate) max_failures: u8,
 }
 
-/// All that the registry knows.
+/// The registry's state.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     bounds: Bounds,
@@ -138,19 +137,19 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// An empty registry that starts now.
+    /// A state without nodes, for a process that started at `started`.
     pub(crate) const fn new(bounds: Bounds, started: UnixTime) -> Self {
         Self { bounds, started, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
     }
 
-    /// The listed nodes, by key.
+    /// The listed nodes by key.
     pub(crate) fn listings(&self) -> impl ExactSizeIterator<Item = &Arc<Listing>> {
         self.nodes.values()
     }
 
-    /// The nodes that are shown to everybody, by key: not those in reserve, and not those that don't answer.
+    /// The public nodes by key: all listed nodes except reserve nodes and unresponsive ones.
     ///
-    /// Where most don't, it is more likely that this registry is cut off than they, and nobody is hidden for it.
+    /// If most nodes are unresponsive, the registry itself is probably cut off, so unresponsive nodes are included.
     pub(crate) fn public(&self) -> impl Iterator<Item = &Arc<Listing>> {
         let silent = self.nodes.values().filter(|listing| self.is_silent(listing)).count();
         let believed = silent * 2 <= self.nodes.len();
@@ -159,7 +158,7 @@ impl Registry {
         self.nodes.values().filter(move |listing| !is_hidden(listing))
     }
 
-    /// Whether so many probes of the node failed that it counts as gone.
+    /// Whether the node has failed too many consecutive probes.
     pub(crate) fn is_silent(&self, listing: &Listing) -> bool {
         listing.probes.failures() >= self.bounds.max_failures
     }
@@ -169,10 +168,11 @@ impl Registry {
         self.nodes.get(&record.node).is_some_and(|listing| listing.record.as_bytes() == record.as_bytes())
     }
 
-    /// Whether `record` could be listed, were its node to prove its key at the best of its addresses.
+    /// Checks whether `record` can be listed, if its node proves its key.
     ///
     /// # Errors
-    /// Says why not.
+    ///
+    /// Why the record is rejected.
     pub(crate) fn judge(&self, record: &SignedRecord, now: UnixTime) -> Result<(), Refusal> {
         record.check(self.bounds.federation, now)?;
         if !self.may_name_its_urls(record) {
@@ -185,7 +185,7 @@ impl Registry {
             return Err(Refusal::Stale);
         }
         match self.nodes.get(&record.node) {
-            // The same again is the node's way to say that it is still there.
+            // A node sends the same record again to show that it is still running.
             Some(listing) if !record.supersedes(&listing.record) && !self.lists(record) => return Err(Refusal::Stale),
             Some(_) => {}
             None if self.nodes.len() >= self.bounds.max_nodes => return Err(Refusal::Full),
@@ -198,15 +198,15 @@ impl Registry {
         }
     }
 
-    /// What is at a private address is the network of whoever reads it: a node in the internet that names one has clients
-    /// knock there. A node that is reached in a private network alone, as in a test, is in the one that it names.
+    /// A private address refers to the reader's own network, so a public node must not name one: clients would connect
+    /// to machines of their own network. A node with private addresses only, as in a test, may.
     fn may_name_its_urls(&self, record: &NodeRecord) -> bool {
         let is_private = |addr: &SocketAddr| !special::is_public(addr.ip()) || self.bounds.caps.are_exempt(addr.ip());
         record.quic_addrs.iter().all(is_private) || record.client_urls.iter().all(|url| special::is_public_url(url))
     }
 
     fn has_room(&self, node: NodeId, address: IpAddr) -> bool {
-        // Who is listed there stays: a cap that is lowered, or reached, drives nobody out.
+        // A listed node keeps its place there, even if the cap is lowered or reached.
         if self.nodes.get(&node).is_some_and(|listing| listing.proved == address) {
             return true;
         }
@@ -214,17 +214,19 @@ impl Registry {
         self.bounds.caps.have_room(address, others.map(|listing| listing.proved))
     }
 
-    /// Lists a record whose node has proved its key at `proved`.
+    /// Lists a record whose node has proved its key at the address `proved`.
     ///
     /// # Errors
-    /// Says why not; while the node was dialled back, a newer record or a leave may have come.
+    ///
+    /// Why the record is rejected. A newer record or a leave may have arrived during the dial-back.
     pub(crate) fn admit(&self, record: SignedRecord, proved: IpAddr, now: Millis) -> Result<Vec<Change>, Refusal> {
         self.judge(&record, now.secs())?;
         if !self.has_room(record.node, proved) {
             return Err(Refusal::NetworkFull);
         }
         let probes = Probes::first(now, self.bounds.probe_every);
-        // A leave from before stays until its own time: the listing may end before the records that it ended would.
+        // An earlier leave is kept until it expires. The new listing may end before the records that the leave revoked
+        // do.
         let listing = match self.nodes.get(&record.node) {
             Some(listing) => {
                 let probes = if self.is_silent(listing) { probes } else { listing.probes };
@@ -238,10 +240,11 @@ impl Registry {
         Ok(vec![Change::List(Box::new(listing))])
     }
 
-    /// Ends the listing of a node that leaves.
+    /// Delists a node that leaves.
     ///
     /// # Errors
-    /// The leave is of another federation, from the future, or older than what is listed.
+    ///
+    /// The leave is of another federation, from the future, or older than the listed record.
     pub(crate) fn leave(&self, leave: Signed<NodeLeave>, now: UnixTime) -> Result<Vec<Change>, Refusal> {
         if leave.federation != self.bounds.federation {
             return Err(Refusal::Federation);
@@ -250,7 +253,7 @@ impl Registry {
             return Err(Refusal::Clock);
         }
         let Some(listing) = self.nodes.get(&leave.node) else {
-            // Nothing ends, and nothing is kept for keys that were never dialled back: anyone can make those.
+            // Store nothing for keys that were never dialled, because anyone can create those.
             return Ok(Vec::new());
         };
         if !leave.ends(&listing.record) {
@@ -259,10 +262,10 @@ impl Registry {
         let until = if (leave.epoch, leave.seq) == (listing.record.epoch, listing.record.seq) {
             listing.record.expires_at
         } else {
-            // It also ends records that were never seen here; they were issued before it.
+            // The leave also revokes records that were never sent here. They were issued before it.
             leave.issued_at + MAX_CLOCK_SKEW + MAX_RECORD_LIFETIME
         };
-        // An earlier leave may have had records to end that live longer; the new one ends them too.
+        // An earlier leave may have revoked records that live longer. The new one revokes them too.
         let until = self.leaves.get(&leave.node).map_or(until, |kept| until.max(kept.until));
         let mut changes = Vec::new();
         if self.leaves.len() >= self.bounds.max_nodes * LEAVES_PER_NODE && !self.leaves.contains_key(&leave.node) {
@@ -274,10 +277,11 @@ impl Registry {
         Ok(changes)
     }
 
-    /// Removes a node, or takes a removal back, by the word of an operator.
+    /// Removes a node, or revokes a removal, for an operator.
     ///
     /// # Errors
-    /// The note doesn't count here, or a later one is known.
+    ///
+    /// The removal is not valid here, or a later one is known.
     pub(crate) fn remove(&self, removal: Signed<NodeRemoval>, now: UnixTime) -> Result<Vec<Change>, Refusal> {
         removal.check(self.bounds.federation, &self.bounds.operators, now)?;
         let kept = self.removals.get(&removal.node);
@@ -296,18 +300,20 @@ impl Registry {
         Ok(changes)
     }
 
-    /// Whether the request is for this registry, and for now.
+    /// Checks that a list request is for this registry and for now.
     ///
     /// # Errors
-    /// Says why not.
+    ///
+    /// Why it is rejected.
     pub(crate) fn check_request(&self, request: &ListRequest, now: UnixTime) -> Result<(), Refusal> {
         Ok(request.check(self.bounds.federation, &self.bounds.online, now)?)
     }
 
-    /// Takes a listed node's request for the list, which counts once.
+    /// Records a listed node's list request, which is valid only once.
     ///
     /// # Errors
-    /// The request doesn't count here, was used before, or its key is no listed node's.
+    ///
+    /// The request is not valid here, was used before, or its key belongs to no listed node.
     pub(crate) fn ask(&self, request: &ListRequest, now: UnixTime) -> Result<Vec<Change>, Refusal> {
         self.check_request(request, now)?;
         let listing = self.nodes.get(&NodeId::new(request.key)).ok_or(Refusal::Signer)?;
@@ -318,32 +324,32 @@ impl Registry {
         Ok(vec![Change::List(Box::new(listing))])
     }
 
-    /// Whether the key is an operator's.
+    /// Whether the key belongs to an operator.
     pub(crate) fn is_operator(&self, key: &PublicKey) -> bool {
         self.bounds.operators.contains(key)
     }
 
-    /// The nodes whose next probe is due, those that waited for longest first.
+    /// The nodes whose next probe is due, the longest overdue first.
     pub(crate) fn due(&self, now: Millis) -> Vec<Arc<Listing>> {
         let mut due: Vec<_> = self.nodes.values().filter(|listing| listing.probes.due() <= now).cloned().collect();
         due.sort_by_key(|listing| listing.probes.due());
         due
     }
 
-    /// Takes in that a node that was due was probed. `jitter` from 0 to 1 spreads the next probes.
+    /// Records the result of a node's probe. `jitter` from 0 to 1 spreads the next probes.
     pub(crate) fn probed(&self, node: NodeId, answered: bool, jitter: f64, now: Millis) -> Option<Change> {
-        // It may have left meanwhile. Where it isn't due any more, another registry on the store has probed it as well, or
-        // it has registered anew: a lost packet or a pause of a minute is one failure, however many registries saw it.
+        // The node may have left in the meantime. If it is not due any more, it has registered again, or another
+        // registry on the same store has probed it. One lost packet must count once, however many registries see it.
         let listing = self.nodes.get(&node).filter(|listing| listing.probes.due() <= now)?;
         let probes = listing.probes.with(answered, now, self.bounds.probe_every, jitter);
         let last_seen = if answered { now } else { listing.last_seen };
         Some(Change::List(Box::new(Listing { probes, last_seen, ..(**listing).clone() })))
     }
 
-    /// What `now` ends.
+    /// The changes for everything that expires at `now`.
     pub(crate) fn expire(&self, now: UnixTime) -> Vec<Change> {
-        // A record outlives a node that was killed by up to a week; proving the key again is what says that it runs.
-        // While this registry didn't run, nobody could.
+        // A record can outlive a killed node by up to a week, so a node must also prove its key regularly. It could not
+        // do so before this process started.
         let over = |listing: &&Arc<Listing>| {
             let seen = listing.last_seen.secs().max(self.started);
             listing.record.expires_at <= now || seen + self.bounds.seen_within <= now
@@ -354,7 +360,7 @@ impl Registry {
         nodes.chain(leaves).chain(removals.map(|(id, _)| Change::ForgetRemoval(*id))).collect()
     }
 
-    /// Puts a change into force. Changes of another federation, read from an old store, are passed over.
+    /// Applies a change. Changes of another federation, from an old store, are ignored.
     pub(crate) fn apply(&mut self, change: Change) {
         let federation = self.bounds.federation;
         match change {

@@ -1,6 +1,6 @@
-//! Accepting and serving HTTP connections within bounds: how many, how often from one source, how long.
+//! Accepts and serves HTTP connections. Limits their number, their rate for each source, and their duration.
 //!
-//! hyper is driven here rather than by `axum::serve`, which bounds none of these.
+//! It drives hyper directly, because `axum::serve` has none of these limits.
 
 use std::{
     collections::VecDeque,
@@ -30,22 +30,23 @@ use crate::{
     source,
 };
 
-/// Headers are small here: no cookies, no tokens.
+/// Requests have no cookies or tokens, so their headers are small.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
-/// How long accepting rests when the system has no more file descriptors to give.
+/// Pause after a failed accept, usually for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections beyond the bound that are asked for their health alone. The oldest makes room: each is over within a round trip.
+/// Connections above the limit that are accepted only for health checks. The oldest is closed for a new one; each takes
+/// one round trip.
 const SPARE: usize = 16;
-/// The operator's connections at once: a scraper, a browser and a curl.
+/// Maximal number of connections to the operator's interface: for a scraper, a browser and curl.
 pub(crate) const OPERATORS: usize = 32;
-/// The log says again after this long that connections are refused, or can't be accepted.
+/// Minimal interval between log messages about rejected or failed connections.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Serves one listener.
+/// An HTTP server for one listener.
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
-    /// What is served beyond the bound.
+    /// The routes for connections above the limit.
     pub(crate) spare: Router,
     pub(crate) max_connections: usize,
     pub(crate) config: BootstrapConfig,
@@ -53,7 +54,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves until `stop` is cancelled, then lets what is under way finish within the drain time.
+    /// Serves until `stop`, then lets running requests finish within the drain time.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let sources = SourceLimiter::new(self.config.limits.connections_per_minute, &self.config.limits.exempt);
         let mut connections = JoinSet::new();
@@ -76,7 +77,7 @@ impl Server {
                             Some(reason @ ConnectionRefusal::Full) => {
                                 self.count_refused(reason);
                                 if full.is_due() {
-                                    tracing::warn!("all places for connections are taken (limits.max_connections)");
+                                                                tracing::warn!("rejecting connections: limits.max_connections is reached");
                                 }
                                 if spare.len() >= SPARE
                                     && let Some(oldest) = spare.pop_front()
@@ -97,7 +98,7 @@ impl Server {
                     Err(error) => {
                         self.metrics.accepts_failed.inc();
                         if failed.is_due() {
-                            tracing::warn!(%error, "cannot accept connections; trying again");
+                                                    tracing::warn!(%error, "cannot accept connections; retrying");
                         }
                         sleep(ACCEPT_PAUSE).await;
                     }
@@ -114,8 +115,8 @@ impl Server {
     }
 
     fn refusal(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRefusal> {
-        // The rate comes first: where all places are taken, one source must not have the spare ones to itself as well. A
-        // proxy's connections are those of all whom it serves.
+        // Check the rate first: at the connection limit, one source must not take all health-check slots as well. A
+        // proxy's connections belong to all its clients, so they have no rate.
         if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
             Some(ConnectionRefusal::RateLimited)
         } else if open >= self.max_connections {
@@ -153,7 +154,7 @@ impl Server {
                         draining = true;
                         connection.as_mut().graceful_shutdown();
                     }
-                    // However it ended, there is nobody to tell.
+                    // Nobody needs the result.
                     () = &mut end => return,
                     _ = connection.as_mut() => return,
                 }
@@ -162,19 +163,19 @@ impl Server {
     }
 }
 
-/// What is left for a connection that is accepted.
+/// Whether a connection is within the limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Places {
     Free,
     Spare,
 }
 
-/// When something was said last.
+/// When a message was last logged.
 #[derive(Default)]
 struct Said(Option<Instant>);
 
 impl Said {
-    /// Whether it is to be said again; counts as said then.
+    /// Whether the message is due again. If so, counts it as logged.
     fn is_due(&mut self) -> bool {
         let is_due = self.0.is_none_or(|said| said.elapsed() >= SAY_AGAIN);
         if is_due {

@@ -1,4 +1,4 @@
-//! A running registry: starts its parts in order, and stops them in order within a deadline.
+//! A running registry: starts its tasks in order, and stops them in order within a deadline.
 
 use std::{
     io,
@@ -36,56 +36,56 @@ use crate::{
     storage::{self, StoreError},
 };
 
-/// How often quiet sources are forgotten.
+/// How often inactive sources are dropped.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
-/// What stopping may take beyond the drain time: closing the store.
+/// Time for shutting down after the drain time, to close the store.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
-/// Why a registry does not start. Nothing runs then; the store is as it was.
+/// Why a registry did not start. Nothing is running, and the store is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A value is out of its bounds.
+    /// A configured value is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A key file cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyFileError),
-    /// The delegation is by none of the roots, or for another federation.
-    #[error("the delegation is not by one of federation.roots")]
+    /// No root of the configuration signed the delegation, or it is for another federation.
+    #[error("the delegation is not signed by one of federation.roots")]
     Root,
-    /// The delegation is for another key.
+    /// The delegation is for another online key.
     #[error("the delegation is for another key than federation.online_key")]
     Delegate,
-    /// The delegation does not count now.
-    #[error("the delegation has expired or is from the future; have the root sign a new one, or set the clock")]
+    /// The delegation has expired, or is not valid yet.
+    #[error("the delegation has expired or is not valid yet; sign a new one with the root key, or set the clock")]
     DelegationTime,
-    /// The system has no random bytes to give.
-    #[error("no random bytes for a key")]
+    /// The system returned no random bytes.
+    #[error("cannot generate a key: no random bytes")]
     Random(#[source] getrandom::Error),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store cannot be written, or a thread for it not be had.
-    #[error("cannot make the first directory")]
+    /// The first directory cannot be signed or stored.
+    #[error("cannot publish the first directory")]
     FirstDirectory(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// An address cannot be listened on.
+    /// The registry cannot listen on an address.
     #[error("cannot listen on {addr} ({key})")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// The config key that says so.
+        /// The configuration key of the address.
         key: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// The online key is revoked: nobody would take what it signs.
+    /// The online key is revoked, so clients would reject what it signs.
     #[error(
-        "the online key is revoked; make a new one by `chappe bootstrap delegate --new-key FILE` where the root key is, and \
-         set federation.online_key"
+        "the online key is revoked; create a new one with `chappe bootstrap delegate --new-key FILE` and the root key, and \
+                 set federation.online_key"
     )]
     Revoked,
-    /// No UDP socket can be had for dialling nodes back.
-    #[error("no UDP socket for dialling nodes back")]
+    /// No UDP socket for dial-backs could be opened.
+    #[error("cannot open a UDP socket for dial-backs")]
     Dialer(#[source] io::Error),
 }
 
@@ -106,7 +106,8 @@ impl Bootstrap {
     /// Opens the store, signs the first directory, and listens.
     ///
     /// # Errors
-    /// Says which file, key or address stands in the way.
+    ///
+    /// A file, key or address is not usable.
     pub async fn spawn(config: BootstrapConfig) -> Result<Self, StartError> {
         config.check()?;
         let online = load_online_key(&config)?;
@@ -186,25 +187,25 @@ impl Bootstrap {
         self.addr
     }
 
-    /// The bound address of the operator's interface, if there is one.
+    /// The bound address of the operator's interface, if it is enabled.
     pub const fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
     }
 
-    /// How many public nodes the directory lists.
+    /// Number of public nodes in the directory.
     pub fn listed(&self) -> usize {
         self.published.load().count()
     }
 
-    /// Waits until a task without which the registry is none has ended by itself; for ever if none does.
-    /// [`Bootstrap::shutdown`] is what remains to be done.
+    /// Waits until one of the registry's tasks ends by itself, which should not happen. Call [`Bootstrap::shutdown`]
+    /// then.
     pub async fn failed(&mut self) -> TaskFailure {
         let failure = tokio::select! {
             biased;
             failure = self.rest.failed() => failure,
             failure = self.servers.failed() => failure,
         };
-        tracing::error!(%failure, "this registry can't go on");
+        tracing::error!(%failure, "the registry cannot continue");
         failure
     }
 
@@ -213,20 +214,20 @@ impl Bootstrap {
         self.stop.cancel();
         let stopped = timeout(self.drain + STOP_MARGIN, self.servers.ended());
         if stopped.await.is_err() {
-            tracing::warn!("requests were cut off at the deadline");
+            tracing::warn!("aborted requests at the shutdown deadline");
             self.servers.0.shutdown().await;
         }
-        // The owner ends after the requests that ask it, and between two commits.
+        // Stop the owner after the requests that use it. It ends between two commits.
         self.rest_stop.cancel();
         let stopped = timeout(STOP_MARGIN, self.rest.ended());
         if stopped.await.is_err() {
-            tracing::warn!("the store was not closed in time; what was answered with success is on disk all the same");
+            tracing::warn!("the store was not closed in time; acknowledged changes are on disk");
             self.rest.0.shutdown().await;
         }
     }
 }
 
-/// Tasks that run as long as the registry.
+/// Tasks that run until the registry is shut down.
 #[derive(Debug, Default)]
 struct Lasting(JoinSet<TaskFailure>);
 
@@ -241,19 +242,19 @@ impl Lasting {
         });
     }
 
-    /// The first that has ended by itself.
+    /// Waits for a task that ends by itself.
     async fn failed(&mut self) -> TaskFailure {
         loop {
             match self.0.join_next().await {
                 Some(Ok(failure)) => return failure,
-                // The runtime stops.
+                // The runtime is shutting down.
                 Some(Err(_)) => {}
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Waits until all have ended.
+    /// Waits until all tasks have ended.
     async fn ended(&mut self) {
         while self.0.join_next().await.is_some() {}
     }

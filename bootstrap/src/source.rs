@@ -1,4 +1,4 @@
-//! Who asks: the address of the connection, or the one that a trusted proxy in front says.
+//! The client address of a request: that of the connection, or the one that a trusted proxy reports.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,21 +13,22 @@ pub(crate) fn is_proxy(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address.to_canonical()))
 }
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// The address, as far as the proxies can be followed. Not for logs.
+    /// The address, as far as trusted proxies report it. Must not be logged.
     pub(crate) address: IpAddr,
-    /// Whether a trusted proxy has written something that is no address, or the request's headers contradict each other:
-    /// then all whom the proxy serves are one source.
+    /// Whether a trusted proxy wrote something other than an address, or the headers contradict each other. All clients
+    /// of that proxy then count as one source.
     pub(crate) is_unreadable: bool,
 }
 
-/// Who sent the request that came from `peer`. Each proxy appends whom it heard the request from, so the list is read
-/// from its end, and only as far as those who wrote it are trusted: what comes before is the sender's own invention.
+/// The sender of a request that came from `peer`. Each proxy appends the address of its own peer. So the list is read
+/// from its end, as long as the entries were written by trusted proxies. The client can forge the entries before that.
 ///
-/// `Forwarded` (RFC 7239) counts as well as `X-Forwarded-For`. Which of the two the proxy writes isn't known, and it passes on
-/// the other one as the client has written it. So where both are present they have to lead to the same address.
+/// Both `Forwarded` (RFC 7239) and `X-Forwarded-For` are accepted. The registry does not know which of them the proxy
+/// writes, and the proxy passes on the other one from the client. So if both are present, they have to lead to the same
+/// address.
 pub(crate) fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Source {
     let list = |name: HeaderName| -> Vec<&str> {
         let lines = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or_default());
@@ -42,28 +43,28 @@ pub(crate) fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -
     if headers.contains_key(FORWARDED_FOR) { by_list } else { by_forwarded }
 }
 
-/// The source by the entries of one header.
+/// The sender according to one header.
 fn followed(peer: IpAddr, entries: impl DoubleEndedIterator<Item = Option<IpAddr>>, trusted: &[IpNet]) -> Source {
     let mut source = Source { address: peer.to_canonical(), is_unreadable: false };
     for entry in entries.rev() {
         if !is_proxy(source.address, trusted) {
             break;
         }
-        // A proxy that writes something else can't be followed further.
+        // The entry is not an address, so the chain of proxies ends here.
         let Some(address) = entry else { return Source { is_unreadable: true, ..source } };
         source.address = address;
     }
     source
 }
 
-/// An address as proxies write it: alone or with its port, an IPv6 one with brackets or without.
+/// Parses an address as proxies write it: with or without a port, and IPv6 with or without brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let parsed = bare.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|addr| addr.ip()));
     parsed.ok().map(|address| address.to_canonical())
 }
 
-/// The address behind `for=` in one element of `Forwarded`.
+/// The address in `for=` of one `Forwarded` element.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
@@ -134,7 +135,7 @@ mod tests {
             let source = of_request(peer.parse().expect("an address"), &headers, &trusted);
             (source.address.to_string(), source.is_unreadable)
         };
-        // One is the client's and one is the proxy's, whichever way round.
+        // The client writes one header and the proxy the other, in either order.
         for (list, forwarded) in [
             ("203.0.113.9", "for=198.51.100.7"),
             ("198.51.100.7", "for=203.0.113.9"),

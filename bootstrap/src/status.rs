@@ -1,7 +1,7 @@
-//! The page that people see: how many nodes there are, where, how old, how reachable, how busy.
+//! The status page for people: number of nodes, regions, ages, reachability and load.
 //!
-//! Sums over all public nodes, never a figure of one node's clients. Every text of a record is a stranger's: the
-//! templates escape it, and no script would run if they didn't.
+//! It shows only sums over all public nodes, never the load of a single node. Texts from records are untrusted: the
+//! templates escape them, and the page allows no scripts anyway.
 
 use std::{
     collections::BTreeMap,
@@ -25,13 +25,13 @@ use crate::{
 };
 
 const STYLE: &str = include_str!("status/style.css");
-/// The most rows of a table whose names nodes choose; the rest is summed up.
+/// Maximal number of rows in a table with names that nodes choose. The rest is summed up.
 const MOST_ROWS: usize = 10;
-/// Of fewer nodes' load nothing is shown: it would be the load of single ones.
+/// The load is only shown for this number of nodes, so that it does not reveal the load of single ones.
 const FEWEST_LOADS: usize = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Nothing is loaded from anywhere, nothing runs, and the only style is the page's own.
+/// The page loads nothing and runs nothing. Its only style is its own.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let style = STANDARD.encode(Sha256::digest(STYLE));
     let policy = format!(
@@ -40,7 +40,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("base64 is ASCII")
 });
 
-/// What goes with the page.
+/// The headers of the page.
 pub(crate) fn headers() -> [(HeaderName, HeaderValue); 3] {
     [
         (CONTENT_SECURITY_POLICY, POLICY.clone()),
@@ -49,11 +49,11 @@ pub(crate) fn headers() -> [(HeaderName, HeaderValue); 3] {
     ]
 }
 
-/// One row of a table: a name, and how many nodes.
+/// A table row: a name and a number of nodes.
 struct Row {
     name: String,
     count: usize,
-    /// Whether it is something to worry about.
+    /// Whether the row is a warning.
     bad: bool,
 }
 
@@ -63,7 +63,7 @@ impl Row {
     }
 }
 
-/// The page as of `now`.
+/// Renders the page at time `now`.
 pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
     let nodes: Vec<_> = published.listings().values().filter(|listing| !listing.record.is_reserve()).collect();
     let regions = by_name(&nodes, |listing| &listing.record.region);
@@ -119,7 +119,7 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
     page.into_string().into()
 }
 
-/// A tower with its arms, as they stood on hills.
+/// A semaphore tower with its arms.
 fn telegraph() -> Markup {
     html! {
         svg viewBox="0 0 32 32" fill="none" stroke="currentColor" stroke-width="2.4" stroke-linecap="round" aria-hidden="true" {
@@ -152,7 +152,7 @@ fn table(title: &str, rows: &[Row], note: Option<&str>) -> Markup {
     }
 }
 
-/// How many nodes have each name, the most frequent first.
+/// The number of nodes for each name, in descending order.
 fn by_name(nodes: &[&Arc<Listing>], name: impl Fn(&Listing) -> &str) -> Vec<Row> {
     let mut counts = BTreeMap::<&str, usize>::new();
     for listing in nodes {

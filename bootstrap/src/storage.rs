@@ -1,8 +1,8 @@
-//! What outlives the process: listings, kept leaves and removals, and the newest signed directory.
+//! The persistent state: listings, leaves, removals, and the newest signed directory.
 //!
-//! Several registries may share one store. Two rules keep them together: a commit names the version of the state that it
-//! was decided on and fails where another was faster; and a directory is stored in the commit that makes it true, so
-//! that no `seq` is ever seen with two contents. A commit that returned has reached the disk.
+//! Several registries may share one store. A commit names the version of the state on which it was decided, and fails
+//! if another registry has committed in the meantime. A directory is stored in the same commit as the changes that it
+//! reflects, so no `seq` ever has two contents. A successful commit is on disk.
 
 mod embedded;
 mod entry;
@@ -24,75 +24,75 @@ pub use embedded::OpenError;
 pub(crate) use postgres::Postgres;
 pub use postgres::{ConnectError, DatabaseError};
 
-/// The state's number: one more with each commit of anybody.
+/// The version of the state, which each commit increments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version(u64);
 
-/// A signed directory with what its parts are made by.
+/// A signed directory with the values from which its parts are signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Its number; the parts have the same.
+    /// Its number. The parts have the same number.
     pub(crate) seq: u64,
     /// When it was signed.
     pub(crate) issued_at: UnixTime,
-    /// From when on it counts no more.
+    /// When it expires.
     pub(crate) expires_at: UnixTime,
-    /// The directory of all public nodes with its delegation, encoded.
+    /// The encoded directory of all public nodes, with its delegation.
     pub(crate) bundle: Bytes,
 }
 
-/// What a store has that its reader hasn't seen.
+/// What was committed since the reader's version.
 #[derive(Debug, Default)]
 pub(crate) struct News {
-    /// The state's version with all of this.
+    /// The version of the state that includes all of this.
     pub(crate) version: Version,
-    /// Whether `changes` is all that there is, rather than what is new: the reader forgets what it had.
+    /// Whether `changes` is the complete state. The reader must then drop its old state.
     pub(crate) complete: bool,
-    /// The changes. Signatures have been verified again: a disk is not to be trusted more than a network.
+    /// The changes. Their signatures were verified again, because a disk is not trusted more than the network.
     pub(crate) changes: Vec<Change>,
-    /// The newest directory, if any was ever signed.
+    /// The newest directory, if there is one.
     pub(crate) head: Option<Head>,
-    /// Entries that did not decode.
+    /// Number of entries that could not be decoded.
     pub(crate) damaged: usize,
 }
 
-/// The store can't be read. Another try may work.
+/// The store cannot be read. Retrying may help.
 #[derive(Debug, thiserror::Error)]
-#[error("the store cannot be read")]
+#[error("cannot read the store")]
 pub(crate) struct ReadError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
-/// Why a commit was not made.
+/// Why a commit failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommitError {
-    /// Another registry was faster. Nothing was stored: read the news and decide anew.
-    #[error("another registry has changed the store meanwhile")]
+    /// Another registry has committed in the meantime. Nothing was stored: read the updates and decide again.
+    #[error("another registry has changed the store in the meantime")]
     Overtaken,
-    /// The changes did not reach the disk, or may not have: they must not be acted on. Another try may work.
-    #[error("the store refused a commit")]
+    /// The changes may not be on disk, so they must not be applied. Retrying may help.
+    #[error("the store rejected a commit")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why a store cannot be opened. It is as it was.
+/// Why a store cannot be opened. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The embedded one.
+    /// The embedded store.
     #[error(transparent)]
     Embedded(#[from] OpenError),
     /// PostgreSQL.
     #[error(transparent)]
     Postgres(#[from] ConnectError),
-    /// No thread could be had to open it.
-    #[error("no thread to open the store")]
+    /// The task that opens the store failed.
+    #[error("the task that opens the store failed")]
     Thread(#[from] tokio::task::JoinError),
 }
 
-/// A place to keep the state in. It has one user in a process.
+/// A store for the state. It has one user in a process.
 pub(crate) trait Store: Send + 'static {
-    /// What was committed since `known`; `None` where nothing was. Without `known`, everything.
+    /// Returns what was committed since `known`, or `None` if nothing was. Without `known`, returns the complete state.
     fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>>;
 
-    /// Stores all changes, and the directory that they lead to if it is a new one, or nothing. The state has to be at
-    /// `base` still; where that is, the number of the state after it is given back.
+    /// Stores all changes, and the new directory if there is one, or nothing. Fails if the state's version is not
+    /// `base`. Returns the new version.
     fn commit<'a>(
         &'a mut self,
         base: Version,
@@ -101,10 +101,11 @@ pub(crate) trait Store: Send + 'static {
     ) -> BoxFuture<'a, Result<Version, CommitError>>;
 }
 
-/// Opens the store that the config names.
+/// Opens the configured store.
 ///
 /// # Errors
-/// It can't be opened.
+///
+/// It cannot be opened.
 pub(crate) async fn open(config: &BootstrapConfig) -> Result<Box<dyn Store>, StoreError> {
     let StorageSection { url, ca } = &config.storage;
     if let Some(url) = url {

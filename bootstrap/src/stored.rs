@@ -1,4 +1,4 @@
-//! Reading what a registry has stored, beside it.
+//! Reads the store of a registry without running it.
 
 use bytes::Bytes;
 
@@ -7,24 +7,25 @@ use crate::{
     storage::{self, StoreError},
 };
 
-/// Why a registry's store gives no directory. It is as it was.
+/// Why the store returned no directory. The store is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum StoredError {
-    /// The store can't be opened; an embedded one belongs to the registry while that runs.
+    /// The store cannot be opened. A running registry has exclusive use of an embedded store.
     #[error(transparent)]
     Open(#[from] StoreError),
-    /// It can't be read. Another try may work.
-    #[error("the store cannot be read")]
+    /// The store cannot be read. Retrying may help.
+    #[error("cannot read the store")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The registry has never run.
-    #[error("the store holds no directory; start the registry first")]
+    #[error("the store contains no directory; start the registry first")]
     Nothing,
 }
 
-/// The newest directory of all public nodes that a registry with this config has signed.
+/// The newest directory of all public nodes that a registry with this configuration has signed.
 ///
 /// # Errors
-/// There is none, or it can't be read.
+///
+/// There is none, or the store cannot be read.
 pub async fn directory(config: &BootstrapConfig) -> Result<Bytes, StoredError> {
     let mut store = storage::open(config).await?;
     let news = store.news(None).await.map_err(|error| StoredError::Read(Box::new(error)))?;

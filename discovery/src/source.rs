@@ -257,7 +257,7 @@ pub enum SourceError {
     #[error(transparent)]
     Beacon(#[from] BeaconError),
     /// The directory is older than a known one: somebody replays an old one.
-    #[error("the directory is older than one seen before")]
+    #[error("the directory is older than one that was seen before")]
     RolledBack,
     /// All lists are signed by a revoked key. Either it was stolen, or the registry still uses it by mistake.
     #[error("the list is signed by a revoked key")]

@@ -1,4 +1,4 @@
-//! Answering with what is published: by its entity tag, so that who has it already isn't sent it again.
+//! Responses with entity tags, so that unchanged content is not sent again.
 
 use axum::response::{IntoResponse, Response};
 use http::{
@@ -9,12 +9,12 @@ use http::{
 use crate::published::Page;
 
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-bootstrap-signature");
-/// Caches in between may keep what is served for this long: less than any client waits between two looks.
+/// Shared caches may keep the response for this time, which is shorter than any client's polling interval.
 const SHARED: HeaderValue = HeaderValue::from_static("public, max-age=10");
-/// What networks are shown differs, so a cache in between would show one network's nodes to another.
+/// The response differs between networks, so shared caches must not store it.
 const OWN: HeaderValue = HeaderValue::from_static("private, max-age=10");
 
-/// The answer to a request with these headers.
+/// The response to a request with these headers.
 pub(super) fn answer(page: Page, kind: HeaderValue, request: &HeaderMap) -> Response {
     let Page { body, etag, signature, same_for_all } = page;
     let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| matches(tags, &etag));
@@ -30,7 +30,7 @@ pub(super) fn answer(page: Page, kind: HeaderValue, request: &HeaderMap) -> Resp
     response
 }
 
-/// RFC 9110, section 13.1.2: `*`, or one of a list, compared weakly.
+/// Whether `If-None-Match` matches: `*`, or one tag of a list by weak comparison (RFC 9110, section 13.1.2).
 fn matches(tags: &HeaderValue, etag: &HeaderValue) -> bool {
     let (Ok(tags), Ok(etag)) = (tags.to_str(), etag.to_str()) else { return false };
     tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)

@@ -1,4 +1,4 @@
-//! Why a request was not heeded, as its sender is told: a code for programs and a sentence for people.
+//! Error responses: a code for programs and a message for people.
 
 use axum::{
     Json,
@@ -10,34 +10,34 @@ use serde_json::json;
 
 use crate::{dial::DialError, owner::OwnerError, revocations::TakeError, rules::Refusal};
 
-/// Why a record or another note was not taken.
+/// Why a record or another signed request was rejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Rejection {
-    /// Not one value of the expected shape and length.
-    #[error("the body is not one well-formed signed note")]
+    /// The body is not a signed object of the expected type and length.
+    #[error("the body is not a well-formed signed object")]
     Malformed,
-    /// The signature is not the node's.
-    #[error("the signature does not verify")]
+    /// The signature is invalid.
+    #[error("the signature is invalid")]
     Signature,
-    /// The rules are against it.
+    /// The registry's rules reject it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The node did not prove its key, or could not be asked.
+    /// The node did not prove its key, or was not dialled.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The source sends too much.
+    /// The source sends too many requests.
     #[error("too many requests; try again later")]
     RateLimited,
-    /// A revocation does not count.
+    /// The revocation is invalid.
     #[error(transparent)]
     Revocation(#[from] RevocationError),
-    /// A fault of the registry. Try again.
-    #[error("the registry could not store it; try again later")]
+    /// The registry failed. The sender may try again.
+    #[error("the registry could not store the change; try again later")]
     Internal,
 }
 
 impl Rejection {
-    /// The word for it.
+    /// The error code of the protocol.
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Malformed | Self::Refused(Refusal::Lifetime) | Self::Revocation(RevocationError::Decode(_)) => {
@@ -95,7 +95,7 @@ impl From<TakeError> for Rejection {
         match error {
             TakeError::Revocation(error) => Self::Revocation(error),
             TakeError::File(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a revocation was not stored");
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot store a revocation");
                 Self::Internal
             }
         }
@@ -107,13 +107,13 @@ impl From<OwnerError> for Rejection {
         match error {
             OwnerError::Refused(refusal) => Self::Refused(refusal),
             OwnerError::Stopping => Self::Internal,
-            // The owner says when the store fails and when it is back.
+            // The owner logs when the store starts to fail and when it works again.
             OwnerError::Read(_) | OwnerError::Store(_) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a change was not made");
+                tracing::debug!(error = &error as &dyn std::error::Error, "rejected a change because the store fails");
                 Self::Internal
             }
             OwnerError::Sign(_) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a change was not made");
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot sign the directory with a change");
                 Self::Internal
             }
         }

@@ -1,4 +1,4 @@
-//! What others in the process ask of the owner, and how they get the answer.
+//! Requests to the owner.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::rules::Listing;
 
 pub(super) type Reply = oneshot::Sender<Result<(), OwnerError>>;
 
-/// What the owner is asked, and where the answer goes.
+/// A request with the channel for its response.
 pub(super) enum Request {
     Judge(SignedRecord, Reply),
     Admit(SignedRecord, IpAddr, Reply),
@@ -27,51 +27,50 @@ pub(super) enum Request {
     Probed(Vec<Probed>, Reply),
 }
 
-/// How the probe of a node ended.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probed {
-    /// The node.
     pub(crate) node: NodeId,
-    /// Whether it proved its key.
+    /// Whether the node proved its key.
     pub(crate) answered: bool,
-    /// From 0 to 1, drawn by the prober: spreads the next probes.
+    /// A random number from 0 to 1, drawn by the prober, that spreads the next probes.
     pub(crate) jitter: f64,
 }
 
-/// The way to the owner.
+/// A handle to the owner.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     pub(super) requests: mpsc::Sender<Request>,
 }
 
 impl Handle {
-    /// Whether the record could be listed, were its node to prove its key.
+    /// Checks whether the record can be listed, if its node proves its key.
     pub(crate) async fn judge(&self, record: SignedRecord) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Judge(record, reply)).await
     }
 
-    /// Lists the record of a node that has proved its key at this address; returns once that is on disk, and published
-    /// unless an older record of the node is: then it is with the next tick at the latest.
+    /// Lists the record of a node that has proved its key at the address `proved`. Returns when this is on disk. It is
+    /// published then as well, or with the next tick if the node was already published with an older record.
     pub(crate) async fn admit(&self, record: SignedRecord, proved: IpAddr) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Admit(record, proved, reply)).await
     }
 
-    /// Ends a listing; returns once that is on disk and published.
+    /// Delists a node. Returns when this is on disk and published.
     pub(crate) async fn leave(&self, leave: Signed<NodeLeave>) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Leave(leave, reply)).await
     }
 
-    /// Removes a node, or takes that back; returns once that is on disk and published.
+    /// Removes a node, or revokes a removal. Returns when this is on disk and published.
     pub(crate) async fn remove(&self, removal: Signed<NodeRemoval>) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Remove(removal, reply)).await
     }
 
-    /// Whether who signed the request may see all public nodes. It may once.
+    /// Checks that the signer of the request may get all public nodes. Each request is accepted once.
     pub(crate) async fn may_see_all(&self, request: Signed<ListRequest>) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Ask(request, reply)).await
     }
 
-    /// The nodes whose next probe is due. None when the registry is stopping.
+    /// The nodes whose next probe is due. Empty if the registry is shutting down.
     pub(crate) async fn due(&self) -> Vec<Arc<Listing>> {
         let (reply, answer) = oneshot::channel();
         match self.requests.send(Request::Due(reply)).await {
@@ -80,7 +79,7 @@ impl Handle {
         }
     }
 
-    /// Takes in how probes ended.
+    /// Records the results of probes.
     pub(crate) async fn probed(&self, probed: Vec<Probed>) -> Result<(), OwnerError> {
         self.ask(|reply| Request::Probed(probed, reply)).await
     }

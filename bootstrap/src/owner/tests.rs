@@ -72,7 +72,7 @@ fn number(owner: &Owner) -> u64 {
     owner.published.load().head().seq
 }
 
-/// What another registry on the store has signed.
+/// A directory that another registry on the same store has signed.
 fn news(version: Version, head: Head) -> News {
     News { version, head: Some(head), ..News::default() }
 }

@@ -61,7 +61,7 @@ fn networks_are_spread_over_the_parts() {
         let [high, low] = network.to_be_bytes();
         *counts.entry(pools.part([high, low, 0, 1].into(), Slot(1))).or_default() += 1;
     }
-    // 64 for each part on average; the standard deviation is 8.
+    // 64 networks for each part on average; the standard deviation is 8.
     assert_eq!(counts.len(), usize::from(PARTS));
     assert!(counts.values().all(|count| (24..=104).contains(count)), "{counts:?}");
 }
@@ -96,7 +96,7 @@ fn who_knows_another_key_knows_nothing_of_the_parts() {
 #[test]
 fn one_network_does_not_fill_a_part_as_long_as_there_are_others() {
     let pools = pools(1);
-    // 200 nodes in one /16, and four elsewhere.
+    // 200 nodes in one /16, and four in other networks.
     let crowd = (0..200).map(|index| {
         let mut record = node(index).into_value();
         record.quic_addrs = vec![([198, 51, 100, 1], 1).into()];

@@ -1,4 +1,4 @@
-//! The records of a publication in DNS, and as the texts that DNS hosts read.
+//! The DNS records of a publication, also in the text format of zone files.
 
 use std::{fmt::Write as _, str::FromStr as _, time::Duration};
 
@@ -7,15 +7,14 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, rdata::TXT};
 
 use super::{Publication, PublishError};
 
-/// A text that is no name in DNS.
+/// A text is not a DNS name.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} is no name in DNS")]
+#[error("{name} is not a DNS name")]
 pub struct NameError {
-    /// The text.
     name: String,
 }
 
-/// All TXT records of one name, at least one, with nothing else beside them.
+/// The complete set of TXT records of one name. It has at least one record.
 #[derive(Debug)]
 pub struct RecordSet {
     name: Name,
@@ -24,25 +23,26 @@ pub struct RecordSet {
 }
 
 impl RecordSet {
-    /// The records of a publication under `name`, which resolvers may keep for `ttl`.
+    /// The records of a publication under `name`, with a TTL of `ttl`.
     ///
     /// # Errors
-    /// `name` is none, or no node has a place in DNS.
+    ///
+    /// `name` is not a DNS name, or no node fits into DNS.
     pub fn new(publication: &Publication, name: &str, ttl: Duration) -> Result<Self, PublishError> {
         let ttl = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
         Ok(Self { name: parse_name(name)?, ttl, texts: publication.texts()? })
     }
 
-    /// The name, with its final dot.
+    /// The name with its final dot.
     pub fn name(&self) -> String {
         self.name.to_ascii()
     }
 
-    /// The lines of a zone file (RFC 1035, section 5), each a record.
+    /// The records as lines of a zone file (RFC 1035, section 5).
     pub fn zone(&self) -> String {
         let mut zone = String::new();
         for text in &self.texts {
-            // Base64url and `chappe1=` need no escapes between quotes.
+            // Base64url and `chappe1=` need no escaping between quotes.
             let strings: Vec<_> = txt_strings(text).map(|string| format!("\"{string}\"")).collect();
             writeln!(zone, "{} {} IN TXT {}", self.name.to_ascii(), self.ttl, strings.join(" "))
                 .expect("writing to a string does not fail");
@@ -64,7 +64,7 @@ impl RecordSet {
     }
 }
 
-/// A name, absolute whether it is written with a final dot or without.
+/// Parses a name as absolute, with or without the final dot.
 pub(super) fn parse_name(text: &str) -> Result<Name, NameError> {
     let mut name = Name::from_str(text).map_err(|_| NameError { name: text.to_owned() })?;
     name.set_fqdn(true);

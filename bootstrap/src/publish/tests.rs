@@ -32,7 +32,7 @@ const ZONE: &str = "nodes.example.";
 const NAME: &str = "chappe.nodes.example";
 const SECRET: &[u8] = b"a secret of 32 bytes, more or le";
 
-/// With something else under the name.
+/// A server with another record under the name.
 fn zone_file() -> String {
     format!(
         "$ORIGIN {ZONE}\n@ 60 IN SOA ns hostmaster 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 127.0.0.1\nchappe 60 IN TXT old\n"
@@ -43,7 +43,7 @@ fn key(seed: u8) -> SecretKey {
     SecretKey::from_bytes(&[seed; 32])
 }
 
-/// One time for all notes of this process: what is made twice has to be the same.
+/// One time for all signed objects of this process, so that repeated runs give the same bytes.
 fn now() -> UnixTime {
     static NOW: LazyLock<UnixTime> = LazyLock::new(|| std::time::SystemTime::now().into());
     *NOW
@@ -219,7 +219,7 @@ fn write_key(file: &Path, secret: &[u8]) -> TsigKey {
     TsigKey::load(file).expect("a key")
 }
 
-/// What the server has under the name.
+/// The server's TXT records of the name.
 async fn served(server: SocketAddr) -> Vec<Vec<u8>> {
     let mut question = Message::query();
     question.add_query(Query::query(format!("{NAME}.").parse().expect("a name"), RecordType::TXT));
@@ -227,7 +227,7 @@ async fn served(server: SocketAddr) -> Vec<Vec<u8>> {
     Message::from_vec(&answer).expect("a message").answers.iter().map(text_of).collect()
 }
 
-/// What a server that takes updates does, whoever made it. The zone starts with a TXT record of something else there.
+/// Tests updates against any server. Initially the zone has one other TXT record at the name.
 async fn takes_updates(server: SocketAddr, good: &TsigKey, bad: &TsigKey) {
     let set = |bundle: &DirectoryBundle| {
         RecordSet::new(&publication(bundle), NAME, Duration::from_secs(300)).expect("a name")
@@ -293,7 +293,7 @@ async fn an_update_replaces_the_whole_set_at_a_server_in_this_process() {
     takes_updates(addr, &good, &bad).await;
 }
 
-/// A child that ends with the test.
+/// A child process that ends with the test.
 struct Knot(std::process::Child);
 
 impl Drop for Knot {
@@ -313,7 +313,7 @@ async fn an_update_replaces_the_whole_set_at_knot() {
     let folder = dir.path().display();
     let good = write_key(&dir.path().join("key"), SECRET);
     let bad = write_key(&dir.path().join("other"), b"another secret");
-    // It can't say which port it was given, so one that is free now is named.
+    // The server cannot report a chosen port, so use one that is free now.
     let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
     let addr = port.expect("a free port");
     let zone = format!(

@@ -1,7 +1,7 @@
-//! Publishing by dynamic update (RFC 2136), signed with TSIG (RFC 8945).
+//! Publishes by dynamic update (RFC 2136), signed with TSIG (RFC 8945).
 //!
-//! One message takes all TXT records of the name away and adds the new ones, so that nobody finds it half done, and doing it
-//! again changes nothing. The server's answer is believed only with its own signature.
+//! One message deletes all TXT records of the name and adds the new ones. So resolvers never see a partial set, and
+//! repeating the update is safe. Only a response with the server's signature is trusted.
 
 use std::{
     fs, io,
@@ -27,76 +27,77 @@ use super::{
     dns::{NameError, parse_name},
 };
 
-/// For the whole conversation: servers answer an update when it is on their disk.
+/// Time limit of the exchange. Servers respond after the update is on their disk.
 const WAIT: Duration = Duration::from_secs(10);
-/// By how many seconds the two clocks may differ: what RFC 8945, section 10, recommends.
+/// Permitted difference of the clocks in seconds, as RFC 8945, section 10, recommends.
 const FUDGE: u16 = 300;
 
-/// A shared secret of an operator and a DNS server.
+/// A secret shared with a DNS server.
 #[derive(Clone)]
 pub struct TsigKey(TSigner);
 
-/// Why a file holds no key. Nothing of the file's content is in it.
+/// Why a key cannot be loaded. The errors contain nothing of the file's content.
 #[derive(Debug, thiserror::Error)]
 pub enum TsigKeyError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("cannot read {path}")]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// It isn't of the form that `tsig-keygen` writes.
-    #[error("{path} is not of the form: key \"name\" {{ algorithm hmac-sha256; secret \"…\"; }};")]
+    /// The file does not have the format of `tsig-keygen`.
+    #[error("{path} does not have the format: key \"name\" {{ algorithm hmac-sha256; secret \"…\"; }};")]
     Form {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// Its algorithm is none that is good for anything.
-    #[error("{path}: algorithms are hmac-sha256, hmac-sha384 and hmac-sha512")]
+    /// The algorithm is not supported.
+    #[error("{path}: supported algorithms are hmac-sha256, hmac-sha384 and hmac-sha512")]
     Algorithm {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
 }
 
-/// Why an update was not made, or may not have been.
+/// Why an update failed, or may have failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
-    /// The zone is no name.
+    /// The zone is not a DNS name. Nothing was sent.
     #[error(transparent)]
     Zone(#[from] NameError),
-    /// The name doesn't lie in the zone. Nothing was sent.
+    /// The name is not in the zone. Nothing was sent.
     #[error("{name} is not in the zone {zone}")]
     OutOfZone {
-        /// The name.
+        /// The name of the records.
         name: String,
         /// The zone.
         zone: String,
     },
-    /// No answer in time. It may have been made: doing it again is safe.
-    #[error("no answer from the DNS server in {} s", WAIT.as_secs())]
+    /// No response in time. The update may have been applied; repeating it is safe.
+    #[error("no response from the DNS server within {} s", WAIT.as_secs())]
     Timeout,
-    /// The connection failed. It may have been made: doing it again is safe.
-    #[error("no conversation with the DNS server")]
+    /// The connection failed. The update may have been applied; repeating it is safe.
+    #[error("the connection to the DNS server failed")]
     Io(#[from] io::Error),
-    /// The message or the answer is none, or the answer's signature is not by the key.
-    #[error("the DNS server's answer is not one by that key")]
+    /// The response is not a DNS message, or the key did not sign it.
+    #[error("the DNS server's response is not signed by the key")]
     Answer(#[source] ProtoError),
-    /// The message can't be made.
-    #[error("the update is no DNS message")]
+    /// The update cannot be encoded. Nothing was sent.
+    #[error("cannot encode the update")]
     Message(#[source] ProtoError),
-    /// The server refuses it. Nothing was changed.
-    #[error("the DNS server refuses the update: {0}")]
+    /// The server rejected the update. Nothing was changed.
+    #[error("the DNS server rejected the update: {0}")]
     Refused(ResponseCode),
 }
 
 impl TsigKey {
-    /// Reads the form that `tsig-keygen` and `keymgr -t` write.
+    /// Reads the format that `tsig-keygen` and `keymgr -t` write.
     ///
     /// # Errors
-    /// The file can't be read or holds no usable key.
+    ///
+    /// The file cannot be read, or contains no usable key.
     pub fn load(path: &Path) -> Result<Self, TsigKeyError> {
         let text = fs::read_to_string(path).map_err(|source| TsigKeyError::Io { path: path.to_owned(), source })?;
         let form = || TsigKeyError::Form { path: path.to_owned() };
@@ -124,10 +125,11 @@ impl std::fmt::Debug for TsigKey {
     }
 }
 
-/// Has the primary server of `zone` replace the TXT records of the set's name by the set.
+/// Replaces the TXT records of the set's name by the set, at the primary server of `zone`.
 ///
 /// # Errors
-/// It wasn't done, or isn't known to be.
+///
+/// The update failed, or its result is unknown.
 pub async fn update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigKey) -> Result<(), UpdateError> {
     let zone = parse_name(zone)?;
     if !zone.zone_of(set.dns_name()) {
@@ -141,7 +143,8 @@ pub async fn update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigK
     let mut verifier = verifier.expect("a signed message has a verifier");
     let code = match verifier.verify(&answer) {
         Ok(answer) => answer.response_code,
-        // A server that doesn't know the key, or finds its signature wrong, can't sign its answer (RFC 8945, 5.3.2).
+        // A server that does not know the key, or finds the signature invalid, cannot sign its response (RFC 8945,
+        // section 5.3.2).
         Err(error) => match Message::from_vec(&answer).map(|answer| answer.response_code) {
             Ok(code) if code != ResponseCode::NoError => code,
             _ => return Err(UpdateError::Answer(error)),
@@ -157,7 +160,7 @@ fn message(zone: Name, set: &RecordSet) -> Message {
     let mut section = Query::new();
     section.set_name(zone).set_query_class(DNSClass::IN).set_query_type(RecordType::SOA);
     message.add_zone(section);
-    // Section 2.5.2: class ANY and no data deletes the whole set.
+    // Class ANY without data deletes the whole set (RFC 2136, section 2.5.2).
     let mut delete = Record::from_rdata(set.dns_name().clone(), 0, RData::Update0(RecordType::TXT));
     delete.dns_class = DNSClass::ANY;
     message.add_update(delete);
@@ -167,7 +170,7 @@ fn message(zone: Name, set: &RecordSet) -> Message {
     message
 }
 
-/// Over TCP: six records don't fit a datagram.
+/// Exchanges messages over TCP, because six records do not fit a datagram.
 pub(super) async fn converse(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, io::Error> {
     let mut stream = TcpStream::connect(server).await?;
     let len = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -1,7 +1,7 @@
-//! How many listed nodes may stand in one network: what keeps one operator with many addresses from filling the list.
+//! Limits the listed nodes of one network, so that an operator with many addresses cannot fill the list.
 //!
-//! A node counts where it proved its key, not where it says that it is: otherwise a stranger could fill a network's
-//! places by naming its addresses.
+//! A node counts at the address where it proved its key, not at the addresses that it claims. Otherwise a stranger
+//! could use up a network's limit by claiming its addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::CapsSection;
 
-/// The most nodes in each network, and the networks that have no bound.
+/// The limits for each network, and the networks without a limit.
 #[derive(Clone, Debug)]
 pub(crate) struct Caps {
     section: CapsSection,
@@ -18,15 +18,15 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// The caps of a config; `exempt` are test networks.
+    /// The configured caps. `exempt` are test networks.
     pub(crate) fn new(section: CapsSection, exempt: &[IpNet]) -> Self {
         Self { section, exempt: exempt.to_vec() }
     }
 
-    /// Whether there is room for one more node at `address`, where `others` are the addresses of the listed ones.
+    /// Whether one more node fits at `address`, if `others` are the addresses of the listed nodes.
     pub(crate) fn have_room(&self, address: IpAddr, others: impl Iterator<Item = IpAddr> + Clone) -> bool {
         let address = address.to_canonical();
-        // Nobody but this machine is on loopback: no operator fills a list that way.
+        // Only this machine can use loopback addresses, so nobody can fill the list with them.
         if address.is_loopback() || self.are_exempt(address) {
             return true;
         }
@@ -36,7 +36,7 @@ impl Caps {
         })
     }
 
-    /// Whether those at `address` have no caps, because it is in a test network.
+    /// Whether `address` is in a test network, which has no caps.
     pub(crate) fn are_exempt(&self, address: IpAddr) -> bool {
         self.exempt.iter().any(|net| net.contains(&address.to_canonical()))
     }
@@ -50,7 +50,7 @@ impl Caps {
     }
 }
 
-/// The network of `address` with that prefix length.
+/// The network of `address` with the prefix length `length`.
 fn network(address: IpAddr, length: u8) -> IpNet {
     match address {
         IpAddr::V4(v4) => Ipv4Net::new_assert(v4, length).trunc().into(),
@@ -58,7 +58,7 @@ fn network(address: IpAddr, length: u8) -> IpNet {
     }
 }
 
-/// The network that stands for an operator or a provider: an IPv4 /16 or an IPv6 /32.
+/// The network that stands for an operator or hosting provider: an IPv4 /16 or an IPv6 /32.
 pub(crate) fn wide_network(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         v4 @ IpAddr::V4(_) => network(v4, 16),
@@ -66,10 +66,10 @@ pub(crate) fn wide_network(address: IpAddr) -> IpNet {
     }
 }
 
-/// The addresses of a record that lie in the wide network of its first one: where its node has to prove its key.
+/// The addresses of a record in the wide network of its first one. The node has to prove its key at one of these.
 ///
-/// The first address is what others tell a node's network by, as they know the record alone. One that nobody has to
-/// answer at would put a crowd into as many networks as it cares to name.
+/// Others determine a node's network by its first address, because they know only the record. If it did not have to be
+/// reachable, an attacker could claim to be in any number of networks.
 pub(crate) fn counted_addrs(record: &NodeRecord) -> impl Iterator<Item = SocketAddr> {
     let network = record.quic_addrs.first().map(|first| wide_network(first.ip()));
     record.quic_addrs.iter().copied().filter(move |addr| Some(wide_network(addr.ip())) == network)

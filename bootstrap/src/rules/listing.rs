@@ -1,4 +1,4 @@
-//! What the registry keeps of nodes, and what happens to it.
+//! What the registry stores about nodes, and the changes to it.
 
 use std::net::IpAddr;
 
@@ -13,12 +13,12 @@ use chappe_common::{
 
 use super::probes::Probes;
 
-/// Milliseconds since 1970: what `/servers` and the directory's `seq` count in.
+/// Milliseconds since 1970, as used in `/servers` and for the directory's `seq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
-    /// The whole seconds, as the signed notes have them.
+    /// Truncated to seconds, as signed objects have them.
     pub(crate) const fn secs(self) -> UnixTime {
         UnixTime::from_secs(self.0 / 1000)
     }
@@ -27,53 +27,51 @@ impl Millis {
 /// A listed node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
-    /// What it says of itself.
+    /// The node's record.
     pub(crate) record: SignedRecord,
     /// When it was first listed, without a gap since.
     pub(crate) registered_at: Millis,
     /// When it last proved its key.
     pub(crate) last_seen: Millis,
-    /// Where it proved its key to be listed.
+    /// The address at which it proved its key in order to be listed.
     pub(crate) proved: IpAddr,
-    /// What probing has found since.
+    /// The results of later probes.
     pub(crate) probes: Probes,
-    /// How busy it said that it was when it last asked for the list.
+    /// The load that it reported with its last list request.
     pub(crate) load: Load,
-    /// The `seq` of its last request for the list; 0 before the first.
+    /// The `seq` of its last list request; 0 before the first one.
     pub(crate) asked: u64,
 }
 
-/// A leave that is kept so that no record that it ended comes back.
+/// A stored leave. It keeps the records that it revoked from being listed again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeptLeave {
-    /// The node's word.
     pub(crate) leave: Signed<NodeLeave>,
-    /// When the last record that it ended will have expired.
+    /// When the last record that it revoked will have expired.
     pub(crate) until: UnixTime,
 }
 
-/// A removal that is kept while it counts, or while one that it replaced would.
+/// A stored removal. It is stored as long as it, or one that it replaced, is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeptRemoval {
-    /// The operator's word.
     pub(crate) removal: Signed<NodeRemoval>,
-    /// When neither it nor any that it replaced counts.
+    /// When it and all that it replaced have expired.
     pub(crate) until: UnixTime,
 }
 
-/// What happens to the state. To be stored first and applied then.
+/// A change of the state. It must be stored before it is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// The node is listed with this record from now on.
+    /// Lists the node with this record.
     List(Box<Listing>),
-    /// The node is not listed any more.
+    /// Delists the node.
     Delist(NodeId),
-    /// The leave is kept.
+    /// Stores the leave.
     KeepLeave(KeptLeave),
-    /// The node's leave has nothing left to prevent.
+    /// Deletes a leave that has expired.
     ForgetLeave(NodeId),
-    /// The removal is kept.
+    /// Stores the removal.
     KeepRemoval(KeptRemoval),
-    /// The node's removal has nothing left to prevent.
+    /// Deletes a removal that has expired.
     ForgetRemoval(NodeId),
 }

@@ -1,4 +1,4 @@
-//! What probing has found out about one node: whether it answers now, and how often it did.
+//! The probe results of a node: whether it answers now, and how often it did.
 
 use std::time::Duration;
 
@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use super::Millis;
 
-/// As many results as are remembered: about three hours of probes every five minutes.
+/// Number of stored results: three hours with a probe every five minutes.
 const REMEMBERED: u8 = 32;
-/// After a failure the next probe comes this much sooner: who is gone leaves the list within minutes, and a node whose
-/// packet was lost is soon cleared.
+/// Divisor of the probe interval after a failure. So a dead node leaves the list within minutes, and a node that lost a
+/// packet soon counts as responsive again.
 const SOONER: u32 = 5;
 
-/// The results of the last probes of a node, and when the next one is due.
+/// The results of a node's last probes, and when the next one is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Probes {
-    /// The last results, the newest in the lowest bit; 1 is an answer.
+    /// The last results, with the newest in the lowest bit. 1 is an answer.
     results: u32,
-    /// How many of the bits are results.
+    /// Number of valid bits in `results`.
     known: u8,
-    /// How many of the last probes failed in a row.
+    /// Number of consecutive failures up to now.
     failures: u8,
-    /// When the next one is due, in milliseconds since 1970.
+    /// When the next probe is due, in milliseconds since 1970.
     due: u64,
 }
 
 impl Probes {
-    /// Those of a node that has just proved its key to be listed.
+    /// The state of a node that has just proved its key in order to be listed.
     pub(crate) const fn first(now: Millis, every: Duration) -> Self {
         Self { results: 1, known: 1, failures: 0, due: now.0 + every.as_millis() as u64 }
     }
 
-    /// With one more result. `jitter` is from 0 to 1: probes of nodes that registered together drift apart.
+    /// Adds a result. `jitter` from 0 to 1 spreads the probes of nodes that registered together.
     #[must_use]
     pub(crate) fn with(self, answered: bool, now: Millis, every: Duration, jitter: f64) -> Self {
         let pause = if answered { every } else { every / SOONER }.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
@@ -43,17 +43,16 @@ impl Probes {
         }
     }
 
-    /// How many probes failed since the last answer.
+    /// Number of failed probes since the last answer.
     pub(crate) const fn failures(self) -> u8 {
         self.failures
     }
 
-    /// When the next probe is due.
     pub(crate) const fn due(self) -> Millis {
         Millis(self.due)
     }
 
-    /// Which part of the last probes was answered, in percent.
+    /// Percentage of the last probes that were answered.
     pub(crate) fn answered(self) -> u32 {
         let known = u32::from(self.known.clamp(1, REMEMBERED));
         let mask = u32::MAX >> (u32::from(REMEMBERED) - known);

@@ -13,7 +13,7 @@ use super::*;
 use crate::config::CapsSection;
 
 const NOW: u64 = 1_800_000_000;
-/// Longer than the records of these tests live.
+/// Longer than the lifetime of the records in these tests.
 const SEEN_WITHIN: Duration = Duration::from_secs(7200);
 
 fn now() -> UnixTime {
@@ -83,7 +83,7 @@ fn admit(registry: &mut Registry, record: SignedRecord, now: Millis) {
     apply(registry, changes);
 }
 
-/// At `now`, or as soon as it is due.
+/// At `now`, or as soon as the probe is due.
 fn probe(registry: &mut Registry, seed: u8, answered: bool, now: Millis) {
     let node = key(seed).node_id();
     let due = registry.nodes.get(&node).expect("a listed node").probes.due();
@@ -261,7 +261,7 @@ fn a_node_that_does_not_register_again_is_delisted_long_before_its_record_ends()
     assert_eq!(registry.expire(now() + SEEN_WITHIN), Vec::new());
     assert_eq!(registry.expire(later.secs() + SEEN_WITHIN), [Change::Delist(key.node_id())]);
 
-    // A registry that was down for a day delists nobody for it.
+    // After a downtime of the registry, no node is delisted for missed proofs.
     let listing = Box::new((**registry.listings().next().expect("listed")).clone());
     let started = now() + Duration::from_secs(20 * 3600);
     let mut back = Registry::new(bounds(), started);
@@ -286,7 +286,7 @@ fn a_network_takes_so_many_nodes_and_no_more() {
     }
     assert_eq!(registry.judge(&at(3, 1), now()), Err(Refusal::NetworkFull), "before it is dialled");
     assert_eq!(registry.judge(&at(2, 2), now()), Ok(()), "who is listed stays");
-    // Another place with room doesn't help where it isn't the first: the first is what others count it by.
+    // Space at another address does not help, because others count the node by its first one.
     let mut both = at(3, 1).into_value();
     both.quic_addrs.push(([198, 51, 100, 3], 1).into());
     let later = Signed::sign(both.clone(), &key(3)).expect("a record within its bounds");
@@ -417,7 +417,7 @@ fn a_removal_that_was_taken_back_is_not_played_again() {
     apply(&mut registry, changes);
     assert_eq!(registry.judge(&record(&key(1), 1, 1), later), Ok(()));
     assert_eq!(registry.remove(first.clone(), later), Err(Refusal::Stale));
-    // The word that took it back is kept for as long as the first could be sent again.
+    // The revocation of a removal is stored for as long as the removal could be replayed.
     assert_eq!(registry.expire(now() + Duration::from_secs(599)), Vec::new());
     assert_eq!(registry.remove(first, now() + MAX_REMOVAL), Err(Refusal::Expired));
 }
@@ -438,7 +438,7 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
     assert_eq!(registry.ask(&ask(1, NOW * 1000 + 200_000, Load::Idle), now()), Err(Refusal::Clock));
     let elsewhere = ListRequest { registry: key(97).public(), ..ask(1, NOW * 1000 + 1, Load::Idle) };
     assert_eq!(registry.ask(&elsewhere, now()), Err(Refusal::Registry));
-    // A new record is no new allowance.
+    // A new record does not reset the number of list requests.
     admit(&mut registry, record(&key(1), 2, 1), millis());
     assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));
 }

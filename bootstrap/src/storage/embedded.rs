@@ -1,7 +1,7 @@
 //! The embedded store: one redb file in the data folder, for one registry.
 //!
-//! redb gives up a handle on which reading or writing has failed once, whatever becomes of the disk. So a handle that has failed
-//! is closed, and the file opened again, with growing pauses while that fails.
+//! After a failed read or write, redb's handle cannot be used any more, even if the disk recovers. So the handle is
+//! closed and the file is opened again, with growing delays while that fails.
 
 use std::{
     fs,
@@ -26,43 +26,44 @@ use crate::rules::Change;
 
 const FILE: &str = "registry.redb";
 const ENTRIES: TableDefinition<'_, (u8, [u8; 32]), &[u8]> = TableDefinition::new("entries");
-/// `(seq, issued_at, expires_at, bundle)` under 0.
+/// `(seq, issued_at, expires_at, bundle)` under the key 0.
 const HEAD: TableDefinition<'_, u8, (u64, u64, u64, &[u8])> = TableDefinition::new("head");
-/// The whole state is under 2 MB; redb's default of a gigabyte is for other uses.
+/// The whole state takes less than 2 MB. redb's default is a gigabyte.
 const CACHE: usize = 4 * 1024 * 1024;
 
-/// The first and the longest pause before a store that has failed is opened again; each is twice the last.
+/// The first and the longest delay before a failed store is opened again. Each delay is twice the previous one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Why the store cannot be opened. It is as it was.
+/// Why the store cannot be opened. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The folder can't be used, or others may change what stands in it.
-    #[error("bootstrap.data_dir can't be used")]
+    /// The folder cannot be used, or others can change its content.
+    #[error("cannot use bootstrap.data_dir")]
     Folder(#[from] DirError),
-    /// The store is a link: it would be made wherever that leads.
-    #[error("the store {path} (bootstrap.data_dir) is a link")]
+    /// The store is a symbolic link, so it would be created elsewhere.
+    #[error("the store {path} (bootstrap.data_dir) is a symbolic link")]
     Link {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// The file is in use by another registry, or is damaged, or no store.
+    /// The file is in use by another registry, is damaged, or is not a store.
     #[error("cannot open the store {path} (bootstrap.data_dir)")]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The store's reason.
+        /// The error of redb.
         source: Box<redb::Error>,
     },
 }
 
-/// A store; while it is open it holds the file's lock. Nobody else changes it, so its versions are this process's own.
+/// The embedded store. It locks its file while open. No other process changes it, so its versions are local to this
+/// process.
 pub(crate) struct Embedded {
     dir: PathBuf,
     handle: Handle,
     version: Version,
-    /// How long the next failure keeps the store closed.
+    /// Delay before the store is opened again after the next failure.
     pause: Duration,
 }
 
@@ -73,18 +74,18 @@ enum Handle {
 
 /// The store has failed, and it is too early to open it again.
 #[derive(Debug, thiserror::Error)]
-#[error("the store has failed and is about to be opened again")]
+#[error("the store has failed and will be opened again shortly")]
 struct Closed;
 
 impl Embedded {
-    /// Opens or makes the store in `dir`. Blocks.
+    /// Opens or creates the store in `dir`. Blocks on the disk.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         private_dir::prepare(dir)?;
         let handle = Handle::Open(Arc::new(open(dir)?));
         Ok(Self { dir: dir.to_owned(), handle, version: Version(1), pause: FIRST_PAUSE })
     }
 
-    /// The open store, which is opened if it has failed before.
+    /// The open database. Opens it again after a failure.
     async fn database(&mut self) -> Result<Arc<Database>, Failure> {
         match &self.handle {
             Handle::Open(database) => return Ok(Arc::clone(database)),
@@ -99,7 +100,7 @@ impl Embedded {
         };
         match opened {
             Ok(database) => {
-                // What became of the last commit isn't known: everything is read anew.
+                // The result of the last commit is unknown, so readers have to read everything again.
                 self.version = Version(self.version.0 + 1);
                 self.handle = Handle::Open(Arc::clone(&database));
                 Ok(database)
@@ -111,7 +112,7 @@ impl Embedded {
         }
     }
 
-    /// Does one thing with the store. One on which something failed is closed.
+    /// Runs `work` on the database, and closes the database on an error.
     async fn with<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
@@ -129,7 +130,7 @@ impl Embedded {
     async fn close(&mut self) {
         let open = std::mem::replace(&mut self.handle, Handle::Closed { until: Instant::now() + self.pause });
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        // Closing waits for the disk. A panic in there has been logged, and leaves nothing to do here.
+        // Closing waits for the disk. If it panics, the panic is logged.
         let _ = tokio::task::spawn_blocking(move || drop(open)).await;
     }
 }
@@ -143,7 +144,7 @@ fn open(dir: &Path) -> Result<Database, OpenError> {
     }
     let open = || -> Result<_, redb::Error> {
         let database = Database::builder().set_cache_size(CACHE).create(&path)?;
-        // Makes the tables, so that reading needs no case for a store without them, and shows that the disk takes a commit.
+        // Creates the tables, so that reading can rely on them, and checks that the disk accepts a commit.
         write(&database, &[], None)?;
         Ok(database)
     };
@@ -170,7 +171,7 @@ fn read(database: &Database) -> Result<News, redb::Error> {
     Ok(news)
 }
 
-/// Whether it was stored; it isn't where the directory is not newer than the last.
+/// Returns `false` and stores nothing if the directory is not newer than the last one.
 fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<bool, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
@@ -186,7 +187,7 @@ fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<
         let mut table = transaction.open_table(HEAD)?;
         if let Some(Head { seq, issued_at, expires_at, bundle }) = head {
             if table.get(0)?.is_some_and(|last| *seq <= last.value().0) {
-                // The transaction ends with nothing done.
+                // Dropping the transaction rolls it back.
                 return Ok(false);
             }
             table.insert(0, (*seq, issued_at.as_secs(), expires_at.as_secs(), bundle.as_ref()))?;
@@ -199,7 +200,7 @@ fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<
 impl Store for Embedded {
     fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>> {
         async move {
-            // A store that has failed is opened before anybody needs it, and read anew.
+            // Open a failed store now, before a request needs it.
             self.database().await.map_err(ReadError)?;
             if known == Some(self.version) {
                 return Ok(None);
@@ -220,11 +221,11 @@ impl Store for Embedded {
             if base != self.version {
                 return Err(CommitError::Overtaken);
             }
-            // Counted before it is tried: where it isn't known what became of a commit, everything is read anew.
+            // Increment before the attempt: if its result is unknown, readers have to read everything again.
             self.version = Version(self.version.0 + 1);
             let head = head.cloned();
             let entries: Vec<_> = changes.iter().map(Entry::of).collect();
-            // A commit waits for the disk.
+            // Blocks on the disk.
             match self.with(move |database| write(database, &entries, head.as_ref())).await {
                 Ok(true) => {
                     self.pause = FIRST_PAUSE;

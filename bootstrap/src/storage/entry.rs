@@ -1,4 +1,4 @@
-//! What the stores keep: entries, each of a kind and for one node, as bytes that only this file understands.
+//! The entries of a store: each has a kind and a node, and a body that only this module can decode.
 
 use bytes::Bytes;
 use chappe_common::{keys::NodeId, list_request::Load, signed::Signed, time::UnixTime};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{Change, KeptLeave, KeptRemoval, Listing, Millis, Probes};
 
-/// What an entry is about. The numbers are in stores.
+/// The kind of an entry. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Listing = 0,
@@ -14,7 +14,7 @@ pub(super) enum Kind {
     Removal = 2,
 }
 
-/// One entry. Without a body it says that there is none any more.
+/// An entry. Without a body, the entry is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) kind: Kind,
@@ -40,7 +40,7 @@ struct StoredNote {
 }
 
 impl Kind {
-    /// The kind of that number, if there is one.
+    /// The kind with this number.
     pub(super) const fn of(number: u8) -> Option<Self> {
         match number {
             0 => Some(Self::Listing),
@@ -52,7 +52,7 @@ impl Kind {
 }
 
 impl Entry {
-    /// The entry that a change makes.
+    /// The entry that stores a change.
     pub(super) fn of(change: &Change) -> Self {
         let (kind, node, body) = match change {
             Change::List(listing) => (Kind::Listing, listing.record.node, Some(encode_listing(listing))),
@@ -69,7 +69,7 @@ impl Entry {
         Self { kind, node: *node.as_bytes(), body }
     }
 
-    /// The change that the entry stands for; `None` where it is damaged.
+    /// The change that the entry stores, or `None` if it is damaged.
     pub(super) fn change(&self) -> Option<Change> {
         let Some(body) = &self.body else {
             let node = NodeId::new(chappe_common::keys::PublicKey::from_bytes(self.node));

@@ -1,8 +1,8 @@
-//! The store in PostgreSQL, which several registries behind a balancer share.
+//! The PostgreSQL store, which several registries behind a load balancer can share.
 //!
-//! The row of the federation in `chappe_head` is what makes them one: each commit raises its version from the one that
-//! the change was decided on, so that of two that were decided on the same state one fails. The database never takes a
-//! directory whose `seq` isn't higher than the last.
+//! Each commit increments the version in the federation's row of `chappe_head`, if it still is the version on which the
+//! change was decided. So of two concurrent commits one fails. The database rejects a directory whose `seq` is not
+//! higher than the last one's.
 
 use std::{
     fs, io,
@@ -28,11 +28,11 @@ use super::{
 };
 use crate::rules::Change;
 
-/// For connecting, and for one statement or commit. A database next door answers in milliseconds; one that takes longer
-/// is down, and requests must be told so before their own time is over.
+/// Time limit for connecting, and for one statement or commit. A nearby database answers in milliseconds. A slower one
+/// counts as down, so that requests fail before their own time limit.
 const WAIT: Duration = Duration::from_secs(3);
-/// Of how many commits it is remembered what they deleted: about a minute's of a large federation. Who has slept for
-/// longer reads everything anew.
+/// Number of commits for which deletions are kept: about one minute of a large federation. A registry that was away for
+/// longer reads everything again.
 pub(super) const REMEMBERED: u64 = 256;
 
 const TABLES: &str = "
@@ -58,57 +58,58 @@ const SET_ENTRY: &str = "INSERT INTO chappe_entries VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (federation, kind, node) DO UPDATE SET version = $4, body = $5";
 const FORGET: &str = "DELETE FROM chappe_entries WHERE federation = $1 AND body IS NULL AND version <= $2";
 
-/// Why the database cannot be used. The config's URL is in none of these: it may hold a password.
+/// Why the database cannot be used. The errors do not contain the configured URL, which may include a password.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The URL is none.
-    #[error("storage.url is not one of PostgreSQL, such as postgres://user@host/database")]
+    /// The URL is not a PostgreSQL URL.
+    #[error("storage.url is not a PostgreSQL URL, such as postgres://user@host/database")]
     Url,
-    /// The file with certificates can't be read, or holds none.
-    #[error("{path} (storage.ca) holds no certificates in PEM")]
+    /// The certificate file cannot be read, or contains no certificate.
+    #[error("{path} (storage.ca) contains no PEM certificates")]
     Ca {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The system's error.
         source: io::Error,
     },
-    /// The database doesn't answer, or doesn't let this registry in.
+    /// The database does not answer, or rejects the connection.
     #[error("cannot use the database (storage.url)")]
     Database(#[from] DatabaseError),
 }
 
-/// What is wrong with the database. Another try may work.
+/// Why a database operation failed. Retrying may help.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// No answer in time.
-    #[error("no answer in {} s", WAIT.as_secs())]
+    /// No response in time.
+    #[error("no response within {} s", WAIT.as_secs())]
     Timeout,
-    /// Its own reason.
+    /// The database's own error.
     #[error(transparent)]
     Postgres(#[from] tokio_postgres::Error),
-    /// The row of the federation has been deleted.
-    #[error("the federation's row in chappe_head is gone")]
+    /// The federation's row was deleted.
+    #[error("the federation's row in chappe_head is missing")]
     Gone,
     /// The directory's number is not higher than the last one's.
     #[error("the directory is not newer than the stored one")]
     Seq,
 }
 
-/// A database, with a connection that is made anew when it is lost.
+/// A PostgreSQL store. It reconnects after a connection loss.
 pub(crate) struct Postgres {
     config: Config,
     tls: MakeRustlsConnect,
     federation: FederationId,
     client: Option<Client>,
-    /// The task that moves the connection's bytes; it ends with the connection, or with this.
+    /// The task that drives the connection. It ends with the connection or with this value.
     connection: JoinSet<()>,
 }
 
 impl Postgres {
-    /// Connects, and makes the tables where they aren't there.
+    /// Connects, and creates missing tables.
     ///
     /// # Errors
-    /// The database can't be used.
+    ///
+    /// The database cannot be used.
     pub(crate) async fn connect(url: &str, ca: Option<&Path>, federation: FederationId) -> Result<Self, ConnectError> {
         let mut config: Config = url.parse().map_err(|_| ConnectError::Url)?;
         config.application_name("chappe-bootstrap").connect_timeout(WAIT);
@@ -119,7 +120,7 @@ impl Postgres {
     }
 
     async fn make_tables(client: &mut Client, federation: FederationId) -> Result<(), DatabaseError> {
-        // Two registries that start at once would both make the tables, and one of them fail: the lock is for that.
+        // The lock serializes registries that start at once: otherwise one of them would fail to create the tables.
         let transaction = client.transaction().await?;
         transaction.batch_execute("SELECT pg_advisory_xact_lock(hashtext('chappe'))").await?;
         transaction.batch_execute(TABLES).await?;
@@ -128,7 +129,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Does one thing with a working connection, in bounded time. A connection on which something failed is given up.
+    /// Runs `work` on a working connection within [`WAIT`]. Drops the connection on an error.
     async fn within<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Client, FederationId) -> Result<T, DatabaseError>,
@@ -142,7 +143,7 @@ impl Postgres {
                     self.connection.abort_all();
                     self.connection.spawn(async move {
                         if let Err(error) = connection.await {
-                            tracing::warn!(error = &error as &dyn std::error::Error, "the database's connection ended");
+                            tracing::warn!(error = &error as &dyn std::error::Error, "the database connection ended");
                         }
                     });
                     client
@@ -160,19 +161,19 @@ impl Postgres {
     ) -> Result<Option<News>, DatabaseError> {
         let federation = federation.as_bytes().as_slice();
         if let Some(known) = known {
-            // What nearly every call ends with.
+            // Nearly all calls end here.
             let row = client.query_opt(LOOK, &[&federation]).await?.ok_or(DatabaseError::Gone)?;
             if Version(unsigned(row.try_get(0)?)) == known {
                 return Ok(None);
             }
         }
-        // One state for both queries, whatever is committed between them.
+        // Both queries must see the same state.
         let transaction =
             client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
         let row = transaction.query_opt(READ_HEAD, &[&federation]).await?.ok_or(DatabaseError::Gone)?;
         let version = Version(unsigned(row.try_get(0)?));
         let forgotten = Version(unsigned(row.try_get(1)?));
-        // A version that is lower than what is known is another database's: a backup was played back.
+        // A version lower than `known` means that the database was restored from a backup.
         let since = known.filter(|known| (forgotten..=version).contains(known));
         let head = head(&row)?;
         let mut news = News { version, complete: since.is_none(), head, ..News::default() };
@@ -187,7 +188,7 @@ impl Postgres {
         Ok(Some(news))
     }
 
-    /// Whether it was committed; it isn't where the state is at another version.
+    /// Returns `false` and commits nothing if the state has another version.
     async fn write(
         client: &mut Client,
         federation: FederationId,
@@ -197,7 +198,7 @@ impl Postgres {
     ) -> Result<bool, DatabaseError> {
         let federation = federation.as_bytes().as_slice();
         let transaction = client.transaction().await?;
-        // Takes the row's lock: another registry's commit waits here, and finds another version then.
+        // Locks the row. Another registry's commit waits here, and then finds another version.
         let raised = transaction.execute(RAISE, &[&federation, &signed(base.0), &signed(REMEMBERED)]).await?;
         if raised == 0 {
             return Ok(false);
@@ -268,7 +269,7 @@ fn entry(row: &Row) -> Result<Option<Entry>, tokio_postgres::Error> {
     Ok(kind.zip(node).map(|(kind, node)| Entry { kind, node, body }))
 }
 
-/// PostgreSQL has no unsigned numbers. Versions and times stay below 2^63.
+/// PostgreSQL has no unsigned integers. Versions and times stay below 2^63.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -277,7 +278,7 @@ fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-/// TLS as the URL's `sslmode` asks for it. Certificates are by the roots in the file, or those of the web.
+/// TLS according to the URL's `sslmode`, with the roots in the file `ca` or those of browsers.
 fn tls(ca: Option<&Path>) -> Result<ClientConfig, ConnectError> {
     let mut roots = RootCertStore::empty();
     match ca {

@@ -1,4 +1,4 @@
-//! One suite over both stores, and what only a shared one has to do.
+//! One suite for both stores, and tests for a shared store.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -78,7 +78,7 @@ fn head(seq: u64) -> Head {
     Head { seq, issued_at: NOW, expires_at: NOW + Duration::from_secs(9), bundle }
 }
 
-/// What the store holds, in one order.
+/// The store's content in a fixed order.
 async fn all(store: &mut dyn Store) -> (Version, Vec<String>, Option<u64>) {
     let news = store.news(None).await.expect("a store that can be read").expect("all of it");
     assert!(news.complete);
@@ -86,7 +86,7 @@ async fn all(store: &mut dyn Store) -> (Version, Vec<String>, Option<u64>) {
     (news.version, texts(&news), news.head.map(|head| head.seq))
 }
 
-/// The changes that say that something is there.
+/// The changes that add something.
 fn texts(news: &News) -> Vec<String> {
     let there = |change: &&Change| matches!(change, Change::List(_) | Change::KeepLeave(_) | Change::KeepRemoval(_));
     sorted(news.changes.iter().filter(there))
@@ -98,14 +98,14 @@ fn sorted<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<String> {
     texts
 }
 
-/// What every store does. `open` is called anew for each life of a registry.
+/// Tests any store. `open` is called for each process of a registry.
 async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
     let mut store = open().await;
     let (version, changes, newest) = all(&mut *store).await;
     assert_eq!((changes.len(), newest), (0, None));
     assert!(store.news(Some(version)).await.expect("readable").is_none(), "nothing is new");
 
-    // What was stored is there in the next life.
+    // The next process reads what was stored.
     let first = [list(1, 1), list(2, 1), keep_leave(3), keep_removal(4)];
     let next = store.commit(version, &first, Some(&head(10))).await.expect("a commit");
     assert!(next > version);
@@ -114,18 +114,18 @@ async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
     let (version, changes, newest) = all(&mut *store).await;
     assert_eq!((changes, newest), (sorted(&first), Some(10)));
 
-    // A change replaces, takes away, and leaves alone what it doesn't name; the directory stays without a new one.
+    // Changes replace or delete entries, and leave others alone. Without a new directory, the old one stays.
     let second = [list(1, 2), Change::Delist(id(2)), Change::ForgetLeave(id(3))];
     store.commit(version, &second, None).await.expect("a commit");
     let (_, changes, newest) = all(&mut *store).await;
     assert_eq!((changes, newest), (sorted(&[list(1, 2), keep_removal(4)]), Some(10)));
 
-    // What was decided on an old state changes nothing.
+    // A decision on an old state is rejected.
     let late = store.commit(version, &[list(5, 1)], Some(&head(20))).await;
     assert!(matches!(late, Err(CommitError::Overtaken)), "{late:?}");
-    // Neither does a directory that isn't newer, nor what came with it.
+    // A directory that is not newer is rejected together with its changes.
     for seq in [9, 10] {
-        // What became of a commit that failed isn't known, so the state is read again.
+        // The result of a failed commit is unknown, so the state is read again.
         let (next, ..) = all(&mut *store).await;
         let old = store.commit(next, &[list(5, 1)], Some(&head(seq))).await;
         assert!(matches!(old, Err(CommitError::Failed(_))), "{old:?}");
@@ -155,7 +155,7 @@ async fn postgresql_keeps_its_promises() {
     };
     keeps_its_promises(async || open_as(federation()).await).await;
 
-    // Another federation in the same database has nothing of this one.
+    // Another federation in the same database has its own state.
     let other = FederationId::of_roots(&[]);
     assert_eq!(all(&mut *open_as(other).await).await.1, Vec::<String>::new());
 
@@ -175,7 +175,7 @@ async fn each_sees_what_the_other_did([ours, theirs]: &mut [Box<dyn Store>; 2]) 
     assert_eq!((news.version, texts(&news)), (next, sorted(&[list(7, 1), list(8, 1)])));
     assert_eq!(news.head, Some(head(30)));
 
-    // Both decide on the same state: one is overtaken, catches up, and is told what was taken away.
+    // Both decide on the same state: one of them gets a conflict, catches up, and learns of the deletion.
     ours.commit(next, &[Change::Delist(id(7))], None).await.expect("a commit");
     let late = theirs.commit(next, &[list(9, 1)], Some(&head(40))).await;
     assert!(matches!(late, Err(CommitError::Overtaken)), "{late:?}");

@@ -1,4 +1,4 @@
-//! A federation's keys, a registry on them, and nodes that really answer when they are dialled.
+//! A federation's keys, a registry, and nodes that answer dial-backs.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-/// A federation's keys, a registry's data folder, and a running registry on it.
+/// A federation's keys, a registry's data folder, and a running registry.
 pub(crate) struct Fixture {
     pub(crate) dir: TempDir,
     pub(crate) root: PublicKey,
@@ -40,7 +40,7 @@ impl Fixture {
     }
 
     pub(crate) async fn start_with(alter: impl FnOnce(&mut BootstrapConfig)) -> Self {
-        // The same one in every test of this process: a second installation is refused, and that's fine.
+        // Ignore the error if another test of this process has already installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("a temporary folder");
         let root = keys::create_federation(dir.path(), now()).expect("a new federation");
@@ -75,7 +75,7 @@ impl Fixture {
         (registry, base)
     }
 
-    /// Why another registry doesn't start.
+    /// The error of starting another registry.
     pub(crate) async fn another_fails(&self, alter: impl FnOnce(&mut BootstrapConfig)) -> StartError {
         let mut config = config(self.dir.path(), self.root);
         config.bootstrap.data_dir = self.dir.path().join("another");
@@ -101,7 +101,7 @@ impl Fixture {
         self.http.delete(url).body(leave.as_bytes().clone()).send().await.expect("an answer").status()
     }
 
-    /// All public nodes, for whoever has `key`.
+    /// The full directory, requested by `key`.
     pub(crate) async fn ask_for_all(&self, key: &SecretKey, seq: u64, load: Load) -> Result<DirectoryBundle, String> {
         self.send_request(&self.list_request(key, seq, load)).await
     }
@@ -164,7 +164,7 @@ impl Fixture {
     }
 }
 
-/// As little of a node as a dial-back needs: a QUIC endpoint that holds its key.
+/// A minimal node for dial-backs: a QUIC endpoint with the node's key.
 pub(crate) struct TestNode {
     pub(crate) key: SecretKey,
     pub(crate) addr: SocketAddr,
@@ -176,7 +176,7 @@ impl TestNode {
         Self::start_at(SecretKey::from_bytes(&[seed; 32]), ([127, 0, 0, 1], 0).into())
     }
 
-    /// The node with that key, at an address that it may have had before.
+    /// A node with this key, perhaps at an earlier address.
     pub(crate) fn start_at(key: SecretKey, addr: SocketAddr) -> Self {
         let crypto = link_tls::server_config(&key).expect("TLS parameters");
         let crypto = QuicServerConfig::try_from(crypto).expect("TLS parameters for QUIC");
@@ -217,7 +217,7 @@ pub(crate) fn millis() -> u64 {
     u64::try_from(since.as_millis()).expect("a time of these centuries")
 }
 
-/// Waits until `holds`, and fails after half a minute.
+/// Waits until `holds` returns true, for at most half a minute.
 pub(crate) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds().await {

@@ -1,4 +1,4 @@
-//! What nodes and clients ask, and how it is answered.
+//! Requests of nodes and clients, and the responses.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn what_does_not_verify_is_refused_with_its_reason() {
     let node = TestNode::start(1);
     let good = fixture.record(&node, 1, 1);
     let mut altered = good.as_bytes().to_vec();
-    // Inside the region: still well formed.
+    // A byte of the region: the record stays well-formed.
     let region = altered.windows(7).position(|window| window == b"eu-west").expect("the region");
     altered[region] = b'x';
     let mut foreign = good.clone().into_value();
@@ -187,7 +187,7 @@ async fn clients_in_the_field_get_a_signed_list_of_servers() {
     let registered = Duration::from_millis(first_server(&fixture).await["registeredAt"].as_u64().expect("a number"));
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(fixture.register(&record).await.0, StatusCode::OK, "the same bytes again");
-    // The list follows within its own time.
+    // The list of servers follows within its own interval.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
     let server = loop {
         let server = first_server(&fixture).await;
@@ -261,7 +261,7 @@ async fn a_connection_that_sends_no_headers_is_closed() {
 
 #[tokio::test]
 async fn an_idle_connection_does_not_delay_stopping() {
-    // The deadlines are longer than the test waits: what it sees is not a deadline.
+    // The deadlines are longer than the test, so they do not cause its results.
     let alter = |config: &mut BootstrapConfig| {
         config.times.headers = Duration::from_secs(60);
         config.times.drain = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! A registry over HTTP, with nodes that really answer, or don't, when they are dialled.
+//! A registry over HTTP, with real nodes that answer dial-backs or do not.
 
 mod fixture;
 mod http;

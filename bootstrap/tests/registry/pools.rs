@@ -1,4 +1,4 @@
-//! Who is shown which nodes.
+//! Which client gets which nodes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::fixture::{Fixture, TestNode, millis, now};
 
 async fn with_nodes(count: u8) -> (Fixture, Vec<TestNode>) {
     let fixture = Fixture::start_with(|config| {
-        // So that a test can ask from any network.
+        // Lets a test send requests from any network.
         config.http.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
     })
     .await;
@@ -58,7 +58,7 @@ async fn a_network_is_shown_the_same_eight_nodes_whoever_asks_and_after_a_restar
     }
     assert!(all.len() > 8, "other networks see other nodes");
 
-    // The older list of servers shows the same ones.
+    // The older list of servers contains the same nodes.
     let servers: serde_json::Value = ask_from(&fixture, "198.51.100.7", "/servers").await.json().await.expect("JSON");
     let servers = servers["servers"].as_array().expect("a list");
     let servers: BTreeSet<_> = servers.iter().map(|server| server["serverId"].as_str().expect("an id")).collect();
@@ -70,7 +70,7 @@ async fn a_network_is_shown_the_same_eight_nodes_whoever_asks_and_after_a_restar
     fixture.restart_with(config).await;
     let after = shown(&fixture, "198.51.100.7").await;
     assert!(after.directory().seq > mine.directory().seq);
-    // The three hours may have ended in between.
+    // The period of three hours may have ended in between.
     if now().as_secs() / 10_800 == mine.directory().issued_at.as_secs() / 10_800 {
         assert_eq!(ids(&after), ids(&mine));
     }

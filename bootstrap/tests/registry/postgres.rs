@@ -1,4 +1,5 @@
-//! A PostgreSQL server of this machine's package, for one test: its data in a temporary folder, a socket there, no port.
+//! A PostgreSQL server from this machine's package for one test: its data and socket are in a temporary folder, without
+//! a TCP port.
 
 use std::{
     fs,
@@ -10,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// The server's own user, where the tests run as root: the server refuses that.
+/// The server's user if the tests run as root, because PostgreSQL refuses to run as root.
 const USER: &str = "nobody";
 
 pub(crate) struct Server {
@@ -20,7 +21,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one; `None`, and a line that says so, where the package isn't installed.
+    /// Starts a server. Returns `None` and prints a message if the package is not installed.
     pub(crate) fn start() -> Option<Self> {
         let Some(binaries) = binaries() else {
             eprintln!("skipped: no PostgreSQL here (Debian: postgresql)");
@@ -35,7 +36,7 @@ impl Server {
         init.args(["--username=chappe", "--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-D"]);
         done(init.arg(&data));
         let mut server = command(&binaries, "postgres", dir.path());
-        // Nobody needs the data after a crash of the machine.
+        // The data does not have to survive a crash of the machine.
         server.args(["-F", "-c", "listen_addresses=", "-k"]).arg(dir.path()).arg("-D").arg(&data);
         let child = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a server");
         let server = Self { dir, binaries, child };
@@ -43,7 +44,7 @@ impl Server {
         Some(server)
     }
 
-    /// Where to connect.
+    /// The URL of the server.
     pub(crate) fn url(&self) -> String {
         format!("postgres://chappe@/postgres?host={}", self.dir.path().display())
     }
@@ -61,7 +62,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It ends its own processes on a signal, and would leave them behind if it were killed.
+        // A signal makes the server stop its own processes, which a kill would leave behind.
         let _ = Command::new("kill").args(["-QUIT", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
     }

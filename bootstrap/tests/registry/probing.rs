@@ -1,4 +1,4 @@
-//! What becomes of listed nodes that fall silent.
+//! What happens to listed nodes that stop answering.
 
 use std::time::Duration;
 

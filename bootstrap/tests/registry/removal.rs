@@ -1,4 +1,4 @@
-//! Nodes that the operator has removed.
+//! Nodes that an operator has removed.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn a_removed_node_is_gone_at_once_and_does_not_come_back_by_itself_nor_by_
     assert_eq!(fixture.listed().await, [(1, 2)]);
     assert_eq!(fixture.register(&fixture.record(&one, 6, 1)).await.1["error"], "removed");
 
-    // Taken back by a later word of another key that may.
+    // A later request of another authorized key revokes the removal.
     let back = removal(&fixture, &root, id, now() + Duration::from_secs(1), UnixTime::default());
     assert_eq!(send(&fixture, &back).await, StatusCode::OK);
     assert_eq!(send(&fixture, &word).await, StatusCode::CONFLICT, "the old word doesn't count again");

@@ -1,4 +1,4 @@
-//! Two registries on one database.
+//! Two registries with one database.
 
 use chappe_bootstrap::{BootstrapConfig, DatabaseUrl, StartError};
 use chappe_common::{directory::DirectoryBundle, list_request::Load};
@@ -25,7 +25,7 @@ async fn two_registries_on_one_database_are_one() {
     let first_base = fixture.base.clone();
     let nodes: Vec<_> = (1..=10).map(TestNode::start).collect();
 
-    // Registered at both at once, so that commits meet.
+    // Register at both at once, so that their commits conflict.
     let posts = nodes.iter().enumerate().map(|(index, node)| {
         let base = if index % 2 == 0 { &first_base } else { &other_base };
         let body = fixture.record(node, 1, 1).as_bytes().clone();
@@ -41,14 +41,14 @@ async fn two_registries_on_one_database_are_one() {
     })
     .await;
 
-    // A request for the whole list is good once, wherever it is shown.
+    // A list request is valid once, at either registry.
     let request = fixture.list_request(&nodes[0].key, millis(), Load::Idle);
     let all = fixture.send_request(&request).await.expect("all nodes");
     assert_eq!(all.records(now()).count(), 10);
     fixture.base = other_base.clone();
     assert_eq!(fixture.send_request(&request).await, Err("stale".to_owned()));
 
-    // A leave at one ends what was registered at the other, and the number goes on.
+    // A leave at one registry ends a listing from the other, and the number increases.
     assert_eq!(fixture.leave(&fixture.leave_note(&nodes[0], 1, 1)).await, StatusCode::OK);
     fixture.base = first_base.clone();
     assert_eq!(fixture.register(&fixture.record(&nodes[0], 1, 1)).await.1["error"], "stale");
@@ -56,7 +56,7 @@ async fn two_registries_on_one_database_are_one() {
     assert_eq!(after.records(now()).count(), 9);
     assert!(after.directory().seq > all.directory().seq);
 
-    // Without the database, both go on serving, and take nothing in.
+    // Without the database, both serve their content and reject changes.
     drop(server);
     assert_eq!(fixture.register(&fixture.record(&nodes[2], 1, 2)).await.0, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(!directory_at(&fixture, &first_base).await.is_empty());

@@ -1,4 +1,4 @@
-//! The page for people, as a browser shows it.
+//! The status page as a browser shows it.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,10 +7,10 @@ use reqwest::StatusCode;
 
 use crate::fixture::{Fixture, TestNode, millis};
 
-/// The profile's word that pages run no scripts.
+/// The profile setting that disables scripts.
 const NO_SCRIPTS: &str = r#"{"profile":{"default_content_setting_values":{"javascript":2}}}"#;
 
-/// Has a real browser look at a page, with scripts off.
+/// Opens a page in a real browser with scripts disabled.
 fn browse(folder: &Path, args: &[&str], url: &str) -> Option<String> {
     if !Path::new("/usr/bin/chromium").exists() {
         eprintln!("skipped: no browser here (Debian: chromium)");
@@ -20,7 +20,7 @@ fn browse(folder: &Path, args: &[&str], url: &str) -> Option<String> {
     fs::create_dir_all(profile.join("Default")).expect("a writable folder");
     fs::write(profile.join("Default/Preferences"), NO_SCRIPTS).expect("a writable folder");
     let mut chromium = Command::new("/usr/bin/chromium");
-    // Its sandbox refuses to run as root.
+    // The browser's sandbox refuses to run as root.
     chromium.args(["--headless", "--no-sandbox", "--disable-gpu"]).args(args);
     chromium.arg(format!("--user-data-dir={}", profile.display())).env("HOME", folder).arg(url);
     let output = chromium.output().expect("a browser that starts");
