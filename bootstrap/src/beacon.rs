@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::owner::clock;
 
 /// How often the file is checked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,29 +43,29 @@ pub(crate) struct BeaconFile {
     read: Option<(u64, SystemTime)>,
     /// Length and modification time of the file when its last error was logged. Such a file is read again each time,
     /// because a disk error or a wrong clock may be the cause.
-    told: Option<(u64, SystemTime)>,
+    logged: Option<(u64, SystemTime)>,
 }
 
 impl BeaconFile {
     pub(crate) const fn new(path: PathBuf, roots: Vec<PublicKey>, served: Arc<ArcSwapOption<SignedBeacon>>) -> Self {
-        Self { path, roots, served, read: None, told: None }
+        Self { path, roots, served, read: None, logged: None }
     }
 
-    /// Checks the file now, and then at intervals of [`LOOK_EVERY`] until `stop`.
+    /// Checks the file now, and then at intervals of [`CHECK_INTERVAL`] until `stop`.
     pub(crate) async fn watch(mut self, stop: CancellationToken) {
-        let mut every = interval(LOOK_EVERY);
+        let mut every = interval(CHECK_INTERVAL);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(every.tick()).await.is_some() {
-            self.look().await;
+            self.check_file().await;
         }
     }
 
-    async fn look(&mut self) {
-        let found = tokio::fs::metadata(&self.path).await.and_then(|file| version(&file));
+    async fn check_file(&mut self) {
+        let found = tokio::fs::metadata(&self.path).await.and_then(|file| file_version(&file));
         let version = match found {
             Ok(version) => version,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.complain(&error.into()),
+            Err(error) => return self.log_error(&error.into()),
         };
         if self.read == Some(version) {
             return;
@@ -79,20 +79,20 @@ impl BeaconFile {
                 self.read = Some(version);
             }
             Err(error) => {
-                if self.told.replace(version) != Some(version) {
-                    self.complain(&error);
+                if self.logged.replace(version) != Some(version) {
+                    self.log_error(&error);
                 }
             }
         }
     }
 
-    fn complain(&self, error: &BeaconFileError) {
+    fn log_error(&self, error: &BeaconFileError) {
         let error: &dyn std::error::Error = error;
         tracing::warn!(file = %self.path.display(), error, "cannot use the beacon file; still serving the previous beacon");
     }
 }
 
-fn version(file: &Metadata) -> io::Result<(u64, SystemTime)> {
+fn file_version(file: &Metadata) -> io::Result<(u64, SystemTime)> {
     Ok((file.len(), file.modified()?))
 }
 
@@ -125,20 +125,20 @@ mod tests {
         let root = SecretKey::from_bytes(&[1; 32]);
         let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
         let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
-        let mut look = async |content: &[u8]| {
+        let mut check_file = async |content: &[u8]| {
             std::fs::write(&path, content).expect("a writable folder");
             // A second write within one tick of the file system's clock would look unchanged.
             file.read = None;
-            file.look().await;
+            file.check_file().await;
             served.load().as_ref().map(|note| note.number)
         };
         let stranger = SecretKey::from_bytes(&[2; 32]);
-        assert_eq!(look(b"nonsense").await, None);
-        assert_eq!(look(note(9, &stranger).as_bytes()).await, None);
-        assert_eq!(look(note(5, &root).as_bytes()).await, Some(5));
-        assert_eq!(look(note(4, &root).as_bytes()).await, Some(5));
-        assert_eq!(look(&vec![0; MAX_BEACON + 1]).await, Some(5));
-        assert_eq!(look(note(6, &root).as_bytes()).await, Some(6));
+        assert_eq!(check_file(b"nonsense").await, None);
+        assert_eq!(check_file(note(9, &stranger).as_bytes()).await, None);
+        assert_eq!(check_file(note(5, &root).as_bytes()).await, Some(5));
+        assert_eq!(check_file(note(4, &root).as_bytes()).await, Some(5));
+        assert_eq!(check_file(&vec![0; MAX_BEACON + 1]).await, Some(5));
+        assert_eq!(check_file(note(6, &root).as_bytes()).await, Some(6));
     }
 
     #[tokio::test]
@@ -152,12 +152,12 @@ mod tests {
         // A half-written file with the length and time of the complete one.
         std::fs::write(&path, vec![0; note.as_bytes().len()]).expect("a writable folder");
         let written = std::fs::metadata(&path).and_then(|file| file.modified()).expect("a file");
-        file.look().await;
+        file.check_file().await;
         assert!(served.load().is_none());
         std::fs::write(&path, note.as_bytes()).expect("a writable folder");
         let open = std::fs::File::options().write(true).open(&path).expect("a file");
         open.set_modified(written).expect("a file of ours");
-        file.look().await;
+        file.check_file().await;
         assert_eq!(served.load().as_ref().map(|note| note.number), Some(5));
     }
 }

@@ -34,7 +34,7 @@ pub struct BootstrapConfig {
     pub federation: FederationSection,
     /// The signed directories.
     pub directory: DirectorySection,
-    /// Probes of listed nodes.
+    /// ProbeHistory of listed nodes.
     pub probing: ProbingSection,
     /// Limits for the nodes of one network.
     pub caps: CapsSection,
@@ -154,7 +154,7 @@ pub struct DirectorySection {
     pub lifetime: Duration,
     /// A node is delisted if it has not proved its key for this time. Its record may be valid for longer.
     #[serde(with = "humantime_serde")]
-    pub seen_within: Duration,
+    pub node_timeout: Duration,
 }
 
 impl Default for DirectorySection {
@@ -163,29 +163,29 @@ impl Default for DirectorySection {
         Self {
             lifetime: MAX_DIRECTORY_LIFETIME,
             // Three registration intervals of a node: after three lost registrations it is considered gone.
-            seen_within: Duration::from_secs(30 * 60),
+            node_timeout: Duration::from_secs(30 * 60),
         }
     }
 }
 
-/// Probes of listed nodes.
+/// ProbeHistory of listed nodes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbingSection {
     /// Interval of probes to a listed node. After a failure, the next probe follows after a fifth of it.
     #[serde(with = "humantime_serde")]
-    pub every: Duration,
+    pub interval: Duration,
     /// After this number of consecutive failures a node is not public until it answers again.
-    pub failures: u8,
+    pub failure_threshold: u8,
     /// Maximal number of concurrent probes.
-    pub max_at_once: usize,
+    pub max_concurrent: usize,
 }
 
 impl Default for ProbingSection {
     fn default() -> Self {
         // Probing 1,000 nodes every five minutes takes three handshakes a second. A dead node leaves the public list
         // within about seven minutes. A single lost probe is common, three in a row are not.
-        Self { every: Duration::from_secs(300), failures: 3, max_at_once: 16 }
+        Self { interval: Duration::from_secs(300), failure_threshold: 3, max_concurrent: 16 }
     }
 }
 
@@ -307,7 +307,6 @@ impl BootstrapConfig {
     /// Checks the values beyond their types.
     ///
     /// # Errors
-    ///
     /// The first key with an invalid value.
     pub fn check(&self) -> Result<(), ConfigError> {
         let limits = &self.limits;
@@ -326,8 +325,8 @@ impl BootstrapConfig {
                 "60s to 7days are allowed",
             ),
             (
-                !self.directory.seen_within.is_zero() && self.directory.seen_within <= MAX_RECORD_LIFETIME,
-                "directory.seen_within",
+                !self.directory.node_timeout.is_zero() && self.directory.node_timeout <= MAX_RECORD_LIFETIME,
+                "directory.node_timeout",
                 "more than 0s and at most 7days are allowed",
             ),
             (
@@ -344,12 +343,13 @@ impl BootstrapConfig {
                 "it is for the database of storage.url, which is not set",
             ),
             (
-                self.probing.every >= Duration::from_secs(1) && self.probing.every * 2 <= self.directory.seen_within,
-                "probing.every",
-                "from 1s to half of directory.seen_within is allowed: one lost probe must not delist a node",
+                self.probing.interval >= Duration::from_secs(1)
+                    && self.probing.interval * 2 <= self.directory.node_timeout,
+                "probing.interval",
+                "from 1s to half of directory.node_timeout is allowed: one lost probe must not delist a node",
             ),
-            ((1..=32).contains(&self.probing.failures), "probing.failures", "1 to 32 are allowed"),
-            ((1..=1024).contains(&self.probing.max_at_once), "probing.max_at_once", "1 to 1024 are allowed"),
+            ((1..=32).contains(&self.probing.failure_threshold), "probing.failure_threshold", "1 to 32 are allowed"),
+            ((1..=1024).contains(&self.probing.max_concurrent), "probing.max_concurrent", "1 to 1024 are allowed"),
             (
                 [self.caps.ipv4_24, self.caps.ipv4_16, self.caps.ipv6_48, self.caps.ipv6_32]
                     .iter()
@@ -409,8 +409,8 @@ mod tests {
         assert_eq!(config.check().map_err(|error| error.key), Err("federation.roots"));
         config.federation.roots = vec![chappe_common::keys::SecretKey::from_bytes(&[1; 32]).public()];
         assert_eq!(config.check(), Ok(()));
-        config.probing.every = config.directory.seen_within;
-        assert_eq!(config.check().map_err(|error| error.key), Err("probing.every"));
+        config.probing.interval = config.directory.node_timeout;
+        assert_eq!(config.check().map_err(|error| error.key), Err("probing.interval"));
         config.probing = ProbingSection::default();
         for (origin, is_one) in [
             ("*", true),

@@ -26,8 +26,8 @@ use tokio::time::timeout;
 
 use crate::{
     config::BootstrapConfig,
+    dial_limiter::DialLimiter,
     limits::SourceLimiter,
-    places::Places,
     rules::{Listing, counted_addrs},
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Dialer {
     v4: Option<Endpoint>,
     v6: Option<Endpoint>,
     key: SecretKey,
-    places: Arc<Places>,
+    dial_limiter: Arc<DialLimiter>,
     exempt: Vec<IpNet>,
     targets: SourceLimiter,
     limit: Duration,
@@ -88,7 +88,7 @@ impl Dialer {
             v4,
             v6,
             key,
-            places: Places::new(config.limits.max_dials, &config.limits.exempt),
+            dial_limiter: DialLimiter::new(config.limits.max_dials, &config.limits.exempt),
             exempt: config.limits.exempt.clone(),
             targets: SourceLimiter::new(config.limits.dials_per_minute, &config.limits.exempt),
             limit,
@@ -99,14 +99,18 @@ impl Dialer {
     /// Makes the node of `record` prove its key, for a request from `asker`. Returns the address at which it did.
     ///
     /// # Errors
-    ///
     /// The node did not prove its key, or was not dialled.
-    pub(crate) async fn prove(&self, record: &NodeRecord, asker: IpAddr, is_listed: bool) -> Result<IpAddr, DialError> {
-        let named: Vec<_> = counted_addrs(record).filter(|addr| self.may_dial(addr.ip(), asker)).collect();
+    pub(crate) async fn prove(
+        &self,
+        record: &NodeRecord,
+        client: IpAddr,
+        is_listed: bool,
+    ) -> Result<IpAddr, DialError> {
+        let named: Vec<_> = counted_addrs(record).filter(|addr| self.may_dial(addr.ip(), client)).collect();
         if named.is_empty() {
             return Err(DialError::Private);
         }
-        let _place = self.places.try_take(asker, record.node, is_listed).ok_or(DialError::Busy)?;
+        let _permit = self.dial_limiter.try_acquire(client, record.node, is_listed).ok_or(DialError::Busy)?;
         let allowed: Vec<_> = named.into_iter().filter(|addr| self.targets.allows(addr.ip())).collect();
         if allowed.is_empty() {
             return Err(DialError::TooOften);
@@ -114,13 +118,13 @@ impl Dialer {
         self.dial_any(&allowed, record.node).await.ok_or(DialError::Unreachable)
     }
 
-    fn may_dial(&self, address: IpAddr, asker: IpAddr) -> bool {
-        let (address, asker) = (address.to_canonical(), asker.to_canonical());
+    fn may_dial(&self, address: IpAddr, client: IpAddr) -> bool {
+        let (address, client) = (address.to_canonical(), client.to_canonical());
         // Both loopback addresses are this machine.
         let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
         special::is_public(address)
-            || address == asker
-            || (is_own(address) && is_own(asker))
+            || address == client
+            || (is_own(address) && is_own(client))
             || self.exempt.iter().any(|range| range.contains(&address))
     }
 
@@ -159,8 +163,8 @@ impl Dialer {
     }
 
     /// Drops the rate limits of addresses that were not dialled recently.
-    pub(crate) fn forget_quiet(&self) {
-        self.targets.forget_quiet();
+    pub(crate) fn drop_inactive(&self) {
+        self.targets.drop_inactive();
     }
 
     async fn dial(&self, addr: SocketAddr, node: NodeId) -> bool {

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     rules::{Listing, Millis},
-    storage::Head,
+    storage::SignedDirectory,
 };
 
 /// The online key with its delegation.
@@ -50,7 +50,6 @@ impl OnlineKey {
     /// Signs the directory of all public nodes. It expires after `lifetime`, or with the delegation.
     ///
     /// # Errors
-    ///
     /// The nodes do not fit into one directory. The registry's limits rule this out.
     pub(crate) fn sign_directory<'a>(
         &self,
@@ -58,22 +57,21 @@ impl OnlineKey {
         seq: u64,
         lifetime: Duration,
         now: Millis,
-    ) -> Result<Head, SignError> {
+    ) -> Result<SignedDirectory, SignError> {
         let issued_at = now.secs();
         let expires_at = (issued_at + lifetime).min(self.delegation.expires_at);
-        let head = Head { seq, issued_at, expires_at, bundle: Bytes::new() };
-        Ok(Head { bundle: self.sign_shard(nodes, &head, (0, 1))?, ..head })
+        let head = SignedDirectory { seq, issued_at, expires_at, bundle: Bytes::new() };
+        Ok(SignedDirectory { bundle: self.sign_shard(nodes, &head, (0, 1))?, ..head })
     }
 
     /// Signs a part of the directory `head`.
     ///
     /// # Errors
-    ///
     /// The nodes do not fit into one directory. The registry's limits rule this out.
     pub(crate) fn sign_shard<'a>(
         &self,
         nodes: impl IntoIterator<Item = &'a SignedRecord>,
-        head: &Head,
+        head: &SignedDirectory,
         shard: (u16, u16),
     ) -> Result<Bytes, SignError> {
         let directory = Directory {

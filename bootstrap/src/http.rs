@@ -3,8 +3,8 @@
 //! Cheap checks come first: length, rate, signature, rules, and then the dial-back. Handlers do not change the state;
 //! they send requests to the owner.
 
-mod answer;
 mod rejection;
+mod response;
 
 use std::{
     net::IpAddr,
@@ -40,22 +40,22 @@ use serde_json::json;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::{
-    answer::{SIGNATURE, answer},
     rejection::Rejection,
+    response::{SIGNATURE, page_response},
 };
 use crate::{
     config::BootstrapConfig,
     dial::{DialError, Dialer},
     limits::SourceLimiter,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
-    owner::{Handle, OwnerError, StoreFailure, clock},
+    owner::{OwnerError, OwnerHandle, StoreFailure, clock},
     published::{Page, Published},
     revocations::RevocationsFile,
     source, status,
 };
 
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
-const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -65,12 +65,12 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// The client's address: the peer's, or the one that a trusted proxy reports. Must not be logged.
 #[derive(Clone, Copy)]
-struct Asker(IpAddr);
+struct ClientAddr(IpAddr);
 
 /// The state shared by all handlers.
-pub(crate) struct App {
+pub(crate) struct AppState {
     pub(crate) config: BootstrapConfig,
-    pub(crate) owner: Handle,
+    pub(crate) owner: OwnerHandle,
     pub(crate) store_failure: StoreFailure,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) beacon: Arc<ArcSwapOption<SignedBeacon>>,
@@ -80,12 +80,12 @@ pub(crate) struct App {
     pub(crate) registrations: SourceLimiter,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the warning about a proxy's headers was logged.
-    pub(crate) told_of_proxy: AtomicBool,
+    pub(crate) proxy_warning_logged: AtomicBool,
     pub(crate) started: Instant,
 }
 
 /// The routes of the public interface.
-pub(crate) fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<AppState>) -> Router {
     let origins = &app.config.http.cors_origins;
     let origin = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
@@ -96,41 +96,41 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/nodes", post(register).delete(leave))
         .route("/v1/removals", post(remove))
-        .route("/v1/directory", get(directory).post(whole_directory))
+        .route("/v1/directory", get(directory).post(full_directory))
         .route("/v1/beacon", get(beacon))
         .route(chappe_discovery::revocations::PATH, get(revocations).post(revoke))
         .route("/servers", get(servers))
         .route("/", get(status_page))
         .route("/health", get(health))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), bounds))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), apply_limits))
         .layer(cors)
         .with_state(app)
 }
 
 /// The routes for connections above the limit: `/health`, and «busy» for everything else.
-pub(crate) fn spare_router(app: Arc<App>) -> Router {
+pub(crate) fn health_router(app: Arc<AppState>) -> Router {
     let busy = || async { (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")]) };
     Router::new().route("/health", get(health)).fallback(busy).with_state(app)
 }
 
 /// The routes of the operator's interface.
-pub(crate) fn admin_router(app: Arc<App>) -> Router {
+pub(crate) fn admin_router(app: Arc<AppState>) -> Router {
     Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(app)
 }
 
 /// Determines the client's address, and applies the rate and time limits of requests.
-async fn bounds(
-    State(app): State<Arc<App>>,
+async fn apply_limits(
+    State(app): State<Arc<AppState>>,
     Extension(Peer(peer)): Extension<Peer>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let source = source::of_request(peer, request.headers(), &app.config.http.trusted_proxies);
-    let asker = source.address;
+    let source = source::source_of_request(peer, request.headers(), &app.config.http.trusted_proxies);
+    let client = source.address;
     if source.is_unreadable {
-        app.metrics.forwarded_unreadable.inc();
+        app.metrics.forwarded_headers_invalid.inc();
         // Once is enough, because it is a matter of the proxy's configuration.
-        if !app.told_of_proxy.swap(true, Ordering::Relaxed) {
+        if !app.proxy_warning_logged.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "a proxy of http.trusted_proxies sends no address in X-Forwarded-For or Forwarded, or passes on a client's \
                  own header of the other kind: all such requests count as one source. Configure the proxy to remove the \
@@ -138,11 +138,11 @@ async fn bounds(
             );
         }
     }
-    if !app.requests.allows(asker) {
-        app.metrics.requests_limited.inc();
+    if !app.requests.allows(client) {
+        app.metrics.requests_rate_limited.inc();
         return Rejection::RateLimited.into_response();
     }
-    request.extensions_mut().insert(Asker(asker));
+    request.extensions_mut().insert(ClientAddr(client));
     match tokio::time::timeout(app.config.times.request, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
@@ -153,24 +153,24 @@ async fn bounds(
 }
 
 async fn register(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_register(&app, asker, body).await;
+    let outcome = try_register(&app, client, body).await;
     app.metrics.records.get_or_create(&outcome_label(&outcome)).inc();
     outcome.map(|()| Json(json!({ "listed": true })).into_response())
 }
 
-async fn try_register(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
-    let record: SignedRecord = decode(app, asker, body).await?;
-    app.owner.judge(record.clone()).await?;
+async fn try_register(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
+    let record: SignedRecord = decode(app, client, body).await?;
+    app.owner.check_record(record.clone()).await?;
     let is_listed = app.published.load().is_listed(&record.node);
-    let proof = app.dialer.prove(&record, asker, is_listed).await;
+    let proof = app.dialer.prove(&record, client, is_listed).await;
     let outcome = match proof {
         Ok(_) => DialOutcome::Proved,
         Err(DialError::Unreachable) => DialOutcome::Unreachable,
-        Err(DialError::Busy | DialError::TooOften | DialError::Private) => DialOutcome::Refused,
+        Err(DialError::Busy | DialError::TooOften | DialError::Private) => DialOutcome::Rejected,
     };
     app.metrics.dials.get_or_create(&DialLabel { outcome }).inc();
     let proved = proof?;
@@ -179,40 +179,40 @@ async fn try_register(app: &App, asker: IpAddr, body: Body) -> Result<(), Reject
 }
 
 async fn leave(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_leave(&app, asker, body).await;
+    let outcome = try_leave(&app, client, body).await;
     app.metrics.leaves.get_or_create(&outcome_label(&outcome)).inc();
     outcome.map(|()| Json(json!({ "listed": false })).into_response())
 }
 
-async fn try_leave(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
-    let leave: Signed<NodeLeave> = decode(app, asker, body).await?;
+async fn try_leave(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
+    let leave: Signed<NodeLeave> = decode(app, client, body).await?;
     Ok(app.owner.leave(leave).await?)
 }
 
 async fn remove(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_remove(&app, asker, body).await;
+    let outcome = try_remove(&app, client, body).await;
     app.metrics.removals.get_or_create(&outcome_label(&outcome)).inc();
     outcome.map(|()| Json(json!({ "kept": true })).into_response())
 }
 
-async fn try_remove(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
-    let removal: Signed<NodeRemoval> = decode(app, asker, body).await?;
+async fn try_remove(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
+    let removal: Signed<NodeRemoval> = decode(app, client, body).await?;
     let node = removal.node.short();
     app.owner.remove(removal).await?;
     tracing::info!(node, "applied operator removal");
     Ok(())
 }
 
-async fn decode<T: Signable>(app: &App, asker: IpAddr, body: Body) -> Result<Signed<T>, Rejection> {
-    if !app.registrations.allows(asker) {
+async fn decode<T: Signable>(app: &AppState, client: IpAddr, body: Body) -> Result<Signed<T>, Rejection> {
+    if !app.registrations.allows(client) {
         return Err(Rejection::RateLimited);
     }
     let bytes = to_bytes(body, T::MAX_LEN).await.map_err(|_| Rejection::Malformed)?;
@@ -225,76 +225,76 @@ fn outcome_label(outcome: &Result<(), Rejection>) -> OutcomeLabel {
 
 /// The part of the directory for the client's network.
 async fn directory(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
-    let page = app.published.load().directory(asker).map_err(OwnerError::from)?;
-    Ok(answer(page, BYTES, &headers))
+    let page = app.published.load().directory_for(client).map_err(OwnerError::from)?;
+    Ok(page_response(page, BYTES, &headers))
 }
 
 /// All public nodes, for a listed node or an operator that signs a request.
-async fn whole_directory(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+async fn full_directory(
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_see_all(&app, asker, body).await;
+    let outcome = try_list_request(&app, client, body).await;
     app.metrics.list_requests.get_or_create(&outcome_label(&outcome)).inc();
     outcome?;
     // The request cannot be repeated, so there is nothing to cache.
-    Ok(([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, NOT_KEPT)], app.published.load().whole().body).into_response())
+    Ok(([(CONTENT_TYPE, BYTES), (CACHE_CONTROL, NO_STORE)], app.published.load().full_directory().body).into_response())
 }
 
-async fn try_see_all(app: &App, asker: IpAddr, body: Body) -> Result<(), Rejection> {
-    let request: Signed<ListRequest> = decode(app, asker, body).await?;
-    Ok(app.owner.may_see_all(request).await?)
+async fn try_list_request(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
+    let request: Signed<ListRequest> = decode(app, client, body).await?;
+    Ok(app.owner.accept_list_request(request).await?)
 }
 
-async fn beacon(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+async fn beacon(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     match &*app.beacon.load() {
-        Some(note) => answer(Page::new(note.as_bytes().clone(), true), BYTES, &headers),
+        Some(note) => page_response(Page::new(note.as_bytes().clone(), true), BYTES, &headers),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-async fn revocations(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    answer(Page::new(app.revocations.known().all().encode().into(), true), BYTES, &headers)
+async fn revocations(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+    page_response(Page::new(app.revocations.known().all().encode().into(), true), BYTES, &headers)
 }
 
 /// Adds a root's revocation of an online key.
 async fn revoke(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let note: Signed<KeyRevocation> = decode(&app, asker, body).await?;
+    let note: Signed<KeyRevocation> = decode(&app, client, body).await?;
     let key = note.key.short();
-    app.revocations.take(note).await?;
+    app.revocations.add_revocation(note).await?;
     tracing::info!(key, "applied a root's revocation");
     Ok(Json(json!({ "kept": true })).into_response())
 }
 
 async fn servers(
-    State(app): State<Arc<App>>,
-    Extension(Asker(asker)): Extension<Asker>,
+    State(app): State<Arc<AppState>>,
+    Extension(ClientAddr(client)): Extension<ClientAddr>,
     headers: HeaderMap,
 ) -> Response {
-    answer(app.published.load().servers(asker), JSON, &headers)
+    page_response(app.published.load().servers_for(client), JSON, &headers)
 }
 
 /// The status page for people.
-async fn status_page(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+async fn status_page(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let published = app.published.load();
     let page = published.status(|| status::render(&published, clock()));
-    let mut response = answer(page, HTML, &headers);
+    let mut response = page_response(page, HTML, &headers);
     for (name, value) in status::headers() {
         response.headers_mut().insert(name, value);
     }
     response
 }
 
-async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
+async fn health(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let failure = app.store_failure.load_full();
     Json(json!({
         // The served content is still valid, so a load balancer has no reason to switch.
@@ -302,11 +302,11 @@ async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
         "problems": failure.as_deref().into_iter().collect::<Vec<_>>(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": app.started.elapsed().as_secs(),
-        "nodes": app.published.load().count(),
+        "nodes": app.published.load().public_count(),
     }))
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(CONTENT_TYPE, kind)], app.metrics.encode())
 }

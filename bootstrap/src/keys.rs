@@ -83,7 +83,6 @@ pub enum KeyFileError {
 /// the root's public key.
 ///
 /// # Errors
-///
 /// One of the files exists or cannot be written. Files that were written before the failure stay.
 pub fn create_federation(dir: &Path, now: UnixTime) -> Result<PublicKey, KeyFileError> {
     for file in [ROOT_KEY_FILE, ONLINE_KEY_FILE, DELEGATION_FILE] {
@@ -106,7 +105,6 @@ pub fn create_federation(dir: &Path, now: UnixTime) -> Result<PublicKey, KeyFile
 /// the file `delegation` and returns the new delegation.
 ///
 /// # Errors
-///
 /// A file cannot be read or written, or another root signed the old delegation. The old delegation stays.
 pub fn renew_delegation(root: &Path, delegation: &Path, now: UnixTime) -> Result<Signed<Delegation>, KeyFileError> {
     let key = load_secret_key(root)?;
@@ -123,7 +121,6 @@ pub fn renew_delegation(root: &Path, delegation: &Path, now: UnixTime) -> Result
 /// the file `delegation` and returns the new delegation.
 ///
 /// # Errors
-///
 /// A file cannot be read or written, another root signed the old delegation, or the file `online` exists. The old
 /// delegation stays.
 pub fn delegate_to_new_key(
@@ -153,7 +150,6 @@ fn replace_delegation(path: &Path, new: &Signed<Delegation>) -> Result<(), KeyFi
 /// Reads the revocations of a federation. The list is empty if the file does not exist.
 ///
 /// # Errors
-///
 /// The file cannot be read, or is not a list of revocations.
 pub fn load_revocations(path: &Path, roots: &[PublicKey]) -> Result<Revocations, KeyFileError> {
     let wrong = || KeyFileError::Revocations { path: path.to_owned() };
@@ -168,7 +164,6 @@ pub fn load_revocations(path: &Path, roots: &[PublicKey]) -> Result<Revocations,
 /// Adds a revocation to the file at `path`.
 ///
 /// # Errors
-///
 /// The file cannot be read or written, or is not a list of revocations.
 pub fn add_revocation(path: &Path, note: SignedRevocation, roots: &[PublicKey]) -> Result<(), KeyFileError> {
     let mut known = load_revocations(path, roots)?;
@@ -188,7 +183,6 @@ fn delegate(root: &SecretKey, federation: FederationId, key: PublicKey, now: Uni
 /// Writes `key` to a new file.
 ///
 /// # Errors
-///
 /// The file exists or cannot be written.
 pub fn create_secret_key(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
     create_file(path, Zeroizing::new(hex::encode(*key.to_bytes())).as_bytes())
@@ -197,7 +191,6 @@ pub fn create_secret_key(path: &Path, key: &SecretKey) -> Result<(), KeyFileErro
 /// Reads a key.
 ///
 /// # Errors
-///
 /// The file cannot be read, or does not contain a key.
 pub fn load_secret_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let text = Zeroizing::new(read(path)?);
@@ -209,7 +202,6 @@ pub fn load_secret_key(path: &Path) -> Result<SecretKey, KeyFileError> {
 /// Reads a delegation and verifies its signature. The caller checks the federation, the root and the times.
 ///
 /// # Errors
-///
 /// The file cannot be read, or does not contain a valid delegation.
 pub fn load_delegation(path: &Path) -> Result<Signed<Delegation>, KeyFileError> {
     let wrong = || KeyFileError::Delegation { path: path.to_owned() };

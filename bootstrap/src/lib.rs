@@ -6,13 +6,13 @@
 mod beacon;
 mod config;
 mod dial;
+mod dial_limiter;
 mod directory;
 mod http;
 pub mod keys;
 mod limits;
 mod metrics;
 mod owner;
-mod places;
 mod pools;
 mod probe;
 pub mod publish;

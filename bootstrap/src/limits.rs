@@ -17,11 +17,11 @@ const MAX_SOURCES: usize = 65_536;
 
 /// An IPv4 address or an IPv6 /64. Must not be logged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Source(IpAddr);
+pub(crate) struct SourceKey(IpAddr);
 
-impl Source {
+impl SourceKey {
     /// The source of an address.
-    pub(crate) fn of(address: IpAddr) -> Self {
+    pub(crate) fn from_address(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
             v4 @ IpAddr::V4(_) => Self(v4),
@@ -31,7 +31,7 @@ impl Source {
 
 /// A rate limit for each source.
 pub(crate) struct SourceLimiter {
-    limiter: DefaultKeyedRateLimiter<Source>,
+    limiter: DefaultKeyedRateLimiter<SourceKey>,
     exempt: Vec<IpNet>,
 }
 
@@ -54,11 +54,11 @@ impl SourceLimiter {
                 return false;
             }
         }
-        self.limiter.check_key(&Source::of(address)).is_ok()
+        self.limiter.check_key(&SourceKey::from_address(address)).is_ok()
     }
 
     /// Drops the sources that have been inactive for long enough.
-    pub(crate) fn forget_quiet(&self) {
+    pub(crate) fn drop_inactive(&self) {
         self.limiter.retain_recent();
     }
 }

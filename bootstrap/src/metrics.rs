@@ -11,7 +11,7 @@ use crate::rules;
 
 /// Why a connection was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum ConnectionRefusal {
+pub(crate) enum ConnectionRejection {
     /// The source opens too many connections.
     RateLimited,
     /// The connection limit is reached.
@@ -26,13 +26,13 @@ pub(crate) enum DialOutcome {
     /// No address answered with the expected key.
     Unreachable,
     /// The node was not dialled: a limit was reached, or its addresses are not allowed.
-    Refused,
+    Rejected,
 }
 
 /// The label of rejected connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ConnectionLabel {
-    pub(crate) reason: ConnectionRefusal,
+    pub(crate) reason: ConnectionRejection,
 }
 
 /// The label of dial-backs and probes.
@@ -61,14 +61,14 @@ pub(crate) struct Metrics {
     pub(crate) removals: Family<OutcomeLabel, Counter>,
     /// Requests for all public nodes, by outcome.
     pub(crate) list_requests: Family<OutcomeLabel, Counter>,
-    /// Probes of listed nodes, by outcome.
+    /// ProbeHistory of listed nodes, by outcome.
     pub(crate) probes: Family<DialLabel, Counter>,
     /// Public nodes in the directory.
     pub(crate) listed: Gauge,
     /// Listed reserve nodes.
     pub(crate) reserve: Gauge,
     /// Listed nodes that do not answer probes.
-    pub(crate) silent: Gauge,
+    pub(crate) unresponsive: Gauge,
     /// Signed directories.
     pub(crate) directories_signed: Counter,
     /// 1 while the store fails, otherwise 0.
@@ -76,7 +76,7 @@ pub(crate) struct Metrics {
     /// Failed commits of the store.
     pub(crate) failed_commits: Counter,
     /// Commits that conflicted with another registry's and were decided again.
-    pub(crate) overtaken_commits: Counter,
+    pub(crate) commit_conflicts: Counter,
     /// Connections that were served.
     pub(crate) connections_opened: Counter,
     /// Connections that have ended.
@@ -88,20 +88,20 @@ pub(crate) struct Metrics {
     /// Rejected connections, by reason.
     pub(crate) connections_refused: Family<ConnectionLabel, Counter>,
     /// Requests rejected by the rate limit of their source.
-    pub(crate) requests_limited: Counter,
+    pub(crate) requests_rate_limited: Counter,
     /// Requests for which a trusted proxy sent no readable client address.
-    pub(crate) forwarded_unreadable: Counter,
+    pub(crate) forwarded_headers_invalid: Counter,
     /// Requests that exceeded their time limit.
     pub(crate) requests_timed_out: Counter,
 }
 
 impl Metrics {
     /// Updates the gauges of nodes.
-    pub(crate) fn observe(&self, registry: &rules::Registry) {
+    pub(crate) fn observe(&self, registry: &rules::RegistryState) {
         let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-        set(&self.listed, registry.public().count());
+        set(&self.listed, registry.public_nodes().count());
         set(&self.reserve, registry.listings().filter(|listing| listing.record.is_reserve()).count());
-        set(&self.silent, registry.listings().filter(|listing| registry.is_silent(listing)).count());
+        set(&self.unresponsive, registry.listings().filter(|listing| registry.is_unresponsive(listing)).count());
     }
 
     /// Encodes all metrics in the OpenMetrics text format.
@@ -112,17 +112,17 @@ impl Metrics {
         registry.register("dials", "Nodes that were dialled back, by outcome", self.dials.clone());
         registry.register("removals", "Removals that were sent, by outcome", self.removals.clone());
         registry.register("list_requests", "Requests for all public nodes, by outcome", self.list_requests.clone());
-        registry.register("probes", "Probes of listed nodes, by outcome", self.probes.clone());
+        registry.register("probes", "ProbeHistory of listed nodes, by outcome", self.probes.clone());
         registry.register("reserve_nodes", "Listed nodes that are in reserve", self.reserve.clone());
-        registry.register("silent_nodes", "Listed nodes that don't answer", self.silent.clone());
+        registry.register("unresponsive_nodes", "Listed nodes that don't answer", self.unresponsive.clone());
         registry.register("listed_nodes", "Nodes in the directory", self.listed.clone());
         registry.register("directories_signed", "Directories that were signed", self.directories_signed.clone());
         registry.register("store_failing", "1 while the store fails", self.store_failing.clone());
         registry.register("failed_commits", "Commits that the store refused", self.failed_commits.clone());
         registry.register(
-            "overtaken_commits",
+            "commit_conflicts",
             "Commits that were decided anew because another registry was faster",
-            self.overtaken_commits.clone(),
+            self.commit_conflicts.clone(),
         );
         registry.register("connections_opened", "Connections that were served", self.connections_opened.clone());
         registry.register("connections_closed", "Connections that have ended", self.connections_closed.clone());
@@ -137,14 +137,14 @@ impl Metrics {
             self.connections_refused.clone(),
         );
         registry.register(
-            "requests_limited",
+            "requests_rate_limited",
             "Requests that were refused because of their source's rate",
-            self.requests_limited.clone(),
+            self.requests_rate_limited.clone(),
         );
         registry.register(
-            "forwarded_unreadable",
+            "forwarded_headers_invalid",
             "Requests of which a trusted proxy doesn't say readably who sent them",
-            self.forwarded_unreadable.clone(),
+            self.forwarded_headers_invalid.clone(),
         );
         registry.register("requests_timed_out", "Requests that took too long", self.requests_timed_out.clone());
         registry.register("panics", "Connections that ended by a panic", self.panics.clone());

@@ -27,29 +27,29 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::handle::Request;
-pub(crate) use self::handle::{Handle, Probed};
+pub(crate) use self::handle::{OwnerHandle, ProbeResult};
 use crate::{
     directory::OnlineKey,
     metrics::Metrics,
     pools::{PoolKey, Slot},
     published::Published,
-    rules::{Change, Listing, Millis, Refusal, Registry},
-    storage::{CommitError, Head, News, ReadError, Store, Version},
+    rules::{Change, Listing, Millis, RegistryState, RuleRejection},
+    storage::{CommitError, ReadError, SignedDirectory, Store, StoreUpdate, Version},
 };
 
 /// Capacity of the request queue: about what a disk commits in a second. Further requests wait in their own tasks,
 /// which the connection limit bounds.
-const WAITING: usize = 64;
+const REQUEST_QUEUE: usize = 64;
 /// How often the owner reads other registries' commits. So a node that registers at one registry can soon leave or
 /// request the list at another.
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often listings expire and the list of servers gets a new timestamp. Also the minimal interval between
-/// directories that differ only in the nodes' records. Signing, storing and sending the full directory of a large
+/// directories that differ only in the nodes' records. SigningConfig, storing and sending the full directory of a large
 /// federation is expensive, and one node can register 120 times a minute.
 const TICK: Duration = Duration::from_secs(5);
 /// How often a change is decided again after a commit conflict. In each conflict another registry makes progress, so
 /// this is enough.
-const TRIES: u32 = 16;
+const MAX_COMMIT_ATTEMPTS: u32 = 16;
 /// How long before a delegation expires the log warns.
 const DELEGATION_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -58,7 +58,7 @@ const DELEGATION_WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 pub(crate) enum OwnerError {
     /// The rules reject it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Rejected(#[from] RuleRejection),
     /// The other registries' updates cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -74,7 +74,7 @@ pub(crate) enum OwnerError {
 }
 
 /// How directories are signed.
-pub(crate) struct Signing {
+pub(crate) struct SigningConfig {
     pub(crate) online: Arc<OnlineKey>,
     /// The federation's roots.
     pub(crate) roots: Vec<PublicKey>,
@@ -85,11 +85,11 @@ pub(crate) struct Signing {
 /// The owner's state.
 pub(crate) struct Owner {
     /// The state before anything was read. A complete read starts from it.
-    blank: Registry,
-    registry: Registry,
+    initial: RegistryState,
+    registry: RegistryState,
     version: Option<Version>,
     store: Box<dyn Store>,
-    signing: Signing,
+    signing: SigningConfig,
     pools: PoolKey,
     published: Arc<ArcSwap<Published>>,
     /// The highest directory number in the store, even if that directory could not be served.
@@ -113,18 +113,18 @@ pub(crate) fn clock() -> Millis {
 impl Owner {
     /// Reads the store and signs a new directory.
     pub(crate) async fn start(
-        registry: Registry,
+        registry: RegistryState,
         store: Box<dyn Store>,
-        signing: Signing,
+        signing: SigningConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OwnerError> {
         let now = clock();
-        let pools = PoolKey::of(&signing.online.key);
+        let pools = PoolKey::derive(&signing.online.key);
         let head = signing.online.sign_directory([], 0, Duration::ZERO, Millis(0))?;
         let published =
             Published::new(Arc::clone(&signing.online), pools.clone(), head, Vec::new(), BTreeMap::new(), now);
         let mut owner = Self {
-            blank: registry.clone(),
+            initial: registry.clone(),
             registry,
             version: None,
             store,
@@ -152,9 +152,9 @@ impl Owner {
     }
 
     /// Returns a handle and the owner's future, which ends after `stop`.
-    pub(crate) fn run(self, stop: CancellationToken) -> (Handle, impl Future<Output = ()> + Send) {
-        let (requests, inbox) = mpsc::channel(WAITING);
-        (Handle { requests }, self.work(inbox, stop))
+    pub(crate) fn run(self, stop: CancellationToken) -> (OwnerHandle, impl Future<Output = ()> + Send) {
+        let (requests, inbox) = mpsc::channel(REQUEST_QUEUE);
+        (OwnerHandle { requests }, self.work(inbox, stop))
     }
 
     async fn work(mut self, mut inbox: mpsc::Receiver<Request>, stop: CancellationToken) {
@@ -179,7 +179,9 @@ impl Owner {
         let secs = now.secs();
         // The requester may be gone. The decision holds anyway.
         let _ = match request {
-            Request::Judge(record, reply) => reply.send(self.registry.judge(&record, secs).map_err(OwnerError::from)),
+            Request::CheckRecord(record, reply) => {
+                reply.send(self.registry.check_record(&record, secs).map_err(OwnerError::from))
+            }
             Request::Admit(record, proved, reply) => {
                 reply.send(self.change(now, false, |registry| registry.admit(record.clone(), proved, now)).await)
             }
@@ -189,14 +191,14 @@ impl Owner {
             Request::Remove(removal, reply) => {
                 reply.send(self.change(now, false, |registry| registry.remove(removal.clone(), secs)).await)
             }
-            Request::Ask(request, reply) => reply.send(self.handle_ask(&request, now).await),
-            Request::Due(reply) => {
-                let _ = reply.send(self.registry.due(now));
+            Request::FullList(request, reply) => reply.send(self.handle_list_request(&request, now).await),
+            Request::DueProbes(reply) => {
+                let _ = reply.send(self.registry.due_probes(now));
                 return;
             }
-            Request::Probed(probed, reply) => {
-                let decide = |registry: &Registry| {
-                    let change = |one: &Probed| registry.probed(one.node, one.answered, one.jitter, now);
+            Request::ProbeResults(probed, reply) => {
+                let decide = |registry: &RegistryState| {
+                    let change = |one: &ProbeResult| registry.record_probe(one.node, one.answered, one.jitter, now);
                     Ok(probed.iter().filter_map(change).collect())
                 };
                 reply.send(self.change(now, false, decide).await)
@@ -204,14 +206,14 @@ impl Owner {
         };
     }
 
-    async fn handle_ask(&mut self, request: &ListRequest, now: Millis) -> Result<(), OwnerError> {
+    async fn handle_list_request(&mut self, request: &ListRequest, now: Millis) -> Result<(), OwnerError> {
         if !self.registry.is_operator(&request.key) {
-            return self.change(now, false, |registry| registry.ask(request, now.secs())).await;
+            return self.change(now, false, |registry| registry.accept_list_request(request, now.secs())).await;
         }
-        self.registry.check_request(request, now.secs())?;
+        self.registry.check_list_request(request, now.secs())?;
         let last = self.operators_asked.entry(request.key).or_default();
         if *last >= request.seq {
-            return Err(Refusal::Stale.into());
+            return Err(RuleRejection::Stale.into());
         }
         *last = request.seq;
         Ok(())
@@ -223,7 +225,7 @@ impl Owner {
     }
 
     /// Records whether the store works, for `/health`. Logs only changes.
-    fn note_store(&self, failure: Option<&(dyn std::error::Error + 'static)>) {
+    fn record_store_status(&self, failure: Option<&(dyn std::error::Error + 'static)>) {
         match (failure, self.store_failure.load().is_some()) {
             (Some(error), false) => {
                 tracing::error!(error, "the store fails: served content gets old, and changes are rejected");
@@ -245,7 +247,7 @@ impl Owner {
         let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
         // Compare with `<`: if two clocks differ, the slower registry would otherwise sign against the faster one for
         // minutes.
-        let rotates = Slot::of(signed_at) < Slot::of(now.secs());
+        let rotates = Slot::containing(signed_at) < Slot::containing(now.secs());
         // Only one registry has to renew. The others find the new directory in the store, and check again.
         let renewed_from = self.published.load().head().seq;
         if let Err(error) = self.catch_up(now).await {
@@ -257,8 +259,8 @@ impl Owner {
         // Only compare records here, because changes of the set of nodes were published with the change. Otherwise two
         // registries with different configurations would sign against each other endlessly.
         let (public, published) =
-            (|| self.registry.public().map(|listing| &listing.record), self.published.load_full());
-        let renew = renew || (published.names(public()) && !published.lists(public()));
+            (|| self.registry.public_nodes().map(|listing| &listing.record), self.published.load_full());
+        let renew = renew || (published.lists_nodes(public()) && !published.lists_records(public()));
         let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
         match expired {
             // The store's failures are logged when they start and end.
@@ -284,20 +286,20 @@ impl Owner {
         &mut self,
         now: Millis,
         renew: bool,
-        decide: impl Fn(&Registry) -> Result<Vec<Change>, Refusal>,
+        decide: impl Fn(&RegistryState) -> Result<Vec<Change>, RuleRejection>,
     ) -> Result<(), OwnerError> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_ATTEMPTS {
             let version = self.catch_up(now).await?;
             let changes = decide(&self.registry)?;
             if changes.is_empty() && !renew {
                 return Ok(());
             }
             match self.commit(version, changes, renew, now).await {
-                Err(OwnerError::Store(CommitError::Overtaken)) => self.metrics.overtaken_commits.inc(),
+                Err(OwnerError::Store(CommitError::Conflict)) => self.metrics.commit_conflicts.inc(),
                 done => return done,
             };
         }
-        Err(CommitError::Overtaken.into())
+        Err(CommitError::Conflict.into())
     }
 
     async fn commit(
@@ -309,10 +311,10 @@ impl Owner {
     ) -> Result<(), OwnerError> {
         let mut next = self.registry.clone();
         changes.iter().cloned().for_each(|change| next.apply(change));
-        let public = || next.public().map(|listing| &listing.record);
+        let public = || next.public_nodes().map(|listing| &listing.record);
         let last = self.published.load_full();
         let age = now.secs().saturating_since(last.head().issued_at);
-        let head = if renew || !last.names(public()) || (age >= TICK && !last.lists(public())) {
+        let head = if renew || !last.lists_nodes(public()) || (age >= TICK && !last.lists_records(public())) {
             // The clock may stand still or go back, but the number must increase.
             let seq = now.0.max(self.newest.saturating_add(1));
             Some(self.signing.online.sign_directory(public(), seq, self.signing.lifetime, now)?)
@@ -322,12 +324,12 @@ impl Owner {
         match self.store.commit(version, &changes, head.as_ref()).await {
             Ok(version) => {
                 self.version = Some(version);
-                self.note_store(None);
+                self.record_store_status(None);
             }
             Err(error) => {
                 if let CommitError::Failed(_) = error {
                     self.metrics.failed_commits.inc();
-                    self.note_store(Some(&error));
+                    self.record_store_status(Some(&error));
                 }
                 return Err(error.into());
             }
@@ -338,49 +340,49 @@ impl Owner {
             self.newest = head.seq;
             self.metrics.directories_signed.inc();
             self.publish(head, nodes, now);
-            self.warn_of_delegation(now);
+            self.warn_about_delegation_expiry(now);
         }
         Ok(())
     }
 
     /// Reads and applies the other registries' commits.
     async fn catch_up(&mut self, now: Millis) -> Result<Version, OwnerError> {
-        let news = self.store.news(self.version).await;
+        let update = self.store.read_updates(self.version).await;
         // A successful read does not clear a failure: the disk may still be full. Only a commit does.
-        if let Err(error) = &news {
-            self.note_store(Some(error));
+        if let Err(error) = &update {
+            self.record_store_status(Some(error));
         }
-        match (news?, self.version) {
-            (Some(news), _) => Ok(self.take_in(news, now)),
+        match (update?, self.version) {
+            (Some(update), _) => Ok(self.apply_update(update, now)),
             (None, Some(version)) => Ok(version),
             (None, None) => Err(ReadError("the store has no version".into()).into()),
         }
     }
 
-    fn take_in(&mut self, news: News, now: Millis) -> Version {
-        if news.damaged > 0 {
-            tracing::warn!(entries = news.damaged, "ignoring damaged entries in the store");
+    fn apply_update(&mut self, update: StoreUpdate, now: Millis) -> Version {
+        if update.damaged > 0 {
+            tracing::warn!(entries = update.damaged, "ignoring damaged entries in the store");
         }
-        if news.complete {
-            self.registry = self.blank.clone();
+        if update.complete {
+            self.registry = self.initial.clone();
         }
-        news.changes.into_iter().for_each(|change| self.registry.apply(change));
-        self.version = Some(news.version);
-        if let Some(head) = news.head.filter(|head| head.seq > self.newest) {
+        update.changes.into_iter().for_each(|change| self.registry.apply(change));
+        self.version = Some(update.version);
+        if let Some(head) = update.head.filter(|head| head.seq > self.newest) {
             if Millis(head.seq).secs() > now.secs() + MAX_CLOCK_SKEW {
                 tracing::warn!(
                     "the directory is from the future: either this clock is slow, or clients will reject the next directories"
                 );
             }
             self.newest = head.seq;
-            match self.nodes_of(&head, now) {
+            match self.records_of(&head, now) {
                 Ok(nodes) => self.publish(head, nodes, now),
                 // Parts cannot be made from it. The previous directory is served until a registry signs the next one.
                 // This is logged once for each directory.
                 Err(error) => tracing::error!(%error, "the store's directory is invalid and not served"),
             }
         }
-        news.version
+        update.version
     }
 
     /// The records in a directory that another registry, or an earlier process, has signed.
@@ -389,9 +391,8 @@ impl Owner {
     /// would take a long list for an empty one and show it to everybody.
     ///
     /// # Errors
-    ///
     /// The directory is not valid under the roots.
-    fn nodes_of(&self, head: &Head, now: Millis) -> Result<Vec<SignedRecord>, DirectoryError> {
+    fn records_of(&self, head: &SignedDirectory, now: Millis) -> Result<Vec<SignedRecord>, DirectoryError> {
         let latest = now.secs().max(head.issued_at).max(Millis(head.seq).secs());
         let bundle = match DirectoryBundle::decode_old(head.bundle.clone(), &self.signing.roots, latest) {
             Ok(bundle) => bundle,
@@ -409,14 +410,14 @@ impl Owner {
         Ok(bundle.directory().nodes.iter().filter_map(record).collect())
     }
 
-    fn publish(&self, head: Head, nodes: Vec<SignedRecord>, now: Millis) {
+    fn publish(&self, head: SignedDirectory, nodes: Vec<SignedRecord>, now: Millis) {
         let (online, pools) = (Arc::clone(&self.signing.online), self.pools.clone());
         let published = Published::new(online, pools, head, nodes, self.listings(), now);
         self.published.store(Arc::new(published));
         self.metrics.observe(&self.registry);
     }
 
-    fn warn_of_delegation(&self, now: Millis) {
+    fn warn_about_delegation_expiry(&self, now: Millis) {
         let rest = self.signing.online.delegation.expires_at.saturating_since(now.secs());
         if rest <= DELEGATION_WARNING {
             let days = rest.as_secs() / (24 * 3600);

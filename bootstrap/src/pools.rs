@@ -17,7 +17,7 @@ use sha2::Sha256;
 use crate::rules::caps::wide_network;
 
 /// Maximal number of nodes in a part: enough that some work, and few enough that collecting all of them is laborious.
-pub(crate) const SHOWN: usize = 8;
+pub(crate) const PART_SIZE: usize = 8;
 /// Number of parts. It is far more than the number of nodes, so that two networks rarely share a part. All parts
 /// together fit into 10 MB.
 pub(crate) const PARTS: u16 = 1024;
@@ -30,7 +30,7 @@ pub(crate) struct Slot(u64);
 
 impl Slot {
     /// The period that contains `time`.
-    pub(crate) const fn of(time: UnixTime) -> Self {
+    pub(crate) const fn containing(time: UnixTime) -> Self {
         Self(time.as_secs() / SLOT.as_secs())
     }
 }
@@ -41,7 +41,7 @@ pub(crate) struct PoolKey(Hmac<Sha256>);
 
 impl PoolKey {
     /// Derives the key from the online key.
-    pub(crate) fn of(online: &SecretKey) -> Self {
+    pub(crate) fn derive(online: &SecretKey) -> Self {
         let keyed = |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
         let derived = keyed(&*online.to_bytes()).chain_update(b"chappe/pools/v1\0").finalize().into_bytes();
         Self(keyed(&derived))
@@ -55,7 +55,7 @@ impl PoolKey {
     }
 
     /// The part for clients at `address`.
-    pub(crate) fn part(&self, address: IpAddr, slot: Slot) -> u16 {
+    pub(crate) fn part_of(&self, address: IpAddr, slot: Slot) -> u16 {
         let network = match wide_network(address) {
             IpNet::V4(net) => net.network().octets().to_vec(),
             IpNet::V6(net) => net.network().octets().to_vec(),
@@ -65,13 +65,13 @@ impl PoolKey {
     }
 
     /// The nodes of a part.
-    pub(crate) fn pick<'a>(&self, nodes: &'a [SignedRecord], part: u16, slot: Slot) -> Vec<&'a SignedRecord> {
-        self.pick_many(nodes, part, slot, SHOWN)
+    pub(crate) fn select_part<'a>(&self, nodes: &'a [SignedRecord], part: u16, slot: Slot) -> Vec<&'a SignedRecord> {
+        self.select_up_to(nodes, part, slot, PART_SIZE)
     }
 
     /// Selects at most `most` nodes, in the order of `nodes`. Takes one node of each wide network before a second of
     /// any.
-    pub(crate) fn pick_many<'a>(
+    pub(crate) fn select_up_to<'a>(
         &self,
         nodes: &'a [SignedRecord],
         part: u16,

@@ -1,4 +1,4 @@
-//! Probes each listed node every few minutes, with limited rate and concurrency.
+//! ProbeHistory each listed node every few minutes, with limited rate and concurrency.
 //!
 //! The due time is stored with the listing, so registries with a shared store share the work: the first one to probe a
 //! node defers the next probe for all.
@@ -11,16 +11,16 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    http::App,
+    http::AppState,
     metrics::{DialLabel, DialOutcome},
-    owner::Probed,
+    owner::ProbeResult,
 };
 
 /// Interval at which due nodes are probed. The results of one round are stored in one commit.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Probes nodes until `stop`.
-pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
+/// ProbeHistory nodes until `stop`.
+pub(crate) async fn run(app: Arc<AppState>, stop: CancellationToken) {
     let probe = async {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -32,25 +32,25 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
     stop.run_until_cancelled(probe).await;
 }
 
-async fn round(app: &App) {
-    let at_once = app.config.probing.max_at_once;
+async fn round(app: &AppState) {
+    let max_concurrent = app.config.probing.max_concurrent;
     // After an outage many nodes are due. A round probes only as many as run concurrently, so that their results are
     // committed soon.
-    let due = app.owner.due().await.into_iter().take(at_once);
+    let due = app.owner.due_probes().await.into_iter().take(max_concurrent);
     let probed: Vec<_> = stream::iter(due)
         .map(|listing| async move {
             let answered = app.dialer.probe(&listing).await;
             let outcome = if answered { DialOutcome::Proved } else { DialOutcome::Unreachable };
             app.metrics.probes.get_or_create(&DialLabel { outcome }).inc();
-            Probed { node: listing.record.node, answered, jitter: jitter(listing.record.node) }
+            ProbeResult { node: listing.record.node, answered, jitter: jitter(listing.record.node) }
         })
-        .buffer_unordered(at_once)
+        .buffer_unordered(max_concurrent)
         .collect()
         .await;
     if probed.is_empty() {
         return;
     }
-    if let Err(error) = app.owner.probed(probed).await {
+    if let Err(error) = app.owner.record_probes(probed).await {
         // The nodes stay due. The owner logs failures of the store.
         tracing::debug!(error = &error as &dyn std::error::Error, "the results of probes are lost");
     }

@@ -22,12 +22,12 @@ use chappe_common::{
 
 pub use self::{
     dns::{NameError, RecordSet},
-    update::{TsigKey, TsigKeyError, UpdateError, update},
+    update::{TsigKey, TsigKeyError, UpdateError, send_update},
 };
 use crate::{
     directory::OnlineKey,
     pools::{PARTS, PoolKey, Slot},
-    storage::Head,
+    storage::SignedDirectory,
 };
 
 /// Maximal number of published nodes: six records of fourteen. DNS hosts accept about 8,192 characters for a name. The
@@ -72,9 +72,12 @@ impl Publication {
     /// The publication of a directory of all public nodes, signed by the same online key.
     ///
     /// # Errors
-    ///
     /// It is another kind of directory, another key signed it, or the delegation is for another key.
-    pub fn of(bundle: &DirectoryBundle, delegation: Signed<Delegation>, key: SecretKey) -> Result<Self, PublishError> {
+    pub fn from_directory(
+        bundle: &DirectoryBundle,
+        delegation: Signed<Delegation>,
+        key: SecretKey,
+    ) -> Result<Self, PublishError> {
         let directory = bundle.directory();
         if !directory.is_whole() {
             return Err(PublishError::Part);
@@ -89,15 +92,15 @@ impl Publication {
         // Include records that have expired in the meantime: the same directory must lead to the same bytes.
         let all: Vec<SignedRecord> =
             directory.nodes.iter().filter_map(|bytes| Signed::decode(bytes.clone()).ok()).collect();
-        let pools = PoolKey::of(&key);
-        let picked = pools.pick_many(&all, PARTS, Slot::of(issued_at), MAX_PUBLISHED);
+        let pools = PoolKey::derive(&key);
+        let picked = pools.select_up_to(&all, PARTS, Slot::containing(issued_at), MAX_PUBLISHED);
         let places: Vec<_> = picked.iter().filter_map(|record| place(record)).collect();
         let shards = ShardBundle::sign_all(&delegation, &places, Issue { seq, issued_at, expires_at }, &key)?;
         let online = Arc::new(OnlineKey { key, delegation });
         let mirror = if picked.len() == all.len() {
             bundle.encode().into()
         } else {
-            let head = Head { seq, issued_at, expires_at, bundle: Bytes::new() };
+            let head = SignedDirectory { seq, issued_at, expires_at, bundle: Bytes::new() };
             online.sign_shard(picked.iter().copied(), &head, MIRROR)?
         };
         Ok(Self {
@@ -146,7 +149,6 @@ impl Publication {
     /// The contents of the TXT records: shards, then revocations. There is at least one.
     ///
     /// # Errors
-    ///
     /// No node fits into DNS.
     pub fn texts(&self) -> Result<Vec<String>, PublishError> {
         if self.places() == 0 {

@@ -20,9 +20,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     directory::OnlineKey,
-    pools::{PARTS, PoolKey, SHOWN, Slot},
+    pools::{PART_SIZE, PARTS, PoolKey, Slot},
     rules::{Listing, Millis},
-    storage::Head,
+    storage::SignedDirectory,
 };
 
 /// A response body with its entity tag.
@@ -50,7 +50,7 @@ impl Page {
 struct Directories {
     online: Arc<OnlineKey>,
     pools: PoolKey,
-    head: Head,
+    head: SignedDirectory,
     /// The listed nodes in the directory's order.
     nodes: Vec<SignedRecord>,
     whole: Page,
@@ -77,13 +77,13 @@ impl Published {
     pub(crate) fn new(
         online: Arc<OnlineKey>,
         pools: PoolKey,
-        head: Head,
+        head: SignedDirectory,
         nodes: Vec<SignedRecord>,
         listings: BTreeMap<NodeId, Arc<Listing>>,
         at: Millis,
     ) -> Self {
         // With few nodes, there is only one part, which everybody gets.
-        let count = if nodes.len() <= SHOWN { 1 } else { PARTS };
+        let count = if nodes.len() <= PART_SIZE { 1 } else { PARTS };
         let whole = Page::new(head.bundle.clone(), count == 1);
         let directories = Arc::new(Directories { online, pools, head, nodes, whole, parts: empty(count).collect() });
         let (listings, status) = (Arc::new(listings), Arc::default());
@@ -99,17 +99,17 @@ impl Published {
     }
 
     /// Whether the directory consists of exactly these records.
-    pub(crate) fn lists<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
+    pub(crate) fn lists_records<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
         self.directories.nodes.iter().map(Signed::as_bytes).eq(nodes.map(Signed::as_bytes))
     }
 
     /// Whether the directory lists exactly these nodes, perhaps with other records.
-    pub(crate) fn names<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
+    pub(crate) fn lists_nodes<'a>(&self, nodes: impl Iterator<Item = &'a SignedRecord>) -> bool {
         self.directories.nodes.iter().map(|record| record.node).eq(nodes.map(|record| record.node))
     }
 
     /// The directory from which the responses follow.
-    pub(crate) fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &SignedDirectory {
         &self.directories.head
     }
 
@@ -128,21 +128,20 @@ impl Published {
     }
 
     /// Number of public nodes.
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) fn public_count(&self) -> usize {
         self.directories.nodes.len()
     }
 
     /// The directory of all public nodes.
-    pub(crate) fn whole(&self) -> Page {
+    pub(crate) fn full_directory(&self) -> Page {
         self.directories.whole.clone()
     }
 
     /// The part of the directory for an unauthenticated client at `address`.
     ///
     /// # Errors
-    ///
     /// It cannot be signed. The bounds of a directory rule this out.
-    pub(crate) fn directory(&self, address: IpAddr) -> Result<Page, SignError> {
+    pub(crate) fn directory_for(&self, address: IpAddr) -> Result<Page, SignError> {
         let directories = &*self.directories;
         match directories.part_of(address) {
             None => Ok(directories.whole.clone()),
@@ -151,7 +150,7 @@ impl Published {
                 if let Some(page) = place.get() {
                     return Ok(page.clone());
                 }
-                let picked = directories.pools.pick(&directories.nodes, part, directories.slot());
+                let picked = directories.pools.select_part(&directories.nodes, part, directories.slot());
                 let body = directories.online.sign_shard(picked, &directories.head, (part, PARTS))?;
                 Ok(place.get_or_init(|| Page::new(body, false)).clone())
             }
@@ -159,13 +158,13 @@ impl Published {
     }
 
     /// The list of servers for a client at `address` that does not read directories.
-    pub(crate) fn servers(&self, address: IpAddr) -> Page {
+    pub(crate) fn servers_for(&self, address: IpAddr) -> Page {
         let Directories { online, pools, nodes, .. } = &*self.directories;
         let part = self.directories.part_of(address);
         let make = || {
             let picked = match part {
                 None => nodes.iter().collect(),
-                Some(part) => pools.pick(nodes, part, self.directories.slot()),
+                Some(part) => pools.select_part(nodes, part, self.directories.slot()),
             };
             let listings = picked.into_iter().filter_map(|record| self.listings.get(&record.node));
             let (body, signature) = online.sign_servers(listings.map(|listing| &**listing), self.at);
@@ -191,10 +190,10 @@ impl Directories {
     fn slot(&self) -> Slot {
         // Use the directory's time, not the clock's: the response depends only on the directory. A new directory is
         // signed when the three hours are over.
-        Slot::of(self.head.issued_at)
+        Slot::containing(self.head.issued_at)
     }
 
     fn part_of(&self, address: IpAddr) -> Option<u16> {
-        (self.part_count() > 1).then(|| self.pools.part(address, self.slot()))
+        (self.part_count() > 1).then(|| self.pools.part_of(address, self.slot()))
     }
 }

@@ -14,14 +14,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::keys::{KeyFileError, add_revocation, load_revocations};
+use crate::keys::{self, KeyFileError, load_revocations};
 
 /// How often the file is checked. It has at most 12 KiB.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why a revocation was not added.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeError {
+pub(crate) enum AddRevocationError {
     /// The revocation is invalid.
     #[error(transparent)]
     Revocation(#[from] RevocationError),
@@ -39,18 +39,17 @@ pub(crate) struct RevocationsFile {
     online: PublicKey,
     known: KnownRevocations,
     /// Serializes writes.
-    writing: Mutex<()>,
+    write_lock: Mutex<()>,
 }
 
 impl RevocationsFile {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    ///
     /// The file exists and cannot be read.
     pub(crate) fn load(path: PathBuf, roots: Vec<PublicKey>, online: PublicKey) -> Result<Self, KeyFileError> {
         let known = KnownRevocations::new(load_revocations(&path, &roots)?);
-        Ok(Self { path, roots, online, known, writing: Mutex::default() })
+        Ok(Self { path, roots, online, known, write_lock: Mutex::default() })
     }
 
     /// The revocations that are served.
@@ -59,19 +58,22 @@ impl RevocationsFile {
     }
 
     /// Verifies a revocation, stores it, and serves it.
-    pub(crate) async fn take(self: &Arc<Self>, note: SignedRevocation) -> Result<(), TakeError> {
-        note.check(&self.roots)?;
-        let _writing = self.writing.lock().await;
-        let (file, stored) = (Arc::clone(self), note.clone());
-        let written = tokio::task::spawn_blocking(move || add_revocation(&file.path, stored, &file.roots)).await;
+    pub(crate) async fn add_revocation(
+        self: &Arc<Self>,
+        revocation: SignedRevocation,
+    ) -> Result<(), AddRevocationError> {
+        revocation.check(&self.roots)?;
+        let _writing = self.write_lock.lock().await;
+        let (file, stored) = (Arc::clone(self), revocation.clone());
+        let written = tokio::task::spawn_blocking(move || keys::add_revocation(&file.path, stored, &file.roots)).await;
         // A panic here is a bug. The revocation was not stored then.
-        written.expect("writing a file does not panic")?;
-        self.add([note]);
+        written.expect("write_lock a file does not panic")?;
+        self.add([revocation]);
         Ok(())
     }
 
-    fn add(&self, notes: impl IntoIterator<Item = SignedRevocation>) {
-        if self.known.add(notes) && self.known.revokes(&self.online) {
+    fn add(&self, revocation: impl IntoIterator<Item = SignedRevocation>) {
+        if self.known.add(revocation) && self.known.revokes(&self.online) {
             tracing::error!(
                 "this registry's online key is revoked, so clients reject its lists; create a new key with \
                                  `chappe bootstrap delegate --new-key`, and restart the registry with it"
@@ -79,9 +81,9 @@ impl RevocationsFile {
         }
     }
 
-    /// Checks the file at intervals of [`LOOK_EVERY`] until `stop`.
+    /// Checks the file at intervals of [`CHECK_INTERVAL`] until `stop`.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut every = interval(LOOK_EVERY);
+        let mut every = interval(CHECK_INTERVAL);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_readable = true;
         while stop.run_until_cancelled(every.tick()).await.is_some() {

@@ -27,8 +27,8 @@ use chappe_common::{
 
 pub(crate) use self::{
     caps::{Caps, counted_addrs, wide_network},
-    listing::{Change, KeptLeave, KeptRemoval, Listing, Millis},
-    probes::Probes,
+    listing::{Change, Listing, Millis, StoredLeave, StoredRemoval},
+    probes::ProbeHistory,
 };
 
 /// Number of stored leaves for each node that may be listed. At the limit the oldest is dropped.
@@ -38,7 +38,7 @@ const MAX_REMOVALS: usize = 4096;
 
 /// Why the rules reject a record or another signed request. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum RuleRejection {
     /// It belongs to another federation.
     #[error("it belongs to another federation")]
     Federation,
@@ -74,7 +74,7 @@ pub(crate) enum Refusal {
     Signer,
 }
 
-impl From<RecordError> for Refusal {
+impl From<RecordError> for RuleRejection {
     fn from(error: RecordError) -> Self {
         match error {
             RecordError::Federation => Self::Federation,
@@ -85,7 +85,7 @@ impl From<RecordError> for Refusal {
     }
 }
 
-impl From<RemovalError> for Refusal {
+impl From<RemovalError> for RuleRejection {
     fn from(error: RemovalError) -> Self {
         match error {
             RemovalError::Federation => Self::Federation,
@@ -96,7 +96,7 @@ impl From<RemovalError> for Refusal {
     }
 }
 
-impl From<ListRequestError> for Refusal {
+impl From<ListRequestError> for RuleRejection {
     fn from(error: ListRequestError) -> Self {
         match error {
             ListRequestError::Federation => Self::Federation,
@@ -108,7 +108,7 @@ impl From<ListRequestError> for Refusal {
 
 /// The configuration of the rules.
 #[derive(Clone, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct RuleConfig {
     pub(crate) federation: FederationId,
     /// The online key, which identifies this registry.
     pub(crate) online: PublicKey,
@@ -117,29 +117,29 @@ pub(crate) struct Bounds {
     /// Maximal number of listed nodes.
     pub(crate) max_nodes: usize,
     /// A node is delisted if it has not proved its key for this time.
-    pub(crate) seen_within: Duration,
+    pub(crate) node_timeout: Duration,
     /// Limits for the nodes of one network.
     pub(crate) caps: Caps,
     /// Interval of probes to a node that answers.
-    pub(crate) probe_every: Duration,
+    pub(crate) probe_interval: Duration,
     /// After this number of consecutive failed probes a node is not public.
-    pub(crate) max_failures: u8,
+    pub(crate) failure_threshold: u8,
 }
 
 /// The registry's state.
 #[derive(Clone, Debug)]
-pub(crate) struct Registry {
-    bounds: Bounds,
+pub(crate) struct RegistryState {
+    config: RuleConfig,
     started: UnixTime,
     nodes: BTreeMap<NodeId, Arc<Listing>>,
-    leaves: BTreeMap<NodeId, KeptLeave>,
-    removals: BTreeMap<NodeId, KeptRemoval>,
+    leaves: BTreeMap<NodeId, StoredLeave>,
+    removals: BTreeMap<NodeId, StoredRemoval>,
 }
 
-impl Registry {
+impl RegistryState {
     /// A state without nodes, for a process that started at `started`.
-    pub(crate) const fn new(bounds: Bounds, started: UnixTime) -> Self {
-        Self { bounds, started, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
+    pub(crate) const fn new(config: RuleConfig, started: UnixTime) -> Self {
+        Self { config, started, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
     }
 
     /// The listed nodes by key.
@@ -150,86 +150,91 @@ impl Registry {
     /// The public nodes by key: all listed nodes except reserve nodes and unresponsive ones.
     ///
     /// If most nodes are unresponsive, the registry itself is probably cut off, so unresponsive nodes are included.
-    pub(crate) fn public(&self) -> impl Iterator<Item = &Arc<Listing>> {
-        let silent = self.nodes.values().filter(|listing| self.is_silent(listing)).count();
+    pub(crate) fn public_nodes(&self) -> impl Iterator<Item = &Arc<Listing>> {
+        let silent = self.nodes.values().filter(|listing| self.is_unresponsive(listing)).count();
         let believed = silent * 2 <= self.nodes.len();
         let is_hidden =
-            move |listing: &Arc<Listing>| listing.record.is_reserve() || (believed && self.is_silent(listing));
+            move |listing: &Arc<Listing>| listing.record.is_reserve() || (believed && self.is_unresponsive(listing));
         self.nodes.values().filter(move |listing| !is_hidden(listing))
     }
 
     /// Whether the node has failed too many consecutive probes.
-    pub(crate) fn is_silent(&self, listing: &Listing) -> bool {
-        listing.probes.failures() >= self.bounds.max_failures
+    pub(crate) fn is_unresponsive(&self, listing: &Listing) -> bool {
+        listing.probes.failures() >= self.config.failure_threshold
     }
 
     /// Whether exactly this record is listed.
-    pub(crate) fn lists(&self, record: &SignedRecord) -> bool {
+    pub(crate) fn lists_record(&self, record: &SignedRecord) -> bool {
         self.nodes.get(&record.node).is_some_and(|listing| listing.record.as_bytes() == record.as_bytes())
     }
 
     /// Checks whether `record` can be listed, if its node proves its key.
     ///
     /// # Errors
-    ///
     /// Why the record is rejected.
-    pub(crate) fn judge(&self, record: &SignedRecord, now: UnixTime) -> Result<(), Refusal> {
-        record.check(self.bounds.federation, now)?;
-        if !self.may_name_its_urls(record) {
-            return Err(Refusal::PrivateUrl);
+    pub(crate) fn check_record(&self, record: &SignedRecord, now: UnixTime) -> Result<(), RuleRejection> {
+        record.check(self.config.federation, now)?;
+        if !self.has_allowed_urls(record) {
+            return Err(RuleRejection::PrivateUrl);
         }
-        if self.removals.get(&record.node).is_some_and(|kept| kept.removal.counts(now)) {
-            return Err(Refusal::Removed);
+        if self.removals.get(&record.node).is_some_and(|stored| stored.removal.counts(now)) {
+            return Err(RuleRejection::Removed);
         }
-        if self.leaves.get(&record.node).is_some_and(|kept| kept.leave.ends(record)) {
-            return Err(Refusal::Stale);
+        if self.leaves.get(&record.node).is_some_and(|stored| stored.leave.ends(record)) {
+            return Err(RuleRejection::Stale);
         }
         match self.nodes.get(&record.node) {
             // A node sends the same record again to show that it is still running.
-            Some(listing) if !record.supersedes(&listing.record) && !self.lists(record) => return Err(Refusal::Stale),
+            Some(listing) if !record.supersedes(&listing.record) && !self.lists_record(record) => {
+                return Err(RuleRejection::Stale);
+            }
             Some(_) => {}
-            None if self.nodes.len() >= self.bounds.max_nodes => return Err(Refusal::Full),
+            None if self.nodes.len() >= self.config.max_nodes => return Err(RuleRejection::Full),
             None => {}
         }
-        if counted_addrs(record).any(|addr| self.has_room(record.node, addr.ip())) {
+        if counted_addrs(record).any(|addr| self.fits_network(record.node, addr.ip())) {
             Ok(())
         } else {
-            Err(Refusal::NetworkFull)
+            Err(RuleRejection::NetworkFull)
         }
     }
 
     /// A private address refers to the reader's own network, so a public node must not name one: clients would connect
     /// to machines of their own network. A node with private addresses only, as in a test, may.
-    fn may_name_its_urls(&self, record: &NodeRecord) -> bool {
-        let is_private = |addr: &SocketAddr| !special::is_public(addr.ip()) || self.bounds.caps.are_exempt(addr.ip());
+    fn has_allowed_urls(&self, record: &NodeRecord) -> bool {
+        let is_private = |addr: &SocketAddr| !special::is_public(addr.ip()) || self.config.caps.is_exempt(addr.ip());
         record.quic_addrs.iter().all(is_private) || record.client_urls.iter().all(|url| special::is_public_url(url))
     }
 
-    fn has_room(&self, node: NodeId, address: IpAddr) -> bool {
+    fn fits_network(&self, node: NodeId, address: IpAddr) -> bool {
         // A listed node keeps its place there, even if the cap is lowered or reached.
         if self.nodes.get(&node).is_some_and(|listing| listing.proved == address) {
             return true;
         }
         let others = self.nodes.values().filter(|listing| listing.record.node != node);
-        self.bounds.caps.have_room(address, others.map(|listing| listing.proved))
+        self.config.caps.allow(address, others.map(|listing| listing.proved))
     }
 
     /// Lists a record whose node has proved its key at the address `proved`.
     ///
     /// # Errors
-    ///
     /// Why the record is rejected. A newer record or a leave may have arrived during the dial-back.
-    pub(crate) fn admit(&self, record: SignedRecord, proved: IpAddr, now: Millis) -> Result<Vec<Change>, Refusal> {
-        self.judge(&record, now.secs())?;
-        if !self.has_room(record.node, proved) {
-            return Err(Refusal::NetworkFull);
+    pub(crate) fn admit(
+        &self,
+        record: SignedRecord,
+        proved: IpAddr,
+        now: Millis,
+    ) -> Result<Vec<Change>, RuleRejection> {
+        self.check_record(&record, now.secs())?;
+        if !self.fits_network(record.node, proved) {
+            return Err(RuleRejection::NetworkFull);
         }
-        let probes = Probes::first(now, self.bounds.probe_every);
+        let probes = ProbeHistory::after_registration(now, self.config.probe_interval);
         // An earlier leave is kept until it expires. The new listing may end before the records that the leave revoked
         // do.
         let listing = match self.nodes.get(&record.node) {
             Some(listing) => {
-                let probes = if self.is_silent(listing) { probes } else { listing.probes };
+                let probes = if self.is_unresponsive(listing) { probes } else { listing.probes };
                 Listing { record, last_seen: now, proved, probes, ..(**listing).clone() }
             }
             None => {
@@ -243,21 +248,20 @@ impl Registry {
     /// Delists a node that leaves.
     ///
     /// # Errors
-    ///
     /// The leave is of another federation, from the future, or older than the listed record.
-    pub(crate) fn leave(&self, leave: Signed<NodeLeave>, now: UnixTime) -> Result<Vec<Change>, Refusal> {
-        if leave.federation != self.bounds.federation {
-            return Err(Refusal::Federation);
+    pub(crate) fn leave(&self, leave: Signed<NodeLeave>, now: UnixTime) -> Result<Vec<Change>, RuleRejection> {
+        if leave.federation != self.config.federation {
+            return Err(RuleRejection::Federation);
         }
         if leave.issued_at > now + MAX_CLOCK_SKEW {
-            return Err(Refusal::Clock);
+            return Err(RuleRejection::Clock);
         }
         let Some(listing) = self.nodes.get(&leave.node) else {
             // Store nothing for keys that were never dialled, because anyone can create those.
             return Ok(Vec::new());
         };
         if !leave.ends(&listing.record) {
-            return Err(Refusal::Stale);
+            return Err(RuleRejection::Stale);
         }
         let until = if (leave.epoch, leave.seq) == (listing.record.epoch, listing.record.seq) {
             listing.record.expires_at
@@ -266,59 +270,60 @@ impl Registry {
             leave.issued_at + MAX_CLOCK_SKEW + MAX_RECORD_LIFETIME
         };
         // An earlier leave may have revoked records that live longer. The new one revokes them too.
-        let until = self.leaves.get(&leave.node).map_or(until, |kept| until.max(kept.until));
+        let until = self.leaves.get(&leave.node).map_or(until, |stored| until.max(stored.until));
         let mut changes = Vec::new();
-        if self.leaves.len() >= self.bounds.max_nodes * LEAVES_PER_NODE && !self.leaves.contains_key(&leave.node) {
-            let oldest = self.leaves.iter().min_by_key(|(_, kept)| kept.until).map(|(node, _)| *node);
-            changes.extend(oldest.map(Change::ForgetLeave));
+        if self.leaves.len() >= self.config.max_nodes * LEAVES_PER_NODE && !self.leaves.contains_key(&leave.node) {
+            let oldest = self.leaves.iter().min_by_key(|(_, stored)| stored.until).map(|(node, _)| *node);
+            changes.extend(oldest.map(Change::DeleteLeave));
         }
         changes.push(Change::Delist(leave.node));
-        changes.push(Change::KeepLeave(KeptLeave { leave, until }));
+        changes.push(Change::StoreLeave(StoredLeave { leave, until }));
         Ok(changes)
     }
 
     /// Removes a node, or revokes a removal, for an operator.
     ///
     /// # Errors
-    ///
     /// The removal is not valid here, or a later one is known.
-    pub(crate) fn remove(&self, removal: Signed<NodeRemoval>, now: UnixTime) -> Result<Vec<Change>, Refusal> {
-        removal.check(self.bounds.federation, &self.bounds.operators, now)?;
-        let kept = self.removals.get(&removal.node);
-        match kept {
-            Some(kept) if kept.removal.as_bytes() == removal.as_bytes() => return Ok(Vec::new()),
-            Some(kept) if kept.removal.issued_at >= removal.issued_at => return Err(Refusal::Stale),
-            None if self.removals.len() >= MAX_REMOVALS => return Err(Refusal::Full),
+    pub(crate) fn remove(&self, removal: Signed<NodeRemoval>, now: UnixTime) -> Result<Vec<Change>, RuleRejection> {
+        removal.check(self.config.federation, &self.config.operators, now)?;
+        let stored = self.removals.get(&removal.node);
+        match stored {
+            Some(stored) if stored.removal.as_bytes() == removal.as_bytes() => return Ok(Vec::new()),
+            Some(stored) if stored.removal.issued_at >= removal.issued_at => return Err(RuleRejection::Stale),
+            None if self.removals.len() >= MAX_REMOVALS => return Err(RuleRejection::Full),
             _ => {}
         }
         let mut changes = Vec::new();
         if removal.counts(now) && self.nodes.contains_key(&removal.node) {
             changes.push(Change::Delist(removal.node));
         }
-        let until = kept.map_or(removal.until, |kept| removal.until.max(kept.until));
-        changes.push(Change::KeepRemoval(KeptRemoval { removal, until }));
+        let until = stored.map_or(removal.until, |stored| removal.until.max(stored.until));
+        changes.push(Change::StoreRemoval(StoredRemoval { removal, until }));
         Ok(changes)
     }
 
     /// Checks that a list request is for this registry and for now.
     ///
     /// # Errors
-    ///
     /// Why it is rejected.
-    pub(crate) fn check_request(&self, request: &ListRequest, now: UnixTime) -> Result<(), Refusal> {
-        Ok(request.check(self.bounds.federation, &self.bounds.online, now)?)
+    pub(crate) fn check_list_request(&self, request: &ListRequest, now: UnixTime) -> Result<(), RuleRejection> {
+        Ok(request.check(self.config.federation, &self.config.online, now)?)
     }
 
     /// Records a listed node's list request, which is valid only once.
     ///
     /// # Errors
-    ///
     /// The request is not valid here, was used before, or its key belongs to no listed node.
-    pub(crate) fn ask(&self, request: &ListRequest, now: UnixTime) -> Result<Vec<Change>, Refusal> {
-        self.check_request(request, now)?;
-        let listing = self.nodes.get(&NodeId::new(request.key)).ok_or(Refusal::Signer)?;
+    pub(crate) fn accept_list_request(
+        &self,
+        request: &ListRequest,
+        now: UnixTime,
+    ) -> Result<Vec<Change>, RuleRejection> {
+        self.check_list_request(request, now)?;
+        let listing = self.nodes.get(&NodeId::new(request.key)).ok_or(RuleRejection::Signer)?;
         if listing.asked >= request.seq {
-            return Err(Refusal::Stale);
+            return Err(RuleRejection::Stale);
         }
         let listing = Listing { load: request.load, asked: request.seq, ..(**listing).clone() };
         Ok(vec![Change::List(Box::new(listing))])
@@ -326,22 +331,22 @@ impl Registry {
 
     /// Whether the key belongs to an operator.
     pub(crate) fn is_operator(&self, key: &PublicKey) -> bool {
-        self.bounds.operators.contains(key)
+        self.config.operators.contains(key)
     }
 
     /// The nodes whose next probe is due, the longest overdue first.
-    pub(crate) fn due(&self, now: Millis) -> Vec<Arc<Listing>> {
+    pub(crate) fn due_probes(&self, now: Millis) -> Vec<Arc<Listing>> {
         let mut due: Vec<_> = self.nodes.values().filter(|listing| listing.probes.due() <= now).cloned().collect();
         due.sort_by_key(|listing| listing.probes.due());
         due
     }
 
     /// Records the result of a node's probe. `jitter` from 0 to 1 spreads the next probes.
-    pub(crate) fn probed(&self, node: NodeId, answered: bool, jitter: f64, now: Millis) -> Option<Change> {
+    pub(crate) fn record_probe(&self, node: NodeId, answered: bool, jitter: f64, now: Millis) -> Option<Change> {
         // The node may have left in the meantime. If it is not due any more, it has registered again, or another
         // registry on the same store has probed it. One lost packet must count once, however many registries see it.
         let listing = self.nodes.get(&node).filter(|listing| listing.probes.due() <= now)?;
-        let probes = listing.probes.with(answered, now, self.bounds.probe_every, jitter);
+        let probes = listing.probes.with_result(answered, now, self.config.probe_interval, jitter);
         let last_seen = if answered { now } else { listing.last_seen };
         Some(Change::List(Box::new(Listing { probes, last_seen, ..(**listing).clone() })))
     }
@@ -352,35 +357,36 @@ impl Registry {
         // do so before this process started.
         let over = |listing: &&Arc<Listing>| {
             let seen = listing.last_seen.secs().max(self.started);
-            listing.record.expires_at <= now || seen + self.bounds.seen_within <= now
+            listing.record.expires_at <= now || seen + self.config.node_timeout <= now
         };
         let nodes = self.nodes.values().filter(over).map(|listing| Change::Delist(listing.record.node));
-        let leaves = self.leaves.iter().filter(|(_, kept)| kept.until <= now).map(|(id, _)| Change::ForgetLeave(*id));
-        let removals = self.removals.iter().filter(|(_, kept)| kept.until <= now);
-        nodes.chain(leaves).chain(removals.map(|(id, _)| Change::ForgetRemoval(*id))).collect()
+        let leaves =
+            self.leaves.iter().filter(|(_, stored)| stored.until <= now).map(|(id, _)| Change::DeleteLeave(*id));
+        let removals = self.removals.iter().filter(|(_, stored)| stored.until <= now);
+        nodes.chain(leaves).chain(removals.map(|(id, _)| Change::DeleteRemoval(*id))).collect()
     }
 
     /// Applies a change. Changes of another federation, from an old store, are ignored.
     pub(crate) fn apply(&mut self, change: Change) {
-        let federation = self.bounds.federation;
+        let federation = self.config.federation;
         match change {
             Change::List(listing) if listing.record.federation == federation => {
                 self.nodes.insert(listing.record.node, Arc::from(listing));
             }
-            Change::KeepLeave(kept) if kept.leave.federation == federation => {
-                self.leaves.insert(kept.leave.node, kept);
+            Change::StoreLeave(stored) if stored.leave.federation == federation => {
+                self.leaves.insert(stored.leave.node, stored);
             }
-            Change::KeepRemoval(kept) if kept.removal.federation == federation => {
-                self.removals.insert(kept.removal.node, kept);
+            Change::StoreRemoval(stored) if stored.removal.federation == federation => {
+                self.removals.insert(stored.removal.node, stored);
             }
-            Change::List(_) | Change::KeepLeave(_) | Change::KeepRemoval(_) => {}
+            Change::List(_) | Change::StoreLeave(_) | Change::StoreRemoval(_) => {}
             Change::Delist(node) => {
                 self.nodes.remove(&node);
             }
-            Change::ForgetLeave(node) => {
+            Change::DeleteLeave(node) => {
                 self.leaves.remove(&node);
             }
-            Change::ForgetRemoval(node) => {
+            Change::DeleteRemoval(node) => {
                 self.removals.remove(&node);
             }
         }

@@ -26,7 +26,7 @@ use crate::{
     config::BootstrapConfig,
     http::Peer,
     limits::SourceLimiter,
-    metrics::{ConnectionLabel, ConnectionRefusal, Metrics},
+    metrics::{ConnectionLabel, ConnectionRejection, Metrics},
     source,
 };
 
@@ -36,18 +36,18 @@ const MAX_HEADER_BYTES: usize = 8 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections above the limit that are accepted only for health checks. The oldest is closed for a new one; each takes
 /// one round trip.
-const SPARE: usize = 16;
+const MAX_HEALTH_CONNECTIONS: usize = 16;
 /// Maximal number of connections to the operator's interface: for a scraper, a browser and curl.
-pub(crate) const OPERATORS: usize = 32;
+pub(crate) const MAX_ADMIN_CONNECTIONS: usize = 32;
 /// Minimal interval between log messages about rejected or failed connections.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An HTTP server for one listener.
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
     /// The routes for connections above the limit.
-    pub(crate) spare: Router,
+    pub(crate) health_router: Router,
     pub(crate) max_connections: usize,
     pub(crate) config: BootstrapConfig,
     pub(crate) metrics: Arc<Metrics>,
@@ -58,8 +58,8 @@ impl Server {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let sources = SourceLimiter::new(self.config.limits.connections_per_minute, &self.config.limits.exempt);
         let mut connections = JoinSet::new();
-        let mut spare = VecDeque::<AbortHandle>::new();
-        let (mut full, mut failed) = (Said::default(), Said::default());
+        let mut health_only = VecDeque::<AbortHandle>::new();
+        let (mut full, mut failed) = (LogThrottle::default(), LogThrottle::default());
         loop {
             tokio::select! {
                 biased;
@@ -72,25 +72,25 @@ impl Server {
                 }
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        spare.retain(|one| !one.is_finished());
-                        match self.refusal(&sources, connections.len() - spare.len(), peer) {
-                            Some(reason @ ConnectionRefusal::Full) => {
-                                self.count_refused(reason);
+                        health_only.retain(|one| !one.is_finished());
+                        match self.check_connection(&sources, connections.len() - health_only.len(), peer) {
+                            Some(reason @ ConnectionRejection::Full) => {
+                                self.count_rejected(reason);
                                 if full.is_due() {
                                                                 tracing::warn!("rejecting connections: limits.max_connections is reached");
                                 }
-                                if spare.len() >= SPARE
-                                    && let Some(oldest) = spare.pop_front()
+                                if health_only.len() >= MAX_HEALTH_CONNECTIONS
+                                    && let Some(oldest) = health_only.pop_front()
                                 {
                                     oldest.abort();
                                 }
-                                let serving = self.serve(stream, peer, Places::Spare, stop.clone());
-                                spare.push_back(connections.spawn(serving));
+                                let serving = self.serve(stream, peer, ConnectionKind::HealthOnly, stop.clone());
+                                health_only.push_back(connections.spawn(serving));
                                 self.metrics.connections_opened.inc();
                             }
-                            Some(reason) => self.count_refused(reason),
+                            Some(reason) => self.count_rejected(reason),
                             None => {
-                                connections.spawn(self.serve(stream, peer, Places::Free, stop.clone()));
+                                connections.spawn(self.serve(stream, peer, ConnectionKind::Regular, stop.clone()));
                                 self.metrics.connections_opened.inc();
                             }
                         }
@@ -110,17 +110,17 @@ impl Server {
         connections.shutdown().await;
     }
 
-    fn count_refused(&self, reason: ConnectionRefusal) {
+    fn count_rejected(&self, reason: ConnectionRejection) {
         self.metrics.connections_refused.get_or_create(&ConnectionLabel { reason }).inc();
     }
 
-    fn refusal(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRefusal> {
+    fn check_connection(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRejection> {
         // Check the rate first: at the connection limit, one source must not take all health-check slots as well. A
         // proxy's connections belong to all its clients, so they have no rate.
         if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
-            Some(ConnectionRefusal::RateLimited)
+            Some(ConnectionRejection::RateLimited)
         } else if open >= self.max_connections {
-            Some(ConnectionRefusal::Full)
+            Some(ConnectionRejection::Full)
         } else {
             None
         }
@@ -130,18 +130,18 @@ impl Server {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        places: Places,
+        kind: ConnectionKind,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
         let times = &self.config.times;
-        let router = if places == Places::Free { &self.router } else { &self.spare };
+        let router = if kind == ConnectionKind::Regular { &self.router } else { &self.health_router };
         let longest = times.connection;
         let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip()))));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(times.headers)
             .max_header_size(MAX_HEADER_BYTES)
-            .keep_alive(places == Places::Free)
+            .keep_alive(kind == ConnectionKind::Regular)
             .serve_connection(TokioIo::new(stream), service);
         async move {
             let mut connection = std::pin::pin!(connection);
@@ -165,19 +165,19 @@ impl Server {
 
 /// Whether a connection is within the limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Places {
-    Free,
-    Spare,
+enum ConnectionKind {
+    Regular,
+    HealthOnly,
 }
 
 /// When a message was last logged.
 #[derive(Default)]
-struct Said(Option<Instant>);
+struct LogThrottle(Option<Instant>);
 
-impl Said {
+impl LogThrottle {
     /// Whether the message is due again. If so, counts it as logged.
     fn is_due(&mut self) -> bool {
-        let is_due = self.0.is_none_or(|said| said.elapsed() >= SAY_AGAIN);
+        let is_due = self.0.is_none_or(|said| said.elapsed() >= LOG_INTERVAL);
         if is_due {
             self.0 = Some(Instant::now());
         }

@@ -23,21 +23,21 @@ use crate::{
     config::{BootstrapConfig, ConfigError},
     dial::Dialer,
     directory::OnlineKey,
-    http::{App, admin_router, router, spare_router},
+    http::{AppState, admin_router, health_router, router},
     keys::{KeyFileError, load_delegation, load_secret_key},
     limits::SourceLimiter,
     metrics::Metrics,
-    owner::{Owner, Signing, clock},
+    owner::{Owner, SigningConfig, clock},
     probe,
     published::Published,
     revocations::RevocationsFile,
-    rules::{Bounds, Caps, Registry},
-    server::{OPERATORS, Server},
+    rules::{Caps, RegistryState, RuleConfig},
+    server::{MAX_ADMIN_CONNECTIONS, Server},
     storage::{self, StoreError},
 };
 
 /// How often inactive sources are dropped.
-const FORGET_EVERY: Duration = Duration::from_secs(30);
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for shutting down after the drain time, to close the store.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
@@ -97,16 +97,15 @@ pub struct Bootstrap {
     published: Arc<ArcSwap<Published>>,
     stop: CancellationToken,
     drain: Duration,
-    servers: Lasting,
-    rest: Lasting,
-    rest_stop: CancellationToken,
+    servers: ServiceTasks,
+    tasks: ServiceTasks,
+    tasks_stop: CancellationToken,
 }
 
 impl Bootstrap {
     /// Opens the store, signs the first directory, and listens.
     ///
     /// # Errors
-    ///
     /// A file, key or address is not usable.
     pub async fn spawn(config: BootstrapConfig) -> Result<Self, StartError> {
         config.check()?;
@@ -127,10 +126,10 @@ impl Bootstrap {
         let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
         let metrics = Arc::new(Metrics::default());
         let online = Arc::new(online);
-        let registry = Registry::new(bounds(&config, &online), clock().secs());
+        let registry = RegistryState::new(rule_config(&config, &online), clock().secs());
         let store = storage::open(&config).await?;
         let (roots, lifetime) = (config.federation.roots.clone(), config.directory.lifetime);
-        let owner = Owner::start(registry, store, Signing { online, roots, lifetime }, Arc::clone(&metrics))
+        let owner = Owner::start(registry, store, SigningConfig { online, roots, lifetime }, Arc::clone(&metrics))
             .await
             .map_err(|error| StartError::FirstDirectory(Box::new(error)))?;
 
@@ -140,15 +139,15 @@ impl Bootstrap {
             published: owner.published(),
             stop: CancellationToken::new(),
             drain: config.times.drain,
-            servers: Lasting::default(),
-            rest: Lasting::default(),
-            rest_stop: CancellationToken::new(),
+            servers: ServiceTasks::default(),
+            tasks: ServiceTasks::default(),
+            tasks_stop: CancellationToken::new(),
         };
         let store_failure = owner.store_failure();
-        let (handle, work) = owner.run(bootstrap.rest_stop.clone());
-        bootstrap.rest.spawn("owner", work);
+        let (handle, work) = owner.run(bootstrap.tasks_stop.clone());
+        bootstrap.tasks.spawn("owner", work);
         let limits = &config.limits;
-        let app = Arc::new(App {
+        let app = Arc::new(AppState {
             owner: handle,
             store_failure,
             published: Arc::clone(&bootstrap.published),
@@ -158,24 +157,25 @@ impl Bootstrap {
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
             metrics: Arc::clone(&metrics),
-            told_of_proxy: AtomicBool::new(false),
+            proxy_warning_logged: AtomicBool::new(false),
             started: Instant::now(),
             config: config.clone(),
         });
-        bootstrap.rest.spawn("probes", probe::run(Arc::clone(&app), bootstrap.rest_stop.clone()));
-        bootstrap.rest.spawn("expiry", forget_quiet(Arc::clone(&app), bootstrap.rest_stop.clone()));
+        bootstrap.tasks.spawn("probes", probe::run(Arc::clone(&app), bootstrap.tasks_stop.clone()));
+        bootstrap.tasks.spawn("expiry", drop_inactive(Arc::clone(&app), bootstrap.tasks_stop.clone()));
         let federation = &config.federation;
         let file = BeaconFile::new(federation.beacon.clone(), federation.roots.clone(), Arc::clone(&app.beacon));
-        bootstrap.rest.spawn("beacon", file.watch(bootstrap.rest_stop.clone()));
-        bootstrap.rest.spawn("revocations", revocations.watch(bootstrap.rest_stop.clone()));
+        bootstrap.tasks.spawn("beacon", file.watch(bootstrap.tasks_stop.clone()));
+        bootstrap.tasks.spawn("revocations", revocations.watch(bootstrap.tasks_stop.clone()));
         let servers = [
             ("http", Some(listener), router(Arc::clone(&app)), limits.max_connections),
-            ("admin", admin_listener, admin_router(Arc::clone(&app)), OPERATORS),
+            ("admin", admin_listener, admin_router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS),
         ];
         for (task, listener, router, max_connections) in servers {
             if let Some(listener) = listener {
-                let (spare, metrics) = (spare_router(Arc::clone(&app)), Arc::clone(&metrics));
-                let server = Server { listener, router, spare, max_connections, config: config.clone(), metrics };
+                let (health_router, metrics) = (health_router(Arc::clone(&app)), Arc::clone(&metrics));
+                let server =
+                    Server { listener, router, health_router, max_connections, config: config.clone(), metrics };
                 bootstrap.servers.spawn(task, server.run(bootstrap.stop.clone()));
             }
         }
@@ -194,7 +194,7 @@ impl Bootstrap {
 
     /// Number of public nodes in the directory.
     pub fn listed(&self) -> usize {
-        self.published.load().count()
+        self.published.load().public_count()
     }
 
     /// Waits until one of the registry's tasks ends by itself, which should not happen. Call [`Bootstrap::shutdown`]
@@ -202,7 +202,7 @@ impl Bootstrap {
     pub async fn failed(&mut self) -> TaskFailure {
         let failure = tokio::select! {
             biased;
-            failure = self.rest.failed() => failure,
+            failure = self.tasks.failed() => failure,
             failure = self.servers.failed() => failure,
         };
         tracing::error!(%failure, "the registry cannot continue");
@@ -218,20 +218,20 @@ impl Bootstrap {
             self.servers.0.shutdown().await;
         }
         // Stop the owner after the requests that use it. It ends between two commits.
-        self.rest_stop.cancel();
-        let stopped = timeout(STOP_MARGIN, self.rest.ended());
+        self.tasks_stop.cancel();
+        let stopped = timeout(STOP_MARGIN, self.tasks.ended());
         if stopped.await.is_err() {
             tracing::warn!("the store was not closed in time; acknowledged changes are on disk");
-            self.rest.0.shutdown().await;
+            self.tasks.0.shutdown().await;
         }
     }
 }
 
 /// Tasks that run until the registry is shut down.
 #[derive(Debug, Default)]
-struct Lasting(JoinSet<TaskFailure>);
+struct ServiceTasks(JoinSet<TaskFailure>);
 
-impl Lasting {
+impl ServiceTasks {
     fn spawn(&mut self, task: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let caught = AssertUnwindSafe(future).catch_unwind();
         self.0.spawn(async move {
@@ -260,17 +260,17 @@ impl Lasting {
     }
 }
 
-fn bounds(config: &BootstrapConfig, online: &OnlineKey) -> Bounds {
+fn rule_config(config: &BootstrapConfig, online: &OnlineKey) -> RuleConfig {
     let federation = &config.federation;
-    Bounds {
+    RuleConfig {
         federation: FederationId::of_roots(&federation.roots),
         online: online.key.public(),
         operators: federation.roots.iter().copied().chain([online.key.public()]).collect(),
         max_nodes: config.limits.max_nodes,
-        seen_within: config.directory.seen_within,
+        node_timeout: config.directory.node_timeout,
         caps: Caps::new(config.caps.clone(), &config.limits.exempt),
-        probe_every: config.probing.every,
-        max_failures: config.probing.failures,
+        probe_interval: config.probing.interval,
+        failure_threshold: config.probing.failure_threshold,
     }
 }
 
@@ -278,13 +278,13 @@ async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, Star
     TcpListener::bind(addr).await.map_err(|source| StartError::Listen { addr, key, source })
 }
 
-async fn forget_quiet(app: Arc<App>, stop: CancellationToken) {
-    let mut every = interval(FORGET_EVERY);
+async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
+    let mut every = interval(CLEANUP_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        app.requests.forget_quiet();
-        app.registrations.forget_quiet();
-        app.dialer.forget_quiet();
+        app.requests.drop_inactive();
+        app.registrations.drop_inactive();
+        app.dialer.drop_inactive();
     }
 }
 
@@ -316,7 +316,7 @@ mod tests {
         let ends: [(fn(), TaskFailure); 2] =
             [(|| panic!("on purpose"), TaskFailure::Panicked("one")), (|| {}, TaskFailure::Ended("one"))];
         for (end, expected) in ends {
-            let mut tasks = Lasting::default();
+            let mut tasks = ServiceTasks::default();
             tasks.spawn("another", std::future::pending());
             tasks.spawn("one", async move { end() });
             assert_eq!(tasks.failed().await, expected);

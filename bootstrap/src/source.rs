@@ -15,7 +15,7 @@ pub(crate) fn is_proxy(address: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct RequestSource {
     /// The address, as far as trusted proxies report it. Must not be logged.
     pub(crate) address: IpAddr,
     /// Whether a trusted proxy wrote something other than an address, or the headers contradict each other. All clients
@@ -29,29 +29,33 @@ pub(crate) struct Source {
 /// Both `Forwarded` (RFC 7239) and `X-Forwarded-For` are accepted. The registry does not know which of them the proxy
 /// writes, and the proxy passes on the other one from the client. So if both are present, they have to lead to the same
 /// address.
-pub(crate) fn of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Source {
+pub(crate) fn source_of_request(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> RequestSource {
     let list = |name: HeaderName| -> Vec<&str> {
         let lines = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or_default());
         lines.flat_map(|line| line.split(',')).map(str::trim).collect()
     };
-    let by_list = followed(peer, list(FORWARDED_FOR).into_iter().map(address), trusted);
-    let by_forwarded = followed(peer, list(FORWARDED).into_iter().map(forwarded_for), trusted);
+    let by_list = follow_proxies(peer, list(FORWARDED_FOR).into_iter().map(address), trusted);
+    let by_forwarded = follow_proxies(peer, list(FORWARDED).into_iter().map(forwarded_for), trusted);
     let has_both = headers.contains_key(FORWARDED_FOR) && headers.contains_key(FORWARDED);
     if has_both && is_proxy(peer, trusted) && by_list != by_forwarded {
-        return Source { address: peer.to_canonical(), is_unreadable: true };
+        return RequestSource { address: peer.to_canonical(), is_unreadable: true };
     }
     if headers.contains_key(FORWARDED_FOR) { by_list } else { by_forwarded }
 }
 
 /// The sender according to one header.
-fn followed(peer: IpAddr, entries: impl DoubleEndedIterator<Item = Option<IpAddr>>, trusted: &[IpNet]) -> Source {
-    let mut source = Source { address: peer.to_canonical(), is_unreadable: false };
+fn follow_proxies(
+    peer: IpAddr,
+    entries: impl DoubleEndedIterator<Item = Option<IpAddr>>,
+    trusted: &[IpNet],
+) -> RequestSource {
+    let mut source = RequestSource { address: peer.to_canonical(), is_unreadable: false };
     for entry in entries.rev() {
         if !is_proxy(source.address, trusted) {
             break;
         }
         // The entry is not an address, so the chain of proxies ends here.
-        let Some(address) = entry else { return Source { is_unreadable: true, ..source } };
+        let Some(address) = entry else { return RequestSource { is_unreadable: true, ..source } };
         source.address = address;
     }
     source
@@ -79,13 +83,13 @@ mod tests {
         source_by(FORWARDED_FOR, peer, lines).address.to_string()
     }
 
-    fn source_by(name: HeaderName, peer: &str, lines: &[&'static str]) -> Source {
+    fn source_by(name: HeaderName, peer: &str, lines: &[&'static str]) -> RequestSource {
         let trusted = ["10.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")];
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(name.clone(), line.parse().expect("a header"));
         }
-        of_request(peer.parse().expect("an address"), &headers, &trusted)
+        source_of_request(peer.parse().expect("an address"), &headers, &trusted)
     }
 
     #[test]
@@ -132,7 +136,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(FORWARDED_FOR, list.parse().expect("a header"));
             headers.insert(FORWARDED, forwarded.parse().expect("a header"));
-            let source = of_request(peer.parse().expect("an address"), &headers, &trusted);
+            let source = source_of_request(peer.parse().expect("an address"), &headers, &trusted);
             (source.address.to_string(), source.is_unreadable)
         };
         // The client writes one header and the proxy the other, in either order.

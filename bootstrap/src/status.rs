@@ -67,7 +67,7 @@ impl Row {
 pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
     let nodes: Vec<_> = published.listings().values().filter(|listing| !listing.record.is_reserve()).collect();
     let regions = by_name(&nodes, |listing| &listing.record.region);
-    let answered = nodes.iter().map(|listing| listing.probes.answered() as usize).sum::<usize>();
+    let answered = nodes.iter().map(|listing| listing.probes.answered_percent() as usize).sum::<usize>();
     let answered = answered.checked_div(nodes.len());
     let head = published.head();
     let loads = loads(&nodes);
@@ -91,9 +91,9 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
                         }
                     }
                     dl.figures {
-                        div { dt { "Public nodes" } dd { (published.count()) } }
+                        div { dt { "Public nodes" } dd { (published.public_count()) } }
                         div { dt { "Regions" } dd { (regions.iter().filter(|row| !row.name.is_empty()).count()) } }
-                        div { dt { "Probes answered" } dd { @match answered { Some(part) => { (part) " %" } None => "–" } } }
+                        div { dt { "ProbeHistory answered" } dd { @match answered { Some(part) => { (part) " %" } None => "–" } } }
                         div { dt { "Directory signed" } dd { (ago(now.secs().saturating_since(head.issued_at))) } }
                     }
                     @if nodes.is_empty() {
@@ -180,7 +180,7 @@ fn reachability(nodes: &[&Arc<Listing>]) -> Vec<Row> {
     let count = |holds: &dyn Fn(&Listing) -> bool| nodes.iter().filter(|listing| holds(listing)).count();
     let answers = |listing: &Listing| listing.probes.failures() == 0;
     let between = |listing: &Listing, least: u32, most: u32| {
-        answers(listing) && (least..=most).contains(&listing.probes.answered())
+        answers(listing) && (least..=most).contains(&listing.probes.answered_percent())
     };
     let mut silent = Row::new("silent now", count(&|listing| !answers(listing)));
     silent.bad = true;

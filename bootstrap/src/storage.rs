@@ -30,7 +30,7 @@ pub(crate) struct Version(u64);
 
 /// A signed directory with the values from which its parts are signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct SignedDirectory {
     /// Its number. The parts have the same number.
     pub(crate) seq: u64,
     /// When it was signed.
@@ -43,7 +43,7 @@ pub(crate) struct Head {
 
 /// What was committed since the reader's version.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct StoreUpdate {
     /// The version of the state that includes all of this.
     pub(crate) version: Version,
     /// Whether `changes` is the complete state. The reader must then drop its old state.
@@ -51,7 +51,7 @@ pub(crate) struct News {
     /// The changes. Their signatures were verified again, because a disk is not trusted more than the network.
     pub(crate) changes: Vec<Change>,
     /// The newest directory, if there is one.
-    pub(crate) head: Option<Head>,
+    pub(crate) head: Option<SignedDirectory>,
     /// Number of entries that could not be decoded.
     pub(crate) damaged: usize,
 }
@@ -66,7 +66,7 @@ pub(crate) struct ReadError(#[source] pub(crate) Box<dyn std::error::Error + Sen
 pub(crate) enum CommitError {
     /// Another registry has committed in the meantime. Nothing was stored: read the updates and decide again.
     #[error("another registry has changed the store in the meantime")]
-    Overtaken,
+    Conflict,
     /// The changes may not be on disk, so they must not be applied. Retrying may help.
     #[error("the store rejected a commit")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -89,7 +89,7 @@ pub enum StoreError {
 /// A store for the state. It has one user in a process.
 pub(crate) trait Store: Send + 'static {
     /// Returns what was committed since `known`, or `None` if nothing was. Without `known`, returns the complete state.
-    fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>>;
+    fn read_updates(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<StoreUpdate>, ReadError>>;
 
     /// Stores all changes, and the new directory if there is one, or nothing. Fails if the state's version is not
     /// `base`. Returns the new version.
@@ -97,14 +97,13 @@ pub(crate) trait Store: Send + 'static {
         &'a mut self,
         base: Version,
         changes: &'a [Change],
-        head: Option<&'a Head>,
+        head: Option<&'a SignedDirectory>,
     ) -> BoxFuture<'a, Result<Version, CommitError>>;
 }
 
 /// Opens the configured store.
 ///
 /// # Errors
-///
 /// It cannot be opened.
 pub(crate) async fn open(config: &BootstrapConfig) -> Result<Box<dyn Store>, StoreError> {
     let StorageSection { url, ca } = &config.storage;

@@ -24,10 +24,9 @@ pub enum StoredError {
 /// The newest directory of all public nodes that a registry with this configuration has signed.
 ///
 /// # Errors
-///
 /// There is none, or the store cannot be read.
-pub async fn directory(config: &BootstrapConfig) -> Result<Bytes, StoredError> {
+pub async fn read_directory(config: &BootstrapConfig) -> Result<Bytes, StoredError> {
     let mut store = storage::open(config).await?;
-    let news = store.news(None).await.map_err(|error| StoredError::Read(Box::new(error)))?;
-    news.and_then(|news| news.head).map(|head| head.bundle).ok_or(StoredError::Nothing)
+    let updates = store.read_updates(None).await.map_err(|error| StoredError::Read(Box::new(error)))?;
+    updates.and_then(|updates| updates.head).map(|head| head.bundle).ok_or(StoredError::Nothing)
 }

@@ -13,7 +13,6 @@ const GRACE: Duration = Duration::from_millis(150);
 /// The valid responses that arrive within [`GRACE`] after the first one.
 ///
 /// # Errors
-///
 /// No response is valid: the error of the last one.
 pub(crate) async fn first_answers<T>(
     asked: impl Iterator<Item = impl Future<Output = Result<T, SourceError>>>,

@@ -62,7 +62,6 @@ impl Cache {
     /// Blocks on the disk.
     ///
     /// # Errors
-    ///
     /// The file cannot be read, or is not a valid cache.
     pub fn open(path: impl Into<PathBuf>, federation: FederationId) -> Result<Self, CacheError> {
         let path = path.into();
@@ -89,7 +88,6 @@ impl Cache {
     /// once.
     ///
     /// # Errors
-    ///
     /// - [`SourceError::RolledBack`] if all lists are older than known ones.
     /// - [`SourceError::Revoked`] if all lists are signed by revoked keys.
     pub async fn learn(&self, response: SourceResponse, now: UnixTime) -> Result<LearnResult, SourceError> {

@@ -74,7 +74,6 @@ impl Connection {
     /// Sends a text message. Not cancel-safe: a part of the frame may already be sent.
     ///
     /// # Errors
-    ///
     /// The connection has ended.
     pub async fn send(&mut self, text: String) -> Result<(), ConnectionError> {
         match timeout(SEND_TIMEOUT, self.socket.send(Message::text(text))).await {
@@ -86,7 +85,6 @@ impl Connection {
     /// Receives the next text message and answers pings. Cancel-safe.
     ///
     /// # Errors
-    ///
     /// The connection has ended.
     pub async fn next(&mut self) -> Result<Utf8Bytes, ConnectionError> {
         loop {

@@ -113,7 +113,6 @@ impl From<ReachError> for DialError {
 /// Connects to `candidate` and makes the node prove its key. Calls `progressed` after each step.
 ///
 /// # Errors
-///
 /// Why the dial failed. The connection is closed.
 pub async fn dial(candidate: &Candidate, net: &Net, progressed: impl Fn() + Send) -> Result<Connection, DialError> {
     timeout(DIAL_TIMEOUT, dial_unbounded(candidate, net, progressed)).await.unwrap_or(Err(DialError::Timeout))

@@ -65,7 +65,6 @@ impl Discovery {
     /// other is left. Takes at most ten seconds.
     ///
     /// # Errors
-    ///
     /// No node was found: a cause for each source.
     pub async fn connect(&self, avoid: &[NodeId]) -> Result<Connection, DiscoverError> {
         let found = self.search(avoid).await.found;

@@ -68,7 +68,6 @@ impl DnsSource {
 /// Decodes the shards among TXT records. An invalid shard does not affect the others.
 ///
 /// # Errors
-///
 /// No shard is valid: the error of the last invalid one, or [`SourceError::NoShard`].
 pub fn decode_shards(
     texts: impl Iterator<Item = Vec<u8>>,

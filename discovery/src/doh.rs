@@ -163,7 +163,6 @@ impl DohClient {
     /// Creates a client without proxies.
     ///
     /// # Errors
-    ///
     /// The URL is invalid, or its host is a name without addresses.
     pub fn new(provider: Provider, tls: &ClientConfig) -> Result<Self, SetupError> {
         Self::with_proxies(provider, tls, &Proxies::none(), NoResolver)
@@ -172,7 +171,6 @@ impl DohClient {
     /// As [`DohClient::new`], with proxies whose names `names` resolves.
     ///
     /// # Errors
-    ///
     /// As [`DohClient::new`].
     pub fn with_proxies(
         provider: Provider,
@@ -217,7 +215,6 @@ impl DohClient {
     /// Queries the records of one type. The answer has at least one.
     ///
     /// # Errors
-    ///
     /// Why there is no answer.
     pub async fn query(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
         let request = self
@@ -252,7 +249,6 @@ fn is_dns_message(value: &HeaderValue) -> bool {
 /// Encodes a query. The id is 0, so that HTTP caches can reuse the response (RFC 8484, section 4.1).
 ///
 /// # Errors
-///
 /// `name` is not a DNS name.
 pub fn encode_query(name: &str, kind: RecordType) -> Result<Vec<u8>, DohError> {
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
@@ -268,7 +264,6 @@ pub fn encode_query(name: &str, kind: RecordType) -> Result<Vec<u8>, DohError> {
 /// Decodes the answer to a query for `name` and `kind`. Its records may be for another name, if `name` is an alias.
 ///
 /// # Errors
-///
 /// The bytes are not an answer to this query, or an answer without records.
 pub fn decode_answer(bytes: &[u8], name: &str, kind: RecordType) -> Result<Vec<RData>, DohError> {
     let message = Message::from_vec(bytes).map_err(|_| DohError::NotDns)?;

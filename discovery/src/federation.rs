@@ -67,7 +67,6 @@ impl From<GetError> for FederationError {
 /// Fetches the roots of `federation` from a node, at the host of its client URL. Takes at most six seconds.
 ///
 /// # Errors
-///
 /// The URL is not usable, there is no valid response, or it is for another federation.
 pub async fn fetch_from_node(
     url: &str,

@@ -94,7 +94,6 @@ impl Invite {
     /// Creates a link to the first [`MAX_INVITE_NODES`] nodes whose URLs fit. `code` is the whole pairing code.
     ///
     /// # Errors
-    ///
     /// No node's URL fits, or the code is too long.
     pub fn new(
         nodes: impl IntoIterator<Item = (NodeId, String)>,
@@ -136,7 +135,6 @@ impl Invite {
     /// Parses a text that a person has pasted or a camera has read. `private` allows private addresses, for tests.
     ///
     /// # Errors
-    ///
     /// What is wrong with the text, in words for the user.
     pub fn parse(text: &str, now: UnixTime, private: bool) -> Result<Self, InviteError> {
         let text = text.trim();

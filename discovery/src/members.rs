@@ -65,7 +65,6 @@ impl From<GetError> for MembersError {
 /// Fetches the members from the operator's interface at this base URL. Takes at most six seconds.
 ///
 /// # Errors
-///
 /// The URL is invalid, or there is no valid response.
 pub async fn fetch_members(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
     let wrong = || MembersError::Setup(SetupError::Url(base.to_owned()));
@@ -80,7 +79,6 @@ pub async fn fetch_members(base: &str, net: &Net) -> Result<Vec<Member>, Members
 /// Decodes a response, for instance one saved in a file.
 ///
 /// # Errors
-///
 /// It is not a list of members.
 pub fn decode_members(bytes: &Bytes) -> Result<Vec<Member>, MembersError> {
     serde_json::from_slice::<Answer>(bytes).map(|answer| answer.members).map_err(|_| MembersError::Answer)

@@ -91,7 +91,6 @@ impl NameResolver {
     /// without a query.
     ///
     /// # Errors
-    ///
     /// Why there is no usable address.
     pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
         if let Ok(ip) = host.trim_matches(['[', ']']).parse() {

@@ -34,7 +34,6 @@ impl Net {
     /// Resolves names only by DNS over HTTPS: no packet is sent to port 53.
     ///
     /// # Errors
-    ///
     /// A provider is invalid.
     pub fn over_https(providers: &[Provider], tls: Arc<ClientConfig>) -> Result<Self, SetupError> {
         Self::over_https_with_proxies(providers, tls, Proxies::none())
@@ -43,7 +42,6 @@ impl Net {
     /// The same with proxies.
     ///
     /// # Errors
-    ///
     /// A provider is invalid.
     pub fn over_https_with_proxies(
         providers: &[Provider],

@@ -14,7 +14,6 @@ use crate::replaced_file::{Access, SymlinkPolicy, replace};
 /// Replaces the content of `path` (mode 0600). Follows a symbolic link at `path`. Blocks on the disk.
 ///
 /// # Errors
-///
 /// The disk's. The old content is still there.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, SymlinkPolicy::Follow, Access::Owner)
@@ -23,7 +22,6 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// As [`write`], for files in the program's own folders: a symbolic link is an error.
 ///
 /// # Errors
-///
 /// The disk's, or `path` is a symbolic link. The old content is still there.
 pub fn write_own(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, SymlinkPolicy::Reject, Access::Owner)
@@ -65,7 +63,6 @@ pub enum FolderError {
 /// Checks that a folder belongs to the user of this process.
 ///
 /// # Errors
-///
 /// It belongs to another user, or cannot be read.
 fn check_owner(folder: &Path) -> Result<(), FolderError> {
     let path = || folder.to_owned();
@@ -77,7 +74,6 @@ fn check_owner(folder: &Path) -> Result<(), FolderError> {
 /// Checks that a folder belongs to the user of this process, and that nobody else can access it.
 ///
 /// # Errors
-///
 /// It belongs to another user, others can access it, or it cannot be read.
 pub fn check_folder(folder: &Path) -> Result<(), FolderError> {
     check_owner(folder)?;
@@ -90,7 +86,6 @@ pub fn check_folder(folder: &Path) -> Result<(), FolderError> {
 /// Opens a file for locking, and creates it (mode 0600) if needed. Its content is not changed.
 ///
 /// # Errors
-///
 /// The disk's, or `path` is a symbolic link.
 pub fn open_lock(path: &Path) -> io::Result<File> {
     let mut open = OpenOptions::new();
@@ -101,7 +96,6 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
 /// Reads a file that [`write_own`] has written. Blocks on the disk.
 ///
 /// # Errors
-///
 /// The disk's, `path` is a symbolic link, or the file is longer than `longest`.
 pub fn read_own(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path).map_err(explain_link)?;

@@ -33,7 +33,6 @@ impl Proxies {
     /// Reads the proxies from the environment.
     ///
     /// # Errors
-    ///
     /// A variable does not name an HTTP proxy. Ignoring it would reveal the client to the servers from which the proxy
     /// hides it.
     pub fn from_env() -> Result<Self, SetupError> {

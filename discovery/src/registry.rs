@@ -233,7 +233,6 @@ impl RegistryClient {
     /// Creates a client for these endpoints that accepts only what `roots` have signed or delegated.
     ///
     /// # Errors
-    ///
     /// An endpoint's URL is invalid, or the HTTP client cannot be set up. Nothing was sent.
     pub fn new(
         endpoints: impl IntoIterator<Item = impl Into<Endpoint>>,
@@ -321,7 +320,6 @@ impl RegistryClient {
     /// one directory, and one for each online key, since independent registries list different nodes.
     ///
     /// # Errors
-    ///
     /// No registry returned a valid directory: the error of the last one to fail.
     pub async fn fetch_full_directories(
         &self,
@@ -357,7 +355,6 @@ impl RegistryClient {
     /// Sends a removal to all registries, one after the other.
     ///
     /// # Errors
-    ///
     /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
     pub async fn publish_removal(&self, removal: &Signed<NodeRemoval>) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
@@ -369,7 +366,6 @@ impl RegistryClient {
     /// Sends a revocation to all registries, one after the other.
     ///
     /// # Errors
-    ///
     /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
     pub async fn publish_revocation(&self, revocation: &SignedRevocation) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
@@ -381,7 +377,6 @@ impl RegistryClient {
     /// Fetches the newest beacon that is valid at `now`. Returns `None` if no registry has a beacon.
     ///
     /// # Errors
-    ///
     /// No registry answered: the error of the last one to fail.
     pub async fn fetch_beacon(&self, now: UnixTime) -> Result<Option<SignedBeacon>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {

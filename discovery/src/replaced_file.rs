@@ -31,7 +31,6 @@ pub enum Access {
 /// Pipes, devices and open descriptors (`/dev/stdout`, `/proc/self/fd/1`) are written to directly. Blocks on the disk.
 ///
 /// # Errors
-///
 /// The disk's, or `path` is a symbolic link that is rejected. The old content of a regular file is still there.
 pub fn replace(path: &Path, content: &[u8], symlinks: SymlinkPolicy, access: Access) -> io::Result<()> {
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());

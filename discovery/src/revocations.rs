@@ -49,7 +49,6 @@ impl KnownRevocations {
 /// Fetches a node's revocations over HTTP, from the host of its client URL. Takes at most six seconds.
 ///
 /// # Errors
-///
 /// The URL is not usable, or there is no valid response.
 pub async fn fetch_from_node(
     url: &str,

@@ -8,7 +8,7 @@ use chappe_common::{revocation::RevocationError, signed::DecodeError};
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use serde_json::json;
 
-use crate::{dial::DialError, owner::OwnerError, revocations::TakeError, rules::Refusal};
+use crate::{dial::DialError, owner::OwnerError, revocations::AddRevocationError, rules::RuleRejection};
 
 /// Why a record or another signed request was rejected.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub(crate) enum Rejection {
     Signature,
     /// The registry's rules reject it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Rules(#[from] RuleRejection),
     /// The node did not prove its key, or was not dialled.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -40,20 +40,20 @@ impl Rejection {
     /// The error code of the protocol.
     pub(super) const fn code(&self) -> &'static str {
         match self {
-            Self::Malformed | Self::Refused(Refusal::Lifetime) | Self::Revocation(RevocationError::Decode(_)) => {
+            Self::Malformed | Self::Rules(RuleRejection::Lifetime) | Self::Revocation(RevocationError::Decode(_)) => {
                 "malformed"
             }
             Self::Signature => "signature",
-            Self::Refused(Refusal::Federation) | Self::Revocation(RevocationError::Federation) => "federation",
-            Self::Refused(Refusal::Registry) => "registry",
-            Self::Refused(Refusal::Clock) => "clock",
-            Self::Refused(Refusal::Expired) => "expired",
-            Self::Refused(Refusal::PrivateUrl) => "private_url",
-            Self::Refused(Refusal::Stale) => "stale",
-            Self::Refused(Refusal::Full) => "full",
-            Self::Refused(Refusal::NetworkFull) => "network_full",
-            Self::Refused(Refusal::Removed) => "removed",
-            Self::Refused(Refusal::Signer) | Self::Revocation(RevocationError::Root) => "signer",
+            Self::Rules(RuleRejection::Federation) | Self::Revocation(RevocationError::Federation) => "federation",
+            Self::Rules(RuleRejection::Registry) => "registry",
+            Self::Rules(RuleRejection::Clock) => "clock",
+            Self::Rules(RuleRejection::Expired) => "expired",
+            Self::Rules(RuleRejection::PrivateUrl) => "private_url",
+            Self::Rules(RuleRejection::Stale) => "stale",
+            Self::Rules(RuleRejection::Full) => "full",
+            Self::Rules(RuleRejection::NetworkFull) => "network_full",
+            Self::Rules(RuleRejection::Removed) => "removed",
+            Self::Rules(RuleRejection::Signer) | Self::Revocation(RevocationError::Root) => "signer",
             Self::Dial(DialError::Unreachable) => "unreachable",
             Self::Dial(DialError::Private) => "private_address",
             Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => "rate_limited",
@@ -65,15 +65,17 @@ impl Rejection {
         match self {
             Self::Malformed
             | Self::Revocation(RevocationError::Decode(_))
-            | Self::Refused(Refusal::Lifetime | Refusal::Clock | Refusal::Expired | Refusal::PrivateUrl) => {
-                StatusCode::BAD_REQUEST
-            }
+            | Self::Rules(
+                RuleRejection::Lifetime | RuleRejection::Clock | RuleRejection::Expired | RuleRejection::PrivateUrl,
+            ) => StatusCode::BAD_REQUEST,
             Self::Signature
             | Self::Revocation(RevocationError::Federation | RevocationError::Root)
-            | Self::Refused(Refusal::Federation | Refusal::Registry | Refusal::Removed | Refusal::Signer) => {
-                StatusCode::FORBIDDEN
+            | Self::Rules(
+                RuleRejection::Federation | RuleRejection::Registry | RuleRejection::Removed | RuleRejection::Signer,
+            ) => StatusCode::FORBIDDEN,
+            Self::Rules(RuleRejection::Stale | RuleRejection::Full | RuleRejection::NetworkFull) => {
+                StatusCode::CONFLICT
             }
-            Self::Refused(Refusal::Stale | Refusal::Full | Refusal::NetworkFull) => StatusCode::CONFLICT,
             Self::Dial(DialError::Unreachable | DialError::Private) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Dial(DialError::Busy | DialError::TooOften) | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -90,11 +92,11 @@ impl From<DecodeError> for Rejection {
     }
 }
 
-impl From<TakeError> for Rejection {
-    fn from(error: TakeError) -> Self {
+impl From<AddRevocationError> for Rejection {
+    fn from(error: AddRevocationError) -> Self {
         match error {
-            TakeError::Revocation(error) => Self::Revocation(error),
-            TakeError::File(error) => {
+            AddRevocationError::Revocation(error) => Self::Revocation(error),
+            AddRevocationError::File(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "cannot store a revocation");
                 Self::Internal
             }
@@ -105,7 +107,7 @@ impl From<TakeError> for Rejection {
 impl From<OwnerError> for Rejection {
     fn from(error: OwnerError) -> Self {
         match error {
-            OwnerError::Refused(refusal) => Self::Refused(refusal),
+            OwnerError::Rejected(rejection) => Self::Rules(rejection),
             OwnerError::Stopping => Self::Internal,
             // The owner logs when the store starts to fail and when it works again.
             OwnerError::Read(_) | OwnerError::Store(_) => {

@@ -18,18 +18,18 @@ pub(super) type Reply = oneshot::Sender<Result<(), OwnerError>>;
 
 /// A request with the channel for its response.
 pub(super) enum Request {
-    Judge(SignedRecord, Reply),
+    CheckRecord(SignedRecord, Reply),
     Admit(SignedRecord, IpAddr, Reply),
     Leave(Signed<NodeLeave>, Reply),
     Remove(Signed<NodeRemoval>, Reply),
-    Ask(Signed<ListRequest>, Reply),
-    Due(oneshot::Sender<Vec<Arc<Listing>>>),
-    Probed(Vec<Probed>, Reply),
+    FullList(Signed<ListRequest>, Reply),
+    DueProbes(oneshot::Sender<Vec<Arc<Listing>>>),
+    ProbeResults(Vec<ProbeResult>, Reply),
 }
 
 /// The result of a probe.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Probed {
+pub(crate) struct ProbeResult {
     pub(crate) node: NodeId,
     /// Whether the node proved its key.
     pub(crate) answered: bool,
@@ -39,52 +39,52 @@ pub(crate) struct Probed {
 
 /// A handle to the owner.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle {
+pub(crate) struct OwnerHandle {
     pub(super) requests: mpsc::Sender<Request>,
 }
 
-impl Handle {
+impl OwnerHandle {
     /// Checks whether the record can be listed, if its node proves its key.
-    pub(crate) async fn judge(&self, record: SignedRecord) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Judge(record, reply)).await
+    pub(crate) async fn check_record(&self, record: SignedRecord) -> Result<(), OwnerError> {
+        self.send_request(|reply| Request::CheckRecord(record, reply)).await
     }
 
     /// Lists the record of a node that has proved its key at the address `proved`. Returns when this is on disk. It is
     /// published then as well, or with the next tick if the node was already published with an older record.
     pub(crate) async fn admit(&self, record: SignedRecord, proved: IpAddr) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Admit(record, proved, reply)).await
+        self.send_request(|reply| Request::Admit(record, proved, reply)).await
     }
 
     /// Delists a node. Returns when this is on disk and published.
     pub(crate) async fn leave(&self, leave: Signed<NodeLeave>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Leave(leave, reply)).await
+        self.send_request(|reply| Request::Leave(leave, reply)).await
     }
 
     /// Removes a node, or revokes a removal. Returns when this is on disk and published.
     pub(crate) async fn remove(&self, removal: Signed<NodeRemoval>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Remove(removal, reply)).await
+        self.send_request(|reply| Request::Remove(removal, reply)).await
     }
 
     /// Checks that the signer of the request may get all public nodes. Each request is accepted once.
-    pub(crate) async fn may_see_all(&self, request: Signed<ListRequest>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Ask(request, reply)).await
+    pub(crate) async fn accept_list_request(&self, request: Signed<ListRequest>) -> Result<(), OwnerError> {
+        self.send_request(|reply| Request::FullList(request, reply)).await
     }
 
     /// The nodes whose next probe is due. Empty if the registry is shutting down.
-    pub(crate) async fn due(&self) -> Vec<Arc<Listing>> {
+    pub(crate) async fn due_probes(&self) -> Vec<Arc<Listing>> {
         let (reply, answer) = oneshot::channel();
-        match self.requests.send(Request::Due(reply)).await {
+        match self.requests.send(Request::DueProbes(reply)).await {
             Ok(()) => answer.await.unwrap_or_default(),
             Err(_) => Vec::new(),
         }
     }
 
     /// Records the results of probes.
-    pub(crate) async fn probed(&self, probed: Vec<Probed>) -> Result<(), OwnerError> {
-        self.ask(|reply| Request::Probed(probed, reply)).await
+    pub(crate) async fn record_probes(&self, probed: Vec<ProbeResult>) -> Result<(), OwnerError> {
+        self.send_request(|reply| Request::ProbeResults(probed, reply)).await
     }
 
-    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), OwnerError> {
+    async fn send_request(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), OwnerError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| OwnerError::Stopping)?;
         answer.await.map_err(|_| OwnerError::Stopping)?

@@ -8,8 +8,8 @@ use chappe_common::{
 use super::*;
 use crate::{
     config::CapsSection,
-    pools::SHOWN,
-    rules::{Bounds, Caps},
+    pools::PART_SIZE,
+    rules::{Caps, RuleConfig},
     storage::Embedded,
 };
 
@@ -47,24 +47,25 @@ fn record(seed: u8, seq: u64, now: Millis) -> SignedRecord {
 }
 
 async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
-    let bounds = Bounds {
+    let bounds = RuleConfig {
         federation: federation(),
         online: key(2).public(),
         operators: Vec::new(),
         max_nodes: 100,
-        seen_within: Duration::from_secs(7200),
+        node_timeout: Duration::from_secs(7200),
         caps: Caps::new(CapsSection::default(), &[]),
-        probe_every: Duration::from_secs(300),
-        max_failures: 3,
+        probe_interval: Duration::from_secs(300),
+        failure_threshold: 3,
     };
-    let signing = Signing { online: online(now), roots: vec![key(1).public()], lifetime: Duration::from_secs(3600) };
+    let signing =
+        SigningConfig { online: online(now), roots: vec![key(1).public()], lifetime: Duration::from_secs(3600) };
     let store = Box::new(Embedded::open(dir).expect("a store"));
-    Owner::start(Registry::new(bounds, now.secs()), store, signing, Arc::default()).await.expect("an owner")
+    Owner::start(RegistryState::new(bounds, now.secs()), store, signing, Arc::default()).await.expect("an owner")
 }
 
 async fn admit(owner: &mut Owner, record: SignedRecord, now: Millis) {
     let proved = record.quic_addrs.first().expect("an address").ip();
-    let decide = |registry: &Registry| registry.admit(record.clone(), proved, now);
+    let decide = |registry: &RegistryState| registry.admit(record.clone(), proved, now);
     owner.change(now, false, decide).await.expect("an acceptable record");
 }
 
@@ -73,8 +74,8 @@ fn number(owner: &Owner) -> u64 {
 }
 
 /// A directory that another registry on the same store has signed.
-fn news(version: Version, head: Head) -> News {
-    News { version, head: Some(head), ..News::default() }
+fn store_update(version: Version, head: SignedDirectory) -> StoreUpdate {
+    StoreUpdate { version, head: Some(head), ..StoreUpdate::default() }
 }
 
 #[tokio::test]
@@ -85,18 +86,18 @@ async fn a_registry_whose_clock_is_behind_shows_strangers_no_more_than_another_a
     for seed in 10..30 {
         admit(&mut owner, record(seed, 1, now), now).await;
     }
-    let nodes: Vec<_> = owner.registry.public().map(|listing| listing.record.clone()).collect();
+    let nodes: Vec<_> = owner.registry.public_nodes().map(|listing| listing.record.clone()).collect();
     let ahead = Millis(now.0 + 4 * 3600 * 1000);
     let head =
         owner.signing.online.sign_directory(&nodes, ahead.0, owner.signing.lifetime, ahead).expect("a directory");
     let version = owner.version.expect("a version");
-    owner.take_in(news(version, head.clone()), now);
+    owner.apply_update(store_update(version, head.clone()), now);
 
     let published = owner.published.load_full();
-    assert_eq!((published.head(), published.count()), (&head, 20));
-    let shown = published.directory([192, 0, 2, 1].into()).expect("a part");
+    assert_eq!((published.head(), published.public_count()), (&head, 20));
+    let shown = published.directory_for([192, 0, 2, 1].into()).expect("a part");
     let shown = DirectoryBundle::decode(shown.body, &owner.signing.roots, ahead.secs()).expect("a directory");
-    assert_eq!(shown.directory().nodes.len(), SHOWN);
+    assert_eq!(shown.directory().nodes.len(), PART_SIZE);
     owner.handle_tick(now).await;
     assert_eq!(number(&owner), head.seq);
 }
@@ -108,9 +109,13 @@ async fn what_is_no_directory_is_not_served_and_the_next_number_is_higher() {
     let mut owner = owner(dir.path(), now).await;
     admit(&mut owner, record(10, 1, now), now).await;
     let (last, seq) = (number(&owner), now.0 + 50_000);
-    let head = Head { seq, bundle: bytes::Bytes::from_static(b"nonsense"), ..owner.published.load().head().clone() };
+    let head = SignedDirectory {
+        seq,
+        bundle: bytes::Bytes::from_static(b"nonsense"),
+        ..owner.published.load().head().clone()
+    };
     let version = owner.version.expect("a version");
-    owner.take_in(news(version, head), now);
+    owner.apply_update(store_update(version, head), now);
     assert_eq!(number(&owner), last);
     admit(&mut owner, record(11, 1, now), now).await;
     assert_eq!(number(&owner), seq + 1);
@@ -140,7 +145,7 @@ async fn newer_records_of_the_same_nodes_wait_for_the_tick_and_who_comes_or_goes
     assert_eq!(number(&owner), second, "once");
 
     admit(&mut owner, record(11, 1, now), at(3)).await;
-    assert_eq!(owner.published.load().count(), 2);
+    assert_eq!(owner.published.load().public_count(), 2);
     admit(&mut owner, record(10, 100, now), at(30)).await;
     assert!(seqs(&owner).contains(&100), "after a while without a directory, at once");
 }

@@ -11,7 +11,7 @@ use super::*;
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 fn pools(seed: u8) -> PoolKey {
-    PoolKey::of(&SecretKey::from_bytes(&[seed; 32]))
+    PoolKey::derive(&SecretKey::from_bytes(&[seed; 32]))
 }
 
 fn node(index: u16) -> SignedRecord {
@@ -41,15 +41,15 @@ fn address(text: &str) -> IpAddr {
 
 #[test]
 fn one_network_sees_one_part_for_three_hours_and_another_one_then() {
-    let (pools, slot) = (pools(1), Slot::of(NOW));
-    let part = |text| pools.part(address(text), slot);
+    let (pools, slot) = (pools(1), Slot::containing(NOW));
+    let part = |text| pools.part_of(address(text), slot);
     assert_eq!(part("192.0.2.1"), part("192.0.255.255"));
     assert_eq!(part("192.0.2.1"), part("::ffff:192.0.9.9"));
     assert_eq!(part("2001:db8:1::1"), part("2001:db8:ffff::1"));
     let start = NOW.as_secs() / 10_800 * 10_800;
-    assert_eq!(Slot::of(UnixTime::from_secs(start)), Slot::of(UnixTime::from_secs(start + 10_799)));
-    assert_ne!(Slot::of(UnixTime::from_secs(start)), Slot::of(UnixTime::from_secs(start + 10_800)));
-    let over = |slot| (0..=255).map(|low| pools.part([10, low, 0, 1].into(), slot)).collect::<Vec<_>>();
+    assert_eq!(Slot::containing(UnixTime::from_secs(start)), Slot::containing(UnixTime::from_secs(start + 10_799)));
+    assert_ne!(Slot::containing(UnixTime::from_secs(start)), Slot::containing(UnixTime::from_secs(start + 10_800)));
+    let over = |slot| (0..=255).map(|low| pools.part_of([10, low, 0, 1].into(), slot)).collect::<Vec<_>>();
     assert_ne!(over(slot), over(Slot(slot.0 + 1)));
 }
 
@@ -59,7 +59,7 @@ fn networks_are_spread_over_the_parts() {
     let mut counts = BTreeMap::<u16, u32>::new();
     for network in 0..=u16::MAX {
         let [high, low] = network.to_be_bytes();
-        *counts.entry(pools.part([high, low, 0, 1].into(), Slot(1))).or_default() += 1;
+        *counts.entry(pools.part_of([high, low, 0, 1].into(), Slot(1))).or_default() += 1;
     }
     // 64 networks for each part on average; the standard deviation is 8.
     assert_eq!(counts.len(), usize::from(PARTS));
@@ -71,8 +71,8 @@ fn every_node_is_shown_to_somebody_and_a_part_has_eight() {
     let (pools, nodes) = (pools(1), (0..200).map(node).collect::<Vec<_>>());
     let mut shown = BTreeMap::<_, u32>::new();
     for part in 0..PARTS {
-        let picked = pools.pick(&nodes, part, Slot(1));
-        assert_eq!(picked.len(), SHOWN);
+        let picked = pools.select_part(&nodes, part, Slot(1));
+        assert_eq!(picked.len(), PART_SIZE);
         for record in picked {
             *shown.entry(record.node).or_default() += 1;
         }
@@ -86,11 +86,13 @@ fn every_node_is_shown_to_somebody_and_a_part_has_eight() {
 fn who_knows_another_key_knows_nothing_of_the_parts() {
     let nodes: Vec<_> = (0..100).map(node).collect();
     let picks = |pools: &PoolKey| {
-        (0..20).map(|part| pools.pick(&nodes, part, Slot(1)).iter().map(|r| r.node).collect()).collect::<Vec<Vec<_>>>()
+        (0..20)
+            .map(|part| pools.select_part(&nodes, part, Slot(1)).iter().map(|r| r.node).collect())
+            .collect::<Vec<Vec<_>>>()
     };
     assert_eq!(picks(&pools(1)), picks(&pools(1)), "the same after a restart");
     assert_ne!(picks(&pools(1)), picks(&pools(2)));
-    assert_ne!(pools(1).part(address("192.0.2.1"), Slot(1)), pools(2).part(address("192.0.2.1"), Slot(1)));
+    assert_ne!(pools(1).part_of(address("192.0.2.1"), Slot(1)), pools(2).part_of(address("192.0.2.1"), Slot(1)));
 }
 
 #[test]
@@ -106,9 +108,9 @@ fn one_network_does_not_fill_a_part_as_long_as_there_are_others() {
     });
     let nodes: Vec<_> = crowd.chain((200..204).map(node)).collect();
     for part in 0..50 {
-        let picked = pools.pick(&nodes, part, Slot(1));
+        let picked = pools.select_part(&nodes, part, Slot(1));
         let elsewhere = picked.iter().filter(|record| record.quic_addrs[0].ip() != address("198.51.100.1")).count();
-        assert_eq!((picked.len(), elsewhere), (SHOWN, 4));
+        assert_eq!((picked.len(), elsewhere), (PART_SIZE, 4));
     }
 }
 
@@ -118,9 +120,9 @@ fn a_node_that_goes_is_replaced_and_the_others_stay() {
     let nodes: Vec<_> = (0..100).map(node).collect();
     let ids = |picked: Vec<&SignedRecord>| picked.iter().map(|record| record.node).collect::<BTreeSet<_>>();
     for part in 0..50 {
-        let before = ids(pools.pick(&nodes, part, Slot(1)));
+        let before = ids(pools.select_part(&nodes, part, Slot(1)));
         let gone = *before.first().expect("eight");
         let rest: Vec<_> = nodes.iter().filter(|record| record.node != gone).cloned().collect();
-        assert_eq!(before.intersection(&ids(pools.pick(&rest, part, Slot(1)))).count(), SHOWN - 1);
+        assert_eq!(before.intersection(&ids(pools.select_part(&rest, part, Slot(1)))).count(), PART_SIZE - 1);
     }
 }

@@ -26,7 +26,6 @@ impl RecordSet {
     /// The records of a publication under `name`, with a TTL of `ttl`.
     ///
     /// # Errors
-    ///
     /// `name` is not a DNS name, or no node fits into DNS.
     pub fn new(publication: &Publication, name: &str, ttl: Duration) -> Result<Self, PublishError> {
         let ttl = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);

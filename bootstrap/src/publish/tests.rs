@@ -26,7 +26,7 @@ use hickory_server::{
 };
 use tokio::net::TcpListener;
 
-use super::{update::converse, *};
+use super::{update::exchange, *};
 
 const ZONE: &str = "nodes.example.";
 const NAME: &str = "chappe.nodes.example";
@@ -101,7 +101,7 @@ fn bundle_of(nodes: impl Iterator<Item = SignedRecord>, seq_offset: u64, shard: 
 }
 
 fn publication(bundle: &DirectoryBundle) -> Publication {
-    Publication::of(bundle, delegation(), key(2)).expect("a publication")
+    Publication::from_directory(bundle, delegation(), key(2)).expect("a publication")
 }
 
 fn read(texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> BTreeMap<String, u64> {
@@ -149,7 +149,7 @@ fn another_delegation_changes_nothing_of_what_is_signed() {
         texts.iter().map(|text| shard(text).expect("a shard").expect("one that counts").shard().clone()).collect()
     };
     let (bundle, soon) = (bundle(20, 0, (0, 1)), now() + Duration::from_secs(60));
-    let renewed = Publication::of(&bundle, delegation_until(soon), key(2)).expect("a publication");
+    let renewed = Publication::from_directory(&bundle, delegation_until(soon), key(2)).expect("a publication");
     assert_eq!(decode(&renewed), decode(&publication(&bundle)));
     assert_eq!(renewed.expires_at(), soon);
 }
@@ -169,9 +169,9 @@ fn where_no_node_fits_into_dns_there_are_no_records_to_replace_the_old_ones() {
 
 #[test]
 fn what_is_no_whole_directory_of_this_key_is_not_published() {
-    let part = Publication::of(&bundle(3, 0, (1, 1024)), delegation(), key(2));
+    let part = Publication::from_directory(&bundle(3, 0, (1, 1024)), delegation(), key(2));
     assert!(matches!(part, Err(PublishError::Part)), "{part:?}");
-    let other = Publication::of(&bundle(3, 0, (0, 1)), delegation(), key(3));
+    let other = Publication::from_directory(&bundle(3, 0, (0, 1)), delegation(), key(3));
     assert!(matches!(other, Err(PublishError::Key)), "{other:?}");
 }
 
@@ -202,7 +202,7 @@ fn a_key_file_is_read_as_it_is_written_by_others() {
     assert!(matches!(load(&good.replace("sha256", "md5")), Err(TsigKeyError::Algorithm { .. })));
     assert!(matches!(load(&good.replace("c2Vj", "c2V!")), Err(TsigKeyError::Form { .. })));
     let error = load(&good.replace("algorithm", "")).expect_err("no key").to_string();
-    assert!(error.contains("key is not of the form: key \"name\""), "{error}");
+    assert!(error.contains("key does not have the format: key \"name\""), "{error}");
 }
 
 fn text_of(record: &Record) -> Vec<u8> {
@@ -223,7 +223,7 @@ fn write_key(file: &Path, secret: &[u8]) -> TsigKey {
 async fn served(server: SocketAddr) -> Vec<Vec<u8>> {
     let mut question = Message::query();
     question.add_query(Query::query(format!("{NAME}.").parse().expect("a name"), RecordType::TXT));
-    let answer = converse(server, &question.to_vec().expect("a message")).await.expect("an answer");
+    let answer = exchange(server, &question.to_vec().expect("a message")).await.expect("an answer");
     Message::from_vec(&answer).expect("a message").answers.iter().map(text_of).collect()
 }
 
@@ -234,11 +234,11 @@ async fn takes_updates(server: SocketAddr, good: &TsigKey, bad: &TsigKey) {
     };
     assert_eq!(served(server).await, [b"old".to_vec()]);
     let (first, second) = (bundle(40, 0, (0, 1)), bundle(17, 1, (0, 1)));
-    let refused = update(server, ZONE, &set(&first), bad).await;
-    assert!(matches!(refused, Err(UpdateError::Refused(_))), "{refused:?}");
+    let refused = send_update(server, ZONE, &set(&first), bad).await;
+    assert!(matches!(refused, Err(UpdateError::Rejected(_))), "{refused:?}");
     assert_eq!(served(server).await, [b"old".to_vec()], "nothing has changed");
 
-    update(server, ZONE, &set(&first), good).await.expect("an update");
+    send_update(server, ZONE, &set(&first), good).await.expect("an update");
     let mut expected = publication(&first).texts().expect("texts").to_vec();
     expected.sort_unstable();
     let served_texts = async || {
@@ -248,12 +248,12 @@ async fn takes_updates(server: SocketAddr, good: &TsigKey, bad: &TsigKey) {
         texts
     };
     assert_eq!(served_texts().await, expected, "and what was there is gone");
-    update(server, ZONE, &set(&first), good).await.expect("the same again");
+    send_update(server, ZONE, &set(&first), good).await.expect("the same again");
     assert_eq!(served_texts().await, expected);
-    update(server, ZONE, &set(&second), good).await.expect("a newer one");
+    send_update(server, ZONE, &set(&second), good).await.expect("a newer one");
     assert_eq!(read(served(server).await).len(), 17);
 
-    let elsewhere = update(server, "other.example", &set(&second), good).await;
+    let elsewhere = send_update(server, "other.example", &set(&second), good).await;
     assert!(matches!(elsewhere, Err(UpdateError::OutOfZone { .. })), "{elsewhere:?}");
 }
 

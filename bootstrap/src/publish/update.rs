@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Time limit of the exchange. Servers respond after the update is on their disk.
-const WAIT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Permitted difference of the clocks in seconds, as RFC 8945, section 10, recommends.
 const FUDGE: u16 = 300;
 
@@ -76,7 +76,7 @@ pub enum UpdateError {
         zone: String,
     },
     /// No response in time. The update may have been applied; repeating it is safe.
-    #[error("no response from the DNS server within {} s", WAIT.as_secs())]
+    #[error("no response from the DNS server within {} s", TIMEOUT.as_secs())]
     Timeout,
     /// The connection failed. The update may have been applied; repeating it is safe.
     #[error("the connection to the DNS server failed")]
@@ -89,14 +89,13 @@ pub enum UpdateError {
     Message(#[source] ProtoError),
     /// The server rejected the update. Nothing was changed.
     #[error("the DNS server rejected the update: {0}")]
-    Refused(ResponseCode),
+    Rejected(ResponseCode),
 }
 
 impl TsigKey {
     /// Reads the format that `tsig-keygen` and `keymgr -t` write.
     ///
     /// # Errors
-    ///
     /// The file cannot be read, or contains no usable key.
     pub fn load(path: &Path) -> Result<Self, TsigKeyError> {
         let text = fs::read_to_string(path).map_err(|source| TsigKeyError::Io { path: path.to_owned(), source })?;
@@ -128,9 +127,8 @@ impl std::fmt::Debug for TsigKey {
 /// Replaces the TXT records of the set's name by the set, at the primary server of `zone`.
 ///
 /// # Errors
-///
 /// The update failed, or its result is unknown.
-pub async fn update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigKey) -> Result<(), UpdateError> {
+pub async fn send_update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigKey) -> Result<(), UpdateError> {
     let zone = parse_name(zone)?;
     if !zone.zone_of(set.dns_name()) {
         return Err(UpdateError::OutOfZone { name: set.name(), zone: zone.to_ascii() });
@@ -139,7 +137,7 @@ pub async fn update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigK
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let verifier = message.finalize(&key.0, since.as_secs()).map_err(UpdateError::Message)?;
     let bytes = message.to_vec().map_err(UpdateError::Message)?;
-    let answer = timeout(WAIT, converse(server, &bytes)).await.map_err(|_| UpdateError::Timeout)??;
+    let answer = timeout(TIMEOUT, exchange(server, &bytes)).await.map_err(|_| UpdateError::Timeout)??;
     let mut verifier = verifier.expect("a signed message has a verifier");
     let code = match verifier.verify(&answer) {
         Ok(answer) => answer.response_code,
@@ -150,7 +148,7 @@ pub async fn update(server: SocketAddr, zone: &str, set: &RecordSet, key: &TsigK
             _ => return Err(UpdateError::Answer(error)),
         },
     };
-    if code == ResponseCode::NoError { Ok(()) } else { Err(UpdateError::Refused(code)) }
+    if code == ResponseCode::NoError { Ok(()) } else { Err(UpdateError::Rejected(code)) }
 }
 
 fn message(zone: Name, set: &RecordSet) -> Message {
@@ -171,7 +169,7 @@ fn message(zone: Name, set: &RecordSet) -> Message {
 }
 
 /// Exchanges messages over TCP, because six records do not fit a datagram.
-pub(super) async fn converse(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, io::Error> {
+pub(super) async fn exchange(server: SocketAddr, message: &[u8]) -> Result<Vec<u8>, io::Error> {
     let mut stream = TcpStream::connect(server).await?;
     let len = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&len.to_be_bytes(), message].concat()).await?;

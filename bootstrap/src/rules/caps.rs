@@ -24,10 +24,10 @@ impl Caps {
     }
 
     /// Whether one more node fits at `address`, if `others` are the addresses of the listed nodes.
-    pub(crate) fn have_room(&self, address: IpAddr, others: impl Iterator<Item = IpAddr> + Clone) -> bool {
+    pub(crate) fn allow(&self, address: IpAddr, others: impl Iterator<Item = IpAddr> + Clone) -> bool {
         let address = address.to_canonical();
         // Only this machine can use loopback addresses, so nobody can fill the list with them.
-        if address.is_loopback() || self.are_exempt(address) {
+        if address.is_loopback() || self.is_exempt(address) {
             return true;
         }
         self.networks(address).into_iter().all(|(network, most)| {
@@ -37,7 +37,7 @@ impl Caps {
     }
 
     /// Whether `address` is in a test network, which has no caps.
-    pub(crate) fn are_exempt(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_exempt(&self, address: IpAddr) -> bool {
         self.exempt.iter().any(|net| net.contains(&address.to_canonical()))
     }
 
@@ -86,7 +86,7 @@ mod tests {
 
     fn room(address: &str, others: &[&str]) -> bool {
         let parse = |text: &&str| text.parse().expect("an address");
-        caps().have_room(parse(&address), others.iter().map(parse))
+        caps().allow(parse(&address), others.iter().map(parse))
     }
 
     #[test]

@@ -11,7 +11,7 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use super::probes::Probes;
+use super::probes::ProbeHistory;
 
 /// Milliseconds since 1970, as used in `/servers` and for the directory's `seq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +36,7 @@ pub(crate) struct Listing {
     /// The address at which it proved its key in order to be listed.
     pub(crate) proved: IpAddr,
     /// The results of later probes.
-    pub(crate) probes: Probes,
+    pub(crate) probes: ProbeHistory,
     /// The load that it reported with its last list request.
     pub(crate) load: Load,
     /// The `seq` of its last list request; 0 before the first one.
@@ -45,7 +45,7 @@ pub(crate) struct Listing {
 
 /// A stored leave. It keeps the records that it revoked from being listed again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeptLeave {
+pub(crate) struct StoredLeave {
     pub(crate) leave: Signed<NodeLeave>,
     /// When the last record that it revoked will have expired.
     pub(crate) until: UnixTime,
@@ -53,7 +53,7 @@ pub(crate) struct KeptLeave {
 
 /// A stored removal. It is stored as long as it, or one that it replaced, is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeptRemoval {
+pub(crate) struct StoredRemoval {
     pub(crate) removal: Signed<NodeRemoval>,
     /// When it and all that it replaced have expired.
     pub(crate) until: UnixTime,
@@ -67,11 +67,11 @@ pub(crate) enum Change {
     /// Delists the node.
     Delist(NodeId),
     /// Stores the leave.
-    KeepLeave(KeptLeave),
+    StoreLeave(StoredLeave),
     /// Deletes a leave that has expired.
-    ForgetLeave(NodeId),
+    DeleteLeave(NodeId),
     /// Stores the removal.
-    KeepRemoval(KeptRemoval),
+    StoreRemoval(StoredRemoval),
     /// Deletes a removal that has expired.
-    ForgetRemoval(NodeId),
+    DeleteRemoval(NodeId),
 }

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::Millis;
 
 /// Number of stored results: three hours with a probe every five minutes.
-const REMEMBERED: u8 = 32;
+const HISTORY: u8 = 32;
 /// Divisor of the probe interval after a failure. So a dead node leaves the list within minutes, and a node that lost a
 /// packet soon counts as responsive again.
-const SOONER: u32 = 5;
+const FAILURE_SPEEDUP: u32 = 5;
 
 /// The results of a node's last probes, and when the next one is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Probes {
+pub(crate) struct ProbeHistory {
     /// The last results, with the newest in the lowest bit. 1 is an answer.
     results: u32,
     /// Number of valid bits in `results`.
@@ -25,19 +25,19 @@ pub(crate) struct Probes {
     due: u64,
 }
 
-impl Probes {
+impl ProbeHistory {
     /// The state of a node that has just proved its key in order to be listed.
-    pub(crate) const fn first(now: Millis, every: Duration) -> Self {
+    pub(crate) const fn after_registration(now: Millis, every: Duration) -> Self {
         Self { results: 1, known: 1, failures: 0, due: now.0 + every.as_millis() as u64 }
     }
 
     /// Adds a result. `jitter` from 0 to 1 spreads the probes of nodes that registered together.
     #[must_use]
-    pub(crate) fn with(self, answered: bool, now: Millis, every: Duration, jitter: f64) -> Self {
-        let pause = if answered { every } else { every / SOONER }.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
+    pub(crate) fn with_result(self, answered: bool, now: Millis, every: Duration, jitter: f64) -> Self {
+        let pause = if answered { every } else { every / FAILURE_SPEEDUP }.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
         Self {
             results: self.results << 1 | u32::from(answered),
-            known: self.known.saturating_add(1).min(REMEMBERED),
+            known: self.known.saturating_add(1).min(HISTORY),
             failures: if answered { 0 } else { self.failures.saturating_add(1) },
             due: now.0 + pause.as_millis() as u64,
         }
@@ -53,9 +53,9 @@ impl Probes {
     }
 
     /// Percentage of the last probes that were answered.
-    pub(crate) fn answered(self) -> u32 {
-        let known = u32::from(self.known.clamp(1, REMEMBERED));
-        let mask = u32::MAX >> (u32::from(REMEMBERED) - known);
+    pub(crate) fn answered_percent(self) -> u32 {
+        let known = u32::from(self.known.clamp(1, HISTORY));
+        let mask = u32::MAX >> (u32::from(HISTORY) - known);
         (self.results & mask).count_ones() * 100 / known
     }
 }
@@ -68,24 +68,24 @@ mod tests {
 
     #[test]
     fn what_was_answered_is_counted_over_the_last_probes() {
-        let mut probes = Probes::first(Millis(0), EVERY);
-        assert_eq!(probes.answered(), 100);
+        let mut probes = ProbeHistory::after_registration(Millis(0), EVERY);
+        assert_eq!(probes.answered_percent(), 100);
         for _ in 0..3 {
-            probes = probes.with(false, Millis(0), EVERY, 0.5);
+            probes = probes.with_result(false, Millis(0), EVERY, 0.5);
         }
-        assert_eq!((probes.answered(), probes.failures()), (25, 3));
+        assert_eq!((probes.answered_percent(), probes.failures()), (25, 3));
         for _ in 0..32 {
-            probes = probes.with(true, Millis(0), EVERY, 0.5);
+            probes = probes.with_result(true, Millis(0), EVERY, 0.5);
         }
-        assert_eq!((probes.answered(), probes.failures()), (100, 0));
+        assert_eq!((probes.answered_percent(), probes.failures()), (100, 0));
     }
 
     #[test]
     fn a_failure_is_looked_into_sooner() {
-        let first = Probes::first(Millis(1000), EVERY);
-        assert_eq!(first.with(true, Millis(1000), EVERY, 0.5).due(), Millis(301_000));
-        assert_eq!(first.with(false, Millis(1000), EVERY, 0.5).due(), Millis(61_000));
-        assert_eq!(first.with(true, Millis(1000), EVERY, 0.0).due(), Millis(226_000));
-        assert_eq!(first.with(true, Millis(1000), EVERY, 1.0).due(), Millis(376_000));
+        let first = ProbeHistory::after_registration(Millis(1000), EVERY);
+        assert_eq!(first.with_result(true, Millis(1000), EVERY, 0.5).due(), Millis(301_000));
+        assert_eq!(first.with_result(false, Millis(1000), EVERY, 0.5).due(), Millis(61_000));
+        assert_eq!(first.with_result(true, Millis(1000), EVERY, 0.0).due(), Millis(226_000));
+        assert_eq!(first.with_result(true, Millis(1000), EVERY, 1.0).due(), Millis(376_000));
     }
 }

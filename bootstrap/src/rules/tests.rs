@@ -57,42 +57,42 @@ fn leave(key: &SecretKey, epoch: u64, seq: u64) -> Signed<NodeLeave> {
     Signed::sign(leave, key).expect("a leave within its bounds")
 }
 
-fn bounds() -> Bounds {
-    Bounds {
+fn bounds() -> RuleConfig {
+    RuleConfig {
         federation: federation(),
         online: key(98).public(),
         operators: vec![key(99).public(), key(98).public()],
         max_nodes: 3,
-        seen_within: SEEN_WITHIN,
+        node_timeout: SEEN_WITHIN,
         caps: Caps::new(CapsSection { ipv4_24: 2, ..CapsSection::default() }, &[]),
-        probe_every: Duration::from_secs(300),
-        max_failures: 3,
+        probe_interval: Duration::from_secs(300),
+        failure_threshold: 3,
     }
 }
 
-fn registry(records: &[SignedRecord]) -> Registry {
-    let mut registry = Registry::new(bounds(), now());
+fn registry(records: &[SignedRecord]) -> RegistryState {
+    let mut registry = RegistryState::new(bounds(), now());
     for record in records {
         admit(&mut registry, record.clone(), millis());
     }
     registry
 }
 
-fn admit(registry: &mut Registry, record: SignedRecord, now: Millis) {
+fn admit(registry: &mut RegistryState, record: SignedRecord, now: Millis) {
     let changes = registry.admit(record, Ipv4Addr::LOCALHOST.into(), now).expect("an acceptable record");
     apply(registry, changes);
 }
 
 /// At `now`, or as soon as the probe is due.
-fn probe(registry: &mut Registry, seed: u8, answered: bool, now: Millis) {
+fn probe(registry: &mut RegistryState, seed: u8, answered: bool, now: Millis) {
     let node = key(seed).node_id();
     let due = registry.nodes.get(&node).expect("a listed node").probes.due();
-    let change = registry.probed(node, answered, 0.5, now.max(due)).expect("a node that is due");
+    let change = registry.record_probe(node, answered, 0.5, now.max(due)).expect("a node that is due");
     registry.apply(change);
 }
 
-fn public(registry: &Registry) -> Vec<NodeId> {
-    registry.public().map(|listing| listing.record.node).collect()
+fn public(registry: &RegistryState) -> Vec<NodeId> {
+    registry.public_nodes().map(|listing| listing.record.node).collect()
 }
 
 fn ids(seeds: &[u8]) -> Vec<NodeId> {
@@ -101,7 +101,7 @@ fn ids(seeds: &[u8]) -> Vec<NodeId> {
     ids
 }
 
-fn apply(registry: &mut Registry, changes: Vec<Change>) {
+fn apply(registry: &mut RegistryState, changes: Vec<Change>) {
     for change in changes {
         registry.apply(change);
     }
@@ -112,7 +112,7 @@ fn a_higher_epoch_and_sequence_replaces_a_lower_one_and_never_the_other_way_roun
     let key = key(1);
     let mut registry = registry(&[record(&key, 2, 5)]);
     for (epoch, seq) in [(1, 9), (2, 4)] {
-        assert_eq!(registry.judge(&record(&key, epoch, seq), now()), Err(Refusal::Stale), "{epoch} {seq}");
+        assert_eq!(registry.check_record(&record(&key, epoch, seq), now()), Err(RuleRejection::Stale), "{epoch} {seq}");
     }
     for (epoch, seq) in [(2, 6), (3, 0)] {
         admit(&mut registry, record(&key, epoch, seq), millis());
@@ -132,7 +132,11 @@ fn the_same_bytes_again_only_refresh_when_the_node_was_seen() {
     let mut other = unsigned(&key, 1, 1);
     other.region = "elsewhere".to_owned();
     let other = Signed::sign(other, &key).expect("a record within its bounds");
-    assert_eq!(registry.judge(&other, later.secs()), Err(Refusal::Stale), "other bytes under the same sequence");
+    assert_eq!(
+        registry.check_record(&other, later.secs()),
+        Err(RuleRejection::Stale),
+        "other bytes under the same sequence"
+    );
 }
 
 #[test]
@@ -148,14 +152,14 @@ fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
     let mut endless = unsigned(&key, 1, 1);
     endless.expires_at = endless.issued_at + Duration::from_secs(8 * 24 * 3600);
     let cases = [
-        (foreign, Refusal::Federation),
-        (future, Refusal::Clock),
-        (over, Refusal::Expired),
-        (endless, Refusal::Lifetime),
+        (foreign, RuleRejection::Federation),
+        (future, RuleRejection::Clock),
+        (over, RuleRejection::Expired),
+        (endless, RuleRejection::Lifetime),
     ];
     for (altered, reason) in cases {
         let altered = Signed::sign(altered, &key).expect("a record within its bounds");
-        assert_eq!(registry.judge(&altered, now()), Err(reason));
+        assert_eq!(registry.check_record(&altered, now()), Err(reason));
     }
 }
 
@@ -163,30 +167,30 @@ fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
 fn a_node_in_the_internet_names_no_private_url_and_one_in_a_private_network_does() {
     let mut bounds = bounds();
     bounds.caps = Caps::new(CapsSection::default(), &["9.9.0.0/16".parse().expect("a network")]);
-    let registry = Registry::new(bounds, now());
-    let judge = |addrs: &[&str], url: &str| {
+    let registry = RegistryState::new(bounds, now());
+    let check_record = |addrs: &[&str], url: &str| {
         let mut record = unsigned(&key(1), 1, 1);
         record.quic_addrs = addrs.iter().map(|addr| addr.parse().expect("an address")).collect();
         record.client_urls = vec![url.to_owned()];
-        registry.judge(&Signed::sign(record, &key(1)).expect("a record within its bounds"), now())
+        registry.check_record(&Signed::sign(record, &key(1)).expect("a record within its bounds"), now())
     };
     let private = ["ws://127.0.0.1:1", "wss://192.168.1.1/ws", "wss://router.lan", "ws://0x7f.1", "ws://localhost"];
     for url in private {
-        assert_eq!(judge(&["8.8.8.8:1"], url), Err(Refusal::PrivateUrl), "{url}");
-        assert_eq!(judge(&["127.0.0.1:1", "8.8.8.8:1"], url), Err(Refusal::PrivateUrl), "{url}");
-        assert_eq!(judge(&["127.0.0.1:1", "[fd00::1]:1"], url), Ok(()), "{url}");
-        assert_eq!(judge(&["9.9.9.9:1"], url), Ok(()), "a test network: {url}");
+        assert_eq!(check_record(&["8.8.8.8:1"], url), Err(RuleRejection::PrivateUrl), "{url}");
+        assert_eq!(check_record(&["127.0.0.1:1", "8.8.8.8:1"], url), Err(RuleRejection::PrivateUrl), "{url}");
+        assert_eq!(check_record(&["127.0.0.1:1", "[fd00::1]:1"], url), Ok(()), "{url}");
+        assert_eq!(check_record(&["9.9.9.9:1"], url), Ok(()), "a test network: {url}");
     }
     for url in ["wss://relay.example.org", "wss://8.8.8.8/ws", "ws://[2606:4700::1111]:80"] {
-        assert_eq!(judge(&["8.8.8.8:1"], url), Ok(()), "{url}");
+        assert_eq!(check_record(&["8.8.8.8:1"], url), Ok(()), "{url}");
     }
 }
 
 #[test]
 fn a_full_registry_still_renews_whom_it_lists() {
     let registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1), record(&key(3), 1, 1)]);
-    assert_eq!(registry.judge(&record(&key(4), 1, 1), now()), Err(Refusal::Full));
-    assert_eq!(registry.judge(&record(&key(3), 1, 2), now()), Ok(()));
+    assert_eq!(registry.check_record(&record(&key(4), 1, 1), now()), Err(RuleRejection::Full));
+    assert_eq!(registry.check_record(&record(&key(3), 1, 2), now()), Ok(()));
 }
 
 #[test]
@@ -196,16 +200,16 @@ fn a_record_that_was_left_does_not_come_back_and_a_newer_one_does() {
     let changes = registry.leave(leave(&key, 1, 3), now()).expect("the node's own leave");
     apply(&mut registry, changes);
     assert_eq!(registry.listings().len(), 0);
-    assert_eq!(registry.judge(&record(&key, 1, 3), now()), Err(Refusal::Stale));
-    assert_eq!(registry.judge(&record(&key, 1, 2), now()), Err(Refusal::Stale));
-    assert_eq!(registry.judge(&record(&key, 2, 0), now()), Ok(()));
+    assert_eq!(registry.check_record(&record(&key, 1, 3), now()), Err(RuleRejection::Stale));
+    assert_eq!(registry.check_record(&record(&key, 1, 2), now()), Err(RuleRejection::Stale));
+    assert_eq!(registry.check_record(&record(&key, 2, 0), now()), Ok(()));
 }
 
 #[test]
 fn an_old_leave_does_not_end_a_newer_record() {
     let key = key(1);
     let registry = registry(&[record(&key, 2, 1)]);
-    assert_eq!(registry.leave(leave(&key, 1, 9), now()), Err(Refusal::Stale));
+    assert_eq!(registry.leave(leave(&key, 1, 9), now()), Err(RuleRejection::Stale));
 }
 
 #[test]
@@ -222,9 +226,9 @@ fn a_leave_is_kept_until_the_record_that_it_ended_would_have_expired() {
     apply(&mut registry, changes);
     let just_before = UnixTime::from_secs(listed.expires_at.as_secs() - 1);
     assert_eq!(registry.expire(just_before), Vec::new());
-    assert_eq!(registry.judge(&listed, just_before), Err(Refusal::Stale));
-    assert_eq!(registry.expire(listed.expires_at), [Change::ForgetLeave(key.node_id())]);
-    assert_eq!(registry.judge(&listed, listed.expires_at), Err(Refusal::Expired));
+    assert_eq!(registry.check_record(&listed, just_before), Err(RuleRejection::Stale));
+    assert_eq!(registry.expire(listed.expires_at), [Change::DeleteLeave(key.node_id())]);
+    assert_eq!(registry.check_record(&listed, listed.expires_at), Err(RuleRejection::Expired));
 }
 
 #[test]
@@ -264,7 +268,7 @@ fn a_node_that_does_not_register_again_is_delisted_long_before_its_record_ends()
     // After a downtime of the registry, no node is delisted for missed proofs.
     let listing = Box::new((**registry.listings().next().expect("listed")).clone());
     let started = now() + Duration::from_secs(20 * 3600);
-    let mut back = Registry::new(bounds(), started);
+    let mut back = RegistryState::new(bounds(), started);
     back.apply(Change::List(listing));
     assert_eq!(back.expire(started), Vec::new());
     assert_eq!(back.expire(started + SEEN_WITHIN), [Change::Delist(key.node_id())]);
@@ -284,19 +288,19 @@ fn a_network_takes_so_many_nodes_and_no_more() {
         let changes = registry.admit(at(seed, 1), place(seed), millis()).expect("room for two");
         apply(&mut registry, changes);
     }
-    assert_eq!(registry.judge(&at(3, 1), now()), Err(Refusal::NetworkFull), "before it is dialled");
-    assert_eq!(registry.judge(&at(2, 2), now()), Ok(()), "who is listed stays");
+    assert_eq!(registry.check_record(&at(3, 1), now()), Err(RuleRejection::NetworkFull), "before it is dialled");
+    assert_eq!(registry.check_record(&at(2, 2), now()), Ok(()), "who is listed stays");
     // Space at another address does not help, because others count the node by its first one.
     let mut both = at(3, 1).into_value();
     both.quic_addrs.push(([198, 51, 100, 3], 1).into());
     let later = Signed::sign(both.clone(), &key(3)).expect("a record within its bounds");
-    assert_eq!(registry.judge(&later, now()), Err(Refusal::NetworkFull));
+    assert_eq!(registry.check_record(&later, now()), Err(RuleRejection::NetworkFull));
     both.quic_addrs = vec![([192, 0, 3, 3], 1).into(), (place(3), 1).into()];
     let both = Signed::sign(both, &key(3)).expect("a record within its bounds");
-    assert_eq!(registry.judge(&both, now()), Ok(()));
+    assert_eq!(registry.check_record(&both, now()), Ok(()));
     assert_eq!(
         registry.admit(both.clone(), place(3), millis()),
-        Err(Refusal::NetworkFull),
+        Err(RuleRejection::NetworkFull),
         "where it is, there is none"
     );
     assert!(registry.admit(both, [192, 0, 3, 3].into(), millis()).is_ok());
@@ -359,8 +363,8 @@ fn a_node_that_answers_probes_stays_without_registering_again() {
 fn probes_are_due_one_after_the_other() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     let after = |secs: u64| Millis(millis().0 + secs * 1000);
-    let due = |registry: &Registry, secs| -> Vec<_> {
-        registry.due(after(secs)).iter().map(|listing| listing.record.node).collect()
+    let due = |registry: &RegistryState, secs| -> Vec<_> {
+        registry.due_probes(after(secs)).iter().map(|listing| listing.record.node).collect()
     };
     assert_eq!(due(&registry, 299), []);
     assert_eq!(due(&registry, 300).len(), 2);
@@ -375,7 +379,7 @@ fn what_several_registries_found_at_once_counts_once() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     let due = Millis(millis().0 + 300_000);
     probe(&mut registry, 1, false, due);
-    assert_eq!(registry.probed(key(1).node_id(), false, 0.5, Millis(due.0 + 1000)), None);
+    assert_eq!(registry.record_probe(key(1).node_id(), false, 0.5, Millis(due.0 + 1000)), None);
     let failures = registry.listings().map(|listing| listing.probes.failures()).max();
     assert_eq!(failures, Some(1));
 }
@@ -395,14 +399,14 @@ fn removal(signer: &SecretKey, node: u8, issued_at: UnixTime, lasts: u64) -> Sig
 fn a_removed_node_is_delisted_and_does_not_come_back_before_its_time() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     let stranger = removal(&key(7), 1, now(), 600);
-    assert_eq!(registry.remove(stranger, now()), Err(Refusal::Signer));
+    assert_eq!(registry.remove(stranger, now()), Err(RuleRejection::Signer));
     let changes = registry.remove(removal(&key(98), 1, now(), 600), now()).expect("an operator's word");
     apply(&mut registry, changes);
     assert_eq!(public(&registry), ids(&[2]));
-    assert_eq!(registry.judge(&record(&key(1), 9, 9), now()), Err(Refusal::Removed));
+    assert_eq!(registry.check_record(&record(&key(1), 9, 9), now()), Err(RuleRejection::Removed));
     let end = now() + Duration::from_secs(600);
-    assert_eq!(registry.expire(end), [Change::ForgetRemoval(key(1).node_id())]);
-    assert_eq!(registry.judge(&record(&key(1), 9, 9), end), Ok(()));
+    assert_eq!(registry.expire(end), [Change::DeleteRemoval(key(1).node_id())]);
+    assert_eq!(registry.check_record(&record(&key(1), 9, 9), end), Ok(()));
 }
 
 #[test]
@@ -415,11 +419,11 @@ fn a_removal_that_was_taken_back_is_not_played_again() {
     let later = now() + Duration::from_secs(1);
     let changes = registry.remove(removal(&key(99), 1, later, 0), later).expect("a later word");
     apply(&mut registry, changes);
-    assert_eq!(registry.judge(&record(&key(1), 1, 1), later), Ok(()));
-    assert_eq!(registry.remove(first.clone(), later), Err(Refusal::Stale));
+    assert_eq!(registry.check_record(&record(&key(1), 1, 1), later), Ok(()));
+    assert_eq!(registry.remove(first.clone(), later), Err(RuleRejection::Stale));
     // The revocation of a removal is stored for as long as the removal could be replayed.
     assert_eq!(registry.expire(now() + Duration::from_secs(599)), Vec::new());
-    assert_eq!(registry.remove(first, now() + MAX_REMOVAL), Err(Refusal::Expired));
+    assert_eq!(registry.remove(first, now() + MAX_REMOVAL), Err(RuleRejection::Expired));
 }
 
 #[test]
@@ -429,16 +433,19 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
         ListRequest::sign(federation(), key(98).public(), &key(seed), seq, load).into_value()
     };
     let first = ask(1, NOW * 1000, Load::Busy);
-    let changes = registry.ask(&first, now()).expect("a listed node's request");
+    let changes = registry.accept_list_request(&first, now()).expect("a listed node's request");
     apply(&mut registry, changes);
     assert_eq!(registry.listings().next().map(|listing| listing.load), Some(Load::Busy));
-    assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));
-    assert!(registry.ask(&ask(1, NOW * 1000 + 1, Load::Idle), now()).is_ok());
-    assert_eq!(registry.ask(&ask(2, NOW * 1000, Load::Idle), now()), Err(Refusal::Signer));
-    assert_eq!(registry.ask(&ask(1, NOW * 1000 + 200_000, Load::Idle), now()), Err(Refusal::Clock));
+    assert_eq!(registry.accept_list_request(&first, now()), Err(RuleRejection::Stale));
+    assert!(registry.accept_list_request(&ask(1, NOW * 1000 + 1, Load::Idle), now()).is_ok());
+    assert_eq!(registry.accept_list_request(&ask(2, NOW * 1000, Load::Idle), now()), Err(RuleRejection::Signer));
+    assert_eq!(
+        registry.accept_list_request(&ask(1, NOW * 1000 + 200_000, Load::Idle), now()),
+        Err(RuleRejection::Clock)
+    );
     let elsewhere = ListRequest { registry: key(97).public(), ..ask(1, NOW * 1000 + 1, Load::Idle) };
-    assert_eq!(registry.ask(&elsewhere, now()), Err(Refusal::Registry));
+    assert_eq!(registry.accept_list_request(&elsewhere, now()), Err(RuleRejection::Registry));
     // A new record does not reset the number of list requests.
     admit(&mut registry, record(&key(1), 2, 1), millis());
-    assert_eq!(registry.ask(&first, now()), Err(Refusal::Stale));
+    assert_eq!(registry.accept_list_request(&first, now()), Err(RuleRejection::Stale));
 }

@@ -19,8 +19,8 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{
-    CommitError, Head, News, ReadError, Store, Version,
-    entry::{Entry, Kind},
+    CommitError, ReadError, SignedDirectory, Store, StoreUpdate, Version,
+    entry::{EntryKind, StoreEntry},
 };
 use crate::rules::Change;
 
@@ -32,8 +32,8 @@ const HEAD: TableDefinition<'_, u8, (u64, u64, u64, &[u8])> = TableDefinition::n
 const CACHE: usize = 4 * 1024 * 1024;
 
 /// The first and the longest delay before a failed store is opened again. Each delay is twice the previous one.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Why the store cannot be opened. It is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(crate) struct Embedded {
     handle: Handle,
     version: Version,
     /// Delay before the store is opened again after the next failure.
-    pause: Duration,
+    reopen_delay: Duration,
 }
 
 enum Handle {
@@ -82,7 +82,7 @@ impl Embedded {
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         private_dir::prepare(dir)?;
         let handle = Handle::Open(Arc::new(open(dir)?));
-        Ok(Self { dir: dir.to_owned(), handle, version: Version(1), pause: FIRST_PAUSE })
+        Ok(Self { dir: dir.to_owned(), handle, version: Version(1), reopen_delay: FIRST_DELAY })
     }
 
     /// The open database. Opens it again after a failure.
@@ -113,7 +113,7 @@ impl Embedded {
     }
 
     /// Runs `work` on the database, and closes the database on an error.
-    async fn with<T: Send + 'static>(
+    async fn with_database<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -128,8 +128,8 @@ impl Embedded {
     }
 
     async fn close(&mut self) {
-        let open = std::mem::replace(&mut self.handle, Handle::Closed { until: Instant::now() + self.pause });
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let open = std::mem::replace(&mut self.handle, Handle::Closed { until: Instant::now() + self.reopen_delay });
+        self.reopen_delay = (self.reopen_delay * 2).min(MAX_DELAY);
         // Closing waits for the disk. If it panics, the panic is logged.
         let _ = tokio::task::spawn_blocking(move || drop(open)).await;
     }
@@ -151,28 +151,29 @@ fn open(dir: &Path) -> Result<Database, OpenError> {
     open().map_err(|source| OpenError::File { path: path.clone(), source: Box::new(source) })
 }
 
-fn read(database: &Database) -> Result<News, redb::Error> {
+fn read(database: &Database) -> Result<StoreUpdate, redb::Error> {
     let transaction = database.begin_read()?;
-    let mut news = News { complete: true, ..News::default() };
-    news.head = transaction.open_table(HEAD)?.get(0)?.map(|row| {
+    let mut update = StoreUpdate { complete: true, ..StoreUpdate::default() };
+    update.head = transaction.open_table(HEAD)?.get(0)?.map(|row| {
         let (seq, issued_at, expires_at, bundle) = row.value();
         let (issued_at, expires_at) = (UnixTime::from_secs(issued_at), UnixTime::from_secs(expires_at));
-        Head { seq, issued_at, expires_at, bundle: Bytes::copy_from_slice(bundle) }
+        SignedDirectory { seq, issued_at, expires_at, bundle: Bytes::copy_from_slice(bundle) }
     });
     for row in transaction.open_table(ENTRIES)?.iter()? {
         let (key, body) = row?;
         let (kind, node) = key.value();
-        let entry = Kind::of(kind).map(|kind| Entry { kind, node, body: Some(body.value().to_vec()) });
-        match entry.and_then(|entry| entry.change()) {
-            Some(change) => news.changes.push(change),
-            None => news.damaged += 1,
+        let entry =
+            EntryKind::from_number(kind).map(|kind| StoreEntry { kind, node, body: Some(body.value().to_vec()) });
+        match entry.and_then(|entry| entry.to_change()) {
+            Some(change) => update.changes.push(change),
+            None => update.damaged += 1,
         }
     }
-    Ok(news)
+    Ok(update)
 }
 
 /// Returns `false` and stores nothing if the directory is not newer than the last one.
-fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<bool, redb::Error> {
+fn write(database: &Database, entries: &[StoreEntry], head: Option<&SignedDirectory>) -> Result<bool, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     {
@@ -185,7 +186,7 @@ fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<
             };
         }
         let mut table = transaction.open_table(HEAD)?;
-        if let Some(Head { seq, issued_at, expires_at, bundle }) = head {
+        if let Some(SignedDirectory { seq, issued_at, expires_at, bundle }) = head {
             if table.get(0)?.is_some_and(|last| *seq <= last.value().0) {
                 // Dropping the transaction rolls it back.
                 return Ok(false);
@@ -198,15 +199,15 @@ fn write(database: &Database, entries: &[Entry], head: Option<&Head>) -> Result<
 }
 
 impl Store for Embedded {
-    fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>> {
+    fn read_updates(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<StoreUpdate>, ReadError>> {
         async move {
             // Open a failed store now, before a request needs it.
             self.database().await.map_err(ReadError)?;
             if known == Some(self.version) {
                 return Ok(None);
             }
-            let news = self.with(read).await.map_err(ReadError)?;
-            Ok(Some(News { version: self.version, ..news }))
+            let update = self.with_database(read).await.map_err(ReadError)?;
+            Ok(Some(StoreUpdate { version: self.version, ..update }))
         }
         .boxed()
     }
@@ -215,20 +216,20 @@ impl Store for Embedded {
         &'a mut self,
         base: Version,
         changes: &'a [Change],
-        head: Option<&'a Head>,
+        head: Option<&'a SignedDirectory>,
     ) -> BoxFuture<'a, Result<Version, CommitError>> {
         async move {
             if base != self.version {
-                return Err(CommitError::Overtaken);
+                return Err(CommitError::Conflict);
             }
             // Increment before the attempt: if its result is unknown, readers have to read everything again.
             self.version = Version(self.version.0 + 1);
             let head = head.cloned();
-            let entries: Vec<_> = changes.iter().map(Entry::of).collect();
+            let entries: Vec<_> = changes.iter().map(StoreEntry::from_change).collect();
             // Blocks on the disk.
-            match self.with(move |database| write(database, &entries, head.as_ref())).await {
+            match self.with_database(move |database| write(database, &entries, head.as_ref())).await {
                 Ok(true) => {
-                    self.pause = FIRST_PAUSE;
+                    self.reopen_delay = FIRST_DELAY;
                     Ok(self.version)
                 }
                 Ok(false) => Err(CommitError::Failed("the directory is not newer than the stored one".into())),

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use chappe_common::{keys::NodeId, list_request::Load, signed::Signed, time::UnixTime};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Change, KeptLeave, KeptRemoval, Listing, Millis, Probes};
+use crate::rules::{Change, Listing, Millis, ProbeHistory, StoredLeave, StoredRemoval};
 
 /// The kind of an entry. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     Listing = 0,
     Leave = 1,
     Removal = 2,
@@ -16,8 +16,8 @@ pub(super) enum Kind {
 
 /// An entry. Without a body, the entry is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
+pub(super) struct StoreEntry {
+    pub(super) kind: EntryKind,
     pub(super) node: [u8; 32],
     pub(super) body: Option<Vec<u8>>,
 }
@@ -28,20 +28,20 @@ struct StoredListing {
     registered_at: u64,
     last_seen: u64,
     proved: std::net::IpAddr,
-    probes: Probes,
+    probes: ProbeHistory,
     load: Load,
     asked: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredNote {
-    note: Bytes,
+struct StoredObject {
+    object: Bytes,
     until: UnixTime,
 }
 
-impl Kind {
+impl EntryKind {
     /// The kind with this number.
-    pub(super) const fn of(number: u8) -> Option<Self> {
+    pub(super) const fn from_number(number: u8) -> Option<Self> {
         match number {
             0 => Some(Self::Listing),
             1 => Some(Self::Leave),
@@ -51,43 +51,43 @@ impl Kind {
     }
 }
 
-impl Entry {
+impl StoreEntry {
     /// The entry that stores a change.
-    pub(super) fn of(change: &Change) -> Self {
+    pub(super) fn from_change(change: &Change) -> Self {
         let (kind, node, body) = match change {
-            Change::List(listing) => (Kind::Listing, listing.record.node, Some(encode_listing(listing))),
-            Change::Delist(node) => (Kind::Listing, *node, None),
-            Change::KeepLeave(kept) => {
-                (Kind::Leave, kept.leave.node, Some(encode_note(kept.leave.as_bytes(), kept.until)))
+            Change::List(listing) => (EntryKind::Listing, listing.record.node, Some(encode_listing(listing))),
+            Change::Delist(node) => (EntryKind::Listing, *node, None),
+            Change::StoreLeave(stored) => {
+                (EntryKind::Leave, stored.leave.node, Some(encode_object(stored.leave.as_bytes(), stored.until)))
             }
-            Change::ForgetLeave(node) => (Kind::Leave, *node, None),
-            Change::KeepRemoval(kept) => {
-                (Kind::Removal, kept.removal.node, Some(encode_note(kept.removal.as_bytes(), kept.until)))
+            Change::DeleteLeave(node) => (EntryKind::Leave, *node, None),
+            Change::StoreRemoval(stored) => {
+                (EntryKind::Removal, stored.removal.node, Some(encode_object(stored.removal.as_bytes(), stored.until)))
             }
-            Change::ForgetRemoval(node) => (Kind::Removal, *node, None),
+            Change::DeleteRemoval(node) => (EntryKind::Removal, *node, None),
         };
         Self { kind, node: *node.as_bytes(), body }
     }
 
     /// The change that the entry stores, or `None` if it is damaged.
-    pub(super) fn change(&self) -> Option<Change> {
+    pub(super) fn to_change(&self) -> Option<Change> {
         let Some(body) = &self.body else {
             let node = NodeId::new(chappe_common::keys::PublicKey::from_bytes(self.node));
             return Some(match self.kind {
-                Kind::Listing => Change::Delist(node),
-                Kind::Leave => Change::ForgetLeave(node),
-                Kind::Removal => Change::ForgetRemoval(node),
+                EntryKind::Listing => Change::Delist(node),
+                EntryKind::Leave => Change::DeleteLeave(node),
+                EntryKind::Removal => Change::DeleteRemoval(node),
             });
         };
         Some(match self.kind {
-            Kind::Listing => Change::List(Box::new(decode_listing(body)?)),
-            Kind::Leave => {
-                let StoredNote { note, until } = postcard::from_bytes(body).ok()?;
-                Change::KeepLeave(KeptLeave { leave: Signed::decode(note).ok()?, until })
+            EntryKind::Listing => Change::List(Box::new(decode_listing(body)?)),
+            EntryKind::Leave => {
+                let StoredObject { object, until } = postcard::from_bytes(body).ok()?;
+                Change::StoreLeave(StoredLeave { leave: Signed::decode(object).ok()?, until })
             }
-            Kind::Removal => {
-                let StoredNote { note, until } = postcard::from_bytes(body).ok()?;
-                Change::KeepRemoval(KeptRemoval { removal: Signed::decode(note).ok()?, until })
+            EntryKind::Removal => {
+                let StoredObject { object, until } = postcard::from_bytes(body).ok()?;
+                Change::StoreRemoval(StoredRemoval { removal: Signed::decode(object).ok()?, until })
             }
         })
     }
@@ -121,6 +121,6 @@ fn decode_listing(bytes: &[u8]) -> Option<Listing> {
     })
 }
 
-fn encode_note(note: &Bytes, until: UnixTime) -> Vec<u8> {
-    postcard::to_allocvec(&StoredNote { note: note.clone(), until }).expect("bytes and numbers always encode")
+fn encode_object(object: &Bytes, until: UnixTime) -> Vec<u8> {
+    postcard::to_allocvec(&StoredObject { object: object.clone(), until }).expect("bytes and numbers always encode")
 }

@@ -23,17 +23,17 @@ use tokio_postgres::{Client, Config, IsolationLevel, Row, Transaction};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    CommitError, Head, News, ReadError, Store, Version,
-    entry::{Entry, Kind},
+    CommitError, ReadError, SignedDirectory, Store, StoreUpdate, Version,
+    entry::{EntryKind, StoreEntry},
 };
 use crate::rules::Change;
 
 /// Time limit for connecting, and for one statement or commit. A nearby database answers in milliseconds. A slower one
 /// counts as down, so that requests fail before their own time limit.
-const WAIT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Number of commits for which deletions are kept: about one minute of a large federation. A registry that was away for
 /// longer reads everything again.
-pub(super) const REMEMBERED: u64 = 256;
+pub(super) const TOMBSTONE_COMMITS: u64 = 256;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS chappe_head (
@@ -46,17 +46,18 @@ const TABLES: &str = "
     );
     CREATE INDEX IF NOT EXISTS chappe_entries_by_version ON chappe_entries (federation, version);";
 const FIRST_ROW: &str = "INSERT INTO chappe_head VALUES ($1, 1, 0, 0, 0, 0, '') ON CONFLICT DO NOTHING";
-const LOOK: &str = "SELECT version FROM chappe_head WHERE federation = $1";
+const READ_VERSION: &str = "SELECT version FROM chappe_head WHERE federation = $1";
 const READ_HEAD: &str =
     "SELECT version, forgotten, seq, issued_at, expires_at, bundle FROM chappe_head WHERE federation = $1";
 const READ_ENTRIES: &str = "SELECT kind, node, body FROM chappe_entries WHERE federation = $1 AND version > $2";
-const RAISE: &str = "UPDATE chappe_head SET version = version + 1, forgotten = greatest(forgotten, version - $3)
+const INCREMENT_VERSION: &str =
+    "UPDATE chappe_head SET version = version + 1, forgotten = greatest(forgotten, version - $3)
     WHERE federation = $1 AND version = $2";
 const SET_DIRECTORY: &str = "UPDATE chappe_head SET seq = $2, issued_at = $3, expires_at = $4, bundle = $5
     WHERE federation = $1 AND seq < $2";
 const SET_ENTRY: &str = "INSERT INTO chappe_entries VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (federation, kind, node) DO UPDATE SET version = $4, body = $5";
-const FORGET: &str = "DELETE FROM chappe_entries WHERE federation = $1 AND body IS NULL AND version <= $2";
+const DELETE_TOMBSTONES: &str = "DELETE FROM chappe_entries WHERE federation = $1 AND body IS NULL AND version <= $2";
 
 /// Why the database cannot be used. The errors do not contain the configured URL, which may include a password.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +82,7 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// No response in time.
-    #[error("no response within {} s", WAIT.as_secs())]
+    #[error("no response within {} s", TIMEOUT.as_secs())]
     Timeout,
     /// The database's own error.
     #[error(transparent)]
@@ -108,14 +109,13 @@ impl Postgres {
     /// Connects, and creates missing tables.
     ///
     /// # Errors
-    ///
     /// The database cannot be used.
     pub(crate) async fn connect(url: &str, ca: Option<&Path>, federation: FederationId) -> Result<Self, ConnectError> {
         let mut config: Config = url.parse().map_err(|_| ConnectError::Url)?;
-        config.application_name("chappe-bootstrap").connect_timeout(WAIT);
+        config.application_name("chappe-bootstrap").connect_timeout(TIMEOUT);
         let tls = MakeRustlsConnect::new(tls(ca)?);
         let mut store = Self { config, tls, federation, client: None, connection: JoinSet::new() };
-        store.within(Self::make_tables).await?;
+        store.with_client(Self::make_tables).await?;
         Ok(store)
     }
 
@@ -129,14 +129,14 @@ impl Postgres {
         Ok(())
     }
 
-    /// Runs `work` on a working connection within [`WAIT`]. Drops the connection on an error.
-    async fn within<T>(
+    /// Runs `work` on a working connection within [`TIMEOUT`]. Drops the connection on an error.
+    async fn with_client<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Client, FederationId) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => timeout(WAIT, self.config.connect(self.tls.clone()))
+            None => timeout(TIMEOUT, self.config.connect(self.tls.clone()))
                 .await
                 .map_err(|_| DatabaseError::Timeout)?
                 .map(|(client, connection)| {
@@ -149,7 +149,7 @@ impl Postgres {
                     client
                 })?,
         };
-        let done = timeout(WAIT, work(&mut client, self.federation)).await.map_err(|_| DatabaseError::Timeout)??;
+        let done = timeout(TIMEOUT, work(&mut client, self.federation)).await.map_err(|_| DatabaseError::Timeout)??;
         self.client = Some(client);
         Ok(done)
     }
@@ -158,11 +158,11 @@ impl Postgres {
         client: &mut Client,
         federation: FederationId,
         known: Option<Version>,
-    ) -> Result<Option<News>, DatabaseError> {
+    ) -> Result<Option<StoreUpdate>, DatabaseError> {
         let federation = federation.as_bytes().as_slice();
         if let Some(known) = known {
             // Nearly all calls end here.
-            let row = client.query_opt(LOOK, &[&federation]).await?.ok_or(DatabaseError::Gone)?;
+            let row = client.query_opt(READ_VERSION, &[&federation]).await?.ok_or(DatabaseError::Gone)?;
             if Version(unsigned(row.try_get(0)?)) == known {
                 return Ok(None);
             }
@@ -176,16 +176,16 @@ impl Postgres {
         // A version lower than `known` means that the database was restored from a backup.
         let since = known.filter(|known| (forgotten..=version).contains(known));
         let head = head(&row)?;
-        let mut news = News { version, complete: since.is_none(), head, ..News::default() };
+        let mut update = StoreUpdate { version, complete: since.is_none(), head, ..StoreUpdate::default() };
         let since = signed(since.unwrap_or_default().0);
         for row in transaction.query(READ_ENTRIES, &[&federation, &since]).await? {
-            match entry(&row)?.and_then(|entry| entry.change()) {
-                Some(change) => news.changes.push(change),
-                None => news.damaged += 1,
+            match entry(&row)?.and_then(|entry| entry.to_change()) {
+                Some(change) => update.changes.push(change),
+                None => update.damaged += 1,
             }
         }
         transaction.commit().await?;
-        Ok(Some(news))
+        Ok(Some(update))
     }
 
     /// Returns `false` and commits nothing if the state has another version.
@@ -193,25 +193,26 @@ impl Postgres {
         client: &mut Client,
         federation: FederationId,
         base: Version,
-        entries: &[Entry],
-        head: Option<&Head>,
+        entries: &[StoreEntry],
+        head: Option<&SignedDirectory>,
     ) -> Result<bool, DatabaseError> {
         let federation = federation.as_bytes().as_slice();
         let transaction = client.transaction().await?;
         // Locks the row. Another registry's commit waits here, and then finds another version.
-        let raised = transaction.execute(RAISE, &[&federation, &signed(base.0), &signed(REMEMBERED)]).await?;
+        let raised =
+            transaction.execute(INCREMENT_VERSION, &[&federation, &signed(base.0), &signed(TOMBSTONE_COMMITS)]).await?;
         if raised == 0 {
             return Ok(false);
         }
-        for Entry { kind, node, body } in entries {
+        for StoreEntry { kind, node, body } in entries {
             let (kind, version) = (*kind as i16, signed(base.0 + 1));
             transaction.execute(SET_ENTRY, &[&federation, &kind, &node.as_slice(), &version, body]).await?;
         }
         if let Some(head) = head {
             set_directory(&transaction, federation, head).await?;
         }
-        if let Some(old) = base.0.checked_sub(REMEMBERED) {
-            transaction.execute(FORGET, &[&federation, &signed(old)]).await?;
+        if let Some(old) = base.0.checked_sub(TOMBSTONE_COMMITS) {
+            transaction.execute(DELETE_TOMBSTONES, &[&federation, &signed(old)]).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -219,24 +220,24 @@ impl Postgres {
 }
 
 impl Store for Postgres {
-    fn news(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<News>, ReadError>> {
+    fn read_updates(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<StoreUpdate>, ReadError>> {
         let read = async move |client: &mut Client, federation| Self::read(client, federation, known).await;
-        self.within(read).map(|read| read.map_err(|error| ReadError(Box::new(error)))).boxed()
+        self.with_client(read).map(|read| read.map_err(|error| ReadError(Box::new(error)))).boxed()
     }
 
     fn commit<'a>(
         &'a mut self,
         base: Version,
         changes: &'a [Change],
-        head: Option<&'a Head>,
+        head: Option<&'a SignedDirectory>,
     ) -> BoxFuture<'a, Result<Version, CommitError>> {
         async move {
-            let entries: Vec<_> = changes.iter().map(Entry::of).collect();
+            let entries: Vec<_> = changes.iter().map(StoreEntry::from_change).collect();
             let write =
                 async |client: &mut Client, federation| Self::write(client, federation, base, &entries, head).await;
-            match self.within(write).await {
+            match self.with_client(write).await {
                 Ok(true) => Ok(Version(base.0 + 1)),
-                Ok(false) => Err(CommitError::Overtaken),
+                Ok(false) => Err(CommitError::Conflict),
                 Err(error) => Err(CommitError::Failed(Box::new(error))),
             }
         }
@@ -244,8 +245,12 @@ impl Store for Postgres {
     }
 }
 
-async fn set_directory(transaction: &Transaction<'_>, federation: &[u8], head: &Head) -> Result<(), DatabaseError> {
-    let Head { seq, issued_at, expires_at, bundle } = head;
+async fn set_directory(
+    transaction: &Transaction<'_>,
+    federation: &[u8],
+    head: &SignedDirectory,
+) -> Result<(), DatabaseError> {
+    let SignedDirectory { seq, issued_at, expires_at, bundle } = head;
     let (seq, issued_at, expires_at) = (signed(*seq), signed(issued_at.as_secs()), signed(expires_at.as_secs()));
     let bundle = bundle.as_ref();
     match transaction.execute(SET_DIRECTORY, &[&federation, &seq, &issued_at, &expires_at, &bundle]).await? {
@@ -254,19 +259,19 @@ async fn set_directory(transaction: &Transaction<'_>, federation: &[u8], head: &
     }
 }
 
-fn head(row: &Row) -> Result<Option<Head>, tokio_postgres::Error> {
+fn head(row: &Row) -> Result<Option<SignedDirectory>, tokio_postgres::Error> {
     let (seq, issued_at, expires_at) =
         (unsigned(row.try_get(2)?), unsigned(row.try_get(3)?), unsigned(row.try_get(4)?));
     let bundle: Vec<u8> = row.try_get(5)?;
     let (issued_at, expires_at) = (UnixTime::from_secs(issued_at), UnixTime::from_secs(expires_at));
-    Ok((seq > 0).then(|| Head { seq, issued_at, expires_at, bundle: Bytes::from(bundle) }))
+    Ok((seq > 0).then(|| SignedDirectory { seq, issued_at, expires_at, bundle: Bytes::from(bundle) }))
 }
 
-fn entry(row: &Row) -> Result<Option<Entry>, tokio_postgres::Error> {
-    let kind = u8::try_from(row.try_get::<_, i16>(0)?).ok().and_then(Kind::of);
+fn entry(row: &Row) -> Result<Option<StoreEntry>, tokio_postgres::Error> {
+    let kind = u8::try_from(row.try_get::<_, i16>(0)?).ok().and_then(EntryKind::from_number);
     let node = row.try_get::<_, &[u8]>(1)?.try_into().ok();
     let body: Option<Vec<u8>> = row.try_get(2)?;
-    Ok(kind.zip(node).map(|(kind, node)| Entry { kind, node, body }))
+    Ok(kind.zip(node).map(|(kind, node)| StoreEntry { kind, node, body }))
 }
 
 /// PostgreSQL has no unsigned integers. Versions and times stay below 2^63.

@@ -11,7 +11,7 @@ use chappe_common::{
 };
 
 use super::*;
-use crate::rules::{KeptLeave, KeptRemoval, Listing, Millis, Probes};
+use crate::rules::{Listing, Millis, ProbeHistory, StoredLeave, StoredRemoval};
 
 #[path = "../../tests/registry/postgres.rs"]
 mod server;
@@ -49,7 +49,7 @@ fn list(seed: u8, seq: u64) -> Change {
         registered_at: Millis(1),
         last_seen: Millis(2),
         proved: Ipv4Addr::new(192, 0, 2, 1).into(),
-        probes: Probes::first(Millis(3), Duration::from_secs(300)).with(
+        probes: ProbeHistory::after_registration(Millis(3), Duration::from_secs(300)).with_result(
             false,
             Millis(4),
             Duration::from_secs(300),
@@ -63,33 +63,33 @@ fn list(seed: u8, seq: u64) -> Change {
 fn keep_leave(seed: u8) -> Change {
     let leave = NodeLeave { federation: federation(), node: id(seed), epoch: 1, seq: 1, issued_at: NOW };
     let leave = Signed::sign(leave, &key(seed)).expect("a leave within its bounds");
-    Change::KeepLeave(KeptLeave { leave, until: NOW + Duration::from_secs(60) })
+    Change::StoreLeave(StoredLeave { leave, until: NOW + Duration::from_secs(60) })
 }
 
 fn keep_removal(seed: u8) -> Change {
     let (federation, signer, until) = (federation(), key(99).public(), NOW + Duration::from_secs(60));
     let removal = NodeRemoval { federation, signer, node: id(seed), issued_at: NOW, until };
     let removal = Signed::sign(removal, &key(99)).expect("a removal within its bounds");
-    Change::KeepRemoval(KeptRemoval { removal, until: NOW + Duration::from_secs(70) })
+    Change::StoreRemoval(StoredRemoval { removal, until: NOW + Duration::from_secs(70) })
 }
 
-fn head(seq: u64) -> Head {
+fn head(seq: u64) -> SignedDirectory {
     let bundle = Bytes::copy_from_slice(&seq.to_le_bytes());
-    Head { seq, issued_at: NOW, expires_at: NOW + Duration::from_secs(9), bundle }
+    SignedDirectory { seq, issued_at: NOW, expires_at: NOW + Duration::from_secs(9), bundle }
 }
 
 /// The store's content in a fixed order.
 async fn all(store: &mut dyn Store) -> (Version, Vec<String>, Option<u64>) {
-    let news = store.news(None).await.expect("a store that can be read").expect("all of it");
-    assert!(news.complete);
-    assert_eq!(news.damaged, 0);
-    (news.version, texts(&news), news.head.map(|head| head.seq))
+    let update = store.read_updates(None).await.expect("a store that can be read").expect("all of it");
+    assert!(update.complete);
+    assert_eq!(update.damaged, 0);
+    (update.version, texts(&update), update.head.map(|head| head.seq))
 }
 
 /// The changes that add something.
-fn texts(news: &News) -> Vec<String> {
-    let there = |change: &&Change| matches!(change, Change::List(_) | Change::KeepLeave(_) | Change::KeepRemoval(_));
-    sorted(news.changes.iter().filter(there))
+fn texts(update: &StoreUpdate) -> Vec<String> {
+    let there = |change: &&Change| matches!(change, Change::List(_) | Change::StoreLeave(_) | Change::StoreRemoval(_));
+    sorted(update.changes.iter().filter(there))
 }
 
 fn sorted<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<String> {
@@ -103,7 +103,7 @@ async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
     let mut store = open().await;
     let (version, changes, newest) = all(&mut *store).await;
     assert_eq!((changes.len(), newest), (0, None));
-    assert!(store.news(Some(version)).await.expect("readable").is_none(), "nothing is new");
+    assert!(store.read_updates(Some(version)).await.expect("readable").is_none(), "nothing is new");
 
     // The next process reads what was stored.
     let first = [list(1, 1), list(2, 1), keep_leave(3), keep_removal(4)];
@@ -115,14 +115,14 @@ async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
     assert_eq!((changes, newest), (sorted(&first), Some(10)));
 
     // Changes replace or delete entries, and leave others alone. Without a new directory, the old one stays.
-    let second = [list(1, 2), Change::Delist(id(2)), Change::ForgetLeave(id(3))];
+    let second = [list(1, 2), Change::Delist(id(2)), Change::DeleteLeave(id(3))];
     store.commit(version, &second, None).await.expect("a commit");
     let (_, changes, newest) = all(&mut *store).await;
     assert_eq!((changes, newest), (sorted(&[list(1, 2), keep_removal(4)]), Some(10)));
 
     // A decision on an old state is rejected.
     let late = store.commit(version, &[list(5, 1)], Some(&head(20))).await;
-    assert!(matches!(late, Err(CommitError::Overtaken)), "{late:?}");
+    assert!(matches!(late, Err(CommitError::Conflict)), "{late:?}");
     // A directory that is not newer is rejected together with its changes.
     for seq in [9, 10] {
         // The result of a failed commit is unknown, so the state is read again.
@@ -132,7 +132,7 @@ async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
     }
     let (version, changes, newest) = all(&mut *store).await;
     assert_eq!((changes, newest), (sorted(&[list(1, 2), keep_removal(4)]), Some(10)));
-    store.commit(version, &[Change::ForgetRemoval(id(4))], Some(&head(11))).await.expect("a commit after failed ones");
+    store.commit(version, &[Change::DeleteRemoval(id(4))], Some(&head(11))).await.expect("a commit after failed ones");
     drop(store);
     let (_, changes, newest) = all(&mut *open().await).await;
     assert_eq!((changes, newest), (sorted(&[list(1, 2)]), Some(11)));
@@ -163,35 +163,35 @@ async fn postgresql_keeps_its_promises() {
     each_sees_what_the_other_did(&mut pair).await;
     who_slept_for_long_reads_everything(&mut pair).await;
     drop(server);
-    let failed = pair[0].news(None).await;
+    let failed = pair[0].read_updates(None).await;
     assert!(failed.is_err(), "a database that is gone");
 }
 
 async fn each_sees_what_the_other_did([ours, theirs]: &mut [Box<dyn Store>; 2]) {
     let (version, ..) = all(&mut **ours).await;
     let next = ours.commit(version, &[list(7, 1), list(8, 1)], Some(&head(30))).await.expect("a commit");
-    let news = theirs.news(Some(version)).await.expect("readable").expect("news");
-    assert!(!news.complete);
-    assert_eq!((news.version, texts(&news)), (next, sorted(&[list(7, 1), list(8, 1)])));
-    assert_eq!(news.head, Some(head(30)));
+    let update = theirs.read_updates(Some(version)).await.expect("readable").expect("an update");
+    assert!(!update.complete);
+    assert_eq!((update.version, texts(&update)), (next, sorted(&[list(7, 1), list(8, 1)])));
+    assert_eq!(update.head, Some(head(30)));
 
     // Both decide on the same state: one of them gets a conflict, catches up, and learns of the deletion.
     ours.commit(next, &[Change::Delist(id(7))], None).await.expect("a commit");
     let late = theirs.commit(next, &[list(9, 1)], Some(&head(40))).await;
-    assert!(matches!(late, Err(CommitError::Overtaken)), "{late:?}");
-    let news = theirs.news(Some(next)).await.expect("readable").expect("news");
-    assert_eq!(news.changes, [Change::Delist(id(7))]);
-    assert_eq!(news.head, Some(head(30)), "what was overtaken was never stored");
+    assert!(matches!(late, Err(CommitError::Conflict)), "{late:?}");
+    let update = theirs.read_updates(Some(next)).await.expect("readable").expect("an update");
+    assert_eq!(update.changes, [Change::Delist(id(7))]);
+    assert_eq!(update.head, Some(head(30)), "what was overtaken was never stored");
 }
 
 async fn who_slept_for_long_reads_everything([ours, theirs]: &mut [Box<dyn Store>; 2]) {
     let (slept_at, ..) = all(&mut **theirs).await;
     let mut version = ours.commit(slept_at, &[Change::Delist(id(8))], None).await.expect("a commit");
-    for seq in 0..=postgres::REMEMBERED {
+    for seq in 0..=postgres::TOMBSTONE_COMMITS {
         version = ours.commit(version, &[list(1, 10 + seq)], None).await.expect("a commit");
     }
-    let news = theirs.news(Some(slept_at)).await.expect("readable").expect("news");
-    assert!(news.complete, "it may have missed what was taken away");
-    assert_eq!(texts(&news), sorted(&[list(1, 10 + postgres::REMEMBERED)]));
-    assert!(!news.changes.contains(&Change::Delist(id(8))), "forgotten by now");
+    let update = theirs.read_updates(Some(slept_at)).await.expect("readable").expect("an update");
+    assert!(update.complete, "it may have missed what was taken away");
+    assert_eq!(texts(&update), sorted(&[list(1, 10 + postgres::TOMBSTONE_COMMITS)]));
+    assert!(!update.changes.contains(&Change::Delist(id(8))), "forgotten by now");
 }

@@ -9,8 +9,8 @@ use reqwest::StatusCode;
 use crate::fixture::{Fixture, TestNode, eventually};
 
 fn often(config: &mut BootstrapConfig) {
-    config.probing.every = Duration::from_secs(1);
-    config.probing.failures = 2;
+    config.probing.interval = Duration::from_secs(1);
+    config.probing.failure_threshold = 2;
     config.times.dial = Duration::from_millis(300);
 }
 

@@ -175,7 +175,6 @@ impl DiscoveryBuilder {
     /// Reads the cache and sets up the sources. Blocks on the disk.
     ///
     /// # Errors
-    ///
     /// A URL or provider is invalid, or the HTTP client cannot be set up.
     pub fn build(self) -> Result<Discovery, SetupError> {
         let tls = self.tls.unwrap_or_else(tls::config);

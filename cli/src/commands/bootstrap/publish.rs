@@ -11,7 +11,7 @@ use anyhow::{Context as _, Error, Result, bail};
 use chappe_bootstrap::{
     BootstrapConfig,
     keys::{load_delegation, load_revocations, load_secret_key},
-    publish::{Publication, RecordSet, TsigKey, update},
+    publish::{Publication, RecordSet, TsigKey, send_update},
     stored::{self, StoredError},
 };
 use chappe_common::{
@@ -129,7 +129,7 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     if revoked.revokes(&key.public()) {
         bail!("the online key is revoked: nobody takes what it signs");
     }
-    let publication = Publication::of(&bundle, delegation, key)?.with_revocations(&revoked);
+    let publication = Publication::from_directory(&bundle, delegation, key)?.with_revocations(&revoked);
     if publication.without_place() > 0 {
         tracing::warn!(nodes = publication.without_place(), "left out of DNS: their URLs have a path or are too long");
     }
@@ -149,7 +149,9 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
         (args.update, &args.zone, &args.tsig_key, &args.name)
     {
         let set = RecordSet::new(&publication, name, args.ttl)?;
-        update(server, zone, &set, &TsigKey::load(tsig_key)?).await.context("the records are not known to be there")?;
+        send_update(server, zone, &set, &TsigKey::load(tsig_key)?)
+            .await
+            .context("the records are not known to be there")?;
         output.say(&format!("{} has {} nodes at {server}", set.name(), event.nodes), &event);
         return Ok(());
     }
@@ -179,7 +181,7 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
             fetched.into_iter().next().context("the registry has given no directory")
         }
         None => {
-            let bytes = stored::directory(config).await.map_err(explain)?;
+            let bytes = stored::read_directory(config).await.map_err(explain)?;
             DirectoryBundle::decode(bytes, roots, now).context("the stored directory is of no use")
         }
     }

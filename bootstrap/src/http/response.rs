@@ -10,15 +10,15 @@ use crate::published::Page;
 
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-bootstrap-signature");
 /// Shared caches may keep the response for this time, which is shorter than any client's polling interval.
-const SHARED: HeaderValue = HeaderValue::from_static("public, max-age=10");
+const PUBLIC_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=10");
 /// The response differs between networks, so shared caches must not store it.
-const OWN: HeaderValue = HeaderValue::from_static("private, max-age=10");
+const PRIVATE_CACHE: HeaderValue = HeaderValue::from_static("private, max-age=10");
 
 /// The response to a request with these headers.
-pub(super) fn answer(page: Page, kind: HeaderValue, request: &HeaderMap) -> Response {
+pub(super) fn page_response(page: Page, kind: HeaderValue, request: &HeaderMap) -> Response {
     let Page { body, etag, signature, same_for_all } = page;
     let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| matches(tags, &etag));
-    let caching = [(CACHE_CONTROL, if same_for_all { SHARED } else { OWN }), (ETAG, etag)];
+    let caching = [(CACHE_CONTROL, if same_for_all { PUBLIC_CACHE } else { PRIVATE_CACHE }), (ETAG, etag)];
     let mut response = if known {
         (StatusCode::NOT_MODIFIED, caching).into_response()
     } else {
@@ -48,7 +48,7 @@ mod tests {
                 headers.insert(IF_NONE_MATCH, tags.parse().expect("a header"));
             }
             let page = Page::new(bytes::Bytes::from_static(b"nodes"), true);
-            answer(page, HeaderValue::from_static("text/plain"), &headers).status()
+            page_response(page, HeaderValue::from_static("text/plain"), &headers).status()
         };
         let etag = Page::new(bytes::Bytes::from_static(b"nodes"), true).etag;
         let etag = etag.to_str().expect("a tag");
