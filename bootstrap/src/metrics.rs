@@ -84,7 +84,7 @@ pub(crate) struct Metrics {
     /// Connections that ended with a panic.
     pub(crate) panics: Counter,
     /// Failed accepts, usually for lack of file descriptors.
-    pub(crate) accepts_failed: Counter,
+    pub(crate) accept_errors: Counter,
     /// Rejected connections, by reason.
     pub(crate) connections_refused: Family<ConnectionLabel, Counter>,
     /// Requests rejected by the rate limit of their source.
@@ -127,9 +127,9 @@ impl Metrics {
         registry.register("connections_opened", "Connections that were served", self.connections_opened.clone());
         registry.register("connections_closed", "Connections that have ended", self.connections_closed.clone());
         registry.register(
-            "accepts_failed",
+            "accept_errors",
             "Connections that the system could not hand over",
-            self.accepts_failed.clone(),
+            self.accept_errors.clone(),
         );
         registry.register(
             "connections_refused",

@@ -96,7 +96,7 @@ impl Server {
                         }
                     }
                     Err(error) => {
-                        self.metrics.accepts_failed.inc();
+                        self.metrics.accept_errors.inc();
                         if failed.is_due() {
                                                     tracing::warn!(%error, "cannot accept connections; retrying");
                         }

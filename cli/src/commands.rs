@@ -1,4 +1,4 @@
-//! The command line. Each command has its file.
+//! The command line. Each command has its own file.
 
 mod bootstrap;
 mod call;
@@ -28,7 +28,6 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a local federation and make a call through it
@@ -39,20 +38,20 @@ pub(crate) enum Command {
     /// Run a registry, or start a federation with one
     #[command(subcommand)]
     Bootstrap(bootstrap::BootstrapCommand),
-    /// Find a node that works, and say how
+    /// Find a working node and show how it was found
     Discover(discover::DiscoverArgs),
-    /// Ask every source, and say what is wrong and what to do
+    /// Query every source, and explain problems and remedies
     Doctor(doctor::DoctorArgs),
-    /// Pair with another person: show a code, or type the other's in
+    /// Pair with another person: show a code, or enter the code of the other side
     Pair(pair::PairArgs),
-    /// Call a contact, and send it a tone
+    /// Call a contact and send a tone
     Call(call::CallArgs),
-    /// Wait for calls, and take them
+    /// Wait for calls and answer them
     Listen(listen::ListenArgs),
 }
 
 impl Command {
-    /// What is logged unless the environment says otherwise.
+    /// The log filter if the environment does not set one.
     pub(crate) const fn default_log(&self) -> &'static str {
         match self {
             Self::Node(_) | Self::Bootstrap(_) => "info",
@@ -60,7 +59,7 @@ impl Command {
         }
     }
 
-    /// Whether it goes on where nobody reads its results.
+    /// Whether the command continues if standard output cannot be written.
     pub(crate) const fn is_daemon(&self) -> bool {
         matches!(
             self,
@@ -68,7 +67,6 @@ impl Command {
         )
     }
 
-    /// Does it.
     pub(crate) async fn run(self, output: &Output) -> Result<()> {
         match self {
             Self::Up(args) => up::run(args, *output).await,
@@ -90,10 +88,10 @@ mod tests {
     const README: &str = include_str!("../../README.md");
     const OPERATING: &str = include_str!("../../docs/operating.md");
     const OPERATING_REGISTRY: &str = include_str!("../../docs/operating-registry.md");
-    /// The README's `$ROOT`: any root key.
+    /// Any root key, in place of the README's `$ROOT`.
     const ROOT: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-    /// The command lines in the blocks that are marked as a shell's, each as words.
+    /// The command lines in the shell blocks of a page, split into words.
     fn command_lines(text: &str) -> Vec<Vec<String>> {
         let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
         let lines = blocks.flat_map(|block| block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>());
@@ -110,7 +108,7 @@ mod tests {
             let program = line.first().map(String::as_str);
             let args = match program {
                 Some("chappe") => &line[1..],
-                // Of cargo's lines, the one that runs this binary.
+                // Of cargo's command lines, only those that run this binary.
                 Some("cargo") => match line.iter().position(|word| word == "--") {
                     Some(end) if !line.iter().any(|word| word == "-p") => &line[end + 1..],
                     _ => continue,

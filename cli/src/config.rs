@@ -1,7 +1,7 @@
-//! Where a daemon's configuration comes from: its file, then `CHAPPE_SECTION__KEY` in the environment, then `--set`.
+//! Reads a daemon's configuration: its file, then `CHAPPE_SECTION__KEY` in the environment, then `--set`.
 //!
-//! What there is to set is the daemons' own business. Every error here names where the value stands, the key, and what
-//! is allowed. Relative paths are relative to the file's folder, wherever the process runs.
+//! The daemons define the keys. Every error names the origin of the value, the key, and what is allowed. Relative paths
+//! are relative to the file's folder.
 
 use std::{
     fmt::Write as _,
@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 const ENV_PREFIX: &str = "CHAPPE_";
 
-/// One `--set section.key=value`.
+/// One option `--set section.key=value`.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     key: String,
@@ -39,13 +39,13 @@ impl FromStr for Setting {
         if !key.contains('.') || key.split('.').any(str::is_empty) {
             return Err(malformed());
         }
-        // Numbers, booleans and [lists] are read as such, all else as a string; the same as in the environment.
+        // Numbers, booleans and [lists] are parsed, everything else is a string, as in the environment.
         let value = value.parse::<Value>().map_err(|_| malformed())?;
         Ok(Self { key: key.to_owned(), value })
     }
 }
 
-/// All of one command line.
+/// All `--set` options.
 struct Settings<'a>(&'a [Setting]);
 
 impl Provider for Settings<'_> {
@@ -64,7 +64,7 @@ impl Provider for Settings<'_> {
     }
 }
 
-/// The later of two settings wins. (To let figment merge them would take their origin from them.)
+/// Merges settings; the later one wins. Merging them in figment would lose their origin.
 fn merge(all: &mut Dict, one: Dict) {
     for (key, value) in one {
         match (all.get_mut(&key), value) {
@@ -76,17 +76,17 @@ fn merge(all: &mut Dict, one: Dict) {
     }
 }
 
-/// A daemon's configuration.
+/// The configuration of a daemon.
 pub(crate) trait Config: Serialize + DeserializeOwned + Default {
-    /// What the daemon itself finds wrong: the key, and the problem with it.
-    fn problem(&self) -> Option<(&'static str, String)>;
+    /// The first invalid key, and what is wrong with it.
+    fn first_problem(&self) -> Option<(&'static str, String)>;
 
     /// The paths that are relative to the file's folder, with their keys.
     fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)>;
 }
 
 impl Config for NodeConfig {
-    fn problem(&self) -> Option<(&'static str, String)> {
+    fn first_problem(&self) -> Option<(&'static str, String)> {
         self.check().err().map(|error| (error.key, error.problem.into_owned()))
     }
 
@@ -100,7 +100,7 @@ impl Config for NodeConfig {
 }
 
 impl Config for BootstrapConfig {
-    fn problem(&self) -> Option<(&'static str, String)> {
+    fn first_problem(&self) -> Option<(&'static str, String)> {
         self.check().err().map(|error| (error.key, error.problem.into_owned()))
     }
 
@@ -118,49 +118,52 @@ impl Config for BootstrapConfig {
     }
 }
 
-/// Whether the environment has a say.
+/// Whether to read the environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Environment {
-    /// It stands between the file and the command line.
+    /// The environment overrides the file, and the command line overrides the environment.
     Read,
-    /// It is meant for another daemon of this process.
+    /// The environment is for other daemons of this process.
     Ignored,
 }
 
-/// Reads the configuration of a daemon.
+/// Reads a daemon's configuration.
 pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &[Setting]) -> Result<C> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read the config file {}", file.display()))?;
     let mut figment = Figment::from(Toml::string(&text));
     if environment == Environment::Read {
-        check_names(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()), &keys_of::<C>())?;
+        reject_misspelled_variables(
+            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()),
+            &keys_of::<C>(),
+        )?;
         let keys = Env::prefixed(ENV_PREFIX).filter(|key| key.as_str().contains("__"));
         figment = figment.merge(keys.split("__"));
     }
     let figment = figment.merge(Settings(settings));
-    // The first of several errors; the next one shows when this one is mended.
-    let mut config: C = figment.extract().map_err(|error| explain::<C>(&figment, file, &error))?;
+    // Reports only the first of several errors.
+    let mut config: C = figment.extract().map_err(|error| explain_error::<C>(&figment, file, &error))?;
     let origin_of = |key: &str| {
         figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key))
     };
-    if let Some((key, problem)) = config.problem() {
+    if let Some((key, problem)) = config.first_problem() {
         bail!("{}: {key}: {problem}", origin_of(key));
     }
     let folder = file.parent().unwrap_or(Path::new(""));
     for (key, path) in config.paths() {
-        // Joined with the folder, it would be the folder.
+        // Joining an empty path would give the folder itself.
         if path.as_os_str().is_empty() {
-            bail!("{}: {key}: the path is empty; write one, or leave the key out", origin_of(key));
+            bail!("{}: {key}: the path is empty; set a path, or remove the key", origin_of(key));
         }
         *path = folder.join(&*path);
     }
     Ok(config)
 }
 
-/// Variables of the environment that are the binary's own, and no keys.
+/// Environment variables of the binary that are not configuration keys.
 const OWN_VARIABLES: [&str; 2] = ["CHAPPE_LOG", "CHAPPE_SNAPSHOT"];
 
-/// Every key as `section.key`.
+/// All keys as `section.key`.
 fn keys_of<C: Config>() -> Vec<String> {
     let default = serde_json::to_value(C::default()).expect("a configuration is JSON");
     let sections = default.as_object().expect("sections").iter();
@@ -169,37 +172,38 @@ fn keys_of<C: Config>() -> Vec<String> {
         .collect()
 }
 
-/// How many letters of a key may be wrong for it to be meant.
-const MISSPELT: usize = 2;
+/// Maximal number of wrong letters in a misspelled key.
+const MAX_WRONG_LETTERS: usize = 2;
 
-/// Refuses variables of the environment that are nearly a key: what is set there would count for nothing. Others that
-/// begin alike are somebody else's: Kubernetes sets `CHAPPE_SERVICE_HOST` and its like for a service named `chappe`.
-/// Keys with a section are read and checked with the rest.
-fn check_names(names: impl Iterator<Item = String>, keys: &[String]) -> Result<()> {
+/// Rejects environment variables that are almost a key, because their value would be ignored. Other variables with the
+/// prefix are not ours: for a service named `chappe`, Kubernetes sets `CHAPPE_SERVICE_HOST` and others. Variables with
+/// a section are checked with the configuration.
+fn reject_misspelled_variables(names: impl Iterator<Item = String>, keys: &[String]) -> Result<()> {
     for name in names {
         let upper = name.to_ascii_uppercase();
-        let is_meant = upper.starts_with(ENV_PREFIX) && !OWN_VARIABLES.contains(&upper.as_str());
+        let has_prefix = upper.starts_with(ENV_PREFIX) && !OWN_VARIABLES.contains(&upper.as_str());
         let is_key = upper.strip_prefix(ENV_PREFIX).is_some_and(|rest| rest.contains("__"));
-        if !is_meant || is_key {
+        if !has_prefix || is_key {
             continue;
         }
-        // The underscores are what is mistaken most often: they don't count.
+        // Ignore underscores, which are mistaken most often.
         let distance = |key: &String| strsim::damerau_levenshtein(&key.to_uppercase().replace('.', "_"), &upper);
         let with_prefix = |key: &String| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
-        let by_key = keys.iter().map(|key| (distance(&format!("{ENV_PREFIX}{key}")), MISSPELT, with_prefix(key)));
-        // These are short: with two wrong letters many words are near them.
+        let by_key =
+            keys.iter().map(|key| (distance(&format!("{ENV_PREFIX}{key}")), MAX_WRONG_LETTERS, with_prefix(key)));
+        // These names are short: with two wrong letters, many words would match.
         let own = OWN_VARIABLES.map(|own| (strsim::damerau_levenshtein(own, &upper), 1, own.to_owned()));
         let near = by_key.chain(own).filter(|(distance, most, _)| distance <= most).min();
         if let Some((_, _, near)) = near {
             bail!(
-                "{name} in the environment is no key: {near} is meant? (a section and two underscores before the key)"
+                "unknown variable {name} in the environment; did you mean {near}? (section and key are separated by two underscores)"
             );
         }
     }
     Ok(())
 }
 
-/// Where the value of `key` stands.
+/// The origin of the value of `key`.
 fn origin(metadata: &Metadata, file: &Path, key: &str) -> String {
     if metadata.name.starts_with("--set") {
         "--set".to_owned()
@@ -210,7 +214,7 @@ fn origin(metadata: &Metadata, file: &Path, key: &str) -> String {
     }
 }
 
-fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::Error {
+fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::Error {
     let metadata = error.metadata.as_ref();
     let mut path = error.path.clone();
     let found = metadata.map(|metadata| origin(metadata, file, &path.join(".")));
@@ -226,7 +230,7 @@ fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::
             } else {
                 (format!("{section}.{name}"), format!("the keys of [{section}]"))
             };
-            // What an unknown key was set by is known of its section alone.
+            // For an unknown key, figment only knows the origin of its section.
             if let Some(found) = figment.find_metadata(&key) {
                 text = origin(found, file, &key);
             }
@@ -240,7 +244,7 @@ fn explain<C: Config>(figment: &Figment, file: &Path, error: &Error) -> anyhow::
     written.map_or_else(|error| anyhow!(error), |()| anyhow!(text))
 }
 
-/// Values of keys whose default is nothing, or nothing to learn from.
+/// Example values for keys without a default, or with an uninformative one.
 const EXAMPLES: [(&str, &str); 21] = [
     ("node.region", r#""eu-west""#),
     ("client.urls", r#"["wss://node.example.org"]"#),
@@ -265,9 +269,9 @@ const EXAMPLES: [(&str, &str); 21] = [
     ("federation.admission", r#""open", "invite" or "allowlist""#),
 ];
 
-/// A value that the key takes: an example, or its default.
+/// An example for the key, or its default.
 fn example<C: Config>(path: &[String]) -> String {
-    // The numbers of items in lists are no part of the key.
+    // Indices in lists are not part of the key.
     let key: Vec<_> = path.iter().filter(|part| part.parse::<usize>().is_err()).map(String::as_str).collect();
     let key = key.join(".");
     let example = EXAMPLES.iter().find(|(known, _)| *known == key).map(|(_, value)| (*value).to_owned());
@@ -299,7 +303,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("node.toml");
         std::fs::write(&file, text).expect("a writable folder");
-        // A node that listens on all addresses has to be told which ones others use.
+        // A node that listens on all addresses needs to know its public one.
         let private = ["client.listen=127.0.0.1:1", "federation.listen=127.0.0.1:2"];
         let settings = private.iter().chain(settings).map(|text| text.parse().expect("a setting"));
         let settings: Vec<Setting> = settings.collect();
@@ -362,7 +366,7 @@ mod tests {
             let (_, example) = text.split_once("such as ").unwrap_or_else(|| panic!("{key}: {text}"));
             assert!(!example.is_empty() && !matches!(example, "[]" | "\"\""), "{key}: {text}");
         }
-        // The examples are values that are taken.
+        // The examples are valid values.
         for (key, value) in EXAMPLES.iter().filter(|(key, _)| !key.starts_with("ice.servers.")) {
             if !keys_of::<NodeConfig>().contains(&(*key).to_owned()) || value.contains('`') || value.contains(" or ") {
                 continue;
@@ -377,7 +381,9 @@ mod tests {
     #[test]
     fn a_variable_that_is_no_key_is_refused_with_the_one_that_is_meant() {
         let keys = keys_of::<NodeConfig>();
-        let told = |name: &str| check_names([name.to_owned()].into_iter(), &keys).map_err(|error| error.to_string());
+        let told = |name: &str| {
+            reject_misspelled_variables([name.to_owned()].into_iter(), &keys).map_err(|error| error.to_string())
+        };
         for (name, meant) in [
             ("CHAPPE_CLIENT_LISTEN", "CHAPPE_CLIENT__LISTEN"),
             ("CHAPPE_LIMITS_MAX_HELD", "CHAPPE_LIMITS__MAX_HELD"),
@@ -386,7 +392,7 @@ mod tests {
             ("CHAPPE_LOGS", "CHAPPE_LOG"),
         ] {
             let text = told(name).expect_err("no key");
-            assert!(text.contains(name) && text.contains(&format!("{meant} is meant")), "{text}");
+            assert!(text.contains(name) && text.contains(&format!("did you mean {meant}?")), "{text}");
         }
         for name in ["CHAPPE_LOG", "CHAPPE_CLIENT__LISTEN", "PATH", "CHAPPERONE", "CHAPPE_IMAGE"] {
             assert_eq!(told(name), Ok(()), "{name}");
@@ -409,7 +415,7 @@ mod tests {
             for rest in of_service {
                 let name = format!("{service}_{rest}");
                 for keys in [keys_of::<NodeConfig>(), keys_of::<BootstrapConfig>()] {
-                    check_names([name.clone()].into_iter(), &keys).expect("somebody else's");
+                    reject_misspelled_variables([name.clone()].into_iter(), &keys).expect("somebody else's");
                 }
             }
         }
@@ -418,7 +424,7 @@ mod tests {
     #[test]
     fn an_empty_path_is_no_folder() {
         let text = message("", &["client.tls_cert=\"\"", "client.tls_key=key.pem"]);
-        assert!(text.contains("--set: client.tls_cert: the path is empty; write one, or leave the key out"), "{text}");
+        assert!(text.contains("--set: client.tls_cert: the path is empty; set a path, or remove the key"), "{text}");
     }
 
     #[test]

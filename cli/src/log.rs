@@ -1,6 +1,6 @@
-//! The log: lines for standard error, which a thread of its own writes.
+//! The log: lines for standard error, written by a separate thread.
 //!
-//! Invariant: whoever logs neither waits for the reader of standard error nor fails because of it. A line that can't be
+//! Invariant: logging neither waits for the reader of standard error, nor fails because of it. A line that cannot be
 //! written, or that finds the queue full, is dropped and counted (`chappe_common::lost_lines`).
 
 use std::{
@@ -15,40 +15,40 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::output::LogFields;
 
-/// Lines that wait to be written: a second or so of a node that logs at the level `debug`. A line has some 200 bytes.
+/// Capacity of the queue in lines of about 200 bytes: one second of a node with log level `debug`.
 const QUEUE: usize = 1024;
-/// How long the end of the process waits for a reader that does not read.
+/// How long the end of the process waits for the last lines to be written.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
-/// How often the end of the process looks for room in a full queue.
+/// Interval at which the end of the process retries a full queue.
 const FLUSH_LOOK: Duration = Duration::from_millis(10);
 
-/// The way to the thread that writes. Clones share it.
+/// A handle to the writing thread. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Log(SyncSender<Item>);
 
 #[derive(Debug)]
 enum Item {
     Line(Vec<u8>),
-    /// Everything before is written, or lost, once the answer is sent.
+    /// Answered when all earlier lines are written or dropped.
     Flush(SyncSender<()>),
 }
 
 impl Log {
-    /// Starts the thread, and sends what is traced and panics to it.
+    /// Starts the thread, and directs traces and panics to it.
     ///
     /// # Errors
-    /// The system has no thread to give.
+    /// The system cannot create a thread.
     pub(crate) fn start(filter: EnvFilter) -> io::Result<Self> {
         let (sender, items) = sync_channel(QUEUE);
         thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&items, &mut io::stderr()))?;
         let log = Self(sender);
-        // Colours are for people: in a file or a journal they would stand in the way of a search.
+        // Colours would disturb searching in files and journals.
         let colours = io::stderr().is_terminal();
         tracing_subscriber::fmt()
             .fmt_fields(LogFields)
             .with_env_filter(filter)
             .with_ansi(colours)
-            // It would print to standard error itself, and panic where that fails.
+            // Otherwise the subscriber writes to standard error itself, and panics if that fails.
             .log_internal_errors(false)
             .with_writer(log.clone())
             .init();
@@ -59,7 +59,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Says how the process ends, after all that was logged. Waits for at most [`FLUSH_WAIT`].
+    /// Writes a last message after all logged lines. Waits for at most [`FLUSH_WAIT`].
     pub(crate) fn end_with(&self, last: Option<String>) {
         let deadline = Instant::now() + FLUSH_WAIT;
         if let Some(mut text) = last {
@@ -68,12 +68,12 @@ impl Log {
         }
         let (sender, flushed) = sync_channel(1);
         if self.send_by(Item::Flush(sender), deadline) {
-            // A reader that does not read doesn't keep the process.
+            // Ignore the timeout: a reader that does not read must not block the exit.
             let _ = flushed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
     }
 
-    /// Whether there was room before the deadline.
+    /// Sends an item before the deadline. Returns whether it succeeded.
     fn send_by(&self, mut item: Item, deadline: Instant) -> bool {
         loop {
             item = match self.0.try_send(item) {
@@ -94,7 +94,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Takes one whole line with each write, which is how the subscriber writes. It never fails.
+/// Accepts one whole line per write, which is how the subscriber writes. Never fails.
 #[derive(Debug)]
 pub(crate) struct LineWriter<'a>(&'a SyncSender<Item>);
 
@@ -111,7 +111,7 @@ impl Write for LineWriter<'_> {
     }
 }
 
-/// Writes what comes until the senders are gone.
+/// Writes lines until all senders are gone.
 fn write_all(items: &Receiver<Item>, to: &mut impl Write) {
     let mut lines = Lines { to, is_cut: false };
     let mut told = 0;
@@ -123,8 +123,8 @@ fn write_all(items: &Receiver<Item>, to: &mut impl Write) {
             Err(TryRecvError::Empty) => {
                 let lost = lost_lines::total();
                 if works && lost > told {
-                    // It comes back to this thread as a line like any other.
-                    tracing::warn!(lines = lost - told, "log lines were lost; the log is written again");
+                    // This line goes through the queue like any other.
+                    tracing::warn!(lines = lost - told, "log lines were lost; writing the log again");
                     told = lost;
                     continue;
                 }
@@ -139,13 +139,13 @@ fn write_all(items: &Receiver<Item>, to: &mut impl Write) {
                     lost_lines::count();
                 }
             }
-            // Nobody waits any more where the process is about to end.
+            // Ignore the error: at the end of the process nobody may be waiting.
             Item::Flush(flushed) => drop(flushed.try_send(())),
         }
     }
 }
 
-/// Whole lines, also after one of which only a part could be written.
+/// Writes whole lines, even after a line was written only partly.
 struct Lines<'a, W> {
     to: &'a mut W,
     is_cut: bool,
@@ -177,7 +177,7 @@ impl<W: Write> Lines<'_, W> {
 mod tests {
     use super::*;
 
-    /// A disk that is full from its tenth byte on, until there is room again.
+    /// A disk that is full at `room` bytes.
     struct Disk {
         bytes: Vec<u8>,
         room: usize,

@@ -1,21 +1,21 @@
-//! The `chappe` binary: parses the command line, starts what it says, waits, and drains.
+//! The `chappe` binary: parses the command line, runs the command, waits for it, and drains.
 //!
-//! Standard output is for what was asked for, one JSON object a line with `--json`; the log goes to standard error. The
-//! exit status is 0 where all went well, 1 where something failed, 2 where the command line is wrong.
+//! Results go to standard output, with `--json` as one JSON object per line. The log goes to standard error. The exit
+//! status is 0 on success, 1 on failure, and 2 if the command line is wrong.
 
+mod call_client;
 mod commands;
 mod config;
 mod explain;
 mod log;
 mod media;
+mod media_call;
 mod network;
 mod open_files;
 mod output;
-mod party;
 mod qr;
 mod search_report;
 mod signals;
-mod talk;
 mod timeline;
 
 use std::{
@@ -33,10 +33,11 @@ use crate::{
     output::Output,
 };
 
-/// Sets the log's level, as `warn` or `chappe_node=debug`.
+/// The environment variable for the log filter, such as `warn` or `chappe_node=debug`.
 const LOG_VARIABLE: &str = "CHAPPE_LOG";
 
-/// Gives memory back within seconds of a flood (`.cargo/config.toml`); the system's would keep it.
+/// Returns memory to the system within seconds after a flood (`.cargo/config.toml`). The system's allocator would keep
+/// it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     let output = Output::new(cli.json);
     let (log, result) = match Log::start(filter) {
         Ok(log) => (Some(log), run(cli.command, output)),
-        Err(error) => (None, Err(Error::new(error).context("no thread for the log"))),
+        Err(error) => (None, Err(Error::new(error).context("cannot start the log thread"))),
     };
     let (status, last) = match result {
         Ok(()) => (ExitCode::SUCCESS, None),
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     };
     match (log, last) {
         (Some(log), last) => log.end_with(last),
-        // Whoever closed standard error doesn't want to know.
+        // Ignore errors: whoever closed standard error does not want the message.
         (None, Some(last)) => drop(writeln!(std::io::stderr(), "{last}")),
         (None, None) => {}
     }
@@ -62,20 +63,21 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command, output: Output) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let is_daemon = command.is_daemon();
     let result = runtime.block_on(async {
         tokio::select! {
             biased;
             result = command.run(&output) => result,
-            // Nobody reads the results any more, or they can't be written.
+            // Standard output was closed or cannot be written.
             _ = output.failed(), if !is_daemon => Ok(()),
         }
     });
-    // What still blocks, such as a disk, is not waited for: everything that matters is on it already.
+    // Do not wait for blocking tasks, such as a write to a slow disk. All important data is already written.
     runtime.shutdown_background();
     match output.failure() {
-        // As other programs end behind which `head` has read enough.
+        // Like other programs, do not fail if the reader has exited early, as `head` does.
         None | Some(ErrorKind::BrokenPipe) => result,
         Some(_) if is_daemon => result,
         Some(kind) => result.and(Err(anyhow!("cannot write to standard output: {kind}"))),

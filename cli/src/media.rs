@@ -1,7 +1,7 @@
-//! The sound of a call: a WebRTC peer that sends a tone, and counts what it hears of the other side's tone.
+//! The media of a call: a WebRTC peer that sends a tone, and counts the packets with the other side's tone.
 //!
-//! Owns the way to one peer; the peer itself is a task that ends with it. What a session description or a candidate
-//! travels over is the caller's business.
+//! It owns a handle to a task with the peer, which ends with the handle. The caller transports descriptions and
+//! candidates.
 
 mod engine;
 mod tone;
@@ -19,19 +19,19 @@ use self::engine::{Command, Engine};
 
 pub(crate) use self::tone::FRAMES_PER_SECOND;
 
-/// Wishes that wait for the peer: an offer, an answer, and a few candidates.
+/// Capacity of the command queue: an offer, an answer, and a few candidates.
 const COMMANDS: usize = 16;
 
-/// What a peer has seen so far.
+/// The state of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// ICE, DTLS and SRTP are up.
+    /// Whether ICE, DTLS and SRTP are up.
     pub(crate) connected: bool,
-    /// Audio packets that were sent.
+    /// Number of audio packets sent.
     pub(crate) sent: u64,
-    /// Audio packets that came in.
+    /// Number of audio packets received.
     pub(crate) received: u64,
-    /// Those of them that decode to the other side's tone.
+    /// Number of received packets that contain the other side's tone.
     pub(crate) heard: u64,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A peer with one UDP socket on `ip`, an address that the other side can reach.
+    /// Creates a peer with one UDP socket on `ip`, which the other side must be able to reach.
     pub(crate) async fn bind(ip: IpAddr) -> Result<Self> {
         let socket =
             UdpSocket::bind((ip, 0)).await.with_context(|| format!("no UDP socket for media on {ip} (--media-ip)"))?;
@@ -61,38 +61,38 @@ impl Peer {
         Ok(Self { commands, report, candidates: vec![candidate], _task: task })
     }
 
-    /// The session description of a call that this side makes.
+    /// Creates the session description of an outgoing call.
     pub(crate) async fn offer(&self) -> Result<String> {
         self.ask(Command::Offer).await
     }
 
-    /// Takes the other side's offer, and gives the answer to it.
+    /// Accepts the other side's offer, and returns the answer.
     pub(crate) async fn accept_offer(&self, offer: &str) -> Result<String> {
         self.ask(|reply| Command::AcceptOffer(offer.to_owned(), reply)).await
     }
 
-    /// Takes the other side's answer.
+    /// Accepts the other side's answer.
     pub(crate) async fn accept_answer(&self, answer: &str) -> Result<()> {
         self.ask(|reply| Command::AcceptAnswer(answer.to_owned(), reply)).await
     }
 
-    /// Takes a candidate of the other side, as [`Peer::candidates`] gives them.
+    /// Adds a candidate of the other side, in the format of [`Peer::candidates`].
     pub(crate) async fn add_candidate(&self, candidate: &str) -> Result<()> {
         self.ask(|reply| Command::AddCandidate(candidate.to_owned(), reply)).await
     }
 
-    /// This side's candidates, to be sent besides the session description that names them too: who trickles and who
-    /// doesn't are both served.
+    /// This side's candidates. The session description contains them too, so that it works with and without trickle
+    /// ICE.
     pub(crate) fn candidates(&self) -> &[String] {
         &self.candidates
     }
 
-    /// What the peer has seen so far.
+    /// The current state of the peer.
     pub(crate) fn report(&self) -> Report {
         *self.report.borrow()
     }
 
-    /// Waits until the peer has seen what `reached` says; fails if media ends before.
+    /// Waits until `reached` returns true for the peer's state. Fails if the peer ends before.
     pub(crate) async fn wait_for(&self, reached: impl FnMut(&Report) -> bool) -> Result<Report> {
         let mut report = self.report.clone();
         report.wait_for(reached).await.map(|report| *report).map_err(|_| anyhow!("media has ended"))

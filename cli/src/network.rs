@@ -1,4 +1,4 @@
-//! Where a client looks for nodes: what the command line says, or else what the profile remembers of the last time.
+//! Where a client looks for nodes: the options of the command line, or what the profile has stored.
 
 use std::{
     io,
@@ -18,17 +18,17 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "network.json";
-/// The largest such file that is read: a few lines.
+/// Maximal size of the file that is read. It has a few lines.
 const MAX_FILE: u64 = 64 * 1024;
 
 /// The profile, and where to look for nodes.
 #[derive(Args, Debug)]
 pub(crate) struct ProfileArgs {
-    /// The folder with your keys, your contacts, and where you look for nodes; it is made where there is none
+    /// Folder of the profile: keys, contacts and network settings; created if it does not exist
     #[arg(long, value_name = "DIR")]
     profile: PathBuf,
 
-    /// Your name, as your contacts see it at first; used when the profile is made
+    /// Your name as new contacts see it; used when the profile is created
     #[arg(long, default_value = "somebody")]
     name: String,
 
@@ -39,56 +39,56 @@ pub(crate) struct ProfileArgs {
 /// Where to look for nodes.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct NetworkArgs {
-    /// A registry's base URL, or a file that is its directory; a profile remembers it. With `,connect_to=IP:PORT`,
-    /// `,sni=NAME` and `,host=NAME` it is reached at another address, under another name
+    /// Base URL of a registry, or URL of a directory file; stored in the profile. The suffixes `,connect_to=IP:PORT`,
+    /// `,sni=NAME` and `,host=NAME` set another address, TLS name and host
     #[arg(long, value_name = "URL", value_parser = parse_registry)]
     registry: Vec<String>,
 
-    /// A name in DNS under which the federation's nodes stand, asked for over HTTPS; a profile remembers it
+    /// DNS name with the federation's nodes, queried over HTTPS; stored in the profile
     #[arg(long, value_name = "NAME", value_parser = parse_zone)]
     dns: Vec<String>,
 
-    /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query,IP:PORT; a profile
-    /// remembers it
+    /// Provider of DNS over HTTPS instead of the built-in ones, as https://host/dns-query,IP:PORT; stored in the
+    /// profile
     #[arg(long, value_name = "URL", value_parser = parse_provider)]
     doh: Vec<String>,
 
-    /// Resolve names of registries and nodes by this system (port 53), and not over HTTPS; a profile remembers it
+    /// Resolve names with this system's resolver (port 53) instead of DNS over HTTPS; stored in the profile
     #[arg(long)]
     system_resolver: bool,
 
-    /// Connect only to nodes with TLS (wss://), and on this machine; a profile remembers it
+    /// Connect only to nodes with TLS (wss://) or on this machine; stored in the profile
     #[arg(long)]
     wss_only: bool,
 
-    /// A root key of the federation, which the registry's directory has to rest on; a profile remembers it
-    // Keys are base64url: one in 64 begins with a hyphen.
+    /// Root key of the federation, under which the registry's directory must be signed; stored in the profile
+    // Keys are base64url, so one in 64 starts with a hyphen.
     #[arg(long, value_name = "KEY", value_parser = parse_root, allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
-    /// Use addresses in private networks that links, contacts and the system's resolver give; a profile remembers it
+    /// Accept private addresses from links, contacts and the system's resolver; stored in the profile
     #[arg(long = "private-network", alias = "test")]
     test: bool,
 
-    /// A node, as wss://host:port#NODE-ID; a profile remembers it
+    /// A node, as wss://host:port#NODE-ID; stored in the profile
     #[arg(long, value_name = "URL", value_parser = parse_node)]
     node: Vec<String>,
 }
 
-/// How a command of the registry's operator resolves the registry's name.
+/// How an operator's command resolves the registry's name.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ResolverArgs {
-    /// A provider of DNS over HTTPS in place of the ones built in, as https://host/dns-query,IP:PORT
+    /// Provider of DNS over HTTPS instead of the built-in ones, as https://host/dns-query,IP:PORT
     #[arg(long, value_name = "URL", value_parser = parse_provider)]
     doh: Vec<String>,
 
-    /// Resolve the registry's name by this system (port 53), and not over HTTPS
+    /// Resolve the registry's name with this system's resolver (port 53) instead of DNS over HTTPS
     #[arg(long, conflicts_with = "doh")]
     system_resolver: bool,
 }
 
 impl ResolverArgs {
-    /// How to reach a registry.
+    /// The connection settings for registries.
     pub(crate) fn net(&self) -> Result<Net> {
         if self.system_resolver {
             return Ok(Net::system_with_proxies(tls::config(), Scope::Private, Proxies::from_env()?));
@@ -97,17 +97,17 @@ impl ResolverArgs {
     }
 }
 
-/// By these providers of DNS over HTTPS, or the ones that are built in.
+/// Uses these providers of DNS over HTTPS, or the built-in ones.
 fn over_https(texts: &[String]) -> Result<Net> {
-    let given: Vec<Provider> = read_all(texts)?;
+    let given: Vec<Provider> = parse_all(texts)?;
     let providers = if given.is_empty() { Provider::defaults() } else { given };
     Ok(Net::over_https_with_proxies(&providers, tls::config(), Proxies::from_env()?)?)
 }
 
-/// Where to look for nodes, as the profile remembers it.
+/// The network settings that a profile stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Network {
+pub(crate) struct NetworkConfig {
     registries: Vec<String>,
     roots: Vec<PublicKey>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -123,7 +123,7 @@ pub(crate) struct Network {
 }
 
 impl ProfileArgs {
-    /// Forgets a contact of the profile.
+    /// Removes a contact from the profile.
     pub(crate) fn forget(&self, name: &str) -> Result<()> {
         let unknown = || anyhow!("no contact is called `{name}`");
         if !self.profile.exists() {
@@ -134,42 +134,41 @@ impl ProfileArgs {
         Ok(profile.remove_contact(contact)?)
     }
 
-    /// Opens the profile, and says how its client finds nodes.
+    /// Opens the profile and configures its client.
     pub(crate) fn builder(&self) -> Result<(Profile, ClientBuilder)> {
-        self.builder_by(None).map(|(profile, builder, _)| (profile, builder))
+        self.builder_with_link(None).map(|(profile, builder, _)| (profile, builder))
     }
 
-    /// The profile's folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.profile
     }
 
-    /// The same by the nodes of a link, where there is one; it is given back as read. A profile that knows no network
-    /// yet remembers the link's nodes.
-    pub(crate) fn builder_by(&self, link: Option<&str>) -> Result<(Profile, ClientBuilder, Option<Invite>)> {
-        // Before the profile is made: a command that fails for want of a network must not settle the name.
-        let remembered = Network::remembered(&self.profile)?;
-        let known = self.network.applied_to(remembered.clone())?;
+    /// As [`ProfileArgs::builder`], with the nodes of a link if there is one. Returns the parsed link. A profile
+    /// without network settings stores the link's nodes.
+    pub(crate) fn builder_with_link(&self, link: Option<&str>) -> Result<(Profile, ClientBuilder, Option<Invite>)> {
+        // Check the network before creating the profile, so that a failed command does not fix the profile's name.
+        let remembered = NetworkConfig::load(&self.profile)?;
+        let known = self.network.network_or(remembered.clone())?;
         let test = self.network.test || known.as_ref().is_some_and(|network| network.test);
         let now = UnixTime::from(SystemTime::now());
         let link = link.map(|text| Invite::parse(text, now, test)).transpose()?;
         let network = match (known, &link) {
             (Some(network), _) => network,
             (None, Some(link)) => {
-                let nodes = nodes_of(link);
+                let nodes = usable_nodes(link);
                 if nodes.is_empty() {
-                    bail!("the link names no node that can be dialled: ask for a new one");
+                    bail!("the link names no usable node: ask for a new one");
                 }
-                self.network.options_on(Network { nodes, ..Network::default() })
+                self.network.with_options(NetworkConfig { nodes, ..NetworkConfig::default() })
             }
             (None, None) => {
-                bail!("this profile knows no network so far: add --registry URL --root KEY, or --node URL, once")
+                bail!("this profile has no network settings: add --registry URL --root KEY, or --node URL, once")
             }
         };
         let mut profile = Profile::open_or_create(&self.profile, &self.name)?;
         profile.hold()?;
         if remembered.as_ref() != Some(&network) {
-            network.remember(&self.profile)?;
+            network.save(&self.profile)?;
         }
         let mut builder = Client::builder(profile.clone());
         if let Some(link) = &link {
@@ -184,10 +183,10 @@ impl ProfileArgs {
     }
 }
 
-/// Learns the roots and registries of a link's federation from its nodes, so that the profile doesn't depend on these for
-/// good, and remembers them. Does nothing where the profile knows a root already, or the link names no federation.
+/// Fetches the roots and registries of a link's federation from its nodes and stores them in the profile, so that the
+/// profile does not depend on these nodes. Does nothing if the profile has a root, or the link has no federation id.
 pub(crate) async fn learn_federation(profile: &Path, link: &Invite) -> Result<()> {
-    let (Some(federation), Some(mut network)) = (link.federation(), Network::remembered(profile)?) else {
+    let (Some(federation), Some(mut network)) = (link.federation(), NetworkConfig::load(profile)?) else {
         return Ok(());
     };
     if !network.roots.is_empty() {
@@ -199,33 +198,33 @@ pub(crate) async fn learn_federation(profile: &Path, link: &Invite) -> Result<()
             Ok(info) => {
                 network.roots = info.roots;
                 network.registries.extend(info.registries);
-                return network.remember(profile);
+                return network.save(profile);
             }
             Err(error) => {
-                tracing::debug!(node = node.short(), %error, "a node of the link says nothing of its federation")
+                tracing::debug!(node = node.short(), %error, "cannot fetch the federation from a node of the link")
             }
         }
     }
-    tracing::warn!("none of the link's nodes says which federation it is: the profile knows these nodes alone");
+    tracing::warn!("no node of the link has returned its federation: the profile knows only these nodes");
     Ok(())
 }
 
-/// The link's nodes as a profile remembers them. Whoever makes a link may put in what no later command could read.
-fn nodes_of(link: &Invite) -> Vec<String> {
+/// The link's nodes as they are stored in a profile, without those that no later command could parse.
+fn usable_nodes(link: &Invite) -> Vec<String> {
     let texts = link.nodes().map(|(node, url)| format!("{url}#{node}"));
     texts.filter(|text| text.parse::<ManualNode>().is_ok()).collect()
 }
 
 impl NetworkArgs {
-    /// A search as the command line says, or else as a profile remembers.
+    /// The search that the command line or the profile configures.
     ///
-    /// The profile is held as long as what is given back with the search.
+    /// The returned profile keeps its lock while it exists.
     pub(crate) fn discovery(&self, profile: Option<&Path>) -> Result<(Discovery, Option<Profile>)> {
-        let remembered = profile.map(Network::remembered).transpose()?.flatten();
-        let network = match (self.applied_to(remembered)?, profile) {
+        let remembered = profile.map(NetworkConfig::load).transpose()?.flatten();
+        let network = match (self.network_or(remembered)?, profile) {
             (Some(network), _) => network,
-            (None, Some(profile)) => bail!("{} is no profile that knows a network", profile.display()),
-            (None, None) => bail!("say where to look: --registry URL --root KEY, or --node URL, or --profile DIR"),
+            (None, Some(profile)) => bail!("{} is not a profile with network settings", profile.display()),
+            (None, None) => bail!("specify where to look: --registry URL --root KEY, or --node URL, or --profile DIR"),
         };
         let mut builder = network.sources()?.add_to(Discovery::builder());
         let mut held = None;
@@ -238,15 +237,15 @@ impl NetworkArgs {
         Ok((builder.build()?, held))
     }
 
-    /// The network that the command line names, or else the remembered one with the options of the command line. `None`
-    /// if neither names one.
-    fn applied_to(&self, remembered: Option<Network>) -> Result<Option<Network>> {
-        let network = self.given()?.or(remembered);
-        Ok(network.map(|network| self.options_on(network)))
+    /// The network of the command line, or the stored one with the command line's options. `None` if neither has a
+    /// source.
+    fn network_or(&self, remembered: Option<NetworkConfig>) -> Result<Option<NetworkConfig>> {
+        let network = self.network()?.or(remembered);
+        Ok(network.map(|network| self.with_options(network)))
     }
 
-    /// `network` with the options that say how to reach it, which count without a source beside them.
-    fn options_on(&self, mut network: Network) -> Network {
+    /// Applies the options that may be given without a source.
+    fn with_options(&self, mut network: NetworkConfig) -> NetworkConfig {
         if !self.doh.is_empty() {
             network.doh.clone_from(&self.doh);
         }
@@ -256,24 +255,24 @@ impl NetworkArgs {
         network
     }
 
-    fn given(&self) -> Result<Option<Network>> {
+    fn network(&self) -> Result<Option<NetworkConfig>> {
         if (self.registry.is_empty() && self.dns.is_empty()) != self.root.is_empty() {
-            bail!("--registry or --dns, and --root go together: the root key says whose directory is to be believed");
+            bail!("--registry or --dns, and --root must be used together: the root key verifies the directory");
         }
         if self.registry.is_empty() && self.dns.is_empty() && self.node.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Network {
+        Ok(Some(NetworkConfig {
             registries: self.registry.clone(),
             roots: self.root.clone(),
             dns: self.dns.clone(),
             nodes: self.node.clone(),
-            ..Network::default()
+            ..NetworkConfig::default()
         }))
     }
 }
 
-/// The same, read.
+/// The parsed network settings.
 #[derive(Debug)]
 struct Sources {
     endpoints: Vec<Endpoint>,
@@ -304,25 +303,25 @@ impl Sources {
     }
 }
 
-/// Each text read; an error names the one that can't be.
-fn read_all<T: FromStr>(texts: &[String]) -> Result<Vec<T>>
+/// Parses all texts. The error contains the text that is invalid.
+fn parse_all<T: FromStr>(texts: &[String]) -> Result<Vec<T>>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     texts.iter().map(|text| text.parse().with_context(|| format!("`{text}`"))).collect()
 }
 
-impl Network {
+impl NetworkConfig {
     fn sources(&self) -> Result<Sources> {
-        let nodes: Vec<ManualNode> = read_all(&self.nodes)?;
+        let nodes: Vec<ManualNode> = parse_all(&self.nodes)?;
         for node in nodes.iter().filter(|node| node.node().is_none()) {
-            tracing::warn!(url = node.url(), "nothing pins this node's key: whoever answers there is taken for it");
+            tracing::warn!(url = node.url(), "this node has no pinned key: any node that answers is accepted");
         }
         Ok(Sources {
-            endpoints: read_all(&self.registries)?,
+            endpoints: parse_all(&self.registries)?,
             roots: self.roots.clone(),
             zones: self.dns.clone(),
-            providers: read_all(&self.doh)?,
+            providers: parse_all(&self.doh)?,
             system_resolver: self.system_resolver,
             private_network: self.test,
             wss_only: self.wss_only,
@@ -330,7 +329,7 @@ impl Network {
         })
     }
 
-    /// How others are reached.
+    /// The connection settings.
     fn net(&self) -> Result<Net> {
         if self.system_resolver {
             let scope = if self.test { Scope::Private } else { Scope::Public };
@@ -339,14 +338,14 @@ impl Network {
         over_https(&self.doh)
     }
 
-    fn remember(&self, profile: &Path) -> Result<()> {
+    fn save(&self, profile: &Path) -> Result<()> {
         let path = profile.join(FILE);
         let text = serde_json::to_vec_pretty(self)?;
         private_file::write_own(&path, &text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What the profile remembers; none: nothing yet.
-    fn remembered(profile: &Path) -> Result<Option<Self>> {
+    /// The stored settings, or `None` if there are none yet.
+    fn load(profile: &Path) -> Result<Option<Self>> {
         let path = profile.join(FILE);
         match private_file::read_own(&path, MAX_FILE) {
             Ok(text) => {
@@ -370,7 +369,7 @@ fn parse_zone(text: &str) -> Result<String, String> {
     if dns::is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("a name in DNS, such as nodes.example.org, is expected".to_owned())
+        Err("a DNS name such as nodes.example.org is expected".to_owned())
     }
 }
 
@@ -394,10 +393,10 @@ mod tests {
     fn a_profile_remembers_only_those_nodes_of_a_link_that_a_later_command_can_read() {
         let now = UnixTime::from(SystemTime::now());
         let node = SecretKey::from_bytes(&[1; 32]).node_id();
-        // Whoever makes a link writes its bytes, and these pass for the text of a host.
+        // Any link can contain these bytes, which are a valid text for a host.
         let urls = ["wss://8.8.8.8", "wss://a:b:c", "wss://[", "wss://relay.example:99999"];
         let nodes = urls.map(|url| (node, url.to_owned()));
         let link = Invite::new(nodes, None, now + Duration::from_secs(60)).expect("it fits");
-        assert_eq!(nodes_of(&link), [format!("{}#{node}", "wss://8.8.8.8")]);
+        assert_eq!(usable_nodes(&link), [format!("{}#{node}", "wss://8.8.8.8")]);
     }
 }

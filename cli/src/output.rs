@@ -1,7 +1,7 @@
-//! Standard output: lines for people, or one JSON object a line.
+//! Standard output: text for people, or one JSON object per line.
 //!
-//! Whatever a node, a registry or a contact says is shown escaped, in both forms and in the log: no control character and
-//! nothing that turns text around reaches a terminal.
+//! Texts from nodes, registries and contacts are escaped in both formats and in the log. So no control characters, and
+//! no characters that change the text direction, reach the terminal.
 
 use std::{
     error::Error,
@@ -21,7 +21,7 @@ use tracing_subscriber::{
     fmt::{FormatFields, format::Writer},
 };
 
-/// Where results go. Writing never fails; whoever depends on the reader asks for the failure.
+/// The output of results. Writing never fails; callers that depend on the reader check for a failure separately.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output(Form);
 
@@ -32,36 +32,36 @@ enum Form {
     Nothing,
 }
 
-/// Standard output's first failure.
+/// The first failure of standard output.
 #[derive(Debug)]
 struct State {
     failure: OnceLock<io::ErrorKind>,
     failed: Notify,
 }
 
-/// A process has one standard output.
+/// The state of this process's only standard output.
 static STATE: State = State { failure: OnceLock::new(), failed: Notify::const_new() };
 
 impl Output {
-    /// For programs with `json`, else for people.
+    /// Prints JSON or text.
     pub(crate) const fn new(json: bool) -> Self {
         Self(if json { Form::Json } else { Form::Text })
     }
 
-    /// For nobody.
+    /// Prints nothing.
     pub(crate) const fn silent() -> Self {
         Self(Form::Nothing)
     }
 
-    /// Says one thing: `text` to people, `event` to programs.
-    pub(crate) fn say(self, text: &str, event: &impl Serialize) {
+    /// Prints a result: `text` for people, or `event` as JSON.
+    pub(crate) fn print(self, text: &str, event: &impl Serialize) {
         if let Some(line) = self.rendered(text, event) {
             write_line(&line);
         }
     }
 
-    /// Says something that only people need.
-    pub(crate) fn remark(self, text: &str) {
+    /// Prints a text for people, and nothing as JSON.
+    pub(crate) fn print_text(self, text: &str) {
         if self.0 == Form::Text {
             write_line(&EscapedLines(text).to_string());
         }
@@ -75,7 +75,7 @@ impl Output {
         }
     }
 
-    /// Waits until a line could not be written, for ever if all can.
+    /// Waits until a line cannot be written, which may never happen.
     pub(crate) async fn failed(self) -> io::ErrorKind {
         let mut failed = std::pin::pin!(STATE.failed.notified());
         failed.as_mut().enable();
@@ -86,12 +86,12 @@ impl Output {
         self.failure().unwrap_or(io::ErrorKind::Other)
     }
 
-    /// Why a line could not be written, the first time.
+    /// The first write error, if any.
     pub(crate) fn failure(self) -> Option<io::ErrorKind> {
         STATE.failure.get().copied()
     }
 
-    /// Writes a result that is no line of this module's, such as a file for DNS.
+    /// Writes raw bytes, such as a zone file.
     pub(crate) fn write(self, bytes: &[u8]) {
         note(io::stdout().lock().write_all(bytes).and_then(|()| io::stdout().flush()));
     }
@@ -110,7 +110,7 @@ fn note(written: io::Result<()>) {
     }
 }
 
-/// The same values as any JSON writer's, with what isn't printable as `\u202e`.
+/// Serializes to JSON, with unprintable characters as escapes like `\u202e`.
 fn json(event: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, PrintableJson);
@@ -138,7 +138,7 @@ impl Formatter for PrintableJson {
     }
 }
 
-/// How the log writes messages and fields: an error with its causes, and everything escaped.
+/// The format of messages and fields in the log: errors with their causes, and everything escaped.
 pub(crate) struct LogFields;
 
 impl<'writer> FormatFields<'writer> for LogFields {
@@ -175,12 +175,12 @@ impl Visit for WrittenFields<'_> {
     }
 }
 
-/// An error for people, with its causes.
+/// An error with its causes, for people.
 pub(crate) fn error_text(error: &anyhow::Error) -> String {
     EscapedLines(&with_causes(error.as_ref())).to_string()
 }
 
-/// An error and its causes in one text. A cause that the text ends with already is not said twice.
+/// An error and its causes in one text. A cause is left out if the text already ends with it.
 fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// What the log writes, collected.
+    /// Collects what the log writes.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 

@@ -9,23 +9,24 @@ use qrcode::{
     render::{svg, unicode},
 };
 
-/// The quiet zone around a code in modules, as the standard wants it.
+/// Width of the quiet zone in modules, as the standard requires.
 const QUIET: usize = 4;
-/// A module's side in a picture, in pixels.
+/// Size of a module in pixels.
 const PIXELS: usize = 8;
 
 fn code(text: &str) -> Result<QrCode> {
     QrCode::with_error_correction_level(text, EcLevel::M).context("the QR code cannot be made")
 }
 
-/// The code in half blocks, two modules a character, for a dark or a light terminal alike: it has its own ground.
+/// Renders the code in half blocks, two modules per character. It has its own background, so it works on dark and light
+/// terminals.
 pub(crate) fn for_terminal(text: &str) -> Result<String> {
     let code = code(text)?;
     let mut image = code.render::<unicode::Dense1x2>();
     Ok(image.dark_color(unicode::Dense1x2::Light).light_color(unicode::Dense1x2::Dark).build())
 }
 
-/// Writes the code into a file that ends in `.png` or `.svg`, for its owner alone: whoever reads it can pair.
+/// Writes the code into a `.png` or `.svg` file that only its owner can read, because whoever reads the code can pair.
 pub(crate) fn write(text: &str, path: &Path) -> Result<()> {
     let code = code(text)?;
     let written = || format!("cannot write {}", path.display());
@@ -49,7 +50,7 @@ pub(crate) fn write(text: &str, path: &Path) -> Result<()> {
     }
 }
 
-/// The side of the picture, and a byte for each pixel.
+/// The width of the image, and one byte per pixel.
 fn pixels(code: &QrCode) -> (u32, Vec<u8>) {
     let (width, colors) = (code.width(), code.to_colors());
     let side = (width + 2 * QUIET) * PIXELS;

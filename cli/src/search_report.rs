@@ -1,4 +1,4 @@
-//! A search in lines: for people with what it means and what to do, for programs as JSON.
+//! The report of a search: text with explanations and advice, or JSON.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{explain, output::Output};
 
-/// Why a source led to nobody.
+/// Why a source has led to no node.
 #[derive(Serialize)]
 pub(crate) struct CauseLine {
     source: &'static str,
@@ -23,7 +23,6 @@ pub(crate) struct CauseLine {
 }
 
 impl CauseLine {
-    /// The line of a cause.
     pub(crate) fn new(cause: &Cause) -> Self {
         let explained = explain::cause(cause.source, &cause.error);
         Self {
@@ -35,7 +34,7 @@ impl CauseLine {
         }
     }
 
-    /// For people.
+    /// The line as text for people.
     pub(crate) fn text(&self) -> String {
         let label = self.label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
         format!("{}{label}: {}\n  it means: {}\n  to do: {}", self.source, self.error, self.means, self.advice)
@@ -69,7 +68,7 @@ struct DialLine<'a> {
     advice: Option<&'a str>,
 }
 
-/// What came of asking for a second opinion.
+/// The result of the confirmation.
 #[derive(Serialize)]
 pub(crate) struct ConfirmationLine {
     event: &'static str,
@@ -81,7 +80,6 @@ pub(crate) struct ConfirmationLine {
 }
 
 impl ConfirmationLine {
-    /// The line of an outcome.
     pub(crate) fn new(confirmation: &Confirmation) -> Self {
         let (outcome, second, vouched) = match confirmation {
             Confirmation::Confirmed { second, vouched } => ("confirmed", Some(second), *vouched),
@@ -110,25 +108,25 @@ struct ProxyLine {
     proxies: Vec<String>,
 }
 
-/// Says through which proxies others are reached.
-pub(crate) fn say_proxies(proxies: &Proxies, output: Output) {
+/// Prints the proxies of outgoing connections.
+pub(crate) fn print_proxies(proxies: &Proxies, output: Output) {
     let all: Vec<_> = proxies.all().iter().map(ToString::to_string).collect();
     let text = if all.is_empty() {
-        "the environment names no proxy: others are reached directly".to_owned()
+        "no proxy is set in the environment: connections are direct".to_owned()
     } else {
-        format!("others are reached through the proxy {}, but for this machine and NO_PROXY", all.join(" or "))
+        format!("connections use the proxy {}, except to this machine and hosts in NO_PROXY", all.join(" or "))
     };
-    output.say(&text, &ProxyLine { event: "proxy", proxies: all });
+    output.print(&text, &ProxyLine { event: "proxy", proxies: all });
 }
 
-/// Says everything that was tried.
-pub(crate) fn say(report: &Report, output: Output) {
-    report.sources.iter().for_each(|source| say_source(source, output));
-    report.dials.iter().for_each(|dial| say_dial(dial, output));
+/// Prints all sources and dials.
+pub(crate) fn print_report(report: &Report, output: Output) {
+    report.sources.iter().for_each(|source| print_source(source, output));
+    report.dials.iter().for_each(|dial| print_dial(dial, output));
 }
 
-/// Says what came of one source.
-pub(crate) fn say_source(source: &SourceReport, output: Output) {
+/// Prints the result of one source.
+pub(crate) fn print_source(source: &SourceReport, output: Output) {
     let name =
         source.label.as_ref().map_or_else(|| source.kind.to_string(), |label| format!("{} ({label})", source.kind));
     let (listed, error) = match &source.outcome {
@@ -138,10 +136,10 @@ pub(crate) fn say_source(source: &SourceReport, output: Output) {
     };
     let explained = error.map(|error| explain::source(source.kind, error));
     let what = match &source.outcome {
-        SourceOutcome::Listed(count) => format!("named {count} addresses"),
+        SourceOutcome::Listed(count) => format!("{count} addresses"),
         SourceOutcome::Failed(error) => error.to_string(),
-        SourceOutcome::NotAsked => "not asked: somebody was found before its turn".to_owned(),
-        SourceOutcome::NoAnswer => "had not answered by then".to_owned(),
+        SourceOutcome::NotAsked => "not queried: a node was found before its turn".to_owned(),
+        SourceOutcome::NoAnswer => "no answer by the end of the search".to_owned(),
     };
     let mut text = format!("{}  {name}: {what}", span(source.asked_at, source.answered_at));
     if let Some(explained) = &explained {
@@ -158,20 +156,20 @@ pub(crate) fn say_source(source: &SourceReport, output: Output) {
         means: explained.as_ref().map(|explained| &*explained.means),
         advice: explained.as_ref().map(|explained| &*explained.advice),
     };
-    output.say(&text, &line);
+    output.print(&text, &line);
 }
 
-fn say_dial(dial: &DialReport, output: Output) {
+fn print_dial(dial: &DialReport, output: Output) {
     let (outcome, error) = match &dial.outcome {
         DialOutcome::Unfinished => ("unfinished", None),
-        DialOutcome::Abandoned => ("too slow, and others waited", None),
+        DialOutcome::Abandoned => ("dropped: too slow while others waited", None),
         DialOutcome::Failed(error) => ("failed", Some(error)),
         DialOutcome::Proved => ("has proved its key", None),
     };
     let explained = error.map(explain::dial);
     let what = error.map_or_else(|| outcome.to_owned(), |error| error.to_string());
     let mut text =
-        format!("{}  dial of {}, from the {}: {what}", span(Some(dial.began_at), dial.ended_at), dial.url, dial.source);
+        format!("{}  dial of {} (from {}): {what}", span(Some(dial.began_at), dial.ended_at), dial.url, dial.source);
     if let Some(explained) = &explained {
         text.push_str(&format!("\n{INDENT}it means: {}", explained.means));
     }
@@ -187,10 +185,10 @@ fn say_dial(dial: &DialReport, output: Output) {
         means: explained.as_ref().map(|explained| &*explained.means),
         advice: explained.as_ref().map(|explained| &*explained.advice),
     };
-    output.say(&text, &line);
+    output.print(&text, &line);
 }
 
-/// As wide as what [`span`] gives.
+/// The width of the result of [`span`].
 const INDENT: &str = "                   ";
 
 fn span(from: Option<Duration>, to: Option<Duration>) -> String {

@@ -1,8 +1,8 @@
-//! The signals of a command that runs until it is stopped: which ones stop it, and which it ignores.
+//! The signals of a long-running command: which ones stop it, and which are ignored.
 //!
-//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP does so for a client and for `up`, whose terminal has closed. A
-//! daemon ignores it, as it does the rest: left at their default they would end the process at once, without a word to its clients. A write
-//! beyond a limit on files (SIGXFSZ) fails instead. SIGPIPE is ignored by Rust's runtime.
+//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed.
+//! Daemons ignore SIGHUP and the remaining signals: their default action would end the process without a shutdown. A
+//! write beyond the file size limit (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
 
 use anyhow::{Context as _, Result};
 use futures_util::{FutureExt as _, future::select_all};
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 const STOPPING: [Number; 4] = [Number::TERM, Number::INT, Number::QUIT, Number::XCPU];
-const MEANINGLESS: [(Number, &str); 8] = [
+const IGNORED: [(Number, &str); 8] = [
     (Number::USR1, "SIGUSR1"),
     (Number::USR2, "SIGUSR2"),
     (Number::ALARM, "SIGALRM"),
@@ -24,39 +24,39 @@ const MEANINGLESS: [(Number, &str); 8] = [
     (Number::XFSZ, "SIGXFSZ"),
 ];
 
-/// The signals, from the moment that this is made.
+/// Receives the signals from its creation on.
 #[derive(Debug)]
 pub(crate) struct Signals {
     stopping: Vec<Signal>,
-    /// Says of the others that they are ignored.
+    /// The tasks that log ignored signals.
     _ignoring: JoinSet<()>,
 }
 
 impl Signals {
-    /// Takes the signals of a daemon over from the system.
-    pub(crate) fn of_daemon() -> Result<Self> {
+    /// The signals of a daemon.
+    pub(crate) fn for_daemon() -> Result<Self> {
         let mut ignoring = JoinSet::new();
-        let hangup = (Number::HUP, "SIGHUP: a configuration is read at the start alone; restart to have it read again");
-        for (number, text) in MEANINGLESS.into_iter().chain([hangup]) {
-            ignoring.spawn(ignore(take(number)?, text));
+        let hangup = (Number::HUP, "SIGHUP: the configuration is only read at start; restart to apply changes");
+        for (number, text) in IGNORED.into_iter().chain([hangup]) {
+            ignoring.spawn(ignore(listen_for(number)?, text));
         }
-        let stopping = STOPPING.into_iter().map(take).collect::<Result<_>>()?;
+        let stopping = STOPPING.into_iter().map(listen_for).collect::<Result<_>>()?;
         Ok(Self { stopping, _ignoring: ignoring })
     }
 
-    /// The same of a client, or of another command in the foreground, that runs until it is stopped.
-    pub(crate) fn listen() -> Result<Self> {
-        let stopping = STOPPING.into_iter().chain([Number::HUP]).map(take).collect::<Result<_>>()?;
+    /// The signals of a client or another long-running foreground command.
+    pub(crate) fn for_foreground() -> Result<Self> {
+        let stopping = STOPPING.into_iter().chain([Number::HUP]).map(listen_for).collect::<Result<_>>()?;
         Ok(Self { stopping, _ignoring: JoinSet::new() })
     }
 
-    /// Waits for one that stops the command.
+    /// Waits for a signal that stops the command.
     pub(crate) async fn stop(&mut self) {
         select_all(self.stopping.iter_mut().map(|signal| signal.recv().boxed())).await;
     }
 }
 
-fn take(number: Number) -> Result<Signal> {
+fn listen_for(number: Number) -> Result<Signal> {
     signal(SignalKind::from_raw(number.as_raw())).context("cannot listen for signals")
 }
 

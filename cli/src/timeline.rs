@@ -1,4 +1,4 @@
-//! What happens in a call, step by step, in words for people who have never seen one.
+//! The steps of a call, described for people who do not know the protocol.
 
 use std::{
     collections::HashMap,
@@ -14,15 +14,15 @@ use tokio::{task::JoinSet, time::interval};
 
 use crate::{explain, output::Output};
 
-/// The widest list of hops: «caller → node 20 → node 20».
+/// Width of the column of hops: «caller → node 20 → node 20».
 const HOPS_WIDTH: usize = 28;
-/// The same where nodes are called by their ids: «node 12345678 → node 12345678 → you».
+/// Width of the column with node ids: «node 12345678 → node 12345678 → you».
 const ID_HOPS_WIDTH: usize = 36;
 
-/// How long a step waits for earlier ones: several tasks tell what they see, and not in the order of time.
+/// How long steps are held back to be sorted, because several tasks report them concurrently.
 const REORDER: Duration = Duration::from_millis(50);
 
-/// Prints steps in the order of time, counted from when it was made. Clones print to the same one.
+/// Prints steps in chronological order, with times since its creation. Clones share the output.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     inner: Arc<Inner>,
@@ -33,14 +33,14 @@ struct Inner {
     output: Output,
     started: Instant,
     names: HashMap<NodeId, String>,
-    /// What is still to be printed: what happens within [`REORDER`], a few dozen steps.
-    steps: Mutex<Vec<Entry>>,
-    /// Prints what is due; ends with the last clone.
+    /// Steps of the last [`REORDER`] that are not printed yet: a few dozen.
+    steps: Mutex<Vec<TimelineStep>>,
+    /// The task that prints the steps. It ends with the last clone.
     _printer: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct TimelineStep {
     at: Instant,
     hops: Vec<String>,
     what: String,
@@ -55,7 +55,7 @@ struct StepLine<'a> {
 }
 
 impl Timeline {
-    /// A timeline that starts at `started` and calls these nodes by these names.
+    /// Creates a timeline with the start time `started` and names for nodes.
     pub(crate) fn new(output: Output, started: Instant, names: HashMap<NodeId, String>) -> Self {
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
@@ -73,84 +73,87 @@ impl Timeline {
         Self { inner }
     }
 
-    /// How a node is called here: by its name, or else by the start of its id.
-    pub(crate) fn node(&self, node: NodeId) -> String {
+    /// The name of a node, or the start of its id.
+    pub(crate) fn node_name(&self, node: NodeId) -> String {
         self.inner.names.get(&node).cloned().unwrap_or_else(|| format!("node {}", node.short()))
     }
 
-    /// Prints the heading.
-    pub(crate) fn head(&self) {
+    pub(crate) fn print_heading(&self) {
         let width = self.inner.hops_width();
-        self.inner.output.remark(&format!("\n{:>8}  {:<width$}  what happens", "time", "hop"));
+        self.inner.output.print_text(&format!("\n{:>8}  {:<width$}  what happens", "time", "hop"));
     }
 
-    /// Prints one step.
-    pub(crate) fn step(&self, at: Instant, hops: &[&str], what: &str) {
+    /// Adds a step.
+    pub(crate) fn add_step(&self, at: Instant, hops: &[&str], what: &str) {
         let hops = hops.iter().map(|hop| (*hop).to_owned()).collect();
-        self.inner.steps().push(Entry { at, hops, what: what.to_owned() });
+        self.inner.steps().push(TimelineStep { at, hops, what: what.to_owned() });
     }
 
-    /// Prints a step that happens now.
-    pub(crate) fn now(&self, hops: &[&str], what: &str) {
-        self.step(Instant::now(), hops, what);
+    /// Adds a step that happens now.
+    pub(crate) fn add_step_now(&self, hops: &[&str], what: &str) {
+        self.add_step(Instant::now(), hops, what);
     }
 
-    /// Prints all that has been said so far.
+    /// Prints all steps so far.
     pub(crate) fn flush(&self) {
         self.inner.print(None);
     }
 
-    /// Prints what a client tells of itself; `peer_node` is where the other side is, once that is known.
-    pub(crate) fn client_event(&self, who: &str, event: &Event, peer_node: Option<NodeId>) {
+    /// Adds a step for a client event. `peer_node` is the other side's node, if known.
+    pub(crate) fn add_client_event(&self, who: &str, event: &Event, peer_node: Option<NodeId>) {
         match event {
             Event::Connected { node, .. } => {
-                let node = self.node(*node);
-                self.now(&[who, &node], "connected by WebSocket; the node has proved its key");
+                let node = self.node_name(*node);
+                self.add_step_now(&[who, &node], "connected by WebSocket; the node has proved its key");
             }
             Event::Disconnected { node, reason } => {
-                self.now(&[who, &self.node(*node)], &format!("disconnected: {reason}"));
+                self.add_step_now(&[who, &self.node_name(*node)], &format!("disconnected: {reason}"));
             }
             Event::NodeChecked { node, confirmation: Confirmation::Disagreement { what, .. } } => {
-                self.now(&[who, &self.node(*node)], &explain::disagreement(what));
+                self.add_step_now(&[who, &self.node_name(*node)], &explain::disagreement(what));
             }
-            Event::SearchFailed { error, .. } => self.now(&[who], &error.to_string()),
+            Event::SearchFailed { error, .. } => self.add_step_now(&[who], &error.to_string()),
             Event::NotReached { .. } => {
-                self.now(&[who], "the contact is not reachable now; trying again for a few seconds");
+                self.add_step_now(&[who], "the contact is not reachable now; retrying for a few seconds");
             }
-            Event::Step(step) => self.client_step(who, *step, peer_node),
+            Event::Step(step) => self.add_client_step(who, *step, peer_node),
             _ => {}
         }
     }
 
-    fn client_step(&self, who: &str, step: Step, peer_node: Option<NodeId>) {
-        let node = self.node(step.node);
-        let peer_node = peer_node.map(|node| self.node(node));
+    fn add_client_step(&self, who: &str, step: Step, peer_node: Option<NodeId>) {
+        let node = self.node_name(step.node);
+        let peer_node = peer_node.map(|node| self.node_name(node));
         let there = peer_node.as_deref().filter(|peer_node| *peer_node != node);
         match step.kind {
             StepKind::Attached { inboxes: 0 } => {}
             StepKind::Attached { inboxes } => {
-                self.step(step.at, &[who, &node], &format!("attached {inboxes} inboxes, so that contacts can call"));
+                self.add_step(
+                    step.at,
+                    &[who, &node],
+                    &format!("attached {inboxes} inboxes, so that contacts can call"),
+                );
             }
-            StepKind::Resolving => self.step(step.at, &[who, &node], "where is my contact's inbox?"),
+            StepKind::Resolving => self.add_step(step.at, &[who, &node], "looks up the contact's inbox"),
             StepKind::Resolved { peer_node } => {
-                let text = format!("at {}, say the inbox's home nodes", self.node(peer_node));
-                self.step(step.at, &[&node, who], &text);
+                let text = format!("the home nodes locate it at {}", self.node_name(peer_node));
+                self.add_step(step.at, &[&node, who], &text);
             }
             StepKind::Sent(kind) => {
-                let text = format!("sends the sealed {}", noun(kind));
+                let text = format!("sends the sealed {}", message_name(kind));
                 let hops: Vec<&str> = [who, &node].into_iter().chain(there).collect();
-                self.step(step.at, &hops, &text);
+                self.add_step(step.at, &hops, &text);
             }
             StepKind::Delivered(kind) => {
                 let hops: Vec<&str> = there.into_iter().chain([node.as_str(), who]).collect();
-                self.step(step.at, &hops, &format!("{} handed over", noun_was(kind)));
+                self.add_step(step.at, &hops, &format!("{} delivered", message_was(kind)));
             }
             StepKind::Failed(kind, code) => {
                 let why = code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
-                self.step(step.at, &[&node, who], &format!("{} not handed over: {why}", noun_was(kind)));
+                self.add_step(step.at, &[&node, who], &format!("{} not delivered: {why}", message_was(kind)));
             }
             StepKind::Received(kind) => {
-                self.step(step.at, &[&node, who], &format!("opens the sealed {}", noun(kind)));
+                self.add_step(step.at, &[&node, who], &format!("opens the sealed {}", message_name(kind)));
             }
         }
     }
@@ -161,21 +164,21 @@ impl Inner {
         if self.names.is_empty() { ID_HOPS_WIDTH } else { HOPS_WIDTH }
     }
 
-    fn steps(&self) -> MutexGuard<'_, Vec<Entry>> {
-        // Nothing panics while it holds the lock; and if it did, the steps would still be good.
+    fn steps(&self) -> MutexGuard<'_, Vec<TimelineStep>> {
+        // No code panics while it holds the lock, and the steps would still be valid.
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints what happened until then, or all.
+    /// Prints the steps up to `until`, or all steps.
     fn print(&self, until: Option<Instant>) {
         let width = self.hops_width();
         let mut steps = self.steps();
         steps.sort_by_key(|step| step.at);
         let due = until.map_or(steps.len(), |until| steps.partition_point(|step| step.at <= until));
-        for Entry { at, hops, what } in steps.drain(..due) {
+        for TimelineStep { at, hops, what } in steps.drain(..due) {
             let ms = u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
             let line = format!("{:>8}  {:<width$}  {what}", format!("{ms} ms"), hops.join(" → "));
-            self.output.say(&line, &StepLine { event: "step", ms, hops: &hops, what: &what });
+            self.output.print(&line, &StepLine { event: "step", ms, hops: &hops, what: &what });
         }
     }
 }
@@ -186,18 +189,18 @@ impl Drop for Inner {
     }
 }
 
-const fn noun(kind: RelayKind) -> &'static str {
+const fn message_name(kind: RelayKind) -> &'static str {
     match kind {
         RelayKind::Offer | RelayKind::CallOffer => "offer",
         RelayKind::Answer | RelayKind::CallAnswer => "answer",
         RelayKind::IceCandidate | RelayKind::CallIce => "candidates",
-        RelayKind::CallReject => "refusal",
-        RelayKind::CallHangup => "goodbye",
+        RelayKind::CallReject => "rejection",
+        RelayKind::CallHangup => "hangup",
     }
 }
 
-fn noun_was(kind: RelayKind) -> String {
-    format!("the {} {}", noun(kind), if kind.is_ice() { "were" } else { "was" })
+fn message_was(kind: RelayKind) -> String {
+    format!("the {} {}", message_name(kind), if kind.is_ice() { "were" } else { "was" })
 }
 
 #[cfg(test)]
@@ -208,8 +211,8 @@ mod tests {
     async fn steps_are_held_back_until_earlier_ones_cannot_come_any_more() {
         let started = Instant::now();
         let timeline = Timeline::new(Output::silent(), started, HashMap::new());
-        timeline.step(started + Duration::from_millis(2), &["b"], "second");
-        timeline.step(started + Duration::from_millis(1), &["a"], "first");
+        timeline.add_step(started + Duration::from_millis(2), &["b"], "second");
+        timeline.add_step(started + Duration::from_millis(1), &["a"], "first");
         let waiting = || timeline.inner.steps().iter().map(|step| step.what.clone()).collect::<Vec<_>>();
         timeline.inner.print(started.checked_sub(REORDER));
         assert_eq!(waiting(), ["first", "second"]);

@@ -1,4 +1,4 @@
-//! The daemons and the clients as processes of their own, together a federation.
+//! Daemons and clients as separate processes that form a federation.
 
 mod process;
 
@@ -39,7 +39,7 @@ fn two_people_on_their_own_machines_pair_and_call() {
         assert_eq!(mode & 0o077, 0, "{:?} is for its owner alone", entry.path());
     }
 
-    // The profile remembers where to look.
+    // The profile has stored the network settings.
     let mut listening = Running::start(&mut chappe(&["--json", "listen", "--once", "--profile", arg(&ben)]));
     assert_eq!(listening.event("ready")["contacts"], 1);
     let mut calling = Running::start(&mut chappe(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]));
@@ -71,14 +71,14 @@ fn a_link_is_all_that_a_new_profile_needs_to_pair_and_be_called() {
     assert!(link.starts_with("https://") && link.contains("/i#"), "{link}");
     assert!(fs::read(&picture).expect("a picture").starts_with(b"\x89PNG"));
 
-    // These nodes stand on loopback, which a link must not name unless the profile is for tests.
+    // These nodes are on loopback, which a link may contain only for test profiles.
     let refused = finished(&["pair", "--name", "Ben", "--profile", arg(&ben), &link]);
     assert!(texts(&refused).1.contains("private network"), "{:?}", texts(&refused));
     assert!(!ben.exists(), "nothing is made by a command that fails");
     let damaged = finished(&["pair", "--name", "Ben", "--profile", arg(&ben), &link[..link.len() - 8]]);
     assert!(texts(&damaged).1.contains("link"), "{:?}", texts(&damaged));
 
-    // What the camera saw, as it stands in the QR code.
+    // The text of the QR code, as a camera reads it.
     let qr = shown["qr"].as_str().expect("the QR code's text");
     let mut typing = Running::start(&mut chappe(&[
         "--json",
@@ -93,7 +93,7 @@ fn a_link_is_all_that_a_new_profile_needs_to_pair_and_be_called() {
     assert_eq!(showing.event("paired")["words"], typing.event("paired")["words"]);
     assert!(showing.finish().status.success() && typing.finish().status.success());
 
-    // Ben's profile knows the link's nodes and no registry.
+    // Ben's profile has the link's nodes, but no registry.
     let mut listening = Running::start(&mut chappe(&["--json", "listen", "--once", "--profile", arg(&ben)]));
     assert_eq!(listening.event("ready")["contacts"], 1);
     let calling = finished(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]);
@@ -129,7 +129,7 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
     };
     let first = make(&file, "0s");
     assert_eq!(first.before, None);
-    // The registry reads it within a few seconds; one who has lost the file goes on from what is served.
+    // The registry reads it within a few seconds. An operator without the file continues from the served beacon.
     let deadline = Instant::now() + process::PATIENCE;
     let second = loop {
         let second = make(&folder.join("another"), "2h");
@@ -148,7 +148,7 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
 fn discover_and_doctor_say_what_was_tried_what_it_means_and_what_to_do() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();
-    // Port 9 of loopback: nothing listens there.
+    // Nothing listens on port 9 of loopback.
     let dns = ["--dns", "nodes.example", "--doh", "https://dns.example/dns-query,127.0.0.1:9"];
     let lines = |args: &[&str]| -> (Vec<serde_json::Value>, Option<i32>) {
         let output = finished(args);
@@ -205,12 +205,12 @@ fn the_operator_publishes_the_nodes_and_removes_one() {
     assert!(publish(&["--format", "mirror", "--output", arg(&mirror)]).status.success());
     let bundle = DirectoryBundle::decode(fs::read(&mirror).expect("a file"), &[root], now()).expect("a directory");
     assert_eq!((bundle.directory().seq, bundle.records(now()).count()), (shard.shard().seq, 1));
-    assert!(texts(&publish(&[])).1.contains("--name is needed"));
+    assert!(texts(&publish(&[])).1.contains("--name is required"));
 
-    // The store belongs to the registry while that runs, and says so.
+    // A running registry has exclusive use of its store, and the error says so.
     let stored = [&["bootstrap", "publish", "--format", "txt"][..], &config].concat();
     let refused = texts(&finished(&stored)).1;
-    assert!(refused.contains("give its URL with --registry"), "{refused}");
+    assert!(refused.contains("set its URL with --registry"), "{refused}");
 
     let tell = |word: &str| {
         let args = [&["bootstrap", word, &node, "--registry", &federation.url][..], &config].concat();
@@ -219,7 +219,7 @@ fn the_operator_publishes_the_nodes_and_removes_one() {
     };
     tell("remove");
     assert_eq!(texts(&publish(&["--format", "txt"])).0, "", "nobody is left");
-    // Two words within one second would count as one.
+    // Two directories within one second would have the same number.
     std::thread::sleep(Duration::from_millis(1100));
     tell("restore");
 }
@@ -256,7 +256,7 @@ fn publish_keeps_a_link_and_writes_straight_into_a_pipe() {
     let stdout = publish(Path::new("/dev/stdout"));
     assert_eq!(stdout.lines().count(), 1, "the records alone: {stdout}");
 
-    // The same for what the root's holder has replaced.
+    // The same for files that the root's holder has replaced.
     let (key, delegation) = (folder.join("registry/root.key"), folder.join("registry/delegation"));
     let link = folder.join("delegation");
     std::os::unix::fs::symlink(&delegation, &link).expect("a link");
@@ -302,7 +302,7 @@ fn a_registry_that_is_killed_comes_back_with_what_it_had_listed() {
     let (registry, url) = start_registry(&config);
     federation.registry = Some(registry);
     federation.url = url;
-    // The node has not heard of the new address: the list is the old one.
+    // The node does not know the new address yet: the list is the old one.
     let output = finished(&[&["--json", "discover"][..], &federation.network()].concat());
     assert!(output.status.success(), "{:?}", texts(&output));
 }
@@ -319,20 +319,20 @@ fn init_writes_once_and_never_over_anything() {
         let again = finished(&args);
         assert_eq!(again.status.code(), Some(1));
         let (_, stderr) = texts(&again);
-        assert!(stderr.contains(&format!("{daemon}.toml exists already and is not overwritten")), "{stderr}");
+        assert!(stderr.contains(&format!("{daemon}.toml already exists and is not overwritten")), "{stderr}");
         assert_eq!(fs::read(&config).expect("a file"), before);
     }
     for key in ["node-data/node.key", "root.key", "online.key"] {
         let path = dir.path().join(key);
         assert_eq!(fs::metadata(&path).expect("a key").permissions().mode() & 0o777, 0o600);
     }
-    // Without the config, the keys are still in the way.
+    // Without the config file, the keys still prevent it.
     for (daemon, key) in [("node", "node-data/node.key"), ("bootstrap", "root.key")] {
         let config = dir.path().join(format!("{daemon}.toml"));
         fs::remove_file(&config).expect("removed");
         let before = fs::read(dir.path().join(key)).expect("a key");
         let (_, stderr) = texts(&finished(&[daemon, "init", "--config", arg(&config)]));
-        assert!(stderr.contains(&format!("{key} exists already and is not overwritten")), "{stderr}");
+        assert!(stderr.contains(&format!("{key} already exists and is not overwritten")), "{stderr}");
         assert_eq!(fs::read(dir.path().join(key)).expect("a key"), before);
         assert!(!config.exists());
     }
@@ -369,7 +369,7 @@ fn a_ticket_names_its_node_and_stands_in_the_config() {
     assert!(running.finish().status.success());
     let refused = run("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").finish();
     assert!(texts(&refused).1.contains("federation.ticket: the ticket is for another federation"), "{refused:?}");
-    // One in 64 ids begins with a hyphen, and is no option.
+    // One in 64 ids starts with a hyphen, and must not be parsed as an option.
     let id = format!("-{}", &id[1..]);
     let invited = finished(&["node", "invite", &id, "--key", arg(&key), "--root", &id]);
     assert!(texts(&invited).0.contains("federation.issuers"), "{:?}", texts(&invited));
@@ -382,7 +382,7 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_seen_by_nobody_else() {
     let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
     let network = federation.network();
 
-    // The code comes by standard input, and stands in no list of processes.
+    // The code comes from standard input, so it is in no list of processes.
     let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
     let picture = federation.dir.path().join("code.png");
     let mut showing = Running::start(&mut chappe(&[&profile[..], &network, &["--qr", arg(&picture)]].concat()));
@@ -399,7 +399,7 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_seen_by_nobody_else() {
     typing.event("paired");
     assert!(showing.finish().status.success() && typing.finish().status.success());
 
-    // While one listens, no other command uses the profile.
+    // While one command listens, no other command can use the profile.
     let mut listening = Running::start(&mut chappe(&["--json", "listen", "--profile", arg(&ben)]));
     listening.event("ready");
     let before = fs::read(ben.join("network.json")).expect("the network");
@@ -417,13 +417,13 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_seen_by_nobody_else() {
         assert!(told.contains(&format!("another process uses the profile {} (process {id})", ben.display())), "{told}");
     }
     assert_eq!(fs::read(ben.join("network.json")).expect("the network"), before);
-    // Also one that was killed lets go of it.
+    // A killed process releases the profile too.
     listening.signal("KILL");
     assert!(!listening.finish().status.success());
     let again = finished(&["discover", "--profile", arg(&ben)]);
     assert!(again.status.success(), "{:?}", texts(&again));
 
-    // Others' folders and links are not used.
+    // Folders of other users and symbolic links are not used.
     fs::set_permissions(&ben, fs::Permissions::from_mode(0o755)).expect("the owner");
     let refused = texts(&finished(&["discover", "--profile", arg(&ben)])).1;
     assert!(refused.contains(&format!("chmod 700 {}", ben.display())), "{refused}");
@@ -466,7 +466,7 @@ fn a_profile_made_by_a_link_learns_the_root_and_outlives_the_link_s_nodes() {
         (&federation.root.as_str().into(), &federation.url.as_str().into())
     );
 
-    // The link's only node ends, and another begins.
+    // The link's only node stops, and another one starts.
     let other = federation.start_node(1);
     federation.nodes.clear();
     let deadline = Instant::now() + process::PATIENCE;
@@ -487,8 +487,8 @@ fn a_node_that_is_named_by_another_url_says_which_is_its_own() {
     let (own, node) = (found["url"].as_str().expect("a URL"), found["node"].as_str().expect("an id"));
     let other = format!("{}#{node}", own.replace("127.0.0.1", "localhost"));
     let told = texts(&finished(&["discover", "--node", &other])).0;
-    assert!(told.contains(&format!("the node does not go by this URL, but by {own}")), "{told}");
-    assert!(told.contains(&format!("to do: name the node by {own}")) && !told.contains("another node"), "{told}");
+    assert!(told.contains(&format!("the node does not use this URL; it uses {own}")), "{told}");
+    assert!(told.contains(&format!("to do: use the node's URL {own}")) && !told.contains("another node"), "{told}");
 }
 
 #[test]
@@ -527,7 +527,7 @@ fn a_wrong_config_is_explained() {
         (
             "CHAPPE_CLIENT_LISTEN",
             "127.0.0.1:0",
-            "CHAPPE_CLIENT_LISTEN in the environment is no key: CHAPPE_CLIENT__LISTEN is meant",
+            "unknown variable CHAPPE_CLIENT_LISTEN in the environment; did you mean CHAPPE_CLIENT__LISTEN?",
         ),
         ("CHAPPE_NODE__DATA_DIR", "", "CHAPPE_NODE__DATA_DIR in the environment: node.data_dir: the path is empty"),
     ] {

@@ -1,4 +1,4 @@
-//! What volunteers copy from `deploy/`: systemd takes the units, and the binary takes their command lines and all samples.
+//! The samples in `deploy/`: systemd accepts the units, and the binary accepts their command lines and all samples.
 #![cfg(target_os = "linux")]
 
 mod process;
@@ -13,12 +13,12 @@ use std::{
 use process::{Running, arg, chappe, finished, texts};
 use serde_json::Value;
 
-/// Free ports, in place of those that the samples name.
+/// Free ports, in place of the samples' ports.
 const NODE_PORTS: [&str; 4] = ["--set", "client.listen=127.0.0.1:0", "--set", "federation.listen=127.0.0.1:0"];
 const REGISTRY_PORTS: [&str; 2] = ["--set", "http.listen=127.0.0.1:0"];
-/// What `systemd-analyze security` may say of a unit, times ten: systemd 252 says 11.
+/// Maximal exposure level of a unit in `systemd-analyze security`, times ten. systemd 252 reports 11.
 const MOST_EXPOSED: &str = "--threshold=15";
-/// The first systemd that knows `RestartSteps=`.
+/// The first systemd version with `RestartSteps=`.
 const KNOWS_BACKOFF: u32 = 254;
 
 fn deploy(path: &str) -> PathBuf {
@@ -29,7 +29,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(deploy(path)).unwrap_or_else(|error| panic!("deploy/{path}: {error}"))
 }
 
-/// Runs a daemon until it is ready, and stops it as a service manager does.
+/// Runs a daemon until it is ready, and stops it like a service manager.
 fn starts_and_stops(command: &mut Command) {
     let mut daemon = Running::start(command);
     daemon.event("ready");
@@ -38,7 +38,7 @@ fn starts_and_stops(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {:?}", texts(&output));
 }
 
-/// The value of a key that a unit has once.
+/// The value of a key that occurs once in a unit.
 fn value<'a>(unit: &'a str, key: &str) -> &'a str {
     let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let value = values.next().unwrap_or_else(|| panic!("no {key}="));
@@ -58,7 +58,7 @@ fn systemd_takes_the_units_and_finds_them_hardened() {
 
     let dir = tempfile::tempdir().expect("a temporary folder");
     for unit in ["chappe-node.service", "chappe-registry.service"] {
-        // The binary has to be there.
+        // The binary must exist.
         let text = read(&format!("systemd/{unit}")).replace("/usr/local/bin/chappe", env!("CARGO_BIN_EXE_chappe"));
         fs::write(dir.path().join(unit), text).expect("a writable folder");
     }
@@ -72,7 +72,7 @@ fn systemd_takes_the_units_and_finds_them_hardened() {
         let file = dir.path().join(unit);
         let verified = analyze(&["verify", "--man=no", "--recursive-errors=no", arg(&file)]).expect("it runs");
         let (_, errors) = texts(&verified);
-        // Of this machine's own units it may say what it likes.
+        // Ignore messages about this machine's own units.
         let own: Vec<&str> = errors.lines().filter(|line| line.contains("chappe-")).collect();
         assert!(verified.status.success() && own.is_empty(), "{unit}: {errors}");
         let exposed =
@@ -98,7 +98,7 @@ fn a_unit_starts_its_daemon_on_what_init_makes_in_its_folder() {
         assert!(made.status.success(), "{unit}: {:?}", texts(&made));
         let data = dir.path().join(value(&text, "StateDirectory"));
         starts_and_stops(&mut chappe(&[&["--json"][..], &line[1..], ports].concat()));
-        // No other folder is writable for it.
+        // No other folder is writable for the unit.
         assert!(fs::read_dir(&data).is_ok_and(|mut files| files.next().is_some()), "{unit}: {}", data.display());
     }
 }
@@ -125,13 +125,13 @@ fn root_of(made: &std::process::Output) -> String {
     made["root"].as_str().expect("a root key").to_owned()
 }
 
-/// What stands between two lines of compose's file.
+/// The text between two lines of the compose file.
 fn block<'a>(text: &'a str, first: &str, last: &str) -> &'a str {
     let (_, rest) = text.split_once(first).unwrap_or_else(|| panic!("no {first}"));
     rest.split_once(last).unwrap_or_else(|| panic!("no {last}")).0
 }
 
-/// The command that compose starts for a service: its arguments, and its environment.
+/// The command of a service in the compose file, with its arguments and environment.
 fn service(block: &str) -> Command {
     let mut lines = block.lines().map(str::trim);
     let command = lines.find_map(|line| line.strip_prefix("command: [")?.strip_suffix(']')).expect("a command");
@@ -149,7 +149,7 @@ fn compose_starts_each_daemon_on_what_setup_makes() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let setup = dir.path().join("setup.sh");
     fs::copy(deploy("compose/setup.sh"), &setup).expect("a copy");
-    // In place of a container: the folder of `--volume FOLDER:/var/lib/chappe`, and the binary in place of the image.
+    // Replaces the container: the folder for `--volume FOLDER:/var/lib/chappe`, and the binary for the image.
     let engine = dir.path().join("engine");
     let binary = env!("CARGO_BIN_EXE_chappe");
     let script =

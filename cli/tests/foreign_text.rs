@@ -1,4 +1,4 @@
-//! What a hostile node or registry says, as the real binary shows it: nothing reaches the terminal that isn't printable.
+//! Texts of a hostile node or registry in the output of the real binary: only printable characters reach the terminal.
 
 mod process;
 
@@ -50,7 +50,7 @@ fn key() -> SecretKey {
     SecretKey::from_bytes(&[7; 32])
 }
 
-/// Answers each connection as the place says. Ends with the test's process.
+/// Serves the text at the given place in each response. Ends with the test's process.
 fn serve(place: Place, text: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = listener.local_addr().expect("an address");
@@ -112,7 +112,7 @@ fn answer(mut stream: TcpStream, place: Place, url: &str, text: &str) {
     }
 }
 
-/// Fails where the outputs hold anything that isn't printable, or a line that the server wrote.
+/// Fails if the outputs contain unprintable characters, or a line that the server has forged.
 fn check(args: &[&str]) {
     let (stdout, stderr) = texts(&finished(args));
     for output in [&stdout, &stderr] {

@@ -1,8 +1,8 @@
-//! No command asks port 53 for a name unless it is told to.
+//! No command sends a query to port 53 without the option for it.
 //!
-//! The test starts itself again in namespaces of its own, in which every IPv4 address is this machine and
-//! `/etc/resolv.conf` names a resolver that the test runs: it records each question over UDP and TCP on port 53, whatever
-//! address the packet was for.
+//! The test starts itself again in its own namespaces. In these, every IPv4 address is this machine, and
+//! `/etc/resolv.conf` names the test's resolver. It records each query to port 53 over UDP and TCP, for any destination
+//! address.
 
 mod process;
 
@@ -25,16 +25,16 @@ use hickory_proto::{
 };
 use process::{Running, arg, chappe, finished, texts};
 
-/// Set in the process inside.
+/// Set in the inner process.
 const INSIDE: &str = "CHAPPE_TEST_INSIDE";
-/// A public address, which inside is this machine.
+/// A public address, which is this machine in the inner process.
 const RELAY: Ipv4Addr = Ipv4Addr::new(9, 8, 7, 6);
 /// A name with that address.
 const RELAY_NAME: &str = "relay.example.org";
-/// A name with an address in a private network.
+/// A name with a private address.
 const PRIVATE_NAME: &str = "private.example.org";
 
-/// `command` in namespaces of its own.
+/// `command` in its own namespaces.
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
     if !fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
@@ -49,7 +49,7 @@ fn run(program: &str, args: &[&str]) {
     assert!(status.success(), "{program} {args:?}");
 }
 
-/// A resolver on port 53 that records the names that it is asked for.
+/// A resolver on port 53 that records the queried names.
 #[derive(Clone, Default)]
 struct Resolver(Arc<Mutex<Vec<String>>>);
 
@@ -103,13 +103,13 @@ impl Resolver {
         answer.to_vec().expect("a message")
     }
 
-    /// What was asked since the last time.
+    /// The queries since the last call.
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().expect("a record"))
     }
 }
 
-/// A registry and two nodes, with names of this machine that nobody has to be asked for.
+/// A registry and two nodes with names that are resolved without a query.
 struct Federation {
     registry: String,
     root: String,
@@ -165,7 +165,7 @@ fn wait_until_listed(registry: &[&str]) {
     }
 }
 
-/// Ada shows a code and Ben types it in.
+/// Ada shows a code, and Ben enters it.
 fn pair(ada: &Path, ben: &Path, network: &[&str]) {
     let side = |name, profile| ["--json", "pair", "--name", name, "--profile", profile];
     let mut showing = Running::start(&mut chappe(&[&side("Ada", arg(ada))[..], network].concat()));
@@ -176,7 +176,7 @@ fn pair(ada: &Path, ben: &Path, network: &[&str]) {
     assert!(showing.finish().status.success() && typing.finish().status.success());
 }
 
-/// Ben listens and Ada calls.
+/// Ben listens, and Ada calls.
 fn call(ada: &Path, ben: &Path, more: &[&str]) {
     let listen = ["--json", "listen", "--once", "--profile", arg(ben)];
     let mut listening = Running::start(&mut chappe(&[&listen[..], more].concat()));
@@ -206,7 +206,7 @@ fn inside() {
     let local = ["--node", &federation.nodes[0]];
     let registry = ["--registry", &federation.registry, "--root", &federation.root];
 
-    // All that a client does, at a node with a name.
+    // All client commands, with a node that has a host name.
     pair(&ada, &ben, &local);
     call(&ada, &ben, &[]);
     for args in [
@@ -217,7 +217,7 @@ fn inside() {
         let output = finished(args);
         assert!(output.status.success(), "{args:?}: {:?}", texts(&output));
     }
-    // Also where the names have to be looked up, and nobody can be asked over HTTPS.
+    // Also if names have to be resolved, and no provider of DNS over HTTPS is reachable.
     let named = federation.nodes[1].as_str();
     let far = ["--registry", "http://registry.example.org", "--dns", "nodes.example.org", "--root", &federation.root];
     for args in [
@@ -230,7 +230,7 @@ fn inside() {
         let output = finished(&args);
         assert!(!output.status.success(), "{args:?}: {:?}", texts(&output));
     }
-    // And what a registry's operator does.
+    // The commands of a registry's operator.
     wait_until_listed(&registry);
     let key = dir.path().join("registry/root.key");
     let config = dir.path().join("registry/bootstrap.toml");
@@ -245,8 +245,8 @@ fn inside() {
         for command in commands {
             let output = finished(&[&command[..], &["--registry", url], more].concat());
             let is_reached = url == federation.registry || !more.is_empty();
-            // Two words about one node within a second are one too many.
-            let is_refused = texts(&output).1.contains("a later word about this node");
+            // A second removal of a node within one second is rejected.
+            let is_refused = texts(&output).1.contains("a later removal or restoration of this node");
             assert_eq!(output.status.success() || is_refused, is_reached, "{command:?}: {:?}", texts(&output));
         }
     };
@@ -254,7 +254,7 @@ fn inside() {
     operate(&format!("http://{RELAY_NAME}:8700"), &[]);
     assert_eq!(resolver.asked(), Vec::<String>::new(), "nobody asks port 53");
 
-    // With the option each of them does.
+    // With the option, each of them sends queries.
     let system = ["--system-resolver", "--node", named];
     call(&ada, &ben, &system);
     let asked = resolver.asked();
@@ -264,21 +264,21 @@ fn inside() {
         assert!(output.status.success(), "{args:?}: {:?}", texts(&output));
         assert!(!resolver.asked().is_empty(), "{args:?}");
     }
-    // The option counts without a source beside it.
+    // The option works without a source.
     let output = finished(&["discover", "--profile", arg(&ada), "--system-resolver"]);
     assert!(output.status.success(), "{:?}", texts(&output));
     assert!(!resolver.asked().is_empty());
     operate(&format!("http://{RELAY_NAME}:8700"), &["--system-resolver"]);
     assert!(!resolver.asked().is_empty());
 
-    // Its answers lead into no private network.
+    // Its answers with private addresses are ignored.
     let (_, id) = named.split_once('#').expect("a node id");
     let private = format!("ws://{PRIVATE_NAME}:8720#{id}");
     let output = finished(&["--json", "discover", "--verbose", "--system-resolver", "--node", &private]);
-    assert!(!output.status.success() && texts(&output).0.contains("its name leads into a private network"));
+    assert!(!output.status.success() && texts(&output).0.contains("its name resolves to a private address"));
     let output = finished(&["discover", "--system-resolver", "--private-network", "--node", &private]);
     let text = texts(&output);
-    assert!(text.0.contains("the node does not go by this URL"), "it was reached: {text:?}");
+    assert!(text.0.contains("the node does not use this URL"), "it was reached: {text:?}");
     federation.running.iter().for_each(|process| process.signal("TERM"));
 }
 

@@ -1,4 +1,4 @@
-//! Clients behind a proxy of HTTP, which alone can resolve the names of registry and node.
+//! Clients behind an HTTP proxy, which alone can resolve the names of the registry and the node.
 
 mod process;
 
@@ -15,13 +15,13 @@ use std::{
 use process::{Running, arg, chappe, texts};
 use tempfile::TempDir;
 
-/// A name that nobody but the proxy resolves.
+/// A name that only the proxy resolves.
 const RELAY: &str = "relay.example.org";
 const REGISTRY: &str = "registry.example.org";
 /// `me:secret` in base64.
 const CREDENTIALS: &str = "Basic bWU6c2VjcmV0";
 
-/// A proxy that leads every name to this machine, and records what it is asked for.
+/// A proxy that connects every name to this machine, and records its requests.
 #[derive(Clone)]
 struct Proxy {
     port: u16,
@@ -42,7 +42,7 @@ impl Proxy {
         proxy
     }
 
-    /// Serves one connection; a broken one ends.
+    /// Serves one connection. Errors end it.
     fn serve(&self, mut client: TcpStream, wants: Option<&str>) -> Option<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -86,7 +86,7 @@ impl Proxy {
     }
 }
 
-/// A registry and a node, by names that lead nowhere.
+/// A registry and a node whose names do not resolve.
 struct Federation {
     dir: TempDir,
     root: String,
@@ -107,7 +107,7 @@ impl Federation {
         let folder = dir.path().join("node");
         fs::create_dir_all(&folder).expect("a folder");
         let config = folder.join("node.toml");
-        // The URL has the port, so that it is chosen first.
+        // The URL contains the port, so choose it first.
         let port =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).expect("a port").port();
         let own = format!("ws://{RELAY}:{port}");
@@ -125,7 +125,7 @@ impl Federation {
     }
 }
 
-/// A client with these variables, and no others of a proxy.
+/// A client with these proxy variables and no others.
 fn client(args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = chappe(args);
     for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"] {
@@ -150,18 +150,18 @@ fn a_client_goes_through_the_proxy_that_the_environment_names() {
     let by_registry = ["discover", "--verbose", "--registry", &federation.registry, "--root", &federation.root];
 
     let (ok, text) = run(&by_node, &[]);
-    assert!(!ok && text.contains("the environment names no proxy"), "{text}");
+    assert!(!ok && text.contains("no proxy is set in the environment"), "{text}");
     for variable in ["ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"] {
         let (ok, text) = run(&by_node, &[(variable, &url)]);
-        // As curl has it: in capitals this one could come from a request to a CGI script.
+        // As in curl: in capitals, the variable could be a header of a CGI request.
         assert!(ok || variable == "HTTP_PROXY", "{variable}: {text}");
         if ok {
-            assert!(text.contains(&format!("others are reached through the proxy {url}")), "{text}");
+            assert!(text.contains(&format!("connections use the proxy {url}")), "{text}");
             let asked = proxy.asked();
             assert!(asked.iter().any(|line| line.starts_with(&format!("CONNECT {RELAY}:"))), "{asked:?}");
         }
     }
-    // The registry's list, and the node that it names.
+    // The registry's list, and the node in it.
     let deadline = Instant::now() + process::PATIENCE;
     loop {
         let (ok, text) = run(&by_registry, &[("ALL_PROXY", &url)]);
@@ -174,11 +174,11 @@ fn a_client_goes_through_the_proxy_that_the_environment_names() {
     let asked = proxy.asked();
     assert!(asked.iter().any(|line| line.starts_with(&format!("GET http://{REGISTRY}:"))), "{asked:?}");
 
-    // Who is named in NO_PROXY is reached directly, here by a name that nobody resolves.
+    // A host in NO_PROXY is reached directly, here with a name that does not resolve.
     let (ok, text) = run(&by_node, &[("ALL_PROXY", &url), ("NO_PROXY", "example.org")]);
     assert!(!ok && proxy.asked().iter().all(|line| !line.contains(RELAY)), "{text}");
 
-    // All else that a client does.
+    // The other client commands.
     let through = [("ALL_PROXY", url.as_str())];
     let profile = |name: &str| federation.dir.path().join(name);
     let (ada, ben) = (profile("ada"), profile("ben"));
@@ -197,7 +197,7 @@ fn a_client_goes_through_the_proxy_that_the_environment_names() {
     assert!(ok, "{text}");
     assert!(listening.finish().status.success());
     let (ok, text) = run(&["doctor", "--profile", arg(&ada)], &through);
-    assert!(ok && text.contains(&format!("through the proxy {url}")), "{text}");
+    assert!(ok && text.contains(&format!("use the proxy {url}")), "{text}");
 }
 
 #[test]
@@ -210,13 +210,14 @@ fn what_is_wrong_with_a_proxy_is_told_and_nobody_is_reached_past_it() {
     let (ok, text) = run(&by_node, &[("ALL_PROXY", &proxy.url().replace("http://", "http://me:secret@"))]);
     assert!(ok && !text.contains("secret"), "{text}");
     let (ok, text) = run(&by_node, &[("ALL_PROXY", "socks5://127.0.0.1:1080")]);
-    assert!(!ok && text.contains("only http://host:port is supported"), "{text}");
+    assert!(!ok && text.contains("only http://host:port works"), "{text}");
     for value in ["socks://me:secret@127.0.0.1:9050", "nonsense here"] {
         let (ok, text) = run(&by_node, &[("ALL_PROXY", value)]);
-        assert!(!ok && text.contains("ALL_PROXY in the environment names no proxy"), "{text}");
+        assert!(!ok && text.contains("malformed proxy in the environment variable ALL_PROXY"), "{text}");
         assert!(!text.contains("secret"), "{text}");
     }
-    // Nobody is asked for its name: that would show it on port 53, or can't be answered before it is reached.
+    // The proxy's name is not resolved: port 53 would reveal it, and DNS over HTTPS is only reachable through the
+    // proxy.
     let (ok, text) = run(&by_node, &[("ALL_PROXY", "http://proxy.example.org:3128")]);
-    assert!(!ok && text.contains("name the proxy by its address"), "{text}");
+    assert!(!ok && text.contains("set the proxy by its IP address"), "{text}");
 }

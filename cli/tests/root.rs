@@ -1,5 +1,5 @@
-//! What the holder of the root does, with real daemons: beacons that are not signed blindly, and online keys that are
-//! revoked after a thief has used them.
+//! The tasks of the root's holder with real daemons: beacons that are not signed blindly, and the revocation of a
+//! stolen online key.
 
 mod process;
 
@@ -69,7 +69,7 @@ fn node(keys: &Keys, name: &str, registry: &str) -> Node {
     Node { id: text("id"), url: text("client_url"), admin: text("admin_url"), _running: running }
 }
 
-/// Runs a command until it ends as it should.
+/// Runs a command and checks its exit status.
 fn eventually(args: &[&str], is_right: impl Fn(bool, &str, &str) -> bool) -> (String, String) {
     let deadline = Instant::now() + process::PATIENCE;
     loop {
@@ -98,7 +98,7 @@ fn a_beacon_is_signed_with_a_second_source_and_not_without_nodes_that_are_still_
         (output.status.success(), texts(&output))
     };
     let file = keys.file("beacon");
-    // Every node lists all, and so does the registry.
+    // All nodes and the registry list all nodes.
     for node in &nodes {
         let trial = beacon(&keys.file("trial"), &["--members", &node.admin]);
         let trial: Vec<_> = trial.iter().map(String::as_str).collect();
@@ -123,7 +123,7 @@ fn a_beacon_is_signed_with_a_second_source_and_not_without_nodes_that_are_still_
         assert!(stdout.contains(&format!("new   {} in 127.0.0.0/24", node.id)), "{stdout}");
     }
 
-    // The registry hides one of the three.
+    // The registry hides one of the three nodes.
     let config = keys.file("bootstrap.toml");
     let hidden = &nodes[2].id;
     let removed = finished(&["bootstrap", "remove", hidden, "--config", arg(&config), "--registry", &url]);
@@ -145,7 +145,7 @@ fn a_stolen_online_key_lists_nobody_any_more_once_it_is_revoked() {
     let (honest, url) = registry(keys.dir.path(), "127.0.0.1:0");
     let good = node(&keys, "good", &url);
 
-    // The thief has copied key and delegation, and runs a registry that lists a node of its own.
+    // A thief has copied key and delegation, and runs a registry that lists its own node.
     let theirs = keys.file("thief");
     fs::create_dir(&theirs).expect("a folder");
     for file in ["bootstrap.toml", "online.key", "delegation"] {
@@ -179,27 +179,27 @@ fn a_stolen_online_key_lists_nobody_any_more_once_it_is_revoked() {
     let delegated = finished(&delegate);
     assert!(delegated.status.success(), "{:?}", texts(&delegated));
     let (_honest, _) = registry(keys.dir.path(), &addr);
-    let told = "the list is signed by a key that was revoked";
+    let told = "the list is signed by a revoked key";
 
     let (one, two) = (keys.file("profile-1"), keys.file("profile-2"));
-    // Who asks both registries takes the honest one's list alone, and remembers.
+    // A client that queries both registries accepts only the honest one's list, and remembers the revocation.
     let two_registries = ["--registry", &url, "--registry", &stolen, "--root", root];
     let search = [&["discover", "--verbose", "--profile", arg(&one)][..], &two_registries].concat();
     eventually(&search, |ok, stdout, _| ok && stdout.contains(&good.id));
     let (stdout, _) = texts(&finished(&[&["doctor", "--profile", arg(&one)][..], &by_thief].concat()));
     assert!(stdout.contains(told) && !stdout.contains(&bad.url), "{stdout}");
 
-    // Who knows only the thief's registry and a node hears it from the node.
+    // A client that knows only the thief's registry and a node learns of it from the node.
     let by_node = format!("{}#{}", good.url, good.id);
     let search = [&["doctor", "--profile", arg(&two), "--node", &by_node][..], &by_thief].concat();
     eventually(&search, |_, stdout, _| stdout.contains(told));
     let (stdout, _) = texts(&finished(&[&["doctor", "--profile", arg(&two)][..], &by_thief].concat()));
     assert!(stdout.contains(told), "{stdout}");
-    // A client that has heard nothing is still misled: the test is worth something.
+    // A client that has not learned of it is still misled, so the test is meaningful.
     let (stdout, _) = texts(&finished(&[&["discover"][..], &by_thief].concat()));
     assert!(stdout.contains(&bad.id), "{stdout}");
 
-    // And the root signs nothing that the stolen key lists.
+    // The root does not sign what the stolen key lists.
     let beacon = ["bootstrap", "beacon", "--key", arg(&key), "--single-source", "--registry", &stolen];
     let output = keys.file("beacon");
     let beacon = [&beacon[..], &["--file", arg(&output), "--revocations", arg(&file)]].concat();

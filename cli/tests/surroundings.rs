@@ -1,4 +1,4 @@
-//! The daemons and commands where their surroundings fail: outputs that can't be written, signals, few file descriptors.
+//! Daemons and commands in a failing environment: outputs that cannot be written, signals, few file descriptors.
 
 mod process;
 
@@ -28,7 +28,7 @@ fn closed() -> Stdio {
     writer.into()
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + process::PATIENCE;
     while !holds() {
@@ -37,7 +37,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Two people at two nodes pair and call by them: attaching, homes, membership and links work.
+/// Two people at two nodes pair and call. This exercises attaching, homes, membership and links.
 fn pair_and_call(federation: &Federation, [one, two]: [&str; 2]) {
     let profile = |name: &str| federation.dir.path().join(name);
     let (ada, ben) = (profile("ada"), profile("ben"));
@@ -85,22 +85,22 @@ fn a_node_goes_on_when_the_reader_of_its_log_is_gone() {
 #[test]
 fn a_node_goes_on_when_the_reader_of_its_log_does_not_read_and_says_later_how_much_was_lost() {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    // As much as the system takes before somebody reads.
+    // As much as the system buffers without a reader.
     writer.write_all(&[b'\n'; 65_536]).expect("a pipe that nobody has written to");
     let federation = Federation::start(0);
     let one = Listening::start(&mut federation.node(0));
     let two = Listening::start(federation.node(1).stderr(writer));
     two.wait_for("chappe_members", |members| members == 2);
-    // Each is a line in the log.
+    // Each of these is a line in the log.
     two.wait_for("chappe_log_lines_lost_total", |lines| {
         two.process.signal_often("USR1");
         lines >= 1
     });
     pair_and_call(&federation, [&one.address, &two.address]);
     let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
-    let told = lines.find(|line| line.contains("log lines were lost; the log is written again"));
+    let told = lines.find(|line| line.contains("log lines were lost; writing the log again"));
     assert!(told.is_some_and(|line| line.contains("lines=")));
-    // From here on nobody reads again, and stopping does not wait for it.
+    // From here on nobody reads, and stopping must not wait for it.
     two.process.signal("TERM");
     assert!(two.process.finish().status.success());
     drop(lines);
@@ -130,7 +130,7 @@ fn a_command_behind_which_nobody_reads_ends_quietly_and_one_whose_disk_is_full_s
         assert_eq!(output.status.code(), Some(1), "{command:?}");
         assert!(texts(&output).1.contains("cannot write to standard output"), "{:?}", texts(&output));
     }
-    // It would wait for calls for ever.
+    // Otherwise it would wait for calls for ever.
     let profile = federation.dir.path().join("zoe");
     let args = ["--json", "listen", "--profile", arg(&profile), "--name", "Zoe"];
     let mut listen = chappe(&[&args[..], &federation.network()].concat());
@@ -154,7 +154,7 @@ fn a_signal_that_means_nothing_ends_no_daemon_and_says_so_and_three_of_them_drai
         let output = node.process.finish();
         assert!(output.status.success());
         let log = texts(&output).1;
-        assert!(log.contains("ignored SIGHUP: a configuration is read at the start alone"), "{log}");
+        assert!(log.contains("ignored SIGHUP: the configuration is only read at start"), "{log}");
         assert!(!log.contains("ERROR"), "stopping is no failure: {log}");
         registry.signal(stop);
         let mut federation = federation;
@@ -175,7 +175,7 @@ fn a_local_federation_stops_when_its_terminal_closes() {
     assert!(!log.contains("ignored SIGHUP"), "{log}");
 }
 
-/// The same command in a shell that has set a limit on open files.
+/// The same command in a shell with a limit on open files.
 fn limited(command: &Command, limit: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
@@ -190,7 +190,7 @@ fn limited(command: &Command, limit: &str) -> Command {
     shell
 }
 
-/// Asks for a WebSocket. Gives the connection and the status of the answer.
+/// Requests a WebSocket. Returns the connection and the status of the response.
 fn upgrade(addr: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     stream.set_read_timeout(Some(process::PATIENCE)).expect("a socket");
@@ -219,13 +219,13 @@ fn a_node_with_few_files_says_so_and_at_the_limit_lets_its_operator_and_other_no
     other.wait_for("chappe_members", |members| members == 2);
     node.wait_for("chappe_members", |members| members == 2);
     assert_eq!(node.metric("chappe_accept_errors_total"), 0);
-    // A place that is given back is taken by the next.
+    // A released slot is available for the next connection.
     drop((clients, silent));
     node.wait_for("chappe_sessions", |sessions| sessions == 0);
     assert_eq!(upgrade(&node.client).1, "101");
     node.process.signal("TERM");
     let log = texts(&node.process.finish()).1;
-    assert!(log.contains("client.max_connections is 18000, and this process may open 200 files"), "{log}");
+    assert!(log.contains("client.max_connections is 18000, but this process may open only 200 files"), "{log}");
     assert!(log.contains("client.max_connections is reached"), "{log}");
 }
 
@@ -256,16 +256,16 @@ fn a_registry_with_few_files_says_so_and_at_the_limit_answers_its_operator() {
     assert_eq!(get(&public, "/health").0, 200);
     assert_eq!(get(&public, "/servers").0, 503);
     assert_eq!(get(&admin, "/health").0, 200);
-    assert_eq!(metric(&admin, "chappe_bootstrap_accepts_failed_total"), 0);
+    assert_eq!(metric(&admin, "chappe_bootstrap_accept_errors_total"), 0);
     assert!(metric(&admin, "chappe_bootstrap_connections_refused_total{reason=\"Full\"}") >= 30);
     drop(idle);
     registry.signal("TERM");
     let log = texts(&registry.finish()).1;
-    assert!(log.contains("limits.max_connections is 1024, and this process may open 160 files"), "{log}");
-    assert!(log.contains("all places for connections are taken"), "{log}");
+    assert!(log.contains("limits.max_connections is 1024, but this process may open only 160 files"), "{log}");
+    assert!(log.contains("rejecting connections: limits.max_connections is reached"), "{log}");
 }
 
-/// Sets the soft limit on the size of files that a process may write: beyond it, writing fails.
+/// Sets the soft limit on the size of files that a process may write. Larger writes fail.
 fn limit_file_size(process: &Running, bytes: &str) {
     let set = Command::new("prlimit").args(["--pid", &process.id().to_string(), &format!("--fsize={bytes}:")]).status();
     assert!(set.expect("prlimit (util-linux) is there").success());
@@ -295,18 +295,18 @@ fn a_registry_whose_disk_takes_nothing_for_a_while_says_so_and_takes_changes_aga
 
     limit_file_size(&registry, "unlimited");
     eventually("it recovers", || health()["status"] == "healthy");
-    // The node tries again by itself.
+    // The node retries by itself.
     eventually("the node is listed", || health()["nodes"] == 1);
     assert_eq!(metric(&admin, "chappe_bootstrap_store_failing"), 0);
     drop(node);
     registry.signal("TERM");
     let log = texts(&registry.finish()).1;
-    for said in ["the store fails", "the store is back"] {
+    for said in ["the store fails", "the store works again"] {
         assert_eq!(log.matches(said).count(), 1, "{log}");
     }
 }
 
-/// Copies a node's folder, key and epoch included.
+/// Copies a node's folder with its key and epoch.
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
@@ -358,7 +358,7 @@ fn a_node_that_nobody_reaches_sends_its_clients_to_those_that_the_registry_lists
     one.wait_for("chappe_members", |members| members == 2);
     let (client, status) = upgrade(&one.client);
     assert_eq!(status, "101");
-    // It stays listed: the registry looks after it every five minutes.
+    // The node stays listed: the registry probes it every five minutes.
     two.process.signal("STOP");
     eventually("it knows that it is cut off", || one.health().0 == 503);
     let (_, health) = one.health();
@@ -393,11 +393,11 @@ fn a_node_that_was_never_a_member_with_anybody_keeps_its_clients_whatever_the_re
     let federation = Federation::start(0);
     let stranger = Listening::start(&mut federation.node(1));
     federation.wait_for_a_node();
-    // It stays listed, and answers nobody.
+    // The node stays listed, but does not answer.
     stranger.process.signal("KILL");
     let mut node = federation.node(0);
     let one = Listening::start(node.env("CHAPPE_MEMBERSHIP__CUT_OFF_AFTER", "1s"));
-    // It looks at what the registry lists several times meanwhile, and is to come to no other conclusion.
+    // It reads the registry's list several times in the meantime, and must not change its state.
     let until = Instant::now() + Duration::from_secs(8);
     while Instant::now() < until {
         let (status, health) = one.health();
@@ -454,7 +454,7 @@ fn a_daemon_neither_follows_a_link_in_its_folder_nor_uses_one_that_others_may_ch
     fs::remove_file(node.join("lock")).expect("a link");
     fs::rename(store.join("registry.redb"), registry.join("elsewhere")).expect("a store");
     symlink(&victim, store.join("registry.redb")).expect("a link");
-    refused(&mut run_registry(&registry_config), "is a link");
+    refused(&mut run_registry(&registry_config), "is a symbolic link");
     for folder in [&node, &store] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("a folder of ours");
     }
@@ -469,7 +469,7 @@ fn a_daemon_neither_follows_a_link_in_its_folder_nor_uses_one_that_others_may_ch
     }
     refused(&mut federation.node(0), "the group 12345 may write in");
     refused(&mut run_registry(&registry_config), "the group 12345 may write in");
-    // Only root can give a folder away.
+    // Only root can change the owner of a folder.
     for folder in [&node, &store] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("a folder of ours");
         if chown(folder, Some(12_345), None).is_err() {
@@ -487,7 +487,7 @@ fn a_node_follows_the_name_that_it_advertises_to_another_address() {
     let hosts = federation.dir.path().join("hosts");
     let point_to = |addr: &str| fs::write(&hosts, format!("{addr} home.chappe.example\n")).expect("a file");
     point_to("127.0.0.1");
-    // The system's resolver reads this file, in a namespace of the node's own.
+    // In the node's own namespace, the system's resolver reads this file.
     let namespace = |command: &Command| {
         let mut shell = Command::new("unshare");
         shell.args(["-rm", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\"", arg(&hosts)]);

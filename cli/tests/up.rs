@@ -1,4 +1,4 @@
-//! `chappe up`, as a process.
+//! `chappe up` as a process.
 
 mod process;
 
@@ -31,7 +31,7 @@ fn up_once_makes_a_call_over_two_nodes_and_leaves_nothing_behind() {
     for side in ["caller_node", "callee_node"] {
         assert!(nodes.iter().any(|node| node["id"] == call[side]), "{call}");
     }
-    // Offer, answer, candidates both ways, goodbye.
+    // Offer, answer, candidates in both directions, hangup.
     assert!(call["delivered"].as_u64().is_some_and(|delivered| delivered >= 5), "{call}");
     assert!(call["audio_packets"].as_u64().is_some_and(|packets| packets >= 100), "{call}");
     assert!(call["setup_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{call}");
@@ -75,7 +75,7 @@ fn up_that_is_stopped_early_says_so() {
 fn a_port_that_is_taken_is_named_with_its_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("an address").port();
-    // So that the run of ports fits below the end.
+    // Leaves space for the consecutive ports below 65536.
     if port > 65_000 {
         return;
     }
@@ -83,7 +83,7 @@ fn a_port_that_is_taken_is_named_with_its_key() {
     let (_, stderr) = texts(&output);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.contains(&format!("127.0.0.1:{port}")) && stderr.contains("http.listen"), "{stderr}");
-    assert!(stderr.contains("another process has this address"), "{stderr}");
+    assert!(stderr.contains("another process uses this address"), "{stderr}");
 }
 
 #[test]

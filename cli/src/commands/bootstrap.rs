@@ -1,4 +1,4 @@
-//! `chappe bootstrap run`, `init` and `delegate`; the rest has files of its own.
+//! `chappe bootstrap run`, `init` and `delegate`. The other subcommands have their own files.
 
 mod beacon;
 mod publish;
@@ -24,47 +24,44 @@ use crate::{open_files::OpenFiles, output::Output, signals::Signals};
 
 const TEMPLATE: &str = include_str!("../../templates/bootstrap.toml");
 
-/// What to do with a registry.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BootstrapCommand {
     /// Run a registry until SIGTERM or Ctrl-C
     Run(DaemonArgs),
-    /// Start a federation: a root key, an online key for 90 days, and a commented config file
+    /// Create a federation: root key, online key for 90 days, and commented config file
     Init(InitArgs),
-    /// Have the root key delegate to the registry's online key for another 90 days, or to a new one
+    /// Sign a new delegation for 90 days, to the same online key or to a new one
     Delegate(DelegateArgs),
-    /// Revoke an online key that was stolen, before its delegation ends
+    /// Revoke a stolen online key before its delegation expires
     Revoke(revoke::RevokeArgs),
-    /// Make the next beacon, with the root key: who may be a home, and by what is placed
+    /// Sign the next beacon with the root key: the eligible homes, and the random value for placement
     Beacon(beacon::BeaconArgs),
-    /// Write the public nodes for DNS or for a mirror, or have a DNS server take them
+    /// Write the public nodes for DNS or for a mirror, or update a DNS server
     Publish(publish::PublishArgs),
-    /// Have registries list a node no more
+    /// Remove a node from the registries' lists
     Remove(removal::RemoveArgs),
-    /// Take a removal back: the node may register again
-    Restore(removal::WordArgs),
+    /// Revoke a removal, so that the node can register again
+    Restore(removal::NodeRemovalArgs),
 }
 
-/// Where the new federation's files go.
 #[derive(Args, Debug)]
 pub(crate) struct InitArgs {
-    /// The config file to write; the keys go beside it
+    /// Config file to write; the keys are written to the same folder
     #[arg(long, value_name = "FILE", default_value = "bootstrap.toml")]
     config: PathBuf,
 }
 
-/// Which files.
 #[derive(Args, Debug)]
 pub(crate) struct DelegateArgs {
-    /// The file with the root's secret key
+    /// File with the root's secret key
     #[arg(long, value_name = "FILE", default_value = keys::ROOT_KEY_FILE)]
     key: PathBuf,
 
-    /// The registry's delegation; the new one takes its place
+    /// File with the registry's delegation; it is replaced
     #[arg(long, value_name = "FILE", default_value = keys::DELEGATION_FILE)]
     delegation: PathBuf,
 
-    /// Make a new online key in this file, and delegate to it in place of the former one
+    /// Create a new online key in this file, and delegate to it instead of the old one
     #[arg(long, value_name = "FILE")]
     new_key: Option<PathBuf>,
 }
@@ -98,24 +95,24 @@ struct Made<'a> {
 pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()> {
     match command {
         BootstrapCommand::Run(args) => {
-            let mut signals = Signals::of_daemon()?;
+            let mut signals = Signals::for_daemon()?;
             let mut config: BootstrapConfig = args.load()?;
             let connections = &mut config.limits.max_connections;
-            *connections = OpenFiles::raise().fit("limits.max_connections", *connections);
+            *connections = OpenFiles::raise().limit_connections("limits.max_connections", *connections);
             let mut registry = Bootstrap::spawn(config).await.map_err(explain_start)?;
             let url = format!("http://{}", registry.addr());
             let admin_url = registry.admin_addr().map(|addr| format!("http://{addr}"));
             let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
             let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
-            output.say(&text, &Ready { event: "ready", registry: url, admin_url });
+            output.print(&text, &Ready { event: "ready", registry: url, admin_url });
             let failure = tokio::select! {
                 biased;
                 () = signals.stop() => None,
                 failure = registry.failed() => Some(failure),
             };
-            output.remark("stopping");
+            output.print_text("stopping");
             registry.shutdown().await;
-            output.say("stopped", &Stopped { event: "stopped" });
+            output.print("stopped", &Stopped { event: "stopped" });
             ended(failure)
         }
         BootstrapCommand::Init(args) => init(&args, output),
@@ -135,10 +132,10 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
     let root = keys::create_federation(folder, SystemTime::now().into())?.to_base64url();
     create(&args.config, &filled(&root))?;
     let text = format!(
-        "made {config}, {folder}/{}, {folder}/{} and {folder}/{}\n\
-         the federation's root key, for nodes and clients: {root}\n\
-         next: take {folder}/{} to a place that is not online, and start the registry: \
-         chappe bootstrap run --config {config}",
+        "created {config}, {folder}/{}, {folder}/{} and {folder}/{}\n\
+                 the federation's root key, for nodes and clients: {root}\n\
+                 next: move {folder}/{} to an offline medium, and start the registry: \
+                 chappe bootstrap run --config {config}",
         keys::ROOT_KEY_FILE,
         keys::ONLINE_KEY_FILE,
         keys::DELEGATION_FILE,
@@ -146,7 +143,7 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
         config = args.config.display(),
         folder = folder.display(),
     );
-    output.say(&text, &Made { event: "made", root, config: &args.config });
+    output.print(&text, &Made { event: "made", root, config: &args.config });
     Ok(())
 }
 
@@ -163,11 +160,11 @@ fn delegate(args: &DelegateArgs, output: Output) -> Result<()> {
         }
     };
     let text = format!(
-        "the delegation counts for another {} days; put {files} beside the registry's config and restart the registry",
+        "the delegation is valid for another {} days; copy {files} beside the registry's config and restart the registry",
         MAX_DELEGATION.as_secs() / 86_400
     );
     let event = Delegated { event: "delegated", delegation: &args.delegation, expires_at: new.expires_at.as_secs() };
-    output.say(&text, &event);
+    output.print(&text, &event);
     Ok(())
 }
 
@@ -200,7 +197,7 @@ mod tests {
         expected.federation.online_key = dir.path().join(keys::ONLINE_KEY_FILE);
         expected.federation.beacon = dir.path().join(keys::BEACON_FILE);
         expected.federation.revocations = dir.path().join(keys::REVOCATIONS_FILE);
-        // What the template sets itself.
+        // Keys that the template sets.
         expected.bootstrap.data_dir = dir.path().join("bootstrap-data");
         expected.admin.listen = config.admin.listen;
         assert_eq!(format!("{config:?}"), format!("{expected:?}"));

@@ -1,4 +1,4 @@
-//! `chappe call`: calls a contact, sends it a tone, listens to the other's, and hangs up.
+//! `chappe call`: calls a contact, sends a tone, waits for the other tone, and hangs up.
 
 use std::{collections::HashMap, net::IpAddr, time::Instant};
 
@@ -6,46 +6,45 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::{
+    call_client::CallClient,
+    media_call::{self, CallLine},
     network::ProfileArgs,
     output::Output,
-    party::Party,
     signals::Signals,
-    talk::{self, CallLine},
     timeline::Timeline,
 };
 
-/// Who calls whom.
 #[derive(Args, Debug)]
 pub(crate) struct CallArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// The contact's name, as `pair` printed it
+    /// The contact's name as printed by `pair`
     contact: String,
 
-    /// How many seconds of sound to wait for before hanging up
+    /// Seconds of sound to wait for before hanging up
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 
-    /// Address for media [default: the one from which the node is reached]
+    /// Address for media [default: local address of the connection to the node]
     #[arg(long, value_name = "ADDRESS")]
     media_ip: Option<IpAddr>,
 }
 
 pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::for_foreground()?;
     let (profile, builder) = args.profile.builder()?;
     let contact = profile.contact_named(&args.contact).map(chappe_client::contact::Contact::id).ok_or_else(|| {
         let names: Vec<&str> = profile.contacts().iter().map(chappe_client::contact::Contact::name).collect();
-        let known = if names.is_empty() { "nobody, so pair first".to_owned() } else { names.join(", ") };
+        let known = if names.is_empty() { "nobody; pair first".to_owned() } else { names.join(", ") };
         anyhow!("no contact is called `{}`; the profile knows {known}", args.contact)
     })?;
     let timeline = Timeline::new(output, Instant::now(), HashMap::new());
-    timeline.head();
-    let mut party = tokio::select! {
+    timeline.print_heading();
+    let mut client = tokio::select! {
         biased;
         () = signals.stop() => bail!("stopped before a node was found"),
-        party = Party::connect("you", builder, timeline.clone()) => party?,
+        client = CallClient::connect("you", builder, timeline.clone()) => client?,
     };
     let placed = tokio::select! {
         biased;
@@ -53,14 +52,14 @@ pub(crate) async fn run(args: &CallArgs, output: Output) -> Result<()> {
         placed = async {
             let ip = match args.media_ip {
                 Some(ip) => ip,
-                None => party.local_ip().await?,
+                None => client.local_ip().await?,
             };
-            talk::place(&mut party, contact, ip, args.seconds).await
+            media_call::place_call(&mut client, contact, ip, args.seconds).await
         } => Some(placed),
     };
-    party.shutdown().await;
+    client.shutdown().await;
     timeline.flush();
-    let Some(placed) = placed else { bail!("stopped in the middle of the call") };
-    CallLine::of(&placed).print(output);
+    let Some(placed) = placed else { bail!("stopped during the call") };
+    CallLine::from_result(&placed).print(output);
     placed.map(drop)
 }

@@ -1,4 +1,4 @@
-//! What `node run` and `bootstrap run` share: their arguments, and what a failed start says.
+//! Common parts of `node run` and `bootstrap run`: arguments and errors.
 
 use std::{io, path::PathBuf};
 
@@ -8,41 +8,40 @@ use clap::Args;
 
 use crate::config::{Config, Environment, Setting, load};
 
-/// Where the configuration comes from.
+/// The origins of the configuration.
 #[derive(Args, Debug)]
 pub(crate) struct DaemonArgs {
-    /// The config file; `init` makes one
+    /// Config file, as created by `init`
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Set one key, over the file and the environment (CHAPPE_SECTION__KEY)
+    /// Set a key, overriding the file and the environment (CHAPPE_SECTION__KEY)
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     settings: Vec<Setting>,
 }
 
 impl DaemonArgs {
-    /// Reads it.
     pub(crate) fn load<C: Config>(&self) -> Result<C> {
         load(&self.config, Environment::Read, &self.settings)
     }
 }
 
-/// Adds what an operator can do about a start that failed.
+/// Adds advice for the operator to a failed start.
 pub(crate) fn explain_start(error: impl Into<Error>) -> Error {
     let error = error.into();
     let taken = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     if taken.into_iter().any(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
-        let advice = "another process has this address; stop it, or set another address or port 0, for instance with \
+        let advice = "another process uses this address; stop it, or set another address or port 0, for instance with \
                       --set";
         return Error::msg(format!("{error:#}: {advice}"));
     }
     error
 }
 
-/// How a daemon that has stopped ends: well where it was told to stop.
+/// The result of a daemon that has stopped: an error unless it was asked to stop.
 pub(crate) fn ended(failure: Option<TaskFailure>) -> Result<()> {
     match failure {
         None => Ok(()),
-        Some(failure) => Err(Error::new(failure).context("a part of the daemon is gone, so it has stopped")),
+        Some(failure) => Err(Error::new(failure).context("a task of the daemon has ended unexpectedly")),
     }
 }

@@ -1,4 +1,4 @@
-//! `chappe discover`: finds a node that works, as a client does, and says what came of it.
+//! `chappe discover`: finds a working node as a client does, and prints how.
 
 use std::path::PathBuf;
 
@@ -14,14 +14,13 @@ use crate::{
     search_report::{self, CauseLine, ConfirmationLine},
 };
 
-/// Where to look.
 #[derive(Args, Debug)]
 pub(crate) struct DiscoverArgs {
-    /// Looks where this profile looks, and with what it remembers
+    /// Use the settings and the node cache of this profile
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
 
-    /// Also says what was tried, how long it took, and whether a second source bears the choice out
+    /// Show every attempt, timings, and whether a second source confirms the result
     #[arg(short, long)]
     verbose: bool,
 
@@ -50,15 +49,15 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
     let (discovery, _held) = args.network.discovery(args.profile.as_deref())?;
     let outcome = discovery.search(&[]).await;
     if args.verbose {
-        search_report::say_proxies(discovery.proxies(), output);
-        search_report::say(&outcome.report, output);
+        search_report::print_proxies(discovery.proxies(), output);
+        search_report::print_report(&outcome.report, output);
     }
-    let found = say_found(outcome, output)?;
+    let found = print_search(outcome, output)?;
     let FoundNode { connection, background, .. } = found;
     if args.verbose {
         let summary = background.finish().await;
         let text = explain::confirmation(&summary.confirmation);
-        output.say(&text, &ConfirmationLine::new(&summary.confirmation));
+        output.print(&text, &ConfirmationLine::new(&summary.confirmation));
     } else {
         discovery.cache().flush().await;
     }
@@ -66,11 +65,11 @@ pub(crate) async fn run(args: &DiscoverArgs, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// Says what a search has found.
+/// Prints the result of a search.
 ///
 /// # Errors
-/// Nothing, which has been said as well.
-pub(super) fn say_found(outcome: SearchOutcome, output: Output) -> Result<FoundNode> {
+/// No node was found. The causes are printed too.
+pub(super) fn print_search(outcome: SearchOutcome, output: Output) -> Result<FoundNode> {
     let ms = outcome.report.took.as_millis();
     match outcome.found {
         Ok(found) => {
@@ -84,14 +83,14 @@ pub(super) fn say_found(outcome: SearchOutcome, output: Output) -> Result<FoundN
                 ms,
             };
             let region = line.region.map_or_else(String::new, |region| format!(" in {region}"));
-            let text = format!("node {}{region} at {} has proved its key, {ms} ms", line.node, line.url);
-            output.say(&text, &line);
+            let text = format!("found node {}{region} at {} in {ms} ms; it has proved its key", line.node, line.url);
+            output.print(&text, &line);
             Ok(found)
         }
         Err(error) => {
             let causes: Vec<_> = error.causes.iter().map(CauseLine::new).collect();
             let lines: Vec<_> = causes.iter().map(CauseLine::text).collect();
-            output.say(&lines.join("\n"), &NotFound { event: "not_found", ms, causes });
+            output.print(&lines.join("\n"), &NotFound { event: "not_found", ms, causes });
             bail!("no node was found");
         }
     }

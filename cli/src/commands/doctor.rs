@@ -1,4 +1,4 @@
-//! `chappe doctor`: searches as a client does, asks every source besides, and says what is wrong and what to do.
+//! `chappe doctor`: searches as a client does, queries every source, and explains problems and remedies.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use chappe_discovery::{
 use clap::Args;
 use serde::Serialize;
 
-use super::discover::say_found;
+use super::discover::print_search;
 use crate::{
     explain,
     network::NetworkArgs,
@@ -21,10 +21,9 @@ use crate::{
     search_report::{self, ConfirmationLine},
 };
 
-/// What to look at.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
-    /// The profile whose search to look at
+    /// Use the settings and the node cache of this profile
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
 
@@ -56,24 +55,24 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
         fresh: cache.is_fresh(std::time::SystemTime::now().into()),
         damaged: cache.was_damaged(),
     };
-    let age = if cached.fresh { "of today" } else { "none of today" };
-    output.say(&format!("{} nodes are remembered; lists: {age}", cached.nodes), &cached);
-    search_report::say_proxies(discovery.proxies(), output);
+    let age = if cached.fresh { "recent" } else { "none or outdated" };
+    output.print(&format!("node cache: {} nodes; lists: {age}", cached.nodes), &cached);
+    search_report::print_proxies(discovery.proxies(), output);
     let mut problems = Vec::new();
     if cached.damaged {
-        problems.push("the file of remembered nodes was damaged, and is set aside".to_owned());
+        problems.push("the node cache was damaged; its file was renamed".to_owned());
     }
-    output.remark("\nA search, as a client makes it:");
+    output.print_text("\nA search as a client makes it:");
     let outcome = discovery.search(&[]).await;
-    search_report::say(&outcome.report, output);
-    let found = say_found(outcome, output);
-    output.remark("\nEvery source by itself:");
+    search_report::print_report(&outcome.report, output);
+    let found = print_search(outcome, output);
+    output.print_text("\nEvery source:");
     let ok = found.is_ok();
     let sources = if let Ok(FoundNode { connection, background, .. }) = found {
         let (sources, summary) = tokio::join!(discovery.ask_all(), background.finish());
-        sources.iter().for_each(|source| search_report::say_source(source, output));
+        sources.iter().for_each(|source| search_report::print_source(source, output));
         let text = explain::confirmation(&summary.confirmation);
-        output.say(&format!("\n{text}"), &ConfirmationLine::new(&summary.confirmation));
+        output.print(&format!("\n{text}"), &ConfirmationLine::new(&summary.confirmation));
         if matches!(summary.confirmation, Confirmation::Disagreement { .. }) {
             problems.push(text);
         }
@@ -82,20 +81,20 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     } else {
         problems.push("no node was found".to_owned());
         let sources = discovery.ask_all().await;
-        sources.iter().for_each(|source| search_report::say_source(source, output));
+        sources.iter().for_each(|source| search_report::print_source(source, output));
         sources
     };
     problems.extend(findings(&sources));
     let text = match (ok, problems.is_empty()) {
-        (_, true) => "all is well".to_owned(),
-        (true, false) => format!("it works, with less to fall back on: {}", problems.join("; ")),
+        (_, true) => "no problems found".to_owned(),
+        (true, false) => format!("a node was found, but there are fewer alternatives: {}", problems.join("; ")),
         (false, false) => problems.join("; "),
     };
-    output.say(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems });
+    output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems });
     if ok { Ok(()) } else { bail!("no node was found") }
 }
 
-/// What the sources have in common that is wrong.
+/// Problems that affect several sources.
 fn findings(sources: &[SourceReport]) -> Vec<String> {
     let remote: Vec<_> = sources.iter().filter(|source| source.kind.is_remote()).collect();
     let failed = |source: &&&SourceReport| !matches!(source.outcome, SourceOutcome::Listed(_));
@@ -109,13 +108,13 @@ fn findings(sources: &[SourceReport]) -> Vec<String> {
     }
     let count = remote.iter().filter(failed).count();
     if !remote.is_empty() && count == remote.len() {
-        findings.push("no registry and no DNS provider can be used from here".to_owned());
+        findings.push("no registry and no DNS provider is usable from here".to_owned());
     } else if count > 0 {
         findings.push(format!("{count} of {} sources on the network fail", remote.len()));
     }
     let has = |kind: SourceKind| sources.iter().any(|source| source.kind == kind);
     if !has(SourceKind::Dns) && !has(SourceKind::Invite) && !has(SourceKind::Manual) {
-        findings.push("there is nothing to fall back on where the registry is blocked: add --dns or --node".to_owned());
+        findings.push("there is no alternative if the registry is blocked: add --dns or --node".to_owned());
     }
     findings
 }

@@ -1,4 +1,4 @@
-//! `chappe listen`: waits for calls, and takes each of them.
+//! `chappe listen`: waits for calls, and answers each of them.
 
 use std::{collections::HashMap, net::IpAddr, time::Instant};
 
@@ -8,15 +8,14 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    call_client::CallClient,
+    media_call::{self, CallLine},
     network::ProfileArgs,
     output::Output,
-    party::Party,
     signals::Signals,
-    talk::{self, CallLine},
     timeline::Timeline,
 };
 
-/// Who listens.
 #[derive(Args, Debug)]
 pub(crate) struct ListenArgs {
     #[command(flatten)]
@@ -26,7 +25,7 @@ pub(crate) struct ListenArgs {
     #[arg(long)]
     once: bool,
 
-    /// Address for media [default: the one from which the node is reached]
+    /// Address for media [default: local address of the connection to the node]
     #[arg(long, value_name = "ADDRESS")]
     media_ip: Option<IpAddr>,
 }
@@ -39,49 +38,49 @@ struct Ready {
 }
 
 pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::for_foreground()?;
     let (profile, builder) = args.profile.builder()?;
     let timeline = Timeline::new(output, Instant::now(), HashMap::new());
-    let mut party = tokio::select! {
+    let mut client = tokio::select! {
         biased;
         () = signals.stop() => return Ok(()),
-        party = Party::connect("you", builder, timeline) => party?,
+        client = CallClient::connect("you", builder, timeline) => client?,
     };
     let ready = Ready {
         event: "ready",
-        node: party.client().node().map(|node| node.to_string()),
+        node: client.client().node().map(|node| node.to_string()),
         contacts: profile.contacts().len(),
     };
     let contacts = if ready.contacts == 1 { "contact" } else { "contacts" };
-    output.say(&format!("waiting for calls of {} {contacts}; Ctrl-C ends it", ready.contacts), &ready);
-    party.timeline().head();
+    output.print(&format!("waiting for calls of {} {contacts}; stop with Ctrl-C", ready.contacts), &ready);
+    client.timeline().print_heading();
     let result = tokio::select! {
         biased;
         () = signals.stop() => Ok(()),
-        result = take_calls(args, &mut party, output) => result,
+        result = take_calls(args, &mut client, output) => result,
     };
-    party.shutdown().await;
+    client.shutdown().await;
     result
 }
 
-async fn take_calls(args: &ListenArgs, party: &mut Party, output: Output) -> Result<()> {
-    while let Some(event) = party.next_event().await {
+async fn take_calls(args: &ListenArgs, client: &mut CallClient, output: Output) -> Result<()> {
+    while let Some(event) = client.next_event().await {
         let Event::IncomingCall { call, name, offer, .. } = event else { continue };
-        party.timeline().now(&[&name, "you"], "calls");
+        client.timeline().add_step_now(&[&name, "you"], "calls");
         let ip = match args.media_ip {
             Some(ip) => Ok(ip),
-            None => party.local_ip().await,
+            None => client.local_ip().await,
         };
         let answered = match ip {
-            Ok(ip) => talk::answer(party, call, &offer, ip).await,
+            Ok(ip) => media_call::answer_call(client, call, &offer, ip).await,
             Err(error) => {
-                // One call that can't be taken is no reason to take no others.
+                // A failed call must not prevent others.
                 let _ = call.decline().await;
                 Err(error)
             }
         };
-        party.timeline().flush();
-        CallLine::of(&answered).print(output);
+        client.timeline().flush();
+        CallLine::from_result(&answered).print(output);
         if args.once {
             return answered.map(drop);
         }

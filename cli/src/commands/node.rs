@@ -1,4 +1,4 @@
-//! `chappe node run` and `chappe node init`; `invite` has the other commands about a node.
+//! `chappe node run` and `chappe node init`. The other subcommands are in `invite`.
 
 mod invite;
 
@@ -22,53 +22,51 @@ use super::{
 use crate::{open_files::OpenFiles, output::Output, signals::Signals};
 
 const TEMPLATE: &str = include_str!("../../templates/node.toml");
-/// The folder of key and state beside the config file, as the template names it.
+/// The data folder beside the config file, as in the template.
 const DATA_DIR: &str = "node-data";
 const KEY_FILE: &str = "node.key";
 
-/// What to do with a node.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Run a node until SIGTERM or Ctrl-C
     Run(DaemonArgs),
-    /// Write a commented config file, and a key
+    /// Create a commented config file and a key
     Init(InitArgs),
-    /// Print the id of a node, for whoever is to invite or list it
+    /// Print a node's id, for an invitation or an allowlist
     Id(invite::IdArgs),
-    /// Make the ticket with which a federation that admits by invitation takes a node in
+    /// Sign a ticket for a node, for a federation that admits by invitation
     Invite(invite::InviteArgs),
 }
 
-/// What the new node is.
 #[derive(Args, Debug)]
 pub(crate) struct InitArgs {
-    /// The config file to write; the key goes into a folder beside it
+    /// Config file to write; the key is written to a subfolder
     #[arg(long, value_name = "FILE", default_value = "node.toml")]
     config: PathBuf,
 
-    /// A registry of the federation, which lists only nodes that name its root key
+    /// Registry of the federation; it lists only nodes with its root key
     #[arg(long, value_name = "URL", requires = "root")]
     registry: Vec<String>,
 
-    /// A root key of the federation
-    // Keys are base64url: one in 64 begins with a hyphen.
+    /// Root key of the federation
+    // Keys are base64url, so one in 64 starts with a hyphen.
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
-    /// The URL that clients use, such as wss://node.example.org
+    /// URL that clients use, such as wss://node.example.org
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
 
-    /// The address that other nodes dial, such as 203.0.113.7:8711, or a name that is resolved again as it changes
+    /// Address that other nodes dial, such as 203.0.113.7:8711, or a host name, which is resolved again when it changes
     #[arg(long, value_name = "ADDRESS:PORT")]
     advertise: Vec<Advertised>,
 
-    /// A short name of where the node stands, such as eu-west
+    /// Short name of the node's location, such as eu-west
     #[arg(long, default_value = "")]
     region: String,
 }
 
-/// A node that listens.
+/// The addresses of a running node.
 #[derive(Debug, Serialize)]
 pub(crate) struct NodeLine {
     id: String,
@@ -78,7 +76,6 @@ pub(crate) struct NodeLine {
 }
 
 impl NodeLine {
-    /// What the node is bound to.
     pub(crate) fn of(node: &Node) -> Self {
         let addrs = node.addrs();
         Self {
@@ -89,7 +86,7 @@ impl NodeLine {
         }
     }
 
-    /// The same for people.
+    /// The line as text for people.
     pub(crate) fn text(&self) -> String {
         let admin = self.admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
         format!("{}… for clients at {}, for nodes at {} (UDP){admin}", &self.id[..8], self.client_url, self.quic_addr)
@@ -101,7 +98,7 @@ struct Ready {
     event: &'static str,
     #[serde(flatten)]
     node: NodeLine,
-    /// What is bound, where a proxy stands at the URL.
+    /// The bound address, which differs from the URL's behind a proxy.
     client_addr: SocketAddr,
 }
 
@@ -120,14 +117,14 @@ struct Made<'a> {
 pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
     match command {
         NodeCommand::Run(args) => {
-            let mut signals = Signals::of_daemon()?;
+            let mut signals = Signals::for_daemon()?;
             let mut config: NodeConfig = args.load()?;
             let connections = &mut config.client.max_connections;
-            *connections = OpenFiles::raise().fit("client.max_connections", *connections);
+            *connections = OpenFiles::raise().limit_connections("client.max_connections", *connections);
             let node = Node::spawn(config).await.map_err(explain_start)?;
             let line = NodeLine::of(&node);
             let client_addr = node.addrs().client;
-            output.say(
+            output.print(
                 &format!("node {}\nlistening for clients on {client_addr}", line.text()),
                 &Ready { event: "ready", node: line, client_addr },
             );
@@ -136,9 +133,9 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
                 () = signals.stop() => None,
                 failure = node.failed() => Some(failure),
             };
-            output.remark("stopping: clients are told to go elsewhere");
+            output.print_text("stopping: sending clients to other nodes");
             node.shutdown().await;
-            output.say("stopped", &Stopped { event: "stopped" });
+            output.print("stopped", &Stopped { event: "stopped" });
             ended(failure)
         }
         NodeCommand::Init(args) => init(&args, output),
@@ -159,7 +156,7 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(&data_dir)
-        .with_context(|| format!("cannot make the folder {}", data_dir.display()))?;
+        .with_context(|| format!("cannot create the folder {}", data_dir.display()))?;
     create(&args.config, &filled(args))?;
     let key = load_or_create_key(&data_dir)?;
     let config = &args.config;
@@ -167,15 +164,15 @@ fn init(args: &InitArgs, output: Output) -> Result<()> {
     let missing: Vec<&str> = missing.iter().filter(|(_, missing)| *missing).map(|(key, _)| *key).collect();
     let edit = if missing.is_empty() { String::new() } else { format!("set {} in it, ", missing.join(" and ")) };
     let text = format!(
-        "made {} and the key of node {}\nnext: read {0}, {edit}and start it: chappe node run --config {0}",
+        "created {} and the key of node {}\nnext: read {0}, {edit}and start the node: chappe node run --config {0}",
         config.display(),
         key.node_id()
     );
-    output.say(&text, &Made { event: "made", id: key.node_id().to_string(), config });
+    output.print(&text, &Made { event: "made", id: key.node_id().to_string(), config });
     Ok(())
 }
 
-/// The template with what the command line says.
+/// Fills in the template.
 fn filled(args: &InitArgs) -> String {
     TEMPLATE
         .replace("{{client_urls}}", &toml_list(&args.url))
@@ -231,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_remarks_in_the_template_say_what_the_defaults_are() {
-        // Each `#key = value` is a key with its default; what people read has a space after the `#`.
+        // A line `#key = value` is a key with its default. A comment has a space after the `#`.
         let config = load_text(&filled(&args()), |line| match line.strip_prefix('#') {
             Some(key) if key.starts_with(|first: char| first.is_ascii_lowercase()) => key.to_owned(),
             _ => line.to_owned(),

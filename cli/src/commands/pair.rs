@@ -1,4 +1,4 @@
-//! `chappe pair`: one side shows a code, the other types it in, and both compare the words.
+//! `chappe pair`: one side shows a code, the other enters it, and both compare the words.
 
 use std::{
     collections::HashMap,
@@ -13,36 +13,35 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    call_client::CallClient,
     network::{ProfileArgs, learn_federation},
     output::Output,
-    party::Party,
     qr,
     signals::Signals,
     timeline::Timeline,
 };
 
-/// The longest line that is read as a code: a link with a long site's name.
+/// Maximal length of a code that is read: a link with a long host name.
 const MAX_CODE: u64 = 2048;
 
-/// Who pairs, and by which code.
 #[derive(Args, Debug)]
 pub(crate) struct PairArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// The code that the other side shows, or its link or what its QR code says; `-` reads it from standard input, so that
-    /// other users of this machine don't see it in the list of processes; without it, this side shows one
+    /// Code, link or QR text of the other side; `-` reads it from standard input, so that it is not in the list of
+    /// processes. Without it, this side shows a code
     code: Option<String>,
 
-    /// Shows a QR code and a link: in the terminal, or in a file that ends in .png or .svg
+    /// Show a QR code and a link: in the terminal, or in a .png or .svg file
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "code")]
     qr: Option<Option<PathBuf>>,
 
-    /// The site that links begin with; it never sees what follows
+    /// Base URL of the link; the site does not see the rest
     #[arg(long, value_name = "URL", default_value = "https://chappe.invalid", value_parser = parse_site)]
     site: String,
 
-    /// Forget this contact first, to pair with the same person anew
+    /// Remove this contact first, to pair with the same person again
     #[arg(long, value_name = "CONTACT")]
     forget: Option<String>,
 }
@@ -67,7 +66,7 @@ struct Done<'a> {
 }
 
 pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::for_foreground()?;
     let code = match args.code.as_deref() {
         Some("-") => tokio::select! {
             biased;
@@ -77,30 +76,30 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
         code => code.map(str::to_owned),
     };
     let typed: Option<Phrase> = code.as_deref().and_then(|code| code.parse().ok());
-    // What is no code is a link, or says what is wrong with it.
+    // A text that is not a code is parsed as a link, which reports what is wrong with it.
     let link = code.as_deref().filter(|_| typed.is_none());
     if let Some(text) = link.filter(|text| !text.contains([':', '#'])) {
         text.parse::<Phrase>().context("CODE")?;
     }
-    // Before anything is connected: a contact can be forgotten where no node is reached.
+    // Before connecting, because removing a contact does not need a node.
     if let Some(name) = &args.forget {
         args.profile.forget(name)?;
-        output.remark(&format!("forgot {name}"));
+        output.print_text(&format!("removed {name}"));
     }
-    let (_, builder, link) = args.profile.builder_by(link)?;
+    let (_, builder, link) = args.profile.builder_with_link(link)?;
     let code = match &link {
         Some(link) => {
-            let code = link.code().context("this link names nodes and holds no code to pair by")?;
+            let code = link.code().context("this link has no code to pair by")?;
             Some(code.parse().context("the link's code")?)
         }
         None => typed,
     };
-    // What happens on the way is of no interest here.
+    // The steps are not printed here.
     let quiet = Timeline::new(Output::silent(), Instant::now(), HashMap::new());
-    let party = tokio::select! {
+    let client = tokio::select! {
         biased;
         () = signals.stop() => bail!("stopped before a node was found"),
-        party = Party::connect("you", builder, quiet) => party?,
+        client = CallClient::connect("you", builder, quiet) => client?,
     };
     let paired = tokio::select! {
         biased;
@@ -112,56 +111,55 @@ pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
                     None => Ok(()),
                 }
             };
-            tokio::join!(pair(&party, code, args, output), learn)
+            tokio::join!(pair(&client, code, args, output), learn)
         } => {
             if let Err(error) = learned {
-                tracing::warn!(error = format!("{error:#}"), "the profile does not remember the link's federation");
+                            tracing::warn!(error = format!("{error:#}"), "cannot store the link's federation in the profile");
             }
             Some(paired)
         }
     };
-    party.shutdown().await;
-    let Some(paired) = paired else { bail!("stopped before the other side had paired") };
+    client.shutdown().await;
+    let Some(paired) = paired else { bail!("stopped before the pairing was complete") };
     let paired = paired?;
     let name = paired.contact.name();
     let text = format!(
-        "paired with {name}\nboth of you have to see these words: {}\nif the other side sees different ones, somebody \
-         sits in between",
+        "paired with {name}\nboth sides must see these words: {}\nif they differ, somebody intercepts the pairing",
         paired.words.join(" ")
     );
     let text = if paired.confirmed {
         text
     } else {
-        format!("{text}\nthe other side has not confirmed it: ask whether it says «paired», and pair again if not")
+        format!("{text}\nthe other side has not confirmed it: check that it shows «paired», and pair again if not")
     };
     let confirmed = paired.confirmed;
-    output.say(&text, &Done { event: "paired", contact: name, words: &paired.words, confirmed });
+    output.print(&text, &Done { event: "paired", contact: name, words: &paired.words, confirmed });
     Ok(())
 }
 
-/// A line of standard input.
+/// Reads a line of standard input.
 async fn read_code() -> Result<String> {
     let read = || {
         let mut line = String::new();
         io::stdin().lock().take(MAX_CODE).read_line(&mut line).map(|_| line.trim().to_owned())
     };
     let code = tokio::task::spawn_blocking(read).await?.context("cannot read the code from standard input")?;
-    if code.is_empty() { bail!("standard input holds no code") } else { Ok(code) }
+    if code.is_empty() { bail!("no code on standard input") } else { Ok(code) }
 }
 
-async fn pair(party: &Party, code: Option<Phrase>, args: &PairArgs, output: Output) -> Result<Paired> {
+async fn pair(client: &CallClient, code: Option<Phrase>, args: &PairArgs, output: Output) -> Result<Paired> {
     if let Some(code) = code {
-        return Ok(party.client().pair(&code).await?);
+        return Ok(client.client().pair(&code).await?);
     }
     let Some(file) = &args.qr else {
-        let shown = party.client().show_code().await?;
+        let shown = client.client().show_code().await?;
         let code = shown.code();
         let event = Shown { event: "code", code: &code, qr: None, link: None };
-        output.say(&format!("the other side types: chappe pair … {code}"), &event);
+        output.print(&format!("on the other side, run: chappe pair … {code}"), &event);
         return Ok(shown.paired().await?);
     };
-    let shown = party.client().show_link().await?;
-    let link = shown.link().context("no link to this node can be made")?;
+    let shown = client.client().show_link().await?;
+    let link = shown.link().context("cannot create a link to this node")?;
     let (qr, url) = (link.to_qr_text(), link.to_url(&args.site));
     let picture = match file {
         Some(path) => {
@@ -171,8 +169,8 @@ async fn pair(party: &Party, code: Option<Phrase>, args: &PairArgs, output: Outp
         None => qr::for_terminal(&qr)?,
     };
     let text =
-        format!("{picture}\nor the other side runs: chappe pair … '{url}'\ngood for ten minutes and one attempt");
-    output.say(&text, &Shown { event: "code", code: &shown.code(), qr: Some(&qr), link: Some(&url) });
+        format!("{picture}\nor run on the other side: chappe pair … '{url}'\nvalid for ten minutes and one attempt");
+    output.print(&text, &Shown { event: "code", code: &shown.code(), qr: Some(&qr), link: Some(&url) });
     Ok(shown.paired().await?)
 }
 

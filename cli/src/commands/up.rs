@@ -1,10 +1,10 @@
 //! `chappe up`: a federation on this machine, and a call through it, in one process.
 //!
-//! Everything is real: config and key files on disk, QUIC between the nodes, WebSockets to the clients, a WebRTC stack
-//! at both ends. What differs from a federation of many machines is that the address is always 127.0.0.1.
+//! Nothing is simulated: it uses config and key files on disk, QUIC between the nodes, WebSockets to the clients, and a
+//! WebRTC stack at both ends. Only the address is always 127.0.0.1.
 
+mod demo;
 mod federation;
-mod scene;
 
 use std::{
     collections::HashMap,
@@ -19,20 +19,19 @@ use tempfile::TempDir;
 
 use self::federation::Federation;
 use super::{daemon::ended, node::NodeLine};
-use crate::{config::Setting, output::Output, signals::Signals, talk::CallLine, timeline::Timeline};
+use crate::{config::Setting, media_call::CallLine, output::Output, signals::Signals, timeline::Timeline};
 
-/// What to start.
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
-    /// How many nodes, 1 to 20
+    /// Number of nodes, 1 to 20
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     nodes: u8,
 
-    /// The first of a run of fixed ports: the registry's, then three for each node; without it, free ones
+    /// First port of a consecutive range: registry, then three per node [default: random free ports]
     #[arg(long)]
     port: Option<u16>,
 
-    /// The folder for keys, configs and profiles, which stays; without it, a temporary one that doesn't
+    /// Folder for keys, configs and profiles [default: a temporary folder, removed at the end]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
@@ -40,7 +39,7 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     once: bool,
 
-    /// Set one key of every node, over its config file
+    /// Set a key of every node, overriding its config file
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     settings: Vec<Setting>,
 }
@@ -56,30 +55,30 @@ struct Ready<'a> {
 
 pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
     let started = Instant::now();
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::for_foreground()?;
     let (dir, temporary) = folder(args.dir.as_deref())?;
     let mut starting = Federation::default();
     let result = tokio::select! {
         biased;
         () = signals.stop() => Err(anyhow!("stopped before the call was over")),
         _ = output.failed() => Err(anyhow!("stopped before the call was over")),
-        result = play(&args, &mut starting, &dir, started, output) => result,
+        result = run_demo(&args, &mut starting, &dir, started, output) => result,
     };
     let result = match result {
         Ok(()) if !args.once => {
-            output.remark("\nthe federation stays up; Ctrl-C stops it");
+            output.print_text("\nthe federation keeps running; stop it with Ctrl-C");
             tokio::select! {
                 biased;
                 () = signals.stop() => Ok(()),
                 failure = starting.failed() => ended(Some(failure)),
-                // As behind `head`.
+                // Ignore the failure, as with `head`.
                 _ = output.failed() => Ok(()),
             }
         }
         result => result,
     };
     if starting.is_started() {
-        output.remark("stopping");
+        output.print_text("stopping");
     }
     starting.shutdown().await;
     if let Some(temporary) = temporary {
@@ -90,15 +89,21 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
 
 fn folder(given: Option<&Path>) -> Result<(PathBuf, Option<TempDir>)> {
     if let Some(dir) = given {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {} (--dir)", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create the folder {} (--dir)", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("cannot use the folder {} (--dir)", dir.display()))?;
         return Ok((dir, None));
     }
-    let temporary = tempfile::Builder::new().prefix("chappe-").tempdir().context("cannot make a temporary folder")?;
+    let temporary = tempfile::Builder::new().prefix("chappe-").tempdir().context("cannot create a temporary folder")?;
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
-async fn play(args: &UpArgs, federation: &mut Federation, dir: &Path, started: Instant, output: Output) -> Result<()> {
+async fn run_demo(
+    args: &UpArgs,
+    federation: &mut Federation,
+    dir: &Path,
+    started: Instant,
+    output: Output,
+) -> Result<()> {
     let ports = federation::Ports::new(args.port, args.nodes)?;
     federation.start(dir, args.nodes, &ports, &args.settings).await?;
     let lines = federation.lines();
@@ -110,23 +115,23 @@ async fn play(args: &UpArgs, federation: &mut Federation, dir: &Path, started: I
         root: federation.root().to_base64url(),
         dir: dir.display().to_string(),
     };
-    let mut text = format!("registry  at {url}, its directory rests on the root key {}\n", ready.root);
+    let mut text = format!("registry  at {url}, root key of its directory: {}\n", ready.root);
     for (number, line) in (1..).zip(&lines) {
         text.push_str(&format!("{:<9} {}\n", format!("node {number}"), line.text()));
     }
     text.push_str(&format!("files     in {}", dir.display()));
-    output.say(&text, &ready);
+    output.print(&text, &ready);
 
     let names: HashMap<_, _> = federation.ids().into_iter().zip((1..).map(|number| format!("node {number}"))).collect();
     let timeline = Timeline::new(output, started, names);
-    timeline.head();
-    timeline.now(
+    timeline.print_heading();
+    timeline.add_step_now(
         &["registry"],
-        &format!("up with {} nodes, each of which proved its key and knows the others", args.nodes),
+        &format!("running with {} nodes; each has proved its key and knows the others", args.nodes),
     );
-    let played = scene::play(dir, &url, federation.root(), &timeline).await;
+    let played = demo::run(dir, &url, federation.root(), &timeline).await;
     timeline.flush();
-    output.remark("");
-    CallLine::of(&played).print(output);
+    output.print_text("");
+    CallLine::from_result(&played).print(output);
     played.map(drop)
 }

@@ -1,6 +1,7 @@
-//! The task that drives a WebRTC peer: str0m does no I/O and reads no clock, so this gives it a socket and the time.
+//! The task that drives a WebRTC peer. str0m does no I/O and reads no clock, so this task provides a socket and the
+//! time.
 //!
-//! str0m's rule is one change, then polling until it names its next deadline; `drain` is called after each change.
+//! str0m must be polled after each change until it returns its next deadline, which `drain` does.
 
 use std::{
     fmt::Display,
@@ -27,15 +28,15 @@ use super::{
     tone::{FRAME, FRAMES_PER_SECOND, Tone},
 };
 
-/// More than any datagram of ours; a longer one is cut and then fails its check.
+/// Larger than any datagram of a peer. A longer one is cut, and then fails its authentication.
 const DATAGRAM: usize = 2048;
 
-/// An error about the other side's text, of which it may show a part: in one line.
+/// An error about a text of the other side. It may contain a part of that text, so it is escaped.
 fn quoted(error: impl Display) -> Error {
     anyhow!(Escaped(&error.to_string()).to_string())
 }
 
-/// What is asked of the peer.
+/// A command for the peer, with the channel for its result.
 #[derive(Debug)]
 pub(super) enum Command {
     Offer(oneshot::Sender<Result<String>>),
@@ -44,7 +45,7 @@ pub(super) enum Command {
     AddCandidate(String, oneshot::Sender<Result<()>>),
 }
 
-/// The peer and all that it needs.
+/// The peer with its socket and state.
 pub(super) struct Engine {
     rtc: Rtc,
     socket: UdpSocket,
@@ -57,21 +58,21 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// A peer on `socket`, and its candidate.
+    /// Creates a peer on `socket`. Returns it with its candidate.
     pub(super) fn new(socket: UdpSocket, reporter: watch::Sender<Report>) -> Result<(Self, String)> {
         let local = socket.local_addr()?;
         let mut rtc = RtcConfig::new().clear_codecs().enable_pcmu(true, false).build(Instant::now());
         let candidate = Candidate::host(local, Protocol::Udp)?;
         let text = candidate.to_sdp_string();
-        rtc.add_local_candidate(candidate).context("the socket's address is no candidate")?;
+        rtc.add_local_candidate(candidate).context("the socket's address is not a candidate")?;
         let engine = Self { rtc, socket, local, reporter, pending: None, track: None, tone: Tone::Caller, samples: 0 };
         Ok((engine, text))
     }
 
-    /// Drives the peer until nobody holds it any more.
+    /// Drives the peer until all handles are dropped.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<()> {
         let mut packets = interval(Duration::from_millis(1000 / FRAMES_PER_SECOND));
-        // After a stall the tone goes on from there: a burst would only overflow the other side's buffer.
+        // After a stall, continue at the normal rate: a burst would overflow the other side's buffer.
         packets.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = vec![0; DATAGRAM];
         loop {
@@ -84,7 +85,7 @@ impl Engine {
                 },
                 () = sleep_until(deadline.into()) => self.rtc.handle_input(Input::Timeout(Instant::now()))?,
                 received = self.socket.recv_from(&mut buffer) => {
-                    // An error here is a report about an earlier packet that nobody received.
+                    // Ignore errors, which report that an earlier packet was not received.
                     if let Ok((length, source)) = received {
                         self.handle_datagram(&buffer[..length], source)?;
                     }
@@ -99,7 +100,7 @@ impl Engine {
             match self.rtc.poll_output()? {
                 Output::Timeout(deadline) => return Ok(deadline),
                 Output::Transmit(datagram) => {
-                    // What the socket doesn't take now is lost, as on any network.
+                    // Like the network, the socket may drop packets.
                     let _ = self.socket.try_send_to(&datagram.contents, datagram.destination);
                 }
                 Output::Event(event) => self.handle_event(event),
@@ -111,7 +112,7 @@ impl Engine {
         match event {
             Event::Connected => self.reporter.send_modify(|report| report.connected = true),
             Event::IceConnectionStateChange(state) => {
-                // `Connected` comes once; a path that is lost and found again shows here alone.
+                // `Connected` is sent only once. Later losses and recoveries of the path are only visible here.
                 let connected = self.rtc.is_connected() && !state.is_disconnected();
                 self.reporter.send_modify(|report| report.connected = connected);
             }
@@ -128,7 +129,7 @@ impl Engine {
     }
 
     fn handle_datagram(&mut self, contents: &[u8], source: SocketAddr) -> Result<()> {
-        // Anyone can send anything to a UDP socket: what is no packet of this peer's is passed over.
+        // Ignore other packets, because anybody can send to a UDP socket.
         let Ok(contents) = contents.try_into() else { return Ok(()) };
         let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
         let input = Input::Receive(Instant::now(), receive);
@@ -150,7 +151,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whoever asked may have gone; then nobody needs the answer.
+    /// The requester of a result may be gone.
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Offer(reply) => drop(reply.send(self.offer())),
@@ -163,24 +164,25 @@ impl Engine {
     fn offer(&mut self) -> Result<String> {
         let mut change = self.rtc.sdp_api();
         self.track = Some(change.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None));
-        let (offer, pending) = change.apply().ok_or_else(|| anyhow!("there is nothing to offer"))?;
+        let (offer, pending) = change.apply().ok_or_else(|| anyhow!("nothing to offer"))?;
         self.pending = Some(pending);
         self.tone = Tone::Caller;
         Ok(offer.to_sdp_string())
     }
 
     fn accept_offer(&mut self, offer: &str) -> Result<String> {
-        let offer = SdpOffer::from_sdp_string(offer).map_err(quoted).context("the offer is no session description")?;
+        let offer =
+            SdpOffer::from_sdp_string(offer).map_err(quoted).context("the offer is not a session description")?;
         self.tone = Tone::Callee;
-        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(quoted).context("the offer can't be accepted")?;
+        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(quoted).context("cannot accept the offer")?;
         Ok(answer.to_sdp_string())
     }
 
     fn accept_answer(&mut self, answer: &str) -> Result<()> {
         let answer =
-            SdpAnswer::from_sdp_string(answer).map_err(quoted).context("the answer is no session description")?;
-        let pending = self.pending.take().ok_or_else(|| anyhow!("there was no offer"))?;
-        self.rtc.sdp_api().accept_answer(pending, answer).map_err(quoted).context("the answer can't be accepted")
+            SdpAnswer::from_sdp_string(answer).map_err(quoted).context("the answer is not a session description")?;
+        let pending = self.pending.take().ok_or_else(|| anyhow!("no offer was sent"))?;
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(quoted).context("cannot accept the answer")
     }
 
     fn add_candidate(&mut self, candidate: &str) -> Result<()> {

@@ -1,29 +1,29 @@
-//! Tones in G.711 µ-law, and whether a packet holds one. Pure.
+//! Tones in G.711 µ-law, and their detection in packets. Pure.
 //!
-//! Each side sends its own frequency, so that an echo of one's own sound, silence or noise never counts as heard.
+//! Each side sends its own frequency, so that echo, silence and noise are not counted.
 
 use std::f64::consts::TAU;
 
-/// Samples in a second.
+/// Samples per second.
 pub(crate) const SAMPLE_RATE: u32 = 8000;
-/// Samples, and bytes, in a packet: 20 ms.
+/// Samples, and bytes, per packet: 20 ms.
 pub(crate) const FRAME: usize = 160;
-/// Packets in a second.
+/// Packets per second.
 pub(crate) const FRAMES_PER_SECOND: u64 = 50;
 
 /// A quarter of full scale.
 const AMPLITUDE: f64 = 8000.0;
-/// How much of a packet's energy has to be in the tone. µ-law's own noise is under a hundredth.
+/// Minimal fraction of a packet's energy in the tone. The noise of µ-law is below one percent.
 const SHARE: f64 = 0.9;
-/// The least energy of a packet that counts as sound, for each sample: a tenth of the tone's amplitude.
+/// Minimal energy per sample of an audible packet: a tenth of the tone's amplitude.
 const AUDIBLE: f64 = AMPLITUDE * AMPLITUDE / 200.0;
 
-/// Which tone. Both are multiples of 50 Hz, so that a packet holds whole periods.
+/// The two tones. Both are multiples of 50 Hz, so that a packet contains whole periods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// The caller's.
+    /// The caller's tone.
     Caller,
-    /// The callee's.
+    /// The callee's tone.
     Callee,
 }
 
@@ -35,7 +35,6 @@ impl Tone {
         }
     }
 
-    /// The other side's tone.
     pub(crate) const fn other(self) -> Self {
         match self {
             Self::Caller => Self::Callee,
@@ -55,8 +54,8 @@ impl Tone {
         })
     }
 
-    /// Whether a packet is this tone and hardly anything else: the Goertzel algorithm at its frequency, against the
-    /// energy of all samples.
+    /// Whether a packet consists of this tone: compares the energy at its frequency (Goertzel algorithm) with the total
+    /// energy.
     pub(crate) fn is_in(self, frame: &[u8]) -> bool {
         if frame.len() != FRAME {
             return false;
@@ -74,19 +73,19 @@ impl Tone {
     }
 }
 
-/// µ-law of a linear sample (ITU-T G.711).
+/// Encodes a linear sample as µ-law (ITU-T G.711).
 fn encode(sample: i16) -> u8 {
     const BIAS: u16 = 0x84;
     const CLIP: u16 = 32_635;
     let sign = if sample < 0 { 0x80 } else { 0 };
     let magnitude = sample.unsigned_abs().min(CLIP) + BIAS;
-    // The position of the highest bit, 7 to 14, is the segment.
+    // The position of the highest bit (7 to 14) gives the segment.
     let segment = 8 - (magnitude.leading_zeros() as u8).min(8);
     let mantissa = (magnitude >> (segment + 3)) as u8 & 0x0f;
     !(sign | segment << 4 | mantissa)
 }
 
-/// The linear sample of µ-law (ITU-T G.711).
+/// Decodes µ-law to a linear sample (ITU-T G.711).
 fn decode(byte: u8) -> i16 {
     let byte = !byte;
     let magnitude = ((i16::from(byte & 0x0f) << 3) + 0x84) << (byte >> 4 & 0x07);
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_code_agrees_with_the_standard() {
-        // ITU-T G.711, table 2a/2b: the decision values' neighbours, both signs, scaled to 16 bits.
+        // ITU-T G.711, tables 2a and 2b: values next to the decision values, with both signs, scaled to 16 bits.
         for (byte, sample) in
             [(0xff, 0), (0xfe, 8), (0xef, 132), (0xf0, 120), (0x80, 32_124), (0x00, -32_124), (0x7e, -8)]
         {

@@ -1,4 +1,4 @@
-//! A registry and nodes, each a process, made by `init` and started by `run`.
+//! A registry and nodes as processes, created by `init` and started by `run`.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ pub(crate) struct Federation {
 }
 
 impl Federation {
-    /// A registry, and `count` nodes.
+    /// A registry and `count` nodes.
     pub(crate) fn start(count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let config = dir.path().join("registry/bootstrap.toml");
@@ -36,7 +36,7 @@ impl Federation {
         federation
     }
 
-    /// Starts the node of that number, and waits until it is ready.
+    /// Starts the node with this number, and waits until it is ready.
     pub(crate) fn start_node(&self, number: usize) -> Running {
         let mut node = Running::start(&mut self.node(number));
         let ready = node.event("ready");
@@ -49,7 +49,7 @@ impl Federation {
         self.dir.path().join(format!("node-{number}"))
     }
 
-    /// The command that runs a node. Its config and its key are made.
+    /// The command that runs a node, whose config and key are created first.
     pub(crate) fn node(&self, number: usize) -> Command {
         let folder = self.folder(number);
         fs::create_dir_all(&folder).expect("a folder");
@@ -62,7 +62,7 @@ impl Federation {
         run_node(&config)
     }
 
-    /// Where clients look.
+    /// The options that configure a client.
     pub(crate) fn network(&self) -> [&str; 4] {
         ["--registry", &self.url, "--root", &self.root]
     }
@@ -82,19 +82,19 @@ impl Federation {
     }
 }
 
-/// What a node of a test says once it listens.
+/// The ready line of a node.
 pub(crate) struct Listening {
     pub(crate) process: Running,
-    /// As `--node` takes it.
+    /// The node in the format of `--node`.
     pub(crate) address: String,
     pub(crate) client: String,
     pub(crate) admin: String,
 }
 
 impl Listening {
-    /// Starts a node of [`Federation::node`], with an address for its operator.
+    /// Starts a node of [`Federation::node`] with an admin address.
     pub(crate) fn start(command: &mut Command) -> Self {
-        // A test asks more often than one source may.
+        // Tests send more requests than one source may.
         command.env("CHAPPE_ADMIN__LISTEN", "127.0.0.1:0").env("CHAPPE_LIMITS__EXEMPT", "[\"127.0.0.0/8\"]");
         let mut process = Running::start(command);
         let ready = process.event("ready");
@@ -110,12 +110,12 @@ impl Listening {
         (status, serde_json::from_str(&body).expect("JSON"))
     }
 
-    /// A number of `/metrics`; a counter's name ends in `_total`.
+    /// A value of `/metrics`. The name of a counter ends in `_total`.
     pub(crate) fn metric(&self, name: &str) -> i64 {
         metric(&self.admin, name)
     }
 
-    /// Waits until a number of `/metrics` is as it should be.
+    /// Waits until a value of `/metrics` is as expected.
     pub(crate) fn wait_for(&self, name: &str, is_right: impl Fn(i64) -> bool) -> i64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -129,7 +129,7 @@ impl Listening {
     }
 }
 
-/// A number of the `/metrics` of a daemon.
+/// A value of a daemon's `/metrics`.
 pub(crate) fn metric(admin: &str, name: &str) -> i64 {
     let (_, text) = get(admin, "/metrics");
     let line = text.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')));
@@ -137,7 +137,7 @@ pub(crate) fn metric(admin: &str, name: &str) -> i64 {
     value.trim().parse().expect("a whole number")
 }
 
-/// The command that runs a node by its config, on free ports of loopback.
+/// The command that runs a node with its config on free ports of loopback.
 pub(crate) fn run_node(config: &Path) -> Command {
     let mut command =
         chappe(&["--json", "node", "run", "--config", arg(config), "--set", "federation.listen=127.0.0.1:0"]);
@@ -148,18 +148,18 @@ pub(crate) fn run_node(config: &Path) -> Command {
     command
 }
 
-/// Makes a registry's config and keys. Gives the root key.
+/// Creates a registry's config and keys. Returns the root key.
 pub(crate) fn init_registry(config: &Path) -> String {
     let mut init = Running::start(&mut chappe(&["--json", "bootstrap", "init", "--config", arg(config)]));
     init.event("made")["root"].as_str().expect("a key").to_owned()
 }
 
-/// The command that runs a registry by its config, on a free port of loopback.
+/// The command that runs a registry with its config on a free port of loopback.
 pub(crate) fn run_registry(config: &Path) -> Command {
     chappe(&["--json", "bootstrap", "run", "--config", arg(config), "--set", "http.listen=127.0.0.1:0"])
 }
 
-/// Starts a registry. Gives its URL.
+/// Starts a registry. Returns its URL.
 pub(crate) fn start_registry(config: &Path) -> (Running, String) {
     let mut registry = Running::start(&mut run_registry(config));
     let url = registry.event("ready")["registry"].as_str().expect("a URL").to_owned();

@@ -1,6 +1,6 @@
-//! The real binary as a process of its own: its lines, its exit status, its end.
+//! The real binary as a process: its output lines, its exit status, its end.
 
-// Each test program uses a part of it.
+// Each test program uses only some of these.
 #![allow(dead_code)]
 
 pub(crate) mod federation;
@@ -17,10 +17,10 @@ use std::{
 
 use serde_json::Value;
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `chappe` with these arguments, away from the environment's settings.
+/// `chappe` with these arguments, without settings from the environment.
 pub(crate) fn chappe(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chappe"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -30,12 +30,12 @@ pub(crate) fn chappe(args: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 pub(crate) fn finished(args: &[&str]) -> Output {
     Running::start(&mut chappe(args)).finish()
 }
 
-/// A running process; killed when dropped.
+/// A running process, which is killed on drop.
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -65,7 +65,7 @@ impl Running {
         Self { child, lines, errors }
     }
 
-    /// The next line of standard output; `None` at its end.
+    /// The next line of standard output, or `None` at its end.
     pub(crate) fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
@@ -74,7 +74,7 @@ impl Running {
         }
     }
 
-    /// The next object of that kind; others before it are passed over.
+    /// The next JSON object of that kind. Others before it are skipped.
     pub(crate) fn event(&mut self, kind: &str) -> Value {
         let mut seen = Vec::new();
         while let Some(line) = self.line() {
@@ -88,25 +88,25 @@ impl Running {
         panic!("no `{kind}` came, but {seen:#?}\n{errors}");
     }
 
-    /// Its id.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Writes a line to its standard input, which has to be a pipe, and closes it.
+    /// Writes a line to standard input, which must be a pipe, and closes it.
     pub(crate) fn tell(&mut self, line: &str) {
         let mut input = self.child.stdin.take().expect("a pipe");
         writeln!(input, "{line}").expect("a process that reads");
     }
 
-    /// Sends a signal, as `kill` names it.
+    /// Sends a signal, named as for `kill`.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is there");
         assert!(sent.success());
     }
 
-    /// Sends a signal several hundred times; the system joins those that come at once.
+    /// Sends a signal several hundred times, because the system merges concurrent ones.
     #[allow(dead_code)]
     pub(crate) fn signal_often(&self, name: &str) {
         let script = format!("for n in $(seq 300); do kill -{name} {}; done", self.child.id());
@@ -114,7 +114,7 @@ impl Running {
         assert!(sent.success());
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the process.
     pub(crate) fn finish(mut self) -> Output {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -141,7 +141,7 @@ impl Drop for Running {
     }
 }
 
-/// The status and the body of an answer to a request of the daemon that listens at this address.
+/// Status and body of the response to a request to the daemon at this address.
 #[allow(dead_code)]
 pub(crate) fn get(addr: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).expect("it listens");

@@ -1,4 +1,4 @@
-//! `chappe bootstrap beacon`: fixes who may be a home, and only then draws the number by which is placed.
+//! `chappe bootstrap beacon`: fixes the eligible homes first, and then draws the random value for placement.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,57 +32,56 @@ use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
-use super::publish::{replace, whole_list_request};
+use super::publish::{full_list_request, replace};
 use crate::{network::ResolverArgs, output::Output};
 
-/// How many nodes that are gone are dialled at once, three seconds each at most.
+/// Maximal number of concurrent dials to missing nodes. Each takes at most three seconds.
 const DIALS: usize = 32;
 
-/// What the new beacon is made of.
 #[derive(Args, Debug)]
 pub(crate) struct BeaconArgs {
-    /// The file with a root's secret key
+    /// File with a root's secret key
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// The federation's root keys; not needed where the key is its one root
-    // Keys are base64url: one in 64 begins with a hyphen.
+    /// Root keys of the federation; not needed if the key is its only root
+    // Keys are base64url, so one in 64 starts with a hyphen.
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
-    /// A registry that lists the nodes, and has the last beacon
+    /// Registry with the nodes and the last beacon
     #[arg(long, value_name = "URL", required_unless_present = "directory")]
     registry: Vec<String>,
 
     #[command(flatten)]
     resolver: ResolverArgs,
 
-    /// A file with a directory that lists the nodes, for a machine that is not online; the last beacon has to be in --file
+    /// File with a directory of the nodes, for an offline machine; the last beacon must be in --file
     #[arg(long, value_name = "FILE", conflicts_with = "registry")]
     directory: Option<PathBuf>,
 
-    /// A second source: `/members` of a node that you trust, as http://127.0.0.1:8712, or a file with its answer. The
-    /// eligible nodes are all that a source names
+    /// Second source: URL of a trusted node's admin interface, such as http://127.0.0.1:8712, or a file with its
+    /// `/members`. All nodes of all sources are eligible
     #[arg(long, value_name = "URL|FILE")]
     members: Vec<String>,
 
-    /// Sign by the word of one registry alone: whoever holds it chooses all homes
+    /// Sign with a single registry as source: whoever controls it selects all homes
     #[arg(long)]
     single_source: bool,
 
-    /// A file with the federation's revocations; a list that a revoked key has signed is not used
+    /// File with the federation's revocations; lists signed by a revoked key are rejected
     #[arg(long, value_name = "FILE", default_value = REVOCATIONS_FILE)]
     revocations: PathBuf,
 
-    /// Sign although more than a tenth of the last term's nodes that are still reachable would be gone
+    /// Sign even if more than a tenth of the last term's reachable nodes would be missing
     #[arg(long)]
     force: bool,
 
-    /// The file with the last beacon, if there is one; the new one takes its place
+    /// File with the last beacon, if any; it is replaced
     #[arg(long, value_name = "FILE", default_value = BEACON_FILE)]
     file: PathBuf,
 
-    /// In how long the beacon begins to count: long enough for every node to hear of it, and at most 7 days
+    /// Delay until the beacon takes effect; it must reach every node before, and is at most 7 days
     #[arg(long = "from", value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     wait: Duration,
 }
@@ -96,23 +95,23 @@ struct Made<'a> {
     file: &'a Path,
 }
 
-/// Makes the next beacon.
+/// Creates the next beacon.
 pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
     if args.wait > MAX_AHEAD {
-        bail!("--from: at most 7 days are allowed; nodes take no beacon that begins later");
+        bail!("--from: at most 7 days are allowed; nodes reject beacons that begin later");
     }
     let key = load_secret_key(&args.key)?;
     let roots = if args.root.is_empty() { vec![key.public()] } else { args.root.clone() };
     if !roots.contains(&key.public()) {
-        bail!("{} holds none of the root keys", args.key.display());
+        bail!("{} does not contain one of the root keys", args.key.display());
     }
     let now = UnixTime::from(SystemTime::now());
     let net = args.resolver.net()?;
-    let (directories, published) = listed(args, &key, &roots, &net, now).await?;
+    let (directories, published) = fetch_directories(args, &key, &roots, &net, now).await?;
     if !directories.iter().all(|directory| directory.directory().is_whole()) {
         bail!(
-            "the directory lists only a part of the nodes, and the others would be nobody's homes; \
-             `chappe bootstrap publish --format all` writes all of them"
+            "the directory lists only some of the nodes, and the others could not be homes; \
+                         `chappe bootstrap publish --format all` writes all of them"
         );
     }
     let known = load_last(&args.file, &roots, now)?;
@@ -122,7 +121,7 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
     let mut eligible: BTreeMap<NodeId, Option<IpAddr>> =
         records.iter().map(|record| (record.node, record.quic_addrs.first().map(SocketAddr::ip))).collect();
     for source in &args.members {
-        for member in members(source, &net).await? {
+        for member in load_members(source, &net).await? {
             let ip = member.quic_addrs.as_deref().and_then(<[SocketAddr]>::first).map(SocketAddr::ip);
             eligible.entry(member.node).or_insert(ip);
         }
@@ -130,32 +129,33 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
     let keys: BTreeSet<_> = directories.iter().map(|directory| directory.directory().key_id).collect();
     if args.members.is_empty() && keys.len() < 2 && !args.single_source {
         bail!(
-            "one registry alone would choose all homes: name a second source with --members, at a node that you trust \
-             (its admin.listen), or another registry; --single-source does without"
+            "a single registry would select all homes: add a second source, with --members at a trusted node \
+                         (its admin.listen), or another registry; or use --single-source"
         );
     }
     let addresses = args.file.with_extension("nodes");
     let before = last.as_deref().map(|last| last.term.eligible.as_slice()).unwrap_or_default();
-    let change = Change::between(before, &eligible, &load_records(&addresses), args.directory.is_none(), &net).await;
-    change.say(before.is_empty(), output);
-    if change.is_too_much() && !args.force {
+    let change =
+        EligibleChange::between(before, &eligible, &load_records(&addresses), args.directory.is_none(), &net).await;
+    change.print(before.is_empty(), output);
+    if change.exceeds_limit() && !args.force {
         bail!(
-            "{} of {} nodes of the last term that are still there would be nobody's homes any more; find out why the \
-             sources don't name them, add one that does with --members, or sign with --force",
-            change.missed(),
+            "{} of {} nodes of the last term that are still there would not be eligible any more; find out why the \
+                         sources do not list them, add a source that does with --members, or sign with --force",
+            change.possibly_alive(),
             change.remaining()
         );
     }
     let eligible: Vec<_> = eligible.into_keys().collect();
-    // Drawn only now, as the nodes' keys are fixed.
+    // Draw the value only now, after the nodes' keys are fixed.
     let value = *SecretKey::generate().map_err(|error| anyhow!("no random bytes for a beacon: {error}"))?.to_bytes();
-    let note = next(&roots, &key, last.as_deref(), Term { value, eligible }, now, args.wait);
+    let note = next_beacon(&roots, &key, last.as_deref(), Term { value, eligible }, now, args.wait);
     let note = Signed::sign(note, &key)?;
     replace(&args.file, note.as_bytes()).with_context(|| format!("cannot write {}", args.file.display()))?;
     store_records(&addresses, &records).with_context(|| format!("cannot write {}", addresses.display()))?;
     let text = format!(
-        "made {file}: beacon {number}, with {count} nodes that may be homes, counts from {wait} from now on\n\
-         next: put it where the registry's federation.beacon names it; the registry reads it by itself",
+        "created {file}: beacon {number}, with {count} nodes that may be homes, takes effect in {wait}\n\
+                 next: copy it to the registry's federation.beacon; the registry reads it automatically",
         file = args.file.display(),
         number = note.number,
         count = note.term.eligible.len(),
@@ -168,12 +168,12 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
         eligible: note.term.eligible.len(),
         file: &args.file,
     };
-    output.say(&text, &event);
+    output.print(&text, &event);
     Ok(())
 }
 
-/// The directories that the registries or the file give, and the last beacon that they know.
-async fn listed(
+/// Fetches the directories and the last beacon from the registries or the files.
+async fn fetch_directories(
     args: &BeaconArgs,
     key: &SecretKey,
     roots: &[PublicKey],
@@ -183,24 +183,24 @@ async fn listed(
     let revoked = KnownRevocations::new(load_revocations(&args.revocations, roots)?);
     if let Some(file) = &args.directory {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let directory =
-            DirectoryBundle::decode(bytes, roots, now).with_context(|| format!("{} is of no use", file.display()))?;
+        let directory = DirectoryBundle::decode(bytes, roots, now)
+            .with_context(|| format!("{} is not a valid directory", file.display()))?;
         if revoked.revokes(&directory.directory().key_id) {
-            bail!("{} is signed by a key that was revoked", file.display());
+            bail!("{} is signed by a revoked key", file.display());
         }
         return Ok((vec![directory], None));
     }
     let registry = RegistryClient::new(args.registry.clone(), roots.to_vec(), net)?.with_revocations(revoked);
-    let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
+    let request = |registry| full_list_request(FederationId::of_roots(roots), registry, key);
     let directories =
-        registry.fetch_full_directories(&request, now).await.context("the registry has given no directory")?;
-    // Without the last beacon, the new one would end it at once.
-    let last = registry.fetch_beacon(now).await.context("the registry has not said what the last beacon is")?;
+        registry.fetch_full_directories(&request, now).await.context("the registry has returned no directory")?;
+    // Without the last beacon, the new one would replace it immediately.
+    let last = registry.fetch_beacon(now).await.context("the registry has not returned the last beacon")?;
     Ok((directories, last))
 }
 
-/// What a node or a file says of the live members.
-async fn members(source: &str, net: &Net) -> Result<Vec<Member>> {
+/// Reads the live members from a node or a file.
+async fn load_members(source: &str, net: &Net) -> Result<Vec<Member>> {
     if source.starts_with("http://") || source.starts_with("https://") {
         return members::fetch_members(source, net).await.with_context(|| format!("--members {source}"));
     }
@@ -208,20 +208,20 @@ async fn members(source: &str, net: &Net) -> Result<Vec<Member>> {
     members::decode_members(&bytes.into()).with_context(|| format!("--members {source}"))
 }
 
-/// How the eligible nodes differ from those of the last term.
+/// The difference between the eligible nodes and those of the last term.
 #[derive(Debug)]
-struct Change {
+struct EligibleChange {
     new: Vec<(NodeId, Option<IpAddr>)>,
-    gone: Vec<Gone>,
+    gone: Vec<MissingNode>,
     kept: usize,
 }
 
-/// A node of the last term that no source names.
+/// A node of the last term that no source lists.
 #[derive(Debug)]
-struct Gone {
+struct MissingNode {
     node: NodeId,
     ip: Option<IpAddr>,
-    /// Whether it has just proved its key; `None` if it couldn't be asked.
+    /// Whether it has just proved its key; `None` if it was not dialled.
     answers: Option<bool>,
 }
 
@@ -241,8 +241,9 @@ struct NodeLine {
     answers: Option<bool>,
 }
 
-impl Change {
-    /// `records` are those of the last ceremony: where its nodes were. `is_online`: those that are gone can be dialled.
+impl EligibleChange {
+    /// Compares both sets. `records` are those of the last beacon, with the nodes' addresses. With `is_online`, missing
+    /// nodes are dialled.
     async fn between(
         before: &[NodeId],
         eligible: &BTreeMap<NodeId, Option<IpAddr>>,
@@ -258,7 +259,7 @@ impl Change {
                 Some(record) if is_online => Some(answers(record, net).await),
                 _ => None,
             };
-            Gone { node, ip: record.and_then(|record| record.quic_addrs.first()).map(SocketAddr::ip), answers }
+            MissingNode { node, ip: record.and_then(|record| record.quic_addrs.first()).map(SocketAddr::ip), answers }
         });
         Self {
             new: new.map(|(node, ip)| (*node, *ip)).collect(),
@@ -267,21 +268,21 @@ impl Change {
         }
     }
 
-    /// How many are gone that may still be there: who couldn't be asked counts as one that is.
-    fn missed(&self) -> usize {
+    /// Number of missing nodes that may still be running. A node that was not dialled counts.
+    fn possibly_alive(&self) -> usize {
         self.gone.iter().filter(|gone| gone.answers != Some(false)).count()
     }
 
-    /// How many nodes of the last term may still be there.
+    /// Number of nodes of the last term that may still be running.
     fn remaining(&self) -> usize {
-        self.kept + self.missed()
+        self.kept + self.possibly_alive()
     }
 
-    fn is_too_much(&self) -> bool {
-        self.missed() * 10 > self.remaining()
+    fn exceeds_limit(&self) -> bool {
+        self.possibly_alive() * 10 > self.remaining()
     }
 
-    fn say(&self, is_first: bool, output: Output) {
+    fn print(&self, is_first: bool, output: Output) {
         let mut text = if is_first {
             format!("the first beacon: {} nodes may be homes", self.new.len())
         } else {
@@ -296,11 +297,11 @@ impl Change {
         for (node, ip) in &self.new {
             text.push_str(&format!("\nnew   {node} in {}", place(*ip)));
         }
-        for Gone { node, ip, answers } in &self.gone {
+        for MissingNode { node, ip, answers } in &self.gone {
             let answers = match answers {
                 Some(true) => "it still proves its key",
                 Some(false) => "it does not answer",
-                None => "it was not asked",
+                None => "it was not dialled",
             };
             text.push_str(&format!("\ngone  {node} in {}: {answers}", place(*ip)));
         }
@@ -315,11 +316,11 @@ impl Change {
             new: self.new.iter().map(|(node, ip)| line(node, *ip, None)).collect(),
             gone: self.gone.iter().map(|gone| line(&gone.node, gone.ip, gone.answers)).collect(),
         };
-        output.say(&text, &event);
+        output.print(&text, &event);
     }
 }
 
-/// Whether the node proves its key at one of the URLs of its record.
+/// Whether the node proves its key at one of its record's URLs.
 async fn answers(record: &SignedRecord, net: &Net) -> bool {
     for candidate in Candidate::of_record(record, SourceKind::Registry) {
         if let Ok(connection) = dial(&candidate, net, || {}).await {
@@ -330,7 +331,7 @@ async fn answers(record: &SignedRecord, net: &Net) -> bool {
     false
 }
 
-/// The network in which nodes count together: an IPv4 /24 or an IPv6 /48.
+/// The network that counts as one for nodes: an IPv4 /24 or an IPv6 /48.
 fn network(ip: IpAddr) -> String {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -344,8 +345,7 @@ fn network(ip: IpAddr) -> String {
     }
 }
 
-/// The records of the last ceremony, beside its beacon. What isn't there or can't be read only costs the check whether
-/// those that are gone still answer.
+/// Reads the records stored with the last beacon. Without them, missing nodes cannot be dialled.
 fn load_records(path: &Path) -> Vec<SignedRecord> {
     let texts = fs::read_to_string(path).unwrap_or_default();
     texts.lines().filter_map(|line| Signed::decode(URL_SAFE_NO_PAD.decode(line).ok()?).ok()).collect()
@@ -360,14 +360,14 @@ fn load_last(file: &Path, roots: &[PublicKey], now: UnixTime) -> Result<Option<S
     match fs::read(file) {
         Ok(bytes) => {
             let note = BeaconNote::decode(bytes, roots, now);
-            Ok(Some(note.with_context(|| format!("{} holds another federation's beacon or none", file.display()))?))
+            Ok(Some(note.with_context(|| format!("{} is not a beacon of this federation", file.display()))?))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
     }
 }
 
-fn next(
+fn next_beacon(
     roots: &[PublicKey],
     key: &SecretKey,
     last: Option<&BeaconNote>,
@@ -378,10 +378,10 @@ fn next(
     BeaconNote {
         federation: FederationId::of_roots(roots),
         root: key.public(),
-        // Two within a second, or a clock that went back, still count up.
+        // The number increases even within one second, or if the clock goes back.
         number: last.map_or(0, |last| last.number + 1).max(now.as_secs()),
         from: now + wait,
-        // A last note that has not begun yet never will.
+        // A last beacon that has not taken effect yet never will.
         before: last.and_then(|last| last.in_force(now)).cloned(),
         term,
     }
@@ -398,7 +398,8 @@ mod tests {
         let key = SecretKey::from_bytes(&[1; 32]);
         let term = |value: u8| Term { value: [value; 32], eligible: vec![key.node_id()] };
         let hour = Duration::from_secs(3600);
-        let make = |last: Option<&BeaconNote>, value, now| next(&[key.public()], &key, last, term(value), now, hour);
+        let make =
+            |last: Option<&BeaconNote>, value, now| next_beacon(&[key.public()], &key, last, term(value), now, hour);
         let first = make(None, 1, NOW);
         assert_eq!((first.number, first.from, &first.before), (NOW.as_secs(), NOW + hour, &None));
         let hasty = make(Some(&first), 2, NOW);

@@ -1,4 +1,4 @@
-//! `chappe bootstrap publish`: the public nodes for DNS and for mirrors.
+//! `chappe bootstrap publish`: writes the public nodes for DNS and for mirrors.
 
 use std::{
     io,
@@ -31,60 +31,58 @@ use serde::Serialize;
 
 use crate::{commands::daemon::DaemonArgs, network::ResolverArgs, output::Output};
 
-/// What to publish, and where.
 #[derive(Args, Debug)]
 pub(crate) struct PublishArgs {
     #[command(flatten)]
     registry_config: DaemonArgs,
 
-    /// Ask the running registry at this URL; without it, its store is read, which has to be a database or not in use
+    /// URL of the running registry; without it, its store is read, which must be a database or not in use
     #[arg(long, value_name = "URL")]
     registry: Option<Endpoint>,
 
     #[command(flatten)]
     resolver: ResolverArgs,
 
-    /// What is written
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Zone)]
     format: Format,
 
-    /// The name in DNS; all TXT records of that name are Chappe's
+    /// DNS name; all its TXT records are managed by Chappe
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// For how long resolvers may keep the records
+    /// TTL of the records
     #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
     ttl: Duration,
 
-    /// Where it is written; without it, to standard output
+    /// Output file [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Instead of writing anything, have this DNS server replace the records (RFC 2136)
+    /// Replace the records at this DNS server (RFC 2136) instead of writing them
     #[arg(long, value_name = "IP:PORT", requires_all = ["zone", "tsig_key", "name"], conflicts_with_all = ["format", "output"])]
     update: Option<SocketAddr>,
 
-    /// The zone that the name is in
+    /// Zone that contains the name
     #[arg(long, requires = "update")]
     zone: Option<String>,
 
-    /// The file with the key that the update is signed with, as tsig-keygen writes it
+    /// File with the TSIG key for the update, as written by tsig-keygen
     #[arg(long, value_name = "FILE", requires = "update")]
     tsig_key: Option<PathBuf>,
 }
 
-/// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Lines for a zone file
+    /// Lines of a zone file
     Zone,
-    /// The texts of the TXT records, one a line
+    /// Contents of the TXT records, one per line
     Txt,
-    /// The texts with their name and times, for a DNS host's interface
+    /// Contents with name and TTL, for the interface of a DNS host
     Json,
-    /// A signed directory that any web server can serve in a registry's place
+    /// Signed directory for any web server, in place of a registry
     Mirror,
-    /// The signed directory of all public nodes, for the operator alone: to make a beacon where there is no network
+    /// Signed directory of all public nodes, only for the operator: to sign a beacon offline
     All,
 }
 
@@ -108,18 +106,13 @@ struct Published<'a> {
     server: Option<SocketAddr>,
 }
 
-/// A request for all public nodes by a key that may see them, to the registry with that online key.
-pub(super) fn whole_list_request(
-    federation: FederationId,
-    registry: PublicKey,
-    key: &SecretKey,
-) -> Signed<ListRequest> {
+/// A request for all public nodes, signed by an authorized key, for the registry with the given online key.
+pub(super) fn full_list_request(federation: FederationId, registry: PublicKey, key: &SecretKey) -> Signed<ListRequest> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     ListRequest::sign(federation, registry, key, seq, Load::Unknown)
 }
 
-/// Publishes.
 pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     let config: BootstrapConfig = args.registry_config.load()?;
     let key = load_secret_key(&config.federation.online_key)?;
@@ -127,11 +120,11 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     let bundle = directory(args, &config, &key).await?;
     let revoked = load_revocations(&config.federation.revocations, &config.federation.roots)?;
     if revoked.revokes(&key.public()) {
-        bail!("the online key is revoked: nobody takes what it signs");
+        bail!("the online key is revoked, so clients reject what it signs");
     }
     let publication = Publication::from_directory(&bundle, delegation, key)?.with_revocations(&revoked);
     if publication.without_place() > 0 {
-        tracing::warn!(nodes = publication.without_place(), "left out of DNS: their URLs have a path or are too long");
+        tracing::warn!(nodes = publication.without_place(), "left out of DNS: the URLs have a path or are too long");
     }
     let event = Published {
         event: "published",
@@ -151,17 +144,17 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
         let set = RecordSet::new(&publication, name, args.ttl)?;
         send_update(server, zone, &set, &TsigKey::load(tsig_key)?)
             .await
-            .context("the records are not known to be there")?;
-        output.say(&format!("{} has {} nodes at {server}", set.name(), event.nodes), &event);
+            .context("the records may not have been updated")?;
+        output.print(&format!("{} has {} nodes at {server}", set.name(), event.nodes), &event);
         return Ok(());
     }
     let content = content(args, &publication, &bundle)?;
     match &args.output {
         Some(file) => {
             replace(file, &content).with_context(|| format!("cannot write {}", file.display()))?;
-            // Standard output then holds what was written, and nothing else.
+            // Standard output then contains only the written content.
             if file != Path::new("/dev/stdout") {
-                output.say(&format!("wrote {} with {} nodes", file.display(), event.nodes), &event);
+                output.print(&format!("wrote {} with {} nodes", file.display(), event.nodes), &event);
             }
         }
         None => output.write(&content),
@@ -175,27 +168,29 @@ async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey
     match &args.registry {
         Some(url) => {
             let registry = RegistryClient::new([url.clone()], roots.clone(), &args.resolver.net()?)?;
-            let request = |registry| whole_list_request(FederationId::of_roots(roots), registry, key);
-            let fetched =
-                registry.fetch_full_directories(&request, now).await.context("the registry has given no directory")?;
-            fetched.into_iter().next().context("the registry has given no directory")
+            let request = |registry| full_list_request(FederationId::of_roots(roots), registry, key);
+            let fetched = registry
+                .fetch_full_directories(&request, now)
+                .await
+                .context("the registry has returned no directory")?;
+            fetched.into_iter().next().context("the registry has returned no directory")
         }
         None => {
             let bytes = stored::read_directory(config).await.map_err(explain)?;
-            DirectoryBundle::decode(bytes, roots, now).context("the stored directory is of no use")
+            DirectoryBundle::decode(bytes, roots, now).context("the stored directory is invalid")
         }
     }
 }
 
 fn explain(error: StoredError) -> Error {
     match error {
-        StoredError::Open(_) => Error::new(error).context("where the registry runs, give its URL with --registry"),
+        StoredError::Open(_) => Error::new(error).context("if the registry is running, set its URL with --registry"),
         StoredError::Read(_) | StoredError::Nothing => error.into(),
     }
 }
 
 fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBundle) -> Result<Vec<u8>> {
-    let name = || args.name.as_deref().context("--name is needed for this format");
+    let name = || args.name.as_deref().context("--name is required for this format");
     Ok(match args.format {
         Format::Zone => RecordSet::new(publication, name()?, args.ttl)?.zone().into_bytes(),
         Format::Txt => publication.texts()?.iter().flat_map(|text| [text, "\n"]).collect::<String>().into_bytes(),
@@ -213,14 +208,14 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
             json.push(b'\n');
             json
         }
-        Format::Mirror | Format::All if args.output.is_none() => bail!("--output is needed for this format"),
+        Format::Mirror | Format::All if args.output.is_none() => bail!("--output is required for this format"),
         Format::Mirror => publication.mirror().to_vec(),
         Format::All => bundle.encode(),
     })
 }
 
-/// Writes the file as a whole or not at all: a web server may read it at any time. It is no secret: whoever a server runs as
-/// may read it.
+/// Replaces the file atomically, because a web server may read it at any time. It is public, so other users may read
+/// it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replaced_file::replace(path, bytes, SymlinkPolicy::Follow, Access::AsBefore)
 }

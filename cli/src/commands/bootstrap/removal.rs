@@ -1,4 +1,4 @@
-//! `chappe bootstrap remove` and `restore`: an operator's word about a node.
+//! `chappe bootstrap remove` and `restore`: an operator's removal of a node, and its revocation.
 
 use std::{
     path::PathBuf,
@@ -23,90 +23,86 @@ use serde::Serialize;
 
 use crate::{commands::daemon::DaemonArgs, network::ResolverArgs, output::Output};
 
-/// Which node, and who is told.
 #[derive(Args, Debug)]
-pub(crate) struct WordArgs {
-    /// The node's id, as `chappe node id` prints it
-    // Ids are base64url: one in 64 begins with a hyphen.
+pub(crate) struct NodeRemovalArgs {
+    /// Node id, as printed by `chappe node id`
+    // Ids are base64url, so one in 64 starts with a hyphen.
     #[arg(allow_hyphen_values = true)]
     node: NodeId,
 
     #[command(flatten)]
     registry_config: DaemonArgs,
 
-    /// The registry to tell; several times where there are several
+    /// Registry to send it to; may be repeated
     #[arg(long, value_name = "URL", required = true)]
     registry: Vec<Endpoint>,
 
     #[command(flatten)]
     resolver: ResolverArgs,
 
-    /// The file with a root's key, which all registries heed; without it, the registry's own online key signs
+    /// File with a root's secret key, which all registries accept [default: the registry's own online key]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 }
 
-/// For how long.
 #[derive(Args, Debug)]
 pub(crate) struct RemoveArgs {
     #[command(flatten)]
-    word: WordArgs,
+    removal: NodeRemovalArgs,
 
-    /// For how long the node is not listed; at most 366 days
+    /// Duration of the removal, at most 366 days
     #[arg(long = "for", value_name = "DURATION", default_value = "90days", value_parser = humantime::parse_duration)]
     lasts: Duration,
 }
 
 #[derive(Serialize)]
-struct Told {
+struct RemovalLine {
     event: &'static str,
     node: String,
     until: u64,
 }
 
-/// Removes a node.
 pub(super) async fn remove(args: &RemoveArgs, output: Output) -> Result<()> {
     if args.lasts.is_zero() || args.lasts > MAX_REMOVAL {
         bail!("--for: more than 0s and at most 366days are allowed");
     }
     let until = UnixTime::from(SystemTime::now()) + args.lasts;
-    tell(&args.word, until, "removed", output).await
+    send_removal(&args.removal, until, "removed", output).await
 }
 
-/// Takes a removal back.
-pub(super) async fn restore(args: &WordArgs, output: Output) -> Result<()> {
-    tell(args, UnixTime::default(), "restored", output).await
+pub(super) async fn restore(args: &NodeRemovalArgs, output: Output) -> Result<()> {
+    send_removal(args, UnixTime::default(), "restored", output).await
 }
 
-async fn tell(args: &WordArgs, until: UnixTime, event: &'static str, output: Output) -> Result<()> {
+async fn send_removal(args: &NodeRemovalArgs, until: UnixTime, event: &'static str, output: Output) -> Result<()> {
     let config: BootstrapConfig = args.registry_config.load()?;
     let roots = config.federation.roots;
     let key = load_secret_key(args.key.as_ref().unwrap_or(&config.federation.online_key))?;
     let (federation, signer) = (FederationId::of_roots(&roots), key.public());
     let removal = NodeRemoval { federation, signer, node: args.node, issued_at: SystemTime::now().into(), until };
     let removal = Signed::sign(removal, &key)?;
-    let mut refused = false;
+    let mut rejected = false;
     for endpoint in &args.registry {
-        let told = RegistryClient::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?
+        let sent = RegistryClient::new([endpoint.clone()], roots.clone(), &args.resolver.net()?)?
             .publish_removal(&removal)
             .await;
-        let reason = match told {
+        let reason = match sent {
             Ok(()) => {
                 let text = format!("{}: {event} at {}", args.node, endpoint.url);
-                output.say(&text, &Told { event, node: args.node.to_string(), until: until.as_secs() });
+                output.print(&text, &RemovalLine { event, node: args.node.to_string(), until: until.as_secs() });
                 continue;
             }
             Err(SourceError::Status(403)) => {
-                "the key may not remove nodes there; a root's key may, with --key".to_owned()
+                "the key may not remove nodes there; use a root's key with --key".to_owned()
             }
-            Err(SourceError::Status(409)) => "a later word about this node is known there".to_owned(),
+            Err(SourceError::Status(409)) => "a later removal or restoration of this node is known there".to_owned(),
             Err(error) => error.to_string(),
         };
         tracing::error!("{}: {reason}", endpoint.url);
-        refused = true;
+        rejected = true;
     }
-    if refused {
-        bail!("not all registries heed it");
+    if rejected {
+        bail!("not all registries have accepted it");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `chappe node id` and `chappe node invite`: who a node is, and the ticket that lets it in.
+//! `chappe node id` and `chappe node invite`: a node's id, and its ticket.
 
 use std::{path::PathBuf, time::Duration, time::SystemTime};
 
@@ -16,34 +16,32 @@ use serde::Serialize;
 
 use crate::output::Output;
 
-/// The longest that a ticket may count.
+/// Maximal lifetime of a ticket.
 const MAX_DAYS: u32 = 3650;
 
-/// Which node.
 #[derive(Args, Debug)]
 pub(crate) struct IdArgs {
-    /// The node's key file: node.key in node.data_dir
+    /// Key file of the node: node.key in node.data_dir
     #[arg(long, value_name = "FILE", default_value = "node-data/node.key")]
     key: PathBuf,
 }
 
-/// Who invites whom.
 #[derive(Args, Debug)]
 pub(crate) struct InviteArgs {
-    /// The node that is invited, as its operator's `chappe node id` prints it
-    // Ids are base64url: one in 64 begins with a hyphen.
+    /// Node to invite, as printed by its operator's `chappe node id`
+    // Ids are base64url, so one in 64 starts with a hyphen.
     #[arg(value_name = "NODE-ID", allow_hyphen_values = true)]
     node: NodeId,
 
-    /// The file with the secret key that invites: root.key, or that of another key in federation.issuers
+    /// File with the secret key that signs the ticket: root.key, or a key in federation.issuers
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// The federation's root keys; not needed where the key is its one root
+    /// Root keys of the federation; not needed if the key is its only root
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
-    /// For how long the ticket counts; the node needs another one then
+    /// Lifetime of the ticket in days
     #[arg(long, value_name = "DAYS", default_value_t = 365)]
     days: u32,
 }
@@ -62,14 +60,12 @@ struct Invited {
     expires_at: u64,
 }
 
-/// Prints a node's id.
 pub(super) fn id(args: &IdArgs, output: Output) -> Result<()> {
     let id = load_secret_key(&args.key)?.node_id().to_string();
-    output.say(&id, &Id { event: "id", id: id.clone() });
+    output.print(&id, &Id { event: "id", id: id.clone() });
     Ok(())
 }
 
-/// Prints a ticket.
 pub(super) fn invite(args: &InviteArgs, output: Output) -> Result<()> {
     if !(1..=MAX_DAYS).contains(&args.days) {
         bail!("--days: 1 to {MAX_DAYS} are allowed");
@@ -87,11 +83,11 @@ pub(super) fn invite(args: &InviteArgs, output: Output) -> Result<()> {
     let issuers = if roots.contains(&issuer) {
         String::new()
     } else {
-        format!("\nevery node of the federation has to name the key in federation.issuers: {issuer}")
+        format!("\nevery node of the federation needs this key in federation.issuers: {issuer}")
     };
     let text = format!(
-        "{signed}\nnext: the operator of {}… sets this as federation.ticket and restarts the node; it counts for {} \
-         days{issuers}",
+        "{signed}\nnext: the operator of {}… sets this as federation.ticket and restarts the node; it is valid for {} \
+                 days{issuers}",
         args.node.short(),
         args.days
     );
@@ -101,6 +97,6 @@ pub(super) fn invite(args: &InviteArgs, output: Output) -> Result<()> {
         issuer: issuer.to_string(),
         expires_at: signed.expires_at.as_secs(),
     };
-    output.say(&text, &event);
+    output.print(&text, &event);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A registry and nodes in this process, started from config files that are really written and read.
+//! A registry and nodes in this process, started from config files.
 
 use std::{
     fs,
@@ -28,30 +28,30 @@ use crate::{
     open_files::OpenFiles,
 };
 
-/// How long the nodes have to find each other: twenty of them take a second or two.
+/// How long the nodes may take to find each other. Twenty nodes take a second or two.
 const SETTLING: Duration = Duration::from_secs(30);
-/// How often that is looked at.
+/// How often this is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How long stopping may take: the nodes' own deadlines, and a little.
+/// Time limit for stopping: a little more than the nodes' own deadlines.
 const STOPPING: Duration = Duration::from_secs(15);
 /// Ports of one node: clients, links, metrics.
 const PORTS_PER_NODE: u16 = 3;
 
-const REMARK: &str = "# Written by `chappe up`, anew at each start. For a node of your own: chappe node init\n";
+const REMARK: &str = "# Written by `chappe up` at each start. For your own node: chappe node init\n";
 
-/// Which ports: a run of fixed ones, or free ones.
+/// The ports: consecutive ones, or free ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
     first: Option<u16>,
 }
 
 impl Ports {
-    /// A run from `first` on that has room for the registry and `nodes` nodes.
+    /// Consecutive ports from `first` on, for the registry and `nodes` nodes.
     pub(super) fn new(first: Option<u16>, nodes: u8) -> Result<Self> {
         let Some(port) = first.filter(|port| *port != 0) else { return Ok(Self { first: None }) };
         let count = 1 + PORTS_PER_NODE * u16::from(nodes);
         if port.checked_add(count - 1).is_none() {
-            bail!("--port {port}: {count} ports are needed from there on, and the last is 65535");
+            bail!("--port {port}: {count} ports are needed, and the last is 65535");
         }
         Ok(Self { first })
     }
@@ -66,7 +66,7 @@ impl Ports {
     }
 }
 
-/// What has been started so far. Empty until it is.
+/// The daemons that were started so far.
 #[derive(Debug, Default)]
 pub(super) struct Federation {
     registry: Option<(Bootstrap, PublicKey)>,
@@ -74,7 +74,7 @@ pub(super) struct Federation {
 }
 
 impl Federation {
-    /// Starts everything in `dir`, and waits until every node knows all others and the directory lists them.
+    /// Starts everything in `dir`. Waits until every node knows all others, and the directory lists them.
     pub(super) async fn start(&mut self, dir: &Path, count: u8, ports: &Ports, settings: &[Setting]) -> Result<()> {
         let files = OpenFiles::raise();
         let registry = start_registry(&dir.join("registry"), *ports).await?;
@@ -88,8 +88,8 @@ impl Federation {
             fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
             let mut config: NodeConfig = load(&file, Environment::Read, settings)?;
             let connections = &mut config.client.max_connections;
-            // Nobody else calls here.
-            *connections = files.room(usize::from(count) + 1).min(*connections);
+            // There are no other clients.
+            *connections = files.connections_per_daemon(usize::from(count) + 1).min(*connections);
             let node = Node::spawn(config).await.map_err(explain_start);
             self.nodes.push(node.with_context(|| format!("node {} does not start", index + 1))?);
         }
@@ -107,40 +107,36 @@ impl Federation {
             if Instant::now() >= deadline {
                 let fewest = self.nodes.iter().map(Node::members).min().unwrap_or(0);
                 return Err(anyhow!(
-                    "the federation did not come together: {listed} of {count} nodes are in the directory, and one \
-                     node knows {fewest} of {count}"
+                    "the federation is not complete: {listed} of {count} nodes are in the directory, and one \
+                                         node knows only {fewest} of {count}"
                 ));
             }
             sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Whether there is anything to stop.
+    /// Whether a daemon was started.
     pub(super) const fn is_started(&self) -> bool {
         self.registry.is_some()
     }
 
-    /// What the nodes are bound to.
     pub(super) fn lines(&self) -> Vec<NodeLine> {
         self.nodes.iter().map(NodeLine::of).collect()
     }
 
-    /// The nodes' ids.
     pub(super) fn ids(&self) -> Vec<NodeId> {
         self.nodes.iter().map(Node::id).collect()
     }
 
-    /// The registry's base URL.
     pub(super) fn registry_url(&self) -> String {
         self.registry.as_ref().map_or_else(String::new, |(registry, _)| format!("http://{}", registry.addr()))
     }
 
-    /// The federation's root key.
     pub(super) fn root(&self) -> PublicKey {
         self.registry.as_ref().map_or_else(|| PublicKey::from_bytes([0; 32]), |(_, root)| *root)
     }
 
-    /// Waits until a part of one of the daemons has ended by itself; for ever if none does.
+    /// Waits until a task of a daemon ends by itself, which should not happen.
     pub(super) async fn failed(&mut self) -> TaskFailure {
         let registry = async {
             match &mut self.registry {
@@ -161,7 +157,7 @@ impl Federation {
         }
     }
 
-    /// Stops the nodes, which take their records back, and then the registry.
+    /// Stops the nodes, which revoke their records, and then the registry.
     pub(super) async fn shutdown(self) {
         let stop = async {
             join_all(self.nodes.into_iter().map(Node::shutdown)).await;
@@ -170,7 +166,7 @@ impl Federation {
             }
         };
         if timeout(STOPPING, stop).await.is_err() {
-            tracing::warn!("not everything stopped in time");
+            tracing::warn!("not everything stopped before the deadline");
         }
     }
 }
@@ -190,13 +186,13 @@ async fn start_registry(folder: &Path, ports: Ports) -> Result<(Bootstrap, Publi
         toml_list([root])
     );
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    // The environment and --set are the nodes'.
+    // The environment and --set are for the nodes.
     let config: BootstrapConfig = load(&file, Environment::Ignored, &[])?;
     let registry = Bootstrap::spawn(config).await.map_err(explain_start).context("the registry does not start")?;
     Ok((registry, root))
 }
 
-/// The most clients of each node: all nodes are one process, which may open some thousands of files.
+/// Maximal number of clients of each node. All nodes share the file limit of one process.
 const MAX_CONNECTIONS: usize = 1000;
 
 fn node_config(index: u8, ports: Ports, registry: &str, root: PublicKey) -> String {
@@ -213,5 +209,5 @@ fn node_config(index: u8, ports: Ports, registry: &str, root: PublicKey) -> Stri
 }
 
 fn make(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
+    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))
 }

@@ -1,4 +1,4 @@
-//! One call, with real media: the offer or the answer, candidates, sound, and the end.
+//! One call with real media: description, candidates, sound and hangup.
 
 use std::{
     net::IpAddr,
@@ -13,34 +13,34 @@ use serde::Serialize;
 use tokio::time::timeout_at;
 
 use crate::{
+    call_client::CallClient,
     media::{FRAMES_PER_SECOND, Peer, Report},
     output::Output,
-    party::Party,
 };
 
-/// Heard beyond what was asked for, before the caller hangs up: the callee's sound started up to 200 ms later.
+/// Packets to wait for beyond the requested time: the callee's sound may start 200 ms later.
 const MARGIN: u64 = FRAMES_PER_SECOND / 5;
-/// How long the end of a call may take to reach the other side.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long the delivery of the hangup may take.
+const HANGUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a call came to, seen from one side or both.
+/// The result of a call for one side, or for both.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Outcome {
-    /// Where the caller was connected; the callee is not told.
+pub(crate) struct CallOutcome {
+    /// The caller's node. The callee does not learn it.
     pub(crate) caller_node: Option<NodeId>,
-    /// Where the callee was connected.
+    /// The callee's node.
     pub(crate) callee_node: Option<NodeId>,
-    /// Messages that were handed over.
+    /// Number of delivered messages.
     pub(crate) delivered: u64,
-    /// From the offer that was sent to the answer that came.
+    /// Time between sending the offer and receiving the answer.
     pub(crate) setup: Option<Duration>,
-    /// Audio packets in which the other side's tone was heard.
+    /// Number of audio packets that contained the other side's tone.
     pub(crate) heard: u64,
 }
 
-impl Outcome {
-    /// What both know together. The sound is that of the direction in which less came through.
-    pub(crate) fn of_both(caller: &Self, callee: &Self) -> Self {
+impl CallOutcome {
+    /// Combines the results of both sides. `heard` is the lower of both values.
+    pub(crate) fn combine(caller: &Self, callee: &Self) -> Self {
         Self {
             caller_node: caller.caller_node,
             callee_node: callee.callee_node,
@@ -51,7 +51,7 @@ impl Outcome {
     }
 }
 
-/// The last line of a call.
+/// The last output line of a call.
 #[derive(Debug, Serialize)]
 pub(crate) struct CallLine {
     event: &'static str,
@@ -66,8 +66,8 @@ pub(crate) struct CallLine {
 }
 
 impl CallLine {
-    /// What came of a call, or why nothing did.
-    pub(crate) fn of(result: &Result<Outcome>) -> Self {
+    /// The line for a result.
+    pub(crate) fn from_result(result: &Result<CallOutcome>) -> Self {
         let outcome = result.as_ref().copied().unwrap_or_default();
         Self {
             event: "call",
@@ -81,115 +81,119 @@ impl CallLine {
         }
     }
 
-    /// Prints it.
     pub(crate) fn print(&self, output: Output) {
         let setup = self.setup_ms.map_or_else(String::new, |ms| format!(", answered {ms} ms after the offer"));
         let text = if self.ok {
             format!(
-                "the call worked{setup}; {} sealed messages were handed over; {} audio packets ({:.1} s) were heard",
+                "the call worked{setup}; {} sealed messages were delivered; {} audio packets ({:.1} s) were received",
                 self.delivered,
                 self.audio_packets,
                 self.audio_packets as f64 / FRAMES_PER_SECOND as f64
             )
         } else {
-            "the call came to nothing".to_owned()
+            "the call failed".to_owned()
         };
-        output.say(&text, self);
+        output.print(&text, self);
     }
 }
 
-/// Calls a contact, and hangs up once `seconds` of sound have come. Media goes over `ip`.
-pub(crate) async fn place(party: &mut Party, contact: ContactId, ip: IpAddr, seconds: u64) -> Result<Outcome> {
+/// Calls a contact, and hangs up after `seconds` of sound. Media uses the address `ip`.
+pub(crate) async fn place_call(
+    client: &mut CallClient,
+    contact: ContactId,
+    ip: IpAddr,
+    seconds: u64,
+) -> Result<CallOutcome> {
     let peer = Peer::bind(ip).await?;
     let offer = peer.offer().await?;
-    let call = party.client().call(contact, offer).await?;
-    let talk = Talk::new(party, call.clone(), peer, Some(seconds * FRAMES_PER_SECOND + MARGIN));
-    hang_up_after(talk.run().await, &call).await
+    let call = client.client().call(contact, offer).await?;
+    let media_call = MediaCall::new(client, call.clone(), peer, Some(seconds * FRAMES_PER_SECOND + MARGIN));
+    hang_up_on_error(media_call.run().await, &call).await
 }
 
-/// Takes a call, and stays until it is over.
-pub(crate) async fn answer(party: &mut Party, call: Call, offer: &str, ip: IpAddr) -> Result<Outcome> {
-    let answered = describe(offer, ip).await;
+/// Answers a call, and returns when it has ended.
+pub(crate) async fn answer_call(client: &mut CallClient, call: Call, offer: &str, ip: IpAddr) -> Result<CallOutcome> {
+    let answered = accept_offer_on(offer, ip).await;
     let (peer, answer) = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            // Without a word it would ring on, and every other caller would be told that this side is busy.
+            // Decline, because the call would keep ringing and block other callers.
             let _ = call.decline().await;
             return Err(error);
         }
     };
     call.accept(answer).await?;
-    let mut talk = Talk::new(party, call.clone(), peer, None);
-    let result = match talk.exchange_candidates().await {
-        Ok(()) => talk.run().await,
+    let mut media_call = MediaCall::new(client, call.clone(), peer, None);
+    let result = match media_call.exchange_candidates().await {
+        Ok(()) => media_call.run().await,
         Err(error) => Err(error),
     };
-    hang_up_after(result, &call).await
+    hang_up_on_error(result, &call).await
 }
 
-async fn describe(offer: &str, ip: IpAddr) -> Result<(Peer, String)> {
+async fn accept_offer_on(offer: &str, ip: IpAddr) -> Result<(Peer, String)> {
     let peer = Peer::bind(ip).await?;
     let answer = peer.accept_offer(offer).await?;
     Ok((peer, answer))
 }
 
-/// A call that this side can't go on with ends for the other side too.
-async fn hang_up_after(result: Result<Outcome>, call: &Call) -> Result<Outcome> {
+/// Hangs up after an error, so that the call ends for the other side too.
+async fn hang_up_on_error(result: Result<CallOutcome>, call: &Call) -> Result<CallOutcome> {
     if result.is_err() {
-        // It may have ended already.
+        // Ignore the error: the call may have ended already.
         let _ = call.hang_up().await;
     }
     result
 }
 
-struct Talk<'a> {
-    party: &'a mut Party,
+struct MediaCall<'a> {
+    client: &'a mut CallClient,
     call: Call,
     peer: Peer,
-    /// After how many packets this side hangs up; the callee leaves that to the caller.
-    enough: Option<u64>,
-    /// Whether both descriptions are known; before that, candidates have to wait.
+    /// Number of packets after which the caller hangs up. `None` for the callee.
+    hang_up_after_packets: Option<u64>,
+    /// Whether both descriptions are set. Candidates have to wait until then.
     described: bool,
     waiting: Vec<String>,
     connected: bool,
     hung_up: bool,
-    seen_off: bool,
+    hangup_delivered: bool,
     offered_at: Option<Instant>,
-    outcome: Outcome,
+    outcome: CallOutcome,
 }
 
-impl<'a> Talk<'a> {
-    fn new(party: &'a mut Party, call: Call, peer: Peer, enough: Option<u64>) -> Self {
-        let own = party.client().node();
-        let outcome = match enough {
-            Some(_) => Outcome { caller_node: own, ..Outcome::default() },
-            None => Outcome { callee_node: own, ..Outcome::default() },
+impl<'a> MediaCall<'a> {
+    fn new(client: &'a mut CallClient, call: Call, peer: Peer, hang_up_after_packets: Option<u64>) -> Self {
+        let own = client.client().node();
+        let outcome = match hang_up_after_packets {
+            Some(_) => CallOutcome { caller_node: own, ..CallOutcome::default() },
+            None => CallOutcome { callee_node: own, ..CallOutcome::default() },
         };
         Self {
-            party,
+            client,
             call,
             peer,
-            enough,
+            hang_up_after_packets,
             described: false,
             waiting: Vec::new(),
             connected: false,
             hung_up: false,
-            seen_off: false,
+            hangup_delivered: false,
             offered_at: None,
             outcome,
         }
     }
 
-    async fn run(mut self) -> Result<Outcome> {
+    async fn run(mut self) -> Result<CallOutcome> {
         let mut seen = Report::default();
         loop {
             tokio::select! {
                 biased;
-                event = self.party.next_event() => {
+                event = self.client.next_event() => {
                     let event = event.ok_or_else(|| anyhow!("the client has stopped"))?;
                     if let Some(reason) = self.handle_event(event).await? {
-                        self.see_off().await?;
-                        return self.end(reason);
+                        self.wait_for_hangup_delivery().await?;
+                        return self.finish(reason);
                     }
                 }
                 report = self.peer.wait_for(|report| *report != seen) => {
@@ -200,26 +204,27 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// The one who hangs up waits until that was handed over, so that the other side doesn't wait for sound.
-    async fn see_off(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + GOODBYE;
-        while self.hung_up && !self.seen_off {
-            let Ok(Some(event)) = timeout_at(deadline, self.party.next_event()).await else { break };
+    /// After hanging up, waits until the hangup is delivered, so that the other side does not wait for sound.
+    async fn wait_for_hangup_delivery(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + HANGUP_TIMEOUT;
+        while self.hung_up && !self.hangup_delivered {
+            let Ok(Some(event)) = timeout_at(deadline, self.client.next_event()).await else { break };
             self.handle_event(event).await?;
         }
         Ok(())
     }
 
-    fn end(mut self, reason: EndReason) -> Result<Outcome> {
+    fn finish(mut self, reason: EndReason) -> Result<CallOutcome> {
         self.outcome.heard = self.peer.report().heard;
-        let as_planned = if self.enough.is_some() { self.hung_up } else { reason == EndReason::PeerHungUp };
+        let as_planned =
+            if self.hang_up_after_packets.is_some() { self.hung_up } else { reason == EndReason::PeerHungUp };
         if !as_planned {
-            bail!("the call has ended: {}", ended(reason));
+            bail!("the call has ended: {}", reason_text(reason));
         }
-        let (name, heard) = (self.party.name(), self.outcome.heard);
-        self.party
+        let (name, heard) = (self.client.name(), self.outcome.heard);
+        self.client
             .timeline()
-            .now(&[name], &format!("the call is over; {heard} packets of the other's tone were heard"));
+            .add_step_now(&[name], &format!("the call is over; received {heard} packets with the other side's tone"));
         Ok(self.outcome)
     }
 
@@ -243,12 +248,14 @@ impl<'a> Talk<'a> {
 
     fn handle_step(&mut self, kind: StepKind, at: Instant, node: NodeId) {
         match kind {
-            StepKind::Resolved { peer_node } if self.enough.is_some() => self.outcome.callee_node = Some(peer_node),
+            StepKind::Resolved { peer_node } if self.hang_up_after_packets.is_some() => {
+                self.outcome.callee_node = Some(peer_node)
+            }
             StepKind::Delivered(kind) => {
                 self.outcome.delivered += 1;
-                self.seen_off |= kind == RelayKind::CallHangup;
+                self.hangup_delivered |= kind == RelayKind::CallHangup;
             }
-            StepKind::Failed(RelayKind::CallHangup, _) => self.seen_off = true,
+            StepKind::Failed(RelayKind::CallHangup, _) => self.hangup_delivered = true,
             StepKind::Sent(RelayKind::CallOffer) => {
                 self.outcome.caller_node = Some(node);
                 self.offered_at.get_or_insert(at);
@@ -282,16 +289,20 @@ impl<'a> Talk<'a> {
             if self.hung_up {
                 return Ok(());
             }
-            let name = self.party.name();
+            let name = self.client.name();
             if report.connected {
-                self.party.timeline().now(&[name, "peer"], "media is connected directly, past all nodes (DTLS, SRTP)");
+                self.client
+                    .timeline()
+                    .add_step_now(&[name, "peer"], "media is connected directly, not through nodes (DTLS, SRTP)");
                 self.call.media_up().await?;
             } else {
-                self.party.timeline().now(&[name], "media is lost");
+                self.client.timeline().add_step_now(&[name], "media is lost");
                 self.call.media_down().await?;
             }
         }
-        if !self.hung_up && self.enough.is_some_and(|enough| report.heard >= enough) {
+        if !self.hung_up
+            && self.hang_up_after_packets.is_some_and(|hang_up_after_packets| report.heard >= hang_up_after_packets)
+        {
             self.hung_up = true;
             self.call.hang_up().await?;
         }
@@ -299,8 +310,8 @@ impl<'a> Talk<'a> {
     }
 }
 
-/// Why a call is over, for people.
-const fn ended(reason: EndReason) -> &'static str {
+/// The reason as text for people.
+const fn reason_text(reason: EndReason) -> &'static str {
     match reason {
         EndReason::HungUp => "this side hung up",
         EndReason::PeerHungUp => "the other side hung up",

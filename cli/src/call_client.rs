@@ -1,6 +1,6 @@
-//! One person in a call: a client, and the task that reads what it tells.
+//! A client for calls, with a task that reads its events.
 //!
-//! The task prints steps as they happen and hands on what concerns calls, so that whoever talks sees only that.
+//! The task prints the steps as they happen, and forwards only the events of calls.
 
 use std::net::IpAddr;
 
@@ -13,71 +13,67 @@ use tokio::{
 
 use crate::timeline::Timeline;
 
-/// Events that wait for whoever talks; a call has about thirty.
+/// Capacity of the queue of call events. A call has about thirty.
 const EVENTS: usize = 256;
 
-/// A running client under a name.
+/// A running client with a name for the timeline.
 #[derive(Debug)]
-pub(crate) struct Party {
+pub(crate) struct CallClient {
     name: String,
     client: Client,
     timeline: Timeline,
     local_ip: watch::Receiver<Option<IpAddr>>,
     events: mpsc::Receiver<Event>,
-    _pump: JoinSet<()>,
+    _forwarder: JoinSet<()>,
 }
 
-impl Party {
-    /// Connects.
+impl CallClient {
     pub(crate) async fn connect(name: &str, builder: ClientBuilder, timeline: Timeline) -> Result<Self> {
         let (client, events) = builder.connect().await?;
         let (sender, receiver) = mpsc::channel(EVENTS);
-        let mut pump = JoinSet::new();
+        let mut forwarder = JoinSet::new();
         let (ip_sender, local_ip) = watch::channel(None);
-        pump.spawn(hand_on(name.to_owned(), client.clone(), events, (sender, ip_sender), timeline.clone()));
-        Ok(Self { name: name.to_owned(), client, timeline, local_ip, events: receiver, _pump: pump })
+        let senders = EventSenders { call_events: sender, local_ip: ip_sender };
+        forwarder.spawn(forward_events(name.to_owned(), client.clone(), events, senders, timeline.clone()));
+        Ok(Self { name: name.to_owned(), client, timeline, local_ip, events: receiver, _forwarder: forwarder })
     }
 
-    /// Who it is.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The client.
     pub(crate) const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The address of this machine on the connection to its node: good for media too, on all but odd networks.
+    /// This machine's address on the connection to the node. On most networks it also works for media.
     pub(crate) async fn local_ip(&self) -> Result<IpAddr> {
         let mut local_ip = self.local_ip.clone();
         let known = local_ip.wait_for(Option::is_some).await;
         known.ok().and_then(|known| *known).ok_or_else(|| anyhow!("the client has stopped"))
     }
 
-    /// Where this party's steps are printed.
     pub(crate) fn timeline(&self) -> &Timeline {
         &self.timeline
     }
 
-    /// What happens next to a call; `None` once the client has stopped.
+    /// The next event of a call, or `None` after the client has stopped.
     pub(crate) async fn next_event(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    /// Says goodbye.
     pub(crate) async fn shutdown(self) {
         self.client.shutdown().await;
     }
 }
 
-async fn hand_on(
-    name: String,
-    client: Client,
-    mut events: Events,
-    (sender, ip_sender): (mpsc::Sender<Event>, watch::Sender<Option<IpAddr>>),
-    timeline: Timeline,
-) {
+/// Where the task forwards what it reads.
+struct EventSenders {
+    call_events: mpsc::Sender<Event>,
+    local_ip: watch::Sender<Option<IpAddr>>,
+}
+
+async fn forward_events(name: String, client: Client, mut events: Events, senders: EventSenders, timeline: Timeline) {
     let mut peer_node = None;
     while let Some(event) = events.next().await {
         if let Event::Step(step) = &event
@@ -86,16 +82,16 @@ async fn hand_on(
             peer_node = Some(node);
         }
         if let Event::Connected { local_ip, .. } = &event {
-            ip_sender.send_replace(Some(*local_ip));
+            senders.local_ip.send_replace(Some(*local_ip));
         }
-        timeline.client_event(&name, &event, peer_node);
+        timeline.add_client_event(&name, &event, peer_node);
         if let Event::InboxRejected { contact, reason } = &event {
             let contacts = client.contacts().await.unwrap_or_default();
             let known = contacts.iter().find(|known| known.id() == *contact);
             let who = known.map_or("a contact", chappe_client::contact::Contact::name);
-            timeline.now(&[&name], &format!("{who} can't call now: {reason}"));
+            timeline.add_step_now(&[&name], &format!("{who} cannot call now: {reason}"));
         }
-        let of_a_call = match &event {
+        let is_call_event = match &event {
             Event::Step(step) => step.call.is_some(),
             Event::Reachable { .. }
             | Event::IncomingCall { .. }
@@ -104,7 +100,7 @@ async fn hand_on(
             | Event::CallEnded { .. } => true,
             _ => false,
         };
-        if of_a_call && sender.send(event).await.is_err() {
+        if is_call_event && senders.call_events.send(event).await.is_err() {
             return;
         }
     }

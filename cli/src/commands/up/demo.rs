@@ -1,4 +1,4 @@
-//! The call that `up` makes: two people meet through the federation, pair by a code, and talk.
+//! The demo of `up`: two people find nodes, pair by a code, and call.
 
 use std::{net::Ipv4Addr, path::Path, time::Duration};
 
@@ -8,24 +8,24 @@ use chappe_common::keys::{NodeId, PublicKey};
 use tokio::time::timeout;
 
 use crate::{
-    party::Party,
-    talk::{self, Outcome},
+    call_client::CallClient,
+    media_call::{self, CallOutcome},
     timeline::Timeline,
 };
 
-/// How long any one step may take. Each has its own, shorter deadlines; this one is against what nobody thought of.
+/// Time limit of each step. The steps have shorter deadlines of their own; this one catches bugs.
 const STEP: Duration = Duration::from_secs(45);
-/// How long the two talk.
+/// Seconds of sound in the demo call.
 const SECONDS: u64 = 2;
 
-/// Plays it, and says what came of the call, as both sides saw it.
-pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: &Timeline) -> Result<Outcome> {
+/// Runs the demo. Returns the result of the call for both sides.
+pub(super) async fn run(dir: &Path, registry: &str, root: PublicKey, timeline: &Timeline) -> Result<CallOutcome> {
     let connect = |name: &'static str, avoid: Vec<NodeId>| {
         let folder = dir.join(name);
         async move {
             let profile = Profile::open_or_create(folder, name)?;
             let builder = Client::builder(profile).registry(registry, [root]).avoid(avoid);
-            Party::connect(name, builder, timeline.clone()).await
+            CallClient::connect(name, builder, timeline.clone()).await
         }
     };
     let mut alice = step("alice connects", connect("alice", Vec::new())).await?;
@@ -34,57 +34,57 @@ pub(super) async fn play(dir: &Path, registry: &str, root: PublicKey, timeline: 
 
     let contact = step("alice and bob pair", pair(&alice, &bob)).await?;
     step("bob attaches the inbox for alice", reachable(&mut bob)).await?;
-    let placed = talk::place(&mut alice, contact, Ipv4Addr::LOCALHOST.into(), SECONDS);
+    let placed = media_call::place_call(&mut alice, contact, Ipv4Addr::LOCALHOST.into(), SECONDS);
     let taken = take_call(&mut bob);
     let (caller, callee) = step("alice calls bob", async { tokio::try_join!(placed, taken) }).await?;
     tokio::join!(alice.shutdown(), bob.shutdown());
     if caller.heard.min(callee.heard) < SECONDS * crate::media::FRAMES_PER_SECOND {
-        bail!("alice calls bob: only {} and {} packets of sound were heard", caller.heard, callee.heard);
+        bail!("alice calls bob: only {} and {} packets of sound were received", caller.heard, callee.heard);
     }
-    Ok(Outcome::of_both(&caller, &callee))
+    Ok(CallOutcome::combine(&caller, &callee))
 }
 
-async fn pair(alice: &Party, bob: &Party) -> Result<chappe_client::contact::ContactId> {
-    // In a folder that was kept they know each other from the last time, and pair anew.
-    for party in [alice, bob] {
-        for contact in party.client().contacts().await? {
-            party.client().remove_contact(contact.id()).await?;
+async fn pair(alice: &CallClient, bob: &CallClient) -> Result<chappe_client::contact::ContactId> {
+    // With a kept folder they still have the contact of the last run.
+    for client in [alice, bob] {
+        for contact in client.client().contacts().await? {
+            client.client().remove_contact(contact.id()).await?;
         }
     }
     let timeline = alice.timeline();
     let shown = bob.client().show_code().await?;
     let code = shown.code();
     let text = format!("shows the code {code}; only {} reaches the node", &code[..6]);
-    timeline.now(&["bob", &timeline.node(shown.node())], &text);
-    timeline.now(&["alice"], "types the code in");
+    timeline.add_step_now(&["bob", &timeline.node_name(shown.node())], &text);
+    timeline.add_step_now(&["alice"], "enters the code");
     let code = code.parse().context("the code that bob shows")?;
     let (at_bob, at_alice) = tokio::try_join!(async { Ok::<_, anyhow::Error>(shown.paired().await?) }, async {
         Ok(alice.client().pair(&code).await?)
     })?;
     if at_bob.words != at_alice.words {
-        bail!("the two see different words");
+        bail!("both sides see different words");
     }
-    timeline.now(&["alice", "bob"], &format!("paired; both see the words: {}", at_alice.words.join(" ")));
+    timeline.add_step_now(&["alice", "bob"], &format!("paired; both see the words: {}", at_alice.words.join(" ")));
     Ok(at_alice.contact.id())
 }
 
-/// Until the new contact can call.
-async fn reachable(bob: &mut Party) -> Result<()> {
+/// Waits until the new contact can call.
+async fn reachable(bob: &mut CallClient) -> Result<()> {
     while let Some(event) = bob.next_event().await {
         if let Event::Reachable { .. } = event {
             let text = "can be called: the inbox for alice is attached, a random time after the pairing";
-            bob.timeline().now(&["bob"], text);
+            bob.timeline().add_step_now(&["bob"], text);
             return Ok(());
         }
     }
     Err(anyhow!("the client has stopped"))
 }
 
-async fn take_call(bob: &mut Party) -> Result<Outcome> {
+async fn take_call(bob: &mut CallClient) -> Result<CallOutcome> {
     while let Some(event) = bob.next_event().await {
         if let Event::IncomingCall { call, name, offer, .. } = event {
-            bob.timeline().now(&["bob"], &format!("rings: {} calls; bob takes the call", *name));
-            return talk::answer(bob, call, &offer, Ipv4Addr::LOCALHOST.into()).await;
+            bob.timeline().add_step_now(&["bob"], &format!("rings: {} calls; bob answers", *name));
+            return media_call::answer_call(bob, call, &offer, Ipv4Addr::LOCALHOST.into()).await;
         }
     }
     Err(anyhow!("the client has stopped"))
