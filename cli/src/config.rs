@@ -386,7 +386,7 @@ mod tests {
         };
         for (name, meant) in [
             ("CHAPPE_CLIENT_LISTEN", "CHAPPE_CLIENT__LISTEN"),
-            ("CHAPPE_LIMITS_MAX_HELD", "CHAPPE_LIMITS__MAX_HELD"),
+            ("CHAPPE_LIMITS_MEMORY_BUDGET", "CHAPPE_LIMITS__MEMORY_BUDGET"),
             ("chappe_client_listen", "CHAPPE_CLIENT__LISTEN"),
             ("CHAPPE_CLIENT_LISTN", "CHAPPE_CLIENT__LISTEN"),
             ("CHAPPE_LOGS", "CHAPPE_LOG"),
