@@ -38,6 +38,7 @@ const LOG_VARIABLE: &str = "CHAPPE_LOG";
 
 /// Returns memory to the system within seconds after a flood (`.cargo/config.toml`). The system's allocator would keep
 /// it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -21,8 +21,8 @@ done
 # The target is named, so that build scripts and procedural macros are not linked statically.
 target=$(rustc -vV | sed -n 's/^host: //p')
 [[ $target == *-linux-gnu ]] || missing "a host of *-linux-gnu (this one is $target)"
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p chappe --target "$target"
-binary=${CARGO_TARGET_DIR:-target}/$target/release/chappe
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile dist --features jemalloc --locked -p chappe --target "$target"
+binary=${CARGO_TARGET_DIR:-target}/$target/dist/chappe
 if readelf -l "$binary" 2>/dev/null | grep -q INTERP; then missing 'a static C library (Debian: libc6-dev)'; fi
 
 context=$(mktemp -d)

@@ -30,13 +30,13 @@ enum Run {
         first: &'static [&'static str],
         last: &'static [&'static str],
     },
-    /// The measurement program of the task's name, optimised, of this package in `tools/`.
+    /// The measurement program of the task's name, of this package in `tools/`, built as what is shipped.
     Program(&'static str),
     /// A fuzz target, which the first argument names.
     Fuzz,
 }
 
-static TASKS: [Task; 12] = [
+static TASKS: [Task; 13] = [
     Task { name: "ci", about: "all that has to hold before a change lands", run: Run::Script(".ci/run") },
     Task { name: "fmt", about: "format all crates", run: cargo(&["fmt", "--all"], &[]) },
     Task {
@@ -54,6 +54,11 @@ static TASKS: [Task; 12] = [
         },
     },
     Task { name: "test", about: "run the tests of all crates", run: cargo(&["test", "--locked"], &[]) },
+    Task {
+        name: "dist",
+        about: "build the binary that is shipped, target/dist/chappe",
+        run: cargo(&["build", "--profile", "dist", "--locked", "-p", "chappe", "--features", "jemalloc"], &[]),
+    },
     Task { name: "fuzz", about: "fuzz one decoder: fuzz TARGET [LIBFUZZER-ARGS]", run: Run::Fuzz },
     Task {
         name: "bench",
@@ -106,7 +111,7 @@ impl Task {
             }
             Run::Program(package) => {
                 let mut command = own_cargo();
-                command.args(["run", "--release", "--package", *package, "--bin", self.name, "--"]);
+                command.args(["run", "--profile", "dist", "--package", *package, "--bin", self.name, "--"]);
                 command
             }
             Run::Fuzz => return fuzz::run(args),

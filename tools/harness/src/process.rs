@@ -35,7 +35,7 @@ pub fn binary() -> PathBuf {
 pub fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a path of this program");
     let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
-    beside.unwrap_or_else(|| panic!("{name} is not built; build it first: cargo build, with --release if this is"))
+    beside.unwrap_or_else(|| panic!("{name} is not built; build it first by cargo build, with the profile of this"))
 }
 
 /// Builds the binary if cargo runs this program, in the same profile. Otherwise the existing binary is used. Returns
@@ -44,8 +44,12 @@ pub fn is_built() -> bool {
     let Some(cargo) = std::env::var_os("CARGO") else { return true };
     let mut build = std::process::Command::new(cargo);
     build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).args(["build", "--quiet", "-p", "chappe"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
+    let own = std::env::current_exe().expect("a path of this program");
+    // The folder of an optimised profile has its name. That of the others is called «debug».
+    let profile = ["dist", "release"].into_iter().find(|profile| own.ancestors().any(|dir| dir.ends_with(profile)));
+    build.args(profile.map(|profile| ["--profile", profile]).into_iter().flatten());
+    if profile == Some("dist") {
+        build.args(["--features", "jemalloc"]);
     }
     build.status().is_ok_and(|status| status.success())
 }
