@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    daemon::{DaemonArgs, ended, explain_start},
+    daemon::{self, DaemonArgs, explain_start},
     init::{create, refuse_existing, toml_list},
 };
 use crate::{open_files::OpenFiles, output::Output, signals::Signals};
@@ -81,11 +81,6 @@ struct Ready {
 }
 
 #[derive(Serialize)]
-struct Stopped {
-    event: &'static str,
-}
-
-#[derive(Serialize)]
 struct Made<'a> {
     event: &'static str,
     root: String,
@@ -105,15 +100,10 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
             let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
             let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
             output.print(&text, &Ready { event: "ready", registry: url, admin_url });
-            let failure = tokio::select! {
-                biased;
-                () = signals.stop() => None,
-                failure = registry.failed() => Some(failure),
-            };
+            let failure = daemon::wait(&mut signals, registry.failed()).await;
             output.print_text("stopping");
             registry.shutdown().await;
-            output.print("stopped", &Stopped { event: "stopped" });
-            ended(failure)
+            daemon::finish(output, failure)
         }
         BootstrapCommand::Init(args) => init(&args, output),
         BootstrapCommand::Delegate(args) => delegate(&args, output),

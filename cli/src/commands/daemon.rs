@@ -1,12 +1,17 @@
-//! Common parts of `node run` and `bootstrap run`: arguments and errors.
+//! Common parts of `node run` and `bootstrap run`: arguments, errors, and the wait for the end.
 
 use std::{io, path::PathBuf};
 
 use anyhow::{Error, Result};
 use chappe_common::task_failure::TaskFailure;
 use clap::Args;
+use serde::Serialize;
 
-use crate::config::{Config, Environment, Setting, load};
+use crate::{
+    config::{Config, Environment, Setting, load},
+    output::Output,
+    signals::Signals,
+};
 
 /// The origins of the configuration.
 #[derive(Args, Debug)]
@@ -44,4 +49,24 @@ pub(crate) fn ended(failure: Option<TaskFailure>) -> Result<()> {
         None => Ok(()),
         Some(failure) => Err(Error::new(failure).context("a task of the daemon has ended unexpectedly")),
     }
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    event: &'static str,
+}
+
+/// Waits for a signal, or for the daemon to fail. Returns the failure.
+pub(crate) async fn wait(signals: &mut Signals, failed: impl Future<Output = TaskFailure>) -> Option<TaskFailure> {
+    tokio::select! {
+        biased;
+        () = signals.stop() => None,
+        failure = failed => Some(failure),
+    }
+}
+
+/// Prints that the daemon has stopped. Returns its failure as an error.
+pub(crate) fn finish(output: Output, failure: Option<TaskFailure>) -> Result<()> {
+    output.print("stopped", &Stopped { event: "stopped" });
+    ended(failure)
 }

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    daemon::{DaemonArgs, ended, explain_start},
+    daemon::{self, DaemonArgs, explain_start},
     init::{create, refuse_existing, toml_list},
 };
 use crate::{open_files::OpenFiles, output::Output, signals::Signals};
@@ -103,11 +103,6 @@ struct Ready {
 }
 
 #[derive(Serialize)]
-struct Stopped {
-    event: &'static str,
-}
-
-#[derive(Serialize)]
 struct Made<'a> {
     event: &'static str,
     id: String,
@@ -128,15 +123,10 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
                 &format!("node {}\nlistening for clients on {client_addr}", line.text()),
                 &Ready { event: "ready", node: line, client_addr },
             );
-            let failure = tokio::select! {
-                biased;
-                () = signals.stop() => None,
-                failure = node.failed() => Some(failure),
-            };
+            let failure = daemon::wait(&mut signals, node.failed()).await;
             output.print_text("stopping: sending clients to other nodes");
             node.shutdown().await;
-            output.print("stopped", &Stopped { event: "stopped" });
-            ended(failure)
+            daemon::finish(output, failure)
         }
         NodeCommand::Init(args) => init(&args, output),
         NodeCommand::Id(args) => invite::id(&args, output),
