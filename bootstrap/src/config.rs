@@ -4,14 +4,15 @@
 //! Durations are written as `60s` or `500ms`.
 
 use std::{
-    borrow::Cow,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
+pub use chappe_common::config_error::ConfigError;
 use chappe_common::{
+    config_error::check_rules,
     directory::{MAX_DIRECTORY_LIFETIME, MAX_NODES},
     keys::PublicKey,
     record::MAX_RECORD_LIFETIME,
@@ -293,16 +294,6 @@ impl Default for TimesSection {
     }
 }
 
-/// A configured value is invalid.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct ConfigError {
-    /// The key as in the file: `section.key`.
-    pub key: &'static str,
-    /// What is wrong, and what is allowed.
-    pub problem: Cow<'static, str>,
-}
-
 impl BootstrapConfig {
     /// Checks the values beyond their types.
     ///
@@ -386,9 +377,7 @@ impl BootstrapConfig {
                 "every time is at most 1day",
             ),
         ];
-        if let Some(&(_, key, problem)) = rules.iter().find(|(holds, ..)| !holds) {
-            return Err(ConfigError { key, problem: problem.into() });
-        }
+        check_rules(rules)?;
         for origin in self.http.cors_origins.iter().filter(|origin| *origin != "*") {
             check_url(origin, &["https://", "http://"], Rest::Nothing).map_err(|error| ConfigError {
                 key: "http.cors_origins",

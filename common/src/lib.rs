@@ -9,6 +9,7 @@ pub mod blinding;
 pub mod client;
 pub mod code;
 pub mod code_claim;
+pub mod config_error;
 pub mod directory;
 pub mod federation;
 #[cfg(any(test, fuzzing))]

@@ -10,13 +10,13 @@ use std::{
 };
 
 use chappe_common::client::{MAX_INBOXES, MAX_MESSAGE};
+pub use chappe_common::config_error::ConfigError;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::advertised::can_be_dialled;
 pub use self::{
     advertised::{Advertised, AdvertisedError},
-    check::ConfigError,
     federation::{AdmissionPolicy, FederationSection},
 };
 use crate::membership::{

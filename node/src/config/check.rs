@@ -1,16 +1,16 @@
 //! What the types of the configuration's values can't say: their bounds, each with what is allowed.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use chappe_common::{
     client::{MAX_INBOXES, MAX_MESSAGE},
+    config_error::{ConfigError, check_rules},
     federation::FederationId,
     record::MAX_URL_LEN,
     server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
 
-use super::HANDSHAKES_PART;
-use super::{AdmissionPolicy, Advertised, NodeConfig, can_be_dialled};
+use super::{AdmissionPolicy, Advertised, HANDSHAKES_PART, NodeConfig, can_be_dialled};
 use crate::wire::frame::MAX_FRAME;
 
 /// The most keys that may sign tickets: a list that people keep.
@@ -26,16 +26,6 @@ const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The longest of all times: beyond it, nobody means what stands there, and a clock could not count it.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
-
-/// A value that is out of its bounds.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct ConfigError {
-    /// The key, as in the file: `section.key`.
-    pub key: &'static str,
-    /// What is wrong and what is allowed.
-    pub problem: Cow<'static, str>,
-}
 
 impl NodeConfig {
     /// Checks what the types of the values can't.
@@ -211,9 +201,7 @@ impl NodeConfig {
                  refuse the whole list without a password",
             ),
         ];
-        if let Some(&(_, key, problem)) = rules.iter().find(|(holds, ..)| !holds) {
-            return Err(ConfigError { key, problem: problem.into() });
-        }
+        check_rules(rules)?;
         self.check_urls()?;
         self.check_times()
     }
