@@ -1,4 +1,4 @@
-//! The client protocol's messages as JSON: reading requests, writing replies. Pure.
+//! The JSON messages of the client protocol: parses requests and encodes replies. Pure.
 
 pub(crate) mod depth;
 pub(crate) mod plain;

@@ -1,7 +1,7 @@
-//! The session of one client: its task, pairing by code, and the inboxes that it has attached.
+//! The session of one client: its task, pairing by code, and attached inboxes.
 
 pub(crate) mod attach;
-mod kept_payload;
 pub(crate) mod pair_requests;
 pub(crate) mod pairing;
+mod payload_reservation;
 pub(crate) mod run;

@@ -1,6 +1,6 @@
-//! The sessions of this node, by id and by the inboxes they have attached, and how others reach them.
+//! The sessions of this node, by id and by attached inbox. Delivers messages, notes and outcomes to them.
 //!
-//! Sharded maps: a message takes one look-up in one shard of one of them.
+//! The maps are sharded. A message takes one lookup in one shard.
 
 mod attached_inboxes;
 pub(crate) mod event;
@@ -22,7 +22,7 @@ use self::{
     handle::{Batch, Relayed, SessionHandle},
 };
 use crate::{
-    client_protocol::reply::{self, By},
+    client_protocol::reply::{self, ForwardedBy},
     config::LimitsSection,
     limits::{byte_channel::TrySendError, rates::OfferRate, shrink},
     metrics::Metrics,
@@ -36,22 +36,19 @@ use crate::{
 #[derive(Debug)]
 struct Attached {
     session: SessionHandle,
-    /// Shared with the publisher.
+    /// Shared with the publisher, to save memory.
     lease: Arc<SignedLease>,
-    /// Made with the first offer: most inboxes never get one.
+    /// Created by the first offer, since most inboxes never get one.
     offers: Option<Box<OfferRate>>,
 }
 
 /// Why a lease is not attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NotAttached {
-    /// The session has as many inboxes as it may.
+    /// The session has `limits.max_inboxes` already.
     TooMany,
-    /// A newer lease of the inbox is attached. Whoever asked has proved to be the inbox's owner, and may know it.
-    Stale {
-        /// The newer lease.
-        newer: Arc<SignedLease>,
-    },
+    /// A newer lease of the inbox is attached. The client has proved to own the inbox, so it may see that lease.
+    Stale { newer: Arc<SignedLease> },
 }
 
 impl From<TooMany> for NotAttached {
@@ -60,20 +57,16 @@ impl From<TooMany> for NotAttached {
     }
 }
 
-/// The sessions of this node.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     by_id: DashMap<SessionId, SessionHandle>,
     inboxes: DashMap<Inbox, Attached>,
     limits: LimitsSection,
-    /// Counts the messages that were delivered.
     delivered: Counter,
-    /// Counts the outcomes that a link did not take.
     responses_dropped: Counter,
 }
 
 impl Sessions {
-    /// No sessions yet.
     pub(crate) fn new(limits: LimitsSection, metrics: &Metrics) -> Self {
         Self {
             by_id: DashMap::new(),
@@ -84,39 +77,36 @@ impl Sessions {
         }
     }
 
-    /// Takes a session in.
     pub(crate) fn insert(&self, session: SessionHandle) {
         self.by_id.insert(session.id(), session);
     }
 
-    /// Gives back the room of sessions that have gone.
+    /// Frees the unused capacity of the maps after a load spike.
     pub(crate) fn shrink(&self) {
         shrink::shrink_sharded_if_sparse(&self.by_id);
         shrink::shrink_sharded_if_sparse(&self.inboxes);
     }
 
-    /// Lets a session go. Its inboxes are detached by itself.
+    /// Removes a session. The session itself detaches its inboxes.
     pub(crate) fn remove(&self, id: SessionId) {
         self.by_id.remove(&id);
     }
 
-    /// The session with this id.
     pub(crate) fn session(&self, id: SessionId) -> Option<SessionHandle> {
         self.by_id.get(&id).map(|session| session.clone())
     }
 
-    /// The session that has attached the inbox of `address`.
+    /// Returns the session that has attached the inbox, if the access token of `address` is correct.
     pub(crate) fn find(&self, address: &Address) -> Option<SessionHandle> {
         let attached = self.inboxes.get(&address.inbox).filter(|attached| attached.lease.admits(address))?;
         Some(attached.session.clone())
     }
 
-    /// Whether `session` has attached `inbox`.
     pub(crate) fn is_attached(&self, inbox: &Inbox, session: SessionId) -> bool {
         self.inboxes.get(inbox).is_some_and(|attached| attached.session.id() == session)
     }
 
-    /// The session to whose client a message to `address` may be handed; or what becomes of it instead.
+    /// Returns the session that may get a message to `address`, or the message's outcome.
     fn admit(&self, address: &Address, kind: RelayKind) -> Result<SessionHandle, Outcome> {
         if kind != RelayKind::CallOffer {
             return self.find(address).ok_or(Outcome::NotHere);
@@ -130,19 +120,19 @@ impl Sessions {
         }
     }
 
-    /// The lease with which `inbox` is attached here.
+    /// Returns the lease with which `inbox` is attached here.
     pub(crate) fn lease(&self, inbox: &Inbox) -> Option<Arc<SignedLease>> {
         self.inboxes.get(inbox).map(|attached| attached.lease.clone())
     }
 
-    /// Attaches an inbox to a session, unless a newer lease has it. Another session that had it loses it. Returns whether the
-    /// session did not have it before.
+    /// Attaches an inbox to a session, and detaches it from any other session. Returns whether it is new to the
+    /// session.
     ///
     /// # Errors
-    /// The inbox is not attached; the session keeps an earlier lease of it.
+    /// The session has too many inboxes, or a newer lease is attached. The session keeps an earlier lease of the inbox.
     pub(crate) fn attach(&self, session: &SessionHandle, lease: Arc<SignedLease>) -> Result<bool, NotAttached> {
         let inbox = lease.inbox;
-        // Its entry is locked meanwhile: what the map says of an inbox, and what its session says, changes together.
+        // The entry stays locked meanwhile, so that the map and the session's own list of inboxes change together.
         match self.inboxes.entry(inbox) {
             Entry::Occupied(mut entry) => {
                 let is_new = session.add_inbox(inbox, self.limits.max_inboxes)?;
@@ -152,7 +142,7 @@ impl Sessions {
                     }
                     return Err(NotAttached::Stale { newer: entry.get().lease.clone() });
                 }
-                // The rate of offers is the inbox's, whoever has it.
+                // The offer rate belongs to the inbox, so it moves to the new session.
                 let offers = entry.get_mut().offers.take();
                 let former = entry.insert(Attached { session: session.clone(), lease, offers });
                 if former.session.id() != session.id() {
@@ -168,17 +158,17 @@ impl Sessions {
         }
     }
 
-    /// Detaches an inbox from a session. Returns its lease, if it was attached to this session.
+    /// Detaches an inbox from a session. Returns its lease, or `None` if the session had not attached it.
     pub(crate) fn detach(&self, session: SessionId, inbox: &Inbox) -> Option<Arc<SignedLease>> {
         self.detach_if(inbox, |attached| attached.session.id() == session)
     }
 
-    /// A newer lease is known: detaches an older one of the same inbox.
+    /// Detaches an inbox if its lease is older than `newer`.
     pub(crate) fn displace(&self, newer: &SignedLease) {
         self.detach_if(&newer.inbox, |attached| attached.lease.seq < newer.seq);
     }
 
-    /// A lease is not valid any more: detaches it unless it was replaced.
+    /// Detaches the inbox of an invalid lease, unless a newer lease has replaced it.
     pub(crate) fn drop_lease(&self, lease: &SignedLease) {
         self.detach_if(&lease.inbox, |attached| attached.lease.seq == lease.seq);
     }
@@ -192,19 +182,19 @@ impl Sessions {
         Some(entry.remove().lease)
     }
 
-    /// Tells every session.
-    pub(crate) fn for_each(&self, tell: impl Fn(&SessionHandle)) {
+    /// Calls `visit` for each session.
+    pub(crate) fn for_each(&self, visit: impl Fn(&SessionHandle)) {
         for session in &self.by_id {
-            tell(&session);
+            visit(&session);
         }
     }
 
-    /// How many sessions there are.
+    /// Returns the number of sessions.
     pub(crate) fn sessions(&self) -> usize {
         self.by_id.len()
     }
 
-    /// How many inboxes are attached.
+    /// Returns the number of attached inboxes.
     pub(crate) fn inboxes(&self) -> usize {
         self.inboxes.len()
     }
@@ -217,7 +207,7 @@ impl Sessions {
         }
     }
 
-    /// Delivers a message of a pairing. `None` if the session has to judge it first ([`Sessions::submit`]).
+    /// Delivers a message of a pairing. Returns `None` if the session's task has to check it ([`Sessions::submit`]).
     pub(crate) fn deliver_to_session(
         &self,
         batch: &mut Batch,
@@ -235,7 +225,7 @@ impl Sessions {
         }
     }
 
-    /// Gives a message of a pairing to a session to judge. Its outcome goes to the message's `reply`.
+    /// Queues a message of a pairing for the session's task, which checks it. The outcome goes to `message.reply`.
     pub(crate) fn submit(&self, to: SessionId, message: Message) {
         let reply = message.reply.clone();
         let Some(session) = self.session(to) else { return self.reply(&reply, Outcome::NotHere) };
@@ -246,16 +236,16 @@ impl Sessions {
         }
     }
 
-    /// Sends a note to a session. Returns whether the session is here and has room.
+    /// Sends a note to a session. Returns whether the session exists and has room.
     pub(crate) fn send_note(&self, to: SessionId, from: PeerAddr, note: Note) -> bool {
         self.session(to).is_some_and(|session| session.try_send(SessionEvent::Note(Box::new((from, note)))).is_ok())
     }
 
-    /// Sends an outcome to where it is waited for.
+    /// Sends an outcome to the sender of the message.
     pub(crate) fn reply(&self, to: &ReplyTo, outcome: Outcome) {
         match to {
             ReplyTo::Session(ticket) => self.handle_outcome(*ticket, outcome),
-            // If it is lost, the sender is told «unreachable» when its time is over.
+            // If the outcome is lost, the sender reports `unreachable` after its timeout.
             ReplyTo::Link { link, token } => {
                 if link.try_relay(&Header::Outcome { token: *token, outcome }).is_err() {
                     self.responses_dropped.inc();
@@ -264,32 +254,32 @@ impl Sessions {
         }
     }
 
-    /// A session's message has its outcome.
+    /// Sends a session the outcome of its message.
     pub(crate) fn handle_outcome(&self, ticket: Ticket, outcome: Outcome) {
-        // The session may have ended. One whose queue is full ends, and with it all that it waits for.
+        // The session may have ended. A session with a full queue ends, so the lost outcome doesn't matter.
         if let Some(session) = self.session(ticket.session) {
             let _ = session.try_send(SessionEvent::Outcome { ticket: ticket.number, outcome });
         }
     }
 
-    /// A session's message was delivered. The session is not woken where nothing else depends on it.
+    /// Reports a delivered message to its session. The session's task is only woken if something else depends on it.
     pub(crate) fn handle_delivered(&self, batch: &mut Batch, ticket: Ticket) {
         let Some(session) = self.session(ticket.session) else { return };
-        if session.delivered(batch, ticket.number) {
+        if session.handle_delivered(batch, ticket.number) {
             self.delivered.inc();
         } else {
             let _ = session.try_send(SessionEvent::Outcome { ticket: ticket.number, outcome: Outcome::Delivered });
         }
     }
 
-    /// Answers the events that a session has left in its queue: whoever sent a message learns at once that nobody took it.
-    /// Returns the notes.
-    pub(crate) fn answer_left(&self, events: impl IntoIterator<Item = SessionEvent>) -> Vec<(PeerAddr, Note)> {
+    /// Answers the messages that an ended session has not handled with [`Outcome::NotHere`]. Returns its unhandled
+    /// notes.
+    pub(crate) fn answer_unhandled(&self, events: impl IntoIterator<Item = SessionEvent>) -> Vec<(PeerAddr, Note)> {
         let mut notes = Vec::new();
         for event in events {
             match event {
                 SessionEvent::Message(message) => self.reply(&message.reply, Outcome::NotHere),
-                SessionEvent::Note(noted) => notes.push(*noted),
+                SessionEvent::Note(boxed) => notes.push(*boxed),
                 _ => {}
             }
         }
@@ -297,7 +287,8 @@ impl Sessions {
     }
 }
 
-/// Delivers a message to the client of a session that has attached `inbox`. Not for offers, whose rate it doesn't count.
+/// Delivers a message to the client of a session that has attached `inbox`. It doesn't check the offer rate, so it is
+/// not for offers.
 pub(crate) fn deliver(
     session: &SessionHandle,
     batch: &mut Batch,
@@ -305,8 +296,8 @@ pub(crate) fn deliver(
     inbox: &Inbox,
     payload: &[u8],
 ) -> Outcome {
-    let by = inbox.base64url_bytes();
-    match session.write(batch, &reply::forwarded(kind, By::Inbox(&by), payload)) {
+    let inbox_text = inbox.base64url_bytes();
+    match session.write(batch, &reply::forwarded(kind, ForwardedBy::Inbox(&inbox_text), payload)) {
         Ok(()) => Outcome::Delivered,
         Err(WriteError::Full | WriteError::BudgetExceeded) => Outcome::Refused(ErrorCode::Congested),
         Err(WriteError::Closed) => Outcome::NotHere,
@@ -337,9 +328,12 @@ mod tests {
         };
         assert_eq!(ending.try_send(message(7)), Ok(()));
         assert_eq!(ending.try_send(SessionEvent::Note(Box::new((from, Note::Closed)))), Ok(()));
-        assert_eq!(sessions.answer_left(ending.close()), vec![(from, Note::Closed)]);
-        let told = sender.take_event();
-        assert!(matches!(told, Some(SessionEvent::Outcome { ticket: 7, outcome: Outcome::NotHere })), "{told:?}");
+        assert_eq!(sessions.answer_unhandled(ending.close()), vec![(from, Note::Closed)]);
+        let received = sender.take_event();
+        assert!(
+            matches!(received, Some(SessionEvent::Outcome { ticket: 7, outcome: Outcome::NotHere })),
+            "{received:?}"
+        );
         assert_eq!(ending.try_send(message(8)), Err(TrySendError::Closed));
     }
 }

@@ -1,6 +1,6 @@
-//! A client's connection: WebSocket frames straight on a socket that several tasks write to.
+//! A client's connection: WebSocket frames on a socket to which several tasks write.
 //!
-//! Owns how bytes become frames and frames bytes. What they mean is the session's business.
+//! Owns the conversion between bytes and frames. The session interprets the messages.
 
 #[cfg(test)]
 mod autobahn;
@@ -22,41 +22,41 @@ use self::{
 };
 use crate::{config::LimitsSection, limits::memory_budget::MemoryBudget};
 
-/// A connection that has become a WebSocket.
+/// An established WebSocket connection.
 pub(crate) struct Connection {
-    /// From the client.
     pub(crate) incoming: Reader,
-    /// To the client.
     pub(crate) out: Writer,
-    /// Whether what is read has to be decrypted.
+    /// Whether the input has to be decrypted.
     pub(crate) is_tls: bool,
 }
 
 impl Connection {
-    /// The WebSocket over a connection: `answer` is what the client is still to get before the first frame, `rest` what
-    /// was read of it behind its request. A handshake of TLS is over.
+    /// Creates the WebSocket over a connection, after its TLS handshake.
+    ///
+    /// `answer` is the response to the upgrade, which is sent before the first frame. `rest` is the input that was read
+    /// after the request.
     pub(crate) fn new(
         stream: TcpStream,
         mut tls: Option<Box<ServerConnection>>,
         answer: &str,
         mut rest: Vec<u8>,
         limits: &LimitsSection,
-        held: &Arc<MemoryBudget>,
+        budget: &Arc<MemoryBudget>,
     ) -> Result<Self, WriteError> {
         let (reader, writer) = stream.into_split();
         let is_tls = tls.is_some();
         if let Some(tls) = &mut tls {
-            // What waits is bounded by the queue that it goes through.
+            // The write queue bounds the output.
             tls.set_buffer_limit(None);
-            // What came with the request is there already; «would block» says that it is all.
+            // Read the plaintext that arrived with the request. `WouldBlock` means that there is no more.
             match io::Read::read_to_end(&mut tls.reader(), &mut rest) {
                 Ok(_) => return Err(WriteError::Closed),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(WriteError::Closed),
             }
         }
-        let mut out = Writer::new(writer, tls, limits.max_queued, held.clone());
-        out.put_before(answer.as_bytes())?;
-        Ok(Self { incoming: Reader::new(reader, rest, limits.max_message, held.clone()), out, is_tls })
+        let mut out = Writer::new(writer, tls, limits.max_queued, budget.clone());
+        out.queue_response(answer.as_bytes())?;
+        Ok(Self { incoming: Reader::new(reader, rest, limits.max_message, budget.clone()), out, is_tls })
     }
 }

@@ -1,15 +1,15 @@
-//! The bound on how deep a client's JSON may nest.
+//! The bound on the nesting depth of a client's JSON.
 
 use chappe_common::client::MAX_DEPTH;
 
-/// Whether `json` nests at most [`MAX_DEPTH`] levels. Says nothing of whether it is JSON.
+/// Returns whether `json` nests at most [`MAX_DEPTH`] levels. Doesn't check that it is valid JSON.
 ///
-/// Most messages hold fewer brackets than levels are allowed, which one fast scan shows; only others are walked.
+/// One fast scan counts the brackets. Only a message with more than [`MAX_DEPTH`] of them is walked.
 pub(crate) fn is_within_bounds(json: &[u8]) -> bool {
-    memchr::memchr2_iter(b'{', b'[', json).take(MAX_DEPTH + 1).count() <= MAX_DEPTH || walk(json)
+    memchr::memchr2_iter(b'{', b'[', json).take(MAX_DEPTH + 1).count() <= MAX_DEPTH || walk_brackets(json)
 }
 
-fn walk(json: &[u8]) -> bool {
+fn walk_brackets(json: &[u8]) -> bool {
     let mut depth = 0_usize;
     let mut bytes = json.iter();
     let mut in_string = false;

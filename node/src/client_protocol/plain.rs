@@ -1,31 +1,27 @@
-//! JSON as most clients write it: one flat object of strings without escapes, taken apart in one pass over whole blocks.
+//! A fast parser for JSON as most clients write it: one flat object of strings without escapes.
 //!
-//! Everything else is not refused here but left to the parser of all JSON. What is taken, that parser would have taken.
+//! Any other message is left to the general JSON parser. The general parser accepts every message that this one
+//! accepts.
 
-/// The fields that messages between clients have; the values are JSON, with their quotes.
+/// The fields of messages between clients. The values are JSON, including the quotes.
 #[derive(Default)]
 #[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub(crate) struct Plain<'a> {
-    /// `type`.
     pub(crate) kind: Option<&'a str>,
-    /// `id`.
     pub(crate) id: Option<&'a str>,
-    /// `to`.
     pub(crate) to: Option<&'a str>,
-    /// `target`.
     pub(crate) target: Option<&'a str>,
-    /// `payload`.
     pub(crate) payload: Option<&'a str>,
 }
 
-/// The fields of `text`, where it is plain and has no others.
-pub(crate) fn take_apart(text: &str) -> Option<Plain<'_>> {
+/// Parses `text`. Returns `None` if it isn't plain or has other fields.
+pub(crate) fn parse(text: &str) -> Option<Plain<'_>> {
     let bytes = text.as_bytes();
     let mut plain = Plain::default();
     let mut at = expect(bytes, 0, b'{')?;
     loop {
-        let (key, after) = string(text, skip_space(bytes, at))?;
-        let (value, after) = string(text, skip_space(bytes, expect(bytes, after, b':')?))?;
+        let (key, after) = scan_string(text, skip_space(bytes, at))?;
+        let (value, after) = scan_string(text, skip_space(bytes, expect(bytes, after, b':')?))?;
         let field = match key {
             "\"type\"" => &mut plain.kind,
             "\"id\"" => &mut plain.id,
@@ -34,7 +30,7 @@ pub(crate) fn take_apart(text: &str) -> Option<Plain<'_>> {
             "\"payload\"" => &mut plain.payload,
             _ => return None,
         };
-        // A field that stands there twice is an error, which the parser tells.
+        // A duplicate field is an error, which the general parser reports.
         if field.replace(value).is_some() {
             return None;
         }
@@ -47,26 +43,26 @@ pub(crate) fn take_apart(text: &str) -> Option<Plain<'_>> {
     }
 }
 
-/// Whether `json` is one string without escapes.
+/// Returns whether `json` is one string without escapes.
 pub(crate) fn is_string(json: &[u8]) -> bool {
-    str::from_utf8(json).is_ok_and(|text| string(text, 0).is_some_and(|(_, end)| end == json.len()))
+    str::from_utf8(json).is_ok_and(|text| scan_string(text, 0).is_some_and(|(_, end)| end == json.len()))
 }
 
-/// The string at `at` with its quotes, and where it ends.
-fn string(text: &str, at: usize) -> Option<(&str, usize)> {
+/// Scans the string at `at`. Returns it with its quotes, and the offset after it.
+fn scan_string(text: &str, at: usize) -> Option<(&str, usize)> {
     let bytes = text.as_bytes();
     if bytes.get(at) != Some(&b'"') {
         return None;
     }
-    let end = at + 1 + special(&bytes[at + 1..])?;
-    // The quotes are ASCII, so both ends are between characters.
+    let end = at + 1 + find_special(&bytes[at + 1..])?;
+    // The quotes are ASCII, so both ends are character boundaries.
     (bytes[end] == b'"').then(|| Some((text.get(at..=end)?, end + 1)))?
 }
 
-/// Where the first byte is that ends a string or that it can't hold as it is.
-fn special(bytes: &[u8]) -> Option<usize> {
+/// Returns the offset of the first quote, backslash or control character.
+fn find_special(bytes: &[u8]) -> Option<usize> {
     let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // Without a branch for each byte, the compiler makes a few vector instructions of a block.
+    // No branch for each byte, so that the compiler can vectorize a block.
     let (blocks, _) = bytes.as_chunks::<64>();
     let clear =
         blocks.iter().take_while(|block| !block.iter().fold(false, |any, byte| any | is_special(*byte))).count();
@@ -84,7 +80,7 @@ fn skip_space(bytes: &[u8], at: usize) -> usize {
     at + space
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use serde_json::value::RawValue;
@@ -107,12 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_message_is_taken_apart_where_it_lies() {
+    fn the_usual_message_is_parsed_in_place() {
         let text = r#"{"type":"call_ice","to":"AA","payload":"é{[","id":"7"}"#;
-        let plain = take_apart(text).expect("plain");
+        let plain = parse(text).expect("plain");
         assert_eq!((plain.kind, plain.to, plain.target), (Some("\"call_ice\""), Some("\"AA\""), None));
         assert_eq!((plain.payload, plain.id), (Some("\"é{[\""), Some("\"7\"")));
-        assert_eq!(take_apart("{ \"type\" :\t\"x\" }\n").and_then(|plain| plain.kind), Some("\"x\""));
+        assert_eq!(parse("{ \"type\" :\t\"x\" }\n").and_then(|plain| plain.kind), Some("\"x\""));
     }
 
     #[test]
@@ -132,7 +128,7 @@ mod tests {
             r#"{"type":"a"#,
             r#"["type","a"]"#,
         ] {
-            assert_eq!(take_apart(text), None, "{text}");
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 

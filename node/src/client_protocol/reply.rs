@@ -1,4 +1,4 @@
-//! What a node says to a client, as JSON.
+//! Messages from the node to a client, as JSON.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use chappe_common::{
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// A message from node to client. Names and texts are the protocol's.
+/// A message from the node to a client. The protocol defines the names and texts.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub(crate) enum Reply<'a> {
@@ -128,7 +128,7 @@ pub(crate) enum Reply<'a> {
     },
 }
 
-/// The limits that `server_info` names.
+/// The limits in `server_info`.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Limits {
@@ -153,7 +153,7 @@ fn base64url<S: Serializer>(lease: &Option<Arc<SignedLease>>, serializer: S) -> 
     lease.as_ref().map(|lease| URL_SAFE_NO_PAD.encode(lease.as_bytes())).serialize(serializer)
 }
 
-/// One server, in the shape of `RTCIceServer`.
+/// An ICE server, in the shape of `RTCIceServer`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct IceServerReply {
     pub(crate) urls: Vec<String>,
@@ -164,28 +164,28 @@ pub(crate) struct IceServerReply {
 }
 
 impl Reply<'_> {
-    /// The JSON text.
+    /// Encodes the message as JSON.
     pub(crate) fn encode(&self) -> String {
         serde_json::to_string(self).expect("a reply has string keys alone")
     }
 }
 
-/// How a message came. Neither text needs escaping.
+/// The address of a forwarded message. Neither text needs escaping in JSON.
 #[derive(Clone, Copy)]
-pub(crate) enum By<'a> {
-    /// To this inbox.
+pub(crate) enum ForwardedBy<'a> {
+    /// The recipient's inbox.
     Inbox(&'a [u8; 43]),
-    /// From this code.
+    /// The sender's code.
     Code(&'a str),
 }
 
-/// A forwarded message as the callee gets it, in pieces: the payload is where it was read, as it came.
+/// Returns the pieces of a forwarded message as the recipient gets it. The payload is not copied.
 ///
-/// The payload is one JSON text.
-pub(crate) const fn forwarded<'a>(kind: RelayKind, by: By<'a>, payload: &'a [u8]) -> [&'a [u8]; 7] {
+/// `payload` must be one JSON text.
+pub(crate) const fn forwarded<'a>(kind: RelayKind, by: ForwardedBy<'a>, payload: &'a [u8]) -> [&'a [u8]; 7] {
     let (field, value): (&[u8], _) = match by {
-        By::Inbox(inbox) => (b"\",\"to\":\"", inbox.as_slice()),
-        By::Code(code) => (b"\",\"from\":\"", code.as_bytes()),
+        ForwardedBy::Inbox(inbox) => (b"\",\"to\":\"", inbox.as_slice()),
+        ForwardedBy::Code(code) => (b"\",\"from\":\"", code.as_bytes()),
     };
     [b"{\"type\":\"", kind.as_str().as_bytes(), field, value, b"\",\"payload\":", payload, b"}"]
 }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_forwarded_payload_is_the_senders_bytes() {
         let payload = br#"{ "sdp" : "v=0\r\n" }"#;
-        let text = forwarded(RelayKind::Offer, By::Code("ABC234"), payload).concat();
+        let text = forwarded(RelayKind::Offer, ForwardedBy::Code("ABC234"), payload).concat();
         assert_eq!(str::from_utf8(&text), Ok(r#"{"type":"offer","from":"ABC234","payload":{ "sdp" : "v=0\r\n" }}"#));
     }
 }

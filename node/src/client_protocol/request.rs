@@ -1,7 +1,7 @@
-//! Parsing what a client says.
+//! Parses requests of clients.
 //!
-//! One pass over the message finds its fields and checks that it is JSON; a field is looked into only by who needs it,
-//! and the payload by nobody. Messages between clients are mostly plain ([`plain`]), which is faster still.
+//! One pass over the message finds its fields and checks that it is JSON. A field is parsed on access, and the payload
+//! never. Messages between clients are mostly plain, and [`plain`] parses these faster.
 
 use std::borrow::Cow;
 
@@ -20,55 +20,54 @@ use serde_json::value::RawValue;
 
 use super::{depth, plain};
 
-/// The longest `proposedName`, `deviceName` or `deviceId` in bytes: what a screen shows.
+/// The maximum length of `proposedName`, `deviceName` and `deviceId`, in bytes: what fits on a screen.
 pub(crate) const MAX_NAME: usize = 128;
 
-/// The most elements of an `attach`: as many as `limits.max_inboxes` can be; a message of the largest size holds fewer.
+/// The maximum number of elements of an `attach`: the highest value of `limits.max_inboxes`. A message of the maximum
+/// size has fewer.
 const MAX_ITEMS: usize = 512;
 
-/// What is wrong with a request. The text is for the client, and never holds what others sent.
+/// Why a request is invalid. The text is for the client, and contains nothing that other clients sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
-    /// Not a JSON object, or one of its fields stands there twice.
+    /// The message is not a JSON object, or has a duplicate field.
     #[error("Invalid message format: JSON parse error")]
     Json,
-    /// Nested deeper than allowed.
+    /// The message nests deeper than [`chappe_common::client::MAX_DEPTH`].
     #[error("Invalid message format: nested too deeply")]
     Depth,
-    /// A field is not there.
+    /// A required field is missing.
     #[error("Missing required field: {0}")]
     Missing(&'static str),
-    /// A field is of another type or too long.
+    /// A field has another type, or is too long.
     #[error("Invalid field: {0}")]
     Invalid(&'static str),
-    /// Not a pairing code.
+    /// The text is not a pairing code.
     #[error("Invalid pairing code format")]
     PairingCode,
-    /// Not a pairing code of somebody else.
+    /// The target is not a pairing code.
     #[error("Invalid target code format")]
     TargetCode,
-    /// Not base64.
+    /// The key is not base64.
     #[error("Invalid public key format")]
     KeyFormat,
-    /// Not 32 bytes.
+    /// The key is not 32 bytes long.
     #[error("Invalid public key length")]
     KeyLength,
-    /// The message or its payload is too large.
     #[error("Message too large")]
     TooLarge,
-    /// No such type.
     #[error("Unknown message type: {0}")]
     UnknownType(String),
-    /// The code door needs a registration.
+    /// A request of the code door needs a registration.
     #[error("Not registered. Send register message first.")]
     NotRegistered,
-    /// Passwords of ICE servers need an inbox or a pairing.
+    /// A request for ICE servers with passwords needs an attached inbox or a pairing.
     #[error("Not registered. Attach an inbox or pair first.")]
     NotAttached,
 }
 
 impl BadRequest {
-    /// The code of the error message.
+    /// Returns the error code for the client.
     pub(crate) const fn code(&self) -> ErrorCode {
         match self {
             Self::TooLarge => ErrorCode::TooLarge,
@@ -79,60 +78,60 @@ impl BadRequest {
     }
 }
 
-/// The fields of all messages, unread.
+/// The raw JSON of the fields of all messages.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Fields<'a> {
-    #[serde(deserialize_with = "json", borrow, rename = "type")]
+    #[serde(deserialize_with = "raw_json", borrow, rename = "type")]
     kind: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     id: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     to: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     target: Option<&'a str>,
-    #[serde(deserialize_with = "json_or_null", borrow)]
+    #[serde(deserialize_with = "raw_json_or_null", borrow)]
     payload: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     address: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     inboxes: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     pairing_code: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     public_key: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     claim: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     target_code: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     proposed_name: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     accepted: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     link_code: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     device_name: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     device_id: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     peer_id: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     challenge: Option<&'a str>,
-    #[serde(deserialize_with = "json", borrow)]
+    #[serde(deserialize_with = "raw_json", borrow)]
     url: Option<&'a str>,
 }
 
 impl<'a> Fields<'a> {
     fn parse(text: &'a str) -> Result<Self, BadRequest> {
-        if let Some(plain) = plain::take_apart(text) {
+        if let Some(plain) = plain::parse(text) {
             let plain::Plain { kind, id, to, target, payload } = plain;
             return Ok(Self { kind, id, to, target, payload, ..Self::default() });
         }
         if !depth::is_within_bounds(text.as_bytes()) {
             return Err(BadRequest::Depth);
         }
-        // Only an object: a sequence would fill the fields in their order.
+        // Only an object: serde would fill the fields from an array in order.
         if !text.trim_start().starts_with('{') {
             return Err(BadRequest::Json);
         }
@@ -140,17 +139,17 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// JSON as it came.
-fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
+/// Deserializes a field as raw JSON. `null` counts as missing.
+fn raw_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
     Ok(Option::<&RawValue>::deserialize(deserializer)?.map(RawValue::get))
 }
 
-/// The same, where `null` is a value like any other.
-fn json_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
+/// Deserializes a field as raw JSON. `null` is a value like any other.
+fn raw_json_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
     Ok(Some(<&RawValue>::deserialize(deserializer)?.get()))
 }
 
-/// A client's message: its type, its id, and its fields until they are asked for.
+/// A client's message: its type, its id, and its fields, which are parsed on access.
 pub(crate) struct Request<'a> {
     kind: Cow<'a, str>,
     id: Option<Cow<'a, str>>,
@@ -169,77 +168,74 @@ pub(crate) struct AttachItem<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Parses a message.
     pub(crate) fn parse(text: &'a str) -> Result<Self, BadRequest> {
         let fields = Fields::parse(text)?;
-        let kind = fields.kind.and_then(text_of).ok_or(BadRequest::Missing("type"))?;
+        let kind = fields.kind.and_then(parse_text).ok_or(BadRequest::Missing("type"))?;
         let id = match fields.id {
-            Some(raw) => Some(text_of(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?),
+            Some(raw) => {
+                Some(parse_text(raw).filter(|id| id.chars().count() <= MAX_ID).ok_or(BadRequest::Invalid("id"))?)
+            }
             None => None,
         };
         Ok(Self { kind, id, fields })
     }
 
-    /// The message's `type`.
     pub(crate) fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// The error for a type that nobody knows. It names no more of it than a name can have.
+    /// Returns the error for an unknown type. The type is cut to `MAX_ID` characters.
     pub(crate) fn unknown_type(&self) -> BadRequest {
         BadRequest::UnknownType(self.kind.chars().take(MAX_ID).collect())
     }
 
-    /// The message's `id`, if it has one.
     pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The `id` of a request that can't be answered without one.
+    /// Returns the `id` of a request whose reply needs one.
     pub(crate) fn required_id(&self) -> Result<&str, BadRequest> {
         self.id().ok_or(BadRequest::Missing("id"))
     }
 
-    /// Whether the message goes to an inbox, and not to a code.
+    /// Returns whether the message goes to an inbox rather than to a code.
     pub(crate) const fn is_to_inbox(&self) -> bool {
         self.fields.to.is_some()
     }
 
-    /// `to`.
     pub(crate) fn to(&self) -> Result<Address, BadRequest> {
-        address_of(self.fields.to, "to")
+        parse_address(self.fields.to, "to")
     }
 
-    /// `address`.
     pub(crate) fn address(&self) -> Result<Address, BadRequest> {
-        address_of(self.fields.address, "address")
+        parse_address(self.fields.address, "address")
     }
 
-    /// `inboxes` of `detach`.
+    /// Parses `inboxes` of `detach`.
     pub(crate) fn inbox_list(&self) -> Result<Vec<Inbox>, BadRequest> {
         let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
         let texts: Vec<Cow<'_, str>> = serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("inboxes"))?;
         texts.iter().map(|text| Inbox::from_base64url(text).map_err(|_| BadRequest::Invalid("inboxes"))).collect()
     }
 
-    /// `inboxes` of `attach`.
+    /// Parses `inboxes` of `attach`.
     pub(crate) fn attach_list(&self) -> Result<Vec<AttachItem<'a>>, BadRequest> {
         let raw = self.fields.inboxes.ok_or(BadRequest::Missing("inboxes"))?;
         let items: Vec<_> = serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("inboxes"))?;
         if items.len() > MAX_ITEMS { Err(BadRequest::Invalid("inboxes")) } else { Ok(items) }
     }
 
-    /// `payload`, as it came; for keeping, since the message itself lies where the next one is read.
+    /// Copies the raw `payload`, for callers that keep it: the read buffer is reused for the next message.
     pub(crate) fn payload(&self) -> Option<Bytes> {
         self.fields.payload.map(|raw| Bytes::copy_from_slice(raw.as_bytes()))
     }
 
-    /// `payload`, where there has to be one, in its place.
+    /// Returns the raw `payload`, which is required, without copying it.
     pub(crate) fn required_payload(&self) -> Result<&'a [u8], BadRequest> {
         self.fields.payload.map(|raw| raw.as_bytes()).ok_or(BadRequest::Missing("payload"))
     }
 
-    /// `payload` of the inbox door: a string of at most `max` bytes. With its quotes, as it came.
+    /// Returns the raw `payload` of a message to an inbox: a string of at most `max` bytes, with its quotes.
     pub(crate) fn text_payload(&self, max: usize) -> Result<&'a [u8], BadRequest> {
         let payload = self.required_payload()?;
         if payload.first() != Some(&b'"') {
@@ -248,104 +244,96 @@ impl<'a> Request<'a> {
         if payload.len() > max + 2 { Err(BadRequest::TooLarge) } else { Ok(payload) }
     }
 
-    /// `target`, as it was named: errors say it again.
+    /// Returns `target` as the client wrote it, for use in error texts.
     pub(crate) fn target(&self) -> Result<Cow<'a, str>, BadRequest> {
         required_text(self.fields.target, "target")
     }
 
-    /// `pairingCode`.
     pub(crate) fn pairing_code(&self) -> Result<PairingCode, BadRequest> {
         let text = required_text(self.fields.pairing_code, "pairingCode")?;
         text.parse().map_err(|_| BadRequest::PairingCode)
     }
 
-    /// `targetCode`.
     pub(crate) fn target_code(&self) -> Result<PairingCode, BadRequest> {
         let text = required_text(self.fields.target_code, "targetCode")?;
         text.parse().map_err(|_| BadRequest::TargetCode)
     }
 
-    /// `linkCode`.
     pub(crate) fn link_code(&self) -> Result<PairingCode, BadRequest> {
         let text = required_text(self.fields.link_code, "linkCode")?;
         text.parse().map_err(|_| BadRequest::PairingCode)
     }
 
-    /// `publicKey`: standard base64 of 32 bytes.
+    /// Parses `publicKey`: 32 bytes as standard base64.
     pub(crate) fn public_key(&self) -> Result<[u8; 32], BadRequest> {
         let raw = self.fields.public_key.ok_or(BadRequest::Missing("publicKey"))?;
-        let text = text_of(raw).ok_or(BadRequest::KeyFormat)?;
+        let text = parse_text(raw).ok_or(BadRequest::KeyFormat)?;
         let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| BadRequest::KeyFormat)?;
         bytes.try_into().map_err(|_| BadRequest::KeyLength)
     }
 
-    /// `claim`: base64url.
+    /// Parses `claim`: base64url.
     pub(crate) fn claim(&self) -> Result<Option<Vec<u8>>, BadRequest> {
         let Some(raw) = self.fields.claim else { return Ok(None) };
-        let bytes = text_of(raw).and_then(|text| URL_SAFE_NO_PAD.decode(text.as_bytes()).ok());
+        let bytes = parse_text(raw).and_then(|text| URL_SAFE_NO_PAD.decode(text.as_bytes()).ok());
         bytes.map(Some).ok_or(BadRequest::Invalid("claim"))
     }
 
-    /// `accepted`.
     pub(crate) fn accepted(&self) -> Result<bool, BadRequest> {
         let raw = self.fields.accepted.ok_or(BadRequest::Missing("accepted"))?;
         serde_json::from_str(raw).map_err(|_| BadRequest::Invalid("accepted"))
     }
 
-    /// `proposedName`.
     pub(crate) fn proposed_name(&self) -> Result<Option<String>, BadRequest> {
-        name_of(self.fields.proposed_name, "proposedName")
+        parse_name(self.fields.proposed_name, "proposedName")
     }
 
-    /// `deviceName`.
     pub(crate) fn device_name(&self) -> Result<Option<String>, BadRequest> {
-        name_of(self.fields.device_name, "deviceName")
+        parse_name(self.fields.device_name, "deviceName")
     }
 
-    /// `deviceId`.
     pub(crate) fn device_id(&self) -> Result<Option<String>, BadRequest> {
-        name_of(self.fields.device_id, "deviceId")
+        parse_name(self.fields.device_id, "deviceId")
     }
 
-    /// `peerId`, which has to be there.
+    /// Checks that `peerId` is present.
     pub(crate) fn check_peer_id(&self) -> Result<(), BadRequest> {
         required_text(self.fields.peer_id, "peerId").map(drop)
     }
 
-    /// `challenge`: base64url of 32 bytes.
+    /// Parses `challenge`: 32 bytes as base64url.
     pub(crate) fn challenge(&self) -> Result<[u8; 32], BadRequest> {
         let text = required_text(self.fields.challenge, "challenge")?;
         let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(|_| BadRequest::Invalid("challenge"))?;
         bytes.try_into().map_err(|_| BadRequest::Invalid("challenge"))
     }
 
-    /// `url`.
     pub(crate) fn url(&self) -> Result<Cow<'a, str>, BadRequest> {
         required_text(self.fields.url, "url")
     }
 }
 
-/// The text that a JSON string stands for; `None` for other JSON.
-fn text_of(json: &str) -> Option<Cow<'_, str>> {
+/// Decodes a JSON string. Returns `None` for other JSON.
+fn parse_text(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
 fn required_text<'a>(raw: Option<&'a str>, name: &'static str) -> Result<Cow<'a, str>, BadRequest> {
-    text_of(raw.ok_or(BadRequest::Missing(name))?).ok_or(BadRequest::Invalid(name))
+    parse_text(raw.ok_or(BadRequest::Missing(name))?).ok_or(BadRequest::Invalid(name))
 }
 
-fn name_of(raw: Option<&str>, name: &'static str) -> Result<Option<String>, BadRequest> {
+fn parse_name(raw: Option<&str>, name: &'static str) -> Result<Option<String>, BadRequest> {
     let Some(raw) = raw else { return Ok(None) };
-    let text = text_of(raw).filter(|text| text.len() <= MAX_NAME).ok_or(BadRequest::Invalid(name))?;
+    let text = parse_text(raw).filter(|text| text.len() <= MAX_NAME).ok_or(BadRequest::Invalid(name))?;
     Ok(Some(text.into_owned()))
 }
 
-fn address_of(raw: Option<&str>, name: &'static str) -> Result<Address, BadRequest> {
+fn parse_address(raw: Option<&str>, name: &'static str) -> Result<Address, BadRequest> {
     Address::from_base64url(&required_text(raw, name)?).map_err(|_| BadRequest::Invalid(name))
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use std::fmt::Debug;
@@ -362,8 +350,8 @@ pub(crate) mod fuzzed {
         }
     }
 
-    /// Everything that anybody may ask of a message.
-    fn look_at_all(request: &Request<'_>) {
+    /// Calls every accessor.
+    fn call_accessors(request: &Request<'_>) {
         let _ = (request.required_id(), request.unknown_type(), request.is_to_inbox(), request.to(), request.address());
         let _ = (request.inbox_list(), request.attach_list().map(|list| list.len()), request.text_payload(20));
         let _ = (request.target(), request.pairing_code(), request.target_code(), request.link_code());
@@ -377,30 +365,29 @@ pub(crate) mod fuzzed {
         }
     }
 
-    /// One and the same, whichever way they were found.
-    fn is_same<T: PartialEq + Debug>(one: T, other: T) {
+    fn assert_same<T: PartialEq + Debug>(one: T, other: T) {
         assert_eq!(one, other);
     }
 
-    /// A client's message, which is the same to the block scanner and to the parser of all JSON.
+    /// Client messages: the plain parser and the general JSON parser must agree.
     pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message", |bytes| {
         let Ok(text) = str::from_utf8(bytes) else { return false };
         let general = serde_json::from_str::<Fields<'_>>(text);
         let is_deep = !depth::is_within_bounds(text.as_bytes());
-        if let Some(plain) = plain::take_apart(text) {
+        if let Some(plain) = plain::parse(text) {
             let general = general.as_ref().expect("what is plain is JSON");
             assert!(!is_deep);
-            is_same((plain.kind, plain.id, plain.to), (general.kind, general.id, general.to));
-            is_same((plain.target, plain.payload), (general.target, general.payload));
+            assert_same((plain.kind, plain.id, plain.to), (general.kind, general.id, general.to));
+            assert_same((plain.target, plain.payload), (general.target, general.payload));
             let others = [general.address, general.inboxes, general.pairing_code, general.url, general.challenge];
             assert_eq!(others, [None; 5]);
         }
         if let Ok(value) = serde_json::from_str::<Value>(text) {
-            assert_eq!(is_deep, deepest(&value) > chappe_common::client::MAX_DEPTH, "nesting is told apart");
+            assert_eq!(is_deep, deepest(&value) > chappe_common::client::MAX_DEPTH, "both agree on the nesting");
         }
         let Ok(request) = Request::parse(text) else { return false };
         assert!(general.is_ok() && text.trim_start().starts_with('{'));
-        look_at_all(&request);
+        call_accessors(&request);
         true
     });
 }
@@ -470,7 +457,7 @@ mod tests {
         }
     }
 
-    /// Messages of every kind, and of none.
+    /// Messages of every type.
     const MESSAGES: [&str; 9] = [
         r#"{"type":"call_ice","to":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD","payload":"eyJ9","id":"7"}"#,
         r#"{"type":"offer","target":"ABC234","payload":{"sdp":"v=0\r\n","n":[1,-2.5e3,null,true]},"id":"a"}"#,

@@ -1,61 +1,60 @@
-//! The pair and link requests of one session that wait for an answer: those it made, and those made to it.
+//! The unanswered pair and link requests of one session, outgoing and incoming.
 //!
-//! Pure: the caller gives the time.
+//! Pure: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
 use chappe_common::{code::PairingCode, keys::NodeId};
 
-use super::kept_payload::Kept;
+use super::payload_reservation::PayloadReservation;
 use crate::wire::frame::{PairRequest, PairRequestKind};
 use crate::wire::ids::PeerAddr;
 
-/// Requests that wait for one target at the most.
+/// The maximum number of unanswered pair requests to one session.
 const MAX_INCOMING: usize = 10;
-/// Requests of one session that wait at the most: what its rate allows while the first one waits, and its burst.
+/// The maximum number of unanswered requests by one session: its burst, and what its rate allows before the first
+/// expires.
 pub(crate) const MAX_OUTGOING: usize = 32;
 
-/// A request that this session made.
+/// A request by this session.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    /// The request's number.
     pub(crate) ask: u64,
-    /// Pair or link.
     pub(crate) kind: PairRequestKind,
-    /// Whom it asks.
     pub(crate) target: PairingCode,
-    /// The target's session, once it was found.
+    /// The target's session, once it is found.
     pub(crate) to: Option<PeerAddr>,
-    /// When it was made.
     pub(crate) asked: Instant,
     warned: bool,
 }
 
-/// A request that was made to this session.
+/// A request to this session.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    /// Who asks.
     pub(crate) from: PeerAddr,
-    /// What was asked.
     pub(crate) ask: PairRequest,
-    /// That its payload is kept.
-    _kept: Kept,
+    /// Accounts for the payload.
+    _reservation: PayloadReservation,
     asked: Instant,
     warned: bool,
 }
 
-/// What the time brings.
+/// What expires, or is about to expire.
 #[derive(Debug)]
 pub(crate) enum Expiry {
-    /// A pair request is about to end: both sides are told of the other's code.
+    /// A pair request is about to expire. Both sides are warned, each with the other's code.
     Expiring(PairingCode),
-    /// A request that this session made has ended.
+    /// A request by this session has expired.
     OutgoingEnded(PairRequestKind, PairingCode),
-    /// A request that was made to this session has ended.
+    /// A request to this session has expired.
     IncomingEnded(PairRequestKind),
 }
 
-/// The waiting requests of one session.
+/// [`MAX_OUTGOING`] requests of the session are unanswered.
+#[derive(Debug)]
+pub(crate) struct TooManyRequests;
+
+/// The unanswered requests of one session.
 #[derive(Debug, Default)]
 pub(crate) struct PairRequests {
     outgoing: Vec<Outgoing>,
@@ -63,122 +62,129 @@ pub(crate) struct PairRequests {
 }
 
 impl PairRequests {
-    /// Notes a request that this session makes; gives back an earlier one to the same target, which it replaces.
-    /// `Err`: too many wait.
-    pub(crate) fn make(
+    /// Adds a request by this session. Returns the earlier request to the same target that it replaces.
+    ///
+    /// # Errors
+    /// [`MAX_OUTGOING`] requests are unanswered. The request is not added, and the earlier one is removed.
+    pub(crate) fn add_outgoing(
         &mut self,
         now: Instant,
         ask: u64,
         kind: PairRequestKind,
         target: PairingCode,
-    ) -> Result<Option<Outgoing>, ()> {
-        let earlier = self.outgoing.iter().position(|made| made.kind == kind && made.target == target);
+    ) -> Result<Option<Outgoing>, TooManyRequests> {
+        let earlier = self.outgoing.iter().position(|request| request.kind == kind && request.target == target);
         let earlier = earlier.map(|index| self.outgoing.swap_remove(index));
         if self.outgoing.len() >= MAX_OUTGOING {
-            return Err(());
+            return Err(TooManyRequests);
         }
         self.outgoing.push(Outgoing { ask, kind, target, to: None, asked: now, warned: false });
         Ok(earlier)
     }
 
-    /// A request of this session that waits.
-    pub(crate) fn made(&mut self, ask: u64) -> Option<&mut Outgoing> {
-        self.outgoing.iter_mut().find(|made| made.ask == ask)
+    /// Returns an unanswered request by this session.
+    pub(crate) fn outgoing_mut(&mut self, ask: u64) -> Option<&mut Outgoing> {
+        self.outgoing.iter_mut().find(|request| request.ask == ask)
     }
 
-    /// The requests of this session that have reached a node for which `is_gone` holds.
-    pub(crate) fn at_nodes(&self, is_gone: impl Fn(&NodeId) -> bool) -> impl Iterator<Item = u64> {
-        let gone = move |made: &&Outgoing| made.to.is_some_and(|to| is_gone(&to.node));
-        self.outgoing.iter().filter(gone).map(|made| made.ask)
+    /// Returns the requests by this session whose target is at a node for which `is_gone` returns true.
+    pub(crate) fn outgoing_at(&self, is_gone: impl Fn(&NodeId) -> bool) -> impl Iterator<Item = u64> {
+        let gone = move |request: &&Outgoing| request.to.is_some_and(|to| is_gone(&to.node));
+        self.outgoing.iter().filter(gone).map(|request| request.ask)
     }
 
-    /// Takes a request of this session out.
-    pub(crate) fn take_made(&mut self, ask: u64) -> Option<Outgoing> {
-        let index = self.outgoing.iter().position(|made| made.ask == ask)?;
+    /// Removes a request by this session.
+    pub(crate) fn remove_outgoing(&mut self, ask: u64) -> Option<Outgoing> {
+        let index = self.outgoing.iter().position(|request| request.ask == ask)?;
         Some(self.outgoing.swap_remove(index))
     }
 
-    /// Keeps a request that was made to this session, and gives it back to be said. `None`: it can't be processed.
-    pub(crate) fn receive(
+    /// Adds a request to this session, and returns it. Returns `None` if too many are unanswered.
+    pub(crate) fn add_incoming(
         &mut self,
         now: Instant,
         from: PeerAddr,
         ask: PairRequest,
-        kept: Kept,
+        reservation: PayloadReservation,
     ) -> Option<&PairRequest> {
-        self.incoming.retain(|waiting| waiting.from != from || waiting.ask.kind != ask.kind);
-        let waiting = self.incoming.iter().filter(|waiting| waiting.ask.kind == ask.kind).count();
-        let most = match ask.kind {
+        self.incoming.retain(|request| request.from != from || request.ask.kind != ask.kind);
+        let count = self.incoming.iter().filter(|request| request.ask.kind == ask.kind).count();
+        let max = match ask.kind {
             PairRequestKind::Pair => MAX_INCOMING,
-            // The answer to a link request names no requester, so only one can wait.
+            // The answer to a link request names no requester, so there can be only one.
             PairRequestKind::Link => 1,
         };
-        if waiting >= most {
+        if count >= max {
             return None;
         }
-        self.incoming.push(Incoming { from, ask, _kept: kept, asked: now, warned: false });
-        self.incoming.last().map(|waiting| &waiting.ask)
+        self.incoming.push(Incoming { from, ask, _reservation: reservation, asked: now, warned: false });
+        self.incoming.last().map(|request| &request.ask)
     }
 
-    /// Takes out the request of that kind which `matches`.
-    pub(crate) fn take_received(
+    /// Removes the first incoming request of `kind` for which `matches` returns true.
+    pub(crate) fn remove_incoming(
         &mut self,
         kind: PairRequestKind,
         matches: impl Fn(&Incoming) -> bool,
     ) -> Option<Incoming> {
-        let index = self.incoming.iter().position(|waiting| waiting.ask.kind == kind && matches(waiting))?;
+        let index = self.incoming.iter().position(|request| request.ask.kind == kind && matches(request))?;
         Some(self.incoming.remove(index))
     }
 
-    /// Takes all out: those of this session that have reached their target.
+    /// Removes all requests. Returns those by this session whose target was found.
     pub(crate) fn close(&mut self) -> Vec<(PeerAddr, u64)> {
         self.incoming.clear();
-        self.outgoing.drain(..).filter_map(|made| Some((made.to?, made.ask))).collect()
+        self.outgoing.drain(..).filter_map(|request| Some((request.to?, request.ask))).collect()
     }
 
-    /// How many requests of this session wait.
-    pub(crate) const fn outgoing(&self) -> usize {
+    /// Returns the number of unanswered requests by this session.
+    pub(crate) const fn outgoing_len(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// When [`PairRequests::handle_timeout`] has something to say next.
+    /// Returns when [`PairRequests::handle_timeout`] is due next.
     pub(crate) fn next_deadline(&self, life: Duration, warning: Duration) -> Option<Instant> {
-        let made = self.outgoing.iter().map(|made| (made.asked, made.warned || made.kind == PairRequestKind::Link));
-        let received =
-            self.incoming.iter().map(|made| (made.asked, made.warned || made.ask.kind == PairRequestKind::Link));
-        made.chain(received).map(|(asked, warned)| if warned { asked + life } else { asked + life - warning }).min()
+        let outgoing = self
+            .outgoing
+            .iter()
+            .map(|request| (request.asked, request.warned || request.kind == PairRequestKind::Link));
+        let incoming = self
+            .incoming
+            .iter()
+            .map(|request| (request.asked, request.warned || request.ask.kind == PairRequestKind::Link));
+        outgoing.chain(incoming).map(|(asked, warned)| if warned { asked + life } else { asked + life - warning }).min()
     }
 
-    /// What the time has brought by `now`.
+    /// Returns what has expired by `now`, and what is about to.
     pub(crate) fn handle_timeout(&mut self, now: Instant, life: Duration, warning: Duration) -> Vec<Expiry> {
-        let mut passed = Vec::new();
-        let warn = |asked: Instant| now >= asked + life - warning;
-        for made in &mut self.outgoing {
-            if made.kind == PairRequestKind::Pair && !made.warned && warn(made.asked) {
-                made.warned = true;
-                passed.push(Expiry::Expiring(made.target));
+        let mut expiries = Vec::new();
+        let is_warning_due = |asked: Instant| now >= asked + life - warning;
+        for request in &mut self.outgoing {
+            if request.kind == PairRequestKind::Pair && !request.warned && is_warning_due(request.asked) {
+                request.warned = true;
+                expiries.push(Expiry::Expiring(request.target));
             }
         }
-        for waiting in &mut self.incoming {
-            if waiting.ask.kind == PairRequestKind::Pair && !waiting.warned && warn(waiting.asked) {
-                waiting.warned = true;
-                passed.push(Expiry::Expiring(waiting.ask.code));
+        for request in &mut self.incoming {
+            if request.ask.kind == PairRequestKind::Pair && !request.warned && is_warning_due(request.asked) {
+                request.warned = true;
+                expiries.push(Expiry::Expiring(request.ask.code));
             }
         }
-        self.outgoing.retain(|made| {
-            let over = now >= made.asked + life;
-            if over {
-                passed.push(Expiry::OutgoingEnded(made.kind, made.target));
+        self.outgoing.retain(|request| {
+            let is_expired = now >= request.asked + life;
+            if is_expired {
+                expiries.push(Expiry::OutgoingEnded(request.kind, request.target));
             }
-            !over
+            !is_expired
         });
-        self.incoming.retain(|waiting| {
-            let over = now >= waiting.asked + life;
-            if over {
-                passed.push(Expiry::IncomingEnded(waiting.ask.kind));
+        self.incoming.retain(|request| {
+            let is_expired = now >= request.asked + life;
+            if is_expired {
+                expiries.push(Expiry::IncomingEnded(request.ask.kind));
             }
-            !over
+            !is_expired
         });
-        passed
+        expiries
     }
 }

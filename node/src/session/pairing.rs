@@ -1,7 +1,7 @@
-//! The code door: registration, pairing and linking by code, and who may forward to whom.
+//! The code door: registration, pairing and linking by code, and which sessions may forward messages to each other.
 //!
-//! Pure: one session's half of every conversation, driven by what its client says, what other sessions note, and the
-//! time. What is to be done comes back as actions.
+//! Pure: one session's side of the protocol. Its input is requests of the client, notes of other sessions, and the
+//! time. Its output is [`Action`]s.
 
 mod notes;
 
@@ -13,8 +13,8 @@ use chappe_common::{code::PairingCode, keys::NodeId};
 use serde_json::value::RawValue;
 
 use super::{
-    kept_payload::Kept,
-    pair_requests::{Expiry, PairRequests},
+    pair_requests::{Expiry, PairRequests, TooManyRequests},
+    payload_reservation::PayloadReservation,
 };
 use crate::wire::{
     frame::{Accepted, Note, PairRequest, PairRequestKind},
@@ -22,10 +22,10 @@ use crate::wire::{
 };
 use crate::{client_protocol::reply::Reply, sessions::handle::Pairing};
 
-/// Sessions that one session may be paired with or have asked at once.
+/// The maximum number of pairings and outgoing requests of one session together.
 const MAX_PAIRINGS: usize = 64;
 
-/// How often a session whose request waits for an answer looks whether the target's node is still a member.
+/// The interval at which a session with an unanswered request checks that the target's node is still a member.
 const MEMBER_CHECK: Duration = Duration::from_secs(1);
 
 const PAIR_ERROR: &str = "Pair request could not be processed";
@@ -33,80 +33,77 @@ const NO_PENDING: &str = "No pending request from this peer";
 const LINK_ERROR: &str = "Link request could not be processed";
 const COLLISION: &str = "Pairing code is already in use";
 
-/// The door's times.
+/// The times of pair and link requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// How long a request waits.
+    /// After this time a request expires.
     pub(crate) life: Duration,
-    /// How long before its end both sides are warned.
+    /// Both sides are warned this long before a request expires.
     pub(crate) warning: Duration,
-    /// When a request that can't be processed is answered.
+    /// A request that can't be processed is answered after this time, whatever the reason.
     pub(crate) error_after: Duration,
 }
 
-/// What the session is to do.
+/// What the session has to do.
 pub(crate) enum Action {
-    /// Say this to the client.
+    /// Send this text to the client.
     Reply(String),
-    /// Say this to the client: its request, or its answer to one, can't be processed.
+    /// Send this error to the client: its request, or its answer to one, can't be processed.
     Refuse(String),
-    /// Note this to another session.
+    /// Send this note to another session.
     Send(PeerAddr, Note),
-    /// Answer another session, which need not be one that this one knows: it is worth no dial.
+    /// Answer another session. It may be unknown to this one, so the node must not dial for it.
     Answer(PeerAddr, Note),
-    /// Let these pairings' messages through to the client, and no others'.
+    /// Forward only messages of these pairings to the client.
     Pairings(Vec<Pairing>),
-    /// Give this code back to its homes.
+    /// Withdraw this code from its homes.
     Release(PairingCode),
 }
 
-/// What became of a client's pair or link request.
+/// The result of a client's pair or link request.
 pub(crate) enum Requested {
-    /// It can't be processed; the error is said at its time.
+    /// The request can't be processed. The error is sent after [`Times::error_after`].
     Refused,
-    /// The session of the target is to be found; then [`PairingSession::found`].
+    /// The caller has to look the target's session up, and then call [`PairingSession::handle_found`].
     Find {
-        /// An earlier request to the same target is replaced.
+        /// Withdraws the earlier request to the same target that this one replaces.
         withdrawn: Option<Action>,
     },
 }
 
-/// What a client registers.
+/// A client's registration of a code.
 pub(crate) struct Registration {
-    /// The code.
     pub(crate) code: PairingCode,
-    /// The client's key.
     pub(crate) public_key: [u8; 32],
-    /// What its pairing messages carry where they have no payload of their own.
+    /// The default payload of the client's pairing messages.
     pub(crate) payload: Option<Bytes>,
-    /// That the payload is kept.
-    pub(crate) _kept: Kept,
+    /// Accounts for the payload.
+    pub(crate) _reservation: PayloadReservation,
 }
 
 struct State {
     own: Registration,
-    asks: PairRequests,
+    requests: PairRequests,
     pairings: Vec<Pairing>,
-    /// Errors that are said at their time; in order, since all wait equally long.
+    /// Errors to send later, sorted by time.
     errors: Vec<(Instant, PairRequestKind)>,
     member_check: Instant,
 }
 
-/// One session's half of the code door. A session that never registers costs a pointer.
+/// One session's side of the code door. Its state is boxed, since most sessions never register.
 #[derive(Default)]
 pub(crate) struct PairingSession {
     state: Option<Box<State>>,
 }
 
 impl PairingSession {
-    /// The code of the session.
     pub(crate) fn code(&self) -> Option<PairingCode> {
         self.state.as_ref().map(|state| state.own.code)
     }
 
-    /// The session's claim to the code was granted: from now on it has this one and no other.
-    pub(crate) fn registered(&mut self, now: Instant, registration: Registration, node: NodeId) -> Vec<Action> {
-        let said = Action::Reply(
+    /// Handles the successful registration of a code. It replaces an earlier code of the session.
+    pub(crate) fn handle_registered(&mut self, now: Instant, registration: Registration, node: NodeId) -> Vec<Action> {
+        let reply = Action::Reply(
             Reply::Registered { pairing_code: registration.code.as_str(), server_id: &node.to_server_id() }.encode(),
         );
         let mut actions = Vec::new();
@@ -116,23 +113,23 @@ impl PairingSession {
                 actions = self.close();
                 self.state = Some(Box::new(State {
                     own: registration,
-                    asks: PairRequests::default(),
+                    requests: PairRequests::default(),
                     pairings: Vec::new(),
                     errors: Vec::new(),
                     member_check: now,
                 }));
             }
         }
-        actions.push(said);
+        actions.push(reply);
         actions
     }
 
-    /// The code is taken.
-    pub(crate) fn collided() -> Action {
+    /// Returns the reply for a code that is taken.
+    pub(crate) fn collision() -> Action {
         Action::Reply(Reply::CodeCollision { message: COLLISION }.encode())
     }
 
-    /// The client asks to pair or link. `None`: it is not registered.
+    /// Handles a pair or link request of the client. Returns `None` if the client is not registered.
     pub(crate) fn request(
         &mut self,
         now: Instant,
@@ -142,26 +139,26 @@ impl PairingSession {
         times: Times,
     ) -> Option<Requested> {
         let state = self.state.as_deref_mut()?;
-        let room = state.pairings.len() + state.asks.outgoing() < MAX_PAIRINGS;
-        if target == state.own.code || !room {
+        let has_room = state.pairings.len() + state.requests.outgoing_len() < MAX_PAIRINGS;
+        if target == state.own.code || !has_room {
             state.errors.push((now + times.error_after, kind));
             return Some(Requested::Refused);
         }
-        Some(match state.asks.make(now, ask, kind, target) {
+        Some(match state.requests.add_outgoing(now, ask, kind, target) {
             Ok(earlier) => Requested::Find {
                 withdrawn: earlier.and_then(|earlier| {
                     Some(Action::Send(earlier.to?, Note::PairRequestWithdrawn { ask: earlier.ask }))
                 }),
             },
-            Err(()) => {
+            Err(TooManyRequests) => {
                 state.errors.push((now + times.error_after, kind));
                 Requested::Refused
             }
         })
     }
 
-    /// The target of a request was found, or not; `name`, `payload` and `key` are the request's.
-    pub(crate) fn found(
+    /// Handles the result of looking a request's target up. `name`, `payload` and `key` are those of the request.
+    pub(crate) fn handle_found(
         &mut self,
         ask: u64,
         to: Option<PeerAddr>,
@@ -172,16 +169,16 @@ impl PairingSession {
     ) -> Vec<Action> {
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
         let Some(to) = to else {
-            self.refused(ask, times);
+            self.handle_refused(ask, times);
             return Vec::new();
         };
-        // Replaced or ended meanwhile.
-        let Some(made) = state.asks.made(ask) else { return Vec::new() };
-        made.to = Some(to);
+        // The request was replaced or has expired meanwhile.
+        let Some(request) = state.requests.outgoing_mut(ask) else { return Vec::new() };
+        request.to = Some(to);
         let ask = PairRequest {
             ask,
-            kind: made.kind,
-            target: made.target,
+            kind: request.kind,
+            target: request.target,
             code: state.own.code,
             public_key: key.unwrap_or(state.own.public_key),
             name,
@@ -190,33 +187,33 @@ impl PairingSession {
         vec![Action::Send(to, Note::PairRequest(ask))]
     }
 
-    /// A request of this session can't be processed: its error is said at its time, whatever the reason.
-    pub(crate) fn refused(&mut self, ask: u64, times: Times) {
+    /// Handles that a request by this session can't be processed. Its error is sent after [`Times::error_after`].
+    pub(crate) fn handle_refused(&mut self, ask: u64, times: Times) {
         if let Some(state) = self.state.as_deref_mut()
-            && let Some(made) = state.asks.take_made(ask)
+            && let Some(request) = state.requests.remove_outgoing(ask)
         {
-            state.errors.push((made.asked + times.error_after, made.kind));
+            state.errors.push((request.asked + times.error_after, request.kind));
             state.errors.sort_by_key(|(at, _)| *at);
         }
     }
 
-    /// When [`PairingSession::check_members`] is due, where a request of this session waits for its target's answer.
+    /// Returns when [`PairingSession::check_members`] is due, if a request by this session is unanswered.
     pub(crate) fn next_member_check(&self) -> Option<Instant> {
         let state = self.state.as_ref()?;
-        state.asks.at_nodes(|_| true).next().map(|_| state.member_check)
+        state.requests.outgoing_at(|_| true).next().map(|_| state.member_check)
     }
 
-    /// Refuses the requests of this session whose target's node is gone: nobody will answer them.
+    /// Refuses the requests by this session whose target's node is gone, since they will get no answer.
     pub(crate) fn check_members(&mut self, now: Instant, is_gone: impl Fn(&NodeId) -> bool, times: Times) {
         let Some(state) = self.state.as_deref_mut() else { return };
         state.member_check = now + MEMBER_CHECK;
-        let gone: Vec<_> = state.asks.at_nodes(is_gone).collect();
+        let gone: Vec<_> = state.requests.outgoing_at(is_gone).collect();
         for ask in gone {
-            self.refused(ask, times);
+            self.handle_refused(ask, times);
         }
     }
 
-    /// The client answers a pair request of `target`. `None`: it is not registered.
+    /// Handles the client's answer to a pair request from `target`. Returns `None` if the client is not registered.
     pub(crate) fn respond_pair(
         &mut self,
         target: PairingCode,
@@ -224,17 +221,18 @@ impl PairingSession {
         payload: Option<Bytes>,
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
-        let Some(waiting) = state.asks.take_received(PairRequestKind::Pair, |waiting| waiting.ask.code == target)
+        let Some(incoming) =
+            state.requests.remove_incoming(PairRequestKind::Pair, |incoming| incoming.ask.code == target)
         else {
             return Some(vec![Action::Refuse(Reply::PairError { error: NO_PENDING }.encode())]);
         };
-        let ask = waiting.ask;
+        let ask = incoming.ask;
         if !accepted {
-            return Some(vec![Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
+            return Some(vec![Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: None })]);
         }
         if state.pairings.len() >= MAX_PAIRINGS {
             return Some(vec![
-                Action::Send(waiting.from, Note::PairRequestRefused { ask: ask.ask }),
+                Action::Send(incoming.from, Note::PairRequestRefused { ask: ask.ask }),
                 Action::Refuse(Reply::PairError { error: PAIR_ERROR }.encode()),
             ]);
         }
@@ -243,22 +241,22 @@ impl PairingSession {
             device_id: None,
             payload: payload.or_else(|| state.own.payload.clone()),
         };
-        state.pair(waiting.from, ask.code);
-        let said = Reply::PairMatched {
+        state.pair(incoming.from, ask.code);
+        let reply = Reply::PairMatched {
             peer_code: ask.code.as_str(),
             peer_public_key: &STANDARD.encode(ask.public_key),
             is_initiator: false,
-            payload: raw(ask.payload.as_ref()),
+            payload: raw_payload(ask.payload.as_ref()),
         }
         .encode();
         Some(vec![
-            Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
-            Action::Reply(said),
+            Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Reply(reply),
             Action::Pairings(state.pairings.clone()),
         ])
     }
 
-    /// The client answers the link request that waits for its code. `None`: it is not registered.
+    /// Handles the client's answer to the link request to its code. Returns `None` if the client is not registered.
     pub(crate) fn respond_link(
         &mut self,
         code: PairingCode,
@@ -266,19 +264,19 @@ impl PairingSession {
         device_id: Option<String>,
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
-        let waiting =
-            if code == state.own.code { state.asks.take_received(PairRequestKind::Link, |_| true) } else { None };
+        let incoming =
+            if code == state.own.code { state.requests.remove_incoming(PairRequestKind::Link, |_| true) } else { None };
         let error = || Action::Refuse(Reply::LinkError { error: LINK_ERROR }.encode());
-        let Some(waiting) = waiting else { return Some(vec![error()]) };
-        let ask = waiting.ask;
+        let Some(incoming) = incoming else { return Some(vec![error()]) };
+        let ask = incoming.ask;
         if !accepted {
-            return Some(vec![Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: None })]);
+            return Some(vec![Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: None })]);
         }
         if state.pairings.len() >= MAX_PAIRINGS {
-            return Some(vec![Action::Send(waiting.from, Note::PairRequestRefused { ask: ask.ask }), error()]);
+            return Some(vec![Action::Send(incoming.from, Note::PairRequestRefused { ask: ask.ask }), error()]);
         }
-        state.pair(waiting.from, ask.code);
-        let said = Reply::LinkMatched {
+        state.pair(incoming.from, ask.code);
+        let reply = Reply::LinkMatched {
             link_code: code.as_str(),
             peer_public_key: &STANDARD.encode(ask.public_key),
             is_initiator: false,
@@ -289,44 +287,44 @@ impl PairingSession {
         .encode();
         let accepted = Accepted { public_key: state.own.public_key, device_id, payload: None };
         Some(vec![
-            Action::Send(waiting.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
-            Action::Reply(said),
+            Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Reply(reply),
             Action::Pairings(state.pairings.clone()),
         ])
     }
 
-    /// Whether this session is paired or linked with another.
+    /// Returns whether this session is paired or linked with another.
     pub(crate) fn is_paired(&self) -> bool {
         self.state.as_ref().is_some_and(|state| !state.pairings.is_empty())
     }
 
-    /// The session that is paired with this one under `code`.
+    /// Returns the session that is paired with this one under `code`.
     pub(crate) fn peer(&self, code: &str) -> Option<PeerAddr> {
         let pairings = &self.state.as_ref()?.pairings;
         pairings.iter().find(|pairing| pairing.code.as_str() == code).map(|pairing| pairing.peer)
     }
 
-    /// The code under which `peer` is paired with this session.
+    /// Returns the code under which `peer` is paired with this session.
     pub(crate) fn code_of(&self, peer: PeerAddr) -> Option<PairingCode> {
         let pairings = &self.state.as_ref()?.pairings;
         pairings.iter().find(|pairing| pairing.peer == peer).map(|pairing| pairing.code)
     }
 
-    /// The other session is gone.
+    /// Ends the pairing with `peer`.
     pub(crate) fn unpair(&mut self, peer: PeerAddr) -> Option<Action> {
         let state = self.state.as_deref_mut()?;
         state.pairings.retain(|pairing| pairing.peer != peer);
         Some(Action::Pairings(state.pairings.clone()))
     }
 
-    /// When [`PairingSession::handle_timeout`] has something to do next.
+    /// Returns when [`PairingSession::handle_timeout`] is due next.
     pub(crate) fn next_deadline(&self, times: Times) -> Option<Instant> {
         let state = self.state.as_ref()?;
         let error = state.errors.first().map(|(at, _)| *at);
-        error.into_iter().chain(state.asks.next_deadline(times.life, times.warning)).min()
+        error.into_iter().chain(state.requests.next_deadline(times.life, times.warning)).min()
     }
 
-    /// Does what the time has brought by `now`.
+    /// Sends the errors that are due by `now`, and expires requests.
     pub(crate) fn handle_timeout(&mut self, now: Instant, times: Times) -> Vec<Action> {
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
         let mut actions = Vec::new();
@@ -338,8 +336,8 @@ impl PairingSession {
             };
             actions.push(Action::Refuse(error.encode()));
         }
-        for passed in state.asks.handle_timeout(now, times.life, times.warning) {
-            let said = match &passed {
+        for expiry in state.requests.handle_timeout(now, times.life, times.warning) {
+            let reply = match &expiry {
                 Expiry::Expiring(code) => {
                     Reply::PairExpiring { peer_code: code.as_str(), remaining_seconds: times.warning.as_secs() }
                 }
@@ -350,16 +348,16 @@ impl PairingSession {
                 }
                 Expiry::IncomingEnded(PairRequestKind::Pair) => continue,
             };
-            actions.push(Action::Reply(said.encode()));
+            actions.push(Action::Reply(reply.encode()));
         }
         actions
     }
 
-    /// The session ends, or gets another code: tells all that it was paired with or has asked.
+    /// Ends all pairings and requests, when the session ends or registers another code.
     pub(crate) fn close(&mut self) -> Vec<Action> {
         let Some(mut state) = self.state.take() else { return Vec::new() };
         let closed = state.pairings.iter().map(|pairing| Action::Send(pairing.peer, Note::Closed));
-        let withdrawn = state.asks.close();
+        let withdrawn = state.requests.close();
         let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Send(to, Note::PairRequestWithdrawn { ask }));
         std::iter::once(Action::Pairings(Vec::new()))
             .chain(closed)
@@ -376,7 +374,7 @@ impl State {
     }
 }
 
-/// A payload of another session; one that is no JSON is left out.
-fn raw(payload: Option<&Bytes>) -> Option<&RawValue> {
+/// Returns a payload of another session, or `None` if it is not JSON.
+fn raw_payload(payload: Option<&Bytes>) -> Option<&RawValue> {
     payload.and_then(|payload| serde_json::from_slice(payload).ok())
 }

@@ -1,8 +1,8 @@
-//! One session's task: its client on one side, what others tell the session on the other.
+//! The task of one session. It handles the client's messages, and events from other tasks.
 //!
-//! The task owns all of the session's state but the way out to its client, which others share. Nothing that it does waits:
-//! what has to be asked of other nodes runs beside it, and the client is heard again when an answer that its next message
-//! depends on is there.
+//! The task owns the session's state, except for the writer to the client, which other tasks share. It never blocks:
+//! requests to other nodes run as operations beside it. If the client's next message depends on an operation, the
+//! client is not read until the result is there.
 
 mod codes;
 mod deadlines;
@@ -48,37 +48,37 @@ use crate::{
     wire::ids::SessionId,
 };
 
-/// How many nodes a client is told of when this one stops, and how many more are looked at, as some may be in reserve.
+/// The number of nodes that `going_away` names.
 const SUCCESSORS: usize = 3;
+/// The number of further nodes that are sampled, since reserve nodes must not be named.
 const SPARE_SUCCESSORS: usize = 9;
 
-/// What a session does in one turn, so that one that is told much leaves the others theirs.
-const TURNS: usize = 256;
+/// The maximum number of steps in one poll, so that a busy session leaves time to others.
+const MAX_STEPS: usize = 256;
 const CLOSE_GOING_AWAY: u16 = 1001;
 const CLOSE_POLICY: u16 = 1008;
 
 const RATE_EXCEEDED: &str = "Rate limit exceeded. Please slow down.";
 
-/// What a client still sends.
+/// What the node still expects from the client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InputState {
-    /// Frames.
+    /// WebSocket frames.
     Open,
-    /// No frames any more: the client broke the rules, or the beginning of a frame was dropped.
+    /// Bytes that can't be decoded: the client violated the protocol, or the beginning of a frame was dropped.
     Broken,
-    /// Nothing: it has sent its close frame.
+    /// Nothing: the client has sent its close frame.
     Closed,
 }
 
-/// How the client's input is read.
+/// How to read the client's input.
 struct Input {
-    /// Whether it has to be decrypted.
     is_tls: bool,
     state: InputState,
 }
 
-/// The order in memory is that of use: what a message between clients needs comes first, since next to nothing of ten
-/// thousand sessions is in a processor's cache.
+/// A session's state. Fields that a message between clients needs come first, to touch few cache lines. With ten
+/// thousand sessions, almost none of this state is in the processor's cache.
 #[repr(C)]
 struct Session {
     core: Arc<Core>,
@@ -94,14 +94,14 @@ struct Session {
     nonce: [u8; 32],
 }
 
-/// A session that is to be run.
+/// A session that is ready to run.
 pub(crate) struct Running {
     session: Session,
     incoming: Reader,
 }
 
 impl Running {
-    /// The session of a client that connected from `ip`. In a box: what a future holds is held again by each that wraps it.
+    /// Creates the session for a client at `ip`. Boxed so that wrapping futures don't each embed a copy of this state.
     pub(crate) fn new(core: Arc<Core>, connection: Connection, ip: IpAddr) -> Box<Self> {
         let Connection { incoming, out, is_tls } = connection;
         // A cryptographic generator, seeded by the system.
@@ -136,13 +136,13 @@ impl Running {
 }
 
 impl Drop for Session {
-    /// Whatever ends the task, nobody reaches the session any more.
+    /// Makes the session unreachable, however its task ends.
     fn drop(&mut self) {
         self.core.sessions.remove(self.handle.id());
         for inbox in self.handle.take_inboxes() {
             self.core.sessions.detach(self.handle.id(), &inbox);
         }
-        self.core.sessions.answer_left(self.handle.close());
+        self.core.sessions.answer_unhandled(self.handle.close());
         self.handle.hang_up();
         self.core.context.metrics.sessions_closed.inc();
     }
@@ -163,11 +163,11 @@ impl Session {
         .await;
     }
 
-    /// Does all there is to do, in the order: the end, what others tell, deadlines, answers, the client. Ready when the
-    /// session is over.
+    /// Does all pending work in this order: end of the session, events, deadlines, results of operations, the client's
+    /// messages. Ready when the session is over.
     fn poll_serve(&mut self, cx: &mut Context<'_>, incoming: &mut Reader, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        for step in 0..TURNS {
-            // What this session itself queues meanwhile wakes it again.
+        for step in 0..MAX_STEPS {
+            // Output is flushed in the first step only. Output that the session queues later wakes the task again.
             let (signal, backlog) = self.handle.poll_signal(cx, step == 0);
             self.output.set_backlog(backlog);
             if backlog.since.is_some() {
@@ -194,7 +194,7 @@ impl Session {
                 continue;
             }
             if !self.can_read() {
-                // It isn't the client that keeps the rest of it back.
+                // The node stops reading, so the client is not to blame for an incomplete message.
                 self.liveness.set_incomplete(now, false);
                 return Poll::Pending;
             }
@@ -202,7 +202,7 @@ impl Session {
             match self.poll_read(cx, incoming, now, &mut received) {
                 Poll::Ready(ControlFlow::Continue(())) => {}
                 Poll::Ready(ControlFlow::Break(())) => return Poll::Ready(()),
-                // What was heard may have set a deadline or asked a question. What others tell wakes the task by itself.
+                // A message may have set a deadline or started an operation. Events wake the task by themselves.
                 Poll::Pending if received && (self.timer.is_stale() || !self.ops.is_empty()) => {}
                 Poll::Pending => return Poll::Pending,
             }
@@ -212,7 +212,7 @@ impl Session {
         Poll::Pending
     }
 
-    /// Whether the client's next message may be read.
+    /// Returns whether the client's next message may be read.
     fn can_read(&self) -> bool {
         self.ops.can_read()
             && self.outbox.is_empty()
@@ -225,25 +225,25 @@ impl Session {
         cx: &mut Context<'_>,
         incoming: &mut Reader,
         now: Instant,
-        any: &mut bool,
+        has_received: &mut bool,
     ) -> Poll<ControlFlow<()>> {
         let (handle, is_tls) = (self.handle.clone(), self.input.is_tls);
-        let mut over = false;
+        let mut is_over = false;
         let polled = incoming.poll_read(
             cx,
             is_tls,
             |records, plain| handle.decrypt(records, plain),
             |received, more| {
-                *any = true;
+                *has_received = true;
                 self.output.batch.expect(more);
-                over = self.handle_message(now, received).is_break();
-                if over || !self.can_read() { Next::Wait } else { Next::Read }
+                is_over = self.handle_message(now, received).is_break();
+                if is_over || !self.can_read() { Next::Wait } else { Next::Read }
             },
         );
         self.liveness.set_incomplete(now, incoming.has_unfinished());
         match polled {
-            _ if over => Poll::Ready(ControlFlow::Break(())),
-            // What TLS had to say itself may have found no room.
+            _ if is_over => Poll::Ready(ControlFlow::Break(())),
+            // The write queue may have had no room for output of TLS itself.
             Poll::Ready(Err(Ended::Closed)) => {
                 Poll::Ready(self.handle.end_reason().map_or(ControlFlow::Break(()), |end| self.end(end)))
             }

@@ -1,4 +1,4 @@
-//! What others send to a session.
+//! The events that other tasks send to a session.
 
 use std::{fmt, sync::Arc};
 
@@ -17,60 +17,52 @@ use crate::{
 /// Why a node ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndReason {
-    /// The client doesn't take its messages, or doesn't end one, and there is no room for them.
+    /// The client doesn't read its messages, or doesn't complete one, and there is no memory left for them.
     SlowConsumer,
-    /// The node stops.
     GoingAway,
 }
 
-/// A message of a pairing that the session itself has to judge: it may not know of the pairing yet.
+/// A message of a pairing that the session's task has to check, since the pairing may not be published yet.
 #[derive(Clone)]
 pub(crate) struct Message {
-    /// Which.
     pub(crate) kind: RelayKind,
-    /// From the other session of the pairing.
+    /// The other session of the pairing.
     pub(crate) from: PeerAddr,
-    /// JSON, as the sender wrote it.
+    /// JSON as the sender wrote it.
     pub(crate) payload: Bytes,
-    /// Where its outcome goes.
     pub(crate) reply: ReplyTo,
 }
 
 impl fmt::Debug for Message {
-    /// Without the payload.
+    /// Omits the payload.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message").field("kind", &self.kind).field("from", &self.from).finish_non_exhaustive()
     }
 }
 
-/// What others tell a session.
+/// An event for a session.
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
-    /// A message for the client.
+    /// A message of a pairing for the client.
     Message(Box<Message>),
-    /// What became of a message of the client.
-    Outcome {
-        /// The number of the message's ticket.
-        ticket: u64,
-        /// What became of it.
-        outcome: Outcome,
-    },
-    /// A note of another session.
+    /// The outcome of a message that the client sent.
+    Outcome { ticket: u64, outcome: Outcome },
+    /// A note, and the session that sent it.
     Note(Box<(PeerAddr, Note)>),
-    /// The node is about to stop.
+    /// The node is shutting down.
     GoingAway,
 }
 
 impl SessionEvent {
-    /// Whether later messages of a pairing may not overtake it.
+    /// Returns whether later messages of a pairing must not overtake this event.
     pub(crate) const fn is_in_order(&self) -> bool {
         matches!(self, Self::Message(_) | Self::Note(_))
     }
 
-    /// The session that is behind it, where that is another client's.
-    pub(crate) const fn from(&self) -> Option<PeerAddr> {
+    /// Returns the session that sent this event on behalf of another client.
+    pub(crate) const fn sender(&self) -> Option<PeerAddr> {
         match self {
-            Self::Note(noted) => Some(noted.0),
+            Self::Note(boxed) => Some(boxed.0),
             Self::Message(message) => Some(message.from),
             _ => None,
         }
@@ -81,7 +73,7 @@ impl Weigh for SessionEvent {
     fn weight(&self) -> usize {
         match self {
             Self::Message(message) => message.payload.len(),
-            Self::Note(noted) => match &noted.1 {
+            Self::Note(boxed) => match &boxed.1 {
                 Note::PairRequest(ask) => {
                     ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len)
                 }
@@ -95,16 +87,16 @@ impl Weigh for SessionEvent {
     }
 }
 
-/// Where the outcome of a message goes.
+/// The recipient of a message's outcome.
 #[derive(Clone, Debug)]
 pub(crate) enum ReplyTo {
-    /// To a session of this node.
+    /// A session of this node.
     Session(Ticket),
-    /// To the node that forwarded the message.
+    /// The node that forwarded the message.
     Link {
-        /// The link that it came over.
+        /// The link over which the message was received.
         link: Arc<Link>,
-        /// The message's token there.
+        /// The message's token on that link.
         token: u64,
     },
 }

@@ -1,15 +1,15 @@
-//! The messages of one session that are under way, until each has its one outcome.
+//! The messages of one session in flight. Each has exactly one outcome. Pure.
 //!
-//! Pure. A message to a session of this node has its outcome at once, and none to the same destination before it, is none
-//! of these. A message that finds nobody is tried once more, at a place that is looked up anew. Nothing later to the same
-//! destination overtakes it:
+//! A message to a session of this node has its outcome immediately. It is not tracked here, unless an earlier message
+//! to the same destination is in flight. A message whose destination is not found is sent again, once, after a new
+//! lookup. Later messages to the same destination don't overtake it:
 //!
-//! - while one waits, the session hears no more of its client;
-//! - where the destination has moved to another node since an earlier message was sent, a later one waits for that one's
-//!   outcome ([`Flights::has_earlier_elsewhere`]): it could arrive first, and the earlier one be tried again after it.
-//!   This costs one round trip, once, and only right after a move;
-//! - where a later one was delivered all the same, because the callee attached at the very node that both were sent to,
-//!   an earlier one is not tried again ([`Flights::overtake`]).
+//! - While a message waits, the session doesn't read its client.
+//! - If the destination has moved to another node since an earlier message was sent, a later message waits for the
+//!   earlier one's outcome ([`Flights::has_earlier_elsewhere`]). Otherwise it could arrive first, and the earlier one be
+//!   sent again after it. This costs one round trip, and only right after a move.
+//! - A later message may still be delivered first, if the callee attaches at the very node to which both were sent.
+//!   Then the earlier message is not sent again ([`Flights::supersede_earlier`]).
 
 use std::{
     collections::VecDeque,
@@ -21,50 +21,48 @@ use chappe_common::{client::RelayKind, code::PairingCode, keys::NodeId, lease::A
 
 use crate::wire::ids::PeerAddr;
 
-/// Messages of one session under way at the most: a burst of candidates. Beyond, the client is heard later.
+/// The maximum number of messages of one session in flight: a burst of candidates. At the limit the client is not read.
 const MAX_FLIGHTS: usize = 64;
 
-/// Where a message goes.
+/// The destination of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// To an inbox, wherever it is.
+    /// An inbox, at any node.
     Inbox(Address),
-    /// To the other session of a pairing, named by its code.
+    /// The other session of a pairing, and its code.
     Peer(PeerAddr, PairingCode),
 }
 
-/// A message under way.
+/// A message in flight.
 pub(crate) struct Flight {
-    /// Tells the messages of one session apart.
+    /// Unique among the messages of one session.
     pub(crate) ticket: u64,
-    /// The client's `id`.
+    /// The `id` of the client's message.
     pub(crate) id: Option<Box<str>>,
-    /// Which message.
     pub(crate) kind: RelayKind,
-    /// Where to.
     pub(crate) to: Destination,
-    /// JSON, as the client wrote it.
+    /// JSON as the client wrote it.
     pub(crate) payload: Bytes,
-    /// Whether its place was looked up anew for it already.
+    /// Whether the destination was looked up for this message, so that it is not sent again.
     pub(crate) looked_up: bool,
-    /// The node that it was sent to.
+    /// The node to which it was sent.
     pub(crate) via: Option<NodeId>,
     waits: bool,
-    /// Whether it waits for an earlier one alone: then its place is not looked up for it by that.
+    /// Whether it only waits for an earlier message. Then resuming doesn't count as its lookup.
     behind: bool,
     started: Instant,
 }
 
-/// What a session has to do before a waiting message can go on.
+/// What a session has to do before a waiting message can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Look an inbox up and reach its node.
+    /// Look up an inbox and dial its node.
     Inbox(Address),
-    /// Reach a node.
+    /// Dial a node.
     Node(NodeId),
 }
 
-/// The messages of one session under way, in the order in which the client sent them.
+/// The messages of one session in flight, in the order in which the client sent them.
 #[derive(Default)]
 pub(crate) struct Flights {
     flights: VecDeque<Flight>,
@@ -72,7 +70,7 @@ pub(crate) struct Flights {
 }
 
 impl Flights {
-    /// A message starts; gives it its ticket.
+    /// Adds a message, and returns its ticket.
     pub(crate) fn start(
         &mut self,
         now: Instant,
@@ -98,68 +96,66 @@ impl Flights {
         ticket
     }
 
-    /// The message with this ticket.
     pub(crate) fn find(&self, ticket: u64) -> Option<&Flight> {
         self.flights.iter().find(|flight| flight.ticket == ticket)
     }
 
-    /// The message has its outcome.
+    /// Removes a message that has its outcome.
     pub(crate) fn finish(&mut self, ticket: u64) -> Option<Flight> {
         let index = self.flights.iter().position(|flight| flight.ticket == ticket)?;
         self.flights.remove(index)
     }
 
-    /// The message was delivered: takes it out where that is all there is to do, as no message waits, and none to the same
-    /// destination is before it.
-    pub(crate) fn finish_alone(&mut self, ticket: u64) -> Option<Flight> {
+    /// Removes a delivered message. Returns `None` if its outcome affects others: a message waits, or an earlier
+    /// message to the same destination is in flight.
+    pub(crate) fn finish_if_alone(&mut self, ticket: u64) -> Option<Flight> {
         let index = self.flights.iter().position(|flight| flight.ticket == ticket)?;
         let to = self.flights[index].to;
         let is_alone = !self.flights.range(..index).any(|flight| flight.to == to);
         if is_alone && !self.flights.iter().any(|flight| flight.waits) { self.flights.remove(index) } else { None }
     }
 
-    /// When the oldest message has been under way for `wait`.
+    /// Returns when the oldest message has been in flight for `wait`.
     pub(crate) fn next_deadline(&self, wait: Duration) -> Option<Instant> {
         self.flights.front().map(|flight| flight.started + wait)
     }
 
-    /// The oldest message, if it has been under way for `wait` at `now`: its outcome will not come in time.
+    /// Returns the oldest message if it has been in flight for `wait` at `now`.
     pub(crate) fn overdue(&self, now: Instant, wait: Duration) -> Option<u64> {
         self.flights.front().filter(|flight| flight.started + wait <= now).map(|flight| flight.ticket)
     }
 
-    /// The message has to wait until its place is reached.
-    pub(crate) fn hold(&mut self, ticket: u64) {
+    /// Makes the message wait for a lookup or a dial.
+    pub(crate) fn set_waiting(&mut self, ticket: u64) {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
             flight.waits = true;
         }
     }
 
-    /// The message has to wait until those before it to the same destination have their outcomes.
-    pub(crate) fn hold_behind(&mut self, ticket: u64) {
+    /// Makes the message wait until all earlier messages to the same destination have their outcomes.
+    pub(crate) fn set_waiting_behind(&mut self, ticket: u64) {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
             (flight.waits, flight.behind) = (true, true);
         }
     }
 
-    /// The message was sent to this node.
-    pub(crate) fn sent(&mut self, ticket: u64, via: NodeId) {
+    /// Notes that the message was sent to `via`.
+    pub(crate) fn set_sent(&mut self, ticket: u64, via: NodeId) {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) {
             flight.via = Some(via);
         }
     }
 
-    /// How many messages are under way.
     pub(crate) fn len(&self) -> usize {
         self.flights.len()
     }
 
-    /// Whether any message to that destination is under way.
+    /// Returns whether any message to `to` is in flight.
     pub(crate) fn is_under_way(&self, to: Destination) -> bool {
         self.flights.iter().any(|flight| flight.to == to)
     }
 
-    /// Whether an earlier message to the same destination is under way at another node than `via`.
+    /// Returns whether an earlier message to the same destination is in flight to another node than `via`.
     pub(crate) fn has_earlier_elsewhere(&self, ticket: u64, to: Destination, via: NodeId) -> bool {
         self.flights
             .iter()
@@ -167,26 +163,26 @@ impl Flights {
             .any(|flight| !flight.waits && flight.to == to && flight.via.is_some_and(|other| other != via))
     }
 
-    /// The message was delivered: earlier ones to the same destination are not tried again. Gives back the tickets of
-    /// those that wait to be.
-    pub(crate) fn overtake(&mut self, ticket: u64) -> Vec<u64> {
+    /// Ensures that messages before a delivered one, to the same destination, are not sent again. Returns the tickets
+    /// of those that wait to be sent again.
+    pub(crate) fn supersede_earlier(&mut self, ticket: u64) -> Vec<u64> {
         let Some(to) = self.find(ticket).map(|flight| flight.to) else { return Vec::new() };
-        let mut over = Vec::new();
+        let mut superseded = Vec::new();
         for flight in self.flights.iter_mut().filter(|flight| flight.ticket < ticket && flight.to == to) {
             flight.looked_up = true;
             if flight.waits {
-                over.push(flight.ticket);
+                superseded.push(flight.ticket);
             }
         }
-        over
+        superseded
     }
 
-    /// Whether the client may be heard.
+    /// Returns whether the client may be read: no message waits, and fewer than [`MAX_FLIGHTS`] are in flight.
     pub(crate) fn has_room(&self) -> bool {
         self.flights.len() < MAX_FLIGHTS && !self.flights.iter().any(|flight| flight.waits)
     }
 
-    /// What the first waiting message needs, once no earlier one to the same place is under way.
+    /// Returns what the first waiting message needs, or `None` while other messages to its destination are in flight.
     pub(crate) fn need(&self) -> Option<Need> {
         let waiting = self.flights.iter().find(|flight| flight.waits)?;
         let under_way = self.flights.iter().any(|flight| !flight.waits && flight.to == waiting.to);
@@ -199,7 +195,7 @@ impl Flights {
         })
     }
 
-    /// The need is met, or can't be: the messages that waited for it go on, in order. Gives back their tickets.
+    /// Resumes the messages that waited for `need`, whether it was met or not. Returns their tickets in order.
     pub(crate) fn resume(&mut self, need: Need) -> Vec<u64> {
         let mut tickets = Vec::new();
         for flight in &mut self.flights {
@@ -247,10 +243,10 @@ mod tests {
     fn a_message_that_waits_goes_on_after_those_before_it_and_in_order() {
         let mut flights = Flights::default();
         let (a, b, c) = (start(&mut flights, inbox(1)), start(&mut flights, inbox(1)), start(&mut flights, inbox(2)));
-        flights.hold(a);
+        flights.set_waiting(a);
         assert!(!flights.has_room());
         assert_eq!(flights.need(), None, "b is under way to the same place");
-        flights.hold(b);
+        flights.set_waiting(b);
         let need = flights.need().expect("c goes elsewhere");
         assert_eq!(flights.resume(need), vec![a, b]);
         assert!(flights.has_room() && flights.need().is_none());
@@ -263,16 +259,16 @@ mod tests {
         let (old, new) = (node(1), node(2));
         let mut flights = Flights::default();
         let a = start(&mut flights, inbox(1));
-        flights.sent(a, old);
+        flights.set_sent(a, old);
         let b = start(&mut flights, inbox(1));
         assert!(!flights.has_earlier_elsewhere(b, inbox(1), old), "the same way keeps the order by itself");
         assert!(!flights.has_earlier_elsewhere(b, inbox(2), new), "another destination");
         assert!(flights.has_earlier_elsewhere(b, inbox(1), new));
-        flights.hold_behind(b);
+        flights.set_waiting_behind(b);
         assert!(!flights.has_room(), "nothing overtakes b either");
         assert_eq!(flights.need(), None, "a has no outcome yet");
-        // a found nobody there: both go the new way, in order, and b keeps its second try.
-        flights.hold(a);
+        // The destination of a was not found. Both are sent again in order, and b can still be sent again.
+        flights.set_waiting(a);
         let need = flights.need().expect("a place to look up");
         assert_eq!(flights.resume(need), vec![a, b]);
         let looked_up = |ticket| flights.find(ticket).expect("under way").looked_up;
@@ -285,8 +281,8 @@ mod tests {
         let mut flights = Flights::default();
         let (a, b) = (start(&mut flights, inbox(1)), start(&mut flights, inbox(1)));
         let (other, c) = (start(&mut flights, inbox(2)), start(&mut flights, inbox(1)));
-        flights.hold(a);
-        assert_eq!(flights.overtake(c), vec![a]);
+        flights.set_waiting(a);
+        assert_eq!(flights.supersede_earlier(c), vec![a]);
         assert!(flights.find(b).expect("under way").looked_up, "b has no second try any more");
         assert!(!flights.find(other).expect("under way").looked_up);
     }

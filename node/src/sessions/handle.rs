@@ -1,8 +1,8 @@
-//! The handle of a session: through it others tell the session something, or say something to its client at once.
+//! The handle of a session. Other tasks use it to send events to the session, and to write to its client directly.
 //!
-//! Whoever has a message for the client writes it to the client's socket by itself, under the one lock that guards the
-//! socket's way out and the queue of events; it is never held while anything waits. What has to be judged by the
-//! session's own state goes through the queue, and as long as it does, nothing of a pairing overtakes it.
+//! A task with a message for the client writes it to the client's socket itself. One lock guards the writer and the
+//! queue of events. It is never held while anything waits. Events that need the session's own state go through the
+//! queue. While such an event is pending, messages of pairings don't overtake it.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use super::{
     flights::Flights,
 };
 use crate::{
-    client_protocol::reply::{self, By, Reply},
+    client_protocol::reply::{self, ForwardedBy, Reply},
     limits::byte_channel::{TrySendError, Weigh as _},
     websocket::{
         codec::Opcode,
@@ -31,13 +31,13 @@ use crate::{
     wire::ids::{PeerAddr, SessionId},
 };
 
-/// Events that may wait for one session: more small ones than a client gets in its busiest second.
+/// The maximum number of queued events of one session: more than a client gets in its busiest second.
 const QUEUE_EVENTS: usize = 1024;
-/// The part of that, and of the bytes, which sessions may take up that this one isn't paired with: whoever knows its code
-/// can make some node send to it.
-const STRANGERS_PART: usize = 2;
+/// The divisor of the queue's bounds, in events and bytes, for sessions without a pairing. Anyone who knows the
+/// session's code can make a node send to it.
+const STRANGERS_FRACTION: usize = 2;
 
-/// The handle of a session. Cheap to clone; telling and saying never wait.
+/// The handle of a session. Cheap to clone. Sending and writing never wait.
 #[derive(Clone)]
 pub(crate) struct SessionHandle(Arc<Shared>);
 
@@ -45,60 +45,56 @@ struct Shared {
     id: SessionId,
     max_queued: usize,
     state: Mutex<State>,
-    /// The messages of the client that are under way. Never locked together with the state.
+    /// The client's messages in flight. Never locked together with the state.
     flights: Mutex<Flights>,
-    /// How many they are, so that a session that has none needn't lock them.
+    /// The number of messages in flight, so that a session without any needn't take the lock.
     under_way: AtomicUsize,
 }
 
 struct State {
-    /// None once the connection has ended.
+    /// `None` after the connection has ended.
     out: Option<Writer>,
-    /// Whether the session takes events, and others' messages.
+    /// Whether the session accepts events and messages.
     open: bool,
     events: VecDeque<SessionEvent>,
-    /// What the events weigh.
+    /// The weight of all queued events in bytes.
     weight: usize,
-    /// Messages and notes that wait or are being handled. Meanwhile messages of pairings wait behind them.
+    /// The number of messages and notes that are queued or being handled. Messages of pairings wait behind them.
     in_order: usize,
     attached: AttachedInboxes,
-    /// The pairings that the client has been told of.
+    /// The pairings that the client knows of.
     pairings: Vec<Pairing>,
     end: Option<EndReason>,
     /// The session's task.
     waker: Option<Waker>,
 }
 
-/// A pairing of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pairing {
-    /// The other session.
     pub(crate) peer: PeerAddr,
-    /// Its code.
+    /// The code of the other session.
     pub(crate) code: PairingCode,
 }
 
-/// What the session's task is told.
+/// A signal to the session's task.
 #[derive(Debug)]
 pub(crate) enum SessionSignal {
-    /// To end the session.
     End(EndReason),
-    /// That the connection is broken.
+    /// The connection is broken.
     Broken,
-    /// An event. One that is [`SessionEvent::is_in_order`] is [`SessionHandle::handled`] afterwards.
+    /// An event. If it is [`SessionEvent::is_in_order`], the task calls [`SessionHandle::mark_handled`] afterwards.
     Event(SessionEvent),
 }
 
-/// What became of a message of a pairing.
+/// The result of relaying a message of a pairing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relayed {
-    /// It is with the client's connection.
+    /// The message was written or buffered for the client.
     Delivered,
-    /// The session itself has to judge it.
+    /// The session's task has to check the message.
     Undecided,
-    /// Too much waits for the client.
+    /// The client's queue is full.
     Full,
-    /// The session is over.
     Closed,
 }
 
@@ -109,7 +105,7 @@ impl fmt::Debug for SessionHandle {
 }
 
 impl SessionHandle {
-    /// A session's handle; at most `max_queued` bytes of events wait for it.
+    /// Creates a session's handle. At most `max_queued` bytes of events are queued.
     pub(crate) fn new(id: SessionId, max_queued: usize, out: Option<Writer>) -> Self {
         let state = State {
             out,
@@ -131,24 +127,24 @@ impl SessionHandle {
         }))
     }
 
-    /// The session's id.
     pub(crate) fn id(&self) -> SessionId {
         self.0.id
     }
 
-    /// Tells the session. A session whose queue is full is too slow, and ends; but strangers have only a part of the queue,
-    /// and end nobody's session by filling it.
+    /// Sends the session an event. A session with a full queue is too slow, and ends. Sessions without a pairing have
+    /// only a part of the queue, and can't end the session by filling it.
     pub(crate) fn try_send(&self, event: SessionEvent) -> Result<(), TrySendError> {
         let weight = event.weight();
         let mut state = self.state();
-        let is_by_stranger =
-            event.from().is_some_and(|from| !state.pairings.iter().any(|pairing| pairing.peer == from));
-        let part = if is_by_stranger { STRANGERS_PART } else { 1 };
+        let is_from_stranger =
+            event.sender().is_some_and(|from| !state.pairings.iter().any(|pairing| pairing.peer == from));
+        let divisor = if is_from_stranger { STRANGERS_FRACTION } else { 1 };
         if !state.open {
             return Err(TrySendError::Closed);
         }
-        let is_full = state.events.len() >= QUEUE_EVENTS / part || state.weight + weight > self.0.max_queued / part;
-        if is_full && !is_by_stranger {
+        let is_full =
+            state.events.len() >= QUEUE_EVENTS / divisor || state.weight + weight > self.0.max_queued / divisor;
+        if is_full && !is_from_stranger {
             state.end.get_or_insert(EndReason::SlowConsumer);
         }
         if !is_full {
@@ -160,15 +156,14 @@ impl SessionHandle {
         if is_full { Err(TrySendError::Full) } else { Ok(()) }
     }
 
-    /// Says a text to the client: `pieces` one after the other. A client that has too much waiting is too slow, and its
-    /// session ends.
+    /// Writes a text message to the client: the concatenated `pieces`. If the client's queue is full, the session ends.
     pub(crate) fn write(&self, batch: &mut Batch, pieces: &[&[u8]]) -> Result<(), WriteError> {
         let mut state = self.state();
         let written = state.write(Opcode::Text, pieces, batch.more);
         self.handle_written(state, batch, written)
     }
 
-    /// Hands a message of a pairing to the client, where the pairing is known and nothing is before it.
+    /// Writes a message of a pairing to the client, if the pairing is published and no earlier event is pending.
     pub(crate) fn relay(&self, batch: &mut Batch, from: PeerAddr, kind: RelayKind, payload: &[u8]) -> Relayed {
         let mut state = self.state();
         if !state.open {
@@ -177,7 +172,8 @@ impl SessionHandle {
         let pairing =
             if state.in_order == 0 { state.pairings.iter().find(|pairing| pairing.peer == from) } else { None };
         let Some(code) = pairing.map(|pairing| pairing.code) else { return Relayed::Undecided };
-        let written = state.write(Opcode::Text, &reply::forwarded(kind, By::Code(code.as_str()), payload), batch.more);
+        let written =
+            state.write(Opcode::Text, &reply::forwarded(kind, ForwardedBy::Code(code.as_str()), payload), batch.more);
         match self.handle_written(state, batch, written) {
             Ok(()) => Relayed::Delivered,
             Err(WriteError::Full | WriteError::BudgetExceeded) => Relayed::Full,
@@ -193,8 +189,8 @@ impl SessionHandle {
     ) -> Result<(), WriteError> {
         match written {
             Ok(WriteOutcome::Written | WriteOutcome::Queued) => Ok(()),
-            Ok(WriteOutcome::Held) => {
-                batch.held.push(self.clone());
+            Ok(WriteOutcome::Buffered) => {
+                batch.buffered.push(self.clone());
                 Ok(())
             }
             Ok(WriteOutcome::Blocked) => {
@@ -211,29 +207,30 @@ impl SessionHandle {
         }
     }
 
-    /// Looks at or changes the client's messages under way.
-    pub(crate) fn with_flights<T>(&self, look: impl FnOnce(&mut Flights) -> T) -> T {
+    /// Accesses the client's messages in flight.
+    pub(crate) fn with_flights<T>(&self, access: impl FnOnce(&mut Flights) -> T) -> T {
         let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = look(&mut flights);
+        let result = access(&mut flights);
         self.0.under_way.store(flights.len(), Ordering::Relaxed);
-        seen
+        result
     }
 
-    /// Whether messages of the client are under way. None are for certain where the session's task asks: it alone starts
-    /// them.
+    /// Returns whether messages of the client are in flight. `false` is reliable only in the session's task, which
+    /// alone starts messages.
     pub(crate) fn has_flights(&self) -> bool {
         self.0.under_way.load(Ordering::Relaxed) > 0
     }
 
-    /// A message of the client was delivered by another node. `false`: the session itself has to hear it.
-    pub(crate) fn delivered(&self, batch: &mut Batch, ticket: u64) -> bool {
+    /// Reports a message that another node has delivered to the client. Returns `false` if the session's task has to
+    /// handle the outcome.
+    pub(crate) fn handle_delivered(&self, batch: &mut Batch, ticket: u64) -> bool {
         let (flight, had_room) = self.with_flights(|flights| {
             let had_room = flights.has_room();
-            (flights.finish_alone(ticket), had_room)
+            (flights.finish_if_alone(ticket), had_room)
         });
         let Some(flight) = flight else { return false };
         if let Some(id) = flight.id {
-            // A client to which nothing can be said has a session that ends.
+            // If the write fails, the session ends anyway.
             let _ = self.write(batch, &[Reply::Delivered { id: &id }.encode().as_bytes()]);
         }
         if !had_room {
@@ -242,25 +239,25 @@ impl SessionHandle {
         true
     }
 
-    /// Says a control frame.
+    /// Writes a control frame.
     pub(crate) fn write_control(&self, opcode: Opcode, content: &[u8]) -> Result<(), WriteError> {
         let mut state = self.state();
         let written = state.write(opcode, &[content], false);
         self.handle_written(state, &mut Batch::default(), written)
     }
 
-    /// Says the last frame, and takes nothing more.
+    /// Writes a close frame, and rejects all later events and messages.
     pub(crate) fn write_close(&self, code: Option<u16>, reason: &str) {
         let mut state = self.state();
         state.open = false;
         if let Some(out) = &mut state.out {
             let code = code.map(u16::to_be_bytes);
-            // A client that doesn't even take this is gone.
+            // If the write fails, the client is gone.
             let _ = out.write_last(Opcode::Close, &[code.as_ref().map_or(&[], <[u8; 2]>::as_slice), reason.as_bytes()]);
         }
     }
 
-    /// Hands to the system what is held.
+    /// Writes the buffered output to the socket.
     fn flush(&self) {
         let mut state = self.state();
         let Some(out) = &mut state.out else { return };
@@ -268,48 +265,46 @@ impl SessionHandle {
             Ok(WriteOutcome::Blocked) => wake(state),
             Ok(_) => {}
             Err(error) => {
-                state.break_off(error);
+                state.close_writer(error);
                 wake(state);
             }
         }
     }
 
-    /// Adds an inbox to those of the session. Returns whether it is new. Only [`super::Sessions`] adds and removes inboxes,
-    /// with the inbox's own entry locked.
+    /// Adds an inbox to the session. Returns whether it is new. Only [`super::Sessions`] adds and removes inboxes, with
+    /// the inbox's entry locked.
     pub(super) fn add_inbox(&self, inbox: Inbox, max: usize) -> Result<bool, TooMany> {
         self.state().attached.insert(inbox, max)
     }
 
-    /// Removes an inbox from those of the session.
     pub(super) fn remove_inbox(&self, inbox: &Inbox) {
         self.state().attached.remove(inbox);
     }
 
-    /// Takes all inboxes of the session, which is over.
+    /// Removes and returns all inboxes of the ended session.
     pub(crate) fn take_inboxes(&self) -> Vec<Inbox> {
         self.state().attached.take()
     }
 
-    /// Whether the session has attached an inbox.
+    /// Returns whether the session has attached an inbox.
     pub(crate) fn has_inboxes(&self) -> bool {
         !self.state().attached.is_empty()
     }
 
-    /// Ends the session.
+    /// Ends the session. If it is already ending, the first reason stays.
     pub(crate) fn end(&self, reason: EndReason) {
         let mut state = self.state();
-        // The first reason stays.
         state.end.get_or_insert(reason);
         wake(state);
     }
 
-    /// Makes known with whom the session is paired, once the client has been told.
+    /// Publishes the session's pairings to other tasks, after the client was notified.
     pub(crate) fn publish_pairings(&self, pairings: Vec<Pairing>) {
         self.state().pairings = pairings;
     }
 
-    /// What the session is told next, and what waits for its client. Only the session's task asks, and has what waits written on
-    /// once in each of its turns.
+    /// Returns the next signal, and the client's backlog. Writes the backlog on if `is_first`, once in each poll of the
+    /// task. Only the session's task may call it.
     pub(crate) fn poll_signal(&self, cx: &mut Context<'_>, is_first: bool) -> (Poll<SessionSignal>, Backlog) {
         let mut state = self.state();
         if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
@@ -323,45 +318,45 @@ impl SessionHandle {
             Some(Poll::Ready(Ok(())) | Poll::Pending) => {}
             None => return (Poll::Ready(SessionSignal::Broken), Backlog::default()),
             Some(Poll::Ready(Err(error))) => {
-                state.break_off(error);
+                state.close_writer(error);
                 let signal = state.end.map_or(SessionSignal::Broken, SessionSignal::End);
                 return (Poll::Ready(signal), Backlog::default());
             }
         }
-        let waiting = state.out.as_ref().map(Writer::waiting).unwrap_or_default();
-        (state.pop().map_or(Poll::Pending, |event| Poll::Ready(SessionSignal::Event(event))), waiting)
+        let backlog = state.out.as_ref().map(Writer::backlog).unwrap_or_default();
+        (state.pop().map_or(Poll::Pending, |event| Poll::Ready(SessionSignal::Event(event))), backlog)
     }
 
-    /// The event that was taken last is handled.
-    pub(crate) fn handled(&self) {
+    /// Notes that the last in-order event was handled.
+    pub(crate) fn mark_handled(&self) {
         let mut state = self.state();
         state.in_order = state.in_order.saturating_sub(1);
     }
 
-    /// Takes TLS records of the client in.
+    /// Decrypts TLS records of the client. Returns `false` after the client's last record.
     pub(crate) fn decrypt(&self, records: &[u8], plain: &mut Vec<u8>) -> Result<bool, WriteError> {
         let mut state = self.state();
         let out = state.out.as_mut().ok_or(WriteError::Closed)?;
         let open = match out.decrypt(records, plain) {
             Ok(open) => open,
             Err(error) => {
-                state.break_off(error);
+                state.close_writer(error);
                 return Err(error);
             }
         };
-        if out.waiting().since.is_some() {
-            // TLS may have had an answer of its own, which the system didn't take.
+        if out.backlog().since.is_some() {
+            // TLS may have sent an answer of its own, which the socket didn't accept.
             wake(state);
         }
         Ok(open)
     }
 
-    /// Why the session has to end, if something was said of that.
+    /// Returns why the session has to end, if it has to.
     pub(crate) fn end_reason(&self) -> Option<EndReason> {
         self.state().end
     }
 
-    /// Takes nothing more; gives back what waited.
+    /// Rejects all later events, and returns the queued ones.
     pub(crate) fn close(&self) -> VecDeque<SessionEvent> {
         let mut state = self.state();
         state.open = false;
@@ -369,17 +364,17 @@ impl SessionHandle {
         std::mem::take(&mut state.events)
     }
 
-    /// Ready once nothing waits for the client, or nothing can be said to it any more. Only the session's task asks.
-    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready after all output is written, or the connection has ended. Only the session's task may call it.
+    pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.state().out.as_mut().map_or(Poll::Ready(()), |out| out.poll_flush(cx).map(drop))
     }
 
-    /// How many bytes the system has not taken yet.
+    /// Returns the number of bytes that the socket has not accepted yet.
     pub(crate) fn unwritten(&self) -> usize {
-        self.state().out.as_ref().map_or(0, |out| out.waiting().bytes)
+        self.state().out.as_ref().map_or(0, |out| out.backlog().bytes)
     }
 
-    /// Lets the connection go, whoever else still holds the handle.
+    /// Closes the connection, even if other tasks still have the handle.
     pub(crate) fn hang_up(&self) {
         self.with_flights(|flights| *flights = Flights::default());
         let mut state = self.state();
@@ -387,7 +382,7 @@ impl SessionHandle {
         (state.out, state.waker) = (None, None);
     }
 
-    /// The next event, without waiting.
+    /// Returns the next event without waiting.
     #[cfg(test)]
     pub(crate) fn take_event(&self) -> Option<SessionEvent> {
         self.state().pop()
@@ -399,19 +394,19 @@ impl SessionHandle {
 }
 
 impl State {
-    fn write(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
+    fn write(&mut self, opcode: Opcode, pieces: &[&[u8]], buffer: bool) -> Result<WriteOutcome, WriteError> {
         if !self.open {
             return Err(WriteError::Closed);
         }
-        let written = self.out.as_mut().ok_or(WriteError::Closed)?.write(opcode, pieces, hold);
+        let written = self.out.as_mut().ok_or(WriteError::Closed)?.write(opcode, pieces, buffer);
         if let Err(error @ (WriteError::Closed | WriteError::BudgetExceeded)) = written {
-            self.break_off(error);
+            self.close_writer(error);
         }
         written
     }
 
-    /// Nothing more can be said.
-    fn break_off(&mut self, error: WriteError) {
+    /// Closes the writer after an error.
+    fn close_writer(&mut self, error: WriteError) {
         self.out = None;
         if error == WriteError::BudgetExceeded {
             self.end.get_or_insert(EndReason::SlowConsumer);
@@ -422,14 +417,14 @@ impl State {
         let event = self.events.pop_front()?;
         self.weight -= event.weight();
         if self.events.is_empty() {
-            // Events are rare, and sessions idle for hours.
+            // Events are rare, and sessions idle for hours: free the queue's memory.
             self.events = VecDeque::new();
         }
         Some(event)
     }
 }
 
-/// Wakes the session's task, after the lock is let go of.
+/// Wakes the session's task, after it has released the lock.
 fn wake(state: MutexGuard<'_, State>) {
     let waker = state.waker.clone();
     drop(state);
@@ -438,31 +433,31 @@ fn wake(state: MutexGuard<'_, State>) {
     }
 }
 
-/// What one task says while it handles what it has read at once: as long as there is more, what is said to a client
-/// waits for the rest, and goes with it.
+/// Batches the output of one task while it handles one read. While more input follows, output to clients is buffered,
+/// and then written together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     more: bool,
-    held: Vec<SessionHandle>,
+    buffered: Vec<SessionHandle>,
 }
 
 impl Batch {
-    /// Whether more is about to be said.
+    /// Sets whether more output is about to follow.
     pub(crate) const fn expect(&mut self, more: bool) {
         self.more = more;
     }
 
-    /// Hands all that is held to the system.
+    /// Writes all buffered output to the sockets.
     pub(crate) fn flush(&mut self) {
         self.more = false;
-        for session in std::mem::take(&mut self.held) {
+        for session in std::mem::take(&mut self.buffered) {
             session.flush();
         }
     }
 }
 
 impl Drop for Batch {
-    /// Nothing stays held, however the task ends.
+    /// Writes the buffered output, however the task ends.
     fn drop(&mut self) {
         self.flush();
     }

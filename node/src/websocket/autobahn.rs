@@ -1,6 +1,7 @@
-//! The Autobahn suite against an echo over the node's own WebSocket code.
+//! Runs the Autobahn suite against an echo server that uses the node's WebSocket code.
 //!
-//! `tests/autobahn/run.py` says what has to be installed; where `CHAPPE_AUTOBAHN` names no Python, nothing is run.
+//! `tests/autobahn/run.py` lists what has to be installed. The test is skipped unless `CHAPPE_AUTOBAHN` names a Python
+//! interpreter.
 
 use std::{future::poll_fn, net::Ipv4Addr, task::Poll};
 
@@ -18,53 +19,53 @@ use super::{
 };
 use crate::{config::LimitsSection, limits::memory_budget::MemoryBudget};
 
-/// More than the suite's largest message.
+/// Larger than the suite's largest message.
 const LARGEST: usize = 32 * 1024 * 1024;
 
-/// Cases that echo binary messages, whose content a relay keeps no longer than it has to.
+/// The cases that echo binary messages. They fail, since the decoder discards the content of binary messages.
 const BINARY: [&str; 5] = ["1.2.", "9.2.", "9.4.", "9.6.", "9.8."];
 
-/// Says back what is said.
+/// Echoes each message.
 async fn echo(mut stream: TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let First::WebSocket { answer, rest } = upgrade::read(&mut stream).await.ok()? else { return None };
     let limits = LimitsSection { max_message: LARGEST, max_queued: LARGEST, ..LimitsSection::default() };
     let Connection { mut incoming, mut out, .. } =
         Connection::new(stream, None, &answer, rest, &limits, &MemoryBudget::new(4 * LARGEST)).ok()?;
-    // The answer goes with the first frame; nobody has asked for one yet.
+    // The response is sent with the first frame, but the server has no frame to send yet.
     out.flush().ok()?;
-    let mut over = false;
+    let mut is_over = false;
     poll_fn(|cx| {
         loop {
             std::task::ready!(out.poll_flush(cx)).ok();
-            if over {
+            if is_over {
                 return Poll::Ready(());
             }
             let polled = incoming.poll_read(
                 cx,
                 false,
                 |_, _| Ok(true),
-                |heard, _| {
-                    let said = match heard {
+                |incoming_message, _| {
+                    let written = match incoming_message {
                         Incoming::Text(text) => out.write(Opcode::Text, &[text.as_bytes()], false),
                         Incoming::Ping(content) => out.write(Opcode::Pong, &[content], false),
                         Incoming::Binary => out.write(Opcode::Binary, &[], false),
                         Incoming::Pong => return Next::Read,
                         Incoming::Close(code) => {
-                            over = true;
+                            is_over = true;
                             let code = code.map(u16::to_be_bytes);
                             out.write_last(Opcode::Close, &[code.as_ref().map_or(&[], |code| &code[..])])
                         }
                     };
-                    over |= said.is_err();
-                    // What is said waits for what was said before.
+                    is_over |= written.is_err();
+                    // Write the echo before the next message is read.
                     Next::Wait
                 },
             );
             match std::task::ready!(polled) {
                 Ok(()) => {}
                 Err(Ended::Violation(violation)) => {
-                    over = true;
+                    is_over = true;
                     let _ = out.write_last(Opcode::Close, &[&violation.close_code().to_be_bytes()]);
                 }
                 Err(Ended::Closed | Ended::BudgetExceeded) => return Poll::Ready(()),

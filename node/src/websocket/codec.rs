@@ -1,31 +1,30 @@
-//! The frames of RFC 6455 as a server hears and says them, without I/O.
+//! Decodes and encodes the frames of RFC 6455 on the server's side, without I/O.
 //!
-//! What was read is unmasked and parsed where it lies. Only the bytes of a frame or message that is not whole yet are
-//! kept, and nothing is kept of what would grow over the bound: that shows in a frame's header.
+//! Frames are unmasked and parsed in the read buffer. Only the bytes of an incomplete frame or message are kept. A
+//! message over the bound is refused by a frame's header, before any of its content is kept.
 
 use std::str;
 
-/// The longest content of a control frame (RFC 6455, 5.5).
+/// The maximum content length of a control frame (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
-/// The longest header of a frame from this side: two bytes and a length of eight.
+/// The maximum header length of a frame from this side: two bytes, and eight for the length.
 const MAX_OWN_HEAD: usize = 10;
-/// Parts of one message that carry nothing: a sender that flushes at odd moments, and not one that only keeps us busy.
+/// The maximum number of empty parts in one message. A sender may flush an empty part at times, but an endless sequence
+/// of them is an attack.
 const MAX_EMPTY_PARTS: u32 = 32;
 
-/// What a frame is.
+/// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
-    /// Goes on with the message.
+    /// Continues a fragmented message.
     Continuation = 0x0,
-    /// Begins a text.
+    /// Begins a text message.
     Text = 0x1,
-    /// Begins what is no text.
+    /// Begins a binary message.
     Binary = 0x2,
-    /// The last frame of a side.
     Close = 0x8,
-    /// Asks for a pong.
+    /// Requests a pong.
     Ping = 0x9,
-    /// Answers a ping.
     Pong = 0xA,
 }
 
@@ -47,43 +46,43 @@ impl Opcode {
     }
 }
 
-/// What a client said.
+/// A received message or control frame.
 #[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub(crate) enum Incoming<'a> {
-    /// A whole text message.
+    /// A complete text message.
     Text(&'a str),
-    /// A whole binary message, whose content is nobody's business.
+    /// A complete binary message. Its content is discarded, since the protocol has no binary messages.
     Binary,
-    /// To be answered by a pong with the same content.
+    /// A ping. The answer is a pong with the same content.
     Ping(&'a [u8]),
-    /// The answer to a ping, or to none.
+    /// A pong, solicited or not.
     Pong,
-    /// The client says no more. The code is to be said back; none where it named none.
+    /// The client's last frame, with its code, if any. The answer is a close frame with the same code.
     Close(Option<u16>),
 }
 
-/// What a client may not do. The connection is closed; nothing more can be read.
+/// A protocol violation of a client. No more input can be decoded, and the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
-    /// Not what RFC 6455 allows.
+    /// The frame is not valid in RFC 6455.
     #[error("not a frame")]
     Protocol,
-    /// A text that is no UTF-8.
+    /// The text is not UTF-8.
     #[error("not UTF-8")]
     Utf8,
-    /// A message over the bound; nothing of it was kept.
+    /// The message is too large. None of the frame that exceeds the bound was kept.
     #[error("too large")]
     TooLarge,
-    /// A message in parts without content and without end.
+    /// The message has more than [`MAX_EMPTY_PARTS`] empty parts.
     #[error("too many parts")]
     Parts,
-    /// A message that did not come whole in time.
+    /// The message was not completed in time.
     #[error("too slow")]
     Slow,
 }
 
 impl Violation {
-    /// One word for it: what the client is told as the reason, and the label of its counter.
+    /// Returns the reason in the close frame, which is also the label of the counter.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Protocol => "protocol error",
@@ -94,7 +93,7 @@ impl Violation {
         }
     }
 
-    /// The close code that says so (RFC 6455, 7.4.1).
+    /// Returns the close code (RFC 6455, 7.4.1).
     pub(crate) const fn close_code(self) -> u16 {
         match self {
             Self::Protocol => 1002,
@@ -105,22 +104,23 @@ impl Violation {
     }
 }
 
-/// The header of one frame of a client.
+/// The header of a client's frame.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     fin: bool,
     opcode: Opcode,
     mask: [u8; 4],
-    /// Where in the frame its content begins and ends.
+    /// The offset of the content in the frame.
     start: usize,
+    /// The offset after the content, which is the length of the frame.
     end: usize,
 }
 
 impl Head {
-    /// The header at the start of `bytes`; `None` until it is there whole.
+    /// Parses the header at the start of `bytes`. Returns `None` if it is incomplete.
     fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let [first, second, ..] = *bytes else { return Ok(None) };
-        // Reserved bits are for extensions, and none is agreed upon.
+        // Reserved bits are for extensions, and the server negotiates none.
         if first & 0x70 != 0 {
             return Err(Violation::Protocol);
         }
@@ -130,7 +130,7 @@ impl Head {
         if !is_masked || (opcode.is_control() && (!fin || usize::from(second & 0x7F) > MAX_CONTROL)) {
             return Err(Violation::Protocol);
         }
-        // A length in more bytes than it needs is none (RFC 6455, 5.2).
+        // A length must be encoded in the minimal number of bytes (RFC 6455, 5.2).
         let (len, at) = match second & 0x7F {
             126 => {
                 let Some(len) = bytes.get(2..4) else { return Ok(None) };
@@ -152,18 +152,19 @@ impl Head {
         };
         let Some(mask) = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>) else { return Ok(None) };
         let start = at + 4;
-        // What fits no memory is too large for every bound.
+        // A length that overflows `usize` exceeds every bound.
         let end = usize::try_from(len).ok().and_then(|len| start.checked_add(len)).ok_or(Violation::TooLarge)?;
         Ok(Some(Self { fin, opcode, mask: *mask, start, end }))
     }
 }
 
-/// A message that came in parts, until its last one.
+/// An incomplete fragmented message.
 struct Parts {
     is_text: bool,
     content: Vec<u8>,
-    /// Up to where the text is known to be UTF-8.
+    /// The length of the prefix that is known to be UTF-8.
     checked: usize,
+    /// The number of empty parts.
     empty: u32,
 }
 
@@ -177,7 +178,7 @@ impl Parts {
         if self.is_text
             && let Err(error) = str::from_utf8(&self.content[self.checked..])
         {
-            // What ends within a character may go on in the next part.
+            // A character at the end may continue in the next part.
             self.checked += error.valid_up_to();
             return if error.error_len().is_some() { Err(Violation::Utf8) } else { Ok(()) };
         }
@@ -186,43 +187,45 @@ impl Parts {
     }
 }
 
-/// Where a whole frame lies.
-enum Place {
-    /// In what was read, from here on.
+/// The location of a complete frame.
+enum FrameLocation {
+    /// The input, from this offset.
     Input(usize),
-    /// In [`Decoder::given`].
-    Given,
+    /// [`Decoder::output`].
+    Output,
 }
 
-/// Takes a client's bytes apart.
+/// Decodes a client's frames.
 pub(crate) struct Decoder {
     max_message: usize,
-    /// The bytes of a frame that is not whole yet, as they came.
+    /// The masked bytes of an incomplete frame.
     unfinished: Vec<u8>,
     parts: Option<Box<Parts>>,
-    /// What the last message was given from, where that isn't what was read.
-    given: Vec<u8>,
+    /// The buffer of the last returned message, if it isn't in the input.
+    output: Vec<u8>,
 }
 
 impl Decoder {
-    /// For messages of at most `max_message` bytes.
+    /// Creates a decoder for messages of at most `max_message` bytes.
     pub(crate) const fn new(max_message: usize) -> Self {
-        Self { max_message, unfinished: Vec::new(), parts: None, given: Vec::new() }
+        Self { max_message, unfinished: Vec::new(), parts: None, output: Vec::new() }
     }
 
-    /// The next message or control frame in `input` from `at` on, which moves behind it. `None`: all of `input` is used
-    /// up, and what is not whole is kept; go on with what comes next. Call it until then.
+    /// Decodes the next message or control frame in `input` from offset `at`, and moves `at` behind it.
+    ///
+    /// Returns `None` if all of `input` is used up. The decoder then keeps the incomplete rest. The caller has to call
+    /// it until then.
     pub(crate) fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
         at: &mut usize,
     ) -> Result<Option<Incoming<'a>>, Violation> {
-        self.forget_given();
+        self.drop_output();
         loop {
-            let Some((head, place)) = self.next_frame(input, at)? else { return Ok(None) };
-            let frame = match place {
-                Place::Input(from) => &mut input[from..],
-                Place::Given => &mut self.given,
+            let Some((head, location)) = self.next_frame(input, at)? else { return Ok(None) };
+            let frame = match location {
+                FrameLocation::Input(from) => &mut input[from..],
+                FrameLocation::Output => &mut self.output,
             };
             let content = &mut frame[head.start..head.end];
             unmask(content, head.mask);
@@ -237,39 +240,39 @@ impl Decoder {
                     let Some(parts) = &mut self.parts else { return Err(Violation::Protocol) };
                     parts.add(content)?;
                     if head.fin {
-                        return self.give_parts().map(Some);
+                        return self.finish_parts().map(Some);
                     }
                 }
-                _ => return self.give(input, head, &place).map(Some),
+                _ => return self.to_incoming(input, head, &location).map(Some),
             }
         }
     }
 
-    /// How much is held of what is not whole yet, in bytes: at least half of what it takes.
+    /// Returns the number of bytes of the incomplete frame and message. Their memory is at most twice as large.
     pub(crate) fn unfinished(&self) -> usize {
         self.unfinished.len() + self.parts.as_ref().map_or(0, |parts| parts.content.len())
     }
 
-    /// Lets go of it. What comes is no frames any more.
-    pub(crate) fn forget_unfinished(&mut self) {
+    /// Drops the incomplete frame and message. Later input can't be decoded any more.
+    pub(crate) fn drop_unfinished(&mut self) {
         (self.unfinished, self.parts) = (Vec::new(), None);
     }
 
-    /// Lets go of what was given last.
-    pub(crate) fn forget_given(&mut self) {
-        self.given = Vec::new();
+    /// Frees the buffer of the last returned message.
+    pub(crate) fn drop_output(&mut self) {
+        self.output = Vec::new();
     }
 
-    /// Finds the next frame, and takes it only where it is allowed.
-    fn next_frame(&mut self, input: &[u8], at: &mut usize) -> Result<Option<(Head, Place)>, Violation> {
+    /// Finds the next complete frame, and checks that it is allowed.
+    fn next_frame(&mut self, input: &[u8], at: &mut usize) -> Result<Option<(Head, FrameLocation)>, Violation> {
         if self.unfinished.is_empty() {
             let from = *at;
             let rest = &input[from..];
             if let Some(head) = Head::parse(rest)? {
-                self.admit(&head)?;
+                self.check_head(&head)?;
                 if head.end <= rest.len() {
                     *at += head.end;
-                    return Ok(Some((head, Place::Input(from))));
+                    return Ok(Some((head, FrameLocation::Input(from))));
                 }
             }
             self.unfinished.extend_from_slice(rest);
@@ -284,41 +287,46 @@ impl Decoder {
             self.unfinished.push(*byte);
             *at += 1;
         };
-        self.admit(&head)?;
+        self.check_head(&head)?;
         let missing = (head.end - self.unfinished.len()).min(input.len() - *at);
         self.unfinished.extend_from_slice(&input[*at..*at + missing]);
         *at += missing;
         if self.unfinished.len() < head.end {
             return Ok(None);
         }
-        self.given = std::mem::take(&mut self.unfinished);
-        Ok(Some((head, Place::Given)))
+        self.output = std::mem::take(&mut self.unfinished);
+        Ok(Some((head, FrameLocation::Output)))
     }
 
-    fn admit(&self, head: &Head) -> Result<(), Violation> {
+    fn check_head(&self, head: &Head) -> Result<(), Violation> {
         if head.opcode.is_control() {
             return Ok(());
         }
         if self.parts.is_some() != (head.opcode == Opcode::Continuation) {
             return Err(Violation::Protocol);
         }
-        let so_far = self.parts.as_ref().map_or(0, |parts| parts.content.len());
-        if so_far + (head.end - head.start) > self.max_message { Err(Violation::TooLarge) } else { Ok(()) }
+        let received = self.parts.as_ref().map_or(0, |parts| parts.content.len());
+        if received + (head.end - head.start) > self.max_message { Err(Violation::TooLarge) } else { Ok(()) }
     }
 
-    fn give_parts(&mut self) -> Result<Incoming<'_>, Violation> {
+    fn finish_parts(&mut self) -> Result<Incoming<'_>, Violation> {
         let parts = self.parts.take().ok_or(Violation::Protocol)?;
-        self.given = parts.content;
+        self.output = parts.content;
         if !parts.is_text {
             return Ok(Incoming::Binary);
         }
-        str::from_utf8(&self.given).map(Incoming::Text).map_err(|_| Violation::Utf8)
+        str::from_utf8(&self.output).map(Incoming::Text).map_err(|_| Violation::Utf8)
     }
 
-    fn give<'a>(&'a self, input: &'a [u8], head: Head, place: &Place) -> Result<Incoming<'a>, Violation> {
-        let frame = match place {
-            Place::Input(from) => &input[*from..],
-            Place::Given => &self.given,
+    fn to_incoming<'a>(
+        &'a self,
+        input: &'a [u8],
+        head: Head,
+        location: &FrameLocation,
+    ) -> Result<Incoming<'a>, Violation> {
+        let frame = match location {
+            FrameLocation::Input(from) => &input[*from..],
+            FrameLocation::Output => &self.output,
         };
         let content = &frame[head.start..head.end];
         Ok(match head.opcode {
@@ -326,18 +334,19 @@ impl Decoder {
             Opcode::Binary | Opcode::Continuation => Incoming::Binary,
             Opcode::Ping => Incoming::Ping(content),
             Opcode::Pong => Incoming::Pong,
-            Opcode::Close => Incoming::Close(close_code(content)?),
+            Opcode::Close => Incoming::Close(parse_close_code(content)?),
         })
     }
 }
 
-/// The code of a close frame.
-fn close_code(content: &[u8]) -> Result<Option<u16>, Violation> {
+/// Parses the content of a close frame.
+fn parse_close_code(content: &[u8]) -> Result<Option<u16>, Violation> {
     let Some((code, reason)) = content.split_first_chunk::<2>() else {
         return if content.is_empty() { Ok(None) } else { Err(Violation::Protocol) };
     };
     let code = u16::from_be_bytes(*code);
-    // What the RFC and IANA's registry let an endpoint send; the rest are reserved or mean «no code».
+    // The codes that the RFC and IANA's registry let an endpoint send. The others are reserved, or mean that there is
+    // no code.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Violation::Protocol);
     }
@@ -345,7 +354,7 @@ fn close_code(content: &[u8]) -> Result<Option<u16>, Violation> {
     Ok(Some(code))
 }
 
-/// Takes the mask off. In blocks, which the compiler makes a few vector instructions of.
+/// Removes the mask, in blocks that the compiler can vectorize.
 fn unmask(content: &mut [u8], mask: [u8; 4]) {
     let mut wide = [0; 32];
     for (index, byte) in wide.iter_mut().enumerate() {
@@ -362,7 +371,7 @@ fn unmask(content: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// The header of a frame from this side: whole, and without a mask.
+/// The header of an unfragmented frame from this side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameHead {
     bytes: [u8; MAX_OWN_HEAD],
@@ -370,7 +379,7 @@ pub(crate) struct FrameHead {
 }
 
 impl FrameHead {
-    /// For a frame of `len` bytes.
+    /// Creates the header of a frame with `len` bytes of content.
     pub(crate) fn new(opcode: Opcode, len: usize) -> Self {
         let mut bytes = [0; MAX_OWN_HEAD];
         bytes[0] = 0x80 | opcode as u8;
@@ -393,7 +402,6 @@ impl FrameHead {
         Self { bytes, len: used }
     }
 
-    /// The bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }

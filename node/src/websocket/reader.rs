@@ -1,4 +1,4 @@
-//! What comes in from one client: read into a buffer that all sessions of a thread share, and heard frame by frame.
+//! The input of one client. It is read into a buffer that all sessions of a thread share, and handled frame by frame.
 
 use std::{
     cell::RefCell,
@@ -18,87 +18,100 @@ use super::{
 };
 use crate::limits::memory_budget::{FREE_DIRECTION, MemoryBudget, Reservation};
 
-/// What is read at once: the largest message, so that most frames are parsed where they were read.
-const BUFFER: usize = 64 * 1024;
-/// Reads in one turn: a client that sends without end leaves the others theirs.
-const READS: usize = 4;
+/// The size of the read buffer: the largest message, so that most frames are parsed in place.
+const BUFFER_LEN: usize = 64 * 1024;
+/// The maximum number of reads in one poll, so that a client that sends continuously leaves time to others.
+const MAX_READS: usize = 4;
 
 thread_local! {
-    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER_LEN]);
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Why nothing more is heard.
+/// Why no more input is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The connection is over.
+    /// The connection has ended.
     Closed,
-    /// The client broke the rules.
+    /// The client violated the protocol.
     Violation(Violation),
-    /// What has come of a message that is not whole can't be kept, as too much of all clients is.
+    /// The memory budget of all clients has no room for an incomplete message.
     BudgetExceeded,
 }
 
-/// Whether to go on.
+/// Whether to continue with the next frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// With the next frame.
+    /// Continue.
     Read,
-    /// Not now: what was read is kept.
+    /// Stop for now, and keep the unhandled input.
     Wait,
 }
 
-/// How much was thrown away.
+/// Why discarding has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Discarded {
-    /// All that came, to the end of the connection.
+    /// All input was discarded, to the end of the connection.
     All,
-    /// As much as was allowed.
+    /// The limit was reached.
     Enough,
 }
 
-/// The way in.
+/// Reads and decodes a client's input.
 pub(crate) struct Reader {
     reader: OwnedReadHalf,
     decoder: Decoder,
-    /// What was read and is to be heard later; at most one buffer.
-    unheard: Vec<u8>,
-    /// That, and what is not whole yet.
-    held: Reservation<FREE_DIRECTION>,
-    /// Nothing comes behind that: the client has ended its side of TLS.
+    /// Input to handle later, at most one buffer.
+    unhandled: Vec<u8>,
+    /// Accounts for `unhandled` and the decoder's incomplete message.
+    reservation: Reservation<FREE_DIRECTION>,
+    /// Whether the client has ended its side of TLS, so that no input follows.
     ended: bool,
 }
 
 impl Reader {
-    /// From a connection, of which `unheard` was read already; messages of at most `max_message` bytes, and no
-    /// more than all clients may have `held`.
-    pub(crate) fn new(reader: OwnedReadHalf, unheard: Vec<u8>, max_message: usize, held: Arc<MemoryBudget>) -> Self {
-        Self { reader, decoder: Decoder::new(max_message), unheard, held: Reservation::new(held), ended: false }
+    /// Creates a reader. `unhandled` is input that was read already. Messages have at most `max_message` bytes, and
+    /// memory is reserved in `budget`.
+    pub(crate) fn new(
+        reader: OwnedReadHalf,
+        unhandled: Vec<u8>,
+        max_message: usize,
+        budget: Arc<MemoryBudget>,
+    ) -> Self {
+        Self {
+            reader,
+            decoder: Decoder::new(max_message),
+            unhandled,
+            reservation: Reservation::new(budget),
+            ended: false,
+        }
     }
 
-    /// Hears what is there: gives each frame to `hear`, with whether more was read behind it. `decrypt` makes what was
-    /// read what was said, where that differs. Ready when nothing more can be heard, or `hear` says so.
+    /// Passes each available frame to `handle`, and whether more input follows it. With TLS, `decrypt` decrypts the
+    /// input.
+    ///
+    /// Ready on an error, or after `handle` has returned [`Next::Wait`].
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         is_tls: bool,
         mut decrypt: impl FnMut(&[u8], &mut Vec<u8>) -> Result<bool, WriteError>,
-        mut hear: impl FnMut(Incoming<'_>, bool) -> Next,
+        mut handle: impl FnMut(Incoming<'_>, bool) -> Next,
     ) -> Poll<Result<(), Ended>> {
-        if !self.unheard.is_empty() {
-            let mut unheard = std::mem::take(&mut self.unheard);
-            let (used, next) = hear_all(&mut self.decoder, &mut unheard, &mut hear)?;
+        if !self.unhandled.is_empty() {
+            let mut unhandled = std::mem::take(&mut self.unhandled);
+            let (used, next) = handle_all(&mut self.decoder, &mut unhandled, &mut handle)?;
             if next == Next::Wait {
-                unheard.drain(..used);
-                self.unheard = unheard;
+                unhandled.drain(..used);
+                self.unhandled = unhandled;
                 return Poll::Ready(Ok(()));
             }
-            self.count_held()?;
+            self.update_reservation()?;
         }
         if self.ended {
             return Poll::Ready(Err(Ended::Closed));
         }
-        for _ in 0..READS {
+        for _ in 0..MAX_READS {
             let next = READ.with_borrow_mut(|buffer| {
                 let mut read = ReadBuf::new(buffer);
                 let end = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut read)).map_err(|_| Ended::Closed);
@@ -108,14 +121,14 @@ impl Reader {
                     return Poll::Ready(Err(Ended::Closed));
                 }
                 if !is_tls {
-                    return Poll::Ready(self.hear_buffer(&mut buffer[..count], &mut hear));
+                    return Poll::Ready(self.handle_buffer(&mut buffer[..count], &mut handle));
                 }
                 PLAIN.with_borrow_mut(|plain| {
                     plain.clear();
                     let open = decrypt(&buffer[..count], plain).map_err(|_| Ended::Closed)?;
-                    let next = self.hear_buffer(plain, &mut hear)?;
+                    let next = self.handle_buffer(plain, &mut handle)?;
                     self.ended = !open;
-                    // What waits is heard before the end.
+                    // Unhandled input is handled before the end.
                     Poll::Ready(if open || next == Next::Wait { Ok(next) } else { Err(Ended::Closed) })
                 })
             });
@@ -127,9 +140,9 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Reads what comes and throws it away, at most `left` bytes of it. Ready at the end of either.
+    /// Reads and discards up to `left` bytes. Ready at the limit, or at the end of the connection.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<Discarded> {
-        for _ in 0..READS {
+        for _ in 0..MAX_READS {
             let count = READ.with_borrow_mut(|buffer| {
                 let mut read = ReadBuf::new(buffer);
                 let end = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut read));
@@ -145,44 +158,45 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Whether the beginning of a message is here whose rest has not come.
+    /// Returns whether a message is incomplete.
     pub(crate) fn has_unfinished(&self) -> bool {
         self.decoder.unfinished() > 0
     }
 
-    fn hear_buffer(
+    fn handle_buffer(
         &mut self,
         buffer: &mut [u8],
-        hear: &mut impl FnMut(Incoming<'_>, bool) -> Next,
+        handle: &mut impl FnMut(Incoming<'_>, bool) -> Next,
     ) -> Result<Next, Ended> {
-        let (used, next) = hear_all(&mut self.decoder, buffer, hear)?;
-        self.unheard = buffer[used..].to_vec();
-        self.count_held()?;
+        let (used, next) = handle_all(&mut self.decoder, buffer, handle)?;
+        self.unhandled = buffer[used..].to_vec();
+        self.update_reservation()?;
         Ok(next)
     }
 
-    fn count_held(&mut self) -> Result<(), Ended> {
-        self.held.resize(self.unheard.len() + self.decoder.unfinished()).map_err(|_| {
-            self.unheard = Vec::new();
-            self.decoder.forget_unfinished();
+    fn update_reservation(&mut self) -> Result<(), Ended> {
+        self.reservation.resize(self.unhandled.len() + self.decoder.unfinished()).map_err(|_| {
+            self.unhandled = Vec::new();
+            self.decoder.drop_unfinished();
             Ended::BudgetExceeded
         })
     }
 }
 
-/// Gives all whole frames of `buffer` to `hear`, until that wants to wait; says how much of it is used up.
+/// Passes all complete frames in `buffer` to `handle`, until it returns [`Next::Wait`]. Returns the number of bytes
+/// used.
 ///
-/// What the decoder gave is let go of at the end, as a session that hears no more for now would keep it.
-fn hear_all(
+/// Frees the decoder's output buffer at the end, since the session may not read again for a long time.
+fn handle_all(
     decoder: &mut Decoder,
     buffer: &mut [u8],
-    hear: &mut impl FnMut(Incoming<'_>, bool) -> Next,
+    handle: &mut impl FnMut(Incoming<'_>, bool) -> Next,
 ) -> Result<(usize, Next), Ended> {
     let (mut at, len, mut next) = (0, buffer.len(), Next::Read);
     while at < len && next == Next::Read {
-        let Some(heard) = decoder.decode(buffer, &mut at).map_err(Ended::Violation)? else { break };
-        next = hear(heard, at < len);
+        let Some(incoming) = decoder.decode(buffer, &mut at).map_err(Ended::Violation)? else { break };
+        next = handle(incoming, at < len);
     }
-    decoder.forget_given();
+    decoder.drop_output();
     Ok((at, next))
 }

@@ -1,4 +1,4 @@
-//! A stream of which some bytes were read already: they are read again first.
+//! A stream whose first bytes were read already. They are read again first.
 
 use std::{
     io,
@@ -9,14 +9,14 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The stream, and what is read before it.
+/// A stream, and bytes that are read before it.
 pub(crate) struct Rewound<S> {
     first: Bytes,
     stream: S,
 }
 
 impl<S> Rewound<S> {
-    /// `first` is read before `stream`.
+    /// Creates a stream that yields `first`, then the bytes of `stream`.
     pub(crate) fn new(first: Vec<u8>, stream: S) -> Self {
         Self { first: first.into(), stream }
     }

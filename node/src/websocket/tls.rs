@@ -1,4 +1,4 @@
-//! TLS for clients: the certificate, and how it is replaced while the node runs.
+//! The TLS certificate for clients, which is reloaded while the node runs.
 
 use std::{
     io,
@@ -18,41 +18,42 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// How often the files are looked at: a certificate is renewed weeks before it ends.
+/// The interval at which the files are checked. Certificates are renewed weeks before they expire, so it needn't be
+/// short.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Why a certificate cannot be used. The one before stays in use, if there is one.
+/// Why a certificate can't be used. The previous one stays in use, if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read.
+    /// A file can't be read.
     #[error("cannot read {path} ({key})")]
     Read {
-        /// The key of the configuration that names it.
+        /// The configuration key with the file's path.
         key: &'static str,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file holds no certificate or no private key in PEM.
+    /// A file has no certificate or no private key in PEM format.
     #[error("{path} ({key}) holds no {wanted} in PEM")]
     Pem {
-        /// The key of the configuration that names it.
+        /// The configuration key with the file's path.
         key: &'static str,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What it should hold.
+        /// What the file should contain.
         wanted: &'static str,
     },
-    /// The certificate cannot be used with the private key.
-    #[error("client.tls_cert and client.tls_key do not belong together, or are of a kind that TLS does not know")]
+    /// The certificate can't be used with the private key.
+    #[error("client.tls_cert and client.tls_key do not belong together, or their type is not supported")]
     Unusable(#[source] rustls::Error),
 }
 
-/// When the files were last changed, as far as that can be seen.
-type Stamp = [Option<(SystemTime, u64)>; 2];
+/// The modification time and length of both files.
+type FileStamps = [Option<(SystemTime, u64)>; 2];
 
-/// The certificate and its key, from two files.
+/// A certificate and its private key, loaded from two files.
 #[derive(Debug)]
 pub(crate) struct Tls {
     cert: PathBuf,
@@ -61,37 +62,39 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the files.
     pub(crate) fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let current = Mutex::new(Arc::new(server_config(cert, key)?));
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), current })
     }
 
-    /// What accepts connections with the certificate of now.
+    /// Returns an acceptor with the current certificate.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
     }
 
-    /// Reads the files anew whenever they have changed, until the task is ended.
+    /// Reloads the files after each change. Never returns.
     pub(crate) async fn watch(self: Arc<Self>, every: Duration) {
-        let mut seen = self.stamp().await;
+        let mut seen = self.file_stamps().await;
         let mut tick = tokio::time::interval(every);
         loop {
             tick.tick().await;
-            let stamp = self.stamp().await;
-            if stamp == seen {
+            let file_stamps = self.file_stamps().await;
+            if file_stamps == seen {
                 continue;
             }
-            // Where one file was written and the other not yet, that one's change is seen next.
-            seen = stamp;
+            // If only one of the files is written yet, the next change triggers another reload.
+            seen = file_stamps;
             let tls = self.clone();
             match tokio::task::spawn_blocking(move || tls.reload()).await {
-                Ok(Ok(())) => tracing::info!("the clients' certificate was read anew"),
+                Ok(Ok(())) => tracing::info!("reloaded the TLS certificate"),
                 Ok(Err(error)) => {
                     let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::warn!(%error, reason, "the clients' former certificate stays in use");
+                    tracing::warn!(%error, reason, "could not reload the TLS certificate; keeping the previous one");
                 }
-                Err(error) => tracing::warn!(%error, "the clients' former certificate stays in use"),
+                Err(error) => {
+                    tracing::warn!(%error, "could not reload the TLS certificate; keeping the previous one");
+                }
             }
         }
     }
@@ -102,31 +105,31 @@ impl Tls {
         Ok(())
     }
 
-    async fn stamp(&self) -> Stamp {
-        let of = async |path: &Path| {
+    async fn file_stamps(&self) -> FileStamps {
+        let stamp_of = async |path: &Path| {
             let data = tokio::fs::metadata(path).await.ok()?;
             Some((data.modified().ok()?, data.len()))
         };
-        [of(&self.cert).await, of(&self.key).await]
+        [stamp_of(&self.cert).await, stamp_of(&self.key).await]
     }
 }
 
 fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    let fault = |name: &'static str, path: &Path, wanted: &'static str| {
+    let error_for = |name: &'static str, path: &Path, wanted: &'static str| {
         let path = path.to_owned();
         move |error: pem::Error| match error {
             pem::Error::Io(source) => TlsError::Read { key: name, path, source },
             _ => TlsError::Pem { key: name, path, wanted },
         }
     };
-    let of_cert = || fault("client.tls_cert", cert, "certificate");
+    let cert_error = || error_for("client.tls_cert", cert, "certificate");
     let certs = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| of_cert()(error))?;
+        .map_err(|error| cert_error()(error))?;
     if certs.is_empty() {
-        return Err(of_cert()(pem::Error::NoItemsFound));
+        return Err(cert_error()(pem::Error::NoItemsFound));
     }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(fault("client.tls_key", key, "private key"))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(error_for("client.tls_key", key, "private key"))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?
@@ -134,7 +137,7 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         .with_single_cert(certs, key)
         .map_err(TlsError::Unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A session lasts hours and keeps what would be needed to resume it; a handshake costs a tenth of a millisecond.
+    // A session lasts hours, and would keep its resumption state all that time. A full handshake costs only 0.1 ms.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -158,16 +161,16 @@ mod tests {
         format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
     }
 
-    fn made() -> [String; 2] {
-        let made = rcgen::generate_simple_self_signed(vec!["relay.example".to_owned()]).expect("a certificate");
-        [pem("CERTIFICATE", made.cert.der()), pem("PRIVATE KEY", &made.signing_key.serialize_der())]
+    fn generate() -> [String; 2] {
+        let certified = rcgen::generate_simple_self_signed(vec!["relay.example".to_owned()]).expect("a certificate");
+        [pem("CERTIFICATE", certified.cert.der()), pem("PRIVATE KEY", &certified.signing_key.serialize_der())]
     }
 
     #[test]
     fn what_is_wrong_with_a_certificate_is_said_with_its_file() {
         let dir = tempfile::tempdir().expect("a folder");
-        let [cert, key] = made();
-        let [_, other] = made();
+        let [cert, key] = generate();
+        let [_, other] = generate();
         let message = |texts: [&str; 2]| {
             let [cert, key] = write(dir.path(), ["cert", "key"], texts);
             Tls::load(&cert, &key).map_or_else(|error| error.to_string(), |_| "fine".to_owned())
@@ -184,7 +187,7 @@ mod tests {
     async fn a_renewed_certificate_is_taken_and_a_broken_one_is_not() {
         const EVERY: Duration = Duration::from_millis(10);
         let dir = tempfile::tempdir().expect("a folder");
-        let ([cert, key], [new_cert, new_key]) = (made(), made());
+        let ([cert, key], [new_cert, new_key]) = (generate(), generate());
         let names = ["cert", "key"];
         let [cert_path, key_path] = write(dir.path(), names, [&cert, &key]);
         let tls = Arc::new(Tls::load(&cert_path, &key_path).expect("a certificate"));
@@ -208,7 +211,7 @@ mod tests {
         tokio::select! {
             biased;
             () = changing => {}
-            () = watching => panic!("it watches on"),
+            () = watching => panic!("`watch` never returns"),
         }
     }
 }

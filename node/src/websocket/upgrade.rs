@@ -1,6 +1,6 @@
-//! The first request of a connection: a WebSocket's upgrade, answered here, or anything else, which is HTTP's business.
+//! The first request of a connection. A WebSocket upgrade is answered here. Any other request goes to the HTTP server.
 //!
-//! Pure but for [`read`].
+//! Pure, except for [`read`].
 
 use std::io;
 
@@ -8,26 +8,26 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest as _, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The longest request head: a browser's with large cookies.
+/// The maximum length of a request head: that of a browser with large cookies.
 const MAX_HEAD: usize = 8 * 1024;
-/// What most heads fit.
+/// The initial buffer size, which fits most heads.
 const USUAL_HEAD: usize = 1024;
-/// The most header fields: twice what a browser behind two proxies sends.
+/// The maximum number of header fields: twice what a browser behind two proxies sends.
 const MAX_FIELDS: usize = 64;
-/// What the key is hashed with (RFC 6455, 1.3).
+/// The value that is hashed with the client's key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What a connection asks for first.
+/// The first request of a connection.
 #[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub(crate) enum First {
-    /// A WebSocket: the answer to it, and what came behind the request.
+    /// A WebSocket upgrade.
     WebSocket {
-        /// The answer's bytes.
+        /// The response.
         answer: String,
-        /// What came behind the request.
+        /// The input after the request.
         rest: Vec<u8>,
     },
-    /// Something else: what was read of it.
+    /// Any other request, with all input that was read.
     Http(Vec<u8>),
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
         if stream.read_buf(&mut head).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some(first) = first(&head) {
+        if let Some(first) = parse_first(&head) {
             return Ok(match first {
                 Some((answer, len)) => First::WebSocket { answer, rest: head.split_off(len) },
                 None => First::Http(head),
@@ -47,45 +47,46 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
     }
 }
 
-/// The answer to a WebSocket's upgrade at the start of `head`, and how long the request is; an inner `None` where it is
-/// something else, the outer until that shows.
-#[expect(clippy::option_option, reason = "«not yet» and «no»")]
-fn first(head: &[u8]) -> Option<Option<(String, usize)>> {
+/// Parses the start of a request. Returns the response to a WebSocket upgrade and the length of its request.
+///
+/// Returns `Some(None)` for any other request, and `None` while the request is incomplete.
+#[expect(clippy::option_option, reason = "the outer one means incomplete, the inner one another request")]
+fn parse_first(head: &[u8]) -> Option<Option<(String, usize)>> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    // No more than the bound, so that what is too long is so however it arrives.
+    // Parse only `MAX_HEAD` bytes, so that the result doesn't depend on how the request is split into reads.
     match request.parse(&head[..head.len().min(MAX_HEAD)]) {
         Ok(httparse::Status::Complete(len)) => Some(answer(&request).map(|answer| (answer, len))),
         Ok(httparse::Status::Partial) if head.len() < MAX_HEAD => None,
-        // Too long, or no request: HTTP has words for it.
+        // Too long or invalid: the HTTP server sends the error.
         _ => Some(None),
     }
 }
 
-/// The answer to `request`, where it asks for a WebSocket as RFC 6455, 4.2.1 says.
+/// Returns the response to `request`, if it is a WebSocket upgrade (RFC 6455, 4.2.1).
 fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
-    // Fields of one name are one list, in however many lines (RFC 9110, 5.3); empty elements don't count (5.6.1).
+    // Fields with the same name form one list (RFC 9110, 5.3). Empty elements don't count (5.6.1).
     let list = |name: &str| -> Vec<&str> {
         let lines = request.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
         let values = lines.map(|line| str::from_utf8(line.value).unwrap_or_default());
         values.flat_map(|value| value.split(',')).map(str::trim).filter(|one| !one.is_empty()).collect()
     };
-    let names = |name, token: &str| list(name).iter().any(|one| one.eq_ignore_ascii_case(token));
+    let contains = |name, token: &str| list(name).iter().any(|one| one.eq_ignore_ascii_case(token));
     let versions = list("sec-websocket-version");
-    let asks = request.method == Some("GET")
+    let is_upgrade = request.method == Some("GET")
         && request.version == Some(1)
         && matches!(path(request.path?)?, "/" | "/ws")
-        && names("upgrade", "websocket")
-        && names("connection", "upgrade")
+        && contains("upgrade", "websocket")
+        && contains("connection", "upgrade")
         && !versions.is_empty()
         && versions.iter().all(|version| *version == "13");
-    // Of two keys nobody could tell which one was answered (RFC 6455, 11.3.1).
+    // With two keys, it would be ambiguous which one the response is for (RFC 6455, 11.3.1).
     let [key] = *list("sec-websocket-key") else { return None };
     if !STANDARD.decode(key).is_ok_and(|key| key.len() == 16) {
         return None;
     }
     let accept = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    asks.then(|| {
+    is_upgrade.then(|| {
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Accept: {}\r\n\r\n",
@@ -94,8 +95,7 @@ fn answer(request: &httparse::Request<'_, '_>) -> Option<String> {
     })
 }
 
-/// The path of a request's target (RFC 9112, 3.2): in origin form, or in absolute form, which servers have to take. None: another
-/// form, which is no WebSocket's.
+/// Returns the path of a request target in origin form or absolute form (RFC 9112, 3.2), or `None` for other forms.
 fn path(target: &str) -> Option<&str> {
     let path = if target.starts_with('/') {
         target
@@ -107,21 +107,21 @@ fn path(target: &str) -> Option<&str> {
     path.split('?').next().map(|path| if path.is_empty() { "/" } else { path })
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// The first request of a connection; its last byte says where it is cut.
+    /// The first request of a connection. Its last byte determines where it is cut.
     pub const HEAD: (&str, fn(&[u8]) -> bool) = ("head", |head| {
         let cut = usize::from(head.last().copied().unwrap_or_default()) * head.len() / 256;
-        let judged = first(head);
-        if let Some(earlier) = first(&head[..cut]) {
-            assert_eq!(judged, Some(earlier.clone()), "what comes behind changes nothing");
+        let parsed = parse_first(head);
+        if let Some(earlier) = parse_first(&head[..cut]) {
+            assert_eq!(parsed, Some(earlier.clone()), "what comes behind changes nothing");
         }
-        let Some(Some((answer, len))) = judged else { return judged.is_some() };
+        let Some(Some((answer, len))) = parsed else { return parsed.is_some() };
         assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
-        assert_eq!(first(&head[..len]), Some(Some((answer, len))));
+        assert_eq!(parse_first(&head[..len]), Some(Some((answer, len))));
         true
     });
 }
@@ -134,12 +134,12 @@ mod tests {
                            Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
     fn is_http(request: &str) -> bool {
-        first(request.as_bytes()) == Some(None)
+        parse_first(request.as_bytes()) == Some(None)
     }
 
     #[test]
     fn the_rfcs_request_has_the_rfcs_answer() {
-        let (answer, len) = first(REQUEST.as_bytes()).flatten().expect("an upgrade");
+        let (answer, len) = parse_first(REQUEST.as_bytes()).flatten().expect("an upgrade");
         assert!(answer.ends_with("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"), "{answer}");
         assert_eq!(len, REQUEST.len());
     }

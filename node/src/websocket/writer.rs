@@ -1,6 +1,6 @@
-//! What goes out to one client: straight to the system where that takes it, and else into a bounded queue.
+//! The output to one client. It is written directly to the socket, and the rest goes into a bounded queue.
 //!
-//! Never waits. Nothing is held while nothing waits.
+//! Never waits. An empty queue uses no memory.
 
 use std::{
     io::{self, IoSlice, Write as _},
@@ -17,82 +17,83 @@ use tokio::net::tcp::OwnedWriteHalf;
 use super::codec::{FrameHead, Opcode};
 use crate::limits::memory_budget::{FREE_DIRECTION, MemoryBudget, Reservation, WriteTurn};
 
-/// The most pieces of one text: those of a forwarded message, and the frame's header.
+/// The maximum number of pieces of one frame: those of a forwarded message, and the frame's header.
 const MAX_PIECES: usize = 8;
-/// A frame of at most so many bytes is handed to the system in one piece: a ping, a word that something was delivered.
-const SHORT: usize = 128;
+/// A frame of at most this length is copied and written in one piece, such as a ping or a `delivered` reply.
+const MAX_COPIED: usize = 128;
 
-/// What a client has to take within `times.write` of what waits, unless it takes all: whoever takes a byte now and then
-/// would have it wait for ever.
-const ENOUGH: usize = 8 * 1024;
-/// What is handed to the system in one turn. A write takes as long as the kernel needs to send it on, 8 to 25 ms for a full queue of
-/// 256 KiB to a client that begins to read, and everybody else waits meanwhile.
+/// The number of bytes that a client has to read within `times.write` while output is queued. Otherwise a client that
+/// reads single bytes could keep its queue full forever.
+const MIN_PROGRESS: usize = 8 * 1024;
+/// The maximum number of bytes written in one turn. A write blocks other sessions while the kernel sends. For a
+/// full queue of 256 KiB, to a client that begins to read, that takes 8 to 25 ms.
 const WRITE_TURN: usize = 32 * 1024;
-/// Bytes that a client may send behind its handshake without having said a word by them: the longest record of TLS, and what is
-/// read at once. TLS itself would join the parts of a message of 64 KiB.
-const MAX_UNSAID: usize = 22 * 1024;
+/// The maximum number of TLS bytes without application data after the handshake: the longest record, and one read. By
+/// itself, rustls would buffer handshake messages of up to 64 KiB.
+const MAX_TLS_OVERHEAD: usize = 22 * 1024;
 
-/// Why something was not said.
+/// Why a frame was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
-    /// Too much waits already.
-    #[error("the client doesn't take its messages")]
+    /// The queue is full, and the frame was dropped.
+    #[error("the client doesn't read its messages")]
     Full,
-    /// There is no room for the rest of a frame of which the system has the beginning: the connection has to end.
-    #[error("there is no room for the rest of a frame")]
+    /// The memory budget has no room for the rest of a partly written frame. The connection has to end.
+    #[error("no memory for the rest of a frame")]
     BudgetExceeded,
-    /// The connection is over.
-    #[error("the connection is over")]
+    /// The connection has ended.
+    #[error("the connection has ended")]
     Closed,
 }
 
-/// Where what was said is.
+/// The state of a frame after a successful write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
-    /// With the system.
+    /// The socket has accepted it.
     Written,
-    /// In the queue, which somebody is going to flush.
+    /// It is in the queue, which another caller or the session's task will flush.
     Queued,
-    /// In the queue, which the caller has to flush.
-    Held,
-    /// In the queue: the system takes no more for now, which the session's task has to learn.
+    /// It is in the queue, which the caller has to flush.
+    Buffered,
+    /// It is in the queue, and the socket accepts no more. The caller has to wake the session's task.
     Blocked,
 }
 
-/// What waits for a client.
+/// The output that the socket has not accepted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backlog {
-    /// Bytes.
     pub(crate) bytes: usize,
-    /// Since when the system has taken less than [`ENOUGH`] of them.
+    /// When the current period of less than [`MIN_PROGRESS`] began.
     pub(crate) since: Option<Instant>,
 }
 
-/// Since when the system has taken less than [`ENOUGH`], what it took since then, and whose turn it is to write on.
+/// The state of a queue that the socket does not accept.
 struct Blocked {
+    /// When the current period of less than [`MIN_PROGRESS`] began.
     since: Instant,
-    taken: usize,
+    /// The number of bytes written in this period.
+    written: usize,
     turn: Turn,
 }
 
-/// A turn at writing on what waits.
+/// A turn at writing queued output. All clients share the turns.
 enum Turn {
     None,
     Awaited(Pin<Box<dyn Future<Output = WriteTurn> + Send>>),
-    /// It is over when whoever else was ready has run.
-    Had(#[expect(dead_code, reason = "kept until it is dropped")] WriteTurn),
+    /// The turn was used. It ends after all other ready tasks have run.
+    Used(#[expect(dead_code, reason = "kept until it is dropped")] WriteTurn),
 }
 
 impl Default for Blocked {
     fn default() -> Self {
-        Self { since: Instant::now(), taken: 0, turn: Turn::None }
+        Self { since: Instant::now(), written: 0, turn: Turn::None }
     }
 }
 
 impl Blocked {
-    fn poll_turn(&mut self, held: &Reservation<FREE_DIRECTION>, cx: &mut Context<'_>) -> Poll<WriteTurn> {
+    fn poll_turn(&mut self, reservation: &Reservation<FREE_DIRECTION>, cx: &mut Context<'_>) -> Poll<WriteTurn> {
         if !matches!(self.turn, Turn::Awaited(_)) {
-            self.turn = Turn::Awaited(Box::pin(held.write_turn()));
+            self.turn = Turn::Awaited(Box::pin(reservation.write_turn()));
         }
         let Turn::Awaited(awaited) = &mut self.turn else { return Poll::Pending };
         let turn = ready!(awaited.as_mut().poll(cx));
@@ -101,77 +102,77 @@ impl Blocked {
     }
 }
 
-/// The way out.
+/// Writes frames to a client.
 pub(crate) struct Writer {
     writer: OwnedWriteHalf,
     tls: Option<Box<ServerConnection>>,
-    /// Bytes as they go over the wire.
+    /// Encoded and, with TLS, encrypted bytes.
     queue: BytesMut,
-    /// What of the queue the system did not take.
-    held: Reservation<FREE_DIRECTION>,
-    /// Bytes that have gone from the queue's front, whose memory it keeps.
-    gone: usize,
+    /// Accounts for the part of the queue that the socket did not accept.
+    reservation: Reservation<FREE_DIRECTION>,
+    /// The number of bytes that were written from the front of the queue, but still use its memory.
+    written: usize,
     max_queued: usize,
-    /// The system took no more, or a turn was over. In a box: sessions are idle for hours.
+    /// Set if the socket accepts no more, or a turn is over. Boxed, since most sessions are idle.
     blocked: Option<Box<Blocked>>,
-    /// Bytes of records since the last word of the client.
-    unsaid: usize,
+    /// The number of TLS bytes received since the client's last application data.
+    tls_overhead: usize,
 }
 
 impl Writer {
-    /// Over a connection; at most `max_queued` bytes wait, and no more than all clients may have `held`.
+    /// Creates a writer. At most `max_queued` bytes are queued, and memory for them is reserved in `budget`.
     pub(crate) fn new(
         writer: OwnedWriteHalf,
         tls: Option<Box<ServerConnection>>,
         max_queued: usize,
-        held: Arc<MemoryBudget>,
+        budget: Arc<MemoryBudget>,
     ) -> Self {
         Self {
             writer,
             tls,
             queue: BytesMut::new(),
-            held: Reservation::new(held),
-            gone: 0,
+            reservation: Reservation::new(budget),
+            written: 0,
             max_queued,
             blocked: None,
-            unsaid: 0,
+            tls_overhead: 0,
         }
     }
 
-    /// Says one frame. `hold`: the caller has more to say soon, and flushes then.
-    pub(crate) fn write(&mut self, opcode: Opcode, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
+    /// Writes one frame. With `buffer`, the frame may stay in the queue, and the caller flushes soon.
+    pub(crate) fn write(&mut self, opcode: Opcode, pieces: &[&[u8]], buffer: bool) -> Result<WriteOutcome, WriteError> {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let head = FrameHead::new(opcode, len);
         let len = head.as_bytes().len() + len;
-        while !self.queue.is_empty() && !self.may_wait(len) {
-            // What is merely held back, or left for another turn, may go first.
+        while !self.queue.is_empty() && !self.has_room(len) {
+            // The queue may only be buffered, or wait for another turn. Then a flush makes room.
             let before = self.queue.len();
             self.flush()?;
             if self.queue.len() == before {
                 return Err(WriteError::Full);
             }
         }
-        self.put(&head, pieces, hold && self.may_wait(len))
+        self.write_frame(&head, pieces, buffer && self.has_room(len))
     }
 
-    /// Whether `len` bytes more may wait.
-    fn may_wait(&self, len: usize) -> bool {
+    /// Returns whether the queue has room for `len` more bytes.
+    fn has_room(&self, len: usize) -> bool {
         let all = self.queue.len() + len;
-        all <= self.max_queued && self.held.has_room(all)
+        all <= self.max_queued && self.reservation.has_room(all)
     }
 
-    /// Says the last frame, however much waits.
+    /// Writes the last frame, even if the queue is full.
     pub(crate) fn write_last(&mut self, opcode: Opcode, pieces: &[&[u8]]) -> Result<WriteOutcome, WriteError> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
-        let said = self.put(&FrameHead::new(opcode, len), pieces, false)?;
-        let Some(tls) = &mut self.tls else { return Ok(said) };
+        let outcome = self.write_frame(&FrameHead::new(opcode, len), pieces, false)?;
+        let Some(tls) = &mut self.tls else { return Ok(outcome) };
         tls.send_close_notify();
-        drain(tls, &mut self.queue)?;
+        drain_tls(tls, &mut self.queue)?;
         self.flush()
     }
 
-    /// Puts bytes before the first frame: the answer to the upgrade. They go with it.
-    pub(crate) fn put_before(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    /// Queues the response to the upgrade, which is written with the first frame.
+    pub(crate) fn queue_response(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         match &mut self.tls {
             Some(tls) => encrypt(tls, &[IoSlice::new(bytes)], &mut self.queue)?,
             None => self.queue.extend_from_slice(bytes),
@@ -179,7 +180,7 @@ impl Writer {
         Ok(())
     }
 
-    fn put(&mut self, head: &FrameHead, pieces: &[&[u8]], hold: bool) -> Result<WriteOutcome, WriteError> {
+    fn write_frame(&mut self, head: &FrameHead, pieces: &[&[u8]], buffer: bool) -> Result<WriteOutcome, WriteError> {
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
         let all = std::iter::once(head.as_bytes()).chain(pieces.iter().copied());
         let mut count = 0;
@@ -193,11 +194,11 @@ impl Writer {
         if let Some(tls) = &mut self.tls {
             encrypt(tls, slices, &mut self.queue)?;
         } else {
-            let mut gone = 0;
-            if was_empty && !hold {
+            let mut written = 0;
+            if was_empty && !buffer {
                 let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
-                gone = taken(if len <= SHORT {
-                    let mut short = [0; SHORT];
+                written = written_len(if len <= MAX_COPIED {
+                    let mut short = [0; MAX_COPIED];
                     let mut rest = &mut short[..];
                     for slice in slices {
                         rest.put_slice(slice);
@@ -206,88 +207,88 @@ impl Writer {
                 } else {
                     self.writer.try_write_vectored(slices)
                 })?;
-                if gone == len {
+                if written == len {
                     return Ok(WriteOutcome::Written);
                 }
-                if gone == 0 && !self.held.has_room(len) {
+                if written == 0 && !self.reservation.has_room(len) {
                     return Err(WriteError::Full);
                 }
             }
             for slice in slices {
-                self.queue.extend_from_slice(&slice[gone.min(slice.len())..]);
-                gone = gone.saturating_sub(slice.len());
+                self.queue.extend_from_slice(&slice[written.min(slice.len())..]);
+                written = written.saturating_sub(slice.len());
             }
         }
-        if !was_empty && (hold || self.blocked.is_some()) {
+        if !was_empty && (buffer || self.blocked.is_some()) {
             if self.blocked.is_some() {
-                self.held.resize(self.queue.len()).map_err(|_| WriteError::BudgetExceeded)?;
+                self.reservation.resize(self.queue.len()).map_err(|_| WriteError::BudgetExceeded)?;
             }
             return Ok(WriteOutcome::Queued);
         }
-        if hold {
-            return Ok(WriteOutcome::Held);
+        if buffer {
+            return Ok(WriteOutcome::Buffered);
         }
         self.flush()
     }
 
-    /// Hands to the system what it takes, up to [`WRITE_TURN`]. The rest waits for the session's next turn, as what the system did
-    /// not take.
+    /// Writes up to [`WRITE_TURN`] bytes of the queue. The rest waits for the session's next turn, as if the socket had
+    /// not accepted it.
     pub(crate) fn flush(&mut self) -> Result<WriteOutcome, WriteError> {
         let mut turn = WRITE_TURN;
         while !self.queue.is_empty() {
-            if turn == 0 && self.held.resize(self.queue.len()).is_err() {
-                // A client that takes everything isn't closed for want of room.
+            if turn == 0 && self.reservation.resize(self.queue.len()).is_err() {
+                // No memory for the rest: go on writing, so that a client that reads everything is not closed.
                 turn = WRITE_TURN;
             }
             let piece = self.queue.len().min(turn);
-            let gone = if piece == 0 { 0 } else { taken(self.writer.try_write(&self.queue[..piece]))? };
-            if gone == 0 {
+            let written = if piece == 0 { 0 } else { written_len(self.writer.try_write(&self.queue[..piece]))? };
+            if written == 0 {
                 self.blocked.get_or_insert_with(Box::default);
-                // Who reads a little at a time keeps little more than it is owed.
-                if self.gone > self.queue.len() {
-                    (self.queue, self.gone) = (BytesMut::from(&self.queue[..]), 0);
+                // A client that reads slowly must not keep the memory of written bytes.
+                if self.written > self.queue.len() {
+                    (self.queue, self.written) = (BytesMut::from(&self.queue[..]), 0);
                 }
-                self.held.resize(self.queue.len()).map_err(|_| WriteError::BudgetExceeded)?;
+                self.reservation.resize(self.queue.len()).map_err(|_| WriteError::BudgetExceeded)?;
                 return Ok(WriteOutcome::Blocked);
             }
-            turn -= gone;
-            self.queue.advance(gone);
-            self.gone += gone;
+            turn -= written;
+            self.queue.advance(written);
+            self.written += written;
             if let Some(blocked) = &mut self.blocked {
-                blocked.taken += gone;
-                if blocked.taken >= ENOUGH {
-                    (blocked.since, blocked.taken) = (Instant::now(), 0);
+                blocked.written += written;
+                if blocked.written >= MIN_PROGRESS {
+                    (blocked.since, blocked.written) = (Instant::now(), 0);
                 }
             }
         }
-        (self.queue, self.gone) = (BytesMut::new(), 0);
+        (self.queue, self.written) = (BytesMut::new(), 0);
         self.blocked = None;
-        // Nothing is more than nothing was.
-        let _ = self.held.resize(0);
+        // Releasing a reservation cannot fail.
+        let _ = self.reservation.resize(0);
         Ok(WriteOutcome::Written)
     }
 
-    /// Goes on where the system took no more, for one turn. Ready once nothing waits that it did not take.
+    /// Writes queued output for one turn when the socket is ready again. Ready after all of it is written.
     ///
-    /// A turn is kept until this is polled again: whoever else was ready has run by then, before the next client has its turn.
-    /// So what thousands of clients begin to take at once delays nobody by more than a write or two.
+    /// A used turn is kept until the next poll. All other ready tasks run before that, and before the next client's
+    /// turn. So thousands of clients that begin to read together delay others by only one or two writes.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
         while let Some(blocked) = &mut self.blocked {
             let ready = self.writer.as_ref().poll_write_ready(cx);
-            if matches!(blocked.turn, Turn::Had(_)) || ready.is_pending() {
-                // Nobody waits for a client that takes nothing.
+            if matches!(blocked.turn, Turn::Used(_)) || ready.is_pending() {
+                // End the turn, so that other clients don't wait for one that reads nothing.
                 blocked.turn = Turn::None;
             }
             if ready!(ready).is_err() {
                 return Poll::Ready(Err(WriteError::Closed));
             }
-            let turn = ready!(blocked.poll_turn(&self.held, cx));
+            let turn = ready!(blocked.poll_turn(&self.reservation, cx));
             let before = self.queue.len();
             self.flush()?;
             if let Some(blocked) = &mut self.blocked
                 && before - self.queue.len() >= WRITE_TURN
             {
-                blocked.turn = Turn::Had(turn);
+                blocked.turn = Turn::Used(turn);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -295,13 +296,14 @@ impl Writer {
         Poll::Ready(Ok(()))
     }
 
-    /// What waits for the system to take it. What is merely held is not among it: whoever holds it is about to flush it.
-    pub(crate) fn waiting(&self) -> Backlog {
+    /// Returns the output that the socket has not accepted. Buffered output doesn't count, since a caller is about to
+    /// flush it.
+    pub(crate) fn backlog(&self) -> Backlog {
         let since = self.blocked.as_ref().map(|blocked| blocked.since);
         Backlog { bytes: if since.is_some() { self.queue.len() } else { 0 }, since }
     }
 
-    /// Takes TLS records in, and appends what they hold to `plain`. `false`: the client has ended its side.
+    /// Decrypts TLS records, and appends their content to `plain`. Returns `false` after the client has ended its side.
     pub(crate) fn decrypt(&mut self, mut records: &[u8], plain: &mut Vec<u8>) -> Result<bool, WriteError> {
         let Some(tls) = &mut self.tls else {
             plain.extend_from_slice(records);
@@ -311,8 +313,8 @@ impl Writer {
         while !records.is_empty() && open {
             let read = tls.read_tls(&mut records).map_err(|_| WriteError::Closed)?;
             let state = tls.process_new_packets().map_err(|_| WriteError::Closed)?;
-            self.unsaid = if state.plaintext_bytes_to_read() > 0 { 0 } else { self.unsaid + read };
-            if self.unsaid > MAX_UNSAID {
+            self.tls_overhead = if state.plaintext_bytes_to_read() > 0 { 0 } else { self.tls_overhead + read };
+            if self.tls_overhead > MAX_TLS_OVERHEAD {
                 return Err(WriteError::BudgetExceeded);
             }
             io::Read::read_to_end(&mut io::Read::take(tls.reader(), state.plaintext_bytes_to_read() as u64), plain)
@@ -320,15 +322,15 @@ impl Writer {
             open = !state.peer_has_closed();
         }
         if tls.wants_write() {
-            drain(tls, &mut self.queue)?;
+            drain_tls(tls, &mut self.queue)?;
             self.flush()?;
         }
         Ok(open)
     }
 }
 
-/// How much the system took; none where it would have had to wait.
-fn taken(written: io::Result<usize>) -> Result<usize, WriteError> {
+/// Returns how many bytes the socket accepted: 0 if the write would block.
+fn written_len(written: io::Result<usize>) -> Result<usize, WriteError> {
     match written {
         Ok(0) => Err(WriteError::Closed),
         Ok(count) => Ok(count),
@@ -340,10 +342,10 @@ fn taken(written: io::Result<usize>) -> Result<usize, WriteError> {
 fn encrypt(tls: &mut ServerConnection, pieces: &[IoSlice<'_>], queue: &mut BytesMut) -> Result<(), WriteError> {
     let written = tls.writer().write_vectored(pieces).map_err(|_| WriteError::Closed)?;
     debug_assert_eq!(written, pieces.iter().map(|piece| piece.len()).sum::<usize>(), "the buffer has no limit");
-    drain(tls, queue)
+    drain_tls(tls, queue)
 }
 
-fn drain(tls: &mut ServerConnection, queue: &mut BytesMut) -> Result<(), WriteError> {
+fn drain_tls(tls: &mut ServerConnection, queue: &mut BytesMut) -> Result<(), WriteError> {
     while tls.wants_write() {
         tls.write_tls(&mut queue.writer()).map_err(|_| WriteError::Closed)?;
     }
@@ -370,30 +372,30 @@ mod tests {
         let (_reader, writer) = server.into_split();
         let mut out = Writer::new(writer, None, 8 * WRITE_TURN, MemoryBudget::new(usize::MAX));
         let message = vec![b'x'; 16 * 1024];
-        let mut said = 0;
-        // Until the system takes no more, and then as much as may wait.
+        let mut message_count = 0;
+        // Fill the socket, and then the queue.
         while out.write(Opcode::Text, &[&message], false).is_ok() {
-            said += 1;
+            message_count += 1;
         }
-        assert!(out.waiting().bytes > 7 * WRITE_TURN);
+        assert!(out.backlog().bytes > 7 * WRITE_TURN);
 
         let mut turns = 0;
         let mut read = 0;
         let mut buffer = vec![0; 1024 * 1024];
-        while out.waiting().bytes > 0 {
-            // Nothing may be there: the writer learns that it may go on only while something is waited for.
+        while out.backlog().bytes > 0 {
+            // There may be no data. The writer's readiness is only updated while the runtime waits for something.
             if let Ok(more) = tokio::time::timeout(Duration::from_millis(10), client.read(&mut buffer)).await {
                 read += more.expect("an open connection");
             }
-            let before = out.waiting().bytes;
+            let before = out.backlog().bytes;
             let polled = out.poll_flush(&mut Context::from_waker(Waker::noop()));
-            assert!(before - out.waiting().bytes <= WRITE_TURN, "more than a turn at once");
+            assert!(before - out.backlog().bytes <= WRITE_TURN, "more than one turn");
             assert!(!matches!(polled, Poll::Ready(Err(_))));
             turns += 1;
         }
         assert!(turns >= 7, "{turns}");
         drop((out, _reader));
         read += client.read_to_end(&mut Vec::new()).await.expect("the rest");
-        assert_eq!(read, said * (message.len() + 4), "nothing is lost or said twice");
+        assert_eq!(read, message_count * (message.len() + 4), "nothing is lost or sent twice");
     }
 }

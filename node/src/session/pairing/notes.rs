@@ -1,14 +1,14 @@
-//! What other sessions note to the code door.
+//! Handles the notes of other sessions to the code door.
 
 use std::{sync::Arc, time::Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Action, PairingSession, Times, raw};
+use super::{Action, PairingSession, Times, raw_payload};
 use crate::{
     client_protocol::reply::Reply,
     limits::memory_budget::MemoryBudget,
-    session::kept_payload::kept,
+    session::payload_reservation::reserve_payload,
     wire::{
         frame::{Accepted, Note, PairRequest, PairRequestKind},
         ids::PeerAddr,
@@ -16,27 +16,28 @@ use crate::{
 };
 
 impl PairingSession {
-    /// Takes another session's note in.
     pub(crate) fn handle_note(
         &mut self,
         now: Instant,
         from: PeerAddr,
         note: Note,
         times: Times,
-        held: &Arc<MemoryBudget>,
+        budget: &Arc<MemoryBudget>,
     ) -> Vec<Action> {
         match note {
-            Note::PairRequest(ask) => self.handle_ask(now, from, ask, times, held),
+            Note::PairRequest(ask) => self.handle_pair_request(now, from, ask, times, budget),
             Note::PairRequestRefused { ask } => {
-                if self.asked(ask, from) {
-                    self.refused(ask, times);
+                if self.has_asked(ask, from) {
+                    self.handle_refused(ask, times);
                 }
                 Vec::new()
             }
             Note::PairRequestWithdrawn { ask } => {
                 if let Some(state) = self.state.as_deref_mut() {
                     for kind in [PairRequestKind::Pair, PairRequestKind::Link] {
-                        state.asks.take_received(kind, |waiting| waiting.from == from && waiting.ask.ask == ask);
+                        state
+                            .requests
+                            .remove_incoming(kind, |incoming| incoming.from == from && incoming.ask.ask == ask);
                     }
                 }
                 Vec::new()
@@ -46,30 +47,30 @@ impl PairingSession {
         }
     }
 
-    fn handle_ask(
+    fn handle_pair_request(
         &mut self,
         now: Instant,
         from: PeerAddr,
         ask: PairRequest,
         times: Times,
-        held: &Arc<MemoryBudget>,
+        budget: &Arc<MemoryBudget>,
     ) -> Vec<Action> {
         let refused = vec![Action::Answer(from, Note::PairRequestRefused { ask: ask.ask })];
         let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
             return refused;
         };
-        // Judged before a word of it is written: whoever asks too often costs little.
-        let Ok(kept) = kept(ask.payload.as_ref(), held) else { return refused };
-        let Some(ask) = state.asks.receive(now, from, ask, kept) else { return refused };
+        // The bounds are checked before the reply is encoded, so that refusing a request is cheap.
+        let Ok(reservation) = reserve_payload(ask.payload.as_ref(), budget) else { return refused };
+        let Some(ask) = state.requests.add_incoming(now, from, ask, reservation) else { return refused };
         let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
         let key = STANDARD.encode(ask.public_key);
-        let said = match ask.kind {
+        let reply = match ask.kind {
             PairRequestKind::Pair => Reply::PairIncoming {
                 from_code: ask.code.as_str(),
                 from_public_key: &key,
                 expires_in,
                 proposed_name: ask.name.as_deref(),
-                payload: raw(ask.payload.as_ref()),
+                payload: raw_payload(ask.payload.as_ref()),
             },
             PairRequestKind::Link => Reply::LinkRequest {
                 link_code: ask.target.as_str(),
@@ -78,32 +79,32 @@ impl PairingSession {
                 expires_in,
             },
         };
-        vec![Action::Reply(said.encode())]
+        vec![Action::Reply(reply.encode())]
     }
 
     fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {
-        if !self.asked(ask, from) {
-            // The request has ended here: the other side must not think that it is paired.
+        if !self.has_asked(ask, from) {
+            // The request has ended here. The other side must not believe that it is paired.
             return if accepted.is_some() { vec![Action::Answer(from, Note::Closed)] } else { Vec::new() };
         }
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
-        let Some(made) = state.asks.take_made(ask) else { return Vec::new() };
-        let code = made.target.as_str();
+        let Some(request) = state.requests.remove_outgoing(ask) else { return Vec::new() };
+        let code = request.target.as_str();
         let Some(accepted) = accepted else {
-            let said = match made.kind {
+            let reply = match request.kind {
                 PairRequestKind::Pair => Reply::PairRejected { peer_code: code },
                 PairRequestKind::Link => Reply::LinkRejected { link_code: code },
             };
-            return vec![Action::Reply(said.encode())];
+            return vec![Action::Reply(reply.encode())];
         };
-        state.pair(from, made.target);
+        state.pair(from, request.target);
         let key = STANDARD.encode(accepted.public_key);
-        let said = match made.kind {
+        let reply = match request.kind {
             PairRequestKind::Pair => Reply::PairMatched {
                 peer_code: code,
                 peer_public_key: &key,
                 is_initiator: true,
-                payload: raw(accepted.payload.as_ref()),
+                payload: raw_payload(accepted.payload.as_ref()),
             },
             PairRequestKind::Link => Reply::LinkMatched {
                 link_code: code,
@@ -114,12 +115,12 @@ impl PairingSession {
                 device_name: None,
             },
         };
-        vec![Action::Reply(said.encode()), Action::Pairings(state.pairings.clone())]
+        vec![Action::Reply(reply.encode()), Action::Pairings(state.pairings.clone())]
     }
 
-    /// Whether this session has asked `from`, and waits for its answer.
-    fn asked(&mut self, ask: u64, from: PeerAddr) -> bool {
-        let made = self.state.as_deref_mut().and_then(|state| state.asks.made(ask));
-        made.is_some_and(|made| made.to == Some(from))
+    /// Returns whether this session has an unanswered request to `from`.
+    fn has_asked(&mut self, ask: u64, from: PeerAddr) -> bool {
+        let request = self.state.as_deref_mut().and_then(|state| state.requests.outgoing_mut(ask));
+        request.is_some_and(|request| request.to == Some(from))
     }
 }

@@ -1,4 +1,4 @@
-//! What a client asks at the code door, and what the door makes the session do.
+//! The code door: registers codes, starts pair requests, and applies actions.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ use crate::{
     limits::rates::Exceeded,
     publisher::command::Command,
     session::{
-        kept_payload::kept,
         pairing::{Action, Registration, Requested},
+        payload_reservation::reserve_payload,
     },
     wire::{
         frame::{CodeRegistration, Note, PairRequestKind},
@@ -30,23 +30,24 @@ use crate::{
     },
 };
 
-/// How long before an ask's error its target has to be reached: its own refusal is to come back in time as well.
-const ASK_MARGIN: Duration = Duration::from_millis(50);
+/// The target of a pair request has to be reached this long before the error is due, so that its refusal arrives in
+/// time.
+const PAIR_REQUEST_MARGIN: Duration = Duration::from_millis(50);
 
 impl Session {
     pub(super) fn register(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let code = request.pairing_code()?;
         let (public_key, payload) = (request.public_key()?, request.payload());
-        let kept = kept(payload.as_ref(), &self.core.clients.held).map_err(|_| Refusal::Busy)?;
-        // Registering must not tell more often than a request to pair whether a code is taken, and a claim takes signatures
-        // here and at the homes. The same code again without one costs nothing and tells nothing.
+        let reservation = reserve_payload(payload.as_ref(), &self.core.clients.held).map_err(|_| Refusal::Busy)?;
+        // A registration shows whether a code is taken, so it counts against the rate of pair requests. A claim also
+        // costs signature checks here and at the homes. To register the own code again, without a claim, is free.
         let claim = request.claim()?;
         let is_free = claim.is_none() && self.pairing.code() == Some(code);
         if !is_free && self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
             return Ok(RequestReply::Exceeded);
         }
         let claim = claim.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
-        let registration = Registration { code, public_key, payload, _kept: kept };
+        let registration = Registration { code, public_key, payload, _reservation: reservation };
         let code = CodeRegistration { code, session: self.handle.id(), claim };
         let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);
         self.ops.claiming = Some(registration.code);
@@ -60,7 +61,7 @@ impl Session {
         Ok(RequestReply::Nothing)
     }
 
-    /// A client's claim to the code that it registers, once it is seen to be its own, for this node, and of this time.
+    /// Verifies a client's claim: it has to be for this code, this key and this node, and its `seq` plausible.
     fn check_claim(
         &self,
         bytes: Vec<u8>,
@@ -69,16 +70,20 @@ impl Session {
     ) -> Result<Redacted<Bytes>, BadRequest> {
         let claim = Unverified::<CodeClaim>::decode(bytes).map_err(|_| BadRequest::Invalid("claim"))?;
         let CodeClaim { code: claimed, key, node, seq } = claim.value();
-        // A `seq` from far ahead would keep its own client from ever taking the code back.
-        let not_ahead = seq / 1000 <= (self.core.context.clock.now() + MAX_CLOCK_SKEW).as_secs();
-        if *claimed != code || key.as_bytes() != public_key || *node != self.core.context.me || !not_ahead {
+        // With a `seq` far in the future, the client could never take the code back.
+        let is_seq_plausible = seq / 1000 <= (self.core.context.clock.now() + MAX_CLOCK_SKEW).as_secs();
+        if *claimed != code || key.as_bytes() != public_key || *node != self.core.context.me || !is_seq_plausible {
             return Err(BadRequest::Invalid("claim"));
         }
         let claim = claim.verify().map_err(|_| BadRequest::Invalid("claim"))?;
         Ok(Redacted::new(claim.as_bytes().clone()))
     }
 
-    pub(super) fn ask(&mut self, request: &Request<'_>, kind: PairRequestKind) -> Result<RequestReply, Refusal> {
+    pub(super) fn request_pairing(
+        &mut self,
+        request: &Request<'_>,
+        kind: PairRequestKind,
+    ) -> Result<RequestReply, Refusal> {
         self.check_registered()?;
         let (target, key, name) = match kind {
             PairRequestKind::Pair => (request.target_code()?, None, request.proposed_name()?),
@@ -94,9 +99,9 @@ impl Session {
             return Ok(RequestReply::Nothing);
         };
         let (core, payload) = (self.core.clone(), request.payload());
-        // What isn't found, or can't be reached, by the time of the error is answered by it: a code that somebody has,
-        // at a node that is slow or dead, must not look different from one that nobody has.
-        let deadline = now + self.core.context.config.times.pair_error.saturating_sub(ASK_MARGIN);
+        // A failed or slow lookup ends in the same error at the same time. Otherwise a client could tell a registered
+        // code at a slow or dead node from a code that nobody has registered.
+        let deadline = now + self.core.context.config.times.pair_error.saturating_sub(PAIR_REQUEST_MARGIN);
         self.ops.start(async move {
             let find = async {
                 let holder = core.homes.find_code(target).await?;
@@ -127,26 +132,27 @@ impl Session {
         }
     }
 
-    /// Answers another session over the link that it came by. Where that is gone the answer is lost: its client learns by
-    /// its time, or with its next message. A dial would let any member keep the client from being heard meanwhile.
+    /// Answers another session over the existing link to its node. If there is no link, the answer is dropped: the
+    /// other client gets a timeout, or an error with its next message. Dialling would pause reading, so any member
+    /// could stall the client.
     pub(super) fn answer_note(&mut self, to: PeerAddr, note: Note) {
-        // An asker of this node is counted as it is told.
+        // If the requester is at this node, its own session counts the refusal.
         if matches!(note, Note::PairRequestRefused { .. }) && to.node != self.core.context.me {
             self.core.context.metrics.pair_requests_refused.inc();
         }
-        let told = if to.node == self.core.context.me {
+        let is_sent = if to.node == self.core.context.me {
             self.core.sessions.send_note(to.session, self.addr(), note)
         } else {
             let link = self.core.links.find(&to.node);
             link.is_some_and(|link| link.try_note(to.session, self.handle.id(), note).is_ok())
         };
-        if !told {
+        if !is_sent {
             self.core.context.metrics.session_messages_dropped.inc();
         }
     }
 
-    /// Sends a note to another session, over a new link where there is none. Later notes to the same node wait with it then,
-    /// and the client's messages, which must not overtake them.
+    /// Sends a note to another session. If there is no link, its node is dialled. Later notes to the same node and the
+    /// client's messages then wait, so that they don't overtake it.
     pub(super) fn send_note(&mut self, to: PeerAddr, note: Note) {
         if !self.outbox.has_room() {
             return self.handle_note_lost(to, &note);
@@ -155,7 +161,8 @@ impl Session {
         self.send_notes(None);
     }
 
-    /// Sends the notes that can be sent, and dials for the first that can't. `tried` is a node that was just dialled.
+    /// Sends the notes that have a link, and dials for the first that has none. `tried` is a node that was just
+    /// dialled.
     pub(super) fn send_notes(&mut self, tried: Option<NodeId>) {
         for (to, note) in self.outbox.send_notes(&self.core, self.handle.id(), tried) {
             self.handle_note_lost(to, &note);
@@ -163,20 +170,20 @@ impl Session {
         let Some(node) = self.outbox.start_dial() else { return };
         let core = self.core.clone();
         self.ops.start_blocking(async move {
-            // Whether it worked shows when the notes are sent.
+            // `send_notes` finds out whether the dial succeeded.
             let _ = core.links.connect(node).await;
             OpResult::Connected(node)
         });
     }
 
-    /// Nobody got the note: as if the other session had said that it is not there.
+    /// Handles the loss of a note as if the other session had gone.
     fn handle_note_lost(&mut self, to: PeerAddr, note: &Note) {
         self.core.context.metrics.session_messages_dropped.inc();
         match note {
-            Note::PairRequest(ask) => self.pairing.refused(ask.ask, self.times()),
+            Note::PairRequest(ask) => self.pairing.handle_refused(ask.ask, self.times()),
             Note::Answer { accepted: Some(_), .. } => {
-                let unbound = self.pairing.unpair(to);
-                self.apply(unbound);
+                let actions = self.pairing.unpair(to);
+                self.apply(actions);
             }
             _ => {}
         }

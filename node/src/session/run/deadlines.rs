@@ -1,4 +1,4 @@
-//! The deadlines of a session, and what is done at each.
+//! The deadlines of a session, and how each is handled.
 
 use std::{
     ops::ControlFlow,
@@ -10,29 +10,28 @@ use std::{
 use chappe_common::client::ErrorCode;
 use tokio::time::Sleep;
 
-use super::{Session, output::log_lost};
+use super::{Session, output::log_write_error};
 use crate::{
     session::pairing::Times,
     websocket::codec::{Opcode, Violation},
     wire::frame::Outcome,
 };
 
-/// A deadline of a session.
 #[derive(Clone, Copy)]
 enum Deadline {
-    /// Nodes of sessions that have yet to answer a pair request may have left the federation.
+    /// Check whether the nodes with unanswered pair requests are still members.
     MemberCheck,
-    /// A pair request is to be warned about, has expired, or has an error to be told.
+    /// Warn of a pair request's expiry, expire it, or send its error.
     PairRequest,
-    /// A message in flight has no outcome.
+    /// End a message in flight that has no outcome.
     Outcome,
-    /// The client takes nothing of what is written to it.
+    /// End the session: the client doesn't read its messages.
     Write,
-    /// The client doesn't complete a message.
+    /// End the session: the client doesn't complete a message.
     Message,
-    /// A client that was pinged is silent.
+    /// End the session: the client didn't answer a ping.
     Pong,
-    /// The client is silent, and is pinged.
+    /// Ping an idle client.
     Ping,
 }
 
@@ -42,18 +41,18 @@ impl Deadline {
 }
 
 impl Session {
-    /// The times of pair requests.
+    /// Returns the times of pair requests.
     pub(super) fn times(&self) -> Times {
         let times = &self.core.context.config.times;
         Times { life: times.pair_request, warning: times.pair_warning, error_after: times.pair_error }
     }
 
-    /// How long a message may be in flight: a lookup, and twice the time that the callee's node has.
+    /// Returns how long a message may be in flight: a lookup, and twice the delivery timeout.
     fn flight_wait(&self) -> Duration {
         self.core.context.config.times.lookup + self.core.context.config.times.delivery * 2
     }
 
-    /// When a deadline is, where there is one.
+    /// Returns the time of a deadline, if it is set.
     fn deadline(&self, deadline: Deadline) -> Option<Instant> {
         let (times, started) = (&self.core.context.config.times, self.core.context.started);
         match deadline {
@@ -70,13 +69,13 @@ impl Session {
         }
     }
 
-    /// When the session has something to do by itself.
+    /// Returns the time of the next deadline.
     pub(super) fn next_deadline(&self) -> Instant {
         let next = Deadline::ALL.into_iter().filter_map(|deadline| self.deadline(deadline)).min();
-        next.expect("a client is pinged, or its pong waited for")
+        next.expect("either a ping or a pong is due")
     }
 
-    /// Whether a deadline may have come.
+    /// Returns whether a deadline may have passed.
     pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, now: Instant) -> bool {
         if !self.timer.is_due(now) {
             return false;
@@ -85,7 +84,7 @@ impl Session {
         self.timer.poll(cx, timer, next, self.core.context.config.times.idle / 4).is_ready()
     }
 
-    /// Handles all deadlines that have come.
+    /// Handles all deadlines that have passed.
     pub(super) fn handle_deadlines(&mut self, now: Instant) -> ControlFlow<()> {
         for deadline in Deadline::ALL {
             if self.deadline(deadline).is_some_and(|at| at <= now) {
@@ -125,7 +124,7 @@ impl Session {
             }
             Deadline::Ping => {
                 self.liveness.set_pinged();
-                log_lost(self.handle.write_control(Opcode::Ping, &[]));
+                log_write_error(self.handle.write_control(Opcode::Ping, &[]));
             }
         }
         ControlFlow::Continue(())

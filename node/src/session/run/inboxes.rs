@@ -1,4 +1,4 @@
-//! Attaching, detaching and resolving inboxes.
+//! Attaches, detaches and resolves inboxes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,9 +23,10 @@ use crate::{
 };
 
 impl Session {
-    /// Attaches leases: checks what is cheap, then verifies, attaches and registers them beside the session, whose client is
-    /// not read meanwhile. [`Session::finish_attach`] answers. Each lease counts as a candidate does, besides the message: it
-    /// takes two signatures to verify.
+    /// Attaches leases. After cheap checks, an operation verifies, attaches and registers them. The client is not read
+    /// meanwhile. [`Session::finish_attach`] answers the client.
+    ///
+    /// In addition to the message, each lease counts as much as an ICE candidate, since it takes two signature checks.
     pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
         let id = request.required_id()?.to_owned();
         let now = self.core.context.clock.now();
@@ -58,7 +59,7 @@ impl Session {
         Ok(RequestReply::Nothing)
     }
 
-    /// Keeps the leases registered that their homes have taken, detaches the others, and answers the client.
+    /// Keeps the leases that their homes accepted, detaches the others, and answers the client.
     pub(super) fn finish_attach(&mut self, id: &str, leases: Vec<AttachedLease>, mut rejected: Vec<Rejected>) {
         let mut kept = Vec::new();
         for AttachedLease { index, lease, registered } in leases {
@@ -71,14 +72,14 @@ impl Session {
                     kept.push(lease);
                     continue;
                 }
-                // The client has attached elsewhere since.
+                // The client has attached the inbox elsewhere meanwhile.
                 Registered::Kept | Registered::Before => (ErrorCode::BadLease, None),
                 Registered::Stale { newer } => (ErrorCode::BadLease, Some(newer)),
-                // Nobody at another node could find the inbox: the client does better elsewhere.
+                // Other nodes couldn't find the inbox, so the client should use another node.
                 Registered::Nowhere => (ErrorCode::Internal, None),
             };
             self.core.sessions.detach(self.handle.id(), &lease.inbox);
-            // An earlier lease of the same inbox may still be kept.
+            // The publisher may still keep an earlier lease of the same inbox.
             self.publish(Command::Forget(lease.inbox, lease.seq));
             rejected.push(Rejected { index, code, lease: newer });
         }
@@ -114,7 +115,7 @@ impl Session {
 /// A lease with its index in the request.
 type Indexed = (usize, Arc<SignedLease>);
 
-/// Attaches the leases that have verified. Returns those of inboxes that the session did not have, and the renewals.
+/// Attaches the verified leases. Returns those of new inboxes, and the renewals.
 fn attach_verified(
     core: &Core,
     handle: &SessionHandle,
@@ -139,7 +140,7 @@ fn attach_verified(
     (new, renewed)
 }
 
-/// Registers new leases with their homes. A renewal is registered when it is time to register its inbox again.
+/// Registers new leases with their homes. A renewal is registered later, when its inbox is due.
 async fn register(core: &Core, new: Vec<Indexed>, renewed: Vec<Indexed>) -> Vec<AttachedLease> {
     let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
     let registered = core.homes.put_leases(&signed).await;
@@ -148,7 +149,7 @@ async fn register(core: &Core, new: Vec<Indexed>, renewed: Vec<Indexed>) -> Vec<
     new.chain(renewed).map(|((index, lease), registered)| AttachedLease { index, lease, registered }).collect()
 }
 
-/// By when a client should have attached these leases again: half of the shortest one's remaining time.
+/// Returns the time until the client should renew these leases: half of the shortest remaining lifetime.
 fn renew_after<'a>(leases: impl Iterator<Item = &'a SignedLease>, now: UnixTime) -> Duration {
     leases.map(|lease| lease.expires_at.saturating_since(now) / 2).min().unwrap_or_default()
 }

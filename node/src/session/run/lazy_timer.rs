@@ -1,4 +1,4 @@
-//! When a session's timer has to be looked at: most messages set no deadline, and leave it alone.
+//! A timer that is only polled if a deadline may have changed. Most messages set no deadline.
 
 use std::{
     pin::Pin,
@@ -8,39 +8,37 @@ use std::{
 
 use tokio::{task::coop::unconstrained, time::Sleep};
 
-/// A session's next deadline, as its timer knows it. Has to be polled by one task alone: the timer keeps the waker that
-/// it had when it was last looked at.
+/// The state of a session's timer. Only one task may poll it: the timer keeps the waker of the last poll.
 pub(super) struct LazyTimer {
-    /// When the timer fires.
     at: Instant,
-    /// Something may be due earlier than that.
+    /// A deadline may be earlier than `at`.
     is_stale: bool,
 }
 
 impl LazyTimer {
-    /// For a timer that has not been looked at.
+    /// Creates the state for a timer that has not been polled.
     pub(super) const fn new(now: Instant) -> Self {
         Self { at: now, is_stale: true }
     }
 
-    /// Something may be due earlier than the timer knows.
+    /// Notes that a deadline may have changed.
     pub(super) const fn invalidate(&mut self) {
         self.is_stale = true;
     }
 
-    /// Whether [`LazyTimer::invalidate`] was called since the timer was last looked at.
+    /// Returns whether [`LazyTimer::invalidate`] was called since the last poll.
     pub(super) const fn is_stale(&self) -> bool {
         self.is_stale
     }
 
-    /// Whether the timer has to be looked at.
+    /// Returns whether the timer has to be polled.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.is_stale || now >= self.at
     }
 
-    /// Looks at the timer: sets it where `next` is earlier than it, or it has fired, or would fire longer than `slack` before
-    /// `next`. The idle deadline moves with every message: setting the timer each time would cost more than waking once too
-    /// often. Ready when it fires.
+    /// Polls the timer. Resets it if it has fired, if `next` is earlier, or if `next` is more than `slack` later.
+    ///
+    /// The idle deadline moves with every message. One early wake-up is cheaper than a reset for each message.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -54,7 +52,7 @@ impl LazyTimer {
             timer.as_mut().reset(next);
         }
         self.at = timer.deadline().into_std();
-        // A task whose budget is used up would be told «pending» without being woken by the timer afterwards.
+        // With tokio's task budget used up, the timer would return pending without registering the waker.
         Pin::new(&mut unconstrained(timer)).poll(cx)
     }
 }
@@ -74,7 +72,7 @@ mod tests {
         let now = Instant::now();
         let mut timer = LazyTimer::new(now);
         let mut sleep = pin!(sleep_until((now + SLACK).into()));
-        assert!(timer.is_due(now), "nobody would be woken by it");
+        assert!(timer.is_due(now), "the timer has no waker yet");
         poll_fn(|cx| {
             assert!(timer.poll(cx, sleep.as_mut(), now + SLACK, SLACK).is_pending());
             Poll::Ready(())
@@ -120,8 +118,8 @@ mod tests {
             }
             if timer.is_due(Instant::now()) { timer.poll(cx, sleep.as_mut(), soon, SLACK) } else { Poll::Pending }
         });
-        // What ends the wait for it polls it once more, and finds it due.
+        // The timeout polls the future once more when it elapses, and finds the timer due. So check the time as well.
         tokio::time::timeout(SLACK, fired).await.expect("it fires");
-        assert!(Instant::now() < soon + SLACK / 2, "nobody was woken by it");
+        assert!(Instant::now() < soon + SLACK / 2, "the task was not woken");
     }
 }

@@ -1,4 +1,4 @@
-//! What is done when a session is over: giving back, telling others, and letting the connection end well.
+//! The end of a session: withdraws its registrations, notifies its peers, and closes the connection cleanly.
 
 use std::{
     collections::HashMap,
@@ -28,34 +28,35 @@ use crate::{
     },
 };
 
-/// How long the members are told of a session's end: as long as a dial may take.
-const TELL_WAIT: Duration = Duration::from_secs(2);
-/// How long a connection stays open after its session's end while its client takes nothing: several round trips.
+/// The timeout for notifying peers of a session's end: the longest time of a dial.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection stays open after its session's end while its client reads nothing: several round trips.
 const LINGER: Duration = Duration::from_secs(1);
-/// How many times [`LINGER`] it stays open in total. A client that reads can't help waiting its turn where hundreds of
-/// others read too: 500 full queues take a core about six seconds.
-const LONGEST_LINGER: u32 = 10;
-/// How much is read on then: what a client had under way, such as a few of the largest messages.
+/// The maximum number of [`LINGER`] periods. A client that does read may still have to wait for others: 500 full queues
+/// take a core about six seconds.
+const MAX_LINGER_PERIODS: u32 = 10;
+/// The maximum input that is discarded then. It covers a few messages of the maximum size in transit.
 const LINGER_BYTES: usize = 512 * 1024;
-/// What a frame counts besides its content, so that empty ones are bounded too.
+/// The cost of a frame in addition to its content, so that empty frames are bounded too.
 const FRAME_COST: usize = 16;
 
 impl Session {
-    /// What there is to do when the session is over.
+    /// Ends the session: withdraws its registrations, notifies its peers, and closes the connection.
     pub(super) async fn finish(&mut self, incoming: &mut Reader) {
-        // Nobody polls its questions any more, and one of them may have a turn that others wait for.
+        // The operations are not polled any more, and one of them may hold a permit that other sessions wait for.
         self.ops.abort();
         let notes = self.leave().await;
         let (core, id) = (self.core.clone(), self.handle.id());
-        tokio::join!(self.linger(incoming), tell_others(&core, id, notes));
+        tokio::join!(self.linger(incoming), notify_peers(&core, id, notes));
     }
 
-    /// The session is over: gives back what it has registered, before anything that could take time, since a client
-    /// that reloads is about to register the same code. Gives back what others are to be told.
+    /// Withdraws what the session has registered. Returns the notes for its peers.
+    ///
+    /// This comes before anything slow, since a client that reloads registers the same code again immediately.
     async fn leave(&mut self) -> Vec<(PeerAddr, Note)> {
         self.core.sessions.remove(self.handle.id());
         let publisher = self.core.publisher.clone();
-        // It ends only with the node.
+        // The publisher ends only with the node.
         let publish = async |command| drop(publisher.send(command).await);
         for command in self.outbox.take_commands() {
             publish(command).await;
@@ -65,14 +66,14 @@ impl Session {
             if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                 let seq = lease.seq;
                 if self.ops.is_blocking() {
-                    // It may be one that is being attached, and only what is kept can be withdrawn.
+                    // The lease may be one that is being attached, and only a kept lease can be withdrawn.
                     publish(Command::KeepLease { lease, is_renewal: false }).await;
                 }
                 publish(Command::WithdrawLease(inbox, seq)).await;
             }
         }
         if let Some(code) = self.ops.claiming.take() {
-            // As above.
+            // As above: only a kept code can be withdrawn.
             let session = self.handle.id();
             publish(Command::KeepCode(CodeRegistration { code, session, claim: None })).await;
             publish(Command::WithdrawCode(code, session)).await;
@@ -86,7 +87,7 @@ impl Session {
                 Action::Pairings(_) | Action::Reply(_) | Action::Refuse(_) => {}
             }
         }
-        for (from, note) in self.core.sessions.answer_left(self.handle.close()) {
+        for (from, note) in self.core.sessions.answer_unhandled(self.handle.close()) {
             match note.answer_of_nobody() {
                 Some(answer) => self.answer_note(from, answer),
                 None => drop(self.core.context.metrics.session_messages_dropped.inc()),
@@ -95,25 +96,26 @@ impl Session {
         notes
     }
 
-    /// Ends the connection so that the client gets all that was said to it. Input that nobody has read makes the system
-    /// reset the connection, which can take the last frames with it. So the client's rest is read and thrown away, until
-    /// its own last frame, for a moment and up to a bound.
+    /// Closes the connection so that the client gets all output.
+    ///
+    /// With unread input, the operating system resets the connection, and the last frames may be lost. So the client's
+    /// remaining input is read and discarded until its close frame, up to [`LINGER_BYTES`] and [`MAX_LINGER_PERIODS`].
     async fn linger(&mut self, incoming: &mut Reader) {
         let mut left = LINGER_BYTES;
         let mut rest = poll_fn(|cx| {
-            let gone = self.handle.poll_gone(cx);
+            let drained = self.handle.poll_drained(cx);
             if self.input.state == InputState::Closed {
-                return gone;
+                return drained;
             }
             if self.input.state == InputState::Broken {
                 return match ready!(incoming.poll_discard(cx, &mut left)) {
                     Discarded::All => Poll::Ready(()),
-                    // No reading on: all that can be done is to leave the client time to take what was said.
+                    // Stop reading. All that is left is to give the client time to read its messages.
                     Discarded::Enough => Poll::Pending,
                 };
             }
             let handle = self.handle.clone();
-            let (mut closed, mut enough) = (false, false);
+            let (mut closed, mut is_limit_reached) = (false, false);
             let polled = incoming.poll_read(
                 cx,
                 self.input.is_tls,
@@ -121,20 +123,20 @@ impl Session {
                 |received, _| {
                     let len = if let Incoming::Text(text) = received { text.len() } else { 0 };
                     closed = matches!(received, Incoming::Close(_));
-                    enough = left < len + FRAME_COST;
+                    is_limit_reached = left < len + FRAME_COST;
                     left = left.saturating_sub(len + FRAME_COST);
-                    if closed || enough { Next::Wait } else { Next::Read }
+                    if closed || is_limit_reached { Next::Wait } else { Next::Read }
                 },
             );
             if closed {
                 self.input.state = InputState::Closed;
-                return gone;
+                return drained;
             }
-            // No reading on: as above.
-            if enough { Poll::Pending } else { polled.map(drop) }
+            // Stop reading, as above.
+            if is_limit_reached { Poll::Pending } else { polled.map(drop) }
         });
         let mut unwritten = self.handle.unwritten();
-        for _ in 0..LONGEST_LINGER {
+        for _ in 0..MAX_LINGER_PERIODS {
             if tokio::time::timeout(LINGER, &mut rest).await.is_ok() {
                 break;
             }
@@ -147,28 +149,28 @@ impl Session {
     }
 }
 
-/// Tells the members what the end of a session means to theirs: all at once, and not for long.
-pub(super) async fn tell_others(core: &Arc<Core>, from: SessionId, notes: Vec<(PeerAddr, Note)>) {
-    let untold = AtomicUsize::new(notes.len());
-    let told = || untold.fetch_sub(1, Ordering::Relaxed);
+/// Sends a session's last notes to its peers, to all nodes concurrently, within [`NOTIFY_TIMEOUT`].
+pub(super) async fn notify_peers(core: &Arc<Core>, from: SessionId, notes: Vec<(PeerAddr, Note)>) {
+    let unsent = AtomicUsize::new(notes.len());
+    let mark_sent = || unsent.fetch_sub(1, Ordering::Relaxed);
     let mut by_node: HashMap<NodeId, Vec<(SessionId, Note)>> = HashMap::new();
     for (to, note) in notes {
         if to.node != core.context.me {
             by_node.entry(to.node).or_default().push((to.session, note));
         } else if core.sessions.send_note(to.session, PeerAddr { node: core.context.me, session: from }, note) {
-            told();
+            mark_sent();
         }
     }
     let view = core.members.view.load_full();
-    let telling = by_node.into_iter().filter(|(node, _)| view.contains(node)).map(|(node, notes)| async move {
-        // What is lost, the other side learns with its next message.
+    let sending = by_node.into_iter().filter(|(node, _)| view.contains(node)).map(|(node, notes)| async move {
+        // If the note is lost, the other side gets an error with its next message.
         let Ok(link) = core.links.connect(node).await else { return };
         for (to, note) in notes {
             if link.try_note(to, from, note).is_ok() {
-                told();
+                mark_sent();
             }
         }
     });
-    let _ = tokio::time::timeout(TELL_WAIT, join_all(telling)).await;
-    core.context.metrics.session_messages_dropped.inc_by(untold.load(Ordering::Relaxed) as u64);
+    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, join_all(sending)).await;
+    core.context.metrics.session_messages_dropped.inc_by(unsent.load(Ordering::Relaxed) as u64);
 }

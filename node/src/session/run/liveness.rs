@@ -1,18 +1,18 @@
-//! Whether a session's client is still there, and its messages become whole.
+//! Tracks whether a session's client is alive and completes its messages.
 
 use std::time::{Duration, Instant};
 
 use crate::config::TimesSection;
 
-/// The precision of the idle time. Of 10,000 sessions 17 wake at once then, and others wait for a tenth of a millisecond.
+/// The precision of the idle time. Of 10,000 idle sessions, 17 then wake together, which delays others by 0.1 ms.
 const IDLE_TICK: Duration = Duration::from_millis(100);
 
-/// When something was last received from a client.
+/// When input was last received from a client.
 pub(super) struct Liveness {
     last_received: Instant,
-    /// When the first part of a message was received that is not whole yet.
+    /// When the first part of the incomplete message was received.
     incomplete_since: Option<Instant>,
-    /// The client was pinged and has sent nothing since.
+    /// Whether the client was pinged and has sent nothing since.
     is_pinged: bool,
 }
 
@@ -21,13 +21,13 @@ impl Liveness {
         Self { last_received: now, incomplete_since: None, is_pinged: false }
     }
 
-    /// A frame was received. Returns whether a ping was open, which it answers.
+    /// Handles a received frame. Returns whether it answers a ping.
     pub(super) const fn handle_received(&mut self, now: Instant) -> bool {
         self.last_received = now;
         std::mem::replace(&mut self.is_pinged, false)
     }
 
-    /// Whether a message is incomplete after all that could be read was read.
+    /// Notes whether a message is incomplete after all available input was read.
     pub(super) fn set_incomplete(&mut self, now: Instant, is_incomplete: bool) {
         self.incomplete_since = is_incomplete.then(|| self.incomplete_since.unwrap_or(now));
     }
@@ -36,27 +36,28 @@ impl Liveness {
         self.is_pinged = true;
     }
 
-    /// When the client is to be pinged. `started` is any fixed time: sessions that are idle wake together, which costs less.
+    /// Returns when to ping the client. `started` is any fixed time, so that idle sessions wake together, which is
+    /// cheaper.
     pub(super) fn ping_at(&self, times: &TimesSection, started: Instant) -> Option<Instant> {
         (!self.is_pinged).then(|| next_tick(self.last_received + times.idle, started))
     }
 
-    /// When a client that was pinged is gone.
+    /// Returns when a pinged client counts as gone.
     pub(super) fn pong_until(&self, times: &TimesSection, started: Instant) -> Option<Instant> {
         self.is_pinged.then(|| next_tick(self.last_received + times.idle + times.pong, started))
     }
 
-    /// When an incomplete message has taken too long. Pings and pongs show that the client lives, but not that the message
-    /// will ever be whole.
+    /// Returns when an incomplete message has taken too long. Pings and pongs show that the client is alive, but not
+    /// that it will complete the message.
     pub(super) fn message_until(&self, times: &TimesSection) -> Option<Instant> {
         self.incomplete_since.map(|since| since + times.idle)
     }
 }
 
-/// The next multiple of [`IDLE_TICK`] after `at`, counted from `started`.
+/// Returns the next multiple of [`IDLE_TICK`] after `at`, counted from `started`.
 fn next_tick(at: Instant, started: Instant) -> Instant {
-    let over = at.saturating_duration_since(started).as_nanos() % IDLE_TICK.as_nanos();
-    at + IDLE_TICK - Duration::from_nanos(u64::try_from(over).unwrap_or_default())
+    let excess = at.saturating_duration_since(started).as_nanos() % IDLE_TICK.as_nanos();
+    at + IDLE_TICK - Duration::from_nanos(u64::try_from(excess).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! A session's operations in progress: what it asks of other nodes, or waits for, while it goes on. Most sessions have none
-//! for hours, and then keep nothing for them.
+//! A session's operations in progress, such as requests to other nodes. The session goes on meanwhile. Most sessions
+//! have no operation for hours, and then use no memory for them.
 
 use std::{
     sync::Arc,
@@ -18,10 +18,10 @@ use crate::{
     wire::{frame::CodeRegistration, ids::PeerAddr},
 };
 
-/// Operations of one session that may be in progress at once.
+/// With this many operations in progress, the client is not read.
 const MAX_OPS: usize = 16;
 
-/// A lease that a session has attached, with its index in the request, and what became of it at its homes.
+/// A lease that a session has attached, with its index in the request and its result at the homes.
 pub(super) struct AttachedLease {
     pub(super) index: usize,
     pub(super) lease: Arc<SignedLease>,
@@ -30,19 +30,19 @@ pub(super) struct AttachedLease {
 
 /// The result of an operation.
 pub(super) enum OpResult {
-    /// A code was claimed, or not.
+    /// A code was claimed at its homes.
     Claimed { code: CodeRegistration, registration: Registration, result: Result<(), ClaimError> },
-    /// The session to which a pair request goes was looked up.
+    /// The target's session of a pair request was looked up.
     Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
     /// An inbox was looked up for the client.
     Resolved { id: String, lease: Option<SignedLease> },
     /// Leases were attached and registered with their homes.
     Attached { id: String, leases: Vec<AttachedLease>, rejected: Vec<Rejected> },
-    /// What waiting messages need was looked up and dialled.
+    /// The lookup and dial for waiting messages are done.
     Reached { need: Need, lease: Option<SignedLease> },
     /// A node was dialled for waiting notes.
     Connected(NodeId),
-    /// The publisher has room again.
+    /// The publisher's queue has room again.
     Published,
 }
 
@@ -53,20 +53,20 @@ enum Blocks {
     Nothing,
 }
 
-/// The operations, each until its result is taken.
+/// The operations whose results have not been handled.
 #[derive(Default)]
 pub(super) struct Ops {
     open: Option<FuturesUnordered<BoxFuture<'static, (Blocks, OpResult)>>>,
-    /// How many of them block reading.
+    /// The number of operations that block reading.
     blocking: usize,
-    /// One that lets waiting messages go on is in progress.
+    /// A lookup or dial for waiting messages is in progress.
     pub(super) is_reaching: bool,
-    /// The code that is being claimed. Granted or not, it is released if the session ends first.
+    /// The code that is being claimed. If the session ends first, the code is withdrawn, whether granted or not.
     pub(super) claiming: Option<PairingCode>,
 }
 
 impl Ops {
-    /// Starts an operation. It runs from the next [`Ops::poll_next`] on.
+    /// Starts an operation. It first runs at the next [`Ops::poll_next`].
     pub(super) fn start(&mut self, op: impl Future<Output = OpResult> + Send + 'static) {
         self.push(Blocks::Nothing, op);
     }
@@ -81,7 +81,7 @@ impl Ops {
         self.open.get_or_insert_default().push(op.map(move |result| (blocks, result)).boxed());
     }
 
-    /// The next result. Pending without a wake-up if no operation is in progress.
+    /// Returns the next result. Pending without a wake-up if no operation is in progress.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<OpResult> {
         let Some(open) = &mut self.open else { return Poll::Pending };
         let next = open.poll_next_unpin(cx);
@@ -93,17 +93,18 @@ impl Ops {
         Poll::Ready(result)
     }
 
-    /// Ends all operations. What was being claimed stays known.
+    /// Ends all operations. [`Ops::claiming`] and [`Ops::is_blocking`] keep their values.
     pub(super) fn abort(&mut self) {
         self.open = None;
     }
 
-    /// Whether the client's next message may start another operation, and depends on none.
+    /// Returns whether the client's next message may be read: no operation blocks reading, and there are fewer than
+    /// [`MAX_OPS`].
     pub(super) fn can_read(&self) -> bool {
         self.blocking == 0 && self.open.as_ref().map_or(0, FuturesUnordered::len) < MAX_OPS
     }
 
-    /// Whether an operation is in progress on which the client's next message depends, or was until [`Ops::abort`].
+    /// Returns whether an operation blocks reading, or did so until [`Ops::abort`].
     pub(super) const fn is_blocking(&self) -> bool {
         self.blocking > 0
     }

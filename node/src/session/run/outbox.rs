@@ -1,5 +1,5 @@
-//! What a session has for other tasks that have no room or no link for it yet. The client is not read meanwhile, so that
-//! nothing overtakes it and nothing piles up.
+//! A session's notes that wait for a link, and its commands that wait for room in the publisher's queue. The client is
+//! not read meanwhile, so its messages can't overtake them, and the outbox stays bounded.
 
 use std::collections::VecDeque;
 
@@ -15,18 +15,17 @@ use crate::{
     },
 };
 
-/// Notes of one session that may wait for links: twice one for each session that it may be paired with and each that it may
-/// have asked, and as many again.
+/// The maximum number of notes that wait for links: four for each pairing or request that a session may have.
 const MAX_NOTES: usize = 256;
 
 /// Notes for other sessions, and commands for the publisher.
 #[derive(Default)]
 pub(super) struct Outbox {
-    /// In order; at most [`MAX_NOTES`], which [`Outbox::has_room`] checks.
+    /// In order. At most [`MAX_NOTES`], which [`Outbox::has_room`] checks.
     notes: VecDeque<(PeerAddr, Note)>,
-    /// In order. Only those of one message of the client.
+    /// In order. All belong to one message of the client.
     commands: Vec<Command>,
-    /// A link for the first note is being dialled.
+    /// The node of the first note is being dialled.
     is_dialling: bool,
 }
 
@@ -35,17 +34,16 @@ impl Outbox {
         self.notes.is_empty() && self.commands.is_empty()
     }
 
-    /// Whether one more note fits.
+    /// Returns whether one more note fits.
     pub(super) fn has_room(&self) -> bool {
         self.notes.len() < MAX_NOTES
     }
 
-    /// Adds a note.
     pub(super) fn push_note(&mut self, to: PeerAddr, note: Note) {
         self.notes.push_back((to, note));
     }
 
-    /// Sends the notes that can be sent, and returns those that are lost. `tried` is a node that was just dialled.
+    /// Sends the notes that have a link. Returns the notes that are lost. `tried` is a node that was just dialled.
     pub(super) fn send_notes(&mut self, core: &Core, from: SessionId, tried: Option<NodeId>) -> Vec<(PeerAddr, Note)> {
         self.is_dialling &= tried.is_none();
         let own = PeerAddr { node: core.context.me, session: from };
@@ -62,7 +60,8 @@ impl Outbox {
                 || tried == Some(to.node)
                 || !core.members.view.load().contains(&to.node)
             {
-                // For a pair request, the node was dialled when the code was looked up, within the request's time.
+                // For a pair request, the lookup of the code has already dialled the node. Dialling again could take
+                // longer than the request's error may.
                 false
             } else {
                 self.notes.push_back((to, note));
@@ -75,7 +74,7 @@ impl Outbox {
         lost
     }
 
-    /// The node to dial now for the first waiting note. The caller dials it, and calls [`Outbox::send_notes`] then.
+    /// Returns the node that the caller has to dial for the first note, before it calls [`Outbox::send_notes`] again.
     pub(super) fn start_dial(&mut self) -> Option<NodeId> {
         if self.is_dialling {
             return None;
@@ -85,8 +84,8 @@ impl Outbox {
         Some(node)
     }
 
-    /// Gives a command to the publisher, after all earlier ones. Returns whether the caller has to wait for the publisher to
-    /// have room, and to call [`Outbox::take_commands`] then.
+    /// Sends a command to the publisher, after all earlier ones. Returns whether its queue is full. Then the caller has
+    /// to wait for room, and publish [`Outbox::take_commands`] again.
     pub(super) fn publish(&mut self, publisher: &mpsc::Sender<Command>, command: Command) -> bool {
         if !self.commands.is_empty() {
             self.commands.push(command);
@@ -102,12 +101,12 @@ impl Outbox {
         }
     }
 
-    /// The commands that wait.
+    /// Removes and returns the waiting commands.
     pub(super) fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
     }
 
-    /// The notes that wait.
+    /// Removes and returns the waiting notes.
     pub(super) fn take_notes(&mut self) -> Vec<(PeerAddr, Note)> {
         self.notes.drain(..).collect()
     }

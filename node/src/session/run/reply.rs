@@ -1,4 +1,4 @@
-//! Saying something to the session's own client, and the last of it.
+//! Replies of a session to its own client, and its close frame.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +10,6 @@ use super::{CLOSE_GOING_AWAY, SPARE_SUCCESSORS, SUCCESSORS, Session};
 use crate::{client_protocol::reply::Reply, sessions::event::EndReason};
 
 impl Session {
-    /// Writes a message to the client.
     pub(super) fn reply(&mut self, text: &str) {
         self.output.write(&self.handle, text);
     }
@@ -20,7 +19,7 @@ impl Session {
         self.reply(&Reply::Error { message, code, id }.encode());
     }
 
-    /// Ends the session with a close frame, after all that was said.
+    /// Ends the session with a close frame, after all earlier output.
     pub(super) fn close(&mut self, code: u16, reason: &'static str) -> ControlFlow<()> {
         self.output.batch.flush();
         self.handle.write_close(Some(code), reason);
@@ -44,7 +43,7 @@ impl Session {
         let records: Vec<_> = chosen
             .iter()
             .filter_map(|node| self.core.members.records.find(node, self.core.context.clock.now()))
-            // Everybody who connects would hear of it.
+            // Any client that connects would learn of a reserve node.
             .filter(|record| !record.is_reserve())
             .take(SUCCESSORS)
             .map(|record| URL_SAFE_NO_PAD.encode(record.as_bytes()))

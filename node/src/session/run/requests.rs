@@ -1,4 +1,4 @@
-//! Hearing the client: from a frame to what is done about it.
+//! Handles the client's frames and requests.
 
 use std::{
     ops::ControlFlow,
@@ -12,7 +12,7 @@ use chappe_common::{
 };
 use rand::RngExt as _;
 
-use super::{CLOSE_POLICY, InputState, RATE_EXCEEDED, Session, output::log_lost};
+use super::{CLOSE_POLICY, InputState, RATE_EXCEEDED, Session, output::log_write_error};
 use crate::{
     client_protocol::{
         reply::Reply,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 const BUSY: &str = "The node has too much to do. Try again.";
-const ASKS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
+const PAIR_REQUESTS_EXCEEDED: &str = "Too many pair requests. Please slow down.";
 
 impl Session {
     pub(super) fn handle_violation(&mut self, violation: Violation) {
@@ -35,13 +35,13 @@ impl Session {
         if violation == Violation::TooLarge {
             self.refuse(None, ErrorCode::TooLarge, &BadRequest::TooLarge.to_string());
         }
-        // The session is over with it.
+        // The caller ends the session.
         let _ = self.close(violation.close_code(), violation.as_str());
     }
 
     pub(super) fn handle_message(&mut self, now: Instant, received: Incoming<'_>) -> ControlFlow<()> {
         let was_pinged = self.liveness.handle_received(now);
-        // The timer is set for the pong.
+        // The timer is set for the pong's deadline.
         if was_pinged {
             self.timer.invalidate();
         }
@@ -50,12 +50,12 @@ impl Session {
         }
         match received {
             Incoming::Text(text) => self.handle_text(text)?,
-            Incoming::Binary => self.handle_broken(&BadRequest::Json)?,
+            Incoming::Binary => self.refuse_invalid(&BadRequest::Json)?,
             Incoming::Pong if was_pinged => {}
             Incoming::Pong => self.count_ping()?,
             Incoming::Ping(content) => {
                 self.count_ping()?;
-                log_lost(self.handle.write_control(Opcode::Pong, content));
+                log_write_error(self.handle.write_control(Opcode::Pong, content));
             }
             Incoming::Close(code) => {
                 self.output.batch.flush();
@@ -75,8 +75,8 @@ impl Session {
         ControlFlow::Continue(())
     }
 
-    /// What can't be understood counts as a message all the same.
-    fn handle_broken(&mut self, error: &BadRequest) -> ControlFlow<()> {
+    /// Refuses an invalid message. It counts as a message too.
+    fn refuse_invalid(&mut self, error: &BadRequest) -> ControlFlow<()> {
         if self.rates.check_message(&self.core.clients.sources, Counts::Whole).is_err() {
             return self.refuse_for_rate(None);
         }
@@ -84,7 +84,8 @@ impl Session {
         ControlFlow::Continue(())
     }
 
-    /// A client that sends on and on although it is told is closed: each refusal costs as much as a message.
+    /// Refuses a message that exceeds the rate. Closes the session if the client keeps sending, since a refusal costs
+    /// as much as a message.
     fn refuse_for_rate(&mut self, id: Option<&str>) -> ControlFlow<()> {
         self.refuse(id, ErrorCode::RateLimited, RATE_EXCEEDED);
         if self.rates.tolerates_violation() {
@@ -97,11 +98,11 @@ impl Session {
     fn handle_text(&mut self, text: &str) -> ControlFlow<()> {
         let request = match Request::parse(text) {
             Ok(request) => request,
-            Err(error) => return self.handle_broken(&error),
+            Err(error) => return self.refuse_invalid(&error),
         };
         let kind = RelayKind::from_name(request.kind());
         let to_inbox = kind.filter(|kind| kind.is_call() && request.is_to_inbox()).map(|kind| (kind, request.to()));
-        // Offers are counted when they are handed over, and not before.
+        // An offer counts against the inbox's rate when it is delivered, not when its session is looked up.
         let here = match &to_inbox {
             Some((kind, Ok(to))) if kind.is_ice() => self.core.sessions.find(to),
             _ => None,
@@ -110,8 +111,8 @@ impl Session {
             Some((_, to)) => to.as_ref().is_ok_and(|to| self.core.homes.found_lease(to).is_some()),
             None => request.target().is_ok_and(|target| self.pairing.peer(&target).is_some()),
         };
-        // Candidates to somebody whose place is known: paired with the sender, or an inbox that is attached here or was looked
-        // up before. Candidates to anybody else can cost a lookup each.
+        // A candidate is cheap if no lookup is needed. Then the recipient is paired with the sender, or its inbox is
+        // attached here, or its lease is cached.
         let is_cheap = kind.is_some_and(RelayKind::is_ice) && (here.is_some() || is_known());
         let counts = if is_cheap { Counts::Tenth } else { Counts::Whole };
         if self.rates.check_message(&self.core.clients.sources, counts).is_err() {
@@ -125,16 +126,16 @@ impl Session {
             (None, Some(kind)) => self.send_to_code(&request, kind),
             (None, None) => {
                 self.timer.invalidate();
-                // A signature each.
+                // Each proof costs a signature.
                 if request.kind() == "prove" {
                     self.count_ping()?;
                 }
-                self.handle_request(&request).map(|said| match said {
+                self.handle_request(&request).map(|reply| match reply {
                     RequestReply::Nothing => {}
                     RequestReply::Text(text) => self.reply(&text),
                     RequestReply::Actions(actions) => self.apply(actions),
                     RequestReply::TooOften => self.refuse(request.id(), ErrorCode::RateLimited, RATE_EXCEEDED),
-                    RequestReply::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, ASKS_EXCEEDED),
+                    RequestReply::Exceeded => self.refuse(request.id(), ErrorCode::RateLimited, PAIR_REQUESTS_EXCEEDED),
                 })
             }
         };
@@ -161,8 +162,8 @@ impl Session {
             }
             "prove" => self.prove(request)?,
             "register" => self.register(request)?,
-            "pair_request" => self.ask(request, PairRequestKind::Pair)?,
-            "link_request" => self.ask(request, PairRequestKind::Link)?,
+            "pair_request" => self.request_pairing(request, PairRequestKind::Pair)?,
+            "link_request" => self.request_pairing(request, PairRequestKind::Link)?,
             "pair_response" => {
                 self.check_registered()?;
                 let (target, accepted) = (request.target_code()?, request.accepted()?);
@@ -180,9 +181,9 @@ impl Session {
             "resolve" => self.resolve(request)?,
             "get_ice_servers" => {
                 let id = request.required_id()?;
-                // A password is for who can be called, or is about to call whom it has paired with.
-                let holds_secrets = self.core.context.config.ice.servers.iter().any(|server| server.secret.is_some());
-                if holds_secrets && !self.handle.has_inboxes() && !self.pairing.is_paired() {
+                // Passwords are only for clients that can be called, or that have a pairing.
+                let has_passwords = self.core.context.config.ice.servers.iter().any(|server| server.secret.is_some());
+                if has_passwords && !self.handle.has_inboxes() && !self.pairing.is_paired() {
                     return Err(BadRequest::NotAttached.into());
                 }
                 if !self.rates.allows_ice(&self.core.clients.sources) {
@@ -210,7 +211,7 @@ impl Session {
     }
 }
 
-/// What a request makes the session say.
+/// The session's immediate reply to a request.
 pub(super) enum RequestReply {
     Nothing,
     Text(String),
@@ -222,9 +223,9 @@ pub(super) enum RequestReply {
 /// Why a request is refused.
 pub(super) enum Refusal {
     Bad(BadRequest),
-    /// No pairing with the code that the client named.
+    /// The client has no pairing under the code that it named.
     NoPeer(String),
-    /// Too many inboxes of all clients wait to be verified.
+    /// The queue of inboxes to verify, which all clients share, is full.
     Busy,
 }
 

@@ -1,4 +1,4 @@
-//! What the session's questions to other nodes bring.
+//! Handles the results of a session's operations.
 
 use std::time::Instant;
 
@@ -12,17 +12,18 @@ use crate::{
 };
 
 impl Session {
-    pub(super) fn handle_result(&mut self, done: OpResult) {
-        match done {
+    pub(super) fn handle_result(&mut self, op_result: OpResult) {
+        match op_result {
             OpResult::Claimed { code, registration, result } => {
                 self.ops.claiming = None;
                 match result {
                     Ok(()) => {
                         self.publish(Command::KeepCode(code));
-                        let actions = self.pairing.registered(Instant::now(), registration, self.core.context.me);
+                        let actions =
+                            self.pairing.handle_registered(Instant::now(), registration, self.core.context.me);
                         self.apply(actions);
                     }
-                    Err(ClaimError::Taken) => self.apply([PairingSession::collided()]),
+                    Err(ClaimError::Taken) => self.apply([PairingSession::collision()]),
                     Err(ClaimError::Unavailable) => {
                         self.refuse(None, ErrorCode::Internal, "The code could not be registered. Try again.");
                     }
@@ -30,7 +31,7 @@ impl Session {
             }
             OpResult::Found { ask, to, name, payload, key } => {
                 self.timer.invalidate();
-                let actions = self.pairing.found(ask, to, name, payload, key, self.times());
+                let actions = self.pairing.handle_found(ask, to, name, payload, key, self.times());
                 self.apply(actions);
             }
             OpResult::Resolved { id, lease } => match lease {

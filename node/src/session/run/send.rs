@@ -1,4 +1,4 @@
-//! Sending a client's messages, until each has its one outcome.
+//! Sends a client's messages, and reports the outcome of each.
 
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::{
 };
 
 impl Session {
-    /// Sends a message to an inbox. `here`: the session of this node that has it, where that was looked up already.
+    /// Sends a message to an inbox. `here` is the inbox's session at this node, if the caller has looked it up already.
     pub(super) fn send_to_inbox(
         &mut self,
         request: &Request<'_>,
@@ -42,11 +42,11 @@ impl Session {
                 None => self.core.sessions.deliver_to_inbox(&mut self.output.batch, kind, &address, payload),
             };
             if outcome != Outcome::NotHere {
-                self.tell_outcome(request.id(), to, outcome);
+                self.report_outcome(request.id(), to, outcome);
                 return Ok(());
             }
         }
-        self.start(request, kind, to, payload);
+        self.start_flight(request, kind, to, payload);
         Ok(())
     }
 
@@ -57,21 +57,21 @@ impl Session {
         let Some((peer, code)) = peer else { return Err(Refusal::NoPeer(target.chars().take(64).collect())) };
         let to = Destination::Peer(peer, code);
         let from = self.addr();
-        // Where messages before it have no outcome yet, the peer's own queue keeps the order.
+        // If earlier messages have no outcome yet, the queue of the peer's session keeps the order.
         if peer.node == self.core.context.me
             && let Some(outcome) =
                 self.core.sessions.deliver_to_session(&mut self.output.batch, kind, peer.session, from, payload)
         {
-            self.outcome_of_peer(peer, outcome);
-            self.tell_outcome(request.id(), to, outcome);
+            self.handle_peer_outcome(peer, outcome);
+            self.report_outcome(request.id(), to, outcome);
             return Ok(());
         }
-        self.start(request, kind, to, payload);
+        self.start_flight(request, kind, to, payload);
         Ok(())
     }
 
-    /// Sends a message whose outcome is not known at once.
-    fn start(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
+    /// Starts a message whose outcome is not known immediately.
+    fn start_flight(&mut self, request: &Request<'_>, kind: RelayKind, to: Destination, payload: &[u8]) {
         self.timer.invalidate();
         let id = request.id().map(Box::from);
         let payload = Bytes::copy_from_slice(payload);
@@ -94,23 +94,30 @@ impl Session {
         });
         let Some((kind, to, payload, looked_up)) = flight else { return };
         match self.try_send(ticket, kind, to, payload, looked_up) {
-            // Its outcome may be there already.
-            Sent::UnderWay(via) => self.handle.with_flights(|flights| flights.sent(ticket, via)),
-            Sent::Here(outcome) => {
-                self.handle.with_flights(|flights| flights.sent(ticket, self.core.context.me));
+            // The outcome may have arrived already, so the flight may be gone.
+            SendAttempt::UnderWay(via) => self.handle.with_flights(|flights| flights.set_sent(ticket, via)),
+            SendAttempt::Here(outcome) => {
+                self.handle.with_flights(|flights| flights.set_sent(ticket, self.core.context.me));
                 self.finish_flight(ticket, outcome);
             }
-            Sent::Ended(outcome) => match to {
+            SendAttempt::Ended(outcome) => match to {
                 Destination::Inbox(_) => self.finish_flight(ticket, outcome),
-                // Not the word of the peer's node: the pairing stays.
+                // This outcome is not from the peer's node, so the pairing stays.
                 Destination::Peer(..) => self.end_flight(ticket, outcome),
             },
-            Sent::Waits => self.handle.with_flights(|flights| flights.hold(ticket)),
-            Sent::WaitsBehind => self.handle.with_flights(|flights| flights.hold_behind(ticket)),
+            SendAttempt::Waits => self.handle.with_flights(|flights| flights.set_waiting(ticket)),
+            SendAttempt::WaitsBehind => self.handle.with_flights(|flights| flights.set_waiting_behind(ticket)),
         }
     }
 
-    fn try_send(&mut self, ticket: u64, kind: RelayKind, to: Destination, payload: Bytes, looked_up: bool) -> Sent {
+    fn try_send(
+        &mut self,
+        ticket: u64,
+        kind: RelayKind,
+        to: Destination,
+        payload: Bytes,
+        looked_up: bool,
+    ) -> SendAttempt {
         let origin = Ticket { session: self.handle.id(), number: ticket };
         let has_earlier_elsewhere =
             |via| self.handle.with_flights(|flights| flights.has_earlier_elsewhere(ticket, to, via));
@@ -118,9 +125,9 @@ impl Session {
             Destination::Inbox(to) => {
                 if self.core.sessions.find(&to).is_some() {
                     if has_earlier_elsewhere(self.core.context.me) {
-                        return Sent::WaitsBehind;
+                        return SendAttempt::WaitsBehind;
                     }
-                    return Sent::Here(self.core.sessions.deliver_to_inbox(
+                    return SendAttempt::Here(self.core.sessions.deliver_to_inbox(
                         &mut self.output.batch,
                         kind,
                         &to,
@@ -129,7 +136,7 @@ impl Session {
                 }
                 let lease = self.core.homes.found_lease(&to).filter(|lease| lease.node != self.core.context.me);
                 match lease {
-                    Some(lease) if has_earlier_elsewhere(lease.node) => Sent::WaitsBehind,
+                    Some(lease) if has_earlier_elsewhere(lease.node) => SendAttempt::WaitsBehind,
                     Some(lease) => self.forward(
                         lease.node,
                         looked_up,
@@ -137,19 +144,19 @@ impl Session {
                         payload,
                         origin,
                     ),
-                    None if looked_up => Sent::Ended(Outcome::NotHere),
-                    None => Sent::Waits,
+                    None if looked_up => SendAttempt::Ended(Outcome::NotHere),
+                    None => SendAttempt::Waits,
                 }
             }
             Destination::Peer(peer, _) if peer.node == self.core.context.me => {
                 let from = self.addr();
                 match self.core.sessions.deliver_to_session(&mut self.output.batch, kind, peer.session, from, &payload)
                 {
-                    Some(outcome) => Sent::Here(outcome),
+                    Some(outcome) => SendAttempt::Here(outcome),
                     None => {
                         let message = Message { kind, from, payload, reply: ReplyTo::Session(origin) };
                         self.core.sessions.submit(peer.session, message);
-                        Sent::UnderWay(peer.node)
+                        SendAttempt::UnderWay(peer.node)
                     }
                 }
             }
@@ -170,24 +177,28 @@ impl Session {
         header: impl FnOnce(u64) -> Header,
         payload: Bytes,
         origin: Ticket,
-    ) -> Sent {
+    ) -> SendAttempt {
         if !self.core.members.view.load().contains(&node) {
-            return Sent::Ended(Outcome::NotHere);
+            return SendAttempt::Ended(Outcome::NotHere);
         }
         let Some(link) = self.core.links.find(&node) else {
-            return if tried { Sent::Ended(Outcome::Refused(ErrorCode::Unreachable)) } else { Sent::Waits };
+            return if tried {
+                SendAttempt::Ended(Outcome::Refused(ErrorCode::Unreachable))
+            } else {
+                SendAttempt::Waits
+            };
         };
         match link.try_forward(header, payload, origin) {
             Ok(token) => {
                 tracing::debug!(peer = node.short(), token, "forwarded a message");
-                Sent::UnderWay(node)
+                SendAttempt::UnderWay(node)
             }
-            Err(SendError::Full) => Sent::Ended(Outcome::Refused(ErrorCode::Congested)),
-            Err(SendError::Closed) => Sent::Ended(Outcome::Refused(ErrorCode::Unreachable)),
+            Err(SendError::Full) => SendAttempt::Ended(Outcome::Refused(ErrorCode::Congested)),
+            Err(SendError::Closed) => SendAttempt::Ended(Outcome::Refused(ErrorCode::Unreachable)),
         }
     }
 
-    /// Starts the question that lets the first waiting message go on.
+    /// Starts the lookup or dial that the first waiting message needs.
     pub(super) fn reach_next(&mut self) {
         if self.ops.is_reaching {
             return;
@@ -208,17 +219,17 @@ impl Session {
                 Need::Node(node) => (None, Some(node)),
             };
             if let Some(node) = node.filter(|node| *node != core.context.me) {
-                // Whether it worked shows when the message is sent.
+                // `try_send` finds out whether the dial succeeded.
                 let _ = core.links.connect(node).await;
             }
             OpResult::Reached { need, lease }
         });
     }
 
-    /// A message has its one outcome, unless it is to be tried once more.
+    /// Handles the outcome of a message. A message to an inbox that is not here may be sent again, once.
     pub(super) fn finish_flight(&mut self, ticket: u64, outcome: Outcome) {
         if outcome == Outcome::Delivered {
-            let overtaken = self.handle.with_flights(|flights| flights.overtake(ticket));
+            let overtaken = self.handle.with_flights(|flights| flights.supersede_earlier(ticket));
             for earlier in overtaken {
                 self.end_flight(earlier, Outcome::NotHere);
             }
@@ -230,42 +241,42 @@ impl Session {
         if let Some((to, looked_up, via)) = flight {
             match to {
                 Destination::Inbox(Address { inbox, .. }) if outcome == Outcome::NotHere && !looked_up => {
-                    // The lease that was cached is old: look it up anew, once. If it names another node than the
-                    // message was forwarded to, it is newer.
+                    // The cached lease is outdated: look the inbox up again, once. If the cached lease now names
+                    // another node than the message was forwarded to, it is newer, and stays cached.
                     let forwarded = via.filter(|via| *via != self.core.context.me);
                     let found = self.core.homes.found_node(&inbox);
                     if found.is_some_and(|node| forwarded.is_none_or(|via| via == node)) {
                         self.core.homes.forget_found(&inbox);
                     }
-                    self.handle.with_flights(|flights| flights.hold(ticket));
+                    self.handle.with_flights(|flights| flights.set_waiting(ticket));
                     self.reach_next();
                     return;
                 }
                 Destination::Inbox(_) => {}
-                Destination::Peer(peer, _) => self.outcome_of_peer(peer, outcome),
+                Destination::Peer(peer, _) => self.handle_peer_outcome(peer, outcome),
             }
         }
         self.end_flight(ticket, outcome);
     }
 
-    /// The peer's node says that the session is over. That a node is down or can't be reached does not end a pairing: it
-    /// may be back in a moment, and the other side would still think that it is paired.
-    fn outcome_of_peer(&mut self, peer: PeerAddr, outcome: Outcome) {
+    /// Ends the pairing if the peer's session is over. An unreachable node does not end a pairing: it may be back in a
+    /// moment, and the other side would still have the pairing.
+    fn handle_peer_outcome(&mut self, peer: PeerAddr, outcome: Outcome) {
         if outcome == Outcome::NotHere {
-            let unbound = self.pairing.unpair(peer);
-            self.apply(unbound);
+            let actions = self.pairing.unpair(peer);
+            self.apply(actions);
         }
     }
 
     pub(super) fn end_flight(&mut self, ticket: u64, outcome: Outcome) {
         let Some(flight) = self.handle.with_flights(|flights| flights.finish(ticket)) else { return };
         self.reach_next();
-        self.tell_outcome(flight.id.as_deref(), flight.to, outcome);
+        self.report_outcome(flight.id.as_deref(), flight.to, outcome);
     }
 
-    /// Tells the client what became of its message to `to`.
-    fn tell_outcome(&mut self, id: Option<&str>, to: Destination, outcome: Outcome) {
-        tracing::debug!(?outcome, "a message of the client has its outcome");
+    /// Reports the outcome of a message to the client.
+    fn report_outcome(&mut self, id: Option<&str>, to: Destination, outcome: Outcome) {
+        tracing::debug!(?outcome, "reported a message's outcome");
         let (code, message) = match (outcome, to) {
             (Outcome::Delivered, _) => {
                 self.core.context.metrics.delivered.inc();
@@ -282,30 +293,31 @@ impl Session {
             }
             (Outcome::Refused(code), to) => {
                 if let (ErrorCode::Unreachable, Destination::Inbox(Address { inbox, .. })) = (code, to) {
-                    // Where it was is no good any more: the next message looks it up anew.
+                    // The cached lease is useless now, so the next message looks the inbox up again.
                     self.core.homes.forget_found(&inbox);
                 }
                 (code, refusal_text(code).to_owned())
             }
         };
         match (id, to) {
-            // Without an id the inbox door says nothing; the code door always did.
+            // Without an id, the inbox door sends no error. The code door always sends one.
             (None, Destination::Inbox(_)) => self.core.context.metrics.refused(code),
             _ => self.refuse(id, code, &message),
         }
     }
 }
 
-/// What became of trying to send a message.
-enum Sent {
-    /// To this node.
+/// The result of an attempt to send a message.
+enum SendAttempt {
+    /// The message is under way to this node.
     UnderWay(NodeId),
-    /// At this node, with the word of the session or of who has the inbox.
+    /// The message has an outcome from this node.
     Here(Outcome),
+    /// The message can't be sent.
     Ended(Outcome),
-    /// For its place to be looked up and reached.
+    /// The message waits for a lookup or a dial.
     Waits,
-    /// For earlier messages to the same destination.
+    /// The message waits for earlier messages to the same destination.
     WaitsBehind,
 }
 

@@ -1,4 +1,4 @@
-//! What others tell the session, and what it tells the publisher.
+//! Handles signals from other tasks, and sends commands to the publisher.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -6,7 +6,7 @@ use chappe_common::client::ErrorCode;
 
 use super::{Session, ops::OpResult};
 use crate::{
-    client_protocol::reply::{self, By},
+    client_protocol::reply::{self, ForwardedBy},
     publisher::command::Command,
     sessions::{
         event::{Message, SessionEvent},
@@ -26,21 +26,22 @@ impl Session {
         let is_in_order = event.is_in_order();
         self.handle_event(event);
         if is_in_order {
-            self.handle.handled();
+            self.handle.mark_handled();
         }
         ControlFlow::Continue(())
     }
 
     pub(super) fn handle_event(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Message(message) => self.judge(&message),
+            SessionEvent::Message(message) => self.deliver_from_peer(&message),
             SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
-            SessionEvent::Note(noted) => {
-                let (from, note) = *noted;
+            SessionEvent::Note(boxed) => {
+                let (from, note) = *boxed;
                 if let Note::PairRequest(ask) = &note
                     && self.output.is_backpressured(self.core.context.config.limits.max_queued)
                 {
-                    // Whoever knows the code could otherwise end the session of a client on a slow line.
+                    // Otherwise a stranger who knows the code could fill the queue of a client on a slow line, and end
+                    // its session.
                     return self.answer_note(from, Note::PairRequestRefused { ask: ask.ask });
                 }
                 let actions =
@@ -51,11 +52,11 @@ impl Session {
         }
     }
 
-    /// Hands a message of a pairing to the client, where there is such a pairing.
-    pub(super) fn judge(&mut self, message: &Message) {
+    /// Delivers a message of a pairing to the client, if the session has that pairing.
+    pub(super) fn deliver_from_peer(&mut self, message: &Message) {
         let outcome = match self.pairing.code_of(message.from) {
             Some(code) => {
-                let pieces = reply::forwarded(message.kind, By::Code(code.as_str()), &message.payload);
+                let pieces = reply::forwarded(message.kind, ForwardedBy::Code(code.as_str()), &message.payload);
                 match self.handle.write(&mut self.output.batch, &pieces) {
                     Ok(()) => Outcome::Delivered,
                     Err(WriteError::Full | WriteError::BudgetExceeded) => Outcome::Refused(ErrorCode::Congested),
@@ -67,12 +68,12 @@ impl Session {
         self.core.sessions.reply(&message.reply, outcome);
     }
 
-    /// Gives the publisher a command, after all earlier ones. If it has no room, the client is not read until it has.
+    /// Sends a command to the publisher, after all earlier ones. While its queue is full, the client is not read.
     pub(super) fn publish(&mut self, command: Command) {
         if self.outbox.publish(&self.core.publisher, command) {
             let publisher = self.core.publisher.clone();
             self.ops.start_blocking(async move {
-                // It ends only with the node.
+                // The publisher ends only with the node.
                 drop(publisher.reserve().await);
                 OpResult::Published
             });

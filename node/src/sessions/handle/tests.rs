@@ -1,4 +1,4 @@
-//! Handles over real sockets: what waits, what is held, and what overtakes what.
+//! Tests handles over real sockets: queueing, buffering, and the order of messages.
 
 use std::future::poll_fn;
 
@@ -24,20 +24,20 @@ use crate::{
 
 const MAX_QUEUED: usize = 100_000;
 
-/// A session, and its client's end of the connection.
+/// Creates a session, and the client's end of its connection.
 async fn session() -> (SessionHandle, TcpStream) {
-    session_beside(MemoryBudget::new(MAX_QUEUED)).await
+    session_with(MemoryBudget::new(MAX_QUEUED)).await
 }
 
-/// The same, beside others for whom something is held.
-async fn session_beside(held: Arc<MemoryBudget>) -> (SessionHandle, TcpStream) {
+/// Creates a session that shares a memory budget with others.
+async fn session_with(budget: Arc<MemoryBudget>) -> (SessionHandle, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
     let (stream, _) = accepted.expect("a connection");
     stream.writable().await.expect("an open connection");
     let (_reader, writer) = stream.into_split();
-    let out = Writer::new(writer, None, MAX_QUEUED, held);
+    let out = Writer::new(writer, None, MAX_QUEUED, budget);
     (SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, Some(out)), client.expect("a connection"))
 }
 
@@ -71,23 +71,23 @@ async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
     assert_eq!(session.write(&mut batch, &[b"t", b"wo"]), Ok(()));
     let mut byte = [0];
     assert!(client.try_read(&mut byte).is_err(), "nothing is there yet");
-    assert_eq!(batch.held.len(), 1);
-    // Else a session whose messages others hold would not hear its client, and nobody would wake it.
-    assert_eq!(session.state().out.as_ref().expect("open").waiting().bytes, 0, "it waits for nobody's client");
+    assert_eq!(batch.buffered.len(), 1);
+    // Otherwise a session whose messages other tasks buffer would not read its client, and nothing would wake it.
+    assert_eq!(session.state().out.as_ref().expect("open").backlog().bytes, 0, "buffered output is no backlog");
     batch.flush();
-    // Another task's batch may still be open when this is dropped.
+    // Another task's batch may still be open when this one is dropped.
     drop(batch);
     assert_eq!(session.write(&mut Batch::default(), &[b"three"]), Ok(()));
     for expected in ["one", "two", "three"] {
         assert_eq!(frame(&mut client).await, expected.as_bytes());
     }
-    assert_eq!(session.state().out.as_ref().expect("open").waiting().bytes, 0);
+    assert_eq!(session.state().out.as_ref().expect("open").backlog().bytes, 0);
 }
 
 #[tokio::test]
 async fn a_frame_whose_rest_has_no_room_ends_the_session_as_a_slow_one() {
-    let (session, client) = session_beside(MemoryBudget::new(0)).await;
-    // More than the sockets of both sides take.
+    let (session, client) = session_with(MemoryBudget::new(0)).await;
+    // More than the socket buffers of both sides.
     let frame = vec![b'x'; 64 << 20];
     assert_eq!(session.write(&mut Batch::default(), &[&frame]), Err(WriteError::BudgetExceeded));
     assert_eq!(session.state().end, Some(EndReason::SlowConsumer));
@@ -97,17 +97,17 @@ async fn a_frame_whose_rest_has_no_room_ends_the_session_as_a_slow_one() {
 
 #[tokio::test]
 async fn what_is_held_for_one_leaves_another_a_little() {
-    let held = MemoryBudget::new(40_000);
+    let budget = MemoryBudget::new(40_000);
     let waiting = async |session: &SessionHandle| {
         let text = vec![b'x'; 5_000];
         let fill = std::iter::repeat_with(|| session.write(&mut Batch::default(), &[&text])).take(10_000);
         assert_eq!(fill.filter_map(Result::err).next(), Some(WriteError::Full));
-        session.state().out.as_ref().map_or(0, |out| out.waiting().bytes)
+        session.state().out.as_ref().map_or(0, |out| out.backlog().bytes)
     };
-    let ((one, _client), (other, _other_client)) = (session_beside(held.clone()).await, session_beside(held).await);
+    let ((one, _client), (other, _other_client)) = (session_with(budget.clone()).await, session_with(budget).await);
     let (first, second) = (waiting(&one).await, waiting(&other).await);
     assert!((38_000..=40_000 + 8 * 1024).contains(&first), "{first}");
-    // And what is left, of less than one text.
+    // And the rest, which is less than one text.
     assert!((3_000..=8 * 1024 + 5_000).contains(&second), "{second}");
     one.hang_up();
     assert!((38_000..=40_000 + 8 * 1024).contains(&waiting(&other).await));
@@ -118,28 +118,28 @@ async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken
     let (session, mut client) = session().await;
     let mut batch = Batch::default();
     let text = vec![b'x'; 10_000];
-    let mut said = 0;
+    let mut written = 0;
     let error = loop {
-        match session.write(&mut batch, &[said.to_string().as_bytes(), &text]) {
-            Ok(()) => said += 1,
+        match session.write(&mut batch, &[written.to_string().as_bytes(), &text]) {
+            Ok(()) => written += 1,
             Err(error) => break error,
         }
-        assert!(said < 10_000, "100 MB went somewhere");
+        assert!(written < 10_000, "100 MB went somewhere");
     };
     assert_eq!(error, WriteError::Full);
     let signal = poll_fn(|cx| session.poll_signal(cx, true).0).await;
     assert!(matches!(signal, SessionSignal::End(EndReason::SlowConsumer)), "{signal:?}");
-    // The last word waits behind all that was taken before.
+    // The close frame waits behind all accepted messages.
     session.write_close(Some(1013), "");
     assert_eq!(session.write(&mut batch, &[b"more"]), Err(WriteError::Closed));
     let reading = async {
-        for number in 0..said {
+        for number in 0..written {
             let frame = frame(&mut client).await;
             assert!(frame.len() > 10_000 && frame.starts_with(number.to_string().as_bytes()));
         }
         assert_eq!(frame(&mut client).await, 1013_u16.to_be_bytes());
     };
-    tokio::join!(reading, poll_fn(|cx| session.poll_gone(cx)));
+    tokio::join!(reading, poll_fn(|cx| session.poll_drained(cx)));
 }
 
 #[tokio::test]
@@ -156,9 +156,9 @@ async fn a_pairings_message_overtakes_neither_the_word_of_the_pairing_nor_what_w
     assert_eq!(relay(&mut batch), Relayed::Undecided);
     assert!(session.take_event().is_some());
     assert_eq!(relay(&mut batch), Relayed::Undecided);
-    session.handled();
+    session.mark_handled();
     assert_eq!(relay(&mut batch), Relayed::Delivered);
-    // So it is with a message that the session has yet to judge.
+    // A message that the session has yet to check has the same effect.
     let ticket = Ticket { session: session.id(), number: 1 };
     let payload = Bytes::from_static(b"2");
     let message = Message { kind: RelayKind::Offer, from: peer(), payload, reply: ReplyTo::Session(ticket) };
@@ -183,7 +183,7 @@ async fn a_session_takes_so_many_events_and_no_more() {
 #[test]
 fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
     let session = SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, None);
-    let ask = |len| {
+    let send_request = |len| {
         let ask = PairRequest {
             ask: 1,
             kind: PairRequestKind::Pair,
@@ -195,15 +195,15 @@ fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
         };
         session.try_send(SessionEvent::Note(Box::new((peer(), Note::PairRequest(ask)))))
     };
-    let tell = |note| session.try_send(SessionEvent::Note(Box::new((peer(), note))));
-    assert_eq!(ask(MAX_QUEUED / 2), Ok(()));
-    assert_eq!(ask(1), Err(TrySendError::Full), "too many bytes");
-    let events = QUEUE_EVENTS / STRANGERS_PART;
-    assert!((1..events).all(|_| tell(Note::PairRequestWithdrawn { ask: 1 }).is_ok()));
-    assert_eq!(tell(Note::PairRequestWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
-    assert_eq!(tell(Note::Closed), Err(TrySendError::Full), "whatever a stranger's node says");
-    // Whom the client is paired with is heard, and the session goes on.
+    let send = |note| session.try_send(SessionEvent::Note(Box::new((peer(), note))));
+    assert_eq!(send_request(MAX_QUEUED / 2), Ok(()));
+    assert_eq!(send_request(1), Err(TrySendError::Full), "too many bytes");
+    let events = QUEUE_EVENTS / STRANGERS_FRACTION;
+    assert!((1..events).all(|_| send(Note::PairRequestWithdrawn { ask: 1 }).is_ok()));
+    assert_eq!(send(Note::PairRequestWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
+    assert_eq!(send(Note::Closed), Err(TrySendError::Full), "whatever a stranger's node says");
+    // An event from the client's pairing is accepted, and the session goes on.
     session.publish_pairings(vec![pairing()]);
-    assert_eq!(tell(Note::Closed), Ok(()));
+    assert_eq!(send(Note::Closed), Ok(()));
     assert_eq!(session.state().end, None);
 }

@@ -1,14 +1,14 @@
-//! What is checked of every input, by the tests and by the fuzzer: what is heard, and that how it is cut changes nothing.
+//! Properties that the tests and the fuzzer check for every input: how it is split into reads makes no difference.
 
 use super::*;
 
-/// The longest message.
+/// The maximum message length.
 const LONGEST: usize = 300;
 pub(super) const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-/// What was heard, with content of its own.
+/// A decoded message or control frame that owns its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum WriteOutcome {
+pub(super) enum Owned {
     Text(String),
     Binary,
     Ping(Vec<u8>),
@@ -16,7 +16,7 @@ pub(super) enum WriteOutcome {
     Close(Option<u16>),
 }
 
-/// A client's frame.
+/// Encodes a client's frame.
 pub(super) fn frame(first: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match content.len() {
@@ -35,51 +35,49 @@ pub(super) fn frame(first: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Hears `bytes` in reads of `step` bytes.
-pub(super) fn hear(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<WriteOutcome>, Violation> {
+/// Decodes `bytes` in reads of `step` bytes.
+pub(super) fn decode_all(max_message: usize, bytes: &[u8], step: usize) -> Result<Vec<Owned>, Violation> {
     let mut decoder = Decoder::new(max_message);
-    let mut heard = Vec::new();
+    let mut decoded = Vec::new();
     for read in bytes.chunks(step) {
         let (mut read, mut at) = (read.to_vec(), 0);
-        while let Some(one) = decoder.decode(&mut read, &mut at)? {
-            heard.push(match one {
-                Incoming::Text(text) => WriteOutcome::Text(text.to_owned()),
-                Incoming::Binary => WriteOutcome::Binary,
-                Incoming::Ping(content) => WriteOutcome::Ping(content.to_vec()),
-                Incoming::Pong => WriteOutcome::Pong,
-                Incoming::Close(code) => WriteOutcome::Close(code),
+        while let Some(incoming) = decoder.decode(&mut read, &mut at)? {
+            decoded.push(match incoming {
+                Incoming::Text(text) => Owned::Text(text.to_owned()),
+                Incoming::Binary => Owned::Binary,
+                Incoming::Ping(content) => Owned::Ping(content.to_vec()),
+                Incoming::Pong => Owned::Pong,
+                Incoming::Close(code) => Owned::Close(code),
             });
         }
         assert_eq!(at, read.len());
     }
-    // As whoever reads does at the end of what was read.
-    decoder.forget_given();
+    // The reader does this at the end of each read too.
+    decoder.drop_output();
     if decoder.unfinished.is_empty() {
-        assert_eq!((decoder.unfinished.capacity(), decoder.given.capacity()), (0, 0), "nothing is held while idle");
+        assert_eq!((decoder.unfinished.capacity(), decoder.output.capacity()), (0, 0), "nothing is held while idle");
     }
-    Ok(heard)
+    Ok(decoded)
 }
 
-/// A client's side of a message that was heard.
-fn say(said: &WriteOutcome) -> Vec<u8> {
-    match said {
-        WriteOutcome::Text(text) => frame(0x81, text.as_bytes()),
-        WriteOutcome::Binary => frame(0x82, b""),
-        WriteOutcome::Ping(content) => frame(0x89, content),
-        WriteOutcome::Pong => frame(0x8A, b""),
-        WriteOutcome::Close(code) => {
-            frame(0x88, &code.map(u16::to_be_bytes).unwrap_or_default()[..code.map_or(0, |_| 2)])
-        }
+/// Encodes a decoded message as a client's frame.
+fn encode(message: &Owned) -> Vec<u8> {
+    match message {
+        Owned::Text(text) => frame(0x81, text.as_bytes()),
+        Owned::Binary => frame(0x82, b""),
+        Owned::Ping(content) => frame(0x89, content),
+        Owned::Pong => frame(0x8A, b""),
+        Owned::Close(code) => frame(0x88, &code.map(u16::to_be_bytes).unwrap_or_default()[..code.map_or(0, |_| 2)]),
     }
 }
 
-/// A connection's frames; the first byte says how they are cut.
+/// A connection's frames. The first byte is the length of the reads.
 pub const FRAMES: (&str, fn(&[u8]) -> bool) = ("frame", |bytes| {
     let Some((step, bytes)) = bytes.split_first() else { return false };
-    let whole = hear(LONGEST, bytes, usize::MAX);
-    assert_eq!(hear(LONGEST, bytes, usize::from(*step).max(1)), whole);
-    let Ok(heard) = whole else { return false };
-    let again: Vec<u8> = heard.iter().flat_map(say).collect();
-    assert_eq!(hear(LONGEST, &again, usize::MAX).as_ref(), Ok(&heard));
-    !heard.is_empty()
+    let whole = decode_all(LONGEST, bytes, usize::MAX);
+    assert_eq!(decode_all(LONGEST, bytes, usize::from(*step).max(1)), whole);
+    let Ok(decoded) = whole else { return false };
+    let again: Vec<u8> = decoded.iter().flat_map(encode).collect();
+    assert_eq!(decode_all(LONGEST, &again, usize::MAX).as_ref(), Ok(&decoded));
+    !decoded.is_empty()
 });
