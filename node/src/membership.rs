@@ -1,7 +1,7 @@
-//! Membership without I/O: who is in the federation, and what members may say of each other.
+//! Membership without I/O: who is a member of the federation, and which statements about other members count.
 //!
-//! [`Engine`] takes packets, greetings and the time, and gives back what is to be sent and dialled. The node drives it
-//! with a task and real links; a simulation drives a thousand of them on virtual time.
+//! The input of [`Engine`] is packets, greetings and the time. Its output is packets to send and nodes to dial. The
+//! node drives it with a task and real links. The simulator drives a thousand engines on virtual time.
 
 pub mod accusation;
 pub mod admission;

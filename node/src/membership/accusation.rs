@@ -1,7 +1,7 @@
-//! A member's signed word that another does not answer.
+//! A member's signed statement that another member does not answer.
 //!
-//! It is a hint where to look: whoever hears it probes the accused itself. Signed, so that it can be passed on by
-//! anybody and is held against nobody but its author.
+//! It is only a hint: each node that receives it probes the accused itself. It is signed, so that any member can
+//! forward it, and only its author is responsible for it.
 
 use chappe_common::{
     federation::FederationId,
@@ -11,18 +11,18 @@ use chappe_common::{
 };
 use serde::{Deserialize, Serialize};
 
-/// «I don't reach this member.»
+/// The statement that a member does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accusation {
-    /// The federation.
+    /// The federation of both members.
     pub federation: FederationId,
-    /// Who says so, and signs.
+    /// The member that signs the accusation.
     pub accuser: NodeId,
-    /// Whom it doesn't reach.
+    /// The member that does not answer.
     pub accused: NodeId,
     /// The accused's epoch.
     pub epoch: u64,
-    /// When it was signed. A later one of the same accuser and accused replaces an earlier.
+    /// When it was signed. A later accusation replaces an earlier one with the same accuser and accused.
     pub at: UnixTime,
 }
 
@@ -42,7 +42,7 @@ impl Signable for Accusation {
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use std::sync::LazyLock;
@@ -51,7 +51,7 @@ pub(crate) mod fuzzed {
 
     use super::*;
 
-    /// A member's word that another doesn't answer.
+    /// A valid accusation.
     pub(crate) static VALID: LazyLock<SignedAccusation> = LazyLock::new(|| {
         let accuser = SecretKey::from_bytes(&[1; 32]);
         let accusation = Accusation {
@@ -64,14 +64,14 @@ pub(crate) mod fuzzed {
         Signed::sign(accusation, &accuser).expect("an accusation")
     });
 
-    /// An accusation: what was signed, or none.
+    /// Accusations: only [`VALID`] decodes.
     pub const ACCUSATION: (&str, fn(&[u8]) -> bool) = ("accusation", |bytes| {
         let read = Signed::<Accusation>::decode(bytes.to_vec());
-        assert!(read.is_err() || read.as_ref() == Ok(&*VALID), "a changed accusation is taken");
-        if let Ok((said, rest)) = postcard::take_from_bytes::<Accusation>(bytes) {
-            let again = postcard::to_allocvec(&said).expect("owned values encode");
+        assert!(read.is_err() || read.as_ref() == Ok(&*VALID), "a changed accusation verifies");
+        if let Ok((accusation, rest)) = postcard::take_from_bytes::<Accusation>(bytes) {
+            let again = postcard::to_allocvec(&accusation).expect("owned values encode");
             assert!(again.len() <= bytes.len() - rest.len());
-            assert_eq!(postcard::from_bytes(&again), Ok(said));
+            assert_eq!(postcard::from_bytes(&again), Ok(accusation));
         }
         read.is_ok()
     });

@@ -1,4 +1,4 @@
-//! Who may become a member.
+//! The rules by which nodes are admitted as members.
 
 use std::{collections::HashSet, net::SocketAddr};
 
@@ -16,72 +16,72 @@ use serde::{Deserialize, Serialize};
 
 use crate::placement::Network;
 
-/// The most members in one network (IPv4 /24, IPv6 /48): whoever has one network has two votes.
+/// The maximum number of members in one network (IPv4 /24, IPv6 /48). So the owner of one network has two votes.
 pub const MAX_PER_NETWORK: usize = 2;
 
-/// Whom the federation admits. All nodes of a federation should agree.
+/// The admission policy of a federation. All nodes of a federation should have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Whoever shows a signed record and is reached at its addresses.
+    /// Admits any node with a signed record that can be reached at its addresses.
     Open,
-    /// The same, and shows a ticket that one of these keys has signed.
+    /// In addition, requires a ticket that is signed by one of these keys.
     Invite(Vec<PublicKey>),
-    /// The same, and is one of these.
+    /// In addition, requires that the node is in this list.
     Allowlist(HashSet<NodeId>),
 }
 
-/// Why a node isn't admitted, or a link not taken.
+/// Why a node isn't admitted, or a link is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// Both have dialled at once, and the other dial stays.
-    #[error("the other side's own dial stays")]
+    /// Both sides have dialled at once, and the other connection stays.
+    #[error("the other side keeps its own connection")]
     Duplicate,
-    /// The record is of another federation.
-    #[error("the other side is of another federation")]
+    /// The record belongs to another federation.
+    #[error("the other side belongs to another federation")]
     Federation,
-    /// The record's times don't fit the clock.
+    /// The record has expired, or is from the future.
     #[error("the record has expired or is from the future by the other side's clock")]
     Clock,
-    /// The record doesn't verify, or is of another key than the link.
+    /// The record doesn't verify, or has another key than the link.
     #[error("the record does not verify")]
     Record,
-    /// No room for another link or member.
+    /// There is no room for another link or member.
     #[error("the other side has no room for more")]
     Full,
-    /// A record with a higher epoch is known: this is a former self.
+    /// A record with a higher epoch is known, so this is an earlier run of the node.
     #[error("the other side knows a later run of this node")]
     Stale,
-    /// The node isn't reached at the addresses of its record.
-    #[error("the other side does not reach the addresses of the record")]
+    /// The node can't be reached at the addresses of its record.
+    #[error("the other side cannot reach the addresses of the record")]
     Unreachable,
-    /// The federation admits by invitation, and there is no ticket.
+    /// The federation admits by invitation, and the node showed no ticket.
     #[error("the federation admits by invitation, and no ticket was shown")]
     NotInvited,
-    /// The ticket has expired, is for another node, or not by a key that may invite.
+    /// The ticket has expired, is for another node, or is not signed by a key that may invite.
     #[error("the ticket has expired, is for another node, or is signed by a key that may not invite")]
     Ticket,
-    /// The federation admits by a list, and the node isn't on it.
-    #[error("the federation admits by a list, and this node is not on it")]
+    /// The federation admits by a list, and the node isn't in it.
+    #[error("the federation admits by a list, and this node is not in it")]
     NotListed,
-    /// Its network has as many members as one network may have.
+    /// The node's network has [`MAX_PER_NETWORK`] members already.
     #[error("the node's network has as many members as one network may have")]
     Network,
-    /// Its record names an address that only its own network can reach.
+    /// The record names an address that can be reached only from its own network.
     #[error("the record names a private or special address")]
     Address,
 }
 
-/// The rules of admission.
+/// The admission rules of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Whom the federation admits.
+    /// The federation's policy.
     pub policy: Policy,
-    /// Networks in which any number of nodes may stand: test ranges.
+    /// Networks that may have any number of members, such as test ranges.
     pub exempt: Vec<IpNet>,
 }
 
 impl Admission {
-    /// Whether the policy alone would admit this node, whatever it shows.
+    /// Returns whether the policy could admit this node with the right ticket.
     pub(super) fn may_be_listed(&self, node: &NodeId) -> bool {
         match &self.policy {
             Policy::Open | Policy::Invite(_) => true,
@@ -89,8 +89,13 @@ impl Admission {
         }
     }
 
-    /// Whether the policy admits a node that shows this ticket.
-    pub(super) fn judge(&self, record: &NodeRecord, ticket: Option<&Bytes>, now: UnixTime) -> Result<(), Refusal> {
+    /// Checks whether the policy admits a node that shows this ticket.
+    pub(super) fn check_policy(
+        &self,
+        record: &NodeRecord,
+        ticket: Option<&Bytes>,
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
         match &self.policy {
             Policy::Open => Ok(()),
             Policy::Allowlist(nodes) if nodes.contains(&record.node) => Ok(()),
@@ -103,8 +108,10 @@ impl Admission {
         }
     }
 
-    /// Whether a node that stands at the addresses of `own` may dial those of `record`. One that stands in the internet
-    /// dials no private or special address: what is there is its own network's, and a record may name anything.
+    /// Returns whether a node with the addresses of `own` may dial those of `record`.
+    ///
+    /// A node with a public address dials no private or special address. Such an address belongs to the node's own
+    /// network, and a malicious record could name any address there.
     pub(super) fn may_dial(&self, own: &NodeRecord, record: &NodeRecord) -> bool {
         let is_public = |addr: &SocketAddr| special::is_public(addr.ip());
         !own.quic_addrs.first().is_some_and(is_public)
@@ -114,8 +121,8 @@ impl Admission {
                 .all(|addr| is_public(addr) || Network::unless_exempt(addr, &self.exempt).is_none())
     }
 
-    /// The network that a node counts in: that of its first address, at which it has to be reached. None: in an exempt
-    /// range.
+    /// Returns the network in which a node counts: that of its first address, at which it has to be reached. Returns
+    /// `None` for an exempt network.
     pub(super) fn network(&self, record: &NodeRecord) -> Option<Network> {
         record.quic_addrs.first().and_then(|first| Network::unless_exempt(first, &self.exempt))
     }

@@ -1,4 +1,4 @@
-//! How long each node has been a member, as far as this one can tell, and which members are past probation.
+//! Tracks how long each node has been a member, and which members are past probation.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,50 +9,50 @@ use super::{
     member_table::{MAX_KNOWN, MemberTable},
 };
 
-/// The ages of this node and of nodes that aren't up yet. Those of members stand in the member table.
+/// The ages of this node and of nodes that aren't up yet. The member table has the ages of members.
 #[derive(Debug)]
 pub(super) struct Ages {
     own: MemberAge,
     /// The members that have reported all ages to this node.
     witnesses: Vec<NodeId>,
-    /// Reported ages of nodes that weren't up then.
+    /// Reported ages of nodes that weren't up at the time of the report.
     pending: HashMap<NodeId, MemberAge>,
     probation: Duration,
-    /// Members past probation at the last count, this node among them.
+    /// The number of members past probation at the last count, including this node.
     mature: usize,
 }
 
 impl Ages {
-    /// The ages as known by a node that becomes a member now.
+    /// Creates the ages of a node that becomes a member now.
     pub(super) fn new(probation: Duration, clock: UnixTime) -> Self {
         let mut own = MemberAge::default();
-        own.seen(clock);
+        own.set_seen(clock);
         Self { own, witnesses: Vec::new(), pending: HashMap::new(), probation, mature: 0 }
     }
 
-    /// Since when this node has been a member.
+    /// Returns since when this node has been a member.
     pub(super) fn own(&self) -> Option<UnixTime> {
-        self.own.get()
+        self.own.since()
     }
 
-    /// Whether too few members have reported ages.
+    /// Returns whether fewer than [`AGE_WITNESSES`] members have reported all ages.
     pub(super) fn lacks_witnesses(&self) -> bool {
         self.witnesses.len() < AGE_WITNESSES
     }
 
-    /// Whether this member should be asked for the ages that it knows.
+    /// Returns whether this node should request all ages from `node`.
     pub(super) fn should_ask(&self, node: &NodeId) -> bool {
         self.lacks_witnesses() && !self.witnesses.contains(node)
     }
 
-    /// A member reports all ages that it knows.
+    /// Adds a member that has reported all ages that it knows.
     pub(super) fn add_witness(&mut self, node: NodeId) {
         if self.should_ask(&node) {
             self.witnesses.push(node);
         }
     }
 
-    /// A member reports since when it has known a node as a member. A node is no witness of its own age.
+    /// Records a report by `by` since when `node` has been a member. Reports of a node about itself don't count.
     pub(super) fn record_report(
         &mut self,
         table: &mut MemberTable,
@@ -72,52 +72,52 @@ impl Ages {
         }
     }
 
-    /// Since when a node was a member, as this one has stored in its last run.
-    pub(super) fn remember(&mut self, table: &mut MemberTable, own: NodeId, node: NodeId, since: UnixTime) {
+    /// Sets since when a node was a member, as stored by this node's last run.
+    pub(super) fn set_remembered(&mut self, table: &mut MemberTable, own: NodeId, node: NodeId, since: UnixTime) {
         if node == own {
-            self.own.remembered(since);
+            self.own.set_remembered(since);
         } else if let Some(age) = table.age_mut(&node) {
-            age.remembered(since);
+            age.set_remembered(since);
         } else if self.pending.len() < MAX_KNOWN {
-            self.pending.entry(node).or_default().remembered(since);
+            self.pending.entry(node).or_default().set_remembered(since);
         }
     }
 
-    /// A node has come up: what was reported of it before counts for its entry.
+    /// Moves the pending reports about a node that has come up to its entry in the table.
     pub(super) fn adopt(&mut self, table: &mut MemberTable, node: &NodeId) {
         if let Some(pending) = self.pending.remove(node)
             && let Some(age) = table.age_mut(node)
         {
-            age.take_over(pending);
+            age.merge(pending);
         }
     }
 
-    /// Forgets what was reported of nodes that did not come up, once there are enough witnesses.
+    /// Drops the pending reports after enough witnesses have reported.
     pub(super) fn expire(&mut self) {
         if !self.lacks_witnesses() {
             self.pending.clear();
         }
     }
 
-    /// Whether a member of this age is past probation.
+    /// Returns whether a member since `since` is past probation.
     pub(super) fn is_mature(&self, since: Option<UnixTime>, clock: UnixTime) -> bool {
         since.is_some_and(|since| since + self.probation <= clock)
     }
 
-    /// Members past probation at the last count, this node among them.
+    /// Returns the number of members past probation at the last count, including this node.
     pub(super) const fn mature(&self) -> usize {
         self.mature
     }
 
-    /// Counts a member that has come up, if it is past probation. All are counted anew every half minute: a thousand who
-    /// come at once would otherwise cost a million looks.
+    /// Counts a new member if it is past probation. [`Ages::count_mature`] counts all members again every 30 seconds.
+    /// To do so for each new member would take a million checks when a thousand members join at once.
     pub(super) fn count_new(&mut self, since: Option<UnixTime>, clock: UnixTime) {
         self.mature += usize::from(self.is_mature(since, clock));
     }
 
-    /// Counts all members that are past probation. Returns whether their number has changed.
+    /// Counts all members past probation. Returns whether the number has changed.
     pub(super) fn count_mature(&mut self, table: &MemberTable, clock: UnixTime) -> bool {
-        let ages = table.all_up().map(|(_, entry)| entry.since.get()).chain([self.own.get()]);
+        let ages = table.all_up().map(|(_, entry)| entry.age.since()).chain([self.own.since()]);
         let mature = ages.filter(|since| self.is_mature(*since, clock)).count();
         std::mem::replace(&mut self.mature, mature) != mature
     }

@@ -1,4 +1,5 @@
-//! The newest beacon note that this node knows: by what tags are placed, now and around a switch.
+//! The newest beacon that this node knows. It determines the placement of tags, now and around a switch to another
+//! term.
 
 use std::time::Duration;
 
@@ -13,43 +14,42 @@ use chappe_common::{
 
 use crate::placement::{Beacon, Election, Placement};
 
-/// How long before and after a switch lookups ask the homes of both terms. Two clocks differ by at most
-/// [`MAX_CLOCK_SKEW`]: so long may another node register by the other term. The rest is for the registering.
+/// For this time before and after a switch, lookups ask the homes of both terms. Clocks differ by up to
+/// [`MAX_CLOCK_SKEW`], so another node may still register by the other term. 30 seconds more are for the registration.
 const AROUND: Duration = Duration::from_secs(MAX_CLOCK_SKEW.as_secs() + 30);
 
-/// Why a note was not taken.
+/// Why a beacon was not accepted. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unlearned {
-    /// This or a higher number is known.
+    /// A beacon with this or a higher number is known.
     #[error("this or a newer beacon is known")]
     Known,
-    /// It counts for nothing.
+    /// The beacon isn't valid.
     #[error(transparent)]
     Refused(#[from] BeaconError),
 }
 
-/// The beacons of a federation.
+/// The newest beacon of a federation, and the placement by it.
 #[derive(Clone, Debug)]
 pub struct Beacons {
     federation: FederationId,
     roots: Vec<PublicKey>,
     newest: Option<SignedBeacon>,
-    /// The elections before and from the note on, made once.
+    /// The elections before and after the switch, cached.
     terms: Option<(Election, Election)>,
-    /// When [`Beacons::placement`] changes next.
     change_at: Option<UnixTime>,
 }
 
 impl Beacons {
-    /// Without a note yet.
+    /// Creates a value without a beacon. Placement then uses the genesis beacon.
     pub fn new(federation: FederationId, roots: Vec<PublicKey>) -> Self {
         Self { federation, roots, newest: None, terms: None, change_at: None }
     }
 
-    /// Takes a verified note, if it counts and its number is higher than what was known.
+    /// Accepts a verified note if it is valid and has the highest number.
     ///
     /// # Errors
-    /// Says why not. Nothing has changed then.
+    /// The note is not newer, or not valid. Nothing has changed.
     pub fn learn(&mut self, note: SignedBeacon, now: UnixTime) -> Result<(), Unlearned> {
         if note.number <= self.newest_number() {
             return Err(Unlearned::Known);
@@ -63,7 +63,7 @@ impl Beacons {
         Ok(())
     }
 
-    /// Whether [`Beacons::placement`] has changed since it was last asked.
+    /// Returns whether [`Beacons::placement`] has changed since the last call.
     pub(super) fn poll_change(&mut self, now: UnixTime) -> bool {
         let has_changed = self.change_at.is_some_and(|change| change <= now);
         if has_changed {
@@ -72,7 +72,7 @@ impl Beacons {
         has_changed
     }
 
-    /// By what is placed at `now`.
+    /// Returns the placement at `now`.
     pub fn placement(&self, now: UnixTime) -> Placement {
         let (Some(note), Some((before, after))) = (&self.newest, &self.terms) else {
             return Placement::new(self.genesis(), None);
@@ -82,19 +82,19 @@ impl Beacons {
         Placement::new(current.clone(), near.then(|| other.clone()))
     }
 
-    /// When [`Beacons::placement`] changes next, as far as is known.
+    /// Returns when [`Beacons::placement`] changes next, if the newest beacon schedules a change.
     fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
         let from = self.newest.as_ref()?.from;
         let first = UnixTime::from_secs(from.as_secs().saturating_sub(AROUND.as_secs()));
         [first, from, from + AROUND].into_iter().find(|change| *change > now)
     }
 
-    /// The number of the newest note; 0: there is none.
+    /// Returns the number of the newest note, or 0 if there is none.
     pub fn newest_number(&self) -> u64 {
         self.newest.as_ref().map_or(0, |note| note.number)
     }
 
-    /// The newest note, for others.
+    /// Returns the newest note in its signed form, for other nodes.
     pub fn newest_bytes(&self) -> Option<Bytes> {
         self.newest.as_ref().map(|note| note.as_bytes().clone())
     }

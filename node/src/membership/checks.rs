@@ -1,7 +1,7 @@
-//! Checks: this node finds out by itself whether a member is there.
+//! Checks, by which this node finds out for itself whether a member is alive.
 //!
-//! Whatever the reason to doubt a member, two series of probes decide, seconds apart, the second over a link that is
-//! made anew. One word of the member, of any kind, ends the check.
+//! A check consists of two series of probes, some seconds apart. The second series uses a new link. Any packet from the
+//! member ends the check.
 
 use std::{
     collections::HashMap,
@@ -10,41 +10,39 @@ use std::{
 
 use chappe_common::keys::NodeId;
 
-/// How long a series of probes waits for an answer: several of the longest round trips.
+/// How long the second series waits for an answer: several of the longest round trips.
 const WINDOW: Duration = Duration::from_secs(2);
-/// When the second series begins, after the first: a path that has just failed is often back by then.
+/// The time from the start of the first series to the start of the second. A failed path has often recovered by then.
 const SECOND_AFTER: Duration = Duration::from_secs(4);
-/// The pause between two probes of a series: longer than the longest round trip, so that none is sent in vain.
+/// The interval between two probes of a series: longer than the longest round trip, so that no probe is wasted.
 const PAUSE: Duration = Duration::from_millis(400);
-/// Checks that may be open at once. Where more members fall silent, the rest is checked when these are done.
+/// The maximum number of open checks. If more members fall silent, the others are checked later.
 const MAX_OPEN: usize = 256;
-/// Accusers that are remembered for one check: the first ones. Later ones risk nothing, and gain nothing.
+/// The maximum number of accusers of one check. Later accusers have no effect and no risk.
 const MAX_ACCUSERS: usize = 8;
 
-/// What is to be done.
+/// The next step of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Send a probe.
     Probe(NodeId),
-    /// Make a new link, and send a probe over it.
+    /// Dial a new link, and send a probe over it.
     Redial(NodeId),
-    /// The member isn't there.
+    /// The member did not answer: the check has failed.
     Failed(NodeId),
 }
 
 #[derive(Debug)]
 struct Check {
     starts: Instant,
-    /// Probes sent so far.
     sent: u32,
     accusers: Vec<NodeId>,
 }
 
-/// Probes in one series.
+/// The number of probes in one series.
 const PER_SERIES: u32 = 5;
 
 impl Check {
-    /// When the next step is due.
     fn due(&self) -> Instant {
         match self.sent {
             sent if sent < PER_SERIES => self.starts + PAUSE * sent,
@@ -54,30 +52,28 @@ impl Check {
     }
 }
 
-/// The open checks.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     open: HashMap<NodeId, Check>,
-    /// The number of the last probe.
     probes: u64,
 }
 
 impl Checks {
-    /// The number of the next probe.
+    /// Returns the number for the next probe.
     pub(super) const fn next_probe(&mut self) -> u64 {
         self.probes += 1;
         self.probes
     }
 
-    /// Checks `node` from `starts` on, for this accuser if there is one. Whether the accuser's word is what the check
-    /// is for: it is held against it if it proves false.
+    /// Opens a check of `node` that starts at `starts`, or adds `accuser` to the open check. Returns whether the
+    /// accuser was added, so that a wrong accusation counts against it.
     pub(super) fn open(&mut self, node: NodeId, accuser: Option<NodeId>, starts: Instant) -> bool {
         let full = self.open.len() >= MAX_OPEN;
         if full && !self.open.contains_key(&node) {
             return false;
         }
         let check = self.open.entry(node).or_insert_with(|| Check { starts, sent: 0, accusers: Vec::new() });
-        // Where this node has its own doubts, there is no reason to wait.
+        // A failed probe of this node starts the check immediately, without jitter.
         if check.sent == 0 {
             check.starts = check.starts.min(starts);
         }
@@ -90,35 +86,35 @@ impl Checks {
         }
     }
 
-    /// Whether `node` is being checked.
+    /// Returns whether `node` is being checked.
     pub(super) fn is_open(&self, node: &NodeId) -> bool {
         self.open.contains_key(node)
     }
 
-    /// How many checks are open.
+    /// Returns the number of open checks.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
-    /// Ends a check: the member was heard, has left, or is down. Its accusers.
+    /// Ends a check, since the member has answered, has left, or is down. Returns the accusers.
     pub(super) fn close(&mut self, node: &NodeId) -> Vec<NodeId> {
         self.open.remove(node).map(|check| check.accusers).unwrap_or_default()
     }
 
-    /// Begins all checks anew: this node itself was not there to hear the answers.
+    /// Restarts all checks, since this node itself was not running and may have missed answers.
     pub(super) fn restart(&mut self, now: Instant) {
         for check in self.open.values_mut() {
             (check.starts, check.sent) = (now, 0);
         }
     }
 
-    /// When [`Checks::step`] has something to do.
-    pub(super) fn wake_at(&self) -> Option<Instant> {
+    /// Returns when [`Checks::handle_timeout`] is due next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.open.values().map(Check::due).min()
     }
 
-    /// What is due, in no particular order. A check that has failed stays open until it is closed.
-    pub(super) fn step(&mut self, now: Instant) -> Vec<Step> {
+    /// Returns the steps that are due, sorted by node. A failed check stays open until it is closed.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();
         for (node, check) in &mut self.open {
             if check.due() > now {
@@ -131,7 +127,7 @@ impl Checks {
             });
             check.sent += 1;
         }
-        // The order of a hash map is another in every run, and a simulation should not be.
+        // The order of a hash map differs in every run, but simulations have to be reproducible.
         steps.sort_unstable_by_key(|step| match step {
             Step::Probe(node) | Step::Redial(node) | Step::Failed(node) => *node,
         });
@@ -149,11 +145,11 @@ mod tests {
         NodeId::new(PublicKey::from_bytes([n; 32]))
     }
 
-    /// All steps of a check from its start, with their times in milliseconds.
+    /// Runs a check. Returns all steps with their times from the start in milliseconds.
     fn run(checks: &mut Checks, start: Instant) -> Vec<(u128, Step)> {
         let mut steps = Vec::new();
-        while let Some(at) = checks.wake_at() {
-            for step in checks.step(at) {
+        while let Some(at) = checks.poll_timeout() {
+            for step in checks.handle_timeout(at) {
                 steps.push(((at - start).as_millis(), step));
                 if let Step::Failed(node) = step {
                     checks.close(&node);
@@ -182,9 +178,9 @@ mod tests {
         let mut checks = Checks::default();
         assert!(checks.open(node(1), Some(node(2)), start));
         assert!(checks.open(node(1), Some(node(3)), start));
-        checks.step(start);
+        checks.handle_timeout(start);
         assert_eq!(checks.close(&node(1)), [node(2), node(3)]);
-        assert_eq!(checks.wake_at(), None);
+        assert_eq!(checks.poll_timeout(), None);
     }
 
     #[test]
@@ -193,8 +189,8 @@ mod tests {
         let mut checks = Checks::default();
         checks.open(node(1), Some(node(2)), start + Duration::from_secs(1));
         checks.open(node(1), None, start);
-        assert_eq!(checks.wake_at(), Some(start));
-        checks.step(start);
+        assert_eq!(checks.poll_timeout(), Some(start));
+        checks.handle_timeout(start);
         checks.restart(start + Duration::from_secs(30));
         assert_eq!(run(&mut checks, start).last(), Some(&(36_000, Step::Failed(node(1)))));
     }

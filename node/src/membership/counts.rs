@@ -1,39 +1,39 @@
-//! What membership counts.
+//! The counters of membership.
 
-/// Why something that a peer sent was refused.
+/// Why input from a peer was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Reason {
-    /// Not a packet, an item or a message of the protocol.
+    /// The packet, item or message is malformed.
     Malformed,
-    /// A sender that isn't the link's peer, or a receiver that isn't this node.
+    /// The sender isn't the link's peer, or the receiver isn't this node.
     Forged,
-    /// The sender is no member here.
+    /// The sender is not a member in this node's view.
     Stranger,
-    /// More packets, claims or accusations than one peer may send.
+    /// The peer exceeds a rate of packets, claims or accusations.
     Rate,
-    /// A kind of message that this federation doesn't use.
+    /// The message type is not used here.
     Kind,
-    /// An epoch above the subject's own signed record, or below it.
+    /// The epoch differs from that of the node's own signed record.
     Epoch,
-    /// An incarnation: nobody has reason to raise one.
+    /// The incarnation is not 0.
     Incarnation,
-    /// That a third party is down or suspect, without the signature of who says so.
+    /// The update reports a third party as down or suspect, without a signature.
     Hearsay,
-    /// A note whose signature doesn't verify.
+    /// The signature doesn't verify.
     Signature,
-    /// A note that doesn't count by this node's clock, or is of another federation.
+    /// The signed note is not valid by this node's clock, or belongs to another federation.
     Clock,
-    /// The peer or the accuser is muted, or on probation.
+    /// The peer is muted, or the accuser is muted or on probation.
     Muted,
-    /// No room for more.
+    /// There is no room for another node.
     Full,
-    /// Not admitted by the federation's policy, or its network is full.
+    /// The policy doesn't admit the node, or its network is full.
     Admission,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons, in the order of their counters.
     pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Forged,
@@ -50,7 +50,7 @@ impl Reason {
         Self::Admission,
     ];
 
-    /// The name, as metrics have it.
+    /// Returns the label value in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -70,32 +70,32 @@ impl Reason {
     }
 }
 
-/// Counts since the start.
+/// Counters since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     refused: [u64; Reason::ALL.len()],
     /// Members that came up.
     pub up: u64,
-    /// Members that this node found down by its own probes.
+    /// Members that this node declared down after its own probes.
     pub down: u64,
-    /// Members that left with their signed word.
+    /// Members that left with a signed leave.
     pub left: u64,
-    /// Checks that were begun.
+    /// Checks that were started.
     pub checks: u64,
     /// Accusations that this node signed.
     pub accused: u64,
-    /// Accusations that proved false here.
+    /// Accusations that this node's own checks disproved.
     pub disproved: u64,
-    /// Accusers that were muted for that.
+    /// Accusers that were muted for disproved accusations.
     pub muted: u64,
-    /// Claimed nodes that were not there.
+    /// Claimed nodes that could not be reached.
     pub false_claims: u64,
-    /// Times that this node noticed that it had not run for a while.
+    /// Stalls of this node that were detected.
     pub stalls: u64,
 }
 
 impl Counts {
-    /// How often something was refused for this reason.
+    /// Returns how often input was refused for this reason.
     pub const fn refused(&self, reason: Reason) -> u64 {
         self.refused[reason as usize]
     }

@@ -1,8 +1,8 @@
-//! The engine: one node's membership, on time that its driver gives.
+//! The engine: one node's membership, on the time that its driver passes.
 //!
-//! One rule holds it together: what this node holds of another changes only by what it has itself seen. A greeting on a
-//! link to the first address of the signed record makes a member; two series of unanswered probes, or the member's own signed
-//! leave, unmake it. All that others say is where to look.
+//! One rule holds it together: the state of a node changes only by what this node itself has observed. A greeting on a
+//! link to the first address of the signed record makes a node a member. Two series of unanswered probes, or the
+//! member's own signed leave, end that. Statements of other members only cause a dial or a check.
 
 mod dialling;
 mod exchanges;
@@ -44,78 +44,78 @@ use super::{
     swim::Swim,
 };
 
-/// A driver that is later than this was not running: what it then has not heard proves nothing.
+/// A driver that is later than this has stalled. Answers that are missing after a stall prove nothing.
 const STALLED: Duration = Duration::from_secs(1);
-/// How often the roster is looked over.
+/// The interval of periodic work.
 const TICK: Duration = Duration::from_secs(1);
-/// How often what is over is forgotten, in ticks.
+/// The interval at which old state is removed, in ticks.
 const EXPIRE_EVERY: u64 = 30;
-/// The most jitter before an accusation is checked: a thousand members don't probe the accused in the same instant.
+/// The maximum jitter before an accusation is checked, so that a thousand members don't probe the accused at once.
 const CHECK_JITTER: Duration = Duration::from_secs(1);
-/// Who has heard nobody for this long accuses nobody: its own network is the nearest cause.
-const DEAF: Duration = Duration::from_secs(3);
-/// A record that has less than this part of its life left is asked for anew, by a new link.
-const RECORD_OLD: u32 = 4;
-/// Records that are asked for anew in one tick.
+/// A node that has received nothing for this time accuses no one, since most likely its own network has failed.
+const ISOLATED_AFTER: Duration = Duration::from_secs(3);
+/// A record is refreshed when less than one part in this many of its lifetime is left.
+const REFRESH_FRACTION: u32 = 4;
+/// The maximum number of records that are refreshed for each tick.
 const REFRESHED_PER_TICK: usize = 2;
-/// How often a leave is told to a few members.
-const FAREWELLS: usize = 5;
-/// Probation counts only once so many members are past it: a young federation works all the same.
+/// How often a leave is sent to a few random members.
+const LEAVE_BROADCASTS: usize = 5;
+/// Probation applies only after this many members are past it, so that a young federation works too.
 pub const MATURE: usize = 3;
 
-/// What an operator may set.
+/// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// One member is probed in every period.
+    /// The probe period. One member is probed in each.
     pub probe_period: Duration,
-    /// How long a direct probe may take before others are asked to probe; less than half the period.
+    /// The timeout of a direct probe, after which indirect probes are sent. Less than half the period.
     pub probe_timeout: Duration,
-    /// How often views are compared with one random member.
+    /// The interval of exchanges with a random member.
     pub exchange_every: Duration,
-    /// Who may become a member.
+    /// The admission rules.
     pub admission: Admission,
-    /// How long a new member is on probation.
+    /// The probation time of a new member.
     pub probation: Duration,
 }
 
-/// What the driver is to do.
+/// What the driver has to do.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Send this packet; over the link that is there, or else over a new one.
+    /// Send a packet over the existing link, or over a new one.
     Send {
-        /// To whom.
+        /// The receiver.
         to: NodeId,
-        /// The packet.
+        /// The encoded packet.
         packet: Bytes,
     },
-    /// Make a new link by this record, even where there is one: greet, or say that it failed.
+    /// Dial a new link, even if one exists. The driver then passes the peer's greeting, or reports the failure.
     Dial {
-        /// Whose record; it may have expired, and its addresses hold all the same.
+        /// The record of the node to dial. It may have expired, but its addresses are still the best known ones.
         record: Arc<SignedRecord>,
     },
-    /// Begin an exchange, over the link that is there or else over a new one.
+    /// Begin an exchange over the existing link, or over a new one.
     Exchange {
-        /// With whom.
+        /// The member to exchange with.
         with: NodeId,
     },
-    /// This member doesn't answer any more: close its link, and keep no name for its sessions. What is signed by others
-    /// stays, since it may be back in a moment.
+    /// A member is down. The driver closes its link, and forgets the codes of its sessions. Leases stay, since the
+    /// member may soon be back.
     Lost {
-        /// Who.
+        /// The member.
         node: NodeId,
     },
-    /// Forget what this node registered before the epoch, and close links to its selves before it.
+    /// A member has left or restarted. The driver forgets what earlier runs have registered, and closes links to them.
     Gone {
-        /// Who.
+        /// The member.
         node: NodeId,
-        /// Its first epoch that still counts.
+        /// The first epoch that is still valid.
         epoch: u64,
     },
-    /// The view has changed: ask for it.
+    /// The view has changed. The driver gets it by [`Engine::view`].
     View,
 }
 
-/// One node's membership.
+/// The membership state of one node.
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
@@ -134,22 +134,22 @@ pub struct Engine {
     view_changed: bool,
     ticks: u64,
     next_tick: Instant,
-    last_heard: Option<Instant>,
+    last_received: Option<Instant>,
     counts: Counts,
 }
 
-/// This node, as others know it.
+/// This node's identity.
 #[derive(Debug)]
 struct OwnNode {
     id: NodeId,
     key: SecretKey,
     record: SignedRecord,
-    /// It has said that it leaves. It says nothing more.
+    /// Whether the node has left. It sends nothing more.
     has_left: bool,
 }
 
 impl Engine {
-    /// The membership of a node that has signed its record. `seed` makes every choice of the engine.
+    /// Creates the engine of a node with its signed record. `seed` determines all random choices.
     pub fn new(
         now: Now,
         settings: Settings,
@@ -180,23 +180,23 @@ impl Engine {
             view_changed: true,
             ticks: 0,
             next_tick: now.at + TICK,
-            last_heard: None,
+            last_received: None,
             counts: Counts::default(),
         };
         engine.spread_own_record();
         engine
     }
 
-    /// When [`Engine::wake`] is to be called next.
+    /// Returns when [`Engine::wake`] is due next, or `None` after the node has left.
     pub fn wake_at(&self) -> Option<Instant> {
         if self.own.has_left {
             return None;
         }
-        let due = [self.swim.wake_at(), self.checks.wake_at(), self.table.wake_at()];
+        let due = [self.swim.poll_timeout(), self.checks.poll_timeout(), self.table.poll_timeout()];
         due.into_iter().flatten().chain([self.next_tick, self.exchanges.next()]).min()
     }
 
-    /// Does what is due.
+    /// Does all work that is due.
     pub fn wake(&mut self, now: Now) {
         let Some(due) = self.wake_at() else { return };
         let stalled = now.at.saturating_duration_since(due) > STALLED;
@@ -204,12 +204,12 @@ impl Engine {
             self.counts.stalls += 1;
             self.checks.restart(now.at);
             self.swim.forget_probe();
-            self.last_heard = None;
+            self.last_received = None;
         }
-        if let Some(failed) = self.swim.wake(now.at) {
+        if let Some(failed) = self.swim.handle_timeout(now.at) {
             self.handle_probe_failed(now, failed);
         }
-        for step in self.checks.step(now.at) {
+        for step in self.checks.handle_timeout(now.at) {
             match step {
                 Step::Probe(node) => self.probe(node),
                 Step::Redial(node) => {
@@ -219,8 +219,8 @@ impl Engine {
                 Step::Failed(node) => self.declare_down(now, node),
             }
         }
-        for node in self.table.overdue(now.at) {
-            self.dial_failed(now, node, !stalled);
+        for node in self.table.take_overdue(now.at) {
+            self.end_dial(now, node, !stalled);
         }
         if now.at >= self.next_tick {
             self.next_tick = now.at + TICK;
@@ -229,7 +229,7 @@ impl Engine {
         if now.at >= self.exchanges.next() {
             self.exchange_with_any(now);
         }
-        self.settle(now);
+        self.push_outputs(now);
     }
 
     fn tick(&mut self, now: Now) {
@@ -237,7 +237,7 @@ impl Engine {
         self.record_expiry.check_clocks(now);
         self.view_changed |= self.beacons.poll_change(now.clock);
         if self.table.has_lost() {
-            for node in self.table.retry(now.at, &mut self.rng) {
+            for node in self.table.take_retries(now.at, &mut self.rng) {
                 self.dial(&node);
             }
         }
@@ -248,16 +248,16 @@ impl Engine {
             if self.record_expiry.is_allowed(now.at) {
                 self.records.expire(now.clock);
             }
-            for node in self.table.forget_lost(now.at) {
-                self.records.forget(&node);
+            for node in self.table.remove_expired(now.at) {
+                self.records.remove(&node);
             }
             self.view_changed |= self.ages.count_mature(&self.table, now.clock);
             self.refresh_records(now);
         }
     }
 
-    /// Shows a record that was signed anew from now on. It is told by gossip only where its addresses are others: links
-    /// show it as they are made.
+    /// Replaces this node's record by a newly signed one. It is gossiped only if its addresses differ, since each new
+    /// link shows the current record.
     pub fn renew(&mut self, own: SignedRecord) {
         let moved = own.quic_addrs != self.own.record.quic_addrs;
         self.own.record = own;
@@ -271,10 +271,10 @@ impl Engine {
         self.swim.spread(&NewsKind::Record.item(self.own.record.as_bytes()));
     }
 
-    /// Tells the members that this node leaves, and does nothing more.
+    /// Leaves the federation: sends a signed leave to the members. The engine does nothing more.
     ///
     /// # Errors
-    /// The leave can't be signed.
+    /// The leave can't be signed. Nothing was sent.
     pub fn leave(&mut self, now: Now) -> Result<Signed<NodeLeave>, SignError> {
         let leave = NodeLeave {
             federation: self.own.record.federation,
@@ -285,17 +285,17 @@ impl Engine {
         };
         let leave = Signed::sign(leave, &self.own.key)?;
         self.swim.spread(&NewsKind::Leave.item(leave.as_bytes()));
-        for _ in 0..FAREWELLS {
+        for _ in 0..LEAVE_BROADCASTS {
             self.swim.broadcast(now.at);
         }
-        self.settle(now);
+        self.push_outputs(now);
         self.own.has_left = true;
         Ok(leave)
     }
 
-    /// Does what the last input gave reason for.
-    fn settle(&mut self, now: Now) {
-        while let Some(node) = self.table.dial_next(now.at) {
+    /// Produces the outputs that the last input has caused.
+    fn push_outputs(&mut self, now: Now) {
+        while let Some(node) = self.table.next_dial(now.at) {
             self.dial(&node);
         }
         for (to, packet) in self.swim.take_packets() {
@@ -306,7 +306,7 @@ impl Engine {
         }
     }
 
-    /// The next thing to do; to be asked until there is none.
+    /// Returns the next output. The driver calls this until it returns `None`.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }

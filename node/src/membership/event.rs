@@ -1,4 +1,4 @@
-//! What reaches the membership task, and what it gives back. Messages only.
+//! The messages to the membership task, and its replies.
 
 use std::sync::Arc;
 
@@ -13,72 +13,66 @@ use tokio::sync::oneshot;
 
 use super::{Greeting, Verdict, exchange::ExchangeMessage};
 
-/// What reaches the membership task.
+/// A message to the membership task.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A packet from the node that the link proves.
+    /// A packet from the authenticated peer of a link.
     Datagram {
         /// The link's peer.
         from: NodeId,
-        /// The packet.
         packet: Bytes,
     },
-    /// The other side of a new link has shown this.
+    /// The greeting of the other side of a new link.
     Greet {
-        /// What it has shown.
         greeting: Greeting,
-        /// Whether this node has dialled it at the first address of that record.
+        /// Whether this node has reached it at the first address of its record.
         reached: bool,
-        /// Where the verdict goes.
         reply: oneshot::Sender<Verdict>,
     },
-    /// A dial has failed: nobody answered with the node's key.
+    /// A dial has failed: no node with that key answered.
     Unreachable(NodeId),
-    /// A dial has come to nothing for another reason.
+    /// A dial was aborted or refused, which doesn't show whether the node is alive.
     Undialled(NodeId),
-    /// A node that was heard of outside of gossip.
+    /// A node that was learned from a registry or the last run.
     Seek(SignedRecord),
-    /// A beacon's signed note, from a registry or the last run.
+    /// A signed beacon from a registry or the last run.
     Beacon(Bytes),
-    /// Since when nodes were members, by the last run.
+    /// The ages of members, as stored by the last run.
     Remember(Vec<(NodeId, UnixTime)>),
-    /// An exchange with this member begins.
+    /// Begin an exchange with a member.
     OpenExchange {
-        /// With whom.
+        /// The member.
         with: NodeId,
-        /// Where its first message goes.
         reply: oneshot::Sender<ExchangeMessage>,
     },
-    /// A message of an exchange.
     Exchange {
         /// The link's peer.
         from: NodeId,
-        /// What it says.
+        /// The message.
         message: ExchangeMessage,
-        /// Where the answer goes.
         reply: oneshot::Sender<Option<ExchangeMessage>>,
     },
-    /// What is to be written down for the next run.
+    /// Request the state to store for the next run.
     Known(oneshot::Sender<Known>),
-    /// Sign a fresh record.
+    /// Sign a new record.
     RenewRecord,
-    /// This node is dialled at other addresses from now on.
+    /// This node's addresses have changed.
     Moved,
-    /// This node has refused us as a former run.
+    /// That node has refused this one as an earlier run.
     Overtaken(NodeId),
-    /// This clock was set: sign a fresh record, and ask others for the time.
+    /// The wall clock was set: sign a new record, and compare the clock with other nodes.
     ClockSet,
-    /// The node stops: tell everybody, and give the signed leave back.
+    /// The node stops: send a leave to the members, and return it.
     Leave(oneshot::Sender<Signed<NodeLeave>>),
 }
 
-/// What a node writes down of the federation.
+/// The state of the federation that a node stores for its next run.
 #[derive(Debug)]
 pub(crate) struct Known {
     /// Since when this node has been a member.
     pub(crate) since: UnixTime,
     /// The members' records, and since when they have been members.
     pub(crate) members: Vec<(Arc<SignedRecord>, UnixTime)>,
-    /// The newest beacon's signed note.
+    /// The newest signed beacon.
     pub(crate) beacon: Option<Bytes>,
 }

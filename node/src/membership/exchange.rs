@@ -1,66 +1,66 @@
-//! The full exchange: two members find out where their views differ, and tell each other what is missing.
+//! The full exchange, by which two members compare their views and send each other the missing records.
 //!
-//! Each side's members fall into buckets by their key; the hashes of the buckets travel first, and then the members of
-//! those that differ alone. Two equal views cost half a kilobyte, whatever the federation's size.
+//! Each side's members are divided into buckets by key. The hashes of the buckets are sent first, and then only the
+//! members of buckets that differ. Two equal views cost 512 bytes, whatever the size of the federation.
 
 use bytes::Bytes;
 use chappe_common::{beacon::BeaconNote, keys::NodeId, signed::Signable as _, time::UnixTime};
 use serde::{Deserialize, Serialize};
 
-/// How many buckets there are, by the first byte of the key.
+/// The number of buckets. The first byte of the key determines the bucket.
 pub const BUCKETS: usize = 64;
-/// The most members in one message: all that can be known.
+/// The maximum number of members in one message: all that a node can know.
 pub const MAX_MEMBERS: usize = crate::membership::member_table::MAX_KNOWN;
-/// The most records, or nodes whose records are wanted, in one message; the rest follows with the next exchange.
+/// The maximum number of records, and of wanted records, in one message. The next exchange carries the rest.
 pub const MAX_RECORDS: usize = 1024;
-/// The longest message in bytes: that many of the longest records, and a beacon.
+/// The maximum message length in bytes: [`MAX_RECORDS`] of the longest records, and a beacon.
 pub const MAX_MESSAGE: usize = MAX_RECORDS * 520 + BeaconNote::MAX_LEN;
 
-/// What one side says, in this order: the asker's summary, the other's members, the asker's records, the other's
-/// records.
+/// A message of an exchange. The order is: the initiator's summary, the other side's members, the initiator's records,
+/// the other side's records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExchangeMessage {
-    /// A hash of each bucket, and the number of the newest beacon.
+    /// The hashes of all buckets, and the number of the newest beacon.
     Summary {
         /// [`BUCKETS`] hashes.
         buckets: Vec<u64>,
-        /// The newest beacon's number; 0: none.
+        /// The number of the newest beacon, or 0 if there is none.
         beacon: u64,
     },
     /// The members in the buckets that differ.
     Members {
-        /// Which buckets.
+        /// The buckets.
         buckets: Vec<u8>,
-        /// The members in them.
+        /// The members in these buckets.
         members: Vec<KnownMember>,
-        /// The newest beacon, where the asker's is older.
+        /// The newest beacon, if the initiator's is older.
         beacon: Option<Bytes>,
         /// The number of the newest beacon.
         newest: u64,
     },
-    /// Signed records that the other side lacks, and the nodes whose records are wanted.
+    /// Records that the other side lacks, and requests for records.
     Records {
         /// Signed records.
         records: Vec<Bytes>,
-        /// Whose records are wanted.
+        /// The nodes whose records are requested.
         wanted: Vec<NodeId>,
-        /// The newest beacon, where the other's is older.
+        /// The newest beacon, if the other side's is older.
         beacon: Option<Bytes>,
     },
 }
 
-/// A member that one side knows.
+/// A member in the view of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownMember {
     /// The member.
     pub node: NodeId,
-    /// Its epoch.
+    /// The member's epoch.
     pub epoch: u64,
-    /// Since when this side has known it.
+    /// Since when it has been a member, as far as this side knows.
     pub since: UnixTime,
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;

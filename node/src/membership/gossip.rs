@@ -1,33 +1,34 @@
-//! A packet of the SWIM library, taken apart before the library sees it.
+//! Decodes packets of the SWIM library before the library sees them.
 //!
-//! The layout is foca 2.0's with its postcard codec: a header; the number of updates (two bytes, big endian) and the
-//! updates, in all but broadcasts; then items, each with its length in two bytes, big endian, in front.
+//! The layout is that of foca 2.0 with its postcard codec: a header, the updates, and the items. Before
+//! the updates is their number, and before each item its length, each as two bytes, big endian. Broadcasts have no
+//! updates.
 
 use foca::{Header, Member, Message};
 
 use super::member::MemberId;
 
-/// A packet's parts.
+/// A decoded packet.
 #[derive(Debug)]
 pub struct Gossip<'a> {
-    /// Who sends what to whom.
+    /// The sender, the receiver, and the message type.
     pub header: Header<MemberId>,
-    /// What the sender says of third parties.
+    /// The sender's statements about third parties.
     pub updates: Vec<Member<MemberId>>,
-    /// The news that travel along.
+    /// The news in the packet.
     pub items: Vec<&'a [u8]>,
 }
 
-/// Not a packet of the library.
+/// The bytes are not a packet of the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a packet of the membership library")]
 pub struct BadGossip;
 
 impl<'a> Gossip<'a> {
-    /// The parts of a packet, all of it.
+    /// Decodes a complete packet. Its length bounds the number of updates and items.
     ///
     /// # Errors
-    /// It is none. Its length bounds how much there can be of anything.
+    /// The bytes are not a packet.
     pub fn decode(packet: &'a [u8]) -> Result<Self, BadGossip> {
         let (header, mut rest) = postcard::take_from_bytes::<Header<MemberId>>(packet).map_err(|_| BadGossip)?;
         let mut updates = Vec::new();
@@ -59,12 +60,12 @@ fn take_u16(rest: &mut &[u8]) -> Result<u16, BadGossip> {
     Ok(u16::from_be_bytes(*bytes))
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// A packet of these parts; without updates where there are none for its message.
+    /// Encodes a packet. `updates` is `None` if the message type has none.
     pub(super) fn packet(header: &Header<MemberId>, updates: Option<&[Member<MemberId>]>, items: &[&[u8]]) -> Vec<u8> {
         let mut bytes = postcard::to_allocvec(header).expect("a header");
         if let Some(updates) = updates {
@@ -123,7 +124,7 @@ mod tests {
     fn what_is_cut_short_or_announces_more_than_there_is_is_no_packet() {
         let whole = packet(Message::Gossip, Some(&[Member::new(id(3), 0, State::Alive)]), &[b"item"]);
         let header = packet(Message::Gossip, None, &[]).len();
-        // A header alone is a packet, and so is one that ends between two items.
+        // A header alone is a packet, and so is a packet that ends between two items.
         let ends = [header, whole.len() - 6, whole.len()];
         for len in 0..=whole.len() {
             assert_eq!(Gossip::decode(&whole[..len]).is_ok(), ends.contains(&len), "{len}");

@@ -1,14 +1,14 @@
-//! A member's identity as the membership library knows it.
+//! A member's identity in the SWIM library.
 
 use chappe_common::keys::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// A node's key and epoch. Addresses come from its signed record alone.
+/// A node's key and epoch. Addresses come only from its signed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MemberId {
-    /// The key.
+    /// The node's key.
     pub node: NodeId,
-    /// Raised when the node restarts, or has to refute that it is down.
+    /// The epoch of the run, which the node raises at each start.
     pub epoch: u64,
 }
 

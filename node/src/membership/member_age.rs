@@ -1,14 +1,14 @@
-//! Since when a node has been a member, as far as this node can tell.
+//! Estimates since when a node has been a member.
 //!
-//! A node that has just joined would take everybody for new. So it asks: where three peers say since when, the one in
-//! the middle is believed, and of two the later. One liar can make nobody older.
+//! To a node that has just joined, all members would look new. So it requests their ages from three members. It uses
+//! the median of three reports, and the later of two. So one liar can't make a node look older.
 
 use chappe_common::{keys::NodeId, time::UnixTime};
 
-/// How many peers are asked.
+/// The number of members whose reports count.
 pub(super) const AGE_WITNESSES: usize = 3;
 
-/// Since when a node has been a member.
+/// Observations and reports since when a node has been a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct MemberAge {
     seen: Option<UnixTime>,
@@ -16,39 +16,39 @@ pub(super) struct MemberAge {
 }
 
 impl MemberAge {
-    /// Seen as a member now; what was seen before stays.
-    pub(super) fn seen(&mut self, clock: UnixTime) {
+    /// Notes that the node is a member now. An earlier observation stays.
+    pub(super) fn set_seen(&mut self, clock: UnixTime) {
         self.seen.get_or_insert(clock);
     }
 
-    /// Takes over what was remembered and told before the node was seen.
-    pub(super) fn take_over(&mut self, before: Self) {
+    /// Merges what was remembered and reported before the node was seen.
+    pub(super) fn merge(&mut self, before: Self) {
         self.seen = self.seen.min(before.seen).or(self.seen).or(before.seen);
         for (by, since) in before.reports {
             self.record_report(by, since);
         }
     }
 
-    /// Known from this node's own last run.
-    pub(super) fn remembered(&mut self, since: UnixTime) {
+    /// Sets the time that this node's own last run has stored.
+    pub(super) fn set_remembered(&mut self, since: UnixTime) {
         self.seen = Some(since);
     }
 
-    /// A peer says since when.
+    /// Adds a peer's report. Only the first report of each of [`AGE_WITNESSES`] peers counts.
     pub(super) fn record_report(&mut self, by: NodeId, since: UnixTime) {
         if self.reports.len() < AGE_WITNESSES && self.reports.iter().all(|(peer, _)| *peer != by) {
             self.reports.push((by, since));
         }
     }
 
-    /// Since when; none: it never was one.
-    pub(super) fn get(&self) -> Option<UnixTime> {
+    /// Returns since when the node has been a member, or `None` if this node has never seen it.
+    pub(super) fn since(&self) -> Option<UnixTime> {
         let mut reports: Vec<_> = self.reports.iter().map(|(_, since)| *since).collect();
         reports.sort_unstable();
-        // Of three the middle one, of two the later: both are the second.
-        let believed = reports.get(1).copied();
-        match (self.seen, believed) {
-            (Some(seen), Some(believed)) => Some(seen.min(believed)),
+        // The median of three and the later of two are both the second.
+        let reported = reports.get(1).copied();
+        match (self.seen, reported) {
+            (Some(seen), Some(reported)) => Some(seen.min(reported)),
             (seen, None) => seen,
             (None, _) => None,
         }
@@ -61,42 +61,42 @@ mod tests {
 
     use super::*;
 
-    fn age(times: &[u64]) -> Option<u64> {
-        let mut since = MemberAge::default();
-        since.seen(UnixTime::from_secs(1000));
+    fn estimate(times: &[u64]) -> Option<u64> {
+        let mut age = MemberAge::default();
+        age.set_seen(UnixTime::from_secs(1000));
         for (n, time) in (0..).zip(times) {
-            since.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
+            age.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(*time));
         }
-        since.get().map(UnixTime::as_secs)
+        age.since().map(UnixTime::as_secs)
     }
 
     #[test]
     fn one_peer_makes_nobody_older_and_two_that_agree_do() {
-        assert_eq!(age(&[]), Some(1000));
-        assert_eq!(age(&[5]), Some(1000));
-        assert_eq!(age(&[5, 900]), Some(900));
-        assert_eq!(age(&[900, 5, 910]), Some(900));
-        assert_eq!(age(&[5, 2000, 2000]), Some(1000));
-        assert_eq!(age(&[900, 910, 920, 5, 5]), Some(910));
+        assert_eq!(estimate(&[]), Some(1000));
+        assert_eq!(estimate(&[5]), Some(1000));
+        assert_eq!(estimate(&[5, 900]), Some(900));
+        assert_eq!(estimate(&[900, 5, 910]), Some(900));
+        assert_eq!(estimate(&[5, 2000, 2000]), Some(1000));
+        assert_eq!(estimate(&[900, 910, 920, 5, 5]), Some(910));
     }
 
     #[test]
     fn what_this_node_remembers_counts_for_more_than_that_it_sees_it_now() {
-        let (mut since, mut before) = (MemberAge::default(), MemberAge::default());
-        since.seen(UnixTime::from_secs(1000));
-        before.remembered(UnixTime::from_secs(10));
-        since.take_over(MemberAge::default());
-        assert_eq!(since.get(), Some(UnixTime::from_secs(1000)));
-        since.take_over(before);
-        assert_eq!(since.get(), Some(UnixTime::from_secs(10)));
+        let (mut age, mut before) = (MemberAge::default(), MemberAge::default());
+        age.set_seen(UnixTime::from_secs(1000));
+        before.set_remembered(UnixTime::from_secs(10));
+        age.merge(MemberAge::default());
+        assert_eq!(age.since(), Some(UnixTime::from_secs(1000)));
+        age.merge(before);
+        assert_eq!(age.since(), Some(UnixTime::from_secs(10)));
     }
 
     #[test]
     fn who_was_never_seen_is_no_member_whatever_is_told() {
-        let mut since = MemberAge::default();
+        let mut age = MemberAge::default();
         for n in 0..3 {
-            since.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
+            age.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));
         }
-        assert_eq!(since.get(), None);
+        assert_eq!(age.since(), None);
     }
 }

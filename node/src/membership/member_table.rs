@@ -1,7 +1,7 @@
-//! The roster: every node that this one knows of, and how it knows it.
+//! The member table: every node that this one knows, with its state.
 //!
-//! A node is claimed by somebody, then dialled, then up; an up one may be lost, and is dialled again until it is found
-//! or forgotten. Pure: time is given.
+//! A node is first claimed, then dialled, then up. A member may be lost, and is then dialled until it is up again or
+//! removed. Pure: the caller passes the time.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -14,138 +14,135 @@ use rand::RngExt;
 use super::{admission::MAX_PER_NETWORK, member_age::MemberAge};
 use crate::placement::Network;
 
-/// The most nodes that are known: four times the members of a large federation, so that those who come and go don't
-/// crowd out those who stay.
+/// The maximum number of known nodes: four times the members of a large federation, so that nodes that come and go
+/// don't displace the others.
 pub(super) const MAX_KNOWN: usize = 4096;
-/// Nodes that are dialled at once because somebody claims them: half a millisecond of CPU and 36 KiB each. A joiner of a
-/// thousand members is known to nearly all of them two round trips after it has heard of them.
+/// The maximum number of concurrent dials of claimed nodes. Each takes 0.5 ms of CPU time and 36 KiB. So a node that
+/// joins a thousand members is connected to nearly all of them within two round trips.
 const MAX_DIALLING: usize = 1024;
-/// How long a dial may take before it counts as failed, whatever the driver says.
+/// The timeout of a dial, after which it counts as failed even without a report of the driver.
 const DIAL_WAIT: Duration = Duration::from_secs(6);
-/// How often all members together dial one that is lost: twice a second is nothing to it, and where half a federation
-/// is lost it finds the first way back within a second.
+/// How often all members together dial a lost member. Twice a second is no load for it. If half of a federation is
+/// lost, the first connection comes back within a second.
 const RETRIES_PER_SECOND: u32 = 2;
-/// The shortest pause between two dials of one lost member: longer than a dial takes.
+/// The shortest pause between two dials of one lost member: longer than a typical dial.
 const SHORTEST_RETRY: Duration = Duration::from_secs(5);
-/// The longest pause.
+/// The longest pause between two dials of one lost member.
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
-/// Who has been lost for so long is dialled four times as seldom: it is most likely gone.
+/// After this time a lost member is dialled four times less often, since it is most likely gone.
 const LONG_LOST: Duration = Duration::from_secs(600);
-/// A claim that a lost member is back is looked into at most this often.
+/// The minimum interval between dials of a lost member because of claims.
 const CLAIM_PAUSE: Duration = Duration::from_secs(5);
-/// Lost members that are dialled again in one second: a broken network must not make a storm.
+/// The maximum number of lost members that are dialled in one tick, so that a failed network causes no burst of dials.
 const RETRIES_PER_TICK: usize = 2;
-/// Lost members of one network that are remembered.
+/// The maximum number of lost members of one network that are kept.
 const LOST_PER_NETWORK: usize = 2 * MAX_PER_NETWORK;
-/// How long a lost member is remembered.
-const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// How long a lost member is kept.
+const LOST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// How a node is known.
+/// The state of a known node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Somebody says that it is there; it waits to be dialled.
+    /// A member or another source claims that it is up. It waits to be dialled.
     Claimed,
-    /// It is being dialled, or has been and is silent.
+    /// It is being dialled, until this deadline.
     Dialling(Instant),
     /// It is a member.
     Up,
-    /// It was a member and doesn't answer.
+    /// It was a member, but does not answer.
     Lost {
-        /// Since when.
+        /// When it was declared down.
         since: Instant,
-        /// When it was dialled last.
+        /// When it was last dialled.
         dialled: Instant,
     },
 }
 
-/// How a node was heard of.
+/// How a node was learned of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LearnedVia {
-    /// As news, or from itself: others may not have heard it.
+    /// By news, or from itself. Other members may not know it yet.
     News,
-    /// By comparing views: others hear of it in the same way.
+    /// By an exchange. Other members learn of it in the same way.
     Compared,
 }
 
-/// What is known of a node.
+/// A known node.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) epoch: u64,
     pub(super) state: State,
-    /// Who claims it, where a member does.
+    /// The member that claims it, if any.
     pub(super) by: Option<NodeId>,
-    /// How it was heard of.
-    pub(super) heard: LearnedVia,
-    /// The network that it counts in.
+    pub(super) learned_via: LearnedVia,
+    /// The network in which it counts.
     pub(super) network: Option<Network>,
     /// Since when it has been a member.
-    pub(super) since: MemberAge,
+    pub(super) age: MemberAge,
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claimed {
     /// The node will be dialled.
     Queued,
-    /// It is a member already, or is looked into.
+    /// It is a member already, or is being checked.
     Known,
-    /// There is no room for more.
+    /// There is no room for another node.
     Full,
 }
 
-/// All nodes that are known, by key.
+/// All known nodes, by key.
 #[derive(Debug, Default)]
 pub(super) struct MemberTable {
     entries: BTreeMap<NodeId, Entry>,
-    /// Members in each network, this node among them.
+    /// The number of members in each network, including this node.
     members_in: HashMap<Network, usize>,
-    /// Claimed strangers in each network.
+    /// The number of claimed strangers in each network.
     strangers_in: HashMap<Network, usize>,
     up: usize,
-    /// Claimed nodes that are being dialled, strangers and lost members.
+    /// Claimed nodes that are being dialled: strangers and lost members.
     dialling: HashSet<NodeId>,
     lost: usize,
-    /// Until when each dial may take, in their order. Some have ended.
+    /// The deadlines of dials in order. Some of the dials have ended.
     dials: VecDeque<(Instant, NodeId)>,
-    /// Nodes that were forgotten since they were last asked for.
-    forgotten: Vec<NodeId>,
-    /// Claimed nodes in the order of their claims.
+    /// Nodes that were removed since the last [`MemberTable::take_removed`].
+    removed: Vec<NodeId>,
+    /// Claimed nodes that wait to be dialled, in order.
     queue: VecDeque<NodeId>,
 }
 
 impl MemberTable {
-    /// The roster of a node in this network, which knows nobody.
+    /// Creates the empty table of a node in this network.
     pub(super) fn new(own: Option<Network>) -> Self {
         Self { members_in: own.into_iter().map(|network| (network, 1)).collect(), ..Self::default() }
     }
 
-    /// What is known of a node.
     pub(super) fn get(&self, node: &NodeId) -> Option<&Entry> {
         self.entries.get(node)
     }
 
-    /// The same, to note what peers say of its age.
     pub(super) fn age_mut(&mut self, node: &NodeId) -> Option<&mut MemberAge> {
-        self.entries.get_mut(node).map(|entry| &mut entry.since)
+        self.entries.get_mut(node).map(|entry| &mut entry.age)
     }
 
-    /// The epoch of a member that is up.
-    pub(super) fn up(&self, node: &NodeId) -> Option<u64> {
+    /// Returns the epoch of a member that is up.
+    pub(super) fn epoch_if_up(&self, node: &NodeId) -> Option<u64> {
         self.entries.get(node).filter(|entry| entry.state == State::Up).map(|entry| entry.epoch)
     }
 
-    /// The members that are up, by key.
+    /// Returns the members that are up, sorted by key.
     pub(super) fn all_up(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
         self.entries.iter().filter(|(_, entry)| entry.state == State::Up).map(|(node, entry)| (*node, entry))
     }
 
-    /// The members that are up or lost, by key.
+    /// Returns the members that are up or lost, sorted by key.
     pub(super) fn members_and_lost(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
         let was_member = |entry: &Entry| matches!(entry.state, State::Up | State::Lost { .. });
         self.entries.iter().filter(move |(_, entry)| was_member(entry)).map(|(node, entry)| (*node, entry))
     }
 
-    /// The same as [`MemberTable::all_up`], of keys whose first byte is in this range.
+    /// Returns the members that are up and whose key's first byte is in this range, sorted by key.
     pub(super) fn up_in(&self, first: u8, last: u8) -> impl Iterator<Item = (NodeId, &Entry)> {
         let bound = |first, rest| {
             let mut key = [rest; 32];
@@ -158,17 +155,17 @@ impl MemberTable {
             .map(|(node, entry)| (*node, entry))
     }
 
-    /// How many members are up.
+    /// Returns the number of members that are up.
     pub(super) const fn len_up(&self) -> usize {
         self.up
     }
 
-    /// How many nodes are claimed and not yet dialled, and how many are being dialled.
-    pub(super) fn waiting(&self) -> (usize, usize) {
+    /// Returns the number of claimed nodes that wait to be dialled, and of those that are being dialled.
+    pub(super) fn claimed_and_dialling(&self) -> (usize, usize) {
         (self.queue.len(), self.dialling.len())
     }
 
-    /// Whether a network has room for one more member, `node` itself not counted.
+    /// Returns whether a network has room for one more member, not counting `node` itself.
     pub(super) fn has_room(&self, node: &NodeId, network: Option<Network>) -> bool {
         let Some(network) = network else { return true };
         let is_in_it = |entry: &Entry| entry.state == State::Up && entry.network == Some(network);
@@ -176,7 +173,7 @@ impl MemberTable {
         self.members_in.get(&network).copied().unwrap_or_default() - own < MAX_PER_NETWORK
     }
 
-    /// Somebody says that the node is there in this epoch.
+    /// Handles a claim that a node is up in this epoch.
     pub(super) fn claim(
         &mut self,
         now: Instant,
@@ -201,8 +198,8 @@ impl MemberTable {
             },
             None if full => Claimed::Full,
             None => {
-                // Two nodes of one network are looked into at a time, so that nobody has a network of somebody else
-                // dialled by all members.
+                // At most two strangers of one network are dialled at a time, so that an attacker can't make all
+                // members dial another network.
                 if let Some(network) = network {
                     let strangers = self.strangers_in.entry(network).or_default();
                     if *strangers >= MAX_PER_NETWORK {
@@ -214,9 +211,9 @@ impl MemberTable {
                     epoch,
                     state: State::Claimed,
                     by,
-                    heard: LearnedVia::News,
+                    learned_via: LearnedVia::News,
                     network,
-                    since: MemberAge::default(),
+                    age: MemberAge::default(),
                 };
                 self.entries.insert(node, entry);
                 self.queue.push_back(node);
@@ -225,15 +222,15 @@ impl MemberTable {
         }
     }
 
-    /// How the node was heard of when it was claimed.
-    pub(super) fn note_heard(&mut self, node: &NodeId, heard: LearnedVia) {
+    /// Sets how the node was learned of.
+    pub(super) fn set_learned_via(&mut self, node: &NodeId, via: LearnedVia) {
         if let Some(entry) = self.entries.get_mut(node) {
-            entry.heard = heard;
+            entry.learned_via = via;
         }
     }
 
-    /// The next claimed node that is to be dialled now.
-    pub(super) fn dial_next(&mut self, now: Instant) -> Option<NodeId> {
+    /// Removes and returns the next claimed node to dial, or `None` if [`MAX_DIALLING`] dials are open.
+    pub(super) fn next_dial(&mut self, now: Instant) -> Option<NodeId> {
         while self.dialling.len() < MAX_DIALLING {
             let node = self.queue.pop_front()?;
             let Some(entry) = self.entries.get_mut(&node) else { continue };
@@ -250,14 +247,14 @@ impl MemberTable {
         None
     }
 
-    /// The lost members that are to be dialled again now: a few, once a second.
-    pub(super) fn retry(&mut self, now: Instant, rng: &mut impl RngExt) -> Vec<NodeId> {
+    /// Returns up to [`RETRIES_PER_TICK`] lost members to dial again now.
+    pub(super) fn take_retries(&mut self, now: Instant, rng: &mut impl RngExt) -> Vec<NodeId> {
         let members = u32::try_from(self.up + self.lost).unwrap_or(u32::MAX);
         let pause = Duration::from_secs(u64::from(members / RETRIES_PER_SECOND));
         let due = self.entries.iter_mut().filter_map(|(node, entry)| match &mut entry.state {
             State::Lost { since, dialled } => {
                 let pause = if *since + LONG_LOST <= now { pause * 4 } else { pause };
-                // Those who lost each other together don't dial together.
+                // Jitter, so that nodes that lost each other at the same time don't dial at the same time.
                 let pause = pause.clamp(SHORTEST_RETRY, LONGEST_RETRY).mul_f64(rng.random_range(0.5..1.5));
                 (*dialled + pause <= now).then_some((*node, dialled))
             }
@@ -272,12 +269,12 @@ impl MemberTable {
         due.into_iter().map(|(node, _)| node).collect()
     }
 
-    /// Whether any member is lost.
+    /// Returns whether any member is lost.
     pub(super) const fn has_lost(&self) -> bool {
         self.lost > 0
     }
 
-    /// The node is a member from now on, or still. Its state before; none: it wasn't known.
+    /// Makes the node a member, or updates it. Returns its previous state, or `None` if it wasn't known.
     pub(super) fn bring_up(
         &mut self,
         node: NodeId,
@@ -291,12 +288,12 @@ impl MemberTable {
             epoch,
             state: State::Up,
             by: None,
-            heard: LearnedVia::News,
+            learned_via: LearnedVia::News,
             network: None,
-            since: MemberAge::default(),
+            age: MemberAge::default(),
         });
         (entry.epoch, entry.state) = (epoch, State::Up);
-        entry.since.seen(clock);
+        entry.age.set_seen(clock);
         if let Some(network) = network {
             *self.members_in.entry(network).or_default() += 1;
         }
@@ -305,7 +302,7 @@ impl MemberTable {
         before
     }
 
-    /// The counts as they are without this node.
+    /// Removes this node from the counts.
     fn leave_state(&mut self, node: &NodeId) {
         self.dialling.remove(node);
         let Some(entry) = self.entries.get(node) else { return };
@@ -330,51 +327,50 @@ impl MemberTable {
         }
     }
 
-    /// A member doesn't answer. Its epoch; none: it wasn't up.
+    /// Makes a member lost. Returns its epoch, or `None` if it wasn't up.
     pub(super) fn declare_down(&mut self, now: Instant, node: &NodeId) -> Option<u64> {
-        let epoch = self.up(node)?;
+        let epoch = self.epoch_if_up(node)?;
         self.leave_state(node);
         let network = self.entries.get(node)?.network;
-        self.forget_lost_in(network);
+        self.remove_lost_in(network);
         let entry = self.entries.get_mut(node)?;
         entry.state = State::Lost { since: now, dialled: now };
         self.lost += 1;
         Some(epoch)
     }
 
-    /// Of one network, a few lost members are remembered: who joins and falls silent with ever new keys must not crowd
-    /// out the others.
-    fn forget_lost_in(&mut self, network: Option<Network>) {
+    /// Removes lost members of one network beyond [`LOST_PER_NETWORK`]. Otherwise an attacker could displace others
+    /// with ever new keys that join and fall silent.
+    fn remove_lost_in(&mut self, network: Option<Network>) {
         let lost = self.entries.iter().filter_map(|(node, entry)| match entry.state {
             State::Lost { since, .. } if network.is_some() && entry.network == network => Some((since, *node)),
             _ => None,
         });
         let mut lost: Vec<_> = lost.collect();
         lost.sort_unstable();
-        let many = (lost.len() + 1).saturating_sub(LOST_PER_NETWORK);
-        for (_, node) in lost.into_iter().take(many) {
+        let excess = (lost.len() + 1).saturating_sub(LOST_PER_NETWORK);
+        for (_, node) in lost.into_iter().take(excess) {
             self.remove(&node);
-            self.forgotten.push(node);
+            self.removed.push(node);
         }
     }
 
-    /// The nodes that were forgotten on the way: nothing of them is needed any more.
-    pub(super) fn take_forgotten(&mut self) -> Vec<NodeId> {
-        std::mem::take(&mut self.forgotten)
+    /// Returns the nodes that [`MemberTable::declare_down`] has removed, so that the caller drops their records.
+    pub(super) fn take_removed(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.removed)
     }
 
-    /// Forgets a node: it has left. Its epoch; none: it wasn't up.
+    /// Removes a node. Returns its epoch, or `None` if it wasn't up.
     pub(super) fn remove(&mut self, node: &NodeId) -> Option<u64> {
-        let up = self.up(node);
+        let epoch = self.epoch_if_up(node);
         self.leave_state(node);
         self.entries.remove(node);
         self.queue.retain(|queued| queued != node);
-        up
+        epoch
     }
 
-    /// A dial has failed. Who had claimed the node falsely, if this was about a claim of a member, and whether the
-    /// node is forgotten.
-    pub(super) fn failed(&mut self, node: &NodeId) -> (Option<NodeId>, bool) {
+    /// Ends a failed dial. Returns the member that claimed the node, if any, and whether the node was removed.
+    pub(super) fn handle_dial_failed(&mut self, node: &NodeId) -> (Option<NodeId>, bool) {
         self.dialling.remove(node);
         let Some(entry) = self.entries.get_mut(node) else { return (None, false) };
         let by = entry.by.take();
@@ -388,17 +384,17 @@ impl MemberTable {
         }
     }
 
-    /// When a dial may be overdue next.
-    pub(super) fn wake_at(&self) -> Option<Instant> {
+    /// Returns when a dial may be overdue next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.dials.front().map(|(until, _)| *until)
     }
 
-    /// The nodes whose dials are overdue.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<NodeId> {
+    /// Removes and returns the nodes whose dials are overdue.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<NodeId> {
         let mut overdue = Vec::new();
         while let Some((until, node)) = self.dials.pop_front_if(|(until, _)| *until <= now) {
             let state = self.entries.get(&node).map(|entry| entry.state);
-            // One that has been dialled again since has a later entry.
+            // A node that was dialled again has a later entry.
             let is_overdue = match state {
                 Some(State::Dialling(since)) => since == until,
                 Some(State::Lost { dialled, .. }) => dialled + DIAL_WAIT <= now,
@@ -411,12 +407,12 @@ impl MemberTable {
         overdue
     }
 
-    /// Whether there is no room for one more, and none can be made.
+    /// Returns whether there is no room for another node, and no lost member that could be removed.
     pub(super) fn is_full(&self) -> bool {
         self.entries.len() >= MAX_KNOWN && self.lost == 0
     }
 
-    /// Makes room for one more where there is none, if a member is lost: the one that has been for longest is forgotten.
+    /// Removes and returns the member that has been lost for longest, if the table is full.
     pub(super) fn make_room(&mut self) -> Option<NodeId> {
         if self.entries.len() < MAX_KNOWN {
             return None;
@@ -430,9 +426,9 @@ impl MemberTable {
         Some(node)
     }
 
-    /// The members that have been lost for so long that they are forgotten now.
-    pub(super) fn forget_lost(&mut self, now: Instant) -> Vec<NodeId> {
-        let is_old = |entry: &Entry| matches!(entry.state, State::Lost { since, .. } if since + REMEMBERED <= now);
+    /// Removes and returns the members that have been lost for [`LOST_LIFETIME`].
+    pub(super) fn remove_expired(&mut self, now: Instant) -> Vec<NodeId> {
+        let is_old = |entry: &Entry| matches!(entry.state, State::Lost { since, .. } if since + LOST_LIFETIME <= now);
         let old: Vec<_> = self.entries.iter().filter(|(_, entry)| is_old(entry)).map(|(node, _)| *node).collect();
         for node in &old {
             self.remove(node);
@@ -472,8 +468,8 @@ mod tests {
         assert_eq!(table.claim(now, node(2), 1, network(1), None), Claimed::Queued);
         assert_eq!(table.claim(now, node(3), 1, network(1), None), Claimed::Full);
         assert_eq!(table.claim(now, node(4), 1, None, None), Claimed::Queued, "exempt");
-        assert_eq!(table.dial_next(now), Some(node(1)));
-        assert_eq!(table.failed(&node(1)), (None, true));
+        assert_eq!(table.next_dial(now), Some(node(1)));
+        assert_eq!(table.handle_dial_failed(&node(1)), (None, true));
         assert_eq!(table.claim(now, node(3), 1, network(1), None), Claimed::Queued);
     }
 
@@ -502,13 +498,13 @@ mod tests {
         for n in 0..MAX_DIALLING + 3 {
             table.claim(now, node(n), 1, None, Some(node(9999)));
         }
-        let dialled: Vec<_> = std::iter::from_fn(|| table.dial_next(now)).collect();
-        assert_eq!((dialled.len(), table.waiting()), (MAX_DIALLING, (3, MAX_DIALLING)));
+        let dialled: Vec<_> = std::iter::from_fn(|| table.next_dial(now)).collect();
+        assert_eq!((dialled.len(), table.claimed_and_dialling()), (MAX_DIALLING, (3, MAX_DIALLING)));
         up(&mut table, 0, None);
-        assert_eq!(table.failed(&node(1)), (Some(node(9999)), true));
-        assert_eq!(table.dial_next(now), Some(node(MAX_DIALLING)));
-        assert_eq!(table.overdue(now + DIAL_WAIT).len(), MAX_DIALLING - 1);
-        assert!(table.overdue(now + DIAL_WAIT).is_empty());
+        assert_eq!(table.handle_dial_failed(&node(1)), (Some(node(9999)), true));
+        assert_eq!(table.next_dial(now), Some(node(MAX_DIALLING)));
+        assert_eq!(table.take_overdue(now + DIAL_WAIT).len(), MAX_DIALLING - 1);
+        assert!(table.take_overdue(now + DIAL_WAIT).is_empty());
     }
 
     #[test]
@@ -521,20 +517,20 @@ mod tests {
                 up(&mut table, n, None);
             }
             table.declare_down(now, &node(0));
-            (1..=600).map(|second| table.retry(now + Duration::from_secs(second), &mut rng).len()).sum::<usize>()
+            (1..=600).map(|second| table.take_retries(now + Duration::from_secs(second), &mut rng).len()).sum::<usize>()
         };
-        // Ten minutes, a dial every five seconds at the most; and of a thousand members every five hundred.
+        // In ten minutes: at most a dial every five seconds, and with a thousand members one every 500 s.
         assert!((80..=200).contains(&dials(4)), "{}", dials(4));
         assert!((1..=3).contains(&dials(1000)), "{}", dials(1000));
         let mut table = MemberTable::default();
         up(&mut table, 1, None);
         table.declare_down(now, &node(1));
         let later = now + CLAIM_PAUSE;
-        assert_eq!(table.claim(now, node(1), 1, None, None), Claimed::Known, "it was lost just now");
+        assert_eq!(table.claim(now, node(1), 1, None, None), Claimed::Known, "it was lost a moment ago");
         assert_eq!(table.claim(later, node(1), 1, None, None), Claimed::Queued);
-        assert_eq!(table.dial_next(later), Some(node(1)));
-        assert_eq!(table.failed(&node(1)), (None, false), "it is remembered");
-        assert_eq!(table.forget_lost(now + REMEMBERED), [node(1)]);
+        assert_eq!(table.next_dial(later), Some(node(1)));
+        assert_eq!(table.handle_dial_failed(&node(1)), (None, false), "it is kept");
+        assert_eq!(table.remove_expired(now + LOST_LIFETIME), [node(1)]);
         assert!(!table.has_lost());
     }
 

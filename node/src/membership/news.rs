@@ -1,7 +1,7 @@
-//! News: the signed notes that travel with the membership packets, a kind in one byte in front of each.
+//! News: signed notes in the packets of the SWIM library. One byte before each note is its kind.
 //!
-//! The engine takes them out of a packet before the library sees it, and gives the library those that are to be passed
-//! on; the library is only told which replaces which.
+//! The engine removes the news from a packet before the library sees it, and gives the library the news to spread. The
+//! library only learns which item replaces which.
 
 use chappe_common::{
     keys::NodeId,
@@ -12,7 +12,7 @@ use foca::{BroadcastHandler, Invalidates};
 
 use super::{accusation::Accusation, member::MemberId};
 
-/// Which kind of note an item is: its first byte.
+/// The kind of a note: the first byte of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewsKind {
     /// A signed record.
@@ -24,7 +24,7 @@ pub enum NewsKind {
 }
 
 impl NewsKind {
-    /// An item's kind and note; none, where there is no such kind.
+    /// Splits an item into its kind and note. Returns `None` if the kind is unknown.
     pub fn split(item: &[u8]) -> Option<(Self, &[u8])> {
         let (kind, note) = item.split_first()?;
         let kind = match kind {
@@ -36,7 +36,7 @@ impl NewsKind {
         Some((kind, note))
     }
 
-    /// An item of this kind.
+    /// Encodes an item of this kind.
     pub fn item(self, note: &[u8]) -> Vec<u8> {
         let mut item = Vec::with_capacity(1 + note.len());
         item.push(self as u8);
@@ -45,14 +45,14 @@ impl NewsKind {
     }
 }
 
-/// What an item is known by among those that wait to be passed on.
+/// The key of an item in the library's queue of news to spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewsKey {
-    /// A record, of this version.
+    /// A record: node, and version (epoch and seq).
     Record(NodeId, (u64, u64)),
-    /// A leave, of this version.
+    /// A leave: node, and version (epoch and seq).
     Leave(NodeId, (u64, u64)),
-    /// An accusation by the first about the second.
+    /// An accusation: accuser, accused, and time.
     Accusation(NodeId, NodeId, UnixTime),
 }
 
@@ -67,19 +67,19 @@ impl Invalidates for NewsKey {
             (Self::Accusation(by, about, at), Self::Accusation(other_by, other_about, before)) => {
                 by == other_by && about == other_about && at >= before
             }
-            // What ended is of no interest any more, whoever said that it doesn't answer.
+            // After a leave, it no longer matters who accused the node.
             (Self::Leave(node, _), Self::Accusation(_, about, _)) => node == about,
             _ => false,
         }
     }
 }
 
-/// Not one of this node's own items.
+/// The item is malformed, or not from this node's engine.
 #[derive(Debug, thiserror::Error)]
 #[error("not an item of news")]
 pub struct BadNews;
 
-/// The library's side.
+/// Tells the library the keys of news.
 #[derive(Debug)]
 pub(super) struct NewsHandler;
 
@@ -89,11 +89,11 @@ impl BroadcastHandler<MemberId> for NewsHandler {
 
     fn receive_item(&mut self, item: &[u8], sender: Option<&MemberId>) -> Result<Option<NewsKey>, BadNews> {
         if sender.is_some() {
-            // The engine shows the library no news of others.
+            // The engine removes the news from packets of others.
             return Err(BadNews);
         }
         let (kind, note) = NewsKind::split(item).ok_or(BadNews)?;
-        // Verified already, or this node's own.
+        // The note is verified already, or is this node's own.
         let key = match kind {
             NewsKind::Record => {
                 let (record, _) = postcard::take_from_bytes::<NodeRecord>(note).map_err(|_| BadNews)?;
@@ -104,25 +104,25 @@ impl BroadcastHandler<MemberId> for NewsHandler {
                 NewsKey::Leave(leave.node, (leave.epoch, leave.seq))
             }
             NewsKind::Accusation => {
-                let (said, _) = postcard::take_from_bytes::<Accusation>(note).map_err(|_| BadNews)?;
-                NewsKey::Accusation(said.accuser, said.accused, said.at)
+                let (accusation, _) = postcard::take_from_bytes::<Accusation>(note).map_err(|_| BadNews)?;
+                NewsKey::Accusation(accusation.accuser, accusation.accused, accusation.at)
             }
         };
         Ok(Some(key))
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// An item of news, as the engine and then the library look at it.
+    /// An item of news, as the engine and then the library parse it.
     pub const NEWS: (&str, fn(&[u8]) -> bool) = ("news", |item| {
         let Some((kind, note)) = NewsKind::split(item) else { return false };
         assert_eq!(kind.item(note), item);
         let Ok(Some(key)) = NewsHandler.receive_item(item, None) else { return false };
-        assert!(key.invalidates(&key), "a later copy takes the place of an earlier");
+        assert!(key.invalidates(&key), "a later copy replaces an earlier one");
         true
     });
 }

@@ -1,14 +1,14 @@
-//! The time, as the engine is given it.
+//! The time that is passed to the engine.
 
 use std::time::Instant;
 
 use chappe_common::time::UnixTime;
 
-/// The time, by both clocks.
+/// The time of both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// The monotonic clock: for waiting.
+    /// The monotonic clock, for deadlines.
     pub at: Instant,
-    /// The wall clock: for what is signed.
+    /// The wall clock, for signed notes.
     pub clock: UnixTime,
 }

@@ -1,8 +1,11 @@
-//! When a node that runs takes a new epoch: the others know a later run with its key, and refuse this one.
+//! Decides when a running node takes a new epoch, because other nodes know a later run with its key and refuse this
+//! one.
 //!
-//! A copy of the node's folder does that, be it for seconds. Pure. One member may lie, and a tenth of them together: it takes
-//! a quarter of the members, at least two. Nodes that were no members when they refused don't count. A node that is alone
-//! loses nothing by a new epoch, so it believes anybody; but its clients stay where only strangers say so.
+//! This happens if another process runs with a copy of the node's folder, even for seconds. Pure.
+//!
+//! A single member may lie, and so may a tenth of all members. So a quarter of the members have to refuse this run, and
+//! at least two. Refusals of nodes that were not members at the time don't count. A node without members loses nothing
+//! by a new epoch, so any refusal is enough. But if only strangers refuse it, its clients stay.
 
 use std::{
     collections::HashMap,
@@ -11,16 +14,17 @@ use std::{
 
 use chappe_common::keys::NodeId;
 
-/// The part of the members that have to say so.
-const PART: usize = 4;
-/// How long a refusal counts: members that refuse a run do so at each dial, many times in this time.
+/// One member in this many has to refuse the run.
+const QUORUM_FRACTION: usize = 4;
+/// How long a refusal counts. A member that refuses a run does so at each dial, many times in this time.
 const COUNTS_FOR: Duration = Duration::from_secs(600);
-/// The first and the longest pause between two new epochs; each is twice the last. Two processes with one key take turns by
-/// it, and its members aren't told of a new run more often than they allow.
+/// The first pause between two new epochs. Each pause is twice the last. So two processes with one
+/// key take turns less and less often, and don't exceed the rates of other members.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause between two new epochs.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Which members have said so, and when an epoch was taken.
+/// Tracks the members that refuse this run, and when new epochs are allowed.
 #[derive(Debug)]
 pub(crate) struct Overtaken {
     by: HashMap<NodeId, Instant>,
@@ -28,37 +32,37 @@ pub(crate) struct Overtaken {
     pause: Duration,
 }
 
-/// What to make of a refusal.
+/// The conclusion from a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Belief {
-    /// Too few say so.
+    /// Too few members refuse this run.
     Doubted,
-    /// A stranger says so to a node that is alone: a new epoch does no harm, and may help.
+    /// The node has no members, and a stranger refuses it. A new epoch does no harm, and may help.
     Alone,
-    /// Members say so: clients are better off elsewhere until a new run is known.
+    /// Enough members refuse this run. Clients should use other nodes until the new run is known.
     Members,
 }
 
 impl Overtaken {
-    /// Nobody has.
+    /// Creates a value without refusals.
     pub(crate) fn new(now: Instant) -> Self {
         Self { by: HashMap::new(), next: now, pause: FIRST_PAUSE }
     }
 
-    /// A node, which is a member or isn't, has refused this one as a former run; `others` are up.
+    /// Handles a refusal of this run by a node. `others` is the number of other members that are up.
     pub(crate) fn told(&mut self, now: Instant, by: NodeId, is_member: bool, others: usize) -> Belief {
         self.by.retain(|_, at| now < *at + COUNTS_FOR);
-        // Members that refuse this run are soon declared down; they count all the same.
+        // Members that refuse this run are soon declared down, but they still count.
         if is_member || self.by.contains_key(&by) {
             self.by.insert(by, now);
         } else if others == 0 {
             return Belief::Alone;
         }
-        let enough = if others == 0 { 1 } else { (others / PART).max(2) };
-        if self.by.len() >= enough { Belief::Members } else { Belief::Doubted }
+        let quorum = if others == 0 { 1 } else { (others / QUORUM_FRACTION).max(2) };
+        if self.by.len() >= quorum { Belief::Members } else { Belief::Doubted }
     }
 
-    /// Whether a new epoch may be taken now; it counts as taken then.
+    /// Returns whether a new epoch may be taken now. If so, it counts as taken.
     pub(crate) fn try_take(&mut self, now: Instant) -> bool {
         if now < self.next {
             return false;

@@ -1,28 +1,28 @@
-//! What travels in a datagram between two members.
+//! The datagrams between two members.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-/// The largest packet in bytes: always fits a QUIC datagram at the smallest MTU.
+/// The maximum packet length in bytes. It always fits a QUIC datagram at the minimum MTU.
 pub const MAX_PACKET: usize = 1162;
 
-/// A packet of membership.
+/// A membership packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
-    /// A packet of the SWIM library: probes, and the news that travel with them.
+    /// A packet of the SWIM library: probes and news.
     Swim(Bytes),
-    /// «Are you there?»: a check by this node itself.
+    /// A probe of the sender's own check, with its number.
     Probe(u64),
-    /// The answer, with the probe's number.
+    /// The answer to a probe, with the probe's number.
     Answer(u64),
 }
 
-/// Not a packet.
+/// The bytes are not a membership packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a membership packet")]
 pub struct BadPacket;
 
 impl Packet {
-    /// The bytes: the kind in one, then the rest.
+    /// Encodes the packet: one byte for the kind, then the content.
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         match self {
@@ -43,10 +43,10 @@ impl Packet {
         bytes.freeze()
     }
 
-    /// The packet that these bytes are.
+    /// Decodes a packet.
     ///
     /// # Errors
-    /// They are none, or longer than [`MAX_PACKET`].
+    /// The bytes are not a packet, or longer than [`MAX_PACKET`].
     pub fn decode(bytes: &Bytes) -> Result<Self, BadPacket> {
         if bytes.len() > MAX_PACKET {
             return Err(BadPacket);
@@ -61,7 +61,7 @@ impl Packet {
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that the tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;

@@ -1,16 +1,16 @@
-//! Whether records may expire now. A wall clock that was set makes all of them look too old or too new at once, and without
-//! the others' records a node can't find back.
+//! Decides whether records may expire now. After the wall clock was set, all records may look too old at once, and
+//! without records of other nodes a node can't rejoin.
 
 use std::time::{Duration, Instant};
 
 use super::now::Now;
 
-/// A wall clock that differs by more than this from the monotonic one since the last check was set.
+/// The wall clock was set if it differs by more than this from the monotonic clock since the last check.
 const STEP: Duration = Duration::from_secs(60);
-/// How long no record expires after that: until then it is known which time was right.
+/// For this time after the clock was set, no record expires. By then it is known which time is correct.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Compares the two clocks.
+/// Compares the two clocks to detect that the wall clock was set.
 #[derive(Debug)]
 pub(super) struct RecordExpiry {
     checked: Now,
@@ -22,7 +22,7 @@ impl RecordExpiry {
         Self { checked: now, paused_until: now.at }
     }
 
-    /// Compares the clocks since the last check.
+    /// Compares how far both clocks have advanced since the last check.
     pub(super) fn check_clocks(&mut self, now: Now) {
         let expected = self.checked.clock + now.at.saturating_duration_since(self.checked.at);
         if now.clock.saturating_since(expected).max(expected.saturating_since(now.clock)) > STEP {
@@ -31,7 +31,7 @@ impl RecordExpiry {
         self.checked = now;
     }
 
-    /// Whether records may expire.
+    /// Returns whether records may expire.
     pub(super) fn is_allowed(&self, now: Instant) -> bool {
         now >= self.paused_until
     }

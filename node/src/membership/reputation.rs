@@ -1,7 +1,7 @@
-//! How peers behave: how much each may send, and what is held against it.
+//! The reputation of peers: rate limits, and penalties for false statements.
 //!
-//! Pure: time is given. Rates are kept by key and forgotten when they are whole again; what is held against a peer is
-//! kept for as many peers as there can be members.
+//! Pure: the caller passes the time. Rate limits are kept by key, and removed when they are fully replenished.
+//! Penalties are kept for up to [`MAX_PEERS`] peers.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,36 +17,37 @@ use crate::placement::Network;
 use chappe_common::{keys::NodeId, time::UnixTime};
 use governor::{Quota, RateLimiter, clock::Clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
-/// Packets of one peer: it probes us, answers, and gossips with three random members five times a second.
+/// Packets of one peer per second, and the burst. A peer sends probes and answers, and gossips with three random
+/// members five times a second.
 const PACKETS: (u32, u32) = (50, 200);
-/// Nodes that one peer may claim: all of a large federation at once to a joiner, then as many as ever join.
+/// Claims of one peer per second, and the burst: all nodes of a large federation at once, and then those that join.
 const CLAIMS: (u32, u32) = (2, 2048);
-/// Accusations of one member: more than one a second is a member that reaches nobody, and that is its own trouble.
+/// Accusations of one member per second, and the burst. A member that needs more has lost its own network.
 const ACCUSATIONS: (u32, u32) = (1, 8);
-/// After so many accusations that proved false within [`FORGIVE_AFTER`], a member's accusations count no more.
+/// A member with this many disproved accusations within [`FORGIVE_AFTER`] can't accuse any more.
 const DISPROVED: usize = 3;
-/// After so many claimed nodes that were not there within [`FORGIVE_AFTER`], a peer's claims count no more. Members that
-/// crash just after they were told of are the honest case.
+/// A peer with this many false claims within [`FORGIVE_AFTER`] can't claim any more. An honest peer has a false claim
+/// if a node crashes just after the claim.
 const FALSE_CLAIMS: usize = 32;
-/// Accusations of one member that may be open at once: more members at once fall silent only where a network breaks,
-/// and then others say so as well.
+/// The maximum number of open accusations of one member. More members fall silent at once only if a network fails, and
+/// then other members accuse them too.
 const OPEN_ACCUSATIONS: usize = 3;
-/// How long a disproved accusation or a false claim is remembered.
+/// How long a disproved accusation or a false claim counts.
 const FORGIVE_AFTER: Duration = Duration::from_secs(600);
-/// How long a member stays muted.
+/// How long a peer stays muted.
 const MUTED_FOR: Duration = Duration::from_secs(3600);
-/// Accused of whom one accuser's last accusation is remembered; beyond, the oldest make room. Its age bounds how long
-/// an accusation could be replayed at all.
+/// For this many accused, the time of an accuser's last accusation is remembered, so that it can't be replayed. Beyond
+/// it, the oldest is dropped, since old accusations are refused anyway.
 const REMEMBERED: usize = 64;
-/// How many who have falsely accused the same member are remembered: two that are blamed for it, and the last.
+/// The number of remembered false accusers of one member: two that are blamed, and the last one.
 const ACCUSERS_REMEMBERED: usize = 3;
-/// Who has answered its checker isn't checked again for so long on the word of others: they can't have it probed by
-/// everybody all the time. A crash within that time is found by own probes, or by later words.
+/// After a member has passed a check, accusations can't start another for this time. Otherwise an attacker could have
+/// it probed by all members all the time. Own probes or later accusations still detect a crash within that time.
 const ACQUITTED_FOR: Duration = Duration::from_secs(20);
-/// The most peers about whom anything is remembered: all members and as many more.
+/// The maximum number of peers with a score: twice the maximum number of known nodes.
 const MAX_PEERS: usize = 8192;
 
-/// The driver's time, as the rate limiter wants it.
+/// The driver's time in the form that the rate limiter needs.
 #[derive(Clone, Debug, Default)]
 struct DriverClock(Arc<AtomicU64>);
 
@@ -66,33 +67,33 @@ fn rates((per_second, burst): (u32, u32), clock: &DriverClock) -> Rates {
     RateLimiter::hashmap_with_clock(quota, clock.clone())
 }
 
-/// What is known of one peer's conduct.
+/// The penalties and accusations of one peer.
 #[derive(Debug, Default)]
 struct PeerScore {
     disproved: VecDeque<Instant>,
-    /// When a node that it had claimed was not there, and in which network: one network counts once.
+    /// The times of false claims, and the networks of the claimed nodes. Each network counts once.
     false_claims: VecDeque<(Instant, Option<Network>)>,
     accuses_muted_until: Option<Instant>,
     claims_muted_until: Option<Instant>,
-    /// Who is accused by it at the moment.
+    /// The members that it accuses now.
     open: Vec<NodeId>,
-    /// When it last accused whom.
+    /// The times of its last accusations.
     accused: VecDeque<(NodeId, UnixTime)>,
 }
 
 impl PeerScore {
     fn is_blank(&self, now: Instant) -> bool {
-        let over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
-        let old = |last: Option<Instant>| last.is_none_or(|last| last + FORGIVE_AFTER <= now);
-        over(self.accuses_muted_until)
-            && over(self.claims_muted_until)
-            && old(self.disproved.back().copied())
-            && old(self.false_claims.back().map(|(at, _)| *at))
+        let is_past = |until: Option<Instant>| until.is_none_or(|until| until <= now);
+        let is_forgiven = |last: Option<Instant>| last.is_none_or(|last| last + FORGIVE_AFTER <= now);
+        is_past(self.accuses_muted_until)
+            && is_past(self.claims_muted_until)
+            && is_forgiven(self.disproved.back().copied())
+            && is_forgiven(self.false_claims.back().map(|(at, _)| *at))
             && self.open.is_empty()
     }
 }
 
-/// The conduct of all peers.
+/// The reputation of all peers.
 #[derive(Debug)]
 pub(super) struct Reputation {
     started: Instant,
@@ -101,12 +102,12 @@ pub(super) struct Reputation {
     claims: Rates,
     accusations: Rates,
     peers: HashMap<NodeId, PeerScore>,
-    /// Who was falsely accused by whom of late.
+    /// Members that have recently disproved accusations, with their accusers.
     acquitted: HashMap<NodeId, VecDeque<(Instant, NodeId)>>,
 }
 
 impl Reputation {
-    /// Nothing is known of anybody.
+    /// Creates a value without any scores.
     pub(super) fn new(now: Instant) -> Self {
         let clock = DriverClock::default();
         Self {
@@ -120,107 +121,114 @@ impl Reputation {
         }
     }
 
-    fn set(&self, now: Instant) {
+    fn set_time(&self, now: Instant) {
         let nanos = now.saturating_duration_since(self.started).as_nanos();
         self.clock.0.store(nanos.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn of(&mut self, node: NodeId) -> Option<&mut PeerScore> {
+    fn score_mut(&mut self, node: NodeId) -> Option<&mut PeerScore> {
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&node) {
             return None;
         }
         Some(self.peers.entry(node).or_default())
     }
 
-    /// Whether a peer may send another packet.
+    /// Returns whether a peer may send another packet, and counts the packet.
     pub(super) fn may_send(&self, now: Instant, peer: NodeId) -> bool {
-        self.set(now);
+        self.set_time(now);
         self.packets.check_key(&peer).is_ok()
     }
 
-    /// Whether what a peer says of nodes that aren't known counts.
+    /// Returns whether another claim of a peer counts, and counts the claim.
     pub(super) fn may_claim(&self, now: Instant, peer: NodeId) -> bool {
-        self.set(now);
-        let muted = self.peers.get(&peer).and_then(|record| record.claims_muted_until);
+        self.set_time(now);
+        let muted = self.peers.get(&peer).and_then(|score| score.claims_muted_until);
         muted.is_none_or(|until| until <= now) && self.claims.check_key(&peer).is_ok()
     }
 
-    /// A node in `network` that `peer` had claimed was not there. One that comes and goes counts against it once: who
-    /// makes honest members speak of itself must not silence them.
-    pub(super) fn claim_failed(&mut self, now: Instant, peer: NodeId, network: Option<Network>) {
-        let Some(record) = self.of(peer) else { return };
-        record.false_claims.retain(|(at, of)| *at + FORGIVE_AFTER > now && (of.is_none() || *of != network));
-        record.false_claims.push_back((now, network));
-        if record.false_claims.len() >= FALSE_CLAIMS {
-            record.false_claims.clear();
-            record.claims_muted_until = Some(now + MUTED_FOR);
+    /// Counts a false claim of `peer` about a node in `network`. Each network counts once, so that an attacker whose
+    /// node comes and goes can't get honest members muted.
+    pub(super) fn add_false_claim(&mut self, now: Instant, peer: NodeId, network: Option<Network>) {
+        let Some(score) = self.score_mut(peer) else { return };
+        score.false_claims.retain(|(at, of)| *at + FORGIVE_AFTER > now && (of.is_none() || *of != network));
+        score.false_claims.push_back((now, network));
+        if score.false_claims.len() >= FALSE_CLAIMS {
+            score.false_claims.clear();
+            score.claims_muted_until = Some(now + MUTED_FOR);
         }
     }
 
-    /// A peer passed on what no honest member passes on: nothing that it says of others counts from now on.
+    /// Mutes a peer that has forwarded what no honest member forwards.
     pub(super) fn penalize(&mut self, now: Instant, peer: NodeId) {
-        let Some(record) = self.of(peer) else { return };
-        record.claims_muted_until = Some(now + MUTED_FOR);
-        record.accuses_muted_until = Some(now + MUTED_FOR);
+        let Some(score) = self.score_mut(peer) else { return };
+        score.claims_muted_until = Some(now + MUTED_FOR);
+        score.accuses_muted_until = Some(now + MUTED_FOR);
     }
 
-    /// Whether nothing that a peer says of others counts.
+    /// Returns whether a peer is muted: its statements about others don't count.
     pub(super) fn is_muted(&self, now: Instant, peer: &NodeId) -> bool {
-        let muted = self.peers.get(peer).and_then(|record| record.claims_muted_until);
+        let muted = self.peers.get(peer).and_then(|score| score.claims_muted_until);
         muted.is_some_and(|until| until > now)
     }
 
-    /// Whether an accusation, signed at `at`, would count: checked before its signature is.
+    /// Returns whether an accusation, signed at `at`, would count. Checked before its signature.
     pub(super) fn may_accuse(&self, now: Instant, accuser: &NodeId, accused: &NodeId, at: UnixTime) -> bool {
-        let Some(record) = self.peers.get(accuser) else { return true };
-        record.accuses_muted_until.is_none_or(|until| until <= now)
-            && record.open.len() < OPEN_ACCUSATIONS
-            && !record.open.contains(accused)
-            && record.accused.iter().all(|(who, last)| who != accused || *last < at)
+        let Some(score) = self.peers.get(accuser) else { return true };
+        score.accuses_muted_until.is_none_or(|until| until <= now)
+            && score.open.len() < OPEN_ACCUSATIONS
+            && !score.open.contains(accused)
+            && score.accused.iter().all(|(who, last)| who != accused || *last < at)
     }
 
-    /// Whether this accusation, or a later one of the two, was heard before.
+    /// Returns whether this accusation, or a later one with the same accuser and accused, was received before.
     pub(super) fn has_accused(&self, accuser: &NodeId, accused: &NodeId, at: UnixTime) -> bool {
-        let said = self.peers.get(accuser).into_iter().flat_map(|record| &record.accused);
-        said.filter(|(who, _)| who == accused).any(|(_, last)| *last >= at)
+        let accusations = self.peers.get(accuser).into_iter().flat_map(|score| &score.accused);
+        accusations.filter(|(who, _)| who == accused).any(|(_, last)| *last >= at)
     }
 
-    /// An accusation counts: it is open until [`Reputation::closed`]. Whether its accuser may accuse at this rate.
-    pub(super) fn accuses(&mut self, now: Instant, accuser: NodeId, accused: NodeId, at: UnixTime) -> bool {
-        self.set(now);
+    /// Opens an accusation, until [`Reputation::close_accusation`]. Returns `false` if the accuser exceeds its rate.
+    pub(super) fn open_accusation(&mut self, now: Instant, accuser: NodeId, accused: NodeId, at: UnixTime) -> bool {
+        self.set_time(now);
         if self.accusations.check_key(&accuser).is_err() {
             return false;
         }
-        let Some(record) = self.of(accuser) else { return false };
-        record.accused.retain(|(who, _)| *who != accused);
-        record.accused.push_back((accused, at));
-        if record.accused.len() > REMEMBERED {
-            record.accused.pop_front();
+        let Some(score) = self.score_mut(accuser) else { return false };
+        score.accused.retain(|(who, _)| *who != accused);
+        score.accused.push_back((accused, at));
+        if score.accused.len() > REMEMBERED {
+            score.accused.pop_front();
         }
-        record.open.push(accused);
+        score.open.push(accused);
         true
     }
 
-    /// Whether `accused` has proven a moment ago that it is there: on the word of others it isn't checked again so soon.
+    /// Returns whether `accused` has passed a check within [`ACQUITTED_FOR`], so that accusations can't start another.
     pub(super) fn is_acquitted(&self, now: Instant, accused: &NodeId) -> bool {
         let last = self.acquitted.get(accused).and_then(|by| by.back());
         last.is_some_and(|(at, _)| *at + ACQUITTED_FOR > now)
     }
 
-    /// The accusation of `accused` by `accuser`, if there is one, has come to its end, and proved false or not. Whether the
-    /// accuser is muted by it. What two others have said of the same member is held against nobody: it answers some and
-    /// not others.
-    pub(super) fn closed(&mut self, now: Instant, accuser: NodeId, accused: &NodeId, disproved: bool) -> bool {
-        let Some(record) = self.peers.get_mut(&accuser) else { return false };
-        let before = record.open.len();
-        record.open.retain(|open| open != accused);
-        if record.open.len() == before {
+    /// Closes the accusation of `accused` by `accuser`, if one is open. Returns whether the accuser is muted for it.
+    ///
+    /// The accuser is not blamed if two others have falsely accused the same member. That member then seems to answer
+    /// some members and not others.
+    pub(super) fn close_accusation(
+        &mut self,
+        now: Instant,
+        accuser: NodeId,
+        accused: &NodeId,
+        disproved: bool,
+    ) -> bool {
+        let Some(score) = self.peers.get_mut(&accuser) else { return false };
+        let before = score.open.len();
+        score.open.retain(|open| open != accused);
+        if score.open.len() == before {
             return false;
         }
         let disproved = disproved && {
             let full = self.acquitted.len() >= MAX_PEERS && !self.acquitted.contains_key(accused);
-            let mut nobody = VecDeque::new();
-            let by = if full { &mut nobody } else { self.acquitted.entry(*accused).or_default() };
+            let mut discarded = VecDeque::new();
+            let by = if full { &mut discarded } else { self.acquitted.entry(*accused).or_default() };
             by.retain(|(at, who)| *at + FORGIVE_AFTER > now && *who != accuser);
             let others = by.len();
             by.push_back((now, accuser));
@@ -229,18 +237,18 @@ impl Reputation {
             }
             others < ACCUSERS_REMEMBERED - 1
         };
-        let Some(record) = self.of(accuser) else { return false };
-        let mute = disproved && too_many(&mut record.disproved, DISPROVED, now);
-        if mute {
-            record.accuses_muted_until = Some(now + MUTED_FOR);
+        let Some(score) = self.score_mut(accuser) else { return false };
+        let is_muted = disproved && add_and_check(&mut score.disproved, DISPROVED, now);
+        if is_muted {
+            score.accuses_muted_until = Some(now + MUTED_FOR);
         }
-        mute
+        is_muted
     }
 
-    /// Forgets what is over.
+    /// Removes scores and limits that have no effect any more.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.set(now);
-        self.peers.retain(|_, record| !record.is_blank(now));
+        self.set_time(now);
+        self.peers.retain(|_, score| !score.is_blank(now));
         self.acquitted.retain(|_, by| by.back().is_some_and(|(at, _)| *at + FORGIVE_AFTER > now));
         for rates in [&self.packets, &self.claims, &self.accusations] {
             rates.retain_recent();
@@ -248,13 +256,13 @@ impl Reputation {
     }
 }
 
-/// Notes that it happened once more, and says whether that was too often.
-fn too_many(times: &mut VecDeque<Instant>, most: usize, now: Instant) -> bool {
+/// Adds `now` to `times`. Returns whether `max` of them are within [`FORGIVE_AFTER`].
+fn add_and_check(times: &mut VecDeque<Instant>, max: usize, now: Instant) -> bool {
     times.push_back(now);
-    while times.len() > most || times.front().is_some_and(|first| *first + FORGIVE_AFTER <= now) {
+    while times.len() > max || times.front().is_some_and(|first| *first + FORGIVE_AFTER <= now) {
         times.pop_front();
     }
-    times.len() >= most
+    times.len() >= max
 }
 
 #[cfg(test)]
@@ -271,8 +279,8 @@ mod tests {
 
     fn accuse_falsely(reputation: &mut Reputation, now: Instant, accused: u8) -> bool {
         assert!(reputation.may_accuse(now, &node(0), &node(accused), AT));
-        assert!(reputation.accuses(now, node(0), node(accused), AT));
-        reputation.closed(now, node(0), &node(accused), true)
+        assert!(reputation.open_accusation(now, node(0), node(accused), AT));
+        reputation.close_accusation(now, node(0), &node(accused), true)
     }
 
     #[test]
@@ -295,8 +303,8 @@ mod tests {
         let now = Instant::now();
         let mut reputation = Reputation::new(now);
         for accused in 1..=5 {
-            assert!(reputation.accuses(now, node(0), node(accused), AT));
-            assert!(!reputation.closed(now, node(0), &node(accused), false));
+            assert!(reputation.open_accusation(now, node(0), node(accused), AT));
+            assert!(!reputation.close_accusation(now, node(0), &node(accused), false));
         }
         assert!(reputation.may_accuse(now, &node(0), &node(6), AT));
     }
@@ -306,7 +314,7 @@ mod tests {
         let now = Instant::now();
         let mut reputation = Reputation::new(now);
         for accused in 1..=5 {
-            assert!(!reputation.closed(now, node(0), &node(accused), true));
+            assert!(!reputation.close_accusation(now, node(0), &node(accused), true));
             assert!(!reputation.is_acquitted(now, &node(accused)));
         }
         assert!(reputation.may_accuse(now, &node(0), &node(6), AT));
@@ -316,13 +324,13 @@ mod tests {
     fn an_accusation_counts_once_and_three_may_be_open() {
         let now = Instant::now();
         let mut reputation = Reputation::new(now);
-        reputation.accuses(now, node(0), node(1), AT);
+        reputation.open_accusation(now, node(0), node(1), AT);
         assert!(!reputation.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)), "it is open");
-        reputation.closed(now, node(0), &node(1), false);
+        reputation.close_accusation(now, node(0), &node(1), false);
         assert!(!reputation.may_accuse(now, &node(0), &node(1), AT), "it is replayed");
         assert!(reputation.may_accuse(now, &node(0), &node(1), AT + Duration::from_secs(1)));
         for accused in 2..=4 {
-            reputation.accuses(now, node(0), node(accused), AT);
+            reputation.open_accusation(now, node(0), node(accused), AT);
         }
         assert!(!reputation.may_accuse(now, &node(0), &node(5), AT));
     }
@@ -337,7 +345,7 @@ mod tests {
         assert_eq!((0..5000).filter(|_| reputation.may_claim(now, node(1))).count(), CLAIMS.1 as usize);
         for _ in 0..FALSE_CLAIMS {
             assert!(reputation.may_claim(now, node(3)));
-            reputation.claim_failed(now, node(3), None);
+            reputation.add_false_claim(now, node(3), None);
         }
         assert!(!reputation.may_claim(now, node(3)));
     }
@@ -348,11 +356,11 @@ mod tests {
         let mut reputation = Reputation::new(now);
         let network = |n: u8| Some(Network::of(&std::net::SocketAddr::from(([10, 0, n, 1], 1))));
         for _ in 0..10 * FALSE_CLAIMS {
-            reputation.claim_failed(now, node(1), network(1));
+            reputation.add_false_claim(now, node(1), network(1));
         }
         assert!(!reputation.is_muted(now, &node(1)));
         for n in 2..=FALSE_CLAIMS {
-            reputation.claim_failed(now, node(1), network(u8::try_from(n).expect("few")));
+            reputation.add_false_claim(now, node(1), network(u8::try_from(n).expect("few")));
         }
         assert!(reputation.is_muted(now, &node(1)));
     }
@@ -363,8 +371,8 @@ mod tests {
         let mut reputation = Reputation::new(now);
         for accuser in 10..30 {
             for _ in 0..DISPROVED {
-                reputation.accuses(now, node(accuser), node(1), AT);
-                reputation.closed(now, node(accuser), &node(1), true);
+                reputation.open_accusation(now, node(accuser), node(1), AT);
+                reputation.close_accusation(now, node(accuser), &node(1), true);
             }
         }
         let muted = (10..30).filter(|accuser| !reputation.may_accuse(now, &node(*accuser), &node(2), AT)).count();

@@ -1,8 +1,8 @@
-//! The SWIM library and its driver: timers, packets, and what is kept from it.
+//! The SWIM library and its driver: timers and packets.
 //!
-//! The library proposes: it chooses whom to probe, asks others to probe where a direct probe fails, and carries news. It
-//! never hears what members say of third parties, and its own conclusions count for nothing: whether a probe has failed
-//! is decided here, and what follows from it by the engine.
+//! The library selects the member to probe, requests indirect probes after a direct one has failed, and carries news.
+//! It gets no statements of members about third parties, and its own conclusions are ignored. This module decides
+//! whether a probe has failed, and the engine decides the consequences.
 
 use std::{
     cmp::Reverse,
@@ -21,25 +21,27 @@ use super::{
     packet::{MAX_PACKET, Packet},
 };
 
-/// For how many members the spreading of news is sized. More members only make the last ones hear later.
+/// The federation size for which the spreading of news is configured. With more members, the last ones get news later.
 const SIZED_FOR: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
-/// When a ping is sent again, in parts of the direct timeout: the longest path answers over a new link within the first.
+/// When a ping is sent again, as multiples of the direct timeout. On the longest path, an answer over a new link
+/// arrives before the first.
 const RESEND_AT: [f64; 2] = [0.75, 1.5];
-/// When a probe has failed, in parts of the direct timeout: the indirect probes have had as long as the direct one.
+/// When a probe has failed, as a multiple of the direct timeout. Indirect probes then had the same time as the direct
+/// one.
 const FAILED_AT: f64 = 2.0;
 
 type Library = Foca<MemberId, PostcardCodec, StdRng, NewsHandler>;
 
-/// A timer of the library. The order is by time, then by the library's own.
+/// A timer of the library. Sorted by time, then in the library's own order.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Due {
     at: Instant,
     timer: Timer<MemberId>,
-    /// Tells equal timers apart, in the order in which they were set.
+    /// Distinguishes equal timers, in the order in which they were set.
     number: u64,
 }
 
-/// The probe that is under way.
+/// The probe in progress.
 #[derive(Debug)]
 struct Probing {
     id: MemberId,
@@ -48,7 +50,7 @@ struct Probing {
     resent: usize,
 }
 
-/// The library with its timers.
+/// The library and its timers.
 pub(super) struct Swim {
     library: Library,
     runtime: AccumulatingRuntime<MemberId>,
@@ -72,16 +74,16 @@ fn settings(probe_period: Duration, probe_timeout: Duration) -> foca::Config {
     config.probe_rtt = probe_timeout;
     config.max_transmissions = foca::Config::new_lan(SIZED_FOR).max_transmissions;
     config.periodic_gossip = foca::Config::new_lan(SIZED_FOR).periodic_gossip;
-    // One byte in front says that it is a packet of this kind.
+    // One byte before the packet is for its kind.
     config.max_packet_size = (MAX_PACKET - 1).try_into().expect("not zero");
-    // Who is down is told to the library, and forgotten by it at once.
+    // The engine removes down members from the library itself.
     config.remove_down_after = None;
     config.notify_down_members = false;
     config
 }
 
 impl Swim {
-    /// The library for a node of this identity that knows nobody.
+    /// Creates the library for a node without other members.
     pub(super) fn new(me: MemberId, probe_period: Duration, probe_timeout: Duration, rng: StdRng) -> Self {
         let config = settings(probe_period, probe_timeout);
         Self {
@@ -95,8 +97,8 @@ impl Swim {
         }
     }
 
-    /// When [`Swim::wake`] has something to do.
-    pub(super) fn wake_at(&self) -> Option<Instant> {
+    /// Returns when [`Swim::handle_timeout`] is due next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse(due)| due.at);
         let probing = self.probing.as_ref().map(|probing| self.next_step(probing));
         [timer, probing].into_iter().flatten().min()
@@ -107,21 +109,21 @@ impl Swim {
         probing.started + self.timeout.mul_f64(part)
     }
 
-    /// Does what is due. The member whose probe has failed, if one has.
-    pub(super) fn wake(&mut self, now: Instant) -> Option<MemberId> {
-        let failed = self.step_probe(now);
+    /// Does all work that is due. Returns the member whose probe has failed, if any.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<MemberId> {
+        let failed = self.advance_probe(now);
         while self.timers.peek().is_some_and(|Reverse(due)| due.at <= now) {
             let Some(Reverse(due)) = self.timers.pop() else { break };
-            // The library reports probe cycles that it could not end; it begins the next all the same.
+            // The library reports an error for an unfinished probe cycle, but begins the next one.
             if let Err(error) = self.library.handle_timer(due.timer, &mut self.runtime) {
-                tracing::trace!(%error, "a membership timer failed");
+                tracing::trace!(%error, "the SWIM library could not handle a timer");
             }
-            self.drain(now);
+            self.take_outputs(now);
         }
         failed
     }
 
-    fn step_probe(&mut self, now: Instant) -> Option<MemberId> {
+    fn advance_probe(&mut self, now: Instant) -> Option<MemberId> {
         let probing = self.probing.as_ref()?;
         if self.next_step(probing) > now {
             return None;
@@ -129,8 +131,8 @@ impl Swim {
         let (id, number) = (probing.id, probing.number);
         if probing.resent == RESEND_AT.len() {
             self.probing = None;
-            // Told that all is well, the library goes on, and spreads no suspicion that nobody would believe.
-            self.show(
+            // The library gets a fake ack. Otherwise it would spread a suspicion, which the others would refuse.
+            self.pass_header(
                 now,
                 &Header { src: id, src_incarnation: 0, dst: *self.library.identity(), message: Message::Ack(number) },
             );
@@ -145,13 +147,13 @@ impl Swim {
         None
     }
 
-    /// Forgets the probe that is under way: this node was not there to hear the answer.
+    /// Drops the probe in progress, since this node was stalled and may have missed the answer.
     pub(super) fn forget_probe(&mut self) {
         self.probing = None;
     }
 
-    /// Shows the library a probe's packet of a member that is up: its header alone.
-    pub(super) fn handle(&mut self, now: Instant, header: &Header<MemberId>) {
+    /// Passes the header of a probe's packet from a member that is up to the library.
+    pub(super) fn handle_header(&mut self, now: Instant, header: &Header<MemberId>) {
         let answers = |probing: &Probing| match &header.message {
             Message::Ack(number) => header.src == probing.id && *number == probing.number,
             Message::ForwardedAck { origin, probe_number } => *origin == probing.id && *probe_number == probing.number,
@@ -160,62 +162,62 @@ impl Swim {
         if self.probing.as_ref().is_some_and(answers) {
             self.probing = None;
         }
-        self.show(now, header);
+        self.pass_header(now, header);
     }
 
-    fn show(&mut self, now: Instant, header: &Header<MemberId>) {
+    fn pass_header(&mut self, now: Instant, header: &Header<MemberId>) {
         let Ok(packet) = postcard::to_allocvec(header) else { return };
         if let Err(error) = self.library.handle_data(&packet, &mut self.runtime) {
-            tracing::trace!(%error, "a membership packet changed nothing");
+            tracing::trace!(%error, "the SWIM library refused a packet");
         }
-        self.drain(now);
+        self.take_outputs(now);
     }
 
-    /// The member is up; where that is news, the others are told that it is said to be.
+    /// Adds a member that is up. With `is_news`, the library spreads an update about it.
     pub(super) fn add(&mut self, now: Instant, id: MemberId, is_news: bool) {
         self.apply(now, Member::alive(id), is_news);
     }
 
-    /// The member isn't up any more, and nobody is told.
+    /// Removes a member that is not up any more. No update is spread.
     pub(super) fn remove(&mut self, now: Instant, id: MemberId) {
         if self.probing.as_ref().is_some_and(|probing| probing.id == id) {
             self.probing = None;
         }
         self.apply(now, Member::down(id), false);
-        // Down is for ever with the library. Here it lasts until the member is heard again.
+        // For the library, down is final. Here the member may come back, so the library has to forget it.
         let _ = self.library.handle_timer(Timer::RemoveDown(id), &mut self.runtime);
-        self.drain(now);
+        self.take_outputs(now);
     }
 
-    fn apply(&mut self, now: Instant, member: Member<MemberId>, tell: bool) {
-        if let Err(error) = self.library.apply_many(std::iter::once(member), tell, &mut self.runtime) {
-            tracing::debug!(%error, "membership could not be updated");
+    fn apply(&mut self, now: Instant, member: Member<MemberId>, is_news: bool) {
+        if let Err(error) = self.library.apply_many(std::iter::once(member), is_news, &mut self.runtime) {
+            tracing::debug!(%error, "could not update the SWIM library");
         }
-        self.drain(now);
+        self.take_outputs(now);
     }
 
     /// Spreads an item of news.
     pub(super) fn spread(&mut self, item: &[u8]) {
         if let Err(error) = self.library.add_broadcast(item) {
-            tracing::debug!(%error, "news could not be added");
+            tracing::debug!(%error, "could not add news");
         }
     }
 
-    /// Sends what is to be spread to a few members at once.
+    /// Sends the waiting news to a few random members immediately.
     pub(super) fn broadcast(&mut self, now: Instant) {
         if let Err(error) = self.library.broadcast(&mut self.runtime) {
-            tracing::debug!(%error, "news could not be spread");
+            tracing::debug!(%error, "could not broadcast news");
         }
-        self.drain(now);
+        self.take_outputs(now);
     }
 
-    /// The packets that are to be sent.
+    /// Removes and returns the packets to send.
     pub(super) fn take_packets(&mut self) -> std::vec::Drain<'_, (MemberId, Bytes)> {
         self.packets.drain(..)
     }
 
-    /// Does what the library wants after a call.
-    fn drain(&mut self, now: Instant) {
+    /// Takes the packets and timers that the library has produced.
+    fn take_outputs(&mut self, now: Instant) {
         while self.runtime.to_notify().is_some() {}
         while let Some((to, packet)) = self.runtime.to_send() {
             if let Ok((Header { message: Message::Ping(number), .. }, _)) =
@@ -226,7 +228,7 @@ impl Swim {
             self.packets.push((to, Packet::Swim(packet).encode()));
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
-            // Whom the library suspects doesn't matter: what it would do about it isn't wanted.
+            // The library's suspicions are not used.
             if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
                 continue;
             }

@@ -1,21 +1,21 @@
-//! The live members as the rest of the node sees them: a snapshot that changes as a whole.
+//! The view: an immutable snapshot of the live members for the rest of the node.
 
 use chappe_common::{keys::NodeId, record::NodeRecord};
 
 use crate::placement::{Candidate, Election, Homes, LookupHomes, Network, Placement, Tag};
 
-/// With fewer who may be homes than a tag has homes, everybody may be one: a young federation works too.
-const FEWEST_ELIGIBLE: usize = crate::placement::HOMES;
+/// With fewer eligible members than this, all members may be homes, so that a young federation works too.
+const MIN_ELIGIBLE: usize = crate::placement::HOMES;
 
-/// The live members, this node among them. Cheap to read from any task.
+/// The live members, including this node. Cheap to read from any task.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Sorted by node, each with its epoch.
     members: Vec<(NodeId, u64)>,
-    /// The members that may be homes: what placement scans.
-    places: Vec<Candidate>,
-    /// The same by the other term, around a switch from one to the next.
-    other_places: Option<Vec<Candidate>>,
+    /// The members that may be homes by the current term.
+    candidates: Vec<Candidate>,
+    /// The members that may be homes by the other term, around a switch.
+    other_candidates: Option<Vec<Candidate>>,
 }
 
 /// A live member.
@@ -24,64 +24,64 @@ struct Member {
     node: NodeId,
     epoch: u64,
     network: Network,
-    /// Past its probation.
-    proven: bool,
+    /// Whether it is past probation.
+    is_mature: bool,
 }
 
 impl View {
-    /// A view of the nodes that these records are of, each with whether it is past its probation.
+    /// Creates a view of the nodes of these records, each with whether it is past probation.
     pub fn new<'a>(placement: &Placement, records: impl Iterator<Item = (&'a NodeRecord, bool)>) -> Self {
         let mut members: Vec<_> = records
-            .filter_map(|(record, proven)| {
+            .filter_map(|(record, is_mature)| {
                 let network = Network::of(record.quic_addrs.first()?);
-                Some(Member { node: record.node, epoch: record.epoch, network, proven })
+                Some(Member { node: record.node, epoch: record.epoch, network, is_mature })
             })
             .collect();
         members.sort_unstable_by_key(|member| member.node);
         members.dedup_by_key(|member| member.node);
         Self {
-            places: places(placement.current(), &members),
-            other_places: placement.other().map(|election| places(election, &members)),
+            candidates: candidates(placement.current(), &members),
+            other_candidates: placement.other().map(|election| candidates(election, &members)),
             members: members.iter().map(|member| (member.node, member.epoch)).collect(),
         }
     }
 
-    /// How many members there are: a node's own view has at least itself.
+    /// Returns the number of members. A node's own view includes itself.
     #[expect(clippy::len_without_is_empty, reason = "no view is empty")]
     pub const fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether `node` is a live member.
+    /// Returns whether `node` is a live member.
     pub fn contains(&self, node: &NodeId) -> bool {
         self.find(node).is_some()
     }
 
-    /// The epoch of a live member.
+    /// Returns the epoch of a live member.
     pub fn epoch(&self, node: &NodeId) -> Option<u64> {
         Some(self.members[self.find(node)?].1)
     }
 
-    /// The homes with which a tag is registered.
+    /// Returns the homes with which a tag is registered.
     pub fn homes(&self, tag: Tag) -> Homes {
-        Homes::of(&self.places, tag)
+        Homes::of(&self.candidates, tag)
     }
 
-    /// The homes that are asked for a tag, and the next in line; those of two terms around a switch, as others may be on
-    /// either side of it.
+    /// Returns the homes to ask for a tag, and the next candidate. Around a switch, they include the homes of both
+    /// terms, since other nodes may use either.
     pub fn lookup_homes(&self, tag: Tag) -> LookupHomes {
-        let other = self.other_places.as_ref().map(|places| Homes::of(places, tag));
-        let (current, next) = Homes::with_next(&self.places, tag);
+        let other = self.other_candidates.as_ref().map(|candidates| Homes::of(candidates, tag));
+        let (current, next) = Homes::with_next(&self.candidates, tag);
         LookupHomes::new(current, next, other)
     }
 
-    /// Whether every tag has the same homes as in `other`, which are in the same epochs.
+    /// Returns whether every tag has the same homes as in `other`, with the same epochs.
     pub fn has_homes_of(&self, other: &Self) -> bool {
-        self.places == other.places
-            && self.places.iter().all(|place| self.epoch(&place.node()) == other.epoch(&place.node()))
+        self.candidates == other.candidates
+            && self.candidates.iter().all(|candidate| self.epoch(&candidate.node()) == other.epoch(&candidate.node()))
     }
 
-    /// The members.
+    /// Returns the members, sorted by node.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.iter().map(|(node, _)| *node)
     }
@@ -91,11 +91,11 @@ impl View {
     }
 }
 
-/// The places of those members that may be homes.
-fn places(election: &Election, members: &[Member]) -> Vec<Candidate> {
-    let may = |member: &&Member| election.names(&member.node).unwrap_or(member.proven);
-    let enough = members.iter().filter(may).count() >= FEWEST_ELIGIBLE;
-    let chosen = members.iter().filter(|member| !enough || may(member));
+/// Returns the members that may be homes.
+fn candidates(election: &Election, members: &[Member]) -> Vec<Candidate> {
+    let is_eligible = |member: &&Member| election.names(&member.node).unwrap_or(member.is_mature);
+    let has_enough = members.iter().filter(is_eligible).count() >= MIN_ELIGIBLE;
+    let chosen = members.iter().filter(|member| !has_enough || is_eligible(member));
     chosen.map(|member| Candidate::new(election.beacon(), member.node, member.network)).collect()
 }
 
@@ -138,8 +138,8 @@ mod tests {
     }
 
     fn view(placement: &Placement, nodes: &[(u32, bool)]) -> View {
-        let records: Vec<_> = nodes.iter().map(|(n, proven)| (record(*n), *proven)).collect();
-        View::new(placement, records.iter().map(|(record, proven)| (record, *proven)))
+        let records: Vec<_> = nodes.iter().map(|(n, is_mature)| (record(*n), *is_mature)).collect();
+        View::new(placement, records.iter().map(|(record, is_mature)| (record, *is_mature)))
     }
 
     fn tags(count: u32) -> impl Iterator<Item = Tag> {
@@ -154,23 +154,23 @@ mod tests {
         Election::new(Beacon::new([value; 32]), Some(eligible.map(node).collect()))
     }
 
-    /// All that are anybody's home, of many tags.
-    fn used(view: &View) -> Vec<NodeId> {
-        let mut used: Vec<_> = tags(500).flat_map(|tag| view.homes(tag).iter().collect::<Vec<_>>()).collect();
-        used.sort_unstable();
-        used.dedup();
-        used
+    /// Returns all homes of many tags.
+    fn homes_in_use(view: &View) -> Vec<NodeId> {
+        let mut homes: Vec<_> = tags(500).flat_map(|tag| view.homes(tag).iter().collect::<Vec<_>>()).collect();
+        homes.sort_unstable();
+        homes.dedup();
+        homes
     }
 
     #[test]
     fn nobody_on_probation_is_a_home_unless_fewer_than_three_are_past_it() {
         let placement = Placement::new(genesis(), None);
         let mixed = view(&placement, &[(1, true), (2, false), (3, true), (4, true), (5, false)]);
-        assert_eq!(used(&mixed), [node(1), node(3), node(4)]);
+        assert_eq!(homes_in_use(&mixed), [node(1), node(3), node(4)]);
         assert_eq!(mixed.len(), 5);
         assert!(mixed.contains(&node(2)) && mixed.epoch(&node(5)) == Some(5) && mixed.nodes().count() == 5);
         let young = view(&placement, &[(1, true), (2, false), (3, true), (4, false)]);
-        assert_eq!(used(&young).len(), 4);
+        assert_eq!(homes_in_use(&young).len(), 4);
     }
 
     #[test]
@@ -193,11 +193,12 @@ mod tests {
         let placement = Placement::new(election(7, 1..=20), None);
         let before: Vec<(u32, bool)> = (1..=20).map(|n| (n, false)).collect();
         let homes = view(&placement, &before).homes(tag);
-        // Who knows the beacon makes keys until one scores highest of all: it takes seconds.
+        // An attacker who knows the beacon generates keys until one has the highest score, which takes seconds.
         let forged = (1000..).find(|n| {
-            let place = |n: u32| Candidate::new(&Beacon::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
-            let places: Vec<_> = (1..=20).chain([*n]).map(place).collect();
-            Homes::of(&places, tag).contains(&node(*n))
+            let candidate =
+                |n: u32| Candidate::new(&Beacon::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
+            let candidates: Vec<_> = (1..=20).chain([*n]).map(candidate).collect();
+            Homes::of(&candidates, tag).contains(&node(*n))
         });
         let forged = forged.expect("a key that lands on the tag");
         let after: Vec<_> = before.into_iter().chain([(forged, true)]).collect();
@@ -209,8 +210,8 @@ mod tests {
     #[test]
     fn where_fewer_than_three_of_the_listed_live_everybody_may_be_a_home() {
         let placement = Placement::new(election(7, 1..=3), None);
-        assert_eq!(used(&view(&placement, &[(1, false), (2, false), (3, false), (4, true)])).len(), 3);
-        assert_eq!(used(&view(&placement, &[(1, false), (2, false), (4, true), (5, true)])).len(), 4);
+        assert_eq!(homes_in_use(&view(&placement, &[(1, false), (2, false), (3, false), (4, true)])).len(), 3);
+        assert_eq!(homes_in_use(&view(&placement, &[(1, false), (2, false), (4, true), (5, true)])).len(), 4);
     }
 
     #[test]

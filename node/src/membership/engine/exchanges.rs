@@ -1,4 +1,4 @@
-//! Exchanges, as this node takes part in them.
+//! This node's side of exchanges.
 
 use std::collections::BTreeMap;
 
@@ -12,29 +12,29 @@ use crate::membership::{
     member_table::{LearnedVia, State},
 };
 
-/// So many new nodes in one exchange are reason for another soon: this node is joining, or a network has healed.
-const MUCH: usize = 8;
+/// After this many new nodes in one exchange, another follows soon: this node is joining, or a partition has healed.
+const MANY_NEW: usize = 8;
 
-/// The keys of a bucket by their first byte.
-fn range(bucket: u8) -> (u8, u8) {
+/// Returns the range of the first byte of the keys in a bucket.
+fn bucket_range(bucket: u8) -> (u8, u8) {
     let width = u8::try_from(256 / BUCKETS).unwrap_or(1);
     (bucket * width, bucket * width + (width - 1))
 }
 
 impl Engine {
-    /// The first word of an exchange.
+    /// Returns the first message of an exchange.
     pub fn open_exchange(&mut self, now: Now, with: NodeId) -> ExchangeMessage {
-        if self.is_old(now, &with) {
+        if self.needs_refresh(now, &with) {
             return ExchangeMessage::Records { records: Vec::new(), wanted: vec![with], beacon: None };
         }
         self.exchanges.add_asked(with, now.at);
-        // Who is new asks three members for all that they know, since when included.
+        // A new node requests all members and their ages from three members. Hashes of 0 differ from all buckets.
         let asks_all = self.ages.should_ask(&with);
-        let hash = |bucket| if asks_all { 0 } else { self.hash(bucket) };
+        let hash = |bucket| if asks_all { 0 } else { self.hash_bucket(bucket) };
         ExchangeMessage::Summary { buckets: (0..BUCKETS).map(hash).collect(), beacon: self.beacons.newest_number() }
     }
 
-    fn hash(&self, bucket: usize) -> u64 {
+    fn hash_bucket(&self, bucket: usize) -> u64 {
         let mut hash = Sha256::new();
         for member in self.in_bucket(u8::try_from(bucket).unwrap_or(u8::MAX)) {
             hash.update(member.node.as_bytes());
@@ -44,13 +44,13 @@ impl Engine {
         u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
     }
 
-    /// The members of a bucket by key, this node among them.
+    /// Returns the members in a bucket, including this node, sorted by key.
     fn in_bucket(&self, bucket: u8) -> Vec<KnownMember> {
-        let (first, last) = range(bucket);
+        let (first, last) = bucket_range(bucket);
         let mut members: Vec<_> = self
             .table
             .up_in(first, last)
-            .map(|(node, entry)| KnownMember { node, epoch: entry.epoch, since: entry.since.get().unwrap_or_default() })
+            .map(|(node, entry)| KnownMember { node, epoch: entry.epoch, since: entry.age.since().unwrap_or_default() })
             .collect();
         if (first..=last).contains(&self.own.id.as_bytes()[0]) {
             let me = KnownMember {
@@ -64,26 +64,26 @@ impl Engine {
         members
     }
 
-    /// The answer to a word of an exchange; none: it is over.
+    /// Handles a message of an exchange. Returns the answer, or `None` if the exchange is over.
     pub fn exchange(&mut self, now: Now, from: NodeId, message: ExchangeMessage) -> Option<ExchangeMessage> {
-        if self.own.has_left || self.table.up(&from).is_none() {
+        if self.own.has_left || self.table.epoch_if_up(&from).is_none() {
             self.counts.refuse(Reason::Stranger);
             return None;
         }
-        self.heard(now, from);
+        self.mark_alive(now, from);
         let answer = match message {
             ExchangeMessage::Summary { buckets, beacon } => self.answer_summary(&buckets, beacon),
             ExchangeMessage::Members { .. } if !self.exchanges.take_asked(&from) => Err(Reason::Kind),
             ExchangeMessage::Members { buckets, members, beacon, newest } => {
-                self.hear_beacon(now, from, beacon.as_ref());
+                self.handle_exchanged_beacon(now, from, beacon.as_ref());
                 self.answer_members(now, from, &buckets, members, newest)
             }
             ExchangeMessage::Records { records, wanted, beacon } => {
-                self.hear_beacon(now, from, beacon.as_ref());
+                self.handle_exchanged_beacon(now, from, beacon.as_ref());
                 self.answer_records(now, from, &records, &wanted)
             }
         };
-        self.settle(now);
+        self.push_outputs(now);
         match answer {
             Ok(answer) => answer,
             Err(reason) => {
@@ -97,7 +97,8 @@ impl Engine {
         if buckets.len() != BUCKETS {
             return Err(Reason::Malformed);
         }
-        let differs = |(bucket, hash): (usize, &u64)| (self.hash(bucket) != *hash).then(|| u8::try_from(bucket).ok());
+        let differs =
+            |(bucket, hash): (usize, &u64)| (self.hash_bucket(bucket) != *hash).then(|| u8::try_from(bucket).ok());
         let buckets: Vec<u8> = buckets.iter().enumerate().filter_map(differs).flatten().collect();
         if buckets.is_empty() && newest == self.beacons.newest_number() {
             return Ok(None);
@@ -148,7 +149,7 @@ impl Engine {
                 wanted.push(member.node);
             }
         }
-        if wanted.len() >= MUCH || self.ages.lacks_witnesses() {
+        if wanted.len() >= MANY_NEW || self.ages.lacks_witnesses() {
             self.exchanges.hurry(now.at);
         }
         let lacked = buckets
@@ -173,7 +174,7 @@ impl Engine {
         if records.len() > MAX_RECORDS || wanted.len() > MAX_RECORDS {
             return Err(Reason::Malformed);
         }
-        if records.len() >= MUCH {
+        if records.len() >= MANY_NEW {
             self.exchanges.hurry(now.at);
         }
         for record in records {
@@ -181,7 +182,7 @@ impl Engine {
                 self.counts.refuse(Reason::Muted);
                 break;
             }
-            if let Err(reason) = self.take_record(now, from, record, LearnedVia::Compared) {
+            if let Err(reason) = self.handle_record(now, from, record, LearnedVia::Compared) {
                 self.counts.refuse(reason);
                 if matches!(reason, Reason::Signature | Reason::Malformed) {
                     self.reputation.penalize(now.at, from);
@@ -195,14 +196,14 @@ impl Engine {
         Ok(Some(ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None }))
     }
 
-    /// The newest beacon, for who knows one of this number.
+    /// Returns the newest beacon if its number is higher than `number`.
     fn beacon_after(&self, number: u64) -> Option<bytes::Bytes> {
         self.beacons.newest_bytes().filter(|_| self.beacons.newest_number() > number)
     }
 
-    fn hear_beacon(&mut self, now: Now, from: NodeId, note: Option<&bytes::Bytes>) {
+    fn handle_exchanged_beacon(&mut self, now: Now, from: NodeId, note: Option<&bytes::Bytes>) {
         let Some(note) = note.filter(|_| !self.reputation.is_muted(now.at, &from)) else { return };
-        if let Err(reason) = self.take_beacon(now, note) {
+        if let Err(reason) = self.handle_beacon(now, note) {
             self.counts.refuse(reason);
             if matches!(reason, Reason::Signature | Reason::Malformed) {
                 self.reputation.penalize(now.at, from);
@@ -210,12 +211,12 @@ impl Engine {
         }
     }
 
-    /// The signed record of a member that is up, or of this node.
+    /// Returns the signed record of a member that is up, or of this node.
     fn record_of(&self, node: &NodeId) -> Option<bytes::Bytes> {
         if *node == self.own.id {
             return Some(self.own.record.as_bytes().clone());
         }
-        self.table.up(node)?;
+        self.table.epoch_if_up(node)?;
         self.records.any(node).map(|record| record.as_bytes().clone())
     }
 }

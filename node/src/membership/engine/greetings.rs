@@ -1,4 +1,4 @@
-//! What the other side of a new link shows, and what it comes to.
+//! Handles greetings: the records that the other sides of new links show.
 
 use bytes::Bytes;
 use chappe_common::record::{RecordError, SignedRecord};
@@ -11,44 +11,47 @@ use crate::membership::{
     news::NewsKind,
 };
 
-/// What a node shows when a link is made.
+/// What the other side of a new link has shown.
 #[derive(Clone, Debug)]
 pub struct Greeting {
-    /// Its record, verified to be of the link's key.
+    /// The record of the other side. Its key is the link's key.
     pub record: SignedRecord,
-    /// Its ticket, where it has one.
+    /// The ticket of the other side, if it has one.
     pub ticket: Option<Bytes>,
 }
 
-/// What a greeting comes to.
+/// The result of a greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The link is taken, and the node a member.
+    /// The link is accepted, and the node is a member.
     Welcome,
-    /// The node is to be dialled first, at the first address of its record and with no word said; then the greeting is to be
-    /// judged once more, or the link refused as [`Refusal::Unreachable`].
+    /// The driver has to dial the node back first, at the first address of its record, without a hello. If the node
+    /// proves its key there, the driver passes the greeting again. Otherwise it refuses the link as
+    /// [`Refusal::Unreachable`].
     DialBack,
     /// The link is refused.
     Refused(Refusal),
 }
 
 impl Engine {
-    /// Judges what the other side of a link has shown. `reached`: this node has just dialled it at the first address of
-    /// that record, and it proved its key. The others are worth a dial and nothing else: whoever isn't where its first
-    /// one says could take another's place in a network, or in placement.
+    /// Handles the greeting of the other side of a link. `reached` means that this node has just dialled it at the
+    /// first address of that record, and it proved its key.
+    ///
+    /// Only the first address counts. Otherwise a node could name an address that is not its own there, and take
+    /// another node's place in a network or in placement.
     pub fn greet(&mut self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
-        let verdict = self.judge(now, greeting, reached);
+        let verdict = self.check_greeting(now, greeting, reached);
         match &verdict {
-            Verdict::Welcome => self.welcome(now, &greeting.record),
+            Verdict::Welcome => self.bring_up(now, &greeting.record),
             Verdict::DialBack => {}
-            // It is there: who spoke of it was right.
-            Verdict::Refused(_) => self.dial_failed(now, greeting.record.node, false),
+            // The node is up, so its claim was true.
+            Verdict::Refused(_) => self.end_dial(now, greeting.record.node, false),
         }
-        self.settle(now);
+        self.push_outputs(now);
         verdict
     }
 
-    fn judge(&self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
+    fn check_greeting(&self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
         let record = &greeting.record;
         if let Err(error) = record.check(self.own.record.federation, now.clock) {
             return Verdict::Refused(match error {
@@ -64,7 +67,7 @@ impl Engine {
         if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.own.has_left {
             return Verdict::Refused(Refusal::Stale);
         }
-        if let Err(refusal) = self.settings.admission.judge(record, greeting.ticket.as_ref(), now.clock) {
+        if let Err(refusal) = self.settings.admission.check_policy(record, greeting.ticket.as_ref(), now.clock) {
             return Verdict::Refused(refusal);
         }
         if !self.table.has_room(&record.node, self.settings.admission.network(record)) {
@@ -76,24 +79,24 @@ impl Engine {
         if reached { Verdict::Welcome } else { Verdict::DialBack }
     }
 
-    fn welcome(&mut self, now: Now, record: &SignedRecord) {
+    fn bring_up(&mut self, now: Now, record: &SignedRecord) {
         let node = record.node;
         let known = self.table.get(&node);
-        let (epoch_before, heard) = (known.map(|entry| entry.epoch), known.map(|entry| entry.heard));
-        self.records.keep(record.clone());
+        let (epoch_before, via) = (known.map(|entry| entry.epoch), known.map(|entry| entry.learned_via));
+        self.records.insert(record.clone());
         let network = self.settings.admission.network(record);
         if known.is_none()
-            && let Some(forgotten) = self.table.make_room()
+            && let Some(removed) = self.table.make_room()
         {
-            self.records.forget(&forgotten);
+            self.records.remove(&removed);
         }
         let before = self.table.bring_up(node, record.epoch, network, now.clock);
         self.ages.adopt(&mut self.table, &node);
         if epoch_before.is_some_and(|before| before < record.epoch) {
-            // Who says that its former run doesn't answer is right.
+            // The former run is over, so the accusations were true.
             self.close_check(now, node, false);
         }
-        self.heard(now, node);
+        self.mark_alive(now, node);
         let was_up = before == Some(State::Up);
         let is_new_run = epoch_before.is_none_or(|epoch| epoch < record.epoch) || !was_up;
         if !is_new_run {
@@ -107,21 +110,21 @@ impl Engine {
             }
             self.outputs.push_back(Output::Gone { node, epoch: record.epoch });
         }
-        // Passed on now that it is known to be true. A joiner that told a thousand records of old members, which it has
-        // from one, would gossip for minutes.
-        let is_news = heard != Some(LearnedVia::Compared);
+        // The record is spread after this node has verified it. Records from exchanges are not spread: a joining node
+        // would gossip a thousand records of old members for minutes.
+        let is_news = via != Some(LearnedVia::Compared);
         self.swim.add(now.at, MemberId { node, epoch: record.epoch }, is_news);
         if is_news {
             self.swim.spread(&NewsKind::Record.item(record.as_bytes()));
         }
-        self.table.note_heard(&node, LearnedVia::News);
+        self.table.set_learned_via(&node, LearnedVia::News);
         self.view_changed = true;
-        // Who was lost lost others, too; and the first member that is met knows the rest.
+        // A member that was lost has missed news too, and the first member knows all others.
         if matches!(before, Some(State::Lost { .. })) || self.table.len_up() == 1 {
             self.exchange_with(now, node);
         }
         if !was_up {
-            let since = self.table.get(&node).and_then(|entry| entry.since.get());
+            let since = self.table.get(&node).and_then(|entry| entry.age.since());
             self.ages.count_new(since, now.clock);
         }
     }

@@ -1,25 +1,25 @@
-//! Watching the members: own doubts and probes, and what follows from them.
+//! Detects failed members by probes and checks.
 
 use chappe_common::{keys::NodeId, signed::Signed, time::UnixTime};
 
-use super::{DEAF, Engine, MATURE, Now, Output};
+use super::{Engine, ISOLATED_AFTER, MATURE, Now, Output};
 use crate::membership::{
     accusation::Accusation, member::MemberId, member_table::State, news::NewsKind, packet::Packet,
 };
 
 impl Engine {
-    /// This node's own probe of a member has failed.
+    /// Handles a failed probe of this node: starts a check, and accuses the member.
     pub(super) fn handle_probe_failed(&mut self, now: Now, id: MemberId) {
-        if self.table.up(&id.node) != Some(id.epoch) {
+        if self.table.epoch_if_up(&id.node) != Some(id.epoch) {
             return;
         }
         self.counts.checks += u64::from(!self.checks.is_open(&id.node));
         self.checks.open(id.node, None, now.at);
-        let deaf = self.is_deaf(now);
-        // What others would refuse isn't said.
-        if deaf
+        let isolated = self.is_isolated(now);
+        // An accusation that others would refuse is not sent.
+        if isolated
             || !self.reputation.may_accuse(now.at, &self.own.id, &id.node, now.clock)
-            || !self.reputation.accuses(now.at, self.own.id, id.node, now.clock)
+            || !self.reputation.open_accusation(now.at, self.own.id, id.node, now.clock)
         {
             return;
         }
@@ -39,15 +39,15 @@ impl Engine {
         }
     }
 
-    /// Whether a member's accusations count.
+    /// Returns whether a member's accusations count.
     pub(super) fn is_believed(&self, node: &NodeId, clock: UnixTime) -> bool {
         let Some(entry) = self.table.get(node).filter(|entry| entry.state == State::Up) else { return false };
-        self.ages.mature() < MATURE || self.ages.is_mature(entry.since.get(), clock)
+        self.ages.mature() < MATURE || self.ages.is_mature(entry.age.since(), clock)
     }
 
-    /// Whether this node has heard nobody for a while.
-    pub(super) fn is_deaf(&self, now: Now) -> bool {
-        self.last_heard.is_none_or(|last| last + DEAF <= now.at)
+    /// Returns whether this node has received nothing for [`ISOLATED_AFTER`].
+    pub(super) fn is_isolated(&self, now: Now) -> bool {
+        self.last_received.is_none_or(|last| last + ISOLATED_AFTER <= now.at)
     }
 
     pub(super) fn probe(&mut self, node: NodeId) {
@@ -55,35 +55,35 @@ impl Engine {
         self.outputs.push_back(Output::Send { to: node, packet });
     }
 
-    /// A member has said something, of whatever kind: it is there.
-    pub(super) fn heard(&mut self, now: Now, node: NodeId) {
-        self.last_heard = Some(now.at);
+    /// Notes that a packet or message of a member was received, which ends its check.
+    pub(super) fn mark_alive(&mut self, now: Now, node: NodeId) {
+        self.last_received = Some(now.at);
         if self.checks.is_open(&node) {
             self.close_check(now, node, true);
         }
     }
 
-    pub(super) fn close_check(&mut self, now: Now, node: NodeId, there: bool) {
-        // What is held against others is held against this node, which then says no more.
-        self.reputation.closed(now.at, self.own.id, &node, there);
+    pub(super) fn close_check(&mut self, now: Now, node: NodeId, is_alive: bool) {
+        // This node's own accusations count against it too, and it stops accusing when it would be muted.
+        self.reputation.close_accusation(now.at, self.own.id, &node, is_alive);
         for accuser in self.checks.close(&node) {
-            self.counts.disproved += u64::from(there);
-            if self.reputation.closed(now.at, accuser, &node, there) {
+            self.counts.disproved += u64::from(is_alive);
+            if self.reputation.close_accusation(now.at, accuser, &node, is_alive) {
                 self.counts.muted += 1;
                 tracing::warn!(
                     member = accuser.short(),
-                    "a member accused others falsely too often, and is not believed for an hour"
+                    "a member accused others falsely too often; ignoring its accusations for an hour"
                 );
             }
         }
     }
 
-    /// This node's own probes have failed.
+    /// Declares a member down after a failed check.
     pub(super) fn declare_down(&mut self, now: Now, node: NodeId) {
         self.close_check(now, node, false);
         let Some(epoch) = self.table.declare_down(now.at, &node) else { return };
-        for forgotten in self.table.take_forgotten() {
-            self.records.forget(&forgotten);
+        for removed in self.table.take_removed() {
+            self.records.remove(&removed);
         }
         self.counts.down += 1;
         tracing::info!(member = node.short(), "member down");

@@ -1,4 +1,4 @@
-//! What the engine shows: the view, and what is worth knowing of its state.
+//! Queries of the engine's state.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use super::{Engine, Now};
 use crate::membership::{counts::Counts, view::View};
 
 impl Engine {
-    /// The newest beacon's signed note.
+    /// Returns the newest signed beacon.
     pub fn beacon(&self) -> Option<Bytes> {
         self.beacons.newest_bytes()
     }
 
-    /// The live members and how the leases are placed among them, this node among them.
+    /// Returns the live members, including this node, and the placement of leases among them.
     pub fn view(&self, now: Now) -> View {
         let up = self.table.all_up();
         let records: Vec<_> = up
             .filter_map(|(node, entry)| {
-                Some((self.records.any(&node)?, self.ages.is_mature(entry.since.get(), now.clock)))
+                Some((self.records.any(&node)?, self.ages.is_mature(entry.age.since(), now.clock)))
             })
             .collect();
         let own = (&*self.own.record, self.ages.is_mature(self.ages.own(), now.clock));
@@ -27,50 +27,50 @@ impl Engine {
         View::new(&self.beacons.placement(now.clock), all)
     }
 
-    /// Since when this node has been a member.
+    /// Returns since when this node has been a member.
     pub fn since(&self) -> UnixTime {
         self.ages.own().unwrap_or_default()
     }
 
-    /// The records of members, lost ones too, and since when they have been members: what is worth writing down.
+    /// Returns the records of members and lost members, and since when they have been members, for storing.
     pub fn known(&self) -> Vec<(Arc<SignedRecord>, UnixTime)> {
         let known = self.table.members_and_lost();
-        known.filter_map(|(node, entry)| Some((self.records.any(&node)?, entry.since.get()?))).collect()
+        known.filter_map(|(node, entry)| Some((self.records.any(&node)?, entry.age.since()?))).collect()
     }
 
-    /// The members that are up and their epochs, this node not among them.
+    /// Returns the other members that are up, with their epochs.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
         self.table.all_up().map(|(node, entry)| (node, entry.epoch))
     }
 
-    /// How many members are up, this node not counted.
+    /// Returns the number of other members that are up.
     pub const fn len(&self) -> usize {
         self.table.len_up()
     }
 
-    /// Whether this node knows no other member.
+    /// Returns whether no other member is up.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether this member is up here.
+    /// Returns whether this member is up.
     pub fn is_up(&self, node: &NodeId) -> bool {
-        self.table.up(node).is_some()
+        self.table.epoch_if_up(node).is_some()
     }
 
-    /// Goes on counting from what a former engine of this process has counted.
+    /// Continues the counters of a former engine of this process.
     pub const fn continue_counts(&mut self, counts: Counts) {
         self.counts = counts;
     }
 
-    /// What was counted since the start.
+    /// Returns the counters.
     pub const fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Open checks, claims that wait, and dials under way: all bounded.
+    /// Returns the numbers of open checks, waiting claims, and open dials. All are bounded.
     pub fn open(&self) -> (usize, usize, usize) {
-        let (claimed, dialling) = self.table.waiting();
+        let (claimed, dialling) = self.table.claimed_and_dialling();
         (self.checks.len(), claimed, dialling)
     }
 }

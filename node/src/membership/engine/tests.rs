@@ -7,7 +7,7 @@ use chappe_common::{
     record::{Abilities, NodeRecord},
     time::UnixTime,
 };
-use foca::{Header, Member, Message, State as Said};
+use foca::{Header, Member, Message, State as SwimState};
 
 use super::*;
 use crate::membership::{
@@ -60,12 +60,12 @@ fn settings() -> Settings {
     }
 }
 
-/// Engines on a network without latency or loss, on one clock. Node `n` stands at 10.0.n.1.
+/// Engines on a network without latency or loss, with one clock. Node `n` has the address 10.0.n.1.
 struct Net {
     start: Instant,
     elapsed: Duration,
     engines: HashMap<NodeId, Engine>,
-    /// Which of them answer nothing.
+    /// The nodes that don't answer.
     silent: Vec<NodeId>,
 }
 
@@ -93,26 +93,26 @@ impl Net {
         self.engines.insert(id(n), engine);
     }
 
-    fn of(&mut self, n: u8) -> &mut Engine {
+    fn engine(&mut self, n: u8) -> &mut Engine {
         self.engines.get_mut(&id(n)).expect("an engine")
     }
 
     fn seek(&mut self, n: u8, anchor: u8) {
         let now = self.now();
-        let record = self.of(anchor).own.record.clone();
-        self.of(n).seek(now, record);
+        let record = self.engine(anchor).own.record.clone();
+        self.engine(n).seek(now, record);
         self.settle();
     }
 
-    /// What a node of this record is told by `n`.
+    /// Returns the verdict of `n` on a node with this record.
     fn greet(&mut self, n: u8, record: SignedRecord, reached: bool) -> Verdict {
         let now = self.now();
-        self.of(n).greet(now, &Greeting { record, ticket: None }, reached)
+        self.engine(n).greet(now, &Greeting { record, ticket: None }, reached)
     }
 
     fn packet(&mut self, to: u8, from: u8, packet: &Packet) {
         let now = self.now();
-        self.of(to).packet(now, id(from), &packet.encode());
+        self.engine(to).packet(now, id(from), &packet.encode());
         self.settle();
     }
 
@@ -126,16 +126,16 @@ impl Net {
             self.engines.get_mut(&from).expect("an engine").unreachable(now, to);
             return;
         };
-        let taken = self.engines.get_mut(&to).expect("an engine").greet(now, &ours, true);
+        let verdict = self.engines.get_mut(&to).expect("an engine").greet(now, &ours, true);
         let dialler = self.engines.get_mut(&from).expect("an engine");
-        if taken == Verdict::Welcome {
+        if verdict == Verdict::Welcome {
             dialler.greet(now, &theirs, true);
         } else {
             dialler.unreachable(now, to);
         }
     }
 
-    /// Does what the engines want, until they want nothing more.
+    /// Performs all outputs of the engines, until there are none.
     fn settle(&mut self) {
         loop {
             let mut nodes: Vec<_> = self.engines.keys().copied().collect();
@@ -184,7 +184,7 @@ impl Net {
     fn run(&mut self, time: Duration) {
         let until = self.elapsed + time;
         loop {
-            let next = self.engines.values().filter_map(Engine::wake_at).min().expect("engines never rest");
+            let next = self.engines.values().filter_map(Engine::wake_at).min().expect("an engine always has a timeout");
             let next = next.saturating_duration_since(self.start);
             if next > until {
                 self.elapsed = until;
@@ -210,7 +210,7 @@ impl Net {
     }
 
     fn refused(&mut self, n: u8, reason: Reason) -> u64 {
-        self.of(n).counts().refused(reason)
+        self.engine(n).counts().refused(reason)
     }
 }
 
@@ -218,7 +218,7 @@ fn member(n: u8, epoch: u64) -> MemberId {
     MemberId { node: id(n), epoch }
 }
 
-/// A packet of the library from the first to the second, both in their first epoch.
+/// Encodes a packet of the library.
 fn swim(src: MemberId, dst: MemberId, message: Message<MemberId>, updates: &[Member<MemberId>]) -> Packet {
     let mut bytes = postcard::to_allocvec(&Header { src, src_incarnation: 0, dst, message }).expect("a header");
     bytes.extend_from_slice(&u16::try_from(updates.len()).expect("few").to_be_bytes());
@@ -228,7 +228,7 @@ fn swim(src: MemberId, dst: MemberId, message: Message<MemberId>, updates: &[Mem
     Packet::Swim(bytes.into())
 }
 
-/// The same with news.
+/// Encodes a packet with news.
 fn gossip(from: u8, to: u8, items: &[Vec<u8>]) -> Packet {
     let Packet::Swim(bytes) = swim(member(from, 1), member(to, 1), Message::Gossip, &[]) else { unreachable!() };
     let mut bytes = bytes.to_vec();
@@ -268,10 +268,10 @@ fn a_leave_is_instant_and_one_of_a_former_run_is_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run(Duration::from_secs(10));
     let now = net.now();
-    let leave = net.of(3).leave(now).expect("a leave");
+    let leave = net.engine(3).leave(now).expect("a leave");
     net.settle();
     assert!(net.knows(1, &[2]) && net.knows(2, &[1]));
-    // The same node starts again, and somebody replays its leave, and its old record.
+    // The same node starts again, and an attacker replays its leave and its old record.
     let old = record(3, 1, [10, 0, 3, 1]);
     net.add(3, record(3, 2, [10, 0, 3, 1]), settings());
     net.seek(3, 1);
@@ -279,7 +279,7 @@ fn a_leave_is_instant_and_one_of_a_former_run_is_nothing() {
     let items = [NewsKind::Leave.item(leave.as_bytes()), NewsKind::Record.item(old.as_bytes())];
     net.packet(1, 2, &gossip(2, 1, &items));
     assert!(net.knows(1, &[2, 3]));
-    assert_eq!(net.of(1).members().find(|(node, _)| *node == id(3)), Some((id(3), 2)));
+    assert_eq!(net.engine(1).members().find(|(node, _)| *node == id(3)), Some((id(3), 2)));
     assert_eq!(net.greet(1, old, true), Verdict::Refused(Refusal::Stale));
 }
 
@@ -291,7 +291,7 @@ fn a_stranger_is_dialled_back_before_it_is_a_member() {
     assert!(net.knows(1, &[2]));
     assert_eq!(net.greet(1, stranger.clone(), true), Verdict::Welcome);
     assert!(net.knows(1, &[2, 9]));
-    // An address may change hands: it is seen again with every link.
+    // An address may change hands, so it is checked again with each link.
     assert_eq!(net.greet(1, stranger, false), Verdict::DialBack);
 }
 
@@ -326,9 +326,9 @@ fn a_node_in_the_internet_dials_no_private_address_and_says_so() {
         assert_eq!(net.greet(1, record.clone(), true), Verdict::Refused(Refusal::Address));
         net.packet(1, 3, &gossip(3, 1, &[NewsKind::Record.item(record.as_bytes())]));
     }
-    assert_eq!(net.of(1).counts().refused(Reason::Admission), 2);
+    assert_eq!(net.engine(1).counts().refused(Reason::Admission), 2);
     net.seek(1, 2);
-    assert_eq!(net.of(1).counts().refused(Reason::Admission), 3);
+    assert_eq!(net.engine(1).counts().refused(Reason::Admission), 3);
     assert!(net.knows(1, &[3]));
     assert_eq!(net.greet(1, record(6, 1, [10, 7, 0, 1]), true), Verdict::Welcome, "exempt");
     assert_eq!(net.greet(2, private, true), Verdict::Welcome, "a federation in a private network");
@@ -351,7 +351,7 @@ fn what_members_may_not_send_is_counted_and_changes_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run(Duration::from_secs(10));
     let (me, liar, honest) = (member(1, 1), member(2, 1), member(3, 1));
-    let reported_ages = |state| [Member::new(honest, 0, state)];
+    let update = |state| [Member::new(honest, 0, state)];
     let raised = Header { src: liar, src_incarnation: 7, dst: me, message: Message::Gossip };
     let raised = Packet::Swim(postcard::to_allocvec(&raised).expect("a header").into());
     for (reason, packet) in [
@@ -362,9 +362,9 @@ fn what_members_may_not_send_is_counted_and_changes_nothing() {
         (Reason::Kind, swim(liar, me, Message::TurnUndead, &[])),
         (Reason::Kind, swim(liar, me, Message::Announce, &[])),
         (Reason::Stranger, swim(liar, me, Message::PingReq { target: member(7, 1), probe_number: 1 }, &[])),
-        (Reason::Hearsay, swim(liar, me, Message::Gossip, &reported_ages(Said::Down))),
-        (Reason::Hearsay, swim(liar, me, Message::Gossip, &reported_ages(Said::Suspect))),
-        (Reason::Epoch, swim(liar, me, Message::Gossip, &[Member::new(member(3, 8), 0, Said::Alive)])),
+        (Reason::Hearsay, swim(liar, me, Message::Gossip, &update(SwimState::Down))),
+        (Reason::Hearsay, swim(liar, me, Message::Gossip, &update(SwimState::Suspect))),
+        (Reason::Epoch, swim(liar, me, Message::Gossip, &[Member::new(member(3, 8), 0, SwimState::Alive)])),
         (Reason::Malformed, Packet::Swim(Bytes::from_static(b"\xff\xff\xff"))),
     ] {
         let before = net.refused(1, reason);
@@ -378,8 +378,8 @@ fn what_members_may_not_send_is_counted_and_changes_nothing() {
 }
 
 fn accuse(by: u8, accused: u8, at: UnixTime) -> Vec<u8> {
-    let said = Accusation { federation: federation(), accuser: id(by), accused: id(accused), epoch: 1, at };
-    NewsKind::Accusation.item(Signed::sign(said, &key(by)).expect("an accusation").as_bytes())
+    let accusation = Accusation { federation: federation(), accuser: id(by), accused: id(accused), epoch: 1, at };
+    NewsKind::Accusation.item(Signed::sign(accusation, &key(by)).expect("an accusation").as_bytes())
 }
 
 #[test]
@@ -387,17 +387,17 @@ fn false_accusations_are_checked_and_the_third_mutes_who_signed_them() {
     let mut net = Net::new(&[1, 2, 3, 4, 5, 6]);
     net.run(Duration::from_secs(10));
     for accused in 3..=5 {
-        // Node 6 passes on what node 2 has signed: it is held against node 2.
+        // Node 6 forwards an accusation that node 2 has signed. It counts against node 2.
         let at = net.now().clock;
         net.packet(1, 6, &gossip(6, 1, &[accuse(2, accused, at)]));
         net.run(Duration::from_secs(3));
     }
-    assert_eq!((net.of(1).counts().disproved, net.of(1).counts().muted), (3, 1));
+    assert_eq!((net.engine(1).counts().disproved, net.engine(1).counts().muted), (3, 1));
     let at = net.now().clock;
     net.packet(1, 6, &gossip(6, 1, &[accuse(2, 3, at)]));
     assert_eq!(net.refused(1, Reason::Muted), 1);
     net.packet(1, 6, &gossip(6, 1, &[accuse(6, 3, at)]));
-    assert_eq!(net.refused(1, Reason::Muted), 1, "node 6 itself has accused nobody falsely");
+    assert_eq!(net.refused(1, Reason::Muted), 1, "node 6 itself has accused no one falsely");
     net.run(Duration::from_secs(20));
     assert!(net.knows(1, &[2, 3, 4, 5, 6]));
 }
@@ -413,7 +413,7 @@ fn an_accusation_of_yesterday_and_one_with_another_signature_are_refused() {
     forged[last] ^= 1;
     net.packet(1, 4, &gossip(4, 1, &[forged]));
     assert_eq!(net.refused(1, Reason::Signature), 1);
-    // Whoever passes on what doesn't verify is not heard any more.
+    // A node that forwards an invalid signature is muted.
     let at = net.now().clock;
     net.packet(1, 4, &gossip(4, 1, &[accuse(2, 3, at)]));
     assert_eq!(net.refused(1, Reason::Muted), 1);
@@ -427,10 +427,10 @@ fn claimed_nodes_that_are_not_there_cost_the_one_who_claims_them() {
         net.packet(1, 2, &gossip(2, 1, &[NewsKind::Record.item(record(n, 1, [10, 1, n, 1]).as_bytes())]));
         net.run(Duration::from_secs(1));
     }
-    assert_eq!(net.of(1).counts().false_claims, 32);
+    assert_eq!(net.engine(1).counts().false_claims, 32);
     assert!(net.refused(1, Reason::Muted) + net.refused(1, Reason::Rate) >= 38);
     assert!(net.knows(1, &[2]));
-    assert_eq!(net.of(1).open(), (0, 0, 0));
+    assert_eq!(net.engine(1).open(), (0, 0, 0));
 }
 
 #[test]
@@ -438,9 +438,9 @@ fn equal_views_have_nothing_to_exchange_and_others_become_equal() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run(Duration::from_secs(40));
     let now = net.now();
-    let summary = net.of(1).open_exchange(now, id(2));
-    assert_eq!(net.of(2).exchange(now, id(1), summary), None);
-    // Node 1 alone learns of two more.
+    let summary = net.engine(1).open_exchange(now, id(2));
+    assert_eq!(net.engine(2).exchange(now, id(1), summary), None);
+    // Only node 1 learns of two more nodes.
     for n in [4, 5] {
         net.add(n, record(n, 1, [10, 0, n, 1]), settings());
         assert_eq!(net.greet(1, record(n, 1, [10, 0, n, 1]), true), Verdict::Welcome);
@@ -454,8 +454,8 @@ fn equal_views_have_nothing_to_exchange_and_others_become_equal() {
 fn an_answer_that_nobody_asked_for_tells_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     let now = net.now();
-    let reported_ages = ExchangeMessage::Members { buckets: vec![0], members: Vec::new(), beacon: None, newest: 0 };
-    assert_eq!(net.of(1).exchange(now, id(2), reported_ages), None);
+    let unsolicited = ExchangeMessage::Members { buckets: vec![0], members: Vec::new(), beacon: None, newest: 0 };
+    assert_eq!(net.engine(1).exchange(now, id(2), unsolicited), None);
     assert_eq!(net.refused(1, Reason::Kind), 1);
 }
 
@@ -468,18 +468,18 @@ fn a_member_that_starts_again_while_it_is_accused_is_not_held_against_its_accuse
     net.packet(1, 2, &gossip(2, 1, &[accuse(2, 3, at)]));
     net.run(Duration::from_secs(2));
     assert_eq!(net.greet(1, record(3, 2, [10, 0, 3, 1]), true), Verdict::Welcome);
-    assert_eq!(net.of(1).counts().disproved, 0);
+    assert_eq!(net.engine(1).counts().disproved, 0);
 }
 
 #[test]
 fn a_stranger_has_no_exchange_and_a_malformed_one_ends() {
     let mut net = Net::new(&[1, 2]);
     let now = net.now();
-    let summary = net.of(2).open_exchange(now, id(1));
-    assert_eq!(net.of(1).exchange(now, id(9), summary), None);
+    let summary = net.engine(2).open_exchange(now, id(1));
+    assert_eq!(net.engine(1).exchange(now, id(9), summary), None);
     assert_eq!(net.refused(1, Reason::Stranger), 1);
     let short = ExchangeMessage::Summary { buckets: vec![0; 3], beacon: 0 };
-    assert_eq!(net.of(1).exchange(now, id(2), short), None);
+    assert_eq!(net.engine(1).exchange(now, id(2), short), None);
     assert_eq!(net.refused(1, Reason::Malformed), 1);
 }
 
@@ -492,27 +492,27 @@ fn a_beacon_travels_with_exchanges_whatever_the_views() {
     let note = BeaconNote { federation: federation(), root, number: 5, from: CLOCK, before: None, term };
     let note = Signed::sign(note, &key(255)).expect("a beacon");
     let now = net.now();
-    net.of(1).learn_beacon(now, note.as_bytes());
+    net.engine(1).learn_beacon(now, note.as_bytes());
     net.exchange(id(1), id(2));
-    assert_eq!(net.of(2).beacon().as_ref(), Some(note.as_bytes()));
+    assert_eq!(net.engine(2).beacon().as_ref(), Some(note.as_bytes()));
     net.add(3, record(3, 1, [10, 0, 3, 1]), settings());
     net.seek(3, 1);
     net.run(Duration::from_secs(5));
-    assert_eq!(net.of(3).beacon().as_ref(), Some(note.as_bytes()), "a joiner's own first exchange brings it");
+    assert_eq!(net.engine(3).beacon().as_ref(), Some(note.as_bytes()), "a joiner's own first exchange brings it");
 }
 
 #[test]
 fn a_record_that_gets_old_is_asked_for_anew() {
     let mut net = Net::new(&[1, 2]);
     net.run(Duration::from_secs(10));
-    // Twenty hours of its twenty-four have gone; node 2 has signed another meanwhile.
+    // Twenty of its twenty-four hours have passed, and node 2 has signed another record meanwhile.
     net.elapsed += Duration::from_secs(20 * 3600);
     let mut fresh = record(2, 1, [10, 0, 2, 1]).into_value();
     (fresh.seq, fresh.issued_at, fresh.expires_at) =
         (2, net.now().clock, net.now().clock + Duration::from_secs(86_400));
-    net.of(2).renew(Signed::sign(fresh, &key(2)).expect("a record"));
+    net.engine(2).renew(Signed::sign(fresh, &key(2)).expect("a record"));
     net.run(Duration::from_secs(120));
-    assert_eq!(net.of(1).records.any(&id(2)).map(|record| record.seq), Some(2));
+    assert_eq!(net.engine(1).records.any(&id(2)).map(|record| record.seq), Some(2));
     assert!(net.knows(1, &[2]));
 }
 
@@ -525,7 +525,7 @@ fn who_is_on_probation_is_not_believed_once_three_others_are_past_it() {
         let mut fresh = record(n, 1, [10, 0, n, 1]).into_value();
         (fresh.seq, fresh.issued_at) = (2, net.now().clock);
         fresh.expires_at = net.now().clock + Duration::from_secs(86_400);
-        net.of(n).renew(Signed::sign(fresh, &key(n)).expect("a record"));
+        net.engine(n).renew(Signed::sign(fresh, &key(n)).expect("a record"));
     }
     net.run(Duration::from_secs(120));
     let mut young = record(4, 1, [10, 0, 4, 1]).into_value();
@@ -537,10 +537,10 @@ fn who_is_on_probation_is_not_believed_once_three_others_are_past_it() {
     let at = net.now().clock;
     net.packet(1, 4, &gossip(4, 1, &[accuse(4, 2, at)]));
     assert_eq!(net.refused(1, Reason::Muted), 1);
-    // The joiner has heard from three members that it is the only young one.
+    // The new node has learned from three members that only it is on probation.
     let now = net.now();
     let homes =
-        net.of(4).view(now).homes(crate::placement::Tag::of_inbox(&chappe_common::lease::Inbox::new(*id(9).key())));
+        net.engine(4).view(now).homes(crate::placement::Tag::of_inbox(&chappe_common::lease::Inbox::new(*id(9).key())));
     assert!(!homes.contains(&id(4)) && homes.iter().count() == 3);
 }
 
@@ -552,30 +552,30 @@ fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
         assert_eq!(net.greet(1, known(n), true), Verdict::Welcome);
     }
     let now = net.now();
-    // Both are dialled, and shown to be there.
+    // Both are dialled and are up.
     let records = vec![known(5).as_bytes().clone()];
-    net.of(1).exchange(now, id(2), ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None });
+    net.engine(1).exchange(now, id(2), ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None });
     let news = gossip(2, 1, &[NewsKind::Record.item(known(6).as_bytes())]);
-    net.of(1).packet(now, id(2), &news.encode());
+    net.engine(1).packet(now, id(2), &news.encode());
     for n in 5..=6 {
         assert_eq!(net.greet(1, known(n), true), Verdict::Welcome);
     }
-    let mut reported_ages = Vec::new();
+    let mut spread = Vec::new();
     for _ in 0..50 {
         net.elapsed += Duration::from_millis(100);
         let now = net.now();
-        let engine = net.of(1);
+        let engine = net.engine(1);
         engine.wake(now);
         while let Some(output) = engine.poll() {
             let Output::Send { packet, .. } = output else { continue };
             let Ok(Packet::Swim(packet)) = Packet::decode(&packet) else { continue };
             for item in Gossip::decode(&packet).expect("a packet").items {
                 if let Some((NewsKind::Record, note)) = NewsKind::split(item) {
-                    reported_ages.push(postcard::take_from_bytes::<NodeRecord>(note).expect("a record").0.node);
+                    spread.push(postcard::take_from_bytes::<NodeRecord>(note).expect("a record").0.node);
                 }
             }
         }
     }
-    assert!(reported_ages.contains(&id(6)) && reported_ages.contains(&id(2)));
-    assert!(!reported_ages.contains(&id(5)));
+    assert!(spread.contains(&id(6)) && spread.contains(&id(2)));
+    assert!(!spread.contains(&id(5)));
 }
