@@ -77,7 +77,7 @@ impl Membership {
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         self.act();
         loop {
-            let wake_at = self.engine.wake_at();
+            let wake_at = self.engine.poll_timeout();
             let pending = self.pending;
             tokio::select! {
                 biased;
@@ -86,7 +86,7 @@ impl Membership {
                         self.take_new_epoch(pending.reason);
                     }
                 }
-                () = sleep_until(wake_at) => self.engine.wake(now(&self.core)),
+                () = sleep_until(wake_at) => self.engine.handle_timeout(now(&self.core)),
                 event = events.recv() => match event {
                     Some(event) => self.handle_event(event),
                     None => return,
@@ -100,12 +100,12 @@ impl Membership {
     fn handle_event(&mut self, event: Event) {
         let now = now(&self.core);
         match event {
-            Event::Datagram { from, packet } => self.engine.packet(now, from, &packet),
+            Event::Datagram { from, packet } => self.engine.handle_packet(now, from, &packet),
             Event::Greet { greeting, reached, reply } => {
-                let _ = reply.send(self.engine.greet(now, &greeting, reached));
+                let _ = reply.send(self.engine.handle_greeting(now, &greeting, reached));
             }
-            Event::Unreachable(node) => self.engine.unreachable(now, node),
-            Event::Undialled(node) => self.engine.undialled(now, node),
+            Event::Unreachable(node) => self.engine.handle_dial_failed(now, node),
+            Event::Undialled(node) => self.engine.handle_dial_aborted(now, node),
             Event::Seek(record) => self.engine.seek(now, record),
             Event::Beacon(note) => self.engine.learn_beacon(now, &note),
             Event::Remember(members) => {
@@ -117,7 +117,7 @@ impl Membership {
                 let _ = reply.send(self.engine.open_exchange(now, with));
             }
             Event::Exchange { from, message, reply } => {
-                let _ = reply.send(self.engine.exchange(now, from, message));
+                let _ = reply.send(self.engine.handle_exchange(now, from, message));
             }
             Event::Known(reply) => {
                 let known =
@@ -128,7 +128,7 @@ impl Membership {
             Event::Overtaken(by) => {
                 let (others, is_member) =
                     (self.engine.members().count(), self.engine.members().any(|(node, _)| node == by));
-                let reason = match self.overtaken.told(now.at, by, is_member, others) {
+                let reason = match self.overtaken.handle_refusal(now.at, by, is_member, others) {
                     Belief::Doubted => return,
                     Belief::Alone => NewRun::Other,
                     Belief::Members => NewRun::Overtaken,
@@ -208,7 +208,7 @@ impl Membership {
 
     /// Does what the engine wants.
     fn act(&mut self) {
-        while let Some(output) = self.engine.poll() {
+        while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Send { to, packet } => self.core.links.send_datagram(to, packet),
                 Output::Dial { record } => {

@@ -187,8 +187,8 @@ impl Engine {
         engine
     }
 
-    /// Returns when [`Engine::wake`] is due next, or `None` after the node has left.
-    pub fn wake_at(&self) -> Option<Instant> {
+    /// Returns when [`Engine::handle_timeout`] is due next, or `None` after the node has left.
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if self.own.has_left {
             return None;
         }
@@ -197,8 +197,8 @@ impl Engine {
     }
 
     /// Does all work that is due.
-    pub fn wake(&mut self, now: Now) {
-        let Some(due) = self.wake_at() else { return };
+    pub fn handle_timeout(&mut self, now: Now) {
+        let Some(due) = self.poll_timeout() else { return };
         let stalled = now.at.saturating_duration_since(due) > STALLED;
         if stalled {
             self.counts.stalls += 1;
@@ -307,7 +307,7 @@ impl Engine {
     }
 
     /// Returns the next output. The driver calls this until it returns `None`.
-    pub fn poll(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 }

@@ -50,7 +50,7 @@ impl Overtaken {
     }
 
     /// Handles a refusal of this run by a node. `others` is the number of other members that are up.
-    pub(crate) fn told(&mut self, now: Instant, by: NodeId, is_member: bool, others: usize) -> Belief {
+    pub(crate) fn handle_refusal(&mut self, now: Instant, by: NodeId, is_member: bool, others: usize) -> Belief {
         self.by.retain(|_, at| now < *at + COUNTS_FOR);
         // Members that refuse this run are soon declared down, but they still count.
         if is_member || self.by.contains_key(&by) {
@@ -90,29 +90,33 @@ mod tests {
     #[test]
     fn a_tenth_of_the_members_is_not_believed_and_a_quarter_is() {
         let (now, mut overtaken) = (Instant::now(), Overtaken::new(Instant::now()));
-        let mut told = |n| overtaken.told(now, node(n), true, 100);
-        assert!((0..25).all(|n| told(n % 10) == Belief::Doubted));
-        assert!((10..24).all(|n| told(n) == Belief::Doubted));
-        assert_eq!(told(24), Belief::Members);
+        let mut refuse = |n| overtaken.handle_refusal(now, node(n), true, 100);
+        assert!((0..25).all(|n| refuse(n % 10) == Belief::Doubted));
+        assert!((10..24).all(|n| refuse(n) == Belief::Doubted));
+        assert_eq!(refuse(24), Belief::Members);
     }
 
     #[test]
     fn strangers_are_not_counted_and_refusals_expire() {
         let (now, mut overtaken) = (Instant::now(), Overtaken::new(Instant::now()));
-        assert!((10..100).all(|n| overtaken.told(now, node(n), false, 3) == Belief::Doubted));
-        assert_eq!(overtaken.told(now, node(1), true, 3), Belief::Doubted);
+        assert!((10..100).all(|n| overtaken.handle_refusal(now, node(n), false, 3) == Belief::Doubted));
+        assert_eq!(overtaken.handle_refusal(now, node(1), true, 3), Belief::Doubted);
         let later = now + COUNTS_FOR;
-        assert_eq!(overtaken.told(later, node(2), true, 3), Belief::Doubted, "the first one is too old");
-        assert_eq!(overtaken.told(later, node(3), true, 3), Belief::Members);
+        assert_eq!(overtaken.handle_refusal(later, node(2), true, 3), Belief::Doubted, "the first one is too old");
+        assert_eq!(overtaken.handle_refusal(later, node(3), true, 3), Belief::Members);
     }
 
     #[test]
     fn a_node_that_is_alone_keeps_its_clients_unless_a_former_member_says_so() {
         let (now, mut overtaken) = (Instant::now(), Overtaken::new(Instant::now()));
-        assert_eq!(overtaken.told(now, node(9), false, 0), Belief::Alone);
-        assert_eq!(overtaken.told(now, node(1), true, 1), Belief::Doubted);
-        assert_eq!(overtaken.told(now, node(9), false, 0), Belief::Alone);
-        assert_eq!(overtaken.told(now, node(1), false, 0), Belief::Members, "it was a member when it refused first");
+        assert_eq!(overtaken.handle_refusal(now, node(9), false, 0), Belief::Alone);
+        assert_eq!(overtaken.handle_refusal(now, node(1), true, 1), Belief::Doubted);
+        assert_eq!(overtaken.handle_refusal(now, node(9), false, 0), Belief::Alone);
+        assert_eq!(
+            overtaken.handle_refusal(now, node(1), false, 0),
+            Belief::Members,
+            "it was a member when it refused first"
+        );
     }
 
     #[test]

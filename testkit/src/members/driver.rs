@@ -122,18 +122,18 @@ impl Driver {
         let (engines, node) = (&mut self.engines, self.node);
         match event {
             Event::Greet { greeting, reached, reply } => {
-                let verdict = engines.tell(now, member, |engine, now| engine.greet(now, &greeting, reached));
+                let verdict = engines.tell(now, member, |engine, now| engine.handle_greeting(now, &greeting, reached));
                 let _ = reply.send(verdict);
             }
             Event::Up(connection) => self.links[member] = Some(connection),
-            Event::Unreachable => engines.tell(now, member, |engine, now| engine.unreachable(now, node)),
-            Event::Undialled => engines.tell(now, member, |engine, now| engine.undialled(now, node)),
-            Event::Packet(packet) => engines.tell(now, member, |engine, now| engine.packet(now, node, &packet)),
+            Event::Unreachable => engines.tell(now, member, |engine, now| engine.handle_dial_failed(now, node)),
+            Event::Undialled => engines.tell(now, member, |engine, now| engine.handle_dial_aborted(now, node)),
+            Event::Packet(packet) => engines.tell(now, member, |engine, now| engine.handle_packet(now, node, &packet)),
             Event::OpenExchange(reply) => {
                 let _ = reply.send(engines.tell(now, member, |engine, now| engine.open_exchange(now, node)));
             }
             Event::Exchange(message, reply) => {
-                let _ = reply.send(engines.tell(now, member, |engine, now| engine.exchange(now, node, message)));
+                let _ = reply.send(engines.tell(now, member, |engine, now| engine.handle_exchange(now, node, message)));
             }
         }
     }

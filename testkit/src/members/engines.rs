@@ -133,7 +133,7 @@ impl Engines {
             let Some(Reverse((_, member))) = self.due.pop() else { break };
             debug_assert_eq!(self.members[member].wake_at, Some(at), "the wake that was looked at");
             self.members[member].wake_at = None;
-            self.members[member].engine.wake(now());
+            self.members[member].engine.handle_timeout(now());
             self.touched.push_back(member);
         }
         self.carry(&now);
@@ -159,7 +159,7 @@ impl Engines {
 
     fn carry(&mut self, now: &impl Fn() -> Now) {
         while let Some(member) = self.touched.pop_front() {
-            while let Some(output) = self.members[member].engine.poll() {
+            while let Some(output) = self.members[member].engine.poll_output() {
                 self.carry_one(now(), member, output);
             }
             self.queue_wake(member);
@@ -168,7 +168,7 @@ impl Engines {
 
     fn queue_wake(&mut self, place: usize) {
         let member = &mut self.members[place];
-        let wake_at = member.engine.wake_at().map(|at| at.max(member.begins));
+        let wake_at = member.engine.poll_timeout().map(|at| at.max(member.begins));
         if member.wake_at != wake_at {
             member.wake_at = wake_at;
             self.due.extend(wake_at.map(|at| Reverse((at, place))));
@@ -186,7 +186,7 @@ impl Engines {
         match outside {
             Outside::Packet(packet) => {
                 let sender = self.members[from].id;
-                self.members[to].engine.packet(now, sender, &packet);
+                self.members[to].engine.handle_packet(now, sender, &packet);
                 self.touched.push_back(to);
             }
             Outside::Dial => self.link(now, from, to),
@@ -198,7 +198,7 @@ impl Engines {
     fn link(&mut self, now: Now, from: usize, to: usize) {
         for (own, other) in [(to, from), (from, to)] {
             let shown = self.members[other].greeting.clone();
-            let verdict = self.members[own].engine.greet(now, &shown, true);
+            let verdict = self.members[own].engine.handle_greeting(now, &shown, true);
             debug_assert_eq!(verdict, Verdict::Welcome, "members of one federation");
             self.touched.push_back(own);
         }
@@ -210,8 +210,8 @@ impl Engines {
         let mut next: Option<ExchangeMessage> = Some(self.members[from].engine.open_exchange(now, answerer));
         for _ in 0..MESSAGES {
             let Some(ours) = next else { break };
-            let Some(theirs) = self.members[with].engine.exchange(now, asker, ours) else { break };
-            next = self.members[from].engine.exchange(now, answerer, theirs);
+            let Some(theirs) = self.members[with].engine.handle_exchange(now, asker, ours) else { break };
+            next = self.members[from].engine.handle_exchange(now, answerer, theirs);
         }
         self.touched.extend([from, with]);
     }

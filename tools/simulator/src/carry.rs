@@ -97,7 +97,7 @@ impl World {
         {
             return;
         }
-        engine.packet(now, id, packet);
+        engine.handle_packet(now, id, packet);
         self.act(to);
     }
 

@@ -171,7 +171,7 @@ impl World {
         let now = self.now();
         let at = &mut self.nodes[node.index()];
         if let Some(engine) = at.engine.as_mut().filter(|_| at.epoch == epoch) {
-            engine.unreachable(now, peer);
+            engine.handle_dial_failed(now, peer);
             self.act(node);
         }
     }

@@ -80,7 +80,7 @@ impl World {
         let (now, id) = (self.now(), self.nodes[from.index()].id);
         let node = &mut self.nodes[to.index()];
         let Some(engine) = &mut node.engine else { return };
-        let answer = engine.exchange(now, id, message);
+        let answer = engine.handle_exchange(now, id, message);
         self.act(to);
         if let Some(message) = answer.filter(|_| turn + 1 < MESSAGES) {
             self.say(Box::new(Exchange { asker, answerer, turn: turn + 1, message, deadline }));

@@ -101,7 +101,7 @@ impl World {
 
     fn greet(&mut self, node: Ix, greeting: &Greeting, reached: bool) -> Option<Verdict> {
         let now = self.now();
-        let verdict = self.nodes[node.index()].engine.as_mut()?.greet(now, greeting, reached);
+        let verdict = self.nodes[node.index()].engine.as_mut()?.handle_greeting(now, greeting, reached);
         self.act(node);
         Some(verdict)
     }

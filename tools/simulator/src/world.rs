@@ -192,8 +192,8 @@ impl World {
             node.wake_at = None;
         }
         let Some(engine) = &mut node.engine else { return };
-        if engine.wake_at().is_some_and(|due| due <= now.at) {
-            engine.wake(now);
+        if engine.poll_timeout().is_some_and(|due| due <= now.at) {
+            engine.handle_timeout(now);
         }
         self.act(ix);
     }
@@ -201,7 +201,7 @@ impl World {
     /// Does what a node's engine wants, and has it woken in time.
     pub(super) fn act(&mut self, ix: Ix) {
         let i = ix.index();
-        while let Some(output) = self.nodes[i].engine.as_mut().and_then(Engine::poll) {
+        while let Some(output) = self.nodes[i].engine.as_mut().and_then(Engine::poll_output) {
             match output {
                 Output::Send { to, packet } => self.send_of_engine(ix, to, packet),
                 Output::Dial { record } => self.dial(ix, &record, Want::Link),
@@ -219,7 +219,7 @@ impl World {
             }
         }
         let node = &mut self.nodes[i];
-        let due = node.engine.as_ref().and_then(Engine::wake_at).map(|at| Time::at_or_after(at, self.base));
+        let due = node.engine.as_ref().and_then(Engine::poll_timeout).map(|at| Time::at_or_after(at, self.base));
         if let Some(due) = due.map(|due| due.max(self.time))
             && node.wake_at.is_none_or(|at| due < at)
         {
@@ -255,7 +255,10 @@ impl World {
         let Some(&subject) = self.ids.get(&node) else { return };
         let at = &self.nodes[subject.index()];
         // A run that has ended is ended; who left is still running for a moment, and no engine then.
-        if epoch > u64::from(at.epoch) && at.is_honest() && at.engine.as_ref().is_some_and(|e| e.wake_at().is_some()) {
+        if epoch > u64::from(at.epoch)
+            && at.is_honest()
+            && at.engine.as_ref().is_some_and(|e| e.poll_timeout().is_some())
+        {
             self.watch.ended += 1;
         }
         self.close_link(observer, subject, u32::try_from(epoch).unwrap_or(u32::MAX));

@@ -30,7 +30,7 @@ impl Engine {
     }
 
     /// Handles a failed dial: no node with that key answered.
-    pub fn unreachable(&mut self, now: Now, node: NodeId) {
+    pub fn handle_dial_failed(&mut self, now: Now, node: NodeId) {
         // If this node receives nothing, its own network has failed, and the other node may be up.
         let isolated = self.is_isolated(now);
         self.end_dial(now, node, !isolated);
@@ -38,7 +38,7 @@ impl Engine {
     }
 
     /// Handles a dial that doesn't show whether the node is up: the other side refused it, or this side could not dial.
-    pub fn undialled(&mut self, now: Now, node: NodeId) {
+    pub fn handle_dial_aborted(&mut self, now: Now, node: NodeId) {
         self.end_dial(now, node, false);
         self.push_outputs(now);
     }

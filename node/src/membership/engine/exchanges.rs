@@ -65,7 +65,7 @@ impl Engine {
     }
 
     /// Handles a message of an exchange. Returns the answer, or `None` if the exchange is over.
-    pub fn exchange(&mut self, now: Now, from: NodeId, message: ExchangeMessage) -> Option<ExchangeMessage> {
+    pub fn handle_exchange(&mut self, now: Now, from: NodeId, message: ExchangeMessage) -> Option<ExchangeMessage> {
         if self.own.has_left || self.table.epoch_if_up(&from).is_none() {
             self.counts.refuse(Reason::Stranger);
             return None;

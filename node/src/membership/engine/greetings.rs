@@ -39,7 +39,7 @@ impl Engine {
     ///
     /// Only the first address counts. Otherwise a node could name an address that is not its own there, and take
     /// another node's place in a network or in placement.
-    pub fn greet(&mut self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
+    pub fn handle_greeting(&mut self, now: Now, greeting: &Greeting, reached: bool) -> Verdict {
         let verdict = self.check_greeting(now, greeting, reached);
         match &verdict {
             Verdict::Welcome => self.bring_up(now, &greeting.record),

@@ -15,7 +15,7 @@ use crate::membership::{
 
 impl Engine {
     /// Handles a packet that was received over the link to `from`.
-    pub fn packet(&mut self, now: Now, from: NodeId, packet: &Bytes) {
+    pub fn handle_packet(&mut self, now: Now, from: NodeId, packet: &Bytes) {
         if self.own.has_left {
             return;
         }

@@ -107,12 +107,12 @@ impl Net {
     /// Returns the verdict of `n` on a node with this record.
     fn greet(&mut self, n: u8, record: SignedRecord, reached: bool) -> Verdict {
         let now = self.now();
-        self.engine(n).greet(now, &Greeting { record, ticket: None }, reached)
+        self.engine(n).handle_greeting(now, &Greeting { record, ticket: None }, reached)
     }
 
     fn packet(&mut self, to: u8, from: u8, packet: &Packet) {
         let now = self.now();
-        self.engine(to).packet(now, id(from), &packet.encode());
+        self.engine(to).handle_packet(now, id(from), &packet.encode());
         self.settle();
     }
 
@@ -123,15 +123,15 @@ impl Net {
             self.engines.get(&from).map(greeting),
             self.engines.get(&to).filter(|_| !self.silent.contains(&to)).map(greeting),
         ) else {
-            self.engines.get_mut(&from).expect("an engine").unreachable(now, to);
+            self.engines.get_mut(&from).expect("an engine").handle_dial_failed(now, to);
             return;
         };
-        let verdict = self.engines.get_mut(&to).expect("an engine").greet(now, &ours, true);
+        let verdict = self.engines.get_mut(&to).expect("an engine").handle_greeting(now, &ours, true);
         let dialler = self.engines.get_mut(&from).expect("an engine");
         if verdict == Verdict::Welcome {
-            dialler.greet(now, &theirs, true);
+            dialler.handle_greeting(now, &theirs, true);
         } else {
-            dialler.unreachable(now, to);
+            dialler.handle_dial_failed(now, to);
         }
     }
 
@@ -142,7 +142,7 @@ impl Net {
             nodes.sort_unstable();
             let mut idle = true;
             for node in nodes {
-                while let Some(output) = self.engines.get_mut(&node).and_then(Engine::poll) {
+                while let Some(output) = self.engines.get_mut(&node).and_then(Engine::poll_output) {
                     idle = false;
                     self.perform(node, output);
                 }
@@ -161,7 +161,7 @@ impl Net {
         match output {
             Output::Send { to, packet } if !self.silent.contains(&to) => {
                 if let Some(engine) = self.engines.get_mut(&to) {
-                    engine.packet(now, node, &packet);
+                    engine.handle_packet(now, node, &packet);
                 }
             }
             Output::Dial { record } => self.dial(node, record.node),
@@ -176,7 +176,7 @@ impl Net {
         let mut next = Some(self.engines.get_mut(&asker).expect("an engine").open_exchange(now, with));
         while let Some(message) = next {
             let Some(engine) = self.engines.get_mut(&sides[1]) else { return };
-            next = engine.exchange(now, sides[0], message);
+            next = engine.handle_exchange(now, sides[0], message);
             sides.reverse();
         }
     }
@@ -184,7 +184,8 @@ impl Net {
     fn run(&mut self, time: Duration) {
         let until = self.elapsed + time;
         loop {
-            let next = self.engines.values().filter_map(Engine::wake_at).min().expect("an engine always has a timeout");
+            let next =
+                self.engines.values().filter_map(Engine::poll_timeout).min().expect("an engine always has a timeout");
             let next = next.saturating_duration_since(self.start);
             if next > until {
                 self.elapsed = until;
@@ -196,8 +197,8 @@ impl Net {
             due.sort_unstable();
             for node in due {
                 let engine = self.engines.get_mut(&node).expect("an engine");
-                if engine.wake_at().is_some_and(|at| at <= now.at) {
-                    engine.wake(now);
+                if engine.poll_timeout().is_some_and(|at| at <= now.at) {
+                    engine.handle_timeout(now);
                 }
             }
             self.settle();
@@ -439,7 +440,7 @@ fn equal_views_have_nothing_to_exchange_and_others_become_equal() {
     net.run(Duration::from_secs(40));
     let now = net.now();
     let summary = net.engine(1).open_exchange(now, id(2));
-    assert_eq!(net.engine(2).exchange(now, id(1), summary), None);
+    assert_eq!(net.engine(2).handle_exchange(now, id(1), summary), None);
     // Only node 1 learns of two more nodes.
     for n in [4, 5] {
         net.add(n, record(n, 1, [10, 0, n, 1]), settings());
@@ -455,7 +456,7 @@ fn an_answer_that_nobody_asked_for_tells_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     let now = net.now();
     let unsolicited = ExchangeMessage::Members { buckets: vec![0], members: Vec::new(), beacon: None, newest: 0 };
-    assert_eq!(net.engine(1).exchange(now, id(2), unsolicited), None);
+    assert_eq!(net.engine(1).handle_exchange(now, id(2), unsolicited), None);
     assert_eq!(net.refused(1, Reason::Kind), 1);
 }
 
@@ -476,10 +477,10 @@ fn a_stranger_has_no_exchange_and_a_malformed_one_ends() {
     let mut net = Net::new(&[1, 2]);
     let now = net.now();
     let summary = net.engine(2).open_exchange(now, id(1));
-    assert_eq!(net.engine(1).exchange(now, id(9), summary), None);
+    assert_eq!(net.engine(1).handle_exchange(now, id(9), summary), None);
     assert_eq!(net.refused(1, Reason::Stranger), 1);
     let short = ExchangeMessage::Summary { buckets: vec![0; 3], beacon: 0 };
-    assert_eq!(net.engine(1).exchange(now, id(2), short), None);
+    assert_eq!(net.engine(1).handle_exchange(now, id(2), short), None);
     assert_eq!(net.refused(1, Reason::Malformed), 1);
 }
 
@@ -554,9 +555,9 @@ fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
     let now = net.now();
     // Both are dialled and are up.
     let records = vec![known(5).as_bytes().clone()];
-    net.engine(1).exchange(now, id(2), ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None });
+    net.engine(1).handle_exchange(now, id(2), ExchangeMessage::Records { records, wanted: Vec::new(), beacon: None });
     let news = gossip(2, 1, &[NewsKind::Record.item(known(6).as_bytes())]);
-    net.engine(1).packet(now, id(2), &news.encode());
+    net.engine(1).handle_packet(now, id(2), &news.encode());
     for n in 5..=6 {
         assert_eq!(net.greet(1, known(n), true), Verdict::Welcome);
     }
@@ -565,8 +566,8 @@ fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
         net.elapsed += Duration::from_millis(100);
         let now = net.now();
         let engine = net.engine(1);
-        engine.wake(now);
-        while let Some(output) = engine.poll() {
+        engine.handle_timeout(now);
+        while let Some(output) = engine.poll_output() {
             let Output::Send { packet, .. } = output else { continue };
             let Ok(Packet::Swim(packet)) = Packet::decode(&packet) else { continue };
             for item in Gossip::decode(&packet).expect("a packet").items {
