@@ -18,26 +18,25 @@ use crate::{
     listener::{accept, health, serve},
 };
 
-/// Connections of the operator at once: a scraper, a browser and a curl; not an attacker's flood, should the address be public
-/// by mistake.
+/// Maximum concurrent operator connections: a scraper, a browser and a curl. Bounds a flood if the address is public by
+/// mistake.
 const OPERATORS: usize = 32;
 
-/// Accepts the operator until the task is ended.
+/// Accepts operator connections until the task is cancelled.
 pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
-    let room = Arc::new(Semaphore::new(OPERATORS));
+    let slots = Arc::new(Semaphore::new(OPERATORS));
     let routes = routes(core.clone());
     loop {
         let Some((stream, _)) = accept(&core, &listener).await else { continue };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
             core.context.metrics.connections_refused.inc();
             continue;
         };
-        let routes = routes.clone().layer(Extension(Arc::new(place)));
+        let routes = routes.clone().layer(Extension(Arc::new(slot)));
         core.context.tasks.spawn(serve(stream, routes, core.context.config.times.upgrade));
     }
 }
 
-/// The routes for the operator.
 fn routes(core: Arc<Core>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))

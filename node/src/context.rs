@@ -1,4 +1,4 @@
-//! What a node is and runs on: configuration, identity, clock, counters and tasks. It knows no subsystem.
+//! What all subsystems of a node share: configuration, identity, clock, counters and tasks. Depends on no subsystem.
 
 use std::{
     net::SocketAddr,
@@ -15,31 +15,27 @@ use chappe_common::{
 
 use crate::{clock::Clock, config::NodeConfig, metrics::Metrics, tasks::Tasks};
 
-/// What every subsystem of a node is given.
+/// Identity, configuration and shared services of a node.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) config: NodeConfig,
-    /// The wall clock.
     pub(crate) clock: Clock,
     pub(crate) key: SecretKey,
-    /// The node's id, which is its public key.
+    /// Equal to the node's public key.
     pub(crate) me: NodeId,
     pub(crate) federation: FederationId,
-    /// The federation's roots. A node without any trusts itself.
+    /// The federation's root keys. For a node without configured roots, its own key.
     pub(crate) roots: Vec<PublicKey>,
-    /// The URLs that clients use, as in the record.
+    /// As in the record.
     pub(crate) client_urls: Vec<String>,
-    /// The addresses that nodes dial, as in the record. Stored anew when the addresses of an advertised name change.
+    /// As in the record. Replaced when the addresses of an advertised name change.
     pub(crate) quic_addrs: ArcSwap<Vec<SocketAddr>>,
-    /// As in the record.
     pub(crate) region: String,
-    /// As in the record.
     pub(crate) abilities: Abilities,
-    /// How long a record is valid.
     pub(crate) record_lifetime: Duration,
     pub(crate) started: Instant,
     pub(crate) metrics: Metrics,
-    /// The node's own tasks.
+    /// All tasks except those of client connections, the client listener and joining.
     pub(crate) tasks: Tasks,
 }
 
@@ -47,7 +43,7 @@ impl Context {
     /// Signs this node's record.
     ///
     /// # Errors
-    /// The record is too long.
+    /// Returns an error if the record is too long.
     pub(crate) fn sign_record(&self, epoch: u64, seq: u64) -> Result<SignedRecord, SignError> {
         let now = self.clock.now();
         let record = NodeRecord {

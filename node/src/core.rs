@@ -1,4 +1,4 @@
-//! The parts of a running node. Tasks at the top are given all of them; the parts themselves are given what they need.
+//! The parts of a running node. Top-level tasks receive all of them; each part receives only its own dependencies.
 
 use std::sync::Arc;
 
@@ -18,7 +18,6 @@ use crate::{
     tasks::Tasks,
 };
 
-/// The parts of a running node.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) context: Arc<Context>,
@@ -27,27 +26,26 @@ pub(crate) struct Core {
     pub(crate) links: Arc<Links>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) homes: Homes,
-    /// Which online keys of registries are revoked.
+    /// Revoked online keys of registries.
     pub(crate) revocations: KnownRevocations,
-    /// The membership task.
+    /// Events for the membership task.
     pub(crate) membership: mpsc::Sender<Event>,
-    /// The task that keeps leases and codes registered.
+    /// Commands for the publisher task.
     pub(crate) publisher: mpsc::Sender<Command>,
-    /// Clients' connections: they end before the node's own tasks do.
+    /// Tasks of client connections. They end before the node's own tasks.
     pub(crate) connections: Tasks,
-    /// What clients can make this node do.
     pub(crate) clients: ClientLimits,
 }
 
-/// Bounds on what all clients together can make a node hold or do.
+/// Limits that all clients share.
 #[derive(Debug)]
 pub(crate) struct ClientLimits {
-    /// Turns at verifying what clients attach.
+    /// Schedules the verification of attached leases.
     pub(crate) attach_turns: FairSemaphore,
-    /// Permits for leases that clients attach, until they are verified.
+    /// Permits for attached leases that are not verified yet.
     pub(crate) attaching: Arc<Semaphore>,
-    /// The memory that clients make this node hold.
+    /// Bounds the memory that client data takes.
     pub(crate) held: Arc<MemoryBudget>,
-    /// The rates of clients' networks.
+    /// Rate limits for each source network.
     pub(crate) sources: SourceRates,
 }

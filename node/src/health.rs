@@ -1,4 +1,4 @@
-//! Whether this node can serve clients, and what its operator is told about it.
+//! Whether this node can serve clients, and the warnings for its operator.
 
 mod advice;
 mod clock_watch;
@@ -15,7 +15,7 @@ use std::{
 use chappe_common::{directory::DirectoryError, keys::NodeId, record::MAX_CLOCK_SKEW, time::UnixTime};
 use tokio::sync::watch;
 
-use self::{advice::Advice, clock_watch::ClockWatch};
+use self::{advice::AdviceLimiter, clock_watch::ClockWatch};
 use crate::{context::Context, members::Members, membership::admission::Refusal};
 
 /// Why a running node can't serve clients.
@@ -26,10 +26,9 @@ pub(crate) enum Unfit {
         "other nodes know a later run with this node's key: is another process running with a copy of node.data_dir?"
     )]
     Overtaken,
-    /// No node answers, although a registry lists nodes that this one was a member with.
+    /// No node answers, although a registry lists former members.
     #[error("no other node answers, though the registry lists some: see whether federation.advertise is reached")]
     CutOff,
-    /// This machine's clock is wrong.
     #[error("this machine's clock is wrong by the clocks of other nodes (see timedatectl)")]
     Clock,
 }
@@ -37,32 +36,29 @@ pub(crate) enum Unfit {
 /// The node's condition as `/health` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Condition {
-    /// A word for programs.
     pub(crate) status: &'static str,
-    /// Whether clients should be sent here.
+    /// Whether the node accepts clients.
     pub(crate) is_fit: bool,
-    /// What is wrong, for people.
+    /// Descriptions for people.
     pub(crate) problems: Vec<String>,
 }
 
-/// The node's fitness to serve clients.
 #[derive(Debug)]
 pub(crate) struct Health {
     context: Arc<Context>,
     members: Arc<Members>,
-    /// Why clients are sent elsewhere.
+    /// Current reasons to send clients elsewhere.
     unfit: Mutex<BTreeSet<Unfit>>,
     became_unfit: watch::Sender<()>,
     draining: AtomicBool,
-    /// How this node's clock compares with others'.
+    /// Compares this node's clock with those of other nodes.
     clock_watch: Mutex<ClockWatch>,
     clock_set: watch::Sender<()>,
-    /// What the operator was told.
-    advice: Mutex<Advice>,
+    /// Limits how often each warning is logged.
+    advice: Mutex<AdviceLimiter>,
 }
 
 impl Health {
-    /// The health of a node that starts.
     pub(crate) fn new(context: Arc<Context>, members: Arc<Members>) -> Self {
         Self {
             context,
@@ -96,27 +92,27 @@ impl Health {
         }
     }
 
-    /// Notified when the first reason to send clients elsewhere appears.
+    /// Returns a receiver that is notified when the node becomes unfit.
     pub(crate) fn unfit_changes(&self) -> watch::Receiver<()> {
         self.became_unfit.subscribe()
     }
 
-    /// Whether clients are sent elsewhere, since the node stops or can't serve them.
+    /// Returns whether clients are sent elsewhere, because the node is stopping or unfit.
     pub(crate) fn sends_away(&self) -> bool {
         self.is_draining() || !self.unfit().is_empty()
     }
 
-    /// Accepts no more clients from now on.
+    /// Stops accepting clients.
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the node is about to stop.
+    /// Returns whether the node is stopping.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The node's condition, for load balancers and operators.
+    /// Returns the node's condition for `/health`.
     pub(crate) fn condition(&self) -> Condition {
         let failure = self.context.tasks.failure();
         let unfit = self.unfit().clone();
@@ -131,9 +127,9 @@ impl Health {
         Condition { status, is_fit: problems.is_empty(), problems }
     }
 
-    /// Records the time that another node's clock shows.
+    /// Records another node's clock reading and warns the operator if this clock is wrong.
     pub(crate) fn note_clock(&self, node: NodeId, theirs: UnixTime) {
-        let wrong = self.clock_watch().note(Instant::now(), node, self.context.clock.now(), theirs);
+        let wrong = self.clock_watch().add_reading(Instant::now(), node, self.context.clock.now(), theirs);
         self.judge_clock();
         if let Some(wrong) = wrong {
             let direction = if wrong > 0 { "ahead of" } else { "behind" };
@@ -145,58 +141,59 @@ impl Health {
         }
     }
 
-    /// Checks whether this machine's clock was set since the last check. Returns by how many seconds, positive if it was
-    /// set ahead.
+    /// Checks whether this machine's clock was set since the last check. Returns the step in seconds, positive if the
+    /// clock was set forward.
     pub(crate) fn check_clock_step(&self) -> Option<i64> {
-        let step = self.clock_watch().look(Instant::now(), self.context.clock.millis());
+        let step = self.clock_watch().check_step(Instant::now(), self.context.clock.millis());
         if let Some(step) = step {
             self.context.metrics.clock_steps.inc();
             tracing::warn!(seconds = step, "this machine's clock was set; comparing it with other nodes' clocks");
-            // Earlier comparisons say nothing any more.
+            // Earlier comparisons are invalid now.
             self.set_unfit(Unfit::Clock, false);
             self.clock_set.send_replace(());
         }
         step
     }
 
-    /// Notified whenever this machine's clock was set.
+    /// Returns a receiver that is notified when this machine's clock is set.
     pub(crate) fn clock_sets(&self) -> watch::Receiver<()> {
         self.clock_set.subscribe()
     }
 
-    /// Decides by what is known now whether this clock is right. Called after the members have changed too, since only
-    /// members count.
+    /// Marks the node unfit if its clock is wrong. Also called after the members change, because only members are
+    /// witnesses.
     pub(crate) fn judge_clock(&self) {
         let is_wrong = self.clock_offset().is_some_and(|offset| offset.unsigned_abs() > MAX_CLOCK_SKEW.as_secs());
         self.set_unfit(Unfit::Clock, is_wrong);
     }
 
-    /// Seconds by which other nodes' clocks are ahead of this one. `None` if too few were seen. Only members count, since
-    /// a listed stranger can refuse links and lie about the time. A node without other members listens to all.
+    /// Returns the seconds by which other nodes' clocks are ahead of this one. Returns `None` if there are too few
+    /// readings. Only members count, because a listed stranger can refuse links and lie about the time. A node without
+    /// other members counts all readings.
     pub(crate) fn clock_offset(&self) -> Option<i64> {
         let view = self.members.view.load();
         let is_alone = view.len() <= 1;
         self.clock_watch().offset(Instant::now(), |node| is_alone || view.contains(node))
     }
 
-    /// Tells the operator that another node has refused this one, and what to do about it.
+    /// Warns the operator that another node refused this one, with advice.
     pub(crate) fn note_refusal(&self, node: NodeId, refusal: Refusal) {
-        let advice = self.advice().about(Instant::now(), refusal);
+        let advice = self.advice().advice_for(Instant::now(), refusal);
         if let Some(advice) = advice {
             tracing::warn!(by = node.short(), "refused: {refusal}; {advice}");
         }
     }
 
-    /// This clock and the registry's differ so much that its directory is not usable.
+    /// Warns the operator that the directory is unusable because the two clocks differ.
     pub(crate) fn note_directory_clock(&self, error: DirectoryError) {
         const ADVICE: &str = "nobody is found by it until the system's time is right (see timedatectl)";
-        // With members around, the node does not depend on it.
+        // A node with members does not depend on the directory.
         if self.members.view.load().len() <= 1 && self.is_due(ADVICE) {
             tracing::error!("{error}: {ADVICE}");
         }
     }
 
-    /// A client was refused because all connections are taken.
+    /// Warns the operator that a client was refused at the connection limit.
     pub(crate) fn note_full(&self, connections: usize) {
         const ADVICE: &str =
             "client.max_connections is reached, and clients go elsewhere: raise it, or find out who connects";
@@ -205,7 +202,7 @@ impl Health {
         }
     }
 
-    /// The system refused to accept a connection.
+    /// Warns the operator that `accept` failed.
     pub(crate) fn note_accept(&self, error: &std::io::Error) {
         const ADVICE: &str = "cannot accept connections; trying again";
         if self.is_due(ADVICE) {
@@ -213,7 +210,7 @@ impl Health {
         }
     }
 
-    /// A name of this node has no address at the moment.
+    /// Warns the operator that this node's name does not resolve.
     pub(crate) fn note_unresolved(&self, error: &(dyn std::error::Error + 'static)) {
         const ADVICE: &str = "cannot resolve this node's own name; the last address stays";
         if self.is_due(ADVICE) {
@@ -221,7 +218,7 @@ impl Health {
         }
     }
 
-    /// Whether the operator has not been told this recently.
+    /// Returns whether this advice was not given recently.
     fn is_due(&self, advice: &'static str) -> bool {
         self.advice().is_due(Instant::now(), advice)
     }
@@ -234,7 +231,7 @@ impl Health {
         self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn advice(&self) -> MutexGuard<'_, Advice> {
+    fn advice(&self) -> MutexGuard<'_, AdviceLimiter> {
         self.advice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Reads a node's gauges, for `/metrics` and `/stats`. Apart from [`crate::metrics`], which knows nobody.
+//! Reads a node's gauges, for `/metrics` and `/stats`. Separate from [`crate::metrics`], which depends on no subsystem.
 
 use std::sync::Arc;
 

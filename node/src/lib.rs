@@ -1,10 +1,11 @@
 //! The relay: client sessions, federation, leases.
 //!
-//! A node takes WebSockets from clients and QUIC links from other nodes, and forwards sealed messages between them. It
-//! keeps sessions, leases and counters in memory, and its key, its epoch and its known members on disk.
+//! A node accepts WebSockets from clients and QUIC links from other nodes, and forwards sealed messages between them.
+//! It keeps sessions, leases and counters in memory. Its key, its epoch and its known members are on disk.
 //!
-//! Modules import downwards: `node` and `admin` know everybody; below them stand the listener, the sessions' tasks, the
-//! publisher and the router of peers' frames; then homes and federation; then `sessions` and `links`; then what is pure.
+//! Modules import downwards. `node` and `admin` may use everything. Below them are the listener, the session tasks, the
+//! publisher and the router for peer frames; then homes and federation; then `sessions` and `links`; then the pure
+//! modules.
 
 mod admin;
 mod client_protocol;

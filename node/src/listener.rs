@@ -1,4 +1,5 @@
-//! The TCP listeners of a node: accepting, bounding, and serving HTTP where a connection does not become a WebSocket.
+//! The TCP listener for clients. Accepts connections, limits them, and serves HTTP if a connection does not become a
+//! WebSocket.
 
 use std::{
     io,
@@ -49,19 +50,18 @@ use crate::{
     },
 };
 
-/// A failed `accept` is mostly a full table of files; trying again at once would only spin.
+/// Pause after a failed `accept`, which usually means that the file table is full. An immediate retry would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection that has to make room may take to do so: it ends the next time that its task runs.
-const PLACE_WAIT: Duration = Duration::from_millis(100);
-/// Connections beyond `client.max_connections` that are answered in HTTP, so that `/health` is, and that are told if they want
-/// more. The oldest makes room: each is over within a round trip.
+/// How long to wait for the slot of an evicted connection. The connection ends the next time its task runs.
+const SLOT_WAIT: Duration = Duration::from_millis(100);
+/// Connections beyond `client.max_connections` that still receive an HTTP response, so that `/health` works at the
+/// limit. Each lasts about one round trip; the oldest is evicted.
 const SPARE: usize = 16;
 
-/// What a client is told that wants a WebSocket where no place is free.
+/// The response to a WebSocket request at the limit.
 const FULL: &str =
     "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n";
 
-/// The routes for clients.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
     Router::new()
         .route("/", get(upgrade_required))
@@ -73,25 +73,25 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-/// Accepts clients until the task is ended.
+/// Accepts clients until the task is cancelled.
 pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
-    let room = Arc::new(Semaphore::new(core.context.config.client.max_connections));
-    // How many there may be in all is the room's business.
-    let of_sources = ConnectionLimiter::new(usize::MAX, core.context.config.limits.source_connections);
-    let mut pending = PendingConnections::of(core.context.config.client.max_connections);
+    let slots = Arc::new(Semaphore::new(core.context.config.client.max_connections));
+    // The semaphore bounds the total.
+    let source_limiter = ConnectionLimiter::new(usize::MAX, core.context.config.limits.source_connections);
+    let mut pending = PendingConnections::for_listener(core.context.config.client.max_connections);
     let mut spare = PendingConnections::at_most(SPARE);
     let routes = client_routes(core.clone());
     loop {
         let Some((stream, addr)) = accept(&core, &listener).await else { continue };
         let source = (!core.clients.sources.exempts(addr.ip())).then(|| Source::of(addr.ip()));
         let is_allowed = source.is_none_or(|source| core.clients.sources.allows_connection(source));
-        let of_source = if is_allowed { of_sources.try_take(source) } else { None };
-        let Some(of_source) = of_source else {
+        let source_permit = if is_allowed { source_limiter.try_take(source) } else { None };
+        let Some(source_permit) = source_permit else {
             core.context.metrics.connections_refused.inc();
             continue;
         };
         let tls = tls.as_ref().map(|tls| tls.acceptor());
-        let Some(place) = place(&room, &mut pending).await else {
+        let Some(slot) = acquire_slot(&slots, &mut pending).await else {
             core.context.metrics.connections_refused.inc();
             core.health.note_full(core.connections.len());
             core.connections.spawn(Box::pin(serve_spare(
@@ -99,38 +99,38 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
                 stream,
                 routes.clone(),
                 tls,
-                spare.count_in(),
-                of_source,
+                spare.add(),
+                source_permit,
             )));
             continue;
         };
-        let waiting = pending.count_in();
-        // Boxed: what wraps the future would hold it again.
+        let guard = pending.add();
+        // Boxed so that the wrapping futures don't each contain a copy of its state.
         core.connections.spawn(Box::pin(serve_client(
             core.clone(),
             stream,
             addr.ip(),
             routes.clone(),
             tls,
-            waiting,
-            (place, of_source),
+            guard,
+            (slot, source_permit),
         )));
     }
 }
 
-/// A place among the connections: a free one, or that of the one which has said nothing for longest.
-async fn place(room: &Arc<Semaphore>, pending: &mut PendingConnections) -> Option<OwnedSemaphorePermit> {
-    if let Ok(place) = room.clone().try_acquire_owned() {
-        return Some(place);
+/// Acquires a connection slot. If none is free, evicts the oldest pending connection and takes its slot.
+async fn acquire_slot(slots: &Arc<Semaphore>, pending: &mut PendingConnections) -> Option<OwnedSemaphorePermit> {
+    if let Ok(slot) = slots.clone().try_acquire_owned() {
+        return Some(slot);
     }
-    if !pending.drop_oldest() {
+    if !pending.evict_oldest() {
         return None;
     }
-    // It has only to be told.
-    timeout(PLACE_WAIT, room.clone().acquire_owned()).await.ok()?.ok()
+    // The evicted task only has to be polled once.
+    timeout(SLOT_WAIT, slots.clone().acquire_owned()).await.ok()?.ok()
 }
 
-/// The next connection. Waits a moment and returns none if the system has none to give.
+/// Accepts the next connection. If that fails, waits [`ACCEPT_PAUSE`] and returns `None`.
 pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok(accepted) => Some(accepted),
@@ -143,22 +143,22 @@ pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpSt
     }
 }
 
-/// Serves one client. `_place` is its place among all connections, and among those of its source.
+/// Serves one client. `_slots` holds its connection slot and the permit of its source.
 async fn serve_client(
     core: Arc<Core>,
     stream: TcpStream,
     ip: IpAddr,
     routes: Router,
     tls: Option<TlsAcceptor>,
-    waiting: PendingGuard,
-    _place: (OwnedSemaphorePermit, Permit<Source>),
+    guard: PendingGuard,
+    _slots: (OwnedSemaphorePermit, Permit<Source>),
 ) {
     let pending = core.context.metrics.client_handshakes_failed.clone();
-    // Boxed: an idle session keeps nothing of how it began.
-    match Box::pin(waiting.finish(begin(core.clone(), stream, ip, routes, tls))).await {
+    // Boxed: an idle session should not keep the memory of its handshake.
+    match Box::pin(guard.finish(begin(core.clone(), stream, ip, routes, tls))).await {
         Some(Some(session)) => {
             drop(pending);
-            // A number that says nothing of the client, and tells its lines in the log from others'.
+            // An anonymous number that separates this session's log lines from others.
             let span = tracing::debug_span!("session", number = core.context.metrics.sessions_opened.get());
             session.run().instrument(span).await;
         }
@@ -167,14 +167,14 @@ async fn serve_client(
     }
 }
 
-/// Answers one connection for which there is no place: HTTP as any other, and a WebSocket with what it means.
+/// Serves one connection beyond the limit: HTTP as usual, and 503 for a WebSocket.
 async fn serve_spare(
     core: Arc<Core>,
     stream: TcpStream,
     routes: Router,
     tls: Option<TlsAcceptor>,
-    waiting: PendingGuard,
-    _of_source: Permit<Source>,
+    guard: PendingGuard,
+    _source_permit: Permit<Source>,
 ) {
     let answering = async {
         match open(&core, stream, routes, tls).await? {
@@ -182,18 +182,17 @@ async fn serve_spare(
             Opened::Tls { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
         }
     };
-    // One that makes room was counted as refused already.
-    let _ = Box::pin(waiting.finish(timeout(core.context.config.times.upgrade * 2, answering))).await;
+    // An evicted connection was already counted as refused.
+    let _ = Box::pin(guard.finish(timeout(core.context.config.times.upgrade * 2, answering))).await;
 }
 
-/// A client that asks for a WebSocket: its stream, the answer, and what came behind the request.
+/// A WebSocket request: its stream, the response, and the bytes after the request.
 enum Opened {
     Plain { stream: TcpStream, answer: String, rest: Vec<u8> },
     Tls { stream: Box<TlsStream<TcpStream>>, answer: String, rest: Vec<u8> },
 }
 
-/// The session that a client asks for in time; or else its HTTP is served. A connection that breaks, or takes too long, is
-/// its client's business.
+/// Opens the session of a WebSocket client. Returns `None` if the connection was plain HTTP, failed or timed out.
 async fn begin(
     core: Arc<Core>,
     stream: TcpStream,
@@ -224,7 +223,7 @@ async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<Tl
             }
         };
     };
-    // The handshake is part of what has to be done in time.
+    // The TLS handshake counts towards the time limit.
     let opening = async {
         let mut stream = acceptor.accept(stream).await?;
         let first = upgrade::read(&mut stream).await?;
@@ -239,7 +238,7 @@ async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<Tl
     }
 }
 
-/// What was asked; counted where that took too long, or broke off.
+/// Returns the opened connection. Counts a failure or timeout.
 fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> {
     if let Ok(Ok(opened)) = opened {
         return Some(opened);
@@ -248,8 +247,8 @@ fn in_time<T>(core: &Core, opened: Result<io::Result<T>, Elapsed>) -> Option<T> 
     None
 }
 
-/// Serves one connection's HTTP: one request, in twice the time that an upgrade may take. Connections are counted, and requests
-/// aren't.
+/// Serves one HTTP request on a connection, within twice `within`. One request per connection, because connections are
+/// rate-limited and requests are not.
 pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router, within: Duration) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -257,18 +256,17 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: R
         .keep_alive(false)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    // A connection that breaks, or takes too long, is its client's business.
+    // Broken and slow connections need no handling here.
     let _ = timeout(within * 2, connection).await;
 }
 
-/// What a request gets that asks for a WebSocket's path, and not properly for a WebSocket.
+/// Responds to a request for a WebSocket path that is not a valid upgrade.
 async fn upgrade_required() -> Response {
     let fields =
         [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
     (StatusCode::UPGRADE_REQUIRED, fields, "a WebSocket, version 13, is served here").into_response()
 }
 
-/// The node's condition.
 pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let condition = core.health.condition();
@@ -289,13 +287,13 @@ async fn stats(State(core): State<Arc<Core>>) -> Response {
     Json(json!({ "sessions": levels.sessions, "members": levels.members, "leases": levels.leases })).into_response()
 }
 
-/// The federation's roots and registries, for who has only its id from a link.
+/// The federation's roots and registries, for clients that know only its id from a link.
 async fn federation(State(core): State<Arc<Core>>) -> Response {
     let registries = core.context.config.registry.urls.clone();
     Json(FederationInfo { roots: core.context.roots.clone(), registries }).into_response()
 }
 
-/// The online keys that are revoked, for clients and other nodes.
+/// The revoked online keys, for clients and other nodes.
 async fn revocations(State(core): State<Arc<Core>>) -> Response {
     ([(header::CONTENT_TYPE, "application/octet-stream")], core.revocations.all().encode()).into_response()
 }

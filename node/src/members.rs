@@ -1,6 +1,6 @@
-//! The members as this node sees them now: its own record, the live members, and the signed records of known nodes.
+//! This node's view of the members: its own record, the live members, and the signed records of known nodes.
 //!
-//! Written by the membership task, read by everybody.
+//! Written by the membership task, read by all others.
 
 use std::sync::Arc;
 
@@ -10,21 +10,18 @@ use tokio::sync::watch;
 
 use crate::membership::{records::Records, view::View};
 
-/// The state of membership that the other parts of a node read.
+/// The membership state that other subsystems read.
 #[derive(Debug)]
 pub(crate) struct Members {
-    /// The signed records of known nodes.
     pub(crate) records: Arc<Records>,
-    /// This node's own record.
     pub(crate) own_record: ArcSwap<SignedRecord>,
     own_record_changed: watch::Sender<()>,
-    /// The live members.
     pub(crate) view: ArcSwap<View>,
     view_changed: watch::Sender<()>,
 }
 
 impl Members {
-    /// The state of a node that knows nobody yet.
+    /// Creates the state of a node without other members.
     pub(crate) fn new(records: Arc<Records>, own_record: SignedRecord, view: View) -> Self {
         Self {
             records,
@@ -35,24 +32,22 @@ impl Members {
         }
     }
 
-    /// Replaces this node's own record.
     pub(crate) fn set_own_record(&self, record: SignedRecord) {
         self.own_record.store(Arc::new(record));
         self.own_record_changed.send_replace(());
     }
 
-    /// Replaces the view of the live members.
     pub(crate) fn set_view(&self, view: View) {
         self.view.store(Arc::new(view));
         self.view_changed.send_replace(());
     }
 
-    /// Notified whenever this node's own record changes.
+    /// Returns a receiver that is notified when this node's record changes.
     pub(crate) fn own_record_changes(&self) -> watch::Receiver<()> {
         self.own_record_changed.subscribe()
     }
 
-    /// Notified whenever the view changes.
+    /// Returns a receiver that is notified when the view changes.
     pub(crate) fn view_changes(&self) -> watch::Receiver<()> {
         self.view_changed.subscribe()
     }

@@ -1,4 +1,4 @@
-//! A running node: how it starts, what it bound, and how it stops.
+//! Starting and stopping a node.
 
 use std::{
     io,
@@ -55,90 +55,90 @@ use crate::{
     websocket::tls::{LOOK_EVERY, Tls, TlsError},
 };
 
-/// Connections that may wait to be accepted: those of a second in which another node's ten thousand sessions come. The
-/// system may allow fewer (`net.core.somaxconn`).
+/// Length of the listen backlog. Covers one second after another node fails, when its ten thousand sessions reconnect.
+/// The system may allow fewer (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
-/// How often what has expired is forgotten.
+/// Interval between removals of expired entries.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
-/// How often this machine's clock is compared with the monotonic one.
+/// Interval between comparisons of the wall clock with the monotonic clock.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
-/// How long links and registries have for the goodbye, after the clients have left.
+/// Time limit for each step of leaving: the registries' answers, storing the members, the leave, closing the links.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Why a node could not start. Nothing of it runs.
+/// Why a node could not start. No part of it is running.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A value of the configuration is out of its bounds.
+    /// A configuration value is out of bounds.
     #[error("the configuration is not valid")]
     Config(#[from] ConfigError),
-    /// The key or the epoch cannot be used.
+    /// The key or the epoch cannot be loaded or stored.
     #[error("the node's identity cannot be used")]
     Identity(#[from] IdentityError),
-    /// An address cannot be bound: mostly, another process has it.
+    /// An address cannot be bound. Usually another process uses it.
     #[error("cannot listen on {addr} ({key})")]
     Bind {
         /// The address.
         addr: SocketAddr,
-        /// The key of the configuration that names it.
+        /// The configuration key that sets the address.
         key: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// A name under which other nodes dial this one has no address.
+    /// A name in `federation.advertise` does not resolve to an address.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The certificate for clients cannot be used.
+    /// The TLS certificate for clients cannot be loaded.
     #[error("the certificate for clients cannot be used")]
     Tls(#[from] TlsError),
-    /// The record that the configuration makes cannot be signed.
+    /// The node's record cannot be signed, because its URLs and addresses are too long.
     #[error("the node's record cannot be signed: its URLs and addresses together are too long")]
     Record(#[from] SignError),
-    /// The registry's HTTP client cannot be set up.
+    /// The HTTP client for registering cannot be set up.
     #[error("the HTTP client cannot be set up")]
     Http(#[source] reqwest::Error),
-    /// The same, of the directory's.
+    /// The client for fetching directories cannot be set up.
     #[error(transparent)]
     Directory(#[from] SetupError),
 }
 
-/// What a node listens on.
+/// The addresses to which a node is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeAddrs {
-    /// Clients' WebSockets, TCP.
+    /// TCP address for client WebSockets.
     pub client: SocketAddr,
-    /// Other nodes' links, UDP.
+    /// UDP address for links to other nodes.
     pub quic: SocketAddr,
-    /// Metrics and members, TCP.
+    /// TCP address for `/metrics` and `/members`.
     pub admin: Option<SocketAddr>,
 }
 
-/// Counts of what a node holds at the moment, for tests and tools.
+/// Current counts of a node, for tests and tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeStats {
-    /// Sessions of clients.
+    /// Client sessions.
     pub sessions: usize,
-    /// Live members, this node among them.
+    /// Live members, including this node.
     pub members: usize,
     /// Links to other nodes.
     pub links: usize,
-    /// Leases kept as a home.
+    /// Leases that this node stores as a home.
     pub leases: usize,
-    /// Pairing codes kept as a home.
+    /// Pairing codes that this node stores as a home.
     pub codes: usize,
-    /// Inboxes attached here.
+    /// Inboxes attached to this node's sessions.
     pub inboxes: usize,
-    /// Tasks.
+    /// Running tasks.
     pub tasks: usize,
 }
 
-/// A running node. Dropped without [`Node::shutdown`] it stops too, without a word to anybody, as if it were killed.
+/// A running node. Dropping it without [`Node::shutdown`] stops it at once and notifies nobody, as a kill would.
 #[derive(Debug)]
 pub struct Node {
     core: Arc<Core>,
     addrs: NodeAddrs,
-    /// What accepts clients: it ends before they do.
+    /// Accepts clients. Ends before the clients are disconnected.
     listener: Tasks,
-    /// What joins and registers: it ends before the node leaves.
+    /// Joins and registers. Ends before the node leaves.
     joining: Tasks,
     registries: Option<Registries>,
     members_file: PathBuf,
@@ -146,18 +146,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node: binds its listeners, then joins in the background.
+    /// Starts a node: binds its listeners, then joins the federation in the background.
     ///
     /// # Errors
-    /// Says which part of the configuration, the disk or the network stands in the way.
+    /// Returns an error if the configuration, the disk or the network prevents the start.
     pub async fn spawn(config: NodeConfig) -> Result<Self, StartError> {
         Self::spawn_by(config, Clock::default()).await
     }
 
-    /// The same, by a clock that may be wrong.
+    /// Like [`Node::spawn`], but with a clock that may be wrong.
     ///
     /// # Errors
-    /// As [`Node::spawn`].
+    /// See [`Node::spawn`].
     pub async fn spawn_by(config: NodeConfig, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
         let locked = LockedDir::lock(&config.node.data_dir).await?;
@@ -183,7 +183,7 @@ impl Node {
             advertised => own_addrs::resolve_patiently(advertised).await?,
         };
         let context = Arc::new(context(config, &identity, addrs, quic_addrs, clock));
-        // The longest record that these fields will ever make has to fit too.
+        // Later records have larger numbers, so the longest possible record has to fit too.
         context.sign_record(u64::MAX, u64::MAX)?;
         let (registries, directory) = match context.config.registry.urls.as_slice() {
             [] => (None, None),
@@ -258,33 +258,33 @@ impl Node {
         Ok(Self { core, addrs, listener, joining, registries, members_file, _locked: locked })
     }
 
-    /// The node's id.
+    /// Returns the node's id.
     pub fn id(&self) -> NodeId {
         self.core.context.me
     }
 
-    /// What the node listens on.
+    /// Returns the addresses to which the node is bound.
     pub const fn addrs(&self) -> NodeAddrs {
         self.addrs
     }
 
-    /// The first URL that clients use.
+    /// Returns the first client URL.
     pub fn client_url(&self) -> &str {
         self.core.context.client_urls.first().map_or("", String::as_str)
     }
 
-    /// How many live members the node knows, itself included.
+    /// Returns the number of live members, including this node.
     pub fn members(&self) -> usize {
         self.core.members.view.load().len()
     }
 
-    /// Waits until a task without which the node is none has ended by itself; for ever if none does. `/health` says so from then
-    /// on, and [`Node::shutdown`] is what remains to be done.
+    /// Waits until an essential task ends unexpectedly. Never returns if none does. From then on `/health` reports the
+    /// failure, and the caller should call [`Node::shutdown`].
     pub async fn failed(&self) -> TaskFailure {
         self.core.context.tasks.failed().await
     }
 
-    /// What the node holds at the moment.
+    /// Returns the node's current counts.
     pub fn stats(&self) -> NodeStats {
         let levels = levels(&self.core);
         NodeStats {
@@ -298,15 +298,15 @@ impl Node {
         }
     }
 
-    /// Stops: tells the clients to go elsewhere and gives them `times.drain` to do so, leaves the federation and the
-    /// registries with a signed word, and ends. Takes at most `times.drain` and a few seconds.
+    /// Stops the node. Asks the clients to connect elsewhere, gives them `times.drain` to do so, and sends members and
+    /// registries a signed leave. Takes at most `times.drain` and a few seconds.
     pub async fn shutdown(self) {
         let core = &self.core;
         core.health.start_draining();
         core.context.tasks.expect_ends();
         self.listener.cancel().await;
         if let Some(registries) = &self.registries {
-            // A registration under way is answered first: the leave has to come after it.
+            // Wait for a pending registration: the leave has to arrive after it.
             let _ = tokio::time::timeout(GOODBYE, registries.stop()).await;
         }
         self.joining.cancel().await;
@@ -314,23 +314,23 @@ impl Node {
             // A session whose queue is full ends by that.
             let _ = session.try_send(SessionEvent::GoingAway);
         });
-        // Before the leave: a node that has left knows nobody.
+        // Store before leaving: afterwards the member table is empty.
         let _ = tokio::time::timeout(GOODBYE, join::store(core, self.members_file.clone())).await;
         let leave = tokio::time::timeout(GOODBYE, registration::leave_members(core)).await.ok().flatten();
-        let told = async {
+        let leave_registries = async {
             if let (Some(registries), Some(leave)) = (&self.registries, &leave) {
                 registries.leave(leave).await;
             }
         };
         let drained = self.drain();
-        let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, told));
+        let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, leave_registries));
         core.connections.cancel().await;
-        // Datagrams of the goodbye are on their way; closing the links tells whoever did not get them.
+        // The leave is sent in datagrams. Closing the links informs peers that did not receive it.
         let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
         core.context.tasks.cancel().await;
     }
 
-    /// Waits until the clients have left, and closes the rest.
+    /// Waits until the clients have left, then closes the remaining sessions.
     async fn drain(&self) {
         let core = &self.core;
         let deadline = Instant::now() + core.context.config.times.drain;
@@ -351,7 +351,7 @@ impl Drop for Node {
     }
 }
 
-/// Forgets, every few seconds, what nobody has said again.
+/// Removes expired entries every [`EXPIRE_EVERY`].
 async fn expire(core: Arc<Core>) {
     let mut tick = tokio::time::interval(EXPIRE_EVERY);
     loop {
@@ -363,7 +363,7 @@ async fn expire(core: Arc<Core>) {
     }
 }
 
-/// Tells the clients to go elsewhere each time that the node can't serve them any more.
+/// Asks the clients to connect elsewhere each time the node becomes unable to serve them.
 async fn send_clients_away(sessions: Arc<Sessions>, mut unfit: watch::Receiver<()>) {
     while unfit.changed().await.is_ok() {
         // A session whose queue is full ends by that.
@@ -373,7 +373,7 @@ async fn send_clients_away(sessions: Arc<Sessions>, mut unfit: watch::Receiver<(
     }
 }
 
-/// Looks whether this machine's clock was set, and has everything done again that depends on it.
+/// Detects clock changes and notifies membership, which signs its record again.
 async fn watch_clock(core: Arc<Core>) {
     let mut tick = tokio::time::interval(LOOK_AT_CLOCK_EVERY);
     loop {
@@ -388,7 +388,7 @@ fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError
     let listen = || {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
-        // Signalling is small messages that people wait for. Accepted connections inherit it.
+        // Signalling messages are small and urgent. Accepted connections inherit the option.
         socket.set_nodelay(true)?;
         socket.bind(addr)?;
         socket.listen(BACKLOG)
@@ -404,7 +404,7 @@ fn context(
     clock: Clock,
 ) -> Context {
     let me = identity.key().node_id();
-    // A node without roots is a federation of its own: it trusts itself.
+    // A node without roots forms a federation of its own, with its own key as the root.
     let own: [PublicKey; 1] = [*me.key()];
     let roots = if config.federation.roots.is_empty() { &own[..] } else { &config.federation.roots };
     let federation = FederationId::of_roots(roots);
@@ -458,9 +458,9 @@ mod tests {
         assert!(health(&node).await.starts_with("HTTP/1.1 200"));
         node.core.context.tasks.spawn_lasting("of a test", async { panic!("on purpose") });
         assert_eq!(node.failed().await, TaskFailure::Panicked("of a test"));
-        let told = health(&node).await;
-        assert!(told.starts_with("HTTP/1.1 503") && told.contains("\"failing\""), "{told}");
-        assert!(told.contains("the task «of a test» has panicked"), "{told}");
+        let response = health(&node).await;
+        assert!(response.starts_with("HTTP/1.1 503") && response.contains("\"failing\""), "{response}");
+        assert!(response.contains("the task «of a test» has panicked"), "{response}");
         node.shutdown().await;
     }
 }

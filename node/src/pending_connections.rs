@@ -1,46 +1,47 @@
-//! Connections that are no sessions (yet): handshakes, first requests, and HTTP. Where too many wait, the oldest makes room: whoever opens connections
-//! and says nothing keeps nobody else out, who is done within a few round trips.
+//! Connections without a session: in handshake, before the first request, or serving HTTP. At the limit, the oldest is
+//! evicted. An honest client needs a few round trips, so idle connections cannot starve new clients.
 
 use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
 
-/// The part of all connections that may be unfinished: when another node dies, its ten thousand clients come at once.
+/// Divisor of all connections that gives the limit of pending ones. When another node fails, its ten thousand clients
+/// arrive at once.
 const PART: usize = 2;
 
-/// Owned by who accepts.
+/// The queue of pending connections, owned by the accept loop.
 #[derive(Debug)]
 pub(crate) struct PendingConnections {
-    /// The oldest first. Those that have finished since are still among them.
+    /// The oldest first. Finished connections stay until they are cleaned up.
     waiting: VecDeque<oneshot::Sender<()>>,
-    most: usize,
+    limit: usize,
 }
 
-/// A connection's own side of it. Dropped, the connection counts as finished.
+/// Marks a connection as pending until it is dropped.
 #[derive(Debug)]
 pub(crate) struct PendingGuard(oneshot::Receiver<()>);
 
 impl PendingConnections {
-    /// Of at most `connections` at once.
-    pub(crate) fn of(connections: usize) -> Self {
+    /// Creates the queue for a listener with at most `connections` connections.
+    pub(crate) fn for_listener(connections: usize) -> Self {
         Self::at_most((connections / PART).max(1))
     }
 
-    /// Up to `most`.
-    pub(crate) fn at_most(most: usize) -> Self {
-        Self { waiting: VecDeque::new(), most }
+    /// Creates a queue of at most `limit` pending connections.
+    pub(crate) fn at_most(limit: usize) -> Self {
+        Self { waiting: VecDeque::new(), limit }
     }
 
-    /// Counts one more in, at the cost of the oldest where there are too many.
-    pub(crate) fn count_in(&mut self) -> PendingGuard {
-        // Most are finished in the order in which they came.
+    /// Adds a pending connection. At the limit, evicts the oldest.
+    pub(crate) fn add(&mut self) -> PendingGuard {
+        // Most connections finish in the order of their arrival.
         while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
             self.waiting.pop_front();
         }
-        if self.waiting.len() >= self.most {
+        if self.waiting.len() >= self.limit {
             self.waiting.retain(|one| !one.is_closed());
-            if self.waiting.len() >= self.most {
-                self.drop_oldest();
+            if self.waiting.len() >= self.limit {
+                self.evict_oldest();
             }
         }
         let (drop, dropped) = oneshot::channel();
@@ -48,8 +49,8 @@ impl PendingConnections {
         PendingGuard(dropped)
     }
 
-    /// Drops the oldest; whether there was one.
-    pub(crate) fn drop_oldest(&mut self) -> bool {
+    /// Evicts the oldest pending connection. Returns whether there was one.
+    pub(crate) fn evict_oldest(&mut self) -> bool {
         while let Some(oldest) = self.waiting.pop_front() {
             if oldest.send(()).is_ok() {
                 return true;
@@ -60,11 +61,11 @@ impl PendingConnections {
 }
 
 impl PendingGuard {
-    /// Does what finishes the connection; `None` where it had to make room first.
+    /// Runs `opening`. Returns `None` if the connection is evicted first.
     pub(crate) async fn finish<T>(self, opening: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            // The other half is gone where nobody accepts any more: then nobody has to make room.
+            // If the queue is gone, nothing is evicted any more.
             Ok(()) = self.0 => None,
             opened = opening => Some(opened),
         }
@@ -79,25 +80,25 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_makes_room_and_the_finished_are_not_counted() {
-        let mut pending = PendingConnections::of(3 * PART);
-        let first = pending.count_in();
+        let mut pending = PendingConnections::for_listener(3 * PART);
+        let first = pending.add();
         for _ in 0..100 {
-            assert_eq!(pending.count_in().finish(ready(7)).await, Some(7));
+            assert_eq!(pending.add().finish(ready(7)).await, Some(7));
         }
-        let (second, third) = (pending.count_in(), pending.count_in());
-        let fourth = pending.count_in();
+        let (second, third) = (pending.add(), pending.add());
+        let fourth = pending.add();
         assert_eq!(first.finish(future::pending::<()>()).await, None);
-        assert!(pending.drop_oldest());
+        assert!(pending.evict_oldest());
         assert_eq!(second.finish(future::pending::<()>()).await, None);
         assert_eq!(third.finish(ready(7)).await, Some(7));
         drop(pending);
-        assert_eq!(fourth.finish(ready(7)).await, Some(7), "nobody accepts any more");
+        assert_eq!(fourth.finish(ready(7)).await, Some(7), "the queue is gone");
     }
 
     #[test]
-    fn where_nobody_waits_nobody_is_dropped() {
-        let mut pending = PendingConnections::of(4);
-        drop(pending.count_in());
-        assert!(!pending.drop_oldest());
+    fn nothing_is_evicted_if_nothing_is_pending() {
+        let mut pending = PendingConnections::for_listener(4);
+        drop(pending.add());
+        assert!(!pending.evict_oldest());
     }
 }

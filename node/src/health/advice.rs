@@ -1,5 +1,5 @@
-//! What this node's operator is told when other nodes refuse it, or nobody is found, once in a while and with what to do
-//! about it.
+//! AdviceLimiter for the operator when other nodes refuse this one or no node is found. Each text is repeated only after a
+//! pause.
 
 use std::{
     collections::HashMap,
@@ -8,22 +8,23 @@ use std::{
 
 use crate::membership::admission::Refusal;
 
-/// The same advice is given again after this.
-const AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Pause before the same advice is repeated.
+const REPEAT_AFTER: Duration = Duration::from_secs(600);
 
-/// What was said, and when.
+/// When each advice was last given.
 #[derive(Debug, Default)]
-pub(crate) struct Advice(HashMap<&'static str, Instant>);
+pub(crate) struct AdviceLimiter(HashMap<&'static str, Instant>);
 
-impl Advice {
-    /// What to do about a refusal; none where it says nothing of this node, or was said a moment ago.
-    pub(crate) fn about(&mut self, now: Instant, refusal: Refusal) -> Option<&'static str> {
-        what_to_do(refusal).filter(|advice| self.is_due(now, advice))
+impl AdviceLimiter {
+    /// Returns advice about a refusal. Returns `None` if this node is not at fault, or if the advice was given
+    /// recently.
+    pub(crate) fn advice_for(&mut self, now: Instant, refusal: Refusal) -> Option<&'static str> {
+        text_for(refusal).filter(|advice| self.is_due(now, advice))
     }
 
-    /// Whether something is to be said, and was not a moment ago.
+    /// Returns whether `advice` should be given now, and records that it was.
     pub(crate) fn is_due(&mut self, now: Instant, advice: &'static str) -> bool {
-        if self.0.get(advice).is_some_and(|said| *said + AGAIN_AFTER > now) {
+        if self.0.get(advice).is_some_and(|given_at| *given_at + REPEAT_AFTER > now) {
             return false;
         }
         self.0.insert(advice, now);
@@ -31,9 +32,9 @@ impl Advice {
     }
 }
 
-const fn what_to_do(refusal: Refusal) -> Option<&'static str> {
+const fn text_for(refusal: Refusal) -> Option<&'static str> {
     Some(match refusal {
-        // Between two that dial each other at once.
+        // Two nodes dialled each other at once.
         Refusal::Duplicate => return None,
         Refusal::Federation => {
             "federation.roots names other roots than theirs: take the root keys that your federation publishes"
@@ -75,11 +76,11 @@ mod tests {
     #[test]
     fn the_same_advice_is_given_once_in_a_while() {
         let now = Instant::now();
-        let mut advice = Advice::default();
-        assert!(advice.about(now, Refusal::Unreachable).is_some_and(|text| text.contains("federation.advertise")));
-        assert_eq!(advice.about(now, Refusal::Unreachable), None);
-        assert!(advice.about(now, Refusal::Network).is_some());
-        assert!(advice.about(now + AGAIN_AFTER, Refusal::Unreachable).is_some());
-        assert_eq!(advice.about(now, Refusal::Duplicate), None);
+        let mut advice = AdviceLimiter::default();
+        assert!(advice.advice_for(now, Refusal::Unreachable).is_some_and(|text| text.contains("federation.advertise")));
+        assert_eq!(advice.advice_for(now, Refusal::Unreachable), None);
+        assert!(advice.advice_for(now, Refusal::Network).is_some());
+        assert!(advice.advice_for(now + REPEAT_AFTER, Refusal::Unreachable).is_some());
+        assert_eq!(advice.advice_for(now, Refusal::Duplicate), None);
     }
 }
