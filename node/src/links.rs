@@ -1,7 +1,6 @@
-//! The QUIC links to other nodes: dialling, accepting, and the table of those that are up.
+//! The QUIC links to other nodes: dialling, accepting, and the table of open links.
 //!
-//! Knows nothing of what travels over a link. Each link that comes up is handed to whoever drains the receiver of
-//! [`Links::new`].
+//! Does not interpret what is sent over a link. Each new link is sent to the receiver that [`Links::new`] returns.
 
 mod accept;
 mod admission;
@@ -38,31 +37,29 @@ use crate::{
     members::Members, membership::event::Event, placement::Network,
 };
 
-/// The burst of handshakes, as a multiple of what a second allows.
+/// Burst of handshakes, as a multiple of the rate per second.
 const HANDSHAKES_BURST: u32 = 10;
-/// Two dials that cross are at most this far apart: the hellos of the longest paths.
+/// Maximum time between two dials that cross: the duration of the hellos over the longest paths.
 const CROSSING: Duration = Duration::from_secs(1);
-/// New runs of one node. Each ends all that the former run has registered, in tables of hundreds of thousands. A node that
-/// is being set up starts some thirty times, and none does for long.
+/// Rate of new runs of one node. Each one ends all registrations of the former run, in tables of hundreds of thousands.
+/// A node that is being set up may start about thirty times in a row.
 const NEW_RUNS: Quota =
     Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
-/// Links that may wait to be served. Serving one is a spawn, so a handful would do.
+/// Capacity of the channel of new links. Serving a link only spawns a task, so a few would be enough.
 const LINKS_UP: usize = 64;
 
-/// A link that has come up.
 #[derive(Debug)]
 pub(crate) struct LinkUp {
     pub(crate) link: Arc<Link>,
     pub(crate) queues: Queues,
 }
 
-/// The links of a node.
 #[derive(Debug)]
 pub(crate) struct Links {
     context: Arc<Context>,
     members: Arc<Members>,
     health: Arc<Health>,
-    /// The membership task, which decides whom to admit.
+    /// The membership task, which decides on admission.
     membership: mpsc::Sender<Event>,
     up: mpsc::Sender<LinkUp>,
     endpoint: Endpoint,
@@ -70,7 +67,7 @@ pub(crate) struct Links {
     seen: SeenAddrs,
     dials: Mutex<HashMap<NodeId, Dial>>,
     handshakes: DefaultKeyedRateLimiter<Network>,
-    /// Permits for others' handshakes and hellos.
+    /// Permits for incoming handshakes and hellos.
     incoming: Arc<ConnectionLimiter<Network>>,
     dial_backs: DefaultKeyedRateLimiter<Network>,
     dialling_back: Semaphore,
@@ -78,7 +75,7 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// The links of a node over a bound endpoint, and the receiver of those that come up.
+    /// Creates the links of a node over a bound endpoint. Returns a receiver of new links with them.
     pub(crate) fn new(
         endpoint: Endpoint,
         context: Arc<Context>,
@@ -110,38 +107,36 @@ impl Links {
         (links, ups)
     }
 
-    /// The open link to a node.
+    /// Returns the open link to a node.
     pub(crate) fn find(&self, node: &NodeId) -> Option<Arc<Link>> {
         self.table.find(node)
     }
 
-    /// How many links are up.
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Closes the link to a node that doesn't answer any more.
+    /// Closes the link to a node that does not answer.
     pub(crate) fn close(&self, node: &NodeId) {
         self.table.close(node);
     }
 
-    /// Closes the link to a former run of a node.
     pub(crate) fn close_former(&self, node: &NodeId, epoch: u64) {
         self.table.close_former(node, epoch);
     }
 
-    /// A link has ended. Another to the same peer may have taken its place.
+    /// Removes a link that has ended, unless another to the same peer has replaced it.
     pub(crate) fn remove(&self, link: &Arc<Link>) {
         self.table.remove(link);
     }
 
-    /// Closes everything, and waits until the peers have been told.
+    /// Closes all links, and waits until the peers were notified.
     pub(crate) async fn shutdown(&self) {
         self.endpoint.close(VarInt::from_u32(CloseReason::Shutdown as u32), b"");
         self.endpoint.wait_idle().await;
     }
 
-    /// Forgets the rates of networks and nodes that were not seen recently, and the addresses of unknown nodes.
+    /// Removes the rates of networks and nodes that were not seen recently, and the addresses of unknown nodes.
     pub(crate) fn expire(&self) {
         self.handshakes.retain_recent();
         self.dial_backs.retain_recent();
@@ -149,14 +144,14 @@ impl Links {
         self.seen.retain(|node| self.members.records.any(node).is_some());
     }
 
-    /// Two nodes that dial each other at once keep the lower key's dial. Returns whether a dial of `peer`, which shows this
-    /// epoch, has to give way. A dial that takes long may never arrive, and a link to a former run is dead: neither counts.
-    fn gives_way(&self, peer: NodeId, epoch: u64) -> bool {
+    /// Returns whether an incoming dial from `peer` must give way to this node's own dial. If two nodes dial each other
+    /// at once, the dial of the lower key stays. A dial older than [`CROSSING`] may never complete, and a link to a
+    /// former run is dead, so neither counts.
+    fn must_give_way(&self, peer: NodeId, epoch: u64) -> bool {
         let dialling = self.dials().get(&peer).is_some_and(|dial| dial.since.elapsed() < CROSSING);
         self.context.me < peer && (dialling || self.table.has_dialled_within(CROSSING, &peer, epoch))
     }
 
-    /// This node's own hello.
     fn hello(&self) -> Hello {
         Hello::Record {
             record: self.members.own_record.load().as_bytes().clone(),
@@ -165,11 +160,11 @@ impl Links {
         }
     }
 
-    /// Both hellos went well: adds the link to the table, and hands it over to be served.
+    /// Adds a link to the table after both hellos succeeded, and sends it to the router.
     async fn link_up(&self, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
         self.seen.add(peer, connection.remote_address());
         let (link, queues) = Link::new(peer, epoch, dialled, connection, &self.context.config);
-        // Waited for first: a caller that stops waiting leaves no link in the table that nobody serves. The receiver ends
+        // Reserve first: a cancelled caller must not leave a link in the table that nobody serves. The receiver ends
         // only with the node.
         if let Ok(up) = self.up.reserve().await {
             self.table.insert(&link);

@@ -1,6 +1,6 @@
-//! Serves the links that are up: writes and reads their lanes, and routes their frames, datagrams and exchanges.
+//! Serves open links: writes and reads their lanes, and routes their frames, datagrams and exchanges.
 //!
-//! The one place that knows both the links and what the frames on them are for.
+//! The only module that knows both the links and the meaning of their frames.
 
 pub(crate) mod frames;
 mod replies;
@@ -43,27 +43,28 @@ use crate::{
     },
 };
 
-/// Exchanges of one link at once: one that each side asked for.
+/// Maximum concurrent exchanges of a link: one opened by each side.
 const EXCHANGES: usize = 2;
-/// Membership packets of one link in a second, and at once: somewhat more than the engine takes of one peer.
+/// Rate and burst of membership packets of a link: slightly more than the engine accepts from a peer.
 const DATAGRAMS: (NonZeroU32, NonZeroU32) = (per_second(100), per_second(400));
-/// Exchanges that one peer may begin in a second, and at once. A joiner asks a member two or three times within seconds.
+/// Rate and burst of exchanges that a peer may open. A joining node opens two or three within seconds.
 const EXCHANGE_RATE: (NonZeroU32, NonZeroU32) = (per_second(1), per_second(8));
-/// How many frames a lane writes at once, and as many again of those that became ready meanwhile.
+/// Frames that a lane takes from its queue at once. The same number that became ready meanwhile is added before the
+/// write.
 const WRITE_FRAMES: usize = 64;
-/// How many pieces a lane reads at once; a piece is what one packet brought.
+/// Chunks that a lane reads at once. A chunk is the content of one packet.
 const READ_PIECES: usize = 64;
-/// Requests of one peer to keep leases that may wait, at most 17 MiB. A lease that is registered for the first time comes
-/// alone, and 256 of those take about 20 ms to verify; where they have 64 each, the time that they may wait bounds them.
+/// Queued lease requests of a peer, at most 17 MiB. A new lease comes in a request of its own, and 256 of those take
+/// about 20 ms to verify. If each has 64 leases, the time limit in the queue bounds them.
 const REGISTRATIONS: usize = 256;
-/// How often overdue outcomes are looked for.
+/// Interval between checks for overdue outcomes.
 const SWEEP: Duration = Duration::from_millis(250);
 
 const fn per_second(count: u32) -> NonZeroU32 {
     NonZeroU32::new(count).expect("not zero")
 }
 
-/// Serves each link that comes up, until the node ends.
+/// Serves each new link, until the node ends.
 pub(crate) async fn run(core: Arc<Core>, mut links: mpsc::Receiver<LinkUp>) {
     while let Some(LinkUp { link, queues }) = links.recv().await {
         let serving = core.clone();
@@ -81,16 +82,16 @@ pub(crate) async fn run(core: Arc<Core>, mut links: mpsc::Receiver<LinkUp>) {
     }
 }
 
-/// Serves a link until its connection ends. Then every open outcome is told as unreachable.
+/// Serves a link until its connection ends. Then reports every open outcome as unreachable.
 async fn serve(core: &Arc<Core>, link: &Arc<Link>, queues: Queues) {
     let mut parts = JoinSet::new();
     let mut run =
         |part: BoxFuture<'static, ()>| parts.spawn(run_part(core.clone(), link.clone(), part).in_current_span());
-    let (registrations, to_register) = mpsc::channel(REGISTRATIONS);
+    let (registrations, queued) = mpsc::channel(REGISTRATIONS);
     run(write_lane(link.connection().clone(), Lane::Relay, queues.relay).boxed());
     run(write_lane(link.connection().clone(), Lane::Control, queues.control).boxed());
     run(read_lanes(core.clone(), link.clone(), registrations).boxed());
-    run(answer_registrations(core.clone(), link.clone(), to_register).boxed());
+    run(answer_registrations(core.clone(), link.clone(), queued).boxed());
     run(read_datagrams(core.clone(), link.clone()).boxed());
     run(answer_exchanges(core.clone(), link.clone()).boxed());
     tokio::select! {
@@ -99,28 +100,29 @@ async fn serve(core: &Arc<Core>, link: &Arc<Link>, queues: Queues) {
         () = sweep(&core.sessions, link) => {}
     }
     parts.shutdown().await;
-    tell_unreachable(&core.sessions, link.close_all());
+    report_unreachable(&core.sessions, link.close_all());
 }
 
-fn tell_unreachable(sessions: &Sessions, tickets: Vec<Ticket>) {
+fn report_unreachable(sessions: &Sessions, tickets: Vec<Ticket>) {
     for ticket in tickets {
         sessions.handle_outcome(ticket, Outcome::Refused(ErrorCode::Unreachable));
     }
 }
 
-/// Runs one part of a link. A link of which a part has panicked would pass on one half of what it is given.
+/// Runs one part of a link. Closes the link if the part panics: a link without one of its parts would lose half of its
+/// frames.
 async fn run_part(core: Arc<Core>, link: Arc<Link>, part: impl Future<Output = ()>) {
     if core.context.tasks.caught(part).await.is_none() {
         link.close(CloseReason::Lost);
     }
 }
 
-/// Looks for overdue outcomes while any are open. Most of a large federation's links carry none for hours.
+/// Checks for overdue outcomes while any are open. Most links of a large federation have none for hours.
 async fn sweep(sessions: &Sessions, link: &Link) {
     loop {
         link.outcome_opened().await;
         sleep(SWEEP).await;
-        tell_unreachable(sessions, link.close_overdue(Instant::now()));
+        report_unreachable(sessions, link.close_overdue(Instant::now()));
     }
 }
 
@@ -132,7 +134,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: byte_channel:
     let mut frames = Vec::new();
     let mut chunks = Vec::new();
     while queue.recv_many(&mut frames, WRITE_FRAMES).await > 0 {
-        // Whoever else is ready now adds its frames first: they share packets and system calls.
+        // Let tasks that are ready queue their frames first: they share packets and system calls.
         tokio::task::yield_now().await;
         queue.take_ready(&mut frames, WRITE_FRAMES);
         let weight = frames.iter().map(byte_channel::Weigh::weight).sum();
@@ -150,7 +152,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: byte_channel:
     }
 }
 
-/// Reads the peer's lanes. Anything else than one of each is a breach of the protocol.
+/// Reads the peer's lanes. Any other stream, or a second one of a lane, breaks the protocol.
 async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sender<Registration>) {
     let mut lanes = JoinSet::new();
     let mut seen = Vec::new();
@@ -200,7 +202,7 @@ async fn read_lane(
             return breach(&core, &link, &error);
         }
         match replies.deadline() {
-            // A lane that is never read empty would never come to its timer.
+            // On a busy lane, the timer above may never be polled.
             Some(deadline) if deadline <= Instant::now() => replies.send(&core, &link),
             Some(deadline) if timer.deadline() != deadline.into() => timer.as_mut().reset(deadline.into()),
             _ => {}
@@ -215,13 +217,13 @@ fn breach(core: &Core, link: &Link, error: &Breach) {
     link.close(CloseReason::Protocol);
 }
 
-/// A request to keep or drop leases, its number, and when it came.
+/// Arrival time, id and request to register or withdraw leases.
 type Registration = (Instant, u64, Request);
 
-/// Answers these in their order, beside the lane: lookups that come behind them don't wait for their signatures.
+/// Answers these requests in order, beside the lane, so that lookups behind them don't wait for signature checks.
 async fn answer_registrations(core: Arc<Core>, link: Arc<Link>, mut registrations: mpsc::Receiver<Registration>) {
     while let Some((since, id, request)) = registrations.recv().await {
-        // Verified, its answer would come when nobody waits for it any more.
+        // Its response would arrive after the requester's time limit.
         let is_late =
             since.elapsed() >= core.context.config.times.lookup / 2 && matches!(request, Request::PutLeases(_));
         let answered = if is_late {
@@ -236,7 +238,7 @@ async fn answer_registrations(core: Arc<Core>, link: Arc<Link>, mut registration
     }
 }
 
-/// Handles all whole frames of what was read.
+/// Handles all complete frames in the buffer.
 async fn handle_frames(
     core: &Arc<Core>,
     link: &Arc<Link>,
@@ -251,15 +253,15 @@ async fn handle_frames(
         if let Some((id, request)) = frames::handle(core, link, &mut batch, replies, header, &payload)? {
             batch.flush();
             match request {
-                // What is put is put again where it is refused. What is more than a request may have is not kept waiting.
+                // A refused lease is registered again later. An oversized request is refused without queueing.
                 Request::PutLeases(ref leases) if leases.len() <= MAX_BATCH => {
                     if registrations.try_send((Instant::now(), id, request)).is_err() {
                         requests::refuse(core, link, id);
                     }
                 }
-                // What is dropped is dropped once: the lane waits for it.
+                // A withdrawal is sent only once, so the lane waits for a slot in the queue.
                 Request::DropLeases(ref leases) if leases.len() <= MAX_BATCH => {
-                    // They are answered as long as the link is up.
+                    // The receiver runs as long as the link.
                     let _ = registrations.send((Instant::now(), id, request)).await;
                 }
                 _ => requests::answer(core, link, id, request).await?,
@@ -270,7 +272,7 @@ async fn handle_frames(
 }
 
 async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
-    // Before the queue that all links share: a flood over one must not crowd out the others' probes.
+    // Limited before the queue that all links share: a flood over one link must not crowd out the others' probes.
     let rate = RateLimiter::direct(Quota::per_second(DATAGRAMS.0).allow_burst(DATAGRAMS.1));
     while let Ok(packet) = link.connection().read_datagram().await {
         link.touch(Instant::now());
@@ -278,7 +280,7 @@ async fn read_datagrams(core: Arc<Core>, link: Arc<Link>) {
             core.context.metrics.datagrams_dropped.inc();
             continue;
         }
-        // A full queue is a lost datagram, which the protocol bears.
+        // A full queue loses the datagram, which the protocol tolerates.
         if core.membership.try_send(Event::Datagram { from: link.peer(), packet }).is_err() {
             core.context.metrics.datagrams_dropped.inc();
         }
@@ -290,7 +292,7 @@ async fn answer_exchanges(core: Arc<Core>, link: Arc<Link>) {
     let rate = RateLimiter::direct(Quota::per_second(EXCHANGE_RATE.0).allow_burst(EXCHANGE_RATE.1));
     while let Ok((send, receive)) = link.connection().accept_bi().await {
         if rate.check().is_err() {
-            // Dropped, the streams are reset: the asker asks another.
+            // Dropping the streams resets them. The requester asks another member.
             core.context.metrics.link_protocol_errors.inc();
             continue;
         }
@@ -335,7 +337,7 @@ mod tests {
         wire::{frame::Header, ids::SessionId},
     };
 
-    /// Both ends of a connection, and what keeps it.
+    /// Both ends of a connection, and the endpoints that keep it open.
     async fn connected() -> (Connection, Connection, [Endpoint; 2]) {
         let (dialler, listener) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
@@ -376,13 +378,13 @@ mod tests {
                 Ok(_) => sent += 1,
                 Err(error) => break error,
             }
-            // Lets the writer fill what the connection takes.
+            // Lets the writer fill the connection's window.
             tokio::task::yield_now().await;
             assert!(sent < 1000, "48 MB went into queues of 6 MiB and windows of a few");
         };
         assert_eq!(refused, SendError::Full);
-        // Nothing was lost without a word: each that was taken is told as unreachable when its time is over.
-        tell_unreachable(&sessions, link.close_overdue(Instant::now() + Duration::from_secs(3)));
+        // Each queued message is reported as unreachable when it is overdue.
+        report_unreachable(&sessions, link.close_overdue(Instant::now() + Duration::from_secs(3)));
         for expected in 0..sent {
             let Some(SessionEvent::Outcome { ticket, outcome }) = session.take_event() else { panic!("an outcome") };
             assert_eq!((ticket, outcome), (expected, Outcome::Refused(ErrorCode::Unreachable)));
@@ -391,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_overdue_outcome_is_told_again_and_again_though_nobody_looks_while_none_is_open() {
+    async fn each_overdue_outcome_is_reported_although_the_sweep_pauses_while_none_is_open() {
         let (ours, theirs, _endpoints) = connected().await;
         let peer = SecretKey::from_bytes(&[2; 32]).node_id();
         let mut config = NodeConfig::default();
@@ -404,7 +406,7 @@ mod tests {
             let header = |token| Header::ToInbox { token, kind: RelayKind::CallIce, to: address_of(3) };
             let sent = Ticket { session: session.id(), number: ticket };
             link.try_forward(header, Bytes::from_static(b"\"x\""), sent).expect("room");
-            let told = tokio::time::timeout(Duration::from_secs(10), async {
+            let reported = tokio::time::timeout(Duration::from_secs(10), async {
                 loop {
                     sleep(Duration::from_millis(10)).await;
                     if let Some(SessionEvent::Outcome { ticket, .. }) = session.take_event() {
@@ -412,7 +414,7 @@ mod tests {
                     }
                 }
             });
-            assert_eq!(told.await, Ok(ticket));
+            assert_eq!(reported.await, Ok(ticket));
             sleep(SWEEP * 2).await;
         }
         drop(theirs);

@@ -1,4 +1,4 @@
-//! Accepting links, and what one that is refused is told.
+//! Accepting links.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{membership::admission::Refusal, placement::Network};
 
-/// How long one that was refused may take to read why: it holds a place that others want.
+/// How long a refused peer may take to read the reason. It occupies a handshake slot meanwhile.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
-/// How long an accepted connection may take to show its record.
+/// Time limit for an incoming handshake and hello.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
 
 impl Links {
@@ -23,13 +23,13 @@ impl Links {
     pub(crate) async fn accept(self: Arc<Self>) {
         while let Some(incoming) = self.endpoint.accept().await {
             if !incoming.remote_address_validated() {
-                // An unvalidated address gets a Retry, which costs no state. It fails only where one was sent already.
+                // A Retry validates the address and keeps no state here. It fails only if one was already sent.
                 let _ = incoming.retry();
                 continue;
             }
             let network = Network::unless_exempt(&incoming.remote_address(), &self.context.config.federation.exempt);
-            let may_come = network.is_none_or(|network| self.handshakes.check_key(&network).is_ok());
-            let Some(place) = may_come.then(|| self.incoming.try_take(network)).flatten() else {
+            let is_within_rate = network.is_none_or(|network| self.handshakes.check_key(&network).is_ok());
+            let Some(permit) = is_within_rate.then(|| self.incoming.try_take(network)).flatten() else {
                 self.context.metrics.handshakes_refused.inc();
                 incoming.refuse();
                 continue;
@@ -39,7 +39,7 @@ impl Links {
                 if tokio::time::timeout(HELLO_WAIT, links.accept_one(incoming)).await.is_err() {
                     links.context.metrics.handshakes_refused.inc();
                 }
-                drop(place);
+                drop(permit);
             });
         }
     }
@@ -50,7 +50,7 @@ impl Links {
             CloseReason::Protocol.close(&connection);
             return;
         };
-        // Who only wanted to see this node's key proven closes now, and this ends.
+        // A peer that only verifies this node's key closes the connection now.
         let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
         let mut first = [0];
         if receive.read_exact(&mut first).await.is_err() || first[0] != HELLO_STREAM {
@@ -62,9 +62,9 @@ impl Links {
             Ok(Hello::Record { record, ticket, clock }) => {
                 match self.check_admission(peer, connection.remote_address(), PeerHello { record, ticket, clock }).await
                 {
-                    Ok(epoch) if self.gives_way(peer, epoch) => Refusal::Duplicate,
+                    Ok(epoch) if self.must_give_way(peer, epoch) => Refusal::Duplicate,
                     Ok(epoch) => {
-                        // Strangers have nothing to say about the time.
+                        // Only admitted nodes count as witnesses of the time.
                         self.health.note_clock(peer, clock);
                         if hello::send(&mut send, &self.hello()).await.is_ok() {
                             self.link_up(peer, epoch, false, connection).await;
@@ -79,7 +79,7 @@ impl Links {
         self.context.metrics.handshakes_refused.inc();
         tracing::debug!(peer = peer.short(), %refusal, "refused a link");
         let _ = hello::send(&mut send, &Hello::Refused { refusal, clock: self.context.clock.now() }).await;
-        // The reason has to arrive before the connection ends; the peer closes when it has read it.
+        // Wait for the peer to read the reason and close.
         let _ = tokio::time::timeout(FAREWELL_WAIT, connection.closed()).await;
     }
 }

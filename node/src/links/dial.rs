@@ -1,4 +1,4 @@
-//! Dialling: one dial for all who want the same node, and the first packets with it.
+//! Dialling. Concurrent callers for the same node share one dial, and its first packets are sent with the hello.
 
 use std::{
     net::SocketAddr,
@@ -22,33 +22,31 @@ use super::{
 };
 use crate::membership::{admission::Refusal, event::Event};
 
-/// How long a dial may take: a few round trips of the longest paths, and a dial-back of the other side.
+/// Time limit for a dial: a few round trips of the longest paths, and the peer's dial-back.
 const DIAL_WAIT: Duration = Duration::from_secs(4);
-/// Packets that wait for a link to come up: probes of one or two periods.
+/// Packets buffered until a link is open: the probes of one or two periods.
 const EARLY_PACKETS: usize = 4;
-/// How long the next address of a peer waits for the one before it: a black hole costs no more.
+/// Delay between dials of a peer's addresses, so that an unreachable one costs no more than this.
 const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
 
 /// Why there is no link to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DialError {
-    /// No record of the node is known, so there is no address to dial.
+    /// No record of the node is known, so its address is unknown.
     #[error("no record of the node is known")]
     Unknown,
-    /// No address of the node answered with its key in time.
+    /// No address proved the node's key in time.
     #[error("no address of the node answered with its key")]
     Unreachable,
-    /// The node refused.
     #[error("the node refused the link: {0}")]
     Refused(Refusal),
-    /// Too many dials are under way.
     #[error("too many dials are under way")]
     Busy,
 }
 
 type Dialled = Shared<oneshot::Receiver<Result<Arc<Link>, DialError>>>;
 
-/// A dial under way.
+/// A dial in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Dial {
     pub(super) since: Instant,
@@ -56,12 +54,12 @@ pub(super) struct Dial {
     early: Arc<Early>,
 }
 
-/// Packets that are sent as soon as a new connection can carry them: they spare a round trip.
+/// Packets to send as soon as a new connection is ready, which saves a round trip.
 #[derive(Debug, Default)]
 struct Early(Mutex<Vec<Bytes>>);
 
 impl Early {
-    /// Beyond the bound a packet is lost, as packets may be.
+    /// Packets beyond the bound are dropped; the protocol tolerates loss.
     fn push(&self, packet: Bytes) {
         let mut packets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if packets.len() < EARLY_PACKETS {
@@ -72,14 +70,14 @@ impl Early {
     fn send(&self, connection: &Connection) {
         let packets = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         for packet in packets {
-            // It may be lost, as packets may be.
+            // Datagrams may be lost.
             let _ = connection.send_datagram(packet);
         }
     }
 }
 
 impl Links {
-    /// The link to a node; dials where there is none. Callers that want the same node share one dial.
+    /// Returns the link to a node. Dials if there is none; concurrent callers share one dial.
     pub(crate) async fn connect(self: &Arc<Self>, node: NodeId) -> Result<Arc<Link>, DialError> {
         if let Some(link) = self.find(&node) {
             return Ok(link);
@@ -89,8 +87,8 @@ impl Links {
         dial.link.await.unwrap_or(Err(DialError::Unreachable))
     }
 
-    /// A new link by a record, even where there is one. Callers that want the same node share one dial. Only the first
-    /// address is dialled: it is the one that is counted, and a record may name anybody's after it.
+    /// Opens a new link by a record, even if one is open. Concurrent callers share one dial. Dials only the first
+    /// address: it is the one that determines the network, and the others may be somebody else's.
     pub(crate) async fn redial(self: &Arc<Self>, record: &SignedRecord) -> Result<Arc<Link>, DialError> {
         let first = record.quic_addrs.first().map(std::slice::from_ref).unwrap_or_default();
         let dial = self.start_dial(record.node, first)?;
@@ -102,7 +100,6 @@ impl Links {
         if let Some(dial) = dials.get(&node) {
             return Ok(dial.clone());
         }
-        // Beyond, the caller is told that there are too many.
         if dials.len() >= self.context.config.federation.max_dials {
             self.context.metrics.dials_refused.inc();
             return Err(DialError::Busy);
@@ -115,7 +112,7 @@ impl Links {
         let span = tracing::debug_span!("dial", peer = node.short());
         let task = async move {
             let dialling = tokio::time::timeout(DIAL_WAIT, links.dial_node(node, &addrs, &early));
-            // Also after a panic, nobody may wait for this dial any more.
+            // Even after a panic, the waiting callers have to get a result.
             let result = match links.context.tasks.caught(dialling).await {
                 Some(Ok(result)) => result,
                 Some(Err(_)) | None => Err(DialError::Unreachable),
@@ -124,14 +121,14 @@ impl Links {
             if let Ok(link) = &result {
                 early.send(link.connection());
             }
-            // Nobody may be waiting any more; the link is in the table all the same.
+            // The callers may be gone. The link is in the table all the same.
             let _ = sender.send(result);
         };
         self.context.tasks.spawn(task.instrument(span));
         Ok(dial)
     }
 
-    /// Sends a membership packet, over a new link where there is none yet.
+    /// Sends a membership packet. Dials if there is no link.
     pub(crate) fn send_datagram(self: &Arc<Self>, node: NodeId, packet: Bytes) {
         if let Some(link) = self.find(&node) {
             link.send_datagram(packet);
@@ -156,9 +153,9 @@ impl Links {
         addrs: &[SocketAddr],
         early: &Early,
     ) -> Result<Arc<Link>, DialError> {
-        match self.greet(node, self.handshake(node, addrs).await?, early).await {
+        match self.exchange_hellos(node, self.handshake(node, addrs).await?, early).await {
             Err(DialError::Refused(Refusal::Duplicate)) => {
-                // The peer's own dial is on its way: wait for it here.
+                // The peer's own dial is in progress: wait for its link.
                 while self.find(&node).is_none() {
                     sleep(Duration::from_millis(20)).await;
                 }
@@ -168,7 +165,7 @@ impl Links {
         }
     }
 
-    /// A connection to the first address that answers with the node's key; each starts a moment after the one before.
+    /// Connects to the first address that proves the node's key. The dials start [`ADDRESS_STAGGER`] apart.
     pub(super) async fn handshake(&self, node: NodeId, addrs: &[SocketAddr]) -> Result<Connection, DialError> {
         let mut stagger = Duration::ZERO;
         let mut dials = FuturesUnordered::new();
@@ -195,8 +192,8 @@ impl Links {
         self.endpoint.connect_with(config, addr, link_tls::SERVER_NAME).ok()?.await.ok()
     }
 
-    /// The first words on a connection that this node has dialled.
-    async fn greet(
+    /// Exchanges hellos on a connection that this node dialled.
+    async fn exchange_hellos(
         self: &Arc<Self>,
         node: NodeId,
         connection: Connection,
@@ -205,7 +202,7 @@ impl Links {
         let (mut send, mut receive) = connection.open_bi().await.map_err(|_| DialError::Unreachable)?;
         send.write_all(&[HELLO_STREAM]).await.map_err(|_| DialError::Unreachable)?;
         hello::send(&mut send, &self.hello()).await.map_err(|_| DialError::Unreachable)?;
-        // The other side reads them once it has taken the link.
+        // The peer reads these after it has accepted the link.
         early.send(&connection);
         match hello::receive(&mut receive).await {
             Ok(Hello::Record { record, ticket, clock }) => {
@@ -223,7 +220,7 @@ impl Links {
                 self.health.note_clock(node, clock);
                 self.health.note_refusal(node, refusal);
                 if refusal == Refusal::Stale {
-                    // If there is no room now, the next dial says so again.
+                    // If the queue is full, the next dial reports it again.
                     let _ = self.membership.try_send(Event::Overtaken(node));
                 }
                 Err(DialError::Refused(refusal))

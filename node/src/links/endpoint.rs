@@ -10,18 +10,18 @@ use quinn::{
 
 use crate::config::FederationSection;
 
-/// The first packets of a connection that is not accepted yet, in bytes: one flight.
+/// Bytes buffered for a connection that is not accepted yet: one flight.
 const FIRST_FLIGHT: u64 = 8 * 1024;
 
-/// After this silence a link is closed. Two of a thousand members have something to say to each other every twelve
-/// minutes or so. A new link for that costs more traffic, and more false alarms where packets are lost, than the 36 KiB
-/// that an idle link takes.
+/// Idle time after which a link is closed. In a federation of a thousand, two members exchange a packet about every
+/// twelve minutes. Keeping an idle link takes 36 KiB. Opening a new one each time would cost more traffic, and more
+/// false alarms where packets are lost.
 const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
 
 /// Binds the UDP socket.
 ///
 /// # Errors
-/// The address cannot be bound.
+/// Returns an error if the address cannot be bound.
 pub(crate) fn bind(config: &FederationSection, key: &SecretKey) -> io::Result<Endpoint> {
     let socket = UdpSocket::bind(config.listen)?;
     let crypto = link_tls::server_config(key).map_err(io::Error::other)?;
@@ -39,16 +39,16 @@ pub(crate) fn bind(config: &FederationSection, key: &SecretKey) -> io::Result<En
 
 pub(super) fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
-    // By default every other packet is acknowledged at once, each time by a packet of its own. Five are half of what a new
-    // link may have in flight, and the delay is short, so that nobody waits for an acknowledgement to send on. A packet out
-    // of order is acknowledged at once, as by default, so that loss is found as early.
+    // By default, every second packet is acknowledged at once, in a packet of its own. Five packets are half of a new
+    // link's initial window, and the delay is short, so no sender waits for an acknowledgement. A packet out of order
+    // is acknowledged at once, as by default, so loss is detected as early.
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(5))
         .max_ack_delay(Some(Duration::from_millis(2)))
         .reordering_threshold(VarInt::from_u32(1));
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(LINK_IDLE).expect("half an hour is a valid timeout")))
-        // Two lanes, and hellos or exchanges.
+        // Unidirectional: the two lanes. Bidirectional: hellos and exchanges.
         .max_concurrent_uni_streams(VarInt::from_u32(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(4))
         // One lane at 100 Mbit/s over a round trip of 80 ms; four such streams.

@@ -1,6 +1,6 @@
-//! The first words on a link: each side shows its signed record, on a stream that the dialler opens.
+//! The first message of each side on a link: its signed record, or a refusal. The dialler opens the stream.
 //!
-//! Who dials only to see a key proven, as a registry or a node that dials back does, opens no stream and is let go.
+//! A dialler that only verifies the key opens no stream: a registry, or a node that dials back.
 
 use bytes::Bytes;
 use chappe_common::time::UnixTime;
@@ -9,44 +9,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::membership::admission::Refusal;
 
-/// The first byte of the stream.
+/// First byte of a hello stream.
 pub(crate) const HELLO_STREAM: u8 = 1;
-/// The longest hello in bytes: a record, a ticket, and their frame.
+/// Maximum length of a hello in bytes: a record, a ticket, and their framing.
 const MAX_HELLO: usize = 1024;
 
-/// What either side says.
+/// A hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Hello {
-    /// «This is who I am.»
+    /// The sender's identity.
     Record {
         /// The signed record.
         record: Bytes,
-        /// The ticket, where the node has one.
+        /// The node's ticket, if it has one.
         ticket: Option<Bytes>,
-        /// The time by the node's clock: whose is wrong shows when many differ.
+        /// The sender's clock. A wrong clock shows when it differs from several others.
         clock: UnixTime,
     },
-    /// «I won't have this link.»
+    /// The link is refused.
     Refused {
-        /// Why.
         refusal: Refusal,
-        /// The time by the node's clock.
+        /// The sender's clock.
         clock: UnixTime,
     },
 }
 
-/// A hello could not be sent or read.
+/// Why a hello could not be sent or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HelloError {
-    /// The stream broke.
-    #[error("the stream of the first words broke")]
+    #[error("the stream of the hello broke")]
     Stream,
-    /// Not a hello.
     #[error("not a hello")]
     Malformed,
 }
 
-/// Writes a hello and ends the stream.
+/// Writes a hello and finishes the stream.
 pub(crate) async fn send(stream: &mut SendStream, hello: &Hello) -> Result<(), HelloError> {
     let bytes = postcard::to_allocvec(hello).map_err(|_| HelloError::Malformed)?;
     stream.write_all(&bytes).await.map_err(|_| HelloError::Stream)?;
@@ -62,12 +59,11 @@ pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Hello, HelloError
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// A hello.
     pub const HELLO: (&str, fn(&[u8]) -> bool) = ("hello", |bytes| {
         let Ok((read, [])) = postcard::take_from_bytes::<Hello>(bytes) else { return false };
         let again = postcard::to_allocvec(&read).expect("owned values encode");

@@ -1,6 +1,6 @@
-//! One link: a QUIC connection to another node, the way into its two lanes, and what waits for the other side's answer.
+//! One link: a QUIC connection to another node, the queues of its two lanes, and the open outcomes and requests.
 //!
-//! Sending never waits: a frame goes into the lane's bounded queue or the sender is told that it is full.
+//! Sending never waits: a frame is queued, or the sender gets an error at once.
 
 use std::{
     collections::HashMap,
@@ -27,30 +27,29 @@ use crate::{
     },
 };
 
-/// What may wait for one lane in frames: a burst of small ones within one round trip.
+/// Maximum queued frames of one lane: a burst of small ones within a round trip.
 const LANE_FRAMES: usize = 4096;
 
-/// Why a link was closed; the code of the QUIC close frame.
+/// Why a link was closed, sent as the code of the QUIC close frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CloseReason {
-    /// The node stops.
+    /// The node is stopping.
     Shutdown = 0,
-    /// Another link to the same peer took its place.
+    /// Replaced by another link to the same peer.
     Replaced = 1,
-    /// The peer doesn't answer any more.
+    /// The peer does not answer.
     Lost = 2,
-    /// The peer sent what is no frame.
+    /// The peer broke the protocol.
     Protocol = 3,
-    /// Idle for longest when room was needed.
+    /// Evicted at the bound, as the link that was idle for longest.
     Evicted = 4,
-    /// The first words were refused.
+    /// The hello was refused.
     Refused = 5,
-    /// The other side has proven its key, which is all that was wanted.
+    /// The peer has proved its key, and nothing else was wanted.
     Seen = 6,
 }
 
 impl CloseReason {
-    /// Closes a connection for this reason.
     pub(crate) fn close(self, connection: &Connection) {
         connection.close(VarInt::from_u32(self as u32), b"");
     }
@@ -59,10 +58,9 @@ impl CloseReason {
 /// Why a message was not sent over a link. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SendError {
-    /// A queue is full. Try again later.
+    /// A queue is full. Retry later.
     #[error("the link's queue is full")]
     Full,
-    /// The link is gone.
     #[error("the link is closed")]
     Closed,
 }
@@ -76,20 +74,20 @@ impl From<TrySendError> for SendError {
     }
 }
 
-/// A link that is up: both sides have proven their keys and shown their records.
+/// An open link. Both sides have proved their keys and shown their records.
 #[derive(Debug)]
 pub(crate) struct Link {
     peer: NodeId,
-    /// The peer's epoch when it showed its record.
+    /// The peer's epoch in its hello.
     epoch: u64,
-    /// Whether this node dialled.
+    /// Whether this node dialled the link.
     dialled: bool,
     opened: Instant,
     connection: Connection,
     relay: byte_channel::Sender<Frame>,
     control: byte_channel::Sender<Frame>,
     outcomes: Mutex<Outcomes<Ticket>>,
-    /// An outcome was opened where none was open.
+    /// Notified when the first outcome is opened.
     opened_outcome: Notify,
     requests: Mutex<HashMap<u64, oneshot::Sender<Response>>>,
     max_requests: usize,
@@ -98,17 +96,15 @@ pub(crate) struct Link {
     last_used: AtomicU64,
 }
 
-/// The receiving ends of a new link's queues.
+/// The receiving halves of a new link's queues.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    /// For the relay lane.
     pub(crate) relay: byte_channel::Receiver<Frame>,
-    /// For the control lane.
     pub(crate) control: byte_channel::Receiver<Frame>,
 }
 
 impl Link {
-    /// A link over a connection whose first words went well.
+    /// Creates a link over a connection after both hellos succeeded.
     pub(crate) fn new(
         peer: NodeId,
         epoch: u64,
@@ -137,47 +133,45 @@ impl Link {
         (Arc::new(link), Queues { relay: relay_queue, control: control_queue })
     }
 
-    /// The other node.
     pub(crate) const fn peer(&self) -> NodeId {
         self.peer
     }
 
-    /// The peer's epoch when it showed its record.
+    /// Returns the peer's epoch in its hello.
     pub(crate) const fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether this node dialled.
+    /// Returns whether this node dialled the link.
     pub(crate) const fn dialled(&self) -> bool {
         self.dialled
     }
 
-    /// How long the link has been up.
     pub(crate) fn age(&self) -> Duration {
         self.opened.elapsed()
     }
 
-    /// When something was last sent or received.
+    /// Returns when something was last sent or received.
     pub(crate) fn last_used(&self) -> Instant {
         self.opened + Duration::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Whether the connection is still there.
+    /// Returns whether the connection is open.
     pub(crate) fn is_open(&self) -> bool {
         self.connection.close_reason().is_none()
     }
 
-    /// The connection, for exchanges.
+    /// Returns the connection, for exchanges.
     pub(crate) const fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Closes the link.
     pub(crate) fn close(&self, reason: CloseReason) {
         reason.close(&self.connection);
     }
 
-    /// Forwards a message. `header` is given the token that the outcome comes back with, and which is returned.
+    /// Forwards a message. `header` builds the frame header from the message's token, which the outcome repeats.
+    /// Returns the token.
     pub(crate) fn try_forward(
         &self,
         header: impl FnOnce(u64) -> Header,
@@ -186,7 +180,7 @@ impl Link {
     ) -> Result<u64, SendError> {
         let now = Instant::now();
         self.touch(now);
-        // Held over the queueing, so that tokens are in the order of the frames. Nothing waits inside.
+        // Locked until the frame is queued, so that tokens and frames have the same order. Nothing waits inside.
         let mut outcomes = self.outcomes();
         let token = outcomes.next_token().ok_or(SendError::Full)?;
         self.relay.try_send(Frame::new(&header(token), payload))?;
@@ -197,31 +191,31 @@ impl Link {
         Ok(token)
     }
 
-    /// Sends what has no payload over the relay lane.
+    /// Sends a frame without a payload over the relay lane.
     pub(crate) fn try_relay(&self, header: &Header) -> Result<(), SendError> {
         self.touch(Instant::now());
         Ok(self.relay.try_send(Frame::new(header, Bytes::new()))?)
     }
 
-    /// Sends a note from one session to another.
+    /// Sends a note between two sessions over the relay lane.
     pub(crate) fn try_note(&self, to: SessionId, from: SessionId, note: Note) -> Result<(), SendError> {
         self.try_relay(&Header::Note { to, from, note })
     }
 
-    /// Sends what needs no answer over the control lane.
+    /// Sends a frame that needs no response over the control lane.
     pub(crate) fn try_control(&self, header: &Header) -> Result<(), SendError> {
         self.touch(Instant::now());
         Ok(self.control.try_send(Frame::new(header, Bytes::new()))?)
     }
 
-    /// Sends a membership packet. It may be lost, as datagrams may.
+    /// Sends a membership packet. Like any datagram, it may be lost.
     pub(crate) fn send_datagram(&self, packet: Bytes) {
         self.touch(Instant::now());
-        // Too large or unsupported can't be: the packet's size is below what every path carries. Closed counts as lost.
+        // The packet fits every path's MTU, so the only possible error is a closed connection.
         let _ = self.connection.send_datagram(packet);
     }
 
-    /// Asks the other side; `None` where no answer came within `wait`.
+    /// Sends a request. Returns `None` if no response arrives within `wait`.
     pub(crate) async fn request(&self, request: Request, wait: Duration) -> Option<Response> {
         let id = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -232,37 +226,37 @@ impl Link {
             }
             requests.insert(id, sender);
         }
-        let forget = ForgetRequest { link: self, id };
+        let guard = ForgetRequest { link: self, id };
         self.try_control(&Header::Request { id, request }).ok()?;
         let response = tokio::time::timeout(wait, receiver).await.ok()?.ok();
-        drop(forget);
+        drop(guard);
         response
     }
 
-    /// Takes an answer in. `false`: whoever asked has stopped waiting, or nobody asked.
+    /// Handles a response. Returns `false` if the requester has stopped waiting or there is no such request.
     pub(crate) fn handle_response(&self, id: u64, response: Response) -> bool {
         let sender = self.requests().remove(&id);
         sender.is_some_and(|sender| sender.send(response).is_ok())
     }
 
-    /// Handles the outcome of a message. Returns whose it was.
+    /// Handles the outcome of a message. Returns the message's ticket.
     ///
     /// # Errors
-    /// Its time was over, or nothing was sent.
+    /// Returns an error if the outcome is overdue or the token was never sent.
     pub(crate) fn handle_outcome(&self, token: u64) -> Result<Ticket, NotOpen> {
         self.outcomes().close(token).ok_or(NotOpen)
     }
 
-    /// Handles the delivery of `count` messages in a row. Appends to `tickets` whose they were.
+    /// Handles the delivery of `count` messages in a row. Appends their tickets to `tickets`.
     ///
     /// # Errors
-    /// Not all of them were in flight, which no node says that keeps to the protocol. `tickets` has those before the first
-    /// that wasn't.
+    /// Returns an error if one of them was not in flight, which breaks the protocol. `tickets` then has the tickets
+    /// before that one.
     pub(crate) fn handle_delivered(&self, first: u64, count: u32, tickets: &mut Vec<Ticket>) -> Result<(), NotOpen> {
         self.outcomes().close_row(first, count, tickets)
     }
 
-    /// Something was sent or received.
+    /// Records that something was sent or received.
     pub(crate) fn touch(&self, now: Instant) {
         let age = u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_used.store(age, Ordering::Relaxed);
@@ -283,20 +277,20 @@ impl Link {
         }
     }
 
-    /// Closes the outcomes that were open for too long. Returns whose messages they were.
+    /// Closes the overdue outcomes. Returns their tickets.
     pub(crate) fn close_overdue(&self, now: Instant) -> Vec<Ticket> {
         let mut outcomes = self.outcomes();
         std::iter::from_fn(|| outcomes.close_overdue(now)).collect()
     }
 
-    /// The connection is over: wakes the requests in flight and closes all outcomes. Returns whose messages they were.
+    /// Ends all requests and outcomes after the connection was closed. Returns the tickets of the outcomes.
     pub(crate) fn close_all(&self) -> Vec<Ticket> {
         self.requests().clear();
         self.outcomes().close_all()
     }
 }
 
-/// Takes a question back whose asker has stopped waiting.
+/// Removes a request on drop, because the requester may be cancelled.
 struct ForgetRequest<'a> {
     link: &'a Link,
     id: u64,

@@ -1,7 +1,7 @@
-//! The messages of one link whose outcome is still open.
+//! The messages of one link whose outcome is open.
 //!
-//! Tokens count up and answers come in nearly the same order, so a queue indexed by token does: no hashing, and the
-//! oldest is always in front. Pure: the caller gives the time.
+//! Tokens count up, and outcomes arrive in nearly the same order. So a queue indexed by token is enough: it needs no
+//! hashing, and the oldest is always in front. Pure: the caller passes the time.
 
 use std::{
     collections::VecDeque,
@@ -10,10 +10,10 @@ use std::{
 
 use crate::wire::breach::NotOpen;
 
-/// Open outcomes of one link, each with what `T` says of its sender.
+/// The open outcomes of one link. `T` identifies the sender of a message.
 #[derive(Debug)]
 pub(crate) struct Outcomes<T> {
-    /// The token of the first in the queue.
+    /// The token of the first entry in the queue.
     first: u64,
     queue: VecDeque<Open<T>>,
     capacity: usize,
@@ -28,17 +28,16 @@ struct Open<T> {
 }
 
 impl<T> Outcomes<T> {
-    /// No open outcomes, and room for `capacity`, each for as long as `wait`.
+    /// Creates a queue of up to `capacity` outcomes, each open for at most `wait`.
     pub(crate) const fn new(capacity: usize, wait: Duration) -> Self {
         Self { first: 0, queue: VecDeque::new(), capacity, wait }
     }
 
-    /// The token that the next message gets; `None` at the bound.
+    /// Returns the token of the next message. Returns `None` at the bound.
     pub(crate) fn next_token(&self) -> Option<u64> {
         (self.queue.len() < self.capacity).then(|| self.first + self.queue.len() as u64)
     }
 
-    /// Whether none is open.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -48,7 +47,7 @@ impl<T> Outcomes<T> {
         self.queue.push_back(Open { sender: Some(sender), until: now + self.wait });
     }
 
-    /// Closes the outcome of `token`, and gives its sender back. `None`: it isn't open.
+    /// Closes the outcome of `token`. Returns its sender, or `None` if it is not open.
     pub(crate) fn close(&mut self, token: u64) -> Option<T> {
         let index = usize::try_from(token.checked_sub(self.first)?).ok()?;
         let sender = self.queue.get_mut(index)?.sender.take();
@@ -56,16 +55,17 @@ impl<T> Outcomes<T> {
         sender
     }
 
-    /// Closes the outcomes of `count` tokens in a row from `first` on, and appends their senders to `senders`. Those that
-    /// have waited too long are passed over.
+    /// Closes the outcomes of `count` tokens from `first` on, and appends their senders to `senders`. Overdue ones that
+    /// were already closed are skipped.
     ///
     /// # Errors
-    /// One isn't open, and the row ends there: so many that claim one row again and again cost no more than closing it once.
+    /// Returns an error at the first token that is not open, and stops there. So repeating a row costs no more than
+    /// closing it once.
     pub(crate) fn close_row(&mut self, first: u64, count: u32, senders: &mut Vec<T>) -> Result<(), NotOpen> {
         let end = first.checked_add(count.into()).ok_or(NotOpen)?;
         let from = first.max(self.first);
-        let place = |token: u64| usize::try_from(token.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        let (skipped, len) = (place(from), end.saturating_sub(from));
+        let index_of = |token: u64| usize::try_from(token.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let (skipped, len) = (index_of(from), end.saturating_sub(from));
         let row = self.queue.iter_mut().skip(skipped).map_while(|open| open.sender.take());
         let before = senders.len();
         senders.extend(row.take(usize::try_from(len).unwrap_or(usize::MAX)));
@@ -74,7 +74,7 @@ impl<T> Outcomes<T> {
         if closed as u64 == len { Ok(()) } else { Err(NotOpen) }
     }
 
-    /// Closes the oldest outcome that has waited too long.
+    /// Closes the oldest outcome if it is overdue. Returns its sender.
     pub(crate) fn close_overdue(&mut self, now: Instant) -> Option<T> {
         self.trim();
         if self.queue.front()?.until > now {
@@ -84,7 +84,7 @@ impl<T> Outcomes<T> {
         self.queue.pop_front()?.sender
     }
 
-    /// Closes all that are open.
+    /// Closes all open outcomes. Returns their senders.
     pub(crate) fn close_all(&mut self) -> Vec<T> {
         self.first += self.queue.len() as u64;
         self.queue.drain(..).filter_map(|open| open.sender).collect()

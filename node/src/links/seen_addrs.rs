@@ -7,17 +7,17 @@ use dashmap::DashMap;
 
 use crate::placement::Network;
 
-/// Nodes whose addresses are remembered: as many as there are records of.
+/// Maximum number of nodes: as many as there are records.
 const MAX_NODES: usize = 4096;
-/// Addresses remembered of one node: as many as a record has.
+/// Maximum number of addresses of a node: as many as a record has.
 const MAX_OF_ONE: usize = 4;
 
-/// Where nodes have been seen with their keys.
+/// For each node, the addresses at which it proved its key; the newest last.
 #[derive(Debug, Default)]
 pub(super) struct SeenAddrs(DashMap<NodeId, Vec<SocketAddr>>);
 
 impl SeenAddrs {
-    /// Remembers that the node has proved its key at this address. Beyond [`MAX_OF_ONE`] its oldest address is forgotten.
+    /// Records that the node proved its key at this address. Beyond [`MAX_OF_ONE`], its oldest address is dropped.
     pub(super) fn add(&self, node: NodeId, addr: SocketAddr) {
         if self.0.len() >= MAX_NODES && !self.0.contains_key(&node) {
             return;
@@ -31,9 +31,9 @@ impl SeenAddrs {
         seen.push(addr);
     }
 
-    /// The addresses of a record that are its node's own: the first, at which it is a member, those in the same network,
-    /// and those at which it has been seen with its key. A record may name anybody's address after the first, and nobody is
-    /// to be sent packets because of that.
+    /// Returns the addresses of a record that belong to its node: the first one, those in the same network, and those
+    /// at which the node proved its key. A record may list other people's addresses after the first one, and they must
+    /// not receive packets because of that.
     pub(super) fn own_addrs(&self, record: &NodeRecord) -> Vec<SocketAddr> {
         let Some(first) = record.quic_addrs.first() else { return Vec::new() };
         let seen = self.0.get(&record.node);
@@ -44,7 +44,7 @@ impl SeenAddrs {
         record.quic_addrs.iter().filter(is_own).copied().collect()
     }
 
-    /// Forgets the nodes that are not known any more.
+    /// Removes unknown nodes.
     pub(super) fn retain(&self, is_known: impl Fn(&NodeId) -> bool) {
         self.0.retain(|node, _| is_known(node));
     }

@@ -1,4 +1,4 @@
-//! The links that are up, by peer, and which of two to the same peer stays.
+//! The open links by peer. Decides which of two links to the same peer stays.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use dashmap::DashMap;
 
 use super::link::{CloseReason, Link};
 
-/// The links of a node. At the bound a new link replaces the one that was idle for longest.
+/// The open links. At the bound, a new link replaces the one that was idle for longest.
 #[derive(Debug)]
 pub(super) struct LinkTable {
     by_peer: DashMap<NodeId, Arc<Link>>,
@@ -19,20 +19,20 @@ impl LinkTable {
         Self { by_peer: DashMap::new(), capacity }
     }
 
-    /// The open link to a node.
+    /// Returns the open link to a node.
     pub(super) fn find(&self, node: &NodeId) -> Option<Arc<Link>> {
         self.by_peer.get(node).filter(|link| link.is_open()).map(|link| link.clone())
     }
 
-    /// Whether this node has dialled the link to `peer`, in this epoch of the peer or a later one, within the last
-    /// `period`.
+    /// Returns whether this node dialled the link to `peer` within the last `period`, in this epoch of the peer or a
+    /// later one.
     pub(super) fn has_dialled_within(&self, period: Duration, peer: &NodeId, epoch: u64) -> bool {
         let is_recent = |link: &Link| link.is_open() && link.dialled() && link.age() < period && link.epoch() >= epoch;
         self.by_peer.get(peer).is_some_and(|link| is_recent(&link))
     }
 
     pub(super) fn insert(&self, link: &Arc<Link>) {
-        // The hello of a former run may have been under way when the new run's came.
+        // The hello of a former run may arrive after the new run's.
         if self.by_peer.get(&link.peer()).is_some_and(|known| known.epoch() > link.epoch() && known.is_open()) {
             link.close(CloseReason::Replaced);
             return;
@@ -49,19 +49,18 @@ impl LinkTable {
         }
     }
 
-    /// Removes a link that has ended, unless another has taken its place.
+    /// Removes a link that has ended, unless another has replaced it.
     pub(super) fn remove(&self, link: &Arc<Link>) {
         self.by_peer.remove_if(&link.peer(), |_, current| Arc::ptr_eq(current, link));
     }
 
-    /// Closes the link to a node that doesn't answer any more.
+    /// Closes the link to a node that does not answer.
     pub(super) fn close(&self, node: &NodeId) {
         if let Some((_, link)) = self.by_peer.remove(node) {
             link.close(CloseReason::Lost);
         }
     }
 
-    /// Closes the link to a former run of a node.
     pub(super) fn close_former(&self, node: &NodeId, epoch: u64) {
         if let Some((_, link)) = self.by_peer.remove_if(node, |_, link| link.epoch() < epoch) {
             link.close(CloseReason::Replaced);

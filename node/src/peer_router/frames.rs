@@ -1,4 +1,4 @@
-//! What a node does with the frames of a link.
+//! Routing of a link's frames.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use crate::{
     },
 };
 
-/// Handles one frame. Never waits. What clients are told meanwhile may be held in `batch`, and what the other node is told
-/// in `replies`. A question is given back, to be answered by [`super::requests::answer`].
+/// Handles one frame. Never waits. Output to clients may be buffered in `batch`, and output to the peer in `replies`. A
+/// request is returned, and the caller passes it to [`super::requests::answer`].
 ///
 /// # Errors
-/// The link has to be closed.
+/// Returns an error if the link has to be closed.
 pub(crate) fn handle(
     core: &Arc<Core>,
     link: &Arc<Link>,
@@ -37,7 +37,7 @@ pub(crate) fn handle(
 ) -> Result<Option<(u64, Request)>, Breach> {
     match header {
         Header::ToInbox { token, kind, to } => {
-            // A string of the longest payload, and its quotes.
+            // The maximum payload and its quotes.
             if !kind.is_call() || payload.first() != Some(&b'"') || !is_payload(payload, MAX_PAYLOAD + 2) {
                 core.context.metrics.link_protocol_errors.inc();
                 replies.add(core, link, token, Outcome::Refused(ErrorCode::BadMessage));
@@ -59,8 +59,8 @@ pub(crate) fn handle(
                 replies.add(core, link, token, outcome);
             } else {
                 let reply = ReplyTo::Link { link: link.clone(), token };
-                // Copied: as a part of what was read, a small payload that waits would keep all of that in memory, and
-                // queues bound what payloads weigh.
+                // Copied: a small payload would otherwise keep the whole read buffer alive, and queues count only
+                // payload bytes.
                 core.sessions.submit(to, Message { kind, from, payload: Bytes::copy_from_slice(payload), reply });
             }
         }
@@ -85,15 +85,16 @@ pub(crate) fn handle(
                 return Err(Breach::Note);
             }
             let from = PeerAddr { node: link.peer(), session: from };
-            // If the answer is lost, the asker's request ends by its time, and its next message finds nobody.
+            // If the answer is lost, the sender's request times out, and its next message gets `unreachable`.
             if core.sessions.send_note(to, from, note.clone()) {
                 return Ok(None);
             }
             if matches!(note, Note::PairRequest(_)) {
                 core.context.metrics.pair_requests_refused.inc();
             }
-            let told = note.answer_of_nobody().is_some_and(|answer| link.try_note(from.session, to, answer).is_ok());
-            if !told {
+            let was_answered =
+                note.answer_of_nobody().is_some_and(|answer| link.try_note(from.session, to, answer).is_ok());
+            if !was_answered {
                 core.context.metrics.session_messages_dropped.inc();
             }
         }
@@ -108,8 +109,8 @@ pub(crate) fn handle(
     Ok(None)
 }
 
-/// Whether a client could have said this to its node, which checks it as this one does. What is longer would be told to this
-/// one's client.
+/// Returns whether a client's node could have accepted this note. The peer has the same checks, and oversized fields
+/// would reach this node's client.
 fn is_within_bounds(note: &Note) -> bool {
     let (name, payload) = match note {
         Note::PairRequest(ask) => (&ask.name, &ask.payload),
@@ -120,8 +121,8 @@ fn is_within_bounds(note: &Note) -> bool {
         && payload.as_ref().is_none_or(|payload| is_payload(payload, MAX_MESSAGE))
 }
 
-/// Whether a payload of another node is one JSON text within the bounds of a client's message. The other node is not
-/// trusted to have checked what its client wrote: text that ends early would let it write the rest of our message.
+/// Returns whether a peer's payload is one JSON text within a client message's bounds. The peer is not trusted to have
+/// checked it: a text that ends early could inject fields into this node's message.
 fn is_payload(payload: &[u8], longest: usize) -> bool {
     payload.len() <= longest
         && (plain::is_string(payload)

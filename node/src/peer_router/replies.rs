@@ -1,4 +1,4 @@
-//! What became of the messages of one link: what is delivered in a row is told in one frame, a moment later.
+//! Outcomes to send over a link. Consecutive deliveries are combined into one frame, sent a moment later.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,17 @@ use crate::core::Core;
 use crate::links::link::Link;
 use crate::wire::frame::{Header, Outcome};
 
-/// How long a delivery may wait for others to be told with it. Nobody waits for the word, but whoever asked for
-/// `delivered`, and packets are what costs most between nodes.
+/// How long a delivery is buffered, so that others are sent with it. Only clients that requested `delivered` wait for
+/// it, and packets are the main cost between nodes.
 const WAIT: Duration = Duration::from_millis(2);
 
-/// Outcomes to be told over a link.
+/// Buffered outcomes of a link.
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
     delivered: Option<Row>,
 }
 
-/// Tokens in a row that were delivered.
+/// Consecutive tokens of delivered messages.
 #[derive(Debug)]
 struct Row {
     first: u64,
@@ -25,7 +25,7 @@ struct Row {
 }
 
 impl Replies {
-    /// Tells the outcome of one message, or keeps it until [`Replies::deadline`].
+    /// Sends the outcome of a message, or buffers it until [`Replies::deadline`].
     pub(crate) fn add(&mut self, core: &Core, link: &Link, token: u64, outcome: Outcome) {
         match &mut self.delivered {
             Some(row) if outcome == Outcome::Delivered && row.first.checked_add(row.count.into()) == Some(token) => {
@@ -37,25 +37,25 @@ impl Replies {
         if outcome == Outcome::Delivered {
             self.delivered = Some(Row { first: token, count: 1, until: Instant::now() + WAIT });
         } else {
-            tell(core, link, &Header::Outcome { token, outcome });
+            send(core, link, &Header::Outcome { token, outcome });
         }
     }
 
-    /// When what is kept has to be sent.
+    /// Returns when the buffered outcomes have to be sent.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.delivered.as_ref().map(|row| row.until)
     }
 
-    /// Tells what is kept.
+    /// Sends the buffered outcomes.
     pub(crate) fn send(&mut self, core: &Core, link: &Link) {
         if let Some(Row { first, count, .. }) = self.delivered.take() {
-            tell(core, link, &Header::Delivered { first, count });
+            send(core, link, &Header::Delivered { first, count });
         }
     }
 }
 
-/// What the link doesn't take is lost: its sender is told «unreachable» when its time is over.
-fn tell(core: &Core, link: &Link, header: &Header) {
+/// Sends a frame. If the lane is full, the outcome is lost and the peer's message times out as unreachable.
+fn send(core: &Core, link: &Link, header: &Header) {
     if link.try_relay(header).is_err() {
         core.context.metrics.responses_dropped.inc();
     }
