@@ -1,4 +1,4 @@
-//! Homes: the nodes at which leases and codes are looked up. This node asks them, and is one of them.
+//! Homes: the nodes that store leases and codes. This node queries them, and is a home for others.
 
 mod client;
 mod server;
@@ -25,7 +25,7 @@ use crate::{
     publisher::command::Command, sessions::Sessions,
 };
 
-/// What this node keeps as a home, and what it has learned from others.
+/// The leases and codes that this node stores as a home, and a cache of leases found at other homes.
 #[derive(Debug)]
 pub(crate) struct Homes {
     context: Arc<Context>,
@@ -33,18 +33,17 @@ pub(crate) struct Homes {
     links: Arc<Links>,
     sessions: Arc<Sessions>,
     publisher: mpsc::Sender<Command>,
-    /// What is kept for others. Changed by requests of any node. Never locked over an `.await`.
+    /// What this node stores as a home, on request of any node. Never locked across an `.await`.
     table: Mutex<HomeTable>,
-    /// Leases that were looked up, for the next message. Checked against time and view when used.
+    /// Leases found by lookups, for the next messages. Checked against time and view on use.
     cache: Cache<Inbox, SignedLease>,
-    /// How many leases that have to be verified each node may register.
+    /// Rate at which each node may register leases that have to be verified.
     new_leases: DefaultKeyedRateLimiter<NodeId>,
-    /// Turns at verifying what others register here.
+    /// Schedules the verification of registered leases.
     turns: FairSemaphore,
 }
 
 impl Homes {
-    /// A home that keeps nothing yet.
     pub(crate) fn new(
         context: Arc<Context>,
         members: Arc<Members>,
@@ -67,28 +66,28 @@ impl Homes {
         }
     }
 
-    /// How many leases and how many codes are kept for others.
+    /// Returns how many leases and how many codes are stored as a home.
     pub(crate) fn len(&self) -> (usize, usize) {
         self.table().len()
     }
 
-    /// Says among how many members the tables are shared, so that none of them fills one.
+    /// Sets the number of members, from which each member's quota of the tables follows.
     pub(crate) fn share_among(&self, members: usize) {
         self.table().share_among(members, self.context.me);
     }
 
-    /// Forgets the codes of a node that doesn't answer.
+    /// Removes the codes of a node that does not answer.
     pub(crate) fn forget_codes_of(&self, node: NodeId) {
         self.table().drop_codes_of(node);
     }
 
-    /// Forgets all that a node registered here before `epoch`: it went down, or has started anew.
+    /// Removes everything that a node registered before `epoch`, because it went down or restarted.
     pub(crate) fn forget_before(&self, node: NodeId, epoch: u64) {
         self.table().drop_before(node, epoch);
         self.cache.retain(|_, lease| lease.node != node);
     }
 
-    /// Forgets what was not registered again, and the rates of nodes that were not seen recently.
+    /// Removes expired registrations, and the rates of nodes that were not seen recently.
     pub(crate) fn expire(&self) {
         self.table().expire(Instant::now());
         self.new_leases.retain_recent();

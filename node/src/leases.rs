@@ -1,14 +1,15 @@
-//! Leases without I/O: what a home keeps of them, and how they are looked up.
+//! Leases without I/O: the table of a home, and the rules of lookups.
 //!
-//! Who keeps what a client signs has nothing to decide: only the inbox's key makes a lease, its `seq` says which is the
-//! newest, and it ends by itself. The node drives both with links; a simulation drives many on virtual time.
+//! A home makes no decisions about a lease. Only the inbox's key can sign one, its `seq` determines which is the
+//! newest, and it expires on its own. The node drives these modules with real links; a simulation drives many of them
+//! on virtual time.
 
 pub mod code_lookup;
 pub mod lookup;
 pub mod table;
 pub mod timing;
 
-/// An address for tests, all of whose bytes are `n`.
+/// Returns an address for tests with all bytes equal to `n`.
 #[cfg(test)]
 pub(crate) fn address_of(n: u8) -> chappe_common::lease::Address {
     use chappe_common::lease::{AccessToken, Address, Inbox};

@@ -1,8 +1,9 @@
 //! Keeps the leases and codes of this node's sessions registered with their homes.
 //!
-//! One task for all sessions: it registers again before the homes forget, and at once where a membership change has
-//! moved a home. Homes hand nothing over among themselves. What it keeps can be a million things, and members come and go
-//! oftener than all of them can be looked at: it looks at a few at a time, and at all of them once a second at most.
+//! One task for all sessions. It renews registrations before the homes expire them, and registers at once with new
+//! homes after a membership change. Homes do not hand entries to each other. There can be a million registrations, and
+//! the view may change more often than all can be rescanned. So the task rescans in small steps, and starts a rescan at
+//! most once a second.
 
 pub(crate) mod command;
 mod home_index;
@@ -40,76 +41,74 @@ use crate::{
     },
 };
 
-/// Commands that may wait: what 18,000 sessions send when all attach within a second or two.
+/// Capacity of the command channel: the commands of 18,000 sessions that all attach within two seconds.
 pub(crate) const COMMANDS: usize = 16_384;
-/// How long a registration that is due waits for others, which are sent with it.
-const TOGETHER: Duration = Duration::from_millis(500);
-/// The pauses before a home that did not answer is asked again: with the time that it is waited for, about as long as one
-/// that is down is taken for a member.
-const PUT_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+/// How long a due registration waits, so that others are sent in the same request.
+const BATCH_DELAY: Duration = Duration::from_millis(500);
+/// Pauses before a home that did not answer is retried. With the request timeouts, the retries last about as long as a
+/// failed node stays in the view.
+const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
-/// A registration that is kept. A node has one for each of its sessions, so each byte counts.
-struct Kept {
-    /// The lease of an inbox. A code has none.
+/// A lease or code that is registration registered. A node has one for each of its sessions' inboxes and codes, so each byte
+/// counts.
+struct Registration {
+    /// `None` for a code.
     lease: Option<Arc<SignedLease>>,
-    placed: HomeSet,
-    /// When it is due in the schedule.
+    home_set: HomeSet,
+    /// The time of its slot in the schedule.
     due: Instant,
 }
 
-/// A lease that was taken back.
+/// A lease that is being withdrawn.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Withdrawal {
-    /// When its homes are told.
+    /// When the homes are notified.
     due: Instant,
     inbox: Inbox,
-    /// The lease's, or a newer one's that its homes have not seen.
+    /// The `seq` of the lease, or of a newer one that its homes have not seen.
     seq: u64,
     homes: Vec<NodeId>,
 }
 
-/// A place in the schedule: when the registration is due, and its key, which tells equal times apart.
+/// A slot in the schedule: when the registration is due, and its key.
 type Slot = (Instant, Key);
 
-/// The task's state.
 pub(crate) struct Publisher {
     core: Arc<Core>,
-    kept: HashMap<Key, Kept>,
-    /// The claims of the codes that are kept. Apart, since most clients make none.
+    registrations: HashMap<Key, Registration>,
+    /// Signed claims of registered codes. Stored separately, because most clients have none.
     claims: HashMap<Key, Redacted<Bytes>>,
-    /// The homes of all that is kept.
-    places: HomeIndex,
-    /// Exactly one slot for each key that is kept.
+    home_index: HomeIndex,
+    /// Exactly one slot for each registration.
     schedule: BTreeSet<Slot>,
-    /// Withdrawals that their homes are still to be told of.
+    /// Withdrawals that were not sent yet.
     withdrawals: BTreeSet<Withdrawal>,
-    /// The view by which was placed last.
+    /// The view by which homes are selected.
     view: Arc<View>,
     rescan: Rescan,
-    /// What has moved, by its new home, which is told of all of it at the end of the look.
+    /// Registrations that moved, by new home. They are sent at the end of a rescan.
     moved: HashMap<NodeId, Vec<Key>>,
 }
 
-/// What one home is to be told.
+/// Requests for one home.
 #[derive(Default)]
 struct HomeBatch {
     leases: Vec<SignedLease>,
     codes: Vec<CodeRegistration>,
     drop_leases: Vec<(Inbox, u64)>,
     drop_codes: Vec<(PairingCode, SessionId)>,
-    /// How often the home did not answer before.
+    /// Number of previous attempts.
     tries: usize,
 }
 
 impl Publisher {
-    /// A publisher with nothing to keep.
     pub(crate) fn new(core: Arc<Core>) -> Self {
         let view = core.members.view.load_full();
         Self {
             core,
-            kept: HashMap::new(),
+            registrations: HashMap::new(),
             claims: HashMap::new(),
-            places: HomeIndex::default(),
+            home_index: HomeIndex::default(),
             schedule: BTreeSet::new(),
             withdrawals: BTreeSet::new(),
             view,
@@ -118,16 +117,16 @@ impl Publisher {
         }
     }
 
-    /// Runs until the queue's senders are gone.
+    /// Runs until all command senders are gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut view_changes = self.core.members.view_changes();
         let mut batch = Vec::new();
         loop {
             let mut batches = HashMap::new();
-            let due = self.schedule.first().map(|(due, _)| *due + TOGETHER);
+            let due = self.schedule.first().map(|(due, _)| *due + BATCH_DELAY);
             let withdrawal = self.withdrawals.first().map(|withdrawal| withdrawal.due);
             let rescan = self.next_rescan();
-            // In any order: while it looks, that is always ready.
+            // Not biased: during a rescan, that branch is always ready.
             tokio::select! {
                 changed = view_changes.changed() => {
                     if changed.is_err() {
@@ -164,7 +163,7 @@ impl Publisher {
     fn handle_command(&mut self, command: Command, batches: &mut HashMap<NodeId, HomeBatch>) {
         match command {
             Command::KeepLease { lease, is_renewal } => {
-                self.keep(Key::Inbox(lease.inbox), Some(lease), is_renewal);
+                self.add_registration(Key::Inbox(lease.inbox), Some(lease), is_renewal);
             }
             Command::KeepCode(CodeRegistration { code, session, claim }) => {
                 let key = Key::Code(code, session);
@@ -172,69 +171,69 @@ impl Publisher {
                     Some(claim) => drop(self.claims.insert(key, claim)),
                     None => drop(self.claims.remove(&key)),
                 }
-                self.keep(key, None, false);
+                self.add_registration(key, None, false);
             }
             Command::WithdrawLease(inbox, seq) => {
-                let Some(kept) = self.forget_lease(inbox, seq) else { return };
-                let homes = self.places.homes(kept.placed).map(|(home, _)| home).collect();
+                let Some(registration) = self.remove_lease(inbox, seq) else { return };
+                let homes = self.home_index.homes(registration.home_set).map(|(home, _)| home).collect();
                 let due = Instant::now() + timing::withdrawal_delay(&mut rand::rng());
                 self.withdrawals.insert(Withdrawal { due, inbox, seq, homes });
             }
             Command::WithdrawCode(code, session) => {
-                let Some(kept) = self.forget(&Key::Code(code, session)) else { return };
-                for (home, _) in self.places.homes(kept.placed) {
+                let Some(registration) = self.remove_registration(&Key::Code(code, session)) else { return };
+                for (home, _) in self.home_index.homes(registration.home_set) {
                     batches.entry(home).or_default().drop_codes.push((code, session));
                 }
             }
-            Command::Forget(inbox, seq) => drop(self.forget_lease(inbox, seq)),
-            Command::PutAgain { home, keys, tries } => {
+            Command::Forget(inbox, seq) => drop(self.remove_lease(inbox, seq)),
+            Command::Retry { home, keys, tries } => {
                 for key in keys {
-                    let Some(kept) = self.kept.get(&key) else { continue };
-                    if self.places.homes(kept.placed).any(|(own, _)| own == home) {
+                    let Some(registration) = self.registrations.get(&key) else { continue };
+                    if self.home_index.homes(registration.home_set).any(|(own, _)| own == home) {
                         let batch = batches.entry(home).or_default();
                         batch.tries = tries;
-                        put(batch, &key, kept, &self.claims);
+                        add_to_batch(batch, &key, registration, &self.claims);
                     }
                 }
             }
         }
     }
 
-    /// Keeps the lease of an inbox no more, unless it is newer than `seq`: another session's.
-    fn forget_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Kept> {
+    /// Removes the registration of an inbox, unless its lease is newer than `seq` and so another session's.
+    fn remove_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Registration> {
         let key = Key::Inbox(inbox);
-        let older = self.kept.get(&key)?.lease.as_ref().is_some_and(|lease| lease.seq <= seq);
-        if older { self.forget(&key) } else { None }
+        let older = self.registrations.get(&key)?.lease.as_ref().is_some_and(|lease| lease.seq <= seq);
+        if older { self.remove_registration(&key) } else { None }
     }
 
-    fn keep(&mut self, key: Key, lease: Option<Arc<SignedLease>>, is_renewal: bool) {
-        let kept = self.kept.get(&key).and_then(|kept| kept.lease.as_ref());
-        if lease.as_ref().is_some_and(|lease| kept.is_some_and(|kept| kept.seq > lease.seq)) {
+    fn add_registration(&mut self, key: Key, lease: Option<Arc<SignedLease>>, is_renewal: bool) {
+        let current = self.registrations.get(&key).and_then(|registration| registration.lease.as_ref());
+        if lease.as_ref().is_some_and(|lease| current.is_some_and(|current| current.seq > lease.seq)) {
             return;
         }
         self.note_view();
-        let placed = self.places.place(&self.view, key.tag());
-        let due = if let Some(former) = self.kept.remove(&key) {
-            // Its slot may be behind what was looked at.
-            note_moved(&mut self.moved, &self.places, key, former.placed, placed);
-            // Its homes hear of the newer lease when they would have heard of the older one: a lease lasts longer.
+        let home_set = self.home_index.home_set(&self.view, key.tag());
+        let due = if let Some(former) = self.registrations.remove(&key) {
+            // A running rescan may already have passed its slot.
+            note_moved(&mut self.moved, &self.home_index, key, former.home_set, home_set);
+            // The newer lease is sent when the older one was due. Leases outlast registrations.
             former.due
         } else {
-            // What a renewal follows may have been forgotten meanwhile: then no home knows the inbox.
-            let registration = self.core.context.config.times.registration;
-            let first = || timing::first_refresh(&mut rand::rng(), registration);
+            // The registration that a renewal relies on may be gone: then no home knows the inbox.
+            let lifetime = self.core.context.config.times.registration;
+            let first = || timing::first_refresh(&mut rand::rng(), lifetime);
             self.schedule(key, if is_renewal { Duration::ZERO } else { first() })
         };
-        self.kept.insert(key, Kept { lease, placed, due });
+        self.registrations.insert(key, Registration { lease, home_set, due });
     }
 
-    fn forget(&mut self, key: &Key) -> Option<Kept> {
-        let kept = self.kept.remove(key)?;
+    fn remove_registration(&mut self, key: &Key) -> Option<Registration> {
+        let registration = self.registrations.remove(key)?;
         self.claims.remove(key);
-        self.schedule.remove(&(kept.due, *key));
-        shrink::shrink_if_sparse(&mut self.kept);
+        self.schedule.remove(&(registration.due, *key));
+        shrink::shrink_if_sparse(&mut self.registrations);
         shrink::shrink_if_sparse(&mut self.claims);
-        Some(kept)
+        Some(registration)
     }
 
     fn schedule(&mut self, key: Key, wait: Duration) -> Instant {
@@ -256,72 +255,74 @@ impl Publisher {
         let clock = self.core.context.clock.now();
         while self.schedule.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, key)) = self.schedule.pop_first() else { break };
-            let Some(lease) = self.kept.get(&key).map(|kept| kept.lease.clone()) else { continue };
+            let Some(lease) = self.registrations.get(&key).map(|registration| registration.lease.clone()) else {
+                continue;
+            };
             if let Some(lease) = lease.filter(|lease| lease.expires_at <= clock) {
-                // Its client has not renewed it: the homes have forgotten it by themselves.
-                self.kept.remove(&key);
+                // The client has not renewed it, and the homes have expired it.
+                self.registrations.remove(&key);
                 self.core.sessions.drop_lease(&lease);
                 continue;
             }
             let due =
                 self.schedule(key, timing::next_refresh(&mut rand::rng(), self.core.context.config.times.registration));
-            if let Some(kept) = self.kept.get_mut(&key) {
-                kept.due = due;
-                for (home, _) in self.places.homes(kept.placed) {
-                    put(batches.entry(home).or_default(), &key, kept, &self.claims);
+            if let Some(registration) = self.registrations.get_mut(&key) {
+                registration.due = due;
+                for (home, _) in self.home_index.homes(registration.home_set) {
+                    add_to_batch(batches.entry(home).or_default(), &key, registration, &self.claims);
                 }
             }
         }
-        shrink::shrink_if_sparse(&mut self.kept);
+        shrink::shrink_if_sparse(&mut self.registrations);
     }
 }
 
-fn put(batch: &mut HomeBatch, key: &Key, kept: &Kept, claims: &HashMap<Key, Redacted<Bytes>>) {
+fn add_to_batch(batch: &mut HomeBatch, key: &Key, registration: &Registration, claims: &HashMap<Key, Redacted<Bytes>>) {
     match *key {
-        Key::Inbox(_) => batch.leases.extend(kept.lease.as_deref().cloned()),
+        Key::Inbox(_) => batch.leases.extend(registration.lease.as_deref().cloned()),
         Key::Code(code, session) => {
             batch.codes.push(CodeRegistration { code, session, claim: claims.get(key).cloned() });
         }
     }
 }
 
-/// Tells one home. What it is to keep is put again where it did not answer: a home that has just started knows its members
-/// a moment later than they know it. What fails all the same is tried when it is due.
+/// Sends one home its requests. Registrations are retried if the home does not answer: a home that has just started may
+/// learn its members later than they learn of it. After the last retry, they are sent when they are due.
 async fn send_batch(core: &Arc<Core>, home: NodeId, batch: HomeBatch) {
-    let missed = put_all(core, home, &batch).await;
+    let unanswered = register_all(core, home, &batch).await;
     for leases in batch.drop_leases.chunks(MAX_BATCH) {
         core.homes.ask(home, Request::DropLeases(leases.to_vec())).await;
     }
     for codes in batch.drop_codes.chunks(MAX_BATCH) {
         core.homes.ask(home, Request::DropCodes(codes.to_vec())).await;
     }
-    if missed.is_empty() {
+    if unanswered.is_empty() {
         return;
     }
-    let Some(pause) = PUT_AGAIN.get(batch.tries) else { return };
+    let Some(pause) = RETRY_PAUSES.get(batch.tries) else { return };
     tokio::time::sleep(*pause).await;
-    // By way of the publisher, which knows what was given back meanwhile. It ends only with the node.
-    let _ = core.publisher.send(Command::PutAgain { home, keys: missed, tries: batch.tries + 1 }).await;
+    // Through the publisher, which knows what was withdrawn meanwhile. It ends only with the node.
+    let _ = core.publisher.send(Command::Retry { home, keys: unanswered, tries: batch.tries + 1 }).await;
 }
 
-/// Registers leases and codes with one home; gives back what it did not answer. Who doesn't answer once isn't asked for
-/// the rest: each question would be waited for.
-async fn put_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<Key> {
-    let mut missed = Vec::new();
+/// Registers leases and codes with one home. Returns the keys that it did not answer. After the first request without
+/// an answer, the rest is not sent: each would wait for its timeout.
+async fn register_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<Key> {
+    let mut unanswered = Vec::new();
     for leases in batch.leases.chunks(MAX_BATCH) {
-        let answers = if missed.is_empty() {
+        let answers = if unanswered.is_empty() {
             core.homes.put_batch(home, leases, (0..leases.len()).collect()).await
         } else {
             Vec::new()
         };
         if answers.is_empty() {
-            missed.extend(leases.iter().map(|lease| Key::Inbox(lease.inbox)));
+            unanswered.extend(leases.iter().map(|lease| Key::Inbox(lease.inbox)));
         }
         for (index, registered) in answers {
             if !matches!(registered, Registered::Stale { .. }) {
                 continue;
             }
-            // Attached elsewhere meanwhile: the session here has lost it.
+            // The inbox is attached elsewhere now: drop it here.
             let lease = &leases[index];
             core.homes.forget_found(&lease.inbox);
             core.sessions.drop_lease(lease);
@@ -331,9 +332,9 @@ async fn put_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<Key> 
     }
     for codes in batch.codes.chunks(MAX_BATCH) {
         let claim = Request::ClaimCodes(codes.to_vec());
-        if !missed.is_empty() || core.homes.ask(home, claim).await.is_none() {
-            missed.extend(codes.iter().map(|code| Key::Code(code.code, code.session)));
+        if !unanswered.is_empty() || core.homes.ask(home, claim).await.is_none() {
+            unanswered.extend(codes.iter().map(|code| Key::Code(code.code, code.session)));
         }
     }
-    missed
+    unanswered
 }

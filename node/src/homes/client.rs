@@ -1,6 +1,6 @@
-//! Asking the homes: where is this inbox, where is this code, and keep these for me.
+//! Requests to homes: look up an inbox or a code, and register leases and codes.
 //!
-//! All homes are asked at once. Which of their answers counts, and when, is [`Lookup`]'s rule.
+//! All homes are queried concurrently. [`Lookup`] decides which answer counts, and when.
 
 use std::{sync::Arc, time::Instant};
 
@@ -30,58 +30,54 @@ use crate::{
     },
 };
 
-/// Why a code is not the session's.
+/// Why a code was not claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimError {
-    /// Another session has it.
     Taken,
-    /// No home answered, or none has room.
+    /// No home answered, or all their tables are full.
     Unavailable,
 }
 
-/// What became of a lease at its homes.
+/// The result of registering a lease with its homes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Registered {
-    /// At least one home keeps it.
+    /// At least one home stores it.
     Kept,
-    /// It renews one that is registered, and its homes are told when that is registered again.
+    /// It renews a registered lease. The homes receive it when that one is due to be registered again.
     Before,
-    /// A home knows a newer one of the same inbox.
-    Stale {
-        /// The newer one.
-        newer: Arc<SignedLease>,
-    },
-    /// No home has answered, or none has room.
+    /// A home has a newer lease of the same inbox.
+    Stale { newer: Arc<SignedLease> },
+    /// No home answered, or all their tables are full.
     Nowhere,
 }
 
 impl Homes {
-    /// Asks one node, which may be this one; `None` where it did not answer in time.
+    /// Sends a request to a home, which may be this node. Returns `None` if it does not answer in time.
     pub(crate) async fn ask(&self, node: NodeId, request: Request) -> Option<Response> {
         if node == self.context.me {
             let from = Registrant { node: self.context.me, epoch: self.members.own_record.load().epoch };
             return self.answer(from, request).await;
         }
         let wait = self.context.config.times.lookup;
-        let asked = async { self.links.connect(node).await.ok()?.request(request, wait).await };
-        let answer = tokio::time::timeout(wait, asked).await.ok().flatten();
+        let send = async { self.links.connect(node).await.ok()?.request(request, wait).await };
+        let answer = tokio::time::timeout(wait, send).await.ok().flatten();
         if answer.is_none() {
             self.context.metrics.home_timeouts.inc();
         }
         answer
     }
 
-    /// The newest valid lease of the inbox of `address` that its homes know of.
+    /// Looks up the newest valid lease of an inbox at its homes.
     #[tracing::instrument(level = "debug", name = "lookup", skip_all)]
     pub(crate) async fn find_lease(&self, address: Address) -> Option<SignedLease> {
         let inbox = address.inbox;
         let times =
             LookupTimes { longest: self.context.config.times.lookup, hedge: self.context.config.times.lookup_hedge };
         let homes = self.members.view.load().lookup_homes(Tag::of_inbox(&inbox));
-        let counts = |lease: &Arc<SignedLease>| {
-            lease.admits(&address) && lookup::counts(lease, self.context.clock.now(), &self.members.view.load())
+        let is_usable = |lease: &Arc<SignedLease>| {
+            lease.admits(&address) && lookup::is_usable(lease, self.context.clock.now(), &self.members.view.load())
         };
-        let own = self.sessions.lease(&inbox).filter(counts).map(Arc::unwrap_or_clone);
+        let own = self.sessions.lease(&inbox).filter(is_usable).map(Arc::unwrap_or_clone);
         let mut lookup = Lookup::new(Instant::now(), address, homes, own, times);
         let ask = |home| async move { (home, self.ask(home, Request::FindLease(address)).await) };
         let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
@@ -105,17 +101,17 @@ impl Homes {
         Some(newest)
     }
 
-    /// A lease that was found before, if it still counts.
+    /// Returns the cached lease of an inbox, if it is still valid.
     pub(crate) fn found_lease(&self, address: &Address) -> Option<SignedLease> {
         let lease = self.cache.get(&address.inbox).filter(|lease| lease.admits(address))?;
-        let counts = lookup::counts(&lease, self.context.clock.now(), &self.members.view.load());
-        if !counts {
+        let is_usable = lookup::is_usable(&lease, self.context.clock.now(), &self.members.view.load());
+        if !is_usable {
             self.cache.remove(&address.inbox);
         }
-        counts.then_some(lease)
+        is_usable.then_some(lease)
     }
 
-    /// Where a code is registered, as two of its homes agree.
+    /// Looks up the holder of a code. Two homes have to agree.
     #[tracing::instrument(level = "debug", name = "code_lookup", skip_all)]
     pub(crate) async fn find_code(&self, code: PairingCode) -> Option<CodeHolder> {
         let homes = self.members.view.load().lookup_homes(Tag::of_code(&code));
@@ -139,8 +135,8 @@ impl Homes {
         tokio::time::timeout(self.context.config.times.lookup, agreed).await.ok().flatten()
     }
 
-    /// Claims a code for a session at the code's homes. One home that knows another holder is enough to refuse: two
-    /// clients that claim at once may both be refused, and both take another code.
+    /// Claims a code for a session at the code's homes. One home that knows another holder is enough to refuse. If two
+    /// clients claim a code at once, both may be refused, and both choose another code.
     pub(crate) async fn claim_code(&self, registration: &CodeRegistration) -> Result<(), ClaimError> {
         let &CodeRegistration { code, session, .. } = registration;
         let homes = self.members.view.load().homes(Tag::of_code(&code));
@@ -163,7 +159,7 @@ impl Homes {
         Err(if taken { ClaimError::Taken } else { ClaimError::Unavailable })
     }
 
-    /// Registers leases with their homes, each at a time of its own, and says for each what became of it.
+    /// Registers leases with their homes, each after a random delay of its own. Returns one result for each lease.
     pub(crate) async fn put_leases(&self, leases: &[SignedLease]) -> Vec<Registered> {
         let puts = leases.iter().map(|lease| async {
             let delay = timing::registration_delay(&mut rand::rng(), leases.len());
@@ -189,7 +185,8 @@ impl Homes {
         })
     }
 
-    /// Registers some of `leases` with one home, and says for each that it has answered for what became of it.
+    /// Registers the leases at the indices `batch` with one home. Returns the results that the home sent, each with its
+    /// index.
     pub(crate) async fn put_batch(
         &self,
         home: NodeId,
@@ -200,16 +197,16 @@ impl Homes {
         let Some(Response::Leases(puts)) = self.ask(home, Request::PutLeases(bytes)).await else {
             return Vec::new();
         };
-        // Each of its lies would cost a signature: behind the first, it is believed no more.
-        let mut lies = false;
-        let judge = |(index, put): (usize, LeasePut)| {
+        // Each false claim costs a signature check, so only the first one is checked.
+        let mut has_lied = false;
+        let check = |(index, put): (usize, LeasePut)| {
             let registered = match put {
                 LeasePut::Kept => Registered::Kept,
-                LeasePut::Stale(_) if lies => Registered::Nowhere,
+                LeasePut::Stale(_) if has_lied => Registered::Nowhere,
                 LeasePut::Stale(newer) => match newer_lease(&newer, &leases[index]) {
                     Some(newer) => Registered::Stale { newer: Arc::new(newer) },
                     None => {
-                        lies = true;
+                        has_lied = true;
                         Registered::Nowhere
                     }
                 },
@@ -217,21 +214,22 @@ impl Homes {
             };
             (index, registered)
         };
-        batch.into_iter().zip(puts).map(judge).collect()
+        batch.into_iter().zip(puts).map(check).collect()
     }
 
-    /// The node at which a lease that was looked up says that its inbox is. The lease may count no more.
+    /// Returns the node of the cached lease of an inbox. The lease may have expired.
     pub(crate) fn found_node(&self, inbox: &Inbox) -> Option<NodeId> {
         self.cache.get(inbox).map(|lease| lease.node)
     }
 
-    /// Forgets a lease that was looked up: the inbox is not where it says.
+    /// Removes the cached lease of an inbox that is not where the lease says.
     pub(crate) fn forget_found(&self, inbox: &Inbox) {
         self.cache.remove(inbox);
     }
 }
 
-/// The lease of these bytes, where it is a newer one of the same inbox. A home can't invent one: its inbox has signed it.
+/// Decodes and verifies a lease, if it is a newer one of the same inbox. Only the inbox's owner can have signed it, so
+/// a home cannot invent one.
 fn newer_lease(bytes: &Bytes, ours: &Lease) -> Option<SignedLease> {
     let lease = Unverified::<Lease>::decode(bytes.clone()).ok()?;
     let is_newer = lease.value().inbox == ours.inbox && lease.value().seq > ours.seq;

@@ -1,7 +1,7 @@
-//! What this node keeps for others as their home: pairing codes, and the leases of [`LeaseTable`].
+//! What this node stores as a home: pairing codes, and the leases of [`LeaseTable`].
 //!
-//! Pure: the caller gives the time. Bounded: at the bound new entries are refused and old ones stay. Everything here
-//! is soft state that its edge node registers again; nothing is on disk.
+//! Pure: the caller passes the time. Bounded: at the bound, new entries are refused and old ones stay. All of it is
+//! soft state that the edge nodes register again; nothing is on disk.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -20,7 +20,7 @@ use crate::{
     wire::ids::{ClaimResult, CodeHolder},
 };
 
-/// The key by which a client can take a code back.
+/// The key with which a client can reclaim a code.
 #[derive(Debug)]
 struct Owner {
     key: PublicKey,
@@ -28,53 +28,51 @@ struct Owner {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CodeEntry {
     holder: CodeHolder,
-    /// Boxed, since most clients show no key and the table has room for twice its entries.
+    /// Boxed, because most clients have no key and the table has spare room for as many entries again.
     owner: Option<Box<Owner>>,
     until: Instant,
-    /// The epoch of the node when it registered this: what a former self registered ends with it.
+    /// The node's epoch when it registered this. The entry ends with that run.
     epoch: u64,
 }
 
-/// The leases and codes of which this node is a home.
 #[derive(Debug)]
 pub(crate) struct HomeTable {
-    /// The leases.
     pub(crate) leases: LeaseTable,
-    codes: HashMap<PairingCode, Kept>,
-    /// How many codes of each node are kept.
-    shares: MemberQuota,
+    codes: HashMap<PairingCode, CodeEntry>,
+    quota: MemberQuota,
     capacity: usize,
     keep_for: Duration,
 }
 
 impl HomeTable {
-    /// A table of at most `capacity` leases and as many codes, each kept for `keep_for` after it was registered.
+    /// Creates a table of at most `capacity` leases and `capacity` codes, each stored for `keep_for` after its last
+    /// registration.
     pub(crate) fn new(capacity: usize, keep_for: Duration) -> Self {
         let leases = LeaseTable::new(capacity, keep_for);
-        Self { leases, codes: HashMap::new(), shares: MemberQuota::new(capacity), capacity, keep_for }
+        Self { leases, codes: HashMap::new(), quota: MemberQuota::new(capacity), capacity, keep_for }
     }
 
-    /// Says among how many members the tables are shared, so that none of them fills one.
+    /// Sets the number of members, from which each member's quota follows.
     pub(crate) fn share_among(&mut self, members: usize, own: NodeId) {
         self.leases.share_among(members, own);
-        self.shares.divide(members, own);
+        self.quota.divide(members, own);
     }
 
-    /// Whether `claim`, if its signature is its key's, takes `code` from the session that has it: the same key had
-    /// registered it there, by an earlier claim.
-    pub(crate) fn takes_back(&self, now: Instant, code: PairingCode, holder: CodeHolder, claim: &CodeClaim) -> bool {
-        let Some(kept) = self.codes.get(&code).filter(|kept| kept.holder != holder && kept.until > now) else {
+    /// Returns whether `claim` can reclaim `code` from the session that has it: the same key registered it there with
+    /// an earlier claim. The signature is not checked here.
+    pub(crate) fn can_reclaim(&self, now: Instant, code: PairingCode, holder: CodeHolder, claim: &CodeClaim) -> bool {
+        let Some(entry) = self.codes.get(&code).filter(|entry| entry.holder != holder && entry.until > now) else {
             return false;
         };
         claim.code == code
             && claim.node == holder.node
-            && kept.owner.as_ref().is_some_and(|owner| owner.key == claim.key && owner.seq < claim.seq)
+            && entry.owner.as_ref().is_some_and(|owner| owner.key == claim.key && owner.seq < claim.seq)
     }
 
-    /// Gives a code to a session of a node in this epoch, or keeps it there for longer. `claim` is the client's, and
-    /// `verified` where its signature was checked because it takes the code back.
+    /// Registers a code for a session, or extends its registration. `verified` means that the signature of `claim` was
+    /// checked, because it reclaims the code.
     pub(crate) fn claim_code(
         &mut self,
         now: Instant,
@@ -84,69 +82,68 @@ impl HomeTable {
         claim: Option<&CodeClaim>,
         verified: bool,
     ) -> ClaimResult {
-        let takes_back = verified && claim.is_some_and(|claim| self.takes_back(now, code, holder, claim));
+        let reclaims = verified && claim.is_some_and(|claim| self.can_reclaim(now, code, holder, claim));
         let owner = claim.map(|claim| Box::new(Owner { key: claim.key, seq: claim.seq }));
-        let kept = Kept { holder, owner, until: now + self.keep_for, epoch };
-        let full = self.codes.len() >= self.capacity || !self.shares.has_room(&holder.node);
+        let new = CodeEntry { holder, owner, until: now + self.keep_for, epoch };
+        let full = self.codes.len() >= self.capacity || !self.quota.has_room(&holder.node);
         match self.codes.entry(code) {
-            Entry::Occupied(entry) if entry.get().holder != holder && entry.get().until > now && !takes_back => {
+            Entry::Occupied(entry) if entry.get().holder != holder && entry.get().until > now && !reclaims => {
                 return ClaimResult::Taken;
             }
             Entry::Vacant(_) if full => return ClaimResult::Full,
-            Entry::Occupied(mut entry) => self.shares.count_out(entry.insert(kept).holder.node),
+            Entry::Occupied(mut entry) => self.quota.count_out(entry.insert(new).holder.node),
             Entry::Vacant(entry) => {
-                entry.insert(kept);
+                entry.insert(new);
             }
         }
-        self.shares.count_in(holder.node);
+        self.quota.count_in(holder.node);
         ClaimResult::Granted
     }
 
-    /// Gives a code back.
     pub(crate) fn drop_code(&mut self, code: &PairingCode, holder: CodeHolder) {
         if let Entry::Occupied(entry) = self.codes.entry(*code)
             && entry.get().holder == holder
         {
             entry.remove();
-            self.shares.count_out(holder.node);
+            self.quota.count_out(holder.node);
         }
     }
 
-    /// Where a code is registered.
+    /// Returns the holder of a code.
     pub(crate) fn code(&self, now: Instant, code: &PairingCode) -> Option<CodeHolder> {
-        self.codes.get(code).filter(|kept| kept.until > now).map(|kept| kept.holder)
+        self.codes.get(code).filter(|entry| entry.until > now).map(|entry| entry.holder)
     }
 
-    /// Forgets the codes of a node that doesn't answer any more: its clients will ask for them elsewhere.
+    /// Removes the codes of a node that does not answer. Its clients will claim codes elsewhere.
     pub(crate) fn drop_codes_of(&mut self, node: NodeId) {
-        self.retain_codes(|kept| kept.holder.node != node);
+        self.retain_codes(|entry| entry.holder.node != node);
     }
 
-    /// Forgets all that a node registered before `epoch`: it went down, or has started anew.
+    /// Removes everything that a node registered before `epoch`, because it went down or restarted.
     pub(crate) fn drop_before(&mut self, node: NodeId, epoch: u64) {
         self.leases.end_before(node, epoch);
-        self.retain_codes(|kept| kept.holder.node != node || kept.epoch >= epoch);
+        self.retain_codes(|entry| entry.holder.node != node || entry.epoch >= epoch);
     }
 
-    /// Forgets what nobody has registered again.
+    /// Removes expired registrations.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.leases.expire(now);
-        self.retain_codes(|kept| kept.until > now);
+        self.retain_codes(|entry| entry.until > now);
     }
 
-    fn retain_codes(&mut self, keep: impl Fn(&Kept) -> bool) {
-        let shares = &mut self.shares;
-        self.codes.retain(|_, kept| {
-            let stays = keep(kept);
+    fn retain_codes(&mut self, keep: impl Fn(&CodeEntry) -> bool) {
+        let quota = &mut self.quota;
+        self.codes.retain(|_, entry| {
+            let stays = keep(entry);
             if !stays {
-                shares.count_out(kept.holder.node);
+                quota.count_out(entry.holder.node);
             }
             stays
         });
         shrink::shrink_if_sparse(&mut self.codes);
     }
 
-    /// How many leases and how many codes are kept.
+    /// Returns how many leases and how many codes are stored.
     pub(crate) fn len(&self) -> (usize, usize) {
         (self.leases.len(), self.codes.len())
     }
@@ -203,7 +200,7 @@ mod tests {
         assert_eq!(take(2, Some(&claim(1, 2, 6)), true), ClaimResult::Granted);
         assert_eq!(take(1, Some(&claim(1, 1, 5)), true), ClaimResult::Taken, "the former session registers it again");
         assert_eq!(take(2, Some(&claim(1, 2, 6)), false), ClaimResult::Granted, "who has it keeps it");
-        // A client that shows no key can take nothing back, and none takes from it.
+        // A client without a key cannot reclaim a code, and nobody can reclaim one from it.
         let mut table = HomeTable::new(10, 4 * MINUTE);
         assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), ClaimResult::Granted);
         assert_eq!(table.claim_code(now, code, holder(2), 1, Some(&claim(1, 2, 6)), true), ClaimResult::Taken);
@@ -228,14 +225,14 @@ mod tests {
         assert_eq!((0..100).filter(|n| claim(*n, 1, now) == ClaimResult::Granted).count(), 80);
         assert_eq!(claim(0, 1, now), ClaimResult::Granted, "what it has it may renew");
         assert_eq!(claim(200, 2, now), ClaimResult::Granted, "others have their own share");
-        // What nobody renews makes room, by whichever way it goes.
+        // Expired and removed entries free their quota.
         assert_eq!(claim(0, 2, now + 5 * MINUTE), ClaimResult::Granted);
         assert_eq!(claim(300, 1, now + 5 * MINUTE), ClaimResult::Granted);
         table.drop_codes_of(node(1));
-        let kept = (0..100).filter(|n| {
+        let granted = (0..100).filter(|n| {
             table.claim_code(now, PairingCode::from_random(*n), holder(1), 1, None, false) == ClaimResult::Granted
         });
-        assert_eq!(kept.count(), 80);
+        assert_eq!(granted.count(), 80);
     }
 
     #[test]
@@ -259,7 +256,7 @@ mod tests {
         let now = Instant::now();
         table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false);
         table.claim_code(now, PairingCode::from_random(2), holder(2), 1, None, false);
-        // The news of the restart comes after the restarted node's own words.
+        // The news of the restart arrives after requests of the restarted node.
         table.claim_code(now, PairingCode::from_random(3), holder(1), 2, None, false);
         table.drop_before(node(1), 2);
         assert_eq!(table.len(), (0, 2));

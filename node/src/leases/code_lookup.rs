@@ -1,16 +1,17 @@
-//! The rule by which answers of homes become one: which session has this code?
+//! Combining the answers of homes: which session has this code?
 //!
-//! Nobody signs for a code, so a home can name any session. What counts is what two homes say alike: one that lies
-//! redirects no request, whether it is quick or not. It can only deny, where one of the two others does not answer.
+//! Codes are not signed, so a home can name any session. A holder counts only if two homes name it. So a single lying
+//! home redirects no request, however quickly it answers. It can only deny one, if one of the other two does not
+//! answer.
 
 use chappe_common::keys::NodeId;
 
 use crate::placement::LookupHomes;
 
-/// How many homes of a tag have to agree, where there are as many.
+/// How many homes of a tag have to agree, if there are that many.
 const AGREEING: usize = 2;
 
-/// A lookup under way. `H` is the holder of the code.
+/// A lookup in progress. `H` identifies the holder of the code.
 #[derive(Debug)]
 pub struct CodeLookup<H> {
     homes: LookupHomes,
@@ -18,12 +19,13 @@ pub struct CodeLookup<H> {
 }
 
 impl<H: Copy + PartialEq> CodeLookup<H> {
-    /// A lookup at these homes, without the next in line: two of the three know a code also where a view lacks one of them.
+    /// Starts a lookup at these homes. The next in line is not needed: two of the three know a code even if a view
+    /// lacks one of them.
     pub const fn new(homes: LookupHomes) -> Self {
         Self { homes, answers: Vec::new() }
     }
 
-    /// A home has answered that `holder` has the code, or that it knows nobody. The holder, once enough homes agree.
+    /// Adds a home's answer: the holder, or `None` if it knows none. Returns the holder once enough homes agree.
     pub fn answer(&mut self, home: NodeId, holder: Option<H>) -> Option<H> {
         if self.answers.iter().any(|(answered, _)| *answered == home) {
             return None;
@@ -55,8 +57,8 @@ mod tests {
     fn homes(members: u8, code: u32) -> LookupHomes {
         let beacon = Beacon::genesis(FederationId::of_roots(&[]));
         let network = |n: u8| Network::of(&([10, 0, n, 1], 1).into());
-        let places: Vec<_> = (0..members).map(|n| Candidate::new(&beacon, node(n), network(n))).collect();
-        let (current, next) = Homes::with_next(&places, Tag::of_code(&PairingCode::from_random(code)));
+        let candidates: Vec<_> = (0..members).map(|n| Candidate::new(&beacon, node(n), network(n))).collect();
+        let (current, next) = Homes::with_next(&candidates, Tag::of_code(&PairingCode::from_random(code)));
         LookupHomes::new(current, next, None)
     }
 
@@ -80,8 +82,8 @@ mod tests {
         assert_eq!(CodeLookup::new(homes(2, 1)).answer(asked(2), Some(LIE)), None);
     }
 
-    /// Of 500 pairings: how many find the holder, how many are denied, and how many are redirected. The liars answer
-    /// first, and all name the same session.
+    /// Returns how many of 500 pairings find the holder, are denied, and are redirected. The liars answer first, and
+    /// all name the same session.
     fn pairings(members: u8, liars: u8) -> [usize; 3] {
         let mut outcomes = [0; 3];
         for number in 0..500 {

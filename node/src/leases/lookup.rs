@@ -1,12 +1,13 @@
-//! The rule by which answers of homes become one: where is this inbox?
+//! Combining the answers of homes: where is this inbox?
 //!
-//! All homes are asked at once. It is settled when two homes of a tag hold the same lease and none a newer one, when all
-//! have answered, or when the hedge is over that begins once a lease is found and two have answered. So one home that
-//! denies, lies with an older lease, or is silent redirects nobody and costs nothing while the two others answer, and
-//! where only one other does it costs the hedge at most. A lease can't be pointed elsewhere: the inbox has signed it.
+//! All homes are queried concurrently. A lookup ends when two homes of a tag have the same lease and none a newer one,
+//! or when all have answered. It also ends at the hedge deadline, which starts once a lease is found and two homes have
+//! answered. So a home that denies the lease, returns an older one or is silent redirects nobody. It costs nothing
+//! while the other two answer, and at most the hedge if only one does. A lease cannot be redirected, because the inbox
+//! has signed it.
 //!
-//! The next in line is asked as well. It holds the lease where the view of the node that registered it lacked one of the
-//! homes, and is waited for only where they know nothing.
+//! The next in line is queried too. It has the lease if the registering node's view lacked one of the homes. The lookup
+//! waits for it only if the homes know no lease.
 
 use std::time::{Duration, Instant};
 
@@ -23,45 +24,45 @@ use crate::{
     placement::{Homes, LookupHomes},
 };
 
-/// How many homes that agree are enough: more than one liar among three.
+/// How many agreeing homes are enough: more than one liar among three.
 const AGREEING: usize = 2;
 
-/// How long a lookup may take.
+/// Time limits of a lookup.
 #[derive(Clone, Copy, Debug)]
 pub struct LookupTimes {
-    /// At most, altogether.
+    /// Maximum total time.
     pub longest: Duration,
-    /// At most, once a lease is found and two have answered: one that is quick and lies can't outrun the others.
+    /// Maximum time after a lease is found and two have answered, so that a quick liar cannot outrun the others.
     pub hedge: Duration,
 }
 
-/// What is to be done.
+/// The next step of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Wait for more answers until then.
+    /// Wait for more answers until this time.
     Wait(Instant),
-    /// This is what the homes know.
+    /// The lookup has ended with this lease, or with none.
     Done(Option<SignedLease>),
 }
 
-/// A lookup under way.
+/// A lookup in progress.
 #[derive(Debug)]
 pub struct Lookup {
     address: Address,
     homes: LookupHomes,
-    /// What each home that has answered holds. A silent one holds nothing.
+    /// The lease of each home that answered. A silent home has `None`.
     answers: Vec<(NodeId, Option<SignedLease>)>,
     newest: Option<SignedLease>,
     hedge: Duration,
     deadline: Instant,
-    /// The hedge has begun.
+    /// Whether the hedge has started.
     hedged: bool,
-    /// Homes that have answered or can't, and this node itself where it knows a lease.
-    heard: usize,
+    /// Number of homes that answered or failed, plus one if this node knows a lease.
+    responses: usize,
 }
 
 impl Lookup {
-    /// Begins to ask `homes`. `known` is a lease that this node itself knows of.
+    /// Starts a lookup at `homes`. `known` is a lease that this node has itself.
     pub fn new(
         now: Instant,
         address: Address,
@@ -77,21 +78,21 @@ impl Lookup {
             hedge: times.hedge,
             deadline: now + times.longest,
             hedged: false,
-            heard: 0,
+            responses: 0,
         };
         if let Some(known) = known {
-            lookup.heard += 1;
-            lookup.found(known);
+            lookup.responses += 1;
+            lookup.add_lease(known);
         }
         lookup
     }
 
-    /// The homes to ask.
+    /// Returns the homes to query.
     pub fn homes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.homes.iter()
     }
 
-    /// A home has answered with the bytes of a lease, or with none. What is no lease of the inbox that counts is none.
+    /// Adds a home's answer: the bytes of a lease, or `None`. A lease that is not valid for the inbox counts as `None`.
     pub fn answer(&mut self, now: Instant, clock: UnixTime, view: &View, home: NodeId, bytes: Option<Bytes>) {
         if self.has_answered(&home) {
             return;
@@ -99,27 +100,27 @@ impl Lookup {
         let lease = bytes.and_then(|bytes| {
             let unverified = Unverified::<Lease>::decode(bytes).ok()?;
             let lease = unverified.value();
-            if !lease.admits(&self.address) || !counts(lease, clock, view) {
+            if !lease.admits(&self.address) || !is_usable(lease, clock, view) {
                 return None;
             }
-            // Homes mostly answer the same: the first of them is verified.
+            // Most homes return the same lease: verify only the first copy.
             let known = self.newest.as_ref().filter(|newest| unverified.is(newest));
             known.cloned().or_else(|| unverified.verify().ok())
         });
         self.answers.push((home, lease.clone()));
         if let Some(lease) = lease {
-            self.found(lease);
+            self.add_lease(lease);
         }
-        self.note_heard(now);
+        self.note_response(now);
     }
 
-    /// A home can't be asked, or hasn't answered in its time.
+    /// Records that a home cannot be queried, or has not answered in time.
     pub fn silent(&mut self, now: Instant, home: NodeId) {
         self.answers.push((home, None));
-        self.note_heard(now);
+        self.note_response(now);
     }
 
-    /// Whether to go on.
+    /// Returns whether to wait or to end the lookup.
     pub fn decide(&self, now: Instant) -> Decision {
         let next = self.homes.next().filter(|_| self.newest.is_none());
         let next_is_awaited = next.is_some_and(|next| !self.has_answered(&next));
@@ -135,21 +136,22 @@ impl Lookup {
         self.answers.iter().any(|(answered, _)| answered == home)
     }
 
-    fn note_heard(&mut self, now: Instant) {
-        self.heard += 1;
-        if !self.hedged && self.newest.is_some() && self.heard >= AGREEING {
+    fn note_response(&mut self, now: Instant) {
+        self.responses += 1;
+        if !self.hedged && self.newest.is_some() && self.responses >= AGREEING {
             self.hedged = true;
             self.deadline = self.deadline.min(now + self.hedge);
         }
     }
 
-    fn found(&mut self, lease: SignedLease) {
+    fn add_lease(&mut self, lease: SignedLease) {
         if self.newest.as_ref().is_none_or(|newest| newest.seq < lease.seq) {
             self.newest = Some(lease);
         }
     }
 
-    /// Whether homes that hold the same leases have said enough: two of them the same, and none of them more.
+    /// Returns whether the homes of one placement have settled: two have the same lease and none a newer one, or all
+    /// have answered.
     fn is_settled(&self, homes: &Homes) -> bool {
         let answers = || self.answers.iter().filter(|(home, _)| homes.contains(home));
         let leases = || answers().filter_map(|(_, lease)| lease.as_ref());
@@ -159,8 +161,8 @@ impl Lookup {
     }
 }
 
-/// Whether a lease is of use: it lasts, and its node is a member.
-pub fn counts(lease: &Lease, clock: UnixTime, view: &View) -> bool {
+/// Returns whether a lease is usable: it has not expired, and its node is a member.
+pub fn is_usable(lease: &Lease, clock: UnixTime, view: &View) -> bool {
     lease.expires_at > clock && view.contains(&lease.node)
 }
 
@@ -206,7 +208,7 @@ mod tests {
         Signed::sign(lease, &key()).expect("a lease")
     }
 
-    /// Members of one each network.
+    /// Members, each in a network of its own.
     fn view(members: u8) -> View {
         let federation = FederationId::of_roots(&[]);
         let record = |n: u8| NodeRecord {
@@ -241,7 +243,7 @@ mod tests {
             Self { start, homes: homes.iter().collect(), view, lookup }
         }
 
-        /// What is decided once the home of that number has answered at that time.
+        /// Answers for the home with this index, and returns the decision.
         fn answer(&mut self, at: u64, home: usize, lease: Option<&SignedLease>) -> Decision {
             let now = self.start + ms(at);
             let bytes = lease.map(|lease| lease.as_bytes().clone());
@@ -379,7 +381,7 @@ mod tests {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let (start, view) = (Instant::now(), view(9));
         let (now_homes, then_homes) = {
-            // Tags stand in for terms: two that share no home.
+            // Two tags that share no home stand in for two placements.
             let homes = |n: u8| view.homes(Tag::of_inbox(&Inbox::new(PublicKey::from_bytes([n; 32]))));
             let first = homes(0);
             let apart = |homes: &Homes| homes.iter().all(|home| !first.contains(&home));
@@ -388,7 +390,7 @@ mod tests {
         let mut lookup =
             Lookup::new(start, address(), LookupHomes::new(now_homes, None, Some(then_homes)), None, TIMES);
         assert_eq!(lookup.homes().count(), 6);
-        // The old homes still hold the lease from before; it was renewed at the new ones alone.
+        // The old homes still have the lease from before; it was renewed at the new ones only.
         for home in then_homes.iter() {
             lookup.answer(start, CLOCK, &view, home, Some(old.as_bytes().clone()));
         }

@@ -1,4 +1,4 @@
-//! What sessions tell the publisher. Messages only.
+//! Commands from sessions to the publisher. Messages only.
 
 use std::sync::Arc;
 
@@ -13,12 +13,10 @@ use crate::{
     wire::{frame::CodeRegistration, ids::SessionId},
 };
 
-/// What is kept registered.
+/// The identity of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Key {
-    /// An inbox.
     Inbox(Inbox),
-    /// A code of a session.
     Code(PairingCode, SessionId),
 }
 
@@ -31,31 +29,28 @@ impl Key {
     }
 }
 
-/// What the sessions tell the task.
+/// A command for the publisher task.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// The session has registered this lease; keep it so.
+    /// Keep this registered lease registered.
     KeepLease {
-        /// The lease.
         lease: Arc<SignedLease>,
-        /// Its homes know an earlier one of the inbox, and hear of this one when that is registered again.
+        /// Its homes have an older lease of the inbox, and receive this one when that is due.
         is_renewal: bool,
     },
-    /// The session has registered this code; keep it so.
+    /// Keep this registered code registered.
     KeepCode(CodeRegistration),
-    /// The session has detached the inbox: take its lease of up to this `seq` back.
+    /// The session has detached the inbox: withdraw its lease up to this `seq`.
     WithdrawLease(Inbox, u64),
-    /// The session has given its code back: take it back.
+    /// The session has dropped its code: withdraw it.
     WithdrawCode(PairingCode, SessionId),
-    /// The inbox is attached elsewhere: keep its lease of up to this `seq` no more. The homes know already.
+    /// The inbox is attached elsewhere: drop its registration up to this `seq`. The homes know already.
     Forget(Inbox, u64),
-    /// A home has not answered for these: put them again where they are still kept, and it still is their home.
-    PutAgain {
-        /// The home.
+    /// A home did not answer: register these again if they are still registered and it is still their home.
+    Retry {
         home: NodeId,
-        /// What it did not answer.
         keys: Vec<Key>,
-        /// How often it was asked before.
+        /// Number of previous attempts.
         tries: usize,
     },
 }

@@ -1,5 +1,5 @@
-//! Where things are kept, in few bytes each: a node has as many homes as its federation has members, and keeps a hundred
-//! thousand things at them.
+//! A compact table of homes. A node uses as many homes as its federation has members, for a hundred thousand
+//! registrations.
 
 use std::collections::HashMap;
 
@@ -10,21 +10,20 @@ use crate::{
     placement::{HOMES, Tag},
 };
 
-/// A home, and the epoch that it is in: one that has started anew has forgotten what it kept.
+/// A home and its epoch: after a restart, a home has lost what it stored.
 pub(super) type Home = (NodeId, u64);
 
-/// The homes of one thing, as numbers in [`HomeIndex`].
+/// The homes of one registration, as indices into [`HomeIndex`].
 #[derive(Clone, Copy)]
 pub(super) struct HomeSet([u32; HOMES]);
 
-/// No home: there are fewer members than homes.
+/// An unused place, if there are fewer members than homes.
 const NOBODY: u32 = u32::MAX;
 
-/// Homes that nothing may be placed at any more, before they are forgotten: members come and go, and each time one starts
-/// anew it is another.
+/// Maximum number of possibly unused homes. Members come and go, and each restart adds a new home.
 const MAX_UNUSED: usize = 1024;
 
-/// The homes that anything is placed at, and some more.
+/// All homes in use, and up to [`MAX_UNUSED`] others.
 #[derive(Default)]
 pub(super) struct HomeIndex {
     homes: Vec<Home>,
@@ -32,27 +31,28 @@ pub(super) struct HomeIndex {
 }
 
 impl HomeIndex {
-    /// Where a view places a tag.
-    pub(super) fn place(&mut self, view: &View, tag: Tag) -> HomeSet {
-        let mut placed = [NOBODY; HOMES];
-        for (place, home) in placed.iter_mut().zip(view.homes(tag).iter()) {
-            *place = self.number((home, view.epoch(&home).unwrap_or_default()));
+    /// Returns the homes of a tag by a view.
+    pub(super) fn home_set(&mut self, view: &View, tag: Tag) -> HomeSet {
+        let mut numbers = [NOBODY; HOMES];
+        for (number, home) in numbers.iter_mut().zip(view.homes(tag).iter()) {
+            *number = self.number((home, view.epoch(&home).unwrap_or_default()));
         }
-        HomeSet(placed)
+        HomeSet(numbers)
     }
 
-    /// The homes that were given those numbers.
-    pub(super) fn homes(&self, placed: HomeSet) -> impl Iterator<Item = Home> + '_ {
-        placed.0.into_iter().filter_map(|number| self.homes.get(usize::try_from(number).ok()?).copied())
+    /// Returns the homes of a set.
+    pub(super) fn homes(&self, home_set: HomeSet) -> impl Iterator<Item = Home> + '_ {
+        home_set.0.into_iter().filter_map(|number| self.homes.get(usize::try_from(number).ok()?).copied())
     }
 
-    /// Forgets the homes that nothing is placed at, if they may be many among so many members. `all`: what is placed.
+    /// Removes unused homes, if there may be many for this number of members. `all` are the sets in use; their indices
+    /// are updated.
     pub(super) fn tidy<'a>(&mut self, members: usize, all: impl Iterator<Item = &'a mut HomeSet>) {
         if self.homes.len() <= 2 * members + MAX_UNUSED {
             return;
         }
         let former = std::mem::take(self);
-        for number in all.flat_map(|placed| &mut placed.0) {
+        for number in all.flat_map(|home_set| &mut home_set.0) {
             let home = usize::try_from(*number).ok().and_then(|number| former.homes.get(number));
             *number = home.map_or(NOBODY, |home| self.number(*home));
         }
@@ -102,32 +102,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_placed_is_at_the_homes_of_its_view_in_their_epochs() {
-        let mut places = HomeIndex::default();
+    fn a_set_has_the_homes_of_its_view_in_their_epochs() {
+        let mut home_index = HomeIndex::default();
         for (members, epoch) in [(2, 1), (9, 1), (9, 2)] {
             let view = view(members, epoch);
             for n in 0..20 {
-                let placed = places.place(&view, tag(n));
-                let homes: Vec<_> = places.homes(placed).collect();
+                let home_set = home_index.home_set(&view, tag(n));
+                let homes: Vec<_> = home_index.homes(home_set).collect();
                 assert_eq!(homes, view.homes(tag(n)).iter().map(|home| (home, epoch)).collect::<Vec<_>>());
             }
         }
-        assert_eq!(places.homes.len(), 2 + 7 + 9, "each home has one number in each of its epochs");
+        assert_eq!(home_index.homes.len(), 2 + 7 + 9, "each home has one number in each of its epochs");
     }
 
     #[test]
-    fn homes_that_are_none_any_more_are_forgotten_and_what_is_placed_stays_where_it_is() {
-        let mut places = HomeIndex::default();
-        let homes = |places: &HomeIndex, placed: HomeSet| places.homes(placed).collect::<Vec<_>>();
-        let mut placed: Vec<_> = (0..20).map(|n| places.place(&view(9, 1), tag(n))).collect();
-        let before: Vec<_> = placed.iter().map(|placed| homes(&places, *placed)).collect();
+    fn unused_homes_are_removed_and_sets_keep_their_homes() {
+        let mut home_index = HomeIndex::default();
+        let homes = |home_index: &HomeIndex, home_set: HomeSet| home_index.homes(home_set).collect::<Vec<_>>();
+        let mut home_sets: Vec<_> = (0..20).map(|n| home_index.home_set(&view(9, 1), tag(n))).collect();
+        let before: Vec<_> = home_sets.iter().map(|home_set| homes(&home_index, *home_set)).collect();
         for epoch in 2..1000 {
             for n in 0..20 {
-                places.place(&view(9, epoch), tag(n));
+                home_index.home_set(&view(9, epoch), tag(n));
             }
-            places.tidy(9, placed.iter_mut());
+            home_index.tidy(9, home_sets.iter_mut());
         }
-        assert_eq!(placed.iter().map(|placed| homes(&places, *placed)).collect::<Vec<_>>(), before);
-        assert!(places.homes.len() <= 2 * 9 + MAX_UNUSED);
+        assert_eq!(home_sets.iter().map(|home_set| homes(&home_index, *home_set)).collect::<Vec<_>>(), before);
+        assert!(home_index.homes.len() <= 2 * 9 + MAX_UNUSED);
     }
 }

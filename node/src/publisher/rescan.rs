@@ -1,4 +1,4 @@
-//! Looking through all that is kept for homes that have moved.
+//! Rescanning all registrations for homes that changed.
 
 use std::{
     collections::HashMap,
@@ -11,30 +11,29 @@ use chappe_common::keys::NodeId;
 
 use super::command::Key;
 use super::{
-    HomeBatch, Publisher, Slot,
+    HomeBatch, Publisher, Slot, add_to_batch,
     home_index::{HomeIndex, HomeSet},
-    put,
 };
 
-/// From one time that all is looked at for moved homes to the next.
+/// Minimum time between the starts of two rescans.
 const RESCAN_EVERY: Duration = Duration::from_secs(1);
-/// How many are looked at before others have their turn: about a millisecond's work among a thousand members.
+/// Registrations per step: about a millisecond of work in a federation of a thousand members.
 const RESCAN_STEP: usize = 256;
 
-/// How far all that is kept has been looked at for homes that have moved.
+/// Progress of the rescan.
 #[derive(Clone, Copy)]
 pub(super) enum Rescan {
-    /// No home has moved since. The next time is not before `next`.
+    /// No home has changed since the last rescan. The next one starts at `next` or later.
     Done { next: Instant },
-    /// Homes have moved: it begins at this time.
+    /// Homes have changed. The rescan starts at this time.
     Due { at: Instant },
-    /// Up to this slot: what is scheduled anew meanwhile stands behind it, or is placed by the present view. `again`: homes
-    /// have moved since it began.
+    /// The rescan has reached this slot. Registrations scheduled meanwhile have later slots, or already use the current
+    /// view. `again` means that homes have changed since it started.
     At { slot: Slot, next: Instant, again: bool },
 }
 
 impl Publisher {
-    /// Places by the present view from now on. Where its homes are others, all that was placed before is looked at.
+    /// Switches to the current view. Schedules a rescan if the possible homes differ.
     pub(super) fn note_view(&mut self) {
         let view = self.core.members.view.load_full();
         if Arc::ptr_eq(&view, &self.view) {
@@ -50,7 +49,7 @@ impl Publisher {
         self.view = view;
     }
 
-    /// When some are to be looked at.
+    /// Returns when the next step is due.
     pub(super) fn next_rescan(&self) -> Option<Instant> {
         match self.rescan {
             Rescan::Done { .. } => None,
@@ -59,12 +58,15 @@ impl Publisher {
         }
     }
 
-    /// Looks at the next few. At the end each home is told what has moved to it.
+    /// Rescans the next registrations. At the end, sends each home the registrations that moved to it.
     pub(super) fn rescan_step(&mut self, batches: &mut HashMap<NodeId, HomeBatch>) {
         let (from, next, again) = match self.rescan {
             Rescan::Done { .. } => return,
             Rescan::Due { .. } => {
-                self.places.tidy(self.view.len(), self.kept.values_mut().map(|kept| &mut kept.placed));
+                self.home_index.tidy(
+                    self.view.len(),
+                    self.registrations.values_mut().map(|registration| &mut registration.home_set),
+                );
                 (Bound::Unbounded, Instant::now() + RESCAN_EVERY, false)
             }
             Rescan::At { slot, next, again } => (Bound::Excluded(slot), next, again),
@@ -73,10 +75,10 @@ impl Publisher {
         for slot in self.schedule.range((from, Bound::Unbounded)).take(RESCAN_STEP) {
             last = Some(*slot);
             let (_, key) = slot;
-            let Some(kept) = self.kept.get_mut(key) else { continue };
-            let placed = self.places.place(&self.view, key.tag());
-            note_moved(&mut self.moved, &self.places, *key, kept.placed, placed);
-            kept.placed = placed;
+            let Some(registration) = self.registrations.get_mut(key) else { continue };
+            let home_set = self.home_index.home_set(&self.view, key.tag());
+            note_moved(&mut self.moved, &self.home_index, *key, registration.home_set, home_set);
+            registration.home_set = home_set;
         }
         self.rescan = match last {
             Some(slot) => Rescan::At { slot, next, again },
@@ -86,29 +88,29 @@ impl Publisher {
         if last.is_some() {
             return;
         }
-        // One errand for each home, which asks for one batch after the other.
+        // One batch for each home, whose requests are sent one after the other.
         for (home, keys) in std::mem::take(&mut self.moved) {
             let batch: &mut HomeBatch = batches.entry(home).or_default();
             for key in keys {
-                // What was given back meanwhile is not told.
-                if let Some(kept) = self.kept.get(&key) {
-                    put(batch, &key, kept, &self.claims);
+                // Skip registrations that were withdrawn meanwhile.
+                if let Some(registration) = self.registrations.get(&key) {
+                    add_to_batch(batch, &key, registration, &self.claims);
                 }
             }
         }
     }
 }
 
-/// Notes the homes to which something has moved; they are told of it at the end of a look.
+/// Adds a registration to the list of each home that is new to it. The lists are sent at the end of a rescan.
 pub(super) fn note_moved(
     moved: &mut HashMap<NodeId, Vec<Key>>,
-    places: &HomeIndex,
+    home_index: &HomeIndex,
     key: Key,
     former: HomeSet,
-    placed: HomeSet,
+    home_set: HomeSet,
 ) {
-    for home in places.homes(placed) {
-        if !places.homes(former).any(|former| former == home) {
+    for home in home_index.homes(home_set) {
+        if !home_index.homes(former).any(|former| former == home) {
             moved.entry(home.0).or_default().push(key);
         }
     }

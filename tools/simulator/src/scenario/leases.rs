@@ -230,7 +230,7 @@ impl Homes {
                 for lease in [older, newer, older] {
                     let from = Registrant { node: lease.node, epoch: 1 };
                     // The older one is refused once the newer is there.
-                    let _ = table.put(self.start, CLOCK, from, lease.clone().into());
+                    let _ = table.register(self.start, CLOCK, from, lease.clone().into());
                 }
                 table.find(self.start, &newer.inbox).map(|lease| SignedLease::clone(lease))
             }
