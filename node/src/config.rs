@@ -1,7 +1,7 @@
-//! What an operator can set, with defaults that are safe on a small server.
+//! The configuration of a node, with defaults that are safe on a small server.
 //!
-//! Owns names and defaults; `check` has the bounds. Where the values come from (file, environment, command line) is the binary's
-//! business. Times are written as `60s` or `500ms`.
+//! Defines names and defaults; `check` has the bounds. The binary loads the values from file, environment and command
+//! line. Durations are written as `60s` or `500ms`.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -28,43 +28,43 @@ mod advertised;
 mod check;
 mod federation;
 
-/// One /24 or /48 may have `max_handshakes / HANDSHAKES_PART` handshakes under way. Others admit two of its nodes at most, and
-/// connections that are held open from one network must not fill all slots.
+/// One /24 or /48 may have `max_handshakes / HANDSHAKES_PART` handshakes in progress. Admission allows two members of a
+/// network, so connections held open from one network must not fill all slots.
 pub(crate) const HANDSHAKES_PART: usize = 16;
 
-/// The whole configuration of a node.
+/// The configuration of a node.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeConfig {
-    /// The node itself.
+    /// General settings.
     pub node: NodeSection,
     /// Where clients connect.
     pub client: ClientSection,
-    /// Where other nodes connect, and whom this node belongs to.
+    /// Where other nodes connect, and which federation this node belongs to.
     pub federation: FederationSection,
     /// The registries.
     pub registry: RegistrySection,
-    /// How members are watched.
+    /// How members are probed.
     pub membership: MembershipSection,
     /// Metrics and members for the operator.
     pub admin: AdminSection,
-    /// How much one client may do.
+    /// Limits for clients.
     pub limits: LimitsSection,
-    /// How long things may take.
+    /// Time limits.
     pub times: TimesSection,
-    /// The STUN and TURN servers that clients are told of.
+    /// STUN and TURN servers for clients.
     pub ice: IceSection,
 }
 
-/// The node itself.
+/// General settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeSection {
     /// The folder for the key, the epoch and the known members.
     pub data_dir: PathBuf,
-    /// A short name of where the node stands, such as `eu-west`.
+    /// A short name of the node's location, such as `eu-west`.
     pub region: String,
-    /// Whether the node is in reserve: in no public list, and found only by who is told of it.
+    /// Whether this is a reserve node, which no public list contains.
     pub reserve: bool,
 }
 
@@ -78,16 +78,16 @@ impl Default for NodeSection {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientSection {
-    /// The address for clients' WebSockets; port 0 takes a free one.
+    /// The TCP address for client WebSockets. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// The URLs that clients use; empty: `ws://` (`wss://` with a certificate) and the bound address, which has to be one
-    /// that others reach.
+    /// The URLs that clients use. If empty, `ws://` (`wss://` with a certificate) and the bound address, which others
+    /// have to be able to reach.
     pub urls: Vec<String>,
-    /// The most connections at once. The default holds at 20,000 open files with room for links.
+    /// Maximum concurrent connections. The default fits 20,000 open files, with some left for links.
     pub max_connections: usize,
-    /// The file of the certificate for TLS, with those that it was signed by; PEM. None: no TLS.
+    /// The PEM file of the TLS certificate and its chain. Without one, clients connect without TLS.
     pub tls_cert: Option<PathBuf>,
-    /// The file of its private key; PEM.
+    /// The PEM file of the certificate's private key.
     pub tls_key: Option<PathBuf>,
 }
 
@@ -104,7 +104,7 @@ impl Default for ClientSection {
 }
 
 impl NodeConfig {
-    /// The rules of admission that these keys are.
+    /// Returns the admission rules that these settings define.
     pub fn admission(&self) -> Admission {
         let federation = &self.federation;
         let policy = match federation.admission {
@@ -116,7 +116,7 @@ impl NodeConfig {
         Admission { policy, exempt: federation.exempt.clone() }
     }
 
-    /// How members are watched and admitted.
+    /// Returns the settings of the membership engine.
     pub fn membership_settings(&self) -> Settings {
         let membership = &self.membership;
         Settings {
@@ -133,12 +133,12 @@ impl NodeConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistrySection {
-    /// The registries' base URLs; empty: the node is known to nobody that it isn't told of.
+    /// The registries' base URLs. Without any, clients find the node only by links, contacts or their settings.
     pub urls: Vec<String>,
-    /// How long a record lives.
+    /// How long a record is valid.
     #[serde(with = "humantime_serde")]
     pub record_lifetime: Duration,
-    /// How often the record is signed and registered anew; less than half of its life.
+    /// How often the record is signed and registered again; at most half of its lifetime.
     #[serde(with = "humantime_serde")]
     pub renew_every: Duration,
 }
@@ -147,27 +147,27 @@ impl Default for RegistrySection {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
-            // A directory that a mirror copied once a day still names nodes that count.
+            // A mirror that copies the directory once a day still lists valid records.
             record_lifetime: Duration::from_secs(24 * 3600),
             renew_every: Duration::from_secs(10 * 60),
         }
     }
 }
 
-/// How members are watched. All nodes of a federation should agree on these.
+/// How members are probed. All nodes of a federation should use the same values.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MembershipSection {
-    /// One member is probed in every period.
+    /// One member is probed in each period.
     #[serde(with = "humantime_serde")]
     pub probe_period: Duration,
-    /// How long a direct probe may take before others are asked to probe; less than half the period.
+    /// How long a direct probe may take before other members are asked to probe; less than half of the period.
     #[serde(with = "humantime_serde")]
     pub probe_timeout: Duration,
     /// How often the full state is exchanged with one random member.
     #[serde(with = "humantime_serde")]
     pub exchange_every: Duration,
-    /// How long a new member is nobody's home, and its accusations don't count.
+    /// How long a new member is not a home, and its accusations do not count.
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
     /// How long a node may be alone, while the registry lists others, before it sends its clients to them.
@@ -179,12 +179,13 @@ impl Default for MembershipSection {
     fn default() -> Self {
         Self {
             probe_period: Duration::from_millis(1500),
-            // Twice the longest round trip between continents, and a little: the probe is sent once more meanwhile.
+            // Slightly more than twice the longest intercontinental round trip: the probe is repeated once meanwhile.
             probe_timeout: Duration::from_millis(600),
             exchange_every: Duration::from_secs(30),
-            // To be a home for somebody, a stranger has to run a node for a day.
+            // To become a home, a stranger has to run a node for a day.
             probation: Duration::from_secs(24 * 3600),
-            // A registry lists nodes that are down for seven minutes: whoever is left alone by them is to go on.
+            // A registry lists failed nodes for up to seven minutes. A node whose peers have failed should keep its
+            // clients.
             cut_off_after: Duration::from_secs(10 * 60),
         }
     }
@@ -194,43 +195,43 @@ impl Default for MembershipSection {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSection {
-    /// The address of `/metrics` and `/members`; none: not served. Keep it private.
+    /// The address of `/metrics` and `/members`. Not served if unset. Keep it private.
     pub listen: Option<SocketAddr>,
 }
 
-/// How much one client may do.
+/// Limits for clients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Messages of one session in a minute; candidates count a tenth.
+    /// Messages of one session per minute. A candidate counts as a tenth.
     pub messages_per_minute: u32,
-    /// Pair and link requests of one session in a minute.
+    /// Pair and link requests of one session per minute.
     pub pair_requests_per_minute: u32,
-    /// Pair and link requests of one source (IPv4 address, IPv6 /64) in a minute.
+    /// Pair and link requests of one source (IPv4 address or IPv6 /64) per minute.
     pub source_pair_requests_per_minute: u32,
-    /// How many times a session's messages one source may send: a carrier's NAT holds many sessions.
+    /// Messages of one source, as a multiple of a session's. Many sessions may share a carrier's NAT.
     pub source_factor: u32,
-    /// New connections of one source in a minute.
+    /// New connections of one source per minute.
     pub source_connections_per_minute: u32,
-    /// Connections of one source at once.
+    /// Concurrent connections of one source.
     pub source_connections: usize,
-    /// `call_offer`s to one inbox in a minute.
+    /// `call_offer` messages to one inbox per minute.
     pub offers_per_minute: u32,
-    /// Inboxes of one session.
+    /// Maximum inboxes of one session.
     pub max_inboxes: usize,
-    /// Inboxes of all sessions that wait to be verified, half a kilobyte and 80 µs each.
+    /// Maximum unverified leases of all sessions; each takes half a kilobyte and 80 µs.
     pub max_pending_leases: usize,
-    /// The largest message in bytes.
+    /// Maximum message size in bytes.
     pub max_message: usize,
-    /// What may wait for one client in bytes; more, and the client is too slow.
+    /// Maximum bytes queued for one client. Beyond it, the client is closed as too slow.
     pub max_queued: usize,
-    /// What may wait for all clients, and of their messages that are not whole, in bytes, besides 8 KiB of each
-    /// in each direction.
+    /// Maximum bytes of all clients' queues and incomplete messages. The first 8 KiB of each client in each direction
+    /// are not counted.
     pub memory_budget: usize,
-    /// The most sources whose rates are remembered at once, 160 bytes each; beyond, and where none can be forgotten,
-    /// connections are refused.
+    /// Maximum sources with stored rates, 160 bytes each. Beyond it, connections are refused if no source can be
+    /// removed.
     pub max_sources: usize,
-    /// Sources to which no rate applies: a test network.
+    /// Networks without rate limits, for tests.
     pub exempt: Vec<IpNet>,
 }
 
@@ -242,58 +243,58 @@ impl Default for LimitsSection {
             source_pair_requests_per_minute: 60,
             source_factor: 20,
             source_connections_per_minute: 300,
-            // A carrier's NAT; one address doesn't take the places of all.
+            // Enough for a carrier's NAT, without letting one address take all slots.
             source_connections: 1000,
             offers_per_minute: 6,
             max_inboxes: MAX_INBOXES,
-            // Less than a second of a processor: who is let in is done before it gives up.
+            // Less than a second of one core: an accepted client is done before it gives up.
             max_pending_leases: 10_000,
             max_message: MAX_MESSAGE,
             max_queued: 256 * 1024,
-            // A thousand clients that read nothing.
+            // Enough for a thousand clients that read nothing.
             memory_budget: 256 * 1024 * 1024,
-            // Four times the sources of a full node, each on a connection of its own.
+            // Four times the sources of a full node with one connection each.
             max_sources: 65_536,
             exempt: Vec::new(),
         }
     }
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimesSection {
-    /// From the first byte of a connection to the end of its WebSocket upgrade.
+    /// From accepting a connection to the end of its WebSocket upgrade.
     #[serde(with = "humantime_serde")]
     pub upgrade: Duration,
-    /// A session that says nothing for so long is pinged.
+    /// Silence after which a session is pinged.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// A pinged session that stays silent for so long is closed.
+    /// Silence after a ping after which a session is closed.
     #[serde(with = "humantime_serde")]
     pub pong: Duration,
-    /// A client that takes nothing for so long of what waits for it is closed.
+    /// A client that reads nothing of its queue for this long is closed.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
     /// How long a pair or link request waits for its answer.
     #[serde(with = "humantime_serde")]
     pub pair_request: Duration,
-    /// How long before its end both sides are warned.
+    /// How long before the end of a request both sides are warned.
     #[serde(with = "humantime_serde")]
     pub pair_warning: Duration,
-    /// When a request that cannot be processed is answered: the same time for every reason.
+    /// Delay of the answer to a request that cannot be processed; the same for every reason.
     #[serde(with = "humantime_serde")]
     pub pair_error: Duration,
-    /// How long a home may take to answer.
+    /// Time limit of requests to homes.
     #[serde(with = "humantime_serde")]
     pub lookup: Duration,
-    /// How long the other homes are waited for once one has answered with a lease, unless two agree before.
+    /// How long to wait for the other homes after one answered with a lease, unless two agree before.
     #[serde(with = "humantime_serde")]
     pub lookup_hedge: Duration,
     /// How long the callee's node may take to confirm a message.
     #[serde(with = "humantime_serde")]
     pub delivery: Duration,
-    /// How long homes keep a lease or a code unless it is registered again; 120 to 300 s.
+    /// How long homes store a lease or code after its last registration; 2 to 300 s.
     #[serde(with = "humantime_serde")]
     pub registration: Duration,
     /// How long clients have to leave when the node stops.
@@ -307,14 +308,14 @@ impl Default for TimesSection {
             upgrade: Duration::from_secs(5),
             idle: Duration::from_secs(60),
             pong: Duration::from_secs(30),
-            // As long as a silent client is borne.
+            // As long as a silent client is tolerated.
             write: Duration::from_secs(30),
             pair_request: Duration::from_secs(120),
             pair_warning: Duration::from_secs(30),
-            // Within the second in which people expect an answer, and longer than a lookup takes.
+            // People expect an answer within a second, and a lookup takes less than this.
             pair_error: Duration::from_millis(900),
             lookup: Duration::from_millis(800),
-            // The longest round trip: a home that answers at once with an old lease can't outrun the honest ones.
+            // The longest round trip: a home that quickly returns an old lease cannot outrun the honest ones.
             lookup_hedge: Duration::from_millis(250),
             delivery: Duration::from_secs(2),
             registration: Duration::from_secs(240),
@@ -323,13 +324,13 @@ impl Default for TimesSection {
     }
 }
 
-/// The STUN and TURN servers that clients are told of.
+/// STUN and TURN servers for clients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IceSection {
     /// The servers.
     pub servers: Vec<IceServer>,
-    /// How long credentials made of a shared secret are valid; one hour at most.
+    /// Lifetime of credentials made from a shared secret; at most one hour.
     #[serde(with = "humantime_serde")]
     pub credential_lifetime: Duration,
 }
@@ -346,17 +347,16 @@ impl Default for IceSection {
 pub struct IceServer {
     /// `stun:`, `turn:` and `turns:` URLs.
     pub urls: Vec<String>,
-    /// The secret shared with the server (coturn's `static-auth-secret`); none for STUN.
+    /// The secret shared with the server (coturn's `static-auth-secret`). Not needed for STUN.
     pub secret: Option<Secret>,
 }
 
-/// A shared secret, which is never printed.
+/// A shared secret, redacted in debug output.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret's bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

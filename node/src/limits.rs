@@ -1,4 +1,4 @@
-//! Bounds on what others can make this node hold or do: memory, connections, rates, processor time.
+//! Limits on the resources that others can use: memory, connections, rates and processor time.
 
 pub(crate) mod byte_channel;
 pub(crate) mod connection_limiter;

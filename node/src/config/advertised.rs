@@ -1,4 +1,4 @@
-//! What other nodes dial: an address, or a name that is resolved again as it changes.
+//! The addresses that other nodes dial. A name is resolved again as its addresses change.
 
 use std::{
     fmt,
@@ -8,21 +8,21 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// One of `federation.advertise`.
+/// An entry of `federation.advertise`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advertised {
-    /// An address.
+    /// A fixed address.
     Addr(SocketAddr),
-    /// A host's name and a port: of a node at home, whose address changes.
+    /// A host name and a port, for a node at home whose address changes.
     Name {
-        /// The name.
+        /// The host name.
         host: String,
         /// The port.
         port: u16,
     },
 }
 
-/// Not an address or a name, and a port.
+/// The text is not an address or a name with a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "an address or a name and a port are allowed, such as 203.0.113.7:8711, [2001:db8::7]:8711 or home.example.org:8711"
@@ -30,7 +30,7 @@ pub enum Advertised {
 pub struct AdvertisedError;
 
 impl Advertised {
-    /// The port.
+    /// Returns the port.
     pub const fn port(&self) -> u16 {
         match self {
             Self::Addr(addr) => addr.port(),
@@ -39,7 +39,7 @@ impl Advertised {
     }
 }
 
-/// Whether an address can be one host's: others are refused, also where a name leads to them.
+/// Returns whether an address can belong to one host. Others are refused, even if a name resolves to them.
 pub(crate) fn can_be_dialled(addr: &SocketAddr) -> bool {
     let ip = addr.ip().to_canonical();
     addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
@@ -67,7 +67,7 @@ impl FromStr for Advertised {
                 && !label.ends_with('-')
         };
         let name = host.strip_suffix('.').unwrap_or(host);
-        // A last label of digits is an address that was mistyped.
+        // If the last label is all digits, it is a mistyped IPv4 address.
         let is_address = name.rsplit('.').next().is_some_and(|top| top.bytes().all(|byte| byte.is_ascii_digit()));
         if name.len() > 253 || is_address || !name.split('.').all(is_label) {
             return Err(AdvertisedError);
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_names_are_read_as_they_are_written_and_nothing_else_is() {
+    fn addresses_and_names_parse_and_nothing_else_does() {
         for text in ["203.0.113.7:8711", "[2001:db8::7]:8711", "home.example.org:8711", "my-node:1", "example.org.:80"]
         {
             let read: Advertised = text.parse().expect("one");

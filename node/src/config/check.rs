@@ -1,4 +1,4 @@
-//! What the types of the configuration's values can't say: their bounds, each with what is allowed.
+//! Checks the bounds of configuration values that their types do not express. Each error says what is allowed.
 
 use std::time::Duration;
 
@@ -13,25 +13,25 @@ use chappe_common::{
 use super::{AdmissionPolicy, Advertised, HANDSHAKES_PART, NodeConfig, can_be_dialled};
 use crate::wire::frame::MAX_FRAME;
 
-/// The most keys that may sign tickets: a list that people keep.
+/// Maximum number of keys that may sign tickets: a list maintained by people.
 const MAX_ISSUERS: usize = 64;
-/// The most nodes in an allowlist: as many as a node keeps records.
+/// Maximum length of an allowlist: as many nodes as a node stores records of.
 const MAX_ALLOWED: usize = 4096;
-/// The most exempt networks.
+/// Maximum number of exempt networks.
 const MAX_EXEMPT: usize = 64;
-/// The most of `limits.max_pending_leases`: half a gigabyte, and over a minute of a processor.
+/// Maximum of `limits.max_pending_leases`: half a gigabyte, and over a minute of one core.
 const MAX_ATTACHING: usize = 1_000_000;
-/// The longest probation: beyond it, a federation would be without new homes for a whole release.
+/// Maximum probation. With a longer one, a federation would get no new homes for a whole release.
 const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The longest of all times: beyond it, nobody means what stands there, and a clock could not count it.
+/// Maximum of all durations. Longer ones are mistakes, and could overflow time arithmetic.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
 impl NodeConfig {
-    /// Checks what the types of the values can't.
+    /// Checks the bounds of all values.
     ///
     /// # Errors
-    /// Names the first key whose value is out of its bounds.
+    /// Returns an error that names the first key whose value is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
         let rules: &[(bool, &'static str, &'static str)] = &[
             (
@@ -211,11 +211,11 @@ impl NodeConfig {
             Ok(()) if url.len() > MAX_URL_LEN => Err(ServerUrlError::TooLong(MAX_URL_LEN)),
             checked => checked,
         };
-        all("client.urls", &self.client.urls, of_client)?;
+        check_all("client.urls", &self.client.urls, of_client)?;
         let of_registry = |url: &String| check_url(url, &["https://", "http://"], Rest::Path);
-        all("registry.urls", &self.registry.urls, of_registry)?;
+        check_all("registry.urls", &self.registry.urls, of_registry)?;
         let ice = self.ice.servers.iter().flat_map(|server| &server.urls);
-        all("ice.servers", ice, |url| check_ice_url(url))
+        check_all("ice.servers", ice, |url| check_ice_url(url))
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {
@@ -249,8 +249,8 @@ impl NodeConfig {
     }
 }
 
-/// Checks each of the texts of `key`; the error names the one that is wrong.
-fn all<'a>(
+/// Checks each text of a list. The error names the wrong one.
+fn check_all<'a>(
     key: &'static str,
     texts: impl IntoIterator<Item = &'a String>,
     check: impl Fn(&String) -> Result<(), ServerUrlError>,
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_lack_only_what_nobody_can_guess() {
+    fn the_defaults_lack_only_the_reachable_addresses() {
         assert_eq!(config().check(), Ok(()));
         let key = |config: NodeConfig| config.check().map_err(|error| error.key);
         assert_eq!(key(NodeConfig::default()), Err("client.urls"));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_out_of_its_bounds_is_named() {
+    fn a_value_out_of_bounds_is_named() {
         let mut config = config();
         config.ice.credential_lifetime = Duration::from_secs(3601);
         assert_eq!(config.check().map_err(|error| error.key), Err("ice.credential_lifetime"));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_nobody_could_reach_is_refused_with_what_to_write() {
+    fn an_unusable_url_is_refused_with_a_correction() {
         let problem = |set: &dyn Fn(&mut NodeConfig)| {
             let mut config = config();
             set(&mut config);
@@ -312,25 +312,25 @@ mod tests {
             ("wss://host:99999", "client.urls: `wss://host:99999`: name a port from 1 to 65535"),
             ("wss://bücher.example", "write the host as it stands in DNS: xn--bcher-kva.example"),
         ] {
-            let told = problem(&move |config| config.client.urls = vec![url.to_owned()]);
-            assert!(told.contains(expected), "{told}");
+            let text = problem(&move |config| config.client.urls = vec![url.to_owned()]);
+            assert!(text.contains(expected), "{text}");
         }
-        let told = problem(&|config| config.registry.urls = vec!["registry.example".to_owned()]);
-        assert!(told.contains("registry.urls: `registry.example`: begin it with https:// or http://"), "{told}");
+        let text = problem(&|config| config.registry.urls = vec!["registry.example".to_owned()]);
+        assert!(text.contains("registry.urls: `registry.example`: begin it with https:// or http://"), "{text}");
         assert!(ice(&["stun://host"], None).contains("write stun:host and no //"));
         assert!(ice(&["stun:host:99999"], None).contains("name a port"));
         assert!(ice(&["turn:host"], None).contains("add secret"));
         assert!(ice(&["turn:host"], Some("")).contains("add secret"));
         assert!(ice(&[], None).contains("name at least one URL"));
         assert_eq!(ice(&["turn:host", "stun:host"], Some("north")), "");
-        let told = problem(&|config| config.times.idle = Duration::ZERO);
-        assert_eq!(told, "times.idle: more than 0s is allowed");
-        let told = problem(&|config| config.times.drain = Duration::MAX);
-        assert_eq!(told, "times.drain: at most 1day is allowed");
+        let text = problem(&|config| config.times.idle = Duration::ZERO);
+        assert_eq!(text, "times.idle: more than 0s is allowed");
+        let text = problem(&|config| config.times.drain = Duration::MAX);
+        assert_eq!(text, "times.drain: at most 1day is allowed");
     }
 
     #[test]
-    fn a_policy_names_whom_it_admits() {
+    fn a_policy_requires_the_keys_or_nodes_that_it_admits() {
         let key = |config: &NodeConfig| config.check().map_err(|error| error.key);
         let root = SecretKey::from_bytes(&[1; 32]).public();
         let mut config = config();

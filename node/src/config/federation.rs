@@ -1,4 +1,4 @@
-//! `[federation]`: where other nodes connect, whom this node belongs to, and how much they may make it do.
+//! `[federation]`: where other nodes connect, which federation this node belongs to, and limits for other nodes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,51 +11,51 @@ use serde::{Deserialize, Serialize};
 
 use super::Advertised;
 
-/// Where other nodes connect, and whom this node belongs to.
+/// Where other nodes connect, which federation this node belongs to, and limits for other nodes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FederationSection {
-    /// The federation's root keys. A node without any is a federation of its own.
+    /// The federation's root keys. A node without any forms a federation of its own.
     pub roots: Vec<PublicKey>,
-    /// Whom the federation admits. All nodes of a federation should agree on it.
+    /// The admission policy. All nodes of a federation should use the same one.
     pub admission: AdmissionPolicy,
-    /// The keys that may sign tickets; empty: the roots.
+    /// The keys that may sign tickets. If empty, the roots.
     pub issuers: Vec<PublicKey>,
-    /// The nodes that are admitted by list.
+    /// The nodes that an allowlist admits.
     pub allow: Vec<NodeId>,
-    /// This node's own ticket, which it shows to the others.
+    /// This node's ticket, which it shows to other nodes.
     #[serde(with = "text_or_nothing")]
     pub ticket: Option<SignedTicket>,
-    /// Networks in which any number of nodes may stand, where others hold two: test ranges.
+    /// Networks without the limit of two members, for tests.
     pub exempt: Vec<IpNet>,
-    /// The UDP address for links; port 0 takes a free one.
+    /// The UDP address for links. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// The addresses that other nodes dial, or names that are resolved again as they change; empty: the bound address, which has
-    /// to be one that others reach.
+    /// The addresses that other nodes dial, or names that are resolved again as they change. If empty, the bound
+    /// address, which others have to be able to reach.
     pub advertise: Vec<Advertised>,
-    /// The most links kept at once, 36 KiB each; the one idle for longest makes room.
+    /// Maximum open links, 36 KiB each. At the bound, the one idle for longest is closed.
     pub max_links: usize,
-    /// The most leases and codes that this node keeps for others as their home.
+    /// Maximum leases, and maximum codes, that this node stores as a home.
     pub max_leases: usize,
-    /// Leases of one node that are new to this one, each of which has to be verified, in a minute, and as many at once.
+    /// Rate per minute and burst of leases of one node that are new to this one, so that each has to be verified.
     pub new_leases_per_minute: u32,
-    /// The most leases of others' clients that this node keeps once it has looked them up, 400 bytes each.
+    /// Maximum cached leases from lookups, 400 bytes each.
     pub max_cached_leases: usize,
-    /// Bytes that may wait for one link, in each of its two lanes; beyond, senders are told that it is congested.
+    /// Maximum bytes queued in each lane of a link. Beyond it, senders get `congested`.
     pub max_queued: usize,
-    /// Messages of one link whose outcome may be open at once.
+    /// Maximum messages of one link with an open outcome.
     pub max_in_flight: usize,
-    /// Questions to one home that may be open at once.
+    /// Maximum open requests to one home.
     pub max_requests: usize,
-    /// Handshakes of others at once; those of one /24 or /48 take a sixteenth at the most.
+    /// Maximum concurrent incoming handshakes. One /24 or /48 may have a sixteenth of them.
     pub max_handshakes: usize,
-    /// Handshakes from one /24 or /48 in a second, with a burst of ten times as many.
+    /// Handshakes from one /24 or /48 per second. The burst is ten times this.
     pub handshakes_per_second: u32,
-    /// Dials of this node at once.
+    /// Maximum concurrent dials.
     pub max_dials: usize,
-    /// Checks at once that a node which dialled this one is reached where its record says.
+    /// Maximum concurrent dial-backs.
     pub max_dial_backs: usize,
-    /// Such checks into one /24 or /48 in a minute, and as many at once, where the one that dialled comes from elsewhere.
+    /// Rate per minute and burst of dial-backs into one /24 or /48, if the dialling node is in another network.
     pub dial_backs_per_minute: u32,
 }
 
@@ -71,47 +71,47 @@ impl Default for FederationSection {
             listen: (Ipv4Addr::UNSPECIFIED, 8711).into(),
             advertise: Vec::new(),
             max_links: 1024,
-            // Of 900 clients a member, with thirty contacts each; 0.9 KB a lease.
+            // Enough for 900 clients for each member, with thirty contacts each; 0.9 KB a lease.
             max_leases: 250_000,
-            // 10,000 a second are 0.4 of a core. It is as much as a node can verify of its own clients, so that none of them
-            // uses it up for the others, and more than a home that starts anew is told.
+            // 10,000 per second take 0.4 of a core. That is as much as a node can verify for its own clients, so that
+            // no client can use it up for the others, and more than a restarted home receives.
             new_leases_per_minute: 600_000,
-            // 20 MB: those with whom the clients of a full node have calls under way.
+            // 20 MB: the leases of all current calls of a full node's clients.
             max_cached_leases: 50_000,
             // Half a second of a 100 Mbit/s uplink.
             max_queued: 6 * 1024 * 1024,
-            // 10,000 a second for as long as an outcome may take.
+            // 10,000 per second for as long as an outcome may take.
             max_in_flight: 20_000,
-            // Every session of a full node attaches anew within a few seconds, and a question takes one round trip.
+            // All sessions of a full node may attach again within a few seconds, and a request takes one round trip.
             max_requests: 4096,
             // Half a millisecond of CPU each.
             max_handshakes: 256,
-            // A restart of a whole test network fits the burst.
+            // The burst allows the restart of a whole test network.
             handshakes_per_second: 10,
-            // A joiner dials a whole federation.
+            // A joining node dials the whole federation.
             max_dials: 2048,
-            // A federation that starts at once brings hundreds within seconds, a quarter second each.
+            // When a whole federation starts, hundreds arrive within seconds, and each takes a quarter of a second.
             max_dial_backs: 128,
-            // A record may name somebody else's address, and nobody is to be flooded by way of this node.
+            // A record may contain somebody else's address. This node must not be used to flood it.
             dial_backs_per_minute: 6,
         }
     }
 }
 
-/// Whom a federation admits.
+/// The admission policy of a federation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdmissionPolicy {
-    /// Whoever is reached at the addresses of its record.
+    /// Admits every node that is reachable at the address of its record.
     #[default]
     Open,
-    /// Who shows a ticket besides.
+    /// Also requires a ticket.
     Invite,
-    /// Who stands in the list besides.
+    /// Also requires an entry in the allowlist.
     Allowlist,
 }
 
-/// The text of a value, or an empty one.
+/// Serializes an optional value as its text, or as an empty text.
 mod text_or_nothing {
     use std::{fmt::Display, str::FromStr};
 

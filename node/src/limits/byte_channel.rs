@@ -1,6 +1,6 @@
-//! A queue that is bounded in items and in bytes, and never waits: the full case is the sender's to handle.
+//! A queue that is bounded in items and in bytes. Sending never waits: the sender handles a full queue.
 //!
-//! Items alone are no bound where one item can be 64 KiB, and bytes alone are none where items are empty.
+//! Both bounds are needed: an item can have 64 KiB, or be empty.
 
 use std::sync::{
     Arc,
@@ -10,9 +10,9 @@ use std::sync::{
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
-/// What an item weighs in a queue.
+/// The size of an item in a queue.
 pub(crate) trait Weigh {
-    /// The item's bytes on the heap.
+    /// Returns the item's heap size in bytes.
     fn weight(&self) -> usize;
 }
 
@@ -27,11 +27,11 @@ impl Weigh for bytes::Bytes {
 pub(crate) enum TrySendError {
     /// The queue is at one of its bounds.
     Full,
-    /// Nobody receives any more.
+    /// The receiver is gone.
     Closed,
 }
 
-/// The sending half; clones share the bounds.
+/// The sending half. Clones share the bounds.
 #[derive(Debug)]
 pub(crate) struct Sender<T> {
     queue: mpsc::Sender<T>,
@@ -52,7 +52,7 @@ pub(crate) struct Receiver<T> {
     queued: Arc<AtomicUsize>,
 }
 
-/// A queue of at most `max_items` items and `max_bytes` bytes.
+/// Creates a queue of at most `max_items` items and `max_bytes` bytes.
 pub(crate) fn channel<T: Weigh>(max_items: usize, max_bytes: usize) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::channel(max_items);
     let queued = Arc::new(AtomicUsize::new(0));
@@ -60,7 +60,7 @@ pub(crate) fn channel<T: Weigh>(max_items: usize, max_bytes: usize) -> (Sender<T
 }
 
 impl<T: Weigh> Sender<T> {
-    /// Queues `item`, or says at once why not.
+    /// Queues `item`, or returns an error at once.
     pub(crate) fn try_send(&self, item: T) -> Result<(), TrySendError> {
         let weight = item.weight();
         if self.queued.fetch_add(weight, Ordering::Relaxed) + weight > self.max_bytes {
@@ -78,19 +78,19 @@ impl<T: Weigh> Sender<T> {
 }
 
 impl<T: Weigh> Receiver<T> {
-    /// Waits for an item and takes up to `limit` of those that are ready. Zero once all senders are gone. What is taken
-    /// weighs on the queue until it is [`Receiver::done`].
+    /// Waits for an item and takes up to `limit` ready items. Returns 0 once all senders are gone. Taken items count
+    /// towards the bound until [`Receiver::done`].
     pub(crate) async fn recv_many(&mut self, items: &mut Vec<T>, limit: usize) -> usize {
         self.queue.recv_many(items, limit).await
     }
 
     /// Takes up to `limit` items that are ready now.
     pub(crate) fn take_ready(&mut self, items: &mut Vec<T>, limit: usize) {
-        // Not `try_recv`, which may stop the thread for a sender that is about to add its item.
+        // Not `try_recv`, which may block the thread for a sender that is about to add its item.
         let _ = self.queue.recv_many(items, limit).now_or_never();
     }
 
-    /// Items of this weight together, taken before, are no longer held.
+    /// Releases the bytes of taken items that were processed.
     pub(crate) fn done(&self, weight: usize) {
         self.queued.fetch_sub(weight, Ordering::Relaxed);
     }

@@ -1,14 +1,14 @@
-//! Turns at what keeps a processor busy: signatures, of which anybody may show as many as fit a message.
+//! Fair scheduling of signature checks, which a peer can request in bulk.
 //!
-//! Whoever has something to verify takes a turn for each, in the order in which they came, so that one signature waits for
-//! one of each other, and not for all of theirs; and messages come in between, since half of the processors at most take
-//! turns of one kind, and none for longer than one.
+//! Each check takes a turn, in the order of arrival. So one check waits for one of each other peer, and not for all of
+//! theirs. At most half of the processors run checks of one kind, and each yields after every check, so that messages
+//! are processed in between.
 
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
 use tokio::{sync::Semaphore, task::yield_now};
 
-/// The turns that may be under way.
+/// A semaphore for CPU-bound work, with permits for half of the processors.
 #[derive(Debug)]
 pub(crate) struct FairSemaphore(Semaphore);
 
@@ -20,12 +20,12 @@ impl Default for FairSemaphore {
 }
 
 impl FairSemaphore {
-    /// Does `work` when it is its turn.
+    /// Waits for a turn and runs `work`.
     pub(crate) async fn take<T>(&self, work: impl FnOnce() -> T) -> T {
-        // Nobody closes it.
+        // The semaphore is never closed.
         let _turn = self.0.acquire().await;
         let done = work();
-        // What is ready meanwhile comes before the next turn, which begins when this one is over.
+        // Let ready tasks run before the next turn, which starts when this permit is dropped.
         yield_now().await;
         done
     }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_of_each_comes_before_the_second_of_any() {
+    async fn each_caller_gets_its_first_turn_before_any_gets_a_second() {
         let turns = FairSemaphore(Semaphore::new(1));
         let order = Arc::new(Mutex::new(Vec::new()));
         let take = |who: usize, count: usize| {

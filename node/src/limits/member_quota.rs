@@ -1,52 +1,53 @@
-//! How much of a table one member may fill: several times what falls to it where all have as much.
+//! Quotas of members in a table: a multiple of an even share.
 
 use std::collections::HashMap;
 
 use chappe_common::keys::NodeId;
 
-/// How many times its even share of a table one member may have: clients don't spread evenly.
+/// A member's quota as a multiple of an even share: clients are not spread evenly.
 const SHARES: usize = 8;
-/// One member may have one in so many at the most: a hostile one of two or three leaves the others room.
-const MOST_OF: usize = 2;
-/// What any member may have at least: a small table serves a small federation.
-const FEWEST: usize = 64;
+/// Divisor of the capacity that gives the maximum quota: a hostile member of two or three leaves space for the others.
+const MAX_PART: usize = 2;
+/// Minimum quota: in a small federation, a small table is enough.
+const MIN_QUOTA: usize = 64;
 
-/// What each member has in a table, and may have.
+/// The entries of each member in a table, and the quota.
 #[derive(Debug)]
 pub(crate) struct MemberQuota {
     of_node: HashMap<NodeId, usize>,
-    each: usize,
+    quota: usize,
     capacity: usize,
-    /// This node, whose own clients' entries are bounded by how many it takes.
+    /// This node, which has no quota: the number of its clients bounds their entries.
     own: Option<NodeId>,
 }
 
 impl MemberQuota {
-    /// Of a table of `capacity` entries, all of which one member may have until [`MemberQuota::divide`] says how many there are.
+    /// Creates the quota for a table of `capacity` entries. Until [`MemberQuota::divide`] is called, one member may
+    /// fill it.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { of_node: HashMap::new(), each: capacity, capacity, own: None }
+        Self { of_node: HashMap::new(), quota: capacity, capacity, own: None }
     }
 
-    /// Says among how many members the table is shared, and which of them has it.
+    /// Sets the number of members and the node that owns the table.
     pub(crate) fn divide(&mut self, members: usize, own: NodeId) {
         self.own = Some(own);
-        let most = if members > 1 { self.capacity.div_ceil(MOST_OF) } else { self.capacity };
-        self.each = (self.capacity * SHARES / members.max(1)).max(FEWEST).min(most);
+        let max = if members > 1 { self.capacity.div_ceil(MAX_PART) } else { self.capacity };
+        self.quota = (self.capacity * SHARES / members.max(1)).max(MIN_QUOTA).min(max);
     }
 
-    /// Whether a member may have one more. Where one may have all, the table's own bound is the only one.
+    /// Returns whether a member may add an entry. If the quota is the whole capacity, only the table's bound applies.
     pub(crate) fn has_room(&self, node: &NodeId) -> bool {
-        self.each >= self.capacity
+        self.quota >= self.capacity
             || self.own == Some(*node)
-            || self.of_node.get(node).is_none_or(|count| *count < self.each)
+            || self.of_node.get(node).is_none_or(|count| *count < self.quota)
     }
 
-    /// A member has one more.
+    /// Counts an entry of a member.
     pub(crate) fn count_in(&mut self, node: NodeId) {
         *self.of_node.entry(node).or_default() += 1;
     }
 
-    /// A member has one less.
+    /// Counts the removal of an entry.
     pub(crate) fn count_out(&mut self, node: NodeId) {
         if let Some(count) = self.of_node.get_mut(&node) {
             *count -= 1;

@@ -1,6 +1,5 @@
-//! The memory that clients make a node hold: what waits for those that don't read, what has come of messages that are not
-//! whole, and payloads by which people pair. Each client's is bounded by itself; this bounds that of all, of whom there are
-//! thousands.
+//! A budget for memory that clients cause: write queues, incomplete messages, and payloads of pair requests. Each
+//! client has its own bounds; the budget bounds the total of thousands of clients.
 
 use std::{
     fmt,
@@ -14,86 +13,85 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a client may have held besides in each direction, in bytes: nobody is refused for an offer or a few candidates,
-/// whatever others do.
+/// Bytes of each client and direction that are not counted, so that an offer and a few candidates always fit.
 pub(crate) const FREE_DIRECTION: usize = 8 * 1024;
-/// What may be kept besides of each payload: keys.
+/// Bytes of each stored payload that are not counted: enough for keys.
 pub(crate) const FREE_PAYLOAD: usize = 1024;
 
-/// There is no room for more.
+/// The budget is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BudgetExceeded;
 
-/// What is held for all clients, and how much of it there may be.
+/// The bytes reserved for all clients, and their maximum.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     bytes: AtomicUsize,
-    most: usize,
-    /// Turns at writing it on to clients that take it again.
+    limit: usize,
+    /// Limits how many sessions write out buffered data at once.
     writing: Arc<Semaphore>,
 }
 
-/// A turn at writing on; over when it is dropped.
+/// A permit for writing out buffered data, released on drop.
 #[derive(Debug)]
-pub(crate) struct WriteTurn(#[expect(dead_code, reason = "kept until it is dropped")] Option<OwnedSemaphorePermit>);
+pub(crate) struct WriteTurn(#[expect(dead_code, reason = "releases the permit on drop")] Option<OwnedSemaphorePermit>);
 
 impl MemoryBudget {
-    /// Of at most `most` bytes.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        // Half of the processors, as for signatures: whatever else is ready comes in between.
+    /// Creates a budget of `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        // Half of the processors, as for signature checks, so that other ready tasks run in between.
         let processors = available_parallelism().map_or(1, NonZeroUsize::get);
         let writing = Arc::new(Semaphore::new(processors.div_ceil(2)));
-        Arc::new(Self { bytes: AtomicUsize::new(0), most, writing })
+        Arc::new(Self { bytes: AtomicUsize::new(0), limit, writing })
     }
 }
 
-/// What is held of one thing, such as one direction of one client; up to `FREE` bytes aren't counted.
+/// A reservation for one buffer, such as one direction of a client. The first `FREE` bytes are not counted.
 pub(crate) struct Reservation<const FREE: usize> {
-    held: Arc<MemoryBudget>,
+    budget: Arc<MemoryBudget>,
     counted: usize,
 }
 
 impl<const FREE: usize> fmt::Debug for Reservation<FREE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Part").field(&self.counted).finish()
+        f.debug_tuple("Reservation").field(&self.counted).finish()
     }
 }
 
 impl<const FREE: usize> Reservation<FREE> {
-    /// So many bytes.
-    pub(crate) fn reserve(held: Arc<MemoryBudget>, bytes: usize) -> Result<Self, BudgetExceeded> {
-        let mut part = Self::new(held);
-        part.resize(bytes)?;
-        Ok(part)
+    /// Reserves `bytes`.
+    pub(crate) fn reserve(budget: Arc<MemoryBudget>, bytes: usize) -> Result<Self, BudgetExceeded> {
+        let mut reservation = Self::new(budget);
+        reservation.resize(bytes)?;
+        Ok(reservation)
     }
 
-    /// Nothing yet.
-    pub(crate) const fn new(held: Arc<MemoryBudget>) -> Self {
-        Self { held, counted: 0 }
+    /// Creates an empty reservation.
+    pub(crate) const fn new(budget: Arc<MemoryBudget>) -> Self {
+        Self { budget, counted: 0 }
     }
 
-    /// A turn at writing some of it on, in the order in which turns are asked for.
+    /// Waits for a write permit, in the order of the calls.
     pub(crate) fn write_turn(&self) -> impl Future<Output = WriteTurn> + Send + use<FREE> {
-        let writing = self.held.writing.clone();
-        // Nobody closes it.
+        let writing = self.budget.writing.clone();
+        // The semaphore is never closed.
         async move { WriteTurn(writing.acquire_owned().await.ok()) }
     }
 
-    /// Whether it may become `bytes`.
+    /// Returns whether the reservation can be resized to `bytes`.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(FREE).saturating_sub(self.counted);
-        more == 0 || self.held.bytes.load(Ordering::Relaxed) + more <= self.held.most
+        more == 0 || self.budget.bytes.load(Ordering::Relaxed) + more <= self.budget.limit
     }
 
-    /// It has become `bytes`. Where there is no room for them it is counted as what it was, and has to be let go of.
+    /// Resizes the reservation to `bytes`. On error it is unchanged and the caller must drop the data.
     pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
         let counted = bytes.saturating_sub(FREE);
         if counted > self.counted {
             let more = counted - self.counted;
-            let add = |held: usize| held.checked_add(more).filter(|all| *all <= self.held.most);
-            self.held.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map_err(|_| BudgetExceeded)?;
+            let add = |bytes: usize| bytes.checked_add(more).filter(|all| *all <= self.budget.limit);
+            self.budget.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map_err(|_| BudgetExceeded)?;
         } else if counted < self.counted {
-            self.held.bytes.fetch_sub(self.counted - counted, Ordering::Relaxed);
+            self.budget.bytes.fetch_sub(self.counted - counted, Ordering::Relaxed);
         }
         self.counted = counted;
         Ok(())
@@ -102,7 +100,7 @@ impl<const FREE: usize> Reservation<FREE> {
 
 impl<const FREE: usize> Drop for Reservation<FREE> {
     fn drop(&mut self) {
-        self.held.bytes.fetch_sub(self.counted, Ordering::Relaxed);
+        self.budget.bytes.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -111,10 +109,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_together_hold_no_more_than_allowed_and_each_a_little_at_any_time() {
-        let held = MemoryBudget::new(100);
-        let part = || Reservation::<FREE_DIRECTION>::new(held.clone());
-        let (mut one, mut other, mut third) = (part(), part(), part());
+    fn the_total_is_bounded_and_each_reservation_has_its_free_bytes() {
+        let budget = MemoryBudget::new(100);
+        let reservation = || Reservation::<FREE_DIRECTION>::new(budget.clone());
+        let (mut one, mut other, mut third) = (reservation(), reservation(), reservation());
         assert_eq!(one.resize(FREE_DIRECTION + 60), Ok(()));
         assert_eq!(other.resize(FREE_DIRECTION + 41), Err(BudgetExceeded));
         assert!(!other.has_room(FREE_DIRECTION + 41) && other.has_room(FREE_DIRECTION + 40));
@@ -126,6 +124,6 @@ mod tests {
         drop((other, third));
         assert_eq!(one.resize(FREE_DIRECTION + 100), Ok(()));
         drop(one);
-        assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.bytes.load(Ordering::Relaxed), 0);
     }
 }

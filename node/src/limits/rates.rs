@@ -1,4 +1,4 @@
-//! How much a session, and the source that it comes from, may do in a minute.
+//! Rate limits of sessions, and of the sources they come from.
 
 use std::{fmt, net::IpAddr, num::NonZeroU32};
 
@@ -7,25 +7,23 @@ use ipnet::IpNet;
 
 use crate::config::LimitsSection;
 
-/// What a message costs, and a tenth of it.
+/// The cost of a message, and of a tenth of one.
 const MESSAGE_COST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 const TENTH_COST: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
 
-/// How often a session, and all of one source, may ask for ICE servers in a minute: once or twice a call. The passwords are good
-/// for an hour, at somebody's cost.
+/// Requests for ICE servers of a session, and of a source, per minute. A call needs one or two. The credentials are
+/// valid for an hour, at the expense of the TURN server's operator.
 const ICE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 const SOURCE_ICE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("not zero");
 
-/// Which rate is used up.
+/// The rate that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
-    /// Messages.
     Messages,
-    /// Pair and link requests.
     Asks,
 }
 
-/// Whom a connection comes from: an IPv4 address or an IPv6 /64, which one household or server has.
+/// The source of a connection: an IPv4 address or an IPv6 /64, the range of one household or server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Source([u8; 8]);
 
@@ -36,11 +34,11 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// The source of an address.
+    /// Returns the source of an address.
     pub(crate) fn of(ip: IpAddr) -> Self {
         let mut source = [0; 8];
         match ip.to_canonical() {
-            // ::/64 holds no address that could be a source, so the two families don't meet.
+            // No client address is in ::/64, so the two families cannot collide.
             IpAddr::V4(ip) => source[4..].copy_from_slice(&ip.octets()),
             IpAddr::V6(ip) => source.copy_from_slice(&ip.octets()[..8]),
         }
@@ -53,13 +51,11 @@ fn per_minute(rate: u32, cost: NonZeroU32) -> Quota {
     Quota::per_minute(rate.saturating_mul(cost))
 }
 
-/// What a message is counted as.
+/// The weight of a message in the rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counts {
-    /// A message.
     Whole,
-    /// A tenth of one: candidates to somebody whose place is known, so that they make nobody look anything up; and each lease
-    /// of an `attach`, besides the message.
+    /// A tenth of a message: candidates to a known location, which cause no lookup, and each lease of an `attach`.
     Tenth,
 }
 
@@ -72,22 +68,22 @@ impl Counts {
     }
 }
 
-/// The rates of all sources. Bounded by forgetting, every few seconds, the sources that have nothing left to refill.
+/// The rates of all sources. Bounded, because sources with full rates are removed every few seconds.
 #[derive(Debug)]
 pub(crate) struct SourceRates {
     connections: DefaultKeyedRateLimiter<Source>,
     messages: DefaultKeyedRateLimiter<Source>,
     asks: DefaultKeyedRateLimiter<Source>,
     ice: DefaultKeyedRateLimiter<Source>,
-    /// The most sources whose connections are counted at once; only a source that has connected has any other rate. Beyond,
-    /// the quiet are forgotten, and if that frees nothing, everybody is refused: by the default rates, that takes 300,000
-    /// connections a second.
-    most: usize,
+    /// Maximum sources with a connection rate; only such sources have any other rate. At the bound, inactive sources
+    /// are removed, and if there are none, all connections are refused. With the default rates, reaching it takes
+    /// 300,000 connections per second.
+    max_sources: usize,
     exempt: Vec<IpNet>,
 }
 
 impl SourceRates {
-    /// The rates that `limits` allow.
+    /// Creates the rates from `limits`.
     pub(crate) fn new(limits: &LimitsSection) -> Self {
         let messages = limits.messages_per_minute.saturating_mul(limits.source_factor);
         Self {
@@ -95,29 +91,29 @@ impl SourceRates {
             messages: RateLimiter::dashmap(per_minute(messages, MESSAGE_COST)),
             asks: RateLimiter::dashmap(per_minute(limits.source_pair_requests_per_minute, NonZeroU32::MIN)),
             ice: RateLimiter::dashmap(Quota::per_minute(SOURCE_ICE_PER_MINUTE)),
-            most: limits.max_sources,
+            max_sources: limits.max_sources,
             exempt: limits.exempt.clone(),
         }
     }
 
-    /// Whether no rate applies to an address.
+    /// Returns whether an address is exempt from rates.
     pub(crate) fn exempts(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.exempt.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether one more connection may come from here.
+    /// Counts a connection. Returns whether it is allowed.
     pub(crate) fn allows_connection(&self, source: Source) -> bool {
-        if self.connections.len() >= self.most {
+        if self.connections.len() >= self.max_sources {
             self.connections.retain_recent();
-            if self.connections.len() >= self.most {
+            if self.connections.len() >= self.max_sources {
                 return false;
             }
         }
         self.connections.check_key(&source).is_ok()
     }
 
-    /// Forgets the sources that are back at their full rates.
+    /// Removes sources whose rates are full again.
     pub(crate) fn expire(&self) {
         for rates in [&self.connections, &self.messages, &self.asks, &self.ice] {
             rates.retain_recent();
@@ -126,15 +122,15 @@ impl SourceRates {
     }
 }
 
-/// Pings, pongs that nobody asked for and requests for a proof of one client: the burst, and one a second.
+/// Pings, unsolicited pongs and requests for a proof of one client: one per second, with a burst of ten.
 const PINGS: Quota = Quota::per_second(NonZeroU32::MIN).allow_burst(NonZeroU32::new(10).expect("not zero"));
 
 /// The rates of one session.
 #[derive(Debug)]
 pub(crate) struct SessionRates {
-    /// `None` for a session of an exempt network.
+    /// `None` for a session from an exempt network.
     limited: Option<Limited>,
-    /// Of control frames and proofs, for exempt networks too.
+    /// For control frames and proofs. Applies to exempt networks too.
     pings: DefaultDirectRateLimiter,
 }
 
@@ -148,14 +144,14 @@ struct Limited {
 }
 
 impl SessionRates {
-    /// The rates of a session from `ip`.
+    /// Creates the rates of a session from `ip`.
     pub(crate) fn new(limits: &LimitsSection, sources: &SourceRates, ip: IpAddr) -> Self {
         let limited = (!sources.exempts(ip)).then(|| Limited {
             source: Source::of(ip),
             messages: RateLimiter::direct(per_minute(limits.messages_per_minute, MESSAGE_COST)),
             asks: RateLimiter::direct(per_minute(limits.pair_requests_per_minute, NonZeroU32::MIN)),
             ice: RateLimiter::direct(Quota::per_minute(ICE_PER_MINUTE)),
-            // Whoever sends twice as much as it may, although it is told.
+            // Exceeded if a client continues at twice its rate despite the errors.
             refusals: RateLimiter::direct(per_minute(limits.messages_per_minute, NonZeroU32::MIN)),
         });
         Self { limited, pings: RateLimiter::direct(PINGS) }
@@ -166,30 +162,30 @@ impl SessionRates {
         let Some(limited) = &self.limited else { return Ok(()) };
         let cost = counts.cost();
         let own = matches!(limited.messages.check_n(cost), Ok(Ok(())));
-        // The session's rate first: what it refuses costs the source nothing.
+        // The session's rate comes first, so that a refused message costs its source nothing.
         let passes = own && matches!(sources.messages.check_key_n(&limited.source, cost), Ok(Ok(())));
         if passes { Ok(()) } else { Err(Exceeded::Messages) }
     }
 
-    /// Counts a refusal for the rate of messages: telling costs the node more than not telling. Whether the client is borne
-    /// with.
+    /// Counts a refusal by the message rate, because error replies cost the node more than silence. Returns whether the
+    /// session may stay open.
     pub(crate) fn tolerates_violation(&self) -> bool {
         self.limited.as_ref().is_none_or(|limited| limited.refusals.check().is_ok())
     }
 
-    /// Counts a ping, a pong that was not asked for, or a request for a proof.
+    /// Counts a ping, an unsolicited pong or a request for a proof. Returns whether it is allowed.
     pub(crate) fn allows_ping(&self) -> bool {
         self.pings.check().is_ok()
     }
 
-    /// Counts a request for ICE servers, which is counted as a message besides.
+    /// Counts a request for ICE servers, in addition to the message. Returns whether it is allowed.
     pub(crate) fn allows_ice(&self, sources: &SourceRates) -> bool {
         self.limited
             .as_ref()
             .is_none_or(|limited| limited.ice.check().is_ok() && sources.ice.check_key(&limited.source).is_ok())
     }
 
-    /// Counts a pair or link request, which is counted as a message besides.
+    /// Counts a pair or link request, in addition to the message.
     pub(crate) fn check_ask(&self, sources: &SourceRates) -> Result<(), Exceeded> {
         let Some(limited) = &self.limited else { return Ok(()) };
         let passes = limited.asks.check().is_ok() && sources.asks.check_key(&limited.source).is_ok();
@@ -207,7 +203,7 @@ impl OfferRate {
         Self(RateLimiter::direct(per_minute(limits.offers_per_minute, NonZeroU32::MIN)))
     }
 
-    /// Counts an offer.
+    /// Counts an offer. Returns whether it is allowed.
     pub(crate) fn allows(&self) -> bool {
         self.0.check().is_ok()
     }
@@ -230,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_a_tenth_may_come_ten_times_as_often() {
+    fn a_message_that_counts_a_tenth_may_be_sent_ten_times_as_often() {
         let limits = LimitsSection { messages_per_minute: 3, ..LimitsSection::default() };
         let sources = SourceRates::new(&limits);
         let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
@@ -242,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_goes_on_over_its_rate_is_borne_with_as_often_as_it_might_have_sent() {
+    fn a_session_over_its_rate_is_tolerated_for_as_many_messages_as_the_rate_allows() {
         let limits = LimitsSection { messages_per_minute: 5, ..LimitsSection::default() };
         let sources = SourceRates::new(&limits);
         let rates = SessionRates::new(&limits, &sources, ip("203.0.113.1"));
-        let borne =
+        let tolerated =
             (0..20).filter(|_| rates.check_message(&sources, Counts::Whole).is_ok() || rates.tolerates_violation());
-        assert_eq!(borne.count(), 10);
+        assert_eq!(tolerated.count(), 10);
     }
 
     #[test]
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_most_sources_the_quiet_make_room() {
+    fn at_the_maximum_of_sources_inactive_ones_are_removed() {
         let limits = LimitsSection { source_connections_per_minute: 120, max_sources: 2, ..LimitsSection::default() };
         let sources = SourceRates::new(&limits);
         let from = |n: u8| sources.allows_connection(Source::of([203, 0, 113, n].into()));

@@ -1,4 +1,4 @@
-//! The room of tables that a crowd has left goes back: else a flood's would stay for as long as the node runs.
+//! Shrinks tables and queues after a load spike; otherwise they keep their peak capacity.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,31 +7,30 @@ use std::{
 
 use dashmap::DashMap;
 
-/// A table for fewer entries than this is kept as it is.
+/// Tables with less capacity than this are not shrunk.
 const SMALL: usize = 1024;
-/// A table is made smaller when less than this part of it is used, and so it costs little, however often the entries come
-/// and go.
+/// A table is shrunk if less than this part of it is used. So shrinking is rare even if entries come and go often.
 const PART: usize = 8;
 
 const fn is_mostly_empty(len: usize, capacity: usize) -> bool {
     capacity >= SMALL && len < capacity / PART
 }
 
-/// Gives back the room of a table that is mostly empty.
+/// Shrinks a sparse hash map.
 pub(crate) fn shrink_if_sparse<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     if is_mostly_empty(table.len(), table.capacity()) {
         table.shrink_to(table.len() * 2);
     }
 }
 
-/// The same of a queue.
+/// Shrinks a sparse queue.
 pub(crate) fn shrink_queue_if_sparse<T>(queue: &mut VecDeque<T>) {
     if is_mostly_empty(queue.len(), queue.capacity()) {
         queue.shrink_to(queue.len() * 2);
     }
 }
 
-/// The same of a sharded one.
+/// Shrinks a sparse sharded map.
 pub(crate) fn shrink_sharded_if_sparse<K: Eq + Hash, V>(table: &DashMap<K, V>) {
     if is_mostly_empty(table.len(), table.capacity()) {
         table.shrink_to_fit();
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_room_of_a_crowd_that_has_left_goes_back_and_what_is_used_stays() {
+    fn sparse_tables_shrink_and_keep_their_entries() {
         let (mut table, mut queue, sharded) = (HashMap::new(), VecDeque::new(), DashMap::new());
         for n in 0..10_000 {
             queue.push_back(n);
