@@ -1,4 +1,4 @@
-//! What nodes send each other, as bytes and as values. Knows nobody else.
+//! The frames and ids that nodes send each other. Depends on no subsystem.
 
 pub(crate) mod breach;
 pub(crate) mod frame;

@@ -1,25 +1,25 @@
-//! How a node breaks the protocol of links.
+//! Violations of the link protocol.
 
 use super::frame::FrameError;
 
-/// How a node breaks the protocol of links.
+/// A violation of the link protocol. The link is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Breach {
-    /// It sends what is no frame.
+    /// The bytes are not a frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// It shows a lease that does not verify, which it has checked before.
-    #[error("a lease that does not verify")]
+    /// A lease does not verify, although its node must have checked it.
+    #[error("a lease does not verify")]
     Lease,
-    /// It says for a client what no client could have said.
-    #[error("a note out of its bounds")]
+    /// A note has fields that no client can have sent.
+    #[error("a note is out of bounds")]
     Note,
-    /// It says that messages were delivered which nobody has sent.
+    /// The delivery of a message that is not in flight.
     #[error(transparent)]
     Delivered(#[from] NotOpen),
 }
 
-/// No outcome is open for a token.
+/// The token has no open outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not in flight")]
 pub(crate) struct NotOpen;

@@ -1,8 +1,8 @@
 //! The frames of a link's two lanes.
 //!
-//! A frame is a length (four bytes, little endian), a header (postcard), and for the forwarded kinds the payload as
-//! the client wrote it. Everything between two sessions goes over the relay lane, so that it stays in order; questions
-//! to homes go over the control lane, so that they never wait behind payloads.
+//! A frame is a length (four bytes, little endian), a header (postcard), and for forwarded messages the payload as the
+//! client wrote it. Everything between two sessions uses the relay lane, so that it stays in order. Requests to homes
+//! use the control lane, so that they never wait behind payloads.
 
 use std::fmt;
 
@@ -18,25 +18,25 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ClaimResult, CodeHolder, SessionId};
 use crate::limits::byte_channel::Weigh;
 
-/// The longest frame in bytes, without its length: the largest client message and a header.
+/// Maximum frame length in bytes, without the length field: the largest client message and a header.
 pub(crate) const MAX_FRAME: usize = MAX_MESSAGE + 4096;
-/// The most leases or codes in one request: a frame of 12 KiB.
+/// Maximum leases or codes in one request: a frame of 12 KiB.
 pub(crate) const MAX_BATCH: usize = 64;
 
-/// What the header of a forwarded message and its length fit in.
+/// Enough bytes for the header of a forwarded message and the length field.
 const SHORT_HEAD: usize = 80;
 
 /// The two streams that each side of a link opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// What goes from session to session.
+    /// Messages between sessions, and their outcomes.
     Relay,
-    /// Questions to homes, and their answers.
+    /// Requests to homes, and their responses.
     Control,
 }
 
 impl Lane {
-    /// The first byte of the lane's stream.
+    /// Returns the first byte of the lane's stream.
     pub(crate) const fn first_byte(self) -> u8 {
         match self {
             Self::Relay => 1,
@@ -44,7 +44,7 @@ impl Lane {
         }
     }
 
-    /// The lane with that first byte.
+    /// Returns the lane of a stream with this first byte.
     pub(crate) const fn from_first_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Relay),
@@ -54,45 +54,38 @@ impl Lane {
     }
 }
 
-/// What became of a forwarded message at the callee's node.
+/// The outcome of a forwarded message at the callee's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// The callee's connection has it.
+    /// Written to the callee's connection.
     Delivered,
     /// The inbox or session is not at this node.
     NotHere,
-    /// The message was refused.
+    /// Refused with this error code.
     Refused(ErrorCode),
 }
 
-/// What one session tells another outside of the forwarded messages.
+/// A note about pairing from one session to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Note {
-    /// «Will you pair, or link?»
+    /// A request to pair or link.
     PairRequest(PairRequest),
-    /// The ask cannot be processed.
-    PairRequestRefused {
-        /// Which ask.
-        ask: u64,
-    },
-    /// The asking session is gone, or asked again.
-    PairRequestWithdrawn {
-        /// Which ask.
-        ask: u64,
-    },
-    /// The client's answer.
+    /// The request cannot be processed.
+    PairRequestRefused { ask: u64 },
+    /// The requesting session is gone, or has sent another request.
+    PairRequestWithdrawn { ask: u64 },
     Answer {
-        /// Which ask.
         ask: u64,
-        /// The answer; none: declined.
+        /// `None` if the client declined.
         accepted: Option<Accepted>,
     },
-    /// The session that says so has ended, or has another code now: no more messages to it.
+    /// The sending session has ended or has another code now, and accepts no more messages.
     Closed,
 }
 
 impl Note {
-    /// The answer of a node where the session isn't, to a session that asked it or thinks that it is paired with it.
+    /// Returns the answer if the addressed session does not exist, for a session that sent it a request or considers it
+    /// paired.
     pub(crate) const fn answer_of_nobody(&self) -> Option<Self> {
         match self {
             Self::PairRequest(ask) => Some(Self::PairRequestRefused { ask: ask.ask }),
@@ -102,7 +95,7 @@ impl Note {
     }
 }
 
-/// Whether two sessions become a pair of people or two devices of one.
+/// Whether two people pair, or a person links a second device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum PairRequestKind {
     /// `pair_request`.
@@ -114,42 +107,40 @@ pub(crate) enum PairRequestKind {
 /// A pair or link request.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PairRequest {
-    /// Chosen by the asking session.
+    /// Chosen by the requesting session.
     pub(crate) ask: u64,
-    /// Pair or link.
     pub(crate) kind: PairRequestKind,
-    /// The code that was asked for; the session may have another by now.
+    /// The requested code. The session may have another by now.
     pub(crate) target: PairingCode,
-    /// The asking client's code.
+    /// The requesting client's code.
     pub(crate) code: PairingCode,
-    /// The asking client's key.
+    /// The requesting client's key.
     pub(crate) public_key: [u8; 32],
     /// `proposedName` or `deviceName`.
     pub(crate) name: Option<String>,
-    /// The payload, JSON as it came.
+    /// The payload: JSON as the client wrote it.
     pub(crate) payload: Option<Bytes>,
 }
 
 impl fmt::Debug for PairRequest {
-    /// Without key, name and payload.
+    /// Omits key, name and payload.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ask").field("ask", &self.ask).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("PairRequest").field("ask", &self.ask).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-/// What an accepting client says.
+/// The answer of an accepting client.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Accepted {
-    /// Its key.
     pub(crate) public_key: [u8; 32],
-    /// `deviceId`, for links.
+    /// `deviceId`, if a device is linked.
     pub(crate) device_id: Option<String>,
-    /// The payload, JSON as it came.
+    /// The payload: JSON as the client wrote it.
     pub(crate) payload: Option<Bytes>,
 }
 
 impl fmt::Debug for Accepted {
-    /// Without key, name and payload.
+    /// Omits key, name and payload.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Accepted").finish_non_exhaustive()
     }
@@ -158,128 +149,109 @@ impl fmt::Debug for Accepted {
 /// A code that a session has registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CodeRegistration {
-    /// The code.
     pub(crate) code: PairingCode,
-    /// The session, of the node that says so.
+    /// A session of the sending node.
     pub(crate) session: SessionId,
-    /// The client's signed claim, by which it can take the code back; clients need none.
+    /// The client's signed claim, with which it can reclaim the code. Optional.
     pub(crate) claim: Option<Redacted<Bytes>>,
 }
 
-/// A question to a home.
+/// A request to a home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Keep these signed leases; at most [`MAX_BATCH`].
+    /// Register these signed leases; at most [`MAX_BATCH`].
     PutLeases(Vec<Redacted<Bytes>>),
-    /// Forget these leases up to this `seq`.
+    /// Withdraw the leases of these inboxes up to this `seq`.
     DropLeases(Vec<(Inbox, u64)>),
-    /// Where is this inbox?
+    /// Look up the lease of this inbox.
     FindLease(Address),
-    /// Give these codes to these sessions of mine, or keep them there.
+    /// Register these codes for sessions of the sender, or renew them.
     ClaimCodes(Vec<CodeRegistration>),
-    /// These sessions of mine give their codes back.
+    /// Remove these codes of the sender's sessions.
     DropCodes(Vec<(PairingCode, SessionId)>),
-    /// Where is this code?
+    /// Look up the holder of this code.
     FindCode(PairingCode),
 }
 
-/// A home's answer.
+/// A home's response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Response {
-    /// For each lease whether it is kept.
+    /// The result for each lease.
     Leases(Vec<LeasePut>),
-    /// The signed lease.
     Lease(Option<Redacted<Bytes>>),
-    /// For each code whether it was granted.
+    /// The result for each code.
     Codes(Vec<ClaimResult>),
-    /// Where the code is.
+    /// The holder of the code.
     Code(Option<CodeHolder>),
-    /// Done.
     Done,
-    /// The request is out of its bounds.
+    /// The request is out of bounds, or there was no time for it.
     Refused,
 }
 
-/// What became of one lease.
+/// The result of registering one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LeasePut {
-    /// Kept.
+    /// The lease is registered.
     Kept,
-    /// This newer one is kept.
+    /// The home has this newer lease.
     Stale(Redacted<Bytes>),
-    /// Not valid, or the table is full.
+    /// The lease is invalid, or the table is full.
     Refused,
 }
 
-/// The header of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Header {
     /// A message to an inbox; the payload follows.
     ToInbox {
-        /// Comes back in the outcome.
+        /// The outcome repeats it.
         token: u64,
-        /// Which message.
         kind: RelayKind,
-        /// To whom.
         to: Address,
     },
     /// A message inside a pairing; the payload follows.
     ToSession {
-        /// Comes back in the outcome.
+        /// The outcome repeats it.
         token: u64,
-        /// Which message.
         kind: RelayKind,
-        /// To which session of the receiving node.
+        /// A session of the receiving node.
         to: SessionId,
-        /// From which session of the sending node.
+        /// A session of the sending node.
         from: SessionId,
     },
-    /// What became of a message.
-    Outcome {
-        /// The message's token.
-        token: u64,
-        /// What became of it.
-        outcome: Outcome,
-    },
-    /// A note between two sessions.
+    /// The outcome of one message.
+    Outcome { token: u64, outcome: Outcome },
     Note {
-        /// To which session of the receiving node.
+        /// A session of the receiving node.
         to: SessionId,
-        /// From which session of the sending node.
+        /// A session of the sending node.
         from: SessionId,
-        /// The note.
         note: Note,
     },
-    /// A question; answered by a response with the same id.
+    /// A request to a home. The response has the same id.
     Request {
-        /// Chosen by the asking node.
+        /// Chosen by the requesting node.
         id: u64,
-        /// The question.
         request: Request,
     },
-    /// An answer.
+    /// A home's response.
     Response {
-        /// The question's id.
+        /// The request's id.
         id: u64,
-        /// The answer.
         response: Response,
     },
-    /// A home's word to the edge of an older lease: this newer one is kept.
-    Displaced {
-        /// The newer signed lease.
-        lease: Redacted<Bytes>,
-    },
-    /// Messages in a row were delivered.
+    /// A home's notice to the edge of an older lease that a newer one is registered.
+    Displaced { lease: Redacted<Bytes> },
+    /// Messages with consecutive tokens were delivered.
     Delivered {
-        /// The first one's token.
+        /// The first token.
         first: u64,
-        /// How many they are.
+        /// The number of messages.
         count: u32,
     },
 }
 
 impl Header {
-    /// The lane that the header belongs to.
+    /// Returns the lane of the header.
     pub(crate) const fn lane(&self) -> Lane {
         match self {
             Self::ToInbox { .. }
@@ -296,24 +268,23 @@ impl Header {
     }
 }
 
-/// A frame on its way out.
+/// An encoded frame.
 #[derive(Clone)]
 pub(crate) struct Frame {
-    /// Length and header.
     pub(crate) head: Bytes,
-    /// The payload, empty for most.
+    /// Empty for most headers.
     pub(crate) payload: Bytes,
 }
 
 impl Frame {
-    /// A frame of `header` and, where the header says so, a payload.
+    /// Encodes a header, with a payload if the header has one.
     pub(crate) fn new(header: &Header, payload: Bytes) -> Self {
         debug_assert!(header.has_payload() || payload.is_empty());
         let length = |head: usize| {
             let len = u32::try_from(head + payload.len()).expect("a frame is bounded by the largest client message");
             len.to_le_bytes()
         };
-        // Most headers are short: written in place, they cost one allocation of their size.
+        // Most headers are short: encoding them on the stack needs one allocation of the exact size.
         let mut short = [0; SHORT_HEAD];
         let head = if let Ok(written) = postcard::to_slice(header, &mut short[4..]) {
             let len = written.len();
@@ -330,7 +301,7 @@ impl Frame {
 }
 
 impl fmt::Debug for Frame {
-    /// Sizes alone: both parts hold what clients wrote.
+    /// Only sizes: both parts contain client data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame").field("head", &self.head.len()).field("payload", &self.payload.len()).finish()
     }
@@ -342,19 +313,19 @@ impl Weigh for Frame {
     }
 }
 
-/// Why a lane's bytes are no frames. The link is closed: there is no way to find the next frame.
+/// Why a lane's bytes are not frames. The link is closed, because the next frame cannot be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// The length is over [`MAX_FRAME`].
+    /// The length exceeds [`MAX_FRAME`].
     #[error("a frame is longer than allowed")]
     TooLong,
-    /// The header is not one value of the lane, or more follows than it announces.
+    /// The header is not valid for the lane, or bytes follow that it does not announce.
     #[error("a frame is malformed")]
     Malformed,
 }
 
-/// Takes the next frame out of what a lane has received: its header and its payload, which is still a part of what was
-/// read. `None` until it is there whole.
+/// Splits the next frame off the received bytes. Returns its header and its payload, which shares the buffer. Returns
+/// `None` until the frame is complete.
 pub(crate) fn decode(buffer: &mut BytesMut, lane: Lane) -> Result<Option<(Header, BytesMut)>, FrameError> {
     let Some(len) = buffer.first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_le_bytes(*len) as usize;
@@ -375,23 +346,23 @@ pub(crate) fn decode(buffer: &mut BytesMut, lane: Lane) -> Result<Option<(Header
     Ok(Some((header, frame)))
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// A frame as it is written.
+    /// Returns the bytes of a frame.
     pub(super) fn bytes_of(frame: &Frame) -> BytesMut {
         let mut bytes = BytesMut::from(&frame.head[..]);
         bytes.extend_from_slice(&frame.payload);
         bytes
     }
 
-    /// The first byte of a lane, and a frame on it.
+    /// The first byte of a lane, and a frame for it.
     pub const FRAME: (&str, fn(&[u8]) -> bool) = ("link frame", |bytes| {
         let Some((lane, bytes)) = bytes.split_first() else { return false };
         let Some(lane) = Lane::from_first_byte(*lane) else { return false };
-        // The length as it is: most changes would otherwise only make it wrong.
+        // First with the given length, then with the right one: most mutations of the length only make it wrong.
         let mut buffer = BytesMut::from(bytes);
         let _ = decode(&mut buffer, lane);
         let Some(body) = bytes.get(4..) else { return false };
@@ -413,7 +384,7 @@ mod tests {
     use crate::leases::address_of;
 
     #[test]
-    fn a_frame_has_exactly_these_bytes() {
+    fn a_frame_has_the_expected_bytes() {
         let header = Header::ToInbox { token: 300, kind: RelayKind::CallOffer, to: address_of(0xab) };
         let frame = Frame::new(&header, Bytes::from_static(b"\"x\""));
         // Length 55; variant 0; token 300 as a varint; kind 3; the inbox and its token; the payload.
@@ -424,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_found_one_by_one_however_they_arrive() {
+    fn frames_are_split_however_their_bytes_arrive() {
         let headers = [
             Header::Outcome { token: 1, outcome: Outcome::Delivered },
             Header::Note { to: SessionId::from_raw(1), from: SessionId::from_raw(2), note: Note::Closed },
@@ -444,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_what_stands_behind_the_header() {
+    fn the_payload_follows_the_header() {
         let header = Header::ToInbox { token: 1, kind: RelayKind::CallIce, to: address_of(1) };
         let mut buffer = bytes_of(&Frame::new(&header, Bytes::from_static(b"\"x\"")));
         buffer.extend_from_slice(&bytes_of(&Frame::new(&header, Bytes::from_static(b"\"behind\""))));
@@ -453,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_belong_to_the_lane_or_is_too_long_is_refused() {
+    fn a_frame_of_the_other_lane_or_of_wrong_length_is_refused() {
         let frame = Frame::new(&Header::Response { id: 1, response: Response::Done }, Bytes::new());
         assert_eq!(decode(&mut bytes_of(&frame), Lane::Relay), Err(FrameError::Malformed));
         let mut long = BytesMut::from(&(MAX_FRAME as u32 + 1).to_le_bytes()[..]);
@@ -464,7 +435,7 @@ mod tests {
         assert_eq!(decode(&mut trailing, Lane::Control), Err(FrameError::Malformed));
     }
 
-    /// One header of each kind, and of each kind of what is in them.
+    /// One header of each kind, with each kind of content.
     fn headers() -> Vec<Header> {
         let code = "ABC234".parse().expect("a code");
         let inbox = Inbox::new(PublicKey::from_bytes([3; 32]));
@@ -513,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn mutated_frames_read_as_they_are_written() {
+    fn mutated_frames_decode_to_what_they_encode() {
         let corpus: Vec<_> = headers()
             .iter()
             .map(|header| {

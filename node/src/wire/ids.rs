@@ -1,54 +1,49 @@
-//! Who a frame is from and for, and what a home says of a code: what stands in frames and is known everywhere.
+//! Ids in frames, and the result of claiming a code. Used everywhere.
 
 use chappe_common::keys::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// A session's id: random, so that nobody who has not been told it can send to it.
+/// A session's id. Random, so that it works as a secret address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct SessionId(u64);
 
 impl SessionId {
-    /// An id from a random number.
     pub(crate) const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
 }
 
-/// A message of a session of this node: what its outcome comes back to.
+/// A message of one of this node's sessions, which receives its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    /// The session that sent it.
+    /// The sending session.
     pub(crate) session: SessionId,
-    /// Which of its messages.
+    /// Number of the message in its session.
     pub(crate) number: u64,
 }
 
-/// A session of any node.
+/// The address of a session at any node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PeerAddr {
-    /// The node.
     pub(crate) node: NodeId,
-    /// The session there.
     pub(crate) session: SessionId,
 }
 
-/// Where a pairing code is registered.
+/// The session that has a pairing code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CodeHolder {
-    /// The node of the client.
     pub(crate) node: NodeId,
-    /// The client's session there.
     pub(crate) session: SessionId,
 }
 
-/// What became of a code that was claimed.
+/// The result of claiming a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ClaimResult {
-    /// It is the claimer's.
+    /// The claiming session has the code now.
     Granted,
-    /// Another session has it.
+    /// Another session has the code.
     Taken,
-    /// The table is at its bound, or the node has its share of it.
+    /// The table or the node's quota is full.
     Full,
 }
