@@ -1,4 +1,4 @@
-//! Joining the federation and staying in it: the membership task, and what it exchanges with other nodes and registries.
+//! Joining the federation and staying in it: the membership task, and its exchanges with other nodes and registries.
 
 pub(crate) mod exchange;
 pub(crate) mod join;

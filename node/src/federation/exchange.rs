@@ -1,5 +1,4 @@
-//! Exchanges over a stream of a link: messages of membership, each with its length in front, until one side has no more
-//! to say.
+//! Exchanges between members over a stream of a link. Each message has its length in front.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,33 +15,30 @@ use crate::{
     },
 };
 
-/// The first byte of the stream.
+/// First byte of an exchange stream.
 pub(crate) const EXCHANGE_STREAM: u8 = 2;
-/// How long an exchange may take: two messages of half a megabyte at 2 Mbit/s.
+/// Time limit of an exchange: two messages of half a megabyte at 2 Mbit/s.
 const WAIT: Duration = Duration::from_secs(6);
-/// Messages of one side in one exchange: a summary and its records, or members and their records.
+/// Maximum messages of each side: a summary and its records, or members and their records.
 const MESSAGES: usize = 2;
 
-/// An exchange broke off; what was learnt until then counts.
+/// Why an exchange failed. Messages received before that count.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExchangeError {
-    /// There is no link.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The stream broke.
     #[error("the stream of the exchange broke")]
     Stream,
-    /// Not a message of an exchange.
     #[error("not a message of an exchange")]
     Malformed,
 }
 
-/// Compares views with a member, over the link that is there or a new one.
+/// Compares views with a member, over an open link or a new one.
 pub(crate) async fn ask(core: &Arc<Core>, with: NodeId) {
     match timeout(WAIT, try_ask(core, with)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, peer = with.short(), "an exchange broke off"),
-        Err(_) => tracing::debug!(peer = with.short(), "an exchange took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, peer = with.short(), "exchange failed"),
+        Err(_) => tracing::debug!(peer = with.short(), "exchange timed out"),
     }
 }
 
@@ -56,24 +52,24 @@ async fn try_ask(core: &Arc<Core>, with: NodeId) -> Result<(), ExchangeError> {
     let mut next = first.await.ok();
     for _ in 0..MESSAGES {
         let Some(ours) = next else { break };
-        tell(&mut send, &ours).await?;
-        let Some(theirs) = hear(&mut receive).await? else { break };
+        send_message(&mut send, &ours).await?;
+        let Some(theirs) = receive_message(&mut receive).await? else { break };
         next = answer_to(core, with, theirs).await;
     }
-    // The other side may have ended the stream first.
+    // The peer may have closed the stream first.
     let _ = send.finish();
     Ok(())
 }
 
-/// Answers the exchange that a peer has begun; its first byte has been read.
+/// Answers an exchange that a peer opened. The first byte of the stream was already read.
 pub(crate) async fn answer(core: &Core, peer: NodeId, send: SendStream, receive: RecvStream) {
     match timeout(WAIT, try_answer(core, peer, send, receive)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             core.context.metrics.link_protocol_errors.inc();
-            tracing::debug!(%error, peer = peer.short(), "an exchange broke off");
+            tracing::debug!(%error, peer = peer.short(), "exchange failed");
         }
-        Err(_) => tracing::debug!(peer = peer.short(), "an exchange took too long"),
+        Err(_) => tracing::debug!(peer = peer.short(), "exchange timed out"),
     }
 }
 
@@ -84,9 +80,9 @@ async fn try_answer(
     mut receive: RecvStream,
 ) -> Result<(), ExchangeError> {
     for _ in 0..MESSAGES {
-        let Some(theirs) = hear(&mut receive).await? else { break };
+        let Some(theirs) = receive_message(&mut receive).await? else { break };
         let Some(ours) = answer_to(core, peer, theirs).await else { break };
-        tell(&mut send, &ours).await?;
+        send_message(&mut send, &ours).await?;
     }
     let _ = send.finish();
     Ok(())
@@ -98,15 +94,15 @@ async fn answer_to(core: &Core, from: NodeId, message: ExchangeMessage) -> Optio
     answer.await.ok().flatten()
 }
 
-async fn tell(stream: &mut SendStream, message: &ExchangeMessage) -> Result<(), ExchangeError> {
+async fn send_message(stream: &mut SendStream, message: &ExchangeMessage) -> Result<(), ExchangeError> {
     let bytes = postcard::to_allocvec(message).map_err(|_| ExchangeError::Malformed)?;
     let len = u32::try_from(bytes.len()).map_err(|_| ExchangeError::Malformed)?;
     stream.write_all(&len.to_le_bytes()).await.map_err(|_| ExchangeError::Stream)?;
     stream.write_all(&bytes).await.map_err(|_| ExchangeError::Stream)
 }
 
-/// The next message; none: the other side has said all.
-async fn hear(stream: &mut RecvStream) -> Result<Option<ExchangeMessage>, ExchangeError> {
+/// Receives the next message. Returns `None` at the end of the stream.
+async fn receive_message(stream: &mut RecvStream) -> Result<Option<ExchangeMessage>, ExchangeError> {
     let mut len = [0; 4];
     match stream.read_exact(&mut len).await {
         Ok(()) => {}
@@ -117,7 +113,7 @@ async fn hear(stream: &mut RecvStream) -> Result<Option<ExchangeMessage>, Exchan
     if len > MAX_MESSAGE {
         return Err(ExchangeError::Malformed);
     }
-    // Grown as it arrives: a length alone takes no memory.
+    // Grows as data arrives: a claimed length alone allocates nothing.
     let mut bytes = Vec::new();
     while bytes.len() < len {
         let chunk = stream.read_chunk(len - bytes.len(), true).await.map_err(|_| ExchangeError::Stream)?;

@@ -1,5 +1,5 @@
-//! Joining the federation, and staying in one piece: nodes that are known from the registry or the last run are sought
-//! out. The engine does the rest.
+//! Joining the federation and healing partitions: contacts nodes that the registry lists or the last run knew. The
+//! engine does the rest.
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,31 +21,31 @@ use super::members_file::{self, LastRun};
 use crate::membership::event::Event;
 use crate::{core::Core, health::Unfit};
 
-/// How many nodes of each source a joiner seeks out at once: one of them may be gone, and another may lie.
+/// Nodes of each source that a joining node contacts at once: one may be gone, and another may lie.
 pub(super) const ANCHORS: usize = 3;
-/// The pauses between attempts to join. Jitter makes each up to twice as long.
+/// Pauses between attempts to join. Jitter makes each up to twice as long.
 const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(250))
     .with_max_delay(Duration::from_secs(15))
     .with_jitter()
     .without_max_times();
-/// How often the known members are written down.
+/// Interval between writes of the members file.
 const STORE_EVERY: Duration = Duration::from_secs(300);
-/// The first time comes soon: a node that crashes in its first minutes finds back as well.
+/// Time of the first write. A node that crashes in its first minutes also has to find its way back.
 const FIRST_STORE: Duration = Duration::from_secs(5);
 
-/// How many nodes are remembered as former members; each is 32 bytes.
+/// Maximum number of former members, 32 bytes each.
 const MAX_MET: usize = 4096;
 
-/// What a registry lists.
+/// The nodes that a registry lists.
 enum Listed {
-    /// There is no registry, or no answer.
+    /// No registry is configured, or none answered.
     Unknown,
-    /// These nodes beside this one.
+    /// The listed nodes except this one.
     Others(Vec<NodeId>),
 }
 
-/// Joins, and keeps the federation in one piece, until the task is ended.
+/// Joins the federation and heals partitions, until the task is cancelled.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, members_file: PathBuf) {
     let last = members_file::load(&members_file, core.context.me);
     let mut pauses = RETRIES.build();
@@ -58,7 +58,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
     let mut was_alone = true;
     let mut alone_since = Instant::now();
     let mut clock_sets = core.health.clock_sets();
-    // Nodes that this one has been a member with, in this run or the last. Whoever else is listed may be anybody's invention.
+    // Former and current members, of this run or the last. Other listed nodes may be invented.
     let mut met: HashSet<NodeId> = last.records.iter().map(|record| record.node).take(MAX_MET).collect();
     loop {
         let view = core.members.view.load_full();
@@ -81,7 +81,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
         tokio::select! {
             biased;
             changed = view_changes.changed() => if changed.is_err() { return },
-            // What failed because of the clock may work now.
+            // Attempts that failed because of the clock may succeed now.
             changed = clock_sets.changed() => {
                 if changed.is_err() {
                     return;
@@ -100,7 +100,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
                 let Some(pause) = pauses.next() else { return };
                 next_try = Instant::now() + pause;
             }
-            // Two halves that lost each other meet again through what the registry knows, or the last run.
+            // Two partitions find each other again through the registry, or the nodes of the last run.
             _ = heal_tick.tick() => {
                 seek(&core, last.records.iter().cloned()).await;
                 seek_listed(&core, registry.as_ref()).await;
@@ -115,12 +115,12 @@ async fn seek_last_run(core: &Core, last: &LastRun) {
         let _ = core.membership.send(Event::Beacon(beacon)).await;
     }
     seek(core, last.records.iter().cloned()).await;
-    // Whoever has been sought is known now; the others' age is told by members.
-    // The membership task ends only with the node.
+    // The contacted nodes are known now, so their age can be stored; other members report the age of the rest. The
+    // membership task ends only with the node.
     let _ = core.membership.send(Event::Remember(last.since.clone())).await;
 }
 
-/// Seeks out a few of the nodes that the registry lists.
+/// Contacts a few of the nodes that the registry lists.
 async fn seek_listed(core: &Core, registry: Option<&RegistryClient>) -> Listed {
     let Some(registry) = registry else { return Listed::Unknown };
     let now = core.context.clock.now();
@@ -129,9 +129,9 @@ async fn seek_listed(core: &Core, registry: Option<&RegistryClient>) -> Listed {
             let _ = core.membership.send(Event::Beacon(beacon.as_bytes().clone())).await;
         }
         Ok(None) => {}
-        Err(error) => tracing::debug!(%error, "no beacon from the registry"),
+        Err(error) => tracing::debug!(%error, "cannot fetch a beacon from the registry"),
     }
-    // Coarse on purpose: the registry sums it up for everybody to see.
+    // Coarse on purpose: the registry publishes the total.
     let load = Load::of(core.connections.len(), core.context.config.client.max_connections);
     let seq = core.context.clock.millis();
     let request = |registry| ListRequest::sign(core.context.federation, registry, &core.context.key, seq, load);
@@ -145,12 +145,12 @@ async fn seek_listed(core: &Core, registry: Option<&RegistryClient>) -> Listed {
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
             core.health.note_directory_clock(error);
         }
-        Err(error) => tracing::debug!(%error, "no directory from the registry"),
+        Err(error) => tracing::debug!(%error, "cannot fetch a directory from the registry"),
     }
     Listed::Unknown
 }
 
-/// Seeks out a few of these nodes that are no members.
+/// Contacts a few of these nodes that are not members.
 async fn seek(core: &Core, records: impl Iterator<Item = SignedRecord>) {
     let view = core.members.view.load_full();
     let is_stranger = |node: &NodeId| *node != core.context.me && !view.contains(node);
@@ -160,13 +160,13 @@ async fn seek(core: &Core, records: impl Iterator<Item = SignedRecord>) {
     }
 }
 
-/// Writes the members down for the next start.
+/// Writes the members to disk for the next start.
 pub(crate) async fn store(core: &Core, path: PathBuf) {
     let (reply, known) = oneshot::channel();
     if core.membership.send(Event::Known(reply)).await.is_err() {
         return;
     }
     let Ok(known) = known.await else { return };
-    // The disk may take its time. A write that is lost when the node ends is done once more at its end.
+    // Writing may block. If it is lost because the node ends, the shutdown writes again.
     let _ = tokio::task::spawn_blocking(move || members_file::store(&path, known)).await;
 }

@@ -1,4 +1,5 @@
-//! The members on disk: how a node that starts again finds back without a registry, and knows who is new.
+//! The members on disk. With this file, a restarted node finds the federation without a registry, and knows which
+//! members are new.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::membership::event::Known;
 
-/// The longest file in bytes: four thousand records of the longest kind, and a beacon.
+/// Maximum length of the file in bytes: 4096 records of maximum length, and a beacon.
 const MAX_LEN: u64 = 4096 * 600;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -24,25 +25,25 @@ struct File {
     beacon: Option<Bytes>,
 }
 
-/// What the last run knew.
+/// The state of the last run.
 #[derive(Debug, Default)]
 pub(crate) struct LastRun {
-    /// Since when this node has been a member, and others.
+    /// Since when this node and others have been members.
     pub(crate) since: Vec<(NodeId, UnixTime)>,
-    /// The members' records; many have expired, but where their nodes stood is where most still stand.
+    /// The members' records. Many have expired, but most nodes still have the same address.
     pub(crate) records: Vec<SignedRecord>,
-    /// The newest beacon's signed note.
+    /// The newest signed beacon note.
     pub(crate) beacon: Option<Bytes>,
 }
 
-/// Reads the file of the last run. One that can't be read is one that isn't there: the registry knows more.
+/// Reads the file. An unreadable file counts as a missing one: the registry knows more.
 pub(crate) fn load(path: &Path, me: NodeId) -> LastRun {
     if std::fs::metadata(path).is_ok_and(|file| file.len() > MAX_LEN) {
         return LastRun::default();
     }
     let Ok(bytes) = std::fs::read(path) else { return LastRun::default() };
     decode(&bytes, me).unwrap_or_else(|| {
-        tracing::warn!(path = %path.display(), "the file of the known members cannot be read; starting without it");
+        tracing::warn!(path = %path.display(), "cannot read the file of known members; starting without it");
         LastRun::default()
     })
 }
@@ -59,21 +60,20 @@ fn decode(bytes: &[u8], me: NodeId) -> Option<LastRun> {
     Some(last)
 }
 
-/// Writes the members down for the next start, unless there are none: a node that is alone keeps what it knew, since it
-/// is how it gets back.
+/// Writes the file, unless there are no members: a node that is alone needs its former members to rejoin.
 pub(crate) fn store(path: &Path, known: Known) {
     if known.members.is_empty() {
         return;
     }
     let members = known.members.into_iter().map(|(record, since)| (record.as_bytes().clone(), since)).collect();
-    // Byte strings always encode.
+    // Encoding byte strings cannot fail.
     let Ok(bytes) = postcard::to_allocvec(&File { since: known.since, members, beacon: known.beacon }) else { return };
     if let Err(error) = private_file::write_own(path, &bytes) {
-        tracing::warn!(%error, path = %path.display(), "cannot write the known members down");
+        tracing::warn!(%error, path = %path.display(), "cannot write the file of known members");
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use std::sync::LazyLock;
@@ -102,10 +102,10 @@ pub(crate) mod fuzzed {
         Signed::sign(record, key).expect("a record")
     }
 
-    /// The file of the known members, which holds one record at most that verifies.
+    /// A members file, with at most one record that verifies.
     pub const KNOWN: (&str, fn(&[u8]) -> bool) = ("known members", |bytes| {
         let Some(last) = decode(bytes, *ME) else { return false };
-        assert!(last.records.iter().all(|kept| *kept == *OTHER));
+        assert!(last.records.iter().all(|record| *record == *OTHER));
         last.since.len() == last.records.len() + 1
     });
 }
@@ -119,7 +119,7 @@ mod tests {
     use super::{fuzzed::record, *};
 
     #[test]
-    fn what_was_written_down_is_read_again_and_a_lone_node_keeps_it() {
+    fn the_file_is_read_again_and_a_lone_node_does_not_overwrite_it() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("members");
         let (me, other) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_as_good_as_none() {
+    fn a_broken_file_counts_as_missing() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("members");
         for bytes in [&b""[..], b"\xff\xff\xff\xff\xff", b"not a file of members"] {

@@ -1,4 +1,4 @@
-//! The membership task: drives the engine with this node's clocks, links and streams.
+//! The membership task. Drives the engine with this node's clocks, links and streams.
 
 use std::{
     sync::Arc,
@@ -24,24 +24,23 @@ use crate::{
     },
 };
 
-/// How long after a failure a new epoch is stored again: as long as a full disk takes to be noticed.
-const STORE_AGAIN: Duration = Duration::from_secs(30);
+/// Pause before storing a new epoch is retried: a full disk takes about this long to be noticed.
+const STORE_RETRY: Duration = Duration::from_secs(30);
 
-/// What may wait for this task: a burst of packets of a thousand members.
+/// Capacity of the event channel: a burst of packets of a thousand members.
 pub(crate) const EVENTS: usize = 1024;
 
-/// The state of the membership task.
 pub(crate) struct Membership {
     core: Arc<Core>,
     engine: Engine,
     epoch: u64,
     seq: u64,
     overtaken: Overtaken,
-    /// A new run that couldn't be stored.
+    /// A new run whose epoch could not be stored yet.
     pending: Option<PendingRun>,
 }
 
-/// A new run that is to be begun.
+/// A scheduled start of a new run.
 #[derive(Clone, Copy, Debug)]
 struct PendingRun {
     at: Instant,
@@ -53,11 +52,11 @@ struct PendingRun {
 enum NewRun {
     /// Members know a later run.
     Overtaken,
-    /// A stranger knows one, or the addresses have changed. Clients stay.
+    /// A stranger knows a later run, or the addresses have changed. Clients stay.
     Other,
 }
 
-/// What a node offers, by its configuration.
+/// Returns the abilities that the configuration enables.
 pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
     let offered = [(!config.ice.servers.is_empty(), Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
     let offered = offered.into_iter().filter(|(offers, _)| *offers);
@@ -65,7 +64,7 @@ pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
 }
 
 impl Membership {
-    /// The membership of a node that has signed its first record.
+    /// Creates the task's state after the node has signed its first record.
     pub(crate) fn new(core: Arc<Core>, identity: &Identity) -> Self {
         let own = (**core.members.own_record.load()).clone();
         let seq = own.seq;
@@ -73,9 +72,9 @@ impl Membership {
         Self { core, engine, epoch: identity.epoch(), seq, overtaken: Overtaken::new(Instant::now()), pending: None }
     }
 
-    /// Runs until the queue's senders are gone.
+    /// Runs until all event senders are gone.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        self.act();
+        self.apply_outputs();
         loop {
             let wake_at = self.engine.poll_timeout();
             let pending = self.pending;
@@ -83,7 +82,7 @@ impl Membership {
                 biased;
                 () = sleep_until(pending.map(|pending| pending.at)) => {
                     if let Some(pending) = pending {
-                        self.take_new_epoch(pending.reason);
+                        self.start_new_run(pending.reason);
                     }
                 }
                 () = sleep_until(wake_at) => self.engine.handle_timeout(now(&self.core)),
@@ -92,11 +91,11 @@ impl Membership {
                     None => return,
                 },
             }
-            self.act();
+            self.apply_outputs();
         }
     }
 
-    /// A reply that nobody waits for any more is none that is missed.
+    /// Handles an event. Send errors of replies are ignored, because the requester is gone.
     fn handle_event(&mut self, event: Event) {
         let now = now(&self.core);
         match event {
@@ -135,11 +134,12 @@ impl Membership {
                 };
                 if self.overtaken.try_take(now.at) {
                     tracing::warn!("other nodes know a later run with this node's key; beginning a new one");
-                    self.take_new_epoch(reason);
+                    self.start_new_run(reason);
                 }
             }
-            // A run is where its first record says. What moves is a new one, which members tell each other and dial at once.
-            Event::Moved => self.take_new_epoch(NewRun::Other),
+            // A run stays at the address of its first record. After a move, members tell each other about the new run
+            // and dial it at once.
+            Event::Moved => self.start_new_run(NewRun::Other),
             Event::ClockSet => {
                 self.renew_record();
                 self.engine.compare_clocks();
@@ -160,31 +160,31 @@ impl Membership {
                 self.engine.renew(record.clone());
                 self.core.members.set_own_record(record);
             }
-            // The first record was signed from the same fields.
+            // Cannot happen: the first record was signed from the same fields.
             Err(error) => tracing::error!(%error, "cannot sign this node's record"),
         }
     }
 
-    /// Begins a new run: others know a later one than this, or its addresses have changed. What its clients have attached stays, and is registered again as
-    /// members are met.
-    fn take_new_epoch(&mut self, reason: NewRun) {
+    /// Starts a new run, because others know a later one or the addresses have changed. The clients' attached inboxes
+    /// stay, and are registered again as members are found.
+    fn start_new_run(&mut self, reason: NewRun) {
         self.pending = None;
         let time = now(&self.core);
         let epoch = match identity::raise_epoch(&self.core.context.config.node.data_dir, self.epoch, time.clock) {
             Ok(epoch) => epoch,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "cannot store a new epoch; trying again");
-                self.pending = Some(PendingRun { at: time.at + STORE_AGAIN, reason });
+                tracing::error!(error, "cannot store a new epoch; retrying");
+                self.pending = Some(PendingRun { at: time.at + STORE_RETRY, reason });
                 return;
             }
         };
         let own = match self.core.context.sign_record(epoch, 1) {
             Ok(own) => own,
-            // The first record was signed from the same fields.
+            // Cannot happen: the first record was signed from the same fields.
             Err(error) => return tracing::error!(%error, "cannot sign this node's record"),
         };
-        tracing::info!(epoch, "beginning a new run");
+        tracing::info!(epoch, "started a new run");
         if reason == NewRun::Overtaken {
             self.core.health.set_unfit(Unfit::Overtaken, true);
         }
@@ -206,8 +206,8 @@ impl Membership {
         }
     }
 
-    /// Does what the engine wants.
-    fn act(&mut self) {
+    /// Executes the engine's outputs.
+    fn apply_outputs(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Send { to, packet } => self.core.links.send_datagram(to, packet),
@@ -245,8 +245,8 @@ impl Membership {
                     }
                     self.core.homes.share_among(view.len());
                     self.core.members.set_view(view);
-                    // Other nodes are witnesses of the time now.
-                    self.core.health.judge_clock();
+                    // The new members count as witnesses of the time.
+                    self.core.health.update_clock_fitness();
                 }
             }
         }

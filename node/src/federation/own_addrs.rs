@@ -1,6 +1,6 @@
-//! At which addresses this node is dialled: those of `federation.advertise`, where a name is resolved again and again.
+//! The addresses at which this node is dialled: those of `federation.advertise`, whose names are resolved periodically.
 //!
-//! The system's resolver does it: the name is the node's own, and its operator has written it down.
+//! Uses the system's resolver, because the operator has configured the name.
 
 use std::{
     io,
@@ -17,33 +17,33 @@ use crate::{
     membership::event::Event,
 };
 
-/// The most addresses of a record.
+/// Maximum number of addresses in a record.
 const MAX_ADDRS: usize = 4;
-/// How often names are resolved again. The system's resolver keeps an answer for as long as it is good.
+/// Interval between resolutions. The system's resolver caches answers for their lifetime.
 const RESOLVE_EVERY: Duration = Duration::from_secs(20);
-/// How long a node stays after it has moved: each move is a new run, and members let a key begin few of them. A name whose
-/// resolver gives other addresses each time must not have it begin one every 20 s.
-const STAY: Duration = Duration::from_secs(300);
-/// How often, and after which pauses, a name is tried at the start: a machine's network may come up after its services.
+/// Minimum time between moves. Each move is a new run, and members limit the runs of a key. A resolver that returns
+/// other addresses each time must not cause a run every 20 s.
+const MIN_STAY: Duration = Duration::from_secs(300);
+/// Attempts at the start, and their first and longest pause: a machine's network may come up after its services.
 const START_TRIES: usize = 5;
 const START_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-/// How long one name may take.
+/// Time limit for one name.
 const RESOLVE_WAIT: Duration = Duration::from_secs(10);
 
-/// A name has no address.
+/// A name does not resolve to an address.
 #[derive(Debug, thiserror::Error)]
 #[error("{advertised} (federation.advertise) has no address")]
 pub struct ResolveError {
-    /// The name and port.
+    /// The entry of `federation.advertise`.
     pub advertised: Advertised,
-    /// The resolver's reason.
+    /// The resolver's error.
     pub source: io::Error,
 }
 
-/// The addresses, in the order in which they are named; of a name those that its resolver has.
+/// Returns the addresses in the order of the configuration. A name is replaced by its addresses.
 ///
 /// # Errors
-/// One of the names has none.
+/// Returns an error if a name has no address.
 pub(crate) async fn resolve(advertise: &[Advertised]) -> Result<Vec<SocketAddr>, ResolveError> {
     let mut addrs = Vec::new();
     for advertised in advertise {
@@ -57,7 +57,8 @@ pub(crate) async fn resolve(advertise: &[Advertised]) -> Result<Vec<SocketAddr>,
                 if found.is_empty() {
                     return Err(fail(io::ErrorKind::NotFound.into()));
                 }
-                // The resolver's order may change from one answer to the next, and the first address is the one that counts.
+                // The resolver's order may change between answers, and the first address of a record determines its
+                // network.
                 found.sort_by_key(|addr| (addr.is_ipv6(), *addr));
                 found
             }
@@ -71,23 +72,23 @@ pub(crate) async fn resolve(advertise: &[Advertised]) -> Result<Vec<SocketAddr>,
     Ok(addrs)
 }
 
-/// The same at the start, when the network may not be there yet.
+/// Like [`resolve`], with retries for the start, when the network may not be up yet.
 ///
 /// # Errors
-/// As [`resolve`].
-pub(crate) async fn resolve_patiently(advertise: &[Advertised]) -> Result<Vec<SocketAddr>, ResolveError> {
+/// See [`resolve`].
+pub(crate) async fn resolve_with_retries(advertise: &[Advertised]) -> Result<Vec<SocketAddr>, ResolveError> {
     let (first, longest) = START_PAUSES;
     let pauses =
         ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest).with_max_times(START_TRIES);
     (async || resolve(advertise).await)
         .retry(pauses)
         .notify(|error: &ResolveError, _| {
-            tracing::warn!(error = error as &dyn std::error::Error, "trying again");
+            tracing::warn!(error = error as &dyn std::error::Error, "retrying");
         })
         .await
 }
 
-/// Has the node move where its names do.
+/// Starts a new run at the new addresses whenever a name's addresses change.
 pub(crate) async fn watch(core: Arc<Core>) {
     let advertise = &core.context.config.federation.advertise;
     if !advertise.iter().any(|advertised| matches!(advertised, Advertised::Name { .. })) {
@@ -99,28 +100,28 @@ pub(crate) async fn watch(core: Arc<Core>) {
         match resolve(advertise).await {
             Ok(addrs) if addrs == **core.context.quic_addrs.load() || !moves.try_move(Instant::now()) => {}
             Ok(addrs) => {
-                tracing::info!("the name in federation.advertise has another address; moving there");
+                tracing::info!("a name in federation.advertise has other addresses now; moving there");
                 core.context.quic_addrs.store(Arc::new(addrs));
                 if core.membership.send(Event::Moved).await.is_err() {
                     return;
                 }
             }
-            // The last address may be right all the same.
+            // The last addresses may still be right.
             Err(error) => core.health.note_unresolved(&error),
         }
     }
 }
 
-/// When the node has moved last.
+/// Time of the last move.
 #[derive(Debug, Default)]
 struct Moves {
     last: Option<Instant>,
 }
 
 impl Moves {
-    /// Whether the node may move now; it counts as moved then.
+    /// Returns whether the node may move now, and if so records the move.
     fn try_move(&mut self, now: Instant) -> bool {
-        let may_move = self.last.is_none_or(|last| now >= last + STAY);
+        let may_move = self.last.is_none_or(|last| now >= last + MIN_STAY);
         if may_move {
             self.last = Some(now);
         }
@@ -133,14 +134,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_whose_address_changes_each_time_moves_the_node_every_few_minutes_at_most() {
+    fn a_name_that_always_changes_moves_the_node_at_most_every_five_minutes() {
         let (start, mut moves) = (Instant::now(), Moves::default());
         let looks = (0..180).map(|look| start + RESOLVE_EVERY * look);
         assert_eq!(looks.filter(|now| moves.try_move(*now)).count(), 12, "in an hour");
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_to_no_host_has_no_address() {
+    async fn a_name_that_resolves_to_no_host_has_no_address() {
         let named = |host: &str| [Advertised::Name { host: host.to_owned(), port: 8711 }];
         for host in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
             assert!(resolve(&named(host)).await.is_err(), "{host}");

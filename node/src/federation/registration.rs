@@ -1,4 +1,4 @@
-//! Telling the registries that this node is here, and at the end that it is not.
+//! Registers this node with the registries, and withdraws the registration at the end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,41 +14,40 @@ use tokio::{
 
 use crate::{core::Core, membership::event::Event};
 
-/// How long one registry may take: it dials back before it answers.
+/// Time limit of a request: a registry dials back before it answers.
 const WAIT: Duration = Duration::from_secs(8);
-/// The pauses after failures. Jitter makes each up to twice as long.
+/// Pauses after failures. Jitter makes each up to twice as long.
 const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(500))
     .with_max_delay(Duration::from_secs(30))
     .with_jitter()
     .without_max_times();
 
-/// What a registry says when it refuses; for people.
+/// A registry's error response, for the log.
 #[derive(Default, serde::Deserialize)]
 struct Refused {
     error: String,
     message: String,
 }
 
-/// The registries of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Registries {
     http: reqwest::Client,
     urls: Vec<String>,
-    /// Held for reading while a record is on its way; whether no more are sent.
+    /// Locked for reading while a record is being sent. `true` once no more are sent.
     stopped: Arc<RwLock<bool>>,
 }
 
 impl Registries {
-    /// The registries at these base URLs.
+    /// Creates a client for the registries at these base URLs.
     ///
     /// # Errors
-    /// The HTTP client can't be set up.
+    /// Returns an error if the HTTP client cannot be set up.
     pub(crate) fn new(urls: &[String]) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls::config()).clone())
             .redirect(reqwest::redirect::Policy::none())
-            // A node is a server: it uses no proxy of the environment.
+            // A node is a server and ignores the environment's proxy.
             .no_proxy()
             .timeout(WAIT)
             .build()?;
@@ -56,17 +55,17 @@ impl Registries {
         Ok(Self { http, urls, stopped: Arc::default() })
     }
 
-    /// Keeps the node registered until the task is ended.
+    /// Keeps the node registered until the task is cancelled.
     pub(crate) async fn run(self, core: Arc<Core>) {
         join_all(self.urls.iter().map(|url| self.keep_registered(&core, url))).await;
     }
 
-    /// Sends no more records, and waits until those on their way are answered: a leave that overtakes one ends nothing.
+    /// Stops sending records, and waits for pending responses: a leave that overtakes a record has no effect.
     pub(crate) async fn stop(&self) {
         *self.stopped.write().await = true;
     }
 
-    /// Registers with one registry whenever the record changes, and tries again where that fails.
+    /// Registers with one registry whenever the record changes. Retries after a failure.
     async fn keep_registered(&self, core: &Core, url: &str) {
         let mut changes = core.members.own_record_changes();
         let mut pauses = RETRIES.build();
@@ -77,9 +76,9 @@ impl Registries {
                 return;
             }
             let record = core.members.own_record.load().as_bytes().clone();
-            let answered = self.http.post(url).body(record).send().await;
+            let response = self.http.post(url).body(record).send().await;
             drop(stopped);
-            let registered = match answered {
+            let registered = match response {
                 Ok(response) if response.status().is_success() => {
                     if !listed {
                         tracing::info!("listed by the registry");
@@ -88,10 +87,10 @@ impl Registries {
                 }
                 Ok(mut response) => {
                     let status = response.status().as_u16();
-                    // The first piece holds all of an honest answer; of another, no more is read.
-                    let piece = response.chunk().await.ok().flatten().unwrap_or_default();
-                    let Refused { error, message } = serde_json::from_slice(&piece).unwrap_or_default();
-                    tracing::warn!(status, ?error, reason = ?message, "the registry refuses this node's record");
+                    // The first chunk contains the whole of an honest response. No more is read.
+                    let chunk = response.chunk().await.ok().flatten().unwrap_or_default();
+                    let Refused { error, message } = serde_json::from_slice(&chunk).unwrap_or_default();
+                    tracing::warn!(status, ?error, reason = ?message, "the registry refused this node's record");
                     false
                 }
                 Err(error) => {
@@ -109,7 +108,8 @@ impl Registries {
                 let Some(pause) = pauses.next() else { return };
                 tokio::select! {
                     biased;
-                    // A new record may be taken where the last one wasn't: the clock was set, or a new run begins.
+                    // A new record may be accepted where the last one was not: after the clock was set, or in a new
+                    // run.
                     changed = changes.changed() => {
                         if changed.is_err() {
                             return;
@@ -122,18 +122,18 @@ impl Registries {
         }
     }
 
-    /// Takes the registration back.
+    /// Withdraws the registration with a signed leave.
     pub(crate) async fn leave(&self, leave: &Signed<NodeLeave>) {
         join_all(self.urls.iter().map(|url| async move {
             if let Err(error) = self.http.delete(url).body(leave.as_bytes().clone()).send().await {
-                tracing::warn!(%error, "could not take the registration back; it ends by itself");
+                tracing::warn!(%error, "cannot withdraw the registration; it will expire");
             }
         }))
         .await;
     }
 }
 
-/// Signs a fresh record before the last one gets old, for registries and members.
+/// Signs a new record before the last one expires, for registries and members.
 pub(crate) async fn renew_records(core: Arc<Core>) {
     loop {
         let jittered = core.context.config.registry.renew_every.mul_f64(rand::rng().random_range(0.9..1.0));
@@ -144,17 +144,17 @@ pub(crate) async fn renew_records(core: Arc<Core>) {
     }
 }
 
-/// Has membership tell all members that this node leaves.
+/// Sends all members a signed leave. Returns the leave.
 pub(crate) async fn leave_members(core: &Core) -> Option<Signed<NodeLeave>> {
     let (reply, leave) = oneshot::channel();
     core.membership.send(Event::Leave(reply)).await.ok()?;
     leave.await.ok()
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Properties that tests and the fuzzer check for every input.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
-    /// What a registry says when it refuses.
+    /// A registry's error response.
     pub const REFUSED: (&str, fn(&[u8]) -> bool) =
         ("refusal of a registry", |text| serde_json::from_slice::<super::Refused>(text).is_ok());
 }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mutated_refusals_of_registries_are_read_or_passed_over() {
+    fn mutated_error_responses_of_registries_do_not_panic() {
         chappe_mutations::run(fuzzed::REFUSED, &[r#"{"error":"bad_record","message":"Zo\u00eb \"x\"","n":[1,{}]}"#]);
     }
 }

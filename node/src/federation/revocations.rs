@@ -1,7 +1,8 @@
-//! Which online keys of registries are revoked: from registries and other nodes, kept on disk, and told to whoever asks.
+//! Revoked online keys of registries: fetched from registries and members, stored on disk, and served to clients and
+//! nodes.
 //!
-//! A thief of an online key may hold the registry as well, and say nothing. So a node asks a member at random, too, and
-//! clients ask nodes.
+//! Whoever stole an online key may also control the registry and hide the revocation. So a node queries a random member
+//! too, and clients query nodes.
 
 use std::{
     fs, io,
@@ -27,10 +28,10 @@ use tokio::time::sleep;
 
 use crate::core::Core;
 
-/// The file's name in the node's folder.
+/// Name of the file in the node's folder.
 pub(crate) const FILE: &str = "revocations";
 
-/// What is on the disk. A file that can't be read is one that isn't there: registries and members know it all.
+/// Reads the file. An unreadable file counts as an empty one: registries and members have all revocations.
 pub(crate) fn load(path: &Path, roots: &[PublicKey]) -> KnownRevocations {
     let read = || -> io::Result<Vec<u8>> {
         if fs::metadata(path)?.len() > MAX_REVOCATION_LIST as u64 {
@@ -44,14 +45,14 @@ pub(crate) fn load(path: &Path, roots: &[PublicKey]) -> KnownRevocations {
         Err(_) => None,
     };
     if known.is_none() {
-        tracing::warn!(path = %path.display(), "cannot read the revoked keys; asking for them again");
+        tracing::warn!(path = %path.display(), "cannot read the file of revoked keys; fetching them again");
     }
     KnownRevocations::new(known.unwrap_or_default())
 }
 
-/// Asks the registries and one member after each other's interval, until the task is ended.
+/// Queries the registries and one member periodically, until the task is cancelled.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, path: PathBuf) {
-    // By the system's resolver, as registries are reached, but nowhere into a private network because a member says so.
+    // Uses the system's resolver, as for registries. A member's URL must not lead into a private network.
     let net = Net::system(tls::config(), Scope::Public);
     let mut stored = core.revocations.all();
     loop {
@@ -59,25 +60,25 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, path:
             registry.refresh_revocations().await;
         }
         if let Some(url) = url_of_a_member(&core) {
-            match fetch_from_node(&url, hosts(&core), &core.context.roots, &net).await {
+            match fetch_from_node(&url, host_scope(&core), &core.context.roots, &net).await {
                 Ok(list) => {
                     core.revocations.add(list.iter().cloned());
                 }
-                Err(error) => tracing::debug!(%error, "a member says nothing of revoked keys"),
+                Err(error) => tracing::debug!(%error, "cannot fetch revoked keys from a member"),
             }
         }
         let known = core.revocations.all();
         if known != stored {
             tracing::warn!(
                 keys = known.iter().count(),
-                "an online key of a registry is revoked; what it signs counts for nothing"
+                "an online key of a registry is revoked; its signatures are rejected"
             );
             let (path, bytes) = (path.clone(), known.encode());
             let written = tokio::task::spawn_blocking(move || private_file::write_own(&path, &bytes)).await;
             match written {
                 Ok(Ok(())) => stored = known,
-                Ok(Err(error)) => tracing::warn!(%error, "cannot write the revoked keys down"),
-                // The runtime ends.
+                Ok(Err(error)) => tracing::warn!(%error, "cannot write the file of revoked keys"),
+                // The runtime is shutting down.
                 Err(_) => return,
             }
         }
@@ -93,8 +94,8 @@ fn url_of_a_member(core: &Core) -> Option<String> {
     record.client_urls.first().cloned()
 }
 
-/// A node that is itself in a private network asks others there.
-fn hosts(core: &Core) -> Scope {
+/// Returns the address scope of members: a node in a private network queries others there.
+fn host_scope(core: &Core) -> Scope {
     let is_public = core.context.quic_addrs.load().first().is_some_and(|addr| special::is_public(addr.ip()));
     if is_public { Scope::Public } else { Scope::Private }
 }
