@@ -112,7 +112,7 @@ fn report_unreachable(sessions: &Sessions, tickets: Vec<Ticket>) {
 /// Runs one part of a link. Closes the link if the part panics: a link without one of its parts would lose half of its
 /// frames.
 async fn run_part(core: Arc<Core>, link: Arc<Link>, part: impl Future<Output = ()>) {
-    if core.context.tasks.caught(part).await.is_none() {
+    if core.context.tasks.catch_panic(part).await.is_none() {
         link.close(CloseReason::Lost);
     }
 }

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_belongs_to_one_session_until_it_is_given_back_or_forgotten() {
+    fn a_code_belongs_to_one_session_until_it_is_dropped_or_expires() {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         let code = PairingCode::from_random(7);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_claim_by_the_same_key_takes_a_code_back() {
+    fn a_newer_claim_by_the_same_key_reclaims_a_code() {
         let now = Instant::now();
         let code = PairingCode::from_random(7);
         let claim =
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(take(2, Some(&other), true), ClaimResult::Taken, "another code");
         assert_eq!(take(2, Some(&claim(1, 2, 6)), true), ClaimResult::Granted);
         assert_eq!(take(1, Some(&claim(1, 1, 5)), true), ClaimResult::Taken, "the former session registers it again");
-        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), ClaimResult::Granted, "who has it keeps it");
+        assert_eq!(take(2, Some(&claim(1, 2, 6)), false), ClaimResult::Granted, "the holder can renew it");
         // A client without a key cannot reclaim a code, and nobody can reclaim one from it.
         let mut table = HomeTable::new(10, 4 * MINUTE);
         assert_eq!(table.claim_code(now, code, holder(1), 1, None, false), ClaimResult::Granted);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_refuses_new_codes_and_keeps_the_old() {
+    fn a_full_table_refuses_new_codes_and_keeps_old_ones() {
         let mut table = HomeTable::new(1, 4 * MINUTE);
         let now = Instant::now();
         assert_eq!(table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false), ClaimResult::Granted);
@@ -223,7 +223,7 @@ mod tests {
             table.claim_code(now, PairingCode::from_random(n), holder(by), 1, None, false)
         };
         assert_eq!((0..100).filter(|n| claim(*n, 1, now) == ClaimResult::Granted).count(), 80);
-        assert_eq!(claim(0, 1, now), ClaimResult::Granted, "what it has it may renew");
+        assert_eq!(claim(0, 1, now), ClaimResult::Granted, "a registered code can be renewed");
         assert_eq!(claim(200, 2, now), ClaimResult::Granted, "others have their own share");
         // Expired and removed entries free their quota.
         assert_eq!(claim(0, 2, now + 5 * MINUTE), ClaimResult::Granted);
@@ -246,12 +246,12 @@ mod tests {
         assert_eq!(
             (2000..3000).filter(|n| claim(*n, 2) == ClaimResult::Granted).count(),
             100,
-            "its own are all that fit"
+            "its own codes fill the table"
         );
     }
 
     #[test]
-    fn the_codes_of_a_former_self_are_forgotten_and_those_that_it_claimed_anew_stay() {
+    fn codes_of_a_former_run_are_removed_and_those_of_the_new_run_stay() {
         let mut table = HomeTable::new(10, 4 * MINUTE);
         let now = Instant::now();
         table.claim_code(now, PairingCode::from_random(1), holder(1), 1, None, false);

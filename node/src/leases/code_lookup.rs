@@ -63,20 +63,20 @@ mod tests {
     }
 
     #[test]
-    fn one_home_that_is_quick_and_lies_redirects_nobody() {
+    fn a_quick_lying_home_redirects_nobody() {
         let homes = homes(9, 1);
         let asked: Vec<_> = homes.home_nodes().collect();
         let next = homes.next().expect("nine members");
         let mut lookup = CodeLookup::new(homes);
         assert_eq!(lookup.answer(asked[0], Some(LIE)), None);
-        assert_eq!(lookup.answer(asked[0], Some(LIE)), None, "twice is once");
-        assert_eq!(lookup.answer(next, Some(LIE)), None, "who is no home");
+        assert_eq!(lookup.answer(asked[0], Some(LIE)), None, "a repeated answer counts once");
+        assert_eq!(lookup.answer(next, Some(LIE)), None, "not a home");
         assert_eq!(lookup.answer(asked[1], Some(HONEST)), None);
         assert_eq!(lookup.answer(asked[2], Some(HONEST)), Some(HONEST));
     }
 
     #[test]
-    fn one_home_is_enough_only_where_there_is_no_other() {
+    fn one_home_is_enough_only_if_there_is_no_other() {
         let asked = |members| homes(members, 1).home_nodes().next().expect("a home");
         assert_eq!(CodeLookup::new(homes(1, 1)).answer(asked(1), Some(HONEST)), Some(HONEST));
         assert_eq!(CodeLookup::new(homes(2, 1)).answer(asked(2), Some(LIE)), None);

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn one_home_that_lies_denies_or_is_silent_costs_nothing_while_two_are_honest() {
+    fn a_home_that_lies_denies_or_is_silent_costs_nothing_while_two_are_honest() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         for lie in [Some(&old), None] {
             let mut run = Run::new(None);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn where_one_honest_home_is_left_a_lie_costs_the_hedge() {
+    fn with_one_honest_home_a_lie_costs_the_hedge() {
         let new = lease(6, |_| {});
         let mut run = Run::new(None);
         run.answer(10, 0, None);
@@ -293,7 +293,7 @@ mod tests {
         let mut run = Run::new(None);
         run.answer(10, 0, None);
         run.lookup.silent(run.start, run.homes[2]);
-        assert_eq!(run.answer(40, 1, Some(&new)), done(&new), "all have answered or can't");
+        assert_eq!(run.answer(40, 1, Some(&new)), done(&new), "all have answered or failed");
     }
 
     #[test]
@@ -320,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn the_next_in_line_is_waited_for_only_where_the_homes_know_nothing() {
+    fn the_lookup_waits_for_the_next_in_line_only_if_the_homes_know_no_lease() {
         let new = lease(6, |_| {});
         let mut run = Run::new(None);
         for home in 0..2 {
             run.answer(10, home, None);
         }
         assert_eq!(run.answer(20, 2, None), run.wait_until(800));
-        assert_eq!(run.answer(30, 3, Some(&new)), done(&new), "by the view of who registered it, it is a home");
+        assert_eq!(run.answer(30, 3, Some(&new)), done(&new), "it is a home by the registering node's view");
         let mut run = Run::new(None);
         for home in 0..3 {
             run.answer(10, home, None);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_lease_of_the_inbox_that_counts_is_no_answer() {
+    fn an_unusable_or_foreign_lease_counts_as_no_lease() {
         let stranger = NodeId::new(PublicKey::from_bytes([99; 32]));
         let other = {
             let key = SecretKey::from_bytes(&[2; 32]);
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_here_counts_unless_a_home_knows_better() {
+    fn a_lease_known_here_counts_unless_a_home_has_a_newer_one() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let mut run = Run::new(Some(old.clone()));
         assert_eq!(run.lookup.decide(run.start), run.wait_until(800));
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn one_home_that_answers_twice_is_one() {
+    fn a_home_that_answers_twice_counts_once() {
         let old = lease(5, |_| {});
         let mut run = Run::new(None);
         run.answer(10, 0, Some(&old));
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn around_a_switch_the_homes_of_both_terms_have_to_be_heard() {
+    fn around_a_switch_the_homes_of_both_elections_have_to_answer() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let (start, view) = (Instant::now(), view(9));
         let (now_homes, then_homes) = {

@@ -1,4 +1,4 @@
-//! The leases of which this node is a home.
+//! The table of leases that this node stores as a home.
 //!
 //! A lease is shown to others while its own node registers it. After it is withdrawn or no longer registered, it stays
 //! as a tombstone until it expires, so that an older lease of the inbox cannot return. Bounded: at the bound, a new
@@ -83,7 +83,7 @@ impl LeaseEntry {
     }
 }
 
-/// The leases of which this node is a home.
+/// The leases and tombstones of a home.
 #[derive(Debug)]
 pub struct LeaseTable {
     entries: HashMap<Inbox, LeaseEntry>,
@@ -362,9 +362,13 @@ mod tests {
         };
         let granted = (0..100).filter(|n| table.register(now, CLOCK, by(1), many(*n)) == Ok(None)).count();
         assert_eq!(granted, 80);
-        assert_eq!(table.register(now, CLOCK, by(1), many(0)), Ok(None), "what it has it may renew");
+        assert_eq!(table.register(now, CLOCK, by(1), many(0)), Ok(None), "a registered lease can be renewed");
         assert_eq!(table.register(now, CLOCK, by(2), lease(200, 2, 5)), Ok(None));
-        assert_eq!(table.register(now, CLOCK, by(1), lease(200, 1, 6)), Err(Refused::Full), "nor by those of others");
+        assert_eq!(
+            table.register(now, CLOCK, by(1), lease(200, 1, 6)),
+            Err(Refused::Full),
+            "leases taken over from others count too"
+        );
         // Expired leases free their quota.
         table.expire(now + Duration::from_secs(60));
         assert_eq!(table.register(now, CLOCK, by(1), many(90)), Ok(None));
@@ -381,7 +385,7 @@ mod tests {
         assert!(table.find(now + 3 * MINUTE, &lease.inbox).is_some());
         assert!(table.find(now + 4 * MINUTE, &lease.inbox).is_none());
         assert_eq!(table.register(now + 5 * MINUTE, CLOCK + 5 * MINUTE, by(1), lease.clone()), Ok(None));
-        assert!(table.find(now + 5 * MINUTE, &lease.inbox).is_some(), "a node that was slow registers it again");
+        assert!(table.find(now + 5 * MINUTE, &lease.inbox).is_some(), "a slow node can register it again");
         table.expire(now + 9 * MINUTE);
         assert!(table.is_empty());
     }
@@ -427,7 +431,7 @@ mod tests {
         assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, 5)), Ok(None));
         assert_eq!(table.register(now, CLOCK, by(1), lease(2, 1, 5)), Ok(None));
         assert_eq!(table.register(now, CLOCK, by(1), lease(3, 1, 5)), Err(Refused::Full));
-        assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, 6)), Ok(None), "who is in stays in");
+        assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, 6)), Ok(None), "a registered lease can be renewed");
         table.withdraw(node(1), &lease(2, 1, 5).inbox, 5);
         assert_eq!(table.register(now, CLOCK, by(1), lease(3, 1, 5)), Ok(None));
         assert_eq!(table.register(now, CLOCK, by(1), lease(4, 1, 5)), Err(Refused::Full));
@@ -457,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_for_longer_than_leases_last_and_a_number_from_the_future_are_refused() {
+    fn a_lease_that_lasts_too_long_or_has_a_seq_from_the_future_is_refused() {
         let (mut table, now) = table(2);
         let long = |lasts: Duration| lease_with(1, 1, |lease| lease.expires_at = CLOCK + lasts);
         assert_eq!(table.register(now, CLOCK, by(1), long(MAX_LEASE + MAX_AHEAD)), Ok(None));
@@ -467,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_former_self_registered_ends_and_what_is_registered_anew_stays() {
+    fn registrations_of_a_former_run_end_and_those_of_the_new_run_stay() {
         let (mut table, now) = table(10);
         table.register(now, CLOCK, by(1), lease(1, 1, 5)).expect("registered");
         table.register(now, CLOCK, by(2), lease(2, 2, 5)).expect("registered");

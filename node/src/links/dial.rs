@@ -40,7 +40,7 @@ pub(crate) enum DialError {
     Unreachable,
     #[error("the node refused the link: {0}")]
     Refused(Refusal),
-    #[error("too many dials are under way")]
+    #[error("too many dials in progress")]
     Busy,
 }
 
@@ -113,7 +113,7 @@ impl Links {
         let task = async move {
             let dialling = tokio::time::timeout(DIAL_WAIT, links.dial_node(node, &addrs, &early));
             // Even after a panic, the waiting callers have to get a result.
-            let result = match links.context.tasks.caught(dialling).await {
+            let result = match links.context.tasks.catch_panic(dialling).await {
                 Some(Ok(result)) => result,
                 Some(Err(_)) | None => Err(DialError::Unreachable),
             };

@@ -19,7 +19,6 @@ const MAX_HELLO: usize = 1024;
 pub(crate) enum Hello {
     /// The sender's identity.
     Record {
-        /// The signed record.
         record: Bytes,
         /// The node's ticket, if it has one.
         ticket: Option<Bytes>,
@@ -77,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mutated_hellos_read_as_they_are_written() {
+    fn mutated_hellos_decode_to_what_they_encode() {
         let clock = UnixTime::from_secs(1_800_000_000);
         let corpus = [
             Hello::Record {

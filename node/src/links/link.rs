@@ -270,7 +270,7 @@ impl Link {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until an outcome is open.
+    /// Waits until at least one outcome is open.
     pub(crate) async fn outcome_opened(&self) {
         while self.outcomes().is_empty() {
             self.opened_outcome.notified().await;

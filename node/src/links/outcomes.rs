@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_comes_too_late_is_no_breach() {
+    fn a_late_row_is_not_a_breach() {
         let now = Instant::now();
         let mut outcomes = Outcomes::new(10, WAIT);
         let a = open(&mut outcomes, now, "a");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_takes_no_more_until_one_closes() {
+    fn a_full_queue_opens_no_outcome_until_one_closes() {
         let now = Instant::now();
         let mut outcomes = Outcomes::new(1, WAIT);
         let a = open(&mut outcomes, now, "a");

@@ -65,7 +65,7 @@ pub(crate) fn handle(
             }
         }
         Header::Outcome { token, outcome } => {
-            tracing::debug!(token, ?outcome, "a message has its outcome");
+            tracing::debug!(token, ?outcome, "received an outcome");
             match link.handle_outcome(token) {
                 Ok(ticket) => core.sessions.handle_outcome(ticket, outcome),
                 Err(_) => drop(core.context.metrics.responses_unexpected.inc()),
