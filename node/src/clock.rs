@@ -1,4 +1,4 @@
-//! The wall clock, as signed notes need it.
+//! The wall clock for signed notes.
 
 use std::{
     sync::{
@@ -10,20 +10,20 @@ use std::{
 
 use chappe_common::time::UnixTime;
 
-/// A wall clock: the machine's, or one that is off. Clones are the same clock.
+/// The machine's wall clock, with an optional offset. Clones share the offset.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// Milliseconds by which it is ahead of the machine's.
+    /// Offset to the machine's clock in milliseconds, positive if ahead.
     ahead: Arc<AtomicI64>,
 }
 
 impl Clock {
-    /// A clock that goes before the machine's by this much: for tests of what a wrong clock does.
+    /// Creates a clock that is ahead of the machine's, for tests of wrong clocks.
     pub fn ahead(ahead: Duration) -> Self {
         Self::off_by(i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// A clock that goes after the machine's by this much.
+    /// Creates a clock that is behind the machine's.
     pub fn behind(behind: Duration) -> Self {
         Self::off_by(-i64::try_from(behind.as_millis()).unwrap_or(i64::MAX))
     }
@@ -32,18 +32,17 @@ impl Clock {
         Self { ahead: Arc::new(AtomicI64::new(millis)) }
     }
 
-    /// Sets the clock by that of the machine: from now on it is off by as much as `other`, as a clock is that is set while
-    /// programs run.
+    /// Takes over the offset of `other`, like setting a clock while programs run.
     pub fn set_like(&self, other: &Self) {
         self.ahead.store(other.ahead.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The time in seconds since 1970.
+    /// Returns the time in seconds since 1970.
     pub fn now(&self) -> UnixTime {
         self.time().into()
     }
 
-    /// The time in milliseconds since 1970.
+    /// Returns the time in milliseconds since 1970.
     pub fn millis(&self) -> u64 {
         let since = self.time().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! What the fuzzer calls: each decoder's target stands beside it.
+//! The targets of the fuzzer. Each is defined beside its decoder.
 
 pub use crate::{
     client_protocol::{plain::fuzzed::STRING, request::fuzzed::MESSAGE},

@@ -27,9 +27,9 @@ pub(crate) enum Unfit {
     )]
     Overtaken,
     /// No node answers, although a registry lists former members.
-    #[error("no other node answers, though the registry lists some: see whether federation.advertise is reached")]
+    #[error("no other node answers, although the registry lists some: check that federation.advertise is reachable")]
     CutOff,
-    #[error("this machine's clock is wrong by the clocks of other nodes (see timedatectl)")]
+    #[error("this machine's clock differs from the clocks of other nodes (see timedatectl)")]
     Clock,
 }
 
@@ -87,7 +87,7 @@ impl Health {
         }
         match (was_fit, is_fit) {
             (true, false) => self.became_unfit.send_replace(()),
-            (false, true) => tracing::info!("clients are taken again"),
+            (false, true) => tracing::info!("clients are accepted again"),
             _ => {}
         }
     }
@@ -130,7 +130,7 @@ impl Health {
     /// Records another node's clock reading and warns the operator if this clock is wrong.
     pub(crate) fn note_clock(&self, node: NodeId, theirs: UnixTime) {
         let wrong = self.clock_watch().add_reading(Instant::now(), node, self.context.clock.now(), theirs);
-        self.judge_clock();
+        self.update_clock_fitness();
         if let Some(wrong) = wrong {
             let direction = if wrong > 0 { "ahead of" } else { "behind" };
             tracing::error!(
@@ -162,7 +162,7 @@ impl Health {
 
     /// Marks the node unfit if its clock is wrong. Also called after the members change, because only members are
     /// witnesses.
-    pub(crate) fn judge_clock(&self) {
+    pub(crate) fn update_clock_fitness(&self) {
         let is_wrong = self.clock_offset().is_some_and(|offset| offset.unsigned_abs() > MAX_CLOCK_SKEW.as_secs());
         self.set_unfit(Unfit::Clock, is_wrong);
     }
@@ -196,7 +196,7 @@ impl Health {
     /// Warns the operator that a client was refused at the connection limit.
     pub(crate) fn note_full(&self, connections: usize) {
         const ADVICE: &str =
-            "client.max_connections is reached, and clients go elsewhere: raise it, or find out who connects";
+            "client.max_connections is reached, and clients are rejected: raise it, or find out who connects";
         if self.is_due(ADVICE) {
             tracing::warn!(connections, "{ADVICE}");
         }
@@ -204,7 +204,7 @@ impl Health {
 
     /// Warns the operator that `accept` failed.
     pub(crate) fn note_accept(&self, error: &std::io::Error) {
-        const ADVICE: &str = "cannot accept connections; trying again";
+        const ADVICE: &str = "cannot accept connections; retrying";
         if self.is_due(ADVICE) {
             tracing::warn!(%error, "{ADVICE}");
         }
@@ -212,7 +212,7 @@ impl Health {
 
     /// Warns the operator that this node's name does not resolve.
     pub(crate) fn note_unresolved(&self, error: &(dyn std::error::Error + 'static)) {
-        const ADVICE: &str = "cannot resolve this node's own name; the last address stays";
+        const ADVICE: &str = "cannot resolve this node's own name; keeping the last addresses";
         if self.is_due(ADVICE) {
             tracing::warn!(error, "{ADVICE}");
         }

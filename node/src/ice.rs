@@ -1,4 +1,4 @@
-//! The STUN and TURN servers that a client is told of, and their time-limited credentials.
+//! The STUN and TURN servers for clients, and their time-limited credentials.
 
 use std::time::Duration;
 
@@ -9,14 +9,15 @@ use sha1::Sha1;
 
 use crate::{client_protocol::reply::IceServerReply, config::IceSection};
 
-/// The servers of `config`, with fresh credentials where a secret is shared with them; and for how long they are good.
+/// Returns the servers of `config`, with fresh credentials for those with a shared secret, and the lifetime of the
+/// credentials.
 ///
-/// The credentials are those of coturn's `use-auth-secret` (draft-uberti-behave-turn-rest-00): the name is the time at
-/// which they end and a word, the password HMAC-SHA1 over the name. The word is random, so that a TURN server's log
-/// tells no two calls of one client apart from two clients.
-pub(crate) fn servers(config: &IceSection, now: UnixTime, word: u64) -> (Vec<IceServerReply>, Duration) {
+/// The credentials follow coturn's `use-auth-secret` (draft-uberti-behave-turn-rest-00). The user name is the expiry
+/// time and a nonce; the password is HMAC-SHA1 over the user name. The nonce is random, so that a TURN server's log
+/// cannot link two calls of one client.
+pub(crate) fn servers(config: &IceSection, now: UnixTime, nonce: u64) -> (Vec<IceServerReply>, Duration) {
     let ttl = config.credential_lifetime;
-    let username = format!("{}:{word:016x}", now + ttl);
+    let username = format!("{}:{nonce:016x}", now + ttl);
     let servers = config
         .servers
         .iter()

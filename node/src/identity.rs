@@ -1,7 +1,7 @@
 //! The node's key and epoch on disk.
 //!
-//! The folder holds `node.key` (the seed as 64 hexadecimal digits, mode 0600) and `epoch`. The epoch is raised and
-//! stored when the node starts, before anything is signed with it, so a node is never confused with its former self.
+//! The folder contains `node.key` (the seed as 64 hexadecimal digits, mode 0600) and `epoch`. The epoch is raised and
+//! stored at the start, before anything is signed, so that a node is never confused with its former run.
 
 use std::{
     fs, io,
@@ -27,52 +27,52 @@ pub enum IdentityError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// The folder can't be used, or others may change what stands in it.
-    #[error("node.data_dir can't be used")]
+    /// The folder cannot be used, or other users can change its content.
+    #[error("node.data_dir cannot be used")]
     Dir(#[from] DirError),
-    /// The key file holds something else than a key.
-    #[error("{path} holds no key: 64 hexadecimal digits are expected")]
+    /// The key file does not contain a key.
+    #[error("{path} does not contain a key of 64 hexadecimal digits")]
     Key {
         /// The key file.
         path: PathBuf,
     },
-    /// The epoch file holds something else than a number.
+    /// The epoch file does not contain a number.
     #[error(
-        "{path} holds no number; check that the clock is right, and delete the file: the epoch is then the time in seconds"
+        "{path} does not contain a number; check the clock and delete the file: the epoch will be the time in seconds"
     )]
     Epoch {
         /// The epoch file.
         path: PathBuf,
     },
-    /// Another process uses the folder: two nodes with one key would take each other for down.
+    /// Another process uses the folder. Two nodes with one key would each replace the other.
     #[error("another process uses {path}; each node needs a folder of its own (node.data_dir)")]
     InUse {
         /// The folder.
         path: PathBuf,
     },
-    /// The system has no random bytes to give.
+    /// The system's random number generator failed.
     #[error("no random bytes for a key")]
     Random(#[source] getrandom::Error),
 }
 
-/// A folder that no other process uses, for as long as this is held.
+/// A lock on a folder, released on drop.
 #[derive(Debug)]
 pub struct LockedDir {
     _file: fs::File,
 }
 
-/// How often, and after how long, a folder is tried again: a node that has just been killed lets go of it in a moment.
+/// Retries for the lock: a node that was just killed releases it within moments.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 impl LockedDir {
-    /// Makes the folder if it isn't there, and keeps other processes out.
+    /// Creates the folder if needed, and locks it against other processes.
     ///
     /// # Errors
-    /// Another process uses it, or the disk refuses.
+    /// Returns an error if another process holds the lock, or the folder cannot be used.
     pub async fn lock(dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join("lock");
         let io = |source| IdentityError::Io { path: path.clone(), source };
@@ -89,7 +89,7 @@ impl LockedDir {
     }
 }
 
-/// A node's key and epoch, and where they are kept.
+/// A node's key and epoch, and their folder.
 #[derive(Debug)]
 pub struct Identity {
     key: SecretKey,
@@ -98,12 +98,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Loads the identity in `dir`, making what isn't there, and raises the epoch: above the last one, and to the time
-    /// in seconds where that is higher, so that a lost file makes no run look older than one before. The folder is
-    /// there already.
+    /// Loads the identity in `dir`, creates missing files, and raises the epoch. The new epoch is above the last one
+    /// and at least the time in seconds, so that a run after a lost file does not look older than an earlier one. The
+    /// folder must exist.
     ///
     /// # Errors
-    /// A file cannot be read or written, or holds something else.
+    /// Returns an error if a file cannot be read or written, or has invalid content.
     pub fn load(dir: &Path, now: UnixTime) -> Result<Self, IdentityError> {
         let key = load_or_create_key(dir)?;
         let path = dir.join("epoch");
@@ -116,26 +116,26 @@ impl Identity {
         Ok(Self { key, epoch, dir: dir.to_owned() })
     }
 
-    /// The node's key.
+    /// Returns the node's key.
     pub const fn key(&self) -> &SecretKey {
         &self.key
     }
 
-    /// The epoch in force.
+    /// Returns the current epoch.
     pub const fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 }
 
-/// The epoch after `last`, which is at least the time, and is stored.
+/// Stores and returns the epoch after `last`, which is at least the time in seconds.
 ///
 /// # Errors
-/// It can't be written.
+/// Returns an error if the file cannot be written.
 pub(crate) fn raise_epoch(dir: &Path, last: u64, now: UnixTime) -> Result<u64, IdentityError> {
     let path = dir.join("epoch");
     let epoch = last.saturating_add(1).max(now.as_secs());
@@ -144,10 +144,10 @@ pub(crate) fn raise_epoch(dir: &Path, last: u64, now: UnixTime) -> Result<u64, I
     Ok(epoch)
 }
 
-/// Reads `node.key` in `dir`, or makes it.
+/// Reads `node.key` in `dir`, or creates it.
 ///
 /// # Errors
-/// The file cannot be read or written, or holds no key.
+/// Returns an error if the file cannot be read or written, or contains no key.
 pub fn load_or_create_key(dir: &Path) -> Result<SecretKey, IdentityError> {
     let path = dir.join("node.key");
     match fs::read_to_string(&path) {
@@ -167,7 +167,7 @@ pub fn load_or_create_key(dir: &Path) -> Result<SecretKey, IdentityError> {
     }
 }
 
-/// Creates `path` whole and with mode 0600; never replaces what is there.
+/// Creates `path` atomically with mode 0600. Never replaces an existing file.
 fn create(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_restart_keeps_the_key_and_raises_the_epoch_also_where_its_file_is_lost_or_the_clock_goes_back() {
+    fn a_restart_keeps_the_key_and_raises_the_epoch_even_after_a_lost_file_or_a_clock_step() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let load = |secs| Identity::load(dir.path(), UnixTime::from_secs(secs)).expect("an identity");
         let first = load(1000);
@@ -199,10 +199,10 @@ mod tests {
     #[tokio::test]
     async fn a_folder_that_is_in_use_is_named_and_free_again_afterwards() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let held = LockedDir::lock(dir.path()).await.expect("a free folder");
+        let lock = LockedDir::lock(dir.path()).await.expect("a free folder");
         let second = LockedDir::lock(dir.path()).await;
         assert!(matches!(second, Err(IdentityError::InUse { path }) if path == dir.path()));
-        drop(held);
+        drop(lock);
         LockedDir::lock(dir.path()).await.expect("a free folder again");
     }
 

@@ -200,12 +200,12 @@ async fn begin(
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Box<Running>> {
-    let (limits, held) = (&core.context.config.limits, &core.clients.held);
+    let (limits, budget) = (&core.context.config.limits, &core.clients.held);
     let connection = match open(&core, stream, routes, tls).await? {
-        Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, held),
+        Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, budget),
         Opened::Tls { stream, answer, rest } => {
             let (stream, tls) = stream.into_inner();
-            Connection::new(stream, Some(Box::new(tls)), &answer, rest, limits, held)
+            Connection::new(stream, Some(Box::new(tls)), &answer, rest, limits, budget)
         }
     };
     let connection = connection.ok()?;

@@ -1,4 +1,4 @@
-//! A node's metrics. No label holds a peer, an address or a URL.
+//! A node's metrics. No label contains a peer, an address or a URL.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,19 +30,19 @@ pub(crate) struct Metrics {
     pub(crate) sessions_closed: Counter,
     /// Sessions closed because the client was silent.
     pub(crate) sessions_timed_out: Counter,
-    /// Sessions closed because the client did not take its messages.
+    /// Sessions closed because the client did not read its messages.
     pub(crate) sessions_slow: Counter,
-    /// Client connections refused: over a rate, or all are taken.
+    /// Client connections refused, by a rate or the connection limit.
     pub(crate) connections_refused: Counter,
-    /// Connections that the system could not hand over. Mostly for want of file descriptors.
+    /// Failed `accept` calls, mostly for lack of file descriptors.
     pub(crate) accept_errors: Counter,
-    /// Client connections that ended or were dropped before a whole request.
+    /// Client connections that ended or were dropped before a complete request.
     pub(crate) client_handshakes_failed: Counter,
-    /// Client messages understood.
+    /// Valid client messages.
     pub(crate) messages: Counter,
-    /// Client messages delivered.
+    /// Client messages with the outcome `delivered`.
     pub(crate) delivered: Counter,
-    /// Requests to pair or link that could not be processed. Above all with codes that nobody has. Answers to requests count too.
+    /// Requests to pair or link, or answers to them, that could not be processed. Most name codes that nobody has.
     pub(crate) pair_requests_refused: Counter,
     /// Times that this machine's clock was set.
     pub(crate) clock_steps: Counter,
@@ -50,48 +50,48 @@ pub(crate) struct Metrics {
     pub(crate) links_opened: Counter,
     /// Links closed.
     pub(crate) links_closed: Counter,
-    /// Frames, streams and payloads of nodes that break the protocol.
+    /// Frames, streams and payloads of peers that broke the protocol.
     pub(crate) link_protocol_errors: Counter,
-    /// Dials not started: too many in progress.
+    /// Dials not started, because too many were in progress.
     pub(crate) dials_refused: Counter,
     /// Link handshakes and hellos refused.
     pub(crate) handshakes_refused: Counter,
-    /// Membership packets dropped. A full queue, or no record of the receiver.
+    /// Membership packets dropped, at a full queue or without a record of the receiver.
     pub(crate) datagrams_dropped: Counter,
-    /// Responses dropped at a full lane.
+    /// Responses and outcomes dropped at a full queue.
     pub(crate) responses_dropped: Counter,
-    /// Responses and outcomes that nobody waited for.
+    /// Responses and outcomes that arrived too late, or without a request.
     pub(crate) responses_unexpected: Counter,
-    /// Messages between sessions or homes dropped. Nobody there, no link, or a full queue.
+    /// Notes between sessions and homes that were dropped: no session, no link, or a full queue.
     pub(crate) session_messages_dropped: Counter,
-    /// Leases of other nodes refused. Not valid, or no room.
+    /// Leases of other nodes refused, as invalid or at a bound.
     pub(crate) leases_refused: Counter,
-    /// Requests of nodes about leases refused for want of time.
+    /// Lease requests of other nodes refused for lack of time.
     pub(crate) requests_refused: Counter,
-    /// Requests to homes without a response in time. A silent home, or too many open requests.
+    /// Requests to homes without a response in time: a silent home, or too many open requests.
     pub(crate) home_timeouts: Counter,
     refused: Family<Code, Counter>,
     violations: Family<Code, Counter>,
-    /// What membership counted, as of its last step.
+    /// The counts of membership as of its last step.
     membership: Arc<Mutex<Counts>>,
     gauges: Gauges,
 }
 
-/// The state of a node at one moment.
+/// Gauge values of a node at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Levels {
     pub(crate) sessions: usize,
-    /// Live members, this node among them.
+    /// Live members, including this node.
     pub(crate) members: usize,
     pub(crate) links: usize,
-    /// Leases kept as a home.
+    /// Leases that this node stores as a home.
     pub(crate) leases: usize,
-    /// Pairing codes kept as a home.
+    /// Pairing codes that this node stores as a home.
     pub(crate) codes: usize,
-    /// Inboxes attached here.
+    /// Inboxes attached to this node's sessions.
     pub(crate) inboxes: usize,
     pub(crate) tasks: usize,
-    /// Seconds by which other nodes' clocks are ahead of this one's.
+    /// Seconds by which other nodes' clocks are ahead of this one.
     pub(crate) clock_offset: i64,
     /// Tasks that have panicked since the start.
     pub(crate) panics: u64,
@@ -172,7 +172,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a request of a client that was refused.
+    /// Counts a refused client request.
     pub(crate) fn refused(&self, code: ErrorCode) {
         self.refused.get_or_create(&Code { code: code.as_str() }).inc();
     }
@@ -182,12 +182,12 @@ impl Metrics {
         self.violations.get_or_create(&Code { code: violation.as_str() }).inc();
     }
 
-    /// Replaces what membership has counted.
+    /// Replaces the counts of membership.
     pub(crate) fn set_membership(&self, counts: Counts) {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    /// The text that Prometheus scrapes.
+    /// Encodes all metrics as text for Prometheus.
     pub(crate) fn encode(&self, levels: Levels) -> String {
         self.gauges.set(levels);
         let mut text = String::new();
@@ -235,7 +235,7 @@ impl Gauges {
     }
 }
 
-/// The counts of membership, which has counters of its own since it is pure, and those of the process.
+/// Exports the counts of membership, which is pure and has counters of its own, and the lost log lines of the process.
 #[derive(Debug)]
 struct MembershipCollector(Arc<Mutex<Counts>>);
 

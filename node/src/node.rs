@@ -180,7 +180,7 @@ impl Node {
         };
         let quic_addrs = match config.federation.advertise.as_slice() {
             [] => vec![addrs.quic],
-            advertised => own_addrs::resolve_patiently(advertised).await?,
+            advertised => own_addrs::resolve_with_retries(advertised).await?,
         };
         let context = Arc::new(context(config, &identity, addrs, quic_addrs, clock));
         // Later records have larger numbers, so the longest possible record has to fit too.
@@ -230,30 +230,30 @@ impl Node {
             connections,
             clients,
         });
-        core.context.tasks.spawn_lasting("membership", Membership::new(core.clone(), &identity).run(events));
-        core.context.tasks.spawn_lasting("publisher", Publisher::new(core.clone()).run(commands));
-        core.context.tasks.spawn_lasting("links", links.accept());
-        core.context.tasks.spawn_lasting("router", peer_router::run(core.clone(), links_up));
+        core.context.tasks.spawn_essential("membership", Membership::new(core.clone(), &identity).run(events));
+        core.context.tasks.spawn_essential("publisher", Publisher::new(core.clone()).run(commands));
+        core.context.tasks.spawn_essential("links", links.accept());
+        core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), links_up));
         let unfit = core.health.unfit_changes();
-        core.context.tasks.spawn_lasting("fitness", send_clients_away(core.sessions.clone(), unfit));
-        core.context.tasks.spawn_lasting("expiry", expire(core.clone()));
-        core.context.tasks.spawn_lasting("clock", watch_clock(core.clone()));
+        core.context.tasks.spawn_essential("fitness", send_clients_away(core.sessions.clone(), unfit));
+        core.context.tasks.spawn_essential("expiry", expire(core.clone()));
+        core.context.tasks.spawn_essential("clock", watch_clock(core.clone()));
         let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
-        joining.spawn_lasting("revocations", revocations);
-        joining.spawn_lasting("joining", join::run(core.clone(), directory, members_file.clone()));
-        joining.spawn_lasting("addresses", own_addrs::watch(core.clone()));
-        joining.spawn_lasting("records", registration::renew_records(core.clone()));
+        joining.spawn_essential("revocations", revocations);
+        joining.spawn_essential("joining", join::run(core.clone(), directory, members_file.clone()));
+        joining.spawn_essential("addresses", own_addrs::watch(core.clone()));
+        joining.spawn_essential("records", registration::renew_records(core.clone()));
         if let Some(registries) = registries.clone() {
-            joining.spawn_lasting("registries", registries.run(core.clone()));
+            joining.spawn_essential("registries", registries.run(core.clone()));
         }
         let listener = core.context.tasks.sibling();
         if let Some(tls) = tls.clone() {
-            core.context.tasks.spawn_lasting("certificate", tls.watch(LOOK_EVERY));
+            core.context.tasks.spawn_essential("certificate", tls.watch(LOOK_EVERY));
         }
-        listener.spawn_lasting("clients", listener::serve_clients(core.clone(), client, tls));
+        listener.spawn_essential("clients", listener::serve_clients(core.clone(), client, tls));
         if let Some(admin) = admin {
-            core.context.tasks.spawn_lasting("admin", admin::run(core.clone(), admin));
+            core.context.tasks.spawn_essential("admin", admin::run(core.clone(), admin));
         }
         Ok(Self { core, addrs, listener, joining, registries, members_file, _locked: locked })
     }
@@ -311,7 +311,7 @@ impl Node {
         }
         self.joining.cancel().await;
         core.sessions.for_each(|session| {
-            // A session whose queue is full ends by that.
+            // A full queue ends the session.
             let _ = session.try_send(SessionEvent::GoingAway);
         });
         // Store before leaving: afterwards the member table is empty.
@@ -366,7 +366,7 @@ async fn expire(core: Arc<Core>) {
 /// Asks the clients to connect elsewhere each time the node becomes unable to serve them.
 async fn send_clients_away(sessions: Arc<Sessions>, mut unfit: watch::Receiver<()>) {
     while unfit.changed().await.is_ok() {
-        // A session whose queue is full ends by that.
+        // A full queue ends the session.
         sessions.for_each(|session| {
             let _ = session.try_send(SessionEvent::GoingAway);
         });
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_node_that_loses_a_task_says_which_and_still_stops_in_order() {
+    async fn a_node_whose_essential_task_ends_reports_it_and_still_shuts_down() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut config = NodeConfig::default();
         config.node.data_dir = dir.path().join("data");
@@ -456,7 +456,7 @@ mod tests {
         config.federation.listen = ([127, 0, 0, 1], 0).into();
         let node = Node::spawn(config).await.expect("a node");
         assert!(health(&node).await.starts_with("HTTP/1.1 200"));
-        node.core.context.tasks.spawn_lasting("of a test", async { panic!("on purpose") });
+        node.core.context.tasks.spawn_essential("of a test", async { panic!("on purpose") });
         assert_eq!(node.failed().await, TaskFailure::Panicked("of a test"));
         let response = health(&node).await;
         assert!(response.starts_with("HTTP/1.1 503") && response.contains("\"failing\""), "{response}");

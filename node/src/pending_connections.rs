@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_oldest_makes_room_and_the_finished_are_not_counted() {
+    async fn the_oldest_is_evicted_and_finished_connections_do_not_count() {
         let mut pending = PendingConnections::for_listener(3 * PART);
         let first = pending.add();
         for _ in 0..100 {

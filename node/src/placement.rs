@@ -1,7 +1,7 @@
 //! Placement: which three members are the homes of a tag.
 //!
-//! Rendezvous hashing: every member has a score for the tag, and the three highest are its homes. All nodes compute
-//! the same from the same view, and a view that differs by a few members differs by few homes. Pure.
+//! Rendezvous hashing: each member has a score for the tag, and the three highest scores are its homes. All nodes
+//! compute the same homes from the same view. Views that differ by a few members give few different homes. Pure.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,42 +12,42 @@ use chappe_common::{code::PairingCode, federation::FederationId, keys::NodeId, l
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-/// How many homes a tag has.
+/// Number of homes of a tag.
 pub const HOMES: usize = 3;
 
-/// What is placed: the hash of an inbox or of a pairing code.
+/// The hash of an inbox or a pairing code, by which its homes are selected.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag(u64);
 
 impl Tag {
-    /// The tag of an inbox.
+    /// Returns the tag of an inbox.
     pub fn of_inbox(inbox: &Inbox) -> Self {
         Self(hash64(b"chappe/tag/inbox/v1\0", inbox.key().as_bytes()))
     }
 
-    /// The tag of a pairing code.
+    /// Returns the tag of a pairing code.
     pub fn of_code(code: &PairingCode) -> Self {
         Self(hash64(b"chappe/tag/code/v1\0", code.as_bytes()))
     }
 
-    /// The tag as a number.
+    /// Returns the tag as a number.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 }
 
-/// A number that nobody could know when the nodes' keys were made, so that nobody makes keys that land on a known
+/// A random value that was unknown when the nodes' keys were created, so that nobody could choose a key for a known
 /// tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beacon([u8; 32]);
 
 impl Beacon {
-    /// The beacon of a root's note.
+    /// Creates a beacon from the value of a signed beacon note.
     pub const fn new(value: [u8; 32]) -> Self {
         Self(value)
     }
 
-    /// The beacon of a federation whose roots have signed none yet.
+    /// Returns the beacon of a federation whose roots have not signed one yet.
     pub fn genesis(federation: FederationId) -> Self {
         Self(
             Sha256::new_with_prefix(b"chappe/beacon/genesis/v1\0")
@@ -58,32 +58,33 @@ impl Beacon {
     }
 }
 
-/// By what tags are placed, and on whom.
+/// A beacon, and the nodes that may be homes under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Election {
     beacon: Beacon,
-    /// Sorted. None: whoever is past its probation.
+    /// Sorted. `None` means all members past their probation.
     eligible: Option<Arc<[NodeId]>>,
 }
 
 impl Election {
-    /// Places by `beacon` on the `eligible`, which are sorted; where there is no list, on who is past its probation.
+    /// Creates an election by `beacon` among the `eligible` nodes, which are sorted. Without a list, all members past
+    /// their probation are eligible.
     pub const fn new(beacon: Beacon, eligible: Option<Arc<[NodeId]>>) -> Self {
         Self { beacon, eligible }
     }
 
-    /// The beacon.
+    /// Returns the beacon.
     pub const fn beacon(&self) -> &Beacon {
         &self.beacon
     }
 
-    /// Whether the list names `node`; `None` where there is no list.
+    /// Returns whether the list contains `node`, or `None` if there is no list.
     pub fn names(&self, node: &NodeId) -> Option<bool> {
         self.eligible.as_ref().map(|eligible| eligible.binary_search(node).is_ok())
     }
 }
 
-/// The election in force at a time, and around a switch the one on the switch's other side.
+/// The current election, and around a switch of beacons the one before or after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     current: Election,
@@ -91,33 +92,33 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Placement by `current`; lookups ask by `other` too.
+    /// Creates a placement by `current`. Lookups use `other` in addition.
     pub const fn new(current: Election, other: Option<Election>) -> Self {
         Self { current, other }
     }
 
-    /// Placement in a federation whose roots have signed no beacon yet.
+    /// Returns the placement of a federation whose roots have not signed a beacon yet.
     pub fn genesis(federation: FederationId) -> Self {
         Self::new(Election::new(Beacon::genesis(federation), None), None)
     }
 
-    /// What is registered by.
+    /// Returns the election by which leases and codes are registered.
     pub const fn current(&self) -> &Election {
         &self.current
     }
 
-    /// What lookups ask by besides.
+    /// Returns the second election that lookups use around a switch.
     pub const fn other(&self) -> Option<&Election> {
         self.other.as_ref()
     }
 }
 
-/// The network that a node is in, as placement counts them: an IPv4 /24 or an IPv6 /48.
+/// The network of a node: an IPv4 /24 or an IPv6 /48.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network([u8; 7]);
 
 impl Network {
-    /// The network of an address.
+    /// Returns the network of an address.
     pub fn of(addr: &SocketAddr) -> Self {
         let mut network = [0; 7];
         match addr.ip().to_canonical() {
@@ -130,24 +131,24 @@ impl Network {
         Self(network)
     }
 
-    /// The same, where what comes from one network is limited; none: the address is in one of the exempt ranges.
+    /// Returns the network of an address, or `None` if the address is in an exempt range.
     pub fn unless_exempt(addr: &SocketAddr, exempt: &[IpNet]) -> Option<Self> {
         let ip = addr.ip().to_canonical();
         (!exempt.iter().any(|range| range.contains(&ip))).then(|| Self::of(addr))
     }
 }
 
-/// A member as placement sees it.
+/// A member with its precomputed hash, as a candidate for homes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     node: NodeId,
     network: Network,
-    /// The hash of beacon and key, computed once and not for every tag.
+    /// The hash of beacon and key, computed once for all tags.
     salt: u64,
 }
 
 impl Candidate {
-    /// The place of a member under a beacon.
+    /// Creates the candidate of a member under a beacon.
     pub fn new(beacon: &Beacon, node: NodeId, network: Network) -> Self {
         let mut input = [0; 64];
         input[..32].copy_from_slice(&beacon.0);
@@ -155,14 +156,14 @@ impl Candidate {
         Self { node, network, salt: hash64(b"chappe/place/v1\0", &input) }
     }
 
-    /// The member.
+    /// Returns the member.
     pub const fn node(&self) -> NodeId {
         self.node
     }
 
-    /// The score for a tag: the 64-bit finalizer of splitmix64 (Steele, Lea, Flood: «Fast splittable pseudorandom
-    /// number generators», 2014) over both hashes. Two uniform hashes go in, so a mixer does; it is 1.75 µs for a
-    /// thousand members where SHA-256 would be 100.
+    /// Returns the score for a tag: the 64-bit finalizer of splitmix64 (Steele, Lea, Flood: «Fast splittable
+    /// pseudorandom number generators», 2014) over both hashes. Both inputs are uniform, so a mixer is enough. A
+    /// thousand members take 1.75 µs, where SHA-256 would take 100 µs.
     const fn score(&self, tag: Tag) -> u64 {
         let mut x = self.salt ^ tag.0.rotate_left(32);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -171,40 +172,40 @@ impl Candidate {
     }
 }
 
-/// The homes of one tag, the highest score first: three, or as many as there are members.
+/// The homes of one tag, the highest score first: three, or fewer if there are fewer members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Homes {
     nodes: [Option<NodeId>; HOMES],
 }
 
 impl Homes {
-    /// No homes: of an empty view.
+    /// The homes by an empty view.
     pub const NONE: Self = Self { nodes: [None; HOMES] };
 
-    /// The homes of `tag` among `places`. No two are in one network where there are others.
-    pub fn of(places: &[Candidate], tag: Tag) -> Self {
-        Self { nodes: first(places, tag) }
+    /// Returns the homes of `tag` among `candidates`. No two are in one network if there are enough networks.
+    pub fn of(candidates: &[Candidate], tag: Tag) -> Self {
+        Self { nodes: select(candidates, tag) }
     }
 
-    /// The homes, and who would be one if one of them weren't there: by a view that lacks a member, it is.
-    pub fn with_next(places: &[Candidate], tag: Tag) -> (Self, Option<NodeId>) {
-        let [a, b, c, next] = first(places, tag);
+    /// Returns the homes and the next in line, which is a home by a view that lacks one of them.
+    pub fn with_next(candidates: &[Candidate], tag: Tag) -> (Self, Option<NodeId>) {
+        let [a, b, c, next] = select(candidates, tag);
         (Self { nodes: [a, b, c] }, next)
     }
 
-    /// The homes, the highest score first.
+    /// Iterates over the homes, the highest score first.
     pub fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.nodes.iter().copied().flatten()
     }
 
-    /// Whether `node` is one of them.
+    /// Returns whether `node` is one of the homes.
     pub fn contains(&self, node: &NodeId) -> bool {
         self.nodes.contains(&Some(*node))
     }
 }
 
-/// The homes that are asked for a tag, in one group, or in two around a switch of beacons; and the next in line, which is
-/// a home by views that differ a little.
+/// The homes that a lookup queries: one group, or two around a switch of beacons. In addition the next in line, which
+/// is a home by slightly different views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookupHomes {
     current: Homes,
@@ -213,28 +214,29 @@ pub struct LookupHomes {
 }
 
 impl LookupHomes {
-    /// The homes by the current term and the next in line, and the homes by the other term around a switch.
+    /// Creates the set from the homes and the next in line by the current election, and around a switch the homes by
+    /// the other one.
     pub const fn new(current: Homes, next: Option<NodeId>, other: Option<Homes>) -> Self {
         Self { current, next, other }
     }
 
-    /// The next in line.
+    /// Returns the next in line.
     pub const fn next(&self) -> Option<NodeId> {
         self.next
     }
 
-    /// Each group of homes that hold the same leases.
+    /// Iterates over the groups. The homes of a group store the same leases.
     pub fn groups(&self) -> impl Iterator<Item = &Homes> {
         [Some(&self.current), self.other.as_ref()].into_iter().flatten()
     }
 
-    /// The homes without the next in line, each once.
+    /// Iterates over the homes without the next in line, each once.
     pub fn home_nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         let others = self.other.iter().flat_map(Homes::iter).filter(|home| !self.current.contains(home));
         self.current.iter().chain(others)
     }
 
-    /// All that are asked, each once.
+    /// Iterates over all nodes to query, each once.
     pub fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
         let asked = |home: &NodeId| self.current.contains(home) || self.next == Some(*home);
         let others = self.other.iter().flat_map(Homes::iter).filter(move |home| !asked(home));
@@ -242,23 +244,24 @@ impl LookupHomes {
     }
 }
 
-/// The members with the highest scores. No two are in one network where there are others.
-fn first<const N: usize>(places: &[Candidate], tag: Tag) -> [Option<NodeId>; N] {
+/// Returns the nodes of the `N` highest scores. No two are in one network if there are enough networks.
+fn select<const N: usize>(candidates: &[Candidate], tag: Tag) -> [Option<NodeId>; N] {
     let mut nodes = [None; N];
     let mut networks = [None; N];
-    // A pass for each: no sort, no allocation.
+    // One pass for each home: no sort, no allocation.
     for i in 0..N {
-        let fresh = |place: &&Candidate| !networks[..i].contains(&Some(place.network));
-        let free = |place: &&Candidate| !nodes[..i].contains(&Some(place.node));
-        let best = highest(places.iter().filter(fresh), tag).or_else(|| highest(places.iter().filter(free), tag));
+        let fresh = |candidate: &&Candidate| !networks[..i].contains(&Some(candidate.network));
+        let free = |candidate: &&Candidate| !nodes[..i].contains(&Some(candidate.node));
+        let best =
+            highest(candidates.iter().filter(fresh), tag).or_else(|| highest(candidates.iter().filter(free), tag));
         nodes[i] = best.map(Candidate::node);
-        networks[i] = best.map(|place| place.network);
+        networks[i] = best.map(|candidate| candidate.network);
     }
     nodes
 }
 
-fn highest<'a>(places: impl Iterator<Item = &'a Candidate>, tag: Tag) -> Option<&'a Candidate> {
-    places.max_by_key(|place| (place.score(tag), place.node))
+fn highest<'a>(candidates: impl Iterator<Item = &'a Candidate>, tag: Tag) -> Option<&'a Candidate> {
+    candidates.max_by_key(|candidate| (candidate.score(tag), candidate.node))
 }
 
 fn hash64(context: &[u8], input: &[u8]) -> u64 {
@@ -272,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    fn places(count: u32, network: impl Fn(u32) -> u32) -> Vec<Candidate> {
+    fn candidates(count: u32, network: impl Fn(u32) -> u32) -> Vec<Candidate> {
         let beacon = Beacon::genesis(FederationId::of_roots(&[]));
         (0..count)
             .map(|i| {
@@ -290,11 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_has_three_different_homes_or_as_many_as_there_are_members() {
+    fn a_tag_has_three_distinct_homes_or_all_members() {
         for count in 0..6 {
-            let places = places(count, |i| i << 8);
+            let candidates = candidates(count, |i| i << 8);
             for tag in tags(50) {
-                let homes: Vec<_> = Homes::of(&places, tag).iter().collect();
+                let homes: Vec<_> = Homes::of(&candidates, tag).iter().collect();
                 let mut unique = homes.clone();
                 unique.sort_unstable();
                 unique.dedup();
@@ -304,19 +307,19 @@ mod tests {
     }
 
     #[test]
-    fn homes_are_in_different_networks_where_there_are_others() {
-        // Ten members in one network, two in others: both of the two are homes of every tag.
-        let places = places(12, |i| i.saturating_sub(9) << 8);
+    fn homes_are_in_different_networks_if_possible() {
+        // Ten members in one network, two in others: these two are homes of every tag.
+        let candidates = candidates(12, |i| i.saturating_sub(9) << 8);
         for tag in tags(100) {
-            let homes = Homes::of(&places, tag);
-            assert!(homes.contains(&places[10].node) && homes.contains(&places[11].node));
+            let homes = Homes::of(&candidates, tag);
+            assert!(homes.contains(&candidates[10].node) && homes.contains(&candidates[11].node));
             assert_eq!(homes.iter().count(), 3);
         }
     }
 
     #[test]
-    fn the_order_of_the_members_changes_nothing() {
-        let forward = places(50, |i| i << 8);
+    fn the_order_of_the_members_does_not_matter() {
+        let forward = candidates(50, |i| i << 8);
         let backward: Vec<_> = forward.iter().rev().copied().collect();
         for tag in tags(100) {
             assert_eq!(Homes::of(&forward, tag), Homes::of(&backward, tag));
@@ -325,13 +328,13 @@ mod tests {
 
     #[test]
     fn load_is_spread_evenly_and_a_lost_member_moves_only_its_own() {
-        let all = places(100, |i| i << 8);
+        let all = candidates(100, |i| i << 8);
         let without: Vec<_> = all[1..].to_vec();
         let mut load = vec![0_u32; 100];
         for tag in tags(20_000) {
             let homes = Homes::of(&all, tag);
-            for (i, place) in all.iter().enumerate() {
-                load[i] += u32::from(homes.contains(&place.node));
+            for (i, candidate) in all.iter().enumerate() {
+                load[i] += u32::from(homes.contains(&candidate.node));
             }
             if !homes.contains(&all[0].node) {
                 assert_eq!(homes, Homes::of(&without, tag));

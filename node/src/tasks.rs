@@ -1,4 +1,4 @@
-//! Tasks with an owner: what a node spawns ends when the node does, and a node whose lasting task ends is told.
+//! Tasks with an owner. The tasks of a node end with it, and the unexpected end of an essential task is reported.
 
 use std::{
     future::{pending, poll_fn},
@@ -15,8 +15,8 @@ use chappe_common::task_failure::TaskFailure;
 use futures_util::FutureExt as _;
 use tokio::{sync::Notify, task::JoinSet};
 
-/// Spawns tasks and ends them. Clones share one set. A running task costs nothing for being in it: nothing is looked at when it
-/// is woken, where a token would be locked by all of them.
+/// A set of tasks. Clones share the set. Membership costs a running task nothing: no state is checked when it is woken,
+/// while a cancellation token's lock would be shared by all tasks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tasks {
     set: Arc<Mutex<Set>>,
@@ -30,18 +30,18 @@ struct Set {
 }
 
 impl Set {
-    /// Forgets the tasks that have ended.
+    /// Removes finished tasks.
     fn reap(&mut self) {
         while self.running.try_join_next().is_some() {}
     }
 }
 
-/// What went wrong with the tasks of a node, in all of its sets.
+/// Failures and panics of a node's tasks, in all of its sets.
 #[derive(Debug, Default)]
 struct Watch {
     failure: OnceLock<TaskFailure>,
     failed: Notify,
-    /// The node stops: what its tasks depend on goes before they do.
+    /// The node is stopping, so tasks may lose what they depend on and end.
     stopping: AtomicBool,
     panics: AtomicU64,
 }
@@ -52,47 +52,47 @@ impl Watch {
     }
 
     fn fail(&self, failure: TaskFailure) {
-        // The first one is the cause: others end because of it.
+        // Only the first failure is the cause; others follow from it.
         if !self.stopping.load(Ordering::Relaxed) && self.failure.set(failure).is_ok() {
-            tracing::error!(%failure, "this node can't go on");
+            tracing::error!(%failure, "an essential task failed; this node cannot continue");
             self.failed.notify_waiters();
         }
     }
 }
 
 impl Tasks {
-    /// An empty set, whose failures count as this one's.
+    /// Creates an empty set whose failures are reported together with this set's.
     pub(crate) fn sibling(&self) -> Self {
         Self { set: Arc::default(), watch: self.watch.clone() }
     }
 
-    /// Runs `future` until it ends or the set is ended: then it is dropped at its next `.await`. What it holds must not use
-    /// this set when it is dropped: on a runtime that stops, that happens in here. A panic ends the task alone, and is counted.
+    /// Runs `future` until it ends or the set is stopped, which drops it at its next `.await`. Its destructors must not
+    /// use this set: if the runtime stops, they run inside this call. A panic ends only the task, and is counted.
     pub(crate) fn spawn<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let tasks = self.clone();
-        let caught = AssertUnwindSafe(future).catch_unwind();
+        let outcome = AssertUnwindSafe(future).catch_unwind();
         self.start(async move {
-            if caught.await.is_err() {
+            if outcome.await.is_err() {
                 tasks.watch.count_panic();
             }
-            // Those that have ended before: they hold a little memory until then.
+            // Finished tasks hold some memory until they are removed.
             tasks.set().reap();
         });
     }
 
-    /// The same for a task without which the node is none. If it ends before the set does, whoever waits in
-    /// [`Tasks::failed`] is told.
-    pub(crate) fn spawn_lasting<F>(&self, task: &'static str, future: F)
+    /// Like [`Tasks::spawn`], for an essential task. If it ends before the set is stopped, [`Tasks::failed`] reports
+    /// it.
+    pub(crate) fn spawn_essential<F>(&self, task: &'static str, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let tasks = self.clone();
-        let caught = AssertUnwindSafe(future).catch_unwind();
+        let outcome = AssertUnwindSafe(future).catch_unwind();
         self.start(async move {
-            let failure = match caught.await {
+            let failure = match outcome.await {
                 Ok(()) => TaskFailure::Ended(task),
                 Err(_) => {
                     tasks.watch.count_panic();
@@ -105,8 +105,8 @@ impl Tasks {
         });
     }
 
-    /// What `part` of a task gives, or `None` where it panics, which is counted: so that what depends on the part can end, too.
-    pub(crate) async fn caught<T>(&self, part: impl Future<Output = T>) -> Option<T> {
+    /// Runs a part of a task. Returns `None` if it panics, which is counted, so that the rest of the task can end too.
+    pub(crate) async fn catch_panic<T>(&self, part: impl Future<Output = T>) -> Option<T> {
         let done = AssertUnwindSafe(part).catch_unwind().await;
         if done.is_err() {
             self.watch.count_panic();
@@ -121,12 +121,12 @@ impl Tasks {
         }
     }
 
-    /// From now on, lasting tasks of this set and its siblings may end by themselves.
+    /// Allows the essential tasks of this set and its siblings to end from now on.
     pub(crate) fn expect_ends(&self) {
         self.watch.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until a lasting task of this set or a sibling has ended by itself; for ever if none does.
+    /// Waits until an essential task of this set or a sibling ends unexpectedly. Never returns if none does.
     pub(crate) async fn failed(&self) -> TaskFailure {
         let mut failed = std::pin::pin!(self.watch.failed.notified());
         failed.as_mut().enable();
@@ -140,17 +140,17 @@ impl Tasks {
         }
     }
 
-    /// The first lasting task that has ended by itself.
+    /// Returns the first essential task that ended unexpectedly.
     pub(crate) fn failure(&self) -> Option<TaskFailure> {
         self.watch.failure.get().copied()
     }
 
-    /// How many tasks have panicked, in this set and its siblings.
+    /// Returns the number of panics in this set and its siblings.
     pub(crate) fn panics(&self) -> u64 {
         self.watch.panics.load(Ordering::Relaxed)
     }
 
-    /// How many tasks there are. Forgets those that have ended.
+    /// Returns the number of running tasks.
     pub(crate) fn len(&self) -> usize {
         let mut set = self.set();
         set.reap();
@@ -159,18 +159,18 @@ impl Tasks {
 
     /// Waits until all tasks have ended by themselves, at most for `limit`.
     pub(crate) async fn wait(&self, limit: Duration) {
-        // Whoever takes longer is ended by `cancel`.
+        // `cancel` ends the rest.
         let _ = tokio::time::timeout(limit, poll_fn(|cx| self.poll_ended(cx))).await;
     }
 
-    /// Ends all tasks, and waits for none.
+    /// Aborts all tasks without waiting for their end.
     pub(crate) fn stop(&self) {
         let mut set = self.set();
         set.ended = true;
         set.running.abort_all();
     }
 
-    /// Ends all tasks and waits until they are gone. Not for a task of this set, nor while another waits.
+    /// Aborts all tasks and waits until they are dropped. Must not be called by a task of this set, nor concurrently.
     pub(crate) async fn cancel(&self) {
         self.stop();
         poll_fn(|cx| self.poll_ended(cx)).await;
@@ -199,25 +199,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn tasks_end_with_their_set_and_what_they_hold_is_dropped() {
+    async fn tasks_end_with_their_set_and_drop_their_state() {
         let tasks = Tasks::default();
-        let (held, dropped) = oneshot::channel::<()>();
+        let (guard, dropped) = oneshot::channel::<()>();
         tasks.spawn(async move {
-            let _held = held;
+            let _guard = guard;
             pending::<()>().await;
         });
         assert_eq!(tasks.len(), 1);
         tasks.cancel().await;
         assert!(dropped.await.is_err());
         assert_eq!(tasks.len(), 0);
-        let (held, dropped) = oneshot::channel::<()>();
-        tasks.spawn(async move { drop(held) });
+        let (guard, dropped) = oneshot::channel::<()>();
+        tasks.spawn(async move { drop(guard) });
         assert!(dropped.await.is_err(), "an ended set runs nothing");
         assert_eq!(tasks.len(), 0);
     }
 
     #[tokio::test]
-    async fn tasks_that_have_ended_are_forgotten() {
+    async fn finished_tasks_are_removed() {
         let tasks = Tasks::default();
         let (end, ended) = oneshot::channel::<()>();
         tasks.spawn(async { drop(ended.await) });
@@ -242,27 +242,27 @@ mod tests {
         assert_eq!(tasks.len(), 0);
     }
     #[tokio::test]
-    async fn a_lasting_task_that_panics_or_returns_fails_all_sets_of_its_node_and_one_that_is_ended_does_not() {
-        let lasting: [(fn(), TaskFailure); 2] =
+    async fn an_essential_task_that_panics_or_returns_fails_all_sets_of_its_node_and_an_aborted_one_does_not() {
+        let ends: [(fn(), TaskFailure); 2] =
             [(|| panic!("on purpose"), TaskFailure::Panicked("one")), (|| {}, TaskFailure::Ended("one"))];
-        for (end, expected) in lasting {
+        for (end, expected) in ends {
             let tasks = Tasks::default();
             let sibling = tasks.sibling();
-            tasks.spawn_lasting("another", pending());
-            sibling.spawn_lasting("one", async move { end() });
+            tasks.spawn_essential("another", pending());
+            sibling.spawn_essential("one", async move { end() });
             assert_eq!(tasks.failed().await, expected);
             assert_eq!(tasks.failure(), Some(expected), "it stays known");
         }
         let tasks = Tasks::default();
-        tasks.spawn_lasting("one", pending());
+        tasks.spawn_essential("one", pending());
         tasks.expect_ends();
-        tasks.sibling().spawn_lasting("another", async {});
+        tasks.sibling().spawn_essential("another", async {});
         tasks.cancel().await;
         assert_eq!(tasks.failure(), None);
     }
 
     #[tokio::test]
-    async fn a_short_task_that_panics_is_counted_and_forgotten() {
+    async fn a_short_task_that_panics_is_counted_and_removed() {
         let tasks = Tasks::default();
         tasks.spawn(async { panic!("on purpose") });
         tasks.wait(Duration::from_secs(10)).await;

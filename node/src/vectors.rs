@@ -1,4 +1,4 @@
-//! The vectors of `docs/protocol/vectors/federation.json`: placement and frames, as this crate makes them.
+//! Checks `docs/protocol/vectors/federation.json`: placement and frames as this crate encodes them.
 
 use bytes::Bytes;
 use chappe_common::{
@@ -38,9 +38,9 @@ fn code() -> PairingCode {
 
 fn placement() -> Value {
     let beacon = Beacon::genesis(FederationId::of_roots(&[key(1).public()]));
-    // Members 10 and 11 stand in one /24.
+    // Members 10 and 11 are in one /24.
     let nets = [(10, "192.0.2.1:1"), (11, "192.0.2.2:1"), (12, "198.51.100.1:1"), (13, "[2001:db8::1]:1")];
-    let places: Vec<_> = nets
+    let candidates: Vec<_> = nets
         .iter()
         .map(|(seed, addr)| {
             Candidate::new(&beacon, key(*seed).node_id(), Network::of(&addr.parse().expect("an address")))
@@ -48,7 +48,7 @@ fn placement() -> Value {
         .collect();
     let homes = |tag| {
         let seed_of = |node| nets.iter().find(|(seed, _)| key(*seed).node_id() == node).map(|(seed, _)| *seed);
-        Homes::of(&places, tag).iter().filter_map(seed_of).collect::<Vec<u8>>()
+        Homes::of(&candidates, tag).iter().filter_map(seed_of).collect::<Vec<u8>>()
     };
     let (inbox_tag, code_tag) = (Tag::of_inbox(&inbox()), Tag::of_code(&code()));
     json!({

@@ -36,20 +36,18 @@ const fn text_for(refusal: Refusal) -> Option<&'static str> {
     Some(match refusal {
         // Two nodes dialled each other at once.
         Refusal::Duplicate => return None,
-        Refusal::Federation => {
-            "federation.roots names other roots than theirs: take the root keys that your federation publishes"
-        }
+        Refusal::Federation => "federation.roots differs from theirs: set the root keys that your federation publishes",
         Refusal::Clock => {
-            "this node's clock or theirs is wrong: see whether the system's time is synchronised (timedatectl)"
+            "this node's clock or theirs is wrong: check that the system's time is synchronised (timedatectl)"
         }
-        Refusal::Record => "they cannot read this node's record: install the version that they run",
-        Refusal::Full => "they have no room for more members: nothing to do here, others may have",
+        Refusal::Record => "they cannot read this node's record: install the same version as theirs",
+        Refusal::Full => "their member table is full: no action needed, other nodes may have space",
         Refusal::Stale => {
             "they know a later run of this node: is another process running with the same key (node.data_dir)?"
         }
         Refusal::Unreachable => {
             "they do not reach federation.advertise: open its UDP port in the firewall, forward it in the router, and \
-             name the address that others see"
+             set the address that others see"
         }
         Refusal::NotInvited => {
             "the federation admits by invitation: ask one of its operators for a ticket (chappe node invite) and set federation.ticket"
@@ -58,13 +56,13 @@ const fn text_for(refusal: Refusal) -> Option<&'static str> {
             "federation.ticket has expired, is for another node's id, or is not by a key that may invite: ask for a new one"
         }
         Refusal::NotListed => {
-            "the federation admits by a list: ask its operators to add this node's id (chappe node id)"
+            "the federation has an allowlist: ask its operators to add this node's id (chappe node id)"
         }
         Refusal::Network => {
             "two nodes of this network (/24 or /48) are members already: stop one of them, or move to another network"
         }
         Refusal::Address => {
-            "federation.advertise names a private or special address, at which nobody else reaches this node: name public ones"
+            "federation.advertise has a private or special address, which other nodes cannot reach: set a public one"
         }
     })
 }
