@@ -177,7 +177,7 @@ impl Health {
     }
 
     /// Warns the operator that another node refused this one, with advice.
-    pub(crate) fn note_refusal(&self, node: NodeId, refusal: Refusal) {
+    pub(crate) fn warn_refused(&self, node: NodeId, refusal: Refusal) {
         let advice = self.advice().advice_for(Instant::now(), refusal);
         if let Some(advice) = advice {
             tracing::warn!(by = node.short(), "refused: {refusal}; {advice}");
@@ -185,7 +185,7 @@ impl Health {
     }
 
     /// Warns the operator that the directory is unusable because the two clocks differ.
-    pub(crate) fn note_directory_clock(&self, error: DirectoryError) {
+    pub(crate) fn warn_directory_clock(&self, error: DirectoryError) {
         const ADVICE: &str = "nobody is found by it until the system's time is right (see timedatectl)";
         // A node with members does not depend on the directory.
         if self.members.view.load().len() <= 1 && self.is_due(ADVICE) {
@@ -194,7 +194,7 @@ impl Health {
     }
 
     /// Warns the operator that a client was refused at the connection limit.
-    pub(crate) fn note_full(&self, connections: usize) {
+    pub(crate) fn warn_full(&self, connections: usize) {
         const ADVICE: &str =
             "client.max_connections is reached, and clients are rejected: raise it, or find out who connects";
         if self.is_due(ADVICE) {
@@ -203,7 +203,7 @@ impl Health {
     }
 
     /// Warns the operator that `accept` failed.
-    pub(crate) fn note_accept(&self, error: &std::io::Error) {
+    pub(crate) fn warn_accept_failed(&self, error: &std::io::Error) {
         const ADVICE: &str = "cannot accept connections; retrying";
         if self.is_due(ADVICE) {
             tracing::warn!(%error, "{ADVICE}");
@@ -211,7 +211,7 @@ impl Health {
     }
 
     /// Warns the operator that this node's name does not resolve.
-    pub(crate) fn note_unresolved(&self, error: &(dyn std::error::Error + 'static)) {
+    pub(crate) fn warn_unresolved(&self, error: &(dyn std::error::Error + 'static)) {
         const ADVICE: &str = "cannot resolve this node's own name; keeping the last addresses";
         if self.is_due(ADVICE) {
             tracing::warn!(error, "{ADVICE}");

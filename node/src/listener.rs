@@ -93,7 +93,7 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
         let tls = tls.as_ref().map(|tls| tls.acceptor());
         let Some(slot) = acquire_slot(&slots, &mut pending).await else {
             core.context.metrics.connections_refused.inc();
-            core.health.note_full(core.connections.len());
+            core.health.warn_full(core.connections.len());
             core.connections.spawn(Box::pin(serve_spare(
                 core.clone(),
                 stream,
@@ -136,7 +136,7 @@ pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpSt
         Ok(accepted) => Some(accepted),
         Err(error) => {
             core.context.metrics.accept_errors.inc();
-            core.health.note_accept(&error);
+            core.health.warn_accept_failed(&error);
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }

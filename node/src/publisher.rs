@@ -49,7 +49,7 @@ const BATCH_DELAY: Duration = Duration::from_millis(500);
 /// failed node stays in the view.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
-/// A lease or code that is registration registered. A node has one for each of its sessions' inboxes and codes, so each byte
+/// A lease or code that is kept registered. A node has one for each of its sessions' inboxes and codes, so each byte
 /// counts.
 struct Registration {
     /// `None` for a code.
@@ -291,10 +291,10 @@ fn add_to_batch(batch: &mut HomeBatch, key: &Key, registration: &Registration, c
 async fn send_batch(core: &Arc<Core>, home: NodeId, batch: HomeBatch) {
     let unanswered = register_all(core, home, &batch).await;
     for leases in batch.drop_leases.chunks(MAX_BATCH) {
-        core.homes.ask(home, Request::DropLeases(leases.to_vec())).await;
+        core.homes.send_request(home, Request::DropLeases(leases.to_vec())).await;
     }
     for codes in batch.drop_codes.chunks(MAX_BATCH) {
-        core.homes.ask(home, Request::DropCodes(codes.to_vec())).await;
+        core.homes.send_request(home, Request::DropCodes(codes.to_vec())).await;
     }
     if unanswered.is_empty() {
         return;
@@ -311,7 +311,7 @@ async fn register_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<
     let mut unanswered = Vec::new();
     for leases in batch.leases.chunks(MAX_BATCH) {
         let answers = if unanswered.is_empty() {
-            core.homes.put_batch(home, leases, (0..leases.len()).collect()).await
+            core.homes.register_batch(home, leases, (0..leases.len()).collect()).await
         } else {
             Vec::new()
         };
@@ -332,7 +332,7 @@ async fn register_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<
     }
     for codes in batch.codes.chunks(MAX_BATCH) {
         let claim = Request::ClaimCodes(codes.to_vec());
-        if !unanswered.is_empty() || core.homes.ask(home, claim).await.is_none() {
+        if !unanswered.is_empty() || core.homes.send_request(home, claim).await.is_none() {
             unanswered.extend(codes.iter().map(|code| Key::Code(code.code, code.session)));
         }
     }

@@ -143,7 +143,7 @@ async fn seek_listed(core: &Core, registry: Option<&RegistryClient>) -> Listed {
             return Listed::Others(others);
         }
         Err(SourceError::Directory(error @ (DirectoryError::Future | DirectoryError::Expired))) => {
-            core.health.note_directory_clock(error);
+            core.health.warn_directory_clock(error);
         }
         Err(error) => tracing::debug!(%error, "cannot fetch a directory from the registry"),
     }

@@ -107,7 +107,7 @@ pub(crate) async fn watch(core: Arc<Core>) {
                 }
             }
             // The last addresses may still be right.
-            Err(error) => core.health.note_unresolved(&error),
+            Err(error) => core.health.warn_unresolved(&error),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! AdviceLimiter for the operator when other nodes refuse this one or no node is found. Each text is repeated only after a
-//! pause.
+//! Advice for the operator when other nodes refuse this one or no node is found. Each text is repeated only
+//! after a pause.
 
 use std::{
     collections::HashMap,

@@ -53,10 +53,10 @@ pub(crate) enum Registered {
 
 impl Homes {
     /// Sends a request to a home, which may be this node. Returns `None` if it does not answer in time.
-    pub(crate) async fn ask(&self, node: NodeId, request: Request) -> Option<Response> {
+    pub(crate) async fn send_request(&self, node: NodeId, request: Request) -> Option<Response> {
         if node == self.context.me {
             let from = Registrant { node: self.context.me, epoch: self.members.own_record.load().epoch };
-            return self.answer(from, request).await;
+            return self.serve_request(from, request).await;
         }
         let wait = self.context.config.times.lookup;
         let send = async { self.links.connect(node).await.ok()?.request(request, wait).await };
@@ -79,7 +79,7 @@ impl Homes {
         };
         let own = self.sessions.lease(&inbox).filter(is_usable).map(Arc::unwrap_or_clone);
         let mut lookup = Lookup::new(Instant::now(), address, homes, own, times);
-        let ask = |home| async move { (home, self.ask(home, Request::FindLease(address)).await) };
+        let ask = |home| async move { (home, self.send_request(home, Request::FindLease(address)).await) };
         let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
         let newest = loop {
             let until = match lookup.decide(Instant::now()) {
@@ -115,7 +115,7 @@ impl Homes {
     #[tracing::instrument(level = "debug", name = "code_lookup", skip_all)]
     pub(crate) async fn find_code(&self, code: PairingCode) -> Option<CodeHolder> {
         let homes = self.members.view.load().lookup_homes(Tag::of_code(&code));
-        let ask = |home| async move { (home, self.ask(home, Request::FindCode(code)).await) };
+        let ask = |home| async move { (home, self.send_request(home, Request::FindCode(code)).await) };
         let mut answers: FuturesUnordered<_> = homes.home_nodes().map(ask).collect();
         let mut lookup = CodeLookup::new(homes);
         let agreed = async {
@@ -140,7 +140,7 @@ impl Homes {
     pub(crate) async fn claim_code(&self, registration: &CodeRegistration) -> Result<(), ClaimError> {
         let &CodeRegistration { code, session, .. } = registration;
         let homes = self.members.view.load().homes(Tag::of_code(&code));
-        let claims = homes.iter().map(|home| self.ask(home, Request::ClaimCodes(vec![registration.clone()])));
+        let claims = homes.iter().map(|home| self.send_request(home, Request::ClaimCodes(vec![registration.clone()])));
         let mut granted = false;
         let mut taken = false;
         for answer in join_all(claims).await {
@@ -154,7 +154,7 @@ impl Homes {
             return Ok(());
         }
         for home in homes.iter() {
-            self.ask(home, Request::DropCodes(vec![(code, session)])).await;
+            self.send_request(home, Request::DropCodes(vec![(code, session)])).await;
         }
         Err(if taken { ClaimError::Taken } else { ClaimError::Unavailable })
     }
@@ -166,14 +166,14 @@ impl Homes {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            self.register(lease).await
+            self.register_with_homes(lease).await
         });
         join_all(puts).await
     }
 
-    async fn register(&self, lease: &SignedLease) -> Registered {
+    async fn register_with_homes(&self, lease: &SignedLease) -> Registered {
         let homes = self.members.view.load().homes(Tag::of_inbox(&lease.inbox));
-        let puts = homes.iter().map(|home| self.put_batch(home, std::slice::from_ref(lease), vec![0]));
+        let puts = homes.iter().map(|home| self.register_batch(home, std::slice::from_ref(lease), vec![0]));
         let answers = join_all(puts).await.concat().into_iter().map(|(_, registered)| registered);
         answers.fold(Registered::Nowhere, |one, other| match (one, other) {
             (Registered::Stale { newer: one }, Registered::Stale { newer: other }) => {
@@ -187,14 +187,14 @@ impl Homes {
 
     /// Registers the leases at the indices `batch` with one home. Returns the results that the home sent, each with its
     /// index.
-    pub(crate) async fn put_batch(
+    pub(crate) async fn register_batch(
         &self,
         home: NodeId,
         leases: &[SignedLease],
         batch: Vec<usize>,
     ) -> Vec<(usize, Registered)> {
         let bytes = batch.iter().map(|index| leases[*index].as_bytes().clone()).map(Redacted::new).collect();
-        let Some(Response::Leases(puts)) = self.ask(home, Request::PutLeases(bytes)).await else {
+        let Some(Response::Leases(puts)) = self.send_request(home, Request::PutLeases(bytes)).await else {
             return Vec::new();
         };
         // Each false claim costs a signature check, so only the first one is checked.

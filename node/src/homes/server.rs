@@ -25,7 +25,7 @@ use crate::{
 impl Homes {
     /// Serves a request to this home. `from` is the node that the link authenticates, or this node. Returns `None` if
     /// the request breaks the protocol.
-    pub(crate) async fn answer(&self, from: Registrant, request: Request) -> Option<Response> {
+    pub(crate) async fn serve_request(&self, from: Registrant, request: Request) -> Option<Response> {
         let now = Instant::now();
         Some(match request {
             Request::PutLeases(leases) if leases.len() <= MAX_BATCH => {
@@ -79,12 +79,12 @@ impl Homes {
         let known = {
             let table = self.table();
             match table.leases.refuses(now, clock, from, lease.value()) {
-                // A node that has never seen a lease of that inbox cannot know the access hash. It is not wire_bytes the
+                // A node that has never seen a lease of that inbox cannot know the access hash. It is not shown the
                 // newer lease.
                 Some(Refused::Stale(newer)) if newer.access != access => {
                     return Some(self.refuse_lease(Refused::Invalid));
                 }
-                // The newer lease is wire_bytes only to a node that has a lease of that inbox, so verify the signature
+                // The newer lease is shown only to a node that has a lease of that inbox, so verify the signature
                 // first.
                 Some(Refused::Stale(_)) => {}
                 Some(refused) => return Some(self.refuse_lease(refused)),

@@ -30,7 +30,7 @@ struct Owner {
 #[derive(Debug)]
 struct CodeEntry {
     holder: CodeHolder,
-    /// Boxed, because most clients have no key and the table has spare room for as many entries again.
+    /// Boxed, because most clients have no key, and a hash map allocates up to twice its entries.
     owner: Option<Box<Owner>>,
     until: Instant,
     /// The node's epoch when it registered this. The entry ends with that run.

@@ -57,13 +57,13 @@ impl Links {
         // first address, a dial-back would prove nothing more.
         let reached = record.quic_addrs.first().is_some_and(|first| is_same(*first, from));
         let greeting = Greeting { record, ticket };
-        match self.ask_membership(greeting.clone(), reached).await? {
+        match self.request_verdict(greeting.clone(), reached).await? {
             Verdict::Welcome => return Ok(epoch),
             Verdict::Refused(refusal) => return Err(refusal),
             Verdict::DialBack => {}
         }
         self.dial_back(&greeting.record, from).await?;
-        match self.ask_membership(greeting, true).await? {
+        match self.request_verdict(greeting, true).await? {
             Verdict::Welcome => Ok(epoch),
             Verdict::Refused(refusal) => Err(refusal),
             // The dial-back has just succeeded.
@@ -90,7 +90,7 @@ impl Links {
         }
     }
 
-    async fn ask_membership(&self, greeting: Greeting, reached: bool) -> Result<Verdict, Refusal> {
+    async fn request_verdict(&self, greeting: Greeting, reached: bool) -> Result<Verdict, Refusal> {
         let (reply, verdict) = oneshot::channel();
         self.membership.send(Event::Greet { greeting, reached, reply }).await.map_err(|_| Refusal::Full)?;
         verdict.await.map_err(|_| Refusal::Full)

@@ -218,7 +218,7 @@ impl Links {
             }
             Ok(Hello::Refused { refusal, clock }) => {
                 self.health.note_clock(node, clock);
-                self.health.note_refusal(node, refusal);
+                self.health.warn_refused(node, refusal);
                 if refusal == Refusal::Stale {
                     // If the queue is full, the next dial reports it again.
                     let _ = self.membership.try_send(Event::Overtaken(node));

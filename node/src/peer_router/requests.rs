@@ -18,7 +18,7 @@ pub(super) async fn answer(core: &Core, link: &Link, id: u64, request: Request) 
     // The peer may have signed a newer record since its hello.
     let signed = core.members.records.find(&link.peer(), core.context.clock.now()).map_or(0, |record| record.epoch);
     let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };
-    let response = core.homes.answer(from, request).await.ok_or(Breach::Lease)?;
+    let response = core.homes.serve_request(from, request).await.ok_or(Breach::Lease)?;
     respond(core, link, id, response);
     Ok(())
 }

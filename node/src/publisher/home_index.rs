@@ -20,7 +20,8 @@ pub(super) struct HomeSet([u32; HOMES]);
 /// An unused place, if there are fewer members than homes.
 const NOBODY: u32 = u32::MAX;
 
-/// Maximum number of possibly unused homes. Members come and go, and each restart adds a new home.
+/// Unused homes that may remain beyond twice the number of members. Members come and go, and each restart adds a new
+/// home.
 const MAX_UNUSED: usize = 1024;
 
 /// All homes in use, and up to [`MAX_UNUSED`] others.
@@ -31,7 +32,7 @@ pub(super) struct HomeIndex {
 }
 
 impl HomeIndex {
-    /// Returns the homes of a tag by a view.
+    /// Returns the homes of a tag by a view. Adds new homes to the index.
     pub(super) fn home_set(&mut self, view: &View, tag: Tag) -> HomeSet {
         let mut numbers = [NOBODY; HOMES];
         for (number, home) in numbers.iter_mut().zip(view.homes(tag).iter()) {
