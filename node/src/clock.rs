@@ -1,4 +1,4 @@
-//! The wall clock for signed notes.
+//! The wall clock for signed statements.
 
 use std::{
     sync::{

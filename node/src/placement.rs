@@ -42,7 +42,7 @@ impl Tag {
 pub struct Beacon([u8; 32]);
 
 impl Beacon {
-    /// Creates a beacon from the value of a signed beacon note.
+    /// Creates a beacon from the value of a signed beacon.
     pub const fn new(value: [u8; 32]) -> Self {
         Self(value)
     }

@@ -32,7 +32,7 @@ pub(crate) struct LastRun {
     pub(crate) since: Vec<(NodeId, UnixTime)>,
     /// The members' records. Many have expired, but most nodes still have the same address.
     pub(crate) records: Vec<SignedRecord>,
-    /// The newest signed beacon note.
+    /// The newest signed beacon.
     pub(crate) beacon: Option<Bytes>,
 }
 

@@ -27,6 +27,7 @@ const MAX_AHEAD: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
 /// The node that registers something, as its link authenticates it.
 #[derive(Clone, Copy, Debug)]
 pub struct Registrant {
+    /// The node's id.
     pub node: NodeId,
     /// The node's current epoch.
     pub epoch: u64,

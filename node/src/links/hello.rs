@@ -63,6 +63,7 @@ pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Hello, HelloError
 pub(crate) mod fuzzed {
     use super::*;
 
+    /// A hello.
     pub const HELLO: (&str, fn(&[u8]) -> bool) = ("hello", |bytes| {
         let Ok((read, [])) = postcard::take_from_bytes::<Hello>(bytes) else { return false };
         let again = postcard::to_allocvec(&read).expect("owned values encode");
