@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     command::{COMMANDS, CallActionError, Command, IceServersError, PlacedCall},
     contact::{Contact, ContactId, PairingId},
-    driver::{Driver, LinkState},
+    driver::{CommandQueue, ConnectionState, Driver, SearchConfig},
     event::{self, Events},
     handle::Call,
     profile::{Profile, ProfileError},
@@ -134,19 +134,19 @@ impl ClientBuilder {
         let cache = self.cache.unwrap_or_else(|| self.profile.nodes_file());
         let discovery = self.discovery.referrals(self.profile.referrals()).cache(cache).build()?;
         let (command_sender, commands) = mpsc::channel(COMMANDS);
-        let (link_sender, link) = watch::channel(LinkState::Searching);
+        let (state_sender, connection_state) = watch::channel(ConnectionState::Searching);
         let (event_sender, events) = event::queue();
         let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
         let cancel = CancellationToken::new();
-        let queue = (command_sender.downgrade(), commands);
-        let driver =
-            Driver::new(self.profile, (discovery.clone(), self.avoid, self.private), event_sender, queue, link_sender);
+        let queue = CommandQueue { sender: command_sender.downgrade(), receiver: commands };
+        let search = SearchConfig { discovery: discovery.clone(), avoid: self.avoid, private: self.private };
+        let driver = Driver::new(self.profile, search, event_sender, queue, state_sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(cancel.clone()));
         let client = Client {
             inner: Arc::new(Inner {
                 commands: command_sender,
-                link,
+                connection_state,
                 discovery,
                 identity,
                 name,
@@ -163,20 +163,20 @@ impl ClientBuilder {
     /// The first search has found no node, or the search can't be set up; nothing keeps running then.
     pub async fn connect(self) -> Result<(Client, Events), StartError> {
         let (client, events) = self.start()?;
-        let mut link = client.inner.link.clone();
-        let settled = link.wait_for(|state| !matches!(state, LinkState::Searching)).await;
+        let mut state = client.inner.connection_state.clone();
+        let settled = state.wait_for(|state| !matches!(state, ConnectionState::Searching)).await;
         match settled.map(|state| state.clone()) {
-            Ok(LinkState::Connected(_)) => Ok((client, events)),
-            Ok(LinkState::Failed(error)) => Err(error.into()),
-            Ok(LinkState::NotAttached) => Err(StartError::NotAttached),
-            Ok(LinkState::Searching) | Err(_) => Err(StartError::Stopped),
+            Ok(ConnectionState::Connected(_)) => Ok((client, events)),
+            Ok(ConnectionState::Failed(error)) => Err(error.into()),
+            Ok(ConnectionState::NotAttached) => Err(StartError::NotAttached),
+            Ok(ConnectionState::Searching) | Err(_) => Err(StartError::Stopped),
         }
     }
 }
 
 struct Inner {
     commands: mpsc::Sender<Command>,
-    link: watch::Receiver<LinkState>,
+    connection_state: watch::Receiver<ConnectionState>,
     discovery: Discovery,
     identity: SealingKey,
     name: String,
@@ -205,9 +205,9 @@ impl Client {
 
     /// The node at which this client is reachable now.
     pub fn node(&self) -> Option<NodeId> {
-        match &*self.inner.link.borrow() {
-            LinkState::Connected(node) => Some(*node),
-            LinkState::Searching | LinkState::Failed(_) | LinkState::NotAttached => None,
+        match &*self.inner.connection_state.borrow() {
+            ConnectionState::Connected(node) => Some(*node),
+            ConnectionState::Searching | ConnectionState::Failed(_) | ConnectionState::NotAttached => None,
         }
     }
 

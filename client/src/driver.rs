@@ -1,29 +1,29 @@
 //! The client's task: keeps a session with a node, and carries out what the app and the other sides ask.
 //!
-//! All state has this one owner. The loop here waits; `link` keeps a session up, `delivery` carries messages to nodes
-//! and takes their answers, `calling` moves calls through their states, `learned` writes down
-//! what contacts let it know.
+//! The driver owns the parts and connects them: `search` finds nodes, `sessions` and `requests` hold the connections and
+//! what is pending on them, `call_records` the calls, `pending_writes` what the profile has to store. The driver's own
+//! steps are in `attaching`, `delivery`, `calling` and `learned`.
 
+mod attaching;
+mod call_records;
 mod calling;
 mod delivery;
 mod finished;
 mod learned;
 pub(crate) mod leases;
-mod link;
 mod outbox;
+mod pending_writes;
 mod record;
 mod refusals;
+mod requests;
+mod search;
 mod session;
+mod sessions;
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
-use backon::ExponentialBackoff;
-use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
-use chappe_discovery::{DiscoverError, Discovery, SearchOutcome, SearchSummary};
-use futures_util::future::{self, BoxFuture};
+use chappe_common::{keys::NodeId, time::UnixTime};
+use chappe_discovery::DiscoverError;
 use rand::RngExt as _;
 use tokio::{
     sync::{mpsc, watch},
@@ -31,17 +31,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::search::SearchConfig;
 use self::{
-    delivery::Pending,
-    finished::Finished,
-    leases::SlotId,
-    record::Record,
-    session::{Session, next_text},
+    call_records::CallRecords, pending_writes::PendingWrites, requests::Requests, search::Search, sessions::Sessions,
 };
 use crate::{
-    call::Calls,
     command::Command,
-    contact::{ContactId, PairingId},
     event::{Event, EventSender, Step, StepKind},
     profile::{Profile, ProfileError},
     seal::CallId,
@@ -57,7 +52,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// Whether there is a session.
 #[derive(Clone, Debug)]
-pub(crate) enum LinkState {
+pub(crate) enum ConnectionState {
     Searching,
     Connected(NodeId),
     Failed(DiscoverError),
@@ -65,82 +60,49 @@ pub(crate) enum LinkState {
     NotAttached,
 }
 
+/// The driver's end of the queue of commands.
+pub(crate) struct CommandQueue {
+    /// For the handles of incoming calls. Weak, so that the queue closes with the app's last handle.
+    pub(crate) sender: mpsc::WeakSender<Command>,
+    pub(crate) receiver: mpsc::Receiver<Command>,
+}
+
 pub(crate) struct Driver {
     profile: Profile,
-    discovery: Discovery,
     events: EventSender,
-    commands: mpsc::Receiver<Command>,
-    /// For the handles of incoming calls. Weak, so that the queue closes with the app's last handle.
-    command_sender: mpsc::WeakSender<Command>,
-    link: watch::Sender<LinkState>,
-    sessions: Vec<Session>,
-    connecting: Option<BoxFuture<'static, SearchOutcome>>,
-    /// What is left of the last search.
-    background_search: Option<BoxFuture<'static, (NodeId, SearchSummary)>>,
-    backoff: ExponentialBackoff,
-    /// The pauses between searches that find nobody.
-    retry: ExponentialBackoff,
-    /// The newest `seq` of each inbox, in whichever session it was signed.
-    seqs: HashMap<SlotId, u64>,
-    /// A pairing that its contact has used, to be written down.
-    confirmed: Option<(ContactId, PairingId)>,
-    /// What a contact has passed on, to be written down.
-    referred: Option<(ContactId, Vec<NodePlace>)>,
-    /// Whether nodes in private networks count when a contact passes them on.
-    private: bool,
-    /// When a search last began without a pause.
-    at_once: Option<Instant>,
-    /// How many nodes in a row did not attach the inboxes.
-    unattached: u32,
-    /// Nodes that failed since the last session was ready; another is preferred.
-    avoid: Vec<NodeId>,
-    requests: HashMap<u64, Pending>,
-    next_request: u64,
-    next_serial: u64,
-    calls: Calls,
-    records: HashMap<CallId, Record>,
-    finished: Finished,
+    commands: CommandQueue,
+    connection_state: watch::Sender<ConnectionState>,
+    search: Search,
+    sessions: Sessions,
+    requests: Requests,
+    calls: CallRecords,
+    pending_writes: PendingWrites,
 }
 
 impl Driver {
     pub(crate) fn new(
         profile: Profile,
-        (discovery, avoid, private): (Discovery, Vec<NodeId>, bool),
+        search: SearchConfig,
         events: EventSender,
-        commands: (mpsc::WeakSender<Command>, mpsc::Receiver<Command>),
-        link: watch::Sender<LinkState>,
+        commands: CommandQueue,
+        connection_state: watch::Sender<ConnectionState>,
     ) -> Self {
         Self {
             profile,
-            discovery,
             events,
-            commands: commands.1,
-            command_sender: commands.0,
-            link,
-            sessions: Vec::new(),
-            connecting: None,
-            background_search: None,
-            backoff: link::backoff(),
-            retry: link::retry(),
-            seqs: HashMap::new(),
-            confirmed: None,
-            referred: None,
-            private,
-            at_once: None,
-            unattached: 0,
-            avoid,
-            requests: HashMap::new(),
-            next_request: 0,
-            next_serial: 0,
-            calls: Calls::default(),
-            records: HashMap::new(),
-            finished: Finished::default(),
+            commands,
+            connection_state,
+            search: Search::new(search),
+            sessions: Sessions::default(),
+            requests: Requests::default(),
+            calls: CallRecords::default(),
+            pending_writes: PendingWrites::default(),
         }
     }
 
     /// Runs until it is cancelled; then ends the call, says goodbye and returns.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        self.search();
+        self.start_search();
         loop {
             self.pump().await;
             let deadline = self.next_deadline();
@@ -148,11 +110,10 @@ impl Driver {
                 biased;
                 () = cancel.cancelled() => break,
                 () = sleep_until(deadline.into()) => self.handle_time().await,
-                outcome = finished_or_never(&mut self.connecting) => self.handle_search(outcome).await,
-                (node, summary) = finished_or_never(&mut self.background_search) => self.handle_search_summary(node, summary),
-                // Before the nodes' words: one that floods must not keep the app from hanging up.
-                Some(command) = self.commands.recv() => self.handle_command(command).await,
-                (session, text) = next_text(&mut self.sessions) => {
+                event = self.search.next() => self.handle_search(event).await,
+                // Before texts of nodes: a node that floods must not keep the app from hanging up.
+                Some(command) = self.commands.receiver.recv() => self.handle_command(command).await,
+                (session, text) = self.sessions.next_text() => {
                     self.handle_text(session, text).await;
                     self.store_confirmation().await;
                     self.store_referral().await;
@@ -165,34 +126,28 @@ impl Driver {
     async fn shut_down(mut self) {
         let outputs = self.calls.shutdown(Instant::now());
         self.perform(outputs, Instant::now());
-        self.connecting = None;
+        self.search.stop();
         let farewell = async {
-            while self.sessions.iter().any(Session::is_ready)
-                && self.records.values().any(|record| !record.outbox.is_empty())
-            {
+            while self.sessions.ready().is_some() && self.calls.has_unsent() {
                 self.pump().await;
                 tokio::select! {
                     biased;
                     () = sleep_until(self.next_deadline().into()) => self.handle_time().await,
-                    (session, text) = next_text(&mut self.sessions) => self.handle_text(session, text).await,
+                    (session, text) = self.sessions.next_text() => self.handle_text(session, text).await,
                 }
             }
         };
-        // Whoever isn't told in time notices by itself.
+        // A peer that is not told in time notices by its own timeout.
         let _ = timeout(FAREWELL, farewell).await;
-        for session in self.sessions {
-            session.connection.close().await;
-        }
+        self.sessions.close().await;
     }
 
     fn next_deadline(&self) -> Instant {
         let unix = unix_now();
         let sessions = self.sessions.iter().map(|session| session.next_deadline(unix));
-        let requests = self.requests.values().map(|pending| pending.until);
-        // Without a session nothing can be tried again, however late it is.
-        let ready = self.sessions.iter().any(Session::is_ready);
-        let records = self.records.values().filter_map(move |record| record.next_deadline(ready));
-        let earliest = sessions.chain(requests).chain(records).chain(self.calls.poll_timeout()).min();
+        // Without a session no message can be retried, even if one is overdue.
+        let ready = self.sessions.ready().is_some();
+        let earliest = sessions.chain(self.requests.next_deadline()).chain(self.calls.next_deadline(ready)).min();
         earliest.unwrap_or_else(|| Instant::now() + IDLE)
     }
 
@@ -220,7 +175,7 @@ impl Driver {
                 let added = self.change_profile(move |profile| profile.add_contact(contact, stored)).await;
                 let _ = reply.send(added);
                 let until = now + HOLD_BACK.mul_f64(rand::rng().random_range(0.0..1.0));
-                for session in &mut self.sessions {
+                for session in self.sessions.iter_mut() {
                     session.leases.hold_back(pairing, until);
                 }
                 self.attach_everywhere().await;
@@ -261,14 +216,6 @@ impl Driver {
 
     fn step(&self, call: Option<CallId>, node: NodeId, kind: StepKind) {
         self.events.send(Event::Step(Step { at: Instant::now(), call, node, kind }));
-    }
-}
-
-/// What the future comes to; never, where there is none.
-async fn finished_or_never<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => future::pending().await,
     }
 }
 

@@ -22,11 +22,6 @@ use crate::{
     sealing_key::SealingKey,
 };
 
-/// The most calls that are known at once: the active one, and others whose end is still being told.
-const MAX_RECORDS: usize = 16;
-/// The most of them with one contact, so that none fills them with calls that are refused.
-const MAX_RECORDS_OF_A_CONTACT: usize = 4;
-
 impl Driver {
     pub(super) fn place(
         &mut self,
@@ -38,20 +33,20 @@ impl Driver {
             return Err(CallActionError::TooLong);
         }
         let contact = self.profile.contact(contact).ok_or(CallActionError::NoContact)?.clone();
-        if self.records.len() >= MAX_RECORDS {
+        if self.calls.is_full() {
             return Err(CallActionError::Full);
         }
         let call = CallId::generate(&mut rand::rng());
         let outputs = self.calls.handle(call, Input::Place(contact.id()), now)?;
         let side = Side::Caller { offer: Redacted::new(offer), lease: None, offered_to: None, recheck_at: None };
         // The callee answers at the contact's own inbox.
-        for session in &mut self.sessions {
+        for session in self.sessions.iter_mut() {
             session.leases.hurry(contact.id(), now);
         }
         let pairing = contact.pairing().clone();
         let record = Record::new(call, contact, pairing, side, None, now);
         let placed = PlacedCall { id: call, status: record.status.subscribe() };
-        self.records.insert(call, record);
+        self.calls.insert(record);
         self.perform(outputs, now);
         Ok(placed)
     }
@@ -59,7 +54,7 @@ impl Driver {
     pub(super) fn act(&mut self, call: CallId, action: CallAction, now: Instant) -> Result<(), CallActionError> {
         let input = match action {
             CallAction::Accept(sdp) => {
-                let record = self.records.get_mut(&call).filter(|record| !record.is_over());
+                let record = self.calls.active_mut(call);
                 let Some(Side::Callee { answer, .. }) = record.map(|record| &mut record.side) else {
                     return Err(CallError::OutOfTurn.into());
                 };
@@ -72,8 +67,7 @@ impl Driver {
             CallAction::Media { up: true } => Input::MediaUp,
             CallAction::Media { up: false } => Input::MediaDown,
             CallAction::Candidates(candidates) => {
-                let record = self.records.get_mut(&call).filter(|record| !record.is_over());
-                let record = record.ok_or(CallError::OutOfTurn)?;
+                let record = self.calls.active_mut(call).ok_or(CallError::OutOfTurn)?;
                 if candidates.is_empty() {
                     return Ok(());
                 }
@@ -94,7 +88,7 @@ impl Driver {
 
     /// A sealed message has come. Whatever is not a contact's, not for us, or not new is dropped without a word.
     pub(super) fn handle_incoming(&mut self, serial: u64, kind: RelayKind, message: &Incoming, now: Instant) {
-        let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
+        let Some(session) = self.sessions.get(serial) else { return };
         let Ok(inbox) = Inbox::from_base64url(&message.to) else { return };
         let Some((contact, pairing)) = session.leases.owner(inbox) else { return };
         let Some(contact) = self.profile.contact(contact).cloned() else { return };
@@ -105,7 +99,7 @@ impl Driver {
         };
         let node = session.node();
         let call = envelope.call();
-        let known = self.records.get_mut(&call);
+        let known = self.calls.get_mut(call);
         if known.is_none() && kind == RelayKind::CallOffer {
             return self.handle_new_offer(serial, inbox, contact, pairing, &envelope, now);
         }
@@ -142,7 +136,7 @@ impl Driver {
         now: Instant,
     ) {
         let call = envelope.call();
-        let Some(session) = self.sessions.iter().find(|session| session.serial == serial) else { return };
+        let Some(session) = self.sessions.get(serial) else { return };
         let open = |key| Some((open_offer(envelope, &contact, &pairing, key)?, SealingKey::clone(key)));
         let opened = session.leases.keys(inbox).find_map(open);
         let Some((offer, key)) = opened else {
@@ -152,12 +146,11 @@ impl Driver {
         let node = session.node();
         self.note_confirmation(contact.id(), pairing.id());
         // Only now: who is not a contact must not learn from our silence, nor fill any table.
-        if !offer.is_fresh(unix_now()) || self.finished.contains(call) || self.records.len() >= MAX_RECORDS {
+        if !offer.is_fresh(unix_now()) || self.calls.is_finished(call) || self.calls.is_full() {
             tracing::debug!("an offer is old, or of a call that is over");
             return;
         }
-        let with_contact = self.records.values().filter(|record| record.contact.id() == contact.id()).count();
-        if with_contact >= MAX_RECORDS_OF_A_CONTACT {
+        if self.calls.is_full_for(contact.id()) {
             tracing::debug!("a contact has too many calls that are just over");
             return;
         }
@@ -172,17 +165,17 @@ impl Driver {
             let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key, answer: None };
             let mut record = Record::new(call, contact, pairing, side, Some(offer.reply_key.0), now);
             record.note(envelope.counter());
-            self.records.insert(call, record);
+            self.calls.insert(record);
         } else {
             // It has lost to our own call. Played back later it must not ring.
-            self.finished.insert(call, now);
+            self.calls.finish(call, now);
         }
         self.perform(outputs, now);
     }
 
     fn handle_offer_again(&mut self, call: CallId, contact: ContactId, text: &[u8], now: Instant) {
         let fresh = serde_json::from_slice::<Offer>(text).is_ok_and(|offer| offer.is_fresh(unix_now()));
-        match self.records.get_mut(&call) {
+        match self.calls.get_mut(call) {
             Some(record) if record.is_over() => {
                 // The caller has missed the end. A farewell always has room.
                 let _ = record.outbox.push(Item::Hangup);
@@ -199,7 +192,7 @@ impl Driver {
 
     fn handle_answer(&mut self, call: CallId, text: &[u8], now: Instant) {
         let Ok(answer) = serde_json::from_slice::<Answer>(text) else { return };
-        let Some(record) = self.records.get_mut(&call).filter(|record| !record.is_over()) else { return };
+        let Some(record) = self.calls.active_mut(call) else { return };
         if record.peer_key.is_some() {
             // The answer again: the first one stands.
             return;
@@ -215,7 +208,7 @@ impl Driver {
     }
 
     fn handle_candidates(&self, call: CallId, text: &[u8]) {
-        let over = self.records.get(&call).is_none_or(Record::is_over);
+        let over = self.calls.get(call).is_none_or(Record::is_over);
         if let (Ok(ice), false) = (serde_json::from_slice::<Ice>(text), over) {
             self.events.send(Event::Candidates { call, candidates: Redacted::new(ice.candidates) });
         }
@@ -232,13 +225,13 @@ impl Driver {
                 }
                 Output::SendReject(call) => self.queue(call, Item::Reject { busy: false }),
                 Output::SendHangup(call) => {
-                    if self.records.get(&call).is_some_and(Record::may_be_known) {
+                    if self.calls.get(call).is_some_and(Record::may_be_known) {
                         self.queue(call, Item::Hangup);
                     }
                 }
                 Output::SendBusy(call) => {
                     self.queue(call, Item::Reject { busy: true });
-                    if let Some(record) = self.records.get_mut(&call) {
+                    if let Some(record) = self.calls.get_mut(call) {
                         record.end(CallStatus::Ended(EndReason::Busy), now);
                     }
                 }
@@ -251,7 +244,7 @@ impl Driver {
     }
 
     fn queue(&mut self, call: CallId, item: Item) {
-        if let Some(record) = self.records.get_mut(&call)
+        if let Some(record) = self.calls.get_mut(call)
             && record.outbox.push(item).is_err()
         {
             tracing::debug!("too much is waiting to be sent in a call");
@@ -259,10 +252,10 @@ impl Driver {
     }
 
     fn ring(&self, call: CallId) {
-        let Some(record) = self.records.get(&call) else { return };
+        let Some(record) = self.calls.get(call) else { return };
         let Side::Callee { offer, .. } = &record.side else { return };
         // Without an app's handle nobody could take the call.
-        let Some(commands) = self.command_sender.upgrade() else { return };
+        let Some(commands) = self.commands.sender.upgrade() else { return };
         let (id, contact, status) = (record.call, record.contact.id(), record.status.subscribe());
         self.events.send(Event::IncomingCall {
             call: Call { id, contact, commands, status },
@@ -273,7 +266,7 @@ impl Driver {
     }
 
     fn report_answer(&self, call: CallId) {
-        let status = self.records.get(&call).map(|record| record.status.borrow().clone());
+        let status = self.calls.get(call).map(|record| record.status.borrow().clone());
         if let Some(CallStatus::Answered(answer)) = status {
             self.events.send(Event::CallAnswered { call, answer });
         }
@@ -281,44 +274,21 @@ impl Driver {
 
     /// On the callee's side the call is answered as soon as the app has accepted.
     fn report_own_answer(&self, call: CallId) {
-        if let Some(Record { side: Side::Callee { answer: Some(answer), .. }, status, .. }) = self.records.get(&call) {
+        if let Some(Record { side: Side::Callee { answer: Some(answer), .. }, status, .. }) = self.calls.get(call) {
             status.send_replace(CallStatus::Answered(answer.clone()));
         }
     }
 
     fn end(&mut self, call: CallId, reason: EndReason, now: Instant) {
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         record.outbox.keep_farewell();
         record.end(CallStatus::Ended(reason), now);
         self.events.send(Event::CallEnded { call, reason });
-        self.forget_if_done(call, now);
-    }
-
-    /// Forgets a call that is over and has nothing left to say, except that it was.
-    pub(super) fn forget_if_done(&mut self, call: CallId, now: Instant) {
-        if self.records.get(&call).is_some_and(|record| record.is_over() && record.outbox.is_empty()) {
-            self.records.remove(&call);
-            self.finished.insert(call, now);
-        }
+        self.calls.finish_if_done(call, now);
     }
 
     pub(super) async fn handle_record_time(&mut self, now: Instant) {
-        let mut recheck = Vec::new();
-        let mut forget = Vec::new();
-        for record in self.records.values() {
-            if record.forget_at.is_some_and(|at| at <= now) {
-                forget.push(record.call);
-            } else if let Side::Caller { recheck_at: Some(at), .. } = record.side
-                && at <= now
-            {
-                recheck.push(record.call);
-            }
-        }
-        for call in forget {
-            self.records.remove(&call);
-            self.finished.insert(call, now);
-        }
-        for call in recheck {
+        for call in self.calls.expire(now) {
             self.recheck(call, now).await;
         }
     }

@@ -12,14 +12,7 @@ use chappe_discovery::connection::ConnectionError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{
-    Driver,
-    leases::{Attachment, SlotId},
-    outbox::Item,
-    record::Side,
-    session::Session,
-    unix_now,
-};
+use super::{Driver, outbox::Item, record::Side, requests::Wanted, session::Session, unix_now};
 use crate::{
     call::Input,
     command::IceServersError,
@@ -28,8 +21,6 @@ use crate::{
     seal::CallId,
 };
 
-/// How long a node may take to answer. It asks three homes at once and gives up on them sooner.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a contact that is nowhere is looked for before the call is given up: a client whose node has died is back
 /// on another within a few seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,64 +29,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_RECHECK: Duration = Duration::from_millis(500);
 const RECHECK: Duration = Duration::from_secs(3);
 
-/// What a request waits for.
-pub(super) enum Wanted {
-    /// These inboxes, in the order of the message.
-    Attached(Vec<Requested>),
-    Detached,
-    /// Where the callee is, to go on with the first message of its outbox, or only to see whether it has moved.
-    Resolved {
-        call: CallId,
-        address: Address,
-        recheck: bool,
-    },
-    Delivered {
-        call: CallId,
-        kind: RelayKind,
-        recipient: [u8; 32],
-    },
-    IceServers(oneshot::Sender<Result<Vec<IceServer>, IceServersError>>),
-}
-
-/// An inbox of an `attach`.
-pub(super) struct Requested {
-    pub(super) slot: SlotId,
-    pub(super) is_renewal: bool,
-}
-
-impl From<&Attachment> for Requested {
-    fn from(attachment: &Attachment) -> Self {
-        Self { slot: attachment.slot, is_renewal: attachment.is_renewal }
-    }
-}
-
-/// A request that is not answered so far.
-pub(super) struct Pending {
-    session: u64,
-    pub(super) until: Instant,
-    wanted: Wanted,
-}
-
 impl Driver {
     /// Sends what is due, as far as there is a session.
     pub(super) async fn pump(&mut self) {
         loop {
             let now = Instant::now();
-            let Some(session) = self.sessions.iter().find(|session| session.is_ready()) else { return };
-            let serial = session.serial;
-            let due = self.records.values().find_map(|record| Some((record.call, record.outbox.due(now)?.clone())));
-            let Some((call, item)) = due else { return };
+            let Some(serial) = self.sessions.ready().map(|session| session.serial) else { return };
+            let Some((call, item)) = self.calls.next_due(now) else { return };
             self.attempt(serial, call, &item, now).await;
         }
     }
 
     async fn attempt(&mut self, serial: u64, call: CallId, item: &Item, now: Instant) {
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         let unix = unix_now();
         let address = record.pairing.peer_address(unix);
-        let node = self.sessions.iter().find(|session| session.serial == serial).map(Session::node);
+        let node = self.sessions.get(serial).map(Session::node);
         let Some(recipient) = record.recipient(item) else {
-            let id = self.next_id();
+            let id = self.requests.next_id();
             self.begin(call, id);
             let wanted = Wanted::Resolved { call, address, recheck: false };
             if let Some(node) = node {
@@ -106,9 +57,9 @@ impl Driver {
             return;
         };
         let nodes = if matches!(item, Item::Offer | Item::Answer) { self.passed_on() } else { Vec::new() };
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         let sealed = record.seal(item, &recipient, self.profile.identity(), &nodes, unix);
-        let id = self.next_id();
+        let id = self.requests.next_id();
         self.begin(call, id);
         let Ok(payload) = sealed else {
             tracing::debug!(kind = item.kind().as_str(), "a message can't be sealed and is dropped");
@@ -125,14 +76,9 @@ impl Driver {
     }
 
     fn begin(&mut self, call: CallId, id: u64) {
-        if let Some(record) = self.records.get_mut(&call) {
+        if let Some(record) = self.calls.get_mut(call) {
             record.outbox.begin(id);
         }
-    }
-
-    fn next_id(&mut self) -> u64 {
-        self.next_request += 1;
-        self.next_request
     }
 
     /// Makes a request of its own id.
@@ -142,19 +88,19 @@ impl Driver {
         wanted: Wanted,
         request: impl FnOnce(String) -> ToNode<'a>,
     ) {
-        let id = self.next_id();
+        let id = self.requests.next_id();
         self.send_request(serial, id, wanted, &request(text_of(id))).await;
     }
 
     async fn send_request(&mut self, serial: u64, id: u64, wanted: Wanted, message: &impl serde::Serialize) {
-        self.requests.insert(id, Pending { session: serial, until: Instant::now() + REQUEST_TIMEOUT, wanted });
+        self.requests.insert(id, serial, wanted, Instant::now());
         self.say(serial, message).await;
     }
 
     /// Sends a message; a session that doesn't take it is lost, and its requests with it.
     pub(super) async fn say(&mut self, serial: u64, message: &impl serde::Serialize) {
         let text = serde_json::to_string(message).expect("strings and numbers are JSON");
-        let sent = match self.sessions.iter_mut().find(|session| session.serial == serial) {
+        let sent = match self.sessions.get_mut(serial) {
             Some(session) => session.connection.send(text).await,
             None => Err(ConnectionError::Broken),
         };
@@ -170,7 +116,7 @@ impl Driver {
             Err(error) => return self.lose(serial, error.into()),
         };
         let now = Instant::now();
-        if let Some(session) = self.sessions.iter_mut().find(|session| session.serial == serial) {
+        if let Some(session) = self.sessions.get_mut(serial) {
             session.heard(now);
         }
         let Ok(reply) = serde_json::from_str::<Reply>(&text) else {
@@ -211,9 +157,7 @@ impl Driver {
 
     /// What the request of this id was for, if it is one of this session's.
     fn answered(&mut self, serial: u64, id: &str) -> Option<Wanted> {
-        let id = id.parse().ok()?;
-        self.requests.get(&id).filter(|pending| pending.session == serial)?;
-        self.requests.remove(&id).map(|pending| pending.wanted)
+        self.requests.take(serial, id.parse().ok()?)
     }
 
     async fn handle_resolved(&mut self, serial: u64, id: &str, lease: &str, now: Instant) {
@@ -224,7 +168,7 @@ impl Driver {
             let wanted = Wanted::Resolved { call, address, recheck };
             return self.handle_failed(serial, id, wanted, Some(ErrorCode::PeerOffline), now).await;
         };
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         let peer_node = found.node;
         record.look_up = false;
         if let Side::Caller { lease, offered_to, .. } = &mut record.side {
@@ -241,7 +185,7 @@ impl Driver {
         if !recheck {
             record.outbox.proceed(id);
         }
-        if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
+        if let Some(session) = self.sessions.get(serial) {
             self.step(Some(call), session.node(), StepKind::Resolved { peer_node });
         }
     }
@@ -249,10 +193,10 @@ impl Driver {
     fn handle_delivered(&mut self, serial: u64, id: &str, now: Instant) {
         let (Some(wanted), Ok(id)) = (self.answered(serial, id), id.parse()) else { return };
         let Wanted::Delivered { call, kind, recipient } = wanted else { return };
-        if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
+        if let Some(session) = self.sessions.get(serial) {
             self.step(Some(call), session.node(), StepKind::Delivered(kind));
         }
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         let delivered = record.outbox.delivered(id);
         if let (Some(Item::Offer), Side::Caller { offered_to, recheck_at, .. }) = (delivered, &mut record.side) {
             let first = offered_to.replace(recipient).is_none();
@@ -261,7 +205,7 @@ impl Driver {
                 self.events.send(Event::Ringing { call });
             }
         }
-        self.forget_if_done(call, now);
+        self.calls.finish_if_done(call, now);
     }
 
     pub(super) async fn handle_failed(
@@ -298,7 +242,7 @@ impl Driver {
         if matches!(code, Some(ErrorCode::TooLarge | ErrorCode::BadMessage | ErrorCode::UnknownType)) {
             return self.give_up(call, id, now);
         }
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         record.forget_place();
         let Some(item) = record.outbox.failed(id, now) else { return };
         let kind = sent.unwrap_or_else(|| item.kind());
@@ -309,7 +253,7 @@ impl Driver {
             record.pairing = contact.pairing_after(record.pairing.id()).clone();
         }
         let out_of_patience = now.saturating_duration_since(record.placed_at) >= PATIENCE;
-        if let Some(session) = self.sessions.iter().find(|session| session.serial == serial) {
+        if let Some(session) = self.sessions.get(serial) {
             self.step(Some(call), session.node(), StepKind::Failed(kind, code));
         }
         if offer && never_reached {
@@ -322,50 +266,44 @@ impl Driver {
 
     /// The message of this request will never arrive.
     fn give_up(&mut self, call: CallId, id: u64, now: Instant) {
-        let dropped = self.records.get_mut(&call).and_then(|record| record.outbox.drop_first(id));
+        let dropped = self.calls.get_mut(call).and_then(|record| record.outbox.drop_first(id));
         match dropped {
             Some(Item::Offer) => self.input(call, Input::Undeliverable, now),
             // Without an answer there is no call.
             Some(Item::Answer) => self.input(call, Input::Hangup, now),
             _ => {}
         }
-        self.forget_if_done(call, now);
+        self.calls.finish_if_done(call, now);
     }
 
     pub(super) async fn expire_requests(&mut self, now: Instant) {
-        let expired: Vec<_> =
-            self.requests.iter().filter(|(_, pending)| pending.until <= now).map(|(id, _)| *id).collect();
-        for id in expired {
-            if let Some(pending) = self.requests.remove(&id) {
-                self.handle_failed(pending.session, id, pending.wanted, None, now).await;
-            }
+        while let Some((id, pending)) = self.requests.take_expired(now) {
+            self.handle_failed(pending.session, id, pending.wanted, None, now).await;
         }
     }
 
-    /// A session is over, and no answer will come on it: what it carried waits for the next one.
+    /// A session is over, and no response will come on it. Its messages are sent again on the next session.
     pub(super) fn fail_requests_of(&mut self, serial: u64) {
-        let lost: Vec<_> =
-            self.requests.iter().filter(|(_, pending)| pending.session == serial).map(|(id, _)| *id).collect();
-        for id in lost {
-            match self.requests.remove(&id).map(|pending| pending.wanted) {
-                Some(Wanted::Resolved { call, .. } | Wanted::Delivered { call, .. }) => {
-                    if let Some(record) = self.records.get_mut(&call)
+        for (id, wanted) in self.requests.take_session(serial) {
+            match wanted {
+                Wanted::Resolved { call, .. } | Wanted::Delivered { call, .. } => {
+                    if let Some(record) = self.calls.get_mut(call)
                         && record.outbox.proceed(id).is_some()
                     {
                         record.forget_place();
                     }
                 }
-                Some(Wanted::IceServers(reply)) => {
+                Wanted::IceServers(reply) => {
                     // An app that has stopped waiting loses nothing.
                     let _ = reply.send(Err(IceServersError::NotConnected));
                 }
-                _ => {}
+                Wanted::Attached(_) | Wanted::Detached => {}
             }
         }
     }
 
     pub(super) async fn ask_ice_servers(&mut self, reply: oneshot::Sender<Result<Vec<IceServer>, IceServersError>>) {
-        let ready = self.sessions.iter().find(|session| session.is_ready()).map(|session| session.serial);
+        let ready = self.sessions.ready().map(|session| session.serial);
         match ready {
             Some(serial) => {
                 self.request(serial, Wanted::IceServers(reply), |id| ToNode::GetIceServers { id }).await;
@@ -377,13 +315,13 @@ impl Driver {
 
     /// Looks up whether the callee of a ringing call has moved.
     pub(super) async fn recheck(&mut self, call: CallId, now: Instant) {
-        let Some(record) = self.records.get_mut(&call) else { return };
+        let Some(record) = self.calls.get_mut(call) else { return };
         let address = record.pairing.peer_address(unix_now());
         let pause = now.saturating_duration_since(record.placed_at).clamp(FIRST_RECHECK, RECHECK);
         if let Side::Caller { recheck_at, .. } = &mut record.side {
             *recheck_at = Some(now + pause);
         }
-        if let Some(serial) = self.sessions.iter().find(|session| session.is_ready()).map(|session| session.serial) {
+        if let Some(serial) = self.sessions.ready().map(|session| session.serial) {
             let wanted = Wanted::Resolved { call, address, recheck: true };
             self.request(serial, wanted, |id| ToNode::Resolve { id, address: address.to_base64url() }).await;
         }

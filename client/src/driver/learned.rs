@@ -3,7 +3,7 @@
 
 use chappe_common::place::NodePlace;
 
-use super::{Driver, session::Session};
+use super::Driver;
 use crate::{
     contact::{ContactId, PairingId},
     referral,
@@ -12,24 +12,24 @@ use crate::{
 impl Driver {
     /// The nodes that go along with an offer or an answer: the one in use, and others that this side remembers.
     pub(super) fn passed_on(&self) -> Vec<String> {
-        let here = self.sessions.iter().find(|session| session.is_ready());
-        let here = here.map(|session: &Session| (session.node(), session.connection.url().to_owned()));
+        let here = self.sessions.ready().map(|session| (session.node(), session.connection.url().to_owned()));
         let others = self
-            .discovery
+            .search
+            .discovery()
             .remembered()
             .into_iter()
             .filter(|(node, _)| here.as_ref().is_none_or(|(here, _)| here != node));
         let places = here.clone().into_iter().chain(others).filter_map(|(node, url)| NodePlace::new(node, &url).ok());
         let texts: Vec<_> = places.map(|place| referral::to_text(&place)).collect();
-        referral::read(&texts, self.private).iter().map(referral::to_text).collect()
+        referral::read(&texts, self.search.accepts_private()).iter().map(referral::to_text).collect()
     }
 
     /// A contact has passed these on.
     pub(super) fn note_referral(&mut self, contact: ContactId, nodes: &[String]) {
-        let nodes = referral::read(nodes, self.private);
+        let nodes = referral::read(nodes, self.search.accepts_private());
         let known = self.profile.contact(contact).is_some_and(|contact| contact.nodes() == nodes);
         if !nodes.is_empty() && !known {
-            self.referred = Some((contact, nodes));
+            self.pending_writes.referral = Some((contact, nodes));
         }
     }
 
@@ -37,13 +37,13 @@ impl Driver {
     pub(super) fn note_confirmation(&mut self, contact: ContactId, pairing: PairingId) {
         let known = self.profile.contact(contact);
         if known.is_some_and(|known| known.would_confirm(pairing)) {
-            self.confirmed = Some((contact, pairing));
+            self.pending_writes.confirmation = Some((contact, pairing));
         }
     }
 
     /// Writes down that a contact has stored a pairing, and forgets the ones before it.
     pub(super) async fn store_confirmation(&mut self) {
-        let Some((contact, pairing)) = self.confirmed.take() else { return };
+        let Some((contact, pairing)) = self.pending_writes.confirmation.take() else { return };
         // A disk that says no keeps both pairings in use; the contact's next message confirms it again.
         if let Err(error) = self.change_profile(move |profile| profile.confirm(contact, pairing)).await {
             tracing::debug!(%error, "a pairing that its contact has confirmed is not stored");
@@ -53,11 +53,11 @@ impl Driver {
 
     /// Writes down what a contact has passed on.
     pub(super) async fn store_referral(&mut self) {
-        let Some((contact, nodes)) = self.referred.take() else { return };
+        let Some((contact, nodes)) = self.pending_writes.referral.take() else { return };
         // A disk that says no costs the referral, and not the call.
         if let Err(error) = self.change_profile(move |profile| profile.refer(contact, nodes)).await {
             tracing::debug!(%error, "nodes that a contact passed on are not kept");
         }
-        self.discovery.referrals().set(self.profile.referrals());
+        self.search.discovery().referrals().set(self.profile.referrals());
     }
 }

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chappe_common::{keys::NodeId, time::UnixTime};
-use chappe_discovery::{Connection, connection::ConnectionError};
-use futures_util::{FutureExt as _, future};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use chappe_discovery::Connection;
 
 use super::{leases::Leases, refusals::Refusals};
 
@@ -118,16 +116,4 @@ impl Session {
             _ => None,
         }
     }
-}
-
-/// The next text of any session, and which session it is of. Never, where there is none.
-pub(crate) async fn next_text(sessions: &mut [Session]) -> (u64, Result<Utf8Bytes, ConnectionError>) {
-    if sessions.is_empty() {
-        return future::pending().await;
-    }
-    let texts = sessions.iter_mut().map(|session| {
-        let serial = session.serial;
-        async move { (serial, session.connection.next().await) }.boxed()
-    });
-    future::select_all(texts).await.0
 }
