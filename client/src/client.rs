@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -150,6 +153,7 @@ impl ClientBuilder {
                 discovery,
                 identity,
                 name,
+                pairings: AtomicU64::new(0),
                 cancel,
                 tasks: Mutex::new(tasks),
             }),
@@ -180,6 +184,8 @@ struct Inner {
     discovery: Discovery,
     identity: SealingKey,
     name: String,
+    /// How many pairings have started: numbers their spans.
+    pairings: AtomicU64,
     cancel: CancellationToken,
     /// Dropped with the last handle, which ends the task.
     tasks: Mutex<JoinSet<()>>,
@@ -292,6 +298,11 @@ impl Client {
             // What hasn't ended by then is aborted with the set.
             let _ = timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
         }
+    }
+
+    /// The span of a new pairing. Its number says nothing about the code or the other side.
+    pub(crate) fn pairing_span(&self) -> tracing::Span {
+        tracing::debug_span!("pairing", number = self.inner.pairings.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) fn discovery(&self) -> &Discovery {

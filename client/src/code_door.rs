@@ -21,6 +21,7 @@ use rand::Rng as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
 
 use crate::{
     client::{Client, ContactsError},
@@ -103,6 +104,7 @@ pub struct ShownCode {
     registration: Registration,
     connection: Connection,
     until: Instant,
+    span: Span,
 }
 
 impl std::fmt::Debug for ShownCode {
@@ -128,13 +130,18 @@ impl Client {
         self.show(Phrase::generate_for_link(&mut rand::rng())).await
     }
 
-    async fn show(&self, mut phrase: Phrase) -> Result<ShownCode, PairError> {
+    async fn show(&self, phrase: Phrase) -> Result<ShownCode, PairError> {
+        let span = self.pairing_span();
+        self.register_code(phrase, span.clone()).instrument(span).await
+    }
+
+    async fn register_code(&self, mut phrase: Phrase, span: Span) -> Result<ShownCode, PairError> {
         let mut registration = Registration::new();
         let mut connection = self.pairing_connection().await?;
         for _ in 0..MAX_COLLISIONS {
             if registration.register(&mut connection, phrase.locator()).await? {
                 let until = Instant::now() + CODE_LIFETIME;
-                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, until });
+                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, until, span });
             }
             phrase = phrase.relocated(&mut rand::rng());
         }
@@ -152,6 +159,10 @@ impl Client {
     /// # Errors
     /// Says what went wrong; after a wrong guess the code is used up.
     pub async fn pair(&self, code: &Phrase) -> Result<Paired, PairError> {
+        self.pair_by(code).instrument(self.pairing_span()).await
+    }
+
+    async fn pair_by(&self, code: &Phrase) -> Result<Paired, PairError> {
         let mut registration = Registration::new();
         let mut connection = self.pairing_connection().await?;
         let mut own = PairingCode::from_random(rand::rng().next_u32());
@@ -252,7 +263,12 @@ impl ShownCode {
     ///
     /// # Errors
     /// Says what went wrong; the code is used up in any case.
-    pub async fn paired(mut self) -> Result<Paired, PairError> {
+    pub async fn paired(self) -> Result<Paired, PairError> {
+        let span = self.span.clone();
+        self.wait().instrument(span).await
+    }
+
+    async fn wait(mut self) -> Result<Paired, PairError> {
         let (from, payload) = self.requested().await?;
         let Self { client, phrase, mut connection, .. } = self;
         let paired = respond(&mut connection, phrase, &client, from, payload).await?;
@@ -294,7 +310,7 @@ impl ShownCode {
                 self.connection = connection;
                 return Ok(());
             }
-            tracing::debug!("a shown code is not registered again so far");
+            tracing::debug!(pause = ?pause, "cannot register the code again yet");
             timeout_at(self.until, tokio::time::sleep(pause)).await.map_err(|_| PairError::TimedOut)?;
             pause = (pause * 2).min(LONGEST_REGISTER_AGAIN);
         }

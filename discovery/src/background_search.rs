@@ -3,6 +3,7 @@
 use chappe_common::keys::NodeId;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 use crate::{
     dial::dial,
@@ -42,7 +43,12 @@ impl BackgroundSearch {
     /// Waits for the sources that were queried, and dials other nodes until one of them confirms the choice. Queries
     /// the remaining sources if no recent list is known, or if no other node could confirm. Ends at most
     /// [`CONFIRM_TIMEOUT`] after the start of the search.
-    pub async fn finish(mut self) -> SearchSummary {
+    pub async fn finish(self) -> SearchSummary {
+        let span = self.search.span.clone();
+        self.run().instrument(span).await
+    }
+
+    async fn run(mut self) -> SearchSummary {
         let deadline = self.search.began + CONFIRM_TIMEOUT;
         let context = self.search.context.clone();
         let url = self.first.url.clone();

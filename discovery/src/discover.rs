@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use chappe_common::{federation::FederationId, keys::NodeId};
 use futures_util::StreamExt as _;
 use rand::seq::SliceRandom as _;
+use tracing::Instrument as _;
 
 use crate::{
     background_search::BackgroundSearch,
@@ -75,7 +76,8 @@ impl Discovery {
     /// As [`Discovery::connect`], but also returns the report and the rest of the search.
     pub async fn search(&self, avoid: &[NodeId]) -> SearchOutcome {
         let mut search = self.start(avoid);
-        let connection = search.run().await;
+        let span = search.span.clone();
+        let connection = search.run().instrument(span).await;
         let report = search.report.clone();
         let found = match connection {
             Some((connection, candidate)) => {
@@ -97,9 +99,13 @@ impl Discovery {
         for index in 0..search.sources.len() {
             search.query_source(index);
         }
-        while let Some(step) = search.steps.next().await {
-            search.handle_step(step).await;
-        }
+        let span = search.span.clone();
+        let finish = async {
+            while let Some(step) = search.steps.next().await {
+                search.handle_step(step).await;
+            }
+        };
+        finish.instrument(span).await;
         search.context.cache.flush().await;
         search.report.sources
     }

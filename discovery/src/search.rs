@@ -1,6 +1,14 @@
 //! One search: the driver of the race, with sockets and a clock.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use chappe_common::{
     keys::{NodeId, PublicKey},
@@ -42,6 +50,8 @@ pub(crate) struct SearchContext {
     pub(crate) roots: Vec<PublicKey>,
     pub(crate) wss_only: bool,
     pub(crate) clock: Clock,
+    /// How many searches have started: numbers their spans.
+    pub(crate) searches: Arc<AtomicU64>,
 }
 
 /// The result of one of a search's futures.
@@ -53,6 +63,8 @@ pub(crate) enum Step {
 
 /// A running search.
 pub(crate) struct Search {
+    /// The span in which every part of the search runs, the background phase included.
+    pub(crate) span: tracing::Span,
     pub(crate) context: SearchContext,
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) race: Race,
@@ -84,7 +96,9 @@ impl Search {
             answered_at: None,
             outcome: SourceOutcome::NotAsked,
         });
+        let number = context.searches.fetch_add(1, Ordering::Relaxed);
         Self {
+            span: tracing::debug_span!("search", number),
             report: Report { sources: reports.collect(), ..Report::default() },
             context,
             sources,

@@ -220,7 +220,7 @@ impl Driver {
     pub(super) fn lose(&mut self, serial: u64, reason: DisconnectReason) {
         let Some(session) = self.sessions.remove(serial) else { return };
         let node = session.node();
-        tracing::debug!(node = %node.short(), %reason, "a session is over");
+        tracing::debug!(node = %node.short(), %reason, "session ended");
         let attaching = matches!(session.stage, Stage::Attaching { .. });
         let told = match session.stage {
             Stage::Ready => Some(reason),

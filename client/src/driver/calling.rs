@@ -94,7 +94,7 @@ impl Driver {
         let Some(contact) = self.profile.contact(contact).cloned() else { return };
         let Some(pairing) = contact.pairings().iter().find(|known| known.id() == pairing).cloned() else { return };
         let Ok(envelope) = Envelope::parse(&message.payload) else {
-            tracing::debug!(kind = kind.as_str(), "a payload is no envelope");
+            tracing::debug!(kind = kind.as_str(), "dropped a payload: not an envelope");
             return;
         };
         let node = session.node();
@@ -107,7 +107,7 @@ impl Driver {
         let Some(record) = known.filter(is_its) else { return };
         let keys = self.sessions.iter().flat_map(|session| session.leases.keys(inbox));
         let Some(text) = record.open(&envelope, kind, keys) else {
-            tracing::debug!(kind = kind.as_str(), "a payload does not open, or came before");
+            tracing::debug!(%call, kind = kind.as_str(), "dropped a message: it cannot be opened or is a duplicate");
             return;
         };
         let caller = record.is_caller();
@@ -140,18 +140,18 @@ impl Driver {
         let open = |key| Some((open_offer(envelope, &contact, &pairing, key)?, SealingKey::clone(key)));
         let opened = session.leases.keys(inbox).find_map(open);
         let Some((offer, key)) = opened else {
-            tracing::debug!("an offer does not open");
+            tracing::debug!(%call, "dropped an offer: it cannot be opened");
             return;
         };
         let node = session.node();
         self.note_confirmation(contact.id(), pairing.id());
         // Only now: who is not a contact must not learn from our silence, nor fill any table.
         if !offer.is_fresh(unix_now()) || self.calls.is_finished(call) || self.calls.is_full() {
-            tracing::debug!("an offer is old, or of a call that is over");
+            tracing::debug!(%call, "dropped an offer: it is old, its call is over, or there are too many calls");
             return;
         }
         if self.calls.is_full_for(contact.id()) {
-            tracing::debug!("a contact has too many calls that are just over");
+            tracing::debug!(%call, "dropped an offer: too many calls of this contact");
             return;
         }
         self.step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
@@ -247,7 +247,7 @@ impl Driver {
         if let Some(record) = self.calls.get_mut(call)
             && record.outbox.push(item).is_err()
         {
-            tracing::debug!("too much is waiting to be sent in a call");
+            tracing::debug!(%call, "dropped a message: the outbox is full");
         }
     }
 

@@ -62,7 +62,7 @@ impl Driver {
         let id = self.requests.next_id();
         self.begin(call, id);
         let Ok(payload) = sealed else {
-            tracing::debug!(kind = item.kind().as_str(), "a message can't be sealed and is dropped");
+            tracing::debug!(%call, kind = item.kind().as_str(), "dropped a message: it cannot be sealed");
             self.give_up(call, id, now);
             return;
         };
@@ -120,7 +120,7 @@ impl Driver {
             session.heard(now);
         }
         let Ok(reply) = serde_json::from_str::<Reply>(&text) else {
-            tracing::debug!("a message of the node is not understood");
+            tracing::debug!("dropped a message of the node: unknown form");
             return;
         };
         match reply {

@@ -46,7 +46,7 @@ impl Driver {
         let Some((contact, pairing)) = self.pending_writes.confirmation.take() else { return };
         // A disk that says no keeps both pairings in use; the contact's next message confirms it again.
         if let Err(error) = self.change_profile(move |profile| profile.confirm(contact, pairing)).await {
-            tracing::debug!(%error, "a pairing that its contact has confirmed is not stored");
+            tracing::debug!(%error, "cannot store the confirmation of a pairing");
         }
         self.attach_everywhere().await;
     }
@@ -56,7 +56,7 @@ impl Driver {
         let Some((contact, nodes)) = self.pending_writes.referral.take() else { return };
         // A disk that says no costs the referral, and not the call.
         if let Err(error) = self.change_profile(move |profile| profile.refer(contact, nodes)).await {
-            tracing::debug!(%error, "nodes that a contact passed on are not kept");
+            tracing::debug!(%error, "cannot store the nodes that a contact sent");
         }
         self.search.discovery().referrals().set(self.profile.referrals());
     }

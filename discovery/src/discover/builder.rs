@@ -231,7 +231,8 @@ impl DiscoveryBuilder {
             }
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
-        let context = SearchContext { cache, net, roots: self.roots, wss_only: self.wss_only, clock };
+        let (roots, wss_only, searches) = (self.roots, self.wss_only, Arc::default());
+        let context = SearchContext { cache, net, roots, wss_only, clock, searches };
         Ok(Discovery { sources, referrals, context })
     }
 }
