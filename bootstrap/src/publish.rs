@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chappe_common::{
     directory::{Delegation, DirectoryBundle},
+    endpoint::NodeEndpoint,
     keys::SecretKey,
-    place::NodePlace,
     record::SignedRecord,
     revocation::{self, Revocations},
     shard::{Issue, ShardBundle},
@@ -42,7 +42,7 @@ pub struct Publication {
     seq: u64,
     expires_at: UnixTime,
     nodes: usize,
-    without_place: usize,
+    without_endpoint: usize,
     shards: Vec<String>,
     revocations: Vec<String>,
     mirror: Bytes,
@@ -94,8 +94,8 @@ impl Publication {
             directory.nodes.iter().filter_map(|bytes| Signed::decode(bytes.clone()).ok()).collect();
         let pools = PoolKey::derive(&key);
         let picked = pools.select_up_to(&all, PARTS, Slot::containing(issued_at), MAX_PUBLISHED);
-        let places: Vec<_> = picked.iter().filter_map(|record| place(record)).collect();
-        let shards = ShardBundle::sign_all(&delegation, &places, Issue { seq, issued_at, expires_at }, &key)?;
+        let endpoints: Vec<_> = picked.iter().filter_map(|record| endpoint_of(record)).collect();
+        let shards = ShardBundle::sign_all(&delegation, &endpoints, Issue { seq, issued_at, expires_at }, &key)?;
         let online = Arc::new(OnlineKey { key, delegation });
         let mirror = if picked.len() == all.len() {
             bundle.encode().into()
@@ -107,7 +107,7 @@ impl Publication {
             seq,
             expires_at: counts_until,
             nodes: picked.len(),
-            without_place: picked.len() - places.len(),
+            without_endpoint: picked.len() - endpoints.len(),
             shards: shards.iter().map(ShardBundle::to_text).collect(),
             revocations: Vec::new(),
             mirror,
@@ -136,14 +136,14 @@ impl Publication {
         self.nodes
     }
 
-    /// Number of nodes in DNS: all but those [without a place](Self::without_place).
-    pub const fn places(&self) -> usize {
-        self.nodes - self.without_place
+    /// Number of nodes in DNS: all but those [without an endpoint](Self::without_endpoint).
+    pub const fn endpoints(&self) -> usize {
+        self.nodes - self.without_endpoint
     }
 
     /// Number of nodes without a URL that fits into DNS.
-    pub const fn without_place(&self) -> usize {
-        self.without_place
+    pub const fn without_endpoint(&self) -> usize {
+        self.without_endpoint
     }
 
     /// The contents of the TXT records: shards, then revocations. There is at least one.
@@ -151,7 +151,7 @@ impl Publication {
     /// # Errors
     /// No node fits into DNS.
     pub fn texts(&self) -> Result<Vec<String>, PublishError> {
-        if self.places() == 0 {
+        if self.endpoints() == 0 {
             return Err(PublishError::NoPlace);
         }
         Ok(self.shards.iter().chain(&self.revocations).cloned().collect())
@@ -164,9 +164,9 @@ impl Publication {
 }
 
 /// The node's first URL that has a compact form, preferably one with TLS.
-fn place(record: &SignedRecord) -> Option<NodePlace> {
-    let places = || record.client_urls.iter().filter_map(|url| NodePlace::new(record.node, url).ok());
-    places().find(|place| place.url().starts_with("wss://")).or_else(|| places().next())
+fn endpoint_of(record: &SignedRecord) -> Option<NodeEndpoint> {
+    let endpoints = || record.client_urls.iter().filter_map(|url| NodeEndpoint::new(record.node, url).ok());
+    endpoints().find(|endpoint| endpoint.url().starts_with("wss://")).or_else(|| endpoints().next())
 }
 
 #[cfg(test)]

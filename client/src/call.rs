@@ -271,7 +271,7 @@ impl Calls {
     fn offered(&mut self, call: CallId, contact: ContactId, now: Instant) -> Vec<Output> {
         let incoming = Active { call, contact, phase: Phase::Incoming { until: now + RINGING } };
         match self.active {
-            None if !self.rings.ring(contact, now) => vec![Output::SendBusy(call)],
+            None if !self.rings.try_ring(contact, now) => vec![Output::SendBusy(call)],
             None => {
                 self.active = Some(incoming);
                 vec![Output::Ring(call)]

@@ -7,9 +7,9 @@ use std::{fmt, time::Duration};
 
 use chappe_common::{
     blinding::{BlindedKey, BlindingFactor},
+    endpoint::NodeEndpoint,
     keys::{PublicKey, SecretKey, Signer as _},
     lease::{AccessToken, Address, Inbox},
-    place::NodePlace,
     redacted::Redacted,
     time::UnixTime,
 };
@@ -277,7 +277,7 @@ pub struct Contact {
     /// Whether the contact is known to have the pairing in use.
     is_proved: bool,
     blocked: bool,
-    nodes: Vec<NodePlace>,
+    nodes: Vec<NodeEndpoint>,
 }
 
 impl Contact {
@@ -322,7 +322,7 @@ impl Contact {
 
     /// The same contact with the nodes that it has passed on last.
     #[must_use]
-    pub fn with_nodes(mut self, nodes: Vec<NodePlace>) -> Self {
+    pub fn with_nodes(mut self, nodes: Vec<NodeEndpoint>) -> Self {
         self.nodes = nodes;
         self
     }
@@ -340,7 +340,7 @@ impl Contact {
     }
 
     /// Nodes that the contact uses, as it said in the last call; three at most.
-    pub fn nodes(&self) -> &[NodePlace] {
+    pub fn nodes(&self) -> &[NodeEndpoint] {
         &self.nodes
     }
 

@@ -1,19 +1,19 @@
-//! The client's task: keeps a session with a node, and carries out what the app and the other sides ask.
+//! The client's task: keeps a session with a node, and carries out the app's commands and the peers' messages.
 //!
 //! The driver owns the parts and connects them: `search` finds nodes, `sessions` and `requests` hold the connections and
 //! what is pending on them, `call_records` the calls, `pending_writes` what the profile has to store. The driver's own
-//! steps are in `attaching`, `delivery`, `calling` and `learned`.
+//! steps are in `attaching`, `delivery`, `calling` and `learning`.
 
 mod attaching;
+mod call_record;
 mod call_records;
 mod calling;
 mod delivery;
-mod finished;
-mod learned;
+mod finished_calls;
+mod learning;
 pub(crate) mod leases;
 mod outbox;
 mod pending_writes;
-mod record;
 mod refusals;
 mod requests;
 mod search;
@@ -42,21 +42,20 @@ use crate::{
     seal::CallId,
 };
 
-/// How long a farewell may take when the client stops.
-const FAREWELL: Duration = Duration::from_secs(2);
-/// How long the inboxes of a new contact wait at most, at random, before they are attached: a node that took part in the
-/// pairing must not see them come in the same moment. A call to the contact doesn't wait.
-const HOLD_BACK: Duration = Duration::from_secs(3);
-/// The longest that the loop sleeps: nothing of its own is due that late.
+/// How long the client may take to end its calls when it stops.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest random delay before the inboxes of a new contact are attached. A node that took part in the pairing
+/// must not see them appear at the same moment. A call to the contact skips the delay.
+const MAX_ATTACH_DELAY: Duration = Duration::from_secs(3);
+/// The longest sleep of the loop when no deadline is set.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Whether there is a session.
 #[derive(Clone, Debug)]
 pub(crate) enum ConnectionState {
     Searching,
     Connected(NodeId),
     Failed(DiscoverError),
-    /// A node was found, and did not attach the inboxes.
+    /// Nodes were found, but several in a row did not attach the inboxes.
     NotAttached,
 }
 
@@ -100,7 +99,7 @@ impl Driver {
         }
     }
 
-    /// Runs until it is cancelled; then ends the call, says goodbye and returns.
+    /// Runs until `cancel` fires. Then ends the calls within [`END_TIMEOUT`] and closes the sessions.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         self.start_search();
         loop {
@@ -127,7 +126,7 @@ impl Driver {
         let outputs = self.calls.shutdown(Instant::now());
         self.perform(outputs, Instant::now());
         self.search.stop();
-        let farewell = async {
+        let end_calls = async {
             while self.sessions.ready().is_some() && self.calls.has_unsent() {
                 self.pump().await;
                 tokio::select! {
@@ -138,7 +137,7 @@ impl Driver {
             }
         };
         // A peer that is not told in time notices by its own timeout.
-        let _ = timeout(FAREWELL, farewell).await;
+        let _ = timeout(END_TIMEOUT, end_calls).await;
         self.sessions.close().await;
     }
 
@@ -162,21 +161,21 @@ impl Driver {
 
     async fn handle_command(&mut self, command: Command) {
         let now = Instant::now();
-        // An app that has stopped waiting for an answer loses nothing.
+        // Send errors are ignored: the app no longer waits.
         match command {
             Command::Place { contact, offer, reply } => {
-                let _ = reply.send(self.place(contact, offer, now));
+                let _ = reply.send(self.place_call(contact, offer, now));
             }
             Command::Act { call, action, reply } => {
-                let _ = reply.send(self.act(call, action, now));
+                let _ = reply.send(self.handle_call_action(call, action, now));
             }
             Command::AddContact { contact, stored, reply } => {
                 let pairing = contact.pairing().id();
                 let added = self.change_profile(move |profile| profile.add_contact(contact, stored)).await;
                 let _ = reply.send(added);
-                let until = now + HOLD_BACK.mul_f64(rand::rng().random_range(0.0..1.0));
+                let until = now + MAX_ATTACH_DELAY.mul_f64(rand::rng().random_range(0.0..1.0));
                 for session in self.sessions.iter_mut() {
-                    session.leases.hold_back(pairing, until);
+                    session.leases.delay(pairing, until);
                 }
                 self.attach_everywhere().await;
             }
@@ -198,11 +197,11 @@ impl Driver {
             Command::Contacts { reply } => {
                 let _ = reply.send(self.profile.contacts().to_vec());
             }
-            Command::IceServers { reply } => self.ask_ice_servers(reply).await,
+            Command::IceServers { reply } => self.request_ice_servers(reply).await,
         }
     }
 
-    /// Changes the profile away from the loop's thread, since it writes to the disk.
+    /// Changes a copy of the profile on a blocking thread, because it writes to the disk.
     async fn change_profile<T: Send + 'static>(
         &mut self,
         change: impl FnOnce(&mut Profile) -> Result<T, ProfileError> + Send + 'static,
@@ -214,7 +213,7 @@ impl Driver {
         Ok(result)
     }
 
-    fn step(&self, call: Option<CallId>, node: NodeId, kind: StepKind) {
+    fn report_step(&self, call: Option<CallId>, node: NodeId, kind: StepKind) {
         self.events.send(Event::Step(Step { at: Instant::now(), call, node, kind }));
     }
 }

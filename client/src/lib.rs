@@ -23,7 +23,6 @@
 mod base64_bytes;
 pub mod call;
 mod client;
-mod code_door;
 mod command;
 pub mod contact;
 pub mod contact_name;
@@ -35,6 +34,7 @@ pub mod fuzzing;
 mod handle;
 mod message;
 pub mod pairing;
+mod pairing_runtime;
 pub mod phrase;
 pub mod profile;
 mod protocol;
@@ -45,8 +45,8 @@ pub mod sealing_key;
 pub mod words;
 
 pub use client::{Client, ClientBuilder, ContactsError, StartError};
-pub use code_door::{CODE_LIFETIME, PairError, Paired, ShownCode};
 pub use command::{CallActionError, CallStatus, IceServersError, MAX_SDP};
 pub use event::{DisconnectReason, Event, Events, InboxRejection, Step, StepKind};
 pub use handle::Call;
+pub use pairing_runtime::{CODE_LIFETIME, PairError, Paired, ShownCode};
 pub use protocol::IceServer;

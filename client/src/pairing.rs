@@ -103,7 +103,7 @@ pub struct Reply {
 
 /// Who one is: the identity key, and the name that the other side will see first.
 #[derive(Clone, Copy, Debug)]
-pub struct Myself<'a> {
+pub struct LocalIdentity<'a> {
     /// The profile's identity key.
     pub identity: &'a SealingKey,
     /// The name.
@@ -155,7 +155,7 @@ impl Requester {
     pub fn handle_response(
         self,
         response: &Response,
-        myself: Myself<'_>,
+        local: LocalIdentity<'_>,
         random: &mut impl CryptoRng,
     ) -> Result<(Confirmed, Proof), PairingError> {
         let own_share = *self.exchange.share();
@@ -169,11 +169,11 @@ impl Requester {
         let kem = encapsulation_key(&kem_seed);
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &own_share, &ours)),
-            sealed: Bytes(keys.seal(Role::A, &own_identity(myself, &root, self.nonce, &kem))),
-            possession: Bytes(keys.possession(Role::A, myself.identity, &response.challenge.0)?),
+            sealed: Bytes(keys.seal(Role::A, &own_identity(local, &root, self.nonce, &kem))),
+            possession: Bytes(keys.possession(Role::A, local.identity, &response.challenge.0)?),
         };
         let words = keys.words(&self.nonce, nonce);
-        let identity = myself.identity.public();
+        let identity = local.identity.public();
         Ok((Confirmed { keys, identity, challenge: self.challenge, root, kem_seed, words }, proof))
     }
 }
@@ -228,9 +228,9 @@ fn generate_kem_seed(random: &mut impl CryptoRng) -> Zeroizing<[u8; 64]> {
     seed
 }
 
-fn own_identity<'a>(myself: Myself<'a>, root: &SecretKey, nonce: [u8; 32], kem: &'a [u8]) -> Identity<'a> {
-    let (identity, root) = (myself.identity.public(), root.public());
-    Identity { nonce, identity, root, name: Cow::Borrowed(myself.name), kem }
+fn own_identity<'a>(local: LocalIdentity<'a>, root: &SecretKey, nonce: [u8; 32], kem: &'a [u8]) -> Identity<'a> {
+    let (identity, root) = (local.identity.public(), root.public());
+    Identity { nonce, identity, root, name: Cow::Borrowed(local.name), kem }
 }
 
 fn encapsulation_key(kem_seed: &[u8; 64]) -> [u8; ENCAPSULATION_KEY_LEN] {
@@ -239,11 +239,11 @@ fn encapsulation_key(kem_seed: &[u8; 64]) -> [u8; ENCAPSULATION_KEY_LEN] {
 }
 
 /// B, who shows a code.
-pub struct Shower {
+pub struct CodeOwner {
     phrase: Phrase,
 }
 
-impl Shower {
+impl CodeOwner {
     /// B shows `phrase` and is registered under its locator.
     pub const fn new(phrase: Phrase) -> Self {
         Self { phrase }
@@ -299,18 +299,18 @@ impl Responder {
     pub fn handle_proof(
         self,
         proof: &Proof,
-        myself: Myself<'_>,
+        local: LocalIdentity<'_>,
         random: &mut impl CryptoRng,
     ) -> Result<(Paired, Reply), PairingError> {
         let Request { share, commitment: committed, challenge } = &self.request;
         self.keys.check(Role::A, &share.0, &data(&committed.0, &challenge.0), &proof.confirmation.0)?;
         let plain = self.keys.open(Role::A, &proof.sealed.0)?;
         let Identity { nonce, identity, root, name, kem } = read_identity(&plain).ok_or(PairingError::Identity)?;
-        if commitment(&nonce) != committed.0 || identity == myself.identity.public() {
+        if commitment(&nonce) != committed.0 || identity == local.identity.public() {
             return Err(PairingError::Identity);
         }
         self.keys.check_possession(Role::A, &self.challenge, &identity, &proof.possession.0)?;
-        let possession = self.keys.possession(Role::B, myself.identity, &challenge.0)?;
+        let possession = self.keys.possession(Role::B, local.identity, &challenge.0)?;
         let encapsulation_key = ml_kem_768::EncapsulationKey::new_from_slice(kem);
         let encapsulation_key = encapsulation_key.map_err(|_| PairingError::Identity)?;
         let (ciphertext, shared) = encapsulation_key.encapsulate_with_rng(random);
@@ -319,9 +319,9 @@ impl Responder {
             encapsulation_key: kem,
             ciphertext: &ciphertext,
         };
-        let secret = self.keys.pairing_secret([&identity, &myself.identity.public()], &exchange);
+        let secret = self.keys.pairing_secret([&identity, &local.identity.public()], &exchange);
         let own_root = generate_root(random);
-        let sealed = self.keys.seal(Role::B, &own_identity(myself, &own_root, [0; 32], &ciphertext));
+        let sealed = self.keys.seal(Role::B, &own_identity(local, &own_root, [0; 32], &ciphertext));
         let pairing = Pairing::new(Role::B, secret, own_root, root).ok_or(PairingError::Identity)?;
         let contact = Contact::new(&name, identity, pairing);
         let reply = Reply { sealed: Bytes(sealed), possession: Bytes(possession) };
@@ -390,19 +390,19 @@ mod tests {
     }
 
     fn pair(typed: &str, shown: &str) -> Result<(Paired, Paired), PairingError> {
-        let (ada, bob) = (Myself { identity: &ADA, name: "Ada" }, Myself { identity: &BOB, name: "Bob" });
+        let (ada, bob) = (LocalIdentity { identity: &ADA, name: "Ada" }, LocalIdentity { identity: &BOB, name: "Bob" });
         let (a, request) = Requester::new(&phrase(typed), own(), &mut rng(1));
-        let (b, response) = Shower::new(phrase(shown)).handle_request(own(), &sent(&request), &mut rng(2))?;
+        let (b, response) = CodeOwner::new(phrase(shown)).handle_request(own(), &sent(&request), &mut rng(2))?;
         let (a, proof) = a.handle_response(&sent(&response), ada, &mut rng(3))?;
         let (at_b, reply) = b.handle_proof(&sent(&proof), bob, &mut rng(4))?;
         Ok((a.handle_reply(&sent(&reply))?, at_b))
     }
 
     /// A's sealed identity, as it makes it.
-    fn sealed<const N: usize>(keys: &Keys, nonce: [u8; 32], myself: Myself<'_>) -> [u8; N] {
+    fn sealed<const N: usize>(keys: &Keys, nonce: [u8; 32], local: LocalIdentity<'_>) -> [u8; N] {
         let random = &mut rng(5);
         let (root, kem_seed) = (generate_root(random), generate_kem_seed(random));
-        keys.seal(Role::A, &own_identity(myself, &root, nonce, &encapsulation_key(&kem_seed)))
+        keys.seal(Role::A, &own_identity(local, &root, nonce, &encapsulation_key(&kem_seed)))
     }
 
     #[test]
@@ -434,46 +434,46 @@ mod tests {
         let mallory = SealingKey::from_bytes(&[3; 32]);
         let guess = phrase("ABC234-AAAA");
         let (m, request) = Requester::new(&guess, own(), &mut rng(1));
-        let shower = Shower::new(phrase("ABC234-WXYZ"));
+        let shower = CodeOwner::new(phrase("ABC234-WXYZ"));
         let (b, response) = shower.handle_request(own(), &request, &mut rng(2)).expect("any request is answered");
         let ours = data(&m.commitment, &m.challenge.public());
         let theirs = data(&response.nonce.0, &response.challenge.0);
         let transcript = cpace::transcript(m.exchange.share(), &ours, &response.share.0, &theirs);
         let keys = Keys::new(&m.exchange.finish(&response.share.0, &m.session, &transcript).expect("a valid share"));
-        let myself = Myself { identity: &mallory, name: "Ada" };
+        let local = LocalIdentity { identity: &mallory, name: "Ada" };
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &ours)),
-            sealed: Bytes(sealed(&keys, m.nonce, myself)),
+            sealed: Bytes(sealed(&keys, m.nonce, local)),
             possession: Bytes(keys.possession(Role::A, &mallory, &response.challenge.0).expect("a challenge")),
         };
-        assert_eq!(b.handle_proof(&proof, myself, &mut rng(4)).map(|_| ()), Err(PairingError::WrongSecret));
+        assert_eq!(b.handle_proof(&proof, local, &mut rng(4)).map(|_| ()), Err(PairingError::WrongSecret));
     }
 
     #[test]
     fn a_nonce_other_than_the_committed_one_ends_the_pairing() {
         let key = SealingKey::from_bytes(&[1; 32]);
-        let myself = Myself { identity: &key, name: "Ada" };
+        let local = LocalIdentity { identity: &key, name: "Ada" };
         let code = phrase("ABC234-WXYZ");
         let (mut a, request) = Requester::new(&code, own(), &mut rng(1));
         a.nonce = [0; 32];
-        let shower = Shower::new(code);
+        let shower = CodeOwner::new(code);
         let (b, response) = shower.handle_request(own(), &request, &mut rng(2)).expect("a response");
-        let (_, proof) = a.handle_response(&response, myself, &mut rng(3)).expect("a proof");
-        assert_eq!(b.handle_proof(&proof, myself, &mut rng(4)).map(|_| ()), Err(PairingError::Identity));
+        let (_, proof) = a.handle_response(&response, local, &mut rng(3)).expect("a proof");
+        assert_eq!(b.handle_proof(&proof, local, &mut rng(4)).map(|_| ()), Err(PairingError::Identity));
     }
 
     #[test]
     fn a_relay_that_swaps_codes_or_shares_ends_the_pairing() {
         let key = SealingKey::from_bytes(&[1; 32]);
-        let myself = Myself { identity: &key, name: "Ada" };
+        let local = LocalIdentity { identity: &key, name: "Ada" };
         let code = phrase("ABC234-WXYZ");
         let (a, request) = Requester::new(&code, own(), &mut rng(1));
         let other = "RRRRRR".parse().expect("a code");
-        let shower = Shower::new(code.clone());
+        let shower = CodeOwner::new(code.clone());
         let (_, response) = shower.handle_request(other, &request, &mut rng(2)).expect("a response");
-        assert_eq!(a.handle_response(&response, myself, &mut rng(3)).map(|_| ()), Err(PairingError::WrongSecret));
+        assert_eq!(a.handle_response(&response, local, &mut rng(3)).map(|_| ()), Err(PairingError::WrongSecret));
         let bad = Request { share: Bytes([0; 32]), commitment: Bytes([0; 32]), challenge: Bytes([1; 32]) };
-        let refused = Shower::new(code).handle_request(own(), &bad, &mut rng(2)).map(|_| ());
+        let refused = CodeOwner::new(code).handle_request(own(), &bad, &mut rng(2)).map(|_| ());
         assert_eq!(refused, Err(PairingError::Share(InvalidShare)));
     }
 
@@ -482,17 +482,17 @@ mod tests {
         let bob = SealingKey::from_bytes(&[2; 32]);
         let code = phrase("ABC234-WXYZ");
         let (a, request) = Requester::new(&code, own(), &mut rng(1));
-        let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2))?;
+        let (b, response) = CodeOwner::new(code).handle_request(own(), &request, &mut rng(2))?;
         let ours = data(&a.commitment, &a.challenge.public());
         let theirs = data(&response.nonce.0, &response.challenge.0);
         let transcript = cpace::transcript(a.exchange.share(), &ours, &response.share.0, &theirs);
         let keys = Keys::new(&*a.exchange.finish(&response.share.0, &a.session, &transcript)?);
         let proof = Proof {
             confirmation: Bytes(keys.confirm(Role::A, &request.share.0, &ours)),
-            sealed: Bytes(sealed(&keys, a.nonce, Myself { identity: shown, name: "Ada" })),
+            sealed: Bytes(sealed(&keys, a.nonce, LocalIdentity { identity: shown, name: "Ada" })),
             possession: Bytes(keys.possession(Role::A, holds, &response.challenge.0)?),
         };
-        b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }, &mut rng(4)).map(|_| ())
+        b.handle_proof(&proof, LocalIdentity { identity: &bob, name: "Bob" }, &mut rng(4)).map(|_| ())
     }
 
     #[test]
@@ -509,11 +509,11 @@ mod tests {
         let (ada, bob) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[2; 32]));
         let code = phrase("ABC234-WXYZ");
         let (a, request) = Requester::new(&code, own(), &mut rng(1));
-        let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
+        let (b, response) = CodeOwner::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
         let (a, proof) =
-            a.handle_response(&response, Myself { identity: &ada, name: "Ada" }, &mut rng(3)).expect("a proof");
+            a.handle_response(&response, LocalIdentity { identity: &ada, name: "Ada" }, &mut rng(3)).expect("a proof");
         let (_, mut reply) =
-            b.handle_proof(&proof, Myself { identity: &bob, name: "Bob" }, &mut rng(4)).expect("a reply");
+            b.handle_proof(&proof, LocalIdentity { identity: &bob, name: "Bob" }, &mut rng(4)).expect("a reply");
         reply.possession.0[0] ^= 1;
         assert_eq!(a.handle_reply(&reply).map(|_| ()), Err(PairingError::Possession));
     }
@@ -567,7 +567,7 @@ mod tests {
     fn vectors() -> serde_json::Value {
         let code = phrase("ABC234-WXYZ");
         let (a, request) = Requester::new(&code, own(), &mut rng(1));
-        let (b, response) = Shower::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
+        let (b, response) = CodeOwner::new(code).handle_request(own(), &request, &mut rng(2)).expect("a response");
         let ours = data(&a.commitment, &a.challenge.public());
         let theirs = data(&response.nonce.0, &response.challenge.0);
         let transcript = cpace::transcript(a.exchange.share(), &ours, &response.share.0, &theirs);

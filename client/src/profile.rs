@@ -16,7 +16,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_common::{keys::SecretKey, place::NodePlace, redacted::Redacted};
+use chappe_common::{endpoint::NodeEndpoint, keys::SecretKey, redacted::Redacted};
 use chappe_discovery::private_file::{self, FolderError};
 use rand::{TryRng as _, rngs::SysRng};
 use serde::{Deserialize, Serialize};
@@ -270,7 +270,7 @@ impl Profile {
     ///
     /// # Errors
     /// There is no such contact, or the disk says no.
-    pub fn refer(&mut self, id: ContactId, nodes: Vec<NodePlace>) -> Result<(), ProfileError> {
+    pub fn set_nodes(&mut self, id: ContactId, nodes: Vec<NodeEndpoint>) -> Result<(), ProfileError> {
         self.edit_contact(id, |contact| contact.with_nodes(nodes))
     }
 
@@ -283,7 +283,7 @@ impl Profile {
     }
 
     /// The nodes that contacts have passed on: the first of each, then the second of each, and so on.
-    pub fn referrals(&self) -> impl Iterator<Item = NodePlace> + '_ {
+    pub fn referrals(&self) -> impl Iterator<Item = NodeEndpoint> + '_ {
         (0..referral::MAX_NODES)
             .flat_map(|n| self.contacts.iter().filter_map(move |contact| contact.nodes().get(n).cloned()))
     }
@@ -421,7 +421,7 @@ mod tests {
         profile.add_contact(contact(1, "Bob"), true).expect("a contact");
         let referred =
             referral::read(&[format!("wss://8.8.8.8:1#{}", SecretKey::from_bytes(&[1; 32]).node_id())], false);
-        profile.refer(ContactId::new([1; 32]), referred.clone()).expect("stored");
+        profile.set_nodes(ContactId::new([1; 32]), referred.clone()).expect("stored");
         let again = Profile::open_or_create(&path, "ignored").expect("the profile");
         assert_eq!(again.name(), "Ada");
         assert_eq!(again.referrals().collect::<Vec<_>>(), referred);

@@ -1,24 +1,24 @@
 //! Nodes that contacts pass on to each other inside what they seal: the one in use, and a few others that have proved their
 //! keys to this side. What a contact alone has named goes no further, but for the one in use.
 
-use chappe_common::{place::NodePlace, special};
+use chappe_common::{endpoint::NodeEndpoint, special};
 use chappe_discovery::manual::ManualNode;
 
 /// The most nodes in a message, and of one contact in a profile: one of three is alive.
 pub(crate) const MAX_NODES: usize = 3;
 
 /// A node as a message and a profile have it: `wss://host:port#NODE-ID`.
-pub(crate) fn to_text(place: &NodePlace) -> String {
-    format!("{}#{}", place.url(), place.node())
+pub(crate) fn to_text(endpoint: &NodeEndpoint) -> String {
+    format!("{}#{}", endpoint.url(), endpoint.node())
 }
 
 /// The nodes that count among those of a message or a profile. `private`: also those in private networks, for tests.
-pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodePlace> {
-    let places = texts.iter().filter_map(|text| {
+pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodeEndpoint> {
+    let endpoints = texts.iter().filter_map(|text| {
         let node: ManualNode = text.parse().ok()?;
-        NodePlace::new(node.node()?, node.url()).ok()
+        NodeEndpoint::new(node.node()?, node.url()).ok()
     });
-    places.filter(|place| private || special::is_public_place(place)).take(MAX_NODES).collect()
+    endpoints.filter(|endpoint| private || special::is_public_endpoint(endpoint)).take(MAX_NODES).collect()
 }
 
 /// What is checked of every input, by the tests and by the fuzzer.
@@ -30,11 +30,11 @@ pub(crate) mod fuzzed {
     pub const NODES: (&str, fn(&[u8]) -> bool) = ("nodes of a contact", |text| {
         let Ok(text) = std::str::from_utf8(text) else { return false };
         let texts: Vec<_> = text.lines().map(str::to_owned).collect();
-        let places = read(&texts, false);
-        assert!(places.len() <= MAX_NODES && places.iter().all(special::is_public_place));
-        let again: Vec<_> = places.iter().map(to_text).collect();
-        assert_eq!(read(&again, false), places);
-        !places.is_empty()
+        let endpoints = read(&texts, false);
+        assert!(endpoints.len() <= MAX_NODES && endpoints.iter().all(special::is_public_endpoint));
+        let again: Vec<_> = endpoints.iter().map(to_text).collect();
+        assert_eq!(read(&again, false), endpoints);
+        !endpoints.is_empty()
     });
 }
 
@@ -59,7 +59,7 @@ mod tests {
         ]
         .map(|text| text.replace("ID", &id.to_string()))
         .into();
-        let urls = |private| read(&texts, private).iter().map(NodePlace::url).collect::<Vec<_>>();
+        let urls = |private| read(&texts, private).iter().map(NodeEndpoint::url).collect::<Vec<_>>();
         assert_eq!(urls(false), ["wss://8.8.8.8:8710", "wss://relay.example", "wss://9.9.9.9:1"]);
         assert_eq!(urls(true)[0], "ws://127.0.0.1:1");
         let again: Vec<_> = read(&texts, false).iter().map(to_text).collect();

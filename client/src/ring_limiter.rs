@@ -33,7 +33,7 @@ pub struct RingLimiter {
 
 impl RingLimiter {
     /// Whether the contact may ring now; if so, it does.
-    pub fn ring(&mut self, contact: ContactId, now: Instant) -> bool {
+    pub fn try_ring(&mut self, contact: ContactId, now: Instant) -> bool {
         self.contacts.retain(|_, rings| now.saturating_duration_since(rings.last) < FORGET_AFTER);
         let rings = self.contacts.entry(contact).or_insert(Rings { last: now, next: now, unanswered: 0 });
         let may_ring = rings.next <= now;
@@ -68,10 +68,10 @@ mod tests {
     #[test]
     fn a_contact_rings_once_in_half_a_minute_and_others_are_not_held_back() {
         let (mut limiter, start) = (RingLimiter::default(), Instant::now());
-        assert!(limiter.ring(ADA, start));
-        assert!(!limiter.ring(ADA, start + RING_EVERY - Duration::from_secs(1)));
-        assert!(limiter.ring(BOB, start));
-        assert!(limiter.ring(ADA, start + RING_EVERY));
+        assert!(limiter.try_ring(ADA, start));
+        assert!(!limiter.try_ring(ADA, start + RING_EVERY - Duration::from_secs(1)));
+        assert!(limiter.try_ring(BOB, start));
+        assert!(limiter.try_ring(ADA, start + RING_EVERY));
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
         let end = now + Duration::from_secs(24 * 3600);
         // It tries each second, and each ring lasts for its longest.
         while now < end {
-            if limiter.ring(ADA, now) {
+            if limiter.try_ring(ADA, now) {
                 rings += 1;
                 now += crate::call::RINGING;
                 limiter.unanswered(ADA, now);
@@ -90,7 +90,7 @@ mod tests {
         }
         assert!((20..40).contains(&rings), "{rings} in a day");
         limiter.answered(ADA);
-        assert!(limiter.ring(ADA, now));
+        assert!(limiter.try_ring(ADA, now));
     }
 
     #[test]
@@ -98,12 +98,12 @@ mod tests {
         let (mut limiter, start) = (RingLimiter::default(), Instant::now());
         for n in 0..5 {
             let now = start + LONGEST_PAUSE * n;
-            assert!(limiter.ring(ADA, now));
+            assert!(limiter.try_ring(ADA, now));
             limiter.unanswered(ADA, now);
         }
         let later = start + LONGEST_PAUSE * 5 + FORGET_AFTER;
-        assert!(limiter.ring(ADA, later));
+        assert!(limiter.try_ring(ADA, later));
         limiter.unanswered(ADA, later);
-        assert!(limiter.ring(ADA, later + RING_EVERY));
+        assert!(limiter.try_ring(ADA, later + RING_EVERY));
     }
 }

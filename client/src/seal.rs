@@ -102,9 +102,9 @@ const fn kind_byte(kind: RelayKind) -> Option<u8> {
     }
 }
 
-/// The place of a message: all of it is bound to the ciphertext.
+/// The associated data (AAD) and `info` of a message: the ciphertext is bound to all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct MessageContext {
     /// The call.
     pub call: CallId,
     /// Which way.
@@ -132,8 +132,8 @@ pub enum OpenError {
     /// Not an envelope of this version.
     #[error("not an envelope of a known version")]
     Envelope,
-    /// Sealed by another, to another key, or for another place; or altered on the way.
-    #[error("not sealed by this contact for this place")]
+    /// Sealed by another, to another key, or in another context; or altered on the way.
+    #[error("not sealed by this contact, or for another message")]
     Seal,
 }
 
@@ -221,18 +221,18 @@ pub fn seal(
     sealing_secret: &[u8; 32],
     sender: &SealingKey,
     recipient: &[u8; 32],
-    place: Place,
+    context: MessageContext,
     text: &[u8],
     random: &mut impl CryptoRng,
 ) -> Result<String, SealError> {
     let padded = pad(text).ok_or(SealError::TooLong)?;
     let mut envelope = Vec::with_capacity(HEADER_LEN + ENC_LEN + padded.len() + TAG_LEN);
     envelope.push(VERSION);
-    envelope.extend_from_slice(place.call.as_bytes());
-    envelope.extend_from_slice(&place.counter.to_be_bytes());
+    envelope.extend_from_slice(context.call.as_bytes());
+    envelope.extend_from_slice(&context.counter.to_be_bytes());
     let recipient = <Kem as hpke::Kem>::PublicKey::from_bytes(recipient).map_err(|_| SealError::Key)?;
     let mode = OpModeS::AuthPsk((sender.secret.clone(), sender.public.clone()), psk(sealing_secret));
-    let info = info(place.direction, place.kind).expect("only the five kinds of a call are sealed");
+    let info = info(context.direction, context.kind).expect("only the five kinds of a call are sealed");
     let (enc, ciphertext) = single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Kem>(
         &mode, &recipient, &info, &padded, &envelope, random,
     )
@@ -276,14 +276,14 @@ fn unpad(mut padded: Vec<u8>) -> Option<Vec<u8>> {
 ///
 /// A message may overtake others when it goes by another node. What comes later than 127 others is taken for a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReplayWindow {
     /// One more than the newest counter; zero before the first.
     next: u64,
     /// Bit `i`: counter `next - 1 - i` was seen.
     bits: u128,
 }
 
-impl Seen {
+impl ReplayWindow {
     /// Takes a counter whose message has opened. `false` where it was seen before or is too old to know.
     pub fn insert(&mut self, counter: u32) -> bool {
         let next = u64::from(counter) + 1;
@@ -312,7 +312,7 @@ pub(crate) mod fuzzed {
 
     use super::*;
 
-    pub(super) const PLACE: Place = Place {
+    pub(super) const CONTEXT: MessageContext = MessageContext {
         call: CallId::from_bytes([3; 16]),
         direction: Direction::ToCallee,
         kind: RelayKind::CallOffer,
@@ -326,11 +326,11 @@ pub(crate) mod fuzzed {
 
     pub(super) fn sealed(text: &[u8]) -> String {
         let mut random = StdRng::seed_from_u64(1);
-        seal(&[9; 32], &SENDER, &RECIPIENT.public(), PLACE, text, &mut random).expect("a payload")
+        seal(&[9; 32], &SENDER, &RECIPIENT.public(), CONTEXT, text, &mut random).expect("a payload")
     }
 
     pub(super) fn open(payload: &str) -> Result<Vec<u8>, OpenError> {
-        Envelope::parse(payload)?.open(&[9; 32], &SENDER.public(), &RECIPIENT, PLACE.direction, PLACE.kind)
+        Envelope::parse(payload)?.open(&[9; 32], &SENDER.public(), &RECIPIENT, CONTEXT.direction, CONTEXT.kind)
     }
 
     /// A payload: what was sealed, or none.
@@ -366,7 +366,7 @@ mod tests {
     use serde_json::Value;
 
     use super::{
-        fuzzed::{PLACE, VALID, open, sealed},
+        fuzzed::{CONTEXT, VALID, open, sealed},
         *,
     };
 
@@ -377,11 +377,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_for_its_recipient_at_its_place_alone() {
+    fn what_is_sealed_opens_for_its_recipient_in_its_context_alone() {
         let payload = sealed(b"v=0");
         assert_eq!(open(&payload), Ok(b"v=0".to_vec()));
         let envelope = Envelope::parse(&payload).expect("an envelope");
-        assert_eq!((envelope.call(), envelope.counter()), (PLACE.call, 7));
+        assert_eq!((envelope.call(), envelope.counter()), (CONTEXT.call, 7));
         let (offer, there) = (RelayKind::CallOffer, Direction::ToCallee);
         let sender = key(1).public();
         for (what, opened) in [
@@ -421,7 +421,7 @@ mod tests {
             assert_eq!(open(&payload).map(|text| text.len()), Ok(text));
         }
         let too_long = vec![0; MAX_TEXT + 1];
-        let sealed = seal(&[9; 32], &key(1), &key(2).public(), PLACE, &too_long, &mut StdRng::seed_from_u64(1));
+        let sealed = seal(&[9; 32], &key(1), &key(2).public(), CONTEXT, &too_long, &mut StdRng::seed_from_u64(1));
         assert_eq!(sealed, Err(SealError::TooLong));
     }
 
@@ -438,13 +438,13 @@ mod tests {
 
     #[test]
     fn a_key_of_small_order_is_refused() {
-        let sealed = seal(&[9; 32], &key(1), &[0; 32], PLACE, b"", &mut StdRng::seed_from_u64(1));
+        let sealed = seal(&[9; 32], &key(1), &[0; 32], CONTEXT, b"", &mut StdRng::seed_from_u64(1));
         assert_eq!(sealed, Err(SealError::Key));
     }
 
     #[test]
     fn a_counter_counts_once_in_any_order() {
-        let mut seen = Seen::default();
+        let mut seen = ReplayWindow::default();
         for (counter, fresh) in [(0, true), (0, false), (5, true), (3, true), (3, false), (4, true), (5, false)] {
             assert_eq!(seen.insert(counter), fresh, "{counter}");
         }
@@ -470,11 +470,11 @@ mod tests {
             let payload = vector["payload"].as_str().expect("a text");
             let envelope = Envelope::parse(payload).expect("an envelope");
             assert_eq!(envelope.open(&secret, &sender.public(), &recipient, direction, kind), Ok(text.to_vec()));
-            let place = Place { call: envelope.call(), direction, kind, counter: envelope.counter() };
-            assert_eq!(place.call.as_bytes(), &bytes(&vector["callId"]));
-            assert_eq!(u64::from(place.counter), vector["counter"]);
+            let context = MessageContext { call: envelope.call(), direction, kind, counter: envelope.counter() };
+            assert_eq!(context.call.as_bytes(), &bytes(&vector["callId"]));
+            assert_eq!(u64::from(context.counter), vector["counter"]);
             let mut random = Fixed(bytes(&vector["ephemeralIkm"]));
-            assert_eq!(seal(&secret, &sender, &recipient.public(), place, text, &mut random).as_deref(), Ok(payload));
+            assert_eq!(seal(&secret, &sender, &recipient.public(), context, text, &mut random).as_deref(), Ok(payload));
         }
     }
 

@@ -14,11 +14,11 @@ use crate::{
     beacon::BeaconNote,
     code::PairingCode,
     directory::{Delegation, Directory, DirectoryBundle},
+    endpoint::NodeEndpoint,
     federation::FederationId,
     keys::{NodeId, PublicKey, SIGNATURE_LEN, SecretKey},
     lease::{Inbox, Lease},
     list_request::ListRequest,
-    place::NodePlace,
     record::{NodeLeave, NodeRecord},
     removal::NodeRemoval,
     revocation::{KeyRevocation, Revocations},
@@ -152,7 +152,7 @@ pub const DIRECTORY: (&str, fn(&[u8]) -> bool) = ("directory", |body| {
 /// A shard.
 pub const SHARD: (&str, fn(&[u8]) -> bool) = ("shard", |body| {
     inside::<Shard>(body, |shard| {
-        assert!(shard.nodes.iter().all(|place| NodePlace::new(place.node(), &place.url()).is_ok()));
+        assert!(shard.nodes.iter().all(|endpoint| NodeEndpoint::new(endpoint.node(), &endpoint.url()).is_ok()));
     })
 });
 
@@ -190,9 +190,9 @@ pub const TICKET_TEXT: (&str, fn(&[u8]) -> bool) = ("ticket as a text", |text| {
 pub const NAME: (&str, fn(&[u8]) -> bool) = ("name", |text| {
     let Ok(text) = str::from_utf8(text) else { return false };
     let own = NODE.node_id();
-    let place = NodePlace::new(own, text).map(|place| place.url());
-    if let Ok(url) = &place {
-        assert_eq!(NodePlace::new(own, url).map(|place| place.url()).as_ref(), Ok(url));
+    let endpoint = NodeEndpoint::new(own, text).map(|endpoint| endpoint.url());
+    if let Ok(url) = &endpoint {
+        assert_eq!(NodeEndpoint::new(own, url).map(|endpoint| endpoint.url()).as_ref(), Ok(url));
     }
     let _ = special::is_public_url(text);
     let read = [
@@ -205,7 +205,7 @@ pub const NAME: (&str, fn(&[u8]) -> bool) = ("name", |text| {
     ];
     let is_same = |read: &String| read == text || read.eq_ignore_ascii_case(text);
     assert!(read.iter().flatten().all(is_same), "{text:?} reads as {read:?}");
-    place.is_ok() || read.iter().any(Option::is_some)
+    endpoint.is_ok() || read.iter().any(Option::is_some)
 });
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod code;
 pub mod code_claim;
 pub mod config_error;
 pub mod directory;
+pub mod endpoint;
 pub mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -20,7 +21,6 @@ pub mod lease;
 pub mod link_tls;
 pub mod list_request;
 pub mod lost_lines;
-pub mod place;
 pub mod printable;
 #[cfg(feature = "private-dir")]
 pub mod private_dir;

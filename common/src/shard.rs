@@ -1,6 +1,6 @@
 //! Shards: the directory cut into pieces that fit a DNS record each, in a form of their own.
 //!
-//! A shard stands alone: it brings the delegation, and for each node its key and one place to dial. Records of one name
+//! A shard stands alone: it brings the delegation, and for each node its key and one endpoint. Records of one name
 //! come in any order, and some may be missing. A node's own signed record doesn't fit; that a node has the key shows
 //! when it is dialled.
 
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     directory::{self, Age, Delegation, DirectoryError, Terms},
+    endpoint::NodeEndpoint,
     federation::FederationId,
     keys::{PublicKey, SIGNATURE_LEN, SecretKey},
-    place::NodePlace,
     signed::{DecodeError, SignError, Signable, Signed},
     time::UnixTime,
 };
@@ -44,7 +44,7 @@ pub struct Shard {
     /// Which part this is: `(index, of how many)`.
     pub shard: (u16, u16),
     /// The nodes, at most [`MAX_SHARD_NODES`].
-    pub nodes: Vec<NodePlace>,
+    pub nodes: Vec<NodeEndpoint>,
 }
 
 impl Signable for Shard {
@@ -58,7 +58,7 @@ impl Signable for Shard {
     fn is_well_formed(&self) -> bool {
         self.nodes.len() <= MAX_SHARD_NODES
             && self.shard.0 < self.shard.1
-            && self.nodes.iter().all(NodePlace::is_well_formed)
+            && self.nodes.iter().all(NodeEndpoint::is_well_formed)
     }
 }
 
@@ -81,13 +81,13 @@ pub struct ShardBundle {
 }
 
 impl ShardBundle {
-    /// Cuts `places` into as few shards as hold them in this order, and signs each.
+    /// Cuts `endpoints` into as few shards as hold them in this order, and signs each.
     ///
     /// # Errors
-    /// A place is not well formed, the key is not the delegated one, or there are more than 65,535 shards.
+    /// An endpoint is not well formed, the key is not the delegated one, or there are more than 65,535 shards.
     pub fn sign_all(
         delegation: &Signed<Delegation>,
-        places: &[NodePlace],
+        endpoints: &[NodeEndpoint],
         issue: Issue,
         key: &SecretKey,
     ) -> Result<Vec<Self>, SignError> {
@@ -98,16 +98,16 @@ impl ShardBundle {
             Shard { federation, key_id, seq, issued_at, expires_at, shard: (u16::MAX, u16::MAX), nodes: Vec::new() };
         let frame = 2 + delegation.as_bytes().len() + encoded_len(&empty)? + SIGNATURE_LEN;
         let room = MAX_BYTES.checked_sub(frame).ok_or(SignError::TooLong)?;
-        let mut pieces: Vec<Vec<NodePlace>> = Vec::new();
+        let mut pieces: Vec<Vec<NodeEndpoint>> = Vec::new();
         let mut left = 0;
-        for place in places {
-            let len = encoded_len(place)?;
+        for endpoint in endpoints {
+            let len = encoded_len(endpoint)?;
             if pieces.last().is_none_or(|piece| piece.len() == MAX_SHARD_NODES || len > left) {
                 pieces.push(Vec::new());
                 left = room;
             }
             left = left.checked_sub(len).ok_or(SignError::TooLong)?;
-            pieces.last_mut().expect("one was pushed").push(place.clone());
+            pieces.last_mut().expect("one was pushed").push(endpoint.clone());
         }
         let of = u16::try_from(pieces.len()).map_err(|_| SignError::TooLong)?;
         let shards = (0..).zip(pieces).map(|(index, nodes)| {

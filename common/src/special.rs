@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::Url;
 
-use crate::place::{NodePlace, Place};
+use crate::endpoint::{Authority, NodeEndpoint};
 
 /// IPv4 ranges of the IANA special-purpose registry that no public server stands in: address and prefix length.
 const V4: [([u8; 4], u8); 15] = [
@@ -68,13 +68,13 @@ pub fn is_public_url(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(is_public_host))
 }
 
-/// Whether a node at this place can be reached from anywhere.
-pub fn is_public_place(place: &NodePlace) -> bool {
-    match place.place() {
-        Place::Addr(addr) => is_public(addr.ip()),
+/// Whether a node at this endpoint can be reached from anywhere.
+pub fn is_public_endpoint(endpoint: &NodeEndpoint) -> bool {
+    match endpoint.authority() {
+        Authority::Addr(addr) => is_public(addr.ip()),
         // A literal IPv6 address without a port keeps its brackets; a name has at most one colon.
-        Place::Name(name) if name.ends_with(']') => is_public_host(name),
-        Place::Name(name) => is_public_host(name.split(':').next().unwrap_or_default()),
+        Authority::Name(name) if name.ends_with(']') => is_public_host(name),
+        Authority::Name(name) => is_public_host(name.split(':').next().unwrap_or_default()),
     }
 }
 

@@ -8,11 +8,11 @@ use chappe_common::{
     admission::Ticket,
     beacon::{BeaconNote, Term},
     directory::{Delegation, Directory, DirectoryBundle, DirectoryError},
+    endpoint::NodeEndpoint,
     federation::FederationId,
     keys::SecretKey,
     lease::{AccessToken, Address, Inbox, Lease, prove_attach, verify_attach},
     list_request::{ListRequest, Load},
-    place::NodePlace,
     proof::{prove_node, verify_node},
     record::{Abilities, NodeLeave, NodeRecord},
     removal::NodeRemoval,
@@ -141,8 +141,8 @@ const ISSUE: Issue =
     Issue { seq: 1_800_000_000_000, issued_at: NOW, expires_at: UnixTime::from_secs(NOW.as_secs() + 48 * 3600) };
 
 fn shards(urls: &[&str]) -> Vec<ShardBundle> {
-    let places = urls.iter().map(|url| NodePlace::new(node().node_id(), url).expect("a place"));
-    ShardBundle::sign_all(&delegation(), &places.collect::<Vec<_>>(), ISSUE, &online()).expect("shards")
+    let endpoints = urls.iter().map(|url| NodeEndpoint::new(node().node_id(), url).expect("an endpoint"));
+    ShardBundle::sign_all(&delegation(), &endpoints.collect::<Vec<_>>(), ISSUE, &online()).expect("shards")
 }
 
 fn shard() -> String {
@@ -234,7 +234,7 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
     let vectors: Value = serde_json::from_str(VECTORS).expect("JSON");
     let shard = read_shard(vectors["shard_text"].as_str().expect("a text").as_bytes(), NOW).expect("a shard");
-    let urls: Vec<_> = shard.shard().nodes.iter().map(NodePlace::url).collect();
+    let urls: Vec<_> = shard.shard().nodes.iter().map(NodeEndpoint::url).collect();
     assert_eq!(urls, ["wss://relay.example", "ws://192.0.2.7:8710", "wss://[2001:db8::7]:8710"]);
     let proof = prove_attach(&inbox(), &[6; 32], &lease());
     assert!(verify_attach(&[6; 32], &lease(), &proof) && !verify_attach(&[7; 32], &lease(), &proof));
@@ -333,8 +333,8 @@ fn a_shard_changes_nothing_unless_all_of_it_holds() {
     let directory = format!("chappe1={}", URL_SAFE_NO_PAD.encode(bundle().encode()));
     assert!(error(&directory, &roots, NOW).is_some());
     let leaping = Issue { seq: ISSUE.seq + 121_000, ..ISSUE };
-    let place = NodePlace::new(node().node_id(), "ws://a").expect("a place");
-    let pieces = ShardBundle::sign_all(&delegation(), &[place], leaping, &online()).expect("a shard");
+    let endpoint = NodeEndpoint::new(node().node_id(), "ws://a").expect("an endpoint");
+    let pieces = ShardBundle::sign_all(&delegation(), &[endpoint], leaping, &online()).expect("a shard");
     assert_eq!(error(&pieces[0].to_text(), &roots, NOW), Some(DirectoryError::Future));
 }
 

@@ -2,8 +2,8 @@
 //! the race.
 
 use chappe_common::{
+    endpoint::NodeEndpoint,
     keys::PublicKey,
-    place::NodePlace,
     revocation::{self, MAX_REVOCATIONS},
     shard::ShardBundle,
     special,
@@ -82,7 +82,8 @@ pub fn decode_shards(
             Some(Err(error)) => failure = error.into(),
             Some(Ok(bundle)) => {
                 let shard = bundle.shard();
-                let candidate = |place: &NodePlace| Candidate::new(place.url(), Some(place.node()), SourceKind::Dns);
+                let candidate =
+                    |endpoint: &NodeEndpoint| Candidate::new(endpoint.url(), Some(endpoint.node()), SourceKind::Dns);
                 lists.push(SignedList {
                     form: ListForm::Shard,
                     key: shard.key_id,

@@ -11,7 +11,7 @@
 use std::{fmt, time::Duration};
 
 use chappe_common::{
-    federation::FederationId, keys::NodeId, place::NodePlace, redacted::Redacted, special, time::UnixTime,
+    endpoint::NodeEndpoint, federation::FederationId, keys::NodeId, redacted::Redacted, special, time::UnixTime,
 };
 use data_encoding::BASE32_NOPAD;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
@@ -67,7 +67,7 @@ pub enum InviteError {
 struct Body {
     expires_at: UnixTime,
     code: Option<String>,
-    nodes: Vec<NodePlace>,
+    nodes: Vec<NodeEndpoint>,
     federation: Option<FederationId>,
 }
 
@@ -76,7 +76,7 @@ struct Body {
 pub struct Invite {
     expires_at: UnixTime,
     code: Option<Redacted<String>>,
-    nodes: Vec<NodePlace>,
+    nodes: Vec<NodeEndpoint>,
     federation: Option<FederationId>,
 }
 
@@ -106,7 +106,7 @@ impl Invite {
         let code = code.map(|code| Redacted::new(code.to_owned()));
         let mut invite = Self { expires_at, code, nodes: Vec::new(), federation: None };
         for (node, url) in nodes {
-            let Ok(node) = NodePlace::new(node, &url) else { continue };
+            let Ok(node) = NodeEndpoint::new(node, &url) else { continue };
             invite.nodes.push(node);
             if invite.bytes().len() > MAX_BYTES {
                 invite.nodes.pop();
@@ -154,7 +154,7 @@ impl Invite {
         if invite.expires_at <= now || invite.expires_at > now + MAX_INVITE_LIFETIME {
             return Err(InviteError::Expired);
         }
-        if !private && !invite.nodes.iter().all(special::is_public_place) {
+        if !private && !invite.nodes.iter().all(special::is_public_endpoint) {
             return Err(InviteError::Private);
         }
         Ok(invite)
@@ -176,7 +176,7 @@ impl Invite {
             postcard::take_from_bytes(body).map_err(|_| InviteError::Malformed)?;
         let is_well_formed = rest.is_empty()
             && (1..=MAX_INVITE_NODES).contains(&nodes.len())
-            && nodes.iter().all(NodePlace::is_well_formed)
+            && nodes.iter().all(NodeEndpoint::is_well_formed)
             && code.as_ref().is_none_or(|code: &String| code.len() <= MAX_CODE && code.is_ascii());
         if is_well_formed {
             Ok(Self { expires_at, code: code.map(Redacted::new), nodes, federation })

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use chappe_common::{place::NodePlace, time::UnixTime};
+use chappe_common::{endpoint::NodeEndpoint, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
@@ -14,11 +14,11 @@ pub const MAX_REFERRALS: usize = 64;
 
 /// The source of nodes that contacts passed on. Clones share the list.
 #[derive(Clone, Debug, Default)]
-pub struct Referrals(Arc<Mutex<Vec<NodePlace>>>);
+pub struct Referrals(Arc<Mutex<Vec<NodeEndpoint>>>);
 
 impl Referrals {
     /// Replaces the list with the first [`MAX_REFERRALS`] of `nodes`.
-    pub fn set(&self, nodes: impl IntoIterator<Item = NodePlace>) {
+    pub fn set(&self, nodes: impl IntoIterator<Item = NodeEndpoint>) {
         let nodes = nodes.into_iter().take(MAX_REFERRALS).collect();
         *self.0.lock().expect("nothing panics while it is locked") = nodes;
     }
@@ -36,7 +36,8 @@ impl Source for Referrals {
 
     fn list(&self, _now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         let nodes = self.0.lock().expect("nothing panics while it is locked");
-        let candidate = |place: &NodePlace| Candidate::new(place.url(), Some(place.node()), SourceKind::Referral);
+        let candidate =
+            |endpoint: &NodeEndpoint| Candidate::new(endpoint.url(), Some(endpoint.node()), SourceKind::Referral);
         let candidates = nodes.iter().map(candidate).collect();
         future::ready(Ok(SourceResponse { candidates, ..SourceResponse::default() })).boxed()
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use chappe_common::{place::NodePlace, time::UnixTime};
+use chappe_common::{endpoint::NodeEndpoint, time::UnixTime};
 use chappe_discovery::{
     CauseError, Discovery, DiscoveryBuilder, FoundNode,
     doh::{DohError, Provider},
@@ -166,11 +166,11 @@ async fn two_directories_of_one_number_are_a_disagreement_and_the_node_stays() {
 #[tokio::test]
 async fn a_referral_leads_to_a_node_and_one_that_is_alone_is_not_confirmed() {
     let (url, _node) = node(1, Manner::Honest).await;
-    let place = NodePlace::new(key(1).node_id(), &format!("{url}/")).expect("a place");
+    let endpoint = NodeEndpoint::new(key(1).node_id(), &format!("{url}/")).expect("an endpoint");
     // The stand-in's URL ends in a slash, which the compact form omits.
     let search = Discovery::builder().build().expect("a search");
     assert!(search.connect(&[]).await.expect_err("no source").causes.is_empty());
-    search.referrals().set([place]);
+    search.referrals().set([endpoint]);
     let found = timeout(LIMIT, search.search(&[])).await.expect("in time").found.expect("a node");
     assert_eq!(found.via, SourceKind::Referral);
     let summary = timeout(LIMIT, found.background.finish()).await.expect("in time");

@@ -118,7 +118,7 @@ fn read(texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> BTreeMap<String, u
 fn a_small_federation_is_published_as_it_is() {
     let bundle = bundle(20, 0, (0, 1));
     let publication = publication(&bundle);
-    assert_eq!((publication.nodes(), publication.without_place()), (20, 0));
+    assert_eq!((publication.nodes(), publication.without_endpoint()), (20, 0));
     assert_eq!(publication.mirror(), &Bytes::from(bundle.encode()));
     let urls = read(publication.texts().expect("texts"));
     assert_eq!(urls.len(), 20);
@@ -158,13 +158,13 @@ fn another_delegation_changes_nothing_of_what_is_signed() {
 fn where_no_node_fits_into_dns_there_are_no_records_to_replace_the_old_ones() {
     let with_path = |index| record(index, format!("wss://node{index}.example/chappe"));
     let none = publication(&bundle_of((0..3).map(with_path), 0, (0, 1)));
-    assert_eq!((none.nodes(), none.places(), none.without_place()), (3, 0, 3));
+    assert_eq!((none.nodes(), none.endpoints(), none.without_endpoint()), (3, 0, 3));
     assert!(matches!(none.texts(), Err(PublishError::NoPlace)));
     let set = RecordSet::new(&none, NAME, Duration::from_secs(300));
     assert!(matches!(set, Err(PublishError::NoPlace)), "{set:?}");
 
     let one = bundle_of((0..3).map(with_path).chain([record(3, "wss://node3.example".to_owned())]), 0, (0, 1));
-    assert_eq!((publication(&one).places(), publication(&one).nodes()), (1, 4));
+    assert_eq!((publication(&one).endpoints(), publication(&one).nodes()), (1, 4));
 }
 
 #[test]

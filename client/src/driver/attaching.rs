@@ -7,11 +7,11 @@ use chappe_discovery::{Connection, FoundNode, SearchOutcome};
 
 use super::{
     ConnectionState, Driver,
+    call_record::Side,
     leases::Rejected,
-    outbox::Item,
-    record::Side,
+    outbox::OutboxMessage,
     refusals::Refusal,
-    requests::{Requested, Wanted},
+    requests::{Expected, RequestedInbox},
     search::SearchEvent,
     session::{Due, Stage},
     sessions::LeaseChanges,
@@ -22,7 +22,7 @@ use crate::{
     protocol::{Attachment, Rejection, ToNode},
 };
 
-/// How many inboxes one `attach` carries: each takes about 380 bytes of the 64 KiB.
+/// The most inboxes in one `attach`: each takes about 380 bytes of the 64 KiB.
 const ATTACH_BATCH: usize = 96;
 
 impl From<Rejected> for InboxRejection {
@@ -36,7 +36,6 @@ impl From<Rejected> for InboxRejection {
 }
 
 impl Driver {
-    /// Starts a search, unless one is running or a session is about to be ready.
     pub(super) fn start_search(&mut self) {
         if !self.sessions.is_attaching() {
             self.search.start(Instant::now());
@@ -67,26 +66,26 @@ impl Driver {
     async fn begin_session(&mut self, connection: Connection) {
         let serial = self.sessions.add(connection, Instant::now());
         self.attach(serial).await;
-        self.settle(serial).await;
+        self.finish_attaching(serial).await;
     }
 
-    /// Attaches the inboxes that are due, and detaches those that are no contact's any more or whose day is over.
+    /// Attaches the inboxes that are due. Detaches those whose contact was removed or blocked, or whose day is over.
     async fn attach(&mut self, serial: u64) {
         let contacts = self.profile.contacts();
         let changes = self.sessions.update_leases(serial, contacts, Instant::now(), unix_now_ms());
         let Some(LeaseChanges { detached, mut due }) = changes else { return };
         if !detached.is_empty() {
             let inboxes = detached.iter().map(Inbox::to_base64url).collect();
-            self.request(serial, Wanted::Detached, |id| ToNode::Detach { id, inboxes }).await;
+            self.request(serial, Expected::Detached, |id| ToNode::Detach { id, inboxes }).await;
         }
         while !due.is_empty() {
             let batch: Vec<_> = due.drain(..due.len().min(ATTACH_BATCH)).collect();
             if let Some(Stage::Attaching { answers, .. }) = self.stage_of(serial) {
                 *answers += 1;
             }
-            let requested = batch.iter().map(Requested::from).collect();
+            let requested = batch.iter().map(RequestedInbox::from).collect();
             let inboxes = batch.iter().map(Attachment::from).collect();
-            self.request(serial, Wanted::Attached(requested), |id| ToNode::Attach { id, inboxes }).await;
+            self.request(serial, Expected::Attached(requested), |id| ToNode::Attach { id, inboxes }).await;
         }
     }
 
@@ -94,7 +93,7 @@ impl Driver {
         self.sessions.get_mut(serial).map(|session| &mut session.stage)
     }
 
-    /// The contacts have changed.
+    /// Applies a change of the contacts to every session in use.
     pub(super) async fn attach_everywhere(&mut self) {
         let serials: Vec<_> = self.sessions.iter().filter(|session| session.is_ready()).map(|s| s.serial).collect();
         for serial in serials {
@@ -102,16 +101,15 @@ impl Driver {
         }
     }
 
-    /// The node has answered an `attach`.
     pub(super) async fn handle_attached(
         &mut self,
         serial: u64,
-        requested: &[Requested],
+        requested: &[RequestedInbox],
         ttl: Duration,
         rejected: &[Rejection],
     ) {
         let Some(session) = self.sessions.get(serial) else { return };
-        let outcome = |(index, requested): (usize, &Requested)| {
+        let outcome = |(index, requested): (usize, &RequestedInbox)| {
             let rejection = rejected.iter().find(|rejection| rejection.index == index);
             rejection.map_or(Ok(ttl), |rejection| Err(rejection.reason(session.leases.inbox_of(requested.slot))))
         };
@@ -119,17 +117,27 @@ impl Driver {
         self.handle_outcomes(serial, requested, &outcomes).await;
     }
 
-    /// The node has refused a whole `attach`, or not answered it.
-    pub(super) async fn handle_not_attached(&mut self, serial: u64, requested: &[Requested], code: Option<ErrorCode>) {
-        let is_for_now = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
-        let reason = if is_for_now { Rejected::Busy } else { Rejected::Unavailable };
+    /// The node has rejected a whole `attach` (`code`), or has not responded (`None`).
+    pub(super) async fn handle_not_attached(
+        &mut self,
+        serial: u64,
+        requested: &[RequestedInbox],
+        code: Option<ErrorCode>,
+    ) {
+        let is_temporary = matches!(code, Some(ErrorCode::Congested | ErrorCode::RateLimited));
+        let reason = if is_temporary { Rejected::Busy } else { Rejected::Unavailable };
         self.handle_outcomes(serial, requested, &vec![Err(reason); requested.len()]).await;
     }
 
-    async fn handle_outcomes(&mut self, serial: u64, requested: &[Requested], outcomes: &[Result<Duration, Rejected>]) {
+    async fn handle_outcomes(
+        &mut self,
+        serial: u64,
+        requested: &[RequestedInbox],
+        outcomes: &[Result<Duration, Rejected>],
+    ) {
         let Some(session) = self.sessions.get_mut(serial) else { return };
         let now = Instant::now();
-        // Those of a session that begins are told at once, by its being connected.
+        // For a new session, `Event::Connected` reports all of them at once.
         let is_ready = session.is_ready();
         for (requested, outcome) in requested.iter().zip(outcomes) {
             let event = match *outcome {
@@ -159,33 +167,37 @@ impl Driver {
             stays = session.refusals.handle_refused(Refusal {
                 is_partial: attached > 0 || session.leases.len() > refused().filter(|(of, _)| of.is_renewal).count(),
                 has_new: refused().any(|(requested, _)| !requested.is_renewal),
-                is_for_now: refused().all(|(_, outcome)| *outcome == Err(Rejected::Busy)),
+                is_temporary: refused().all(|(_, outcome)| *outcome == Err(Rejected::Busy)),
             });
         } else {
             session.refusals.handle_attached();
         }
         if stays {
-            self.settle(serial).await;
+            self.finish_attaching(serial).await;
         } else {
-            self.lose(serial, DisconnectReason::NotAttached);
+            self.end_session(serial, DisconnectReason::NotAttached);
         }
     }
 
-    /// Goes on with a session once the node has answered for all inboxes. It is used where it has attached any; one that
-    /// refuses all of them for reasons of its own is left. Where nodes in a row take none of the leases for valid, it is
-    /// not their fault, and the last of them is kept: one can pair there, and be called once the clock is right.
-    async fn settle(&mut self, serial: u64) {
+    /// Continues once the node has responded for all inboxes. The session is used if any inbox is attached or none is
+    /// due. It is ended if the node rejects all of them for its own reasons. If
+    /// [`Search::is_last_attempt`](super::search::Search::is_last_attempt) and no node accepts the leases, the cause
+    /// is probably this clock. The session is then kept: pairing works on it, and calls will once the clock is right.
+    async fn finish_attaching(&mut self, serial: u64) {
         let Some(Stage::Attaching { answers: 0, .. }) = self.stage_of(serial) else { return };
-        // Those that have to outbid a newer lease.
+        // Retries the leases that were outdated, with a higher `seq`.
         self.attach(serial).await;
-        let given_up = self.search.is_last_attempt();
+        let failed_repeatedly = self.search.is_last_attempt();
         let Some(session) = self.sessions.get_mut(serial) else { return };
         let Stage::Attaching { answers: 0, attached, unavailable, .. } = session.stage else { return };
-        if attached > 0 || !session.leases.is_wanting(unix_now(), Instant::now()) || (given_up && !unavailable) {
+        if attached > 0
+            || !session.leases.has_active_inbox(unix_now(), Instant::now())
+            || (failed_repeatedly && !unavailable)
+        {
             session.stage = Stage::Ready;
             self.handle_ready(serial);
         } else {
-            self.lose(serial, DisconnectReason::NotAttached);
+            self.end_session(serial, DisconnectReason::NotAttached);
         }
     }
 
@@ -202,33 +214,34 @@ impl Driver {
             region: session.connection.region().map(str::to_owned),
             local_ip: session.connection.local_ip(),
         });
-        self.step(None, node, StepKind::Attached { inboxes: session.leases.len() });
+        self.report_step(None, node, StepKind::Attached { inboxes: session.leases.len() });
         self.connection_state.send_replace(ConnectionState::Connected(node));
         self.search.handle_ready();
         for record in self.calls.iter_mut() {
-            record.outbox.restart();
-            // Whether the answer was lost with the old session is not known; the offer again brings it back.
+            record.outbox.retry_now();
+            // The answer may have been lost with the old session. A repeated offer makes the callee send it again.
             if let Side::Caller { offered_to: Some(_), recheck_at: Some(_), .. } = record.side {
-                record.forget_place();
-                // A full queue holds an offer already.
-                let _ = record.outbox.push(Item::Offer);
+                record.forget_location();
+                // If the queue is full, it already holds an offer.
+                let _ = record.outbox.push(OutboxMessage::Offer);
             }
         }
     }
 
-    /// A session is over. Whatever was under way on it is tried again on the next one.
-    pub(super) fn lose(&mut self, serial: u64, reason: DisconnectReason) {
+    /// Removes a session and starts a search, unless another session is in use. Its unconfirmed messages are sent
+    /// again on the next one.
+    pub(super) fn end_session(&mut self, serial: u64, reason: DisconnectReason) {
         let Some(session) = self.sessions.remove(serial) else { return };
         let node = session.node();
         tracing::debug!(node = %node.short(), %reason, "session ended");
         let attaching = matches!(session.stage, Stage::Attaching { .. });
-        let told = match session.stage {
+        let reported = match session.stage {
             Stage::Ready => Some(reason),
             Stage::Attaching { .. } => None,
-            // Nothing is lost with one that was replaced; whoever heard of it hears of its end.
+            // A replaced session ends without notice, unless the app was told that its node stops.
             Stage::Leaving { .. } => session.going_away.then_some(DisconnectReason::GoingAway),
         };
-        if let Some(reason) = told {
+        if let Some(reason) = reported {
             self.events.send(Event::Disconnected { node, reason });
         }
         self.fail_requests_of(serial);
@@ -239,8 +252,8 @@ impl Driver {
             self.search.handle_unattached();
         }
         if self.sessions.ready().is_none() {
-            let given_up = self.search.has_given_up();
-            self.connection_state.send_replace(if given_up {
+            let failed_repeatedly = self.search.has_failed_repeatedly();
+            self.connection_state.send_replace(if failed_repeatedly {
                 ConnectionState::NotAttached
             } else {
                 ConnectionState::Searching
@@ -270,11 +283,11 @@ impl Driver {
                     if let Some(session) = self.sessions.get_mut(serial) {
                         session.mark_pinged();
                     }
-                    self.say(serial, &ToNode::Ping).await;
+                    self.send(serial, &ToNode::Ping).await;
                 }
                 Due::Attach => self.attach(serial).await,
-                Due::Silent => self.lose(serial, DisconnectReason::Silent),
-                Due::NotAttached => self.lose(serial, DisconnectReason::NotAttached),
+                Due::Silent => self.end_session(serial, DisconnectReason::Silent),
+                Due::NotAttached => self.end_session(serial, DisconnectReason::NotAttached),
                 Due::Left => {
                     if let Some(session) = self.sessions.remove(serial) {
                         if session.going_away {

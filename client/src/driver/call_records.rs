@@ -3,9 +3,9 @@
 use std::{collections::HashMap, time::Instant};
 
 use super::{
-    finished::Finished,
-    outbox::Item,
-    record::{Record, Side},
+    call_record::{CallRecord, Side},
+    finished_calls::FinishedCalls,
+    outbox::OutboxMessage,
 };
 use crate::{
     call::{CallError, Calls, Input, Output},
@@ -21,8 +21,8 @@ const MAX_RECORDS_OF_A_CONTACT: usize = 4;
 #[derive(Default)]
 pub(super) struct CallRecords {
     states: Calls,
-    records: HashMap<CallId, Record>,
-    finished: Finished,
+    records: HashMap<CallId, CallRecord>,
+    finished: FinishedCalls,
 }
 
 impl CallRecords {
@@ -47,24 +47,24 @@ impl CallRecords {
         with_contact.count() >= MAX_RECORDS_OF_A_CONTACT
     }
 
-    pub(super) fn insert(&mut self, record: Record) {
+    pub(super) fn insert(&mut self, record: CallRecord) {
         self.records.insert(record.call, record);
     }
 
-    pub(super) fn get(&self, call: CallId) -> Option<&Record> {
+    pub(super) fn get(&self, call: CallId) -> Option<&CallRecord> {
         self.records.get(&call)
     }
 
-    pub(super) fn get_mut(&mut self, call: CallId) -> Option<&mut Record> {
+    pub(super) fn get_mut(&mut self, call: CallId) -> Option<&mut CallRecord> {
         self.records.get_mut(&call)
     }
 
     /// The record of a call that is not over.
-    pub(super) fn active_mut(&mut self, call: CallId) -> Option<&mut Record> {
+    pub(super) fn active_mut(&mut self, call: CallId) -> Option<&mut CallRecord> {
         self.records.get_mut(&call).filter(|record| !record.is_over())
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CallRecord> {
         self.records.values_mut()
     }
 
@@ -87,17 +87,18 @@ impl CallRecords {
 
     /// Finishes the calls whose time is over. Returns those whose callee has to be looked up again.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<CallId> {
-        let is_expired = |record: &&Record| record.forget_at.is_some_and(|at| at <= now);
+        let is_expired = |record: &&CallRecord| record.forget_at.is_some_and(|at| at <= now);
         let expired: Vec<_> = self.records.values().filter(is_expired).map(|record| record.call).collect();
         for call in expired {
             self.finish(call, now);
         }
-        let is_due = |record: &&Record| matches!(record.side, Side::Caller { recheck_at: Some(at), .. } if at <= now);
+        let is_due =
+            |record: &&CallRecord| matches!(record.side, Side::Caller { recheck_at: Some(at), .. } if at <= now);
         self.records.values().filter(is_due).map(|record| record.call).collect()
     }
 
     /// A message that can be sent now.
-    pub(super) fn next_due(&self, now: Instant) -> Option<(CallId, Item)> {
+    pub(super) fn next_due(&self, now: Instant) -> Option<(CallId, OutboxMessage)> {
         self.records.values().find_map(|record| Some((record.call, record.outbox.due(now)?.clone())))
     }
 

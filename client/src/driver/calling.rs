@@ -1,4 +1,4 @@
-//! Calls: what the app asks of them, what the other sides say, and what the state machine wants done.
+//! Calls: the app's actions, the peers' messages, and the outputs of the state machine.
 
 use std::time::Instant;
 
@@ -6,8 +6,8 @@ use chappe_common::{client::RelayKind, lease::Inbox, redacted::Redacted};
 
 use super::{
     Driver,
-    outbox::Item,
-    record::{Record, Side, open_offer},
+    call_record::{CallRecord, Side, open_offer},
+    outbox::OutboxMessage,
     unix_now,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Driver {
-    pub(super) fn place(
+    pub(super) fn place_call(
         &mut self,
         contact: ContactId,
         offer: String,
@@ -39,26 +39,31 @@ impl Driver {
         let call = CallId::generate(&mut rand::rng());
         let outputs = self.calls.handle(call, Input::Place(contact.id()), now)?;
         let side = Side::Caller { offer: Redacted::new(offer), lease: None, offered_to: None, recheck_at: None };
-        // The callee answers at the contact's own inbox.
+        // The callee's answer arrives at the inbox of this contact.
         for session in self.sessions.iter_mut() {
-            session.leases.hurry(contact.id(), now);
+            session.leases.attach_now(contact.id(), now);
         }
         let pairing = contact.pairing().clone();
-        let record = Record::new(call, contact, pairing, side, None, now);
+        let record = CallRecord::new(call, contact, pairing, side, None, now);
         let placed = PlacedCall { id: call, status: record.status.subscribe() };
         self.calls.insert(record);
         self.perform(outputs, now);
         Ok(placed)
     }
 
-    pub(super) fn act(&mut self, call: CallId, action: CallAction, now: Instant) -> Result<(), CallActionError> {
+    pub(super) fn handle_call_action(
+        &mut self,
+        call: CallId,
+        action: CallAction,
+        now: Instant,
+    ) -> Result<(), CallActionError> {
         let input = match action {
             CallAction::Accept(sdp) => {
                 let record = self.calls.active_mut(call);
                 let Some(Side::Callee { answer, .. }) = record.map(|record| &mut record.side) else {
                     return Err(CallError::OutOfTurn.into());
                 };
-                // A second `accept` must not change what was answered.
+                // The first `accept` wins: its answer may already be sent.
                 answer.get_or_insert(sdp);
                 Input::Accept
             }
@@ -71,7 +76,10 @@ impl Driver {
                 if candidates.is_empty() {
                     return Ok(());
                 }
-                return record.outbox.push(Item::Ice(candidates.into_inner())).map_err(|_| CallActionError::Full);
+                return record
+                    .outbox
+                    .push(OutboxMessage::Ice(candidates.into_inner()))
+                    .map_err(|_| CallActionError::Full);
             }
         };
         let outputs = self.calls.handle(call, input, now)?;
@@ -79,14 +87,14 @@ impl Driver {
         Ok(())
     }
 
-    /// An input whose place in the call's course is not certain: what doesn't fit is passed over.
-    pub(super) fn input(&mut self, call: CallId, input: Input, now: Instant) {
+    /// Applies an input that may be invalid in the call's state. If it is, it is ignored.
+    pub(super) fn try_input(&mut self, call: CallId, input: Input, now: Instant) {
         if let Ok(outputs) = self.calls.handle(call, input, now) {
             self.perform(outputs, now);
         }
     }
 
-    /// A sealed message has come. Whatever is not a contact's, not for us, or not new is dropped without a word.
+    /// Handles a sealed message. Drops it if the inbox or the sender is unknown, or if it is a duplicate.
     pub(super) fn handle_incoming(&mut self, serial: u64, kind: RelayKind, message: &Incoming, now: Instant) {
         let Some(session) = self.sessions.get(serial) else { return };
         let Ok(inbox) = Inbox::from_base64url(&message.to) else { return };
@@ -103,7 +111,8 @@ impl Driver {
         if known.is_none() && kind == RelayKind::CallOffer {
             return self.handle_new_offer(serial, inbox, contact, pairing, &envelope, now);
         }
-        let is_its = |record: &&mut Record| record.contact.id() == contact.id() && record.pairing.id() == pairing.id();
+        let is_its =
+            |record: &&mut CallRecord| record.contact.id() == contact.id() && record.pairing.id() == pairing.id();
         let Some(record) = known.filter(is_its) else { return };
         let keys = self.sessions.iter().flat_map(|session| session.leases.keys(inbox));
         let Some(text) = record.open(&envelope, kind, keys) else {
@@ -111,17 +120,17 @@ impl Driver {
             return;
         };
         let caller = record.is_caller();
-        self.note_confirmation(contact.id(), pairing.id());
-        self.step(Some(call), node, StepKind::Received(kind));
+        self.record_confirmation(contact.id(), pairing.id());
+        self.report_step(Some(call), node, StepKind::Received(kind));
         match kind {
             RelayKind::CallOffer if !caller => self.handle_offer_again(call, contact.id(), &text, now),
             RelayKind::CallAnswer if caller => self.handle_answer(call, &text, now),
             RelayKind::CallIce => self.handle_candidates(call, &text),
             RelayKind::CallReject if caller => {
                 let busy = serde_json::from_slice::<Reject>(&text).is_ok_and(|reject| reject.busy);
-                self.input(call, Input::Rejected { busy }, now);
+                self.try_input(call, Input::Rejected { busy }, now);
             }
-            RelayKind::CallHangup => self.input(call, Input::PeerHangup, now),
+            RelayKind::CallHangup => self.try_input(call, Input::PeerHangup, now),
             _ => {}
         }
     }
@@ -144,8 +153,8 @@ impl Driver {
             return;
         };
         let node = session.node();
-        self.note_confirmation(contact.id(), pairing.id());
-        // Only now: who is not a contact must not learn from our silence, nor fill any table.
+        self.record_confirmation(contact.id(), pairing.id());
+        // Checked after opening: a stranger must not learn from the response, nor fill a table.
         if !offer.is_fresh(unix_now()) || self.calls.is_finished(call) || self.calls.is_full() {
             tracing::debug!(%call, "dropped an offer: it is old, its call is over, or there are too many calls");
             return;
@@ -154,20 +163,20 @@ impl Driver {
             tracing::debug!(%call, "dropped an offer: too many calls of this contact");
             return;
         }
-        self.step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
+        self.report_step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
         let Ok(outputs) = self.calls.handle(call, Input::Offered(contact.id()), now) else { return };
         let wanted = outputs.iter().any(|output| [Output::Ring(call), Output::SendBusy(call)].contains(output));
         if outputs.contains(&Output::Ring(call)) {
-            // Not of a ring too many: what is learned is written to the disk.
-            self.note_referral(contact.id(), &offer.nodes);
+            // Only for an offer that rings, because a referral is written to the disk.
+            self.record_referral(contact.id(), &offer.nodes);
         }
         if wanted {
             let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key, answer: None };
-            let mut record = Record::new(call, contact, pairing, side, Some(offer.reply_key.0), now);
-            record.note(envelope.counter());
+            let mut record = CallRecord::new(call, contact, pairing, side, Some(offer.reply_key.0), now);
+            record.mark_seen(envelope.counter());
             self.calls.insert(record);
         } else {
-            // It has lost to our own call. Played back later it must not ring.
+            // It lost to this side's own call. A replay of it must not ring later.
             self.calls.finish(call, now);
         }
         self.perform(outputs, now);
@@ -177,14 +186,14 @@ impl Driver {
         let fresh = serde_json::from_slice::<Offer>(text).is_ok_and(|offer| offer.is_fresh(unix_now()));
         match self.calls.get_mut(call) {
             Some(record) if record.is_over() => {
-                // The caller has missed the end. A farewell always has room.
-                let _ = record.outbox.push(Item::Hangup);
+                // The caller has missed the end of the call. An end always fits the queue.
+                let _ = record.outbox.push(OutboxMessage::Hangup);
             }
             Some(record) if fresh => {
-                // The caller asks again, maybe from another node: an answer that is under way goes to the old one.
-                record.forget_place();
-                record.outbox.restart();
-                self.input(call, Input::Offered(contact), now);
+                // The caller may be at another node now, so an answer in flight may go to the old one.
+                record.forget_location();
+                record.outbox.retry_now();
+                self.try_input(call, Input::Offered(contact), now);
             }
             _ => {}
         }
@@ -194,7 +203,7 @@ impl Driver {
         let Ok(answer) = serde_json::from_slice::<Answer>(text) else { return };
         let Some(record) = self.calls.active_mut(call) else { return };
         if record.peer_key.is_some() {
-            // The answer again: the first one stands.
+            // A duplicate: the first answer stands.
             return;
         }
         record.peer_key = Some(answer.reply_key.0);
@@ -203,34 +212,33 @@ impl Driver {
             *recheck_at = None;
         }
         record.status.send_replace(CallStatus::Answered(Redacted::new(answer.sdp)));
-        self.note_referral(contact, &answer.nodes);
-        self.input(call, Input::Answered, now);
+        self.record_referral(contact, &answer.nodes);
+        self.try_input(call, Input::Answered, now);
     }
 
     fn handle_candidates(&self, call: CallId, text: &[u8]) {
-        let over = self.calls.get(call).is_none_or(Record::is_over);
+        let over = self.calls.get(call).is_none_or(CallRecord::is_over);
         if let (Ok(ice), false) = (serde_json::from_slice::<Ice>(text), over) {
             self.events.send(Event::Candidates { call, candidates: Redacted::new(ice.candidates) });
         }
     }
 
-    /// Does what the state machine wants.
     pub(super) fn perform(&mut self, outputs: Vec<Output>, now: Instant) {
         for output in outputs {
             match output {
-                Output::SendOffer(call) => self.queue(call, Item::Offer),
+                Output::SendOffer(call) => self.queue(call, OutboxMessage::Offer),
                 Output::SendAnswer(call) => {
-                    self.queue(call, Item::Answer);
+                    self.queue(call, OutboxMessage::Answer);
                     self.report_own_answer(call);
                 }
-                Output::SendReject(call) => self.queue(call, Item::Reject { busy: false }),
+                Output::SendReject(call) => self.queue(call, OutboxMessage::Reject { busy: false }),
                 Output::SendHangup(call) => {
-                    if self.calls.get(call).is_some_and(Record::may_be_known) {
-                        self.queue(call, Item::Hangup);
+                    if self.calls.get(call).is_some_and(CallRecord::may_be_known) {
+                        self.queue(call, OutboxMessage::Hangup);
                     }
                 }
                 Output::SendBusy(call) => {
-                    self.queue(call, Item::Reject { busy: true });
+                    self.queue(call, OutboxMessage::Reject { busy: true });
                     if let Some(record) = self.calls.get_mut(call) {
                         record.end(CallStatus::Ended(EndReason::Busy), now);
                     }
@@ -243,7 +251,7 @@ impl Driver {
         }
     }
 
-    fn queue(&mut self, call: CallId, item: Item) {
+    fn queue(&mut self, call: CallId, item: OutboxMessage) {
         if let Some(record) = self.calls.get_mut(call)
             && record.outbox.push(item).is_err()
         {
@@ -254,7 +262,7 @@ impl Driver {
     fn ring(&self, call: CallId) {
         let Some(record) = self.calls.get(call) else { return };
         let Side::Callee { offer, .. } = &record.side else { return };
-        // Without an app's handle nobody could take the call.
+        // If the app has dropped its handles, nobody can accept the call.
         let Some(commands) = self.commands.sender.upgrade() else { return };
         let (id, contact, status) = (record.call, record.contact.id(), record.status.subscribe());
         self.events.send(Event::IncomingCall {
@@ -272,16 +280,16 @@ impl Driver {
         }
     }
 
-    /// On the callee's side the call is answered as soon as the app has accepted.
+    /// For the callee, the call is answered once the app accepts.
     fn report_own_answer(&self, call: CallId) {
-        if let Some(Record { side: Side::Callee { answer: Some(answer), .. }, status, .. }) = self.calls.get(call) {
+        if let Some(CallRecord { side: Side::Callee { answer: Some(answer), .. }, status, .. }) = self.calls.get(call) {
             status.send_replace(CallStatus::Answered(answer.clone()));
         }
     }
 
     fn end(&mut self, call: CallId, reason: EndReason, now: Instant) {
         let Some(record) = self.calls.get_mut(call) else { return };
-        record.outbox.keep_farewell();
+        record.outbox.keep_only_end();
         record.end(CallStatus::Ended(reason), now);
         self.events.send(Event::CallEnded { call, reason });
         self.calls.finish_if_done(call, now);

@@ -1,7 +1,8 @@
-//! The leases of one session: for which inboxes, when each is signed anew, and the keys to which callers seal.
+//! The leases of one session: which inboxes it attaches, when each lease is renewed, and the keys that callers seal
+//! to.
 //!
-//! Pure: it is told the time and given a random source. No two inboxes have anything in common that a home could link
-//! them by: each lease has a session key, a `seq`, an expiry and a time of renewal of its own.
+//! Pure: takes the time and a random source as arguments. A home must not be able to link two inboxes of a client. So
+//! each lease has its own random session key, `seq`, expiry and renewal time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,38 +22,39 @@ use crate::{
     sealing_key::SealingKey,
 };
 
-/// How long a lease lasts, at random within these. Short enough that a node which hides a session's end misleads nobody
-/// for long.
+/// The random lifetime of a lease. Short, because a node that hides the end of a session can mislead callers for that
+/// long.
 const LEASE: std::ops::Range<Duration> = Duration::from_secs(900)..Duration::from_secs(1200);
-/// When a lease is renewed at the latest. Its homes hear of it up to two and a half minutes later, and clocks of homes and
-/// callers may be ahead by four.
+/// The longest time to the renewal of a lease. Homes receive it up to two and a half minutes later, and the clocks of
+/// homes and callers may be ahead by four.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(300);
-/// By how much a `seq` is behind the clock at most.
+/// How far a `seq` is behind the clock at most.
 const SEQ_JITTER_MS: u64 = 30_000;
-/// By how much a `seq` is ahead of the one that it follows, where the clock has not passed that one.
+/// How far a `seq` is ahead of its predecessor, if the clock has not passed that one.
 const SEQ_STEP: std::ops::Range<u64> = 1..1000;
-/// How much earlier and later than [`DAY_MARGIN`] an inbox is attached and detached, at random for each: what all clients
-/// do at one moment of the day would be a burst, and what one client does at one moment would link its inboxes.
+/// The random time added to [`DAY_MARGIN`] before an inbox's day and after it. Without it, all clients would attach at
+/// the same moment of the day, and one client's inboxes could be linked by time.
 const DAY_JITTER: Duration = Duration::from_secs(3600);
-/// How long what a node had no room or no rate for waits, and at random up to so much longer: rates are those of a minute,
-/// and those whom it refused together must not come back together.
+/// The pause before a rejected inbox is retried, and the random time added to it. Rate limits are per minute, and
+/// clients rejected together must not return together.
 const ATTACH_AGAIN: Duration = Duration::from_secs(60);
 const ATTACH_AGAIN_JITTER: Duration = Duration::from_secs(15);
-/// How soon a lease may be renewed at the earliest, whatever the node says.
+/// The shortest time to a renewal, whatever `ttl` the node sends.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(5);
-/// What is due within this time is renewed together: the node sees all of it anyway, and counts messages. Less than half of
-/// [`SHORTEST_RENEWAL`], so that what was just attached is not due.
+/// Renewals due within this time are sent together, because the node counts messages and sees all of them anyway. Less
+/// than half of [`SHORTEST_RENEWAL`], so that an inbox that was just attached is not due.
 const TOGETHER: Duration = Duration::from_secs(2);
 const _: () = assert!(2 * TOGETHER.as_secs() < SHORTEST_RENEWAL.as_secs());
-/// How often a lease is outbid at once: each of two devices with one profile would else outbid the other for ever.
+/// How often an outdated lease is retried at once. Otherwise two devices with one profile would outbid each other
+/// forever.
 const MAX_OUTBIDS: u32 = 3;
-/// How far a lease that is outbid may be ahead of this clock. A node that could have leases signed for a later time would
-/// take the inbox back with one of them once the client has left it.
+/// How far ahead of this clock a lease may be that is outbid. A node that could make the client sign leases for a
+/// later time could take the inbox back with one of them.
 const MAX_AHEAD_MS: u64 = 5_000;
-/// The most session keys of one inbox: a lease is renewed a few times before it expires.
+/// The most session keys of one inbox. A lease is renewed a few times before it expires.
 const MAX_KEYS: usize = 8;
 
-/// Which inbox a lease is for.
+/// Identifies an inbox: a pairing and a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlotId {
     pairing: PairingId,
@@ -60,17 +62,16 @@ pub(crate) struct SlotId {
 }
 
 impl SlotId {
-    /// Whether the inbox's day is not long ago.
+    /// Whether the day is yesterday, today or tomorrow.
     pub(crate) fn is_near(&self, unix: UnixTime) -> bool {
         days_around(unix).contains(&self.day)
     }
 }
 
-/// A lease that is to be attached.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     pub(crate) slot: SlotId,
-    /// The node has attached the inbox in this session before.
+    /// The inbox is attached in this session already.
     pub(crate) is_renewal: bool,
     pub(crate) lease: SignedLease,
     pub(crate) proof: [u8; SIGNATURE_LEN],
@@ -79,17 +80,17 @@ pub(crate) struct Attachment {
 /// Why the node did not attach a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
-    /// It knows a newer lease of the same inbox with this `seq`.
+    /// It knows a newer lease of the inbox, with this `seq`.
     Outdated(u64),
-    /// The lease is not valid to it, mostly since one of the two clocks is wrong.
+    /// The lease is not valid for it, mostly because one of the two clocks is wrong.
     Invalid,
-    /// It has no room or no rate for it now, and may later.
+    /// It has no capacity now, or a rate limit applies. A retry may succeed.
     Busy,
-    /// It can't attach it, for another reason of its own: none of the inbox's homes answers, or it takes no more of them.
+    /// It cannot attach it for another reason: no home of the inbox responds, or the homes accept no more.
     Unavailable,
 }
 
-/// A key to which callers may have sealed, until its lease has expired.
+/// A key that callers may seal to until its lease expires.
 struct SessionKey {
     key: SealingKey,
     until: UnixTime,
@@ -97,16 +98,16 @@ struct SessionKey {
 
 struct Slot {
     owner: ContactId,
-    /// When the inbox is attached and detached.
+    /// When to attach and detach the inbox.
     from: UnixTime,
     until: UnixTime,
-    /// Derived when the inbox is attached first.
+    /// Derived when the inbox is first attached.
     inbox: Option<OwnInbox>,
-    /// The newest last.
+    /// The newest is last.
     keys: Vec<SessionKey>,
     seq: u64,
     is_attached: bool,
-    /// An answer is awaited.
+    /// The node has not responded yet.
     is_pending: bool,
     due: Instant,
     outbids: u32,
@@ -118,48 +119,46 @@ impl Slot {
     }
 }
 
-/// The leases of one session.
 pub(crate) struct Leases {
     node: NodeId,
     nonce: [u8; 32],
     slots: HashMap<SlotId, Slot>,
     inboxes: HashMap<Inbox, SlotId>,
-    /// Contacts who can call.
+    /// Contacts with an attached inbox: they can call.
     reachable: HashSet<ContactId>,
-    /// Until when a pairing's inboxes wait.
-    held_back: HashMap<PairingId, Instant>,
-    /// When the days have to be looked at again.
+    /// Until when the inboxes of a pairing are not attached.
+    delayed_until: HashMap<PairingId, Instant>,
+    /// When [`Self::update`] is due, because a day starts or ends.
     next_day_check: Option<Instant>,
 }
 
 impl Leases {
-    /// No leases so far, for a session with `node` that was given `nonce`.
+    /// Without leases, for a session with `node`. `nonce` is the node's nonce of this session.
     pub(crate) fn new(node: NodeId, nonce: [u8; 32]) -> Self {
-        let (slots, inboxes, reachable, held_back) = Default::default();
-        Self { node, nonce, slots, inboxes, reachable, held_back, next_day_check: None }
+        let (slots, inboxes, reachable, delayed_until) = Default::default();
+        Self { node, nonce, slots, inboxes, reachable, delayed_until, next_day_check: None }
     }
 
-    /// The inboxes of this pairing are not attached before `until`.
-    pub(crate) fn hold_back(&mut self, pairing: PairingId, until: Instant) {
-        self.held_back.insert(pairing, until);
+    /// Delays the inboxes of a pairing until then.
+    pub(crate) fn delay(&mut self, pairing: PairingId, until: Instant) {
+        self.delayed_until.insert(pairing, until);
     }
 
-    /// The contact's inboxes are needed now: it is about to be called, and answers there.
-    pub(crate) fn hurry(&mut self, contact: ContactId, now: Instant) {
+    /// Attaches the contact's inboxes without delay. The contact is about to be called, and its answer arrives there.
+    pub(crate) fn attach_now(&mut self, contact: ContactId, now: Instant) {
         for (id, slot) in &mut self.slots {
             if slot.owner == contact && !slot.is_attached && !slot.is_pending {
-                self.held_back.remove(&id.pairing);
+                self.delayed_until.remove(&id.pairing);
                 slot.due = now;
             }
         }
     }
 
-    /// The inbox of a slot.
     pub(crate) fn inbox_of(&self, id: SlotId) -> Option<Inbox> {
         self.slots.get(&id)?.inbox.as_ref().map(OwnInbox::inbox)
     }
 
-    /// Brings the inboxes in line with `contacts` and the day. Returns those that have to be detached at the node.
+    /// Adds and removes inboxes for these contacts and the current day. Returns the inboxes to detach at the node.
     pub(crate) fn update<'a>(
         &mut self,
         contacts: impl Iterator<Item = &'a Contact>,
@@ -173,7 +172,7 @@ impl Leases {
                 for day in days_around(unix) {
                     let id = SlotId { pairing: pairing.id(), day };
                     wanted.insert(id);
-                    let held_back = self.held_back.get(&id.pairing).copied();
+                    let delayed_until = self.delayed_until.get(&id.pairing).copied();
                     self.slots.entry(id).or_insert_with(|| Slot {
                         owner: contact.id(),
                         from: saturating_sub(
@@ -186,13 +185,13 @@ impl Leases {
                         seq: 0,
                         is_attached: false,
                         is_pending: false,
-                        due: held_back.map_or(now, |until| until.max(now)),
+                        due: delayed_until.map_or(now, |until| until.max(now)),
                         outbids: 0,
                     });
                 }
             }
         }
-        self.held_back.retain(|_, until| *until > now);
+        self.delayed_until.retain(|_, until| *until > now);
         let mut detached = Vec::new();
         let (inboxes, reachable) = (&mut self.inboxes, &mut self.reachable);
         self.slots.retain(|id, slot| {
@@ -211,7 +210,7 @@ impl Leases {
                     reachable.remove(&slot.owner);
                 }
             }
-            // One whose time is over stays as long as its day is near, so that no other time is drawn for it.
+            // A slot stays while its day is near, so that no second random time is drawn for it.
             is_wanted
         });
         let changes = self.slots.values().flat_map(|slot| [slot.from, slot.until]).filter(|at| *at > unix);
@@ -219,8 +218,8 @@ impl Leases {
         detached
     }
 
-    /// Signs the leases that are due. An answer to each is awaited from now on. `seqs` are the newest of each inbox in any
-    /// session: one that a former node still holds must not be newer.
+    /// Signs the leases that are due and marks them as pending. `seqs` holds the newest `seq` of each inbox in any
+    /// session: a new lease must be newer than the one of an earlier session.
     pub(crate) fn due<'a>(
         &mut self,
         contacts: impl Iterator<Item = &'a Contact>,
@@ -265,8 +264,8 @@ impl Leases {
         attachments
     }
 
-    /// The node has attached the lease; `ttl` is when it wants another. Whose inbox it is, where its contact could not call
-    /// before.
+    /// Handles a lease that the node has attached. `ttl` is the time to the renewal that the node asks for. Returns
+    /// the inbox's contact if it could not call before.
     pub(crate) fn attached(
         &mut self,
         id: SlotId,
@@ -281,7 +280,7 @@ impl Leases {
         self.reachable.insert(slot.owner).then_some(slot.owner)
     }
 
-    /// The node has not attached the lease. Whose inbox it is, where its contact can't call now.
+    /// Handles a lease that the node has rejected. Returns the inbox's contact if it cannot call now.
     pub(crate) fn rejected(
         &mut self,
         id: SlotId,
@@ -299,7 +298,7 @@ impl Leases {
                 slot.due = now;
                 return None;
             }
-            // What was attached before stays so.
+            // An inbox that was attached stays attached.
             Rejected::Busy | Rejected::Unavailable => {}
             Rejected::Outdated(_) | Rejected::Invalid => slot.is_attached = false,
         }
@@ -313,38 +312,37 @@ impl Leases {
         Some(owner)
     }
 
-    /// When something is due, by [`Leases::due`] or [`Leases::update`].
+    /// When [`Leases::due`] or [`Leases::update`] has work to do.
     pub(crate) fn next_deadline(&self, unix: UnixTime) -> Option<Instant> {
         let waiting = self.slots.values().filter(|slot| slot.is_open(unix) && !slot.is_pending);
         waiting.map(|slot| slot.due).chain(self.next_day_check).min()
     }
 
-    /// Whose inbox that is, by which pairing.
+    /// The contact and pairing of an inbox.
     pub(crate) fn owner(&self, inbox: Inbox) -> Option<(ContactId, PairingId)> {
         let id = self.inboxes.get(&inbox)?;
         self.slots.get(id).map(|slot| (slot.owner, id.pairing))
     }
 
-    /// The keys to which a caller may have sealed for that inbox, the newest first.
+    /// The keys that a caller may have sealed to for this inbox, the newest first.
     pub(crate) fn keys(&self, inbox: Inbox) -> impl Iterator<Item = &SealingKey> {
         let slot = self.inboxes.get(&inbox).and_then(|id| self.slots.get(id));
         slot.into_iter().flat_map(|slot| slot.keys.iter().rev()).map(|key| &key.key)
     }
 
-    /// Whether there is any inbox that is attached at this time or waits to be.
-    pub(crate) fn is_wanting(&self, unix: UnixTime, now: Instant) -> bool {
+    /// Whether any inbox is attached, was sent to the node, or is due.
+    pub(crate) fn has_active_inbox(&self, unix: UnixTime, now: Instant) -> bool {
         self.slots
             .values()
             .any(|slot| slot.is_open(unix) && (slot.is_attached || slot.inbox.is_some() || slot.due <= now))
     }
 
-    /// How many inboxes are attached.
     pub(crate) fn len(&self) -> usize {
         self.slots.values().filter(|slot| slot.is_attached).count()
     }
 }
 
-/// The days one of whose inboxes may be attached now.
+/// The days whose inboxes may be attached now.
 fn days_around(unix: UnixTime) -> [Day; 3] {
     let today = Day::of(unix);
     [today.before(), today, today.after()]

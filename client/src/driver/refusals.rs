@@ -1,39 +1,39 @@
-//! What comes of a node's refusals to attach inboxes: whether the session stays, or another node is better. Pure.
+//! Decides whether a session stays after its node has rejected inboxes. Pure.
 //!
-//! Only what the node refuses for reasons of its own counts: no room, no rate, no home that answers. A lease that is not
-//! valid, or outdated, is no reason to leave a node, as long as it attaches any other.
+//! Only rejections for the node's own reasons count: no capacity, a rate limit, or no reachable home. An invalid or
+//! outdated lease is no reason to leave a node that attaches others.
 
-/// The answer to one `attach`, of inboxes that the node had no room or no rate for, or could not register.
+/// The response to one `attach` with inboxes that the node could not attach.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
-    /// Some inbox was attached, or is: the contacts of those can call.
+    /// At least one inbox is attached, so its contact can call.
     pub(crate) is_partial: bool,
-    /// Some of the inboxes were not attached before, so that nobody can call at them meanwhile.
+    /// At least one rejected inbox was not attached before, so its contact cannot call.
     pub(crate) has_new: bool,
-    /// The node may take all of them later.
-    pub(crate) is_for_now: bool,
+    /// All rejections are temporary.
+    pub(crate) is_temporary: bool,
 }
 
-/// How many renewals in a row were refused.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     in_a_row: u32,
 }
 
 impl Refusals {
-    /// The node has attached all that it was asked for, or refused none for reasons of its own.
+    /// Resets the count: the node rejected no inbox for its own reasons.
     pub(crate) const fn handle_attached(&mut self) {
         self.in_a_row = 0;
     }
 
-    /// Says whether the session stays. Leases outlast two tries: with the second one another node is better.
+    /// Returns whether the session stays. Leases outlast two attempts, so the second rejection in a row ends the
+    /// session.
     pub(crate) const fn handle_refused(&mut self, refusal: Refusal) -> bool {
-        let Refusal { is_partial, has_new, is_for_now } = refusal;
+        let Refusal { is_partial, has_new, is_temporary } = refusal;
         if is_partial {
             return true;
         }
         self.in_a_row += 1;
-        is_for_now && !has_new && self.in_a_row < 2
+        is_temporary && !has_new && self.in_a_row < 2
     }
 }
 
@@ -41,7 +41,7 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    const RENEWAL: Refusal = Refusal { is_partial: false, has_new: false, is_for_now: true };
+    const RENEWAL: Refusal = Refusal { is_partial: false, has_new: false, is_temporary: true };
 
     #[test]
     fn a_session_stays_where_one_renewal_is_refused_and_leaves_with_the_next() {
@@ -62,14 +62,14 @@ mod tests {
     #[test]
     fn a_session_leaves_at_once_where_waiting_helps_nobody() {
         assert!(!Refusals::default().handle_refused(Refusal { has_new: true, ..RENEWAL }));
-        assert!(!Refusals::default().handle_refused(Refusal { is_for_now: false, ..RENEWAL }));
+        assert!(!Refusals::default().handle_refused(Refusal { is_temporary: false, ..RENEWAL }));
     }
 
     #[test]
     fn a_node_that_attaches_some_of_the_inboxes_is_kept() {
         let mut refusals = Refusals::default();
         for _ in 0..3 {
-            assert!(refusals.handle_refused(Refusal { is_partial: true, has_new: true, is_for_now: false }));
+            assert!(refusals.handle_refused(Refusal { is_partial: true, has_new: true, is_temporary: false }));
         }
     }
 }

@@ -14,10 +14,9 @@ use crate::{command::IceServersError, protocol::IceServer, seal::CallId};
 /// How long a node may take to respond. It queries three homes concurrently and gives up on them sooner.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The response that a request expects.
-pub(super) enum Wanted {
+pub(super) enum Expected {
     /// The outcome for these inboxes, in the order of the message.
-    Attached(Vec<Requested>),
+    Attached(Vec<RequestedInbox>),
     Detached,
     /// The callee's lease. With `recheck`, only to see whether the callee has moved; otherwise to send the first message
     /// of the call's outbox.
@@ -34,13 +33,12 @@ pub(super) enum Wanted {
     IceServers(oneshot::Sender<Result<Vec<IceServer>, IceServersError>>),
 }
 
-/// An inbox of an `attach`.
-pub(super) struct Requested {
+pub(super) struct RequestedInbox {
     pub(super) slot: SlotId,
     pub(super) is_renewal: bool,
 }
 
-impl From<&Attachment> for Requested {
+impl From<&Attachment> for RequestedInbox {
     fn from(attachment: &Attachment) -> Self {
         Self { slot: attachment.slot, is_renewal: attachment.is_renewal }
     }
@@ -49,7 +47,7 @@ impl From<&Attachment> for Requested {
 pub(super) struct PendingRequest {
     pub(super) session: u64,
     until: Instant,
-    pub(super) wanted: Wanted,
+    pub(super) expected: Expected,
 }
 
 #[derive(Default)]
@@ -65,25 +63,25 @@ impl Requests {
     }
 
     /// Adds the request with this id, from [`Self::next_id`]. It expires after [`REQUEST_TIMEOUT`].
-    pub(super) fn insert(&mut self, id: u64, session: u64, wanted: Wanted, now: Instant) {
-        self.pending.insert(id, PendingRequest { session, until: now + REQUEST_TIMEOUT, wanted });
+    pub(super) fn insert(&mut self, id: u64, session: u64, expected: Expected, now: Instant) {
+        self.pending.insert(id, PendingRequest { session, until: now + REQUEST_TIMEOUT, expected });
     }
 
     /// Removes the request with this id. Returns `None` if it is unknown or belongs to another session.
-    pub(super) fn take(&mut self, session: u64, id: u64) -> Option<Wanted> {
+    pub(super) fn take(&mut self, session: u64, id: u64) -> Option<Expected> {
         self.pending.get(&id).filter(|pending| pending.session == session)?;
-        self.pending.remove(&id).map(|pending| pending.wanted)
+        self.pending.remove(&id).map(|pending| pending.expected)
     }
 
     /// Removes all requests of a session.
-    pub(super) fn take_session(&mut self, session: u64) -> Vec<(u64, Wanted)> {
+    pub(super) fn take_session(&mut self, session: u64) -> Vec<(u64, Expected)> {
         self.pending
             .extract_if(|_, pending| pending.session == session)
-            .map(|(id, pending)| (id, pending.wanted))
+            .map(|(id, pending)| (id, pending.expected))
             .collect()
     }
 
-    /// Removes one request whose deadline has passed.
+    /// Removes a request whose deadline has passed.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<(u64, PendingRequest)> {
         let id = self.pending.iter().find(|(_, pending)| pending.until <= now).map(|(id, _)| *id)?;
         self.pending.remove_entry(&id)
@@ -102,7 +100,7 @@ mod tests {
     fn only_the_session_of_a_request_can_answer_it_and_only_once() {
         let mut requests = Requests::default();
         let id = requests.next_id();
-        requests.insert(id, 1, Wanted::Detached, Instant::now());
+        requests.insert(id, 1, Expected::Detached, Instant::now());
         assert!(requests.take(2, id).is_none());
         assert!(requests.take(1, id).is_some());
         assert!(requests.take(1, id).is_none());
@@ -113,7 +111,7 @@ mod tests {
         let (mut requests, now) = (Requests::default(), Instant::now());
         for session in [1, 1, 2] {
             let id = requests.next_id();
-            requests.insert(id, session, Wanted::Detached, now);
+            requests.insert(id, session, Expected::Detached, now);
         }
         assert!(requests.take_expired(now).is_none());
         assert_eq!(requests.take_session(1).len(), 2);

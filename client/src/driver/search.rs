@@ -21,11 +21,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 const FIRST_JITTER: Duration = Duration::from_millis(300);
 /// The most nodes that a search avoids.
 const MAX_AVOID: usize = 8;
-/// After this many nodes in a row that did not attach the inboxes, [`Search::has_given_up`] reports it. The cause may be
-/// on this side, such as a clock that is ahead. The search continues.
+/// After this many nodes in a row that did not attach the inboxes, [`Search::has_failed_repeatedly`] returns true. The
+/// cause may be on this side, such as a clock that is ahead. The search continues.
 const MAX_UNATTACHED: u32 = 3;
 
-/// Where a client looks for nodes.
 pub(crate) struct SearchConfig {
     pub(crate) discovery: Discovery,
     /// Nodes to which any other is preferred at first.
@@ -176,11 +175,11 @@ impl Search {
     }
 
     /// Whether [`MAX_UNATTACHED`] nodes in a row did not attach the inboxes.
-    pub(super) const fn has_given_up(&self) -> bool {
+    pub(super) const fn has_failed_repeatedly(&self) -> bool {
         self.unattached >= MAX_UNATTACHED
     }
 
-    /// Whether [`Self::has_given_up`] will hold if the current node does not attach the inboxes either.
+    /// Whether [`Self::has_failed_repeatedly`] will hold if the current node does not attach the inboxes either.
     pub(super) const fn is_last_attempt(&self) -> bool {
         self.unattached + 1 >= MAX_UNATTACHED
     }

@@ -1,4 +1,4 @@
-//! One session with a node: its connection, its leases, and when what is due. Knows nothing of calls.
+//! One session with a node: its connection, its leases and its deadlines. Knows no calls.
 
 use std::time::{Duration, Instant};
 
@@ -7,26 +7,25 @@ use chappe_discovery::Connection;
 
 use super::{leases::Leases, refusals::Refusals};
 
-/// When a node that has said nothing is pinged, and when it is given up.
+/// When a silent node is pinged, and when its session ends.
 const PING_AFTER: Duration = Duration::from_secs(20);
 const SILENT_AFTER: Duration = Duration::from_secs(30);
-/// How long a node may take to attach.
+/// How long a node may take to attach the first inboxes.
 pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a session that another has replaced still hears what was on its way.
+/// How long a replaced session still receives messages.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Waiting until the node has answered for every inbox.
+    /// The node has not responded for every inbox yet.
     Attaching {
-        /// How many answers are due.
+        /// Number of responses that are due.
         answers: usize,
-        /// Inboxes that are attached, of those that were answered for.
+        /// Number of inboxes attached so far.
         attached: usize,
-        /// Whether the node has refused any for reasons of its own.
+        /// Whether the node has rejected any inbox for its own reasons.
         unavailable: bool,
-        /// When the node is given up.
+        /// When the session ends if the node has not responded.
         until: Instant,
     },
     /// In use.
@@ -40,19 +39,18 @@ pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) leases: Leases,
     pub(crate) stage: Stage,
-    /// The node has said that it will stop.
+    /// The node has announced that it stops.
     pub(crate) going_away: bool,
     pub(crate) refusals: Refusals,
-    last_heard: Instant,
+    last_received: Instant,
     pinged: bool,
 }
 
-/// What a session has to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Ping,
     Attach,
-    /// Over: the node is silent, didn't attach, or was replaced.
+    /// The session is over: the node is silent, did not attach the inboxes, or was replaced.
     Silent,
     NotAttached,
     Left,
@@ -69,7 +67,7 @@ impl Session {
             stage: Stage::Attaching { answers: 0, attached: 0, unavailable: false, until },
             going_away: false,
             refusals: Refusals::default(),
-            last_heard: now,
+            last_received: now,
             pinged: false,
         }
     }
@@ -82,13 +80,12 @@ impl Session {
         self.stage == Stage::Ready
     }
 
-    /// Another session has taken over.
     pub(crate) fn leave(&mut self, now: Instant) {
         self.stage = Stage::Leaving { until: now + LINGER };
     }
 
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.last_heard = now;
+    pub(crate) fn handle_received(&mut self, now: Instant) {
+        self.last_received = now;
         self.pinged = false;
     }
 
@@ -97,7 +94,7 @@ impl Session {
     }
 
     pub(crate) fn next_deadline(&self, unix: UnixTime) -> Instant {
-        let silence = self.last_heard + if self.pinged { SILENT_AFTER } else { PING_AFTER };
+        let silence = self.last_received + if self.pinged { SILENT_AFTER } else { PING_AFTER };
         let stage = match self.stage {
             Stage::Attaching { until, .. } | Stage::Leaving { until } => Some(until),
             Stage::Ready => self.leases.next_deadline(unix),
@@ -106,7 +103,7 @@ impl Session {
     }
 
     pub(crate) fn due(&self, now: Instant, unix: UnixTime) -> Option<Due> {
-        let silence = now.saturating_duration_since(self.last_heard);
+        let silence = now.saturating_duration_since(self.last_received);
         match self.stage {
             Stage::Attaching { until, .. } if until <= now => Some(Due::NotAttached),
             Stage::Leaving { until } if until <= now => Some(Due::Left),

@@ -22,12 +22,12 @@ pub(super) fn own() -> PairingCode {
 pub(super) static ADA: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
 pub(super) static BOB: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
 
-pub(super) fn ada() -> Myself<'static> {
-    Myself { identity: &ADA, name: "Ada" }
+pub(super) fn ada() -> LocalIdentity<'static> {
+    LocalIdentity { identity: &ADA, name: "Ada" }
 }
 
-pub(super) fn bob() -> Myself<'static> {
-    Myself { identity: &BOB, name: "Bob" }
+pub(super) fn bob() -> LocalIdentity<'static> {
+    LocalIdentity { identity: &BOB, name: "Bob" }
 }
 
 /// A pairing: each side where it waits for a message, and the message.
@@ -51,7 +51,7 @@ pub(super) static VALID: LazyLock<Valid> = LazyLock::new(|| {
 });
 
 fn respond(request: &Request) -> Result<(Responder, Response), PairingError> {
-    Shower::new(phrase("ABC234-WXYZ")).handle_request(own(), request, &mut rng(2))
+    CodeOwner::new(phrase("ABC234-WXYZ")).handle_request(own(), request, &mut rng(2))
 }
 
 fn read<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> Option<T> {

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use chappe_common::{federation::FederationId, keys::PublicKey, place::NodePlace, time::UnixTime};
+use chappe_common::{endpoint::NodeEndpoint, federation::FederationId, keys::PublicKey, time::UnixTime};
 use rand::seq::SliceRandom as _;
 use rustls::ClientConfig;
 
@@ -39,7 +39,7 @@ pub struct DiscoveryBuilder {
     proxies: Option<Proxies>,
     manual: Vec<ManualNode>,
     invites: Vec<Invite>,
-    referrals: Vec<NodePlace>,
+    referrals: Vec<NodeEndpoint>,
     snapshot: Option<Bytes>,
     cache: Option<PathBuf>,
     tls: Option<Arc<ClientConfig>>,
@@ -139,7 +139,7 @@ impl DiscoveryBuilder {
 
     /// Adds nodes that contacts have passed on. [`Discovery::referrals`] can change them later.
     #[must_use]
-    pub fn referrals(mut self, nodes: impl IntoIterator<Item = NodePlace>) -> Self {
+    pub fn referrals(mut self, nodes: impl IntoIterator<Item = NodeEndpoint>) -> Self {
         self.referrals.extend(nodes);
         self
     }

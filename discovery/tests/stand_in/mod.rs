@@ -11,9 +11,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     directory::{Delegation, Directory, DirectoryBundle},
+    endpoint::NodeEndpoint,
     federation::FederationId,
     keys::SecretKey,
-    place::NodePlace,
     proof,
     record::{Abilities, NodeRecord},
     shard::{Issue, ShardBundle},
@@ -190,9 +190,9 @@ pub fn directory_at(now: UnixTime, root: u8, seq: u64, nodes: &[(u8, &str)]) -> 
 /// The shards of these nodes, as TXT texts.
 pub fn shards(root: u8, nodes: &[(u8, &str)]) -> Vec<String> {
     let now = UnixTime::from(SystemTime::now());
-    let places = nodes.iter().map(|(n, url)| NodePlace::new(key(*n).node_id(), url).expect("a place"));
+    let endpoints = nodes.iter().map(|(n, url)| NodeEndpoint::new(key(*n).node_id(), url).expect("an endpoint"));
     let issue = Issue { seq: now.as_secs() * 1000, issued_at: now, expires_at: now + HOUR };
-    let shards = ShardBundle::sign_all(&delegation(root, now), &places.collect::<Vec<_>>(), issue, &key(50));
+    let shards = ShardBundle::sign_all(&delegation(root, now), &endpoints.collect::<Vec<_>>(), issue, &key(50));
     shards.expect("shards").iter().map(ShardBundle::to_text).collect()
 }
 

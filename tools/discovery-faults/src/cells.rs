@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use chappe_common::{keys::NodeId, place::NodePlace, time::UnixTime};
+use chappe_common::{endpoint::NodeEndpoint, keys::NodeId, time::UnixTime};
 use chappe_discovery::{
     Discovery, DiscoveryBuilder, SearchOutcome, cache::Cache, invite::Invite, race::confirm::Confirmation,
     source::SourceKind,
@@ -161,7 +161,7 @@ async fn run(
         cache_of(path, world.federation(), &cached).await;
     }
     if let Some(contact) = contact {
-        client = client.referrals([NodePlace::new(contact.node(), &contact.url).expect("a place")]);
+        client = client.referrals([NodeEndpoint::new(contact.node(), &contact.url).expect("an endpoint")]);
     }
     let discovery = client.cache(path).build().expect("a client");
     if let Some(switch) = switch {
@@ -270,7 +270,7 @@ async fn set_up(world: &World, source: SourceKind, fault: Fault) -> Try {
             let (node, url) = named(world, fault, &mut servers).await;
             let mut cached = Vec::new();
             let client = match source {
-                SourceKind::Referral => client.referrals([NodePlace::new(node, &url).expect("a place")]),
+                SourceKind::Referral => client.referrals([NodeEndpoint::new(node, &url).expect("an endpoint")]),
                 SourceKind::Invite => {
                     client.invite(Invite::new([(node, url)], None, now() + YEAR / 10).expect("a link"))
                 }

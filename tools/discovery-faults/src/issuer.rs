@@ -6,9 +6,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use chappe_common::{
     directory::{Delegation, Directory, DirectoryBundle},
+    endpoint::NodeEndpoint,
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
-    place::NodePlace,
     record::{Abilities, NodeRecord, SignedRecord},
     shard::{Issue, Shard, ShardBundle},
     signed::Signed,
@@ -163,7 +163,7 @@ impl Issuer {
     pub fn shard(&self, when: When, nodes: &[Listed]) -> String {
         let When { seq, issued_at, expires_at } = when;
         let (federation, key_id) = (self.federation(), self.online.public());
-        let shard = Shard { federation, key_id, seq, issued_at, expires_at, shard: (0, 1), nodes: places(nodes) };
+        let shard = Shard { federation, key_id, seq, issued_at, expires_at, shard: (0, 1), nodes: endpoints(nodes) };
         let (delegation, shard) = (self.delegation(issued_at), Signed::sign(shard, &self.online).expect("a shard"));
         let len = u16::try_from(delegation.as_bytes().len()).expect("a delegation is short");
         let bytes = [&len.to_le_bytes(), &delegation.as_bytes()[..], shard.as_bytes()].concat();
@@ -174,13 +174,13 @@ impl Issuer {
     pub fn shards(&self, when: When, nodes: &[Listed]) -> Vec<String> {
         let When { seq, issued_at, expires_at } = when;
         let issue = Issue { seq, issued_at, expires_at };
-        let shards = ShardBundle::sign_all(&self.delegation(issued_at), &places(nodes), issue, &self.online);
+        let shards = ShardBundle::sign_all(&self.delegation(issued_at), &endpoints(nodes), issue, &self.online);
         shards.expect("shards").iter().map(ShardBundle::to_text).collect()
     }
 }
 
-fn places(nodes: &[Listed]) -> Vec<NodePlace> {
-    nodes.iter().map(|node| NodePlace::new(node.node(), &node.url).expect("a place")).collect()
+fn endpoints(nodes: &[Listed]) -> Vec<NodeEndpoint> {
+    nodes.iter().map(|node| NodeEndpoint::new(node.node(), &node.url).expect("an endpoint")).collect()
 }
 
 impl Default for Issuer {

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use chappe_common::{keys::NodeId, place::NodePlace};
+use chappe_common::{endpoint::NodeEndpoint, keys::NodeId};
 use chappe_discovery::{Discovery, cache::Cache, doh::Provider, invite::Invite, registry::Endpoint};
 use chappe_testkit::ca::Ca;
 use futures_util::{StreamExt as _, stream};
@@ -87,7 +87,7 @@ pub struct Stage<'a> {
     registry: Option<Endpoint>,
     providers: Vec<Provider>,
     cached: Vec<(NodeId, String)>,
-    referral: Option<NodePlace>,
+    referral: Option<NodeEndpoint>,
     link: Option<Invite>,
     _gates: Vec<Gate>,
     _webs: Vec<Web>,
@@ -114,7 +114,7 @@ impl<'a> Stage<'a> {
         let node = world.nodes[0].listed.clone();
         match situation {
             Situation::OnlyReferral => {
-                stage.referral = Some(NodePlace::new(node.node(), &node.url).expect("a place"));
+                stage.referral = Some(NodeEndpoint::new(node.node(), &node.url).expect("an endpoint"));
                 return stage;
             }
             Situation::OnlyLink => {

@@ -123,14 +123,14 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
         bail!("the online key is revoked, so clients reject what it signs");
     }
     let publication = Publication::from_directory(&bundle, delegation, key)?.with_revocations(&revoked);
-    if publication.without_place() > 0 {
-        tracing::warn!(nodes = publication.without_place(), "left out of DNS: the URLs have a path or are too long");
+    if publication.without_endpoint() > 0 {
+        tracing::warn!(nodes = publication.without_endpoint(), "left out of DNS: the URLs have a path or are too long");
     }
     let event = Published {
         event: "published",
         seq: publication.seq(),
         nodes: match args.format {
-            Format::Zone | Format::Txt | Format::Json => publication.places(),
+            Format::Zone | Format::Txt | Format::Json => publication.endpoints(),
             Format::Mirror => publication.nodes(),
             Format::All => bundle.directory().nodes.len(),
         },

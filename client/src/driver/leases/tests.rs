@@ -236,14 +236,14 @@ fn inboxes_of_removed_and_blocked_contacts_are_detached_and_those_of_a_new_one_w
     assert!(world.leases.owner(removed.pairing().own_inbox(Day::new(20_000)).inbox()).is_none());
     let new = contact(9);
     let until = world.now() + Duration::from_secs(3);
-    world.leases.hold_back(new.pairing().id(), until);
+    world.leases.delay(new.pairing().id(), until);
     world.contacts.push(new.clone());
     world.update();
     assert!(world.due().is_empty());
     assert_eq!(world.leases.next_deadline(world.unix()), Some(until));
     // Who calls the contact is answered at that inbox.
     let now = world.now();
-    world.leases.hurry(new.id(), now);
+    world.leases.attach_now(new.id(), now);
     assert_eq!(world.attach().len(), 1);
 }
 

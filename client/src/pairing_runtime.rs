@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span};
 use crate::{
     client::{Client, ContactsError},
     contact::Contact,
-    pairing::{Myself, Paired as Agreed, PairingError, Requester, Shower, Stored},
+    pairing::{CodeOwner, LocalIdentity, Paired as Agreed, PairingError, Requester, Stored},
     phrase::Phrase,
     protocol::{Reply, ToNode},
     words,
@@ -180,7 +180,8 @@ impl Client {
         let paired = self.store(agreed, true).await?;
         let locator = code.locator();
         // The other side learns by the first call if this is lost.
-        let _ = say(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload: json(&stored) }).await;
+        let _ =
+            send(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload: to_json(&stored) }).await;
         connection.close().await;
         Ok(paired)
     }
@@ -188,31 +189,31 @@ impl Client {
     async fn request(&self, connection: &mut Connection, code: &Phrase, own: PairingCode) -> Result<Agreed, PairError> {
         let locator = code.locator();
         let (requester, request) = Requester::new(code, own, &mut rand::rng());
-        say(connection, &ToNode::PairRequest { target_code: (&locator).into(), payload: json(&request) }).await?;
+        send(connection, &ToNode::PairRequest { target_code: (&locator).into(), payload: to_json(&request) }).await?;
         let until = Instant::now() + RESPONSE_TIMEOUT;
         let response = loop {
-            match hear(connection, until).await? {
-                Reply::PairMatched { payload } => break read(payload)?,
+            match receive(connection, until).await? {
+                Reply::PairMatched { payload } => break parse_payload(payload)?,
                 Reply::PairError => return Err(PairError::NoSuchCode),
                 Reply::PairRejected => return Err(PairError::Declined),
                 Reply::PairTimeout => return Err(PairError::TimedOut),
                 _ => {}
             }
         };
-        let myself = Myself { identity: self.identity(), name: self.name() };
-        let (confirmed, proof) = match requester.handle_response(&response, myself, &mut rand::rng()) {
+        let local = LocalIdentity { identity: self.identity(), name: self.name() };
+        let (confirmed, proof) = match requester.handle_response(&response, local, &mut rand::rng()) {
             Ok(confirmed) => confirmed,
             Err(error) => {
                 // No proof, and so the end: the other side need not wait for its timeout.
                 let payload = serde_json::json!({ "refused": true });
-                say(connection, &ToNode::Offer { target: (&locator).into(), payload }).await?;
+                send(connection, &ToNode::Offer { target: (&locator).into(), payload }).await?;
                 return Err(error.into());
             }
         };
-        say(connection, &ToNode::Offer { target: (&locator).into(), payload: json(&proof) }).await?;
+        send(connection, &ToNode::Offer { target: (&locator).into(), payload: to_json(&proof) }).await?;
         let until = Instant::now() + STEP_TIMEOUT;
         loop {
-            match hear(connection, until).await? {
+            match receive(connection, until).await? {
                 Reply::Answer { payload } => {
                     let reply = serde_json::from_value(payload).map_err(|_| PairError::Protocol)?;
                     return Ok(confirmed.handle_reply(&reply)?);
@@ -279,7 +280,7 @@ impl ShownCode {
     /// Waits for the one request. A node that stops or breaks on the way is left for another.
     async fn requested(&mut self) -> Result<(PairingCode, Option<Value>), PairError> {
         loop {
-            match hear(&mut self.connection, self.until).await {
+            match receive(&mut self.connection, self.until).await {
                 Ok(Reply::PairIncoming { from_code, payload }) => {
                     return Ok((from_code.parse().map_err(|_| PairError::Protocol)?, payload));
                 }
@@ -325,21 +326,22 @@ async fn respond(
     payload: Option<Value>,
 ) -> Result<Paired, PairError> {
     let target = (&from).into();
-    let answered =
-        read(payload).and_then(|request| Ok(Shower::new(phrase).handle_request(from, &request, &mut rand::rng())?));
+    let answered = parse_payload(payload)
+        .and_then(|request| Ok(CodeOwner::new(phrase).handle_request(from, &request, &mut rand::rng())?));
     let (responder, response) = match answered {
         Ok(answered) => answered,
         Err(error) => {
-            say(connection, &ToNode::PairResponse { target_code: target, accepted: false, payload: Value::Null })
+            send(connection, &ToNode::PairResponse { target_code: target, accepted: false, payload: Value::Null })
                 .await?;
             return Err(error);
         }
     };
-    say(connection, &ToNode::PairResponse { target_code: target, accepted: true, payload: json(&response) }).await?;
+    send(connection, &ToNode::PairResponse { target_code: target, accepted: true, payload: to_json(&response) })
+        .await?;
     // From here on the other side, and every node on the way, can check its guess without telling.
     let until = Instant::now() + STEP_TIMEOUT;
     let proof = loop {
-        match hear(connection, until).await {
+        match receive(connection, until).await {
             // Whoever else has asked meanwhile is not paired and can't get here; the check costs nothing.
             Ok(Reply::Offer { from: sender, payload }) if sender == from.as_str() => {
                 break serde_json::from_value(payload).map_err(|_| PairingError::WrongSecret)?;
@@ -348,17 +350,17 @@ async fn respond(
             Ok(_) => {}
         }
     };
-    let myself = Myself { identity: client.identity(), name: client.name() };
-    let (agreed, reply) = responder.handle_proof(&proof, myself, &mut rand::rng())?;
+    let local = LocalIdentity { identity: client.identity(), name: client.name() };
+    let (agreed, reply) = responder.handle_proof(&proof, local, &mut rand::rng())?;
     // Stored before the other side knows: it may call as soon as it does.
     let mut paired = client.store(agreed, false).await?;
     let pairing = paired.contact.pairings().last().expect("the one that was just stored").clone();
     // Whether the other side gets it shows when it says so, or when it calls.
-    if say(connection, &ToNode::Answer { target, payload: json(&reply) }).await.is_err() {
+    if send(connection, &ToNode::Answer { target, payload: to_json(&reply) }).await.is_err() {
         return Ok(paired);
     }
     let until = Instant::now() + LINGER;
-    while let Ok(reply) = hear(connection, until).await {
+    while let Ok(reply) = receive(connection, until).await {
         let Reply::IceCandidate { payload } = reply else { continue };
         if serde_json::from_value::<Stored>(payload).is_ok_and(|stored| stored.is_of(pairing.secret())) {
             client.confirm_pairing(paired.contact.id(), pairing.id()).await?;
@@ -398,7 +400,7 @@ impl Registration {
                 public_key: STANDARD.encode(self.key.public().as_bytes()),
                 claim: claim.take(),
             };
-            say(connection, &register).await?;
+            send(connection, &register).await?;
             match registered(connection).await? {
                 Some(registered) => return Ok(registered),
                 None if with_claim => {}
@@ -412,7 +414,7 @@ impl Registration {
 async fn registered(connection: &mut Connection) -> Result<Option<bool>, PairError> {
     let until = Instant::now() + STEP_TIMEOUT;
     loop {
-        match hear(connection, until).await? {
+        match receive(connection, until).await? {
             Reply::Registered => return Ok(Some(true)),
             Reply::CodeCollision => return Ok(Some(false)),
             Reply::Error { .. } => return Ok(None),
@@ -421,11 +423,11 @@ async fn registered(connection: &mut Connection) -> Result<Option<bool>, PairErr
     }
 }
 
-async fn say(connection: &mut Connection, request: &ToNode<'_>) -> Result<(), PairError> {
+async fn send(connection: &mut Connection, request: &ToNode<'_>) -> Result<(), PairError> {
     Ok(connection.send(serde_json::to_string(request).expect("strings and values are JSON")).await?)
 }
 
-async fn hear(connection: &mut Connection, until: Instant) -> Result<Reply, PairError> {
+async fn receive(connection: &mut Connection, until: Instant) -> Result<Reply, PairError> {
     loop {
         let text = timeout_at(until, connection.next()).await.map_err(|_| PairError::TimedOut)??;
         if let Ok(reply) = serde_json::from_str(&text) {
@@ -434,10 +436,10 @@ async fn hear(connection: &mut Connection, until: Instant) -> Result<Reply, Pair
     }
 }
 
-fn json(message: &impl Serialize) -> Value {
+fn to_json(message: &impl Serialize) -> Value {
     serde_json::to_value(message).expect("strings are JSON")
 }
 
-fn read<T: DeserializeOwned>(payload: Option<Value>) -> Result<T, PairError> {
+fn parse_payload<T: DeserializeOwned>(payload: Option<Value>) -> Result<T, PairError> {
     payload.and_then(|payload| serde_json::from_value(payload).ok()).ok_or(PairError::Protocol)
 }

@@ -1,65 +1,64 @@
-//! What the driver knows of one call: its keys, its counters, and what is still to be sent.
+//! One call: its keys, its counters, and the messages that it still has to send.
 
 use std::time::{Duration, Instant};
 
 use chappe_common::{client::RelayKind, lease::SignedLease, redacted::Redacted, time::UnixTime};
 use tokio::sync::watch;
 
-use super::outbox::{Item, Outbox};
+use super::outbox::{Outbox, OutboxMessage};
 use crate::{
     base64_bytes::Bytes,
     command::CallStatus,
     contact::{Contact, Pairing},
     message::{Answer, Hangup, Ice, Offer, Reject},
-    seal::{self, CallId, Direction, Envelope, Place, SealError, Seen},
+    seal::{self, CallId, Direction, Envelope, MessageContext, ReplayWindow, SealError},
     sealing_key::SealingKey,
 };
 
-/// How long the end of a call is tried to be told to the other side.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long the client retries to send the end of a call.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a call began on this side.
+/// The role of this side, with the state that only this role has.
 pub(crate) enum Side {
     Caller {
         offer: Redacted<String>,
-        /// Where the callee is, as the last `resolve` said.
+        /// The lease from the last lookup.
         lease: Option<SignedLease>,
         /// The session key to which an offer was delivered.
         offered_to: Option<[u8; 32]>,
-        /// When the lease is looked up again while it rings: the callee may have changed its node.
+        /// When to look the callee up again while it rings: it may have changed its node.
         recheck_at: Option<Instant>,
     },
     Callee {
         offer: Redacted<String>,
-        /// The session key that opened the offer; the caller uses it until it has the answer.
+        /// The session key that opened the offer. The caller seals to it until it has the answer.
         opened_with: SealingKey,
         answer: Option<Redacted<String>>,
     },
 }
 
-pub(crate) struct Record {
+pub(crate) struct CallRecord {
     pub(crate) call: CallId,
     pub(crate) contact: Contact,
-    /// The pairing by which the call came, or was placed.
+    /// The pairing that the call uses.
     pub(crate) pairing: Pairing,
     pub(crate) side: Side,
-    /// Made for this call and forgotten with it.
+    /// An ephemeral key, made for this call.
     own_key: SealingKey,
-    /// The other side's key for this call, once it has said it.
+    /// The peer's ephemeral key for this call, once known.
     pub(crate) peer_key: Option<[u8; 32]>,
     counter: u32,
-    seen: Seen,
+    seen: ReplayWindow,
     pub(crate) outbox: Outbox,
-    /// The last attempt found nobody: ask where the other side is before the next, so that the node looks anew.
+    /// The last attempt failed: look the peer up before the next one, because it may have moved.
     pub(crate) look_up: bool,
     pub(crate) status: watch::Sender<CallStatus>,
     pub(crate) placed_at: Instant,
-    /// When the record is forgotten, once the call is over.
+    /// When to remove the record, once the call is over.
     pub(crate) forget_at: Option<Instant>,
 }
 
-impl Record {
-    /// The call is placed by `pairing`, or came by it.
+impl CallRecord {
     pub(crate) fn new(
         call: CallId,
         contact: Contact,
@@ -76,7 +75,7 @@ impl Record {
             own_key: SealingKey::generate(&mut rand::rng()),
             peer_key,
             counter: 0,
-            seen: Seen::default(),
+            seen: ReplayWindow::default(),
             outbox: Outbox::default(),
             look_up: false,
             status: watch::Sender::new(CallStatus::Ringing),
@@ -85,12 +84,12 @@ impl Record {
         }
     }
 
-    /// The offer with which the record began has this counter.
-    pub(crate) fn note(&mut self, counter: u32) {
+    /// Records the counter of the offer that created this record.
+    pub(crate) fn mark_seen(&mut self, counter: u32) {
         self.seen.insert(counter);
     }
 
-    /// Whether the other side may know of this call.
+    /// Whether the peer may have received a message of this call.
     pub(crate) fn may_be_known(&self) -> bool {
         !self.is_caller() || self.counter > 0
     }
@@ -106,9 +105,9 @@ impl Record {
         }
     }
 
-    /// The key to which `item` is sealed now; `None` where the other side is to be looked up first. An offer goes to a
-    /// session, all else to the call's key as soon as that is known.
-    pub(crate) fn recipient(&self, item: &Item) -> Option<[u8; 32]> {
+    /// The key to seal `item` to, or `None` if the peer has to be looked up first. An offer is sealed to a session
+    /// key, every other message to the call's key once that is known.
+    pub(crate) fn recipient(&self, item: &OutboxMessage) -> Option<[u8; 32]> {
         if self.look_up {
             return None;
         }
@@ -116,51 +115,53 @@ impl Record {
             Side::Caller { lease, .. } => lease.as_ref().map(|lease| lease.session_key),
             Side::Callee { .. } => None,
         };
-        if *item == Item::Offer { session } else { self.peer_key.or(session) }
+        if *item == OutboxMessage::Offer { session } else { self.peer_key.or(session) }
     }
 
-    /// Forgets where the other side was, so that it is asked anew.
-    pub(crate) fn forget_place(&mut self) {
+    /// Drops the peer's lease, so that the next attempt looks it up.
+    pub(crate) fn forget_location(&mut self) {
         self.look_up = true;
         if let Side::Caller { lease, .. } = &mut self.side {
             *lease = None;
         }
     }
 
-    /// Seals `item` to `recipient`. Every attempt has a counter of its own. `nodes` go along where they fit.
+    /// Seals `item` to `recipient` under a new counter. Leaves `nodes` out if the text would exceed
+    /// [`seal::MAX_TEXT`].
     pub(crate) fn seal(
         &mut self,
-        item: &Item,
+        item: &OutboxMessage,
         recipient: &[u8; 32],
         identity: &SealingKey,
         nodes: &[String],
         now: UnixTime,
     ) -> Result<String, SealError> {
-        let place = Place { call: self.call, direction: self.outward(), kind: item.kind(), counter: self.counter };
+        let context =
+            MessageContext { call: self.call, direction: self.outward(), kind: item.kind(), counter: self.counter };
         let reply_key = self.own_key.public();
         let encode = |nodes: &[String]| match (item, &self.side) {
-            (Item::Offer, Side::Caller { offer, .. }) => {
+            (OutboxMessage::Offer, Side::Caller { offer, .. }) => {
                 let (sdp, nodes) = (String::clone(offer), nodes.to_vec());
                 serde_json::to_vec(&Offer { sdp, reply_key: Bytes(reply_key), sent_at: now.as_secs(), nodes })
             }
-            (Item::Answer, Side::Callee { answer: Some(answer), .. }) => {
+            (OutboxMessage::Answer, Side::Callee { answer: Some(answer), .. }) => {
                 let (sdp, nodes) = (String::clone(answer), nodes.to_vec());
                 serde_json::to_vec(&Answer { sdp, reply_key: Bytes(reply_key), nodes })
             }
-            (Item::Ice(candidates), _) => serde_json::to_vec(&Ice { candidates: candidates.clone() }),
-            (Item::Reject { busy }, _) => serde_json::to_vec(&Reject { busy: *busy }),
+            (OutboxMessage::Ice(candidates), _) => serde_json::to_vec(&Ice { candidates: candidates.clone() }),
+            (OutboxMessage::Reject { busy }, _) => serde_json::to_vec(&Reject { busy: *busy }),
             _ => serde_json::to_vec(&Hangup {}),
         };
         let encode = |nodes| encode(nodes).expect("strings and numbers are JSON");
         let text = Some(encode(nodes)).filter(|text| text.len() <= seal::MAX_TEXT).unwrap_or_else(|| encode(&[]));
         let secret = self.pairing.secret().sealing_secret();
-        let payload = seal::seal(&secret, identity, recipient, place, &text, &mut rand::rng())?;
+        let payload = seal::seal(&secret, identity, recipient, context, &text, &mut rand::rng())?;
         self.counter += 1;
         Ok(payload)
     }
 
-    /// Opens a message of the other side and counts it; `None` for what is not theirs, or has come before.
-    /// `session_keys`: those of the inbox at which it came.
+    /// Opens a message of the peer and records its counter. Returns `None` if it does not open or is a duplicate.
+    /// `session_keys` are those of the inbox that received it.
     pub(crate) fn open<'a>(
         &'a mut self,
         envelope: &Envelope,
@@ -176,7 +177,7 @@ impl Record {
             Side::Caller { .. } => None,
             Side::Callee { opened_with, .. } => Some(opened_with),
         };
-        // The caller's messages may be sealed to a session until it knows the call's key; the callee's never are.
+        // The caller seals to a session key until it knows the call's key. The callee never does.
         let sessions = opened_with.into_iter().chain(session_keys.filter(|_| opened_with.is_some()));
         let text = std::iter::once(&self.own_key)
             .chain(sessions)
@@ -184,10 +185,10 @@ impl Record {
         self.seen.insert(envelope.counter()).then_some(text)
     }
 
-    /// The call is over: what was to be said before the farewell is pointless.
+    /// Sets the final status. The end is sent for at most [`END_TIMEOUT`].
     pub(crate) fn end(&mut self, status: CallStatus, now: Instant) {
         self.status.send_replace(status);
-        self.forget_at = Some(now + FAREWELL);
+        self.forget_at = Some(now + END_TIMEOUT);
         if let Side::Caller { recheck_at, .. } = &mut self.side {
             *recheck_at = None;
         }
@@ -197,7 +198,7 @@ impl Record {
         self.forget_at.is_some()
     }
 
-    /// `ready`: there is a session on which messages can be tried again.
+    /// `ready`: there is a session on which messages can be retried.
     pub(crate) fn next_deadline(&self, ready: bool) -> Option<Instant> {
         let recheck = match &self.side {
             Side::Caller { recheck_at, .. } => *recheck_at,
@@ -207,7 +208,7 @@ impl Record {
     }
 }
 
-/// Opens an offer of `contact`, which came by `pairing` and belongs to no call known so far.
+/// Opens an offer of a call without a record. Returns `None` if it does not open.
 pub(crate) fn open_offer(
     envelope: &Envelope,
     contact: &Contact,
@@ -240,18 +241,18 @@ mod tests {
         Contact::new("", key(peer).public(), pairing)
     }
 
-    fn record(contact: Contact, side: Side, peer_key: Option<[u8; 32]>, now: Instant) -> Record {
+    fn record(contact: Contact, side: Side, peer_key: Option<[u8; 32]>, now: Instant) -> CallRecord {
         let pairing = contact.pairing().clone();
-        Record::new(CALL, contact, pairing, side, peer_key, now)
+        CallRecord::new(CALL, contact, pairing, side, peer_key, now)
     }
 
     /// Ada (key 1) calls Bob (key 2), whose session has the key 3; the offer has arrived.
-    fn call() -> (Record, Record) {
+    fn call() -> (CallRecord, CallRecord) {
         let now = Instant::now();
         let offer = Redacted::new("offer".to_owned());
         let side = Side::Caller { offer, lease: None, offered_to: None, recheck_at: None };
         let mut ada = record(contact(2, Role::A), side, None, now);
-        let payload = ada.seal(&Item::Offer, &key(3).public(), &key(1), &[], UNIX).expect("a payload");
+        let payload = ada.seal(&OutboxMessage::Offer, &key(3).public(), &key(1), &[], UNIX).expect("a payload");
         let envelope = Envelope::parse(&payload).expect("an envelope");
         let from_ada = contact(1, Role::B);
         let open = |key: u8| open_offer(&envelope, &from_ada, from_ada.pairing(), &self::key(key));
@@ -261,11 +262,11 @@ mod tests {
         let answer = Some(Redacted::new("answer".to_owned()));
         let side = Side::Callee { offer: Redacted::new(offer.sdp), opened_with: key(3), answer };
         let mut bob = record(from_ada, side, Some(offer.reply_key.0), now);
-        bob.note(envelope.counter());
+        bob.mark_seen(envelope.counter());
         (ada, bob)
     }
 
-    fn sent(from: &mut Record, item: &Item, recipient: &[u8; 32], identity: u8) -> Envelope {
+    fn sent(from: &mut CallRecord, item: &OutboxMessage, recipient: &[u8; 32], identity: u8) -> Envelope {
         let payload = from.seal(item, recipient, &key(identity), &[], UNIX).expect("a payload");
         Envelope::parse(&payload).expect("an envelope")
     }
@@ -275,7 +276,7 @@ mod tests {
         let (mut ada, mut bob) = call();
         let sessions = [key(3), key(5)];
         let none: [SealingKey; 0] = [];
-        let ice = Item::Ice(vec!["candidate".to_owned()]);
+        let ice = OutboxMessage::Ice(vec!["candidate".to_owned()]);
 
         let early = sent(&mut ada, &ice, &key(3).public(), 1);
         assert!(bob.open(&early, RelayKind::CallIce, none.iter()).is_some(), "the session's key is kept for the call");
@@ -285,8 +286,8 @@ mod tests {
         assert!(bob.open(&moved, RelayKind::CallIce, none.iter()).is_none(), "a session that is gone");
         assert!(bob.open(&moved, RelayKind::CallIce, sessions.iter()).is_some(), "a session that came later");
 
-        let recipient = bob.recipient(&Item::Answer).expect("the key in the offer");
-        let answer = sent(&mut bob, &Item::Answer, &recipient, 2);
+        let recipient = bob.recipient(&OutboxMessage::Answer).expect("the key in the offer");
+        let answer = sent(&mut bob, &OutboxMessage::Answer, &recipient, 2);
         assert!(bob.open(&answer, RelayKind::CallAnswer, sessions.iter()).is_none(), "played back to its sender");
         let text = ada.open(&answer, RelayKind::CallAnswer, sessions.iter()).expect("an answer");
         let answer: Answer = serde_json::from_slice(&text).expect("an answer");
@@ -301,15 +302,15 @@ mod tests {
     #[test]
     fn a_message_of_the_callee_is_never_taken_with_a_session_s_key() {
         let (mut ada, mut bob) = call();
-        let hangup = sent(&mut bob, &Item::Hangup, &key(3).public(), 2);
+        let hangup = sent(&mut bob, &OutboxMessage::Hangup, &key(3).public(), 2);
         assert!(ada.open(&hangup, RelayKind::CallHangup, [key(3)].iter()).is_none());
     }
 
     #[test]
     fn after_a_failure_the_other_side_is_looked_up_whatever_key_is_known() {
         let (_, mut bob) = call();
-        assert!(bob.recipient(&Item::Answer).is_some());
-        bob.forget_place();
-        assert_eq!(bob.recipient(&Item::Answer), None);
+        assert!(bob.recipient(&OutboxMessage::Answer).is_some());
+        bob.forget_location();
+        assert_eq!(bob.recipient(&OutboxMessage::Answer), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Which calls are over, so that an offer that is played back rings no second time. Pure.
+//! The ids of calls that are over, so that a replayed offer does not ring again. Pure.
 
 use std::{
     collections::VecDeque,
@@ -7,16 +7,16 @@ use std::{
 
 use crate::{message::FRESH, seal::CallId};
 
-/// The most calls that are remembered: only contacts make calls, a node lets six a minute pass to one inbox, and
-/// [`KEEP`] holds 180 of them.
+/// The most ids. Only contacts can call, and a node forwards six offers a minute to an inbox: [`KEEP`] covers 180 of
+/// them.
 const MAX: usize = 512;
-/// An offer opens only within [`FRESH`] of either side of its time.
+/// An offer is accepted up to [`FRESH`] before or after its time.
 const KEEP: Duration = Duration::from_secs(2 * FRESH.as_secs());
 
 #[derive(Debug, Default)]
-pub(crate) struct Finished(VecDeque<(CallId, Instant)>);
+pub(crate) struct FinishedCalls(VecDeque<(CallId, Instant)>);
 
-impl Finished {
+impl FinishedCalls {
     pub(crate) fn insert(&mut self, call: CallId, now: Instant) {
         self.0.retain(|(known, since)| *known != call && now.saturating_duration_since(*since) < KEEP);
         if self.0.len() >= MAX {
@@ -37,7 +37,7 @@ mod tests {
     #[test]
     fn a_finished_call_is_remembered_for_as_long_as_its_offer_would_open() {
         let now = Instant::now();
-        let mut finished = Finished::default();
+        let mut finished = FinishedCalls::default();
         let call = |n: u16| CallId::from_bytes([n.to_be_bytes(); 8].concat().try_into().expect("16 bytes"));
         finished.insert(call(0), now);
         finished.insert(call(1), now + KEEP - Duration::from_secs(1));
