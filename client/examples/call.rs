@@ -1,4 +1,4 @@
-//! Calls the first contact: `call PROFILE REGISTRY ROOT`. Without a contact it shows a code to pair by first.
+//! Calls the first contact: `call PROFILE REGISTRY ROOT`. Without a contact, it shows a code to pair with first.
 
 use chappe_client::{Client, profile::Profile};
 

@@ -1,6 +1,6 @@
-//! Waits for calls and takes each of them: `listen PROFILE REGISTRY ROOT [CODE]`, where CODE pairs first.
+//! Accepts every call: `listen PROFILE REGISTRY ROOT [CODE]`. With CODE, it pairs first.
 //!
-//! The session descriptions are placeholders: a real app gives what its WebRTC stack makes.
+//! The session descriptions are placeholders: a real app passes those of its WebRTC stack.
 
 use chappe_client::{Client, Event, profile::Profile};
 

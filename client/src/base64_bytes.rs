@@ -1,9 +1,9 @@
-//! Bytes of a fixed length that travel as base64url without padding.
+//! Byte arrays of a fixed length, serialized as base64url without padding.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Exactly `N` bytes; any other length does not decode.
+/// Decodes from exactly `N` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bytes<const N: usize>(pub(crate) [u8; N]);
 

@@ -1,9 +1,9 @@
-//! The states of calls: `idle → outgoing | incoming → connecting → connected → ended`.
+//! The call state machine: `idle → outgoing | incoming → connecting → connected → ended`.
 //!
-//! Pure: takes events and the time, says what is to be done. One call is active at a time; a second one is busy. Where
-//! both sides call each other at once, the lower call id wins and the other call gives way. A contact that rings too often
-//! is told that this side is busy ([`RingLimiter`]), and to place a call ends one that rings. Owns every deadline of a call;
-//! how a message travels is the driver's business.
+//! Pure: takes inputs and the time, returns outputs. One call is active at a time; a second caller gets a busy
+//! response. If both sides call each other at once, the call with the lower id wins. A contact that rings too often
+//! gets a busy response too ([`RingLimiter`]). Placing a call ends one that rings. Owns every deadline of a call;
+//! delivery of messages is up to the driver.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use crate::{contact::ContactId, ring_limiter::RingLimiter, seal::CallId};
 
 /// How long a call rings.
 pub const RINGING: Duration = Duration::from_secs(60);
-/// How long candidates are gathered once both have agreed to talk; then those that are there have to do.
+/// How long candidates are gathered once the call is answered. After that, the app proceeds with those it has.
 pub const GATHERING: Duration = Duration::from_secs(10);
-/// How long media may take to connect, and to come back when it was lost.
+/// How long media may take to connect, and to reconnect after a loss.
 pub const RECONNECT: Duration = Duration::from_secs(30);
 
 /// Why a call is over.
@@ -28,30 +28,29 @@ pub enum EndReason {
     Declined,
     /// The callee is in another call.
     Busy,
-    /// Nobody answered within [`RINGING`].
+    /// The callee did not answer within [`RINGING`].
     NoAnswer,
-    /// The contact is not connected anywhere.
+    /// The contact is not reachable at any node.
     Offline,
     /// Media did not connect within [`RECONNECT`].
     NotConnected,
     /// Media was lost and did not come back within [`RECONNECT`].
     Lost,
-    /// Both called at once, and this call gave way to the other side's.
+    /// Both sides called at once, and the other side's call won.
     Glare,
     /// The client was shut down.
     Shutdown,
 }
 
-/// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The offer is on its way, or the other side rings.
+    /// The offer is being delivered, or the other side rings.
     Outgoing { until: Instant },
     /// This side rings.
     Incoming { until: Instant },
-    /// Answered; media is being connected.
+    /// Answered; media is not connected yet.
     Connecting { gathering_until: Option<Instant>, until: Instant },
-    /// Media flows, or flowed until a moment ago.
+    /// Media is connected, or was lost a moment ago.
     Connected { lost_until: Option<Instant> },
 }
 
@@ -62,7 +61,7 @@ struct Active {
     phase: Phase,
 }
 
-/// The state of the active call as others see it.
+/// The state of the active call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// No call.
@@ -71,37 +70,37 @@ pub enum State {
     Outgoing,
     /// Being called.
     Incoming,
-    /// Answered, without media so far.
+    /// Answered; media is not connected yet.
     Connecting,
     /// Media flows.
     Connected,
-    /// Media has stopped and may come back.
+    /// Media was lost and may reconnect.
     Reconnecting,
 }
 
-/// What happens to a call.
+/// An input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// This side calls.
+    /// The app places the call.
     Place(ContactId),
-    /// The other side's offer has come, for the first time or again.
+    /// An offer has arrived, for the first time or again.
     Offered(ContactId),
-    /// This side takes the call.
+    /// The app accepts the call.
     Accept,
-    /// This side doesn't.
+    /// The app declines the call.
     Decline,
-    /// The other side's answer has come.
+    /// The callee's answer has arrived.
     Answered,
-    /// The callee declines, or is busy.
+    /// The callee has declined.
     Rejected {
-        /// In another call.
+        /// Because it is in another call.
         busy: bool,
     },
-    /// The other side hangs up.
+    /// The other side has hung up.
     PeerHangup,
-    /// This side hangs up.
+    /// The app hangs up.
     Hangup,
-    /// The offer can't be delivered, and trying further is of no use.
+    /// The offer cannot be delivered, and a retry would not help.
     Undeliverable,
     /// Media flows.
     MediaUp,
@@ -109,41 +108,41 @@ pub enum Input {
     MediaDown,
 }
 
-/// What is to be done.
+/// An output of the state machine: what the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send the offer.
     SendOffer(CallId),
-    /// Tell the app that it is being called.
+    /// Notify the app of an incoming call.
     Ring(CallId),
     /// Send the answer, for the first time or again.
     SendAnswer(CallId),
-    /// Tell the app that the other side has answered.
+    /// Notify the app that the callee has answered.
     ReportAnswer(CallId),
-    /// Tell the other side that this side is in another call.
+    /// Reject the other side's call: this side is busy.
     SendBusy(CallId),
-    /// Tell the other side that this side declines.
+    /// Reject the other side's call: this side declines.
     SendReject(CallId),
-    /// Tell the other side that the call is over.
+    /// Send the other side the end of the call.
     SendHangup(CallId),
-    /// Tell the app to make do with the candidates that it has.
+    /// Notify the app that it should proceed with the candidates that it has.
     StopGathering(CallId),
     /// The call is over.
     End(CallId, EndReason),
 }
 
-/// The input doesn't fit the state. Nothing has changed.
+/// The input is not valid in this state. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// Another call is active.
     #[error("another call is active")]
     Busy,
-    /// There is no such call, or it is not at the point where this can be done.
-    #[error("the call is not at that point")]
+    /// There is no such call, or it is in another state.
+    #[error("the call is in another state")]
     OutOfTurn,
 }
 
-/// The one active call, if there is one.
+/// The active call, if there is one.
 #[derive(Debug, Default)]
 pub struct Calls {
     active: Option<Active>,
@@ -163,15 +162,15 @@ impl Calls {
         }
     }
 
-    /// The active call and whom it is with.
+    /// The active call and its contact.
     pub fn active(&self) -> Option<(CallId, ContactId)> {
         self.active.map(|active| (active.call, active.contact))
     }
 
-    /// Takes what has happened to `call`.
+    /// Applies an input to `call` and returns the outputs, in order.
     ///
     /// # Errors
-    /// It doesn't fit the state.
+    /// The input is not valid in this state, or another call is active.
     pub fn handle(&mut self, call: CallId, input: Input, now: Instant) -> Result<Vec<Output>, CallError> {
         let active = match input {
             Input::Place(contact) => return self.place(call, contact, now),
@@ -191,7 +190,7 @@ impl Calls {
                 active.phase = connecting;
                 Ok(vec![Output::ReportAnswer(call)])
             }
-            // The answer again, because its first delivery was in doubt.
+            // The first delivery of the answer may have failed: send it again.
             (Input::Answered, Phase::Connecting { .. } | Phase::Connected { .. }) => Ok(Vec::new()),
             (Input::Decline, _) if incoming => self.end(EndReason::Declined, Some(Output::SendReject(call)), now),
             (Input::Rejected { busy }, _) if outgoing => {
@@ -214,7 +213,7 @@ impl Calls {
         }
     }
 
-    /// When [`Self::handle_timeout`] is due.
+    /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.active?.phase {
             Phase::Outgoing { until } | Phase::Incoming { until } => Some(until),
@@ -223,7 +222,7 @@ impl Calls {
         }
     }
 
-    /// Does what is due at `now`.
+    /// Applies the deadlines that have passed at `now` and returns the outputs.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<Output> {
         if self.poll_timeout().is_none_or(|due| due > now) {
             return Vec::new();
@@ -233,7 +232,7 @@ impl Calls {
         let hangup = Some(Output::SendHangup(call));
         let ended = match active.phase {
             Phase::Outgoing { .. } => self.end(EndReason::NoAnswer, hangup, now),
-            // The caller has the same deadline and gives up by itself.
+            // The caller has the same deadline and ends the call by itself.
             Phase::Incoming { .. } => self.end(EndReason::NoAnswer, None, now),
             Phase::Connecting { gathering_until: Some(_), until } => {
                 active.phase = Phase::Connecting { gathering_until: None, until };
@@ -245,7 +244,7 @@ impl Calls {
         ended.unwrap_or_default()
     }
 
-    /// Ends the active call because the client stops.
+    /// Ends the active call because the client stops, and returns the outputs.
     pub fn shutdown(&mut self, now: Instant) -> Vec<Output> {
         match self.active {
             Some(active) => {
@@ -276,14 +275,14 @@ impl Calls {
                 self.active = Some(incoming);
                 vec![Output::Ring(call)]
             }
-            // The offer again: the caller does not know whether the first one, or our answer, has arrived.
+            // A repeated offer: the caller does not know whether the first one or the answer has arrived.
             Some(active) if active.call == call => match active.phase {
                 Phase::Connecting { .. } | Phase::Connected { .. } => vec![Output::SendAnswer(call)],
                 Phase::Outgoing { .. } | Phase::Incoming { .. } => Vec::new(),
             },
             Some(Active { call: ours, contact: callee, phase: Phase::Outgoing { .. } }) if callee == contact => {
                 if ours < call {
-                    // The other side compares the same two ids and drops its own call.
+                    // The other side compares the same two ids and ends its own call.
                     return Vec::new();
                 }
                 self.active = Some(incoming);

@@ -1,4 +1,4 @@
-//! The client: what an app holds. Starts the task that does the work, and stops it.
+//! The app's handle of the client. Starts and stops its task.
 
 use std::{
     path::PathBuf,
@@ -31,33 +31,33 @@ use crate::{
     sealing_key::SealingKey,
 };
 
-/// How long a shutdown waits for the task: its farewell takes two seconds, and closing one.
+/// How long a shutdown waits for the task. Ending the calls takes up to two seconds, then closing the sessions.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The client did not start.
+/// The client did not start or did not connect.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The search for nodes can't be set up.
+    /// The search for nodes cannot be set up.
     #[error("cannot set up the search for nodes")]
     Search(#[from] SetupError),
-    /// Another process uses the profile, or its folder is not to be used.
+    /// Another process uses the profile, or its folder is not safe to use.
     #[error(transparent)]
     Profile(#[from] ProfileError),
-    /// No node was found. The client is not running then.
+    /// No node was found. The client is stopped.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
-    /// Nodes were found, and none attached the profile's inboxes. Mostly the clock is wrong.
-    #[error("no node takes this profile's inboxes; is the clock right?")]
+    /// Nodes were found, but none attached the profile's inboxes. Usually the clock is wrong. The client is stopped.
+    #[error("no node attached this profile's inboxes; is the clock right?")]
     NotAttached,
     /// The client's task ended before it was connected.
     #[error("the client has stopped")]
     Stopped,
 }
 
-/// A contact was not added or removed.
+/// The contacts were not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ContactsError {
-    /// The profile refuses, or the disk does.
+    /// The profile rejects the change, or cannot be written.
     #[error(transparent)]
     Profile(#[from] ProfileError),
     /// The client has stopped.
@@ -65,7 +65,7 @@ pub enum ContactsError {
     Stopped,
 }
 
-/// Says whose client it is and where it looks for nodes.
+/// Configures a client: its profile and where it looks for nodes.
 #[derive(Debug)]
 pub struct ClientBuilder {
     profile: Profile,
@@ -76,14 +76,14 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Looks for nodes in the directory of this registry, which has to rest on one of these roots.
+    /// Adds a registry. Its directory must be signed under one of these root keys.
     #[must_use]
     pub fn registry(mut self, endpoint: impl Into<Endpoint>, roots: impl IntoIterator<Item = PublicKey>) -> Self {
         self.discovery = self.discovery.registry([endpoint], roots);
         self
     }
 
-    /// Adds a node that a person named.
+    /// Adds a node by address.
     #[must_use]
     pub fn node(mut self, node: ManualNode) -> Self {
         self.discovery = self.discovery.manual(node);
@@ -97,15 +97,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Says more of where and how to look for nodes.
+    /// Changes further settings of the search.
     #[must_use]
     pub fn discovery(mut self, change: impl FnOnce(DiscoveryBuilder) -> DiscoveryBuilder) -> Self {
         self.discovery = change(self.discovery);
         self
     }
 
-    /// Takes nodes in private networks that contacts pass on or that the system's resolver leads to, and passes on its
-    /// own: for a federation in a network of one's own, and for tests.
+    /// Accepts nodes in private networks from contacts and the system's resolver, and shares such nodes with contacts.
+    /// For a federation in a private network, and for tests.
     #[must_use]
     pub fn private(mut self) -> Self {
         self.private = true;
@@ -113,25 +113,26 @@ impl ClientBuilder {
         self
     }
 
-    /// Remembers nodes in this file instead of the profile's folder.
+    /// Uses this file as the node cache, instead of one in the profile's folder.
     #[must_use]
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache = Some(path.into());
         self
     }
 
-    /// Prefers any other node to these at first: one that the person distrusts, or the one of the other side, so that no
-    /// node sees both ends.
+    /// Avoids these nodes at first: for example one that the user distrusts, or the contact's node, so that no node
+    /// sees both sides.
     #[must_use]
     pub fn avoid(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
         self.avoid.extend(nodes);
         self
     }
 
-    /// Starts the client and returns at once; it connects by itself and tells by events. Reads the cache from the disk.
+    /// Starts the client and returns at once. It connects in the background and reports by events. Blocks on the disk
+    /// to read the cache.
     ///
     /// # Errors
-    /// The search can't be set up, or another process uses the profile.
+    /// The search cannot be set up, or another process uses the profile.
     pub fn start(mut self) -> Result<(Client, Events), StartError> {
         self.profile.hold()?;
         let cache = self.cache.unwrap_or_else(|| self.profile.nodes_file());
@@ -161,10 +162,11 @@ impl ClientBuilder {
         Ok((client, events))
     }
 
-    /// Starts the client and waits until it is connected and reachable.
+    /// Starts the client and waits until it is connected and its inboxes are attached.
     ///
     /// # Errors
-    /// The first search has found no node, or the search can't be set up; nothing keeps running then.
+    /// The first search found no node, no node attached the inboxes, or the search cannot be set up. The client is
+    /// stopped then.
     pub async fn connect(self) -> Result<(Client, Events), StartError> {
         let (client, events) = self.start()?;
         let mut state = client.inner.connection_state.clone();
@@ -187,11 +189,12 @@ struct Inner {
     /// How many pairings have started: numbers their spans.
     pairings: AtomicU64,
     cancel: CancellationToken,
-    /// Dropped with the last handle, which ends the task.
+    /// Dropping it with the last handle aborts the task.
     tasks: Mutex<JoinSet<()>>,
 }
 
-/// A running client. Clones are handles of the same one; when the last is dropped, it stops without a farewell.
+/// A running client. Clones are handles of the same client. When the last one is dropped, the client stops without
+/// ending its calls; use [`Client::shutdown`].
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -204,12 +207,12 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of this profile that is not told so far where to look for nodes.
+    /// A builder for a client of this profile, without any source of nodes.
     pub fn builder(profile: Profile) -> ClientBuilder {
         ClientBuilder { profile, discovery: Discovery::builder(), cache: None, avoid: Vec::new(), private: false }
     }
 
-    /// The node at which this client is reachable now.
+    /// The node of the session in use, or `None` if not connected.
     pub fn node(&self) -> Option<NodeId> {
         match &*self.inner.connection_state.borrow() {
             ConnectionState::Connected(node) => Some(*node),
@@ -217,10 +220,12 @@ impl Client {
         }
     }
 
-    /// Calls a contact with this session description. Returns at once; [`Call::answered`] waits.
+    /// Calls a contact with this session description. Returns before the offer is sent; use [`Call::answered`] to
+    /// wait.
     ///
     /// # Errors
-    /// Another call is active, there is no such contact, or the description is too long.
+    /// Another call is active, too many earlier calls are still ending, there is no such contact, the description is
+    /// longer than [`MAX_SDP`](crate::MAX_SDP), or the client has stopped.
     pub async fn call(&self, contact: ContactId, offer_sdp: impl Into<String>) -> Result<Call, CallActionError> {
         let (reply, placed) = oneshot::channel();
         let command = Command::Place { contact, offer: offer_sdp.into(), reply };
@@ -229,7 +234,7 @@ impl Client {
         Ok(Call { id, contact, commands: self.inner.commands.clone(), status })
     }
 
-    /// The contacts.
+    /// The contacts, in the order in which they were paired.
     ///
     /// # Errors
     /// The client has stopped.
@@ -239,25 +244,24 @@ impl Client {
         contacts.await.map_err(|_| ContactsError::Stopped)
     }
 
-    /// Stores a contact; within a few seconds it can reach this client. `stored`: the contact is known to have stored the
-    /// pairing as well. Pairing does this by itself.
+    /// Stores a contact. It can reach this client within a few seconds. Pass `stored` if the contact has stored the
+    /// pairing as well. Pairing calls this by itself.
     ///
     /// # Errors
-    /// The profile is full, or the disk says no.
+    /// The profile is full or cannot be written.
     pub async fn add_contact(&self, contact: Contact, stored: bool) -> Result<Contact, ContactsError> {
         self.change_contacts(|reply| Command::AddContact { contact, stored, reply }).await
     }
 
-    /// The contact has shown that it has stored this pairing: the ones before it are forgotten.
+    /// Records that the contact has stored this pairing, and drops the older ones.
     pub(crate) async fn confirm_pairing(&self, contact: ContactId, pairing: PairingId) -> Result<(), ContactsError> {
         self.change_contacts(|reply| Command::ConfirmPairing { contact, pairing, reply }).await
     }
 
-    /// Blocks a contact, or ends that: a blocked contact finds nobody when it calls, and stays a contact. Survives a
-    /// restart.
+    /// Blocks or unblocks a contact. To a blocked contact, this client appears offline. The setting is stored.
     ///
     /// # Errors
-    /// There is no such contact, or the disk says no.
+    /// There is no such contact, or the profile cannot be written.
     pub async fn block_contact(&self, contact: ContactId, blocked: bool) -> Result<(), ContactsError> {
         self.change_contacts(|reply| Command::BlockContact { contact, blocked, reply }).await
     }
@@ -271,18 +275,18 @@ impl Client {
         Ok(changed.await.map_err(|_| ContactsError::Stopped)??)
     }
 
-    /// Forgets a contact, for instance because the words of the pairing were not the same on both sides.
+    /// Removes a contact, for example because the verification words differed.
     ///
     /// # Errors
-    /// There is no such contact, or the disk says no.
+    /// There is no such contact, or the profile cannot be written.
     pub async fn remove_contact(&self, contact: ContactId) -> Result<(), ContactsError> {
         self.change_contacts(|reply| Command::RemoveContact { contact, reply }).await
     }
 
-    /// STUN and TURN servers, as the node names them.
+    /// Requests the node's STUN and TURN servers. Waits up to five seconds.
     ///
     /// # Errors
-    /// There is no session now, or the node refuses.
+    /// There is no session, or the node has rejected the request.
     pub async fn ice_servers(&self) -> Result<Vec<IceServer>, IceServersError> {
         let (reply, servers) = oneshot::channel();
         let command = Command::IceServers { reply };
@@ -290,12 +294,12 @@ impl Client {
         servers.await.map_err(|_| IceServersError::Stopped)?
     }
 
-    /// Ends an active call, says goodbye to the node and stops. Returns within four seconds.
+    /// Ends the active call, closes the sessions and stops. Takes at most four seconds.
     pub async fn shutdown(self) {
         self.inner.cancel.cancel();
         let tasks = self.inner.tasks.lock().map(|mut tasks| std::mem::take(&mut *tasks));
         if let Ok(mut tasks) = tasks {
-            // What hasn't ended by then is aborted with the set.
+            // Tasks that are still running are aborted with the set.
             let _ = timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
         }
     }

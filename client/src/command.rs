@@ -1,5 +1,5 @@
-//! What an app asks of the client's task, and what it is told in return. Messages only: the task and the app's handles
-//! both know them, and not each other.
+//! Commands of the app to the client's task, and their results. Only messages: both the task and the app's handles
+//! depend on them, so that they need not depend on each other.
 
 use chappe_common::redacted::Redacted;
 use tokio::sync::{oneshot, watch};
@@ -12,16 +12,16 @@ use crate::{
     seal::CallId,
 };
 
-/// Commands that may wait for the client's task; an app with more waits itself.
+/// Capacity of the command queue. If it is full, the app's calls wait.
 pub(crate) const COMMANDS: usize = 64;
 
-/// The longest session description in bytes: with its JSON around it, it fits the largest sealed message.
+/// The longest session description in bytes. With its JSON around it, it fits the largest sealed message.
 pub const MAX_SDP: usize = 24 * 1024;
 
-/// How far a call is.
+/// The status of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallStatus {
-    /// Not answered so far.
+    /// Not answered yet.
     Ringing,
     /// Answered, with the callee's session description.
     Answered(Redacted<String>),
@@ -29,16 +29,16 @@ pub enum CallStatus {
     Ended(EndReason),
 }
 
-/// What was asked of a call was not done.
+/// An action on a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallActionError {
-    /// The call is not at the point where this can be done.
+    /// The call's state does not allow this.
     #[error(transparent)]
     State(#[from] CallError),
-    /// Too much is waiting to be sent already, or a candidate is too long. Nothing of it was taken.
-    #[error("too much is waiting to be sent")]
+    /// The queue of the call is full, or a candidate is too long. Nothing was sent. Retry later.
+    #[error("the queue of messages is full")]
     Full,
-    /// Longer than [`MAX_SDP`].
+    /// The description is longer than [`MAX_SDP`].
     #[error("the session description is too long")]
     TooLong,
     /// No such contact.
@@ -49,7 +49,6 @@ pub enum CallActionError {
     Stopped,
 }
 
-/// What an app asks of one call.
 #[derive(Debug)]
 pub(crate) enum CallAction {
     Accept(Redacted<String>),
@@ -59,28 +58,26 @@ pub(crate) enum CallAction {
     Media { up: bool },
 }
 
-/// A call that was placed.
 #[derive(Debug)]
 pub(crate) struct PlacedCall {
     pub(crate) id: CallId,
     pub(crate) status: watch::Receiver<CallStatus>,
 }
 
-/// No STUN and TURN servers were given. Worth another try.
+/// The request for STUN and TURN servers failed. A retry may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IceServersError {
-    /// There is no session with a node right now, or it was lost before the answer.
+    /// There is no session with a node, or it ended before the response.
     #[error("not connected")]
     NotConnected,
-    /// The node refused.
-    #[error("the node gives no ICE servers now")]
+    /// The node has rejected the request.
+    #[error("the node provides no ICE servers now")]
     Refused,
     /// The client has stopped.
     #[error("the client has stopped")]
     Stopped,
 }
 
-/// What the app asks of the client's task.
 pub(crate) enum Command {
     Place {
         contact: ContactId,
@@ -92,13 +89,13 @@ pub(crate) enum Command {
         action: CallAction,
         reply: oneshot::Sender<Result<(), CallActionError>>,
     },
-    /// `stored`: the contact is known to have stored the pairing as well.
+    /// `stored`: the contact has stored the pairing as well.
     AddContact {
         contact: Contact,
         stored: bool,
         reply: oneshot::Sender<Result<Contact, ProfileError>>,
     },
-    /// The contact is known to have stored this pairing.
+    /// The contact has stored this pairing.
     ConfirmPairing {
         contact: ContactId,
         pairing: PairingId,

@@ -1,7 +1,7 @@
-//! A contact: whom this profile has paired with, and what both derive from their pairing.
+//! A contact: a person whom this profile has paired with, and the keys that both sides derive from their pairing.
 //!
-//! Owns the derivation of inboxes, of their access tokens and of the sealing secret. An inbox is the other side's inbox
-//! root key, blinded for one day: both compute it, and only its owner signs for it.
+//! Owns the derivation of inboxes, access tokens and the sealing secret. An inbox is the owner's inbox root key,
+//! blinded for one day. Both sides can compute it, but only its owner can sign for it.
 
 use std::{fmt, time::Duration};
 
@@ -19,29 +19,30 @@ use zeroize::Zeroizing;
 
 use crate::contact_name::clean_name;
 
-/// How many inboxes of one pairing can be attached at a time: around midnight those of two days.
+/// The most inboxes of one pairing that are attached at a time: those of two days around midnight.
 pub const DAYS_ATTACHED: usize = 2;
-/// The most contacts of one profile: their inboxes fit a session around midnight too, with 56 pairings that are not
-/// confirmed yet.
+/// The most contacts of one profile. Around midnight, a session can hold their inboxes and those of 56 pairings that
+/// are not confirmed yet.
 pub const MAX_CONTACTS: usize = 200;
-/// The most pairings with one contact: the last one that both have used, and others that the contact may or may not have
-/// stored. As long as fewer are made between two calls, one of them is on both sides.
+/// The most pairings with one contact: the last one that both have used, and later ones that the contact may not have
+/// stored. With fewer than this between two calls, both sides share one.
 pub const MAX_PAIRINGS: usize = 6;
-/// How long before and after its day an inbox is attached at least: as far as the clocks of caller and callee may differ.
+/// The shortest time that an inbox is attached before and after its day. It is the largest supported difference
+/// between the clocks of caller and callee.
 pub const DAY_MARGIN: Duration = Duration::from_secs(3600);
 
-/// Which of the two a side was at the pairing. It tells the two directions apart for good.
+/// The role of a side in the pairing. It tells the two directions apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Asked to pair: typed the code in.
+    /// Typed the code.
     A,
     /// Showed the code.
     B,
 }
 
 impl Role {
-    /// The other one.
+    /// The other role.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
@@ -50,7 +51,7 @@ impl Role {
         }
     }
 
-    /// The letter that stands for it in derivations.
+    /// The letter of the role in derivations.
     pub const fn letter(self) -> u8 {
         match self {
             Self::A => b'a',
@@ -59,12 +60,12 @@ impl Role {
     }
 }
 
-/// A contact's identity key, as the name under which the library knows the contact.
+/// Identifies a contact: its identity key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContactId([u8; 32]);
 
 impl ContactId {
-    /// The contact with this identity key.
+    /// The id of the contact with this identity key.
     pub const fn new(identity: [u8; 32]) -> Self {
         Self(identity)
     }
@@ -81,20 +82,20 @@ impl fmt::Debug for ContactId {
     }
 }
 
-/// A whole day, UTC, counted from 1970-01-01.
+/// A day in UTC, counted from 1970-01-01.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Day(u32);
 
 impl Day {
-    /// A day's length in seconds; leap seconds are not counted, as in Unix time.
+    /// Length of a day in seconds. Leap seconds are not counted, as in Unix time.
     pub const SECONDS: u64 = 24 * 3600;
 
-    /// The day of that number.
+    /// The day with this number.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// The day that `now` is in.
+    /// The day of `now`.
     pub fn of(now: UnixTime) -> Self {
         Self(u32::try_from(now.as_secs() / Self::SECONDS).unwrap_or(u32::MAX))
     }
@@ -109,30 +110,30 @@ impl Day {
         Self(self.0.saturating_add(1))
     }
 
-    /// When it begins.
+    /// The start of the day.
     pub const fn start(self) -> UnixTime {
         UnixTime::from_secs(self.0 as u64 * Self::SECONDS)
     }
 }
 
-/// What both sides of a pairing hold and nobody else.
+/// The secret that only the two sides of a pairing have.
 #[derive(Clone)]
 pub struct PairingSecret(Zeroizing<[u8; 32]>);
 
 impl PairingSecret {
-    /// A secret from its bytes.
+    /// The secret from its bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes, for a file that only its owner reads.
+    /// The bytes, to be stored in a file that only its owner can read.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// What blinds the inbox root key `root` of `owner` for `day`: the factor of
-    /// `"chappe/inbox/v2\0" ‖ HKDF-SHA256(ikm = secret, no salt, info = "chappe/inbox-blinding/v1\0") ‖ letter ‖ root ‖ day`,
-    /// the day as u32 big endian.
+    /// The factor that blinds the inbox root key `root` of `owner` for `day`, made from the context
+    /// `"chappe/inbox/v2\0" ‖ HKDF-SHA256(ikm = secret, no salt, info = "chappe/inbox-blinding/v1\0") ‖ letter ‖ root
+    /// ‖ day`, with the day as u32, big endian.
     fn inbox_blinding(&self, owner: Role, root: &PublicKey, day: Day) -> BlindingFactor {
         let mut context = Zeroizing::new([0; 16 + 32 + 1 + 32 + 4]);
         context[..16].copy_from_slice(b"chappe/inbox/v2\0");
@@ -143,8 +144,8 @@ impl PairingSecret {
         BlindingFactor::new(context.as_slice())
     }
 
-    /// The token of the inbox of `owner` on `day`: the first 16 bytes of
-    /// `HKDF-SHA256(ikm = secret, no salt, info = "chappe/inbox-access/v1\0" ‖ letter ‖ day as u32 big endian)`.
+    /// The access token of the inbox of `owner` on `day`: the first 16 bytes of `HKDF-SHA256(ikm = secret, no salt,
+    /// info = "chappe/inbox-access/v1\0" ‖ letter ‖ day as u32, big endian)`.
     fn access_token(&self, owner: Role, day: Day) -> AccessToken {
         let mut info = Vec::with_capacity(28);
         info.extend_from_slice(b"chappe/inbox-access/v1\0");
@@ -153,12 +154,13 @@ impl PairingSecret {
         AccessToken::from_bytes(*self.expand(&info).first_chunk().expect("32 bytes are more than 16"))
     }
 
-    /// What A sends B once it has stored the pairing: `HKDF-SHA256(ikm = secret, no salt, info = "chappe/pair-stored/v1\0")`.
+    /// The tag that A sends B once it has stored the pairing: `HKDF-SHA256(ikm = secret, no salt, info =
+    /// "chappe/pair-stored/v1\0")`.
     pub(crate) fn stored_tag(&self) -> Zeroizing<[u8; 32]> {
         self.expand(b"chappe/pair-stored/v1\0")
     }
 
-    /// The secret that sealing mixes in (the PSK of HPKE).
+    /// The secret for sealing messages (the PSK of HPKE).
     pub fn sealing_secret(&self) -> Zeroizing<[u8; 32]> {
         self.expand(b"chappe/seal-psk/v1\0")
     }
@@ -178,12 +180,12 @@ impl fmt::Debug for PairingSecret {
     }
 }
 
-/// An inbox of this side: its signing key, and what its contact has to show.
+/// An inbox of this side: its signing key and its access token.
 #[derive(Debug)]
 pub struct OwnInbox {
     /// Signs leases and the proofs that attach them.
     pub key: BlindedKey,
-    /// The token.
+    /// The token that the contact has to show.
     pub token: AccessToken,
 }
 
@@ -194,11 +196,11 @@ impl OwnInbox {
     }
 }
 
-/// Tells the pairings with one contact apart: this side's inbox root key.
+/// Identifies one of the pairings with a contact, by this side's inbox root key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PairingId(PublicKey);
 
-/// What one pairing gave this side.
+/// One pairing, as this side stores it.
 #[derive(Clone)]
 pub struct Pairing {
     role: Role,
@@ -208,14 +210,14 @@ pub struct Pairing {
 }
 
 impl Pairing {
-    /// A pairing as the two sides have made it, or as a profile's file has it. `role` is this side's own, `own_root` its
-    /// inbox root key, made for this pairing, and `peer_root` the other side's. `None` if that one can't be blinded.
+    /// Creates a pairing, new or from a profile's file. `role` is this side's role, `own_root` its inbox root key,
+    /// made for this pairing. Returns `None` if `peer_root`, the other side's, cannot be blinded.
     pub fn new(role: Role, secret: PairingSecret, own_root: SecretKey, peer_root: PublicKey) -> Option<Self> {
         let pairing = Self { role, secret, own_root, peer_root };
         pairing.peer_inbox(Day::new(0)).map(|_| pairing)
     }
 
-    /// The name of this pairing among those with the same contact.
+    /// Identifies this pairing among those with the same contact.
     pub fn id(&self) -> PairingId {
         PairingId(self.own_root.public())
     }
@@ -225,7 +227,7 @@ impl Pairing {
         self.role
     }
 
-    /// The secret.
+    /// The pairing secret.
     pub const fn secret(&self) -> &PairingSecret {
         &self.secret
     }
@@ -240,13 +242,13 @@ impl Pairing {
         &self.peer_root
     }
 
-    /// The inbox at which this side listens on `day`.
+    /// This side's inbox on `day`.
     pub fn own_inbox(&self, day: Day) -> OwnInbox {
         let factor = self.secret.inbox_blinding(self.role, &self.own_root.public(), day);
         OwnInbox { key: self.own_root.blind(&factor), token: self.secret.access_token(self.role, day) }
     }
 
-    /// Where the other side listens at `now`.
+    /// The other side's address at `now`.
     pub fn peer_address(&self, now: UnixTime) -> Address {
         let day = Day::of(now);
         let inbox = self.peer_inbox(day).expect("a root key that can't be blinded is refused when a pairing is made");
@@ -265,24 +267,24 @@ impl fmt::Debug for Pairing {
     }
 }
 
-/// Whom this profile has paired with.
+/// A person whom this profile has paired with.
 #[derive(Clone, Debug)]
 pub struct Contact {
     name: Redacted<String>,
     identity: [u8; 32],
-    /// Never empty, the oldest first. The first is the last one that both have used, where there is one; those after
-    /// `in_use` may not be stored on the other side.
+    /// Never empty, the oldest first. The first is the last one that both sides have used, if there is one. The
+    /// contact may not have stored those after `in_use`.
     pairings: Vec<Pairing>,
     in_use: usize,
-    /// Whether the contact is known to have the pairing in use.
+    /// Whether the contact is known to have stored the pairing in use.
     is_proved: bool,
     blocked: bool,
     nodes: Vec<NodeEndpoint>,
 }
 
 impl Contact {
-    /// A contact as a pairing has made it. Characters that would break a line or a terminal are left out of the name,
-    /// which the other side chose.
+    /// Creates a contact after its first pairing. The other side chose the name: characters that would break a line or
+    /// control a terminal are removed.
     pub fn new(name: &str, identity: [u8; 32], pairing: Pairing) -> Self {
         Self {
             name: Redacted::new(clean_name(name)),
@@ -295,8 +297,9 @@ impl Contact {
         }
     }
 
-    /// A contact as a profile's file has it: `in_use` is the pairing by which it is called first, and `is_proved` whether
-    /// the contact is known to have it. `None` if there is no such pairing, or there are more than [`MAX_PAIRINGS`].
+    /// Creates a contact from a profile's file. `in_use` is the pairing that this side calls by, and `is_proved`
+    /// whether the contact is known to have stored it. Returns `None` if there is no such pairing, or more than
+    /// [`MAX_PAIRINGS`].
     pub(crate) fn restore(
         name: &str,
         identity: [u8; 32],
@@ -308,7 +311,7 @@ impl Contact {
         is_valid.then_some(Self { name, identity, pairings, in_use, is_proved, blocked: false, nodes: Vec::new() })
     }
 
-    /// The name for people.
+    /// The name that people see.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -320,31 +323,31 @@ impl Contact {
         self
     }
 
-    /// The same contact with the nodes that it has passed on last.
+    /// The same contact with these nodes, which replace the earlier ones.
     #[must_use]
     pub fn with_nodes(mut self, nodes: Vec<NodeEndpoint>) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// The same contact, blocked or not: a blocked one finds nobody at this side's inboxes.
+    /// The same contact, blocked or not. To a blocked contact, this side appears offline.
     #[must_use]
     pub const fn blocked(mut self, blocked: bool) -> Self {
         self.blocked = blocked;
         self
     }
 
-    /// Whether it is blocked.
+    /// Whether the contact is blocked.
     pub const fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// Nodes that the contact uses, as it said in the last call; three at most.
+    /// Nodes that the contact has shared in the last call; three at most.
     pub fn nodes(&self) -> &[NodeEndpoint] {
         &self.nodes
     }
 
-    /// The name for the library.
+    /// The contact's id.
     pub const fn id(&self) -> ContactId {
         ContactId(self.identity)
     }
@@ -354,12 +357,12 @@ impl Contact {
         &self.identity
     }
 
-    /// The pairing by which this side calls first.
+    /// The pairing in use: this side calls by it first.
     pub fn pairing(&self) -> &Pairing {
         &self.pairings[self.in_use]
     }
 
-    /// The pairing to call by where nobody was found by that one: the next of all, and after the last the first.
+    /// The pairing to try after this one has failed. After the last one, the first follows.
     pub(crate) fn pairing_after(&self, id: PairingId) -> &Pairing {
         let at = self.pairings.iter().position(|pairing| pairing.id() == id).unwrap_or(self.in_use);
         &self.pairings[(at + 1) % self.pairings.len()]
@@ -370,7 +373,7 @@ impl Contact {
         &self.pairings
     }
 
-    /// Which of the pairings is in use, and whether the contact is known to have it.
+    /// The index of the pairing in use, and whether the contact is known to have stored it.
     pub(crate) const fn in_use(&self) -> (usize, bool) {
         (self.in_use, self.is_proved)
     }
@@ -380,23 +383,23 @@ impl Contact {
         self.is_proved && self.in_use + 1 == self.pairings.len()
     }
 
-    /// The same contact, which is known to have stored its one pairing, or not.
+    /// The same contact, with whether it is known to have stored its one pairing.
     #[must_use]
     pub(crate) const fn stored(mut self, stored: bool) -> Self {
         self.is_proved = stored;
         self
     }
 
-    /// The two have paired again. `stored`: the contact is known to have stored the new pairing, which is then used at
-    /// once. If not, the former one is, where the contact is known to have that, until it shows that it has the new one.
-    /// The contact can call by any of them.
+    /// Adds a newer pairing; the contact can call by any. If it has `stored` the new one, that one is used at once.
+    /// Otherwise the old one stays in use until the contact confirms the new one, if the contact is known to have the
+    /// old one.
     pub(crate) fn paired_again(&mut self, pairing: Pairing, stored: bool) {
         self.pairings.push(pairing);
         if stored || !self.is_proved {
             (self.in_use, self.is_proved) = (self.pairings.len() - 1, stored);
         }
         if self.pairings.len() > MAX_PAIRINGS {
-            // The first stays: it is the last one that both sides are known to have.
+            // The first one stays: it is the last that both sides are known to have.
             let given_up = if self.in_use == 1 { 2 } else { 1 };
             self.pairings.remove(given_up);
             self.in_use -= usize::from(given_up < self.in_use);
@@ -408,8 +411,8 @@ impl Contact {
         self.confirmed_index(id).is_some()
     }
 
-    /// Records that the contact has stored this pairing, since it has used or confirmed it, and drops the older ones, by
-    /// which it no longer calls. Returns whether anything has changed.
+    /// Records that the contact has stored this pairing, and drops the older ones: the contact no longer calls by
+    /// them. Returns whether anything has changed.
     pub(crate) fn confirm(&mut self, id: PairingId) -> bool {
         let Some(index) = self.confirmed_index(id) else { return false };
         self.pairings.drain(..index);

@@ -1,5 +1,5 @@
-//! Names of contacts. The other side chooses its name, so what is shown here can neither break a line or a terminal nor
-//! pass for the name of another contact.
+//! Names of contacts. The other side chooses its name. A name must not break a line or control a terminal, and must
+//! not look like another contact's name.
 
 use chappe_common::printable::is_printable;
 use unicode_normalization::UnicodeNormalization as _;
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 /// The longest name of a contact in bytes.
 pub const MAX_NAME: usize = 64;
 
-/// `name` in composed form (NFC), with printable characters only and single spaces, cut to [`MAX_NAME`] bytes.
+/// Normalizes a name: composed form (NFC), only printable characters, single spaces, at most [`MAX_NAME`] bytes.
 pub(crate) fn clean_name(name: &str) -> String {
     let shown = name.nfc().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| is_printable(*c));
     let mut clean = Zeroizing::new(String::new());
@@ -22,14 +22,14 @@ pub(crate) fn clean_name(name: &str) -> String {
     clean.trim_end().to_owned()
 }
 
-/// Whether two names look the same to a person or differ only in case, by the skeletons of Unicode Technical Standard 39.
+/// Whether two names look the same or differ only in case, by the skeletons of Unicode Technical Standard 39.
 fn are_confusable(a: &str, b: &str) -> bool {
     let lower = |name: &str| skeleton(name).collect::<String>().to_lowercase();
     let look = |name: &str| skeleton(&lower(name)).filter(|c| *c != ' ').collect::<String>();
     look(a) == look(b)
 }
 
-/// `wanted`, with a number after it if one of `taken` looks the same.
+/// Returns `wanted`, with a number appended if it looks like one of `taken`.
 pub(crate) fn distinct_name<'a>(wanted: &str, taken: impl Iterator<Item = &'a str> + Clone) -> String {
     let clean = clean_name(wanted);
     let wanted = if clean.is_empty() { "contact" } else { &clean };

@@ -1,7 +1,7 @@
-//! CPace: a key from a short secret that two people share, without giving anyone else more than one guess.
+//! CPace: derives a key from a short shared secret. An attacker gets one guess per exchange.
 //!
-//! The CFRG draft (draft-irtf-cfrg-cpace), group ristretto255 with SHA-512, with an initiator and a responder. Owns the
-//! mathematics alone: which messages carry the shares and what the key is used for is `pairing`'s business.
+//! The CFRG draft (draft-irtf-cfrg-cpace), group ristretto255 with SHA-512, with an initiator and a responder. Only
+//! the mathematics: `pairing` owns the messages and the use of the key.
 
 use curve25519_dalek::{
     ristretto::{CompressedRistretto, RistrettoPoint},
@@ -11,19 +11,19 @@ use curve25519_dalek::{
 use sha2::{Digest as _, Sha512};
 use zeroize::Zeroizing;
 
-/// The input block of SHA-512: the password fills the first one together with zeros, so that its length doesn't show
-/// in the time of hashing.
+/// The input block of SHA-512. The password and zeros fill the first block, so that hashing takes the same time for
+/// any length.
 const HASH_BLOCK: usize = 128;
 const DSI: &[u8] = b"CPaceRistretto255";
 const DSI_ISK: &[u8] = b"CPaceRistretto255_ISK";
 
-/// The other side's share is no valid group element, or the identity. The exchange is over: answering would tell the
-/// other side something about the secret.
+/// The other side's share is not a valid group element, or is the identity. The exchange must be abandoned: a response
+/// would reveal something about the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the other side's share is not valid")]
 pub struct InvalidShare;
 
-/// One side of one exchange. Used once; only tests copy it.
+/// One side of one exchange. Used once.
 #[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Exchange {
     scalar: Zeroizing<Scalar>,
@@ -31,8 +31,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Begins an exchange over `secret`. Both sides have to give the same channel identifier and session id; `random`
-    /// is 64 bytes that are used once.
+    /// Starts an exchange over `secret`. Both sides must pass the same channel identifier and session id. `random` is
+    /// 64 bytes that are used once.
     pub fn new(secret: &[u8], channel: &[u8], session: &[u8], random: &[u8; 64]) -> Self {
         Self::with_scalar(secret, channel, session, Scalar::from_bytes_mod_order_wide(random))
     }
@@ -42,7 +42,7 @@ impl Exchange {
         Self { scalar: Zeroizing::new(scalar), share }
     }
 
-    /// What is sent to the other side.
+    /// This side's share, to send to the other side.
     pub const fn share(&self) -> &[u8; 32] {
         &self.share
     }
@@ -75,7 +75,7 @@ pub fn transcript(
     lv_cat(&[initiator_share, initiator_data, responder_share, responder_data])
 }
 
-/// Each part behind its length, as the draft's `lv_cat`.
+/// Concatenates the parts, each with its length in front: the draft's `lv_cat`.
 pub fn lv_cat(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(parts.iter().map(|part| part.len() + 2).sum());
     for part in parts {

@@ -1,5 +1,5 @@
-//! What a client tells its app. Owns the queue between the two and its rule: an app that doesn't read loses the newest
-//! events and is told how many; calls go on, since a [`Call`] has its own state.
+//! The client's events for its app, and the queue between the two. If the app does not read, the newest events are
+//! dropped and counted. Calls are unaffected, because a [`Call`] has its own state.
 
 use std::{
     net::IpAddr,
@@ -20,112 +20,112 @@ use tokio::sync::mpsc;
 
 use crate::{call::EndReason, contact::ContactId, handle::Call, seal::CallId};
 
-/// How many events wait for the app: a call with its candidates and every step takes about thirty.
+/// Capacity of the event queue: a call with its candidates and steps takes about thirty.
 const QUEUE: usize = 256;
 
-/// Why a session with a node is over.
+/// Why a session with a node has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DisconnectReason {
     /// The connection ended.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The node said nothing for too long.
+    /// The node did not respond to a ping.
     #[error("the node is silent")]
     Silent,
     /// The node did not attach the inboxes.
-    #[error("the node does not take the inboxes")]
+    #[error("the node does not attach the inboxes")]
     NotAttached,
-    /// The node had announced that it stops, and another one has taken over.
+    /// The node has announced that it stops.
     #[error("the node is about to stop")]
     GoingAway,
 }
 
-/// Why a node has not attached an inbox.
+/// Why a node has rejected an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InboxRejection {
-    /// A newer lease is known: another device with this profile is connected, or the clock was set back.
+    /// The node knows a newer lease: another device with this profile is connected, or the clock was set back.
     #[error("another device with this profile has it, or this device's clock was set back")]
     Outdated,
-    /// The lease is not valid to the node: this device's clock is wrong, or the node's.
-    #[error("the node does not take the lease; is the clock right?")]
+    /// The lease is not valid for the node: one of the two clocks is wrong.
+    #[error("the node rejects the lease; is the clock right?")]
     Invalid,
-    /// The node has no room or no rate for it now, or reaches none of the nodes that have to keep its lease.
-    #[error("the node can't attach it now")]
+    /// The node has no capacity for it now, or cannot reach the homes of the inbox.
+    #[error("the node cannot attach it now")]
     Unavailable,
 }
 
-/// Something that an app may want to know.
+/// An event for the app.
 #[derive(Debug)]
 pub enum Event {
-    /// Connected and reachable.
+    /// The client is connected, and its contacts can call.
     Connected {
         /// The node.
         node: NodeId,
         /// Its URL.
         url: String,
-        /// Where it says that it stands.
+        /// The region that the node names.
         region: Option<String>,
-        /// This machine's address on the connection: mostly one that media can use too.
+        /// This machine's address on the connection. Media can usually use it too.
         local_ip: IpAddr,
     },
-    /// No longer connected to that node. The client looks for another one by itself.
+    /// The session with this node has ended. The client looks for another node by itself.
     Disconnected {
         /// The node.
         node: NodeId,
         /// Why.
         reason: DisconnectReason,
     },
-    /// No node was found; the search goes on after a pause.
+    /// No node was found. The client searches again after a pause.
     SearchFailed {
         /// Why, for each source.
         error: DiscoverError,
-        /// The pause.
+        /// The pause before the next search.
         retry_in: Duration,
     },
-    /// What other sources say of the node that a search chose, within half a minute after it. A disagreement is for a person
-    /// to judge: the client stays where it is.
+    /// The background phase of the search has ended, within half a minute after it found the node. If other sources
+    /// disagree, the client stays connected: a person has to decide.
     NodeChecked {
         /// The node.
         node: NodeId,
-        /// What came of it.
+        /// Whether a second source confirms the node.
         confirmation: Confirmation,
     },
-    /// The node has attached the inbox at which this contact calls, after the others: from now on it reaches this client. After
-    /// a pairing that takes up to three seconds. When [`Event::Connected`] is told, all others reach it, but for those of
-    /// [`Event::InboxRejected`].
+    /// The node has attached this contact's inbox, so the contact can call. Sent only for inboxes attached after
+    /// [`Event::Connected`]; after a pairing that takes up to three seconds. At [`Event::Connected`] all other
+    /// contacts can call, except those of [`Event::InboxRejected`].
     Reachable {
-        /// Who can call.
+        /// The contact that can call.
         contact: ContactId,
     },
-    /// The node has not attached the inbox at which this contact calls, so that it can't call now. The client tries again
-    /// after a minute, and stays with the node as long as any other inbox is attached there.
+    /// The node has rejected this contact's inbox, so the contact cannot call now. The client retries after a minute.
+    /// It stays with the node while any other inbox is attached there.
     InboxRejected {
-        /// Who can't call.
+        /// The contact that cannot call.
         contact: ContactId,
         /// Why.
         reason: InboxRejection,
     },
     /// A contact calls.
     IncomingCall {
-        /// To accept, decline and go on with.
+        /// The handle, to accept or decline the call.
         call: Call,
-        /// Who calls.
+        /// The caller.
         contact: ContactId,
-        /// The name of who calls.
+        /// The caller's name.
         name: Redacted<String>,
         /// The caller's session description.
         offer: Redacted<String>,
     },
-    /// The contact's client has the offer.
+    /// The offer was delivered to the contact's client.
     Ringing {
         /// The call.
         call: CallId,
     },
-    /// An offer could not be handed over so far. It is tried again while that makes sense.
+    /// An attempt to deliver the offer has failed. The client retries for ten seconds.
     NotReached {
         /// The call.
         call: CallId,
-        /// Why; `None` where the node gave no answer.
+        /// The node's error code, or `None` without a response.
         code: Option<ErrorCode>,
     },
     /// The contact has answered.
@@ -139,10 +139,10 @@ pub enum Event {
     Candidates {
         /// The call.
         call: CallId,
-        /// As the other side's app gave them.
+        /// The candidates, as the other side's app passed them in.
         candidates: Redacted<Vec<String>>,
     },
-    /// Gathering has taken long enough: the candidates so far have to do.
+    /// The time for gathering candidates is over: proceed with those so far.
     StopGathering {
         /// The call.
         call: CallId,
@@ -154,51 +154,50 @@ pub enum Event {
         /// Why.
         reason: EndReason,
     },
-    /// A step on the way of a message, for whoever draws a timeline.
+    /// A step of a message on its way, for a timeline.
     Step(Step),
-    /// So many events were lost because the app didn't read.
+    /// This many events were dropped because the app did not read.
     Lagged(u64),
 }
 
-/// One step on the way of a message.
+/// A step of a message on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// When.
     pub at: Instant,
-    /// Of which call.
+    /// The call, if the step belongs to one.
     pub call: Option<CallId>,
-    /// The node over which it went.
+    /// The client's node.
     pub node: NodeId,
     /// What.
     pub kind: StepKind,
 }
 
-/// What a step was.
+/// The kind of a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepKind {
     /// The node has attached this many inboxes.
     Attached {
-        /// How many.
+        /// Number of inboxes.
         inboxes: usize,
     },
-    /// The node was asked where the contact is.
+    /// The node was asked for the contact's lease.
     Resolving,
-    /// The contact is at this node.
+    /// The node has returned the contact's lease.
     Resolved {
         /// The contact's node.
         peer_node: NodeId,
     },
-    /// A sealed message was given to the node.
+    /// A sealed message was sent to the node.
     Sent(RelayKind),
-    /// The contact's node has handed it to the contact's client.
+    /// The contact's node has delivered the message to the contact's client.
     Delivered(RelayKind),
-    /// It was not; it is tried again.
+    /// The message was not delivered. The client retries.
     Failed(RelayKind, Option<ErrorCode>),
-    /// A sealed message of the contact has come and opened.
+    /// A sealed message of the contact was received and opened.
     Received(RelayKind),
 }
 
-/// The client's end of the queue.
 #[derive(Clone, Debug)]
 pub(crate) struct EventSender {
     queue: mpsc::Sender<Event>,
@@ -221,7 +220,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` once the client has stopped. Can be cancelled and called again.
+    /// Waits for the next event. Returns `None` once the client has stopped. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 { Some(Event::Lagged(lost)) } else { self.queue.recv().await }

@@ -1,4 +1,4 @@
-//! What the fuzzer calls: each decoder's target stands beside it.
+//! The targets of the fuzzer. Each stands beside its decoder.
 
 pub use crate::{
     message::fuzzed::MESSAGE,

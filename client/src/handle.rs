@@ -1,4 +1,4 @@
-//! An app's hold on one call. Dropping it leaves the call as it is; hanging up is a decision.
+//! The app's handle of one call. Dropping it does not end the call.
 
 use chappe_common::redacted::Redacted;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,7 +10,7 @@ use crate::{
     seal::CallId,
 };
 
-/// One call, placed or received.
+/// A call, placed or received. Clones are handles of the same call.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub(crate) id: CallId,
@@ -20,25 +20,25 @@ pub struct Call {
 }
 
 impl Call {
-    /// The call's name.
+    /// The call's id.
     pub const fn id(&self) -> CallId {
         self.id
     }
 
-    /// Whom it is with.
+    /// The contact on the other side.
     pub const fn contact(&self) -> ContactId {
         self.contact
     }
 
-    /// How far it is.
+    /// The current status.
     pub fn status(&self) -> CallStatus {
         self.status.borrow().clone()
     }
 
-    /// Waits until the other side has answered, and gives its session description.
+    /// Waits until the call is answered. Returns the callee's session description.
     ///
     /// # Errors
-    /// The call has ended without an answer, or after it.
+    /// The call has ended.
     pub async fn answered(&self) -> Result<String, EndReason> {
         let mut status = self.status.clone();
         let reached = status.wait_for(|status| *status != CallStatus::Ringing).await;
@@ -49,7 +49,7 @@ impl Call {
         }
     }
 
-    /// Waits until the call is over, and says why it is.
+    /// Waits until the call is over. Returns why.
     pub async fn ended(&self) -> EndReason {
         let mut status = self.status.clone();
         let reached = status.wait_for(|status| matches!(status, CallStatus::Ended(_))).await;
@@ -59,10 +59,10 @@ impl Call {
         }
     }
 
-    /// Takes an incoming call with this session description.
+    /// Accepts an incoming call with this session description.
     ///
     /// # Errors
-    /// The call doesn't ring any more, or the description is too long.
+    /// The call no longer rings, or the description is longer than [`MAX_SDP`].
     pub async fn accept(&self, answer_sdp: impl Into<String>) -> Result<(), CallActionError> {
         let answer = answer_sdp.into();
         if answer.len() > MAX_SDP {
@@ -74,7 +74,7 @@ impl Call {
     /// Declines an incoming call.
     ///
     /// # Errors
-    /// The call doesn't ring any more.
+    /// The call no longer rings.
     pub async fn decline(&self) -> Result<(), CallActionError> {
         self.act(CallAction::Decline).await
     }
@@ -82,15 +82,15 @@ impl Call {
     /// Ends the call.
     ///
     /// # Errors
-    /// It is over already.
+    /// The call is over already.
     pub async fn hang_up(&self) -> Result<(), CallActionError> {
         self.act(CallAction::HangUp).await
     }
 
-    /// Sends candidates to the other side; at most 64 at a time, 16 KiB together.
+    /// Sends ICE candidates to the other side: at most 64 at a time, 16 KiB in all.
     ///
     /// # Errors
-    /// The call is over, or too much is waiting to be sent.
+    /// The call is over, or its queue is full.
     pub async fn send_candidates(
         &self,
         candidates: impl IntoIterator<Item = impl Into<String>>,
@@ -99,7 +99,7 @@ impl Call {
         self.act(CallAction::Candidates(Redacted::new(candidates))).await
     }
 
-    /// Says that media flows, or flows again.
+    /// Reports that media is connected or reconnected.
     ///
     /// # Errors
     /// The call is not answered, or over.
@@ -107,7 +107,7 @@ impl Call {
         self.act(CallAction::Media { up: true }).await
     }
 
-    /// Says that media has stopped. Unless it comes back, the call ends after [`crate::call::RECONNECT`].
+    /// Reports that media was lost. Unless it reconnects, the call ends after [`crate::call::RECONNECT`].
     ///
     /// # Errors
     /// The call is not answered, or over.

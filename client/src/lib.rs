@@ -1,7 +1,7 @@
 //! The client library: pairing, contacts, sealing and the call state machine.
 //!
-//! A [`Client`] keeps itself connected to a node and tells its app what happens by [`Events`]. Media is the app's
-//! business: session descriptions and candidates are opaque texts here.
+//! A [`Client`] stays connected to a node and notifies its app by [`Events`]. The app owns media: session descriptions
+//! and candidates are opaque texts here.
 //!
 //! ```no_run
 //! # async fn example(roots: Vec<chappe_common::keys::PublicKey>) -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! Below it are pure modules: `cpace` and `pairing`, `contact`, `seal`, `call`. They know no network and no clock.
+//! The modules `cpace`, `pairing`, `contact`, `seal` and `call` are pure: no network and no clock.
 
 mod base64_bytes;
 pub mod call;

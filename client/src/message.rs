@@ -1,4 +1,4 @@
-//! What is inside a sealed message, as JSON. Session descriptions and candidates are the app's business and opaque here.
+//! The plaintexts of sealed messages, as JSON. Session descriptions and candidates are opaque here.
 
 use std::time::Duration;
 
@@ -7,20 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::base64_bytes::Bytes;
 
-/// How far the time of an offer may be from the callee's clock. Within it the callee remembers which calls it has seen;
-/// outside of it an offer is a replay.
+/// How far an offer's time may be from the callee's clock. The callee remembers its calls for this time, so an offer
+/// outside it counts as a replay.
 pub(crate) const FRESH: Duration = Duration::from_secs(15 * 60);
 
-/// A call's offer.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Offer {
     pub(crate) sdp: String,
-    /// The key, made for this call, to which the callee seals all that it says.
+    /// The ephemeral key that the callee seals its messages to.
     pub(crate) reply_key: Bytes<32>,
-    /// When it was sent, in seconds since 1970.
+    /// Seconds since 1970.
     pub(crate) sent_at: u64,
-    /// Nodes that the caller uses, for the day when the callee finds none.
+    /// Nodes that the caller has proved, in case the callee later finds none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) nodes: Vec<String>,
 }
@@ -31,42 +30,38 @@ impl Offer {
     }
 }
 
-/// A call's answer.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Answer {
     pub(crate) sdp: String,
-    /// The key, made for this call, to which the caller seals what it says from now on.
+    /// The ephemeral key that the caller seals its messages to from now on.
     pub(crate) reply_key: Bytes<32>,
-    /// Nodes that the callee uses.
+    /// Nodes that the callee has proved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) nodes: Vec<String>,
 }
 
-/// Candidates of one side.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Ice {
     pub(crate) candidates: Vec<String>,
 }
 
-/// The callee declines.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Reject {
-    /// Because it is in another call.
+    /// Whether the callee is in another call.
     #[serde(default)]
     pub(crate) busy: bool,
 }
 
-/// Either side ends the call.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Hangup {}
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for any input, run by the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// Reads as `T`, and writes and reads the same again.
+    /// Whether `text` decodes as `T`. Panics unless it encodes and decodes to the same value.
     pub(crate) fn reads<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> bool {
         let Ok(read) = serde_json::from_slice::<T>(text) else { return false };
         let written = serde_json::to_vec(&read).expect("JSON");
@@ -75,7 +70,7 @@ pub(crate) mod fuzzed {
         true
     }
 
-    /// What a contact sealed, whichever message it is.
+    /// Any plaintext of a contact.
     pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a call", |text| {
         let read = [reads::<Offer>(text), reads::<Answer>(text), reads::<Ice>(text), reads::<Reject>(text)];
         let _ = serde_json::from_slice::<Offer>(text).map(|offer| offer.is_fresh(UnixTime::from_secs(1_800_000_000)));

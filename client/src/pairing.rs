@@ -1,4 +1,4 @@
-//! Pairing: from a code that two people share to keys that nobody else has.
+//! Pairing: derives keys that only two people have, from a code that they share.
 //!
 //! Four messages over the code door, in which A typed the code that B shows:
 //!
@@ -9,15 +9,15 @@
 //! B → A  answer         { sealed, possession }                    identity and name of B
 //! ```
 //!
-//! A's identity comes with an ML-KEM-768 encapsulation key and B's with a ciphertext for it, so that who records the pairing
-//! and breaks X25519 and ristretto255 later does not get the secret. Both come with an inbox root key, made for this
-//! pairing.
+//! A's identity comes with an ML-KEM-768 encapsulation key, and B's with a ciphertext for it. So an attacker who
+//! records the pairing and breaks X25519 and ristretto255 later does not get the secret. Both identities come with an
+//! inbox root key, made for this pairing.
 //!
-//! A challenge is an X25519 key made for this pairing; only who holds the identity key that it shows can answer it, so
-//! nobody passes as a person whose public key it knows.
+//! A challenge is an X25519 key made for this pairing. Only the holder of an identity key can answer it, so nobody can
+//! impersonate a person by their public key.
 //!
-//! The states are values that each step consumes, so a code answers one request and no second one: one guess burns it.
-//! Knows no clock and no network.
+//! Each step consumes the state before it, so a code answers exactly one request: one guess uses the code up. Knows no
+//! clock and no network.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
@@ -51,25 +51,24 @@ const ENCAPSULATION_KEY_LEN: usize = 1184;
 const CIPHERTEXT_LEN: usize = 1088;
 const TAG_LEN: usize = 16;
 
-/// Why a pairing came to nothing. The code is burnt; nothing was stored.
+/// The pairing failed. The code is used up, and nothing was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairingError {
-    /// The other side did not prove that it knows the secret: a wrong code, or somebody in between who guessed.
+    /// The other side did not prove that it knows the secret: the code was wrong, or an attacker guessed.
     #[error("the code was not the same on both sides")]
     WrongSecret,
-    /// The other side's share was not valid: it isn't our software, or it is an attack.
-    #[error("the other side does not keep to the protocol")]
+    /// The other side's share was not valid: a faulty implementation or an attack.
+    #[error("the other side violated the protocol")]
     Share(#[from] InvalidShare),
-    /// A sealed identity did not open, was not what had been committed to, is this side's own, or comes with a key that is
-    /// none.
-    #[error("the other side's identity was not the one that it had committed to")]
+    /// A sealed identity did not open, differs from its commitment, is this side's own, or contains an invalid key.
+    #[error("the other side's identity is not valid or differs from its commitment")]
     Identity,
-    /// The other side does not hold the identity key that it shows.
-    #[error("the other side shows an identity that is not its own")]
+    /// The other side did not prove that it has the identity key.
+    #[error("the other side did not prove its identity")]
     Possession,
 }
 
-/// What A sends first.
+/// A's first message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     share: Bytes<32>,
@@ -77,7 +76,7 @@ pub struct Request {
     challenge: Bytes<32>,
 }
 
-/// What B answers.
+/// B's response to the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     share: Bytes<32>,
@@ -101,7 +100,7 @@ pub struct Reply {
     possession: Bytes<32>,
 }
 
-/// Who one is: the identity key, and the name that the other side will see first.
+/// This side's identity: its key, and the name that the other side sees first.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalIdentity<'a> {
     /// The profile's identity key.
@@ -110,16 +109,16 @@ pub struct LocalIdentity<'a> {
     pub name: &'a str,
 }
 
-/// The end of a pairing.
+/// The result of a pairing.
 #[derive(Clone, Debug)]
 pub struct Paired {
     /// The other side.
     pub contact: Contact,
-    /// What both people see and compare.
+    /// The verification words that both people compare.
     pub words: [&'static str; words::COUNT],
 }
 
-/// A after its request. This and the other states can be copied by tests alone.
+/// A after its request. The states can be cloned only by tests.
 #[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub struct Requester {
     exchange: Exchange,
@@ -130,7 +129,7 @@ pub struct Requester {
 }
 
 impl Requester {
-    /// Begins: A has typed `phrase` and is registered under `own`, a random code of its own.
+    /// Starts the pairing. A has typed `phrase` and is registered under `own`, a random code of its own.
     pub fn new(phrase: &Phrase, own: PairingCode, random: &mut impl CryptoRng) -> (Self, Request) {
         let mut scalar = Zeroizing::new([0; 64]);
         let mut nonce = [0; 32];
@@ -148,10 +147,10 @@ impl Requester {
         (Self { exchange, session, nonce, commitment, challenge }, request)
     }
 
-    /// Checks that B knows the secret, and shows B that A does.
+    /// Checks that B knows the secret, and returns A's proof of the same.
     ///
     /// # Errors
-    /// B does not know it, or its challenge is none. Nothing about A's secret or identity has been told.
+    /// B does not know the secret, or its challenge is not valid. Nothing about A's secret or identity was sent.
     pub fn handle_response(
         self,
         response: &Response,
@@ -191,10 +190,10 @@ pub struct Confirmed {
 }
 
 impl Confirmed {
-    /// Takes B's identity.
+    /// Checks B's identity and completes the pairing.
     ///
     /// # Errors
-    /// It doesn't open, or isn't B's.
+    /// The identity does not open, or B did not prove that it has it.
     pub fn handle_reply(self, reply: &Reply) -> Result<Paired, PairingError> {
         let plain = self.keys.open(Role::B, &reply.sealed.0)?;
         let Identity { identity, root, name, kem, .. } = read_identity(&plain).ok_or(PairingError::Identity)?;
@@ -215,7 +214,7 @@ impl Confirmed {
     }
 }
 
-/// This side's inbox root key of one pairing.
+/// Generates this side's inbox root key for a pairing.
 fn generate_root(random: &mut impl CryptoRng) -> SecretKey {
     let mut seed = Zeroizing::new([0; 32]);
     random.fill_bytes(&mut *seed);
@@ -249,10 +248,10 @@ impl CodeOwner {
         Self { phrase }
     }
 
-    /// Answers the one request that this code answers; it came from `requester`.
+    /// Answers the request of `requester`. A code answers only one.
     ///
     /// # Errors
-    /// The request is not valid. The code is burnt all the same.
+    /// The request is not valid. The code is used up in any case.
     pub fn handle_request(
         self,
         requester: PairingCode,
@@ -292,10 +291,11 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Checks that A knows the secret, and only then tells A who B is.
+    /// Checks that A knows the secret, and only then reveals B's identity.
     ///
     /// # Errors
-    /// A does not know the secret, shows another nonce than it had committed to, or an identity that isn't its own.
+    /// A does not know the secret, its nonce does not match its commitment, or it did not prove that it has its
+    /// identity key.
     pub fn handle_proof(
         self,
         proof: &Proof,
@@ -329,26 +329,26 @@ impl Responder {
     }
 }
 
-/// A's word that it has stored the pairing. Only who has the secret can make it, so no relay can make B forget a former
-/// pairing that A still uses.
+/// A's confirmation that it has stored the pairing. Making it requires the secret, so a relay cannot make B drop an
+/// older pairing that A still uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
     stored: Bytes<32>,
 }
 
 impl Stored {
-    /// For the pairing with this secret.
+    /// The confirmation for the pairing with this secret.
     pub fn new(secret: &PairingSecret) -> Self {
         Self { stored: Bytes(*secret.stored_tag()) }
     }
 
-    /// Whether the other side of this pairing has said it. In constant time.
+    /// Whether this confirms the pairing with this secret. Compares in constant time.
     pub fn is_of(&self, secret: &PairingSecret) -> bool {
         self.stored.0.ct_eq(secret.stored_tag().as_slice()).into()
     }
 }
 
-/// CPace's channel identifier: what is being done, and under which locator.
+/// CPace's channel identifier: the purpose and the locator.
 fn channel(locator: PairingCode) -> Vec<u8> {
     cpace::lv_cat(&[LABEL, locator.as_bytes()])
 }

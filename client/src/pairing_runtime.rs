@@ -1,9 +1,9 @@
-//! Pairing over a relay, by a connection of its own to another node than the client's, so that no node sees a pairing's
-//! code and a client's inboxes together.
+//! Pairing over a relay. It uses a connection of its own to another node than the client's session, so that no node
+//! sees the code of a pairing together with the client's inboxes.
 //!
-//! Two may pair again. Each step that can be lost, forged or late leaves both with a pairing that the other has: the one
-//! who shows the code keeps the former pairing in use until the other has proved that it stored the new one
-//! ([`Stored`], or a call), and the other keeps the former one to be called by.
+//! Two people may pair again. Whichever message is lost, forged or late, both sides end with a pairing that the other
+//! has. The side that shows the code keeps the old pairing in use until the other proves that it has stored the new
+//! one ([`Stored`], or a call). The other side keeps the old one to accept calls.
 
 use std::time::{Duration, SystemTime};
 
@@ -32,72 +32,74 @@ use crate::{
     words,
 };
 
-/// How long a shown code is good for: long enough to be read over the telephone, short enough that few are alive.
+/// How long a shown code is valid: long enough to read it over the telephone, short enough that few codes are valid at
+/// a time.
 pub const CODE_LIFETIME: Duration = Duration::from_secs(600);
-/// How long the other side may take for a request, with its person at the device: the node ends it after 120 s.
+/// How long the other side may take to respond, with a person at the device. The node's timeout is 120 s.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(125);
-/// How long software may take for a step without people.
+/// How long the other side may take for a step without a person.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the one who shows the code waits to hear that the other side has stored the contact and listens.
+/// How long the side that shows the code waits for [`Stored`].
 const LINGER: Duration = Duration::from_secs(3);
-/// How many random codes are tried; one in a billion is taken.
+/// The most random codes that are tried. One in a billion is taken.
 const MAX_COLLISIONS: usize = 5;
-/// The pauses before a shown code whose node has gone is registered again.
+/// The shortest and longest pause before a code is registered again after its node is lost.
 const REGISTER_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_REGISTER_AGAIN: Duration = Duration::from_secs(15);
 
-/// Why a pairing came to nothing. Nothing was stored, and the code is of no more use, unless it says otherwise.
+/// The pairing failed. Unless the variant says otherwise, nothing was stored and the code is used up.
 #[derive(Debug, thiserror::Error)]
 pub enum PairError {
-    /// No node is connected. The code can be tried again.
+    /// No node was found. The code can be tried again.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
-    /// The connection to the node ended on the way.
+    /// The connection to the node ended during the pairing.
     #[error("the connection to the node ended")]
     Connection(#[from] ConnectionError),
-    /// Nobody shows this code, or not any more; the node doesn't say which. A mistyped one can be typed again.
-    #[error("nobody shows this code now")]
+    /// The code is not registered, or no longer; the node does not say which. A mistyped code can be typed again.
+    #[error("this code is not in use")]
     NoSuchCode,
-    /// Somebody asked by this code, was answered, and did not prove that it knows it: a guess that nobody else will see, or
-    /// the other side was cut off in that moment. The code is used up. Show a new one, and ask the other side what it saw.
-    #[error("somebody tried this code and did not prove to know it, and the code is used up")]
+    /// Somebody sent a request for this code and did not prove that it knows the secret: an attacker's guess, or the
+    /// other side lost its connection. The code is used up. Show a new one, and ask the other side what it saw.
+    #[error("somebody used this code without proving the secret; the code is used up")]
     Unproven,
-    /// The code was wrong, or somebody else has tried to guess it. Show a new one.
-    #[error("pairing failed, and the code is used up")]
+    /// The code was wrong, or an attacker tried to guess it. Show a new one.
+    #[error("pairing failed; the code is used up")]
     Burnt(#[from] PairingError),
-    /// The other side said something that belongs to no pairing. The code is used up.
-    #[error("the other side does not keep to the protocol, and the code is used up")]
+    /// The other side violated the protocol. The code is used up.
+    #[error("the other side violated the protocol; the code is used up")]
     Protocol,
-    /// Nobody used the code in time, or the one who shows it stopped answering.
+    /// Nobody used the code in time, or the other side stopped responding.
     #[error("the other side did not answer in time")]
     TimedOut,
     /// The other side declined.
     #[error("the other side declined")]
     Declined,
-    /// The other side has left.
-    #[error("the other side has left")]
+    /// The other side has disconnected.
+    #[error("the other side has disconnected")]
     PeerGone,
-    /// The node refuses to register a code.
-    #[error("the node does not take a code now")]
+    /// The node did not register a code.
+    #[error("the node does not register a code now")]
     NotRegistered,
-    /// All went well, and the contact could not be stored. The other side has it.
+    /// The pairing succeeded, but the contact could not be stored. The other side has stored it.
     #[error("the new contact could not be stored")]
     Store(#[from] ContactsError),
 }
 
-/// The end of a pairing. The contact is stored already: should the words differ, [`Client::remove_contact`] it.
+/// The result of a pairing. The contact is stored already: if the words differ, call [`Client::remove_contact`].
 #[derive(Clone, Debug)]
 pub struct Paired {
-    /// The other side, under the name that it is stored by.
+    /// The other side, as it was stored.
     pub contact: Contact,
-    /// Both people see the same words, unless somebody sits in between.
+    /// The verification words. Both people see the same words, unless an attacker is in between.
     pub words: [&'static str; words::COUNT],
-    /// Whether the other side is known to have stored this pairing. If not, and the two had paired before, this side calls
-    /// by the former pairing until the other uses the new one; if they had not, the other side's screen tells.
+    /// Whether the other side is known to have stored this pairing. If not, and the two had paired before, this side
+    /// calls by the old pairing until the other uses the new one. Otherwise the other side's screen shows whether it
+    /// succeeded.
     pub confirmed: bool,
 }
 
-/// A code that is shown and waits for the one who types it in. Dropped, the code is void.
+/// A code that is registered and can be typed in on the other side. Dropping it makes the code invalid.
 pub struct ShownCode {
     client: Client,
     phrase: Phrase,
@@ -114,15 +116,15 @@ impl std::fmt::Debug for ShownCode {
 }
 
 impl Client {
-    /// Makes a code for the person to read to the other.
+    /// Generates and registers a code for the person to read to the other.
     ///
     /// # Errors
-    /// No node is connected, or it takes no code.
+    /// No node was found, or it did not register the code.
     pub async fn show_code(&self) -> Result<ShownCode, PairError> {
         self.show(Phrase::generate(&mut rand::rng())).await
     }
 
-    /// Makes a code for a link or QR code ([`ShownCode::link`]), with a secret that nobody guesses.
+    /// Generates and registers a code for a link or QR code ([`ShownCode::link`]), with a secret of 128 bits.
     ///
     /// # Errors
     /// As [`Client::show_code`].
@@ -148,16 +150,16 @@ impl Client {
         Err(PairError::NotRegistered)
     }
 
-    /// A connection to another node than the one that holds this client's inboxes, where there is another.
+    /// Connects to another node than that of the client's session, if there is one.
     async fn pairing_connection(&self) -> Result<Connection, PairError> {
         let inboxes_at: Vec<_> = self.node().into_iter().collect();
         Ok(self.discovery().connect(&inboxes_at).await?)
     }
 
-    /// Pairs with the one who shows this code.
+    /// Pairs with the client that shows this code. Waits up to two minutes for a person there.
     ///
     /// # Errors
-    /// Says what went wrong; after a wrong guess the code is used up.
+    /// The pairing failed. After a wrong guess the code is used up.
     pub async fn pair(&self, code: &Phrase) -> Result<Paired, PairError> {
         self.pair_by(code).instrument(self.pairing_span()).await
     }
@@ -176,10 +178,10 @@ impl Client {
         }
         let agreed = self.request(&mut connection, code, own).await?;
         let stored = Stored::new(agreed.contact.pairing().secret());
-        // The other side has stored it before it answered.
+        // The other side stores the pairing before it answers.
         let paired = self.store(agreed, true).await?;
         let locator = code.locator();
-        // The other side learns by the first call if this is lost.
+        // If this is lost, the first call confirms the pairing.
         let _ =
             send(&mut connection, &ToNode::IceCandidate { target: (&locator).into(), payload: to_json(&stored) }).await;
         connection.close().await;
@@ -204,7 +206,7 @@ impl Client {
         let (confirmed, proof) = match requester.handle_response(&response, local, &mut rand::rng()) {
             Ok(confirmed) => confirmed,
             Err(error) => {
-                // No proof, and so the end: the other side need not wait for its timeout.
+                // Sent without a proof, so that the other side need not wait for its timeout.
                 let payload = serde_json::json!({ "refused": true });
                 send(connection, &ToNode::Offer { target: (&locator).into(), payload }).await?;
                 return Err(error.into());
@@ -231,16 +233,16 @@ impl Client {
 }
 
 impl ShownCode {
-    /// The code as the person reads it out.
+    /// The code for the person to read out.
     pub fn code(&self) -> String {
         self.phrase.reveal()
     }
 
-    /// The code with a few nodes, for a link or QR code: the one where it waits, and others that this client remembers.
-    /// Counts as long as the code does.
+    /// A link with the code and a few nodes: the one where the code is registered, and others that this client
+    /// remembers. It expires with the code.
     ///
     /// # Errors
-    /// No node's URL fits.
+    /// No node's URL fits the link.
     pub fn link(&self) -> Result<Invite, InviteError> {
         let node = self.connection.node();
         let here = (node, self.connection.url().to_owned());
@@ -248,22 +250,22 @@ impl ShownCode {
         let rest = self.until.saturating_duration_since(Instant::now());
         let expires_at = UnixTime::from(SystemTime::now()) + rest;
         let link = Invite::new(std::iter::once(here).chain(others), Some(&self.code()), expires_at)?;
-        // Whoever opens the link can learn the federation's roots by this, and is not bound to these nodes.
+        // The reader can get the federation's root keys by this id, and is not bound to these nodes.
         Ok(match self.client.discovery().federation() {
             Some(federation) => link.with_federation(federation),
             None => link,
         })
     }
 
-    /// The node at which the code waits.
+    /// The node where the code is registered.
     pub fn node(&self) -> chappe_common::keys::NodeId {
         self.connection.node()
     }
 
-    /// Waits for the one who types the code in. The first who asks gets the one answer, right or wrong.
+    /// Waits until somebody types the code, and pairs. Only the first request is answered, right or wrong.
     ///
     /// # Errors
-    /// Says what went wrong; the code is used up in any case.
+    /// The pairing failed. The code is used up.
     pub async fn paired(self) -> Result<Paired, PairError> {
         let span = self.span.clone();
         self.wait().instrument(span).await
@@ -277,14 +279,14 @@ impl ShownCode {
         Ok(paired)
     }
 
-    /// Waits for the one request. A node that stops or breaks on the way is left for another.
+    /// Waits for the first request. If the node stops or fails, registers the code at another one.
     async fn requested(&mut self) -> Result<(PairingCode, Option<Value>), PairError> {
         loop {
             match receive(&mut self.connection, self.until).await {
                 Ok(Reply::PairIncoming { from_code, payload }) => {
                     return Ok((from_code.parse().map_err(|_| PairError::Protocol)?, payload));
                 }
-                // It stops soon: a request that came now could not be finished.
+                // The node stops soon, so a pairing could not be completed there.
                 Ok(Reply::GoingAway {}) | Err(PairError::Connection(_)) => self.register_again().await?,
                 Ok(_) => {}
                 Err(error) => return Err(error),
@@ -292,8 +294,8 @@ impl ShownCode {
         }
     }
 
-    /// Registers the code at another node. The homes give it back to the key that had registered it, although the former
-    /// node may not have noticed so far that its client is gone.
+    /// Registers the code at another node. Its homes accept the key that registered it before, even if the old node
+    /// has not noticed the lost connection.
     async fn register_again(&mut self) -> Result<(), PairError> {
         let left = self.connection.node();
         let inboxes_at = self.client.node();
@@ -305,7 +307,7 @@ impl ShownCode {
                 let registered = self.registration.register(&mut connection, self.phrase.locator()).await?;
                 Ok::<_, PairError>(registered.then_some(connection))
             };
-            // Whatever failed is tried again until the code is too old.
+            // Errors are retried until the code expires.
             let attempt = timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)?;
             if let Ok(Some(connection)) = attempt {
                 self.connection = connection;
@@ -338,11 +340,11 @@ async fn respond(
     };
     send(connection, &ToNode::PairResponse { target_code: target, accepted: true, payload: to_json(&response) })
         .await?;
-    // From here on the other side, and every node on the way, can check its guess without telling.
+    // From here on, the other side and every relay on the way can check their guess offline.
     let until = Instant::now() + STEP_TIMEOUT;
     let proof = loop {
         match receive(connection, until).await {
-            // Whoever else has asked meanwhile is not paired and can't get here; the check costs nothing.
+            // Other requesters are not paired, so the node does not forward their messages. The check costs nothing.
             Ok(Reply::Offer { from: sender, payload }) if sender == from.as_str() => {
                 break serde_json::from_value(payload).map_err(|_| PairingError::WrongSecret)?;
             }
@@ -352,10 +354,10 @@ async fn respond(
     };
     let local = LocalIdentity { identity: client.identity(), name: client.name() };
     let (agreed, reply) = responder.handle_proof(&proof, local, &mut rand::rng())?;
-    // Stored before the other side knows: it may call as soon as it does.
+    // Stored before the other side learns of it, because it may call at once.
     let mut paired = client.store(agreed, false).await?;
     let pairing = paired.contact.pairings().last().expect("the one that was just stored").clone();
-    // Whether the other side gets it shows when it says so, or when it calls.
+    // If the answer is lost, a later confirmation or call of the other side will show whether it arrived.
     if send(connection, &ToNode::Answer { target, payload: to_json(&reply) }).await.is_err() {
         return Ok(paired);
     }
@@ -371,10 +373,10 @@ async fn respond(
     Ok(paired)
 }
 
-/// What a code is registered by: a key that has no other use, and takes the code back where the connection was lost.
+/// The key that a code is registered under. It has no other use, and takes the code back after a lost connection.
 struct Registration {
     key: SecretKey,
-    /// The newest `seq` that was claimed.
+    /// The `seq` of the newest claim.
     seq: u64,
 }
 
@@ -385,8 +387,8 @@ impl Registration {
         Self { key: SecretKey::from_bytes(&seed), seq: 0 }
     }
 
-    /// Whether the code is registered now; `false` where somebody else has it. A node that does not take the claim, as this
-    /// device's clock is ahead of it, is asked without one: then the code can't be taken back.
+    /// Registers the code. Returns `false` if another client has it. If the node rejects the claim, for example
+    /// because this clock is ahead, registers without one; then the code cannot be taken back.
     async fn register(&mut self, connection: &mut Connection, code: PairingCode) -> Result<bool, PairError> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.seq = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(self.seq.saturating_add(1));
@@ -410,7 +412,7 @@ impl Registration {
     }
 }
 
-/// The answer to a registration; `None` if the node refuses it.
+/// Waits for the response to a registration. Returns `None` if the node rejects it.
 async fn registered(connection: &mut Connection) -> Result<Option<bool>, PairError> {
     let until = Instant::now() + STEP_TIMEOUT;
     loop {

@@ -1,6 +1,7 @@
-//! The code that people read to each other: `LOCATOR-SECRET`, or the same with a longer secret in a link or QR code.
+//! The pairing code that people read to each other: `LOCATOR-SECRET`. A link or QR code has a longer secret.
 //!
-//! Only the locator reaches a relay. The secret feeds CPace; ten bits would do against one guess, and 20 are there.
+//! Only the locator is sent to a relay. The secret is the password of CPace. An attacker gets one guess at its 20
+//! bits.
 
 use std::{fmt, str::FromStr};
 
@@ -8,19 +9,19 @@ use chappe_common::code::{CODE_ALPHABET, PairingCode};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
-/// How many characters of secret people read: 20 bits, of which an attacker gets to try one value.
+/// Length of the secret that people read: 20 bits.
 const SECRET_LEN: usize = 4;
-/// How many characters of secret a link or QR code carries: 128 bits.
+/// Length of the secret in a link or QR code: 128 bits.
 const LINK_SECRET_LEN: usize = 26;
-/// The longest secret: 128 bits take 26 characters, and twice that is nobody's code any more.
+/// The longest accepted secret: twice the 26 characters of 128 bits.
 const MAX_SECRET: usize = 52;
 
-/// The text is no code.
+/// The text is not a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a code: six characters, a dash and four characters are expected, of A to Z and 2 to 9 without I and O")]
 pub struct ParsePhraseError;
 
-/// A code as people see it. Never printed by accident: [`Phrase::reveal`] shows it.
+/// A code as people see it. Never printed: only [`Phrase::reveal`] shows it.
 #[derive(Clone)]
 pub struct Phrase {
     locator: PairingCode,
@@ -28,12 +29,12 @@ pub struct Phrase {
 }
 
 impl Phrase {
-    /// A fresh code to be read aloud.
+    /// Generates a code to be read aloud.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         Self::with_secret::<SECRET_LEN>(random)
     }
 
-    /// A fresh code for a link or QR code, whose secret nobody guesses.
+    /// Generates a code for a link or QR code, with a secret of 128 bits.
     pub fn generate_for_link(random: &mut impl CryptoRng) -> Self {
         Self::with_secret::<LINK_SECRET_LEN>(random)
     }
@@ -42,18 +43,18 @@ impl Phrase {
         let locator = PairingCode::from_random(random.next_u32());
         let mut bytes = Zeroizing::new([0; N]);
         random.fill_bytes(&mut *bytes);
-        // 256 is a multiple of 32: no character is likelier than another.
+        // 256 is a multiple of 32, so all characters are equally likely.
         let secret = bytes.iter().map(|byte| char::from(CODE_ALPHABET[usize::from(byte & 31)])).collect();
         Self { locator, secret: Zeroizing::new(secret) }
     }
 
-    /// The same secret under a fresh locator, where the first one is taken.
+    /// The same secret with a new locator, for when the locator is taken.
     #[must_use]
     pub fn relocated(self, random: &mut impl CryptoRng) -> Self {
         Self { locator: PairingCode::from_random(random.next_u32()), secret: self.secret }
     }
 
-    /// The part that a relay sees.
+    /// The part that relays see.
     pub const fn locator(&self) -> PairingCode {
         self.locator
     }
@@ -63,7 +64,7 @@ impl Phrase {
         self.secret.as_bytes()
     }
 
-    /// The whole code, to be shown to the person.
+    /// The whole code, for display.
     pub fn reveal(&self) -> String {
         format!("{}-{}", self.locator.as_str(), *self.secret)
     }
@@ -72,7 +73,7 @@ impl Phrase {
 impl FromStr for Phrase {
     type Err = ParsePhraseError;
 
-    /// Reads what a person typed: in either case, with spaces around or a space for the dash.
+    /// Parses what a person typed: in any case, with spaces around it, or a space for the dash.
     fn from_str(text: &str) -> Result<Self, ParsePhraseError> {
         let text = Zeroizing::new(text.trim().to_ascii_uppercase());
         let (locator, secret) = text.split_once(['-', ' ']).ok_or(ParsePhraseError)?;
@@ -91,7 +92,7 @@ impl fmt::Debug for Phrase {
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for any input, run by the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;

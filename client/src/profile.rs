@@ -1,9 +1,8 @@
-//! A profile: the folder with a person's identity key and contacts, which only its owner can read.
+//! A profile: a folder with a person's identity key and contacts. Only its owner can read it.
 //!
-//! One file, `profile.json`, replaced as a whole, so a crash leaves the old or the new. One process uses a profile at a time:
-//! two would take each other's inboxes, and neither would hear of the other's new contacts. A client holds the profile's
-//! lock as long as it runs. A change reads the file again under a lock of its own, so that nobody who doesn't hold the
-//! profile writes over a contact.
+//! One file, `profile.json`, is replaced atomically. One process uses a profile at a time: two would displace each
+//! other's inboxes, and would not see each other's new contacts. A client locks the profile as long as it runs. A
+//! change reads the file again under a second lock, so that a process without the profile lock overwrites no contact.
 
 use std::{
     fs, io,
@@ -31,56 +30,56 @@ use crate::{
 
 const FILE: &str = "profile.json";
 const LOCK: &str = "profile.lock";
-/// The file that says which process uses the profile: locked as long as it does, with its id.
+/// The lock file of the process that uses the profile. It contains the process's id.
 const HOLD: &str = "in-use.lock";
-/// How often, and after how long, a profile is tried again: a process that is just ending lets go of it in a moment.
+/// How often and at which interval locking is retried: a process that is ending releases its lock soon.
 const HOLD_TRIES: u32 = 20;
 const HOLD_PAUSE: Duration = Duration::from_millis(50);
-/// The file in which the profile's searches remember nodes.
+/// The node cache.
 const NODES: &str = "nodes.json";
-/// The most digits of a process's id.
+/// The most digits of a process id.
 const MAX_PROCESS_ID: u64 = 20;
-/// The form of [`FILE`]. Version 1 had no inbox root keys, without which a contact can't be reached.
+/// The version of [`FILE`]. Version 1 had no inbox root keys, without which a contact cannot be reached.
 const VERSION: u32 = 2;
-/// The largest file that is read: [`MAX_CONTACTS`] contacts take a third.
+/// The largest accepted file: [`MAX_CONTACTS`] contacts take a third of it.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Why a profile cannot be used. What is on the disk is as it was.
+/// A profile cannot be used or changed. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// The disk says no.
+    /// A file or folder cannot be read or written.
     #[error("cannot use the profile's file {path}")]
     Io {
-        /// Which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The folder is another's, or open to others.
+    /// The folder belongs to another user, or others can write to it.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// Another process uses the profile, or another client in this one.
+    /// Another process uses the profile, or another client in this process.
     #[error("another process uses the profile {path}{}: stop it first, or use another profile", holder(*.process))]
     InUse {
         /// The profile's folder.
         path: PathBuf,
-        /// The process, where it is known.
+        /// The process id, if known.
         process: Option<u32>,
     },
-    /// The file is there and is no profile; it is not touched.
+    /// The file is not a profile of this version. It is never replaced.
     #[error("{path} is not a profile of this version")]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// As many contacts as a session can listen for.
+    /// The profile has [`MAX_CONTACTS`] contacts already.
     #[error("a profile holds at most {MAX_CONTACTS} contacts")]
     Full,
-    /// No contact of that name or key.
+    /// There is no contact with this name or key.
     #[error("there is no such contact")]
     NoContact,
-    /// The system has no random bytes to give.
-    #[error("no randomness from the system")]
+    /// The system's random source failed.
+    #[error("the system's random source failed")]
     Random,
 }
 
@@ -117,23 +116,23 @@ struct PairingForm {
     peer_root: String,
 }
 
-/// Keys and contacts.
+/// A person's name, identity key and contacts.
 #[derive(Clone, Debug)]
 pub struct Profile {
     folder: PathBuf,
     name: Redacted<String>,
     identity: SealingKey,
     contacts: Vec<Contact>,
-    /// Locked while the profile is held; clones hold it together.
+    /// The profile lock. Clones share it.
     held: Option<Arc<fs::File>>,
 }
 
 impl Profile {
-    /// Opens the profile in `folder`; makes the folder (mode 0700) and an identity key where there is none yet, with
-    /// `name` as what contacts will see first. Blocks on the disk.
+    /// Opens the profile in `folder`. If there is none, creates the folder (mode 0700) and an identity key, with
+    /// `name` as the name that contacts see first. Blocks on the disk.
     ///
     /// # Errors
-    /// The disk, a folder that is another user's or open to others, or a file that is no profile: it is never replaced.
+    /// The folder belongs to another user or is open to others, the file is not a profile, or the disk fails.
     pub fn open_or_create(folder: impl Into<PathBuf>, name: &str) -> Result<Self, ProfileError> {
         let folder = folder.into();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
@@ -151,11 +150,11 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Keeps other processes from using the profile until this value and its clones are dropped. A client does this by
-    /// itself when it starts. Waits for a second for a process that is ending.
+    /// Locks the profile until this value and its clones are dropped. A client does this when it starts. Blocks for up
+    /// to a second while another process is ending.
     ///
     /// # Errors
-    /// Another process uses the profile, or the disk refuses.
+    /// Another process uses the profile, or the lock file cannot be written.
     pub fn hold(&mut self) -> Result<(), ProfileError> {
         if self.held.is_some() {
             return Ok(());
@@ -180,7 +179,7 @@ impl Profile {
         Err(ProfileError::InUse { path: self.folder.clone(), process })
     }
 
-    /// What contacts see first.
+    /// The name that contacts see first.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -195,29 +194,29 @@ impl Profile {
         &self.contacts
     }
 
-    /// The contact with that key.
+    /// The contact with this id.
     pub fn contact(&self, id: ContactId) -> Option<&Contact> {
         self.contacts.iter().find(|contact| contact.id() == id)
     }
 
-    /// The contact of that name, however its letters are composed; names are unique in a profile.
+    /// The contact with this name in any Unicode composition. Names are unique in a profile.
     pub fn contact_named(&self, name: &str) -> Option<&Contact> {
         let name = clean_name(name);
         self.contacts.iter().find(|contact| contact.name() == name)
     }
 
-    /// Where searches for nodes remember what they found.
+    /// The path of the node cache.
     pub fn nodes_file(&self) -> PathBuf {
         self.folder.join(NODES)
     }
 
-    /// Adds a contact; a name that is taken, or looks like one that is, gets a number. Who has paired before keeps its place,
-    /// the name that it has here, and its former pairing until the new one is confirmed: pairing has proven that it is the
-    /// same. `stored`: the contact is known to have stored the new pairing, too. Returns the contact as it was stored.
-    /// Blocks on the disk.
+    /// Adds a contact, and returns it as stored. A name that looks like another contact's gets a number. A known
+    /// contact keeps its position and its name, because the pairing has proved that it is the same. It also keeps its
+    /// old pairing until the new one is confirmed. Pass `stored` if the contact has stored the new pairing. Blocks on
+    /// the disk.
     ///
     /// # Errors
-    /// The profile is full, or the disk says no; the contact is not stored then.
+    /// The profile is full or cannot be written. The contact is not stored then.
     pub fn add_contact(&mut self, contact: Contact, stored: bool) -> Result<Contact, ProfileError> {
         self.change(|contacts| {
             if let Some(known) = contacts.iter_mut().find(|known| known.id() == contact.id()) {
@@ -234,10 +233,10 @@ impl Profile {
         })
     }
 
-    /// Forgets a contact. Blocks on the disk.
+    /// Removes a contact. Blocks on the disk.
     ///
     /// # Errors
-    /// There is no such contact, or the disk says no.
+    /// There is no such contact, or the profile cannot be written.
     pub fn remove_contact(&mut self, id: ContactId) -> Result<(), ProfileError> {
         self.change(|contacts| {
             let before = contacts.len();
@@ -246,10 +245,10 @@ impl Profile {
         })
     }
 
-    /// The contact is known to have stored this pairing: the ones before it are forgotten. Blocks on the disk.
+    /// Records that the contact has stored this pairing, and drops the older ones. Blocks on the disk.
     ///
     /// # Errors
-    /// There is no such contact, or the disk says no.
+    /// There is no such contact, or the profile cannot be written.
     pub fn confirm(&mut self, id: ContactId, pairing: PairingId) -> Result<(), ProfileError> {
         self.edit_contact(id, |contact| {
             let mut confirmed = contact;
@@ -258,18 +257,18 @@ impl Profile {
         })
     }
 
-    /// Blocks a contact, or ends that. Blocks on the disk.
+    /// Blocks or unblocks a contact. Blocks on the disk.
     ///
     /// # Errors
-    /// There is no such contact, or the disk says no.
+    /// There is no such contact, or the profile cannot be written.
     pub fn block(&mut self, id: ContactId, blocked: bool) -> Result<(), ProfileError> {
         self.edit_contact(id, |contact| contact.blocked(blocked))
     }
 
-    /// Keeps the nodes that a contact has passed on, in place of those before. Blocks on the disk.
+    /// Replaces the nodes that a contact has shared. Blocks on the disk.
     ///
     /// # Errors
-    /// There is no such contact, or the disk says no.
+    /// There is no such contact, or the profile cannot be written.
     pub fn set_nodes(&mut self, id: ContactId, nodes: Vec<NodeEndpoint>) -> Result<(), ProfileError> {
         self.edit_contact(id, |contact| contact.with_nodes(nodes))
     }
@@ -282,13 +281,13 @@ impl Profile {
         })
     }
 
-    /// The nodes that contacts have passed on: the first of each, then the second of each, and so on.
+    /// The nodes that contacts have shared: the first of each contact, then the second of each, and so on.
     pub fn referrals(&self) -> impl Iterator<Item = NodeEndpoint> + '_ {
         (0..referral::MAX_NODES)
             .flat_map(|n| self.contacts.iter().filter_map(move |contact| contact.nodes().get(n).cloned()))
     }
 
-    /// Changes the contacts as they are on the disk now, where another process may have added one.
+    /// Changes the contacts in the file's current state, where another process may have added one.
     fn change<T>(
         &mut self,
         edit: impl FnOnce(&mut Vec<Contact>) -> Result<T, ProfileError>,
@@ -340,7 +339,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> ProfileError {
     move |source| ProfileError::Io { path, source }
 }
 
-/// Held until it is dropped. Another process waits; it holds the lock for one write.
+/// Waits for the lock of the file. A process holds it for one write.
 fn lock(folder: &Path) -> Result<fs::File, ProfileError> {
     let path = folder.join(LOCK);
     let file = private_file::open_lock(&path).map_err(at(&path))?;
@@ -377,10 +376,10 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
             Pairing::new(pairing.role, secret, own_root, pairing.peer_root.parse().ok()?)
         });
         let (pairings, identity) = (pairings.collect::<Option<Vec<_>>>()?, decode(&contact.identity)?);
-        // An earlier version told names apart by their bytes.
+        // An earlier version allowed names that look the same.
         let name = distinct_name(&contact.name, contacts.iter().map(Contact::name));
         let restored = Contact::restore(&name, identity, pairings, (contact.in_use, contact.is_proved))?;
-        // What was stored had passed the check for its kind of profile.
+        // Stored nodes were checked when they were received, by the setting of that time.
         let nodes = referral::read(&contact.nodes, true);
         contacts.push(restored.blocked(contact.blocked).with_nodes(nodes));
     }
@@ -388,7 +387,7 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
     Some((form.name, identity, contacts))
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for any input, run by the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;

@@ -1,5 +1,4 @@
-//! The messages between a client and a node, as JSON. Owns their shapes; the project's `docs/protocol/client.md` says
-//! what they mean.
+//! The messages between a client and a node, as JSON. `docs/protocol/client.md` specifies them.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
@@ -13,7 +12,6 @@ use serde_json::Value;
 
 use crate::driver::leases::{self, Rejected};
 
-/// One inbox to be attached: the signed lease and the proof, base64url.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Attachment {
     pub(crate) lease: String,
@@ -29,7 +27,6 @@ impl From<&leases::Attachment> for Attachment {
     }
 }
 
-/// What a client says.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub(crate) enum ToNode<'a> {
@@ -78,7 +75,6 @@ pub(crate) enum ToNode<'a> {
     },
 }
 
-/// A code as its text.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct PairingText<'a>(&'a str);
@@ -89,7 +85,6 @@ impl<'a> From<&'a PairingCode> for PairingText<'a> {
     }
 }
 
-/// A sealed message to an inbox.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Relayed<'a> {
     #[serde(rename = "type")]
@@ -99,18 +94,17 @@ pub(crate) struct Relayed<'a> {
     pub(crate) payload: &'a str,
 }
 
-/// One inbox that was not attached.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Rejection {
     pub(crate) index: usize,
     pub(crate) code: String,
-    /// The newer lease that the node knows, signed, as base64url.
+    /// The newer lease that the node knows: signed, as base64url.
     #[serde(default)]
     pub(crate) lease: Option<String>,
 }
 
 impl Rejection {
-    /// Why the node did not attach `inbox`. Of a newer lease it has to show that the inbox has signed it.
+    /// Why the node did not attach `inbox`. A newer lease counts only if the inbox's key has signed it.
     pub(crate) fn reason(&self, inbox: Option<Inbox>) -> Rejected {
         match (error_code(Some(&self.code)), self.newer_seq(inbox)) {
             (Some(ErrorCode::BadLease), Some(seq)) => Rejected::Outdated(seq),
@@ -131,15 +125,15 @@ impl Rejection {
 pub struct IceServer {
     /// `stun:` and `turn:` URLs.
     pub urls: Vec<String>,
-    /// The name, where the server wants one.
+    /// The user name, if the server requires one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// The password that goes with it.
+    /// The password for the user name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
 }
 
-/// What a node says. Texts that a person might read are left out: the code says it all.
+/// A message of a node. Error texts for people are left out: the code is enough.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub(crate) enum Reply {
@@ -165,7 +159,7 @@ pub(crate) enum Reply {
     },
     Error {
         id: Option<String>,
-        /// As text: a code that this client doesn't know must not make the message unreadable.
+        /// As text, so that an unknown code does not make the message unreadable.
         code: Option<String>,
     },
     GoingAway {},
@@ -200,24 +194,23 @@ pub(crate) enum Reply {
     Other,
 }
 
-/// A message of the inbox door.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Incoming {
     pub(crate) to: String,
     pub(crate) payload: String,
 }
 
-/// The code of an error, where this client knows it.
+/// Returns `None` for a code that this client does not know.
 pub(crate) fn error_code(code: Option<&str>) -> Option<ErrorCode> {
     serde_json::from_value(Value::from(code?)).ok()
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for any input, run by the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// What a node says.
+    /// Any message of a node.
     pub const REPLY: (&str, fn(&[u8]) -> bool) = ("reply", |text| {
         let read = serde_json::from_slice::<Reply>(text);
         if let Ok(Reply::Error { code, .. }) = &read {

@@ -1,18 +1,18 @@
-//! Nodes that contacts pass on to each other inside what they seal: the one in use, and a few others that have proved their
-//! keys to this side. What a contact alone has named goes no further, but for the one in use.
+//! Nodes that contacts share in sealed messages: the one in use, and a few others that have proved their keys to this
+//! client. A node that only a contact has named is not shared further, except the one in use.
 
 use chappe_common::{endpoint::NodeEndpoint, special};
 use chappe_discovery::manual::ManualNode;
 
-/// The most nodes in a message, and of one contact in a profile: one of three is alive.
+/// The most nodes in a message, and of one contact in a profile. Three make it likely that one is up.
 pub(crate) const MAX_NODES: usize = 3;
 
-/// A node as a message and a profile have it: `wss://host:port#NODE-ID`.
+/// The text form in messages and profiles: `wss://host:port#NODE-ID`.
 pub(crate) fn to_text(endpoint: &NodeEndpoint) -> String {
     format!("{}#{}", endpoint.url(), endpoint.node())
 }
 
-/// The nodes that count among those of a message or a profile. `private`: also those in private networks, for tests.
+/// Parses these texts and drops invalid ones. `private` accepts nodes in private networks too.
 pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodeEndpoint> {
     let endpoints = texts.iter().filter_map(|text| {
         let node: ManualNode = text.parse().ok()?;
@@ -21,7 +21,7 @@ pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodeEndpoint> {
     endpoints.filter(|endpoint| private || special::is_public_endpoint(endpoint)).take(MAX_NODES).collect()
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for any input, run by the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use super::*;

@@ -1,4 +1,4 @@
-//! How often a contact can make this side ring, so that nobody rings the phone out of use.
+//! Limits how often a contact can make this side ring, so that no contact can block the phone.
 //!
 //! Pure. A contact rings at most once in [`RING_EVERY`]; after an answered call it may ring again at once. Each unanswered
 //! ring in a row doubles the pause, up to [`LONGEST_PAUSE`]. An answered ring, or [`FORGET_AFTER`] without one, resets it.
@@ -12,9 +12,9 @@ use crate::contact::ContactId;
 
 /// The shortest time from one ring of a contact to the next.
 pub const RING_EVERY: Duration = Duration::from_secs(30);
-/// The longest pause after rings that were not answered.
+/// The longest pause after unanswered rings.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-/// After so long without a ring a contact is as good as new.
+/// After this time without a ring, a contact's history is dropped.
 pub const FORGET_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 #[derive(Debug)]
@@ -24,15 +24,15 @@ struct Rings {
     unanswered: u32,
 }
 
-/// Which contacts may ring. Only messages that a contact has sealed get here, so it holds as many entries as there are
-/// contacts.
+/// The recent rings of each contact. Only sealed messages of contacts reach it, so it has at most one entry per
+/// contact.
 #[derive(Debug, Default)]
 pub struct RingLimiter {
     contacts: HashMap<ContactId, Rings>,
 }
 
 impl RingLimiter {
-    /// Whether the contact may ring now; if so, it does.
+    /// Returns whether the contact may ring now, and records the ring if so.
     pub fn try_ring(&mut self, contact: ContactId, now: Instant) -> bool {
         self.contacts.retain(|_, rings| now.saturating_duration_since(rings.last) < FORGET_AFTER);
         let rings = self.contacts.entry(contact).or_insert(Rings { last: now, next: now, unanswered: 0 });
@@ -43,12 +43,12 @@ impl RingLimiter {
         may_ring
     }
 
-    /// The contact's ring was answered.
+    /// Records that the contact's ring was answered.
     pub fn answered(&mut self, contact: ContactId) {
         self.contacts.remove(&contact);
     }
 
-    /// The contact's ring ended without an answer: declined, given up, or not heard.
+    /// Records that the contact's ring was declined, cancelled or not answered.
     pub fn unanswered(&mut self, contact: ContactId, now: Instant) {
         if let Some(rings) = self.contacts.get_mut(&contact) {
             let pause = RING_EVERY.saturating_mul(2_u32.saturating_pow(rings.unanswered)).min(LONGEST_PAUSE);

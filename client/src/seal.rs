@@ -1,8 +1,8 @@
-//! Sealing: what two paired people say to each other, closed to every relay.
+//! Sealing: end-to-end encryption and authentication of the messages between two paired clients.
 //!
-//! Each message is one single-shot HPKE seal (RFC 9180: DHKEM X25519, HKDF-SHA256, ChaCha20Poly1305, mode AuthPSK), so
-//! messages may arrive in any order and no state has to survive a lost one. Owns the envelope, the padding and the
-//! refusal of replays; which key a message is sealed to is the caller's choice.
+//! Each message is one single-shot HPKE seal (RFC 9180: DHKEM X25519, HKDF-SHA256, ChaCha20Poly1305, mode AuthPSK). So
+//! messages may arrive in any order, and a lost one needs no recovery. Owns the envelope, the padding and the
+//! rejection of replays. The caller selects the key to seal to.
 //!
 //! ```text
 //! payload  = base64url(envelope), without padding
@@ -31,24 +31,24 @@ const HEADER_LEN: usize = 21;
 const ENC_LEN: usize = 32;
 const TAG_LEN: usize = 16;
 const PSK_ID: &[u8] = b"chappe/pairing/v1";
-/// The lengths that a padded plaintext has. Whoever sees the envelope learns which of five, and no more.
+/// The lengths of padded plaintexts. An observer of the envelope learns only which of the five it is.
 pub const PADDED_LENGTHS: [usize; 5] = [512, 2048, 8192, 16384, 32768];
 /// The longest text in bytes.
 pub const MAX_TEXT: usize = 32768 - 4;
 const MAX_ENVELOPE: usize = HEADER_LEN + ENC_LEN + 32768 + TAG_LEN;
 const _: () = assert!(MAX_ENVELOPE.div_ceil(3) * 4 <= MAX_PAYLOAD);
 
-/// The id of a call, shown as a UUID. Where both sides call at once, the lower one wins.
+/// The id of a call, shown as a UUID. If both sides call at once, the lower id wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(Uuid);
 
 impl CallId {
-    /// A call's id from its 16 bytes, which another client may have made in its own way.
+    /// The id from its 16 bytes. Another client may have generated them in another way.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// A fresh id: a random UUID (version 4).
+    /// Generates an id: a random UUID (version 4).
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut bytes = [0; 16];
         random.fill_bytes(&mut bytes);
@@ -73,12 +73,12 @@ impl fmt::Debug for CallId {
     }
 }
 
-/// Which way a message of a call goes.
+/// The direction of a message within its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From who called.
+    /// From the caller to the callee.
     ToCallee,
-    /// From who was called.
+    /// From the callee to the caller.
     ToCaller,
 }
 
@@ -107,37 +107,37 @@ const fn kind_byte(kind: RelayKind) -> Option<u8> {
 pub struct MessageContext {
     /// The call.
     pub call: CallId,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// The kind, which the relay sees as the message's type.
+    /// The kind. The relay sees it as the message's type.
     pub kind: RelayKind,
-    /// The how-manieth message of the call in this direction.
+    /// Sequence number of the message within its call and direction.
     pub counter: u32,
 }
 
-/// The message can't be sealed. Nothing was sent.
+/// The message cannot be sealed. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// Longer than [`MAX_TEXT`].
+    /// The text is longer than [`MAX_TEXT`].
     #[error("the message is too long to be sealed")]
     TooLong,
-    /// The recipient's key is not a usable one.
+    /// The recipient's key is not usable.
     #[error("the recipient's key is not usable")]
     Key,
 }
 
-/// The payload is not opened. It is dropped; nothing has changed.
+/// The payload cannot be opened. Nothing has changed; drop the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// Not an envelope of this version.
     #[error("not an envelope of a known version")]
     Envelope,
-    /// Sealed by another, to another key, or in another context; or altered on the way.
+    /// Sealed by another sender, to another key or in another context; or altered.
     #[error("not sealed by this contact, or for another message")]
     Seal,
 }
 
-/// A payload whose envelope has been read and whose seal has not been checked.
+/// A payload whose envelope was parsed and whose seal is not checked yet.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
     bytes: Vec<u8>,
@@ -146,7 +146,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Reads a payload.
+    /// Parses a payload.
     ///
     /// # Errors
     /// Not an envelope of this version.
@@ -166,20 +166,20 @@ impl Envelope {
         Ok(Self { call: CallId::from_bytes(call), counter, bytes })
     }
 
-    /// The call that it claims to belong to.
+    /// The call id, not authenticated yet.
     pub const fn call(&self) -> CallId {
         self.call
     }
 
-    /// The counter that it claims.
+    /// The counter, not authenticated yet.
     pub const fn counter(&self) -> u32 {
         self.counter
     }
 
-    /// Opens it as a message of `sender` to `recipient`.
+    /// Opens the payload as a message from `sender` to `recipient` and returns the text.
     ///
     /// # Errors
-    /// It isn't one.
+    /// The seal does not verify for these keys and this context.
     pub fn open(
         &self,
         sealing_secret: &[u8; 32],
@@ -213,7 +213,7 @@ impl fmt::Debug for Envelope {
     }
 }
 
-/// Seals `text` by `sender` to the public key `recipient`, and gives the payload.
+/// Seals `text` from `sender` to the public key `recipient`. Returns the payload, base64url.
 ///
 /// # Errors
 /// The text is too long, or the key is of small order.
@@ -272,19 +272,19 @@ fn unpad(mut padded: Vec<u8>) -> Option<Vec<u8>> {
     Some(padded)
 }
 
-/// Which counters of one direction of one call have been seen: the newest and the 127 before it.
+/// The counters that were received in one direction of a call: the newest and the 127 before it.
 ///
-/// A message may overtake others when it goes by another node. What comes later than 127 others is taken for a replay.
+/// Messages may be reordered when the node changes. A counter older than the window counts as a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplayWindow {
-    /// One more than the newest counter; zero before the first.
+    /// The newest counter plus one; zero before the first.
     next: u64,
     /// Bit `i`: counter `next - 1 - i` was seen.
     bits: u128,
 }
 
 impl ReplayWindow {
-    /// Takes a counter whose message has opened. `false` where it was seen before or is too old to know.
+    /// Records the counter of an opened message. Returns `false` if it was seen before or is older than the window.
     pub fn insert(&mut self, counter: u32) -> bool {
         let next = u64::from(counter) + 1;
         if next > self.next {
@@ -303,7 +303,7 @@ impl ReplayWindow {
     }
 }
 
-/// What is checked of every input, by the tests and by the fuzzer.
+/// Checks for any input, run by the tests and the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed {
     use std::sync::LazyLock;
@@ -321,7 +321,7 @@ pub(crate) mod fuzzed {
     static SENDER: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[1; 32]));
     static RECIPIENT: LazyLock<SealingKey> = LazyLock::new(|| SealingKey::from_bytes(&[2; 32]));
 
-    /// What was sealed, and its payloads.
+    /// The sealed texts and their payloads.
     pub(super) static VALID: LazyLock<[String; 2]> = LazyLock::new(|| [sealed(b"v=0"), sealed(&[b'x'; 600])]);
 
     pub(super) fn sealed(text: &[u8]) -> String {
@@ -333,7 +333,7 @@ pub(crate) mod fuzzed {
         Envelope::parse(payload)?.open(&[9; 32], &SENDER.public(), &RECIPIENT, CONTEXT.direction, CONTEXT.kind)
     }
 
-    /// A payload: what was sealed, or none.
+    /// A payload: opens if it is one of the sealed ones.
     pub const PAYLOAD: (&str, fn(&[u8]) -> bool) = ("sealed payload", |payload| {
         let Ok(payload) = std::str::from_utf8(payload) else { return false };
         let opened = open(payload);
@@ -341,7 +341,7 @@ pub(crate) mod fuzzed {
         opened.is_ok()
     });
 
-    /// The bytes of a payload.
+    /// The decoded bytes of a payload.
     pub const ENVELOPE: (&str, fn(&[u8]) -> bool) = ("envelope", |bytes| {
         let Ok(envelope) = Envelope::parse(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
         assert_eq!(envelope.bytes, bytes);
@@ -352,7 +352,7 @@ pub(crate) mod fuzzed {
         true
     });
 
-    /// What was inside a seal.
+    /// A padded plaintext.
     pub const PADDING: (&str, fn(&[u8]) -> bool) = ("padding", |padded| {
         let Some(text) = unpad(padded.to_vec()) else { return false };
         assert_eq!(pad(&text).and_then(unpad), Some(text));

@@ -1,4 +1,5 @@
-//! X25519 key pairs: a profile's identity, a session's key, a call's key. Wiped when dropped, never printed.
+//! X25519 key pairs: a profile's identity, a session's key, a call's key. Wiped from memory when dropped, never
+//! printed.
 
 use std::fmt;
 
@@ -16,34 +17,34 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// A fresh key.
+    /// Generates a key.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         random.fill_bytes(&mut *bytes);
         Self::from_bytes(&bytes)
     }
 
-    /// The key of 32 secret bytes (RFC 7748; clamped).
+    /// The key from 32 secret bytes (RFC 7748; clamped).
     pub fn from_bytes(bytes: &[u8; 32]) -> Self {
         let secret = <Kem as hpke::Kem>::PrivateKey::from_bytes(bytes).expect("any 32 bytes are an X25519 key");
         let public = Kem::sk_to_pk(&secret);
         Self { secret, public }
     }
 
-    /// The secret bytes, for a file that only its owner reads.
+    /// The secret bytes, to be stored in a file that only its owner can read.
     pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.secret.to_bytes().into())
     }
 
-    /// What this key and the other's public one have in common (RFC 7748). None: the other's is no key, but a point at
-    /// which everybody has the same.
+    /// The shared secret with the other side's public key (RFC 7748). Returns `None` for a key of small order, which
+    /// would give everybody the same secret.
     pub fn agree(&self, other: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
         let secret = x25519_dalek::StaticSecret::from(*self.to_bytes());
         let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*other));
         shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public(&self) -> [u8; 32] {
         self.public.to_bytes().into()
     }

@@ -2,8 +2,8 @@
 //!
 //! The list is part of the protocol: both sides have to show the same words.
 
-/// How many words people compare. Together with the commitment of `pairing` that is one chance in 2^32 for somebody
-/// in between, who would have had to guess the code as well.
+/// How many words people compare. With the commitment of `pairing`, an attacker in between has one chance in 2^32, and
+/// must have guessed the code as well.
 pub const COUNT: usize = 4;
 
 #[rustfmt::skip]
@@ -32,7 +32,7 @@ const WORDS: [&str; 256] = [
     "zebra",
 ];
 
-/// The words of these bytes.
+/// One word for each byte.
 pub fn of_bytes(bytes: [u8; COUNT]) -> [&'static str; COUNT] {
     bytes.map(|byte| WORDS[usize::from(byte)])
 }

@@ -94,7 +94,7 @@ fn a_new_pairing_is_used_once_the_contact_is_known_to_have_it() {
     assert!(!contact.confirm(other_pairing(9).id()));
     assert!(contact.confirm(other_pairing(2).id()));
     assert_eq!((roots(&contact), contact.is_confirmed()), (vec![2], true));
-    // The side that knows that the other has stored it uses it at once, and can still be called by the former one.
+    // A side that knows that the other has stored the pairing uses it at once. It can still be called by the old one.
     contact.paired_again(other_pairing(3), true);
     assert_eq!((roots(&contact), contact.pairing().id()), (vec![2, 3], other_pairing(3).id()));
     assert!(contact.confirm(other_pairing(3).id()));
@@ -119,7 +119,7 @@ enum Lost {
     Nothing,
 }
 
-/// One side calls the other by each of its pairings, until one is the other's too; both learn of it.
+/// One side calls the other by each of its pairings, until the other has that one too. Both then confirm it.
 fn call(from: &mut Contact, to: &mut Contact) -> bool {
     let mut id = from.pairing().id();
     for _ in 0..from.pairings().len() {
@@ -150,7 +150,7 @@ fn whatever_is_lost_of_up_to_five_pairings_between_two_calls_each_can_call_the_o
         for _ in 0..30 {
             if since_call == MAX_PAIRINGS - 1 || random.random_range(0..4) == 0 {
                 for order in [[0, 1], [1, 0]] {
-                    // What the other would come to is looked at on copies; then one of them calls.
+                    // The outcome of the other side's call is computed on copies; then one of them calls.
                     let [mut from, mut to] = order.map(|side| sides[side].clone());
                     assert!(call(&mut from, &mut to), "{:?} {:?}", roots(&sides[0]), roots(&sides[1]));
                 }

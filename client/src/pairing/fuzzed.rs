@@ -1,4 +1,4 @@
-//! What is checked of every message of a pairing, by the tests and by the fuzzer.
+//! Checks for any message of a pairing, run by the tests and the fuzzer.
 
 use std::sync::LazyLock;
 
@@ -30,7 +30,7 @@ pub(super) fn bob() -> LocalIdentity<'static> {
     LocalIdentity { identity: &BOB, name: "Bob" }
 }
 
-/// A pairing: each side where it waits for a message, and the message.
+/// A pairing: each side's state before each message, and the message.
 pub(super) struct Valid {
     pub(super) request: Request,
     requester: Requester,
@@ -58,8 +58,8 @@ fn read<T: Serialize + for<'de> Deserialize<'de>>(text: &[u8]) -> Option<T> {
     reads::<T>(text).then(|| serde_json::from_slice(text).expect("it was read"))
 }
 
-/// A message of a pairing. Any request with a valid share is answered; of the others, nobody who doesn't know the code
-/// changes anything.
+/// A message of a pairing. Any request with a valid share is answered. Of the others, only messages of a side that
+/// knows the code change anything.
 pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
     if let Some(request) = read::<Request>(text) {
         let answered = respond(&request).map(|(_, response)| response);
@@ -82,7 +82,7 @@ pub const MESSAGE: (&str, fn(&[u8]) -> bool) = ("message of a pairing", |text| {
     true
 });
 
-/// What is sealed in a pairing, by one who knows the code and is hostile.
+/// A sealed plaintext of a hostile side that knows the code.
 pub const IDENTITY: (&str, fn(&[u8]) -> bool) = ("identity in a pairing", |plain| {
     let Some(Identity { identity, name, .. }) = read_identity(plain) else { return false };
     let root = SecretKey::from_bytes(&[0; 32]);

@@ -1,4 +1,4 @@
-//! The keys of one pairing: who proves what to whom with them, and what they seal.
+//! The keys of one pairing: confirmations, proofs of possession and sealed identities.
 
 use std::borrow::Cow;
 
@@ -18,22 +18,22 @@ use crate::{
     words,
 };
 
-/// nonce ‖ identity ‖ inbox root key ‖ length of the name ‖ name, padded: every sealed identity has the same length. What
-/// the side contributes to the post-quantum key exchange follows.
+/// Length of `nonce ‖ identity ‖ inbox root key ‖ length of the name ‖ name`, padded so that all sealed identities
+/// have the same length. The side's part of the post-quantum key exchange follows.
 pub(super) const IDENTITY_LEN: usize = 32 + 32 + 32 + 1 + MAX_NAME;
 
-/// What a side seals for the other.
+/// The plaintext that a side seals for the other.
 pub(super) struct Identity<'a> {
     /// A's nonce; zeros from B.
     pub(super) nonce: [u8; 32],
     pub(super) identity: [u8; 32],
     pub(super) root: PublicKey,
     pub(super) name: Cow<'a, str>,
-    /// A's encapsulation key, B's ciphertext.
+    /// A's encapsulation key, or B's ciphertext.
     pub(super) kem: &'a [u8],
 }
 
-/// What comes out of CPace.
+/// The keys derived from CPace's session key.
 #[cfg_attr(any(test, fuzzing), derive(Clone))]
 pub(super) struct Keys(Hkdf<Sha256>);
 
@@ -59,7 +59,7 @@ impl Keys {
         self.mac(role, share, data).finalize().into_bytes().into()
     }
 
-    /// In constant time.
+    /// Compares in constant time.
     pub(super) fn check(
         &self,
         role: Role,
@@ -76,7 +76,7 @@ impl Keys {
         mac.chain_update(identity)
     }
 
-    /// What only the holder of `identity`, or of the challenge's secret, can make.
+    /// A proof that only the holder of `identity`, or of the challenge's secret key, can make.
     pub(super) fn possession(
         &self,
         role: Role,
@@ -87,7 +87,7 @@ impl Keys {
         Ok(self.possession_mac(role, &shared, &identity.public()).finalize().into_bytes().into())
     }
 
-    /// In constant time.
+    /// Compares in constant time.
     pub(super) fn check_possession(
         &self,
         role: Role,
@@ -118,14 +118,14 @@ impl Keys {
         sealed.try_into().expect("an identity, the side's part of the key exchange, and a tag")
     }
 
-    /// What the other side has sealed, once it has proved that it knows the code.
+    /// Opens the other side's identity, after it has proved that it knows the code.
     pub(super) fn open(&self, role: Role, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, PairingError> {
         let plain = self.cipher(role).decrypt(&Nonce::default(), sealed);
         plain.map(Zeroizing::new).map_err(|_| PairingError::Identity)
     }
 
-    /// The secret of the pairing: what comes out of CPace, and what only the two ends of the ML-KEM exchange know. Whoever
-    /// breaks one of them later has nothing.
+    /// Derives the pairing secret from CPace's key and the shared secret of ML-KEM. An attacker must break both to get
+    /// it.
     pub(super) fn pairing_secret(&self, identities: [&[u8; 32]; 2], exchange: &KemExchange<'_>) -> PairingSecret {
         let [a, b] = identities;
         let classical = self.expand::<32>(b"pairing-secret", &[a, b]);
@@ -142,14 +142,14 @@ impl Keys {
     }
 }
 
-/// A finished ML-KEM exchange, as both sides know it.
+/// A completed ML-KEM exchange.
 pub(super) struct KemExchange<'a> {
     pub(super) shared: &'a [u8],
     pub(super) encapsulation_key: &'a [u8],
     pub(super) ciphertext: &'a [u8],
 }
 
-/// What was sealed. The other side, which wrote it, may be hostile.
+/// Parses a sealed identity. The other side may be hostile.
 pub(super) fn read_identity(plain: &[u8]) -> Option<Identity<'_>> {
     let (plain, kem) = plain.split_first_chunk::<IDENTITY_LEN>()?;
     let part = |at: usize| *plain[at..].first_chunk::<32>().expect("within an identity");

@@ -1,7 +1,9 @@
-//! What ten colluding homes of forty nodes can join in three days, of the leases of eight clients at one node.
+//! Measures what ten colluding homes of forty nodes can link in three days, from the leases of eight clients at one
+//! node.
 //!
-//! The clients are real [`Leases`], placed by the node's placement and registered at the node's times. The homes keep all
-//! that they are told, and when. The sessions last: what a new session shows is in `docs/threat-model.md`.
+//! The clients are real [`Leases`], placed by the node's placement and registered at the node's times. The homes
+//! record all that they receive, with the time. Sessions do not end: `docs/threat-model.md` describes what a new
+//! session reveals.
 
 use std::collections::BTreeMap;
 
@@ -24,10 +26,10 @@ const NODES: u8 = 40;
 const COLLUDING: u8 = 10;
 const DAYS: u64 = 3;
 const START: u64 = 20_000 * Day::SECONDS + Day::SECONDS / 2;
-/// For how long a home keeps what is registered (`times.registration`).
+/// How long a home keeps a registration (`times.registration`).
 const REGISTRATION: Duration = Duration::from_secs(240);
 
-/// Versions that are farther apart are of different times: a lease is renewed every few minutes.
+/// Versions farther apart belong to different times: a lease is renewed every few minutes.
 const LONGEST_APART: f64 = 900.0;
 
 /// A lease as the colluding homes have seen it, each version once.
@@ -37,14 +39,14 @@ struct Seen {
     lease: Lease,
 }
 
-/// Whose inbox it is, which the homes don't know: the client and the contact.
+/// The owner of an inbox, unknown to the homes: the client and the contact.
 type Owner = (u8, u8);
 
 struct Edge {
     random: StdRng,
     clients: Vec<(Leases, Vec<Contact>)>,
     places: Vec<Candidate>,
-    /// What is registered when, and what the edge keeps of each inbox.
+    /// The schedule of registrations, and the edge's state of each inbox.
     due: BTreeMap<(u64, u64), Inbox>,
     kept: HashMap<Inbox, SignedLease>,
     owners: HashMap<Inbox, Owner>,
@@ -81,7 +83,7 @@ impl Edge {
         }
     }
 
-    /// The edge registers a lease: who of its homes colludes sees it.
+    /// The edge registers a lease. The colluding nodes among its homes record it.
     fn register(&mut self, at: f64, inbox: Inbox) {
         let lease = &self.kept[&inbox];
         let colludes = |home: NodeId| home.as_bytes()[0] < COLLUDING;
@@ -101,7 +103,7 @@ impl Edge {
             let (now, unix) = (self.start + Duration::from_secs(second), UnixTime::from_secs(START + second));
             for (client, wake) in wake.iter_mut().enumerate() {
                 let (leases, contacts) = &mut self.clients[client];
-                // The clients begin over an hour, each at its time, as they would have connected.
+                // The clients connect at random times within an hour.
                 if second < client as u64 * 450 || *wake > now {
                     continue;
                 }
@@ -141,8 +143,8 @@ impl Edge {
     }
 }
 
-/// How often the versions of two inboxes of one client are closer to each other than those of inboxes of two clients: one
-/// half says nothing. `versions` has a sorted number for each version of each inbox.
+/// How often versions of two inboxes of one client are closer together than versions of two clients' inboxes. One half
+/// means that they reveal nothing. `versions` has a sorted number for each version of each inbox.
 fn advantage(versions: &[(Owner, Vec<f64>)]) -> f64 {
     let nearest = |value: f64, others: &[f64]| {
         let at = others.partition_point(|other| *other < value);
@@ -152,7 +154,7 @@ fn advantage(versions: &[(Owner, Vec<f64>)]) -> f64 {
     let (mut same, mut other) = (Vec::new(), Vec::new());
     for (index, (one, values)) in versions.iter().enumerate() {
         for (two, others) in &versions[index + 1..] {
-            // Those of other days are far apart whoever they are of.
+            // Versions of different days are far apart for any client.
             let near = values.iter().filter_map(|value| nearest(*value, others)).filter(|apart| *apart < LONGEST_APART);
             let near: Vec<_> = near.collect();
             if near.len() > 50 {
@@ -173,11 +175,11 @@ fn colluding_homes_join_no_inboxes_across_contacts_and_days() {
     let mut edge = Edge::new();
     edge.run();
     let inboxes: HashSet<Inbox> = edge.seen.iter().map(|seen| seen.lease.inbox).collect();
-    // Ten of forty nodes are a home of 58 in 100 inboxes.
+    // Ten of forty nodes include a home of 58 in 100 inboxes.
     println!("{} registrations of {} of {} inboxes were seen", edge.seen.len(), inboxes.len(), edge.owners.len());
     assert!(inboxes.len() > 120 && edge.seen.len() > 50_000);
 
-    // No part of a lease is that of another inbox; equal expiries and numbers are those of chance.
+    // No two leases share a part. Equal expiries and numbers occur by chance.
     let mut parts: HashMap<Vec<u8>, HashSet<Inbox>> = HashMap::new();
     for Seen { lease, .. } in &edge.seen {
         let access = serde_json::to_vec(&lease.access).expect("bytes are JSON");
@@ -189,7 +191,7 @@ fn colluding_homes_join_no_inboxes_across_contacts_and_days() {
     println!("session keys and access hashes that two inboxes have in common: {joined}");
     assert_eq!(joined, 0);
 
-    // The moments of signing, as far as a lease shows them, and those at which the homes hear of a new version.
+    // Compare the times of signing that a lease reveals, and the times at which the homes receive a new version.
     let near = |value: fn(&Seen) -> f64| {
         let mut versions: HashMap<Inbox, Vec<f64>> = HashMap::new();
         let mut known = HashSet::new();
@@ -212,7 +214,7 @@ fn colluding_homes_join_no_inboxes_across_contacts_and_days() {
         assert!((advantage - 0.5).abs() < 0.07, "{advantage}");
     }
 
-    // From day to day: the inbox that comes and the one that goes of the same contact, beside all others of that night.
+    // From day to day: match a contact's new inbox with its old one, among all others of that night.
     let (mut first, mut last) = (HashMap::new(), HashMap::new());
     for seen in &edge.seen {
         first.entry(seen.lease.inbox).or_insert(seen.at);
@@ -225,7 +227,7 @@ fn colluding_homes_join_no_inboxes_across_contacts_and_days() {
         if !night.iter().any(|(inbox, _)| is_former(inbox)) {
             continue;
         }
-        // The best guess: whatever the rule, the times are independent; this one takes the closest.
+        // The times are independent, so no rule does better than this one, which takes the closest.
         let guess = night.iter().min_by(|(_, one), (_, two)| (**one - at).abs().total_cmp(&(**two - at).abs()));
         nights += 1;
         expected += 1.0 / night.len() as f64;

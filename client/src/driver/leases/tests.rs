@@ -15,7 +15,7 @@ fn contact(n: u8) -> Contact {
     Contact::new("", [n; 32], pairing)
 }
 
-/// A session, and the time that it is told.
+/// A session with its clock.
 struct World {
     leases: Leases,
     contacts: Vec<Contact>,
@@ -199,7 +199,7 @@ fn a_node_has_no_lease_signed_for_a_later_time_and_a_new_session_goes_on_behind_
     assert_eq!(world.rejected(attachment.slot, Rejected::Outdated(ahead)), Some(world.contacts[0].id()));
     world.seconds += 90;
     assert!(world.attach()[0].lease.seq <= world.seconds * 1000);
-    // The clock was set back, or the former session had drawn a later number.
+    // The clock was set back, or the earlier session had drawn a higher number.
     let mut world = World::new(1, NOON);
     world.update();
     let former = world.attach().remove(0);
@@ -241,7 +241,7 @@ fn inboxes_of_removed_and_blocked_contacts_are_detached_and_those_of_a_new_one_w
     world.update();
     assert!(world.due().is_empty());
     assert_eq!(world.leases.next_deadline(world.unix()), Some(until));
-    // Who calls the contact is answered at that inbox.
+    // The answer to a call arrives at that inbox.
     let now = world.now();
     world.leases.attach_now(new.id(), now);
     assert_eq!(world.attach().len(), 1);
