@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chappe_common::{client::ErrorCode, lease::Inbox};
-use chappe_discovery::{Connection, FoundNode, SearchOutcome};
+use chappe_discovery::{Connection, FoundNode};
 
 use super::{
     ConnectionState, Driver,
@@ -44,19 +44,20 @@ impl Driver {
 
     pub(super) async fn handle_search(&mut self, event: SearchEvent) {
         match event {
-            SearchEvent::Finished(SearchOutcome { found: Ok(found), .. }) => {
-                let FoundNode { connection, background, .. } = found;
-                self.search.handle_found(connection.node(), background);
-                self.begin_session(connection).await;
-            }
-            SearchEvent::Finished(SearchOutcome { found: Err(error), .. }) => {
-                let pause = self.search.start_retry();
-                tracing::debug!(%error, ?pause, "no node found");
-                if self.sessions.ready().is_none() {
-                    self.connection_state.send_replace(ConnectionState::Failed(error.clone()));
+            SearchEvent::Finished(outcome) => match outcome.found {
+                Ok(FoundNode { connection, background, .. }) => {
+                    self.search.handle_found(connection.node(), background);
+                    self.begin_session(connection).await;
                 }
-                self.events.send(Event::SearchFailed { error, retry_in: pause });
-            }
+                Err(error) => {
+                    let pause = self.search.start_retry();
+                    tracing::debug!(%error, ?pause, "no node found");
+                    if self.sessions.ready().is_none() {
+                        self.connection_state.send_replace(ConnectionState::Failed(error.clone()));
+                    }
+                    self.events.send(Event::SearchFailed { error, retry_in: pause });
+                }
+            },
             SearchEvent::Checked { node, summary } => {
                 self.events.send(Event::NodeChecked { node, confirmation: summary.confirmation });
             }

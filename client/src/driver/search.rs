@@ -35,7 +35,7 @@ pub(crate) struct SearchConfig {
 
 /// What a search has come to.
 pub(super) enum SearchEvent {
-    Finished(SearchOutcome),
+    Finished(Box<SearchOutcome>),
     /// The background phase has ended: other sources have confirmed the node or not.
     Checked {
         node: NodeId,
@@ -145,7 +145,7 @@ impl Search {
             biased;
             outcome = finished_or_never(&mut self.connecting) => {
                 self.connecting = None;
-                SearchEvent::Finished(outcome)
+                SearchEvent::Finished(Box::new(outcome))
             }
             (node, summary) = finished_or_never(&mut self.background) => {
                 self.background = None;
