@@ -1,4 +1,4 @@
-//! Tickets: with one, a federation that admits by invitation takes a node in.
+//! Tickets: signed invitations to a federation that admits nodes by invitation.
 
 use std::{fmt, str::FromStr};
 
@@ -12,35 +12,35 @@ use crate::{
     time::UnixTime,
 };
 
-/// «This node may become a member», said by a key that may invite.
+/// A statement that a node may become a member, by a key that may invite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
     /// The federation that the node may join.
     pub federation: FederationId,
-    /// Who invites, and signs.
+    /// The key that invites, and signs.
     pub issuer: PublicKey,
-    /// Who is invited. A copied ticket admits nobody else.
+    /// The invited node. A copied ticket admits no other node.
     pub node: NodeId,
-    /// From when on it counts no more.
+    /// When the ticket expires.
     pub expires_at: UnixTime,
 }
 
 /// A signed ticket. Its text is the base64url of its bytes.
 pub type SignedTicket = Signed<Ticket>;
 
-/// Why a ticket that verifies does not admit.
+/// A verified ticket does not admit the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
-    /// It is for another federation.
+    /// The ticket is for another federation.
     #[error("the ticket is for another federation")]
     Federation,
-    /// It is another node's.
+    /// The ticket is for another node.
     #[error("the ticket is for another node")]
     Node,
-    /// Its signer may not invite.
+    /// The signer may not invite.
     #[error("the ticket is signed by a key that may not invite")]
     Issuer,
-    /// Its time is over.
+    /// The ticket has expired.
     #[error("the ticket has expired")]
     Expired,
 }
@@ -55,10 +55,10 @@ impl Signable for Ticket {
 }
 
 impl Ticket {
-    /// Whether the ticket admits `node` to `federation` at `now`, where `issuers` may invite.
+    /// Checks that the ticket admits `node` to `federation` at `now`. `issuers` are the keys that may invite.
     ///
     /// # Errors
-    /// Says why it doesn't.
+    /// The ticket does not admit the node.
     pub fn check(
         &self,
         federation: FederationId,
@@ -82,13 +82,13 @@ impl Ticket {
     }
 }
 
-/// Why a text is no ticket.
+/// The text is not a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseTicketError {
-    /// It is not base64url.
+    /// The text is not base64url.
     #[error("not a ticket: the line that `chappe node invite` prints is expected")]
     Text,
-    /// Its bytes are no ticket.
+    /// The bytes are not a ticket, or its signature does not verify.
     #[error("not a ticket")]
     Decode(#[from] DecodeError),
 }

@@ -1,7 +1,8 @@
-//! Beacons: numbers that nobody could know when the nodes' keys were made, with the nodes that were there by then.
+//! Beacons: random values that nobody could predict when the nodes' keys were generated, with the nodes that were
+//! eligible by then.
 //!
-//! A note says what counts from its time on, and what counts until then. So whoever knows the newest note knows all:
-//! the notes before it need not be found, and two nodes with the same note never disagree.
+//! A beacon states the term that applies from its time on, and the term before. So the newest beacon is enough: older
+//! ones need not be found, and two nodes with the same beacon never disagree.
 
 use std::time::Duration;
 
@@ -15,19 +16,20 @@ use crate::{
     time::UnixTime,
 };
 
-/// The most nodes that one term lists: as many as a node keeps records.
+/// The most nodes in one term: as many as a node keeps records of.
 pub const MAX_ELIGIBLE: usize = 4096;
-/// The longest encoded note in bytes: two terms of [`MAX_ELIGIBLE`] keys, and room for the rest.
+/// The longest encoded beacon in bytes: two terms of [`MAX_ELIGIBLE`] keys, and the other fields.
 pub const MAX_BEACON: usize = 2 * 32 * MAX_ELIGIBLE + 512;
-/// How far ahead of now a note may begin: long enough to reach every node, and no word for years.
+/// How far ahead of now a beacon may start: long enough to reach every node, and short enough that nobody fixes the
+/// placement for years.
 pub const MAX_AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// By what is placed for a time, and on whom.
+/// The input of placement for a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Term {
-    /// Random, and drawn after the eligible nodes were fixed.
+    /// A random value, drawn after the eligible nodes were fixed.
     pub value: [u8; 32],
-    /// The nodes that may be homes: sorted, no doubles, at least one and at most [`MAX_ELIGIBLE`].
+    /// The nodes that may be homes: sorted, without duplicates, at least one and at most [`MAX_ELIGIBLE`].
     pub eligible: Vec<NodeId>,
 }
 
@@ -37,40 +39,41 @@ impl Term {
     }
 }
 
-/// The word of a root on what is placed by.
+/// A root's statement of the placement's input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeaconNote {
     /// The federation.
     pub federation: FederationId,
     /// The root that signs.
     pub root: PublicKey,
-    /// The highest counts; 1 and more. Roots use the seconds since 1970, which needs no stored counter.
+    /// The beacon with the highest number applies; 1 or more. Roots use the seconds since 1970, which needs no stored
+    /// counter.
     pub number: u64,
-    /// From when on `term` counts.
+    /// When `term` starts.
     pub from: UnixTime,
-    /// What counts until then; none: the federation had no beacon yet.
+    /// The term until then, or `None` if the federation had no beacon before.
     pub before: Option<Term>,
-    /// What counts from then on, until a note of a higher number says otherwise.
+    /// The term from then on, until a beacon with a higher number replaces it.
     pub term: Term,
 }
 
-/// A signed beacon note.
+/// A signed beacon.
 pub type SignedBeacon = Signed<BeaconNote>;
 
-/// Why a note counts for nothing.
+/// The beacon is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BeaconError {
-    /// The bytes are no note that verifies.
+    /// The bytes do not decode or the signature does not verify.
     #[error("not a beacon")]
     Decode(#[from] DecodeError),
-    /// It is of another federation.
+    /// The beacon is of another federation.
     #[error("the beacon is of another federation")]
     Federation,
-    /// Its signer is no root.
+    /// The signer is not a root.
     #[error("the beacon is not signed by a root")]
     Root,
-    /// It begins more than [`MAX_AHEAD`] from now.
-    #[error("the beacon begins too far ahead; one of the two clocks may be wrong")]
+    /// The beacon starts more than [`MAX_AHEAD`] from now.
+    #[error("the beacon starts too far ahead; one of the two clocks may be wrong")]
     Future,
 }
 
@@ -88,20 +91,20 @@ impl Signable for BeaconNote {
 }
 
 impl BeaconNote {
-    /// Decodes and verifies a note of the federation of `roots`.
+    /// Decodes and verifies a beacon of the federation of `roots`.
     ///
     /// # Errors
-    /// Says why the bytes count for nothing.
+    /// The bytes are not a valid beacon.
     pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<SignedBeacon, BeaconError> {
-        let note = Signed::<Self>::decode(bytes)?;
-        note.check(FederationId::of_roots(roots), roots, now)?;
-        Ok(note)
+        let beacon = Signed::<Self>::decode(bytes)?;
+        beacon.check(FederationId::of_roots(roots), roots, now)?;
+        Ok(beacon)
     }
 
-    /// Whether the note counts in the federation of `roots`.
+    /// Checks the beacon for the federation of `roots` at `now`.
     ///
     /// # Errors
-    /// Says why it doesn't.
+    /// The beacon is not valid.
     pub fn check(&self, federation: FederationId, roots: &[PublicKey], now: UnixTime) -> Result<(), BeaconError> {
         if self.federation != federation {
             return Err(BeaconError::Federation);
@@ -115,7 +118,7 @@ impl BeaconNote {
         Ok(())
     }
 
-    /// The term that counts at `now`; none: the federation has no beacon yet.
+    /// The term at `now`, or `None` if the federation has no beacon yet.
     pub const fn in_force(&self, now: UnixTime) -> Option<&Term> {
         if now.as_secs() < self.from.as_secs() { self.before.as_ref() } else { Some(&self.term) }
     }
@@ -132,7 +135,7 @@ mod tests {
         NodeId::new(PublicKey::from_bytes([n; 32]))
     }
 
-    fn note(eligible: Vec<NodeId>) -> BeaconNote {
+    fn beacon(eligible: Vec<NodeId>) -> BeaconNote {
         let root = SecretKey::from_bytes(&[1; 32]).public();
         let term = Term { value: [7; 32], eligible };
         BeaconNote { federation: FederationId::of_roots(&[root]), root, number: 1, from: NOW, before: None, term }
@@ -140,21 +143,21 @@ mod tests {
 
     #[test]
     fn a_note_counts_in_its_federation_and_not_far_ahead() {
-        let (note, root) = (note(vec![id(1)]), SecretKey::from_bytes(&[1; 32]).public());
-        let federation = note.federation;
-        assert_eq!(note.check(federation, &[root], NOW), Ok(()));
-        assert_eq!(note.check(FederationId::of_roots(&[]), &[root], NOW), Err(BeaconError::Federation));
-        assert_eq!(note.check(federation, &[], NOW), Err(BeaconError::Root));
+        let (beacon, root) = (beacon(vec![id(1)]), SecretKey::from_bytes(&[1; 32]).public());
+        let federation = beacon.federation;
+        assert_eq!(beacon.check(federation, &[root], NOW), Ok(()));
+        assert_eq!(beacon.check(FederationId::of_roots(&[]), &[root], NOW), Err(BeaconError::Federation));
+        assert_eq!(beacon.check(federation, &[], NOW), Err(BeaconError::Root));
         let week_before = UnixTime::from_secs(NOW.as_secs() - MAX_AHEAD.as_secs());
-        assert_eq!(note.check(federation, &[root], week_before), Ok(()));
+        assert_eq!(beacon.check(federation, &[root], week_before), Ok(()));
         let earlier = UnixTime::from_secs(week_before.as_secs() - 1);
-        assert_eq!(note.check(federation, &[root], earlier), Err(BeaconError::Future));
+        assert_eq!(beacon.check(federation, &[root], earlier), Err(BeaconError::Future));
     }
 
     #[test]
     fn the_eligible_are_sorted_and_bounded() {
         let key = SecretKey::from_bytes(&[1; 32]);
-        let sign = |eligible| Signed::sign(note(eligible), &key).map(drop);
+        let sign = |eligible| Signed::sign(beacon(eligible), &key).map(drop);
         assert_eq!(sign(vec![id(1), id(2)]), Ok(()));
         for wrong in [vec![], vec![id(2), id(1)], vec![id(1), id(1)]] {
             assert_eq!(sign(wrong), Err(SignError::Malformed));
@@ -168,9 +171,9 @@ mod tests {
             (0..count).map(|n| NodeId::new(key(n))).collect()
         };
         assert_eq!(sign(many(MAX_ELIGIBLE + 1)), Err(SignError::Malformed));
-        let mut longest = note(many(MAX_ELIGIBLE));
+        let mut longest = beacon(many(MAX_ELIGIBLE));
         longest.before = Some(longest.term.clone());
         longest.number = u64::MAX;
-        assert!(Signed::sign(longest, &key).is_ok(), "the longest note fits its own bound");
+        assert!(Signed::sign(longest, &key).is_ok(), "the longest beacon fits its own bound");
     }
 }

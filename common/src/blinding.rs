@@ -1,4 +1,5 @@
-//! Ed25519 key blinding: from one key pair, a fresh one for each context that only who knows the context can link to it.
+//! Ed25519 key blinding: derives a key pair for each context from one key pair. Linking the derived key to the
+//! original requires the context.
 //!
 //! The scheme is that of onion services of version 3 (Tor's rend-spec-v3, appendix A.2) without clamping, as in
 //! draft-irtf-cfrg-signature-key-blinding:
@@ -10,8 +11,8 @@
 //! prefix  = the first 32 bytes of SHA-512("chappe/blinded-prefix/v1\0" ‖ the key's own prefix ‖ h)
 //! ```
 //!
-//! Whoever knows `A` and the context computes the blinded public key and verifies its signatures, which are ordinary
-//! Ed25519 signatures. To sign takes `a`.
+//! Anyone who knows `A` and the context can compute the blinded public key. It verifies ordinary Ed25519 signatures.
+//! Signing requires `a`.
 
 use std::fmt;
 
@@ -29,8 +30,8 @@ use crate::keys::{PublicKey, SIGNATURE_LEN, SecretKey, Signer};
 pub struct BlindingFactor(Scalar);
 
 impl BlindingFactor {
-    /// The factor of a context. The caller separates domains, and includes the public key that is blinded: otherwise
-    /// factors of two keys would be related.
+    /// The factor of a context. The caller separates domains and includes the public key that is blinded; otherwise
+    /// the factors of two keys would be related.
     pub fn new(context: &[u8]) -> Self {
         Self(Scalar::from_bytes_mod_order_wide(&Sha512::digest(context).into()))
     }
@@ -49,8 +50,8 @@ impl Drop for BlindingFactor {
 }
 
 impl PublicKey {
-    /// The blinded public key. `None` if this is no key that can be blinded: not a point, or one with a component of
-    /// small order, which a blinded key would show.
+    /// The blinded public key. Returns `None` if the bytes are not a point, or the point has a component of small
+    /// order, which would be visible in a blinded key.
     pub fn blind(&self, factor: &BlindingFactor) -> Option<Self> {
         let point = VerifyingKey::from_bytes(self.as_bytes()).ok()?.to_edwards();
         let usable = point.is_torsion_free() && !point.is_small_order();
@@ -76,7 +77,7 @@ impl SecretKey {
     }
 }
 
-/// A blinded key pair: it signs like any other. Wiped from memory when dropped, never printed.
+/// A blinded key pair. Signs like any other. Wiped from memory when dropped, never printed.
 pub struct BlindedKey {
     key: ExpandedSecretKey,
     public: VerifyingKey,

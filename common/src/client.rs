@@ -1,4 +1,4 @@
-//! What client and node both have to know of the client protocol: message names, error codes, limits and fixed texts.
+//! The parts of the client protocol that client and node share: message names, error codes, limits and fixed texts.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL: u32 = 1;
 /// The largest message in bytes: a session description with its candidates is a tenth of it.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-/// The largest payload of the inbox door in bytes: the largest padded plaintext, sealed and in base64, fits.
+/// The largest payload of a call message in bytes: the largest padded plaintext, sealed and in base64.
 pub const MAX_PAYLOAD: usize = 48 * 1024;
 /// The deepest nesting of a message.
 pub const MAX_DEPTH: usize = 16;
@@ -17,41 +17,41 @@ pub const MAX_ID: usize = 64;
 /// The most inboxes of one session: those of 200 contacts for two days around midnight, and of pairings that are not
 /// confirmed yet.
 pub const MAX_INBOXES: usize = 512;
-/// The close code for a client that doesn't take its messages: «try again later».
+/// The close code for a client that does not read its messages fast enough: «try again later».
 pub const CLOSE_SLOW_CONSUMER: u16 = 1013;
 
-/// What went wrong with a request; the `code` of an `error` message.
+/// Why a request failed: the `code` of an `error` message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// The message is not what its type requires.
+    /// The message does not match its type.
     BadMessage,
-    /// The type is not known.
+    /// The type is unknown.
     UnknownType,
     /// The message or its payload is too large.
     TooLarge,
-    /// The code door needs a `register` first.
+    /// The client has to send `register` first.
     NotRegistered,
     /// There is no pairing between the two codes.
     NotPaired,
-    /// Nobody is connected at the address.
+    /// No client is attached at the address.
     PeerOffline,
-    /// The node of the address does not answer.
+    /// The node of the address does not respond.
     Unreachable,
-    /// A queue on the way is full. Try again.
+    /// A queue on the way is full. Retry later.
     Congested,
-    /// Too many messages in too short a time.
+    /// A rate limit was exceeded.
     RateLimited,
     /// The lease or its proof is not valid.
     BadLease,
-    /// A count is at its bound.
+    /// A limit was reached.
     TooMany,
-    /// A fault of the node.
+    /// An internal error of the node.
     Internal,
 }
 
 impl ErrorCode {
-    /// The word on the wire.
+    /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadMessage => "bad_message",
@@ -76,15 +76,15 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// The messages that a node forwards between two clients.
+/// The kinds of messages that a node forwards between two clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RelayKind {
-    /// A session description; code door only.
+    /// A session description, only between paired codes.
     Offer,
-    /// The answer to it; code door only.
+    /// The answer to it, only between paired codes.
     Answer,
-    /// A candidate; code door only.
+    /// A candidate, only between paired codes.
     IceCandidate,
     /// A call's offer.
     CallOffer,
@@ -99,7 +99,7 @@ pub enum RelayKind {
 }
 
 impl RelayKind {
-    /// The word on the wire.
+    /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Offer => "offer",
@@ -113,7 +113,7 @@ impl RelayKind {
         }
     }
 
-    /// The kind of that name, if a node forwards it.
+    /// Parses a kind. Returns `None` if a node does not forward it.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "offer" => Self::Offer,
@@ -128,12 +128,12 @@ impl RelayKind {
         })
     }
 
-    /// Whether the inbox door forwards it too.
+    /// Whether it can be sent to an inbox.
     pub const fn is_call(self) -> bool {
         !matches!(self, Self::Offer | Self::Answer | Self::IceCandidate)
     }
 
-    /// Whether it carries candidates, which come in bursts and count a tenth.
+    /// Whether it carries candidates. They come in bursts and count a tenth for rate limits.
     pub const fn is_ice(self) -> bool {
         matches!(self, Self::IceCandidate | Self::CallIce)
     }

@@ -1,10 +1,10 @@
-//! Pairing codes: what people read to each other.
+//! Pairing codes: the part of a code that nodes see.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The letters of a code: no I, O, 0 or 1, which are misread.
+/// The alphabet of codes: without I, O, 0 and 1, which are easily misread.
 pub const CODE_ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
 
 /// The text is not six characters of [`CODE_ALPHABET`].
@@ -12,7 +12,8 @@ pub const CODE_ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
 #[error("not a pairing code: six characters of A to Z and 2 to 9 without I and O are expected")]
 pub struct ParseCodeError;
 
-/// Six characters under which a client can be asked to pair. Never printed: whoever knows it can burn it.
+/// Six characters under which a client can receive pairing requests. Never printed: anyone who knows them can use the
+/// code up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct PairingCode([u8; 6]);

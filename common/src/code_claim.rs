@@ -1,4 +1,4 @@
-//! Code claims: «this code is mine, and I am connected to this node», by which a client takes its own code back.
+//! Code claims: signed statements by which a client moves its code to another node.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ pub struct CodeClaim {
     pub code: PairingCode,
     /// The key under which the code is registered.
     pub key: PublicKey,
-    /// The node at which the client is connected.
+    /// The node of the client's connection.
     pub node: NodeId,
-    /// Milliseconds since 1970. The newest claim by the same key wins the code.
+    /// Milliseconds since 1970. The newest claim of the same key wins the code.
     pub seq: u64,
 }
 

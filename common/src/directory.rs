@@ -1,7 +1,7 @@
-//! Directories: signed lists of nodes, the same bytes over every transport.
+//! Directories: signed lists of nodes. The bytes are the same over every transport.
 //!
-//! An offline root delegates to an online key for at most 90 days; the online key signs directories. Whoever pins the
-//! roots checks both. A directory that does not verify, or lists nobody, changes nothing.
+//! An offline root delegates to an online key for at most 90 days, and the online key signs directories. Readers pin
+//! the roots and check both signatures. A directory that does not verify or lists no node has no effect.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::{
     time::UnixTime,
 };
 
-/// The longest delegation from a root to an online key.
+/// The longest lifetime of a delegation.
 pub const MAX_DELEGATION: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The longest that a directory counts.
+/// The longest lifetime of a directory.
 pub const MAX_DIRECTORY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
-/// For how long a directory is fresh. An older one still counts, and is worth asking for anew.
+/// How long a directory is fresh. An older one is still valid, but should be fetched again.
 pub const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// The most nodes in one directory; a larger federation is split into shards.
 pub const MAX_NODES: usize = 1000;
 /// The longest encoded directory with its delegation in bytes: [`MAX_NODES`] of the longest records.
 pub const MAX_BUNDLE: usize = 520 * 1024;
 
-/// A root's word that `key` may sign directories.
+/// A root's statement that `key` may sign directories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delegation {
     /// The federation.
@@ -36,9 +36,9 @@ pub struct Delegation {
     pub root: PublicKey,
     /// The online key.
     pub key: PublicKey,
-    /// From when on it counts.
+    /// When it starts.
     pub not_before: UnixTime,
-    /// From when on it counts no more; at most [`MAX_DELEGATION`] after `not_before`.
+    /// When it expires; at most [`MAX_DELEGATION`] after `not_before`.
     pub expires_at: UnixTime,
 }
 
@@ -62,13 +62,13 @@ pub struct Directory {
     pub federation: FederationId,
     /// The online key that signs.
     pub key_id: PublicKey,
-    /// Never goes back, per federation and key id; milliseconds since 1970, so that it never leaps past the clock.
+    /// Never decreases, per federation and key. Milliseconds since 1970, so that it never runs ahead of the clock.
     pub seq: u64,
     /// When it was signed.
     pub issued_at: UnixTime,
-    /// From when on it counts no more.
+    /// When it expires.
     pub expires_at: UnixTime,
-    /// Which part of the federation this is: `(index, of how many)`.
+    /// The shard: `(index, count)`.
     pub shard: (u16, u16),
     /// The nodes' signed records.
     pub nodes: Vec<Bytes>,
@@ -88,44 +88,44 @@ impl Signable for Directory {
 }
 
 impl Directory {
-    /// Whether it lists all public nodes, rather than a part of them.
+    /// Whether it lists all public nodes.
     pub const fn is_whole(&self) -> bool {
         self.shard.1 == 1
     }
 
-    /// Whether it is of these days: worth more than an older one, and not worth asking for again soon.
+    /// Whether it is younger than [`FRESH`], so it need not be fetched again soon.
     pub fn is_fresh(&self, now: UnixTime) -> bool {
         self.issued_at + FRESH > now
     }
 }
 
-/// Why a directory changes nothing.
+/// The directory is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryError {
-    /// The bytes are no directory with its delegation.
+    /// The bytes are not a directory with its delegation.
     #[error("not a directory")]
     Decode(#[from] DecodeError),
-    /// It is of another federation than the one that is pinned.
+    /// The directory is of another federation than the pinned one.
     #[error("the directory is of another federation")]
     Federation,
-    /// The delegation is not by a pinned root.
+    /// The delegation is not signed by a pinned root.
     #[error("the delegation is not signed by a pinned root")]
     Root,
-    /// The directory is signed by another key than the delegated one.
+    /// The directory is not signed by the delegated key.
     #[error("the directory is not signed by the delegated key")]
     Delegate,
-    /// The delegation or the directory counts no more.
+    /// The delegation or the directory has expired.
     #[error("the directory or its delegation has expired; the clock may be wrong")]
     Expired,
     /// The delegation or the directory is from the future.
     #[error("the directory is from the future; the clock may be wrong")]
     Future,
-    /// It lists no node.
+    /// The directory lists no node.
     #[error("the directory lists no node")]
     Empty,
 }
 
-/// A directory with the delegation that its key rests on: what the registry serves and a mirror copies.
+/// A directory with the delegation of its key: a registry serves it and mirrors copy it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryBundle {
     delegation: Signed<Delegation>,
@@ -136,29 +136,29 @@ impl DirectoryBundle {
     /// Signs `directory` with the online key of `delegation`.
     ///
     /// # Errors
-    /// The directory is out of its bounds, or names another key.
+    /// A field of the directory is out of bounds, or names another key.
     pub fn sign(delegation: Signed<Delegation>, directory: Directory, key: &SecretKey) -> Result<Self, SignError> {
         Ok(Self { delegation, directory: Signed::sign(directory, key)? })
     }
 
-    /// The encoded form: the delegation's length as two bytes, little endian, the delegation, the directory.
+    /// Encodes the bundle: the delegation's length as two bytes, little endian, the delegation, the directory.
     pub fn encode(&self) -> Vec<u8> {
         join(&self.delegation, &self.directory)
     }
 
-    /// Decodes and verifies against the pinned roots at `now`.
+    /// Decodes a bundle and verifies it against the pinned roots at `now`.
     ///
     /// # Errors
-    /// Says why the bytes change nothing.
+    /// The bytes are not a valid bundle.
     pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
         Self::decode_at(bytes.into(), roots, now, Age::Counts)
     }
 
-    /// The same for a directory whose time may be over, as of the one that a program brings along from the day it was
-    /// built: its nodes are places to look, and no more.
+    /// As [`DirectoryBundle::decode`], but accepts an expired directory, such as the one built into a program. Use its
+    /// nodes only as candidates to dial.
     ///
     /// # Errors
-    /// As [`DirectoryBundle::decode`], but for [`DirectoryError::Expired`].
+    /// As [`DirectoryBundle::decode`], except [`DirectoryError::Expired`].
     pub fn decode_old(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
         Self::decode_at(bytes.into(), roots, now, Age::MayBeOver)
     }
@@ -175,7 +175,7 @@ impl DirectoryBundle {
         Ok(Self { delegation, directory })
     }
 
-    /// What of an encoded directory its key has signed: all but the delegation, which may be renewed meanwhile.
+    /// The part that the online key has signed: all but the delegation, which may be renewed independently.
     pub fn list_of(bytes: &Bytes) -> Option<Bytes> {
         parts(bytes.clone()).map(|(_, list)| list)
     }
@@ -185,8 +185,8 @@ impl DirectoryBundle {
         &self.directory
     }
 
-    /// The records, also those whose time is over: as a key and an address they are worth a dial, and the node proves the
-    /// key anew. What is from the future or of another federation is passed over.
+    /// The records, including expired ones: the node proves its key when it is dialled. Skips records from the future
+    /// or of another federation.
     pub fn records_old(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
         self.directory.nodes.iter().filter_map(move |bytes| {
             let record = Signed::<NodeRecord>::decode(bytes.clone()).ok()?;
@@ -195,20 +195,20 @@ impl DirectoryBundle {
         })
     }
 
-    /// The records that count at `now`. One that doesn't verify is passed over: it says nothing of the others.
+    /// The valid records at `now`. Skips records that do not verify.
     pub fn records(&self, now: UnixTime) -> impl Iterator<Item = SignedRecord> {
         self.records_old(now).filter(move |record| record.expires_at > now)
     }
 }
 
-/// Whether the time of what is read may be over.
+/// Whether expired lists are accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Age {
     Counts,
     MayBeOver,
 }
 
-/// What an online key says of each list that it signs, whatever its form.
+/// The fields that all lists of an online key share.
 pub(crate) struct Terms {
     pub(crate) federation: FederationId,
     pub(crate) key_id: PublicKey,
@@ -218,7 +218,7 @@ pub(crate) struct Terms {
     pub(crate) is_empty: bool,
 }
 
-/// The delegation's length as two bytes, little endian, the delegation, the list.
+/// Encodes the delegation's length as two bytes, little endian, the delegation, and the list.
 pub(crate) fn join<T>(delegation: &Signed<Delegation>, list: &Signed<T>) -> Vec<u8> {
     let (delegation, list) = (delegation.as_bytes(), list.as_bytes());
     let len = u16::try_from(delegation.len()).expect("a delegation is at most 192 bytes");
@@ -229,21 +229,21 @@ pub(crate) fn join<T>(delegation: &Signed<Delegation>, list: &Signed<T>) -> Vec<
     bytes
 }
 
-/// The bytes of the delegation and of the list.
+/// Splits an encoded list into the bytes of the delegation and of the list.
 pub(crate) fn parts(mut bytes: Bytes) -> Option<(Bytes, Bytes)> {
     let len = usize::from(u16::from_le_bytes(*bytes.first_chunk()?));
     let _ = bytes.split_to(2);
     (len <= bytes.len()).then(|| (bytes.split_to(len), bytes))
 }
 
-/// The delegation, which has to be a pinned root's, and the bytes of the list.
+/// Returns the delegation, verified against the pinned roots, and the bytes of the list.
 pub(crate) fn split(bytes: Bytes, roots: &[PublicKey]) -> Result<(Signed<Delegation>, Bytes), DirectoryError> {
     let (delegation, bytes) = parts(bytes).ok_or(DecodeError::Length)?;
     let delegation = Signed::<Delegation>::decode(delegation)?;
     if roots.contains(&delegation.root) { Ok((delegation, bytes)) } else { Err(DirectoryError::Root) }
 }
 
-/// Whether a list that verifies counts at `now`.
+/// Checks the times and the federation of a verified list at `now`.
 pub(crate) fn check(
     delegation: &Delegation,
     list: &Terms,

@@ -1,4 +1,4 @@
-//! Which federation a note belongs to.
+//! Ids of federations.
 
 use std::{fmt, str::FromStr};
 
@@ -9,8 +9,8 @@ use crate::keys::PublicKey;
 
 /// A federation's id: the first 16 bytes of SHA-256 over its root keys, sorted.
 ///
-/// Whoever pins the id has pinned the roots: a second set of keys with the same id costs 2^128 work to find. Sixteen
-/// bytes instead of 32 keep a node record small enough for DNS.
+/// Pinning the id pins the roots: finding a second set of keys with the same id costs 2^128 work. 16 bytes instead of
+/// 32 keep a node record small enough for DNS.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FederationId([u8; 16]);

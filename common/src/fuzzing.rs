@@ -1,8 +1,9 @@
-//! What is checked of every input of a decoder of what strangers sign or write. The tests and the fuzzer call the same.
+//! Checks for any input of a decoder of untrusted bytes, run by the tests and the fuzzer.
 //!
-//! Notes are looked at from both sides of their signature. Inside: whoever has a key may sign anything, so what is of the
-//! right shape has to be looked at, written and read again; no signature is made for it, which would be most of the work.
-//! Outside: nobody without the key changes anything, so the one signed note that is taken is the vectors'.
+//! Signed statements are checked inside and outside their signature. Inside: anyone with a key can sign anything, so a
+//! value of the right shape must be readable and encode the same again. No signature is made for it, which would take
+//! most of the time. Outside: nobody can change anything without the key, so only the statement of the vectors is
+//! accepted.
 
 use std::{fmt::Debug, str, sync::LazyLock};
 
@@ -43,7 +44,7 @@ static DELEGATION: LazyLock<Vec<u8>> = LazyLock::new(|| {
     bundle[..bundle.len() - list.len()].to_vec()
 });
 
-/// One of the vectors; without a parser of JSON, which this crate has for its tests alone.
+/// One of the vectors, read without a JSON parser, which is only a dev-dependency.
 fn vector(name: &str) -> &'static str {
     let (_, rest) = VECTORS.split_once(&format!("\"{name}\": \"")).expect("a vector of that name");
     rest.split_once('"').expect("a text").0
@@ -53,49 +54,51 @@ fn bytes(name: &str) -> Bytes {
     hex::decode(vector(name)).expect("hexadecimal").into()
 }
 
-/// Inside the signature. What is taken can be written again, and reads the same.
+/// Inside the signature: a decoded value encodes and decodes to the same.
 fn inside<T: Signable + PartialEq + Debug>(body: &[u8], look: impl Fn(&T)) -> bool {
     let with_room = |body: &[u8]| [body, &[0; SIGNATURE_LEN]].concat();
     let bytes = with_room(body);
-    let Ok((note, ..)) = signed::parts::<T>(&bytes) else { return false };
-    look(&note);
-    let again = with_room(&signed::body(&note).expect("what was read can be written"));
-    assert_eq!(signed::parts::<T>(&again).map(|(note, ..)| note), Ok(note));
+    let Ok((value, ..)) = signed::parts::<T>(&bytes) else { return false };
+    look(&value);
+    let again = with_room(&signed::body(&value).expect("what was read can be written"));
+    assert_eq!(signed::parts::<T>(&again).map(|(value, ..)| value), Ok(value));
     true
 }
 
-/// Outside: what is taken is what was signed.
+/// Outside the signature: only the signed bytes are accepted.
 fn outside(input: &[u8], is_taken: bool, valid: impl FnOnce() -> Bytes) -> bool {
-    assert!(!is_taken || input == valid(), "a changed note is taken");
+    assert!(!is_taken || input == valid(), "a changed statement is accepted");
     is_taken
 }
 
-fn outside_note<T: Signable>(input: &[u8], name: &str) -> bool {
+fn outside_statement<T: Signable>(input: &[u8], name: &str) -> bool {
     outside(input, Signed::<T>::decode(input.to_vec()).is_ok(), || bytes(name))
 }
 
 /// A record with its signature.
 pub const SIGNED_RECORD: (&str, fn(&[u8]) -> bool) =
-    ("signed record", |bytes| outside_note::<NodeRecord>(bytes, "node_record"));
+    ("signed record", |bytes| outside_statement::<NodeRecord>(bytes, "node_record"));
 /// A leave with its signature.
 pub const SIGNED_LEAVE: (&str, fn(&[u8]) -> bool) =
-    ("signed leave", |bytes| outside_note::<NodeLeave>(bytes, "node_leave"));
+    ("signed leave", |bytes| outside_statement::<NodeLeave>(bytes, "node_leave"));
 /// A removal with its signature.
 pub const SIGNED_REMOVAL: (&str, fn(&[u8]) -> bool) =
-    ("signed removal", |bytes| outside_note::<NodeRemoval>(bytes, "node_removal"));
+    ("signed removal", |bytes| outside_statement::<NodeRemoval>(bytes, "node_removal"));
 /// A revocation with its signature.
 pub const SIGNED_REVOCATION: (&str, fn(&[u8]) -> bool) =
-    ("signed revocation", |bytes| outside_note::<KeyRevocation>(bytes, "key_revocation"));
+    ("signed revocation", |bytes| outside_statement::<KeyRevocation>(bytes, "key_revocation"));
 /// A list request with its signature.
 pub const SIGNED_LIST_REQUEST: (&str, fn(&[u8]) -> bool) =
-    ("signed list request", |bytes| outside_note::<ListRequest>(bytes, "list_request"));
+    ("signed list request", |bytes| outside_statement::<ListRequest>(bytes, "list_request"));
 /// A lease with its signature.
-pub const SIGNED_LEASE: (&str, fn(&[u8]) -> bool) = ("signed lease", |bytes| outside_note::<Lease>(bytes, "lease"));
+pub const SIGNED_LEASE: (&str, fn(&[u8]) -> bool) =
+    ("signed lease", |bytes| outside_statement::<Lease>(bytes, "lease"));
 /// A ticket with its signature.
-pub const SIGNED_TICKET: (&str, fn(&[u8]) -> bool) = ("signed ticket", |bytes| outside_note::<Ticket>(bytes, "ticket"));
+pub const SIGNED_TICKET: (&str, fn(&[u8]) -> bool) =
+    ("signed ticket", |bytes| outside_statement::<Ticket>(bytes, "ticket"));
 /// A beacon with its signature.
 pub const SIGNED_BEACON: (&str, fn(&[u8]) -> bool) =
-    ("signed beacon", |bytes| outside_note::<BeaconNote>(bytes, "beacon"));
+    ("signed beacon", |bytes| outside_statement::<BeaconNote>(bytes, "beacon"));
 
 /// A record.
 pub const RECORD: (&str, fn(&[u8]) -> bool) = ("record", |body| {
@@ -109,8 +112,8 @@ pub const LEAVE: (&str, fn(&[u8]) -> bool) = ("leave", |body| inside::<NodeLeave
 pub const REMOVAL: (&str, fn(&[u8]) -> bool) = ("removal", |body| inside::<NodeRemoval>(body, |_| {}));
 /// A revocation.
 pub const REVOCATION: (&str, fn(&[u8]) -> bool) = ("revocation", |body| {
-    inside::<KeyRevocation>(body, |note| {
-        let _ = note.check(&[note.root]);
+    inside::<KeyRevocation>(body, |value| {
+        let _ = value.check(&[value.root]);
     })
 });
 /// A list of revocations.
@@ -131,8 +134,8 @@ pub const LEASE: (&str, fn(&[u8]) -> bool) = ("lease", |body| inside::<Lease>(bo
 pub const TICKET: (&str, fn(&[u8]) -> bool) = ("ticket", |body| inside::<Ticket>(body, |_| {}));
 /// A beacon.
 pub const BEACON: (&str, fn(&[u8]) -> bool) = ("beacon", |body| {
-    inside::<BeaconNote>(body, |note| {
-        let _ = (note.check(note.federation, &[note.root], NOW), note.in_force(NOW));
+    inside::<BeaconNote>(body, |value| {
+        let _ = (value.check(value.federation, &[value.root], NOW), value.in_force(NOW));
     })
 });
 /// A delegation.
@@ -143,7 +146,7 @@ pub const DIRECTORY: (&str, fn(&[u8]) -> bool) = ("directory", |body| {
     inside::<Directory>(body, |directory| {
         let Ok(list) = Signed::sign(directory.clone(), &*ONLINE) else { return };
         let bytes = [&DELEGATION, &list.as_bytes()[..]].concat();
-        // The records in it are as bad as their signatures.
+        // The records in it have their own signatures.
         if let Ok(bundle) = DirectoryBundle::decode(bytes, &[ROOT.public()], NOW) {
             assert!(bundle.records_old(NOW).count() <= directory.nodes.len());
         }
@@ -172,7 +175,7 @@ fn shard() -> Bytes {
     URL_SAFE_NO_PAD.decode(text).expect("base64url").into()
 }
 
-/// A shard as it stands in DNS.
+/// A shard as in DNS.
 pub const SHARD_TEXT: (&str, fn(&[u8]) -> bool) =
     ("shard as a text", |text| outside(text, reads_shard(text), || vector("shard_text").into()));
 /// A delegation and a shard with their signatures.
@@ -180,13 +183,13 @@ pub const SHARD_BUNDLE: (&str, fn(&[u8]) -> bool) = ("shard as a whole", |bytes|
     let text = format!("chappe1={}", URL_SAFE_NO_PAD.encode(bytes));
     outside(bytes, reads_shard(text.as_bytes()), shard)
 });
-/// A ticket as people pass it on.
+/// A ticket as text.
 pub const TICKET_TEXT: (&str, fn(&[u8]) -> bool) = ("ticket as a text", |text| {
     let is_taken = str::from_utf8(text).is_ok_and(|text| text.parse::<SignedTicket>().is_ok());
     outside(text, is_taken, || vector("ticket_text").into())
 });
 
-/// Ids, codes and URLs: what reads as one is written the same.
+/// Ids, codes and URLs: accepted texts are encoded the same.
 pub const NAME: (&str, fn(&[u8]) -> bool) = ("name", |text| {
     let Ok(text) = str::from_utf8(text) else { return false };
     let own = NODE.node_id();
@@ -214,8 +217,8 @@ mod tests {
 
     use super::*;
 
-    fn without_signature(note: &[u8]) -> Bytes {
-        Bytes::copy_from_slice(&note[..note.len() - SIGNATURE_LEN])
+    fn without_signature(value: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&value[..value.len() - SIGNATURE_LEN])
     }
 
     fn body(name: &str) -> Bytes {
@@ -249,9 +252,9 @@ mod tests {
         run(LEAVE, &[body("node_leave")]);
         run(REMOVAL, &[body("node_removal")]);
         run(REVOCATION, &[body("key_revocation")]);
-        let note = bytes("key_revocation");
-        let len = u16::try_from(note.len()).expect("a short note").to_le_bytes();
-        run(REVOCATIONS, &[[&len[..], &note].concat()]);
+        let value = bytes("key_revocation");
+        let len = u16::try_from(value.len()).expect("a short value").to_le_bytes();
+        run(REVOCATIONS, &[[&len[..], &value].concat()]);
         run(TICKET, &[body("ticket")]);
         run(LIST_REQUEST, &[body("list_request")]);
     }

@@ -1,6 +1,6 @@
-//! Ed25519 keys and the ids that are made of them.
+//! Ed25519 keys, and the ids made from them.
 //!
-//! Owns the text forms of keys. What a key may sign is `signed`'s business.
+//! Owns the text forms of keys. `signed` defines what a key may sign.
 
 use std::{fmt, str::FromStr};
 
@@ -11,17 +11,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The length of a signature in bytes.
 pub const SIGNATURE_LEN: usize = 64;
 
-/// The text was not the base64 of 32 bytes, or the bytes are no usable Ed25519 key.
+/// The text is not the base64 of 32 bytes, or the bytes are not a usable Ed25519 key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a public key: 32 bytes in base64 are expected")]
 pub struct ParseKeyError;
 
 /// An Ed25519 public key.
 ///
-/// Any 32 bytes can stand here, since decoding must not cost a point decompression; whether they are a usable key shows
-/// when a signature is checked, and `verify_strict` refuses weak ones.
+/// Holds any 32 bytes, because decoding must not cost a point decompression. Verifying a signature checks the key, and
+/// rejects weak ones.
 ///
-/// Serialized as its base64url text where people read the format, and as 32 bytes where they don't.
+/// Serialized as base64url text in readable formats, and as 32 bytes in others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; 32]);
 
@@ -36,14 +36,14 @@ impl PublicKey {
         &self.0
     }
 
-    /// Whether `signature` is this key's over `message`: RFC 8032 with the strict rules, so that no weak key and no
-    /// second form of a signature passes.
+    /// Whether `signature` is valid for `message`: RFC 8032 with the strict rules, which reject weak keys and
+    /// malleable signatures.
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         VerifyingKey::from_bytes(&self.0)
             .is_ok_and(|key| key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok())
     }
 
-    /// Whether the bytes are a point of large order, as every honest key is.
+    /// Whether the bytes are a point of large order, as in every honestly generated key.
     pub fn is_usable(&self) -> bool {
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| !key.is_weak())
     }
@@ -53,7 +53,7 @@ impl PublicKey {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// The bytes of the base64url form, on the stack.
+    /// The base64url form as bytes, without an allocation.
     pub fn base64url_bytes(&self) -> [u8; 43] {
         let mut text = [0; 43];
         URL_SAFE_NO_PAD.encode_slice(self.0, &mut text).expect("32 bytes are 43 characters");
@@ -116,12 +116,12 @@ impl<'de> Deserialize<'de> for PublicKey {
 pub struct NodeId(PublicKey);
 
 impl NodeId {
-    /// The id that belongs to a key.
+    /// The id of a key.
     pub const fn new(key: PublicKey) -> Self {
         Self(key)
     }
 
-    /// The key that the id is.
+    /// The node's key.
     pub const fn key(&self) -> &PublicKey {
         &self.0
     }
@@ -136,12 +136,12 @@ impl NodeId {
         self.0.short()
     }
 
-    /// The form that the client protocol uses: `ed25519:` and standard base64.
+    /// The form in the client protocol: `ed25519:` and standard base64.
     pub fn to_server_id(&self) -> String {
         format!("ed25519:{}", self.0.to_base64())
     }
 
-    /// Reads the form that the client protocol uses.
+    /// Parses the form in the client protocol.
     ///
     /// # Errors
     /// The text is not `ed25519:` and the standard base64 of 32 bytes.
@@ -172,12 +172,12 @@ impl FromStr for NodeId {
     }
 }
 
-/// A key that signs.
+/// A key that can sign.
 pub trait Signer {
-    /// The public half.
+    /// The public key.
     fn public(&self) -> PublicKey;
 
-    /// Signs raw bytes. Whatever is part of the protocol goes through `signed` or `proof`, which separate domains.
+    /// Signs raw bytes. Use `signed` or `proof` for protocol messages: they separate domains.
     fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN];
 }
 
@@ -186,10 +186,10 @@ pub trait Signer {
 pub struct SecretKey(pub(crate) SigningKey);
 
 impl SecretKey {
-    /// A fresh key from the operating system's random source.
+    /// Generates a key from the operating system's random source.
     ///
     /// # Errors
-    /// The system has no random bytes to give.
+    /// The system's random source failed.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
@@ -201,22 +201,22 @@ impl SecretKey {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// The 32-byte seed, to be written to a file that only its owner reads.
+    /// The 32-byte seed, to be stored in a file that only its owner can read.
     pub fn to_bytes(&self) -> zeroize::Zeroizing<[u8; 32]> {
         zeroize::Zeroizing::new(self.0.to_bytes())
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public(&self) -> PublicKey {
         Signer::public(self)
     }
 
-    /// The public half as a node's id.
+    /// The public key as a node id.
     pub fn node_id(&self) -> NodeId {
         NodeId(self.public())
     }
 
-    /// Signs raw bytes. Whatever is part of the protocol goes through `signed` or `proof`, which separate domains.
+    /// Signs raw bytes. Use `signed` or `proof` for protocol messages: they separate domains.
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
         Signer::sign(self, message)
     }

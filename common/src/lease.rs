@@ -1,4 +1,4 @@
-//! Leases: «this inbox is at this node until T», and the proof with which a session claims one.
+//! Leases: signed statements that an inbox is attached at a node until a time, and the proof that attaches one.
 
 use std::{fmt, time::Duration};
 
@@ -12,28 +12,27 @@ use crate::{
     time::UnixTime,
 };
 
-/// The longest that a lease may last from when it is attached. It bounds for how long a node that hides the end of a
-/// session can keep an inbox pointing at itself.
+/// The longest lifetime of a lease from when it is attached. It bounds how long a node can hide the end of a session.
 pub const MAX_LEASE: Duration = Duration::from_secs(3600);
 
-/// An inbox: a public key under which a client can be reached by one contact, in one direction, for one day. Its owner
-/// alone can sign for it; its owner and the contact alone can tell whose it is, so it is never printed.
+/// An inbox: a public key at which one contact can reach a client, in one direction, for one day. Only its owner can
+/// sign for it. Only the owner and the contact can tell whose it is, so it is never printed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Inbox(PublicKey);
 
 impl Inbox {
-    /// The inbox of a key.
+    /// The inbox with this key.
     pub const fn new(key: PublicKey) -> Self {
         Self(key)
     }
 
-    /// The key that the inbox is.
+    /// The inbox's key.
     pub const fn key(&self) -> &PublicKey {
         &self.0
     }
 
-    /// Reads the base64url text of the client protocol.
+    /// Parses the base64url text of the client protocol.
     ///
     /// # Errors
     /// The text is not the base64url of 32 bytes.
@@ -46,7 +45,7 @@ impl Inbox {
         self.0.to_base64url()
     }
 
-    /// The same, as bytes on the stack.
+    /// The base64url text as bytes, without an allocation. Not for logs.
     pub fn base64url_bytes(&self) -> [u8; 43] {
         self.0.base64url_bytes()
     }
@@ -58,14 +57,14 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// What a node has to be shown before it looks an inbox up or sends to it: 16 secret bytes that the inbox's owner and its
-/// contact derive from their pairing. A lease holds their hash.
+/// The token for sending to an inbox: 16 secret bytes that its owner and the contact derive from their pairing. Nodes
+/// require it for lookups and delivery. A lease contains only its hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AccessToken([u8; 16]);
 
 impl AccessToken {
-    /// A token from its bytes.
+    /// The token from its bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
@@ -75,7 +74,7 @@ impl AccessToken {
         &self.0
     }
 
-    /// What a lease holds of it: the first 16 bytes of `SHA-256("chappe/access/v1\0" ‖ token)`.
+    /// The hash in a lease: the first 16 bytes of `SHA-256("chappe/access/v1\0" ‖ token)`.
     pub fn hash(&self) -> AccessHash {
         let digest = Sha256::new_with_prefix(b"chappe/access/v1\0").chain_update(self.0).finalize();
         AccessHash(*digest.first_chunk().expect("a digest has 32 bytes"))
@@ -102,7 +101,8 @@ impl fmt::Debug for AccessHash {
 /// The length of an address as text.
 pub const ADDRESS_TEXT_LEN: usize = 64;
 
-/// Where to reach a contact: its inbox, and the token without which nobody is told that the inbox is there.
+/// A contact's address: its inbox, and the access token. Without the token, nodes do not confirm that the inbox
+/// exists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address {
     /// The inbox.
@@ -112,13 +112,13 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads the base64url text of the client protocol: 48 bytes, the inbox and the token.
+    /// Parses the base64url text of the client protocol: 48 bytes, the inbox and the token.
     ///
     /// # Errors
     /// The text is not the base64url of 48 bytes.
     pub fn from_base64url(text: &str) -> Result<Self, crate::keys::ParseKeyError> {
         let mut bytes = [0; 48];
-        // The length first: the decoder is asked for no more than fits.
+        // The length is checked first, so that the decoder never gets more than fits.
         if text.len() != ADDRESS_TEXT_LEN || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(48) {
             return Err(crate::keys::ParseKeyError);
         }
@@ -142,26 +142,26 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Where an inbox is, said by the inbox's own key.
+/// The location of an inbox, signed by the inbox's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The inbox.
     pub inbox: Inbox,
-    /// The node at which its owner is connected.
+    /// The node where the inbox is attached.
     pub node: NodeId,
-    /// The X25519 public key to which offers are sealed. It is this lease's own: the owner forgets its other half when the
-    /// lease has expired or the session ends.
+    /// The X25519 public key that offers are sealed to. Each lease has its own. The owner deletes the secret key when
+    /// the lease expires or the session ends.
     pub session_key: [u8; 32],
-    /// The hash of the token that has to be shown to be told of this lease.
+    /// The hash of the access token.
     pub access: AccessHash,
-    /// The newest wins. Clients use milliseconds since 1970, less a random time of up to half a minute.
+    /// The lease with the highest number wins. Clients use milliseconds since 1970, minus a random time of up to 30 s.
     pub seq: u64,
-    /// From when on it counts no more; at most [`MAX_LEASE`] ahead.
+    /// When it expires; at most [`MAX_LEASE`] ahead.
     pub expires_at: UnixTime,
 }
 
 impl Lease {
-    /// Whether `address` is this lease's inbox with the token that belongs to it.
+    /// Whether `address` has this lease's inbox and its token.
     pub fn admits(&self, address: &Address) -> bool {
         self.inbox == address.inbox && self.access == address.token.hash()
     }
@@ -179,8 +179,8 @@ impl Signable for Lease {
 /// A signed lease.
 pub type SignedLease = Signed<Lease>;
 
-/// What an inbox key signs to attach a lease to one session: the nonce that the node gave this session, and the hash
-/// of the lease. A copied lease attaches nothing, and a proof is worth nothing in another session.
+/// The bytes that an inbox key signs to attach a lease to one session: the node's nonce of the session, and the hash
+/// of the lease. Neither a copied lease nor a copied proof is valid in another session.
 fn attach_input(nonce: &[u8; 32], lease: &SignedLease) -> Vec<u8> {
     let mut body = [0; 64];
     body[..32].copy_from_slice(nonce);
@@ -188,12 +188,12 @@ fn attach_input(nonce: &[u8; 32], lease: &SignedLease) -> Vec<u8> {
     signing_input("attach", &body)
 }
 
-/// Makes the proof with which the session that was given `nonce` attaches `lease`.
+/// Signs the proof that attaches `lease` to the session with this nonce.
 pub fn prove_attach(key: &impl Signer, nonce: &[u8; 32], lease: &SignedLease) -> [u8; SIGNATURE_LEN] {
     key.sign(&attach_input(nonce, lease))
 }
 
-/// Whether `proof` attaches `lease` to the session that was given `nonce`.
+/// Whether `proof` attaches `lease` to the session with this nonce.
 pub fn verify_attach(nonce: &[u8; 32], lease: &SignedLease, proof: &[u8; SIGNATURE_LEN]) -> bool {
     lease.inbox.key().verify(&attach_input(nonce, lease), proof)
 }

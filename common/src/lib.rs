@@ -1,7 +1,7 @@
-//! What every part of Chappe agrees on: keys and ids, signed records, directories, leases and limits.
+//! The types that all parts of Chappe share: keys and ids, signed records, directories, leases and limits.
 //!
-//! Only `private_dir` does I/O, and nothing here reads a clock: functions that depend on time take it as an argument. Every
-//! decoder of untrusted bytes checks their length first, accepts exactly one value, and never panics.
+//! Only `private_dir` does I/O, and nothing here reads a clock: functions take the time as an argument. Decoders of
+//! untrusted bytes check the length first, accept exactly one encoding of a value, and never panic.
 
 pub mod admission;
 pub mod beacon;

@@ -1,7 +1,7 @@
 //! The TLS 1.3 parameters of links between nodes: raw public keys (RFC 7250) in both directions.
 //!
-//! A peer's key is its node id, so there is no certificate authority, no server name and nothing to expire. A dialler
-//! says which key it expects and the handshake fails with any other.
+//! A peer's key is its node id, so there is no certificate authority, no server name and no expiry. A dialler passes
+//! the key that it expects; the handshake fails with any other.
 
 use std::{any::Any, sync::Arc};
 
@@ -26,13 +26,13 @@ use crate::keys::{NodeId, PublicKey, SecretKey};
 
 /// The ALPN name of the link protocol.
 pub const ALPN: &[u8] = b"chappe/1";
-/// The server name that a dialler gives to its QUIC library, which insists on one. It is never sent.
+/// The server name for QUIC libraries, which require one. It is never sent.
 pub const SERVER_NAME: &str = "chappe.invalid";
 
-/// The DER of a SubjectPublicKeyInfo for Ed25519 up to the key's 32 bytes (RFC 8410).
+/// The DER prefix of a SubjectPublicKeyInfo for Ed25519, before the key's 32 bytes (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// The id in what a peer presented at the handshake, where that is an Ed25519 key of large order.
+/// The id from the key that a peer presented. Returns `None` unless it is an Ed25519 key of large order.
 pub fn peer_id(identity: &[CertificateDer<'_>]) -> Option<NodeId> {
     let [spki] = identity else { return None };
     let key: [u8; 32] = spki.as_ref().strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
@@ -40,15 +40,15 @@ pub fn peer_id(identity: &[CertificateDer<'_>]) -> Option<NodeId> {
     key.is_usable().then(|| NodeId::new(key))
 }
 
-/// The same, for the untyped identity that a QUIC library hands out.
+/// As [`peer_id`], for the untyped identity that a QUIC library returns.
 pub fn peer_id_of_any(identity: &dyn Any) -> Option<NodeId> {
     peer_id(identity.downcast_ref::<Vec<CertificateDer<'static>>>()?)
 }
 
-/// The parameters for dialling `expected` with `key`.
+/// The parameters to dial `expected` with `key`.
 ///
 /// # Errors
-/// The TLS library refuses the parameters, which does not depend on the arguments.
+/// The TLS library rejects the parameters. This does not depend on the arguments.
 pub fn client_config(key: &SecretKey, expected: NodeId) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
@@ -62,10 +62,10 @@ pub fn client_config(key: &SecretKey, expected: NodeId) -> Result<ClientConfig, 
     Ok(config)
 }
 
-/// The parameters for accepting links with `key`, from any key: who may join is not decided here.
+/// The parameters to accept links with `key` from any key: admission is decided elsewhere.
 ///
 /// # Errors
-/// The TLS library refuses the parameters, which does not depend on the argument.
+/// The TLS library rejects the parameters. This does not depend on the argument.
 pub fn server_config(key: &SecretKey) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
@@ -130,7 +130,7 @@ impl Signer for NodeSigner {
     }
 }
 
-/// The half that both verifiers share: a raw key signs the TLS 1.3 handshake, with Ed25519 and nothing else.
+/// The check that both verifiers share: a raw Ed25519 key must have signed the TLS 1.3 handshake.
 fn verify_signature(
     message: &[u8],
     key: &CertificateDer<'_>,
@@ -140,12 +140,12 @@ fn verify_signature(
     verify_tls13_signature_with_raw_key(message, &key, dss, &ring::default_provider().signature_verification_algorithms)
 }
 
-/// Links speak TLS 1.3 alone, so this is never reached.
+/// Links use only TLS 1.3, so this is never called.
 fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
 }
 
-/// A dialler's: the one key that it expects.
+/// The dialler's verifier: accepts only the expected key.
 #[derive(Debug)]
 struct ExpectServer(NodeId);
 
@@ -189,7 +189,7 @@ impl ServerCertVerifier for ExpectServer {
     }
 }
 
-/// A listener's: any usable key.
+/// The listener's verifier: accepts any usable key.
 #[derive(Debug)]
 struct AnyClient;
 

@@ -1,7 +1,7 @@
-//! The request for all public nodes at once, which a registry answers to nodes of the federation and to its operators.
+//! The request for all public nodes. A registry serves it to nodes of the federation and to its operators.
 //!
-//! Everybody else is shown a few nodes, so that nobody can list them all and block them. The request says who asks and
-//! whom, and is good once: whoever copies it gets nothing by it, there or elsewhere.
+//! Everybody else gets only a few nodes, so that nobody can list and block them all. The request names its sender and
+//! its registry and is valid once, so a copy is useless.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,24 +13,24 @@ use crate::{
     time::UnixTime,
 };
 
-/// How much of what it offers a node has in use: coarse, since it is for a page that everybody sees.
+/// A node's load. Coarse, because it is shown on a public page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Load {
-    /// Not said.
+    /// Unknown.
     #[default]
     Unknown,
-    /// Less than a tenth.
+    /// Below 10 %.
     Idle,
-    /// Less than half.
+    /// Below 50 %.
     Light,
-    /// Less than nine tenths.
+    /// Below 90 %.
     Busy,
-    /// More.
+    /// 90 % or more.
     Full,
 }
 
 impl Load {
-    /// The load of a node that has `used` of `most` in use.
+    /// The load if `used` of `most` is in use.
     pub fn of(used: usize, most: usize) -> Self {
         match (used.saturating_mul(10)).checked_div(most) {
             None => Self::Unknown,
@@ -42,31 +42,31 @@ impl Load {
     }
 }
 
-/// «Show me all public nodes», signed by who asks: a listed node, a root, or the registry's online key.
+/// A request for all public nodes, signed by a listed node, a root, or the registry's online key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListRequest {
     /// The federation.
     pub federation: FederationId,
-    /// Who is asked: the online key of the registry, which its directory names.
+    /// The online key of the registry, as in its directory.
     pub registry: PublicKey,
-    /// Who asks, and signs.
+    /// The requester's key, which signs.
     pub key: PublicKey,
-    /// Milliseconds since 1970, and higher than in every earlier request of this key.
+    /// Milliseconds since 1970, higher than in every earlier request of this key.
     pub seq: u64,
-    /// How busy the asking node is.
+    /// The load of the requester.
     pub load: Load,
 }
 
-/// Why a request that verifies is not heeded.
+/// A verified request is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListRequestError {
-    /// It is of another federation.
+    /// The request is of another federation.
     #[error("it is of another federation")]
     Federation,
-    /// It is for another registry: who sends it may be one who was asked.
+    /// The request is for another registry, which may have forwarded it.
     #[error("it is for another registry")]
     Registry,
-    /// Its `seq` is not around the reader's time.
+    /// The `seq` is not close to the reader's time.
     #[error("it was not made now; one of the two clocks is wrong")]
     Clock,
 }
@@ -81,17 +81,17 @@ impl Signable for ListRequest {
 }
 
 impl ListRequest {
-    /// The request of who has `key` to the registry with that online key, with its milliseconds since 1970 as `seq`.
+    /// Signs a request with `key` to the registry with this online key. `seq` is the milliseconds since 1970.
     pub fn sign(federation: FederationId, registry: PublicKey, key: &SecretKey, seq: u64, load: Load) -> Signed<Self> {
         let request = Self { federation, registry, key: key.public(), seq, load };
         Signed::sign(request, key).expect("its fields have no bounds, and it names its signer")
     }
 
-    /// Whether the request is for `registry` of `federation` and was made around `now`. Whether it is used for the first time is for
-    /// the registry to know.
+    /// Checks that the request is for `registry` of `federation` and was made around `now`. The registry has to check
+    /// that it is used only once.
     ///
     /// # Errors
-    /// Says why not.
+    /// The request is not accepted.
     pub fn check(&self, federation: FederationId, registry: &PublicKey, now: UnixTime) -> Result<(), ListRequestError> {
         let made = UnixTime::from_secs(self.seq / 1000);
         if self.federation != federation {

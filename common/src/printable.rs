@@ -1,16 +1,16 @@
-//! Text from others, made safe to show: on a terminal, in a log, in a page.
+//! Makes text from others safe to show: on a terminal, in a log, in a page.
 //!
-//! A control character can clear a screen or write to the clipboard, and a format character can turn text around or hide
-//! in it. What is shown is therefore printable or escaped as `\u{1b}`. Where text is written is the place to escape it;
-//! decoders refuse or drop such characters besides, for apps that show text themselves.
+//! A control character can clear a screen or write to the clipboard. A format character can reverse text or hide in
+//! it. So unprintable characters are escaped, as in `\u{1b}`. Escape text where it is written. Decoders also reject or
+//! drop such characters, for apps that show the text themselves.
 
 use std::fmt::{self, Write as _};
 
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// Characters that show nothing although their category is one of visible characters: fillers, joiners, variation
-/// selectors, and a Braille pattern without dots. The former are Unicode's `Default_Ignorable_Code_Point` as far as the
-/// general category doesn't say it.
+/// Invisible characters in categories of visible ones: fillers, joiners, variation selectors, and the Braille pattern
+/// without dots. All but the last are Unicode's `Default_Ignorable_Code_Point`, as far as the general category does
+/// not imply it.
 const INVISIBLE: [(char, char); 10] = [
     ('\u{34f}', '\u{34f}'),
     ('\u{115f}', '\u{1160}'),
@@ -24,7 +24,7 @@ const INVISIBLE: [(char, char); 10] = [
     ('\u{e0000}', '\u{e0fff}'),
 ];
 
-/// Whether `c` shows as itself and changes nothing around it. Spaces of all widths are printable; line ends aren't.
+/// Whether `c` is visible and changes nothing around it. Spaces of all widths are printable; line ends are not.
 pub fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
@@ -42,11 +42,11 @@ pub fn is_printable(c: char) -> bool {
     !hidden && !INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// Text of others in one line: what isn't printable is escaped as in Rust, `\n` and `\u{202e}`.
+/// Text from others on one line. Unprintable characters are escaped as in Rust: `\n` and `\u{202e}`.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(pub &'a str);
 
-/// Lines of this program's own, with text of others in them: the same, but for the line ends.
+/// Several lines with text from others in them. As [`Escaped`], but line ends stay.
 #[derive(Clone, Copy, Debug)]
 pub struct EscapedLines<'a>(pub &'a str);
 

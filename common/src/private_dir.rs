@@ -1,7 +1,7 @@
-//! A daemon's folder: nobody but its user, and root, may change what stands in it.
+//! A daemon's folder: only its user, and root, may change its content.
 //!
-//! Whoever may write in it, or in a folder above, can put a link where a file is expected, and have the daemon empty or replace a
-//! file of its user's. Such a folder is refused.
+//! Another user with write access to it, or to a folder above, could place a link where a file is expected. The daemon
+//! would then empty or replace another file of its user. So such a folder is rejected.
 
 use std::{
     fs, io,
@@ -14,37 +14,37 @@ use rustix::process::{getegid, geteuid};
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_ALL: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
-/// What the kernel shows for an owner that has no number here, such as root's files in a container of another user.
+/// The owner that the kernel shows if the real one has no id here, such as root's files in another user's container.
 const NO_NUMBER: u32 = 65_534;
 
-/// Why a folder can't be used. Nothing in it was changed.
+/// The folder cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DirError {
-    /// It can't be made or looked at.
+    /// The folder cannot be created or read.
     #[error("cannot use the folder {path}")]
     Io {
         /// The folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// It, or a folder above, is another user's.
+    /// The folder, or one above it, belongs to another user.
     #[error(
         "{path} belongs to another user ({owner}), who could replace files in it: have it belong to this one (chown)"
     )]
     Owner {
         /// The folder.
         path: PathBuf,
-        /// The owner's number.
+        /// The owner's user id.
         owner: u32,
     },
-    /// Everybody may write in it, or replace it.
+    /// Every user may write to the folder, or replace it.
     #[error("everybody may write in {path} and replace files: take that away (chmod o-w), or name another folder")]
     Writable {
         /// The folder.
         path: PathBuf,
     },
-    /// A group may write in it, or replace it, that is not the one that this process runs with.
+    /// A group other than the process's may write to the folder, or replace it.
     #[error(
         "the group {group} may write in {path} and replace files: take that away (chmod g-w), or run with that group as \
          the primary one"
@@ -52,15 +52,15 @@ pub enum DirError {
     WritableByGroup {
         /// The folder.
         path: PathBuf,
-        /// The group's number.
+        /// The group id.
         group: u32,
     },
 }
 
-/// Makes the folder, for its user alone, if it isn't there, and looks whether it can be trusted. Blocks.
+/// Creates the folder for its user alone if it does not exist, and checks that it is safe to use. Blocks on the disk.
 ///
 /// # Errors
-/// It can't.
+/// The folder cannot be used.
 pub fn prepare(dir: &Path) -> Result<(), DirError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -75,7 +75,7 @@ pub fn prepare(dir: &Path) -> Result<(), DirError> {
         if owner != geteuid().as_raw() && owner != 0 && (is_itself || owner != NO_NUMBER) {
             return Err(DirError::Owner { path: path.to_owned(), owner });
         }
-        // Above, a sticky folder such as /tmp lets nobody rename what is another's.
+        // In a sticky folder such as /tmp, users cannot rename each other's files.
         if found.mode() & WRITABLE_BY_ALL != 0 && (is_itself || found.mode() & STICKY == 0) {
             return Err(DirError::Writable { path: path.to_owned() });
         }
@@ -87,8 +87,8 @@ pub fn prepare(dir: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
-/// Whether a folder's group may write in it, which isn't the process's own. That one is a group of the user alone on most
-/// systems, and the group of a volume in Kubernetes (`fsGroup`).
+/// Whether a group other than the process's may write to the folder. On most systems, the process's group contains
+/// only the user; in Kubernetes it is the volume's group (`fsGroup`).
 const fn is_writable_by_another_group(mode: u32, group: u32, own: u32) -> bool {
     mode & WRITABLE_BY_GROUP != 0 && group != own
 }

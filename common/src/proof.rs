@@ -1,8 +1,8 @@
-//! How a node proves its key to a client.
+//! The proof of a node's key to a client.
 //!
-//! The client sends a fresh challenge and names the URL that it dialled; the node signs both, together with the nonce
-//! of the session. A node refuses to sign for a URL that is not its own, so a stranger who passes the challenge on to
-//! an honest node gets no proof for an address of the stranger's.
+//! The client sends a fresh challenge and the URL that it dialled. The node signs both with the nonce of the session.
+//! It rejects a URL that is not its own. So an attacker who forwards the challenge to an honest node gets no proof for
+//! the attacker's URL.
 
 use crate::{
     keys::{NodeId, SIGNATURE_LEN, SecretKey},
@@ -17,12 +17,12 @@ fn prove_input(challenge: &[u8; 32], nonce: &[u8; 32], url: &str) -> Vec<u8> {
     signing_input("prove", &body)
 }
 
-/// Signs a client's challenge for the session with this nonce, reached at `url`.
+/// Signs a client's challenge for the session with this nonce, dialled at `url`.
 pub fn prove_node(key: &SecretKey, challenge: &[u8; 32], nonce: &[u8; 32], url: &str) -> [u8; SIGNATURE_LEN] {
     key.sign(&prove_input(challenge, nonce, url))
 }
 
-/// Whether `proof` shows that the session with this nonce, reached at `url`, is with `node`.
+/// Whether `proof` shows that the session with this nonce, dialled at `url`, is with `node`.
 pub fn verify_node(
     node: &NodeId,
     challenge: &[u8; 32],

@@ -1,4 +1,4 @@
-//! What a node says of itself, signed by its own key.
+//! A node's signed description of itself.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,62 +11,62 @@ use crate::{
     time::UnixTime,
 };
 
-/// How far ahead of the reader's clock `issued_at` may be: clocks of servers differ by less.
+/// How far ahead of the reader's clock `issued_at` may be: servers' clocks differ by less.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(120);
-/// The longest a record may live. A node that is gone for longer is found in no directory.
+/// The longest lifetime of a record. A node that is down for longer is in no directory.
 pub const MAX_RECORD_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The most client URLs or QUIC addresses in one record: two networks, two address families.
+/// The most client URLs or QUIC addresses in a record: two networks with two address families.
 pub const MAX_ADDRESSES: usize = 4;
 /// The longest client URL in bytes.
 pub const MAX_URL_LEN: usize = 128;
 
-/// Flags of what a node offers besides forwarding.
+/// The services of a node in addition to forwarding, as flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Abilities(u32);
 
 impl Abilities {
-    /// The node hands out STUN and TURN servers on `get_ice_servers`.
+    /// The node provides STUN and TURN servers on `get_ice_servers`.
     pub const ICE_SERVERS: Self = Self(1);
-    /// The node is in reserve: no public answer names it, and it is handed on by referral, link and QR code alone.
+    /// The node is a reserve node: it is in no public response, and only named by referrals, links and QR codes.
     pub const RESERVE: Self = Self(2);
 
-    /// Both sets together.
+    /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether all of `other` is there.
+    /// Whether all flags of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// What a node says of itself. At most 512 bytes with its signature.
+/// A node's description of itself: at most 512 bytes with its signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// The federation that the node belongs to.
     pub federation: FederationId,
     /// The node's key.
     pub node: NodeId,
-    /// Raised and stored when the node restarts or its identity is renewed.
+    /// Incremented and stored when the node restarts or its identity is renewed.
     pub epoch: u64,
-    /// Raised with every record of one epoch.
+    /// Incremented with every record of one epoch.
     pub seq: u64,
     /// When it was signed.
     pub issued_at: UnixTime,
-    /// From when on it counts no more.
+    /// When it expires.
     pub expires_at: UnixTime,
-    /// Where clients connect: `ws://` or `wss://`, at most [`MAX_ADDRESSES`].
+    /// The URLs for clients: `ws://` or `wss://`, at most [`MAX_ADDRESSES`].
     pub client_urls: Vec<String>,
-    /// Where other nodes dial, at most [`MAX_ADDRESSES`], at least one.
+    /// The addresses for other nodes: at least one, at most [`MAX_ADDRESSES`].
     pub quic_addrs: Vec<SocketAddr>,
-    /// A short name of where it stands, such as `eu-west`; empty where the operator says nothing.
+    /// A short region name, such as `eu-west`, or empty.
     pub region: String,
     /// The software's version.
     pub version: String,
-    /// What it offers besides forwarding.
+    /// The services in addition to forwarding.
     pub abilities: Abilities,
 }
 
@@ -89,28 +89,28 @@ impl Signable for NodeRecord {
     }
 }
 
-/// Why a record that verifies does not count now.
+/// A verified record is not valid now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// It is of another federation.
+    /// The record is of another federation.
     #[error("the record is of another federation")]
     Federation,
-    /// It was signed in the future: one of the clocks is wrong.
+    /// The record was issued in the future: one of the two clocks is wrong.
     #[error("the record was issued in the future; one of the two clocks is wrong")]
     Future,
-    /// Its time is over.
+    /// The record has expired.
     #[error("the record has expired; one of the two clocks may be wrong")]
     Expired,
-    /// It claims to live longer than [`MAX_RECORD_LIFETIME`].
+    /// The record's lifetime exceeds [`MAX_RECORD_LIFETIME`].
     #[error("the record lives longer than is allowed")]
     Lifetime,
 }
 
 impl NodeRecord {
-    /// Whether the record counts at `now` in `federation`.
+    /// Checks the record at `now` in `federation`.
     ///
     /// # Errors
-    /// Says why it doesn't.
+    /// The record is not valid now.
     pub fn check(&self, federation: FederationId, now: UnixTime) -> Result<(), RecordError> {
         if self.federation != federation {
             return Err(RecordError::Federation);
@@ -127,13 +127,12 @@ impl NodeRecord {
         Ok(())
     }
 
-    /// Whether the node is in reserve: whoever holds the record names it in no answer that everybody can ask for.
+    /// Whether the node is a reserve node. Do not name it in responses that anybody can request.
     pub const fn is_reserve(&self) -> bool {
         self.abilities.contains(Abilities::RESERVE)
     }
 
-    /// Whether this record replaces `other` of the same node: a higher `(epoch, seq)` does, and never the other way
-    /// round.
+    /// Whether this record of the same node replaces `other`: its `(epoch, seq)` is higher.
     pub fn supersedes(&self, other: &Self) -> bool {
         self.node == other.node && (self.epoch, self.seq) > (other.epoch, other.seq)
     }
@@ -142,7 +141,7 @@ impl NodeRecord {
 /// A signed node record.
 pub type SignedRecord = Signed<NodeRecord>;
 
-/// A node's own word that it is leaving. It ends every record up to and including `(epoch, seq)`.
+/// A node's statement that it is leaving. It ends every record up to and including `(epoch, seq)`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeLeave {
     /// The federation that the node leaves.
@@ -175,16 +174,16 @@ impl NodeLeave {
     }
 }
 
-/// Whether a text can be a client URL in a record: `ws://` or `wss://`, printable ASCII without spaces, and no longer than
-/// [`MAX_URL_LEN`]. It is shown to people.
+/// Whether a text can be a client URL in a record: `ws://` or `wss://`, printable ASCII without spaces, at most
+/// [`MAX_URL_LEN`] bytes. It is shown to people.
 pub fn is_client_url(text: &str) -> bool {
     text.len() <= MAX_URL_LEN
         && text.bytes().all(|byte| byte.is_ascii_graphic())
         && (text.starts_with("ws://") || text.starts_with("wss://"))
 }
 
-/// Whether a text can be a region or a version: at most 32 printable ASCII characters, without spaces. These texts reach
-/// terminals, logs and web pages.
+/// Whether a text can be a region or a version: at most 32 printable ASCII characters without spaces. These texts are
+/// shown on terminals, in logs and on web pages.
 pub fn is_label(text: &str) -> bool {
     text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

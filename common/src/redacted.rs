@@ -1,13 +1,13 @@
-//! A wrapper through which private data cannot be printed.
+//! A wrapper that keeps private data out of output.
 
 use std::{fmt, ops::Deref};
 
 use serde::{Deserialize, Serialize};
 
-/// Holds a client address, a code, an inbox or a payload so that no log line, metric or error can show it.
+/// Wraps a client address, a code, an inbox or a payload, so that no log line, metric or error can show it.
 ///
-/// The value is reached by dereferencing, which is visible in review; `Debug` and `Display` print a fixed word. Encoded, it is the
-/// value.
+/// Access is by dereferencing, which is visible in review. `Debug` and `Display` print a fixed word. It serializes as
+/// the value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Redacted<T>(T);
@@ -18,7 +18,7 @@ impl<T> Redacted<T> {
         Self(value)
     }
 
-    /// Gives the value back.
+    /// Returns the value.
     pub fn into_inner(self) -> T {
         self.0
     }

@@ -1,6 +1,6 @@
-//! Removals: the word of a federation's operator that a node is listed no more.
+//! Removals: statements of a federation's operator that keep a node out of directories.
 //!
-//! A node that leaves says so itself; this is for one that doesn't, or that must not come back for a time.
+//! A node that leaves sends a leave itself. A removal is for a node that does not, or that must not return for a time.
 
 use std::time::Duration;
 
@@ -14,39 +14,39 @@ use crate::{
     time::UnixTime,
 };
 
-/// The longest that one removal counts. Registries keep each for so long, so there has to be an end; a key that is still
-/// unwanted then is removed again.
+/// The longest duration of a removal. Registries store each one until it ends. If the node is still unwanted then,
+/// sign another.
 pub const MAX_REMOVAL: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// «This node is listed in no directory until then», signed by one of the roots, or by the online key for its own
-/// registry. A later one takes an earlier one's place: one that ends at once takes the removal back.
+/// A statement that a node is listed in no directory until a time. Signed by a root, or by the online key for its own
+/// registry. A later removal replaces an earlier one: one that ends at once revokes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRemoval {
     /// The federation.
     pub federation: FederationId,
-    /// Who says so, and signs.
+    /// The key that signs.
     pub signer: PublicKey,
     /// The node.
     pub node: NodeId,
-    /// When it was signed: a later word replaces an earlier one.
+    /// When it was signed. A later removal replaces an earlier one.
     pub issued_at: UnixTime,
-    /// From when on it counts no more; at most [`MAX_REMOVAL`] after `issued_at`.
+    /// When it ends; at most [`MAX_REMOVAL`] after `issued_at`.
     pub until: UnixTime,
 }
 
-/// Why a removal that verifies changes nothing.
+/// A verified removal is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RemovalError {
-    /// It is of another federation.
+    /// The removal is of another federation.
     #[error("it is of another federation")]
     Federation,
-    /// Its signer may not remove nodes.
+    /// The signer may not remove nodes.
     #[error("it is signed by a key that may not remove nodes")]
     Signer,
-    /// It was signed in the future.
+    /// The removal was issued in the future.
     #[error("it was issued in the future; one of the two clocks is wrong")]
     Future,
-    /// It was signed so long ago that no removal of then counts any more.
+    /// The removal was issued more than [`MAX_REMOVAL`] ago.
     #[error("it was issued too long ago")]
     Old,
 }
@@ -65,10 +65,10 @@ impl Signable for NodeRemoval {
 }
 
 impl NodeRemoval {
-    /// Whether the removal is to be heeded at `now` in `federation`, where `signers` may remove nodes.
+    /// Checks the removal at `now` in `federation`. `signers` are the keys that may remove nodes.
     ///
     /// # Errors
-    /// Says why it isn't.
+    /// The removal is not accepted.
     pub fn check(&self, federation: FederationId, signers: &[PublicKey], now: UnixTime) -> Result<(), RemovalError> {
         if self.federation != federation {
             return Err(RemovalError::Federation);
@@ -85,7 +85,7 @@ impl NodeRemoval {
         Ok(())
     }
 
-    /// Whether the node is unlisted at `now`.
+    /// Whether the removal applies at `now`.
     pub fn counts(&self, now: UnixTime) -> bool {
         now < self.until
     }

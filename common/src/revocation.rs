@@ -1,7 +1,7 @@
-//! Revocations: a root's word that an online key signs nothing that counts any more, before its delegation ends.
+//! Revocations: a root's statement that everything an online key signs is invalid, before its delegation ends.
 //!
-//! A revocation has no end, and it is taken whatever the clock says: a delegation could be played back as long as any
-//! client's clock is wrong. What bounds them is that only a root signs one, and that [`MAX_REVOCATIONS`] are kept.
+//! A revocation never expires and is accepted whatever the clock: otherwise a delegation could be replayed while a
+//! client's clock is wrong. Only roots can sign one, and at most [`MAX_REVOCATIONS`] are kept.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -14,14 +14,14 @@ use crate::{
     time::UnixTime,
 };
 
-/// The most revocations that are kept and served. A delegation lasts for 90 days: this is a stolen key every other day.
+/// The most revocations that are kept and served: with delegations of 90 days, a stolen key every other day.
 pub const MAX_REVOCATIONS: usize = 64;
 /// The longest encoded list of revocations in bytes.
 pub const MAX_REVOCATION_LIST: usize = MAX_REVOCATIONS * (2 + KeyRevocation::MAX_LEN);
-/// What a TXT record with a revocation begins with.
+/// The prefix of a TXT record with a revocation.
 const PREFIX: &str = "chappe1r=";
 
-/// «What this online key signs counts for nothing», signed by one of the roots.
+/// A statement that nothing signed by this online key is valid, signed by a root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRevocation {
     /// The federation.
@@ -37,16 +37,16 @@ pub struct KeyRevocation {
 /// A signed revocation.
 pub type SignedRevocation = Signed<KeyRevocation>;
 
-/// Why a revocation counts for nothing.
+/// The revocation is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevocationError {
-    /// The bytes are no revocation that verifies, or no list of them.
+    /// The bytes are not a revocation, or not a list of them.
     #[error("not a revocation")]
     Decode(#[from] DecodeError),
-    /// It is of another federation.
+    /// The revocation is of another federation.
     #[error("the revocation is of another federation")]
     Federation,
-    /// Its signer is no root.
+    /// The signer is not a root.
     #[error("the revocation is not signed by a root")]
     Root,
 }
@@ -60,16 +60,16 @@ impl Signable for KeyRevocation {
     }
 
     fn is_well_formed(&self) -> bool {
-        // The root's own key can't be taken back by itself: whoever has it could take back anything.
+        // A root cannot revoke itself: a thief of the key could do the same.
         self.root != self.key
     }
 }
 
 impl KeyRevocation {
-    /// Whether the revocation counts for whoever pins these roots.
+    /// Checks the revocation against the pinned roots.
     ///
     /// # Errors
-    /// Says why it doesn't.
+    /// The revocation is not valid.
     pub fn check(&self, roots: &[PublicKey]) -> Result<(), RevocationError> {
         if self.federation != FederationId::of_roots(roots) {
             return Err(RevocationError::Federation);
@@ -77,56 +77,57 @@ impl KeyRevocation {
         if roots.contains(&self.root) { Ok(()) } else { Err(RevocationError::Root) }
     }
 
-    /// Decodes and verifies one.
+    /// Decodes and verifies a revocation.
     ///
     /// # Errors
-    /// Says why the bytes count for nothing.
+    /// The bytes are not a valid revocation.
     pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey]) -> Result<SignedRevocation, RevocationError> {
-        let note = Signed::<Self>::decode(bytes)?;
-        note.check(roots)?;
-        Ok(note)
+        let revocation = Signed::<Self>::decode(bytes)?;
+        revocation.check(roots)?;
+        Ok(revocation)
     }
 }
 
 /// The text of a TXT record.
-pub fn to_text(note: &SignedRevocation) -> String {
-    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(note.as_bytes()))
+pub fn to_text(revocation: &SignedRevocation) -> String {
+    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(revocation.as_bytes()))
 }
 
-/// Reads a TXT record, its strings put together. `None` where it is a record for something else.
+/// Parses a TXT record, with its strings joined. Returns `None` if the record is for something else.
 ///
 /// # Errors
-/// Says why the revocation counts for nothing.
+/// The revocation is not valid.
 pub fn from_text(text: &[u8], roots: &[PublicKey]) -> Option<Result<SignedRevocation, RevocationError>> {
     let encoded = text.strip_prefix(PREFIX.as_bytes())?;
     let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| DecodeError::Malformed.into());
     Some(bytes.and_then(|bytes| KeyRevocation::decode(bytes, roots)))
 }
 
-/// The revocations that somebody knows, one for each key, verified.
+/// Verified revocations, one for each key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations(Vec<SignedRevocation>);
 
 impl Revocations {
-    /// Whether the key has been revoked.
+    /// Whether the key is revoked.
     pub fn revokes(&self, key: &PublicKey) -> bool {
-        self.0.iter().any(|note| note.key == *key)
+        self.0.iter().any(|revocation| revocation.key == *key)
     }
 
-    /// Adds one; whether its key was not revoked so far. Where there are too many, the oldest is forgotten.
-    pub fn add(&mut self, note: SignedRevocation) -> bool {
-        if self.revokes(&note.key) {
+    /// Adds a revocation. Returns whether its key was not revoked before. At [`MAX_REVOCATIONS`] the oldest is
+    /// dropped.
+    pub fn add(&mut self, revocation: SignedRevocation) -> bool {
+        if self.revokes(&revocation.key) {
             return false;
         }
-        let at = self.0.partition_point(|known| known.issued_at <= note.issued_at);
-        self.0.insert(at, note);
+        let at = self.0.partition_point(|known| known.issued_at <= revocation.issued_at);
+        self.0.insert(at, revocation);
         if self.0.len() > MAX_REVOCATIONS {
             self.0.remove(0);
         }
         true
     }
 
-    /// All of them, the oldest first.
+    /// The revocations, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &SignedRevocation> {
         self.0.iter()
     }
@@ -136,21 +137,21 @@ impl Revocations {
         self.0.is_empty()
     }
 
-    /// The encoded form: each with its length as two bytes, little endian, in front.
+    /// Encodes the list: each revocation with its length in front, as two bytes, little endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for note in &self.0 {
-            let len = u16::try_from(note.as_bytes().len()).expect("a revocation is at most 192 bytes");
+        for revocation in &self.0 {
+            let len = u16::try_from(revocation.as_bytes().len()).expect("a revocation is at most 192 bytes");
             bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(note.as_bytes());
+            bytes.extend_from_slice(revocation.as_bytes());
         }
         bytes
     }
 
-    /// Decodes a list. What doesn't count for these roots is passed over: it says nothing of the others.
+    /// Decodes a list. Skips revocations that are not valid for these roots.
     ///
     /// # Errors
-    /// It is longer than a list can be, or cut off.
+    /// The list is too long, or truncated.
     pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey]) -> Result<Self, RevocationError> {
         let mut bytes = bytes.into();
         if bytes.len() > MAX_REVOCATION_LIST {
@@ -163,8 +164,8 @@ impl Revocations {
             if len > bytes.len() {
                 return Err(DecodeError::Length.into());
             }
-            if let Ok(note) = KeyRevocation::decode(bytes.split_to(len), roots) {
-                all.add(note);
+            if let Ok(revocation) = KeyRevocation::decode(bytes.split_to(len), roots) {
+                all.add(revocation);
             }
         }
         Ok(all)
@@ -190,16 +191,16 @@ mod tests {
     #[test]
     fn a_root_revokes_a_key_of_its_federation_and_nobody_else_does() {
         let roots = [key(1).public()];
-        let note = revocation(&key(1), &key(2), 5);
-        assert_eq!(KeyRevocation::decode(note.as_bytes().clone(), &roots), Ok(note.clone()));
+        let valid = revocation(&key(1), &key(2), 5);
+        assert_eq!(KeyRevocation::decode(valid.as_bytes().clone(), &roots), Ok(valid.clone()));
         let theirs = revocation(&key(3), &key(2), 5);
         assert_eq!(KeyRevocation::decode(theirs.as_bytes().clone(), &roots), Err(RevocationError::Root));
         let other = [key(3).public()];
-        assert_eq!(KeyRevocation::decode(note.as_bytes().clone(), &other), Err(RevocationError::Federation));
-        let own = KeyRevocation { key: key(1).public(), ..(*note).clone() };
+        assert_eq!(KeyRevocation::decode(valid.as_bytes().clone(), &other), Err(RevocationError::Federation));
+        let own = KeyRevocation { key: key(1).public(), ..(*valid).clone() };
         assert_eq!(Signed::sign(own, &key(1)).err(), Some(SignError::Malformed));
-        let text = to_text(&note);
-        assert_eq!(from_text(text.as_bytes(), &roots), Some(Ok(note)));
+        let text = to_text(&valid);
+        assert_eq!(from_text(text.as_bytes(), &roots), Some(Ok(valid)));
         assert_eq!(from_text(b"chappe1=AAAA", &roots), None);
         assert!(from_text(b"chappe1r=AAAA", &roots).is_some_and(|read| read.is_err()));
     }

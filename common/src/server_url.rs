@@ -1,22 +1,22 @@
-//! What people write into a configuration or on a command line to name a server: URLs, hosts and ICE servers. Checked
-//! where they are written, with what is right in the message: nobody else could tell why a server is never reached.
+//! Checks of URLs, hosts and ICE servers in configuration files and on command lines. Errors say what to write
+//! instead, because nobody else can tell why a server is never reached.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
-/// The longest name in DNS.
+/// The longest DNS name.
 const MAX_NAME: usize = 253;
-/// The longest label of one.
+/// The longest label of a DNS name.
 const MAX_LABEL: usize = 63;
 
-/// Why a text names no server. Each says what to write instead.
+/// The text does not name a server. Each variant says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerUrlError {
     /// Another scheme, or none.
     #[error("begin it with {0}")]
     Scheme(String),
-    /// A second scheme behind the first one.
+    /// A second scheme after the first one.
     #[error("name the scheme once")]
     SchemeTwice,
     /// `stun://host`.
@@ -25,28 +25,28 @@ pub enum ServerUrlError {
     /// Spaces or control characters.
     #[error("leave out spaces and control characters")]
     Space,
-    /// A name in other letters than those of DNS.
+    /// A name with letters that DNS does not allow.
     #[error("write the host as it stands in DNS: {0}")]
     International(String),
-    /// No host, or what can't be one.
+    /// No host, or not a valid one.
     #[error("name a host: a DNS name, an IPv4 address, or an IPv6 address in brackets")]
     Host,
-    /// An IPv4 address in another spelling, which programs read differently.
+    /// An IPv4 address in a notation that programs read differently.
     #[error("write the address in full, with four numbers")]
     ShortAddress,
-    /// No port from 1 to 65535 behind the colon.
+    /// No port from 1 to 65535 after the colon.
     #[error("name a port from 1 to 65535 behind the colon, or leave the colon out")]
     Port,
     /// `user@host`.
     #[error("leave out user and password")]
     User,
-    /// A path where there can be none.
+    /// A path where none is allowed.
     #[error("leave out the path")]
     Path,
     /// A query or a fragment.
     #[error("leave out what follows ? or #")]
     Query,
-    /// A query of a TURN URL that is none.
+    /// A query that is not valid for a TURN URL.
     #[error("only ?transport=udp or ?transport=tcp may follow, and behind turn: or turns: alone")]
     Transport,
     /// Longer than allowed.
@@ -66,7 +66,7 @@ pub enum Rest {
 /// Checks `scheme://host[:port]` with one of these schemes, each with its `://`.
 ///
 /// # Errors
-/// Says what to write instead.
+/// The text is not valid. The error says what to write instead.
 pub fn check_url(text: &str, schemes: &[&str], rest: Rest) -> Result<(), ServerUrlError> {
     use ServerUrlError as E;
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -98,7 +98,7 @@ pub fn check_url(text: &str, schemes: &[&str], rest: Rest) -> Result<(), ServerU
 /// Checks an ICE server: `stun:host[:port]` (RFC 7064) or `turn:host[:port][?transport=udp|tcp]` (RFC 7065).
 ///
 /// # Errors
-/// Says what to write instead.
+/// The text is not valid. The error says what to write instead.
 pub fn check_ice_url(text: &str) -> Result<(), ServerUrlError> {
     use ServerUrlError as E;
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -128,7 +128,7 @@ pub fn check_ice_url(text: &str) -> Result<(), ServerUrlError> {
     }
 }
 
-/// Whether an ICE server's URL is one of TURN, which takes a user and a password.
+/// Whether an ICE server's URL is of TURN, which requires a user name and a password.
 pub fn is_turn(url: &str) -> bool {
     url.starts_with("turn:") || url.starts_with("turns:")
 }
@@ -146,7 +146,7 @@ fn check_authority(authority: &str) -> Result<(), ServerUrlError> {
         }
     } else {
         match authority.split_once(':') {
-            // An IPv6 address without its brackets.
+            // An IPv6 address without brackets.
             Some((_, port)) if port.contains(':') => return Err(E::Host),
             Some((host, port)) => (Some(host), Some(port)),
             None => (Some(authority), None),
@@ -163,7 +163,7 @@ fn check_authority(authority: &str) -> Result<(), ServerUrlError> {
 /// Checks a DNS name or an IPv4 address.
 ///
 /// # Errors
-/// Says what to write instead.
+/// The text is not valid. The error says what to write instead.
 pub fn check_host(host: &str) -> Result<(), ServerUrlError> {
     use ServerUrlError as E;
     if host.parse::<Ipv4Addr>().is_ok() {
@@ -183,7 +183,7 @@ pub fn check_host(host: &str) -> Result<(), ServerUrlError> {
     if name.len() > MAX_NAME || !name.split('.').all(is_label) {
         return Err(E::Host);
     }
-    // As browsers read it: `127.1` and `0x7f.1` are addresses.
+    // Browsers read `127.1` and `0x7f.1` as addresses.
     match Host::parse(name) {
         Ok(Host::Domain(_)) => Ok(()),
         Ok(Host::Ipv4(_) | Host::Ipv6(_)) => Err(E::ShortAddress),

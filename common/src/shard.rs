@@ -1,8 +1,7 @@
-//! Shards: the directory cut into pieces that fit a DNS record each, in a form of their own.
+//! Shards: parts of a directory that each fit a DNS record, in a compact form.
 //!
-//! A shard stands alone: it brings the delegation, and for each node its key and one endpoint. Records of one name
-//! come in any order, and some may be missing. A node's own signed record doesn't fit; that a node has the key shows
-//! when it is dialled.
+//! A shard is self-contained: it has the delegation, and one endpoint for each node. The records of one name come in
+//! any order, and some may be missing. A node's own record does not fit; the node proves its key when it is dialled.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -19,29 +18,29 @@ use crate::{
 
 /// The most nodes in one shard: as many as fit with IPv4 addresses.
 pub const MAX_SHARD_NODES: usize = 14;
-/// The longest text of a shard: what DNS carries over UDP everywhere, where somebody's resolver still asks that way.
+/// The longest text of a shard: the largest size that DNS over UDP carries everywhere.
 pub const MAX_SHARD_TEXT: usize = 1232;
 /// The longest string of a TXT record (RFC 1035, 3.3.14).
 pub const MAX_TXT_STRING: usize = 255;
-/// What the text begins with: TXT records of one name may be for anything.
+/// The prefix of the text, because TXT records of one name may serve any purpose.
 const PREFIX: &str = "chappe1=";
 /// The most bytes before base64.
 const MAX_BYTES: usize = (MAX_SHARD_TEXT - PREFIX.len()) / 4 * 3;
 
-/// Some nodes of a directory, signed by an online key.
+/// A part of a directory, signed by an online key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// The federation.
     pub federation: FederationId,
     /// The online key that signs.
     pub key_id: PublicKey,
-    /// As a directory's; the shards of one publication have the same.
+    /// As in a directory. The shards of one publication have the same.
     pub seq: u64,
     /// When it was signed.
     pub issued_at: UnixTime,
-    /// From when on it counts no more.
+    /// When it expires.
     pub expires_at: UnixTime,
-    /// Which part this is: `(index, of how many)`.
+    /// The part: `(index, count)`.
     pub shard: (u16, u16),
     /// The nodes, at most [`MAX_SHARD_NODES`].
     pub nodes: Vec<NodeEndpoint>,
@@ -62,18 +61,18 @@ impl Signable for Shard {
     }
 }
 
-/// When a publication is made, and for how long.
+/// The times and number of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Issue {
-    /// As a directory's: milliseconds since 1970, and never lower than the one before.
+    /// As in a directory: milliseconds since 1970, never lower than before.
     pub seq: u64,
-    /// Now.
+    /// The current time.
     pub issued_at: UnixTime,
-    /// From when on it counts no more; at most seven days later.
+    /// When it expires; at most seven days later.
     pub expires_at: UnixTime,
 }
 
-/// A shard with the delegation that its key rests on.
+/// A shard with the delegation of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardBundle {
     delegation: Signed<Delegation>,
@@ -81,7 +80,7 @@ pub struct ShardBundle {
 }
 
 impl ShardBundle {
-    /// Cuts `endpoints` into as few shards as hold them in this order, and signs each.
+    /// Splits `endpoints` into as few shards as possible, in this order, and signs each.
     ///
     /// # Errors
     /// An endpoint is not well formed, the key is not the delegated one, or there are more than 65,535 shards.
@@ -93,7 +92,7 @@ impl ShardBundle {
     ) -> Result<Vec<Self>, SignError> {
         let Issue { seq, issued_at, expires_at } = issue;
         let (federation, key_id) = (delegation.federation, delegation.key);
-        // Its part's number in full length, so that the pieces fit however many there are.
+        // Uses the longest part number, so that the parts fit however many there are.
         let empty =
             Shard { federation, key_id, seq, issued_at, expires_at, shard: (u16::MAX, u16::MAX), nodes: Vec::new() };
         let frame = 2 + delegation.as_bytes().len() + encoded_len(&empty)? + SIGNATURE_LEN;
@@ -117,18 +116,18 @@ impl ShardBundle {
         shards.collect()
     }
 
-    /// The text: `chappe1=` and the base64url of delegation and shard, at most [`MAX_SHARD_TEXT`] bytes.
+    /// Encodes the text: `chappe1=` and the base64url of delegation and shard, at most [`MAX_SHARD_TEXT`] bytes.
     pub fn to_text(&self) -> String {
         let mut text = PREFIX.to_owned();
         URL_SAFE_NO_PAD.encode_string(directory::join(&self.delegation, &self.shard), &mut text);
         text
     }
 
-    /// Reads a TXT record, its strings put together, and verifies it against the pinned roots at `now`. `None` where it
-    /// is a record for something else.
+    /// Parses a TXT record, with its strings joined, and verifies it against the pinned roots at `now`. Returns `None`
+    /// if the record is for something else.
     ///
     /// # Errors
-    /// Says why the shard changes nothing.
+    /// The shard is not valid.
     pub fn decode(text: &[u8], roots: &[PublicKey], now: UnixTime) -> Option<Result<Self, DirectoryError>> {
         let encoded = text.strip_prefix(PREFIX.as_bytes())?;
         if text.len() > MAX_SHARD_TEXT {
@@ -145,7 +144,7 @@ impl ShardBundle {
         }))
     }
 
-    /// What of a shard's text its key has signed: all but the delegation, which may be renewed meanwhile.
+    /// The part that the online key has signed: all but the delegation, which may be renewed independently.
     pub fn list_of(text: &[u8]) -> Option<Bytes> {
         let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX.as_bytes())?).ok()?;
         directory::parts(bytes.into()).map(|(_, list)| list)
@@ -157,7 +156,7 @@ impl ShardBundle {
     }
 }
 
-/// The strings of a TXT record that carry `text`, in their order.
+/// Splits `text` into the strings of a TXT record, in order.
 pub fn txt_strings(text: &str) -> impl Iterator<Item = &str> {
     // The text is ASCII: base64url and the prefix.
     (0..text.len()).step_by(MAX_TXT_STRING).map(|at| &text[at..text.len().min(at + MAX_TXT_STRING)])

@@ -1,8 +1,8 @@
-//! Signed notes: the one way in which a value gets a signature and loses it again.
+//! Signed statements. The only way to sign a value, and the only way to get it back out.
 //!
 //! Encoded form: `postcard(value) ‖ signature (64 bytes)`. The signature is over `b"chappe/<kind>/v1\0" ‖
-//! postcard(value)`, so a note of one kind never passes as one of another. The bytes are kept as they came: what is
-//! forwarded is exactly what was signed.
+//! postcard(value)`, so a statement of one kind is never valid as another. The bytes are kept as received: exactly the
+//! signed bytes are forwarded.
 
 use std::fmt;
 
@@ -11,51 +11,51 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::keys::{PublicKey, SIGNATURE_LEN, Signer};
 
-/// A value that its owner signs.
+/// A value that can be signed.
 pub trait Signable: Serialize + DeserializeOwned {
-    /// The word in the signature's context: `chappe/<kind>/v1`.
+    /// The kind in the signature's context: `chappe/<kind>/v1`.
     const KIND: &'static str;
-    /// The longest encoded form in bytes, signature included. Anything longer is refused unread.
+    /// The longest encoded form in bytes, signature included. Longer input is rejected before it is parsed.
     const MAX_LEN: usize;
 
-    /// The key that must have signed this value; it is part of the value.
+    /// The key that has to sign this value. It is part of the value.
     fn signer(&self) -> &PublicKey;
 
-    /// Whether the fields hold what their docs promise, apart from the signature and from time.
+    /// Whether the fields are within their documented bounds. Checks neither the signature nor the time.
     fn is_well_formed(&self) -> bool {
         true
     }
 }
 
-/// Why bytes are no signed note of the expected kind. Nothing has changed when one of these is returned, and the same
-/// bytes will never pass.
+/// The bytes are not a signed statement of the expected kind. Nothing has changed. Retrying the same bytes cannot
+/// succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Longer than the kind allows, or too short to hold a signature.
-    #[error("the length of a signed note is out of bounds")]
+    /// The bytes are longer than the kind allows, or too short for a signature.
+    #[error("the length of a signed statement is out of bounds")]
     Length,
-    /// Not exactly one value of the expected shape.
+    /// The bytes are not exactly one value of the expected shape.
     #[error("not one well-formed value")]
     Malformed,
-    /// The signature is not the signer's.
+    /// The signature is not valid for the signer's key.
     #[error("the signature does not verify")]
     Signature,
 }
 
-/// Why a value cannot be signed.
+/// The value cannot be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// The encoded form would be longer than the kind allows.
     #[error("the encoded value is too long")]
     TooLong,
-    /// A field is out of its bounds, or names another signer than the key at hand.
+    /// A field is out of bounds, or names another signer than the key.
     #[error("a field of the value is out of bounds")]
     Malformed,
 }
 
-/// A value together with the signature that was checked over it.
+/// A value with its verified signature.
 ///
-/// To hold one is proof that the signature verified: there is no other way to make it.
+/// A value of this type proves that the signature was verified: there is no other way to create it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signed<T> {
     value: T,
@@ -63,10 +63,10 @@ pub struct Signed<T> {
 }
 
 impl<T: Signable> Signed<T> {
-    /// Signs `value` with `key`, which has to be the value's own signer.
+    /// Signs `value` with `key`, which has to be the value's signer.
     ///
     /// # Errors
-    /// The value is out of its bounds or names another signer.
+    /// The value is too long or out of bounds, or names another signer.
     pub fn sign(value: T, key: &impl Signer) -> Result<Self, SignError> {
         if *value.signer() != key.public() {
             return Err(SignError::Malformed);
@@ -77,44 +77,44 @@ impl<T: Signable> Signed<T> {
         Ok(Self { value, bytes: bytes.into() })
     }
 
-    /// Decodes and verifies.
+    /// Decodes the bytes and verifies the signature.
     ///
     /// # Errors
-    /// Says which of length, shape and signature was wrong, in the order of what they cost to check.
+    /// The length, the shape or the signature is wrong. They are checked in this order, the cheapest first.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
         Unverified::decode(bytes)?.verify()
     }
 }
 
-/// A value in its signed form whose signature has not been checked: anybody may have written it. For whoever can judge by the
-/// value whether the signature, which costs a thousand times as much, has to be looked at.
+/// A decoded value whose signature is not verified yet: anybody may have written it. Use it to decide from the value
+/// whether to verify, which costs a thousand times as much.
 pub struct Unverified<T>(Signed<T>);
 
 impl<T: Signable> Unverified<T> {
-    /// Decodes.
+    /// Decodes the bytes without verifying the signature.
     ///
     /// # Errors
-    /// Says which of length and shape was wrong.
+    /// The length or the shape is wrong.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
         let bytes = bytes.into();
         let (value, ..) = parts::<T>(&bytes)?;
         Ok(Self(Signed { value, bytes }))
     }
 
-    /// What somebody says.
+    /// The unverified value.
     pub const fn value(&self) -> &T {
         &self.0.value
     }
 
-    /// Whether this is the very same note as one that was verified.
+    /// Whether the bytes are the same as those of a verified statement.
     pub fn is(&self, known: &Signed<T>) -> bool {
         self.0.bytes == known.bytes
     }
 
-    /// Checks the signature.
+    /// Verifies the signature.
     ///
     /// # Errors
-    /// It is not the signer's.
+    /// The signature is not valid for the signer's key.
     pub fn verify(self) -> Result<Signed<T>, DecodeError> {
         let Some((body, signature)) = self.0.bytes.split_last_chunk() else { return Err(DecodeError::Length) };
         if self.0.value.signer().verify(&signing_input(T::KIND, body), signature) {
@@ -126,12 +126,12 @@ impl<T: Signable> Unverified<T> {
 }
 
 impl<T> Signed<T> {
-    /// The encoded form: the value and its signature, as they were signed.
+    /// The encoded form: the value and its signature, byte for byte as signed.
     pub const fn as_bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Gives up the signature.
+    /// Returns the value without its signature.
     pub fn into_value(self) -> T {
         self.value
     }
@@ -151,7 +151,7 @@ impl<T: fmt::Debug> fmt::Debug for Signed<T> {
     }
 }
 
-/// What is signed of a value, where it is within its bounds.
+/// Encodes a value that is within its bounds.
 pub(crate) fn body<T: Signable>(value: &T) -> Result<Vec<u8>, SignError> {
     if !value.is_well_formed() {
         return Err(SignError::Malformed);
@@ -160,7 +160,7 @@ pub(crate) fn body<T: Signable>(value: &T) -> Result<Vec<u8>, SignError> {
     if body.len() + SIGNATURE_LEN > T::MAX_LEN { Err(SignError::TooLong) } else { Ok(body) }
 }
 
-/// The value of an encoded form, its bytes, and the signature, which is still to be checked.
+/// Splits an encoded form into the value, its bytes, and the signature, which is not verified yet.
 pub(crate) fn parts<T: Signable>(bytes: &[u8]) -> Result<(T, &[u8], &[u8; SIGNATURE_LEN]), DecodeError> {
     if bytes.len() > T::MAX_LEN {
         return Err(DecodeError::Length);

@@ -1,6 +1,7 @@
-//! Addresses that mean something else on every machine, or nothing: loopback, private and other special-purpose ranges.
+//! Loopback, private and other special-purpose addresses, which are not public servers.
 //!
-//! A record, a link or a referral that names one is a mistake, or somebody's try to have others knock at their own network.
+//! A record, link or referral with such an address is a mistake, or an attempt to make others connect into their own
+//! network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +9,7 @@ use url::Url;
 
 use crate::endpoint::{Authority, NodeEndpoint};
 
-/// IPv4 ranges of the IANA special-purpose registry that no public server stands in: address and prefix length.
+/// IPv4 ranges of the IANA special-purpose registry without public servers: address and prefix length.
 const V4: [([u8; 4], u8); 15] = [
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
@@ -27,12 +28,12 @@ const V4: [([u8; 4], u8); 15] = [
     ([240, 0, 0, 0], 4),
 ];
 
-/// The IPv6 range of all global unicast addresses, and the ranges in it that aren't public servers' own: documentation,
-/// benchmarking, ORCHID, Teredo and 6to4, in which an IPv4 address hides.
+/// The IPv6 range of global unicast addresses, and the ranges in it without public servers: documentation,
+/// benchmarking, ORCHID, Teredo and 6to4, which embeds an IPv4 address.
 const V6_GLOBAL: (u128, u32) = (0x2000 << 112, 3);
 const V6: [(u128, u32); 3] = [(0x2001 << 112, 23), (0x2001_0db8 << 96, 32), (0x2002 << 112, 16)];
 
-/// Whether `ip` is one that a public server may have.
+/// Whether a public server may have this address.
 pub fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => !V4.iter().any(|(net, len)| {
@@ -48,31 +49,31 @@ fn is_in(ip: Ipv6Addr, (net, len): (u128, u32)) -> bool {
     u128::from(ip) >> shift == net >> shift
 }
 
-/// Whether a URL's host is one that a public server may have: a public address, or a name with a dot that isn't
-/// reserved for local use.
+/// Whether a public server may have this host: a public address, or a name with a dot that is not reserved for local
+/// use.
 pub fn is_public_host(host: &str) -> bool {
     if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return is_public(ip);
     }
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let (_, top) = name.rsplit_once('.').unwrap_or(("", ""));
-    // A last label of digits is an address in another spelling: `127.1`, `0x7f.1`.
+    // A numeric last label means an address in another notation: `127.1`, `0x7f.1`.
     let is_address = top.starts_with(|c: char| c.is_ascii_digit());
     !is_address
         && !matches!(top, "" | "localhost" | "local" | "internal" | "lan" | "home" | "test" | "invalid" | "onion")
         && !name.ends_with("home.arpa")
 }
 
-/// Whether a URL's host is one that a public server may have.
+/// Whether a public server may have the URL's host.
 pub fn is_public_url(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(is_public_host))
 }
 
-/// Whether a node at this endpoint can be reached from anywhere.
+/// Whether a public server may have the endpoint's host.
 pub fn is_public_endpoint(endpoint: &NodeEndpoint) -> bool {
     match endpoint.authority() {
         Authority::Addr(addr) => is_public(addr.ip()),
-        // A literal IPv6 address without a port keeps its brackets; a name has at most one colon.
+        // An IPv6 literal without a port keeps its brackets. A name has at most one colon.
         Authority::Name(name) if name.ends_with(']') => is_public_host(name),
         Authority::Name(name) => is_public_host(name.split(':').next().unwrap_or_default()),
     }

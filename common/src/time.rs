@@ -1,4 +1,4 @@
-//! Points in time as the wire has them: whole seconds since 1970, UTC.
+//! Points in time as on the wire: whole seconds since 1970, UTC.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct UnixTime(u64);
 
 impl UnixTime {
-    /// A point in time from whole seconds since 1970.
+    /// The time from whole seconds since 1970.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs)
     }
@@ -24,14 +24,14 @@ impl UnixTime {
         self.0
     }
 
-    /// How long after `earlier` this is; zero where it is not after it.
+    /// The time since `earlier`, or zero if it is later.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_secs(self.0.saturating_sub(earlier.0))
     }
 }
 
 impl From<SystemTime> for UnixTime {
-    /// A clock that stands before 1970 reads as 1970: every signed note is then «from the future» and refused.
+    /// A clock before 1970 reads as 1970. Every signed statement is then «from the future» and rejected.
     fn from(time: SystemTime) -> Self {
         Self(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
     }
