@@ -304,7 +304,7 @@ impl Client {
         }
     }
 
-    /// The span of a new pairing. Its number says nothing about the code or the other side.
+    /// The span of a new pairing. Its number reveals nothing about the code or the other side.
     pub(crate) fn pairing_span(&self) -> tracing::Span {
         tracing::debug_span!("pairing", number = self.inner.pairings.fetch_add(1, Ordering::Relaxed))
     }

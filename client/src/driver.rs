@@ -136,7 +136,7 @@ impl Driver {
                 }
             }
         };
-        // A peer that is not told in time notices by its own timeout.
+        // A peer that does not receive the end in time ends the call by its own timeout.
         let _ = timeout(END_TIMEOUT, end_calls).await;
         self.sessions.close().await;
     }

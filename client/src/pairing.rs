@@ -358,8 +358,8 @@ fn session(requester: PairingCode, locator: PairingCode) -> Vec<u8> {
     [requester.as_bytes().as_slice(), locator.as_bytes()].concat()
 }
 
-/// The words depend on a nonce of each side. A's is fixed before it has seen B's, and shown only after, so that nobody
-/// in between can try out values until both sides show the same words.
+/// A's commitment to its nonce. The words depend on a nonce of each side. A commits to its own before it sees B's, so
+/// an attacker in between cannot try values until both sides show the same words.
 fn commitment(nonce: &[u8; 32]) -> [u8; 32] {
     Sha256::new_with_prefix(LABEL).chain_update(b"commit").chain_update(nonce).finalize().into()
 }

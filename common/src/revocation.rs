@@ -132,7 +132,7 @@ impl Revocations {
         self.0.iter()
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

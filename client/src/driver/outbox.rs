@@ -281,7 +281,8 @@ mod tests {
             outbox.mark_in_flight(request);
             assert_eq!(outbox.delivered(request), Some(item));
         }
-        // The other side asks from another node: its former connection may have died with all of it.
+        // The other side sends a request from another node: its earlier session may have ended before it read the
+        // candidates.
         outbox.push(OutboxMessage::Offer).expect("room");
         outbox.mark_in_flight(4);
         assert_eq!(outbox.delivered(4), Some(OutboxMessage::Offer));
