@@ -19,7 +19,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, SymlinkPolicy::Follow, Access::Owner)
 }
 
-/// As [`write`], for files in the program's own folders: a symbolic link is an error.
+/// As [`write()`], for files in the program's own folders: a symbolic link is an error.
 ///
 /// # Errors
 /// The disk's, or `path` is a symbolic link. The old content is still there.

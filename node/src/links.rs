@@ -45,7 +45,8 @@ const CROSSING: Duration = Duration::from_secs(1);
 /// A node that is being set up may start about thirty times in a row.
 const NEW_RUNS: Quota =
     Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
-/// Capacity of the channel of new links. Serving a link only spawns a task, so a few would be enough.
+/// Capacity of the channel of new links. The router spawns a task for each and is never far behind. If the channel is full,
+/// a new link waits until the timeout of its dial or hello.
 const LINKS_UP: usize = 64;
 
 #[derive(Debug)]
@@ -160,17 +161,19 @@ impl Links {
         }
     }
 
-    /// Adds a link to the table after both hellos succeeded, and sends it to the router.
-    async fn link_up(&self, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Arc<Link> {
+    /// Adds a link to the table after both hellos succeeded, and sends it to the router. Closes it and returns `None` if the
+    /// router has ended.
+    async fn link_up(&self, peer: NodeId, epoch: u64, dialled: bool, connection: Connection) -> Option<Arc<Link>> {
         self.seen.add(peer, connection.remote_address());
         let (link, queues) = Link::new(peer, epoch, dialled, connection, &self.context.config);
-        // Reserve first: a cancelled caller must not leave a link in the table that nobody serves. The receiver ends
-        // only with the node.
-        if let Ok(up) = self.up.reserve().await {
-            self.table.insert(&link);
-            up.send(LinkUp { link: link.clone(), queues });
-        }
-        link
+        // Reserve first: a cancelled caller must not leave a link in the table that nobody serves.
+        let Ok(up) = self.up.reserve().await else {
+            link.close(CloseReason::Shutdown);
+            return None;
+        };
+        self.table.insert(&link);
+        up.send(LinkUp { link: link.clone(), queues });
+        Some(link)
     }
 
     fn dials(&self) -> MutexGuard<'_, HashMap<NodeId, Dial>> {

@@ -31,7 +31,6 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::Instrument as _;
 
 use crate::{
     core::Core,
@@ -155,12 +154,10 @@ async fn serve_client(
 ) {
     let pending = core.context.metrics.client_handshakes_failed.clone();
     // Boxed: an idle session should not keep the memory of its handshake.
-    match Box::pin(guard.finish(begin(core.clone(), stream, ip, routes, tls))).await {
+    match Box::pin(guard.finish(begin(core, stream, ip, routes, tls))).await {
         Some(Some(session)) => {
             drop(pending);
-            // An anonymous number that separates this session's log lines from others.
-            let span = tracing::debug_span!("session", number = core.context.metrics.sessions_opened.get());
-            session.run().instrument(span).await;
+            session.run().await;
         }
         Some(None) => {}
         None => drop(pending.inc()),

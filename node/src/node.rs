@@ -230,12 +230,13 @@ impl Node {
             connections,
             clients,
         });
+        // Subscribed before a task can report a reason.
+        let unfit = core.health.unfit_changes();
+        core.context.tasks.spawn_essential("fitness", send_clients_away(core.clone(), unfit));
         core.context.tasks.spawn_essential("membership", Membership::new(core.clone(), &identity).run(events));
         core.context.tasks.spawn_essential("publisher", Publisher::new(core.clone()).run(commands));
         core.context.tasks.spawn_essential("links", links.accept());
         core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), links_up));
-        let unfit = core.health.unfit_changes();
-        core.context.tasks.spawn_essential("fitness", send_clients_away(core.sessions.clone(), unfit));
         core.context.tasks.spawn_essential("expiry", expire(core.clone()));
         core.context.tasks.spawn_essential("clock", watch_clock(core.clone()));
         let joining = core.context.tasks.sibling();
@@ -364,12 +365,15 @@ async fn expire(core: Arc<Core>) {
 }
 
 /// Asks the clients to connect elsewhere each time the node becomes unable to serve them.
-async fn send_clients_away(sessions: Arc<Sessions>, mut unfit: watch::Receiver<()>) {
+async fn send_clients_away(core: Arc<Core>, mut unfit: watch::Receiver<()>) {
     while unfit.changed().await.is_ok() {
-        // A full queue ends the session.
-        sessions.for_each(|session| {
-            let _ = session.try_send(SessionEvent::GoingAway);
-        });
+        // The reason may have gone again.
+        if core.health.sends_away() {
+            // A full queue ends the session.
+            core.sessions.for_each(|session| {
+                let _ = session.try_send(SessionEvent::GoingAway);
+            });
+        }
     }
 }
 

@@ -49,13 +49,13 @@ const EXCHANGES: usize = 2;
 const DATAGRAMS: (NonZeroU32, NonZeroU32) = (per_second(100), per_second(400));
 /// Rate and burst of exchanges that a peer may open. A joining node opens two or three within seconds.
 const EXCHANGE_RATE: (NonZeroU32, NonZeroU32) = (per_second(1), per_second(8));
-/// Frames that a lane takes from its queue at once. The same number that became ready meanwhile is added before the
-/// write.
+/// Frames that a lane takes from its queue at once. Up to the same number that became ready meanwhile is added before
+/// the write.
 const WRITE_FRAMES: usize = 64;
 /// Chunks that a lane reads at once. A chunk is the content of one packet.
 const READ_PIECES: usize = 64;
 /// Queued lease requests of a peer, at most 17 MiB. A new lease comes in a request of its own, and 256 of those take
-/// about 20 ms to verify. If each has 64 leases, the time limit in the queue bounds them.
+/// about 20 ms to verify. Requests of 64 leases each are refused when they have waited too long.
 const REGISTRATIONS: usize = 256;
 /// Interval between checks for overdue outcomes.
 const SWEEP: Duration = Duration::from_millis(250);

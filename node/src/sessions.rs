@@ -174,12 +174,15 @@ impl Sessions {
     }
 
     fn detach_if(&self, inbox: &Inbox, condition: impl Fn(&Attached) -> bool) -> Option<Arc<SignedLease>> {
-        let Entry::Occupied(entry) = self.inboxes.entry(*inbox) else { return None };
-        if !condition(entry.get()) {
-            return None;
-        }
-        entry.get().session.remove_inbox(inbox);
-        Some(entry.remove().lease)
+        // `entry` would reserve room for an inbox that isn't there.
+        let (_, attached) = self.inboxes.remove_if(inbox, |_, attached| {
+            let removes = condition(attached);
+            if removes {
+                attached.session.remove_inbox(inbox);
+            }
+            removes
+        })?;
+        Some(attached.lease)
     }
 
     /// Calls `visit` for each session.

@@ -209,7 +209,7 @@ impl Links {
                 self.health.note_clock(node, clock);
                 match self.check_admission(node, connection.remote_address(), PeerHello { record, ticket, clock }).await
                 {
-                    Ok(epoch) => Ok(self.link_up(node, epoch, true, connection).await),
+                    Ok(epoch) => self.link_up(node, epoch, true, connection).await.ok_or(DialError::Unreachable),
                     Err(refusal) => {
                         CloseReason::Refused.close(&connection);
                         Err(DialError::Refused(refusal))

@@ -33,6 +33,7 @@ use chappe_common::client::{MAX_PAYLOAD, PROTOCOL};
 use futures_util::future::poll_fn;
 use rand::RngExt as _;
 use tokio::time::{Sleep, sleep_until};
+use tracing::Instrument as _;
 
 use self::{lazy_timer::LazyTimer, liveness::Liveness, ops::Ops, outbox::Outbox, output::Output};
 use super::pairing::PairingSession;
@@ -98,6 +99,8 @@ struct Session {
 pub(crate) struct Running {
     session: Session,
     incoming: Reader,
+    /// Tells this session's log lines from others', and says nothing of the client.
+    number: u64,
 }
 
 impl Running {
@@ -109,7 +112,7 @@ impl Running {
         let (nonce, id) = (random.random(), SessionId::from_raw(random.random()));
         let handle = SessionHandle::new(id, core.context.config.limits.max_queued, Some(out));
         core.sessions.insert(handle.clone());
-        core.context.metrics.sessions_opened.inc();
+        let number = core.context.metrics.sessions_opened.inc();
         let now = Instant::now();
         let session = Session {
             rates: SessionRates::new(&core.context.config.limits, &core.clients.sources, ip),
@@ -124,14 +127,18 @@ impl Running {
             pairing: PairingSession::default(),
             nonce,
         };
-        Box::new(Self { session, incoming })
+        Box::new(Self { session, incoming, number })
     }
 
     /// Serves the client until either side ends the session.
     pub(crate) async fn run(mut self: Box<Self>) {
-        let Self { session, incoming } = &mut *self;
-        session.serve(incoming).await;
-        Box::pin(session.finish(incoming)).await;
+        let Self { session, incoming, number } = &mut *self;
+        let span = tracing::debug_span!("session", number);
+        let serving = async {
+            session.serve(incoming).await;
+            Box::pin(session.finish(incoming)).await;
+        };
+        serving.instrument(span).await;
     }
 }
 
@@ -139,7 +146,7 @@ impl Drop for Session {
     /// Makes the session unreachable, however its task ends.
     fn drop(&mut self) {
         self.core.sessions.remove(self.handle.id());
-        for inbox in self.handle.take_inboxes() {
+        for inbox in self.handle.inboxes() {
             self.core.sessions.detach(self.handle.id(), &inbox);
         }
         self.core.sessions.answer_unhandled(self.handle.close());

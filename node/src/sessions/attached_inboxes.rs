@@ -35,9 +35,8 @@ impl AttachedInboxes {
         index.map(|index| self.sorted.remove(index)).is_ok()
     }
 
-    /// Removes and returns all inboxes.
-    pub(super) fn take(&mut self) -> Vec<Inbox> {
-        std::mem::take(&mut self.sorted)
+    pub(super) fn to_vec(&self) -> Vec<Inbox> {
+        self.sorted.clone()
     }
 
     pub(super) const fn is_empty(&self) -> bool {

@@ -33,8 +33,8 @@ use crate::{
 
 /// The maximum number of queued events of one session: more than a client gets in its busiest second.
 const QUEUE_EVENTS: usize = 1024;
-/// The divisor of the queue's bounds, in events and bytes, for sessions without a pairing. Anyone who knows the
-/// session's code can make a node send to it.
+/// The divisor of the queue's bounds, in events and bytes, for sessions that aren't paired with this one. Anyone who knows
+/// the session's code can make a node send to it.
 const STRANGERS_FRACTION: usize = 2;
 
 /// The handle of a session. Cheap to clone. Sending and writing never wait.
@@ -45,10 +45,17 @@ struct Shared {
     id: SessionId,
     max_queued: usize,
     state: Mutex<State>,
-    /// The client's messages in flight. Never locked together with the state.
-    flights: Mutex<Flights>,
+    /// What the client has in flight and attached. Locked for moments without I/O, and never together with the state. A
+    /// shard of the table of inboxes may be locked before it, and never after it.
+    client: Mutex<ClientState>,
     /// The number of messages in flight, so that a session without any needn't take the lock.
     under_way: AtomicUsize,
+}
+
+#[derive(Default)]
+struct ClientState {
+    flights: Flights,
+    attached: AttachedInboxes,
 }
 
 struct State {
@@ -61,7 +68,6 @@ struct State {
     weight: usize,
     /// The number of messages and notes that are queued or being handled. Messages of pairings wait behind them.
     in_order: usize,
-    attached: AttachedInboxes,
     /// The pairings that the client knows of.
     pairings: Vec<Pairing>,
     end: Option<EndReason>,
@@ -113,7 +119,6 @@ impl SessionHandle {
             events: VecDeque::new(),
             weight: 0,
             in_order: 0,
-            attached: AttachedInboxes::default(),
             pairings: Vec::new(),
             end: None,
             waker: None,
@@ -122,7 +127,7 @@ impl SessionHandle {
             id,
             max_queued,
             state: Mutex::new(state),
-            flights: Mutex::default(),
+            client: Mutex::default(),
             under_way: AtomicUsize::new(0),
         }))
     }
@@ -209,9 +214,9 @@ impl SessionHandle {
 
     /// Accesses the client's messages in flight.
     pub(crate) fn with_flights<T>(&self, access: impl FnOnce(&mut Flights) -> T) -> T {
-        let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = access(&mut flights);
-        self.0.under_way.store(flights.len(), Ordering::Relaxed);
+        let mut client = self.client();
+        let result = access(&mut client.flights);
+        self.0.under_way.store(client.flights.len(), Ordering::Relaxed);
         result
     }
 
@@ -274,21 +279,21 @@ impl SessionHandle {
     /// Adds an inbox to the session. Returns whether it is new. Only [`super::Sessions`] adds and removes inboxes, with
     /// the inbox's entry locked.
     pub(super) fn add_inbox(&self, inbox: Inbox, max: usize) -> Result<bool, TooMany> {
-        self.state().attached.insert(inbox, max)
+        self.client().attached.insert(inbox, max)
     }
 
     pub(super) fn remove_inbox(&self, inbox: &Inbox) {
-        self.state().attached.remove(inbox);
+        self.client().attached.remove(inbox);
     }
 
-    /// Removes and returns all inboxes of the ended session.
-    pub(crate) fn take_inboxes(&self) -> Vec<Inbox> {
-        self.state().attached.take()
+    /// Returns the inboxes that the session has attached.
+    pub(crate) fn inboxes(&self) -> Vec<Inbox> {
+        self.client().attached.to_vec()
     }
 
     /// Returns whether the session has attached an inbox.
     pub(crate) fn has_inboxes(&self) -> bool {
-        !self.state().attached.is_empty()
+        !self.client().attached.is_empty()
     }
 
     /// Ends the session. If it is already ending, the first reason stays.
@@ -386,6 +391,10 @@ impl SessionHandle {
     #[cfg(test)]
     pub(crate) fn take_event(&self) -> Option<SessionEvent> {
         self.state().pop()
+    }
+
+    fn client(&self) -> MutexGuard<'_, ClientState> {
+        self.0.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -46,6 +46,7 @@ impl Session {
             } else {
                 ErrorCode::BadLease
             };
+            self.core.context.metrics.refused(code);
             rejected.push(Rejected { index, code, lease: None });
         }
         let (core, handle, nonce) = (self.core.clone(), self.handle.clone(), self.nonce);
@@ -81,10 +82,8 @@ impl Session {
             self.core.sessions.detach(self.handle.id(), &lease.inbox);
             // The publisher may still keep an earlier lease of the same inbox.
             self.publish(Command::Forget(lease.inbox, lease.seq));
+            self.core.context.metrics.refused(code);
             rejected.push(Rejected { index, code, lease: newer });
-        }
-        for Rejected { code, .. } in &rejected {
-            self.core.context.metrics.refused(*code);
         }
         rejected.sort_unstable_by_key(|rejected| rejected.index);
         let renew_after = renew_after(kept.iter().map(|lease| &**lease), self.core.context.clock.now());
@@ -123,18 +122,20 @@ fn attach_verified(
     rejected: &mut Vec<Rejected>,
 ) -> (Vec<Indexed>, Vec<Indexed>) {
     let (mut new, mut renewed) = (Vec::new(), Vec::new());
+    let mut reject = |index, code, lease| {
+        core.context.metrics.refused(code);
+        rejected.push(Rejected { index, code, lease });
+    };
     for (index, lease) in verified {
         let Some(lease) = lease.map(Arc::new) else {
-            rejected.push(Rejected { index, code: ErrorCode::BadLease, lease: None });
+            reject(index, ErrorCode::BadLease, None);
             continue;
         };
         match core.sessions.attach(handle, lease.clone()) {
             Ok(true) => new.push((index, lease)),
             Ok(false) => renewed.push((index, lease)),
-            Err(NotAttached::TooMany) => rejected.push(Rejected { index, code: ErrorCode::TooMany, lease: None }),
-            Err(NotAttached::Stale { newer }) => {
-                rejected.push(Rejected { index, code: ErrorCode::BadLease, lease: Some(newer) });
-            }
+            Err(NotAttached::TooMany) => reject(index, ErrorCode::TooMany, None),
+            Err(NotAttached::Stale { newer }) => reject(index, ErrorCode::BadLease, Some(newer)),
         }
     }
     (new, renewed)

@@ -61,8 +61,8 @@ impl Session {
         for command in self.outbox.take_commands() {
             publish(command).await;
         }
-        let inboxes = self.handle.take_inboxes();
-        for inbox in inboxes {
+        // A copy: if this is cancelled, dropping the session detaches the rest.
+        for inbox in self.handle.inboxes() {
             if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
                 let seq = lease.seq;
                 if self.ops.is_blocking() {
