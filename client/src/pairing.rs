@@ -1,6 +1,6 @@
 //! Pairing: derives keys that only two people have, from a code that they share.
 //!
-//! Four messages over the code door, in which A typed the code that B shows:
+//! Four messages between two registered codes, in which A typed the code that B shows:
 //!
 //! ```text
 //! A → B  pair_request   { share, commitment, challenge }          commitment = SHA-256(label ‖ nonce of A)

@@ -214,12 +214,12 @@ impl Publisher {
         self.note_view();
         let home_set = self.home_index.home_set(&self.view, key.tag());
         let due = if let Some(former) = self.registrations.remove(&key) {
-            // A running rescan may already have passed its slot.
+            // A running rescan may have passed this registration already, and will not look at it again.
             note_moved(&mut self.moved, &self.home_index, key, former.home_set, home_set);
             // The newer lease is sent when the older one was due. Leases outlast registrations.
             former.due
         } else {
-            // The registration that a renewal relies on may be gone: then no home knows the inbox.
+            // A renewal whose earlier lease is no longer registered here is sent at once: no home may know the inbox.
             let lifetime = self.core.context.config.times.registration;
             let first = || timing::first_refresh(&mut rand::rng(), lifetime);
             self.schedule(key, if is_renewal { Duration::ZERO } else { first() })

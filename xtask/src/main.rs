@@ -131,9 +131,17 @@ fn root() -> PathBuf {
     root
 }
 
-/// The cargo that runs this.
+/// The cargo that runs this. Without what it says of this package: build scripts that read it would run again.
 fn own_cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let is_of_package = |key: &OsString| {
+        let key = key.to_string_lossy();
+        key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")
+    };
+    for key in env::vars_os().map(|(key, _)| key).filter(is_of_package) {
+        cargo.env_remove(key);
+    }
+    cargo
 }
 
 fn list() -> String {

@@ -58,7 +58,7 @@ pub(crate) enum BadRequest {
     TooLarge,
     #[error("Unknown message type: {0}")]
     UnknownType(String),
-    /// A request of the code door needs a registration.
+    /// The request needs a registered code.
     #[error("Not registered. Send register message first.")]
     NotRegistered,
     /// A request for ICE servers with passwords needs an attached inbox or a pairing.

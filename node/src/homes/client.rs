@@ -43,7 +43,7 @@ pub(crate) enum ClaimError {
 pub(crate) enum Registered {
     /// At least one home stores it.
     Kept,
-    /// It renews a registered lease. The homes receive it when that one is due to be registered again.
+    /// It renews a lease that is registered already. The publisher sends it to the homes at the next refresh of that lease.
     Before,
     /// A home has a newer lease of the same inbox.
     Stale { newer: Arc<SignedLease> },

@@ -2,8 +2,8 @@
 //!
 //! A lease is shown to others while its own node registers it. After it is withdrawn or no longer registered, it stays
 //! as a tombstone until it expires, so that an older lease of the inbox cannot return. Bounded: at the bound, a new
-//! lease evicts the oldest tombstone; if there is none, it is refused. After an eviction, only the node of an older
-//! lease could replay it.
+//! lease evicts the oldest tombstone; if there is none, it is refused. After an eviction an older lease could return,
+//! but only its own node can register it.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,5 +1,5 @@
-//! A compact table of homes. A node uses as many homes as its federation has members, for a hundred thousand
-//! registrations.
+//! A compact table of homes. A hundred thousand registrations share at most as many homes as the federation has members,
+//! so each stores small numbers instead of node ids.
 
 use std::collections::HashMap;
 

@@ -27,8 +27,8 @@ pub(super) enum Rescan {
     Done { next: Instant },
     /// Homes have changed. The rescan starts at this time.
     Due { at: Instant },
-    /// The rescan has reached this slot. Registrations scheduled meanwhile have later slots, or already use the current
-    /// view. `again` means that homes have changed since it started.
+    /// The rescan has reached this slot. A registration that is scheduled while it runs gets a later slot or is placed by
+    /// the current view, so none is missed. `again`: homes have changed since the rescan started.
     At { slot: Slot, next: Instant, again: bool },
 }
 

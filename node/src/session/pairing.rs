@@ -1,4 +1,4 @@
-//! The code door: registration, pairing and linking by code, and which sessions may forward messages to each other.
+//! Pairing by code: registration, pairing and linking by code, and which sessions may forward messages to each other.
 //!
 //! Pure: one session's side of the protocol. Its input is requests of the client, notes of other sessions, and the
 //! time. Its output is [`Action`]s.
@@ -90,7 +90,7 @@ struct State {
     member_check: Instant,
 }
 
-/// One session's side of the code door. Its state is boxed, since most sessions never register.
+/// One session's side of pairing by code. Its state is boxed, since most sessions never register.
 #[derive(Default)]
 pub(crate) struct PairingSession {
     state: Option<Box<State>>,

@@ -6,10 +6,10 @@
 //!
 //! - While a message waits, the session doesn't read its client.
 //! - If the destination has moved to another node since an earlier message was sent, a later message waits for the
-//!   earlier one's outcome ([`Flights::has_earlier_elsewhere`]). Otherwise it could arrive first, and the earlier one be
-//!   sent again after it. This costs one round trip, and only right after a move.
-//! - A later message may still be delivered first, if the callee attaches at the very node to which both were sent.
-//!   Then the earlier message is not sent again ([`Flights::supersede_earlier`]).
+//!   earlier one's outcome ([`Flights::has_earlier_elsewhere`]). Otherwise the later message could arrive first, and
+//!   the earlier one would be sent again after it. This costs one round trip, and only right after a move.
+//! - Both messages may have been sent to a node where the callee attaches between them. Then the later one is delivered
+//!   first, and the earlier message is not sent again ([`Flights::supersede_earlier`]).
 
 use std::{
     collections::VecDeque,

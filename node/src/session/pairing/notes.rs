@@ -1,4 +1,4 @@
-//! Handles the notes of other sessions to the code door.
+//! Handles the notes that other sessions send about pairing.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! The code door: registers codes, starts pair requests, and applies actions.
+//! Pairing by code: registers codes, starts pair requests, and applies actions.
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// The target of a pair request has to be reached this long before the error is due, so that its refusal arrives in
-/// time.
+/// How long before a pair request's error the lookup of its target ends: the target's own refusal needs this long to
+/// arrive.
 const PAIR_REQUEST_MARGIN: Duration = Duration::from_millis(50);
 
 impl Session {

@@ -300,7 +300,7 @@ impl Session {
             }
         };
         match (id, to) {
-            // Without an id, the inbox door sends no error. The code door always sends one.
+            // A message to an inbox gets an error only if it has an id. A message to a code always gets one.
             (None, Destination::Inbox(_)) => self.core.context.metrics.refused(code),
             _ => self.refuse(id, code, &message),
         }
