@@ -109,7 +109,8 @@ impl Running {
     /// Sends a signal several hundred times, because the system merges concurrent ones.
     #[allow(dead_code)]
     pub(crate) fn signal_often(&self, name: &str) {
-        let script = format!("for n in $(seq 300); do kill -{name} {}; done", self.child.id());
+        // With a pause: the system merges signals of one kind that the process has not taken yet.
+        let script = format!("for n in $(seq 300); do kill -{name} {}; sleep 0.001; done", self.child.id());
         let sent = Command::new("sh").args(["-c", &script]).status().expect("a shell");
         assert!(sent.success());
     }
