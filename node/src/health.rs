@@ -29,7 +29,7 @@ pub(crate) enum Unfit {
     /// No node answers, although a registry lists former members.
     #[error("no other node answers, although the registry lists some: check that federation.advertise is reachable")]
     CutOff,
-    #[error("this machine's clock differs from the clocks of other nodes (see timedatectl)")]
+    #[error("this machine's clock is wrong: it differs from the clocks of other nodes (see timedatectl)")]
     Clock,
 }
 
