@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     };
     match (log, last) {
         (Some(log), last) => log.end_with(last),
-        // Ignore errors: whoever closed standard error does not want the message.
+        // Ignore errors: standard error is closed, so nobody reads the message.
         (None, Some(last)) => drop(writeln!(std::io::stderr(), "{last}")),
         (None, None) => {}
     }

@@ -26,7 +26,7 @@ pub(crate) fn for_terminal(text: &str) -> Result<String> {
     Ok(image.dark_color(unicode::Dense1x2::Light).light_color(unicode::Dense1x2::Dark).build())
 }
 
-/// Writes the code into a `.png` or `.svg` file that only its owner can read, because whoever reads the code can pair.
+/// Writes the code into a `.png` or `.svg` file that only its owner can read, because anyone who reads the code can pair.
 pub(crate) fn write(text: &str, path: &Path) -> Result<()> {
     let code = code(text)?;
     let written = || format!("cannot write {}", path.display());

@@ -115,7 +115,7 @@ impl From<ReachError> for DialError {
 /// # Errors
 /// Why the dial failed. The connection is closed.
 pub async fn dial(candidate: &Candidate, net: &Net, progressed: impl Fn() + Send) -> Result<Connection, DialError> {
-    timeout(DIAL_TIMEOUT, dial_unbounded(candidate, net, progressed)).await.unwrap_or(Err(DialError::Timeout))
+    timeout(DIAL_TIMEOUT, dial_without_timeout(candidate, net, progressed)).await.unwrap_or(Err(DialError::Timeout))
 }
 
 /// Connects to the host of `uri`, through a proxy if one is configured.
@@ -167,7 +167,7 @@ fn local_ip(stream: &TcpStream, url: &str) -> io::Result<IpAddr> {
     Ok(routed.map_or(ip, |addr| addr.ip()))
 }
 
-async fn dial_unbounded(
+async fn dial_without_timeout(
     candidate: &Candidate,
     net: &Net,
     progressed: impl Fn() + Send,

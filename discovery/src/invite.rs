@@ -118,7 +118,7 @@ impl Invite {
         if invite.nodes.is_empty() { Err(InviteError::Url) } else { Ok(invite) }
     }
 
-    /// Adds the federation's id, which commits to the root keys: whoever opens the link can get the roots from any
+    /// Adds the federation's id, which commits to the root keys: the client that opens the link can get the roots from any
     /// node. If the id does not fit, drops the last nodes, but never the only one.
     #[must_use]
     pub fn with_federation(mut self, federation: FederationId) -> Self {

@@ -109,7 +109,7 @@ impl NameResolver {
                 if found.is_empty() {
                     return Err(NameError::NoSuchName);
                 }
-                // The proxy is the choice of whoever set the environment, and is usually in a private network.
+                // The user chose the proxy by the environment, and it is usually in a private network.
                 found.retain(|ip| is_proxy || is_allowed(*ip, *scope));
                 found.truncate(MAX_ADDRESSES);
                 if found.is_empty() { Err(NameError::Private) } else { Ok(found) }

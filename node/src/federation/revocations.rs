@@ -1,7 +1,7 @@
 //! Revoked online keys of registries: fetched from registries and members, stored on disk, and served to clients and
 //! nodes.
 //!
-//! Whoever stole an online key may also control the registry and hide the revocation. So a node queries a random member
+//! The thief of an online key may also control the registry and hide the revocation. So a node queries a random member
 //! too, and clients query nodes.
 
 use std::{

@@ -162,7 +162,7 @@ impl Ledger<'_> {
         if breaches == 0 && self.counted("linked") > 0 {
             let dropped = self.grown("responses_dropped_total") + self.grown("session_messages_dropped_total");
             let served = self.sum("told ") + self.baseline.asked + dropped;
-            // Messages without an answer may be dropped, too. Whoever sends them sends only requests besides, which the
+            // Messages without an answer may be dropped, too. Their senders send only requests besides, which the
             // node answers at once.
             let slack = self.counted("words without an answer sent");
             accounts.push(account(

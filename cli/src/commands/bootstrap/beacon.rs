@@ -65,7 +65,7 @@ pub(crate) struct BeaconArgs {
     #[arg(long, value_name = "URL|FILE")]
     members: Vec<String>,
 
-    /// Sign with a single registry as source: whoever controls it selects all homes
+    /// Sign with a single registry as source: its operator can then select all homes
     #[arg(long)]
     single_source: bool,
 
