@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use chappe_common::{
-    beacon::{BeaconError, BeaconNote, MAX_BEACON, SignedBeacon},
+    beacon::{Beacon, BeaconError, MAX_BEACON, SignedBeacon},
     keys::PublicKey,
 };
 use tokio::time::{MissedTickBehavior, interval};
@@ -71,10 +71,10 @@ impl BeaconFile {
             return;
         }
         match read(&self.path, &self.roots).await {
-            Ok(note) => {
-                if self.served.load().as_ref().is_none_or(|served| served.number < note.number) {
-                    tracing::info!(number = note.number, from = %note.from, "serving a new beacon");
-                    self.served.store(Some(Arc::new(note)));
+            Ok(beacon) => {
+                if self.served.load().as_ref().is_none_or(|served| served.number < beacon.number) {
+                    tracing::info!(number = beacon.number, from = %beacon.from, "serving a new beacon");
+                    self.served.store(Some(Arc::new(beacon)));
                 }
                 self.read = Some(version);
             }
@@ -101,7 +101,7 @@ async fn read(path: &Path, roots: &[PublicKey]) -> Result<SignedBeacon, BeaconFi
         return Err(BeaconFileError::TooLong);
     }
     let bytes = tokio::fs::read(path).await?;
-    Ok(BeaconNote::decode(bytes, roots, clock().secs())?)
+    Ok(Beacon::decode(bytes, roots, clock().secs())?)
 }
 
 #[cfg(test)]
@@ -110,12 +110,12 @@ mod tests {
 
     use super::*;
 
-    fn note(number: u64, key: &SecretKey) -> SignedBeacon {
+    fn signed_beacon(number: u64, key: &SecretKey) -> SignedBeacon {
         let root = key.public();
         let term = Term { value: [7; 32], eligible: vec![key.node_id()] };
         let federation = FederationId::of_roots(&[root]);
-        let note = BeaconNote { federation, root, number, from: clock().secs(), before: None, term };
-        Signed::sign(note, key).expect("a note within its bounds")
+        let beacon = Beacon { federation, root, number, from: clock().secs(), before: None, term };
+        Signed::sign(beacon, key).expect("a beacon within its bounds")
     }
 
     #[tokio::test]
@@ -130,15 +130,15 @@ mod tests {
             // A second write within one tick of the file system's clock would look unchanged.
             file.read = None;
             file.check_file().await;
-            served.load().as_ref().map(|note| note.number)
+            served.load().as_ref().map(|beacon| beacon.number)
         };
         let stranger = SecretKey::from_bytes(&[2; 32]);
         assert_eq!(check_file(b"nonsense").await, None);
-        assert_eq!(check_file(note(9, &stranger).as_bytes()).await, None);
-        assert_eq!(check_file(note(5, &root).as_bytes()).await, Some(5));
-        assert_eq!(check_file(note(4, &root).as_bytes()).await, Some(5));
+        assert_eq!(check_file(signed_beacon(9, &stranger).as_bytes()).await, None);
+        assert_eq!(check_file(signed_beacon(5, &root).as_bytes()).await, Some(5));
+        assert_eq!(check_file(signed_beacon(4, &root).as_bytes()).await, Some(5));
         assert_eq!(check_file(&vec![0; MAX_BEACON + 1]).await, Some(5));
-        assert_eq!(check_file(note(6, &root).as_bytes()).await, Some(6));
+        assert_eq!(check_file(signed_beacon(6, &root).as_bytes()).await, Some(6));
     }
 
     #[tokio::test]
@@ -146,18 +146,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("beacon");
         let root = SecretKey::from_bytes(&[1; 32]);
-        let note = note(5, &root);
+        let beacon = signed_beacon(5, &root);
         let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
         let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
         // A half-written file with the length and time of the complete one.
-        std::fs::write(&path, vec![0; note.as_bytes().len()]).expect("a writable folder");
+        std::fs::write(&path, vec![0; beacon.as_bytes().len()]).expect("a writable folder");
         let written = std::fs::metadata(&path).and_then(|file| file.modified()).expect("a file");
         file.check_file().await;
         assert!(served.load().is_none());
-        std::fs::write(&path, note.as_bytes()).expect("a writable folder");
+        std::fs::write(&path, beacon.as_bytes()).expect("a writable folder");
         let open = std::fs::File::options().write(true).open(&path).expect("a file");
         open.set_modified(written).expect("a file of ours");
         file.check_file().await;
-        assert_eq!(served.load().as_ref().map(|note| note.number), Some(5));
+        assert_eq!(served.load().as_ref().map(|beacon| beacon.number), Some(5));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use chappe_common::{
-    admission::SignedTicket, beacon::BeaconNote, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
+    admission::SignedTicket, beacon::Beacon, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
 };
 use process::{
     Running, arg, chappe,
@@ -122,10 +122,10 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
         let mut made = Running::start(&mut chappe(&[&args[..], &[arg(file), "--from", from]].concat()));
         let made = made.event("made");
         let root: PublicKey = federation.root.parse().expect("a key");
-        let note = BeaconNote::decode(fs::read(file).expect("a file"), &[root], SystemTime::now().into());
-        let note = note.expect("a beacon");
-        assert_eq!((made["number"].as_u64(), made["eligible"].as_u64()), (Some(note.number), Some(1)));
-        note
+        let beacon = Beacon::decode(fs::read(file).expect("a file"), &[root], SystemTime::now().into());
+        let beacon = beacon.expect("a beacon");
+        assert_eq!((made["number"].as_u64(), made["eligible"].as_u64()), (Some(beacon.number), Some(1)));
+        beacon
     };
     let first = make(&file, "0s");
     assert_eq!(first.before, None);

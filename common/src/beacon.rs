@@ -41,7 +41,7 @@ impl Term {
 
 /// A root's statement of the placement's input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BeaconNote {
+pub struct Beacon {
     /// The federation.
     pub federation: FederationId,
     /// The root that signs.
@@ -58,7 +58,7 @@ pub struct BeaconNote {
 }
 
 /// A signed beacon.
-pub type SignedBeacon = Signed<BeaconNote>;
+pub type SignedBeacon = Signed<Beacon>;
 
 /// The beacon is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +77,7 @@ pub enum BeaconError {
     Future,
 }
 
-impl Signable for BeaconNote {
+impl Signable for Beacon {
     const KIND: &'static str = "beacon";
     const MAX_LEN: usize = MAX_BEACON;
 
@@ -90,7 +90,7 @@ impl Signable for BeaconNote {
     }
 }
 
-impl BeaconNote {
+impl Beacon {
     /// Decodes and verifies a beacon of the federation of `roots`.
     ///
     /// # Errors
@@ -135,10 +135,10 @@ mod tests {
         NodeId::new(PublicKey::from_bytes([n; 32]))
     }
 
-    fn beacon(eligible: Vec<NodeId>) -> BeaconNote {
+    fn beacon(eligible: Vec<NodeId>) -> Beacon {
         let root = SecretKey::from_bytes(&[1; 32]).public();
         let term = Term { value: [7; 32], eligible };
-        BeaconNote { federation: FederationId::of_roots(&[root]), root, number: 1, from: NOW, before: None, term }
+        Beacon { federation: FederationId::of_roots(&[root]), root, number: 1, from: NOW, before: None, term }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::{
     admission::{SignedTicket, Ticket},
-    beacon::BeaconNote,
+    beacon::Beacon,
     code::PairingCode,
     directory::{Delegation, Directory, DirectoryBundle},
     endpoint::NodeEndpoint,
@@ -98,7 +98,7 @@ pub const SIGNED_TICKET: (&str, fn(&[u8]) -> bool) =
     ("signed ticket", |bytes| outside_statement::<Ticket>(bytes, "ticket"));
 /// A beacon with its signature.
 pub const SIGNED_BEACON: (&str, fn(&[u8]) -> bool) =
-    ("signed beacon", |bytes| outside_statement::<BeaconNote>(bytes, "beacon"));
+    ("signed beacon", |bytes| outside_statement::<Beacon>(bytes, "beacon"));
 
 /// A record.
 pub const RECORD: (&str, fn(&[u8]) -> bool) = ("record", |body| {
@@ -134,7 +134,7 @@ pub const LEASE: (&str, fn(&[u8]) -> bool) = ("lease", |body| inside::<Lease>(bo
 pub const TICKET: (&str, fn(&[u8]) -> bool) = ("ticket", |body| inside::<Ticket>(body, |_| {}));
 /// A beacon.
 pub const BEACON: (&str, fn(&[u8]) -> bool) = ("beacon", |body| {
-    inside::<BeaconNote>(body, |value| {
+    inside::<Beacon>(body, |value| {
         let _ = (value.check(value.federation, &[value.root], NOW), value.in_force(NOW));
     })
 });

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
     admission::Ticket,
-    beacon::{BeaconNote, Term},
+    beacon::{Beacon, Term},
     directory::{Delegation, Directory, DirectoryBundle, DirectoryError},
     endpoint::NodeEndpoint,
     federation::FederationId,
@@ -93,8 +93,8 @@ fn ticket() -> Signed<Ticket> {
     Signed::sign(ticket, &root()).expect("a ticket")
 }
 
-fn beacon() -> Signed<BeaconNote> {
-    let note = BeaconNote {
+fn beacon() -> Signed<Beacon> {
+    let beacon = Beacon {
         federation: federation(),
         root: root().public(),
         number: NOW.as_secs(),
@@ -102,7 +102,7 @@ fn beacon() -> Signed<BeaconNote> {
         before: Some(Term { value: [8; 32], eligible: vec![node().node_id()] }),
         term: Term { value: [9; 32], eligible: vec![node().node_id(), online().node_id()] },
     };
-    Signed::sign(note, &root()).expect("a beacon")
+    Signed::sign(beacon, &root()).expect("a beacon")
 }
 
 fn removal() -> Signed<NodeRemoval> {
@@ -118,8 +118,8 @@ fn removal() -> Signed<NodeRemoval> {
 
 fn revocation() -> Signed<KeyRevocation> {
     let (federation, root_key) = (federation(), root().public());
-    let note = KeyRevocation { federation, root: root_key, key: online().public(), issued_at: NOW };
-    Signed::sign(note, &root()).expect("a revocation")
+    let revocation = KeyRevocation { federation, root: root_key, key: online().public(), issued_at: NOW };
+    Signed::sign(revocation, &root()).expect("a revocation")
 }
 
 fn list_request() -> Signed<ListRequest> {
@@ -229,7 +229,7 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
-    assert_eq!(*Signed::<BeaconNote>::decode(bytes("beacon")).expect("a beacon"), *beacon());
+    assert_eq!(*Signed::<Beacon>::decode(bytes("beacon")).expect("a beacon"), *beacon());
     let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
     let vectors: Value = serde_json::from_str(VECTORS).expect("JSON");
@@ -347,7 +347,7 @@ proptest! {
         let _ = Signed::<ListRequest>::decode(bytes.clone());
         let _ = Signed::<Lease>::decode(bytes.clone());
         let _ = Signed::<Ticket>::decode(bytes.clone());
-        let _ = Signed::<BeaconNote>::decode(bytes.clone());
+        let _ = Signed::<Beacon>::decode(bytes.clone());
         let text = [b"chappe1=", URL_SAFE_NO_PAD.encode(&bytes).as_bytes()].concat();
         let _ = ShardBundle::decode(&text, &[root().public()], NOW);
         let _ = ShardBundle::decode(&[b"chappe1=", bytes.as_slice()].concat(), &[root().public()], NOW);

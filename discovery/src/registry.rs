@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use chappe_common::{
-    beacon::{BeaconNote, MAX_BEACON, SignedBeacon},
+    beacon::{Beacon, MAX_BEACON, SignedBeacon},
     directory::{DirectoryBundle, MAX_BUNDLE},
     keys::PublicKey,
     list_request::ListRequest,
@@ -381,13 +381,13 @@ impl RegistryClient {
     pub async fn fetch_beacon(&self, now: UnixTime) -> Result<Option<SignedBeacon>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             match endpoint.get("/v1/beacon", MAX_BEACON).await {
-                Ok(bytes) => Ok(Some(BeaconNote::decode(bytes, &self.roots, now)?)),
+                Ok(bytes) => Ok(Some(Beacon::decode(bytes, &self.roots, now)?)),
                 Err(SourceError::Status(404)) => Ok(None),
                 Err(error) => Err(error),
             }
         });
         let all = first_answers(asked).await?;
-        Ok(all.into_iter().flatten().max_by_key(|note| note.number))
+        Ok(all.into_iter().flatten().max_by_key(|beacon| beacon.number))
     }
 }
 

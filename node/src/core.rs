@@ -45,7 +45,7 @@ pub(crate) struct ClientLimits {
     /// Permits for attached leases that are not verified yet.
     pub(crate) attaching: Arc<Semaphore>,
     /// Bounds the memory that client data takes.
-    pub(crate) held: Arc<MemoryBudget>,
+    pub(crate) memory_budget: Arc<MemoryBudget>,
     /// Rate limits for each source network.
     pub(crate) sources: SourceRates,
 }

@@ -16,7 +16,7 @@ use chappe_common::{directory::DirectoryError, keys::NodeId, record::MAX_CLOCK_S
 use tokio::sync::watch;
 
 use self::{advice::AdviceLimiter, clock_watch::ClockWatch};
-use crate::{context::Context, members::Members, membership::admission::Refusal};
+use crate::{context::Context, members::Members, membership::admission::AdmissionRefusal};
 
 /// Why a running node can't serve clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -177,7 +177,7 @@ impl Health {
     }
 
     /// Warns the operator that another node refused this one, with advice.
-    pub(crate) fn warn_refused(&self, node: NodeId, refusal: Refusal) {
+    pub(crate) fn warn_refused(&self, node: NodeId, refusal: AdmissionRefusal) {
         let advice = self.advice().advice_for(Instant::now(), refusal);
         if let Some(advice) = advice {
             tracing::warn!(by = node.short(), "refused: {refusal}; {advice}");

@@ -18,8 +18,11 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use tokio::sync::mpsc;
 
-pub(crate) use self::client::{ClaimError, Registered};
 use self::table::HomeTable;
+pub(crate) use self::{
+    client::{ClaimError, LeaseStatus},
+    table::StoredCounts,
+};
 use crate::{
     context::Context, limits::fair_semaphore::FairSemaphore, links::Links, members::Members,
     publisher::command::Command, sessions::Sessions,
@@ -66,9 +69,8 @@ impl Homes {
         }
     }
 
-    /// Returns how many leases and how many codes are stored as a home.
-    pub(crate) fn len(&self) -> (usize, usize) {
-        self.table().len()
+    pub(crate) fn counts(&self) -> StoredCounts {
+        self.table().counts()
     }
 
     /// Sets the number of members, from which each member's quota of the tables follows.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{core::Core, metrics::Levels};
+use crate::{core::Core, homes::StoredCounts, metrics::Levels};
 
 pub(crate) fn levels(core: &Arc<Core>) -> Levels {
-    let (leases, codes) = core.homes.len();
+    let StoredCounts { leases, codes } = core.homes.counts();
     Levels {
         sessions: core.sessions.sessions(),
         members: core.members.view.load().len(),

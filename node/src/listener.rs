@@ -197,7 +197,7 @@ async fn begin(
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Box<Running>> {
-    let (limits, budget) = (&core.context.config.limits, &core.clients.held);
+    let (limits, budget) = (&core.context.config.limits, &core.clients.memory_budget);
     let connection = match open(&core, stream, routes, tls).await? {
         Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, budget),
         Opened::Tls { stream, answer, rest } => {

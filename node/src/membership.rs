@@ -27,5 +27,5 @@ mod reputation;
 mod swim;
 pub mod view;
 
-pub use engine::{Engine, Greeting, Output, Settings, Verdict};
+pub use engine::{Engine, Greeting, OpenCounts, Output, Settings, Verdict};
 pub use now::Now;

@@ -213,7 +213,7 @@ impl Node {
         let clients = ClientLimits {
             attach_turns: FairSemaphore::default(),
             attaching: Arc::new(Semaphore::new(limits.max_pending_leases)),
-            held: MemoryBudget::new(limits.memory_budget),
+            memory_budget: MemoryBudget::new(limits.memory_budget),
             sources: SourceRates::new(limits),
         };
         let connections = context.tasks.sibling();

@@ -153,7 +153,7 @@ async fn write_lane(connection: Connection, lane: Lane, mut queue: byte_channel:
 }
 
 /// Reads the peer's lanes. Any other stream, or a second one of a lane, breaks the protocol.
-async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sender<Registration>) {
+async fn read_lanes(core: Arc<Core>, link: Arc<Link>, registrations: mpsc::Sender<PendingRegistration>) {
     let mut lanes = JoinSet::new();
     let mut seen = Vec::new();
     while let Ok(mut stream) = link.connection().accept_uni().await {
@@ -178,7 +178,7 @@ async fn read_lane(
     link: Arc<Link>,
     lane: Lane,
     mut stream: RecvStream,
-    registrations: mpsc::Sender<Registration>,
+    registrations: mpsc::Sender<PendingRegistration>,
 ) {
     let mut buffer = BytesMut::new();
     let mut pieces = vec![Bytes::new(); READ_PIECES];
@@ -217,15 +217,23 @@ fn breach(core: &Core, link: &Link, error: &Breach) {
     link.close(CloseReason::Protocol);
 }
 
-/// Arrival time, id and request to register or withdraw leases.
-type Registration = (Instant, u64, Request);
+/// A request to register or withdraw leases that waits for its turn.
+struct PendingRegistration {
+    arrived: Instant,
+    id: u64,
+    request: Request,
+}
 
 /// Answers these requests in order, beside the lane, so that lookups behind them don't wait for signature checks.
-async fn answer_registrations(core: Arc<Core>, link: Arc<Link>, mut registrations: mpsc::Receiver<Registration>) {
-    while let Some((since, id, request)) = registrations.recv().await {
+async fn answer_registrations(
+    core: Arc<Core>,
+    link: Arc<Link>,
+    mut registrations: mpsc::Receiver<PendingRegistration>,
+) {
+    while let Some(PendingRegistration { arrived, id, request }) = registrations.recv().await {
         // Its response would arrive after the requester's time limit.
         let is_late =
-            since.elapsed() >= core.context.config.times.lookup / 2 && matches!(request, Request::PutLeases(_));
+            arrived.elapsed() >= core.context.config.times.lookup / 2 && matches!(request, Request::PutLeases(_));
         let answered = if is_late {
             requests::refuse(&core, &link, id);
             Ok(())
@@ -245,7 +253,7 @@ async fn handle_frames(
     lane: Lane,
     buffer: &mut BytesMut,
     replies: &mut Replies,
-    registrations: &mpsc::Sender<Registration>,
+    registrations: &mpsc::Sender<PendingRegistration>,
 ) -> Result<(), Breach> {
     let mut batch = Batch::default();
     while let Some((header, payload)) = frame::decode(buffer, lane)? {
@@ -255,14 +263,14 @@ async fn handle_frames(
             match request {
                 // A refused lease is registered again later. An oversized request is refused without queueing.
                 Request::PutLeases(ref leases) if leases.len() <= MAX_BATCH => {
-                    if registrations.try_send((Instant::now(), id, request)).is_err() {
+                    if registrations.try_send(PendingRegistration { arrived: Instant::now(), id, request }).is_err() {
                         requests::refuse(core, link, id);
                     }
                 }
                 // A withdrawal is sent only once, so the lane waits for a slot in the queue.
                 Request::DropLeases(ref leases) if leases.len() <= MAX_BATCH => {
                     // The receiver runs as long as the link.
-                    let _ = registrations.send((Instant::now(), id, request)).await;
+                    let _ = registrations.send(PendingRegistration { arrived: Instant::now(), id, request }).await;
                 }
                 _ => requests::answer(core, link, id, request).await?,
             }

@@ -39,9 +39,9 @@ impl Tag {
 /// A random value that was unknown when the nodes' keys were created, so that nobody could choose a key for a known
 /// tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beacon([u8; 32]);
+pub struct BeaconValue([u8; 32]);
 
-impl Beacon {
+impl BeaconValue {
     /// Creates a beacon from the value of a signed beacon.
     pub const fn new(value: [u8; 32]) -> Self {
         Self(value)
@@ -61,7 +61,7 @@ impl Beacon {
 /// A beacon, and the nodes that may be homes under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Election {
-    beacon: Beacon,
+    beacon: BeaconValue,
     /// Sorted. `None` means all members past their probation.
     eligible: Option<Arc<[NodeId]>>,
 }
@@ -69,12 +69,12 @@ pub struct Election {
 impl Election {
     /// Creates an election by `beacon` among the `eligible` nodes, which are sorted. Without a list, all members past
     /// their probation are eligible.
-    pub const fn new(beacon: Beacon, eligible: Option<Arc<[NodeId]>>) -> Self {
+    pub const fn new(beacon: BeaconValue, eligible: Option<Arc<[NodeId]>>) -> Self {
         Self { beacon, eligible }
     }
 
     /// Returns the beacon.
-    pub const fn beacon(&self) -> &Beacon {
+    pub const fn beacon(&self) -> &BeaconValue {
         &self.beacon
     }
 
@@ -99,7 +99,7 @@ impl Placement {
 
     /// Returns the placement of a federation whose roots have not signed a beacon yet.
     pub fn genesis(federation: FederationId) -> Self {
-        Self::new(Election::new(Beacon::genesis(federation), None), None)
+        Self::new(Election::new(BeaconValue::genesis(federation), None), None)
     }
 
     /// Returns the election by which leases and codes are registered.
@@ -149,7 +149,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Creates the candidate of a member under a beacon.
-    pub fn new(beacon: &Beacon, node: NodeId, network: Network) -> Self {
+    pub fn new(beacon: &BeaconValue, node: NodeId, network: Network) -> Self {
         let mut input = [0; 64];
         input[..32].copy_from_slice(&beacon.0);
         input[32..].copy_from_slice(node.as_bytes());
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     fn candidates(count: u32, network: impl Fn(u32) -> u32) -> Vec<Candidate> {
-        let beacon = Beacon::genesis(FederationId::of_roots(&[]));
+        let beacon = BeaconValue::genesis(FederationId::of_roots(&[]));
         (0..count)
             .map(|i| {
                 let mut key = [0; 32];

@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     core::Core,
-    homes::Registered,
+    homes::LeaseStatus,
     leases::timing,
     limits::shrink,
     membership::view::View,
@@ -51,7 +51,7 @@ const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs
 
 /// A lease or code that is kept registered. A node has one for each of its sessions' inboxes and codes, so each byte
 /// counts.
-struct Registration {
+struct Publication {
     /// `None` for a code.
     lease: Option<Arc<SignedLease>>,
     home_set: HomeSet,
@@ -75,7 +75,7 @@ type Slot = (Instant, Key);
 
 pub(crate) struct Publisher {
     core: Arc<Core>,
-    registrations: HashMap<Key, Registration>,
+    registrations: HashMap<Key, Publication>,
     /// Signed claims of registered codes. Stored separately, because most clients have none.
     claims: HashMap<Key, Redacted<Bytes>>,
     home_index: HomeIndex,
@@ -200,7 +200,7 @@ impl Publisher {
     }
 
     /// Removes the registration of an inbox, unless its lease is newer than `seq` and so another session's.
-    fn remove_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Registration> {
+    fn remove_lease(&mut self, inbox: Inbox, seq: u64) -> Option<Publication> {
         let key = Key::Inbox(inbox);
         let older = self.registrations.get(&key)?.lease.as_ref().is_some_and(|lease| lease.seq <= seq);
         if older { self.remove_registration(&key) } else { None }
@@ -224,10 +224,10 @@ impl Publisher {
             let first = || timing::first_refresh(&mut rand::rng(), lifetime);
             self.schedule(key, if is_renewal { Duration::ZERO } else { first() })
         };
-        self.registrations.insert(key, Registration { lease, home_set, due });
+        self.registrations.insert(key, Publication { lease, home_set, due });
     }
 
-    fn remove_registration(&mut self, key: &Key) -> Option<Registration> {
+    fn remove_registration(&mut self, key: &Key) -> Option<Publication> {
         let registration = self.registrations.remove(key)?;
         self.claims.remove(key);
         self.schedule.remove(&(registration.due, *key));
@@ -277,7 +277,7 @@ impl Publisher {
     }
 }
 
-fn add_to_batch(batch: &mut HomeBatch, key: &Key, registration: &Registration, claims: &HashMap<Key, Redacted<Bytes>>) {
+fn add_to_batch(batch: &mut HomeBatch, key: &Key, registration: &Publication, claims: &HashMap<Key, Redacted<Bytes>>) {
     match *key {
         Key::Inbox(_) => batch.leases.extend(registration.lease.as_deref().cloned()),
         Key::Code(code, session) => {
@@ -318,8 +318,8 @@ async fn register_all(core: &Arc<Core>, home: NodeId, batch: &HomeBatch) -> Vec<
         if answers.is_empty() {
             unanswered.extend(leases.iter().map(|lease| Key::Inbox(lease.inbox)));
         }
-        for (index, registered) in answers {
-            if !matches!(registered, Registered::Stale { .. }) {
+        for (index, status) in answers {
+            if !matches!(status, LeaseStatus::Stale { .. }) {
                 continue;
             }
             // The inbox is attached elsewhere now: drop it here.

@@ -11,7 +11,7 @@ use chappe_common::{
 use serde_json::{Value, json};
 
 use crate::{
-    placement::{Beacon, Candidate, Homes, Network, Tag},
+    placement::{BeaconValue, Candidate, Homes, Network, Tag},
     wire::{
         frame::{CodeRegistration, Frame, Header, Note, Outcome, PairRequest, PairRequestKind, Request, Response},
         ids::{ClaimResult, CodeHolder, SessionId},
@@ -37,7 +37,7 @@ fn code() -> PairingCode {
 }
 
 fn placement() -> Value {
-    let beacon = Beacon::genesis(FederationId::of_roots(&[key(1).public()]));
+    let beacon = BeaconValue::genesis(FederationId::of_roots(&[key(1).public()]));
     // Members 10 and 11 are in one /24.
     let nets = [(10, "192.0.2.1:1"), (11, "192.0.2.2:1"), (12, "198.51.100.1:1"), (13, "[2001:db8::1]:1")];
     let candidates: Vec<_> = nets
@@ -66,8 +66,8 @@ fn placement() -> Value {
 fn frames() -> Value {
     let (to, from) = (SessionId::from_raw(1), SessionId::from_raw(u64::MAX));
     let payload = Bytes::from_static(b"\"sealed\"");
-    let ask = PairRequest {
-        ask: 5,
+    let pair_request = PairRequest {
+        id: 5,
         kind: PairRequestKind::Pair,
         target: code(),
         code: "DEF567".parse().expect("a code"),
@@ -82,7 +82,7 @@ fn frames() -> Value {
         ("to_session", Header::ToSession { token: 0, kind: RelayKind::IceCandidate, to, from }, payload),
         ("delivered", Header::Outcome { token: 300, outcome: Outcome::Delivered }, Bytes::new()),
         ("refused", Header::Outcome { token: 1, outcome: Outcome::Refused(ErrorCode::Congested) }, Bytes::new()),
-        ("ask", Header::Note { to, from, note: Note::PairRequest(ask) }, Bytes::new()),
+        ("ask", Header::Note { to, from, note: Note::PairRequest(pair_request) }, Bytes::new()),
         ("closed", Header::Note { to, from, note: Note::Closed }, Bytes::new()),
         ("find_lease", Header::Request { id: 9, request: Request::FindLease(address()) }, Bytes::new()),
         ("no_lease", Header::Response { id: 9, response: Response::Lease(None) }, Bytes::new()),

@@ -16,7 +16,7 @@ use chappe_common::{
 };
 use chappe_node::{
     Node, NodeConfig, clock::Clock, config::AdmissionPolicy, identity::load_or_create_key,
-    membership::admission::Refusal,
+    membership::admission::AdmissionRefusal,
 };
 use chappe_testkit::{
     eventually,
@@ -275,7 +275,7 @@ async fn a_member_that_starts_anew_without_end_is_not_heard_each_time() {
             answer => break answer,
         }
     };
-    assert!(matches!(answer, Hello::Refused(Refusal::Full, _)), "{answer:?} after {heard}");
+    assert!(matches!(answer, Hello::Refused(AdmissionRefusal::Full, _)), "{answer:?} after {heard}");
     assert!(HEARD.contains(&heard), "{heard}");
     assert!(matches!(greet(heard).await, Hello::Record(..)), "the run that it is in is heard");
     federation.shutdown().await;

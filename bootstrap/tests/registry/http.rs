@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, StartError, keys};
 use chappe_common::{
-    beacon::{BeaconNote, Term},
+    beacon::{Beacon, Term},
     federation::FederationId,
     keys::SecretKey,
     record::NodeRecord,
@@ -163,14 +163,14 @@ async fn the_beacon_in_the_file_is_served() {
     let root = keys::load_secret_key(&fixture.dir.path().join(keys::ROOT_KEY_FILE)).expect("a key");
     let term = Term { value: [7; 32], eligible: vec![root.node_id()] };
     let (federation, root_key) = (fixture.federation(), root.public());
-    let note = BeaconNote { federation, root: root_key, number: 1, from: now(), before: None, term };
-    let note = Signed::sign(note, &root).expect("a note within its bounds");
-    std::fs::write(fixture.dir.path().join(keys::BEACON_FILE), note.as_bytes()).expect("a writable folder");
+    let beacon = Beacon { federation, root: root_key, number: 1, from: now(), before: None, term };
+    let beacon = Signed::sign(beacon, &root).expect("a beacon within its bounds");
+    std::fs::write(fixture.dir.path().join(keys::BEACON_FILE), beacon.as_bytes()).expect("a writable folder");
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         let answer = fixture.http.get(&url).send().await.expect("an answer");
         if answer.status() == StatusCode::OK {
-            assert_eq!(answer.bytes().await.expect("a body"), note.as_bytes());
+            assert_eq!(answer.bytes().await.expect("a body"), beacon.as_bytes());
             return;
         }
         assert!(tokio::time::Instant::now() < deadline, "the beacon is not served");

@@ -34,15 +34,15 @@ pub(crate) enum ExchangeError {
 }
 
 /// Compares views with a member, over an open link or a new one.
-pub(crate) async fn ask(core: &Arc<Core>, with: NodeId) {
-    match timeout(WAIT, try_ask(core, with)).await {
+pub(crate) async fn run(core: &Arc<Core>, with: NodeId) {
+    match timeout(WAIT, try_run(core, with)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, peer = with.short(), "exchange failed"),
         Err(_) => tracing::debug!(peer = with.short(), "exchange timed out"),
     }
 }
 
-async fn try_ask(core: &Arc<Core>, with: NodeId) -> Result<(), ExchangeError> {
+async fn try_run(core: &Arc<Core>, with: NodeId) -> Result<(), ExchangeError> {
     let link = core.links.connect(with).await?;
     let (mut send, mut receive) = link.connection().open_bi().await.map_err(|_| ExchangeError::Stream)?;
     send.write_all(&[EXCHANGE_STREAM]).await.map_err(|_| ExchangeError::Stream)?;

@@ -106,7 +106,7 @@ impl Membership {
             Event::Unreachable(node) => self.engine.handle_dial_failed(now, node),
             Event::Undialled(node) => self.engine.handle_dial_aborted(now, node),
             Event::Seek(record) => self.engine.seek(now, record),
-            Event::Beacon(note) => self.engine.learn_beacon(now, &note),
+            Event::Beacon(beacon) => self.engine.learn_beacon(now, &beacon),
             Event::Remember(members) => {
                 for (node, since) in members {
                     self.engine.remember(node, since);
@@ -227,7 +227,7 @@ impl Membership {
                 }
                 Output::Exchange { with } => {
                     let core = self.core.clone();
-                    self.core.context.tasks.spawn(async move { exchange::ask(&core, with).await });
+                    self.core.context.tasks.spawn(async move { exchange::run(&core, with).await });
                 }
                 Output::Lost { node } => {
                     self.core.homes.forget_codes_of(node);

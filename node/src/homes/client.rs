@@ -25,7 +25,7 @@ use crate::{
     },
     placement::Tag,
     wire::{
-        frame::{CodeRegistration, LeasePut, Request, Response},
+        frame::{CodeRegistration, LeaseResult, Request, Response},
         ids::{ClaimResult, CodeHolder},
     },
 };
@@ -40,7 +40,7 @@ pub(crate) enum ClaimError {
 
 /// The result of registering a lease with its homes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Registered {
+pub(crate) enum LeaseStatus {
     /// At least one home stores it.
     Kept,
     /// It renews a lease that is registered already. The publisher sends it to the homes at the next refresh of that lease.
@@ -79,8 +79,8 @@ impl Homes {
         };
         let own = self.sessions.lease(&inbox).filter(is_usable).map(Arc::unwrap_or_clone);
         let mut lookup = Lookup::new(Instant::now(), address, homes, own, times);
-        let ask = |home| async move { (home, self.send_request(home, Request::FindLease(address)).await) };
-        let mut answers: FuturesUnordered<_> = homes.iter().map(ask).collect();
+        let query = |home| async move { (home, self.send_request(home, Request::FindLease(address)).await) };
+        let mut answers: FuturesUnordered<_> = homes.iter().map(query).collect();
         let newest = loop {
             let until = match lookup.decide(Instant::now()) {
                 Decision::Wait(until) => until,
@@ -115,8 +115,8 @@ impl Homes {
     #[tracing::instrument(level = "debug", name = "code_lookup", skip_all)]
     pub(crate) async fn find_code(&self, code: PairingCode) -> Option<CodeHolder> {
         let homes = self.members.view.load().lookup_homes(Tag::of_code(&code));
-        let ask = |home| async move { (home, self.send_request(home, Request::FindCode(code)).await) };
-        let mut answers: FuturesUnordered<_> = homes.home_nodes().map(ask).collect();
+        let query = |home| async move { (home, self.send_request(home, Request::FindCode(code)).await) };
+        let mut answers: FuturesUnordered<_> = homes.home_nodes().map(query).collect();
         let mut lookup = CodeLookup::new(homes);
         let agreed = async {
             while let Some((home, answer)) = answers.next().await {
@@ -160,7 +160,7 @@ impl Homes {
     }
 
     /// Registers leases with their homes, each after a random delay of its own. Returns one result for each lease.
-    pub(crate) async fn put_leases(&self, leases: &[SignedLease]) -> Vec<Registered> {
+    pub(crate) async fn register_leases(&self, leases: &[SignedLease]) -> Vec<LeaseStatus> {
         let puts = leases.iter().map(|lease| async {
             let delay = timing::registration_delay(&mut rand::rng(), leases.len());
             if !delay.is_zero() {
@@ -171,16 +171,16 @@ impl Homes {
         join_all(puts).await
     }
 
-    async fn register_with_homes(&self, lease: &SignedLease) -> Registered {
+    async fn register_with_homes(&self, lease: &SignedLease) -> LeaseStatus {
         let homes = self.members.view.load().homes(Tag::of_inbox(&lease.inbox));
         let puts = homes.iter().map(|home| self.register_batch(home, std::slice::from_ref(lease), vec![0]));
-        let answers = join_all(puts).await.concat().into_iter().map(|(_, registered)| registered);
-        answers.fold(Registered::Nowhere, |one, other| match (one, other) {
-            (Registered::Stale { newer: one }, Registered::Stale { newer: other }) => {
-                Registered::Stale { newer: if one.seq < other.seq { other } else { one } }
+        let answers = join_all(puts).await.concat().into_iter().map(|(_, status)| status);
+        answers.fold(LeaseStatus::Nowhere, |one, other| match (one, other) {
+            (LeaseStatus::Stale { newer: one }, LeaseStatus::Stale { newer: other }) => {
+                LeaseStatus::Stale { newer: if one.seq < other.seq { other } else { one } }
             }
-            (stale @ Registered::Stale { .. }, _) | (_, stale @ Registered::Stale { .. }) => stale,
-            (Registered::Nowhere, other) => other,
+            (stale @ LeaseStatus::Stale { .. }, _) | (_, stale @ LeaseStatus::Stale { .. }) => stale,
+            (LeaseStatus::Nowhere, other) => other,
             (one, _) => one,
         })
     }
@@ -192,27 +192,27 @@ impl Homes {
         home: NodeId,
         leases: &[SignedLease],
         batch: Vec<usize>,
-    ) -> Vec<(usize, Registered)> {
+    ) -> Vec<(usize, LeaseStatus)> {
         let bytes = batch.iter().map(|index| leases[*index].as_bytes().clone()).map(Redacted::new).collect();
         let Some(Response::Leases(puts)) = self.send_request(home, Request::PutLeases(bytes)).await else {
             return Vec::new();
         };
         // Each false claim costs a signature check, so only the first one is checked.
         let mut has_lied = false;
-        let check = |(index, put): (usize, LeasePut)| {
-            let registered = match put {
-                LeasePut::Kept => Registered::Kept,
-                LeasePut::Stale(_) if has_lied => Registered::Nowhere,
-                LeasePut::Stale(newer) => match newer_lease(&newer, &leases[index]) {
-                    Some(newer) => Registered::Stale { newer: Arc::new(newer) },
+        let check = |(index, put): (usize, LeaseResult)| {
+            let status = match put {
+                LeaseResult::Kept => LeaseStatus::Kept,
+                LeaseResult::Stale(_) if has_lied => LeaseStatus::Nowhere,
+                LeaseResult::Stale(newer) => match newer_lease(&newer, &leases[index]) {
+                    Some(newer) => LeaseStatus::Stale { newer: Arc::new(newer) },
                     None => {
                         has_lied = true;
-                        Registered::Nowhere
+                        LeaseStatus::Nowhere
                     }
                 },
-                LeasePut::Refused => Registered::Nowhere,
+                LeaseResult::Refused => LeaseStatus::Nowhere,
             };
-            (index, registered)
+            (index, status)
         };
         batch.into_iter().zip(puts).map(check).collect()
     }

@@ -13,11 +13,11 @@ use chappe_common::{
 
 use super::Homes;
 use crate::{
-    leases::table::{Refused, Registrant},
+    leases::table::{LeaseRefusal, Registrant},
     publisher::command::Command,
     wire::{
         breach::Breach,
-        frame::{CodeRegistration, Header, LeasePut, MAX_BATCH, Request, Response},
+        frame::{CodeRegistration, Header, LeaseResult, MAX_BATCH, Request, Response},
         ids::{ClaimResult, CodeHolder},
     },
 };
@@ -72,7 +72,7 @@ impl Homes {
     /// Registers a lease. Its signature is checked last, and only if needed. A lease that is already known was verified
     /// before, and a client's lease is registered again and again. Returns `None` if it does not verify: its node must
     /// have checked that.
-    async fn register_lease(&self, from: Registrant, bytes: Bytes) -> Option<LeasePut> {
+    async fn register_lease(&self, from: Registrant, bytes: Bytes) -> Option<LeaseResult> {
         let (now, clock) = (Instant::now(), self.context.clock.now());
         let lease = Unverified::<Lease>::decode(bytes).ok()?;
         let Lease { inbox, access, .. } = *lease.value();
@@ -81,12 +81,12 @@ impl Homes {
             match table.leases.refuses(now, clock, from, lease.value()) {
                 // A node that has never seen a lease of that inbox cannot know the access hash. It is not shown the
                 // newer lease.
-                Some(Refused::Stale(newer)) if newer.access != access => {
-                    return Some(self.refuse_lease(Refused::Invalid));
+                Some(LeaseRefusal::Stale(newer)) if newer.access != access => {
+                    return Some(self.refuse_lease(LeaseRefusal::Invalid));
                 }
                 // The newer lease is shown only to a node that has a lease of that inbox, so verify the signature
                 // first.
-                Some(Refused::Stale(_)) => {}
+                Some(LeaseRefusal::Stale(_)) => {}
                 Some(refused) => return Some(self.refuse_lease(refused)),
                 None => {}
             }
@@ -95,7 +95,9 @@ impl Homes {
         let known = known.or_else(|| self.sessions.lease(&inbox));
         let lease = match known.filter(|known| lease.is(known)) {
             Some(known) => known,
-            None if self.new_leases.check_key(&from.node).is_err() => return Some(self.refuse_lease(Refused::Full)),
+            None if self.new_leases.check_key(&from.node).is_err() => {
+                return Some(self.refuse_lease(LeaseRefusal::Full));
+            }
             None => Arc::new(self.turns.take(|| lease.verify()).await.ok()?),
         };
         let put = self.table().leases.register(now, clock, from, lease.clone());
@@ -104,7 +106,7 @@ impl Homes {
                 if let Some(former) = former {
                     self.notify_displaced(former, &lease);
                 }
-                LeasePut::Kept
+                LeaseResult::Kept
             }
             Err(refused) => self.refuse_lease(refused),
         })
@@ -132,12 +134,12 @@ impl Homes {
         Some(self.table().claim_code(now, code, holder, from.epoch, Some(&*claim), true))
     }
 
-    fn refuse_lease(&self, refused: Refused) -> LeasePut {
+    fn refuse_lease(&self, refused: LeaseRefusal) -> LeaseResult {
         match refused {
-            Refused::Stale(newer) => LeasePut::Stale(wire_bytes(&newer)),
-            Refused::Invalid | Refused::Full => {
+            LeaseRefusal::Stale(newer) => LeaseResult::Stale(wire_bytes(&newer)),
+            LeaseRefusal::Invalid | LeaseRefusal::Full => {
                 self.context.metrics.leases_refused.inc();
-                LeasePut::Refused
+                LeaseResult::Refused
             }
         }
     }

@@ -20,6 +20,13 @@ use crate::{
     wire::ids::{ClaimResult, CodeHolder},
 };
 
+/// How much a node stores as a home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredCounts {
+    pub(crate) leases: usize,
+    pub(crate) codes: usize,
+}
+
 /// The key with which a client can reclaim a code.
 #[derive(Debug)]
 struct Owner {
@@ -143,9 +150,8 @@ impl HomeTable {
         shrink::shrink_if_sparse(&mut self.codes);
     }
 
-    /// Returns how many leases and how many codes are stored.
-    pub(crate) fn len(&self) -> (usize, usize) {
-        (self.leases.len(), self.codes.len())
+    pub(crate) fn counts(&self) -> StoredCounts {
+        StoredCounts { leases: self.leases.len(), codes: self.codes.len() }
     }
 }
 
@@ -259,6 +265,6 @@ mod tests {
         // The news of the restart arrives after requests of the restarted node.
         table.claim_code(now, PairingCode::from_random(3), holder(1), 2, None, false);
         table.drop_before(node(1), 2);
-        assert_eq!(table.len(), (0, 2));
+        assert_eq!(table.counts(), StoredCounts { leases: 0, codes: 2 });
     }
 }

@@ -45,7 +45,7 @@ mod tests {
     use chappe_common::{code::PairingCode, federation::FederationId, keys::PublicKey};
 
     use super::*;
-    use crate::placement::{Beacon, Candidate, Homes, LookupHomes, Network, Tag};
+    use crate::placement::{BeaconValue, Candidate, Homes, LookupHomes, Network, Tag};
 
     const HONEST: u8 = 1;
     const LIE: u8 = 2;
@@ -55,7 +55,7 @@ mod tests {
     }
 
     fn homes(members: u8, code: u32) -> LookupHomes {
-        let beacon = Beacon::genesis(FederationId::of_roots(&[]));
+        let beacon = BeaconValue::genesis(FederationId::of_roots(&[]));
         let network = |n: u8| Network::of(&([10, 0, n, 1], 1).into());
         let candidates: Vec<_> = (0..members).map(|n| Candidate::new(&beacon, node(n), network(n))).collect();
         let (current, next) = Homes::with_next(&candidates, Tag::of_code(&PairingCode::from_random(code)));

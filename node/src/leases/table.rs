@@ -35,7 +35,7 @@ pub struct Registrant {
 
 /// Why a lease was not registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum LeaseRefusal {
     /// A newer lease was registered before, and may be a tombstone now.
     Stale(Arc<SignedLease>),
     /// The lease is not its registrant's, has expired, is too far ahead, or was withdrawn.
@@ -56,7 +56,7 @@ struct LeaseEntry {
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Registered by its node, and shown to others.
-    Registered(Registered),
+    Registered(LeaseRegistration),
     /// A tombstone: its node has stopped registering it.
     Expired,
     /// A tombstone: its node has withdrawn it. A registration that arrives after the withdrawal is refused.
@@ -64,7 +64,7 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Registered {
+struct LeaseRegistration {
     until: Instant,
     /// The node's epoch when it registered this. The registration ends with that run.
     epoch: u64,
@@ -72,7 +72,7 @@ struct Registered {
 
 impl LeaseEntry {
     /// Returns the registration, even if it has run out but was not expired yet.
-    const fn registered(&self) -> Option<Registered> {
+    const fn registered(&self) -> Option<LeaseRegistration> {
         match self.state {
             State::Registered(registered) => Some(registered),
             State::Expired | State::Withdrawn => None,
@@ -118,26 +118,26 @@ impl LeaseTable {
 
     /// Returns why a lease from this registrant would be refused, or `None` if it would be registered. Needs no
     /// signature check.
-    pub fn refuses(&self, now: Instant, clock: UnixTime, from: Registrant, lease: &Lease) -> Option<Refused> {
+    pub fn refuses(&self, now: Instant, clock: UnixTime, from: Registrant, lease: &Lease) -> Option<LeaseRefusal> {
         let lasts = lease.expires_at.saturating_since(clock);
         // A lease for a year, or a `seq` of next year, would lock out the inbox's owner.
         let bounded = lasts <= MAX_LEASE + MAX_AHEAD && lease.seq / 1000 <= (clock + MAX_AHEAD).as_secs();
         if lease.node != from.node || lasts.is_zero() || !bounded {
-            return Some(Refused::Invalid);
+            return Some(LeaseRefusal::Invalid);
         }
         if let Some(old) = self.entries.get(&lease.inbox) {
             if old.lease.seq > lease.seq && old.ends > now {
-                return Some(Refused::Stale(old.lease.clone()));
+                return Some(LeaseRefusal::Stale(old.lease.clone()));
             }
             if old.lease.seq == lease.seq && matches!(old.state, State::Withdrawn) {
-                return Some(Refused::Invalid);
+                return Some(LeaseRefusal::Invalid);
             }
             // Without this check, two nodes that move leases to each other could fill the table together.
             let moves = old.lease.node != from.node;
-            return (moves && !self.quota.has_room(&from.node)).then_some(Refused::Full);
+            return (moves && !self.quota.has_room(&from.node)).then_some(LeaseRefusal::Full);
         }
         let has_room = self.quota.has_room(&from.node) && (self.entries.len() < self.capacity || self.tombstones > 0);
-        (!has_room).then_some(Refused::Full)
+        (!has_room).then_some(LeaseRefusal::Full)
     }
 
     /// Registers a lease. Returns the node of an older lease of the same inbox, if it is another node.
@@ -150,7 +150,7 @@ impl LeaseTable {
         clock: UnixTime,
         from: Registrant,
         lease: Arc<SignedLease>,
-    ) -> Result<Option<NodeId>, Refused> {
+    ) -> Result<Option<NodeId>, LeaseRefusal> {
         if let Some(refused) = self.refuses(now, clock, from, &lease) {
             return Err(refused);
         }
@@ -161,7 +161,7 @@ impl LeaseTable {
         }
         self.remove(&lease.inbox);
         self.quota.count_in(from.node);
-        let state = State::Registered(Registered { until: now + lasts.min(self.keep_for), epoch: from.epoch });
+        let state = State::Registered(LeaseRegistration { until: now + lasts.min(self.keep_for), epoch: from.epoch });
         self.entries.insert(lease.inbox, LeaseEntry { lease, ends: now + lasts, state });
         Ok(displaced)
     }
@@ -315,7 +315,7 @@ mod tests {
         let (old, new) = (lease(1, 1, 5), lease(1, 2, 6));
         assert_eq!(table.register(now, CLOCK, by(1), old.clone()), Ok(None));
         assert_eq!(table.register(now, CLOCK, by(2), new.clone()), Ok(Some(node(1))));
-        assert_eq!(table.register(now, CLOCK, by(1), old), Err(Refused::Stale(new.clone())));
+        assert_eq!(table.register(now, CLOCK, by(1), old), Err(LeaseRefusal::Stale(new.clone())));
         assert_eq!(table.find(now, &new.inbox), Some(&new));
     }
 
@@ -323,7 +323,7 @@ mod tests {
     fn only_the_leases_own_node_registers_or_withdraws_it() {
         let (mut table, now) = table(10);
         let lease = lease(1, 1, 5);
-        assert_eq!(table.register(now, CLOCK, by(2), lease.clone()), Err(Refused::Invalid));
+        assert_eq!(table.register(now, CLOCK, by(2), lease.clone()), Err(LeaseRefusal::Invalid));
         assert_eq!(table.register(now, CLOCK, by(1), lease.clone()), Ok(None));
         table.withdraw(node(2), &lease.inbox, 9);
         assert!(table.find(now, &lease.inbox).is_some());
@@ -336,7 +336,7 @@ mod tests {
         assert!(table.find(now, &lease.inbox).is_none());
         assert_eq!(
             table.register(now, CLOCK, by(1), lease),
-            Err(Refused::Invalid),
+            Err(LeaseRefusal::Invalid),
             "a renewal that the withdrawal has overtaken"
         );
         assert_eq!(table.register(now, CLOCK, by(1), self::lease(1, 1, 6)), Ok(None));
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(table.register(now, CLOCK, by(2), lease(200, 2, 5)), Ok(None));
         assert_eq!(
             table.register(now, CLOCK, by(1), lease(200, 1, 6)),
-            Err(Refused::Full),
+            Err(LeaseRefusal::Full),
             "leases taken over from others count too"
         );
         // Expired leases free their quota.
@@ -379,7 +379,7 @@ mod tests {
     fn a_lease_ends_when_it_expires_or_is_not_registered_again() {
         let (mut table, now) = table(10);
         let lease = lease(1, 1, 5);
-        assert_eq!(table.register(now, CLOCK + 10 * MINUTE, by(1), lease.clone()), Err(Refused::Invalid));
+        assert_eq!(table.register(now, CLOCK + 10 * MINUTE, by(1), lease.clone()), Err(LeaseRefusal::Invalid));
         assert_eq!(table.register(now, CLOCK + 9 * MINUTE, by(1), lease.clone()), Ok(None));
         assert!(table.find(now + MINUTE, &lease.inbox).is_none());
         table.register(now, CLOCK, by(1), lease.clone()).expect("registered");
@@ -417,7 +417,7 @@ mod tests {
             table.register(now, CLOCK, by(2), newer.clone()).expect("registered");
             let now = end(&mut table, now, &newer);
             assert_eq!((table.find(now, &newer.inbox), table.len()), (None, 0));
-            assert_eq!(table.register(now, CLOCK, by(1), older.clone()), Err(Refused::Stale(newer.clone())));
+            assert_eq!(table.register(now, CLOCK, by(1), older.clone()), Err(LeaseRefusal::Stale(newer.clone())));
             assert_eq!(table.find(now, &newer.inbox), None);
             // The tombstone lasts until the lease expires, and no longer.
             let later = now + 10 * MINUTE;
@@ -431,11 +431,11 @@ mod tests {
         let (mut table, now) = table(2);
         assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, 5)), Ok(None));
         assert_eq!(table.register(now, CLOCK, by(1), lease(2, 1, 5)), Ok(None));
-        assert_eq!(table.register(now, CLOCK, by(1), lease(3, 1, 5)), Err(Refused::Full));
+        assert_eq!(table.register(now, CLOCK, by(1), lease(3, 1, 5)), Err(LeaseRefusal::Full));
         assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, 6)), Ok(None), "a registered lease can be renewed");
         table.withdraw(node(1), &lease(2, 1, 5).inbox, 5);
         assert_eq!(table.register(now, CLOCK, by(1), lease(3, 1, 5)), Ok(None));
-        assert_eq!(table.register(now, CLOCK, by(1), lease(4, 1, 5)), Err(Refused::Full));
+        assert_eq!(table.register(now, CLOCK, by(1), lease(4, 1, 5)), Err(LeaseRefusal::Full));
         assert_eq!((table.len(), table.entries.len()), (2, 2));
     }
 
@@ -457,7 +457,7 @@ mod tests {
             assert_eq!(table.register(now, CLOCK, by(1), lease(new, 1, 5)), Ok(None));
             assert_eq!(table.known(&lease(left, 1, 5).inbox), None);
         }
-        assert_eq!(table.register(now, CLOCK, by(1), lease(6, 1, 5)), Err(Refused::Full));
+        assert_eq!(table.register(now, CLOCK, by(1), lease(6, 1, 5)), Err(LeaseRefusal::Full));
         assert_eq!((table.len(), table.tombstones), (3, 0));
     }
 
@@ -467,8 +467,8 @@ mod tests {
         let long = |lasts: Duration| lease_with(1, 1, |lease| lease.expires_at = CLOCK + lasts);
         assert_eq!(table.register(now, CLOCK, by(1), long(MAX_LEASE + MAX_AHEAD)), Ok(None));
         let longer = long(MAX_LEASE + MAX_AHEAD + Duration::from_secs(1));
-        assert_eq!(table.register(now, CLOCK, by(1), longer), Err(Refused::Invalid));
-        assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, u64::MAX)), Err(Refused::Invalid));
+        assert_eq!(table.register(now, CLOCK, by(1), longer), Err(LeaseRefusal::Invalid));
+        assert_eq!(table.register(now, CLOCK, by(1), lease(1, 1, u64::MAX)), Err(LeaseRefusal::Invalid));
     }
 
     #[test]

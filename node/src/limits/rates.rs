@@ -20,7 +20,7 @@ const SOURCE_ICE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("not zero")
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
     Messages,
-    Asks,
+    PairRequests,
 }
 
 /// The source of a connection: an IPv4 address or an IPv6 /64, the range of one household or server.
@@ -73,7 +73,7 @@ impl Counts {
 pub(crate) struct SourceRates {
     connections: DefaultKeyedRateLimiter<Source>,
     messages: DefaultKeyedRateLimiter<Source>,
-    asks: DefaultKeyedRateLimiter<Source>,
+    pair_requests: DefaultKeyedRateLimiter<Source>,
     ice: DefaultKeyedRateLimiter<Source>,
     /// Maximum sources with a connection rate; only such sources have any other rate. At the bound, inactive sources
     /// are removed, and if there are none, all connections are refused. With the default rates, reaching it takes
@@ -89,7 +89,7 @@ impl SourceRates {
         Self {
             connections: RateLimiter::dashmap(per_minute(limits.source_connections_per_minute, NonZeroU32::MIN)),
             messages: RateLimiter::dashmap(per_minute(messages, MESSAGE_COST)),
-            asks: RateLimiter::dashmap(per_minute(limits.source_pair_requests_per_minute, NonZeroU32::MIN)),
+            pair_requests: RateLimiter::dashmap(per_minute(limits.source_pair_requests_per_minute, NonZeroU32::MIN)),
             ice: RateLimiter::dashmap(Quota::per_minute(SOURCE_ICE_PER_MINUTE)),
             max_sources: limits.max_sources,
             exempt: limits.exempt.clone(),
@@ -115,7 +115,7 @@ impl SourceRates {
 
     /// Removes sources whose rates are full again.
     pub(crate) fn expire(&self) {
-        for rates in [&self.connections, &self.messages, &self.asks, &self.ice] {
+        for rates in [&self.connections, &self.messages, &self.pair_requests, &self.ice] {
             rates.retain_recent();
             rates.shrink_to_fit();
         }
@@ -138,7 +138,7 @@ pub(crate) struct SessionRates {
 struct Limited {
     source: Source,
     messages: DefaultDirectRateLimiter,
-    asks: DefaultDirectRateLimiter,
+    pair_requests: DefaultDirectRateLimiter,
     refusals: DefaultDirectRateLimiter,
     ice: DefaultDirectRateLimiter,
 }
@@ -149,7 +149,7 @@ impl SessionRates {
         let limited = (!sources.exempts(ip)).then(|| Limited {
             source: Source::of(ip),
             messages: RateLimiter::direct(per_minute(limits.messages_per_minute, MESSAGE_COST)),
-            asks: RateLimiter::direct(per_minute(limits.pair_requests_per_minute, NonZeroU32::MIN)),
+            pair_requests: RateLimiter::direct(per_minute(limits.pair_requests_per_minute, NonZeroU32::MIN)),
             ice: RateLimiter::direct(Quota::per_minute(ICE_PER_MINUTE)),
             // Exceeded if a client continues at twice its rate despite the errors.
             refusals: RateLimiter::direct(per_minute(limits.messages_per_minute, NonZeroU32::MIN)),
@@ -186,10 +186,10 @@ impl SessionRates {
     }
 
     /// Counts a pair or link request, in addition to the message.
-    pub(crate) fn check_ask(&self, sources: &SourceRates) -> Result<(), Exceeded> {
+    pub(crate) fn check_pair_request(&self, sources: &SourceRates) -> Result<(), Exceeded> {
         let Some(limited) = &self.limited else { return Ok(()) };
-        let passes = limited.asks.check().is_ok() && sources.asks.check_key(&limited.source).is_ok();
-        if passes { Ok(()) } else { Err(Exceeded::Asks) }
+        let passes = limited.pair_requests.check().is_ok() && sources.pair_requests.check_key(&limited.source).is_ok();
+        if passes { Ok(()) } else { Err(Exceeded::PairRequests) }
     }
 }
 
@@ -279,8 +279,8 @@ mod tests {
         };
         let sources = SourceRates::new(&limits);
         let rates = SessionRates::new(&limits, &sources, ip("127.0.0.1"));
-        assert!(
-            (0..100).all(|_| rates.check_message(&sources, Counts::Whole).is_ok() && rates.check_ask(&sources).is_ok())
-        );
+        assert!((0..100).all(
+            |_| rates.check_message(&sources, Counts::Whole).is_ok() && rates.check_pair_request(&sources).is_ok()
+        ));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     hello::{self, HELLO_STREAM, Hello},
     link::CloseReason,
 };
-use crate::{membership::admission::Refusal, placement::Network};
+use crate::{membership::admission::AdmissionRefusal, placement::Network};
 
 /// How long a refused peer may take to read the reason. It occupies a handshake slot meanwhile.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Links {
             Ok(Hello::Record { record, ticket, clock }) => {
                 match self.check_admission(peer, connection.remote_address(), PeerHello { record, ticket, clock }).await
                 {
-                    Ok(epoch) if self.must_give_way(peer, epoch) => Refusal::Duplicate,
+                    Ok(epoch) if self.must_give_way(peer, epoch) => AdmissionRefusal::Duplicate,
                     Ok(epoch) => {
                         // Only admitted nodes count as witnesses of the time.
                         self.health.note_clock(peer, clock);
@@ -74,7 +74,7 @@ impl Links {
                     Err(refusal) => refusal,
                 }
             }
-            _ => Refusal::Record,
+            _ => AdmissionRefusal::Record,
         };
         self.context.metrics.handshakes_refused.inc();
         tracing::debug!(peer = peer.short(), %refusal, "refused a link");

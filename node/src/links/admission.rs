@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Links, link::CloseReason};
 use crate::{
-    membership::{Greeting, Verdict, admission::Refusal, event::Event},
+    membership::{Greeting, Verdict, admission::AdmissionRefusal, event::Event},
     placement::Network,
 };
 
@@ -35,23 +35,23 @@ impl Links {
         peer: NodeId,
         from: SocketAddr,
         PeerHello { record, ticket, clock }: PeerHello,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<u64, AdmissionRefusal> {
         // With a larger difference, one side would treat the other's records as expired or from the future. Both sides
         // detect that here.
         let ours = self.context.clock.now();
         if ours.saturating_since(clock).max(clock.saturating_since(ours)) > MAX_CLOCK_SKEW {
-            return Err(Refusal::Clock);
+            return Err(AdmissionRefusal::Clock);
         }
-        let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| Refusal::Record)?;
+        let record: SignedRecord = Signed::<NodeRecord>::decode(record).map_err(|_| AdmissionRefusal::Record)?;
         // A node may have moved since the record by which it was dialled, but it must be the same node.
         if record.node != peer {
-            return Err(Refusal::Record);
+            return Err(AdmissionRefusal::Record);
         }
         let epoch = record.epoch;
         // A node that has left has no record.
         let is_new_run = self.members.records.find(&peer, ours).is_none_or(|known| known.epoch < epoch);
         if is_new_run && self.new_runs.check_key(&peer).is_err() {
-            return Err(Refusal::Full);
+            return Err(AdmissionRefusal::Full);
         }
         // The peer's address is already validated, by a Retry or by this node's own dial. If it equals the record's
         // first address, a dial-back would prove nothing more.
@@ -67,33 +67,33 @@ impl Links {
             Verdict::Welcome => Ok(epoch),
             Verdict::Refused(refusal) => Err(refusal),
             // The dial-back has just succeeded.
-            Verdict::DialBack => Err(Refusal::Unreachable),
+            Verdict::DialBack => Err(AdmissionRefusal::Unreachable),
         }
     }
 
     /// Verifies the node's key at the first address of its record.
-    async fn dial_back(&self, record: &NodeRecord, from: SocketAddr) -> Result<(), Refusal> {
-        let first = *record.quic_addrs.first().ok_or(Refusal::Record)?;
+    async fn dial_back(&self, record: &NodeRecord, from: SocketAddr) -> Result<(), AdmissionRefusal> {
+        let first = *record.quic_addrs.first().ok_or(AdmissionRefusal::Record)?;
         let network = Network::unless_exempt(&first, &self.context.config.federation.exempt);
         let may_dial =
             network.is_none_or(|network| network == Network::of(&from) || self.dial_backs.check_key(&network).is_ok());
-        let Ok(_permit) = self.dialling_back.try_acquire() else { return Err(Refusal::Full) };
+        let Ok(_permit) = self.dialling_back.try_acquire() else { return Err(AdmissionRefusal::Full) };
         if !may_dial {
-            return Err(Refusal::Full);
+            return Err(AdmissionRefusal::Full);
         }
         match tokio::time::timeout(DIAL_BACK_WAIT, self.handshake(record.node, &[first])).await {
             Ok(Ok(connection)) => {
                 CloseReason::Seen.close(&connection);
                 Ok(())
             }
-            _ => Err(Refusal::Unreachable),
+            _ => Err(AdmissionRefusal::Unreachable),
         }
     }
 
-    async fn request_verdict(&self, greeting: Greeting, reached: bool) -> Result<Verdict, Refusal> {
+    async fn request_verdict(&self, greeting: Greeting, reached: bool) -> Result<Verdict, AdmissionRefusal> {
         let (reply, verdict) = oneshot::channel();
-        self.membership.send(Event::Greet { greeting, reached, reply }).await.map_err(|_| Refusal::Full)?;
-        verdict.await.map_err(|_| Refusal::Full)
+        self.membership.send(Event::Greet { greeting, reached, reply }).await.map_err(|_| AdmissionRefusal::Full)?;
+        verdict.await.map_err(|_| AdmissionRefusal::Full)
     }
 }
 

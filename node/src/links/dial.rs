@@ -20,7 +20,7 @@ use super::{
     hello::{self, HELLO_STREAM, Hello},
     link::{CloseReason, Link},
 };
-use crate::membership::{admission::Refusal, event::Event};
+use crate::membership::{admission::AdmissionRefusal, event::Event};
 
 /// Time limit for a dial: a few round trips of the longest paths, and the peer's dial-back.
 const DIAL_WAIT: Duration = Duration::from_secs(4);
@@ -39,7 +39,7 @@ pub(crate) enum DialError {
     #[error("no address of the node answered with its key")]
     Unreachable,
     #[error("the node refused the link: {0}")]
-    Refused(Refusal),
+    Refused(AdmissionRefusal),
     #[error("too many dials in progress")]
     Busy,
 }
@@ -154,7 +154,7 @@ impl Links {
         early: &Early,
     ) -> Result<Arc<Link>, DialError> {
         match self.exchange_hellos(node, self.handshake(node, addrs).await?, early).await {
-            Err(DialError::Refused(Refusal::Duplicate)) => {
+            Err(DialError::Refused(AdmissionRefusal::Duplicate)) => {
                 // The peer's own dial is in progress: wait for its link.
                 while self.find(&node).is_none() {
                     sleep(Duration::from_millis(20)).await;
@@ -219,7 +219,7 @@ impl Links {
             Ok(Hello::Refused { refusal, clock }) => {
                 self.health.note_clock(node, clock);
                 self.health.warn_refused(node, refusal);
-                if refusal == Refusal::Stale {
+                if refusal == AdmissionRefusal::Stale {
                     // If the queue is full, the next dial reports it again.
                     let _ = self.membership.try_send(Event::Overtaken(node));
                 }

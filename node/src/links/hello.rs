@@ -7,7 +7,7 @@ use chappe_common::time::UnixTime;
 use quinn::{RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 
-use crate::membership::admission::Refusal;
+use crate::membership::admission::AdmissionRefusal;
 
 /// First byte of a hello stream.
 pub(crate) const HELLO_STREAM: u8 = 1;
@@ -27,7 +27,7 @@ pub(crate) enum Hello {
     },
     /// The link is refused.
     Refused {
-        refusal: Refusal,
+        refusal: AdmissionRefusal,
         /// The sender's clock.
         clock: UnixTime,
     },
@@ -86,7 +86,7 @@ mod tests {
                 clock,
             },
             Hello::Record { record: Bytes::new(), ticket: None, clock },
-            Hello::Refused { refusal: Refusal::Clock, clock },
+            Hello::Refused { refusal: AdmissionRefusal::Clock, clock },
         ];
         let corpus = corpus.map(|valid| postcard::to_allocvec(&valid).expect("owned values encode"));
         chappe_mutations::run(fuzzed::HELLO, &corpus);

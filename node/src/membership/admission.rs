@@ -32,7 +32,7 @@ pub enum Policy {
 
 /// Why a node isn't admitted, or a link is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
+pub enum AdmissionRefusal {
     /// Both sides have dialled at once, and the other connection stays.
     #[error("the other side keeps its own connection")]
     Duplicate,
@@ -95,15 +95,15 @@ impl Admission {
         record: &NodeRecord,
         ticket: Option<&Bytes>,
         now: UnixTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AdmissionRefusal> {
         match &self.policy {
             Policy::Open => Ok(()),
             Policy::Allowlist(nodes) if nodes.contains(&record.node) => Ok(()),
-            Policy::Allowlist(_) => Err(Refusal::NotListed),
+            Policy::Allowlist(_) => Err(AdmissionRefusal::NotListed),
             Policy::Invite(issuers) => {
-                let ticket = ticket.ok_or(Refusal::NotInvited)?;
-                let ticket = Signed::<Ticket>::decode(ticket.clone()).map_err(|_| Refusal::Ticket)?;
-                ticket.check(record.federation, &record.node, issuers, now).map_err(|_| Refusal::Ticket)
+                let ticket = ticket.ok_or(AdmissionRefusal::NotInvited)?;
+                let ticket = Signed::<Ticket>::decode(ticket.clone()).map_err(|_| AdmissionRefusal::Ticket)?;
+                ticket.check(record.federation, &record.node, issuers, now).map_err(|_| AdmissionRefusal::Ticket)
             }
         }
     }

@@ -12,7 +12,7 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use crate::placement::{Beacon, Election, Placement};
+use crate::placement::{BeaconValue, Election, Placement};
 
 /// For this time before and after a switch, lookups ask the homes of both terms. Clocks differ by up to
 /// [`MAX_CLOCK_SKEW`], so another node may still register by the other term. 30 seconds more are for the registration.
@@ -46,19 +46,19 @@ impl Beacons {
         Self { federation, roots, newest: None, terms: None, change_at: None }
     }
 
-    /// Accepts a verified note if it is valid and has the highest number.
+    /// Accepts a verified beacon if it is valid and has the highest number.
     ///
     /// # Errors
-    /// The note is not newer, or not valid. Nothing has changed.
-    pub fn learn(&mut self, note: SignedBeacon, now: UnixTime) -> Result<(), Unlearned> {
-        if note.number <= self.newest_number() {
+    /// The beacon is not newer, or not valid. Nothing has changed.
+    pub fn learn(&mut self, beacon: SignedBeacon, now: UnixTime) -> Result<(), Unlearned> {
+        if beacon.number <= self.newest_number() {
             return Err(Unlearned::Known);
         }
-        note.check(self.federation, &self.roots, now)?;
-        let election = |term: &Term| Election::new(Beacon::new(term.value), Some(term.eligible.as_slice().into()));
-        let before = note.before.as_ref().map_or_else(|| self.genesis(), election);
-        self.terms = Some((before, election(&note.term)));
-        self.newest = Some(note);
+        beacon.check(self.federation, &self.roots, now)?;
+        let election = |term: &Term| Election::new(BeaconValue::new(term.value), Some(term.eligible.as_slice().into()));
+        let before = beacon.before.as_ref().map_or_else(|| self.genesis(), election);
+        self.terms = Some((before, election(&beacon.term)));
+        self.newest = Some(beacon);
         self.change_at = self.next_change(now);
         Ok(())
     }
@@ -74,11 +74,11 @@ impl Beacons {
 
     /// Returns the placement at `now`.
     pub fn placement(&self, now: UnixTime) -> Placement {
-        let (Some(note), Some((before, after))) = (&self.newest, &self.terms) else {
+        let (Some(beacon), Some((before, after))) = (&self.newest, &self.terms) else {
             return Placement::new(self.genesis(), None);
         };
-        let (current, other) = if now < note.from { (before, after) } else { (after, before) };
-        let near = now + AROUND >= note.from && now < note.from + AROUND;
+        let (current, other) = if now < beacon.from { (before, after) } else { (after, before) };
+        let near = now + AROUND >= beacon.from && now < beacon.from + AROUND;
         Placement::new(current.clone(), near.then(|| other.clone()))
     }
 
@@ -89,25 +89,25 @@ impl Beacons {
         [first, from, from + AROUND].into_iter().find(|change| *change > now)
     }
 
-    /// Returns the number of the newest note, or 0 if there is none.
+    /// Returns the number of the newest beacon, or 0 if there is none.
     pub fn newest_number(&self) -> u64 {
-        self.newest.as_ref().map_or(0, |note| note.number)
+        self.newest.as_ref().map_or(0, |beacon| beacon.number)
     }
 
-    /// Returns the newest note in its signed form, for other nodes.
+    /// Returns the newest beacon in its signed form, for other nodes.
     pub fn newest_bytes(&self) -> Option<Bytes> {
-        self.newest.as_ref().map(|note| note.as_bytes().clone())
+        self.newest.as_ref().map(|beacon| beacon.as_bytes().clone())
     }
 
     fn genesis(&self) -> Election {
-        Election::new(Beacon::genesis(self.federation), None)
+        Election::new(BeaconValue::genesis(self.federation), None)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use chappe_common::{
-        beacon::{BeaconNote, MAX_AHEAD},
+        beacon::{Beacon, MAX_AHEAD},
         keys::{NodeId, SecretKey},
         signed::Signed,
     };
@@ -126,13 +126,13 @@ mod tests {
 
     fn election(value: u8) -> Election {
         let term = term(value);
-        Election::new(Beacon::new(term.value), Some(term.eligible.as_slice().into()))
+        Election::new(BeaconValue::new(term.value), Some(term.eligible.as_slice().into()))
     }
 
-    fn note(number: u64, from: UnixTime, before: Option<Term>, term: Term) -> SignedBeacon {
+    fn signed_beacon(number: u64, from: UnixTime, before: Option<Term>, term: Term) -> SignedBeacon {
         let federation = FederationId::of_roots(&[root().public()]);
-        let note = BeaconNote { federation, root: root().public(), number, from, before, term };
-        Signed::sign(note, &root()).expect("a note")
+        let beacon = Beacon { federation, root: root().public(), number, from, before, term };
+        Signed::sign(beacon, &root()).expect("a beacon")
     }
 
     fn beacons() -> Beacons {
@@ -149,7 +149,7 @@ mod tests {
         let genesis = beacons.genesis();
         assert_eq!(beacons.placement(FROM), Placement::new(genesis.clone(), None));
         assert_eq!((beacons.next_change(FROM), beacons.newest_bytes()), (None, None));
-        let first = note(1, FROM, None, term(1));
+        let first = signed_beacon(1, FROM, None, term(1));
         assert_eq!(beacons.learn(first.clone(), at(-3600)), Ok(()));
         let placements = [
             (-3600, genesis.clone(), None, Some(at(-150))),
@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn who_learns_only_the_newest_note_places_as_those_who_knew_all() {
         let (mut long, mut late) = (beacons(), beacons());
-        let second = note(2, at(5000), Some(term(1)), term(2));
-        assert_eq!(long.learn(note(1, FROM, None, term(1)), FROM), Ok(()));
+        let second = signed_beacon(2, at(5000), Some(term(1)), term(2));
+        assert_eq!(long.learn(signed_beacon(1, FROM, None, term(1)), FROM), Ok(()));
         for beacons in [&mut long, &mut late] {
             assert_eq!(beacons.learn(second.clone(), at(1000)), Ok(()));
             assert_eq!(beacons.placement(at(1000)), Placement::new(election(1), None));
@@ -182,18 +182,18 @@ mod tests {
     #[test]
     fn an_older_note_a_strangers_and_one_for_next_month_change_nothing() {
         let mut beacons = beacons();
-        assert_eq!(beacons.learn(note(5, FROM, None, term(1)), FROM), Ok(()));
+        assert_eq!(beacons.learn(signed_beacon(5, FROM, None, term(1)), FROM), Ok(()));
         for number in [4, 5] {
-            assert_eq!(beacons.learn(note(number, FROM, None, term(2)), FROM), Err(Unlearned::Known));
+            assert_eq!(beacons.learn(signed_beacon(number, FROM, None, term(2)), FROM), Err(Unlearned::Known));
         }
-        let far = note(6, FROM + MAX_AHEAD + Duration::from_secs(1), None, term(2));
+        let far = signed_beacon(6, FROM + MAX_AHEAD + Duration::from_secs(1), None, term(2));
         assert_eq!(beacons.learn(far, FROM), Err(Unlearned::Refused(BeaconError::Future)));
         let stranger = SecretKey::from_bytes(&[2; 32]);
-        let theirs = BeaconNote { root: stranger.public(), ..note(7, FROM, None, term(2)).into_value() };
-        let theirs = Signed::sign(theirs, &stranger).expect("a note");
+        let theirs = Beacon { root: stranger.public(), ..signed_beacon(7, FROM, None, term(2)).into_value() };
+        let theirs = Signed::sign(theirs, &stranger).expect("a beacon");
         assert_eq!(beacons.learn(theirs, FROM), Err(Unlearned::Refused(BeaconError::Root)));
-        let other =
-            Beacons::new(FederationId::of_roots(&[]), vec![root().public()]).learn(note(7, FROM, None, term(2)), FROM);
+        let other = Beacons::new(FederationId::of_roots(&[]), vec![root().public()])
+            .learn(signed_beacon(7, FROM, None, term(2)), FROM);
         assert_eq!(other, Err(Unlearned::Refused(BeaconError::Federation)));
         assert_eq!(beacons.newest_number(), 5);
     }

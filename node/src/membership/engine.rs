@@ -26,7 +26,10 @@ use chappe_common::{
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-pub use self::greetings::{Greeting, Verdict};
+pub use self::{
+    greetings::{Greeting, Verdict},
+    queries::OpenCounts,
+};
 use super::{
     admission::Admission,
     ages::Ages,

@@ -4,7 +4,7 @@
 //! members of buckets that differ. Two equal views cost 512 bytes, whatever the size of the federation.
 
 use bytes::Bytes;
-use chappe_common::{beacon::BeaconNote, keys::NodeId, signed::Signable as _, time::UnixTime};
+use chappe_common::{beacon::Beacon, keys::NodeId, signed::Signable as _, time::UnixTime};
 use serde::{Deserialize, Serialize};
 
 /// The number of buckets. The first byte of the key determines the bucket.
@@ -14,7 +14,7 @@ pub const MAX_MEMBERS: usize = crate::membership::member_table::MAX_KNOWN;
 /// The maximum number of records, and of wanted records, in one message. The next exchange carries the rest.
 pub const MAX_RECORDS: usize = 1024;
 /// The maximum message length in bytes: [`MAX_RECORDS`] of the longest records, and a beacon.
-pub const MAX_MESSAGE: usize = MAX_RECORDS * 520 + BeaconNote::MAX_LEN;
+pub const MAX_MESSAGE: usize = MAX_RECORDS * 520 + Beacon::MAX_LEN;
 
 /// A message of an exchange. The order is: the initiator's summary, the other side's members, the initiator's records,
 /// the other side's records.

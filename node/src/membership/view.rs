@@ -112,7 +112,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::placement::Beacon;
+    use crate::placement::BeaconValue;
 
     fn node(n: u32) -> NodeId {
         let mut key = [0; 32];
@@ -147,11 +147,11 @@ mod tests {
     }
 
     fn genesis() -> Election {
-        Election::new(Beacon::genesis(FederationId::of_roots(&[])), None)
+        Election::new(BeaconValue::genesis(FederationId::of_roots(&[])), None)
     }
 
     fn election(value: u8, eligible: impl Iterator<Item = u32>) -> Election {
-        Election::new(Beacon::new([value; 32]), Some(eligible.map(node).collect()))
+        Election::new(BeaconValue::new([value; 32]), Some(eligible.map(node).collect()))
     }
 
     /// Returns all homes of many tags.
@@ -196,7 +196,7 @@ mod tests {
         // An attacker who knows the beacon generates keys until one has the highest score, which takes seconds.
         let forged = (1000..).find(|n| {
             let candidate =
-                |n: u32| Candidate::new(&Beacon::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
+                |n: u32| Candidate::new(&BeaconValue::new([7; 32]), node(n), Network::of(&record(n).quic_addrs[0]));
             let candidates: Vec<_> = (1..=20).chain([*n]).map(candidate).collect();
             Homes::of(&candidates, tag).contains(&node(*n))
         });

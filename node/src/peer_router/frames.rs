@@ -113,7 +113,7 @@ pub(crate) fn handle(
 /// would reach this node's client.
 fn is_within_bounds(note: &Note) -> bool {
     let (name, payload) = match note {
-        Note::PairRequest(ask) => (&ask.name, &ask.payload),
+        Note::PairRequest(request) => (&request.name, &request.payload),
         Note::Answer { accepted: Some(accepted), .. } => (&accepted.device_id, &accepted.payload),
         _ => return true,
     };

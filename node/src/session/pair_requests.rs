@@ -19,12 +19,12 @@ pub(crate) const MAX_OUTGOING: usize = 32;
 /// A request by this session.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) ask: u64,
+    pub(crate) id: u64,
     pub(crate) kind: PairRequestKind,
     pub(crate) target: PairingCode,
     /// The target's session, once it is found.
     pub(crate) to: Option<PeerAddr>,
-    pub(crate) asked: Instant,
+    pub(crate) since: Instant,
     warned: bool,
 }
 
@@ -32,10 +32,10 @@ pub(crate) struct Outgoing {
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) from: PeerAddr,
-    pub(crate) ask: PairRequest,
+    pub(crate) request: PairRequest,
     /// Accounts for the payload.
     _reservation: PayloadReservation,
-    asked: Instant,
+    since: Instant,
     warned: bool,
 }
 
@@ -69,7 +69,7 @@ impl PairRequests {
     pub(crate) fn add_outgoing(
         &mut self,
         now: Instant,
-        ask: u64,
+        id: u64,
         kind: PairRequestKind,
         target: PairingCode,
     ) -> Result<Option<Outgoing>, TooManyRequests> {
@@ -78,24 +78,24 @@ impl PairRequests {
         if self.outgoing.len() >= MAX_OUTGOING {
             return Err(TooManyRequests);
         }
-        self.outgoing.push(Outgoing { ask, kind, target, to: None, asked: now, warned: false });
+        self.outgoing.push(Outgoing { id, kind, target, to: None, since: now, warned: false });
         Ok(earlier)
     }
 
     /// Returns an unanswered request by this session.
-    pub(crate) fn outgoing_mut(&mut self, ask: u64) -> Option<&mut Outgoing> {
-        self.outgoing.iter_mut().find(|request| request.ask == ask)
+    pub(crate) fn outgoing_mut(&mut self, id: u64) -> Option<&mut Outgoing> {
+        self.outgoing.iter_mut().find(|request| request.id == id)
     }
 
     /// Returns the requests by this session whose target is at a node for which `is_gone` returns true.
     pub(crate) fn outgoing_at(&self, is_gone: impl Fn(&NodeId) -> bool) -> impl Iterator<Item = u64> {
         let gone = move |request: &&Outgoing| request.to.is_some_and(|to| is_gone(&to.node));
-        self.outgoing.iter().filter(gone).map(|request| request.ask)
+        self.outgoing.iter().filter(gone).map(|request| request.id)
     }
 
     /// Removes a request by this session.
-    pub(crate) fn remove_outgoing(&mut self, ask: u64) -> Option<Outgoing> {
-        let index = self.outgoing.iter().position(|request| request.ask == ask)?;
+    pub(crate) fn remove_outgoing(&mut self, id: u64) -> Option<Outgoing> {
+        let index = self.outgoing.iter().position(|request| request.id == id)?;
         Some(self.outgoing.swap_remove(index))
     }
 
@@ -104,12 +104,12 @@ impl PairRequests {
         &mut self,
         now: Instant,
         from: PeerAddr,
-        ask: PairRequest,
+        request: PairRequest,
         reservation: PayloadReservation,
     ) -> Option<&PairRequest> {
-        self.incoming.retain(|request| request.from != from || request.ask.kind != ask.kind);
-        let count = self.incoming.iter().filter(|request| request.ask.kind == ask.kind).count();
-        let max = match ask.kind {
+        self.incoming.retain(|incoming| incoming.from != from || incoming.request.kind != request.kind);
+        let count = self.incoming.iter().filter(|incoming| incoming.request.kind == request.kind).count();
+        let max = match request.kind {
             PairRequestKind::Pair => MAX_INCOMING,
             // The answer to a link request names no requester, so there can be only one.
             PairRequestKind::Link => 1,
@@ -117,8 +117,8 @@ impl PairRequests {
         if count >= max {
             return None;
         }
-        self.incoming.push(Incoming { from, ask, _reservation: reservation, asked: now, warned: false });
-        self.incoming.last().map(|request| &request.ask)
+        self.incoming.push(Incoming { from, request, _reservation: reservation, since: now, warned: false });
+        self.incoming.last().map(|incoming| &incoming.request)
     }
 
     /// Removes the first incoming request of `kind` for which `matches` returns true.
@@ -127,14 +127,14 @@ impl PairRequests {
         kind: PairRequestKind,
         matches: impl Fn(&Incoming) -> bool,
     ) -> Option<Incoming> {
-        let index = self.incoming.iter().position(|request| request.ask.kind == kind && matches(request))?;
+        let index = self.incoming.iter().position(|incoming| incoming.request.kind == kind && matches(incoming))?;
         Some(self.incoming.remove(index))
     }
 
     /// Removes all requests. Returns those by this session whose target was found.
     pub(crate) fn close(&mut self) -> Vec<(PeerAddr, u64)> {
         self.incoming.clear();
-        self.outgoing.drain(..).filter_map(|request| Some((request.to?, request.ask))).collect()
+        self.outgoing.drain(..).filter_map(|request| Some((request.to?, request.id))).collect()
     }
 
     /// Returns the number of unanswered requests by this session.
@@ -147,41 +147,41 @@ impl PairRequests {
         let outgoing = self
             .outgoing
             .iter()
-            .map(|request| (request.asked, request.warned || request.kind == PairRequestKind::Link));
+            .map(|request| (request.since, request.warned || request.kind == PairRequestKind::Link));
         let incoming = self
             .incoming
             .iter()
-            .map(|request| (request.asked, request.warned || request.ask.kind == PairRequestKind::Link));
-        outgoing.chain(incoming).map(|(asked, warned)| if warned { asked + life } else { asked + life - warning }).min()
+            .map(|incoming| (incoming.since, incoming.warned || incoming.request.kind == PairRequestKind::Link));
+        outgoing.chain(incoming).map(|(since, warned)| if warned { since + life } else { since + life - warning }).min()
     }
 
     /// Returns what has expired by `now`, and what is about to.
     pub(crate) fn handle_timeout(&mut self, now: Instant, life: Duration, warning: Duration) -> Vec<Expiry> {
         let mut expiries = Vec::new();
-        let is_warning_due = |asked: Instant| now >= asked + life - warning;
+        let is_warning_due = |since: Instant| now >= since + life - warning;
         for request in &mut self.outgoing {
-            if request.kind == PairRequestKind::Pair && !request.warned && is_warning_due(request.asked) {
+            if request.kind == PairRequestKind::Pair && !request.warned && is_warning_due(request.since) {
                 request.warned = true;
                 expiries.push(Expiry::Expiring(request.target));
             }
         }
-        for request in &mut self.incoming {
-            if request.ask.kind == PairRequestKind::Pair && !request.warned && is_warning_due(request.asked) {
-                request.warned = true;
-                expiries.push(Expiry::Expiring(request.ask.code));
+        for incoming in &mut self.incoming {
+            if incoming.request.kind == PairRequestKind::Pair && !incoming.warned && is_warning_due(incoming.since) {
+                incoming.warned = true;
+                expiries.push(Expiry::Expiring(incoming.request.code));
             }
         }
         self.outgoing.retain(|request| {
-            let is_expired = now >= request.asked + life;
+            let is_expired = now >= request.since + life;
             if is_expired {
                 expiries.push(Expiry::OutgoingEnded(request.kind, request.target));
             }
             !is_expired
         });
-        self.incoming.retain(|request| {
-            let is_expired = now >= request.asked + life;
+        self.incoming.retain(|incoming| {
+            let is_expired = now >= incoming.since + life;
             if is_expired {
-                expiries.push(Expiry::IncomingEnded(request.ask.kind));
+                expiries.push(Expiry::IncomingEnded(incoming.request.kind));
             }
             !is_expired
         });

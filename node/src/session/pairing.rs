@@ -72,7 +72,7 @@ pub(crate) enum Requested {
 }
 
 /// A client's registration of a code.
-pub(crate) struct Registration {
+pub(crate) struct RegisteredCode {
     pub(crate) code: PairingCode,
     pub(crate) public_key: [u8; 32],
     /// The default payload of the client's pairing messages.
@@ -82,7 +82,7 @@ pub(crate) struct Registration {
 }
 
 struct State {
-    own: Registration,
+    own: RegisteredCode,
     requests: PairRequests,
     pairings: Vec<Pairing>,
     /// Errors to send later, sorted by time.
@@ -102,7 +102,12 @@ impl PairingSession {
     }
 
     /// Handles the successful registration of a code. It replaces an earlier code of the session.
-    pub(crate) fn handle_registered(&mut self, now: Instant, registration: Registration, node: NodeId) -> Vec<Action> {
+    pub(crate) fn handle_registered(
+        &mut self,
+        now: Instant,
+        registration: RegisteredCode,
+        node: NodeId,
+    ) -> Vec<Action> {
         let reply = Action::Reply(
             Reply::Registered { pairing_code: registration.code.as_str(), server_id: &node.to_server_id() }.encode(),
         );
@@ -133,7 +138,7 @@ impl PairingSession {
     pub(crate) fn request(
         &mut self,
         now: Instant,
-        ask: u64,
+        id: u64,
         kind: PairRequestKind,
         target: PairingCode,
         times: Times,
@@ -144,11 +149,10 @@ impl PairingSession {
             state.errors.push((now + times.error_after, kind));
             return Some(Requested::Refused);
         }
-        Some(match state.requests.add_outgoing(now, ask, kind, target) {
+        Some(match state.requests.add_outgoing(now, id, kind, target) {
             Ok(earlier) => Requested::Find {
-                withdrawn: earlier.and_then(|earlier| {
-                    Some(Action::Send(earlier.to?, Note::PairRequestWithdrawn { ask: earlier.ask }))
-                }),
+                withdrawn: earlier
+                    .and_then(|earlier| Some(Action::Send(earlier.to?, Note::PairRequestWithdrawn { id: earlier.id }))),
             },
             Err(TooManyRequests) => {
                 state.errors.push((now + times.error_after, kind));
@@ -160,7 +164,7 @@ impl PairingSession {
     /// Handles the result of looking a request's target up. `name`, `payload` and `key` are those of the request.
     pub(crate) fn handle_found(
         &mut self,
-        ask: u64,
+        id: u64,
         to: Option<PeerAddr>,
         name: Option<String>,
         payload: Option<Bytes>,
@@ -169,14 +173,14 @@ impl PairingSession {
     ) -> Vec<Action> {
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
         let Some(to) = to else {
-            self.handle_refused(ask, times);
+            self.handle_refused(id, times);
             return Vec::new();
         };
         // The request was replaced or has expired meanwhile.
-        let Some(request) = state.requests.outgoing_mut(ask) else { return Vec::new() };
+        let Some(request) = state.requests.outgoing_mut(id) else { return Vec::new() };
         request.to = Some(to);
-        let ask = PairRequest {
-            ask,
+        let request = PairRequest {
+            id,
             kind: request.kind,
             target: request.target,
             code: state.own.code,
@@ -184,15 +188,15 @@ impl PairingSession {
             name,
             payload: payload.or_else(|| state.own.payload.clone()),
         };
-        vec![Action::Send(to, Note::PairRequest(ask))]
+        vec![Action::Send(to, Note::PairRequest(request))]
     }
 
     /// Handles that a request by this session can't be processed. Its error is sent after [`Times::error_after`].
-    pub(crate) fn handle_refused(&mut self, ask: u64, times: Times) {
+    pub(crate) fn handle_refused(&mut self, id: u64, times: Times) {
         if let Some(state) = self.state.as_deref_mut()
-            && let Some(request) = state.requests.remove_outgoing(ask)
+            && let Some(request) = state.requests.remove_outgoing(id)
         {
-            state.errors.push((request.asked + times.error_after, request.kind));
+            state.errors.push((request.since + times.error_after, request.kind));
             state.errors.sort_by_key(|(at, _)| *at);
         }
     }
@@ -208,8 +212,8 @@ impl PairingSession {
         let Some(state) = self.state.as_deref_mut() else { return };
         state.member_check = now + MEMBER_CHECK;
         let gone: Vec<_> = state.requests.outgoing_at(is_gone).collect();
-        for ask in gone {
-            self.handle_refused(ask, times);
+        for id in gone {
+            self.handle_refused(id, times);
         }
     }
 
@@ -222,17 +226,17 @@ impl PairingSession {
     ) -> Option<Vec<Action>> {
         let state = self.state.as_deref_mut()?;
         let Some(incoming) =
-            state.requests.remove_incoming(PairRequestKind::Pair, |incoming| incoming.ask.code == target)
+            state.requests.remove_incoming(PairRequestKind::Pair, |incoming| incoming.request.code == target)
         else {
             return Some(vec![Action::Refuse(Reply::PairError { error: NO_PENDING }.encode())]);
         };
-        let ask = incoming.ask;
+        let request = incoming.request;
         if !accepted {
-            return Some(vec![Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: None })]);
+            return Some(vec![Action::Send(incoming.from, Note::Answer { id: request.id, accepted: None })]);
         }
         if state.pairings.len() >= MAX_PAIRINGS {
             return Some(vec![
-                Action::Send(incoming.from, Note::PairRequestRefused { ask: ask.ask }),
+                Action::Send(incoming.from, Note::PairRequestRefused { id: request.id }),
                 Action::Refuse(Reply::PairError { error: PAIR_ERROR }.encode()),
             ]);
         }
@@ -241,16 +245,16 @@ impl PairingSession {
             device_id: None,
             payload: payload.or_else(|| state.own.payload.clone()),
         };
-        state.pair(incoming.from, ask.code);
+        state.pair(incoming.from, request.code);
         let reply = Reply::PairMatched {
-            peer_code: ask.code.as_str(),
-            peer_public_key: &STANDARD.encode(ask.public_key),
+            peer_code: request.code.as_str(),
+            peer_public_key: &STANDARD.encode(request.public_key),
             is_initiator: false,
-            payload: raw_payload(ask.payload.as_ref()),
+            payload: raw_payload(request.payload.as_ref()),
         }
         .encode();
         Some(vec![
-            Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Send(incoming.from, Note::Answer { id: request.id, accepted: Some(accepted) }),
             Action::Reply(reply),
             Action::Pairings(state.pairings.clone()),
         ])
@@ -268,26 +272,26 @@ impl PairingSession {
             if code == state.own.code { state.requests.remove_incoming(PairRequestKind::Link, |_| true) } else { None };
         let error = || Action::Refuse(Reply::LinkError { error: LINK_ERROR }.encode());
         let Some(incoming) = incoming else { return Some(vec![error()]) };
-        let ask = incoming.ask;
+        let request = incoming.request;
         if !accepted {
-            return Some(vec![Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: None })]);
+            return Some(vec![Action::Send(incoming.from, Note::Answer { id: request.id, accepted: None })]);
         }
         if state.pairings.len() >= MAX_PAIRINGS {
-            return Some(vec![Action::Send(incoming.from, Note::PairRequestRefused { ask: ask.ask }), error()]);
+            return Some(vec![Action::Send(incoming.from, Note::PairRequestRefused { id: request.id }), error()]);
         }
-        state.pair(incoming.from, ask.code);
+        state.pair(incoming.from, request.code);
         let reply = Reply::LinkMatched {
             link_code: code.as_str(),
-            peer_public_key: &STANDARD.encode(ask.public_key),
+            peer_public_key: &STANDARD.encode(request.public_key),
             is_initiator: false,
             device_id: None,
-            web_client_code: Some(ask.code.as_str()),
-            device_name: ask.name.as_deref(),
+            web_client_code: Some(request.code.as_str()),
+            device_name: request.name.as_deref(),
         }
         .encode();
         let accepted = Accepted { public_key: state.own.public_key, device_id, payload: None };
         Some(vec![
-            Action::Send(incoming.from, Note::Answer { ask: ask.ask, accepted: Some(accepted) }),
+            Action::Send(incoming.from, Note::Answer { id: request.id, accepted: Some(accepted) }),
             Action::Reply(reply),
             Action::Pairings(state.pairings.clone()),
         ])
@@ -358,7 +362,7 @@ impl PairingSession {
         let Some(mut state) = self.state.take() else { return Vec::new() };
         let closed = state.pairings.iter().map(|pairing| Action::Send(pairing.peer, Note::Closed));
         let withdrawn = state.requests.close();
-        let withdrawn = withdrawn.into_iter().map(|(to, ask)| Action::Send(to, Note::PairRequestWithdrawn { ask }));
+        let withdrawn = withdrawn.into_iter().map(|(to, id)| Action::Send(to, Note::PairRequestWithdrawn { id }));
         std::iter::once(Action::Pairings(Vec::new()))
             .chain(closed)
             .chain(withdrawn)

@@ -74,8 +74,8 @@ impl Weigh for SessionEvent {
         match self {
             Self::Message(message) => message.payload.len(),
             Self::Note(boxed) => match &boxed.1 {
-                Note::PairRequest(ask) => {
-                    ask.payload.as_ref().map_or(0, Bytes::len) + ask.name.as_ref().map_or(0, String::len)
+                Note::PairRequest(request) => {
+                    request.payload.as_ref().map_or(0, Bytes::len) + request.name.as_ref().map_or(0, String::len)
                 }
                 Note::Answer { accepted: Some(accepted), .. } => {
                     accepted.payload.as_ref().map_or(0, Bytes::len) + accepted.device_id.as_ref().map_or(0, String::len)
@@ -115,8 +115,8 @@ mod tests {
     fn what_clients_write_is_not_printed() {
         let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: SessionId::from_raw(1) };
         let code = "ABC234".parse().expect("a code");
-        let ask = PairRequest {
-            ask: 1,
+        let request = PairRequest {
+            id: 1,
             kind: PairRequestKind::Pair,
             target: code,
             code,
@@ -138,8 +138,8 @@ mod tests {
         let printed = format!(
             "{:?}",
             [
-                SessionEvent::Note(Box::new((from, Note::PairRequest(ask)))),
-                SessionEvent::Note(Box::new((from, Note::Answer { ask: 1, accepted: Some(accepted) }))),
+                SessionEvent::Note(Box::new((from, Note::PairRequest(request)))),
+                SessionEvent::Note(Box::new((from, Note::Answer { id: 1, accepted: Some(accepted) }))),
                 SessionEvent::Message(Box::new(message)),
             ]
         );

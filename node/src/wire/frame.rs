@@ -71,11 +71,11 @@ pub(crate) enum Note {
     /// A request to pair or link.
     PairRequest(PairRequest),
     /// The request cannot be processed.
-    PairRequestRefused { ask: u64 },
+    PairRequestRefused { id: u64 },
     /// The requesting session is gone, or has sent another request.
-    PairRequestWithdrawn { ask: u64 },
+    PairRequestWithdrawn { id: u64 },
     Answer {
-        ask: u64,
+        id: u64,
         /// `None` if the client declined.
         accepted: Option<Accepted>,
     },
@@ -88,7 +88,7 @@ impl Note {
     /// paired.
     pub(crate) const fn answer_of_nobody(&self) -> Option<Self> {
         match self {
-            Self::PairRequest(ask) => Some(Self::PairRequestRefused { ask: ask.ask }),
+            Self::PairRequest(request) => Some(Self::PairRequestRefused { id: request.id }),
             Self::Answer { accepted: Some(_), .. } => Some(Self::Closed),
             _ => None,
         }
@@ -108,7 +108,7 @@ pub(crate) enum PairRequestKind {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PairRequest {
     /// Chosen by the requesting session.
-    pub(crate) ask: u64,
+    pub(crate) id: u64,
     pub(crate) kind: PairRequestKind,
     /// The requested code. The session may have another by now.
     pub(crate) target: PairingCode,
@@ -125,7 +125,7 @@ pub(crate) struct PairRequest {
 impl fmt::Debug for PairRequest {
     /// Omits key, name and payload.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PairRequest").field("ask", &self.ask).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("PairRequest").field("id", &self.id).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
@@ -177,7 +177,7 @@ pub(crate) enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Response {
     /// The result for each lease.
-    Leases(Vec<LeasePut>),
+    Leases(Vec<LeaseResult>),
     Lease(Option<Redacted<Bytes>>),
     /// The result for each code.
     Codes(Vec<ClaimResult>),
@@ -190,7 +190,7 @@ pub(crate) enum Response {
 
 /// The result of registering one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum LeasePut {
+pub(crate) enum LeaseResult {
     /// The lease is registered.
     Kept,
     /// The home has this newer lease.
@@ -447,8 +447,8 @@ mod tests {
         let payload = Some(Bytes::from_static(b"\"x\""));
         let (public_key, name) = ([7; 32], Some("é".to_owned()));
         let (device_id, kind) = (name.clone(), RelayKind::CallIce);
-        let ask = PairRequest {
-            ask: 1,
+        let pair_request = PairRequest {
+            id: 1,
             kind: PairRequestKind::Link,
             target: code,
             code,
@@ -461,11 +461,11 @@ mod tests {
             Header::ToInbox { token: 300, kind, to: address_of(3) },
             Header::ToSession { token: 0, kind: RelayKind::Offer, to, from },
             Header::Outcome { token: 1, outcome: Outcome::Refused(ErrorCode::Congested) },
-            note(Note::PairRequest(ask)),
-            note(Note::PairRequestRefused { ask: 1 }),
-            note(Note::PairRequestWithdrawn { ask: 1 }),
-            note(Note::Answer { ask: 1, accepted: Some(Accepted { public_key, device_id, payload }) }),
-            note(Note::Answer { ask: 1, accepted: None }),
+            note(Note::PairRequest(pair_request)),
+            note(Note::PairRequestRefused { id: 1 }),
+            note(Note::PairRequestWithdrawn { id: 1 }),
+            note(Note::Answer { id: 1, accepted: Some(Accepted { public_key, device_id, payload }) }),
+            note(Note::Answer { id: 1, accepted: None }),
             request(Request::PutLeases(vec![lease(), Redacted::new(Bytes::new())])),
             request(Request::DropLeases(vec![(inbox, 1_800_000_000_000)])),
             request(Request::FindLease(address_of(3))),
@@ -474,7 +474,7 @@ mod tests {
                 CodeRegistration { code, session: from, claim: Some(lease()) },
             ])),
             request(Request::FindCode(code)),
-            response(Response::Leases(vec![LeasePut::Kept, LeasePut::Stale(lease())])),
+            response(Response::Leases(vec![LeaseResult::Kept, LeaseResult::Stale(lease())])),
             response(Response::Lease(Some(lease()))),
             response(Response::Code(Some(holder))),
             response(Response::Refused),

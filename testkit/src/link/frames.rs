@@ -45,11 +45,11 @@ pub enum Outcome {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
     /// A request to pair.
-    Ask(Ask),
+    PairRequest(PairRequest),
     /// The request to pair of this number can't be processed.
-    AskRefused(u64),
+    PairRequestRefused(u64),
     /// The request to pair of this number is withdrawn.
-    AskWithdrawn(u64),
+    PairRequestWithdrawn(u64),
     /// The answer to the request of this number; `None` if it was declined.
     Answer(u64, Option<Accepted>),
     /// The session has ended.
@@ -57,7 +57,7 @@ pub enum Note {
 }
 
 /// A request to pair: its number, 0 for a pair, the target code, the requester's code, key, name and payload.
-pub type Ask = (u64, u8, PairingCode, PairingCode, [u8; 32], Option<String>, Option<Bytes>);
+pub type PairRequest = (u64, u8, PairingCode, PairingCode, [u8; 32], Option<String>, Option<Bytes>);
 
 /// An acceptance: key, device, payload.
 pub type Accepted = ([u8; 32], Option<String>, Option<Bytes>);
@@ -83,7 +83,7 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Response {
     /// The result for each lease.
-    Leases(Vec<LeasePut>),
+    Leases(Vec<LeaseResult>),
     /// The lease, if there is one.
     Lease(Option<Bytes>),
     /// The result for each code.
@@ -98,7 +98,7 @@ pub enum Response {
 
 /// The result of registering a lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum LeasePut {
+pub enum LeaseResult {
     /// It is registered.
     Kept,
     /// This newer lease is already registered.

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use chappe_common::time::UnixTime;
 use chappe_node::membership::{
-    admission::Refusal,
+    admission::AdmissionRefusal,
     exchange::{ExchangeMessage, MAX_MESSAGE},
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -23,7 +23,7 @@ pub enum Hello {
     /// The sender's signed record, ticket and clock.
     Record(Bytes, Option<Bytes>, UnixTime),
     /// Why the sender refuses the link, and its clock.
-    Refused(Refusal, UnixTime),
+    Refused(AdmissionRefusal, UnixTime),
 }
 
 /// Begins an exchange.

@@ -16,7 +16,7 @@ use chappe_common::{
     record::NodeRecord,
     signed::Signed,
 };
-use chappe_node::membership::{Greeting, Verdict, admission::Refusal, exchange::ExchangeMessage};
+use chappe_node::membership::{Greeting, Verdict, admission::AdmissionRefusal, exchange::ExchangeMessage};
 use quinn::{
     Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig,
     crypto::rustls::QuicServerConfig,
@@ -162,7 +162,7 @@ impl End {
         // Of two dials that cross, the lower key's link stays.
         let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
         if dialled.is_some_and(|since| since.elapsed() < CROSSING) && self.key.node_id() < self.node.0 {
-            words::say_hello(&mut send, &Hello::Refused(Refusal::Duplicate, SystemTime::now().into())).await?;
+            words::say_hello(&mut send, &Hello::Refused(AdmissionRefusal::Duplicate, SystemTime::now().into())).await?;
             connection.closed().await;
             return None;
         }

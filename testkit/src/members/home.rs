@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::link::{
     CONTROL, RELAY,
-    frames::{self, Header, LeasePut, Note, Request, Response},
+    frames::{self, Header, LeaseResult, Note, Request, Response},
     open_lane,
 };
 
@@ -76,7 +76,7 @@ impl Home {
                     Header::Request(id, request) => {
                         said.extend(frames::frame(&Header::Response(id, self.answer(&request)), b""));
                     }
-                    Header::Note(ATTACKER, _, Note::Ask(_)) => {
+                    Header::Note(ATTACKER, _, Note::PairRequest(_)) => {
                         self.conduct.misled.fetch_add(1, Ordering::Relaxed);
                     }
                     _ => {}
@@ -92,7 +92,7 @@ impl Home {
 
     fn answer(&mut self, request: &Request) -> Response {
         match request {
-            Request::PutLeases(leases) => Response::Leases(leases.iter().map(|_| LeasePut::Kept).collect()),
+            Request::PutLeases(leases) => Response::Leases(leases.iter().map(|_| LeaseResult::Kept).collect()),
             Request::DropLeases(_) => Response::Done,
             Request::FindLease(_) => Response::Lease(None),
             Request::ClaimCodes(codes) => {
@@ -136,7 +136,7 @@ mod tests {
         let conduct = Conduct { attacker: None, misled: Arc::default() };
         let mut home = Home { node, conduct, codes: HashMap::new() };
         let puts = home.answer(&Request::PutLeases(vec![vec![].into(), vec![].into()]));
-        assert!(matches!(puts, Response::Leases(puts) if matches!(puts[..], [LeasePut::Kept, LeasePut::Kept])));
+        assert!(matches!(puts, Response::Leases(puts) if matches!(puts[..], [LeaseResult::Kept, LeaseResult::Kept])));
         let code = PairingCode::from_random(1);
         let mut claim = |claims: &[u64]| {
             let Response::Codes(answers) =

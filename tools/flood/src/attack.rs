@@ -97,12 +97,16 @@ pub const ATTACKS: &[Attack] = &[
     attack("displaced-for-nobody", &["responses_unexpected"], &["words of displaced leases sent", "told lease"]),
     attack("displaced-forged", &["link_protocol_errors"], ENDED),
     attack("frames-to-nobody", &[], &["told not here"]),
-    attack("notes-to-a-session", &["pair_requests_refused"], &["told ask refused", "told closed", "told not here"]),
+    attack(
+        "notes-to-a-session",
+        &["pair_requests_refused"],
+        &["told pair request refused", "told closed", "told not here"],
+    ),
     attack("words-to-a-session", &["responses_unexpected"], &["words without an answer sent", "told not here"]),
     attack(
         "long-names",
         &["link_protocol_errors"],
-        &["asks with a long name sent", "acceptances with a long name sent", "links ended for a breach"],
+        &["pair requests with a long name sent", "acceptances with a long name sent", "links ended for a breach"],
     ),
     attack("deliveries-of-nothing", &["link_protocol_errors"], ENDED),
     Attack {

@@ -20,7 +20,7 @@ use chappe_common::{
 };
 use chappe_testkit::link::{
     self,
-    frames::{self, Header, LeasePut, Note, Outcome, Request, Response},
+    frames::{self, Header, LeaseResult, Note, Outcome, Request, Response},
     open_lane,
     words::{self, Hello},
 };
@@ -220,14 +220,14 @@ fn heard(header: Header, tally: &Tally, answers: &Answers) -> Option<(&'static s
         Header::Outcome(_, Outcome::NotHere) => ("not here", 1),
         Header::Outcome(_, Outcome::Refused(code)) => (code.as_str(), 1),
         Header::Delivered(_, count) => ("delivered", count.into()),
-        Header::Note(_, _, Note::AskRefused(_)) => ("ask refused", 1),
+        Header::Note(_, _, Note::PairRequestRefused(_)) => ("pair request refused", 1),
         Header::Note(_, _, Note::Closed) => ("closed", 1),
         Header::Response(_, Response::Leases(puts)) => {
             for put in puts {
                 tally.count(match put {
-                    LeasePut::Kept => "leases kept",
-                    LeasePut::Stale(_) => "leases older than what is kept",
-                    LeasePut::Refused => "leases refused",
+                    LeaseResult::Kept => "leases kept",
+                    LeaseResult::Stale(_) => "leases older than what is kept",
+                    LeaseResult::Refused => "leases refused",
                 });
             }
             ("leases", 1)

@@ -117,7 +117,7 @@ impl Ledger<'_> {
             + self.counted("connections not refused by the end");
         accounts.push(account("breaches", self.counted("closed for a breach"), slack, self.grown("violations_total")));
         // Requests of clients; those of nodes are below.
-        if self.counted("asks sent") == 0 {
+        if self.counted("pair requests sent") == 0 {
             let refused = self.counted("answered pair_error");
             accounts.push(account(
                 "requests to pair refused",
@@ -172,11 +172,11 @@ impl Ledger<'_> {
                 served,
             ));
             // A refusal is counted when it is made, even if its answer is lost.
-            let unwritten = self.counted("asks that may not be written");
-            let asks = self.counted("asks sent").saturating_sub(unwritten);
+            let unwritten = self.counted("pair requests that may not be written");
+            let requests = self.counted("pair requests sent").saturating_sub(unwritten);
             let node = self.grown("pair_requests_refused_total") + self.baseline.asked;
-            if self.counted("asks sent") > 0 {
-                accounts.push(account("asks refused or shown", asks, unwritten, node));
+            if self.counted("pair requests sent") > 0 {
+                accounts.push(account("pair requests refused or shown", requests, unwritten, node));
             }
             let leases = self.counted("leases kept")
                 + self.counted("leases refused")
@@ -266,9 +266,9 @@ mod tests {
             [
                 ("linked", 1),
                 ("sent over a link", 9),
-                ("asks sent", 9),
-                ("told ask refused", 5),
-                ("asks that may not be written", unwritten),
+                ("pair requests sent", 9),
+                ("told pair request refused", 5),
+                ("pair requests that may not be written", unwritten),
             ]
         };
         let grown = |refused| {
@@ -281,7 +281,7 @@ mod tests {
             ]
         };
         assert_eq!(wrong(&counted(0), &grown(7.0), 0), Vec::<String>::new());
-        assert_eq!(wrong(&counted(0), &grown(6.0), 0), ["asks refused or shown"]);
+        assert_eq!(wrong(&counted(0), &grown(6.0), 0), ["pair requests refused or shown"]);
         assert_eq!(wrong(&counted(1), &grown(6.0), 0), Vec::<String>::new());
     }
 

@@ -29,9 +29,9 @@ const PAYLOAD: usize = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A request to pair with the session's own code.
-    Ask,
+    PairRequest,
     /// A request to pair with a code that the session doesn't have.
-    AskForAnother,
+    PairRequestToOtherCode,
     /// An acceptance of a request that was never made.
     Acceptance,
     /// A message of a pair that doesn't exist.
@@ -49,7 +49,7 @@ pub enum Kind {
 }
 
 /// Kinds that a node answers or shows to its client. Each note can be accounted for.
-pub const ANSWERED: &[Kind] = &[Kind::Ask, Kind::AskForAnother, Kind::Acceptance, Kind::Message];
+pub const ANSWERED: &[Kind] = &[Kind::PairRequest, Kind::PairRequestToOtherCode, Kind::Acceptance, Kind::Message];
 /// Kinds that a node doesn't answer. With a full queue they are counted like lost answers, so they are sent in a
 /// separate attack.
 pub const UNANSWERED: &[Kind] = &[Kind::Decline, Kind::Refusal, Kind::Withdrawal, Kind::Closed, Kind::Outcome];
@@ -67,14 +67,14 @@ pub async fn run(plan: &Plan, kinds: &[Kind]) {
         let session = link.find(plan, &mut control, code).await?;
         loop {
             let turn = turns.next().await?;
-            let (mut frames, mut answered, mut asks) = (Vec::new(), 0, 0);
+            let (mut frames, mut answered, mut pair_requests) = (Vec::new(), 0, 0);
             for kind in &burst {
                 let header = kind.header(session, code, &payload);
                 let follows = if *kind == Kind::Message { payload.as_bytes() } else { b"" };
                 frames.extend(frame(&header, follows));
                 plan.tally.count(&format!("{} sent", kind.name()));
                 answered += u64::from(ANSWERED.contains(kind));
-                asks += u64::from(kind.name() == "asks");
+                pair_requests += u64::from(kind.name() == "pair requests");
             }
             // Once this is answered, everything before it on the lane has been read.
             let fence = Header::ToInbox(turn, RelayKind::CallIce, random_address());
@@ -82,7 +82,7 @@ pub async fn run(plan: &Plan, kinds: &[Kind]) {
             plan.tally.count("messages sent");
             plan.tally.add("sent over a link", answered + 1);
             if link.write(plan, &mut relay, &frames, answered + 1).await.is_none() {
-                plan.tally.add("asks that may not be written", asks);
+                plan.tally.add("pair requests that may not be written", pair_requests);
                 return None;
             }
         }
@@ -94,7 +94,7 @@ impl Kind {
     /// The name that it is counted by.
     const fn name(self) -> &'static str {
         match self {
-            Self::Ask | Self::AskForAnother => "asks",
+            Self::PairRequest | Self::PairRequestToOtherCode => "pair requests",
             Self::Acceptance => "acceptances",
             Self::Message => "messages",
             Self::Outcome => "outcomes of nothing",
@@ -109,16 +109,16 @@ impl Kind {
         let note = |note| Header::Note(to, from, note);
         let payload = || Some(payload.to_owned().into());
         match self {
-            Self::Ask | Self::AskForAnother => {
+            Self::PairRequest | Self::PairRequestToOtherCode => {
                 let own = random_code().parse().expect("a code");
-                let target = if self == Self::Ask { code } else { own };
-                note(Note::Ask((wild, 0, target, own, [7; 32], Some("somebody".to_owned()), payload())))
+                let target = if self == Self::PairRequest { code } else { own };
+                note(Note::PairRequest((wild, 0, target, own, [7; 32], Some("somebody".to_owned()), payload())))
             }
             Self::Acceptance => note(Note::Answer(wild, Some(([7; 32], None, payload())))),
             Self::Message => Header::ToSession(wild, RelayKind::IceCandidate, to, from),
             Self::Decline => note(Note::Answer(wild, None)),
-            Self::Refusal => note(Note::AskRefused(wild)),
-            Self::Withdrawal => note(Note::AskWithdrawn(wild)),
+            Self::Refusal => note(Note::PairRequestRefused(wild)),
+            Self::Withdrawal => note(Note::PairRequestWithdrawn(wild)),
             Self::Closed => note(Note::Closed),
             Self::Outcome => Header::Outcome(wild, Outcome::NotHere),
         }
@@ -142,7 +142,7 @@ pub async fn long_names(plan: &Plan) {
             let turn = turns.next().await?;
             let own = random_code().parse().expect("a code");
             let (note, what) = if is_ask.get() {
-                (Note::Ask((turn, 0, code, own, [7; 32], name(), None)), "asks with a long name sent")
+                (Note::PairRequest((turn, 0, code, own, [7; 32], name(), None)), "pair requests with a long name sent")
             } else {
                 (Note::Answer(turn, Some(([7; 32], name(), None))), "acceptances with a long name sent")
             };

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BinaryHeap, sync::Arc};
 
 use bytes::Bytes;
 use chappe_common::keys::NodeId;
-use chappe_node::membership::{Greeting, admission::Refusal};
+use chappe_node::membership::{Greeting, admission::AdmissionRefusal};
 
 use super::{exchange::Exchange, node::Ix, time::Time};
 
@@ -25,7 +25,7 @@ pub(super) enum Reply {
     /// Its own greeting, and its run.
     Taken(Arc<Greeting>, u32),
     /// The link is refused.
-    Refused(Refusal),
+    Refused(AdmissionRefusal),
 }
 
 /// What happens at a node.

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use chappe_node::membership::{Greeting, Verdict, admission::Refusal};
+use chappe_node::membership::{Greeting, Verdict, admission::AdmissionRefusal};
 
 use super::{
     event::{DialKey, Event, Reply},
@@ -71,7 +71,7 @@ impl World {
             Some(Verdict::DialBack) => {
                 let node = &mut self.nodes[to.index()];
                 if node.dial_backs >= MAX_DIAL_BACKS {
-                    self.reply(key, to, Reply::Refused(Refusal::Full));
+                    self.reply(key, to, Reply::Refused(AdmissionRefusal::Full));
                     return;
                 }
                 (node.incoming, node.dial_backs) = (node.incoming + 1, node.dial_backs + 1);
@@ -89,12 +89,15 @@ impl World {
     pub(super) fn seen(&mut self, key: DialKey, to: Ix, greeting: &Greeting, packets: Vec<Bytes>, reached: bool) {
         let node = &mut self.nodes[to.index()];
         (node.incoming, node.dial_backs) = (node.incoming.saturating_sub(1), node.dial_backs.saturating_sub(1));
-        let verdict =
-            if reached { self.greet(to, greeting, true) } else { Some(Verdict::Refused(Refusal::Unreachable)) };
+        let verdict = if reached {
+            self.greet(to, greeting, true)
+        } else {
+            Some(Verdict::Refused(AdmissionRefusal::Unreachable))
+        };
         match verdict {
             None => {}
             Some(Verdict::Welcome) => self.take(key, to, packets),
-            Some(Verdict::DialBack) => self.reply(key, to, Reply::Refused(Refusal::Unreachable)),
+            Some(Verdict::DialBack) => self.reply(key, to, Reply::Refused(AdmissionRefusal::Unreachable)),
             Some(Verdict::Refused(refusal)) => self.reply(key, to, Reply::Refused(refusal)),
         }
     }
@@ -121,7 +124,7 @@ impl World {
     /// The other side takes the link, unless its own dial stays.
     fn take(&mut self, key: DialKey, to: Ix, packets: Vec<Bytes>) {
         if self.gives_way(to, key.from, key.epoch) {
-            self.reply(key, to, Reply::Refused(Refusal::Duplicate));
+            self.reply(key, to, Reply::Refused(AdmissionRefusal::Duplicate));
             return;
         }
         self.establish(to, key.from, key.epoch, false);
@@ -145,7 +148,7 @@ impl World {
         }
         let Some(dial) = self.dialling(key) else { return };
         match reply {
-            Reply::Refused(Refusal::Duplicate) => {
+            Reply::Refused(AdmissionRefusal::Duplicate) => {
                 dial.deferred = true;
                 if self.nodes[key.from.index()].links.find(from, self.time).is_some() {
                     self.finish(key, from);

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_bootstrap::keys::{BEACON_FILE, REVOCATIONS_FILE, load_revocations, load_secret_key};
 use chappe_common::{
-    beacon::{BeaconNote, MAX_AHEAD, SignedBeacon, Term},
+    beacon::{Beacon, MAX_AHEAD, SignedBeacon, Term},
     directory::DirectoryBundle,
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
@@ -115,7 +115,7 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
         );
     }
     let known = load_last(&args.file, &roots, now)?;
-    let last = [known, published].into_iter().flatten().max_by_key(|note| note.number);
+    let last = [known, published].into_iter().flatten().max_by_key(|beacon| beacon.number);
     // Independent registries list different nodes.
     let records: Vec<SignedRecord> = directories.iter().flat_map(|directory| directory.records(now)).collect();
     let mut eligible: BTreeMap<NodeId, Option<IpAddr>> =
@@ -149,23 +149,23 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
     let eligible: Vec<_> = eligible.into_keys().collect();
     // Draw the value only now, after the nodes' keys are fixed.
     let value = *SecretKey::generate().map_err(|error| anyhow!("no random bytes for a beacon: {error}"))?.to_bytes();
-    let note = next_beacon(&roots, &key, last.as_deref(), Term { value, eligible }, now, args.wait);
-    let note = Signed::sign(note, &key)?;
-    replace(&args.file, note.as_bytes()).with_context(|| format!("cannot write {}", args.file.display()))?;
+    let beacon = next_beacon(&roots, &key, last.as_deref(), Term { value, eligible }, now, args.wait);
+    let beacon = Signed::sign(beacon, &key)?;
+    replace(&args.file, beacon.as_bytes()).with_context(|| format!("cannot write {}", args.file.display()))?;
     store_records(&addresses, &records).with_context(|| format!("cannot write {}", addresses.display()))?;
     let text = format!(
         "created {file}: beacon {number}, with {count} nodes that may be homes, takes effect in {wait}\n\
                  next: copy it to the registry's federation.beacon; the registry reads it automatically",
         file = args.file.display(),
-        number = note.number,
-        count = note.term.eligible.len(),
+        number = beacon.number,
+        count = beacon.term.eligible.len(),
         wait = humantime::format_duration(args.wait),
     );
     let event = Made {
         event: "made",
-        number: note.number,
-        from: note.from.as_secs(),
-        eligible: note.term.eligible.len(),
+        number: beacon.number,
+        from: beacon.from.as_secs(),
+        eligible: beacon.term.eligible.len(),
         file: &args.file,
     };
     output.print(&text, &event);
@@ -359,8 +359,8 @@ fn store_records(path: &Path, records: &[SignedRecord]) -> io::Result<()> {
 fn load_last(file: &Path, roots: &[PublicKey], now: UnixTime) -> Result<Option<SignedBeacon>> {
     match fs::read(file) {
         Ok(bytes) => {
-            let note = BeaconNote::decode(bytes, roots, now);
-            Ok(Some(note.with_context(|| format!("{} is not a beacon of this federation", file.display()))?))
+            let beacon = Beacon::decode(bytes, roots, now);
+            Ok(Some(beacon.with_context(|| format!("{} is not a beacon of this federation", file.display()))?))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
@@ -370,12 +370,12 @@ fn load_last(file: &Path, roots: &[PublicKey], now: UnixTime) -> Result<Option<S
 fn next_beacon(
     roots: &[PublicKey],
     key: &SecretKey,
-    last: Option<&BeaconNote>,
+    last: Option<&Beacon>,
     term: Term,
     now: UnixTime,
     wait: Duration,
-) -> BeaconNote {
-    BeaconNote {
+) -> Beacon {
+    Beacon {
         federation: FederationId::of_roots(roots),
         root: key.public(),
         // The number increases even within one second, or if the clock goes back.
@@ -398,8 +398,7 @@ mod tests {
         let key = SecretKey::from_bytes(&[1; 32]);
         let term = |value: u8| Term { value: [value; 32], eligible: vec![key.node_id()] };
         let hour = Duration::from_secs(3600);
-        let make =
-            |last: Option<&BeaconNote>, value, now| next_beacon(&[key.public()], &key, last, term(value), now, hour);
+        let make = |last: Option<&Beacon>, value, now| next_beacon(&[key.public()], &key, last, term(value), now, hour);
         let first = make(None, 1, NOW);
         assert_eq!((first.number, first.from, &first.before), (NOW.as_secs(), NOW + hour, &None));
         let hasty = make(Some(&first), 2, NOW);

@@ -13,7 +13,7 @@ use chappe_common::{
 };
 use chappe_node::{
     leases::timing,
-    placement::{Beacon, Candidate, Homes, Network, Tag},
+    placement::{BeaconValue, Candidate, Homes, Network, Tag},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -57,7 +57,7 @@ struct Edge {
 
 impl Edge {
     fn new() -> Self {
-        let beacon = Beacon::genesis(FederationId::of_roots(&[]));
+        let beacon = BeaconValue::genesis(FederationId::of_roots(&[]));
         let node = |n: u8| NodeId::new(PublicKey::from_bytes([n; 32]));
         let network = |n: u8| Network::of(&([10, 0, n, 1], 1).into());
         let client = |client: u8| {

@@ -5,7 +5,7 @@ use chappe_common::record::{RecordError, SignedRecord};
 
 use super::{Engine, Now, Output};
 use crate::membership::{
-    admission::Refusal,
+    admission::AdmissionRefusal,
     member::MemberId,
     member_table::{LearnedVia, State},
     news::NewsKind,
@@ -27,10 +27,10 @@ pub enum Verdict {
     Welcome,
     /// The driver has to dial the node back first, at the first address of its record, without a hello. If the node
     /// proves its key there, the driver passes the greeting again. Otherwise it refuses the link as
-    /// [`Refusal::Unreachable`].
+    /// [`AdmissionRefusal::Unreachable`].
     DialBack,
     /// The link is refused.
-    Refused(Refusal),
+    Refused(AdmissionRefusal),
 }
 
 impl Engine {
@@ -55,26 +55,26 @@ impl Engine {
         let record = &greeting.record;
         if let Err(error) = record.check(self.own.record.federation, now.clock) {
             return Verdict::Refused(match error {
-                RecordError::Federation => Refusal::Federation,
-                RecordError::Future | RecordError::Expired => Refusal::Clock,
-                RecordError::Lifetime => Refusal::Record,
+                RecordError::Federation => AdmissionRefusal::Federation,
+                RecordError::Future | RecordError::Expired => AdmissionRefusal::Clock,
+                RecordError::Lifetime => AdmissionRefusal::Record,
             });
         }
         if !self.settings.admission.may_dial(&self.own.record, record) {
-            return Verdict::Refused(Refusal::Address);
+            return Verdict::Refused(AdmissionRefusal::Address);
         }
         let known = self.table.get(&record.node);
         if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.own.has_left {
-            return Verdict::Refused(Refusal::Stale);
+            return Verdict::Refused(AdmissionRefusal::Stale);
         }
         if let Err(refusal) = self.settings.admission.check_policy(record, greeting.ticket.as_ref(), now.clock) {
             return Verdict::Refused(refusal);
         }
         if !self.table.has_room(&record.node, self.settings.admission.network(record)) {
-            return Verdict::Refused(Refusal::Network);
+            return Verdict::Refused(AdmissionRefusal::Network);
         }
         if known.is_none() && self.table.is_full() {
-            return Verdict::Refused(Refusal::Full);
+            return Verdict::Refused(AdmissionRefusal::Full);
         }
         if reached { Verdict::Welcome } else { Verdict::DialBack }
     }

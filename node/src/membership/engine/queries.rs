@@ -8,6 +8,17 @@ use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
 use super::{Engine, Now};
 use crate::membership::{counts::Counts, view::View};
 
+/// The numbers of operations that an engine has in progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenCounts {
+    /// Checks of members that others accuse.
+    pub checks: usize,
+    /// Claims that wait for a dial.
+    pub claims: usize,
+    /// Dials.
+    pub dials: usize,
+}
+
 impl Engine {
     /// Returns the newest signed beacon.
     pub fn beacon(&self) -> Option<Bytes> {
@@ -68,9 +79,9 @@ impl Engine {
         &self.counts
     }
 
-    /// Returns the numbers of open checks, waiting claims, and open dials. All are bounded.
-    pub fn open(&self) -> (usize, usize, usize) {
-        let (claimed, dialling) = self.table.claimed_and_dialling();
-        (self.checks.len(), claimed, dialling)
+    /// Returns the numbers of operations in progress. All are bounded.
+    pub fn open_counts(&self) -> OpenCounts {
+        let (claims, dials) = self.table.claimed_and_dialling();
+        OpenCounts { checks: self.checks.len(), claims, dials }
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use chappe_common::{
-    beacon::{BeaconNote, Term},
+    beacon::{Beacon, Term},
     federation::FederationId,
     keys::PublicKey,
     record::{Abilities, NodeRecord},
@@ -12,7 +12,7 @@ use foca::{Header, Member, Message, State as SwimState};
 use super::*;
 use crate::membership::{
     accusation::Accusation,
-    admission::{Admission, Policy, Refusal},
+    admission::{Admission, AdmissionRefusal, Policy},
     counts::Reason,
     exchange::ExchangeMessage,
     gossip::Gossip,
@@ -281,7 +281,7 @@ fn a_leave_is_instant_and_one_of_a_former_run_is_nothing() {
     net.packet(1, 2, &gossip(2, 1, &items));
     assert!(net.knows(1, &[2, 3]));
     assert_eq!(net.engine(1).members().find(|(node, _)| *node == id(3)), Some((id(3), 2)));
-    assert_eq!(net.greet(1, old, true), Verdict::Refused(Refusal::Stale));
+    assert_eq!(net.greet(1, old, true), Verdict::Refused(AdmissionRefusal::Stale));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn a_network_has_two_members_and_a_test_range_any_number() {
     let mut net = Net::new(&[1]);
     assert_eq!(net.greet(1, record(2, 1, [10, 9, 9, 2]), true), Verdict::Welcome);
     assert_eq!(net.greet(1, record(3, 1, [10, 9, 9, 3]), true), Verdict::Welcome);
-    assert_eq!(net.greet(1, record(4, 1, [10, 9, 9, 4]), true), Verdict::Refused(Refusal::Network));
+    assert_eq!(net.greet(1, record(4, 1, [10, 9, 9, 4]), true), Verdict::Refused(AdmissionRefusal::Network));
     assert_eq!(net.greet(1, record(2, 2, [10, 9, 9, 2]), true), Verdict::Welcome, "it is one of the two");
     let mut exempt = settings();
     exempt.admission.exempt = vec!["10.9.0.0/16".parse().expect("a network")];
@@ -324,7 +324,7 @@ fn a_node_in_the_internet_dials_no_private_address_and_says_so() {
     let second = Signed::sign(second, &key(4)).expect("a record");
     let private = record(5, 1, [127, 0, 0, 1]);
     for record in [&second, &private] {
-        assert_eq!(net.greet(1, record.clone(), true), Verdict::Refused(Refusal::Address));
+        assert_eq!(net.greet(1, record.clone(), true), Verdict::Refused(AdmissionRefusal::Address));
         net.packet(1, 3, &gossip(3, 1, &[NewsKind::Record.item(record.as_bytes())]));
     }
     assert_eq!(net.engine(1).counts().refused(Reason::Admission), 2);
@@ -339,12 +339,12 @@ fn a_node_in_the_internet_dials_no_private_address_and_says_so() {
 fn a_record_from_the_future_or_of_the_past_is_refused() {
     let mut net = Net::new(&[1]);
     net.elapsed = Duration::from_secs(90_000);
-    assert_eq!(net.greet(1, record(2, 1, [10, 0, 2, 1]), true), Verdict::Refused(Refusal::Clock));
+    assert_eq!(net.greet(1, record(2, 1, [10, 0, 2, 1]), true), Verdict::Refused(AdmissionRefusal::Clock));
     let mut early = Net::new(&[1]);
     let mut future = record(2, 1, [10, 0, 2, 1]).into_value();
     future.issued_at = CLOCK + Duration::from_secs(3600);
     let future = Signed::sign(future, &key(2)).expect("a record");
-    assert_eq!(early.greet(1, future, true), Verdict::Refused(Refusal::Clock));
+    assert_eq!(early.greet(1, future, true), Verdict::Refused(AdmissionRefusal::Clock));
 }
 
 #[test]
@@ -431,7 +431,7 @@ fn claimed_nodes_that_are_not_there_cost_the_one_who_claims_them() {
     assert_eq!(net.engine(1).counts().false_claims, 32);
     assert!(net.refused(1, Reason::Muted) + net.refused(1, Reason::Rate) >= 38);
     assert!(net.knows(1, &[2]));
-    assert_eq!(net.engine(1).open(), (0, 0, 0));
+    assert_eq!(net.engine(1).open_counts(), OpenCounts::default());
 }
 
 #[test]
@@ -490,16 +490,16 @@ fn a_beacon_travels_with_exchanges_whatever_the_views() {
     net.run(Duration::from_secs(40));
     let term = Term { value: [1; 32], eligible: vec![id(1)] };
     let root: PublicKey = key(255).public();
-    let note = BeaconNote { federation: federation(), root, number: 5, from: CLOCK, before: None, term };
-    let note = Signed::sign(note, &key(255)).expect("a beacon");
+    let beacon = Beacon { federation: federation(), root, number: 5, from: CLOCK, before: None, term };
+    let beacon = Signed::sign(beacon, &key(255)).expect("a beacon");
     let now = net.now();
-    net.engine(1).learn_beacon(now, note.as_bytes());
+    net.engine(1).learn_beacon(now, beacon.as_bytes());
     net.exchange(id(1), id(2));
-    assert_eq!(net.engine(2).beacon().as_ref(), Some(note.as_bytes()));
+    assert_eq!(net.engine(2).beacon().as_ref(), Some(beacon.as_bytes()));
     net.add(3, record(3, 1, [10, 0, 3, 1]), settings());
     net.seek(3, 1);
     net.run(Duration::from_secs(5));
-    assert_eq!(net.engine(3).beacon().as_ref(), Some(note.as_bytes()), "a joiner's own first exchange brings it");
+    assert_eq!(net.engine(3).beacon().as_ref(), Some(beacon.as_bytes()), "a joiner's own first exchange brings it");
 }
 
 #[test]

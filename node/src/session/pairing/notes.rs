@@ -25,24 +25,24 @@ impl PairingSession {
         budget: &Arc<MemoryBudget>,
     ) -> Vec<Action> {
         match note {
-            Note::PairRequest(ask) => self.handle_pair_request(now, from, ask, times, budget),
-            Note::PairRequestRefused { ask } => {
-                if self.has_asked(ask, from) {
-                    self.handle_refused(ask, times);
+            Note::PairRequest(request) => self.handle_pair_request(now, from, request, times, budget),
+            Note::PairRequestRefused { id } => {
+                if self.has_request_to(id, from) {
+                    self.handle_refused(id, times);
                 }
                 Vec::new()
             }
-            Note::PairRequestWithdrawn { ask } => {
+            Note::PairRequestWithdrawn { id } => {
                 if let Some(state) = self.state.as_deref_mut() {
                     for kind in [PairRequestKind::Pair, PairRequestKind::Link] {
                         state
                             .requests
-                            .remove_incoming(kind, |incoming| incoming.from == from && incoming.ask.ask == ask);
+                            .remove_incoming(kind, |incoming| incoming.from == from && incoming.request.id == id);
                     }
                 }
                 Vec::new()
             }
-            Note::Answer { ask, accepted } => self.handle_answer(from, ask, accepted),
+            Note::Answer { id, accepted } => self.handle_answer(from, id, accepted),
             Note::Closed => self.unpair(from).into_iter().collect(),
         }
     }
@@ -51,44 +51,44 @@ impl PairingSession {
         &mut self,
         now: Instant,
         from: PeerAddr,
-        ask: PairRequest,
+        request: PairRequest,
         times: Times,
         budget: &Arc<MemoryBudget>,
     ) -> Vec<Action> {
-        let refused = vec![Action::Answer(from, Note::PairRequestRefused { ask: ask.ask })];
-        let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == ask.target) else {
+        let refused = vec![Action::Answer(from, Note::PairRequestRefused { id: request.id })];
+        let Some(state) = self.state.as_deref_mut().filter(|state| state.own.code == request.target) else {
             return refused;
         };
         // The bounds are checked before the reply is encoded, so that refusing a request is cheap.
-        let Ok(reservation) = reserve_payload(ask.payload.as_ref(), budget) else { return refused };
-        let Some(ask) = state.requests.add_incoming(now, from, ask, reservation) else { return refused };
+        let Ok(reservation) = reserve_payload(request.payload.as_ref(), budget) else { return refused };
+        let Some(request) = state.requests.add_incoming(now, from, request, reservation) else { return refused };
         let expires_in = u64::try_from(times.life.as_millis()).unwrap_or(u64::MAX);
-        let key = STANDARD.encode(ask.public_key);
-        let reply = match ask.kind {
+        let key = STANDARD.encode(request.public_key);
+        let reply = match request.kind {
             PairRequestKind::Pair => Reply::PairIncoming {
-                from_code: ask.code.as_str(),
+                from_code: request.code.as_str(),
                 from_public_key: &key,
                 expires_in,
-                proposed_name: ask.name.as_deref(),
-                payload: raw_payload(ask.payload.as_ref()),
+                proposed_name: request.name.as_deref(),
+                payload: raw_payload(request.payload.as_ref()),
             },
             PairRequestKind::Link => Reply::LinkRequest {
-                link_code: ask.target.as_str(),
+                link_code: request.target.as_str(),
                 public_key: &key,
-                device_name: ask.name.as_deref(),
+                device_name: request.name.as_deref(),
                 expires_in,
             },
         };
         vec![Action::Reply(reply.encode())]
     }
 
-    fn handle_answer(&mut self, from: PeerAddr, ask: u64, accepted: Option<Accepted>) -> Vec<Action> {
-        if !self.has_asked(ask, from) {
+    fn handle_answer(&mut self, from: PeerAddr, id: u64, accepted: Option<Accepted>) -> Vec<Action> {
+        if !self.has_request_to(id, from) {
             // The request has ended here. The other side must not believe that it is paired.
             return if accepted.is_some() { vec![Action::Answer(from, Note::Closed)] } else { Vec::new() };
         }
         let Some(state) = self.state.as_deref_mut() else { return Vec::new() };
-        let Some(request) = state.requests.remove_outgoing(ask) else { return Vec::new() };
+        let Some(request) = state.requests.remove_outgoing(id) else { return Vec::new() };
         let code = request.target.as_str();
         let Some(accepted) = accepted else {
             let reply = match request.kind {
@@ -119,8 +119,8 @@ impl PairingSession {
     }
 
     /// Returns whether this session has an unanswered request to `from`.
-    fn has_asked(&mut self, ask: u64, from: PeerAddr) -> bool {
-        let request = self.state.as_deref_mut().and_then(|state| state.requests.outgoing_mut(ask));
+    fn has_request_to(&mut self, id: u64, from: PeerAddr) -> bool {
+        let request = self.state.as_deref_mut().and_then(|state| state.requests.outgoing_mut(id));
         request.is_some_and(|request| request.to == Some(from))
     }
 }

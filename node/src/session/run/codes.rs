@@ -13,7 +13,7 @@ use tokio::time::{sleep_until, timeout_at};
 use super::{
     Session,
     ops::OpResult,
-    requests::{Refusal, RequestReply},
+    requests::{RequestRefusal, RequestReply},
 };
 use crate::{
     client_protocol::request::{BadRequest, Request},
@@ -21,7 +21,7 @@ use crate::{
     limits::rates::Exceeded,
     publisher::command::Command,
     session::{
-        pairing::{Action, Registration, Requested},
+        pairing::{Action, RegisteredCode, Requested},
         payload_reservation::reserve_payload,
     },
     wire::{
@@ -35,19 +35,20 @@ use crate::{
 const PAIR_REQUEST_MARGIN: Duration = Duration::from_millis(50);
 
 impl Session {
-    pub(super) fn register(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+    pub(super) fn register(&mut self, request: &Request<'_>) -> Result<RequestReply, RequestRefusal> {
         let code = request.pairing_code()?;
         let (public_key, payload) = (request.public_key()?, request.payload());
-        let reservation = reserve_payload(payload.as_ref(), &self.core.clients.held).map_err(|_| Refusal::Busy)?;
+        let reservation =
+            reserve_payload(payload.as_ref(), &self.core.clients.memory_budget).map_err(|_| RequestRefusal::Busy)?;
         // A registration shows whether a code is taken, so it counts against the rate of pair requests. A claim also
         // costs signature checks here and at the homes. To register the own code again, without a claim, is free.
         let claim = request.claim()?;
         let is_free = claim.is_none() && self.pairing.code() == Some(code);
-        if !is_free && self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
+        if !is_free && self.rates.check_pair_request(&self.core.clients.sources) == Err(Exceeded::PairRequests) {
             return Ok(RequestReply::Exceeded);
         }
         let claim = claim.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
-        let registration = Registration { code, public_key, payload, _reservation: reservation };
+        let registration = RegisteredCode { code, public_key, payload, _reservation: reservation };
         let code = CodeRegistration { code, session: self.handle.id(), claim };
         let (core, error_at) = (self.core.clone(), Instant::now() + self.times().error_after);
         self.ops.claiming = Some(registration.code);
@@ -83,18 +84,18 @@ impl Session {
         &mut self,
         request: &Request<'_>,
         kind: PairRequestKind,
-    ) -> Result<RequestReply, Refusal> {
+    ) -> Result<RequestReply, RequestRefusal> {
         self.check_registered()?;
         let (target, key, name) = match kind {
             PairRequestKind::Pair => (request.target_code()?, None, request.proposed_name()?),
             PairRequestKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
         };
-        if self.rates.check_ask(&self.core.clients.sources) == Err(Exceeded::Asks) {
+        if self.rates.check_pair_request(&self.core.clients.sources) == Err(Exceeded::PairRequests) {
             return Ok(RequestReply::Exceeded);
         }
-        let ask = rand::rng().random();
+        let id = rand::rng().random();
         let now = Instant::now();
-        let requested = self.pairing.request(now, ask, kind, target, self.times());
+        let requested = self.pairing.request(now, id, kind, target, self.times());
         let Requested::Find { withdrawn } = requested.ok_or(BadRequest::NotRegistered)? else {
             return Ok(RequestReply::Nothing);
         };
@@ -111,7 +112,7 @@ impl Session {
                 Some(PeerAddr { node: holder.node, session: holder.session })
             };
             let to = timeout_at(deadline.into(), find).await.ok().flatten();
-            OpResult::Found { ask, to, name, payload, key }
+            OpResult::Found { id, to, name, payload, key }
         });
         Ok(RequestReply::Actions(withdrawn.into_iter().collect()))
     }
@@ -180,7 +181,7 @@ impl Session {
     fn handle_note_lost(&mut self, to: PeerAddr, note: &Note) {
         self.core.context.metrics.session_messages_dropped.inc();
         match note {
-            Note::PairRequest(ask) => self.pairing.handle_refused(ask.ask, self.times()),
+            Note::PairRequest(request) => self.pairing.handle_refused(request.id, self.times()),
             Note::Answer { accepted: Some(_), .. } => {
                 let actions = self.pairing.unpair(to);
                 self.apply(actions);

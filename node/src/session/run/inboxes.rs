@@ -7,7 +7,7 @@ use chappe_common::{client::ErrorCode, lease::SignedLease, time::UnixTime};
 use super::{
     Session,
     ops::{AttachedLease, OpResult},
-    requests::{Refusal, RequestReply},
+    requests::{RequestRefusal, RequestReply},
 };
 use crate::{
     client_protocol::{
@@ -15,7 +15,7 @@ use crate::{
         request::Request,
     },
     core::Core,
-    homes::Registered,
+    homes::LeaseStatus,
     limits::rates::Counts,
     publisher::command::Command,
     session::attach::{self, UnverifiedAttach},
@@ -27,13 +27,14 @@ impl Session {
     /// meanwhile. [`Session::finish_attach`] answers the client.
     ///
     /// In addition to the message, each lease counts as much as an ICE candidate, since it takes two signature checks.
-    pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+    pub(super) fn attach(&mut self, request: &Request<'_>) -> Result<RequestReply, RequestRefusal> {
         let id = request.required_id()?.to_owned();
         let now = self.core.context.clock.now();
         let items = request.attach_list()?;
         let max = self.core.context.config.limits.max_inboxes;
         let count = u32::try_from(items.len().min(max)).unwrap_or(u32::MAX);
-        let permits = self.core.clients.attaching.clone().try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
+        let permits =
+            self.core.clients.attaching.clone().try_acquire_many_owned(count).map_err(|_| RequestRefusal::Busy)?;
         let (mut unverified, mut rejected) = (Vec::new(), Vec::new());
         for (index, item) in items.iter().enumerate() {
             let code = if index >= max {
@@ -63,10 +64,10 @@ impl Session {
     /// Keeps the leases that their homes accepted, detaches the others, and answers the client.
     pub(super) fn finish_attach(&mut self, id: &str, leases: Vec<AttachedLease>, mut rejected: Vec<Rejected>) {
         let mut kept = Vec::new();
-        for AttachedLease { index, lease, registered } in leases {
-            let is_renewal = registered == Registered::Before;
-            let (code, newer) = match registered {
-                Registered::Kept | Registered::Before
+        for AttachedLease { index, lease, status } in leases {
+            let is_renewal = status == LeaseStatus::Before;
+            let (code, newer) = match status {
+                LeaseStatus::Kept | LeaseStatus::Before
                     if self.core.sessions.is_attached(&lease.inbox, self.handle.id()) =>
                 {
                     self.publish(Command::KeepLease { lease: lease.clone(), is_renewal });
@@ -74,10 +75,10 @@ impl Session {
                     continue;
                 }
                 // The client has attached the inbox elsewhere meanwhile.
-                Registered::Kept | Registered::Before => (ErrorCode::BadLease, None),
-                Registered::Stale { newer } => (ErrorCode::BadLease, Some(newer)),
+                LeaseStatus::Kept | LeaseStatus::Before => (ErrorCode::BadLease, None),
+                LeaseStatus::Stale { newer } => (ErrorCode::BadLease, Some(newer)),
                 // Other nodes couldn't find the inbox, so the client should use another node.
-                Registered::Nowhere => (ErrorCode::Internal, None),
+                LeaseStatus::Nowhere => (ErrorCode::Internal, None),
             };
             self.core.sessions.detach(self.handle.id(), &lease.inbox);
             // The publisher may still keep an earlier lease of the same inbox.
@@ -90,7 +91,7 @@ impl Session {
         self.reply(&Reply::Attached { id, ttl: renew_after.as_secs(), rejected: &rejected }.encode());
     }
 
-    pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+    pub(super) fn detach(&mut self, request: &Request<'_>) -> Result<RequestReply, RequestRefusal> {
         let id = request.required_id()?;
         for inbox in request.inbox_list()? {
             if let Some(lease) = self.core.sessions.detach(self.handle.id(), &inbox) {
@@ -100,7 +101,7 @@ impl Session {
         Ok(RequestReply::Text(Reply::Detached { id }.encode()))
     }
 
-    pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+    pub(super) fn resolve(&mut self, request: &Request<'_>) -> Result<RequestReply, RequestRefusal> {
         let (id, address) = (request.required_id()?.to_owned(), request.address()?);
         let core = self.core.clone();
         self.ops.start(async move {
@@ -144,10 +145,10 @@ fn attach_verified(
 /// Registers new leases with their homes. A renewal is registered later, when its inbox is due.
 async fn register(core: &Core, new: Vec<Indexed>, renewed: Vec<Indexed>) -> Vec<AttachedLease> {
     let signed: Vec<_> = new.iter().map(|(_, lease)| SignedLease::clone(lease)).collect();
-    let registered = core.homes.put_leases(&signed).await;
-    let new = new.into_iter().zip(registered);
-    let renewed = renewed.into_iter().map(|renewed| (renewed, Registered::Before));
-    new.chain(renewed).map(|((index, lease), registered)| AttachedLease { index, lease, registered }).collect()
+    let statuses = core.homes.register_leases(&signed).await;
+    let new = new.into_iter().zip(statuses);
+    let renewed = renewed.into_iter().map(|renewed| (renewed, LeaseStatus::Before));
+    new.chain(renewed).map(|((index, lease), status)| AttachedLease { index, lease, status }).collect()
 }
 
 /// Returns the time until the client should renew these leases: half of the shortest remaining lifetime.

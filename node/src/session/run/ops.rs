@@ -12,8 +12,8 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 
 use crate::{
     client_protocol::reply::Rejected,
-    homes::{ClaimError, Registered},
-    session::pairing::Registration,
+    homes::{ClaimError, LeaseStatus},
+    session::pairing::RegisteredCode,
     sessions::flights::Need,
     wire::{frame::CodeRegistration, ids::PeerAddr},
 };
@@ -25,15 +25,15 @@ const MAX_OPS: usize = 16;
 pub(super) struct AttachedLease {
     pub(super) index: usize,
     pub(super) lease: Arc<SignedLease>,
-    pub(super) registered: Registered,
+    pub(super) status: LeaseStatus,
 }
 
 /// The result of an operation.
 pub(super) enum OpResult {
     /// A code was claimed at its homes.
-    Claimed { code: CodeRegistration, registration: Registration, result: Result<(), ClaimError> },
+    Claimed { code: CodeRegistration, registration: RegisteredCode, result: Result<(), ClaimError> },
     /// The target's session of a pair request was looked up.
-    Found { ask: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
+    Found { id: u64, to: Option<PeerAddr>, name: Option<String>, payload: Option<Bytes>, key: Option<[u8; 32]> },
     /// An inbox was looked up for the client.
     Resolved { id: String, lease: Option<SignedLease> },
     /// Leases were attached and registered with their homes.

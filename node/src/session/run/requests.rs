@@ -121,7 +121,7 @@ impl Session {
         self.core.context.metrics.messages.inc();
         let handled = match (to_inbox, kind) {
             (Some((kind, to)), _) => {
-                to.map_err(Refusal::from).and_then(|to| self.send_to_inbox(&request, kind, to, here))
+                to.map_err(RequestRefusal::from).and_then(|to| self.send_to_inbox(&request, kind, to, here))
             }
             (None, Some(kind)) => self.send_to_code(&request, kind),
             (None, None) => {
@@ -141,17 +141,17 @@ impl Session {
         };
         match handled {
             Ok(()) => {}
-            Err(Refusal::Bad(error)) => self.refuse(request.id(), error.code(), &error.to_string()),
-            Err(Refusal::NoPeer(target)) => {
+            Err(RequestRefusal::Bad(error)) => self.refuse(request.id(), error.code(), &error.to_string()),
+            Err(RequestRefusal::NoPeer(target)) => {
                 let message = format!("Peer not found: {target}");
                 self.refuse(request.id(), ErrorCode::PeerOffline, &message);
             }
-            Err(Refusal::Busy) => self.refuse(request.id(), ErrorCode::Congested, BUSY),
+            Err(RequestRefusal::Busy) => self.refuse(request.id(), ErrorCode::Congested, BUSY),
         }
         ControlFlow::Continue(())
     }
 
-    pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+    pub(super) fn handle_request(&mut self, request: &Request<'_>) -> Result<RequestReply, RequestRefusal> {
         Ok(match request.kind() {
             "ping" => RequestReply::Text(Reply::Pong {}.encode()),
             "heartbeat" => {
@@ -201,7 +201,7 @@ impl Session {
         self.pairing.code().map(drop).ok_or(BadRequest::NotRegistered)
     }
 
-    pub(super) fn prove(&self, request: &Request<'_>) -> Result<RequestReply, Refusal> {
+    pub(super) fn prove(&self, request: &Request<'_>) -> Result<RequestReply, RequestRefusal> {
         let (id, challenge, url) = (request.required_id()?, request.challenge()?, request.url()?);
         if !self.core.context.client_urls.iter().any(|own| *own == url) {
             return Err(BadRequest::Invalid("url").into());
@@ -221,7 +221,7 @@ pub(super) enum RequestReply {
 }
 
 /// Why a request is refused.
-pub(super) enum Refusal {
+pub(super) enum RequestRefusal {
     Bad(BadRequest),
     /// The client has no pairing under the code that it named.
     NoPeer(String),
@@ -229,7 +229,7 @@ pub(super) enum Refusal {
     Busy,
 }
 
-impl From<BadRequest> for Refusal {
+impl From<BadRequest> for RequestRefusal {
     fn from(error: BadRequest) -> Self {
         Self::Bad(error)
     }

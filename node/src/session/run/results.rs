@@ -29,9 +29,9 @@ impl Session {
                     }
                 }
             }
-            OpResult::Found { ask, to, name, payload, key } => {
+            OpResult::Found { id, to, name, payload, key } => {
                 self.timer.invalidate();
-                let actions = self.pairing.handle_found(ask, to, name, payload, key, self.times());
+                let actions = self.pairing.handle_found(id, to, name, payload, key, self.times());
                 self.apply(actions);
             }
             OpResult::Resolved { id, lease } => match lease {

@@ -9,7 +9,7 @@ use chappe_common::{
     lease::Address,
 };
 
-use super::{RATE_EXCEEDED, Session, ops::OpResult, requests::Refusal};
+use super::{RATE_EXCEEDED, Session, ops::OpResult, requests::RequestRefusal};
 use crate::{
     client_protocol::{reply::Reply, request::Request},
     links::link::SendError,
@@ -33,7 +33,7 @@ impl Session {
         kind: RelayKind,
         address: Address,
         here: Option<SessionHandle>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestRefusal> {
         let payload = request.text_payload(MAX_PAYLOAD)?;
         let to = Destination::Inbox(address);
         if !self.handle.has_flights() || !self.handle.with_flights(|flights| flights.is_under_way(to)) {
@@ -50,11 +50,11 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn send_to_code(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), Refusal> {
+    pub(super) fn send_to_code(&mut self, request: &Request<'_>, kind: RelayKind) -> Result<(), RequestRefusal> {
         self.check_registered()?;
         let (target, payload) = (request.target()?, request.required_payload()?);
         let peer = self.pairing.peer(&target).and_then(|peer| Some((peer, self.pairing.code_of(peer)?)));
-        let Some((peer, code)) = peer else { return Err(Refusal::NoPeer(target.chars().take(64).collect())) };
+        let Some((peer, code)) = peer else { return Err(RequestRefusal::NoPeer(target.chars().take(64).collect())) };
         let to = Destination::Peer(peer, code);
         let from = self.addr();
         // If earlier messages have no outcome yet, the queue of the peer's session keeps the order.

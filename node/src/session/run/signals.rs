@@ -37,15 +37,20 @@ impl Session {
             SessionEvent::Outcome { ticket, outcome } => self.finish_flight(ticket, outcome),
             SessionEvent::Note(boxed) => {
                 let (from, note) = *boxed;
-                if let Note::PairRequest(ask) = &note
+                if let Note::PairRequest(request) = &note
                     && self.output.is_backpressured(self.core.context.config.limits.max_queued)
                 {
                     // Otherwise a stranger who knows the code could fill the queue of a client on a slow line, and end
                     // its session.
-                    return self.answer_note(from, Note::PairRequestRefused { ask: ask.ask });
+                    return self.answer_note(from, Note::PairRequestRefused { id: request.id });
                 }
-                let actions =
-                    self.pairing.handle_note(Instant::now(), from, note, self.times(), &self.core.clients.held);
+                let actions = self.pairing.handle_note(
+                    Instant::now(),
+                    from,
+                    note,
+                    self.times(),
+                    &self.core.clients.memory_budget,
+                );
                 self.apply(actions);
             }
             SessionEvent::GoingAway => self.going_away(),

@@ -184,8 +184,8 @@ async fn a_session_takes_so_many_events_and_no_more() {
 fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
     let session = SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, None);
     let send_request = |len| {
-        let ask = PairRequest {
-            ask: 1,
+        let request = PairRequest {
+            id: 1,
             kind: PairRequestKind::Pair,
             target: pairing().code,
             code: pairing().code,
@@ -193,14 +193,14 @@ fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
             name: None,
             payload: Some(vec![b'1'; len].into()),
         };
-        session.try_send(SessionEvent::Note(Box::new((peer(), Note::PairRequest(ask)))))
+        session.try_send(SessionEvent::Note(Box::new((peer(), Note::PairRequest(request)))))
     };
     let send = |note| session.try_send(SessionEvent::Note(Box::new((peer(), note))));
     assert_eq!(send_request(MAX_QUEUED / 2), Ok(()));
     assert_eq!(send_request(1), Err(TrySendError::Full), "too many bytes");
     let events = QUEUE_EVENTS / STRANGERS_FRACTION;
-    assert!((1..events).all(|_| send(Note::PairRequestWithdrawn { ask: 1 }).is_ok()));
-    assert_eq!(send(Note::PairRequestWithdrawn { ask: 1 }), Err(TrySendError::Full), "too many");
+    assert!((1..events).all(|_| send(Note::PairRequestWithdrawn { id: 1 }).is_ok()));
+    assert_eq!(send(Note::PairRequestWithdrawn { id: 1 }), Err(TrySendError::Full), "too many");
     assert_eq!(send(Note::Closed), Err(TrySendError::Full), "whatever a stranger's node says");
     // An event from the client's pairing is accepted, and the session goes on.
     session.publish_pairings(vec![pairing()]);

@@ -157,8 +157,8 @@ pub fn attack(conditions: Conditions, sizes: Sizes, name: &str, attack: Attack) 
         let end = attacked.world.time() + sizes.attack;
         while attacked.world.time() < end {
             attacked.world.run_for(Duration::from_secs(5));
-            let open = attacked.world.honest().into_iter().map(|ix| attacked.world.engine(ix).open());
-            (checks, claims) = open.fold((checks, claims), |(c, w), open| (c.max(open.0), w.max(open.1)));
+            let open = attacked.world.honest().into_iter().map(|ix| attacked.world.engine(ix).open_counts());
+            (checks, claims) = open.fold((checks, claims), |(c, w), open| (c.max(open.checks), w.max(open.claims)));
         }
         let cost = attacked.cost();
         let name = |figure: &str| format!("{name} by {by}: {figure} (N = {members})");
