@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_could_not_be_read_is_read_again_though_it_looks_the_same() {
+    async fn a_file_that_could_not_be_read_is_read_again_without_a_change() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("beacon");
         let root = SecretKey::from_bytes(&[1; 32]);

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_delegates_anew_and_another_key_does_not() {
+    fn only_the_root_renews_a_delegation() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let now = UnixTime::from_secs(1_800_000_000);
         create_federation(dir.path(), now).expect("a new federation");

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_says_who_asks() {
+    fn only_a_trusted_proxy_determines_the_source() {
         assert_eq!(source("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(source("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
         assert_eq!(source("::ffff:10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_sender_wrote_itself_is_not_believed() {
+    fn headers_written_by_the_sender_are_ignored() {
         assert_eq!(source("10.0.0.1", &["203.0.113.9, 198.51.100.7"]), "198.51.100.7");
         assert_eq!(source("10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.9.9.9"]), "198.51.100.7");
         assert_eq!(source("10.0.0.1", &["nonsense"]), "10.0.0.1");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_trusted_proxy_writes_is_told_as_unreadable() {
+    fn only_unreadable_headers_of_a_trusted_proxy_are_reported() {
         let is_unreadable = |peer, line| source_by(FORWARDED_FOR, peer, &[line]).is_unreadable;
         assert!(is_unreadable("10.0.0.1", "unknown") && is_unreadable("10.0.0.1", "203.0.113.9, _hidden"));
         assert!(!is_unreadable("192.0.2.1", "unknown"), "a stranger may write what it likes");

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_says_by_an_example_what_to_write() {
+    fn every_key_has_an_example_value() {
         for key in keys_of::<NodeConfig>() {
             let text = message("", &[&format!("{key}=[[1]]")]);
             let (_, example) = text.split_once("such as ").unwrap_or_else(|| panic!("{key}: {text}"));
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_keeps_no_daemon_from_starting() {
+    fn kubernetes_service_variables_do_not_prevent_a_start() {
         let of_service = [
             "SERVICE_HOST",
             "SERVICE_PORT",
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_setting_is_refused() {
+    fn an_argument_that_is_no_setting_is_refused() {
         for text in ["", "a.b", "a=1", ".b=1", "a.=1"] {
             assert!(text.parse::<Setting>().is_err(), "{text}");
         }

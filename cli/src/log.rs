@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_costs_the_line_and_not_who_logs() {
+    fn a_full_queue_drops_the_line_and_does_not_block_the_logger() {
         let (sender, items) = sync_channel(1);
         let log = Log(sender);
         let before = lost_lines::total();

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_session_description_is_refused_and_ends_nothing() {
+    async fn an_invalid_session_description_is_refused_and_the_peer_stays_usable() {
         let peer = Peer::bind(Ipv4Addr::LOCALHOST.into()).await.expect("a peer");
         assert!(peer.accept_offer("nonsense").await.is_err());
         assert!(peer.accept_answer("nonsense").await.is_err());

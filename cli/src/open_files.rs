@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_cut_and_what_fits_is_not() {
+    fn connections_are_reduced_only_if_they_exceed_the_file_limit() {
         let files = OpenFiles { limit: 1024 };
         assert_eq!(files.limit_connections("client.max_connections", 18_000), 896);
         assert_eq!(files.limit_connections("client.max_connections", 896), 896);

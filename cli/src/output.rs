@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_said_once() {
+    fn a_repeated_reason_is_printed_once() {
         let error = anyhow::anyhow!("the disk is full").context("cannot write: the disk is full").context("stopped");
         assert_eq!(error_text(&error), "stopped: cannot write: the disk is full");
     }

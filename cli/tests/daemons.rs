@@ -145,7 +145,7 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
 }
 
 #[test]
-fn discover_and_doctor_say_what_was_tried_what_it_means_and_what_to_do() {
+fn discover_and_doctor_report_attempts_causes_and_remedies() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();
     // Nothing listens on port 9 of loopback.
@@ -376,7 +376,7 @@ fn a_ticket_names_its_node_and_stands_in_the_config() {
 }
 
 #[test]
-fn one_process_at_a_time_uses_a_profile_and_codes_are_seen_by_nobody_else() {
+fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();
     let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
@@ -479,7 +479,7 @@ fn a_profile_made_by_a_link_learns_the_root_and_outlives_the_link_s_nodes() {
 }
 
 #[test]
-fn a_node_that_is_named_by_another_url_says_which_is_its_own() {
+fn a_node_reached_by_another_url_reports_its_own() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();
     let found = texts(&finished(&[&["--json", "discover"][..], &federation.network()].concat())).0;
@@ -542,7 +542,7 @@ fn a_wrong_config_is_explained() {
 }
 
 #[test]
-fn what_is_missing_is_named_before_anything_is_made() {
+fn missing_arguments_are_reported_before_files_are_created() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let config = dir.path().join("node.toml");
     let output = finished(&["node", "init", "--config", arg(&config), "--registry", "http://127.0.0.1:1"]);

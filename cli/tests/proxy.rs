@@ -201,7 +201,7 @@ fn a_client_goes_through_the_proxy_that_the_environment_names() {
 }
 
 #[test]
-fn what_is_wrong_with_a_proxy_is_told_and_nobody_is_reached_past_it() {
+fn proxy_errors_are_reported_and_the_proxy_is_not_bypassed() {
     let federation = Federation::start();
     let by_node = ["discover", "--verbose", "--node", &federation.node];
     let proxy = Proxy::start(Some(CREDENTIALS));

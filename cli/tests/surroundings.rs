@@ -73,7 +73,7 @@ fn plays_on_while_its_log_goes_nowhere(stderr: Stdio, level: &str) {
 }
 
 #[test]
-fn a_node_whose_log_disk_is_full_goes_on_and_counts_what_it_could_not_write() {
+fn a_node_with_a_full_log_disk_continues_and_counts_lost_lines() {
     plays_on_while_its_log_goes_nowhere(full(), "info");
 }
 
@@ -83,7 +83,7 @@ fn a_node_goes_on_when_the_reader_of_its_log_is_gone() {
 }
 
 #[test]
-fn a_node_goes_on_when_the_reader_of_its_log_does_not_read_and_says_later_how_much_was_lost() {
+fn a_node_with_a_blocked_log_reader_continues_and_reports_lost_lines_later() {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     // As much as the system buffers without a reader.
     writer.write_all(&[b'\n'; 65_536]).expect("a pipe that nobody has written to");
@@ -107,7 +107,7 @@ fn a_node_goes_on_when_the_reader_of_its_log_does_not_read_and_says_later_how_mu
 }
 
 #[test]
-fn a_command_that_cannot_say_what_is_wrong_fails_with_status_1() {
+fn a_command_that_cannot_print_its_error_exits_with_status_1() {
     let missing = ["node", "run", "--config", "/nowhere/node.toml"];
     for stderr in [full(), closed()] {
         let output = Running::start(chappe(&missing).stderr(stderr)).finish();
@@ -116,7 +116,7 @@ fn a_command_that_cannot_say_what_is_wrong_fails_with_status_1() {
 }
 
 #[test]
-fn a_command_behind_which_nobody_reads_ends_quietly_and_one_whose_disk_is_full_says_so() {
+fn a_command_with_a_closed_output_ends_quietly_and_one_with_a_full_disk_reports_it() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();
     let config = federation.dir.path().join("registry/bootstrap.toml");
@@ -139,7 +139,7 @@ fn a_command_behind_which_nobody_reads_ends_quietly_and_one_whose_disk_is_full_s
 }
 
 #[test]
-fn a_signal_that_means_nothing_ends_no_daemon_and_says_so_and_three_of_them_drain() {
+fn unhandled_signals_are_logged_and_do_not_end_a_daemon_and_three_signals_drain() {
     for stop in ["TERM", "INT", "QUIT"] {
         let federation = Federation::start(0);
         let node = Listening::start(&mut federation.node(0));
@@ -203,7 +203,7 @@ fn upgrade(addr: &str) -> (TcpStream, String) {
 }
 
 #[test]
-fn a_node_with_few_files_says_so_and_at_the_limit_lets_its_operator_and_other_nodes_in() {
+fn a_node_with_few_files_warns_and_at_the_limit_accepts_its_operator_and_other_nodes() {
     let federation = Federation::start(0);
     let mut command = federation.node(0);
     command.env("CHAPPE_LIMITS__EXEMPT", "[\"127.0.0.0/8\"]");
@@ -243,7 +243,7 @@ fn a_node_takes_all_files_that_the_system_allows_it() {
 }
 
 #[test]
-fn a_registry_with_few_files_says_so_and_at_the_limit_answers_its_operator() {
+fn a_registry_with_few_files_warns_and_at_the_limit_answers_its_operator() {
     let mut federation = Federation::start(0);
     drop(federation.registry.take());
     let mut command = run_registry(&federation.dir.path().join("registry/bootstrap.toml"));
@@ -272,7 +272,7 @@ fn limit_file_size(process: &Running, bytes: &str) {
 }
 
 #[test]
-fn a_registry_whose_disk_takes_nothing_for_a_while_says_so_and_takes_changes_again_afterwards() {
+fn a_registry_with_a_full_disk_reports_it_and_accepts_changes_afterwards() {
     let mut federation = Federation::start(0);
     drop(federation.registry.take());
     let mut command = run_registry(&federation.dir.path().join("registry/bootstrap.toml"));
@@ -351,7 +351,7 @@ fn a_node_comes_back_by_itself_after_a_copy_of_its_folder_has_run() {
 }
 
 #[test]
-fn a_node_that_nobody_reaches_sends_its_clients_to_those_that_the_registry_lists() {
+fn an_unreachable_node_sends_its_clients_to_the_registrys_nodes() {
     let federation = Federation::start(0);
     let one = Listening::start(federation.node(0).env("CHAPPE_MEMBERSHIP__CUT_OFF_AFTER", "3s"));
     let two = Listening::start(&mut federation.node(1));
@@ -389,7 +389,7 @@ fn a_node_uses_no_proxy_of_the_environment() {
 }
 
 #[test]
-fn a_node_that_was_never_a_member_with_anybody_keeps_its_clients_whatever_the_registry_lists() {
+fn a_node_that_never_had_members_keeps_its_clients() {
     let federation = Federation::start(0);
     let stranger = Listening::start(&mut federation.node(1));
     federation.wait_for_a_node();

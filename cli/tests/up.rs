@@ -62,7 +62,7 @@ fn up_stays_until_it_is_told_to_stop_and_keeps_a_folder_that_was_named() {
 }
 
 #[test]
-fn up_that_is_stopped_early_says_so() {
+fn up_reports_an_early_stop() {
     let mut up = Running::start(&mut chappe(&["up", "--json"]));
     up.event("ready");
     up.signal("TERM");
@@ -87,7 +87,7 @@ fn a_port_that_is_taken_is_named_with_its_key() {
 }
 
 #[test]
-fn what_up_is_set_to_reaches_its_nodes() {
+fn settings_of_up_reach_its_nodes() {
     let output = finished(&["up", "--once", "--set", "client.lissten=1"]);
     let (_, stderr) = texts(&output);
     assert_eq!(output.status.code(), Some(1));

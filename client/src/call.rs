@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn every_input_in_every_state_does_what_the_table_says() {
+    fn every_input_in_every_state_follows_the_table() {
         let now = Instant::now();
         for (input, row) in table() {
             for (state, expected) in STATES.into_iter().zip(row) {
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contact_that_rings_again_at_once_is_told_that_this_side_is_busy_and_others_ring() {
+    fn a_contact_that_rings_again_at_once_gets_busy_and_others_ring() {
         let now = Instant::now();
         let mut calls = at(State::Incoming, now);
         calls.handle(CALL, Input::Decline, now).expect("it rings");
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_said_of_another_call_touches_the_active_one() {
+    fn messages_of_another_call_do_not_affect_the_active_one() {
         let now = Instant::now();
         let inputs = table().into_iter().map(|(input, _)| input);
         for input in inputs.filter(|input| !matches!(input, Input::Place(_) | Input::Offered(_))) {
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_call_is_told_that_the_line_is_busy() {
+    fn a_second_call_gets_busy() {
         let now = Instant::now();
         for state in STATES.into_iter().skip(1) {
             let mut calls = at(state, now);

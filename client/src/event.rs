@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_app_that_does_not_read_is_told_how_much_it_has_missed() {
+    async fn an_app_that_does_not_read_learns_how_many_events_it_missed() {
         let (sender, mut events) = queue();
         let event = || Event::Ringing { call: CallId::from_bytes([1; 16]) };
         for _ in 0..QUEUE + 3 {

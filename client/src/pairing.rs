@@ -424,12 +424,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_secret_is_noticed_before_anybody_says_who_it_is() {
+    fn a_wrong_secret_is_detected_before_identities_are_sent() {
         assert_eq!(pair("ABC234-WXYA", "ABC234-WXYZ").map(|_| ()), Err(PairingError::WrongSecret));
     }
 
     #[test]
-    fn a_requester_who_does_not_know_the_secret_learns_nothing_of_the_one_who_shows_it() {
+    fn a_requester_without_the_secret_learns_nothing_of_the_responder() {
         // The attacker cannot check B's confirmation and sends on what it has.
         let mallory = SealingKey::from_bytes(&[3; 32]);
         let guess = phrase("ABC234-AAAA");
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_passes_as_a_person_whose_public_key_it_knows_not_even_as_the_other_side_itself() {
+    fn a_public_key_alone_does_not_impersonate_its_owner() {
         let (ada, eve) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[9; 32]));
         assert_eq!(impostor(&ada, &ada), Ok(()));
         assert_eq!(impostor(&ada, &eve), Err(PairingError::Possession));
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_who_shows_the_code_has_to_hold_its_identity_too() {
+    fn the_responder_must_prove_its_identity_key() {
         let (ada, bob) = (SealingKey::from_bytes(&[1; 32]), SealingKey::from_bytes(&[2; 32]));
         let code = phrase("ABC234-WXYZ");
         let (a, request) = Requester::new(&code, own(), &mut rng(1));
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_at_which_everybody_agrees_is_no_key() {
+    fn a_low_order_point_is_refused() {
         let key = SealingKey::from_bytes(&[1; 32]);
         assert!(key.agree(&[0; 32]).is_none());
         let mut one = [0; 32];
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn mutated_messages_are_answered_by_the_one_who_shows_a_code_and_change_nothing_else() {
+    fn mutated_messages_get_an_answer_of_the_responder_and_change_nothing_else() {
         let text = |message: serde_json::Result<Vec<u8>>| message.expect("JSON");
         let corpus = [
             text(serde_json::to_vec(&VALID.request)),

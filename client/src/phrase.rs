@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_code_is_refused() {
+    fn an_invalid_code_is_refused() {
         for wrong in ["", "ABC234", "ABC234-", "ABC234-ABC", "ABC23-ABCD", "ABC234-ABC0", "ABC234-AB CD", "ÄBC234-ABCD"]
         {
             assert!(wrong.parse::<Phrase>().is_err(), "{wrong}");

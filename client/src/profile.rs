@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_that_is_held_is_nobody_else_s_until_it_is_let_go() {
+    fn a_locked_profile_is_unavailable_to_others_until_it_is_released() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut one = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a new profile");
         one.hold().and_then(|()| one.hold()).expect("held once");
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn who_pairs_again_takes_its_own_place_and_the_number_is_bounded() {
+    fn a_repeated_pairing_replaces_the_contact_and_contacts_are_bounded() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut profile = Profile::open_or_create(folder.path().join("profile"), "Ada").expect("a new profile");
         for n in 0..=u8::try_from(MAX_CONTACTS).expect("fewer than 256") {

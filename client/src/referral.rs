@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_counts_is_pinned_public_and_bounded_in_number() {
+    fn referred_nodes_are_pinned_public_and_bounded() {
         let id = SecretKey::from_bytes(&[1; 32]).node_id();
         let texts: Vec<_> = [
             "ws://127.0.0.1:1#ID",

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn rings_that_nobody_answers_become_rare_and_an_answer_forgives_them() {
+    fn unanswered_rings_become_rare_and_an_answer_resets_the_rate() {
         let (mut limiter, mut now) = (RingLimiter::default(), Instant::now());
         let mut rings = 0;
         let end = now + Duration::from_secs(24 * 3600);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contact_that_was_silent_for_hours_starts_anew() {
+    fn hours_of_silence_reset_a_contacts_rate() {
         let (mut limiter, start) = (RingLimiter::default(), Instant::now());
         for n in 0..5 {
             let now = start + LONGEST_PAUSE * n;

@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_for_its_recipient_in_its_context_alone() {
+    fn sealed_messages_open_only_for_their_recipient_in_their_context() {
         let payload = sealed(b"v=0");
         assert_eq!(open(&payload), Ok(b"v=0".to_vec()));
         let envelope = Envelope::parse(&payload).expect("an envelope");
@@ -501,12 +501,12 @@ mod tests {
     impl rand::TryCryptoRng for Fixed {}
 
     #[test]
-    fn mutated_payloads_open_as_what_was_sealed_or_not_at_all() {
+    fn mutated_envelopes_open_to_the_sealed_payload_or_fail() {
         chappe_mutations::run(fuzzed::PAYLOAD, &*VALID);
     }
 
     #[test]
-    fn mutated_envelopes_are_read_whatever_is_in_them() {
+    fn mutated_envelopes_never_panic() {
         let valid = URL_SAFE_NO_PAD.decode(sealed(b"v=0")).expect("base64url");
         chappe_mutations::run(fuzzed::ENVELOPE, &[valid]);
     }

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_counts_in_its_federation_and_not_far_ahead() {
+    fn a_beacon_is_valid_in_its_federation_and_not_far_ahead() {
         let (beacon, root) = (beacon(vec![id(1)]), SecretKey::from_bytes(&[1; 32]).public());
         let federation = beacon.federation;
         assert_eq!(beacon.check(federation, &[root], NOW), Ok(()));

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_the_public_key_and_the_context_verifies_and_cannot_sign() {
+    fn the_public_key_and_context_suffice_to_verify_and_not_to_sign() {
         let root = SecretKey::from_bytes(&[1; 32]);
         let blinded = root.blind(&factor(b"today"));
         let public = root.public().blind(&factor(b"today")).expect("a usable key");

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn mutated_notes_are_refused_without_the_key() {
+    fn mutated_statements_are_refused_without_the_key() {
         run(SIGNED_RECORD, &[bytes("node_record")]);
         run(SIGNED_LEAVE, &[bytes("node_leave")]);
         run(SIGNED_REMOVAL, &[bytes("node_removal")]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn mutated_notes_of_nodes_and_roots_read_as_they_are_written() {
+    fn mutated_statements_of_nodes_and_roots_read_as_they_are_written() {
         run(LEAVE, &[body("node_leave")]);
         run(REMOVAL, &[body("node_removal")]);
         run(REVOCATION, &[body("key_revocation")]);

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_a_terminal_or_the_order_of_text_is_escaped_and_letters_are_not() {
+    fn control_and_bidi_characters_are_escaped_and_letters_are_not() {
         for (text, escaped) in [
             ("Zoë 东京 мир \u{200d}", "Zoë 东京 мир \\u{200d}"),
             ("\u{1b}]52;c;eA==\u{7}", "\\u{1b}]52;c;eA==\\u{7}"),

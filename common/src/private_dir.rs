@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_in_which_everybody_writes_is_refused_and_a_new_one_is_for_its_user_alone() {
+    fn a_world_writable_folder_is_refused_and_a_new_one_is_private() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let new = dir.path().join("a/b");
         prepare(&new).expect("a folder");

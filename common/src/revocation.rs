@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_revokes_a_key_of_its_federation_and_nobody_else_does() {
+    fn only_a_root_of_the_federation_revokes_a_key() {
         let roots = [key(1).public()];
         let valid = revocation(&key(1), &key(2), 5);
         assert_eq!(KeyRevocation::decode(valid.as_bytes().clone(), &roots), Ok(valid.clone()));

@@ -202,13 +202,13 @@ fn bytes(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_vectors_are_what_this_crate_makes() {
+fn the_crate_produces_the_published_vectors() {
     let expected: Value = serde_json::from_str(VECTORS).expect("JSON");
     assert_eq!(vectors(), expected, "\n{}", serde_json::to_string_pretty(&vectors()).expect("JSON"));
 }
 
 #[test]
-fn only_the_very_same_note_is_the_one_that_was_verified() {
+fn only_identical_bytes_count_as_verified_before() {
     let known = lease();
     let decode = |bytes: Vec<u8>| Unverified::<Lease>::decode(bytes).expect("a lease");
     let mut bytes = known.as_bytes().to_vec();
@@ -244,7 +244,7 @@ fn the_vectors_are_read_and_verify() {
 }
 
 #[test]
-fn a_note_of_one_kind_is_none_of_another() {
+fn a_statement_of_one_kind_does_not_decode_as_another() {
     assert!(Signed::<Lease>::decode(bytes("node_leave")).is_err());
     assert!(Signed::<NodeLeave>::decode(bytes("lease")).is_err());
 }
@@ -355,7 +355,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_signed_reads_back(seq in any::<u64>(), key in any::<[u8; 32]>(), session_key in any::<[u8; 32]>()) {
+    fn signed_statements_read_back(seq in any::<u64>(), key in any::<[u8; 32]>(), session_key in any::<[u8; 32]>()) {
         let key = SecretKey::from_bytes(&key);
         let lease = Lease {
             inbox: Inbox::new(key.public()), node: node().node_id(), session_key, access: AccessToken::from_bytes([9; 16]).hash(), seq, expires_at: NOW,

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_stands_still_with_the_lock_costs_a_moment_and_nothing_that_is_known() {
+    async fn a_stalled_process_with_the_lock_causes_a_short_delay_and_no_loss() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
         let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_directories_of_one_number_are_kept_as_proof_and_told() {
+    async fn two_directories_of_one_number_are_stored_as_proof_and_reported() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
         let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_forgotten_because_a_source_names_nobody() {
+    async fn an_empty_directory_removes_nothing_from_the_cache() {
         let cache = Cache::in_memory(federation());
         cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
         cache.learn(listing(Vec::new(), 21), NOW).await.expect("a directory without records");
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_file_is_told_and_set_aside() {
+    async fn a_damaged_file_is_reported_and_renamed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
         for content in ["", "{}", "{\"version\":3,\"federation\":\"\",\"nodes\":[],\"lists\":[]}"] {

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_answer_is_told_apart() {
+    fn each_kind_of_dns_answer_is_distinguished() {
         assert_eq!(read(&answer(|_| {})), Ok(1));
         assert_eq!(read(&answer(|message| message.answers.clear())), Err(DohError::NoRecords));
         assert_eq!(read(&answer(|message| message.metadata.truncation = true)), Err(DohError::Truncated));

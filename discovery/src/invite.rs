@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_and_a_qr_code_say_the_same_in_either_case() {
+    fn links_and_qr_codes_decode_in_either_case() {
         let invite = invite();
         let (qr, url) = (invite.to_qr_text(), invite.to_url("https://calls.example/"));
         assert!(qr.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b':'), "{qr}");
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_link_is_told() {
+    fn link_errors_name_the_cause() {
         let qr = invite().to_qr_text();
         let mut typo = qr.clone().into_bytes();
         typo[20] = if typo[20] == b'A' { b'B' } else { b'A' };

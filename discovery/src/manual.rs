@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_and_no_pin_is_lost_silently() {
+    fn an_invalid_address_is_refused_and_no_pin_is_dropped_silently() {
         for (text, error) in [
             ("http://relay.example", ParseManualError::Scheme),
             ("ws://", ParseManualError::Url(ServerUrlError::Host)),

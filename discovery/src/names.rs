@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_is_asked_for_an_address_or_for_this_machine() {
+    async fn ip_addresses_and_localhost_are_not_resolved() {
         let nobody = NameResolver::over_https(Vec::new());
         assert_eq!(nobody.lookup("192.0.2.1").await, Ok(vec![IpAddr::from([192, 0, 2, 1])]));
         assert_eq!(nobody.lookup("[2001:db8::1]").await.map(|ips| ips.len()), Ok(1));

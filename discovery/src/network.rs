@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_of_one_network_are_told_from_those_of_another() {
+    fn urls_of_different_networks_are_distinguished() {
         for (a, b, same) in [
             ("ws://192.0.2.1:80", "wss://192.0.99.1:8710/ws", true),
             ("ws://192.0.2.1:80", "ws://192.1.2.1:80", false),

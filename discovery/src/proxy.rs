@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_of_another_kind_is_an_error_and_nobody_is_reached_past_it() {
+    fn an_unsupported_proxy_is_an_error_and_is_not_bypassed() {
         for url in ["socks5://192.0.2.1:1080", "https://192.0.2.1"] {
             let SetupError::Proxy(told) = proxies(url, "", "").expect_err("not HTTP") else { panic!("{url}") };
             assert!(told.contains("192.0.2.1"), "{told}");

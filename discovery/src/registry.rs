@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_is_ahead_hides_nothing_of_what_others_list() {
+    fn a_registry_with_a_higher_number_hides_no_nodes_of_other_registries() {
         let all = vec![fetched(1, 5), fetched(2, 9000), fetched(1, 7), fetched(3, 1)];
         let newest = newest_of_each_key(all);
         assert_eq!(newest.iter().map(|fetched| fetched.bundle.directory().seq).collect::<Vec<_>>(), [9000, 7, 1]);
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_says_where_to_connect_what_tls_asks_for_and_what_the_request_names() {
+    fn an_endpoint_has_an_address_a_tls_name_and_a_host_header() {
         let plain = endpoint_client("https://registry.example/");
         assert_eq!((plain.url("/v1/directory").as_str(), plain.host), ("https://registry.example/v1/directory", None));
         let mirror = endpoint_client("http://files.example/a/directory.bin");
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_endpoint_in_a_private_network_may_name_what_is_there() {
+    fn only_an_endpoint_in_a_private_network_may_name_private_addresses() {
         for public in ["https://registry.example.org", "https://10.0.0.1,connect_to=9.9.9.9:443", "http://9.9.9.9"] {
             assert!(!endpoint_client(public).is_private, "{public}");
         }
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_is_refused() {
+    fn an_invalid_endpoint_is_refused() {
         for text in ["", "registry.example", "ftp://a", "http://a,connect_to=b", "http://a,colour=red", "http://a,sni"]
         {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");

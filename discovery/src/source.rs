@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_cache_has_from_one_list_and_never_saw_at_work_counts_as_that_list_s() {
+    fn an_unproven_cached_node_counts_towards_the_list_that_named_it() {
         let cached = |origins: &[SourceKind], weight| Candidate {
             origins: origins.iter().copied().collect(),
             weight,
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_of_origins_holds_what_was_put_in() {
+    fn an_origin_set_contains_what_was_inserted() {
         let set: Origins = [SourceKind::Dns, SourceKind::Manual, SourceKind::Dns].into_iter().collect();
         assert_eq!(set.iter().collect::<Vec<_>>(), [SourceKind::Dns, SourceKind::Manual]);
         assert!(Origins::ALL.iter().all(|kind| Origins::from(*kind).iter().eq([*kind])));

@@ -68,7 +68,7 @@ async fn a_registry_leads_to_a_node_and_the_cache_to_it_again_when_the_registry_
 }
 
 #[tokio::test]
-async fn what_a_registry_should_not_say_is_refused_with_the_reason() {
+async fn invalid_registry_responses_are_refused_with_the_reason() {
     let list = [(1, "ws://127.0.0.1:9")];
     for (status, body, error) in [
         (302, Vec::new(), SourceError::Status(302)),

@@ -68,7 +68,7 @@ async fn names_of_registries_and_nodes_are_resolved_over_https() {
 }
 
 #[tokio::test]
-async fn why_dns_leads_nowhere_is_told_apart() {
+async fn dns_failures_report_distinct_causes() {
     let (nothing, wrong, other) = (dns(Vec::new()).await, dns(txt(ZONE, &["hello".to_owned()])).await, 41);
     let unsigned = dns(txt(ZONE, &shards(other, &[(1, "ws://127.0.0.1:9")]))).await;
     let one = |dns: &Dns| asks(dns);
@@ -99,7 +99,7 @@ async fn why_dns_leads_nowhere_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_registry_whose_name_nobody_resolves_is_reached_by_its_address_and_asked_for_by_its_name() {
+async fn a_registry_with_an_unresolvable_name_is_reached_by_its_address_with_its_name_as_host() {
     let (url, _node) = node(1, Manner::Honest).await;
     let body = directory(40, 0, &[(1, &format!("{url}/"))]);
     let (registry_url, _registry) = registry(Answer { status: 200, body }).await;
@@ -199,7 +199,7 @@ async fn a_directory_that_was_built_in_is_for_a_first_start_however_old_it_is() 
 }
 
 #[tokio::test]
-async fn a_registry_that_says_one_byte_a_second_does_not_hold_a_search_for_ever() {
+async fn a_registry_that_sends_one_byte_a_second_does_not_stall_a_search() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let mut tasks = tokio::task::JoinSet::new();

@@ -100,7 +100,7 @@ fn frames() -> Value {
 }
 
 #[test]
-fn the_vectors_are_what_this_crate_makes() {
+fn the_crate_produces_the_published_vectors() {
     let made = json!({
         "about": "Placement and link frames. Keys are Ed25519 seeds of 32 equal bytes; frames are hexadecimal bytes with their length in front. docs/protocol/federation.md says what they mean.",
         "placement": placement(),

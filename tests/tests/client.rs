@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contacts_pass_on_their_nodes_and_who_knows_nobody_else_finds_one_there() {
+async fn contacts_refer_their_nodes_and_a_client_without_other_sources_finds_one() {
     let federation = Federation::start(2, no_limits).await;
     let (mut ada, bob_id) = {
         let ((ada, bob_id), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
@@ -148,7 +148,7 @@ async fn a_wrong_guess_burns_the_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_in_a_call_is_busy_for_others() {
+async fn a_client_in_a_call_is_busy_for_others() {
     let federation = Federation::start(2, no_limits).await;
     let ((ada, ada_to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
     let eve = person(&federation, "Eve", Finds::Only(0)).await;
@@ -185,7 +185,7 @@ async fn both_calling_at_once_become_one_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contact_who_is_nowhere_is_reported_within_a_second_and_the_call_ends() {
+async fn an_offline_contact_is_reported_within_a_second_and_the_call_ends() {
     let federation = Federation::start(2, no_limits).await;
     let ((mut ada, to_bob), (bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
     bob.client.shutdown().await;
@@ -270,7 +270,7 @@ async fn refused(code: &'static str) -> (Federation, AbortOnDropHandle<()>, (Per
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_stays_where_its_renewal_is_refused_for_now_and_leaves_where_it_is_refused_for_good() {
+async fn a_client_stays_after_a_temporary_refusal_of_a_renewal_and_leaves_after_a_permanent_one() {
     let (for_now, for_good) = tokio::join!(refused("congested"), refused("bad_message"));
     let (federation, leading, (mut ada, _), (bob, to_ada)) = for_now;
     let left = timeout(Duration::from_secs(2), ada.disconnected()).await;

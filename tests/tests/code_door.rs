@@ -370,7 +370,7 @@ async fn one_node(change: impl Fn(&mut NodeConfig)) -> (Federation, Raw) {
 }
 
 #[tokio::test]
-async fn a_node_says_who_it_is_on_both_paths() {
+async fn a_node_identifies_itself_on_both_paths() {
     let (federation, raw) = one_node(|config| config.node.region = "eu-west".into()).await;
     let node = &federation.nodes[0];
     assert_eq!(raw.server_info["serverId"], node.id().to_server_id());
@@ -499,7 +499,7 @@ async fn payloads_that_are_kept_are_counted_among_all_and_short_ones_are_not() {
 }
 
 #[tokio::test]
-async fn a_message_over_64_kib_is_told_and_closes_with_1009() {
+async fn a_message_over_64_kib_is_refused_and_closes_with_1009() {
     let (federation, mut raw) = one_node(quick_no_limits).await;
     let room = 64 * 1024 - r#"{"type":"ping","pad":""}"#.len();
     raw.send_text(format!(r#"{{"type":"ping","pad":"{}"}}"#, "x".repeat(room))).await;
@@ -520,7 +520,7 @@ async fn a_clients_close_is_answered_before_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn pongs_that_nobody_asked_for_are_limited() {
+async fn unsolicited_pongs_are_limited() {
     let (federation, mut raw) = one_node(quick_no_limits).await;
     for _ in 0..12 {
         raw.send_frame(Message::Pong(Vec::new().into())).await;
@@ -530,7 +530,7 @@ async fn pongs_that_nobody_asked_for_are_limited() {
 }
 
 #[tokio::test]
-async fn what_is_over_a_rate_is_refused_and_the_connection_stays_open() {
+async fn messages_over_a_rate_are_refused_and_the_connection_stays_open() {
     let (federation, mut raw) = one_node(|config| {
         quick(config);
         config.limits.messages_per_minute = 6;

@@ -142,7 +142,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contact_cannot_sign_for_the_other_side_and_keeps_nobody_off_a_node() {
+async fn a_contact_cannot_sign_for_the_other_side_or_keep_it_off_a_node() {
     let federation = Federation::start(1, no_limits).await;
     for contacts in [1, 33, 65, 200] {
         let (_folder, profile, mallory) = profile(contacts);
@@ -165,7 +165,7 @@ async fn a_contact_cannot_sign_for_the_other_side_and_keeps_nobody_off_a_node() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rejected_inboxes_are_no_reason_to_leave_a_node_and_the_app_hears_whose_they_are() {
+async fn a_client_stays_despite_rejected_inboxes_and_the_app_learns_their_contacts() {
     for contacts in [33, 65, 200_u8] {
         let way = Altered::bind().await;
         let url = way.url();
@@ -204,7 +204,7 @@ async fn rejected_inboxes_are_no_reason_to_leave_a_node_and_the_app_hears_whose_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_seen_an_inbox_is_told_nothing_without_the_token_of_its_pairing() {
+async fn an_inbox_without_its_access_token_reveals_nothing() {
     let federation = Federation::start(3, no_limits).await;
     let (_folder, profile, contact) = profile(1);
     let (client, mut events) = connect(&federation, &profile).await;
@@ -238,7 +238,7 @@ async fn who_has_seen_an_inbox_is_told_nothing_without_the_token_of_its_pairing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_key_is_one_inbox_s_and_changes_with_each_renewal() {
+async fn a_session_key_belongs_to_one_inbox_and_changes_with_each_renewal() {
     let way = Altered::bind().await;
     let url = way.url();
     let federation = Federation::start(1, |config| {
@@ -281,7 +281,7 @@ async fn a_session_key_is_one_inbox_s_and_changes_with_each_renewal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contact_that_rings_on_and_on_is_told_that_one_is_busy_and_a_blocked_one_finds_nobody() {
+async fn a_contact_that_rings_constantly_gets_busy_and_a_blocked_contact_finds_no_lease() {
     let federation = Federation::start(2, no_limits).await;
     let ((ada, to_bob), (mut bob, to_ada)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
     let first = call(&ada, to_bob).await;

@@ -273,7 +273,7 @@ fn links_diagrams_and_paths_in_the_pages_are_right() {
 }
 
 #[test]
-fn what_is_wrong_in_a_page_is_found() {
+fn faults_in_a_page_are_found() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path().canonicalize().expect("the folder");
     fs::create_dir_all(root.join("node/src/session")).expect("a folder");

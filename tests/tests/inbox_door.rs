@@ -100,7 +100,7 @@ async fn messages_from_one_sender_to_one_inbox_stay_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_inbox_that_nobody_has_is_offline_for_messages_and_lookups() {
+async fn an_unattached_inbox_is_offline_for_messages_and_lookups() {
     let federation = federation(3).await;
     let (_, address) = inbox(30);
     let mut raw = Raw::connect(url(&federation, 0)).await;
@@ -418,7 +418,7 @@ async fn a_lease_survives_the_death_of_one_of_its_homes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_node_tells_its_clients_where_else_to_go() {
+async fn a_stopping_node_sends_its_clients_other_nodes() {
     let mut federation = federation(3).await;
     let mut raw = Raw::connect(url(&federation, 2)).await;
     let node = federation.nodes.pop().expect("three nodes");

@@ -51,7 +51,7 @@ async fn a_client_that_vanishes_is_gone_from_the_federation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_has_to_come_whole_within_the_idle_time_whatever_comes_between() {
+async fn a_message_must_be_complete_within_the_idle_time_despite_other_frames() {
     let idle = Duration::from_secs(2);
     let federation = Federation::start(1, |config| config.times.idle = idle).await;
     let begins = |text: &'static str| Message::Frame(Frame::message(text, OpCode::Data(Data::Text), false));
@@ -265,7 +265,7 @@ async fn a_source_has_no_more_connections_at_once_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_home_that_starts_anew_is_told_all_leases_though_they_are_many() {
+async fn a_restarted_home_gets_all_leases_again() {
     // More than are looked at before others have their turn, and than one session may have.
     const SESSIONS: u8 = 4;
     const LEASES: u8 = 150;

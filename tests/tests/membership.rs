@@ -81,7 +81,7 @@ async fn is_refused(federation: &Federation, refused: &Node, log: &Log, advice: 
 }
 
 #[tokio::test]
-async fn a_federation_by_invitation_takes_who_shows_a_ticket_and_tells_the_others() {
+async fn a_federation_by_invitation_admits_nodes_with_a_ticket_and_explains_refusals() {
     let log = Log::default();
     let _guard = log.listen();
     let federation = Federation::start(1, |_| {}).await;
@@ -131,7 +131,7 @@ async fn a_federation_by_invitation_takes_who_shows_a_ticket_and_tells_the_other
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_on_the_list_is_told_so() {
+async fn a_node_that_is_not_on_the_allowlist_learns_the_reason() {
     let log = Log::default();
     let _guard = log.listen();
     let mut federation = Federation::start(0, |_| {}).await;
@@ -152,7 +152,7 @@ async fn a_node_that_is_not_on_the_list_is_told_so() {
 }
 
 #[tokio::test]
-async fn the_third_node_of_a_network_is_refused_and_told() {
+async fn the_third_node_of_a_network_is_refused_with_the_reason() {
     let log = Log::default();
     let _guard = log.listen();
     let strict = |config: &mut NodeConfig| config.federation.exempt.clear();
@@ -164,7 +164,7 @@ async fn the_third_node_of_a_network_is_refused_and_told() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_reached_at_its_address_is_nobodys_member() {
+async fn a_node_that_is_unreachable_at_its_address_is_not_admitted() {
     let log = Log::default();
     let _guard = log.listen();
     let federation = Federation::start(2, |_| {}).await;
@@ -179,7 +179,7 @@ async fn a_node_that_is_not_reached_at_its_address_is_nobodys_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_names_others_addresses_has_nobody_send_them_packets() {
+async fn foreign_addresses_in_a_members_record_get_no_packets() {
     let socket = |addr: &str| std::net::UdpSocket::bind(addr).expect("a socket");
     let (near, far) = (socket("127.0.0.1:0"), socket("127.9.0.9:0"));
     let heard = |socket: &std::net::UdpSocket| {
@@ -205,7 +205,7 @@ async fn a_member_that_names_others_addresses_has_nobody_send_them_packets() {
 }
 
 #[tokio::test]
-async fn a_new_node_whose_clock_is_behind_says_why_it_finds_nobody() {
+async fn a_new_node_with_a_slow_clock_logs_why_it_finds_no_members() {
     let log = Log::default();
     let _guard = log.listen();
     let federation = Federation::start(2, |_| {}).await;
@@ -217,7 +217,7 @@ async fn a_new_node_whose_clock_is_behind_says_why_it_finds_nobody() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_an_hour_off_is_told_and_admits_nobody() {
+async fn a_clock_that_is_an_hour_off_is_reported_and_admits_no_nodes() {
     let hour = Duration::from_secs(3600);
     for (clock, direction) in [(Clock::ahead(hour), "ahead of"), (Clock::behind(hour), "behind")] {
         let log = Log::default();
@@ -239,7 +239,7 @@ async fn a_clock_that_is_an_hour_off_is_told_and_admits_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_starts_anew_without_end_is_not_heard_each_time() {
+async fn a_member_that_restarts_constantly_is_rate_limited() {
     // Thirty may each show a new run, and another every ten seconds, which a slow machine may need.
     const HEARD: std::ops::RangeInclusive<u64> = 30..=34;
     let federation = Federation::start(1, |_| {}).await;

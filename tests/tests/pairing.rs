@@ -118,7 +118,7 @@ async fn call_both_ways(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whichever_message_of_a_second_pairing_is_lost_or_forged_both_can_call_each_other() {
+async fn loss_or_forgery_in_a_second_pairing_leaves_both_able_to_call() {
     let change: Change = Arc::new(Mutex::new(|_: &mut Value| {}));
     let current = Arc::new(Mutex::new(change));
     let used = current.clone();
@@ -201,7 +201,7 @@ async fn whichever_message_of_a_second_pairing_is_lost_or_forged_both_can_call_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guess_that_is_tested_and_never_shown_is_told_as_a_guess() {
+async fn a_tested_guess_is_reported_as_a_guess() {
     let federation = Federation::start(1, no_limits).await;
     let bob = person(&federation, "Bob", Finds::Only(0)).await;
     let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
@@ -285,7 +285,7 @@ fn claim(raw: &Raw, code: &str, key: &SecretKey, seq: u64) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_whose_network_was_lost_takes_its_code_back_at_once_and_nobody_else_does() {
+async fn only_the_client_that_lost_its_network_reclaims_its_code_at_once() {
     let federation = Federation::start(3, no_limits).await;
     let (key, other) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
     let seq = now_ms();

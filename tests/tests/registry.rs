@@ -37,7 +37,7 @@ async fn nodes_prove_themselves_to_the_registry_and_the_page_sums_up_how_busy_th
 }
 
 #[tokio::test]
-async fn a_node_in_reserve_is_a_member_and_nobody_is_told_of_it() {
+async fn a_reserve_node_is_a_member_and_is_not_listed() {
     let mut federation = Federation::start(1, |_| {}).await;
     let reserve = federation.start_node(1, |config| config.node.reserve = true).await;
     federation.nodes.push(reserve);

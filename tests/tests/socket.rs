@@ -98,7 +98,7 @@ async fn a_connection_is_for_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_upgrade_is_answered_in_words() {
+async fn a_request_that_is_no_upgrade_gets_an_http_error() {
     let federation = Federation::start(1, no_limits).await;
     let addr = federation.nodes[0].addrs().client;
     let oversized = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(40_000));
@@ -158,7 +158,7 @@ async fn messages_of_many_senders_arrive_once_whole_and_each_senders_in_order() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_breaks_the_framing_is_told_why_and_closed() {
+async fn a_client_that_breaks_the_framing_is_closed_with_the_reason() {
     let federation = Federation::start(1, no_limits).await;
     let addr = federation.nodes[0].addrs().client;
     let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: \
@@ -182,7 +182,7 @@ async fn a_client_that_breaks_the_framing_is_told_why_and_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_say_nothing_keep_nobody_out() {
+async fn silent_connections_do_not_block_other_clients() {
     let federation = Federation::start(1, |config| {
         no_limits(config);
         config.client.max_connections = 8;

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_already_is_not_sent_again() {
+    fn an_unchanged_response_is_not_sent_again() {
         let status = |tags: Option<String>| {
             let mut headers = HeaderMap::new();
             if let Some(tags) = tags {

@@ -103,7 +103,7 @@ async fn a_registry_whose_clock_is_behind_shows_strangers_no_more_than_another_a
 }
 
 #[tokio::test]
-async fn what_is_no_directory_is_not_served_and_the_next_number_is_higher() {
+async fn an_invalid_directory_is_not_served_and_the_next_number_is_higher() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let now = clock();
     let mut owner = owner(dir.path(), now).await;
@@ -122,7 +122,7 @@ async fn what_is_no_directory_is_not_served_and_the_next_number_is_higher() {
 }
 
 #[tokio::test]
-async fn newer_records_of_the_same_nodes_wait_for_the_tick_and_who_comes_or_goes_does_not() {
+async fn newer_records_wait_for_the_tick_and_new_or_removed_nodes_do_not() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let now = clock();
     let mut owner = owner(dir.path(), now).await;

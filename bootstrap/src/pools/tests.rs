@@ -67,7 +67,7 @@ fn networks_are_spread_over_the_parts() {
 }
 
 #[test]
-fn every_node_is_shown_to_somebody_and_a_part_has_eight() {
+fn every_node_is_in_a_part_and_a_part_has_eight() {
     let (pools, nodes) = (pools(1), (0..200).map(node).collect::<Vec<_>>());
     let mut shown = BTreeMap::<_, u32>::new();
     for part in 0..PARTS {
@@ -83,7 +83,7 @@ fn every_node_is_shown_to_somebody_and_a_part_has_eight() {
 }
 
 #[test]
-fn who_knows_another_key_knows_nothing_of_the_parts() {
+fn another_key_reveals_nothing_of_the_parts() {
     let nodes: Vec<_> = (0..100).map(node).collect();
     let picks = |pools: &PoolKey| {
         (0..20)

@@ -126,7 +126,7 @@ fn a_small_federation_is_published_as_it_is() {
 }
 
 #[test]
-fn of_a_large_federation_a_part_is_published_always_the_same() {
+fn a_fixed_part_of_a_large_federation_is_published() {
     let bundle = bundle(120, 0, (0, 1));
     let publication = publication(&bundle);
     assert_eq!(publication.nodes(), MAX_PUBLISHED);
@@ -141,7 +141,7 @@ fn of_a_large_federation_a_part_is_published_always_the_same() {
 }
 
 #[test]
-fn another_delegation_changes_nothing_of_what_is_signed() {
+fn a_new_delegation_does_not_change_the_signed_shards() {
     let roots = [key_of_root().public()];
     let decode = |publication: &Publication| -> Vec<_> {
         let texts = publication.texts().expect("texts");
@@ -168,7 +168,7 @@ fn where_no_node_fits_into_dns_there_are_no_records_to_replace_the_old_ones() {
 }
 
 #[test]
-fn what_is_no_whole_directory_of_this_key_is_not_published() {
+fn an_incomplete_or_foreign_directory_is_not_published() {
     let part = Publication::from_directory(&bundle(3, 0, (1, 1024)), delegation(), key(2));
     assert!(matches!(part, Err(PublishError::Part)), "{part:?}");
     let other = Publication::from_directory(&bundle(3, 0, (0, 1)), delegation(), key(3));

@@ -67,7 +67,7 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(300);
 
     #[test]
-    fn what_was_answered_is_counted_over_the_last_probes() {
+    fn answers_are_counted_over_the_last_probes() {
         let mut probes = ProbeHistory::after_registration(Millis(0), EVERY);
         assert_eq!(probes.answered_percent(), 100);
         for _ in 0..3 {

@@ -187,7 +187,7 @@ fn a_node_in_the_internet_names_no_private_url_and_one_in_a_private_network_does
 }
 
 #[test]
-fn a_full_registry_still_renews_whom_it_lists() {
+fn a_full_registry_still_renews_listed_nodes() {
     let registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1), record(&key(3), 1, 1)]);
     assert_eq!(registry.check_record(&record(&key(4), 1, 1), now()), Err(RuleRejection::Full));
     assert_eq!(registry.check_record(&record(&key(3), 1, 2), now()), Ok(()));
@@ -275,7 +275,7 @@ fn a_node_that_does_not_register_again_is_delisted_long_before_its_record_ends()
 }
 
 #[test]
-fn a_network_takes_so_many_nodes_and_no_more() {
+fn nodes_of_one_network_are_bounded() {
     let mut registry = registry(&[]);
     let place = |host: u8| IpAddr::from([192, 0, 2, host]);
     let at = |seed: u8, seq| {
@@ -307,7 +307,7 @@ fn a_network_takes_so_many_nodes_and_no_more() {
 }
 
 #[test]
-fn a_node_in_reserve_is_listed_and_shown_to_nobody() {
+fn a_reserve_node_is_listed_and_not_shown() {
     let mut reserve = unsigned(&key(2), 1, 1);
     reserve.abilities = Abilities::RESERVE.union(Abilities::ICE_SERVERS);
     let reserve = Signed::sign(reserve, &key(2)).expect("a record within its bounds");
@@ -330,7 +330,7 @@ fn a_node_that_fails_three_probes_is_not_shown_until_it_answers() {
 }
 
 #[test]
-fn a_silent_node_that_registers_anew_is_shown_at_once() {
+fn a_silent_node_that_registers_again_is_shown_at_once() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     (0..3).for_each(|_| probe(&mut registry, 1, false, millis()));
     assert_eq!(public(&registry), ids(&[2]));
@@ -375,7 +375,7 @@ fn probes_are_due_one_after_the_other() {
 }
 
 #[test]
-fn what_several_registries_found_at_once_counts_once() {
+fn one_finding_of_several_registries_counts_once() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     let due = Millis(millis().0 + 300_000);
     probe(&mut registry, 1, false, due);

@@ -10,7 +10,7 @@ fn a_table_is_summed_up_beyond_its_first_rows() {
 }
 
 #[test]
-fn a_time_is_told_in_words() {
+fn a_duration_is_shown_in_words() {
     let told = [0, 59, 60, 7199, 7200].map(|secs| ago(Duration::from_secs(secs)));
     assert_eq!(told, ["just now", "just now", "1 min ago", "119 min ago", "2 h ago"]);
 }

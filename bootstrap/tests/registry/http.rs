@@ -37,7 +37,7 @@ async fn a_node_that_proves_its_key_is_listed_and_a_newer_record_replaces_the_ol
 }
 
 #[tokio::test]
-async fn who_does_not_prove_the_key_is_not_listed() {
+async fn a_node_that_does_not_prove_its_key_is_not_listed() {
     let fixture = Fixture::start().await;
     let node = TestNode::start(1);
     let impostor = fixture.record_at(&SecretKey::from_bytes(&[2; 32]), node.addr, 1, 1);
@@ -96,7 +96,7 @@ async fn a_private_address_that_a_stranger_names_gets_no_packet_unless_the_opera
 }
 
 #[tokio::test]
-async fn what_does_not_verify_is_refused_with_its_reason() {
+async fn an_invalid_record_is_refused_with_the_reason() {
     let fixture = Fixture::start().await;
     let node = TestNode::start(1);
     let good = fixture.record(&node, 1, 1);
@@ -240,7 +240,7 @@ async fn a_source_that_asks_too_often_is_refused_and_counted() {
 }
 
 #[tokio::test]
-async fn an_address_is_not_dialled_in_a_loop_whoever_asks() {
+async fn an_address_is_not_dialled_in_a_loop_for_any_requester() {
     let fixture = Fixture::start_with(|config| config.limits.dials_per_minute = 1).await;
     let node = TestNode::start(1);
     assert_eq!(fixture.register(&fixture.record(&node, 1, 1)).await.0, StatusCode::OK);

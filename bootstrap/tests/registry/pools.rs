@@ -41,7 +41,7 @@ async fn shown(fixture: &Fixture, address: &str) -> DirectoryBundle {
 }
 
 #[tokio::test]
-async fn a_network_is_shown_the_same_eight_nodes_whoever_asks_and_after_a_restart() {
+async fn a_network_sees_the_same_eight_nodes_for_every_requester_and_after_a_restart() {
     let (mut fixture, nodes) = with_nodes(12).await;
     let mine = shown(&fixture, "198.51.100.7").await;
     assert_eq!(ids(&mine).len(), 8);
@@ -135,7 +135,7 @@ async fn a_node_in_reserve_is_registered_and_in_no_answer() {
 }
 
 #[tokio::test]
-async fn who_has_the_directory_is_not_sent_it_again() {
+async fn an_unchanged_directory_is_not_sent_again() {
     let (fixture, _nodes) = with_nodes(9).await;
     let url = format!("{}/v1/directory", fixture.base);
     let first = fixture.http.get(&url).send().await.expect("an answer");

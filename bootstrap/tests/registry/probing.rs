@@ -34,7 +34,7 @@ async fn a_node_that_falls_silent_leaves_the_list_and_comes_back_when_it_answers
 }
 
 #[tokio::test]
-async fn a_node_that_is_gone_from_where_it_was_listed_is_silent_whatever_answers_elsewhere() {
+async fn a_node_that_left_its_listed_address_is_silent_despite_answers_elsewhere() {
     let fixture = Fixture::start_with(|config| {
         often(config);
         config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];

@@ -170,7 +170,7 @@ mod tests {
     use crate::config::{Environment, load};
 
     #[test]
-    fn the_template_says_what_the_defaults_are() {
+    fn the_template_shows_the_defaults() {
         let root = SecretKey::from_bytes(&[1; 32]).public();
         let text = filled(&root.to_base64url());
         let all = text.lines().map(|line| match line.strip_prefix('#') {

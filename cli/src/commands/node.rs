@@ -211,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn what_init_was_told_stands_in_the_config() {
+    fn the_arguments_of_init_are_written_to_the_config() {
         let config = load_text(&filled(&args()), str::to_owned);
         assert_eq!(format!("{config:?}"), format!("{:?}", expected()));
     }
 
     #[test]
-    fn the_remarks_in_the_template_say_what_the_defaults_are() {
+    fn the_comments_in_the_template_show_the_defaults() {
         // A line `#key = value` is a key with its default. A comment has a space after the `#`.
         let config = load_text(&filled(&args()), |line| match line.strip_prefix('#') {
             Some(key) if key.starts_with(|first: char| first.is_ascii_lowercase()) => key.to_owned(),

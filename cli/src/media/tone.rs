@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tone_is_heard_and_the_other_one_silence_and_noise_are_not() {
+    fn the_expected_tone_is_detected_and_the_other_tone_silence_and_noise_are_not() {
         let noise: [u8; FRAME] = std::array::from_fn(|i| ((i * 7919 + 13) * 104_729 % 251) as u8);
         for tone in [Tone::Caller, Tone::Callee] {
             assert!(tone.is_in(&tone.frame()));

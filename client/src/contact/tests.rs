@@ -136,7 +136,7 @@ fn call(from: &mut Contact, to: &mut Contact) -> bool {
 }
 
 #[test]
-fn whatever_is_lost_of_up_to_five_pairings_between_two_calls_each_can_call_the_other() {
+fn loss_in_up_to_five_pairings_between_two_calls_leaves_both_able_to_call() {
     use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
     let mut random = StdRng::seed_from_u64(1);

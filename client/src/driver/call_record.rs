@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_the_other_side_is_looked_up_whatever_key_is_known() {
+    fn after_a_failure_the_other_side_is_looked_up_despite_a_known_key() {
         let (_, mut bob) = call();
         assert!(bob.recipient(&OutboxMessage::Answer).is_some());
         bob.forget_location();

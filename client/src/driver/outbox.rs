@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_call_overtakes_what_waits() {
+    fn the_end_of_a_call_overtakes_queued_messages() {
         let mut outbox = Outbox::default();
         outbox.push(OutboxMessage::Offer).expect("room");
         outbox.mark_in_flight(1);

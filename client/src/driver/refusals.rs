@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_leaves_at_once_where_waiting_helps_nobody() {
+    fn a_session_leaves_at_once_after_a_permanent_refusal_or_one_of_a_new_inbox() {
         assert!(!Refusals::default().handle_refused(Refusal { has_new: true, ..RENEWAL }));
         assert!(!Refusals::default().handle_refused(Refusal { is_temporary: false, ..RENEWAL }));
     }

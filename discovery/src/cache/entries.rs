@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_thousands_in_three_networks_drives_nobody_else_out() {
+    fn a_list_of_thousands_in_three_networks_evicts_no_other_nodes() {
         let mut entries = NodeEntries::default();
         let honest: Vec<_> = (0..40).map(|n| listed(n, u8::try_from(n).expect("small"))).collect();
         entries.learn(&honest, &[], NOW);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_eight_that_proved_their_keys_stay_whatever_is_listed_and_however_old_they_are() {
+    fn the_last_eight_proven_nodes_are_never_evicted() {
         let mut entries = NodeEntries::default();
         for n in 0..10 {
             entries.record_proof(node(n), &listed(n, 1), NOW + Duration::from_secs(n.into()));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_seen_at_work_is_passed_on_and_nothing_that_a_contact_alone_has_named() {
+    fn only_proven_nodes_are_referred_and_none_that_only_a_contact_has_named() {
         let mut entries = NodeEntries::default();
         entries.learn(&[listed(1, 1), listed(2, 2)], &[], NOW);
         entries.record_proof(node(2), &listed(2, 2), NOW);

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_never_goes_back_and_the_same_number_says_one_thing() {
+    fn a_directory_number_never_decreases_and_has_one_content() {
         let mut ledger = ListLedger::default();
         let directory = |seq, bytes| list(ListForm::Directory, seq, 0, bytes);
         assert_eq!(ledger.insert_list(&directory(5, b"five")), ListOrder::New);

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_alone_or_left_over_is_dialled_all_the_same() {
+    fn a_source_that_is_alone_or_left_over_is_still_dialled() {
         let mut candidates: Vec<_> = (0..9).map(|n| of(SourceKind::Registry, n, n)).collect();
         assert_eq!(choices(&candidates, 9)[&SourceKind::Registry], SEEDS * 9);
         candidates.push(of(SourceKind::Dns, 100, 1));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_may_be_dialled_now_or_nobody_is_there_it_says_so() {
+    fn no_candidate_and_no_permitted_dial_are_distinguished() {
         let mut rng = StdRng::seed_from_u64(1);
         assert_eq!(CandidateSelector::default().choose(&[], |_| true, &mut rng), Choice::Empty);
         let one = [of(SourceKind::Dns, 1, 1)];

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_without_a_common_node_are_told() {
+    fn directories_without_a_common_node_are_reported() {
         let first = Proven { node: node(1), via: SourceKind::Registry };
         let second = Proven { node: node(11), via: SourceKind::Dns };
         let mut all: Vec<_> = (1..4).map(|n| of(SourceKind::Registry, n, n)).collect();

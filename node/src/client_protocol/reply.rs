@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_have_the_protocols_names_and_leave_out_what_is_not_there() {
+    fn replies_use_the_protocols_names_and_omit_missing_fields() {
         let text = Reply::PairMatched { peer_code: "ABC234", peer_public_key: "k", is_initiator: true, payload: None };
         assert_eq!(
             text.encode(),

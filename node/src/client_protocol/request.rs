@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_with_a_type_is_refused() {
+    fn a_message_that_is_no_object_with_a_type_is_refused() {
         for text in ["", "nonsense", "{", r#"{"type":"ping"} x"#, r#"["ping"]"#, r#"{"type":"a","type":"b"}"#] {
             assert_eq!(parse(text, |_| ()), Err(BadRequest::Json), "{text}");
         }
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_told_apart_by_format_and_length() {
+    fn key_errors_distinguish_format_and_length() {
         let key = |text| parse(text, |request| request.public_key()).and_then(|key| key);
         assert_eq!(key(r#"{"type":"x"}"#), Err(BadRequest::Missing("publicKey")));
         assert_eq!(key(r#"{"type":"x","publicKey":"?"}"#), Err(BadRequest::KeyFormat));

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_lying_home_redirects_nobody() {
+    fn a_quick_lying_home_does_not_redirect_a_code() {
         let homes = homes(9, 1);
         let asked: Vec<_> = homes.home_nodes().collect();
         let next = homes.next().expect("nine members");

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_lease_that_comes_first_redirects_nobody() {
+    fn an_older_lease_that_arrives_first_does_not_redirect_the_lookup() {
         let (old, new) = (lease(5, |_| {}), lease(6, |_| {}));
         let mut run = Run::new(None);
         assert_eq!(run.answer(1, 0, Some(&old)), run.wait_until(800));

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_accuses_itself() {
+    fn a_self_accusation_is_refused() {
         let accusation = Accusation { accused: fuzzed::VALID.accuser, ..Accusation::clone(&fuzzed::VALID) };
         assert!(!accusation.is_well_formed());
     }

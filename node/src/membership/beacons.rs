@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_counts_from_its_time_on_and_lookups_ask_both_terms_around_it() {
+    fn a_beacon_applies_from_its_start_and_lookups_ask_both_terms_around_it() {
         let mut beacons = beacons();
         let genesis = beacons.genesis();
         assert_eq!(beacons.placement(FROM), Placement::new(genesis.clone(), None));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn who_learns_only_the_newest_note_places_as_those_who_knew_all() {
+    fn a_node_that_learns_only_the_newest_beacon_computes_the_same_placement() {
         let (mut long, mut late) = (beacons(), beacons());
         let second = signed_beacon(2, at(5000), Some(term(1)), term(2));
         assert_eq!(long.learn(signed_beacon(1, FROM, None, term(1)), FROM), Ok(()));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_note_a_strangers_and_one_for_next_month_change_nothing() {
+    fn older_foreign_and_far_future_beacons_change_nothing() {
         let mut beacons = beacons();
         assert_eq!(beacons.learn(signed_beacon(5, FROM, None, term(1)), FROM), Ok(()));
         for number in [4, 5] {

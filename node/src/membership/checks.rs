@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_the_member_ends_the_check_and_names_the_accusers() {
+    fn an_ack_of_the_accused_member_ends_the_check_and_names_the_accusers() {
         let start = Instant::now();
         let mut checks = Checks::default();
         assert!(checks.open(node(1), Some(node(2)), start));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn own_doubts_do_not_wait_and_a_stall_begins_anew() {
+    fn own_failed_probes_are_checked_at_once_and_a_stall_restarts_the_checks() {
         let start = Instant::now();
         let mut checks = Checks::default();
         checks.open(node(1), Some(node(2)), start + Duration::from_secs(1));

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_announces_more_than_there_is_is_no_packet() {
+    fn truncated_packets_and_packets_with_wrong_counts_do_not_decode() {
         let whole = packet(Message::Gossip, Some(&[Member::new(id(3), 0, State::Alive)]), &[b"item"]);
         let header = packet(Message::Gossip, None, &[]).len();
         // A header alone is a packet, and so is a packet that ends between two items.

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_makes_nobody_older_and_two_that_agree_do() {
+    fn one_peer_cannot_raise_a_member_age_and_two_agreeing_peers_can() {
         assert_eq!(estimate(&[]), Some(1000));
         assert_eq!(estimate(&[5]), Some(1000));
         assert_eq!(estimate(&[5, 900]), Some(900));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_node_remembers_counts_for_more_than_that_it_sees_it_now() {
+    fn a_stored_first_sighting_counts_before_the_current_one() {
         let (mut age, mut before) = (MemberAge::default(), MemberAge::default());
         age.set_seen(UnixTime::from_secs(1000));
         before.set_remembered(UnixTime::from_secs(10));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_never_seen_is_no_member_whatever_is_told() {
+    fn an_unseen_node_is_no_member_whatever_peers_report() {
         let mut age = MemberAge::default();
         for n in 0..3 {
             age.record_report(NodeId::new(PublicKey::from_bytes([n; 32])), UnixTime::from_secs(1));

@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn this_node_counts_in_its_own_network_and_who_leaves_makes_room() {
+    fn this_node_counts_in_its_own_network_and_a_leaving_member_frees_a_slot() {
         let mut table = MemberTable::new(network(1));
         up(&mut table, 1, network(1));
         assert!(!table.has_room(&node(2), network(1)) && table.has_room(&node(1), network(1)));
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_room_the_longest_lost_makes_some() {
+    fn a_full_table_evicts_the_member_that_was_lost_first() {
         let now = Instant::now();
         let mut table = MemberTable::default();
         for n in 0..MAX_KNOWN {

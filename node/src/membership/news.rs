@@ -135,7 +135,7 @@ mod tests {
     use crate::{federation::members_file::fuzzed::record, membership::accusation};
 
     #[test]
-    fn mutated_news_are_known_by_what_they_are_about_or_are_none() {
+    fn mutated_news_keep_their_subject_or_do_not_decode() {
         let key = SecretKey::from_bytes(&[1; 32]);
         let (federation, issued_at) = (FederationId::of_roots(&[]), UnixTime::from_secs(1_800_000_000));
         let leave = NodeLeave { federation, node: key.node_id(), epoch: 3, seq: 7, issued_at };

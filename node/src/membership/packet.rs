@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_of_no_kind_or_of_another_length_is_none() {
+    fn a_packet_of_unknown_kind_or_wrong_length_does_not_decode() {
         for bytes in [&b""[..], b"\x03", b"\x01", b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0\0"] {
             assert_eq!(Packet::decode(&Bytes::copy_from_slice(bytes)), Err(BadPacket));
         }
@@ -96,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn mutated_datagrams_are_packets_of_the_same_bytes_or_none() {
+    fn mutated_datagrams_decode_to_packets_of_the_same_bytes_or_fail() {
         let corpus = [Packet::Swim(Bytes::from_static(b"gossip")), Packet::Probe(300), Packet::Answer(u64::MAX)];
         chappe_mutations::run(fuzzed::PACKET, &corpus.map(|packet| packet.encode()));
     }
 
     proptest! {
         #[test]
-        fn what_decodes_encodes_to_the_same(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn decoded_packets_encode_to_the_same_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let bytes = Bytes::from(bytes);
             if let Ok(packet) = Packet::decode(&bytes) {
                 prop_assert_eq!(packet.encode(), bytes);

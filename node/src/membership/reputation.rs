@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_not_accused_is_not_blamed_when_a_check_ends() {
+    fn members_that_did_not_accuse_are_not_blamed_when_a_check_ends() {
         let now = Instant::now();
         let mut reputation = Reputation::new(now);
         for accused in 1..=5 {
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_and_goes_in_one_network_silences_nobody_who_speaks_of_it() {
+    fn flapping_nodes_of_one_network_mute_no_member_that_reports_them() {
         let now = Instant::now();
         let mut reputation = Reputation::new(now);
         let network = |n: u8| Some(Network::of(&std::net::SocketAddr::from(([10, 0, n, 1], 1))));
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_forgotten() {
+    fn expired_scores_are_removed() {
         let now = Instant::now();
         let mut reputation = Reputation::new(now);
         accuse_falsely(&mut reputation, now, 1);

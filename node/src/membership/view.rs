@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_on_probation_is_a_home_unless_fewer_than_three_are_past_it() {
+    fn members_on_probation_are_homes_only_if_fewer_than_three_are_past_it() {
         let placement = Placement::new(genesis(), None);
         let mixed = view(&placement, &[(1, true), (2, false), (3, true), (4, true), (5, false)]);
         assert_eq!(homes_in_use(&mixed), [node(1), node(3), node(4)]);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_nobodys_home_may_come_and_go_and_a_home_that_starts_anew_is_another() {
+    fn a_member_that_is_no_home_does_not_change_the_homes_and_a_restarted_home_does() {
         let placement = Placement::new(genesis(), None);
         let homes = [(1, true), (3, true), (4, true)];
         let with = |more: &[(u32, bool)]| view(&placement, &[&homes[..], more].concat());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn where_fewer_than_three_of_the_listed_live_everybody_may_be_a_home() {
+    fn every_member_may_be_a_home_if_fewer_than_three_listed_nodes_are_up() {
         let placement = Placement::new(election(7, 1..=3), None);
         assert_eq!(homes_in_use(&view(&placement, &[(1, false), (2, false), (3, false), (4, true)])).len(), 3);
         assert_eq!(homes_in_use(&view(&placement, &[(1, false), (2, false), (4, true), (5, true)])).len(), 4);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_asks_also_whom_a_view_that_lacks_a_home_takes_for_one() {
+    fn a_lookup_also_asks_the_node_that_replaces_a_missing_home_in_another_view() {
         let all: Vec<_> = (1..=40).map(|n| (n, true)).collect();
         let placement = Placement::new(genesis(), None);
         let whole = view(&placement, &all);

@@ -112,7 +112,7 @@ mod tests {
     };
 
     #[test]
-    fn what_clients_write_is_not_printed() {
+    fn debug_output_contains_no_client_data() {
         let from = PeerAddr { node: NodeId::new(PublicKey::from_bytes([1; 32])), session: SessionId::from_raw(1) };
         let code = "ABC234".parse().expect("a code");
         let request = PairRequest {

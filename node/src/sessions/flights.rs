@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_too_much_under_way_is_heard_later() {
+    fn a_client_with_too_many_messages_in_flight_is_read_later() {
         let mut flights = Flights::default();
         let first = start(&mut flights, inbox(1));
         for _ in 1..MAX_FLIGHTS {

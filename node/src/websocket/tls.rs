@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_certificate_is_said_with_its_file() {
+    fn certificate_errors_name_the_file() {
         let dir = tempfile::tempdir().expect("a folder");
         let [cert, key] = generate();
         let [_, other] = generate();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_renewed_certificate_is_taken_and_a_broken_one_is_not() {
+    async fn a_renewed_certificate_is_loaded_and_a_broken_one_is_not() {
         const EVERY: Duration = Duration::from_millis(10);
         let dir = tempfile::tempdir().expect("a folder");
         let ([cert, key], [new_cert, new_key]) = (generate(), generate());

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_an_upgrade_is_http() {
+    fn incomplete_upgrade_requests_are_plain_http() {
         assert!(!is_http(REQUEST));
         for (from, to) in [
             ("/ws", "/health"),

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_gate_does_what_it_says() {
+    async fn each_gate_has_its_documented_effect() {
         let passed = echo(Traffic::Passes).await.expect("an echo");
         // The handshake and the echo.
         assert!(passed >= 2 * ROUND_TRIP, "{passed:?}");

@@ -17,7 +17,7 @@ use chappe_discovery_faults::{
 use futures_util::{StreamExt as _, stream};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_fault_is_told_for_what_it_is_and_costs_nobody_a_node() {
+async fn every_fault_is_reported_correctly_and_costs_no_client_its_node() {
     let world = World::start(3, Duration::ZERO).await;
     let all =
         fault::SOURCES.into_iter().flat_map(|source| fault::of(source).into_iter().map(move |fault| (source, fault)));

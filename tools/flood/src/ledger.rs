@@ -225,7 +225,7 @@ mod tests {
     const GONE: (&str, f64) = ("sessions_closed_total", 4.0);
 
     #[test]
-    fn what_the_node_swallows_or_does_not_count_is_found() {
+    fn messages_that_the_node_drops_without_counting_are_found() {
         let counted = [("sent to it", 10), ("answered rate_limited", 7), ("cut off", 3), SHOWN];
         let limited = |count| ("refused_total{code=\"rate_limited\"}", count);
         assert_eq!(wrong(&counted, &[limited(7.0), NEWCOMERS, GONE], 0), Vec::<String>::new());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_hostile_node_sends_is_answered_shown_or_dropped_and_counted() {
+    fn frames_of_a_hostile_node_are_answered_shown_or_dropped_and_counted() {
         let counted = [("linked", 1), ("sent over a link", 10), ("told not here", 5), ("told closed", 2)];
         let grown =
             |dropped| [("links_opened_total", 1.0), ("session_messages_dropped_total", dropped), NEWCOMERS, GONE];
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ask_of_a_node_that_is_neither_refused_nor_shown_is_found_whatever_else_was_dropped() {
+    fn an_unaccounted_pair_request_of_a_node_is_found_despite_other_drops() {
         let counted = |unwritten| {
             [
                 ("linked", 1),

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_node_says_is_taken_frame_by_frame() {
+    fn output_of_a_node_is_read_frame_by_frame() {
         let bytes = [&[0x81, 2][..], b"hi", &[0x88, 2, 0x03, 0xF5], &[0x89, 0]].concat();
         assert_eq!(take(&bytes), Some((Said::Text("hi".to_owned()), 4)));
         assert_eq!(take(&bytes[4..]), Some((Said::Close(1013), 4)));

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_takes_about_the_same_in_both_directions_and_its_time_is_in_bounds() {
+    fn a_path_has_a_similar_bounded_delay_in_both_directions() {
         let mut network = Network::new(1, 0.0);
         for n in 0..200 {
             let (there, back) = (network.latency(Ix(n), Ix(n + 1)), network.latency(Ix(n + 1), Ix(n)));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_lost_as_is_said_and_a_partition_lets_nothing_through() {
+    fn the_loss_rate_is_as_configured_and_a_partition_drops_everything() {
         let mut network = Network::new(1, 0.05);
         let lost = (0..10_000).filter(|_| network.loses()).count();
         assert!((400..600).contains(&lost), "{lost}");

@@ -39,7 +39,7 @@ fn the_same_seed_gives_the_same_events_and_another_seed_others() {
 }
 
 #[test]
-fn a_network_that_loses_everything_has_everybody_declared_down() {
+fn in_a_network_that_loses_everything_all_members_are_declared_down() {
     let mut world = World::new(Conditions { loss: 0.0, ..Conditions::new(SEED) });
     let nodes: Vec<_> = (0..6).map(|_| world.add()).collect();
     for node in &nodes {
@@ -62,7 +62,7 @@ fn a_small_federation_reaches_the_figures_of_a_large_one() {
 }
 
 #[test]
-fn members_that_stall_or_flap_take_nobody_with_them() {
+fn members_that_stall_or_flap_affect_no_other_member() {
     assert_reached(&faults::stalls(Conditions::new(SEED), Sizes::small()));
     assert_reached(&faults::flaps(Conditions::new(SEED), Sizes::small()));
 }
@@ -79,13 +79,13 @@ fn no_attacker_evicts_hides_or_invents_a_member() {
 }
 
 #[test]
-fn strangers_are_admitted_as_the_rules_have_it_and_lying_anchors_hide_nobody_for_long() {
+fn strangers_are_admitted_by_the_rules_and_lying_anchors_hide_members_only_briefly() {
     assert_reached(&attacks::strangers(Conditions::new(SEED), Sizes::small()));
     assert_reached(&attacks::anchors(Conditions::new(SEED), Sizes::small()));
 }
 
 #[test]
-fn leases_spread_evenly_and_one_home_that_lies_misleads_nobody() {
+fn leases_spread_evenly_and_one_lying_home_misleads_no_lookup() {
     let sizes = Sizes { members: 100, ..Sizes::small() };
     assert_reached(&leases::placement(SEED, sizes));
     assert_reached(&leases::lookups(SEED, sizes));

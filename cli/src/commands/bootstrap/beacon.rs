@@ -394,7 +394,7 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
     #[test]
-    fn a_beacon_says_what_counts_until_it_begins() {
+    fn a_beacon_contains_the_term_before_it() {
         let key = SecretKey::from_bytes(&[1; 32]);
         let term = |value: u8| Term { value: [value; 32], eligible: vec![key.node_id()] };
         let hour = Duration::from_secs(3600);

@@ -112,7 +112,7 @@ fn a_renewal_has_a_new_key_and_the_former_one_opens_until_its_lease_expires() {
 }
 
 #[test]
-fn a_node_that_wants_leases_anew_at_once_gets_them_after_seconds() {
+fn a_node_that_requests_new_leases_gets_them_after_seconds() {
     let mut world = World::new(3, NOON);
     world.update();
     let due = world.due();
@@ -171,7 +171,7 @@ fn a_session_goes_over_to_the_next_day_at_another_time_for_each_inbox() {
 }
 
 #[test]
-fn an_outdated_lease_outbids_the_newer_one_a_few_times_and_then_tells_whose_it_is() {
+fn a_stale_lease_is_renewed_a_few_times_and_then_its_contact_is_reported() {
     let mut world = World::new(1, NOON);
     world.update();
     let mut newer = NOON * 1000;
@@ -210,7 +210,7 @@ fn a_node_has_no_lease_signed_for_a_later_time_and_a_new_session_goes_on_behind_
 }
 
 #[test]
-fn what_was_attached_stays_so_where_a_renewal_finds_no_room() {
+fn attached_inboxes_stay_attached_if_a_renewal_finds_no_room() {
     let mut world = World::new(1, NOON);
     world.update();
     world.attach();

@@ -312,7 +312,7 @@ fn a_network_has_two_members_and_a_test_range_any_number() {
 }
 
 #[test]
-fn a_node_in_the_internet_dials_no_private_address_and_says_so() {
+fn a_public_node_refuses_to_dial_private_addresses_and_logs_it() {
     let mut net = Net::new(&[2]);
     let mut with_exempt = settings();
     with_exempt.admission.exempt = vec!["10.7.0.0/16".parse().expect("a network")];
@@ -348,7 +348,7 @@ fn a_record_from_the_future_or_of_the_past_is_refused() {
 }
 
 #[test]
-fn what_members_may_not_send_is_counted_and_changes_nothing() {
+fn invalid_packets_of_members_are_counted_and_change_nothing() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run(Duration::from_secs(10));
     let (me, liar, honest) = (member(1, 1), member(2, 1), member(3, 1));
@@ -384,7 +384,7 @@ fn accuse(by: u8, accused: u8, at: UnixTime) -> Vec<u8> {
 }
 
 #[test]
-fn false_accusations_are_checked_and_the_third_mutes_who_signed_them() {
+fn false_accusations_are_checked_and_the_third_mutes_its_signer() {
     let mut net = Net::new(&[1, 2, 3, 4, 5, 6]);
     net.run(Duration::from_secs(10));
     for accused in 3..=5 {
@@ -421,7 +421,7 @@ fn an_accusation_of_yesterday_and_one_with_another_signature_are_refused() {
 }
 
 #[test]
-fn claimed_nodes_that_are_not_there_cost_the_one_who_claims_them() {
+fn claims_of_missing_nodes_count_against_the_claimant() {
     let mut net = Net::new(&[1, 2]);
     net.run(Duration::from_secs(5));
     for n in 10..80 {
@@ -452,7 +452,7 @@ fn equal_views_have_nothing_to_exchange_and_others_become_equal() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_tells_nothing() {
+fn an_unsolicited_exchange_message_is_refused() {
     let mut net = Net::new(&[1, 2, 3]);
     let now = net.now();
     let unsolicited = ExchangeMessage::Members { buckets: vec![0], members: Vec::new(), beacon: None, newest: 0 };
@@ -485,7 +485,7 @@ fn a_stranger_has_no_exchange_and_a_malformed_one_ends() {
 }
 
 #[test]
-fn a_beacon_travels_with_exchanges_whatever_the_views() {
+fn exchanges_carry_the_beacon_even_between_equal_views() {
     let mut net = Net::new(&[1, 2]);
     net.run(Duration::from_secs(40));
     let term = Term { value: [1; 32], eligible: vec![id(1)] };
@@ -503,7 +503,7 @@ fn a_beacon_travels_with_exchanges_whatever_the_views() {
 }
 
 #[test]
-fn a_record_that_gets_old_is_asked_for_anew() {
+fn an_aging_record_is_requested_again() {
     let mut net = Net::new(&[1, 2]);
     net.run(Duration::from_secs(10));
     // Twenty of its twenty-four hours have passed, and node 2 has signed another record meanwhile.
@@ -518,7 +518,7 @@ fn a_record_that_gets_old_is_asked_for_anew() {
 }
 
 #[test]
-fn who_is_on_probation_is_not_believed_once_three_others_are_past_it() {
+fn a_member_on_probation_is_not_believed_once_three_others_are_past_it() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run(Duration::from_secs(10));
     net.elapsed += Duration::from_secs(86_400);
@@ -546,7 +546,7 @@ fn who_is_on_probation_is_not_believed_once_three_others_are_past_it() {
 }
 
 #[test]
-fn what_was_learnt_by_comparing_views_is_no_news_for_others() {
+fn records_from_an_exchange_are_not_gossiped() {
     let mut net = Net::new(&[1]);
     let known = |n: u8| record(n, 1, [10, 0, n, 1]);
     for n in 2..=4 {

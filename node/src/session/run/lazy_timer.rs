@@ -68,7 +68,7 @@ mod tests {
     const SLACK: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn a_timer_is_left_alone_until_something_may_be_due() {
+    async fn a_polled_timer_is_not_due_before_its_deadline() {
         let now = Instant::now();
         let mut timer = LazyTimer::new(now);
         let mut sleep = pin!(sleep_until((now + SLACK).into()));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_timer_is_set_for_what_is_earlier_or_much_later() {
+    async fn a_timer_is_reset_only_to_an_earlier_or_much_later_deadline() {
         let now = Instant::now();
         let mut timer = LazyTimer::new(now);
         let mut sleep = pin!(sleep_until((now + SLACK * 2).into()));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_has_used_up_its_budget_is_woken_all_the_same() {
+    async fn a_task_that_has_used_up_its_budget_is_still_woken() {
         let soon = Instant::now() + Duration::from_millis(20);
         let mut timer = LazyTimer::new(soon);
         let mut sleep = pin!(sleep_until((soon + SLACK).into()));

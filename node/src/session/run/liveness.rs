@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silent_client_is_pinged_and_then_gone_and_a_frame_starts_anew() {
+    fn a_silent_client_is_pinged_and_then_closed_and_a_frame_restarts_the_timeout() {
         let (now, times) = (Instant::now(), TimesSection::default());
         let mut liveness = Liveness::new(now);
         let ping_at = liveness.ping_at(&times, now).expect("a ping");

@@ -63,7 +63,7 @@ async fn frame(client: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_held_goes_with_the_flush_and_with_what_is_said_before_it() {
+async fn buffered_output_is_sent_by_a_flush_and_by_a_later_direct_write() {
     let (session, mut client) = session().await;
     let mut batch = Batch::default();
     batch.expect(true);
@@ -96,7 +96,7 @@ async fn a_frame_whose_rest_has_no_room_ends_the_session_as_a_slow_one() {
 }
 
 #[tokio::test]
-async fn what_is_held_for_one_leaves_another_a_little() {
+async fn a_full_budget_leaves_each_client_its_free_bytes() {
     let budget = MemoryBudget::new(40_000);
     let waiting = async |session: &SessionHandle| {
         let text = vec![b'x'; 5_000];
@@ -114,7 +114,7 @@ async fn what_is_held_for_one_leaves_another_a_little() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken_is_whole() {
+async fn a_client_that_reads_nothing_is_closed_at_a_full_queue_and_written_frames_are_complete() {
     let (session, mut client) = session().await;
     let mut batch = Batch::default();
     let text = vec![b'x'; 10_000];
@@ -143,7 +143,7 @@ async fn a_client_that_reads_nothing_fills_its_queue_and_ends_and_what_was_taken
 }
 
 #[tokio::test]
-async fn a_pairings_message_overtakes_neither_the_word_of_the_pairing_nor_what_waits() {
+async fn a_message_of_a_pairing_overtakes_neither_pair_matched_nor_queued_messages() {
     let (session, mut client) = session().await;
     let mut batch = Batch::default();
     let relay = |batch: &mut Batch| session.relay(batch, peer(), RelayKind::Offer, b"1");
@@ -169,7 +169,7 @@ async fn a_pairings_message_overtakes_neither_the_word_of_the_pairing_nor_what_w
 }
 
 #[tokio::test]
-async fn a_session_takes_so_many_events_and_no_more() {
+async fn a_session_queues_events_up_to_its_bound() {
     let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
     let outcome = || SessionEvent::Outcome { ticket: 1, outcome: Outcome::Delivered };
     for _ in 0..QUEUE_EVENTS {
@@ -181,7 +181,7 @@ async fn a_session_takes_so_many_events_and_no_more() {
 }
 
 #[test]
-fn strangers_fill_a_part_of_the_queue_and_end_nobodys_session() {
+fn strangers_fill_only_a_part_of_the_queue_and_cannot_end_the_session() {
     let session = SessionHandle::new(SessionId::from_raw(1), MAX_QUEUED, None);
     let send_request = |len| {
         let request = PairRequest {

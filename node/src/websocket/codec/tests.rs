@@ -18,7 +18,7 @@ fn text(text: &str) -> Owned {
 }
 
 #[test]
-fn the_masked_hello_of_the_rfc_is_heard() {
+fn the_masked_hello_of_the_rfc_decodes() {
     let bytes = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
     assert_eq!(decode(&bytes), Ok(vec![text("Hello")]));
 }
@@ -49,7 +49,7 @@ fn lengths_have_one_form_each_and_the_bound_is_the_message() {
 }
 
 #[test]
-fn what_is_too_large_is_refused_by_its_header_alone() {
+fn oversized_frames_are_refused_by_their_header_alone() {
     let too_large: [&[u8]; 3] = [
         &[0x81, 0xFE, 4, 1],
         &[0x82, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0],
@@ -169,14 +169,14 @@ fn messages() -> impl Strategy<Value = Vec<(Owned, Vec<u8>)>> {
 
 proptest! {
     #[test]
-    fn what_is_said_is_heard_however_it_is_cut(messages in messages(), step in 1..400_usize) {
+    fn encoded_frames_decode_however_the_bytes_are_split(messages in messages(), step in 1..400_usize) {
         let bytes: Vec<u8> = messages.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
         let expected = messages.into_iter().map(|(content, _)| content).collect();
         prop_assert_eq!(decode_all(4096, &bytes, step), Ok(expected));
     }
 
     #[test]
-    fn input_that_nobody_meant_never_panics_and_is_bounded(
+    fn random_input_never_panics_and_is_bounded(
         messages in messages(), at in any::<usize>(), byte in any::<u8>(), step in 1..400_usize,
     ) {
         let mut bytes: Vec<u8> = messages.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
@@ -193,7 +193,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mask_comes_off(content in prop::collection::vec(any::<u8>(), 0..100), mask in any::<[u8; 4]>()) {
+    fn unmasking_restores_the_content(content in prop::collection::vec(any::<u8>(), 0..100), mask in any::<[u8; 4]>()) {
         let mut masked = content.clone();
         for (index, byte) in masked.iter_mut().enumerate() {
             *byte ^= mask[index % 4];
@@ -204,7 +204,7 @@ proptest! {
 }
 
 #[test]
-fn mutated_frames_are_heard_the_same_however_they_are_cut() {
+fn mutated_frames_decode_the_same_however_they_are_split() {
     let corpus = [
         [frame(0x81, b"{\"type\":\"ping\"}"), frame(0x89, b"?")].concat(),
         [frame(0x01, "«H".as_bytes()), frame(0x89, b"between"), frame(0x00, b""), frame(0x80, "é»".as_bytes())]

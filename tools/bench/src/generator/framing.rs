@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_every_length_are_heard_once_they_are_whole() {
+    fn frames_of_every_length_decode_once_they_are_complete() {
         for len in [0, 1, 125, 126, 65_535, 65_536] {
             let body = vec![b'x'; len];
             let framed = encoded(Framing::Length, &body, 0);

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_tells_its_sender_and_any_change_of_it() {
+    fn a_payload_identifies_its_sender_and_reveals_any_change() {
         let filler = Filler::new();
         let stamp = Stamp { sender: 7, sequence: 3, due: u64::MAX - 1 };
         let mut payload = Vec::new();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_the_next_message_is_not_taken_for_this_one() {
+    fn a_payload_mixed_from_two_messages_is_detected() {
         let filler = Filler::new();
         let payload = |sequence| {
             let mut payload = Vec::new();

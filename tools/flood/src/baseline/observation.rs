@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_twice_or_refused_is_lost_in_any_stretch() {
+    fn messages_missing_twice_or_refused_count_as_lost_in_any_stretch() {
         let quiet = Observation { sent: 10, arrived: 9, delivered: 10, ..Observation::default() };
         let twice = Observation { sent: 5, arrived: 5, delivered: 5, wrong: 1, ..Observation::default() };
         let refused = Observation { sent: 5, arrived: 5, delivered: 4, refused: 1, ..Observation::default() };
@@ -125,20 +125,20 @@ mod tests {
     }
 
     #[test]
-    fn what_arrived_and_was_never_said_to_be_delivered_is_untold_and_no_other_stretch_makes_up_for_it() {
+    fn a_message_that_arrived_without_an_outcome_is_reported_for_its_stretch() {
         let silent = Observation { sent: 10, arrived: 10, delivered: 8, refused: 1, ..Observation::default() };
         let more = Observation { sent: 5, arrived: 5, delivered: 6, ..Observation::default() };
         assert_eq!(Observed::of([&silent, &more]).untold, 1);
     }
 
     #[test]
-    fn a_stretch_in_which_nobody_sends_has_lost_nothing() {
+    fn a_stretch_without_messages_has_no_loss() {
         let noticed = Observed::of([&Observation::default()]);
         assert_eq!((noticed.sent, noticed.lost, noticed.p99), (0, 0, 0.0));
     }
 
     #[test]
-    fn the_second_of_the_slowest_is_told() {
+    fn the_second_of_the_slowest_message_is_reported() {
         let mut latencies: Vec<_> = (0..300).map(|number| (number / 100, 1.0, 1.0)).collect();
         latencies.extend([(7, 90.0, 2.0); 4]);
         let noticed = Observed::of([&Observation { latencies, ..Observation::default() }]);
