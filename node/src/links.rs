@@ -22,7 +22,10 @@ use std::{
 use chappe_common::keys::NodeId;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quinn::{Connection, Endpoint, VarInt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{
+    Semaphore,
+    mpsc::{self, error::TrySendError},
+};
 
 pub(crate) use self::dial::DialError;
 use self::{
@@ -46,7 +49,7 @@ const CROSSING: Duration = Duration::from_secs(1);
 const NEW_RUNS: Quota =
     Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
 /// Capacity of the channel of new links. The router spawns a task for each and is never far behind. If the channel is full,
-/// a new link waits until the timeout of its dial or hello.
+/// a new link is counted, and waits until the timeout of its dial or hello.
 const LINKS_UP: usize = 64;
 
 #[derive(Debug)]
@@ -167,7 +170,14 @@ impl Links {
         self.seen.add(peer, connection.remote_address());
         let (link, queues) = Link::new(peer, epoch, dialled, connection, &self.context.config);
         // Reserve first: a cancelled caller must not leave a link in the table that nobody serves.
-        let Ok(up) = self.up.reserve().await else {
+        let up = match self.up.try_reserve() {
+            Err(TrySendError::Full(())) => {
+                self.context.metrics.links_delayed.inc();
+                self.up.reserve().await.ok()
+            }
+            up => up.ok(),
+        };
+        let Some(up) = up else {
             link.close(CloseReason::Shutdown);
             return None;
         };

@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     pub(crate) links_opened: Counter,
     /// Links closed.
     pub(crate) links_closed: Counter,
+    /// New links, dialled and accepted, that had to wait because the router's queue was full.
+    pub(crate) links_delayed: Counter,
     /// Frames, streams and payloads of peers that broke the protocol.
     pub(crate) link_protocol_errors: Counter,
     /// Dials not started, because too many were in progress.
@@ -58,12 +60,16 @@ pub(crate) struct Metrics {
     pub(crate) handshakes_refused: Counter,
     /// Membership packets dropped, at a full queue or without a record of the receiver.
     pub(crate) datagrams_dropped: Counter,
-    /// Responses and outcomes dropped at a full queue.
+    /// Responses to other nodes' requests, and outcomes of their messages, dropped at a full lane.
     pub(crate) responses_dropped: Counter,
     /// Responses and outcomes that arrived too late, or without a request.
     pub(crate) responses_unexpected: Counter,
-    /// Notes between sessions and homes that were dropped: no session, no link, or a full queue.
+    /// Notes between sessions dropped: no session, no link, or a full queue.
     pub(crate) session_messages_dropped: Counter,
+    /// Notices to other nodes that a newer lease has displaced one of theirs, dropped at a full lane.
+    pub(crate) displacements_dropped: Counter,
+    /// Commands to remove a displaced lease, dropped at the publisher's full queue.
+    pub(crate) publisher_commands_dropped: Counter,
     /// Leases of other nodes refused, as invalid or at a bound.
     pub(crate) leases_refused: Counter,
     /// Lease requests of other nodes refused for lack of time.
@@ -149,6 +155,7 @@ impl Default for Metrics {
             clock_steps: counter("clock_steps", "Times that this machine's clock was set"),
             links_opened: counter("links_opened", "Links opened"),
             links_closed: counter("links_closed", "Links closed"),
+            links_delayed: counter("links_delayed", "New links that waited because the router's queue was full"),
             link_protocol_errors: counter(
                 "link_protocol_errors",
                 "Frames, streams and payloads of nodes that break the protocol",
@@ -156,9 +163,17 @@ impl Default for Metrics {
             dials_refused: counter("dials_refused", "Dials not started: too many in progress"),
             handshakes_refused: counter("handshakes_refused", "Link handshakes and hellos refused"),
             datagrams_dropped: counter("datagrams_dropped", "Membership packets dropped"),
-            responses_dropped: counter("responses_dropped", "Responses dropped at a full lane"),
+            responses_dropped: counter("responses_dropped", "Responses and outcomes dropped at a full lane"),
             responses_unexpected: counter("responses_unexpected", "Responses and outcomes that nobody waited for"),
-            session_messages_dropped: counter("session_messages_dropped", "Messages between sessions or homes dropped"),
+            session_messages_dropped: counter("session_messages_dropped", "Notes between sessions dropped"),
+            displacements_dropped: counter(
+                "displacements_dropped",
+                "Notices of displaced leases dropped at a full lane",
+            ),
+            publisher_commands_dropped: counter(
+                "publisher_commands_dropped",
+                "Commands dropped at the publisher's full queue",
+            ),
             leases_refused: counter("leases_refused", "Leases of other nodes refused"),
             requests_refused: counter("requests_refused", "Requests of nodes about leases refused for want of time"),
             home_timeouts: counter("home_timeouts", "Requests to homes without a response in time"),

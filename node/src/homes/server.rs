@@ -151,7 +151,7 @@ impl Homes {
         } else if let Some(link) = self.links.find(&former) {
             // If the notice is lost, the former edge is told when it registers its lease again.
             if link.try_control(&Header::Displaced { lease: wire_bytes(lease) }).is_err() {
-                self.context.metrics.session_messages_dropped.inc();
+                self.context.metrics.displacements_dropped.inc();
             }
         }
     }
@@ -180,7 +180,7 @@ impl Homes {
         self.sessions.displace(lease);
         // If the queue is full, the older lease is registered once more, and the homes refuse it.
         if self.publisher.try_send(Command::Forget(lease.inbox, lease.seq)).is_err() {
-            self.context.metrics.responses_dropped.inc();
+            self.context.metrics.publisher_commands_dropped.inc();
         }
     }
 }
