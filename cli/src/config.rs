@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_what_is_allowed() {
+    fn an_unknown_key_is_named_with_the_valid_ones() {
         let text = message("[client]\nlisten = '127.0.0.1:1'\nlissten = 1", &[]);
         assert!(text.contains("node.toml: unknown key client.lissten;"), "{text}");
         assert!(text.contains("the keys of [client] are listen, urls, max_connections"), "{text}");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_named_with_what_is_allowed() {
+    fn an_invalid_value_is_named_with_the_valid_ones() {
         let text = message("[client]\nmax_connections = 'many'", &[]);
         assert!(text.contains("node.toml: client.max_connections: ") && text.contains("such as 18000"), "{text}");
         let text = message("", &["client.listen=localhost"]);

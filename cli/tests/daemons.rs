@@ -292,7 +292,7 @@ fn sigterm_stops_every_daemon_in_time_and_a_node_takes_its_record_back() {
 }
 
 #[test]
-fn a_registry_that_is_killed_comes_back_with_what_it_had_listed() {
+fn a_killed_registry_restarts_with_its_listed_nodes() {
     let mut federation = Federation::start(1);
     federation.wait_for_a_node();
     let old = federation.registry.take().expect("it runs");
@@ -339,7 +339,7 @@ fn init_writes_once_and_never_over_anything() {
 }
 
 #[test]
-fn a_ticket_names_its_node_and_stands_in_the_config() {
+fn a_ticket_names_its_node_and_is_written_to_the_config() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (registry, node) = (dir.path().join("bootstrap.toml"), dir.path().join("node.toml"));
     assert!(finished(&["bootstrap", "init", "--config", arg(&registry)]).status.success());

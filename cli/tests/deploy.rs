@@ -47,7 +47,7 @@ fn value<'a>(unit: &'a str, key: &str) -> &'a str {
 }
 
 #[test]
-fn systemd_takes_the_units_and_finds_them_hardened() {
+fn systemd_accepts_the_units_and_rates_them_as_hardened() {
     let analyze = |args: &[&str]| Command::new("systemd-analyze").args(args).stdin(Stdio::null()).output();
     let Ok(version) = analyze(&["--version"]) else {
         eprintln!("not run: no systemd-analyze here (Debian: systemd)");
@@ -82,7 +82,7 @@ fn systemd_takes_the_units_and_finds_them_hardened() {
 }
 
 #[test]
-fn a_unit_starts_its_daemon_on_what_init_makes_in_its_folder() {
+fn a_unit_starts_its_daemon_with_the_files_of_init() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let here = |path: &str| path.replace("/var/lib", arg(dir.path()));
     for (unit, daemon, ports) in
@@ -104,7 +104,7 @@ fn a_unit_starts_its_daemon_on_what_init_makes_in_its_folder() {
 }
 
 #[test]
-fn daemons_behind_a_proxy_take_the_keys_of_the_samples() {
+fn daemons_behind_a_proxy_accept_the_keys_of_the_samples() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let node = dir.path().join("node.toml");
     fs::write(&node, read("proxy/node.toml")).expect("a writable folder");
@@ -145,7 +145,7 @@ fn service(block: &str) -> Command {
 }
 
 #[test]
-fn compose_starts_each_daemon_on_what_setup_makes() {
+fn compose_starts_each_daemon_with_the_files_of_setup() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let setup = dir.path().join("setup.sh");
     fs::copy(deploy("compose/setup.sh"), &setup).expect("a copy");

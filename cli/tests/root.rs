@@ -140,7 +140,7 @@ fn a_beacon_is_signed_with_a_second_source_and_not_without_nodes_that_are_still_
 }
 
 #[test]
-fn a_stolen_online_key_lists_nobody_any_more_once_it_is_revoked() {
+fn a_stolen_online_key_lists_no_nodes_once_it_is_revoked() {
     let keys = Keys::make();
     let (honest, url) = registry(keys.dir.path(), "127.0.0.1:0");
     let good = node(&keys, "good", &url);

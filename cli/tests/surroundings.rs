@@ -230,7 +230,7 @@ fn a_node_with_few_files_warns_and_at_the_limit_accepts_its_operator_and_other_n
 }
 
 #[test]
-fn a_node_takes_all_files_that_the_system_allows_it() {
+fn a_node_raises_its_file_limit_to_the_maximum() {
     let federation = Federation::start(0);
     let mut command = federation.node(0);
     command.env("CHAPPE_LIMITS__EXEMPT", "[\"127.0.0.0/8\"]").env("CHAPPE_CLIENT__MAX_CONNECTIONS", "150");
@@ -407,7 +407,7 @@ fn a_node_that_never_had_members_keeps_its_clients() {
 }
 
 #[test]
-fn a_node_takes_every_spelling_of_a_request_that_http_allows() {
+fn a_node_accepts_every_form_of_a_request_that_http_allows() {
     let federation = Federation::start(0);
     let node = Listening::start(&mut federation.node(0));
     let status = |head: &str| {

@@ -41,7 +41,7 @@ fn up_once_makes_a_call_over_two_nodes_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn up_stays_until_it_is_told_to_stop_and_keeps_a_folder_that_was_named() {
+fn up_runs_until_a_stop_signal_and_keeps_a_named_folder() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let args = ["up", "--json", "--nodes", "1", "--dir", arg(dir.path())];
     let mut roots = Vec::new();

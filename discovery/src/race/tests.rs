@@ -198,7 +198,7 @@ fn sources_whose_nodes_have_all_failed_have_the_next_asked_at_once() {
 }
 
 #[test]
-fn two_cached_nodes_of_different_networks_and_what_people_named_are_dialled_at_once() {
+fn two_cached_nodes_of_different_networks_and_manually_named_nodes_are_dialled_at_once() {
     let mut cached = all_of(SourceKind::Cache, 0..1);
     // Many nodes in one network, and one in another.
     cached.extend((1..20).map(|n| Candidate::new(format!("ws://99.9.0.{n}:1"), Some(node(n)), SourceKind::Cache)));
@@ -302,7 +302,7 @@ fn avoided_nodes_are_dialled_only_when_nothing_else_is_left() {
 }
 
 #[test]
-fn the_registry_s_nodes_wait_a_moment_for_those_of_dns_and_for_nobody_who_cannot_come() {
+fn the_registrys_nodes_wait_briefly_for_those_of_dns_unless_dns_has_failed() {
     let registry = (SourceKind::Registry, Answer::NameResolver(ms(100), all_of(SourceKind::Registry, 0..8)));
     let first = |sources| {
         let course = World::new(sources, |_| Manner::Proves(ms(300))).run(1);

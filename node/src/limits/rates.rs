@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reconnecting_source_keeps_what_it_has_used_up() {
+    fn a_reconnect_does_not_reset_the_rates_of_a_source() {
         let limits = LimitsSection { messages_per_minute: 2, source_factor: 2, ..LimitsSection::default() };
         let sources = SourceRates::new(&limits);
         let mut passed = 0;

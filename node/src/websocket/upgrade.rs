@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_read_in_pieces_and_what_follows_is_kept() {
+    async fn a_request_is_read_in_pieces_and_bytes_after_it_are_kept() {
         let (mut client, mut server) = tokio::io::duplex(7);
         let send = async {
             let sent = format!("{REQUEST}behind");

@@ -105,7 +105,7 @@ async fn a_node_that_refuses_messages_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn simulated_members_are_a_nodes_members_and_take_what_it_registers() {
+async fn simulated_members_are_admitted_by_a_node_and_accept_its_registrations() {
     let dir = folder();
     let root = SecretKey::from_bytes(&[7; 32]).public();
     let (node, plan) = node(&dir, |config| {
