@@ -48,8 +48,8 @@ const CROSSING: Duration = Duration::from_secs(1);
 /// A node that is being set up may start about thirty times in a row.
 const NEW_RUNS: Quota =
     Quota::per_minute(NonZeroU32::new(6).expect("not zero")).allow_burst(NonZeroU32::new(30).expect("not zero"));
-/// Capacity of the channel of new links. The router spawns a task for each and is never far behind. If the channel is full,
-/// a new link is counted, and waits until the timeout of its dial or hello.
+/// Capacity of the channel of new links. The router spawns a task for each and is never far behind. If the channel is
+/// full, a new link is counted, and waits until the timeout of its dial or hello.
 const LINKS_UP: usize = 64;
 
 #[derive(Debug)]

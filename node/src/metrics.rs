@@ -280,3 +280,34 @@ impl Collector for MembershipCollector {
         refused.encode(encoder.encode_descriptor("membership_refused", help, None, refused.metric_type())?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_operators_page() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md");
+        let page = fs::read_to_string(path).expect("the operators' page");
+        let levels = Levels {
+            sessions: 0,
+            members: 0,
+            links: 0,
+            leases: 0,
+            codes: 0,
+            inboxes: 0,
+            tasks: 0,
+            clock_offset: 0,
+            panics: 0,
+        };
+        let text = Metrics::default().encode(levels);
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE chappe_")?.split_once(' '));
+        let names: Vec<_> = names.map(|(name, _)| name).collect();
+        assert!(names.len() > 30, "only {} metrics", names.len());
+        let is_listed = |name: &str| ["`", "{"].iter().any(|end| page.contains(&format!("`{name}{end}")));
+        let missing: Vec<_> = names.into_iter().filter(|name| !is_listed(name)).collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
+}
