@@ -1,0 +1,249 @@
+//! One allocation: its relayed addresses, permissions and channels (RFC 8656, 3).
+
+use std::net::{IpAddr, SocketAddr};
+
+use stun_types::message::TransactionId;
+
+use crate::{
+    channel_data::ChannelNumber,
+    client::{Client, Source},
+    credentials::CredentialName,
+    limits::{
+        CHANNEL_LIFETIME, CHANNEL_REST, MAX_CHANNELS, MAX_PEERS_IN_REQUEST, MAX_PERMISSIONS, PERMISSION_LIFETIME,
+    },
+    peer_filter::PeerFilter,
+    time::Seconds,
+    traffic::TrafficLimiter,
+};
+
+/// The family of a relayed address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(ip: &IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// The ports of the relayed addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayPorts {
+    pub(crate) v4: Option<u16>,
+    pub(crate) v6: Option<u16>,
+}
+
+impl RelayPorts {
+    /// The port of a family.
+    pub const fn get(&self, family: Family) -> Option<u16> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// Whether the allocation has an address of each family.
+    pub(crate) const fn is_dual(&self) -> bool {
+        self.v4.is_some() && self.v6.is_some()
+    }
+
+    pub(crate) const fn get_mut(&mut self, family: Family) -> &mut Option<u16> {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+/// A client's allocation.
+#[derive(Debug)]
+pub struct Allocation {
+    pub(crate) client: Client,
+    pub(crate) source: Source,
+    pub(crate) credential: CredentialName,
+    /// The request that made it. When it is repeated, so is its answer.
+    pub(crate) transaction: TransactionId,
+    pub(crate) ports: RelayPorts,
+    pub(crate) expires: Seconds,
+    pub(crate) traffic: TrafficLimiter,
+    permissions: Vec<Permission>,
+    channels: Vec<Channel>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Permission {
+    ip: IpAddr,
+    expires: Seconds,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Channel {
+    number: ChannelNumber,
+    peer: SocketAddr,
+    expires: Seconds,
+}
+
+/// Why peers could not be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotAdded {
+    /// Too many permissions or channels.
+    Full,
+    /// The number has another peer, or the peer another number.
+    Bound,
+}
+
+impl Allocation {
+    pub(crate) fn new(
+        client: Client,
+        source: Source,
+        credential: CredentialName,
+        transaction: TransactionId,
+        expires: Seconds,
+        traffic: TrafficLimiter,
+    ) -> Self {
+        let ports = RelayPorts { v4: None, v6: None };
+        let (permissions, channels) = (Vec::new(), Vec::new());
+        Self { client, source, credential, transaction, ports, expires, traffic, permissions, channels }
+    }
+
+    /// Whether packets may be exchanged with an address.
+    pub(crate) fn permits(&self, ip: IpAddr, now: Seconds) -> bool {
+        self.permissions.iter().any(|permission| permission.ip == ip && permission.expires > now)
+    }
+
+    /// Returns the peer of a channel.
+    pub(crate) fn peer_of(&self, number: ChannelNumber, now: Seconds) -> Option<SocketAddr> {
+        let channel = self.channels.iter().find(|channel| channel.number == number)?;
+        (channel.expires > now).then_some(channel.peer)
+    }
+
+    /// Returns the channel of a peer.
+    pub(crate) fn channel_of(&self, peer: SocketAddr, now: Seconds) -> Option<ChannelNumber> {
+        let channel = self.channels.iter().find(|channel| channel.peer == peer)?;
+        (channel.expires > now).then_some(channel.number)
+    }
+
+    /// Installs or renews permissions. On error, none is changed.
+    pub(crate) fn permit(&mut self, ips: &[IpAddr], now: Seconds) -> Result<(), NotAdded> {
+        debug_assert!(ips.len() <= MAX_PEERS_IN_REQUEST, "the request was checked");
+        self.permissions.retain(|permission| permission.expires > now);
+        let is_new = |ip: &IpAddr| !self.permissions.iter().any(|permission| permission.ip == *ip);
+        let count_new = ips.iter().enumerate().filter(|(index, ip)| is_new(ip) && !ips[..*index].contains(*ip)).count();
+        if self.permissions.len() + count_new > MAX_PERMISSIONS {
+            return Err(NotAdded::Full);
+        }
+        let expires = now.plus(PERMISSION_LIFETIME);
+        for ip in ips {
+            match self.permissions.iter_mut().find(|permission| permission.ip == *ip) {
+                Some(permission) => permission.expires = expires,
+                None => self.permissions.push(Permission { ip: *ip, expires }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds a channel or renews it, and the permission of its peer. On error, nothing is changed.
+    pub(crate) fn bind(&mut self, number: ChannelNumber, peer: SocketAddr, now: Seconds) -> Result<(), NotAdded> {
+        // An expired binding rests: packets of it may still be on their way.
+        self.channels.retain(|channel| channel.expires.plus(CHANNEL_REST) > now);
+        let is_same = |channel: &Channel| channel.number == number && channel.peer == peer;
+        if self.channels.iter().any(|other| !is_same(other) && (other.number == number || other.peer == peer)) {
+            return Err(NotAdded::Bound);
+        }
+        let existing = self.channels.iter().position(is_same);
+        if existing.is_none() && self.channels.len() >= MAX_CHANNELS {
+            return Err(NotAdded::Full);
+        }
+        self.permit(&[peer.ip()], now)?;
+        let channel = Channel { number, peer, expires: now.plus(CHANNEL_LIFETIME) };
+        match existing {
+            Some(index) => self.channels[index] = channel,
+            None => self.channels.push(channel),
+        }
+        Ok(())
+    }
+
+    /// Removes the channels and permissions of peers that may no longer be sent to.
+    pub(crate) fn apply(&mut self, filter: &PeerFilter) {
+        self.channels.retain(|channel| filter.allows(channel.peer));
+        // A permission is for all ports. Each Send is checked with its port.
+        self.permissions.retain(|permission| filter.allows_some_port(permission.ip));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::traffic::PacketClock;
+
+    fn allocation() -> (Allocation, Seconds) {
+        let start = Instant::now();
+        let now = Seconds::between(start, start);
+        let addr = SocketAddr::from(([192, 0, 2, 1], 1));
+        let (client, credential) = (Client::Udp { socket: 0, addr }, CredentialName::new(1, 2));
+        let traffic = TrafficLimiter::new(1, PacketClock::new(start));
+        (Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), now.plus(600), traffic), now)
+    }
+
+    fn ip(last: u16) -> IpAddr {
+        [8, 8, last.to_be_bytes()[0], last.to_be_bytes()[1]].into()
+    }
+
+    fn number(last: u16) -> ChannelNumber {
+        ChannelNumber::new(0x4000 + last).expect("in range")
+    }
+
+    // Class 18.
+    #[test]
+    fn permissions_are_bounded_and_all_or_none_of_a_request_are_installed() {
+        let (mut allocation, now) = allocation();
+        for index in 0..62 {
+            assert_eq!(allocation.permit(&[ip(index)], now), Ok(()));
+        }
+        assert_eq!(allocation.permit(&[ip(100), ip(100), ip(0)], now), Ok(()), "one of them is new");
+        assert_eq!(allocation.permit(&[ip(101), ip(102)], now), Err(NotAdded::Full));
+        assert!(!allocation.permits(ip(101), now));
+        assert!((200..10_000).filter(|index| allocation.permit(&[ip(*index)], now).is_ok()).count() == 1);
+        assert_eq!(allocation.permit(&[ip(0)], now.plus(299)), Ok(()));
+        let later = now.plus(300);
+        assert!(allocation.permits(ip(0), later) && !allocation.permits(ip(1), later));
+        assert_eq!(allocation.permit(&[ip(101), ip(102)], later), Ok(()), "expired ones have gone");
+    }
+
+    #[test]
+    fn a_channel_has_one_peer_and_a_peer_one_channel() {
+        let (mut allocation, now) = allocation();
+        let peer = |port: u16| SocketAddr::new(ip(1), port);
+        assert_eq!(allocation.bind(number(0), peer(1), now), Ok(()));
+        assert_eq!(allocation.bind(number(0), peer(2), now), Err(NotAdded::Bound));
+        assert_eq!(allocation.bind(number(1), peer(1), now), Err(NotAdded::Bound));
+        assert_eq!(allocation.bind(number(1), peer(2), now), Ok(()));
+        assert_eq!(allocation.peer_of(number(0), now), Some(peer(1)));
+        assert_eq!(allocation.channel_of(peer(2), now), Some(number(1)));
+        assert!(allocation.permits(ip(1), now.plus(299)) && !allocation.permits(ip(1), now.plus(300)));
+        // Expired, but not free before it has rested.
+        let expired = now.plus(CHANNEL_LIFETIME);
+        assert_eq!(allocation.peer_of(number(0), expired), None);
+        assert_eq!(allocation.bind(number(0), peer(3), expired), Err(NotAdded::Bound));
+        assert_eq!(allocation.bind(number(0), peer(1), expired), Ok(()));
+        assert_eq!(allocation.bind(number(1), peer(3), expired.plus(CHANNEL_REST)), Ok(()));
+    }
+
+    #[test]
+    fn channels_are_bounded() {
+        let (mut allocation, now) = allocation();
+        let bound = (0..200).filter(|port| allocation.bind(number(*port), (ip(1), 1 + port).into(), now).is_ok());
+        assert_eq!(bound.count(), MAX_CHANNELS);
+    }
+}

@@ -1,0 +1,99 @@
+//! The bytes that may be relayed in a month. Pure; the driver keeps it on disk.
+
+/// A calendar month, in UTC, as months since the year 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Month(pub u32);
+
+/// What the budget still allows. Each level allows less than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BudgetLevel {
+    /// Everything.
+    Open,
+    /// No new allocations. Running ones can be refreshed.
+    NoAllocations,
+    /// In addition, the relay is no longer offered. Running allocations can be refreshed.
+    NotOffered,
+    /// Nothing: running allocations end.
+    Spent,
+}
+
+/// Percentages of the limit from which on the levels hold. What is relayed between them is that of running calls.
+const NO_ALLOCATIONS: u64 = 95;
+const NOT_OFFERED: u64 = 98;
+
+/// The bytes of the current month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes in a month.
+    limit: Option<u64>,
+    month: Month,
+    used: u64,
+}
+
+impl Budget {
+    /// Makes a budget of which `used` bytes have been relayed in `month`. Without a limit it is never spent.
+    pub const fn new(limit: Option<u64>, month: Month, used: u64) -> Self {
+        Self { limit, month, used }
+    }
+
+    /// Counts relayed bytes. In a new month, the count starts again. A clock that goes back starts nothing.
+    pub fn add(&mut self, bytes: u64, month: Month) {
+        if month > self.month {
+            *self = Self { month, used: 0, ..*self };
+        }
+        self.used = self.used.saturating_add(bytes);
+    }
+
+    /// The bytes of this month.
+    pub const fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// The month.
+    pub const fn month(&self) -> Month {
+        self.month
+    }
+
+    /// What the budget still allows.
+    pub fn level(&self) -> BudgetLevel {
+        let Some(limit) = self.limit else { return BudgetLevel::Open };
+        let percent = u128::from(self.used) * 100;
+        if percent >= u128::from(limit) * 100 {
+            BudgetLevel::Spent
+        } else if percent >= u128::from(limit) * u128::from(NOT_OFFERED) {
+            BudgetLevel::NotOffered
+        } else if percent >= u128::from(limit) * u128::from(NO_ALLOCATIONS) {
+            BudgetLevel::NoAllocations
+        } else {
+            BudgetLevel::Open
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_follow_each_other_and_a_new_month_opens_again() {
+        let mut budget = Budget::new(Some(1000), Month(1), 0);
+        let levels: Vec<_> = [949, 1, 29, 1, 19, 1, 1]
+            .map(|bytes| {
+                budget.add(bytes, Month(1));
+                budget.level()
+            })
+            .into();
+        use BudgetLevel::{NoAllocations, NotOffered, Open, Spent};
+        assert_eq!(levels, [Open, NoAllocations, NoAllocations, NotOffered, NotOffered, Spent, Spent]);
+        budget.add(5, Month(0));
+        assert_eq!(budget.level(), Spent, "a clock that goes back gives nothing back");
+        budget.add(5, Month(2));
+        assert_eq!((budget.level(), budget.used()), (Open, 5));
+    }
+
+    #[test]
+    fn without_a_limit_it_is_never_spent() {
+        assert_eq!(Budget::new(None, Month(1), u64::MAX).level(), BudgetLevel::Open);
+        assert_eq!(Budget::new(Some(u64::MAX), Month(1), u64::MAX).level(), BudgetLevel::Spent);
+    }
+}

@@ -1,0 +1,78 @@
+//! The bounds of the server, and why each has its size.
+
+use std::{net::IpAddr, ops::RangeInclusive};
+
+/// Permissions of an allocation. A call needs one for each candidate of the other side: about ten.
+pub const MAX_PERMISSIONS: usize = 64;
+
+/// Channels of an allocation. As many as permissions, since a channel installs one.
+pub const MAX_CHANNELS: usize = MAX_PERMISSIONS;
+
+/// Peers in one CreatePermission.
+pub const MAX_PEERS_IN_REQUEST: usize = 16;
+
+/// Lifetime of an allocation without LIFETIME, in seconds (RFC 8656, 3.2).
+pub const DEFAULT_LIFETIME: u32 = 600;
+
+/// The longest lifetime of an allocation, in seconds (RFC 8656, 7.2).
+pub const MAX_LIFETIME: u32 = 3600;
+
+/// Lifetime of a permission, in seconds (RFC 8656, 9).
+pub const PERMISSION_LIFETIME: u32 = 300;
+
+/// Lifetime of a channel, in seconds (RFC 8656, 12).
+pub const CHANNEL_LIFETIME: u32 = 600;
+
+/// How long a peer or a number cannot be bound again after its channel has expired, in seconds (RFC 8656, 12).
+pub const CHANNEL_REST: u32 = 300;
+
+/// Ports tried for an allocation, if other programs use those that were drawn.
+pub const MAX_BINDS: usize = 8;
+
+/// What an operator sets.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The most allocations.
+    pub allocations: usize,
+    /// The most allocations of one credential. A browser takes one for each of its addresses and transports, and twice as
+    /// many while it restarts ICE.
+    pub allocations_per_credential: usize,
+    /// The most allocations of one IPv4 address or IPv6 /64. Many clients can share one address.
+    pub allocations_per_source: usize,
+    /// Bytes a second that one allocation relays, both directions together.
+    pub allocation_bytes_per_second: u32,
+    /// Bytes a second that all allocations relay.
+    pub total_bytes_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations: 2000,
+            allocations_per_credential: 16,
+            allocations_per_source: 256,
+            // Video of 1080 lines in both directions, with room for a screen.
+            allocation_bytes_per_second: 1_500_000,
+            // A line of 1 Gbit/s.
+            total_bytes_per_second: 125_000_000,
+        }
+    }
+}
+
+/// One address on which peers see the relay.
+#[derive(Clone, Debug)]
+pub struct RelayAddress {
+    /// The address as peers see it. Behind a NAT, not the address that the sockets are bound to.
+    pub external: IpAddr,
+    /// The ports of allocations.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// The relay's addresses: at most one of each family.
+#[derive(Clone, Debug, Default)]
+pub struct RelayAddresses {
+    /// For allocations of IPv4.
+    pub v4: Option<RelayAddress>,
+    /// For allocations of IPv6.
+    pub v6: Option<RelayAddress>,
+}

@@ -1,0 +1,295 @@
+//! Which peers may be sent to.
+//!
+//! Refused are all special-purpose addresses, in each IPv6 spelling of an IPv4 address; services of this machine and of other
+//! members; and what the operator adds. [`PeerFilter::allows`] is called for each CreatePermission, ChannelBind and Send, with
+//! the address that is then used.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The IANA IPv4 special-purpose registry, and multicast (RFC 5771). Also the blocks that are globally reachable: they hold
+/// anycast services, and no one who calls.
+const SPECIAL_V4: [Ipv4Net; 19] = [
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 0, 0, 0], 24),
+    v4([192, 0, 2, 0], 24),
+    v4([192, 31, 196, 0], 24),
+    v4([192, 52, 193, 0], 24),
+    v4([192, 88, 99, 0], 24),
+    v4([192, 168, 0, 0], 16),
+    v4([192, 175, 48, 0], 24),
+    v4([198, 18, 0, 0], 15),
+    v4([198, 51, 100, 0], 24),
+    v4([203, 0, 113, 0], 24),
+    v4([224, 0, 0, 0], 4),
+    v4([240, 0, 0, 0], 4),
+    v4([255, 255, 255, 255], 32),
+];
+
+/// The IANA IPv6 special-purpose registry, and multicast (RFC 4291), without the prefixes that embed an IPv4 address.
+const SPECIAL_V6: [Ipv6Net; 12] = [
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 127),
+    // NAT64 within one network (RFC 8215). Where in the address the IPv4 address is depends on that network.
+    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
+    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
+    v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64),
+    // IETF protocol assignments. Teredo is within it, and is looked at first.
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+    // Link-local, and the site-local addresses after it (RFC 3879).
+    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 9),
+    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+];
+
+const fn v4(ip: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]), prefix)
+}
+
+const fn v6(ip: [u16; 8], prefix: u8) -> Ipv6Net {
+    let [a, b, c, d, e, f, g, h] = ip;
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
+}
+
+/// The ports of a machine with a relay on which peers may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayHost {
+    /// The ports of its relay's allocations.
+    pub relay_ports: RangeInclusive<u16>,
+    /// Ports among them that are its services.
+    pub services: Vec<u16>,
+}
+
+/// The addresses that may be sent to.
+#[derive(Clone, Debug, Default)]
+pub struct PeerFilter {
+    /// Special-purpose networks that the operator opens, such as a laboratory's.
+    pub allowed: Vec<IpNet>,
+    /// Networks that the operator closes.
+    pub denied: Vec<IpNet>,
+    /// This machine's and other members' addresses: only their relays' allocations may be sent to.
+    pub relay_hosts: HashMap<IpAddr, RelayHost>,
+}
+
+impl PeerFilter {
+    /// Whether packets may be sent to a peer.
+    pub fn allows(&self, peer: SocketAddr) -> bool {
+        peer.port() != 0 && self.allows_ip(peer.ip(), peer.port())
+    }
+
+    /// Whether packets may be sent to some port of an address.
+    pub fn allows_some_port(&self, ip: IpAddr) -> bool {
+        let start = self.relay_hosts.get(&ip).map_or(1, |host| *host.relay_ports.start());
+        (start..=u16::MAX).any(|port| self.allows_ip(ip, port))
+    }
+
+    fn allows_ip(&self, ip: IpAddr, port: u16) -> bool {
+        let contains = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|net| net.contains(&ip));
+        if contains(&self.denied, ip) {
+            return false;
+        }
+        if let Some(host) = self.relay_hosts.get(&ip) {
+            return host.relay_ports.contains(&port) && !host.services.contains(&port);
+        }
+        match ip {
+            IpAddr::V4(v4) => contains(&self.allowed, ip) || !SPECIAL_V4.iter().any(|net| net.contains(&v4)),
+            IpAddr::V6(v6) => {
+                let [first, second] = embedded(v6);
+                if let Some(first) = first {
+                    return self.allows_ip(first.into(), port)
+                        && second.is_none_or(|second| self.allows_ip(second.into(), port));
+                }
+                contains(&self.allowed, ip) || !SPECIAL_V6.iter().any(|net| net.contains(&v6))
+            }
+        }
+    }
+}
+
+/// Returns the IPv4 addresses to which a packet to this IPv6 address may be sent on.
+fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let octets = ip.octets();
+    let at = |index: usize| {
+        let four: [u8; 4] = octets[index..index + 4].try_into().expect("four bytes");
+        Ipv4Addr::from(four)
+    };
+    match ip.segments() {
+        // Unspecified and loopback are IPv6 addresses of their own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
+        // IPv4-compatible (RFC 4291, 2.5.5.1), IPv4-mapped (2.5.5.2), and IPv4-translated (RFC 2765).
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => [Some(at(12)), None],
+        // NAT64 (RFC 6052).
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => [Some(at(12)), None],
+        // Teredo (RFC 4380, 4): the server, and the client with its bits inverted.
+        [0x2001, 0, ..] => [Some(at(4)), Some(Ipv4Addr::from(!u32::from(at(12))))],
+        // 6to4 (RFC 3056).
+        [0x2002, ..] => [Some(at(2)), None],
+        // ISATAP (RFC 5214, 6.1), whose prefix is looked at as well.
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] if !is_special(ip) => [Some(at(12)), None],
+        _ => [None, None],
+    }
+}
+
+fn is_special(ip: Ipv6Addr) -> bool {
+    SPECIAL_V6.iter().any(|net| net.contains(&ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The IPv6 spellings of an IPv4 address.
+    fn spellings(ip: Ipv4Addr) -> Vec<Ipv6Addr> {
+        let [a, b, c, d] = ip.octets();
+        let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let inverted = (!high, !low);
+        let mut all = vec![
+            Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, high, low),
+            Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, high, low),
+            Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+            Ipv6Addr::new(0x2002, high, low, 7, 1, 2, 3, 4),
+            Ipv6Addr::new(0x2001, 0, 0x0808, 0x0808, 0x8000, 0x1234, inverted.0, inverted.1),
+            Ipv6Addr::new(0x2001, 0, high, low, 0x8000, 0x1234, !0x0808, !0x0808),
+            Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+            Ipv6Addr::new(0x2a00, 1, 2, 3, 0, 0x5efe, high, low),
+            Ipv6Addr::new(0x2a00, 1, 2, 3, 0x200, 0x5efe, high, low),
+        ];
+        // ::0.0.0.0 and ::0.0.0.1 are IPv6's own addresses, and refused as well.
+        all.push(Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low));
+        all
+    }
+
+    fn is_allowed(filter: &PeerFilter, ip: impl Into<IpAddr>) -> bool {
+        filter.allows(SocketAddr::new(ip.into(), 40_000))
+    }
+
+    // Class 3.
+    fn is_the_same_in_each_spelling(filter: &PeerFilter, ip: Ipv4Addr) {
+        for spelled in spellings(ip) {
+            assert_eq!(is_allowed(filter, spelled), is_allowed(filter, ip), "{ip} as {spelled}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_spelling_of_an_address_is_allowed_if_the_address_is(ip: u32, opened: u32, prefix in 0_u8..=32) {
+            let opened = Ipv4Net::new(opened.into(), prefix).expect("a prefix").trunc();
+            is_the_same_in_each_spelling(&PeerFilter::default(), ip.into());
+            // The other end of the Teredo spellings.
+            prop_assume!(!opened.contains(&Ipv4Addr::new(8, 8, 8, 8)));
+            let filter = PeerFilter { denied: vec![opened.into()], ..PeerFilter::default() };
+            is_the_same_in_each_spelling(&filter, ip.into());
+        }
+
+        #[test]
+        fn each_spelling_of_a_special_address_is_refused(block in 0..SPECIAL_V4.len(), host: u32) {
+            let block = SPECIAL_V4[block];
+            let ip = Ipv4Addr::from(u32::from(block.network()) | (host & u32::from(block.hostmask())));
+            prop_assert!(!is_allowed(&PeerFilter::default(), ip));
+            is_the_same_in_each_spelling(&PeerFilter::default(), ip);
+        }
+
+        #[test]
+        fn each_special_ipv6_address_is_refused(block in 0..SPECIAL_V6.len(), host: u128) {
+            let block = SPECIAL_V6[block];
+            let ip = Ipv6Addr::from(u128::from(block.network()) | (host & u128::from(block.hostmask())));
+            // Teredo of a public server and client.
+            prop_assume!(embedded(ip)[0].is_none());
+            prop_assert!(!is_allowed(&PeerFilter::default(), ip));
+        }
+    }
+
+    // Classes 1 and 2.
+    #[test]
+    fn the_addresses_of_known_attacks_are_refused() {
+        for ip in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "10.1.2.3",
+            "192.168.1.1",
+            "172.16.0.1",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:0:127.0.0.1",
+            "::127.0.0.1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "2002:7f00:1::",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::7f00:1",
+            "2001:db8::1",
+            "2001:20::1",
+            "3fff::1",
+            "5f00::1",
+            "100::1",
+            "fe80::5efe:808:808",
+        ] {
+            assert!(!is_allowed(&PeerFilter::default(), ip.parse::<IpAddr>().expect("an address")), "{ip}");
+        }
+        for ip in ["8.8.8.8", "::ffff:8.8.8.8", "2a00:1450::1", "2606:4700::1", "64:ff9b::808:808"] {
+            assert!(is_allowed(&PeerFilter::default(), ip.parse::<IpAddr>().expect("an address")), "{ip}");
+        }
+    }
+
+    // Class 4: ranges are prefixes, so an operator can't write one that is compared byte by byte.
+    #[test]
+    fn a_denied_prefix_holds_the_addresses_between_its_ends() {
+        let net: IpNet = "2a00:0:0:fe00::/55".parse().expect("a prefix");
+        let filter = PeerFilter { denied: vec![net], ..PeerFilter::default() };
+        let (first, last) =
+            (u128::from(0x2a00_u16) << 112 | 0xfe00 << 64, u128::from(0x2a00_u16) << 112 | 0xffff << 64);
+        for ip in [first, first + 1, first + (0x100 << 64), last, last + u128::from(u64::MAX)] {
+            assert!(!is_allowed(&filter, Ipv6Addr::from(ip)));
+        }
+        for ip in [first - 1, last + (1 << 64)] {
+            assert!(is_allowed(&filter, Ipv6Addr::from(ip)));
+        }
+        assert!("2a00::1-2a00::9".parse::<IpNet>().is_err());
+    }
+
+    // Class 5.
+    #[test]
+    fn of_a_relay_host_only_its_allocations_may_be_sent_to() {
+        let ip: IpAddr = "8.8.4.4".parse().expect("an address");
+        let host = RelayHost { relay_ports: 49_152..=65_535, services: vec![50_000] };
+        let filter = PeerFilter { relay_hosts: HashMap::from([(ip, host)]), ..PeerFilter::default() };
+        assert!(filter.allows_some_port(ip));
+        for (port, expected) in
+            [(0, false), (22, false), (8710, false), (49_152, true), (50_000, false), (65_535, true)]
+        {
+            assert_eq!(filter.allows(SocketAddr::new(ip, port)), expected, "{port}");
+            let mapped = "::ffff:8.8.4.4".parse().expect("an address");
+            assert_eq!(filter.allows(SocketAddr::new(mapped, port)), expected, "{port}");
+        }
+    }
+
+    #[test]
+    fn opened_networks_are_open_in_each_spelling() {
+        let filter = PeerFilter { allowed: vec!["127.0.0.0/8".parse().expect("a network")], ..PeerFilter::default() };
+        assert!(is_allowed(&filter, Ipv4Addr::LOCALHOST));
+        is_the_same_in_each_spelling(&filter, Ipv4Addr::LOCALHOST);
+        assert!(!is_allowed(&filter, Ipv6Addr::LOCALHOST));
+    }
+}

@@ -1,0 +1,497 @@
+//! The thread's loop: waits for sockets, gives packets to the server, and sends what it returns.
+
+use std::{
+    array, io,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::EventFd,
+    },
+};
+use time::OffsetDateTime;
+
+use super::{
+    Command, IoCounters, NewStream, RelayConfig, Snapshot,
+    listeners::{
+        Buffer, Listener, MAX_DATAGRAM, Outgoing, RECEIVE_BATCH, RECEIVE_BUFFER, Received, SEND_BATCH, bind_udp, buffer,
+    },
+    peers::{self, PeerSockets, PeerTable},
+    stream::Ended,
+    streams::Streams,
+};
+use crate::{
+    budget::{Budget, BudgetLevel, Month},
+    client::Client,
+    framing,
+    packet::{HEADROOM, Packet, TAILROOM},
+    server::{Action, RelayId, Server},
+    time::Now,
+};
+
+/// Events taken at once.
+const EVENTS: usize = 256;
+
+/// Batches received from a listener before others have their turn.
+const MAX_BATCHES: usize = 4;
+
+/// Packets received from relayed sockets in one turn, all together, if few of them have packets.
+const PEER_PACKETS: usize = 64;
+
+/// Bytes read from a connection at once.
+const STREAM_READ: usize = 16 << 10;
+
+/// The interval of the snapshot, the budget, and the search for overdue connections.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What an event is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    Waker,
+    Listener(u8),
+    Relay(RelayId),
+    Stream(u32),
+}
+
+impl Token {
+    pub(super) const fn encode(self) -> u64 {
+        match self {
+            Self::Waker => 0,
+            Self::Listener(index) => 1 << 40 | index as u64,
+            Self::Relay(relay) => 2 << 40 | peers::encode(relay),
+            Self::Stream(id) => 3 << 40 | id as u64,
+        }
+    }
+
+    fn decode(bits: u64) -> Option<Self> {
+        let rest = bits & ((1 << 40) - 1);
+        match bits >> 40 {
+            0 => Some(Self::Waker),
+            1 => u8::try_from(rest).ok().map(Self::Listener),
+            2 => peers::decode(rest).map(Self::Relay),
+            _ => u32::try_from(rest).ok().map(Self::Stream),
+        }
+    }
+}
+
+pub(super) struct EventLoop {
+    server: Server,
+    epoll: Epoll,
+    listeners: Vec<Listener>,
+    peers: PeerTable,
+    streams: Streams,
+    outbox: Outbox,
+    received: Vec<Received>,
+    client_buffers: Box<[Buffer; RECEIVE_BATCH]>,
+    stream_buffer: Box<[u8]>,
+    commands: Receiver<Command>,
+    waker: Arc<EventFd>,
+    budget: Budget,
+    is_draining: bool,
+    is_stopping: bool,
+    counted_bytes: u64,
+    io: IoCounters,
+    snapshot: Arc<Mutex<Snapshot>>,
+}
+
+/// Packets of peers that go to clients over UDP, by listener. They are sent in batches.
+struct Outbox {
+    buffers: Vec<Buffer>,
+    used: usize,
+    outgoing: Vec<Vec<Outgoing>>,
+}
+
+/// The sockets of the loop, which are bound before its thread starts.
+pub(super) struct Bound {
+    epoll: Epoll,
+    listeners: Vec<UdpSocket>,
+    pub(super) addrs: Vec<SocketAddr>,
+}
+
+impl Bound {
+    pub(super) fn bind(listen: &[SocketAddr], waker: &EventFd) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.encode()))?;
+        let mut listeners = Vec::new();
+        for (index, addr) in (0..=u8::MAX).zip(listen) {
+            let socket = bind_udp(*addr, Some(RECEIVE_BUFFER))?;
+            epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(index).encode()))?;
+            listeners.push(socket);
+        }
+        let addrs = listeners.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
+        Ok(Self { epoll, listeners, addrs })
+    }
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        config: RelayConfig,
+        bound: Bound,
+        commands: Receiver<Command>,
+        waker: Arc<EventFd>,
+        snapshot: Arc<Mutex<Snapshot>>,
+    ) -> Self {
+        let RelayConfig { relay_bind, mut server, budget, .. } = config;
+        let Bound { epoll, listeners, addrs } = bound;
+        server.listening.extend(addrs);
+        let listeners: Vec<_> = listeners.into_iter().map(Listener::new).collect();
+        Self {
+            server: Server::new(server, Instant::now()),
+            epoll,
+            outbox: Outbox {
+                buffers: (0..SEND_BATCH).map(|_| buffer()).collect(),
+                used: 0,
+                outgoing: listeners.iter().map(|_| Vec::new()).collect(),
+            },
+            listeners,
+            peers: PeerTable::new(&relay_bind),
+            streams: Streams::default(),
+            received: Vec::with_capacity(RECEIVE_BATCH),
+            client_buffers: Box::new(array::from_fn(|_| buffer())),
+            stream_buffer: vec![0; HEADROOM + MAX_PACKET + STREAM_READ + TAILROOM].into(),
+            commands,
+            waker,
+            budget,
+            is_draining: false,
+            is_stopping: false,
+            counted_bytes: 0,
+            io: IoCounters::default(),
+            snapshot,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        let mut next_tick = Instant::now();
+        while !self.is_stopping {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            let wait = EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO);
+            let count = match self.epoll.wait(&mut events, wait) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(error) => {
+                    tracing::error!(%error, "the relay has stopped: its epoll failed");
+                    break;
+                }
+            };
+            let now = now();
+            let burst = PEER_PACKETS / count.max(1);
+            for event in &events[..count] {
+                match Token::decode(event.data()) {
+                    Some(Token::Waker) => self.handle_commands(now),
+                    Some(Token::Listener(index)) => self.receive_from_clients(index, now),
+                    Some(Token::Relay(relay)) => self.receive_from_peer(relay, burst.max(1), now),
+                    Some(Token::Stream(id)) => self.handle_stream(id, event.events(), now),
+                    None => {}
+                }
+            }
+            self.flush(now);
+            if now.monotonic >= next_tick {
+                self.tick(now);
+                next_tick = now.monotonic + TICK;
+            }
+        }
+        self.publish(false);
+    }
+
+    /// Receives packets of clients from a listener.
+    fn receive_from_clients(&mut self, index: u8, now: Now) {
+        for _ in 0..MAX_BATCHES {
+            let listener = &mut self.listeners[usize::from(index)];
+            listener.receive(&mut self.client_buffers, &mut self.received, &mut self.io);
+            let count = self.received.len();
+            let mut answered: Vec<(usize, Outgoing)> = Vec::new();
+            for slot in 0..count {
+                let (len, addr) = self.received[slot];
+                let client = Client::Udp { socket: index, addr };
+                let packet = Packet::new(&mut self.client_buffers[slot][..], len);
+                let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
+                match self.server.handle_client(&mut sockets, client, packet, now) {
+                    Action::Nothing => {}
+                    Action::Respond(response) => {
+                        let sent = self.listeners[usize::from(index)].socket.send_to(&response, addr);
+                        self.io.sends_failed += u64::from(sent.is_err());
+                    }
+                    Action::ToPeer { relay, peer, data } => {
+                        send_to_peer(&self.peers, relay, peer, &self.client_buffers[slot][data], &mut self.io);
+                    }
+                    Action::ToClient { client: Client::Udp { socket, addr }, data } => {
+                        answered.push((socket.into(), Outgoing { buffer: slot, data, to: addr }));
+                    }
+                    Action::ToClient { client, data } => {
+                        self.streams.queue(client, &self.client_buffers[slot][data], &mut self.io);
+                    }
+                }
+            }
+            // Before the buffers are used again.
+            self.send_hairpinned(answered);
+            if count < RECEIVE_BATCH {
+                break;
+            }
+        }
+    }
+
+    /// Sends packets from one client to another that lie in the listeners' buffers.
+    fn send_hairpinned(&mut self, mut packets: Vec<(usize, Outgoing)>) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let outgoing: Vec<_> = packets.extract_if(.., |(socket, _)| *socket == index).map(|(_, one)| one).collect();
+            listener.send(&self.client_buffers[..], &outgoing, &mut self.io);
+        }
+    }
+
+    /// Receives up to `burst` packets from a relayed socket.
+    fn receive_from_peer(&mut self, relay: RelayId, burst: usize, now: Now) {
+        for _ in 0..burst {
+            if self.outbox.used == self.outbox.buffers.len() {
+                self.outbox.flush(&mut self.listeners, &mut self.io);
+            }
+            // It may have been closed by an event before this one.
+            let Some(socket) = self.peers.get(relay) else { return };
+            let buffer = &mut self.outbox.buffers[self.outbox.used];
+            // One more byte than is relayed shows that a packet was cut.
+            let (len, peer) = match socket.recv_from(&mut buffer[HEADROOM..=HEADROOM + MAX_DATAGRAM]) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.io.receives_failed += 1;
+                    return;
+                }
+            };
+            if len > MAX_DATAGRAM {
+                self.io.truncated += 1;
+                continue;
+            }
+            let peer = SocketAddr::new(peer.ip(), peer.port());
+            match self.server.handle_peer(relay, peer, Packet::new(&mut buffer[..], len), now) {
+                Action::ToClient { client: Client::Udp { socket, addr }, data } => {
+                    let outgoing = Outgoing { buffer: self.outbox.used, data, to: addr };
+                    self.outbox.outgoing[usize::from(socket)].push(outgoing);
+                    self.outbox.used += 1;
+                }
+                Action::ToClient { client, data } => {
+                    self.streams.queue(client, &buffer[data], &mut self.io);
+                }
+                Action::Nothing | Action::Respond(_) | Action::ToPeer { .. } => {}
+            }
+        }
+    }
+
+    fn handle_stream(&mut self, id: u32, ready: EpollFlags, now: Now) {
+        if ready.contains(EpollFlags::EPOLLOUT)
+            && let Some(ended) = self.streams.flush_one(id, &self.epoll, now.monotonic)
+        {
+            self.end_client(ended);
+            return;
+        }
+        if ready.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
+            && self.read_stream(id, now).is_err()
+        {
+            self.close_stream(id);
+        }
+    }
+
+    /// Reads a connection once, and handles the packets that are complete.
+    fn read_stream(&mut self, id: u32, now: Now) -> Result<(), Ended> {
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+        let kept = stream.partial.len();
+        self.stream_buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&stream.partial);
+        let start = HEADROOM + kept;
+        let read = stream.read(&mut self.stream_buffer[start..start + STREAM_READ])?;
+        self.handle_received(id, start + read, now)
+    }
+
+    /// Handles the complete packets in the stream buffer, and keeps the rest.
+    fn handle_received(&mut self, id: u32, end: usize, now: Now) -> Result<(), Ended> {
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+        let client = stream.client;
+        let mut at = HEADROOM;
+        while let Some((header, _)) = self.stream_buffer[at..end].split_first_chunk::<{ framing::HEADER }>() {
+            let frame = framing::frame(*header).map_err(|_| Ended)?;
+            if frame.padded > MAX_PACKET {
+                return Err(Ended);
+            }
+            if at + frame.padded > end {
+                break;
+            }
+            let buffer = &mut self.stream_buffer[at - HEADROOM..at + frame.packet + TAILROOM];
+            let packet = Packet::new(buffer, frame.packet);
+            let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
+            let action = self.server.handle_client(&mut sockets, client, packet, now);
+            // The headroom is the packet before this one, which is done with.
+            let buffer = &self.stream_buffer[at - HEADROOM..];
+            match action {
+                Action::Nothing => {}
+                Action::Respond(response) => self.streams.queue(client, &response, &mut self.io),
+                Action::ToPeer { relay, peer, data } => {
+                    send_to_peer(&self.peers, relay, peer, &buffer[data], &mut self.io);
+                }
+                Action::ToClient { client: Client::Udp { socket, addr }, data } => {
+                    let sent = self.listeners[usize::from(socket)].socket.send_to(&buffer[data], addr);
+                    self.io.sends_failed += u64::from(sent.is_err());
+                }
+                Action::ToClient { client, data } => self.streams.queue(client, &buffer[data], &mut self.io),
+            }
+            at += frame.padded;
+        }
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.partial.clear();
+            stream.partial.extend_from_slice(&self.stream_buffer[at..end]);
+        }
+        Ok(())
+    }
+
+    fn add_stream(&mut self, new: NewStream, now: Now) {
+        if let Some(id) = self.streams.add(new, &self.epoll, now.monotonic)
+            && let Some(stream) = self.streams.get_mut(id)
+        {
+            // The acceptor has read the first packet, or a part of it.
+            let received = std::mem::take(&mut stream.partial);
+            let result = if received.len() > MAX_PACKET + STREAM_READ {
+                Err(Ended)
+            } else {
+                let end = HEADROOM + received.len();
+                self.stream_buffer[HEADROOM..end].copy_from_slice(&received);
+                self.handle_received(id, end, now)
+            };
+            // A TLS session may hold decrypted bytes, for which the socket does not become readable.
+            if result.and_then(|()| self.read_stream(id, now)).is_err() {
+                self.close_stream(id);
+            }
+        }
+    }
+
+    fn close_stream(&mut self, id: u32) {
+        if let Some(client) = self.streams.remove(id) {
+            self.io.streams_closed += 1;
+            self.end_client(client);
+        }
+    }
+
+    fn end_client(&mut self, client: Client) {
+        let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
+        self.server.handle_closed(&mut sockets, client);
+    }
+
+    /// Sends everything that was queued in this turn.
+    fn flush(&mut self, now: Now) {
+        self.outbox.flush(&mut self.listeners, &mut self.io);
+        for client in self.streams.flush(&self.epoll, now.monotonic) {
+            self.end_client(client);
+        }
+    }
+
+    fn handle_commands(&mut self, now: Now) {
+        let _ = self.waker.read();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stream(stream) => self.add_stream(*stream, now),
+                Command::Filter(filter) => self.server.set_filter(filter),
+                Command::Drain => {
+                    self.is_draining = true;
+                    self.apply_budget();
+                }
+                Command::Stop => self.is_stopping = true,
+            }
+        }
+    }
+
+    /// What is done every second.
+    fn tick(&mut self, now: Now) {
+        let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
+        self.server.handle_timeout(&mut sockets, now);
+        let overdue = self.streams.overdue(|client| self.server.has_allocation(client), now.monotonic);
+        for id in overdue {
+            self.close_stream(id);
+        }
+        let bytes = self.server.counters().bytes;
+        self.budget.add(bytes - self.counted_bytes, month(now.unix));
+        self.counted_bytes = bytes;
+        self.apply_budget();
+        self.publish(true);
+    }
+
+    fn apply_budget(&mut self) {
+        let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
+        let least = if self.is_draining { BudgetLevel::NoAllocations } else { BudgetLevel::Open };
+        self.server.set_budget(&mut sockets, self.budget.level().max(least));
+    }
+
+    fn publish(&self, is_running: bool) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Snapshot {
+            counters: self.server.counters().clone(),
+            io: self.io,
+            allocations: self.server.allocations(),
+            streams: self.streams.len(),
+            budget: self.budget,
+            is_running,
+        };
+    }
+}
+
+impl Outbox {
+    fn flush(&mut self, listeners: &mut [Listener], counters: &mut IoCounters) {
+        for (listener, outgoing) in listeners.iter_mut().zip(&mut self.outgoing) {
+            listener.send(&self.buffers, outgoing, counters);
+            outgoing.clear();
+        }
+        self.used = 0;
+    }
+}
+
+/// The longest packet of a connection: a Send indication with the longest datagram.
+const MAX_PACKET: usize = MAX_DATAGRAM + 128;
+
+fn send_to_peer(peers: &PeerTable, relay: RelayId, peer: SocketAddr, data: &[u8], counters: &mut IoCounters) {
+    // The system drops what it has no room for, as any network does.
+    let sent = peers.get(relay).is_some_and(|socket| socket.send_to(data, peer).is_ok());
+    counters.sends_failed += u64::from(!sent);
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Now { monotonic: Instant::now(), unix }
+}
+
+/// The calendar month of a time in seconds since 1970, in UTC.
+pub(super) fn month(unix: u64) -> Month {
+    let time = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    Month(u32::try_from(time.year()).unwrap_or_default() * 12 + u32::from(u8::from(time.month())) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{allocation::Family, table::AllocationId};
+
+    #[test]
+    fn tokens_survive_their_encoding() {
+        let relay = |index, family| {
+            let allocation = AllocationId::from_index(index).expect("small");
+            Token::Relay(RelayId { allocation, family })
+        };
+        let tokens = [
+            Token::Waker,
+            Token::Listener(3),
+            relay(0, Family::V4),
+            relay(u32::MAX as usize, Family::V6),
+            Token::Stream(0),
+            Token::Stream(u32::MAX),
+        ];
+        for token in tokens {
+            assert_eq!(Token::decode(token.encode()), Some(token));
+        }
+    }
+
+    #[test]
+    fn months_begin_at_midnight() {
+        // date -u -d 2026-12-01 +%s
+        assert_eq!(month(1_796_083_200), Month(2026 * 12 + 11));
+        assert_eq!(month(1_796_083_199), Month(2026 * 12 + 10));
+    }
+}

@@ -1,0 +1,143 @@
+//! One TCP or TLS connection of a client.
+
+use std::{
+    any::Any,
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use super::NewStream;
+use crate::client::Client;
+
+/// Bytes that wait for a client that doesn't read. Half a second of video; what is older is of no use to a call.
+const MAX_UNSENT: usize = 64 << 10;
+
+/// How long a client may read nothing while bytes wait for it.
+const MAX_STALL: Duration = Duration::from_secs(10);
+
+/// How long a connection may stay without an allocation.
+const MAX_UNALLOCATED: Duration = Duration::from_secs(30);
+
+/// A connection.
+pub(super) struct Stream {
+    pub(super) socket: TcpStream,
+    pub(super) client: Client,
+    tls: Option<Box<rustls::ServerConnection>>,
+    /// The begin of a packet whose end has not come.
+    pub(super) partial: Vec<u8>,
+    /// Bytes to send, from `sent` on. Whole packets, but for the first.
+    output: Vec<u8>,
+    sent: usize,
+    /// When the socket last took something, while it is full.
+    stalled: Option<Instant>,
+    opened: Instant,
+    /// Whether the epoll waits until the socket can be written to.
+    pub(super) awaits_writable: bool,
+    _guard: Box<dyn Any + Send>,
+}
+
+/// The connection has ended, or breaks the protocol.
+#[derive(Debug)]
+pub(super) struct Ended;
+
+impl Stream {
+    pub(super) fn new(id: u32, new: NewStream, now: Instant) -> io::Result<Self> {
+        let NewStream { socket, addr, tls, received, guard } = new;
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        Ok(Self {
+            socket,
+            client: Client::Stream { id, addr },
+            tls,
+            partial: received,
+            output: Vec::new(),
+            sent: 0,
+            stalled: None,
+            opened: now,
+            awaits_writable: false,
+            _guard: guard,
+        })
+    }
+
+    /// Reads into a buffer, once. Returns 0 if nothing is there.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Ended> {
+        let read = match &mut self.tls {
+            None => self.socket.read(buffer),
+            Some(tls) => {
+                match tls.read_tls(&mut self.socket) {
+                    Ok(0) => return Err(Ended),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Err(Ended),
+                }
+                tls.process_new_packets().map_err(|_| Ended)?;
+                tls.reader().read(buffer)
+            }
+        };
+        match read {
+            Ok(0) => Err(Ended),
+            Ok(len) => Ok(len),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            Err(_) => Err(Ended),
+        }
+    }
+
+    /// Queues a packet. Returns whether there is room: if not, the packet is dropped.
+    pub(super) fn queue(&mut self, packet: &[u8]) -> bool {
+        if self.output.len() - self.sent + packet.len() > MAX_UNSENT {
+            return false;
+        }
+        self.output.extend_from_slice(packet);
+        true
+    }
+
+    /// Sends what the socket takes. Returns whether something is left.
+    pub(super) fn flush(&mut self, now: Instant) -> Result<bool, Ended> {
+        loop {
+            let written = match &mut self.tls {
+                None if self.sent == self.output.len() => break,
+                None => self.socket.write(&self.output[self.sent..]),
+                Some(tls) if tls.wants_write() => tls.write_tls(&mut self.socket),
+                Some(_) if self.sent == self.output.len() => break,
+                Some(tls) => {
+                    // Encrypted only when the last records have gone, so that no more than twice the bound is kept.
+                    let taken = tls.writer().write(&self.output[self.sent..]).map_err(|_| Ended)?;
+                    self.sent += taken;
+                    continue;
+                }
+            };
+            match written {
+                Ok(0) => return Err(Ended),
+                Ok(len) => {
+                    self.stalled = None;
+                    if self.tls.is_none() {
+                        self.sent += len;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stalled.get_or_insert(now);
+                    self.compact();
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Ended),
+            }
+        }
+        self.output.clear();
+        self.sent = 0;
+        Ok(false)
+    }
+
+    /// Removes what was sent from the queue.
+    fn compact(&mut self) {
+        self.output.drain(..self.sent);
+        self.sent = 0;
+    }
+
+    /// Whether the connection has to end: its client doesn't read, or has not allocated.
+    pub(super) fn is_overdue(&self, has_allocation: bool, now: Instant) -> bool {
+        self.stalled.is_some_and(|since| now.saturating_duration_since(since) > MAX_STALL)
+            || (!has_allocation && now.saturating_duration_since(self.opened) > MAX_UNALLOCATED)
+    }
+}

@@ -1,0 +1,92 @@
+//! All TCP and TLS connections of clients.
+
+use std::{collections::HashMap, time::Instant};
+
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use super::{
+    IoCounters, NewStream,
+    event_loop::Token,
+    stream::{Ended, Stream},
+};
+use crate::client::Client;
+
+/// The connections.
+#[derive(Default)]
+pub(super) struct Streams {
+    by_id: HashMap<u32, Stream>,
+    next_id: u32,
+    /// Connections with packets that are not sent yet.
+    dirty: Vec<u32>,
+}
+
+impl Streams {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Takes a connection. Returns its id.
+    pub(super) fn add(&mut self, new: NewStream, epoll: &Epoll, now: Instant) -> Option<u32> {
+        while self.by_id.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        let stream = Stream::new(id, new, now).ok()?;
+        epoll.add(&stream.socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Stream(id).encode())).ok()?;
+        self.by_id.insert(id, stream);
+        Some(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Stream> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// Closes a connection. Returns its client.
+    pub(super) fn remove(&mut self, id: u32) -> Option<Client> {
+        self.by_id.remove(&id).map(|stream| stream.client)
+    }
+
+    /// Queues a packet for a client. It is sent with the others of this turn.
+    pub(super) fn queue(&mut self, client: Client, packet: &[u8], counters: &mut IoCounters) {
+        let Client::Stream { id, .. } = client else { return };
+        let Some(stream) = self.by_id.get_mut(&id) else { return };
+        if !stream.queue(packet) {
+            counters.stream_packets_dropped += 1;
+        } else if !stream.awaits_writable {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Sends what was queued. Returns the clients of connections that have ended.
+    pub(super) fn flush(&mut self, epoll: &Epoll, now: Instant) -> Vec<Client> {
+        let mut ended = Vec::new();
+        // A connection may be there several times. The second time, nothing is left to send.
+        for id in std::mem::take(&mut self.dirty) {
+            ended.extend(self.flush_one(id, epoll, now));
+        }
+        ended
+    }
+
+    /// Sends what a connection takes. Returns its client if it has ended.
+    pub(super) fn flush_one(&mut self, id: u32, epoll: &Epoll, now: Instant) -> Option<Client> {
+        let stream = self.by_id.get_mut(&id)?;
+        let result = stream.flush(now).and_then(|is_left| {
+            if is_left != stream.awaits_writable {
+                stream.awaits_writable = is_left;
+                let wanted = if is_left { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+                epoll
+                    .modify(&stream.socket, &mut EpollEvent::new(wanted, Token::Stream(id).encode()))
+                    .map_err(|_| Ended)?;
+            }
+            Ok(())
+        });
+        if result.is_err() { self.remove(id) } else { None }
+    }
+
+    /// Returns the connections that have to end.
+    pub(super) fn overdue(&self, has_allocation: impl Fn(&Client) -> bool, now: Instant) -> Vec<u32> {
+        let is_overdue = |stream: &Stream| stream.is_overdue(has_allocation(&stream.client), now);
+        self.by_id.iter().filter(|(_, stream)| is_overdue(stream)).map(|(id, _)| *id).collect()
+    }
+}

@@ -1,0 +1,389 @@
+//! The server: packets, streams' ends and the time come in; what to send goes out.
+
+mod allocate;
+mod authentication;
+mod permissions;
+mod refresh;
+mod relaying;
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    time::Instant,
+};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use stun_types::{
+    attribute::{Attribute as _, AttributeStaticType as _, AttributeType, Fingerprint, Software, XorMappedAddress},
+    message::{BINDING, Message, MessageClass},
+};
+use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SEND};
+
+use crate::{
+    allocation::Family,
+    answer_limiter::AnswerLimiter,
+    attributes,
+    budget::BudgetLevel,
+    channel_data,
+    client::{Client, Source},
+    counters::{Counters, DropReason},
+    credentials::CredentialSecret,
+    limits::{Limits, RelayAddress, RelayAddresses},
+    nonce::NonceKey,
+    packet::Packet,
+    peer_filter::PeerFilter,
+    ports::Ports,
+    response::{self, Refusal},
+    table::{AllocationId, Table},
+    time::{Now, Seconds},
+    traffic::{PacketClock, TrafficLimiter},
+};
+
+/// A relayed address of an allocation, and the socket that the driver has bound to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RelayId {
+    /// The allocation.
+    pub allocation: AllocationId,
+    /// The family of the address.
+    pub family: Family,
+}
+
+/// The sockets of relayed addresses, which the driver has.
+pub trait RelaySockets {
+    /// Binds a socket. Does not wait.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if another program uses the port: then another port is tried.
+    fn bind(&mut self, relay: RelayId, port: u16) -> io::Result<()>;
+
+    /// Closes a socket.
+    fn close(&mut self, relay: RelayId);
+}
+
+/// What is done with a packet. Ranges are of the packet's buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: the packet was dropped, or needs no answer.
+    Nothing,
+    /// Send this to the client that sent the packet.
+    Respond(Vec<u8>),
+    /// Send a part of the buffer to a peer, from a relayed address.
+    ToPeer {
+        /// The relayed address.
+        relay: RelayId,
+        /// The peer.
+        peer: SocketAddr,
+        /// The payload.
+        data: Range<usize>,
+    },
+    /// Send a part of the buffer to a client.
+    ToClient {
+        /// The client.
+        client: Client,
+        /// The payload with its new header.
+        data: Range<usize>,
+    },
+}
+
+/// What a server is made of.
+#[derive(Debug)]
+pub struct Config {
+    /// The bounds.
+    pub limits: Limits,
+    /// The relay's addresses.
+    pub addresses: RelayAddresses,
+    /// The secret of the credentials.
+    pub secret: CredentialSecret,
+    /// The peers that may be sent to.
+    pub filter: PeerFilter,
+    /// Addresses of the server's own UDP sockets. A packet cannot come from them.
+    pub listening: Vec<SocketAddr>,
+    /// The seed of ports and nonces: random bytes of the system.
+    pub seed: [u8; 32],
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    limits: Limits,
+    secret: CredentialSecret,
+    filter: PeerFilter,
+    listening: Vec<SocketAddr>,
+    v4: Option<Relaying>,
+    v6: Option<Relaying>,
+    nonces: NonceKey,
+    rng: StdRng,
+    start: Instant,
+    clock: PacketClock,
+    answers: AnswerLimiter,
+    total: TrafficLimiter,
+    table: Table,
+    /// When each allocation may have expired, with its generation.
+    expiries: BinaryHeap<Reverse<(Seconds, AllocationId, u32)>>,
+    budget: BudgetLevel,
+    counters: Counters,
+}
+
+/// The relayed addresses of one family.
+#[derive(Debug)]
+struct Relaying {
+    external: IpAddr,
+    ports: Ports,
+}
+
+impl Server {
+    /// Makes a server without allocations.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let Config { limits, addresses, secret, filter, listening, seed } = config;
+        let mut rng = StdRng::from_seed(seed);
+        let nonces = NonceKey::new(rng.random());
+        let clock = PacketClock::new(now);
+        let relaying = |address: Option<RelayAddress>| {
+            address.map(|address| Relaying { external: address.external, ports: Ports::new(address.ports) })
+        };
+        Self {
+            total: TrafficLimiter::new(limits.total_bytes_per_second, clock.clone()),
+            answers: AnswerLimiter::new(Seconds::between(now, now)),
+            limits,
+            secret,
+            filter,
+            listening,
+            v4: relaying(addresses.v4),
+            v6: relaying(addresses.v6),
+            nonces,
+            rng,
+            start: now,
+            clock,
+            table: Table::default(),
+            expiries: BinaryHeap::new(),
+            budget: BudgetLevel::Open,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Handles a packet of a client.
+    pub fn handle_client(
+        &mut self,
+        sockets: &mut impl RelaySockets,
+        client: Client,
+        packet: Packet<'_>,
+        now: Now,
+    ) -> Action {
+        self.clock.set(now.monotonic);
+        if let Client::Udp { addr, .. } = client
+            && !is_possible_source(addr, &self.listening)
+        {
+            return self.drop(DropReason::ImpossibleSource);
+        }
+        match packet.bytes().first() {
+            Some(first) if channel_data::is_channel_data(*first) => self.relay_channel_data(client, packet, now),
+            _ => self.handle_message(sockets, client, packet, now),
+        }
+    }
+
+    fn handle_message(
+        &mut self,
+        sockets: &mut impl RelaySockets,
+        client: Client,
+        mut packet: Packet<'_>,
+        now: Now,
+    ) -> Action {
+        let received = packet.bytes().len();
+        let Some(Ok(message)) = attributes::cut(packet.bytes_mut()).map(Message::from_bytes) else {
+            return self.drop(DropReason::Malformed);
+        };
+        match (message.class(), message.method()) {
+            (MessageClass::Indication, SEND) => {
+                let found = self.find_sent(client, &message);
+                match found {
+                    Ok((id, peer, data)) => self.relay_to_peer(id, peer, data, packet, now),
+                    Err(reason) => self.drop(reason),
+                }
+            }
+            // A client keeps its NAT's binding open.
+            (MessageClass::Indication, BINDING) => Action::Nothing,
+            (MessageClass::Request, BINDING) => {
+                let answer = self.answer_binding(&message, client);
+                self.answer_unverified(client, received, answer, now)
+            }
+            (MessageClass::Request, _) => self.handle_request(sockets, client, &message, received, now),
+            _ => self.drop(DropReason::Malformed),
+        }
+    }
+
+    fn answer_binding(&mut self, message: &Message<'_>, client: Client) -> Vec<u8> {
+        if let Err(refusal) = check_known(message, &[]) {
+            self.counters.count_error(refusal.code());
+            return response::error(message, &refusal, None);
+        }
+        self.counters.bindings += 1;
+        let mapped = XorMappedAddress::new(client.addr(), message.transaction_id());
+        response::success(message, &[&mapped], None)
+    }
+
+    fn handle_request(
+        &mut self,
+        sockets: &mut impl RelaySockets,
+        client: Client,
+        message: &Message<'_>,
+        received: usize,
+        now: Now,
+    ) -> Action {
+        let user = match self.authenticate(client, message, now) {
+            Ok(user) => user,
+            Err(answer) => return self.answer_unverified(client, received, answer, now),
+        };
+        let result = match message.method() {
+            ALLOCATE => self.allocate(sockets, client, message, &user, now),
+            REFRESH => self.refresh(sockets, client, message, &user, now),
+            CREATE_PERMISSION => self.create_permission(client, message, &user, now),
+            CHANNEL_BIND => self.bind_channel(client, message, &user, now),
+            _ => Err(Refusal::Code(400)),
+        };
+        Action::Respond(result.unwrap_or_else(|refusal| {
+            self.counters.count_error(refusal.code());
+            response::error(message, &refusal, Some(&user.signer))
+        }))
+    }
+
+    /// Returns an answer to a source that may be forged, if it is small enough and its rate allows it.
+    fn answer_unverified(&mut self, client: Client, received: usize, answer: Vec<u8>, now: Now) -> Action {
+        if !response::is_answerable(&client, received, answer.len()) {
+            return self.drop(DropReason::Amplification);
+        }
+        if !self.answers.allows(Source::of(client.addr().ip()), self.seconds(now)) {
+            return self.drop(DropReason::AnswerRate);
+        }
+        Action::Respond(answer)
+    }
+
+    /// Ends the allocation of a closed connection.
+    pub fn handle_closed(&mut self, sockets: &mut impl RelaySockets, client: Client) {
+        if let Some(id) = self.table.find(&client) {
+            self.end(sockets, id);
+        }
+    }
+
+    /// Ends expired allocations. To be called at [`Self::poll_timeout`], or later.
+    pub fn handle_timeout(&mut self, sockets: &mut impl RelaySockets, now: Now) {
+        let seconds = self.seconds(now);
+        while let Some(Reverse((expiry, id, generation))) = self.expiries.peek().copied() {
+            if expiry > seconds {
+                break;
+            }
+            self.expiries.pop();
+            if self.table.generation(id) != Some(generation) {
+                continue;
+            }
+            match self.table.get(id).map(|allocation| allocation.expires) {
+                // It was refreshed.
+                Some(expires) if expires > seconds => self.expiries.push(Reverse((expires, id, generation))),
+                Some(_) => self.end(sockets, id),
+                None => {}
+            }
+        }
+    }
+
+    /// When an allocation may expire next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.expiries.peek().map(|Reverse((expiry, _, _))| self.start + expiry.since_start())
+    }
+
+    /// Replaces the filter of peers. Channels and permissions that it refuses end at once.
+    pub fn set_filter(&mut self, filter: PeerFilter) {
+        for allocation in self.table.iter_mut() {
+            allocation.apply(&filter);
+        }
+        self.filter = filter;
+    }
+
+    /// Sets what the budget of the month allows. If it is spent, all allocations end.
+    pub fn set_budget(&mut self, sockets: &mut impl RelaySockets, level: BudgetLevel) {
+        self.budget = level;
+        if level == BudgetLevel::Spent {
+            for id in self.table.ids() {
+                self.end(sockets, id);
+            }
+        }
+    }
+
+    /// Whether a client has an allocation.
+    pub fn has_allocation(&self, client: &Client) -> bool {
+        self.table.find(client).is_some()
+    }
+
+    /// The number of allocations.
+    pub fn allocations(&self) -> usize {
+        self.table.len()
+    }
+
+    /// What the server has done.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn end(&mut self, sockets: &mut impl RelaySockets, id: AllocationId) {
+        for family in [Family::V4, Family::V6] {
+            self.close(sockets, RelayId { allocation: id, family });
+        }
+        if self.table.remove(id).is_some() {
+            self.counters.allocations_closed += 1;
+        }
+    }
+
+    /// Closes one of the relayed addresses of an allocation.
+    fn close(&mut self, sockets: &mut impl RelaySockets, relay: RelayId) {
+        if let Some(port) = self.table.remove_port(relay.allocation, relay.family) {
+            sockets.close(relay);
+            self.relaying_mut(relay.family).expect("the port is one of them").ports.release(port);
+        }
+    }
+
+    const fn relaying(&self, family: Family) -> Option<&Relaying> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+
+    const fn relaying_mut(&mut self, family: Family) -> Option<&mut Relaying> {
+        match family {
+            Family::V4 => self.v4.as_mut(),
+            Family::V6 => self.v6.as_mut(),
+        }
+    }
+
+    fn seconds(&self, now: Now) -> Seconds {
+        Seconds::between(self.start, now.monotonic)
+    }
+
+    fn drop(&mut self, reason: DropReason) -> Action {
+        self.counters.count_drop(reason);
+        Action::Nothing
+    }
+}
+
+/// Checks that all attributes that must be understood are.
+fn check_known(message: &Message<'_>, known: &[AttributeType]) -> Result<(), Refusal> {
+    let types = message.iter_attributes().map(|(_, attribute)| attribute.get_type());
+    let is_unknown = |kind: &AttributeType| {
+        kind.comprehension_required()
+            && !known.contains(kind)
+            && ![Software::TYPE, Fingerprint::TYPE].contains(kind)
+            && !authentication::ATTRIBUTES.contains(kind)
+    };
+    let unknown: Vec<_> = types.filter(is_unknown).collect();
+    if unknown.is_empty() { Ok(()) } else { Err(Refusal::Unknown(unknown)) }
+}
+
+/// Whether a packet can come from an address.
+fn is_possible_source(addr: SocketAddr, listening: &[SocketAddr]) -> bool {
+    let is_host = match addr.ip() {
+        IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
+    };
+    is_host && addr.port() != 0 && !listening.contains(&addr)
+}

@@ -1,0 +1,221 @@
+//! Allocate (RFC 8656, 7).
+
+use std::{cmp::Reverse, io};
+
+use stun_types::{
+    AddressFamily,
+    attribute::{AttributeFromRaw, AttributeStaticType, AttributeType, AttributeWrite, ErrorCode, XorMappedAddress},
+    message::{Message, TransactionId},
+};
+use turn_types::attribute::{
+    AdditionalAddressFamily, AddressErrorCode, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
+    ReservationToken, XorRelayedAddress,
+};
+
+use super::{RelayId, RelaySockets, Server, authentication::User, check_known};
+use crate::{
+    allocation::{Allocation, Family, RelayPorts},
+    budget::BudgetLevel,
+    client::{Client, Source},
+    credentials::GRACE,
+    limits::{DEFAULT_LIFETIME, MAX_BINDS, MAX_LIFETIME},
+    ports::Parity,
+    response::{self, Refusal},
+    time::Now,
+    traffic::TrafficLimiter,
+};
+
+/// UDP, in REQUESTED-TRANSPORT.
+const UDP: u8 = 17;
+
+/// Without DONT-FRAGMENT, which would need a socket of its own for each packet.
+const KNOWN: [AttributeType; 6] = [
+    RequestedTransport::TYPE,
+    RequestedAddressFamily::TYPE,
+    EvenPort::TYPE,
+    ReservationToken::TYPE,
+    Lifetime::TYPE,
+    AdditionalAddressFamily::TYPE,
+];
+
+impl Server {
+    pub(super) fn allocate(
+        &mut self,
+        sockets: &mut impl RelaySockets,
+        client: Client,
+        message: &Message<'_>,
+        user: &User,
+        now: Now,
+    ) -> Result<Vec<u8>, Refusal> {
+        if let Some(existing) = self.table.find(&client).and_then(|id| self.table.get(id)) {
+            // A repeated request gets the same answer.
+            if existing.transaction != message.transaction_id() || existing.credential != user.credential {
+                return Err(ErrorCode::ALLOCATION_MISMATCH.into());
+            }
+            let lifetime = existing.expires.since_start().saturating_sub(self.seconds(now).since_start());
+            let lifetime = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+            return Ok(self.respond_allocated(message, user, client, existing.ports, lifetime, None));
+        }
+        let wanted = Wanted::parse(message)?;
+        let source = Source::of(client.addr().ip());
+        self.check_quotas(user, source)?;
+        let id = self.table.next_id();
+        let mut ports = RelayPorts::default();
+        let bind = |server: &mut Self, sockets: &mut _, family| {
+            server.bind(sockets, RelayId { allocation: id, family }, wanted.parity)
+        };
+        *ports.get_mut(wanted.family) = Some(bind(self, sockets, wanted.family)?);
+        // Without its second family, the allocation is made all the same (RFC 8656, 7.2).
+        let mut missing = None;
+        if wanted.is_dual {
+            match bind(self, sockets, Family::V6) {
+                Ok(port) => ports.v6 = Some(port),
+                Err(code) => missing = Some(code),
+            }
+        }
+        let lifetime = lifetime(message, user, now)?;
+        let seconds = self.seconds(now);
+        let traffic = TrafficLimiter::new(self.limits.allocation_bytes_per_second, self.clock.clone());
+        let expires = seconds.plus(lifetime);
+        let transaction = message.transaction_id();
+        let mut allocation = Allocation::new(client, source, user.credential, transaction, expires, traffic);
+        allocation.ports = ports;
+        let id = self.table.insert(allocation);
+        let generation = self.table.generation(id).expect("just inserted");
+        self.expiries.push(Reverse((expires, id, generation)));
+        self.counters.allocations_opened += 1;
+        Ok(self.respond_allocated(message, user, client, ports, lifetime, missing))
+    }
+
+    fn check_quotas(&self, user: &User, source: Source) -> Result<(), Refusal> {
+        if self.budget > BudgetLevel::Open || self.table.len() >= self.limits.allocations {
+            return Err(ErrorCode::INSUFFICIENT_CAPACITY.into());
+        }
+        if self.table.of_credential(&user.credential) >= self.limits.allocations_per_credential
+            || self.table.of_source(&source) >= self.limits.allocations_per_source
+        {
+            return Err(ErrorCode::ALLOCATION_QUOTA_REACHED.into());
+        }
+        Ok(())
+    }
+
+    /// Binds a random port. Returns it, or an error code.
+    fn bind(&mut self, sockets: &mut impl RelaySockets, relay: RelayId, parity: Parity) -> Result<u16, u16> {
+        let (rng, relaying) = match relay.family {
+            Family::V4 => (&mut self.rng, self.v4.as_mut()),
+            Family::V6 => (&mut self.rng, self.v6.as_mut()),
+        };
+        let relaying = relaying.ok_or(ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED)?;
+        for _ in 0..MAX_BINDS {
+            let port = relaying.ports.take(parity, rng).ok_or(ErrorCode::INSUFFICIENT_CAPACITY)?;
+            match sockets.bind(relay, port) {
+                Ok(()) => return Ok(port),
+                Err(error) => {
+                    relaying.ports.release(port);
+                    if error.kind() != io::ErrorKind::AddrInUse {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(ErrorCode::INSUFFICIENT_CAPACITY)
+    }
+
+    fn respond_allocated(
+        &self,
+        message: &Message<'_>,
+        user: &User,
+        client: Client,
+        ports: RelayPorts,
+        lifetime: u32,
+        missing: Option<u16>,
+    ) -> Vec<u8> {
+        let id = message.transaction_id();
+        let [v4, v6] = [Family::V4, Family::V6].map(|family| self.relayed_address(ports, family, id));
+        let lifetime = Lifetime::new(lifetime);
+        let mapped = XorMappedAddress::new(client.addr(), id);
+        let missing = missing.map(|code| {
+            let error = ErrorCode::new(code, "").expect("a code of the list");
+            AddressErrorCode::new(AddressFamily::IPV6, error)
+        });
+        let relayed = [&v4, &v6].into_iter().flatten().map(|address| address as &dyn AttributeWrite);
+        let further: [Option<&dyn AttributeWrite>; 3] =
+            [Some(&lifetime), Some(&mapped), missing.as_ref().map(|missing| missing as _)];
+        let attributes: Vec<_> = relayed.chain(further.into_iter().flatten()).collect();
+        response::success(message, &attributes, Some(&user.signer))
+    }
+
+    fn relayed_address(&self, ports: RelayPorts, family: Family, id: TransactionId) -> Option<XorRelayedAddress> {
+        let external = self.relaying(family)?.external;
+        Some(XorRelayedAddress::new((external, ports.get(family)?).into(), id))
+    }
+}
+
+/// What a request asks for.
+struct Wanted {
+    family: Family,
+    /// IPv4 and, if possible, IPv6.
+    is_dual: bool,
+    parity: Parity,
+}
+
+impl Wanted {
+    fn parse(message: &Message<'_>) -> Result<Self, Refusal> {
+        let transport = optional::<RequestedTransport>(message)?.ok_or(ErrorCode::BAD_REQUEST)?;
+        if transport.protocol() != UDP {
+            return Err(ErrorCode::UNSUPPORTED_TRANSPORT_PROTOCOL.into());
+        }
+        check_known(message, &KNOWN)?;
+        let even = optional::<EvenPort>(message)?;
+        let has_token = message.has_attribute(ReservationToken::TYPE);
+        let family = family(message, RequestedAddressFamily::TYPE)?;
+        let additional = self::family(message, AdditionalAddressFamily::TYPE)?;
+        let reserves = even.as_ref().is_some_and(EvenPort::requested);
+        let has_family = family.is_some() || additional.is_some();
+        if (has_token && (even.is_some() || has_family))
+            || (family.is_some() && additional.is_some())
+            || (reserves && additional.is_some())
+            || additional == Some(Family::V4)
+        {
+            return Err(ErrorCode::BAD_REQUEST.into());
+        }
+        // No port is reserved for a second allocation: no client of today asks for it.
+        if has_token || reserves {
+            return Err(ErrorCode::INSUFFICIENT_CAPACITY.into());
+        }
+        Ok(Self {
+            family: family.unwrap_or(Family::V4),
+            is_dual: additional.is_some(),
+            parity: if even.is_some() { Parity::Even } else { Parity::Any },
+        })
+    }
+}
+
+/// Returns an attribute if it is there.
+pub(super) fn optional<'a, A: AttributeFromRaw<'a> + AttributeStaticType>(
+    message: &'a Message<'a>,
+) -> Result<Option<A>, Refusal> {
+    if !message.has_attribute(A::TYPE) {
+        return Ok(None);
+    }
+    message.attribute::<A>().map(Some).map_err(|_| ErrorCode::BAD_REQUEST.into())
+}
+
+/// Returns the family that an attribute names (RFC 8656, 18.6).
+pub(super) fn family(message: &Message<'_>, kind: AttributeType) -> Result<Option<Family>, Refusal> {
+    let Some(attribute) = message.raw_attribute(kind) else { return Ok(None) };
+    match *attribute.value {
+        [1, _, _, _] => Ok(Some(Family::V4)),
+        [2, _, _, _] => Ok(Some(Family::V6)),
+        [_, _, _, _] => Err(ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED.into()),
+        _ => Err(ErrorCode::BAD_REQUEST.into()),
+    }
+}
+
+/// Returns the lifetime in seconds that a request gets. It ends soon after the credential does.
+pub(super) fn lifetime(message: &Message<'_>, user: &User, now: Now) -> Result<u32, Refusal> {
+    let wanted = optional::<Lifetime>(message)?.map_or(DEFAULT_LIFETIME, |lifetime| lifetime.seconds());
+    let left = user.credential.expiry().saturating_add(GRACE).saturating_sub(now.unix);
+    let most = MAX_LIFETIME.min(u32::try_from(left).unwrap_or(u32::MAX));
+    Ok(wanted.max(DEFAULT_LIFETIME).min(most))
+}

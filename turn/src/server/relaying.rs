@@ -1,0 +1,136 @@
+//! Data between clients and peers (RFC 8656, 11 and 12).
+//!
+//! If the peer is another allocation of this server, the packet goes to that allocation's client at once, by the same rules
+//! as if it had left and come back.
+
+use std::{net::SocketAddr, ops::Range};
+
+use rand::RngExt as _;
+use stun_types::{attribute::AttributeStaticType as _, message::Message};
+use turn_types::attribute::{Data, XorPeerAddress};
+
+use super::{Action, RelayId, Server, check_known, permissions::canonical};
+use crate::{
+    allocation::Family,
+    channel_data,
+    client::Client,
+    counters::DropReason,
+    packet::{HEADROOM, Packet},
+    table::AllocationId,
+    time::Now,
+};
+
+impl Server {
+    pub(super) fn relay_channel_data(&mut self, client: Client, packet: Packet<'_>, now: Now) -> Action {
+        let bytes = packet.bytes();
+        let Some((number, len)) = channel_data::parse(bytes) else { return self.drop(DropReason::Malformed) };
+        let end = channel_data::HEADER + len;
+        // Over UDP, a packet may be longer (RFC 8656, 12.5).
+        if end > bytes.len() {
+            return self.drop(DropReason::Malformed);
+        }
+        let Some(id) = self.table.find(&client) else { return self.drop(DropReason::NoAllocation) };
+        let peer = self.table.get(id).and_then(|allocation| allocation.peer_of(number, self.seconds(now)));
+        let Some(peer) = peer else { return self.drop(DropReason::NoChannel) };
+        let data = packet.range(channel_data::HEADER..end);
+        self.relay_to_peer(id, peer, data, packet, now)
+    }
+
+    /// Finds what a Send indication carries: the allocation, the peer, and the range of the data in the buffer.
+    pub(super) fn find_sent(
+        &self,
+        client: Client,
+        message: &Message<'_>,
+    ) -> Result<(AllocationId, SocketAddr, Range<usize>), DropReason> {
+        let id = self.table.find(&client).ok_or(DropReason::NoAllocation)?;
+        check_known(message, &[XorPeerAddress::TYPE, Data::TYPE]).map_err(|_| DropReason::Malformed)?;
+        let peer = message.attribute::<XorPeerAddress>().map_err(|_| DropReason::Malformed)?;
+        let peer = canonical(peer.addr(message.transaction_id()));
+        let (offset, data) = message.raw_attribute_and_offset(Data::TYPE).ok_or(DropReason::Malformed)?;
+        if !self.filter.allows(peer) {
+            return Err(DropReason::PeerNotAllowed);
+        }
+        let from = HEADROOM + offset + 4;
+        Ok((id, peer, from..from + data.value.len()))
+    }
+
+    /// Relays the data of a client, if it has a permission and its rate allows it.
+    pub(super) fn relay_to_peer(
+        &mut self,
+        id: AllocationId,
+        peer: SocketAddr,
+        data: Range<usize>,
+        packet: Packet<'_>,
+        now: Now,
+    ) -> Action {
+        let family = Family::of(&peer.ip());
+        let seconds = self.seconds(now);
+        let allocation = self.table.get(id).expect("just found");
+        if !allocation.permits(peer.ip(), seconds) {
+            return self.drop(DropReason::NoPermission);
+        }
+        let Some(port) = allocation.ports.get(family) else { return self.drop(DropReason::NoPermission) };
+        if let Err(reason) = self.take_traffic(id, data.len()) {
+            return self.drop(reason);
+        }
+        let external = self.relaying(family).expect("a relay has its address").external;
+        if peer.ip() != external {
+            self.count_relayed(data.len());
+            return Action::ToPeer { relay: RelayId { allocation: id, family }, peer, data };
+        }
+        let Some(other) = self.table.find_port(family, peer.port()) else {
+            return self.drop(DropReason::NoPermission);
+        };
+        let action = self.relay_to_client(other, SocketAddr::new(external, port), data, packet, now);
+        if action != Action::Nothing {
+            self.counters.hairpinned += 1;
+        }
+        action
+    }
+
+    /// Handles a packet of a peer, which came to a relayed address.
+    pub fn handle_peer(&mut self, relay: RelayId, peer: SocketAddr, packet: Packet<'_>, now: Now) -> Action {
+        self.clock.set(now.monotonic);
+        let data = packet.range(0..packet.bytes().len());
+        self.relay_to_client(relay.allocation, peer, data, packet, now)
+    }
+
+    /// Relays data to the client of an allocation, if the allocation has a permission for its sender.
+    fn relay_to_client(
+        &mut self,
+        id: AllocationId,
+        peer: SocketAddr,
+        data: Range<usize>,
+        mut packet: Packet<'_>,
+        now: Now,
+    ) -> Action {
+        let seconds = self.seconds(now);
+        let Some(allocation) = self.table.get(id) else { return self.drop(DropReason::NoAllocation) };
+        if !allocation.permits(peer.ip(), seconds) {
+            return self.drop(DropReason::NoPermission);
+        }
+        let (client, channel) = (allocation.client, allocation.channel_of(peer, seconds));
+        if let Err(reason) = self.take_traffic(id, data.len()) {
+            return self.drop(reason);
+        }
+        self.count_relayed(data.len());
+        let data = match channel {
+            Some(number) => packet.channel_data(number, data, client.is_stream()),
+            None => packet.data_indication(peer, data, self.rng.random()),
+        };
+        Action::ToClient { client, data }
+    }
+
+    fn take_traffic(&self, id: AllocationId, bytes: usize) -> Result<(), DropReason> {
+        let allocation = self.table.get(id).expect("just found");
+        if !allocation.traffic.allows(bytes) {
+            return Err(DropReason::AllocationRate);
+        }
+        if self.total.allows(bytes) { Ok(()) } else { Err(DropReason::TotalRate) }
+    }
+
+    const fn count_relayed(&mut self, bytes: usize) {
+        self.counters.packets += 1;
+        self.counters.bytes += bytes as u64;
+    }
+}

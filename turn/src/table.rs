@@ -1,0 +1,143 @@
+//! All allocations, by client and by relayed port.
+
+use std::collections::HashMap;
+
+use crate::{
+    allocation::{Allocation, Family},
+    client::{Client, Source},
+    credentials::CredentialName,
+};
+
+/// The id of an allocation. It is used again after the allocation has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllocationId(u32);
+
+impl AllocationId {
+    /// The id as a small number, for the driver's own table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The id that has this index.
+    pub fn from_index(index: usize) -> Option<Self> {
+        u32::try_from(index).ok().map(Self)
+    }
+}
+
+/// The allocations. Each is found by its client, and by each of its relayed ports.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    slots: Vec<Slot>,
+    free: Vec<AllocationId>,
+    by_client: HashMap<Client, AllocationId>,
+    by_port: HashMap<(Family, u16), AllocationId>,
+    by_credential: HashMap<CredentialName, usize>,
+    by_source: HashMap<Source, usize>,
+}
+
+/// A place for an allocation.
+#[derive(Debug)]
+struct Slot {
+    /// Tells allocations apart that had the same place.
+    generation: u32,
+    allocation: Option<Box<Allocation>>,
+}
+
+impl Table {
+    pub(crate) fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
+    pub(crate) fn of_credential(&self, credential: &CredentialName) -> usize {
+        self.by_credential.get(credential).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn of_source(&self, source: &Source) -> usize {
+        self.by_source.get(source).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn find(&self, client: &Client) -> Option<AllocationId> {
+        self.by_client.get(client).copied()
+    }
+
+    pub(crate) fn find_port(&self, family: Family, port: u16) -> Option<AllocationId> {
+        self.by_port.get(&(family, port)).copied()
+    }
+
+    pub(crate) fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        self.slots.get(id.index())?.allocation.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        self.slots.get_mut(id.index())?.allocation.as_deref_mut()
+    }
+
+    pub(crate) fn generation(&self, id: AllocationId) -> Option<u32> {
+        self.slots.get(id.index()).map(|slot| slot.generation)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<AllocationId> {
+        self.by_client.values().copied().collect()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
+        self.slots.iter_mut().filter_map(|slot| slot.allocation.as_deref_mut())
+    }
+
+    /// The id that [`Self::insert`] will give next.
+    pub(crate) fn next_id(&self) -> AllocationId {
+        let new = || AllocationId(u32::try_from(self.slots.len()).expect("bounded by the limits"));
+        self.free.last().copied().unwrap_or_else(new)
+    }
+
+    /// Adds an allocation. Its client has no other, and its ports are its own.
+    pub(crate) fn insert(&mut self, allocation: Allocation) -> AllocationId {
+        let id = self.next_id();
+        if self.free.pop().is_none() {
+            self.slots.push(Slot { generation: 0, allocation: None });
+        }
+        self.by_client.insert(allocation.client, id);
+        for family in [Family::V4, Family::V6] {
+            if let Some(port) = allocation.ports.get(family) {
+                self.by_port.insert((family, port), id);
+            }
+        }
+        *self.by_credential.entry(allocation.credential).or_default() += 1;
+        *self.by_source.entry(allocation.source).or_default() += 1;
+        self.slots[id.index()].allocation = Some(Box::new(allocation));
+        id
+    }
+
+    /// Removes an allocation.
+    pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
+        let slot = self.slots.get_mut(id.index())?;
+        let allocation = *slot.allocation.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id);
+        self.by_client.remove(&allocation.client);
+        for family in [Family::V4, Family::V6] {
+            if let Some(port) = allocation.ports.get(family) {
+                self.by_port.remove(&(family, port));
+            }
+        }
+        decrement(&mut self.by_credential, &allocation.credential);
+        decrement(&mut self.by_source, &allocation.source);
+        Some(allocation)
+    }
+
+    /// Removes one of the two ports of an allocation. Returns it.
+    pub(crate) fn remove_port(&mut self, id: AllocationId, family: Family) -> Option<u16> {
+        let port = self.get_mut(id)?.ports.get_mut(family).take()?;
+        self.by_port.remove(&(family, port));
+        Some(port)
+    }
+}
+
+fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}

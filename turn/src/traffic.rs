@@ -1,0 +1,86 @@
+//! Limits the bytes that are relayed.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::Clock,
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed},
+};
+
+/// The time of the packet that is looked at. Set once for a batch of packets, which costs less than asking for each.
+#[derive(Clone, Debug)]
+pub struct PacketClock {
+    start: Instant,
+    nanos: Arc<AtomicU64>,
+}
+
+impl PacketClock {
+    /// Makes a clock that starts now.
+    pub fn new(start: Instant) -> Self {
+        Self { start, nanos: Arc::default() }
+    }
+
+    /// Sets the time.
+    pub fn set(&self, now: Instant) {
+        let nanos = now.saturating_duration_since(self.start).as_nanos();
+        self.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Clock for PacketClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.nanos.load(Ordering::Relaxed).into()
+    }
+}
+
+/// Limits bytes a second. The burst is what one second allows.
+#[derive(Debug)]
+pub struct TrafficLimiter(RateLimiter<NotKeyed, InMemoryState, PacketClock, NoOpMiddleware<Nanos>>);
+
+/// The least rate: a packet of the largest size must pass at all.
+const MIN_RATE: u32 = 1 << 16;
+
+impl TrafficLimiter {
+    /// Makes a limiter.
+    pub fn new(bytes_per_second: u32, clock: PacketClock) -> Self {
+        let rate = NonZeroU32::new(bytes_per_second.max(MIN_RATE)).expect("not zero");
+        Self(RateLimiter::direct_with_clock(Quota::per_second(rate), clock))
+    }
+
+    /// Takes the bytes of a packet. Returns whether it may be relayed.
+    pub fn allows(&self, bytes: usize) -> bool {
+        let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        matches!(self.0.check_n(bytes), Ok(Ok(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_of_one_second_passes_and_then_the_rate() {
+        let start = Instant::now();
+        let clock = PacketClock::new(start);
+        let limiter = TrafficLimiter::new(100_000, clock.clone());
+        let passed = |packets: usize| (0..packets).filter(|_| limiter.allows(1000)).count();
+        assert_eq!(passed(300), 100);
+        clock.set(start + Duration::from_millis(500));
+        assert_eq!(passed(300), 50);
+        assert!(!limiter.allows(1000));
+    }
+}
