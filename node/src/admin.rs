@@ -46,7 +46,8 @@ fn routes(core: Arc<Core>) -> Router {
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> Response {
-    let text = core.context.metrics.encode(levels(&core));
+    let relay = core.media_relay.as_ref().map(|relay| relay.snapshot());
+    let text = core.context.metrics.encode(levels(&core), relay);
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text).into_response()
 }

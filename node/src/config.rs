@@ -18,6 +18,7 @@ pub(crate) use self::advertised::can_be_dialled;
 pub use self::{
     advertised::{Advertised, AdvertisedError},
     federation::{AdmissionPolicy, FederationSection},
+    turn::TurnSection,
 };
 use crate::membership::{
     Settings,
@@ -27,6 +28,7 @@ use crate::membership::{
 mod advertised;
 mod check;
 mod federation;
+mod turn;
 
 /// One /24 or /48 may have `max_handshakes / HANDSHAKES_PART` handshakes in progress. Admission allows two members of a
 /// network, so connections held open from one network must not fill all slots.
@@ -54,6 +56,8 @@ pub struct NodeConfig {
     pub times: TimesSection,
     /// STUN and TURN servers for clients.
     pub ice: IceSection,
+    /// The node's own STUN and TURN server.
+    pub turn: TurnSection,
 }
 
 /// General settings.

@@ -11,6 +11,7 @@ use crate::{
     homes::Homes,
     limits::{fair_semaphore::FairSemaphore, memory_budget::MemoryBudget, rates::SourceRates},
     links::Links,
+    media_relay::MediaRelay,
     members::Members,
     membership::event::Event,
     publisher::command::Command,
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) links: Arc<Links>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) homes: Homes,
+    /// The node's own STUN and TURN server.
+    pub(crate) media_relay: Option<Arc<MediaRelay>>,
     /// Revoked online keys of registries.
     pub(crate) revocations: KnownRevocations,
     /// Events for the membership task.

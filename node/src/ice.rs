@@ -2,39 +2,36 @@
 
 use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chappe_common::time::UnixTime;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha1::Sha1;
+use chappe_turn::credentials::{CredentialName, CredentialSecret};
 
-use crate::{client_protocol::reply::IceServerReply, config::IceSection};
+use crate::{client_protocol::reply::IceServerReply, config::IceSection, media_relay::MediaRelay};
 
-/// Returns the servers of `config`, with fresh credentials for those with a shared secret, and the lifetime of the
-/// credentials.
+/// Returns this node's own server and those of `config`, with fresh credentials for those with a secret, and the lifetime of
+/// the credentials.
 ///
 /// The credentials follow coturn's `use-auth-secret` (draft-uberti-behave-turn-rest-00). The user name is the expiry
 /// time and a nonce; the password is HMAC-SHA1 over the user name. The nonce is random, so that a TURN server's log
 /// cannot link two calls of one client.
-pub(crate) fn servers(config: &IceSection, now: UnixTime, nonce: u64) -> (Vec<IceServerReply>, Duration) {
+pub(crate) fn servers(
+    config: &IceSection,
+    own: Option<&MediaRelay>,
+    now: UnixTime,
+    nonce: u64,
+) -> (Vec<IceServerReply>, Duration) {
     let ttl = config.credential_lifetime;
-    let username = format!("{}:{nonce:016x}", now + ttl);
-    let servers = config
-        .servers
-        .iter()
-        .map(|server| {
-            let credential = server.secret.as_ref().map(|secret| {
-                let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
-                mac.update(username.as_bytes());
-                STANDARD.encode(mac.finalize().into_bytes())
-            });
-            IceServerReply {
-                urls: server.urls.clone(),
-                username: credential.is_some().then(|| username.clone()),
-                credential,
-            }
-        })
-        .collect();
-    (servers, ttl)
+    let username = CredentialName::new((now + ttl).as_secs(), nonce).to_string();
+    let with_secret = |urls: &[String], secret: Option<&CredentialSecret>| IceServerReply {
+        urls: urls.to_vec(),
+        username: secret.map(|_| username.clone()),
+        credential: secret.map(|secret| secret.password(&username)),
+    };
+    let own = own.map(|relay| with_secret(relay.urls(), Some(relay.secret())));
+    let configured = config.servers.iter().map(|server| {
+        let secret = server.secret.as_ref().map(|secret| CredentialSecret::new(secret.as_bytes()));
+        with_secret(&server.urls, secret.as_ref())
+    });
+    (own.into_iter().chain(configured).collect(), ttl)
 }
 
 #[cfg(test)]
@@ -48,7 +45,7 @@ mod tests {
                 "credential_lifetime":"10m"}"#,
         )
         .expect("a section");
-        let (servers, ttl) = servers(&config, UnixTime::from_secs(1_700_000_000), 0xfeed);
+        let (servers, ttl) = servers(&config, None, UnixTime::from_secs(1_700_000_000), 0xfeed);
         assert_eq!(ttl, Duration::from_secs(600));
         assert_eq!((servers[0].username.as_deref(), servers[0].credential.as_deref()), (None, None));
         assert_eq!(servers[1].username.as_deref(), Some("1700000600:000000000000feed"));

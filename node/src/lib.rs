@@ -25,6 +25,7 @@ mod levels;
 mod limits;
 mod links;
 mod listener;
+mod media_relay;
 mod members;
 pub mod membership;
 mod metrics;

@@ -1,7 +1,8 @@
-//! The TCP listener for clients. Accepts connections, limits them, and serves HTTP if a connection does not become a
-//! WebSocket.
+//! The TCP listener for clients. Accepts connections, limits them, hands those that speak STUN to the relay for media, and
+//! serves HTTP if a connection does not become a WebSocket.
 
 use std::{
+    any::Any,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -16,12 +17,14 @@ use axum::{
     routing::get,
 };
 use chappe_discovery::federation::FederationInfo;
+use chappe_turn::runtime::NewStream;
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConnection;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
@@ -108,7 +111,7 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
         core.connections.spawn(Box::pin(serve_client(
             core.clone(),
             stream,
-            addr.ip(),
+            addr,
             routes.clone(),
             tls,
             guard,
@@ -142,26 +145,50 @@ pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpSt
     }
 }
 
-/// Serves one client. `_slots` holds its connection slot and the permit of its source.
+/// Serves one client. `slots` are its connection slot and the permit of its source.
 async fn serve_client(
     core: Arc<Core>,
     stream: TcpStream,
-    ip: IpAddr,
+    addr: SocketAddr,
     routes: Router,
     tls: Option<TlsAcceptor>,
     guard: PendingGuard,
-    _slots: (OwnedSemaphorePermit, Permit<Source>),
+    slots: (OwnedSemaphorePermit, Permit<Source>),
 ) {
     let pending = core.context.metrics.client_handshakes_failed.clone();
     // Boxed: an idle session should not keep the memory of its handshake.
-    match Box::pin(guard.finish(begin(core, stream, ip, routes, tls))).await {
-        Some(Some(session)) => {
+    match Box::pin(guard.finish(begin(core.clone(), stream, addr.ip(), routes, tls))).await {
+        Some(Some(Begun::Session(session))) => {
             drop(pending);
             session.run().await;
+        }
+        Some(Some(Begun::Stun(StunStream { socket, tls, received }))) => {
+            // The connection counts until the relay closes it.
+            let guard: Box<dyn Any + Send> = Box::new(slots);
+            let taken = core
+                .media_relay
+                .as_ref()
+                .is_some_and(|relay| relay.add_stream(NewStream { socket, addr, tls, received, guard }).is_ok());
+            if !taken {
+                core.context.metrics.connections_refused.inc();
+            }
         }
         Some(None) => {}
         None => drop(pending.inc()),
     }
+}
+
+/// A connection whose first request was read.
+enum Begun {
+    Session(Box<Running>),
+    Stun(StunStream),
+}
+
+/// A connection that speaks STUN, with what was received.
+struct StunStream {
+    socket: std::net::TcpStream,
+    tls: Option<Box<ServerConnection>>,
+    received: Vec<u8>,
 }
 
 /// Serves one connection beyond the limit: HTTP as usual, and 503 for a WebSocket.
@@ -177,26 +204,28 @@ async fn serve_spare(
         match open(&core, stream, routes, tls).await? {
             Opened::Plain { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
             Opened::Tls { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
+            Opened::Stun(_) => None,
         }
     };
     // An evicted connection was already counted as refused.
     let _ = Box::pin(guard.finish(timeout(core.context.config.times.upgrade * 2, answering))).await;
 }
 
-/// A WebSocket request: its stream, the response, and the bytes after the request.
+/// A WebSocket request: its stream, the response, and the bytes after the request. Or a STUN message.
 enum Opened {
     Plain { stream: TcpStream, answer: String, rest: Vec<u8> },
     Tls { stream: Box<TlsStream<TcpStream>>, answer: String, rest: Vec<u8> },
+    Stun(StunStream),
 }
 
-/// Opens the session of a WebSocket client. Returns `None` if the connection was plain HTTP, failed or timed out.
+/// Opens the session of a WebSocket client, or reads the first message of a STUN client. Returns `None` if the connection was plain HTTP, failed or timed out.
 async fn begin(
     core: Arc<Core>,
     stream: TcpStream,
     ip: IpAddr,
     routes: Router,
     tls: Option<TlsAcceptor>,
-) -> Option<Box<Running>> {
+) -> Option<Begun> {
     let (limits, budget) = (&core.context.config.limits, &core.clients.memory_budget);
     let connection = match open(&core, stream, routes, tls).await? {
         Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, budget),
@@ -204,9 +233,10 @@ async fn begin(
             let (stream, tls) = stream.into_inner();
             Connection::new(stream, Some(Box::new(tls)), &answer, rest, limits, budget)
         }
+        Opened::Stun(stream) => return Some(Begun::Stun(stream)),
     };
     let connection = connection.ok()?;
-    Some(Running::new(core, connection, ip))
+    Some(Begun::Session(Running::new(core, connection, ip)))
 }
 
 async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<TlsAcceptor>) -> Option<Opened> {
@@ -214,6 +244,9 @@ async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<Tl
     let Some(acceptor) = tls else {
         return match in_time(core, timeout(within, upgrade::read(&mut stream)).await)? {
             First::WebSocket { answer, rest } => Some(Opened::Plain { stream, answer, rest }),
+            First::Stun(received) => {
+                Some(Opened::Stun(StunStream { socket: stream.into_std().ok()?, tls: None, received }))
+            }
             First::Http(head) => {
                 serve(Rewound::new(head, stream), routes, within).boxed().await;
                 None
@@ -228,6 +261,10 @@ async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<Tl
     };
     match in_time(core, timeout(within, opening).await)? {
         (stream, First::WebSocket { answer, rest }) => Some(Opened::Tls { stream: Box::new(stream), answer, rest }),
+        (stream, First::Stun(received)) => {
+            let (stream, tls) = stream.into_inner();
+            Some(Opened::Stun(StunStream { socket: stream.into_std().ok()?, tls: Some(Box::new(tls)), received }))
+        }
         (stream, First::Http(head)) => {
             serve(Rewound::new(head, stream), routes, within).boxed().await;
             None

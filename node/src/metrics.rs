@@ -3,10 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chappe_common::{client::ErrorCode, lost_lines};
+use chappe_turn::{counters::DropReason, runtime::Snapshot};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
-    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
 
@@ -80,6 +85,8 @@ pub(crate) struct Metrics {
     violations: Family<Code, Counter>,
     /// The counts of membership as of its last step.
     membership: Arc<Mutex<Counts>>,
+    /// The state of the relay for media as of the last scrape.
+    relay: Arc<Mutex<Option<Snapshot>>>,
     gauges: Gauges,
 }
 
@@ -126,6 +133,8 @@ impl Default for Metrics {
         registry.register("violations", "Sessions ended because the client broke the framing", violations.clone());
         let membership = Arc::new(Mutex::new(Counts::default()));
         registry.register_collector(Box::new(MembershipCollector(membership.clone())));
+        let relay = Arc::new(Mutex::new(None));
+        registry.register_collector(Box::new(RelayCollector(relay.clone())));
         let gauges = Gauges::new(&mut registry);
         let mut counter = |name, help| {
             let counter = Counter::default();
@@ -180,6 +189,7 @@ impl Default for Metrics {
             refused,
             violations,
             membership,
+            relay,
             gauges,
             registry,
         }
@@ -202,9 +212,10 @@ impl Metrics {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    /// Encodes all metrics as text for Prometheus.
-    pub(crate) fn encode(&self, levels: Levels) -> String {
+    /// Encodes all metrics as text for Prometheus, those of the relay for media too if it runs.
+    pub(crate) fn encode(&self, levels: Levels, relay: Option<Snapshot>) -> String {
         self.gauges.set(levels);
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = relay;
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes any text");
         text
@@ -247,6 +258,63 @@ impl Gauges {
         }
         self.clock_offset.set(levels.clock_offset);
         self.panics.inner().store(levels.panics, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Exports the state of the relay for media, which has counters of its own.
+#[derive(Debug)]
+struct RelayCollector(Arc<Mutex<Option<Snapshot>>>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorNumber {
+    code: u16,
+}
+
+impl Collector for RelayCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(Snapshot { counters, io, allocations, streams, budget, is_running }) = relay else { return Ok(()) };
+        for (name, help, value) in [
+            ("turn_running", "Whether the relay for media runs", u64::from(is_running)),
+            ("turn_allocations", "Allocations of the relay for media", allocations as u64),
+            ("turn_streams", "TCP and TLS connections of the relay for media", streams as u64),
+            ("turn_month_bytes", "Bytes that were relayed in this calendar month", budget.used()),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        for (name, help, count) in [
+            ("turn_allocations_opened", "Allocations made", counters.allocations_opened),
+            ("turn_allocations_closed", "Allocations ended", counters.allocations_closed),
+            ("turn_packets", "Packets of media relayed", counters.packets),
+            ("turn_bytes", "Bytes of media relayed, without headers", counters.bytes),
+            ("turn_packets_hairpinned", "Packets from one allocation to another of this node", counters.hairpinned),
+            ("turn_bindings", "STUN Binding requests answered", counters.bindings),
+            ("turn_sends_failed", "Packets that the system did not take", io.sends_failed),
+            ("turn_truncated", "Packets dropped because they were too long", io.truncated),
+            ("turn_receives_failed", "Errors of the relay's sockets", io.receives_failed),
+            (
+                "turn_stream_packets_dropped",
+                "Packets dropped because a client does not read its connection",
+                io.stream_packets_dropped,
+            ),
+            ("turn_streams_closed", "Connections closed: ended, no STUN, or too slow", io.streams_closed),
+        ] {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let dropped = Family::<Code, Counter>::default();
+        for reason in DropReason::ALL {
+            dropped.get_or_create(&Code { code: reason.label() }).inc_by(counters.dropped(reason));
+        }
+        let help = "Packets that the relay dropped";
+        dropped.encode(encoder.encode_descriptor("turn_dropped", help, None, dropped.metric_type())?)?;
+        let errors = Family::<ErrorNumber, Counter>::default();
+        for (code, count) in counters.errors() {
+            errors.get_or_create(&ErrorNumber { code }).inc_by(count);
+        }
+        let help = "Requests to the relay that were refused";
+        errors.encode(encoder.encode_descriptor("turn_refused", help, None, errors.metric_type())?)
     }
 }
 

@@ -41,6 +41,7 @@ use crate::{
     limits::{fair_semaphore::FairSemaphore, memory_budget::MemoryBudget, rates::SourceRates},
     links::{Links, endpoint},
     listener,
+    media_relay::{MediaRelay, OwnServices},
     members::Members,
     membership::{event::Event, records::Records, view::View},
     metrics::Metrics,
@@ -62,6 +63,8 @@ const BACKLOG: u32 = 4096;
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// Interval between comparisons of the wall clock with the monotonic clock.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
+/// Minimum time between changes of the relay's peers. Until then, a new member's services are not refused.
+const RELAY_MEMBERS_EVERY: Duration = Duration::from_secs(1);
 /// Time limit for each step of leaving: the registries' answers, storing the members, the leave, closing the links.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -110,6 +113,8 @@ pub struct NodeAddrs {
     pub quic: SocketAddr,
     /// TCP address for `/metrics` and `/members`.
     pub admin: Option<SocketAddr>,
+    /// UDP address of the node's own STUN and TURN server.
+    pub turn: Option<SocketAddr>,
 }
 
 /// Current counts of a node, for tests and tools.
@@ -173,16 +178,19 @@ impl Node {
         };
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
         let endpoint = endpoint::bind(&config.federation, identity.key()).map_err(bind_error)?;
-        let addrs = NodeAddrs {
+        let mut addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,
             quic: endpoint.local_addr().map_err(bind_error)?,
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
+            turn: None,
         };
         let quic_addrs = match config.federation.advertise.as_slice() {
             [] => vec![addrs.quic],
             advertised => own_addrs::resolve_with_retries(advertised).await?,
         };
         let context = Arc::new(context(config, &identity, addrs, quic_addrs, clock));
+        let media_relay = spawn_media_relay(&context, addrs)?;
+        addrs.turn = media_relay.as_ref().and_then(|relay| relay.addrs().first().copied());
         // Later records have larger numbers, so the longest possible record has to fit too.
         context.sign_record(u64::MAX, u64::MAX)?;
         let (registries, directory) = match context.config.registry.urls.as_slice() {
@@ -224,6 +232,7 @@ impl Node {
             links: links.clone(),
             sessions,
             homes,
+            media_relay,
             revocations: revoked,
             membership,
             publisher,
@@ -239,6 +248,7 @@ impl Node {
         core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), links_up));
         core.context.tasks.spawn_essential("expiry", expire(core.clone()));
         core.context.tasks.spawn_essential("clock", watch_clock(core.clone()));
+        core.context.tasks.spawn_essential("media relay", watch_members_for_relay(core.clone()));
         let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
         joining.spawn_essential("revocations", revocations);
@@ -305,6 +315,9 @@ impl Node {
         let core = &self.core;
         core.health.start_draining();
         core.context.tasks.expect_ends();
+        if let Some(relay) = &core.media_relay {
+            relay.drain();
+        }
         self.listener.cancel().await;
         if let Some(registries) = &self.registries {
             // Wait for a pending registration: the leave has to arrive after it.
@@ -331,11 +344,12 @@ impl Node {
         core.context.tasks.cancel().await;
     }
 
-    /// Waits until the clients have left, then closes the remaining sessions.
+    /// Waits until the clients have left and their media has ended, then closes the remaining sessions.
     async fn drain(&self) {
         let core = &self.core;
         let deadline = Instant::now() + core.context.config.times.drain;
-        while core.sessions.sessions() > 0 && Instant::now() < deadline {
+        let has_allocations = || core.media_relay.as_ref().is_some_and(|relay| relay.snapshot().allocations > 0);
+        while (core.sessions.sessions() > 0 || has_allocations()) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         core.sessions.for_each(|session| session.end(EndReason::GoingAway));
@@ -383,6 +397,32 @@ async fn watch_clock(core: Arc<Core>) {
     loop {
         tick.tick().await;
         if core.health.check_clock_step().is_some() && core.membership.send(Event::ClockSet).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Starts the relay for media, if it is on.
+fn spawn_media_relay(context: &Context, addrs: NodeAddrs) -> Result<Option<Arc<MediaRelay>>, StartError> {
+    let turn = &context.config.turn;
+    let Some(addr) = turn.listen.first().copied() else { return Ok(None) };
+    let bound: Vec<_> = [Some(addrs.client), Some(addrs.quic), addrs.admin].into_iter().flatten().collect();
+    let services = OwnServices { bound: &bound, client_urls: &context.client_urls };
+    let relay = MediaRelay::spawn(&context.config, services, context.clock.now().as_secs());
+    relay.map(|relay| Some(Arc::new(relay))).map_err(|source| StartError::Bind { addr, key: "turn.listen", source })
+}
+
+/// Tells the relay for media which addresses are members' services, after each change of the members.
+async fn watch_members_for_relay(core: Arc<Core>) {
+    let Some(relay) = &core.media_relay else { return std::future::pending().await };
+    let mut changes = core.members.view_changes();
+    loop {
+        let nodes: Vec<_> = core.members.view.load().nodes().collect();
+        let records: Vec<_> = nodes.iter().filter_map(|node| core.members.records.any(node)).collect();
+        relay.set_members(records.iter().map(|record| &***record));
+        // Members come and go in bursts.
+        tokio::time::sleep(RELAY_MEMBERS_EVERY).await;
+        if changes.changed().await.is_err() {
             return;
         }
     }

@@ -3,16 +3,17 @@
 /// The length of the header: channel number and payload length.
 pub const HEADER: usize = 4;
 
-/// The first and last channel number (RFC 8656, 12).
+/// The first and last channel number. RFC 8656 ends them at 0x4fff, so that other protocols can share a client's port; coturn's
+/// client still uses all of RFC 5766. Nothing else arrives at the server's port.
 const FIRST: u16 = 0x4000;
-const LAST: u16 = 0x4fff;
+const LAST: u16 = 0x7fff;
 
-/// A channel number within the range of the RFC.
+/// A channel number within the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelNumber(u16);
 
 impl ChannelNumber {
-    /// Checks a number. Returns `None` outside 0x4000–0x4fff.
+    /// Checks a number. Returns `None` outside 0x4000–0x7fff.
     pub fn new(number: u16) -> Option<Self> {
         (FIRST..=LAST).contains(&number).then_some(Self(number))
     }
@@ -20,7 +21,7 @@ impl ChannelNumber {
 
 /// Whether a packet with this first byte is ChannelData.
 pub const fn is_channel_data(first: u8) -> bool {
-    first >> 4 == 4
+    first >> 6 == 1
 }
 
 /// Parses a header. Returns the channel and the length of the payload, or `None` if it is not ChannelData.

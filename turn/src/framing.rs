@@ -53,6 +53,7 @@ mod tests {
             let len = usize::from(len);
             let expected = Frame { packet: 4 + len, padded: (4 + len).div_ceil(4) * 4 };
             assert_eq!(frame([0x40, 0, a, b]), Ok(expected));
+            assert_eq!(frame([0x7f, 0xff, a, b]), Ok(expected));
         }
     }
 

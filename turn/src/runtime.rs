@@ -3,6 +3,8 @@
 //! The relay doesn't share a thread with anything else, so its load can't delay its caller. Packets are received and sent in
 //! batches, and stay in the buffer that they were received in.
 
+pub use event_loop::month;
+
 mod event_loop;
 mod listeners;
 mod peers;

@@ -73,6 +73,9 @@ pub(crate) struct NodeLine {
     client_url: String,
     admin_url: Option<String>,
     quic_addr: SocketAddr,
+    /// The UDP address of STUN and TURN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turn_addr: Option<SocketAddr>,
 }
 
 impl NodeLine {
@@ -83,6 +86,7 @@ impl NodeLine {
             client_url: node.client_url().to_owned(),
             admin_url: addrs.admin.map(|addr| format!("http://{addr}")),
             quic_addr: addrs.quic,
+            turn_addr: addrs.turn,
         }
     }
 

@@ -24,6 +24,8 @@ const MAX_ATTACHING: usize = 1_000_000;
 /// Maximum probation. With a longer one, a federation would get no new homes for a whole release.
 const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Maximum number of ICE servers that a client gets. It allocates at each URL of each.
+const MAX_ICE_SERVERS: usize = 2;
 /// Maximum of all durations. Longer ones are mistakes, and could overflow time arithmetic.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -185,7 +187,11 @@ impl NodeConfig {
                 "ice.credential_lifetime",
                 "at most 1h is allowed",
             ),
-            (self.ice.servers.len() <= 8, "ice.servers", "at most 8 servers are allowed"),
+            (
+                self.ice.servers.len() + usize::from(self.turn.is_on()) <= MAX_ICE_SERVERS,
+                "ice.servers",
+                "at most 2 servers are allowed, and with turn.listen 1 in addition to this node's own",
+            ),
             (
                 self.ice.servers.iter().all(|server| !server.urls.is_empty()),
                 "ice.servers",
@@ -202,6 +208,7 @@ impl NodeConfig {
             ),
         ];
         check_rules(rules)?;
+        self.turn.check()?;
         self.check_urls()?;
         self.check_times()
     }

@@ -58,7 +58,8 @@ enum NewRun {
 
 /// Returns the abilities that the configuration enables.
 pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
-    let offered = [(!config.ice.servers.is_empty(), Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
+    let has_ice_servers = config.turn.is_on() || !config.ice.servers.is_empty();
+    let offered = [(has_ice_servers, Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
     let offered = offered.into_iter().filter(|(offers, _)| *offers);
     offered.fold(Abilities::default(), |all, (_, ability)| all.union(ability))
 }

@@ -136,7 +136,8 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         .with_no_client_auth()
         .with_single_cert(certs, key)
         .map_err(TlsError::Unusable)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Browsers name no protocol for TURN. A client that names it (RFC 7443) must not be refused.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"stun.turn".to_vec()];
     // A session lasts hours, and would keep its resumption state all that time. A full handshake costs only 0.1 ms.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -14,6 +14,8 @@ const MAX_HEAD: usize = 8 * 1024;
 const USUAL_HEAD: usize = 1024;
 /// The maximum number of header fields: twice what a browser behind two proxies sends.
 const MAX_FIELDS: usize = 64;
+/// The magic cookie of STUN (RFC 8489, 5).
+const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// The value that is hashed with the client's key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -27,8 +29,22 @@ pub(crate) enum First {
         /// The input after the request.
         rest: Vec<u8>,
     },
+    /// A STUN message, with all input that was read.
+    Stun(Vec<u8>),
     /// Any other request, with all input that was read.
     Http(Vec<u8>),
+}
+
+/// The kind of a first request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A WebSocket upgrade: its response, and the length of the request.
+    WebSocket {
+        answer: String,
+        len: usize,
+    },
+    Stun,
+    Http,
 }
 
 /// Reads the first request.
@@ -38,28 +54,34 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
         if stream.read_buf(&mut head).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some(first) = parse_first(&head) {
-            return Ok(match first {
-                Some((answer, len)) => First::WebSocket { answer, rest: head.split_off(len) },
-                None => First::Http(head),
+        if let Some(kind) = parse_first(&head) {
+            return Ok(match kind {
+                Kind::WebSocket { answer, len } => First::WebSocket { answer, rest: head.split_off(len) },
+                Kind::Stun => First::Stun(head),
+                Kind::Http => First::Http(head),
             });
         }
     }
 }
 
-/// Parses the start of a request. Returns the response to a WebSocket upgrade and the length of its request.
-///
-/// Returns `Some(None)` for any other request, and `None` while the request is incomplete.
-#[expect(clippy::option_option, reason = "the outer one means incomplete, the inner one another request")]
-fn parse_first(head: &[u8]) -> Option<Option<(String, usize)>> {
+/// Parses the start of a request. Returns `None` while the request is incomplete.
+fn parse_first(head: &[u8]) -> Option<Kind> {
+    // A client of TURN begins with a request: no method of HTTP begins with these bytes. Browsers send no ALPN for
+    // `turns:` URLs, so nothing else tells the two apart.
+    if matches!(head, [0 | 1, ..]) {
+        let cookie = head.get(4..8)?;
+        return Some(if cookie == STUN_COOKIE { Kind::Stun } else { Kind::Http });
+    }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     // Parse only `MAX_HEAD` bytes, so that the result doesn't depend on how the request is split into reads.
     match request.parse(&head[..head.len().min(MAX_HEAD)]) {
-        Ok(httparse::Status::Complete(len)) => Some(answer(&request).map(|answer| (answer, len))),
+        Ok(httparse::Status::Complete(len)) => {
+            Some(answer(&request).map_or(Kind::Http, |answer| Kind::WebSocket { answer, len }))
+        }
         Ok(httparse::Status::Partial) if head.len() < MAX_HEAD => None,
         // Too long or invalid: the HTTP server sends the error.
-        _ => Some(None),
+        _ => Some(Kind::Http),
     }
 }
 
@@ -119,10 +141,11 @@ pub(crate) mod fuzzed {
         if let Some(earlier) = parse_first(&head[..cut]) {
             assert_eq!(parsed, Some(earlier.clone()), "what comes behind changes nothing");
         }
-        let Some(Some((answer, len))) = parsed else { return parsed.is_some() };
-        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
-        assert_eq!(parse_first(&head[..len]), Some(Some((answer, len))));
-        true
+        if let Some(Kind::WebSocket { answer, len }) = &parsed {
+            assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
+            assert_eq!(parse_first(&head[..*len]), parsed);
+        }
+        parsed.is_some()
     });
 }
 
@@ -134,12 +157,12 @@ mod tests {
                            Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
     fn is_http(request: &str) -> bool {
-        parse_first(request.as_bytes()) == Some(None)
+        parse_first(request.as_bytes()) == Some(Kind::Http)
     }
 
     #[test]
     fn the_rfcs_request_has_the_rfcs_answer() {
-        let (answer, len) = parse_first(REQUEST.as_bytes()).flatten().expect("an upgrade");
+        let Some(Kind::WebSocket { answer, len }) = parse_first(REQUEST.as_bytes()) else { panic!("no upgrade") };
         assert!(answer.ends_with("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"), "{answer}");
         assert_eq!(len, REQUEST.len());
     }

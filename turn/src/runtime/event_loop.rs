@@ -295,14 +295,23 @@ impl EventLoop {
         }
     }
 
-    /// Reads a connection once, and handles the packets that are complete.
+    /// Receives from a connection once, and handles the packets that are complete.
     fn read_stream(&mut self, id: u32, now: Now) -> Result<(), Ended> {
         let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
-        let kept = stream.partial.len();
-        self.stream_buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&stream.partial);
-        let start = HEADROOM + kept;
-        let read = stream.read(&mut self.stream_buffer[start..start + STREAM_READ])?;
-        self.handle_received(id, start + read, now)
+        stream.receive_tls()?;
+        // No event tells of decrypted bytes: all of them are read now.
+        while let Some(stream) = self.streams.get_mut(id) {
+            let kept = stream.partial.len();
+            self.stream_buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&stream.partial);
+            let start = HEADROOM + kept;
+            let read = stream.read(&mut self.stream_buffer[start..start + STREAM_READ])?;
+            let is_all = read == 0 || !stream.is_tls();
+            self.handle_received(id, start + read, now)?;
+            if is_all {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Handles the complete packets in the stream buffer, and keeps the rest.
@@ -458,7 +467,7 @@ fn now() -> Now {
 }
 
 /// The calendar month of a time in seconds since 1970, in UTC.
-pub(super) fn month(unix: u64) -> Month {
+pub fn month(unix: u64) -> Month {
     let time = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
     let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
     Month(u32::try_from(time.year()).unwrap_or_default() * 12 + u32::from(u8::from(time.month())) - 1)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::NewStream;
-use crate::client::Client;
+use crate::{client::Client, framing};
 
 /// Bytes that wait for a client that doesn't read. Half a second of video; what is older is of no use to a call.
 const MAX_UNSENT: usize = 64 << 10;
@@ -43,9 +43,13 @@ pub(super) struct Ended;
 
 impl Stream {
     pub(super) fn new(id: u32, new: NewStream, now: Instant) -> io::Result<Self> {
-        let NewStream { socket, addr, tls, received, guard } = new;
+        let NewStream { socket, addr, mut tls, received, guard } = new;
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
+        if let Some(tls) = &mut tls {
+            // The queue has a bound of its own. A packet must not be written in part.
+            tls.set_buffer_limit(None);
+        }
         Ok(Self {
             socket,
             client: Client::Stream { id, addr },
@@ -60,25 +64,34 @@ impl Stream {
         })
     }
 
-    /// Reads into a buffer, once. Returns 0 if nothing is there.
+    /// Whether bytes are decrypted after they were received.
+    pub(super) const fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Receives from the socket of a TLS connection, and decrypts.
+    pub(super) fn receive_tls(&mut self) -> Result<(), Ended> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        match tls.read_tls(&mut self.socket) {
+            Ok(0) => return Err(Ended),
+            Ok(_) => {}
+            Err(error) if is_transient(&error) => {}
+            Err(_) => return Err(Ended),
+        }
+        tls.process_new_packets().map_err(|_| Ended)?;
+        Ok(())
+    }
+
+    /// Reads decrypted bytes, or from the socket of a TCP connection. Returns 0 if nothing is there.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Ended> {
         let read = match &mut self.tls {
             None => self.socket.read(buffer),
-            Some(tls) => {
-                match tls.read_tls(&mut self.socket) {
-                    Ok(0) => return Err(Ended),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Err(Ended),
-                }
-                tls.process_new_packets().map_err(|_| Ended)?;
-                tls.reader().read(buffer)
-            }
+            Some(tls) => tls.reader().read(buffer),
         };
         match read {
             Ok(0) => Err(Ended),
             Ok(len) => Ok(len),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            Err(error) if is_transient(&error) => Ok(0),
             Err(_) => Err(Ended),
         }
     }
@@ -102,8 +115,8 @@ impl Stream {
                 Some(_) if self.sent == self.output.len() => break,
                 Some(tls) => {
                     // Encrypted only when the last records have gone, so that no more than twice the bound is kept.
-                    let taken = tls.writer().write(&self.output[self.sent..]).map_err(|_| Ended)?;
-                    self.sent += taken;
+                    encrypt(tls, &self.output[self.sent..]).map_err(|_| Ended)?;
+                    self.sent = self.output.len();
                     continue;
                 }
             };
@@ -140,4 +153,19 @@ impl Stream {
         self.stalled.is_some_and(|since| now.saturating_duration_since(since) > MAX_STALL)
             || (!has_allocation && now.saturating_duration_since(self.opened) > MAX_UNALLOCATED)
     }
+}
+
+/// Encrypts packets, each as a record of its own: coturn's client takes a record for a packet.
+fn encrypt(tls: &mut rustls::ServerConnection, mut packets: &[u8]) -> io::Result<()> {
+    while let Some((header, _)) = packets.split_first_chunk() {
+        let len = framing::frame(*header).map_or(packets.len(), |frame| frame.padded.min(packets.len()));
+        let (packet, rest) = packets.split_at(len);
+        tls.writer().write_all(packet)?;
+        packets = rest;
+    }
+    Ok(())
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -182,7 +182,9 @@ impl Session {
             "get_ice_servers" => {
                 let id = request.required_id()?;
                 // Passwords are only for clients that can be called, or that have a pairing.
-                let has_passwords = self.core.context.config.ice.servers.iter().any(|server| server.secret.is_some());
+                let relay = self.core.media_relay.as_deref();
+                let configured = &self.core.context.config.ice;
+                let has_passwords = relay.is_some() || configured.servers.iter().any(|server| server.secret.is_some());
                 if has_passwords && !self.handle.has_inboxes() && !self.pairing.is_paired() {
                     return Err(BadRequest::NotAttached.into());
                 }
@@ -190,7 +192,7 @@ impl Session {
                     return Ok(RequestReply::TooOften);
                 }
                 let now = self.core.context.clock.now();
-                let (servers, ttl) = ice::servers(&self.core.context.config.ice, now, rand::rng().random());
+                let (servers, ttl) = ice::servers(configured, relay, now, rand::rng().random());
                 RequestReply::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
             }
             _ => return Err(request.unknown_type().into()),

@@ -1,0 +1,224 @@
+//! The node's own STUN and TURN server: how it is configured, which peers it refuses, and under which URLs clients reach it.
+//!
+//! The server itself is the crate `chappe-turn`, which knows nothing of a node. It runs on a thread of its own.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use chappe_common::record::NodeRecord;
+use chappe_turn::{
+    budget::Budget,
+    credentials::CredentialSecret,
+    limits::{Limits, RelayAddress, RelayAddresses},
+    peer_filter::{PeerFilter, RelayHost},
+    runtime::{NewStream, NotTaken, Relay, RelayConfig, Snapshot, month},
+    server::Config,
+};
+use url::Url;
+
+use crate::config::{NodeConfig, TurnSection};
+
+/// The relay ports of members, which their records do not name: the range of RFC 8656, 7.2.
+const MEMBER_PORTS: [u16; 2] = [49_152, 65_535];
+
+/// The port of `wss://` and `ws://` URLs without one.
+const DEFAULT_PORTS: [u16; 2] = [443, 80];
+
+/// The running relay.
+#[derive(Debug)]
+pub(crate) struct MediaRelay {
+    relay: Relay,
+    secret: CredentialSecret,
+    urls: Vec<String>,
+    own: HashMap<IpAddr, RelayHost>,
+    allowed: Vec<ipnet::IpNet>,
+    denied: Vec<ipnet::IpNet>,
+}
+
+/// This node's own services, which are not relayed to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnServices<'a> {
+    /// Client and QUIC addresses, and the operator's.
+    pub(crate) bound: &'a [SocketAddr],
+    /// URLs for clients.
+    pub(crate) client_urls: &'a [String],
+}
+
+impl MediaRelay {
+    /// Starts the relay.
+    ///
+    /// # Errors
+    /// An address cannot be bound.
+    pub(crate) fn spawn(config: &NodeConfig, services: OwnServices<'_>, now: u64) -> io::Result<Self> {
+        let turn = &config.turn;
+        let mut random = [0; 64];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let (secret, seed) = random.split_at(32);
+        let secret = CredentialSecret::new(secret);
+        let address = |external: IpAddr| RelayAddress { external, ports: turn.port_range() };
+        let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
+        let externals = families.map(|is_family| turn.external(is_family));
+        let bind = |is_family: fn(&IpAddr) -> bool| turn.listen.iter().map(SocketAddr::ip).find(is_family);
+        let own = own_hosts(turn, externals, services);
+        let filter = PeerFilter {
+            allowed: turn.allowed_peers.clone(),
+            denied: turn.denied_peers.clone(),
+            relay_hosts: own.clone(),
+        };
+        let relay = Relay::spawn(RelayConfig {
+            listen: turn.listen.clone(),
+            relay_bind: families.into_iter().filter_map(bind).collect(),
+            server: Config {
+                limits: Limits {
+                    allocations: turn.max_allocations,
+                    allocations_per_credential: turn.credential_allocations,
+                    allocations_per_source: turn.source_allocations,
+                    allocation_bytes_per_second: turn.allocation_rate,
+                    total_bytes_per_second: turn.total_rate,
+                },
+                addresses: RelayAddresses { v4: externals[0].map(address), v6: externals[1].map(address) },
+                secret: secret.clone(),
+                filter,
+                listening: Vec::new(),
+                seed: seed.try_into().expect("32 bytes"),
+            },
+            budget: Budget::new(turn.monthly_bytes, month(now), 0),
+        })?;
+        let urls = urls(relay.addrs(), externals, config, services.client_urls);
+        Ok(Self { relay, secret, urls, own, allowed: turn.allowed_peers.clone(), denied: turn.denied_peers.clone() })
+    }
+
+    /// The URLs under which clients reach the relay, over UDP, TCP and TLS.
+    pub(crate) fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    /// The secret of the credentials.
+    pub(crate) const fn secret(&self) -> &CredentialSecret {
+        &self.secret
+    }
+
+    /// The bound UDP addresses.
+    pub(crate) fn addrs(&self) -> &[SocketAddr] {
+        self.relay.addrs()
+    }
+
+    /// Hands a client connection over that speaks STUN.
+    ///
+    /// # Errors
+    /// The relay takes no connection now.
+    pub(crate) fn add_stream(&self, stream: NewStream) -> Result<(), NotTaken> {
+        self.relay.add_stream(stream)
+    }
+
+    /// Refuses the services of these members as peers, in addition to this node's own. Their relays are allowed.
+    pub(crate) fn set_members<'a>(&self, members: impl Iterator<Item = &'a NodeRecord>) {
+        let mut relay_hosts = HashMap::new();
+        for record in members {
+            for addr in &record.quic_addrs {
+                let [first, last] = MEMBER_PORTS;
+                let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
+                let services = &mut relay_hosts.entry(addr.ip()).or_insert_with(host).services;
+                services.push(addr.port());
+                services.extend(record.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port));
+            }
+        }
+        // Several nodes may share this machine.
+        for (ip, host) in &self.own {
+            let others = relay_hosts.remove(ip).map(|other| other.services).unwrap_or_default();
+            let services = [&host.services[..], &others].concat();
+            relay_hosts.insert(*ip, RelayHost { relay_ports: host.relay_ports.clone(), services });
+        }
+        let (allowed, denied) = (self.allowed.clone(), self.denied.clone());
+        self.relay.set_filter(PeerFilter { allowed, denied, relay_hosts });
+    }
+
+    /// Makes no new allocations from now on.
+    pub(crate) fn drain(&self) {
+        self.relay.drain();
+    }
+
+    /// The relay's state, at most a second old.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.relay.snapshot()
+    }
+}
+
+/// Returns this machine's addresses, each with the ports that may be sent to.
+fn own_hosts(
+    turn: &TurnSection,
+    externals: [Option<IpAddr>; 2],
+    services: OwnServices<'_>,
+) -> HashMap<IpAddr, RelayHost> {
+    let ports = turn.listen.iter().chain(services.bound).map(SocketAddr::port);
+    let urls = services.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port);
+    let host = RelayHost { relay_ports: turn.port_range(), services: ports.chain(urls).collect() };
+    let bound = turn.listen.iter().chain(services.bound).map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+    externals.into_iter().flatten().chain(bound).map(|ip| (ip, host.clone())).collect()
+}
+
+/// Returns the URLs for clients: UDP at each external address, and TCP or TLS where clients connect.
+fn urls(
+    addrs: &[SocketAddr],
+    externals: [Option<IpAddr>; 2],
+    config: &NodeConfig,
+    client_urls: &[String],
+) -> Vec<String> {
+    let mut urls = Vec::new();
+    for addr in addrs {
+        let Some(external) = externals[usize::from(addr.is_ipv6())] else { continue };
+        let external = SocketAddr::new(external, addr.port());
+        urls.push(format!("stun:{external}"));
+        urls.push(format!("turn:{external}?transport=udp"));
+    }
+    // If a proxy in front of this node ends TLS, it would not pass STUN on.
+    let has_certificate = config.client.tls_cert.is_some();
+    for url in client_urls {
+        let Some((host, port)) = host_and_port(url) else { continue };
+        if url.starts_with("wss://") && has_certificate {
+            urls.push(format!("turns:{host}:{port}?transport=tcp"));
+        } else if url.starts_with("ws://") && !has_certificate {
+            urls.push(format!("turn:{host}:{port}?transport=tcp"));
+        }
+    }
+    urls
+}
+
+fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let url = Url::parse(url).ok()?;
+    let default = DEFAULT_PORTS[usize::from(url.scheme() != "wss")];
+    Some((url.host_str()?.to_owned(), url.port().unwrap_or(default)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_get_urls_for_each_transport_that_reaches_the_relay() {
+        let mut config = NodeConfig::default();
+        let all = |config: &NodeConfig, client_urls: &[&str]| {
+            let client_urls: Vec<_> = client_urls.iter().map(|url| (*url).to_owned()).collect();
+            let externals = [Some([192, 0, 2, 1].into()), Some("2001:db8::1".parse().expect("an address"))];
+            let addrs = [([0, 0, 0, 0], 3478).into(), "[::]:3479".parse().expect("an address")];
+            urls(&addrs, externals, config, &client_urls).join(" ")
+        };
+        let udp = "stun:192.0.2.1:3478 turn:192.0.2.1:3478?transport=udp \
+                   stun:[2001:db8::1]:3479 turn:[2001:db8::1]:3479?transport=udp";
+        // A proxy ends TLS.
+        assert_eq!(all(&config, &["wss://relay.example"]), udp);
+        assert_eq!(
+            all(&config, &["ws://relay.example:8710/ws"]),
+            format!("{udp} turn:relay.example:8710?transport=tcp")
+        );
+        config.client.tls_cert = Some("cert.pem".into());
+        assert_eq!(all(&config, &["wss://relay.example"]), format!("{udp} turns:relay.example:443?transport=tcp"));
+        assert_eq!(
+            all(&config, &["wss://[2001:db8::1]:8443"]),
+            format!("{udp} turns:[2001:db8::1]:8443?transport=tcp")
+        );
+    }
+}

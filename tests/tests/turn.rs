@@ -1,0 +1,209 @@
+//! A node's STUN and TURN server over real sockets. The clients are coturn's (Debian's package `coturn`), where they are
+//! installed.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use chappe_node::NodeConfig;
+use chappe_testkit::{
+    PATIENCE,
+    federation::{Federation, no_limits},
+    http,
+    raw::{Raw, inbox, now_ms},
+    tls::Files,
+};
+use serde_json::{Value, json};
+
+fn with_turn(config: &mut NodeConfig) {
+    no_limits(config);
+    config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
+    config.turn.allowed_peers = vec!["127.0.0.0/8".parse().expect("a network")];
+    config.admin.listen = Some(([127, 0, 0, 1], 0).into());
+}
+
+/// The node's own server, as a client with an inbox gets it.
+async fn ice_server(mut raw: Raw) -> Value {
+    raw.attach(&inbox(1).0, now_ms()).await;
+    raw.send(json!({"type": "get_ice_servers", "id": "i"})).await;
+    raw.expect("ice_servers").await["iceServers"][0].clone()
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().expect("a text")
+}
+
+/// A program of coturn, or `None` with a word about it.
+fn coturn(program: &str) -> Option<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
+        return Some(Command::new(program));
+    }
+    println!("skipped: {program} is not installed (Debian's package coturn)");
+    None
+}
+
+/// Runs coturn's client with 40 packets of 200 bytes on each of four connections.
+async fn exchange(addr: SocketAddr, server: &Value, args: &'static [&str]) -> Option<Output> {
+    let mut client = coturn("turnutils_uclient")?;
+    client.args(["-u", text(server, "username"), "-w", text(server, "credential"), "-p", &addr.port().to_string()]);
+    // Without RTCP, whose ports would be next to those of RTP.
+    client.args(["-c", "-n", "40", "-l", "200", "-m", "4"]).args(args).arg(addr.ip().to_string());
+    Some(tokio::task::spawn_blocking(move || client.output()).await.expect("no panic").expect("it runs"))
+}
+
+fn assert_lossless(name: &str, output: &Output) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("Total lost packets 0 (0.0"), "{name}: {text}");
+}
+
+/// A metric of the node.
+async fn metric(federation: &Federation, name: &str) -> u64 {
+    let admin = federation.nodes[0].addrs().admin.expect("it listens");
+    let response = http::client().get(format!("http://{admin}/metrics")).send().await.expect("an answer");
+    let text = response.text().await.expect("a text");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap_or_else(|| panic!("no {name}"));
+    line.parse().expect("a number")
+}
+
+/// Waits until a metric has a value.
+async fn until_metric(federation: &Federation, name: &str, expected: u64) {
+    let mut last = 0;
+    let reach = async {
+        while last != expected {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            last = metric(federation, name).await;
+        }
+    };
+    let is_reached = tokio::time::timeout(PATIENCE, reach).await.is_ok();
+    assert!(is_reached, "{name} is {last}, not {expected}");
+}
+
+/// A process that is ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coturns_client_relays_over_udp_and_tcp() {
+    let federation = Federation::start(1, with_turn).await;
+    let server = ice_server(Raw::connect(federation.nodes[0].client_url()).await).await;
+    let addrs = federation.nodes[0].addrs();
+    let udp = addrs.turn.expect("it listens");
+    let urls = json!([
+        format!("stun:{udp}"),
+        format!("turn:{udp}?transport=udp"),
+        format!("turn:{}?transport=tcp", addrs.client),
+    ]);
+    assert_eq!(server["urls"], urls);
+    for (name, addr, args) in [
+        ("UDP, channels", udp, &["-y"][..]),
+        ("UDP, indications", udp, &["-y", "-s"]),
+        ("TCP, channels", addrs.client, &["-y", "-t"]),
+        ("TCP, indications", addrs.client, &["-y", "-t", "-s"]),
+    ] {
+        let Some(output) = exchange(addr, &server, args).await else { return };
+        assert_lossless(name, &output);
+    }
+    // From one allocation to another, each packet went to the other client at once.
+    until_metric(&federation, "chappe_turn_packets_hairpinned_total", 640).await;
+    until_metric(&federation, "chappe_turn_packets_total", 640).await;
+    // The client has ended its allocations, and closed its connections.
+    until_metric(&federation, "chappe_turn_allocations", 0).await;
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coturns_client_relays_over_tls_on_the_port_of_the_websocket() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let files = Files::make(dir.path());
+    let federation = Federation::start(1, |config| {
+        with_turn(config);
+        config.client.tls_cert = Some(files.certificate());
+        config.client.tls_key = Some(files.key());
+    })
+    .await;
+    let client = federation.nodes[0].addrs().client;
+    let raw = Raw::connect_tls(federation.nodes[0].client_url(), files.client().into()).await;
+    let server = ice_server(raw).await;
+    assert_eq!(server["urls"][2], format!("turns:{client}?transport=tcp"));
+    for (name, args) in [("channels", &["-y", "-t", "-S"][..]), ("indications", &["-y", "-t", "-S", "-s"])] {
+        let Some(output) = exchange(client, &server, args).await else { return };
+        assert_lossless(name, &output);
+    }
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_reach_a_peer_elsewhere_and_come_back() {
+    let federation = Federation::start(1, with_turn).await;
+    let server = ice_server(Raw::connect(federation.nodes[0].client_url()).await).await;
+    let addrs = federation.nodes[0].addrs();
+    let Some(mut peer) = coturn("turnutils_peer") else { return };
+    let port = UdpSocket::bind("127.0.0.2:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+    let peer = peer.args(["-L", "127.0.0.2", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let _peer = Ended(peer.spawn().expect("it runs"));
+    let port: &'static str = port.to_string().leak();
+    for (name, addr, args) in [
+        ("UDP", addrs.turn.expect("it listens"), vec!["-e", "127.0.0.2", "-r", port]),
+        ("TCP", addrs.client, vec!["-e", "127.0.0.2", "-r", port, "-t"]),
+    ] {
+        let Some(output) = exchange(addr, &server, args.leak()).await else { return };
+        assert_lossless(name, &output);
+    }
+    federation.shutdown().await;
+}
+
+/// A Binding request.
+const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42transaction!";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stun_http_and_websockets_share_a_port() {
+    let federation = Federation::start(1, with_turn).await;
+    let client = federation.nodes[0].addrs().client;
+    let mut raw = Raw::connect(federation.nodes[0].client_url()).await;
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(client).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+        // In two parts: the first is too short to be told from anything else.
+        stream.write_all(&BINDING[..7]).expect("it writes");
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(&BINDING[7..]).expect("it writes");
+        let mut answer = [0; 32];
+        stream.read_exact(&mut answer).expect("an answer");
+        answer
+    })
+    .await
+    .expect("no panic");
+    assert_eq!((&answer[..2], &answer[4..20]), (&[1, 1][..], &BINDING[4..]));
+    assert_eq!(http::client().get(format!("http://{client}/health")).send().await.expect("an answer").status(), 200);
+    raw.send(json!({"type": "ping"})).await;
+    raw.expect("pong").await;
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_is_empty() {
+    let federation = Federation::start(1, no_limits).await;
+    let client = federation.nodes[0].addrs().client;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(client).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+        stream.write_all(&BINDING).expect("it writes");
+        stream.read(&mut [0; 32]).expect("it is closed")
+    })
+    .await
+    .expect("no panic");
+    assert_eq!(read, 0);
+    assert_eq!(ice_server(Raw::connect(federation.nodes[0].client_url()).await).await, Value::Null);
+    federation.shutdown().await;
+}
