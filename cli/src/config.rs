@@ -245,7 +245,7 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 21] = [
+const EXAMPLES: [(&str, &str); 26] = [
     ("node.region", r#""eu-west""#),
     ("client.urls", r#"["wss://node.example.org"]"#),
     ("client.tls_cert", r#""fullchain.pem""#),
@@ -261,6 +261,11 @@ const EXAMPLES: [(&str, &str); 21] = [
     ("ice.servers", r#"[{ urls = ["stun:stun.example.org"] }]"#),
     ("ice.servers.urls", r#"["stun:stun.example.org"]"#),
     ("ice.servers.secret", r#""the secret that the server knows""#),
+    ("turn.listen", r#"["203.0.113.7:3478"]"#),
+    ("turn.external", r#"["203.0.113.7"]"#),
+    ("turn.monthly_bytes", "1000000000000"),
+    ("turn.allowed_peers", r#"["10.0.0.0/8"]"#),
+    ("turn.denied_peers", r#"["198.51.100.0/24"]"#),
     ("limits.exempt", r#"["10.0.0.0/8"]"#),
     ("http.cors_origins", r#"["https://example.org"]"#),
     ("http.trusted_proxies", r#"["127.0.0.1/32"]"#),

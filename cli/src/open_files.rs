@@ -22,6 +22,11 @@ impl OpenFiles {
         Self { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
     }
 
+    /// What is left if other parts of this process open so many files.
+    pub(crate) const fn without(self, files: usize) -> Self {
+        Self { limit: self.limit.saturating_sub(files) }
+    }
+
     /// Number of connections for each of `daemons` daemons in this process.
     pub(crate) fn connections_per_daemon(self, daemons: usize) -> usize {
         (self.limit / daemons.max(1)).saturating_sub(RESERVED).max(1)
@@ -52,6 +57,7 @@ mod tests {
         assert_eq!(files.limit_connections("client.max_connections", 18_000), 896);
         assert_eq!(files.limit_connections("client.max_connections", 896), 896);
         assert_eq!(files.connections_per_daemon(2), 384);
+        assert_eq!(files.without(96).limit_connections("client.max_connections", 896), 800);
         assert_eq!(OpenFiles { limit: 64 }.limit_connections("client.max_connections", 10), 1);
     }
 }

@@ -31,7 +31,8 @@ pub(crate) struct Context {
     /// As in the record. Replaced when the addresses of an advertised name change.
     pub(crate) quic_addrs: ArcSwap<Vec<SocketAddr>>,
     pub(crate) region: String,
-    pub(crate) abilities: Abilities,
+    /// As in the record. The relay for media is no longer offered when the month's budget is nearly spent.
+    pub(crate) abilities: ArcSwap<Abilities>,
     pub(crate) record_lifetime: Duration,
     pub(crate) started: Instant,
     pub(crate) metrics: Metrics,
@@ -57,7 +58,7 @@ impl Context {
             quic_addrs: self.quic_addrs.load().to_vec(),
             region: self.region.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            abilities: self.abilities,
+            abilities: **self.abilities.load(),
         };
         Signed::sign(record, &self.key)
     }

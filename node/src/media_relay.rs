@@ -6,20 +6,24 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 use chappe_common::record::NodeRecord;
 use chappe_turn::{
-    budget::Budget,
+    budget::{Budget, BudgetLevel},
     credentials::CredentialSecret,
     limits::{Limits, RelayAddress, RelayAddresses},
     peer_filter::{PeerFilter, RelayHost},
     runtime::{NewStream, NotTaken, Relay, RelayConfig, Snapshot, month},
     server::Config,
 };
+use ipnet::IpNet;
 use url::Url;
 
 use crate::config::{NodeConfig, TurnSection};
+
+mod budget_file;
 
 /// The relay ports of members, which their records do not name: the range of RFC 8656, 7.2.
 const MEMBER_PORTS: [u16; 2] = [49_152, 65_535];
@@ -34,8 +38,9 @@ pub(crate) struct MediaRelay {
     secret: CredentialSecret,
     urls: Vec<String>,
     own: HashMap<IpAddr, RelayHost>,
-    allowed: Vec<ipnet::IpNet>,
-    denied: Vec<ipnet::IpNet>,
+    allowed: Vec<IpNet>,
+    denied: Vec<IpNet>,
+    budget_file: PathBuf,
 }
 
 /// This node's own services, which are not relayed to.
@@ -68,6 +73,8 @@ impl MediaRelay {
             denied: turn.denied_peers.clone(),
             relay_hosts: own.clone(),
         };
+        let limit = (turn.monthly_bytes > 0).then_some(turn.monthly_bytes);
+        let (month, budget_file) = (month(now), config.node.data_dir.join(budget_file::FILE));
         let relay = Relay::spawn(RelayConfig {
             listen: turn.listen.clone(),
             relay_bind: families.into_iter().filter_map(bind).collect(),
@@ -85,10 +92,11 @@ impl MediaRelay {
                 listening: Vec::new(),
                 seed: seed.try_into().expect("32 bytes"),
             },
-            budget: Budget::new(turn.monthly_bytes, month(now), 0),
+            budget: Budget::new(limit, month, budget_file::load(&budget_file, month)),
         })?;
         let urls = urls(relay.addrs(), externals, config, services.client_urls);
-        Ok(Self { relay, secret, urls, own, allowed: turn.allowed_peers.clone(), denied: turn.denied_peers.clone() })
+        let (allowed, denied) = (turn.allowed_peers.clone(), turn.denied_peers.clone());
+        Ok(Self { relay, secret, urls, own, allowed, denied, budget_file })
     }
 
     /// The URLs under which clients reach the relay, over UDP, TCP and TLS.
@@ -134,6 +142,26 @@ impl MediaRelay {
         }
         let (allowed, denied) = (self.allowed.clone(), self.denied.clone());
         self.relay.set_filter(PeerFilter { allowed, denied, relay_hosts });
+    }
+
+    /// Whether the relay makes new allocations: it runs, and the month's budget allows it.
+    pub(crate) fn makes_allocations(&self) -> bool {
+        let snapshot = self.relay.snapshot();
+        snapshot.is_running && snapshot.budget.level() == BudgetLevel::Open
+    }
+
+    /// Whether the node's record offers the relay.
+    pub(crate) fn is_offered(&self) -> bool {
+        let snapshot = self.relay.snapshot();
+        snapshot.is_running && snapshot.budget.level() < BudgetLevel::NotOffered
+    }
+
+    /// Writes the bytes of this month to disk.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn store_budget(&self) -> io::Result<()> {
+        budget_file::store(&self.budget_file, &self.relay.snapshot().budget)
     }
 
     /// Makes no new allocations from now on.

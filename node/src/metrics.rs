@@ -353,6 +353,12 @@ impl Collector for MembershipCollector {
 mod tests {
     use std::{fs, path::Path};
 
+    use chappe_turn::{
+        budget::{Budget, Month},
+        counters::Counters,
+        runtime::IoCounters,
+    };
+
     use super::*;
 
     #[test]
@@ -370,7 +376,15 @@ mod tests {
             clock_offset: 0,
             panics: 0,
         };
-        let text = Metrics::default().encode(levels);
+        let relay = Snapshot {
+            counters: Counters::default(),
+            io: IoCounters::default(),
+            allocations: 0,
+            streams: 0,
+            budget: Budget::new(None, Month(0), 0),
+            is_running: true,
+        };
+        let text = Metrics::default().encode(levels, Some(relay));
         let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE chappe_")?.split_once(' '));
         let names: Vec<_> = names.map(|(name, _)| name).collect();
         assert!(names.len() > 30, "only {} metrics", names.len());

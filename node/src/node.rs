@@ -65,6 +65,8 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// Minimum time between changes of the relay's peers. Until then, a new member's services are not refused.
 const RELAY_MEMBERS_EVERY: Duration = Duration::from_secs(1);
+/// Interval at which the bytes relayed in this month are stored. A crash gives back what was relayed since.
+const STORE_RELAY_BUDGET_EVERY: Duration = Duration::from_secs(60);
 /// Time limit for each step of leaving: the registries' answers, storing the members, the leave, closing the links.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -248,7 +250,8 @@ impl Node {
         core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), links_up));
         core.context.tasks.spawn_essential("expiry", expire(core.clone()));
         core.context.tasks.spawn_essential("clock", watch_clock(core.clone()));
-        core.context.tasks.spawn_essential("media relay", watch_members_for_relay(core.clone()));
+        core.context.tasks.spawn_essential("relay peers", watch_members_for_relay(core.clone()));
+        core.context.tasks.spawn_essential("relay budget", watch_relay_budget(core.clone()));
         let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
         joining.spawn_essential("revocations", revocations);
@@ -339,6 +342,9 @@ impl Node {
         let drained = self.drain();
         let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, leave_registries));
         core.connections.cancel().await;
+        if let Some(relay) = &core.media_relay {
+            store_relay_budget(relay).await;
+        }
         // The leave is sent in datagrams. Closing the links informs peers that did not receive it.
         let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
         core.context.tasks.cancel().await;
@@ -428,6 +434,34 @@ async fn watch_members_for_relay(core: Arc<Core>) {
     }
 }
 
+/// Stores the bytes that were relayed in this month, and offers the relay while the budget allows it. The next record tells
+/// others.
+async fn watch_relay_budget(core: Arc<Core>) {
+    let Some(relay) = &core.media_relay else { return std::future::pending().await };
+    let mut stored = None;
+    loop {
+        let used = relay.snapshot().budget.used();
+        if stored != Some(used) && store_relay_budget(relay).await {
+            stored = Some(used);
+        }
+        core.context.abilities.store(Arc::new(membership_runtime::abilities(&core.context.config, relay.is_offered())));
+        tokio::time::sleep(STORE_RELAY_BUDGET_EVERY).await;
+    }
+}
+
+/// Returns whether the bytes of this month could be stored.
+async fn store_relay_budget(relay: &Arc<MediaRelay>) -> bool {
+    let relay = relay.clone();
+    match tokio::task::spawn_blocking(move || relay.store_budget()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot store the bytes that were relayed this month; trying again in a minute");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
 fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
     let listen = || {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -465,7 +499,7 @@ fn context(
         client_urls,
         quic_addrs: ArcSwap::from_pointee(quic_addrs),
         region: config.node.region.clone(),
-        abilities: membership_runtime::abilities(&config),
+        abilities: ArcSwap::from_pointee(membership_runtime::abilities(&config, config.turn.is_on())),
         record_lifetime: config.registry.record_lifetime,
         started: Instant::now(),
         metrics: Metrics::default(),

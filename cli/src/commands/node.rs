@@ -119,7 +119,11 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
             let mut signals = Signals::for_daemon()?;
             let mut config: NodeConfig = args.load()?;
             let connections = &mut config.client.max_connections;
-            *connections = OpenFiles::raise().limit_connections("client.max_connections", *connections);
+            // An allocation has a socket for each of its relayed addresses.
+            let families = if config.turn.listen.iter().any(SocketAddr::is_ipv6) { 2 } else { 1 };
+            let allocations = if config.turn.is_on() { config.turn.max_allocations * families } else { 0 };
+            let files = OpenFiles::raise().without(allocations);
+            *connections = files.limit_connections("client.max_connections", *connections);
             let node = Node::spawn(config).await.map_err(explain_start)?;
             let line = NodeLine::of(&node);
             let client_addr = node.addrs().client;

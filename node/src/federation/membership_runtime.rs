@@ -56,9 +56,9 @@ enum NewRun {
     Other,
 }
 
-/// Returns the abilities that the configuration enables.
-pub(crate) fn abilities(config: &NodeConfig) -> Abilities {
-    let has_ice_servers = config.turn.is_on() || !config.ice.servers.is_empty();
+/// Returns the abilities that the configuration enables, with or without those of an own relay for media.
+pub(crate) fn abilities(config: &NodeConfig, offers_relay: bool) -> Abilities {
+    let has_ice_servers = offers_relay || !config.ice.servers.is_empty();
     let offered = [(has_ice_servers, Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
     let offered = offered.into_iter().filter(|(offers, _)| *offers);
     offered.fold(Abilities::default(), |all, (_, ability)| all.union(ability))

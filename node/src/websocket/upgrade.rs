@@ -168,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn stun_is_known_by_its_first_byte_and_its_cookie() {
+        let request = *b"\x00\x03\x00\x00\x21\x12\xa4\x42";
+        for len in 1..8 {
+            assert_eq!(parse_first(&request[..len]), None, "{len}");
+        }
+        assert_eq!(parse_first(&request), Some(Kind::Stun));
+        // The first byte of ChannelData can be a letter of an HTTP method: it is never the first of a connection.
+        assert_eq!(parse_first(b"G"), None);
+        assert_eq!(parse_first(&[0x40, 0, 0, 4, 1, 2, 3, 4]), Some(Kind::Http));
+    }
+
+    #[test]
     fn incomplete_upgrade_requests_are_plain_http() {
         assert!(!is_http(REQUEST));
         for (from, to) in [
@@ -182,7 +194,7 @@ mod tests {
             let request = REQUEST.replace(from, to);
             assert!(request != REQUEST && is_http(&request), "{to}");
         }
-        assert!(is_http("nonsense\r\n\r\n") && is_http("\0"));
+        assert!(is_http("nonsense\r\n\r\n") && is_http("\0\x01\0\0nope") && is_http("\x02"));
         assert!(is_http(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD))));
     }
 

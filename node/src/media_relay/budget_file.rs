@@ -1,0 +1,75 @@
+//! The bytes that were relayed in this month, on disk: a restart must not give the budget back.
+
+use std::path::Path;
+
+use chappe_discovery::private_file;
+use chappe_turn::budget::{Budget, Month};
+
+/// The file's name in the data folder.
+pub(crate) const FILE: &str = "relayed-bytes";
+
+/// Maximum length of the file.
+const MAX_LEN: u64 = 64;
+
+/// Reads the bytes of a month: 0 if the file is missing, or of an earlier month. An unreadable file counts as a missing one.
+pub(crate) fn load(path: &Path, month: Month) -> u64 {
+    if std::fs::metadata(path).map_or(true, |file| file.len() > MAX_LEN) {
+        return 0;
+    }
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let Some((stored, used)) = parse(&text) else {
+        tracing::warn!(path = %path.display(), "cannot read the file of relayed bytes; counting this month from 0");
+        return 0;
+    };
+    // A clock that was ahead leaves a month of the future. Its bytes still count.
+    if stored >= month { used } else { 0 }
+}
+
+/// Writes the bytes of a month.
+///
+/// # Errors
+/// The file cannot be written. The last one stays.
+pub(crate) fn store(path: &Path, budget: &Budget) -> std::io::Result<()> {
+    private_file::write_own(path, text(budget).as_bytes())
+}
+
+/// Year and month, and the bytes: `2026-11 123456`.
+fn text(budget: &Budget) -> String {
+    let Month(months) = budget.month();
+    format!("{:04}-{:02} {}\n", months / 12, months % 12 + 1, budget.used())
+}
+
+fn parse(text: &str) -> Option<(Month, u64)> {
+    let (month, used) = text.trim_end().split_once(' ')?;
+    let (year, month) = month.split_once('-')?;
+    let month: u32 = month.parse().ok().filter(|month| (1..=12).contains(month))?;
+    let months = year.parse::<u32>().ok()?.checked_mul(12)?.checked_add(month - 1)?;
+    Some((Month(months), used.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOVEMBER: Month = Month(2026 * 12 + 10);
+
+    #[test]
+    fn a_restart_in_the_same_month_keeps_the_count() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE);
+        assert_eq!(load(&path, NOVEMBER), 0, "no file");
+        let budget = Budget::new(Some(1), NOVEMBER, 123);
+        store(&path, &budget).expect("a writable folder");
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), "2026-11 123\n");
+        assert_eq!(load(&path, NOVEMBER), 123);
+        assert_eq!(load(&path, Month(NOVEMBER.0 + 1)), 0, "a new month");
+        assert_eq!(load(&path, Month(NOVEMBER.0 - 1)), 123, "a clock that was ahead");
+    }
+
+    #[test]
+    fn a_broken_file_counts_as_none() {
+        for text in ["", "2026-13 1", "2026-11", "x-11 1", "2026-11 x", "4294967295-12 1", "2026-00 1"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}
