@@ -69,7 +69,7 @@ pub struct Counters {
     pub allocations_closed: u64,
     /// Packets relayed, each once.
     pub packets: u64,
-    /// Bytes relayed, without headers. What goes from one allocation to another here counts for both.
+    /// Bytes relayed, without headers. What goes from one allocation to another counts once, as it is sent once.
     pub bytes: u64,
     /// Packets from one allocation to another of this server, which are among those relayed.
     pub hairpinned: u64,

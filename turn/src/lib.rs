@@ -16,6 +16,8 @@ pub mod client;
 pub mod counters;
 pub mod credentials;
 pub mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod limits;
 pub mod nonce;
 pub mod packet;

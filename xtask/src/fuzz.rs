@@ -17,7 +17,7 @@ struct Target {
     dict: Option<&'static str>,
 }
 
-static TARGETS: [Target; 8] = [
+static TARGETS: [Target; 9] = [
     Target { name: "client_message", max_len: 65_537, dict: Some("json.dict") },
     Target { name: "client_socket", max_len: 8300, dict: Some("socket.dict") },
     Target { name: "wire", max_len: 69_640, dict: None },
@@ -25,6 +25,7 @@ static TARGETS: [Target; 8] = [
     Target { name: "directories", max_len: 65_536, dict: Some("json.dict") },
     Target { name: "leases", max_len: 256, dict: None },
     Target { name: "invites", max_len: 2048, dict: Some("json.dict") },
+    Target { name: "media_relay", max_len: 2048, dict: None },
     Target { name: "replies", max_len: 65_537, dict: Some("json.dict") },
 ];
 

@@ -224,7 +224,7 @@ impl EventLoop {
                         answered.push((socket.into(), Outgoing { buffer: slot, data, to: addr }));
                     }
                     Action::ToClient { client, data } => {
-                        self.streams.queue(client, &self.client_buffers[slot][data], &mut self.io);
+                        self.streams.queue(client, &self.client_buffers[slot][data], now.monotonic, &mut self.io);
                     }
                 }
             }
@@ -274,7 +274,7 @@ impl EventLoop {
                     self.outbox.used += 1;
                 }
                 Action::ToClient { client, data } => {
-                    self.streams.queue(client, &buffer[data], &mut self.io);
+                    self.streams.queue(client, &buffer[data], now.monotonic, &mut self.io);
                 }
                 Action::Nothing | Action::Respond(_) | Action::ToPeer { .. } => {}
             }
@@ -335,7 +335,7 @@ impl EventLoop {
             let buffer = &self.stream_buffer[at - HEADROOM..];
             match action {
                 Action::Nothing => {}
-                Action::Respond(response) => self.streams.queue(client, &response, &mut self.io),
+                Action::Respond(response) => self.streams.queue(client, &response, now.monotonic, &mut self.io),
                 Action::ToPeer { relay, peer, data } => {
                     send_to_peer(&self.peers, relay, peer, &buffer[data], &mut self.io);
                 }
@@ -343,7 +343,9 @@ impl EventLoop {
                     let sent = self.listeners[usize::from(socket)].socket.send_to(&buffer[data], addr);
                     self.io.sends_failed += u64::from(sent.is_err());
                 }
-                Action::ToClient { client, data } => self.streams.queue(client, &buffer[data], &mut self.io),
+                Action::ToClient { client, data } => {
+                    self.streams.queue(client, &buffer[data], now.monotonic, &mut self.io)
+                }
             }
             at += frame.padded;
         }

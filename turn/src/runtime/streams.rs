@@ -47,13 +47,17 @@ impl Streams {
         self.by_id.remove(&id).map(|stream| stream.client)
     }
 
-    /// Queues a packet for a client. It is sent with the others of this turn.
-    pub(super) fn queue(&mut self, client: Client, packet: &[u8], counters: &mut IoCounters) {
+    /// Queues a packet for a client. It is sent with the others of this turn, or with a part of them if they are many.
+    pub(super) fn queue(&mut self, client: Client, packet: &[u8], now: Instant, counters: &mut IoCounters) {
         let Client::Stream { id, .. } = client else { return };
         let Some(stream) = self.by_id.get_mut(&id) else { return };
-        if !stream.queue(packet) {
+        let is_queued = stream.queue(packet)
+            // An error is seen again at the end of this turn.
+            || (!stream.awaits_writable && stream.flush(now).is_ok() && stream.queue(packet));
+        if !is_queued {
             counters.stream_packets_dropped += 1;
-        } else if !stream.awaits_writable {
+        }
+        if !stream.awaits_writable {
             self.dirty.push(id);
         }
     }

@@ -70,12 +70,14 @@ impl Server {
             return self.drop(DropReason::NoPermission);
         }
         let Some(port) = allocation.ports.get(family) else { return self.drop(DropReason::NoPermission) };
-        if let Err(reason) = self.take_traffic(id, data.len()) {
-            return self.drop(reason);
+        if !allocation.traffic.allows(data.len()) {
+            return self.drop(DropReason::AllocationRate);
         }
         let external = self.relaying(family).expect("a relay has its address").external;
         if peer.ip() != external {
-            self.count_relayed(data.len());
+            if !self.count_relayed(data.len()) {
+                return self.drop(DropReason::TotalRate);
+            }
             return Action::ToPeer { relay: RelayId { allocation: id, family }, peer, data };
         }
         let Some(other) = self.table.find_port(family, peer.port()) else {
@@ -110,10 +112,12 @@ impl Server {
             return self.drop(DropReason::NoPermission);
         }
         let (client, channel) = (allocation.client, allocation.channel_of(peer, seconds));
-        if let Err(reason) = self.take_traffic(id, data.len()) {
-            return self.drop(reason);
+        if !allocation.traffic.allows(data.len()) {
+            return self.drop(DropReason::AllocationRate);
         }
-        self.count_relayed(data.len());
+        if !self.count_relayed(data.len()) {
+            return self.drop(DropReason::TotalRate);
+        }
         let data = match channel {
             Some(number) => packet.channel_data(number, data, client.is_stream()),
             None => packet.data_indication(peer, data, self.rng.random()),
@@ -121,16 +125,13 @@ impl Server {
         Action::ToClient { client, data }
     }
 
-    fn take_traffic(&self, id: AllocationId, bytes: usize) -> Result<(), DropReason> {
-        let allocation = self.table.get(id).expect("just found");
-        if !allocation.traffic.allows(bytes) {
-            return Err(DropReason::AllocationRate);
+    /// Counts a packet, if the rate of all allocations allows it.
+    fn count_relayed(&mut self, bytes: usize) -> bool {
+        let is_allowed = self.total.allows(bytes);
+        if is_allowed {
+            self.counters.packets += 1;
+            self.counters.bytes += bytes as u64;
         }
-        if self.total.allows(bytes) { Ok(()) } else { Err(DropReason::TotalRate) }
-    }
-
-    const fn count_relayed(&mut self, bytes: usize) {
-        self.counters.packets += 1;
-        self.counters.bytes += bytes as u64;
+        is_allowed
     }
 }

@@ -1,0 +1,320 @@
+//! The relay's thread with real sockets: what clients that misbehave do to it, and to others.
+
+mod support;
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use chappe_turn::{
+    budget::{Budget, Month},
+    credentials::{CredentialName, CredentialSecret},
+    limits::{Limits, RelayAddress, RelayAddresses},
+    peer_filter::PeerFilter,
+    runtime::{NewStream, Relay, RelayConfig, Snapshot},
+    server::Config,
+};
+use stun_types::{
+    attribute::{AttributeWrite, Nonce},
+    message::{BINDING, Message, Method, TransactionId},
+};
+use support::{User, channel_data, code, plain, relayed, signed, signed_as};
+use turn_types::{
+    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress},
+    message::{ALLOCATE, CHANNEL_BIND},
+};
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn start(budget: Budget) -> (Relay, SocketAddr) {
+    let address = RelayAddress { external: [127, 0, 0, 1].into(), ports: 20_000..=29_999 };
+    let relay = Relay::spawn(RelayConfig {
+        listen: vec![([127, 0, 0, 1], 0).into()],
+        relay_bind: vec![[127, 0, 0, 1].into()],
+        server: Config {
+            limits: Limits { allocation_bytes_per_second: 100_000_000, ..Limits::default() },
+            addresses: RelayAddresses { v4: Some(address), v6: None },
+            secret: CredentialSecret::new(b"secret"),
+            filter: PeerFilter {
+                allowed: vec!["127.0.0.0/8".parse().expect("a network")],
+                denied: Vec::new(),
+                relay_hosts: HashMap::new(),
+            },
+            listening: Vec::new(),
+            seed: rand::random(),
+        },
+        budget,
+    })
+    .expect("a relay");
+    let addr = relay.addrs()[0];
+    (relay, addr)
+}
+
+fn unlimited() -> Budget {
+    Budget::new(None, Month(0), 0)
+}
+
+fn user() -> User {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let name = CredentialName::new(now + 600, rand::random()).to_string();
+    User { password: CredentialSecret::new(b"secret").password(&name), name }
+}
+
+/// Waits for a state of the relay.
+fn eventually(relay: &Relay, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let snapshot = relay.snapshot();
+        if holds(&snapshot) {
+            return snapshot;
+        }
+        assert!(Instant::now() < deadline, "{what}: {snapshot:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A client's transport.
+trait Transport {
+    fn request(&mut self, request: &[u8]) -> Vec<u8>;
+}
+
+impl Transport for UdpSocket {
+    fn request(&mut self, request: &[u8]) -> Vec<u8> {
+        self.send(request).expect("it is sent");
+        let mut answer = [0; 2048];
+        let len = self.recv(&mut answer).expect("an answer");
+        answer[..len].to_vec()
+    }
+}
+
+impl Transport for TcpStream {
+    fn request(&mut self, request: &[u8]) -> Vec<u8> {
+        self.write_all(request).expect("it is written");
+        let mut answer = vec![0; 20];
+        self.read_exact(&mut answer).expect("an answer");
+        answer.resize(20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])), 0);
+        self.read_exact(&mut answer[20..]).expect("its rest");
+        answer
+    }
+}
+
+fn udp(addr: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.connect(addr).expect("an address");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    socket
+}
+
+/// A TCP connection that was handed to the relay. The flag is set when the relay has dropped it.
+fn tcp(relay: &Relay) -> (TcpStream, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    socket2::SockRef::from(&stream).set_recv_buffer_size(64 << 10).expect("a size");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let (socket, addr) = listener.accept().expect("a connection");
+    let dropped = Arc::new(AtomicBool::new(false));
+    let guard: Box<dyn Any + Send> = Box::new(SetOnDrop(dropped.clone()));
+    relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
+    (stream, dropped)
+}
+
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An allocation with its user and relayed address.
+fn allocate(transport: &mut impl Transport) -> (User, String, SocketAddr) {
+    let user = user();
+    let transport_attribute = RequestedTransport::new(17);
+    let challenge = transport.request(&plain(ALLOCATE, &[&transport_attribute]));
+    let message = Message::from_bytes(&challenge).expect("a message");
+    let nonce = message.attribute::<Nonce>().expect("a nonce").nonce().to_owned();
+    let answer = transport.request(&signed(ALLOCATE, &[&transport_attribute], &user, &nonce));
+    let addr = relayed(&answer).unwrap_or_else(|| panic!("refused with {}", code(&answer)));
+    (user, nonce, addr)
+}
+
+fn bind(transport: &mut impl Transport, (user, nonce): (&User, &str), number: u16, peer: SocketAddr) {
+    let id = TransactionId::generate();
+    let (number, peer) = (ChannelNumber::new(number), XorPeerAddress::new(peer, id));
+    let attributes: [&dyn AttributeWrite; 2] = [&number, &peer];
+    assert_eq!(code(&transport.request(&signed_as(id, CHANNEL_BIND, &attributes, user, nonce))), 0);
+}
+
+#[test]
+fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
+    let (relay, addr) = start(unlimited());
+    let socket = udp(addr);
+    let mut packet = plain(ALLOCATE, &[&RequestedTransport::new(17)]);
+    for index in 0..20_000_usize {
+        let at = index % packet.len();
+        packet[at] = packet[at].wrapping_mul(31).wrapping_add(7);
+        let len = index % (packet.len() + 1);
+        let _ = socket.send(&packet[..len]);
+    }
+    // The longest datagram that loopback takes, and one just beyond what is relayed.
+    for len in [2048, 2049, 65_507] {
+        socket.send(&vec![0x40; len]).expect("it is sent");
+    }
+    eventually(&relay, "the long ones are counted", |snapshot| snapshot.io.truncated == 2);
+    thread::sleep(Duration::from_secs(1));
+    let mut other = udp(addr);
+    assert_eq!(code(&other.request(&plain(BINDING, &[]))), 0);
+    relay.shutdown();
+}
+
+#[test]
+fn class_31_packets_of_each_size_pass_a_tcp_connection_back_to_back() {
+    let (relay, addr) = start(unlimited());
+    let (mut stream, _) = tcp(&relay);
+    let mut socket = udp(addr);
+    let (user, nonce, relayed_tcp) = allocate(&mut stream);
+    let (other, other_nonce, relayed_udp) = allocate(&mut socket);
+    bind(&mut stream, (&user, &nonce), 0x4000, relayed_udp);
+    bind(&mut socket, (&other, &other_nonce), 0x4001, relayed_tcp);
+    let payload = |len: usize| -> Vec<u8> { (0..len).map(|index| (index % 251) as u8 + 1).collect() };
+    for lens in (1..=1500).collect::<Vec<_>>().chunks(50) {
+        let mut written = Vec::new();
+        for len in lens {
+            let packet = channel_data(0x4000, &payload(*len));
+            written.extend(&packet);
+            written.resize(written.len().next_multiple_of(4), 0xee);
+        }
+        stream.write_all(&written).expect("it is written");
+        for len in lens {
+            let mut received = [0; 2048];
+            let count = socket.recv(&mut received).expect("a packet");
+            assert_eq!(received[..count], channel_data(0x4001, &payload(*len)));
+        }
+        for len in lens {
+            socket.send(&channel_data(0x4001, &payload(*len))).expect("it is sent");
+        }
+        for len in lens {
+            let mut received = vec![0; (4 + len).next_multiple_of(4)];
+            stream.read_exact(&mut received).expect("a packet");
+            let mut expected = channel_data(0x4000, &payload(*len));
+            expected.resize(received.len(), 0);
+            assert_eq!(received, expected, "with zeros for padding");
+        }
+    }
+    drop(stream);
+    eventually(&relay, "its allocation ends with the connection", |snapshot| snapshot.allocations == 1);
+    relay.shutdown();
+}
+
+#[test]
+fn class_31_a_client_that_does_not_read_loses_its_packets_and_delays_nobody() {
+    let (relay, addr) = start(unlimited());
+    let (mut stream, dropped) = tcp(&relay);
+    let (mut sender, mut other) = (udp(addr), udp(addr));
+    let (user, nonce, relayed_tcp) = allocate(&mut stream);
+    let (of_sender, sender_nonce, relayed_sender) = allocate(&mut sender);
+    let (of_other, other_nonce, relayed_other) = allocate(&mut other);
+    bind(&mut stream, (&user, &nonce), 0x4000, relayed_sender);
+    bind(&mut sender, (&of_sender, &sender_nonce), 0x4000, relayed_tcp);
+    bind(&mut other, (&of_other, &other_nonce), 0x4000, relayed_other);
+    // First the kernel's buffers fill, then those of the relay.
+    let packet = channel_data(0x4000, &[1; 1400]);
+    let deadline = Instant::now() + PATIENCE;
+    while relay.snapshot().io.stream_packets_dropped == 0 {
+        for _ in 0..50 {
+            sender.send(&packet).expect("it is sent");
+        }
+        assert!(Instant::now() < deadline, "{:?}", relay.snapshot());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Others get theirs meanwhile: a client that is its own peer.
+    let mine = channel_data(0x4000, b"mine");
+    for _ in 0..100 {
+        assert_eq!(other.request(&mine), mine);
+    }
+    // Ten seconds later the connection is closed, and its allocation has ended.
+    eventually(&relay, "it is closed", |snapshot| snapshot.streams == 0 && snapshot.allocations == 2);
+    assert!(dropped.load(Ordering::Relaxed), "its permit is free");
+    relay.shutdown();
+}
+
+#[test]
+fn class_31_a_stream_that_is_no_stun_or_too_long_is_closed_at_once() {
+    let (relay, _) = start(unlimited());
+    for begin in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01\x02\x00", b"\x40\x00\xff\xff", b"\x00\x01\xff\xfc"] {
+        let (mut stream, dropped) = tcp(&relay);
+        stream.write_all(begin).expect("it is written");
+        // An unread byte makes the end a reset.
+        assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)));
+        eventually(&relay, "its permit is free", |_| dropped.load(Ordering::Relaxed));
+    }
+    eventually(&relay, "all are counted", |snapshot| snapshot.streams == 0 && snapshot.io.streams_closed == 4);
+    relay.shutdown();
+}
+
+#[test]
+fn other_programs_packets_to_a_relayed_address_reach_nobody_without_a_permission() {
+    let (relay, addr) = start(unlimited());
+    let mut client = udp(addr);
+    let (user, nonce, relayed) = allocate(&mut client);
+    let peer = UdpSocket::bind("127.0.0.2:0").expect("a socket");
+    peer.connect(relayed).expect("an address");
+    peer.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    peer.send(b"not yet").expect("it is sent");
+    thread::sleep(Duration::from_millis(100));
+    bind(&mut client, (&user, &nonce), 0x4000, peer.local_addr().expect("an address"));
+    peer.send(b"now").expect("it is sent");
+    let mut received = [0; 100];
+    let len = client.recv(&mut received).expect("a packet");
+    assert_eq!(received[..len], channel_data(0x4000, b"now"));
+    client.send(&channel_data(0x4000, b"back")).expect("it is sent");
+    let len = peer.recv(&mut received).expect("a packet");
+    assert_eq!(&received[..len], b"back");
+    relay.shutdown();
+}
+
+#[test]
+fn a_relay_that_drains_keeps_its_allocations_and_makes_no_new_ones() {
+    let (relay, addr) = start(unlimited());
+    let mut client = udp(addr);
+    let (user, nonce, _) = allocate(&mut client);
+    relay.drain();
+    let request = |socket: &mut UdpSocket| {
+        let user = self::user();
+        let attribute = RequestedTransport::new(17);
+        let challenge = socket.request(&plain(ALLOCATE, &[&attribute]));
+        let message = Message::from_bytes(&challenge).expect("a message");
+        let nonce = message.attribute::<Nonce>().expect("a nonce").nonce().to_owned();
+        code(&socket.request(&signed(ALLOCATE, &[&attribute], &user, &nonce)))
+    };
+    assert_eq!(request(&mut udp(addr)), 508);
+    let refresh = signed(Method::new(4), &[], &user, &nonce);
+    assert_eq!(code(&client.request(&refresh)), 0);
+    relay.shutdown();
+}
+
+#[test]
+fn a_spent_budget_ends_the_allocations() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let (relay, addr) = start(Budget::new(Some(100_000), chappe_turn::runtime::month(now), 0));
+    let mut client = udp(addr);
+    let (user, nonce, relayed) = allocate(&mut client);
+    bind(&mut client, (&user, &nonce), 0x4000, relayed);
+    let packet = channel_data(0x4000, &[1; 1000]);
+    for _ in 0..100 {
+        assert_eq!(client.request(&packet), packet);
+    }
+    let snapshot = eventually(&relay, "it has ended", |snapshot| snapshot.counters.allocations_closed == 1);
+    assert!(snapshot.budget.used() >= 100_000);
+    relay.shutdown();
+}
