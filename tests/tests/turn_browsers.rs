@@ -6,6 +6,7 @@ use chappe_node::NodeConfig;
 use chappe_testkit::{
     federation::{Federation, no_limits},
     raw::{Raw, inbox, now_ms},
+    tls::Files,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,12 +28,16 @@ fn with_turn(config: &mut NodeConfig) {
     config.turn.allowed_peers = vec!["127.0.0.0/8".parse().expect("a network")];
 }
 
-/// The node's own server with one of its URLs.
-async fn server(federation: &Federation, transport: &str) -> Value {
-    let mut raw = Raw::connect(federation.nodes[0].client_url()).await;
+/// Gets the node's own server.
+async fn ice_server(raw: &mut Raw) -> Value {
     raw.attach(&inbox(1).0, now_ms()).await;
     raw.send(json!({"type": "get_ice_servers", "id": "i"})).await;
-    let mut server = raw.expect("ice_servers").await["iceServers"][0].clone();
+    raw.expect("ice_servers").await["iceServers"][0].clone()
+}
+
+/// The node's own server with one of its URLs.
+async fn server(federation: &Federation, transport: &str) -> Value {
+    let mut server = ice_server(&mut Raw::connect(federation.nodes[0].client_url()).await).await;
     let urls = server["urls"].as_array_mut().expect("a list");
     urls.retain(|url| url.as_str().is_some_and(|url| url.ends_with(transport)));
     assert_eq!(urls.len(), 1, "one URL over {transport}");
@@ -90,7 +95,8 @@ fn start(browser: &str, profile: &Path, url: &str) -> Option<Child> {
     if browser == "chromium" {
         command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]);
         command.args(["--disable-background-networking", "--disable-component-update"]);
-        command.arg("--autoplay-policy=no-user-gesture-required");
+        // The relay's certificate is of an authority of this test.
+        command.args(["--autoplay-policy=no-user-gesture-required", "--ignore-certificate-errors"]);
         command.arg(format!("--user-data-dir={}", profile.display()));
     } else {
         let prefs = r#"
@@ -107,20 +113,95 @@ fn start(browser: &str, profile: &Path, url: &str) -> Option<Child> {
     Some(command.kill_on_drop(true).spawn().expect("it runs"))
 }
 
-/// Calls from one connection of a page to another, over one transport to the relay.
-async fn call(browser: &str, transport: &str) {
-    let federation = Federation::start(1, with_turn).await;
-    let servers = json!([server(&federation, transport).await]);
+/// Calls from one connection of a page to another. Returns the page's result, or `None` if the browser is not installed.
+async fn call_with(browser: &str, servers: &Value) -> Option<Value> {
     let profile = TempDir::new().expect("a folder");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
-    let Some(mut process) = start(browser, profile.path(), &url) else { return };
-    let result = timeout(BROWSER_PATIENCE, serve_page(listener, &servers)).await.expect("the page reports in time");
-    assert_eq!(result["error"], Value::Null, "{browser}, {transport}");
-    assert_eq!(result["inOrder"], true, "{browser}, {transport}: {result}");
-    assert!(result["heard"].as_u64().is_some_and(|heard| heard >= 50), "{result}");
-    assert_eq!(result["candidates"], json!(["relay"]), "{browser}, {transport}");
+    let mut process = start(browser, profile.path(), &url)?;
+    let result = timeout(BROWSER_PATIENCE, serve_page(listener, servers)).await.expect("the page reports in time");
     process.kill().await.expect("it runs");
+    assert_eq!(result["error"], Value::Null, "{browser}, {servers}");
+    assert_eq!(result["inOrder"], true, "{browser}, {servers}: {result}");
+    assert!(result["heard"].as_u64().is_some_and(|heard| heard >= 50), "{result}");
+    assert_eq!(result["candidates"], json!(["relay"]), "{browser}, {servers}");
+    Some(result)
+}
+
+/// Calls over one transport to the relay.
+async fn call(browser: &str, transport: &str) {
+    let federation = Federation::start(1, with_turn).await;
+    let servers = json!([server(&federation, transport).await]);
+    call_with(browser, &servers).await;
+    federation.shutdown().await;
+}
+
+/// Set in the network namespace of a test.
+const INSIDE: &str = "CHAPPE_TEST_NAMESPACE";
+
+/// Runs the test of this name again in a network namespace whose firewall drops UDP. Returns whether this is that run.
+fn is_without_udp(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    // Browsers gather no candidates on loopback alone.
+    let script = "ip link set lo up && ip link add out type veth peer name far && ip link set far up && \
+                  ip link set out up && ip addr add 192.0.2.2/24 dev out && ip route add default via 192.0.2.1 && \
+                  nft add table inet f && nft 'add chain inet f in { type filter hook input priority 0; }' && \
+                  nft add rule inet f in meta l4proto udp counter drop && exec \"$@\"";
+    let unshare = || {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--map-root-user", "--net", "sh", "-c", script, "sh"]);
+        command
+    };
+    if !unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: needs unshare (util-linux), ip (iproute2), nft (nftables), and network namespaces");
+        return false;
+    }
+    let mut again = unshare();
+    again.arg(std::env::current_exe().expect("a path")).args(["--exact", name, "--nocapture"]);
+    assert!(again.env(INSIDE, "1").status().expect("unshare runs").success());
+    false
+}
+
+/// Calls where UDP is blocked, while a WebSocket lives on the port of the relay's TCP or TLS.
+async fn call_without_udp(with_tls: bool) {
+    let [one, other] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+    one.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+    other.send_to(b"x", one.local_addr().expect("an address")).expect("it is sent");
+    assert!(one.recv(&mut [0; 1]).is_err(), "UDP is blocked");
+    let dir = TempDir::new().expect("a folder");
+    let files = Files::make(dir.path());
+    let federation = Federation::start(1, |config| {
+        with_turn(config);
+        if with_tls {
+            config.client.tls_cert = Some(files.certificate());
+            config.client.tls_key = Some(files.key());
+        }
+    })
+    .await;
+    let url = federation.nodes[0].client_url();
+    let mut raw = if with_tls { Raw::connect_tls(url, files.client().into()).await } else { Raw::connect(url).await };
+    let server = ice_server(&mut raw).await;
+    let has_url = |begin: &str| {
+        server["urls"]
+            .as_array()
+            .is_some_and(|urls| urls.iter().any(|url| url.as_str().is_some_and(|url| url.starts_with(begin))))
+    };
+    assert!(has_url("turn:") && has_url("turns:") == with_tls, "{server}");
+    let servers = json!([server]);
+    let calling = call_with("chromium", &servers);
+    tokio::pin!(calling);
+    // The WebSocket answers all the while.
+    loop {
+        tokio::select! {
+            _ = &mut calling => break,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {
+                raw.send(json!({"type": "ping"})).await;
+                raw.expect("pong").await;
+            }
+        }
+    }
     federation.shutdown().await;
 }
 
@@ -142,4 +223,18 @@ async fn firefox_calls_through_the_relay_over_udp() {
 #[tokio::test(flavor = "multi_thread")]
 async fn firefox_calls_through_the_relay_over_tcp() {
     call("firefox-esr", "transport=tcp").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_calls_over_the_websockets_port_where_udp_is_blocked() {
+    if is_without_udp("chromium_calls_over_the_websockets_port_where_udp_is_blocked") {
+        call_without_udp(false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked() {
+    if is_without_udp("chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked") {
+        call_without_udp(true).await;
+    }
 }

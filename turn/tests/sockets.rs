@@ -3,157 +3,20 @@
 mod support;
 
 use std::{
-    any::Any,
-    collections::HashMap,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    net::UdpSocket,
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use chappe_turn::{
-    budget::{Budget, Month},
-    credentials::{CredentialName, CredentialSecret},
-    limits::{Limits, RelayAddress, RelayAddresses},
-    peer_filter::PeerFilter,
-    runtime::{NewStream, Relay, RelayConfig, Snapshot},
-    server::Config,
-};
+use chappe_turn::budget::Budget;
 use stun_types::{
-    attribute::{AttributeWrite, Nonce},
-    message::{BINDING, Message, Method, TransactionId},
+    attribute::Nonce,
+    message::{BINDING, Message, Method},
 };
-use support::{User, channel_data, code, plain, relayed, signed, signed_as};
-use turn_types::{
-    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress},
-    message::{ALLOCATE, CHANNEL_BIND},
-};
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn start(budget: Budget) -> (Relay, SocketAddr) {
-    let address = RelayAddress { external: [127, 0, 0, 1].into(), ports: 20_000..=29_999 };
-    let relay = Relay::spawn(RelayConfig {
-        listen: vec![([127, 0, 0, 1], 0).into()],
-        relay_bind: vec![[127, 0, 0, 1].into()],
-        server: Config {
-            limits: Limits { allocation_bytes_per_second: 100_000_000, ..Limits::default() },
-            addresses: RelayAddresses { v4: Some(address), v6: None },
-            secret: CredentialSecret::new(b"secret"),
-            filter: PeerFilter {
-                allowed: vec!["127.0.0.0/8".parse().expect("a network")],
-                denied: Vec::new(),
-                relay_hosts: HashMap::new(),
-            },
-            listening: Vec::new(),
-            seed: rand::random(),
-        },
-        budget,
-    })
-    .expect("a relay");
-    let addr = relay.addrs()[0];
-    (relay, addr)
-}
-
-fn unlimited() -> Budget {
-    Budget::new(None, Month(0), 0)
-}
-
-fn user() -> User {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let name = CredentialName::new(now + 600, rand::random()).to_string();
-    User { password: CredentialSecret::new(b"secret").password(&name), name }
-}
-
-/// Waits for a state of the relay.
-fn eventually(relay: &Relay, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let snapshot = relay.snapshot();
-        if holds(&snapshot) {
-            return snapshot;
-        }
-        assert!(Instant::now() < deadline, "{what}: {snapshot:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A client's transport.
-trait Transport {
-    fn request(&mut self, request: &[u8]) -> Vec<u8>;
-}
-
-impl Transport for UdpSocket {
-    fn request(&mut self, request: &[u8]) -> Vec<u8> {
-        self.send(request).expect("it is sent");
-        let mut answer = [0; 2048];
-        let len = self.recv(&mut answer).expect("an answer");
-        answer[..len].to_vec()
-    }
-}
-
-impl Transport for TcpStream {
-    fn request(&mut self, request: &[u8]) -> Vec<u8> {
-        self.write_all(request).expect("it is written");
-        let mut answer = vec![0; 20];
-        self.read_exact(&mut answer).expect("an answer");
-        answer.resize(20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])), 0);
-        self.read_exact(&mut answer[20..]).expect("its rest");
-        answer
-    }
-}
-
-fn udp(addr: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    socket.connect(addr).expect("an address");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
-    socket
-}
-
-/// A TCP connection that was handed to the relay. The flag is set when the relay has dropped it.
-fn tcp(relay: &Relay) -> (TcpStream, Arc<AtomicBool>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
-    socket2::SockRef::from(&stream).set_recv_buffer_size(64 << 10).expect("a size");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
-    let (socket, addr) = listener.accept().expect("a connection");
-    let dropped = Arc::new(AtomicBool::new(false));
-    let guard: Box<dyn Any + Send> = Box::new(SetOnDrop(dropped.clone()));
-    relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
-    (stream, dropped)
-}
-
-struct SetOnDrop(Arc<AtomicBool>);
-
-impl Drop for SetOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// An allocation with its user and relayed address.
-fn allocate(transport: &mut impl Transport) -> (User, String, SocketAddr) {
-    let user = user();
-    let transport_attribute = RequestedTransport::new(17);
-    let challenge = transport.request(&plain(ALLOCATE, &[&transport_attribute]));
-    let message = Message::from_bytes(&challenge).expect("a message");
-    let nonce = message.attribute::<Nonce>().expect("a nonce").nonce().to_owned();
-    let answer = transport.request(&signed(ALLOCATE, &[&transport_attribute], &user, &nonce));
-    let addr = relayed(&answer).unwrap_or_else(|| panic!("refused with {}", code(&answer)));
-    (user, nonce, addr)
-}
-
-fn bind(transport: &mut impl Transport, (user, nonce): (&User, &str), number: u16, peer: SocketAddr) {
-    let id = TransactionId::generate();
-    let (number, peer) = (ChannelNumber::new(number), XorPeerAddress::new(peer, id));
-    let attributes: [&dyn AttributeWrite; 2] = [&number, &peer];
-    assert_eq!(code(&transport.request(&signed_as(id, CHANNEL_BIND, &attributes, user, nonce))), 0);
-}
+use support::{channel_data, code, plain, signed, sockets::*};
+use turn_types::{attribute::RequestedTransport, message::ALLOCATE};
 
 #[test]
 fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
@@ -287,10 +150,10 @@ fn other_programs_packets_to_a_relayed_address_reach_nobody_without_a_permission
 fn a_relay_that_drains_keeps_its_allocations_and_makes_no_new_ones() {
     let (relay, addr) = start(unlimited());
     let mut client = udp(addr);
-    let (user, nonce, _) = allocate(&mut client);
+    let (running, nonce, _) = allocate(&mut client);
     relay.drain();
     let request = |socket: &mut UdpSocket| {
-        let user = self::user();
+        let user = user();
         let attribute = RequestedTransport::new(17);
         let challenge = socket.request(&plain(ALLOCATE, &[&attribute]));
         let message = Message::from_bytes(&challenge).expect("a message");
@@ -298,7 +161,7 @@ fn a_relay_that_drains_keeps_its_allocations_and_makes_no_new_ones() {
         code(&socket.request(&signed(ALLOCATE, &[&attribute], &user, &nonce)))
     };
     assert_eq!(request(&mut udp(addr)), 508);
-    let refresh = signed(Method::new(4), &[], &user, &nonce);
+    let refresh = signed(Method::new(4), &[], &running, &nonce);
     assert_eq!(code(&client.request(&refresh)), 0);
     relay.shutdown();
 }
