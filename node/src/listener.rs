@@ -17,7 +17,7 @@ use axum::{
     routing::get,
 };
 use chappe_discovery::federation::FederationInfo;
-use chappe_turn::runtime::NewStream;
+use chappe_turn::{runtime::NewStream, source::Source};
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -38,10 +38,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{
     core::Core,
     levels::levels,
-    limits::{
-        connection_limiter::{ConnectionLimiter, Permit},
-        rates::Source,
-    },
+    limits::connection_limiter::{ConnectionLimiter, Permit},
     pending_connections::{PendingConnections, PendingGuard},
     session::run::Running,
     websocket::{

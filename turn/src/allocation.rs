@@ -6,12 +6,13 @@ use stun_types::message::TransactionId;
 
 use crate::{
     channel_data::ChannelNumber,
-    client::{Client, Source},
+    client::Client,
     credentials::CredentialName,
     limits::{
         CHANNEL_LIFETIME, CHANNEL_REST, MAX_CHANNELS, MAX_PEERS_IN_REQUEST, MAX_PERMISSIONS, PERMISSION_LIFETIME,
     },
     peer_filter::PeerFilter,
+    source::Source,
     time::Seconds,
     traffic::TrafficLimiter,
 };

@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use crate::{client::Source, time::Seconds};
+use crate::{source::Source, time::Seconds};
 
 /// Answers to a source in a second. A client that allocates needs two for each of its transports and addresses.
 const PER_SECOND: u16 = 10;

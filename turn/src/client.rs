@@ -1,9 +1,6 @@
 //! The clients: the other ends of the 5-tuples.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt, net::SocketAddr};
 
 /// One end of a 5-tuple. Its other end is the server's socket.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,28 +38,5 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_stream() { "Stream([redacted])" } else { "Udp([redacted])" })
-    }
-}
-
-/// The network that a client comes from: an IPv4 address or an IPv6 /64, the range of one household or server.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Source([u8; 8]);
-
-impl Source {
-    /// The source of an address.
-    pub fn of(ip: IpAddr) -> Self {
-        let mut source = [0; 8];
-        match ip.to_canonical() {
-            // No client address is in ::/64, so the two families cannot collide.
-            IpAddr::V4(ip) => source[4..].copy_from_slice(&ip.octets()),
-            IpAddr::V6(ip) => source.copy_from_slice(&ip.octets()[..8]),
-        }
-        Self(source)
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Source([redacted])")
     }
 }

@@ -26,6 +26,7 @@ pub mod ports;
 pub mod response;
 pub mod runtime;
 pub mod server;
+pub mod source;
 pub mod table;
 pub mod time;
 pub mod traffic;

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::{
     allocation::{Allocation, Family},
-    client::{Client, Source},
+    client::Client,
     credentials::CredentialName,
+    source::Source,
 };
 
 /// The id of an allocation. It is used again after the allocation has ended.

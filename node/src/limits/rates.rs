@@ -1,7 +1,8 @@
 //! Rate limits of sessions, and of the sources they come from.
 
-use std::{fmt, net::IpAddr, num::NonZeroU32};
+use std::{net::IpAddr, num::NonZeroU32};
 
+use chappe_turn::source::Source;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 
@@ -21,29 +22,6 @@ const SOURCE_ICE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("not zero")
 pub(crate) enum Exceeded {
     Messages,
     PairRequests,
-}
-
-/// The source of a connection: an IPv4 address or an IPv6 /64, the range of one household or server.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Source([u8; 8]);
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Source([redacted])")
-    }
-}
-
-impl Source {
-    /// Returns the source of an address.
-    pub(crate) fn of(ip: IpAddr) -> Self {
-        let mut source = [0; 8];
-        match ip.to_canonical() {
-            // No client address is in ::/64, so the two families cannot collide.
-            IpAddr::V4(ip) => source[4..].copy_from_slice(&ip.octets()),
-            IpAddr::V6(ip) => source.copy_from_slice(&ip.octets()[..8]),
-        }
-        Self(source)
-    }
 }
 
 fn per_minute(rate: u32, cost: NonZeroU32) -> Quota {
@@ -215,14 +193,6 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
-    }
-
-    #[test]
-    fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
-        assert_eq!(Source::of(ip("2001:db8::1")), Source::of(ip("2001:db8::ffff:1")));
-        assert_ne!(Source::of(ip("2001:db8::1")), Source::of(ip("2001:db8:0:1::1")));
-        assert_ne!(Source::of(ip("203.0.113.1")), Source::of(ip("203.0.113.2")));
-        assert_eq!(Source::of(ip("203.0.113.1")), Source::of(ip("::ffff:203.0.113.1")));
     }
 
     #[test]

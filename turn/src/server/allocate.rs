@@ -16,11 +16,12 @@ use super::{RelayId, RelaySockets, Server, authentication::User, check_known};
 use crate::{
     allocation::{Allocation, Family, RelayPorts},
     budget::BudgetLevel,
-    client::{Client, Source},
+    client::Client,
     credentials::GRACE,
     limits::{DEFAULT_LIFETIME, MAX_BINDS, MAX_LIFETIME},
     ports::Parity,
     response::{self, Refusal},
+    source::Source,
     time::Now,
     traffic::TrafficLimiter,
 };
