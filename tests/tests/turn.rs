@@ -1,10 +1,11 @@
-//! A node's STUN and TURN server over real sockets. The clients are coturn's (Debian's package `coturn`), where they are
-//! installed.
+//! A node's STUN and TURN server over real sockets. The clients are that of the `turn` crate, and coturn's (Debian's package
+//! `coturn`), where they are installed.
 
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +18,9 @@ use chappe_testkit::{
     tls::Files,
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
+use turn::client::{Client, ClientConfig};
+use webrtc_util::Conn;
 
 fn with_turn(config: &mut NodeConfig) {
     no_limits(config);
@@ -79,7 +83,7 @@ async fn until_metric(federation: &Federation, name: &str, expected: u64) {
             last = metric(federation, name).await;
         }
     };
-    let is_reached = tokio::time::timeout(PATIENCE, reach).await.is_ok();
+    let is_reached = timeout(PATIENCE, reach).await.is_ok();
     assert!(is_reached, "{name} is {last}, not {expected}");
 }
 
@@ -205,5 +209,60 @@ async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_
     .expect("no panic");
     assert_eq!(read, 0);
     assert_eq!(ice_server(Raw::connect(federation.nodes[0].client_url()).await).await, Value::Null);
+    federation.shutdown().await;
+}
+
+/// Allocates by the client of the `turn` crate. Returns the client and the relayed address.
+async fn allocate(server: &Value, addr: SocketAddr) -> (Client, Arc<dyn Conn + Send + Sync>) {
+    let conn = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let client = Client::new(ClientConfig {
+        stun_serv_addr: addr.to_string(),
+        turn_serv_addr: addr.to_string(),
+        username: text(server, "username").to_owned(),
+        password: text(server, "credential").to_owned(),
+        realm: "turn".to_owned(),
+        software: String::new(),
+        rto_in_ms: 0,
+        conn: Arc::new(conn),
+        vnet: None,
+    })
+    .await
+    .expect("a client");
+    client.listen().await.expect("it listens");
+    let relayed = Arc::new(client.allocate().await.expect("an allocation"));
+    (client, relayed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_turn_crates_client_relays_to_another_allocation_and_to_a_peer() {
+    let federation = Federation::start(1, with_turn).await;
+    let server = ice_server(Raw::connect(federation.nodes[0].client_url()).await).await;
+    let udp = federation.nodes[0].addrs().turn.expect("it listens");
+    let (one, from) = allocate(&server, udp).await;
+    let (other, to) = allocate(&server, udp).await;
+    let mapped = one.send_binding_request().await.expect("an answer");
+    assert!(mapped.ip().is_loopback());
+    let peer = tokio::net::UdpSocket::bind("127.0.0.2:0").await.expect("a socket");
+    let peer_addr = peer.local_addr().expect("an address");
+    let (from_addr, to_addr) = (from.local_addr().expect("an address"), to.local_addr().expect("an address"));
+    let mut buffer = [0; 100];
+    // Each needs a permission for the other, which sending asks for.
+    let mut received = None;
+    for _ in 0..50 {
+        from.send_to(b"there", to_addr).await.expect("it is sent");
+        to.send_to(b"back", from_addr).await.expect("it is sent");
+        if let Ok(result) = timeout(Duration::from_millis(200), to.recv_from(&mut buffer)).await {
+            received = Some(result.expect("a packet"));
+            break;
+        }
+    }
+    let (len, source) = received.expect("it arrives");
+    assert_eq!((&buffer[..len], source), (&b"there"[..], from_addr));
+    from.send_to(b"out", peer_addr).await.expect("it is sent");
+    let (len, source) = timeout(PATIENCE, peer.recv_from(&mut buffer)).await.expect("in time").expect("a packet");
+    assert_eq!((&buffer[..len], source), (&b"out"[..], from_addr));
+    for client in [one, other] {
+        client.close().await.expect("it closes");
+    }
     federation.shutdown().await;
 }
