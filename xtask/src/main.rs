@@ -36,7 +36,7 @@ enum Run {
     Fuzz,
 }
 
-static TASKS: [Task; 13] = [
+static TASKS: [Task; 14] = [
     Task { name: "ci", about: "all that has to hold before a change lands", run: Run::Script(".ci/run") },
     Task { name: "fmt", about: "format all crates", run: cargo(&["fmt", "--all"], &[]) },
     Task {
@@ -64,6 +64,11 @@ static TASKS: [Task; 13] = [
         name: "bench",
         about: "CPU, latency and memory beside minimal relays, 10 min",
         run: Run::Program("chappe-bench"),
+    },
+    Task {
+        name: "turn-bench",
+        about: "CPU, loss, latency and memory of relaying beside coturn, 10 min",
+        run: Run::Program("chappe-turn-bench"),
     },
     Task { name: "flood", about: "attack a node while others call", run: Run::Program("chappe-flood") },
     Task { name: "simulate", about: "membership on virtual time", run: Run::Program("chappe-simulator") },
