@@ -92,6 +92,10 @@ pub(super) struct EventLoop {
     commands: Receiver<Command>,
     waker: Arc<EventFd>,
     budget: Budget,
+    /// The number of this turn: one for each wait.
+    turn: u32,
+    /// Packets from one client to another, until their batch is sent.
+    hairpinned: Vec<Vec<Outgoing>>,
     is_draining: bool,
     is_stopping: bool,
     counted_bytes: u64,
@@ -148,6 +152,7 @@ impl EventLoop {
                 used: 0,
                 outgoing: listeners.iter().map(|_| Vec::new()).collect(),
             },
+            hairpinned: listeners.iter().map(|_| Vec::new()).collect(),
             listeners,
             peers: PeerTable::new(&relay_bind),
             streams: Streams::default(),
@@ -157,6 +162,7 @@ impl EventLoop {
             commands,
             waker,
             budget,
+            turn: 0,
             is_draining: false,
             is_stopping: false,
             counted_bytes: 0,
@@ -167,9 +173,10 @@ impl EventLoop {
 
     pub(super) fn run(mut self) {
         let mut events = vec![EpollEvent::empty(); EVENTS];
-        let mut next_tick = Instant::now();
+        let mut now = now();
+        let mut next_tick = now.monotonic;
         while !self.is_stopping {
-            let wait = next_tick.saturating_duration_since(Instant::now());
+            let wait = next_tick.saturating_duration_since(now.monotonic);
             let wait = EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO);
             let count = match self.epoll.wait(&mut events, wait) {
                 Ok(count) => count,
@@ -179,7 +186,9 @@ impl EventLoop {
                     break;
                 }
             };
-            let now = now();
+            // The calendar's clock, of which seconds count, is read once a second.
+            now.monotonic = Instant::now();
+            self.turn = self.turn.wrapping_add(1);
             let burst = PEER_PACKETS / count.max(1);
             for event in &events[..count] {
                 match Token::decode(event.data()) {
@@ -192,6 +201,7 @@ impl EventLoop {
             }
             self.flush(now);
             if now.monotonic >= next_tick {
+                now.unix = unix();
                 self.tick(now);
                 next_tick = now.monotonic + TICK;
             }
@@ -203,10 +213,8 @@ impl EventLoop {
     fn receive_from_clients(&mut self, index: u8, now: Now) {
         for _ in 0..MAX_BATCHES {
             let listener = &mut self.listeners[usize::from(index)];
-            listener.receive(&mut self.client_buffers, &mut self.received, &mut self.io);
-            let count = self.received.len();
-            let mut answered: Vec<(usize, Outgoing)> = Vec::new();
-            for slot in 0..count {
+            let is_more = listener.receive(&mut self.client_buffers, &mut self.received, &mut self.io);
+            for slot in 0..self.received.len() {
                 let (len, addr) = self.received[slot];
                 let client = Client::Udp { socket: index, addr };
                 let packet = Packet::new(&mut self.client_buffers[slot][..], len);
@@ -221,7 +229,7 @@ impl EventLoop {
                         send_to_peer(&self.peers, relay, peer, &self.client_buffers[slot][data], &mut self.io);
                     }
                     Action::ToClient { client: Client::Udp { socket, addr }, data } => {
-                        answered.push((socket.into(), Outgoing { buffer: slot, data, to: addr }));
+                        self.hairpinned[usize::from(socket)].push(Outgoing { buffer: slot, data, to: addr });
                     }
                     Action::ToClient { client, data } => {
                         self.streams.queue(client, &self.client_buffers[slot][data], now.monotonic, &mut self.io);
@@ -229,24 +237,28 @@ impl EventLoop {
                 }
             }
             // Before the buffers are used again.
-            self.send_hairpinned(answered);
-            if count < RECEIVE_BATCH {
+            self.send_hairpinned();
+            if !is_more {
                 break;
             }
         }
     }
 
     /// Sends packets from one client to another that lie in the listeners' buffers.
-    fn send_hairpinned(&mut self, mut packets: Vec<(usize, Outgoing)>) {
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let outgoing: Vec<_> = packets.extract_if(.., |(socket, _)| *socket == index).map(|(_, one)| one).collect();
-            listener.send(&self.client_buffers[..], &outgoing, &mut self.io);
+    fn send_hairpinned(&mut self) {
+        for (listener, outgoing) in self.listeners.iter_mut().zip(&mut self.hairpinned) {
+            listener.send(&self.client_buffers[..], outgoing, &mut self.io);
+            outgoing.clear();
         }
     }
 
-    /// Receives up to `burst` packets from a relayed socket.
+    /// Receives a packet from a relayed socket, or up to `burst` packets if the socket had one in the turn before.
+    ///
+    /// Most have one packet at a time. To ask for another would cost a system call, and the epoll finds a rest as well.
     fn receive_from_peer(&mut self, relay: RelayId, burst: usize, now: Now) {
-        for _ in 0..burst {
+        let Some(peer) = self.peers.get_mut(relay) else { return };
+        let packets = if peer.is_read_again(self.turn) { burst } else { 1 };
+        for _ in 0..packets {
             if self.outbox.used == self.outbox.buffers.len() {
                 self.outbox.flush(&mut self.listeners, &mut self.io);
             }
@@ -464,8 +476,11 @@ fn send_to_peer(peers: &PeerTable, relay: RelayId, peer: SocketAddr, data: &[u8]
 }
 
 fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Now { monotonic: Instant::now(), unix }
+    Now { monotonic: Instant::now(), unix: unix() }
+}
+
+fn unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The calendar month of a time in seconds since 1970, in UTC.

@@ -23,6 +23,9 @@ pub(super) const MAX_DATAGRAM: usize = 2048;
 /// Packets received with one system call. At 100,000 packets a second, one call fetches about 15.
 pub(super) const RECEIVE_BATCH: usize = 32;
 
+/// The least packets that one call may receive.
+const LEAST_WINDOW: usize = 4;
+
 /// Packets sent with one system call.
 pub(super) const SEND_BATCH: usize = 64;
 
@@ -55,6 +58,10 @@ pub(super) struct Listener {
     pub(super) socket: UdpSocket,
     received: MultiHeaders<SockaddrStorage>,
     sent: MultiHeaders<SockaddrStorage>,
+    /// The addresses of a batch that is sent.
+    addrs: Vec<Option<SockaddrStorage>>,
+    /// Packets that the next call receives at most. Each costs something even if it is not there.
+    window: usize,
 }
 
 /// A received packet: its length, and where it came from.
@@ -72,16 +79,17 @@ impl Listener {
     pub(super) fn new(socket: UdpSocket) -> Self {
         let (received, sent) =
             (MultiHeaders::preallocate(RECEIVE_BATCH, None), MultiHeaders::preallocate(SEND_BATCH, None));
-        Self { socket, received, sent }
+        Self { socket, received, sent, addrs: Vec::with_capacity(SEND_BATCH), window: RECEIVE_BATCH }
     }
 
     /// Receives up to [`RECEIVE_BATCH`] packets, each into its buffer. Longer ones than [`MAX_DATAGRAM`] have length 0.
+    /// Returns whether there may be more.
     pub(super) fn receive(
         &mut self,
         buffers: &mut [Buffer; RECEIVE_BATCH],
         received: &mut Vec<Received>,
         counters: &mut IoCounters,
-    ) {
+    ) -> bool {
         received.clear();
         let mut rest = buffers.iter_mut();
         let mut slices: [_; RECEIVE_BATCH] = array::from_fn(|_| {
@@ -89,7 +97,7 @@ impl Listener {
             [IoSliceMut::new(&mut buffer[HEADROOM..HEADROOM + MAX_DATAGRAM])]
         });
         let fd = self.socket.as_raw_fd();
-        match recvmmsg(fd, &mut self.received, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
+        match recvmmsg(fd, &mut self.received, &mut slices[..self.window], MsgFlags::MSG_DONTWAIT, None) {
             Ok(packets) => {
                 for packet in packets {
                     let is_truncated = packet.flags.contains(MsgFlags::MSG_TRUNC);
@@ -107,18 +115,28 @@ impl Listener {
             // Such as an ICMP error, which a socket without a peer does not have: the next call goes on.
             Err(_) => counters.receives_failed += 1,
         }
+        let is_full = received.len() == self.window;
+        self.window = (2 * received.len()).clamp(LEAST_WINDOW, RECEIVE_BATCH);
+        is_full
     }
 
     /// Sends packets that lie in `buffers`. Those that the system does not take are dropped, as on any network.
     pub(super) fn send(&mut self, buffers: &[Buffer], outgoing: &[Outgoing], counters: &mut IoCounters) {
+        // Half of the batches are of one packet, for which this is the cheaper call.
+        if let [packet] = outgoing {
+            let sent = self.socket.send_to(&buffers[packet.buffer][packet.data.clone()], packet.to);
+            counters.sends_failed += u64::from(sent.is_err());
+            return;
+        }
         let fd = self.socket.as_raw_fd();
         let mut rest = outgoing;
         while !rest.is_empty() {
             let batch = &rest[..rest.len().min(SEND_BATCH)];
             let slices: Vec<_> =
                 batch.iter().map(|packet| [IoSlice::new(&buffers[packet.buffer][packet.data.clone()])]).collect();
-            let addrs: Vec<_> = batch.iter().map(|packet| Some(SockaddrStorage::from(packet.to))).collect();
-            let sent = match sendmmsg(fd, &mut self.sent, &slices, &addrs, [], MsgFlags::MSG_DONTWAIT) {
+            self.addrs.clear();
+            self.addrs.extend(batch.iter().map(|packet| Some(SockaddrStorage::from(packet.to))));
+            let sent = match sendmmsg(fd, &mut self.sent, &slices, &self.addrs, [], MsgFlags::MSG_DONTWAIT) {
                 Ok(sent) => sent.count(),
                 // The socket's buffer is full.
                 Err(Errno::EAGAIN) => {

@@ -29,7 +29,25 @@ pub(super) struct PeerTable {
 #[derive(Debug)]
 struct Sockets {
     bind: Option<IpAddr>,
-    by_index: Vec<Option<UdpSocket>>,
+    by_index: Vec<Option<PeerSocket>>,
+}
+
+/// The socket of a relayed address.
+#[derive(Debug)]
+pub(super) struct PeerSocket {
+    pub(super) socket: UdpSocket,
+    /// The turn of the loop in which it was last read.
+    last_read: u32,
+}
+
+impl PeerSocket {
+    /// Notes that the socket is read in a turn. Returns whether it was in the turn before as well, so that it may have
+    /// several packets.
+    pub(super) const fn is_read_again(&mut self, turn: u32) -> bool {
+        let is_again = self.last_read.wrapping_add(1) == turn;
+        self.last_read = turn;
+        is_again
+    }
 }
 
 impl PeerTable {
@@ -46,7 +64,11 @@ impl PeerTable {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         };
-        sockets.by_index.get(relay.allocation.index())?.as_ref()
+        sockets.by_index.get(relay.allocation.index())?.as_ref().map(|peer| &peer.socket)
+    }
+
+    pub(super) fn get_mut(&mut self, relay: RelayId) -> Option<&mut PeerSocket> {
+        self.of(relay.family).by_index.get_mut(relay.allocation.index())?.as_mut()
     }
 
     const fn of(&mut self, family: Family) -> &mut Sockets {
@@ -67,7 +89,7 @@ impl RelaySockets for PeerSockets<'_> {
         if sockets.by_index.len() <= index {
             sockets.by_index.resize_with(index + 1, || None);
         }
-        sockets.by_index[index] = Some(socket);
+        sockets.by_index[index] = Some(PeerSocket { socket, last_read: 0 });
         Ok(())
     }
 
