@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use smallvec::SmallVec;
 use stun_types::message::TransactionId;
 
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
     time::Seconds,
     traffic::TrafficLimiter,
 };
+
+/// Permissions and channels of an allocation that need no memory elsewhere. Most calls use one pair of addresses.
+const INLINE: usize = 2;
 
 /// The family of a relayed address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,8 +80,10 @@ pub struct Allocation {
     pub(crate) ports: RelayPorts,
     pub(crate) expires: Seconds,
     pub(crate) traffic: TrafficLimiter,
-    permissions: Vec<Permission>,
-    channels: Vec<Channel>,
+    /// The first ones are in the allocation itself: each packet looks at them, and a list elsewhere is not in the
+    /// processor's cache if there are many allocations.
+    permissions: SmallVec<[Permission; INLINE]>,
+    channels: SmallVec<[Channel; INLINE]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +118,7 @@ impl Allocation {
         traffic: TrafficLimiter,
     ) -> Self {
         let ports = RelayPorts { v4: None, v6: None };
-        let (permissions, channels) = (Vec::new(), Vec::new());
+        let (permissions, channels) = (SmallVec::new(), SmallVec::new());
         Self { client, source, credential, transaction, ports, expires, traffic, permissions, channels }
     }
 

@@ -1,9 +1,13 @@
 //! The clients: the other ends of the 5-tuples.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+};
 
 /// One end of a 5-tuple. Its other end is the server's socket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Client {
     /// A source of UDP packets. Its address may be forged.
     Udp {
@@ -32,6 +36,26 @@ impl Client {
     /// Whether the client is a TCP or TLS connection, where packets are padded to four bytes.
     pub const fn is_stream(&self) -> bool {
         matches!(self, Self::Stream { .. })
+    }
+}
+
+/// A client is looked up for each packet. As few numbers, it costs a third of the derived hash. Equal clients have equal
+/// numbers; a stream's id alone tells it apart.
+impl Hash for Client {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match *self {
+            Self::Udp { socket, addr } => {
+                let rest = u64::from(addr.port()) << 8 | u64::from(socket);
+                match addr.ip() {
+                    IpAddr::V4(ip) => state.write_u64(u64::from(u32::from(ip)) << 32 | rest),
+                    IpAddr::V6(ip) => {
+                        state.write_u128(ip.into());
+                        state.write_u64(rest);
+                    }
+                }
+            }
+            Self::Stream { id, .. } => state.write_u32(id),
+        }
     }
 }
 
