@@ -12,6 +12,8 @@ use nix::{
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::EventFd,
+        time::TimeSpec,
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
 use time::OffsetDateTime;
@@ -53,6 +55,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Waker,
+    Timer,
     Listener(u8),
     Relay(RelayId),
     Stream(u32),
@@ -65,6 +68,7 @@ impl Token {
             Self::Listener(index) => 1 << 40 | index as u64,
             Self::Relay(relay) => 2 << 40 | peers::encode(relay),
             Self::Stream(id) => 3 << 40 | id as u64,
+            Self::Timer => 4 << 40,
         }
     }
 
@@ -74,7 +78,8 @@ impl Token {
             0 => Some(Self::Waker),
             1 => u8::try_from(rest).ok().map(Self::Listener),
             2 => peers::decode(rest).map(Self::Relay),
-            _ => u32::try_from(rest).ok().map(Self::Stream),
+            3 => u32::try_from(rest).ok().map(Self::Stream),
+            _ => Some(Self::Timer),
         }
     }
 }
@@ -82,6 +87,7 @@ impl Token {
 pub(super) struct EventLoop {
     server: Server,
     epoll: Epoll,
+    timer: TimerFd,
     listeners: Vec<Listener>,
     peers: PeerTable,
     streams: Streams,
@@ -113,6 +119,7 @@ struct Outbox {
 /// The sockets of the loop, which are bound before its thread starts.
 pub(super) struct Bound {
     epoll: Epoll,
+    timer: TimerFd,
     listeners: Vec<UdpSocket>,
     pub(super) addrs: Vec<SocketAddr>,
 }
@@ -121,6 +128,10 @@ impl Bound {
     pub(super) fn bind(listen: &[SocketAddr], waker: &EventFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.encode()))?;
+        // A timeout of the epoll would be set anew each time that the thread sleeps, which is for every few packets.
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        timer.set(Expiration::Interval(TimeSpec::from_duration(TICK)), TimerSetTimeFlags::empty())?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Timer.encode()))?;
         let mut listeners = Vec::new();
         for (index, addr) in (0..=u8::MAX).zip(listen) {
             let socket = bind_udp(*addr, Some(RECEIVE_BUFFER))?;
@@ -128,7 +139,7 @@ impl Bound {
             listeners.push(socket);
         }
         let addrs = listeners.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
-        Ok(Self { epoll, listeners, addrs })
+        Ok(Self { epoll, timer, listeners, addrs })
     }
 }
 
@@ -141,12 +152,13 @@ impl EventLoop {
         snapshot: Arc<Mutex<Snapshot>>,
     ) -> Self {
         let RelayConfig { relay_bind, mut server, budget, .. } = config;
-        let Bound { epoll, listeners, addrs } = bound;
+        let Bound { epoll, timer, listeners, addrs } = bound;
         server.listening.extend(addrs);
         let listeners: Vec<_> = listeners.into_iter().map(Listener::new).collect();
         Self {
             server: Server::new(server, Instant::now()),
             epoll,
+            timer,
             outbox: Outbox {
                 buffers: (0..SEND_BATCH).map(|_| buffer()).collect(),
                 used: 0,
@@ -174,11 +186,9 @@ impl EventLoop {
     pub(super) fn run(mut self) {
         let mut events = vec![EpollEvent::empty(); EVENTS];
         let mut now = now();
-        let mut next_tick = now.monotonic;
+        self.tick(now);
         while !self.is_stopping {
-            let wait = next_tick.saturating_duration_since(now.monotonic);
-            let wait = EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO);
-            let count = match self.epoll.wait(&mut events, wait) {
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => {
@@ -190,9 +200,11 @@ impl EventLoop {
             now.monotonic = Instant::now();
             self.turn = self.turn.wrapping_add(1);
             let burst = PEER_PACKETS / count.max(1);
+            let mut is_tick = false;
             for event in &events[..count] {
                 match Token::decode(event.data()) {
                     Some(Token::Waker) => self.handle_commands(now),
+                    Some(Token::Timer) => is_tick = true,
                     Some(Token::Listener(index)) => self.receive_from_clients(index, now),
                     Some(Token::Relay(relay)) => self.receive_from_peer(relay, burst.max(1), now),
                     Some(Token::Stream(id)) => self.handle_stream(id, event.events(), now),
@@ -200,10 +212,11 @@ impl EventLoop {
                 }
             }
             self.flush(now);
-            if now.monotonic >= next_tick {
+            if is_tick {
+                // The number of ticks does not matter.
+                let _ = self.timer.wait();
                 now.unix = unix();
                 self.tick(now);
-                next_tick = now.monotonic + TICK;
             }
         }
         self.publish(false);
@@ -503,6 +516,7 @@ mod tests {
         };
         let tokens = [
             Token::Waker,
+            Token::Timer,
             Token::Listener(3),
             relay(0, Family::V4),
             relay(u32::MAX as usize, Family::V6),
