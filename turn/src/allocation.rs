@@ -180,7 +180,7 @@ impl Allocation {
     }
 
     /// Removes the channels and permissions of peers that may no longer be sent to.
-    pub(crate) fn apply(&mut self, filter: &PeerFilter) {
+    pub(crate) fn remove_refused_peers(&mut self, filter: &PeerFilter) {
         self.channels.retain(|channel| filter.allows(channel.peer));
         // A permission is for all ports. Each Send is checked with its port.
         self.permissions.retain(|permission| filter.allows_some_port(permission.ip));

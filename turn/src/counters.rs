@@ -9,6 +9,8 @@ pub enum DropReason {
     ImpossibleSource,
     /// More answers to an unverified source than its rate allows.
     AnswerRate,
+    /// More signed requests of a source than its rate allows.
+    RequestRate,
     /// The answer would be more than 1.5 times as large as the request.
     Amplification,
     /// Data of a client without an allocation.
@@ -27,10 +29,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::ImpossibleSource,
         Self::AnswerRate,
+        Self::RequestRate,
         Self::Amplification,
         Self::NoAllocation,
         Self::NoPermission,
@@ -46,6 +49,7 @@ impl DropReason {
             Self::Malformed => "malformed",
             Self::ImpossibleSource => "impossible_source",
             Self::AnswerRate => "answer_rate",
+            Self::RequestRate => "request_rate",
             Self::Amplification => "amplification",
             Self::NoAllocation => "no_allocation",
             Self::NoPermission => "no_permission",
@@ -69,7 +73,7 @@ pub struct Counters {
     pub allocations_closed: u64,
     /// Packets relayed, each once.
     pub packets: u64,
-    /// Bytes relayed, without headers. What goes from one allocation to another counts once, as it is sent once.
+    /// Bytes relayed, with the headers of IP and UDP, each once. They are received and sent.
     pub bytes: u64,
     /// Packets from one allocation to another of this server, which are among those relayed.
     pub hairpinned: u64,

@@ -8,7 +8,6 @@
 //! - Allocations, permissions, channels and bytes are bounded ([`limits`], [`traffic`], [`budget`]).
 
 pub mod allocation;
-pub mod answer_limiter;
 pub mod attributes;
 pub mod budget;
 pub mod channel_data;
@@ -27,6 +26,7 @@ pub mod response;
 pub mod runtime;
 pub mod server;
 pub mod source;
+pub mod source_limiter;
 pub mod table;
 pub mod time;
 pub mod traffic;

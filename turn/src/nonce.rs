@@ -14,8 +14,22 @@ pub const LEN: usize = 16;
 /// How long a nonce is valid, in minutes.
 const LIFETIME: u16 = 10;
 
+/// For how many minutes a nonce still proves that its client has received it.
+const MAX_AGE: u16 = 24 * 60;
+
 /// The length of the MAC. 80 bits cannot be guessed at ten answers a second, and a nonce is no secret.
 const MAC: usize = 10;
+
+/// What is known of a nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonceState {
+    /// It was made for this client in the last ten minutes.
+    Valid,
+    /// It was made for this client in the last day.
+    Old,
+    /// It was not made for this client.
+    Foreign,
+}
 
 /// The key of the nonces.
 #[derive(Debug)]
@@ -36,15 +50,19 @@ impl NonceKey {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Whether a nonce was made for this client in the last ten minutes.
-    pub fn is_valid(&self, nonce: &str, client: &Client, now: Now) -> bool {
+    /// Checks a nonce that a client has sent.
+    pub fn check(&self, nonce: &str, client: &Client, now: Now) -> NonceState {
         let mut bytes = [0; 2 + MAC];
         if nonce.len() != LEN || URL_SAFE_NO_PAD.decode_slice(nonce, &mut bytes) != Ok(2 + MAC) {
-            return false;
+            return NonceState::Foreign;
         }
         let made = u16::from_be_bytes([bytes[0], bytes[1]]);
         // Wraps, as the minutes do every 45 days. A nonce of the future has a large age.
-        minute(now).wrapping_sub(made) <= LIFETIME && self.mac(client, made).verify_truncated_left(&bytes[2..]).is_ok()
+        let age = minute(now).wrapping_sub(made);
+        if age > MAX_AGE || self.mac(client, made).verify_truncated_left(&bytes[2..]).is_err() {
+            return NonceState::Foreign;
+        }
+        if age <= LIFETIME { NonceState::Valid } else { NonceState::Old }
     }
 
     fn mac(&self, client: &Client, minute: u16) -> Hmac<Sha256> {
@@ -95,16 +113,24 @@ mod tests {
         let key = NonceKey::new([7; 32]);
         let nonce = key.nonce(&client(1000), at(60_000_000));
         assert_eq!(nonce.len(), LEN);
-        assert!(key.is_valid(&nonce, &client(1000), at(60_000_000)));
-        assert!(key.is_valid(&nonce, &client(1000), at(60_000_000 + 659)));
-        assert!(!key.is_valid(&nonce, &client(1000), at(60_000_000 + 660)));
-        assert!(!key.is_valid(&nonce, &client(1000), at(60_000_000 - 60)));
-        assert!(!key.is_valid(&nonce, &client(1001), at(60_000_000)));
-        assert!(!key.is_valid(&nonce, &Client::Udp { socket: 1, addr: client(1000).addr() }, at(60_000_000)));
-        assert!(!key.is_valid(&nonce, &Client::Stream { id: 0, addr: client(1000).addr() }, at(60_000_000)));
-        assert!(!NonceKey::new([8; 32]).is_valid(&nonce, &client(1000), at(60_000_000)));
+        assert_eq!(key.check(&nonce, &client(1000), at(60_000_000)), NonceState::Valid);
+        assert_eq!(key.check(&nonce, &client(1000), at(60_000_000 + 659)), NonceState::Valid);
+        assert_eq!(key.check(&nonce, &client(1000), at(60_000_000 + 660)), NonceState::Old);
+        assert_eq!(key.check(&nonce, &client(1000), at(60_000_000 + 86_399)), NonceState::Old);
+        assert_eq!(key.check(&nonce, &client(1000), at(60_000_000 + 86_460)), NonceState::Foreign);
+        assert_eq!(key.check(&nonce, &client(1000), at(60_000_000 - 60)), NonceState::Foreign);
+        assert_eq!(key.check(&nonce, &client(1001), at(60_000_000)), NonceState::Foreign);
+        assert_eq!(
+            key.check(&nonce, &Client::Udp { socket: 1, addr: client(1000).addr() }, at(60_000_000)),
+            NonceState::Foreign
+        );
+        assert_eq!(
+            key.check(&nonce, &Client::Stream { id: 0, addr: client(1000).addr() }, at(60_000_000)),
+            NonceState::Foreign
+        );
+        assert_eq!(NonceKey::new([8; 32]).check(&nonce, &client(1000), at(60_000_000)), NonceState::Foreign);
         for broken in ["", "x", &nonce[1..], &format!("{nonce}A"), &nonce.replace(&nonce[..1], "*")] {
-            assert!(!key.is_valid(broken, &client(1000), at(60_000_000)));
+            assert_eq!(key.check(broken, &client(1000), at(60_000_000)), NonceState::Foreign);
         }
     }
 
@@ -121,6 +147,6 @@ mod tests {
         let key = NonceKey::new([7; 32]);
         let last = 60 * (1 << 16) - 1;
         let nonce = key.nonce(&client(1), at(last));
-        assert!(key.is_valid(&nonce, &client(1), at(last + 120)));
+        assert_eq!(key.check(&nonce, &client(1), at(last + 120)), NonceState::Valid);
     }
 }

@@ -1,7 +1,7 @@
 //! Which peers may be sent to.
 //!
 //! Refused are all special-purpose addresses, in each IPv6 spelling of an IPv4 address; services of this machine and of other
-//! members; and what the operator adds. [`PeerFilter::allows`] is called for each CreatePermission, ChannelBind and Send, with
+//! members; and what the operator adds. What is known of a machine can only close ports, and opens nothing. [`PeerFilter::allows`] is called for each CreatePermission, ChannelBind and Send, with
 //! the address that is then used.
 
 use std::{
@@ -36,23 +36,13 @@ const SPECIAL_V4: [Ipv4Net; 19] = [
     v4([255, 255, 255, 255], 32),
 ];
 
-/// The IANA IPv6 special-purpose registry, and multicast (RFC 4291), without the prefixes that embed an IPv4 address.
-const SPECIAL_V6: [Ipv6Net; 12] = [
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 127),
-    // NAT64 within one network (RFC 8215). Where in the address the IPv4 address is depends on that network.
-    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
-    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
-    v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64),
+/// The IANA IPv6 special-purpose registry within 2000::/3, without the prefixes that embed an IPv4 address.
+const SPECIAL_V6: [Ipv6Net; 4] = [
     // IETF protocol assignments. Teredo is within it, and is looked at first.
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
     v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
     v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
-    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
-    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
-    // Link-local, and the site-local addresses after it (RFC 3879).
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 9),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
 ];
 
 const fn v4(ip: [u8; 4], prefix: u8) -> Ipv4Net {
@@ -74,7 +64,7 @@ pub struct RelayHost {
 }
 
 /// The addresses that may be sent to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerFilter {
     /// Special-purpose networks that the operator opens, such as a laboratory's.
     pub allowed: Vec<IpNet>,
@@ -92,29 +82,44 @@ impl PeerFilter {
 
     /// Whether packets may be sent to some port of an address.
     pub fn allows_some_port(&self, ip: IpAddr) -> bool {
-        let start = self.relay_hosts.get(&ip).map_or(1, |host| *host.relay_ports.start());
-        (start..=u16::MAX).any(|port| self.allows_ip(ip, port))
+        let hosts: Vec<_> = spelled(ip).filter_map(|ip| self.relay_hosts.get(&ip)).collect();
+        let start = hosts.iter().map(|host| *host.relay_ports.start()).max().unwrap_or(1).max(1);
+        let services: usize = hosts.iter().map(|host| host.services.len()).sum();
+        // One of these ports is no service, or none is in all ranges.
+        (0..=services)
+            .filter_map(|more| start.checked_add(u16::try_from(more).ok()?))
+            .any(|port| self.allows_ip(ip, port))
     }
 
     fn allows_ip(&self, ip: IpAddr, port: u16) -> bool {
-        let contains = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|net| net.contains(&ip));
-        if contains(&self.denied, ip) {
-            return false;
-        }
-        if let Some(host) = self.relay_hosts.get(&ip) {
-            return host.relay_ports.contains(&port) && !host.services.contains(&port);
-        }
-        match ip {
-            IpAddr::V4(v4) => contains(&self.allowed, ip) || !SPECIAL_V4.iter().any(|net| net.contains(&v4)),
-            IpAddr::V6(v6) => {
-                let [first, second] = embedded(v6);
-                if let Some(first) = first {
-                    return self.allows_ip(first.into(), port)
-                        && second.is_none_or(|second| self.allows_ip(second.into(), port));
-                }
-                contains(&self.allowed, ip) || !SPECIAL_V6.iter().any(|net| net.contains(&v6))
-            }
-        }
+        spelled(ip).all(|ip| {
+            let is_relay = |host: &RelayHost| host.relay_ports.contains(&port) && !host.services.contains(&port);
+            self.relay_hosts.get(&ip).is_none_or(is_relay)
+                && !self.denied.iter().any(|net| net.contains(&ip))
+                && (has_embedded(ip) || !is_special(ip) || self.allowed.iter().any(|net| net.contains(&ip)))
+        })
+    }
+}
+
+/// The address, and the IPv4 addresses to which packets to it may be sent on.
+fn spelled(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let embedded = match ip {
+        IpAddr::V4(_) => [None, None],
+        IpAddr::V6(v6) => embedded(v6),
+    };
+    std::iter::once(ip).chain(embedded.into_iter().flatten().map(IpAddr::V4))
+}
+
+/// Whether an IPv4 address within this one decides.
+fn has_embedded(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if embedded(v6)[0].is_some())
+}
+
+fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => SPECIAL_V4.iter().any(|net| net.contains(&v4)),
+        // All that is assigned to hosts of the internet is in 2000::/3.
+        IpAddr::V6(v6) => v6.segments()[0] >> 13 != 1 || SPECIAL_V6.iter().any(|net| net.contains(&v6)),
     }
 }
 
@@ -137,13 +142,9 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         // 6to4 (RFC 3056).
         [0x2002, ..] => [Some(at(2)), None],
         // ISATAP (RFC 5214, 6.1), whose prefix is looked at as well.
-        [_, _, _, _, 0 | 0x200, 0x5efe, ..] if !is_special(ip) => [Some(at(12)), None],
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] if !is_special(ip.into()) => [Some(at(12)), None],
         _ => [None, None],
     }
-}
-
-fn is_special(ip: Ipv6Addr) -> bool {
-    SPECIAL_V6.iter().any(|net| net.contains(&ip))
 }
 
 #[cfg(test)]
@@ -240,6 +241,8 @@ mod tests {
             "64:ff9b::a9fe:a9fe",
             "64:ff9b:1::7f00:1",
             "2001:db8::1",
+            "200::1",
+            "4000::1",
             "2001:20::1",
             "3fff::1",
             "5f00::1",

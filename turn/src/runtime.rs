@@ -17,7 +17,8 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
 };
@@ -32,8 +33,8 @@ use crate::{
     server::Config,
 };
 
-/// Commands that wait for the thread. It takes them within milliseconds; a burst of connections fits.
-const COMMANDS: usize = 256;
+/// Connections that wait for the thread. It takes them within milliseconds; a burst fits.
+const NEW_STREAMS: usize = 256;
 
 /// What a relay runs with.
 #[derive(Debug)]
@@ -52,9 +53,8 @@ pub struct RelayConfig {
 /// A running relay. Stops when dropped.
 #[derive(Debug)]
 pub struct Relay {
-    commands: SyncSender<Command>,
-    waker: Arc<EventFd>,
-    snapshot: Arc<Mutex<Snapshot>>,
+    new_streams: SyncSender<Box<NewStream>>,
+    shared: Arc<Shared>,
     addrs: Vec<SocketAddr>,
     thread: Option<JoinHandle<()>>,
 }
@@ -73,11 +73,24 @@ pub struct NewStream {
     pub guard: Box<dyn Any + Send>,
 }
 
-enum Command {
-    Stream(Box<NewStream>),
-    Filter(PeerFilter),
-    Drain,
-    Stop,
+/// What the relay's owner and its thread share.
+#[derive(Debug)]
+struct Shared {
+    waker: EventFd,
+    /// The filter that the thread has not taken yet.
+    filter: Mutex<Option<PeerFilter>>,
+    is_draining: AtomicBool,
+    is_stopping: AtomicBool,
+    snapshot: Mutex<Snapshot>,
+}
+
+/// Says that the thread has ended, also if it has panicked.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner).is_running = false;
+    }
 }
 
 /// The state of a relay, at most a second old.
@@ -123,22 +136,31 @@ impl Relay {
     /// # Errors
     /// An address cannot be bound, or the system refuses an epoll or a thread.
     pub fn spawn(config: RelayConfig) -> io::Result<Self> {
-        let (commands, receiver) = sync_channel(COMMANDS);
-        let waker = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-        let snapshot = Arc::new(Mutex::new(Snapshot {
+        let (new_streams, receiver) = sync_channel(NEW_STREAMS);
+        let snapshot = Snapshot {
             counters: Counters::default(),
             io: IoCounters::default(),
             allocations: 0,
             streams: 0,
             budget: config.budget,
             is_running: true,
-        }));
-        let bound = Bound::bind(&config.listen, &waker)?;
+        };
+        let shared = Arc::new(Shared {
+            waker: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            filter: Mutex::default(),
+            is_draining: AtomicBool::default(),
+            is_stopping: AtomicBool::default(),
+            snapshot: Mutex::new(snapshot),
+        });
+        let bound = Bound::bind(&config.listen, &shared.waker)?;
         let addrs = bound.addrs.clone();
-        let (of_thread, its_waker) = (snapshot.clone(), waker.clone());
-        let run = move || EventLoop::new(config, bound, receiver, its_waker, of_thread).run();
+        let of_thread = shared.clone();
+        let run = move || {
+            let _running = Running(of_thread.clone());
+            EventLoop::new(config, bound, receiver, of_thread).run();
+        };
         let thread = thread::Builder::new().name("turn".to_owned()).spawn(run)?;
-        Ok(Self { commands, waker, snapshot, addrs, thread: Some(thread) })
+        Ok(Self { new_streams, shared, addrs, thread: Some(thread) })
     }
 
     /// The bound UDP addresses, in the order of the configuration.
@@ -151,51 +173,46 @@ impl Relay {
     /// # Errors
     /// The relay takes no connection now. The connection is closed.
     pub fn add_stream(&self, stream: NewStream) -> Result<(), NotTaken> {
-        self.try_command(Command::Stream(Box::new(stream))).map_err(|_| NotTaken)
+        self.new_streams.try_send(Box::new(stream)).map_err(|_| NotTaken)?;
+        self.wake();
+        Ok(())
     }
 
-    /// Replaces the filter of peers.
+    /// Replaces the filter of peers. Does not wait.
     pub fn set_filter(&self, filter: PeerFilter) {
-        self.command(Command::Filter(filter));
+        *self.shared.filter.lock().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+        self.wake();
     }
 
-    /// Makes no new allocations from now on. Running ones go on until [`Self::shutdown`].
+    /// Makes no new allocations from now on. Running ones go on until the relay is dropped.
     pub fn drain(&self) {
-        self.command(Command::Drain);
+        self.shared.is_draining.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Whether the relay makes no new allocations, as it will stop.
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining.load(Ordering::Relaxed)
     }
 
     /// Returns the state of the relay.
     pub fn snapshot(&self) -> Snapshot {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends all allocations, and waits for the thread.
-    pub fn shutdown(mut self) {
-        self.stop();
-    }
-
-    fn stop(&mut self) {
-        self.command(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-
-    /// Waits until the thread takes a command. If it has ended, the command is not needed.
-    fn command(&self, command: Command) {
-        let _ = self.commands.send(command);
-        let _ = self.waker.write(1);
-    }
-
-    fn try_command(&self, command: Command) -> Result<(), TrySendError<Command>> {
-        self.commands.try_send(command)?;
-        let _ = self.waker.write(1);
-        Ok(())
+    fn wake(&self) {
+        // The only error is that it is awake already.
+        let _ = self.shared.waker.write(1);
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.stop();
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
+        self.wake();
+        // The thread ends within a turn.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

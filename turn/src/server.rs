@@ -22,9 +22,9 @@ use stun_types::{
 };
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SEND};
 
+use self::authentication::Unauthenticated;
 use crate::{
     allocation::Family,
-    answer_limiter::AnswerLimiter,
     attributes,
     budget::BudgetLevel,
     channel_data,
@@ -38,10 +38,21 @@ use crate::{
     ports::Ports,
     response::{self, Refusal},
     source::Source,
+    source_limiter::SourceLimiter,
     table::{AllocationId, Table},
     time::{Now, Seconds},
     traffic::{PacketClock, TrafficLimiter},
 };
+
+/// Expiries of ended allocations that are kept until they are due.
+const MIN_EXPIRIES: usize = 64;
+
+/// Signed requests of a source in a second. A call begins with about ten for each allocation, and needs one a minute then.
+const REQUESTS_PER_SECOND: u16 = 100;
+
+/// Binding requests of an unverified source that are answered in a second, and requests that are refused for want of a
+/// signature. A client that allocates needs two for each of its transports and addresses.
+const ANSWERS_PER_SECOND: u16 = 10;
 
 /// A relayed address of an allocation, and the socket that the driver has bound to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,13 +130,25 @@ pub struct Server {
     rng: StdRng,
     start: Instant,
     clock: PacketClock,
-    answers: AnswerLimiter,
+    /// Binding requests and challenges have counters of their own: who asks for the one in another's name does not use up the
+    /// other.
+    bindings: SourceLimiter,
+    challenges: SourceLimiter,
+    requests: SourceLimiter,
     total: TrafficLimiter,
     table: Table,
     /// When each allocation may have expired, with its generation.
     expiries: BinaryHeap<Reverse<(Seconds, AllocationId, u32)>>,
     budget: BudgetLevel,
     counters: Counters,
+}
+
+/// What an unverified source is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Binding,
+    /// 400, 401 or 438.
+    Challenge,
 }
 
 /// The relayed addresses of one family.
@@ -147,7 +170,9 @@ impl Server {
         };
         Self {
             total: TrafficLimiter::new(limits.total_bytes_per_second, clock.clone()),
-            answers: AnswerLimiter::new(Seconds::between(now, now)),
+            bindings: SourceLimiter::new(ANSWERS_PER_SECOND, Seconds::between(now, now)),
+            challenges: SourceLimiter::new(ANSWERS_PER_SECOND, Seconds::between(now, now)),
+            requests: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
             limits,
             secret,
             filter,
@@ -207,8 +232,11 @@ impl Server {
             // A client keeps its NAT's binding open.
             (MessageClass::Indication, BINDING) => Action::Nothing,
             (MessageClass::Request, BINDING) => {
+                if !self.may_answer(client, Kind::Binding, now) {
+                    return self.drop(DropReason::AnswerRate);
+                }
                 let answer = self.answer_binding(&message, client);
-                self.answer_unverified(client, received, answer, now)
+                self.answer_unverified(client, received, answer)
             }
             (MessageClass::Request, _) => self.handle_request(sockets, client, &message, received, now),
             _ => self.drop(DropReason::Malformed),
@@ -235,8 +263,12 @@ impl Server {
     ) -> Action {
         let user = match self.authenticate(client, message, now) {
             Ok(user) => user,
-            Err(answer) => return self.answer_unverified(client, received, answer, now),
+            Err(Unauthenticated::Refused(answer)) => return self.answer_unverified(client, received, answer),
+            Err(Unauthenticated::TooMany) => return self.drop(DropReason::AnswerRate),
         };
+        if !self.requests.allows(Source::of(client.addr().ip()), self.seconds(now)) {
+            return self.drop(DropReason::RequestRate);
+        }
         let result = match message.method() {
             ALLOCATE => self.allocate(sockets, client, message, &user, now),
             REFRESH => self.refresh(sockets, client, message, &user, now),
@@ -250,15 +282,22 @@ impl Server {
         }))
     }
 
-    /// Returns an answer to a source that may be forged, if it is small enough and its rate allows it.
-    fn answer_unverified(&mut self, client: Client, received: usize, answer: Vec<u8>, now: Now) -> Action {
+    /// Returns an answer to a source that may be forged, if it is small enough.
+    fn answer_unverified(&mut self, client: Client, received: usize, answer: Vec<u8>) -> Action {
         if !response::is_answerable(&client, received, answer.len()) {
             return self.drop(DropReason::Amplification);
         }
-        if !self.answers.allows(Source::of(client.addr().ip()), self.seconds(now)) {
-            return self.drop(DropReason::AnswerRate);
-        }
         Action::Respond(answer)
+    }
+
+    /// Whether a source that may be forged gets another answer in this second. The source of a connection is not forged.
+    fn may_answer(&mut self, client: Client, kind: Kind, now: Now) -> bool {
+        let seconds = self.seconds(now);
+        let limiter = match kind {
+            Kind::Binding => &mut self.bindings,
+            Kind::Challenge => &mut self.challenges,
+        };
+        client.is_stream() || limiter.allows(Source::of(client.addr().ip()), seconds)
     }
 
     /// Ends the allocation of a closed connection.
@@ -268,7 +307,7 @@ impl Server {
         }
     }
 
-    /// Ends expired allocations. To be called at [`Self::poll_timeout`], or later.
+    /// Ends expired allocations. To be called every second.
     pub fn handle_timeout(&mut self, sockets: &mut impl RelaySockets, now: Now) {
         let seconds = self.seconds(now);
         while let Some(Reverse((expiry, id, generation))) = self.expiries.peek().copied() {
@@ -288,15 +327,24 @@ impl Server {
         }
     }
 
-    /// When an allocation may expire next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.expiries.peek().map(|Reverse((expiry, _, _))| self.start + expiry.since_start())
+    /// Removes the expiries of allocations that have ended, if they are most of them. A client that allocates and ends its
+    /// allocation in turn must not let them grow.
+    fn forget_old_expiries(&mut self) {
+        if self.expiries.len() > 2 * self.table.len() + MIN_EXPIRIES {
+            let table = &self.table;
+            self.expiries.retain(|Reverse((_, id, generation))| {
+                table.get(*id).is_some() && table.generation(*id) == Some(*generation)
+            });
+        }
     }
 
     /// Replaces the filter of peers. Channels and permissions that it refuses end at once.
     pub fn set_filter(&mut self, filter: PeerFilter) {
+        if filter == self.filter {
+            return;
+        }
         for allocation in self.table.iter_mut() {
-            allocation.apply(&filter);
+            allocation.remove_refused_peers(&filter);
         }
         self.filter = filter;
     }

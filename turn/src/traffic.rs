@@ -49,6 +49,9 @@ impl Clock for PacketClock {
 #[derive(Debug)]
 pub struct TrafficLimiter(RateLimiter<NotKeyed, InMemoryState, PacketClock, NoOpMiddleware<Nanos>>);
 
+/// The least bytes that a packet counts. A short packet costs the system as much time as a long one.
+const MIN_PACKET: usize = 256;
+
 /// The least rate: a packet of the largest size must pass at all.
 const MIN_RATE: u32 = 1 << 16;
 
@@ -61,7 +64,7 @@ impl TrafficLimiter {
 
     /// Takes the bytes of a packet. Returns whether it may be relayed.
     pub fn allows(&self, bytes: usize) -> bool {
-        let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let bytes = u32::try_from(bytes.max(MIN_PACKET)).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         matches!(self.0.check_n(bytes), Ok(Ok(())))
     }
 }
@@ -82,5 +85,8 @@ mod tests {
         clock.set(start + Duration::from_millis(500));
         assert_eq!(passed(300), 50);
         assert!(!limiter.allows(1000));
+        clock.set(start + Duration::from_secs(2));
+        let empty = (0..1000).filter(|_| limiter.allows(0)).count();
+        assert_eq!(empty, 100_000 / MIN_PACKET);
     }
 }

@@ -1,5 +1,5 @@
 //! Known classes of abuse of TURN servers, one test each, against the server without sockets. `docs/protocol/turn.md` lists the
-//! classes. Those that need a socket, a clock or a program are in `tests/tests/turn_abuse.rs`; those of one module beside it.
+//! classes. Those that need sockets are in `sockets.rs`, `state.rs` and `namespace.rs`; those of one module beside it.
 
 mod support;
 
@@ -86,8 +86,11 @@ fn class_05_own_services_are_refused_and_own_allocations_are_not() {
     let mut world = World::new();
     let (client, user, _) = allocated(&mut world);
     for (port, expected) in [(22, 403), (3478, 403), (50_007, 403), (50_008, 0), (59_999, 0), (60_000, 403)] {
-        assert_eq!(world.permit(client, &user, &[SocketAddr::from((EXTERNAL, port))]), expected, "{port}");
+        let number = 0x4000 + port % 0x1000;
+        assert_eq!(world.bind(client, &user, number, SocketAddr::from((EXTERNAL, port))), expected, "{port}");
     }
+    // The port of a CreatePermission is ignored.
+    assert_eq!(world.permit(client, &user, &[SocketAddr::from((EXTERNAL, 0))]), 0);
     // The permission is for the address. Each Send is checked with its port.
     assert_eq!(world.handle(client, &send(SocketAddr::from((EXTERNAL, 22)), b"x")), Sent::Nothing);
     assert_eq!(world.server.counters().dropped(DropReason::PeerNotAllowed), 1);
@@ -113,6 +116,10 @@ fn class_06_no_other_transport_than_udp_is_allocated() {
         let request = signed(ALLOCATE, &[&RequestedTransport::new(protocol)], &user, &nonce);
         let Sent::Answer(answer) = world.handle(client, &request) else { panic!("no answer") };
         assert_eq!(code(&answer), 442, "{protocol}");
+        // A source has a hundred requests a second.
+        if protocol % 64 == 0 {
+            world.pass(1);
+        }
     }
     // Connect and ConnectionBind of RFC 6062.
     for method in [0x000a, 0x000b] {
@@ -262,6 +269,73 @@ fn class_16_allocations_with_even_ports_leak_none() {
     assert_eq!(world.sockets.bound.len(), 0);
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn class_16_no_signed_allocate_leaks_a_port(
+        further in proptest::collection::vec(
+            (proptest::sample::select(vec![0x000d_u16, 0x0017, 0x0018, 0x0019, 0x001a, 0x0022, 0x8000, 0x8022]),
+             proptest::collection::vec(any::<u8>(), 0..9)),
+            0..4,
+        ),
+    ) {
+        let mut world = World::new();
+        let (client, user) = (udp(1), world.user());
+        let values: Vec<_> = further.iter().map(|(kind, value)| attribute(*kind, value)).collect();
+        let transport = RequestedTransport::new(17);
+        let mut attributes: Vec<&dyn AttributeWrite> = vec![&transport];
+        attributes.extend(values.iter().map(|value| value as &dyn AttributeWrite));
+        let allocated = relayed(&world.request(client, &user, ALLOCATE, &attributes)).is_some();
+        prop_assert_eq!(world.server.allocations(), usize::from(allocated));
+        if allocated {
+            prop_assert_eq!(world.refresh(client, &user, 0), 0);
+        }
+        prop_assert_eq!(world.sockets.bound.len(), 0);
+    }
+}
+
+#[test]
+fn class_18_a_client_that_allocates_again_and_again_is_limited_and_leaves_nothing() {
+    let mut world = World::new();
+    let (client, user) = (udp(1), world.user());
+    let nonce = world.nonce(client);
+    let answered = (0..10_000)
+        .filter(|_| {
+            let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, &nonce);
+            let refresh = signed(REFRESH, &[&Lifetime::new(0)], &user, &nonce);
+            world.handle(client, &allocate) != Sent::Nothing && world.handle(client, &refresh) != Sent::Nothing
+        })
+        .count();
+    assert!(answered <= 50, "{answered}");
+    assert!(world.server.counters().dropped(DropReason::RequestRate) > 9000);
+}
+
+#[test]
+fn class_07_packets_in_a_clients_name_do_not_keep_it_from_refreshing() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    let nonce = world.nonce(client);
+    world.pass(661);
+    let forged = plain(ALLOCATE, &[&RequestedTransport::new(17)]);
+    for _ in 0..100 {
+        world.handle(client, &plain(BINDING, &[]));
+        world.handle(client, &forged);
+    }
+    let Sent::Answer(answer) = world.handle(client, &signed(REFRESH, &[], &user, &nonce)) else { panic!("no answer") };
+    assert_eq!(code(&answer), 438, "it gets a new nonce");
+}
+
+#[test]
+fn class_25_packets_without_payload_count_too() {
+    let mut world = World::with(Limits { allocation_bytes_per_second: 100_000, ..Limits::default() });
+    let (client, user, _) = allocated(&mut world);
+    assert_eq!(world.bind(client, &user, 0x4000, peer(1)), 0);
+    let relayed = (0..10_000).filter(|_| world.handle(client, &channel_data(0x4000, b"")) != Sent::Nothing).count();
+    assert_eq!(relayed, 100_000 / 256);
+    assert_eq!(world.server.counters().bytes, 28 * relayed as u64);
+}
+
 #[test]
 fn class_17_quotas_and_ports_that_end_recover() {
     let limits =
@@ -345,7 +419,7 @@ fn class_25_one_allocation_does_not_relay_more_than_its_rate() {
         relayed += (0..10_000).filter(|_| world.handle(client, &packet) != Sent::Nothing).count();
         world.pass(1);
     }
-    assert!((1000..=1100).contains(&relayed), "{relayed} of 100,000 packets in ten seconds");
+    assert!((950..=1100).contains(&relayed), "{relayed} of 100,000 packets in ten seconds");
 }
 
 #[test]

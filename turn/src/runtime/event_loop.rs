@@ -3,7 +3,7 @@
 use std::{
     array, io,
     net::{SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
+    sync::{Arc, PoisonError, atomic::Ordering, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +19,7 @@ use nix::{
 use time::OffsetDateTime;
 
 use super::{
-    Command, IoCounters, NewStream, RelayConfig, Snapshot,
+    IoCounters, NewStream, RelayConfig, Shared, Snapshot,
     listeners::{
         Buffer, Listener, MAX_DATAGRAM, Outgoing, RECEIVE_BATCH, RECEIVE_BUFFER, Received, SEND_BATCH, bind_udp, buffer,
     },
@@ -47,6 +47,9 @@ const PEER_PACKETS: usize = 64;
 
 /// Bytes read from a connection at once.
 const STREAM_READ: usize = 16 << 10;
+
+/// Packets of one connection in one turn, before others have theirs.
+const STREAM_PACKETS: usize = 64;
 
 /// The interval of the snapshot, the budget, and the search for overdue connections.
 const TICK: Duration = Duration::from_secs(1);
@@ -95,18 +98,15 @@ pub(super) struct EventLoop {
     received: Vec<Received>,
     client_buffers: Box<[Buffer; RECEIVE_BATCH]>,
     stream_buffer: Box<[u8]>,
-    commands: Receiver<Command>,
-    waker: Arc<EventFd>,
+    new_streams: Receiver<Box<NewStream>>,
+    shared: Arc<Shared>,
     budget: Budget,
     /// The number of this turn: one for each wait.
     turn: u32,
     /// Packets from one client to another, until their batch is sent.
     hairpinned: Vec<Vec<Outgoing>>,
-    is_draining: bool,
-    is_stopping: bool,
     counted_bytes: u64,
     io: IoCounters,
-    snapshot: Arc<Mutex<Snapshot>>,
 }
 
 /// Packets of peers that go to clients over UDP, by listener. They are sent in batches.
@@ -147,13 +147,18 @@ impl EventLoop {
     pub(super) fn new(
         config: RelayConfig,
         bound: Bound,
-        commands: Receiver<Command>,
-        waker: Arc<EventFd>,
-        snapshot: Arc<Mutex<Snapshot>>,
+        new_streams: Receiver<Box<NewStream>>,
+        shared: Arc<Shared>,
     ) -> Self {
         let RelayConfig { relay_bind, mut server, budget, .. } = config;
         let Bound { epoll, timer, listeners, addrs } = bound;
-        server.listening.extend(addrs);
+        // A packet from an own address would be answered to this relay.
+        let externals =
+            [&server.addresses.v4, &server.addresses.v6].map(|address| address.as_ref().map(|own| own.external));
+        for addr in addrs {
+            let external = externals.into_iter().flatten().find(|ip| ip.is_ipv4() == addr.is_ipv4());
+            server.listening.extend([addr, SocketAddr::new(external.unwrap_or(addr.ip()), addr.port())]);
+        }
         let listeners: Vec<_> = listeners.into_iter().map(Listener::new).collect();
         Self {
             server: Server::new(server, Instant::now()),
@@ -171,15 +176,12 @@ impl EventLoop {
             received: Vec::with_capacity(RECEIVE_BATCH),
             client_buffers: Box::new(array::from_fn(|_| buffer())),
             stream_buffer: vec![0; HEADROOM + MAX_PACKET + STREAM_READ + TAILROOM].into(),
-            commands,
-            waker,
+            new_streams,
+            shared,
             budget,
             turn: 0,
-            is_draining: false,
-            is_stopping: false,
             counted_bytes: 0,
             io: IoCounters::default(),
-            snapshot,
         }
     }
 
@@ -187,8 +189,11 @@ impl EventLoop {
         let mut events = vec![EpollEvent::empty(); EVENTS];
         let mut now = now();
         self.tick(now);
-        while !self.is_stopping {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        while !self.shared.is_stopping.load(Ordering::Relaxed) {
+            let count = match self
+                .epoll
+                .wait(&mut events, if self.streams.has_ready() { EpollTimeout::ZERO } else { EpollTimeout::NONE })
+            {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => {
@@ -203,12 +208,17 @@ impl EventLoop {
             let mut is_tick = false;
             for event in &events[..count] {
                 match Token::decode(event.data()) {
-                    Some(Token::Waker) => self.handle_commands(now),
+                    Some(Token::Waker) => self.handle_wake(now),
                     Some(Token::Timer) => is_tick = true,
                     Some(Token::Listener(index)) => self.receive_from_clients(index, now),
                     Some(Token::Relay(relay)) => self.receive_from_peer(relay, burst.max(1), now),
                     Some(Token::Stream(id)) => self.handle_stream(id, event.events(), now),
                     None => {}
+                }
+            }
+            for id in self.streams.take_ready() {
+                if self.read_stream(id, now).is_err() {
+                    self.close_stream(id);
                 }
             }
             self.flush(now);
@@ -219,7 +229,6 @@ impl EventLoop {
                 self.tick(now);
             }
         }
-        self.publish(false);
     }
 
     /// Receives packets of clients from a listener.
@@ -320,28 +329,37 @@ impl EventLoop {
         }
     }
 
-    /// Receives from a connection once, and handles the packets that are complete.
+    /// Receives from a connection, and handles up to [`STREAM_PACKETS`] packets.
     fn read_stream(&mut self, id: u32, now: Now) -> Result<(), Ended> {
         let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
-        stream.receive_tls()?;
-        // No event tells of decrypted bytes: all of them are read now.
+        // The rest of the last turn comes first.
+        if !stream.has_rest {
+            stream.receive_tls()?;
+        }
+        let mut packets = STREAM_PACKETS;
         while let Some(stream) = self.streams.get_mut(id) {
             let kept = stream.partial.len();
             self.stream_buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&stream.partial);
             let start = HEADROOM + kept;
-            let read = stream.read(&mut self.stream_buffer[start..start + STREAM_READ])?;
-            let is_all = read == 0 || !stream.is_tls();
-            self.handle_received(id, start + read, now)?;
-            if is_all {
+            let read =
+                if stream.has_rest { 0 } else { stream.read(&mut self.stream_buffer[start..start + STREAM_READ])? };
+            // No event tells of decrypted bytes: all of them are read now, or in the next turns.
+            let may_have_more = stream.is_tls() && (stream.has_rest || read > 0);
+            packets = self.handle_received(id, start + read, packets, now)?;
+            if packets == 0 || !may_have_more {
                 break;
             }
+        }
+        if packets == 0 {
+            self.streams.set_ready(id);
         }
         Ok(())
     }
 
-    /// Handles the complete packets in the stream buffer, and keeps the rest.
-    fn handle_received(&mut self, id: u32, end: usize, now: Now) -> Result<(), Ended> {
-        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+    /// Handles up to `packets` complete packets in the stream buffer, and keeps the rest. Returns how many more may be handled
+    /// in this turn.
+    fn handle_received(&mut self, id: u32, end: usize, mut packets: usize, now: Now) -> Result<usize, Ended> {
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(packets) };
         let client = stream.client;
         let mut at = HEADROOM;
         while let Some((header, _)) = self.stream_buffer[at..end].split_first_chunk::<{ framing::HEADER }>() {
@@ -349,9 +367,10 @@ impl EventLoop {
             if frame.padded > MAX_PACKET {
                 return Err(Ended);
             }
-            if at + frame.padded > end {
+            if packets == 0 || at + frame.padded > end {
                 break;
             }
+            packets -= 1;
             let buffer = &mut self.stream_buffer[at - HEADROOM..at + frame.packet + TAILROOM];
             let packet = Packet::new(buffer, frame.packet);
             let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
@@ -377,25 +396,19 @@ impl EventLoop {
         if let Some(stream) = self.streams.get_mut(id) {
             stream.partial.clear();
             stream.partial.extend_from_slice(&self.stream_buffer[at..end]);
+            stream.has_rest = packets == 0;
         }
-        Ok(())
+        Ok(packets)
     }
 
     fn add_stream(&mut self, new: NewStream, now: Now) {
         if let Some(id) = self.streams.add(new, &self.epoll, now.monotonic)
             && let Some(stream) = self.streams.get_mut(id)
         {
-            // The acceptor has read the first packet, or a part of it.
-            let received = std::mem::take(&mut stream.partial);
-            let result = if received.len() > MAX_PACKET + STREAM_READ {
-                Err(Ended)
-            } else {
-                let end = HEADROOM + received.len();
-                self.stream_buffer[HEADROOM..end].copy_from_slice(&received);
-                self.handle_received(id, end, now)
-            };
-            // A TLS session may hold decrypted bytes, for which the socket does not become readable.
-            if result.and_then(|()| self.read_stream(id, now)).is_err() {
+            // The acceptor has read the first packet, or a part of it, and a TLS session may hold decrypted bytes. The
+            // socket becomes readable for none of them.
+            stream.has_rest = true;
+            if stream.partial.len() > MAX_PACKET + STREAM_READ || self.read_stream(id, now).is_err() {
                 self.close_stream(id);
             }
         }
@@ -421,18 +434,18 @@ impl EventLoop {
         }
     }
 
-    fn handle_commands(&mut self, now: Now) {
-        let _ = self.waker.read();
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Stream(stream) => self.add_stream(*stream, now),
-                Command::Filter(filter) => self.server.set_filter(filter),
-                Command::Drain => {
-                    self.is_draining = true;
-                    self.apply_budget();
-                }
-                Command::Stop => self.is_stopping = true,
-            }
+    /// Takes what the relay's owner wants.
+    fn handle_wake(&mut self, now: Now) {
+        let _ = self.shared.waker.read();
+        let filter = self.shared.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(filter) = filter {
+            self.server.set_filter(filter);
+        }
+        if self.shared.is_draining.load(Ordering::Relaxed) {
+            self.apply_budget();
+        }
+        while let Ok(stream) = self.new_streams.try_recv() {
+            self.add_stream(*stream, now);
         }
     }
 
@@ -445,26 +458,31 @@ impl EventLoop {
             self.close_stream(id);
         }
         let bytes = self.server.counters().bytes;
-        self.budget.add(bytes - self.counted_bytes, month(now.unix));
+        // Each packet was received and sent, and a provider may count both.
+        self.budget.add(2 * (bytes - self.counted_bytes), month(now.unix));
         self.counted_bytes = bytes;
         self.apply_budget();
-        self.publish(true);
+        self.publish();
     }
 
     fn apply_budget(&mut self) {
         let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
-        let least = if self.is_draining { BudgetLevel::NoAllocations } else { BudgetLevel::Open };
+        let least = if self.shared.is_draining.load(Ordering::Relaxed) {
+            BudgetLevel::NoAllocations
+        } else {
+            BudgetLevel::Open
+        };
         self.server.set_budget(&mut sockets, self.budget.level().max(least));
     }
 
-    fn publish(&self, is_running: bool) {
-        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Snapshot {
+    fn publish(&self) {
+        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Snapshot {
             counters: self.server.counters().clone(),
             io: self.io,
             allocations: self.server.allocations(),
             streams: self.streams.len(),
             budget: self.budget,
-            is_running,
+            is_running: true,
         };
     }
 }

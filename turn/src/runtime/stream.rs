@@ -13,6 +13,9 @@ use crate::{client::Client, framing};
 /// Bytes that wait for a client that doesn't read. Half a second of video; what is older is of no use to a call.
 const MAX_UNSENT: usize = 64 << 10;
 
+/// Packets that wait for such a client. Each is a TLS record of its own, which takes more memory than a short packet.
+const MAX_QUEUED: usize = 512;
+
 /// How long a client may read nothing while bytes wait for it.
 const MAX_STALL: Duration = Duration::from_secs(10);
 
@@ -24,11 +27,15 @@ pub(super) struct Stream {
     pub(super) socket: TcpStream,
     pub(super) client: Client,
     tls: Option<Box<rustls::ServerConnection>>,
-    /// The begin of a packet whose end has not come.
+    /// The start of a packet whose end has not come; and before it the packets of the next turn, if `has_rest`.
     pub(super) partial: Vec<u8>,
+    /// Whether there may be packets that were received in an earlier turn.
+    pub(super) has_rest: bool,
     /// Bytes to send, from `sent` on. Whole packets, but for the first.
     output: Vec<u8>,
     sent: usize,
+    /// Packets queued since the queue was last empty.
+    queued: usize,
     /// When the socket last took something, while it is full.
     stalled: Option<Instant>,
     opened: Instant,
@@ -55,6 +62,8 @@ impl Stream {
             client: Client::Stream { id, addr },
             tls,
             partial: received,
+            has_rest: false,
+            queued: 0,
             output: Vec::new(),
             sent: 0,
             stalled: None,
@@ -98,9 +107,10 @@ impl Stream {
 
     /// Queues a packet. Returns whether there is room: if not, the packet is dropped.
     pub(super) fn queue(&mut self, packet: &[u8]) -> bool {
-        if self.output.len() - self.sent + packet.len() > MAX_UNSENT {
+        if self.output.len() - self.sent + packet.len() > MAX_UNSENT || self.queued >= MAX_QUEUED {
             return false;
         }
+        self.queued += 1;
         self.output.extend_from_slice(packet);
         true
     }
@@ -116,7 +126,8 @@ impl Stream {
                 Some(tls) => {
                     // Encrypted only when the last records have gone, so that no more than twice the bound is kept.
                     encrypt(tls, &self.output[self.sent..]).map_err(|_| Ended)?;
-                    self.sent = self.output.len();
+                    self.output.clear();
+                    (self.sent, self.queued) = (0, 0);
                     continue;
                 }
             };
@@ -138,7 +149,7 @@ impl Stream {
             }
         }
         self.output.clear();
-        self.sent = 0;
+        (self.sent, self.queued) = (0, 0);
         Ok(false)
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Streams {
     next_id: u32,
     /// Connections with packets that are not sent yet.
     dirty: Vec<u32>,
+    /// Connections with packets that were received and not handled.
+    ready: Vec<u32>,
 }
 
 impl Streams {
@@ -40,6 +42,23 @@ impl Streams {
 
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Stream> {
         self.by_id.get_mut(&id)
+    }
+
+    /// Notes that a connection has packets for the next turn.
+    pub(super) fn set_ready(&mut self, id: u32) {
+        if !self.ready.contains(&id) {
+            self.ready.push(id);
+        }
+    }
+
+    /// Whether a connection has packets for the next turn.
+    pub(super) const fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes the connections that have packets for this turn.
+    pub(super) fn take_ready(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ready)
     }
 
     /// Closes a connection. Returns its client.

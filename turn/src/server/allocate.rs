@@ -57,7 +57,9 @@ impl Server {
             let lifetime = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
             return Ok(self.respond_allocated(message, user, client, existing.ports, lifetime, None));
         }
+        // Nothing can be refused after a port was taken.
         let wanted = Wanted::parse(message)?;
+        let lifetime = lifetime(wanted.lifetime, user, now);
         let source = Source::of(client.addr().ip());
         self.check_quotas(user, source)?;
         let id = self.table.next_id();
@@ -74,7 +76,6 @@ impl Server {
                 Err(code) => missing = Some(code),
             }
         }
-        let lifetime = lifetime(message, user, now)?;
         let seconds = self.seconds(now);
         let traffic = TrafficLimiter::new(self.limits.allocation_bytes_per_second, self.clock.clone());
         let expires = seconds.plus(lifetime);
@@ -84,6 +85,7 @@ impl Server {
         let id = self.table.insert(allocation);
         let generation = self.table.generation(id).expect("just inserted");
         self.expiries.push(Reverse((expires, id, generation)));
+        self.forget_old_expiries();
         self.counters.allocations_opened += 1;
         Ok(self.respond_allocated(message, user, client, ports, lifetime, missing))
     }
@@ -158,6 +160,8 @@ struct Wanted {
     /// IPv4 and, if possible, IPv6.
     is_dual: bool,
     parity: Parity,
+    /// In seconds.
+    lifetime: Option<u32>,
 }
 
 impl Wanted {
@@ -188,6 +192,7 @@ impl Wanted {
             family: family.unwrap_or(Family::V4),
             is_dual: additional.is_some(),
             parity: if even.is_some() { Parity::Even } else { Parity::Any },
+            lifetime: optional::<Lifetime>(message)?.map(|lifetime| lifetime.seconds()),
         })
     }
 }
@@ -214,9 +219,8 @@ pub(super) fn family(message: &Message<'_>, kind: AttributeType) -> Result<Optio
 }
 
 /// Returns the lifetime in seconds that a request gets. It ends soon after the credential does.
-pub(super) fn lifetime(message: &Message<'_>, user: &User, now: Now) -> Result<u32, Refusal> {
-    let wanted = optional::<Lifetime>(message)?.map_or(DEFAULT_LIFETIME, |lifetime| lifetime.seconds());
+pub(super) fn lifetime(wanted: Option<u32>, user: &User, now: Now) -> u32 {
     let left = user.credential.expiry().saturating_add(GRACE).saturating_sub(now.unix);
     let most = MAX_LIFETIME.min(u32::try_from(left).unwrap_or(u32::MAX));
-    Ok(wanted.max(DEFAULT_LIFETIME).min(most))
+    wanted.unwrap_or_default().max(DEFAULT_LIFETIME).min(most)
 }

@@ -9,10 +9,11 @@ use stun_types::{
 };
 use turn_types::message::ALLOCATE;
 
-use super::Server;
+use super::{Kind, Server};
 use crate::{
     client::Client,
     credentials::{CredentialName, GRACE, REALM},
+    nonce::NonceState,
     response::{self, Refusal, Signer},
     time::Now,
 };
@@ -28,20 +29,38 @@ pub(super) struct User {
     pub(super) signer: Signer,
 }
 
+/// Why a request is not handled.
+#[derive(Debug)]
+pub(super) enum Unauthenticated {
+    /// The answer, with what the client needs to sign its next request.
+    Refused(Vec<u8>),
+    /// The source has had its answers of this second.
+    TooMany,
+}
+
 impl Server {
-    /// Verifies who has signed a request. Returns the answer if nobody has who may.
-    pub(super) fn authenticate(&mut self, client: Client, message: &Message<'_>, now: Now) -> Result<User, Vec<u8>> {
+    /// Verifies the signature of a request.
+    ///
+    /// A client whose nonce is too old is answered without a limit: it has received the nonce at its address, so it is not
+    /// forged. Otherwise packets in its name could keep it from refreshing its allocation.
+    pub(super) fn authenticate(
+        &mut self,
+        client: Client,
+        message: &Message<'_>,
+        now: Now,
+    ) -> Result<User, Unauthenticated> {
         if !message.has_attribute(MessageIntegrity::TYPE) && !message.has_attribute(MessageIntegritySha256::TYPE) {
-            return Err(self.challenge(message, ErrorCode::UNAUTHORIZED, client, now));
+            return self.refuse(message, ErrorCode::UNAUTHORIZED, client, now);
         }
         let (Ok(username), Ok(realm), Ok(nonce)) =
             (message.attribute::<Username>(), message.attribute::<Realm>(), message.attribute::<Nonce>())
         else {
-            self.counters.count_error(ErrorCode::BAD_REQUEST);
-            return Err(response::error(message, &Refusal::Code(ErrorCode::BAD_REQUEST), None));
+            return self.refuse(message, ErrorCode::BAD_REQUEST, client, now);
         };
-        if !self.nonces.is_valid(nonce.nonce(), &client, now) {
-            return Err(self.challenge(message, ErrorCode::STALE_NONCE, client, now));
+        match self.nonces.check(nonce.nonce(), &client, now) {
+            NonceState::Valid => {}
+            NonceState::Old => return Err(self.challenge(message, ErrorCode::STALE_NONCE, client, now)),
+            NonceState::Foreign => return self.refuse(message, ErrorCode::STALE_NONCE, client, now),
         }
         let user = || {
             let credential = CredentialName::parse(username.username())?;
@@ -56,12 +75,24 @@ impl Server {
         };
         match user() {
             Some(user) => Ok(user),
-            None => Err(self.challenge(message, ErrorCode::UNAUTHORIZED, client, now)),
+            None => self.refuse(message, ErrorCode::UNAUTHORIZED, client, now),
         }
     }
 
-    fn challenge(&mut self, message: &Message<'_>, code: u16, client: Client, now: Now) -> Vec<u8> {
+    /// Refuses a request of a source that may be forged, unless it has had its answers of this second.
+    fn refuse<T>(&mut self, message: &Message<'_>, code: u16, client: Client, now: Now) -> Result<T, Unauthenticated> {
+        if !self.may_answer(client, Kind::Challenge, now) {
+            return Err(Unauthenticated::TooMany);
+        }
+        Err(self.challenge(message, code, client, now))
+    }
+
+    fn challenge(&mut self, message: &Message<'_>, code: u16, client: Client, now: Now) -> Unauthenticated {
         self.counters.count_error(code);
-        response::challenge(message, code, &self.nonces.nonce(&client, now))
+        Unauthenticated::Refused(if code == ErrorCode::BAD_REQUEST {
+            response::error(message, &Refusal::Code(code), None)
+        } else {
+            response::challenge(message, code, &self.nonces.nonce(&client, now))
+        })
     }
 }

@@ -42,7 +42,9 @@ impl Server {
         if !(1..=MAX_PEERS_IN_REQUEST).contains(&count) {
             return Err(ErrorCode::BAD_REQUEST.into());
         }
-        let peers = (0..count).map(|index| self.peer(id, message, index)).collect::<Result<Vec<_>, _>>()?;
+        // The port is ignored (RFC 8656, 10.2). Each Send is checked with its own.
+        let allows = |peer: SocketAddr| self.filter.allows_some_port(peer.ip());
+        let peers = (0..count).map(|index| self.peer(id, message, index, allows)).collect::<Result<Vec<_>, _>>()?;
         let ips: Vec<IpAddr> = peers.iter().map(SocketAddr::ip).collect();
         let seconds = self.seconds(now);
         self.table.get_mut(id).expect("just found").permit(&ips, seconds)?;
@@ -60,17 +62,23 @@ impl Server {
         let id = self.allocation_of(client, user)?;
         let number = optional::<ChannelNumber>(message)?.ok_or(ErrorCode::BAD_REQUEST)?;
         let number = channel_data::ChannelNumber::new(number.channel()).ok_or(ErrorCode::BAD_REQUEST)?;
-        let peer = self.peer(id, message, 0)?;
+        let peer = self.peer(id, message, 0, |peer| self.filter.allows(peer))?;
         let seconds = self.seconds(now);
         self.table.get_mut(id).expect("just found").bind(number, peer, seconds)?;
         Ok(response::success(message, &[], Some(&user.signer)))
     }
 
     /// Returns a peer of a request, if it may be sent to.
-    fn peer(&self, id: AllocationId, message: &Message<'_>, index: usize) -> Result<SocketAddr, Refusal> {
+    fn peer(
+        &self,
+        id: AllocationId,
+        message: &Message<'_>,
+        index: usize,
+        allows: impl Fn(SocketAddr) -> bool,
+    ) -> Result<SocketAddr, Refusal> {
         let peer = message.nth_attribute::<XorPeerAddress>(index).map_err(|_| ErrorCode::BAD_REQUEST)?;
         let peer = canonical(peer.addr(message.transaction_id()));
-        if !self.filter.allows(peer) {
+        if !allows(peer) {
             return Err(ErrorCode::FORBIDDEN.into());
         }
         if self.table.get(id).and_then(|allocation| allocation.ports.get(Family::of(&peer.ip()))).is_none() {

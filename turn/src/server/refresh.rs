@@ -31,14 +31,15 @@ impl Server {
         now: Now,
     ) -> Result<Vec<u8>, Refusal> {
         check_known(message, &KNOWN)?;
-        let is_end = optional::<Lifetime>(message)?.is_some_and(|lifetime| lifetime.seconds() == 0);
+        let wanted = optional::<Lifetime>(message)?.map(|lifetime| lifetime.seconds());
+        let is_end = wanted == Some(0);
         let family = family(message, RequestedAddressFamily::TYPE)?;
         let id = self.allocation_of(client, user)?;
         let allocation = self.table.get_mut(id).expect("just found");
         if family.is_some_and(|family| allocation.ports.get(family).is_none()) {
             return Err(ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH.into());
         }
-        let lifetime = if is_end { 0 } else { lifetime(message, user, now)? };
+        let lifetime = if is_end { 0 } else { lifetime(wanted, user, now) };
         if is_end {
             match family {
                 // One of two addresses.

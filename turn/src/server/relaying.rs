@@ -70,12 +70,13 @@ impl Server {
             return self.drop(DropReason::NoPermission);
         }
         let Some(port) = allocation.ports.get(family) else { return self.drop(DropReason::NoPermission) };
-        if !allocation.traffic.allows(data.len()) {
+        let bytes = wire_len(family, data.len());
+        if !allocation.traffic.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
         let external = self.relaying(family).expect("a relay has its address").external;
         if peer.ip() != external {
-            if !self.count_relayed(data.len()) {
+            if !self.count_relayed(bytes) {
                 return self.drop(DropReason::TotalRate);
             }
             return Action::ToPeer { relay: RelayId { allocation: id, family }, peer, data };
@@ -112,10 +113,11 @@ impl Server {
             return self.drop(DropReason::NoPermission);
         }
         let (client, channel) = (allocation.client, allocation.channel_of(peer, seconds));
-        if !allocation.traffic.allows(data.len()) {
+        let bytes = wire_len(Family::of(&peer.ip()), data.len());
+        if !allocation.traffic.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
-        if !self.count_relayed(data.len()) {
+        if !self.count_relayed(bytes) {
             return self.drop(DropReason::TotalRate);
         }
         let data = match channel {
@@ -134,4 +136,13 @@ impl Server {
         }
         is_allowed
     }
+}
+
+/// The bytes of a packet on the wire, with the headers of IP and UDP.
+const fn wire_len(family: Family, payload: usize) -> usize {
+    payload
+        + match family {
+            Family::V4 => 20 + 8,
+            Family::V6 => 40 + 8,
+        }
 }
