@@ -26,7 +26,11 @@ pub(crate) fn servers(
         username: secret.map(|_| username.clone()),
         credential: secret.map(|secret| secret.password(&username)),
     };
-    let own = own.map(|relay| with_secret(relay.urls(), Some(relay.secret())));
+    let own = own.map(|relay| match relay.makes_allocations() {
+        true => with_secret(relay.urls(), Some(relay.secret())),
+        // A client still learns its own address.
+        false => with_secret(&relay.stun_urls(), None),
+    });
     let configured = config.servers.iter().map(|server| {
         let secret = server.secret.as_ref().map(|secret| CredentialSecret::new(secret.as_bytes()));
         with_secret(&server.urls, secret.as_ref())

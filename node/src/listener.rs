@@ -162,6 +162,7 @@ async fn serve_client(
         Some(Some(Begun::Stun(StunStream { socket, tls, received }))) => {
             // The connection counts until the relay closes it.
             let guard: Box<dyn Any + Send> = Box::new(slots);
+            let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
             let taken = core
                 .media_relay
                 .as_ref()

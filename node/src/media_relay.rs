@@ -19,6 +19,7 @@ use chappe_turn::{
     server::Config,
 };
 use ipnet::IpNet;
+use nix::sys::socket::SockaddrStorage;
 use url::Url;
 
 use crate::config::{NodeConfig, TurnSection};
@@ -104,6 +105,11 @@ impl MediaRelay {
         &self.urls
     }
 
+    /// The URLs that need no allocation.
+    pub(crate) fn stun_urls(&self) -> Vec<String> {
+        self.urls.iter().filter(|url| url.starts_with("stun:")).cloned().collect()
+    }
+
     /// The secret of the credentials.
     pub(crate) const fn secret(&self) -> &CredentialSecret {
         &self.secret
@@ -124,21 +130,15 @@ impl MediaRelay {
 
     /// Refuses the services of these members as peers, in addition to this node's own. Their relays are allowed.
     pub(crate) fn set_members<'a>(&self, members: impl Iterator<Item = &'a NodeRecord>) {
-        let mut relay_hosts = HashMap::new();
+        let mut relay_hosts = self.own.clone();
         for record in members {
-            for addr in &record.quic_addrs {
-                let [first, last] = MEMBER_PORTS;
-                let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
-                let services = &mut relay_hosts.entry(addr.ip()).or_insert_with(host).services;
-                services.push(addr.port());
-                services.extend(record.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port));
-            }
-        }
-        // Several nodes may share this machine.
-        for (ip, host) in &self.own {
-            let others = relay_hosts.remove(ip).map(|other| other.services).unwrap_or_default();
-            let services = [&host.services[..], &others].concat();
-            relay_hosts.insert(*ip, RelayHost { relay_ports: host.relay_ports.clone(), services });
+            // Only the first address was proved. A member must not close ports of addresses that are not its own.
+            let Some(addr) = record.quic_addrs.first() else { continue };
+            let [first, last] = MEMBER_PORTS;
+            let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
+            let services = &mut relay_hosts.entry(addr.ip()).or_insert_with(host).services;
+            services.push(addr.port());
+            services.extend(record.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port));
         }
         let (allowed, denied) = (self.allowed.clone(), self.denied.clone());
         self.relay.set_filter(PeerFilter { allowed, denied, relay_hosts });
@@ -147,7 +147,7 @@ impl MediaRelay {
     /// Whether the relay makes new allocations: it runs, and the month's budget allows it.
     pub(crate) fn makes_allocations(&self) -> bool {
         let snapshot = self.relay.snapshot();
-        snapshot.is_running && snapshot.budget.level() == BudgetLevel::Open
+        snapshot.is_running && snapshot.budget.level() == BudgetLevel::Open && !self.relay.is_draining()
     }
 
     /// Whether the node's record offers the relay.
@@ -185,7 +185,17 @@ fn own_hosts(
     let urls = services.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port);
     let host = RelayHost { relay_ports: turn.port_range(), services: ports.chain(urls).collect() };
     let bound = turn.listen.iter().chain(services.bound).map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
-    externals.into_iter().flatten().chain(bound).map(|ip| (ip, host.clone())).collect()
+    externals.into_iter().flatten().chain(bound).chain(interface_addrs()).map(|ip| (ip, host.clone())).collect()
+}
+
+/// Returns the addresses of this machine's network interfaces. Without them, those of the configuration are known.
+fn interface_addrs() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let ip_of = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+    };
+    interfaces.filter_map(|interface| ip_of(interface.address?)).collect()
 }
 
 /// Returns the URLs for clients: UDP at each external address, and TCP or TLS where clients connect.

@@ -9,8 +9,6 @@ use chappe_common::config_error::{ConfigError, check_rules};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Maximum number of UDP addresses: two networks with two address families.
-const MAX_LISTEN: usize = 4;
 /// Maximum number of networks in a list.
 const MAX_NETWORKS: usize = 64;
 /// Minimum number of relay ports: a call of two clients with two addresses, while both restart ICE.
@@ -22,7 +20,7 @@ const MIN_RATE: u32 = 1 << 16;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TurnSection {
-    /// UDP addresses for clients. If it is not empty, clients can also use TURN on `client.listen`, over TCP or TLS.
+    /// UDP addresses for clients, at most one of each family. If it is not empty, clients can also use TURN on `client.listen`, over TCP or TLS.
     pub listen: Vec<SocketAddr>,
     /// Addresses under which clients and peers reach the relay, at most one of each family. If empty, those of `listen`.
     pub external: Vec<IpAddr>,
@@ -77,26 +75,32 @@ impl TurnSection {
 
     /// Returns the address of a family under which the relay is reached.
     pub(crate) fn external(&self, is_family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
-        let listened = || self.listen.iter().map(SocketAddr::ip);
-        let all: Vec<_> = if self.external.is_empty() { listened().collect() } else { self.external.clone() };
-        // Without a socket of the family there are no allocations of it either.
-        all.into_iter().find(|ip| is_family(ip) && listened().any(|own| is_family(&own)))
+        let listened: Vec<_> = self.listen.iter().map(SocketAddr::ip).collect();
+        let reached = if self.external.is_empty() { &listened } else { &self.external };
+        reached.iter().copied().find(is_family)
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let [first, last] = self.relay_ports;
-        let is_single = |is_family: fn(&IpAddr) -> bool| self.external.iter().copied().filter(is_family).count() <= 1;
+        let listened: Vec<_> = self.listen.iter().map(SocketAddr::ip).collect();
+        let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
+        let count = |ips: &[IpAddr], is_family: fn(&IpAddr) -> bool| ips.iter().filter(|ip| is_family(ip)).count();
+        let is_single = |ips: &[IpAddr]| families.into_iter().all(|is_family| count(ips, is_family) <= 1);
         let rules: &[(bool, &'static str, &'static str)] = &[
-            (self.listen.len() <= MAX_LISTEN, "turn.listen", "at most 4 addresses are allowed"),
+            (is_single(&listened), "turn.listen", "one IPv4 and one IPv6 address are allowed"),
             (
                 !self.external.is_empty() || self.listen.iter().all(|addr| !addr.ip().is_unspecified()),
                 "turn.external",
                 "name the address under which clients reach this node: turn.listen takes all addresses",
             ),
+            (is_single(&self.external), "turn.external", "one IPv4 and one IPv6 address are allowed"),
             (
-                is_single(IpAddr::is_ipv4) && is_single(IpAddr::is_ipv6),
+                self.external.is_empty()
+                    || families
+                        .into_iter()
+                        .all(|is_family| count(&self.external, is_family) == count(&listened, is_family)),
                 "turn.external",
-                "one IPv4 and one IPv6 address are allowed",
+                "name an address of each family of turn.listen, and of no other",
             ),
             (
                 self.external.iter().all(|ip| !ip.is_unspecified() && !ip.is_multicast()),
@@ -152,13 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_is_reached_at_the_external_address_of_each_family_it_listens_on() {
-        let section = TurnSection {
-            listen: vec![([0, 0, 0, 0], 3478).into()],
-            external: vec!["2001:db8::1".parse().expect("an address"), [192, 0, 2, 7].into()],
-            ..TurnSection::default()
-        };
+    fn a_relay_is_reached_at_its_external_addresses_or_where_it_listens() {
+        let v6 = "[2001:db8::1]:3478".parse().expect("an address");
+        let mut section = TurnSection { listen: vec![([0, 0, 0, 0], 3478).into(), v6], ..TurnSection::default() };
+        assert_eq!(section.external(IpAddr::is_ipv6), Some(v6.ip()));
+        section.external = vec![[192, 0, 2, 7].into()];
+        assert!(section.check().is_err(), "none for IPv6");
+        section.external.push(v6.ip());
+        assert!(section.check().is_ok());
         assert_eq!(section.external(IpAddr::is_ipv4), Some([192, 0, 2, 7].into()));
-        assert_eq!(section.external(IpAddr::is_ipv6), None);
     }
 }

@@ -182,7 +182,7 @@ impl Session {
             "get_ice_servers" => {
                 let id = request.required_id()?;
                 // Passwords are only for clients that can be called, or that have a pairing.
-                let relay = self.core.media_relay.as_deref().filter(|relay| relay.makes_allocations());
+                let relay = self.core.media_relay.as_deref();
                 let configured = &self.core.context.config.ice;
                 let has_passwords = relay.is_some() || configured.servers.iter().any(|server| server.secret.is_some());
                 if has_passwords && !self.handle.has_inboxes() && !self.pairing.is_paired() {
