@@ -22,6 +22,20 @@ impl OpenFiles {
         Self { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
     }
 
+    /// Limits the number of allocations of the relay for media, which open `files_each` files each, to half of the files. Logs
+    /// a warning if it is lower.
+    pub(crate) fn limit_allocations(self, asked: usize, files_each: usize) -> usize {
+        let room = self.limit / 2 / files_each;
+        if asked > room {
+            tracing::warn!(
+                "turn.max_allocations is {asked}, but this process may open only {} files, half of which are for clients: the \
+                 relay makes {room} allocations. Raise the limit (LimitNOFILE= of systemd, ulimit -n), or lower the key",
+                self.limit,
+            );
+        }
+        asked.min(room).max(1)
+    }
+
     /// What is left if other parts of this process open so many files.
     pub(crate) const fn without(self, files: usize) -> Self {
         Self { limit: self.limit.saturating_sub(files) }
@@ -57,6 +71,7 @@ mod tests {
         assert_eq!(files.limit_connections("client.max_connections", 18_000), 896);
         assert_eq!(files.limit_connections("client.max_connections", 896), 896);
         assert_eq!(files.connections_per_daemon(2), 384);
+        assert_eq!((files.limit_allocations(2000, 2), files.limit_allocations(100, 2)), (256, 100));
         assert_eq!(files.without(96).limit_connections("client.max_connections", 896), 800);
         assert_eq!(OpenFiles { limit: 64 }.limit_connections("client.max_connections", 10), 1);
     }

@@ -118,11 +118,14 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
         NodeCommand::Run(args) => {
             let mut signals = Signals::for_daemon()?;
             let mut config: NodeConfig = args.load()?;
+            let mut files = OpenFiles::raise();
+            if config.turn.is_on() {
+                // An allocation has a socket for each of its relayed addresses.
+                let files_each = if config.turn.listen.iter().any(SocketAddr::is_ipv6) { 2 } else { 1 };
+                config.turn.max_allocations = files.limit_allocations(config.turn.max_allocations, files_each);
+                files = files.without(config.turn.max_allocations * files_each);
+            }
             let connections = &mut config.client.max_connections;
-            // An allocation has a socket for each of its relayed addresses.
-            let families = if config.turn.listen.iter().any(SocketAddr::is_ipv6) { 2 } else { 1 };
-            let allocations = if config.turn.is_on() { config.turn.max_allocations * families } else { 0 };
-            let files = OpenFiles::raise().without(allocations);
             *connections = files.limit_connections("client.max_connections", *connections);
             let node = Node::spawn(config).await.map_err(explain_start)?;
             let line = NodeLine::of(&node);
