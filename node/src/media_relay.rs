@@ -15,7 +15,7 @@ use chappe_turn::{
     credentials::CredentialSecret,
     limits::{Limits, RelayAddress, RelayAddresses},
     peer_filter::{PeerFilter, RelayHost},
-    runtime::{NewStream, NotTaken, Relay, RelayConfig, Snapshot, month},
+    runtime::{NewStream, Relay, RelayBusy, RelayConfig, Snapshot, month},
     server::Config,
 };
 use ipnet::IpNet;
@@ -124,7 +124,7 @@ impl MediaRelay {
     ///
     /// # Errors
     /// The relay takes no connection now.
-    pub(crate) fn add_stream(&self, stream: NewStream) -> Result<(), NotTaken> {
+    pub(crate) fn add_stream(&self, stream: NewStream) -> Result<(), RelayBusy> {
         self.relay.add_stream(stream)
     }
 

@@ -1,10 +1,9 @@
-//! Which attributes a message has, and whether it may be looked at.
+//! Checks the structure of a message before [`stun_types`] parses it: that crate logs a line for each malformed one.
 //!
-//! [`stun_types`] logs each malformed message. So a message is checked here before that crate parses it, and what follows
-//! MESSAGE-INTEGRITY is cut off (RFC 8489, 14.5): nothing behind it can be obeyed.
+//! Attributes after MESSAGE-INTEGRITY are removed, so that none of them can be obeyed (RFC 8489, 14.5).
 
 use stun_types::{
-    attribute::{AttributeStaticType as _, AttributeType, MessageIntegrity, MessageIntegritySha256},
+    attribute::{AttributeStaticType as _, AttributeType, Fingerprint, MessageIntegrity, MessageIntegritySha256},
     message::MAGIC_COOKIE,
 };
 
@@ -19,15 +18,14 @@ pub fn is_stun(packet: &[u8]) -> bool {
     packet.len() >= HEADER && packet[0] >> 6 == 0 && packet[4..8] == MAGIC_COOKIE.to_be_bytes()
 }
 
-/// Cuts a message off behind its integrity, and writes its new length into the header. FINGERPRINT is cut off as well:
-/// MESSAGE-INTEGRITY says more, and without it nothing but a Binding is answered.
+/// Removes what follows the integrity of a message, and writes the new length into its header. FINGERPRINT is removed as well:
+/// MESSAGE-INTEGRITY proves more, and only a Binding is answered without it.
 ///
 /// Returns the message, or `None` if it is malformed.
-pub fn cut(packet: &mut [u8]) -> Option<&[u8]> {
+pub fn truncate_after_integrity(packet: &mut [u8]) -> Option<&[u8]> {
     if !is_stun(packet) || HEADER + usize::from(u16::from_be_bytes([packet[2], packet[3]])) != packet.len() {
         return None;
     }
-    let ends = [AttributeType::new(0x8028), MessageIntegrity::TYPE, MessageIntegritySha256::TYPE];
     let mut end = HEADER;
     let mut has_sha1 = false;
     for _ in 0..=MAX_ATTRIBUTES {
@@ -41,7 +39,7 @@ pub fn cut(packet: &mut [u8]) -> Option<&[u8]> {
             return None;
         }
         let kind = AttributeType::new(kind);
-        if kind == ends[0] || (has_sha1 && kind != MessageIntegritySha256::TYPE) {
+        if kind == Fingerprint::TYPE || (has_sha1 && kind != MessageIntegritySha256::TYPE) {
             return Some(with_len(packet, end));
         }
         end = next;
@@ -81,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_integrity_is_cut_off() {
+    fn attributes_after_the_integrity_are_removed() {
         let kept: [(u16, &[u8]); 2] = [(0x0006, b"user"), (0x0008, &[1; 20])];
         let expected = message(&kept);
         for further in [
@@ -90,37 +88,40 @@ mod tests {
             vec![(0x8028, &[1, 2, 3, 4]), (0x0006, b"other")],
         ] {
             let mut packet = message(&[&kept[..], &further].concat());
-            assert_eq!(cut(&mut packet), Some(&expected[..]));
+            assert_eq!(truncate_after_integrity(&mut packet), Some(&expected[..]));
         }
         let both = [&kept[..], &[(0x001c, &[2; 32])]].concat();
-        assert_eq!(cut(&mut message(&[&both[..], &[(0x0012, &[0; 8])]].concat())), Some(&message(&both)[..]));
+        assert_eq!(
+            truncate_after_integrity(&mut message(&[&both[..], &[(0x0012, &[0; 8])]].concat())),
+            Some(&message(&both)[..])
+        );
     }
 
     #[test]
     fn malformed_messages_are_refused() {
         let good = message(&[(0x0006, b"user")]);
-        assert!(cut(&mut good.clone()).is_some());
+        assert!(truncate_after_integrity(&mut good.clone()).is_some());
         for len in 0..good.len() {
-            assert_eq!(cut(&mut good[..len].to_vec()), None, "{len}");
+            assert_eq!(truncate_after_integrity(&mut good[..len].to_vec()), None, "{len}");
         }
-        assert_eq!(cut(&mut [&good[..], &[0; 4]].concat()), None, "longer than its header says");
+        assert_eq!(truncate_after_integrity(&mut [&good[..], &[0; 4]].concat()), None, "longer than its header says");
         let mut overlong = good.clone();
         overlong[23] = 5;
-        assert_eq!(cut(&mut overlong), None);
+        assert_eq!(truncate_after_integrity(&mut overlong), None);
         let many = vec![(0x8022, &b""[..]); MAX_ATTRIBUTES];
-        assert!(cut(&mut message(&many)).is_some());
-        assert_eq!(cut(&mut message(&[&many[..], &many].concat())), None);
+        assert!(truncate_after_integrity(&mut message(&many)).is_some());
+        assert_eq!(truncate_after_integrity(&mut message(&[&many[..], &many].concat())), None);
     }
 
     proptest! {
         #[test]
-        fn what_is_let_through_parses(mut packet in proptest::collection::vec(any::<u8>(), 0..200), cookie: bool) {
+        fn accepted_messages_parse(mut packet in proptest::collection::vec(any::<u8>(), 0..200), cookie: bool) {
             if cookie && packet.len() >= HEADER {
                 let len = u16::try_from(packet.len() - HEADER).expect("short").to_be_bytes();
                 packet[..4].copy_from_slice(&[0, 1, len[0], len[1]]);
                 packet[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
             }
-            if let Some(message) = cut(&mut packet) {
+            if let Some(message) = truncate_after_integrity(&mut packet) {
                 prop_assert!(Message::from_bytes(message).is_ok());
             }
         }

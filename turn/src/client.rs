@@ -1,4 +1,4 @@
-//! The clients: the other ends of the 5-tuples.
+//! How the server tells its clients apart: by their 5-tuples.
 
 use std::{
     fmt,
@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// One end of a 5-tuple. Its other end is the server's socket.
+/// A client's end of a 5-tuple. The other end is a socket of the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Client {
     /// A source of UDP packets. Its address may be forged.

@@ -54,11 +54,6 @@ impl Ports {
     pub fn release(&mut self, port: u16) {
         self.used.remove(&port);
     }
-
-    /// The range.
-    pub const fn range(&self) -> &RangeInclusive<u16> {
-        &self.range
-    }
 }
 
 #[cfg(test)]

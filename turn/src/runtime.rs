@@ -3,13 +3,16 @@
 //! The relay doesn't share a thread with anything else, so its load can't delay its caller. Packets are received and sent in
 //! batches, and stay in the buffer that they were received in.
 
-pub use event_loop::month;
+pub use calendar::month;
 
+mod calendar;
 mod event_loop;
 mod listeners;
+mod outbox;
 mod peers;
 mod stream;
 mod streams;
+mod token;
 
 use std::{
     any::Any,
@@ -36,7 +39,7 @@ use crate::{
 /// Connections that wait for the thread. It takes them within milliseconds; a burst fits.
 const NEW_STREAMS: usize = 256;
 
-/// What a relay runs with.
+/// The settings of a relay.
 #[derive(Debug)]
 pub struct RelayConfig {
     /// The UDP addresses for clients. With several addresses on one machine, each is named, so that answers come from the
@@ -44,7 +47,7 @@ pub struct RelayConfig {
     pub listen: Vec<SocketAddr>,
     /// The local addresses of relayed sockets, at most one of each family. Behind a NAT they are not what peers see.
     pub relay_bind: Vec<IpAddr>,
-    /// What the server is made of. Its own addresses are added.
+    /// The server's settings. The addresses of its own sockets are added.
     pub server: Config,
     /// The bytes of this month.
     pub budget: Budget,
@@ -84,7 +87,7 @@ struct Shared {
     snapshot: Mutex<Snapshot>,
 }
 
-/// Says that the thread has ended, also if it has panicked.
+/// Marks the relay as stopped when the thread ends, even if it has panicked.
 struct Running(Arc<Shared>);
 
 impl Drop for Running {
@@ -125,10 +128,10 @@ pub struct IoCounters {
     pub streams_closed: u64,
 }
 
-/// The relay doesn't take another connection: too many wait, or it has stopped.
+/// The relay takes no further connection now: too many are waiting, or it has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the relay takes no connection now")]
-pub struct NotTaken;
+pub struct RelayBusy;
 
 impl Relay {
     /// Starts a relay.
@@ -172,8 +175,8 @@ impl Relay {
     ///
     /// # Errors
     /// The relay takes no connection now. The connection is closed.
-    pub fn add_stream(&self, stream: NewStream) -> Result<(), NotTaken> {
-        self.new_streams.try_send(Box::new(stream)).map_err(|_| NotTaken)?;
+    pub fn add_stream(&self, stream: NewStream) -> Result<(), RelayBusy> {
+        self.new_streams.try_send(Box::new(stream)).map_err(|_| RelayBusy)?;
         self.wake();
         Ok(())
     }

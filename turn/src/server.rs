@@ -1,4 +1,4 @@
-//! The server: packets, streams' ends and the time come in; what to send goes out.
+//! The server. Its input is packets, ends of connections and the time; its output is what to send.
 
 mod allocate;
 mod authentication;
@@ -75,10 +75,10 @@ pub trait RelaySockets {
     fn close(&mut self, relay: RelayId);
 }
 
-/// What is done with a packet. Ranges are of the packet's buffer.
+/// What the driver has to do with a packet. Ranges are positions in the packet's buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: the packet was dropped, or needs no answer.
+    /// Nothing. The packet was dropped, or needs no answer.
     Nothing,
     /// Send this to the client that sent the packet.
     Respond(Vec<u8>),
@@ -100,7 +100,7 @@ pub enum Action {
     },
 }
 
-/// What a server is made of.
+/// The settings of a server.
 #[derive(Debug)]
 pub struct Config {
     /// The bounds.
@@ -218,7 +218,8 @@ impl Server {
         now: Now,
     ) -> Action {
         let received = packet.bytes().len();
-        let Some(Ok(message)) = attributes::cut(packet.bytes_mut()).map(Message::from_bytes) else {
+        let Some(Ok(message)) = attributes::truncate_after_integrity(packet.bytes_mut()).map(Message::from_bytes)
+        else {
             return self.drop(DropReason::Malformed);
         };
         match (message.class(), message.method()) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// One moment on both clocks.
+/// The current time of two clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// The monotonic clock, by which lifetimes are measured.

@@ -1,6 +1,6 @@
-//! The test vectors of RFC 5769, as this server reads them: cut off behind their integrity.
+//! The test vectors of RFC 5769, as this server reads them: truncated after their integrity.
 
-use chappe_turn::attributes::cut;
+use chappe_turn::attributes::truncate_after_integrity;
 use stun_types::{
     attribute::{Username, XorMappedAddress},
     message::{LongTermKeyCredentials, Message, MessageIntegrityCredentials, ShortTermCredentials},
@@ -33,7 +33,7 @@ fn short_term() -> MessageIntegrityCredentials {
 fn check(hex: &str, credentials: &MessageIntegrityCredentials, look: impl Fn(&Message<'_>)) {
     let mut packet = bytes(hex);
     let is_valid = |packet: &mut [u8]| {
-        let message = cut(packet).map(Message::from_bytes);
+        let message = truncate_after_integrity(packet).map(Message::from_bytes);
         matches!(message, Some(Ok(message)) if message.validate_integrity(credentials).is_ok())
     };
     assert!(is_valid(&mut packet.clone()));
@@ -42,7 +42,7 @@ fn check(hex: &str, credentials: &MessageIntegrityCredentials, look: impl Fn(&Me
         changed[index] ^= 1;
         assert!(!is_valid(&mut changed), "byte {index}");
     }
-    look(&Message::from_bytes(cut(&mut packet).expect("a message")).expect("a message"));
+    look(&Message::from_bytes(truncate_after_integrity(&mut packet).expect("a message")).expect("a message"));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn the_sample_request_with_long_term_authentication_is_valid() {
     let name = "\u{30de}\u{30c8}\u{30ea}\u{30c3}\u{30af}\u{30b9}";
     let credentials = LongTermKeyCredentials::new(name.to_owned(), "TheMatrIX".to_owned(), "example.org".to_owned());
     let mut packet = bytes(LONG_TERM_REQUEST);
-    let message = Message::from_bytes(cut(&mut packet).expect("a message")).expect("a message");
+    let message = Message::from_bytes(truncate_after_integrity(&mut packet).expect("a message")).expect("a message");
     assert_eq!(message.attribute::<Username>().expect("a name").username(), name);
     assert!(message.validate_integrity(&credentials.into()).is_ok());
 }

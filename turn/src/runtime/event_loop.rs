@@ -16,19 +16,19 @@ use nix::{
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
-use time::OffsetDateTime;
 
 use super::{
     IoCounters, NewStream, RelayConfig, Shared, Snapshot,
-    listeners::{
-        Buffer, Listener, MAX_DATAGRAM, Outgoing, RECEIVE_BATCH, RECEIVE_BUFFER, Received, SEND_BATCH, bind_udp, buffer,
-    },
-    peers::{self, PeerSockets, PeerTable},
+    calendar::month,
+    listeners::{Buffer, Listener, MAX_DATAGRAM, Outgoing, RECEIVE_BATCH, RECEIVE_BUFFER, Received, bind_udp, buffer},
+    outbox::Outbox,
+    peers::{PeerSockets, PeerTable},
     stream::Ended,
     streams::Streams,
+    token::Token,
 };
 use crate::{
-    budget::{Budget, BudgetLevel, Month},
+    budget::{Budget, BudgetLevel},
     client::Client,
     framing,
     packet::{HEADROOM, Packet, TAILROOM},
@@ -54,39 +54,6 @@ const STREAM_PACKETS: usize = 64;
 /// The interval of the snapshot, the budget, and the search for overdue connections.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What an event is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
-    Waker,
-    Timer,
-    Listener(u8),
-    Relay(RelayId),
-    Stream(u32),
-}
-
-impl Token {
-    pub(super) const fn encode(self) -> u64 {
-        match self {
-            Self::Waker => 0,
-            Self::Listener(index) => 1 << 40 | index as u64,
-            Self::Relay(relay) => 2 << 40 | peers::encode(relay),
-            Self::Stream(id) => 3 << 40 | id as u64,
-            Self::Timer => 4 << 40,
-        }
-    }
-
-    fn decode(bits: u64) -> Option<Self> {
-        let rest = bits & ((1 << 40) - 1);
-        match bits >> 40 {
-            0 => Some(Self::Waker),
-            1 => u8::try_from(rest).ok().map(Self::Listener),
-            2 => peers::decode(rest).map(Self::Relay),
-            3 => u32::try_from(rest).ok().map(Self::Stream),
-            _ => Some(Self::Timer),
-        }
-    }
-}
-
 pub(super) struct EventLoop {
     server: Server,
     epoll: Epoll,
@@ -107,13 +74,6 @@ pub(super) struct EventLoop {
     hairpinned: Vec<Vec<Outgoing>>,
     counted_bytes: u64,
     io: IoCounters,
-}
-
-/// Packets of peers that go to clients over UDP, by listener. They are sent in batches.
-struct Outbox {
-    buffers: Vec<Buffer>,
-    used: usize,
-    outgoing: Vec<Vec<Outgoing>>,
 }
 
 /// The sockets of the loop, which are bound before its thread starts.
@@ -164,11 +124,7 @@ impl EventLoop {
             server: Server::new(server, Instant::now()),
             epoll,
             timer,
-            outbox: Outbox {
-                buffers: (0..SEND_BATCH).map(|_| buffer()).collect(),
-                used: 0,
-                outgoing: listeners.iter().map(|_| Vec::new()).collect(),
-            },
+            outbox: Outbox::new(listeners.len()),
             hairpinned: listeners.iter().map(|_| Vec::new()).collect(),
             listeners,
             peers: PeerTable::new(&relay_bind),
@@ -487,16 +443,6 @@ impl EventLoop {
     }
 }
 
-impl Outbox {
-    fn flush(&mut self, listeners: &mut [Listener], counters: &mut IoCounters) {
-        for (listener, outgoing) in listeners.iter_mut().zip(&mut self.outgoing) {
-            listener.send(&self.buffers, outgoing, counters);
-            outgoing.clear();
-        }
-        self.used = 0;
-    }
-}
-
 /// The longest packet of a connection: a Send indication with the longest datagram.
 const MAX_PACKET: usize = MAX_DATAGRAM + 128;
 
@@ -512,44 +458,4 @@ fn now() -> Now {
 
 fn unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// The calendar month of a time in seconds since 1970, in UTC.
-pub fn month(unix: u64) -> Month {
-    let time = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
-    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    Month(u32::try_from(time.year()).unwrap_or_default() * 12 + u32::from(u8::from(time.month())) - 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{allocation::Family, table::AllocationId};
-
-    #[test]
-    fn tokens_survive_their_encoding() {
-        let relay = |index, family| {
-            let allocation = AllocationId::from_index(index).expect("small");
-            Token::Relay(RelayId { allocation, family })
-        };
-        let tokens = [
-            Token::Waker,
-            Token::Timer,
-            Token::Listener(3),
-            relay(0, Family::V4),
-            relay(u32::MAX as usize, Family::V6),
-            Token::Stream(0),
-            Token::Stream(u32::MAX),
-        ];
-        for token in tokens {
-            assert_eq!(Token::decode(token.encode()), Some(token));
-        }
-    }
-
-    #[test]
-    fn months_begin_at_midnight() {
-        // date -u -d 2026-12-01 +%s
-        assert_eq!(month(1_796_083_200), Month(2026 * 12 + 11));
-        assert_eq!(month(1_796_083_199), Month(2026 * 12 + 10));
-    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-use super::{event_loop::Token, listeners::bind_udp};
+use super::{listeners::bind_udp, token::Token};
 use crate::{
     allocation::Family,
     server::{RelayId, RelaySockets},

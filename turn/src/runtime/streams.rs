@@ -6,8 +6,8 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::{
     IoCounters, NewStream,
-    event_loop::Token,
     stream::{Ended, Stream},
+    token::Token,
 };
 use crate::client::Client;
 
