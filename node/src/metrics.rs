@@ -298,7 +298,12 @@ impl Collector for RelayCollector {
                 "Packets dropped because a client does not read its connection",
                 io.stream_packets_dropped,
             ),
-            ("turn_streams_closed", "Connections closed: ended, no STUN, or too slow", io.streams_closed),
+            ("turn_streams_opened", "TCP and TLS connections of the relay's clients", io.streams_opened),
+            (
+                "turn_streams_closed",
+                "TCP and TLS connections of the relay's clients that have ended",
+                io.streams_closed,
+            ),
         ] {
             let counter = ConstCounter::new(count);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;

@@ -79,7 +79,9 @@ pub struct Allocation {
     pub(crate) transaction: TransactionId,
     pub(crate) ports: RelayPorts,
     pub(crate) expires: Seconds,
-    pub(crate) traffic: TrafficLimiter,
+    /// Limits of each direction: what peers send must not use up what the client may send.
+    pub(crate) to_peers: TrafficLimiter,
+    pub(crate) to_client: TrafficLimiter,
     /// The first ones are in the allocation itself: each packet looks at them, and a list elsewhere is not in the
     /// processor's cache if there are many allocations.
     permissions: SmallVec<[Permission; INLINE]>,
@@ -115,11 +117,11 @@ impl Allocation {
         credential: CredentialName,
         transaction: TransactionId,
         expires: Seconds,
-        traffic: TrafficLimiter,
+        [to_peers, to_client]: [TrafficLimiter; 2],
     ) -> Self {
         let ports = RelayPorts { v4: None, v6: None };
         let (permissions, channels) = (SmallVec::new(), SmallVec::new());
-        Self { client, source, credential, transaction, ports, expires, traffic, permissions, channels }
+        Self { client, source, credential, transaction, ports, expires, to_peers, to_client, permissions, channels }
     }
 
     /// Whether packets may be exchanged with an address.
@@ -199,7 +201,7 @@ mod tests {
         let now = Seconds::between(start, start);
         let addr = SocketAddr::from(([192, 0, 2, 1], 1));
         let (client, credential) = (Client::Udp { socket: 0, addr }, CredentialName::new(1, 2));
-        let traffic = TrafficLimiter::new(1, PacketClock::new(start));
+        let traffic = [(); 2].map(|()| TrafficLimiter::new(1, PacketClock::new(start)));
         (Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), now.plus(600), traffic), now)
     }
 

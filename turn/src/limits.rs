@@ -39,7 +39,7 @@ pub struct Limits {
     pub allocations_per_credential: usize,
     /// The most allocations of one IPv4 address or IPv6 /64. Many clients can share one address.
     pub allocations_per_source: usize,
-    /// Bytes a second that one allocation relays, both directions together.
+    /// Bytes a second that one allocation relays in each direction.
     pub allocation_bytes_per_second: u32,
     /// Bytes a second that all allocations relay.
     pub total_bytes_per_second: u32,
@@ -51,7 +51,7 @@ impl Default for Limits {
             allocations: 2000,
             allocations_per_credential: 16,
             allocations_per_source: 256,
-            // Video of 1080 lines in both directions, with room for a screen.
+            // Video of 1080 lines, with room for a screen.
             allocation_bytes_per_second: 1_500_000,
             // A line of 1 Gbit/s.
             total_bytes_per_second: 125_000_000,

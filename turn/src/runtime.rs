@@ -124,7 +124,9 @@ pub struct IoCounters {
     pub receives_failed: u64,
     /// Packets dropped because a client doesn't read its connection.
     pub stream_packets_dropped: u64,
-    /// Connections closed: no STUN, or nothing read or allocated in time.
+    /// TCP and TLS connections taken.
+    pub streams_opened: u64,
+    /// TCP and TLS connections closed, for any reason.
     pub streams_closed: u64,
 }
 

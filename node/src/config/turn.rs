@@ -32,7 +32,7 @@ pub struct TurnSection {
     pub credential_allocations: usize,
     /// Maximum concurrent allocations of one client network: an IPv4 address or an IPv6 /64.
     pub source_allocations: usize,
-    /// Bytes per second of one allocation, both directions together.
+    /// Bytes per second of one allocation, in each direction.
     pub allocation_rate: u32,
     /// Bytes per second of all allocations.
     pub total_rate: u32,

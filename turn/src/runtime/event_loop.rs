@@ -372,7 +372,6 @@ impl EventLoop {
 
     fn close_stream(&mut self, id: u32) {
         if let Some(client) = self.streams.remove(id) {
-            self.io.streams_closed += 1;
             self.end_client(client);
         }
     }
@@ -434,7 +433,7 @@ impl EventLoop {
     fn publish(&self) {
         *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Snapshot {
             counters: self.server.counters().clone(),
-            io: self.io,
+            io: IoCounters { streams_opened: self.streams.opened, streams_closed: self.streams.closed, ..self.io },
             allocations: self.server.allocations(),
             streams: self.streams.len(),
             budget: self.budget,

@@ -15,6 +15,9 @@ use crate::client::Client;
 #[derive(Default)]
 pub(super) struct Streams {
     by_id: HashMap<u32, Stream>,
+    /// Connections taken and closed since the start.
+    pub(super) opened: u64,
+    pub(super) closed: u64,
     next_id: u32,
     /// Connections with packets that are not sent yet.
     dirty: Vec<u32>,
@@ -37,6 +40,7 @@ impl Streams {
         let stream = Stream::new(id, new, now).ok()?;
         epoll.add(&stream.socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Stream(id).encode())).ok()?;
         self.by_id.insert(id, stream);
+        self.opened += 1;
         Some(id)
     }
 
@@ -63,7 +67,9 @@ impl Streams {
 
     /// Closes a connection. Returns its client.
     pub(super) fn remove(&mut self, id: u32) -> Option<Client> {
-        self.by_id.remove(&id).map(|stream| stream.client)
+        let stream = self.by_id.remove(&id)?;
+        self.closed += 1;
+        Some(stream.client)
     }
 
     /// Queues a packet for a client. It is sent with the others of this turn, or with a part of them if they are many.

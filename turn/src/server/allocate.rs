@@ -77,7 +77,8 @@ impl Server {
             }
         }
         let seconds = self.seconds(now);
-        let traffic = TrafficLimiter::new(self.limits.allocation_bytes_per_second, self.clock.clone());
+        let rate = self.limits.allocation_bytes_per_second;
+        let traffic = [(); 2].map(|()| TrafficLimiter::new(rate, self.clock.clone()));
         let expires = seconds.plus(lifetime);
         let transaction = message.transaction_id();
         let mut allocation = Allocation::new(client, source, user.credential, transaction, expires, traffic);

@@ -71,7 +71,7 @@ impl Server {
         }
         let Some(port) = allocation.ports.get(family) else { return self.drop(DropReason::NoPermission) };
         let bytes = wire_len(family, data.len());
-        if !allocation.traffic.allows(bytes) {
+        if !allocation.to_peers.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
         let external = self.relaying(family).expect("a relay has its address").external;
@@ -114,7 +114,7 @@ impl Server {
         }
         let (client, channel) = (allocation.client, allocation.channel_of(peer, seconds));
         let bytes = wire_len(Family::of(&peer.ip()), data.len());
-        if !allocation.traffic.allows(bytes) {
+        if !allocation.to_client.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
         if !self.count_relayed(bytes) {
