@@ -26,7 +26,7 @@ use crate::config::{NodeConfig, TurnSection};
 
 mod budget_file;
 
-/// The relay ports of members, which their records do not name: the range of RFC 8656, 7.2.
+/// The relay ports of other members: the range of RFC 8656, 7.2. Their records do not contain the ports.
 const MEMBER_PORTS: [u16; 2] = [49_152, 65_535];
 
 /// The port of `wss://` and `ws://` URLs without one.
@@ -44,10 +44,10 @@ pub(crate) struct MediaRelay {
     budget_file: PathBuf,
 }
 
-/// This node's own services, which are not relayed to.
+/// This node's own services. The relay sends no packets to them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnServices<'a> {
-    /// Client and QUIC addresses, and the operator's.
+    /// The bound addresses for clients, for QUIC and for the operator.
     pub(crate) bound: &'a [SocketAddr],
     /// URLs for clients.
     pub(crate) client_urls: &'a [String],
@@ -105,12 +105,12 @@ impl MediaRelay {
         &self.urls
     }
 
-    /// The URLs that need no allocation.
+    /// The STUN URLs, which need no allocation.
     pub(crate) fn stun_urls(&self) -> Vec<String> {
         self.urls.iter().filter(|url| url.starts_with("stun:")).cloned().collect()
     }
 
-    /// The secret of the credentials.
+    /// The secret from which passwords are derived.
     pub(crate) const fn secret(&self) -> &CredentialSecret {
         &self.secret
     }
@@ -120,19 +120,19 @@ impl MediaRelay {
         self.relay.addrs()
     }
 
-    /// Hands a client connection over that speaks STUN.
+    /// Hands over the connection of a STUN client.
     ///
     /// # Errors
-    /// The relay takes no connection now.
+    /// The relay accepts no connection now.
     pub(crate) fn add_stream(&self, stream: NewStream) -> Result<(), RelayBusy> {
         self.relay.add_stream(stream)
     }
 
-    /// Refuses the services of these members as peers, in addition to this node's own. Their relays are allowed.
+    /// Refuses the services of these members as peers, in addition to this node's own. Their relays' ports are allowed.
     pub(crate) fn set_members<'a>(&self, members: impl Iterator<Item = &'a NodeRecord>) {
         let mut relay_hosts = self.own.clone();
         for record in members {
-            // Only the first address was proved. A member must not close ports of addresses that are not its own.
+            // Only the first address is proven. A member must not be able to close ports of others' addresses.
             let Some(addr) = record.quic_addrs.first() else { continue };
             let [first, last] = MEMBER_PORTS;
             let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
@@ -164,7 +164,7 @@ impl MediaRelay {
         budget_file::store(&self.budget_file, &self.relay.snapshot().budget)
     }
 
-    /// Makes no new allocations from now on.
+    /// Stops making new allocations.
     pub(crate) fn drain(&self) {
         self.relay.drain();
     }
@@ -175,7 +175,7 @@ impl MediaRelay {
     }
 }
 
-/// Returns this machine's addresses, each with the ports that may be sent to.
+/// Returns this machine's addresses, each with the ports that packets may be sent to.
 fn own_hosts(
     turn: &TurnSection,
     externals: [Option<IpAddr>; 2],
@@ -188,7 +188,7 @@ fn own_hosts(
     externals.into_iter().flatten().chain(bound).chain(interface_addrs()).map(|ip| (ip, host.clone())).collect()
 }
 
-/// Returns the addresses of this machine's network interfaces. Without them, those of the configuration are known.
+/// Returns the addresses of this machine's network interfaces. If they cannot be read, only configured addresses are known.
 fn interface_addrs() -> Vec<IpAddr> {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     let ip_of = |address: SockaddrStorage| {
@@ -212,7 +212,7 @@ fn urls(
         urls.push(format!("stun:{external}"));
         urls.push(format!("turn:{external}?transport=udp"));
     }
-    // If a proxy in front of this node ends TLS, it would not pass STUN on.
+    // A proxy that terminates TLS in front of this node would not forward STUN.
     let has_certificate = config.client.tls_cert.is_some();
     for url in client_urls {
         let Some((host, port)) = host_and_port(url) else { continue };
@@ -246,7 +246,7 @@ mod tests {
         };
         let udp = "stun:192.0.2.1:3478 turn:192.0.2.1:3478?transport=udp \
                    stun:[2001:db8::1]:3479 turn:[2001:db8::1]:3479?transport=udp";
-        // A proxy ends TLS.
+        // A proxy terminates TLS.
         assert_eq!(all(&config, &["wss://relay.example"]), udp);
         assert_eq!(
             all(&config, &["ws://relay.example:8710/ws"]),

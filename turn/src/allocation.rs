@@ -18,7 +18,7 @@ use crate::{
     traffic::TrafficLimiter,
 };
 
-/// Permissions and channels of an allocation that need no memory elsewhere. Most calls use one pair of addresses.
+/// Permissions and channels that are stored within the allocation. Most calls use one pair of addresses.
 const INLINE: usize = 2;
 
 /// The family of a relayed address.
@@ -75,15 +75,15 @@ pub struct Allocation {
     pub(crate) client: Client,
     pub(crate) source: Source,
     pub(crate) credential: CredentialName,
-    /// The request that made it. When it is repeated, so is its answer.
+    /// The transaction of the Allocate request. A retransmission of it gets the same response.
     pub(crate) transaction: TransactionId,
     pub(crate) ports: RelayPorts,
     pub(crate) expires: Seconds,
-    /// Limits of each direction: what peers send must not use up what the client may send.
+    /// Each direction has its own limit: packets from peers must not use up the client's rate.
     pub(crate) to_peers: TrafficLimiter,
     pub(crate) to_client: TrafficLimiter,
-    /// The first ones are in the allocation itself: each packet looks at them, and a list elsewhere is not in the
-    /// processor's cache if there are many allocations.
+    /// The first [`INLINE`] entries are stored within the allocation. Each packet reads them, and with many allocations a
+    /// separate list would not be in the processor's cache.
     permissions: SmallVec<[Permission; INLINE]>,
     channels: SmallVec<[Channel; INLINE]>,
 }
@@ -101,12 +101,12 @@ struct Channel {
     expires: Seconds,
 }
 
-/// Why peers could not be added.
+/// Why a permission or channel was not installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAdded {
-    /// Too many permissions or channels.
+    /// The allocation has its maximum number of permissions or channels.
     Full,
-    /// The number has another peer, or the peer another number.
+    /// The channel number is bound to another peer, or the peer to another channel number.
     Bound,
 }
 
@@ -124,7 +124,7 @@ impl Allocation {
         Self { client, source, credential, transaction, ports, expires, to_peers, to_client, permissions, channels }
     }
 
-    /// Whether packets may be exchanged with an address.
+    /// Whether there is an unexpired permission for an address.
     pub(crate) fn permits(&self, ip: IpAddr, now: Seconds) -> bool {
         self.permissions.iter().any(|permission| permission.ip == ip && permission.expires > now)
     }
@@ -160,9 +160,9 @@ impl Allocation {
         Ok(())
     }
 
-    /// Binds a channel or renews it, and the permission of its peer. On error, nothing is changed.
+    /// Binds or renews a channel, and installs or renews the permission of its peer. On error, no binding is changed.
     pub(crate) fn bind(&mut self, number: ChannelNumber, peer: SocketAddr, now: Seconds) -> Result<(), NotAdded> {
-        // An expired binding rests: packets of it may still be on their way.
+        // An expired binding stays reserved for `CHANNEL_REST`: its packets may still be in flight.
         self.channels.retain(|channel| channel.expires.plus(CHANNEL_REST) > now);
         let is_same = |channel: &Channel| channel.number == number && channel.peer == peer;
         if self.channels.iter().any(|other| !is_same(other) && (other.number == number || other.peer == peer)) {
@@ -181,7 +181,7 @@ impl Allocation {
         Ok(())
     }
 
-    /// Removes the channels and permissions of peers that may no longer be sent to.
+    /// Removes the channels and permissions of peers that the filter refuses.
     pub(crate) fn remove_refused_peers(&mut self, filter: &PeerFilter) {
         self.channels.retain(|channel| filter.allows(channel.peer));
         // A permission is for all ports. Each Send is checked with its port.
@@ -213,7 +213,7 @@ mod tests {
         ChannelNumber::new(0x4000 + last).expect("in range")
     }
 
-    // Class 18.
+    // Class 18 of docs/protocol/turn.md.
     #[test]
     fn permissions_are_bounded_and_all_or_none_of_a_request_are_installed() {
         let (mut allocation, now) = allocation();
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(allocation.peer_of(number(0), now), Some(peer(1)));
         assert_eq!(allocation.channel_of(peer(2), now), Some(number(1)));
         assert!(allocation.permits(ip(1), now.plus(299)) && !allocation.permits(ip(1), now.plus(300)));
-        // Expired, but not free before it has rested.
+        // An expired channel cannot get another peer until `CHANNEL_REST` has passed.
         let expired = now.plus(CHANNEL_LIFETIME);
         assert_eq!(allocation.peer_of(number(0), expired), None);
         assert_eq!(allocation.bind(number(0), peer(3), expired), Err(NotAdded::Bound));

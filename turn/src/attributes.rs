@@ -1,6 +1,6 @@
 //! Checks the structure of a message before [`stun_types`] parses it: that crate logs a line for each malformed one.
 //!
-//! Attributes after MESSAGE-INTEGRITY are removed, so that none of them can be obeyed (RFC 8489, 14.5).
+//! Attributes after MESSAGE-INTEGRITY are removed, so that none of them takes effect (RFC 8489, 14.5).
 
 use stun_types::{
     attribute::{AttributeStaticType as _, AttributeType, Fingerprint, MessageIntegrity, MessageIntegritySha256},
@@ -18,8 +18,8 @@ pub fn is_stun(packet: &[u8]) -> bool {
     packet.len() >= HEADER && packet[0] >> 6 == 0 && packet[4..8] == MAGIC_COOKIE.to_be_bytes()
 }
 
-/// Removes what follows the integrity of a message, and writes the new length into its header. FINGERPRINT is removed as well:
-/// MESSAGE-INTEGRITY proves more, and only a Binding is answered without it.
+/// Removes the attributes after the integrity of a message, and writes the new length into its header. FINGERPRINT is
+/// removed as well: MESSAGE-INTEGRITY proves more, and only a Binding is answered without it.
 ///
 /// Returns the message, or `None` if it is malformed.
 pub fn truncate_after_integrity(packet: &mut [u8]) -> Option<&[u8]> {
@@ -46,7 +46,7 @@ pub fn truncate_after_integrity(packet: &mut [u8]) -> Option<&[u8]> {
         if kind == MessageIntegritySha256::TYPE {
             return Some(with_len(packet, end));
         }
-        // Both may be there, in this order (RFC 8489, 14.6).
+        // A message may have both attributes, in this order (RFC 8489, 14.6).
         has_sha1 |= kind == MessageIntegrity::TYPE;
     }
     None

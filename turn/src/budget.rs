@@ -1,4 +1,4 @@
-//! The bytes that may be relayed in a month. Pure; the driver keeps it on disk.
+//! The bytes that may be relayed in a month. This module does no I/O: the relay's owner stores the count.
 
 /// A calendar month, in UTC, as months since the year 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,14 +17,14 @@ pub enum BudgetLevel {
     Spent,
 }
 
-/// Percentages of the limit from which on the levels hold. What is relayed between them is that of running calls.
+/// Percentages of the limit at which the levels begin. Beyond the first, only running calls are relayed.
 const NO_ALLOCATIONS: u64 = 95;
 const NOT_OFFERED: u64 = 98;
 
 /// The bytes of the current month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Bytes in a month.
+    /// Maximum bytes in a month. `None`: no limit.
     limit: Option<u64>,
     month: Month,
     used: u64,
@@ -36,7 +36,7 @@ impl Budget {
         Self { limit, month, used }
     }
 
-    /// Counts relayed bytes. In a new month, the count starts again. A clock that goes back starts nothing.
+    /// Counts relayed bytes. In a new month, the count restarts at 0. A clock that is set back does not restart it.
     pub fn add(&mut self, bytes: u64, month: Month) {
         if month > self.month {
             *self = Self { month, used: 0, ..*self };

@@ -3,8 +3,8 @@
 /// The length of the header: channel number and payload length.
 pub const HEADER: usize = 4;
 
-/// The first and last channel number. RFC 8656 ends them at 0x4fff, so that other protocols can share a client's port; coturn's
-/// client still uses all of RFC 5766. Nothing else arrives at the server's port.
+/// The first and last channel number. RFC 8656 ends the range at 0x4fff, so that other protocols can share a client's port.
+/// coturn's client still uses the whole range of RFC 5766. No other protocol shares the server's port.
 const FIRST: u16 = 0x4000;
 const LAST: u16 = 0x7fff;
 

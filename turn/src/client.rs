@@ -1,4 +1,4 @@
-//! How the server tells its clients apart: by their 5-tuples.
+//! The identity of a client: its 5-tuple.
 
 use std::{
     fmt,
@@ -39,8 +39,8 @@ impl Client {
     }
 }
 
-/// A client is looked up for each packet. As few numbers, it costs a third of the derived hash. Equal clients have equal
-/// numbers; a stream's id alone tells it apart.
+/// Each packet looks up its client. Hashing a few integers takes a third of the time of the derived hash. A stream is
+/// identified by its id alone, so equal clients have equal hashes.
 impl Hash for Client {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match *self {

@@ -1,4 +1,4 @@
-//! What the server has done and refused. No count is by client, peer or credential.
+//! Counts of what the server has done and refused. No count identifies a client, peer or credential.
 
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum DropReason {
     NoPermission,
     /// Data on a channel that is not bound.
     NoChannel,
-    /// Data to a peer that may not be sent to.
+    /// Data to a peer address that the filter refuses.
     PeerNotAllowed,
     /// More bytes than one allocation may relay in a second.
     AllocationRate,
@@ -71,11 +71,11 @@ pub struct Counters {
     pub allocations_opened: u64,
     /// Allocations ended.
     pub allocations_closed: u64,
-    /// Packets relayed, each once.
+    /// Packets relayed, each counted once.
     pub packets: u64,
-    /// Bytes relayed, with the headers of IP and UDP, each once. They are received and sent.
+    /// Bytes relayed, with the headers of IP and UDP. A packet is received and sent, and counted once.
     pub bytes: u64,
-    /// Packets from one allocation to another of this server, which are among those relayed.
+    /// Packets from one allocation to another of this server. They are included in `packets`.
     pub hairpinned: u64,
     /// Binding requests answered.
     pub bindings: u64,

@@ -1,7 +1,7 @@
-//! Time-limited credentials, of which the server stores nothing.
+//! Time-limited credentials. The server does not store them.
 //!
-//! The name is `<expiry>:<16 hexadecimal digits>`, the password the base64 of HMAC-SHA1 over the name, as coturn's
-//! `use-auth-secret` has it (draft-uberti-behave-turn-rest-00). The digits are random, so that a name links to nothing.
+//! The name is `<expiry>:<16 hexadecimal digits>`. The password is the base64 of HMAC-SHA1 over the name, as with coturn's
+//! `use-auth-secret` (draft-uberti-behave-turn-rest-00). The digits are random, so a name does not identify its user.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use stun_types::message::{LongTermKeyCredentials, MessageIntegrityCredentials};
 /// The realm. A longer one would not fit a 401 of 1.5 times the bytes of the shortest Allocate.
 pub const REALM: &str = "turn";
 
-/// How long after its expiry a credential still refreshes what it has allocated, in seconds. A client renews its
-/// credential before it expires, and then moves its call to a new allocation.
+/// How long after its expiry a credential can still refresh its allocations, in seconds. A client renews its credential
+/// before it expires, and then moves its call to a new allocation.
 pub const GRACE: u64 = 600;
 
 /// The name of a credential.
@@ -30,7 +30,7 @@ impl CredentialName {
         Self { expiry, random }
     }
 
-    /// Parses a name. There is one spelling of each.
+    /// Parses a name. Each name has exactly one valid spelling.
     pub fn parse(name: &str) -> Option<Self> {
         let (expiry, random) = name.split_once(':')?;
         let parsed = Self { expiry: expiry.parse().ok()?, random: u64::from_str_radix(random, 16).ok()? };
@@ -55,7 +55,7 @@ impl fmt::Debug for CredentialName {
     }
 }
 
-/// The secret from which all passwords are made.
+/// The secret from which all passwords are derived.
 #[derive(Clone)]
 pub struct CredentialSecret(Hmac<Sha1>);
 

@@ -5,7 +5,7 @@
 
 use crate::channel_data;
 
-/// The bytes by which a packet's end can be found.
+/// The bytes at the start of a packet that determine its length.
 pub const HEADER: usize = 4;
 
 /// The longest packet in a stream: the longest STUN message. Its length field is 16 bits.
@@ -20,7 +20,7 @@ pub struct Frame {
     pub padded: usize,
 }
 
-/// The stream holds neither STUN nor ChannelData. It can't be synchronised again.
+/// The stream holds neither STUN nor ChannelData. The start of the next packet cannot be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither a STUN message nor ChannelData")]
 pub struct NotAPacket;
@@ -35,7 +35,7 @@ pub fn frame(header: [u8; HEADER]) -> Result<Frame, NotAPacket> {
         let packet = channel_data::HEADER + len;
         return Ok(Frame { packet, padded: packet.next_multiple_of(4) });
     }
-    // The two first bits of STUN are zero; its attributes are padded.
+    // The first two bits of a STUN message are zero. Its attributes are padded, so its length is a multiple of four.
     if header[0] >> 6 != 0 || len % 4 != 0 {
         return Err(NotAPacket);
     }

@@ -1,4 +1,4 @@
-//! The targets of the fuzzer and of the mutation tests: what a client, a peer and a connection may send.
+//! The targets of the fuzzer and of the mutation tests: packets of a client, and the bytes of a connection.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use crate::{
     time::Now,
 };
 
-/// Sockets that take everything.
+/// Sockets whose binds always succeed.
 struct NoSockets;
 
 impl RelaySockets for NoSockets {
@@ -28,7 +28,7 @@ impl RelaySockets for NoSockets {
     fn close(&mut self, _: RelayId) {}
 }
 
-/// A packet of a client that is not verified: it gets at most a small answer, and leaves no allocation.
+/// A packet of an unverified client: it gets at most a small response, and makes no allocation.
 pub const PACKET: (&str, fn(&[u8]) -> bool) = ("turn_packet", |packet| {
     let now = Now { monotonic: Instant::now(), unix: 1_800_000_000 };
     let address = RelayAddress { external: [192, 0, 2, 1].into(), ports: 50_000..=50_999 };
@@ -57,7 +57,7 @@ pub const PACKET: (&str, fn(&[u8]) -> bool) = ("turn_packet", |packet| {
     }
 });
 
-/// A connection: packets one after the other.
+/// The bytes of a connection: consecutive packets.
 pub const STREAM: (&str, fn(&[u8]) -> bool) = ("turn_stream", |stream| {
     let mut rest = stream;
     let mut packets = 0;

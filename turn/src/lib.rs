@@ -3,7 +3,7 @@
 //! [`server::Server`] receives packets and the time, and returns what to send. It opens no sockets itself: its driver
 //! implements [`server::RelaySockets`]. Its safety rules:
 //!
-//! - An unverified source gets no state, and replies of at most 1.5 times its bytes on the wire ([`response`]).
+//! - An unverified source gets no state, and responses of at most 1.5 times its request's bytes on the wire ([`response`]).
 //! - A peer address is checked where it is used, and in every spelling ([`peer_filter`]).
 //! - Allocations, permissions, channels and bytes are bounded ([`limits`], [`traffic`], [`budget`]).
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive};
 /// Permissions of an allocation. A call needs one for each candidate of the other side: about ten.
 pub const MAX_PERMISSIONS: usize = 64;
 
-/// Channels of an allocation. As many as permissions, since a channel installs one.
+/// Channels of an allocation. The same number as permissions, since each channel installs a permission.
 pub const MAX_CHANNELS: usize = MAX_PERMISSIONS;
 
 /// Peers in one CreatePermission.
@@ -23,13 +23,13 @@ pub const PERMISSION_LIFETIME: u32 = 300;
 /// Lifetime of a channel, in seconds (RFC 8656, 12).
 pub const CHANNEL_LIFETIME: u32 = 600;
 
-/// How long a peer or a number cannot be bound again after its channel has expired, in seconds (RFC 8656, 12).
+/// How long an expired channel's number and peer cannot be bound to others, in seconds (RFC 8656, 12).
 pub const CHANNEL_REST: u32 = 300;
 
-/// Ports tried for an allocation, if other programs use those that were drawn.
+/// Maximum number of ports tried for an allocation. A try fails if another program uses the port.
 pub const MAX_BINDS: usize = 8;
 
-/// What an operator sets.
+/// The limits that an operator sets.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The most allocations.
@@ -51,7 +51,7 @@ impl Default for Limits {
             allocations: 2000,
             allocations_per_credential: 16,
             allocations_per_source: 256,
-            // Video of 1080 lines, with room for a screen.
+            // 1080p video, with room for a shared screen.
             allocation_bytes_per_second: 1_500_000,
             // A line of 1 Gbit/s.
             total_bytes_per_second: 125_000_000,
@@ -59,7 +59,7 @@ impl Default for Limits {
     }
 }
 
-/// One address on which peers see the relay.
+/// One external address of the relay.
 #[derive(Clone, Debug)]
 pub struct RelayAddress {
     /// The address as peers see it. Behind a NAT, not the address that the sockets are bound to.

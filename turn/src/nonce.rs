@@ -14,13 +14,13 @@ pub const LEN: usize = 16;
 /// How long a nonce is valid, in minutes.
 const LIFETIME: u16 = 10;
 
-/// For how many minutes a nonce still proves that its client has received it.
+/// How long a nonce proves that its client has received it, in minutes.
 const MAX_AGE: u16 = 24 * 60;
 
-/// The length of the MAC. 80 bits cannot be guessed at ten answers a second, and a nonce is no secret.
+/// The length of the MAC. 80 bits cannot be guessed at ten answers a second, and a nonce is not secret.
 const MAC: usize = 10;
 
-/// What is known of a nonce.
+/// The result of checking a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonceState {
     /// It was made for this client in the last ten minutes.
@@ -36,7 +36,7 @@ pub enum NonceState {
 pub struct NonceKey(Hmac<Sha256>);
 
 impl NonceKey {
-    /// Makes the key of 32 random bytes.
+    /// Makes a key from 32 random bytes.
     pub fn new(key: [u8; 32]) -> Self {
         Self(Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"))
     }
@@ -57,7 +57,7 @@ impl NonceKey {
             return NonceState::Foreign;
         }
         let made = u16::from_be_bytes([bytes[0], bytes[1]]);
-        // Wraps, as the minutes do every 45 days. A nonce of the future has a large age.
+        // The subtraction wraps, as the minutes do every 45 days. A nonce from the future gets a large age.
         let age = minute(now).wrapping_sub(made);
         if age > MAX_AGE || self.mac(client, made).verify_truncated_left(&bytes[2..]).is_err() {
             return NonceState::Foreign;
@@ -134,7 +134,7 @@ mod tests {
         }
     }
 
-    // Class 10.
+    // Class 10 of docs/protocol/turn.md.
     #[test]
     fn nonces_of_ten_thousand_addresses_differ() {
         let key = NonceKey::new([7; 32]);

@@ -1,4 +1,4 @@
-//! A packet in its buffer, with room for a header before it and padding behind it.
+//! A packet in its buffer, with room for a header before it and padding after it.
 //!
 //! A relayed packet is never copied: its new header is written before its payload.
 
@@ -21,7 +21,7 @@ const DATA_INDICATION: u16 = 0x0017;
 /// Bytes before a received packet: a Data indication with an IPv6 address.
 pub const HEADROOM: usize = STUN_HEADER + ATTRIBUTE_HEADER + 20 + DATA_HEADER;
 
-/// Bytes behind a received packet: padding to four bytes.
+/// Bytes after a received packet: padding to four bytes.
 pub const TAILROOM: usize = 3;
 
 /// A received packet.
@@ -47,7 +47,7 @@ impl<'a> Packet<'a> {
         &self.buffer[HEADROOM..self.end]
     }
 
-    /// The received bytes.
+    /// The received bytes, mutable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[HEADROOM..self.end]
     }
@@ -104,7 +104,7 @@ impl<'a> Packet<'a> {
         start..end
     }
 
-    /// Writes zeros behind a payload, up to a multiple of four bytes. Returns its new end.
+    /// Writes zeros after a payload, up to a multiple of four bytes. Returns its new end.
     fn pad(&mut self, payload: &Range<usize>) -> usize {
         let end = payload.end + payload.len().next_multiple_of(4) - payload.len();
         self.buffer[payload.end..end].fill(0);
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn with_packet<T>(payload: &[u8], run: impl FnOnce(Packet<'_>, Range<usize>) -> T) -> (T, Vec<u8>) {
-        // What was in the buffer before must not be sent.
+        // The previous content of the buffer must not be sent.
         let mut buffer = vec![0xee; HEADROOM + payload.len() + TAILROOM];
         buffer[HEADROOM..HEADROOM + payload.len()].copy_from_slice(payload);
         let result = run(Packet::new(&mut buffer, payload.len()), HEADROOM..HEADROOM + payload.len());
@@ -133,7 +133,7 @@ mod tests {
     }
 
     proptest! {
-        // Class 21: padding is zero.
+        // Class 21 of docs/protocol/turn.md: padding is zero.
         #[test]
         fn data_indications_are_those_that_a_parser_reads(
             payload in proptest::collection::vec(1_u8.., 0..40),

@@ -1,8 +1,9 @@
-//! Which peers may be sent to.
+//! Which peer addresses packets may be sent to.
 //!
-//! Refused are all special-purpose addresses, in each IPv6 spelling of an IPv4 address; services of this machine and of other
-//! members; and what the operator adds. What is known of a machine can only close ports, and opens nothing. [`PeerFilter::allows`] is called for each CreatePermission, ChannelBind and Send, with
-//! the address that is then used.
+//! The filter refuses all special-purpose addresses, also in each IPv6 spelling of an IPv4 address. It refuses the services
+//! of this machine and of other members, and the networks that the operator denies. Information about a machine only closes
+//! its ports; it never opens an address. The filter is called for each CreatePermission, ChannelBind and Send, with the
+//! address that is then used.
 
 use std::{
     collections::HashMap,
@@ -12,8 +13,8 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The IANA IPv4 special-purpose registry, and multicast (RFC 5771). Also the blocks that are globally reachable: they hold
-/// anycast services, and no one who calls.
+/// The IANA IPv4 special-purpose registry, and multicast (RFC 5771). Globally reachable blocks are included: they
+/// hold anycast services, not clients.
 const SPECIAL_V4: [Ipv4Net; 19] = [
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
@@ -38,7 +39,7 @@ const SPECIAL_V4: [Ipv4Net; 19] = [
 
 /// The IANA IPv6 special-purpose registry within 2000::/3, without the prefixes that embed an IPv4 address.
 const SPECIAL_V6: [Ipv6Net; 4] = [
-    // IETF protocol assignments. Teredo is within it, and is looked at first.
+    // IETF protocol assignments. Teredo is within this block. `embedded` handles it first.
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
     v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
@@ -54,23 +55,23 @@ const fn v6(ip: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
 }
 
-/// The ports of a machine with a relay on which peers may be.
+/// The ports of a machine with a relay that packets may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayHost {
     /// The ports of its relay's allocations.
     pub relay_ports: RangeInclusive<u16>,
-    /// Ports among them that are its services.
+    /// Ports among them that belong to its services, and are refused.
     pub services: Vec<u16>,
 }
 
-/// The addresses that may be sent to.
+/// The peer addresses that packets may be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerFilter {
     /// Special-purpose networks that the operator opens, such as a laboratory's.
     pub allowed: Vec<IpNet>,
     /// Networks that the operator closes.
     pub denied: Vec<IpNet>,
-    /// This machine's and other members' addresses: only their relays' allocations may be sent to.
+    /// The addresses of this machine and of other members. Packets may be sent only to the ports of their relays.
     pub relay_hosts: HashMap<IpAddr, RelayHost>,
 }
 
@@ -80,12 +81,12 @@ impl PeerFilter {
         peer.port() != 0 && self.allows_ip(peer.ip(), peer.port())
     }
 
-    /// Whether packets may be sent to some port of an address.
+    /// Whether packets may be sent to at least one port of an address.
     pub fn allows_some_port(&self, ip: IpAddr) -> bool {
         let hosts: Vec<_> = spelled(ip).filter_map(|ip| self.relay_hosts.get(&ip)).collect();
         let start = hosts.iter().map(|host| *host.relay_ports.start()).max().unwrap_or(1).max(1);
         let services: usize = hosts.iter().map(|host| host.services.len()).sum();
-        // One of these ports is no service, or none is in all ranges.
+        // At least one of these `services + 1` ports is not a service.
         (0..=services)
             .filter_map(|more| start.checked_add(u16::try_from(more).ok()?))
             .any(|port| self.allows_ip(ip, port))
@@ -101,7 +102,7 @@ impl PeerFilter {
     }
 }
 
-/// The address, and the IPv4 addresses to which packets to it may be sent on.
+/// The address, and the IPv4 addresses to which packets to it may be forwarded.
 fn spelled(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let embedded = match ip {
         IpAddr::V4(_) => [None, None],
@@ -110,7 +111,7 @@ fn spelled(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(ip).chain(embedded.into_iter().flatten().map(IpAddr::V4))
 }
 
-/// Whether an IPv4 address within this one decides.
+/// Whether the address embeds an IPv4 address, which is checked in its place.
 fn has_embedded(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if embedded(v6)[0].is_some())
 }
@@ -118,12 +119,12 @@ fn has_embedded(ip: IpAddr) -> bool {
 fn is_special(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => SPECIAL_V4.iter().any(|net| net.contains(&v4)),
-        // All that is assigned to hosts of the internet is in 2000::/3.
+        // All global unicast addresses that are assigned to hosts are in 2000::/3.
         IpAddr::V6(v6) => v6.segments()[0] >> 13 != 1 || SPECIAL_V6.iter().any(|net| net.contains(&v6)),
     }
 }
 
-/// Returns the IPv4 addresses to which a packet to this IPv6 address may be sent on.
+/// Returns the IPv4 addresses to which a packet to this IPv6 address may be forwarded.
 fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let octets = ip.octets();
     let at = |index: usize| {
@@ -131,7 +132,7 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         Ipv4Addr::from(four)
     };
     match ip.segments() {
-        // Unspecified and loopback are IPv6 addresses of their own.
+        // The unspecified and loopback addresses of IPv6 are not IPv4-compatible addresses.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
         // IPv4-compatible (RFC 4291, 2.5.5.1), IPv4-mapped (2.5.5.2), and IPv4-translated (RFC 2765).
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => [Some(at(12)), None],
@@ -141,7 +142,7 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         [0x2001, 0, ..] => [Some(at(4)), Some(Ipv4Addr::from(!u32::from(at(12))))],
         // 6to4 (RFC 3056).
         [0x2002, ..] => [Some(at(2)), None],
-        // ISATAP (RFC 5214, 6.1), whose prefix is looked at as well.
+        // ISATAP (RFC 5214, 6.1). Its prefix is checked as well.
         [_, _, _, _, 0 | 0x200, 0x5efe, ..] if !is_special(ip.into()) => [Some(at(12)), None],
         _ => [None, None],
     }
@@ -169,7 +170,7 @@ mod tests {
             Ipv6Addr::new(0x2a00, 1, 2, 3, 0, 0x5efe, high, low),
             Ipv6Addr::new(0x2a00, 1, 2, 3, 0x200, 0x5efe, high, low),
         ];
-        // ::0.0.0.0 and ::0.0.0.1 are IPv6's own addresses, and refused as well.
+        // For 0.0.0.0 and 0.0.0.1 these are `::` and `::1`, which are refused as well.
         all.push(Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low));
         all
     }
@@ -178,7 +179,7 @@ mod tests {
         filter.allows(SocketAddr::new(ip.into(), 40_000))
     }
 
-    // Class 3.
+    // Class 3 of docs/protocol/turn.md.
     fn is_the_same_in_each_spelling(filter: &PeerFilter, ip: Ipv4Addr) {
         for spelled in spellings(ip) {
             assert_eq!(is_allowed(filter, spelled), is_allowed(filter, ip), "{ip} as {spelled}");
@@ -190,7 +191,7 @@ mod tests {
         fn each_spelling_of_an_address_is_allowed_if_the_address_is(ip: u32, opened: u32, prefix in 0_u8..=32) {
             let opened = Ipv4Net::new(opened.into(), prefix).expect("a prefix").trunc();
             is_the_same_in_each_spelling(&PeerFilter::default(), ip.into());
-            // The other end of the Teredo spellings.
+            // 8.8.8.8 is the other end of the Teredo spellings.
             prop_assume!(!opened.contains(&Ipv4Addr::new(8, 8, 8, 8)));
             let filter = PeerFilter { denied: vec![opened.into()], ..PeerFilter::default() };
             is_the_same_in_each_spelling(&filter, ip.into());
@@ -208,13 +209,13 @@ mod tests {
         fn each_special_ipv6_address_is_refused(block in 0..SPECIAL_V6.len(), host: u128) {
             let block = SPECIAL_V6[block];
             let ip = Ipv6Addr::from(u128::from(block.network()) | (host & u128::from(block.hostmask())));
-            // Teredo of a public server and client.
+            // Teredo with a public server and client is not special.
             prop_assume!(embedded(ip)[0].is_none());
             prop_assert!(!is_allowed(&PeerFilter::default(), ip));
         }
     }
 
-    // Classes 1 and 2.
+    // Classes 1 and 2 of docs/protocol/turn.md.
     #[test]
     fn the_addresses_of_known_attacks_are_refused() {
         for ip in [
@@ -256,7 +257,7 @@ mod tests {
         }
     }
 
-    // Class 4: ranges are prefixes, so an operator can't write one that is compared byte by byte.
+    // Class 4 of docs/protocol/turn.md: ranges are prefixes, so an operator can't write one that is compared byte by byte.
     #[test]
     fn a_denied_prefix_holds_the_addresses_between_its_ends() {
         let net: IpNet = "2a00:0:0:fe00::/55".parse().expect("a prefix");
@@ -272,7 +273,7 @@ mod tests {
         assert!("2a00::1-2a00::9".parse::<IpNet>().is_err());
     }
 
-    // Class 5.
+    // Class 5 of docs/protocol/turn.md.
     #[test]
     fn of_a_relay_host_only_its_allocations_may_be_sent_to() {
         let ip: IpAddr = "8.8.4.4".parse().expect("an address");

@@ -41,7 +41,7 @@ impl Ports {
                 break;
             }
         }
-        // Nearly all are used: search from a random one.
+        // Nearly all ports are used: search in order from a random port.
         let port = drawn.or_else(|| {
             let from = rng.random_range(self.range.clone());
             (from..=*self.range.end()).chain(*self.range.start()..from).find(|port| suits(*port, &self.used))
@@ -50,7 +50,7 @@ impl Ports {
         Some(port)
     }
 
-    /// Gives a port back.
+    /// Frees a port.
     pub fn release(&mut self, port: u16) {
         self.used.remove(&port);
     }
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(ports.take(Parity::Any, &mut rng), Some(50_017));
     }
 
-    // Class 10.
+    // Class 10 of docs/protocol/turn.md.
     #[test]
     fn ports_are_in_no_order() {
         let mut rng = StdRng::seed_from_u64(2);

@@ -1,4 +1,4 @@
-//! Responses, and the bound on those to unverified sources.
+//! Responses, and the bound on the length of responses to unverified sources.
 
 use stun_types::{
     attribute::{AttributeType, AttributeWrite, ErrorCode, Nonce, Realm, UnknownAttributes},
@@ -14,14 +14,14 @@ use crate::{client::Client, credentials::REALM};
 const V4_HEADERS: usize = 20 + 8;
 const V6_HEADERS: usize = 40 + 8;
 
-/// Most responses fit.
+/// Initial capacity of a response. Most responses fit.
 const USUAL: usize = 128;
 
 /// An error: its code, and the attributes that belong to it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Code(u16),
-    /// 420, with the attributes.
+    /// 420, with the unknown attributes.
     Unknown(Vec<AttributeType>),
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn success(request: &Message<'_>, attributes: &[&dyn AttributeWrite],
     finish(writer, signer)
 }
 
-/// Writes an error response, without a reason: its text would be sent to forged sources.
+/// Writes an error response. It has no reason phrase, which would enlarge responses to forged sources.
 pub(crate) fn error(request: &Message<'_>, refusal: &Refusal, signer: Option<&Signer>) -> Vec<u8> {
     let mut writer = Message::builder_error(request, MessageWriteVec::with_capacity(USUAL));
     add_error(&mut writer, refusal.code());
@@ -66,7 +66,7 @@ pub(crate) fn error(request: &Message<'_>, refusal: &Refusal, signer: Option<&Si
     finish(writer, signer)
 }
 
-/// Writes a 401 or 438, with what the client needs to sign its next request.
+/// Writes a 401 or 438, with the realm and nonce that the client needs to sign its next request.
 pub(crate) fn challenge(request: &Message<'_>, code: u16, nonce: &str) -> Vec<u8> {
     let mut writer = Message::builder_error(request, MessageWriteVec::with_capacity(USUAL));
     add_error(&mut writer, code);
@@ -87,8 +87,8 @@ fn finish(mut writer: MessageWriteVec, signer: Option<&Signer>) -> Vec<u8> {
     writer.finish()
 }
 
-/// Whether an answer may be sent to a source that may be forged: it has at most 1.5 times the bytes of the request, with the
-/// headers of IP and UDP.
+/// Whether an answer is small enough for a source that may be forged: at most 1.5 times the bytes of the request, each with
+/// the headers of IP and UDP.
 pub(crate) const fn is_answerable(client: &Client, request: usize, answer: usize) -> bool {
     let headers = if client.addr().is_ipv4() { V4_HEADERS } else { V6_HEADERS };
     client.is_stream() || 2 * (headers + answer) <= 3 * (headers + request)

@@ -1,7 +1,7 @@
 //! Drives a [`Server`](crate::server::Server) on a thread of its own, with one epoll for all its sockets.
 //!
 //! The relay doesn't share a thread with anything else, so its load can't delay its caller. Packets are received and sent in
-//! batches, and stay in the buffer that they were received in.
+//! batches. A packet is sent from the buffer that it was received in.
 
 pub use calendar::month;
 
@@ -36,20 +36,20 @@ use crate::{
     server::Config,
 };
 
-/// Connections that wait for the thread. It takes them within milliseconds; a burst fits.
+/// Length of the queue of new connections. The thread takes them within milliseconds, so only a burst must fit.
 const NEW_STREAMS: usize = 256;
 
 /// The settings of a relay.
 #[derive(Debug)]
 pub struct RelayConfig {
-    /// The UDP addresses for clients. With several addresses on one machine, each is named, so that answers come from the
-    /// address that was asked.
+    /// The UDP addresses for clients. If the machine has several addresses, name each of them: a response must come from
+    /// the address that the request was sent to.
     pub listen: Vec<SocketAddr>,
-    /// The local addresses of relayed sockets, at most one of each family. Behind a NAT they are not what peers see.
+    /// The local addresses of relayed sockets, at most one of each family. Behind a NAT, peers see other addresses.
     pub relay_bind: Vec<IpAddr>,
-    /// The server's settings. The addresses of its own sockets are added.
+    /// The server's settings. The relay adds the addresses of its sockets to `listening`.
     pub server: Config,
-    /// The bytes of this month.
+    /// The monthly budget, with the bytes that are used already.
     pub budget: Budget,
 }
 
@@ -62,7 +62,7 @@ pub struct Relay {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A connection that speaks STUN, accepted elsewhere.
+/// A connection from a STUN client, accepted by the relay's owner.
 pub struct NewStream {
     /// The connection.
     pub socket: TcpStream,
@@ -70,17 +70,17 @@ pub struct NewStream {
     pub addr: SocketAddr,
     /// The TLS session, after its handshake.
     pub tls: Option<Box<rustls::ServerConnection>>,
-    /// What has been received, decrypted.
+    /// The bytes that were received already, decrypted.
     pub received: Vec<u8>,
-    /// Dropped when the connection ends, such as a permit of the acceptor.
+    /// A value to drop when the connection ends, such as a permit of the acceptor.
     pub guard: Box<dyn Any + Send>,
 }
 
-/// What the relay's owner and its thread share.
+/// State that the relay's owner and its thread share.
 #[derive(Debug)]
 struct Shared {
     waker: EventFd,
-    /// The filter that the thread has not taken yet.
+    /// A new filter, until the thread takes it.
     filter: Mutex<Option<PeerFilter>>,
     is_draining: AtomicBool,
     is_stopping: AtomicBool,
@@ -99,40 +99,40 @@ impl Drop for Running {
 /// The state of a relay, at most a second old.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// What the server has done.
+    /// The server's counts.
     pub counters: Counters,
-    /// What the sockets have done.
+    /// The sockets' counts.
     pub io: IoCounters,
     /// Current allocations.
     pub allocations: usize,
     /// Current TCP and TLS connections.
     pub streams: usize,
-    /// The bytes of this month.
+    /// The monthly budget, with the bytes that are used.
     pub budget: Budget,
     /// Whether the relay runs. It stops if its epoll fails.
     pub is_running: bool,
 }
 
-/// Counts of the sockets.
+/// Counts of the sockets since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoCounters {
-    /// Packets that the system did not take, mostly for a full buffer.
+    /// Packets that the system did not accept, mostly because a send buffer was full.
     pub sends_failed: u64,
-    /// Packets longer than 2,048 bytes.
+    /// Received packets longer than 2,048 bytes, which are dropped.
     pub truncated: u64,
     /// Errors of receiving sockets.
     pub receives_failed: u64,
     /// Packets dropped because a client doesn't read its connection.
     pub stream_packets_dropped: u64,
-    /// TCP and TLS connections taken.
+    /// TCP and TLS connections added.
     pub streams_opened: u64,
     /// TCP and TLS connections closed, for any reason.
     pub streams_closed: u64,
 }
 
-/// The relay takes no further connection now: too many are waiting, or it has stopped.
+/// The relay accepts no connection now: its queue is full, or it has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the relay takes no connection now")]
+#[error("the relay accepts no connection now")]
 pub struct RelayBusy;
 
 impl Relay {
@@ -173,29 +173,29 @@ impl Relay {
         &self.addrs
     }
 
-    /// Hands a connection over. Does not wait.
+    /// Hands a connection over to the relay's thread. Does not wait.
     ///
     /// # Errors
-    /// The relay takes no connection now. The connection is closed.
+    /// The relay accepts no connection now. The connection is closed.
     pub fn add_stream(&self, stream: NewStream) -> Result<(), RelayBusy> {
         self.new_streams.try_send(Box::new(stream)).map_err(|_| RelayBusy)?;
         self.wake();
         Ok(())
     }
 
-    /// Replaces the filter of peers. Does not wait.
+    /// Replaces the peer filter. Does not wait.
     pub fn set_filter(&self, filter: PeerFilter) {
         *self.shared.filter.lock().unwrap_or_else(PoisonError::into_inner) = Some(filter);
         self.wake();
     }
 
-    /// Makes no new allocations from now on. Running ones go on until the relay is dropped.
+    /// Stops making allocations. Existing ones continue until the relay is dropped.
     pub fn drain(&self) {
         self.shared.is_draining.store(true, Ordering::Relaxed);
         self.wake();
     }
 
-    /// Whether the relay makes no new allocations, as it will stop.
+    /// Whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining.load(Ordering::Relaxed)
     }
@@ -206,7 +206,7 @@ impl Relay {
     }
 
     fn wake(&self) {
-        // The only error is that it is awake already.
+        // Fails only if the counter is at its maximum: then the thread wakes up anyway.
         let _ = self.shared.waker.write(1);
     }
 }
@@ -215,7 +215,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         self.wake();
-        // The thread ends within a turn.
+        // The thread ends within one turn of its loop.
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -1,4 +1,4 @@
-//! The server. Its input is packets, ends of connections and the time; its output is what to send.
+//! The server's state machine. Its input is packets, closed connections and the time; its output is packets to send.
 
 mod allocate;
 mod authentication;
@@ -44,17 +44,17 @@ use crate::{
     traffic::{PacketClock, TrafficLimiter},
 };
 
-/// Expiries of ended allocations that are kept until they are due.
+/// Stale expiries that are tolerated in addition to twice the number of allocations.
 const MIN_EXPIRIES: usize = 64;
 
-/// Signed requests of a source in a second. A call begins with about ten for each allocation, and needs one a minute then.
+/// Signed requests per source and second. A call starts with about ten for each allocation, and then needs one a minute.
 const REQUESTS_PER_SECOND: u16 = 100;
 
-/// Binding requests of an unverified source that are answered in a second, and requests that are refused for want of a
-/// signature. A client that allocates needs two for each of its transports and addresses.
+/// Binding responses per unverified source and second, and the same number of challenges (400, 401, 438). A client that
+/// allocates needs two for each of its transports and addresses.
 const ANSWERS_PER_SECOND: u16 = 10;
 
-/// A relayed address of an allocation, and the socket that the driver has bound to it.
+/// Identifies a relayed address of an allocation, and the socket that the driver has bound to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RelayId {
     /// The allocation.
@@ -63,19 +63,19 @@ pub struct RelayId {
     pub family: Family,
 }
 
-/// The sockets of relayed addresses, which the driver has.
+/// The sockets of relayed addresses. The driver owns them.
 pub trait RelaySockets {
     /// Binds a socket. Does not wait.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] if another program uses the port: then another port is tried.
+    /// [`io::ErrorKind::AddrInUse`] if another program uses the port. The server then tries another port.
     fn bind(&mut self, relay: RelayId, port: u16) -> io::Result<()>;
 
     /// Closes a socket.
     fn close(&mut self, relay: RelayId);
 }
 
-/// What the driver has to do with a packet. Ranges are positions in the packet's buffer.
+/// What the driver must do after a packet was handled. Ranges index the packet's buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing. The packet was dropped, or needs no answer.
@@ -107,17 +107,17 @@ pub struct Config {
     pub limits: Limits,
     /// The relay's addresses.
     pub addresses: RelayAddresses,
-    /// The secret of the credentials.
+    /// The secret from which passwords are derived.
     pub secret: CredentialSecret,
-    /// The peers that may be sent to.
+    /// The peer addresses that packets may be sent to.
     pub filter: PeerFilter,
-    /// Addresses of the server's own UDP sockets. A packet cannot come from them.
+    /// Addresses of the server's own UDP sockets. A packet with one of them as its source is forged.
     pub listening: Vec<SocketAddr>,
-    /// The seed of ports and nonces: random bytes of the system.
+    /// Seed of the random ports and the nonce key: random bytes from the system.
     pub seed: [u8; 32],
 }
 
-/// The server.
+/// A STUN and TURN server without I/O.
 #[derive(Debug)]
 pub struct Server {
     limits: Limits,
@@ -130,20 +130,20 @@ pub struct Server {
     rng: StdRng,
     start: Instant,
     clock: PacketClock,
-    /// Binding requests and challenges have counters of their own: who asks for the one in another's name does not use up the
-    /// other.
+    /// Binding requests and challenges have separate limits: a flood of one kind in a client's name must not use up the
+    /// client's limit of the other kind.
     bindings: SourceLimiter,
     challenges: SourceLimiter,
     requests: SourceLimiter,
     total: TrafficLimiter,
     table: Table,
-    /// When each allocation may have expired, with its generation.
+    /// When to check whether an allocation has expired, with its generation. A refresh does not change its entry.
     expiries: BinaryHeap<Reverse<(Seconds, AllocationId, u32)>>,
     budget: BudgetLevel,
     counters: Counters,
 }
 
-/// What an unverified source is answered.
+/// The kinds of response to an unverified source. Each has its own rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Binding,
@@ -230,7 +230,7 @@ impl Server {
                     Err(reason) => self.drop(reason),
                 }
             }
-            // A client keeps its NAT's binding open.
+            // A Binding indication keeps the client's NAT mapping alive. It needs no response.
             (MessageClass::Indication, BINDING) => Action::Nothing,
             (MessageClass::Request, BINDING) => {
                 if !self.may_answer(client, Kind::Binding, now) {
@@ -283,7 +283,7 @@ impl Server {
         }))
     }
 
-    /// Returns an answer to a source that may be forged, if it is small enough.
+    /// Responds to a source that may be forged, if the response is small enough.
     fn answer_unverified(&mut self, client: Client, received: usize, answer: Vec<u8>) -> Action {
         if !response::is_answerable(&client, received, answer.len()) {
             return self.drop(DropReason::Amplification);
@@ -291,7 +291,8 @@ impl Server {
         Action::Respond(answer)
     }
 
-    /// Whether a source that may be forged gets another answer in this second. The source of a connection is not forged.
+    /// Whether a source that may be forged may get another response in this second. The source of a TCP or TLS connection
+    /// is not forged and has no limit.
     fn may_answer(&mut self, client: Client, kind: Kind, now: Now) -> bool {
         let seconds = self.seconds(now);
         let limiter = match kind {
@@ -308,7 +309,7 @@ impl Server {
         }
     }
 
-    /// Ends expired allocations. To be called every second.
+    /// Ends expired allocations. The driver calls this every second.
     pub fn handle_timeout(&mut self, sockets: &mut impl RelaySockets, now: Now) {
         let seconds = self.seconds(now);
         while let Some(Reverse((expiry, id, generation))) = self.expiries.peek().copied() {
@@ -328,8 +329,8 @@ impl Server {
         }
     }
 
-    /// Removes the expiries of allocations that have ended, if they are most of them. A client that allocates and ends its
-    /// allocation in turn must not let them grow.
+    /// Removes the expiries of ended allocations, if these are the majority. Otherwise a client that repeatedly allocates
+    /// and deallocates would make the heap grow.
     fn forget_old_expiries(&mut self) {
         if self.expiries.len() > 2 * self.table.len() + MIN_EXPIRIES {
             let table = &self.table;
@@ -339,7 +340,7 @@ impl Server {
         }
     }
 
-    /// Replaces the filter of peers. Channels and permissions that it refuses end at once.
+    /// Replaces the peer filter. Removes the channels and permissions that the new filter refuses.
     pub fn set_filter(&mut self, filter: PeerFilter) {
         if filter == self.filter {
             return;
@@ -350,7 +351,7 @@ impl Server {
         self.filter = filter;
     }
 
-    /// Sets what the budget of the month allows. If it is spent, all allocations end.
+    /// Sets the level of the monthly budget. If the budget is spent, all allocations end.
     pub fn set_budget(&mut self, sockets: &mut impl RelaySockets, level: BudgetLevel) {
         self.budget = level;
         if level == BudgetLevel::Spent {
@@ -370,7 +371,7 @@ impl Server {
         self.table.len()
     }
 
-    /// What the server has done.
+    /// The counts since the start.
     pub const fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -388,7 +389,7 @@ impl Server {
     fn close(&mut self, sockets: &mut impl RelaySockets, relay: RelayId) {
         if let Some(port) = self.table.remove_port(relay.allocation, relay.family) {
             sockets.close(relay);
-            self.relaying_mut(relay.family).expect("the port is one of them").ports.release(port);
+            self.relaying_mut(relay.family).expect("a port was taken from this family").ports.release(port);
         }
     }
 
@@ -416,7 +417,7 @@ impl Server {
     }
 }
 
-/// Checks that all attributes that must be understood are.
+/// Refuses a message with an unknown comprehension-required attribute.
 fn check_known(message: &Message<'_>, known: &[AttributeType]) -> Result<(), Refusal> {
     let types = message.iter_attributes().map(|(_, attribute)| attribute.get_type());
     let is_unknown = |kind: &AttributeType| {
@@ -429,7 +430,7 @@ fn check_known(message: &Message<'_>, known: &[AttributeType]) -> Result<(), Ref
     if unknown.is_empty() { Ok(()) } else { Err(Refusal::Unknown(unknown)) }
 }
 
-/// Whether a packet can come from an address.
+/// Whether a real client can have this source address.
 fn is_possible_source(addr: SocketAddr, listening: &[SocketAddr]) -> bool {
     let is_host = match addr.ip() {
         IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),

@@ -1,4 +1,4 @@
-//! The networks that clients come from, by which they are limited.
+//! The networks that clients come from. Limits apply to each network.
 
 use std::{fmt, net::IpAddr};
 

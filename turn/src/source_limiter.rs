@@ -1,7 +1,7 @@
-//! Limits what sources may cause in a second, in memory of a fixed size.
+//! Limits the events of each source per second, in memory of a fixed size.
 //!
-//! Sources share counters by a keyed hash, so one that is flooded with in its name can't be chosen by an attacker. Where two
-//! share a counter, they share its events.
+//! A keyed hash maps sources to counters, so an attacker cannot choose a source that shares a victim's counter. Two sources
+//! that share a counter also share its limit.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -25,7 +25,7 @@ struct Counter {
 }
 
 impl SourceLimiter {
-    /// Makes a limiter of events of a source in a second.
+    /// Makes a limiter that allows each source `per_second` events in a second.
     pub fn new(per_second: u16, now: Seconds) -> Self {
         let counters = vec![Counter { second: now, events: 0 }; COUNTERS].into_boxed_slice();
         Self { counters, hash: RandomState::new(), per_second }

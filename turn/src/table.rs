@@ -9,7 +9,7 @@ use crate::{
     source::Source,
 };
 
-/// The id of an allocation. It is used again after the allocation has ended.
+/// The id of an allocation. It is reused after the allocation has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AllocationId(u32);
 
@@ -36,10 +36,9 @@ pub(crate) struct Table {
     by_source: HashMap<Source, usize>,
 }
 
-/// A place for an allocation.
 #[derive(Debug)]
 struct Slot {
-    /// Tells allocations apart that had the same place.
+    /// Distinguishes the allocations that have used this slot.
     generation: u32,
     allocation: Option<Box<Allocation>>,
 }
@@ -91,7 +90,7 @@ impl Table {
         self.free.last().copied().unwrap_or_else(new)
     }
 
-    /// Adds an allocation. Its client has no other, and its ports are its own.
+    /// Adds an allocation. The caller ensures that its client has no other allocation and that no other has its ports.
     pub(crate) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let id = self.next_id();
         if self.free.pop().is_none() {
@@ -109,7 +108,6 @@ impl Table {
         id
     }
 
-    /// Removes an allocation.
     pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let slot = self.slots.get_mut(id.index())?;
         let allocation = *slot.allocation.take()?;
@@ -126,7 +124,7 @@ impl Table {
         Some(allocation)
     }
 
-    /// Removes one of the two ports of an allocation. Returns it.
+    /// Removes an allocation's port of one family. Returns the port.
     pub(crate) fn remove_port(&mut self, id: AllocationId, family: Family) -> Option<u16> {
         let port = self.get_mut(id)?.ports.get_mut(family).take()?;
         self.by_port.remove(&(family, port));

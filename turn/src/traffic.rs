@@ -17,7 +17,7 @@ use governor::{
     state::{InMemoryState, NotKeyed},
 };
 
-/// The time of the packet that is looked at. Set once for a batch of packets, which costs less than asking for each.
+/// The time of the current packet. It is set once for a batch of packets: reading the clock for each packet costs more.
 #[derive(Clone, Debug)]
 pub struct PacketClock {
     start: Instant,
@@ -45,14 +45,14 @@ impl Clock for PacketClock {
     }
 }
 
-/// Limits bytes a second. The burst is what one second allows.
+/// Limits bytes per second. A burst may use the bytes of one second.
 #[derive(Debug)]
 pub struct TrafficLimiter(RateLimiter<NotKeyed, InMemoryState, PacketClock, NoOpMiddleware<Nanos>>);
 
-/// The least bytes that a packet counts. A short packet costs the system as much time as a long one.
+/// The minimum number of bytes that a packet counts as. A short packet costs the system as much time as a long one.
 const MIN_PACKET: usize = 256;
 
-/// The least rate: a packet of the largest size must pass at all.
+/// The minimum rate: the longest packet must fit into one second's bytes.
 const MIN_RATE: u32 = 1 << 16;
 
 impl TrafficLimiter {

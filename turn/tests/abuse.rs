@@ -1,5 +1,6 @@
 //! Known classes of abuse of TURN servers, one test each, against the server without sockets. `docs/protocol/turn.md` lists the
-//! classes. Those that need sockets are in `sockets.rs`, `state.rs` and `namespace.rs`; those of one module beside it.
+//! classes. Tests that need sockets are in `sockets.rs`, `state.rs` and `namespace.rs`. Tests of a single module
+//! are in that module.
 
 mod support;
 
@@ -50,7 +51,7 @@ fn class_01_private_ranges_are_refused_in_each_request() {
         assert_eq!(world.bind(client, &user, 0x4000, peer), 403, "{peer}");
         assert_eq!(world.handle(client, &send(peer, b"x")), Sent::Nothing, "{peer}");
     }
-    // One of several is enough, and none is installed.
+    // One refused peer is enough to refuse the request: no permission is installed.
     assert_eq!(world.permit(client, &user, &[peer(1), SocketAddr::from(([10, 0, 0, 1], 1))]), 403);
     assert_eq!(world.handle(client, &send(peer(1), b"x")), Sent::Nothing);
     assert_eq!(world.server.counters().dropped(DropReason::PeerNotAllowed), 6);
@@ -76,7 +77,7 @@ fn class_03_ipv4_addresses_in_ipv6_spelling_are_refused_where_they_are_used() {
         assert_eq!(world.bind(client, &user, 0x4000, peer), 403, "{peer}");
         assert_eq!(world.handle(client, &send(peer, b"x")), Sent::Nothing);
     }
-    // The mapped spelling of a peer is that peer: it is sent to over IPv4.
+    // An IPv4-mapped peer is the IPv4 peer: packets to it are sent over IPv4.
     assert_eq!(world.permit(client, &user, &["[::ffff:8.8.4.4]:7".parse().expect("an address")]), 0);
     assert!(matches!(world.handle(client, &send(peer(7), b"x")), Sent::Peer { peer: sent, .. } if sent == peer(7)));
 }
@@ -116,7 +117,7 @@ fn class_06_no_other_transport_than_udp_is_allocated() {
         let request = signed(ALLOCATE, &[&RequestedTransport::new(protocol)], &user, &nonce);
         let Sent::Answer(answer) = world.handle(client, &request) else { panic!("no answer") };
         assert_eq!(code(&answer), 442, "{protocol}");
-        // A source has a hundred requests a second.
+        // A source may send a hundred requests a second.
         if protocol % 64 == 0 {
             world.pass(1);
         }

@@ -1,7 +1,7 @@
-//! What leaves the machine: the relay in a network namespace of its own, whose only way out is captured.
+//! Which packets leave the machine: the relay runs in a separate network namespace, and its only link is captured.
 //!
-//! The test starts itself again by `unshare` (util-linux) and needs `ip` (iproute2). Where the system allows no namespaces, it
-//! says so.
+//! The test restarts itself with `unshare` (util-linux) and needs `ip` (iproute2). If the system allows no namespaces, the
+//! test prints that it is skipped.
 
 mod support;
 
@@ -24,13 +24,13 @@ use turn_types::{
 
 const NAME: &str = "class_01_and_03_nothing_leaves_towards_a_forbidden_peer";
 
-/// Set in the namespace.
+/// The environment variable that is set in the namespace.
 const INSIDE: &str = "CHAPPE_TEST_NAMESPACE";
 
-/// The machine's address, which is public.
+/// The machine's address in the namespace: a public one.
 const OWN: [u8; 4] = [9, 9, 9, 9];
 
-/// All IP packets of the namespace but those to itself.
+/// Captures the packets of the namespace.
 struct Capture(Socket);
 
 impl Capture {
@@ -42,7 +42,7 @@ impl Capture {
         Self(socket)
     }
 
-    /// Counts the UDP packets until none comes, but those to the machine itself.
+    /// Counts UDP packets until none arrives. Packets to the machine itself are not counted.
     fn count(&self) -> usize {
         let mut count = 0;
         let mut packet = [0; 2048];
@@ -85,7 +85,7 @@ fn inside() {
     for args in [
         "link set lo up",
         "link add out type veth peer name far",
-        // No one answers at the far end.
+        // Nothing answers at the far end.
         "link set out arp off",
         "link set far up",
         "link set out up",
@@ -139,11 +139,11 @@ fn inside() {
     }
     thread::sleep(Duration::from_millis(200));
     assert_eq!(capture.count(), 0, "after {tried} addresses");
-    // A peer that is allowed is sent to: the capture works.
+    // Packets to an allowed peer are seen, so the capture works.
     bind(&mut client, (&user, &nonce), 0x4001, "8.8.4.4:4000".parse().expect("an address"));
     for _ in 0..3 {
         client.send(&channel_data(0x4001, b"x")).expect("it is sent");
     }
-    // Each is seen at both ends of the link.
+    // Each packet is seen at both ends of the link.
     assert_eq!(capture.count(), 2 * 3);
 }

@@ -1,4 +1,4 @@
-//! The test vectors of RFC 5769, as this server reads them: truncated after their integrity.
+//! The test vectors of RFC 5769. As in the server, messages are truncated after their integrity.
 
 use chappe_turn::attributes::truncate_after_integrity;
 use stun_types::{
@@ -29,7 +29,7 @@ fn short_term() -> MessageIntegrityCredentials {
     ShortTermCredentials::new("VOkJxbRl1RmTxUk/WvJxBt".to_owned()).into()
 }
 
-/// Reads a vector, and checks that its integrity holds, and that it does not if any byte before it is changed.
+/// Parses a vector. Checks that its integrity is valid, and that it is invalid if any byte before it is changed.
 fn check(hex: &str, credentials: &MessageIntegrityCredentials, look: impl Fn(&Message<'_>)) {
     let mut packet = bytes(hex);
     let is_valid = |packet: &mut [u8]| {

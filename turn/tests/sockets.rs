@@ -1,4 +1,4 @@
-//! The relay's thread with real sockets: what clients that misbehave do to it, and to others.
+//! The relay's thread with real sockets: the effect of misbehaving clients on the relay and on other clients.
 
 mod support;
 
@@ -32,7 +32,7 @@ fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
         let len = index % (packet.len() + 1);
         let _ = socket.send(&packet[..len]);
     }
-    // The longest datagram that loopback takes, and one just beyond what is relayed.
+    // The longest datagram that loopback accepts, and one just above the maximum that is relayed.
     for len in [2048, 2049, 65_507] {
         socket.send(&vec![0x40; len]).expect("it is sent");
     }
@@ -101,7 +101,7 @@ fn class_31_a_client_that_does_not_read_loses_its_packets_and_delays_nobody() {
         assert!(Instant::now() < deadline, "{:?}", relay.snapshot());
         thread::sleep(Duration::from_millis(20));
     }
-    // Others get theirs meanwhile: a client that is its own peer.
+    // Meanwhile, other clients get their packets. This client is its own peer.
     let mine = channel_data(0x4000, b"mine");
     for _ in 0..100 {
         assert_eq!(other.request(&mine), mine);
@@ -117,7 +117,7 @@ fn class_31_a_stream_that_is_no_stun_or_too_long_is_closed_at_once() {
     for begin in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01\x02\x00", b"\x40\x00\xff\xff", b"\x00\x01\xff\xfc"] {
         let (mut stream, dropped) = tcp(&relay);
         stream.write_all(begin).expect("it is written");
-        // An unread byte makes the end a reset.
+        // If the relay closes with unread bytes, the connection ends with a reset.
         assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)));
         eventually(&relay, "its permit is free", |_| dropped.load(Ordering::Relaxed));
     }
@@ -198,16 +198,16 @@ fn class_31_connections_with_many_short_packets_leave_others_their_turn() {
         let since = Instant::now();
         assert_eq!(code(&other.request(&plain(BINDING, &[]))), 0);
         slowest = slowest.max(since.elapsed());
-        // Ten a second are answered.
+        // Ten requests a second are answered.
         thread::sleep(Duration::from_millis(110));
     }
     is_done.store(true, Ordering::Relaxed);
-    // The relay closes the connections, so that no thread waits for it.
+    // The relay closes the connections, so that no thread blocks on them.
     drop(relay);
     for flood in floods {
         flood.join().expect("it ends");
     }
     println!("slowest of 20 answers: {slowest:?}");
-    // Without a bound it takes seconds in a build without optimisation.
+    // Without a bound on packets per turn, this takes seconds in a build without optimisation.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }

@@ -1,4 +1,5 @@
-//! What a flood of unverified sources leaves behind. The only test of its program, so that nothing else takes memory.
+//! The memory and log lines that a flood of unverified sources causes. This is the only test of its program, so that
+//! no other test allocates memory.
 
 mod support;
 
@@ -19,7 +20,7 @@ use turn_types::{attribute::RequestedTransport, message::ALLOCATE};
 /// Packets of the flood. `CHAPPE_FLOOD` sets another number.
 const PACKETS: u32 = 1_000_000;
 
-/// The most by which a flood may let memory grow, in KiB.
+/// Maximum growth of memory during a flood, in KiB.
 const MAX_GROWN_KIB: u64 = 1024;
 
 fn resident_kib() -> u64 {
@@ -28,7 +29,7 @@ fn resident_kib() -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }
 
-/// Counts log lines of a node's level, those of libraries too.
+/// Counts log lines at the node's log level, including those of libraries.
 struct CountLines(Arc<AtomicU64>);
 
 impl<S: tracing::Subscriber> Layer<S> for CountLines {
@@ -50,7 +51,7 @@ fn class_09_and_29_a_flood_of_forged_sources_leaves_no_state_and_no_log() {
     let packets = std::env::var("CHAPPE_FLOOD").ok().and_then(|text| text.parse().ok()).unwrap_or(PACKETS);
     let mut flood = |from: u32, to: u32| {
         for index in from..to {
-            // Public addresses, each once.
+            // Each packet has a different public source address.
             let client = udp_of(Ipv4Addr::from(0x1700_0000 + index), 4000);
             let packet = [&plain, &signed, &garbage][index as usize % 3];
             world.handle(client, packet);

@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 const MAX_NETWORKS: usize = 64;
 /// Minimum number of relay ports: a call of two clients with two addresses, while both restart ICE.
 const MIN_PORTS: u16 = 8;
-/// Minimum of all rates, in bytes per second: one packet of the largest size.
+/// Minimum of all rates, in bytes per second: one packet of the maximum size.
 const MIN_RATE: u32 = 1 << 16;
 
 /// The node's own STUN and TURN server for media. It is off unless `listen` has an address.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TurnSection {
-    /// UDP addresses for clients, at most one of each family. If it is not empty, clients can also use TURN on `client.listen`, over TCP or TLS.
+    /// UDP addresses for clients, at most one of each family. If it is not empty, clients can also use TURN on
+    /// `client.listen`, over TCP or TLS.
     pub listen: Vec<SocketAddr>,
     /// Addresses under which clients and peers reach the relay, at most one of each family. If empty, those of `listen`.
     pub external: Vec<IpAddr>,
@@ -73,7 +74,7 @@ impl TurnSection {
         self.relay_ports[0]..=self.relay_ports[1]
     }
 
-    /// Returns the address of a family under which the relay is reached.
+    /// Returns the external address of a family.
     pub(crate) fn external(&self, is_family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let listened: Vec<_> = self.listen.iter().map(SocketAddr::ip).collect();
         let reached = if self.external.is_empty() { &listened } else { &self.external };
@@ -91,7 +92,7 @@ impl TurnSection {
             (
                 !self.external.is_empty() || self.listen.iter().all(|addr| !addr.ip().is_unspecified()),
                 "turn.external",
-                "name the address under which clients reach this node: turn.listen takes all addresses",
+                "name the address under which clients reach this node: turn.listen is bound to all addresses",
             ),
             (is_single(&self.external), "turn.external", "one IPv4 and one IPv6 address are allowed"),
             (
@@ -122,12 +123,12 @@ impl TurnSection {
             (
                 self.allocation_rate >= MIN_RATE && self.total_rate >= MIN_RATE,
                 "turn.allocation_rate",
-                "at least 65536 bytes per second are allowed, and as many for turn.total_rate",
+                "at least 65536 bytes per second are allowed, also for turn.total_rate",
             ),
             (
                 self.allowed_peers.len() <= MAX_NETWORKS && self.denied_peers.len() <= MAX_NETWORKS,
                 "turn.denied_peers",
-                "at most 64 networks are allowed, and as many in turn.allowed_peers",
+                "at most 64 networks are allowed, also in turn.allowed_peers",
             ),
         ];
         check_rules(rules)

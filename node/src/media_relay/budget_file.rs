@@ -1,4 +1,4 @@
-//! The bytes that were relayed in this month, on disk: a restart must not give the budget back.
+//! Stores the bytes that were relayed in this month on disk: a restart must not reset the budget.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ pub(crate) const FILE: &str = "relayed-bytes";
 /// Maximum length of the file.
 const MAX_LEN: u64 = 64;
 
-/// Reads the bytes of a month: 0 if the file is missing, or of an earlier month. An unreadable file counts as a missing one.
+/// Reads the bytes of a month. Returns 0 if the file is missing, unreadable, or of an earlier month.
 pub(crate) fn load(path: &Path, month: Month) -> u64 {
     if std::fs::metadata(path).map_or(true, |file| file.len() > MAX_LEN) {
         return 0;
@@ -21,19 +21,19 @@ pub(crate) fn load(path: &Path, month: Month) -> u64 {
         tracing::warn!(path = %path.display(), "cannot read the file of relayed bytes; counting this month from 0");
         return 0;
     };
-    // A clock that was ahead leaves a month of the future. Its bytes still count.
+    // If the clock was ahead, the file has a future month. Its bytes still count.
     if stored >= month { used } else { 0 }
 }
 
 /// Writes the bytes of a month.
 ///
 /// # Errors
-/// The file cannot be written. The last one stays.
+/// The file cannot be written. The previous file is kept.
 pub(crate) fn store(path: &Path, budget: &Budget) -> std::io::Result<()> {
     private_file::write_own(path, text(budget).as_bytes())
 }
 
-/// Year and month, and the bytes: `2026-11 123456`.
+/// The content of the file: year and month, and the bytes, as in `2026-11 123456`.
 fn text(budget: &Budget) -> String {
     let Month(months) = budget.month();
     format!("{:04}-{:02} {}\n", months / 12, months % 12 + 1, budget.used())

@@ -39,16 +39,16 @@ use crate::{
 /// Events taken at once.
 const EVENTS: usize = 256;
 
-/// Batches received from a listener before others have their turn.
+/// Batches received from one listener before the other sockets are served.
 const MAX_BATCHES: usize = 4;
 
-/// Packets received from relayed sockets in one turn, all together, if few of them have packets.
+/// Packets received from all relayed sockets in one turn. With more events than this, each socket still gets one packet.
 const PEER_PACKETS: usize = 64;
 
-/// Bytes read from a connection at once.
+/// Bytes read from a connection with one call.
 const STREAM_READ: usize = 16 << 10;
 
-/// Packets of one connection in one turn, before others have theirs.
+/// Packets of one connection that are handled in one turn, before the other sockets are served.
 const STREAM_PACKETS: usize = 64;
 
 /// The interval of the snapshot, the budget, and the search for overdue connections.
@@ -68,15 +68,15 @@ pub(super) struct EventLoop {
     new_streams: Receiver<Box<NewStream>>,
     shared: Arc<Shared>,
     budget: Budget,
-    /// The number of this turn: one for each wait.
+    /// The number of this turn. A turn is one wait of the epoll and the handling of its events.
     turn: u32,
-    /// Packets from one client to another, until their batch is sent.
+    /// Packets from one client to another, by listener, until their batch is sent.
     hairpinned: Vec<Vec<Outgoing>>,
     counted_bytes: u64,
     io: IoCounters,
 }
 
-/// The sockets of the loop, which are bound before its thread starts.
+/// The sockets of the loop. They are bound before its thread starts.
 pub(super) struct Bound {
     epoll: Epoll,
     timer: TimerFd,
@@ -88,7 +88,7 @@ impl Bound {
     pub(super) fn bind(listen: &[SocketAddr], waker: &EventFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.encode()))?;
-        // A timeout of the epoll would be set anew each time that the thread sleeps, which is for every few packets.
+        // This timer is set once. A timeout of the epoll would be set again on each wait, which is every few packets.
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         timer.set(Expiration::Interval(TimeSpec::from_duration(TICK)), TimerSetTimeFlags::empty())?;
         epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Timer.encode()))?;
@@ -112,7 +112,7 @@ impl EventLoop {
     ) -> Self {
         let RelayConfig { relay_bind, mut server, budget, .. } = config;
         let Bound { epoll, timer, listeners, addrs } = bound;
-        // A packet from an own address would be answered to this relay.
+        // The response to a packet from one of these addresses would come back to this relay.
         let externals =
             [&server.addresses.v4, &server.addresses.v6].map(|address| address.as_ref().map(|own| own.external));
         for addr in addrs {
@@ -157,7 +157,7 @@ impl EventLoop {
                     break;
                 }
             };
-            // The calendar's clock, of which seconds count, is read once a second.
+            // The system's clock is read once a second, on the tick: only its seconds are used.
             now.monotonic = Instant::now();
             self.turn = self.turn.wrapping_add(1);
             let burst = PEER_PACKETS / count.max(1);
@@ -179,7 +179,7 @@ impl EventLoop {
             }
             self.flush(now);
             if is_tick {
-                // The number of ticks does not matter.
+                // Clears the timer's event. The number of ticks does not matter.
                 let _ = self.timer.wait();
                 now.unix = unix();
                 self.tick(now);
@@ -214,7 +214,7 @@ impl EventLoop {
                     }
                 }
             }
-            // Before the buffers are used again.
+            // The next batch overwrites the buffers of these packets.
             self.send_hairpinned();
             if !is_more {
                 break;
@@ -230,9 +230,10 @@ impl EventLoop {
         }
     }
 
-    /// Receives a packet from a relayed socket, or up to `burst` packets if the socket had one in the turn before.
+    /// Receives one packet from a relayed socket, or up to `burst` packets if it was also read in the previous turn.
     ///
-    /// Most have one packet at a time. To ask for another would cost a system call, and the epoll finds a rest as well.
+    /// Most sockets have one packet at a time. A second receive would cost a system call, and the epoll reports further
+    /// packets in the next turn.
     fn receive_from_peer(&mut self, relay: RelayId, burst: usize, now: Now) {
         let Some(peer) = self.peers.get_mut(relay) else { return };
         let packets = if peer.is_read_again(self.turn) { burst } else { 1 };
@@ -240,10 +241,10 @@ impl EventLoop {
             if self.outbox.used == self.outbox.buffers.len() {
                 self.outbox.flush(&mut self.listeners, &mut self.io);
             }
-            // It may have been closed by an event before this one.
+            // The server may have closed the socket in this turn.
             let Some(socket) = self.peers.get(relay) else { return };
             let buffer = &mut self.outbox.buffers[self.outbox.used];
-            // One more byte than is relayed shows that a packet was cut.
+            // One byte more than the maximum shows that a packet is too long.
             let (len, peer) = match socket.recv_from(&mut buffer[HEADROOM..=HEADROOM + MAX_DATAGRAM]) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -288,7 +289,7 @@ impl EventLoop {
     /// Receives from a connection, and handles up to [`STREAM_PACKETS`] packets.
     fn read_stream(&mut self, id: u32, now: Now) -> Result<(), Ended> {
         let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
-        // The rest of the last turn comes first.
+        // Packets that are left from the last turn are handled before more bytes are received.
         if !stream.has_rest {
             stream.receive_tls()?;
         }
@@ -299,7 +300,7 @@ impl EventLoop {
             let start = HEADROOM + kept;
             let read =
                 if stream.has_rest { 0 } else { stream.read(&mut self.stream_buffer[start..start + STREAM_READ])? };
-            // No event tells of decrypted bytes: all of them are read now, or in the next turns.
+            // The epoll reports no event for decrypted bytes: all of them are read now, or in the next turns.
             let may_have_more = stream.is_tls() && (stream.has_rest || read > 0);
             packets = self.handle_received(id, start + read, packets, now)?;
             if packets == 0 || !may_have_more {
@@ -312,8 +313,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Handles up to `packets` complete packets in the stream buffer, and keeps the rest. Returns how many more may be handled
-    /// in this turn.
+    /// Handles up to `packets` complete packets in the stream buffer, and keeps the remaining bytes. Returns how many more
+    /// packets may be handled in this turn.
     fn handle_received(&mut self, id: u32, end: usize, mut packets: usize, now: Now) -> Result<usize, Ended> {
         let Some(stream) = self.streams.get_mut(id) else { return Ok(packets) };
         let client = stream.client;
@@ -331,7 +332,7 @@ impl EventLoop {
             let packet = Packet::new(buffer, frame.packet);
             let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
             let action = self.server.handle_client(&mut sockets, client, packet, now);
-            // The headroom is the packet before this one, which is done with.
+            // The headroom overlaps the previous packet, which has been handled.
             let buffer = &self.stream_buffer[at - HEADROOM..];
             match action {
                 Action::Nothing => {}
@@ -362,7 +363,7 @@ impl EventLoop {
             && let Some(stream) = self.streams.get_mut(id)
         {
             // The acceptor has read the first packet, or a part of it, and a TLS session may hold decrypted bytes. The
-            // socket becomes readable for none of them.
+            // socket does not become readable for these bytes.
             stream.has_rest = true;
             if stream.partial.len() > MAX_PACKET + STREAM_READ || self.read_stream(id, now).is_err() {
                 self.close_stream(id);
@@ -389,7 +390,7 @@ impl EventLoop {
         }
     }
 
-    /// Takes what the relay's owner wants.
+    /// Applies the requests of the relay's owner: a new filter, draining, new connections.
     fn handle_wake(&mut self, now: Now) {
         let _ = self.shared.waker.read();
         let filter = self.shared.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -404,7 +405,7 @@ impl EventLoop {
         }
     }
 
-    /// What is done every second.
+    /// Does the periodic work: ends expired allocations and overdue connections, updates the budget and the snapshot.
     fn tick(&mut self, now: Now) {
         let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
         self.server.handle_timeout(&mut sockets, now);
@@ -446,7 +447,7 @@ impl EventLoop {
 const MAX_PACKET: usize = MAX_DATAGRAM + 128;
 
 fn send_to_peer(peers: &PeerTable, relay: RelayId, peer: SocketAddr, data: &[u8], counters: &mut IoCounters) {
-    // The system drops what it has no room for, as any network does.
+    // If a buffer of the system is full, the packet is lost, as on any network.
     let sent = peers.get(relay).is_some_and(|socket| socket.send_to(data, peer).is_ok());
     counters.sends_failed += u64::from(!sent);
 }

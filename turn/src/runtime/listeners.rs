@@ -23,23 +23,23 @@ pub(super) const MAX_DATAGRAM: usize = 2048;
 /// Packets received with one system call. At 100,000 packets a second, one call fetches about 15.
 pub(super) const RECEIVE_BATCH: usize = 32;
 
-/// The least packets that one call may receive.
+/// Minimum of the number of packets that one call may receive.
 const LEAST_WINDOW: usize = 4;
 
 /// Packets sent with one system call.
 pub(super) const SEND_BATCH: usize = 64;
 
-/// The receive buffer that is asked for: a tenth of a second at 200 Mbit/s. The system may give less.
+/// The requested receive buffer: a tenth of a second at 200 Mbit/s. The system may grant less.
 pub(super) const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// A buffer for one packet, with room for its header.
+/// A buffer for one packet, with room for a new header and padding.
 pub(super) type Buffer = Box<[u8; HEADROOM + MAX_DATAGRAM + TAILROOM]>;
 
 pub(super) fn buffer() -> Buffer {
     Box::new([0; HEADROOM + MAX_DATAGRAM + TAILROOM])
 }
 
-/// Binds a UDP socket that doesn't block. An IPv6 socket takes no IPv4.
+/// Binds a UDP socket that doesn't block. An IPv6 socket receives no IPv4 packets.
 pub(super) fn bind_udp(addr: SocketAddr, receive_buffer: Option<usize>) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
@@ -53,21 +53,21 @@ pub(super) fn bind_udp(addr: SocketAddr, receive_buffer: Option<usize>) -> io::R
     Ok(socket.into())
 }
 
-/// One socket.
+/// A UDP socket for clients, with the memory that its batches reuse.
 pub(super) struct Listener {
     pub(super) socket: UdpSocket,
     received: MultiHeaders<SockaddrStorage>,
     sent: MultiHeaders<SockaddrStorage>,
-    /// The addresses of a batch that is sent.
+    /// The destination addresses of the batch that is being sent.
     addrs: Vec<Option<SockaddrStorage>>,
-    /// Packets that the next call receives at most. Each costs something even if it is not there.
+    /// Maximum number of packets that the next call receives. An unused entry costs time too.
     window: usize,
 }
 
-/// A received packet: its length, and where it came from.
+/// A received packet: its length and its source address.
 pub(super) type Received = (usize, SocketAddr);
 
-/// A packet to send: its buffer, its place in it, and where it goes.
+/// A packet to send: the index of its buffer, its range in the buffer, and its destination.
 pub(super) struct Outgoing {
     pub(super) buffer: usize,
     pub(super) data: Range<usize>,
@@ -75,14 +75,14 @@ pub(super) struct Outgoing {
 }
 
 impl Listener {
-    /// Takes a bound socket. Its headers cannot move to another thread.
+    /// Takes a bound socket. Call it on the thread that uses the listener: the message headers cannot move to another.
     pub(super) fn new(socket: UdpSocket) -> Self {
         let (received, sent) =
             (MultiHeaders::preallocate(RECEIVE_BATCH, None), MultiHeaders::preallocate(SEND_BATCH, None));
         Self { socket, received, sent, addrs: Vec::with_capacity(SEND_BATCH), window: RECEIVE_BATCH }
     }
 
-    /// Receives up to [`RECEIVE_BATCH`] packets, each into its buffer. Longer ones than [`MAX_DATAGRAM`] have length 0.
+    /// Receives up to [`RECEIVE_BATCH`] packets, each into its buffer. Packets longer than [`MAX_DATAGRAM`] get length 0.
     /// Returns whether there may be more.
     pub(super) fn receive(
         &mut self,
@@ -106,13 +106,13 @@ impl Listener {
                     if let Some(addr) = packet.address.as_ref().and_then(socket_addr) {
                         received.push((len, addr));
                     } else {
-                        // Keep the packets in the order of their buffers. This source is never answered.
+                        // Each buffer needs its entry. The server drops packets from this source address.
                         received.push((0, SocketAddr::from(([0; 4], 0))));
                     }
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // Such as an ICMP error, which a socket without a peer does not have: the next call goes on.
+            // Not an ICMP error, since the socket is not connected. The next call continues.
             Err(_) => counters.receives_failed += 1,
         }
         let is_full = received.len() == self.window;
@@ -120,9 +120,9 @@ impl Listener {
         is_full
     }
 
-    /// Sends packets that lie in `buffers`. Those that the system does not take are dropped, as on any network.
+    /// Sends packets that lie in `buffers`. Packets that the system does not accept are dropped, as on any network.
     pub(super) fn send(&mut self, buffers: &[Buffer], outgoing: &[Outgoing], counters: &mut IoCounters) {
-        // Half of the batches are of one packet, for which this is the cheaper call.
+        // Half of the batches have one packet, for which `send_to` is cheaper.
         if let [packet] = outgoing {
             let sent = self.socket.send_to(&buffers[packet.buffer][packet.data.clone()], packet.to);
             counters.sends_failed += u64::from(sent.is_err());
@@ -157,7 +157,7 @@ fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = addr.as_sockaddr_in() {
         return Some(SocketAddrV4::from(*v4).into());
     }
-    // Flow and scope are not part of a client's address.
+    // The flow label and scope are not part of a client's address.
     let v6 = SocketAddrV6::from(*addr.as_sockaddr_in6()?);
     Some(SocketAddr::new((*v6.ip()).into(), v6.port()))
 }

@@ -1,11 +1,11 @@
-//! Packets of peers on their way to clients over UDP.
+//! The queue of packets from peers to clients over UDP.
 
 use super::{
     IoCounters,
     listeners::{Buffer, Listener, Outgoing, SEND_BATCH, buffer},
 };
 
-/// Packets of peers that go to clients over UDP, by listener. They are sent in batches.
+/// Packets from peers to clients over UDP, queued by listener and sent in batches.
 pub(super) struct Outbox {
     pub(super) buffers: Vec<Buffer>,
     pub(super) used: usize,
@@ -13,7 +13,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Makes the queues of so many listeners.
+    /// Creates a queue for each listener.
     pub(super) fn new(listeners: usize) -> Self {
         Self {
             buffers: (0..SEND_BATCH).map(|_| buffer()).collect(),
@@ -22,7 +22,7 @@ impl Outbox {
         }
     }
 
-    /// Sends all packets.
+    /// Sends all packets and frees their buffers.
     pub(super) fn flush(&mut self, listeners: &mut [Listener], counters: &mut IoCounters) {
         for (listener, outgoing) in listeners.iter_mut().zip(&mut self.outgoing) {
             listener.send(&self.buffers, outgoing, counters);

@@ -14,12 +14,13 @@ use crate::{
     table::AllocationId,
 };
 
-/// The sockets, by the index of their allocation.
+/// Binds and closes sockets for the server.
 pub(super) struct PeerSockets<'a> {
     pub(super) table: &'a mut PeerTable,
     pub(super) epoll: &'a Epoll,
 }
 
+/// The sockets, by the index of their allocation.
 #[derive(Debug)]
 pub(super) struct PeerTable {
     v4: Sockets,
@@ -41,7 +42,7 @@ pub(super) struct PeerSocket {
 }
 
 impl PeerSocket {
-    /// Notes that the socket is read in a turn. Returns whether it was in the turn before as well, so that it may have
+    /// Records that the socket is read in a turn. Returns whether it was also read in the previous turn: then it may have
     /// several packets.
     pub(super) const fn is_read_again(&mut self, turn: u32) -> bool {
         let is_again = self.last_read.wrapping_add(1) == turn;
@@ -94,7 +95,7 @@ impl RelaySockets for PeerSockets<'_> {
     }
 
     fn close(&mut self, relay: RelayId) {
-        // Closing the socket takes it out of the epoll.
+        // Closing the socket removes it from the epoll.
         if let Some(socket) = self.table.of(relay.family).by_index.get_mut(relay.allocation.index()) {
             *socket = None;
         }
@@ -106,7 +107,7 @@ pub(super) const fn encode(relay: RelayId) -> u64 {
     (relay.allocation.index() as u64) << 1 | matches!(relay.family, Family::V6) as u64
 }
 
-/// Unpacks a relayed address.
+/// Unpacks a relayed address that [`encode`] has packed.
 pub(super) fn decode(bits: u64) -> Option<RelayId> {
     let allocation = AllocationId::from_index(usize::try_from(bits >> 1).ok()?)?;
     Some(RelayId { allocation, family: if bits & 1 == 0 { Family::V4 } else { Family::V6 } })

@@ -10,36 +10,35 @@ use std::{
 use super::NewStream;
 use crate::{client::Client, framing};
 
-/// Bytes that wait for a client that doesn't read. Half a second of video; what is older is of no use to a call.
+/// Maximum bytes queued for a client that doesn't read: half a second of video. Older packets are useless to a call.
 const MAX_UNSENT: usize = 64 << 10;
 
-/// Packets that wait for such a client. Each is a TLS record of its own, which takes more memory than a short packet.
+/// Maximum packets queued for such a client. Each becomes a TLS record, which takes more memory than a short packet.
 const MAX_QUEUED: usize = 512;
 
-/// How long a client may read nothing while bytes wait for it.
+/// How long a client may read nothing while bytes are queued for it.
 const MAX_STALL: Duration = Duration::from_secs(10);
 
 /// How long a connection may stay without an allocation.
 const MAX_UNALLOCATED: Duration = Duration::from_secs(30);
 
-/// A connection.
 pub(super) struct Stream {
     pub(super) socket: TcpStream,
     pub(super) client: Client,
     tls: Option<Box<rustls::ServerConnection>>,
-    /// The start of a packet whose end has not come; and before it the packets of the next turn, if `has_rest`.
+    /// The start of an incomplete packet. If `has_rest`, complete packets for the next turn come before it.
     pub(super) partial: Vec<u8>,
-    /// Whether there may be packets that were received in an earlier turn.
+    /// Whether there may be complete packets that were received in an earlier turn.
     pub(super) has_rest: bool,
-    /// Bytes to send, from `sent` on. Whole packets, but for the first.
+    /// Bytes to send, from `sent` on. The first packet may be partly sent, the others are complete.
     output: Vec<u8>,
     sent: usize,
     /// Packets queued since the queue was last empty.
     queued: usize,
-    /// When the socket last took something, while it is full.
+    /// When the socket's send buffer became full, if it has accepted no bytes since.
     stalled: Option<Instant>,
     opened: Instant,
-    /// Whether the epoll waits until the socket can be written to.
+    /// Whether the epoll reports when the socket becomes writable.
     pub(super) awaits_writable: bool,
     _guard: Box<dyn Any + Send>,
 }
@@ -54,7 +53,7 @@ impl Stream {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         if let Some(tls) = &mut tls {
-            // The queue has a bound of its own. A packet must not be written in part.
+            // `MAX_UNSENT` bounds the queue. A limit of the session could accept a part of a packet.
             tls.set_buffer_limit(None);
         }
         Ok(Self {
@@ -73,12 +72,11 @@ impl Stream {
         })
     }
 
-    /// Whether bytes are decrypted after they were received.
     pub(super) const fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Receives from the socket of a TLS connection, and decrypts.
+    /// Receives from the socket of a TLS connection, and decrypts. Does nothing on a TCP connection.
     pub(super) fn receive_tls(&mut self) -> Result<(), Ended> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         match tls.read_tls(&mut self.socket) {
@@ -91,7 +89,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads decrypted bytes, or from the socket of a TCP connection. Returns 0 if nothing is there.
+    /// Reads decrypted bytes, or from the socket of a TCP connection. Returns 0 if no bytes are available.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Ended> {
         let read = match &mut self.tls {
             None => self.socket.read(buffer),
@@ -105,7 +103,7 @@ impl Stream {
         }
     }
 
-    /// Queues a packet. Returns whether there is room: if not, the packet is dropped.
+    /// Queues a packet. Returns `false` if the queue is full: the packet is not queued.
     pub(super) fn queue(&mut self, packet: &[u8]) -> bool {
         if self.output.len() - self.sent + packet.len() > MAX_UNSENT || self.queued >= MAX_QUEUED {
             return false;
@@ -115,7 +113,7 @@ impl Stream {
         true
     }
 
-    /// Sends what the socket takes. Returns whether something is left.
+    /// Sends until the socket's send buffer is full. Returns whether bytes are left.
     pub(super) fn flush(&mut self, now: Instant) -> Result<bool, Ended> {
         loop {
             let written = match &mut self.tls {
@@ -124,7 +122,7 @@ impl Stream {
                 Some(tls) if tls.wants_write() => tls.write_tls(&mut self.socket),
                 Some(_) if self.sent == self.output.len() => break,
                 Some(tls) => {
-                    // Encrypted only when the last records have gone, so that no more than twice the bound is kept.
+                    // Encrypt only after the last records are sent, so that at most twice the bound is in memory.
                     encrypt(tls, &self.output[self.sent..]).map_err(|_| Ended)?;
                     self.output.clear();
                     (self.sent, self.queued) = (0, 0);
@@ -153,20 +151,20 @@ impl Stream {
         Ok(false)
     }
 
-    /// Removes what was sent from the queue.
+    /// Removes the sent bytes from the queue.
     fn compact(&mut self) {
         self.output.drain(..self.sent);
         self.sent = 0;
     }
 
-    /// Whether the connection has to end: its client doesn't read, or has not allocated.
+    /// Whether the connection must be closed: its client doesn't read, or has not allocated.
     pub(super) fn is_overdue(&self, has_allocation: bool, now: Instant) -> bool {
         self.stalled.is_some_and(|since| now.saturating_duration_since(since) > MAX_STALL)
             || (!has_allocation && now.saturating_duration_since(self.opened) > MAX_UNALLOCATED)
     }
 }
 
-/// Encrypts packets, each as a record of its own: coturn's client takes a record for a packet.
+/// Encrypts each packet as a separate TLS record: coturn's client expects one packet in each record.
 fn encrypt(tls: &mut rustls::ServerConnection, mut packets: &[u8]) -> io::Result<()> {
     while let Some((header, _)) = packets.split_first_chunk() {
         let len = framing::frame(*header).map_or(packets.len(), |frame| frame.padded.min(packets.len()));

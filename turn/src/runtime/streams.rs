@@ -11,17 +11,16 @@ use super::{
 };
 use crate::client::Client;
 
-/// The connections.
 #[derive(Default)]
 pub(super) struct Streams {
     by_id: HashMap<u32, Stream>,
-    /// Connections taken and closed since the start.
+    /// Connections added and closed since the start.
     pub(super) opened: u64,
     pub(super) closed: u64,
     next_id: u32,
-    /// Connections with packets that are not sent yet.
+    /// Connections with packets to send. One connection may be in the list several times.
     dirty: Vec<u32>,
-    /// Connections with packets that were received and not handled.
+    /// Connections with received packets that are not handled yet.
     ready: Vec<u32>,
 }
 
@@ -30,7 +29,7 @@ impl Streams {
         self.by_id.len()
     }
 
-    /// Takes a connection. Returns its id.
+    /// Adds a connection. Returns its id, or `None` if the system refuses the socket.
     pub(super) fn add(&mut self, new: NewStream, epoll: &Epoll, now: Instant) -> Option<u32> {
         while self.by_id.contains_key(&self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
@@ -48,7 +47,7 @@ impl Streams {
         self.by_id.get_mut(&id)
     }
 
-    /// Notes that a connection has packets for the next turn.
+    /// Records that a connection has packets for the next turn.
     pub(super) fn set_ready(&mut self, id: u32) {
         if !self.ready.contains(&id) {
             self.ready.push(id);
@@ -72,12 +71,12 @@ impl Streams {
         Some(stream.client)
     }
 
-    /// Queues a packet for a client. It is sent with the others of this turn, or with a part of them if they are many.
+    /// Queues a packet for a client. It is sent at the end of this turn, or earlier if the queue is full.
     pub(super) fn queue(&mut self, client: Client, packet: &[u8], now: Instant, counters: &mut IoCounters) {
         let Client::Stream { id, .. } = client else { return };
         let Some(stream) = self.by_id.get_mut(&id) else { return };
         let is_queued = stream.queue(packet)
-            // An error is seen again at the end of this turn.
+            // On error, the flush at the end of this turn fails again, and its caller handles it.
             || (!stream.awaits_writable && stream.flush(now).is_ok() && stream.queue(packet));
         if !is_queued {
             counters.stream_packets_dropped += 1;
@@ -90,14 +89,14 @@ impl Streams {
     /// Sends what was queued. Returns the clients of connections that have ended.
     pub(super) fn flush(&mut self, epoll: &Epoll, now: Instant) -> Vec<Client> {
         let mut ended = Vec::new();
-        // A connection may be there several times. The second time, nothing is left to send.
+        // If a connection is listed several times, nothing is left to send the second time.
         for id in std::mem::take(&mut self.dirty) {
             ended.extend(self.flush_one(id, epoll, now));
         }
         ended
     }
 
-    /// Sends what a connection takes. Returns its client if it has ended.
+    /// Sends the queue of one connection. Returns its client if the connection has ended.
     pub(super) fn flush_one(&mut self, id: u32, epoll: &Epoll, now: Instant) -> Option<Client> {
         let stream = self.by_id.get_mut(&id)?;
         let result = stream.flush(now).and_then(|is_left| {
@@ -113,7 +112,7 @@ impl Streams {
         if result.is_err() { self.remove(id) } else { None }
     }
 
-    /// Returns the connections that have to end.
+    /// Returns the connections that must be closed.
     pub(super) fn overdue(&self, has_allocation: impl Fn(&Client) -> bool, now: Instant) -> Vec<u32> {
         let is_overdue = |stream: &Stream| stream.is_overdue(has_allocation(&stream.client), now);
         self.by_id.iter().filter(|(_, stream)| is_overdue(stream)).map(|(id, _)| *id).collect()

@@ -1,9 +1,9 @@
-//! What an event of the epoll is about, in the 64 bits that the epoll keeps for it.
+//! The source of an epoll event, encoded in the 64 bits that the epoll returns with it.
 
 use super::peers;
 use crate::server::RelayId;
 
-/// What an event is of.
+/// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Waker,

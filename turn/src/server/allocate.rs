@@ -29,7 +29,7 @@ use crate::{
 /// UDP, in REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
 
-/// Without DONT-FRAGMENT, which would need a socket of its own for each packet.
+/// The known attributes. DONT-FRAGMENT is not one: it applies to a packet, and would need a separate socket for it.
 const KNOWN: [AttributeType; 6] = [
     RequestedTransport::TYPE,
     RequestedAddressFamily::TYPE,
@@ -49,7 +49,7 @@ impl Server {
         now: Now,
     ) -> Result<Vec<u8>, Refusal> {
         if let Some(existing) = self.table.find(&client).and_then(|id| self.table.get(id)) {
-            // A repeated request gets the same answer.
+            // A retransmitted request gets the same response.
             if existing.transaction != message.transaction_id() || existing.credential != user.credential {
                 return Err(ErrorCode::ALLOCATION_MISMATCH.into());
             }
@@ -57,7 +57,7 @@ impl Server {
             let lifetime = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
             return Ok(self.respond_allocated(message, user, client, existing.ports, lifetime, None));
         }
-        // Nothing can be refused after a port was taken.
+        // All checks come first: once a port is taken, the request must not be refused.
         let wanted = Wanted::parse(message)?;
         let lifetime = lifetime(wanted.lifetime, user, now);
         let source = Source::of(client.addr().ip());
@@ -68,7 +68,7 @@ impl Server {
             server.bind(sockets, RelayId { allocation: id, family }, wanted.parity)
         };
         *ports.get_mut(wanted.family) = Some(bind(self, sockets, wanted.family)?);
-        // Without its second family, the allocation is made all the same (RFC 8656, 7.2).
+        // If the IPv6 bind fails, the IPv4 allocation is still made (RFC 8656, 7.2).
         let mut missing = None;
         if wanted.is_dual {
             match bind(self, sockets, Family::V6) {
@@ -155,10 +155,10 @@ impl Server {
     }
 }
 
-/// What a request asks for.
+/// The parsed attributes of an Allocate request.
 struct Wanted {
     family: Family,
-    /// IPv4 and, if possible, IPv6.
+    /// Whether IPv6 is requested in addition to IPv4.
     is_dual: bool,
     parity: Parity,
     /// In seconds.
@@ -185,7 +185,7 @@ impl Wanted {
         {
             return Err(ErrorCode::BAD_REQUEST.into());
         }
-        // No port is reserved for a second allocation: no client of today asks for it.
+        // Port reservations are not supported: no current client uses them.
         if has_token || reserves {
             return Err(ErrorCode::INSUFFICIENT_CAPACITY.into());
         }
@@ -198,7 +198,7 @@ impl Wanted {
     }
 }
 
-/// Returns an attribute if it is there.
+/// Returns an attribute, or `None` if the message does not have it.
 pub(super) fn optional<'a, A: AttributeFromRaw<'a> + AttributeStaticType>(
     message: &'a Message<'a>,
 ) -> Result<Option<A>, Refusal> {
@@ -208,7 +208,7 @@ pub(super) fn optional<'a, A: AttributeFromRaw<'a> + AttributeStaticType>(
     message.attribute::<A>().map(Some).map_err(|_| ErrorCode::BAD_REQUEST.into())
 }
 
-/// Returns the family that an attribute names (RFC 8656, 18.6).
+/// Returns the address family in an attribute (RFC 8656, 18.6).
 pub(super) fn family(message: &Message<'_>, kind: AttributeType) -> Result<Option<Family>, Refusal> {
     let Some(attribute) = message.raw_attribute(kind) else { return Ok(None) };
     match *attribute.value {
@@ -219,7 +219,7 @@ pub(super) fn family(message: &Message<'_>, kind: AttributeType) -> Result<Optio
     }
 }
 
-/// Returns the lifetime in seconds that a request gets. It ends soon after the credential does.
+/// Returns the granted lifetime in seconds. It ends at most [`GRACE`] after the credential expires.
 pub(super) fn lifetime(wanted: Option<u32>, user: &User, now: Now) -> u32 {
     let left = user.credential.expiry().saturating_add(GRACE).saturating_sub(now.unix);
     let most = MAX_LIFETIME.min(u32::try_from(left).unwrap_or(u32::MAX));

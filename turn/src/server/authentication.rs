@@ -1,4 +1,4 @@
-//! Authentication by the long-term credential mechanism (RFC 8489, 9.2), with credentials that are not stored.
+//! Authentication by the long-term credential mechanism (RFC 8489, 9.2). Passwords are computed, not stored.
 
 use stun_types::{
     attribute::{
@@ -22,7 +22,7 @@ use crate::{
 pub(super) const ATTRIBUTES: [AttributeType; 5] =
     [Username::TYPE, Realm::TYPE, Nonce::TYPE, MessageIntegrity::TYPE, MessageIntegritySha256::TYPE];
 
-/// Who has signed a request.
+/// The credential that signed a request, and the signer for its response.
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) credential: CredentialName,
@@ -32,17 +32,17 @@ pub(super) struct User {
 /// Why a request is not handled.
 #[derive(Debug)]
 pub(super) enum Unauthenticated {
-    /// The answer, with what the client needs to sign its next request.
+    /// The error response. A 401 or 438 has the realm and nonce that the client needs to sign its next request.
     Refused(Vec<u8>),
-    /// The source has had its answers of this second.
+    /// The source has used up its challenges of this second.
     TooMany,
 }
 
 impl Server {
     /// Verifies the signature of a request.
     ///
-    /// A client whose nonce is too old is answered without a limit: it has received the nonce at its address, so it is not
-    /// forged. Otherwise packets in its name could keep it from refreshing its allocation.
+    /// A client with an old nonce gets a 438 without a rate limit: it has received the nonce at its address, so the address
+    /// is not forged. With a limit, forged packets could keep the client from refreshing its allocation.
     pub(super) fn authenticate(
         &mut self,
         client: Client,
@@ -64,7 +64,7 @@ impl Server {
         }
         let user = || {
             let credential = CredentialName::parse(username.username())?;
-            // What was allocated in time can be refreshed a little longer.
+            // An existing allocation can be refreshed until `GRACE` after the credential expires.
             let grace = if message.has_method(ALLOCATE) { 0 } else { GRACE };
             if realm.realm() != REALM || credential.expiry().saturating_add(grace) <= now.unix {
                 return None;
@@ -79,7 +79,7 @@ impl Server {
         }
     }
 
-    /// Refuses a request of a source that may be forged, unless it has had its answers of this second.
+    /// Refuses a request of a source that may be forged, unless the source has used up its challenges of this second.
     fn refuse<T>(&mut self, message: &Message<'_>, code: u16, client: Client, now: Now) -> Result<T, Unauthenticated> {
         if !self.may_answer(client, Kind::Challenge, now) {
             return Err(Unauthenticated::TooMany);

@@ -42,7 +42,7 @@ impl Server {
         if !(1..=MAX_PEERS_IN_REQUEST).contains(&count) {
             return Err(ErrorCode::BAD_REQUEST.into());
         }
-        // The port is ignored (RFC 8656, 10.2). Each Send is checked with its own.
+        // CreatePermission ignores the port (RFC 8656, 10.2). Each Send is checked with its port.
         let allows = |peer: SocketAddr| self.filter.allows_some_port(peer.ip());
         let peers = (0..count).map(|index| self.peer(id, message, index, allows)).collect::<Result<Vec<_>, _>>()?;
         let ips: Vec<IpAddr> = peers.iter().map(SocketAddr::ip).collect();
@@ -68,7 +68,7 @@ impl Server {
         Ok(response::success(message, &[], Some(&user.signer)))
     }
 
-    /// Returns a peer of a request, if it may be sent to.
+    /// Returns the peer address at `index` in a request, if packets may be sent to it.
     fn peer(
         &self,
         id: AllocationId,
@@ -88,7 +88,7 @@ impl Server {
     }
 }
 
-/// An IPv4-mapped address is the IPv4 address that packets would be sent to.
+/// Converts an IPv4-mapped address to IPv4: packets to it would be sent over IPv4.
 pub(super) fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

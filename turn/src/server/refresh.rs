@@ -42,7 +42,7 @@ impl Server {
         let lifetime = if is_end { 0 } else { lifetime(wanted, user, now) };
         if is_end {
             match family {
-                // One of two addresses.
+                // The allocation keeps its other address.
                 Some(family) if allocation.ports.is_dual() => {
                     self.close(sockets, RelayId { allocation: id, family });
                 }
@@ -55,10 +55,10 @@ impl Server {
         Ok(response::success(message, &[&Lifetime::new(lifetime)], Some(&user.signer)))
     }
 
-    /// Returns the allocation of a client, if this user has made it.
+    /// Returns the allocation of a client, if it was made with this user's credential.
     pub(super) fn allocation_of(&self, client: Client, user: &User) -> Result<AllocationId, Refusal> {
         let id = self.table.find(&client).ok_or(ErrorCode::ALLOCATION_MISMATCH)?;
-        let allocation = self.table.get(id).expect("the table agrees with itself");
+        let allocation = self.table.get(id).expect("the table has each id that it finds");
         if allocation.credential == user.credential { Ok(id) } else { Err(ErrorCode::WRONG_CREDENTIALS.into()) }
     }
 }

@@ -1,7 +1,7 @@
 //! Data between clients and peers (RFC 8656, 11 and 12).
 //!
-//! If the peer is another allocation of this server, the packet goes to that allocation's client at once, by the same rules
-//! as if it had left and come back.
+//! If the peer is another allocation of this server, the packet goes directly to that allocation's client. The same checks
+//! apply as if the packet had left the machine and come back.
 
 use std::{net::SocketAddr, ops::Range};
 
@@ -25,7 +25,7 @@ impl Server {
         let bytes = packet.bytes();
         let Some((number, len)) = channel_data::parse(bytes) else { return self.drop(DropReason::Malformed) };
         let end = channel_data::HEADER + len;
-        // Over UDP, a packet may be longer (RFC 8656, 12.5).
+        // Over UDP, a packet may be longer than its length field says (RFC 8656, 12.5).
         if end > bytes.len() {
             return self.drop(DropReason::Malformed);
         }
@@ -36,7 +36,7 @@ impl Server {
         self.relay_to_peer(id, peer, data, packet, now)
     }
 
-    /// Finds what a Send indication carries: the allocation, the peer, and the range of the data in the buffer.
+    /// Parses a Send indication. Returns the allocation, the peer, and the range of the data in the buffer.
     pub(super) fn find_sent(
         &self,
         client: Client,
@@ -54,7 +54,7 @@ impl Server {
         Ok((id, peer, from..from + data.value.len()))
     }
 
-    /// Relays the data of a client, if it has a permission and its rate allows it.
+    /// Relays data of a client to a peer, if the allocation has a permission for the peer and the rates allow it.
     pub(super) fn relay_to_peer(
         &mut self,
         id: AllocationId,
@@ -74,7 +74,7 @@ impl Server {
         if !allocation.to_peers.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
-        let external = self.relaying(family).expect("a relay has its address").external;
+        let external = self.relaying(family).expect("a family with a port has an address").external;
         if peer.ip() != external {
             if !self.count_relayed(bytes) {
                 return self.drop(DropReason::TotalRate);
@@ -91,7 +91,7 @@ impl Server {
         action
     }
 
-    /// Handles a packet of a peer, which came to a relayed address.
+    /// Handles a packet that a peer sent to a relayed address.
     pub fn handle_peer(&mut self, relay: RelayId, peer: SocketAddr, packet: Packet<'_>, now: Now) -> Action {
         self.clock.set(now.monotonic);
         let data = packet.range(0..packet.bytes().len());
@@ -127,7 +127,7 @@ impl Server {
         Action::ToClient { client, data }
     }
 
-    /// Counts a packet, if the rate of all allocations allows it.
+    /// Counts a relayed packet. Returns `false` if it would exceed the rate of all allocations.
     fn count_relayed(&mut self, bytes: usize) -> bool {
         let is_allowed = self.total.allows(bytes);
         if is_allowed {

@@ -63,7 +63,7 @@ impl RelaySockets for Sockets {
     }
 }
 
-/// What came out.
+/// The server's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Nothing,
@@ -122,7 +122,7 @@ impl World {
         Now { monotonic: self.start + self.now, unix: START + self.now.as_secs() }
     }
 
-    /// Lets time pass, with the timeouts in it.
+    /// Advances the time, and handles the timeouts on the way.
     pub(crate) fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         let now = self.now();
@@ -140,7 +140,7 @@ impl World {
         User { password: self.secret.password(&name), name }
     }
 
-    /// A packet of a client.
+    /// Handles a packet of a client.
     pub(crate) fn handle(&mut self, client: Client, bytes: &[u8]) -> Sent {
         let now = self.now();
         let mut buffer = vec![0xee; HEADROOM + bytes.len() + TAILROOM];
@@ -150,7 +150,7 @@ impl World {
         sent(action, &buffer)
     }
 
-    /// A packet of a peer.
+    /// Handles a packet of a peer.
     pub(crate) fn handle_peer(&mut self, relay: RelayId, peer: SocketAddr, bytes: &[u8]) -> Sent {
         let now = self.now();
         let mut buffer = vec![0xee; HEADROOM + bytes.len() + TAILROOM];
@@ -159,7 +159,7 @@ impl World {
         sent(action, &buffer)
     }
 
-    /// A signed request. Gets a nonce first. Returns the answer.
+    /// Gets a nonce, and sends a signed request. Returns the answer.
     pub(crate) fn request(
         &mut self,
         client: Client,
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// A nonce for a client, which its 401 has. At most ten a second for a source.
+    /// Returns a nonce for a client, from a 401. A source gets at most ten a second.
     pub(crate) fn nonce(&mut self, client: Client) -> String {
         self.now += Duration::from_millis(120);
         let probe = plain(ALLOCATE, &[&RequestedTransport::new(17)]);
@@ -191,7 +191,7 @@ impl World {
         relayed(&answer).unwrap_or_else(|| panic!("refused with {}", code(&answer)))
     }
 
-    /// A CreatePermission. Returns 0 or an error code.
+    /// Sends a CreatePermission. Returns 0 or an error code.
     pub(crate) fn permit(&mut self, client: Client, user: &User, peers: &[SocketAddr]) -> u16 {
         let peers: Vec<_> = peers.iter().map(|peer| move |id| XorPeerAddress::new(*peer, id)).collect();
         let nonce = self.nonce(client);
@@ -201,7 +201,7 @@ impl World {
         self.code(client, &signed_as(id, CREATE_PERMISSION, &attributes, user, &nonce))
     }
 
-    /// A ChannelBind. Returns 0 or an error code.
+    /// Sends a ChannelBind. Returns 0 or an error code.
     pub(crate) fn bind(&mut self, client: Client, user: &User, number: u16, peer: SocketAddr) -> u16 {
         let nonce = self.nonce(client);
         let id = stun_types::message::TransactionId::generate();
@@ -209,7 +209,7 @@ impl World {
         self.code(client, &signed_as(id, CHANNEL_BIND, &[&number, &peer], user, &nonce))
     }
 
-    /// A Refresh. Returns 0 or an error code.
+    /// Sends a Refresh. Returns 0 or an error code.
     pub(crate) fn refresh(&mut self, client: Client, user: &User, lifetime: u32) -> u16 {
         code(&self.request(client, user, REFRESH, &[&Lifetime::new(lifetime)]))
     }
@@ -236,7 +236,7 @@ pub(crate) fn udp(port: u16) -> Client {
     Client::Udp { socket: 0, addr: SocketAddr::from(([88, 1, 2, 3], port)) }
 }
 
-/// A client over UDP from an address of its own.
+/// A client over UDP from a given address.
 pub(crate) fn udp_of(ip: impl Into<IpAddr>, port: u16) -> Client {
     Client::Udp { socket: 0, addr: SocketAddr::new(ip.into(), port) }
 }
@@ -307,7 +307,7 @@ pub(crate) fn relayed(answer: &[u8]) -> Option<SocketAddr> {
     message.attribute::<XorRelayedAddress>().ok().map(|address| address.addr(message.transaction_id()))
 }
 
-/// ChannelData.
+/// Encodes a ChannelData message.
 pub(crate) fn channel_data(number: u16, data: &[u8]) -> Vec<u8> {
     let len = u16::try_from(data.len()).expect("short");
     [&number.to_be_bytes()[..], &len.to_be_bytes(), data].concat()

@@ -33,15 +33,15 @@ use turn_types::{
 
 use super::{User, code, plain, relayed, signed, signed_as};
 
-/// How long anything may take on a busy machine.
+/// How long a condition may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A relay on loopback, whose peers may be there too.
+/// A relay on loopback. Its peers may be on loopback too.
 pub(crate) fn start(budget: Budget) -> (Relay, SocketAddr) {
     start_at(Ipv4Addr::LOCALHOST.into(), vec!["127.0.0.0/8".parse().expect("a network")], budget)
 }
 
-/// A relay at an address, with these networks opened.
+/// A relay at an address, with these networks allowed as peers.
 pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>, budget: Budget) -> (Relay, SocketAddr) {
     let address = RelayAddress { external: ip, ports: 20_000..=29_999 };
     let relay = Relay::spawn(RelayConfig {
@@ -72,7 +72,7 @@ pub(crate) fn user() -> User {
     User { password: CredentialSecret::new(b"secret").password(&name), name }
 }
 
-/// Waits for a state of the relay.
+/// Waits until the relay's snapshot meets a condition.
 pub(crate) fn eventually(relay: &Relay, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
     let deadline = Instant::now() + PATIENCE;
     loop {
