@@ -79,6 +79,8 @@ pub struct Allocation {
     pub(crate) transaction: TransactionId,
     pub(crate) ports: RelayPorts,
     pub(crate) expires: Seconds,
+    /// When its expiry is checked next: no later than it expires.
+    pub(crate) checked_at: Seconds,
     /// Each direction has its own limit: packets from peers must not use up the client's rate.
     pub(crate) to_peers: TrafficLimiter,
     pub(crate) to_client: TrafficLimiter,
@@ -121,7 +123,19 @@ impl Allocation {
     ) -> Self {
         let ports = RelayPorts { v4: None, v6: None };
         let (permissions, channels) = (SmallVec::new(), SmallVec::new());
-        Self { client, source, credential, transaction, ports, expires, to_peers, to_client, permissions, channels }
+        Self {
+            client,
+            source,
+            credential,
+            transaction,
+            ports,
+            expires,
+            checked_at: expires,
+            to_peers,
+            to_client,
+            permissions,
+            channels,
+        }
     }
 
     /// Whether there is an unexpired permission for an address.

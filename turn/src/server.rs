@@ -317,27 +317,34 @@ impl Server {
                 break;
             }
             self.expiries.pop();
-            if self.table.generation(id) != Some(generation) {
+            if !self.is_current(expiry, id, generation) {
                 continue;
             }
-            match self.table.get(id).map(|allocation| allocation.expires) {
+            match self.table.get_mut(id) {
                 // It was refreshed.
-                Some(expires) if expires > seconds => self.expiries.push(Reverse((expires, id, generation))),
-                Some(_) => self.end(sockets, id),
-                None => {}
+                Some(allocation) if allocation.expires > seconds => {
+                    allocation.checked_at = allocation.expires;
+                    self.expiries.push(Reverse((allocation.expires, id, generation)));
+                }
+                _ => self.end(sockets, id),
             }
         }
     }
 
     /// Removes the expiries of ended allocations, if these are the majority. Otherwise a client that repeatedly allocates
     /// and deallocates would make the heap grow.
-    fn forget_old_expiries(&mut self) {
+    pub(super) fn forget_old_expiries(&mut self) {
         if self.expiries.len() > 2 * self.table.len() + MIN_EXPIRIES {
-            let table = &self.table;
-            self.expiries.retain(|Reverse((_, id, generation))| {
-                table.get(*id).is_some() && table.generation(*id) == Some(*generation)
-            });
+            let mut expiries = std::mem::take(&mut self.expiries);
+            expiries.retain(|Reverse((expiry, id, generation))| self.is_current(*expiry, *id, *generation));
+            self.expiries = expiries;
         }
+    }
+
+    /// Whether an allocation exists and its expiry is checked next at this time.
+    fn is_current(&self, expiry: Seconds, id: AllocationId, generation: u32) -> bool {
+        self.table.generation(id) == Some(generation)
+            && self.table.get(id).is_some_and(|allocation| allocation.checked_at == expiry)
     }
 
     /// Replaces the peer filter. Removes the channels and permissions that the new filter refuses.

@@ -516,6 +516,20 @@ fn a_dual_allocation_relays_both_families_and_ends_one_by_one() {
 }
 
 #[test]
+fn an_allocation_ends_when_its_last_refresh_says() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    assert_eq!(world.refresh(client, &user, 3600), 0);
+    // Its expiry was looked at, and is due in most of an hour.
+    world.pass(650);
+    assert_eq!(world.refresh(client, &user, 600), 0);
+    world.pass(598);
+    assert_eq!(world.server.allocations(), 1);
+    world.pass(3);
+    assert_eq!((world.server.allocations(), world.sockets.bound.len()), (0, 0));
+}
+
+#[test]
 fn a_repeated_allocate_gets_the_same_answer_and_makes_no_second_allocation() {
     let mut world = World::new();
     let (client, user) = (udp(1), world.user());

@@ -1,5 +1,7 @@
 //! Refresh (RFC 8656, 8).
 
+use std::cmp::Reverse;
+
 use stun_types::{
     attribute::{AttributeStaticType as _, AttributeType, ErrorCode},
     message::Message,
@@ -50,7 +52,14 @@ impl Server {
             }
         } else {
             let expires = self.seconds(now).plus(lifetime);
-            self.table.get_mut(id).expect("just found").expires = expires;
+            let generation = self.table.generation(id).expect("just found");
+            let allocation = self.table.get_mut(id).expect("just found");
+            allocation.expires = expires;
+            if expires < allocation.checked_at {
+                allocation.checked_at = expires;
+                self.expiries.push(Reverse((expires, id, generation)));
+                self.forget_old_expiries();
+            }
         }
         Ok(response::success(message, &[&Lifetime::new(lifetime)], Some(&user.signer)))
     }
