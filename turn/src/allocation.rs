@@ -215,7 +215,7 @@ mod tests {
         let now = Seconds::between(start, start);
         let addr = SocketAddr::from(([192, 0, 2, 1], 1));
         let (client, credential) = (Client::Udp { socket: 0, addr }, CredentialName::new(1, 2));
-        let traffic = [(); 2].map(|()| TrafficLimiter::new(1, PacketClock::new(start)));
+        let traffic = [(); 2].map(|()| TrafficLimiter::new(1, PacketClock::default()));
         (Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), now.plus(600), traffic), now)
     }
 

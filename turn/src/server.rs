@@ -164,7 +164,7 @@ impl Server {
         let Config { limits, addresses, secret, filter, listening, seed } = config;
         let mut rng = StdRng::from_seed(seed);
         let nonces = NonceKey::new(rng.random());
-        let clock = PacketClock::new(now);
+        let clock = PacketClock::default();
         let relaying = |address: Option<RelayAddress>| {
             address.map(|address| Relaying { external: address.external, ports: Ports::new(address.ports) })
         };
@@ -198,7 +198,7 @@ impl Server {
         packet: Packet<'_>,
         now: Now,
     ) -> Action {
-        self.clock.set(now.monotonic);
+        self.set_clock(now);
         if let Client::Udp { addr, .. } = client
             && !is_possible_source(addr, &self.listening)
         {
@@ -412,6 +412,10 @@ impl Server {
             Family::V4 => self.v4.as_mut(),
             Family::V6 => self.v6.as_mut(),
         }
+    }
+
+    fn set_clock(&self, now: Now) {
+        self.clock.set(now.monotonic.saturating_duration_since(self.start));
     }
 
     fn seconds(&self, now: Now) -> Seconds {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::Duration,
 };
 
 use governor::{
@@ -17,23 +17,15 @@ use governor::{
     state::{InMemoryState, NotKeyed},
 };
 
-/// The time of the current packet. It is set once for a batch of packets: reading the clock for each packet costs more.
-#[derive(Clone, Debug)]
-pub struct PacketClock {
-    start: Instant,
-    nanos: Arc<AtomicU64>,
-}
+/// The time of the current packet, since the server's start. It is set once for a batch of packets: reading the system's
+/// clock for each packet costs more. Two limiters in each allocation have a handle of it, so it is small.
+#[derive(Clone, Debug, Default)]
+pub struct PacketClock(Arc<AtomicU64>);
 
 impl PacketClock {
-    /// Makes a clock that starts now.
-    pub fn new(start: Instant) -> Self {
-        Self { start, nanos: Arc::default() }
-    }
-
-    /// Sets the time.
-    pub fn set(&self, now: Instant) {
-        let nanos = now.saturating_duration_since(self.start).as_nanos();
-        self.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Sets the time since the server's start.
+    pub fn set(&self, since_start: Duration) {
+        self.0.store(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -41,7 +33,7 @@ impl Clock for PacketClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        self.nanos.load(Ordering::Relaxed).into()
+        self.0.load(Ordering::Relaxed).into()
     }
 }
 
@@ -71,21 +63,18 @@ impl TrafficLimiter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_burst_of_one_second_passes_and_then_the_rate() {
-        let start = Instant::now();
-        let clock = PacketClock::new(start);
+        let clock = PacketClock::default();
         let limiter = TrafficLimiter::new(100_000, clock.clone());
         let passed = |packets: usize| (0..packets).filter(|_| limiter.allows(1000)).count();
         assert_eq!(passed(300), 100);
-        clock.set(start + Duration::from_millis(500));
+        clock.set(Duration::from_millis(500));
         assert_eq!(passed(300), 50);
         assert!(!limiter.allows(1000));
-        clock.set(start + Duration::from_secs(2));
+        clock.set(Duration::from_secs(2));
         let empty = (0..1000).filter(|_| limiter.allows(0)).count();
         assert_eq!(empty, 100_000 / MIN_PACKET);
     }

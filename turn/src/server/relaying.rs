@@ -93,7 +93,7 @@ impl Server {
 
     /// Handles a packet that a peer sent to a relayed address.
     pub fn handle_peer(&mut self, relay: RelayId, peer: SocketAddr, packet: Packet<'_>, now: Now) -> Action {
-        self.clock.set(now.monotonic);
+        self.set_clock(now);
         let data = packet.range(0..packet.bytes().len());
         self.relay_to_client(relay.allocation, peer, data, packet, now)
     }
