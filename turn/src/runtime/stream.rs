@@ -13,7 +13,7 @@ use crate::{client::Client, framing};
 /// Maximum bytes queued for a client that doesn't read: half a second of video. Older packets are useless to a call.
 const MAX_UNSENT: usize = 64 << 10;
 
-/// Maximum packets queued for such a client. Each becomes a TLS record, which takes more memory than a short packet.
+/// Maximum packets queued for such a client over TLS. Each becomes a record, which takes more memory than a short packet.
 const MAX_QUEUED: usize = 512;
 
 /// How long a client may read nothing while bytes are queued for it.
@@ -33,7 +33,7 @@ pub(super) struct Stream {
     /// Bytes to send, from `sent` on. The first packet may be partly sent, the others are complete.
     output: Vec<u8>,
     sent: usize,
-    /// Packets queued since the queue was last empty.
+    /// Packets in the queue of a TLS connection. They leave it together, when they are encrypted.
     queued: usize,
     /// When the socket's send buffer became full, if it has accepted no bytes since.
     stalled: Option<Instant>,
@@ -108,7 +108,7 @@ impl Stream {
         if self.output.len() - self.sent + packet.len() > MAX_UNSENT || self.queued >= MAX_QUEUED {
             return false;
         }
-        self.queued += 1;
+        self.queued += usize::from(self.tls.is_some());
         self.output.extend_from_slice(packet);
         true
     }
