@@ -36,7 +36,7 @@ impl OpenFiles {
         asked.min(room).max(1)
     }
 
-    /// What is left if other parts of this process open so many files.
+    /// Subtracts files that another part of this process opens.
     pub(crate) const fn without(self, files: usize) -> Self {
         Self { limit: self.limit.saturating_sub(files) }
     }

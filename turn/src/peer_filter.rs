@@ -289,6 +289,29 @@ mod tests {
         }
     }
 
+    // Class 5.
+    #[test]
+    fn a_known_machine_opens_no_special_address() {
+        let host = RelayHost { relay_ports: 49_152..=65_535, services: vec![] };
+        let ips: [IpAddr; 3] = [[127, 0, 0, 1].into(), [10, 0, 0, 5].into(), [169, 254, 169, 254].into()];
+        let filter = PeerFilter { relay_hosts: ips.map(|ip| (ip, host.clone())).into(), ..PeerFilter::default() };
+        for ip in ips {
+            assert!(!filter.allows(SocketAddr::new(ip, 50_000)) && !filter.allows_some_port(ip), "{ip}");
+        }
+        assert!(!filter.allows("[::ffff:127.0.0.1]:50000".parse().expect("an address")));
+    }
+
+    #[test]
+    fn some_port_is_allowed_if_one_is_not_a_service() {
+        let host = RelayHost { relay_ports: 65_534..=65_535, services: vec![65_534, 65_534] };
+        let ip: IpAddr = [8, 8, 4, 4].into();
+        let mut filter = PeerFilter { relay_hosts: HashMap::from([(ip, host)]), ..PeerFilter::default() };
+        let spelled: IpAddr = "2002:808:404::1".parse().expect("an address");
+        assert!(filter.allows_some_port(ip) && filter.allows_some_port(spelled));
+        filter.relay_hosts.get_mut(&ip).expect("it is there").services.push(65_535);
+        assert!(!filter.allows_some_port(ip) && !filter.allows_some_port(spelled));
+    }
+
     #[test]
     fn opened_networks_are_open_in_each_spelling() {
         let filter = PeerFilter { allowed: vec!["127.0.0.0/8".parse().expect("a network")], ..PeerFilter::default() };

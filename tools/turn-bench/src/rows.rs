@@ -18,7 +18,7 @@ pub const ROWS: [&str; 8] = ["channels", "many", "hairpin", "loss", "allocation"
 const AUDIO: usize = 200;
 const VIDEO: usize = 1200;
 
-/// Rounds of a full run. Many short ones: whoever else uses the machine disturbs some of them, and seldom all.
+/// Rounds of a full run. Other load on the machine disturbs some short rounds, and seldom all of them.
 const ROUNDS: usize = 10;
 
 const ALL: [Kind; 4] = [Kind::Chappe, Kind::Coturn, Kind::TurnCrate, Kind::Floor];
@@ -83,7 +83,7 @@ impl Bench {
         contenders
     }
 
-    /// Puts a load on each contender in turn, and prints what came of it.
+    /// Puts a load on each contender in turn, and prints the figures.
     fn compare(&self, what: &str, contenders: &mut [Contender], load: Load, targets: Targets) -> Vec<Rounds> {
         let (rounds, seconds) = if self.quick { (2, 0.5) } else { (ROUNDS, load.seconds) };
         let all = alternate(contenders, &Load { seconds, ..load }, rounds);

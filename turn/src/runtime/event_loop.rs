@@ -146,10 +146,8 @@ impl EventLoop {
         let mut now = now();
         self.tick(now);
         while !self.shared.is_stopping.load(Ordering::Relaxed) {
-            let count = match self
-                .epoll
-                .wait(&mut events, if self.streams.has_ready() { EpollTimeout::ZERO } else { EpollTimeout::NONE })
-            {
+            let timeout = if self.streams.has_ready() { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+            let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => {
