@@ -1,0 +1,234 @@
+/** The client of a page: signalling, media, pairing, and a profile in the browser's database. */
+import { ConnectError, SignallingClient, type SignallingEvents } from "../core/client.js";
+import { SystemClock, Timers } from "../core/clock.js";
+import type { Contact, ContactId } from "../core/contact.js";
+import { TypedEventTarget } from "../core/events.js";
+import { Discovery, type DiscoveryOptions } from "../discovery/discovery.js";
+import { Call, type MediaOptions } from "../media/call.js";
+import type { Paired } from "../pairing/pair.js";
+import { Database } from "./database.js";
+
+/** How often a page records that it is in a call, and how old that may be to come back into it. In milliseconds. */
+const RECORD_CALL_EVERY = 10_000;
+const REJOIN_WITHIN = 40_000;
+
+/** The options of a {@link Client}. */
+export interface ClientOptions extends Omit<DiscoveryOptions, "cache"> {
+  /** The name that new contacts see. Used when the profile is created. */
+  readonly name?: string;
+  /** Tells the profiles of one site apart: the name of the database. */
+  readonly profile?: string;
+  /** Whether the profile can be exported later. Used when it is created: scripts of the page can read its keys then. */
+  readonly isExportable?: boolean;
+  /** Ids of nodes to which any other is preferred at first. */
+  readonly avoid?: readonly string[];
+}
+
+/** The events of a {@link Client}, with their `detail`. */
+export interface ClientEvents extends Omit<SignallingEvents, "incomingcall"> {
+  /** A contact calls. */
+  incomingcall: { readonly call: Call; readonly contact: Contact };
+}
+
+/** A code that this client shows. */
+export interface ShownPairing {
+  /** The code for the person to read out. */
+  readonly code: string;
+  /** A link with the code and a few nodes, if one fits. What follows its `#` reaches no server. */
+  readonly link: string | undefined;
+  /** The text of a QR code with the same. */
+  readonly qrText: string | undefined;
+  /** When the code expires, in seconds since 1970. */
+  readonly expiresAt: number;
+  /** Resolves when somebody has used the code. Rejects with `PairError`. */
+  readonly paired: Promise<Paired>;
+}
+
+/** A client for a page. Constructing it does nothing. */
+export class Client extends TypedEventTarget<ClientEvents> {
+  readonly #database: Database;
+  readonly #discovery: Discovery;
+  readonly #signalling: SignallingClient;
+  readonly #calls = new Set<Call>();
+  #closed = new AbortController();
+
+  /** Throws `SyntaxError` if an option is not valid. */
+  constructor(options: ClientOptions = {}) {
+    super();
+    this.#database = new Database(options.profile ?? "chappe");
+    const clock = new SystemClock();
+    const timers = new Timers(clock);
+    this.#discovery = new Discovery({ ...options, cache: this.#database.cache }, clock, timers);
+    this.#signalling = new SignallingClient({
+      store: this.#database.profile,
+      finder: this.#discovery,
+      name: options.name ?? "somebody",
+      isExportable: options.isExportable ?? false,
+      avoid: options.avoid ?? [],
+      clock,
+      timers,
+    });
+    this.#forwardEvents();
+  }
+
+  #forwardEvents(): void {
+    const names = [
+      "connected",
+      "disconnected",
+      "searchfailed",
+      "notattached",
+      "nodechecked",
+      "reachable",
+      "inboxrejected",
+      "contactschanged",
+    ] as const;
+    for (const name of names) {
+      this.#signalling.addEventListener(name, ({ detail }) => this.emit(name, detail as never));
+    }
+    this.#signalling.addEventListener("incomingcall", ({ detail: { call, contact, rejoins } }) => {
+      const rejoined = [...this.#calls].find((known) => known.contact === contact.id && rejoins !== undefined);
+      if (rejoined !== undefined) rejoined.adopt(call).catch(reportError);
+      else this.emit("incomingcall", { call: this.#track(new Call(call, () => this.#iceServers())), contact });
+    });
+  }
+
+  /**
+   * Connects, and resolves once contacts can call. Called again, it returns the same promise; after {@link close}, it
+   * connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client goes on searching.
+   */
+  connect(): Promise<void> {
+    const { signal } = this.#closed;
+    const wake = () => {
+      if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
+    };
+    globalThis.addEventListener?.("online", wake, { signal });
+    globalThis.document?.addEventListener("visibilitychange", wake, { signal });
+    return this.#signalling.connect();
+  }
+
+  /** Ends the active call and disconnects. Takes two seconds at most. */
+  async close(): Promise<void> {
+    this.#closed.abort();
+    this.#closed = new AbortController();
+    await this.#signalling.close();
+  }
+
+  /** Deletes the profile, its keys, and the known nodes. Nothing is left behind. */
+  async wipe(): Promise<void> {
+    await this.close();
+    await this.#database.wipe();
+  }
+
+  /** The id of the node in use, or `undefined`. */
+  get node(): string | undefined {
+    return this.#signalling.node;
+  }
+
+  /** The contacts, in the order in which they were paired. */
+  get contacts(): readonly Contact[] {
+    return this.#signalling.contacts;
+  }
+
+  /** Calls a contact. Resolves once the call is placed, which is before the other side rings. */
+  call(contact: ContactId, options: MediaOptions = {}): Promise<Call> {
+    return this.#place(contact, options);
+  }
+
+  /**
+   * Comes back into the call that this page was in before it was loaded again, or resolves with `undefined` if there was
+   * none. The other side keeps the call for half a minute and does not ring.
+   */
+  async rejoin(options: MediaOptions = {}): Promise<Call | undefined> {
+    const active = this.#signalling.profile.data.activeCall;
+    if (active === undefined) return undefined;
+    await this.#signalling.profile.setActiveCall(undefined);
+    const isRecent = Math.abs(this.#signalling.clock.unixMs() - active.at) < REJOIN_WITHIN;
+    return isRecent ? this.#place(active.contact, options, active.call) : undefined;
+  }
+
+  async #place(contact: ContactId, options: MediaOptions, rejoins?: string): Promise<Call> {
+    const place = (offer: string) => this.#signalling.call(contact, offer, rejoins);
+    return this.#track(await Call.place(place, () => this.#iceServers(), options));
+  }
+
+  /** Keeps a call while it lasts, and records it, so that the page can come back into it. */
+  #track(call: Call): Call {
+    const { clock, timers } = this.#signalling;
+    this.#calls.add(call);
+    const record = () => {
+      if (!this.#calls.has(call)) return;
+      this.#record({ call: call.id, contact: call.contact, at: clock.unixMs() });
+      timers.at(clock.now() + RECORD_CALL_EVERY, record);
+    };
+    call.addEventListener("connected", record, { once: true });
+    call.addEventListener("ended", () => {
+      this.#calls.delete(call);
+      this.#record(undefined);
+    });
+    return call;
+  }
+
+  #record(activeCall: { call: string; contact: ContactId; at: number } | undefined): void {
+    // Without it, this page can only not come back into the call after a reload.
+    if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => undefined);
+  }
+
+  async #iceServers(): Promise<RTCIceServer[]> {
+    return (await this.#signalling.iceServers()).iceServers;
+  }
+
+  /** Pairs with the person who shows this code, link or QR text. Rejects with `PairError` or `LinkError`. */
+  async pair(code: string, signal: AbortSignal = new AbortController().signal): Promise<Paired> {
+    const isLink = /^(https:|chappe:)/i.test(code.trim());
+    const text = isLink ? ((await this.#discovery.addLink(code)).code ?? "") : code;
+    const { pairByCode } = await import("../pairing/pair.js");
+    return pairByCode(text, { client: this.#signalling, finder: this.#discovery, signal });
+  }
+
+  /** Shows a code. `site` is the site of the link: any page that says what to do with it. Rejects with `PairError`. */
+  async showCode(
+    options: { readonly site?: string; readonly isForLink?: boolean; readonly signal?: AbortSignal } = {},
+  ): Promise<ShownPairing> {
+    const { linkQrText, linkUrl, showCode } = await import("../pairing/pair.js");
+    const { isForLink = false, signal = new AbortController().signal } = options;
+    const shown = await showCode(isForLink, { client: this.#signalling, finder: this.#discovery, signal });
+    const { code, expiresAt, paired } = shown;
+    const link = shown.link(this.#discovery.federation);
+    const site = options.site ?? globalThis.location?.origin ?? "";
+    return {
+      code,
+      link: link && site.startsWith("https:") ? linkUrl(link, site) : undefined,
+      qrText: link && linkQrText(link),
+      expiresAt,
+      paired,
+    };
+  }
+
+  /** Renames a contact, for this person alone. */
+  renameContact(contact: ContactId, name: string): Promise<void> {
+    return this.#signalling.renameContact(contact, name);
+  }
+
+  /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
+  blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
+    return this.#signalling.blockContact(contact, isBlocked);
+  }
+
+  /** Removes a contact, for example because the words differed. */
+  removeContact(contact: ContactId): Promise<void> {
+    return this.#signalling.removeContact(contact);
+  }
+
+  /** An encrypted file of the profile. Rejects with `ProfileFileError` unless it was created as exportable. */
+  async exportProfile(passphrase: string): Promise<string> {
+    const { exportProfile } = await import("./profile-file.js");
+    return exportProfile(this.#signalling.profile.data, passphrase);
+  }
+
+  /** Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`. */
+  async importProfile(file: string, passphrase: string): Promise<void> {
+    if (this.#signalling.isRunning) throw new ConnectError("closed");
+    const { importProfile } = await import("./profile-file.js");
+    await this.#database.profile.save(await importProfile(file, passphrase));
+  }
+}

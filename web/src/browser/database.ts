@@ -1,0 +1,201 @@
+/**
+ * The profile and the known nodes in IndexedDB.
+ *
+ * Private keys that WebCrypto can use are stored as keys that no script can read. Everything else, names included, is
+ * encrypted with a key that no script can read, so that the files of the database hold no name and no secret in clear.
+ */
+import { type IDBPDatabase, openDB } from "idb";
+import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8Text } from "../core/bytes.js";
+import type { Contact, Pairing } from "../core/contact.js";
+import type { ProfileData, ProfileStore } from "../core/profile.js";
+import { keyProtection, type X25519KeyPair, x25519OfBytes } from "../core/x25519.js";
+import type { CacheData, CacheStore } from "../discovery/cache.js";
+
+const STORE = "chappe";
+const IV = 12;
+
+/** What is stored of the profile. */
+interface StoredProfile {
+  /** The encrypted {@link PlainProfile}. */
+  readonly sealed: Bytes;
+  /** The identity, unless its bytes are in `sealed`. */
+  readonly identity: X25519KeyPair | undefined;
+  /** The pairing secrets, in the order of the contacts and their pairings. */
+  readonly secrets: readonly CryptoKey[];
+}
+
+interface PlainProfile {
+  readonly name: string;
+  readonly identityBytes: string | undefined;
+  readonly contacts: readonly PlainContact[];
+  readonly activeCall: ProfileData["activeCall"];
+}
+
+/** A contact without the keys that are stored beside it. */
+export interface PlainContact extends Omit<Contact, "identity" | "pairings"> {
+  readonly pairings: readonly PlainPairing[];
+}
+
+interface PlainPairing {
+  readonly role: Pairing["role"];
+  readonly ownRoot: string;
+  readonly peerRoot: string;
+  readonly secretBytes: string | undefined;
+}
+
+/** A database of one profile. */
+export class Database {
+  /** The profile. */
+  readonly profile: ProfileStore;
+  /** The nodes that the client knows. */
+  readonly cache: CacheStore;
+  readonly #name: string;
+  #opened: Promise<IDBPDatabase> | undefined;
+
+  /** `name` tells profiles of one site apart. Nothing is opened yet. */
+  constructor(name: string) {
+    this.#name = name;
+    this.profile = {
+      load: () => this.#loadProfile(),
+      save: (profile) => this.#saveProfile(profile),
+      wipe: () => this.wipe(),
+    };
+    this.cache = {
+      load: async () => {
+        const sealed: Bytes | undefined = await (await this.#open()).get(STORE, "cache");
+        return sealed && (JSON.parse(await this.#decrypt(sealed)) as CacheData);
+      },
+      save: async (data) => {
+        const sealed = await this.#encrypt(JSON.stringify(data));
+        await (await this.#open()).put(STORE, sealed, "cache");
+      },
+    };
+  }
+
+  #open(): Promise<IDBPDatabase> {
+    this.#opened ??= openDB(this.#name, 1, {
+      upgrade: (database) => {
+        database.createObjectStore(STORE);
+      },
+      // Another tab wipes the profile.
+      blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
+    });
+    return this.#opened;
+  }
+
+  /** Deletes everything, keys first: what the files may still hold cannot be decrypted then. */
+  async wipe(): Promise<void> {
+    const database = await this.#open();
+    await database.delete(STORE, "key");
+    await database.clear(STORE);
+    database.close();
+    this.#opened = undefined;
+    await new Promise<void>((resolve, reject) => {
+      const request = indexedDB.deleteDatabase(this.#name);
+      request.onsuccess = () => resolve();
+      request.onerror = () => reject(request.error);
+    });
+  }
+
+  /** The key that encrypts what is stored. Made once; no script can read it. */
+  async #key(): Promise<CryptoKey> {
+    const database = await this.#open();
+    const stored: CryptoKey | undefined = await database.get(STORE, "key");
+    if (stored !== undefined) return stored;
+    const made = await crypto.subtle.generateKey({ name: "AES-GCM", length: 256 }, false, ["encrypt", "decrypt"]);
+    // Another tab may have been faster.
+    const transaction = database.transaction(STORE, "readwrite");
+    const known: CryptoKey | undefined = await transaction.store.get("key");
+    if (known === undefined) await transaction.store.put(made, "key");
+    await transaction.done;
+    return known ?? made;
+  }
+
+  async #encrypt(text: string): Promise<Bytes> {
+    const iv = randomBytes(IV);
+    const sealed = await crypto.subtle.encrypt({ name: "AES-GCM", iv }, await this.#key(), utf8(text));
+    return concat(iv, new Uint8Array(sealed));
+  }
+
+  async #decrypt(sealed: Bytes): Promise<string> {
+    const params = { name: "AES-GCM", iv: sealed.slice(0, IV) };
+    return utf8Text(new Uint8Array(await crypto.subtle.decrypt(params, await this.#key(), sealed.slice(IV))));
+  }
+
+  async #saveProfile(profile: ProfileData): Promise<void> {
+    const { privateKey, publicKey } = profile.identity;
+    const identityBytes = profile.identityBytes ?? (privateKey instanceof Uint8Array ? privateKey : undefined);
+    const plain: PlainProfile = {
+      name: profile.name,
+      identityBytes: identityBytes && toBase64url(identityBytes),
+      contacts: profile.contacts.map(plainContact),
+      activeCall: profile.activeCall,
+    };
+    const stored: StoredProfile = {
+      sealed: await this.#encrypt(JSON.stringify(plain)),
+      identity: identityBytes === undefined ? { privateKey, publicKey } : undefined,
+      secrets: profile.contacts.flatMap((contact) => contact.pairings.map((pairing) => pairing.secret)),
+    };
+    await (await this.#open()).put(STORE, stored, "profile");
+  }
+
+  async #loadProfile(): Promise<ProfileData | undefined> {
+    const stored: StoredProfile | undefined = await (await this.#open()).get(STORE, "profile");
+    if (stored === undefined) return undefined;
+    const plain = JSON.parse(await this.#decrypt(stored.sealed)) as PlainProfile;
+    const identityBytes = fromBase64url(plain.identityBytes, 32);
+    const identity = identityBytes === undefined ? stored.identity : await x25519OfBytes(identityBytes);
+    if (identity === undefined) throw new Error("the stored profile is damaged");
+    const secrets = [...stored.secrets];
+    const contacts = plain.contacts.map((contact) => restoreContact(contact, secrets));
+    const isExportable = identityBytes !== undefined && (await keyProtection()) === "non-extractable";
+    return {
+      name: plain.name,
+      identity,
+      identityBytes: isExportable ? identityBytes : undefined,
+      contacts,
+      activeCall: plain.activeCall,
+    };
+  }
+}
+
+/** What is encrypted of a contact. */
+export function plainContact({ identity: _, pairings, ...contact }: Contact): PlainContact {
+  return { ...contact, pairings: pairings.map(plainPairing) };
+}
+
+function plainPairing({ role, ownRoot, peerRoot, secretBytes }: Pairing): PlainPairing {
+  return {
+    role,
+    ownRoot: toBase64url(ownRoot),
+    peerRoot: toBase64url(peerRoot),
+    secretBytes: secretBytes && toBase64url(secretBytes),
+  };
+}
+
+/** The contact again. Takes the secrets of the contact's pairings from the front of `secrets`. */
+export function restoreContact(contact: PlainContact, secrets: CryptoKey[]): Contact {
+  const pairings = contact.pairings.map((pairing): Pairing => {
+    const secret = secrets.shift();
+    if (secret === undefined) throw new Error("the stored profile is damaged");
+    return restorePairing(pairing, secret);
+  });
+  return { ...contact, identity: bytesOf(contact.id), pairings };
+}
+
+function restorePairing(pairing: PlainPairing, secret: CryptoKey): Pairing {
+  return {
+    role: pairing.role,
+    secret,
+    secretBytes: fromBase64url(pairing.secretBytes, 32),
+    ownRoot: bytesOf(pairing.ownRoot),
+    peerRoot: bytesOf(pairing.peerRoot),
+  };
+}
+
+/** The 32 bytes of a stored text. Throws if the store is damaged. */
+export function bytesOf(text: string): Bytes {
+  const bytes = fromBase64url(text, 32);
+  if (bytes === undefined) throw new Error("the stored profile is damaged");
+  return bytes;
+}

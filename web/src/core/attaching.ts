@@ -1,0 +1,296 @@
+/**
+ * Keeps the client attached to a node: searches, attaches and renews inboxes, and replaces a session that fails or whose
+ * node is about to stop.
+ */
+import { fromBase64url, toBase64url } from "./bytes.js";
+import type { Clock, Timers } from "./clock.js";
+import { type ContactId, pairingId } from "./contact.js";
+import type { Attachment, Rejection, Seqs, SlotId } from "./leases.js";
+import type { Json } from "./messages.js";
+import { type Confirmation, DiscoverError, type NodeFinder } from "./node-finder.js";
+import type { Profile } from "./profile.js";
+import { type DisconnectReason, type MessageHandler, type Outcome, Session } from "./session.js";
+import { decodeLease } from "./statements.js";
+
+/** The most inboxes in one `attach`: each takes about 380 bytes of the 64 KiB. */
+const ATTACH_BATCH = 96;
+/** How long a node may take to attach the first inboxes, in milliseconds. */
+const ATTACH_TIMEOUT = 5_000;
+/** The shortest time from one renewal to the next, in milliseconds, so that no deadline makes it spin. */
+const SHORTEST_PAUSE = 100;
+/** How long a replaced session still receives messages, in milliseconds. */
+const LINGER = 2_000;
+/** The shortest time between two searches without a pause, in milliseconds. */
+const IMMEDIATE_EVERY = 5_000;
+/** A search without a pause starts within this time, at random: a node that fails drops all its clients at once. */
+const FIRST_JITTER = 300;
+/** The pauses after lost sessions, and after searches that found no node, in milliseconds: the first, the longest. */
+const BACKOFF = [250, 30_000] as const;
+const RETRY = [5_000, 300_000] as const;
+/** The most nodes that a search avoids. */
+const MAX_AVOID = 8;
+/** After this many nodes in a row that attached nothing, the cause is probably on this side, such as its clock. */
+const MAX_UNATTACHED = 3;
+/** The longest random delay before the inboxes of a new contact are attached, in milliseconds. */
+const MAX_ATTACH_DELAY = 3_000;
+
+/** Why a node has rejected an inbox: `outdated` means that another device with this profile has it. */
+export type InboxRejection = "outdated" | "invalid" | "unavailable";
+
+/** What {@link Attaching} reports. */
+export interface AttachingEvents {
+  connected(session: Session): void;
+  disconnected(session: Session, reason: DisconnectReason): void;
+  searchFailed(error: DiscoverError, retryIn: number): void;
+  checked(node: string, confirmation: Confirmation): void;
+  reachable(contact: ContactId): void;
+  rejected(contact: ContactId, reason: InboxRejection): void;
+  /** Nodes were found, but several in a row attached no inbox. */
+  notAttached(): void;
+}
+
+/** What {@link Attaching} needs. */
+export interface AttachingParts {
+  readonly finder: NodeFinder;
+  readonly profile: Profile;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly onMessage: MessageHandler;
+  readonly events: AttachingEvents;
+}
+
+/** The sessions of a running client. */
+export class Attaching {
+  readonly #parts: AttachingParts;
+  readonly #signal: AbortSignal;
+  readonly #seqs: Seqs = new Map();
+  readonly #sessions = new Set<Session>();
+  readonly #attaching = new WeakMap<Session, Promise<void>>();
+  readonly #renewals = new WeakMap<Session, () => void>();
+  readonly #onGoingAway = new WeakMap<Session, () => void>();
+  #ready: Session | undefined;
+  #avoid: string[] = [];
+  #immediateAt = Number.NEGATIVE_INFINITY;
+  #losses = 0;
+  #failures = 0;
+  #unattached = 0;
+
+  constructor(parts: AttachingParts, avoid: readonly string[], signal: AbortSignal) {
+    this.#parts = parts;
+    this.#signal = signal;
+    this.#avoid = avoid.slice(-MAX_AVOID);
+    void this.#run();
+  }
+
+  /** The session on which messages are sent. */
+  get ready(): Session | undefined {
+    return this.#ready;
+  }
+
+  /** All sessions on which messages may arrive. */
+  get sessions(): Iterable<Session> {
+    return this.#sessions;
+  }
+
+  /** Applies a change of the contacts to the sessions in use. */
+  contactsChanged(): void {
+    if (this.#ready !== undefined) void this.#attach(this.#ready);
+  }
+
+  /** Delays the inboxes of a new pairing, so that a node that took part in it does not see them appear at once. */
+  delay(pairing: Parameters<typeof pairingId>[0]): void {
+    const until = this.#parts.clock.now() + Math.random() * MAX_ATTACH_DELAY;
+    for (const session of this.#sessions) session.leases.delay(pairingId(pairing), until);
+  }
+
+  /** Attaches the inboxes of a contact that is about to be called. */
+  attachNow(contact: ContactId): void {
+    const { clock } = this.#parts;
+    for (const session of this.#sessions) session.leases.attachNow(contact, clock.now());
+    this.contactsChanged();
+  }
+
+  /** Checks the session after the device has slept or changed its network. */
+  wake(): void {
+    this.#parts.timers.wake();
+    this.#ready?.probe();
+  }
+
+  /** Ends all sessions. */
+  close(): void {
+    for (const session of this.#sessions) session.end("closed");
+  }
+
+  async #run(): Promise<void> {
+    const { timers, clock, finder, events } = this.#parts;
+    let pause = this.#nextPause();
+    while (!this.#signal.aborted) {
+      await timers.until(clock.now() + pause, this.#signal);
+      if (this.#signal.aborted) return;
+      try {
+        const found = await finder.search(new Set(this.#avoid), this.#signal);
+        if (this.#signal.aborted) return found.connection.close();
+        this.#failures = 0;
+        const node = found.connection.nodeId;
+        void found.confirmation.then((confirmation) => events.checked(node, confirmation));
+        await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
+        pause = this.#nextPause();
+      } catch (error) {
+        if (!(error instanceof DiscoverError)) throw error;
+        pause = jittered(RETRY, this.#failures++);
+        if (!this.#signal.aborted) events.searchFailed(error, pause);
+      }
+    }
+  }
+
+  #nextPause(): number {
+    const now = this.#parts.clock.now();
+    if (now - this.#immediateAt < IMMEDIATE_EVERY) return jittered(BACKOFF, this.#losses++);
+    this.#immediateAt = now;
+    this.#losses = 0;
+    return Math.random() * FIRST_JITTER;
+  }
+
+  /** Attaches the inboxes in a new session, and waits until it has to be replaced. */
+  async #use(session: Session): Promise<void> {
+    const { clock, timers, events } = this.#parts;
+    this.#sessions.add(session);
+    void session.ended.then((reason) => this.#ended(session, reason));
+    const isAttached = await Promise.race([this.#attachFirst(session), session.ended.then(() => false)]);
+    if (!isAttached || session.hasEnded) {
+      session.end("not-attached");
+      this.#avoidNode(session);
+      this.#unattached += 1;
+      if (this.#unattached === MAX_UNATTACHED) events.notAttached();
+      return;
+    }
+    this.#unattached = 0;
+    this.#avoid = [];
+    const former = this.#ready;
+    this.#ready = session;
+    if (former !== undefined) timers.at(clock.now() + LINGER, () => former.end("going-away"));
+    events.connected(session);
+    await Promise.race([session.ended, this.#goingAway(session)]);
+    this.#avoidNode(session);
+  }
+
+  #ended(session: Session, reason: DisconnectReason): void {
+    this.#sessions.delete(session);
+    const wasReady = this.#ready === session;
+    if (wasReady) this.#ready = undefined;
+    if (wasReady || session.isGoingAway) {
+      this.#parts.events.disconnected(session, session.isGoingAway ? "going-away" : reason);
+    }
+  }
+
+  #avoidNode(session: Session): void {
+    const node = session.connection.nodeId;
+    this.#avoid = [...this.#avoid.filter((known) => known !== node), node].slice(-MAX_AVOID);
+  }
+
+  #goingAway(session: Session): Promise<void> {
+    return new Promise((resolve) => this.#onGoingAway.set(session, resolve));
+  }
+
+  async #message(session: Session, message: Json): Promise<void> {
+    if (message.type === "going_away") {
+      session.isGoingAway = true;
+      this.#onGoingAway.get(session)?.();
+      return;
+    }
+    await this.#parts.onMessage(session, message);
+  }
+
+  /**
+   * Attaches the first inboxes. A session is used if any inbox is attached, or none is due. If several nodes in a row
+   * have accepted none, the cause is probably this clock: then it is kept, as pairing works on it.
+   */
+  async #attachFirst(session: Session): Promise<boolean> {
+    const { clock, timers } = this.#parts;
+    const timeout = timers.until(clock.now() + ATTACH_TIMEOUT).then(() => "timeout" as const);
+    const outcomes = await Promise.race([this.#attach(session), timeout]);
+    if (outcomes === "timeout") return false;
+    const isLastAttempt = this.#unattached + 1 >= MAX_UNATTACHED;
+    const { leases } = session;
+    return leases.attachedCount > 0 || !leases.hasActiveInbox(clock.now(), clock.unixMs()) || isLastAttempt;
+  }
+
+  /** Attaches what is due, one change of a session at a time, and sets the timer to what is due next. */
+  #attach(session: Session): Promise<void> {
+    const former = this.#attaching.get(session) ?? Promise.resolve();
+    const next = former.then(() => this.#attachDue(session)).then(() => this.#arm(session));
+    this.#attaching.set(session, next);
+    return next;
+  }
+
+  #arm(session: Session): void {
+    const { clock, timers } = this.#parts;
+    this.#renewals.get(session)?.();
+    if (session.hasEnded || this.#isReplaced(session)) return;
+    const due = session.leases.nextDeadline(clock.unixMs());
+    const cancel = timers.at(Math.max(due, clock.now() + SHORTEST_PAUSE), () => void this.#attach(session));
+    this.#renewals.set(session, cancel);
+  }
+
+  #isReplaced(session: Session): boolean {
+    return this.#ready !== undefined && this.#ready.serial > session.serial;
+  }
+
+  async #attachDue(session: Session): Promise<void> {
+    const { clock, profile } = this.#parts;
+    const detached = session.leases.update(profile.contacts, clock.now(), clock.unixMs());
+    if (detached.length > 0) void session.request({ type: "detach", inboxes: detached });
+    // An outdated lease is due again at once, with a higher `seq`; `Leases` bounds how often.
+    for (;;) {
+      const due = await session.leases.due(clock.now(), clock.unixMs());
+      if (due.length === 0 || session.hasEnded) return;
+      const batches = Array.from({ length: Math.ceil(due.length / ATTACH_BATCH) }, (_, at) =>
+        due.slice(at * ATTACH_BATCH, (at + 1) * ATTACH_BATCH),
+      );
+      await Promise.all(batches.map((batch) => this.#attachBatch(session, batch)));
+    }
+  }
+
+  async #attachBatch(session: Session, batch: readonly Attachment[]): Promise<void> {
+    const { clock, events } = this.#parts;
+    const inboxes = batch.map(({ lease, proof }) => ({ lease: toBase64url(lease), proof: toBase64url(proof) }));
+    const outcome = await session.request({ type: "attach", inboxes });
+    const ttl = outcome.ok && typeof outcome.reply.ttl === "number" ? outcome.reply.ttl * 1000 : 0;
+    for (const [index, { slot }] of batch.entries()) {
+      const rejection = rejectionOf(outcome, index, session, slot);
+      const isReported = this.#ready === session;
+      if (rejection === undefined) {
+        const contact = session.leases.attached(slot, ttl, clock.now());
+        if (contact !== undefined && isReported) events.reachable(contact);
+      } else {
+        const contact = session.leases.rejected(slot, rejection, clock.now(), clock.unixMs());
+        const reason = rejection.type === "busy" ? "unavailable" : rejection.type;
+        if (contact !== undefined) events.rejected(contact, reason);
+      }
+    }
+    const isRefused = !outcome.ok && session.leases.attachedCount === 0 && this.#ready === session;
+    if (isRefused) session.end("not-attached");
+  }
+}
+
+function rejectionOf(outcome: Outcome, index: number, session: Session, slot: SlotId): Rejection | undefined {
+  if (!outcome.ok) {
+    const isTemporary = outcome.code === "congested" || outcome.code === "rate_limited";
+    return { type: isTemporary ? "busy" : "unavailable" };
+  }
+  const rejected = Array.isArray(outcome.reply.rejected) ? (outcome.reply.rejected as Json[]) : [];
+  const rejection = rejected.find((item) => item?.index === index);
+  if (rejection === undefined) return undefined;
+  if (rejection.code === "congested" || rejection.code === "rate_limited") return { type: "busy" };
+  if (rejection.code !== "bad_lease") return { type: "unavailable" };
+  const bytes = fromBase64url(rejection.lease);
+  const newer = bytes && decodeLease(bytes);
+  const own = session.leases.inboxOf(slot);
+  const isOwn = newer !== undefined && own !== undefined && toBase64url(newer.inbox) === toBase64url(own);
+  return isOwn ? { type: "outdated", seq: newer.seq } : { type: "invalid" };
+}
+
+/** The pause after `attempts` failures, with jitter. */
+function jittered([first, longest]: readonly [number, number], attempts: number): number {
+  return Math.min(first * 2 ** attempts * (1 + Math.random()), longest);
+}

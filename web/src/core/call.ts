@@ -1,0 +1,260 @@
+/**
+ * The call state machine: `idle → outgoing | incoming → connecting → connected → ended`.
+ *
+ * Pure: takes inputs and the time, returns outputs. One call is active at a time. If both sides call each other at
+ * once, the call with the lower id wins. A contact that rings too often gets a busy response.
+ */
+import type { ContactId } from "./contact.js";
+import { RingLimiter } from "./ring-limiter.js";
+import type { CallId } from "./seal.js";
+
+/** How long a call rings, in milliseconds. */
+export const RINGING = 60_000;
+/** How long candidates are gathered once the call is answered, in milliseconds. */
+export const GATHERING = 10_000;
+/** How long media may take to connect, and to reconnect after a loss, in milliseconds. */
+export const RECONNECT = 30_000;
+
+/** The state of the active call. */
+export type CallState = "idle" | "outgoing" | "incoming" | "connecting" | "connected" | "reconnecting";
+
+/**
+ * Why a call is over.
+ *
+ * - `hung_up`, `peer_hung_up`: this side or the other side has hung up.
+ * - `declined`, `busy`: the callee declined, or is in another call.
+ * - `no_answer`: nobody answered within a minute.
+ * - `offline`: the contact is not reachable at any node.
+ * - `not_connected`, `lost`: media did not connect, or was lost and did not come back, within half a minute.
+ * - `glare`: both sides called at once, and the other side's call won.
+ * - `rejoined`: the other side's device came back into the call with a new one.
+ * - `shutdown`: the client was closed.
+ */
+export type EndReason =
+  | "hung_up"
+  | "peer_hung_up"
+  | "declined"
+  | "busy"
+  | "no_answer"
+  | "offline"
+  | "not_connected"
+  | "lost"
+  | "glare"
+  | "rejoined"
+  | "shutdown";
+
+/** An input of the state machine. */
+export type CallInput =
+  | { readonly type: "place"; readonly contact: ContactId; readonly rejoins?: CallId | undefined }
+  | { readonly type: "offered"; readonly contact: ContactId; readonly rejoins?: CallId | undefined }
+  | { readonly type: "rejected"; readonly isBusy: boolean }
+  | {
+      readonly type:
+        | "accept"
+        | "decline"
+        | "answered"
+        | "peer_hangup"
+        | "hangup"
+        | "undeliverable"
+        | "media_up"
+        | "media_down";
+    };
+
+/** What the driver has to do, in order. */
+export type CallOutput =
+  | {
+      readonly type:
+        | "send_offer"
+        | "ring"
+        | "rejoin"
+        | "send_answer"
+        | "report_answer"
+        | "send_busy"
+        | "send_reject"
+        | "send_hangup"
+        | "stop_gathering";
+      readonly call: CallId;
+    }
+  | { readonly type: "end"; readonly call: CallId; readonly reason: EndReason };
+
+/** The input is not valid in this state. Nothing has changed. */
+export class CallStateError extends Error {
+  override readonly name = "CallStateError";
+  constructor(readonly code: "busy" | "out_of_turn") {
+    super(code === "busy" ? "another call is active" : "the call is in another state");
+  }
+}
+
+type Phase =
+  | { readonly name: "outgoing"; readonly until: number }
+  | { readonly name: "incoming"; readonly until: number }
+  | { readonly name: "connecting"; readonly gatheringUntil: number | undefined; readonly until: number }
+  | { readonly name: "connected"; readonly lostUntil: number | undefined };
+
+interface Active {
+  readonly call: CallId;
+  readonly contact: ContactId;
+  readonly rejoins: CallId | undefined;
+  phase: Phase;
+}
+
+/** The active call, if there is one. */
+export class Calls {
+  #active: Active | undefined;
+  readonly #rings = new RingLimiter();
+
+  /** The state of the active call. */
+  get state(): CallState {
+    const phase = this.#active?.phase;
+    if (phase === undefined) return "idle";
+    return phase.name === "connected" && phase.lostUntil !== undefined ? "reconnecting" : phase.name;
+  }
+
+  /** The active call and its contact. */
+  get active(): { readonly call: CallId; readonly contact: ContactId } | undefined {
+    return this.#active && { call: this.#active.call, contact: this.#active.contact };
+  }
+
+  /** Applies an input to `call` and returns the outputs. Throws {@link CallStateError}. */
+  handle(call: CallId, input: CallInput, now: number): CallOutput[] {
+    if (input.type === "place") return this.#place(call, input.contact, input.rejoins, now);
+    if (input.type === "offered") return this.#offered(call, input.contact, input.rejoins, now);
+    const active = this.#active;
+    if (active?.call !== call) throw new CallStateError("out_of_turn");
+    const { phase } = active;
+    const connecting: Phase = { name: "connecting", gatheringUntil: now + GATHERING, until: now + RECONNECT };
+    const isAnswered = phase.name === "connecting" || phase.name === "connected";
+    switch (input.type) {
+      case "accept":
+        if (phase.name !== "incoming") break;
+        active.phase = connecting;
+        this.#rings.answered(active.contact);
+        return [{ type: "send_answer", call }];
+      case "answered":
+        // After a first delivery that may have failed, the answer comes again.
+        if (isAnswered) return [];
+        if (phase.name !== "outgoing") break;
+        active.phase = connecting;
+        return [{ type: "report_answer", call }];
+      case "decline":
+        if (phase.name !== "incoming") break;
+        return this.#end("declined", [{ type: "send_reject", call }], now);
+      case "rejected":
+        if (phase.name !== "outgoing") break;
+        return this.#end(input.isBusy ? "busy" : "declined", [], now);
+      case "undeliverable":
+        if (phase.name !== "outgoing") break;
+        return this.#end("offline", [], now);
+      case "hangup":
+        if (phase.name === "incoming") return this.#end("declined", [{ type: "send_reject", call }], now);
+        return this.#end("hung_up", [{ type: "send_hangup", call }], now);
+      case "peer_hangup":
+        return this.#end("peer_hung_up", [], now);
+      case "media_up":
+        if (!isAnswered) break;
+        active.phase = { name: "connected", lostUntil: undefined };
+        return [];
+      case "media_down":
+        if (!isAnswered) break;
+        if (phase.name === "connected" && phase.lostUntil === undefined) {
+          active.phase = { name: "connected", lostUntil: now + RECONNECT };
+        }
+        return [];
+    }
+    throw new CallStateError("out_of_turn");
+  }
+
+  /** When to call {@link handleTimeout}. */
+  pollTimeout(): number | undefined {
+    const phase = this.#active?.phase;
+    switch (phase?.name) {
+      case "outgoing":
+      case "incoming":
+        return phase.until;
+      case "connecting":
+        return phase.gatheringUntil ?? phase.until;
+      case "connected":
+        return phase.lostUntil;
+      default:
+        return undefined;
+    }
+  }
+
+  /** Applies the deadlines that have passed at `now`. */
+  handleTimeout(now: number): CallOutput[] {
+    const due = this.pollTimeout();
+    const active = this.#active;
+    if (active === undefined || due === undefined || due > now) return [];
+    const { call, phase } = active;
+    const hangup: CallOutput[] = [{ type: "send_hangup", call }];
+    switch (phase.name) {
+      case "outgoing":
+        return this.#end("no_answer", hangup, now);
+      case "incoming":
+        // The caller has the same deadline and ends the call by itself.
+        return this.#end("no_answer", [], now);
+      case "connecting":
+        if (phase.gatheringUntil === undefined) return this.#end("not_connected", hangup, now);
+        active.phase = { ...phase, gatheringUntil: undefined };
+        return [{ type: "stop_gathering", call }];
+      case "connected":
+        return this.#end("lost", hangup, now);
+    }
+  }
+
+  /** Ends the active call because the client stops. */
+  shutdown(now: number): CallOutput[] {
+    const call = this.#active?.call;
+    return call === undefined ? [] : this.#end("shutdown", [{ type: "send_hangup", call }], now);
+  }
+
+  #place(call: CallId, contact: ContactId, rejoins: CallId | undefined, now: number): CallOutput[] {
+    const ringing = this.#active;
+    const outputs: CallOutput[] = [];
+    if (ringing?.phase.name === "incoming") {
+      outputs.push(...this.#end("declined", [{ type: "send_reject", call: ringing.call }], now));
+    } else if (ringing !== undefined) {
+      throw new CallStateError("busy");
+    }
+    this.#active = { call, contact, rejoins, phase: { name: "outgoing", until: now + RINGING } };
+    return [...outputs, { type: "send_offer", call }];
+  }
+
+  #offered(call: CallId, contact: ContactId, rejoins: CallId | undefined, now: number): CallOutput[] {
+    const active = this.#active;
+    // A repeated offer: the caller does not know whether the first one or the answer has arrived.
+    if (active?.call === call) {
+      const isAnswered = active.phase.name === "connecting" || active.phase.name === "connected";
+      return isAnswered ? [{ type: "send_answer", call }] : [];
+    }
+    if (active?.contact === contact && active.phase.name === "outgoing") {
+      // Glare. The other side compares the same two ids and ends its own call.
+      if (active.call < call) return [];
+      const isRejoin = rejoins !== undefined && rejoins === active.rejoins;
+      this.#active = undefined;
+      return [{ type: "end", call: active.call, reason: "glare" }, ...this.#incoming(call, contact, isRejoin, now)];
+    }
+    if (rejoins !== undefined) {
+      const isRunning = active?.phase.name === "connecting" || active?.phase.name === "connected";
+      if (active?.call !== rejoins || active.contact !== contact || !isRunning) return [{ type: "send_hangup", call }];
+      this.#active = undefined;
+      return [{ type: "end", call: active.call, reason: "rejoined" }, ...this.#incoming(call, contact, true, now)];
+    }
+    if (active !== undefined || !this.#rings.tryRing(contact, now)) return [{ type: "send_busy", call }];
+    return this.#incoming(call, contact, false, now);
+  }
+
+  #incoming(call: CallId, contact: ContactId, isRejoin: boolean, now: number): CallOutput[] {
+    const phase: Phase = { name: "incoming", until: now + (isRejoin ? RECONNECT : RINGING) };
+    this.#active = { call, contact, rejoins: undefined, phase };
+    return [{ type: isRejoin ? "rejoin" : "ring", call }];
+  }
+
+  #end(reason: EndReason, first: CallOutput[], now: number): CallOutput[] {
+    const active = this.#active;
+    if (active === undefined) throw new CallStateError("out_of_turn");
+    this.#active = undefined;
+    if (active.phase.name === "incoming") this.#rings.unanswered(active.contact, now);
+    return [...first, { type: "end", call: active.call, reason }];
+  }
+}

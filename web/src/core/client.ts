@@ -1,0 +1,282 @@
+/** The signalling client: attached to a node, it calls and is called. It knows no media. */
+import { Attaching, type InboxRejection } from "./attaching.js";
+import { CallDriver } from "./call-driver.js";
+import type { Clock } from "./clock.js";
+import { SystemClock, Timers } from "./clock.js";
+import type { Contact, ContactId, PairingId } from "./contact.js";
+import { TypedEventTarget } from "./events.js";
+import type { Json } from "./messages.js";
+import type { Confirmation, DiscoverError, NodeFinder } from "./node-finder.js";
+import { Profile, type ProfileStore } from "./profile.js";
+import type { CallId } from "./seal.js";
+import type { DisconnectReason } from "./session.js";
+import type { SignalledCall } from "./signalled-call.js";
+
+/** How long the client may take to end its call when it is closed, in milliseconds. */
+const END_TIMEOUT = 2_000;
+
+/** The events of a {@link SignallingClient}, with their `detail`. */
+export interface SignallingEvents {
+  /** The client is attached to a node, and its contacts can call. */
+  connected: { readonly node: string; readonly url: string; readonly region: string | undefined };
+  /** The session with a node has ended. The client searches another by itself. */
+  disconnected: { readonly node: string; readonly reason: DisconnectReason };
+  /** No node was found. The client searches again after `retryIn` milliseconds. */
+  searchfailed: { readonly error: DiscoverError; readonly retryIn: number };
+  /** Nodes were found, but none attached the inboxes: usually the clock of this device is wrong. */
+  notattached: undefined;
+  /** Whether a second source confirms the node. */
+  nodechecked: { readonly node: string; readonly confirmation: Confirmation };
+  /** This contact can call from now on. */
+  reachable: { readonly contact: ContactId };
+  /** The node has rejected this contact's inbox: the contact cannot call now. The client tries again in a minute. */
+  inboxrejected: { readonly contact: ContactId; readonly reason: InboxRejection };
+  /** A contact calls. With `rejoins`, it comes back into that call: answer without ringing. */
+  incomingcall: { readonly call: SignalledCall; readonly contact: Contact; readonly rejoins: CallId | undefined };
+  /** A contact was added, changed or removed. */
+  contactschanged: undefined;
+}
+
+/** The client cannot connect. It goes on trying, unless it is closed. */
+export class ConnectError extends Error {
+  override readonly name = "ConnectError";
+  constructor(
+    /** `no-node`: see `cause`, a {@link DiscoverError}. `not-attached`: usually the clock is wrong. */
+    readonly code: "no-node" | "not-attached" | "closed",
+    options?: ErrorOptions,
+  ) {
+    super(
+      {
+        "no-node": "no node was found",
+        "not-attached": "no node attached this profile's inboxes; is the clock right?",
+        closed: "the client was closed",
+      }[code],
+      options,
+    );
+  }
+}
+
+/** What a client is made of. */
+export interface SignallingOptions {
+  readonly store: ProfileStore;
+  readonly finder: NodeFinder;
+  /** The name that contacts see at first. Only used when the profile is created. */
+  readonly name: string;
+  /** Whether the profile can be exported later. Only used when it is created; scripts of the page can read its keys then. */
+  readonly isExportable?: boolean;
+  /** Ids of nodes to which any other is preferred at first. */
+  readonly avoid?: readonly string[];
+  readonly clock?: Clock;
+  readonly timers?: Timers;
+}
+
+interface Running {
+  readonly profile: Profile;
+  readonly attaching: Attaching;
+  readonly calls: CallDriver;
+}
+
+/** A signalling client. Constructing it does nothing. */
+export class SignallingClient extends TypedEventTarget<SignallingEvents> {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly #options: SignallingOptions;
+  #connecting: Promise<void> | undefined;
+  #abort: AbortController | undefined;
+  #running: Running | undefined;
+
+  constructor(options: SignallingOptions) {
+    super();
+    this.#options = options;
+    this.clock = options.clock ?? new SystemClock();
+    this.timers = options.timers ?? new Timers(this.clock);
+  }
+
+  /**
+   * Connects, and resolves once the client is attached to a node. Called again, it returns the same promise; after
+   * {@link close}, it connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client
+   * goes on searching then.
+   */
+  connect(): Promise<void> {
+    if (this.#connecting === undefined) {
+      this.#abort = new AbortController();
+      this.#connecting = this.#connect(this.#abort);
+    }
+    return this.#connecting;
+  }
+
+  async #connect(abort: AbortController): Promise<void> {
+    const connecting = this.#connectingSignal(abort.signal);
+    const profile = await Profile.open(this.#options.store, this.#options.name, this.#options.isExportable);
+    // `close` was called meanwhile.
+    if (abort.signal.aborted) return connecting;
+    const { finder } = this.#options;
+    finder.setReferrals(profile.contacts.flatMap((contact) => contact.nodes));
+    const calls: CallDriver = new CallDriver({
+      profile,
+      finder,
+      clock: this.clock,
+      timers: this.timers,
+      attaching: () => attaching,
+      onIncoming: (call, contact, rejoins) => this.emit("incomingcall", { call, contact, rejoins }),
+      onLearned: (change) => this.#learned(change),
+    });
+    const attaching: Attaching = new Attaching(
+      {
+        finder,
+        profile,
+        clock: this.clock,
+        timers: this.timers,
+        onMessage: (session, message: Json) => calls.handleMessage(session, message),
+        events: {
+          connected: (session) => {
+            const { nodeId, url, region } = session.connection;
+            this.emit("connected", { node: nodeId, url, region });
+            calls.handleReady();
+          },
+          disconnected: (session, reason) => this.emit("disconnected", { node: session.connection.nodeId, reason }),
+          searchFailed: (error, retryIn) => this.emit("searchfailed", { error, retryIn }),
+          checked: (node, confirmation) => this.emit("nodechecked", { node, confirmation }),
+          reachable: (contact) => this.emit("reachable", { contact }),
+          rejected: (contact, reason) => this.emit("inboxrejected", { contact, reason }),
+          notAttached: () => this.emit("notattached", undefined),
+        },
+      },
+      this.#options.avoid ?? [],
+      abort.signal,
+    );
+    this.#running = { profile, attaching, calls };
+    return connecting;
+  }
+
+  /** Resolves at the first attachment, and rejects at the first failure. */
+  #connectingSignal(closed: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const settled = new AbortController();
+      const { signal } = settled;
+      const fail = (error: ConnectError) => {
+        settled.abort();
+        reject(error);
+      };
+      this.addEventListener(
+        "connected",
+        () => {
+          settled.abort();
+          resolve();
+        },
+        { signal },
+      );
+      this.addEventListener(
+        "searchfailed",
+        ({ detail }) => fail(new ConnectError("no-node", { cause: detail.error })),
+        { signal },
+      );
+      this.addEventListener("notattached", () => fail(new ConnectError("not-attached")), { signal });
+      closed.addEventListener("abort", () => fail(new ConnectError("closed")), { signal });
+    });
+  }
+
+  /** Ends the active call and the sessions. Takes two seconds at most. */
+  async close(): Promise<void> {
+    const [running, abort] = [this.#running, this.#abort];
+    this.#running = undefined;
+    this.#connecting = undefined;
+    this.#abort = undefined;
+    await running?.calls.shutdown(END_TIMEOUT);
+    abort?.abort();
+    running?.attaching.close();
+  }
+
+  /** The id of the node in use, or `undefined`. */
+  get node(): string | undefined {
+    return this.#running?.attaching.ready?.connection.nodeId;
+  }
+
+  /** The contacts, in the order in which they were paired. Empty before {@link connect}. */
+  get contacts(): readonly Contact[] {
+    return this.#running?.profile.contacts ?? [];
+  }
+
+  /** Calls a contact with a session description. `rejoins` is the call that this device was in before it was loaded. */
+  call(contact: ContactId, offer: string, rejoins?: CallId): Promise<SignalledCall> {
+    return this.#use().calls.place(contact, offer, rejoins);
+  }
+
+  /** Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. */
+  async iceServers(): Promise<{ iceServers: RTCIceServer[]; ttl: number }> {
+    const outcome = await this.#use().attaching.ready?.request({ type: "get_ice_servers" });
+    if (!outcome?.ok || !Array.isArray(outcome.reply.iceServers)) return { iceServers: [], ttl: 0 };
+    const ttl = typeof outcome.reply.ttl === "number" ? outcome.reply.ttl : 0;
+    return { iceServers: outcome.reply.iceServers as RTCIceServer[], ttl };
+  }
+
+  /** Whether the client was connected and not closed. */
+  get isRunning(): boolean {
+    return this.#running !== undefined;
+  }
+
+  /** The profile in use. Throws before {@link connect}. */
+  get profile(): Profile {
+    return this.#use().profile;
+  }
+
+  /** Stores a contact after a pairing. `isStored`: the contact has stored it too. */
+  async addContact(contact: Contact, isStored: boolean): Promise<Contact> {
+    const { profile, attaching } = this.#use();
+    const pairing = contact.pairings[0];
+    const stored = await profile.add(contact, isStored);
+    if (pairing !== undefined) attaching.delay(pairing);
+    this.#contactsChanged();
+    return stored;
+  }
+
+  /** Records that a contact has stored this pairing, and drops the older ones. */
+  async confirmPairing(contact: ContactId, pairing: PairingId): Promise<void> {
+    await this.#use().profile.confirm(contact, pairing);
+    this.#contactsChanged();
+  }
+
+  /** Renames a contact, for this person alone. */
+  async renameContact(contact: ContactId, name: string): Promise<void> {
+    await this.#use().profile.rename(contact, name);
+    this.#contactsChanged();
+  }
+
+  /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
+  async blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
+    await this.#use().profile.block(contact, isBlocked);
+    this.#contactsChanged();
+  }
+
+  /** Removes a contact, for example because the words differed. */
+  async removeContact(contact: ContactId): Promise<void> {
+    await this.#use().profile.remove(contact);
+    this.#contactsChanged();
+  }
+
+  /** Checks the session at once: the device was asleep, or its network has changed. */
+  wake(): void {
+    this.#running?.attaching.wake();
+  }
+
+  #use(): Running {
+    if (this.#running === undefined) throw new ConnectError("closed");
+    return this.#running;
+  }
+
+  #learned(change: Promise<Contact>): void {
+    // If the write fails, both pairings stay in use, and the contact's next message tries again.
+    change.then(
+      () => this.#contactsChanged(),
+      () => {},
+    );
+  }
+
+  #contactsChanged(): void {
+    const running = this.#running;
+    if (running === undefined) return;
+    this.#options.finder.setReferrals(running.profile.contacts.flatMap((contact) => contact.nodes));
+    running.attaching.contactsChanged();
+    this.emit("contactschanged", undefined);
+  }
+}

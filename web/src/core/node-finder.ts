@@ -1,0 +1,46 @@
+/** What the client needs of discovery: a node that has proved its key. */
+import type { Connection } from "./connection.js";
+
+/** Whether a second source confirms the node that was found. `docs/protocol/discovery.md` explains each outcome. */
+export type Confirmation = "confirmed" | "vouched" | "strangers" | "equivocation" | "no-other" | "no-answer";
+
+/** A node that was found. */
+export interface FoundNode {
+  readonly connection: Connection;
+  /** Resolves within half a minute after the search began. */
+  readonly confirmation: Promise<Confirmation>;
+}
+
+/** Why one source named no usable node, in words for people. */
+export interface SourceReport {
+  /** Such as `registry` or `dns`. */
+  readonly source: string;
+  /** What happened, or how many nodes it named. */
+  readonly result: string;
+}
+
+/** No node was found. */
+export class DiscoverError extends Error {
+  override readonly name = "DiscoverError";
+  constructor(
+    /** One report for each source, and one for each dial that failed. */
+    readonly reports: readonly SourceReport[],
+  ) {
+    super("no node was found");
+  }
+}
+
+/** Finds nodes. */
+export interface NodeFinder {
+  /**
+   * Searches a node. Those in `avoid` (ids) are dialled only if no other is left.
+   * Rejects with {@link DiscoverError} after ten seconds at most.
+   */
+  search(avoid: ReadonlySet<string>, signal: AbortSignal): Promise<FoundNode>;
+  /** Nodes that have proved their key to this client, as `wss://host:port#NODE-ID`. */
+  remembered(): readonly string[];
+  /** The nodes that contacts have shared. */
+  setReferrals(nodes: readonly string[]): void;
+  /** The texts of these nodes that may be used and shared, at most three. */
+  usableReferrals(nodes: readonly string[]): readonly string[];
+}

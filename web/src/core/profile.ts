@@ -1,0 +1,194 @@
+/** What a client keeps: its identity, its contacts, and the nodes that it knows. Who stores it decides where. */
+
+import { type Bytes, randomBytes } from "./bytes.js";
+import { type Contact, type ContactId, confirmed, MAX_CONTACTS, type PairingId, withPairing } from "./contact.js";
+import { cleanName, distinctName } from "./printable.js";
+import type { CallId } from "./seal.js";
+import { generateX25519, type X25519KeyPair, x25519OfBytes } from "./x25519.js";
+
+/** A profile's contents. */
+export interface ProfileData {
+  readonly name: string;
+  readonly identity: X25519KeyPair;
+  /** The secret of the identity, only in a profile that its owner can export. */
+  readonly identityBytes?: Bytes | undefined;
+  readonly contacts: readonly Contact[];
+  /** The call that this device is in, to come back into it after a reload. */
+  readonly activeCall?: ActiveCall | undefined;
+}
+
+/** A call that this device is in, and when it was last in it. */
+export interface ActiveCall {
+  readonly call: CallId;
+  readonly contact: ContactId;
+  /** Milliseconds since 1970. */
+  readonly at: number;
+}
+
+/** Where a profile is stored. */
+export interface ProfileStore {
+  /** The stored profile, or `undefined` before the first {@link save}. */
+  load(): Promise<ProfileData | undefined>;
+  /** Replaces the stored profile as a whole. */
+  save(profile: ProfileData): Promise<void>;
+  /** Deletes the profile and everything stored beside it. */
+  wipe(): Promise<void>;
+}
+
+/** A profile that is kept in memory only. */
+export class MemoryProfileStore implements ProfileStore {
+  #data: ProfileData | undefined;
+
+  load(): Promise<ProfileData | undefined> {
+    return Promise.resolve(this.#data);
+  }
+
+  save(profile: ProfileData): Promise<void> {
+    this.#data = profile;
+    return Promise.resolve();
+  }
+
+  wipe(): Promise<void> {
+    this.#data = undefined;
+    return Promise.resolve();
+  }
+}
+
+/** The contacts were not changed. */
+export class ProfileError extends Error {
+  override readonly name = "ProfileError";
+  constructor(readonly code: "full" | "no-contact") {
+    super(code === "full" ? `a profile has at most ${MAX_CONTACTS} contacts` : "there is no such contact");
+  }
+}
+
+/** A profile in use. A change counts once it is stored: if that fails, the profile is as before. */
+export class Profile {
+  readonly #store: ProfileStore;
+  #data: ProfileData;
+  #writing: Promise<unknown> = Promise.resolve();
+
+  private constructor(store: ProfileStore, data: ProfileData) {
+    this.#store = store;
+    this.#data = data;
+  }
+
+  /**
+   * Loads the stored profile, or creates one with this name. With `isExportable`, its keys can be read by scripts of the
+   * page; without it, where the platform allows that, they never can be, and the profile cannot be exported.
+   */
+  static async open(store: ProfileStore, name: string, isExportable = false): Promise<Profile> {
+    const stored = await store.load();
+    if (stored !== undefined) return new Profile(store, stored);
+    const identityBytes = isExportable ? randomBytes(32) : undefined;
+    const identity = identityBytes === undefined ? await generateX25519() : await x25519OfBytes(identityBytes);
+    const data = { name: cleanName(name), identity, identityBytes, contacts: [] };
+    await store.save(data);
+    return new Profile(store, data);
+  }
+
+  /** The contents as they are now, for an export. */
+  get data(): ProfileData {
+    return this.#data;
+  }
+
+  /** What a pairing needs of this side. */
+  get local(): { identity: X25519KeyPair; name: string; isExportable: boolean } {
+    return { identity: this.identity, name: this.name, isExportable: this.#data.identityBytes !== undefined };
+  }
+
+  /** Records the call that this device is in, or that it is in none. */
+  async setActiveCall(activeCall: ActiveCall | undefined): Promise<void> {
+    await this.#write((data) => [{ ...data, activeCall }, undefined]);
+  }
+
+  get identity(): X25519KeyPair {
+    return this.#data.identity;
+  }
+
+  get name(): string {
+    return this.#data.name;
+  }
+
+  get contacts(): readonly Contact[] {
+    return this.#data.contacts;
+  }
+
+  contact(id: ContactId): Contact | undefined {
+    return this.#data.contacts.find((contact) => contact.id === id);
+  }
+
+  /** Stores a contact, or a newer pairing with a known one. Returns the contact as stored. */
+  add(contact: Contact, isStored: boolean): Promise<Contact> {
+    return this.#change((contacts) => {
+      const known = contacts.find(({ id }) => id === contact.id);
+      const pairing = contact.pairings[0];
+      if (known !== undefined && pairing !== undefined) {
+        const again = withPairing(known, pairing, isStored);
+        return [contacts.map((other) => (other === known ? again : other)), again];
+      }
+      if (contacts.length >= MAX_CONTACTS) throw new ProfileError("full");
+      const names = contacts.map(({ name }) => name);
+      const added = { ...contact, name: distinctName(contact.name, names), isProved: isStored };
+      return [[...contacts, added], added];
+    });
+  }
+
+  /** Records that the contact has stored this pairing, and drops the older ones. */
+  confirm(id: ContactId, pairing: PairingId): Promise<Contact> {
+    return this.#update(id, (contact) => confirmed(contact, pairing) ?? contact);
+  }
+
+  /** Changes a contact's name, as this person sees it. */
+  rename(id: ContactId, name: string): Promise<Contact> {
+    return this.#update(id, (contact, others) => ({ ...contact, name: distinctName(name, others) }));
+  }
+
+  /** Blocks or unblocks a contact. To a blocked contact, this side appears offline. */
+  block(id: ContactId, isBlocked: boolean): Promise<Contact> {
+    return this.#update(id, (contact) => ({ ...contact, isBlocked }));
+  }
+
+  /** Stores the nodes that a contact has shared. */
+  setNodes(id: ContactId, nodes: readonly string[]): Promise<Contact> {
+    return this.#update(id, (contact) => ({ ...contact, nodes }));
+  }
+
+  /** Removes a contact. */
+  remove(id: ContactId): Promise<Contact> {
+    return this.#change((contacts) => {
+      const removed = contacts.find((contact) => contact.id === id);
+      if (removed === undefined) throw new ProfileError("no-contact");
+      return [contacts.filter((contact) => contact !== removed), removed];
+    });
+  }
+
+  #update(id: ContactId, change: (contact: Contact, otherNames: string[]) => Contact): Promise<Contact> {
+    return this.#change((contacts) => {
+      const known = contacts.find((contact) => contact.id === id);
+      if (known === undefined) throw new ProfileError("no-contact");
+      const others = contacts.filter((contact) => contact !== known).map(({ name }) => name);
+      const changed = change(known, others);
+      return [contacts.map((contact) => (contact === known ? changed : contact)), changed];
+    });
+  }
+
+  #change(change: (contacts: readonly Contact[]) => [readonly Contact[], Contact]): Promise<Contact> {
+    return this.#write((data) => {
+      const [contacts, contact] = change(data.contacts);
+      return [{ ...data, contacts }, contact];
+    });
+  }
+
+  #write<T>(change: (data: ProfileData) => [ProfileData, T]): Promise<T> {
+    const written = this.#writing.then(async () => {
+      const [data, result] = change(this.#data);
+      await this.#store.save(data);
+      this.#data = data;
+      return result;
+    });
+    // One write at a time. A failed one is reported to its caller, and does not keep the next from running.
+    this.#writing = written.catch(() => {});
+    return written;
+  }
+}

@@ -1,0 +1,407 @@
+/**
+ * Signed statements: a value, followed by an Ed25519 signature of the kind's context and the value's bytes.
+ * `docs/protocol/federation.md` lists the kinds. A decoder checks length and shape first, and the signature last.
+ */
+import { sha256 } from "@noble/hashes/sha2.js";
+import { type Bytes, concat, toBase64url, utf8 } from "./bytes.js";
+import { type Signer, verify } from "./ed25519.js";
+import { type AddressPort, type Endpoint, isWellFormed, readAddress, readEndpoint } from "./endpoint.js";
+import { DecodeError, Reader, Writer } from "./postcard.js";
+
+const SIGNATURE = 64;
+
+/** A kind of statement: its name, its longest form, how to read its fields, and which of them is the signer's key. */
+interface Kind<T> {
+  readonly name: string;
+  readonly maxLength: number;
+  read(reader: Reader): T;
+  signer(value: T): Uint8Array;
+}
+
+/** Decodes a statement and verifies its signature. Throws {@link DecodeError} if it is not one. */
+function decode<T>(kind: Kind<T>, bytes: Uint8Array): T {
+  if (bytes.length > kind.maxLength || bytes.length < SIGNATURE) throw new DecodeError("the length is out of bounds");
+  const body = bytes.subarray(0, bytes.length - SIGNATURE);
+  const reader = new Reader(body);
+  const value = kind.read(reader);
+  reader.end();
+  const isSigned = verify(kind.signer(value), signingInput(kind.name, body), bytes.subarray(body.length));
+  if (!isSigned) throw new DecodeError("the signature does not verify");
+  return value;
+}
+
+function sign(kind: string, body: Uint8Array, signer: Signer): Bytes {
+  return concat(body, signer.sign(signingInput(kind, body)));
+}
+
+function signingInput(kind: string, body: Uint8Array): Bytes {
+  return concat(utf8(`chappe/${kind}/v1\0`), body);
+}
+
+/** A statement's value, or `undefined` if the bytes are not a valid statement. */
+function tryDecode<T>(kind: Kind<T>, bytes: Uint8Array): T | undefined {
+  try {
+    return decode(kind, bytes);
+  } catch (error) {
+    if (error instanceof DecodeError) return undefined;
+    throw error;
+  }
+}
+
+/** Where an inbox is attached, signed by the inbox. */
+export interface Lease {
+  readonly inbox: Bytes;
+  readonly node: Bytes;
+  /** The X25519 key that callers seal to. */
+  readonly sessionKey: Bytes;
+  /** The hash of the access token. */
+  readonly access: Bytes;
+  /** Milliseconds since 1970. The newest lease of an inbox counts. */
+  readonly seq: number;
+  /** Seconds since 1970. */
+  readonly expiresAt: number;
+}
+
+const LEASE: Kind<Lease> = {
+  name: "lease",
+  maxLength: 192,
+  read: (reader) => ({
+    inbox: reader.bytes(32),
+    node: reader.bytes(32),
+    sessionKey: reader.bytes(32),
+    access: reader.bytes(16),
+    seq: reader.varint(),
+    expiresAt: reader.varint(),
+  }),
+  signer: (lease) => lease.inbox,
+};
+
+/** Decodes a lease, or returns `undefined`. */
+export function decodeLease(bytes: Uint8Array): Lease | undefined {
+  return tryDecode(LEASE, bytes);
+}
+
+/** Signs a lease with the inbox's key. */
+export function signLease(lease: Omit<Lease, "inbox">, inbox: Signer): Bytes {
+  const body = new Writer()
+    .bytes(inbox.publicKey)
+    .bytes(lease.node)
+    .bytes(lease.sessionKey)
+    .bytes(lease.access)
+    .varint(lease.seq)
+    .varint(lease.expiresAt);
+  return sign(LEASE.name, body.finish(), inbox);
+}
+
+/** The proof that attaches a signed lease in the session with this nonce. */
+export function proveAttach(inbox: Signer, nonce: Uint8Array, signedLease: Uint8Array): Bytes {
+  return inbox.sign(concat(utf8("chappe/attach/v1\0"), nonce, sha256(signedLease)));
+}
+
+/** The hash of an access token, as a lease holds it. */
+export function accessHash(token: Uint8Array): Bytes {
+  return new Uint8Array(sha256(concat(utf8("chappe/access/v1\0"), token)).subarray(0, 16));
+}
+
+/** Whether a node has signed this challenge for this nonce and URL. */
+export function verifyNodeProof(
+  node: Uint8Array,
+  challenge: Uint8Array,
+  nonce: Uint8Array,
+  url: string,
+  signature: Uint8Array,
+): boolean {
+  return verify(node, concat(utf8("chappe/prove/v1\0"), challenge, nonce, utf8(url)), signature);
+}
+
+/** Signs a claim of a pairing code: with a higher `seq`, the same key takes the code back at another node. */
+export function signCodeClaim(code: string, node: Uint8Array, seq: number, key: Signer): Bytes {
+  const body = new Writer().bytes(utf8(code)).bytes(key.publicKey).bytes(node).varint(seq).finish();
+  return sign("code-claim", body, key);
+}
+
+/** A node's own record: its addresses, and for how long they count. */
+export interface NodeRecord {
+  readonly federation: Bytes;
+  readonly node: Bytes;
+  readonly epoch: number;
+  readonly seq: number;
+  readonly issuedAt: number;
+  readonly expiresAt: number;
+  readonly clientUrls: readonly string[];
+  readonly quicAddresses: readonly AddressPort[];
+  readonly region: string;
+  readonly version: string;
+  readonly abilities: number;
+}
+
+const MAX_ADDRESSES = 4;
+const MAX_URL = 128;
+const MAX_LABEL = 32;
+
+const NODE_RECORD: Kind<NodeRecord> = {
+  name: "node-record",
+  maxLength: 512,
+  read: (reader) => {
+    const record = {
+      federation: reader.bytes(16),
+      node: reader.bytes(32),
+      epoch: reader.varint(),
+      seq: reader.varint(),
+      issuedAt: reader.varint(),
+      expiresAt: reader.varint(),
+      clientUrls: reader.sequence(MAX_ADDRESSES, (item) => item.text(MAX_URL)),
+      quicAddresses: reader.sequence(MAX_ADDRESSES, readAddress),
+      region: reader.text(MAX_LABEL),
+      version: reader.text(MAX_LABEL),
+      abilities: reader.varint(0xffff_ffff),
+    };
+    const isWellFormedRecord =
+      record.clientUrls.every((url) => /^wss?:\/\/[!-~]+$/.test(url)) &&
+      record.quicAddresses.length > 0 &&
+      record.quicAddresses.every((address) => address.port !== 0) &&
+      [record.region, record.version].every(isLabel);
+    if (!isWellFormedRecord) throw new DecodeError("a field of the record is out of bounds");
+    return record;
+  },
+  signer: (record) => record.node,
+};
+
+/** Whether a text can be a region or a version: printable ASCII without spaces, at most 32 characters. */
+export function isLabel(text: string): boolean {
+  return text.length <= MAX_LABEL && /^[!-~]*$/.test(text);
+}
+
+/** Decodes a node record, or returns `undefined`. */
+export function decodeNodeRecord(bytes: Uint8Array): NodeRecord | undefined {
+  return tryDecode(NODE_RECORD, bytes);
+}
+
+/** A root's statement that an online key may sign directories and shards. */
+export interface Delegation {
+  readonly federation: Bytes;
+  readonly root: Bytes;
+  readonly key: Bytes;
+  readonly notBefore: number;
+  readonly expiresAt: number;
+}
+
+const MAX_DELEGATION = 90 * 24 * 3600;
+
+const DELEGATION: Kind<Delegation> = {
+  name: "delegation",
+  maxLength: 192,
+  read: (reader) => {
+    const delegation = {
+      federation: reader.bytes(16),
+      root: reader.bytes(32),
+      key: reader.bytes(32),
+      notBefore: reader.varint(),
+      expiresAt: reader.varint(),
+    };
+    if (delegation.expiresAt > delegation.notBefore + MAX_DELEGATION) {
+      throw new DecodeError("the delegation lasts too long");
+    }
+    return delegation;
+  },
+  signer: (delegation) => delegation.root,
+};
+
+/** The fields that all lists of an online key share. */
+export interface NodeList {
+  readonly federation: Bytes;
+  readonly keyId: Bytes;
+  /** Milliseconds since 1970. Never decreases. */
+  readonly seq: number;
+  readonly issuedAt: number;
+  readonly expiresAt: number;
+  /** The part: index and count. */
+  readonly shard: readonly [number, number];
+}
+
+/** A list of signed records. */
+export interface Directory extends NodeList {
+  readonly nodes: readonly Bytes[];
+}
+
+/** A list of endpoints that fits a DNS record. */
+export interface Shard extends NodeList {
+  readonly nodes: readonly Endpoint[];
+}
+
+const MAX_RECORDS = 1000;
+const MAX_SHARD_NODES = 14;
+
+/** The longest directory with its delegation, in bytes. */
+export const MAX_DIRECTORY = 520 * 1024;
+
+function readList<T>(reader: Reader, max: number, read: (reader: Reader) => T): NodeList & { nodes: T[] } {
+  const list = {
+    federation: reader.bytes(16),
+    keyId: reader.bytes(32),
+    seq: reader.varint(),
+    issuedAt: reader.varint(),
+    expiresAt: reader.varint(),
+    shard: [reader.varint(0xffff), reader.varint(0xffff)] as const,
+    nodes: reader.sequence(max, read),
+  };
+  if (list.shard[0] >= list.shard[1]) throw new DecodeError("the part is out of bounds");
+  return list;
+}
+
+const DIRECTORY: Kind<Directory> = {
+  name: "directory",
+  maxLength: MAX_DIRECTORY - 256,
+  read: (reader) => readList(reader, MAX_RECORDS, (item) => item.bytes(item.varint(512))),
+  signer: (directory) => directory.keyId,
+};
+
+const SHARD: Kind<Shard> = {
+  name: "shard",
+  maxLength: 918,
+  read: (reader) => {
+    const shard = readList(reader, MAX_SHARD_NODES, readEndpoint);
+    if (!shard.nodes.every(isWellFormed)) throw new DecodeError("an endpoint is out of bounds");
+    return shard;
+  },
+  signer: (shard) => shard.keyId,
+};
+
+/** A root's statement that invalidates everything that an online key signs. */
+export interface KeyRevocation {
+  readonly federation: Bytes;
+  readonly root: Bytes;
+  readonly key: Bytes;
+  readonly issuedAt: number;
+}
+
+const KEY_REVOCATION: Kind<KeyRevocation> = {
+  name: "key-revocation",
+  maxLength: 192,
+  read: (reader) => ({
+    federation: reader.bytes(16),
+    root: reader.bytes(32),
+    key: reader.bytes(32),
+    issuedAt: reader.varint(),
+  }),
+  signer: (revocation) => revocation.root,
+};
+
+/** The federation's id: a hash of its root keys. */
+export function federationId(roots: readonly Uint8Array[]): Bytes {
+  const sorted = [...roots].sort((a, b) => (toHex(a) < toHex(b) ? -1 : 1));
+  return new Uint8Array(sha256(concat(utf8("chappe/federation/v1\0"), ...sorted)).subarray(0, 16));
+}
+
+function toHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Why a list of nodes was refused. */
+export type ListFault =
+  | "malformed"
+  | "other-federation"
+  | "not-by-a-root"
+  | "not-by-the-delegate"
+  | "expired"
+  | "from-the-future"
+  | "empty"
+  | "revoked-key";
+
+/** A list of nodes is not valid. */
+export class ListError extends Error {
+  override readonly name = "ListError";
+  constructor(readonly fault: ListFault) {
+    super(`the list of nodes was refused: ${fault}`);
+  }
+}
+
+/** What a reader of lists pins and knows. */
+export interface Trust {
+  readonly roots: readonly Bytes[];
+  /** The base64url of keys that a root has revoked. */
+  readonly revoked: ReadonlySet<string>;
+}
+
+const MAX_CLOCK_SKEW = 120;
+const MAX_LIST_LIFETIME = 7 * 24 * 3600;
+
+/** Decodes a directory with its delegation at `now`, in seconds since 1970. Throws {@link ListError}. */
+export function decodeDirectory(bytes: Uint8Array, trust: Trust, now: number): Directory {
+  if (bytes.length > MAX_DIRECTORY) throw new ListError("malformed");
+  return decodeList(DIRECTORY, bytes, trust, now);
+}
+
+/** Decodes a shard with its delegation at `now`, in seconds since 1970. Throws {@link ListError}. */
+export function decodeShard(bytes: Uint8Array, trust: Trust, now: number): Shard {
+  return decodeList(SHARD, bytes, trust, now);
+}
+
+function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
+  kind: Kind<T>,
+  bytes: Uint8Array,
+  trust: Trust,
+  now: number,
+): T {
+  const length = (bytes[0] ?? 0) + (bytes[1] ?? 0) * 256;
+  const delegation = tryDecode(DELEGATION, bytes.subarray(2, 2 + length));
+  if (delegation === undefined) throw new ListError("malformed");
+  if (!trust.roots.some((root) => isSame(root, delegation.root))) throw new ListError("not-by-a-root");
+  if (trust.revoked.has(toBase64url(delegation.key))) throw new ListError("revoked-key");
+  const list = tryDecode(kind, bytes.subarray(2 + length));
+  if (list === undefined) throw new ListError("malformed");
+  const federation = federationId(trust.roots);
+  if (!isSame(federation, delegation.federation) || !isSame(federation, list.federation)) {
+    throw new ListError("other-federation");
+  }
+  if (!isSame(list.keyId, delegation.key)) throw new ListError("not-by-the-delegate");
+  const latest = now + MAX_CLOCK_SKEW;
+  if (delegation.notBefore > latest || list.issuedAt > latest || list.seq / 1000 > latest) {
+    throw new ListError("from-the-future");
+  }
+  const isOver = delegation.expiresAt <= now || list.expiresAt <= now;
+  if (isOver || list.expiresAt > list.issuedAt + MAX_LIST_LIFETIME) throw new ListError("expired");
+  if (list.nodes.length === 0) throw new ListError("empty");
+  return list;
+}
+
+/** The records of a directory, expired ones included: a node proves its key when it is dialled. */
+export function recordsOf(directory: Directory, now: number): NodeRecord[] {
+  const records = directory.nodes.map(decodeNodeRecord).filter((record) => record !== undefined);
+  return records.filter(
+    (record) =>
+      isSame(record.federation, directory.federation) &&
+      record.issuedAt <= now + MAX_CLOCK_SKEW &&
+      record.expiresAt <= record.issuedAt + MAX_LIST_LIFETIME,
+  );
+}
+
+/** Decodes a revocation that one of these roots has signed, or returns `undefined`. */
+export function decodeRevocation(bytes: Uint8Array, roots: readonly Uint8Array[]): KeyRevocation | undefined {
+  const revocation = tryDecode(KEY_REVOCATION, bytes);
+  const counts =
+    revocation !== undefined &&
+    roots.some((root) => isSame(root, revocation.root)) &&
+    !roots.some((root) => isSame(root, revocation.key)) &&
+    isSame(revocation.federation, federationId(roots));
+  return counts ? revocation : undefined;
+}
+
+const MAX_REVOCATIONS = 64;
+
+/** Decodes a list of revocations: each with its length in two bytes, little endian, in front. Skips invalid ones. */
+export function decodeRevocations(bytes: Uint8Array, roots: readonly Uint8Array[]): KeyRevocation[] {
+  const revocations: KeyRevocation[] = [];
+  let at = 0;
+  for (let count = 0; count < MAX_REVOCATIONS && at + 2 <= bytes.length; count++) {
+    const length = (bytes[at] as number) + (bytes[at + 1] as number) * 256;
+    const revocation = decodeRevocation(bytes.subarray(at + 2, at + 2 + length), roots);
+    if (revocation !== undefined) revocations.push(revocation);
+    at += 2 + length;
+  }
+  return revocations;
+}
+
+function isSame(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, at) => byte === b[at]);
+}

@@ -1,0 +1,189 @@
+/** The nodes that this client knows, with its own experience, and what it remembers of signed lists. */
+import { fromBase64url, toBase64url } from "../core/bytes.js";
+import {
+  type Candidate,
+  MAX_WEIGHT,
+  newCandidate,
+  type SeenList,
+  SOURCE_KINDS,
+  type SourceKind,
+  UNKNOWN_WEIGHT,
+} from "./source.js";
+
+/** The most nodes. */
+const MAX_NODES = 256;
+/** A node is kept for this long after it was last listed or last proved its key. In seconds. */
+const KEEP = 30 * 24 * 3600;
+/** Nodes that are always kept: those that were listed or proved last. */
+const ALWAYS_KEPT = 8;
+/** The most URLs of a node. */
+const MAX_URLS = 4;
+/** The number of failures halves in this time, in seconds. */
+const FORGIVE = 6 * 3600;
+/** A list is fresh for this long, in seconds. */
+const FRESH = 24 * 3600;
+/** The most keys and lists that are remembered. */
+const MAX_KEYS = 16;
+const MAX_LISTS = 64;
+
+/** A remembered node. Times are seconds since 1970. */
+export interface CachedNode {
+  readonly id: string;
+  readonly urls: readonly string[];
+  readonly origins: readonly SourceKind[];
+  readonly seenAt: number;
+  readonly provedAt: number | undefined;
+  readonly successes: number;
+  readonly failures: number;
+  readonly failedAt: number;
+}
+
+/** What a cache stores. */
+export interface CacheData {
+  readonly nodes: readonly CachedNode[];
+  /** The newest `seq` of each key and form, and when that list was issued. */
+  readonly newest: readonly { readonly key: string; readonly seq: number; readonly issuedAt: number }[];
+  /** The base64url texts of keys that a root has revoked. */
+  readonly revoked: readonly string[];
+}
+
+/** Where a cache is stored. A failed write loses what was learned since the last one. */
+export interface CacheStore {
+  load(): Promise<CacheData | undefined>;
+  save(data: CacheData): Promise<void>;
+}
+
+/** What a list has come to. */
+export type ListVerdict = "new" | "older" | "equivocation";
+
+/** The cache of one client. */
+export class NodeCache {
+  readonly #store: CacheStore | undefined;
+  #nodes = new Map<string, CachedNode>();
+  #newest = new Map<string, { seq: number; issuedAt: number }>();
+  #revoked = new Set<string>();
+  /** The signed bytes of each list of this run, to detect two different ones. */
+  readonly #lists = new Map<string, string>();
+
+  constructor(store?: CacheStore) {
+    this.#store = store;
+  }
+
+  /** Loads what is stored. A damaged store counts as empty. */
+  async load(): Promise<void> {
+    const data = await this.#store?.load().catch(() => undefined);
+    if (data === undefined) return;
+    this.#nodes = new Map(data.nodes.map((node) => [node.id, node]));
+    this.#newest = new Map(data.newest.map(({ key, seq, issuedAt }) => [key, { seq, issuedAt }]));
+    this.#revoked = new Set(data.revoked);
+  }
+
+  /** Stores the cache. */
+  async save(): Promise<void> {
+    const newest = [...this.#newest].map(([key, value]) => ({ key, ...value }));
+    const data = { nodes: [...this.#nodes.values()], newest, revoked: [...this.#revoked] };
+    await this.#store?.save(data).catch(() => undefined);
+  }
+
+  get isEmpty(): boolean {
+    return this.#nodes.size === 0;
+  }
+
+  /** The base64url texts of revoked keys. */
+  get revoked(): ReadonlySet<string> {
+    return this.#revoked;
+  }
+
+  /** Adds revoked keys. They are never removed. */
+  revoke(keys: readonly string[]): void {
+    for (const key of keys) this.#revoked.add(key);
+  }
+
+  /** Whether a list of the last day is known. */
+  isFresh(now: number): boolean {
+    return [...this.#newest.values()].some(({ issuedAt }) => issuedAt + FRESH > now);
+  }
+
+  /** Compares a list with earlier ones of its key. */
+  judge(list: SeenList): ListVerdict {
+    const key = `${list.form} ${list.key}`;
+    const known = this.#newest.get(key);
+    if (known !== undefined && list.seq < known.seq) return "older";
+    const id = `${key} ${list.seq} ${list.part}`;
+    const bytes = toBase64url(list.bytes);
+    const before = this.#lists.get(id);
+    if (before !== undefined && before !== bytes) return "equivocation";
+    if (this.#lists.size < MAX_LISTS) this.#lists.set(id, bytes);
+    if (known !== undefined || this.#newest.size < MAX_KEYS) {
+      this.#newest.set(key, { seq: list.seq, issuedAt: list.issuedAt });
+    }
+    return "new";
+  }
+
+  /** Remembers nodes that a source has named. */
+  learn(candidates: readonly Candidate[], now: number): void {
+    for (const candidate of candidates) {
+      if (candidate.nodeId === undefined) continue;
+      const known = this.#nodes.get(candidate.nodeId);
+      const origins = [...new Set([...(known?.origins ?? []), ...candidate.origins])];
+      this.#put(candidate.nodeId, candidate.url, { ...(known ?? NEW), origins, seenAt: now });
+    }
+    this.#prune(now);
+  }
+
+  /** Records that a node has proved its key. */
+  recordProof(nodeId: string, candidate: Candidate, now: number): void {
+    const known = this.#nodes.get(nodeId) ?? { ...NEW, origins: [...candidate.origins] };
+    const successes = Math.min(known.successes + 1, MAX_WEIGHT);
+    this.#put(nodeId, candidate.url, { ...known, seenAt: now, provedAt: now, successes, failures: 0 });
+    this.#prune(now);
+  }
+
+  /** Records a failed dial. */
+  recordFailure(candidate: Candidate, now: number): void {
+    const known = candidate.nodeId === undefined ? undefined : this.#nodes.get(candidate.nodeId);
+    if (known === undefined) return;
+    this.#nodes.set(known.id, { ...known, failures: decayed(known, now) + 1, failedAt: now });
+  }
+
+  #put(id: string, url: string, node: Omit<CachedNode, "id" | "urls">): void {
+    const urls = [url, ...(this.#nodes.get(id)?.urls ?? []).filter((known) => known !== url)];
+    this.#nodes.set(id, { ...node, id, urls: urls.slice(0, MAX_URLS) });
+  }
+
+  #prune(now: number): void {
+    const newestFirst = [...this.#nodes.values()].sort((a, b) => b.seenAt - a.seenAt);
+    const kept = newestFirst.filter((node, index) => index < ALWAYS_KEPT || node.seenAt + KEEP > now);
+    this.#nodes = new Map(kept.slice(0, MAX_NODES).map((node) => [node.id, node]));
+  }
+
+  /** The remembered nodes as candidates. */
+  candidates(now: number): Candidate[] {
+    return [...this.#nodes.values()].flatMap((node) => {
+      const origins = new Set(node.origins.filter((origin) => SOURCE_KINDS.includes(origin)));
+      const weight = (UNKNOWN_WEIGHT * (1 + node.successes)) / (1 + decayed(node, now));
+      const clamped = Math.max(1, Math.min(MAX_WEIGHT, Math.floor(weight)));
+      const key = fromBase64url(node.id, 32);
+      if (key === undefined) return [];
+      return node.urls.map((url) => ({ ...newCandidate(url, key, node.id, "cache"), origins, weight: clamped }));
+    });
+  }
+
+  /** The nodes that proved their keys within a day, as `wss://host:port#NODE-ID`: listed ones would only be claims. */
+  recentlyProved(now: number): string[] {
+    const proved = [...this.#nodes.values()].filter(
+      (node) =>
+        node.provedAt !== undefined &&
+        node.provedAt + FRESH > now &&
+        // A contact may have passed on a node in confidence, so it is not passed on to others.
+        node.origins.some((origin) => origin !== "referral"),
+    );
+    return proved.map((node) => `${node.urls[0]}#${node.id}`);
+  }
+}
+
+const NEW = { origins: [], seenAt: 0, provedAt: undefined, successes: 0, failures: 0, failedAt: 0 } as const;
+
+function decayed(node: { failures: number; failedAt: number }, now: number): number {
+  return Math.floor(node.failures / 2 ** Math.max(0, Math.floor((now - node.failedAt) / FORGIVE)));
+}

@@ -1,0 +1,399 @@
+/** Finds nodes: queries the sources, races the dials, and has the result confirmed by a second source. */
+import { type Bytes, fromBase64url, toBase64url } from "../core/bytes.js";
+import type { Clock, Timers } from "../core/clock.js";
+import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
+import { endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
+import {
+  type Confirmation,
+  DiscoverError,
+  type FoundNode,
+  type NodeFinder,
+  type SourceReport,
+} from "../core/node-finder.js";
+import { federationId } from "../core/statements.js";
+import { type CacheStore, NodeCache } from "./cache.js";
+import type { Fetch } from "./http.js";
+import type { Link } from "./link.js";
+import { parseManualNode } from "./manual.js";
+import { Race } from "./race.js";
+import { fetchRevocationsOfNode, registrySource } from "./registry.js";
+import {
+  type Candidate,
+  hasTls,
+  localSource,
+  newCandidate,
+  type Source,
+  SourceError,
+  type SourceResponse,
+} from "./source.js";
+import { isPublicUrl, isThisMachine } from "./special.js";
+
+/** The most nodes of a contact. */
+const MAX_REFERRALS = 3;
+
+/** Where to look for nodes. */
+export interface DiscoveryOptions {
+  /** URLs of the federation's registries, or of files that are a directory. */
+  readonly registries?: readonly string[];
+  /** The federation's root keys, as base64url. Lists of nodes have to be signed under one of them. */
+  readonly roots?: readonly string[];
+  /** DNS names whose TXT records list nodes, and the URLs of the providers of DNS over HTTPS that are asked. */
+  readonly dns?: { readonly names: readonly string[]; readonly providers: readonly string[] };
+  /** Nodes that the person or the app names: `wss://host:port#KEY`. */
+  readonly nodes?: readonly string[];
+  /** Links of contacts: `https://…/i#…` or `CHAPPE:…`. */
+  readonly links?: readonly string[];
+  /** Connects only to nodes with TLS, and to nodes of this machine. */
+  readonly wssOnly?: boolean;
+  /** Accepts nodes in private networks from contacts and lists, for a federation in a private network. */
+  readonly isPrivate?: boolean;
+  /** Where the known nodes are stored. Without it they are kept in memory. */
+  readonly cache?: CacheStore;
+  /** The platform's `fetch`, if it is not the global one. */
+  readonly fetch?: Fetch;
+  /** The platform's `WebSocket`, if it is not the global one. */
+  readonly webSocket?: DialContext["webSocket"];
+}
+
+/** What a dial came to, in words. */
+const DIAL_FAULTS: Record<DialFault, string> = {
+  timeout: "no answer in time",
+  unreachable: "no connection",
+  "mixed-content": "the browser lets no page of https connect without TLS (mixed content)",
+  "local-network-denied": "the browser denies this page access to the local network",
+  "not-a-node": "the server is not a Chappe node",
+  "other-version": "it speaks another version of the protocol",
+  "other-node": "another node is at this address",
+  "other-url": "the node does not use this URL",
+  "bad-proof": "the node's proof of its key is invalid: the connection may be intercepted",
+  leaving: "the node is shutting down",
+  aborted: "another node was faster",
+};
+
+/** The discovery of one client. Constructing it does nothing. */
+export class Discovery implements NodeFinder {
+  readonly #options: DiscoveryOptions;
+  readonly #context: DialContext;
+  readonly #cache: NodeCache;
+  readonly #roots: readonly Bytes[];
+  readonly #links: Link[] = [];
+  readonly #linkFaults: string[] = [];
+  readonly #manual: Candidate[];
+  #referrals: readonly string[] = [];
+  #loaded: Promise<void> | undefined;
+
+  /** Throws `SyntaxError` if a root key or a node is not valid. */
+  constructor(options: DiscoveryOptions, clock: Clock, timers: Timers) {
+    const webSocket = options.webSocket ?? globalThis.WebSocket;
+    if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the option webSocket");
+    this.#options = options;
+    this.#context = { webSocket, clock, timers };
+    this.#cache = new NodeCache(options.cache);
+    this.#roots = (options.roots ?? []).map((text) => {
+      const key = fromBase64url(text, 32);
+      if (key === undefined) throw new SyntaxError(`not a root key: ${text}`);
+      return key;
+    });
+    this.#manual = (options.nodes ?? []).map(parseManualNode);
+  }
+
+  /** Adds the nodes of a link. Returns the link, whose code may be for pairing. Rejects with `LinkError`. */
+  async addLink(text: string): Promise<Link> {
+    const { parseLink } = await import("./link.js");
+    const link = parseLink(text, this.#unix(), this.#options.isPrivate);
+    this.#links.push(link);
+    return link;
+  }
+
+  /** The id of the federation whose root keys are pinned, or `undefined`. */
+  get federation(): Bytes | undefined {
+    return this.#roots.length === 0 ? undefined : federationId(this.#roots);
+  }
+
+  setReferrals(nodes: readonly string[]): void {
+    this.#referrals = nodes;
+  }
+
+  usableReferrals(nodes: readonly string[]): readonly string[] {
+    const endpoints = nodes.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
+    const usable = endpoints.filter((endpoint) => this.#options.isPrivate || isPublicUrl(urlOf(endpoint)));
+    return usable.slice(0, MAX_REFERRALS).map(endpointText);
+  }
+
+  remembered(): readonly string[] {
+    return this.#cache.recentlyProved(this.#unix());
+  }
+
+  async search(avoid: ReadonlySet<string>, signal: AbortSignal): Promise<FoundNode> {
+    this.#loaded ??= this.#load();
+    await this.#loaded;
+    return new Search(this.#context, this.#cache, this.#sources(), avoid, this.#options, this.#roots, signal).run();
+  }
+
+  async #load(): Promise<void> {
+    await this.#cache.load();
+    for (const link of this.#options.links ?? []) {
+      // The other sources may name nodes, too.
+      await this.addLink(link).catch((error: Error) => this.#linkFaults.push(error.message));
+    }
+  }
+
+  #sources(): Source[] {
+    const { registries = [], dns, isPrivate = false } = this.#options;
+    const fetcher = fetcherOf(this.#options);
+    const now = this.#unix();
+    const links = this.#links.filter((link) => link.expiresAt > now).flatMap((link) => link.nodes);
+    const referrals = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
+    const endpointCandidate =
+      (kind: "link" | "referral") => (endpoint: NonNullable<ReturnType<typeof parseEndpointText>>) =>
+        newCandidate(urlOf(endpoint), endpoint.node, toBase64url(endpoint.node), kind);
+    const sources: Source[] = [];
+    if (!this.#cache.isEmpty) sources.push(localSource("cache", () => this.#cache.candidates(now)));
+    if (this.#manual.length > 0) sources.push(localSource("manual", () => this.#manual));
+    if (links.length > 0) sources.push(localSource("link", () => links.map(endpointCandidate("link"))));
+    for (const fault of this.#linkFaults) {
+      sources.push({ kind: "link", label: undefined, list: () => Promise.reject(new SourceError(fault)) });
+    }
+    if (referrals.length > 0) sources.push(localSource("referral", () => referrals.map(endpointCandidate("referral"))));
+    const revoked = () => this.#cache.revoked;
+    if (registries.length > 0) sources.push(registrySource(registries, this.#roots, revoked, isPrivate, fetcher));
+    for (const provider of dns?.names.length ? dns.providers : []) {
+      sources.push({
+        kind: "dns",
+        label: new URL(provider).host,
+        list: async (at, signal) => {
+          const { queryShards } = await import("./doh.js");
+          const trust = { roots: this.#roots, revoked: revoked() };
+          return queryShards(fetcher, provider, dns?.names ?? [], trust, isPrivate, at, signal);
+        },
+      });
+    }
+    return sources;
+  }
+
+  #unix(): number {
+    return Math.floor(this.#context.clock.unixMs() / 1000);
+  }
+}
+
+function fetcherOf(options: DiscoveryOptions): Fetch {
+  return options.fetch ?? ((url, init) => globalThis.fetch(url, init));
+}
+
+/** One search, and the confirmation of its result. */
+class Search {
+  readonly #context: DialContext;
+  readonly #cache: NodeCache;
+  readonly #sources: readonly Source[];
+  readonly #race: Race;
+  readonly #options: DiscoveryOptions;
+  readonly #roots: readonly Bytes[];
+  readonly #signal: AbortSignal;
+  readonly #began: number;
+  readonly #reports: SourceReport[] = [];
+  readonly #dialReports: SourceReport[] = [];
+  readonly #dials = new Map<number, AbortController>();
+  readonly #candidates: Candidate[] = [];
+  readonly #queries = new Map<number, Promise<void>>();
+  readonly #queried = new Set<number>();
+  readonly #overAt = new AbortController();
+  #hasEquivocation = false;
+  #wake: () => void = () => {};
+  #found: { connection: Connection; candidate: Candidate } | undefined;
+
+  constructor(
+    context: DialContext,
+    cache: NodeCache,
+    sources: readonly Source[],
+    avoid: ReadonlySet<string>,
+    options: DiscoveryOptions,
+    roots: readonly Bytes[],
+    signal: AbortSignal,
+  ) {
+    this.#context = context;
+    this.#cache = cache;
+    this.#sources = sources;
+    this.#options = options;
+    this.#roots = roots;
+    this.#signal = AbortSignal.any([signal, this.#overAt.signal]);
+    this.#began = context.clock.now();
+    const kinds = sources.map((source) => source.kind);
+    this.#race = new Race(kinds, avoid, !cache.isEmpty);
+    this.#signal.addEventListener("abort", () => this.#wake());
+  }
+
+  get #now(): number {
+    return this.#context.clock.now() - this.#began;
+  }
+
+  get #unix(): number {
+    return Math.floor(this.#context.clock.unixMs() / 1000);
+  }
+
+  async run(): Promise<FoundNode> {
+    for (;;) {
+      const isOver = this.#signal.aborted || this.#performActions();
+      const found = this.#found;
+      if (found !== undefined) {
+        for (const abort of this.#dials.values()) abort.abort();
+        return { connection: found.connection, confirmation: this.#confirm(found.candidate, found.connection) };
+      }
+      if (isOver) break;
+      await this.#nextEvent();
+    }
+    for (const abort of this.#dials.values()) abort.abort();
+    this.#overAt.abort();
+    await this.#cache.save();
+    throw new DiscoverError([...this.#unanswered(), ...this.#reports, ...this.#dialReports]);
+  }
+
+  /** Performs what is due. Returns whether the search is over. */
+  #performActions(): boolean {
+    for (
+      let action = this.#race.pollAction(this.#now);
+      action !== undefined;
+      action = this.#race.pollAction(this.#now)
+    ) {
+      switch (action.type) {
+        case "query":
+          this.#query(action.source);
+          break;
+        case "dial":
+          this.#dial(action.id, action.candidate);
+          break;
+        case "abandon":
+          this.#dials.get(action.id)?.abort();
+          this.#dials.delete(action.id);
+          break;
+        case "done":
+          return true;
+      }
+    }
+    return false;
+  }
+
+  /** Waits for a response, a dial, or the next deadline. */
+  #nextEvent(): Promise<void> {
+    return new Promise((resolve) => {
+      const at = this.#began + this.#race.pollTimeout(this.#now);
+      const cancel = this.#context.timers.at(at, resolve);
+      this.#wake = () => {
+        cancel();
+        resolve();
+      };
+    });
+  }
+
+  #query(index: number): void {
+    const source = this.#sources[index] as Source;
+    this.#queried.add(index);
+    const query = source.list(this.#unix, this.#signal).then(
+      (response) => this.#handleResponse(index, source, response),
+      (error: unknown) => this.#handleSourceFailed(index, source, error),
+    );
+    this.#queries.set(
+      index,
+      query.finally(() => {
+        this.#queries.delete(index);
+        this.#wake();
+      }),
+    );
+  }
+
+  #handleResponse(index: number, source: Source, response: SourceResponse): void {
+    this.#cache.revoke(response.revoked);
+    const verdicts = response.lists.map((list) => this.#cache.judge(list));
+    if (verdicts.includes("equivocation")) this.#hasEquivocation = true;
+    if (verdicts.length > 0 && verdicts.every((verdict) => verdict === "older")) {
+      this.#handleSourceFailed(index, source, new SourceError("its list is older than one that was seen before"));
+      return;
+    }
+    const { wssOnly } = this.#options;
+    const usable = response.candidates.filter(
+      (candidate) => !wssOnly || hasTls(candidate) || isThisMachine(candidate.url),
+    );
+    if (usable.length === 0) {
+      this.#handleSourceFailed(index, source, new SourceError("it names no node that may be used"));
+      return;
+    }
+    if (response.lists.length > 0) this.#cache.learn(usable, this.#unix);
+    this.#candidates.push(...usable);
+    this.#reports.push({ source: nameOf(source), result: `${usable.length} addresses of nodes` });
+    this.#race.handleCandidates(index, usable, this.#now);
+  }
+
+  #handleSourceFailed(index: number, source: Source, error: unknown): void {
+    if (!(error instanceof SourceError)) throw error;
+    this.#reports.push({ source: nameOf(source), result: error.message });
+    this.#race.handleSourceFailed(index, this.#now);
+  }
+
+  #unanswered(): SourceReport[] {
+    return [...this.#queries.keys()].map((index) => ({
+      source: nameOf(this.#sources[index] as Source),
+      result: "no answer in time",
+    }));
+  }
+
+  #dial(id: number, candidate: Candidate): void {
+    const abort = new AbortController();
+    this.#dials.set(id, abort);
+    const signal = AbortSignal.any([this.#signal, abort.signal]);
+    dial(candidate, this.#context, signal, () => this.#race.handleProgress(id, this.#now))
+      .then(
+        (connection) => {
+          if (this.#found !== undefined || this.#signal.aborted) return connection.close();
+          this.#dials.delete(id);
+          this.#cache.recordProof(connection.nodeId, candidate, this.#unix);
+          this.#race.handleProof(id);
+          this.#found = { connection, candidate };
+        },
+        (error: unknown) => this.#handleDialFailed(id, candidate, error),
+      )
+      .finally(() => this.#wake());
+  }
+
+  #handleDialFailed(id: number, candidate: Candidate, error: unknown): void {
+    if (!(error instanceof DialError)) throw error;
+    if (error.fault === "aborted") return;
+    this.#dials.delete(id);
+    this.#dialReports.push({ source: candidate.url, result: DIAL_FAULTS[error.fault] });
+    this.#cache.recordFailure(candidate, this.#unix);
+    this.#race.handleDialFailed(id);
+  }
+
+  /** Confirms the choice in the background. What that needs is loaded only then. */
+  async #confirm(first: Candidate, connection: Connection): Promise<Confirmation> {
+    try {
+      await this.#cache.save();
+      const { confirm } = await import("./confirmation.js");
+      return await confirm({
+        first,
+        connection,
+        context: this.#context,
+        cache: this.#cache,
+        candidates: () => this.#candidates,
+        endorsements: this.#race.endorsements,
+        hasEquivocation: () => this.#hasEquivocation,
+        began: this.#began,
+        signal: this.#signal,
+        running: () => [...this.#queries.values()],
+        queryUnasked: () => this.#queryUnasked(),
+        revokedKeys: (signal) => fetchRevocationsOfNode(fetcherOf(this.#options), connection.url, this.#roots, signal),
+      });
+    } finally {
+      this.#overAt.abort();
+    }
+  }
+
+  /** Queries the sources that the search did not come to. Returns whether there are any. */
+  #queryUnasked(): boolean {
+    const unasked = this.#sources.map((_, index) => index).filter((index) => !this.#queried.has(index));
+    for (const index of unasked) this.#query(index);
+    return unasked.length > 0;
+  }
+}
+
+function nameOf(source: Source): string {
+  return source.label === undefined ? source.kind : `${source.kind} (${source.label})`;
+}

@@ -1,0 +1,86 @@
+/** One GET of a page: bounded in time and size, without cookies or redirects, and with a cause in words if it fails. */
+import { type Bytes, concat } from "../core/bytes.js";
+import { SourceError } from "./source.js";
+import { isPublicUrl, isThisMachine } from "./special.js";
+
+/** The whole request takes this long at most, in milliseconds. */
+const TIMEOUT = 6_000;
+
+/** The part of `fetch` that discovery uses. */
+export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
+
+/** Gets at most `maxLength` bytes. Rejects with {@link SourceError}. */
+export async function get(
+  fetcher: Fetch,
+  url: string,
+  accept: string,
+  maxLength: number,
+  signal: AbortSignal,
+): Promise<Bytes> {
+  if (isMixedContent(url)) throw new SourceError("the browser lets no page of https load http (mixed content)");
+  const timeout = new AbortController();
+  const timer = setTimeout(() => timeout.abort(), TIMEOUT);
+  const init: RequestInit = {
+    headers: { accept },
+    cache: "no-store",
+    credentials: "omit",
+    redirect: "error",
+    referrerPolicy: "no-referrer",
+    signal: AbortSignal.any([signal, timeout.signal]),
+  };
+  try {
+    const response = await fetcher(url, init);
+    if (response.status !== 200) throw new SourceError(`HTTP status ${response.status}`);
+    return await read(response, maxLength);
+  } catch (error) {
+    if (error instanceof SourceError) throw error;
+    if (timeout.signal.aborted) throw new SourceError("no answer in time");
+    if (signal.aborted) throw new SourceError("the search was over");
+    throw new SourceError(await cause(fetcher, url));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function read(response: Response, maxLength: number): Promise<Bytes> {
+  const reader = response.body?.getReader();
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for (let part = await reader?.read(); part !== undefined && !part.done; part = await reader?.read()) {
+    length += part.value.length;
+    if (length > maxLength) {
+      await reader?.cancel();
+      throw new SourceError("the answer is too long");
+    }
+    parts.push(part.value);
+  }
+  return concat(...parts);
+}
+
+/** What a page can find out about a request that failed: a browser says only that it did. */
+async function cause(fetcher: Fetch, url: string): Promise<string> {
+  if (globalThis.navigator?.onLine === false) return "this device is offline";
+  if (!isPublicUrl(url) && (await isLocalNetworkDenied())) {
+    return "the browser denies this page access to the local network";
+  }
+  const timeout = AbortSignal.timeout(TIMEOUT / 3);
+  const isThere = await fetcher(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: timeout }).then(
+    () => true,
+    () => false,
+  );
+  return isThere ? "the server answers, but allows no page to read it (CORS)" : "no connection";
+}
+
+async function isLocalNetworkDenied(): Promise<boolean> {
+  try {
+    const name = "local-network-access" as PermissionName;
+    return (await navigator.permissions.query({ name })).state === "denied";
+  } catch {
+    // A browser without this permission asks for none.
+    return false;
+  }
+}
+
+function isMixedContent(url: string): boolean {
+  return globalThis.location?.protocol === "https:" && url.startsWith("http:") && !isThisMachine(url);
+}

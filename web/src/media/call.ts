@@ -1,0 +1,322 @@
+/** A call with its media: one `RTCPeerConnection` over the signalling of one call. */
+import type { CallState, EndReason } from "../core/call.js";
+import type { ContactId } from "../core/contact.js";
+import { TypedEventTarget } from "../core/events.js";
+import type { ErrorCode } from "../core/messages.js";
+import type { Description } from "../core/outbox.js";
+import type { CallId } from "../core/seal.js";
+import type { SignalledCall, Step } from "../core/signalled-call.js";
+import {
+  addMediaLines,
+  answerMediaLines,
+  MEDIA_LINES,
+  type MediaLine,
+  sendableSdp,
+  transceiverOf,
+} from "./media-profile.js";
+
+/** The events of a {@link Call}, with their `detail`. */
+export interface CallEvents {
+  /** The contact's device rings. */
+  ringing: undefined;
+  /** The contact was not reached at the first attempt. It is tried for ten seconds. */
+  notreached: { readonly code: ErrorCode | undefined };
+  /** Media flows, for the first time or again. */
+  connected: undefined;
+  /** Media has stopped; the call ends after half a minute without it. */
+  reconnecting: undefined;
+  /** A track of the other side. */
+  track: { readonly line: MediaLine; readonly track: MediaStreamTrack };
+  /** A message of this call has taken a step on its way. */
+  step: Step;
+  /** The call is over. */
+  ended: { readonly reason: EndReason };
+}
+
+/** The tracks that this side sends, each optional. */
+export type LocalTracks = Partial<Record<MediaLine, MediaStreamTrack | null>>;
+
+/** How a call uses the network. */
+export interface MediaOptions {
+  readonly tracks?: LocalTracks;
+  /** Uses relays alone, so that the other side does not see this device's address. On by default. */
+  readonly isRelayOnly?: boolean;
+}
+
+/** A call, placed or received. It stays the same object when the other side's device comes back after a reload. */
+export class Call extends TypedEventTarget<CallEvents> {
+  readonly contact: ContactId;
+  readonly isCaller: boolean;
+  /** The tracks of the other side. */
+  readonly remoteStream = new MediaStream();
+  readonly #iceServers: () => Promise<RTCIceServer[]>;
+  #signalling: SignalledCall;
+  #peer: RTCPeerConnection | undefined;
+  #tracks: LocalTracks = {};
+  #isRelayOnly = true;
+  #round = 0;
+  #candidates: string[] = [];
+  /** Candidates of the other side that came before its description. */
+  #early: string[] = [];
+  /** The negotiation runs one step at a time. */
+  #steps: Promise<unknown> = Promise.resolve();
+  #wasConnected = false;
+  #isOver = false;
+
+  /** @internal */
+  constructor(signalling: SignalledCall, iceServers: () => Promise<RTCIceServer[]>) {
+    super();
+    this.contact = signalling.contact;
+    this.isCaller = signalling.isCaller;
+    this.#signalling = signalling;
+    this.#iceServers = iceServers;
+    this.#follow(signalling);
+  }
+
+  /** @internal Places a call: makes the offer, and hands it to `place`. */
+  static async place(
+    place: (offer: string) => Promise<SignalledCall>,
+    iceServers: () => Promise<RTCIceServer[]>,
+    options: MediaOptions,
+  ): Promise<Call> {
+    const isRelayOnly = options.isRelayOnly ?? true;
+    const peer = createPeer(await iceServers(), isRelayOnly);
+    addMediaLines(peer);
+    await setTracks(peer, options.tracks ?? {});
+    const early: string[] = [];
+    const keepEarly = ({ candidate }: RTCPeerConnectionIceEvent) => early.push(candidate?.candidate ?? "");
+    peer.addEventListener("icecandidate", keepEarly);
+    try {
+      await peer.setLocalDescription();
+      const call = new Call(await place(localSdp(peer)), iceServers);
+      peer.removeEventListener("icecandidate", keepEarly);
+      call.#tracks = options.tracks ?? {};
+      call.#isRelayOnly = isRelayOnly;
+      call.#use(peer);
+      for (const candidate of early) call.#sendCandidate(candidate);
+      return call;
+    } catch (error) {
+      peer.close();
+      throw error;
+    }
+  }
+
+  /** The id of the call. It changes when a side comes back after a reload. */
+  get id(): CallId {
+    return this.#signalling.id;
+  }
+
+  /** The state of the call. */
+  get state(): CallState | "ended" {
+    return this.#isOver ? "ended" : this.#signalling.state;
+  }
+
+  /** The connection, for statistics. `undefined` before an incoming call is accepted. */
+  get peerConnection(): RTCPeerConnection | undefined {
+    return this.#peer;
+  }
+
+  /** Accepts an incoming call. Rejects with `CallStateError` if it no longer rings. */
+  async accept(options: MediaOptions = {}): Promise<void> {
+    this.#tracks = options.tracks ?? {};
+    this.#isRelayOnly = options.isRelayOnly ?? true;
+    await this.#answer(this.#signalling);
+  }
+
+  async #answer(signalling: SignalledCall): Promise<void> {
+    const peer = createPeer(await this.#iceServers(), this.#isRelayOnly);
+    this.#use(peer);
+    try {
+      await peer.setRemoteDescription({ type: "offer", sdp: signalling.offer ?? "" });
+      answerMediaLines(peer);
+      await setTracks(peer, this.#tracks);
+      await peer.setLocalDescription();
+      signalling.accept(localSdp(peer));
+    } catch (error) {
+      this.#release(peer);
+      signalling.hangUp();
+      throw error;
+    }
+    this.#flushCandidates();
+    await this.#addEarly(peer);
+  }
+
+  /** Declines an incoming call. */
+  decline(): void {
+    this.#signalling.decline();
+  }
+
+  /** Ends the call. */
+  hangUp(): void {
+    this.#signalling.hangUp();
+  }
+
+  /** Sends this track on a line, or nothing. Needs no renegotiation. */
+  async setTrack(line: MediaLine, track: MediaStreamTrack | null): Promise<void> {
+    this.#tracks = { ...this.#tracks, [line]: track };
+    if (this.#peer !== undefined) await transceiverOf(this.#peer, line)?.sender.replaceTrack(track);
+  }
+
+  /** Makes a new path for the media, for example after a change of the network. */
+  restart(): void {
+    this.#step(async (peer) => {
+      const isAnswered = this.state === "connecting" || this.state === "connected" || this.state === "reconnecting";
+      if (!isAnswered || peer.signalingState !== "stable") return;
+      peer.restartIce();
+      this.#round += 1;
+      await peer.setLocalDescription();
+      this.#round = this.#signalling.renegotiate(localSdp(peer));
+      this.#flushCandidates();
+    });
+  }
+
+  /** @internal The other side's device was loaded again and comes back with a new call. */
+  async adopt(signalling: SignalledCall): Promise<void> {
+    this.#release(this.#peer);
+    this.#signalling = signalling;
+    this.#round = 0;
+    this.#early = [];
+    this.#candidates = [];
+    this.#follow(signalling);
+    await this.#answer(signalling);
+  }
+
+  #follow(signalling: SignalledCall): void {
+    signalling.addEventListener("ringing", () => this.emit("ringing", undefined));
+    signalling.addEventListener("notreached", ({ detail }) => this.emit("notreached", detail));
+    signalling.addEventListener("step", ({ detail }) => this.emit("step", detail));
+    signalling.addEventListener("answered", ({ detail }) =>
+      this.#step(async (peer) => {
+        await peer.setRemoteDescription({ type: "answer", sdp: detail.sdp });
+        this.#flushCandidates();
+        await this.#addEarly(peer);
+      }),
+    );
+    signalling.addEventListener("candidates", ({ detail }) => this.#addCandidates(detail.candidates));
+    signalling.addEventListener("description", ({ detail }) =>
+      this.#step((peer) => this.#renegotiated(peer, detail.description, detail.round)),
+    );
+    signalling.addEventListener("ended", ({ detail }) => {
+      this.#release(this.#peer);
+      // The new call of the other side's device takes this one's place.
+      if (detail.reason === "rejoined") {
+        this.emit("reconnecting", undefined);
+        return;
+      }
+      this.#isOver = true;
+      this.emit("ended", detail);
+    });
+  }
+
+  /** Applies a description of the other side. An own offer that is pending is rolled back by the browser. */
+  async #renegotiated(peer: RTCPeerConnection, description: Description, round: number): Promise<void> {
+    await peer.setRemoteDescription({ type: description.type, sdp: description.sdp });
+    if (description.type === "offer") {
+      this.#round = round;
+      await peer.setLocalDescription();
+      this.#signalling.answerRenegotiation(localSdp(peer), round);
+      this.#flushCandidates();
+    }
+    await this.#addEarly(peer);
+  }
+
+  #use(peer: RTCPeerConnection): void {
+    this.#peer = peer;
+    peer.addEventListener("icecandidate", ({ candidate }) => {
+      if (this.#peer === peer) this.#sendCandidate(candidate?.candidate ?? "");
+    });
+    peer.addEventListener("track", ({ transceiver, track }) => {
+      const line = MEDIA_LINES[peer.getTransceivers().indexOf(transceiver)];
+      for (const old of this.remoteStream.getTracks()) {
+        if (old.readyState === "ended") this.remoteStream.removeTrack(old);
+      }
+      this.remoteStream.addTrack(track);
+      if (line !== undefined) this.emit("track", { line, track });
+    });
+    peer.addEventListener("connectionstatechange", () => {
+      if (this.#peer === peer) this.#connectionChanged(peer);
+    });
+  }
+
+  #connectionChanged(peer: RTCPeerConnection): void {
+    switch (peer.connectionState) {
+      case "connected":
+        this.#wasConnected = true;
+        this.#signalling.reportMedia(true);
+        this.emit("connected", undefined);
+        break;
+      case "disconnected":
+      case "failed":
+        if (!this.#wasConnected) break;
+        this.#signalling.reportMedia(false);
+        this.emit("reconnecting", undefined);
+        this.restart();
+        break;
+    }
+  }
+
+  #sendCandidate(candidate: string): void {
+    this.#candidates.push(candidate);
+    // Those of one turn of the event loop go in one message.
+    queueMicrotask(() => this.#flushCandidates());
+  }
+
+  #flushCandidates(): void {
+    // The callee's candidates follow its answer.
+    if (this.#candidates.length === 0 || this.state === "incoming" || this.state === "ended") return;
+    const candidates = this.#candidates.splice(0);
+    this.#signalling.sendCandidates(candidates, this.#round);
+  }
+
+  #addCandidates(candidates: readonly string[]): void {
+    this.#early.push(...candidates);
+    this.#step((peer) => this.#addEarly(peer));
+  }
+
+  async #addEarly(peer: RTCPeerConnection): Promise<void> {
+    if (peer.remoteDescription === null) return;
+    for (const candidate of this.#early.splice(0)) {
+      // A candidate that this browser cannot read is no reason to end a call: another may work.
+      await peer.addIceCandidate({ candidate, sdpMLineIndex: 0 }).catch(() => undefined);
+    }
+  }
+
+  /** Runs a step of the negotiation after the earlier ones. One that fails because the call has ended is of no interest. */
+  #step(run: (peer: RTCPeerConnection) => Promise<void>): void {
+    const peer = this.#peer;
+    if (peer === undefined) return;
+    this.#steps = this.#steps
+      .then(() => (this.#peer === peer ? run(peer) : undefined))
+      .catch((error: unknown) => {
+        if (this.#peer === peer && peer.signalingState !== "closed") reportError(error);
+      });
+  }
+
+  #release(peer: RTCPeerConnection | undefined): void {
+    if (peer === undefined) return;
+    if (this.#peer === peer) this.#peer = undefined;
+    // The browser allows 500 connections, and counts closed ones until they are collected: nothing may refer to one.
+    peer.close();
+    for (const track of this.remoteStream.getTracks()) this.remoteStream.removeTrack(track);
+  }
+}
+
+function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): RTCPeerConnection {
+  return new RTCPeerConnection({
+    iceServers,
+    bundlePolicy: "max-bundle",
+    rtcpMuxPolicy: "require",
+    iceTransportPolicy: isRelayOnly ? "relay" : "all",
+  });
+}
+
+function localSdp(peer: RTCPeerConnection): string {
+  return sendableSdp(peer.localDescription?.sdp ?? "");
+}
+
+async function setTracks(peer: RTCPeerConnection, tracks: LocalTracks): Promise<void> {
+  for (const line of MEDIA_LINES) {
+    const track = tracks[line];
+    if (track != null) await transceiverOf(peer, line)?.sender.replaceTrack(track);
+  }
+}

@@ -1,0 +1,89 @@
+/** Chromium and Firefox: the vectors, and calls with each other over real nodes. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Browser, type BrowserName, installedBrowsers, launch, servePage, type Tab } from "./support/browsers.js";
+import { type Federation, startFederation } from "./support/federation.js";
+
+let federation: Federation;
+let page: Awaited<ReturnType<typeof servePage>>;
+const browsers = new Map<BrowserName, Browser>();
+const installed = installedBrowsers();
+
+beforeAll(async () => {
+  [federation, page] = await Promise.all([startFederation(3), servePage()]);
+  for (const name of installed) browsers.set(name, await launch(name, page.url));
+}, 120_000);
+
+afterAll(async () => {
+  for (const browser of browsers.values()) await browser.close();
+  page.close();
+  await federation.stop();
+});
+
+async function open(name: BrowserName): Promise<Tab> {
+  return (browsers.get(name) as Browser).open();
+}
+
+/** Waits until a step of a page returns what is wanted. */
+async function until<T>(what: string, get: () => Promise<T>, isWanted: (value: T) => boolean): Promise<T> {
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    const value = await get();
+    if (isWanted(value)) return value;
+    if (Date.now() > deadline) throw new Error(`never came true: ${what}; last: ${JSON.stringify(value)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+describe.each(installed)("%s", (name) => {
+  test("computes the vectors, and keeps its keys from scripts", async () => {
+    const tab = await open(name);
+    expect(await tab.run("vectors")).toEqual([]);
+    expect(await tab.run("keyProtection")).toBe("non-extractable");
+  });
+});
+
+const pairs = installed.flatMap((caller) => installed.map((callee) => ({ caller, callee })));
+
+test.each(pairs)(
+  "$caller calls $callee on another node, and each hears the other",
+  async ({ caller, callee }) => {
+    const [a, b] = [await open(caller), await open(callee)];
+    const options = { registries: [federation.registry], roots: [federation.root], isPrivate: true };
+    const first = await a.run("start", { ...options, name: "Ada" });
+    await b.run("start", { ...options, name: "Bob", avoid: [first.node as string] });
+    const { code } = await b.run("showCode", false);
+    const atA = await a.run("pair", code);
+    const atB = await b.run("paired");
+    expect(atA.words).toEqual(atB?.words);
+
+    await a.run("call", atA.contact);
+    await until(
+      "it rings",
+      () => b.run("ringing"),
+      (ringing) => ringing > 0,
+    );
+    await b.run("accept");
+    for (const tab of [a, b]) {
+      await until(
+        "connected",
+        () => tab.run("state"),
+        (state) => state === "connected",
+      );
+      const heard = await until(
+        "the tone",
+        () => tab.run("hears"),
+        (sound) => (sound?.decibels ?? -200) > -60,
+      );
+      expect(heard?.hertz).toBeGreaterThan(640);
+      expect(heard?.hertz).toBeLessThan(680);
+    }
+    await b.run("hangUp");
+    await until(
+      "the end",
+      () => a.run("state"),
+      (state) => state === "ended",
+    );
+    await Promise.all([a.run("close"), b.run("close")]);
+  },
+  90_000,
+);

@@ -1,0 +1,170 @@
+/** The page of the browser tests: a client whose steps the test runs from outside. */
+import { type Call, type CallEvents, Client, type ClientOptions, keyProtection } from "../../src/index.js";
+import { failedVectors } from "../vector-checks.js";
+
+/** What the test asks of the page. Everything it returns is JSON. */
+const steps = {
+  vectors: failedVectors,
+  keyProtection,
+
+  async start(options: ClientOptions) {
+    const client = new Client(options);
+    client.addEventListener("incomingcall", ({ detail }) => {
+      incoming.push(detail.call);
+      follow(detail.call);
+    });
+    for (const name of ["disconnected", "searchfailed", "notattached", "nodechecked", "inboxrejected"] as const) {
+      client.addEventListener(name, ({ detail }) => log.push({ event: name, ...describe(detail) }));
+    }
+    current = client;
+    const began = performance.now();
+    await client.connect();
+    return { node: client.node, ms: performance.now() - began };
+  },
+
+  async showCode(isForLink: boolean) {
+    const shown = await client().showCode({ isForLink, site: "https://calls.example" });
+    shownPairing = shown.paired;
+    shown.paired.catch(() => {});
+    return { code: shown.code, link: shown.link, qrText: shown.qrText };
+  },
+
+  async paired() {
+    const paired = await shownPairing;
+    return paired && { contact: paired.contact.id, name: paired.contact.name, words: paired.words };
+  },
+
+  async pair(code: string) {
+    const began = performance.now();
+    const { contact, words } = await client().pair(code);
+    return { contact: contact.id, name: contact.name, words, ms: performance.now() - began };
+  },
+
+  contacts: () => client().contacts.map(({ id, name, isProved }) => ({ id, name, isProved })),
+
+  async call(contact: string, isRelayOnly = false) {
+    const began = performance.now();
+    const call = await client().call(contact, { tracks: { sound: tone() }, isRelayOnly });
+    follow(call, began);
+    active = call;
+    return { id: call.id, offer: (call.peerConnection?.localDescription?.sdp ?? "").length };
+  },
+
+  async rejoin() {
+    const call = await client().rejoin({ tracks: { sound: tone() }, isRelayOnly: false });
+    if (call === undefined) return false;
+    follow(call);
+    active = call;
+    return true;
+  },
+
+  async accept(isRelayOnly = false) {
+    const call = incoming.shift();
+    if (call === undefined) throw new Error("nobody calls");
+    active = call;
+    await call.accept({ tracks: { sound: tone() }, isRelayOnly });
+  },
+
+  ringing: () => incoming.length,
+  hangUp: () => active?.hangUp(),
+  restart: () => active?.restart(),
+  state: () => active?.state,
+  log: () => log.splice(0),
+
+  /** The loudest frequency of the sound that arrives, in hertz, and its level from 0 to 1. */
+  async hears() {
+    const stream = active?.remoteStream;
+    if (stream === undefined || stream.getAudioTracks().length === 0) return undefined;
+    const context = audio();
+    await context.resume();
+    // Chromium gives the sound of a call to an analyser only while an element plays it.
+    const element = document.createElement("audio");
+    element.srcObject = stream;
+    element.muted = true;
+    await element.play();
+    const analyser = new AnalyserNode(context, { fftSize: 8192 });
+    context.createMediaStreamSource(stream).connect(analyser);
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    const spectrum = new Float32Array(analyser.frequencyBinCount);
+    analyser.getFloatFrequencyData(spectrum);
+    const loudest = spectrum.indexOf(Math.max(...spectrum));
+    element.srcObject = null;
+    return { hertz: (loudest * context.sampleRate) / analyser.fftSize, decibels: spectrum[loudest] };
+  },
+
+  /** The types of the candidates of the path in use. */
+  async path() {
+    const report = await active?.peerConnection?.getStats();
+    const all = [...(report?.values() ?? [])] as Record<string, unknown>[];
+    const pair = all.find((item) => item.type === "candidate-pair" && item.state === "succeeded" && item.nominated);
+    const type = (id: unknown) => all.find((item) => item.id === id)?.candidateType;
+    return pair && [type(pair.localCandidateId), type(pair.remoteCandidateId)];
+  },
+
+  close: () => client().close(),
+  wipe: () => client().wipe(),
+  databases: async () => (await indexedDB.databases()).map(({ name }) => name),
+
+  exportProfile: (passphrase: string) => client().exportProfile(passphrase),
+
+  /** Makes and closes this many connections of calls, one after another. */
+  async manyCalls(contact: string, count: number) {
+    for (let made = 0; made < count; made++) {
+      const call = await client().call(contact, { tracks: {}, isRelayOnly: false });
+      const ended = new Promise((resolve) => call.addEventListener("ended", resolve));
+      call.hangUp();
+      await ended;
+    }
+    return count;
+  },
+};
+
+/** The steps, for the test's types. */
+export type Steps = typeof steps;
+
+const incoming: Call[] = [];
+const log: Record<string, unknown>[] = [];
+let current: Client | undefined;
+let active: Call | undefined;
+let shownPairing: Promise<Awaited<ReturnType<Client["pair"]>>> | undefined;
+let context: AudioContext | undefined;
+
+function client(): Client {
+  if (current === undefined) throw new Error("the client was not started");
+  return current;
+}
+
+function audio(): AudioContext {
+  context ??= new AudioContext();
+  return context;
+}
+
+/** A steady tone of 660 Hz. */
+function tone(): MediaStreamTrack {
+  const oscillator = new OscillatorNode(audio(), { frequency: 660 });
+  const output = new MediaStreamAudioDestinationNode(audio());
+  oscillator.connect(output);
+  oscillator.start();
+  void audio().resume();
+  return output.stream.getAudioTracks()[0] as MediaStreamTrack;
+}
+
+function follow(call: Call, began = performance.now()): void {
+  const names: (keyof CallEvents)[] = ["ringing", "notreached", "connected", "reconnecting", "ended"];
+  for (const name of names) {
+    call.addEventListener(name, ({ detail }) => {
+      log.push({ event: name, ms: performance.now() - began, ...describe(detail) });
+    });
+  }
+}
+
+function describe(detail: unknown): Record<string, unknown> {
+  if (typeof detail !== "object" || detail === null) return {};
+  const entries = Object.entries(detail).map(([key, value]) => [
+    key,
+    value instanceof Error && "reports" in value ? (value.reports as unknown) : value,
+  ]);
+  return Object.fromEntries(entries) as Record<string, unknown>;
+}
+
+Object.assign(globalThis, { steps });

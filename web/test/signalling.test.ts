@@ -1,0 +1,59 @@
+/** Two clients of this library over real nodes. */
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { eventually, type Federation, startFederation } from "./support/federation.js";
+import { type Person, pair, person } from "./support/people.js";
+
+let federation: Federation;
+const people: Person[] = [];
+
+beforeAll(async () => {
+  federation = await startFederation();
+}, 60_000);
+
+afterAll(async () => {
+  await Promise.all(people.map(({ client }) => client.close()));
+  await federation.stop();
+});
+
+function somebody(...args: [name: string, avoid?: readonly string[]]): Person {
+  const made = person(args[0], federation, {}, args[1]);
+  people.push(made);
+  return made;
+}
+
+test("two clients pair, see the same words, call, renegotiate and hang up", async () => {
+  const [ada, bob] = [somebody("Ada"), somebody("Bob")];
+  await Promise.all([ada.client.connect(), bob.client.connect()]);
+  const { atA, atB } = await pair(ada, bob);
+  expect(atA.words).toEqual(atB.words);
+  expect(atA.contact.name).toBe("Bob");
+  expect(atB.contact.name).toBe("Ada");
+  expect(atB.isConfirmed).toBe(true);
+
+  const call = await ada.client.call(atA.contact.id, "v=0 offer");
+  const log: string[] = [];
+  call.addEventListener("step", ({ detail }) => console.log(JSON.stringify(detail)));
+  call.addEventListener("notreached", ({ detail }) => console.log(JSON.stringify(detail)));
+  call.addEventListener("ringing", () => log.push("ringing"));
+  call.addEventListener("answered", ({ detail }) => log.push(detail.sdp));
+  call.addEventListener("candidates", ({ detail }) => log.push(...detail.candidates));
+  call.addEventListener("description", ({ detail }) => log.push(`${detail.round} ${detail.description.sdp}`));
+  call.addEventListener("ended", ({ detail }) => log.push(detail.reason));
+  const incoming = await eventually("it rings", () => bob.incoming[0]);
+  expect(incoming.call.offer).toBe("v=0 offer");
+  const answered: string[] = [];
+  incoming.call.addEventListener("description", ({ detail }) => {
+    answered.push(detail.description.sdp);
+    incoming.call.answerRenegotiation("second answer", detail.round);
+  });
+  incoming.call.accept("v=0 answer");
+  incoming.call.sendCandidates(["candidate:1"]);
+  await eventually("the candidates arrive", () => log.includes("candidate:1"));
+  expect(log).toEqual(["ringing", "v=0 answer", "candidate:1"]);
+  expect(call.renegotiate("second offer")).toBe(1);
+  await eventually("the answer of round 1 arrives", () => log.includes("1 second answer"));
+  expect(answered).toEqual(["second offer"]);
+  incoming.call.hangUp();
+  await eventually("the end arrives", () => log.includes("peer_hung_up"));
+  expect(call.state).toBe("ended");
+}, 60_000);

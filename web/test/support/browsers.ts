@@ -1,0 +1,149 @@
+/** Real browsers: Debian's Chromium and Firefox, with a page that is served on loopback. */
+import { existsSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { build } from "esbuild";
+import type { Steps } from "../page/index.js";
+
+/** A browser for the tests. */
+export type BrowserName = "chromium" | "firefox";
+
+const PATHS: Record<BrowserName, string> = {
+  chromium: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  firefox: process.env.FIREFOX ?? "/usr/bin/firefox-esr",
+};
+
+/** Whether a browser is installed. If not, says which package is missing. */
+export function isInstalled(browser: BrowserName): boolean {
+  if (existsSync(PATHS[browser])) return true;
+  const name = browser === "firefox" ? "firefox-esr" : browser;
+  console.warn(`skipped: ${name} is not installed (Debian: apt install ${name})`);
+  return false;
+}
+
+/** The browsers that are installed. */
+export function installedBrowsers(): BrowserName[] {
+  return (["chromium", "firefox"] as const).filter(isInstalled);
+}
+
+/** A page, whatever browser shows it. */
+export interface Tab {
+  /** Runs a step of the page and returns its result. */
+  run<Name extends keyof Steps>(
+    name: Name,
+    ...args: Parameters<Steps[Name]>
+  ): Promise<Awaited<ReturnType<Steps[Name]>>>;
+  /** Loads the page again, as a person does. */
+  reload(): Promise<void>;
+}
+
+/** A running browser. */
+export interface Browser {
+  /** Opens the page in a profile of its own. */
+  open(): Promise<Tab>;
+  close(): Promise<void>;
+}
+
+/** Serves the page of the tests on loopback. */
+export async function servePage(): Promise<{ url: string; close(): void }> {
+  const { outputFiles } = await build({
+    entryPoints: ["test/page/index.ts"],
+    bundle: true,
+    format: "esm",
+    splitting: true,
+    outdir: "out",
+    write: false,
+    target: "es2022",
+    loader: { ".json": "json" },
+  });
+  const files = new Map(outputFiles.map((file) => [file.path.replace(/^.*\/out/, ""), file.text]));
+  const server = createServer((request, response) => {
+    const script = files.get(request.url ?? "");
+    response.setHeader("content-type", script === undefined ? "text/html" : "text/javascript");
+    response.end(script ?? '<!doctype html><meta charset="utf-8"><script type="module" src="/index.js"></script>');
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}/`, close: () => server.close() };
+}
+
+/** Starts a browser without a window. */
+export async function launch(name: BrowserName, url: string): Promise<Browser> {
+  return name === "chromium" ? launchChromium(url) : launchFirefox(url);
+}
+
+interface EvaluatingPage {
+  evaluate(run: (call: [string, unknown[]]) => unknown, call: [string, unknown[]]): Promise<unknown>;
+}
+
+function tabOf(page: EvaluatingPage, load: () => Promise<unknown>): Tab {
+  return {
+    run: (name, ...args) =>
+      page.evaluate(
+        ([step, values]) =>
+          (globalThis as unknown as { steps: Record<string, (...values: unknown[]) => unknown> }).steps[step]?.(
+            ...values,
+          ),
+        [name, args],
+      ) as never,
+    reload: async () => {
+      await load();
+    },
+  };
+}
+
+async function launchChromium(url: string): Promise<Browser> {
+  const { chromium } = await import("playwright-core");
+  const args = [
+    "--disable-quic",
+    "--autoplay-policy=no-user-gesture-required",
+    // Loopback is no candidate otherwise, and a machine without a network has no other.
+    "--allow-loopback-in-peer-connection",
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
+  ];
+  const browser = await chromium.launch({ executablePath: PATHS.chromium, args: [...args, "--no-sandbox"] });
+  return {
+    open: async () => {
+      const page = await (await browser.newContext()).newPage();
+      page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
+      await page.goto(url);
+      await page.waitForFunction("globalThis.steps !== undefined");
+      const load = async () => {
+        await page.reload();
+        await page.waitForFunction("globalThis.steps !== undefined");
+      };
+      return tabOf(page as unknown as EvaluatingPage, load);
+    },
+    close: () => browser.close(),
+  };
+}
+
+async function launchFirefox(url: string): Promise<Browser> {
+  const puppeteer = await import("puppeteer-core");
+  const browser = await puppeteer.launch({
+    browser: "firefox",
+    executablePath: PATHS.firefox,
+    headless: true,
+    extraPrefsFirefox: {
+      "media.autoplay.default": 0,
+      "media.autoplay.blocking_policy": 0,
+      "media.autoplay.block-webaudio": false,
+      "media.peerconnection.ice.loopback": true,
+      "media.peerconnection.ice.obfuscate_host_addresses": false,
+    },
+  });
+  return {
+    open: async () => {
+      const page = await (await browser.createBrowserContext()).newPage();
+      page.on("pageerror", (error) => console.error(`page: ${String(error)}`));
+      await page.goto(url);
+      await page.waitForFunction("globalThis.steps !== undefined");
+      const load = async () => {
+        await page.reload();
+        await page.waitForFunction("globalThis.steps !== undefined");
+      };
+      return tabOf(page as unknown as EvaluatingPage, load);
+    },
+    close: () => browser.close(),
+  };
+}

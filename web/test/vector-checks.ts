@@ -1,0 +1,218 @@
+/**
+ * The protocol's vectors as checks that run anywhere: in Node, Chromium and Firefox. Each throws what is wrong.
+ */
+import cpaceVectors from "../../docs/protocol/vectors/cpace-ristretto255-sha512.json" with { type: "json" };
+import inboxVectors from "../../docs/protocol/vectors/inbox.json" with { type: "json" };
+import pairingVectors from "../../docs/protocol/vectors/pairing.json" with { type: "json" };
+import sealingVectors from "../../docs/protocol/vectors/sealing.json" with { type: "json" };
+import signedVectors from "../../docs/protocol/vectors/signed.json" with { type: "json" };
+import { concat, fromBase64url, toBase64url, utf8 } from "../src/core/bytes.js";
+import { addressText, ownInbox, type Pairing, peerAddress, sealingSecret, storedTag } from "../src/core/contact.js";
+import { signerOfSeed } from "../src/core/ed25519.js";
+import { deriveSecretKey } from "../src/core/hpke.js";
+import { type CallKind, callIdOf, type Direction, open, parseEnvelope, seal } from "../src/core/seal.js";
+import {
+  accessHash,
+  decodeDirectory,
+  decodeLease,
+  decodeRevocation,
+  decodeShard,
+  federationId,
+  proveAttach,
+  recordsOf,
+  signLease,
+  verifyNodeProof,
+} from "../src/core/statements.js";
+import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
+import {
+  Exchange,
+  generator,
+  generatorString,
+  InvalidShareError,
+  littleEndian,
+  multiply,
+} from "../src/pairing/cpace.js";
+import { PairingKeys } from "../src/pairing/keys.js";
+import { Confirmed } from "../src/pairing/pairing.js";
+
+type Check = readonly [name: string, run: () => void | Promise<void>];
+
+function bytes(hex: string): Uint8Array<ArrayBuffer> {
+  return new Uint8Array((hex.match(/../g) ?? []).map((byte) => Number.parseInt(byte, 16)));
+}
+
+function hex(value: Uint8Array): string {
+  return Array.from(value, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function same(actual: unknown, expected: unknown, what: string): void {
+  const [a, b] = [actual, expected].map((value) => (value instanceof Uint8Array ? hex(value) : JSON.stringify(value)));
+  if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
+}
+
+const seed = (byte: string) => bytes(byte.repeat(32));
+
+function cpace(): void {
+  const v = cpaceVectors.vectors;
+  const [prs, ci, sid] = [v.PRS, v.CI, v.sid].map(bytes) as [Uint8Array, Uint8Array, Uint8Array];
+  same(generatorString(prs, ci, sid), bytes(cpaceVectors.generator_string), "generator string");
+  same(new Uint8Array(generator(prs, ci, sid).toBytes()), bytes(v.g), "generator");
+  const wide = (scalar: string) => concat(bytes(scalar), new Uint8Array(32));
+  const [a, b] = [new Exchange(prs, ci, sid, wide(v.ya)), new Exchange(prs, ci, sid, wide(v.yb))];
+  same(a.share, bytes(v.Ya), "Ya");
+  same(b.share, bytes(v.Yb), "Yb");
+  same(multiply(littleEndian(bytes(v.ya)), b.share), bytes(v.K), "K");
+}
+
+function cpaceInvalidPoints(): void {
+  const { points } = cpaceVectors;
+  const scalar = littleEndian(bytes(points.Valid.s));
+  same(multiply(scalar, bytes(points.Valid.X)), bytes(points.Valid["G.scalar_mult_vfy(s,X)"]), "a valid point");
+  for (const invalid of [points["Invalid Y1"], points["Invalid Y2"]]) {
+    try {
+      multiply(scalar, bytes(invalid));
+    } catch (error) {
+      if (error instanceof InvalidShareError) continue;
+      throw error;
+    }
+    throw new Error("an invalid point was taken");
+  }
+}
+
+async function pairing(): Promise<void> {
+  const v = pairingVectors;
+  const keys = new PairingKeys(bytes(v.isk));
+  const [a, b] = [await x25519OfBytes(bytes(v.identity_secret_a)), await x25519OfBytes(bytes(v.identity_secret_b))];
+  const [challengeA, challengeB] = [
+    await x25519OfBytes(bytes(v.challenge_secret_a)),
+    await x25519OfBytes(bytes(v.challenge_secret_b)),
+  ];
+  const dataA = concat(bytes(v.commitment), challengeA.publicKey);
+  const dataB = concat(bytes(v.nonce_b), challengeB.publicKey);
+  same(keys.confirm("a", bytes(v.share_a), dataA), bytes(v.confirmation_a), "confirmation of A");
+  same(keys.confirm("b", bytes(v.share_b), dataB), bytes(v.confirmation_b), "confirmation of B");
+  same(await keys.possession("a", a, challengeB.publicKey), bytes(v.possession_a), "possession of A");
+  same(await keys.possession("b", b, challengeA.publicKey), bytes(v.possession_b), "possession of B");
+  if (!(await keys.isPossessed("b", challengeA, b.publicKey, bytes(v.possession_b)))) throw new Error("possession");
+  const opened = keys.open("a", bytes(v.sealed_a));
+  same(opened?.name, v.name_a, "name of A");
+  if (opened === undefined) throw new Error("A's identity does not open");
+  same(keys.seal("a", opened), bytes(v.sealed_a), "A's identity, sealed again");
+  same(keys.words(bytes(v.nonce_a), bytes(v.nonce_b)), v.words, "words");
+
+  // B's identity, as A receives it.
+  const random = {
+    scalar: new Uint8Array(64),
+    nonce: bytes(v.nonce_a),
+    challenge: challengeA,
+    root: bytes(v.root_seed_a),
+    kem: bytes(v.kem_seed_a),
+  };
+  const confirmed = new Confirmed(keys, { identity: a, name: v.name_a }, random, v.words);
+  const reply = { sealed: toBase64url(bytes(v.sealed_b)), possession: toBase64url(bytes(v.possession_b)) };
+  const { contact } = await confirmed.handleReply(reply);
+  same(contact.name, v.name_b, "name of B");
+  same(contact.identity, b.publicKey, "identity of B");
+  const made = contact.pairings[0] as Pairing;
+  const expected = { ...made, secret: await hkdfKey(bytes(v.pairing_secret)) };
+  same(await sealingSecret(made), await sealingSecret(expected), "pairing secret");
+  same(await storedTag(made), bytes(v.stored), "stored");
+}
+
+async function inboxes(): Promise<void> {
+  const secret = await hkdfKey(bytes(inboxVectors.pairing_secret));
+  for (const v of inboxVectors.inboxes) {
+    const role = v.owner as "a" | "b";
+    const root = fromBase64url(v.root, 32) as Uint8Array<ArrayBuffer>;
+    const own: Pairing = { role, secret, ownRoot: bytes(v.root_seed), peerRoot: root };
+    const inbox = await ownInbox(own, v.day);
+    same(inbox.text, v.inbox, "inbox");
+    same(inbox.token, bytes(v.token), "token");
+    same(inbox.key.sign(utf8("message")), bytes(v.signature_of_message), "signature");
+    const peer: Pairing = { ...own, role: role === "a" ? "b" : "a" };
+    same(addressText(await peerAddress(peer, v.day * 86_400 + 5)), v.address, "address");
+    same(await sealingSecret(own), bytes(inboxVectors.sealing_secret), "sealing secret");
+  }
+}
+
+async function sealing(): Promise<void> {
+  for (const v of sealingVectors.messages) {
+    const [sender, recipient] = [
+      await x25519OfBytes(bytes(v.senderSecret)),
+      await x25519OfBytes(bytes(v.recipientSecret)),
+    ];
+    const direction: Direction = v.direction === "toCallee" ? "to-callee" : "to-caller";
+    const kind = v.type as CallKind;
+    const envelope = parseEnvelope(v.payload);
+    if (envelope === undefined) throw new Error("not an envelope");
+    same([envelope.call, envelope.counter], [callIdOf(bytes(v.callId)), v.counter], "header");
+    const secret = bytes(v.sealingSecret);
+    same(await open(envelope, secret, sender.publicKey, recipient, direction, kind), v.text, "text");
+    const other = kind === "call_offer" ? "call_answer" : "call_offer";
+    same(await open(envelope, secret, sender.publicKey, recipient, direction, other), undefined, "another kind");
+    const ephemeral = await x25519OfBytes(await deriveSecretKey(bytes(v.ephemeralIkm)));
+    const context = { call: envelope.call, direction, kind, counter: v.counter };
+    const hasDescription = envelope.bytes.length > 8192;
+    const sealed = await seal(secret, sender, recipient.publicKey, context, v.text, hasDescription, ephemeral);
+    same(sealed, v.payload, "sealed again");
+  }
+}
+
+function statements(): void {
+  const v = signedVectors;
+  const root = signerOfSeed(seed(v.seeds.root));
+  const node = signerOfSeed(seed(v.seeds.node));
+  const inbox = signerOfSeed(seed(v.seeds.inbox));
+  same(federationId([root.publicKey]), bytes(v.federation_id), "federation");
+  const lease = decodeLease(bytes(v.lease));
+  if (lease === undefined) throw new Error("the lease does not decode");
+  same(lease.inbox, inbox.publicKey, "inbox");
+  same(lease.access, accessHash(new Uint8Array(16).fill(9)), "access");
+  same(signLease(lease, inbox), bytes(v.lease), "lease, signed again");
+  same(proveAttach(inbox, seed(v.attach.nonce), bytes(v.lease)), bytes(v.attach.proof), "attach proof");
+  const { prove } = v;
+  const proof = [node.publicKey, seed(prove.challenge), seed(prove.nonce), prove.url, bytes(prove.signature)] as const;
+  if (!verifyNodeProof(...proof)) throw new Error("the node's proof does not verify");
+  const damaged = bytes(v.lease);
+  damaged[3] = (damaged[3] as number) ^ 1;
+  same(decodeLease(damaged), undefined, "a damaged lease");
+
+  const trust = { roots: [root.publicKey], revoked: new Set<string>() };
+  const directoryBytes = bytes(v.directory);
+  const directory = decodeDirectory(directoryBytes, trust, 1_800_000_000);
+  same(recordsOf(directory, 1_800_000_000)[0]?.clientUrls, ["wss://relay.example/ws"], "record");
+  const shard = decodeShard(
+    fromBase64url(v.shard_text.replace("chappe1=", "")) ?? new Uint8Array(0),
+    trust,
+    1_800_000_000,
+  );
+  same(shard.nodes.length, 3, "nodes of the shard");
+  const revocation = decodeRevocation(
+    fromBase64url(v.revocation_text.replace("chappe1r=", "")) ?? new Uint8Array(0),
+    trust.roots,
+  );
+  same(revocation?.key, signerOfSeed(seed(v.seeds.online)).publicKey, "revoked key");
+}
+
+/** All vectors. */
+export const VECTOR_CHECKS: readonly Check[] = [
+  ["CPace has the values of the draft", cpace],
+  ["CPace refuses invalid points", cpaceInvalidPoints],
+  ["a pairing has the values of the vectors", pairing],
+  ["inboxes, addresses and signatures are those of the vectors", inboxes],
+  ["messages open and are sealed again byte for byte", sealing],
+  ["statements are decoded, verified and signed again", statements],
+];
+
+/** Runs all checks and returns what is wrong, for a page. */
+export async function failedVectors(): Promise<string[]> {
+  const failures: string[] = [];
+  for (const [name, run] of VECTOR_CHECKS) {
+    try {
+      await run();
+    } catch (error) {
+      failures.push(`${name}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  return failures;
+}
