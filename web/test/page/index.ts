@@ -44,14 +44,14 @@ const steps = {
 
   async call(contact: string, isRelayOnly = false) {
     const began = performance.now();
-    const call = await client().call(contact, { tracks: { sound: tone() }, isRelayOnly });
+    const call = await client().call(contact, { tracks: { sound: await tone() }, isRelayOnly });
     follow(call, began);
     active = call;
     return { id: call.id, offer: (call.peerConnection?.localDescription?.sdp ?? "").length };
   },
 
   async rejoin() {
-    const call = await client().rejoin({ tracks: { sound: tone() }, isRelayOnly: false });
+    const call = await client().rejoin({ tracks: { sound: await tone() }, isRelayOnly: false });
     if (call === undefined) return false;
     follow(call);
     active = call;
@@ -62,7 +62,7 @@ const steps = {
     const call = incoming.shift();
     if (call === undefined) throw new Error("nobody calls");
     active = call;
-    await call.accept({ tracks: { sound: tone() }, isRelayOnly });
+    await call.accept({ tracks: { sound: await tone() }, isRelayOnly });
   },
 
   ringing: () => incoming.length,
@@ -75,8 +75,7 @@ const steps = {
   async hears() {
     const stream = active?.remoteStream;
     if (stream === undefined || stream.getAudioTracks().length === 0) return undefined;
-    const context = audio();
-    await context.resume();
+    const context = await audio();
     // Chromium gives the sound of a call to an analyser only while an element plays it.
     const element = document.createElement("audio");
     element.srcObject = stream;
@@ -134,18 +133,19 @@ function client(): Client {
   return current;
 }
 
-function audio(): AudioContext {
+async function audio(): Promise<AudioContext> {
   context ??= new AudioContext();
+  await context.resume();
   return context;
 }
 
 /** A steady tone of 660 Hz. */
-function tone(): MediaStreamTrack {
-  const oscillator = new OscillatorNode(audio(), { frequency: 660 });
-  const output = new MediaStreamAudioDestinationNode(audio());
+async function tone(): Promise<MediaStreamTrack> {
+  const context = await audio();
+  const oscillator = new OscillatorNode(context, { frequency: 660 });
+  const output = new MediaStreamAudioDestinationNode(context);
   oscillator.connect(output);
   oscillator.start();
-  void audio().resume();
   return output.stream.getAudioTracks()[0] as MediaStreamTrack;
 }
 

@@ -1,9 +1,13 @@
 /** Real browsers: Debian's Chromium and Firefox, with a page that is served on loopback. */
-import { existsSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { build } from "esbuild";
 import type { Steps } from "../page/index.js";
+import { eventually } from "./federation.js";
 
 /** A browser for the tests. */
 export type BrowserName = "chromium" | "firefox";
@@ -13,11 +17,16 @@ const PATHS: Record<BrowserName, string> = {
   firefox: process.env.FIREFOX ?? "/usr/bin/firefox-esr",
 };
 
+/** Firefox runs no `AudioContext` without a sound device: this server plays one into nothing. */
+const PULSEAUDIO = "/usr/bin/pulseaudio";
+
 /** Whether a browser is installed. If not, says which package is missing. */
-export function isInstalled(browser: BrowserName): boolean {
-  if (existsSync(PATHS[browser])) return true;
-  const name = browser === "firefox" ? "firefox-esr" : browser;
-  console.warn(`skipped: ${name} is not installed (Debian: apt install ${name})`);
+function isInstalled(browser: BrowserName): boolean {
+  const packages = browser === "chromium" ? ["chromium"] : ["firefox-esr", "pulseaudio"];
+  const paths = browser === "chromium" ? [PATHS.chromium] : [PATHS.firefox, PULSEAUDIO];
+  const missing = packages.filter((_, at) => !existsSync(paths[at] as string));
+  if (missing.length === 0) return true;
+  console.warn(`skipped: ${browser} needs packages that are not installed (Debian: apt install ${missing.join(" ")})`);
   return false;
 }
 
@@ -118,12 +127,31 @@ async function launchChromium(url: string): Promise<Browser> {
   };
 }
 
+/** Starts a sound server without a device. Returns the variable by which a browser finds it, and how to stop it. */
+async function startSound(): Promise<{ env: Record<string, string>; stop(): void }> {
+  const folder = mkdtempSync(join(tmpdir(), "chappe-sound-"));
+  const socket = join(folder, "native");
+  const modules = ["-L", "module-null-sink", "-L", `module-native-protocol-unix socket=${socket} auth-anonymous=1`];
+  const server = spawn(PULSEAUDIO, ["-n", "--daemonize=no", "--exit-idle-time=-1", ...modules], {
+    stdio: "ignore",
+    env: { ...process.env, HOME: folder, XDG_RUNTIME_DIR: folder },
+  });
+  await eventually("the sound server is up", () => existsSync(socket));
+  const stop = () => {
+    server.kill();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  return { env: { PULSE_SERVER: `unix:${socket}` }, stop };
+}
+
 async function launchFirefox(url: string): Promise<Browser> {
   const puppeteer = await import("puppeteer-core");
+  const sound = await startSound();
   const browser = await puppeteer.launch({
     browser: "firefox",
     executablePath: PATHS.firefox,
     headless: true,
+    env: { ...process.env, ...sound.env },
     extraPrefsFirefox: {
       "media.autoplay.default": 0,
       "media.autoplay.blocking_policy": 0,
@@ -144,6 +172,9 @@ async function launchFirefox(url: string): Promise<Browser> {
       };
       return tabOf(page as unknown as EvaluatingPage, load);
     },
-    close: () => browser.close(),
+    close: async () => {
+      await browser.close();
+      sound.stop();
+    },
   };
 }
