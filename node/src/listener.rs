@@ -12,7 +12,7 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse as _, Json, Response},
     routing::get,
 };
@@ -34,6 +34,7 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tower_http::cors::{self, CorsLayer};
 
 use crate::{
     core::Core,
@@ -61,6 +62,7 @@ const SPARE: usize = 16;
 const FULL: &str =
     "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n";
 
+/// The pages beside the WebSocket. Any web page may read them: they are public, and a client in a page needs them.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
     Router::new()
         .route("/", get(upgrade_required))
@@ -69,6 +71,7 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
         .route("/stats", get(stats))
         .route(chappe_discovery::revocations::PATH, get(revocations))
         .route(chappe_discovery::federation::PATH, get(federation))
+        .layer(CorsLayer::new().allow_origin(cors::Any).allow_methods([Method::GET]))
         .with_state(core)
 }
 

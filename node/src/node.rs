@@ -533,7 +533,9 @@ mod tests {
         config.client.listen = ([127, 0, 0, 1], 0).into();
         config.federation.listen = ([127, 0, 0, 1], 0).into();
         let node = Node::spawn(config).await.expect("a node");
-        assert!(health(&node).await.starts_with("HTTP/1.1 200"));
+        let response = health(&node).await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(response.contains("access-control-allow-origin: *"), "a page may read it: {response}");
         node.core.context.tasks.spawn_essential("of a test", async { panic!("on purpose") });
         assert_eq!(node.failed().await, TaskFailure::Panicked("of a test"));
         let response = health(&node).await;

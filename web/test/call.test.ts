@@ -1,0 +1,217 @@
+/** The call state machine: every transition, as in the tests of `client/src/call.rs`. */
+import { describe, expect, test } from "vitest";
+import {
+  type CallInput,
+  type CallOutput,
+  type CallState,
+  CallStateError,
+  Calls,
+  type EndReason,
+  GATHERING,
+  RECONNECT,
+  RINGING,
+} from "../src/core/call.js";
+import { LONGEST_PAUSE, RING_EVERY, RingLimiter } from "../src/core/ring-limiter.js";
+
+const CALL = "05";
+const LOWER = "04";
+const HIGHER = "06";
+const ADA = "ada";
+const BOB = "bob";
+const NOW = 1_000;
+
+const STATES = ["idle", "outgoing", "incoming", "connecting", "connected", "reconnecting"] as const;
+
+/** `CALL` with Ada, brought to a state. */
+function at(state: CallState, now = NOW): Calls {
+  const place: CallInput = { type: "place", contact: ADA };
+  const offered: CallInput = { type: "offered", contact: ADA };
+  const ways: Record<CallState, CallInput[]> = {
+    idle: [],
+    outgoing: [place],
+    incoming: [offered],
+    connecting: [offered, { type: "accept" }],
+    connected: [place, { type: "answered" }, { type: "media_up" }],
+    reconnecting: [place, { type: "answered" }, { type: "media_up" }, { type: "media_down" }],
+  };
+  const calls = new Calls();
+  for (const input of ways[state]) calls.handle(CALL, input, now);
+  expect(calls.state).toBe(state);
+  return calls;
+}
+
+type Expected = "out_of_turn" | "busy" | { state: CallState; outputs: CallOutput[] };
+
+const to = (state: CallState, ...outputs: CallOutput[]): Expected => ({ state, outputs });
+const send = (
+  type: "send_offer" | "send_answer" | "send_reject" | "send_hangup" | "ring" | "report_answer",
+  call = CALL,
+): CallOutput => ({ type, call });
+const end = (reason: EndReason, call = CALL): CallOutput => ({ type: "end", call, reason });
+const no: Expected = "out_of_turn";
+const ended = (reason: EndReason, ...before: CallOutput[]): Expected => to("idle", ...before, end(reason));
+const hangup = ended("hung_up", send("send_hangup"));
+const reject = ended("declined", send("send_reject"));
+const peer = ended("peer_hung_up");
+const again = send("send_answer");
+
+/** For each state in the order of `STATES`: the next state and the outputs, or why not. */
+const TABLE: [CallInput, Expected[]][] = [
+  [
+    { type: "place", contact: ADA },
+    [
+      to("outgoing", send("send_offer")),
+      "busy",
+      to("outgoing", send("send_reject"), end("declined"), send("send_offer")),
+      "busy",
+      "busy",
+      "busy",
+    ],
+  ],
+  [
+    { type: "offered", contact: ADA },
+    [
+      to("incoming", send("ring")),
+      to("outgoing"),
+      to("incoming"),
+      to("connecting", again),
+      to("connected", again),
+      to("reconnecting", again),
+    ],
+  ],
+  [{ type: "accept" }, [no, no, to("connecting", again), no, no, no]],
+  [{ type: "decline" }, [no, no, reject, no, no, no]],
+  [
+    { type: "answered" },
+    [no, to("connecting", send("report_answer")), no, to("connecting"), to("connected"), to("reconnecting")],
+  ],
+  [{ type: "rejected", isBusy: false }, [no, ended("declined"), no, no, no, no]],
+  [{ type: "rejected", isBusy: true }, [no, ended("busy"), no, no, no, no]],
+  [{ type: "undeliverable" }, [no, ended("offline"), no, no, no, no]],
+  [{ type: "hangup" }, [no, hangup, reject, hangup, hangup, hangup]],
+  [{ type: "peer_hangup" }, [no, peer, peer, peer, peer, peer]],
+  [{ type: "media_up" }, [no, no, no, to("connected"), to("connected"), to("connected")]],
+  [{ type: "media_down" }, [no, no, no, to("connecting"), to("reconnecting"), to("reconnecting")]],
+];
+
+describe.each(TABLE)("$type", (input, row) => {
+  test.each(STATES.map((state, index) => ({ state, expected: row[index] as Expected })))(
+    "in $state",
+    ({ state, expected }) => {
+      const calls = at(state);
+      if (typeof expected === "string") {
+        expect(() => calls.handle(CALL, input, NOW)).toThrow(new CallStateError(expected));
+        expect(calls.state).toBe(state);
+      } else {
+        expect(calls.handle(CALL, input, NOW)).toEqual(expected.outputs);
+        expect(calls.state).toBe(expected.state);
+      }
+    },
+  );
+});
+
+test("a contact that rings again at once gets busy, and others ring", () => {
+  const calls = at("incoming");
+  calls.handle(CALL, { type: "decline" }, NOW);
+  expect(calls.handle(LOWER, { type: "offered", contact: ADA }, NOW)).toEqual([{ type: "send_busy", call: LOWER }]);
+  expect(calls.handle(HIGHER, { type: "offered", contact: BOB }, NOW)).toEqual([send("ring", HIGHER)]);
+  expect(calls.handle(CALL, { type: "place", contact: ADA }, NOW)).toEqual([
+    send("send_reject", HIGHER),
+    end("declined", HIGHER),
+    send("send_offer"),
+  ]);
+});
+
+test("messages of another call do not affect the active one", () => {
+  for (const [input] of TABLE.filter(([{ type }]) => type !== "place" && type !== "offered")) {
+    for (const state of STATES) {
+      const calls = at(state);
+      expect(() => calls.handle(LOWER, input, NOW)).toThrow(CallStateError);
+      expect(calls.state).toBe(state);
+    }
+  }
+});
+
+test.each([
+  ["outgoing", RINGING, [send("send_hangup"), end("no_answer")]],
+  ["incoming", RINGING, [end("no_answer")]],
+  ["reconnecting", RECONNECT, [send("send_hangup"), end("lost")]],
+] as const)("a call that is %s ends at its deadline and not before", (state, after, outputs) => {
+  const calls = at(state);
+  expect(calls.pollTimeout()).toBe(NOW + after);
+  expect(calls.handleTimeout(NOW + after - 1)).toEqual([]);
+  expect(calls.handleTimeout(NOW + after)).toEqual(outputs);
+  expect([calls.state, calls.pollTimeout()]).toEqual(["idle", undefined]);
+});
+
+test("a connecting call first stops gathering and then ends", () => {
+  const calls = at("connecting");
+  expect(calls.handleTimeout(NOW + GATHERING)).toEqual([{ type: "stop_gathering", call: CALL }]);
+  expect(calls.pollTimeout()).toBe(NOW + RECONNECT);
+  expect(calls.handleTimeout(NOW + RECONNECT)).toEqual([send("send_hangup"), end("not_connected")]);
+});
+
+test("where both call at once, the lower call id wins on both sides", () => {
+  const winner = at("outgoing");
+  expect(winner.handle(HIGHER, { type: "offered", contact: ADA }, NOW)).toEqual([]);
+  expect(winner.active).toEqual({ call: CALL, contact: ADA });
+  const loser = at("outgoing");
+  expect(loser.handle(LOWER, { type: "offered", contact: ADA }, NOW)).toEqual([end("glare"), send("ring", LOWER)]);
+  expect([loser.state, loser.active]).toEqual(["incoming", { call: LOWER, contact: ADA }]);
+});
+
+test("a second call gets busy", () => {
+  for (const state of STATES.slice(1)) {
+    const calls = at(state);
+    const busy = calls.handle(LOWER, { type: "offered", contact: BOB }, NOW);
+    expect(busy).toEqual([{ type: "send_busy", call: LOWER }]);
+    expect(calls.active).toEqual({ call: CALL, contact: ADA });
+  }
+});
+
+test("a shutdown hangs up", () => {
+  expect(at("idle").shutdown(NOW)).toEqual([]);
+  expect(at("connected").shutdown(NOW)).toEqual([send("send_hangup"), end("shutdown")]);
+});
+
+describe("a device that comes back", () => {
+  const rejoin = (rejoins: string, contact = ADA): CallInput => ({ type: "offered", contact, rejoins });
+
+  test.each(["connecting", "connected", "reconnecting"] as const)(
+    "replaces a call that is %s, and does not ring",
+    (state) => {
+      const calls = at(state);
+      expect(calls.handle(HIGHER, rejoin(CALL), NOW)).toEqual([end("rejoined"), { type: "rejoin", call: HIGHER }]);
+      expect(calls.active).toEqual({ call: HIGHER, contact: ADA });
+      expect(calls.handle(HIGHER, { type: "accept" }, NOW)).toEqual([send("send_answer", HIGHER)]);
+    },
+  );
+
+  test("gets a hangup for a call that is over, or not its own", () => {
+    const hungUp = [{ type: "send_hangup", call: HIGHER }];
+    expect(at("idle").handle(HIGHER, rejoin(CALL), NOW)).toEqual(hungUp);
+    expect(at("connected").handle(HIGHER, rejoin(LOWER), NOW)).toEqual(hungUp);
+    expect(at("connected").handle(HIGHER, rejoin(CALL, BOB), NOW)).toEqual(hungUp);
+  });
+
+  test("meets the other side's device that comes back, too, without ringing", () => {
+    const calls = new Calls();
+    calls.handle(CALL, { type: "place", contact: ADA, rejoins: "01" }, NOW);
+    expect(calls.handle(LOWER, rejoin("01"), NOW)).toEqual([end("glare"), { type: "rejoin", call: LOWER }]);
+  });
+});
+
+test("each unanswered ring in a row doubles the pause, up to the longest, and an answer resets it", () => {
+  const rings = new RingLimiter();
+  let now = 0;
+  for (const pause of [30, 60, 120, 240, 480, 960, 1920, 3600, 3600].map((seconds) => seconds * 1_000)) {
+    expect(rings.tryRing(ADA, now)).toBe(true);
+    rings.unanswered(ADA, now);
+    expect(rings.tryRing(ADA, now + pause - 1)).toBe(false);
+    now += pause;
+  }
+  expect([RING_EVERY, LONGEST_PAUSE]).toEqual([30_000, 3_600_000]);
+  expect(rings.tryRing(ADA, now)).toBe(true);
+  rings.answered(ADA);
+  expect(rings.tryRing(ADA, now)).toBe(true);
+});
