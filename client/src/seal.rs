@@ -12,6 +12,8 @@
 //! psk      = the pairing's sealing secret, psk_id = "chappe/pairing/v1"
 //! plaintext = length (4, big endian) ‖ text ‖ zeros, in all 512, 2048, 8192, 16384 or 32768 bytes
 //! ```
+//!
+//! A message with a session description is padded to 8192 bytes at least ([`Padding`]).
 
 use std::fmt;
 
@@ -113,6 +115,25 @@ pub struct MessageContext {
     pub kind: RelayKind,
     /// Sequence number of the message within its call and direction.
     pub counter: u32,
+}
+
+/// To which of the [`PADDED_LENGTHS`] a text is padded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// The first that the text fits.
+    Smallest,
+    /// The same, but 8192 bytes at least. For a session description, whose length would show whether the call has
+    /// video.
+    Description,
+}
+
+impl Padding {
+    const fn shortest(self) -> usize {
+        match self {
+            Self::Smallest => PADDED_LENGTHS[0],
+            Self::Description => PADDED_LENGTHS[2],
+        }
+    }
 }
 
 /// The message cannot be sealed. Nothing was sent.
@@ -223,9 +244,10 @@ pub fn seal(
     recipient: &[u8; 32],
     context: MessageContext,
     text: &[u8],
+    padding: Padding,
     random: &mut impl CryptoRng,
 ) -> Result<String, SealError> {
-    let padded = pad(text).ok_or(SealError::TooLong)?;
+    let padded = pad(text, padding).ok_or(SealError::TooLong)?;
     let mut envelope = Vec::with_capacity(HEADER_LEN + ENC_LEN + padded.len() + TAG_LEN);
     envelope.push(VERSION);
     envelope.extend_from_slice(context.call.as_bytes());
@@ -253,8 +275,9 @@ fn info(direction: Direction, kind: RelayKind) -> Option<[u8; 17]> {
     Some(info)
 }
 
-fn pad(text: &[u8]) -> Option<Vec<u8>> {
-    let padded = *PADDED_LENGTHS.iter().find(|len| text.len() + 4 <= **len)?;
+fn pad(text: &[u8], padding: Padding) -> Option<Vec<u8>> {
+    let least = padding.shortest().max(text.len() + 4);
+    let padded = *PADDED_LENGTHS.iter().find(|len| least <= **len)?;
     let mut out = vec![0; padded];
     out[..4].copy_from_slice(&u32::try_from(text.len()).ok()?.to_be_bytes());
     out[4..4 + text.len()].copy_from_slice(text);
@@ -326,7 +349,7 @@ pub(crate) mod fuzzed {
 
     pub(super) fn sealed(text: &[u8]) -> String {
         let mut random = StdRng::seed_from_u64(1);
-        seal(&[9; 32], &SENDER, &RECIPIENT.public(), CONTEXT, text, &mut random).expect("a payload")
+        seal(&[9; 32], &SENDER, &RECIPIENT.public(), CONTEXT, text, Padding::Smallest, &mut random).expect("a payload")
     }
 
     pub(super) fn open(payload: &str) -> Result<Vec<u8>, OpenError> {
@@ -355,7 +378,9 @@ pub(crate) mod fuzzed {
     /// A padded plaintext.
     pub const PADDING: (&str, fn(&[u8]) -> bool) = ("padding", |padded| {
         let Some(text) = unpad(padded.to_vec()) else { return false };
-        assert_eq!(pad(&text).and_then(unpad), Some(text));
+        for padding in [Padding::Smallest, Padding::Description] {
+            assert_eq!(pad(&text, padding).and_then(unpad).as_ref(), Some(&text));
+        }
         true
     });
 }
@@ -421,13 +446,29 @@ mod tests {
             assert_eq!(open(&payload).map(|text| text.len()), Ok(text));
         }
         let too_long = vec![0; MAX_TEXT + 1];
-        let sealed = seal(&[9; 32], &key(1), &key(2).public(), CONTEXT, &too_long, &mut StdRng::seed_from_u64(1));
+        let sealed = seal(
+            &[9; 32],
+            &key(1),
+            &key(2).public(),
+            CONTEXT,
+            &too_long,
+            Padding::Smallest,
+            &mut StdRng::seed_from_u64(1),
+        );
         assert_eq!(sealed, Err(SealError::TooLong));
     }
 
     #[test]
+    fn a_description_is_padded_to_8192_bytes_at_least() {
+        for (text, padded) in [(0, 8192), (600, 8192), (8188, 8192), (8189, 16384), (MAX_TEXT, 32768)] {
+            assert_eq!(pad(&vec![b'x'; text], Padding::Description).map(|padded| padded.len()), Some(padded));
+        }
+        assert_eq!(pad(&vec![b'x'; MAX_TEXT + 1], Padding::Description), None);
+    }
+
+    #[test]
     fn a_padding_that_is_not_zeros_is_no_plaintext() {
-        let mut padded = pad(b"text").expect("it fits");
+        let mut padded = pad(b"text", Padding::Smallest).expect("it fits");
         assert_eq!(unpad(padded.clone()), Some(b"text".to_vec()));
         padded[511] = 1;
         assert_eq!(unpad(padded.clone()), None);
@@ -438,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_key_of_small_order_is_refused() {
-        let sealed = seal(&[9; 32], &key(1), &[0; 32], CONTEXT, b"", &mut StdRng::seed_from_u64(1));
+        let sealed = seal(&[9; 32], &key(1), &[0; 32], CONTEXT, b"", Padding::Smallest, &mut StdRng::seed_from_u64(1));
         assert_eq!(sealed, Err(SealError::Key));
     }
 
@@ -459,7 +500,7 @@ mod tests {
         }
         let vectors: Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
         let list = vectors["messages"].as_array().expect("a list");
-        assert_eq!(list.len(), 5);
+        assert_eq!(list.len(), 9);
         for vector in list {
             let sender = SealingKey::from_bytes(&bytes(&vector["senderSecret"]));
             let recipient = SealingKey::from_bytes(&bytes(&vector["recipientSecret"]));
@@ -468,13 +509,24 @@ mod tests {
             let text = vector["text"].as_str().expect("a text").as_bytes();
             let secret = bytes(&vector["sealingSecret"]);
             let payload = vector["payload"].as_str().expect("a text");
+            let describes = match kind {
+                RelayKind::CallOffer | RelayKind::CallAnswer => true,
+                RelayKind::CallIce => {
+                    serde_json::from_slice::<Value>(text).is_ok_and(|ice| ice.get("description").is_some())
+                }
+                _ => false,
+            };
+            let padding = if describes { Padding::Description } else { Padding::Smallest };
+            let length = URL_SAFE_NO_PAD.decode(payload).expect("base64url").len() - HEADER_LEN - ENC_LEN - TAG_LEN;
+            assert_eq!(vector["padded"], length);
             let envelope = Envelope::parse(payload).expect("an envelope");
             assert_eq!(envelope.open(&secret, &sender.public(), &recipient, direction, kind), Ok(text.to_vec()));
             let context = MessageContext { call: envelope.call(), direction, kind, counter: envelope.counter() };
             assert_eq!(context.call.as_bytes(), &bytes(&vector["callId"]));
             assert_eq!(u64::from(context.counter), vector["counter"]);
             let mut random = Fixed(bytes(&vector["ephemeralIkm"]));
-            assert_eq!(seal(&secret, &sender, &recipient.public(), context, text, &mut random).as_deref(), Ok(payload));
+            let sealed = seal(&secret, &sender, &recipient.public(), context, text, padding, &mut random);
+            assert_eq!(sealed.as_deref(), Ok(payload));
         }
     }
 
@@ -513,7 +565,13 @@ mod tests {
 
     #[test]
     fn mutated_padding_comes_off_as_it_was_put_on() {
-        let corpus = [pad(b"").expect("short"), pad(b"v=0").expect("short"), pad(&[b'x'; 508]).expect("short")];
+        let corpus = [
+            pad(b"", Padding::Smallest),
+            pad(b"v=0", Padding::Smallest),
+            pad(&[b'x'; 508], Padding::Smallest),
+            pad(b"v=0", Padding::Description),
+        ]
+        .map(|padded| padded.expect("short"));
         chappe_mutations::run(fuzzed::PADDING, &corpus);
     }
 }

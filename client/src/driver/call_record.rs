@@ -155,7 +155,7 @@ impl CallRecord {
         let encode = |nodes| encode(nodes).expect("strings and numbers are JSON");
         let text = Some(encode(nodes)).filter(|text| text.len() <= seal::MAX_TEXT).unwrap_or_else(|| encode(&[]));
         let secret = self.pairing.secret().sealing_secret();
-        let payload = seal::seal(&secret, identity, recipient, context, &text, &mut rand::rng())?;
+        let payload = seal::seal(&secret, identity, recipient, context, &text, item.padding(), &mut rand::rng())?;
         self.counter += 1;
         Ok(payload)
     }

@@ -11,6 +11,8 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use chappe_common::client::RelayKind;
 
+use crate::seal::Padding;
+
 /// The most candidates in one message, and their total size. A call has about ten candidates.
 const MAX_CANDIDATES: usize = 64;
 const MAX_CANDIDATE_BYTES: usize = 16 * 1024;
@@ -34,6 +36,13 @@ impl OutboxMessage {
             Self::Ice(_) => RelayKind::CallIce,
             Self::Reject { .. } => RelayKind::CallReject,
             Self::Hangup => RelayKind::CallHangup,
+        }
+    }
+
+    pub(crate) const fn padding(&self) -> Padding {
+        match self {
+            Self::Offer | Self::Answer => Padding::Description,
+            Self::Ice(_) | Self::Reject { .. } | Self::Hangup => Padding::Smallest,
         }
     }
 
