@@ -235,7 +235,7 @@ impl<'a> MediaCall<'a> {
                 self.peer.accept_answer(&answer).await?;
                 self.exchange_candidates().await?;
             }
-            Event::Candidates { call, candidates } if call == id => {
+            Event::Candidates { call, candidates, .. } if call == id => {
                 self.waiting.extend(candidates.into_inner());
                 self.take_candidates().await?;
             }

@@ -54,8 +54,13 @@ pub(crate) enum CallAction {
     Accept(Redacted<String>),
     Decline,
     HangUp,
-    Candidates(Redacted<Vec<String>>),
-    Media { up: bool },
+    /// Candidates of a round.
+    Candidates(u32, Redacted<Vec<String>>),
+    /// The answer to the other side's offer of a round.
+    AnswerRenegotiation(u32, Redacted<String>),
+    Media {
+        up: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -88,6 +93,12 @@ pub(crate) enum Command {
         call: CallId,
         action: CallAction,
         reply: oneshot::Sender<Result<(), CallActionError>>,
+    },
+    /// Sends an offer of a further round, and returns its number.
+    Renegotiate {
+        call: CallId,
+        offer: Redacted<String>,
+        reply: oneshot::Sender<Result<u32, CallActionError>>,
     },
     /// `stored`: the contact has stored the pairing as well.
     AddContact {

@@ -2,7 +2,7 @@
 //!
 //! The driver owns the parts and connects them: `search` finds nodes, `sessions` and `requests` hold the connections and
 //! what is pending on them, `call_records` the calls, `pending_writes` what the profile has to store. The driver's own
-//! steps are in `attaching`, `delivery`, `calling` and `learning`.
+//! steps are in `attaching`, `delivery`, `calling`, `negotiating` and `learning`.
 
 mod attaching;
 mod call_record;
@@ -12,6 +12,7 @@ mod delivery;
 mod finished_calls;
 mod learning;
 pub(crate) mod leases;
+mod negotiating;
 mod outbox;
 mod pending_writes;
 mod refusals;
@@ -155,6 +156,7 @@ impl Driver {
         self.handle_session_time(now).await;
         self.expire_requests(now).await;
         self.handle_record_time(now).await;
+        self.handle_negotiation_time(now);
         let outputs = self.calls.handle_timeout(now);
         self.perform(outputs, now);
     }
@@ -168,6 +170,9 @@ impl Driver {
             }
             Command::Act { call, action, reply } => {
                 let _ = reply.send(self.handle_call_action(call, action, now));
+            }
+            Command::Renegotiate { call, offer, reply } => {
+                let _ = reply.send(self.renegotiate(call, offer, now));
             }
             Command::AddContact { contact, stored, reply } => {
                 let pairing = contact.pairing().id();

@@ -135,12 +135,50 @@ pub enum Event {
         /// The callee's session description.
         answer: Redacted<String>,
     },
-    /// Candidates of the other side.
+    /// Candidates of the other side. They may come before the description of their round, as after a change of nodes.
     Candidates {
         /// The call.
         call: CallId,
+        /// Their round: 0 for the call's own descriptions, and otherwise that of a renegotiation.
+        round: u32,
         /// The candidates, as the other side's app passed them in.
         candidates: Redacted<Vec<String>>,
+    },
+    /// The other side renegotiates, for example to restart ICE. Reply by [`Call::answer_renegotiation`].
+    Renegotiation {
+        /// The call.
+        call: CallId,
+        /// The round, for the answer and its candidates.
+        round: u32,
+        /// The other side's session description.
+        offer: Redacted<String>,
+        /// An own offer is pending and no longer counts: roll it back before setting this one.
+        roll_back: bool,
+    },
+    /// The other side has answered the offer of [`Call::renegotiate`].
+    RenegotiationAnswered {
+        /// The call.
+        call: CallId,
+        /// The round of the offer.
+        round: u32,
+        /// The other side's session description.
+        answer: Redacted<String>,
+    },
+    /// The other side did not answer the offer of [`Call::renegotiate`] within 30 s, although it was repeated. Roll it
+    /// back. The call continues, and the app may renegotiate again.
+    RenegotiationUnanswered {
+        /// The call.
+        call: CallId,
+        /// The round of the offer.
+        round: u32,
+    },
+    /// An offer of the other side was dropped: it was the 21st within a minute, or its round is more than 16 ahead. The
+    /// other side repeats its offer, so one that was only too early is accepted later.
+    RenegotiationRefused {
+        /// The call.
+        call: CallId,
+        /// The round of the offer.
+        round: u32,
     },
     /// The time for gathering candidates is over: proceed with those so far.
     StopGathering {

@@ -64,11 +64,7 @@ impl Call {
     /// # Errors
     /// The call no longer rings, or the description is longer than [`MAX_SDP`].
     pub async fn accept(&self, answer_sdp: impl Into<String>) -> Result<(), CallActionError> {
-        let answer = answer_sdp.into();
-        if answer.len() > MAX_SDP {
-            return Err(CallActionError::TooLong);
-        }
-        self.act(CallAction::Accept(Redacted::new(answer))).await
+        self.act(CallAction::Accept(checked(answer_sdp.into())?)).await
     }
 
     /// Declines an incoming call.
@@ -87,7 +83,7 @@ impl Call {
         self.act(CallAction::HangUp).await
     }
 
-    /// Sends ICE candidates to the other side: at most 64 at a time, 16 KiB in all.
+    /// Sends ICE candidates of the call's first descriptions to the other side: at most 64 at a time, 16 KiB in all.
     ///
     /// # Errors
     /// The call is over, or its queue is full.
@@ -95,8 +91,52 @@ impl Call {
         &self,
         candidates: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<(), CallActionError> {
+        self.send_candidates_of(0, candidates).await
+    }
+
+    /// Sends ICE candidates of a round of [`Self::renegotiate`], within the bounds of [`Self::send_candidates`]. Those
+    /// of a round that is over are dropped without an error.
+    ///
+    /// # Errors
+    /// The call is over, or its queue is full.
+    pub async fn send_candidates_of(
+        &self,
+        round: u32,
+        candidates: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<(), CallActionError> {
         let candidates = candidates.into_iter().map(Into::into).collect();
-        self.act(CallAction::Candidates(Redacted::new(candidates))).await
+        self.act(CallAction::Candidates(round, Redacted::new(candidates))).await
+    }
+
+    /// Sends an offer that renegotiates the call, for example to restart ICE. Returns the number of its round, for
+    /// [`Self::send_candidates_of`]. One of these events follows: [`Event::RenegotiationAnswered`],
+    /// [`Event::Renegotiation`] with `roll_back` if the other side's offer counts instead,
+    /// [`Event::RenegotiationUnanswered`], or the end of the call.
+    ///
+    /// # Errors
+    /// The call is not answered, or over; an own offer is pending; the queue is full, or the description is longer than
+    /// [`MAX_SDP`].
+    ///
+    /// [`Event::RenegotiationAnswered`]: crate::Event::RenegotiationAnswered
+    /// [`Event::Renegotiation`]: crate::Event::Renegotiation
+    /// [`Event::RenegotiationUnanswered`]: crate::Event::RenegotiationUnanswered
+    pub async fn renegotiate(&self, offer_sdp: impl Into<String>) -> Result<u32, CallActionError> {
+        let offer = checked(offer_sdp.into())?;
+        let (reply, round) = oneshot::channel();
+        let command = Command::Renegotiate { call: self.id, offer, reply };
+        self.commands.send(command).await.map_err(|_| CallActionError::Stopped)?;
+        round.await.map_err(|_| CallActionError::Stopped)?
+    }
+
+    /// Answers the offer of [`Event::Renegotiation`].
+    ///
+    /// # Errors
+    /// The round was answered, or a newer one has begun; the call is over; the queue is full, or the description is
+    /// longer than [`MAX_SDP`].
+    ///
+    /// [`Event::Renegotiation`]: crate::Event::Renegotiation
+    pub async fn answer_renegotiation(&self, round: u32, answer_sdp: impl Into<String>) -> Result<(), CallActionError> {
+        self.act(CallAction::AnswerRenegotiation(round, checked(answer_sdp.into())?)).await
     }
 
     /// Reports that media is connected or reconnected.
@@ -121,4 +161,12 @@ impl Call {
         self.commands.send(command).await.map_err(|_| CallActionError::Stopped)?;
         done.await.map_err(|_| CallActionError::Stopped)?
     }
+}
+
+/// A description within [`MAX_SDP`].
+fn checked(sdp: String) -> Result<Redacted<String>, CallActionError> {
+    if sdp.len() > MAX_SDP {
+        return Err(CallActionError::TooLong);
+    }
+    Ok(Redacted::new(sdp))
 }

@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! The modules `cpace`, `pairing`, `contact`, `seal` and `call` are pure: no network and no clock.
+//! The modules `cpace`, `pairing`, `contact`, `seal`, `call` and `negotiation` are pure: no network and no clock.
 
 mod base64_bytes;
 pub mod call;
@@ -33,6 +33,7 @@ mod event;
 pub mod fuzzing;
 mod handle;
 mod message;
+mod negotiation;
 pub mod pairing;
 mod pairing_runtime;
 pub mod phrase;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chappe_common::time::UnixTime;
+use chappe_common::{redacted::Redacted, time::UnixTime};
 use serde::{Deserialize, Serialize};
 
 use crate::base64_bytes::Bytes;
@@ -44,6 +44,31 @@ pub(crate) struct Answer {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Ice {
     pub(crate) candidates: Vec<String>,
+    /// The round of the candidates and the description. The call's own offer and answer are round 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) round: u32,
+    /// A further description, as for an ICE restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<Description>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DescriptionKind {
+    Offer,
+    Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Description {
+    #[serde(rename = "type")]
+    pub(crate) kind: DescriptionKind,
+    pub(crate) sdp: Redacted<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(round: &u32) -> bool {
+    *round == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +113,8 @@ mod tests {
             r#"{"sdp":"v=0\r\n","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","sentAt":1800000000,"nodes":["wss://a#b"]}"#,
             r#"{"sdp":"","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM"}"#,
             r#"{"candidates":["candidate:1 1 udp 1 192.0.2.1 1 typ host",""]}"#,
+            r#"{"candidates":[],"round":1,"description":{"type":"offer","sdp":"v=0\r\n"}}"#,
+            r#"{"candidates":[""],"round":4294967295,"description":{"type":"answer","sdp":""}}"#,
             r#"{"busy":true}"#,
         ];
         chappe_mutations::run(fuzzed::MESSAGE, &corpus);

@@ -129,6 +129,24 @@ impl Person {
         .await
     }
 
+    /// Waits for the next offer of a renegotiation, and returns its round, the offer, and whether to roll back.
+    pub async fn renegotiation(&mut self) -> (u32, String, bool) {
+        self.wait("a renegotiation", |event| match event {
+            Event::Renegotiation { round, offer, roll_back, .. } => Some((round, offer.into_inner(), roll_back)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits for the next answer to an own renegotiation, and returns its round and the answer.
+    pub async fn renegotiated(&mut self) -> (u32, String) {
+        self.wait("the answer to a renegotiation", |event| match event {
+            Event::RenegotiationAnswered { round, answer, .. } => Some((round, answer.into_inner())),
+            _ => None,
+        })
+        .await
+    }
+
     /// Waits until this contact can call.
     pub async fn reachable(&mut self, by: ContactId) {
         self.wait("the contact's inbox to be attached", |event| match event {

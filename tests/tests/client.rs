@@ -91,6 +91,43 @@ async fn two_people_pair_and_call_on_one_node_and_across_two() {
     federation.shutdown().await;
 }
 
+// On one thread, so that both offers of the same round are made before either arrives.
+#[tokio::test(flavor = "current_thread")]
+async fn a_call_is_renegotiated_by_either_side_and_by_both_at_once() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((mut ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let outgoing = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    assert!(outgoing.renegotiate("too early").await.is_err(), "not before the answer");
+    incoming.accept("the answer").await.expect("accepted");
+    answer(&outgoing).await.expect("answered");
+
+    assert_eq!(outgoing.renegotiate("ada 1").await, Ok(1));
+    assert!(outgoing.renegotiate("ada 1").await.is_err(), "one at a time");
+    outgoing.send_candidates_of(1, ["a1"]).await.expect("sent");
+    assert_eq!(bob.renegotiation().await, (1, "ada 1".to_owned(), false));
+    assert_eq!(bob.candidates().await, ["a1"]);
+    incoming.answer_renegotiation(1, "bob 1").await.expect("it is asked");
+    assert!(incoming.answer_renegotiation(1, "bob 1").await.is_err(), "once");
+    assert_eq!(ada.renegotiated().await, (1, "bob 1".to_owned()));
+
+    assert_eq!(incoming.renegotiate("bob 2").await, Ok(2));
+    assert_eq!(ada.renegotiation().await, (2, "bob 2".to_owned(), false));
+    outgoing.answer_renegotiation(2, "ada 2").await.expect("it is asked");
+    assert_eq!(bob.renegotiated().await, (2, "ada 2".to_owned()));
+
+    // Both at once: the callee rolls back.
+    let (from_ada, from_bob) = tokio::join!(outgoing.renegotiate("ada 3"), incoming.renegotiate("bob 3"));
+    assert_eq!((from_ada, from_bob), (Ok(3), Ok(3)));
+    assert_eq!(bob.renegotiation().await, (3, "ada 3".to_owned(), true));
+    incoming.answer_renegotiation(3, "bob 3").await.expect("it is asked");
+    assert_eq!(ada.renegotiated().await, (3, "bob 3".to_owned()));
+    outgoing.hang_up().await.expect("a call to hang up");
+    assert!(outgoing.renegotiate("too late").await.is_err());
+    drop((ada, bob));
+    federation.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timeline_names_every_hop() {
     let federation = Federation::start(3, no_limits).await;

@@ -11,6 +11,7 @@ use crate::{
     command::CallStatus,
     contact::{Contact, Pairing},
     message::{Answer, Hangup, Ice, Offer, Reject},
+    negotiation::{Negotiation, Role as NegotiationRole},
     seal::{self, CallId, Direction, Envelope, MessageContext, ReplayWindow, SealError},
     sealing_key::SealingKey,
 };
@@ -50,6 +51,7 @@ pub(crate) struct CallRecord {
     counter: u32,
     seen: ReplayWindow,
     pub(crate) outbox: Outbox,
+    pub(crate) negotiation: Negotiation,
     /// The last attempt failed: look the peer up before the next one, because it may have moved.
     pub(crate) look_up: bool,
     pub(crate) status: watch::Sender<CallStatus>,
@@ -67,6 +69,10 @@ impl CallRecord {
         peer_key: Option<[u8; 32]>,
         now: Instant,
     ) -> Self {
+        let role = match side {
+            Side::Caller { .. } => NegotiationRole::Caller,
+            Side::Callee { .. } => NegotiationRole::Callee,
+        };
         Self {
             call,
             contact,
@@ -77,6 +83,7 @@ impl CallRecord {
             counter: 0,
             seen: ReplayWindow::default(),
             outbox: Outbox::default(),
+            negotiation: Negotiation::new(role),
             look_up: false,
             status: watch::Sender::new(CallStatus::Ringing),
             placed_at: now,
@@ -148,7 +155,13 @@ impl CallRecord {
                 let (sdp, nodes) = (String::clone(answer), nodes.to_vec());
                 serde_json::to_vec(&Answer { sdp, reply_key: Bytes(reply_key), nodes })
             }
-            (OutboxMessage::Ice(candidates), _) => serde_json::to_vec(&Ice { candidates: candidates.clone() }),
+            (OutboxMessage::Ice { round, candidates }, _) => {
+                serde_json::to_vec(&Ice { candidates: candidates.clone(), round: *round, description: None })
+            }
+            (OutboxMessage::Description { round, description }, _) => {
+                let description = Some(description.clone());
+                serde_json::to_vec(&Ice { candidates: Vec::new(), round: *round, description })
+            }
             (OutboxMessage::Reject { busy }, _) => serde_json::to_vec(&Reject { busy: *busy }),
             _ => serde_json::to_vec(&Hangup {}),
         };
@@ -204,7 +217,11 @@ impl CallRecord {
             Side::Caller { recheck_at, .. } => *recheck_at,
             Side::Callee { .. } => None,
         };
-        [self.outbox.next_deadline().filter(|_| ready), recheck, self.forget_at].into_iter().flatten().min()
+        let negotiation = self.negotiation.poll_timeout().filter(|_| !self.is_over());
+        [self.outbox.next_deadline().filter(|_| ready), recheck, negotiation, self.forget_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -276,7 +293,7 @@ mod tests {
         let (mut ada, mut bob) = call();
         let sessions = [key(3), key(5)];
         let none: [SealingKey; 0] = [];
-        let ice = OutboxMessage::Ice(vec!["candidate".to_owned()]);
+        let ice = OutboxMessage::Ice { round: 0, candidates: vec!["candidate".to_owned()] };
 
         let early = sent(&mut ada, &ice, &key(3).public(), 1);
         assert!(bob.open(&early, RelayKind::CallIce, none.iter()).is_some(), "the session's key is kept for the call");

@@ -8,7 +8,7 @@ use super::{
     outbox::OutboxMessage,
 };
 use crate::{
-    call::{CallError, Calls, Input, Output},
+    call::{CallError, Calls, Input, Output, State},
     contact::ContactId,
     seal::CallId,
 };
@@ -62,6 +62,12 @@ impl CallRecords {
     /// The record of a call that is not over.
     pub(super) fn active_mut(&mut self, call: CallId) -> Option<&mut CallRecord> {
         self.records.get_mut(&call).filter(|record| !record.is_over())
+    }
+
+    /// Whether this call is active and was answered.
+    pub(super) fn is_answered(&self, call: CallId) -> bool {
+        self.states.active().is_some_and(|(active, _)| active == call)
+            && matches!(self.states.state(), State::Connecting | State::Connected | State::Reconnecting)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut CallRecord> {

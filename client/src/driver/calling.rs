@@ -16,7 +16,7 @@ use crate::{
     contact::{Contact, ContactId, Pairing},
     event::{Event, StepKind},
     handle::Call,
-    message::{Answer, Ice, Offer, Reject},
+    message::{Answer, Offer, Reject},
     protocol::Incoming,
     seal::{CallId, Envelope},
     sealing_key::SealingKey,
@@ -71,16 +71,10 @@ impl Driver {
             CallAction::HangUp => Input::Hangup,
             CallAction::Media { up: true } => Input::MediaUp,
             CallAction::Media { up: false } => Input::MediaDown,
-            CallAction::Candidates(candidates) => {
-                let record = self.calls.active_mut(call).ok_or(CallError::OutOfTurn)?;
-                if candidates.is_empty() {
-                    return Ok(());
-                }
-                return record
-                    .outbox
-                    .push(OutboxMessage::Ice(candidates.into_inner()))
-                    .map_err(|_| CallActionError::Full);
+            CallAction::Candidates(round, candidates) => {
+                return self.send_candidates(call, round, candidates.into_inner());
             }
+            CallAction::AnswerRenegotiation(round, answer) => return self.answer_renegotiation(call, round, answer),
         };
         let outputs = self.calls.handle(call, input, now)?;
         self.perform(outputs, now);
@@ -125,7 +119,7 @@ impl Driver {
         match kind {
             RelayKind::CallOffer if !caller => self.handle_offer_again(call, contact.id(), &text, now),
             RelayKind::CallAnswer if caller => self.handle_answer(call, &text, now),
-            RelayKind::CallIce => self.handle_candidates(call, &text),
+            RelayKind::CallIce => self.handle_ice(call, &text, now),
             RelayKind::CallReject if caller => {
                 let busy = serde_json::from_slice::<Reject>(&text).is_ok_and(|reject| reject.busy);
                 self.try_input(call, Input::Rejected { busy }, now);
@@ -216,13 +210,6 @@ impl Driver {
         self.try_input(call, Input::Answered, now);
     }
 
-    fn handle_candidates(&self, call: CallId, text: &[u8]) {
-        let over = self.calls.get(call).is_none_or(CallRecord::is_over);
-        if let (Ok(ice), false) = (serde_json::from_slice::<Ice>(text), over) {
-            self.events.send(Event::Candidates { call, candidates: Redacted::new(ice.candidates) });
-        }
-    }
-
     pub(super) fn perform(&mut self, outputs: Vec<Output>, now: Instant) {
         for output in outputs {
             match output {
@@ -251,7 +238,7 @@ impl Driver {
         }
     }
 
-    fn queue(&mut self, call: CallId, item: OutboxMessage) {
+    pub(super) fn queue(&mut self, call: CallId, item: OutboxMessage) {
         if let Some(record) = self.calls.get_mut(call)
             && record.outbox.push(item).is_err()
         {

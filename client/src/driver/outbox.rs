@@ -11,20 +11,31 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use chappe_common::client::RelayKind;
 
-use crate::seal::Padding;
+use crate::{message::Description, seal::Padding};
 
 /// The most candidates in one message, and their total size. A call has about ten candidates.
 const MAX_CANDIDATES: usize = 64;
 const MAX_CANDIDATE_BYTES: usize = 16 * 1024;
-/// The most queued messages: an offer or answer, candidates, and the end.
+/// The most queued messages: an offer or answer, candidates, a further description, and the end.
 const MAX_QUEUE: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OutboxMessage {
     Offer,
     Answer,
-    Ice(Vec<String>),
-    Reject { busy: bool },
+    Ice {
+        /// The round of the candidates.
+        round: u32,
+        candidates: Vec<String>,
+    },
+    /// A description of a renegotiation.
+    Description {
+        round: u32,
+        description: Description,
+    },
+    Reject {
+        busy: bool,
+    },
     Hangup,
 }
 
@@ -33,7 +44,7 @@ impl OutboxMessage {
         match self {
             Self::Offer => RelayKind::CallOffer,
             Self::Answer => RelayKind::CallAnswer,
-            Self::Ice(_) => RelayKind::CallIce,
+            Self::Ice { .. } | Self::Description { .. } => RelayKind::CallIce,
             Self::Reject { .. } => RelayKind::CallReject,
             Self::Hangup => RelayKind::CallHangup,
         }
@@ -41,13 +52,31 @@ impl OutboxMessage {
 
     pub(crate) const fn padding(&self) -> Padding {
         match self {
-            Self::Offer | Self::Answer => Padding::Description,
-            Self::Ice(_) | Self::Reject { .. } | Self::Hangup => Padding::Smallest,
+            Self::Offer | Self::Answer | Self::Description { .. } => Padding::Description,
+            Self::Ice { .. } | Self::Reject { .. } | Self::Hangup => Padding::Smallest,
         }
     }
 
     const fn is_end(&self) -> bool {
         matches!(self, Self::Reject { .. } | Self::Hangup)
+    }
+
+    /// The round that the message describes.
+    const fn described_round(&self) -> Option<u32> {
+        match self {
+            Self::Offer | Self::Answer => Some(0),
+            Self::Description { round, .. } => Some(*round),
+            _ => None,
+        }
+    }
+
+    /// Whether a description of `round` replaces the message: the receiver would ignore it.
+    const fn is_replaced_by(&self, round: u32) -> bool {
+        match self {
+            Self::Description { round: own, .. } => *own <= round,
+            Self::Ice { round: own, .. } => *own < round,
+            _ => false,
+        }
     }
 }
 
@@ -59,9 +88,11 @@ pub(crate) struct Full;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: VecDeque<OutboxMessage>,
-    /// The candidates that were delivered. The peer's session may end before it reads them, so they follow every
-    /// further offer or answer. Duplicates do no harm.
+    /// The delivered candidates of the newest round. The peer's session may end before it reads them, so they follow
+    /// every repeated description. Duplicates do no harm.
     delivered_candidates: Vec<String>,
+    /// Their round.
+    delivered_round: u32,
     /// The request that carries the first message of the queue.
     in_flight: Option<u64>,
     retry_at: Option<Instant>,
@@ -84,6 +115,7 @@ impl Default for Outbox {
         Self {
             queue: VecDeque::new(),
             delivered_candidates: Vec::new(),
+            delivered_round: 0,
             in_flight: None,
             retry_at: None,
             backoff: backoff(),
@@ -92,34 +124,46 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// Adds a message. An end clears the queue. An offer or answer is not queued twice. Candidates join a queued
-    /// message of candidates.
+    /// Adds a message. An end clears the queue. A description is not queued twice, and replaces those of earlier rounds.
+    /// Candidates join a queued message of candidates.
     pub(crate) fn push(&mut self, item: OutboxMessage) -> Result<(), Full> {
         if item.is_end() {
             self.queue.clear();
             self.retry_now();
         }
-        let waiting = usize::from(self.in_flight.is_some())..self.queue.len();
-        if matches!(item, OutboxMessage::Offer | OutboxMessage::Answer)
-            && self.queue.range(waiting.clone()).any(|known| *known == item)
-        {
+        let first = usize::from(self.in_flight.is_some());
+        let described = item.described_round();
+        if described.is_some() && self.queue.range(first.min(self.queue.len())..).any(|known| *known == item) {
             return Ok(());
         }
-        let item = match (item, if waiting.is_empty() { None } else { self.queue.back_mut() }) {
-            (OutboxMessage::Ice(more), Some(OutboxMessage::Ice(known))) if fits(known.iter().chain(&more)) => {
+        if let OutboxMessage::Description { round, .. } = &item {
+            let mut index = 0;
+            self.queue.retain(|known| {
+                index += 1;
+                index <= first || !known.is_replaced_by(*round)
+            });
+        }
+        let item = match (item, if self.queue.len() <= first { None } else { self.queue.back_mut() }) {
+            (
+                OutboxMessage::Ice { round, candidates: more },
+                Some(OutboxMessage::Ice { round: known_round, candidates: known }),
+            ) if round == *known_round && fits(known.iter().chain(&more)) => {
                 known.extend(more);
                 return Ok(());
             }
             (item, _) => item,
         };
-        if self.queue.len() >= MAX_QUEUE || matches!(&item, OutboxMessage::Ice(candidates) if !fits(candidates.iter()))
-        {
+        let is_long = matches!(&item, OutboxMessage::Ice { candidates, .. } if !fits(candidates.iter()));
+        if self.queue.len() >= MAX_QUEUE || is_long {
             return Err(Full);
         }
-        let describes = matches!(item, OutboxMessage::Offer | OutboxMessage::Answer);
         self.queue.push_back(item);
-        if describes && !self.delivered_candidates.is_empty() && self.queue.len() < MAX_QUEUE {
-            self.queue.push_back(OutboxMessage::Ice(std::mem::take(&mut self.delivered_candidates)));
+        if described.is_some_and(|round| round == self.delivered_round || round == 0)
+            && !self.delivered_candidates.is_empty()
+            && self.queue.len() < MAX_QUEUE
+        {
+            let candidates = std::mem::take(&mut self.delivered_candidates);
+            self.queue.push_back(OutboxMessage::Ice { round: self.delivered_round, candidates });
         }
         Ok(())
     }
@@ -152,12 +196,20 @@ impl Outbox {
         self.clear_in_flight(request)?;
         self.retry_now();
         let item = self.queue.pop_front();
-        if let Some(OutboxMessage::Ice(candidates)) = &item
-            && fits(self.delivered_candidates.iter().chain(candidates))
-        {
-            self.delivered_candidates.extend_from_slice(candidates);
+        if let Some(OutboxMessage::Ice { round, candidates }) = &item {
+            self.keep_delivered(*round, candidates);
         }
         item
+    }
+
+    fn keep_delivered(&mut self, round: u32, candidates: &[String]) {
+        if round > self.delivered_round {
+            self.delivered_round = round;
+            self.delivered_candidates.clear();
+        }
+        if round == self.delivered_round && fits(self.delivered_candidates.iter().chain(candidates)) {
+            self.delivered_candidates.extend_from_slice(candidates);
+        }
     }
 
     /// Schedules a retry of the message of this request, after a pause.
@@ -206,10 +258,21 @@ fn fits<'a>(candidates: impl Iterator<Item = &'a String>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::redacted::Redacted;
+
     use super::*;
+    use crate::message::DescriptionKind;
 
     fn ice(n: u32) -> OutboxMessage {
-        OutboxMessage::Ice(vec![n.to_string()])
+        ice_of(0, &[n])
+    }
+
+    fn ice_of(round: u32, numbers: &[u32]) -> OutboxMessage {
+        OutboxMessage::Ice { round, candidates: numbers.iter().map(u32::to_string).collect() }
+    }
+
+    fn description(round: u32, kind: DescriptionKind) -> OutboxMessage {
+        OutboxMessage::Description { round, description: Description { kind, sdp: Redacted::new("v=0".to_owned()) } }
     }
 
     #[test]
@@ -235,7 +298,7 @@ mod tests {
         outbox.push(ice(2)).expect("room");
         outbox.push(ice(3)).expect("room");
         assert_eq!(outbox.delivered(1), Some(ice(1)));
-        assert_eq!(outbox.due(now), Some(&OutboxMessage::Ice(vec!["2".to_owned(), "3".to_owned()])));
+        assert_eq!(outbox.due(now), Some(&ice_of(0, &[2, 3])));
     }
 
     #[test]
@@ -273,12 +336,12 @@ mod tests {
         outbox.mark_in_flight(1);
         outbox.push(OutboxMessage::Offer).expect("a second one behind the one that is under way");
         assert_eq!(outbox.queue.len(), 2);
-        let long = OutboxMessage::Ice(vec!["x".repeat(9000)]);
+        let long = |bytes| OutboxMessage::Ice { round: 0, candidates: vec!["x".repeat(bytes)] };
         for n in 2..MAX_QUEUE {
-            assert_eq!(outbox.push(long.clone()), Ok(()), "{n}");
+            assert_eq!(outbox.push(long(9000)), Ok(()), "{n}");
         }
-        assert_eq!(outbox.push(long), Err(Full));
-        assert_eq!(Outbox::default().push(OutboxMessage::Ice(vec!["x".repeat(20_000)])), Err(Full));
+        assert_eq!(outbox.push(long(9000)), Err(Full));
+        assert_eq!(Outbox::default().push(long(20_000)), Err(Full));
     }
 
     #[test]
@@ -295,9 +358,44 @@ mod tests {
         outbox.push(OutboxMessage::Offer).expect("room");
         outbox.mark_in_flight(4);
         assert_eq!(outbox.delivered(4), Some(OutboxMessage::Offer));
-        assert_eq!(outbox.due(now), Some(&OutboxMessage::Ice(vec!["1".to_owned(), "2".to_owned()])));
+        assert_eq!(outbox.due(now), Some(&ice_of(0, &[1, 2])));
         outbox.mark_in_flight(5);
         outbox.delivered(5);
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_description_replaces_what_waits_of_earlier_rounds() {
+        let now = Instant::now();
+        let (offer, answer) = (description(1, DescriptionKind::Offer), description(1, DescriptionKind::Answer));
+        let mut outbox = Outbox::default();
+        for item in [ice(1), ice_of(1, &[2]), offer] {
+            outbox.push(item).expect("room");
+        }
+        // The other side's offer of the same round counts.
+        outbox.push(answer.clone()).expect("room");
+        outbox.push(answer.clone()).expect("it waits already");
+        assert_eq!(outbox.queue, [ice_of(1, &[2]), answer.clone()]);
+        outbox.mark_in_flight(1);
+        let next = description(2, DescriptionKind::Offer);
+        outbox.push(next.clone()).expect("room");
+        assert_eq!(outbox.queue, [ice_of(1, &[2]), next.clone()], "the message under way is left alone");
+        outbox.delivered(1);
+        assert_eq!(outbox.due(now), Some(&next));
+    }
+
+    #[test]
+    fn only_the_candidates_of_its_round_follow_a_repeated_description() {
+        let mut outbox = Outbox::default();
+        let (first, next) = (description(1, DescriptionKind::Offer), description(2, DescriptionKind::Offer));
+        for (request, item) in [(1, ice(1)), (2, first.clone()), (3, ice_of(1, &[2]))] {
+            outbox.push(item.clone()).expect("room");
+            outbox.mark_in_flight(request);
+            assert_eq!(outbox.delivered(request), Some(item));
+        }
+        outbox.push(first.clone()).expect("room");
+        assert_eq!(outbox.queue, [first, ice_of(1, &[2])]);
+        outbox.push(next.clone()).expect("room");
+        assert_eq!(outbox.queue, [next]);
     }
 }
