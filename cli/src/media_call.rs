@@ -322,6 +322,7 @@ const fn reason_text(reason: EndReason) -> &'static str {
         EndReason::NotConnected => "media did not connect",
         EndReason::Lost => "media was lost and did not come back",
         EndReason::Glare => "both called at once",
+        EndReason::Rejoined => "the other side continues in a new call",
         EndReason::Shutdown => "the client was stopped",
     }
 }

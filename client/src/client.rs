@@ -28,6 +28,7 @@ use crate::{
     handle::Call,
     profile::{Profile, ProfileError},
     protocol::IceServer,
+    seal::CallId,
     sealing_key::SealingKey,
 };
 
@@ -227,8 +228,31 @@ impl Client {
     /// Another call is active, too many earlier calls are still ending, there is no such contact, the description is
     /// longer than [`MAX_SDP`](crate::MAX_SDP), or the client has stopped.
     pub async fn call(&self, contact: ContactId, offer_sdp: impl Into<String>) -> Result<Call, CallActionError> {
+        self.place(contact, offer_sdp.into(), None).await
+    }
+
+    /// Continues an answered call that this client has lost, as by a restart of the app. If the contact's client still has
+    /// the call `old`, it replaces that call by the new one without ringing, and its app gets [`Event::CallRejoined`].
+    /// Otherwise the new call ends with [`EndReason::PeerHungUp`]. The contact's client waits for 30 s after it has lost
+    /// media.
+    ///
+    /// # Errors
+    /// Those of [`Self::call`].
+    ///
+    /// [`Event::CallRejoined`]: crate::Event::CallRejoined
+    /// [`EndReason::PeerHungUp`]: crate::call::EndReason::PeerHungUp
+    pub async fn rejoin(
+        &self,
+        contact: ContactId,
+        old: CallId,
+        offer_sdp: impl Into<String>,
+    ) -> Result<Call, CallActionError> {
+        self.place(contact, offer_sdp.into(), Some(old)).await
+    }
+
+    async fn place(&self, contact: ContactId, offer: String, rejoins: Option<CallId>) -> Result<Call, CallActionError> {
         let (reply, placed) = oneshot::channel();
-        let command = Command::Place { contact, offer: offer_sdp.into(), reply };
+        let command = Command::Place { contact, offer, rejoins, reply };
         self.inner.commands.send(command).await.map_err(|_| CallActionError::Stopped)?;
         let PlacedCall { id, status } = placed.await.map_err(|_| CallActionError::Stopped)??;
         Ok(Call { id, contact, commands: self.inner.commands.clone(), status })

@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Place {
         contact: ContactId,
         offer: String,
+        /// The lost call that this one replaces.
+        rejoins: Option<CallId>,
         reply: oneshot::Sender<Result<PlacedCall, CallActionError>>,
     },
     Act {

@@ -165,8 +165,8 @@ impl Driver {
         let now = Instant::now();
         // Send errors are ignored: the app no longer waits.
         match command {
-            Command::Place { contact, offer, reply } => {
-                let _ = reply.send(self.place_call(contact, offer, now));
+            Command::Place { contact, offer, rejoins, reply } => {
+                let _ = reply.send(self.place_call(contact, offer, rejoins, now));
             }
             Command::Act { call, action, reply } => {
                 let _ = reply.send(self.handle_call_action(call, action, now));

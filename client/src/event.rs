@@ -116,6 +116,18 @@ pub enum Event {
         /// The caller's session description.
         offer: Redacted<String>,
     },
+    /// The contact's client has lost the call `old`, as by a reload, and replaces it by a new one. Accept it at once: it
+    /// does not ring. The end of the old call, with [`EndReason::Rejoined`], is reported before.
+    CallRejoined {
+        /// The handle of the new call.
+        call: Call,
+        /// The call that it replaces.
+        old: CallId,
+        /// The contact.
+        contact: ContactId,
+        /// The caller's session description.
+        offer: Redacted<String>,
+    },
     /// The offer was delivered to the contact's client.
     Ringing {
         /// The call.

@@ -22,6 +22,9 @@ pub(crate) struct Offer {
     /// Nodes that the caller has proved, in case the callee later finds none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) nodes: Vec<String>,
+    /// The id of the call that this one replaces, because the caller has lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rejoins: Option<Bytes<16>>,
 }
 
 impl Offer {
@@ -112,6 +115,7 @@ mod tests {
         let corpus = [
             r#"{"sdp":"v=0\r\n","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","sentAt":1800000000,"nodes":["wss://a#b"]}"#,
             r#"{"sdp":"","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM"}"#,
+            r#"{"sdp":"","replyKey":"AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM","sentAt":1,"rejoins":"BAQEBAQEBAQEBAQEBAQEBA"}"#,
             r#"{"candidates":["candidate:1 1 udp 1 192.0.2.1 1 typ host",""]}"#,
             r#"{"candidates":[],"round":1,"description":{"type":"offer","sdp":"v=0\r\n"}}"#,
             r#"{"candidates":[""],"round":4294967295,"description":{"type":"answer","sdp":""}}"#,

@@ -129,6 +129,54 @@ async fn a_call_is_renegotiated_by_either_side_and_by_both_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_lost_its_call_rejoins_without_ringing_while_the_other_side_has_it() {
+    let federation = Federation::start(2, no_limits).await;
+    let ((ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;
+    let lost = call(&ada, to_bob).await;
+    let (incoming, _) = bob.incoming().await;
+    incoming.accept("the answer").await.expect("accepted");
+    answer(&lost).await.expect("answered");
+    incoming.media_up().await.expect("answered");
+    let Person { client, profile, .. } = ada;
+    // Without a farewell, as if the page was reloaded.
+    drop(client);
+    incoming.media_down().await.expect("answered");
+
+    let ada = start(&federation, profile, "Ada", Finds::Only(0)).await;
+    let again = ada.client.rejoin(to_bob, lost.id(), "another offer").await.expect("placed");
+    assert_eq!(end(&incoming).await, EndReason::Rejoined);
+    let (rejoined, old, offer) = bob
+        .wait("the new call", |event| match event {
+            Event::CallRejoined { call, old, offer, .. } => Some((call, old, offer.into_inner())),
+            Event::IncomingCall { .. } => panic!("it rings"),
+            _ => None,
+        })
+        .await;
+    assert_eq!((rejoined.id(), old, offer.as_str()), (again.id(), lost.id(), "another offer"));
+    rejoined.accept("another answer").await.expect("accepted");
+    assert_eq!(answer(&again).await.as_deref(), Ok("another answer"));
+    rejoined.hang_up().await.expect("a call to hang up");
+    assert_eq!(end(&again).await, EndReason::PeerHungUp);
+
+    // Now there is no such call.
+    let late = ada.client.rejoin(to_bob, again.id(), "a late offer").await.expect("placed");
+    assert_eq!(end(&late).await, EndReason::PeerHungUp);
+    let rings = async {
+        loop {
+            let event = bob.events.next().await.expect("a running client");
+            if matches!(event, Event::IncomingCall { .. } | Event::CallRejoined { .. }) {
+                return event;
+            }
+        }
+    };
+    let rung = timeout(Duration::from_millis(300), rings).await;
+    assert!(rung.is_err(), "{rung:?}");
+    drop(bob);
+    drop(ada);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_timeline_names_every_hop() {
     let federation = Federation::start(3, no_limits).await;
     let ((mut ada, to_bob), (mut bob, _)) = friends(&federation, (Finds::Only(0), Finds::Only(1))).await;

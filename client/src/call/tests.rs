@@ -6,8 +6,18 @@ const HIGHER: CallId = CallId::from_bytes([6; 16]);
 const ADA: ContactId = ContactId::new([1; 32]);
 const BOB: ContactId = ContactId::new([2; 32]);
 
-const STATES: [State; 6] =
-    [State::Idle, State::Outgoing, State::Incoming, State::Connecting, State::Connected, State::Reconnecting];
+/// The call that [`CALL`] has replaced in [`State::Rejoining`].
+const LOST: CallId = CallId::from_bytes([9; 16]);
+
+const STATES: [State; 7] = [
+    State::Idle,
+    State::Outgoing,
+    State::Incoming,
+    State::Rejoining,
+    State::Connecting,
+    State::Connected,
+    State::Reconnecting,
+];
 
 /// [`CALL`] with Ada, brought to `state` at `now`.
 fn at(state: State, now: Instant) -> Calls {
@@ -15,11 +25,16 @@ fn at(state: State, now: Instant) -> Calls {
         State::Idle => &[],
         State::Outgoing => &[Input::Place(ADA)],
         State::Incoming => &[Input::Offered(ADA)],
+        State::Rejoining => &[Input::OfferedToRejoin { contact: ADA, old: LOST }],
         State::Connecting => &[Input::Offered(ADA), Input::Accept],
         State::Connected => &[Input::Place(ADA), Input::Answered, Input::MediaUp],
         State::Reconnecting => &[Input::Place(ADA), Input::Answered, Input::MediaUp, Input::MediaDown],
     };
     let mut calls = Calls::default();
+    if state == State::Rejoining {
+        calls.handle(LOST, Input::Offered(ADA), now).expect("it rings");
+        calls.handle(LOST, Input::Accept, now).expect("it is accepted");
+    }
     for input in inputs {
         calls.handle(CALL, *input, now).expect("the way to the state");
     }
@@ -28,11 +43,11 @@ fn at(state: State, now: Instant) -> Calls {
 }
 
 /// For each state in the order of [`STATES`]: the next state and the outputs, or why not.
-type Row = (Input, [Result<(State, Vec<Output>), CallError>; 6]);
+type Row = (Input, [Result<(State, Vec<Output>), CallError>; 7]);
 
 fn table() -> Vec<Row> {
     use CallError::{Busy, OutOfTurn};
-    use State::{Connected, Connecting, Idle, Incoming, Outgoing, Reconnecting};
+    use State::{Connected, Connecting, Idle, Incoming, Outgoing, Reconnecting, Rejoining};
     let no = || Err(OutOfTurn);
     let to = |state, outputs: &[Output]| Ok((state, outputs.to_vec()));
     let end = |reason| Ok((Idle, vec![Output::End(CALL, reason)]));
@@ -41,53 +56,67 @@ fn table() -> Vec<Row> {
     let reject = || end_with(Output::SendReject(CALL), EndReason::Declined);
     let peer = || end(EndReason::PeerHungUp);
     let again = [Output::SendAnswer(CALL)];
+    let place = || {
+        [
+            to(Outgoing, &[Output::SendOffer(CALL)]),
+            Err(Busy),
+            // The one that rings ends.
+            to(Outgoing, &[Output::SendReject(CALL), Output::End(CALL, EndReason::Declined), Output::SendOffer(CALL)]),
+            Err(Busy),
+            Err(Busy),
+            Err(Busy),
+            Err(Busy),
+        ]
+    };
     vec![
-        (
-            Input::Place(ADA),
-            [
-                to(Outgoing, &[Output::SendOffer(CALL)]),
-                Err(Busy),
-                // The one that rings ends.
-                to(
-                    Outgoing,
-                    &[Output::SendReject(CALL), Output::End(CALL, EndReason::Declined), Output::SendOffer(CALL)],
-                ),
-                Err(Busy),
-                Err(Busy),
-                Err(Busy),
-            ],
-        ),
+        (Input::Place(ADA), place()),
+        (Input::Rejoin { contact: ADA, old: LOST }, place()),
         (
             Input::Offered(ADA),
             [
                 to(Incoming, &[Output::Ring(CALL)]),
                 to(Outgoing, &[]),
                 to(Incoming, &[]),
+                to(Rejoining, &[]),
                 to(Connecting, &again),
                 to(Connected, &again),
                 to(Reconnecting, &again),
             ],
         ),
-        (Input::Accept, [no(), no(), to(Connecting, &again), no(), no(), no()]),
-        (Input::Decline, [no(), no(), reject(), no(), no(), no()]),
+        // Its first offer, or a repeated one.
+        (
+            Input::OfferedToRejoin { contact: ADA, old: LOST },
+            [
+                to(Idle, &[Output::SendGone(CALL)]),
+                to(Outgoing, &[]),
+                to(Incoming, &[]),
+                to(Rejoining, &[]),
+                to(Connecting, &again),
+                to(Connected, &again),
+                to(Reconnecting, &again),
+            ],
+        ),
+        (Input::Accept, [no(), no(), to(Connecting, &again), to(Connecting, &again), no(), no(), no()]),
+        (Input::Decline, [no(), no(), reject(), reject(), no(), no(), no()]),
         (
             Input::Answered,
             [
                 no(),
                 to(Connecting, &[Output::ReportAnswer(CALL)]),
                 no(),
+                no(),
                 to(Connecting, &[]),
                 to(Connected, &[]),
                 to(Reconnecting, &[]),
             ],
         ),
-        (Input::Rejected { busy: false }, [no(), end(EndReason::Declined), no(), no(), no(), no()]),
-        (Input::Rejected { busy: true }, [no(), end(EndReason::Busy), no(), no(), no(), no()]),
-        (Input::Undeliverable, [no(), end(EndReason::Offline), no(), no(), no(), no()]),
-        (Input::Hangup, [no(), hangup(), reject(), hangup(), hangup(), hangup()]),
-        (Input::PeerHangup, [no(), peer(), peer(), peer(), peer(), peer()]),
-        (Input::MediaUp, [no(), no(), no(), to(Connected, &[]), to(Connected, &[]), to(Connected, &[])]),
-        (Input::MediaDown, [no(), no(), no(), to(Connecting, &[]), to(Reconnecting, &[]), to(Reconnecting, &[])]),
+        (Input::Rejected { busy: false }, [no(), end(EndReason::Declined), no(), no(), no(), no(), no()]),
+        (Input::Rejected { busy: true }, [no(), end(EndReason::Busy), no(), no(), no(), no(), no()]),
+        (Input::Undeliverable, [no(), end(EndReason::Offline), no(), no(), no(), no(), no()]),
+        (Input::Hangup, [no(), hangup(), reject(), hangup(), hangup(), hangup(), hangup()]),
+        (Input::PeerHangup, [no(), peer(), peer(), peer(), peer(), peer(), peer()]),
+        (Input::MediaUp, [no(), no(), no(), no(), to(Connected, &[]), to(Connected, &[]), to(Connected, &[])]),
+        (Input::MediaDown, [no(), no(), no(), no(), to(Connecting, &[]), to(Reconnecting, &[]), to(Reconnecting, &[])]),
     ]
 }
 
@@ -123,7 +152,10 @@ fn a_contact_that_rings_again_at_once_gets_busy_and_others_ring() {
 fn messages_of_another_call_do_not_affect_the_active_one() {
     let now = Instant::now();
     let inputs = table().into_iter().map(|(input, _)| input);
-    for input in inputs.filter(|input| !matches!(input, Input::Place(_) | Input::Offered(_))) {
+    let of_a_call = |input: &Input| {
+        !matches!(input, Input::Place(_) | Input::Rejoin { .. } | Input::Offered(_) | Input::OfferedToRejoin { .. })
+    };
+    for input in inputs.filter(of_a_call) {
         for state in STATES {
             let mut calls = at(state, now);
             assert_eq!(calls.handle(LOWER, input, now), Err(CallError::OutOfTurn), "{input:?} in {state:?}");
@@ -139,6 +171,7 @@ fn each_state_ends_at_its_deadline_and_not_before() {
     for (state, after, outputs) in [
         (State::Outgoing, RINGING, vec![hangup, Output::End(CALL, EndReason::NoAnswer)]),
         (State::Incoming, RINGING, vec![Output::End(CALL, EndReason::NoAnswer)]),
+        (State::Rejoining, RECONNECT, vec![hangup, Output::End(CALL, EndReason::NotConnected)]),
         (State::Reconnecting, RECONNECT, vec![hangup, Output::End(CALL, EndReason::Lost)]),
     ] {
         let mut calls = at(state, now);
@@ -193,4 +226,71 @@ fn a_shutdown_hangs_up() {
     assert!(at(State::Idle, now).shutdown(now).is_empty());
     let ended = at(State::Connected, now).shutdown(now);
     assert_eq!(ended, [Output::SendHangup(CALL), Output::End(CALL, EndReason::Shutdown)]);
+}
+
+#[test]
+fn a_call_that_was_answered_is_replaced_without_ringing_and_any_other_is_gone() {
+    let now = Instant::now();
+    let replaced = || vec![Output::End(CALL, EndReason::Rejoined), Output::Rejoin { call: HIGHER, old: CALL }];
+    let gone = || vec![Output::SendGone(HIGHER)];
+    for (state, outputs) in STATES.into_iter().zip([
+        gone(),
+        // It rings over there: the other side gets the offer again.
+        gone(),
+        gone(),
+        replaced(),
+        replaced(),
+        replaced(),
+        replaced(),
+    ]) {
+        let is_replaced = outputs.len() == 2;
+        let rejoin = |contact, old| Input::OfferedToRejoin { contact, old };
+        let mut calls = at(state, now);
+        assert_eq!(calls.handle(HIGHER, rejoin(ADA, CALL), now), Ok(outputs), "{state:?}");
+        assert_eq!(calls.state(), if is_replaced { State::Rejoining } else { state });
+        // Another contact's, and another call.
+        assert_eq!(at(state, now).handle(HIGHER, rejoin(BOB, CALL), now), Ok(gone()), "{state:?}");
+        if state != State::Outgoing {
+            assert_eq!(at(state, now).handle(HIGHER, rejoin(ADA, LOST), now), Ok(gone()), "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn where_both_have_lost_the_call_the_lower_id_wins_without_ringing() {
+    let now = Instant::now();
+    let lost = |old| Input::OfferedToRejoin { contact: ADA, old };
+    let outgoing = || {
+        let mut calls = Calls::default();
+        calls.handle(CALL, Input::Rejoin { contact: ADA, old: LOST }, now).expect("idle");
+        calls
+    };
+    assert_eq!(outgoing().handle(HIGHER, lost(LOST), now), Ok(Vec::new()));
+    let mut loser = outgoing();
+    let outputs = loser.handle(LOWER, lost(LOST), now);
+    assert_eq!(outputs, Ok(vec![Output::End(CALL, EndReason::Glare), Output::Rejoin { call: LOWER, old: LOST }]));
+    assert_eq!(loser.state(), State::Rejoining);
+    // If this side has called without such a call, its user knows of no lost one.
+    let mut calls = at(State::Outgoing, now);
+    let outputs = calls.handle(LOWER, lost(LOST), now);
+    assert_eq!(outputs, Ok(vec![Output::End(CALL, EndReason::Glare), Output::Ring(LOWER)]));
+}
+
+#[test]
+fn replacements_are_bounded_and_cost_no_ring() {
+    let now = Instant::now();
+    let id = |n: u8| CallId::from_bytes([n; 16]);
+    let mut calls = Calls::default();
+    calls.handle(id(0), Input::Offered(ADA), now).expect("it rings");
+    calls.handle(id(0), Input::Accept, now).expect("it rings");
+    for n in 1..=5 {
+        let outputs = calls.handle(id(n), Input::OfferedToRejoin { contact: ADA, old: id(n - 1) }, now);
+        assert_eq!(outputs.map(|outputs| outputs.len()), Ok(2), "{n}");
+        calls.handle(id(n), Input::Accept, now).expect("the app is asked");
+    }
+    let again = Input::OfferedToRejoin { contact: ADA, old: id(5) };
+    assert_eq!(calls.handle(id(6), again, now), Ok(vec![Output::SendGone(id(6))]));
+    assert_eq!(calls.handle(id(6), again, now + REJOIN_WINDOW).map(|outputs| outputs.len()), Ok(2));
+    calls.handle(id(6), Input::PeerHangup, now).expect("it is active");
+    assert_eq!(calls.handle(id(7), Input::Offered(ADA), now), Ok(vec![Output::Ring(id(7))]));
 }

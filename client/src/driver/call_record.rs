@@ -23,6 +23,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum Side {
     Caller {
         offer: Redacted<String>,
+        /// The lost call that this one replaces.
+        rejoins: Option<CallId>,
         /// The lease from the last lookup.
         lease: Option<SignedLease>,
         /// The session key to which an offer was delivered.
@@ -147,9 +149,10 @@ impl CallRecord {
             MessageContext { call: self.call, direction: self.outward(), kind: item.kind(), counter: self.counter };
         let reply_key = self.own_key.public();
         let encode = |nodes: &[String]| match (item, &self.side) {
-            (OutboxMessage::Offer, Side::Caller { offer, .. }) => {
+            (OutboxMessage::Offer, Side::Caller { offer, rejoins, .. }) => {
                 let (sdp, nodes) = (String::clone(offer), nodes.to_vec());
-                serde_json::to_vec(&Offer { sdp, reply_key: Bytes(reply_key), sent_at: now.as_secs(), nodes })
+                let rejoins = rejoins.map(|call| Bytes(*call.as_bytes()));
+                serde_json::to_vec(&Offer { sdp, reply_key: Bytes(reply_key), sent_at: now.as_secs(), nodes, rejoins })
             }
             (OutboxMessage::Answer, Side::Callee { answer: Some(answer), .. }) => {
                 let (sdp, nodes) = (String::clone(answer), nodes.to_vec());
@@ -267,7 +270,7 @@ mod tests {
     fn call() -> (CallRecord, CallRecord) {
         let now = Instant::now();
         let offer = Redacted::new("offer".to_owned());
-        let side = Side::Caller { offer, lease: None, offered_to: None, recheck_at: None };
+        let side = Side::Caller { offer, rejoins: None, lease: None, offered_to: None, recheck_at: None };
         let mut ada = record(contact(2, Role::A), side, None, now);
         let payload = ada.seal(&OutboxMessage::Offer, &key(3).public(), &key(1), &[], UNIX).expect("a payload");
         let envelope = Envelope::parse(&payload).expect("an envelope");

@@ -27,6 +27,7 @@ impl Driver {
         &mut self,
         contact: ContactId,
         offer: String,
+        rejoins: Option<CallId>,
         now: Instant,
     ) -> Result<PlacedCall, CallActionError> {
         if offer.len() > MAX_SDP {
@@ -37,8 +38,13 @@ impl Driver {
             return Err(CallActionError::Full);
         }
         let call = CallId::generate(&mut rand::rng());
-        let outputs = self.calls.handle(call, Input::Place(contact.id()), now)?;
-        let side = Side::Caller { offer: Redacted::new(offer), lease: None, offered_to: None, recheck_at: None };
+        let input = match rejoins {
+            None => Input::Place(contact.id()),
+            Some(old) => Input::Rejoin { contact: contact.id(), old },
+        };
+        let outputs = self.calls.handle(call, input, now)?;
+        let side =
+            Side::Caller { offer: Redacted::new(offer), rejoins, lease: None, offered_to: None, recheck_at: None };
         // The callee's answer arrives at the inbox of this contact.
         for session in self.sessions.iter_mut() {
             session.leases.attach_now(contact.id(), now);
@@ -158,8 +164,14 @@ impl Driver {
             return;
         }
         self.report_step(Some(call), node, StepKind::Received(RelayKind::CallOffer));
-        let Ok(outputs) = self.calls.handle(call, Input::Offered(contact.id()), now) else { return };
-        let wanted = outputs.iter().any(|output| [Output::Ring(call), Output::SendBusy(call)].contains(output));
+        let input = match offer.rejoins {
+            None => Input::Offered(contact.id()),
+            Some(old) => Input::OfferedToRejoin { contact: contact.id(), old: CallId::from_bytes(old.0) },
+        };
+        let Ok(outputs) = self.calls.handle(call, input, now) else { return };
+        let wanted = outputs.iter().any(|output| {
+            matches!(output, Output::Ring(_) | Output::Rejoin { .. } | Output::SendBusy(_) | Output::SendGone(_))
+        });
         if outputs.contains(&Output::Ring(call)) {
             // Only for an offer that rings, because a referral is written to the disk.
             self.record_referral(contact.id(), &offer.nodes);
@@ -230,7 +242,14 @@ impl Driver {
                         record.end(CallStatus::Ended(EndReason::Busy), now);
                     }
                 }
+                Output::SendGone(call) => {
+                    self.queue(call, OutboxMessage::Hangup);
+                    if let Some(record) = self.calls.get_mut(call) {
+                        record.end(CallStatus::Ended(EndReason::HungUp), now);
+                    }
+                }
                 Output::Ring(call) => self.ring(call),
+                Output::Rejoin { call, old } => self.report_rejoin(call, old),
                 Output::ReportAnswer(call) => self.report_answer(call),
                 Output::StopGathering(call) => self.events.send(Event::StopGathering { call }),
                 Output::End(call, reason) => self.end(call, reason, now),
@@ -247,17 +266,24 @@ impl Driver {
     }
 
     fn ring(&self, call: CallId) {
-        let Some(record) = self.calls.get(call) else { return };
-        let Side::Callee { offer, .. } = &record.side else { return };
+        let Some((record, call, offer)) = self.offered(call) else { return };
+        let (contact, name) = (record.contact.id(), Redacted::new(record.contact.name().to_owned()));
+        self.events.send(Event::IncomingCall { call, contact, name, offer });
+    }
+
+    fn report_rejoin(&self, call: CallId, old: CallId) {
+        let Some((record, call, offer)) = self.offered(call) else { return };
+        self.events.send(Event::CallRejoined { call, old, contact: record.contact.id(), offer });
+    }
+
+    /// The record of an offered call, its handle, and the offer.
+    fn offered(&self, call: CallId) -> Option<(&CallRecord, Call, Redacted<String>)> {
+        let record = self.calls.get(call)?;
+        let Side::Callee { offer, .. } = &record.side else { return None };
         // If the app has dropped its handles, nobody can accept the call.
-        let Some(commands) = self.commands.sender.upgrade() else { return };
-        let (id, contact, status) = (record.call, record.contact.id(), record.status.subscribe());
-        self.events.send(Event::IncomingCall {
-            call: Call { id, contact, commands, status },
-            contact: record.contact.id(),
-            name: Redacted::new(record.contact.name().to_owned()),
-            offer: offer.clone(),
-        });
+        let commands = self.commands.sender.upgrade()?;
+        let (contact, status) = (record.contact.id(), record.status.subscribe());
+        Some((record, Call { id: call, contact, commands, status }, offer.clone()))
     }
 
     fn report_answer(&self, call: CallId) {
