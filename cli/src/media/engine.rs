@@ -40,9 +40,10 @@ fn quoted(error: impl Display) -> Error {
 #[derive(Debug)]
 pub(super) enum Command {
     Offer(oneshot::Sender<Result<String>>),
+    RestartIce(oneshot::Sender<Result<String>>),
     AcceptOffer(String, oneshot::Sender<Result<String>>),
     AcceptAnswer(String, oneshot::Sender<Result<()>>),
-    AddCandidate(String, oneshot::Sender<Result<()>>),
+    AddCandidate(String),
 }
 
 /// The peer with its socket and state.
@@ -52,7 +53,8 @@ pub(super) struct Engine {
     local: SocketAddr,
     reporter: watch::Sender<Report>,
     pending: Option<SdpPendingOffer>,
-    track: Option<Mid>,
+    /// The m-line with sound. The others are negotiated and not used.
+    sound: Option<Mid>,
     tone: Tone,
     samples: u64,
 }
@@ -61,11 +63,11 @@ impl Engine {
     /// Creates a peer on `socket`. Returns it with its candidate.
     pub(super) fn new(socket: UdpSocket, reporter: watch::Sender<Report>) -> Result<(Self, String)> {
         let local = socket.local_addr()?;
-        let mut rtc = RtcConfig::new().clear_codecs().enable_pcmu(true, false).build(Instant::now());
+        let mut rtc = RtcConfig::new().clear_codecs().enable_pcmu(true, false).enable_vp8(true).build(Instant::now());
         let candidate = Candidate::host(local, Protocol::Udp)?;
         let text = candidate.to_sdp_string();
         rtc.add_local_candidate(candidate).context("the socket's address is not a candidate")?;
-        let engine = Self { rtc, socket, local, reporter, pending: None, track: None, tone: Tone::Caller, samples: 0 };
+        let engine = Self { rtc, socket, local, reporter, pending: None, sound: None, tone: Tone::Caller, samples: 0 };
         Ok((engine, text))
     }
 
@@ -116,8 +118,11 @@ impl Engine {
                 let connected = self.rtc.is_connected() && !state.is_disconnected();
                 self.reporter.send_modify(|report| report.connected = connected);
             }
-            Event::MediaAdded(added) => self.track = Some(added.mid),
-            Event::MediaData(data) => {
+            // Also sent for lines that this side has rejected, and for video.
+            Event::MediaAdded(added) if added.kind == MediaKind::Audio => {
+                self.sound.get_or_insert(added.mid);
+            }
+            Event::MediaData(data) if Some(data.mid) == self.sound => {
                 let heard = self.tone.other().is_in(&data.data);
                 self.reporter.send_modify(|report| {
                     report.received += 1;
@@ -140,7 +145,7 @@ impl Engine {
     }
 
     fn send_packet(&mut self) -> Result<()> {
-        let Some(writer) = self.track.and_then(|track| self.rtc.writer(track)) else { return Ok(()) };
+        let Some(writer) = self.sound.and_then(|sound| self.rtc.writer(sound)) else { return Ok(()) };
         let Some(payload_type): Option<Pt> = writer.payload_params().next().map(|params| params.pt()) else {
             return Ok(());
         };
@@ -155,25 +160,42 @@ impl Engine {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Offer(reply) => drop(reply.send(self.offer())),
+            Command::RestartIce(reply) => drop(reply.send(self.restart_ice())),
             Command::AcceptOffer(offer, reply) => drop(reply.send(self.accept_offer(&offer))),
             Command::AcceptAnswer(answer, reply) => drop(reply.send(self.accept_answer(&answer))),
-            Command::AddCandidate(candidate, reply) => drop(reply.send(self.add_candidate(&candidate))),
+            Command::AddCandidate(candidate) => self.add_candidate(&candidate),
         }
     }
 
+    /// An offer with the three m-lines of the media profile: sound, camera and screen.
     fn offer(&mut self) -> Result<String> {
         let mut change = self.rtc.sdp_api();
-        self.track = Some(change.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None));
+        let [sound, _, _] = [MediaKind::Audio, MediaKind::Video, MediaKind::Video]
+            .map(|kind| change.add_media(kind, Direction::SendRecv, None, None, None));
         let (offer, pending) = change.apply().ok_or_else(|| anyhow!("nothing to offer"))?;
+        self.sound = Some(sound);
         self.pending = Some(pending);
         self.tone = Tone::Caller;
+        Ok(offer.to_sdp_string())
+    }
+
+    /// An offer with new ICE credentials, from the same socket.
+    fn restart_ice(&mut self) -> Result<String> {
+        let mut change = self.rtc.sdp_api();
+        change.ice_restart(true);
+        let (offer, pending) = change.apply().ok_or_else(|| anyhow!("nothing to offer"))?;
+        self.pending = Some(pending);
         Ok(offer.to_sdp_string())
     }
 
     fn accept_offer(&mut self, offer: &str) -> Result<String> {
         let offer =
             SdpOffer::from_sdp_string(offer).map_err(quoted).context("the offer is not a session description")?;
-        self.tone = Tone::Callee;
+        if self.sound.is_none() {
+            self.tone = Tone::Callee;
+        }
+        // A pending offer does not count any more.
+        self.pending = None;
         let answer = self.rtc.sdp_api().accept_offer(offer).map_err(quoted).context("cannot accept the offer")?;
         Ok(answer.to_sdp_string())
     }
@@ -185,9 +207,14 @@ impl Engine {
         self.rtc.sdp_api().accept_answer(pending, answer).map_err(quoted).context("cannot accept the answer")
     }
 
-    fn add_candidate(&mut self, candidate: &str) -> Result<()> {
-        let candidate = Candidate::from_sdp_string(candidate).map_err(quoted).context("not a candidate")?;
-        self.rtc.add_remote_candidate(candidate);
-        Ok(())
+    /// Passes over a text that is not usable, such as an mDNS name: others may be.
+    fn add_candidate(&mut self, candidate: &str) {
+        match Candidate::from_sdp_string(candidate) {
+            Ok(candidate) => self.rtc.add_remote_candidate(candidate),
+            // The end of the candidates.
+            Err(_) if candidate.is_empty() => {}
+            // Neither the text nor the error, which may contain an address.
+            Err(_) => tracing::debug!("passed over a candidate that cannot be parsed"),
+        }
     }
 }
