@@ -95,8 +95,11 @@ async fn forward_events(name: String, client: Client, mut events: Events, sender
             Event::Step(step) => step.call.is_some(),
             Event::Reachable { .. }
             | Event::IncomingCall { .. }
+            | Event::CallRejoined { .. }
             | Event::CallAnswered { .. }
             | Event::Candidates { .. }
+            | Event::Renegotiation { .. }
+            | Event::RenegotiationAnswered { .. }
             | Event::CallEnded { .. } => true,
             _ => false,
         };

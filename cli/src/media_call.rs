@@ -1,4 +1,4 @@
-//! One call with real media: description, candidates, sound and hangup.
+//! One call with real media: descriptions, candidates, sound and hangup.
 
 use std::{
     net::IpAddr,
@@ -10,7 +10,7 @@ use chappe_client::{Call, Event, StepKind, call::EndReason, contact::ContactId};
 use chappe_common::{client::RelayKind, keys::NodeId};
 
 use serde::Serialize;
-use tokio::time::timeout_at;
+use tokio::time::{Instant as TokioInstant, sleep_until, timeout_at};
 
 use crate::{
     call_client::CallClient,
@@ -20,6 +20,10 @@ use crate::{
 
 /// Packets to wait for beyond the requested time: the callee's sound may start 200 ms later.
 const MARGIN: u64 = FRAMES_PER_SECOND / 5;
+/// How long a connected call may be without a packet of sound before the caller gives up.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after the last packet the caller restarts ICE. ICE itself notices a loss only after more than ten seconds.
+const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// How long the delivery of the hangup may take.
 const HANGUP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,18 +38,21 @@ pub(crate) struct CallOutcome {
     pub(crate) delivered: u64,
     /// Time between sending the offer and receiving the answer.
     pub(crate) setup: Option<Duration>,
-    /// Number of audio packets that contained the other side's tone.
+    /// Number of received audio packets.
+    pub(crate) received: u64,
+    /// Number of those that contained the tone of another `chappe`.
     pub(crate) heard: u64,
 }
 
 impl CallOutcome {
-    /// Combines the results of both sides. `heard` is the lower of both values.
+    /// Combines the results of both sides. The numbers of packets are the lower of both values.
     pub(crate) fn combine(caller: &Self, callee: &Self) -> Self {
         Self {
             caller_node: caller.caller_node,
             callee_node: callee.callee_node,
             delivered: caller.delivered + callee.delivered,
             setup: caller.setup,
+            received: caller.received.min(callee.received),
             heard: caller.heard.min(callee.heard),
         }
     }
@@ -60,7 +67,10 @@ pub(crate) struct CallLine {
     callee_node: Option<String>,
     delivered: u64,
     setup_ms: Option<f64>,
+    /// Received packets of any sound.
     audio_packets: u64,
+    /// Those with the tone of another `chappe`.
+    tone_packets: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -76,7 +86,8 @@ impl CallLine {
             callee_node: outcome.callee_node.map(|node| node.to_string()),
             delivered: outcome.delivered,
             setup_ms: outcome.setup.map(|setup| (setup.as_secs_f64() * 1e4).round() / 10.0),
-            audio_packets: outcome.heard,
+            audio_packets: outcome.received,
+            tone_packets: outcome.heard,
             error: result.as_ref().err().map(|error| format!("{error:#}")),
         }
     }
@@ -97,7 +108,7 @@ impl CallLine {
     }
 }
 
-/// Calls a contact, and hangs up after `seconds` of sound. Media uses the address `ip`.
+/// Calls a contact, and hangs up after `seconds` of sound, whatever the sound is. Media uses the address `ip`.
 pub(crate) async fn place_call(
     client: &mut CallClient,
     contact: ContactId,
@@ -156,6 +167,10 @@ struct MediaCall<'a> {
     described: bool,
     waiting: Vec<String>,
     connected: bool,
+    /// When the last packet came, or media was connected. `None` for the callee, and while media is not connected.
+    silent_since: Option<TokioInstant>,
+    /// Whether the caller has restarted ICE since the last packet.
+    restarted: bool,
     hung_up: bool,
     hangup_delivered: bool,
     offered_at: Option<Instant>,
@@ -177,6 +192,8 @@ impl<'a> MediaCall<'a> {
             described: false,
             waiting: Vec::new(),
             connected: false,
+            silent_since: None,
+            restarted: false,
             hung_up: false,
             hangup_delivered: false,
             offered_at: None,
@@ -187,6 +204,7 @@ impl<'a> MediaCall<'a> {
     async fn run(mut self) -> Result<CallOutcome> {
         let mut seen = Report::default();
         loop {
+            let silence = self.silence_deadline();
             tokio::select! {
                 biased;
                 event = self.client.next_event() => {
@@ -196,12 +214,36 @@ impl<'a> MediaCall<'a> {
                         return self.finish(reason);
                     }
                 }
+                () = sleep_until(silence), if self.silent_since.is_some() => self.handle_silence().await?,
                 report = self.peer.wait_for(|report| *report != seen) => {
-                    seen = report?;
+                    let report = report?;
+                    let is_silent = report.received == seen.received && report.connected == seen.connected;
+                    seen = report;
                     self.handle_report(seen).await?;
+                    if self.hang_up_after_packets.is_some() && !is_silent {
+                        self.restarted = false;
+                        self.silent_since = (seen.connected && !self.hung_up).then(TokioInstant::now);
+                    }
                 }
             }
         }
+    }
+
+    fn may_restart(&self) -> bool {
+        !self.restarted && self.peer.report().received > 0
+    }
+
+    fn silence_deadline(&self) -> TokioInstant {
+        let limit = if self.may_restart() { RESTART_AFTER } else { SILENCE_TIMEOUT };
+        self.silent_since.unwrap_or_else(TokioInstant::now) + limit
+    }
+
+    async fn handle_silence(&mut self) -> Result<()> {
+        if !self.may_restart() {
+            bail!("no sound came from the other side for {} seconds", SILENCE_TIMEOUT.as_secs());
+        }
+        self.restarted = true;
+        self.restart_ice().await
     }
 
     /// After hanging up, waits until the hangup is delivered, so that the other side does not wait for sound.
@@ -215,28 +257,40 @@ impl<'a> MediaCall<'a> {
     }
 
     fn finish(mut self, reason: EndReason) -> Result<CallOutcome> {
-        self.outcome.heard = self.peer.report().heard;
+        let Report { received, heard, .. } = self.peer.report();
+        (self.outcome.received, self.outcome.heard) = (received, heard);
         let as_planned =
             if self.hang_up_after_packets.is_some() { self.hung_up } else { reason == EndReason::PeerHungUp };
         if !as_planned {
             bail!("the call has ended: {}", reason_text(reason));
         }
-        let (name, heard) = (self.client.name(), self.outcome.heard);
-        self.client
-            .timeline()
-            .add_step_now(&[name], &format!("the call is over; received {heard} packets with the other side's tone"));
+        let name = self.client.name();
+        let text =
+            format!("the call is over; received {received} packets of sound, {heard} with the other side's tone");
+        self.client.timeline().add_step_now(&[name], &text);
+        if received == 0 {
+            bail!("no sound came from the other side");
+        }
         Ok(self.outcome)
     }
 
     async fn handle_event(&mut self, event: Event) -> Result<Option<EndReason>> {
         let id = self.call.id();
         match event {
-            Event::CallAnswered { call, answer } if call == id && !self.described => {
+            Event::CallAnswered { call, answer } if call == id => {
                 self.peer.accept_answer(&answer).await?;
                 self.exchange_candidates().await?;
             }
             Event::Candidates { call, candidates, .. } if call == id => {
                 self.waiting.extend(candidates.into_inner());
+                self.take_candidates().await?;
+            }
+            Event::Renegotiation { call, round, offer, .. } if call == id => self.answer(round, &offer).await?,
+            Event::RenegotiationAnswered { call, answer, .. } if call == id => {
+                if let Err(error) = self.peer.accept_answer(&answer).await {
+                    tracing::warn!(error = format!("{error:#}"), "cannot use the answer to an ICE restart");
+                }
+                self.described = true;
                 self.take_candidates().await?;
             }
             Event::CallEnded { call, reason } if call == id => return Ok(Some(reason)),
@@ -274,6 +328,37 @@ impl<'a> MediaCall<'a> {
         self.take_candidates().await
     }
 
+    /// Answers an offer of the other side, as of an ICE restart.
+    async fn answer(&mut self, round: u32, offer: &str) -> Result<()> {
+        let answer = match self.peer.accept_offer(offer).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // The call goes on as it was.
+                tracing::warn!(error = format!("{error:#}"), "cannot answer the other side's offer");
+                return Ok(());
+            }
+        };
+        self.client.timeline().add_step_now(&["peer", self.client.name()], "renegotiates, as for an ICE restart");
+        // An error means that the other side has sent a newer offer, or has hung up.
+        let _ = self.call.answer_renegotiation(round, answer).await;
+        self.described = true;
+        self.take_candidates().await
+    }
+
+    /// Offers an ICE restart. The offer contains this side's candidate.
+    async fn restart_ice(&mut self) -> Result<()> {
+        let offer = self.peer.restart_ice().await?;
+        match self.call.renegotiate(offer).await {
+            Ok(_) => {
+                // Candidates wait for the answer again.
+                self.described = false;
+                self.client.timeline().add_step_now(&[self.client.name()], "restarts ICE");
+            }
+            Err(error) => tracing::debug!(%error, "ICE was not restarted"),
+        }
+        Ok(())
+    }
+
     async fn take_candidates(&mut self) -> Result<()> {
         if self.described {
             for candidate in std::mem::take(&mut self.waiting) {
@@ -298,10 +383,14 @@ impl<'a> MediaCall<'a> {
             } else {
                 self.client.timeline().add_step_now(&[name], "media is lost");
                 self.call.media_down().await?;
+                // One side is enough.
+                if self.hang_up_after_packets.is_some() && !self.restarted {
+                    self.restart_ice().await?;
+                }
             }
         }
         if !self.hung_up
-            && self.hang_up_after_packets.is_some_and(|hang_up_after_packets| report.heard >= hang_up_after_packets)
+            && self.hang_up_after_packets.is_some_and(|hang_up_after_packets| report.received >= hang_up_after_packets)
         {
             self.hung_up = true;
             self.call.hang_up().await?;

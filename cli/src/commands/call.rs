@@ -22,7 +22,7 @@ pub(crate) struct CallArgs {
     /// The contact's name as printed by `pair`
     contact: String,
 
-    /// Seconds of sound to wait for before hanging up
+    /// Seconds of received sound after which to hang up
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 

@@ -65,8 +65,17 @@ pub(crate) async fn run(args: &ListenArgs, output: Output) -> Result<()> {
 
 async fn take_calls(args: &ListenArgs, client: &mut CallClient, output: Output) -> Result<()> {
     while let Some(event) = client.next_event().await {
-        let Event::IncomingCall { call, name, offer, .. } = event else { continue };
-        client.timeline().add_step_now(&[&name, "you"], "calls");
+        let (call, offer) = match event {
+            Event::IncomingCall { call, name, offer, .. } => {
+                client.timeline().add_step_now(&[&name, "you"], "calls");
+                (call, offer)
+            }
+            Event::CallRejoined { call, offer, .. } => {
+                client.timeline().add_step_now(&["peer", "you"], "continues in a new call");
+                (call, offer)
+            }
+            _ => continue,
+        };
         let ip = match args.media_ip {
             Some(ip) => Ok(ip),
             None => client.local_ip().await,
