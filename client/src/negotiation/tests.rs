@@ -283,6 +283,8 @@ fn steps() -> impl Strategy<Value = Vec<(bool, Step)>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Messages are repeated and arrive in any order. Once all have arrived, both sides agree on one offer and answer.
     #[test]
     fn both_sides_agree_in_the_end_whatever_the_order(steps in steps(), order in any::<u64>()) {
