@@ -4,6 +4,7 @@
 //! status is 0 on success, 1 on failure, and 2 if the command line is wrong.
 
 mod call_client;
+mod call_outcome;
 mod commands;
 mod config;
 mod explain;

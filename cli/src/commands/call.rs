@@ -6,12 +6,8 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::{
-    call_client::CallClient,
-    media_call::{self, CallLine},
-    network::ProfileArgs,
-    output::Output,
-    signals::Signals,
-    timeline::Timeline,
+    call_client::CallClient, call_outcome::CallLine, media_call, network::ProfileArgs, output::Output,
+    signals::Signals, timeline::Timeline,
 };
 
 #[derive(Args, Debug)]

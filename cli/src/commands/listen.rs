@@ -8,12 +8,8 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    call_client::CallClient,
-    media_call::{self, CallLine},
-    network::ProfileArgs,
-    output::Output,
-    signals::Signals,
-    timeline::Timeline,
+    call_client::CallClient, call_outcome::CallLine, media_call, network::ProfileArgs, output::Output,
+    signals::Signals, timeline::Timeline,
 };
 
 #[derive(Args, Debug)]

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use self::federation::Federation;
 use super::{daemon::ended, node::NodeLine};
-use crate::{config::Setting, media_call::CallLine, output::Output, signals::Signals, timeline::Timeline};
+use crate::{call_outcome::CallLine, config::Setting, output::Output, signals::Signals, timeline::Timeline};
 
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {

@@ -7,11 +7,7 @@ use chappe_client::{Client, Event, profile::Profile};
 use chappe_common::keys::{NodeId, PublicKey};
 use tokio::time::timeout;
 
-use crate::{
-    call_client::CallClient,
-    media_call::{self, CallOutcome},
-    timeline::Timeline,
-};
+use crate::{call_client::CallClient, call_outcome::CallOutcome, media_call, timeline::Timeline};
 
 /// Time limit of each step. The steps have shorter deadlines of their own; this one catches bugs.
 const STEP: Duration = Duration::from_secs(45);
