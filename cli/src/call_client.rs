@@ -100,6 +100,7 @@ async fn forward_events(name: String, client: Client, mut events: Events, sender
             | Event::Candidates { .. }
             | Event::Renegotiation { .. }
             | Event::RenegotiationAnswered { .. }
+            | Event::RenegotiationUnanswered { .. }
             | Event::CallEnded { .. } => true,
             _ => false,
         };

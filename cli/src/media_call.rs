@@ -81,7 +81,7 @@ struct MediaCall<'a> {
     peer: Peer,
     /// Number of packets after which the caller hangs up. `None` for the callee.
     hang_up_after_packets: Option<u64>,
-    /// Whether both descriptions are set. Candidates have to wait until then.
+    /// Whether both descriptions are set, and no own offer is pending. Candidates have to wait until then.
     described: bool,
     waiting: Vec<String>,
     connected: bool,
@@ -211,6 +211,8 @@ impl<'a> MediaCall<'a> {
                 self.described = true;
                 self.take_candidates().await?;
             }
+            // The answer to the next offer counts.
+            Event::RenegotiationUnanswered { call, .. } if call == id => self.described = true,
             Event::CallEnded { call, reason } if call == id => return Ok(Some(reason)),
             Event::Step(step) if step.call == Some(id) => self.handle_step(step.kind, step.at, step.node),
             _ => {}
@@ -263,8 +265,11 @@ impl<'a> MediaCall<'a> {
         self.take_candidates().await
     }
 
-    /// Offers an ICE restart. The offer contains this side's candidate.
+    /// Offers an ICE restart, unless an offer is pending. It contains this side's candidate.
     async fn restart_ice(&mut self) -> Result<()> {
+        if !self.described {
+            return Ok(());
+        }
         let offer = self.peer.restart_ice().await?;
         match self.call.renegotiate(offer).await {
             Ok(_) => {
