@@ -275,9 +275,14 @@ fn info(direction: Direction, kind: RelayKind) -> Option<[u8; 17]> {
     Some(info)
 }
 
+/// The length of the padded plaintext of a text, or `None` if the text is too long.
+pub(crate) fn padded_length(text: usize, padding: Padding) -> Option<usize> {
+    let least = padding.shortest().max(text + 4);
+    PADDED_LENGTHS.into_iter().find(|length| least <= *length)
+}
+
 fn pad(text: &[u8], padding: Padding) -> Option<Vec<u8>> {
-    let least = padding.shortest().max(text.len() + 4);
-    let padded = *PADDED_LENGTHS.iter().find(|len| least <= **len)?;
+    let padded = padded_length(text.len(), padding)?;
     let mut out = vec![0; padded];
     out[..4].copy_from_slice(&u32::try_from(text.len()).ok()?.to_be_bytes());
     out[4..4 + text.len()].copy_from_slice(text);

@@ -135,8 +135,8 @@ impl CallRecord {
         }
     }
 
-    /// Seals `item` to `recipient` under a new counter. Leaves `nodes` out if the text would exceed
-    /// [`seal::MAX_TEXT`].
+    /// Seals `item` to `recipient` under a new counter. Leaves `nodes` out if the text would be too long with them, or
+    /// padded to a greater length.
     pub(crate) fn seal(
         &mut self,
         item: &OutboxMessage,
@@ -169,7 +169,9 @@ impl CallRecord {
             _ => serde_json::to_vec(&Hangup {}),
         };
         let encode = |nodes| encode(nodes).expect("strings and numbers are JSON");
-        let text = Some(encode(nodes)).filter(|text| text.len() <= seal::MAX_TEXT).unwrap_or_else(|| encode(&[]));
+        let (text, short) = (encode(nodes), encode(&[]));
+        let padded = |text: &[u8]| seal::padded_length(text.len(), item.padding());
+        let text = if padded(&text) == padded(&short) { text } else { short };
         let secret = self.pairing.secret().sealing_secret();
         let payload = seal::seal(&secret, identity, recipient, context, &text, item.padding(), &mut rand::rng())?;
         self.counter += 1;
@@ -317,6 +319,21 @@ mod tests {
         let recipient = ada.recipient(&ice).expect("the key in the answer");
         let late = sent(&mut ada, &ice, &recipient, 1);
         assert!(bob.open(&late, RelayKind::CallIce, none.iter()).is_some(), "no session's key is needed any more");
+    }
+
+    #[test]
+    fn nodes_are_left_out_of_an_offer_that_would_be_padded_to_a_greater_length() {
+        let nodes = ["wss://node.example:443#J4V25z0c2sOboo5F2RafATVxETHc2onYdzIvnE7zNeE".to_owned()];
+        for (sdp, with_nodes) in [(7000, true), (8090, false), (9000, true), (24 * 1024, true)] {
+            let offer = Redacted::new("x".repeat(sdp));
+            let side = Side::Caller { offer, rejoins: None, lease: None, offered_to: None, recheck_at: None };
+            let mut ada = record(contact(2, Role::A), side, None, Instant::now());
+            let payload = ada.seal(&OutboxMessage::Offer, &key(3).public(), &key(1), &nodes, UNIX).expect("a payload");
+            let from_ada = contact(1, Role::B);
+            let envelope = Envelope::parse(&payload).expect("an envelope");
+            let offer = open_offer(&envelope, &from_ada, from_ada.pairing(), &key(3)).expect("an offer");
+            assert_eq!(!offer.nodes.is_empty(), with_nodes, "{sdp} bytes");
+        }
     }
 
     #[test]
