@@ -20,7 +20,10 @@ const ADA = "ada";
 const BOB = "bob";
 const NOW = 1_000;
 
-const STATES = ["idle", "outgoing", "incoming", "connecting", "connected", "reconnecting"] as const;
+/** The call that `CALL` has replaced in the state `rejoining`. */
+const LOST = "09";
+
+const STATES = ["idle", "outgoing", "incoming", "rejoining", "connecting", "connected", "reconnecting"] as const;
 
 /** `CALL` with Ada, brought to a state. */
 function at(state: CallState, now = NOW): Calls {
@@ -30,11 +33,16 @@ function at(state: CallState, now = NOW): Calls {
     idle: [],
     outgoing: [place],
     incoming: [offered],
+    rejoining: [{ type: "offered", contact: ADA, rejoins: LOST }],
     connecting: [offered, { type: "accept" }],
     connected: [place, { type: "answered" }, { type: "media_up" }],
     reconnecting: [place, { type: "answered" }, { type: "media_up" }, { type: "media_down" }],
   };
   const calls = new Calls();
+  if (state === "rejoining") {
+    calls.handle(LOST, offered, now);
+    calls.handle(LOST, { type: "accept" }, now);
+  }
   for (const input of ways[state]) calls.handle(CALL, input, now);
   expect(calls.state).toBe(state);
   return calls;
@@ -55,43 +63,57 @@ const reject = ended("declined", send("send_reject"));
 const peer = ended("peer_hung_up");
 const again = send("send_answer");
 
+const placed: Expected[] = [
+  to("outgoing", send("send_offer")),
+  "busy",
+  to("outgoing", send("send_reject"), end("declined"), send("send_offer")),
+  "busy",
+  "busy",
+  "busy",
+  "busy",
+];
+
 /** For each state in the order of `STATES`: the next state and the outputs, or why not. */
 const TABLE: [CallInput, Expected[]][] = [
-  [
-    { type: "place", contact: ADA },
-    [
-      to("outgoing", send("send_offer")),
-      "busy",
-      to("outgoing", send("send_reject"), end("declined"), send("send_offer")),
-      "busy",
-      "busy",
-      "busy",
-    ],
-  ],
+  [{ type: "place", contact: ADA }, placed],
+  [{ type: "place", contact: ADA, rejoins: LOST }, placed],
   [
     { type: "offered", contact: ADA },
     [
       to("incoming", send("ring")),
       to("outgoing"),
       to("incoming"),
+      to("rejoining"),
       to("connecting", again),
       to("connected", again),
       to("reconnecting", again),
     ],
   ],
-  [{ type: "accept" }, [no, no, to("connecting", again), no, no, no]],
-  [{ type: "decline" }, [no, no, reject, no, no, no]],
+  [
+    { type: "offered", contact: ADA, rejoins: LOST },
+    [
+      to("idle", send("send_hangup")),
+      to("outgoing"),
+      to("incoming"),
+      to("rejoining"),
+      to("connecting", again),
+      to("connected", again),
+      to("reconnecting", again),
+    ],
+  ],
+  [{ type: "accept" }, [no, no, to("connecting", again), to("connecting", again), no, no, no]],
+  [{ type: "decline" }, [no, no, reject, reject, no, no, no]],
   [
     { type: "answered" },
-    [no, to("connecting", send("report_answer")), no, to("connecting"), to("connected"), to("reconnecting")],
+    [no, to("connecting", send("report_answer")), no, no, to("connecting"), to("connected"), to("reconnecting")],
   ],
-  [{ type: "rejected", isBusy: false }, [no, ended("declined"), no, no, no, no]],
-  [{ type: "rejected", isBusy: true }, [no, ended("busy"), no, no, no, no]],
-  [{ type: "undeliverable" }, [no, ended("offline"), no, no, no, no]],
-  [{ type: "hangup" }, [no, hangup, reject, hangup, hangup, hangup]],
-  [{ type: "peer_hangup" }, [no, peer, peer, peer, peer, peer]],
-  [{ type: "media_up" }, [no, no, no, to("connected"), to("connected"), to("connected")]],
-  [{ type: "media_down" }, [no, no, no, to("connecting"), to("reconnecting"), to("reconnecting")]],
+  [{ type: "rejected", isBusy: false }, [no, ended("declined"), no, no, no, no, no]],
+  [{ type: "rejected", isBusy: true }, [no, ended("busy"), no, no, no, no, no]],
+  [{ type: "undeliverable" }, [no, ended("offline"), no, no, no, no, no]],
+  [{ type: "hangup" }, [no, hangup, reject, hangup, hangup, hangup, hangup]],
+  [{ type: "peer_hangup" }, [no, peer, peer, peer, peer, peer, peer]],
+  [{ type: "media_up" }, [no, no, no, no, to("connected"), to("connected"), to("connected")]],
+  [{ type: "media_down" }, [no, no, no, no, to("connecting"), to("reconnecting"), to("reconnecting")]],
 ];
 
 describe.each(TABLE)("$type", (input, row) => {
@@ -135,6 +157,7 @@ test("messages of another call do not affect the active one", () => {
 test.each([
   ["outgoing", RINGING, [send("send_hangup"), end("no_answer")]],
   ["incoming", RINGING, [end("no_answer")]],
+  ["rejoining", RECONNECT, [send("send_hangup"), end("not_connected")]],
   ["reconnecting", RECONNECT, [send("send_hangup"), end("lost")]],
 ] as const)("a call that is %s ends at its deadline and not before", (state, after, outputs) => {
   const calls = at(state);
@@ -176,28 +199,42 @@ test("a shutdown hangs up", () => {
 
 describe("a device that comes back", () => {
   const rejoin = (rejoins: string, contact = ADA): CallInput => ({ type: "offered", contact, rejoins });
+  const gone = [{ type: "send_hangup", call: HIGHER }];
 
-  test.each(["connecting", "connected", "reconnecting"] as const)(
-    "replaces a call that is %s, and does not ring",
-    (state) => {
-      const calls = at(state);
-      expect(calls.handle(HIGHER, rejoin(CALL), NOW)).toEqual([end("rejoined"), { type: "rejoin", call: HIGHER }]);
-      expect(calls.active).toEqual({ call: HIGHER, contact: ADA });
-      expect(calls.handle(HIGHER, { type: "accept" }, NOW)).toEqual([send("send_answer", HIGHER)]);
-    },
-  );
-
-  test("gets a hangup for a call that is over, or not its own", () => {
-    const hungUp = [{ type: "send_hangup", call: HIGHER }];
-    expect(at("idle").handle(HIGHER, rejoin(CALL), NOW)).toEqual(hungUp);
-    expect(at("connected").handle(HIGHER, rejoin(LOWER), NOW)).toEqual(hungUp);
-    expect(at("connected").handle(HIGHER, rejoin(CALL, BOB), NOW)).toEqual(hungUp);
+  test.each(STATES)("into a call that is %s", (state) => {
+    const isAnswered = ["rejoining", "connecting", "connected", "reconnecting"].includes(state);
+    const calls = at(state);
+    const outputs = calls.handle(HIGHER, rejoin(CALL), NOW);
+    expect(outputs).toEqual(isAnswered ? [end("rejoined"), { type: "rejoin", call: HIGHER }] : gone);
+    expect(calls.state).toBe(isAnswered ? "rejoining" : state);
+    expect(at(state).handle(HIGHER, rejoin(CALL, BOB), NOW)).toEqual(gone);
+    if (state !== "outgoing") expect(at(state).handle(HIGHER, rejoin(LOST), NOW)).toEqual(gone);
   });
 
-  test("meets the other side's device that comes back, too, without ringing", () => {
+  test("meets the other side's device that comes back, too: the lower id wins without ringing", () => {
+    const outgoing = () => {
+      const calls = new Calls();
+      calls.handle(CALL, { type: "place", contact: ADA, rejoins: LOST }, NOW);
+      return calls;
+    };
+    expect(outgoing().handle(HIGHER, rejoin(LOST), NOW)).toEqual([]);
+    expect(outgoing().handle(LOWER, rejoin(LOST), NOW)).toEqual([end("glare"), { type: "rejoin", call: LOWER }]);
+    // If this side has called without such a call, its user knows of no lost one.
+    expect(at("outgoing").handle(LOWER, rejoin(LOST), NOW)).toEqual([end("glare"), send("ring", LOWER)]);
+  });
+
+  test("does so five times a minute at most, and without a ring", () => {
     const calls = new Calls();
-    calls.handle(CALL, { type: "place", contact: ADA, rejoins: "01" }, NOW);
-    expect(calls.handle(LOWER, rejoin("01"), NOW)).toEqual([end("glare"), { type: "rejoin", call: LOWER }]);
+    calls.handle("0", { type: "offered", contact: ADA }, NOW);
+    calls.handle("0", { type: "accept" }, NOW);
+    for (let n = 1; n <= 5; n++) {
+      expect(calls.handle(`${n}`, rejoin(`${n - 1}`), NOW)).toHaveLength(2);
+      calls.handle(`${n}`, { type: "accept" }, NOW);
+    }
+    expect(calls.handle("6", rejoin("5"), NOW)).toEqual([{ type: "send_hangup", call: "6" }]);
+    expect(calls.handle("6", rejoin("5"), NOW + 60_000)).toHaveLength(2);
+    calls.handle("6", { type: "peer_hangup" }, NOW);
+    expect(calls.handle("7", { type: "offered", contact: ADA }, NOW)).toEqual([send("ring", "7")]);
   });
 });
 

@@ -1,44 +1,83 @@
-/** The rounds of a call: the table of verdicts, and two sides that always come to the same round. */
-import { expect, test } from "vitest";
-import { Negotiation } from "../src/core/negotiation.js";
+/** The rounds of a call: the vectors, the bounds, and two sides that always come to the same descriptions. */
+import { describe, expect, test } from "vitest";
+import vectors from "../../docs/protocol/vectors/negotiation.json" with { type: "json" };
+import { iceText, readIce } from "../src/core/messages.js";
+import { Negotiation, NegotiationError, type NegotiationOutput } from "../src/core/negotiation.js";
+import type { IceMessage } from "../src/core/outbox.js";
 
-test("a side opens a round after the former one is answered", () => {
-  const side = new Negotiation(false);
-  expect(side.open()).toBe(1);
-  expect(side.open()).toBeUndefined();
-  expect(side.handleAnswer(2)).toBe(false);
-  expect(side.handleAnswer(1)).toBe(true);
-  expect(side.handleAnswer(1)).toBe(false);
-  expect(side.open()).toBe(2);
+/** An output as the vectors have it. */
+function plain(output: NegotiationOutput): unknown {
+  const { type, ...fields } = output;
+  if (output.type !== "send") return { [type]: fields };
+  const { candidates, round, description } = output.message;
+  return { send: JSON.parse(iceText({ candidates, round, description })) };
+}
+
+interface VectorStep {
+  readonly input: {
+    readonly renegotiate?: { readonly sdp: string };
+    readonly answer?: { readonly round: number; readonly sdp: string };
+    readonly receive?: unknown;
+  };
+  readonly outputs?: unknown;
+  readonly error?: boolean;
+  readonly round: number;
+}
+
+describe("vectors", () => {
+  test.each(vectors.cases)("$name ($role)", ({ role, steps }) => {
+    const side = new Negotiation(role === "callee");
+    for (const { input, outputs, error, round } of steps as VectorStep[]) {
+      const run = () => {
+        if (input.renegotiate !== undefined) return side.renegotiate(input.renegotiate.sdp, 0);
+        if (input.answer !== undefined) return side.answer(input.answer.round, input.answer.sdp);
+        const ice = readIce(JSON.stringify(input.receive));
+        if (ice === undefined) throw new Error("not candidates");
+        return side.receive(ice, 0);
+      };
+      if (error) expect(run).toThrow(NegotiationError);
+      else expect(run().map(plain)).toEqual(outputs);
+      expect(side.round).toBe(round);
+    }
+  });
 });
 
-test.each([
-  { isPolite: true, verdict: "roll-back-and-accept" },
-  { isPolite: false, verdict: "ignore" },
-])("where both open a round at once, the callee gives way (callee: $isPolite)", ({ isPolite, verdict }) => {
-  const side = new Negotiation(isPolite);
-  side.open();
-  expect(side.handleOffer(1)).toBe(verdict);
-  expect(side.isPending).toBe(!isPolite);
+const offer = (round: number, sdp = `o${round}`): IceMessage => ({
+  type: "ice",
+  round,
+  candidates: [],
+  description: { type: "offer", sdp },
 });
 
-test("an offer that comes again is answered again, and one of a former or far round is ignored", () => {
+test("an offer without an answer is sent after 3, 9 and 21 s again, and taken back after 30", () => {
   const side = new Negotiation(true);
-  expect(side.handleOffer(0)).toBe("ignore");
-  expect(side.handleOffer(2)).toBe("ignore");
-  expect(side.handleOffer(1)).toBe("accept");
-  expect(side.handleOffer(1)).toBe("ignore");
-  expect(side.answer(1)).toBe(true);
-  expect(side.handleOffer(1)).toBe("repeat");
-  expect(side.handleOffer(2)).toBe("accept");
-  expect(side.answer(1)).toBe(false);
+  side.renegotiate("o1", 1_000);
+  const sent: number[] = [];
+  let outputs: NegotiationOutput[] = [];
+  for (let now = 1_000; now < 40_000; now += 100) {
+    const last = side.handleTimeout(now);
+    if (last.length > 0) sent.push(now - 1_000);
+    outputs = last.length > 0 ? last : outputs;
+  }
+  expect(sent).toEqual([3_000, 9_000, 21_000, 30_000]);
+  expect(outputs).toEqual([{ type: "unanswered", round: 1 }]);
+  expect(side.pollTimeout()).toBeUndefined();
+  expect(side.renegotiate("o2", 50_000)).toHaveLength(1);
 });
 
-test("candidates wait for the description of their round, and those of a former one are dropped", () => {
+test("twenty offers within a minute are accepted, and no more", () => {
   const side = new Negotiation(true);
-  expect([0, 1, 2].map((round) => side.handleCandidates(round))).toEqual(["take", "hold", "drop"]);
-  side.handleOffer(1);
-  expect([0, 1, 2].map((round) => side.handleCandidates(round))).toEqual(["drop", "take", "hold"]);
+  const types = Array.from({ length: 21 }, (_, index) => side.receive(offer(index + 1), 1_000)[0]?.type);
+  expect(types).toEqual([...Array(20).fill("offer"), "refused"]);
+  expect(side.receive(offer(21), 61_001)[0]?.type).toBe("offer");
+});
+
+test("early candidates are bounded", () => {
+  const side = new Negotiation(true);
+  const candidates = Array.from({ length: 70 }, (_, index) => `c${index}`);
+  side.receive({ round: 1, candidates, description: undefined }, 0);
+  const [, released] = side.receive(offer(1), 0);
+  expect(released).toEqual({ type: "candidates", round: 1, candidates: candidates.slice(0, 64) });
 });
 
 /** A generator of the same numbers for the same seed. */
@@ -50,64 +89,52 @@ function random(seed: number): () => number {
   };
 }
 
-interface Message {
-  readonly type: "offer" | "answer";
-  readonly round: number;
-}
-
-test("two sides that lose nothing for ever come to the same round, whatever is repeated or late", () => {
+test("two sides come to the same offer and answer, whatever is lost, repeated or late", () => {
   for (let seed = 1; seed <= 500; seed++) {
     const next = random(seed);
     const sides = [new Negotiation(false), new Negotiation(true)] as const;
-    const queues: [Message[], Message[]] = [[], []];
-    const pending: (Message | undefined)[] = [undefined, undefined];
-    const deliver = (to: 0 | 1) => {
-      const message = queues[to].shift();
-      if (message === undefined) return;
-      const side = sides[to];
-      const from = to === 0 ? 1 : 0;
-      if (message.type === "answer") {
-        if (side.handleAnswer(message.round)) pending[to] = undefined;
-        return;
-      }
-      const verdict = side.handleOffer(message.round);
-      if (verdict === "ignore") return;
-      if (verdict !== "repeat") {
-        pending[to] = undefined;
-        expect(side.answer(message.round), `seed ${seed}`).toBe(true);
-      }
-      queues[from].push({ type: "answer", round: message.round });
-    };
-    for (let turn = 0; turn < 200; turn++) {
-      const at = next() < 0.5 ? 0 : 1;
-      const other = at === 0 ? 1 : 0;
-      const choice = next();
-      if (choice < 0.2 && turn < 150) {
-        const round = sides[at].open();
-        if (round !== undefined) {
-          pending[at] = { type: "offer", round };
-          queues[other].push(pending[at] as Message);
+    const queues: [IceMessage[], IceMessage[]] = [[], []];
+    const last: [string, string] = ["", ""];
+    let made = 0;
+    const perform = (at: 0 | 1, outputs: readonly NegotiationOutput[]) => {
+      for (const output of outputs) {
+        if (output.type === "send") queues[at === 0 ? 1 : 0].push(output.message);
+        if (output.type === "answer") last[at] = `${last[at].split(" ")[0]} ${output.sdp}`;
+        if (output.type === "offer") {
+          const answer = `a${++made}`;
+          last[at] = `${output.sdp} ${answer}`;
+          perform(at, sides[at].answer(output.round, answer));
         }
-      } else if (choice < 0.3) {
-        // What is lost is the newest: the channel keeps the order.
-        queues[at].pop();
-      } else if (choice < 0.4 && pending[at] !== undefined) {
-        queues[other].push(pending[at] as Message);
+      }
+    };
+    const deliver = (to: 0 | 1) => {
+      const index = Math.floor(next() * Math.min(queues[to].length, 3));
+      const [message] = queues[to].splice(index, 1);
+      if (message !== undefined) perform(to, sides[to].receive(message, 0));
+    };
+    for (let turn = 0; turn < 60; turn++) {
+      const at = next() < 0.5 ? 0 : 1;
+      const choice = next();
+      if (choice < 0.1 && made < 15) {
+        const sdp = `o${++made}`;
+        try {
+          perform(at, sides[at].renegotiate(sdp, 0));
+          last[at] = sdp;
+        } catch (error) {
+          expect(error).toBeInstanceOf(NegotiationError);
+        }
+      } else if (choice < 0.2 && queues[at].length > 0) {
+        queues[at].push(queues[at][0] as IceMessage);
       } else {
         deliver(at);
       }
     }
-    for (let turn = 0; turn < 50; turn++) {
-      for (const at of [0, 1] as const) {
-        if (pending[at] !== undefined) queues[at === 0 ? 1 : 0].push(pending[at] as Message);
-        deliver(at === 0 ? 1 : 0);
-        while (queues[at].length > 0) deliver(at);
-      }
+    // The retries of the sides that have no answer.
+    for (const now of [3_000, 9_000, 21_000]) {
+      for (const at of [0, 1] as const) perform(at, sides[at].handleTimeout(now));
+      while (queues[0].length + queues[1].length > 0) deliver(queues[0].length > 0 ? 0 : 1);
     }
-    expect([sides[0].round, sides[0].isPending, sides[1].isPending], `seed ${seed}`).toEqual([
-      sides[1].round,
-      false,
-      false,
-    ]);
+    expect(sides[0].round, `seed ${seed}`).toBe(sides[1].round);
+    expect(last[0], `seed ${seed}`).toBe(last[1]);
   }
 });

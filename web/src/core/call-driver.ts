@@ -25,6 +25,7 @@ import {
   readIce,
   readOffer,
 } from "./messages.js";
+import type { NegotiationOutput } from "./negotiation.js";
 import type { NodeFinder } from "./node-finder.js";
 import { kindOf, type OutboxMessage } from "./outbox.js";
 import type { Profile } from "./profile.js";
@@ -39,27 +40,22 @@ const PATIENCE = 10_000;
 /** When a ringing callee is first looked up again, and the longest pause between lookups, in milliseconds. */
 const FIRST_RECHECK = 500;
 const RECHECK = 3_000;
-/** How often an offer of a renegotiation is sent again until it is answered, in milliseconds. */
-const RENEGOTIATE_AGAIN = 3_000;
 /** The most records: the active call, and others whose end is still being sent. */
 const MAX_RECORDS = 16;
 /** The most records with one contact, so that no contact can fill the table with calls that are rejected. */
 const MAX_RECORDS_OF_A_CONTACT = 4;
 /** The most ids of finished calls. A node forwards six offers a minute to an inbox: half an hour has 180. */
 const MAX_FINISHED = 512;
-/** The most candidates of a coming round that wait for its description. */
-const MAX_HELD = 64;
 
 /** An action on a call failed. Nothing was sent. */
 export class CallActionError extends Error {
   override readonly name = "CallActionError";
-  constructor(readonly code: "full" | "too-long" | "no-contact" | "pending") {
+  constructor(readonly code: "full" | "too-long" | "no-contact") {
     super(
       {
         full: "too much is waiting to be sent",
         "too-long": "the session description is too long",
         "no-contact": "there is no such contact",
-        pending: "the last renegotiation has no answer yet",
       }[code],
     );
   }
@@ -140,30 +136,44 @@ export class CallDriver implements CallActions {
   renegotiate(call: CallId, sdp: string): number {
     if (sdp.length > MAX_SDP) throw new CallActionError("too-long");
     const record = this.#answered(call);
-    const round = record.negotiation.open();
-    if (round === undefined) throw new CallActionError("pending");
-    this.#sendRenegotiation(record, sdp, round);
-    return round;
+    this.#performNegotiation(record, record.negotiation.renegotiate(sdp, this.#parts.clock.now()));
+    return record.negotiation.round;
   }
 
-  answerRenegotiation(call: CallId, sdp: string, round: number): boolean {
+  answerRenegotiation(call: CallId, sdp: string, round: number): void {
     if (sdp.length > MAX_SDP) throw new CallActionError("too-long");
     const record = this.#answered(call);
-    if (!record.negotiation.answer(round)) return false;
-    record.lastAnswer = sdp;
-    this.#queue(record, { type: "ice", round, candidates: [], description: { type: "answer", sdp } });
-    return true;
+    this.#performNegotiation(record, record.negotiation.answer(round, sdp));
   }
 
-  /** Sends the offer of a round, and again until it is answered or void: the other side may have lost it. */
-  #sendRenegotiation(record: CallRecord, sdp: string, round: number): void {
-    const { clock, timers } = this.#parts;
-    const { negotiation } = record;
-    if (record.isOver || negotiation.round !== round || !negotiation.isPending) return;
-    if (record.outbox.isEmpty) {
-      this.#queue(record, { type: "ice", round, candidates: [], description: { type: "offer", sdp } });
+  #performNegotiation(record: CallRecord, outputs: readonly NegotiationOutput[]): void {
+    const handle = this.#handles.get(record.call);
+    for (const output of outputs) {
+      switch (output.type) {
+        case "send":
+          this.#queue(record, output.message);
+          break;
+        case "offer": {
+          const { round, sdp, rollBack } = output;
+          handle?.emit("description", { description: { type: "offer", sdp }, round, mustRollBack: rollBack });
+          break;
+        }
+        case "answer": {
+          const { round, sdp } = output;
+          handle?.emit("description", { description: { type: "answer", sdp }, round, mustRollBack: false });
+          break;
+        }
+        case "candidates":
+          handle?.emit("candidates", { candidates: output.candidates, round: output.round });
+          break;
+        case "unanswered":
+          handle?.emit("unanswered", { round: output.round });
+          break;
+        case "refused":
+          break;
+      }
     }
-    timers.at(clock.now() + RENEGOTIATE_AGAIN, () => this.#sendRenegotiation(record, sdp, round));
+    this.#arm();
   }
 
   /** Handles a message of a node. */
@@ -285,30 +295,11 @@ export class CallDriver implements CallActions {
     if (wasOutgoing) this.#handles.get(record.call)?.emit("answered", { sdp: answer.sdp });
   }
 
-  #handleIce(record: CallRecord, { candidates, round, description }: Ice): void {
-    const handle = this.#handles.get(record.call);
-    const { negotiation } = record;
-    if (description?.type === "answer" && negotiation.handleAnswer(round)) {
-      handle?.emit("description", { description, round, mustRollBack: false });
-    }
-    if (description?.type === "offer") {
-      const verdict = negotiation.handleOffer(round);
-      if (verdict === "repeat" && record.lastAnswer !== undefined) {
-        const repeated = { type: "answer", sdp: record.lastAnswer } as const;
-        this.#queue(record, { type: "ice", round, candidates: [], description: repeated });
-      }
-      if (verdict === "accept" || verdict === "roll-back-and-accept") {
-        const mustRollBack = verdict === "roll-back-and-accept";
-        handle?.emit("description", { description, round, mustRollBack });
-        const held = record.heldCandidates;
-        record.heldCandidates = [];
-        if (held.length > 0) handle?.emit("candidates", { candidates: held, round });
-      }
-    }
-    const verdict = negotiation.handleCandidates(round);
-    if (candidates.length === 0) return;
-    if (verdict === "take") handle?.emit("candidates", { candidates, round });
-    if (verdict === "hold") record.heldCandidates = [...record.heldCandidates, ...candidates].slice(-MAX_HELD);
+  #handleIce(record: CallRecord, ice: Ice): void {
+    // A description that comes before the call is answered is dropped; candidates are kept.
+    const isAnswered = !["outgoing", "incoming", "rejoining"].includes(this.state(record.call));
+    const received = isAnswered ? ice : { ...ice, description: undefined };
+    this.#performNegotiation(record, record.negotiation.receive(received, this.#parts.clock.now()));
   }
 
   /** A session is ready: what was not delivered is sent on it. */
@@ -611,7 +602,9 @@ export class CallDriver implements CallActions {
     this.#cancelTimer = undefined;
     const deadlines = [this.#calls.pollTimeout()];
     for (const record of this.#records.values()) {
-      deadlines.push(record.forgetAt, record.side.role === "caller" ? record.side.recheckAt : undefined);
+      const recheckAt = record.side.role === "caller" ? record.side.recheckAt : undefined;
+      const renegotiateAt = record.isOver ? undefined : record.negotiation.pollTimeout();
+      deadlines.push(record.forgetAt, recheckAt, renegotiateAt);
     }
     const next = Math.min(...deadlines.filter((at) => at !== undefined));
     if (Number.isFinite(next)) this.#cancelTimer = this.#parts.timers.at(next, () => this.#handleTime());
@@ -623,6 +616,7 @@ export class CallDriver implements CallActions {
       if (record.forgetAt !== undefined && record.forgetAt <= now) this.#finish(record.call);
       const recheckAt = record.side.role === "caller" ? record.side.recheckAt : undefined;
       if (recheckAt !== undefined && recheckAt <= now) void this.#recheck(record);
+      if (!record.isOver) this.#performNegotiation(record, record.negotiation.handleTimeout(now));
     }
     this.#perform(this.#calls.handleTimeout(now));
   }

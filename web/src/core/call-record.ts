@@ -51,10 +51,6 @@ export class CallRecord {
   readonly placedAt: number;
   readonly outbox = new Outbox();
   readonly negotiation: Negotiation;
-  /** Candidates of the round after the current one, until its description comes. */
-  heldCandidates: string[] = [];
-  /** The answer that was given to the newest renegotiation, for a repeated offer. */
-  lastAnswer: string | undefined;
   /** The peer's key for this call, once known. */
   peerKey: Bytes | undefined;
   /** The last attempt failed: look the peer up before the next one, because it may have moved. */

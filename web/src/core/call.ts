@@ -1,5 +1,5 @@
 /**
- * The call state machine: `idle → outgoing | incoming → connecting → connected → ended`.
+ * The call state machine: `idle → outgoing | incoming | rejoining → connecting → connected → ended`.
  *
  * Pure: takes inputs and the time, returns outputs. One call is active at a time. If both sides call each other at
  * once, the call with the lower id wins. A contact that rings too often gets a busy response.
@@ -14,9 +14,12 @@ export const RINGING = 60_000;
 export const GATHERING = 10_000;
 /** How long media may take to connect, and to reconnect after a loss, in milliseconds. */
 export const RECONNECT = 30_000;
+/** How often the other side may replace a call by a new one, and within which time in milliseconds. */
+const MAX_REJOINS = 5;
+const REJOIN_WINDOW = 60_000;
 
-/** The state of the active call. */
-export type CallState = "idle" | "outgoing" | "incoming" | "connecting" | "connected" | "reconnecting";
+/** The state of the active call. `rejoining`: the other side's device has come back into it, and the app has to answer. */
+export type CallState = "idle" | "outgoing" | "incoming" | "rejoining" | "connecting" | "connected" | "reconnecting";
 
 /**
  * Why a call is over.
@@ -88,6 +91,7 @@ export class CallStateError extends Error {
 type Phase =
   | { readonly name: "outgoing"; readonly until: number }
   | { readonly name: "incoming"; readonly until: number }
+  | { readonly name: "rejoining"; readonly until: number }
   | { readonly name: "connecting"; readonly gatheringUntil: number | undefined; readonly until: number }
   | { readonly name: "connected"; readonly lostUntil: number | undefined };
 
@@ -102,6 +106,8 @@ interface Active {
 export class Calls {
   #active: Active | undefined;
   readonly #rings = new RingLimiter();
+  /** When the other side has replaced a call lately. */
+  #rejoined: number[] = [];
 
   /** The state of the active call. */
   get state(): CallState {
@@ -124,11 +130,12 @@ export class Calls {
     const { phase } = active;
     const connecting: Phase = { name: "connecting", gatheringUntil: now + GATHERING, until: now + RECONNECT };
     const isAnswered = phase.name === "connecting" || phase.name === "connected";
+    const isRinging = phase.name === "incoming" || phase.name === "rejoining";
     switch (input.type) {
       case "accept":
-        if (phase.name !== "incoming") break;
+        if (!isRinging) break;
         active.phase = connecting;
-        this.#rings.answered(active.contact);
+        if (phase.name === "incoming") this.#rings.answered(active.contact);
         return [{ type: "send_answer", call }];
       case "answered":
         // After a first delivery that may have failed, the answer comes again.
@@ -137,7 +144,7 @@ export class Calls {
         active.phase = connecting;
         return [{ type: "report_answer", call }];
       case "decline":
-        if (phase.name !== "incoming") break;
+        if (!isRinging) break;
         return this.#end("declined", [{ type: "send_reject", call }], now);
       case "rejected":
         if (phase.name !== "outgoing") break;
@@ -170,6 +177,7 @@ export class Calls {
     switch (phase?.name) {
       case "outgoing":
       case "incoming":
+      case "rejoining":
         return phase.until;
       case "connecting":
         return phase.gatheringUntil ?? phase.until;
@@ -193,6 +201,8 @@ export class Calls {
       case "incoming":
         // The caller has the same deadline and ends the call by itself.
         return this.#end("no_answer", [], now);
+      case "rejoining":
+        return this.#end("not_connected", hangup, now);
       case "connecting":
         if (phase.gatheringUntil === undefined) return this.#end("not_connected", hangup, now);
         active.phase = { ...phase, gatheringUntil: undefined };
@@ -227,27 +237,37 @@ export class Calls {
       const isAnswered = active.phase.name === "connecting" || active.phase.name === "connected";
       return isAnswered ? [{ type: "send_answer", call }] : [];
     }
-    if (active?.contact === contact && active.phase.name === "outgoing") {
-      // Glare. The other side compares the same two ids and ends its own call.
+    const isOwnRejoin = active !== undefined && rejoins !== undefined && active.call === rejoins;
+    if (active?.contact === contact && active.phase.name === "outgoing" && !isOwnRejoin) {
+      // Glare. The other side compares the same two ids and ends its own call. If both have lost the same call, the
+      // winner does not ring.
       if (active.call < call) return [];
       const isRejoin = rejoins !== undefined && rejoins === active.rejoins;
-      this.#active = undefined;
-      return [{ type: "end", call: active.call, reason: "glare" }, ...this.#incoming(call, contact, isRejoin, now)];
+      return [{ type: "end", call: active.call, reason: "glare" }, this.#begin(call, contact, isRejoin, now)];
     }
     if (rejoins !== undefined) {
-      const isRunning = active?.phase.name === "connecting" || active?.phase.name === "connected";
-      if (active?.call !== rejoins || active.contact !== contact || !isRunning) return [{ type: "send_hangup", call }];
-      this.#active = undefined;
-      return [{ type: "end", call: active.call, reason: "rejoined" }, ...this.#incoming(call, contact, true, now)];
+      const isReplaceable = active?.call === rejoins && active.contact === contact && isPastRinging(active.phase);
+      if (!isReplaceable || !this.#mayRejoin(now)) return [{ type: "send_hangup", call }];
+      return [{ type: "end", call: rejoins, reason: "rejoined" }, this.#begin(call, contact, true, now)];
     }
     if (active !== undefined || !this.#rings.tryRing(contact, now)) return [{ type: "send_busy", call }];
-    return this.#incoming(call, contact, false, now);
+    return [this.#begin(call, contact, false, now)];
   }
 
-  #incoming(call: CallId, contact: ContactId, isRejoin: boolean, now: number): CallOutput[] {
-    const phase: Phase = { name: "incoming", until: now + (isRejoin ? RECONNECT : RINGING) };
+  #begin(call: CallId, contact: ContactId, isRejoin: boolean, now: number): CallOutput {
+    const phase: Phase = isRejoin
+      ? { name: "rejoining", until: now + RECONNECT }
+      : { name: "incoming", until: now + RINGING };
     this.#active = { call, contact, rejoins: undefined, phase };
-    return [{ type: isRejoin ? "rejoin" : "ring", call }];
+    return { type: isRejoin ? "rejoin" : "ring", call };
+  }
+
+  /** Whether the other side may replace a call now. Records it if so. */
+  #mayRejoin(now: number): boolean {
+    this.#rejoined = this.#rejoined.filter((at) => now - at < REJOIN_WINDOW);
+    if (this.#rejoined.length >= MAX_REJOINS) return false;
+    this.#rejoined.push(now);
+    return true;
   }
 
   #end(reason: EndReason, first: CallOutput[], now: number): CallOutput[] {
@@ -257,4 +277,8 @@ export class Calls {
     if (active.phase.name === "incoming") this.#rings.unanswered(active.contact, now);
     return [...first, { type: "end", call: active.call, reason }];
   }
+}
+
+function isPastRinging({ name }: Phase): boolean {
+  return name === "rejoining" || name === "connecting" || name === "connected";
 }

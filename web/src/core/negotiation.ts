@@ -1,84 +1,159 @@
 /**
  * Renegotiation: the rounds of offers and answers within one call. The first offer and answer of the call are round 0.
  *
- * Pure. Each further offer opens a round, and its answer has the same number. If both sides open one at once, the
- * callee is polite: it takes its own offer back. `docs/protocol/media.md` has the rules.
+ * Pure. If both sides open a round at once, the callee is polite: it takes its own offer back.
+ * `docs/protocol/sealing-and-pairing.md` has the rules.
  */
+import { type Description, type IceMessage, MAX_CANDIDATE_LENGTH, MAX_CANDIDATES } from "./outbox.js";
 
-/** The most rounds of a call. An ICE restart every ten seconds of a call of a day takes fewer. */
-export const MAX_ROUNDS = 10_000;
+/** An offer of a round that is further ahead is refused. Each side opens one at a time, so an honest one is not. */
+const MAX_AHEAD = 16;
+/** The most offers that are accepted within a minute: a contact must not keep this side gathering candidates. */
+const MAX_ACCEPTED = 20;
+const MINUTE = 60_000;
+/** When an offer without an answer is sent again after it was made, and when it is taken back. In milliseconds. */
+const REPEAT_AFTER = [3_000, 9_000, 21_000];
+const GIVE_UP_AFTER = 30_000;
 
-/** What to do with an offer of the other side: `repeat` the answer that was given, or accept it. */
-export type OfferVerdict = "accept" | "roll-back-and-accept" | "repeat" | "ignore";
+/** What follows from an input, in order. */
+export type NegotiationOutput =
+  /** Send this to the other side. */
+  | { readonly type: "send"; readonly message: IceMessage }
+  /** Apply the other side's offer. With `rollBack`, this side's own pending offer is void. */
+  | { readonly type: "offer"; readonly round: number; readonly sdp: string; readonly rollBack: boolean }
+  /** Apply the other side's answer. */
+  | { readonly type: "answer"; readonly round: number; readonly sdp: string }
+  /** Add the other side's candidates. */
+  | { readonly type: "candidates"; readonly round: number; readonly candidates: readonly string[] }
+  /** An offer was refused, because it exceeds a bound. */
+  | { readonly type: "refused"; readonly round: number }
+  /** The own offer had no answer in time. Roll it back; a new round may be opened. */
+  | { readonly type: "unanswered"; readonly round: number };
 
-/** What to do with candidates: those of a later round wait for its description. */
-export type CandidatesVerdict = "take" | "hold" | "drop";
+/** A description is not due: an own offer is pending, or there is no offer of that round to answer. */
+export class NegotiationError extends Error {
+  override readonly name = "NegotiationError";
+}
+
+interface Pending {
+  readonly sdp: string;
+  readonly since: number;
+  repeats: number;
+}
 
 /** The rounds of one call. */
 export class Negotiation {
   readonly #isPolite: boolean;
   #round = 0;
-  #isPending = false;
-  #hasAnswered = false;
+  #pending: Pending | undefined;
+  /** The other side's offer of the current round waits for this side's answer; or has got this one. */
+  #isAnswerDue = false;
+  #answered: string | undefined;
+  #held: { readonly round: number; readonly candidate: string }[] = [];
+  #accepted: number[] = [];
 
   /** The callee of the call is polite. */
   constructor(isPolite: boolean) {
     this.#isPolite = isPolite;
   }
 
-  /** The highest round of which a description was sent or received. */
+  /** The highest round of which a description was sent or accepted. */
   get round(): number {
     return this.#round;
   }
 
-  /** Whether an own offer has no answer yet. */
-  get isPending(): boolean {
-    return this.#isPending;
-  }
-
-  /** Opens a round for an own offer and returns its number, or `undefined` while one is pending. */
-  open(): number | undefined {
-    if (this.#isPending || this.#round >= MAX_ROUNDS) return undefined;
+  /** Opens a round with an own offer. Throws {@link NegotiationError} while one is pending. */
+  renegotiate(sdp: string, now: number): NegotiationOutput[] {
+    if (this.#pending !== undefined) throw new NegotiationError("the last offer has no answer yet");
     this.#round += 1;
-    this.#isPending = true;
-    this.#hasAnswered = false;
-    return this.#round;
+    this.#pending = { sdp, since: now, repeats: 0 };
+    this.#isAnswerDue = false;
+    this.#answered = undefined;
+    return [this.#send({ type: "offer", sdp })];
   }
 
-  /** Handles an offer of the other side. */
-  handleOffer(round: number): OfferVerdict {
-    const isGlare = round === this.#round && this.#isPending;
-    // The other side opens a round only after the former one, so it is at most one ahead.
-    if (round === this.#round + 1 && round <= MAX_ROUNDS) return this.#accept(round);
-    if (isGlare) return this.#isPolite ? this.#accept(round) : "ignore";
-    return round > 0 && round === this.#round && this.#hasAnswered ? "repeat" : "ignore";
+  /** Answers the other side's offer of a round. Throws {@link NegotiationError} if it is no longer the newest. */
+  answer(round: number, sdp: string): NegotiationOutput[] {
+    if (round !== this.#round || !this.#isAnswerDue) throw new NegotiationError("there is no such offer to answer");
+    this.#isAnswerDue = false;
+    this.#answered = sdp;
+    return [this.#send({ type: "answer", sdp })];
   }
 
-  /** Records that the offer of this round was answered. Returns `false` if it is no longer the newest. */
-  answer(round: number): boolean {
-    if (round !== this.#round || this.#isPending) return false;
-    this.#hasAnswered = true;
-    return true;
+  /** Handles what the other side has sent. The description counts before the candidates. */
+  receive(message: Omit<IceMessage, "type">, now: number): NegotiationOutput[] {
+    const { round, candidates, description } = message;
+    const outputs =
+      description === undefined
+        ? []
+        : description.type === "offer"
+          ? this.#receiveOffer(round, description.sdp, now)
+          : this.#receiveAnswer(round, description.sdp);
+    if (candidates.length === 0 || round < this.#round || round > this.#round + MAX_AHEAD) return outputs;
+    if (round === this.#round) return [...outputs, { type: "candidates", round, candidates }];
+    this.#hold(round, candidates);
+    return outputs;
   }
 
-  /** Handles an answer of the other side. Returns whether it is one to the pending offer. */
-  handleAnswer(round: number): boolean {
-    if (!this.#isPending || round !== this.#round) return false;
-    this.#isPending = false;
-    return true;
-  }
-
-  /** Handles candidates of the other side. */
-  handleCandidates(round: number): CandidatesVerdict {
-    if (round === this.#round) return "take";
-    return round === this.#round + 1 ? "hold" : "drop";
-  }
-
-  #accept(round: number): OfferVerdict {
-    const wasPending = this.#isPending;
+  #receiveOffer(round: number, sdp: string, now: number): NegotiationOutput[] {
+    if (round < this.#round || round === 0) return [];
+    if (round === this.#round && this.#pending === undefined) {
+      return this.#answered === undefined ? [] : [this.#send({ type: "answer", sdp: this.#answered })];
+    }
+    if (round === this.#round && !this.#isPolite) return [];
+    this.#accepted = this.#accepted.filter((at) => now - at < MINUTE);
+    if (round > this.#round + MAX_AHEAD || this.#accepted.length >= MAX_ACCEPTED) return [{ type: "refused", round }];
+    this.#accepted.push(now);
+    const rollBack = this.#pending !== undefined;
+    this.#pending = undefined;
     this.#round = round;
-    this.#isPending = false;
-    this.#hasAnswered = false;
-    return wasPending ? "roll-back-and-accept" : "accept";
+    this.#isAnswerDue = true;
+    this.#answered = undefined;
+    return [{ type: "offer", round, sdp, rollBack }, ...this.#release()];
+  }
+
+  #receiveAnswer(round: number, sdp: string): NegotiationOutput[] {
+    if (round !== this.#round || this.#pending === undefined) return [];
+    this.#pending = undefined;
+    return [{ type: "answer", round, sdp }, ...this.#release()];
+  }
+
+  /** When to call {@link handleTimeout}. */
+  pollTimeout(): number | undefined {
+    const pending = this.#pending;
+    return pending && pending.since + (REPEAT_AFTER[pending.repeats] ?? GIVE_UP_AFTER);
+  }
+
+  /** Sends an offer again that has no answer, or takes it back. */
+  handleTimeout(now: number): NegotiationOutput[] {
+    const due = this.pollTimeout();
+    const pending = this.#pending;
+    if (pending === undefined || due === undefined || due > now) return [];
+    if (now >= pending.since + GIVE_UP_AFTER) {
+      this.#pending = undefined;
+      return [{ type: "unanswered", round: this.#round }];
+    }
+    pending.repeats += 1;
+    return [this.#send({ type: "offer", sdp: pending.sdp })];
+  }
+
+  #send(description: Description): NegotiationOutput {
+    return { type: "send", message: { type: "ice", round: this.#round, candidates: [], description } };
+  }
+
+  #hold(round: number, candidates: readonly string[]): void {
+    for (const candidate of candidates) {
+      const length = this.#held.reduce((sum, held) => sum + held.candidate.length, candidate.length);
+      if (this.#held.length >= MAX_CANDIDATES || length > MAX_CANDIDATE_LENGTH) return;
+      this.#held.push({ round, candidate });
+    }
+  }
+
+  /** The candidates that came before the description of the current round. */
+  #release(): NegotiationOutput[] {
+    const round = this.#round;
+    const candidates = this.#held.filter((held) => held.round === round).map((held) => held.candidate);
+    this.#held = this.#held.filter((held) => held.round > round);
+    return candidates.length === 0 ? [] : [{ type: "candidates", round, candidates }];
   }
 }

@@ -30,7 +30,7 @@ export type OutboxMessage =
 
 /** The most candidates in one message, and their total size. A call has about ten candidates. */
 export const MAX_CANDIDATES = 64;
-const MAX_CANDIDATE_LENGTH = 16 * 1024;
+export const MAX_CANDIDATE_LENGTH = 16 * 1024;
 /** The most queued messages: an offer or answer, candidates, a description, and the end. */
 const MAX_QUEUE = 8;
 /** The pauses between attempts: a callee that changes its node is back within two seconds. In milliseconds. */

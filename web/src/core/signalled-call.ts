@@ -18,6 +18,8 @@ export interface SignalledCallEvents {
   candidates: { readonly candidates: readonly string[]; readonly round: number };
   /** A renegotiation. With `mustRollBack`, this side's own pending offer is void. */
   description: { readonly description: Description; readonly round: number; readonly mustRollBack: boolean };
+  /** An own renegotiation has had no answer for 30 s. It is void: roll it back. */
+  unanswered: { readonly round: number };
   /** The time for gathering candidates is over: proceed with those so far. */
   stopgathering: undefined;
   /** A message of this call has taken a step on its way. */
@@ -46,7 +48,7 @@ export interface CallActions {
   accept(call: CallId, sdp: string): void;
   sendCandidates(call: CallId, candidates: readonly string[], round: number): void;
   renegotiate(call: CallId, sdp: string): number;
-  answerRenegotiation(call: CallId, sdp: string, round: number): boolean;
+  answerRenegotiation(call: CallId, sdp: string, round: number): void;
 }
 
 /** A call, placed or received. Throws `CallStateError` where its state does not allow an action. */
@@ -93,14 +95,14 @@ export class SignalledCall extends TypedEventTarget<SignalledCallEvents> {
     this.#actions.sendCandidates(this.id, candidates, round);
   }
 
-  /** Opens a round of renegotiation and returns its number. It is sent again until the other side answers. */
+  /** Opens a round of renegotiation and returns its number. Throws `NegotiationError` while one is pending. */
   renegotiate(sdp: string): number {
     return this.#actions.renegotiate(this.id, sdp);
   }
 
-  /** Answers the other side's offer of a round. Returns `false` if a newer round has begun meanwhile. */
-  answerRenegotiation(sdp: string, round: number): boolean {
-    return this.#actions.answerRenegotiation(this.id, sdp, round);
+  /** Answers the other side's offer of a round. Throws `NegotiationError` if a newer round has begun meanwhile. */
+  answerRenegotiation(sdp: string, round: number): void {
+    this.#actions.answerRenegotiation(this.id, sdp, round);
   }
 
   /** Reports that media flows, or that it has stopped. A call whose media stays away ends after 30 s. */

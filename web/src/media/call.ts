@@ -196,6 +196,11 @@ export class Call extends TypedEventTarget<CallEvents> {
     signalling.addEventListener("description", ({ detail }) =>
       this.#step((peer) => this.#renegotiated(peer, detail.description, detail.round)),
     );
+    signalling.addEventListener("unanswered", () =>
+      this.#step(async (peer) => {
+        if (peer.signalingState === "have-local-offer") await peer.setLocalDescription({ type: "rollback" });
+      }),
+    );
     signalling.addEventListener("ended", ({ detail }) => {
       this.#release(this.#peer);
       // The new call of the other side's device takes this one's place.
@@ -263,7 +268,7 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   #flushCandidates(): void {
     // The callee's candidates follow its answer.
-    if (this.#candidates.length === 0 || this.state === "incoming" || this.state === "ended") return;
+    if (this.#candidates.length === 0 || ["incoming", "rejoining", "ended"].includes(this.state)) return;
     const candidates = this.#candidates.splice(0);
     this.#signalling.sendCandidates(candidates, this.#round);
   }
