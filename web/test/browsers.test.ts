@@ -1,6 +1,14 @@
 /** Chromium and Firefox: the vectors, and calls with each other over real nodes. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Browser, type BrowserName, installedBrowsers, launch, servePage, type Tab } from "./support/browsers.js";
+import {
+  type Browser,
+  type BrowserName,
+  installedBrowsers,
+  launch,
+  servePage,
+  type Tab,
+  until,
+} from "./support/browsers.js";
 import { type Federation, startFederation } from "./support/federation.js";
 
 let federation: Federation;
@@ -21,17 +29,6 @@ afterAll(async () => {
 
 async function open(name: BrowserName): Promise<Tab> {
   return (browsers.get(name) as Browser).open();
-}
-
-/** Waits until a step of a page returns what is wanted. */
-async function until<T>(what: string, get: () => Promise<T>, isWanted: (value: T) => boolean): Promise<T> {
-  const deadline = Date.now() + 30_000;
-  for (;;) {
-    const value = await get();
-    if (isWanted(value)) return value;
-    if (Date.now() > deadline) throw new Error(`never came true: ${what}; last: ${JSON.stringify(value)}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
 }
 
 describe.each(installed)("%s", (name) => {

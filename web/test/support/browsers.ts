@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build } from "esbuild";
 import type { Steps } from "../page/index.js";
-import { eventually } from "./federation.js";
+import { eventually, PATIENCE } from "./federation.js";
 
 /** A browser for the tests. */
 export type BrowserName = "chromium" | "firefox";
@@ -177,4 +177,15 @@ async function launchFirefox(url: string): Promise<Browser> {
       sound.stop();
     },
   };
+}
+
+/** Waits until a step of a page returns what is wanted. */
+export async function until<T>(what: string, get: () => Promise<T>, isWanted: (value: T) => boolean): Promise<T> {
+  const deadline = Date.now() + PATIENCE;
+  for (;;) {
+    const value = await get();
+    if (isWanted(value)) return value;
+    if (Date.now() > deadline) throw new Error(`never came true: ${what}; last: ${JSON.stringify(value)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }

@@ -1,0 +1,92 @@
+/** Chromium and Firefox with the `chappe` command: pairing, and calls both ways over different nodes. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Browser, type BrowserName, installedBrowsers, launch, servePage, until } from "./support/browsers.js";
+import { Command, type Federation, startFederation } from "./support/federation.js";
+
+let federation: Federation;
+let page: Awaited<ReturnType<typeof servePage>>;
+let folder: string;
+const browsers = new Map<BrowserName, Browser>();
+const installed = installedBrowsers();
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "chappe-cli-"));
+  [federation, page] = await Promise.all([startFederation(3), servePage()]);
+  for (const name of installed) browsers.set(name, await launch(name, page.url));
+}, 120_000);
+
+afterAll(async () => {
+  for (const browser of browsers.values()) await browser.close();
+  page.close();
+  await federation.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test.each(installed)(
+  "%s pairs with `chappe pair`, calls `chappe listen`, and is called by `chappe call`",
+  async (name) => {
+    const tab = await (browsers.get(name) as Browser).open();
+    const profile = ["--json", "--profile", join(folder, name)];
+    const network = ["--registry", federation.registry, "--root", federation.root, "--private-network"];
+
+    const pairing = new Command(["pair", ...profile, ...network, "--name", "Bob"]);
+    const code = await pairing.line("the code", (line) => line.event === "code");
+    await tab.run("start", {
+      registries: [federation.registry],
+      roots: [federation.root],
+      isPrivate: true,
+      name: "Ada",
+    });
+    const paired = await tab.run("pair", String(code.code));
+    const theirs = await pairing.line("the contact", (line) => line.event === "paired");
+    expect(theirs.words).toEqual(paired.words);
+    expect(await pairing.exited).toBe(0);
+
+    const listen = new Command(["listen", ...profile, "--once"]);
+    const connected = await listen.line("connected", (line) => line.event === "ready");
+    // On another node: this client avoids the one of the command.
+    await tab.run("close");
+    const here = await tab.run("start", {
+      registries: [federation.registry],
+      roots: [federation.root],
+      isPrivate: true,
+      avoid: [String(connected.node)],
+    });
+    expect(here.node).not.toBe(connected.node);
+    await tab.run("call", paired.contact);
+    await until(
+      "connected",
+      () => tab.run("state"),
+      (state) => state === "connected",
+    );
+    await until(
+      "the tone",
+      () => tab.run("hears"),
+      (sound) => (sound?.decibels ?? -200) > -60,
+    );
+    await tab.run("hangUp");
+    const heard = await listen.line("the end of the call", (line) => line.event === "call");
+    expect(heard).toMatchObject({ ok: true });
+    expect(await listen.exited).toBe(0);
+
+    const call = new Command(["call", ...profile, "Ada", "--seconds", "2"]);
+    await until(
+      "it rings",
+      () => tab.run("ringing"),
+      (ringing) => ringing > 0,
+    );
+    await tab.run("accept");
+    const sound = await until(
+      "the tone",
+      () => tab.run("hears"),
+      (found) => (found?.decibels ?? -200) > -60,
+    );
+    expect(sound?.hertz).toBeGreaterThan(300);
+    expect(await call.exited).toBe(0);
+    await tab.run("close");
+  },
+  90_000,
+);
