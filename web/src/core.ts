@@ -14,6 +14,7 @@ export {
   type Confirmation,
   DiscoverError,
   type FoundNode,
+  type NodeCheck,
   type NodeFinder,
   type SourceReport,
 } from "./core/node-finder.js";

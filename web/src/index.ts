@@ -10,7 +10,7 @@ export { CallActionError } from "./core/call-driver.js";
 export { ConnectError } from "./core/client.js";
 export type { Contact, ContactId } from "./core/contact.js";
 export { ChappeEvent, TypedEventTarget } from "./core/events.js";
-export { type Confirmation, DiscoverError, type SourceReport } from "./core/node-finder.js";
+export { type Confirmation, DiscoverError, type NodeCheck, type SourceReport } from "./core/node-finder.js";
 export { escaped } from "./core/printable.js";
 export { ProfileError } from "./core/profile.js";
 export type { DisconnectReason } from "./core/session.js";

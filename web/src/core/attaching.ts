@@ -7,7 +7,7 @@ import type { Clock, Timers } from "./clock.js";
 import { type ContactId, pairingId } from "./contact.js";
 import type { Attachment, Rejection, Seqs, SlotId } from "./leases.js";
 import type { Json } from "./messages.js";
-import { type Confirmation, DiscoverError, type NodeFinder } from "./node-finder.js";
+import { DiscoverError, type NodeCheck, type NodeFinder } from "./node-finder.js";
 import type { Profile } from "./profile.js";
 import { type DisconnectReason, type MessageHandler, type Outcome, Session } from "./session.js";
 import { decodeLease } from "./statements.js";
@@ -42,7 +42,7 @@ export interface AttachingEvents {
   connected(session: Session): void;
   disconnected(session: Session, reason: DisconnectReason): void;
   searchFailed(error: DiscoverError, retryIn: number): void;
-  checked(node: string, confirmation: Confirmation): void;
+  checked(node: string, check: NodeCheck): void;
   reachable(contact: ContactId): void;
   rejected(contact: ContactId, reason: InboxRejection): void;
   /** Nodes were found, but several in a row attached no inbox. */
@@ -132,7 +132,7 @@ export class Attaching {
         if (this.#signal.aborted) return found.connection.close();
         this.#failures = 0;
         const node = found.connection.nodeId;
-        void found.confirmation.then((confirmation) => events.checked(node, confirmation));
+        void found.check.then((check) => events.checked(node, check));
         await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
         pause = this.#nextPause();
       } catch (error) {

@@ -6,7 +6,7 @@ import { SystemClock, Timers } from "./clock.js";
 import type { Contact, ContactId, PairingId } from "./contact.js";
 import { TypedEventTarget } from "./events.js";
 import type { Json } from "./messages.js";
-import type { Confirmation, DiscoverError, NodeFinder } from "./node-finder.js";
+import type { DiscoverError, NodeCheck, NodeFinder } from "./node-finder.js";
 import { Profile, type ProfileStore } from "./profile.js";
 import type { CallId } from "./seal.js";
 import type { DisconnectReason } from "./session.js";
@@ -25,8 +25,8 @@ export interface SignallingEvents {
   searchfailed: { readonly error: DiscoverError; readonly retryIn: number };
   /** Nodes were found, but none attached the inboxes: usually the clock of this device is wrong. */
   notattached: undefined;
-  /** Whether a second source confirms the node. */
-  nodechecked: { readonly node: string; readonly confirmation: Confirmation };
+  /** Whether a second source confirms the node, and what each source has come to. */
+  nodechecked: NodeCheck & { readonly node: string };
   /** This contact can call from now on. */
   reachable: { readonly contact: ContactId };
   /** The node has rejected this contact's inbox: the contact cannot call now. The client tries again in a minute. */
@@ -136,7 +136,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
           },
           disconnected: (session, reason) => this.emit("disconnected", { node: session.connection.nodeId, reason }),
           searchFailed: (error, retryIn) => this.emit("searchfailed", { error, retryIn }),
-          checked: (node, confirmation) => this.emit("nodechecked", { node, confirmation }),
+          checked: (node, check) => this.emit("nodechecked", { node, ...check }),
           reachable: (contact) => this.emit("reachable", { contact }),
           rejected: (contact, reason) => this.emit("inboxrejected", { contact, reason }),
           notAttached: () => this.emit("notattached", undefined),

@@ -4,19 +4,25 @@ import type { Connection } from "./connection.js";
 /** Whether a second source confirms the node that was found. `docs/protocol/discovery.md` explains each outcome. */
 export type Confirmation = "confirmed" | "vouched" | "strangers" | "equivocation" | "no-other" | "no-answer";
 
-/** A node that was found. */
-export interface FoundNode {
-  readonly connection: Connection;
-  /** Resolves within half a minute after the search began. */
-  readonly confirmation: Promise<Confirmation>;
-}
-
 /** Why one source named no usable node, in words for people. */
 export interface SourceReport {
   /** Such as `registry` or `dns`. */
   readonly source: string;
   /** What happened, or how many nodes it named. */
   readonly result: string;
+}
+
+/** What is known about a node that was found, half a minute after the search began at most. */
+export interface NodeCheck {
+  readonly confirmation: Confirmation;
+  /** What each source has come to, also where a node was found by another. */
+  readonly reports: readonly SourceReport[];
+}
+
+/** A node that was found. */
+export interface FoundNode {
+  readonly connection: Connection;
+  readonly check: Promise<NodeCheck>;
 }
 
 /** No node was found. */

@@ -4,9 +4,9 @@ import type { Clock, Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
 import { endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
 import {
-  type Confirmation,
   DiscoverError,
   type FoundNode,
+  type NodeCheck,
   type NodeFinder,
   type SourceReport,
 } from "../core/node-finder.js";
@@ -236,7 +236,7 @@ class Search {
       const found = this.#found;
       if (found !== undefined) {
         for (const abort of this.#dials.values()) abort.abort();
-        return { connection: found.connection, confirmation: this.#confirm(found.candidate, found.connection) };
+        return { connection: found.connection, check: this.#check(found.candidate, found.connection) };
       }
       if (isOver) break;
       await this.#nextEvent();
@@ -244,7 +244,7 @@ class Search {
     for (const abort of this.#dials.values()) abort.abort();
     this.#overAt.abort();
     await this.#cache.save();
-    throw new DiscoverError([...this.#unanswered(), ...this.#reports, ...this.#dialReports]);
+    throw new DiscoverError(this.#allReports());
   }
 
   /** Performs what is due. Returns whether the search is over. */
@@ -328,6 +328,10 @@ class Search {
     this.#race.handleSourceFailed(index, this.#now);
   }
 
+  #allReports(): SourceReport[] {
+    return [...this.#unanswered(), ...this.#reports, ...this.#dialReports];
+  }
+
   #unanswered(): SourceReport[] {
     return [...this.#queries.keys()].map((index) => ({
       source: nameOf(this.#sources[index] as Source),
@@ -363,11 +367,11 @@ class Search {
   }
 
   /** Confirms the choice in the background. What that needs is loaded only then. */
-  async #confirm(first: Candidate, connection: Connection): Promise<Confirmation> {
+  async #check(first: Candidate, connection: Connection): Promise<NodeCheck> {
     try {
       await this.#cache.save();
       const { confirm } = await import("./confirmation.js");
-      return await confirm({
+      const confirmation = await confirm({
         first,
         connection,
         context: this.#context,
@@ -381,6 +385,7 @@ class Search {
         queryUnasked: () => this.#queryUnasked(),
         revokedKeys: (signal) => fetchRevocationsOfNode(fetcherOf(this.#options), connection.url, this.#roots, signal),
       });
+      return { confirmation, reports: this.#allReports() };
     } finally {
       this.#overAt.abort();
     }

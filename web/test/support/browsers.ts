@@ -48,8 +48,8 @@ export interface Tab {
 
 /** A running browser. */
 export interface Browser {
-  /** Opens the page in a profile of its own. */
-  open(): Promise<Tab>;
+  /** Opens the page in a profile of its own. Its clock is `clockOffset` milliseconds off. */
+  open(clockOffset?: number): Promise<Tab>;
   close(): Promise<void>;
 }
 
@@ -74,6 +74,12 @@ export async function servePage(): Promise<{ url: string; close(): void }> {
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
   return { url: `http://127.0.0.1:${port}/`, close: () => server.close() };
+}
+
+/** Sets the page's clock off, before any script of it runs. */
+function shiftClock(offset: number): void {
+  const now = Date.now.bind(Date);
+  Date.now = () => now() + offset;
 }
 
 /** Starts a browser without a window. */
@@ -112,8 +118,9 @@ async function launchChromium(url: string): Promise<Browser> {
   ];
   const browser = await chromium.launch({ executablePath: PATHS.chromium, args: [...args, "--no-sandbox"] });
   return {
-    open: async () => {
+    open: async (clockOffset = 0) => {
       const page = await (await browser.newContext()).newPage();
+      await page.addInitScript(shiftClock, clockOffset);
       page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
       await page.goto(url);
       await page.waitForFunction("globalThis.steps !== undefined");
@@ -161,8 +168,9 @@ async function launchFirefox(url: string): Promise<Browser> {
     },
   });
   return {
-    open: async () => {
+    open: async (clockOffset = 0) => {
       const page = await (await browser.createBrowserContext()).newPage();
+      await page.evaluateOnNewDocument(shiftClock, clockOffset);
       page.on("pageerror", (error) => console.error(`page: ${String(error)}`));
       await page.goto(url);
       await page.waitForFunction("globalThis.steps !== undefined");

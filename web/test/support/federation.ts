@@ -1,6 +1,8 @@
 /** A federation of real nodes: the `chappe` binary of this repository, with its registry and nodes on loopback. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
@@ -120,11 +122,72 @@ export async function startFederation(nodes = 3, sets: readonly string[] = []): 
   };
 }
 
+/** A federation whose registry and nodes are processes of their own, so that one can be killed. */
+export interface ProcessFederation extends Federation {
+  /** Ends a node at once, as a crash does. */
+  kill(node: string): Promise<void>;
+  /** Starts a node again. */
+  revive(node: string): Promise<void>;
+}
+
+/** The first port of a free run of ports. Below those that the system gives out by itself. */
+function firstPort(): number {
+  return 20_000 + 20 * Math.floor(Math.random() * 600);
+}
+
+/** Starts a registry and nodes, each in its own process. */
+export async function startProcesses(count = 3): Promise<ProcessFederation> {
+  const folder = mkdtempSync(join(tmpdir(), "chappe-federation-"));
+  // Writes keys and configs, and stops after its call.
+  const names = ["--nodes", String(count), "--dir", folder, "--port", String(firstPort())];
+  const made = new Command(["up", "--json", "--once", ...names]);
+  const { root } = await made.line("ready", (line) => line.event === "ready");
+  if ((await made.exited) !== 0) throw new Error("the federation was not made");
+  const start = async (...args: string[]) => {
+    const process = new Command([...args, "--json"]);
+    return { process, ready: await process.line("ready", (line) => line.event === "ready") };
+  };
+  const startNode = (number: number) => start("node", "run", "--config", join(folder, `node-${number}`, "node.toml"));
+  const registry = await start("bootstrap", "run", "--config", join(folder, "registry", "bootstrap.toml"));
+  const started = await Promise.all(Array.from({ length: count }, (_, index) => startNode(index + 1)));
+  const processes = new Map(
+    started.map(({ process, ready }, index) => [String(ready.id), { process, number: index + 1 }]),
+  );
+  const of = (node: string) => {
+    const found = processes.get(node);
+    if (found === undefined) throw new Error(`no such node: ${node}`);
+    return found;
+  };
+  const url = String(registry.ready.registry);
+  await eventually(
+    "all nodes are listed",
+    async () => (await (await fetch(`${url}/servers`)).json()).servers.length === count,
+  );
+  return {
+    registry: url,
+    root: String(root),
+    nodes: started.map(({ ready }) => ({ id: String(ready.id), clientUrl: String(ready.client_url) })),
+    kill: (node) => of(node).process.stop("SIGKILL"),
+    revive: async (node) => {
+      of(node).process = (await startNode(of(node).number)).process;
+    },
+    stop: async () => {
+      await Promise.all(
+        [registry.process, ...[...processes.values()].map(({ process }) => process)].map((one) => one.stop()),
+      );
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
 /** Waits until a value is there. */
-export async function eventually<T>(what: string, get: () => T | undefined | false): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  get: () => T | undefined | false | Promise<T | undefined | false>,
+): Promise<T> {
   const until = Date.now() + PATIENCE;
   for (;;) {
-    const value = get();
+    const value = await get();
     if (value !== undefined && value !== false) return value;
     if (Date.now() > until) throw new Error(`never came true: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));

@@ -1,0 +1,236 @@
+/** What goes wrong around a page: a node that dies, sources that lie or are silent, and a clock that is off. */
+import { createServer as createHttpServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { createServer as createTcpServer } from "node:net";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { type Browser, installedBrowsers, launch, servePage, type Tab, until } from "./support/browsers.js";
+import { type ProcessFederation, startProcesses } from "./support/federation.js";
+
+const installed = installedBrowsers();
+const YEAR = 365 * 24 * 3600 * 1000;
+
+let federation: ProcessFederation;
+let page: Awaited<ReturnType<typeof servePage>>;
+const browsers: Browser[] = [];
+const servers: { close(): unknown }[] = [];
+
+beforeAll(async () => {
+  [federation, page] = await Promise.all([startProcesses(4), servePage()]);
+  for (const name of installed) browsers.push(await launch(name, page.url));
+}, 120_000);
+
+afterEach(() => {
+  for (const server of servers.splice(0)) server.close();
+});
+
+afterAll(async () => {
+  for (const browser of browsers) await browser.close();
+  page.close();
+  await federation.stop();
+});
+
+/** The first and the last browser that is installed: two different ones, where both are. */
+const [caller, callee] = [() => browsers[0] as Browser, () => browsers.at(-1) as Browser];
+
+function options() {
+  return { registries: [federation.registry], roots: [federation.root], isPrivate: true };
+}
+
+async function listen(server: {
+  listen: Server["listen"];
+  address: Server["address"];
+  close(): unknown;
+}): Promise<string> {
+  servers.push(server);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+/** A registry that serves these bytes as its directory. */
+function serveDirectory(bytes: () => Uint8Array): Promise<string> {
+  const server = createHttpServer((_, response) => {
+    response.setHeader("access-control-allow-origin", "*");
+    response.end(bytes());
+  });
+  return listen(server);
+}
+
+/** A registry that takes connections and never answers. */
+function serveBlackHole(): Promise<string> {
+  return listen(createTcpServer());
+}
+
+async function fetchDirectory(): Promise<Uint8Array> {
+  return new Uint8Array(await (await fetch(`${federation.registry}/v1/directory`)).arrayBuffer());
+}
+
+/** The causes that a failed connect has reported. */
+async function causes(tab: Tab): Promise<string> {
+  const log = await tab.run("log");
+  const failed = log.find(({ event }) => event === "searchfailed");
+  const reports = (failed?.error ?? []) as { source: string; result: string }[];
+  return reports.map(({ source, result }) => `${source}: ${result}`).join("\n");
+}
+
+async function connectFails(tab: Tab, changed: Record<string, unknown>): Promise<string> {
+  await expect(tab.run("start", { ...options(), ...changed })).rejects.toThrow(/no node was found/);
+  return causes(tab);
+}
+
+describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
+  async function pairedOnTwoNodes() {
+    const [a, b] = [await caller().open(), await callee().open()];
+    const atA = await a.run("start", { ...options(), name: "Ada" });
+    const atB = await b.run("start", { ...options(), name: "Bob", avoid: [atA.node as string] });
+    expect(atA.node).not.toBe(atB.node);
+    const { code } = await b.run("showCode", false);
+    const paired = await a.run("pair", code);
+    await b.run("paired");
+    return { a, b, contact: paired.contact, nodeA: atA.node as string, nodeB: atB.node as string };
+  }
+
+  test.each(["callee", "caller"])(
+    "of which the %s's is killed while it rings: the call comes about",
+    async (whose) => {
+      const { a, b, contact, nodeA, nodeB } = await pairedOnTwoNodes();
+      await a.run("call", contact);
+      await until(
+        "it rings",
+        () => b.run("ringing"),
+        (ringing) => ringing > 0,
+      );
+      const killed = whose === "callee" ? nodeB : nodeA;
+      await federation.kill(killed);
+      await b.run("accept");
+      for (const tab of [a, b])
+        await until(
+          "connected",
+          () => tab.run("state"),
+          (state) => state === "connected",
+        );
+      await a.run("hangUp");
+      await federation.revive(killed);
+      await Promise.all([a.run("close"), b.run("close")]);
+    },
+    90_000,
+  );
+
+  test("of which one is loaded again: it comes back into the call, and nothing rings", async () => {
+    const { a, b, contact } = await pairedOnTwoNodes();
+    await a.run("call", contact);
+    await until(
+      "it rings",
+      () => b.run("ringing"),
+      (ringing) => ringing > 0,
+    );
+    await b.run("accept");
+    for (const tab of [a, b])
+      await until(
+        "connected",
+        () => tab.run("state"),
+        (state) => state === "connected",
+      );
+    // The page records the call when media flows.
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await a.reload();
+    await a.run("start", options());
+    expect(await a.run("rejoin")).toBe(true);
+    for (const tab of [a, b])
+      await until(
+        "connected",
+        () => tab.run("state"),
+        (state) => state === "connected",
+      );
+    expect(await b.run("ringing")).toBe(0);
+    expect((await b.run("hears"))?.decibels).toBeGreaterThan(-60);
+    await b.run("hangUp");
+    await until(
+      "the end",
+      () => a.run("state"),
+      (state) => state === "ended",
+    );
+    expect(await a.run("rejoin")).toBe(false);
+    await Promise.all([a.run("close"), b.run("close")]);
+  }, 90_000);
+});
+
+describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ index }) => {
+  const open = (clockOffset?: number) => (browsers[index] as Browser).open(clockOffset);
+
+  test("connects by another source if the registry is silent, and says so if there is none", async () => {
+    const registries = [await serveBlackHole()];
+    const tab = await open();
+    expect(await connectFails(tab, { registries })).toContain("registry: no answer in time");
+    const node = federation.nodes[0];
+    const again = await open();
+    await again.run("start", { ...options(), registries, nodes: [`${node?.clientUrl}#${node?.id}`] });
+    await again.run("close");
+    await tab.run("close");
+  }, 60_000);
+
+  test("refuses a directory that is forged, or signed under other roots", async () => {
+    const forged = await fetchDirectory();
+    const at = forged.length - 70;
+    forged[at] = (forged[at] as number) ^ 1;
+    const tab = await open();
+    expect(await connectFails(tab, { registries: [await serveDirectory(() => forged)] })).toContain(
+      "registry: what it sends is not a signed list",
+    );
+    await tab.run("close");
+    const other = await open();
+    const roots = [federation.nodes[0]?.id as string];
+    expect(await connectFails(other, { roots })).toContain("registry: its list is not signed under a pinned root key");
+    await other.run("close");
+  }, 60_000);
+
+  test("refuses a directory that was rolled back, and goes on with the nodes that it knows", async () => {
+    const older = await fetchDirectory();
+    const victim = federation.nodes[3]?.id as string;
+    // A node that leaves changes the directory.
+    await federation.kill(victim);
+    await federation.revive(victim);
+    const seqOf = (bytes: Uint8Array) => Buffer.from(bytes).toString("base64");
+    let served = await until("a newer directory", fetchDirectory, (bytes) => seqOf(bytes) !== seqOf(older));
+    const registries = [await serveDirectory(() => served)];
+    const tab = await open();
+    await tab.run("start", { ...options(), registries });
+    await until(
+      "the confirmation",
+      () => tab.run("log"),
+      (log) => log.some(({ event }) => event === "nodechecked"),
+    );
+    await tab.run("close");
+    served = older;
+    await tab.run("start", { ...options(), registries, nodes: [`${federation.nodes[0]?.clientUrl}#${victim}`] });
+    const checked = await until(
+      "the reports",
+      () => tab.run("log"),
+      (log) => log.some(({ event }) => event === "nodechecked"),
+    );
+    expect(JSON.stringify(checked)).toContain("its list is older than one that was seen before");
+    await tab.run("close");
+  }, 90_000);
+
+  test("does not take a node with the wrong key", async () => {
+    const [first, second] = federation.nodes;
+    const tab = await open();
+    const nodes = [`${first?.clientUrl}#${second?.id}`];
+    expect(await connectFails(tab, { registries: [], nodes })).toBe(
+      `manual: 1 addresses of nodes\n${first?.clientUrl}: another node is at this address`,
+    );
+    await tab.run("close");
+  }, 60_000);
+
+  test.each([
+    { when: "ahead", offset: YEAR, cause: "its list has expired; is this device's clock right?" },
+    { when: "behind", offset: -YEAR, cause: "its list is from the future; is this device's clock right?" },
+  ])(
+    "says that its clock may be wrong if it is a year $when",
+    async ({ offset, cause }) => {
+      const tab = await open(offset);
+      expect(await connectFails(tab, {})).toContain(`registry: ${cause}`);
+      await tab.run("close");
+    },
+    60_000,
+  );
+});
