@@ -4,7 +4,7 @@
  * Private keys that WebCrypto can use are stored as keys that no script can read. Everything else, names included, is
  * encrypted with a key that no script can read, so that the files of the database hold no name and no secret in clear.
  */
-import { type IDBPDatabase, openDB } from "idb";
+import { deleteDB, type IDBPDatabase, openDB } from "idb";
 import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8Text } from "../core/bytes.js";
 import type { Contact, Pairing } from "../core/contact.js";
 import type { ProfileData, ProfileStore } from "../core/profile.js";
@@ -62,12 +62,16 @@ export class Database {
     };
     this.cache = {
       load: async () => {
-        const sealed: Bytes | undefined = await (await this.#open()).get(STORE, "cache");
-        return sealed && (JSON.parse(await this.#decrypt(sealed)) as CacheData);
+        const database = await this.#open();
+        const sealed: Bytes | undefined = await database.get(STORE, "cache");
+        return sealed && (JSON.parse(await decrypt(database, sealed)) as CacheData);
       },
       save: async (data) => {
-        const sealed = await this.#encrypt(JSON.stringify(data));
-        await (await this.#open()).put(STORE, sealed, "cache");
+        // After a wipe, what a search has still learned is not stored.
+        const database = await this.#opened;
+        if (database === undefined) return;
+        const sealed = await encrypt(database, JSON.stringify(data));
+        if (this.#opened !== undefined) await database.put(STORE, sealed, "cache");
       },
     };
   }
@@ -85,41 +89,13 @@ export class Database {
 
   /** Deletes everything, keys first: what the files may still hold cannot be decrypted then. */
   async wipe(): Promise<void> {
-    const database = await this.#open();
+    const opened = this.#open();
+    this.#opened = undefined;
+    const database = await opened;
     await database.delete(STORE, "key");
     await database.clear(STORE);
     database.close();
-    this.#opened = undefined;
-    await new Promise<void>((resolve, reject) => {
-      const request = indexedDB.deleteDatabase(this.#name);
-      request.onsuccess = () => resolve();
-      request.onerror = () => reject(request.error);
-    });
-  }
-
-  /** The key that encrypts what is stored. Made once; no script can read it. */
-  async #key(): Promise<CryptoKey> {
-    const database = await this.#open();
-    const stored: CryptoKey | undefined = await database.get(STORE, "key");
-    if (stored !== undefined) return stored;
-    const made = await crypto.subtle.generateKey({ name: "AES-GCM", length: 256 }, false, ["encrypt", "decrypt"]);
-    // Another tab may have been faster.
-    const transaction = database.transaction(STORE, "readwrite");
-    const known: CryptoKey | undefined = await transaction.store.get("key");
-    if (known === undefined) await transaction.store.put(made, "key");
-    await transaction.done;
-    return known ?? made;
-  }
-
-  async #encrypt(text: string): Promise<Bytes> {
-    const iv = randomBytes(IV);
-    const sealed = await crypto.subtle.encrypt({ name: "AES-GCM", iv }, await this.#key(), utf8(text));
-    return concat(iv, new Uint8Array(sealed));
-  }
-
-  async #decrypt(sealed: Bytes): Promise<string> {
-    const params = { name: "AES-GCM", iv: sealed.slice(0, IV) };
-    return utf8Text(new Uint8Array(await crypto.subtle.decrypt(params, await this.#key(), sealed.slice(IV))));
+    await deleteDB(this.#name);
   }
 
   async #saveProfile(profile: ProfileData): Promise<void> {
@@ -131,18 +107,20 @@ export class Database {
       contacts: profile.contacts.map(plainContact),
       activeCall: profile.activeCall,
     };
+    const database = await this.#open();
     const stored: StoredProfile = {
-      sealed: await this.#encrypt(JSON.stringify(plain)),
+      sealed: await encrypt(database, JSON.stringify(plain)),
       identity: identityBytes === undefined ? { privateKey, publicKey } : undefined,
       secrets: profile.contacts.flatMap((contact) => contact.pairings.map((pairing) => pairing.secret)),
     };
-    await (await this.#open()).put(STORE, stored, "profile");
+    await database.put(STORE, stored, "profile");
   }
 
   async #loadProfile(): Promise<ProfileData | undefined> {
-    const stored: StoredProfile | undefined = await (await this.#open()).get(STORE, "profile");
+    const database = await this.#open();
+    const stored: StoredProfile | undefined = await database.get(STORE, "profile");
     if (stored === undefined) return undefined;
-    const plain = JSON.parse(await this.#decrypt(stored.sealed)) as PlainProfile;
+    const plain = JSON.parse(await decrypt(database, stored.sealed)) as PlainProfile;
     const identityBytes = fromBase64url(plain.identityBytes, 32);
     const identity = identityBytes === undefined ? stored.identity : await x25519OfBytes(identityBytes);
     if (identity === undefined) throw new Error("the stored profile is damaged");
@@ -157,6 +135,31 @@ export class Database {
       activeCall: plain.activeCall,
     };
   }
+}
+
+/** The key that encrypts what is stored. Made once; no script can read it. */
+async function storageKey(database: IDBPDatabase): Promise<CryptoKey> {
+  const stored: CryptoKey | undefined = await database.get(STORE, "key");
+  if (stored !== undefined) return stored;
+  const made = await crypto.subtle.generateKey({ name: "AES-GCM", length: 256 }, false, ["encrypt", "decrypt"]);
+  // Another tab may have been faster.
+  const transaction = database.transaction(STORE, "readwrite");
+  const known: CryptoKey | undefined = await transaction.store.get("key");
+  if (known === undefined) await transaction.store.put(made, "key");
+  await transaction.done;
+  return known ?? made;
+}
+
+async function encrypt(database: IDBPDatabase, text: string): Promise<Bytes> {
+  const iv = randomBytes(IV);
+  const sealed = await crypto.subtle.encrypt({ name: "AES-GCM", iv }, await storageKey(database), utf8(text));
+  return concat(iv, new Uint8Array(sealed));
+}
+
+async function decrypt(database: IDBPDatabase, sealed: Bytes): Promise<string> {
+  const params = { name: "AES-GCM", iv: sealed.slice(0, IV) };
+  const plain = await crypto.subtle.decrypt(params, await storageKey(database), sealed.slice(IV));
+  return utf8Text(new Uint8Array(plain));
 }
 
 /** What is encrypted of a contact. */

@@ -80,7 +80,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     options: MediaOptions,
   ): Promise<Call> {
     const isRelayOnly = options.isRelayOnly ?? true;
-    const peer = createPeer(await iceServers(), isRelayOnly);
+    const peer = await createPeer(await iceServers(), isRelayOnly);
     addMediaLines(peer);
     await setTracks(peer, options.tracks ?? {});
     const early: string[] = [];
@@ -124,7 +124,7 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 
   async #answer(signalling: SignalledCall): Promise<void> {
-    const peer = createPeer(await this.#iceServers(), this.#isRelayOnly);
+    const peer = await createPeer(await this.#iceServers(), this.#isRelayOnly);
     this.#use(peer);
     try {
       await peer.setRemoteDescription({ type: "offer", sdp: signalling.offer ?? "" });
@@ -306,13 +306,30 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 }
 
-function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): RTCPeerConnection {
-  return new RTCPeerConnection({
+/** How often a connection is tried to be made, and how much memory is asked for in between. */
+const PEER_ATTEMPTS = 10;
+const PRESSURE = 64 * 1024 * 1024;
+
+/**
+ * Creates a connection. Chromium allows 500, and counts closed ones until they are collected, which may take minutes. Memory
+ * that is asked for makes it collect them.
+ */
+async function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): Promise<RTCPeerConnection> {
+  const configuration: RTCConfiguration = {
     iceServers,
     bundlePolicy: "max-bundle",
     rtcpMuxPolicy: "require",
     iceTransportPolicy: isRelayOnly ? "relay" : "all",
-  });
+  };
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return new RTCPeerConnection(configuration);
+    } catch (error) {
+      if (attempt === PEER_ATTEMPTS) throw error;
+      void new ArrayBuffer(PRESSURE);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
 }
 
 function localSdp(peer: RTCPeerConnection): string {

@@ -1,5 +1,18 @@
 /** The page of the browser tests: a client whose steps the test runs from outside. */
-import { type Call, type CallEvents, Client, type ClientOptions, keyProtection } from "../../src/index.js";
+import { offerText } from "../../src/core/messages.js";
+import { seal } from "../../src/core/seal.js";
+import { generateX25519 } from "../../src/core/x25519.js";
+import {
+  type Call,
+  type CallEvents,
+  Client,
+  type ClientOptions,
+  keyProtection,
+  type LocalTracks,
+  type MediaLine,
+} from "../../src/index.js";
+import { addMediaLines, sendableSdp, transceiverOf } from "../../src/media/media-profile.js";
+import { qrSvg, scanQr } from "../../src/qr.js";
 import { failedVectors } from "../vector-checks.js";
 
 /** What the test asks of the page. Everything it returns is JSON. */
@@ -105,6 +118,94 @@ const steps = {
   databases: async () => (await indexedDB.databases()).map(({ name }) => name),
 
   exportProfile: (passphrase: string) => client().exportProfile(passphrase),
+
+  /** Imports a file into a new profile. */
+  async importProfile(profile: string, file: string, passphrase: string) {
+    await new Client({ profile }).importProfile(file, passphrase);
+  },
+
+  /** Whether a script can read any key that the browser stores. */
+  async readableKeys(name: string) {
+    const database = await new Promise<IDBDatabase>((resolve, reject) => {
+      const request = indexedDB.open(name);
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+    const values = await new Promise<unknown[]>((resolve) => {
+      const request = database.transaction("chappe").objectStore("chappe").getAll();
+      request.onsuccess = () => resolve(request.result);
+    });
+    database.close();
+    const keys: CryptoKey[] = [];
+    const visit = (value: unknown) => {
+      if (value instanceof CryptoKey) keys.push(value);
+      else if (typeof value === "object" && value !== null && !ArrayBuffer.isView(value))
+        Object.values(value).forEach(visit);
+    };
+    values.forEach(visit);
+    return { count: keys.length, readable: keys.filter((key) => key.extractable && key.type !== "public").length };
+  },
+
+  /** Shows this text as a QR code to a camera, and reads it. */
+  async scan(text: string) {
+    const image = new Image();
+    image.src = `data:image/svg+xml,${encodeURIComponent(await qrSvg(text))}`;
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [640, 640];
+    const paint = () => {
+      const context = canvas.getContext("2d");
+      if (context === null) return;
+      context.fillStyle = "white";
+      context.fillRect(0, 0, 640, 640);
+      context.drawImage(image, 40, 40, 560, 560);
+    };
+    paint();
+    const painting = setInterval(paint, 50);
+    const video = document.createElement("video");
+    video.muted = true;
+    video.srcObject = canvas.captureStream(20);
+    await video.play();
+    const read = await scanQr(video, AbortSignal.timeout(15_000));
+    clearInterval(painting);
+    return read;
+  },
+
+  /** The length of the sealed offer of each kind of call, in characters of its payload. */
+  async offerLengths() {
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d")?.fillRect(0, 0, 1, 1);
+    const picture = () => canvas.captureStream(1).getVideoTracks()[0] as MediaStreamTrack;
+    const kinds: Record<string, LocalTracks> = {
+      nothing: {},
+      sound: { sound: await tone() },
+      camera: { sound: await tone(), camera: picture() },
+      screen: { sound: await tone(), camera: picture(), screen: picture() },
+    };
+    const key = await generateX25519();
+    const lengths: Record<string, { json: number; payload: number }> = {};
+    for (const [kind, tracks] of Object.entries(kinds)) {
+      const peer = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
+      addMediaLines(peer);
+      for (const [line, track] of Object.entries(tracks)) {
+        await transceiverOf(peer, line as MediaLine)?.sender.replaceTrack(track ?? null);
+      }
+      await peer.setLocalDescription();
+      await new Promise<void>((resolve) => {
+        if (peer.iceGatheringState === "complete") resolve();
+        peer.addEventListener("icegatheringstatechange", () => peer.iceGatheringState === "complete" && resolve());
+        setTimeout(resolve, 3_000);
+      });
+      const sdp = sendableSdp(peer.localDescription?.sdp ?? "");
+      const nodes = Array<string>(3).fill(`wss://${"x".repeat(60)}:65535#${"x".repeat(43)}`);
+      const text = offerText({ sdp, replyKey: key.publicKey, sentAt: 1_800_000_000, nodes, rejoins: undefined });
+      const context = { call: crypto.randomUUID(), direction: "to-callee", kind: "call_offer", counter: 0 } as const;
+      const payload = await seal(new Uint8Array(32), key, key.publicKey, context, text, true);
+      lengths[kind] = { json: text.length, payload: payload.length };
+      peer.close();
+    }
+    return lengths;
+  },
 
   /** Makes and closes this many connections of calls, one after another. */
   async manyCalls(contact: string, count: number) {

@@ -171,7 +171,10 @@ async function launchFirefox(url: string): Promise<Browser> {
     open: async (clockOffset = 0) => {
       const page = await (await browser.createBrowserContext()).newPage();
       await page.evaluateOnNewDocument(shiftClock, clockOffset);
-      page.on("pageerror", (error) => console.error(`page: ${String(error)}`));
+      // Firefox reports requests that failed or were given up here, too.
+      page.on("pageerror", (error) => {
+        if (!/establish a connection|was interrupted|Cross-Origin/.test(String(error))) console.error(`page: ${error}`);
+      });
       await page.goto(url);
       await page.waitForFunction("globalThis.steps !== undefined");
       const load = async () => {

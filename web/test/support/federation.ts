@@ -1,10 +1,11 @@
 /** A federation of real nodes: the `chappe` binary of this repository, with its registry and nodes on loopback. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 /** How long anything may take, in milliseconds, on a machine that does other things too. */
@@ -124,6 +125,8 @@ export async function startFederation(nodes = 3, sets: readonly string[] = []): 
 
 /** A federation whose registry and nodes are processes of their own, so that one can be killed. */
 export interface ProcessFederation extends Federation {
+  /** The contents of the TXT records for DNS, as the registry's operator publishes them. */
+  shards(): Promise<string[]>;
   /** Ends a node at once, as a crash does. */
   kill(node: string): Promise<void>;
   /** Starts a node again. */
@@ -167,6 +170,12 @@ export async function startProcesses(count = 3): Promise<ProcessFederation> {
     registry: url,
     root: String(root),
     nodes: started.map(({ ready }) => ({ id: String(ready.id), clientUrl: String(ready.client_url) })),
+    shards: async () => {
+      const config = join(folder, "registry", "bootstrap.toml");
+      const args = ["bootstrap", "publish", "--config", config, "--registry", url, "--format", "txt"];
+      const { stdout } = await promisify(execFile)(binary(), args);
+      return stdout.split("\n").filter((line) => line !== "");
+    },
     kill: (node) => of(node).process.stop("SIGKILL"),
     revive: async (node) => {
       of(node).process = (await startNode(of(node).number)).process;

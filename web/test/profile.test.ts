@@ -1,0 +1,134 @@
+/** What a page keeps and shows: keys, a wipe, an export, links and QR codes, DNS, and the size of its offers. */
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { decode, encode } from "@dnsquery/dns-packet";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Browser, installedBrowsers, launch, servePage, until } from "./support/browsers.js";
+import { type ProcessFederation, startProcesses } from "./support/federation.js";
+
+const installed = installedBrowsers();
+
+let federation: ProcessFederation;
+let page: Awaited<ReturnType<typeof servePage>>;
+const browsers: Browser[] = [];
+
+beforeAll(async () => {
+  [federation, page] = await Promise.all([startProcesses(3), servePage()]);
+  for (const name of installed) browsers.push(await launch(name, page.url));
+}, 120_000);
+
+afterAll(async () => {
+  for (const browser of browsers) await browser.close();
+  page.close();
+  await federation.stop();
+});
+
+/** A provider of DNS over HTTPS that answers with the federation's records. Loopback needs no certificate in a page. */
+async function serveDns(texts: readonly string[]): Promise<{ url: string; queries: string[]; close(): void }> {
+  const queries: string[] = [];
+  const server = createServer((request, response) => {
+    const query = new URL(request.url ?? "", "http://localhost").searchParams.get("dns") ?? "";
+    const asked = decode(Buffer.from(query, "base64url"));
+    const name = asked.questions?.[0]?.name ?? "";
+    queries.push(`${request.method} ${name}`);
+    const answers = texts.map((text) => ({
+      type: "TXT" as const,
+      name,
+      ttl: 300,
+      data: text.match(/.{1,255}/g) ?? [],
+    }));
+    const questions = asked.questions ?? [];
+    response.setHeader("content-type", "application/dns-message");
+    response.setHeader("access-control-allow-origin", "*");
+    response.end(encode({ type: "response", id: 0, questions, answers }));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}/dns-query`, queries, close: () => server.close() };
+}
+
+describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ index }) => {
+  const open = () => (browsers[index] as Browser).open();
+  const options = () => ({ registries: [federation.registry], roots: [federation.root], isPrivate: true });
+
+  test("pairs by a QR code, keeps its keys from scripts, and leaves nothing behind after a wipe", async () => {
+    const [a, b] = [await open(), await open()];
+    await Promise.all([a.run("start", { ...options(), name: "Ada" }), b.run("start", { ...options(), name: "Bob" })]);
+    const shown = await b.run("showCode", true);
+    expect(shown.link).toMatch(/^https:\/\/calls\.example\/i#[A-Z2-7]+$/);
+    const scanned = await a.run("scan", shown.qrText as string);
+    expect(scanned).toBe(shown.qrText);
+    const atA = await a.run("pair", scanned);
+    expect(atA.words).toEqual((await b.run("paired"))?.words);
+
+    const keys = await a.run("readableKeys", "chappe");
+    expect(keys.count).toBeGreaterThan(2);
+    expect(keys.readable).toBe(0);
+    await expect(a.run("exportProfile", "a passphrase")).rejects.toThrow(/cannot leave this browser/);
+    await a.reload();
+    await a.run("start", options());
+    expect(await a.run("contacts")).toEqual([{ id: atA.contact, name: "Bob", isProved: true }]);
+    await a.run("wipe");
+    expect(await a.run("databases")).toEqual([]);
+    await b.run("close");
+  }, 60_000);
+
+  test("exports a profile that was created for it, and reads it with the right passphrase alone", async () => {
+    const [a, b] = [await open(), await open()];
+    await a.run("start", { ...options(), name: "Ada", isExportable: true });
+    await b.run("start", { ...options(), name: "Bob" });
+    const { code } = await b.run("showCode", false);
+    const paired = await a.run("pair", code);
+    const file = await a.run("exportProfile", "a passphrase");
+    expect(file).not.toMatch(/Ada|Bob/);
+    await a.run("close");
+    const other = await open();
+    await expect(other.run("importProfile", "moved", file, "another")).rejects.toThrow(/passphrase/);
+    await other.run("importProfile", "moved", file, "a passphrase");
+    await other.run("start", { ...options(), profile: "moved" });
+    expect(await other.run("contacts")).toMatchObject([{ id: paired.contact, name: "Bob" }]);
+    await other.run("call", paired.contact);
+    await until(
+      "it rings",
+      () => b.run("ringing"),
+      (ringing) => ringing > 0,
+    );
+    await Promise.all([other.run("close"), b.run("close")]);
+  }, 60_000);
+
+  test("finds nodes by DNS over HTTPS, by GET, and refuses records of another federation", async () => {
+    const dns = await serveDns(["v=spf1 -all", ...(await federation.shards())]);
+    const tab = await open();
+    const sources = { registries: [], dns: { names: ["nodes.example"], providers: [dns.url] } };
+    await tab.run("start", { ...options(), ...sources });
+    expect(dns.queries).toEqual(["GET nodes.example"]);
+    await tab.run("close");
+    const other = await open();
+    const roots = [federation.nodes[0]?.id as string];
+    await expect(other.run("start", { ...options(), ...sources, roots })).rejects.toThrow(/no node was found/);
+    expect(JSON.stringify(await other.run("log"))).toContain("not signed under a pinned root key");
+    await other.run("close");
+    dns.close();
+  }, 60_000);
+
+  test("offers sound, camera and screen alike: the sealed offer has one length", async () => {
+    const tab = await open();
+    const lengths = await tab.run("offerLengths");
+    const json = Object.values(lengths).map((length) => length.json);
+    console.info(`${installed[index]}: JSON of an offer, with candidates: ${json.join(", ")} bytes`);
+    expect(Math.max(...json)).toBeLessThanOrEqual(8_188);
+    // The header, the encapsulated key, 8,192 bytes and the tag, in base64url.
+    const sealed = Math.ceil(((21 + 32 + 8_192 + 16) * 4) / 3);
+    expect(Object.values(lengths).map((length) => length.payload)).toEqual([sealed, sealed, sealed, sealed]);
+  }, 60_000);
+
+  test("makes 600 calls in one page", async () => {
+    const [a, b] = [await open(), await open()];
+    await Promise.all([a.run("start", options()), b.run("start", options())]);
+    const { code } = await b.run("showCode", false);
+    const { contact } = await a.run("pair", code);
+    await b.run("close");
+    expect(await a.run("manyCalls", contact, 600)).toBe(600);
+    await a.run("close");
+  }, 180_000);
+});
