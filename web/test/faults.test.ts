@@ -1,7 +1,6 @@
 /** What goes wrong around a page: a node that dies, sources that lie or are silent, and a clock that is off. */
-import { createServer as createHttpServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
-import { createServer as createTcpServer } from "node:net";
+import { createServer as createHttpServer } from "node:http";
+import { type AddressInfo, createServer as createTcpServer, type Server } from "node:net";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type Browser, installedBrowsers, launch, servePage, type Tab, until } from "./support/browsers.js";
 import { type ProcessFederation, startProcesses } from "./support/federation.js";
@@ -36,11 +35,7 @@ function options() {
   return { registries: [federation.registry], roots: [federation.root], isPrivate: true };
 }
 
-async function listen(server: {
-  listen: Server["listen"];
-  address: Server["address"];
-  close(): unknown;
-}): Promise<string> {
+async function listen(server: Server): Promise<string> {
   servers.push(server);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;

@@ -32,8 +32,6 @@ test("two clients pair, see the same words, call, renegotiate and hang up", asyn
 
   const call = await ada.client.call(atA.contact.id, "v=0 offer");
   const log: string[] = [];
-  call.addEventListener("step", ({ detail }) => console.log(JSON.stringify(detail)));
-  call.addEventListener("notreached", ({ detail }) => console.log(JSON.stringify(detail)));
   call.addEventListener("ringing", () => log.push("ringing"));
   call.addEventListener("answered", ({ detail }) => log.push(detail.sdp));
   call.addEventListener("candidates", ({ detail }) => log.push(...detail.candidates));

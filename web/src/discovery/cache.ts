@@ -20,6 +20,8 @@ const ALWAYS_KEPT = 8;
 const MAX_URLS = 4;
 /** The number of failures halves in this time, in seconds. */
 const FORGIVE = 6 * 3600;
+/** The most failures of a node that count. */
+const MAX_FAILURES = 1_000;
 /** A list is fresh for this long, in seconds. */
 const FRESH = 24 * 3600;
 /** The most keys and lists that are remembered. */
@@ -143,7 +145,7 @@ export class NodeCache {
   recordFailure(candidate: Candidate, now: number): void {
     const known = candidate.nodeId === undefined ? undefined : this.#nodes.get(candidate.nodeId);
     if (known === undefined) return;
-    this.#nodes.set(known.id, { ...known, failures: decayed(known, now) + 1, failedAt: now });
+    this.#nodes.set(known.id, { ...known, failures: Math.min(decayed(known, now) + 1, MAX_FAILURES), failedAt: now });
   }
 
   #put(id: string, url: string, node: Omit<CachedNode, "id" | "urls">): void {
@@ -152,6 +154,12 @@ export class NodeCache {
   }
 
   #prune(now: number): void {
+    // A clock that was ahead must not keep nodes, and their failures, for too long.
+    for (const [id, node] of this.#nodes) {
+      const provedAt = node.provedAt && Math.min(node.provedAt, now);
+      const times = { seenAt: Math.min(node.seenAt, now), failedAt: Math.min(node.failedAt, now), provedAt };
+      this.#nodes.set(id, { ...node, ...times });
+    }
     const newestFirst = [...this.#nodes.values()].sort((a, b) => b.seenAt - a.seenAt);
     const kept = newestFirst.filter((node, index) => index < ALWAYS_KEPT || node.seenAt + KEEP > now);
     this.#nodes = new Map(kept.slice(0, MAX_NODES).map((node) => [node.id, node]));
