@@ -1,4 +1,4 @@
-//! Explains the causes of a failed search, and what the user can do.
+//! Explains the causes of a failed search, or of a relay that doesn't work, and what the user can do.
 
 use std::borrow::Cow;
 
@@ -10,6 +10,11 @@ use chappe_discovery::{
     race::confirm::{Confirmation, Disagreement, Unconfirmed},
     reach::{NameError, ReachError},
     source::{SourceError, SourceKind},
+};
+
+use crate::{
+    ice_servers::IceServersError,
+    relay_check::{RelayError, Transport},
 };
 
 /// What a cause means, and what the user can do.
@@ -171,6 +176,83 @@ pub(crate) fn dial(error: &DialError) -> Explanation {
         DialError::Leaving => explain("the node is shutting down", "nothing: other nodes are used"),
         DialError::Ended(_) => explain("the node or the network has failed", "nothing, if other nodes answer"),
         DialError::Random => explain("this machine returned no random bytes", "restart it"),
+    }
+}
+
+/// Describes and explains that a node offers no relay.
+pub(crate) const fn no_relay() -> (&'static str, Explanation) {
+    let means = "calls between two networks with strict firewalls or carrier NATs have no way for their media";
+    let advice = "ask the node's operator to set turn.listen; if it is set, its month's budget may be used up";
+    ("the node offers no relay for media", explain(means, advice))
+}
+
+/// Describes and explains that a node's configuration has no relay.
+pub(crate) const fn relay_off() -> (&'static str, Explanation) {
+    let means = "this node relays no media; its clients may have another relay (ice.servers), or none";
+    (
+        "the relay for media is off (turn.listen is empty)",
+        explain(means, "set turn.listen, usually to [\"0.0.0.0:3478\"]"),
+    )
+}
+
+/// Explains why a node has not named its relay.
+pub(crate) fn ice_servers(error: &IceServersError) -> Explanation {
+    match error {
+        IceServersError::Connection(_) | IceServersError::NoReply => {
+            explain("the node or the network has failed", "try again; other nodes are not affected")
+        }
+        IceServersError::Refused(_) => explain(
+            "the node gives no credentials now: it is busy, or too many were requested",
+            "try again in a minute",
+        ),
+    }
+}
+
+/// Explains why a relay doesn't work over a transport.
+pub(crate) fn relay(error: &RelayError, transport: Transport) -> Explanation {
+    match error {
+        RelayError::Forbidden => explain(
+            "a packet filter on this machine drops what is sent to the relay",
+            "allow outgoing UDP to the relay's port in this machine's firewall; calls use TCP or TLS until then",
+        ),
+        RelayError::NoAnswer(Transport::Udp) => explain(
+            "UDP is blocked: by this network, or by the firewall in front of the node",
+            "try another network; if it fails everywhere, the operator has to let in the UDP port of turn.listen",
+        ),
+        RelayError::NoAnswer(_) => explain(
+            "the connection was accepted, but STUN is not answered: a proxy or a filter is in between",
+            "the operator has to let clients reach client.listen without a proxy that terminates TLS",
+        ),
+        RelayError::OtherAddress { .. } => explain(
+            "turn.external is wrong: clients and peers send to an address at which the relay is not",
+            "the operator has to set turn.external to the address at which the node is reached, or to remove it",
+        ),
+        RelayError::NotARelay => INTERCEPTED,
+        RelayError::Credential => explain(
+            "this machine's and the node's clocks differ, or another server has taken the relay's place",
+            "set the clock; if it is right, tell the node's operator",
+        ),
+        RelayError::Full(_) => explain(
+            "the relay has its maximum of allocations, of all clients or of this network, or the node is stopping",
+            "try again later; the operator can raise turn.max_allocations or turn.source_allocations",
+        ),
+        RelayError::OwnAddress => explain(
+            "the relay's external address is private, and private addresses are no peers",
+            "the operator has to set turn.external to the public address; in a laboratory, also turn.allowed_peers",
+        ),
+        RelayError::Refused(_) => explain(
+            "the relay does not know the request: it is of another version, or its operator has limited it",
+            "tell the node's operator",
+        ),
+        RelayError::Lost => explain(
+            "the relay makes allocations but does not relay: turn.external is wrong, or its UDP ports are blocked",
+            "the operator has to check turn.external, and to let in the UDP ports of turn.relay_ports",
+        ),
+        RelayError::Reach(ReachError::Refused) if transport == Transport::Udp => explain(
+            "the machine is reachable, but no relay listens at that UDP port",
+            "the operator has to check that the relay runs (/metrics: turn_running) and that its port is forwarded",
+        ),
+        RelayError::Reach(error) => reach(*error),
     }
 }
 

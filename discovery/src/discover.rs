@@ -132,6 +132,11 @@ impl Discovery {
         self.context.net.proxies()
     }
 
+    /// How connections are made: resolver, TLS and proxies.
+    pub fn net(&self) -> &crate::net::Net {
+        &self.context.net
+    }
+
     /// The node cache.
     pub fn cache(&self) -> &Cache {
         &self.context.cache

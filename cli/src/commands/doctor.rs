@@ -1,23 +1,27 @@
-//! `chappe doctor`: searches as a client does, queries every source, and explains problems and remedies.
+//! `chappe doctor`: searches as a client does, queries every source, tries the found node's relay for media, and explains
+//! problems and remedies.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use chappe_common::directory::DirectoryError;
 use chappe_discovery::{
-    FoundNode,
+    Connection, Discovery, FoundNode,
     race::confirm::Confirmation,
     report::{SourceOutcome, SourceReport},
     source::{SourceError, SourceKind},
 };
 use clap::Args;
 use serde::Serialize;
+use url::Url;
 
 use super::discover::print_search;
 use crate::{
-    explain,
+    explain, ice_servers,
     network::NetworkArgs,
     output::Output,
+    relay_check::RelayChecker,
+    relay_report::{self, RelayLine},
     search_report::{self, ConfirmationLine},
 };
 
@@ -68,7 +72,7 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     let found = print_search(outcome, output);
     output.print_text("\nEvery source:");
     let ok = found.is_ok();
-    let sources = if let Ok(FoundNode { connection, background, .. }) = found {
+    let sources = if let Ok(FoundNode { mut connection, background, .. }) = found {
         let (sources, summary) = tokio::join!(discovery.ask_all(), background.finish());
         sources.iter().for_each(|source| search_report::print_source(source, output));
         let text = explain::confirmation(&summary.confirmation);
@@ -76,6 +80,8 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
         if matches!(summary.confirmation, Confirmation::Disagreement { .. }) {
             problems.push(text);
         }
+        output.print_text("\nThe relay for media:");
+        problems.extend(check_relay(&discovery, &mut connection, output).await);
         connection.close().await;
         sources
     } else {
@@ -92,6 +98,23 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     };
     output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems });
     if ok { Ok(()) } else { bail!("no node was found") }
+}
+
+/// Tries the relay of a node over each transport that it offers. Prints the results, and returns the problems.
+pub(super) async fn check_relay(discovery: &Discovery, connection: &mut Connection, output: Output) -> Vec<String> {
+    let servers = match ice_servers::request(connection).await {
+        Ok(servers) => servers,
+        Err(error) => {
+            RelayLine::of_none(error.to_string(), explain::ice_servers(&error)).print(output);
+            return vec![error.to_string()];
+        }
+    };
+    let net = discovery.net();
+    let url = Url::parse(connection.url()).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    let node_ips = net.names().lookup(host).await.unwrap_or_default();
+    let checker = RelayChecker { net, tls: net.tls().clone(), node_ips };
+    relay_report::print(&checker.check_all(&servers).await, output)
 }
 
 /// Problems that affect several sources.

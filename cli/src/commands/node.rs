@@ -1,5 +1,6 @@
-//! `chappe node run` and `chappe node init`. The other subcommands are in `invite`.
+//! `chappe node run` and `chappe node init`. The other subcommands have their own files.
 
+mod doctor;
 mod invite;
 
 use std::{
@@ -32,6 +33,8 @@ pub(crate) enum NodeCommand {
     Run(DaemonArgs),
     /// Create a commented config file and a key
     Init(InitArgs),
+    /// Try the relay for media of a running node, from its own machine
+    Doctor(DaemonArgs),
     /// Print a node's id, for an invitation or an allowlist
     Id(invite::IdArgs),
     /// Sign a ticket for a node, for a federation that admits by invitation
@@ -139,6 +142,7 @@ pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
             node.shutdown().await;
             daemon::finish(output, failure)
         }
+        NodeCommand::Doctor(args) => doctor::run(&args, output).await,
         NodeCommand::Init(args) => init(&args, output),
         NodeCommand::Id(args) => invite::id(&args, output),
         NodeCommand::Invite(args) => invite::invite(&args, output),

@@ -1,0 +1,94 @@
+//! `chappe node doctor`: tries the relay of the node that runs with a config file, from the node's machine.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context as _, Result, bail};
+use chappe_discovery::{Discovery, FoundNode, manual::ManualNode};
+use chappe_node::{NodeConfig, identity::load_or_create_key};
+use serde::Serialize;
+
+use super::{KEY_FILE, daemon::DaemonArgs};
+use crate::{
+    commands::{discover::print_search, doctor},
+    explain,
+    output::Output,
+    relay_check::{self, Transport},
+    relay_report::RelayLine,
+};
+
+#[derive(Serialize)]
+struct Verdict<'a> {
+    event: &'static str,
+    ok: bool,
+    problems: &'a [String],
+    /// Only members and clients elsewhere can try what lies between them and this machine.
+    tried_from: &'static str,
+}
+
+pub(super) async fn run(args: &DaemonArgs, output: Output) -> Result<()> {
+    let config: NodeConfig = args.load()?;
+    let problems = problems(&config, output).await?;
+    let text = if problems.is_empty() { "no problems found".to_owned() } else { problems.join("; ") };
+    let ok = problems.is_empty();
+    output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems, tried_from: "here" });
+    if let Some(url) = config.client.urls.first() {
+        output.print_text(&format!(
+            "This was tried from the node's own machine. A firewall or NAT in front of it shows only from another network: \
+             chappe doctor --node {url}"
+        ));
+    }
+    if ok { Ok(()) } else { bail!("{text}") }
+}
+
+async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
+    if !config.turn.is_on() {
+        let (error, explained) = explain::relay_off();
+        RelayLine::of_none(error.to_owned(), explained).print(output);
+        return Ok(vec![error.to_owned()]);
+    }
+    let key_file = config.node.data_dir.join(KEY_FILE);
+    if !key_file.exists() {
+        bail!("{} is missing: this node has never run", key_file.display());
+    }
+    let node = load_or_create_key(&config.node.data_dir)?.node_id();
+    let mut problems = Vec::new();
+    for addr in &config.turn.listen {
+        // Port 0 is known to the running node alone.
+        if addr.port() != 0
+            && let Err(error) = relay_check::answers(reached(*addr)).await
+        {
+            let explained = explain::relay(&error, Transport::Udp);
+            RelayLine::of_none(format!("{addr} (turn.listen): {error}"), explained).print(output);
+            problems.push(format!("no relay answers at {addr}"));
+        }
+    }
+    let url = match config.client.urls.first() {
+        Some(url) => url.clone(),
+        None if config.client.listen.port() == 0 => bail!("set client.urls: client.listen has no fixed port"),
+        None => {
+            let scheme = if config.client.tls_cert.is_some() { "wss" } else { "ws" };
+            format!("{scheme}://{}", reached(config.client.listen))
+        }
+    };
+    let node: ManualNode = format!("{url}#{node}").parse().with_context(|| format!("`{url}` (client.urls)"))?;
+    // The operator has configured these names.
+    let discovery = Discovery::builder().system_resolver().private_network().manual(node).build()?;
+    let found = print_search(discovery.search(&[]).await, output);
+    let Ok(FoundNode { mut connection, .. }) = found else {
+        problems.push("the node cannot be reached under its own URL".to_owned());
+        return Ok(problems);
+    };
+    problems.extend(doctor::check_relay(&discovery, &mut connection, output).await);
+    connection.close().await;
+    Ok(problems)
+}
+
+/// The address at which this machine reaches a listener of its own.
+fn reached(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
