@@ -182,7 +182,7 @@ pub(crate) fn dial(error: &DialError) -> Explanation {
 /// Describes and explains that a node offers no relay.
 pub(crate) const fn no_relay() -> (&'static str, Explanation) {
     let means = "calls between two networks with strict firewalls or carrier NATs have no way for their media";
-    let advice = "ask the node's operator to set turn.listen; if it is set, its month's budget may be used up";
+    let advice = "the operator has to set turn.listen; if it is set: turn.external, or the month's budget is used up";
     ("the node offers no relay for media", explain(means, advice))
 }
 

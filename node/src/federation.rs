@@ -1,6 +1,7 @@
 //! Joining the federation and staying in it: the membership task, and its exchanges with other nodes and registries.
 
 pub(crate) mod exchange;
+pub(crate) mod external_address;
 pub(crate) mod join;
 pub(crate) mod members_file;
 pub(crate) mod membership_runtime;

@@ -27,7 +27,7 @@ pub(crate) fn servers(
         credential: secret.map(|secret| secret.password(&username)),
     };
     let own = own.map(|relay| match relay.makes_allocations() {
-        true => with_secret(relay.urls(), Some(relay.secret())),
+        true => with_secret(&relay.urls(), Some(relay.secret())),
         // A client still learns its own address.
         false => with_secret(&relay.stun_urls(), None),
     });

@@ -7,6 +7,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use chappe_common::record::NodeRecord;
@@ -25,6 +26,7 @@ use url::Url;
 use crate::config::{NodeConfig, TurnSection};
 
 mod budget_file;
+pub(crate) mod external_address;
 
 /// The relay ports of other members: the range of RFC 8656, 7.2. Their records do not contain the ports.
 const MEMBER_PORTS: [u16; 2] = [49_152, 65_535];
@@ -37,11 +39,25 @@ const DEFAULT_PORTS: [u16; 2] = [443, 80];
 pub(crate) struct MediaRelay {
     relay: Relay,
     secret: CredentialSecret,
-    urls: Vec<String>,
-    own: HashMap<IpAddr, RelayHost>,
+    reach: Mutex<Reach>,
+    /// The ports of this machine that are not peers.
+    own_ports: RelayHost,
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
+    client_urls: Vec<String>,
+    has_certificate: bool,
     budget_file: PathBuf,
+}
+
+/// What depends on the external addresses and on the members.
+#[derive(Debug)]
+struct Reach {
+    /// Of IPv4 and of IPv6.
+    externals: [Option<IpAddr>; 2],
+    urls: Vec<String>,
+    own: HashMap<IpAddr, RelayHost>,
+    /// The members' addresses, each with the ports of its services.
+    members: Vec<(IpAddr, Vec<u16>)>,
 }
 
 /// This node's own services. The relay sends no packets to them.
@@ -64,11 +80,15 @@ impl MediaRelay {
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let (secret, seed) = random.split_at(32);
         let secret = CredentialSecret::new(secret);
-        let address = |external: IpAddr| RelayAddress { external, ports: turn.port_range() };
         let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
         let externals = families.map(|is_family| turn.external(is_family));
         let bind = |is_family: fn(&IpAddr) -> bool| turn.listen.iter().map(SocketAddr::ip).find(is_family);
-        let own = own_hosts(turn, externals, services);
+        let address = |index: usize| {
+            let has_family = turn.listen.iter().map(SocketAddr::ip).any(|ip| families[index](&ip));
+            has_family.then(|| RelayAddress { external: externals[index], ports: turn.port_range() })
+        };
+        let own_ports = own_ports(turn, services);
+        let own = own_hosts(turn, externals, services, &own_ports);
         let filter = PeerFilter {
             allowed: turn.allowed_peers.clone(),
             denied: turn.denied_peers.clone(),
@@ -87,7 +107,7 @@ impl MediaRelay {
                     allocation_bytes_per_second: turn.allocation_rate,
                     total_bytes_per_second: turn.total_rate,
                 },
-                addresses: RelayAddresses { v4: externals[0].map(address), v6: externals[1].map(address) },
+                addresses: RelayAddresses { v4: address(0), v6: address(1) },
                 secret: secret.clone(),
                 filter,
                 listening: Vec::new(),
@@ -95,19 +115,45 @@ impl MediaRelay {
             },
             budget: Budget::new(limit, month, budget_file::load(&budget_file, month)),
         })?;
-        let urls = urls(relay.addrs(), externals, config, services.client_urls);
+        let has_certificate = config.client.tls_cert.is_some();
+        let urls = urls(relay.addrs(), externals, has_certificate, services.client_urls);
+        let reach = Mutex::new(Reach { externals, urls, own, members: Vec::new() });
         let (allowed, denied) = (turn.allowed_peers.clone(), turn.denied_peers.clone());
-        Ok(Self { relay, secret, urls, own, allowed, denied, budget_file })
+        let client_urls = services.client_urls.to_vec();
+        Ok(Self { relay, secret, reach, own_ports, allowed, denied, client_urls, has_certificate, budget_file })
     }
 
-    /// The URLs under which clients reach the relay, over UDP, TCP and TLS.
-    pub(crate) fn urls(&self) -> &[String] {
-        &self.urls
+    /// The URLs under which clients reach the relay, over UDP, TCP and TLS. Empty until an external address is known.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.reach().urls.clone()
     }
 
     /// The STUN URLs, which need no allocation.
     pub(crate) fn stun_urls(&self) -> Vec<String> {
-        self.urls.iter().filter(|url| url.starts_with("stun:")).cloned().collect()
+        self.reach().urls.iter().filter(|url| url.starts_with("stun:")).cloned().collect()
+    }
+
+    /// Whether the operator has allowed a private address as a peer.
+    pub(crate) fn is_allowed_peer(&self, ip: IpAddr) -> bool {
+        self.allowed.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Sets the external address of its family. If it changes, the allocations of that family end.
+    pub(crate) fn set_external(&self, ip: IpAddr) {
+        let mut reach = self.reach();
+        let last = reach.externals[usize::from(ip.is_ipv6())].replace(ip);
+        if let Some(last) = last.filter(|last| *last != ip) {
+            reach.own.remove(&last);
+        }
+        reach.own.insert(ip, self.own_ports.clone());
+        reach.urls = urls(self.relay.addrs(), reach.externals, self.has_certificate, &self.client_urls);
+        // The filter first: no allocation may be made before its services are closed.
+        self.relay.set_filter(self.filter(&reach));
+        self.relay.set_external(ip);
+    }
+
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The secret from which passwords are derived.
@@ -130,30 +176,46 @@ impl MediaRelay {
 
     /// Refuses the services of these members as peers, in addition to this node's own. Their relays' ports are allowed.
     pub(crate) fn set_members<'a>(&self, members: impl Iterator<Item = &'a NodeRecord>) {
-        let mut relay_hosts = self.own.clone();
-        for record in members {
+        let services = |record: &NodeRecord| {
             // Only the first address is proven. A member must not be able to close ports of others' addresses.
-            let Some(addr) = record.quic_addrs.first() else { continue };
-            let [first, last] = MEMBER_PORTS;
-            let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
-            let services = &mut relay_hosts.entry(addr.ip()).or_insert_with(host).services;
-            services.push(addr.port());
-            services.extend(record.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port));
-        }
-        let (allowed, denied) = (self.allowed.clone(), self.denied.clone());
-        self.relay.set_filter(PeerFilter { allowed, denied, relay_hosts });
+            let addr = record.quic_addrs.first()?;
+            let urls = record.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port);
+            Some((addr.ip(), std::iter::once(addr.port()).chain(urls).collect()))
+        };
+        let members = members.filter_map(services).collect();
+        let mut reach = self.reach();
+        reach.members = members;
+        self.relay.set_filter(self.filter(&reach));
     }
 
-    /// Whether the relay makes new allocations: it runs, and the month's budget allows it.
+    fn filter(&self, reach: &Reach) -> PeerFilter {
+        let mut relay_hosts = reach.own.clone();
+        for (ip, services) in &reach.members {
+            let [first, last] = MEMBER_PORTS;
+            let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
+            relay_hosts.entry(*ip).or_insert_with(host).services.extend(services);
+        }
+        PeerFilter { allowed: self.allowed.clone(), denied: self.denied.clone(), relay_hosts }
+    }
+
+    /// Whether the relay makes new allocations: it runs, an external address is known, and the month's budget allows it.
     pub(crate) fn makes_allocations(&self) -> bool {
         let snapshot = self.relay.snapshot();
-        snapshot.is_running && snapshot.budget.level() == BudgetLevel::Open && !self.relay.is_draining()
+        snapshot.is_running
+            && self.is_reachable()
+            && snapshot.budget.level() == BudgetLevel::Open
+            && !self.relay.is_draining()
+    }
+
+    /// Whether an external address is known.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.reach().externals.iter().any(Option::is_some)
     }
 
     /// Whether the node's record offers the relay.
     pub(crate) fn is_offered(&self) -> bool {
         let snapshot = self.relay.snapshot();
-        snapshot.is_running && snapshot.budget.level() < BudgetLevel::NotOffered
+        snapshot.is_running && self.is_reachable() && snapshot.budget.level() < BudgetLevel::NotOffered
     }
 
     /// Writes the bytes of this month to disk.
@@ -175,15 +237,20 @@ impl MediaRelay {
     }
 }
 
+/// Returns the ports of this machine that packets may be sent to, and its services among them.
+fn own_ports(turn: &TurnSection, services: OwnServices<'_>) -> RelayHost {
+    let ports = turn.listen.iter().chain(services.bound).map(SocketAddr::port);
+    let urls = services.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port);
+    RelayHost { relay_ports: turn.port_range(), services: ports.chain(urls).collect() }
+}
+
 /// Returns this machine's addresses, each with the ports that packets may be sent to.
 fn own_hosts(
     turn: &TurnSection,
     externals: [Option<IpAddr>; 2],
     services: OwnServices<'_>,
+    host: &RelayHost,
 ) -> HashMap<IpAddr, RelayHost> {
-    let ports = turn.listen.iter().chain(services.bound).map(SocketAddr::port);
-    let urls = services.client_urls.iter().filter_map(|url| host_and_port(url)).map(|(_, port)| port);
-    let host = RelayHost { relay_ports: turn.port_range(), services: ports.chain(urls).collect() };
     let bound = turn.listen.iter().chain(services.bound).map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
     externals.into_iter().flatten().chain(bound).chain(interface_addrs()).map(|ip| (ip, host.clone())).collect()
 }
@@ -202,7 +269,7 @@ fn interface_addrs() -> Vec<IpAddr> {
 fn urls(
     addrs: &[SocketAddr],
     externals: [Option<IpAddr>; 2],
-    config: &NodeConfig,
+    has_certificate: bool,
     client_urls: &[String],
 ) -> Vec<String> {
     let mut urls = Vec::new();
@@ -212,8 +279,11 @@ fn urls(
         urls.push(format!("stun:{external}"));
         urls.push(format!("turn:{external}?transport=udp"));
     }
+    // The relayed address would be unknown to peers.
+    if urls.is_empty() {
+        return urls;
+    }
     // A proxy that terminates TLS in front of this node would not forward STUN.
-    let has_certificate = config.client.tls_cert.is_some();
     for url in client_urls {
         let Some((host, port)) = host_and_port(url) else { continue };
         if url.starts_with("wss://") && has_certificate {
@@ -237,26 +307,18 @@ mod tests {
 
     #[test]
     fn clients_get_urls_for_each_transport_that_reaches_the_relay() {
-        let mut config = NodeConfig::default();
-        let all = |config: &NodeConfig, client_urls: &[&str]| {
+        let all = |has_certificate: bool, client_urls: &[&str]| {
             let client_urls: Vec<_> = client_urls.iter().map(|url| (*url).to_owned()).collect();
             let externals = [Some([192, 0, 2, 1].into()), Some("2001:db8::1".parse().expect("an address"))];
             let addrs = [([0, 0, 0, 0], 3478).into(), "[::]:3479".parse().expect("an address")];
-            urls(&addrs, externals, config, &client_urls).join(" ")
+            urls(&addrs, externals, has_certificate, &client_urls).join(" ")
         };
         let udp = "stun:192.0.2.1:3478 turn:192.0.2.1:3478?transport=udp \
                    stun:[2001:db8::1]:3479 turn:[2001:db8::1]:3479?transport=udp";
         // A proxy terminates TLS.
-        assert_eq!(all(&config, &["wss://relay.example"]), udp);
-        assert_eq!(
-            all(&config, &["ws://relay.example:8710/ws"]),
-            format!("{udp} turn:relay.example:8710?transport=tcp")
-        );
-        config.client.tls_cert = Some("cert.pem".into());
-        assert_eq!(all(&config, &["wss://relay.example"]), format!("{udp} turns:relay.example:443?transport=tcp"));
-        assert_eq!(
-            all(&config, &["wss://[2001:db8::1]:8443"]),
-            format!("{udp} turns:[2001:db8::1]:8443?transport=tcp")
-        );
+        assert_eq!(all(false, &["wss://relay.example"]), udp);
+        assert_eq!(all(false, &["ws://relay.example:8710/ws"]), format!("{udp} turn:relay.example:8710?transport=tcp"));
+        assert_eq!(all(true, &["wss://relay.example"]), format!("{udp} turns:relay.example:443?transport=tcp"));
+        assert_eq!(all(true, &["wss://[2001:db8::1]:8443"]), format!("{udp} turns:[2001:db8::1]:8443?transport=tcp"));
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     context::Context,
     core::{ClientLimits, Core},
     federation::{
-        join,
+        external_address, join,
         membership_runtime::{self, Membership},
         own_addrs::{self, ResolveError},
         registration::{self, Registries},
@@ -252,6 +252,7 @@ impl Node {
         core.context.tasks.spawn_essential("clock", watch_clock(core.clone()));
         core.context.tasks.spawn_essential("relay peers", watch_members_for_relay(core.clone()));
         core.context.tasks.spawn_essential("relay budget", watch_relay_budget(core.clone()));
+        core.context.tasks.spawn_essential("relay address", external_address::watch(core.clone()));
         let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
         joining.spawn_essential("revocations", revocations);

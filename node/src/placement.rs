@@ -30,6 +30,11 @@ impl Tag {
         Self(hash64(b"chappe/tag/code/v1\0", code.as_bytes()))
     }
 
+    /// Returns the tag with this number, such as a random one.
+    pub const fn new(tag: u64) -> Self {
+        Self(tag)
+    }
+
     /// Returns the tag as a number.
     pub const fn as_u64(self) -> u64 {
         self.0

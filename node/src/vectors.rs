@@ -88,6 +88,8 @@ fn frames() -> Value {
         ("no_lease", Header::Response { id: 9, response: Response::Lease(None) }, Bytes::new()),
         ("claim_codes", Header::Request { id: 10, request: Request::ClaimCodes(vec![registration]) }, Bytes::new()),
         ("code_taken", Header::Response { id: 10, response: Response::Codes(vec![ClaimResult::Taken]) }, Bytes::new()),
+        ("find_address", Header::Request { id: 12, request: Request::FindAddress }, Bytes::new()),
+        ("address", Header::Response { id: 12, response: Response::Address([192, 0, 2, 1].into()) }, Bytes::new()),
         ("code_found", Header::Response { id: 11, response: Response::Code(Some(holder)) }, Bytes::new()),
     ];
     frames

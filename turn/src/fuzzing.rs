@@ -31,7 +31,7 @@ impl RelaySockets for NoSockets {
 /// A packet of an unverified client: it gets at most a small response, and makes no allocation.
 pub const PACKET: (&str, fn(&[u8]) -> bool) = ("turn_packet", |packet| {
     let now = Now { monotonic: Instant::now(), unix: 1_800_000_000 };
-    let address = RelayAddress { external: [192, 0, 2, 1].into(), ports: 50_000..=50_999 };
+    let address = RelayAddress { external: Some([192, 0, 2, 1].into()), ports: 50_000..=50_999 };
     let config = Config {
         limits: Limits::default(),
         addresses: RelayAddresses { v4: Some(address), v6: None },

@@ -62,8 +62,9 @@ impl Default for Limits {
 /// One external address of the relay.
 #[derive(Clone, Debug)]
 pub struct RelayAddress {
-    /// The address as peers see it. Behind a NAT, not the address that the sockets are bound to.
-    pub external: IpAddr,
+    /// The address as peers see it. Behind a NAT, not the address that the sockets are bound to. Until it is known, no
+    /// allocation is made.
+    pub external: Option<IpAddr>,
     /// The ports of allocations.
     pub ports: RangeInclusive<u16>,
 }

@@ -80,11 +80,19 @@ pub struct NewStream {
 #[derive(Debug)]
 struct Shared {
     waker: EventFd,
-    /// A new filter, until the thread takes it.
-    filter: Mutex<Option<PeerFilter>>,
+    changes: Mutex<Changes>,
     is_draining: AtomicBool,
     is_stopping: AtomicBool,
     snapshot: Mutex<Snapshot>,
+}
+
+/// New settings, until the thread takes them.
+#[derive(Debug, Default)]
+struct Changes {
+    filter: Option<PeerFilter>,
+    /// The external addresses, at most one of each family.
+    v4: Option<IpAddr>,
+    v6: Option<IpAddr>,
 }
 
 /// Marks the relay as stopped when the thread ends, even if it has panicked.
@@ -152,7 +160,7 @@ impl Relay {
         };
         let shared = Arc::new(Shared {
             waker: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
-            filter: Mutex::default(),
+            changes: Mutex::default(),
             is_draining: AtomicBool::default(),
             is_stopping: AtomicBool::default(),
             snapshot: Mutex::new(snapshot),
@@ -185,7 +193,15 @@ impl Relay {
 
     /// Replaces the peer filter. Does not wait.
     pub fn set_filter(&self, filter: PeerFilter) {
-        *self.shared.filter.lock().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+        self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner).filter = Some(filter);
+        self.wake();
+    }
+
+    /// Sets the external address of its family. If it changes, the allocations of that family end. Does not wait.
+    pub fn set_external(&self, ip: IpAddr) {
+        let mut changes = self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        *(if ip.is_ipv4() { &mut changes.v4 } else { &mut changes.v6 }) = Some(ip);
+        drop(changes);
         self.wake();
     }
 

@@ -111,7 +111,8 @@ pub struct Config {
     pub secret: CredentialSecret,
     /// The peer addresses that packets may be sent to.
     pub filter: PeerFilter,
-    /// Addresses of the server's own UDP sockets. A packet with one of them as its source is forged.
+    /// Addresses of the server's own UDP sockets. A packet from one of them, or from its port at the external address, is
+    /// forged.
     pub listening: Vec<SocketAddr>,
     /// Seed of the random ports and the nonce key: random bytes from the system.
     pub seed: [u8; 32],
@@ -154,7 +155,7 @@ enum Kind {
 /// The relayed addresses of one family.
 #[derive(Debug)]
 struct Relaying {
-    external: IpAddr,
+    external: Option<IpAddr>,
     ports: Ports,
 }
 
@@ -200,7 +201,7 @@ impl Server {
     ) -> Action {
         self.set_clock(now);
         if let Client::Udp { addr, .. } = client
-            && !is_possible_source(addr, &self.listening)
+            && !self.is_possible_source(addr)
         {
             return self.drop(DropReason::ImpossibleSource);
         }
@@ -368,6 +369,21 @@ impl Server {
         }
     }
 
+    /// Sets the external address of its family. If it changes, the allocations of that family end: peers no longer reach
+    /// them.
+    pub fn set_external(&mut self, sockets: &mut impl RelaySockets, ip: IpAddr) {
+        let family = Family::of(&ip);
+        let Some(relaying) = self.relaying_mut(family) else { return };
+        if relaying.external.replace(ip) == Some(ip) {
+            return;
+        }
+        for id in self.table.ids() {
+            if self.table.get(id).is_some_and(|allocation| allocation.ports.get(family).is_some()) {
+                self.end(sockets, id);
+            }
+        }
+    }
+
     /// Whether a client has an allocation.
     pub fn has_allocation(&self, client: &Client) -> bool {
         self.table.find(client).is_some()
@@ -398,6 +414,25 @@ impl Server {
             sockets.close(relay);
             self.relaying_mut(relay.family).expect("a port was taken from this family").ports.release(port);
         }
+    }
+
+    /// Whether a real client can have this source address.
+    fn is_possible_source(&self, addr: SocketAddr) -> bool {
+        let is_host = match addr.ip() {
+            IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
+            IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
+        };
+        // The response to a packet from one of these addresses would come back to this server.
+        let is_own = |own: &SocketAddr| {
+            let external = self.external(Family::of(&own.ip())).unwrap_or(own.ip());
+            own.port() == addr.port() && (own.ip() == addr.ip() || external == addr.ip())
+        };
+        is_host && addr.port() != 0 && !self.listening.iter().any(is_own)
+    }
+
+    /// The address of a family as peers see it.
+    fn external(&self, family: Family) -> Option<IpAddr> {
+        self.relaying(family)?.external
     }
 
     const fn relaying(&self, family: Family) -> Option<&Relaying> {
@@ -439,13 +474,4 @@ fn check_known(message: &Message<'_>, known: &[AttributeType]) -> Result<(), Ref
     };
     let unknown: Vec<_> = types.filter(is_unknown).collect();
     if unknown.is_empty() { Ok(()) } else { Err(Refusal::Unknown(unknown)) }
-}
-
-/// Whether a real client can have this source address.
-fn is_possible_source(addr: SocketAddr, listening: &[SocketAddr]) -> bool {
-    let is_host = match addr.ip() {
-        IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
-        IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
-    };
-    is_host && addr.port() != 0 && !listening.contains(&addr)
 }

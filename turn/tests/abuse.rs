@@ -551,3 +551,25 @@ fn peers_without_a_permission_reach_nobody() {
     world.pass(300);
     assert_eq!(world.handle_peer(relay, peer(1), b"x"), Sent::Nothing, "it has expired");
 }
+
+#[test]
+fn allocations_need_an_external_address_and_end_when_it_changes() {
+    let mut world = World::new();
+    let (client, user, relayed) = allocated(&mut world);
+    assert_eq!(relayed.ip(), std::net::IpAddr::from(EXTERNAL));
+    world.server.set_external(&mut world.sockets, EXTERNAL.into());
+    assert_eq!(world.server.allocations(), 1, "it is the same");
+    let other: std::net::IpAddr = [9, 9, 9, 10].into();
+    world.server.set_external(&mut world.sockets, other);
+    assert_eq!((world.server.allocations(), world.sockets.bound.len()), (0, 0));
+    assert_eq!(world.allocate(client, &user).ip(), other);
+    // Its own port at the new address is no client.
+    let own = SocketAddr::new(other, 3478);
+    assert_eq!(world.handle(udp_of(own.ip(), own.port()), &plain(BINDING, &[])), Sent::Nothing);
+
+    let mut world = World::without_external();
+    let user = world.user();
+    assert_eq!(code(&world.request(client, &user, ALLOCATE, &[&RequestedTransport::new(17)])), 508);
+    world.server.set_external(&mut world.sockets, other);
+    assert_eq!(world.allocate(client, &user).ip(), other);
+}

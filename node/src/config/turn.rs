@@ -23,7 +23,8 @@ pub struct TurnSection {
     /// UDP addresses for clients, at most one of each family. If it is not empty, clients can also use TURN on
     /// `client.listen`, over TCP or TLS.
     pub listen: Vec<SocketAddr>,
-    /// Addresses under which clients and peers reach the relay, at most one of each family. If empty, those of `listen`.
+    /// Addresses under which clients and peers reach the relay, at most one of each family. If empty, those of `listen`. In
+    /// place of an unspecified one, members say what they see.
     pub external: Vec<IpAddr>,
     /// First and last UDP port of allocations.
     pub relay_ports: [u16; 2],
@@ -74,11 +75,16 @@ impl TurnSection {
         self.relay_ports[0]..=self.relay_ports[1]
     }
 
-    /// Returns the external address of a family.
+    /// Returns the configured external address of a family.
     pub(crate) fn external(&self, is_family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let listened: Vec<_> = self.listen.iter().map(SocketAddr::ip).collect();
         let reached = if self.external.is_empty() { &listened } else { &self.external };
-        reached.iter().copied().find(is_family)
+        reached.iter().copied().find(|ip| is_family(ip) && !ip.is_unspecified())
+    }
+
+    /// Whether the relay listens on a family, and its external address is not configured.
+    pub(crate) fn finds_external(&self, is_family: fn(&IpAddr) -> bool) -> bool {
+        self.listen.iter().any(|addr| is_family(&addr.ip())) && self.external(is_family).is_none()
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -89,11 +95,6 @@ impl TurnSection {
         let is_single = |ips: &[IpAddr]| families.into_iter().all(|is_family| count(ips, is_family) <= 1);
         let rules: &[(bool, &'static str, &'static str)] = &[
             (is_single(&listened), "turn.listen", "one IPv4 and one IPv6 address are allowed"),
-            (
-                !self.external.is_empty() || self.listen.iter().all(|addr| !addr.ip().is_unspecified()),
-                "turn.external",
-                "name the address under which clients reach this node: turn.listen is bound to all addresses",
-            ),
             (is_single(&self.external), "turn.external", "one IPv4 and one IPv6 address are allowed"),
             (
                 self.external.is_empty()
@@ -148,7 +149,6 @@ mod tests {
     #[test]
     fn each_error_names_its_key() {
         assert_eq!(error(|_| {}), "");
-        assert!(error(|turn| turn.listen = vec![([0, 0, 0, 0], 1).into()]).contains("turn.external: name the address"));
         assert!(error(|turn| turn.external = vec![[8, 8, 8, 8].into(), [8, 8, 4, 4].into()]).contains("one IPv4"));
         assert!(error(|turn| turn.relay_ports = [50_000, 50_006]).contains("turn.relay_ports"));
         assert!(error(|turn| turn.relay_ports = [60_000, 50_000]).contains("turn.relay_ports"));
@@ -161,10 +161,12 @@ mod tests {
         let v6 = "[2001:db8::1]:3478".parse().expect("an address");
         let mut section = TurnSection { listen: vec![([0, 0, 0, 0], 3478).into(), v6], ..TurnSection::default() };
         assert_eq!(section.external(IpAddr::is_ipv6), Some(v6.ip()));
+        assert!(section.finds_external(IpAddr::is_ipv4) && !section.finds_external(IpAddr::is_ipv6));
         section.external = vec![[192, 0, 2, 7].into()];
         assert!(section.check().is_err(), "none for IPv6");
         section.external.push(v6.ip());
         assert!(section.check().is_ok());
         assert_eq!(section.external(IpAddr::is_ipv4), Some([192, 0, 2, 7].into()));
+        assert!(!section.finds_external(IpAddr::is_ipv4));
     }
 }

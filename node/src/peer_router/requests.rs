@@ -15,6 +15,11 @@ use crate::{
 /// # Errors
 /// Returns an error if the link has to be closed.
 pub(super) async fn answer(core: &Core, link: &Link, id: u64, request: Request) -> Result<(), Breach> {
+    if request == Request::FindAddress {
+        let ip = link.connection().remote_address().ip().to_canonical();
+        respond(core, link, id, Response::Address(ip));
+        return Ok(());
+    }
     // The peer may have signed a newer record since its hello.
     let signed = core.members.records.find(&link.peer(), core.context.clock.now()).map_or(0, |record| record.epoch);
     let from = Registrant { node: link.peer(), epoch: link.epoch().max(signed) };

@@ -4,7 +4,7 @@
 //! client wrote it. Everything between two sessions uses the relay lane, so that it stays in order. Requests to homes
 //! use the control lane, so that they never wait behind payloads.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use bytes::{Buf, Bytes, BytesMut};
 use chappe_common::{
@@ -171,6 +171,8 @@ pub(crate) enum Request {
     DropCodes(Vec<(PairingCode, SessionId)>),
     /// Look up the holder of this code.
     FindCode(PairingCode),
+    /// Return the IP address from which this link comes. Not only for homes.
+    FindAddress,
 }
 
 /// A home's response.
@@ -186,6 +188,8 @@ pub(crate) enum Response {
     Done,
     /// The request is out of bounds, or there was no time for it.
     Refused,
+    /// The requester's address.
+    Address(IpAddr),
 }
 
 /// The result of registering one lease.
@@ -474,10 +478,12 @@ mod tests {
                 CodeRegistration { code, session: from, claim: Some(lease()) },
             ])),
             request(Request::FindCode(code)),
+            request(Request::FindAddress),
             response(Response::Leases(vec![LeaseResult::Kept, LeaseResult::Stale(lease())])),
             response(Response::Lease(Some(lease()))),
             response(Response::Code(Some(holder))),
             response(Response::Refused),
+            response(Response::Address([192, 0, 2, 1].into())),
             Header::Displaced { lease: lease() },
             Header::Delivered { first: 300, count: 2 },
         ]

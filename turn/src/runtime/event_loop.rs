@@ -112,13 +112,7 @@ impl EventLoop {
     ) -> Self {
         let RelayConfig { relay_bind, mut server, budget, .. } = config;
         let Bound { epoll, timer, listeners, addrs } = bound;
-        // The response to a packet from one of these addresses would come back to this relay.
-        let externals =
-            [&server.addresses.v4, &server.addresses.v6].map(|address| address.as_ref().map(|own| own.external));
-        for addr in addrs {
-            let external = externals.into_iter().flatten().find(|ip| ip.is_ipv4() == addr.is_ipv4());
-            server.listening.extend([addr, SocketAddr::new(external.unwrap_or(addr.ip()), addr.port())]);
-        }
+        server.listening.extend(addrs);
         let listeners: Vec<_> = listeners.into_iter().map(Listener::new).collect();
         Self {
             server: Server::new(server, Instant::now()),
@@ -388,12 +382,16 @@ impl EventLoop {
         }
     }
 
-    /// Applies the requests of the relay's owner: a new filter, draining, new connections.
+    /// Applies the requests of the relay's owner: new settings, draining, new connections.
     fn handle_wake(&mut self, now: Now) {
         let _ = self.shared.waker.read();
-        let filter = self.shared.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(filter) = filter {
+        let changes = std::mem::take(&mut *self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(filter) = changes.filter {
             self.server.set_filter(filter);
+        }
+        for ip in [changes.v4, changes.v6].into_iter().flatten() {
+            let mut sockets = PeerSockets { table: &mut self.peers, epoll: &self.epoll };
+            self.server.set_external(&mut sockets, ip);
         }
         if self.shared.is_draining.load(Ordering::Relaxed) {
             self.apply_budget();

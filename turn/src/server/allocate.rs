@@ -110,6 +110,9 @@ impl Server {
             Family::V6 => (&mut self.rng, self.v6.as_mut()),
         };
         let relaying = relaying.ok_or(ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED)?;
+        if relaying.external.is_none() {
+            return Err(ErrorCode::INSUFFICIENT_CAPACITY);
+        }
         for _ in 0..MAX_BINDS {
             let port = relaying.ports.take(parity, rng).ok_or(ErrorCode::INSUFFICIENT_CAPACITY)?;
             match sockets.bind(relay, port) {
@@ -150,7 +153,7 @@ impl Server {
     }
 
     fn relayed_address(&self, ports: RelayPorts, family: Family, id: TransactionId) -> Option<XorRelayedAddress> {
-        let external = self.relaying(family)?.external;
+        let external = self.external(family)?;
         Some(XorRelayedAddress::new((external, ports.get(family)?).into(), id))
     }
 }

@@ -74,7 +74,7 @@ impl Server {
         if !allocation.to_peers.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
-        let external = self.relaying(family).expect("a family with a port has an address").external;
+        let external = self.external(family).expect("a family with a port has an address");
         if peer.ip() != external {
             if !self.count_relayed(bytes) {
                 return self.drop(DropReason::TotalRate);

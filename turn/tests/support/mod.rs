@@ -94,14 +94,23 @@ impl World {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
+        Self::at(limits, Some(EXTERNAL.into()))
+    }
+
+    /// The external address of IPv4 is not known yet.
+    pub(crate) fn without_external() -> Self {
+        Self::at(Limits::default(), None)
+    }
+
+    fn at(limits: Limits, external: Option<IpAddr>) -> Self {
         let secret = CredentialSecret::new(b"secret");
         let start = Instant::now();
         let host = RelayHost { relay_ports: PORTS, services: vec![50_007] };
         let config = Config {
             limits,
             addresses: RelayAddresses {
-                v4: Some(RelayAddress { external: EXTERNAL.into(), ports: PORTS }),
-                v6: Some(RelayAddress { external: "2a00::9".parse().expect("an address"), ports: PORTS }),
+                v4: Some(RelayAddress { external, ports: PORTS }),
+                v6: Some(RelayAddress { external: Some("2a00::9".parse().expect("an address")), ports: PORTS }),
             },
             secret: secret.clone(),
             filter: PeerFilter {

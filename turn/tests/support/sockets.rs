@@ -43,7 +43,7 @@ pub(crate) fn start(budget: Budget) -> (Relay, SocketAddr) {
 
 /// A relay at an address, with these networks allowed as peers.
 pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>, budget: Budget) -> (Relay, SocketAddr) {
-    let address = RelayAddress { external: ip, ports: 20_000..=29_999 };
+    let address = RelayAddress { external: Some(ip), ports: 20_000..=29_999 };
     let relay = Relay::spawn(RelayConfig {
         listen: vec![(ip, 0).into()],
         relay_bind: vec![ip],

@@ -29,7 +29,10 @@ pub(super) fn serve(ip: Ipv4Addr) {
                 total_bytes_per_second: 1_000_000_000,
                 ..Limits::default()
             },
-            addresses: RelayAddresses { v4: Some(RelayAddress { external: ip.into(), ports: RELAY_PORTS }), v6: None },
+            addresses: RelayAddresses {
+                v4: Some(RelayAddress { external: Some(ip.into()), ports: RELAY_PORTS }),
+                v6: None,
+            },
             secret: CredentialSecret::new(SECRET.as_bytes()),
             filter: PeerFilter {
                 allowed: vec!["127.0.0.0/8".parse().expect("a network")],
