@@ -1,6 +1,9 @@
 //! One allocation: its relayed addresses, permissions and channels (RFC 8656, 3).
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use smallvec::SmallVec;
 use stun_types::message::TransactionId;
@@ -78,12 +81,16 @@ pub struct Allocation {
     /// The transaction of the Allocate request. A retransmission of it gets the same response.
     pub(crate) transaction: TransactionId,
     pub(crate) ports: RelayPorts,
+    /// Why a dual allocation has no IPv6 address.
+    pub(crate) missing: Option<u16>,
     pub(crate) expires: Seconds,
     /// When its expiry is checked next: no later than it expires.
     pub(crate) checked_at: Seconds,
     /// Each direction has its own limit: packets from peers must not use up the client's rate.
     pub(crate) to_peers: TrafficLimiter,
     pub(crate) to_client: TrafficLimiter,
+    /// The share of the client's network. Its allocations have it in common.
+    pub(crate) share: Arc<TrafficLimiter>,
     /// The first [`INLINE`] entries are stored within the allocation. Each packet reads them, and with many allocations a
     /// separate list would not be in the processor's cache.
     permissions: SmallVec<[Permission; INLINE]>,
@@ -120,6 +127,7 @@ impl Allocation {
         transaction: TransactionId,
         expires: Seconds,
         [to_peers, to_client]: [TrafficLimiter; 2],
+        share: Arc<TrafficLimiter>,
     ) -> Self {
         let ports = RelayPorts { v4: None, v6: None };
         let (permissions, channels) = (SmallVec::new(), SmallVec::new());
@@ -133,6 +141,8 @@ impl Allocation {
             checked_at: expires,
             to_peers,
             to_client,
+            share,
+            missing: None,
             permissions,
             channels,
         }
@@ -216,7 +226,8 @@ mod tests {
         let addr = SocketAddr::from(([192, 0, 2, 1], 1));
         let (client, credential) = (Client::Udp { socket: 0, addr }, CredentialName::new(1, 2));
         let traffic = [(); 2].map(|()| TrafficLimiter::new(1, PacketClock::default()));
-        (Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), now.plus(600), traffic), now)
+        let share = Arc::new(TrafficLimiter::new(1, PacketClock::default()));
+        (Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), now.plus(600), traffic, share), now)
     }
 
     fn ip(last: u16) -> IpAddr {

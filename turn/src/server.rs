@@ -41,7 +41,7 @@ use crate::{
     source_limiter::SourceLimiter,
     table::{AllocationId, Table},
     time::{Now, Seconds},
-    traffic::{PacketClock, TrafficLimiter},
+    traffic::{PacketClock, TotalLimiter},
 };
 
 /// Stale expiries that are tolerated in addition to twice the number of allocations.
@@ -135,8 +135,10 @@ pub struct Server {
     /// client's limit of the other kind.
     bindings: SourceLimiter,
     challenges: SourceLimiter,
+    /// Signed requests without an allocation, and those with a valid nonce.
+    unproven: SourceLimiter,
     requests: SourceLimiter,
-    total: TrafficLimiter,
+    total: TotalLimiter,
     table: Table,
     /// When to check whether an allocation has expired, with its generation. A refresh does not change its entry.
     expiries: BinaryHeap<Reverse<(Seconds, AllocationId, u32)>>,
@@ -170,9 +172,10 @@ impl Server {
             address.map(|address| Relaying { external: address.external, ports: Ports::new(address.ports) })
         };
         Self {
-            total: TrafficLimiter::new(limits.total_bytes_per_second, clock.clone()),
+            total: TotalLimiter::new(limits.total_bytes_per_second, clock.clone()),
             bindings: SourceLimiter::new(ANSWERS_PER_SECOND, Seconds::between(now, now)),
             challenges: SourceLimiter::new(ANSWERS_PER_SECOND, Seconds::between(now, now)),
+            unproven: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
             requests: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
             limits,
             secret,
@@ -267,10 +270,8 @@ impl Server {
             Ok(user) => user,
             Err(Unauthenticated::Refused(answer)) => return self.answer_unverified(client, received, answer),
             Err(Unauthenticated::TooMany) => return self.drop(DropReason::AnswerRate),
+            Err(Unauthenticated::TooManySigned) => return self.drop(DropReason::RequestRate),
         };
-        if !self.requests.allows(Source::of(client.addr().ip()), self.seconds(now)) {
-            return self.drop(DropReason::RequestRate);
-        }
         let result = match message.method() {
             ALLOCATE => self.allocate(sockets, client, message, &user, now),
             REFRESH => self.refresh(sockets, client, message, &user, now),

@@ -1,12 +1,16 @@
 //! All allocations, by client and by relayed port.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use crate::{
     allocation::{Allocation, Family},
     client::Client,
     credentials::CredentialName,
-    source::Source,
+    source::{Network, Source},
+    traffic::TrafficLimiter,
 };
 
 /// The id of an allocation. It is reused after the allocation has ended.
@@ -34,6 +38,8 @@ pub(crate) struct Table {
     by_port: HashMap<(Family, u16), AllocationId>,
     by_credential: HashMap<CredentialName, usize>,
     by_source: HashMap<Source, usize>,
+    /// The shares of networks with allocations.
+    by_network: HashMap<Network, Weak<TrafficLimiter>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +60,16 @@ impl Table {
 
     pub(crate) fn of_source(&self, source: &Source) -> usize {
         self.by_source.get(source).copied().unwrap_or_default()
+    }
+
+    /// Returns the share of a network, which its allocations have in common.
+    pub(crate) fn share(&mut self, network: Network, new: impl FnOnce() -> TrafficLimiter) -> Arc<TrafficLimiter> {
+        if let Some(share) = self.by_network.get(&network).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(new());
+        self.by_network.insert(network, Arc::downgrade(&share));
+        share
     }
 
     pub(crate) fn find(&self, client: &Client) -> Option<AllocationId> {
@@ -121,6 +137,10 @@ impl Table {
         }
         decrement(&mut self.by_credential, &allocation.credential);
         decrement(&mut self.by_source, &allocation.source);
+        let network = Network::of(allocation.client.addr().ip());
+        if Arc::strong_count(&allocation.share) == 1 {
+            self.by_network.remove(&network);
+        }
         Some(allocation)
     }
 

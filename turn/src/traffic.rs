@@ -61,9 +61,89 @@ impl TrafficLimiter {
     }
 }
 
+/// The part of the rate of all allocations that one network may use before others.
+const NETWORK_SHARES: u32 = 8;
+
+/// Limits the bytes that all allocations relay. A burst may use the bytes of one second.
+///
+/// Packets beyond the share of their network only get what the others leave: half of the burst is reserved for packets
+/// within a share. So a network alone can use the whole rate, and doesn't take it from others.
+#[derive(Debug)]
+pub struct TotalLimiter {
+    bytes_per_second: u32,
+    /// Bytes that may be relayed now, at most those of one second.
+    available: u64,
+    /// When `available` was last increased, in nanoseconds since the start.
+    refilled: u64,
+    clock: PacketClock,
+}
+
+impl TotalLimiter {
+    /// Makes a limiter.
+    pub fn new(bytes_per_second: u32, clock: PacketClock) -> Self {
+        let bytes_per_second = bytes_per_second.max(MIN_RATE);
+        Self { bytes_per_second, available: bytes_per_second.into(), refilled: 0, clock }
+    }
+
+    /// Makes the limiter of a network's share.
+    pub fn share(&self) -> TrafficLimiter {
+        TrafficLimiter::new(self.bytes_per_second / NETWORK_SHARES, self.clock.clone())
+    }
+
+    /// Takes the bytes of a packet. Returns whether it may be relayed.
+    pub fn allows(&mut self, bytes: usize, share: &TrafficLimiter) -> bool {
+        self.refill();
+        let reserved = if share.allows(bytes) { 0 } else { u64::from(self.bytes_per_second) / 2 };
+        let bytes = bytes.max(MIN_PACKET) as u64;
+        let is_allowed = self.available >= reserved + bytes;
+        if is_allowed {
+            self.available -= bytes;
+        }
+        is_allowed
+    }
+
+    fn refill(&mut self) {
+        let (now, rate) = (self.clock.now().as_u64(), u64::from(self.bytes_per_second));
+        let elapsed = now.saturating_sub(self.refilled).min(NANOS);
+        let bytes = elapsed * rate / NANOS;
+        // Less than a byte is kept for the next packet.
+        if bytes > 0 {
+            self.available = (self.available + bytes).min(rate);
+            self.refilled = now;
+        }
+    }
+}
+
+const NANOS: u64 = 1_000_000_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_alone_gets_the_whole_rate_and_leaves_others_their_share() {
+        let clock = PacketClock::default();
+        let mut total = TotalLimiter::new(1_000_000, clock.clone());
+        let (flood, other) = (total.share(), total.share());
+        let (mut flooded, mut relayed) = (0, 0);
+        let mut run = |is_alone: bool, from: u64| {
+            (flooded, relayed) = (0, 0);
+            // In each millisecond ten times the rate, and from the other a tenth of the rate.
+            for millisecond in from..from + 4000 {
+                clock.set(Duration::from_millis(millisecond));
+                flooded += (0..10).filter(|_| total.allows(1000, &flood)).count();
+                if !is_alone && millisecond.is_multiple_of(10) {
+                    relayed += usize::from(total.allows(1000, &other));
+                }
+            }
+            (flooded, relayed)
+        };
+        let (flooded, _) = run(true, 0);
+        assert!((3900..=4700).contains(&flooded), "{flooded}");
+        let (flooded, relayed) = run(false, 4000);
+        assert_eq!(relayed, 400, "each of its packets");
+        assert!((3400..=3800).contains(&flooded), "{flooded}");
+    }
 
     #[test]
     fn a_burst_of_one_second_passes_and_then_the_rate() {

@@ -21,7 +21,7 @@ use crate::{
     limits::{DEFAULT_LIFETIME, MAX_BINDS, MAX_LIFETIME},
     ports::Parity,
     response::{self, Refusal},
-    source::Source,
+    source::{Network, Source},
     time::Now,
     traffic::TrafficLimiter,
 };
@@ -55,7 +55,7 @@ impl Server {
             }
             let lifetime = existing.expires.since_start().saturating_sub(self.seconds(now).since_start());
             let lifetime = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
-            return Ok(self.respond_allocated(message, user, client, existing.ports, lifetime, None));
+            return Ok(self.respond_allocated(message, user, client, existing.ports, lifetime, existing.missing));
         }
         // All checks come first: once a port is taken, the request must not be refused.
         let wanted = Wanted::parse(message)?;
@@ -81,8 +81,9 @@ impl Server {
         let traffic = [(); 2].map(|()| TrafficLimiter::new(rate, self.clock.clone()));
         let expires = seconds.plus(lifetime);
         let transaction = message.transaction_id();
-        let mut allocation = Allocation::new(client, source, user.credential, transaction, expires, traffic);
-        allocation.ports = ports;
+        let share = self.table.share(Network::of(client.addr().ip()), || self.total.share());
+        let mut allocation = Allocation::new(client, source, user.credential, transaction, expires, traffic, share);
+        (allocation.ports, allocation.missing) = (ports, missing);
         let id = self.table.insert(allocation);
         let generation = self.table.generation(id).expect("just inserted");
         self.expiries.push(Reverse((expires, id, generation)));

@@ -15,6 +15,7 @@ use crate::{
     credentials::{CredentialName, GRACE, REALM},
     nonce::NonceState,
     response::{self, Refusal, Signer},
+    source::Source,
     time::Now,
 };
 
@@ -36,6 +37,8 @@ pub(super) enum Unauthenticated {
     Refused(Vec<u8>),
     /// The source has used up its challenges of this second.
     TooMany,
+    /// The source has used up its signed requests of this second.
+    TooManySigned,
 }
 
 impl Server {
@@ -43,6 +46,9 @@ impl Server {
     ///
     /// A client with an old nonce gets a 438 without a rate limit: it has received the nonce at its address, so the address
     /// is not forged. With a limit, forged packets could keep the client from refreshing its allocation.
+    ///
+    /// Rates are checked before the MACs that they limit: without an allocation, before the nonce's; with a valid nonce,
+    /// which nobody else has, before the signature's.
     pub(super) fn authenticate(
         &mut self,
         client: Client,
@@ -57,8 +63,13 @@ impl Server {
         else {
             return self.refuse(message, ErrorCode::BAD_REQUEST, client, now);
         };
+        let (source, seconds) = (Source::of(client.addr().ip()), self.seconds(now));
+        if self.table.find(&client).is_none() && !self.unproven.allows(source, seconds) {
+            return Err(Unauthenticated::TooManySigned);
+        }
         match self.nonces.check(nonce.nonce(), &client, now) {
-            NonceState::Valid => {}
+            NonceState::Valid if self.requests.allows(source, seconds) => {}
+            NonceState::Valid => return Err(Unauthenticated::TooManySigned),
             NonceState::Old => return Err(self.challenge(message, ErrorCode::STALE_NONCE, client, now)),
             NonceState::Foreign => return self.refuse(message, ErrorCode::STALE_NONCE, client, now),
         }

@@ -76,7 +76,7 @@ impl Server {
         }
         let external = self.external(family).expect("a family with a port has an address");
         if peer.ip() != external {
-            if !self.count_relayed(bytes) {
+            if !self.count_relayed(id, bytes) {
                 return self.drop(DropReason::TotalRate);
             }
             return Action::ToPeer { relay: RelayId { allocation: id, family }, peer, data };
@@ -84,7 +84,7 @@ impl Server {
         let Some(other) = self.table.find_port(family, peer.port()) else {
             return self.drop(DropReason::NoPermission);
         };
-        let action = self.relay_to_client(other, SocketAddr::new(external, port), data, packet, now);
+        let action = self.relay_to_client(other, id, SocketAddr::new(external, port), data, packet, now);
         if action != Action::Nothing {
             self.counters.hairpinned += 1;
         }
@@ -95,13 +95,15 @@ impl Server {
     pub fn handle_peer(&mut self, relay: RelayId, peer: SocketAddr, packet: Packet<'_>, now: Now) -> Action {
         self.set_clock(now);
         let data = packet.range(0..packet.bytes().len());
-        self.relay_to_client(relay.allocation, peer, data, packet, now)
+        self.relay_to_client(relay.allocation, relay.allocation, peer, data, packet, now)
     }
 
-    /// Relays data to the client of an allocation, if the allocation has a permission for its sender.
+    /// Relays data to the client of an allocation, if the allocation has a permission for its sender. The packet counts in
+    /// the share of the network of `payer`: that of the sender if both are clients.
     fn relay_to_client(
         &mut self,
         id: AllocationId,
+        payer: AllocationId,
         peer: SocketAddr,
         data: Range<usize>,
         mut packet: Packet<'_>,
@@ -117,7 +119,7 @@ impl Server {
         if !allocation.to_client.allows(bytes) {
             return self.drop(DropReason::AllocationRate);
         }
-        if !self.count_relayed(bytes) {
+        if !self.count_relayed(payer, bytes) {
             return self.drop(DropReason::TotalRate);
         }
         let data = match channel {
@@ -128,8 +130,9 @@ impl Server {
     }
 
     /// Counts a relayed packet. Returns `false` if it would exceed the rate of all allocations.
-    fn count_relayed(&mut self, bytes: usize) -> bool {
-        let is_allowed = self.total.allows(bytes);
+    fn count_relayed(&mut self, payer: AllocationId, bytes: usize) -> bool {
+        let Some(allocation) = self.table.get(payer) else { return false };
+        let is_allowed = self.total.allows(bytes, &allocation.share);
         if is_allowed {
             self.counters.packets += 1;
             self.counters.bytes += bytes as u64;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use chappe_turn::{
+    allocation::Family,
     client::Client,
     credentials::{CredentialName, CredentialSecret, REALM},
     limits::{Limits, RelayAddress, RelayAddresses},
@@ -47,12 +48,17 @@ pub(crate) struct Sockets {
     pub(crate) bound: HashMap<RelayId, u16>,
     /// Ports that other programs use.
     pub(crate) taken: Vec<u16>,
+    /// Whether the machine has no IPv6 address.
+    pub(crate) without_v6: bool,
 }
 
 impl RelaySockets for Sockets {
     fn bind(&mut self, relay: RelayId, port: u16) -> io::Result<()> {
         if self.taken.contains(&port) {
             return Err(io::ErrorKind::AddrInUse.into());
+        }
+        if self.without_v6 && relay.family == Family::V6 {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         assert_eq!(self.bound.insert(relay, port), None, "bound twice");
         Ok(())
