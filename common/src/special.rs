@@ -5,48 +5,68 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use url::Url;
 
 use crate::endpoint::{Authority, NodeEndpoint};
 
-/// IPv4 ranges of the IANA special-purpose registry without public servers: address and prefix length.
-const V4: [([u8; 4], u8); 15] = [
-    ([0, 0, 0, 0], 8),
-    ([10, 0, 0, 0], 8),
-    ([100, 64, 0, 0], 10),
-    ([127, 0, 0, 0], 8),
-    ([169, 254, 0, 0], 16),
-    ([172, 16, 0, 0], 12),
-    ([192, 0, 0, 0], 24),
-    ([192, 0, 2, 0], 24),
-    ([192, 88, 99, 0], 24),
-    ([192, 168, 0, 0], 16),
-    ([198, 18, 0, 0], 15),
-    ([198, 51, 100, 0], 24),
-    ([203, 0, 113, 0], 24),
-    ([224, 0, 0, 0], 4),
-    ([240, 0, 0, 0], 4),
+/// The IANA IPv4 special-purpose registry, and multicast (RFC 5771). Globally reachable blocks are included: they hold
+/// anycast services.
+pub const SPECIAL_V4: [Ipv4Net; 18] = [
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 0, 0, 0], 24),
+    v4([192, 0, 2, 0], 24),
+    v4([192, 31, 196, 0], 24),
+    v4([192, 52, 193, 0], 24),
+    v4([192, 88, 99, 0], 24),
+    v4([192, 168, 0, 0], 16),
+    v4([192, 175, 48, 0], 24),
+    v4([198, 18, 0, 0], 15),
+    v4([198, 51, 100, 0], 24),
+    v4([203, 0, 113, 0], 24),
+    v4([224, 0, 0, 0], 4),
+    v4([240, 0, 0, 0], 4),
 ];
 
-/// The IPv6 range of global unicast addresses, and the ranges in it without public servers: documentation,
-/// benchmarking, ORCHID, Teredo and 6to4, which embeds an IPv4 address.
-const V6_GLOBAL: (u128, u32) = (0x2000 << 112, 3);
-const V6: [(u128, u32); 3] = [(0x2001 << 112, 23), (0x2001_0db8 << 96, 32), (0x2002 << 112, 16)];
+/// The IANA IPv6 special-purpose registry within 2000::/3, without 6to4, which embeds an IPv4 address.
+pub const SPECIAL_V6: [Ipv6Net; 4] = [
+    // IETF protocol assignments: Teredo, benchmarking, ORCHID.
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+];
 
-/// Whether a public server may have this address.
-pub fn is_public(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => !V4.iter().any(|(net, len)| {
-            let shift = 32 - u32::from(*len);
-            u32::from(ip) >> shift == u32::from(Ipv4Addr::from(*net)) >> shift
-        }),
-        IpAddr::V6(ip) => is_in(ip, V6_GLOBAL) && !V6.iter().any(|range| is_in(ip, *range)),
+const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16);
+
+const fn v4(ip: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]), prefix)
+}
+
+const fn v6(ip: [u16; 8], prefix: u8) -> Ipv6Net {
+    let [a, b, c, d, e, f, g, h] = ip;
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
+}
+
+/// Whether an address is in a special-purpose block, or an IPv6 address not of global unicast. An address that embeds
+/// another is judged as it is.
+pub fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => SPECIAL_V4.iter().any(|net| net.contains(&v4)),
+        // All global unicast addresses that are assigned to hosts are in 2000::/3.
+        IpAddr::V6(v6) => v6.segments()[0] >> 13 != 1 || SPECIAL_V6.iter().any(|net| net.contains(&v6)),
     }
 }
 
-fn is_in(ip: Ipv6Addr, (net, len): (u128, u32)) -> bool {
-    let shift = 128 - len;
-    u128::from(ip) >> shift == net >> shift
+/// Whether a public server may have this address.
+pub fn is_public(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !is_special(ip) && !matches!(ip, IpAddr::V6(v6) if SIX_TO_FOUR.contains(&v6))
 }
 
 /// Whether a public server may have this host: a public address, or a name with a dot that is not reserved for local
@@ -101,6 +121,7 @@ mod tests {
             "198.19.255.255",
             "198.51.100.7",
             "203.0.113.1",
+            "192.175.48.1",
             "224.0.0.1",
             "239.1.1.1",
             "240.0.0.1",
@@ -118,6 +139,7 @@ mod tests {
             "2002:7f00:1::",
             "64:ff9b::7f00:1",
             "100::1",
+            "3fff::1",
         ] {
             assert!(!is_public(ip.parse().expect("an address")), "{ip}");
         }

@@ -11,49 +11,8 @@ use std::{
     ops::RangeInclusive,
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
-/// The IANA IPv4 special-purpose registry, and multicast (RFC 5771). Globally reachable blocks are included: they
-/// hold anycast services, not clients.
-const SPECIAL_V4: [Ipv4Net; 19] = [
-    v4([0, 0, 0, 0], 8),
-    v4([10, 0, 0, 0], 8),
-    v4([100, 64, 0, 0], 10),
-    v4([127, 0, 0, 0], 8),
-    v4([169, 254, 0, 0], 16),
-    v4([172, 16, 0, 0], 12),
-    v4([192, 0, 0, 0], 24),
-    v4([192, 0, 2, 0], 24),
-    v4([192, 31, 196, 0], 24),
-    v4([192, 52, 193, 0], 24),
-    v4([192, 88, 99, 0], 24),
-    v4([192, 168, 0, 0], 16),
-    v4([192, 175, 48, 0], 24),
-    v4([198, 18, 0, 0], 15),
-    v4([198, 51, 100, 0], 24),
-    v4([203, 0, 113, 0], 24),
-    v4([224, 0, 0, 0], 4),
-    v4([240, 0, 0, 0], 4),
-    v4([255, 255, 255, 255], 32),
-];
-
-/// The IANA IPv6 special-purpose registry within 2000::/3, without the prefixes that embed an IPv4 address.
-const SPECIAL_V6: [Ipv6Net; 4] = [
-    // IETF protocol assignments. Teredo is within this block. `embedded` handles it first.
-    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
-    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
-    v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
-    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
-];
-
-const fn v4(ip: [u8; 4], prefix: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]), prefix)
-}
-
-const fn v6(ip: [u16; 8], prefix: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = ip;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
-}
+use chappe_common::special::is_special;
+use ipnet::IpNet;
 
 /// The ports of a machine with a relay that packets may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,14 +75,6 @@ fn has_embedded(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if embedded(v6)[0].is_some())
 }
 
-fn is_special(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => SPECIAL_V4.iter().any(|net| net.contains(&v4)),
-        // All global unicast addresses that are assigned to hosts are in 2000::/3.
-        IpAddr::V6(v6) => v6.segments()[0] >> 13 != 1 || SPECIAL_V6.iter().any(|net| net.contains(&v6)),
-    }
-}
-
 /// Returns the IPv4 addresses to which a packet to this IPv6 address may be forwarded.
 fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let octets = ip.octets();
@@ -150,6 +101,8 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::special::{SPECIAL_V4, SPECIAL_V6};
+    use ipnet::Ipv4Net;
     use proptest::prelude::*;
 
     use super::*;
