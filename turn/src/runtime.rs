@@ -5,7 +5,9 @@
 
 pub use calendar::month;
 
+mod bound;
 mod calendar;
+mod egress;
 mod event_loop;
 mod listeners;
 mod outbox;
@@ -32,7 +34,7 @@ use crate::{
     budget::Budget,
     counters::Counters,
     peer_filter::PeerFilter,
-    runtime::event_loop::{Bound, EventLoop},
+    runtime::{bound::Bound, event_loop::EventLoop},
     server::Config,
 };
 
@@ -53,13 +55,13 @@ pub struct RelayConfig {
     pub budget: Budget,
 }
 
-/// A running relay. Stops when dropped.
+/// A running relay. Its thread ends soon after it is dropped; [`Relay::stop`] waits for that.
 #[derive(Debug)]
 pub struct Relay {
     new_streams: SyncSender<Box<NewStream>>,
     shared: Arc<Shared>,
     addrs: Vec<SocketAddr>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A connection from a STUN client, accepted by the relay's owner.
@@ -173,7 +175,7 @@ impl Relay {
             EventLoop::new(config, bound, receiver, of_thread).run();
         };
         let thread = thread::Builder::new().name("turn".to_owned()).spawn(run)?;
-        Ok(Self { new_streams, shared, addrs, thread: Some(thread) })
+        Ok(Self { new_streams, shared, addrs, thread: Mutex::new(Some(thread)) })
     }
 
     /// The bound UDP addresses, in the order of the configuration.
@@ -221,6 +223,20 @@ impl Relay {
         self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Stops the relay, and waits until its thread has ended and all its sockets are closed: one turn of its loop.
+    pub fn stop(&self) {
+        self.begin_stop();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It has panicked if there is an error, and has said so.
+            let _ = thread.join();
+        }
+    }
+
+    fn begin_stop(&self) {
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
     fn wake(&self) {
         // Fails only if the counter is at its maximum: then the thread wakes up anyway.
         let _ = self.shared.waker.write(1);
@@ -229,11 +245,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.shared.is_stopping.store(true, Ordering::Relaxed);
-        self.wake();
-        // The thread ends within one turn of its loop.
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // Without waiting: this may be a thread that serves others.
+        self.begin_stop();
     }
 }

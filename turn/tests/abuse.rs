@@ -631,7 +631,7 @@ fn one_network_does_not_use_up_the_rate_of_all() {
         world.pass(1);
     }
     assert_eq!(relayed, 500);
-    assert!(world.server.counters().packets > 3000, "the network gets what others leave");
+    assert!(world.server.counters().packets >= 3000, "the network gets what others leave");
 }
 
 #[test]

@@ -4,7 +4,8 @@ mod support;
 
 use std::{
     io::{Read as _, Write as _},
-    net::UdpSocket,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,13 +14,17 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use chappe_turn::budget::Budget;
+use chappe_turn::{budget::Budget, runtime::NewStream};
 use stun_types::{
+    AddressFamily,
     attribute::Nonce,
     message::{BINDING, Message, Method},
 };
 use support::{channel_data, code, plain, signed, sockets::*};
-use turn_types::{attribute::RequestedTransport, message::ALLOCATE};
+use turn_types::{
+    attribute::{AdditionalAddressFamily, RequestedAddressFamily, RequestedTransport},
+    message::ALLOCATE,
+};
 
 #[test]
 fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
@@ -210,4 +215,103 @@ fn class_31_connections_with_many_short_packets_leave_others_their_turn() {
     println!("slowest of 20 answers: {slowest:?}");
     // Without a bound on packets per turn, this takes seconds in a build without optimisation.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[test]
+fn a_stopped_relay_closes_its_connections_and_takes_no_more() {
+    let (relay, _) = start(unlimited());
+    let (mut stream, dropped) = tcp(&relay);
+    allocate(&mut stream);
+    relay.stop();
+    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)));
+    assert!(dropped.load(Ordering::Relaxed), "its permit is free");
+    assert!(!relay.snapshot().is_running);
+    let (socket, addr) = (stream, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let refused = relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) });
+    assert!(refused.is_err());
+}
+
+#[test]
+fn a_connection_that_the_system_refuses_counts_as_opened_and_closed() {
+    let (relay, _) = start(unlimited());
+    // A file is no socket, and can't be waited for.
+    let socket = TcpStream::from(OwnedFd::from(std::fs::File::open("/proc/self/exe").expect("a file")));
+    let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+    relay
+        .add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) })
+        .expect("it is taken");
+    let is_counted = |snapshot: &chappe_turn::runtime::Snapshot| {
+        (snapshot.io.streams_opened, snapshot.io.streams_closed, snapshot.streams) == (1, 1, 0)
+    };
+    eventually(&relay, "it is counted", is_counted);
+}
+
+/// A relay on loopback of both families. Its peers may be on loopback too.
+fn start_dual() -> (chappe_turn::runtime::Relay, [SocketAddr; 2]) {
+    let ips = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let allowed = ["127.0.0.0/8", "::1/128"].map(|net| net.parse().expect("a network"));
+    let relay = start_at_all(&ips, allowed.into(), unlimited());
+    let addrs = relay.addrs().try_into().expect("one of each family");
+    (relay, addrs)
+}
+
+/// A peer of a family.
+fn peer(ip: IpAddr) -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind((ip, 0)).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let addr = socket.local_addr().expect("an address");
+    (socket, addr)
+}
+
+/// Sends a packet on a channel to a peer, and the peer sends one back.
+fn exchange(client: &UdpSocket, number: u16, peer: &UdpSocket, relayed: SocketAddr) {
+    let mut received = [0; 100];
+    client.send(&channel_data(number, b"out")).expect("it is sent");
+    let (len, from) = peer.recv_from(&mut received).expect("a packet");
+    assert_eq!((&received[..len], from), (&b"out"[..], relayed));
+    peer.send_to(b"back", relayed).expect("it is sent");
+    let len = client.recv(&mut received).expect("a packet");
+    assert_eq!(received[..len], channel_data(number, b"back"));
+}
+
+#[test]
+fn an_allocation_of_both_families_reaches_peers_of_both() {
+    let (_relay, addrs) = start_dual();
+    for addr in addrs {
+        let mut client = udp_from(addr.ip(), addr);
+        let both = AdditionalAddressFamily::new(AddressFamily::IPV6);
+        let (user, nonce, relayed) = allocate_with(&mut client, &[&both]);
+        let ips: Vec<_> = relayed.iter().map(SocketAddr::ip).collect();
+        assert_eq!(ips, addrs.map(|addr| addr.ip()), "of a client at {addr}");
+        for (number, relayed) in (0x4000..).zip(relayed) {
+            let (peer, peer_addr) = peer(relayed.ip());
+            bind(&mut client, (&user, &nonce), number, peer_addr);
+            exchange(&client, number, &peer, relayed);
+        }
+    }
+}
+
+#[test]
+fn clients_of_one_family_use_relayed_addresses_of_the_other() {
+    let (relay, [v4, v6]) = start_dual();
+    let mut clients = Vec::new();
+    for (addr, family) in [(v4, AddressFamily::IPV6), (v6, AddressFamily::IPV4), (v6, AddressFamily::IPV6)] {
+        let mut client = udp_from(addr.ip(), addr);
+        let (user, nonce, relayed) = allocate_with(&mut client, &[&RequestedAddressFamily::new(family)]);
+        assert_eq!((relayed.len(), relayed[0].is_ipv6()), (1, family == AddressFamily::IPV6));
+        let (peer, peer_addr) = peer(relayed[0].ip());
+        bind(&mut client, (&user, &nonce), 0x4000, peer_addr);
+        exchange(&client, 0x4000, &peer, relayed[0]);
+        clients.push((client, user, nonce, relayed[0]));
+    }
+    // From the relayed address of a client over IPv4 to that of a client over IPv6.
+    let (mut one, of_one, one_nonce, one_relayed) = clients.swap_remove(0);
+    let (mut other, of_other, other_nonce, other_relayed) = clients.swap_remove(0);
+    bind(&mut one, (&of_one, &one_nonce), 0x4001, other_relayed);
+    bind(&mut other, (&of_other, &other_nonce), 0x4002, one_relayed);
+    one.send(&channel_data(0x4001, b"hello")).expect("it is sent");
+    let mut received = [0; 100];
+    let len = other.recv(&mut received).expect("a packet");
+    assert_eq!(received[..len], channel_data(0x4002, b"hello"));
+    eventually(&relay, "it went directly", |snapshot| snapshot.counters.hairpinned == 1);
 }

@@ -2,6 +2,7 @@
 
 use super::{
     IoCounters,
+    egress::ToUdp,
     listeners::{Buffer, Listener, Outgoing, SEND_BATCH, buffer},
 };
 
@@ -9,7 +10,7 @@ use super::{
 pub(super) struct Outbox {
     pub(super) buffers: Vec<Buffer>,
     pub(super) used: usize,
-    pub(super) outgoing: Vec<Vec<Outgoing>>,
+    outgoing: Vec<Vec<Outgoing>>,
 }
 
 impl Outbox {
@@ -20,6 +21,12 @@ impl Outbox {
             used: 0,
             outgoing: (0..listeners).map(|_| Vec::new()).collect(),
         }
+    }
+
+    /// Queues the packet in the buffer that was received into last.
+    pub(super) fn queue(&mut self, ToUdp { socket, data, to }: ToUdp) {
+        self.outgoing[socket].push(Outgoing { buffer: self.used, data, to });
+        self.used += 1;
     }
 
     /// Sends all packets and frees their buffers.

@@ -178,3 +178,34 @@ fn encrypt(tls: &mut rustls::ServerConnection, mut packets: &[u8]) -> io::Result
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_reads_steadily_and_never_all_gets_more_packets_than_the_bound_of_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (socket, _) = listener.accept().expect("a connection");
+        socket2::SockRef::from(&client).set_recv_buffer_size(16 << 10).expect("a size");
+        socket2::SockRef::from(&socket).set_send_buffer_size(16 << 10).expect("a size");
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let new = NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) };
+        let now = Instant::now();
+        let mut stream = Stream::new(0, new, now).expect("a socket");
+        // Fill the buffers of the system.
+        let packet = [1; 100];
+        while !stream.flush(now).expect("it is open") {
+            (0..100).for_each(|_| assert!(stream.queue(&packet)));
+        }
+        for number in 0..4 * MAX_QUEUED {
+            client.read_exact(&mut [0; 100]).expect("a packet");
+            assert!(stream.queue(&packet), "packet {number}");
+            stream.flush(now).expect("it is open");
+        }
+        assert!(stream.output.len() > stream.sent, "it never read all");
+    }
+}

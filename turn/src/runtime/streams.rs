@@ -29,17 +29,23 @@ impl Streams {
         self.by_id.len()
     }
 
-    /// Adds a connection. Returns its id, or `None` if the system refuses the socket.
+    /// Adds a connection. Returns its id, or `None` if the system refuses the socket: then the connection is closed.
     pub(super) fn add(&mut self, new: NewStream, epoll: &Epoll, now: Instant) -> Option<u32> {
         while self.by_id.contains_key(&self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
         }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
-        let stream = Stream::new(id, new, now).ok()?;
-        epoll.add(&stream.socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Stream(id).encode())).ok()?;
-        self.by_id.insert(id, stream);
         self.opened += 1;
+        let added = Stream::new(id, new, now).and_then(|stream| {
+            epoll.add(&stream.socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Stream(id).encode()))?;
+            Ok(stream)
+        });
+        let Ok(stream) = added else {
+            self.closed += 1;
+            return None;
+        };
+        self.by_id.insert(id, stream);
         Some(id)
     }
 

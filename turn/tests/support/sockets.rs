@@ -27,11 +27,11 @@ use stun_types::{
     message::{Message, TransactionId},
 };
 use turn_types::{
-    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress},
+    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress, XorRelayedAddress},
     message::{ALLOCATE, CHANNEL_BIND},
 };
 
-use super::{User, code, plain, relayed, signed, signed_as};
+use super::{User, code, plain, signed, signed_as};
 
 /// How long a condition may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,13 +43,23 @@ pub(crate) fn start(budget: Budget) -> (Relay, SocketAddr) {
 
 /// A relay at an address, with these networks allowed as peers.
 pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>, budget: Budget) -> (Relay, SocketAddr) {
-    let address = RelayAddress { external: Some(ip), ports: 20_000..=29_999 };
-    let relay = Relay::spawn(RelayConfig {
-        listen: vec![(ip, 0).into()],
-        relay_bind: vec![ip],
+    let relay = start_at_all(&[ip], allowed, budget);
+    let addr = relay.addrs()[0];
+    (relay, addr)
+}
+
+/// A relay at an address of each family, with these networks allowed as peers.
+pub(crate) fn start_at_all(ips: &[IpAddr], allowed: Vec<IpNet>, budget: Budget) -> Relay {
+    let address = |is_family: fn(&IpAddr) -> bool| {
+        let external = ips.iter().copied().find(is_family)?;
+        Some(RelayAddress { external: Some(external), ports: 20_000..=29_999 })
+    };
+    Relay::spawn(RelayConfig {
+        listen: ips.iter().map(|ip| (*ip, 0).into()).collect(),
+        relay_bind: ips.to_vec(),
         server: Config {
             limits: Limits { allocation_bytes_per_second: 100_000_000, ..Limits::default() },
-            addresses: RelayAddresses { v4: Some(address), v6: None },
+            addresses: RelayAddresses { v4: address(IpAddr::is_ipv4), v6: address(IpAddr::is_ipv6) },
             secret: CredentialSecret::new(b"secret"),
             filter: PeerFilter { allowed, denied: Vec::new(), relay_hosts: HashMap::new() },
             listening: Vec::new(),
@@ -57,9 +67,7 @@ pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>, budget: Budget) -> (Rela
         },
         budget,
     })
-    .expect("a relay");
-    let addr = relay.addrs()[0];
-    (relay, addr)
+    .expect("a relay")
 }
 
 pub(crate) fn unlimited() -> Budget {
@@ -144,14 +152,30 @@ impl Drop for SetOnDrop {
 
 /// An allocation with its user and relayed address.
 pub(crate) fn allocate(transport: &mut impl Transport) -> (User, String, SocketAddr) {
+    let (user, nonce, addrs) = allocate_with(transport, &[]);
+    (user, nonce, addrs[0])
+}
+
+/// An allocation by a request with further attributes, with its user and relayed addresses.
+pub(crate) fn allocate_with(
+    transport: &mut impl Transport,
+    further: &[&dyn AttributeWrite],
+) -> (User, String, Vec<SocketAddr>) {
     let user = user();
     let transport_attribute = RequestedTransport::new(17);
     let challenge = transport.request(&plain(ALLOCATE, &[&transport_attribute]));
     let message = Message::from_bytes(&challenge).expect("a message");
     let nonce = message.attribute::<Nonce>().expect("a nonce").nonce().to_owned();
-    let answer = transport.request(&signed(ALLOCATE, &[&transport_attribute], &user, &nonce));
-    let addr = relayed(&answer).unwrap_or_else(|| panic!("refused with {}", code(&answer)));
-    (user, nonce, addr)
+    let attributes: Vec<&dyn AttributeWrite> =
+        std::iter::once(&transport_attribute as _).chain(further.iter().copied()).collect();
+    let answer = transport.request(&signed(ALLOCATE, &attributes, &user, &nonce));
+    let message = Message::from_bytes(&answer).expect("a message");
+    let addrs: Vec<_> = (0..2)
+        .filter_map(|index| message.nth_attribute::<XorRelayedAddress>(index).ok())
+        .map(|address| address.addr(message.transaction_id()))
+        .collect();
+    assert!(!addrs.is_empty(), "refused with {}", code(&answer));
+    (user, nonce, addrs)
 }
 
 pub(crate) fn bind(transport: &mut impl Transport, (user, nonce): (&User, &str), number: u16, peer: SocketAddr) {
