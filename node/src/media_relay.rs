@@ -12,7 +12,7 @@ use std::{
 
 use chappe_common::record::NodeRecord;
 use chappe_turn::{
-    budget::{Budget, BudgetLevel},
+    budget::BudgetLevel,
     credentials::CredentialSecret,
     limits::{Limits, RelayAddress, RelayAddresses},
     peer_filter::{PeerFilter, RelayHost},
@@ -113,7 +113,7 @@ impl MediaRelay {
                 listening: Vec::new(),
                 seed: seed.try_into().expect("32 bytes"),
             },
-            budget: Budget::new(limit, month, budget_file::load(&budget_file, month)),
+            budget: budget_file::load(&budget_file, limit, month),
         })?;
         let has_certificate = config.client.tls_cert.is_some();
         let urls = urls(relay.addrs(), externals, has_certificate, services.client_urls);
@@ -207,6 +207,11 @@ impl MediaRelay {
             && !self.relay.is_draining()
     }
 
+    /// Whether its thread runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.relay.snapshot().is_running
+    }
+
     /// Whether an external address is known.
     pub(crate) fn is_reachable(&self) -> bool {
         self.reach().externals.iter().any(Option::is_some)
@@ -229,6 +234,11 @@ impl MediaRelay {
     /// Stops making new allocations.
     pub(crate) fn drain(&self) {
         self.relay.drain();
+    }
+
+    /// Stops the relay, and waits until its thread has ended. Blocks for a moment.
+    pub(crate) fn stop(&self) {
+        self.relay.stop();
     }
 
     /// The relay's state, at most a second old.

@@ -28,20 +28,41 @@ pub struct Budget {
     limit: Option<u64>,
     month: Month,
     used: u64,
+    /// The month before, with its bytes. The clock may have been ahead, and return to it.
+    previous: Option<(Month, u64)>,
 }
 
 impl Budget {
     /// Makes a budget of which `used` bytes have been relayed in `month`. Without a limit it is never spent.
     pub const fn new(limit: Option<u64>, month: Month, used: u64) -> Self {
-        Self { limit, month, used }
+        Self { limit, month, used, previous: None }
     }
 
-    /// Counts relayed bytes. In a new month, the count restarts at 0. A clock that is set back does not restart it.
+    /// The same, with the month that was counted before.
+    #[must_use]
+    pub const fn with_previous(self, previous: Option<(Month, u64)>) -> Self {
+        Self { previous, ..self }
+    }
+
+    /// Counts relayed bytes. In a new month, the count restarts at 0.
+    ///
+    /// If the clock returns to the month before, it was ahead: both counts belong to that month. If it returns to another,
+    /// the count continues.
     pub fn add(&mut self, bytes: u64, month: Month) {
         if month > self.month {
-            *self = Self { month, used: 0, ..*self };
+            *self = Self { month, used: 0, previous: Some((self.month, self.used)), ..*self };
+        } else if month < self.month
+            && let Some((previous, used)) = self.previous
+            && previous == month
+        {
+            *self = Self { month, used: used.saturating_add(self.used), previous: None, ..*self };
         }
         self.used = self.used.saturating_add(bytes);
+    }
+
+    /// The month that was counted before, with its bytes.
+    pub const fn previous(&self) -> Option<(Month, u64)> {
+        self.previous
     }
 
     /// The bytes of this month.
@@ -89,6 +110,17 @@ mod tests {
         assert_eq!(budget.level(), Spent, "a clock that goes back gives nothing back");
         budget.add(5, Month(2));
         assert_eq!((budget.level(), budget.used()), (Open, 5));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_and_back_gives_nothing_back_and_takes_nothing_from_the_next_month() {
+        let mut budget = Budget::new(Some(1000), Month(5), 900);
+        budget.add(50, Month(6));
+        assert_eq!((budget.level(), budget.used()), (BudgetLevel::Open, 50));
+        budget.add(0, Month(5));
+        assert_eq!((budget.level(), budget.used()), (BudgetLevel::NoAllocations, 950));
+        budget.add(7, Month(6));
+        assert_eq!((budget.month(), budget.used()), (Month(6), 7), "the next month begins at 0");
     }
 
     #[test]
