@@ -345,6 +345,9 @@ impl Node {
         core.connections.cancel().await;
         if let Some(relay) = &core.media_relay {
             store_relay_budget(relay).await;
+            let relay = relay.clone();
+            // A panic of the thread was logged when it happened.
+            let _ = tokio::task::spawn_blocking(move || relay.stop()).await;
         }
         // The leave is sent in datagrams. Closing the links informs peers that did not receive it.
         let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
