@@ -7,26 +7,48 @@ use chappe_turn::credentials::{CredentialName, CredentialSecret};
 
 use crate::{client_protocol::reply::IceServerReply, config::IceSection, media_relay::MediaRelay};
 
-/// Returns this node's own server and those of `config`, with fresh credentials for those with a secret, and the lifetime of
-/// the credentials.
+/// How long a session gets the same credential. It could otherwise multiply its allocations by its credentials.
+const KEEP: Duration = Duration::from_secs(600);
+
+/// A session's credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionCredential {
+    issued: UnixTime,
+    nonce: u64,
+}
+
+impl SessionCredential {
+    /// Makes a credential with a random nonce.
+    pub(crate) const fn new(issued: UnixTime, nonce: u64) -> Self {
+        Self { issued, nonce }
+    }
+
+    /// Whether a session gets this credential again: it is less than [`KEEP`] old, and half of its lifetime is left.
+    pub(crate) fn is_kept(&self, config: &IceSection, now: UnixTime) -> bool {
+        now >= self.issued && now < self.issued + KEEP.min(config.credential_lifetime / 2)
+    }
+}
+
+/// Returns this node's own server and those of `config`, with credentials for those with a secret, and how long the
+/// credentials are still valid.
 ///
 /// The credentials follow coturn's `use-auth-secret` (draft-uberti-behave-turn-rest-00). The user name is the expiry
 /// time and a nonce; the password is HMAC-SHA1 over the user name. The nonce is random, so that a TURN server's log
-/// cannot link two calls of one client.
+/// cannot link the calls of one client for longer than [`KEEP`].
 pub(crate) fn servers(
     config: &IceSection,
     own: Option<&MediaRelay>,
     now: UnixTime,
-    nonce: u64,
+    credential: SessionCredential,
 ) -> (Vec<IceServerReply>, Duration) {
-    let ttl = config.credential_lifetime;
-    let username = CredentialName::new((now + ttl).as_secs(), nonce).to_string();
+    let expiry = credential.issued + config.credential_lifetime;
+    let username = CredentialName::new(expiry.as_secs(), credential.nonce).to_string();
     let with_secret = |urls: &[String], secret: Option<&CredentialSecret>| IceServerReply {
         urls: urls.to_vec(),
         username: secret.map(|_| username.clone()),
         credential: secret.map(|secret| secret.password(&username)),
     };
-    let own = own.map(|relay| match relay.makes_allocations() {
+    let own = own.filter(|relay| relay.is_running()).map(|relay| match relay.makes_allocations() {
         true => with_secret(&relay.urls(), Some(relay.secret())),
         // A client still learns its own address.
         false => with_secret(&relay.stun_urls(), None),
@@ -35,7 +57,8 @@ pub(crate) fn servers(
         let secret = server.secret.as_ref().map(|secret| CredentialSecret::new(secret.as_bytes()));
         with_secret(&server.urls, secret.as_ref())
     });
-    (own.into_iter().chain(configured).collect(), ttl)
+    let left = Duration::from_secs(expiry.as_secs().saturating_sub(now.as_secs()));
+    (own.into_iter().chain(configured).collect(), left)
 }
 
 #[cfg(test)]
@@ -49,11 +72,24 @@ mod tests {
                 "credential_lifetime":"10m"}"#,
         )
         .expect("a section");
-        let (servers, ttl) = servers(&config, None, UnixTime::from_secs(1_700_000_000), 0xfeed);
+        let now = UnixTime::from_secs(1_700_000_000);
+        let (servers, ttl) = servers(&config, None, now, SessionCredential::new(now, 0xfeed));
         assert_eq!(ttl, Duration::from_secs(600));
         assert_eq!((servers[0].username.as_deref(), servers[0].credential.as_deref()), (None, None));
         assert_eq!(servers[1].username.as_deref(), Some("1700000600:000000000000feed"));
         // printf %s 1700000600:000000000000feed | openssl dgst -sha1 -hmac north -binary | base64
         assert_eq!(servers[1].credential.as_deref(), Some("UleHlxf/AZkNwzpeE3bH//TtLD0="));
+    }
+    #[test]
+    fn a_session_gets_its_credential_again_for_ten_minutes_and_until_half_of_its_lifetime() {
+        let issued = UnixTime::from_secs(1_700_000_000);
+        let credential = SessionCredential::new(issued, 1);
+        let is_kept = |lifetime: u64, after: u64| {
+            let config = IceSection { credential_lifetime: Duration::from_secs(lifetime), ..IceSection::default() };
+            credential.is_kept(&config, issued + Duration::from_secs(after))
+        };
+        assert!(is_kept(3600, 0) && is_kept(3600, 599) && !is_kept(3600, 600));
+        assert!(is_kept(600, 299) && !is_kept(600, 300));
+        assert!(!credential.is_kept(&IceSection::default(), UnixTime::from_secs(1_699_999_999)), "a clock set back");
     }
 }

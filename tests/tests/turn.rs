@@ -196,6 +196,24 @@ async fn stun_http_and_websockets_share_a_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_asks_again_gets_the_same_credential_and_another_session_another() {
+    let federation = Federation::start(1, with_turn).await;
+    let url = federation.nodes[0].client_url();
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let mut raw = Raw::connect(url).await;
+        raw.attach(&inbox(1).0, now_ms()).await;
+        for _ in 0..3 {
+            raw.send(json!({"type": "get_ice_servers", "id": "i"})).await;
+            names.push(text(&raw.expect("ice_servers").await["iceServers"][0], "username").to_owned());
+        }
+    }
+    names.dedup();
+    assert_eq!(names.len(), 2, "{names:?}");
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_is_empty() {
     let federation = Federation::start(1, no_limits).await;
     let client = federation.nodes[0].addrs().client;
@@ -264,5 +282,57 @@ async fn the_turn_crates_client_relays_to_another_allocation_and_to_a_peer() {
     for client in [one, other] {
         client.close().await.expect("it closes");
     }
+    federation.shutdown().await;
+}
+
+// Class 23 of docs/protocol/turn.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_tls_connections_are_bounded_and_counted_while_a_client_is_served() {
+    const BOUND: usize = 64;
+    const FLOOD: u64 = 500;
+    let dir = tempfile::tempdir().expect("a folder");
+    let files = Files::make(dir.path());
+    let federation = Federation::start(1, |config| {
+        with_turn(config);
+        config.client.max_connections = BOUND;
+        config.client.tls_cert = Some(files.certificate());
+        config.client.tls_key = Some(files.key());
+    })
+    .await;
+    let client = federation.nodes[0].addrs().client;
+    let mut raw = Raw::connect_tls(federation.nodes[0].client_url(), files.client().into()).await;
+    let mut open = Vec::new();
+    for number in 0..FLOOD {
+        let mut stream = tokio::net::TcpStream::connect(client).await.expect("a connection");
+        // The beginning of a ClientHello.
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"\x16\x03\x01\x02\x00\x01\x00").await.expect("it is sent");
+        open.push(stream);
+        if number % 50 == 49 {
+            // A good client binds over TLS, and the session that was there before goes on.
+            let tls = tokio_rustls::TlsConnector::from(Arc::new(files.client()));
+            let stun = async {
+                let stream = tokio::net::TcpStream::connect(client).await?;
+                let mut stream = tls.connect("127.0.0.1".try_into().expect("an address"), stream).await?;
+                tokio::io::AsyncWriteExt::write_all(&mut stream, &BINDING).await?;
+                let mut answer = [0; 32];
+                tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await?;
+                std::io::Result::Ok(answer)
+            };
+            let answer = timeout(PATIENCE, stun).await.expect("in time").expect("an answer");
+            assert_eq!(answer[..2], [1, 1]);
+            raw.send(json!({"type": "ping"})).await;
+            raw.expect("pong").await;
+        }
+    }
+    // All but the newest were closed for newer ones, and counted.
+    let ended = metric(&federation, "chappe_client_handshakes_failed_total").await;
+    assert!(ended >= FLOOD - BOUND as u64, "{ended} of {FLOOD}");
+    let mut still_open = 0;
+    for stream in &open {
+        still_open += usize::from(
+            matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        );
+    }
+    assert!(still_open <= BOUND, "{still_open}");
     federation.shutdown().await;
 }

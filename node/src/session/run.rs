@@ -40,6 +40,7 @@ use super::pairing::PairingSession;
 use crate::{
     client_protocol::reply::{Limits, Reply},
     core::Core,
+    ice::SessionCredential,
     limits::rates::SessionRates,
     sessions::{event::EndReason, handle::SessionHandle},
     websocket::{
@@ -92,6 +93,8 @@ struct Session {
     input: Input,
     rates: SessionRates,
     pairing: PairingSession,
+    /// Boxed: most sessions are idle and have none.
+    ice_credential: Option<Box<SessionCredential>>,
     nonce: [u8; 32],
 }
 
@@ -125,6 +128,7 @@ impl Running {
             outbox: Outbox::default(),
             input: Input { is_tls, state: InputState::Open },
             pairing: PairingSession::default(),
+            ice_credential: None,
             nonce,
         };
         Box::new(Self { session, incoming, number })

@@ -18,7 +18,7 @@ use crate::{
         reply::Reply,
         request::{BadRequest, Request},
     },
-    ice,
+    ice::{self, SessionCredential},
     limits::rates::Counts,
     session::pairing::Action,
     websocket::codec::{Incoming, Opcode, Violation},
@@ -192,7 +192,11 @@ impl Session {
                     return Ok(RequestReply::TooOften);
                 }
                 let now = self.core.context.clock.now();
-                let (servers, ttl) = ice::servers(configured, relay, now, rand::rng().random());
+                if self.ice_credential.as_ref().is_none_or(|credential| !credential.is_kept(configured, now)) {
+                    self.ice_credential = Some(Box::new(SessionCredential::new(now, rand::rng().random())));
+                }
+                let credential = **self.ice_credential.as_ref().expect("just set");
+                let (servers, ttl) = ice::servers(configured, relay, now, credential);
                 RequestReply::Text(Reply::IceServers { id, ice_servers: &servers, ttl: ttl.as_secs() }.encode())
             }
             _ => return Err(request.unknown_type().into()),
