@@ -54,7 +54,8 @@ impl Files {
         self.dir.join("key.pem")
     }
 
-    fn authority(&self) -> PathBuf {
+    /// The path of the authority's certificate, PEM.
+    pub fn authority(&self) -> PathBuf {
         self.dir.join("authority.pem")
     }
 

@@ -113,9 +113,28 @@ fn start(browser: &str, profile: &Path, url: &str) -> Option<Child> {
     Some(command.kill_on_drop(true).spawn().expect("it runs"))
 }
 
+/// Makes Firefox trust the authority of the test's certificate, by NSS's `certutil` (Debian's package libnss3-tools). Returns
+/// whether it is installed.
+fn trust_in_firefox(profile: &Path, authority: &Path) -> bool {
+    let database = format!("sql:{}", profile.display());
+    let make = ["-N", "-d", &database, "--empty-password"];
+    let add = ["-A", "-d", &database, "-n", "test", "-t", "C,,", "-i"];
+    let run = |command: &mut std::process::Command| command.status().is_ok_and(|status| status.success());
+    let is_trusted = run(std::process::Command::new("certutil").args(make))
+        && run(std::process::Command::new("certutil").args(add).arg(authority));
+    if !is_trusted {
+        println!("skipped: needs certutil (Debian's package libnss3-tools)");
+    }
+    is_trusted
+}
+
 /// Calls from one connection of a page to another. Returns the page's result, or `None` if the browser is not installed.
 async fn call_with(browser: &str, servers: &Value) -> Option<Value> {
-    let profile = TempDir::new().expect("a folder");
+    call_from(&TempDir::new().expect("a folder"), browser, servers).await
+}
+
+/// The same, with a profile.
+async fn call_from(profile: &TempDir, browser: &str, servers: &Value) -> Option<Value> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
     let mut process = start(browser, profile.path(), &url)?;
@@ -237,4 +256,28 @@ async fn chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked(
     if is_without_udp("chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked") {
         call_without_udp(true).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn firefox_calls_through_the_relay_over_tls() {
+    let (dir, profile) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let files = Files::make(dir.path());
+    if !trust_in_firefox(profile.path(), &files.authority()) {
+        return;
+    }
+    let federation = Federation::start(1, |config| {
+        with_turn(config);
+        config.client.tls_cert = Some(files.certificate());
+        config.client.tls_key = Some(files.key());
+    })
+    .await;
+    let mut raw = Raw::connect_tls(federation.nodes[0].client_url(), files.client().into()).await;
+    let mut server = ice_server(&mut raw).await;
+    let urls = server["urls"].as_array_mut().expect("a list");
+    urls.retain(|url| url.as_str().is_some_and(|url| url.starts_with("turns:")));
+    assert_eq!(urls.len(), 1);
+    // Firefox verifies the certificate of a name.
+    urls[0] = urls[0].as_str().map(|url| url.replace("127.0.0.1", "localhost")).into();
+    call_from(&profile, "firefox-esr", &json!([server])).await;
+    federation.shutdown().await;
 }
