@@ -52,7 +52,7 @@ impl Raw {
     }
 
     async fn open(url: &str, connector: Option<Connector>) -> Self {
-        let connected = connect_async_tls_with_config(url, None, false, connector);
+        let connected = connect_async_tls_with_config(url, None, true, connector);
         let (socket, _) = timeout(PATIENCE, connected).await.expect("a connection in time").expect("a WebSocket");
         let mut raw = Self { socket, server_info: Value::Null };
         raw.server_info = raw.next().await;

@@ -8,7 +8,7 @@ use chappe_bench::{
     floors, generator,
     rows::{Bench, QUICK_ROWS, ROWS},
 };
-use chappe_harness::{cores, figures::Figures, process};
+use chappe_harness::{args::Args, cores, figures::Figures, process};
 use chappe_testkit::members;
 
 const USAGE: &str = "usage: bench [--json] [--quick] [--only ROW]…";
@@ -32,19 +32,9 @@ fn main() -> ExitCode {
 }
 
 fn measure(args: &[String]) -> ExitCode {
-    let (mut quick, mut rows) = (false, Vec::new());
-    let mut rest = args.iter().map(String::as_str);
-    while let Some(arg) = rest.next() {
-        match arg {
-            "--json" => {}
-            "--quick" => quick = true,
-            "--only" => match rest.next().filter(|row| ROWS.contains(row)) {
-                Some(row) => rows.push(row),
-                None => return fail(&format!("{USAGE}\nrows: {}", ROWS.join(", "))),
-            },
-            _ => return fail(USAGE),
-        }
-    }
+    let Ok(Args { quick, mut rows }) = Args::parse(args, &ROWS) else {
+        return fail(&format!("{USAGE}\nrows: {}", ROWS.join(", ")));
+    };
     if rows.is_empty() {
         rows = if quick { QUICK_ROWS.to_vec() } else { ROWS.to_vec() };
     }

@@ -34,6 +34,16 @@ pub fn command_on(core: usize, program: &Path) -> Command {
     command
 }
 
+/// A command that runs `program` on any core, although this process was moved to one.
+pub fn command_on_all(program: &Path) -> Command {
+    if !are_two() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", &format!("{SERVERS},{GENERATORS}")]).arg(program);
+    command
+}
+
 /// A command that runs `program` on one core with real-time priority, and whether the system allows that priority. The
 /// program must leave the core idle most of the time.
 pub fn urgent_command_on(core: usize, program: &Path) -> (Command, bool) {

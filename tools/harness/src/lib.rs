@@ -2,6 +2,7 @@
 //! measured.
 
 pub mod accept_queue;
+pub mod args;
 pub mod cores;
 pub mod cpu;
 pub mod figures;

@@ -8,5 +8,6 @@ mod datagrams;
 mod generator;
 pub mod rows;
 pub mod servers;
+pub mod signalling;
 
 pub use generator::{Faults, Generator, Load, Loaded, Route};

@@ -4,10 +4,10 @@
 
 use std::process::ExitCode;
 
-use chappe_harness::{cores, figures::Figures, process};
+use chappe_harness::{args::Args, cores, figures::Figures, process};
 use chappe_turn_bench::{
     rows::{Bench, ROWS},
-    servers,
+    servers, signalling,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -24,23 +24,19 @@ fn main() -> ExitCode {
         servers::serve(&serde_json::from_str(server).expect("a server"));
         return ExitCode::SUCCESS;
     }
+    if let [kind, url] = &args[..]
+        && kind == "signal"
+    {
+        signalling::run(url);
+        return ExitCode::SUCCESS;
+    }
     measure(&args)
 }
 
 fn measure(args: &[String]) -> ExitCode {
-    let (mut quick, mut rows) = (false, Vec::new());
-    let mut rest = args.iter().map(String::as_str);
-    while let Some(arg) = rest.next() {
-        match arg {
-            "--json" => {}
-            "--quick" => quick = true,
-            "--only" => match rest.next().filter(|row| ROWS.contains(row)) {
-                Some(row) => rows.push(row),
-                None => return fail(&format!("{USAGE}\nfigures: {}", ROWS.join(", "))),
-            },
-            _ => return fail(USAGE),
-        }
-    }
+    let Ok(Args { quick, mut rows }) = Args::parse(args, &ROWS) else {
+        return fail(&format!("{USAGE}\nfigures: {}", ROWS.join(", ")));
+    };
     if rows.is_empty() {
         rows = ROWS.to_vec();
     }

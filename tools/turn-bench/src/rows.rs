@@ -2,6 +2,7 @@
 
 mod allocation;
 mod packets;
+mod signalling;
 
 use chappe_harness::{cores, figures::Figures};
 
@@ -12,7 +13,8 @@ use crate::{
 };
 
 /// The names, in the order of a whole run.
-pub const ROWS: [&str; 8] = ["channels", "many", "hairpin", "loss", "allocation", "tcp", "voice", "growth"];
+pub const ROWS: [&str; 10] =
+    ["channels", "many", "hairpin", "loss", "allocation", "tcp", "voice", "growth", "signalling", "connect"];
 
 /// Payloads: audio, and video.
 const AUDIO: usize = 200;
@@ -68,6 +70,8 @@ impl Bench {
             "tcp" => self.tcp().await,
             "voice" => self.voice().await,
             "growth" => self.growth().await,
+            "signalling" => self.signalling().await,
+            "connect" => self.first_byte().await,
             other => panic!("no such figure: {other}; there are {}", ROWS.join(", ")),
         }
     }

@@ -3,6 +3,7 @@
 mod chappe;
 mod coturn;
 mod floor;
+mod node;
 mod turn_crate;
 
 use std::{
@@ -37,6 +38,10 @@ pub enum Kind {
     TurnCrate,
     /// A relay that knows no TURN: what the system's calls alone cost.
     Floor,
+    /// A node with a relay, and this project's relay in the same process.
+    Node,
+    /// The same, with a node whose clients' port has no relay.
+    NodeWithoutRelay,
 }
 
 /// A server to be run by a process of this program.
@@ -48,10 +53,13 @@ pub struct Serve {
 }
 
 /// Where a server listens.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Listening {
     pub(crate) udp: SocketAddrV4,
     pub(crate) tcp: Option<SocketAddrV4>,
+    /// The URL of the node in the same process.
+    #[serde(default)]
+    pub(crate) node: Option<String>,
 }
 
 /// A running server. Killed when dropped.
@@ -78,6 +86,8 @@ impl Kind {
             Self::Coturn => "coturn",
             Self::TurnCrate => "turn crate",
             Self::Floor => "floor",
+            Self::Node => "node",
+            Self::NodeWithoutRelay => "node without a relay",
         }
     }
 
@@ -91,13 +101,25 @@ impl Kind {
     /// # Panics
     /// It doesn't start.
     pub async fn start(self, number: u8) -> Server {
+        self.start_on(Some(cores::SERVERS), number).await
+    }
+
+    /// The same on another core, or on all.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub async fn start_on(self, core: Option<usize>, number: u8) -> Server {
         let ip = Ipv4Addr::new(127, 0, 1, number);
         if self == Self::Coturn {
             let dir = tempfile::tempdir().expect("a temporary folder");
             let (process, listening) = coturn::start(ip, dir.path()).await;
             return Server { kind: self, process, listening, _dir: Some(dir) };
         }
-        let mut command = cores::command_on(cores::SERVERS, &process::beside("turn-bench"));
+        let program = process::beside("turn-bench");
+        let mut command = match core {
+            Some(core) => cores::command_on(core, &program),
+            None => cores::command_on_all(&program),
+        };
         command.args(["serve", &json!(Serve { kind: self, ip }).to_string()]);
         let mut process = Process::start_told(command);
         let listening = serde_json::from_value(process.line().await).expect("a server that listens");
@@ -111,7 +133,9 @@ impl Kind {
 /// It can't listen.
 pub fn serve(server: &Serve) {
     match server.kind {
-        Kind::Chappe => chappe::serve(server.ip),
+        Kind::Chappe => chappe::serve(server.ip, None),
+        Kind::Node => node::serve(server.ip, true),
+        Kind::NodeWithoutRelay => node::serve(server.ip, false),
         Kind::TurnCrate => turn_crate::serve(server.ip),
         Kind::Floor => floor::serve(server.ip),
         Kind::Coturn => unreachable!("it has a program of its own"),

@@ -16,7 +16,8 @@ use chappe_turn::{
 
 use super::{Listening, RELAY_PORTS, SECRET, announce};
 
-pub(super) fn serve(ip: Ipv4Addr) {
+/// Serves until the process is killed. `node` is the URL of the node in this process, if there is one.
+pub(super) fn serve(ip: Ipv4Addr, node: Option<String>) {
     let host = RelayHost { relay_ports: RELAY_PORTS, services: Vec::new() };
     let config = RelayConfig {
         listen: vec![SocketAddr::new(ip.into(), 0)],
@@ -48,7 +49,7 @@ pub(super) fn serve(ip: Ipv4Addr) {
     let listener = TcpListener::bind((ip, 0)).expect("a free port");
     let [SocketAddr::V4(udp)] = *relay.addrs() else { panic!("one address was asked for") };
     let tcp = SocketAddrV4::new(ip, listener.local_addr().expect("a bound socket").port());
-    announce(Listening { udp, tcp: Some(tcp) });
+    announce(Listening { udp, tcp: Some(tcp), node });
     loop {
         let (socket, addr) = listener.accept().expect("a connection");
         let stream = NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) };

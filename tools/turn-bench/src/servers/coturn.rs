@@ -38,7 +38,7 @@ pub(super) async fn start(ip: Ipv4Addr, dir: &Path) -> (Process, Listening) {
     command.stderr(Stdio::null());
     let process = Process::start_told(command);
     wait_for_answer(addr);
-    (process, Listening { udp: addr, tcp: Some(addr) })
+    (process, Listening { udp: addr, tcp: Some(addr), node: None })
 }
 
 fn wait_for_answer(addr: SocketAddrV4) {

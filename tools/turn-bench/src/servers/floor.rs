@@ -29,7 +29,7 @@ struct Mapping {
 
 pub(super) fn serve(ip: Ipv4Addr) {
     let mut clients = Datagrams::bind(ip);
-    announce(Listening { udp: SocketAddrV4::new(ip, clients.port()), tcp: None });
+    announce(Listening { udp: SocketAddrV4::new(ip, clients.port()), tcp: None, node: None });
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll");
     let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
     epoll.add(clients.socket(), readable(u64::MAX)).expect("a socket");

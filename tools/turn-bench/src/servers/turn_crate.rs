@@ -46,7 +46,7 @@ pub(super) fn serve(ip: Ipv4Addr) {
             alloc_close_notify: None,
         };
         let _server = Server::new(config).await.expect("a server");
-        announce(Listening { udp, tcp: None });
+        announce(Listening { udp, tcp: None, node: None });
         std::future::pending::<()>().await;
     });
 }
