@@ -1,24 +1,28 @@
-//! Which packets leave the machine: the relay runs in a separate network namespace, and its only link is captured.
+//! Which packets leave the machine: the relay runs in a separate network namespace, and its only link is captured. And that
+//! peers beyond a link are reached over IPv6.
 //!
-//! The test restarts itself with `unshare` (util-linux) and needs `ip` (iproute2). If the system allows no namespaces, the
-//! test prints that it is skipped.
+//! The tests restart themselves with `unshare` (util-linux) and need `ip` (iproute2). If the system allows no namespaces, they
+//! print that they are skipped.
 
 mod support;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
-    process::Command,
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, Socket, Type};
-use stun_types::message::{Method, TransactionId};
+use stun_types::{
+    AddressFamily,
+    message::{Method, TransactionId},
+};
 use support::{channel_data, code, indication, signed_as, sockets::*};
 use turn_types::{
-    attribute::{ChannelNumber, Data, XorPeerAddress},
+    attribute::{AdditionalAddressFamily, ChannelNumber, Data, XorPeerAddress},
     message::{CHANNEL_BIND, SEND},
 };
 
@@ -146,4 +150,90 @@ fn inside() {
     }
     // Each packet is seen at both ends of the link.
     assert_eq!(capture.count(), 2 * 3);
+}
+
+const FAR_NAME: &str = "peers_beyond_a_link_are_reached_over_ipv6_from_the_relayed_address";
+
+/// The relay's machine, and a peer in another namespace.
+const FAR_SETUP: &str = "
+    set -e
+    mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns
+    ip netns add far
+    ip link set lo up
+    ip link add out type veth peer name out netns far
+    ip addr add 9.9.9.9/24 dev out; ip -6 addr add 2a00::9/64 dev out nodad
+    ip link set out up
+    ip -n far -6 addr add 2a00::77/64 dev out nodad
+    ip -n far link set out up
+";
+
+const FAR: &str = "[2a00::77]:4000";
+
+/// A process that is ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command
+}
+
+#[test]
+fn peers_beyond_a_link_are_reached_over_ipv6_from_the_relayed_address() {
+    match std::env::var(INSIDE).as_deref() {
+        Ok("far") => return answer_with_source(),
+        Ok(_) => return reach_far_peer(),
+        Err(_) => {}
+    }
+    // Namespaces with names need root.
+    if !unshare().args(["sh", "-c", FAR_SETUP]).output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: needs root, unshare (util-linux), ip (iproute2), and network namespaces");
+        return;
+    }
+    let own = std::env::current_exe().expect("a path");
+    let mut command = unshare();
+    command.arg(own).args(["--exact", FAR_NAME, "--nocapture"]).env(INSIDE, "relay");
+    assert!(command.status().expect("unshare runs").success());
+}
+
+/// The peer: answers each packet with the address that it came from, until the process is killed.
+fn answer_with_source() {
+    let socket = UdpSocket::bind(FAR).expect("an address of this namespace");
+    let mut packet = [0; 100];
+    while let Ok((_, from)) = socket.recv_from(&mut packet) {
+        socket.send_to(from.to_string().as_bytes(), from).expect("it is sent");
+    }
+}
+
+fn reach_far_peer() {
+    assert!(Command::new("sh").args(["-c", FAR_SETUP]).status().expect("a shell").success());
+    let mut far = Command::new("ip");
+    far.args(["netns", "exec", "far"]).arg(std::env::current_exe().expect("a path"));
+    far.args(["--exact", FAR_NAME, "--nocapture"]).env(INSIDE, "far").stdout(Stdio::null());
+    let _far = Ended(far.spawn().expect("it runs"));
+    let ips = [IpAddr::from(OWN), "2a00::9".parse().expect("an address")];
+    let relay = start_at_all(&ips, &ips, Vec::new(), unlimited());
+    // Clients of each family.
+    for addr in relay.addrs() {
+        let mut client = udp_from(addr.ip(), *addr);
+        let both = AdditionalAddressFamily::new(AddressFamily::IPV6);
+        let (user, nonce, relayed) = allocate_with(&mut client, &[&both]);
+        bind(&mut client, (&user, &nonce), 0x4000, FAR.parse().expect("an address"));
+        client.set_read_timeout(Some(Duration::from_millis(300))).expect("a limit");
+        let mut received = [0; 100];
+        // The peer may not listen yet.
+        let answer = (0..60).find_map(|_| {
+            client.send(&channel_data(0x4000, b"x")).expect("it is sent");
+            client.recv(&mut received).ok()
+        });
+        let len = answer.expect("an answer");
+        assert_eq!(received[..len], channel_data(0x4000, relayed[1].to_string().as_bytes()));
+    }
 }

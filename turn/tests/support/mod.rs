@@ -237,6 +237,13 @@ impl World {
     }
 }
 
+/// An allocation with its client and user.
+pub(crate) fn allocated(world: &mut World) -> (Client, User, SocketAddr) {
+    let (client, user) = (udp(1000), world.user());
+    let relayed = world.allocate(client, &user);
+    (client, user, relayed)
+}
+
 fn sent(action: Action, buffer: &[u8]) -> Sent {
     match action {
         Action::Nothing => Sent::Nothing,

@@ -43,15 +43,15 @@ pub(crate) fn start(budget: Budget) -> (Relay, SocketAddr) {
 
 /// A relay at an address, with these networks allowed as peers.
 pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>, budget: Budget) -> (Relay, SocketAddr) {
-    let relay = start_at_all(&[ip], allowed, budget);
+    let relay = start_at_all(&[ip], &[ip], allowed, budget);
     let addr = relay.addrs()[0];
     (relay, addr)
 }
 
-/// A relay at an address of each family, with these networks allowed as peers.
-pub(crate) fn start_at_all(ips: &[IpAddr], allowed: Vec<IpNet>, budget: Budget) -> Relay {
+/// A relay at an address of each family, which peers reach at these external addresses, with these networks allowed as peers.
+pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<IpNet>, budget: Budget) -> Relay {
     let address = |is_family: fn(&IpAddr) -> bool| {
-        let external = ips.iter().copied().find(is_family)?;
+        let external = externals.iter().copied().find(is_family)?;
         Some(RelayAddress { external: Some(external), ports: 20_000..=29_999 })
     };
     Relay::spawn(RelayConfig {

@@ -1,0 +1,79 @@
+//! The rates of sources, networks and allocations, against the server without sockets.
+
+mod support;
+
+use chappe_turn::{counters::DropReason, limits::Limits, server::RelayId};
+use support::*;
+use turn_types::message::REFRESH;
+
+#[test]
+fn signed_forgeries_are_limited_before_their_nonce_is_verified() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    let nonce = world.nonce(client);
+    world.pass(1);
+    let forged = signed(REFRESH, &[], &user, "AAAAAAAAAAAAAAAA");
+    for _ in 0..10_000 {
+        world.handle(udp(2000), &forged);
+    }
+    assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 9900);
+    // In the name of a client with an allocation: it can still refresh.
+    let request = signed(REFRESH, &[], &user, &nonce);
+    for _ in 0..10_000 {
+        world.handle(client, &forged);
+    }
+    let Sent::Answer(answer) = world.handle(client, &request) else { panic!("no answer") };
+    assert_eq!(code(&answer), 0);
+}
+
+#[test]
+fn bad_signatures_with_a_valid_nonce_are_limited_before_they_are_verified() {
+    let mut world = World::new();
+    let (client, mut user, _) = allocated(&mut world);
+    let nonce = world.nonce(client);
+    world.pass(1);
+    user.password.push('x');
+    let bad = signed(REFRESH, &[], &user, &nonce);
+    for _ in 0..10_000 {
+        world.handle(client, &bad);
+    }
+    assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 9900);
+}
+
+#[test]
+fn one_network_does_not_use_up_the_rate_of_all() {
+    let limits =
+        Limits { allocation_bytes_per_second: 100_000_000, total_bytes_per_second: 1_000_000, ..Limits::default() };
+    let mut world = World::with(limits);
+    let (user, relayed_to) = (world.user(), peer(1));
+    // Several sources of one /24, and a client elsewhere.
+    let floods: Vec<_> = (1..=10).map(|host| udp_of([88, 1, 2, host], 1)).collect();
+    let other = udp_of([88, 1, 3, 1], 1);
+    for client in floods.iter().chain([&other]) {
+        world.allocate(*client, &user);
+        assert_eq!(world.bind(*client, &user, 0x4000, relayed_to), 0);
+    }
+    let packet = channel_data(0x4000, &[0; 972]);
+    let mut relayed = 0;
+    for _ in 0..5 {
+        for client in &floods {
+            (0..1000).for_each(|_| drop(world.handle(*client, &packet)));
+        }
+        relayed += (0..100).filter(|_| world.handle(other, &packet) != Sent::Nothing).count();
+        world.pass(1);
+    }
+    assert_eq!(relayed, 500);
+    assert!(world.server.counters().packets >= 3000, "the network gets what others leave");
+}
+
+#[test]
+fn packets_of_a_peer_do_not_use_up_the_rate_of_the_client() {
+    let mut world = World::with(Limits { allocation_bytes_per_second: 100_000, ..Limits::default() });
+    let (client, user, _) = allocated(&mut world);
+    assert_eq!(world.bind(client, &user, 0x4000, peer(1)), 0);
+    let relay: RelayId = *world.sockets.bound.keys().next().expect("one");
+    let received = (0..1000).filter(|_| world.handle_peer(relay, peer(1), &[0; 972]) != Sent::Nothing).count();
+    assert_eq!(received, 100);
+    let sent = (0..1000).filter(|_| world.handle(client, &channel_data(0x4000, &[0; 972])) != Sent::Nothing).count();
+    assert_eq!(sent, 100);
+}
