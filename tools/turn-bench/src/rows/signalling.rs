@@ -1,6 +1,6 @@
 //! What relaying costs the signalling of the same node.
 
-use chappe_harness::{cores, figures::percentile};
+use chappe_harness::{cores, cpu::MAX_OTHERS, figures::percentile};
 
 use super::{AUDIO, Bench, Kind, Load, Route};
 use crate::{generator::Generator, signalling::Signalling};
@@ -14,9 +14,6 @@ const RATES: [(f64, &str); 3] = [(10.0, "no media"), (50_000.0, "50,000/s"), (20
 /// Seconds of a round.
 const SECONDS: f64 = 4.0;
 
-/// The lowest priority of a process.
-const LOWEST: i32 = 19;
-
 /// Connections of a round for the time to the first message.
 const CONNECTIONS: usize = 300;
 
@@ -24,11 +21,6 @@ impl Bench {
     /// The latency of signalling beside a relay, on one core and on two.
     pub(super) async fn signalling(&self) {
         let (rounds, seconds) = if self.quick { (1, 1.0) } else { (3, SECONDS) };
-        // The generator never sleeps. With the usual priority it would keep the kernel from delivering the packets of
-        // signalling, which leave from the same core.
-        if rustix::process::setpriority_process(None, LOWEST).is_err() {
-            self.figures.warn("the generator has the priority of the kernel's own threads on its core");
-        }
         for (number, on, core) in [(1, "on one core", Some(cores::SERVERS)), (2, "on two cores", None)] {
             let server = Kind::Node.start_on(core, number).await;
             let url = server.listening.node.clone().expect("a node");
@@ -59,6 +51,10 @@ impl Bench {
                 let busy = median(measured.iter().map(|(_, loaded)| loaded.server_percent()).collect());
                 self.figures.print(&format!("{what}: CPU of the process"), busy, "%", None);
                 let lost: usize = measured.iter().map(|(one, _)| one.lost).sum();
+                let others = median(measured.iter().map(|(_, loaded)| loaded.usage.others * 100.0).collect());
+                if others > MAX_OTHERS {
+                    self.figures.warn(&format!("{what}: other processes took {others:.0} % of a core"));
+                }
                 if lost > 0 {
                     self.figures.warn(&format!("{what}: {lost} messages were lost"));
                 }
