@@ -71,6 +71,7 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
     search_report::print_report(&outcome.report, output);
     let found = print_search(outcome, output);
     output.print_text("\nEvery source:");
+    let mut of_relay = Vec::new();
     let ok = found.is_ok();
     let sources = if let Ok(FoundNode { mut connection, background, .. }) = found {
         let (sources, summary) = tokio::join!(discovery.ask_all(), background.finish());
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
             problems.push(text);
         }
         output.print_text("\nThe relay for media:");
-        problems.extend(check_relay(&discovery, &mut connection, output).await);
+        of_relay = check_relay(&discovery, &mut connection, output).await;
         connection.close().await;
         sources
     } else {
@@ -91,9 +92,10 @@ pub(crate) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
         sources
     };
     problems.extend(findings(&sources));
+    problems.extend(of_relay);
     let text = match (ok, problems.is_empty()) {
         (_, true) => "no problems found".to_owned(),
-        (true, false) => format!("a node was found, but there are fewer alternatives: {}", problems.join("; ")),
+        (true, false) => format!("a node was found, but: {}", problems.join("; ")),
         (false, false) => problems.join("; "),
     };
     output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems });
