@@ -64,6 +64,7 @@ pub(crate) fn servers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::NodeConfig, media_relay::OwnServices};
 
     #[test]
     fn credentials_are_those_that_coturn_computes() {
@@ -91,5 +92,22 @@ mod tests {
         assert!(is_kept(3600, 0) && is_kept(3600, 599) && !is_kept(3600, 600));
         assert!(is_kept(600, 299) && !is_kept(600, 300));
         assert!(!credential.is_kept(&IceSection::default(), UnixTime::from_secs(1_699_999_999)), "a clock set back");
+    }
+    #[test]
+    fn a_relay_whose_thread_has_stopped_is_not_offered() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut config = NodeConfig::default();
+        config.node.data_dir = dir.path().to_owned();
+        config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
+        let services = OwnServices { bound: &[], client_urls: &[] };
+        let now = UnixTime::from_secs(1_700_000_000);
+        let relay = MediaRelay::spawn(&config, services, now.as_secs()).expect("a relay");
+        let offered = || servers(&config.ice, Some(&relay), now, SessionCredential::new(now, 1)).0;
+        assert!(offered()[0].credential.is_some());
+        relay.drain();
+        let draining = offered();
+        assert!(draining[0].credential.is_none() && draining[0].urls[0].starts_with("stun:"));
+        relay.stop();
+        assert_eq!(offered().len(), 0);
     }
 }
