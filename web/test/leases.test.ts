@@ -2,7 +2,7 @@
 import { describe, expect, test, vi } from "vitest";
 import { randomBytes, toBase64url } from "../src/core/bytes.js";
 import { type Clock, SystemClock, Timers } from "../src/core/clock.js";
-import { type Contact, confirmed, isConfirmed, type Pairing, pairingId, withPairing } from "../src/core/contact.js";
+import { type Contact, confirmed, isConfirmed, newPairing, type Pairing, withPairing } from "../src/core/contact.js";
 import { signerOfSeed } from "../src/core/ed25519.js";
 import { Leases, type Seqs } from "../src/core/leases.js";
 import { MemoryProfileStore, Profile, ProfileError } from "../src/core/profile.js";
@@ -15,8 +15,8 @@ const NOON = 20_000 * DAY + DAY / 2;
 const NODE = new Uint8Array(32).fill(1);
 
 async function pairing(): Promise<Pairing> {
-  const peerRoot = signerOfSeed(randomBytes(32)).publicKey;
-  return { role: "a", secret: await hkdfKey(randomBytes(32)), ownRoot: randomBytes(32), peerRoot };
+  const peerRoot = (await signerOfSeed(randomBytes(32))).publicKey;
+  return newPairing({ role: "a", secret: await hkdfKey(randomBytes(32)), ownRoot: randomBytes(32), peerRoot });
 }
 
 async function contact(name = "Bob"): Promise<Contact> {
@@ -36,7 +36,7 @@ describe("leases", () => {
     session.update(contacts, 0, NOON);
     const due = await session.due(0, NOON);
     expect(due).toHaveLength(20);
-    const decoded = due.map(({ lease }) => decodeLease(lease));
+    const decoded = await Promise.all(due.map(({ lease }) => decodeLease(lease)));
     for (const field of ["inbox", "sessionKey", "access", "seq"] as const) {
       expect(new Set(decoded.map((lease) => String(lease?.[field]))).size, field).toBe(20);
     }
@@ -61,7 +61,7 @@ describe("leases", () => {
       const next = leases(seqs);
       next.update([bob], 0, NOON);
       const [attachment] = await next.due(0, NOON);
-      const seq = decodeLease(attachment?.lease ?? new Uint8Array(0))?.seq ?? 0;
+      const seq = (await decodeLease(attachment?.lease ?? new Uint8Array(0)))?.seq ?? 0;
       expect(seq).toBeGreaterThan(last);
       last = seq;
     }
@@ -88,7 +88,7 @@ describe("leases", () => {
   test("of a removed or blocked contact are detached, and those of a new pairing wait", async () => {
     const bob = await contact();
     const session = leases();
-    session.delay(pairingId(bob.pairings[0] as Pairing), 2_000);
+    session.delay((bob.pairings[0] as Pairing).id, 2_000);
     session.update([bob], 0, NOON);
     expect(await session.due(1_999, NOON)).toEqual([]);
     session.attachNow(bob.id, 1_000);
@@ -109,7 +109,7 @@ describe("leases", () => {
       ).toBeUndefined();
     }
     const [last] = await session.due(0, NOON);
-    expect(decodeLease(last?.lease ?? new Uint8Array(0))?.seq).toBeGreaterThan(NOON + 2);
+    expect((await decodeLease(last?.lease ?? new Uint8Array(0)))?.seq).toBeGreaterThan(NOON + 2);
     expect(session.rejected(last?.slot ?? "", { type: "outdated", seq: NOON }, 0, NOON)).toBe(bob.id);
     expect(await session.due(59_000, NOON)).toEqual([]);
     const [again] = await session.due(75_000, NOON);
@@ -138,9 +138,9 @@ describe("a contact that was paired again", () => {
     const newer = await pairing();
     const again = withPairing(bob, newer, false);
     expect([again.inUse, again.pairings.length, isConfirmed(again)]).toEqual([0, 2, false]);
-    const stored = confirmed(again, pairingId(newer)) as Contact;
+    const stored = confirmed(again, newer.id) as Contact;
     expect([stored.inUse, stored.pairings.length, isConfirmed(stored)]).toEqual([0, 1, true]);
-    expect(confirmed(stored, pairingId(newer))).toBeUndefined();
+    expect(confirmed(stored, newer.id)).toBeUndefined();
   });
 
   test("keeps six pairings: the first, and the newest", async () => {

@@ -73,6 +73,16 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await b.run("close");
   }, 60_000);
 
+  test("lets one page at a time use a profile, and the next one when that is closed", async () => {
+    const a = await open();
+    await a.run("start", options());
+    const b = await a.sibling();
+    await expect(b.run("start", options())).rejects.toThrow(/another page or client uses this profile/);
+    await a.run("close");
+    await b.run("start", options());
+    await b.run("close");
+  }, 60_000);
+
   test("exports a profile that was created for it, and reads it with the right passphrase alone", async () => {
     const [a, b] = [await open(), await open()];
     await a.run("start", { ...options(), name: "Ada", isExportable: true });

@@ -51,6 +51,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
   readonly #signalling: SignallingClient;
   readonly #calls = new Set<Call>();
   #closed = new AbortController();
+  #isListening = false;
 
   /** Throws `SyntaxError` if an option is not valid. */
   constructor(options: ClientOptions = {}) {
@@ -97,6 +98,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
    * connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client goes on searching.
    */
   connect(): Promise<void> {
+    if (this.#isListening) return this.#signalling.connect();
+    this.#isListening = true;
     const { signal } = this.#closed;
     const wake = () => {
       if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
@@ -110,6 +113,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
   async close(): Promise<void> {
     this.#closed.abort();
     this.#closed = new AbortController();
+    this.#isListening = false;
     await this.#signalling.close();
   }
 
@@ -193,7 +197,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     const { isForLink = false, signal = new AbortController().signal } = options;
     const shown = await showCode(isForLink, { client: this.#signalling, finder: this.#discovery, signal });
     const { code, expiresAt, paired } = shown;
-    const link = shown.link(this.#discovery.federation);
+    const link = shown.link(await this.#discovery.federation());
     const site = options.site ?? globalThis.location?.origin ?? "";
     return {
       code,

@@ -7,7 +7,7 @@
 import { deleteDB, type IDBPDatabase, openDB } from "idb";
 import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8Text } from "../core/bytes.js";
 import type { Contact, Pairing } from "../core/contact.js";
-import type { ProfileData, ProfileStore } from "../core/profile.js";
+import { type ProfileData, ProfileError, type ProfileStore } from "../core/profile.js";
 import { keyProtection, type X25519KeyPair, x25519OfBytes } from "../core/x25519.js";
 import type { CacheData, CacheStore } from "../discovery/cache.js";
 
@@ -37,6 +37,7 @@ export interface PlainContact extends Omit<Contact, "identity" | "pairings"> {
 }
 
 interface PlainPairing {
+  readonly id: string;
   readonly role: Pairing["role"];
   readonly ownRoot: string;
   readonly peerRoot: string;
@@ -56,6 +57,7 @@ export class Database {
   constructor(name: string) {
     this.#name = name;
     this.profile = {
+      acquire: () => acquire(`chappe ${name}`),
       load: () => this.#loadProfile(),
       save: (profile) => this.#saveProfile(profile),
       wipe: () => this.wipe(),
@@ -137,6 +139,19 @@ export class Database {
   }
 }
 
+/** How long a page waits for another one that is being closed, in milliseconds. */
+const ACQUIRE_TIMEOUT = 2_000;
+
+/** Takes the lock of a profile, which the browser releases when the page goes away. */
+function acquire(lock: string): Promise<() => void> {
+  return new Promise((resolve, reject) => {
+    const signal = AbortSignal.timeout(ACQUIRE_TIMEOUT);
+    navigator.locks
+      .request(lock, { signal }, () => new Promise<void>((release) => resolve(release)))
+      .catch(() => reject(new ProfileError("in-use")));
+  });
+}
+
 /** The key that encrypts what is stored. Made once; no script can read it. */
 async function storageKey(database: IDBPDatabase): Promise<CryptoKey> {
   const stored: CryptoKey | undefined = await database.get(STORE, "key");
@@ -167,8 +182,9 @@ export function plainContact({ identity: _, pairings, ...contact }: Contact): Pl
   return { ...contact, pairings: pairings.map(plainPairing) };
 }
 
-function plainPairing({ role, ownRoot, peerRoot, secretBytes }: Pairing): PlainPairing {
+function plainPairing({ id, role, ownRoot, peerRoot, secretBytes }: Pairing): PlainPairing {
   return {
+    id,
     role,
     ownRoot: toBase64url(ownRoot),
     peerRoot: toBase64url(peerRoot),
@@ -188,6 +204,7 @@ export function restoreContact(contact: PlainContact, secrets: CryptoKey[]): Con
 
 function restorePairing(pairing: PlainPairing, secret: CryptoKey): Pairing {
   return {
+    id: pairing.id,
     role: pairing.role,
     secret,
     secretBytes: fromBase64url(pairing.secretBytes, 32),

@@ -4,7 +4,7 @@
  */
 import { fromBase64url, toBase64url } from "./bytes.js";
 import type { Clock, Timers } from "./clock.js";
-import { type ContactId, pairingId } from "./contact.js";
+import type { ContactId, PairingId } from "./contact.js";
 import type { Attachment, Rejection, Seqs, SlotId } from "./leases.js";
 import type { Json } from "./messages.js";
 import { DiscoverError, type NodeCheck, type NodeFinder } from "./node-finder.js";
@@ -98,9 +98,9 @@ export class Attaching {
   }
 
   /** Delays the inboxes of a new pairing, so that a node that took part in it does not see them appear at once. */
-  delay(pairing: Parameters<typeof pairingId>[0]): void {
+  delay(pairing: PairingId): void {
     const until = this.#parts.clock.now() + Math.random() * MAX_ATTACH_DELAY;
-    for (const session of this.#sessions) session.leases.delay(pairingId(pairing), until);
+    for (const session of this.#sessions) session.leases.delay(pairing, until);
   }
 
   /** Attaches the inboxes of a contact that is about to be called. */
@@ -257,7 +257,7 @@ export class Attaching {
     const outcome = await session.request({ type: "attach", inboxes });
     const ttl = outcome.ok && typeof outcome.reply.ttl === "number" ? outcome.reply.ttl * 1000 : 0;
     for (const [index, { slot }] of batch.entries()) {
-      const rejection = rejectionOf(outcome, index, session, slot);
+      const rejection = await rejectionOf(outcome, index, session, slot);
       const isReported = this.#ready === session;
       if (rejection === undefined) {
         const contact = session.leases.attached(slot, ttl, clock.now());
@@ -273,7 +273,12 @@ export class Attaching {
   }
 }
 
-function rejectionOf(outcome: Outcome, index: number, session: Session, slot: SlotId): Rejection | undefined {
+async function rejectionOf(
+  outcome: Outcome,
+  index: number,
+  session: Session,
+  slot: SlotId,
+): Promise<Rejection | undefined> {
   if (!outcome.ok) {
     const isTemporary = outcome.code === "congested" || outcome.code === "rate_limited";
     return { type: isTemporary ? "busy" : "unavailable" };
@@ -284,7 +289,7 @@ function rejectionOf(outcome: Outcome, index: number, session: Session, slot: Sl
   if (rejection.code === "congested" || rejection.code === "rate_limited") return { type: "busy" };
   if (rejection.code !== "bad_lease") return { type: "unavailable" };
   const bytes = fromBase64url(rejection.lease);
-  const newer = bytes && decodeLease(bytes);
+  const newer = bytes && (await decodeLease(bytes));
   const own = session.leases.inboxOf(slot);
   const isOwn = newer !== undefined && own !== undefined && toBase64url(newer.inbox) === toBase64url(own);
   return isOwn ? { type: "outdated", seq: newer.seq } : { type: "invalid" };

@@ -33,6 +33,16 @@ export function u32(value: number): Bytes {
   return bytes;
 }
 
+/** SHA-256, by the platform. */
+export async function sha256(bytes: Bytes): Promise<Bytes> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+}
+
+/** SHA-512, by the platform. */
+export async function sha512(bytes: Bytes): Promise<Bytes> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-512", bytes));
+}
+
 /** Fresh random bytes. */
 export function randomBytes(length: number): Bytes {
   return crypto.getRandomValues(new Uint8Array(length));

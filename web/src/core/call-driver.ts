@@ -5,11 +5,11 @@ import { type CallInput, type CallOutput, type CallState, CallStateError, Calls,
 import { CallRecord, type Side } from "./call-record.js";
 import type { Clock, Timers } from "./clock.js";
 import {
+  type Address,
   addressText,
   type Contact,
   type ContactId,
   pairingAfter,
-  pairingId,
   pairingInUse,
   peerAddress,
   sealingSecret,
@@ -94,10 +94,10 @@ export class CallDriver implements CallActions {
     if (offer.length > MAX_SDP) throw new CallActionError("too-long");
     const contact = profile.contact(contactId);
     if (contact === undefined) throw new CallActionError("no-contact");
-    if (this.#records.size >= MAX_RECORDS) throw new CallActionError("full");
     const call = newCallId();
     const side: Side = { role: "caller", offer, rejoins, lease: undefined, offeredTo: undefined, recheckAt: undefined };
     const record = await CallRecord.create(call, contact, pairingInUse(contact), side, undefined, clock.now());
+    if (this.#records.size >= MAX_RECORDS) throw new CallActionError("full");
     const outputs = this.#calls.handle(call, { type: "place", contact: contactId, rejoins }, clock.now());
     const handle = new SignalledCall(call, contactId, undefined, this);
     this.#records.set(call, record);
@@ -183,19 +183,19 @@ export class CallDriver implements CallActions {
     if (kind === undefined || envelope === undefined || typeof message.to !== "string") return;
     const owner = session.leases.owner(message.to);
     const contact = owner && this.#parts.profile.contact(owner.contact);
-    const pairing = contact?.pairings.find((known) => pairingId(known) === owner?.pairing);
+    const pairing = contact?.pairings.find((known) => known.id === owner?.pairing);
     if (contact === undefined || pairing === undefined) return;
     const record = this.#records.get(envelope.call);
     if (record === undefined) {
       if (kind === "call_offer") await this.#handleNewOffer(session, message.to, contact, pairing, envelope);
       return;
     }
-    if (record.contact.id !== contact.id || pairingId(record.pairing) !== pairingId(pairing)) return;
+    if (record.contact.id !== contact.id || record.pairing.id !== pairing.id) return;
     const inbox = message.to;
     const keys = [...this.#parts.attaching().sessions].flatMap((other) => other.leases.keys(inbox));
     const text = await record.open(envelope, kind, keys);
     if (text === undefined) return;
-    this.#learn(contact, pairingId(pairing));
+    this.#learn(contact, pairing.id);
     this.#step(record, session, "received", kind);
     this.#handleOpened(record, kind, text);
   }
@@ -235,20 +235,21 @@ export class CallDriver implements CallActions {
     if (opened === undefined) return;
     const { offer, key } = opened;
     const { call } = envelope;
-    this.#learn(contact, pairingId(pairing));
-    const ofContact = [...this.#records.values()].filter((record) => record.contact.id === contact.id).length;
-    // Checked after opening: a stranger must not learn from the response, nor fill a table.
+    this.#learn(contact, pairing.id);
+    const side: Side = { role: "callee", openedWith: key, answer: undefined };
+    const record = await CallRecord.create(call, contact, pairing, side, offer.replyKey, clock.now());
+    record.markSeen(envelope.counter);
+    const ofContact = [...this.#records.values()].filter((other) => other.contact.id === contact.id).length;
+    // Nothing is awaited from here on: another session may have brought the same offer. Checked after opening: a stranger must not learn from the response, nor fill a table.
     if (
       !this.#isFresh(offer) ||
       this.#isFinished(call) ||
+      this.#records.has(call) ||
       this.#records.size >= MAX_RECORDS ||
       ofContact >= MAX_RECORDS_OF_A_CONTACT
     ) {
       return;
     }
-    const side: Side = { role: "callee", openedWith: key, answer: undefined };
-    const record = await CallRecord.create(call, contact, pairing, side, offer.replyKey, clock.now());
-    record.markSeen(envelope.counter);
     const outputs = this.#calls.handle(
       call,
       { type: "offered", contact: contact.id, rejoins: offer.rejoins },
@@ -445,7 +446,7 @@ export class CallDriver implements CallActions {
       if (!this.#records.has(record.call)) return;
       const session = this.#parts.attaching().ready;
       // Without a session, `handleReady` continues.
-      if (session === undefined) return;
+      if (session === undefined || session.hasEnded) return;
       if (record.outbox.retryAt > clock.now()) {
         await Promise.race([timers.until(record.outbox.retryAt), record.outbox.start()]);
         continue;
@@ -465,7 +466,7 @@ export class CallDriver implements CallActions {
     const address = await peerAddress(record.pairing, this.#parts.clock.unixMs() / 1000);
     this.#step(record, session, "resolving", undefined);
     const outcome = await session.request({ type: "resolve", address: addressText(address) });
-    const lease = outcome.ok ? this.#readLease(outcome.reply.lease, address) : undefined;
+    const lease = outcome.ok ? await this.#readLease(outcome.reply.lease, address) : undefined;
     if (lease === undefined) {
       const failure: Outcome = outcome.ok ? { ok: false, code: "peer_offline", isClosed: false } : outcome;
       this.#undelivered(record, session, message, failure);
@@ -550,7 +551,7 @@ export class CallDriver implements CallActions {
     if (session === undefined) return;
     const address = await peerAddress(record.pairing, clock.unixMs() / 1000);
     const outcome = await session.request({ type: "resolve", address: addressText(address) });
-    const lease = outcome.ok ? this.#readLease(outcome.reply.lease, address) : undefined;
+    const lease = outcome.ok ? await this.#readLease(outcome.reply.lease, address) : undefined;
     const isStillRinging = !record.isOver && side.recheckAt !== undefined;
     if (lease === undefined || !isStillRinging) return;
     const hasMoved = side.offeredTo === undefined || toBase64url(side.offeredTo) !== toBase64url(lease.sessionKey);
@@ -561,13 +562,13 @@ export class CallDriver implements CallActions {
   }
 
   /** Decodes a lease. `undefined` unless it verifies, is of this address and has not expired. */
-  #readLease(text: unknown, address: { inbox: Uint8Array; token: Uint8Array }): Lease | undefined {
+  async #readLease(text: unknown, address: Address): Promise<Lease | undefined> {
     const bytes = fromBase64url(text);
-    const lease = bytes && decodeLease(bytes);
+    const lease = bytes && (await decodeLease(bytes));
     if (lease === undefined) return undefined;
     const isOfAddress =
       toBase64url(lease.inbox) === toBase64url(address.inbox) &&
-      toBase64url(lease.access) === toBase64url(accessHash(address.token));
+      toBase64url(lease.access) === toBase64url(await accessHash(address.token));
     return isOfAddress && lease.expiresAt > this.#parts.clock.unixMs() / 1000 ? lease : undefined;
   }
 
@@ -579,7 +580,7 @@ export class CallDriver implements CallActions {
   }
 
   #learn(contact: Contact, pairing: string): void {
-    const index = contact.pairings.findIndex((known) => pairingId(known) === pairing);
+    const index = contact.pairings.findIndex((known) => known.id === pairing);
     const isKnown = index < contact.inUse || (index === 0 && contact.isProved);
     if (!isKnown) this.#parts.onLearned(this.#parts.profile.confirm(contact.id, pairing));
   }

@@ -95,7 +95,8 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   /**
    * Connects, and resolves once the client is attached to a node. Called again, it returns the same promise; after
    * {@link close}, it connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client
-   * goes on searching then.
+   * goes on searching then. Rejects with `ProfileError` if another client uses the profile, and with the store's error
+   * if that cannot be read; then nothing runs.
    */
   connect(): Promise<void> {
     if (this.#connecting === undefined) {
@@ -106,10 +107,23 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   }
 
   async #connect(abort: AbortController): Promise<void> {
+    const { store, name, isExportable } = this.#options;
+    let release = () => {};
+    let profile: Profile;
+    try {
+      release = await store.acquire();
+      profile = await Profile.open(store, name, isExportable);
+    } catch (error) {
+      release();
+      if (this.#abort === abort) [this.#connecting, this.#abort] = [undefined, undefined];
+      throw error;
+    }
+    if (abort.signal.aborted) {
+      release();
+      throw new ConnectError("closed");
+    }
+    abort.signal.addEventListener("abort", release);
     const connecting = this.#connectingSignal(abort.signal);
-    const profile = await Profile.open(this.#options.store, this.#options.name, this.#options.isExportable);
-    // `close` was called meanwhile.
-    if (abort.signal.aborted) return connecting;
     const { finder } = this.#options;
     finder.setReferrals(profile.contacts.flatMap((contact) => contact.nodes));
     const calls: CallDriver = new CallDriver({
@@ -225,7 +239,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     const { profile, attaching } = this.#use();
     const pairing = contact.pairings[0];
     const stored = await profile.add(contact, isStored);
-    if (pairing !== undefined) attaching.delay(pairing);
+    if (pairing !== undefined) attaching.delay(pairing.id);
     this.#contactsChanged();
     return stored;
   }

@@ -18,7 +18,6 @@ export type DialFault =
   | "timeout"
   | "unreachable"
   | "mixed-content"
-  | "local-network-denied"
   | "not-a-node"
   | "other-version"
   | "other-node"
@@ -119,7 +118,14 @@ export class Connection {
   async #run(): Promise<void> {
     if (this.#isRunning || this.#onText === undefined) return;
     this.#isRunning = true;
-    for (let text = this.#waiting.shift(); text !== undefined; text = this.#waiting.shift()) await this.#onText(text);
+    for (let text = this.#waiting.shift(); text !== undefined; text = this.#waiting.shift()) {
+      try {
+        await this.#onText(text);
+      } catch (error) {
+        // A fault of this library. It costs one message, and not the session.
+        console.error(error);
+      }
+    }
     this.#isRunning = false;
   }
 }
@@ -198,7 +204,7 @@ class Handshake {
     const challenge = randomBytes(32);
     this.#socket.send(JSON.stringify({ type: "prove", id: "prove", challenge: toBase64url(challenge), url }));
     const signature = await this.#proof();
-    if (!verifyNodeProof(info.node, challenge, info.nonce, url, signature)) throw new DialError("bad-proof");
+    if (!(await verifyNodeProof(info.node, challenge, info.nonce, url, signature))) throw new DialError("bad-proof");
     for (const [type, listener] of this.#listeners) this.#socket.removeEventListener(type, listener);
     return new Connection(this.#socket, { node: info.node, url: target.url, region: info.region, nonce: info.nonce });
   }

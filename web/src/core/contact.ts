@@ -2,7 +2,7 @@
  * A contact: a person whom this profile has paired with. Owns the derivation of inboxes, access tokens and the sealing
  * secret. Both sides can compute an inbox, but only its owner can sign for it.
  */
-import { type Bytes, concat, toBase64url, u32, utf8 } from "./bytes.js";
+import { type Bytes, concat, fromBase64url, toBase64url, u32, utf8 } from "./bytes.js";
 import { blindingFactor, blindPublicKey, blindSeed, type Signer, signerOfSeed } from "./ed25519.js";
 import { expand } from "./x25519.js";
 
@@ -24,6 +24,7 @@ export type PairingId = string;
 
 /** One pairing, as this side stores it. */
 export interface Pairing {
+  readonly id: PairingId;
   readonly role: Role;
   /** The pairing secret, for HKDF. Not extractable. */
   readonly secret: CryptoKey;
@@ -73,15 +74,15 @@ export function dayOf(seconds: number): number {
   return Math.floor(seconds / DAY);
 }
 
-/** The id of a pairing. */
-export function pairingId(pairing: Pairing): PairingId {
-  return toBase64url(signerOfSeed(pairing.ownRoot).publicKey);
+/** A pairing with the id of this side's root key. */
+export async function newPairing(pairing: Omit<Pairing, "id">): Promise<Pairing> {
+  return { ...pairing, id: toBase64url((await signerOfSeed(pairing.ownRoot)).publicKey) };
 }
 
 /** This side's inbox of a day. */
 export async function ownInbox(pairing: Pairing, day: number): Promise<OwnInbox> {
-  const root = signerOfSeed(pairing.ownRoot).publicKey;
-  const key = blindSeed(pairing.ownRoot, await inboxFactor(pairing.secret, pairing.role, root, day));
+  const root = fromBase64url(pairing.id) as Bytes;
+  const key = await blindSeed(pairing.ownRoot, await inboxFactor(pairing.secret, pairing.role, root, day));
   return { key, text: toBase64url(key.publicKey), token: await accessToken(pairing.secret, pairing.role, day) };
 }
 
@@ -136,8 +137,7 @@ export function pairingInUse(contact: Contact): Pairing {
 
 /** The pairing to try after this one has failed. After the last one, the first follows. */
 export function pairingAfter(contact: Contact, pairing: Pairing): Pairing {
-  const id = pairingId(pairing);
-  const at = contact.pairings.findIndex((known) => pairingId(known) === id);
+  const at = contact.pairings.findIndex((known) => known.id === pairing.id);
   return contact.pairings[((at < 0 ? contact.inUse : at) + 1) % contact.pairings.length] as Pairing;
 }
 
@@ -171,7 +171,7 @@ export function withPairing(contact: Contact, pairing: Pairing, isStored: boolea
  * changes nothing.
  */
 export function confirmed(contact: Contact, id: PairingId): Contact | undefined {
-  const index = contact.pairings.findIndex((pairing) => pairingId(pairing) === id);
+  const index = contact.pairings.findIndex((pairing) => pairing.id === id);
   const isKnown = index < 0 || index < contact.inUse || (index === 0 && contact.isProved);
   if (isKnown) return undefined;
   return { ...contact, pairings: contact.pairings.slice(index), inUse: 0, isProved: true };

@@ -5,11 +5,7 @@
  * keys and signatures they accept, and nodes compare by one set of rules.
  */
 import * as ed25519 from "@noble/ed25519";
-import { sha512 } from "@noble/hashes/sha2.js";
-import { type Bytes, concat, utf8 } from "./bytes.js";
-
-// The library leaves the choice of a hash function to its user.
-ed25519.hashes.sha512 = sha512;
+import { type Bytes, concat, sha512, utf8 } from "./bytes.js";
 
 const { Point } = ed25519;
 const ORDER = Point.CURVE().n;
@@ -18,29 +14,25 @@ const BLINDED_PREFIX = utf8("chappe/blinded-prefix/v1\0");
 /** Signs, and has a public key. */
 export interface Signer {
   readonly publicKey: Bytes;
-  sign(message: Uint8Array): Bytes;
+  sign(message: Bytes): Promise<Bytes>;
 }
 
 /** Whether `signature` is valid. Refuses keys of small order and non-canonical encodings. */
-export function verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
-  try {
-    return ed25519.verify(signature, message, publicKey, { zip215: false });
-  } catch {
-    return false;
-  }
+export function verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): Promise<boolean> {
+  return ed25519.verifyAsync(signature, message, publicKey, { zip215: false }).catch(() => false);
 }
 
 /** The key pair of a seed of 32 bytes. */
-export function signerOfSeed(seed: Uint8Array): Signer {
+export async function signerOfSeed(seed: Uint8Array): Promise<Signer> {
   return {
-    publicKey: new Uint8Array(ed25519.getPublicKey(seed)),
-    sign: (message) => new Uint8Array(ed25519.sign(message, seed)),
+    publicKey: new Uint8Array(await ed25519.getPublicKeyAsync(seed)),
+    sign: async (message) => new Uint8Array(await ed25519.signAsync(message, seed)),
   };
 }
 
 /** SHA-512 of a context, as a little-endian number modulo the group's order. */
-export function blindingFactor(context: Uint8Array): bigint {
-  return littleEndian(sha512(context)) % ORDER;
+export async function blindingFactor(context: Bytes): Promise<bigint> {
+  return littleEndian(await sha512(context)) % ORDER;
 }
 
 /** The blinded public key, or `undefined` if the key is not a point of the prime-order group. */
@@ -55,19 +47,19 @@ export function blindPublicKey(publicKey: Uint8Array, factor: bigint): Bytes | u
 }
 
 /** The blinded key pair of a seed. Its public key is `blindPublicKey` of the seed's public key. */
-export function blindSeed(seed: Uint8Array, factor: bigint): Signer {
-  const expanded = ed25519.utils.getExtendedPublicKey(seed);
+export async function blindSeed(seed: Uint8Array, factor: bigint): Promise<Signer> {
+  const expanded = await ed25519.utils.getExtendedPublicKeyAsync(seed);
   const scalar = (expanded.scalar * factor) % ORDER;
-  const prefix = sha512(concat(BLINDED_PREFIX, expanded.prefix, scalarBytes(factor))).subarray(0, 32);
+  const prefix = (await sha512(concat(BLINDED_PREFIX, expanded.prefix, scalarBytes(factor)))).subarray(0, 32);
   const publicKey = new Uint8Array(Point.BASE.multiply(scalar).toBytes());
   return { publicKey, sign: (message) => signExpanded(scalar, prefix, publicKey, message) };
 }
 
 /** RFC 8032, 5.1.6, from step 2: the scalar and the prefix are given. */
-function signExpanded(scalar: bigint, prefix: Uint8Array, publicKey: Uint8Array, message: Uint8Array): Bytes {
-  const r = littleEndian(sha512(concat(prefix, message))) % ORDER;
+async function signExpanded(scalar: bigint, prefix: Bytes, publicKey: Bytes, message: Bytes): Promise<Bytes> {
+  const r = littleEndian(await sha512(concat(prefix, message))) % ORDER;
   const commitment = Point.BASE.multiply(r).toBytes();
-  const k = littleEndian(sha512(concat(commitment, publicKey, message))) % ORDER;
+  const k = littleEndian(await sha512(concat(commitment, publicKey, message))) % ORDER;
   return concat(commitment, scalarBytes((r + k * scalar) % ORDER));
 }
 

@@ -14,7 +14,6 @@ import {
   ownInbox,
   type Pairing,
   type PairingId,
-  pairingId,
 } from "./contact.js";
 import { accessHash, proveAttach, signLease } from "./statements.js";
 import { generateX25519, type X25519KeyPair } from "./x25519.js";
@@ -59,7 +58,6 @@ export type Rejection =
 
 interface Slot {
   readonly pairing: Pairing;
-  readonly pairingId: PairingId;
   readonly day: number;
   readonly owner: ContactId;
   /** When the inbox is attached and detached, in seconds since 1970. */
@@ -109,7 +107,7 @@ export class Leases {
   attachNow(contact: ContactId, now: number): void {
     for (const slot of this.#slots.values()) {
       if (slot.owner !== contact || slot.isAttached || slot.isPending) continue;
-      this.#delayedUntil.delete(slot.pairingId);
+      this.#delayedUntil.delete(slot.pairing.id);
       slot.due = now;
     }
   }
@@ -122,11 +120,10 @@ export class Leases {
     for (const contact of contacts) {
       if (contact.isBlocked) continue;
       for (const pairing of contact.pairings) {
-        const id = pairingId(pairing);
         for (const day of [today - 1, today, today + 1]) {
-          const slot = `${id}:${day}`;
+          const slot = `${pairing.id}:${day}`;
           wanted.add(slot);
-          if (!this.#slots.has(slot)) this.#slots.set(slot, this.#newSlot(contact.id, pairing, id, day, now));
+          if (!this.#slots.has(slot)) this.#slots.set(slot, this.#newSlot(contact.id, pairing, day, now));
         }
       }
     }
@@ -152,10 +149,9 @@ export class Leases {
     return detached;
   }
 
-  #newSlot(owner: ContactId, pairing: Pairing, id: PairingId, day: number, now: number): Slot {
+  #newSlot(owner: ContactId, pairing: Pairing, day: number, now: number): Slot {
     return {
       pairing,
-      pairingId: id,
       day,
       owner,
       from: day * DAY - DAY_MARGIN * (1 + Math.random()),
@@ -165,7 +161,7 @@ export class Leases {
       seq: 0,
       isAttached: false,
       isPending: false,
-      due: Math.max(now, this.#delayedUntil.get(id) ?? 0),
+      due: Math.max(now, this.#delayedUntil.get(pairing.id) ?? 0),
       outbids: 0,
     };
   }
@@ -195,13 +191,13 @@ export class Leases {
     const terms = {
       node: this.#node,
       sessionKey: key.publicKey,
-      access: accessHash(inbox.token),
+      access: await accessHash(inbox.token),
       seq: slot.seq,
       expiresAt,
     };
-    const lease = signLease(terms, inbox.key);
+    const lease = await signLease(terms, inbox.key);
     slot.keys = [...slot.keys.slice(1 - MAX_KEYS), { key, until: expiresAt }];
-    return { slot: id, isRenewal: slot.isAttached, lease, proof: proveAttach(inbox.key, this.#nonce, lease) };
+    return { slot: id, isRenewal: slot.isAttached, lease, proof: await proveAttach(inbox.key, this.#nonce, lease) };
   }
 
   /**
@@ -256,7 +252,7 @@ export class Leases {
   /** The contact and pairing of an inbox. */
   owner(inbox: string): { contact: ContactId; pairing: PairingId } | undefined {
     const slot = this.#inboxes.get(inbox);
-    return slot && { contact: slot.owner, pairing: slot.pairingId };
+    return slot && { contact: slot.owner, pairing: slot.pairing.id };
   }
 
   /** The public key of a slot's inbox. */

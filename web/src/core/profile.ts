@@ -2,7 +2,7 @@
 
 import { type Bytes, randomBytes } from "./bytes.js";
 import { type Contact, type ContactId, confirmed, MAX_CONTACTS, type PairingId, withPairing } from "./contact.js";
-import { cleanName, distinctName } from "./printable.js";
+import { cleanName } from "./printable.js";
 import type { CallId } from "./seal.js";
 import { generateX25519, type X25519KeyPair, x25519OfBytes } from "./x25519.js";
 
@@ -27,6 +27,11 @@ export interface ActiveCall {
 
 /** Where a profile is stored. */
 export interface ProfileStore {
+  /**
+   * Reserves the profile for this client, and returns how to release it. Two clients of one profile would overwrite each
+   * other's contacts, and take each other's inboxes. Rejects with {@link ProfileError} `in-use`.
+   */
+  acquire(): Promise<() => void>;
   /** The stored profile, or `undefined` before the first {@link save}. */
   load(): Promise<ProfileData | undefined>;
   /** Replaces the stored profile as a whole. */
@@ -38,6 +43,15 @@ export interface ProfileStore {
 /** A profile that is kept in memory only. */
 export class MemoryProfileStore implements ProfileStore {
   #data: ProfileData | undefined;
+  #isInUse = false;
+
+  acquire(): Promise<() => void> {
+    if (this.#isInUse) return Promise.reject(new ProfileError("in-use"));
+    this.#isInUse = true;
+    return Promise.resolve(() => {
+      this.#isInUse = false;
+    });
+  }
 
   load(): Promise<ProfileData | undefined> {
     return Promise.resolve(this.#data);
@@ -54,11 +68,17 @@ export class MemoryProfileStore implements ProfileStore {
   }
 }
 
-/** The contacts were not changed. */
+/** The profile cannot be used or changed so. Nothing was changed. */
 export class ProfileError extends Error {
   override readonly name = "ProfileError";
-  constructor(readonly code: "full" | "no-contact") {
-    super(code === "full" ? `a profile has at most ${MAX_CONTACTS} contacts` : "there is no such contact");
+  constructor(readonly code: "full" | "no-contact" | "in-use") {
+    super(
+      {
+        full: `a profile has at most ${MAX_CONTACTS} contacts`,
+        "no-contact": "there is no such contact",
+        "in-use": "another page or client uses this profile",
+      }[code],
+    );
   }
 }
 
@@ -119,7 +139,8 @@ export class Profile {
   }
 
   /** Stores a contact, or a newer pairing with a known one. Returns the contact as stored. */
-  add(contact: Contact, isStored: boolean): Promise<Contact> {
+  async add(contact: Contact, isStored: boolean): Promise<Contact> {
+    const { distinctName } = await import("./distinct-name.js");
     return this.#change((contacts) => {
       const known = contacts.find(({ id }) => id === contact.id);
       const pairing = contact.pairings[0];
@@ -140,7 +161,8 @@ export class Profile {
   }
 
   /** Changes a contact's name, as this person sees it. */
-  rename(id: ContactId, name: string): Promise<Contact> {
+  async rename(id: ContactId, name: string): Promise<Contact> {
+    const { distinctName } = await import("./distinct-name.js");
     return this.#update(id, (contact, others) => ({ ...contact, name: distinctName(name, others) }));
   }
 

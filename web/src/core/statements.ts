@@ -2,8 +2,7 @@
  * Signed statements: a value, followed by an Ed25519 signature of the kind's context and the value's bytes.
  * `docs/protocol/federation.md` lists the kinds. A decoder checks length and shape first, and the signature last.
  */
-import { sha256 } from "@noble/hashes/sha2.js";
-import { type Bytes, concat, toBase64url, utf8 } from "./bytes.js";
+import { type Bytes, concat, sha256, toBase64url, utf8 } from "./bytes.js";
 import { type Signer, verify } from "./ed25519.js";
 import { type AddressPort, type Endpoint, isWellFormed, readAddress, readEndpoint } from "./endpoint.js";
 import { DecodeError, Reader, Writer } from "./postcard.js";
@@ -19,19 +18,19 @@ interface Kind<T> {
 }
 
 /** Decodes a statement and verifies its signature. Throws {@link DecodeError} if it is not one. */
-function decode<T>(kind: Kind<T>, bytes: Uint8Array): T {
+async function decode<T>(kind: Kind<T>, bytes: Uint8Array): Promise<T> {
   if (bytes.length > kind.maxLength || bytes.length < SIGNATURE) throw new DecodeError("the length is out of bounds");
   const body = bytes.subarray(0, bytes.length - SIGNATURE);
   const reader = new Reader(body);
   const value = kind.read(reader);
   reader.end();
-  const isSigned = verify(kind.signer(value), signingInput(kind.name, body), bytes.subarray(body.length));
+  const isSigned = await verify(kind.signer(value), signingInput(kind.name, body), bytes.subarray(body.length));
   if (!isSigned) throw new DecodeError("the signature does not verify");
   return value;
 }
 
-function sign(kind: string, body: Uint8Array, signer: Signer): Bytes {
-  return concat(body, signer.sign(signingInput(kind, body)));
+async function sign(kind: string, body: Uint8Array, signer: Signer): Promise<Bytes> {
+  return concat(body, await signer.sign(signingInput(kind, body)));
 }
 
 function signingInput(kind: string, body: Uint8Array): Bytes {
@@ -39,9 +38,9 @@ function signingInput(kind: string, body: Uint8Array): Bytes {
 }
 
 /** A statement's value, or `undefined` if the bytes are not a valid statement. */
-function tryDecode<T>(kind: Kind<T>, bytes: Uint8Array): T | undefined {
+async function tryDecode<T>(kind: Kind<T>, bytes: Uint8Array): Promise<T | undefined> {
   try {
-    return decode(kind, bytes);
+    return await decode(kind, bytes);
   } catch (error) {
     if (error instanceof DecodeError) return undefined;
     throw error;
@@ -77,12 +76,12 @@ const LEASE: Kind<Lease> = {
 };
 
 /** Decodes a lease, or returns `undefined`. */
-export function decodeLease(bytes: Uint8Array): Lease | undefined {
+export function decodeLease(bytes: Uint8Array): Promise<Lease | undefined> {
   return tryDecode(LEASE, bytes);
 }
 
 /** Signs a lease with the inbox's key. */
-export function signLease(lease: Omit<Lease, "inbox">, inbox: Signer): Bytes {
+export function signLease(lease: Omit<Lease, "inbox">, inbox: Signer): Promise<Bytes> {
   const body = new Writer()
     .bytes(inbox.publicKey)
     .bytes(lease.node)
@@ -94,13 +93,13 @@ export function signLease(lease: Omit<Lease, "inbox">, inbox: Signer): Bytes {
 }
 
 /** The proof that attaches a signed lease in the session with this nonce. */
-export function proveAttach(inbox: Signer, nonce: Uint8Array, signedLease: Uint8Array): Bytes {
-  return inbox.sign(concat(utf8("chappe/attach/v1\0"), nonce, sha256(signedLease)));
+export async function proveAttach(inbox: Signer, nonce: Uint8Array, signedLease: Bytes): Promise<Bytes> {
+  return inbox.sign(concat(utf8("chappe/attach/v1\0"), nonce, await sha256(signedLease)));
 }
 
 /** The hash of an access token, as a lease holds it. */
-export function accessHash(token: Uint8Array): Bytes {
-  return new Uint8Array(sha256(concat(utf8("chappe/access/v1\0"), token)).subarray(0, 16));
+export async function accessHash(token: Uint8Array): Promise<Bytes> {
+  return (await sha256(concat(utf8("chappe/access/v1\0"), token))).slice(0, 16);
 }
 
 /** Whether a node has signed this challenge for this nonce and URL. */
@@ -110,12 +109,12 @@ export function verifyNodeProof(
   nonce: Uint8Array,
   url: string,
   signature: Uint8Array,
-): boolean {
+): Promise<boolean> {
   return verify(node, concat(utf8("chappe/prove/v1\0"), challenge, nonce, utf8(url)), signature);
 }
 
 /** Signs a claim of a pairing code: with a higher `seq`, the same key takes the code back at another node. */
-export function signCodeClaim(code: string, node: Uint8Array, seq: number, key: Signer): Bytes {
+export function signCodeClaim(code: string, node: Uint8Array, seq: number, key: Signer): Promise<Bytes> {
   const body = new Writer().bytes(utf8(code)).bytes(key.publicKey).bytes(node).varint(seq).finish();
   return sign("code-claim", body, key);
 }
@@ -173,7 +172,7 @@ export function isLabel(text: string): boolean {
 }
 
 /** Decodes a node record, or returns `undefined`. */
-export function decodeNodeRecord(bytes: Uint8Array): NodeRecord | undefined {
+export function decodeNodeRecord(bytes: Uint8Array): Promise<NodeRecord | undefined> {
   return tryDecode(NODE_RECORD, bytes);
 }
 
@@ -288,9 +287,9 @@ const KEY_REVOCATION: Kind<KeyRevocation> = {
 };
 
 /** The federation's id: a hash of its root keys. */
-export function federationId(roots: readonly Uint8Array[]): Bytes {
+export async function federationId(roots: readonly Uint8Array[]): Promise<Bytes> {
   const sorted = [...roots].sort((a, b) => (toHex(a) < toHex(b) ? -1 : 1));
-  return new Uint8Array(sha256(concat(utf8("chappe/federation/v1\0"), ...sorted)).subarray(0, 16));
+  return (await sha256(concat(utf8("chappe/federation/v1\0"), ...sorted))).slice(0, 16);
 }
 
 function toHex(bytes: Uint8Array): string {
@@ -327,30 +326,30 @@ const MAX_CLOCK_SKEW = 120;
 const MAX_LIST_LIFETIME = 7 * 24 * 3600;
 
 /** Decodes a directory with its delegation at `now`, in seconds since 1970. Throws {@link ListError}. */
-export function decodeDirectory(bytes: Uint8Array, trust: Trust, now: number): Directory {
+export async function decodeDirectory(bytes: Uint8Array, trust: Trust, now: number): Promise<Directory> {
   if (bytes.length > MAX_DIRECTORY) throw new ListError("malformed");
   return decodeList(DIRECTORY, bytes, trust, now);
 }
 
 /** Decodes a shard with its delegation at `now`, in seconds since 1970. Throws {@link ListError}. */
-export function decodeShard(bytes: Uint8Array, trust: Trust, now: number): Shard {
+export function decodeShard(bytes: Uint8Array, trust: Trust, now: number): Promise<Shard> {
   return decodeList(SHARD, bytes, trust, now);
 }
 
-function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
+async function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
   kind: Kind<T>,
   bytes: Uint8Array,
   trust: Trust,
   now: number,
-): T {
+): Promise<T> {
   const length = (bytes[0] ?? 0) + (bytes[1] ?? 0) * 256;
-  const delegation = tryDecode(DELEGATION, bytes.subarray(2, 2 + length));
+  const delegation = await tryDecode(DELEGATION, bytes.subarray(2, 2 + length));
   if (delegation === undefined) throw new ListError("malformed");
   if (!trust.roots.some((root) => isSame(root, delegation.root))) throw new ListError("not-by-a-root");
   if (trust.revoked.has(toBase64url(delegation.key))) throw new ListError("revoked-key");
-  const list = tryDecode(kind, bytes.subarray(2 + length));
+  const list = await tryDecode(kind, bytes.subarray(2 + length));
   if (list === undefined) throw new ListError("malformed");
-  const federation = federationId(trust.roots);
+  const federation = await federationId(trust.roots);
   if (!isSame(federation, delegation.federation) || !isSame(federation, list.federation)) {
     throw new ListError("other-federation");
   }
@@ -366,8 +365,9 @@ function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
 }
 
 /** The records of a directory, expired ones included: a node proves its key when it is dialled. */
-export function recordsOf(directory: Directory, now: number): NodeRecord[] {
-  const records = directory.nodes.map(decodeNodeRecord).filter((record) => record !== undefined);
+export async function recordsOf(directory: Directory, now: number): Promise<NodeRecord[]> {
+  const decoded = await Promise.all(directory.nodes.map(decodeNodeRecord));
+  const records = decoded.filter((record) => record !== undefined);
   return records.filter(
     (record) =>
       isSame(record.federation, directory.federation) &&
@@ -377,25 +377,28 @@ export function recordsOf(directory: Directory, now: number): NodeRecord[] {
 }
 
 /** Decodes a revocation that one of these roots has signed, or returns `undefined`. */
-export function decodeRevocation(bytes: Uint8Array, roots: readonly Uint8Array[]): KeyRevocation | undefined {
-  const revocation = tryDecode(KEY_REVOCATION, bytes);
+export async function decodeRevocation(
+  bytes: Uint8Array,
+  roots: readonly Uint8Array[],
+): Promise<KeyRevocation | undefined> {
+  const revocation = await tryDecode(KEY_REVOCATION, bytes);
   const counts =
     revocation !== undefined &&
     roots.some((root) => isSame(root, revocation.root)) &&
     !roots.some((root) => isSame(root, revocation.key)) &&
-    isSame(revocation.federation, federationId(roots));
+    isSame(revocation.federation, await federationId(roots));
   return counts ? revocation : undefined;
 }
 
 const MAX_REVOCATIONS = 64;
 
 /** Decodes a list of revocations: each with its length in two bytes, little endian, in front. Skips invalid ones. */
-export function decodeRevocations(bytes: Uint8Array, roots: readonly Uint8Array[]): KeyRevocation[] {
+export async function decodeRevocations(bytes: Uint8Array, roots: readonly Uint8Array[]): Promise<KeyRevocation[]> {
   const revocations: KeyRevocation[] = [];
   let at = 0;
   for (let count = 0; count < MAX_REVOCATIONS && at + 2 <= bytes.length; count++) {
     const length = (bytes[at] as number) + (bytes[at + 1] as number) * 256;
-    const revocation = decodeRevocation(bytes.subarray(at + 2, at + 2 + length), roots);
+    const revocation = await decodeRevocation(bytes.subarray(at + 2, at + 2 + length), roots);
     if (revocation !== undefined) revocations.push(revocation);
     at += 2 + length;
   }

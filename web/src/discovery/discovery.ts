@@ -12,7 +12,7 @@ import {
 } from "../core/node-finder.js";
 import { federationId } from "../core/statements.js";
 import { type CacheStore, NodeCache } from "./cache.js";
-import type { Fetch } from "./http.js";
+import { type Fetch, isDeniedLocally, LOCAL_NETWORK_DENIED } from "./http.js";
 import type { Link } from "./link.js";
 import { parseManualNode } from "./manual.js";
 import { Race } from "./race.js";
@@ -60,7 +60,6 @@ const DIAL_FAULTS: Record<DialFault, string> = {
   timeout: "no answer in time",
   unreachable: "no connection",
   "mixed-content": "the browser lets no page of https connect without TLS (mixed content)",
-  "local-network-denied": "the browser denies this page access to the local network",
   "not-a-node": "the server is not a Chappe node",
   "other-version": "it speaks another version of the protocol",
   "other-node": "another node is at this address",
@@ -106,7 +105,7 @@ export class Discovery implements NodeFinder {
   }
 
   /** The id of the federation whose root keys are pinned, or `undefined`. */
-  get federation(): Bytes | undefined {
+  async federation(): Promise<Bytes | undefined> {
     return this.#roots.length === 0 ? undefined : federationId(this.#roots);
   }
 
@@ -361,7 +360,13 @@ class Search {
     if (!(error instanceof DialError)) throw error;
     if (error.fault === "aborted") return;
     this.#dials.delete(id);
-    this.#dialReports.push({ source: candidate.url, result: DIAL_FAULTS[error.fault] });
+    const report = { source: candidate.url, result: DIAL_FAULTS[error.fault] };
+    this.#dialReports.push(report);
+    if (error.fault === "unreachable") {
+      void isDeniedLocally(candidate.url).then((isDenied) => {
+        if (isDenied) report.result = LOCAL_NETWORK_DENIED;
+      });
+    }
     this.#cache.recordFailure(candidate, this.#unix);
     this.#race.handleDialFailed(id);
   }

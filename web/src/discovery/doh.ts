@@ -32,7 +32,7 @@ export async function queryShards(
   const texts = answers.flatMap((answer) => (answer.status === "fulfilled" ? answer.value : []));
   const failed = answers.find((answer) => answer.status === "rejected");
   if (texts.length === 0 && failed !== undefined) throw failed.reason;
-  const revoked = texts.flatMap((text) => readRevocation(text, trust));
+  const revoked = (await Promise.all(texts.map((text) => readRevocation(text, trust)))).flat();
   const known = { roots: trust.roots, revoked: new Set([...trust.revoked, ...revoked]) };
   const response = {
     candidates: [] as SourceResponse["candidates"][number][],
@@ -43,7 +43,7 @@ export async function queryShards(
     if (!text.startsWith(SHARD) || text.length > MAX_SHARD_TEXT) continue;
     const bytes = fromBase64url(text.slice(SHARD.length)) ?? new Uint8Array(0);
     try {
-      const shard = decodeShard(bytes, known, now);
+      const shard = await decodeShard(bytes, known, now);
       const signed = bytes.slice(2 + (bytes[0] as number) + (bytes[1] as number) * 256);
       response.lists.push(listOf("shard", shard, signed));
       const usable = shard.nodes.filter((node) => isPrivate || !isPublicUrl(provider) || isPublicUrl(urlOf(node)));
@@ -61,9 +61,9 @@ export async function queryShards(
   return { ...response, revoked };
 }
 
-function readRevocation(text: string, trust: Trust): string[] {
+async function readRevocation(text: string, trust: Trust): Promise<string[]> {
   const bytes = text.startsWith(REVOCATION) ? fromBase64url(text.slice(REVOCATION.length)) : undefined;
-  const revocation = bytes && decodeRevocation(bytes, trust.roots);
+  const revocation = bytes && (await decodeRevocation(bytes, trust.roots));
   return revocation === undefined ? [] : [toBase64url(revocation.key)];
 }
 

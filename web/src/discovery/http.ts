@@ -60,9 +60,7 @@ async function read(response: Response, maxLength: number): Promise<Bytes> {
 /** What a page can find out about a request that failed: a browser says only that it did. */
 async function cause(fetcher: Fetch, url: string): Promise<string> {
   if (globalThis.navigator?.onLine === false) return "this device is offline";
-  if (!isPublicUrl(url) && (await isLocalNetworkDenied())) {
-    return "the browser denies this page access to the local network";
-  }
+  if (await isDeniedLocally(url)) return LOCAL_NETWORK_DENIED;
   const timeout = AbortSignal.timeout(TIMEOUT / 3);
   const isThere = await fetcher(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: timeout }).then(
     () => true,
@@ -71,7 +69,12 @@ async function cause(fetcher: Fetch, url: string): Promise<string> {
   return isThere ? "the server answers, but allows no page to read it (CORS)" : "no connection";
 }
 
-async function isLocalNetworkDenied(): Promise<boolean> {
+/** The cause of a request that the browser refuses because of Local Network Access. */
+export const LOCAL_NETWORK_DENIED = "the browser denies this page access to the local network";
+
+/** Whether a URL is in a private network, and the browser denies the page access to it. */
+export async function isDeniedLocally(url: string): Promise<boolean> {
+  if (isPublicUrl(url)) return false;
   try {
     const name = "local-network-access" as PermissionName;
     return (await navigator.permissions.query({ name })).state === "denied";

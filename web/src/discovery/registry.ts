@@ -47,13 +47,12 @@ export function registrySource(
       const settled = await Promise.all(bundles.map((bundle) => Promise.race([bundle.catch(() => undefined), grace])));
       const keys = (await Promise.race([revocations, grace])) ?? [];
       const known = { roots, revoked: new Set([...trust.revoked, ...keys.flat()]) };
-      const read = [first, ...settled.filter((bundle) => bundle !== undefined)].map(({ url, bytes }) =>
-        readDirectory(url, bytes, known, now),
-      );
+      const answered = [first, ...settled.filter((bundle) => bundle !== undefined)];
+      const read = await Promise.all(answered.map(({ url, bytes }) => readDirectory(url, bytes, known, now)));
       const valid = read.filter((item) => "directory" in item);
       const newest = valid.sort((a, b) => b.directory.seq - a.directory.seq)[0];
       if (newest === undefined) throw new SourceError(listFault(read[0] as ListError));
-      const candidates = candidatesOf(newest.directory, newest.url, isPrivate, now);
+      const candidates = await candidatesOf(newest.directory, newest.url, isPrivate, now);
       return { candidates, lists: valid.map((item) => item.list), revoked: keys.flat() } satisfies SourceResponse;
     },
   };
@@ -61,14 +60,14 @@ export function registrySource(
 
 const OCTETS = "application/octet-stream";
 
-function readDirectory(
+async function readDirectory(
   url: string,
   bytes: Bytes,
   trust: Parameters<typeof decodeDirectory>[1],
   now: number,
-): { url: string; directory: Directory; list: SeenList } | ListError {
+): Promise<{ url: string; directory: Directory; list: SeenList } | ListError> {
   try {
-    const directory = decodeDirectory(bytes, trust, now);
+    const directory = await decodeDirectory(bytes, trust, now);
     const signed = bytes.slice(2 + (bytes[0] as number) + (bytes[1] as number) * 256);
     return { url, directory, list: listOf("directory", directory, signed) };
   } catch (error) {
@@ -84,9 +83,9 @@ export function listOf(form: SeenList["form"], list: Omit<Directory, "nodes">, s
 }
 
 /** The nodes of a directory. A list from the internet can't lead a client into a private network. */
-function candidatesOf(directory: Directory, from: string, isPrivate: boolean, now: number): Candidate[] {
+async function candidatesOf(directory: Directory, from: string, isPrivate: boolean, now: number): Promise<Candidate[]> {
   const mayBePrivate = isPrivate || !isPublicUrl(from);
-  return recordsOf(directory, now).flatMap((record) => {
+  return (await recordsOf(directory, now)).flatMap((record) => {
     const urls = record.clientUrls.filter((url) => mayBePrivate || isPublicUrl(url));
     return urls.map((url) => newCandidate(url, record.node, toBase64url(record.node), "registry"));
   });
@@ -102,7 +101,7 @@ async function fetchRevocations(
   const bytes = await get(fetcher, `${url.replace(/\/+$/, "")}/v1/revocations`, OCTETS, MAX_REVOCATIONS, signal).catch(
     () => new Uint8Array(0),
   );
-  return decodeRevocations(bytes, roots).map(({ key }) => toBase64url(key));
+  return (await decodeRevocations(bytes, roots)).map(({ key }) => toBase64url(key));
 }
 
 /** The revoked keys that a node knows. It serves them beside its WebSocket. */

@@ -5,7 +5,7 @@
 import { type Bytes, randomBytes, toBase64, toBase64url } from "../core/bytes.js";
 import type { SignallingClient } from "../core/client.js";
 import type { Connection } from "../core/connection.js";
-import { type Contact, isConfirmed, type Pairing, pairingId, storedTag } from "../core/contact.js";
+import { type Contact, isConfirmed, type Pairing, storedTag } from "../core/contact.js";
 import { type Signer, signerOfSeed } from "../core/ed25519.js";
 import { type Json, parseObject } from "../core/messages.js";
 import type { NodeFinder } from "../core/node-finder.js";
@@ -133,13 +133,21 @@ class Channel {
 
 /** The key that a code is registered under. It takes the code back after a lost connection, and has no other use. */
 class Registration {
-  readonly #key: Signer = signerOfSeed(randomBytes(32));
+  readonly #key: Signer;
   #seq = 0;
+
+  private constructor(key: Signer) {
+    this.#key = key;
+  }
+
+  static async create(): Promise<Registration> {
+    return new Registration(await signerOfSeed(randomBytes(32)));
+  }
 
   /** Registers the code. Returns `false` if another client has it. */
   async register(channel: Channel, code: string, client: SignallingClient): Promise<boolean> {
     this.#seq = Math.max(client.clock.unixMs(), this.#seq + 1);
-    const claim = toBase64url(signCodeClaim(code, channel.connection.node, this.#seq, this.#key));
+    const claim = toBase64url(await signCodeClaim(code, channel.connection.node, this.#seq, this.#key));
     const registered = await this.#request(channel, code, claim, client);
     // The claim of a client whose clock is ahead is refused. Without one, the code cannot be taken back later.
     const again = registered ?? (await this.#request(channel, code, undefined, client));
@@ -209,7 +217,7 @@ async function requestPairing(phrase: Phrase, channel: Channel, parts: PairingPa
     const agreed = await confirmed.handleReply(message.payload);
     // The other side stores the pairing before it answers.
     const contact = await client.addContact(agreed.contact, true);
-    const stored = toBase64url(await storedTag(newPairing(agreed)));
+    const stored = toBase64url(await storedTag(pairingOf(agreed)));
     // If this is lost, the first call confirms the pairing.
     channel.send({ type: "ice_candidate", target, payload: { stored } });
     return { contact, words: agreed.words, isConfirmed: true };
@@ -217,7 +225,7 @@ async function requestPairing(phrase: Phrase, channel: Channel, parts: PairingPa
 }
 
 async function registerRandomCode(channel: Channel, client: SignallingClient): Promise<string> {
-  const registration = new Registration();
+  const registration = await Registration.create();
   for (let attempt = 0; attempt < MAX_COLLISIONS; attempt++) {
     const own = randomCode();
     if (await registration.register(channel, own, client)) return own;
@@ -272,7 +280,7 @@ export class ShownCode {
 /** Generates a code and registers it. With `isForLink`, its secret has 128 bits. */
 export async function showCode(isForLink: boolean, parts: PairingParts): Promise<ShownCode> {
   const { client, finder } = parts;
-  const registration = new Registration();
+  const registration = await Registration.create();
   const channel = await openChannel(parts);
   let phrase = Phrase.generate(isForLink);
   try {
@@ -357,9 +365,9 @@ async function respond(phrase: Phrase, channel: Channel, request: Json, parts: P
   // Stored before the other side learns of it, because it may call at once.
   const contact = await client.addContact(agreed.contact, false);
   channel.send({ type: "answer", target: from, payload: reply });
-  const pairing = newPairing(agreed);
+  const pairing = pairingOf(agreed);
   const hasStored = await waitForStored(channel, toBase64url(await storedTag(pairing)), client.clock.now() + LINGER);
-  if (hasStored) await client.confirmPairing(contact.id, pairingId(pairing));
+  if (hasStored) await client.confirmPairing(contact.id, pairing.id);
   const known = client.profile.contact(contact.id) ?? contact;
   return { contact: known, words: agreed.words, isConfirmed: isConfirmed(known) };
 }
@@ -390,7 +398,7 @@ async function waitForStored(channel: Channel, tag: string, until: number): Prom
   }
 }
 
-function newPairing(agreed: Agreed): Pairing {
+function pairingOf(agreed: Agreed): Pairing {
   return agreed.contact.pairings[0] as Pairing;
 }
 

@@ -7,7 +7,7 @@
 import { sha256 } from "@noble/hashes/sha2.js";
 import { ml_kem768 } from "@noble/post-quantum/ml-kem.js";
 import { type Bytes, concat, equalBytes, fromBase64url, randomBytes, toBase64url, utf8 } from "../core/bytes.js";
-import { type Contact, isUsableRoot, type Pairing, type Role } from "../core/contact.js";
+import { type Contact, isUsableRoot, newPairing, type Role } from "../core/contact.js";
 import { signerOfSeed } from "../core/ed25519.js";
 import type { Json } from "../core/messages.js";
 import { cleanName } from "../core/printable.js";
@@ -103,7 +103,10 @@ export class Requester {
     const { publicKey } = ml_kem768.keygen(this.#random.kem);
     const possession = await keys.possession("a", local.identity, challenge);
     if (possession === undefined) throw new PairingFaultError("not-possessed");
-    const sealed = keys.seal("a", ownIdentity(local, this.#random.root, this.#random.nonce, new Uint8Array(publicKey)));
+    const sealed = keys.seal(
+      "a",
+      await ownIdentity(local, this.#random.root, this.#random.nonce, new Uint8Array(publicKey)),
+    );
     const proof = {
       confirmation: toBase64url(keys.confirm("a", this.#exchange.share, ours)),
       sealed: toBase64url(sealed),
@@ -197,7 +200,9 @@ export class Responder {
     const own = local.identity.publicKey;
     const secret = this.#keys.pairingSecret(theirs.identity, own, sharedSecret, theirs.kem, cipherText);
     const reply = {
-      sealed: toBase64url(this.#keys.seal("b", ownIdentity(local, this.#random.root, new Uint8Array(32), cipherText))),
+      sealed: toBase64url(
+        this.#keys.seal("b", await ownIdentity(local, this.#random.root, new Uint8Array(32), cipherText)),
+      ),
       possession: toBase64url(ownPossession),
     };
     const contact = await contactOf("b", theirs, secret, this.#random.root, local);
@@ -233,8 +238,8 @@ function checkedIdentity(identity: Identity | undefined, kem: number, local: Loc
   return identity;
 }
 
-function ownIdentity(local: LocalIdentity, root: Bytes, nonce: Bytes, kem: Bytes): Identity {
-  const { publicKey } = signerOfSeed(root);
+async function ownIdentity(local: LocalIdentity, root: Bytes, nonce: Bytes, kem: Bytes): Promise<Identity> {
+  const { publicKey } = await signerOfSeed(root);
   return { nonce, identity: local.identity.publicKey, root: publicKey, name: local.name, kem };
 }
 
@@ -246,7 +251,8 @@ async function contactOf(
   local: LocalIdentity,
 ): Promise<Contact> {
   const secretBytes = local.isExportable ? secret : undefined;
-  const pairing: Pairing = { role, secret: await hkdfKey(secret), secretBytes, ownRoot, peerRoot: theirs.root };
+  const key = await hkdfKey(secret);
+  const pairing = await newPairing({ role, secret: key, secretBytes, ownRoot, peerRoot: theirs.root });
   return {
     id: toBase64url(theirs.identity),
     name: cleanName(theirs.name),

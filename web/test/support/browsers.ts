@@ -6,6 +6,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build } from "esbuild";
+import type { BrowserContext } from "playwright-core";
+import type { BrowserContext as FirefoxContext } from "puppeteer-core";
 import type { Steps } from "../page/index.js";
 import { eventually, PATIENCE } from "./federation.js";
 
@@ -44,6 +46,8 @@ export interface Tab {
   ): Promise<Awaited<ReturnType<Steps[Name]>>>;
   /** Loads the page again, as a person does. */
   reload(): Promise<void>;
+  /** Opens the page a second time in the same profile. */
+  sibling(): Promise<Tab>;
 }
 
 /** A running browser. */
@@ -91,7 +95,7 @@ interface EvaluatingPage {
   evaluate(run: (call: [string, unknown[]]) => unknown, call: [string, unknown[]]): Promise<unknown>;
 }
 
-function tabOf(page: EvaluatingPage, load: () => Promise<unknown>): Tab {
+function tabOf(page: EvaluatingPage, load: () => Promise<unknown>, sibling: () => Promise<Tab>): Tab {
   return {
     run: (name, ...args) =>
       page.evaluate(
@@ -104,6 +108,7 @@ function tabOf(page: EvaluatingPage, load: () => Promise<unknown>): Tab {
     reload: async () => {
       await load();
     },
+    sibling,
   };
 }
 
@@ -117,19 +122,21 @@ async function launchChromium(url: string): Promise<Browser> {
     "--disable-features=WebRtcHideLocalIpsWithMdns",
   ];
   const browser = await chromium.launch({ executablePath: PATHS.chromium, args: [...args, "--no-sandbox"] });
+  const open = async (context: BrowserContext, clockOffset: number): Promise<Tab> => {
+    const page = await context.newPage();
+    await page.addInitScript(shiftClock, clockOffset);
+    page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
+    const isReady = "globalThis.steps !== undefined";
+    await page.goto(url);
+    await page.waitForFunction(isReady);
+    const load = async () => {
+      await page.reload();
+      await page.waitForFunction(isReady);
+    };
+    return tabOf(page as unknown as EvaluatingPage, load, () => open(context, clockOffset));
+  };
   return {
-    open: async (clockOffset = 0) => {
-      const page = await (await browser.newContext()).newPage();
-      await page.addInitScript(shiftClock, clockOffset);
-      page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
-      await page.goto(url);
-      await page.waitForFunction("globalThis.steps !== undefined");
-      const load = async () => {
-        await page.reload();
-        await page.waitForFunction("globalThis.steps !== undefined");
-      };
-      return tabOf(page as unknown as EvaluatingPage, load);
-    },
+    open: async (clockOffset = 0) => open(await browser.newContext(), clockOffset),
     close: () => browser.close(),
   };
 }
@@ -167,22 +174,24 @@ async function launchFirefox(url: string): Promise<Browser> {
       "media.peerconnection.ice.obfuscate_host_addresses": false,
     },
   });
+  const open = async (context: FirefoxContext, clockOffset: number): Promise<Tab> => {
+    const page = await context.newPage();
+    await page.evaluateOnNewDocument(shiftClock, clockOffset);
+    // Firefox reports requests that failed or were given up here, too.
+    page.on("pageerror", (error) => {
+      if (!/establish a connection|was interrupted|Cross-Origin/.test(String(error))) console.error(`page: ${error}`);
+    });
+    const isReady = "globalThis.steps !== undefined";
+    await page.goto(url);
+    await page.waitForFunction(isReady);
+    const load = async () => {
+      await page.reload();
+      await page.waitForFunction(isReady);
+    };
+    return tabOf(page as unknown as EvaluatingPage, load, () => open(context, clockOffset));
+  };
   return {
-    open: async (clockOffset = 0) => {
-      const page = await (await browser.createBrowserContext()).newPage();
-      await page.evaluateOnNewDocument(shiftClock, clockOffset);
-      // Firefox reports requests that failed or were given up here, too.
-      page.on("pageerror", (error) => {
-        if (!/establish a connection|was interrupted|Cross-Origin/.test(String(error))) console.error(`page: ${error}`);
-      });
-      await page.goto(url);
-      await page.waitForFunction("globalThis.steps !== undefined");
-      const load = async () => {
-        await page.reload();
-        await page.waitForFunction("globalThis.steps !== undefined");
-      };
-      return tabOf(page as unknown as EvaluatingPage, load);
-    },
+    open: async (clockOffset = 0) => open(await browser.createBrowserContext(), clockOffset),
     close: async () => {
       await browser.close();
       sound.stop();
