@@ -74,14 +74,21 @@ impl CallRecords {
         self.records.values_mut()
     }
 
-    pub(super) fn is_finished(&self, call: CallId) -> bool {
-        self.finished.contains(call)
+    /// Whether an offer of this contact is of a call that is over, or the contact has had too many calls lately.
+    pub(super) fn is_finished(&self, call: CallId, contact: ContactId, now: Instant) -> bool {
+        self.finished.contains(call, contact) || self.finished.is_full_for(contact, now)
     }
 
-    /// Removes a call's record, if it has one, and remembers that the call is over.
-    pub(super) fn finish(&mut self, call: CallId, now: Instant) {
-        self.records.remove(&call);
-        self.finished.insert(call, now);
+    /// Remembers that a received call is over without having had a record.
+    pub(super) fn finish_unrecorded(&mut self, call: CallId, contact: ContactId, now: Instant) {
+        self.finished.insert(call, contact, now);
+    }
+
+    /// Removes a call's record. If the call was received, remembers that it is over: its offer may be replayed.
+    fn finish(&mut self, call: CallId, now: Instant) {
+        if let Some(record) = self.records.remove(&call).filter(|record| !record.is_caller()) {
+            self.finished.insert(call, record.contact.id(), now);
+        }
     }
 
     /// Finishes a call that is over and has nothing left to send.

@@ -155,7 +155,7 @@ impl Driver {
         let node = session.node();
         self.record_confirmation(contact.id(), pairing.id());
         // Checked after opening: a stranger must not learn from the response, nor fill a table.
-        if !offer.is_fresh(unix_now()) || self.calls.is_finished(call) || self.calls.is_full() {
+        if !offer.is_fresh(unix_now()) || self.calls.is_finished(call, contact.id(), now) || self.calls.is_full() {
             tracing::debug!(%call, "dropped an offer: it is old, its call is over, or there are too many calls");
             return;
         }
@@ -183,7 +183,7 @@ impl Driver {
             self.calls.insert(record);
         } else {
             // It lost to this side's own call. A replay of it must not ring later.
-            self.calls.finish(call, now);
+            self.calls.finish_unrecorded(call, contact.id(), now);
         }
         self.perform(outputs, now);
     }
