@@ -22,4 +22,5 @@ export { MemoryProfileStore, type ProfileData, ProfileError, type ProfileStore }
 export { SignalledCall, type SignalledCallEvents, type Step } from "./core/signalled-call.js";
 export type { CacheData, CacheStore } from "./discovery/cache.js";
 export { Discovery, type DiscoveryOptions } from "./discovery/discovery.js";
-export type { Link, LinkError } from "./discovery/link.js";
+export type { Link } from "./discovery/link.js";
+export { LinkError, type LinkFault } from "./discovery/link-error.js";

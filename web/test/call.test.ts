@@ -48,7 +48,7 @@ function at(state: CallState, now = NOW): Calls {
   return calls;
 }
 
-type Expected = "out_of_turn" | "busy" | { state: CallState; outputs: CallOutput[] };
+type Expected = "out-of-turn" | "busy" | { state: CallState; outputs: CallOutput[] };
 
 const to = (state: CallState, ...outputs: CallOutput[]): Expected => ({ state, outputs });
 const send = (
@@ -56,11 +56,11 @@ const send = (
   call = CALL,
 ): CallOutput => ({ type, call });
 const end = (reason: EndReason, call = CALL): CallOutput => ({ type: "end", call, reason });
-const no: Expected = "out_of_turn";
+const no: Expected = "out-of-turn";
 const ended = (reason: EndReason, ...before: CallOutput[]): Expected => to("idle", ...before, end(reason));
-const hangup = ended("hung_up", send("send_hangup"));
+const hangup = ended("hung-up", send("send_hangup"));
 const reject = ended("declined", send("send_reject"));
-const peer = ended("peer_hung_up");
+const peer = ended("peer-hung-up");
 const again = send("send_answer");
 
 const placed: Expected[] = [
@@ -155,9 +155,9 @@ test("messages of another call do not affect the active one", () => {
 });
 
 test.each([
-  ["outgoing", RINGING, [send("send_hangup"), end("no_answer")]],
-  ["incoming", RINGING, [end("no_answer")]],
-  ["rejoining", RECONNECT, [send("send_hangup"), end("not_connected")]],
+  ["outgoing", RINGING, [send("send_hangup"), end("no-answer")]],
+  ["incoming", RINGING, [end("no-answer")]],
+  ["rejoining", RECONNECT, [send("send_hangup"), end("not-connected")]],
   ["reconnecting", RECONNECT, [send("send_hangup"), end("lost")]],
 ] as const)("a call that is %s ends at its deadline and not before", (state, after, outputs) => {
   const calls = at(state);
@@ -171,7 +171,7 @@ test("a connecting call first stops gathering and then ends", () => {
   const calls = at("connecting");
   expect(calls.handleTimeout(NOW + GATHERING)).toEqual([{ type: "stop_gathering", call: CALL }]);
   expect(calls.pollTimeout()).toBe(NOW + RECONNECT);
-  expect(calls.handleTimeout(NOW + RECONNECT)).toEqual([send("send_hangup"), end("not_connected")]);
+  expect(calls.handleTimeout(NOW + RECONNECT)).toEqual([send("send_hangup"), end("not-connected")]);
 });
 
 test("where both call at once, the lower call id wins on both sides", () => {

@@ -8,10 +8,11 @@ import { Outbox } from "../src/core/outbox.js";
 import { DecodeError, Reader, Writer } from "../src/core/postcard.js";
 import { cleanName, escaped } from "../src/core/printable.js";
 import { callIdBytes, callIdOf, parseEnvelope, ReplayWindow } from "../src/core/seal.js";
-import { type Link, LinkError, parseLink } from "../src/discovery/link.js";
+import { isPublicHost, networkOf } from "../src/core/special.js";
+import { type Link, parseLink } from "../src/discovery/link.js";
+import { LinkError } from "../src/discovery/link-error.js";
 import { parseManualNode } from "../src/discovery/manual.js";
 import { createLink, linkQrText, linkUrl } from "../src/discovery/new-link.js";
-import { isPublicHost, networkOf } from "../src/discovery/special.js";
 import { sendableSdp } from "../src/media/media-profile.js";
 import { Phrase } from "../src/pairing/phrase.js";
 

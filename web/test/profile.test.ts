@@ -67,7 +67,7 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await expect(a.run("exportProfile", "a passphrase")).rejects.toThrow(/cannot leave this browser/);
     await a.reload();
     await a.run("start", options());
-    expect(await a.run("contacts")).toEqual([{ id: atA.contact, name: "Bob", isProved: true }]);
+    expect(await a.run("contacts")).toEqual([{ id: atA.contact, name: "Bob", isConfirmed: true }]);
     await a.run("wipe");
     expect(await a.run("databases")).toEqual([]);
     await b.run("close");

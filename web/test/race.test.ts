@@ -251,17 +251,36 @@ describe("the cache", () => {
     expect(weightOf(cache, 1, NOW)).toBe(36);
   });
 
-  test("keeps 256 nodes, and a node for 30 days, but the last eight always", () => {
+  test("keeps 256 nodes: those that proved their key last, and no more of a network than others leave", () => {
     const cache = new NodeCache();
-    for (let n = 0; n < 300; n++) {
-      const key = new Uint8Array(32).fill(n % 256);
-      key[1] = 200 + (n >> 8);
-      const text = Buffer.from(key).toString("base64url");
-      cache.learn([newCandidate(`wss://a${n}.example`, key, text, "dns")], NOW + n);
+    for (let n = 1; n <= 30; n++) {
+      cache.learn([named(n)], NOW);
+      cache.recordProof(id(n), named(n), NOW);
     }
-    expect(cache.candidates(NOW + 300)).toHaveLength(256);
-    cache.learn([named(1)], NOW + 31 * 24 * 3_600);
-    expect(cache.candidates(NOW + 31 * 24 * 3_600)).toHaveLength(8);
+    const flood = Array.from({ length: 256 }, (_, n) => {
+      const key = new Uint8Array(32).fill(200);
+      key[1] = n;
+      return newCandidate(`wss://200.1.0.${n}:1`, key, Buffer.from(key).toString("base64url"), "registry");
+    });
+    cache.learn(flood, NOW + 1);
+    const kept = cache.candidates(NOW + 1);
+    expect(kept).toHaveLength(256);
+    expect(kept.filter(({ network }) => network !== "200.1")).toHaveLength(30);
+  });
+
+  test("keeps a node for 30 days, but the eight that proved their key last always", () => {
+    const cache = new NodeCache();
+    for (let n = 1; n <= 20; n++) cache.learn([named(n)], NOW);
+    for (let n = 1; n <= 10; n++) cache.recordProof(id(n), named(n), NOW + n);
+    const later = NOW + 31 * 24 * 3_600;
+    cache.learn([named(30)], later);
+    expect(cache.candidates(later).map(({ nodeId }) => nodeId)).toHaveLength(9);
+  });
+
+  test("is empty if its store has another shape", async () => {
+    const cache = new NodeCache({ load: () => Promise.resolve({ nodes: 5 } as never), save: () => Promise.resolve() });
+    await cache.load();
+    expect(cache.isEmpty).toBe(true);
   });
 
   test("shares nodes that proved their key within a day, and none that only a contact has named", () => {

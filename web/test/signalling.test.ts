@@ -52,6 +52,6 @@ test("two clients pair, see the same words, call, renegotiate and hang up", asyn
   await eventually("the answer of round 1 arrives", () => log.includes("1 second answer"));
   expect(answered).toEqual(["second offer"]);
   incoming.call.hangUp();
-  await eventually("the end arrives", () => log.includes("peer_hung_up"));
+  await eventually("the end arrives", () => log.includes("peer-hung-up"));
   expect(call.state).toBe("ended");
 }, 60_000);

@@ -1,11 +1,12 @@
 /** The client of a page: signalling, media, pairing, and a profile in the browser's database. */
-import { ConnectError, SignallingClient, type SignallingEvents } from "../core/client.js";
+import { type ConnectError, SignallingClient, type SignallingEvents } from "../core/client.js";
 import { SystemClock, Timers } from "../core/clock.js";
-import type { Contact, ContactId } from "../core/contact.js";
+import { type Contact, type ContactId, isConfirmed } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
+import { ProfileError } from "../core/profile.js";
 import { Discovery, type DiscoveryOptions } from "../discovery/discovery.js";
 import { Call, type MediaOptions } from "../media/call.js";
-import type { Paired } from "../pairing/pair.js";
+import type { Paired, PairingParts } from "../pairing/pair.js";
 import { Database } from "./database.js";
 
 /** How often a page records that it is in a call, and how old that may be to come back into it. In milliseconds. */
@@ -27,7 +28,29 @@ export interface ClientOptions extends Omit<DiscoveryOptions, "cache"> {
 /** The events of a {@link Client}, with their `detail`. */
 export interface ClientEvents extends Omit<SignallingEvents, "incomingcall"> {
   /** A contact calls. */
-  incomingcall: { readonly call: Call; readonly contact: Contact };
+  incomingcall: { readonly call: Call; readonly contact: ContactInfo };
+}
+
+/** A contact, as an app sees it: without the keys. */
+export interface ContactInfo {
+  readonly id: ContactId;
+  /** Chosen by the contact at first, and cleaned. Two contacts never look the same. */
+  readonly name: string;
+  readonly isBlocked: boolean;
+  /** Whether the contact is known to have stored the newest pairing. Otherwise its first call tells. */
+  readonly isConfirmed: boolean;
+}
+
+/** The result of a pairing. */
+export interface PairedContact {
+  readonly contact: ContactInfo;
+  /** Four words. If the other person sees others, somebody is in between: remove the contact. */
+  readonly words: readonly string[];
+}
+
+function infoOf(contact: Contact): ContactInfo {
+  const { id, name, isBlocked } = contact;
+  return { id, name, isBlocked, isConfirmed: isConfirmed(contact) };
 }
 
 /** A code that this client shows. */
@@ -41,7 +64,7 @@ export interface ShownPairing {
   /** When the code expires, in seconds since 1970. */
   readonly expiresAt: number;
   /** Resolves when somebody has used the code. Rejects with `PairError`. */
-  readonly paired: Promise<Paired>;
+  readonly paired: Promise<PairedContact>;
 }
 
 /** A client for a page. Constructing it does nothing. */
@@ -52,6 +75,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
   readonly #calls = new Set<Call>();
   #closed = new AbortController();
   #isListening = false;
+  #contacts: { readonly of: readonly Contact[]; readonly infos: readonly ContactInfo[] } = { of: [], infos: [] };
 
   /** Throws `SyntaxError` if an option is not valid. */
   constructor(options: ClientOptions = {}) {
@@ -66,6 +90,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
       name: options.name ?? "somebody",
       isExportable: options.isExportable ?? false,
       avoid: options.avoid ?? [],
+      isPrivate: options.isPrivate ?? false,
       clock,
       timers,
     });
@@ -88,8 +113,12 @@ export class Client extends TypedEventTarget<ClientEvents> {
     }
     this.#signalling.addEventListener("incomingcall", ({ detail: { call, contact, rejoins } }) => {
       const rejoined = [...this.#calls].find((known) => known.contact === contact.id && rejoins !== undefined);
-      if (rejoined !== undefined) rejoined.adopt(call).catch(reportError);
-      else this.emit("incomingcall", { call: this.#track(new Call(call, () => this.#iceServers())), contact });
+      if (rejoined !== undefined) {
+        rejoined.adopt(call).catch(reportError);
+        return;
+      }
+      const ringing = this.#track(new Call(call, () => this.#iceServers()));
+      this.emit("incomingcall", { call: ringing, contact: infoOf(contact) });
     });
   }
 
@@ -114,6 +143,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
     this.#closed.abort();
     this.#closed = new AbortController();
     this.#isListening = false;
+    // A call that is ended here is not one to come back into.
+    this.#record(undefined);
     await this.#signalling.close();
   }
 
@@ -128,9 +159,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return this.#signalling.node;
   }
 
-  /** The contacts, in the order in which they were paired. */
-  get contacts(): readonly Contact[] {
-    return this.#signalling.contacts;
+  /** The contacts, in the order in which they were paired. The same array until one changes. Empty before {@link connect}. */
+  get contacts(): readonly ContactInfo[] {
+    const { contacts } = this.#signalling;
+    if (contacts !== this.#contacts.of) this.#contacts = { of: contacts, infos: contacts.map(infoOf) };
+    return this.#contacts.infos;
   }
 
   /** Calls a contact. Resolves once the call is placed, which is before the other side rings. */
@@ -152,7 +185,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   async #place(contact: ContactId, options: MediaOptions, rejoins?: string): Promise<Call> {
     const place = (offer: string) => this.#signalling.call(contact, offer, rejoins);
-    return this.#track(await Call.place(place, () => this.#iceServers(), options));
+    return this.#track(await Call.place(place, () => this.#iceServers(), options, rejoins !== undefined));
   }
 
   /** Keeps a call while it lasts, and records it, so that the page can come back into it. */
@@ -182,11 +215,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
   }
 
   /** Pairs with the person who shows this code, link or QR text. Rejects with `PairError` or `LinkError`. */
-  async pair(code: string, signal: AbortSignal = new AbortController().signal): Promise<Paired> {
+  async pair(code: string, signal?: AbortSignal): Promise<PairedContact> {
     const isLink = /^(https:|chappe:)/i.test(code.trim());
     const text = isLink ? ((await this.#discovery.addLink(code)).code ?? "") : code;
     const { pairByCode } = await import("../pairing/pair.js");
-    return pairByCode(text, { client: this.#signalling, finder: this.#discovery, signal });
+    return pairedContact(pairByCode(text, this.#pairingParts(signal)));
   }
 
   /** Shows a code. `site` is the site of the link: any page that says what to do with it. Rejects with `PairError`. */
@@ -194,9 +227,12 @@ export class Client extends TypedEventTarget<ClientEvents> {
     options: { readonly site?: string; readonly isForLink?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<ShownPairing> {
     const { linkQrText, linkUrl, showCode } = await import("../pairing/pair.js");
-    const { isForLink = false, signal = new AbortController().signal } = options;
-    const shown = await showCode(isForLink, { client: this.#signalling, finder: this.#discovery, signal });
-    const { code, expiresAt, paired } = shown;
+    const { isForLink = false, signal } = options;
+    const shown = await showCode(isForLink, this.#pairingParts(signal));
+    const { code, expiresAt } = shown;
+    const paired = pairedContact(shown.paired);
+    // Whoever shows a code may never look at the result.
+    paired.catch(() => {});
     const link = shown.link(await this.#discovery.federation());
     const site = options.site ?? globalThis.location?.origin ?? "";
     return {
@@ -206,6 +242,12 @@ export class Client extends TypedEventTarget<ClientEvents> {
       expiresAt,
       paired,
     };
+  }
+
+  /** What a pairing needs. It ends with the client, so that no code outlives a `close` or a `wipe`. */
+  #pairingParts(signal?: AbortSignal): PairingParts {
+    const signals = signal === undefined ? [this.#closed.signal] : [signal, this.#closed.signal];
+    return { client: this.#signalling, finder: this.#discovery, signal: AbortSignal.any(signals) };
   }
 
   /** Renames a contact, for this person alone. */
@@ -231,8 +273,13 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   /** Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`. */
   async importProfile(file: string, passphrase: string): Promise<void> {
-    if (this.#signalling.isRunning) throw new ConnectError("closed");
+    if (this.#signalling.isRunning) throw new ProfileError("in-use");
     const { importProfile } = await import("./profile-file.js");
     await this.#database.profile.save(await importProfile(file, passphrase));
   }
+}
+
+async function pairedContact(pairing: Promise<Paired>): Promise<PairedContact> {
+  const { contact, words } = await pairing;
+  return { contact: infoOf(contact), words };
 }

@@ -83,8 +83,17 @@ export class Database {
       upgrade: (database) => {
         database.createObjectStore(STORE);
       },
-      // Another tab wipes the profile.
-      blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
+      // Another tab wipes the profile, or the browser closes the database.
+      blocking: (_current, _blocked, event) => {
+        (event.target as IDBDatabase).close();
+        this.#opened = undefined;
+      },
+      terminated: () => {
+        this.#opened = undefined;
+      },
+    });
+    this.#opened.catch(() => {
+      this.#opened = undefined;
     });
     return this.#opened;
   }

@@ -3,25 +3,12 @@ import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8
 import type { ProfileData } from "../core/profile.js";
 import { hkdfKey, x25519OfBytes } from "../core/x25519.js";
 import { bytesOf, type PlainContact, plainContact, restoreContact } from "./database.js";
+import { ProfileFileError } from "./profile-file-error.js";
 
 const IV = 12;
 /** PBKDF2's rounds: what OWASP recommends for SHA-256. */
 const ROUNDS = 600_000;
 const SALT = 16;
-
-/** A profile's file cannot be made or read. */
-export class ProfileFileError extends Error {
-  override readonly name = "ProfileFileError";
-  constructor(readonly code: "not-exportable" | "not-a-profile" | "wrong-passphrase") {
-    super(
-      {
-        "not-exportable": "this profile was created with keys that cannot leave this browser",
-        "not-a-profile": "the file is not an exported profile",
-        "wrong-passphrase": "the passphrase is not that of the file, or the file is damaged",
-      }[code],
-    );
-  }
-}
 
 /** An encrypted file of a profile that was created as exportable. Throws {@link ProfileFileError}. */
 export async function exportProfile(profile: ProfileData, passphrase: string): Promise<string> {

@@ -9,6 +9,7 @@ import type { Attachment, Rejection, Seqs, SlotId } from "./leases.js";
 import type { Json } from "./messages.js";
 import { DiscoverError, type NodeCheck, type NodeFinder } from "./node-finder.js";
 import type { Profile } from "./profile.js";
+import { Refusals } from "./refusals.js";
 import { type DisconnectReason, type MessageHandler, type Outcome, Session } from "./session.js";
 import { decodeLease } from "./statements.js";
 
@@ -68,6 +69,9 @@ export class Attaching {
   readonly #attaching = new WeakMap<Session, Promise<void>>();
   readonly #renewals = new WeakMap<Session, () => void>();
   readonly #onGoingAway = new WeakMap<Session, () => void>();
+  readonly #refusals = new WeakMap<Session, Refusals>();
+  /** Sessions whose node has rejected an inbox for its own reasons. */
+  readonly #unavailable = new WeakSet<Session>();
   #ready: Session | undefined;
   #avoid: string[] = [];
   #immediateAt = Number.NEGATIVE_INFINITY;
@@ -132,13 +136,12 @@ export class Attaching {
         if (this.#signal.aborted) return found.connection.close();
         this.#failures = 0;
         const node = found.connection.nodeId;
-        void found.check.then((check) => events.checked(node, check));
+        found.check.then((check) => events.checked(node, check), console.error);
         await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
         pause = this.#nextPause();
       } catch (error) {
-        if (!(error instanceof DiscoverError)) throw error;
         pause = jittered(RETRY, this.#failures++);
-        if (!this.#signal.aborted) events.searchFailed(error, pause);
+        if (!this.#signal.aborted) events.searchFailed(discoverError(error), pause);
       }
     }
   }
@@ -164,6 +167,10 @@ export class Attaching {
       if (this.#unattached === MAX_UNATTACHED) events.notAttached();
       return;
     }
+    // Nothing is attached, at several nodes: the session is kept for pairing, and the app is told.
+    const { leases } = session;
+    const isUseless = leases.attachedCount === 0 && leases.hasActiveInbox(clock.now(), clock.unixMs());
+    if (isUseless) events.notAttached();
     this.#unattached = 0;
     this.#avoid = [];
     const former = this.#ready;
@@ -189,6 +196,7 @@ export class Attaching {
   }
 
   #goingAway(session: Session): Promise<void> {
+    if (session.isGoingAway) return Promise.resolve();
     return new Promise((resolve) => this.#onGoingAway.set(session, resolve));
   }
 
@@ -210,15 +218,22 @@ export class Attaching {
     const timeout = timers.until(clock.now() + ATTACH_TIMEOUT).then(() => "timeout" as const);
     const outcomes = await Promise.race([this.#attach(session), timeout]);
     if (outcomes === "timeout") return false;
-    const isLastAttempt = this.#unattached + 1 >= MAX_UNATTACHED;
     const { leases } = session;
-    return leases.attachedCount > 0 || !leases.hasActiveInbox(clock.now(), clock.unixMs()) || isLastAttempt;
+    if (leases.attachedCount > 0 || !leases.hasActiveInbox(clock.now(), clock.unixMs())) return true;
+    return this.#unattached + 1 >= MAX_UNATTACHED && !this.#unavailable.has(session);
   }
 
   /** Attaches what is due, one change of a session at a time, and sets the timer to what is due next. */
   #attach(session: Session): Promise<void> {
     const former = this.#attaching.get(session) ?? Promise.resolve();
-    const next = former.then(() => this.#attachDue(session)).then(() => this.#arm(session));
+    const next = former
+      .then(() => this.#attachDue(session))
+      .then(() => this.#arm(session))
+      .catch((error: unknown) => {
+        // A fault of this library, or of the platform's cryptography: another session may do better.
+        console.error(error);
+        session.end("not-attached");
+      });
     this.#attaching.set(session, next);
     return next;
   }
@@ -256,10 +271,16 @@ export class Attaching {
     const inboxes = batch.map(({ lease, proof }) => ({ lease: toBase64url(lease), proof: toBase64url(proof) }));
     const outcome = await session.request({ type: "attach", inboxes });
     const ttl = outcome.ok && typeof outcome.reply.ttl === "number" ? outcome.reply.ttl * 1000 : 0;
-    for (const [index, { slot }] of batch.entries()) {
+    const refused: { readonly isRenewal: boolean; readonly isBusy: boolean }[] = [];
+    let attached = 0;
+    for (const [index, { slot, isRenewal }] of batch.entries()) {
       const rejection = await rejectionOf(outcome, index, session, slot);
       const isReported = this.#ready === session;
+      if (rejection?.type === "busy" || rejection?.type === "unavailable") {
+        refused.push({ isRenewal, isBusy: rejection.type === "busy" });
+      }
       if (rejection === undefined) {
+        attached += 1;
         const contact = session.leases.attached(slot, ttl, clock.now());
         if (contact !== undefined && isReported) events.reachable(contact);
       } else {
@@ -268,8 +289,29 @@ export class Attaching {
         if (contact !== undefined) events.rejected(contact, reason);
       }
     }
-    const isRefused = !outcome.ok && session.leases.attachedCount === 0 && this.#ready === session;
-    if (isRefused) session.end("not-attached");
+    if (!this.#staysAfter(session, refused, attached)) session.end("not-attached");
+  }
+
+  /** Whether a session stays after a response with these refusals. A session that still attaches decides later. */
+  #staysAfter(
+    session: Session,
+    refused: readonly { readonly isRenewal: boolean; readonly isBusy: boolean }[],
+    attached: number,
+  ): boolean {
+    if (refused.length > 0) this.#unavailable.add(session);
+    if (this.#ready !== session) return true;
+    const refusals = this.#refusals.get(session) ?? new Refusals();
+    this.#refusals.set(session, refusals);
+    if (refused.length === 0) {
+      refusals.handleAttached();
+      return true;
+    }
+    const renewals = refused.filter(({ isRenewal }) => isRenewal).length;
+    return refusals.handleRefused({
+      isPartial: attached > 0 || session.leases.attachedCount > renewals,
+      hasNew: refused.some(({ isRenewal }) => !isRenewal),
+      isTemporary: refused.every(({ isBusy }) => isBusy),
+    });
   }
 }
 
@@ -293,6 +335,13 @@ async function rejectionOf(
   const own = session.leases.inboxOf(slot);
   const isOwn = newer !== undefined && own !== undefined && toBase64url(newer.inbox) === toBase64url(own);
   return isOwn ? { type: "outdated", seq: newer.seq } : { type: "invalid" };
+}
+
+/** Anything else is a fault, which must not end the search for ever. */
+function discoverError(error: unknown): DiscoverError {
+  if (error instanceof DiscoverError) return error;
+  console.error(error);
+  return new DiscoverError([{ source: "client", result: String(error) }]);
 }
 
 /** The pause after `attempts` failures, with jitter. */

@@ -14,6 +14,7 @@ import {
   peerAddress,
   sealingSecret,
 } from "./contact.js";
+import { FinishedCalls } from "./finished-calls.js";
 import {
   FRESH,
   type Ice,
@@ -44,8 +45,6 @@ const RECHECK = 3_000;
 const MAX_RECORDS = 16;
 /** The most records with one contact, so that no contact can fill the table with calls that are rejected. */
 const MAX_RECORDS_OF_A_CONTACT = 4;
-/** The most ids of finished calls. A node forwards six offers a minute to an inbox: half an hour has 180. */
-const MAX_FINISHED = 512;
 
 /** An action on a call failed. Nothing was sent. */
 export class CallActionError extends Error {
@@ -80,8 +79,7 @@ export class CallDriver implements CallActions {
   readonly #calls = new Calls();
   readonly #records = new Map<CallId, CallRecord>();
   readonly #handles = new Map<CallId, SignalledCall>();
-  /** When each finished call was finished, the oldest first. */
-  readonly #finished = new Map<CallId, number>();
+  readonly #finished = new FinishedCalls();
   #cancelTimer: (() => void) | undefined;
 
   constructor(parts: CallDriverParts) {
@@ -119,7 +117,7 @@ export class CallDriver implements CallActions {
   accept(call: CallId, sdp: string): void {
     if (sdp.length > MAX_SDP) throw new CallActionError("too-long");
     const side = this.#active(call)?.side;
-    if (side?.role !== "callee") throw new CallStateError("out_of_turn");
+    if (side?.role !== "callee") throw new CallStateError("out-of-turn");
     // The first answer stands: it may already be sent.
     side.answer ??= sdp;
     this.input(call, { type: "accept" });
@@ -127,7 +125,7 @@ export class CallDriver implements CallActions {
 
   sendCandidates(call: CallId, candidates: readonly string[], round: number): void {
     const record = this.#active(call);
-    if (record === undefined) throw new CallStateError("out_of_turn");
+    if (record === undefined) throw new CallStateError("out-of-turn");
     if (candidates.length === 0) return;
     if (!record.outbox.push({ type: "ice", round, candidates })) throw new CallActionError("full");
     this.#pump(record);
@@ -144,6 +142,14 @@ export class CallDriver implements CallActions {
     if (sdp.length > MAX_SDP) throw new CallActionError("too-long");
     const record = this.#answered(call);
     this.#performNegotiation(record, record.negotiation.answer(round, sdp));
+  }
+
+  round(call: CallId): number {
+    return this.#records.get(call)?.negotiation.round ?? 0;
+  }
+
+  isAnswerDue(call: CallId): boolean {
+    return this.#records.get(call)?.negotiation.isAnswerDue ?? false;
   }
 
   #performNegotiation(record: CallRecord, outputs: readonly NegotiationOutput[]): void {
@@ -243,7 +249,7 @@ export class CallDriver implements CallActions {
     // Nothing is awaited from here on: another session may have brought the same offer. Checked after opening: a stranger must not learn from the response, nor fill a table.
     if (
       !this.#isFresh(offer) ||
-      this.#isFinished(call) ||
+      this.#finished.refuses(call, contact.id, clock.now()) ||
       this.#records.has(call) ||
       this.#records.size >= MAX_RECORDS ||
       ofContact >= MAX_RECORDS_OF_A_CONTACT
@@ -258,7 +264,7 @@ export class CallDriver implements CallActions {
     const isWanted = outputs.some((output) => output.call === call);
     if (!isWanted) {
       // It lost to this side's own call. A replay of it must not ring later.
-      this.#finish(call);
+      this.#finished.insert(call, contact.id, clock.now());
     } else {
       this.#records.set(call, record);
       this.#step(record, session, "received", "call_offer");
@@ -337,7 +343,7 @@ export class CallDriver implements CallActions {
     const record = this.#active(call);
     const state = this.state(call);
     const isAnswered = state === "connecting" || state === "connected" || state === "reconnecting";
-    if (record === undefined || !isAnswered) throw new CallStateError("out_of_turn");
+    if (record === undefined || !isAnswered) throw new CallStateError("out-of-turn");
     return record;
   }
 
@@ -402,22 +408,13 @@ export class CallDriver implements CallActions {
   }
 
   #finishIfDone(record: CallRecord): void {
-    if (record.isOver && record.outbox.isEmpty) this.#finish(record.call);
+    if (record.isOver && record.outbox.isEmpty) this.#finish(record);
   }
 
-  #finish(call: CallId): void {
-    const now = this.#parts.clock.now();
-    this.#records.delete(call);
-    this.#finished.delete(call);
-    for (const [known, at] of this.#finished) {
-      if (now - at < 2 * FRESH * 1000 && this.#finished.size < MAX_FINISHED) break;
-      this.#finished.delete(known);
-    }
-    this.#finished.set(call, now);
-  }
-
-  #isFinished(call: CallId): boolean {
-    return this.#finished.has(call);
+  /** Removes a call's record. If the call was received, remembers that it is over: its offer may be replayed. */
+  #finish(record: CallRecord): void {
+    this.#records.delete(record.call);
+    if (!record.isCaller) this.#finished.insert(record.call, record.contact.id, this.#parts.clock.now());
   }
 
   #isFresh(offer: Offer): boolean {
@@ -614,7 +611,7 @@ export class CallDriver implements CallActions {
   #handleTime(): void {
     const now = this.#parts.clock.now();
     for (const record of [...this.#records.values()]) {
-      if (record.forgetAt !== undefined && record.forgetAt <= now) this.#finish(record.call);
+      if (record.forgetAt !== undefined && record.forgetAt <= now) this.#finish(record);
       const recheckAt = record.side.role === "caller" ? record.side.recheckAt : undefined;
       if (recheckAt !== undefined && recheckAt <= now) void this.#recheck(record);
       if (!record.isOver) this.#performNegotiation(record, record.negotiation.handleTimeout(now));

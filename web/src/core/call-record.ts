@@ -10,8 +10,8 @@ import {
   type CallKind,
   type Direction,
   type Envelope,
-  MAX_TEXT,
   open,
+  paddedLength,
   ReplayWindow,
   seal,
 } from "./seal.js";
@@ -127,7 +127,7 @@ export class CallRecord {
     if (this.side.role === "caller") this.side.lease = undefined;
   }
 
-  /** Seals a message under a new counter. Leaves `nodes` out if they do not fit. Throws `RangeError` if it is too long. */
+  /** Seals a message under a new counter. Leaves `nodes` out if they would make it longer once padded. Throws `RangeError` if it is too long. */
   async seal(
     message: OutboxMessage,
     recipient: Bytes,
@@ -138,10 +138,12 @@ export class CallRecord {
     const kind = kindOf(message);
     const direction: Direction = this.isCaller ? "to-callee" : "to-caller";
     const context = { call: this.call, direction, kind, counter: this.#counter++ };
-    const full = this.#text(message, nodes, unixMs);
-    const text = new TextEncoder().encode(full).length <= MAX_TEXT ? full : this.#text(message, [], unixMs);
     const hasDescription =
       kind === "call_offer" || kind === "call_answer" || (message.type === "ice" && message.description !== undefined);
+    const full = this.#text(message, nodes, unixMs);
+    const short = this.#text(message, [], unixMs);
+    // The nodes must not make the message longer than others of its kind.
+    const text = paddedLength(full, hasDescription) === paddedLength(short, hasDescription) ? full : short;
     return seal(await sealingSecret(this.pairing), identity, recipient, context, text, hasDescription);
   }
 

@@ -24,23 +24,23 @@ export type CallState = "idle" | "outgoing" | "incoming" | "rejoining" | "connec
 /**
  * Why a call is over.
  *
- * - `hung_up`, `peer_hung_up`: this side or the other side has hung up.
+ * - `hung-up`, `peer-hung-up`: this side or the other side has hung up.
  * - `declined`, `busy`: the callee declined, or is in another call.
- * - `no_answer`: nobody answered within a minute.
+ * - `no-answer`: nobody answered within a minute.
  * - `offline`: the contact is not reachable at any node.
- * - `not_connected`, `lost`: media did not connect, or was lost and did not come back, within half a minute.
+ * - `not-connected`, `lost`: media did not connect, or was lost and did not come back, within half a minute.
  * - `glare`: both sides called at once, and the other side's call won.
  * - `rejoined`: the other side's device came back into the call with a new one.
  * - `shutdown`: the client was closed.
  */
 export type EndReason =
-  | "hung_up"
-  | "peer_hung_up"
+  | "hung-up"
+  | "peer-hung-up"
   | "declined"
   | "busy"
-  | "no_answer"
+  | "no-answer"
   | "offline"
-  | "not_connected"
+  | "not-connected"
   | "lost"
   | "glare"
   | "rejoined"
@@ -83,7 +83,7 @@ export type CallOutput =
 /** The input is not valid in this state. Nothing has changed. */
 export class CallStateError extends Error {
   override readonly name = "CallStateError";
-  constructor(readonly code: "busy" | "out_of_turn") {
+  constructor(readonly code: "busy" | "out-of-turn") {
     super(code === "busy" ? "another call is active" : "the call is in another state");
   }
 }
@@ -126,7 +126,7 @@ export class Calls {
     if (input.type === "place") return this.#place(call, input.contact, input.rejoins, now);
     if (input.type === "offered") return this.#offered(call, input.contact, input.rejoins, now);
     const active = this.#active;
-    if (active?.call !== call) throw new CallStateError("out_of_turn");
+    if (active?.call !== call) throw new CallStateError("out-of-turn");
     const { phase } = active;
     const connecting: Phase = { name: "connecting", gatheringUntil: now + GATHERING, until: now + RECONNECT };
     const isAnswered = phase.name === "connecting" || phase.name === "connected";
@@ -154,9 +154,9 @@ export class Calls {
         return this.#end("offline", [], now);
       case "hangup":
         if (phase.name === "incoming") return this.#end("declined", [{ type: "send_reject", call }], now);
-        return this.#end("hung_up", [{ type: "send_hangup", call }], now);
+        return this.#end("hung-up", [{ type: "send_hangup", call }], now);
       case "peer_hangup":
-        return this.#end("peer_hung_up", [], now);
+        return this.#end("peer-hung-up", [], now);
       case "media_up":
         if (!isAnswered) break;
         active.phase = { name: "connected", lostUntil: undefined };
@@ -168,7 +168,7 @@ export class Calls {
         }
         return [];
     }
-    throw new CallStateError("out_of_turn");
+    throw new CallStateError("out-of-turn");
   }
 
   /** When to call {@link handleTimeout}. */
@@ -197,14 +197,14 @@ export class Calls {
     const hangup: CallOutput[] = [{ type: "send_hangup", call }];
     switch (phase.name) {
       case "outgoing":
-        return this.#end("no_answer", hangup, now);
+        return this.#end("no-answer", hangup, now);
       case "incoming":
         // The caller has the same deadline and ends the call by itself.
-        return this.#end("no_answer", [], now);
+        return this.#end("no-answer", [], now);
       case "rejoining":
-        return this.#end("not_connected", hangup, now);
+        return this.#end("not-connected", hangup, now);
       case "connecting":
-        if (phase.gatheringUntil === undefined) return this.#end("not_connected", hangup, now);
+        if (phase.gatheringUntil === undefined) return this.#end("not-connected", hangup, now);
         active.phase = { ...phase, gatheringUntil: undefined };
         return [{ type: "stop_gathering", call }];
       case "connected":
@@ -272,7 +272,7 @@ export class Calls {
 
   #end(reason: EndReason, first: CallOutput[], now: number): CallOutput[] {
     const active = this.#active;
-    if (active === undefined) throw new CallStateError("out_of_turn");
+    if (active === undefined) throw new CallStateError("out-of-turn");
     this.#active = undefined;
     if (active.phase.name === "incoming") this.#rings.unanswered(active.contact, now);
     return [...first, { type: "end", call: active.call, reason }];

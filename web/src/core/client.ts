@@ -5,6 +5,7 @@ import type { Clock } from "./clock.js";
 import { SystemClock, Timers } from "./clock.js";
 import type { Contact, ContactId, PairingId } from "./contact.js";
 import { TypedEventTarget } from "./events.js";
+import { readIceServers } from "./ice-servers.js";
 import type { Json } from "./messages.js";
 import type { DiscoverError, NodeCheck, NodeFinder } from "./node-finder.js";
 import { Profile, type ProfileStore } from "./profile.js";
@@ -49,7 +50,7 @@ export class ConnectError extends Error {
       {
         "no-node": "no node was found",
         "not-attached": "no node attached this profile's inboxes; is the clock right?",
-        closed: "the client was closed",
+        closed: "the client is not connected, or was closed",
       }[code],
       options,
     );
@@ -64,6 +65,8 @@ export interface SignallingOptions {
   readonly name: string;
   /** Whether the profile can be exported later. Only used when it is created; scripts of the page can read its keys then. */
   readonly isExportable?: boolean;
+  /** Whether the nodes' relays may be in a private network. */
+  readonly isPrivate?: boolean;
   /** Ids of nodes to which any other is preferred at first. */
   readonly avoid?: readonly string[];
   readonly clock?: Clock;
@@ -74,6 +77,8 @@ interface Running {
   readonly profile: Profile;
   readonly attaching: Attaching;
   readonly calls: CallDriver;
+  /** Lets another client use the profile. */
+  release(): void;
 }
 
 /** A signalling client. Constructing it does nothing. */
@@ -83,6 +88,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   readonly #options: SignallingOptions;
   #connecting: Promise<void> | undefined;
   #abort: AbortController | undefined;
+  #closing: Promise<void> | undefined;
   #running: Running | undefined;
 
   constructor(options: SignallingOptions) {
@@ -93,37 +99,40 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   }
 
   /**
-   * Connects, and resolves once the client is attached to a node. Called again, it returns the same promise; after
-   * {@link close}, it connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client
-   * goes on searching then. Rejects with `ProfileError` if another client uses the profile, and with the store's error
-   * if that cannot be read; then nothing runs.
+   * Connects, and resolves once the client is attached to a node. Called again meanwhile, it returns the same promise;
+   * after {@link close}, it connects anew. Rejects with {@link ConnectError} if the first search finds no node, or no node
+   * attaches an inbox; the client goes on searching then. Rejects with `ProfileError` if another client uses the profile,
+   * and with the store's error if that cannot be read; then nothing runs.
    */
   connect(): Promise<void> {
-    if (this.#connecting === undefined) {
-      this.#abort = new AbortController();
-      this.#connecting = this.#connect(this.#abort);
-    }
+    if (this.#running?.attaching.ready !== undefined) return Promise.resolve();
+    this.#connecting ??= this.#connectOnce().finally(() => {
+      this.#connecting = undefined;
+    });
     return this.#connecting;
   }
 
-  async #connect(abort: AbortController): Promise<void> {
+  async #connectOnce(): Promise<void> {
+    if (this.#running !== undefined && this.#abort !== undefined) return this.#connectingSignal(this.#abort.signal);
+    const abort = new AbortController();
+    this.#abort = abort;
+    // After `close`, its writes and its lock come first.
+    await this.#closing;
     const { store, name, isExportable } = this.#options;
-    let release = () => {};
-    let profile: Profile;
+    const release = await store.acquire();
     try {
-      release = await store.acquire();
-      profile = await Profile.open(store, name, isExportable);
+      const profile = await Profile.open(store, name, isExportable);
+      if (abort.signal.aborted) throw new ConnectError("closed");
+      const connecting = this.#connectingSignal(abort.signal);
+      this.#running = { ...this.#start(profile, abort.signal), release };
+      return await connecting;
     } catch (error) {
-      release();
-      if (this.#abort === abort) [this.#connecting, this.#abort] = [undefined, undefined];
+      if (this.#running?.release !== release) release();
       throw error;
     }
-    if (abort.signal.aborted) {
-      release();
-      throw new ConnectError("closed");
-    }
-    abort.signal.addEventListener("abort", release);
-    const connecting = this.#connectingSignal(abort.signal);
+  }
+
+  #start(profile: Profile, signal: AbortSignal): Omit<Running, "release"> {
     const { finder } = this.#options;
     finder.setReferrals(profile.contacts.flatMap((contact) => contact.nodes));
     const calls: CallDriver = new CallDriver({
@@ -157,10 +166,9 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
         },
       },
       this.#options.avoid ?? [],
-      abort.signal,
+      signal,
     );
-    this.#running = { profile, attaching, calls };
-    return connecting;
+    return { profile, attaching, calls };
   }
 
   /** Resolves at the first attachment, and rejects at the first failure. */
@@ -190,15 +198,20 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     });
   }
 
-  /** Ends the active call and the sessions. Takes two seconds at most. */
-  async close(): Promise<void> {
-    const [running, abort] = [this.#running, this.#abort];
+  /** Ends the active call and the sessions, and waits for what is being stored. Takes two seconds at most. */
+  close(): Promise<void> {
+    const [running, abort, former] = [this.#running, this.#abort, this.#closing];
     this.#running = undefined;
-    this.#connecting = undefined;
     this.#abort = undefined;
-    await running?.calls.shutdown(END_TIMEOUT);
-    abort?.abort();
-    running?.attaching.close();
+    this.#closing = (async () => {
+      await former;
+      await running?.calls.shutdown(END_TIMEOUT);
+      abort?.abort();
+      running?.attaching.close();
+      await running?.profile.close();
+      running?.release();
+    })();
+    return this.#closing;
   }
 
   /** The id of the node in use, or `undefined`. */
@@ -212,16 +225,21 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   }
 
   /** Calls a contact with a session description. `rejoins` is the call that this device was in before it was loaded. */
-  call(contact: ContactId, offer: string, rejoins?: CallId): Promise<SignalledCall> {
+  async call(contact: ContactId, offer: string, rejoins?: CallId): Promise<SignalledCall> {
     return this.#use().calls.place(contact, offer, rejoins);
   }
 
-  /** Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. */
+  /**
+   * Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. Servers in
+   * private networks are left out, unless that is where the node is.
+   */
   async iceServers(): Promise<{ iceServers: RTCIceServer[]; ttl: number }> {
-    const outcome = await this.#use().attaching.ready?.request({ type: "get_ice_servers" });
-    if (!outcome?.ok || !Array.isArray(outcome.reply.iceServers)) return { iceServers: [], ttl: 0 };
-    const ttl = typeof outcome.reply.ttl === "number" ? outcome.reply.ttl : 0;
-    return { iceServers: outcome.reply.iceServers as RTCIceServer[], ttl };
+    const session = this.#use().attaching.ready;
+    const outcome = await session?.request({ type: "get_ice_servers" });
+    if (session === undefined || !outcome?.ok) return { iceServers: [], ttl: 0 };
+    const mayBePrivate = this.#options.isPrivate ?? false;
+    const iceServers = readIceServers(outcome.reply.iceServers, session.connection.url, mayBePrivate);
+    return { iceServers, ttl: typeof outcome.reply.ttl === "number" ? outcome.reply.ttl : 0 };
   }
 
   /** Whether the client was connected and not closed. */

@@ -8,20 +8,24 @@ export interface Clock {
   unixMs(): number;
 }
 
+/** A step of the wall clock ahead of the monotonic one that counts as sleep, in milliseconds. */
+const SHORTEST_SLEEP = 1_000;
+
 /** The platform's clock. */
 export class SystemClock implements Clock {
-  #time = 0;
+  #asleep = 0;
   #wall = Date.now();
   #monotonic = performance.now();
 
   now(): number {
     const wall = Date.now();
     const monotonic = performance.now();
-    // `performance.now` may stop while the device sleeps, and the wall clock may be set back: take the larger step.
-    this.#time += Math.max(monotonic - this.#monotonic, wall - this.#wall, 0);
+    // `performance.now` may stop while the device sleeps. Small differences are those of two clocks' ticks.
+    const gap = wall - this.#wall - (monotonic - this.#monotonic);
+    if (gap > SHORTEST_SLEEP) this.#asleep += gap;
     this.#wall = wall;
     this.#monotonic = monotonic;
-    return this.#time;
+    return monotonic + this.#asleep;
   }
 
   unixMs(): number {
@@ -51,7 +55,7 @@ export class Timers {
     this.#pending.set(key, { at: time, run });
     this.#arm();
     return () => {
-      this.#pending.delete(key);
+      if (this.#pending.delete(key) && this.#pending.size === 0) this.#arm();
     };
   }
 
@@ -74,7 +78,13 @@ export class Timers {
     const now = this.#clock.now();
     const due = [...this.#pending].filter(([, timer]) => timer.at <= now);
     for (const [key, timer] of due.sort(([, a], [, b]) => a.at - b.at)) {
-      if (this.#pending.delete(key)) timer.run();
+      if (!this.#pending.delete(key)) continue;
+      try {
+        timer.run();
+      } catch (error) {
+        // A fault of one timer's owner must not keep the others from running.
+        console.error(error);
+      }
     }
     this.#arm();
   }

@@ -67,8 +67,13 @@ export class Connection {
   #onText: ((text: string) => Promise<void>) | undefined;
 
   /** @internal */
-  constructor(socket: WebSocket, info: { node: Bytes; url: string; region: string | undefined; nonce: Bytes }) {
+  constructor(
+    socket: WebSocket,
+    info: { node: Bytes; url: string; region: string | undefined; nonce: Bytes },
+    waiting: readonly string[],
+  ) {
     this.#socket = socket;
+    this.#waiting = [...waiting];
     this.node = info.node;
     this.url = info.url;
     this.region = info.region;
@@ -77,6 +82,8 @@ export class Connection {
       if (socket.readyState > WEBSOCKET_OPEN) resolve();
       socket.addEventListener("close", () => resolve());
     });
+    // In Node.js, an error that nobody listens for ends the process. The socket closes after it.
+    socket.addEventListener("error", () => {});
     socket.addEventListener("message", (event) => this.#receive(event.data));
   }
 
@@ -205,8 +212,10 @@ class Handshake {
     this.#socket.send(JSON.stringify({ type: "prove", id: "prove", challenge: toBase64url(challenge), url }));
     const signature = await this.#proof();
     if (!(await verifyNodeProof(info.node, challenge, info.nonce, url, signature))) throw new DialError("bad-proof");
+    const proved = { node: info.node, url: target.url, region: info.region, nonce: info.nonce };
+    const connection = new Connection(this.#socket, proved, this.#texts);
     for (const [type, listener] of this.#listeners) this.#socket.removeEventListener(type, listener);
-    return new Connection(this.#socket, { node: info.node, url: target.url, region: info.region, nonce: info.nonce });
+    return connection;
   }
 
   async #proof(): Promise<Bytes> {

@@ -67,6 +67,9 @@ interface Slot {
   /** The newest is last. */
   keys: { readonly key: X25519KeyPair; readonly until: number }[];
   seq: number;
+  /** When the lease that was sent last, and the one that is attached, expire. In seconds since 1970. */
+  sentUntil: number;
+  attachedUntil: number;
   isAttached: boolean;
   isPending: boolean;
   due: number;
@@ -159,6 +162,8 @@ export class Leases {
       inbox: undefined,
       keys: [],
       seq: 0,
+      sentUntil: 0,
+      attachedUntil: 0,
       isAttached: false,
       isPending: false,
       due: Math.max(now, this.#delayedUntil.get(pairing.id) ?? 0),
@@ -196,6 +201,7 @@ export class Leases {
       expiresAt,
     };
     const lease = await signLease(terms, inbox.key);
+    slot.sentUntil = expiresAt;
     slot.keys = [...slot.keys.slice(1 - MAX_KEYS), { key, until: expiresAt }];
     return { slot: id, isRenewal: slot.isAttached, lease, proof: await proveAttach(inbox.key, this.#nonce, lease) };
   }
@@ -207,7 +213,7 @@ export class Leases {
   attached(id: SlotId, ttl: number, now: number): ContactId | undefined {
     const slot = this.#slots.get(id);
     if (slot === undefined) return undefined;
-    Object.assign(slot, { isAttached: true, isPending: false, outbids: 0 });
+    Object.assign(slot, { isAttached: true, attachedUntil: slot.sentUntil, isPending: false, outbids: 0 });
     const longest = Math.min(Math.max(ttl, SHORTEST_RENEWAL), LONGEST_RENEWAL);
     slot.due = now + longest * (0.5 + Math.random() / 2);
     if (this.#reachable.has(slot.owner)) return undefined;
@@ -226,8 +232,9 @@ export class Leases {
       slot.due = now;
       return undefined;
     }
-    // If the node only has no capacity, an inbox that was attached stays attached.
-    if (rejection.type === "outdated" || rejection.type === "invalid") slot.isAttached = false;
+    // If the node only has no capacity, an inbox that was attached stays attached until its lease expires.
+    const isLost = rejection.type === "outdated" || rejection.type === "invalid" || slot.attachedUntil <= unixMs / 1000;
+    if (isLost) slot.isAttached = false;
     slot.outbids = 0;
     slot.due = now + ATTACH_AGAIN + Math.random() * ATTACH_AGAIN_JITTER;
     const isReachable = [...this.#slots.values()].some((other) => other.owner === slot.owner && other.isAttached);

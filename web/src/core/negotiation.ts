@@ -11,6 +11,8 @@ const MAX_AHEAD = 16;
 /** The most offers that are accepted within a minute: a contact must not keep this side gathering candidates. */
 const MAX_ACCEPTED = 20;
 const MINUTE = 60_000;
+/** The most candidates of a round. Those that were delivered come again with a repeated answer. */
+const MAX_TAKEN = 4 * MAX_CANDIDATES;
 /** When an offer without an answer is sent again after it was made, and when it is taken back. In milliseconds. */
 const REPEAT_AFTER = [3_000, 9_000, 21_000];
 const GIVE_UP_AFTER = 30_000;
@@ -51,6 +53,7 @@ export class Negotiation {
   #answered: string | undefined;
   #held: { readonly round: number; readonly candidate: string }[] = [];
   #accepted: number[] = [];
+  #taken = { round: 0, count: 0, length: 0 };
 
   /** The callee of the call is polite. */
   constructor(isPolite: boolean) {
@@ -60,6 +63,11 @@ export class Negotiation {
   /** The highest round of which a description was sent or accepted. */
   get round(): number {
     return this.#round;
+  }
+
+  /** Whether the other side's offer of the current round waits for this side's answer. */
+  get isAnswerDue(): boolean {
+    return this.#isAnswerDue;
   }
 
   /** Opens a round with an own offer. Throws {@link NegotiationError} while one is pending. */
@@ -90,9 +98,12 @@ export class Negotiation {
           ? this.#receiveOffer(round, description.sdp, now)
           : this.#receiveAnswer(round, description.sdp);
     if (candidates.length === 0 || round < this.#round || round > this.#round + MAX_AHEAD) return outputs;
-    if (round === this.#round) return [...outputs, { type: "candidates", round, candidates }];
-    this.#hold(round, candidates);
-    return outputs;
+    if (round > this.#round) {
+      this.#hold(round, candidates);
+      return outputs;
+    }
+    const taken = this.#take(candidates);
+    return taken.length === 0 ? outputs : [...outputs, { type: "candidates", round, candidates: taken }];
   }
 
   #receiveOffer(round: number, sdp: string, now: number): NegotiationOutput[] {
@@ -141,6 +152,17 @@ export class Negotiation {
     return { type: "send", message: { type: "ice", round: this.#round, candidates: [], description } };
   }
 
+  /** Bounds the candidates of a round: a contact must not fill this side's memory. */
+  #take(candidates: readonly string[]): readonly string[] {
+    if (this.#taken.round !== this.#round) this.#taken = { round: this.#round, count: 0, length: 0 };
+    return candidates.filter((candidate) => {
+      const taken = this.#taken;
+      const isTaken = taken.count < MAX_TAKEN && taken.length + candidate.length <= MAX_CANDIDATE_LENGTH;
+      if (isTaken) this.#taken = { ...taken, count: taken.count + 1, length: taken.length + candidate.length };
+      return isTaken;
+    });
+  }
+
   #hold(round: number, candidates: readonly string[]): void {
     for (const candidate of candidates) {
       const length = this.#held.reduce((sum, held) => sum + held.candidate.length, candidate.length);
@@ -154,6 +176,6 @@ export class Negotiation {
     const round = this.#round;
     const candidates = this.#held.filter((held) => held.round === round).map((held) => held.candidate);
     this.#held = this.#held.filter((held) => held.round > round);
-    return candidates.length === 0 ? [] : [{ type: "candidates", round, candidates }];
+    return candidates.length === 0 ? [] : [{ type: "candidates", round, candidates: this.#take(candidates) }];
   }
 }

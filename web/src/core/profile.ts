@@ -71,12 +71,13 @@ export class MemoryProfileStore implements ProfileStore {
 /** The profile cannot be used or changed so. Nothing was changed. */
 export class ProfileError extends Error {
   override readonly name = "ProfileError";
-  constructor(readonly code: "full" | "no-contact" | "in-use") {
+  constructor(readonly code: "full" | "no-contact" | "in-use" | "closed") {
     super(
       {
         full: `a profile has at most ${MAX_CONTACTS} contacts`,
         "no-contact": "there is no such contact",
         "in-use": "another page or client uses this profile",
+        closed: "the client was closed",
       }[code],
     );
   }
@@ -87,6 +88,7 @@ export class Profile {
   readonly #store: ProfileStore;
   #data: ProfileData;
   #writing: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
 
   private constructor(store: ProfileStore, data: ProfileData) {
     this.#store = store;
@@ -115,6 +117,12 @@ export class Profile {
   /** What a pairing needs of this side. */
   get local(): { identity: X25519KeyPair; name: string; isExportable: boolean } {
     return { identity: this.identity, name: this.name, isExportable: this.#data.identityBytes !== undefined };
+  }
+
+  /** Waits for the writes that have begun. Later ones are refused. */
+  async close(): Promise<void> {
+    await this.#writing;
+    this.#isClosed = true;
   }
 
   /** Records the call that this device is in, or that it is in none. */
@@ -204,6 +212,7 @@ export class Profile {
 
   #write<T>(change: (data: ProfileData) => [ProfileData, T]): Promise<T> {
     const written = this.#writing.then(async () => {
+      if (this.#isClosed) throw new ProfileError("closed");
       const [data, result] = change(this.#data);
       await this.#store.save(data);
       this.#data = data;

@@ -43,8 +43,6 @@ const PSK_ID = utf8("chappe/pairing/v1");
 const PADDED = [512, 2048, 8192, 16384, 32768];
 /** Messages with a session description are padded to this length at least, so that none tells what it describes. */
 const DESCRIPTION_PADDED = 8192;
-/** The longest text of a message in bytes. */
-export const MAX_TEXT = 32768 - 4;
 const MAX_PAYLOAD = 48 * 1024;
 
 /** The 16 bytes of a call id. */
@@ -69,7 +67,7 @@ export function parseEnvelope(payload: unknown): Envelope | undefined {
 
 /**
  * Seals `text` from `sender` to the public key `recipient`. Returns the payload. `ephemeral` is for vectors.
- * Throws if the text is longer than {@link MAX_TEXT} or the key is not usable.
+ * Throws `RangeError` if the text is longer than 32,764 bytes or the key is not usable.
  */
 export async function seal(
   secret: Bytes,
@@ -110,6 +108,12 @@ function info(direction: Direction, kind: CallKind): Bytes {
     utf8("chappe/seal/v1\0"),
     new Uint8Array([direction === "to-callee" ? 0 : 1, CALL_KINDS.indexOf(kind) + 1]),
   );
+}
+
+/** The padded length of a text, or `undefined` if it is too long. */
+export function paddedLength(text: string, hasDescription: boolean): number | undefined {
+  const least = Math.max(utf8(text).length + 4, hasDescription ? DESCRIPTION_PADDED : 0);
+  return PADDED.find((padded) => padded >= least);
 }
 
 function pad(text: Bytes, least: number): Bytes {

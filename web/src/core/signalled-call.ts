@@ -47,6 +47,8 @@ export interface CallActions {
   input(call: CallId, input: CallInput): void;
   accept(call: CallId, sdp: string): void;
   sendCandidates(call: CallId, candidates: readonly string[], round: number): void;
+  round(call: CallId): number;
+  isAnswerDue(call: CallId): boolean;
   renegotiate(call: CallId, sdp: string): number;
   answerRenegotiation(call: CallId, sdp: string, round: number): void;
 }
@@ -75,14 +77,24 @@ export class SignalledCall extends TypedEventTarget<SignalledCallEvents> {
     return this.#actions.state(this.id);
   }
 
+  /** The highest round of which a description was sent or received. */
+  get round(): number {
+    return this.#actions.round(this.id);
+  }
+
+  /** Whether the other side's offer of the current round waits for an answer. */
+  get isAnswerDue(): boolean {
+    return this.#actions.isAnswerDue(this.id);
+  }
+
   /** Accepts an incoming call with this description. */
   accept(sdp: string): void {
     this.#actions.accept(this.id, sdp);
   }
 
-  /** Declines an incoming call. */
+  /** Declines an incoming call. Does nothing if it is over. */
   decline(): void {
-    this.#actions.input(this.id, { type: "decline" });
+    if (this.state !== "ended") this.#actions.input(this.id, { type: "decline" });
   }
 
   /** Ends the call. Does nothing if it is over. */

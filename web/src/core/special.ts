@@ -1,5 +1,5 @@
 /** Loopback, private and other special-purpose addresses, which are not public servers. */
-import { parseIp } from "../core/endpoint.js";
+import { parseIp } from "./endpoint.js";
 
 /** IPv4 ranges of the IANA special-purpose registry without public servers: address and prefix length. */
 const V4: readonly (readonly [string, number])[] = [
@@ -44,10 +44,9 @@ export function isPublicUrl(url: string): boolean {
   return isPublicHost(hostOf(url));
 }
 
-/** The host of a URL, without port. An IPv6 address has brackets. */
+/** The host to which a browser would connect for a URL, without port; empty if it is none. An IPv6 address has brackets. */
 export function hostOf(url: string): string {
-  const authority = /^[a-z]+:\/\/([^/?#]*)/i.exec(url)?.[1] ?? "";
-  return authority.startsWith("[") ? authority.replace(/\].*$/, "]") : authority.replace(/:.*$/, "");
+  return URL.canParse(url) ? new URL(url).hostname : "";
 }
 
 /** Whether the URL leads to this machine. */

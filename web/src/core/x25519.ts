@@ -40,7 +40,7 @@ export async function generateX25519(): Promise<X25519KeyPair> {
 /** The key pair of 32 secret bytes. */
 export async function x25519OfBytes(secret: Bytes): Promise<X25519KeyPair> {
   if ((await keyProtection()) === "script-readable") {
-    const { x25519 } = await import("@noble/curves/ed25519.js");
+    const { x25519 } = await import("./x25519-library.js");
     return { privateKey: secret, publicKey: new Uint8Array(x25519.getPublicKey(secret)) };
   }
   // RFC 8410: a PKCS #8 document of 16 fixed bytes and the key. A JWK would have to hold the public key already.
@@ -66,7 +66,7 @@ export async function agree(privateKey: X25519PrivateKey, publicKey: Bytes): Pro
 
 async function sharedBytes(privateKey: X25519PrivateKey, publicKey: Bytes): Promise<Bytes> {
   if (privateKey instanceof Uint8Array) {
-    const { x25519 } = await import("@noble/curves/ed25519.js");
+    const { x25519 } = await import("./x25519-library.js");
     return new Uint8Array(x25519.getSharedSecret(privateKey, publicKey));
   }
   const peer = await crypto.subtle.importKey("raw", publicKey, "X25519", true, []);

@@ -1,5 +1,6 @@
 /** The nodes that this client knows, with its own experience, and what it remembers of signed lists. */
 import { fromBase64url, toBase64url } from "../core/bytes.js";
+import { networkOf } from "../core/special.js";
 import {
   type Candidate,
   MAX_WEIGHT,
@@ -14,8 +15,8 @@ import {
 const MAX_NODES = 256;
 /** A node is kept for this long after it was last listed or last proved its key. In seconds. */
 const KEEP = 30 * 24 * 3600;
-/** Nodes that are always kept: those that were listed or proved last. */
-const ALWAYS_KEPT = 8;
+/** The nodes that proved their keys last are always kept: so many. */
+const PINNED = 8;
 /** The most URLs of a node. */
 const MAX_URLS = 4;
 /** The number of failures halves in this time, in seconds. */
@@ -73,11 +74,15 @@ export class NodeCache {
 
   /** Loads what is stored. A damaged store counts as empty. */
   async load(): Promise<void> {
-    const data = await this.#store?.load().catch(() => undefined);
-    if (data === undefined) return;
-    this.#nodes = new Map(data.nodes.map((node) => [node.id, node]));
-    this.#newest = new Map(data.newest.map(({ key, seq, issuedAt }) => [key, { seq, issuedAt }]));
-    this.#revoked = new Set(data.revoked);
+    try {
+      const data = await this.#store?.load();
+      if (data === undefined) return;
+      const nodes = new Map(data.nodes.map((node) => [node.id, node]));
+      const newest = new Map(data.newest.map(({ key, seq, issuedAt }) => [key, { seq, issuedAt }]));
+      [this.#nodes, this.#newest, this.#revoked] = [nodes, newest, new Set(data.revoked)];
+    } catch {
+      // Damaged, or of another version.
+    }
   }
 
   /** Stores the cache. */
@@ -160,9 +165,36 @@ export class NodeCache {
       const times = { seenAt: Math.min(node.seenAt, now), failedAt: Math.min(node.failedAt, now), provedAt };
       this.#nodes.set(id, { ...node, ...times });
     }
-    const newestFirst = [...this.#nodes.values()].sort((a, b) => b.seenAt - a.seenAt);
-    const kept = newestFirst.filter((node, index) => index < ALWAYS_KEPT || node.seenAt + KEEP > now);
-    this.#nodes = new Map(kept.slice(0, MAX_NODES).map((node) => [node.id, node]));
+    const pinned = this.#pinned();
+    for (const [id, node] of this.#nodes) {
+      if (!pinned.has(id) && Math.max(node.seenAt, node.provedAt ?? 0) + KEEP <= now) this.#nodes.delete(id);
+    }
+    this.#evictExcess(pinned);
+  }
+
+  /** The nodes that proved their keys last. */
+  #pinned(): ReadonlySet<string> {
+    const proved = [...this.#nodes.values()].filter((node) => node.provedAt !== undefined);
+    proved.sort((a, b) => (b.provedAt as number) - (a.provedAt as number));
+    return new Set(proved.slice(0, PINNED).map((node) => node.id));
+  }
+
+  /** Evicts nodes of the largest network, so that nobody can drive out others by listing thousands of nodes. */
+  #evictExcess(pinned: ReadonlySet<string>): void {
+    const networks = new Map<string, CachedNode[]>();
+    for (const node of this.#nodes.values()) {
+      const network = networkOf(node.urls[0] ?? "");
+      if (!pinned.has(node.id)) networks.set(network, [...(networks.get(network) ?? []), node]);
+    }
+    // Within a network, nodes that never proved a key go first, then those that were listed longest ago.
+    const isProved = (node: CachedNode) => (node.provedAt === undefined ? 0 : 1);
+    for (const nodes of networks.values()) nodes.sort((a, b) => isProved(b) - isProved(a) || b.seenAt - a.seenAt);
+    while (this.#nodes.size > MAX_NODES) {
+      const largest = [...networks.values()].reduce((most, nodes) => (nodes.length > most.length ? nodes : most), []);
+      const evicted = largest.pop();
+      if (evicted === undefined) return;
+      this.#nodes.delete(evicted.id);
+    }
   }
 
   /** The remembered nodes as candidates. */

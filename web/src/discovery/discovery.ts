@@ -10,6 +10,7 @@ import {
   type NodeFinder,
   type SourceReport,
 } from "../core/node-finder.js";
+import { isPublicUrl, isThisMachine } from "../core/special.js";
 import { federationId } from "../core/statements.js";
 import { type CacheStore, NodeCache } from "./cache.js";
 import { type Fetch, isDeniedLocally, LOCAL_NETWORK_DENIED } from "./http.js";
@@ -26,7 +27,6 @@ import {
   SourceError,
   type SourceResponse,
 } from "./source.js";
-import { isPublicUrl, isThisMachine } from "./special.js";
 
 /** The most nodes of a contact. */
 const MAX_REFERRALS = 3;
@@ -94,6 +94,9 @@ export class Discovery implements NodeFinder {
       return key;
     });
     this.#manual = (options.nodes ?? []).map(parseManualNode);
+    for (const url of [...(options.registries ?? []), ...(options.dns?.providers ?? [])]) {
+      if (!/^https?:/.test(url) || !URL.canParse(url)) throw new SyntaxError(`not a URL with https://: ${url}`);
+    }
   }
 
   /** Adds the nodes of a link. Returns the link, whose code may be for pairing. Rejects with `LinkError`. */
@@ -322,8 +325,9 @@ class Search {
   }
 
   #handleSourceFailed(index: number, source: Source, error: unknown): void {
-    if (!(error instanceof SourceError)) throw error;
-    this.#reports.push({ source: nameOf(source), result: error.message });
+    // Anything else is a fault, such as a part of the page that could not be loaded. The other sources go on.
+    if (!(error instanceof SourceError)) console.error(error);
+    this.#reports.push({ source: nameOf(source), result: error instanceof Error ? error.message : String(error) });
     this.#race.handleSourceFailed(index, this.#now);
   }
 
@@ -357,12 +361,13 @@ class Search {
   }
 
   #handleDialFailed(id: number, candidate: Candidate, error: unknown): void {
-    if (!(error instanceof DialError)) throw error;
-    if (error.fault === "aborted") return;
+    if (!(error instanceof DialError)) console.error(error);
+    const fault = error instanceof DialError ? error.fault : "unreachable";
+    if (fault === "aborted") return;
     this.#dials.delete(id);
-    const report = { source: candidate.url, result: DIAL_FAULTS[error.fault] };
+    const report = { source: candidate.url, result: DIAL_FAULTS[fault] };
     this.#dialReports.push(report);
-    if (error.fault === "unreachable") {
+    if (fault === "unreachable") {
       void isDeniedLocally(candidate.url).then((isDenied) => {
         if (isDenied) report.result = LOCAL_NETWORK_DENIED;
       });

@@ -6,11 +6,11 @@
 import { decode, encode, RECURSION_DESIRED } from "@dnsquery/dns-packet";
 import { type Bytes, concat, fromBase64url, toBase64url, utf8Text } from "../core/bytes.js";
 import { urlOf } from "../core/endpoint.js";
+import { isPublicUrl } from "../core/special.js";
 import { decodeRevocation, decodeShard, ListError, type Trust } from "../core/statements.js";
 import { type Fetch, get } from "./http.js";
 import { listFault, listOf } from "./registry.js";
 import { newCandidate, SourceError, type SourceResponse } from "./source.js";
-import { isPublicUrl } from "./special.js";
 
 const MEDIA_TYPE = "application/dns-message";
 const MAX_ANSWER = 65_535;

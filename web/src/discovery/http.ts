@@ -1,7 +1,7 @@
 /** One GET of a page: bounded in time and size, without cookies or redirects, and with a cause in words if it fails. */
 import { type Bytes, concat } from "../core/bytes.js";
+import { isPublicUrl, isThisMachine } from "../core/special.js";
 import { SourceError } from "./source.js";
-import { isPublicUrl, isThisMachine } from "./special.js";
 
 /** The whole request takes this long at most, in milliseconds. */
 const TIMEOUT = 6_000;
@@ -61,8 +61,14 @@ async function read(response: Response, maxLength: number): Promise<Bytes> {
 async function cause(fetcher: Fetch, url: string): Promise<string> {
   if (globalThis.navigator?.onLine === false) return "this device is offline";
   if (await isDeniedLocally(url)) return LOCAL_NETWORK_DENIED;
-  const timeout = AbortSignal.timeout(TIMEOUT / 3);
-  const isThere = await fetcher(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: timeout }).then(
+  // `no-cors` allows no `redirect`, so this asks for the head alone.
+  const probe: RequestInit = { method: "HEAD", mode: "no-cors", signal: AbortSignal.timeout(TIMEOUT / 3) };
+  const isThere = await fetcher(url, {
+    ...probe,
+    cache: "no-store",
+    credentials: "omit",
+    referrerPolicy: "no-referrer",
+  }).then(
     () => true,
     () => false,
   );

@@ -4,7 +4,8 @@ import { base32nopad } from "@scure/base";
 import { type Bytes, equalBytes } from "../core/bytes.js";
 import { type Endpoint, isWellFormed, readEndpoint, urlOf } from "../core/endpoint.js";
 import { DecodeError, Reader } from "../core/postcard.js";
-import { isPublicUrl } from "./special.js";
+import { isPublicUrl } from "../core/special.js";
+import { LinkError } from "./link-error.js";
 
 /** The most nodes in a link. */
 export const MAX_LINK_NODES = 3;
@@ -17,27 +18,6 @@ const MAX_TEXT = 1024;
 export const VERSION = 2;
 const CHECKSUM = 4;
 export const PREFIX = "CHAPPE:";
-
-/** Why a text is not a usable link. */
-export type LinkFault = "not-a-link" | "too-long" | "checksum" | "newer-version" | "malformed" | "expired" | "private";
-
-const FAULTS: Record<LinkFault, string> = {
-  "not-a-link": "not a link: CHAPPE:… or https://…/i#… is expected",
-  "too-long": "the link is too long",
-  checksum: "a character of the link is missing or wrong",
-  "newer-version": "the link needs a newer version of this software",
-  malformed: "the link is damaged",
-  expired: "the link has expired: ask for a new one",
-  private: "the link contains an address in a private network",
-};
-
-/** The text is not a usable link. The message is for people. */
-export class LinkError extends Error {
-  override readonly name = "LinkError";
-  constructor(readonly fault: LinkFault) {
-    super(FAULTS[fault]);
-  }
-}
 
 /** A link with nodes and pinned keys, and for pairing also a code. */
 export interface Link {

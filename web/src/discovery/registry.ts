@@ -1,5 +1,6 @@
 /** The registry: a signed directory over HTTPS, and the keys that a root has revoked. */
 import { type Bytes, toBase64url } from "../core/bytes.js";
+import { isPublicUrl } from "../core/special.js";
 import {
   type Directory,
   decodeDirectory,
@@ -17,7 +18,6 @@ import {
   SourceError,
   type SourceResponse,
 } from "./source.js";
-import { isPublicUrl } from "./special.js";
 
 /** How much longer than the first directory the others, and the revocations, may take. In milliseconds. */
 const GRACE = 150;

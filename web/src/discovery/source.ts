@@ -1,6 +1,6 @@
 /** The sources of nodes, and the candidates that they name. */
 import type { Bytes } from "../core/bytes.js";
-import { networkOf } from "./special.js";
+import { networkOf } from "../core/special.js";
 
 /** The kind of a source, the least trusted first. */
 export const SOURCE_KINDS = ["registry", "snapshot", "dns", "link", "referral", "cache", "manual"] as const;

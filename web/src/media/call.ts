@@ -1,14 +1,17 @@
 /** A call with its media: one `RTCPeerConnection` over the signalling of one call. */
 import type { CallState, EndReason } from "../core/call.js";
+import { CallActionError } from "../core/call-driver.js";
 import type { ContactId } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
 import type { ErrorCode } from "../core/messages.js";
+import { NegotiationError } from "../core/negotiation.js";
 import type { Description } from "../core/outbox.js";
 import type { CallId } from "../core/seal.js";
 import type { SignalledCall, Step } from "../core/signalled-call.js";
 import {
   addMediaLines,
   answerMediaLines,
+  isOfProfile,
   MEDIA_LINES,
   type MediaLine,
   sendableSdp,
@@ -56,16 +59,22 @@ export class Call extends TypedEventTarget<CallEvents> {
   #isRelayOnly = true;
   #round = 0;
   #candidates: string[] = [];
-  /** Candidates of the other side that came before its description. */
-  #early: string[] = [];
+  /** Candidates of the other side whose description is not applied yet, and the round of the one that is. */
+  #early: { readonly round: number; readonly candidate: string }[] = [];
+  #remoteRound = -1;
+  #accepting: Promise<void> | undefined;
+  /** The call that this one was placed to come back into. */
+  readonly #isRejoin: boolean;
+  #isAdopted = false;
   /** The negotiation runs one step at a time. */
   #steps: Promise<unknown> = Promise.resolve();
   #wasConnected = false;
   #isOver = false;
 
   /** @internal */
-  constructor(signalling: SignalledCall, iceServers: () => Promise<RTCIceServer[]>) {
+  constructor(signalling: SignalledCall, iceServers: () => Promise<RTCIceServer[]>, isRejoin = false) {
     super();
+    this.#isRejoin = isRejoin;
     this.contact = signalling.contact;
     this.isCaller = signalling.isCaller;
     this.#signalling = signalling;
@@ -78,6 +87,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     place: (offer: string) => Promise<SignalledCall>,
     iceServers: () => Promise<RTCIceServer[]>,
     options: MediaOptions,
+    isRejoin: boolean,
   ): Promise<Call> {
     const isRelayOnly = options.isRelayOnly ?? true;
     const peer = await createPeer(await iceServers(), isRelayOnly);
@@ -88,7 +98,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     peer.addEventListener("icecandidate", keepEarly);
     try {
       await peer.setLocalDescription();
-      const call = new Call(await place(localSdp(peer)), iceServers);
+      const call = new Call(await place(localSdp(peer)), iceServers, isRejoin);
       peer.removeEventListener("icecandidate", keepEarly);
       call.#tracks = options.tracks ?? {};
       call.#isRelayOnly = isRelayOnly;
@@ -116,18 +126,32 @@ export class Call extends TypedEventTarget<CallEvents> {
     return this.#peer;
   }
 
-  /** Accepts an incoming call. Rejects with `CallStateError` if it no longer rings. */
-  async accept(options: MediaOptions = {}): Promise<void> {
+  /**
+   * Accepts an incoming call. Called again, it returns the same promise. Rejects with `CallStateError` if it no longer
+   * rings, and with {@link MediaError}.
+   */
+  accept(options: MediaOptions = {}): Promise<void> {
+    this.#accepting ??= this.#accept(options);
+    return this.#accepting;
+  }
+
+  async #accept(options: MediaOptions): Promise<void> {
     this.#tracks = options.tracks ?? {};
     this.#isRelayOnly = options.isRelayOnly ?? true;
     await this.#answer(this.#signalling);
   }
 
   async #answer(signalling: SignalledCall): Promise<void> {
+    const sdp = signalling.offer ?? "";
+    if (!isOfProfile(sdp)) {
+      signalling.decline();
+      throw new MediaError("not-of-the-profile");
+    }
     const peer = await createPeer(await this.#iceServers(), this.#isRelayOnly);
     this.#use(peer);
     try {
-      await peer.setRemoteDescription({ type: "offer", sdp: signalling.offer ?? "" });
+      await peer.setRemoteDescription({ type: "offer", sdp });
+      this.#remoteRound = 0;
       answerMediaLines(peer);
       await setTracks(peer, this.#tracks);
       await peer.setLocalDescription();
@@ -157,15 +181,25 @@ export class Call extends TypedEventTarget<CallEvents> {
     if (this.#peer !== undefined) await transceiverOf(this.#peer, line)?.sender.replaceTrack(track);
   }
 
-  /** Makes a new path for the media, for example after a change of the network. */
+  /** Makes a new path for the media, for example after a change of the network. Does nothing while one is being made. */
   restart(): void {
     this.#step(async (peer) => {
       const isAnswered = this.state === "connecting" || this.state === "connected" || this.state === "reconnecting";
-      if (!isAnswered || peer.signalingState !== "stable") return;
+      if (!isAnswered || peer.signalingState !== "stable" || this.#signalling.isAnswerDue) return;
+      const former = this.#round;
+      this.#round = this.#signalling.round + 1;
       peer.restartIce();
-      this.#round += 1;
       await peer.setLocalDescription();
-      this.#round = this.#signalling.renegotiate(localSdp(peer));
+      try {
+        // The other side may have begun a round meanwhile: then that one counts.
+        if (this.#signalling.isAnswerDue) throw new NegotiationError("the other side was faster");
+        this.#signalling.renegotiate(localSdp(peer));
+      } catch (error) {
+        this.#round = former;
+        this.#candidates = [];
+        await peer.setLocalDescription({ type: "rollback" });
+        if (!(error instanceof NegotiationError)) throw error;
+      }
       this.#flushCandidates();
     });
   }
@@ -175,8 +209,10 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#release(this.#peer);
     this.#signalling = signalling;
     this.#round = 0;
+    this.#remoteRound = -1;
     this.#early = [];
     this.#candidates = [];
+    this.#isAdopted = true;
     this.#follow(signalling);
     await this.#answer(signalling);
   }
@@ -188,11 +224,12 @@ export class Call extends TypedEventTarget<CallEvents> {
     signalling.addEventListener("answered", ({ detail }) =>
       this.#step(async (peer) => {
         await peer.setRemoteDescription({ type: "answer", sdp: detail.sdp });
+        this.#remoteRound = 0;
         this.#flushCandidates();
         await this.#addEarly(peer);
       }),
     );
-    signalling.addEventListener("candidates", ({ detail }) => this.#addCandidates(detail.candidates));
+    signalling.addEventListener("candidates", ({ detail }) => this.#addCandidates(detail.candidates, detail.round));
     signalling.addEventListener("description", ({ detail }) =>
       this.#step((peer) => this.#renegotiated(peer, detail.description, detail.round)),
     );
@@ -203,22 +240,36 @@ export class Call extends TypedEventTarget<CallEvents> {
     );
     signalling.addEventListener("ended", ({ detail }) => {
       this.#release(this.#peer);
-      // The new call of the other side's device takes this one's place.
-      if (detail.reason === "rejoined") {
-        this.emit("reconnecting", undefined);
+      // The new call of the other side's device takes this one's place: `adopt` follows at once.
+      const isReplaced = detail.reason === "rejoined" || (detail.reason === "glare" && this.#isRejoin);
+      if (!isReplaced) {
+        this.#over(detail.reason);
         return;
       }
-      this.#isOver = true;
-      this.emit("ended", detail);
+      this.#isAdopted = false;
+      this.emit("reconnecting", undefined);
+      queueMicrotask(() => {
+        if (!this.#isAdopted) this.#over(detail.reason);
+      });
     });
+  }
+
+  #over(reason: EndReason): void {
+    this.#isOver = true;
+    this.emit("ended", { reason });
   }
 
   /** Applies a description of the other side. An own offer that is pending is rolled back by the browser. */
   async #renegotiated(peer: RTCPeerConnection, description: Description, round: number): Promise<void> {
+    // A newer round has begun while this one waited for its turn.
+    if (round !== this.#signalling.round) return;
+    if (description.type === "offer" && !isOfProfile(description.sdp)) return;
     await peer.setRemoteDescription({ type: description.type, sdp: description.sdp });
+    this.#remoteRound = round;
     if (description.type === "offer") {
       this.#round = round;
       await peer.setLocalDescription();
+      if (round !== this.#signalling.round) return;
       this.#signalling.answerRenegotiation(localSdp(peer), round);
       this.#flushCandidates();
     }
@@ -255,7 +306,8 @@ export class Call extends TypedEventTarget<CallEvents> {
         if (!this.#wasConnected) break;
         this.#signalling.reportMedia(false);
         this.emit("reconnecting", undefined);
-        this.restart();
+        // Both sides lose the media at once. One restart is enough.
+        if (this.#signalling.isCaller) this.restart();
         break;
     }
   }
@@ -269,18 +321,25 @@ export class Call extends TypedEventTarget<CallEvents> {
   #flushCandidates(): void {
     // The callee's candidates follow its answer.
     if (this.#candidates.length === 0 || ["incoming", "rejoining", "ended"].includes(this.state)) return;
-    const candidates = this.#candidates.splice(0);
-    this.#signalling.sendCandidates(candidates, this.#round);
+    try {
+      this.#signalling.sendCandidates(this.#candidates, this.#round);
+      this.#candidates = [];
+    } catch (error) {
+      // The queue is full: they go with the next ones.
+      if (!(error instanceof CallActionError)) throw error;
+    }
   }
 
-  #addCandidates(candidates: readonly string[]): void {
-    this.#early.push(...candidates);
+  #addCandidates(candidates: readonly string[], round: number): void {
+    this.#early.push(...candidates.map((candidate) => ({ round, candidate })));
     this.#step((peer) => this.#addEarly(peer));
   }
 
+  /** Adds the candidates of the description that is applied, keeps later ones, and drops earlier ones. */
   async #addEarly(peer: RTCPeerConnection): Promise<void> {
-    if (peer.remoteDescription === null) return;
-    for (const candidate of this.#early.splice(0)) {
+    const due = this.#early.filter(({ round }) => round === this.#remoteRound);
+    this.#early = this.#early.filter(({ round }) => round > this.#remoteRound);
+    for (const { candidate } of due) {
       // A candidate that this browser cannot read is no reason to end a call: another may work.
       await peer.addIceCandidate({ candidate, sdpMLineIndex: 0 }).catch(() => undefined);
     }
@@ -306,6 +365,20 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 }
 
+/**
+ * A call cannot have media.
+ *
+ * - `no-relay`: only relays may be used, and the node names none. Ask the person whether the contact may see this device's
+ *   address (`isRelayOnly: false`).
+ * - `not-of-the-profile`: the contact's description has other lines than sound, camera and screen.
+ */
+export class MediaError extends Error {
+  override readonly name = "MediaError";
+  constructor(readonly code: "no-relay" | "not-of-the-profile") {
+    super(code === "no-relay" ? "the node names no relay for media" : "the description is not of the media profile");
+  }
+}
+
 /** How often a connection is tried to be made, and how much memory is asked for in between. */
 const PEER_ATTEMPTS = 10;
 const PRESSURE = 64 * 1024 * 1024;
@@ -315,6 +388,8 @@ const PRESSURE = 64 * 1024 * 1024;
  * that is asked for makes it collect them.
  */
 async function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): Promise<RTCPeerConnection> {
+  const urls = iceServers.flatMap((server) => server.urls);
+  if (isRelayOnly && !urls.some((url) => url.startsWith("turn"))) throw new MediaError("no-relay");
   const configuration: RTCConfiguration = {
     iceServers,
     bundlePolicy: "max-bundle",

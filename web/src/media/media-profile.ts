@@ -23,6 +23,14 @@ export function addMediaLines(peer: RTCPeerConnection): void {
   }
 }
 
+/** Whether a description has only lines of the profile, in its order: a contact could add others, or a data channel. */
+export function isOfProfile(sdp: string): boolean {
+  const kinds = Array.from(sdp.matchAll(/^m=(\S+)/gm), ([, kind]) => kind);
+  return (
+    kinds.length > 0 && kinds.every((kind, at) => kind === (at === 0 ? "audio" : "video") && at < MEDIA_LINES.length)
+  );
+}
+
 /** Prepares the media lines of a received offer for the answer: all of them both ways, with the profile's codecs. */
 export function answerMediaLines(peer: RTCPeerConnection): void {
   for (const transceiver of peer.getTransceivers()) {

@@ -12,6 +12,7 @@ import type { NodeFinder } from "../core/node-finder.js";
 import { signCodeClaim } from "../core/statements.js";
 import type { Link } from "../discovery/link.js";
 import { createLink } from "../discovery/new-link.js";
+import { PairError } from "./pair-error.js";
 import { type Agreed, PairingFaultError, Requester, Responder } from "./pairing.js";
 import { isCode, Phrase, randomCode } from "./phrase.js";
 
@@ -30,42 +31,6 @@ const MAX_COLLISIONS = 5;
 /** The first and the longest pause between attempts to register a code again, in milliseconds. */
 const REGISTER_AGAIN = 500;
 const LONGEST_REGISTER_AGAIN = 5_000;
-
-/**
- * Why a pairing failed.
- *
- * - `not-a-code`: the text is not a code.
- * - `no-such-code`: nobody shows it; it was used up, or mistyped.
- * - `not-registered`: the node did not take the code.
- * - `declined`, `timed-out`, `peer-gone`: the other side declined, did not answer, or went away.
- * - `unproven`: somebody used the code and did not prove that it knows it: perhaps a guess.
- * - `wrong-secret`: the codes differ; both are used up.
- * - `protocol`: the other side, or somebody in between, violated the protocol.
- * - `disconnected`: the node went away in the middle.
- */
-export type PairErrorCode =
-  | "not-a-code"
-  | "no-such-code"
-  | "not-registered"
-  | "declined"
-  | "timed-out"
-  | "peer-gone"
-  | "unproven"
-  | "wrong-secret"
-  | "protocol"
-  | "disconnected"
-  | "aborted";
-
-/** A pairing failed. Nothing was stored; the code is used up, unless it was not found. */
-export class PairError extends Error {
-  override readonly name = "PairError";
-  constructor(
-    readonly code: PairErrorCode,
-    options?: ErrorOptions,
-  ) {
-    super(`the pairing failed: ${code}`, options);
-  }
-}
 
 /** The result of a pairing. */
 export interface Paired {
@@ -177,7 +142,9 @@ class Registration {
 async function openChannel(parts: PairingParts, avoid: readonly string[] = []): Promise<Channel> {
   const { node } = parts.client;
   const all = new Set([...(node === undefined ? [] : [node]), ...avoid]);
-  const { connection } = await parts.finder.search(all, parts.signal);
+  const { connection } = await parts.finder.search(all, parts.signal).catch((error: unknown) => {
+    throw new PairError(parts.signal.aborted ? "aborted" : "no-node", { cause: error });
+  });
   return new Channel(connection, parts);
 }
 

@@ -53,7 +53,7 @@ const steps = {
     return { contact: contact.id, name: contact.name, words, ms: performance.now() - began };
   },
 
-  contacts: () => client().contacts.map(({ id, name, isProved }) => ({ id, name, isProved })),
+  contacts: () => client().contacts.map(({ id, name, isConfirmed }) => ({ id, name, isConfirmed })),
 
   async call(contact: string, isRelayOnly = false) {
     const began = performance.now();
