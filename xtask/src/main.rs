@@ -3,6 +3,7 @@
 //! Owns their command lines. Each runs from the repository's root, gets the further arguments unchanged, and its exit status
 //! is that of the command.
 
+mod all_tests;
 mod fuzz;
 
 use std::{
@@ -32,6 +33,8 @@ enum Run {
     },
     /// The measurement program of the task's name, of this package in `tools/`, built as what is shipped.
     Program(&'static str),
+    /// The tests of all crates, and those of `web/`.
+    Tests,
     /// A fuzz target, which the first argument names.
     Fuzz,
 }
@@ -53,7 +56,7 @@ static TASKS: [Task; 14] = [
             last: &[],
         },
     },
-    Task { name: "test", about: "run the tests of all crates", run: cargo(&["test", "--locked"], &[]) },
+    Task { name: "test", about: "run all tests: of all crates, and of web/ with browsers", run: Run::Tests },
     Task {
         name: "dist",
         about: "build the binary that is shipped, target/dist/chappe",
@@ -119,6 +122,7 @@ impl Task {
                 command.args(["run", "--profile", "dist", "--package", *package, "--bin", self.name, "--"]);
                 command
             }
+            Run::Tests => return all_tests::run(args),
             Run::Fuzz => return fuzz::run(args),
         };
         command.args(args);
