@@ -9,8 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Pages at the root of the repository.
-const PAGES: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
+/// Pages outside of the folders.
+const PAGES: [&str; 3] = ["README.md", "CONTRIBUTING.md", "web/README.md"];
 /// Folders of pages, with the folders in them.
 const FOLDERS: [&str; 2] = ["docs", "deploy"];
 /// What a Mermaid diagram may begin with.
