@@ -14,7 +14,8 @@ function useClient(options: ClientOptions): { client: Client; state: CallsState 
   const [client] = useState(() => new Client(options));
   const [state, setState] = useState<CallsState>({ status: "connecting", contacts: [], call: undefined });
   useEffect(() => {
-    const { signal, abort } = controller();
+    const mounted = new AbortController();
+    const { signal } = mounted;
     const change = (part: Partial<CallsState>) => setState((last) => ({ ...last, ...part }));
     client.addEventListener("connected", () => change({ status: "connected", contacts: client.contacts }), { signal });
     client.addEventListener("disconnected", () => change({ status: "connecting" }), { signal });
@@ -31,16 +32,11 @@ function useClient(options: ClientOptions): { client: Client; state: CallsState 
       if (!signal.aborted) change({ status: "not connected" });
     });
     return () => {
-      abort();
+      mounted.abort();
       void client.close();
     };
   }, [client]);
   return { client, state };
-}
-
-function controller(): { signal: AbortSignal; abort: () => void } {
-  const controller = new AbortController();
-  return { signal: controller.signal, abort: () => controller.abort() };
 }
 
 /** The contacts of this profile, a code for a new one, and the incoming call. */
