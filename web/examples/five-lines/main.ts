@@ -1,5 +1,5 @@
 /** A call from a page. The lines that use the library are numbered. */
-import { type Call, Client, type Paired } from "@chappe/client";
+import { type Call, Client, type PairedContact } from "@chappe/client";
 
 const element = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
 const query = new URLSearchParams(location.search);
@@ -9,7 +9,7 @@ const options = { registries: query.getAll("registry"), roots: query.getAll("roo
 let call: Call | undefined;
 
 /** Shows the words of a new contact. */
-function showWords({ words }: Paired): void {
+function showWords({ words }: PairedContact): void {
   element("words").textContent = words.join(" ");
 }
 

@@ -1,10 +1,10 @@
 /** Contacts and an incoming call. The client lives as long as the component is mounted. */
-import { type Call, Client, type ClientOptions, type Contact } from "@chappe/client";
+import { type Call, Client, type ClientOptions, type ContactInfo } from "@chappe/client";
 import { useEffect, useState } from "react";
 
 interface CallsState {
   readonly status: "connecting" | "connected" | "not connected";
-  readonly contacts: readonly Contact[];
+  readonly contacts: readonly ContactInfo[];
   readonly call: Call | undefined;
 }
 

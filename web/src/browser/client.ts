@@ -148,7 +148,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     await this.#signalling.close();
   }
 
-  /** Deletes the profile, its keys, and the known nodes. Nothing is left behind. */
+  /** Deletes the profile, its keys, and the known nodes: no database is left. */
   async wipe(): Promise<void> {
     await this.close();
     await this.#database.wipe();

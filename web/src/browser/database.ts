@@ -2,7 +2,8 @@
  * The profile and the known nodes in IndexedDB.
  *
  * Private keys that WebCrypto can use are stored as keys that no script can read. Everything else, names included, is
- * encrypted with a key that no script can read, so that the files of the database hold no name and no secret in clear.
+ * encrypted with a key that no script can read. The browser keeps that key in its own files, so this protects from scripts,
+ * and not from somebody who reads the disk.
  */
 import { deleteDB, type IDBPDatabase, openDB } from "idb";
 import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8Text } from "../core/bytes.js";
@@ -98,7 +99,7 @@ export class Database {
     return this.#opened;
   }
 
-  /** Deletes everything, keys first: what the files may still hold cannot be decrypted then. */
+  /** Deletes the database. The browser may keep remains in its files until it tidies them up. */
   async wipe(): Promise<void> {
     const opened = this.#open();
     this.#opened = undefined;

@@ -106,9 +106,12 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
    */
   connect(): Promise<void> {
     if (this.#running?.attaching.ready !== undefined) return Promise.resolve();
-    this.#connecting ??= this.#connectOnce().finally(() => {
-      this.#connecting = undefined;
-    });
+    if (this.#connecting === undefined) {
+      const connecting = this.#connectOnce().finally(() => {
+        if (this.#connecting === connecting) this.#connecting = undefined;
+      });
+      this.#connecting = connecting;
+    }
     return this.#connecting;
   }
 
@@ -201,13 +204,17 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   /** Ends the active call and the sessions, and waits for what is being stored. Takes two seconds at most. */
   close(): Promise<void> {
     const [running, abort, former] = [this.#running, this.#abort, this.#closing];
+    // Its caller gets the rejection.
+    const connecting = this.#connecting?.catch(() => {});
     this.#running = undefined;
     this.#abort = undefined;
+    this.#connecting = undefined;
     this.#closing = (async () => {
       await former;
       await running?.calls.shutdown(END_TIMEOUT);
       abort?.abort();
       running?.attaching.close();
+      await connecting;
       await running?.profile.close();
       running?.release();
     })();

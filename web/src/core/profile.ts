@@ -130,18 +130,22 @@ export class Profile {
     await this.#write((data) => [{ ...data, activeCall }, undefined]);
   }
 
+  /** This side's identity key. */
   get identity(): X25519KeyPair {
     return this.#data.identity;
   }
 
+  /** The name that new contacts see. */
   get name(): string {
     return this.#data.name;
   }
 
+  /** The contacts, in the order in which they were paired. */
   get contacts(): readonly Contact[] {
     return this.#data.contacts;
   }
 
+  /** The contact with this id. */
   contact(id: ContactId): Contact | undefined {
     return this.#data.contacts.find((contact) => contact.id === id);
   }

@@ -52,7 +52,9 @@ export interface CacheData {
 
 /** Where a cache is stored. A failed write loses what was learned since the last one. */
 export interface CacheStore {
+  /** What was saved, or `undefined`. */
   load(): Promise<CacheData | undefined>;
+  /** Replaces what is stored. */
   save(data: CacheData): Promise<void>;
 }
 

@@ -70,7 +70,7 @@ test.skipIf(!isInstalled)(
     await Promise.all([text(ada, "state", /^connected$/), text(bob, "state", /^connected$/)]);
     await Promise.all([hears(ada), hears(bob)]);
     await bob.click("#hang-up");
-    await Promise.all([text(ada, "state", /^peer_hung_up$/), text(bob, "state", /^hung_up$/)]);
+    await Promise.all([text(ada, "state", /^peer-hung-up$/), text(bob, "state", /^hung-up$/)]);
   },
   90_000,
 );

@@ -23,9 +23,13 @@ export async function startCapture(ports: readonly number[]): Promise<{ stop(): 
   const folder = mkdtempSync(join(tmpdir(), "chappe-capture-"));
   const file = join(folder, "packets");
   const filter = `tcp and (${ports.map((port) => `port ${port}`).join(" or ")})`;
-  const process = spawn(TCPDUMP, ["-i", "lo", "--immediate-mode", "-U", "-s", "0", "-Z", "root", "-w", file, filter], {
-    stdio: "ignore",
-  });
+  const process = spawn(
+    TCPDUMP,
+    ["-i", "lo", "--immediate-mode", "-B", "65536", "-U", "-s", "0", "-Z", "root", "-w", file, filter],
+    {
+      stdio: "ignore",
+    },
+  );
   const exited = new Promise((resolve) => process.on("exit", resolve));
   await eventually("the capture runs", () => existsSync(file) && statSync(file).size > 0);
   return {

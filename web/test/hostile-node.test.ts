@@ -1,0 +1,314 @@
+/** Nodes that keep the protocol's form and not its purpose: played by a real WebSocket server with a key of its own. */
+import { createServer, type Server } from "node:http";
+import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { WebSocket as NodeWebSocket, type WebSocket as Peer, WebSocketServer } from "ws";
+import { concat, fromBase64url, randomBytes, toBase64, toBase64url, utf8 } from "../src/core/bytes.js";
+import { SignallingClient } from "../src/core/client.js";
+import { SystemClock, Timers } from "../src/core/clock.js";
+import { newPairing } from "../src/core/contact.js";
+import { type Signer, signerOfSeed } from "../src/core/ed25519.js";
+import { FinishedCalls } from "../src/core/finished-calls.js";
+import { readIceServers } from "../src/core/ice-servers.js";
+import { type Json, readIce } from "../src/core/messages.js";
+import { Negotiation } from "../src/core/negotiation.js";
+import { MemoryProfileStore } from "../src/core/profile.js";
+import { Refusals } from "../src/core/refusals.js";
+import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
+import { Discovery, type DiscoveryOptions } from "../src/discovery/discovery.js";
+import { isOfProfile } from "../src/media/media-profile.js";
+
+const closing: (() => unknown)[] = [];
+
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+  vi.restoreAllMocks();
+});
+
+/** What a hostile node does with a message; without a handler it answers nothing. */
+type Behaviour = (message: Json, peer: Peer, node: HostileNode) => void;
+
+interface HostileNode {
+  readonly url: string;
+  readonly address: string;
+  readonly received: Json[];
+}
+
+/** A node that proves its key, and then does what `behave` says. */
+async function startNode(behave: Behaviour = () => {}, seed = randomBytes(32)): Promise<HostileNode> {
+  const key: Signer = await signerOfSeed(seed);
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  await new Promise((resolve) => server.once("listening", resolve));
+  const url = `ws://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const node: HostileNode = { url, address: `${url}#${toBase64url(key.publicKey)}`, received: [] };
+  server.on("connection", (peer) => {
+    const nonce = randomBytes(32);
+    const serverId = `ed25519:${toBase64(key.publicKey)}`;
+    peer.send(
+      JSON.stringify({
+        type: "server_info",
+        serverId,
+        endpoint: url,
+        region: null,
+        protocol: 1,
+        nonce: toBase64(nonce),
+      }),
+    );
+    peer.on("message", async (data) => {
+      const message = JSON.parse(String(data)) as Json;
+      node.received.push(message);
+      if (message.type !== "prove") return behave(message, peer, node);
+      const challenge = fromBase64url(message.challenge, 32) ?? new Uint8Array(32);
+      const proof = await key.sign(concat(utf8("chappe/prove/v1\0"), challenge, nonce, utf8(url)));
+      peer.send(JSON.stringify({ type: "proof", id: "prove", signature: toBase64url(proof) }));
+      behave(message, peer, node);
+    });
+  });
+  closing.push(() => {
+    for (const peer of server.clients) peer.terminate();
+    server.close();
+  });
+  return node;
+}
+
+async function contactStore(): Promise<MemoryProfileStore> {
+  const store = new MemoryProfileStore();
+  const pairing = await newPairing({
+    role: "a",
+    secret: await hkdfKey(randomBytes(32)),
+    ownRoot: randomBytes(32),
+    peerRoot: (await signerOfSeed(randomBytes(32))).publicKey,
+  });
+  const identity = randomBytes(32);
+  const contact = { id: toBase64url(identity), name: "Bob", identity, pairings: [pairing], inUse: 0 };
+  const contacts = [{ ...contact, isProved: true, isBlocked: false, nodes: [] }];
+  await store.save({ name: "Ada", identity: await x25519OfBytes(randomBytes(32)), contacts });
+  return store;
+}
+
+function clientOf(options: DiscoveryOptions, store = new MemoryProfileStore()): SignallingClient {
+  const clock = new SystemClock();
+  const timers = new Timers(clock);
+  const webSocket = NodeWebSocket as unknown as typeof WebSocket;
+  const finder = new Discovery({ isPrivate: true, webSocket, ...options }, clock, timers);
+  const client = new SignallingClient({ store, finder, name: "Ada", clock, timers });
+  closing.push(() => client.close());
+  return client;
+}
+
+function reply(message: Json, peer: Peer, fields: Json): void {
+  peer.send(JSON.stringify({ id: message.id, ...fields }));
+}
+
+const attached: Behaviour = (message, peer) => {
+  if (message.type === "attach") reply(message, peer, { type: "attached", ttl: 3_600, rejected: [] });
+};
+
+const refusing: Behaviour = (message, peer) => {
+  const inboxes = message.inboxes as unknown[];
+  const rejected = inboxes?.map((_, index) => ({ index, code: "internal" }));
+  if (message.type === "attach") reply(message, peer, { type: "attached", ttl: 3_600, rejected });
+};
+
+describe("a client", () => {
+  test("leaves a node that attaches none of its inboxes for another one", async () => {
+    const [bad, good] = [await startNode(refusing), await startNode(attached)];
+    for (let round = 0; round < 3; round++) {
+      const client = clientOf({ nodes: [bad.address, good.address] }, await contactStore());
+      await client.connect();
+      expect(client.node).toBe(good.address.split("#")[1]);
+      await client.close();
+    }
+  }, 30_000);
+
+  test("does not count as connected where nodes refuse for reasons of their own", async () => {
+    const nodes = await Promise.all([1, 2, 3].map(() => startNode(refusing)));
+    const client = clientOf({ nodes: nodes.map(({ address }) => address) }, await contactStore());
+    const connected = vi.fn();
+    client.addEventListener("connected", connected);
+    await expect(client.connect()).rejects.toThrow(/no node attached/);
+    expect(connected).not.toHaveBeenCalled();
+  }, 30_000);
+
+  test("survives a frame that violates WebSocket, and what comes with the proof", async () => {
+    const node = await startNode((message, peer) => {
+      if (message.type !== "prove") return;
+      // In one segment with the proof; then a frame with reserved bits.
+      peer.send(JSON.stringify({ type: "going_away", reason: "x", nodes: [], graceSeconds: 1 }));
+      setTimeout(() => (peer as unknown as { _socket: Socket })._socket.write(Buffer.from([0xf1, 0x00])), 200);
+    });
+    const client = clientOf({ nodes: [node.address] });
+    const ended = new Promise((resolve) =>
+      client.addEventListener("disconnected", ({ detail }) => resolve(detail.reason)),
+    );
+    await client.connect();
+    expect(await ended).toBe("going-away");
+  }, 30_000);
+
+  test("handles every message, whatever the last one did", async () => {
+    const error = vi.spyOn(console, "error").mockImplementation(() => {});
+    const junk = ["", "null", "[]", "{}", '{"type":"call_offer","to":1}', '{"type":"error","id":"1"}', '{"type":[]}'];
+    const node = await startNode((message, peer) => {
+      if (message.type === "prove") for (const text of junk) peer.send(text);
+      if (message.type === "get_ice_servers") reply(message, peer, { type: "ice_servers", iceServers: [], ttl: 5 });
+    });
+    const client = clientOf({ nodes: [node.address] });
+    await client.connect();
+    expect(await client.iceServers()).toEqual({ iceServers: [], ttl: 5 });
+    expect(error).not.toHaveBeenCalled();
+  });
+
+  test("stores a contact that was added while it was closed, before the next client reads", async () => {
+    const node = await startNode(attached);
+    const store = await contactStore();
+    const save = store.save.bind(store);
+    vi.spyOn(store, "save").mockImplementation(async (data) => {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      await save(data);
+    });
+    const first = clientOf({ nodes: [node.address] }, store);
+    await first.connect();
+    const renamed = first.renameContact(first.contacts[0]?.id ?? "", "Robert");
+    // The write is under way.
+    await vi.waitFor(() => expect(store.save).toHaveBeenCalled());
+    const closed = first.close();
+    const second = clientOf({ nodes: [node.address] }, store);
+    await Promise.all([renamed, closed]);
+    await second.connect();
+    expect(second.contacts[0]?.name).toBe("Robert");
+  });
+
+  test("connects again after a close, also at once, as React's StrictMode does", async () => {
+    const node = await startNode(attached);
+    const client = clientOf({ nodes: [node.address] });
+    const first = client.connect();
+    const closed = client.close();
+    const second = client.connect();
+    first.catch(() => {});
+    await Promise.all([closed, second]);
+    await expect(first).rejects.toThrow(/not connected/);
+    expect(client.node).toBe(node.address.split("#")[1]);
+  });
+
+  test("says at once that an option is not a URL", () => {
+    for (const options of [
+      { registries: ["registry.example"] },
+      { dns: { names: ["a.example"], providers: ["dns.example/dns-query"] } },
+      { roots: ["x"] },
+      { nodes: ["x"] },
+    ]) {
+      expect(() => clientOf(options)).toThrow(SyntaxError);
+    }
+  });
+
+  test("gives up on a node that never speaks, and goes on", async () => {
+    const silent = createTcpServer();
+    await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+    closing.push(() => silent.close());
+    const node = await startNode(attached);
+    const client = clientOf({ nodes: [`ws://127.0.0.1:${(silent.address() as AddressInfo).port}`, node.address] });
+    await client.connect();
+    expect(client.node).toBe(node.address.split("#")[1]);
+  });
+});
+
+describe("a registry", () => {
+  test("leads nobody to a second server by a redirect", async () => {
+    const visits: string[] = [];
+    const start = async (handle: Parameters<typeof createServer>[1]): Promise<string> => {
+      const server: Server = createServer(handle as never);
+      await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+      closing.push(() => server.close());
+      return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    };
+    const router = await start(((request: { method: string }, response: { end(): void }) => {
+      visits.push(request.method);
+      response.end();
+    }) as never);
+    const registry = await start(((
+      _: unknown,
+      response: { writeHead(status: number, head: object): { end(): void } },
+    ) => {
+      response.writeHead(302, { location: `${router}/reboot?now=1` }).end();
+    }) as never);
+    const client = clientOf({ registries: [registry], roots: [toBase64url(new Uint8Array(32).fill(1))] });
+    await expect(client.connect()).rejects.toThrow(/no node was found/);
+    expect(visits.filter((method) => method === "GET")).toEqual([]);
+  });
+});
+
+describe("ICE servers of a node", () => {
+  const read = (urls: unknown, mayBePrivate = false) =>
+    readIceServers([{ urls, username: "u", credential: "c" }], "wss://192.168.5.5:8710", mayBePrivate).flatMap(
+      (server) => server.urls,
+    );
+
+  test("in a private network are left out, unless that is where the node is", () => {
+    const urls = [
+      "turn:192.168.0.1:22?transport=tcp",
+      "turn:router.lan:80",
+      "turn:8.8.8.8:3478",
+      "turn:192.168.5.5:8710",
+    ];
+    expect(read(urls)).toEqual(["turn:8.8.8.8:3478", "turn:192.168.5.5:8710"]);
+    expect(read(urls, true)).toHaveLength(4);
+  });
+
+  test("of another form are left out, so that none makes a call fail", () => {
+    expect(read(["turn:", "http://a.example", "turn:a b", 5, null, "turn:a.example:1?transport=sctp"])).toEqual([]);
+    expect(readIceServers([{ urls: "turn:a.example" }, null, 5, {}], "wss://a.example", false)).toEqual([]);
+    expect(readIceServers({}, "wss://a.example", false)).toEqual([]);
+    expect(readIceServers(Array(100).fill({ urls: "stun:a.example" }), "wss://a.example", false)).toHaveLength(4);
+  });
+});
+
+describe("a contact", () => {
+  test("with many calls makes nobody forget a call of another contact", () => {
+    const finished = new FinishedCalls();
+    finished.insert("ada's call", "ada", 0);
+    for (let call = 0; call < 1_000; call++) finished.insert(`call ${call}`, "mallory", 0);
+    expect(finished.refuses("ada's call", "ada", 1)).toBe(true);
+    expect(finished.refuses("another of ada", "ada", 1)).toBe(false);
+    expect(finished.refuses("a new one", "mallory", 1)).toBe(true);
+    expect(finished.refuses("a new one", "mallory", 1_800_001)).toBe(false);
+  });
+
+  test("cannot fill the memory with candidates of the round that runs", () => {
+    const side = new Negotiation(true);
+    let taken = 0;
+    for (let message = 0; message < 1_000; message++) {
+      const ice = readIce(JSON.stringify({ candidates: Array(64).fill("candidate:".padEnd(500)) }));
+      for (const output of side.receive(ice as never, 0))
+        if (output.type === "candidates") taken += output.candidates.length;
+    }
+    expect(taken * 500).toBeLessThanOrEqual(16 * 1024);
+  });
+
+  test("cannot add lines or a data channel to a call", () => {
+    const lines = (...kinds: string[]) => ["v=0", ...kinds.map((kind) => `m=${kind} 9 X 0`)].join("\r\n");
+    expect([["audio"], ["audio", "video", "video"]].map((kinds) => isOfProfile(lines(...kinds)))).toEqual([true, true]);
+    for (const kinds of [
+      [],
+      ["video"],
+      ["audio", "application"],
+      ["audio", "video", "video", "video"],
+      ["audio", "audio"],
+    ]) {
+      expect(isOfProfile(lines(...kinds)), kinds.join()).toBe(false);
+    }
+  });
+});
+
+test("the second refusal in a row ends a session, and so does the first for a new inbox or for good", () => {
+  const refuse = (refusals: Refusals, changes = {}) =>
+    refusals.handleRefused({ isPartial: false, hasNew: false, isTemporary: true, ...changes });
+  const refusals = new Refusals();
+  expect([refuse(refusals), refuse(refusals)]).toEqual([true, false]);
+  expect(refuse(new Refusals(), { hasNew: true })).toBe(false);
+  expect(refuse(new Refusals(), { isTemporary: false })).toBe(false);
+  expect(refuse(new Refusals(), { isTemporary: false, isPartial: true })).toBe(true);
+  const mended = new Refusals();
+  refuse(mended);
+  mended.handleAttached();
+  expect(refuse(mended)).toBe(true);
+});
