@@ -8,6 +8,8 @@ import {
   servePage,
   type Tab,
   until,
+  untilRinging,
+  untilState,
 } from "./support/browsers.js";
 import { type Federation, startFederation } from "./support/federation.js";
 
@@ -54,18 +56,10 @@ test.each(pairs)(
     expect(atA.words).toEqual(atB?.words);
 
     await a.run("call", atA.contact);
-    await until(
-      "it rings",
-      () => b.run("ringing"),
-      (ringing) => ringing > 0,
-    );
+    await untilRinging(b);
     await b.run("accept");
     for (const tab of [a, b]) {
-      await until(
-        "connected",
-        () => tab.run("state"),
-        (state) => state === "connected",
-      );
+      await untilState(tab, "connected");
       const heard = await until(
         "the tone",
         () => tab.run("hears"),
@@ -75,11 +69,7 @@ test.each(pairs)(
       expect(heard?.hertz).toBeLessThan(680);
     }
     await b.run("hangUp");
-    await until(
-      "the end",
-      () => a.run("state"),
-      (state) => state === "ended",
-    );
+    await untilState(a, "ended");
     await Promise.all([a.run("close"), b.run("close")]);
   },
   90_000,

@@ -1,6 +1,6 @@
 /** A capture of everything that two pages send to nodes: sealed, and no lookup before somebody calls. */
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Browser, installedBrowsers, launch, servePage, until } from "./support/browsers.js";
+import { type Browser, installedBrowsers, launch, servePage, untilRinging, untilState } from "./support/browsers.js";
 import { type Captured, canCapture, startCapture } from "./support/capture.js";
 import { type Federation, startFederation } from "./support/federation.js";
 
@@ -47,26 +47,13 @@ test.skipIf(!isPossible)(
     await new Promise((resolve) => setTimeout(resolve, IDLE));
     const clickedAt = Date.now();
     await a.run("call", contact);
-    await until(
-      "it rings",
-      () => b.run("ringing"),
-      (ringing) => ringing > 0,
-    );
+    await untilRinging(b);
     await b.run("accept");
-    for (const tab of [a, b])
-      await until(
-        "connected",
-        () => tab.run("state"),
-        (state) => state === "connected",
-      );
+    for (const tab of [a, b]) await untilState(tab, "connected");
     await a.run("restart");
     await new Promise((resolve) => setTimeout(resolve, 1_000));
     await a.run("hangUp");
-    await until(
-      "the end",
-      () => b.run("state"),
-      (state) => state === "ended",
-    );
+    await untilState(b, "ended");
     const { texts, heads } = await capture.stop();
     const idle = texts.filter(({ at }) => at < clickedAt);
     const call = texts.filter(({ at }) => at >= clickedAt);

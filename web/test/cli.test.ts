@@ -3,7 +3,16 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Browser, type BrowserName, installedBrowsers, launch, servePage, until } from "./support/browsers.js";
+import {
+  type Browser,
+  type BrowserName,
+  installedBrowsers,
+  launch,
+  servePage,
+  until,
+  untilRinging,
+  untilState,
+} from "./support/browsers.js";
 import { Command, type Federation, startFederation } from "./support/federation.js";
 
 let federation: Federation;
@@ -57,11 +66,7 @@ test.each(installed)(
     });
     expect(here.node).not.toBe(connected.node);
     await tab.run("call", paired.contact);
-    await until(
-      "connected",
-      () => tab.run("state"),
-      (state) => state === "connected",
-    );
+    await untilState(tab, "connected");
     await until(
       "the tone",
       () => tab.run("hears"),
@@ -73,11 +78,7 @@ test.each(installed)(
     expect(await listen.exited).toBe(0);
 
     const call = new Command(["call", ...profile, "Ada", "--seconds", "2"]);
-    await until(
-      "it rings",
-      () => tab.run("ringing"),
-      (ringing) => ringing > 0,
-    );
+    await untilRinging(tab);
     await tab.run("accept");
     const sound = await until(
       "the tone",

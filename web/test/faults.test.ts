@@ -2,7 +2,16 @@
 import { createServer as createHttpServer } from "node:http";
 import { type AddressInfo, createServer as createTcpServer, type Server } from "node:net";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { type Browser, installedBrowsers, launch, servePage, type Tab, until } from "./support/browsers.js";
+import {
+  type Browser,
+  installedBrowsers,
+  launch,
+  servePage,
+  type Tab,
+  until,
+  untilRinging,
+  untilState,
+} from "./support/browsers.js";
 import { type ProcessFederation, startProcesses } from "./support/federation.js";
 
 const installed = installedBrowsers();
@@ -89,20 +98,11 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     async (whose) => {
       const { a, b, contact, nodeA, nodeB } = await pairedOnTwoNodes();
       await a.run("call", contact);
-      await until(
-        "it rings",
-        () => b.run("ringing"),
-        (ringing) => ringing > 0,
-      );
+      await untilRinging(b);
       const killed = whose === "callee" ? nodeB : nodeA;
       await federation.kill(killed);
       await b.run("accept");
-      for (const tab of [a, b])
-        await until(
-          "connected",
-          () => tab.run("state"),
-          (state) => state === "connected",
-        );
+      for (const tab of [a, b]) await untilState(tab, "connected");
       await a.run("hangUp");
       await federation.revive(killed);
       await Promise.all([a.run("close"), b.run("close")]);
@@ -113,37 +113,19 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
   test("of which one is loaded again: it comes back into the call, and nothing rings", async () => {
     const { a, b, contact } = await pairedOnTwoNodes();
     await a.run("call", contact);
-    await until(
-      "it rings",
-      () => b.run("ringing"),
-      (ringing) => ringing > 0,
-    );
+    await untilRinging(b);
     await b.run("accept");
-    for (const tab of [a, b])
-      await until(
-        "connected",
-        () => tab.run("state"),
-        (state) => state === "connected",
-      );
+    for (const tab of [a, b]) await untilState(tab, "connected");
     // The page records the call when media flows.
     await new Promise((resolve) => setTimeout(resolve, 300));
     await a.reload();
     await a.run("start", options());
     expect(await a.run("rejoin")).toBe(true);
-    for (const tab of [a, b])
-      await until(
-        "connected",
-        () => tab.run("state"),
-        (state) => state === "connected",
-      );
+    for (const tab of [a, b]) await untilState(tab, "connected");
     expect(await b.run("ringing")).toBe(0);
     expect((await b.run("hears"))?.decibels).toBeGreaterThan(-60);
     await b.run("hangUp");
-    await until(
-      "the end",
-      () => a.run("state"),
-      (state) => state === "ended",
-    );
+    await untilState(a, "ended");
     expect(await a.run("rejoin")).toBe(false);
     await Promise.all([a.run("close"), b.run("close")]);
   }, 90_000);

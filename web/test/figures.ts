@@ -3,7 +3,16 @@
  * 95th percentiles, and runs with `npm run figures` alone, on a machine that does nothing else.
  */
 import { afterAll, beforeAll, describe, test } from "vitest";
-import { type Browser, installedBrowsers, launch, servePage, type Tab, until } from "./support/browsers.js";
+import {
+  type Browser,
+  installedBrowsers,
+  launch,
+  servePage,
+  type Tab,
+  until,
+  untilRinging,
+  untilState,
+} from "./support/browsers.js";
 import { type Federation, startFederation } from "./support/federation.js";
 
 const ROUNDS = Number(process.env.FIGURES ?? 0);
@@ -53,18 +62,10 @@ async function ringingAfter(caller: Tab, callee: Tab, contact: string): Promise<
     async () => (found ??= isRinging(await caller.run("log"))),
     (event) => event !== undefined,
   );
-  await until(
-    "it rings",
-    () => callee.run("ringing"),
-    (ringing) => ringing > 0,
-  );
+  await untilRinging(callee);
   await callee.run("accept");
   await caller.run("hangUp");
-  await until(
-    "the end",
-    () => callee.run("state"),
-    (state) => state === "ended",
-  );
+  await untilState(callee, "ended");
   return Number(found?.ms);
 }
 

@@ -3,7 +3,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { decode, encode } from "@dnsquery/dns-packet";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Browser, installedBrowsers, launch, servePage, until } from "./support/browsers.js";
+import { type Browser, installedBrowsers, launch, servePage, untilRinging } from "./support/browsers.js";
 import { type ProcessFederation, startProcesses } from "./support/federation.js";
 
 const installed = installedBrowsers();
@@ -98,11 +98,7 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await other.run("start", { ...options(), profile: "moved" });
     expect(await other.run("contacts")).toMatchObject([{ id: paired.contact, name: "Bob" }]);
     await other.run("call", paired.contact);
-    await until(
-      "it rings",
-      () => b.run("ringing"),
-      (ringing) => ringing > 0,
-    );
+    await untilRinging(b);
     await Promise.all([other.run("close"), b.run("close")]);
   }, 60_000);
 

@@ -209,3 +209,21 @@ export async function until<T>(what: string, get: () => Promise<T>, isWanted: (v
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
+
+/** Waits until a call rings in a page. */
+export async function untilRinging(tab: Tab): Promise<void> {
+  await until(
+    "it rings",
+    () => tab.run("ringing"),
+    (ringing) => ringing > 0,
+  );
+}
+
+/** Waits until the call of a page is in a state. */
+export async function untilState(tab: Tab, wanted: string): Promise<void> {
+  await until(
+    `the call is ${wanted}`,
+    () => tab.run("state"),
+    (state) => state === wanted,
+  );
+}
