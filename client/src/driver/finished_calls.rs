@@ -35,7 +35,7 @@ impl FinishedCalls {
         self.0.get(&contact).is_some_and(|calls| calls.iter().any(|(known, _)| *known == call))
     }
 
-    /// Whether the contact has so many that a further call could not be remembered.
+    /// Whether no further call of the contact could be remembered.
     pub(crate) fn is_full_for(&self, contact: ContactId, now: Instant) -> bool {
         let counts = |(_, since): &&(CallId, Instant)| now.saturating_duration_since(*since) < KEEP;
         self.0.get(&contact).is_some_and(|calls| calls.iter().filter(counts).count() >= MAX_OF_A_CONTACT)

@@ -231,7 +231,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     const shown = await showCode(isForLink, this.#pairingParts(signal));
     const { code, expiresAt } = shown;
     const paired = pairedContact(shown.paired);
-    // Whoever shows a code may never look at the result.
+    // Without this, a rejection that the app does not await would be reported as unhandled.
     paired.catch(() => {});
     const link = shown.link(await this.#discovery.federation());
     const site = options.site ?? globalThis.location?.origin ?? "";

@@ -264,7 +264,7 @@ export async function showCode(isForLink: boolean, parts: PairingParts): Promise
   const nodes = [here, ...finder.remembered().filter((node) => !node.endsWith(`#${channel.connection.nodeId}`))];
   const until = client.clock.now() + CODE_LIFETIME;
   const paired = answerFirst(phrase, registration, channel, until, parts);
-  // Whoever shows a code may never look at the result.
+  // Without this, a rejection that the app does not await would be reported as unhandled.
   paired.catch(() => {});
   return new ShownCode(phrase, nodes, (client.clock.unixMs() + CODE_LIFETIME) / 1000, paired);
 }
