@@ -24,7 +24,7 @@ export {
   type NodeFinder,
   type SourceReport,
 } from "./core/node-finder.js";
-export type { Description } from "./core/outbox.js";
+export type { Description, MediaStates } from "./core/outbox.js";
 export {
   type ActiveCall,
   MemoryProfileStore,

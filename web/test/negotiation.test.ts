@@ -25,6 +25,10 @@ interface VectorStep {
 }
 
 describe("vectors", () => {
+  test.each(vectors.media)("media $received", ({ received, read }) => {
+    expect(readIce(JSON.stringify({ candidates: [], media: received }))?.media ?? null).toEqual(read);
+  });
+
   test.each(vectors.cases)("$name ($role)", ({ role, steps }) => {
     const side = new Negotiation(role === "callee");
     for (const { input, outputs, error, round } of steps as VectorStep[]) {

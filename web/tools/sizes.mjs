@@ -6,7 +6,11 @@ import { build } from "esbuild";
 const KIB = 1024;
 /** What a call needs, compressed by gzip, in KiB. */
 const BUDGET = 45;
-const ENTRIES = { "@chappe/client": "src/index.ts", "@chappe/client/core": "src/core.ts" };
+const ENTRIES = {
+  "@chappe/client": "src/index.ts",
+  "@chappe/client/capture": "src/capture.ts",
+  "@chappe/client/core": "src/core.ts",
+};
 const LATER = { pairing: "src/pairing/pair.ts", "DNS over HTTPS": "src/discovery/doh.ts" };
 const OPTIONS = { bundle: true, minify: true, format: "esm", outdir: "out", write: false, target: "es2023" };
 

@@ -1,11 +1,12 @@
 /** The client of a page: signalling, media, pairing, and a profile in the browser's database. */
-import { type ConnectError, SignallingClient, type SignallingEvents } from "../core/client.js";
+import { type ConnectError, type IceConfiguration, SignallingClient, type SignallingEvents } from "../core/client.js";
 import { SystemClock, Timers } from "../core/clock.js";
 import { type Contact, type ContactId, isConfirmed } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
 import { ProfileError } from "../core/profile.js";
 import { Discovery, type DiscoveryOptions } from "../discovery/discovery.js";
-import { Call, type MediaOptions } from "../media/call.js";
+import { Call, type CallParts, type MediaOptions } from "../media/call.js";
+import type { QualityThresholds } from "../media/quality.js";
 import type { Paired, PairingParts } from "../pairing/pair.js";
 import { Database } from "./database.js";
 
@@ -23,6 +24,8 @@ export interface ClientOptions extends Omit<DiscoveryOptions, "cache"> {
   readonly isExportable?: boolean;
   /** Ids of nodes to which any other is preferred at first. */
   readonly avoid?: readonly string[];
+  /** Where a call's quality is good and fair, in place of `QUALITY_THRESHOLDS`. */
+  readonly quality?: QualityThresholds;
 }
 
 /** The events of a {@link Client}, with their `detail`. */
@@ -37,6 +40,8 @@ export interface ContactInfo {
   /** Chosen by the contact at first, and cleaned. Two contacts never look the same. */
   readonly name: string;
   readonly isBlocked: boolean;
+  /** Whether calls may use other paths than relays, so that the contact sees this device's address. Off at first. */
+  readonly isDirectAllowed: boolean;
   /** Whether the contact is known to have stored the newest pairing. Otherwise its first call tells. */
   readonly isConfirmed: boolean;
 }
@@ -49,8 +54,8 @@ export interface PairedContact {
 }
 
 function infoOf(contact: Contact): ContactInfo {
-  const { id, name, isBlocked } = contact;
-  return { id, name, isBlocked, isConfirmed: isConfirmed(contact) };
+  const { id, name, isBlocked, isDirectAllowed = false } = contact;
+  return { id, name, isBlocked, isDirectAllowed, isConfirmed: isConfirmed(contact) };
 }
 
 /** A code that this client shows. */
@@ -72,6 +77,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
   readonly #database: Database;
   readonly #discovery: Discovery;
   readonly #signalling: SignallingClient;
+  readonly #quality: QualityThresholds | undefined;
   readonly #calls = new Set<Call>();
   #closed = new AbortController();
   #isListening = false;
@@ -80,6 +86,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
   /** Throws `SyntaxError` if an option is not valid. */
   constructor(options: ClientOptions = {}) {
     super();
+    this.#quality = options.quality;
     this.#database = new Database(options.profile ?? "chappe");
     const clock = new SystemClock();
     const timers = new Timers(clock);
@@ -117,7 +124,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
         rejoined.adopt(call).catch(reportError);
         return;
       }
-      const ringing = this.#track(new Call(call, () => this.#iceServers()));
+      const ringing = this.#track(new Call(call, this.#callParts(contact)));
       this.emit("incomingcall", { call: ringing, contact: infoOf(contact) });
     });
   }
@@ -133,7 +140,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
     const wake = () => {
       if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
     };
-    globalThis.addEventListener?.("online", wake, { signal });
+    const networkChanged = () => {
+      this.#signalling.wake();
+      for (const call of this.#calls) call.networkChanged();
+    };
+    globalThis.addEventListener?.("online", networkChanged, { signal });
     globalThis.document?.addEventListener("visibilitychange", wake, { signal });
     return this.#signalling.connect();
   }
@@ -185,7 +196,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   async #place(contact: ContactId, options: MediaOptions, rejoins?: string): Promise<Call> {
     const place = (offer: string) => this.#signalling.call(contact, offer, rejoins);
-    return this.#track(await Call.place(place, () => this.#iceServers(), options, rejoins !== undefined));
+    const parts = this.#callParts(this.#signalling.contacts.find(({ id }) => id === contact));
+    return this.#track(await Call.place(place, parts, options, rejoins !== undefined));
   }
 
   /** Keeps a call while it lasts, and records it, so that the page can come back into it. */
@@ -210,8 +222,15 @@ export class Client extends TypedEventTarget<ClientEvents> {
     if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => undefined);
   }
 
-  async #iceServers(): Promise<RTCIceServer[]> {
-    return (await this.#signalling.iceServers()).iceServers;
+  #callParts(contact: Contact | undefined): CallParts {
+    const { clock, timers } = this.#signalling;
+    return {
+      iceServers: () => this.#signalling.iceServers(),
+      clock,
+      timers,
+      isRelayOnly: contact?.isDirectAllowed !== true,
+      quality: this.#quality,
+    };
   }
 
   /** Pairs with the person who shows this code, link or QR text. Rejects with `PairError` or `LinkError`. */
@@ -258,6 +277,30 @@ export class Client extends TypedEventTarget<ClientEvents> {
   /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
   blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
     return this.#signalling.blockContact(contact, isBlocked);
+  }
+
+  /**
+   * Allows paths other than relays in calls with a contact, or forbids them. With them, each side sees the other's IP
+   * address, and calls work where no node relays media.
+   */
+  allowDirect(contact: ContactId, isAllowed: boolean): Promise<void> {
+    return this.#signalling.allowDirect(contact, isAllowed);
+  }
+
+  /**
+   * Asks whether a contact can be called now. The nodes learn that somebody asks, so ask only when a person wants to know.
+   * Takes five seconds at most for each pairing with the contact, of which there is usually one.
+   */
+  lookUp(contact: ContactId): Promise<boolean> {
+    return this.#signalling.lookUp(contact);
+  }
+
+  /**
+   * The node's STUN and TURN servers, with credentials for `ttl` seconds: to test them. Calls request their own. Rejects
+   * with {@link ConnectError}.
+   */
+  iceServers(): Promise<IceConfiguration> {
+    return this.#signalling.iceServers();
   }
 
   /** Removes a contact, for example because the words differed. */

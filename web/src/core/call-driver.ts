@@ -1,11 +1,10 @@
 /** Calls: the app's actions, the peers' messages, and the outputs of the state machine. */
 import type { Attaching } from "./attaching.js";
-import { fromBase64url, randomBytes, toBase64url } from "./bytes.js";
+import { randomBytes, toBase64url } from "./bytes.js";
 import { type CallInput, type CallOutput, type CallState, CallStateError, Calls, type EndReason } from "./call.js";
 import { CallRecord, type Side } from "./call-record.js";
 import type { Clock, Timers } from "./clock.js";
 import {
-  type Address,
   addressText,
   type Contact,
   type ContactId,
@@ -15,6 +14,7 @@ import {
   sealingSecret,
 } from "./contact.js";
 import { FinishedCalls } from "./finished-calls.js";
+import { lookUp } from "./lookup.js";
 import {
   FRESH,
   type Ice,
@@ -28,12 +28,11 @@ import {
 } from "./messages.js";
 import type { NegotiationOutput } from "./negotiation.js";
 import type { NodeFinder } from "./node-finder.js";
-import { kindOf, type OutboxMessage } from "./outbox.js";
+import { kindOf, type MediaStates, type OutboxMessage } from "./outbox.js";
 import type { Profile } from "./profile.js";
 import { CALL_KINDS, type CallId, type CallKind, callIdOf, type Envelope, open, parseEnvelope } from "./seal.js";
 import type { Outcome, Session } from "./session.js";
 import { type CallActions, SignalledCall, type Step } from "./signalled-call.js";
-import { accessHash, decodeLease, type Lease } from "./statements.js";
 import type { X25519KeyPair } from "./x25519.js";
 
 /** How long an unreachable contact is retried, in milliseconds. */
@@ -128,6 +127,13 @@ export class CallDriver implements CallActions {
     if (record === undefined) throw new CallStateError("out-of-turn");
     if (candidates.length === 0) return;
     if (!record.outbox.push({ type: "ice", round, candidates })) throw new CallActionError("full");
+    this.#pump(record);
+  }
+
+  tellMedia(call: CallId, media: MediaStates): void {
+    const record = this.#answered(call);
+    const { round } = record.negotiation;
+    if (!record.outbox.push({ type: "ice", round, candidates: [], media })) throw new CallActionError("full");
     this.#pump(record);
   }
 
@@ -307,6 +313,7 @@ export class CallDriver implements CallActions {
     const isAnswered = !["outgoing", "incoming", "rejoining"].includes(this.state(record.call));
     const received = isAnswered ? ice : { ...ice, description: undefined };
     this.#performNegotiation(record, record.negotiation.receive(received, this.#parts.clock.now()));
+    if (ice.media !== undefined) this.#handles.get(record.call)?.emit("media", ice.media);
   }
 
   /** A session is ready: what was not delivered is sent on it. */
@@ -460,18 +467,15 @@ export class CallDriver implements CallActions {
 
   /** Looks the peer up, to send the first message of the outbox to it. */
   async #locate(record: CallRecord, session: Session, message: OutboxMessage): Promise<void> {
-    const address = await peerAddress(record.pairing, this.#parts.clock.unixMs() / 1000);
     this.#step(record, session, "resolving", undefined);
-    const outcome = await session.request({ type: "resolve", address: addressText(address) });
-    const lease = outcome.ok ? await this.#readLease(outcome.reply.lease, address) : undefined;
-    if (lease === undefined) {
-      const failure: Outcome = outcome.ok ? { ok: false, code: "peer_offline", isClosed: false } : outcome;
-      this.#undelivered(record, session, message, failure);
+    const found = await lookUp(session, record.pairing, this.#parts.clock.unixMs());
+    if (found.lease === undefined) {
+      this.#undelivered(record, session, message, found.failure);
       return;
     }
     record.mustLookUp = false;
-    if (record.side.role === "caller") record.side.lease = lease;
-    this.#step(record, session, "resolved", undefined, toBase64url(lease.node));
+    if (record.side.role === "caller") record.side.lease = found.lease;
+    this.#step(record, session, "resolved", undefined, toBase64url(found.lease.node));
   }
 
   async #deliver(
@@ -546,9 +550,7 @@ export class CallDriver implements CallActions {
     side.recheckAt = clock.now() + pause;
     const session = this.#parts.attaching().ready;
     if (session === undefined) return;
-    const address = await peerAddress(record.pairing, clock.unixMs() / 1000);
-    const outcome = await session.request({ type: "resolve", address: addressText(address) });
-    const lease = outcome.ok ? await this.#readLease(outcome.reply.lease, address) : undefined;
+    const { lease } = await lookUp(session, record.pairing, clock.unixMs());
     const isStillRinging = !record.isOver && side.recheckAt !== undefined;
     if (lease === undefined || !isStillRinging) return;
     const hasMoved = side.offeredTo === undefined || toBase64url(side.offeredTo) !== toBase64url(lease.sessionKey);
@@ -556,17 +558,6 @@ export class CallDriver implements CallActions {
     side.lease = lease;
     record.mustLookUp = false;
     this.#queue(record, { type: "offer" });
-  }
-
-  /** Decodes a lease. `undefined` unless it verifies, is of this address and has not expired. */
-  async #readLease(text: unknown, address: Address): Promise<Lease | undefined> {
-    const bytes = fromBase64url(text);
-    const lease = bytes && (await decodeLease(bytes));
-    if (lease === undefined) return undefined;
-    const isOfAddress =
-      toBase64url(lease.inbox) === toBase64url(address.inbox) &&
-      toBase64url(lease.access) === toBase64url(await accessHash(address.token));
-    return isOfAddress && lease.expiresAt > this.#parts.clock.unixMs() / 1000 ? lease : undefined;
   }
 
   #nodesToShare(session: Session): readonly string[] {

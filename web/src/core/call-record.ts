@@ -159,7 +159,7 @@ export class CallRecord {
         if (this.side.role !== "callee") throw new Error("only a callee answers");
         return answerText({ sdp: this.side.answer ?? "", replyKey, nodes });
       case "ice":
-        return iceText({ candidates: message.candidates, round: message.round, description: message.description });
+        return iceText({ description: undefined, ...message });
       case "reject":
         return JSON.stringify({ busy: message.isBusy });
       case "hangup":

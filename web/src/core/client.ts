@@ -6,6 +6,7 @@ import { SystemClock, Timers } from "./clock.js";
 import type { Contact, ContactId, PairingId } from "./contact.js";
 import { TypedEventTarget } from "./events.js";
 import { readIceServers } from "./ice-servers.js";
+import { lookUp } from "./lookup.js";
 import type { Json } from "./messages.js";
 import type { DiscoverError, NodeCheck, NodeFinder } from "./node-finder.js";
 import { Profile, type ProfileStore } from "./profile.js";
@@ -36,6 +37,12 @@ export interface SignallingEvents {
   incomingcall: { readonly call: SignalledCall; readonly contact: Contact; readonly rejoins: CallId | undefined };
   /** A contact was added, changed or removed. */
   contactschanged: undefined;
+}
+
+/** STUN and TURN servers, with credentials that are valid for `ttl` seconds. */
+export interface IceConfiguration {
+  readonly iceServers: RTCIceServer[];
+  readonly ttl: number;
 }
 
 /** The client cannot connect. It goes on trying, unless it is closed. */
@@ -240,13 +247,27 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
    * Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. Servers in
    * private networks are left out, unless that is where the node is.
    */
-  async iceServers(): Promise<{ iceServers: RTCIceServer[]; ttl: number }> {
+  async iceServers(): Promise<IceConfiguration> {
     const session = this.#use().attaching.ready;
     const outcome = await session?.request({ type: "get_ice_servers" });
     if (session === undefined || !outcome?.ok) return { iceServers: [], ttl: 0 };
     const mayBePrivate = this.#options.isPrivate ?? false;
     const iceServers = readIceServers(outcome.reply.iceServers, session.connection.url, mayBePrivate);
     return { iceServers, ttl: typeof outcome.reply.ttl === "number" ? outcome.reply.ttl : 0 };
+  }
+
+  /**
+   * Asks whether a contact can be called now. The nodes learn that somebody asks, so ask only when a person wants to know.
+   * Takes five seconds at most for each pairing with the contact, of which there is usually one.
+   */
+  async lookUp(contact: ContactId): Promise<boolean> {
+    const { profile, attaching } = this.#use();
+    for (const pairing of profile.contact(contact)?.pairings ?? []) {
+      const session = attaching.ready;
+      if (session === undefined) throw new ConnectError("closed");
+      if ((await lookUp(session, pairing, this.clock.unixMs())).lease !== undefined) return true;
+    }
+    return false;
   }
 
   /** Whether the client was connected and not closed. */
@@ -284,6 +305,12 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
   async blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
     await this.#use().profile.block(contact, isBlocked);
+    this.#contactsChanged();
+  }
+
+  /** Allows paths other than relays in calls with a contact, or forbids them. */
+  async allowDirect(contact: ContactId, isAllowed: boolean): Promise<void> {
+    await this.#use().profile.allowDirect(contact, isAllowed);
     this.#contactsChanged();
   }
 

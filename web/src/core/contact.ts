@@ -51,6 +51,8 @@ export interface Contact {
   /** Whether the contact is known to have stored the pairing in use. */
   readonly isProved: boolean;
   readonly isBlocked: boolean;
+  /** Whether calls with this contact may use other paths than relays, so that it sees this device's address. */
+  readonly isDirectAllowed?: boolean | undefined;
   /** Up to three nodes that the contact has shared, as `wss://host:port#NODE-ID`. */
   readonly nodes: readonly string[];
 }

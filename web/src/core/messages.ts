@@ -1,6 +1,6 @@
 /** The messages of a node, and the plaintexts of sealed messages: JSON of others, checked field by field. */
 import { type Bytes, fromBase64url, toBase64url } from "./bytes.js";
-import type { Description } from "./outbox.js";
+import type { Description, MediaStates } from "./outbox.js";
 import { type CallId, callIdBytes, callIdOf } from "./seal.js";
 
 /** The error codes of the protocol. A code that this client does not know is `undefined` where it is read. */
@@ -59,11 +59,12 @@ export interface Answer {
   readonly nodes: readonly string[];
 }
 
-/** Sealed candidates, and the description of a renegotiation. */
+/** Sealed candidates, the description of a renegotiation, and what the sender's media is. */
 export interface Ice {
   readonly candidates: readonly string[];
   readonly round: number;
   readonly description: Description | undefined;
+  readonly media?: MediaStates | undefined;
 }
 
 /** How far an offer's time may be from this clock, in seconds. */
@@ -85,12 +86,8 @@ export function answerText(answer: Answer): string {
 }
 
 /** The text of candidates. A field with its default is left out. */
-export function iceText({ candidates, round, description }: Ice): string {
-  return JSON.stringify({
-    candidates,
-    ...(round === 0 ? {} : { round }),
-    ...(description === undefined ? {} : { description }),
-  });
+export function iceText({ candidates, round, description, media }: Ice): string {
+  return JSON.stringify({ candidates, ...(round === 0 ? {} : { round }), description, media });
 }
 
 function nodesField(nodes: readonly string[]): { nodes?: readonly string[] } {
@@ -126,7 +123,19 @@ export function readIce(text: string): Ice | undefined {
   if (json === undefined || !Array.isArray(json.candidates)) return undefined;
   const round = json.round ?? 0;
   if (!isCount(round)) return undefined;
-  return { candidates: texts(json.candidates), round, description: readDescription(json.description) };
+  const description = readDescription(json.description);
+  return { candidates: texts(json.candidates), round, description, media: readMedia(json.media) };
+}
+
+function readMedia(value: unknown): MediaStates | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  const { sound, camera, screen } = value as Json;
+  const isSwitch = (state: unknown) => state === "on" || state === "off";
+  return {
+    ...(isSwitch(sound) || sound === "muted" ? { sound: sound as "on" | "muted" | "off" } : {}),
+    ...(isSwitch(camera) ? { camera: camera as "on" | "off" } : {}),
+    ...(isSwitch(screen) ? { screen: screen as "on" | "off" } : {}),
+  };
 }
 
 function readDescription(value: unknown): Description | undefined {

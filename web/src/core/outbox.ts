@@ -12,12 +12,20 @@ export interface Description {
   readonly sdp: string;
 }
 
-/** Candidates of one round, and the description that opens or answers it. */
+/** What a side sends on each media line: `muted` is silence. A line that is absent has not changed. */
+export interface MediaStates {
+  readonly sound?: "on" | "muted" | "off";
+  readonly camera?: "on" | "off";
+  readonly screen?: "on" | "off";
+}
+
+/** Candidates of one round, the description that opens or answers it, and what its sender's media is now. */
 export interface IceMessage {
   readonly type: "ice";
   readonly round: number;
   readonly candidates: readonly string[];
   readonly description?: Description | undefined;
+  readonly media?: MediaStates | undefined;
 }
 
 /** A message that waits to be sent. The texts of the first offer and answer are kept by the call. */
@@ -82,7 +90,7 @@ export class Outbox {
       if (!fits(message.candidates)) return false;
       const joined = [...(last?.type === "ice" ? last.candidates : []), ...message.candidates];
       if (last?.type === "ice" && last.round === message.round && message.description === undefined && fits(joined)) {
-        this.#queue[this.#queue.length - 1] = { ...last, candidates: joined };
+        this.#queue[this.#queue.length - 1] = { ...last, candidates: joined, media: message.media ?? last.media };
         return true;
       }
     }

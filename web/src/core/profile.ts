@@ -178,6 +178,11 @@ export class Profile {
     return this.#update(id, (contact, others) => ({ ...contact, name: distinctName(name, others) }));
   }
 
+  /** Allows paths other than relays in calls with a contact, or forbids them. */
+  allowDirect(id: ContactId, isDirectAllowed: boolean): Promise<Contact> {
+    return this.#update(id, (contact) => ({ ...contact, isDirectAllowed }));
+  }
+
   /** Blocks or unblocks a contact. To a blocked contact, this side appears offline. */
   block(id: ContactId, isBlocked: boolean): Promise<Contact> {
     return this.#update(id, (contact) => ({ ...contact, isBlocked }));

@@ -3,7 +3,7 @@ import type { CallInput, CallState, EndReason } from "./call.js";
 import type { ContactId } from "./contact.js";
 import { TypedEventTarget } from "./events.js";
 import type { ErrorCode } from "./messages.js";
-import type { Description } from "./outbox.js";
+import type { Description, MediaStates } from "./outbox.js";
 import type { CallId, CallKind } from "./seal.js";
 
 /** The events of a {@link SignalledCall}, with their `detail`. */
@@ -20,6 +20,8 @@ export interface SignalledCallEvents {
   description: { readonly description: Description; readonly round: number; readonly mustRollBack: boolean };
   /** An own renegotiation has had no answer for 30 s. It is void: roll it back. */
   unanswered: { readonly round: number };
+  /** What the other side sends on its media lines has changed. */
+  media: MediaStates;
   /** The time for gathering candidates is over: proceed with those so far. */
   stopgathering: undefined;
   /** A message of this call has taken a step on its way. */
@@ -47,6 +49,7 @@ export interface CallActions {
   input(call: CallId, input: CallInput): void;
   accept(call: CallId, sdp: string): void;
   sendCandidates(call: CallId, candidates: readonly string[], round: number): void;
+  tellMedia(call: CallId, media: MediaStates): void;
   round(call: CallId): number;
   isAnswerDue(call: CallId): boolean;
   renegotiate(call: CallId, sdp: string): number;
@@ -115,6 +118,11 @@ export class SignalledCall extends TypedEventTarget<SignalledCallEvents> {
   /** Answers the other side's offer of a round. Throws `NegotiationError` if a newer round has begun meanwhile. */
   answerRenegotiation(sdp: string, round: number): void {
     this.#actions.answerRenegotiation(this.id, sdp, round);
+  }
+
+  /** Tells the other side what this one sends on its media lines, for example that the camera is off. */
+  tellMedia(media: MediaStates): void {
+    this.#actions.tellMedia(this.id, media);
   }
 
   /** Reports that media flows, or that it has stopped. A call whose media stays away ends after 30 s. */

@@ -1,22 +1,33 @@
 /** A call with its media: one `RTCPeerConnection` over the signalling of one call. */
-import type { CallState, EndReason } from "../core/call.js";
+import { type CallState, CallStateError, type EndReason } from "../core/call.js";
 import { CallActionError } from "../core/call-driver.js";
+import type { IceConfiguration } from "../core/client.js";
+import type { Clock, Timers } from "../core/clock.js";
 import type { ContactId } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
 import type { ErrorCode } from "../core/messages.js";
 import { NegotiationError } from "../core/negotiation.js";
-import type { Description } from "../core/outbox.js";
+import type { Description, MediaStates } from "../core/outbox.js";
 import type { CallId } from "../core/seal.js";
 import type { SignalledCall, Step } from "../core/signalled-call.js";
+import type { Capture } from "./capture.js";
+import { MediaError } from "./media-error.js";
 import {
   addMediaLines,
   answerMediaLines,
   isOfProfile,
+  type LocalTracks,
   MEDIA_LINES,
   type MediaLine,
-  sendableSdp,
   transceiverOf,
 } from "./media-profile.js";
+import { Monitor } from "./monitor.js";
+import { createPeer, localSdp, peerConfiguration } from "./peer.js";
+import type { Quality, QualityThresholds } from "./quality.js";
+import { Recovery } from "./recovery.js";
+import { Renewal } from "./renewal.js";
+import { SentMedia } from "./sent-media.js";
+import type { Route } from "./statistics.js";
 
 /** The events of a {@link Call}, with their `detail`. */
 export interface CallEvents {
@@ -28,6 +39,14 @@ export interface CallEvents {
   connected: undefined;
   /** Media has stopped; the call ends after half a minute without it. */
   reconnecting: undefined;
+  /** How good the call is has changed. Judged every three seconds; two of three windows have to agree. */
+  quality: { readonly quality: Quality };
+  /** The path of the media has changed. */
+  route: Route;
+  /** The other side has turned its sound, camera or screen on or off. */
+  remotemedia: RemoteMedia;
+  /** The pictures of this side are left out because the network carries only sound, or are sent again. */
+  picturespaused: { readonly isPaused: boolean };
   /** A track of the other side. */
   track: { readonly line: MediaLine; readonly track: MediaStreamTrack };
   /** A message of this call has taken a step on its way. */
@@ -36,14 +55,30 @@ export interface CallEvents {
   ended: { readonly reason: EndReason };
 }
 
-/** The tracks that this side sends, each optional. */
-export type LocalTracks = Partial<Record<MediaLine, MediaStreamTrack | null>>;
-
-/** How a call uses the network. */
+/** What a call sends, and how it uses the network. */
 export interface MediaOptions {
+  /** The call sends what this captures, until it ends. */
+  readonly capture?: Capture;
+  /** The tracks to send, if there is no `capture`. */
   readonly tracks?: LocalTracks;
-  /** Uses relays alone, so that the other side does not see this device's address. On by default. */
+  /**
+   * Uses relays alone, so that the other side does not see this device's address. On by default, unless
+   * `Client.allowDirect` has allowed this contact other paths.
+   */
   readonly isRelayOnly?: boolean;
+}
+
+/** Whether there is something to hear and to see of the other side. A line that is off shows its last picture: hide it. */
+export type RemoteMedia = Readonly<Record<MediaLine, boolean>>;
+
+/** What a call needs of its client. */
+export interface CallParts {
+  readonly iceServers: () => Promise<IceConfiguration>;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  /** Whether calls with the contact use relays alone, unless the app says otherwise. */
+  readonly isRelayOnly: boolean;
+  readonly quality: QualityThresholds | undefined;
 }
 
 /** A call, placed or received. It stays the same object when the other side's device comes back after a reload. */
@@ -52,11 +87,21 @@ export class Call extends TypedEventTarget<CallEvents> {
   readonly isCaller: boolean;
   /** The tracks of the other side. */
   readonly remoteStream = new MediaStream();
-  readonly #iceServers: () => Promise<RTCIceServer[]>;
+  readonly #parts: CallParts;
+  readonly #recovery: Recovery;
+  readonly #sent: SentMedia;
   #signalling: SignalledCall;
   #peer: RTCPeerConnection | undefined;
-  #tracks: LocalTracks = {};
-  #isRelayOnly = true;
+  #monitor: Monitor | undefined;
+  #isRelayOnly: boolean;
+  #renewal: Renewal | undefined;
+  /** What each side has told the other about its media. */
+  #told = "";
+  #remoteStates: MediaStates = {};
+  #remoteMedia: RemoteMedia = { sound: false, camera: false, screen: false };
+  #quality: Quality | undefined;
+  #route: Route | undefined;
+  #connectedAt: number | undefined;
   #round = 0;
   #candidates: string[] = [];
   /** Candidates of the other side whose description is not applied yet, and the round of the one that is. */
@@ -68,44 +113,51 @@ export class Call extends TypedEventTarget<CallEvents> {
   #isAdopted = false;
   /** The negotiation runs one step at a time. */
   #steps: Promise<unknown> = Promise.resolve();
-  #wasConnected = false;
+  #isFlowing = false;
   #isOver = false;
 
   /** @internal */
-  constructor(signalling: SignalledCall, iceServers: () => Promise<RTCIceServer[]>, isRejoin = false) {
+  constructor(signalling: SignalledCall, parts: CallParts, sent = new SentMedia(), isRejoin = false) {
     super();
+    this.#sent = sent;
+    sent.onChange = () => this.#tell();
     this.#isRejoin = isRejoin;
     this.contact = signalling.contact;
     this.isCaller = signalling.isCaller;
     this.#signalling = signalling;
-    this.#iceServers = iceServers;
+    this.#parts = parts;
+    this.#isRelayOnly = parts.isRelayOnly;
+    this.#recovery = new Recovery(parts.clock, parts.timers, () => this.restart());
     this.#follow(signalling);
   }
 
   /** @internal Places a call: makes the offer, and hands it to `place`. */
   static async place(
     place: (offer: string) => Promise<SignalledCall>,
-    iceServers: () => Promise<RTCIceServer[]>,
+    parts: CallParts,
     options: MediaOptions,
     isRejoin: boolean,
   ): Promise<Call> {
-    const isRelayOnly = options.isRelayOnly ?? true;
-    const peer = await createPeer(await iceServers(), isRelayOnly);
+    const isRelayOnly = options.isRelayOnly ?? parts.isRelayOnly;
+    const { iceServers, ttl } = await parts.iceServers();
+    const peer = await createPeer(peerConfiguration(iceServers, isRelayOnly));
     addMediaLines(peer);
-    await setTracks(peer, options.tracks ?? {});
+    const sent = new SentMedia();
+    sent.use(options.capture, options.tracks ?? {});
+    await sent.attach(peer);
     const early: string[] = [];
     const keepEarly = ({ candidate }: RTCPeerConnectionIceEvent) => early.push(candidate?.candidate ?? "");
     peer.addEventListener("icecandidate", keepEarly);
     try {
       await peer.setLocalDescription();
-      const call = new Call(await place(localSdp(peer)), iceServers, isRejoin);
+      const call = new Call(await place(localSdp(peer)), parts, sent, isRejoin);
       peer.removeEventListener("icecandidate", keepEarly);
-      call.#tracks = options.tracks ?? {};
       call.#isRelayOnly = isRelayOnly;
-      call.#use(peer);
+      call.#use(peer, ttl);
       for (const candidate of early) call.#sendCandidate(candidate);
       return call;
     } catch (error) {
+      sent.close();
       peer.close();
       throw error;
     }
@@ -126,6 +178,31 @@ export class Call extends TypedEventTarget<CallEvents> {
     return this.#peer;
   }
 
+  /** When media flowed for the first time, in milliseconds since 1970. */
+  get connectedAt(): number | undefined {
+    return this.#connectedAt;
+  }
+
+  /** How good the call is. `undefined` in its first seconds. */
+  get quality(): Quality | undefined {
+    return this.#quality;
+  }
+
+  /** The path of the media, and what the other side can see of this device. `undefined` until there is one. */
+  get route(): Route | undefined {
+    return this.#route;
+  }
+
+  /** What there is to hear and to see of the other side. */
+  get remoteMedia(): RemoteMedia {
+    return this.#remoteMedia;
+  }
+
+  /** Whether this side's pictures are left out because the network carries only sound. */
+  get arePicturesPaused(): boolean {
+    return this.#sent.arePicturesPaused;
+  }
+
   /**
    * Accepts an incoming call. Called again, it returns the same promise. Rejects with `CallStateError` if it no longer
    * rings, and with {@link MediaError}.
@@ -136,8 +213,8 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 
   async #accept(options: MediaOptions): Promise<void> {
-    this.#tracks = options.tracks ?? {};
-    this.#isRelayOnly = options.isRelayOnly ?? true;
+    this.#isRelayOnly = options.isRelayOnly ?? this.#parts.isRelayOnly;
+    this.#sent.use(options.capture, options.tracks ?? {});
     await this.#answer(this.#signalling);
   }
 
@@ -147,13 +224,14 @@ export class Call extends TypedEventTarget<CallEvents> {
       signalling.decline();
       throw new MediaError("not-of-the-profile");
     }
-    const peer = await createPeer(await this.#iceServers(), this.#isRelayOnly);
-    this.#use(peer);
+    const { iceServers, ttl } = await this.#parts.iceServers();
+    const peer = await createPeer(peerConfiguration(iceServers, this.#isRelayOnly));
+    this.#use(peer, ttl);
     try {
       await peer.setRemoteDescription({ type: "offer", sdp });
       this.#remoteRound = 0;
       answerMediaLines(peer);
-      await setTracks(peer, this.#tracks);
+      await this.#sent.attach(peer);
       await peer.setLocalDescription();
       signalling.accept(localSdp(peer));
     } catch (error) {
@@ -176,9 +254,23 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 
   /** Sends this track on a line, or nothing. Needs no renegotiation. */
-  async setTrack(line: MediaLine, track: MediaStreamTrack | null): Promise<void> {
-    this.#tracks = { ...this.#tracks, [line]: track };
-    if (this.#peer !== undefined) await transceiverOf(this.#peer, line)?.sender.replaceTrack(track);
+  setTrack(line: MediaLine, track: MediaStreamTrack | null): Promise<void> {
+    return this.#sent.setTrack(line, track);
+  }
+
+  /** Tells the other side what this one sends, if that has changed. */
+  #tell(): void {
+    if (!this.#isFlowing) return;
+    const { states } = this.#sent;
+    const text = JSON.stringify(states);
+    if (text === this.#told) return;
+    try {
+      this.#signalling.tellMedia(states);
+      this.#told = text;
+    } catch (error) {
+      // The queue is full, or the call has just ended. The next change tells both.
+      if (!(error instanceof CallActionError || error instanceof CallStateError)) throw error;
+    }
   }
 
   /** Makes a new path for the media, for example after a change of the network. Does nothing while one is being made. */
@@ -213,6 +305,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#early = [];
     this.#candidates = [];
     this.#isAdopted = true;
+    this.#remoteStates = {};
     this.#follow(signalling);
     await this.#answer(signalling);
   }
@@ -233,6 +326,10 @@ export class Call extends TypedEventTarget<CallEvents> {
     signalling.addEventListener("description", ({ detail }) =>
       this.#step((peer) => this.#renegotiated(peer, detail.description, detail.round)),
     );
+    signalling.addEventListener("media", ({ detail }) => {
+      this.#remoteStates = { ...this.#remoteStates, ...detail };
+      this.#remoteMediaChanged();
+    });
     signalling.addEventListener("unanswered", () =>
       this.#step(async (peer) => {
         if (peer.signalingState === "have-local-offer") await peer.setLocalDescription({ type: "rollback" });
@@ -247,6 +344,7 @@ export class Call extends TypedEventTarget<CallEvents> {
         return;
       }
       this.#isAdopted = false;
+      this.#isFlowing = false;
       this.emit("reconnecting", undefined);
       queueMicrotask(() => {
         if (!this.#isAdopted) this.#over(detail.reason);
@@ -256,6 +354,7 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   #over(reason: EndReason): void {
     this.#isOver = true;
+    this.#sent.close();
     this.emit("ended", { reason });
   }
 
@@ -276,8 +375,30 @@ export class Call extends TypedEventTarget<CallEvents> {
     await this.#addEarly(peer);
   }
 
-  #use(peer: RTCPeerConnection): void {
+  #use(peer: RTCPeerConnection, ttl: number): void {
     this.#peer = peer;
+    this.#told = "";
+    const { clock, timers, quality, iceServers } = this.#parts;
+    this.#renewal = new Renewal(clock, timers, iceServers, (servers) => {
+      peer.setConfiguration(peerConfiguration(servers, this.#isRelayOnly));
+      this.restart();
+    });
+    this.#renewal.schedule(ttl);
+    this.#monitor = new Monitor(peer, clock, timers, quality, {
+      expectsSound: () => this.#remoteStates.sound !== "off",
+      hasPicture: () => this.#sent.hasPicture,
+      onLost: () => this.#lost(),
+      onBack: () => this.#flows(),
+      onQuality: (level) => {
+        this.#quality = level;
+        this.emit("quality", { quality: level });
+      },
+      onRoute: (route) => {
+        this.#route = route;
+        this.emit("route", route);
+      },
+      onGate: (isOpen) => this.#pausePictures(!isOpen),
+    });
     peer.addEventListener("icecandidate", ({ candidate }) => {
       if (this.#peer === peer) this.#sendCandidate(candidate?.candidate ?? "");
     });
@@ -287,6 +408,7 @@ export class Call extends TypedEventTarget<CallEvents> {
         if (old.readyState === "ended") this.remoteStream.removeTrack(old);
       }
       this.remoteStream.addTrack(track);
+      for (const event of ["mute", "unmute"]) track.addEventListener(event, () => this.#remoteMediaChanged());
       if (line !== undefined) this.emit("track", { line, track });
     });
     peer.addEventListener("connectionstatechange", () => {
@@ -294,22 +416,61 @@ export class Call extends TypedEventTarget<CallEvents> {
     });
   }
 
+  /** The browser notices late that media has stopped, but also where there is no sound to judge by. */
   #connectionChanged(peer: RTCPeerConnection): void {
     switch (peer.connectionState) {
       case "connected":
-        this.#wasConnected = true;
-        this.#signalling.reportMedia(true);
-        this.emit("connected", undefined);
+        if (this.#monitor?.isLost !== true) this.#flows();
         break;
       case "disconnected":
       case "failed":
-        if (!this.#wasConnected) break;
-        this.#signalling.reportMedia(false);
-        this.emit("reconnecting", undefined);
-        // Both sides lose the media at once. One restart is enough.
-        if (this.#signalling.isCaller) this.restart();
+        if (this.#connectedAt !== undefined) this.#lost();
         break;
     }
+  }
+
+  #flows(): void {
+    this.#recovery.stop();
+    if (this.#isFlowing || this.#peer === undefined) return;
+    this.#isFlowing = true;
+    this.#connectedAt ??= this.#parts.clock.unixMs();
+    this.#signalling.reportMedia(true);
+    void this.#sent.preferSound();
+    this.emit("connected", undefined);
+    this.#tell();
+    this.#remoteMediaChanged();
+  }
+
+  #lost(): void {
+    if (!this.#isFlowing) return;
+    this.#isFlowing = false;
+    this.#signalling.reportMedia(false);
+    this.emit("reconnecting", undefined);
+    this.#recovery.start(this.#signalling.isCaller);
+  }
+
+  /** The device is online again, or its network has changed: what was lost may be found by a new path. */
+  networkChanged(): void {
+    this.#recovery.hasten();
+  }
+
+  #pausePictures(isPaused: boolean): void {
+    this.#sent.pausePictures(isPaused);
+    this.emit("picturespaused", { isPaused });
+  }
+
+  #remoteMediaChanged(): void {
+    const media = Object.fromEntries(MEDIA_LINES.map((line) => [line, this.#isRemoteOn(line)])) as RemoteMedia;
+    if (MEDIA_LINES.every((line) => media[line] === this.#remoteMedia[line])) return;
+    this.#remoteMedia = media;
+    this.emit("remotemedia", media);
+  }
+
+  /** What the other side has told counts. Of one that tells nothing, a track is muted until its first packet. */
+  #isRemoteOn(line: MediaLine): boolean {
+    const told = this.#remoteStates[line];
+    const track = this.#peer && transceiverOf(this.#peer, line)?.receiver.track;
+    return told === undefined ? track !== undefined && !track.muted : told === "on";
   }
 
   #sendCandidate(candidate: string): void {
@@ -359,61 +520,11 @@ export class Call extends TypedEventTarget<CallEvents> {
   #release(peer: RTCPeerConnection | undefined): void {
     if (peer === undefined) return;
     if (this.#peer === peer) this.#peer = undefined;
+    this.#monitor?.stop();
+    this.#recovery.stop();
+    this.#renewal?.stop();
     // The browser allows 500 connections, and counts closed ones until they are collected: nothing may refer to one.
     peer.close();
     for (const track of this.remoteStream.getTracks()) this.remoteStream.removeTrack(track);
-  }
-}
-
-/**
- * A call cannot have media.
- *
- * - `no-relay`: only relays may be used, and the node names none. Ask the person whether the contact may see this device's
- *   address (`isRelayOnly: false`).
- * - `not-of-the-profile`: the contact's description has other lines than sound, camera and screen.
- */
-export class MediaError extends Error {
-  override readonly name = "MediaError";
-  constructor(readonly code: "no-relay" | "not-of-the-profile") {
-    super(code === "no-relay" ? "the node names no relay for media" : "the description is not of the media profile");
-  }
-}
-
-/** How often a connection is tried to be made, and how much memory is asked for in between. */
-const PEER_ATTEMPTS = 10;
-const PRESSURE = 64 * 1024 * 1024;
-
-/**
- * Creates a connection. Chromium allows 500, and counts closed ones until they are collected, which may take minutes. Memory
- * that is asked for makes it collect them.
- */
-async function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): Promise<RTCPeerConnection> {
-  const urls = iceServers.flatMap((server) => server.urls);
-  if (isRelayOnly && !urls.some((url) => url.startsWith("turn"))) throw new MediaError("no-relay");
-  const configuration: RTCConfiguration = {
-    iceServers,
-    bundlePolicy: "max-bundle",
-    rtcpMuxPolicy: "require",
-    iceTransportPolicy: isRelayOnly ? "relay" : "all",
-  };
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return new RTCPeerConnection(configuration);
-    } catch (error) {
-      if (attempt === PEER_ATTEMPTS) throw error;
-      void new ArrayBuffer(PRESSURE);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
-}
-
-function localSdp(peer: RTCPeerConnection): string {
-  return sendableSdp(peer.localDescription?.sdp ?? "");
-}
-
-async function setTracks(peer: RTCPeerConnection, tracks: LocalTracks): Promise<void> {
-  for (const line of MEDIA_LINES) {
-    const track = tracks[line];
-    if (track != null) await transceiverOf(peer, line)?.sender.replaceTrack(track);
   }
 }

@@ -9,6 +9,9 @@ export const MEDIA_LINES = ["sound", "camera", "screen"] as const;
 /** What a media line carries. */
 export type MediaLine = (typeof MEDIA_LINES)[number];
 
+/** The tracks that this side sends, each optional. */
+export type LocalTracks = Partial<Record<MediaLine, MediaStreamTrack | null>>;
+
 /** The codecs that are offered, in their order. More would not fit the padded length of a description. */
 const AUDIO_CODECS = ["audio/opus", "audio/pcmu"];
 const VIDEO_CODECS = ["video/vp8", "video/h264", "video/rtx"];

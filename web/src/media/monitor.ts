@@ -1,0 +1,110 @@
+/** Reads a connection's statistics, and reports what follows from them: lost media, quality, the path, and the bandwidth. */
+import type { Clock, Timers } from "../core/clock.js";
+import { transceiverOf } from "./media-profile.js";
+import { QUALITY_WINDOW, type Quality, QualityMeter, type QualityThresholds } from "./quality.js";
+import { type Route, routeOf, sampleOf, soundPackets } from "./statistics.js";
+import { VideoGate } from "./video-gate.js";
+import { Watchdog } from "./watchdog.js";
+
+/** How often the sound is looked at, in milliseconds. */
+const WATCH_EVERY = 250;
+/** How often all statistics are read, in milliseconds: they cost more. */
+const SAMPLE_EVERY = 1_000;
+
+/** What a monitor reports, and asks. */
+export interface MonitorHandlers {
+  /** Whether the other side sends sound, as far as it has told. */
+  expectsSound(): boolean;
+  /** Whether this side has a picture to send. */
+  hasPicture(): boolean;
+  onLost(): void;
+  onBack(): void;
+  onQuality(quality: Quality): void;
+  onRoute(route: Route): void;
+  /** The pictures may be sent, or have to be left out. */
+  onGate(isOpen: boolean): void;
+}
+
+/** Watches one connection until {@link stop}. */
+export class Monitor {
+  readonly #peer: RTCPeerConnection;
+  readonly #clock: Clock;
+  readonly #timers: Timers;
+  readonly #handlers: MonitorHandlers;
+  readonly #watchdog = new Watchdog();
+  readonly #meter: QualityMeter;
+  readonly #gate = new VideoGate();
+  #route = "";
+  #sampledAt = 0;
+  #windowAt = 0;
+  #isStopped = false;
+
+  constructor(
+    peer: RTCPeerConnection,
+    clock: Clock,
+    timers: Timers,
+    thresholds: QualityThresholds | undefined,
+    handlers: MonitorHandlers,
+  ) {
+    this.#peer = peer;
+    this.#clock = clock;
+    this.#timers = timers;
+    this.#meter = new QualityMeter(thresholds);
+    this.#handlers = handlers;
+    this.#schedule();
+  }
+
+  /** Whether sound has stopped to arrive. */
+  get isLost(): boolean {
+    return this.#watchdog.isLost;
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+  }
+
+  #schedule(): void {
+    this.#timers.at(this.#clock.now() + WATCH_EVERY, () => {
+      if (this.#isStopped) return;
+      // Statistics of a connection that is being closed are of no interest.
+      void this.#look()
+        .catch(() => undefined)
+        .then(() => this.#schedule());
+    });
+  }
+
+  async #look(): Promise<void> {
+    const sound = transceiverOf(this.#peer, "sound")?.receiver;
+    const packets = sound && soundPackets((await sound.getStats()).values());
+    const now = this.#clock.now();
+    if (this.#isStopped) return;
+    const change = this.#watchdog.observe(packets, this.#handlers.expectsSound(), now);
+    if (change === "lost") this.#handlers.onLost();
+    if (change === "back") this.#handlers.onBack();
+    if (now - this.#sampledAt < SAMPLE_EVERY) return;
+    this.#sampledAt = now;
+    const entries = [...(await this.#peer.getStats()).values()];
+    if (this.#isStopped) return;
+    this.#takeSample(entries, now);
+  }
+
+  #takeSample(entries: readonly Record<string, unknown>[], now: number): void {
+    const sample = sampleOf(entries);
+    if (this.#gate.observe(sample, this.#handlers.hasPicture(), now)) this.#handlers.onGate(this.#gate.isOpen);
+    const route = routeOf(entries);
+    if (route !== undefined) this.#takeRoute(route);
+    if (now - this.#windowAt < QUALITY_WINDOW) return;
+    this.#windowAt = now;
+    if (this.#watchdog.isLost) this.#meter.restart();
+    else if (this.#meter.add(sample) && this.#meter.quality !== undefined)
+      this.#handlers.onQuality(this.#meter.quality);
+  }
+
+  /** Reports a path that differs in more than its round trip. */
+  #takeRoute(route: Route): void {
+    const path = JSON.stringify({ ...route, roundTripMs: undefined });
+    if (path === this.#route) return;
+    this.#route = path;
+    this.#handlers.onRoute(route);
+  }
+}

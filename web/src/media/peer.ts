@@ -1,0 +1,54 @@
+/** Makes and sets up the `RTCPeerConnection` of a call. */
+import { MediaError } from "./media-error.js";
+import { sendableSdp, transceiverOf } from "./media-profile.js";
+
+/** How often a connection is tried to be made, and how much memory is asked for in between. */
+const PEER_ATTEMPTS = 10;
+const PRESSURE = 64 * 1024 * 1024;
+
+/** How a connection is made with these servers. Throws {@link MediaError} if it needs a relay and has none. */
+export function peerConfiguration(iceServers: RTCIceServer[], isRelayOnly: boolean): RTCConfiguration {
+  const urls = iceServers.flatMap((server) => server.urls);
+  if (isRelayOnly && !urls.some((url) => url.startsWith("turn"))) throw new MediaError("no-relay");
+  return {
+    iceServers,
+    bundlePolicy: "max-bundle",
+    rtcpMuxPolicy: "require",
+    iceTransportPolicy: isRelayOnly ? "relay" : "all",
+  };
+}
+
+/**
+ * Creates a connection. Chromium allows 500, and counts closed ones until they are collected, which may take minutes. Memory
+ * that is asked for makes it collect them.
+ */
+export async function createPeer(configuration: RTCConfiguration): Promise<RTCPeerConnection> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return new RTCPeerConnection(configuration);
+    } catch (error) {
+      if (attempt === PEER_ATTEMPTS) throw error;
+      void new ArrayBuffer(PRESSURE);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+/** The local description, as it is sent. */
+export function localSdp(peer: RTCPeerConnection): string {
+  return sendableSdp(peer.localDescription?.sdp ?? "");
+}
+
+/** Sends the sound before the pictures, and with at most this bit rate; `undefined` leaves the rate to the browser. */
+export async function preferSound(peer: RTCPeerConnection, maxBitrate: number | undefined): Promise<void> {
+  const sender = transceiverOf(peer, "sound")?.sender;
+  const parameters = sender?.getParameters();
+  const [encoding] = parameters?.encodings ?? [];
+  if (sender === undefined || parameters === undefined || encoding === undefined) return;
+  encoding.priority = "high";
+  encoding.networkPriority = "high";
+  if (maxBitrate === undefined) delete encoding.maxBitrate;
+  else encoding.maxBitrate = maxBitrate;
+  // A browser that refuses these parameters sends the sound as it does by default.
+  await sender.setParameters(parameters).catch(() => undefined);
+}

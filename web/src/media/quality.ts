@@ -1,0 +1,106 @@
+/**
+ * Judges how good a call is for the person who hears and sees it.
+ *
+ * Pure. The bit rate is no measure: a perfect call with sound alone needs 35 kbit/s. Decision 45 has the reasons.
+ */
+import type { Sample } from "./statistics.js";
+
+/** How good a call is. */
+export type Quality = "good" | "fair" | "poor";
+
+/** The length of a window, in milliseconds. */
+export const QUALITY_WINDOW = 3_000;
+
+/** Below which values a window is good, and below which it is fair. What an engine does not report is passed over. */
+export interface QualityThresholds {
+  readonly roundTripMs: readonly [good: number, fair: number];
+  /** Parts of the packets that were lost, from 0 to 1. */
+  readonly loss: readonly [good: number, fair: number];
+  /** Parts of the sound that were made up, from 0 to 1. */
+  readonly concealed: readonly [good: number, fair: number];
+  /** Freezes of the picture in a window. */
+  readonly freezes: readonly [good: number, fair: number];
+}
+
+/** The thresholds unless an app sets others. */
+export const QUALITY_THRESHOLDS: QualityThresholds = {
+  roundTripMs: [200, 400],
+  loss: [0.03, 0.08],
+  concealed: [0.03, 0.1],
+  freezes: [1, 2],
+};
+
+const RANKS: readonly Quality[] = ["good", "fair", "poor"];
+
+/** Judges a call by windows of {@link QUALITY_WINDOW}. */
+export class QualityMeter {
+  readonly #thresholds: QualityThresholds;
+  #last: Sample | undefined;
+  #windows: Quality[] = [];
+  #quality: Quality | undefined;
+
+  constructor(thresholds: QualityThresholds = QUALITY_THRESHOLDS) {
+    this.#thresholds = thresholds;
+  }
+
+  /** The quality: what two of the last three windows agree on. `undefined` until the first window has ended. */
+  get quality(): Quality | undefined {
+    return this.#quality;
+  }
+
+  /** Ends a window with this sample. Returns whether the quality has changed. */
+  add(sample: Sample): boolean {
+    const last = this.#last;
+    this.#last = sample;
+    if (last === undefined) return false;
+    const window = judge(last, sample, this.#thresholds);
+    if (window === undefined) return false;
+    this.#windows = [...this.#windows, window].slice(-3);
+    const agreed = RANKS.find((rank) => this.#windows.filter((other) => other === rank).length >= 2);
+    const next = agreed ?? this.#quality ?? window;
+    const hasChanged = next !== this.#quality;
+    this.#quality = next;
+    return hasChanged;
+  }
+
+  /** The connection was made anew: its counters begin again. */
+  restart(): void {
+    this.#last = undefined;
+    this.#windows = [];
+  }
+}
+
+/** The worst of what a window shows. `undefined` if it shows nothing. */
+function judge(from: Sample, to: Sample, thresholds: QualityThresholds): Quality | undefined {
+  const lost = increase(from.packetsLost, to.packetsLost);
+  const arrived = increase(from.packetsReceived, to.packetsReceived);
+  const loss = lost === undefined || arrived === undefined ? undefined : part(lost, lost + arrived);
+  const values = {
+    roundTripMs: to.roundTripMs,
+    loss,
+    concealed: part(
+      increase(from.samplesConcealed, to.samplesConcealed),
+      increase(from.samplesReceived, to.samplesReceived),
+    ),
+    freezes: increase(from.freezes, to.freezes),
+  };
+  const ranks = (Object.keys(values) as (keyof typeof values)[])
+    .filter((key) => values[key] !== undefined)
+    .map((key) => rankOf(values[key] as number, thresholds[key]));
+  // A worse picture is at best fair, when the sender says that the network is the reason.
+  if (to.isBandwidthLimited === true) ranks.push(1);
+  return ranks.length === 0 ? undefined : RANKS[Math.max(...ranks)];
+}
+
+function rankOf(value: number, [good, fair]: readonly [number, number]): number {
+  if (value < good) return 0;
+  return value < fair ? 1 : 2;
+}
+
+function increase(from: number | undefined, to: number | undefined): number | undefined {
+  return from === undefined || to === undefined ? undefined : Math.max(to - from, 0);
+}
+
+function part(of: number | undefined, whole: number | undefined): number | undefined {
+  return of === undefined || whole === undefined || whole === 0 ? undefined : of / whole;
+}

@@ -1,0 +1,96 @@
+/** What one side of a call sends: the tracks of a capture or of the app, without pictures while those are paused. */
+import type { MediaStates } from "../core/outbox.js";
+import type { Capture } from "./capture.js";
+import { type LocalTracks, MEDIA_LINES, type MediaLine, transceiverOf } from "./media-profile.js";
+import { preferSound } from "./peer.js";
+
+/** The bit rate of the sound while the network carries nothing else: Opus is clear from 16 kbit/s on. */
+const LOW_SOUND_BITRATE = 20_000;
+
+/** The media that a call sends, whichever connection it has. */
+export class SentMedia {
+  /** Called when something has changed that the other side wants to know. */
+  onChange: () => void = () => {};
+  #peer: RTCPeerConnection | undefined;
+  #tracks: LocalTracks = {};
+  #capture: Capture | undefined;
+  #arePicturesPaused = false;
+
+  /** Whether there is a picture to send, were it not paused. */
+  get hasPicture(): boolean {
+    return this.#tracks.camera != null || this.#tracks.screen != null;
+  }
+
+  get arePicturesPaused(): boolean {
+    return this.#arePicturesPaused;
+  }
+
+  /** What the other side can hear and see. */
+  get states(): MediaStates {
+    const { sound, camera, screen } = this.#sent;
+    const isMuted = this.#capture !== undefined && !this.#capture.isAudible;
+    return {
+      sound: sound == null ? "off" : isMuted ? "muted" : "on",
+      camera: camera == null ? "off" : "on",
+      screen: screen == null ? "off" : "on",
+    };
+  }
+
+  /** Sends what this captures until {@link close}, or these tracks. */
+  use(capture: Capture | undefined, tracks: LocalTracks): void {
+    this.#tracks = capture?.tracks ?? tracks;
+    this.#capture = capture;
+    capture?.addEventListener("change", this.#followCapture);
+  }
+
+  /** Sends on this connection from now on. */
+  async attach(peer: RTCPeerConnection): Promise<void> {
+    this.#peer = peer;
+    for (const line of MEDIA_LINES) if (this.#sent[line] != null) await this.#replace(line);
+  }
+
+  /** Sends this track on a line, or nothing. */
+  async setTrack(line: MediaLine, track: MediaStreamTrack | null): Promise<void> {
+    this.#tracks = { ...this.#tracks, [line]: track };
+    await this.#replace(line);
+    this.onChange();
+  }
+
+  /** Leaves the pictures out, or sends them again. */
+  pausePictures(isPaused: boolean): void {
+    this.#arePicturesPaused = isPaused;
+    for (const line of ["camera", "screen"] as const) this.#replace(line).catch(reportError);
+    void this.preferSound();
+    this.onChange();
+  }
+
+  /** Sends the sound before the pictures. Needs a connection that has been negotiated. */
+  async preferSound(): Promise<void> {
+    if (this.#peer !== undefined)
+      await preferSound(this.#peer, this.#arePicturesPaused ? LOW_SOUND_BITRATE : undefined);
+  }
+
+  /** The call is over. */
+  close(): void {
+    this.#capture?.removeEventListener("change", this.#followCapture);
+    this.#peer = undefined;
+  }
+
+  get #sent(): LocalTracks {
+    return this.#arePicturesPaused ? { sound: this.#tracks.sound ?? null } : this.#tracks;
+  }
+
+  readonly #followCapture = () => {
+    const former = this.#tracks;
+    this.#tracks = this.#capture?.tracks ?? {};
+    for (const line of MEDIA_LINES) {
+      if (former[line] !== this.#tracks[line]) this.#replace(line).catch(reportError);
+    }
+    this.onChange();
+  };
+
+  async #replace(line: MediaLine): Promise<void> {
+    const sender = this.#peer && transceiverOf(this.#peer, line)?.sender;
+    await sender?.replaceTrack(this.#sent[line] ?? null);
+  }
+}

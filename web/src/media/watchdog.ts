@@ -1,0 +1,44 @@
+/**
+ * Notices that media has stopped. The browser's `connectionState` says so only after 3 to 18 s.
+ *
+ * Pure. Judges by the packets of sound: each side sends them all the time, also while it is muted.
+ */
+
+/** How long no sound may arrive before the media counts as lost, in milliseconds. */
+export const LOST_AFTER = 1_500;
+
+/** Watches one connection. */
+export class Watchdog {
+  #packets: number | undefined;
+  /** When packets last arrived. `undefined` until they flow for the first time, and while none are expected. */
+  #flowedAt: number | undefined;
+  #isLost = false;
+
+  /** Whether the media counts as lost. */
+  get isLost(): boolean {
+    return this.#isLost;
+  }
+
+  /**
+   * Takes the number of packets that have arrived. `isExpected`: the other side sends sound, as far as this one was told.
+   * Returns `lost` or `back` when that changes.
+   */
+  observe(packets: number | undefined, isExpected: boolean, now: number): "lost" | "back" | undefined {
+    const hasFlowed = packets !== undefined && this.#packets !== undefined && packets !== this.#packets;
+    this.#packets = packets;
+    if (hasFlowed) {
+      this.#flowedAt = now;
+      const wasLost = this.#isLost;
+      this.#isLost = false;
+      return wasLost ? "back" : undefined;
+    }
+    if (!isExpected) {
+      // Nothing can be said without sound, in either direction.
+      this.#flowedAt = undefined;
+      return undefined;
+    }
+    if (this.#isLost || this.#flowedAt === undefined || now - this.#flowedAt < LOST_AFTER) return undefined;
+    this.#isLost = true;
+    return "lost";
+  }
+}

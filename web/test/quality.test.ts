@@ -1,0 +1,182 @@
+/** What follows from a connection's statistics: quality, lost media, and whether a picture fits. */
+import { describe, expect, test } from "vitest";
+import { QUALITY_WINDOW, type Quality, QualityMeter } from "../src/media/quality.js";
+import { type Sample, sampleOf } from "../src/media/statistics.js";
+import { VideoGate } from "../src/media/video-gate.js";
+import { LOST_AFTER, Watchdog } from "../src/media/watchdog.js";
+
+const UNKNOWN = sampleOf([]);
+
+/** The sample after each window in which this happened. */
+function samples(windows: readonly Partial<Sample>[]): Sample[] {
+  const counters = ["packetsReceived", "packetsLost", "samplesReceived", "samplesConcealed", "freezes"] as const;
+  let last: Sample = { ...UNKNOWN, packetsReceived: 0, packetsLost: 0 };
+  return windows.map((window) => {
+    const totals = Object.fromEntries(
+      counters.filter((key) => key in window).map((key) => [key, (last[key] ?? 0) + (window[key] ?? 0)]),
+    );
+    last = { ...last, ...window, ...totals };
+    return last;
+  });
+}
+
+/** The quality after each window. */
+function judge(windows: readonly Partial<Sample>[]): (Quality | undefined)[] {
+  const meter = new QualityMeter();
+  meter.add({ ...UNKNOWN, packetsReceived: 0, packetsLost: 0, samplesReceived: 0, samplesConcealed: 0, freezes: 0 });
+  return samples(windows).map((sample) => {
+    meter.add(sample);
+    return meter.quality;
+  });
+}
+
+const window = (lost: number, roundTripMs = 40): Partial<Sample> => ({
+  packetsReceived: 100 - lost,
+  packetsLost: lost,
+  roundTripMs,
+});
+
+describe("quality", () => {
+  test("of a sound call without faults is good, however few bits it needs", () => {
+    expect(judge([window(0), window(0), window(0)])).toEqual(["good", "good", "good"]);
+  });
+
+  test.each<[string, Partial<Sample>, Quality]>([
+    ["2 % loss", window(2), "good"],
+    ["3 % loss", window(3), "fair"],
+    ["8 % loss", window(8), "poor"],
+    ["199 ms", window(0, 199), "good"],
+    ["200 ms", window(0, 200), "fair"],
+    ["400 ms", window(0, 400), "poor"],
+    ["3 % of the sound made up", { ...window(0), samplesReceived: 100, samplesConcealed: 3 }, "fair"],
+    ["10 % of the sound made up", { ...window(0), samplesReceived: 100, samplesConcealed: 10 }, "poor"],
+    ["a freeze", { ...window(0), freezes: 1 }, "fair"],
+    ["two freezes", { ...window(0), freezes: 2 }, "poor"],
+    ["a picture made worse for the network", { ...window(0), isBandwidthLimited: true }, "fair"],
+  ])("with %s is %s", (_, one, quality) => {
+    expect(judge([one, one]).at(-1)).toBe(quality);
+  });
+
+  test("changes when two of three windows agree", () => {
+    const windows = [window(0), window(0), window(20), window(0), window(20), window(20)];
+    expect(judge(windows)).toEqual(["good", "good", "good", "good", "poor", "poor"]);
+  });
+
+  test("says nothing of what no engine has reported", () => {
+    const meter = new QualityMeter();
+    expect([meter.add(UNKNOWN), meter.add(UNKNOWN), meter.quality]).toEqual([false, false, undefined]);
+  });
+
+  test("does not take the counters of a new connection for those of the old one", () => {
+    const meter = new QualityMeter();
+    for (const sample of samples([window(0), window(0), window(0)])) meter.add(sample);
+    meter.restart();
+    meter.add({ ...UNKNOWN, packetsReceived: 0, packetsLost: 0, roundTripMs: 40 });
+    meter.add({ ...UNKNOWN, packetsReceived: 100, packetsLost: 0, roundTripMs: 40 });
+    expect(meter.quality).toBe("good");
+  });
+
+  test("is judged by the thresholds of an app", () => {
+    const strict = new QualityMeter({
+      roundTripMs: [20, 30],
+      loss: [0.03, 0.08],
+      concealed: [0.03, 0.1],
+      freezes: [1, 2],
+    });
+    for (const sample of samples([window(0), window(0), window(0)])) strict.add(sample);
+    expect(strict.quality).toBe("poor");
+  });
+
+  test("has windows of three seconds", () => expect(QUALITY_WINDOW).toBe(3_000));
+});
+
+describe("lost media", () => {
+  /** The changes that the watchdog reports, with their times, for numbers of packets every 250 ms. */
+  function watch(packets: readonly (number | undefined)[], isExpected: (at: number) => boolean = () => true) {
+    const watchdog = new Watchdog();
+    return packets.flatMap((count, index) => {
+      const change = watchdog.observe(count, isExpected(index * 250), index * 250);
+      return change === undefined ? [] : [[change, index * 250]];
+    });
+  }
+
+  const flowing = (from: number, count: number) => Array.from({ length: count }, (_, index) => from + 12 * index);
+  const still = (at: number, count: number) => Array<number>(count).fill(at);
+
+  test("is noticed after 1.5 s without a packet, and its return at the first one", () => {
+    const last = 12 * 7;
+    expect(watch([...flowing(0, 8), ...still(last, 10), last + 12])).toEqual([
+      ["lost", 7 * 250 + LOST_AFTER],
+      ["back", 18 * 250],
+    ]);
+  });
+
+  test("is not what a pause of less is", () => {
+    expect(watch([...flowing(0, 8), ...still(84, 5), ...flowing(96, 8)])).toEqual([]);
+  });
+
+  test("is not what has not begun", () => {
+    expect(watch([undefined, undefined, ...still(0, 20)])).toEqual([]);
+  });
+
+  test("is not what the other side has switched off", () => {
+    expect(watch([...flowing(0, 8), ...still(84, 20)], (at) => at < 2_000)).toEqual([]);
+  });
+
+  test("is found when a device wakes from sleep", () => {
+    const watchdog = new Watchdog();
+    watchdog.observe(0, true, 0);
+    watchdog.observe(50, true, 1_000);
+    expect(watchdog.observe(50, true, 600_000)).toBe("lost");
+  });
+
+  test("is not a slow timer of a hidden tab", () => {
+    const watchdog = new Watchdog();
+    for (let minute = 0; minute < 5; minute++) {
+      expect(watchdog.observe(minute * 3_000, true, minute * 60_000)).toBeUndefined();
+    }
+  });
+});
+
+describe("the picture", () => {
+  /** When the gate moves, for samples of every second. */
+  function moves(seconds: number, sample: (second: number, isOpen: boolean) => Partial<Sample>, hasPicture = true) {
+    const gate = new VideoGate();
+    const moved: [number, boolean][] = [];
+    for (let second = 0; second < seconds; second++) {
+      const seen = { ...UNKNOWN, ...sample(second, gate.isOpen) };
+      if (gate.observe(seen, hasPicture, second * 1_000)) moved.push([second, gate.isOpen]);
+    }
+    return moved;
+  }
+
+  test("is left out below 150 kbit/s, and tried again after ten good seconds", () => {
+    const narrow = (second: number) => ({ availableBitrate: second < 20 ? 60_000 : 900_000, roundTripMs: 50 });
+    const [closed, opened, ...others] = moves(60, narrow);
+    expect(closed?.[1]).toBe(false);
+    expect((opened?.[0] ?? 0) - (closed?.[0] ?? 0)).toBe(11);
+    expect(others.filter(([second, isOpen]) => second > 25 && !isOpen)).toEqual([]);
+  });
+
+  test("is left out by loss where the browser estimates no bit rate", () => {
+    expect(moves(10, () => ({ lossOfSent: 0.4 }))).toHaveLength(1);
+    expect(moves(10, () => ({ lossOfSent: 0.04 }))).toEqual([]);
+  });
+
+  test("is not tried while the sound suffers", () => {
+    expect(moves(60, () => ({ lossOfSent: 0.2, roundTripMs: 900 }))).toHaveLength(1);
+  });
+
+  test("is tried ever less often where it keeps failing", () => {
+    const failing = moves(400, (_, isOpen) => (isOpen ? { availableBitrate: 60_000 } : { roundTripMs: 50 }));
+    const opened = failing.filter(([, isOpen]) => isOpen).map(([second]) => second);
+    const pauses = opened.slice(1).map((second, index) => second - (opened[index] ?? 0));
+    expect(pauses).toEqual([...pauses].sort((a, b) => a - b));
+    expect(pauses.at(-1)).toBeGreaterThan(60);
+  });
+
+  test("stays while nothing is known, and while there is none", () => {
+    expect(moves(30, () => ({}))).toEqual([]);
+    expect(moves(30, () => ({ availableBitrate: 1_000 }), false)).toEqual([]);
+  });
+});
