@@ -13,7 +13,7 @@ import {
   untilRinging,
   untilState,
 } from "./support/browsers.js";
-import { type Federation, startFederation } from "./support/federation.js";
+import { type Federation, startFederation, WITHOUT_RATES } from "./support/federation.js";
 
 const ROUNDS = Number(process.env.FIGURES ?? 0);
 const installed = ROUNDS > 0 ? installedBrowsers() : [];
@@ -24,16 +24,7 @@ const browsers: Browser[] = [];
 
 beforeAll(async () => {
   if (ROUNDS === 0) return;
-  // Without these, later rounds measure how long a rate makes them wait.
-  const rates = [
-    "messages_per_minute",
-    "offers_per_minute",
-    "pair_requests_per_minute",
-    "source_pair_requests_per_minute",
-    "source_connections_per_minute",
-  ];
-  const unlimited = rates.map((rate) => `limits.${rate}=100000`);
-  [federation, page] = await Promise.all([startFederation(3, unlimited), servePage()]);
+  [federation, page] = await Promise.all([startFederation(3, WITHOUT_RATES), servePage()]);
   for (const name of installed) browsers.push(await launch(name, page.url));
 }, 120_000);
 

@@ -225,7 +225,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
   #callParts(contact: Contact | undefined): CallParts {
     const { clock, timers } = this.#signalling;
     return {
-      iceServers: () => this.#signalling.iceServers(),
+      iceServers: () => this.#signalling.iceServers(contact?.id),
       clock,
       timers,
       isRelayOnly: contact?.isDirectAllowed !== true,

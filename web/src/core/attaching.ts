@@ -107,11 +107,11 @@ export class Attaching {
     for (const session of this.#sessions) session.leases.delay(pairing, until);
   }
 
-  /** Attaches the inboxes of a contact that is about to be called. */
-  attachNow(contact: ContactId): void {
+  /** Attaches the inboxes of a contact that is about to be called. Resolves when the node has answered. */
+  async attachNow(contact: ContactId): Promise<void> {
     const { clock } = this.#parts;
     for (const session of this.#sessions) session.leases.attachNow(contact, clock.now());
-    this.contactsChanged();
+    if (this.#ready !== undefined) await this.#attach(this.#ready);
   }
 
   /** Checks the session after the device has slept or changed its network. */

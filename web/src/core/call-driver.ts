@@ -100,7 +100,7 @@ export class CallDriver implements CallActions {
     this.#records.set(call, record);
     this.#handles.set(call, handle);
     // The callee's answer arrives at the inbox of this contact.
-    this.#parts.attaching().attachNow(contactId);
+    void this.#parts.attaching().attachNow(contactId);
     this.#perform(outputs);
     return handle;
   }

@@ -245,10 +245,14 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
 
   /**
    * Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. Servers in
-   * private networks are left out, unless that is where the node is.
+   * private networks are left out, unless that is where the node is. A node gives them only to a client that is attached,
+   * so the inboxes of `contact`, who is about to be called, are attached first.
    */
-  async iceServers(): Promise<IceConfiguration> {
-    const session = this.#use().attaching.ready;
+  async iceServers(contact?: ContactId): Promise<IceConfiguration> {
+    const { attaching } = this.#use();
+    const isAttached = (attaching.ready?.leases.attachedCount ?? 0) > 0;
+    if (contact !== undefined && !isAttached) await attaching.attachNow(contact);
+    const session = attaching.ready;
     const outcome = await session?.request({ type: "get_ice_servers" });
     if (session === undefined || !outcome?.ok) return { iceServers: [], ttl: 0 };
     const mayBePrivate = this.#options.isPrivate ?? false;

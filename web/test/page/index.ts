@@ -1,4 +1,6 @@
 /** The page of the browser tests: a client whose steps the test runs from outside. */
+
+import { Capture, CaptureError, type CaptureSource } from "../../src/capture.js";
 import { offerText } from "../../src/core/messages.js";
 import { seal } from "../../src/core/seal.js";
 import { generateX25519 } from "../../src/core/x25519.js";
@@ -10,8 +12,10 @@ import {
   keyProtection,
   type LocalTracks,
   type MediaLine,
+  type MediaOptions,
 } from "../../src/index.js";
 import { addMediaLines, sendableSdp, transceiverOf } from "../../src/media/media-profile.js";
+import { sampleOf } from "../../src/media/statistics.js";
 import { qrSvg, scanQr } from "../../src/qr.js";
 import { failedVectors } from "../vector-checks.js";
 
@@ -57,14 +61,14 @@ const steps = {
 
   async call(contact: string, isRelayOnly = false) {
     const began = performance.now();
-    const call = await client().call(contact, { tracks: { sound: await tone() }, isRelayOnly });
+    const call = await client().call(contact, { ...(await sources()), isRelayOnly });
     follow(call, began);
     active = call;
     return { id: call.id, offer: (call.peerConnection?.localDescription?.sdp ?? "").length };
   },
 
   async rejoin() {
-    const call = await client().rejoin({ tracks: { sound: await tone() }, isRelayOnly: false });
+    const call = await client().rejoin({ ...(await sources()), isRelayOnly: false });
     if (call === undefined) return false;
     follow(call);
     active = call;
@@ -75,8 +79,92 @@ const steps = {
     const call = incoming.shift();
     if (call === undefined) throw new Error("nobody calls");
     active = call;
-    await call.accept({ tracks: { sound: await tone() }, isRelayOnly });
+    await call.accept({ ...(await sources()), isRelayOnly });
   },
+
+  /** Opens a source, which later calls send. Returns the code of the fault, if there is one. */
+  async open(source: CaptureSource, deviceId?: string) {
+    capture ??= newCapture();
+    try {
+      if (source === "microphone") await capture.openMicrophone(deviceId);
+      if (source === "camera") await capture.openCamera(deviceId);
+      if (source === "screen") await capture.openScreen();
+    } catch (error) {
+      if (error instanceof CaptureError) return error.code;
+      throw error;
+    }
+    return "open";
+  },
+
+  /** From now on, the browser refuses this kind of device with an error of this name, as if another program used it. */
+  refuseDevice(kind: "audio" | "video", name: string) {
+    const original = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = (constraints) =>
+      constraints?.[kind] ? Promise.reject(new DOMException("refused", name)) : original(constraints);
+  },
+
+  /** The browser's permissions are such that it would ask the person. */
+  askAgain(would: boolean) {
+    navigator.permissions.query = async () => ({ state: would ? "prompt" : "denied" }) as PermissionStatus;
+  },
+
+  sentDescription: () => active?.peerConnection?.localDescription?.sdp,
+
+  /** Unplugs a device, or all; with `false`, plugs it in again. */
+  unplug(deviceId: string, isUnplugged: boolean) {
+    if (isUnplugged) unplugged.add(deviceId);
+    else unplugged.delete(deviceId);
+    navigator.mediaDevices.enumerateDevices = async () => {
+      const all = await MediaDevices.prototype.enumerateDevices.call(navigator.mediaDevices);
+      return all.filter((device) => !unplugged.has(device.deviceId));
+    };
+    navigator.mediaDevices.dispatchEvent(new Event("devicechange"));
+  },
+
+  /** The system takes the microphone away, as a phone does for another call. Returns the track's id. */
+  interruptMicrophone() {
+    const track = capture?.track("microphone");
+    if (track === undefined) throw new Error("no microphone");
+    Object.defineProperty(track, "muted", { value: true });
+    track.dispatchEvent(new Event("mute"));
+    return track.id;
+  },
+
+  microphoneTrack: () => capture?.track("microphone")?.id,
+  deviceOf: (source: "microphone" | "camera") => capture?.track(source)?.getSettings().deviceId,
+
+  closeSource: (source: CaptureSource) => capture?.close(source),
+  mute: (isMuted: boolean) => capture?.mute(isMuted),
+  microphoneLevel: () => capture?.level(),
+  devices: () => capture?.devices(),
+  labels: () => ({
+    microphone: capture?.track("microphone")?.label,
+    camera: capture?.track("camera")?.label,
+    screen: capture?.track("screen")?.label,
+  }),
+
+  /** What the call says of itself. */
+  callView: () => ({
+    quality: active?.quality,
+    route: active?.route,
+    remoteMedia: active?.remoteMedia,
+    arePicturesPaused: active?.arePicturesPaused,
+  }),
+
+  /** The statistics in one form, and the frames of each line of pictures. */
+  async statistics() {
+    const peer = active?.peerConnection;
+    if (peer === undefined) return undefined;
+    const framesOf = async (line: MediaLine) => {
+      const report = await transceiverOf(peer, line)?.receiver.getStats();
+      return sampleOf(report?.values() ?? []).framesDecoded ?? 0;
+    };
+    const sample = sampleOf((await peer.getStats()).values());
+    return { ...sample, camera: await framesOf("camera"), screen: await framesOf("screen") };
+  },
+
+  /** The statistics as the browser reports them. */
+  rawStatistics: async () => [...((await active?.peerConnection?.getStats())?.values() ?? [])] as unknown[],
 
   ringing: () => incoming.length,
   hangUp: () => active?.hangUp(),
@@ -113,7 +201,10 @@ const steps = {
     return pair && [type(pair.localCandidateId), type(pair.remoteCandidateId)];
   },
 
-  close: () => client().close(),
+  async close() {
+    capture?.closeAll();
+    await client().close();
+  },
   wipe: () => client().wipe(),
   databases: async () => (await indexedDB.databases()).map(({ name }) => name),
 
@@ -228,6 +319,21 @@ let current: Client | undefined;
 let active: Call | undefined;
 let shownPairing: Promise<Awaited<ReturnType<Client["pair"]>>> | undefined;
 let context: AudioContext | undefined;
+let capture: Capture | undefined;
+const unplugged = new Set<string>();
+
+/** What a call sends: the sources that were opened, or a tone. */
+async function sources(): Promise<MediaOptions> {
+  return capture === undefined ? { tracks: { sound: await tone() } } : { capture };
+}
+
+function newCapture(): Capture {
+  const made = new Capture();
+  for (const name of ["devicelost", "devicereturned", "silent"] as const) {
+    made.addEventListener(name, ({ detail }) => log.push({ event: name, ...describe(detail) }));
+  }
+  return made;
+}
 
 function client(): Client {
   if (current === undefined) throw new Error("the client was not started");
@@ -251,7 +357,16 @@ async function tone(): Promise<MediaStreamTrack> {
 }
 
 function follow(call: Call, began = performance.now()): void {
-  const names: (keyof CallEvents)[] = ["ringing", "notreached", "connected", "reconnecting", "ended"];
+  const names: (keyof CallEvents)[] = [
+    "ringing",
+    "notreached",
+    "connected",
+    "reconnecting",
+    "quality",
+    "route",
+    "picturespaused",
+    "ended",
+  ];
   for (const name of names) {
     call.addEventListener(name, ({ detail }) => {
       log.push({ event: name, ms: performance.now() - began, ...describe(detail) });

@@ -1,6 +1,6 @@
 /** Real browsers: Debian's Chromium and Firefox, with a page that is served on loopback. */
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -86,9 +86,38 @@ function shiftClock(offset: number): void {
   Date.now = () => now() + offset;
 }
 
-/** Starts a browser without a window. */
-export async function launch(name: BrowserName, url: string): Promise<Browser> {
-  return name === "chromium" ? launchChromium(url) : launchFirefox(url);
+/** Starts a browser without a window, whose person allows the microphone and the camera, or denies them. */
+export async function launch(name: BrowserName, url: string, areMediaAllowed = true): Promise<Browser> {
+  return name === "chromium" ? launchChromium(url, areMediaAllowed) : launchFirefox(url, areMediaAllowed);
+}
+
+/** The tone of Chromium's microphone, in hertz. */
+export const MICROPHONE_TONE = 880;
+
+/** A file with that tone, which Chromium plays in a loop. */
+function toneFile(): string {
+  const path = join(tmpdir(), `chappe-tone-${MICROPHONE_TONE}.wav`);
+  const rate = 48_000;
+  // Four times a second on and off, as the browser suppresses a steady tone as noise.
+  const samples = Int16Array.from({ length: rate }, (_, at) => {
+    const isOn = Math.floor((8 * at) / rate) % 2 === 0;
+    return isOn ? 8_000 * Math.sin((2 * Math.PI * MICROPHONE_TONE * at) / rate) : 0;
+  });
+  const header = Buffer.alloc(44);
+  header.write("RIFF", 0);
+  header.writeUInt32LE(36 + samples.byteLength, 4);
+  header.write("WAVEfmt ", 8);
+  header.writeUInt32LE(16, 16);
+  header.writeUInt16LE(1, 20);
+  header.writeUInt16LE(1, 22);
+  header.writeUInt32LE(rate, 24);
+  header.writeUInt32LE(2 * rate, 28);
+  header.writeUInt16LE(2, 32);
+  header.writeUInt16LE(16, 34);
+  header.write("data", 36);
+  header.writeUInt32LE(samples.byteLength, 40);
+  writeFileSync(path, Buffer.concat([header, Buffer.from(samples.buffer)]));
+  return path;
 }
 
 interface EvaluatingPage {
@@ -112,7 +141,7 @@ function tabOf(page: EvaluatingPage, load: () => Promise<unknown>, sibling: () =
   };
 }
 
-async function launchChromium(url: string): Promise<Browser> {
+async function launchChromium(url: string, areMediaAllowed: boolean): Promise<Browser> {
   const { chromium } = await import("playwright-core");
   const args = [
     "--disable-quic",
@@ -120,6 +149,11 @@ async function launchChromium(url: string): Promise<Browser> {
     // Loopback is no candidate otherwise, and a machine without a network has no other.
     "--allow-loopback-in-peer-connection",
     "--disable-features=WebRtcHideLocalIpsWithMdns",
+    // A microphone with a tone, a camera with a test picture, and the whole screen.
+    "--use-fake-device-for-media-stream",
+    `--use-file-for-fake-audio-capture=${toneFile()}`,
+    "--auto-select-desktop-capture-source=Entire screen",
+    ...(areMediaAllowed ? ["--use-fake-ui-for-media-stream"] : ["--deny-permission-prompts"]),
   ];
   const browser = await chromium.launch({ executablePath: PATHS.chromium, args: [...args, "--no-sandbox"] });
   const open = async (context: BrowserContext, clockOffset: number): Promise<Tab> => {
@@ -158,7 +192,7 @@ async function startSound(): Promise<{ env: Record<string, string>; stop(): void
   return { env: { PULSE_SERVER: `unix:${socket}` }, stop };
 }
 
-async function launchFirefox(url: string): Promise<Browser> {
+async function launchFirefox(url: string, areMediaAllowed: boolean): Promise<Browser> {
   const puppeteer = await import("puppeteer-core");
   const sound = await startSound();
   const browser = await puppeteer.launch({
@@ -170,6 +204,10 @@ async function launchFirefox(url: string): Promise<Browser> {
       "media.autoplay.default": 0,
       "media.autoplay.blocking_policy": 0,
       "media.autoplay.block-webaudio": false,
+      "media.navigator.streams.fake": true,
+      "media.navigator.permission.disabled": areMediaAllowed,
+      "permissions.default.microphone": areMediaAllowed ? 1 : 2,
+      "permissions.default.camera": areMediaAllowed ? 1 : 2,
       "media.peerconnection.ice.loopback": true,
       "media.peerconnection.ice.obfuscate_host_addresses": false,
     },

@@ -106,6 +106,15 @@ export interface Federation {
   stop(): Promise<void>;
 }
 
+/** Keys of nodes by which many people on one address do not wait for each other. */
+export const WITHOUT_RATES = [
+  "messages_per_minute",
+  "offers_per_minute",
+  "pair_requests_per_minute",
+  "source_pair_requests_per_minute",
+  "source_connections_per_minute",
+].map((rate) => `limits.${rate}=100000`);
+
 /** Starts a registry and nodes in one process. */
 export async function startFederation(nodes = 3, sets: readonly string[] = []): Promise<Federation> {
   const up = new Command(["up", "--json", "--nodes", String(nodes), ...sets.flatMap((set) => ["--set", set])]);
