@@ -106,13 +106,16 @@ describe("lost media", () => {
   test("is noticed after 1.5 s without a packet, and its return at the first one", () => {
     const last = 12 * 7;
     expect(watch([...flowing(0, 8), ...still(last, 10), last + 12])).toEqual([
+      ["quiet", 7 * 250 + 750],
       ["lost", 7 * 250 + LOST_AFTER],
       ["back", 18 * 250],
     ]);
   });
 
   test("is not what a pause of less is", () => {
-    expect(watch([...flowing(0, 8), ...still(84, 5), ...flowing(96, 8)])).toEqual([]);
+    const quiet = [["quiet", 7 * 250 + 750]];
+    expect(watch([...flowing(0, 8), ...still(84, 5), ...flowing(96, 8)])).toEqual(quiet);
+    expect(watch([...flowing(0, 8), ...still(84, 2), ...flowing(96, 8)])).toEqual([]);
   });
 
   test("is not what has not begun", () => {

@@ -226,6 +226,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     const { clock, timers } = this.#signalling;
     return {
       iceServers: () => this.#signalling.iceServers(contact?.id),
+      hurry: () => this.#signalling.hurry(),
       clock,
       timers,
       isRelayOnly: contact?.isDirectAllowed !== true,

@@ -16,6 +16,10 @@ import { decodeLease } from "./statements.js";
 /** The most inboxes in one `attach`: each takes about 380 bytes of the 64 KiB. */
 const ATTACH_BATCH = 96;
 /** How long a node may take to attach the first inboxes, in milliseconds. */
+/** How long a node may be silent while a call has lost its media, in milliseconds. */
+const HURRY_TIMEOUT = 1_000;
+/** How long a client is in a hurry: a little more than it takes to notice that the node is silent. In milliseconds. */
+const HURRY_LASTS = 1_500;
 const ATTACH_TIMEOUT = 5_000;
 /** The shortest time from one renewal to the next, in milliseconds, so that no deadline makes it spin. */
 const SHORTEST_PAUSE = 100;
@@ -75,6 +79,8 @@ export class Attaching {
   #ready: Session | undefined;
   #avoid: string[] = [];
   #immediateAt = Number.NEGATIVE_INFINITY;
+  #hurriedAt = Number.NEGATIVE_INFINITY;
+  #endPause: (() => void) | undefined;
   #losses = 0;
   #failures = 0;
   #unattached = 0;
@@ -120,6 +126,16 @@ export class Attaching {
     this.#ready?.probe();
   }
 
+  /**
+   * Checks the session, or searches a node at once if there is none: a call has lost its media, and a new path for it is
+   * negotiated on the session. Called again while that lasts.
+   */
+  hurry(): void {
+    this.#hurriedAt = this.#parts.clock.now();
+    this.#ready?.probe(HURRY_TIMEOUT);
+    this.#endPause?.();
+  }
+
   /** Ends all sessions. */
   close(): void {
     for (const session of this.#sessions) session.end("closed");
@@ -129,7 +145,9 @@ export class Attaching {
     const { timers, clock, finder, events } = this.#parts;
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
-      await timers.until(clock.now() + pause, this.#signal);
+      // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
+      const isHurried = clock.now() - this.#hurriedAt < HURRY_LASTS;
+      if (!isHurried) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#hurried()]);
       if (this.#signal.aborted) return;
       try {
         const found = await finder.search(new Set(this.#avoid), this.#signal);
@@ -144,6 +162,13 @@ export class Attaching {
         if (!this.#signal.aborted) events.searchFailed(discoverError(error), pause);
       }
     }
+  }
+
+  /** Resolves when {@link hurry} is called. */
+  #hurried(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#endPause = resolve;
+    });
   }
 
   #nextPause(): number {

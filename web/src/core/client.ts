@@ -329,6 +329,11 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     this.#running?.attaching.wake();
   }
 
+  /** Checks the session as quickly as a call needs that has lost its media. */
+  hurry(): void {
+    this.#running?.attaching.hurry();
+  }
+
   #use(): Running {
     if (this.#running === undefined) throw new ConnectError("closed");
     return this.#running;

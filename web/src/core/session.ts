@@ -76,11 +76,11 @@ export class Session {
     });
   }
 
-  /** Pings the node, and ends the session if nothing comes within {@link REQUEST_TIMEOUT}. */
-  probe(): void {
+  /** Pings the node, and ends the session if nothing comes within this time, in milliseconds. */
+  probe(timeout = REQUEST_TIMEOUT): void {
     const sentAt = this.#clock.now();
     this.connection.send({ type: "ping" });
-    this.#timers.at(sentAt + REQUEST_TIMEOUT, () => {
+    this.#timers.at(sentAt + timeout, () => {
       if (this.#receivedAt < sentAt) this.end("silent");
     });
   }

@@ -74,6 +74,8 @@ export type RemoteMedia = Readonly<Record<MediaLine, boolean>>;
 /** What a call needs of its client. */
 export interface CallParts {
   readonly iceServers: () => Promise<IceConfiguration>;
+  /** Checks the session with the node: a new path is negotiated on it. */
+  readonly hurry: () => void;
   readonly clock: Clock;
   readonly timers: Timers;
   /** Whether calls with the contact use relays alone, unless the app says otherwise. */
@@ -127,7 +129,10 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#signalling = signalling;
     this.#parts = parts;
     this.#isRelayOnly = parts.isRelayOnly;
-    this.#recovery = new Recovery(parts.clock, parts.timers, () => this.restart());
+    this.#recovery = new Recovery(parts.clock, parts.timers, () => {
+      parts.hurry();
+      this.restart();
+    });
     this.#follow(signalling);
   }
 
@@ -387,6 +392,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#monitor = new Monitor(peer, clock, timers, quality, {
       expectsSound: () => this.#remoteStates.sound !== "off",
       hasPicture: () => this.#sent.hasPicture,
+      onQuiet: () => this.#parts.hurry(),
       onLost: () => this.#lost(),
       onBack: () => this.#flows(),
       onQuality: (level) => {
@@ -400,7 +406,8 @@ export class Call extends TypedEventTarget<CallEvents> {
       onGate: (isOpen) => this.#pausePictures(!isOpen),
     });
     peer.addEventListener("icecandidate", ({ candidate }) => {
-      if (this.#peer === peer) this.#sendCandidate(candidate?.candidate ?? "");
+      if (this.#peer !== peer) return;
+      this.#sendCandidate(candidate?.candidate ?? "");
     });
     peer.addEventListener("track", ({ transceiver, track }) => {
       const line = MEDIA_LINES[peer.getTransceivers().indexOf(transceiver)];
@@ -449,9 +456,12 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#recovery.start(this.#signalling.isCaller);
   }
 
-  /** The device is online again, or its network has changed: what was lost may be found by a new path. */
+  /** @internal The device is online again, or its network has changed: makes a new path, whether or not media is lost yet. */
   networkChanged(): void {
-    this.#recovery.hasten();
+    if (this.#connectedAt === undefined) return;
+    this.#parts.hurry();
+    if (this.#isFlowing) this.restart();
+    else this.#recovery.hasten();
   }
 
   #pausePictures(isPaused: boolean): void {

@@ -17,6 +17,8 @@ export interface MonitorHandlers {
   expectsSound(): boolean;
   /** Whether this side has a picture to send. */
   hasPicture(): boolean;
+  /** Media may be lost: no sound has arrived for a moment. */
+  onQuiet(): void;
   onLost(): void;
   onBack(): void;
   onQuality(quality: Quality): void;
@@ -79,6 +81,7 @@ export class Monitor {
     const now = this.#clock.now();
     if (this.#isStopped) return;
     const change = this.#watchdog.observe(packets, this.#handlers.expectsSound(), now);
+    if (change === "quiet") this.#handlers.onQuiet();
     if (change === "lost") this.#handlers.onLost();
     if (change === "back") this.#handlers.onBack();
     if (now - this.#sampledAt < SAMPLE_EVERY) return;

@@ -1,6 +1,6 @@
 /** Makes and sets up the `RTCPeerConnection` of a call. */
 import { MediaError } from "./media-error.js";
-import { sendableSdp, transceiverOf } from "./media-profile.js";
+import { type MediaLine, sendableSdp, transceiverOf } from "./media-profile.js";
 
 /** How often a connection is tried to be made, and how much memory is asked for in between. */
 const PEER_ATTEMPTS = 10;
@@ -40,15 +40,32 @@ export function localSdp(peer: RTCPeerConnection): string {
 }
 
 /** Sends the sound before the pictures, and with at most this bit rate; `undefined` leaves the rate to the browser. */
-export async function preferSound(peer: RTCPeerConnection, maxBitrate: number | undefined): Promise<void> {
-  const sender = transceiverOf(peer, "sound")?.sender;
+export function preferSound(peer: RTCPeerConnection, maxBitrate: number | undefined): Promise<void> {
+  return changeEncoding(peer, "sound", (encoding) => {
+    encoding.priority = "high";
+    encoding.networkPriority = "high";
+    if (maxBitrate === undefined) delete encoding.maxBitrate;
+    else encoding.maxBitrate = maxBitrate;
+  });
+}
+
+/** Sends a line, or stops it at once: without a track alone, lost packets are sent again for many seconds. */
+export function setActive(peer: RTCPeerConnection, line: MediaLine, isActive: boolean): Promise<void> {
+  return changeEncoding(peer, line, (encoding) => {
+    encoding.active = isActive;
+  });
+}
+
+async function changeEncoding(
+  peer: RTCPeerConnection,
+  line: MediaLine,
+  change: (encoding: RTCRtpEncodingParameters) => void,
+): Promise<void> {
+  const sender = transceiverOf(peer, line)?.sender;
   const parameters = sender?.getParameters();
   const [encoding] = parameters?.encodings ?? [];
   if (sender === undefined || parameters === undefined || encoding === undefined) return;
-  encoding.priority = "high";
-  encoding.networkPriority = "high";
-  if (maxBitrate === undefined) delete encoding.maxBitrate;
-  else encoding.maxBitrate = maxBitrate;
-  // A browser that refuses these parameters sends the sound as it does by default.
+  change(encoding);
+  // A browser that refuses these parameters sends as it does by default.
   await sender.setParameters(parameters).catch(() => undefined);
 }

@@ -4,7 +4,7 @@ import type { Clock, Timers } from "../core/clock.js";
 /** Both sides lose the media at once, and one new path is enough: the callee leaves the caller this time. */
 const CALLEE_DELAY = 1_000;
 /** How long a new path may take before the next one is tried, in milliseconds. */
-const RETRY_EVERY = 4_000;
+const RETRY_EVERY = 2_000;
 
 /** The recovery of one call. */
 export class Recovery {

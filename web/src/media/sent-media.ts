@@ -2,10 +2,10 @@
 import type { MediaStates } from "../core/outbox.js";
 import type { Capture } from "./capture.js";
 import { type LocalTracks, MEDIA_LINES, type MediaLine, transceiverOf } from "./media-profile.js";
-import { preferSound } from "./peer.js";
+import { preferSound, setActive } from "./peer.js";
 
 /** The bit rate of the sound while the network carries nothing else: Opus is clear from 16 kbit/s on. */
-const LOW_SOUND_BITRATE = 20_000;
+const LOW_SOUND_BITRATE = 16_000;
 
 /** The media that a call sends, whichever connection it has. */
 export class SentMedia {
@@ -59,7 +59,10 @@ export class SentMedia {
   /** Leaves the pictures out, or sends them again. */
   pausePictures(isPaused: boolean): void {
     this.#arePicturesPaused = isPaused;
-    for (const line of ["camera", "screen"] as const) this.#replace(line).catch(reportError);
+    for (const line of ["camera", "screen"] as const) {
+      this.#replace(line).catch(reportError);
+      if (this.#peer !== undefined) void setActive(this.#peer, line, !isPaused);
+    }
     void this.preferSound();
     this.onChange();
   }

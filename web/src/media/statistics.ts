@@ -12,6 +12,8 @@ export interface Sample {
   /** Packets of sound and video that have arrived, and those that were lost on the way. */
   readonly packetsReceived: number | undefined;
   readonly packetsLost: number | undefined;
+  readonly soundPacketsReceived: number | undefined;
+  readonly soundPacketsLost: number | undefined;
   /** Samples of sound that were played, and those that were made up because a packet was missing. */
   readonly samplesReceived: number | undefined;
   readonly samplesConcealed: number | undefined;
@@ -63,6 +65,8 @@ export function sampleOf(report: Iterable<Entry>): Sample {
   return {
     packetsReceived: sum(inbound, "packetsReceived"),
     packetsLost: sum(inbound, "packetsLost"),
+    soundPacketsReceived: sum(sound, "packetsReceived"),
+    soundPacketsLost: sum(sound, "packetsLost"),
     samplesReceived: sum(sound, "totalSamplesReceived"),
     samplesConcealed: concealed(sound),
     framesDecoded: sum(video, "framesDecoded"),
@@ -85,8 +89,8 @@ export function routeOf(report: Iterable<Entry>): Route | undefined {
   const visible = entries
     .filter(({ type, candidateType }) => type === "local-candidate" && candidateType !== "relay")
     .map(addressOf)
-    // A name instead of an address (mDNS) tells the other side none.
-    .filter((address) => address !== undefined && !address.endsWith(".local"));
+    // A name instead of an address (mDNS) tells the other side none, and neither does that of each machine itself.
+    .filter((address) => address !== undefined && !/\.local$|^127\.|^::1$/.test(address));
   const seconds = number(pair?.currentRoundTripTime);
   return {
     local: endOf(local),

@@ -6,6 +6,8 @@
 
 /** How long no sound may arrive before the media counts as lost, in milliseconds. */
 export const LOST_AFTER = 1_500;
+/** How long no sound may arrive before a loss is likely enough to check the session with the node. In milliseconds. */
+const QUIET_AFTER = 600;
 
 /** Watches one connection. */
 export class Watchdog {
@@ -13,6 +15,7 @@ export class Watchdog {
   /** When packets last arrived. `undefined` until they flow for the first time, and while none are expected. */
   #flowedAt: number | undefined;
   #isLost = false;
+  #isQuiet = false;
 
   /** Whether the media counts as lost. */
   get isLost(): boolean {
@@ -21,15 +24,16 @@ export class Watchdog {
 
   /**
    * Takes the number of packets that have arrived. `isExpected`: the other side sends sound, as far as this one was told.
-   * Returns `lost` or `back` when that changes.
+   * Returns `lost` or `back` when that changes, and `quiet` once when a loss becomes likely.
    */
-  observe(packets: number | undefined, isExpected: boolean, now: number): "lost" | "back" | undefined {
+  observe(packets: number | undefined, isExpected: boolean, now: number): "quiet" | "lost" | "back" | undefined {
     const hasFlowed = packets !== undefined && this.#packets !== undefined && packets !== this.#packets;
     this.#packets = packets;
     if (hasFlowed) {
       this.#flowedAt = now;
       const wasLost = this.#isLost;
       this.#isLost = false;
+      this.#isQuiet = false;
       return wasLost ? "back" : undefined;
     }
     if (!isExpected) {
@@ -37,8 +41,13 @@ export class Watchdog {
       this.#flowedAt = undefined;
       return undefined;
     }
-    if (this.#isLost || this.#flowedAt === undefined || now - this.#flowedAt < LOST_AFTER) return undefined;
-    this.#isLost = true;
-    return "lost";
+    if (this.#isLost || this.#flowedAt === undefined) return undefined;
+    if (now - this.#flowedAt >= LOST_AFTER) {
+      this.#isLost = true;
+      return "lost";
+    }
+    if (this.#isQuiet || now - this.#flowedAt < QUIET_AFTER) return undefined;
+    this.#isQuiet = true;
+    return "quiet";
   }
 }

@@ -130,6 +130,13 @@ const steps = {
     return track.id;
   },
 
+  /** Plays the call, as every app does: a browser decodes no sound that is not played. */
+  async play() {
+    player.srcObject = active?.remoteStream ?? null;
+    player.muted = true;
+    await player.play();
+  },
+
   microphoneTrack: () => capture?.track("microphone")?.id,
   deviceOf: (source: "microphone" | "camera") => capture?.track(source)?.getSettings().deviceId,
 
@@ -319,6 +326,7 @@ let current: Client | undefined;
 let active: Call | undefined;
 let shownPairing: Promise<Awaited<ReturnType<Client["pair"]>>> | undefined;
 let context: AudioContext | undefined;
+const player = document.createElement("audio");
 let capture: Capture | undefined;
 const unplugged = new Set<string>();
 

@@ -10,6 +10,7 @@ import type { BrowserContext } from "playwright-core";
 import type { BrowserContext as FirefoxContext } from "puppeteer-core";
 import type { Steps } from "../page/index.js";
 import { eventually, PATIENCE } from "./federation.js";
+import type { Network } from "./network.js";
 
 /** A browser for the tests. */
 export type BrowserName = "chromium" | "firefox";
@@ -57,8 +58,16 @@ export interface Browser {
   close(): Promise<void>;
 }
 
+/** The page of the tests. */
+export interface Page {
+  readonly url: string;
+  /** Answers a request of a path, for a browser that does not reach `url`. */
+  respond(path: string): { readonly contentType: string; readonly body: string };
+  close(): void;
+}
+
 /** Serves the page of the tests on loopback. */
-export async function servePage(): Promise<{ url: string; close(): void }> {
+export async function servePage(): Promise<Page> {
   const { outputFiles } = await build({
     entryPoints: ["test/page/index.ts"],
     bundle: true,
@@ -70,14 +79,19 @@ export async function servePage(): Promise<{ url: string; close(): void }> {
     loader: { ".json": "json" },
   });
   const files = new Map(outputFiles.map((file) => [file.path.replace(/^.*\/out/, ""), file.text]));
+  const html = '<!doctype html><meta charset="utf-8"><script type="module" src="/index.js"></script>';
+  const respond = (path: string) => {
+    const script = files.get(path);
+    return { contentType: script === undefined ? "text/html" : "text/javascript", body: script ?? html };
+  };
   const server = createServer((request, response) => {
-    const script = files.get(request.url ?? "");
-    response.setHeader("content-type", script === undefined ? "text/html" : "text/javascript");
-    response.end(script ?? '<!doctype html><meta charset="utf-8"><script type="module" src="/index.js"></script>');
+    const { contentType, body } = respond(request.url ?? "");
+    response.setHeader("content-type", contentType);
+    response.end(body);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
-  return { url: `http://127.0.0.1:${port}/`, close: () => server.close() };
+  return { url: `http://127.0.0.1:${port}/`, respond, close: () => server.close() };
 }
 
 /** Sets the page's clock off, before any script of it runs. */
@@ -88,7 +102,20 @@ function shiftClock(offset: number): void {
 
 /** Starts a browser without a window, whose person allows the microphone and the camera, or denies them. */
 export async function launch(name: BrowserName, url: string, areMediaAllowed = true): Promise<Browser> {
-  return name === "chromium" ? launchChromium(url, areMediaAllowed) : launchFirefox(url, areMediaAllowed);
+  return name === "chromium" ? launchChromium(url, { areMediaAllowed }) : launchFirefox(url, areMediaAllowed);
+}
+
+/** Starts Chromium in a network that does not reach the page's server: its requests are answered from outside. */
+export async function launchInNetwork(network: Network, namespace: string, page: Page): Promise<Browser> {
+  const program = network.programIn(namespace, PATHS.chromium);
+  return launchChromium(page.url, { areMediaAllowed: true, program, respond: page.respond });
+}
+
+/** How Chromium is started. */
+interface ChromiumOptions {
+  readonly areMediaAllowed: boolean;
+  readonly program?: string;
+  readonly respond?: Page["respond"];
 }
 
 /** The tone of Chromium's microphone, in hertz. */
@@ -141,7 +168,8 @@ function tabOf(page: EvaluatingPage, load: () => Promise<unknown>, sibling: () =
   };
 }
 
-async function launchChromium(url: string, areMediaAllowed: boolean): Promise<Browser> {
+async function launchChromium(url: string, options: ChromiumOptions): Promise<Browser> {
+  const { areMediaAllowed, program = PATHS.chromium, respond } = options;
   const { chromium } = await import("playwright-core");
   const args = [
     "--disable-quic",
@@ -155,9 +183,12 @@ async function launchChromium(url: string, areMediaAllowed: boolean): Promise<Br
     "--auto-select-desktop-capture-source=Entire screen",
     ...(areMediaAllowed ? ["--use-fake-ui-for-media-stream"] : ["--deny-permission-prompts"]),
   ];
-  const browser = await chromium.launch({ executablePath: PATHS.chromium, args: [...args, "--no-sandbox"] });
+  const browser = await chromium.launch({ executablePath: program, args: [...args, "--no-sandbox"] });
   const open = async (context: BrowserContext, clockOffset: number): Promise<Tab> => {
     const page = await context.newPage();
+    if (respond !== undefined) {
+      await page.route(`${url}**`, (route) => route.fulfill(respond(new URL(route.request().url()).pathname)));
+    }
     await page.addInitScript(shiftClock, clockOffset);
     page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
     const isReady = "globalThis.steps !== undefined";

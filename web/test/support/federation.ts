@@ -32,8 +32,8 @@ export class Command {
   /** Resolves with the exit status. */
   readonly exited: Promise<number | null>;
 
-  constructor(args: readonly string[], env: NodeJS.ProcessEnv = {}) {
-    this.#process = spawn(binary(), args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
+  constructor(args: readonly string[], env: NodeJS.ProcessEnv = {}, program = binary()) {
+    this.#process = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
     const { stdout, stderr } = this.#process;
     if (stdout === null || stderr === null) throw new Error("the command has no output");
     createInterface(stdout).on("line", (text) => {
@@ -115,9 +115,10 @@ export const WITHOUT_RATES = [
   "source_connections_per_minute",
 ].map((rate) => `limits.${rate}=100000`);
 
-/** Starts a registry and nodes in one process. */
-export async function startFederation(nodes = 3, sets: readonly string[] = []): Promise<Federation> {
-  const up = new Command(["up", "--json", "--nodes", String(nodes), ...sets.flatMap((set) => ["--set", set])]);
+/** Starts a registry and nodes in one process, by this program in place of the binary. */
+export async function startFederation(nodes = 3, sets: readonly string[] = [], program?: string): Promise<Federation> {
+  const keys = sets.flatMap((set) => ["--set", set]);
+  const up = new Command(["up", "--json", "--nodes", String(nodes), ...keys], {}, program);
   const ready = await up.line("ready", (line) => line.event === "ready");
   // The demonstration call is over before the tests begin, so that it does not disturb them.
   await up.line("the demonstration call", (line) => line.event === "call");
