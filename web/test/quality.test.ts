@@ -1,11 +1,51 @@
 /** What follows from a connection's statistics: quality, lost media, and whether a picture fits. */
 import { describe, expect, test } from "vitest";
 import { QUALITY_WINDOW, type Quality, QualityMeter } from "../src/media/quality.js";
-import { type Sample, sampleOf } from "../src/media/statistics.js";
+import { routeOf, type Sample, sampleOf } from "../src/media/statistics.js";
 import { VideoGate } from "../src/media/video-gate.js";
 import { LOST_AFTER, Watchdog } from "../src/media/watchdog.js";
+import chromium from "./fixtures/statistics-chromium.json" with { type: "json" };
+import firefox from "./fixtures/statistics-firefox.json" with { type: "json" };
 
 const UNKNOWN = sampleOf([]);
+
+describe("the reports of the engines, recorded on a good connection,", () => {
+  test("of Chromium 156 have one form", () => {
+    expect(sampleOf(chromium)).toEqual({
+      packetsReceived: 779,
+      packetsLost: 0,
+      soundPacketsReceived: 457,
+      soundPacketsLost: 0,
+      samplesReceived: 433_920,
+      samplesConcealed: 1_200,
+      framesDecoded: 180,
+      freezes: 0,
+      roundTripMs: 1,
+      lossOfSent: 0,
+      availableBitrate: 3_533_142,
+      isBandwidthLimited: true,
+    });
+    expect(routeOf(chromium)).toMatchObject({ local: { type: "host", protocol: "udp" }, roundTripMs: 1 });
+  });
+
+  test("of Firefox 153 have it too: what it does not measure is unknown", () => {
+    expect(sampleOf(firefox)).toEqual({
+      packetsReceived: 949,
+      packetsLost: 0,
+      soundPacketsReceived: 433,
+      soundPacketsLost: 0,
+      samplesReceived: 412_320,
+      samplesConcealed: 960,
+      framesDecoded: 262,
+      freezes: 0,
+      roundTripMs: 2.731,
+      lossOfSent: 0,
+      availableBitrate: undefined,
+      isBandwidthLimited: undefined,
+    });
+    expect(routeOf(firefox)).toMatchObject({ local: { type: "host", protocol: "udp" }, roundTripMs: 2.731 });
+  });
+});
 
 /** The sample after each window in which this happened. */
 function samples(windows: readonly Partial<Sample>[]): Sample[] {
@@ -52,7 +92,10 @@ describe("quality", () => {
     ["10 % of the sound made up", { ...window(0), samplesReceived: 100, samplesConcealed: 10 }, "poor"],
     ["a freeze", { ...window(0), freezes: 1 }, "fair"],
     ["two freezes", { ...window(0), freezes: 2 }, "poor"],
-    ["a picture made worse for the network", { ...window(0), isBandwidthLimited: true }, "fair"],
+    ["a picture that lacks bandwidth", { ...window(0), isBandwidthLimited: true, availableBitrate: 300_000 }, "fair"],
+    ["almost no bandwidth", { ...window(0), isBandwidthLimited: true, availableBitrate: 100_000 }, "poor"],
+    ["a picture that is being improved", { ...window(0), isBandwidthLimited: true, availableBitrate: 3e6 }, "good"],
+    ["a low rate that nothing needs", { ...window(0), isBandwidthLimited: false, availableBitrate: 40_000 }, "good"],
   ])("with %s is %s", (_, one, quality) => {
     expect(judge([one, one]).at(-1)).toBe(quality);
   });
@@ -82,6 +125,7 @@ describe("quality", () => {
       loss: [0.03, 0.08],
       concealed: [0.03, 0.1],
       freezes: [1, 2],
+      bitrate: [500_000, 200_000],
     });
     for (const sample of samples([window(0), window(0), window(0)])) strict.add(sample);
     expect(strict.quality).toBe("poor");

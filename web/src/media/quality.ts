@@ -1,7 +1,7 @@
 /**
  * Judges how good a call is for the person who hears and sees it.
  *
- * Pure. The bit rate is no measure: a perfect call with sound alone needs 35 kbit/s. Decision 45 has the reasons.
+ * Pure. The bit rate is no measure: a perfect call with sound alone needs 35 kbit/s. Decision 41 has the reasons.
  */
 import type { Sample } from "./statistics.js";
 
@@ -20,6 +20,8 @@ export interface QualityThresholds {
   readonly concealed: readonly [good: number, fair: number];
   /** Freezes of the picture in a window. */
   readonly freezes: readonly [good: number, fair: number];
+  /** What the connection can carry at least, in bit/s. Counts only where the browser lacks bandwidth for the picture. */
+  readonly bitrate: readonly [good: number, fair: number];
 }
 
 /** The thresholds unless an app sets others. */
@@ -28,6 +30,7 @@ export const QUALITY_THRESHOLDS: QualityThresholds = {
   loss: [0.03, 0.08],
   concealed: [0.03, 0.1],
   freezes: [1, 2],
+  bitrate: [500_000, 200_000],
 };
 
 const RANKS: readonly Quality[] = ["good", "fair", "poor"];
@@ -87,8 +90,10 @@ function judge(from: Sample, to: Sample, thresholds: QualityThresholds): Quality
   const ranks = (Object.keys(values) as (keyof typeof values)[])
     .filter((key) => values[key] !== undefined)
     .map((key) => rankOf(values[key] as number, thresholds[key]));
-  // A worse picture is at best fair, when the sender says that the network is the reason.
-  if (to.isBandwidthLimited === true) ranks.push(1);
+  if (to.isBandwidthLimited === true && to.availableBitrate !== undefined) {
+    const [good, fair] = thresholds.bitrate;
+    ranks.push(to.availableBitrate >= good ? 0 : to.availableBitrate >= fair ? 1 : 2);
+  }
   return ranks.length === 0 ? undefined : RANKS[Math.max(...ranks)];
 }
 

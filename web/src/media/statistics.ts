@@ -61,7 +61,6 @@ export function sampleOf(report: Iterable<Entry>): Sample {
   const outbound = entries.filter(({ type, kind }) => type === "outbound-rtp" && kind === "video");
   const pair = pairInUse(entries);
   const reasons = outbound.map((entry) => entry.qualityLimitationReason).filter((reason) => reason !== undefined);
-  const seconds = number(pair?.currentRoundTripTime) ?? largest(remote, "roundTripTime");
   return {
     packetsReceived: sum(inbound, "packetsReceived"),
     packetsLost: sum(inbound, "packetsLost"),
@@ -71,7 +70,7 @@ export function sampleOf(report: Iterable<Entry>): Sample {
     samplesConcealed: concealed(sound),
     framesDecoded: sum(video, "framesDecoded"),
     freezes: sum(video, "freezeCount"),
-    roundTripMs: seconds === undefined ? undefined : seconds * 1000,
+    roundTripMs: roundTrip(pair, remote),
     lossOfSent: largest(remote, "fractionLost"),
     availableBitrate: number(pair?.availableOutgoingBitrate),
     isBandwidthLimited: reasons.length === 0 ? undefined : reasons.includes("bandwidth"),
@@ -91,11 +90,13 @@ export function routeOf(report: Iterable<Entry>): Route | undefined {
     .map(addressOf)
     // A name instead of an address (mDNS) tells the other side none, and neither does that of each machine itself.
     .filter((address) => address !== undefined && !/\.local$|^127\.|^::1$/.test(address));
-  const seconds = number(pair?.currentRoundTripTime);
   return {
     local: endOf(local),
     remote: endOf(remote),
-    roundTripMs: seconds === undefined ? undefined : seconds * 1000,
+    roundTripMs: roundTrip(
+      pair,
+      entries.filter(({ type }) => type === "remote-inbound-rtp"),
+    ),
     visibleAddresses: [...new Set(visible as string[])],
   };
 }
@@ -117,6 +118,12 @@ function pairInUse(entries: readonly Entry[]): Entry | undefined {
     pairs.find(({ selected: isSelected }) => isSelected === true) ??
     pairs.find(({ nominated, state }) => nominated === true && state === "succeeded")
   );
+}
+
+/** The round trip in milliseconds. Firefox reports 0 for a pair that it has not measured, and knows it by media reports. */
+function roundTrip(pair: Entry | undefined, remote: readonly Entry[]): number | undefined {
+  const measured = number(pair?.currentRoundTripTime) || largest(remote, "roundTripTime");
+  return measured === undefined ? undefined : measured * 1000;
 }
 
 function endOf(candidate: Entry): RouteEnd {
