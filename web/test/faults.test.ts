@@ -110,6 +110,40 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     90_000,
   );
 
+  test("of which the caller's is killed in the call: nothing is missing, and a new path can be made", async () => {
+    const { a, b, contact, nodeA } = await pairedOnTwoNodes();
+    await a.run("call", contact);
+    await untilRinging(b);
+    await b.run("accept");
+    for (const tab of [a, b]) {
+      await untilState(tab, "connected");
+      await tab.run("play");
+    }
+    const before = await b.run("statistics");
+    await a.run("log");
+    await federation.kill(nodeA);
+    await until(
+      "the end of the session",
+      () => a.run("log"),
+      (log) => log.some(({ event }) => event === "disconnected"),
+    );
+    await a.run("restart");
+    const wanted = (before?.packetsReceived ?? 0) + 150;
+    await until(
+      "three seconds of sound",
+      () => b.run("statistics"),
+      (after) => (after?.packetsReceived ?? 0) > wanted,
+    );
+    const after = await b.run("statistics");
+    expect((after?.packetsLost ?? 0) - (before?.packetsLost ?? 0)).toBeLessThan(10);
+    for (const tab of [a, b]) expect(await tab.run("state")).toBe("connected");
+    // The hangup takes the way over the other node.
+    await a.run("hangUp");
+    await untilState(b, "ended");
+    await federation.revive(nodeA);
+    await Promise.all([a.run("close"), b.run("close")]);
+  }, 90_000);
+
   test("of which one is loaded again: it comes back into the call, and nothing rings", async () => {
     const { a, b, contact } = await pairedOnTwoNodes();
     await a.run("call", contact);

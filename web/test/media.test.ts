@@ -12,6 +12,7 @@ import {
   untilRinging,
   untilState,
 } from "./support/browsers.js";
+import { hasCoturn, startCoturn } from "./support/coturn.js";
 import { type Federation, startFederation, WITHOUT_RATES } from "./support/federation.js";
 
 let federation: Federation;
@@ -40,22 +41,21 @@ afterAll(async () => {
 /** The tone of each browser's microphone: Firefox has one of its own. */
 const TONES: Record<BrowserName, number> = { chromium: MICROPHONE_TONE, firefox: 1000 };
 
-async function open(name: BrowserName, person: string, avoid: readonly string[] = []): Promise<Tab> {
+async function open(name: BrowserName, person: string, { registry, root } = federation): Promise<Tab> {
   const tab = await (browsers.get(name) as Browser).open();
-  await tab.run("start", {
-    registries: [federation.registry],
-    roots: [federation.root],
-    isPrivate: true,
-    name: person,
-    avoid,
-  });
+  await tab.run("start", { registries: [registry], roots: [root], isPrivate: true, name: person });
   opened.push(tab);
   return tab;
 }
 
 /** Two people in a call, with microphones and cameras. */
-async function talk(caller: BrowserName, callee: BrowserName, isRelayOnly = false): Promise<[Tab, Tab]> {
-  const [a, b] = [await open(caller, "Ada"), await open(callee, "Bob")];
+async function talk(
+  caller: BrowserName,
+  callee: BrowserName,
+  isRelayOnly = false,
+  where = federation,
+): Promise<[Tab, Tab]> {
+  const [a, b] = [await open(caller, "Ada", where), await open(callee, "Bob", where)];
   const { code } = await b.run("showCode", false);
   const { contact } = await a.run("pair", code);
   for (const tab of [a, b]) {
@@ -141,25 +141,50 @@ test.each(pairs)("$caller and $callee say what the other side can see of them", 
   }
 });
 
+/** Waits until a call runs over relays, and checks that it names no address. */
+async function expectRelayed(tab: Tab): Promise<void> {
+  const { route } = await until(
+    "the path",
+    () => tab.run("callView"),
+    (view) => view.route !== undefined,
+  );
+  // The other side's relay may be known by its packets (`prflx`) before its candidate arrives.
+  expect(route?.local.type).toBe("relay");
+  expect(route?.visibleAddresses).toEqual([]);
+  expect(await tab.run("sentDescription")).not.toMatch(/typ (host|srflx|prflx)/);
+  await untilFramesRise(tab, "camera");
+}
+
 test.each(pairs)(
   "$caller and $callee use relays alone unless they may do otherwise, and name no address",
   async ({ caller, callee }) => {
     const [a, b] = await talk(caller, callee, true);
-    for (const tab of [a, b]) {
-      const { route } = await until(
-        "the path",
-        () => tab.run("callView"),
-        (view) => view.route !== undefined,
-      );
-      // The other side's relay may be known by its packets (`prflx`) before its candidate arrives.
-      expect(route?.local.type).toBe("relay");
-      expect(route?.visibleAddresses).toEqual([]);
-      expect(await tab.run("sentDescription")).not.toMatch(/typ (host|srflx|prflx)/);
-      await untilFramesRise(tab, "camera");
-    }
+    for (const tab of [a, b]) await expectRelayed(tab);
   },
   60_000,
 );
+
+describe.runIf(installed.length > 0 && hasCoturn())("coturn", () => {
+  test.each(["udp", "tcp"] as const)(
+    "relays a call over %s",
+    async (transport) => {
+      const coturn = await startCoturn();
+      const elsewhere = await startFederation(1, [coturn.key(transport)]);
+      try {
+        const [a, b] = await talk(installed[0] as BrowserName, installed.at(-1) as BrowserName, true, elsewhere);
+        for (const tab of [a, b]) {
+          await expectRelayed(tab);
+          expect((await tab.run("callView")).route?.local.relayProtocol).toBe(transport);
+        }
+        await Promise.all(opened.splice(0).map((tab) => tab.run("close")));
+      } finally {
+        await elsewhere.stop();
+        await coturn.stop();
+      }
+    },
+    90_000,
+  );
+});
 
 // Firefox has no screen without a window system.
 test.runIf(installed.includes("chromium"))(

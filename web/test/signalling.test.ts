@@ -55,3 +55,13 @@ test("two clients pair, see the same words, call, renegotiate and hang up", asyn
   await eventually("the end arrives", () => log.includes("peer-hung-up"));
   expect(call.state).toBe("ended");
 }, 60_000);
+
+test("a man in the middle, made of two clients, cannot make both sides see the same words", async () => {
+  const [ada, bob, toAda, toBob] = [somebody("Ada"), somebody("Bob"), somebody("Bob"), somebody("Ada")];
+  await Promise.all([ada, bob, toAda, toBob].map(({ client }) => client.connect()));
+  // Ada types the code of the man in the middle, who types Bob's: somebody has exchanged what Bob has sent her.
+  const withAda = await pair(ada, toAda);
+  const withBob = await pair(toBob, bob);
+  expect([withAda.atA.contact.name, withBob.atB.contact.name]).toEqual(["Bob", "Ada"]);
+  expect(withAda.atA.words).not.toEqual(withBob.atB.words);
+}, 60_000);
