@@ -118,6 +118,11 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     for (const tab of [a, b]) {
       await untilState(tab, "connected");
       await tab.run("play");
+      await until(
+        "sound",
+        () => tab.run("statistics"),
+        (statistics) => (statistics?.packetsReceived ?? 0) > 50,
+      );
     }
     const before = await b.run("statistics");
     await a.run("log");

@@ -136,7 +136,10 @@ describe("quality", () => {
 
 describe("lost media", () => {
   /** The changes that the watchdog reports, with their times, for numbers of packets every 250 ms. */
-  function watch(packets: readonly (number | undefined)[], isExpected: (at: number) => boolean = () => true) {
+  function watch(
+    packets: readonly (number | undefined)[],
+    isExpected: (at: number) => boolean | undefined = () => true,
+  ) {
     const watchdog = new Watchdog();
     return packets.flatMap((count, index) => {
       const change = watchdog.observe(count, isExpected(index * 250), index * 250);
@@ -162,8 +165,10 @@ describe("lost media", () => {
     expect(watch([...flowing(0, 8), ...still(84, 2), ...flowing(96, 8)])).toEqual([]);
   });
 
-  test("is not what has not begun", () => {
-    expect(watch([undefined, undefined, ...still(0, 20)])).toEqual([]);
+  test("is not what has not begun, unless the other side has told that it has", () => {
+    const none = [undefined, undefined, ...still(0, 20)];
+    expect(watch(none, () => undefined)).toEqual([]);
+    expect(watch(none).map(([change]) => change)).toEqual(["quiet", "lost"]);
   });
 
   test("is not what the other side has switched off", () => {

@@ -390,7 +390,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     });
     this.#renewal.schedule(ttl);
     this.#monitor = new Monitor(peer, clock, timers, quality, {
-      expectsSound: () => this.#remoteStates.sound !== "off",
+      expectsSound: () => this.#remoteStates.sound && this.#remoteStates.sound !== "off",
       hasPicture: () => this.#sent.hasPicture,
       onQuiet: () => this.#parts.hurry(),
       onLost: () => this.#lost(),

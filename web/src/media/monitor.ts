@@ -13,8 +13,8 @@ const SAMPLE_EVERY = 1_000;
 
 /** What a monitor reports, and asks. */
 export interface MonitorHandlers {
-  /** Whether the other side sends sound, as far as it has told. */
-  expectsSound(): boolean;
+  /** Whether the other side sends sound. `undefined` if it has told nothing. */
+  expectsSound(): boolean | undefined;
   /** Whether this side has a picture to send. */
   hasPicture(): boolean;
   /** Media may be lost: no sound has arrived for a moment. */

@@ -23,10 +23,15 @@ export class Watchdog {
   }
 
   /**
-   * Takes the number of packets that have arrived. `isExpected`: the other side sends sound, as far as this one was told.
+   * Takes the number of packets that have arrived. `isExpected`: whether the other side has told that it sends sound. If it
+   * has told nothing (`undefined`), sound is expected once it has flowed.
    * Returns `lost` or `back` when that changes, and `quiet` once when a loss becomes likely.
    */
-  observe(packets: number | undefined, isExpected: boolean, now: number): "quiet" | "lost" | "back" | undefined {
+  observe(
+    packets: number | undefined,
+    isExpected: boolean | undefined,
+    now: number,
+  ): "quiet" | "lost" | "back" | undefined {
     const hasFlowed = packets !== undefined && this.#packets !== undefined && packets !== this.#packets;
     this.#packets = packets;
     if (hasFlowed) {
@@ -36,11 +41,12 @@ export class Watchdog {
       this.#isQuiet = false;
       return wasLost ? "back" : undefined;
     }
-    if (!isExpected) {
+    if (isExpected === false) {
       // Nothing can be said without sound, in either direction.
       this.#flowedAt = undefined;
       return undefined;
     }
+    if (isExpected) this.#flowedAt ??= now;
     if (this.#isLost || this.#flowedAt === undefined) return undefined;
     if (now - this.#flowedAt >= LOST_AFTER) {
       this.#isLost = true;
