@@ -12,6 +12,7 @@ import { FinishedCalls } from "../src/core/finished-calls.js";
 import { readIceServers } from "../src/core/ice-servers.js";
 import { type Json, readIce } from "../src/core/messages.js";
 import { Negotiation } from "../src/core/negotiation.js";
+import { DiscoverError } from "../src/core/node-finder.js";
 import { MemoryProfileStore } from "../src/core/profile.js";
 import { Refusals } from "../src/core/refusals.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
@@ -311,4 +312,24 @@ test("the second refusal in a row ends a session, and so does the first for a ne
   refuse(mended);
   mended.handleAttached();
   expect(refuse(mended)).toBe(true);
+});
+
+test("a call in need makes a client that pauses search at once, and once", async () => {
+  let searches = 0;
+  const finder = {
+    search: async () => {
+      searches += 1;
+      throw new DiscoverError([]);
+    },
+    remembered: () => [],
+    setReferrals: () => {},
+    usableReferrals: () => [],
+  };
+  const client = new SignallingClient({ store: new MemoryProfileStore(), finder, name: "Ada" });
+  closing.push(() => client.close());
+  await expect(client.connect()).rejects.toThrow();
+  const before = searches;
+  client.hurry();
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  expect(searches).toBe(before + 1);
 });

@@ -148,6 +148,8 @@ export class Attaching {
       // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
       const isHurried = clock.now() - this.#hurriedAt < HURRY_LASTS;
       if (!isHurried) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#hurried()]);
+      // Once: a search that fails at once must not be repeated at once.
+      this.#hurriedAt = Number.NEGATIVE_INFINITY;
       if (this.#signal.aborted) return;
       try {
         const found = await finder.search(new Set(this.#avoid), this.#signal);

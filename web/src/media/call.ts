@@ -1,87 +1,24 @@
 /** A call with its media: one `RTCPeerConnection` over the signalling of one call. */
 import { type CallState, CallStateError, type EndReason } from "../core/call.js";
 import { CallActionError } from "../core/call-driver.js";
-import type { IceConfiguration } from "../core/client.js";
-import type { Clock, Timers } from "../core/clock.js";
 import type { ContactId } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
-import type { ErrorCode } from "../core/messages.js";
 import { NegotiationError } from "../core/negotiation.js";
-import type { Description, MediaStates } from "../core/outbox.js";
+import type { Description } from "../core/outbox.js";
 import type { CallId } from "../core/seal.js";
-import type { SignalledCall, Step } from "../core/signalled-call.js";
-import type { Capture } from "./capture.js";
+import type { SignalledCall } from "../core/signalled-call.js";
+import type { CallEvents, CallParts, MediaOptions } from "./call-events.js";
+import { LocalCandidates, RemoteCandidates } from "./candidates.js";
 import { MediaError } from "./media-error.js";
-import {
-  addMediaLines,
-  answerMediaLines,
-  isOfProfile,
-  type LocalTracks,
-  MEDIA_LINES,
-  type MediaLine,
-  transceiverOf,
-} from "./media-profile.js";
+import { addMediaLines, answerMediaLines, isOfProfile, MEDIA_LINES, type MediaLine } from "./media-profile.js";
 import { Monitor } from "./monitor.js";
 import { createPeer, localSdp, peerConfiguration } from "./peer.js";
-import type { Quality, QualityThresholds } from "./quality.js";
+import type { Quality } from "./quality.js";
 import { Recovery } from "./recovery.js";
+import { type RemoteMedia, RemoteState } from "./remote-media.js";
 import { Renewal } from "./renewal.js";
 import { SentMedia } from "./sent-media.js";
 import type { Route } from "./statistics.js";
-
-/** The events of a {@link Call}, with their `detail`. */
-export interface CallEvents {
-  /** The contact's device rings. */
-  ringing: undefined;
-  /** The contact was not reached at the first attempt. It is tried for ten seconds. */
-  notreached: { readonly code: ErrorCode | undefined };
-  /** Media flows, for the first time or again. */
-  connected: undefined;
-  /** Media has stopped; the call ends after half a minute without it. */
-  reconnecting: undefined;
-  /** How good the call is has changed. Judged every three seconds; two of three windows have to agree. */
-  quality: { readonly quality: Quality };
-  /** The path of the media has changed. */
-  route: Route;
-  /** The other side has turned its sound, camera or screen on or off. */
-  remotemedia: RemoteMedia;
-  /** The pictures of this side are left out because the network carries only sound, or are sent again. */
-  picturespaused: { readonly isPaused: boolean };
-  /** A track of the other side. */
-  track: { readonly line: MediaLine; readonly track: MediaStreamTrack };
-  /** A message of this call has taken a step on its way. */
-  step: Step;
-  /** The call is over. */
-  ended: { readonly reason: EndReason };
-}
-
-/** What a call sends, and how it uses the network. */
-export interface MediaOptions {
-  /** The call sends what this captures, until it ends. */
-  readonly capture?: Capture;
-  /** The tracks to send, if there is no `capture`. */
-  readonly tracks?: LocalTracks;
-  /**
-   * Uses relays alone, so that the other side does not see this device's address. On by default, unless
-   * `Client.allowDirect` has allowed this contact other paths.
-   */
-  readonly isRelayOnly?: boolean;
-}
-
-/** Whether there is something to hear and to see of the other side. A line that is off shows its last picture: hide it. */
-export type RemoteMedia = Readonly<Record<MediaLine, boolean>>;
-
-/** What a call needs of its client. */
-export interface CallParts {
-  readonly iceServers: () => Promise<IceConfiguration>;
-  /** Checks the session with the node: a new path is negotiated on it. */
-  readonly hurry: () => void;
-  readonly clock: Clock;
-  readonly timers: Timers;
-  /** Whether calls with the contact use relays alone, unless the app says otherwise. */
-  readonly isRelayOnly: boolean;
-  readonly quality: QualityThresholds | undefined;
-}
 
 /** A call, placed or received. It stays the same object when the other side's device comes back after a reload. */
 export class Call extends TypedEventTarget<CallEvents> {
@@ -97,18 +34,15 @@ export class Call extends TypedEventTarget<CallEvents> {
   #monitor: Monitor | undefined;
   #isRelayOnly: boolean;
   #renewal: Renewal | undefined;
-  /** What each side has told the other about its media. */
+  /** What this side has told the other about its media. */
   #told = "";
-  #remoteStates: MediaStates = {};
-  #remoteMedia: RemoteMedia = { sound: false, camera: false, screen: false };
+  readonly #remote = new RemoteState();
   #quality: Quality | undefined;
   #route: Route | undefined;
   #connectedAt: number | undefined;
   #round = 0;
-  #candidates: string[] = [];
-  /** Candidates of the other side whose description is not applied yet, and the round of the one that is. */
-  #early: { readonly round: number; readonly candidate: string }[] = [];
-  #remoteRound = -1;
+  readonly #candidates = new LocalCandidates((candidates) => this.#sendCandidates(candidates));
+  #remoteCandidates = new RemoteCandidates();
   #accepting: Promise<void> | undefined;
   /** The call that this one was placed to come back into. */
   readonly #isRejoin: boolean;
@@ -159,7 +93,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       peer.removeEventListener("icecandidate", keepEarly);
       call.#isRelayOnly = isRelayOnly;
       call.#use(peer, ttl);
-      for (const candidate of early) call.#sendCandidate(candidate);
+      for (const candidate of early) call.#candidates.push(candidate);
       return call;
     } catch (error) {
       sent.close();
@@ -200,7 +134,7 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   /** What there is to hear and to see of the other side. */
   get remoteMedia(): RemoteMedia {
-    return this.#remoteMedia;
+    return this.#remote.media;
   }
 
   /** Whether this side's pictures are left out because the network carries only sound. */
@@ -234,7 +168,6 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#use(peer, ttl);
     try {
       await peer.setRemoteDescription({ type: "offer", sdp });
-      this.#remoteRound = 0;
       answerMediaLines(peer);
       await this.#sent.attach(peer);
       await peer.setLocalDescription();
@@ -244,8 +177,8 @@ export class Call extends TypedEventTarget<CallEvents> {
       signalling.hangUp();
       throw error;
     }
-    this.#flushCandidates();
-    await this.#addEarly(peer);
+    this.#candidates.flush();
+    await this.#remoteCandidates.applied(0, peer);
   }
 
   /** Declines an incoming call. */
@@ -293,11 +226,11 @@ export class Call extends TypedEventTarget<CallEvents> {
         this.#signalling.renegotiate(localSdp(peer));
       } catch (error) {
         this.#round = former;
-        this.#candidates = [];
+        this.#candidates.clear();
         await peer.setLocalDescription({ type: "rollback" });
         if (!(error instanceof NegotiationError)) throw error;
       }
-      this.#flushCandidates();
+      this.#candidates.flush();
     });
   }
 
@@ -306,11 +239,10 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#release(this.#peer);
     this.#signalling = signalling;
     this.#round = 0;
-    this.#remoteRound = -1;
-    this.#early = [];
-    this.#candidates = [];
+    this.#remoteCandidates = new RemoteCandidates();
+    this.#candidates.clear();
     this.#isAdopted = true;
-    this.#remoteStates = {};
+    this.#remote.forget();
     this.#follow(signalling);
     await this.#answer(signalling);
   }
@@ -322,17 +254,19 @@ export class Call extends TypedEventTarget<CallEvents> {
     signalling.addEventListener("answered", ({ detail }) =>
       this.#step(async (peer) => {
         await peer.setRemoteDescription({ type: "answer", sdp: detail.sdp });
-        this.#remoteRound = 0;
-        this.#flushCandidates();
-        await this.#addEarly(peer);
+        this.#candidates.flush();
+        await this.#remoteCandidates.applied(0, peer);
       }),
     );
-    signalling.addEventListener("candidates", ({ detail }) => this.#addCandidates(detail.candidates, detail.round));
+    signalling.addEventListener("candidates", ({ detail }) => {
+      this.#remoteCandidates.take(detail.candidates, detail.round);
+      this.#step((peer) => this.#remoteCandidates.addTo(peer));
+    });
     signalling.addEventListener("description", ({ detail }) =>
       this.#step((peer) => this.#renegotiated(peer, detail.description, detail.round)),
     );
     signalling.addEventListener("media", ({ detail }) => {
-      this.#remoteStates = { ...this.#remoteStates, ...detail };
+      this.#remote.told(detail);
       this.#remoteMediaChanged();
     });
     signalling.addEventListener("unanswered", () =>
@@ -369,15 +303,14 @@ export class Call extends TypedEventTarget<CallEvents> {
     if (round !== this.#signalling.round) return;
     if (description.type === "offer" && !isOfProfile(description.sdp)) return;
     await peer.setRemoteDescription({ type: description.type, sdp: description.sdp });
-    this.#remoteRound = round;
     if (description.type === "offer") {
       this.#round = round;
       await peer.setLocalDescription();
       if (round !== this.#signalling.round) return;
       this.#signalling.answerRenegotiation(localSdp(peer), round);
-      this.#flushCandidates();
+      this.#candidates.flush();
     }
-    await this.#addEarly(peer);
+    await this.#remoteCandidates.applied(round, peer);
   }
 
   #use(peer: RTCPeerConnection, ttl: number): void {
@@ -390,7 +323,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     });
     this.#renewal.schedule(ttl);
     this.#monitor = new Monitor(peer, clock, timers, quality, {
-      expectsSound: () => this.#remoteStates.sound && this.#remoteStates.sound !== "off",
+      expectsSound: () => this.#remote.sendsSound,
       hasPicture: () => this.#sent.hasPicture,
       onQuiet: () => this.#parts.hurry(),
       onLost: () => this.#lost(),
@@ -406,8 +339,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       onGate: (isOpen) => this.#pausePictures(!isOpen),
     });
     peer.addEventListener("icecandidate", ({ candidate }) => {
-      if (this.#peer !== peer) return;
-      this.#sendCandidate(candidate?.candidate ?? "");
+      if (this.#peer === peer) this.#candidates.push(candidate?.candidate ?? "");
     });
     peer.addEventListener("track", ({ transceiver, track }) => {
       const line = MEDIA_LINES[peer.getTransceivers().indexOf(transceiver)];
@@ -470,49 +402,19 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 
   #remoteMediaChanged(): void {
-    const media = Object.fromEntries(MEDIA_LINES.map((line) => [line, this.#isRemoteOn(line)])) as RemoteMedia;
-    if (MEDIA_LINES.every((line) => media[line] === this.#remoteMedia[line])) return;
-    this.#remoteMedia = media;
-    this.emit("remotemedia", media);
+    if (this.#remote.update(this.#peer)) this.emit("remotemedia", this.#remote.media);
   }
 
-  /** What the other side has told counts. Of one that tells nothing, a track is muted until its first packet. */
-  #isRemoteOn(line: MediaLine): boolean {
-    const told = this.#remoteStates[line];
-    const track = this.#peer && transceiverOf(this.#peer, line)?.receiver.track;
-    return told === undefined ? track !== undefined && !track.muted : told === "on";
-  }
-
-  #sendCandidate(candidate: string): void {
-    this.#candidates.push(candidate);
-    // Those of one turn of the event loop go in one message.
-    queueMicrotask(() => this.#flushCandidates());
-  }
-
-  #flushCandidates(): void {
+  #sendCandidates(candidates: readonly string[]): boolean {
     // The callee's candidates follow its answer.
-    if (this.#candidates.length === 0 || ["incoming", "rejoining", "ended"].includes(this.state)) return;
+    if (["incoming", "rejoining", "ended"].includes(this.state)) return false;
     try {
-      this.#signalling.sendCandidates(this.#candidates, this.#round);
-      this.#candidates = [];
+      this.#signalling.sendCandidates(candidates, this.#round);
+      return true;
     } catch (error) {
-      // The queue is full: they go with the next ones.
-      if (!(error instanceof CallActionError)) throw error;
-    }
-  }
-
-  #addCandidates(candidates: readonly string[], round: number): void {
-    this.#early.push(...candidates.map((candidate) => ({ round, candidate })));
-    this.#step((peer) => this.#addEarly(peer));
-  }
-
-  /** Adds the candidates of the description that is applied, keeps later ones, and drops earlier ones. */
-  async #addEarly(peer: RTCPeerConnection): Promise<void> {
-    const due = this.#early.filter(({ round }) => round === this.#remoteRound);
-    this.#early = this.#early.filter(({ round }) => round > this.#remoteRound);
-    for (const { candidate } of due) {
-      // A candidate that this browser cannot read is no reason to end a call: another may work.
-      await peer.addIceCandidate({ candidate, sdpMLineIndex: 0 }).catch(() => undefined);
+      // The queue is full.
+      if (error instanceof CallActionError) return false;
+      throw error;
     }
   }
 

@@ -7,6 +7,7 @@ const PAGES = ["README.md", "../README.md"];
 /** What the pages say in words about their blocks. */
 const PRELUDE = `
 import { Client } from "@chappe/client";
+import { Capture, CaptureError } from "@chappe/client/capture";
 declare const root: string, code: string, microphone: MediaStreamTrack, audioElement: HTMLAudioElement;
 `;
 
